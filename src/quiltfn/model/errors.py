@@ -1,0 +1,152 @@
+"""What can go wrong, as the caller will read it.
+
+An error is a sentence, a stable code and somebody to blame. HTTP statuses are not known here:
+the one table for them is `api/errors.py`.
+"""
+
+from typing import Any, ClassVar, Literal
+
+
+class QuiltfnError(Exception):
+    """Something went wrong and the caller is told so."""
+
+    code: ClassVar[str] = "INTERNAL"
+    blame: ClassVar[Literal["caller", "platform"]] = "platform"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        details: dict[str, Any] | None = None,
+        hint: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+        self.details = details
+        self.hint = hint
+        self.retry_after = retry_after
+        self.invocation_id: str | None = None
+
+
+class BadRequest(QuiltfnError):
+    """The request is not one valid JSON text."""
+
+    code, blame = "BAD_REQUEST", "caller"
+
+
+class Forbidden(QuiltfnError):
+    """This is not allowed from here."""
+
+    code, blame = "FORBIDDEN", "caller"
+
+
+class NotFound(QuiltfnError):
+    """There is no such thing."""
+
+    code, blame = "NOT_FOUND", "caller"
+
+
+class MethodNotAllowed(QuiltfnError):
+    """This address does not take that method."""
+
+    code, blame = "METHOD_NOT_ALLOWED", "caller"
+
+
+class Conflict(QuiltfnError):
+    """This does not go together with what is there already."""
+
+    code, blame = "CONFLICT", "caller"
+
+
+class PreconditionFailed(QuiltfnError):
+    """The function was changed since it was read."""
+
+    code, blame = "PRECONDITION_FAILED", "caller"
+
+
+class FunctionNotActive(QuiltfnError):
+    """The function cannot be invoked in the state it is in."""
+
+    code, blame = "FUNCTION_NOT_ACTIVE", "caller"
+
+    @classmethod
+    def because(cls, state: str) -> "FunctionNotActive":
+        """Names the state and the call that helps."""
+        return cls(
+            f"the function is {state}, not active",
+            details={"state": state},
+            hint=NEXT_STEP.get(state),
+        )
+
+
+class PayloadTooLarge(QuiltfnError):
+    """The body is longer than this route takes."""
+
+    code, blame = "PAYLOAD_TOO_LARGE", "caller"
+
+
+class UnsupportedMediaType(QuiltfnError):
+    """The body must be JSON and say so."""
+
+    code, blame = "UNSUPPORTED_MEDIA_TYPE", "caller"
+
+
+class Unprocessable(QuiltfnError):
+    """A field is missing, unknown, of the wrong type or out of range."""
+
+    code, blame = "UNPROCESSABLE_ENTITY", "caller"
+
+    @classmethod
+    def field(
+        cls, name: str, expected: str, received: object = None, example: object = None
+    ) -> "Unprocessable":
+        """The refusal of one field: names it, says what was expected, shows what would work."""
+        return cls(
+            f"{name} must be {expected}",
+            details={"expected": expected, "received": shown(received), "example": example},
+        )
+
+
+class CapacityFull(QuiltfnError):
+    """Every instance is busy and the waiting line is full, or its wait was over."""
+
+    code, blame = "CAPACITY_FULL", "platform"
+
+
+class ShuttingDown(QuiltfnError):
+    """The server is shutting down and takes no new calls."""
+
+    code, blame = "SHUTTING_DOWN", "platform"
+
+
+class StoreUnavailable(QuiltfnError):
+    """The database does not take writes at the moment."""
+
+    code, blame = "STORE_UNAVAILABLE", "platform"
+
+
+class RuntimeUnavailable(QuiltfnError):
+    """No sandbox could be made for this call."""
+
+    code, blame = "RUNTIME_UNAVAILABLE", "platform"
+
+
+NEXT_STEP = {
+    "pending": "deploy it first: POST /api/functions/<id>/deploy",
+    "deploying": "it is being deployed: try again in a moment",
+    "paused": "resume it first: POST /api/functions/<id>/resume",
+    "error": "read error_message, then deploy it again: POST /api/functions/<id>/deploy",
+}
+
+
+class Internal(QuiltfnError):
+    """The server made a mistake; its log has the rest."""
+
+
+def shown(value: object, most: int = 200) -> object:
+    """`value` as it may stand in an error: small things as they are, long ones cut."""
+    if isinstance(value, str) and len(value) > most:
+        return value[:most] + "…"
+    if isinstance(value, dict | list):
+        return f"{'object' if isinstance(value, dict) else 'array'} of {len(value)}"
+    return value

@@ -1,0 +1,125 @@
+"""Function: what the user named, the state of its deployment and its scaling targets."""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from quiltfn.model.errors import Unprocessable
+from quiltfn.model.machine import follow
+
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+RESERVED_NAMES = frozenset(
+    # The API's fixed words, those of routes to come included.
+    {"by-name", "invoke", "pool", "stats", "health", "help", "examples"}
+    | {"runtimes", "schedules", "keys", "audit", "nodes"}
+)
+DESCRIPTION_MAX = 1024
+CLUSTER_ID_MAX = 128
+INSTANCES_MAX = 1000
+
+
+class FunctionState(StrEnum):
+    """Where a function stands; `docs/architecture.md` tells what each state means to a caller."""
+
+    PENDING = "pending"
+    DEPLOYING = "deploying"
+    ACTIVE = "active"
+    PAUSED = "paused"
+    ERROR = "error"
+    DELETED = "deleted"
+
+
+class FunctionEvent(StrEnum):
+    """What may happen to a function's state."""
+
+    DEPLOY = "deploy"
+    STOOD = "stood"
+    FAILED = "failed"
+    PAUSE = "pause"
+    DELETE = "delete"
+
+
+S, E = FunctionState, FunctionEvent
+NEXT: Mapping[FunctionState, Mapping[FunctionEvent, FunctionState]] = {
+    S.PENDING: {E.DEPLOY: S.DEPLOYING, E.DELETE: S.DELETED},
+    S.DEPLOYING: {E.STOOD: S.ACTIVE, E.FAILED: S.ERROR, E.PAUSE: S.PAUSED, E.DELETE: S.DELETED},
+    S.ACTIVE: {E.PAUSE: S.PAUSED, E.DELETE: S.DELETED},
+    S.PAUSED: {E.DEPLOY: S.DEPLOYING, E.DELETE: S.DELETED},
+    S.ERROR: {E.DEPLOY: S.DEPLOYING, E.DELETE: S.DELETED},
+    S.DELETED: {},
+}
+
+
+class Function(msgspec.Struct, frozen=True, kw_only=True):
+    """A named function of one tenant. Times in Unix seconds.
+
+    `current_version` is the number of the version that serves (or would serve) calls.
+    """
+
+    id: str
+    tenant_id: str
+    name: str
+    cluster_id: str | None
+    description: str | None
+    owner_node_id: str
+    state: FunctionState
+    current_version: int
+    min_instances: int
+    max_instances: int
+    created_at: int
+    updated_at: int
+    error_message: str | None = None
+
+    def validate(self) -> None:
+        """Raises `Unprocessable` for the first field that is out of its range."""
+        if not NAME.fullmatch(self.name):
+            raise Unprocessable.field(
+                "name",
+                "1 to 64 letters, digits, dots, dashes or underscores, ending in a letter or digit",
+                self.name,
+                "my-function",
+            )
+        if self.name in RESERVED_NAMES:
+            raise Unprocessable.field(
+                "name", "none of the API's own words", self.name, "my-function"
+            )
+        if self.description is not None and len(self.description) > DESCRIPTION_MAX:
+            raise Unprocessable.field(
+                "description",
+                f"at most {DESCRIPTION_MAX} characters",
+                self.description,
+                "What it does",
+            )
+        if self.cluster_id is not None and len(self.cluster_id) > CLUSTER_ID_MAX:
+            raise Unprocessable.field(
+                "cluster_id", f"at most {CLUSTER_ID_MAX} characters", self.cluster_id, "cluster_123"
+            )
+        check_targets(self.min_instances, self.max_instances)
+
+    def after(self, event: FunctionEvent, now: int, error: str | None = None) -> "Function":
+        """The function after `event`; `error` is kept as its error_message, or cleared."""
+        state = follow(NEXT, self.state, event)
+        return msgspec.structs.replace(self, state=state, error_message=error, updated_at=now)
+
+
+def check_targets(min_instances: int, max_instances: int) -> None:
+    """0 ≤ min ≤ max and 1 ≤ max ≤ 1000, or `Unprocessable`."""
+    if not 1 <= max_instances <= INSTANCES_MAX:
+        raise Unprocessable.field(
+            "max_instances", f"between 1 and {INSTANCES_MAX}", max_instances, 5
+        )
+    if not 0 <= min_instances <= max_instances:
+        expected = f"between 0 and max_instances ({max_instances})"
+        raise Unprocessable.field("min_instances", expected, min_instances, 0)
+
+
+class NewFunction(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody who makes a function has to say besides its first version's content."""
+
+    name: str
+    cluster_id: str | None = None
+    description: str | None = None
+    min_instances: int = 0
+    max_instances: int = 5

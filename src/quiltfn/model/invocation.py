@@ -1,0 +1,146 @@
+"""Invocation: one call, its durable record, and what its end means."""
+
+import enum
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from quiltfn.model.machine import follow
+
+PAYLOAD_MAX_BYTES = 6 * 1024 * 1024
+PAYLOAD_IN_ENVIRONMENT_MAX_BYTES = 64 * 1024
+
+
+class Status(StrEnum):
+    """How far a call has come."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCESS = "success"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    OOM = "oom"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+    INTERRUPTED = "interrupted"
+
+
+class CallEvent(StrEnum):
+    """What may happen to a call; an end is named as the status it leads to."""
+
+    HANDED_OVER = "handed over"
+    SUCCESS = "success"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    OOM = "oom"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+    INTERRUPTED = "interrupted"
+
+
+S, E = Status, CallEvent
+NEXT: Mapping[Status, Mapping[CallEvent, Status]] = {
+    S.QUEUED: {
+        E.HANDED_OVER: S.RUNNING,
+        E.CANCELLED: S.CANCELLED,
+        E.ERROR: S.ERROR,
+        E.INTERRUPTED: S.INTERRUPTED,
+    },
+    S.RUNNING: {
+        E.SUCCESS: S.SUCCESS,
+        E.FAILED: S.FAILED,
+        E.TIMEOUT: S.TIMEOUT,
+        E.OOM: S.OOM,
+        E.CANCELLED: S.CANCELLED,
+        E.ERROR: S.ERROR,
+        E.INTERRUPTED: S.INTERRUPTED,
+    },
+    S.SUCCESS: {},
+    S.FAILED: {},
+    S.TIMEOUT: {},
+    S.OOM: {},
+    S.CANCELLED: {},
+    S.ERROR: {},
+    S.INTERRUPTED: {},
+}
+FINAL = frozenset(status for status, then in NEXT.items() if not then)
+
+
+class How(enum.Enum):
+    """How the guest (or its silence) says that a handler ended."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    DEADLINE = "deadline"
+    NOT_STARTED = "not started"
+    SANDBOX_GONE = "sandbox gone"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of one call as a sandbox reports it. `code`: exit code or signal number."""
+
+    how: How
+    code: int = 0
+    out_of_memory: bool = False
+    stdout: str = ""
+    stderr: str = ""
+    reason: str | None = None
+
+
+class Invocation(msgspec.Struct, frozen=True, kw_only=True):
+    """The record of one call. Times in Unix seconds, `duration_ms` in milliseconds."""
+
+    invocation_id: str
+    tenant_id: str
+    function_id: str
+    function_name: str
+    execution_node_id: str
+    status: Status
+    started_at: int | None = None
+    ended_at: int | None = None
+    duration_ms: int | None = None
+    exit_code: int | None = None
+    stdout: str = ""
+    stderr: str = ""
+    error_message: str | None = None
+    cold_start: bool = False
+
+    def after(self, ended: Ended, now: int, duration_ms: int) -> "Invocation":
+        """The final record of a running call."""
+        event, exit_code, message = conclude(ended)
+        return msgspec.structs.replace(
+            self,
+            status=follow(NEXT, self.status, event),
+            ended_at=now,
+            duration_ms=duration_ms,
+            exit_code=exit_code,
+            stdout=ended.stdout,
+            stderr=ended.stderr,
+            error_message=message,
+        )
+
+
+def conclude(ended: Ended) -> tuple[CallEvent, int | None, str | None]:
+    """What an end means: the event, the exit code and the sentence of the record.
+
+    An out-of-memory kill counts only where the handler did not end well: a shell may lose a child
+    to it, cope and exit 0, and that is a success.
+    """
+    if ended.how is How.CANCELLED:
+        return CallEvent.CANCELLED, None, ended.reason or "the call was cancelled"
+    if ended.how is How.INTERRUPTED:
+        return CallEvent.INTERRUPTED, None, ended.reason or "the server was stopped"
+    if ended.how is How.DEADLINE:
+        return CallEvent.TIMEOUT, None, ended.reason or "the handler ran into its deadline"
+    if ended.how is How.EXITED and ended.code == 0:
+        return CallEvent.SUCCESS, 0, None
+    if ended.out_of_memory:
+        return CallEvent.OOM, 137, "the handler needed more memory than its limit and was killed"
+    if ended.how is How.EXITED:
+        return CallEvent.FAILED, ended.code, f"the handler exited with code {ended.code}"
+    if ended.how is How.SIGNALLED:
+        return CallEvent.FAILED, 128 + ended.code, f"the handler was killed by signal {ended.code}"
+    return CallEvent.ERROR, None, ended.reason or "the sandbox ended before the handler did"

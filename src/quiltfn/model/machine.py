@@ -1,0 +1,26 @@
+"""What the three state machines share: a table of what may follow what, and a clear complaint.
+
+The tables themselves stand beside their nouns; each is meant to be read aloud.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import TypeVar
+
+S = TypeVar("S", bound=StrEnum)
+E = TypeVar("E", bound=StrEnum)
+
+
+class WrongEvent(RuntimeError):
+    """Something was heard that cannot happen in this state: a bug, never a user's mistake."""
+
+
+def follow(table: Mapping[S, Mapping[E, S]], state: S, event: E, past: Iterable[str] = ()) -> S:
+    """The state after `event`, or `WrongEvent` with the object's last events."""
+    try:
+        return table[state][event]
+    except KeyError:
+        story = ", ".join(past) or "nothing yet"
+        raise WrongEvent(
+            f"{event.value!r} cannot happen in {state.value!r}; before: {story}"
+        ) from None

@@ -1,0 +1,138 @@
+"""Version: what a function runs, fixed for good, and the rules for each of its fields."""
+
+import hashlib
+import math
+import re
+from typing import Any
+
+import msgspec
+
+from quiltfn.model.errors import Unprocessable
+
+HANDLER_MAX_BYTES = 64 * 1024
+ENVIRONMENT_MAX_BYTES = 32 * 1024
+PATH_MAX = 1024
+MEMORY_MIN_MIB = 256
+TIMEOUT_MAX_S = 900
+RESERVED_PREFIX = "QUILT_"
+MASK = "***"
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+SPECIAL_TREES = ("/proc", "/sys", "/dev")
+
+
+class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one function may ask of this machine. Memory in MiB; one core is 100 percent."""
+
+    memory_max_mib: int
+    cores: int
+    runtimes: frozenset[str] = frozenset({"shell"})
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a version fixes. Two versions of equal content share instances.
+
+    memory_limit_mb in MiB, cpu_limit_percent in hundredths of a core, timeout_seconds in seconds.
+    """
+
+    handler: str
+    runtime: str = "shell"
+    environment: dict[str, str] = {}
+    working_directory: str | None = None
+    memory_limit_mb: int = 256
+    cpu_limit_percent: float = 100.0
+    timeout_seconds: int = 30
+    cleanup_on_exit: bool = True
+
+    def validate(self, host: HostLimits) -> None:
+        """Raises `Unprocessable` for the first field that is out of its range."""
+        check_handler(self.handler)
+        if self.runtime not in host.runtimes:
+            known = ", ".join(sorted(host.runtimes))
+            raise Unprocessable.field("runtime", f"one of: {known}", self.runtime, "shell")
+        check_environment(self.environment)
+        check_working_directory(self.working_directory)
+        between("memory_limit_mb", self.memory_limit_mb, MEMORY_MIN_MIB, host.memory_max_mib, 256)
+        between("cpu_limit_percent", self.cpu_limit_percent, 1, 100 * host.cores, 100.0)
+        between("timeout_seconds", self.timeout_seconds, 1, TIMEOUT_MAX_S, 30)
+
+    def digest(self) -> str:
+        """A name for exactly this content: instances of the same digest are interchangeable."""
+        # Order keys, so that {"A":…, "B":…} and {"B":…, "A":…} are one content.
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:32]
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable version of a function. `created_at` in Unix seconds."""
+
+    id: str
+    function_id: str
+    number: int
+    content: Content
+    digest: str
+    description: str | None
+    created_at: int
+
+
+def between(name: str, value: float, low: float, high: float, example: Any) -> None:
+    """Refuses a number outside low … high, NaN and the infinities included."""
+    if not (math.isfinite(value) and low <= value <= high):
+        received = value if math.isfinite(value) else str(value)
+        raise Unprocessable.field(name, f"between {low} and {high}", received, example)
+
+
+def check_handler(handler: str) -> None:
+    size = len(handler.encode("utf-8", "surrogatepass"))
+    if not 1 <= size <= HANDLER_MAX_BYTES:
+        expected = f"between 1 and {HANDLER_MAX_BYTES} bytes long"
+        raise Unprocessable.field("handler", expected, f"{size} bytes", "echo hello")
+    if "\0" in handler:
+        raise Unprocessable.field("handler", "text without NUL", None, "echo hello")
+
+
+def check_environment(environment: dict[str, str]) -> None:
+    """Names, reserved names, NUL, the mask, and the size of the whole."""
+    total = 0
+    for name, value in environment.items():
+        where = f"environment.{name[:80]}"
+        if not VARIABLE.fullmatch(name):
+            raise Unprocessable.field(
+                where,
+                "named with letters, digits and _, not starting with a digit",
+                name[:80],
+                "NODE_ENV",
+            )
+        if name.startswith(RESERVED_PREFIX):
+            raise Unprocessable.field(
+                where, f"named without the reserved prefix {RESERVED_PREFIX}", name, "NODE_ENV"
+            )
+        if "\0" in value:
+            raise Unprocessable.field(where, "text without NUL", None, "production")
+        if value == MASK:
+            raise Unprocessable.field(
+                where,
+                f"the real value; {MASK} is what a masked value looks like",
+                MASK,
+                "production",
+            )
+        total += len(name) + len(value.encode("utf-8", "surrogatepass")) + 2
+    if total > ENVIRONMENT_MAX_BYTES:
+        raise Unprocessable.field(
+            "environment",
+            f"at most {ENVIRONMENT_MAX_BYTES} bytes in all, names, values and two bytes for each",
+            f"{total} bytes",
+            {"NODE_ENV": "production"},
+        )
+
+
+def check_working_directory(path: str | None) -> None:
+    if path is None:
+        return
+    expected = None
+    if not path.startswith("/") or "\0" in path or len(path.encode("utf-8", "replace")) > PATH_MAX:
+        expected = f"an absolute path of at most {PATH_MAX} bytes, or null"
+    elif path != "/" and any(part in ("", ".", "..") for part in path[1:].split("/")):
+        expected = "a normal path: no empty part, no . or .., no slash at the end"
+    elif any(path == tree or path.startswith(tree + "/") for tree in SPECIAL_TREES):
+        expected = "outside /proc, /sys and /dev"
+    if expected:
+        raise Unprocessable.field("working_directory", expected, path, "/app")

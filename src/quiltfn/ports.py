@@ -1,0 +1,222 @@
+"""The seams of the house: what each side may rely on, above all when something goes wrong.
+
+Every port has a real implementation and a fake, and one contract suite that both pass.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from quiltfn.model.function import Function
+from quiltfn.model.invocation import Ended, How, Invocation, Status
+from quiltfn.model.pool import PoolCounts, PoolLimits
+from quiltfn.model.version import Content, Version
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """The time, as somebody tells it."""
+
+    def now(self) -> float:
+        """Monotonic seconds: for waiting and for durations, never shown to anybody."""
+
+    def unix(self) -> float:
+        """Unix seconds: for records."""
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call brings to a sandbox.
+
+    `environment`: variables for this call. They are added to the version's own, or, with
+    `replaces_environment`, are all there is. `timeout_s`: seconds from the hand-over.
+    """
+
+    payload: bytes | None
+    environment: dict[str, str]
+    replaces_environment: bool
+    timeout_s: float
+
+
+class SandboxRefused(Exception):
+    """The sandbox stands, but what it was asked to be is not possible in it (a sentence)."""
+
+
+class SandboxFailed(Exception):
+    """No sandbox could be made; nothing of the attempt is left (a sentence)."""
+
+
+class Sandbox(Protocol):
+    """The fenced place. It serves one version content, one call at a time."""
+
+    id: str
+
+    async def specialise(self, content: Content) -> None:
+        """Makes it an instance of `content`. Raises `SandboxRefused`, after which it is useless."""
+
+    async def call(self, call: Call) -> Ended:
+        """Runs the handler once and returns how it ended; a handler that fails is a result.
+
+        Never raises for anything that handler or sandbox do: a sandbox that dies under the call
+        gives `How.SANDBOX_GONE`, one that does not keep its deadline is killed from outside and
+        gives `How.DEADLINE`. When cancelled, the handler may still be running: destroy it.
+        """
+
+    def end_call(self, how: How, reason: str) -> None:
+        """Lets a running call end that way at once. Its handler still runs: destroy it next."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can serve another call (once it is clean)."""
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing of the last call is left in it."""
+
+    def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
+        """Calls back when it is clean after a call, and once when it ends by itself."""
+
+    async def destroy(self) -> None:
+        """Gives everything back to the machine. Harmless in any state and when repeated."""
+
+
+class Sandboxes(Protocol):
+    """Where sandboxes come from."""
+
+    async def create(self, content: Content) -> Sandbox:
+        """A new sandbox within the limits of `content`. Raises `SandboxFailed`."""
+
+
+class Lease(Protocol):
+    """An instance held by one call."""
+
+    version: Version
+    cold_start: bool
+
+    async def call(self, call: Call) -> Ended:
+        """As `Sandbox.call`. An instance whose call did not end by itself is not used again."""
+
+
+class Pools(Protocol):
+    """The instances and the waiting line of every function on this node."""
+
+    def lease(self, function_id: str) -> AbstractAsyncContextManager[Lease]:
+        """Holds an instance of the function's current version.
+
+        Raises `CapacityFull` (line full or its wait over), `FunctionNotActive`, `NotFound` (closed
+        while waiting) or `RuntimeUnavailable` (an instance could not be made). However the block is
+        left, cancelled in the tick of the hand-over included, the instance is given back once.
+        """
+
+    async def stand(
+        self, function_id: str, version: Version, limits: PoolLimits, count: int
+    ) -> None:
+        """Makes `count` instances of `version` ready beside what serves, without switching.
+
+        Raises `SandboxRefused` or `SandboxFailed`; what serves is untouched by that.
+        """
+
+    def switch(self, function_id: str, version: Version) -> None:
+        """From now on every new and waiting call gets `version`; running ones end on theirs."""
+
+    def close(self, function_id: str, why: str) -> None:
+        """No call is served any more; who waits is refused for `why`; who runs may finish."""
+
+    def open(self, function_id: str, version: Version, limits: PoolLimits) -> None:
+        """Serves `version` without having made anything ready: for functions found at start."""
+
+    def retarget(self, function_id: str, limits: PoolLimits) -> None:
+        """New scaling targets, at once."""
+
+    async def end_running(self, function_id: str, how: How, reason: str) -> None:
+        """Ends running calls that way and waits until every instance is gone: after `close`."""
+
+    def forget(self, function_id: str) -> None:
+        """Drops the empty pool of a deleted function."""
+
+    def counts(self, function_id: str) -> PoolCounts:
+        """The five states, counted; zeros for a function without a pool."""
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """A slice of a list and, where there is more, the cursor that continues it."""
+
+    items: Sequence[T]
+    next_cursor: str | None = None
+
+
+class InvocationQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which records of a function, newest first. `cursor`: as a page gave it."""
+
+    function_id: str
+    limit: int
+    cursor: str | None = None
+    status: Status | None = None
+    cold_start: bool | None = None
+    min_duration_ms: int | None = None
+
+
+class Tally(msgspec.Struct, kw_only=True):
+    """What a function's calls add up to. `last_invoked_at` in Unix seconds."""
+
+    invocation_count: int = 0
+    error_count: int = 0
+    last_invoked_at: int | None = None
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """A function as the store keeps it, with the version it points to."""
+
+    function: Function
+    version: Version
+    tally: Tally
+
+
+class Store(Protocol):
+    """The truth about functions and versions. A write that returned is on disk.
+
+    Every method raises `StoreUnavailable` when the database does not answer, and has then changed
+    nothing.
+    """
+
+    async def load(self) -> Sequence[Stored]:
+        """Every function that was not deleted, once, at start."""
+
+    async def create(self, function: Function, version: Version) -> None:
+        """Raises `Conflict` if the tenant has a function of that name; else both are stored."""
+
+    async def save(self, function: Function, version: Version | None = None) -> None:
+        """Stores the function's new row, and with it a new version if given: both or none."""
+
+    async def delete(self, function_id: str) -> None:
+        """Removes the function, its versions and its records; its name is free from then on."""
+
+    async def versions(self, function_id: str) -> Sequence[Version]:
+        """Every version, newest first."""
+
+    async def version(self, function_id: str, number: int) -> Version | None:
+        """One version, or None."""
+
+    async def ping(self) -> None:
+        """Raises `StoreUnavailable` unless the database takes a write now."""
+
+
+class Journal(Protocol):
+    """The record of every call: what was acknowledged is not lost by `kill -9`."""
+
+    def opened(self, record: Invocation) -> None:
+        """Writes that the call is about to be handed over. Raises `StoreUnavailable`: refuse it."""
+
+    def closed(self, record: Invocation) -> None:
+        """Writes the end. Raises `StoreUnavailable` if it could not be kept."""
+
+    async def synced(self) -> None:
+        """Returns once everything written so far is synced to disk and visible to the queries."""
+
+    async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
+        """One record, this instant's writes included."""
+
+    async def query(self, query: InvocationQuery) -> Page[Invocation]:
+        """Records of one function, newest first. Raises `Unprocessable` for a broken cursor."""
