@@ -1,0 +1,967 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The guest: process 1 of every sandbox.
+//
+// It reads frames from the host on descriptor 3, runs one handler at a time as another user,
+// streams what it writes, reports how it ended, kills whatever is left, cleans, and says so.
+// docs/reference/guest-protocol.md describes the frames.
+//
+// Rule 1: it never waits for a handler without a deadline, and never trusts one with a choice.
+// Rule 2: what it cannot prove it does not survive: on a broken frame or an unfinished clean-up it
+//         exits, the kernel then kills the whole PID namespace, and the host makes a new sandbox.
+// Rule 3: nothing grows from call to call. Every buffer is static and has a limit; there is no
+//         heap, so that a handler that ate all memory cannot take from the guest what it needs.
+// Rule 4: its own umask, directory, signal mask and ids are the same before and after every call.
+//
+// Read it from the bottom: main, serve_call, watch, then the tools above them.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ipc.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/msg.h>
+#include <sys/prctl.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+// ------------------------------------------------------------------------------------ numbers
+
+enum { PROTOCOL_VERSION = 1, CONTROL = 3, HANDLER_ID = 1000 };
+
+enum {
+    HEADER = 8,
+    NONCE = 8,
+    CALL_HEAD = 20,                      // nonce, timeout, flags, env_bytes
+    SPECIALISE_MAX = 256 * 1024,         // payload of a SPECIALISE frame
+    ENV_MAX = 256 * 1024,                // environment of a CALL frame
+    CALL_MAX = 8 * 1024 * 1024 + 256 * 1024,
+    STRINGS_MAX = 16 * 1024,             // arguments, and variables, of one frame
+    CHUNK_MAX = 64 * 1024,               // bytes of output in one frame: what a pipe holds
+    STREAM_MAX = 1024 * 1024,            // bytes of a stream that are sent on; the rest is counted
+    TEXT_MAX = 512,                      // a sentence in a frame
+};
+
+static const uint32_t KEEP_TMP = 1, HAS_PAYLOAD = 1, ENV_REPLACES = 2;
+enum how { EXITED = 0, KILLED = 1, DEADLINE = 2, NOT_STARTED = 3 };
+
+// The guest's own exit status: all that is ever heard of it when it gives up.
+enum { GONE = 0, BAD_START = 1, BAD_FRAME = 2, NOT_CLEAN = 3, BROKEN = 4 };
+
+// Output waits this long for more of it or for the end, so that a short handler costs the host one
+// wake-up instead of two. A person who follows the output does not notice two milliseconds.
+#define LINGER_NS UINT64_C(2000000)
+
+#define MS_NS UINT64_C(1000000)
+#define SECOND_NS UINT64_C(1000000000)
+
+// Younger than the headers of some distributions we build on; the numbers are the kernel's ABI.
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+#ifndef SHM_STAT_ANY
+#define SHM_STAT_ANY 15
+#endif
+#ifndef SEM_STAT_ANY
+#define SEM_STAT_ANY 20
+#endif
+#ifndef MSG_STAT_ANY
+#define MSG_STAT_ANY 13
+#endif
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+
+static uint32_t get32(const unsigned char *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static uint64_t get64(const unsigned char *p)
+{
+    return (uint64_t)get32(p) | (uint64_t)get32(p + 4) << 32;
+}
+
+static void put32(unsigned char *p, uint32_t value)
+{
+    for (int i = 0; i < 4; i++)
+        p[i] = (unsigned char)(value >> (8 * i));
+}
+
+static void put64(unsigned char *p, uint64_t value)
+{
+    put32(p, (uint32_t)value);
+    put32(p + 4, (uint32_t)(value >> 32));
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    if (clock_gettime(CLOCK_MONOTONIC, &t) != 0)
+        _exit(BROKEN);
+    return (uint64_t)t.tv_sec * SECOND_NS + (uint64_t)t.tv_nsec;
+}
+
+// ------------------------------------------------------------- understanding frames (no I/O here)
+
+struct bytes {
+    unsigned char *at;
+    size_t left;
+};
+
+static bool take32(struct bytes *from, uint32_t *value)
+{
+    if (from->left < 4)
+        return false;
+    *value = get32(from->at);
+    from->at += 4;
+    from->left -= 4;
+    return true;
+}
+
+// A blob becomes a C string where it lies: it moves over its own length, and the four bytes that
+// frees at its end have room for the NUL. So execve needs no second copy. A NUL inside is refused:
+// the host and the kernel would not agree about where the string ends.
+static char *take_string(struct bytes *from)
+{
+    uint32_t length;
+    if (!take32(from, &length) || length > from->left)
+        return NULL;
+    if (memchr(from->at, 0, length) != NULL)
+        return NULL;
+    char *string = (char *)from->at - 4;
+    memmove(string, from->at, length);
+    string[length] = '\0';
+    from->at += length;
+    from->left -= length;
+    return string;
+}
+
+// Reads a counted list of strings into `to`, which holds STRINGS_MAX of them and a NULL.
+static bool take_strings(struct bytes *from, char **to, size_t *count, bool variables)
+{
+    uint32_t n;
+    if (!take32(from, &n) || n > STRINGS_MAX)
+        return false;
+    for (uint32_t i = 0; i < n; i++) {
+        to[i] = take_string(from);
+        if (to[i] == NULL)
+            return false;
+        // "=x" and "x" are not variables; a program may read either as it likes.
+        if (variables && (to[i][0] == '=' || strchr(to[i], '=') == NULL))
+            return false;
+    }
+    to[n] = NULL;
+    *count = n;
+    return true;
+}
+
+// What the sandbox was specialised for. The strings lie in special_bytes for good.
+static struct {
+    bool ready;
+    bool keep_tmp;
+    const char *cwd;
+    char *argv[STRINGS_MAX + 1];
+    // The version's variables, then those of the call in hand: a call whose variables replace all
+    // is given the tail of the same array, so that neither case copies anything.
+    char *env[2 * STRINGS_MAX + 1];
+    size_t env_count;
+} special;
+
+static unsigned char special_bytes[SPECIALISE_MAX];
+
+static bool parse_specialise(unsigned char *at, size_t length)
+{
+    struct bytes from = {at, length};
+    uint32_t flags;
+    size_t argc;
+    if (!take32(&from, &flags) || (flags & ~KEEP_TMP) != 0)
+        return false;
+    char *cwd = take_string(&from);
+    if (cwd == NULL || !take_strings(&from, special.argv, &argc, false) || argc == 0)
+        return false;
+    if (!take_strings(&from, special.env, &special.env_count, true) || from.left != 0)
+        return false;
+    special.keep_tmp = (flags & KEEP_TMP) != 0;
+    special.cwd = cwd;
+    return true;
+}
+
+struct call {
+    uint64_t nonce;
+    uint32_t timeout_ms;
+    bool has_payload;
+    bool env_replaces;
+    size_t env_bytes;
+    size_t payload_bytes;
+    char **env;
+};
+
+static bool parse_call_head(const unsigned char *at, size_t frame_length, struct call *call)
+{
+    uint32_t flags = get32(at + 12);
+    call->nonce = get64(at);
+    call->timeout_ms = get32(at + 8);
+    call->has_payload = (flags & HAS_PAYLOAD) != 0;
+    call->env_replaces = (flags & ENV_REPLACES) != 0;
+    call->env_bytes = get32(at + 16);
+    if ((flags & ~(HAS_PAYLOAD | ENV_REPLACES)) != 0 || call->env_bytes > ENV_MAX)
+        return false;
+    if (call->env_bytes > frame_length - CALL_HEAD)
+        return false;
+    call->payload_bytes = frame_length - CALL_HEAD - call->env_bytes;
+    return call->has_payload || call->payload_bytes == 0;
+}
+
+static unsigned char call_env[ENV_MAX];
+
+static bool parse_call_env(unsigned char *at, size_t length, struct call *call)
+{
+    struct bytes from = {at, length};
+    char **tail = special.env + special.env_count;
+    size_t count;
+    if (!take_strings(&from, tail, &count, true) || from.left != 0)
+        return false;
+    call->env = call->env_replaces ? tail : special.env;
+    return true;
+}
+
+// -------------------------------------------------------------------------- reading from the host
+
+// One buffered reader: a small call is one recv. It may read past a frame, and nothing is lost by
+// that, for the host may not send anything between a call and its CLEAN: see expect_silence.
+static struct {
+    unsigned char bytes[CHUNK_MAX];
+    size_t start, end, most; // most: how far it has been filled since the last wipe.
+} in;
+
+static size_t in_some(unsigned char **at, size_t most)
+{
+    if (in.start == in.end) {
+        ssize_t n;
+        do
+            n = recv(CONTROL, in.bytes, sizeof in.bytes, 0);
+        while (n < 0 && errno == EINTR);
+        // ECONNRESET is an end as well: the host went away with frames of ours unread.
+        if (n <= 0)
+            _exit(n == 0 || errno == ECONNRESET ? GONE : BROKEN);
+        in.start = 0;
+        in.end = (size_t)n;
+        if (in.end > in.most)
+            in.most = in.end;
+    }
+    size_t n = in.end - in.start < most ? in.end - in.start : most;
+    *at = in.bytes + in.start;
+    in.start += n;
+    return n;
+}
+
+static void in_exactly(unsigned char *to, size_t length)
+{
+    while (length > 0) {
+        unsigned char *at;
+        size_t n = in_some(&at, length);
+        memcpy(to, at, n);
+        to += n;
+        length -= n;
+    }
+}
+
+static void expect_silence(void)
+{
+    if (in.start != in.end)
+        _exit(BAD_FRAME);
+}
+
+// ---------------------------------------------------------------------------- writing to the host
+
+// Frames are laid one behind the other and sent together: output, end and clean of a short call
+// are one send. Only the last may still be growing: it lies at `open`, and `stream` is its kind,
+// or 0 when none is. `since` is when the buffer last was empty.
+static struct {
+    unsigned char bytes[HEADER + NONCE + CHUNK_MAX + 4 * 1024];
+    size_t used, open;
+    unsigned char stream;
+    uint64_t since;
+} out;
+
+static void out_seal(void)
+{
+    if (out.stream != 0)
+        put32(out.bytes + out.open + 4, (uint32_t)(out.used - out.open - HEADER));
+    out.stream = 0;
+}
+
+static void out_send(void)
+{
+    out_seal();
+    size_t sent = 0;
+    while (sent < out.used) {
+        // Blocking on purpose: a host that does not read is a host that has its own, outer
+        // deadline. MSG_NOSIGNAL, so that SIGPIPE need not be ignored and stays default for execve.
+        ssize_t n = send(CONTROL, out.bytes + sent, out.used - sent, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            _exit(errno == EPIPE || errno == ECONNRESET ? GONE : BROKEN);
+        sent += (size_t)n;
+    }
+    out.used = 0;
+}
+
+// Begins a frame whose payload has `length` bytes and returns where they go.
+static unsigned char *out_frame(unsigned char kind, size_t length)
+{
+    out_seal();
+    if (sizeof out.bytes - out.used < HEADER + length)
+        out_send();
+    unsigned char *at = out.bytes + out.used;
+    put32(at, kind);
+    put32(at + 4, (uint32_t)length);
+    out.used += HEADER + length;
+    return at + HEADER;
+}
+
+// ------------------------------------------------------------------------------ who the guest is
+
+// What a handler must be able to open again by name (/dev/stdout is /proc/self/fd/1) has to be
+// made by its own ids. Effective ids rather than setfsuid: setfsuid cannot say that it failed, and
+// not every kernel we run on has it. The real and saved ids stay 0, so no handler may signal us,
+// and going back to 0 gives the capabilities back.
+static void act_as_handler(void)
+{
+    if (syscall(SYS_setresgid, -1, HANDLER_ID, -1) != 0 ||
+        syscall(SYS_setresuid, -1, HANDLER_ID, -1) != 0)
+        _exit(BROKEN);
+}
+
+static void act_as_guest(void)
+{
+    if (syscall(SYS_setresuid, -1, 0, -1) != 0 || syscall(SYS_setresgid, -1, 0, -1) != 0)
+        _exit(BROKEN);
+}
+
+// A handler's bounding set is what pid 1 had, so pid 1 empties its own. That takes nothing from the
+// guest, whose permitted set stays. SETPCAP goes last because dropping needs it. A bit that is
+// already absent is fine; a bit that stays is not.
+static void drop_bounding_set(void)
+{
+    int held;
+    unsigned long cap = 0;
+    while ((held = prctl(PR_CAPBSET_READ, cap, 0, 0, 0)) >= 0) {
+        if (held > 0 && cap != CAP_SETPCAP && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0)
+            _exit(BAD_START);
+        cap++;
+    }
+    if (errno != EINVAL || cap <= CAP_SETPCAP) // EINVAL: beyond the kernel's last capability.
+        _exit(BAD_START);
+    held = prctl(PR_CAPBSET_READ, CAP_SETPCAP, 0, 0, 0);
+    if (held != 0 && prctl(PR_CAPBSET_DROP, CAP_SETPCAP, 0, 0, 0) != 0)
+        _exit(BAD_START);
+}
+
+// ------------------------------------------------------------------------------------ specialise
+
+static bool lies_in(const char *path, const char *tree)
+{
+    size_t n = strlen(tree);
+    return strncmp(path, tree, n) == 0 && (path[n] == '/' || path[n] == '\0');
+}
+
+static bool forbidden(const char *path)
+{
+    return lies_in(path, "/proc") || lies_in(path, "/sys") || lies_in(path, "/dev");
+}
+
+// Proves the working directory by entering it as the handler will. From then on the directory's
+// real name is used: symbolic links are followed once, here, and cannot lead elsewhere later. A
+// directory outside the sandbox's root shows as "(unreachable)/...", hence the check for '/'.
+static int prove_cwd(const char **why)
+{
+    static char real[PATH_MAX];
+    *why = "could not be entered in the sandbox";
+    if (special.cwd[0] != '/') {
+        *why = "is not an absolute path";
+        return EINVAL;
+    }
+    if (forbidden(special.cwd)) {
+        *why = "must not lie in /proc, /sys or /dev";
+        return EINVAL;
+    }
+    act_as_handler();
+    int error = chdir(special.cwd) != 0 ? errno : 0;
+    if (error == 0 && syscall(SYS_getcwd, real, sizeof real) < 0)
+        error = errno;
+    if (chdir("/") != 0)
+        _exit(BROKEN);
+    act_as_guest();
+    if (error == ENOENT)
+        *why = "does not exist in the sandbox";
+    if (error == ENOTDIR)
+        *why = "is not a directory in the sandbox";
+    if (error == EACCES)
+        *why = "may not be entered by the handler";
+    if (error == 0 && (real[0] != '/' || forbidden(real))) {
+        *why = "leads out of the directories a handler may work in";
+        error = EINVAL;
+    }
+    // The name the user wrote is still wanted for the sentence when something is wrong.
+    if (error == 0)
+        special.cwd = real;
+    return error;
+}
+
+static void specialise(size_t length)
+{
+    if (special.ready || length > SPECIALISE_MAX)
+        _exit(BAD_FRAME);
+    in_exactly(special_bytes, length);
+    if (!parse_specialise(special_bytes, length))
+        _exit(BAD_FRAME);
+
+    const char *why;
+    char text[TEXT_MAX];
+    int error = prove_cwd(&why), text_length = 0;
+    if (error != 0)
+        text_length = snprintf(text, sizeof text, "working_directory %.300s %s", special.cwd, why);
+    unsigned char *at = out_frame('P', 4 + (size_t)text_length);
+    put32(at, (uint32_t)error);
+    memcpy(at + 4, text, (size_t)text_length);
+    out_send();
+    if (error != 0)
+        _exit(GONE);
+
+    // The pages that the end of a call needs are made ours now, while memory is there: at the end a
+    // handler's files may have used up all there is. Stem cells that wait do not pay for them.
+    for (size_t i = 0; i < sizeof out.bytes; i += 4096)
+        ((volatile unsigned char *)out.bytes)[i] = 0;
+    special.ready = true;
+}
+
+// ------------------------------------------------------------------------------ starting a handler
+
+// The child of vfork tells here where it failed; the memory is shared until it execs.
+static struct {
+    const char *step;
+    const char *name;
+    int error;
+} volatile failure;
+
+static void could_not(const char *step, const char *name, int error)
+{
+    failure.step = step;
+    failure.name = name;
+    failure.error = error;
+}
+
+static const char *oom_score_adj;
+
+static bool raise_oom_score(void)
+{
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    size_t length = strlen(oom_score_adj);
+    return write(fd, oom_score_adj, length) == (ssize_t)length;
+}
+
+// Runs in the child of vfork: it borrows the guest's memory until execve, so it only makes system
+// calls. Nobody can use that loan: no other process of the handler's uid is alive, and the memory
+// is not dumpable. Umask, signal actions and groups are already as the handler shall have them.
+__attribute__((noinline, noreturn)) static void become_handler(const int fds[3], char **env)
+{
+    sigset_t none;
+    const char *step = NULL, *name = "";
+    sigemptyset(&none);
+    if (setsid() < 0 || sigprocmask(SIG_SETMASK, &none, NULL) != 0)
+        step = "start a session";
+    // Before the uid changes: the file is root's. Memory pressure shall take handlers, not pid 1.
+    else if (!raise_oom_score())
+        step = "write its oom_score_adj";
+    // Raw calls: libc's versions are for threads, and must not run on borrowed memory.
+    else if (syscall(SYS_setresgid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0 ||
+             syscall(SYS_setresuid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0)
+        step = "take the handler's ids";
+    // The three are above 3, for the guest keeps 0 to 3 occupied, so none overwrites another.
+    else if (dup2(fds[0], 0) < 0 || dup2(fds[1], 1) < 0 || dup2(fds[2], 2) < 0)
+        step = "connect the standard streams";
+    // Everything of ours is close-on-exec already; this is the second lock on the same door.
+    else if (syscall(SYS_close_range, 3, ~0U, 0) != 0)
+        step = "close its descriptors";
+    else if (chdir(special.cwd) != 0)
+        step = "enter ", name = special.cwd;
+    else if (execve(special.argv[0], special.argv, env) != 0)
+        step = "execute ", name = special.argv[0];
+    could_not(step, name, errno);
+    _exit(127);
+}
+
+__attribute__((noinline)) static pid_t start(const int fds[3], char **env)
+{
+    pid_t pid = vfork();
+    if (pid == 0)
+        become_handler(fds, env);
+    return pid;
+}
+
+struct stream {
+    int fd;
+    unsigned char kind;
+    bool ended;
+    uint64_t sent, dropped;
+};
+
+// Not executable where the kernel can promise that; kernels before 6.3 do not know the flag.
+static int payload_file(void)
+{
+    int fd = memfd_create("payload", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL)
+        fd = memfd_create("payload", MFD_CLOEXEC);
+    return fd;
+}
+
+// Everything is new for each call, /dev/null too: flags and owners of an open file would otherwise
+// be a channel from one call to the next. Only our ends of the pipes do not block: the flag belongs
+// to an end, and the handler's shall be ordinary.
+static bool open_streams(bool has_payload, int fds[3], struct stream streams[2])
+{
+    act_as_handler();
+    int pair[2];
+    fds[0] = has_payload ? payload_file() : open("/dev/null", O_RDONLY | O_CLOEXEC);
+    bool fine = fds[0] >= 0;
+    for (int i = 0; i < 2 && fine; i++) {
+        fine = pipe2(pair, O_CLOEXEC) == 0;
+        if (!fine)
+            break;
+        streams[i].fd = pair[0];
+        fds[i + 1] = pair[1];
+        fine = fcntl(pair[0], F_SETFL, O_NONBLOCK) == 0;
+    }
+    if (!fine)
+        could_not("make the standard streams", "", errno);
+    act_as_guest();
+    return fine;
+}
+
+// The payload goes from the socket into the file as it comes. When it cannot be kept, the rest is
+// still read, since the frame's end is where the next frame begins.
+static bool take_payload(int fd, size_t length)
+{
+    bool fine = fd >= 0;
+    while (length > 0) {
+        unsigned char *at;
+        size_t n = in_some(&at, length);
+        length -= n;
+        while (fine && n > 0) {
+            ssize_t written = write(fd, at, n);
+            if (written < 0 && errno == EINTR)
+                continue;
+            if (written <= 0) {
+                could_not("keep the payload", "", written < 0 ? errno : ENOSPC);
+                fine = false;
+                break;
+            }
+            at += written;
+            n -= (size_t)written;
+        }
+    }
+    if (fine && lseek(fd, 0, SEEK_SET) != 0) {
+        could_not("rewind the payload", "", errno);
+        fine = false;
+    }
+    return fine;
+}
+
+// ------------------------------------------------------------------------------ watching a handler
+
+// Moves at most one chunk. False when there was nothing to move.
+static bool pump(struct stream *stream, uint64_t nonce)
+{
+    static unsigned char discarded[CHUNK_MAX];
+    enum { FULL = HEADER + NONCE + CHUNK_MAX, PAGE = 4096 };
+    unsigned char *to = discarded;
+    size_t room = sizeof discarded, before = 0;
+    bool keep = stream->sent < STREAM_MAX, opened = false;
+    if (keep) {
+        // Room for a page at least: of a pipe in packet mode, read cuts off what does not fit.
+        if (FULL - out.used < HEADER + NONCE + PAGE)
+            out_send();
+        if (out.used == 0)
+            out.since = now_ns();
+        before = out.used;
+        opened = out.stream != stream->kind;
+        if (opened) {
+            put64(out_frame(stream->kind, NONCE), nonce);
+            out.stream = stream->kind;
+            out.open = before;
+        }
+        to = out.bytes + out.used;
+        room = FULL - out.used;
+        if (room > STREAM_MAX - stream->sent)
+            room = (size_t)(STREAM_MAX - stream->sent);
+    }
+    ssize_t n;
+    do
+        n = read(stream->fd, to, room);
+    while (n < 0 && errno == EINTR);
+    if (n > 0 && keep) {
+        out.used += (size_t)n;
+        stream->sent += (uint64_t)n;
+    } else if (n > 0) {
+        stream->dropped += (uint64_t)n;
+    } else {
+        stream->ended = n == 0;
+        if (opened) { // No frame without bytes.
+            out.used = before;
+            out.stream = 0;
+        }
+    }
+    return n > 0;
+}
+
+// Reaps what has ended, orphans too. At most 256 at a time, so that a handler that forks without
+// end cannot keep us from the clock; `more` then says that there may be more.
+static bool reap(pid_t handler, int *status, bool *more)
+{
+    bool ended = false;
+    for (int i = 0; i < 256; i++) {
+        int one;
+        pid_t pid = waitpid(-1, &one, WNOHANG);
+        if (pid <= 0) {
+            *more = false;
+            return ended;
+        }
+        if (pid == handler) {
+            *status = one;
+            ended = true;
+        }
+    }
+    *more = true;
+    return ended;
+}
+
+struct end {
+    enum how how;
+    uint32_t code;
+};
+
+static int child_signal;
+
+// Waits for the handler's end or its deadline, whichever is seen first, and moves output meanwhile.
+// Every turn moves one chunk of each stream, reaps, and looks at the clock: a flood on one stream
+// starves neither the other nor the deadline.
+static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[2], uint64_t nonce)
+{
+    int status = 0;
+    bool more = false;
+    for (;;) {
+        uint64_t now = now_ns();
+        if (now >= deadline)
+            return (struct end){DEADLINE, 0};
+        if (out.used > 0 && now - out.since >= LINGER_NS)
+            out_send();
+        uint64_t wait = deadline - now;
+        if (out.used > 0 && out.since + LINGER_NS - now < wait)
+            wait = out.since + LINGER_NS - now;
+        if (more)
+            wait = 0;
+        struct timespec timeout = {(time_t)(wait / SECOND_NS), (long)(wait % SECOND_NS)};
+        struct pollfd polled[4] = {
+            {.fd = CONTROL, .events = POLLIN},
+            {.fd = child_signal, .events = POLLIN},
+            // A stream that has ended would wake us for ever; poll passes over -1.
+            {.fd = streams[0].ended ? -1 : streams[0].fd, .events = POLLIN},
+            {.fd = streams[1].ended ? -1 : streams[1].fd, .events = POLLIN},
+        };
+        if (ppoll(polled, 4, &timeout, NULL) < 0 && errno != EINTR)
+            _exit(BROKEN);
+        if (polled[0].revents != 0) {
+            unsigned char byte;
+            ssize_t n = recv(CONTROL, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+            if (n > 0)
+                _exit(BAD_FRAME); // Nothing is legal during a call.
+            if (n == 0 || errno == ECONNRESET)
+                _exit(GONE);
+            if (errno != EAGAIN && errno != EINTR)
+                _exit(BROKEN);
+        }
+        if (polled[2].revents != 0)
+            pump(&streams[0], nonce);
+        if (polled[3].revents != 0)
+            pump(&streams[1], nonce);
+        if (polled[1].revents != 0 || more) {
+            struct signalfd_siginfo ignored;
+            if (read(child_signal, &ignored, sizeof ignored) < 0 && errno != EAGAIN)
+                _exit(BROKEN);
+            if (reap(handler, &status, &more))
+                break;
+        }
+    }
+    if (WIFEXITED(status))
+        return (struct end){EXITED, (uint32_t)WEXITSTATUS(status)};
+    return (struct end){KILLED, (uint32_t)WTERMSIG(status)};
+}
+
+// Kills every process of the sandbox but ourselves, and returns when none is left. Outside a PID
+// namespace this line would kill the machine, hence the check right here. ESRCH is the proof: it
+// also counts what was put into the namespace from outside. A fork cannot slip through, since
+// the kernel refuses to fork with a signal pending. Whatever does not die within a second of turns
+// is not ours to wait for.
+static void kill_everyone(void)
+{
+    if (getpid() != 1)
+        _exit(BAD_START);
+    for (int turn = 0; kill(-1, SIGKILL) == 0; turn++) {
+        if (turn == 1000)
+            _exit(NOT_CLEAN);
+        while (waitpid(-1, NULL, 0) > 0 || errno == EINTR) {
+        }
+        if (turn > 0)
+            nanosleep(&(struct timespec){0, (long)MS_NS}, NULL);
+    }
+    if (errno != ESRCH)
+        _exit(NOT_CLEAN);
+}
+
+// -------------------------------------------------------------------------------------- cleaning
+
+static const char *tmp_options, *shm_options;
+
+// A fresh tmpfs has used one inode, its root, and no block. A root directory whose entries came and
+// went counts as fresh: the handler neither owns it nor can leave anything else on it.
+static bool touched(const char *path)
+{
+    struct statfs s;
+    if (statfs(path, &s) != 0)
+        _exit(NOT_CLEAN);
+    return s.f_ffree != s.f_files - 1 || s.f_bfree != s.f_blocks;
+}
+
+// A new file system rather than a recursive delete: it is cheaper, it cannot be held up by what a
+// handler arranged (deep trees, strange modes), and the guest never walks a handler's paths.
+// Unmounting comes first so that the memory is free before the new one needs some.
+static void renew(const char *path, unsigned long flags, const char *options)
+{
+    if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) != 0 ||
+        mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | flags, options) != 0)
+        _exit(NOT_CLEAN);
+}
+
+union semun {
+    int val;
+    struct seminfo *info;
+    struct semid_ds *set;
+};
+
+// How many System V objects exist, and the highest index in use of each kind.
+static unsigned long count_sysv(int highest[3])
+{
+    struct shm_info shm;
+    struct seminfo sem;
+    struct msginfo msg;
+    // Some versions of these calls fill in only a part.
+    memset(&shm, 0, sizeof shm);
+    memset(&sem, 0, sizeof sem);
+    memset(&msg, 0, sizeof msg);
+    highest[0] = shmctl(0, SHM_INFO, (struct shmid_ds *)(void *)&shm);
+    highest[1] = semctl(0, 0, SEM_INFO, (union semun){.info = &sem});
+    highest[2] = msgctl(0, MSG_INFO, (struct msqid_ds *)(void *)&msg);
+    for (int i = 0; i < 3; i++)
+        if (highest[i] < 0)
+            _exit(NOT_CLEAN);
+    return (unsigned long)shm.used_ids + (unsigned long)sem.semusz + (unsigned long)msg.msgpool;
+}
+
+// The _ANY commands: a handler may have taken every permission off its objects, and the guest has
+// no capability that would overlook that; removing is allowed by SYS_ADMIN. Outlived objects would
+// be a channel between calls, and their memory stays charged to the sandbox.
+static void remove_sysv(const int highest[3])
+{
+    struct shmid_ds shm;
+    struct semid_ds sem;
+    struct msqid_ds msg;
+    for (int i = 0, id; i <= highest[0]; i++)
+        if ((id = shmctl(i, SHM_STAT_ANY, &shm)) >= 0)
+            shmctl(id, IPC_RMID, NULL);
+    for (int i = 0, id; i <= highest[1]; i++)
+        if ((id = semctl(i, 0, SEM_STAT_ANY, (union semun){.set = &sem})) >= 0)
+            semctl(id, 0, IPC_RMID);
+    for (int i = 0, id; i <= highest[2]; i++)
+        if ((id = msgctl(i, MSG_STAT_ANY, &msg)) >= 0)
+            msgctl(id, IPC_RMID, NULL);
+    int ignored[3];
+    if (count_sysv(ignored) != 0)
+        _exit(NOT_CLEAN);
+}
+
+// Sends END, cleans, sends CLEAN. Looking costs microseconds and cleaning may not, so a call that
+// left nothing behind is reported and clean in one send, and one that did is reported first.
+static void finish(uint64_t nonce)
+{
+    int highest[3];
+    bool tmp = !special.keep_tmp && touched("/tmp");
+    bool shm = touched("/dev/shm");
+    bool sysv = count_sysv(highest) != 0;
+    if (tmp || shm || sysv)
+        out_send();
+    if (sysv)
+        remove_sysv(highest);
+    if (tmp)
+        renew("/tmp", 0, tmp_options);
+    if (shm)
+        renew("/dev/shm", MS_NOEXEC, shm_options);
+    put64(out_frame('Z', NONCE), nonce);
+    out_send();
+}
+
+// ------------------------------------------------------------------------------------ one call
+
+static void report(uint64_t nonce, struct end end, const struct stream streams[2])
+{
+    char text[TEXT_MAX];
+    int text_length = 0;
+    if (end.how == NOT_STARTED)
+        text_length = snprintf(text, sizeof text, "the sandbox could not %s%.300s: %s",
+                               failure.step, failure.name, strerror(failure.error));
+    unsigned char *at = out_frame('X', 32 + (size_t)text_length);
+    put64(at, nonce);
+    put32(at + 8, end.how);
+    put32(at + 12, end.code);
+    put64(at + 16, streams[0].dropped);
+    put64(at + 24, streams[1].dropped);
+    memcpy(at + 32, text, (size_t)text_length);
+}
+
+static void serve_call(size_t length)
+{
+    unsigned char head[CALL_HEAD];
+    struct call call;
+    if (!special.ready || length < CALL_HEAD || length > CALL_MAX)
+        _exit(BAD_FRAME);
+    in_exactly(head, sizeof head);
+    if (!parse_call_head(head, length, &call))
+        _exit(BAD_FRAME);
+    in_exactly(call_env, call.env_bytes);
+    if (!parse_call_env(call_env, call.env_bytes, &call))
+        _exit(BAD_FRAME);
+
+    struct stream streams[2] = {{.fd = -1, .kind = 'O'}, {.fd = -1, .kind = 'E'}};
+    int fds[3] = {-1, -1, -1};
+    struct end end = {NOT_STARTED, 0};
+    could_not(NULL, "", 0);
+    bool fine = open_streams(call.has_payload, fds, streams);
+    if (call.has_payload)
+        fine = take_payload(fine ? fds[0] : -1, call.payload_bytes) && fine;
+    expect_silence();
+
+    uint64_t deadline = now_ns() + call.timeout_ms * MS_NS;
+    pid_t handler = fine ? start(fds, call.env) : -1;
+    if (fine && handler < 0)
+        could_not("make a process", "", errno);
+    // The handler has its own copies now. Ours would keep its pipes from ending, and a call's
+    // variables and payload are not kept in memory longer than its start needs them.
+    for (int i = 0; i < 3; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    explicit_bzero(call_env, call.env_bytes);
+    explicit_bzero(in.bytes, in.most);
+    in.most = 0;
+
+    if (failure.step == NULL)
+        end = watch(handler, deadline, streams, call.nonce);
+    else
+        end.code = (uint32_t)failure.error;
+
+    // Nobody is left to write after this, so what the pipes hold is all there will ever be. They
+    // may still not be at their end (a descriptor can be under way inside a dead socket until
+    // the kernel collects it), but they do not block.
+    kill_everyone();
+    for (int i = 0; i < 2; i++) {
+        while (streams[i].fd >= 0 && pump(&streams[i], call.nonce)) {
+        }
+        if (streams[i].fd >= 0)
+            close(streams[i].fd);
+    }
+    report(call.nonce, end, streams);
+    finish(call.nonce);
+}
+
+// ----------------------------------------------------------------------------------------- start
+
+static void prepare(void)
+{
+    // Standard streams of our own, so that no descriptor of a call is ever 0, 1 or 2.
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+            _exit(BAD_START);
+    if (fcntl(CONTROL, F_SETFD, FD_CLOEXEC) != 0)
+        _exit(BAD_START);
+
+    // execve keeps ignored signals ignored; whoever started us may have ignored some. As pid 1 we
+    // are spared the default action of all of them anyway.
+    for (int number = 1; number < NSIG; number++)
+        signal(number, SIG_DFL);
+    sigset_t children;
+    sigemptyset(&children);
+    sigaddset(&children, SIGCHLD);
+    if (sigprocmask(SIG_SETMASK, &children, NULL) != 0)
+        _exit(BAD_START);
+    child_signal = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (child_signal < 0)
+        _exit(BAD_START);
+
+    // Not dumpable: no handler may look into us through /proc, nor into the child of vfork. The
+    // runtime has set no_new_privs; once more costs nothing and holds if it ever does not.
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+        _exit(BAD_START);
+    // Groups are inherited: dropped once here, they are dropped for every handler, and the working
+    // directory is proved with exactly the handler's rights.
+    if (setgroups(0, NULL) != 0 || chdir("/") != 0)
+        _exit(BAD_START);
+    umask(022);
+    drop_bounding_set();
+}
+
+#ifndef QUILTFN_GUEST_WITHOUT_MAIN // A fuzzer brings its own main and calls the parse_ functions.
+int main(int argc, char **argv)
+{
+    if (getpid() != 1 || argc != 4)
+        return BAD_START;
+    tmp_options = argv[1];
+    shm_options = argv[2];
+    oom_score_adj = argv[3];
+    prepare();
+    put32(out_frame('H', 4), PROTOCOL_VERSION);
+    out_send();
+    for (;;) {
+        unsigned char header[HEADER];
+        in_exactly(header, sizeof header);
+        uint32_t kind = get32(header); // With its three zero bytes: anything else matches nothing.
+        size_t length = get32(header + 4);
+        if (kind == 'S')
+            specialise(length);
+        else if (kind == 'C')
+            serve_call(length);
+        else
+            return BAD_FRAME;
+    }
+}
+#endif
