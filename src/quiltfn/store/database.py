@@ -1,0 +1,227 @@
+"""One SQLite file behind two threads: one that writes and one that reads.
+
+There is one writing connection, so writes never wait for each other inside the process, only in
+line; readers see the last commit (write-ahead log) and wait for nobody. A thread of its own for
+each, because SQLite blocks and an event loop must not.
+"""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, pool
+
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.store.directory import OWNER_ONLY, DataDirectory, StoreBroken
+from quiltfn.store.tables import REVISION
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+
+CHECK_ALL_BELOW_BYTES = 64 * 1024 * 1024
+WAL = "PRAGMA journal_mode = WAL"
+ALWAYS = (
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    f"PRAGMA journal_size_limit = {64 * 1024 * 1024}",
+)
+
+
+class Database:
+    """The connections and their threads. Made by `open`, which ends either whole or not at all."""
+
+    def __init__(self, directory: DataDirectory, busy_timeout_s: float) -> None:
+        self.directory = directory
+        self._busy_s = busy_timeout_s
+        self._writer_thread = ThreadPoolExecutor(1, "store-writer")
+        self._reader_thread = ThreadPoolExecutor(1, "store-reader")
+        self._writer: Connection
+        self._reader: Connection
+
+    async def open(self, alone: bool) -> None:
+        """Opens, makes or migrates the database. Raises `StoreBroken`."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._writer_thread, self._open_writer, alone)
+            await loop.run_in_executor(self._reader_thread, self._open_reader)
+            if self.directory.is_keeper:
+                await loop.run_in_executor(self._writer_thread, self.directory.mark, "open")
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Closes both connections; the last one folds the write-ahead log into the database."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._reader_thread, self._close, "_reader")
+        if hasattr(self, "_writer"):
+            await loop.run_in_executor(self._writer_thread, self.directory.retire)
+        await loop.run_in_executor(self._writer_thread, self._close, "_writer")
+        self._reader_thread.shutdown()
+        self._writer_thread.shutdown()
+        self.directory.leave()
+
+    async def write(self, work: Work[T], after: Callable[[], None] | None = None) -> T:
+        """Does `work` in one transaction and syncs it; `after` runs in the thread, once it is kept.
+
+        Raises `StoreUnavailable`, at the latest when the busy timeout is over, counted from here:
+        who stands in line behind others that wait for a lock does not wait longer than they do.
+        """
+        deadline = time.monotonic() + self._busy_s
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._writer_thread, self._transact, work, deadline, after
+        )
+
+    async def read(self, work: Work[T]) -> T:
+        """Does `work` on the last committed state. Raises `StoreUnavailable`."""
+
+        def run() -> T:
+            with spoken(), self._reader.begin():
+                return work(self._reader)
+
+        return await asyncio.get_running_loop().run_in_executor(self._reader_thread, run)
+
+    def _transact(self, work: Work[T], deadline: float, after: Callable[[], None] | None) -> T:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise StoreUnavailable("the database does not take writes at the moment: it is busy")
+        with spoken():
+            self._wait_at_most(left)
+            with self._writer.begin():
+                result = work(self._writer)
+        if after is not None:
+            after()
+        return result
+
+    def _wait_at_most(self, seconds: float) -> None:
+        driver = self._writer.connection.driver_connection
+        assert driver is not None
+        driver.execute(f"PRAGMA busy_timeout = {max(1, int(seconds * 1000))}").close()
+
+    # Opening, in the threads -----------------------------------------------------------------
+
+    def _open_writer(self, alone: bool) -> None:
+        self.directory.enter(alone, self._busy_s)
+        path = self.directory.database
+        is_new = self.directory.check()
+        if is_new and not self.directory.is_keeper:
+            raise StoreBroken(f"{path} is just being made by another process; try again.")
+        try:
+            if is_new:
+                self._make()
+            if path.stat().st_size == 0:
+                raise StoreBroken(f"{path} is empty. Restore a backup.")
+            path.chmod(OWNER_ONLY)
+            self._writer = self._engine(path, "BEGIN IMMEDIATE", WAL).connect()
+            self._check()
+        except (exc.DBAPIError, sqlite3.Error, OSError) as error:
+            reason = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
+            raise StoreBroken(
+                f"{path} cannot be used: {reason}. Restore a backup if the file is damaged."
+            ) from error
+
+    def _open_reader(self) -> None:
+        path = self.directory.database
+        self._reader = self._engine(path, "BEGIN", "PRAGMA query_only = ON").connect()
+        with self._reader.begin():
+            self._reader.exec_driver_sql("SELECT 1 FROM probe")
+
+    def _make(self) -> None:
+        """A new database appears under its name only when it is whole.
+
+        So a start that is killed half-way leaves nothing that looks like a damaged database.
+        """
+        path, fresh = self.directory.database, Path(f"{self.directory.database}.new")
+        for leftover in (fresh, Path(f"{fresh}-wal"), Path(f"{fresh}-shm")):
+            leftover.unlink(missing_ok=True)
+        os.close(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
+        # auto_vacuum can be chosen only before there are tables; it lets space be given back later.
+        pragmas = ("PRAGMA auto_vacuum = INCREMENTAL", WAL)
+        with self._engine(fresh, "BEGIN IMMEDIATE", *pragmas).connect() as connection:
+            migrate(connection)
+        fresh.replace(path)
+        self.directory.sync()
+
+    def _check(self) -> None:
+        """Whole, ours, and of the revision that this code knows, or made so."""
+        path, connection = self.directory.database, self._writer
+        with connection.begin():
+            names = connection.exec_driver_sql("SELECT name FROM sqlite_schema").scalars().all()
+            if "alembic_version" not in names:
+                raise StoreBroken(f"{path} is not a database of quiltfn.")
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        if found != REVISION:
+            if not self.directory.is_keeper:
+                raise StoreBroken(
+                    f"{path} is in use by another version of quiltfn (stop it first)."
+                )
+            migrate(connection)
+        small = path.stat().st_size < CHECK_ALL_BELOW_BYTES
+        with connection.begin():  # Whole tables only while that is quick; the functions always.
+            for what in ("1",) if small else ("function", "version"):
+                told = connection.exec_driver_sql(f"PRAGMA quick_check({what})").scalar()
+                if told != "ok":
+                    raise StoreBroken(f"{path} is damaged: {told}. Restore a backup.")
+
+    def _engine(self, path: Path, begin: str, *pragmas: str) -> Engine:
+        # The driver's own ideas about transactions are switched off and each begins as told.
+        engine = create_engine(
+            URL.create("sqlite", database=str(path)),  # Quoted right, whatever is in the path.
+            poolclass=pool.NullPool,
+            connect_args={
+                "isolation_level": None,
+                "check_same_thread": False,
+                "timeout": self._busy_s,
+            },
+        )
+
+        @event.listens_for(engine, "connect")
+        def prepare(driver: Any, _record: object) -> None:
+            try:
+                for pragma in (*pragmas, *ALWAYS):
+                    answer = driver.execute(pragma).fetchone()
+                    if pragma == WAL and answer != ("wal",):
+                        raise StoreBroken(f"{path} cannot have a write-ahead log where it is.")
+            except BaseException:
+                driver.close()
+                raise
+
+        @event.listens_for(engine, "begin")
+        def start(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        return engine
+
+    def _close(self, which: str) -> None:
+        connection: Connection | None = self.__dict__.pop(which, None)
+        if connection is not None:
+            connection.close()
+
+
+@contextlib.contextmanager
+def spoken() -> Iterator[None]:
+    """Turns what the database says into `StoreUnavailable`; our own mistakes pass as they are."""
+    try:
+        yield
+    except (exc.IntegrityError, exc.ProgrammingError):
+        raise
+    except (exc.DBAPIError, sqlite3.Error) as error:
+        # Only the driver's words: SQLAlchemy's would carry the statement and its values.
+        reason = getattr(error, "orig", None) or error
+        raise StoreUnavailable(f"the database does not answer as it should: {reason}") from error
+
+
+def migrate(connection: Connection) -> None:
+    """Brings the schema to the newest revision in one transaction. Raises `StoreBroken`."""
+    # Imported here: Alembic takes longer to import than the database to open, and is needed by the
+    # first start and the first one after an upgrade only.
+    from quiltfn.store import migrations  # noqa: PLC0415
+
+    migrations.upgrade(connection)

@@ -1,0 +1,204 @@
+"""The journal: every call is on record before it runs and before its answer leaves.
+
+The price of that is one `write` each; the database follows in group commits.
+
+There are two spool segments. One takes new records, the other is being absorbed or is empty:
+    write → pending, segment A  ──swap──▶  absorbing, one transaction, synced  ──▶  A emptied
+A record leaves its segment only after the transaction that holds it was synced, and absorbing it
+twice changes nothing, so a kill between any two steps loses and doubles nothing.
+
+Nothing runs while nothing is written: the first record after a commit sets the timer of the next.
+"""
+
+import asyncio
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.invocation import Invocation
+from quiltfn.ports import Clock, InvocationQuery, Page
+from quiltfn.store import records
+from quiltfn.store.database import Database
+from quiltfn.store.directory import SPOOLS, StoreBroken
+from quiltfn.store.spool import Spool, latest
+
+# With the commit itself a record is on disk within 50 ms.
+COMMIT_AFTER_S = 0.04
+RETRY_AFTER_S = 1.0
+# While the database fails the segment grows. Past this, calls are refused; ends are still taken.
+SEGMENT_MAX_BYTES = 64 * 1024 * 1024
+
+
+class SpoolJournal:
+    """`ports.Journal` over a spool and the tables of `database`. `start` it, and `aclose` it."""
+
+    def __init__(
+        self,
+        database: Database,
+        data_dir: Path,
+        clock: Clock,
+        *,
+        commit_after_s: float = COMMIT_AFTER_S,
+        retry_after_s: float = RETRY_AFTER_S,
+    ) -> None:
+        self._database = database
+        self._paths = [data_dir / name for name in SPOOLS]
+        self._clock = clock
+        self._commit_after_s, self._retry_after_s = commit_after_s, retry_after_s
+        self._pending: dict[str, Invocation] = {}
+        self._absorbing: dict[str, Invocation] = {}
+        self._spool: Spool
+        self._other: Spool
+        self._timer: asyncio.TimerHandle | None = None
+        self._commit: asyncio.Task[None] | None = None
+        self._written, self._kept = 0, 0  # How many writes there were, and are in the database.
+        self._taken = 0  # _written at the time of the last swap.
+        self._failure: StoreUnavailable | None = None
+
+    async def start(self) -> None:
+        """Takes in what the last server left and ends its calls as interrupted.
+
+        Raises `StoreBroken` where a segment is damaged or the directory is somebody else's, and
+        `StoreUnavailable`.
+        """
+        if not self._database.directory.is_keeper:
+            raise StoreBroken(
+                "The journal can only be written by the keeper of the data directory."
+            )
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._spool, self._other = (Spool(path) for path in self._paths)
+        except OSError as error:
+            raise StoreBroken(f"The journal cannot be written: {error}.") from error
+        try:
+            left = latest(record for one in (self._spool, self._other) for record in one.read())
+            now = int(self._clock.unix())
+
+            def work(connection: Connection) -> None:
+                records.absorb(connection, list(left.values()))
+                records.interrupt(connection, now)
+
+            await self._database.write(work)
+            self._spool.clear()
+            self._other.clear()
+        except BaseException:
+            self._close()
+            raise
+
+    async def aclose(self) -> None:
+        """Commits what is left. Raises `StoreUnavailable` if it could not: then it is still in the
+        spool, and the next start takes it in."""
+        try:
+            await self.synced()
+        finally:
+            if self._commit is not None:  # Cancelled while it ran: it still empties a segment.
+                await asyncio.wait([self._commit])
+            if self._timer is not None:
+                self._timer.cancel()
+            self._close()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last group commit failed, while it does."""
+        return str(self._failure) if self._failure else None
+
+    def opened(self, record: Invocation) -> None:
+        if self._spool.size > SEGMENT_MAX_BYTES:
+            raise StoreUnavailable(f"too much waits to be stored ({self.trouble or 'it is slow'})")
+        try:
+            self._spool.append(record)
+        except OSError as error:
+            raise unwritable(error) from error
+        self._remember(record)
+
+    def closed(self, record: Invocation) -> None:
+        # Remembered in any case: the call has run, and the database may still take its end.
+        self._remember(record)
+        try:
+            self._spool.append(record)
+        except OSError as error:
+            raise unwritable(error) from error
+
+    async def synced(self) -> None:
+        target = self._written
+        while self._kept < target:
+            await asyncio.shield(self._commit_now())
+            if self._failure is not None:
+                raise StoreUnavailable(str(self._failure))
+
+    async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
+        fresh = self._pending.get(invocation_id) or self._absorbing.get(invocation_id)
+        if fresh is not None:
+            return fresh if fresh.function_id == function_id else None
+        return await self._database.read(
+            lambda connection: records.find(connection, function_id, invocation_id)
+        )
+
+    async def query(self, query: InvocationQuery) -> Page[Invocation]:
+        before = records.from_cursor(query.cursor)
+        # First the fresh records, then the database: what is committed in between is in both, and
+        # nothing in neither. A fresh record replaces its row, also where only the row would match.
+        fresh = {
+            record.invocation_id: record
+            for record in (*self._absorbing.values(), *self._pending.values())
+            if record.function_id == query.function_id
+        }
+        most = query.limit + 1 + len(fresh)
+        stored = await self._database.read(
+            lambda connection: records.page(connection, query, before, most)
+        )
+        found = [record for record in stored if record.invocation_id not in fresh]
+        found += [one for one in fresh.values() if records.matches(one, query, before)]
+        found.sort(key=lambda record: record.invocation_id, reverse=True)
+        items = found[: query.limit]
+        more = len(found) > len(items)
+        return Page(items, records.to_cursor(items[-1].invocation_id) if more else None)
+
+    def _remember(self, record: Invocation) -> None:
+        self._pending[record.invocation_id] = record
+        self._written += 1
+        if self._timer is None and self._commit is None:
+            self._timer = self._loop.call_later(self._commit_after_s, self._commit_now)
+
+    def _commit_now(self) -> asyncio.Task[None]:
+        """The commit that is under way, or a new one."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._commit is None:
+            self._commit = self._loop.create_task(self._group_commit())
+        return self._commit
+
+    async def _group_commit(self) -> None:
+        if not self._absorbing:  # After a failure the same batch is tried again.
+            self._absorbing, self._pending = self._pending, {}
+            self._spool, self._other = self._other, self._spool
+            self._taken = self._written
+        batch = list(self._absorbing.values())
+        try:
+            await self._database.write(
+                lambda connection: records.absorb(connection, batch), self._other.clear
+            )
+        except (StoreUnavailable, OSError) as error:
+            self._failure = StoreUnavailable(str(error))
+        except Exception as error:
+            # Our own mistake. The records are kept and tried again, and somebody hears of it.
+            self._failure = StoreUnavailable("the records of calls cannot be stored")
+            self._loop.call_exception_handler(
+                {"message": "group commit failed", "exception": error}
+            )
+        else:
+            self._absorbing, self._kept, self._failure = {}, self._taken, None
+        self._commit = None
+        if self._absorbing or self._pending:
+            wait_s = self._retry_after_s if self._failure else self._commit_after_s
+            self._timer = self._loop.call_later(wait_s, self._commit_now)
+
+    def _close(self) -> None:
+        self._spool.close()
+        self._other.close()
+
+
+def unwritable(error: OSError) -> StoreUnavailable:
+    return StoreUnavailable(f"the record of the call cannot be written: {error.strerror or error}")

@@ -1,0 +1,43 @@
+"""The schema's history, and how to walk it. Importing this imports Alembic, which takes a while."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection
+
+from quiltfn.store.directory import StoreBroken
+
+
+def config(connection: Connection | None = None) -> Config:
+    """Alembic's settings, without a settings file: where the revisions are, and the connection."""
+    settings = Config(attributes={"connection": connection})
+    settings.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    settings.set_main_option("path_separator", "os")
+    return settings
+
+
+def head() -> str | None:
+    """The newest revision there is."""
+    return ScriptDirectory.from_config(config()).get_current_head()
+
+
+def upgrade(connection: Connection) -> None:
+    """Walks to the newest revision in one transaction, so that a kill half-way leaves the old one.
+
+    Raises `StoreBroken` if the database has a revision that is not known here.
+    """
+    with connection.begin():
+        found = MigrationContext.configure(connection).get_current_revision()
+        if found is not None:
+            try:
+                ScriptDirectory.from_config(config()).get_revision(found)
+            except CommandError as error:
+                raise StoreBroken(
+                    f"The database was written by a newer quiltfn (its schema is {found}, this one "
+                    f"knows up to {head()}). Start that version, or restore an older backup."
+                ) from error
+        command.upgrade(config(connection), "head")

@@ -1,0 +1,45 @@
+-- keep_invocation: store a record as it is now. A final row never changes again, so a record may
+-- be kept any number of times; and a function that was deleted gets no rows any more.
+INSERT INTO invocation (
+    invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
+    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start)
+SELECT :invocation_id, :tenant_id, :function_id, :function_name, :execution_node_id, :status,
+       :started_at, :ended_at, :duration_ms, :exit_code, :stdout, :stderr, :error_message, :cold_start
+ WHERE EXISTS (SELECT 1 FROM function WHERE id = :function_id)
+    ON CONFLICT (invocation_id) DO UPDATE SET
+       status = excluded.status, started_at = excluded.started_at, ended_at = excluded.ended_at,
+       duration_ms = excluded.duration_ms, exit_code = excluded.exit_code, stdout = excluded.stdout,
+       stderr = excluded.stderr, error_message = excluded.error_message,
+       cold_start = excluded.cold_start
+ WHERE invocation.status IN ('queued', 'running');
+
+-- final_among: those of the given ids (a JSON array) whose record is final already
+SELECT invocation_id FROM invocation
+ WHERE invocation_id IN (SELECT value FROM json_each(:ids))
+   AND status NOT IN ('queued', 'running');
+
+-- add_to_tally: count calls that have turned final; nothing happens to a function that is gone
+UPDATE function
+   SET invocation_count = invocation_count + :calls,
+       error_count = error_count + :errors,
+       last_invoked_at = CASE WHEN last_invoked_at > :last THEN last_invoked_at ELSE :last END
+ WHERE id = :function_id;
+
+-- tally_of_open: what the calls add up to that had no end when the server went
+SELECT function_id, count(*) AS calls, count(*) AS errors, max(coalesce(started_at, :now)) AS last
+  FROM invocation
+ WHERE status IN ('queued', 'running')
+ GROUP BY function_id;
+
+-- interrupt_open: end every call that has no end
+UPDATE invocation
+   SET status = 'interrupted', ended_at = :now, error_message = :why
+ WHERE status IN ('queued', 'running');
+
+-- delete_some_invocations: one step of removing a deleted function's records
+DELETE FROM invocation
+ WHERE invocation_id IN (
+       SELECT invocation_id FROM invocation WHERE function_id = :function_id LIMIT :most);
+
+-- probe: learn whether the database takes a write
+UPDATE probe SET count = count + 1 WHERE id = 1;

@@ -1,0 +1,127 @@
+"""Records in the database: taken in, tallied exactly once, ended after a crash, and found again."""
+
+import base64
+import binascii
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from sqlalchemy import Connection, Select, exists, select
+
+from quiltfn.model.errors import Unprocessable
+from quiltfn.model.invocation import FINAL, Invocation, Status
+from quiltfn.ports import InvocationQuery
+from quiltfn.store import tables
+from quiltfn.store.sql import SQL
+
+STATEMENT_ROWS = 1000
+INTERRUPTED = "the server ended while the call was running"
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+AFTER_EVERY_ID = "g"  # Ids are hexadecimal, so this sorts behind them under any collation.
+
+
+def absorb(connection: Connection, records: Sequence[Invocation]) -> None:
+    """Keeps the records and adds those that turn final by it to their functions' tallies.
+
+    Harmless when repeated: a record that is final in the database is neither changed nor counted
+    again, whether a commit was repeated, a segment read again or a stale one came back after a
+    power cut.
+    """
+    for start in range(0, len(records), STATEMENT_ROWS):
+        some = records[start : start + STATEMENT_ROWS]
+        ended = {record.invocation_id: record for record in some if record.status in FINAL}
+        if ended:
+            ids = msgspec.json.encode(list(ended)).decode()
+            for known in connection.exec_driver_sql(SQL["final_among"], {"ids": ids}).scalars():
+                del ended[known]
+        connection.exec_driver_sql(SQL["keep_invocation"], msgspec.to_builtins(some))
+        tally(connection, ended.values())
+
+
+def tally(connection: Connection, ended: Iterable[Invocation]) -> None:
+    """Adds calls to their functions' tallies. Every end but success counts as an error."""
+    sums: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for record in ended:
+        one = sums[record.function_id]
+        one[0] += 1
+        one[1] += record.status is not Status.SUCCESS
+        one[2] = max(one[2], record.started_at or record.ended_at or 0)
+    if sums:
+        connection.exec_driver_sql(
+            SQL["add_to_tally"],
+            [
+                {"function_id": function_id, "calls": calls, "errors": errors, "last": last}
+                for function_id, (calls, errors, last) in sums.items()
+            ],
+        )
+
+
+def interrupt(connection: Connection, now: int) -> None:
+    """Ends and tallies every call that the last server left without an end."""
+    sums = connection.exec_driver_sql(SQL["tally_of_open"], {"now": now}).mappings().all()
+    if sums:
+        connection.exec_driver_sql(SQL["add_to_tally"], [dict(row) for row in sums])
+        connection.exec_driver_sql(SQL["interrupt_open"], {"now": now, "why": INTERRUPTED})
+
+
+def find(connection: Connection, function_id: str, invocation_id: str) -> Invocation | None:
+    """One record, unless its function was deleted."""
+    query = of_function(function_id).where(tables.invocation.c.invocation_id == invocation_id)
+    row = connection.execute(query).mappings().one_or_none()
+    return tables.read_invocation(row) if row else None
+
+
+def page(
+    connection: Connection, query: InvocationQuery, before: str, most: int
+) -> list[Invocation]:
+    """Up to `most` records with ids below `before`, newest first."""
+    columns = tables.invocation.c
+    select_some = of_function(query.function_id).where(columns.invocation_id < before)
+    if query.status is not None:
+        select_some = select_some.where(columns.status == query.status.value)
+    if query.cold_start is not None:
+        select_some = select_some.where(columns.cold_start == query.cold_start)
+    if query.min_duration_ms is not None:
+        select_some = select_some.where(columns.duration_ms >= query.min_duration_ms)
+    select_some = select_some.order_by(columns.invocation_id.desc()).limit(most)
+    return [tables.read_invocation(row) for row in connection.execute(select_some).mappings()]
+
+
+def matches(record: Invocation, query: InvocationQuery, before: str) -> bool:
+    """What `page` asks of a row, asked of a record that is not in the database yet."""
+    longest = record.duration_ms
+    return (
+        record.function_id == query.function_id
+        and record.invocation_id < before
+        and query.status in (None, record.status)
+        and query.cold_start in (None, record.cold_start)
+        and (
+            query.min_duration_ms is None
+            or (longest is not None and longest >= query.min_duration_ms)
+        )
+    )
+
+
+def to_cursor(invocation_id: str) -> str:
+    """A cursor that continues behind this record."""
+    return base64.urlsafe_b64encode(invocation_id.encode()).decode().rstrip("=")
+
+
+def from_cursor(cursor: str | None) -> str:
+    """The id to continue below. Raises `Unprocessable` for what `to_cursor` did not make."""
+    if cursor is None:
+        return AFTER_EVERY_ID
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        found = base64.b64decode(padded.encode(), b"-_", validate=True).decode()
+    except (UnicodeError, binascii.Error):
+        found = ""
+    if not ID.fullmatch(found):
+        raise Unprocessable.field("cursor", "a next_cursor as an earlier page gave it", cursor)
+    return found
+
+
+def of_function(function_id: str) -> Select[tuple[object, ...]]:
+    here = exists().where(tables.function.c.id == function_id)
+    return select(tables.invocation).where(tables.invocation.c.function_id == function_id, here)

@@ -1,0 +1,116 @@
+"""The spool: records that the database does not have yet, one line each, in a file that only grows.
+
+A line is `checksum record`, the record as JSON. Lines rather than length-prefixed frames, because
+a line finds its own end: JSON has no raw newline, so after damage anywhere the next record is
+found again, and damage (refused) is told apart from a write that was cut short by the end of the
+process (dropped, for it was never acknowledged). And a person can read it.
+
+One `write` a record and no sync: the page cache outlives `kill -9`; what a power cut may take is
+bounded by the group commit.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from zlib import crc32
+
+import msgspec
+
+from quiltfn.model.invocation import FINAL, Invocation, Status
+from quiltfn.store.directory import OWNER_ONLY, StoreBroken
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Invocation).decode
+
+# Of two records of one call the later one counts, in whichever segment it stands.
+RANK = {status: 2 if status in FINAL else 0 for status in Status} | {Status.RUNNING: 1}
+
+
+class Spool:
+    """One segment. `size` in bytes, as far as it holds whole records."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._file = os.open(path, flags, OWNER_ONLY)
+        self.size = os.fstat(self._file).st_size
+        self._is_torn = False
+
+    def append(self, record: Invocation) -> None:
+        """Writes one record, or raises `OSError` and leaves what was there."""
+        if self._is_torn:
+            self._cut()
+        line = to_line(record)
+        try:
+            written = os.write(self._file, line)
+        except OSError:
+            self._is_torn = True  # It should have written nothing; that is made sure of.
+            raise
+        if written != len(line):
+            self._is_torn = True
+            self._cut()
+            raise OSError(f"only {written} of {len(line)} bytes could be written")
+        self.size += written
+
+    def read(self) -> list[Invocation]:
+        """Every whole record. Raises `StoreBroken` for anything but a torn last one."""
+        with open(self.path, "rb") as file:
+            return from_lines(file.read(), self.path)
+
+    def clear(self) -> None:
+        """Empties the segment: all of it is in the database."""
+        os.ftruncate(self._file, 0)
+        self.size, self._is_torn = 0, False
+
+    def close(self) -> None:
+        """Gives the file back; whatever is written later fails."""
+        os.close(self._file)
+        self._file = -1
+
+    def _cut(self) -> None:
+        os.ftruncate(self._file, self.size)
+        self._is_torn = False
+
+
+def to_line(record: Invocation) -> bytes:
+    """The record as it stands in the spool."""
+    body = encode(record)
+    return b"%08x %b\n" % (crc32(body), body)
+
+
+def from_lines(data: bytes, path: Path) -> list[Invocation]:
+    """The records of a segment's content; see `Spool.read`."""
+    # After a power cut a file may have grown without its content: zeros at the end.
+    *lines, last = data.rstrip(b"\0").split(b"\n")
+    records = []
+    for number, line in enumerate(lines, 1):
+        record = from_line(line)
+        if record is None:
+            raise StoreBroken(
+                f"{path} is damaged in line {number} of {len(lines)}. It holds calls that are not "
+                "in the database yet; move it away to start without them."
+            )
+        records.append(record)
+    whole = from_line(last)  # Only its line end is missing.
+    return [*records, whole] if whole else records
+
+
+def from_line(line: bytes) -> Invocation | None:
+    """The record, or None if the line is not as it was written."""
+    body = line[9:]
+    if line[:9] != b"%08x " % crc32(body):
+        return None
+    try:
+        return decode(body)
+    except msgspec.MsgspecError:
+        return None
+
+
+def latest(records: Iterable[Invocation]) -> dict[str, Invocation]:
+    """The last word on each call, by its id."""
+    found: dict[str, Invocation] = {}
+    for record in records:
+        known = found.get(record.invocation_id)
+        if known is None or RANK[record.status] >= RANK[known.status]:
+            found[record.invocation_id] = record
+    return found

@@ -1,0 +1,176 @@
+"""The store of one machine: functions and versions in an SQLite file."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from sqlalchemy import Connection, and_, delete, exc, insert, select, update
+
+from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
+from quiltfn.model.function import Function
+from quiltfn.model.version import Version
+from quiltfn.ports import Stored
+from quiltfn.store import tables
+from quiltfn.store.database import Database, Work
+from quiltfn.store.directory import DataDirectory, StoreBroken
+from quiltfn.store.sql import SQL
+
+__all__ = ["SqliteStore", "StoreBroken"]
+
+DELETE_STEP_ROWS = 5000
+SWEEP_RETRY_S = 1.0
+
+
+class SqliteStore:
+    """`ports.Store` over one file, `quiltfn.db`, in the data directory. See `open`."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._sweeping: asyncio.Task[None] | None = None
+        self._to_sweep = False
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls, data_dir: Path, *, alone: bool = True, busy_timeout_s: float = 5.0
+    ) -> AsyncIterator["SqliteStore"]:
+        """The store in `data_dir`, made on a first start. Raises `StoreBroken`, a sentence.
+
+        A server is `alone` in its directory; a tool that reads or writes a row beside a running
+        server is not. A write waits at most `busy_timeout_s` for another process's lock.
+        """
+        store = cls(Database(DataDirectory(data_dir), busy_timeout_s))
+        await store.database.open(alone)
+        try:
+            if store.database.directory.is_keeper:
+                store._sweep()  # What a deletion had left when the last server was killed.
+            yield store
+        finally:
+            if store._sweeping is not None:
+                store._sweeping.cancel()
+                await asyncio.wait([store._sweeping])
+            await store.database.aclose()
+
+    async def load(self) -> Sequence[Stored]:
+        version = [column.label(f"version_{column.name}") for column in tables.version.columns]
+        current = and_(
+            tables.version.c.function_id == tables.function.c.id,
+            tables.version.c.number == tables.function.c.current_version,
+        )
+        query = select(tables.function, *version).outerjoin(tables.version, current)
+
+        def work(connection: Connection) -> list[Stored]:
+            rows = connection.execute(query.order_by(tables.function.c.id)).mappings().all()
+            for row in rows:
+                if row["version_id"] is None:
+                    raise StoreBroken(f"Function {row['id']} points to a version that is missing.")
+            return [tables.read_stored(row) for row in rows]
+
+        return await self.database.read(work)
+
+    async def create(self, function: Function, version: Version) -> None:
+        def work(connection: Connection) -> None:
+            connection.execute(insert(tables.function), tables.function_row(function))
+            connection.execute(insert(tables.version), tables.version_row(version))
+
+        await self._change(function, work)
+
+    async def save(self, function: Function, version: Version | None = None) -> None:
+        """As the port says; raises `NotFound` if the function was deleted meanwhile."""
+        row = tables.function_row(function)
+        change = update(tables.function).where(tables.function.c.id == function.id).values(row)
+
+        def work(connection: Connection) -> None:
+            if connection.execute(change).rowcount == 0:
+                raise NotFound("the function was deleted")
+            if version is not None:
+                connection.execute(insert(tables.version), tables.version_row(version))
+
+        await self._change(function, work)
+
+    async def delete(self, function_id: str) -> None:
+        """As the port says. The records are out of sight at once and removed in the background."""
+
+        def work(connection: Connection) -> None:
+            found = connection.execute(
+                delete(tables.function).where(tables.function.c.id == function_id)
+            )
+            if found.rowcount:  # Its versions went with it: ON DELETE CASCADE.
+                connection.execute(insert(tables.deletion), {"function_id": function_id})
+
+        await self.database.write(work)
+        self._sweep()
+
+    async def versions(self, function_id: str) -> Sequence[Version]:
+        return await self.database.read(lambda connection: read_versions(connection, function_id))
+
+    async def version(self, function_id: str, number: int) -> Version | None:
+        found = await self.database.read(
+            lambda connection: read_versions(connection, function_id, number)
+        )
+        return found[0] if found else None
+
+    async def ping(self) -> None:
+        await self.database.write(
+            lambda connection: connection.exec_driver_sql(SQL["probe"]).close()
+        )
+
+    async def wait_swept(self) -> None:
+        """Waits until nothing is left of what was deleted so far."""
+        while self._sweeping is not None and not self._sweeping.done():
+            await asyncio.shield(self._sweeping)
+
+    async def _change(self, function: Function, work: Work[None]) -> None:
+        try:
+            await self.database.write(work)
+        except exc.IntegrityError as error:
+            if "function.name" in str(error.orig):
+                raise Conflict(
+                    f"name {function.name!r} is taken by another function",
+                    details={"expected": "a name that is free", "received": function.name},
+                ) from error
+            if "version.number" in str(error.orig):
+                raise Conflict("version was made by somebody else at the same time") from error
+            raise
+
+    def _sweep(self) -> None:
+        self._to_sweep = True
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = asyncio.get_running_loop().create_task(self._remove_records())
+
+    async def _remove_records(self) -> None:
+        """Removes the records of deleted functions in steps, so that other writes get between."""
+        while self._to_sweep:
+            self._to_sweep = False  # Set again by a deletion that this pass may have missed.
+            left = True
+            while left:
+                try:
+                    left = await self.database.write(remove_some)
+                except StoreUnavailable:
+                    await asyncio.sleep(SWEEP_RETRY_S)
+
+
+def remove_some(connection: Connection) -> bool:
+    """One step of removing records of a deleted function; whether there may be more to do."""
+    function_id = connection.execute(select(tables.deletion.c.function_id).limit(1)).scalar()
+    if function_id is None:
+        return False
+    step = {"function_id": function_id, "most": DELETE_STEP_ROWS}
+    if connection.exec_driver_sql(SQL["delete_some_invocations"], step).rowcount < DELETE_STEP_ROWS:
+        connection.execute(
+            delete(tables.deletion).where(tables.deletion.c.function_id == function_id)
+        )
+    return True
+
+
+def read_versions(
+    connection: Connection, function_id: str, number: int | None = None
+) -> list[Version]:
+    """All versions of a function, newest first, or the one with that number."""
+    columns = tables.version.c
+    query = select(tables.version).where(columns.function_id == function_id)
+    if number is not None:
+        query = query.where(columns.number == number)
+    rows = connection.execute(query.order_by(columns.number.desc())).mappings()
+    return [tables.read_version(row) for row in rows]

@@ -1,0 +1,158 @@
+"""The tables as the code sees them; `migrations/` makes them, and a test compares the two."""
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    RowMapping,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from quiltfn.model.function import Function
+from quiltfn.model.invocation import Invocation
+from quiltfn.model.version import Content, Version
+from quiltfn.ports import Stored, Tally
+
+# The newest revision in migrations/versions. Kept here so that a start at head need not import
+# Alembic, which costs more than opening the database does.
+REVISION = "0001"
+
+metadata = MetaData()
+
+function = Table(
+    "function",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("cluster_id", Text),
+    Column("description", Text),
+    Column("owner_node_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("current_version", Integer, nullable=False),
+    Column("min_instances", Integer, nullable=False),
+    Column("max_instances", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("error_message", Text),
+    # The tally: written by the journal alone, never by a function's own row.
+    Column("invocation_count", BigInteger, nullable=False, server_default=text("0")),
+    Column("error_count", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_invoked_at", BigInteger),
+    UniqueConstraint("tenant_id", "name", name="function_name"),
+)
+
+version = Table(
+    "version",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("description", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("handler", Text, nullable=False),
+    Column("runtime", Text, nullable=False),
+    Column("environment", JSON, nullable=False),
+    Column("working_directory", Text),
+    Column("memory_limit_mb", Integer, nullable=False),
+    Column("cpu_limit_percent", Float, nullable=False),
+    Column("timeout_seconds", Integer, nullable=False),
+    Column("cleanup_on_exit", Boolean, nullable=False),
+    UniqueConstraint("function_id", "number", name="version_number"),
+)
+
+# function_id is no foreign key: a record may come late, after its function was deleted, and a
+# deleted function's records go in steps, after the function.
+invocation = Table(
+    "invocation",
+    metadata,
+    Column("invocation_id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("function_id", Text, nullable=False),
+    Column("function_name", Text, nullable=False),
+    Column("execution_node_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("started_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("duration_ms", BigInteger),
+    Column("exit_code", Integer),
+    Column("stdout", Text, nullable=False),
+    Column("stderr", Text, nullable=False),
+    Column("error_message", Text),
+    Column("cold_start", Boolean, nullable=False),
+    # Ids are UUIDv7, so their order is the order of time. The other three are in the index for the
+    # filters: they are decided without touching the rows, which may be megabytes apart.
+    Index(
+        "invocation_listing",
+        *("function_id", "invocation_id", "status", "cold_start", "duration_ms"),
+    ),
+    Index(
+        "invocation_open",
+        "invocation_id",
+        sqlite_where=text("status IN ('queued', 'running')"),
+        postgresql_where=text("status IN ('queued', 'running')"),
+    ),
+)
+
+# Functions that are deleted and may still have records; emptied as these are removed.
+deletion = Table("deletion", metadata, Column("function_id", Text, primary_key=True))
+
+# One row that is written to learn whether writing works.
+probe = Table(
+    "probe",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+)
+
+TALLY_COLUMNS = Tally.__struct_fields__
+CONTENT_COLUMNS = Content.__struct_fields__
+
+
+def function_row(one: Function) -> dict[str, Any]:
+    """The columns of a function without its tally."""
+    row: dict[str, Any] = msgspec.to_builtins(one)
+    return row
+
+
+def version_row(one: Version) -> dict[str, Any]:
+    """A version and its content, flat."""
+    row: dict[str, Any] = msgspec.to_builtins(one)
+    content: dict[str, Any] = row.pop("content")
+    return row | content
+
+
+def read_version(row: RowMapping, prefix: str = "") -> Version:
+    """A version from a row whose columns are named with `prefix`."""
+    names = [name for name in Version.__struct_fields__ if name != "content"]
+    content = {name: row[prefix + name] for name in CONTENT_COLUMNS}
+    return msgspec.convert(
+        {name: row[prefix + name] for name in names} | {"content": content}, Version
+    )
+
+
+def read_stored(row: RowMapping) -> Stored:
+    """A function with its tally and, in columns named version_…, its current version."""
+    return Stored(
+        function=msgspec.convert({n: row[n] for n in Function.__struct_fields__}, Function),
+        version=read_version(row, "version_"),
+        tally=msgspec.convert({name: row[name] for name in TALLY_COLUMNS}, Tally),
+    )
+
+
+def read_invocation(row: RowMapping) -> Invocation:
+    """A record."""
+    return msgspec.convert({n: row[n] for n in Invocation.__struct_fields__}, Invocation)

@@ -1,0 +1,159 @@
+"""What the suites of the store and the journal share: implementations, and things to put in."""
+
+import contextlib
+import os
+import resource
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, closing
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from quiltfn.model.function import Function, FunctionState
+from quiltfn.model.invocation import Ended, How, Invocation, Status
+from quiltfn.model.version import Content, Version
+from quiltfn.store import SpoolJournal, SqliteStore
+
+# One entry per implementation of the ports; each opens what is in a directory, again and again.
+StoreOpener = Callable[[Path], AbstractAsyncContextManager[SqliteStore]]
+STORES: dict[str, StoreOpener] = {
+    "sqlite": lambda path: SqliteStore.open(path, busy_timeout_s=0.3),
+}
+
+
+class FixedClock:
+    """Tells the time it was given."""
+
+    def __init__(self, unix: float = 1_760_000_000.0) -> None:
+        self.time = unix
+
+    def now(self) -> float:
+        return self.time
+
+    def unix(self) -> float:
+        return self.time
+
+
+@contextlib.asynccontextmanager
+async def opened_journal(
+    store: SqliteStore, path: Path, **options: Any
+) -> AsyncIterator[SpoolJournal]:
+    """A started journal; closed at the end, whatever state it is in."""
+    journal = SpoolJournal(store.database, path, FixedClock(), **options)
+    await journal.start()
+    try:
+        yield journal
+    finally:
+        await journal.aclose()
+
+
+def an_id() -> str:
+    """A UUIDv7."""
+    stamp = f"{time.time_ns() // 1_000_000:012x}"
+    rest = os.urandom(9).hex()
+    return f"{stamp[:8]}-{stamp[8:]}-7{rest[:3]}-8{rest[3:6]}-{rest[6:18]}"
+
+
+def ids(count: int) -> list[str]:
+    """Several, oldest first."""
+    return sorted(an_id() for _ in range(count))
+
+
+def a_function(**changes: Any) -> Function:
+    function = Function(
+        id=an_id(),
+        tenant_id="default",
+        name=f"f-{an_id()[-12:]}",
+        cluster_id=None,
+        description=None,
+        owner_node_id="node-1",
+        state=FunctionState.PENDING,
+        current_version=1,
+        min_instances=0,
+        max_instances=5,
+        created_at=1_760_000_000,
+        updated_at=1_760_000_000,
+    )
+    return replace(function, **changes)
+
+
+def a_version(function: Function, number: int = 1, **content: Any) -> Version:
+    made = Content(**{"handler": "echo hello", **content})
+    return Version(
+        id=an_id(),
+        function_id=function.id,
+        number=number,
+        content=made,
+        digest=made.digest(),
+        description=function.description,
+        created_at=1_760_000_000 + number,
+    )
+
+
+async def a_stored_function(store: SqliteStore, **changes: Any) -> Function:
+    function = a_function(**changes)
+    await store.create(function, a_version(function))
+    return function
+
+
+def a_call(function: Function, **changes: Any) -> Invocation:
+    """The record of a call that is about to be handed over."""
+    record = Invocation(
+        invocation_id=an_id(),
+        tenant_id=function.tenant_id,
+        function_id=function.id,
+        function_name=function.name,
+        execution_node_id="node-1",
+        status=Status.RUNNING,
+        started_at=1_760_000_100,
+    )
+    return replace(record, **changes)
+
+
+def done(
+    record: Invocation, code: int = 0, stdout: str = "hello\n", duration_ms: int = 3
+) -> Invocation:
+    """The record after its handler exited with `code`."""
+    ended = Ended(how=How.EXITED, code=code, stdout=stdout)
+    return record.after(ended, now=1_760_000_101, duration_ms=duration_ms)
+
+
+def child_environment() -> dict[str, str]:
+    """For a Python process that is to find what this one finds."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def rows(path: Path, query: str) -> list[tuple[object, ...]]:
+    """What is in the SQLite file of a data directory."""
+    with closing(sqlite3.connect(path / "quiltfn.db")) as connection:
+        return connection.execute(query).fetchall()
+
+
+def change(path: Path, *statements: str) -> None:
+    """Changes the SQLite file of a data directory behind everybody's back."""
+    with closing(sqlite3.connect(path / "quiltfn.db")) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+async def eventually(true: Callable[[], Awaitable[bool]], within_s: float = 5.0) -> None:
+    """Waits until it is so."""
+    until = time.monotonic() + within_s
+    while not await true():
+        assert time.monotonic() < until, "it did not come about"
+
+
+@contextlib.contextmanager
+def files_at_most(size: int) -> Iterator[None]:
+    """The kernel lets no file of this process grow beyond `size` bytes: writes are cut short there
+    and then fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

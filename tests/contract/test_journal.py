@@ -1,0 +1,382 @@
+"""The promises of `ports.Journal`."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from contract.store_box import (
+    STORES,
+    StoreOpener,
+    a_call,
+    a_stored_function,
+    done,
+    eventually,
+    files_at_most,
+    ids,
+    opened_journal,
+)
+from quiltfn.model.errors import StoreUnavailable, Unprocessable
+from quiltfn.model.function import Function
+from quiltfn.model.invocation import Invocation, Status
+from quiltfn.ports import InvocationQuery, Tally
+from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken
+from quiltfn.store.directory import SPOOLS
+from quiltfn.store.spool import to_line
+
+NEVER_S = 3600.0
+
+
+@pytest.fixture(params=STORES)
+def open_store(request: pytest.FixtureRequest) -> StoreOpener:
+    return STORES[request.param]
+
+
+@pytest.fixture
+async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    async with open_store(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def function(store: SqliteStore) -> Function:
+    return await a_stored_function(store)
+
+
+@pytest.fixture
+async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+    async with opened_journal(store, tmp_path, retry_after_s=0.05) as opened:
+        yield opened
+
+
+async def tally_of(store: SqliteStore, function: Function) -> Tally:
+    return next(one.tally for one in await store.load() if one.function.id == function.id)
+
+
+# What is written is found --------------------------------------------------------------------
+
+
+async def test_a_record_is_there_at_once_and_after_the_commit(
+    journal: SpoolJournal, function: Function
+) -> None:
+    call = a_call(function, cold_start=True)
+    journal.opened(call)
+    assert await journal.get(function.id, call.invocation_id) == call
+    await journal.synced()
+    assert await journal.get(function.id, call.invocation_id) == call
+    end = done(call, code=3, stdout="ä\0\n" * 100)
+    journal.closed(end)
+    assert await journal.get(function.id, call.invocation_id) == end
+    await journal.synced()
+    assert await journal.get(function.id, call.invocation_id) == end
+
+
+async def test_a_record_is_found_under_its_own_function_only(
+    journal: SpoolJournal, function: Function
+) -> None:
+    call = a_call(function)
+    journal.opened(call)
+    assert await journal.get("other", call.invocation_id) is None
+    await journal.synced()
+    assert await journal.get("other", call.invocation_id) is None
+    assert await journal.get(function.id, "other") is None
+
+
+async def test_records_reach_the_database_by_themselves_and_then_nothing_runs(
+    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    journal.closed(done(a_call(function)))
+
+    async def is_stored() -> bool:
+        await asyncio.sleep(0.005)
+        return (await tally_of(store, function)).invocation_count == 1
+
+    await eventually(is_stored)
+    await journal.synced()
+    assert sizes(tmp_path) == [0, 0]
+    assert len(asyncio.all_tasks()) == 1
+    assert journal._timer is None
+
+
+async def test_every_end_is_tallied_once(
+    store: SqliteStore, journal: SpoolJournal, function: Function
+) -> None:
+    calls = [a_call(function, started_at=1_760_000_000 + n) for n in range(6)]
+    for call in calls[:3]:
+        journal.opened(call)  # These are open over a commit, the others begin and end within one.
+    await journal.synced()
+    assert await tally_of(store, function) == Tally()
+    for code, call in enumerate(reversed(calls)):
+        journal.closed(done(call, code))
+    journal.closed(done(calls[0], 5))
+    await journal.synced()
+    journal.closed(done(calls[0], 5))
+    await journal.synced()
+    expected = Tally(invocation_count=6, error_count=5, last_invoked_at=1_760_000_005)
+    assert await tally_of(store, function) == expected
+
+
+async def test_a_final_record_never_changes(journal: SpoolJournal, function: Function) -> None:
+    call = a_call(function)
+    end = done(call)
+    journal.closed(end)
+    await journal.synced()
+    for late in (call, done(call, 1)):
+        journal.closed(late)
+        await journal.synced()
+        assert await journal.get(function.id, call.invocation_id) == end
+
+
+async def test_late_records_of_a_deleted_function_bring_nothing_back(
+    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    early, late = a_call(function), a_call(function)
+    journal.opened(early)
+    await journal.synced()
+    await store.delete(function.id)
+    journal.closed(done(early))
+    journal.closed(done(late))
+    await journal.synced()
+    await store.wait_swept()
+    assert await journal.get(function.id, late.invocation_id) is None
+    assert (await journal.query(InvocationQuery(function_id=function.id, limit=9))).items == []
+    with closing(sqlite3.connect(tmp_path / "quiltfn.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM invocation").fetchone() == (0,)
+
+
+# Lists ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stored", [0, 4, 10])
+async def test_pages_are_newest_first_and_complete_whatever_is_stored_yet(
+    journal: SpoolJournal, function: Function, stored: int
+) -> None:
+    journal._commit_after_s = NEVER_S
+    expected = ids(10)
+    for position, invocation_id in enumerate(expected):
+        journal.opened(a_call(function, invocation_id=invocation_id))
+        if position + 1 == stored:
+            await journal.synced()
+    for limit in (1, 3, 10, 1000):
+        found: list[str] = []
+        cursor = None
+        for _ in range(20):
+            query = InvocationQuery(function_id=function.id, limit=limit, cursor=cursor)
+            page = await journal.query(query)
+            assert len(page.items) <= limit
+            found += [record.invocation_id for record in page.items]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        assert found == expected[::-1]
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+async def test_filters_hold_for_stored_and_for_fresh_records(
+    journal: SpoolJournal, function: Function, is_stored: bool
+) -> None:
+    journal._commit_after_s = NEVER_S
+    running = a_call(function)
+    cold = done(a_call(function, cold_start=True), code=1, duration_ms=10)
+    quick = done(a_call(function), duration_ms=1)
+    for record in (running, cold, quick):
+        journal.opened(a_call(function, invocation_id=record.invocation_id))
+    await journal.synced()
+    for record in (cold, quick):
+        journal.closed(record)
+    if is_stored:
+        await journal.synced()
+
+    async def found(**filters: object) -> list[Invocation]:
+        query = InvocationQuery(function_id=function.id, limit=50, **filters)  # type: ignore[arg-type]
+        return list((await journal.query(query)).items)
+
+    assert await found(status=Status.RUNNING) == [running]
+    assert await found(status=Status.FAILED) == [cold]
+    assert await found(cold_start=True) == [cold]
+    assert {one.invocation_id for one in await found(cold_start=False)} == {
+        running.invocation_id,
+        quick.invocation_id,
+    }
+    assert await found(min_duration_ms=10) == [cold]
+    assert await found(min_duration_ms=1, cold_start=False) == [quick]
+    assert await found(min_duration_ms=11) == []
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "%%%", "ä", "AAAA", "Zg==", "x" * 5000, "\ud800"])
+async def test_a_broken_cursor_is_refused(journal: SpoolJournal, cursor: str) -> None:
+    with pytest.raises(Unprocessable, match="cursor must be"):
+        await journal.query(InvocationQuery(function_id="f", limit=1, cursor=cursor))
+
+
+async def test_a_list_is_read_from_the_index_alone(store: SqliteStore) -> None:
+    plan = await store.database.read(
+        lambda c: c.exec_driver_sql(
+            "EXPLAIN QUERY PLAN SELECT * FROM invocation WHERE function_id = 'f' "
+            "AND invocation_id < 'g' AND status = 'failed' ORDER BY invocation_id DESC LIMIT 50"
+        ).fetchall()
+    )
+    steps = [str(row[3]) for row in plan]
+    assert len(steps) == 1
+    assert "invocation_listing (function_id=? AND invocation_id<?)" in steps[0]
+
+
+# When it cannot be written -------------------------------------------------------------------
+
+
+async def test_nothing_is_lost_while_another_process_holds_the_lock(
+    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        first = done(a_call(function))
+        journal.closed(first)
+        with pytest.raises(StoreUnavailable):
+            await journal.synced()
+        assert journal.trouble
+        second = a_call(function)
+        journal.opened(second)
+        for record in (first, second):
+            assert await journal.get(function.id, record.invocation_id) == record
+        page = await journal.query(InvocationQuery(function_id=function.id, limit=9))
+        assert {one.invocation_id for one in page.items} == {
+            first.invocation_id,
+            second.invocation_id,
+        }
+        other.execute("ROLLBACK")
+
+    async def is_well() -> bool:
+        await asyncio.sleep(0.01)
+        return journal.trouble is None
+
+    await eventually(is_well, within_s=1.0)
+    await journal.synced()
+    assert (await tally_of(store, function)).invocation_count == 1
+    assert sizes(tmp_path) == [0, 0]
+
+
+async def test_a_full_disk_refuses_new_calls_and_keeps_the_ends_of_running_ones(
+    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    running = a_call(function)
+    journal.opened(running)
+    written = sum(sizes(tmp_path))
+    end = done(running, stdout="x" * 10_000)
+    with files_at_most(written + 100):  # A part of the record fits: it is cut back.
+        with pytest.raises(StoreUnavailable):
+            journal.opened(a_call(function))
+        with pytest.raises(StoreUnavailable):
+            journal.closed(end)
+        assert sum(sizes(tmp_path)) == written
+        with pytest.raises(StoreUnavailable):
+            await journal.synced()
+        assert await journal.get(function.id, running.invocation_id) == end
+    after = a_call(function)
+    journal.opened(after)
+    page = await journal.query(InvocationQuery(function_id=function.id, limit=9))
+    assert {one.invocation_id for one in page.items} == {
+        running.invocation_id,
+        after.invocation_id,
+    }
+    await journal.synced()
+    assert await tally_of(store, function) == Tally(
+        invocation_count=1, last_invoked_at=1_760_000_100
+    )
+
+
+async def test_a_journal_that_cannot_commit_stops_taking_calls_in_the_end(
+    journal: SpoolJournal,
+    function: Function,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("quiltfn.store.journal.SEGMENT_MAX_BYTES", 2000)
+    journal._commit_after_s = NEVER_S
+    calls: list[Invocation] = []
+    while sum(sizes(tmp_path)) <= 2000:
+        calls.append(a_call(function))
+        journal.opened(calls[-1])
+    with pytest.raises(StoreUnavailable, match="too much"):
+        journal.opened(a_call(function))
+    journal.closed(done(calls[0]))
+    await journal.synced()
+    journal.opened(a_call(function))
+
+
+async def test_a_closed_journal_refuses(
+    store: SqliteStore, function: Function, tmp_path: Path
+) -> None:
+    async with opened_journal(store, tmp_path) as journal:
+        pass
+    with pytest.raises(StoreUnavailable):
+        journal.opened(a_call(function))
+
+
+# Starting on what is there -------------------------------------------------------------------
+
+
+async def test_a_start_ends_what_the_last_server_left_open(
+    store: SqliteStore, function: Function, tmp_path: Path
+) -> None:
+    stored, fresh, ended = (a_call(function) for _ in range(3))
+    async with opened_journal(store, tmp_path) as journal:
+        journal.opened(stored)
+    (tmp_path / SPOOLS[0]).write_bytes(to_line(done(ended)))
+    (tmp_path / SPOOLS[1]).write_bytes(to_line(fresh) + to_line(ended))
+    async with opened_journal(store, tmp_path) as journal:
+        assert await journal.get(function.id, ended.invocation_id) == done(ended)
+        for call in (stored, fresh):
+            found = await journal.get(function.id, call.invocation_id)
+            assert found is not None
+            assert found == replace(
+                call,
+                status=Status.INTERRUPTED,
+                ended_at=1_760_000_000,
+                error_message="the server ended while the call was running",
+            )
+    tally = await tally_of(store, function)
+    assert (tally.invocation_count, tally.error_count) == (3, 2)
+    assert sizes(tmp_path) == [0, 0]
+
+
+async def test_a_segment_that_comes_back_after_a_power_cut_changes_nothing(
+    store: SqliteStore, function: Function, tmp_path: Path
+) -> None:
+    gone = await a_stored_function(store)
+    async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
+        for one in (function, gone):
+            call = a_call(one)
+            journal.opened(call)
+            journal.closed(done(call))
+        stale = {name: (tmp_path / name).read_bytes() for name in SPOOLS}
+        await journal.synced()
+    await store.delete(gone.id)
+    await store.wait_swept()
+    for name, content in stale.items():
+        (tmp_path / name).write_bytes(content)
+    before = await tally_of(store, function)
+    async with opened_journal(store, tmp_path) as journal:
+        assert await tally_of(store, function) == before
+        assert (await journal.query(InvocationQuery(function_id=gone.id, limit=9))).items == []
+        (record,) = (await journal.query(InvocationQuery(function_id=function.id, limit=9))).items
+        assert record.status is Status.SUCCESS
+
+
+async def test_a_damaged_segment_is_refused_and_left_as_it_is(
+    store: SqliteStore, function: Function, tmp_path: Path
+) -> None:
+    content = bytearray(b"".join(to_line(a_call(function)) for _ in range(3)))
+    content[len(content) // 2] ^= 1
+    (tmp_path / SPOOLS[0]).write_bytes(content)
+    with pytest.raises(StoreBroken, match="line 2 of 3"):
+        async with opened_journal(store, tmp_path):
+            pass
+    assert (tmp_path / SPOOLS[0]).read_bytes() == content
+
+
+def sizes(path: Path) -> list[int]:
+    return [(path / name).stat().st_size for name in SPOOLS]

@@ -1,0 +1,172 @@
+"""`kill -9`: what the journal acknowledged is there afterwards, and every record has an end.
+
+A child writes records and tells each acknowledged one over a pipe; it is killed in the middle of
+that, at a random moment, over and over on the same directory. With `lazy` as the negative control
+its spool keeps the last records in memory, and the very same check must find that out.
+"""
+
+import asyncio
+import contextlib
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from contract.store_box import a_call, a_stored_function, child_environment, done, opened_journal
+from quiltfn.model.function import Function
+from quiltfn.model.invocation import FINAL, Invocation, Status
+from quiltfn.ports import InvocationQuery
+from quiltfn.store import SqliteStore
+from quiltfn.store.spool import Spool
+
+ROUNDS = 12
+CONTROL_ROUNDS = 6
+
+
+async def write_for_ever(path: Path, lazy: bool) -> None:
+    """The child: up to 20 calls at a time, each acknowledgement one line on standard output."""
+    if lazy:
+        make_lazy()
+    pick = random.Random()
+    async with SqliteStore.open(path) as store, opened_journal(store, path) as journal:
+        (stored, *_) = await store.load()
+        running: list[Invocation] = []
+        print("ready", flush=True)
+        while True:
+            if len(running) < 20 and pick.random() < 0.5:
+                call = a_call(stored.function)
+                journal.opened(call)
+                running.append(call)
+                tell("opened", call)
+            elif running:
+                call = running.pop(pick.randrange(len(running)))
+                end = done(call, pick.choice((0, 0, 7)), "x" * pick.choice((0, 6, 6, 30_000)))
+                journal.closed(end)
+                tell(end.status.value, call)
+            if pick.random() < 0.05:
+                await asyncio.sleep(pick.random() * 0.005)
+
+
+def tell(what: str, call: Invocation) -> None:
+    sys.stdout.write(f"{what} {call.invocation_id}\n")
+    sys.stdout.flush()
+
+
+def make_lazy() -> None:
+    """Breaks the promise on purpose: a record is written when the next one comes."""
+    append, held = Spool.append, dict[Spool, Invocation]()
+
+    def late(self: Spool, record: Invocation) -> None:
+        if self in held:
+            append(self, held[self])
+        held[self] = record
+
+    Spool.append = late  # type: ignore[method-assign]
+
+
+async def run_and_kill(path: Path, after_s: float, lazy: bool = False) -> dict[str, str]:
+    """What a child acknowledged, by invocation id, before it was killed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, __file__, str(path), "lazy" if lazy else "honest"),
+        stdout=asyncio.subprocess.PIPE,
+        env=child_environment(),
+        limit=1 << 30,
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    reading = asyncio.create_task(process.stdout.read())
+    await asyncio.sleep(after_s)
+    process.kill()
+    told = (await reading).decode()
+    assert await process.wait() == -signal.SIGKILL
+    lines = told[: told.rfind("\n") + 1].splitlines()
+    return {key: what for what, _, key in (line.partition(" ") for line in lines)}
+
+
+async def recorded(path: Path, function: Function) -> dict[str, Invocation]:
+    """Every record of the function after a restart, and the tally held against them."""
+    async with SqliteStore.open(path) as store, opened_journal(store, path) as journal:
+        found: dict[str, Invocation] = {}
+        cursor = None
+        while True:
+            query = InvocationQuery(function_id=function.id, limit=1000, cursor=cursor)
+            page = await journal.query(query)
+            found |= {record.invocation_id: record for record in page.items}
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        (stored, *_) = await store.load()
+        errors = sum(record.status is not Status.SUCCESS for record in found.values())
+        assert stored.tally.invocation_count == len(found)
+        assert stored.tally.error_count == errors
+        check = await store.database.read(
+            lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar()
+        )
+        assert check == "ok"
+    return found
+
+
+def lost(acknowledged: dict[str, str], found: dict[str, Invocation]) -> list[str]:
+    """Acknowledged opens without a record, and acknowledged ends that are not the record's."""
+    return [
+        f"{what} {key}"
+        for key, what in acknowledged.items()
+        if key not in found or what not in ("opened", found[key].status.value)
+    ]
+
+
+@pytest.fixture
+async def function(tmp_path: Path) -> Function:
+    async with SqliteStore.open(tmp_path) as store:
+        return await a_stored_function(store)
+
+
+async def test_a_killed_server_loses_no_acknowledged_record(
+    tmp_path: Path, function: Function
+) -> None:
+    acknowledged: dict[str, str] = {}
+    pick = random.Random()
+    for _ in range(ROUNDS):
+        acknowledged |= await run_and_kill(tmp_path, pick.random() * 0.2)
+        found = await recorded(tmp_path, function)
+        assert lost(acknowledged, found) == []
+        assert [one for one in found.values() if one.status not in FINAL] == []
+    statuses = {record.status for record in found.values()}
+    assert statuses == {Status.SUCCESS, Status.FAILED, Status.INTERRUPTED}
+    assert len(found) > 100 * ROUNDS
+
+
+async def test_a_kill_during_the_restart_loses_nothing_either(
+    tmp_path: Path, function: Function
+) -> None:
+    acknowledged = await run_and_kill(tmp_path, 0.1)
+    pick = random.Random()
+    for _ in range(6):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, __file__, str(tmp_path), "honest"),
+            stdout=asyncio.subprocess.DEVNULL,
+            env=child_environment(),
+        )
+        await asyncio.sleep(0.2 + pick.random() * 0.25)  # About where it has opened the store.
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    assert lost(acknowledged, await recorded(tmp_path, function)) == []
+
+
+async def test_the_check_would_notice_a_journal_that_keeps_records_in_memory(
+    tmp_path: Path, function: Function
+) -> None:
+    started = time.monotonic()
+    for _ in range(CONTROL_ROUNDS):
+        acknowledged = await run_and_kill(tmp_path, 0.05, lazy=True)
+        if lost(acknowledged, await recorded(tmp_path, function)):
+            return
+    pytest.fail(f"nothing was lost in {time.monotonic() - started:.1f} s of broken promises")
+
+
+if __name__ == "__main__":
+    asyncio.run(write_for_ever(Path(sys.argv[1]), lazy=sys.argv[2] == "lazy"))

@@ -1,0 +1,88 @@
+"""The spool beneath the journal: what may happen to a file, and what is read from it then."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.store_box import files_at_most, ids
+from quiltfn.model.invocation import Invocation, Status
+from quiltfn.store import StoreBroken
+from quiltfn.store.spool import Spool, from_lines, latest, to_line
+
+CALLS = st.lists(
+    st.builds(
+        Invocation,
+        invocation_id=st.sampled_from(ids(5)),
+        tenant_id=st.just("t"),
+        function_id=st.just("f"),
+        function_name=st.just("f"),
+        execution_node_id=st.just("n"),
+        status=st.sampled_from(Status),
+        stdout=st.text(st.characters(exclude_categories=["Cs"])),
+        exit_code=st.none() | st.integers(0, 255),
+    ),
+    max_size=6,
+)
+
+
+@given(CALLS, st.data())
+def test_any_cut_of_a_segment_gives_the_records_before_it(
+    calls: list[Invocation], data: st.DataObject
+) -> None:
+    lines = [to_line(call) for call in calls]
+    whole = b"".join(lines)
+    cut = data.draw(st.integers(0, len(whole)))
+    zeros = data.draw(st.integers(0, 3))
+    found = from_lines(whole[:cut] + bytes(zeros), Path("segment"))
+    ends = [sum(map(len, lines[: n + 1])) - 1 for n in range(len(lines))]
+    assert found == calls[: sum(end <= cut for end in ends)]
+
+
+@given(CALLS.filter(len), st.data())
+def test_damage_before_the_last_record_is_never_taken_for_its_end(
+    calls: list[Invocation], data: st.DataObject
+) -> None:
+    content = bytearray(b"".join(to_line(call) for call in calls))
+    position = (
+        data.draw(st.integers(0, len(content) - len(to_line(calls[-1])) - 1), label="where")
+        if len(calls) > 1
+        else 0
+    )
+    content[position] ^= data.draw(st.integers(1, 255), label="what")
+    with pytest.raises(StoreBroken):
+        from_lines(bytes(content), Path("segment"))
+
+
+@given(CALLS)
+def test_the_order_of_segments_does_not_matter_to_the_end_of_a_call(
+    calls: list[Invocation],
+) -> None:
+    forth, back = latest(calls), latest(reversed(calls))
+    assert forth.keys() == back.keys()
+    for key, record in forth.items():
+        one, other = record.status, back[key].status
+        assert one == other or (one.value not in ("queued", "running")) == (
+            other.value not in ("queued", "running")
+        )
+
+
+def test_a_spool_stays_readable_after_writes_that_failed_half_way(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "segment")
+    call = Invocation(
+        invocation_id="i",
+        tenant_id="t",
+        function_id="f",
+        function_name="f",
+        execution_node_id="n",
+        status=Status.RUNNING,
+    )
+    spool.append(call)
+    for room in (0, 1, 50):
+        with files_at_most(spool.size + room), pytest.raises(OSError, match=r".+"):
+            spool.append(call)
+    spool.append(call)
+    assert spool.read() == [call, call]
+    assert spool.size == len(to_line(call)) * 2
+    spool.close()

@@ -1,0 +1,199 @@
+"""The promises of `ports.Store`."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from contract.store_box import (
+    STORES,
+    StoreOpener,
+    a_call,
+    a_function,
+    a_stored_function,
+    a_version,
+    change,
+    done,
+    opened_journal,
+    rows,
+)
+from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
+from quiltfn.model.function import FunctionState
+from quiltfn.store import SqliteStore
+
+
+@pytest.fixture(params=STORES)
+def open_store(request: pytest.FixtureRequest) -> StoreOpener:
+    return STORES[request.param]
+
+
+@pytest.fixture
+async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    async with open_store(tmp_path) as opened:
+        yield opened
+
+
+# What is stored ------------------------------------------------------------------------------
+
+
+async def test_a_new_store_is_empty(store: SqliteStore) -> None:
+    assert list(await store.load()) == []
+
+
+async def test_what_was_created_is_loaded_after_a_restart(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    function = a_function(cluster_id="c", description="What it does", error_message="no")
+    content: dict[str, Any] = {
+        "handler": "x" * 65536,
+        "environment": {"B": "ä\n", "A": ""},
+        "working_directory": "/app",
+        "cpu_limit_percent": 25.0,
+        "cleanup_on_exit": False,
+    }
+    version = a_version(function, **content)
+    async with open_store(tmp_path) as store:
+        await store.create(function, version)
+    async with open_store(tmp_path) as store:
+        (stored,) = await store.load()
+    assert stored.function == function
+    assert stored.version == version
+    assert stored.version.content.digest() == version.digest
+    assert (stored.tally.invocation_count, stored.tally.last_invoked_at) == (0, None)
+
+
+async def test_a_name_is_unique_in_its_tenant_only(store: SqliteStore) -> None:
+    first = await a_stored_function(store, name="same")
+    second = a_function(name="same")
+    with pytest.raises(Conflict, match="name 'same'"):
+        await store.create(second, a_version(second))
+    await a_stored_function(store, name="same", tenant_id="other")
+    third = await a_stored_function(store, name="third")
+    with pytest.raises(Conflict, match="name 'same'"):
+        await store.save(replace(third, name="same"), a_version(third, 2))
+    assert len(await store.load()) == 3
+    assert [version.number for version in await store.versions(third.id)] == [1]
+    assert await store.versions(second.id) == []
+    assert first.id in [stored.function.id for stored in await store.load()]
+
+
+async def test_saving_stores_the_row_and_the_version_or_neither(store: SqliteStore) -> None:
+    function = await a_stored_function(store)
+    version = a_version(function, 2, handler="echo two")
+    changed = replace(function, current_version=2, state=FunctionState.ACTIVE, updated_at=7)
+    await store.save(changed, version)
+    (stored,) = await store.load()
+    assert (stored.function, stored.version) == (changed, version)
+
+    with pytest.raises(Conflict):
+        await store.save(replace(changed, description="lost"), a_version(function, 2))
+    (stored,) = await store.load()
+    assert stored.function == changed
+
+
+async def test_versions_come_newest_first_and_one_by_its_number(store: SqliteStore) -> None:
+    function = await a_stored_function(store)
+    for number in (2, 3):
+        await store.save(function, a_version(function, number))
+    assert [version.number for version in await store.versions(function.id)] == [3, 2, 1]
+    second = await store.version(function.id, 2)
+    assert second is not None
+    assert second.number == 2
+    assert await store.version(function.id, 4) is None
+
+
+async def test_saving_leaves_the_tally_alone(store: SqliteStore, tmp_path: Path) -> None:
+    function = await a_stored_function(store)
+    async with opened_journal(store, tmp_path) as journal:
+        journal.closed(done(a_call(function)))
+    await store.save(replace(function, description="new"))
+    (stored,) = await store.load()
+    assert stored.tally.invocation_count == 1
+
+
+async def test_a_deleted_function_is_gone_with_everything(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    function = await a_stored_function(store, name="mine")
+    other = await a_stored_function(store)
+    async with opened_journal(store, tmp_path) as journal:
+        kept = done(a_call(other))
+        for record in (done(a_call(function)), kept):
+            journal.closed(record)
+        await journal.synced()
+        await store.delete(function.id)
+        await store.delete("unknown")
+        await store.wait_swept()
+        assert [stored.function.id for stored in await store.load()] == [other.id]
+        assert await store.versions(function.id) == []
+        assert await journal.get(other.id, kept.invocation_id) == kept
+    assert rows(tmp_path, "SELECT function_id FROM invocation") == [(other.id,)]
+    assert rows(tmp_path, "SELECT * FROM deletion") == []
+    await a_stored_function(store, name="mine")
+    with pytest.raises(NotFound):
+        await store.save(function)
+
+
+async def test_a_deletion_that_was_cut_short_is_finished_by_the_next_start(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    async with open_store(tmp_path) as store:
+        function = await a_stored_function(store)
+        async with opened_journal(store, tmp_path) as journal:
+            for _ in range(7):
+                journal.closed(done(a_call(function)))
+    change(tmp_path, "DELETE FROM function", f"INSERT INTO deletion VALUES ('{function.id}')")
+    async with open_store(tmp_path) as store:
+        await store.wait_swept()
+        assert rows(tmp_path, "SELECT count(*) FROM invocation") == [(0,)]
+
+
+# When the database does not answer -----------------------------------------------------------
+
+
+async def test_a_locked_database_refuses_writes_in_time_and_still_reads(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    function = await a_stored_function(store)
+    with closing(sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        async with asyncio.timeout(1.0):  # All of them: they do not wait one after the other.
+            attempts = [store.create(one := a_function(), a_version(one)) for _ in range(10)]
+            refused = await asyncio.gather(*attempts, return_exceptions=True)
+        assert all(isinstance(one, StoreUnavailable) for one in refused)
+        with pytest.raises(StoreUnavailable):
+            await store.ping()
+        assert [stored.function for stored in await store.load()] == [function]
+        other.execute("ROLLBACK")
+    await store.ping()
+    await a_stored_function(store)
+    assert len(await store.load()) == 2
+
+
+async def test_a_full_database_refuses_writes_whole_and_recovers(store: SqliteStore) -> None:
+    def most(pages: int) -> Callable[..., None]:
+        return lambda c: c.exec_driver_sql(f"PRAGMA max_page_count = {pages}").close()
+
+    await store.database.write(most(1))  # SQLite takes it as: not one page more than now.
+    function = a_function()
+    versions = [a_version(function, handler="x" * 60_000)]
+    with pytest.raises(StoreUnavailable, match="full"):
+        await store.create(function, versions[0])
+    assert list(await store.load()) == []
+    await store.database.write(most(1_000_000))
+    await store.create(function, versions[0])
+    assert len(await store.load()) == 1
+
+
+async def test_an_error_shows_neither_statement_nor_values(store: SqliteStore) -> None:
+    await store.database.write(lambda c: c.exec_driver_sql("PRAGMA max_page_count = 1").close())
+    function = a_function()
+    with pytest.raises(StoreUnavailable) as caught:
+        await store.create(function, a_version(function, environment={"KEY": "s3cret" * 4000}))
+    assert "s3cret" not in str(caught.value)
+    assert "INSERT" not in str(caught.value)
