@@ -1,0 +1,244 @@
+"""Control groups behind one seam: pure v2, pure v1, and v1 beside v2 ("hybrid").
+
+crun refuses hybrid hosts, so there (and on pure v1) the launcher's private mount namespace shows
+only the v1 controllers that we use. On every host our groups lie below one parent per server:
+`<base>/quiltfn/<server>/<sandbox>`.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from quiltfn.launcher import syscalls
+
+MOUNT = Path("/sys/fs/cgroup")
+PARENT = "quiltfn"
+V1_CONTROLLERS = ("memory", "pids", "cpu", "freezer", "devices")
+V2_CONTROLLERS = ("memory", "pids", "cpu")
+CPU_PERIOD_US = 100_000
+CPU_QUOTA_MIN_US = 1_000
+
+
+class CgroupsUnusable(Exception):
+    """This host's control groups cannot hold our limits (a sentence for the operator)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one sandbox may use: memory in MiB, processor in percent of one core, processes."""
+
+    memory_mib: int
+    cpu_percent: float
+    pids: int = 64
+
+    def cpu_quota_and_period_us(self) -> tuple[int, int]:
+        """The kernel refuses quotas below 1 ms, so small shares stretch the period (up to 1 s)."""
+        period = CPU_PERIOD_US
+        quota = round(period * self.cpu_percent / 100)
+        if quota < CPU_QUOTA_MIN_US:
+            period = min(1_000_000, round(CPU_QUOTA_MIN_US * 100 / self.cpu_percent))
+            quota = max(CPU_QUOTA_MIN_US, round(period * self.cpu_percent / 100))
+        return quota, period
+
+
+class Cgroups(Protocol):
+    """Where a sandbox's limits are kept and its processes are counted."""
+
+    mode: str
+
+    def prepare(self, server: str) -> None:
+        """Makes the parent group of this server's sandboxes."""
+
+    def path(self, server: str, sandbox: str) -> str:
+        """What config.json's cgroupsPath says."""
+
+    def open_events(self, server: str, sandbox: str) -> int:
+        """A read-only descriptor of the file that counts out-of-memory kills (`oom_kill N`)."""
+
+    def kill(self, server: str, sandbox: str) -> None:
+        """SIGKILL to everything in the sandbox at once, so that no fork escapes it."""
+
+    def remove(self, server: str, sandbox: str) -> None:
+        """Removes what is left of a dead sandbox's groups. Harmless if there is nothing."""
+
+    def sandboxes(self, server: str) -> set[str]:
+        """Every sandbox of the server that still has a group."""
+
+    def remove_server(self, server: str) -> None:
+        """Removes the parent group once it is empty."""
+
+
+def detect() -> Cgroups:
+    """The seam for this host. Call it inside the launcher's own mount namespace."""
+    mounts = _cgroup_mounts()
+    if mounts.get("cgroup2") == MOUNT:
+        return V2()
+    found = {name for name in V1_CONTROLLERS if name in mounts}
+    if found == set(V1_CONTROLLERS):
+        return V1({name: mounts[name] for name in V1_CONTROLLERS}, hybrid="cgroup2" in mounts)
+    missing = ", ".join(sorted(set(V1_CONTROLLERS) - found))
+    raise CgroupsUnusable(
+        f"neither cgroup v2 at {MOUNT} nor every v1 controller is mounted (missing: {missing})"
+    )
+
+
+def _cgroup_mounts() -> dict[str, Path]:
+    """Mount point by v1 controller name; "cgroup2" for the unified tree."""
+    mounts: dict[str, Path] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        point, (kind, _, options) = Path(left.split()[4]), right.split(maxsplit=2)
+        if kind == "cgroup2":
+            mounts.setdefault("cgroup2", point)
+        elif kind == "cgroup":
+            for option in options.split(","):
+                mounts.setdefault(option, point)
+    return mounts
+
+
+class V1:
+    """v1 controllers, alone or beside v2. Killing goes by the freezer: frozen, nobody forks."""
+
+    def __init__(self, mounts: dict[str, Path], *, hybrid: bool) -> None:
+        self.mode = "hybrid" if hybrid else "v1"
+        self._mounts = mounts
+
+    def prepare(self, server: str) -> None:
+        # Descriptors keep the real mounts reachable while a tmpfs hides their mount points.
+        kept = {name: os.open(path, os.O_PATH) for name, path in self._mounts.items()}
+        syscalls.mount("tmpfs", MOUNT, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
+        for name, descriptor in kept.items():
+            (MOUNT / name).mkdir()
+            syscalls.bind(f"/proc/self/fd/{descriptor}", MOUNT / name)
+            os.close(descriptor)
+        self._mounts = {name: MOUNT / name for name in kept}
+        for top in self._mounts.values():
+            (top / PARENT / server).mkdir(parents=True, exist_ok=True)
+
+    def path(self, server: str, sandbox: str) -> str:
+        return f"/{PARENT}/{server}/{sandbox}"
+
+    def open_events(self, server: str, sandbox: str) -> int:
+        name = self._group("memory", server, sandbox) / "memory.oom_control"
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+
+    def kill(self, server: str, sandbox: str) -> None:
+        group = self._group("freezer", server, sandbox)
+        with contextlib.suppress(OSError):
+            (group / "freezer.state").write_text("FROZEN")
+        _kill_members(group)
+        with contextlib.suppress(OSError):
+            (group / "freezer.state").write_text("THAWED")
+
+    def remove(self, server: str, sandbox: str) -> None:
+        for name in self._mounts:
+            _remove_tree(self._group(name, server, sandbox))
+
+    def sandboxes(self, server: str) -> set[str]:
+        return {
+            child.name
+            for name in self._mounts
+            for child in _children(self._mounts[name] / PARENT / server)
+        }
+
+    def remove_server(self, server: str) -> None:
+        for top in self._mounts.values():
+            _remove_tree(top / PARENT / server)
+            with contextlib.suppress(OSError):
+                (top / PARENT).rmdir()
+
+    def _group(self, controller: str, server: str, sandbox: str) -> Path:
+        return self._mounts[controller] / PARENT / server / sandbox
+
+
+class V2:
+    """One unified tree. Inside a systemd service our groups stay in what it delegates to us."""
+
+    mode = "v2"
+
+    def __init__(self) -> None:
+        own = Path("/proc/self/cgroup").read_text().rsplit("0::", 1)[-1].strip()
+        self._base = own if own.endswith(".service") else "/"
+
+    def prepare(self, server: str) -> None:
+        base = MOUNT / self._base.strip("/")
+        if self._base != "/":
+            # v2 allows processes only in leaves once controllers are handed down.
+            leaf = base / "supervisor"
+            leaf.mkdir(exist_ok=True)
+            (leaf / "cgroup.procs").write_text(str(os.getpid()))
+        group = base
+        for part in ("", PARENT, server):
+            group = group / part
+            group.mkdir(exist_ok=True)
+            available = (group / "cgroup.controllers").read_text().split()
+            missing = set(V2_CONTROLLERS) - set(available)
+            if missing:
+                raise CgroupsUnusable(
+                    f"cgroup v2 does not offer {', '.join(sorted(missing))} in {group.name or '/'}"
+                )
+            handed_down = " ".join(f"+{name}" for name in V2_CONTROLLERS)
+            (group / "cgroup.subtree_control").write_text(handed_down)
+
+    def path(self, server: str, sandbox: str) -> str:
+        return f"{self._base.rstrip('/')}/{PARENT}/{server}/{sandbox}"
+
+    def open_events(self, server: str, sandbox: str) -> int:
+        name = self._group(server, sandbox) / "memory.events"
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+
+    def kill(self, server: str, sandbox: str) -> None:
+        group = self._group(server, sandbox)
+        try:
+            (group / "cgroup.kill").write_text("1")
+        except OSError:  # before Linux 5.14
+            _kill_members(group)
+
+    def remove(self, server: str, sandbox: str) -> None:
+        _remove_tree(self._group(server, sandbox))
+
+    def sandboxes(self, server: str) -> set[str]:
+        return {child.name for child in _children(self._group(server, ""))}
+
+    def remove_server(self, server: str) -> None:
+        _remove_tree(self._group(server, ""))
+        with contextlib.suppress(OSError):
+            self._group("", "").rmdir()
+
+    def _group(self, server: str, sandbox: str) -> Path:
+        return MOUNT / self._base.strip("/") / PARENT / server / sandbox
+
+
+def _children(group: Path) -> Iterator[Path]:
+    with contextlib.suppress(OSError):
+        yield from (child for child in group.iterdir() if child.is_dir())
+
+
+def _kill_members(group: Path) -> None:
+    """SIGKILL to every process of the group and the groups below it."""
+    for child in _children(group):
+        _kill_members(child)
+    with contextlib.suppress(OSError):
+        for pid in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+def _remove_tree(group: Path) -> None:
+    """rmdir from the leaves up. A group stays busy for a moment after its last process ended."""
+    for child in _children(group):
+        _remove_tree(child)
+    for attempt in range(50):
+        try:
+            group.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            time.sleep(0.001 * (attempt + 1))
+        else:
+            return

@@ -1,0 +1,64 @@
+"""The default execution image: the host's own /usr, read-only, over an empty skeleton.
+
+Nothing has to be downloaded, and `sh`, `python3` or `node` are there if the host has them.
+"""
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from quiltfn.launcher import syscalls
+from quiltfn.launcher.oci import GUEST, HANDLER_UID, Host
+
+MOUNT_POINTS = ("app", "dev", "proc", "tmp", "usr", "etc")
+LINKED_TO_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+# Without these, links such as /usr/bin/awk dangle and there are no certificates.
+ETC_DIRECTORIES = ("alternatives", "ssl", "ca-certificates")
+ETC_FILES = ("ld.so.cache", "ld.so.conf", "localtime", "mime.types", "services", "protocols")
+WRITTEN = {
+    "passwd": "root:x:0:0:guest:/:/usr/sbin/nologin\n"
+    f"handler:x:{HANDLER_UID}:{HANDLER_UID}:handler:/tmp:/bin/sh\n"
+    "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
+    "group": f"root:x:0:\nhandler:x:{HANDLER_UID}:\nnogroup:x:65534:\n",
+    "hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "resolv.conf": "",
+}
+
+
+def build(root: Path, guest: Path) -> Host:
+    """Lays the skeleton out below `root` (in the launcher's mount namespace) and describes it."""
+    for name in MOUNT_POINTS:
+        (root / name).mkdir()
+    binds = {"/usr": "/usr"}
+    for name in LINKED_TO_USR:
+        original = Path("/") / name
+        if original.is_symlink():
+            (root / name).symlink_to(os.readlink(original))
+        elif original.is_dir():  # a host whose /usr is not merged
+            (root / name).mkdir()
+            binds[f"/{name}"] = str(original)
+    for name in ETC_DIRECTORIES:
+        if (Path("/etc") / name).is_dir():
+            (root / "etc" / name).mkdir()
+            binds[f"/etc/{name}"] = f"/etc/{name}"
+    for name in ETC_FILES:
+        if (Path("/etc") / name).is_file():
+            shutil.copyfile(Path("/etc") / name, root / "etc" / name)
+    for name, text in WRITTEN.items():
+        (root / "etc" / name).write_text(text)
+    target = root / GUEST.lstrip("/")
+    shutil.copyfile(guest, target)
+    target.chmod(0o755)
+    for path in root.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path == target else 0o644)
+    # crun's own "readonly" leaves out nosuid and nodev, so the directory is bound with them.
+    syscalls.bind(root, root, syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV)
+    return Host(
+        machine=platform.machine(),
+        root=str(root),
+        binds=binds,
+        oom_score_min=int(Path("/proc/self/oom_score_adj").read_text()),
+    )

@@ -1,0 +1,289 @@
+"""The launcher's life: make the machine ready, start the server, serve its verbs, clean up.
+
+Exit codes: 0 drained after SIGTERM or SIGINT; 69 this machine or address cannot be used; 70 the
+server ended unexpectedly (everything was swept; a supervisor starts both again); 73 the data
+directory cannot be used; 77 not root; whatever the server said if it could not start.
+"""
+
+import errno
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quiltfn.launcher import cgroups, confine, host_image, preflight, state, syscalls, verbs
+from quiltfn.launcher.sandboxes import Created, NotCreated, Sandboxes
+
+UNUSABLE, SERVER_DIED, NO_DATA_DIR, NOT_ROOT = 69, 70, 73, 77
+LEAVE_TIMEOUT_S = 10.0
+ROOTLESS = (
+    "quiltfn serve must be started as root: making user namespaces with their own uid ranges, "
+    "control groups with limits and a private mount namespace needs it. The HTTP server itself "
+    "gives root up before it listens. A rootless mode would need subordinate uids (newuidmap) and "
+    "a delegated control group, and would have to say which limits it cannot enforce; it does not "
+    "exist yet."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`server`: the server's command line, to which the launcher adds what it alone knows.
+
+    `program`: the paths that the server's program is read from.
+    """
+
+    host: str
+    port: int
+    data_dir: Path
+    run_dir: Path
+    guest: Path
+    server: Sequence[str]
+    program: Sequence[Path]
+    crun: str
+
+
+class CannotStart(Exception):
+    """A sentence for the operator, and the exit code that goes with it."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def run(options: Options) -> int:
+    """Runs until the server has ended; returns the exit code."""
+    try:
+        return Launcher(options).run()
+    except CannotStart as error:
+        print(f"quiltfn: {error}", file=sys.stderr)
+        return error.code
+
+
+class Launcher:
+    """Everything that lives as long as the launcher does."""
+
+    def __init__(self, options: Options) -> None:
+        if os.geteuid() != 0:
+            raise CannotStart(ROOTLESS, NOT_ROOT)
+        if not os.access(options.crun, os.X_OK):
+            raise CannotStart(
+                f"there is no OCI runtime at {options.crun}: apt install crun", UNUSABLE
+            )
+        self.options = options
+        self.listener = _listen(options.host, options.port)
+        try:
+            confine.check_readable(options.program)
+            confine.prepare_data_dir(options.data_dir)
+        except (confine.NotReadable, OSError) as error:
+            raise CannotStart(str(error), NO_DATA_DIR) from None
+        self.selector = selectors.DefaultSelector()
+        self.memory_max_mib = _memory_mib()
+        self.cores = len(os.sched_getaffinity(0))
+        self._started_stopping = False
+
+    def run(self) -> int:
+        os.umask(0o022)
+        syscalls.unshare_mounts()
+        syscalls.adopt_orphans()
+        try:
+            groups = cgroups.detect()
+            swept = state.sweep(self.options.run_dir, groups)
+            self.state = state.ServerState(self.options.run_dir)
+            groups.prepare(self.state.id)
+        except (cgroups.CgroupsUnusable, OSError) as error:
+            raise CannotStart(str(error), UNUSABLE) from None
+        if swept["servers"]:
+            print(
+                f"quiltfn: swept what {swept['servers']} ended server(s) had left, "
+                f"{swept['sandboxes']} sandbox(es) among it",
+                file=sys.stderr,
+            )
+        try:
+            return self._serve(groups)
+        finally:
+            groups.remove_server(self.state.id)
+            self.state.close()
+
+    def _serve(self, groups: cgroups.Cgroups) -> int:
+        host = host_image.build(self.state.root, self.options.guest)
+        self.sandboxes = Sandboxes(self.state, groups, host, self.options.crun, self.selector)
+        self._watch_signals()
+        try:
+            seen = preflight.check(self.sandboxes, self.state, groups, self._turn)
+        except preflight.PreflightFailed as error:
+            raise CannotStart(str(error), UNUSABLE) from None
+        facts = {
+            "server_id": self.state.id,
+            "cgroup_mode": groups.mode,
+            "protections": seen,
+            "memory_max_mib": self.memory_max_mib,
+            "cores": self.cores,
+            "crun": self.options.crun,
+        }
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        server = self._start_server(theirs, facts)
+        theirs.close()
+        self.listener.close()
+        self.server = server
+        self.channel.setblocking(False)
+        self.selector.register(self.channel, selectors.EVENT_READ, self._requests)
+        server_ended = os.pidfd_open(server)
+        self.selector.register(server_ended, selectors.EVENT_READ, None)
+        while not _readable(server_ended):
+            self._turn()
+        _, status = os.waitpid(server, 0)
+        self.selector.unregister(server_ended)
+        self.sandboxes.destroy_all(LEAVE_TIMEOUT_S)
+        return self._exit_code(os.waitstatus_to_exitcode(status))
+
+    def _exit_code(self, server: int) -> int:
+        if server == 0 and self._started_stopping:
+            return 0
+        if 64 <= server <= 78:  # the server's own refusal to start, already explained
+            return server
+        how = f"was killed by signal {-server}" if server < 0 else f"ended with {server}"
+        print(f"quiltfn: the server {how}; its sandboxes were swept", file=sys.stderr)
+        return SERVER_DIED
+
+    def _start_server(self, channel: socket.socket, facts: dict[str, object]) -> int:
+        """Forks the server: confined first, then its program starts."""
+        launcher = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            # Ctrl-C reaches the whole terminal group; the launcher turns it into a drain.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            syscalls.unshare_mounts()
+            confine.reveal(self.options.program, self.options.data_dir)
+            confine.give_up_root(launcher)
+            for kept in (channel, self.listener):
+                os.set_inheritable(kept.fileno(), True)
+            os.chdir("/")
+            arguments = [
+                *self.options.server,
+                f"--channel={channel.fileno()}",
+                f"--listener={self.listener.fileno()}",
+                f"--facts={json.dumps(facts)}",
+            ]
+            environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/"}
+            os.execve(arguments[0], arguments, environment)
+        except BaseException as error:
+            print(f"quiltfn: the server could not be started: {error}", file=sys.stderr)
+        os._exit(UNUSABLE)
+
+    # The event loop --------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        for key, _ in self.selector.select(1.0):
+            if callable(key.data):
+                key.data()
+        self.sandboxes.check_timeouts(time.monotonic())
+
+    def _watch_signals(self) -> None:
+        reader, writer = socket.socketpair()
+        for end in (reader, writer):
+            end.setblocking(False)
+        self._signal_ends = (reader, writer)  # kept, or the garbage collector closes them
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self.selector.register(reader, selectors.EVENT_READ, self._signalled)
+
+    def _signalled(self) -> None:
+        for number in self._signal_ends[0].recv(64):
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._started_stopping = True
+                if hasattr(self, "server"):
+                    os.kill(self.server, signal.SIGTERM)
+                else:
+                    raise CannotStart("stopped before the server was started", 0)
+
+    def _requests(self) -> None:
+        """Every packet that is there. A packet that makes no sense is a broken server: end it."""
+        while True:
+            try:
+                packet = self.channel.recv(verbs.MESSAGE_MAX)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:
+                self.selector.unregister(self.channel)
+                return
+            try:
+                verb = verbs.parse(packet, memory_max_mib=self.memory_max_mib, cores=self.cores)
+            except verbs.Refused as error:
+                print(f"quiltfn: refused the server's request: {error}", file=sys.stderr)
+                os.kill(self.server, signal.SIGKILL)
+                return
+            self._perform(verb)
+
+    def _perform(self, verb: verbs.Verb) -> None:
+        n = verb.n
+        match verb:
+            case verbs.Create(limits=limits):
+                self.sandboxes.create(limits, lambda answer: self._answer_create(n, answer))
+            case verbs.Kill(sandbox=sandbox):
+                self.sandboxes.kill(sandbox)
+                self._answer({"n": n})
+            case verbs.Destroy(sandbox=sandbox):
+                self.sandboxes.destroy(sandbox, lambda: self._answer({"n": n}))
+
+    def _answer_create(self, n: int, answer: Created | NotCreated) -> None:
+        if isinstance(answer, NotCreated):
+            self._answer({"n": n, "error": answer.reason})
+            return
+        with answer.control:
+            handed = [answer.control.fileno(), answer.events]
+            self._answer({"n": n, "sandbox": answer.sandbox}, handed)
+        os.close(answer.events)
+
+    def _answer(self, message: dict[str, object], descriptors: Sequence[int] = ()) -> None:
+        data = json.dumps(message).encode()
+        # The server reads all the time; a full buffer means that it hangs, and then waiting here
+        # would stop the deadlines of everybody else's sandboxes, so give it a second at most.
+        self.channel.settimeout(1.0)
+        try:
+            socket.send_fds(self.channel, [data], list(descriptors))
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                print(f"quiltfn: the server does not take answers: {error}", file=sys.stderr)
+                os.kill(self.server, signal.SIGKILL)
+        finally:
+            self.channel.setblocking(False)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Binds the address, so that ports below 1024 work; the server listens once it has no root."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        sentence = f"cannot use {host}:{port}: {error.strerror or error}"
+        raise CannotStart(sentence, UNUSABLE) from None
+    return listener
+
+
+def _memory_mib() -> int:
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return pages * size // (1024 * 1024)
+
+
+def _readable(descriptor: int) -> bool:
+    poll = selectors.PollSelector()
+    poll.register(descriptor, selectors.EVENT_READ)
+    return bool(poll.select(0))

@@ -1,0 +1,170 @@
+"""config.json: the one place where the fence of a sandbox is written down.
+
+Pure: facts of the host and of the sandbox come in, the document goes out. It lives beside the
+launcher because whoever writes this document decides what root does; the server, which may be
+talked to by anybody, only names limits.
+"""
+
+import json
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from quiltfn.launcher.cgroups import Limits
+
+HANDLER_UID = 1000
+CONTROL_FD = 3
+GUEST = "/.guest"
+TMP_OPTIONS = "mode=1777,size=64m,nr_inodes=16384"
+SHM_OPTIONS = "mode=1777,size=16m,nr_inodes=1024"
+HANDLER_OOM_SCORE = 500
+# Of these the guest keeps the effective set; it drops the bounding set at once, so that a handler
+# can never have any.
+GUEST_CAPABILITIES = ["CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_ADMIN"]
+MASKED = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+]
+READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+RLIMITS = {
+    "RLIMIT_NOFILE": 1024,
+    "RLIMIT_CORE": 0,
+    "RLIMIT_MEMLOCK": 64 * 1024,
+    "RLIMIT_MSGQUEUE": 0,
+    "RLIMIT_SIGPENDING": 128,
+    "RLIMIT_FSIZE": 64 * 1024 * 1024,
+}
+ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What config.json needs to know of the machine.
+
+    `root`: the execution image's root directory. `binds`: read-only bind mounts, path in the
+    sandbox → path on the host.
+    """
+
+    machine: str
+    root: str
+    binds: dict[str, str] = field(default_factory=dict)
+    oom_score_min: int = 0
+
+
+def config(
+    host: Host, limits: Limits, *, uid_base: int, cgroup: str, hostname: str
+) -> dict[str, Any]:
+    """The OCI runtime configuration of one sandbox (runtime-spec 1.0)."""
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": hostname,
+        "annotations": {"run.oci.seccomp_fail_unknown_syscall": "1"},
+        "root": {"path": host.root, "readonly": True},
+        "process": _process(host),
+        "mounts": _mounts(host),
+        "linux": {
+            "namespaces": [
+                {"type": kind}
+                for kind in ("user", "mount", "pid", "network", "ipc", "uts", "cgroup")
+            ],
+            "uidMappings": _mapping(uid_base),
+            "gidMappings": _mapping(uid_base),
+            "cgroupsPath": cgroup,
+            "resources": _resources(limits),
+            "seccomp": seccomp(host.machine),
+            "maskedPaths": MASKED,
+            "readonlyPaths": READ_ONLY,
+        },
+    }
+
+
+def _process(host: Host) -> dict[str, Any]:
+    return {
+        "terminal": False,
+        "user": {"uid": 0, "gid": 0},
+        "args": [GUEST, TMP_OPTIONS, SHM_OPTIONS, str(max(HANDLER_OOM_SCORE, host.oom_score_min))],
+        "env": [],
+        "cwd": "/",
+        "noNewPrivileges": True,
+        "oomScoreAdj": host.oom_score_min,
+        "capabilities": {
+            "bounding": GUEST_CAPABILITIES,
+            "effective": GUEST_CAPABILITIES,
+            "permitted": GUEST_CAPABILITIES,
+            "inheritable": [],
+            "ambient": [],
+        },
+        "rlimits": [{"type": kind, "soft": n, "hard": n} for kind, n in RLIMITS.items()],
+    }
+
+
+def _mounts(host: Host) -> list[dict[str, Any]]:
+    safe = ["nosuid", "nodev"]
+    fixed = [
+        _mount("/proc", "proc", "proc", [*safe, "noexec", "hidepid=2"]),
+        # A fresh /dev is also what keeps an image's symlinks from redirecting device creation.
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "noexec", "mode=755,size=64k,nr_inodes=64"]),
+        _mount("/dev/shm", "tmpfs", "tmpfs", [*safe, "noexec", SHM_OPTIONS]),
+        _mount("/tmp", "tmpfs", "tmpfs", [*safe, TMP_OPTIONS]),
+    ]
+    binds = [
+        _mount(target, "bind", source, ["rbind", "ro", *safe])
+        for target, source in host.binds.items()
+    ]
+    return fixed + binds
+
+
+def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
+    flat = [part for option in options for part in option.split(",")]
+    return {"destination": target, "type": kind, "source": source, "options": flat}
+
+
+def _mapping(base: int) -> list[dict[str, int]]:
+    return [{"containerID": 0, "hostID": base, "size": 65_536}]
+
+
+def _resources(limits: Limits) -> dict[str, Any]:
+    memory = limits.memory_mib * 1024 * 1024
+    quota, period = limits.cpu_quota_and_period_us()
+    return {
+        # swap is the sum with memory: equal means none.
+        "memory": {"limit": memory, "swap": memory},
+        "cpu": {"quota": quota, "period": period},
+        "pids": {"limit": limits.pids},
+        "devices": [{"allow": False, "access": "rwm"}],
+    }
+
+
+def seccomp(machine: str) -> dict[str, Any]:
+    """The allowlist of seccomp.json as the OCI runtime reads it, for this processor alone."""
+    profile = _profile()
+    plain = sorted({name for group in profile["allow"] for name in group["names"]})
+    rules: list[dict[str, Any]] = [{"names": plain, "action": "SCMP_ACT_ALLOW"}]
+    rules += [
+        {"names": rule["names"], "action": "SCMP_ACT_ALLOW", "args": rule["args"]}
+        for rule in profile["allow_if"]
+    ]
+    rules += [
+        {"names": rule["names"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}
+        for rule in profile["no_such_call"]
+    ]
+    return {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": 1,
+        "architectures": [ARCHITECTURES[machine]],
+        "syscalls": rules,
+    }
+
+
+def _profile() -> dict[str, Any]:
+    text = resources.files("quiltfn.launcher").joinpath("seccomp.json").read_text()
+    profile: dict[str, Any] = json.loads(text)
+    return profile

@@ -1,0 +1,129 @@
+"""Before anybody may call: one real sandbox is made, and its fence is read back from the kernel.
+
+What health reports as protections in force is what was seen here, not what was asked for. If one
+is missing the server does not start.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from quiltfn.launcher.cgroups import MOUNT, Cgroups, Limits
+from quiltfn.launcher.sandboxes import Created, NotCreated, Sandboxes
+from quiltfn.launcher.state import SERVER_UID, UID_BASE, ServerState
+
+PROBE = Limits(memory_mib=64, cpu_percent=50.0)
+
+
+class PreflightFailed(Exception):
+    """This machine does not give a sandbox what it needs (a sentence for the operator)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the kernel says of the probe."""
+
+    status: dict[str, str]
+    namespaces: set[str]
+    limits: dict[str, str]
+
+
+def check(
+    sandboxes: Sandboxes, state: ServerState, cgroups: Cgroups, turn: Callable[[], None]
+) -> dict[str, str]:
+    """Makes the probe, looks, removes it. Returns protection → how it was seen.
+
+    `turn` runs the event loop once; raises `PreflightFailed`.
+    """
+    answers: list[Created | NotCreated] = []
+    sandboxes.create(PROBE, answers.append)
+    _until(lambda: bool(answers), turn)
+    answer = answers[0]
+    if isinstance(answer, NotCreated):
+        raise PreflightFailed(answer.reason)
+    try:
+        # The guest drops the bounding set before it says hello.
+        answer.control.settimeout(5)
+        if not answer.control.recv(64):
+            raise PreflightFailed("the guest ended before it said hello")
+        seen = _look(answer.pid, state.id, answer.sandbox, cgroups)
+        return judge(seen, cgroups.mode)
+    except OSError as error:
+        raise PreflightFailed(f"the probe sandbox cannot be examined: {error}") from None
+    finally:
+        answer.control.close()
+        gone: list[bool] = []
+        sandboxes.destroy(answer.sandbox, lambda: gone.append(True))
+        _until(lambda: bool(gone), turn)
+
+
+def judge(seen: Seen, mode: str) -> dict[str, str]:
+    """Protection → how it was seen; raises `PreflightFailed` naming what is missing."""
+    uid = int(seen.status["Uid"].split()[0])
+    quota, period = PROBE.cpu_quota_and_period_us()
+    memory = str(PROBE.memory_mib * 1024 * 1024)
+    demands = {
+        "user_namespace": (UID_BASE < uid != SERVER_UID, f"own uid range from {uid}"),
+        "namespaces": (
+            seen.namespaces >= {"mnt", "pid", "net", "ipc", "uts", "cgroup", "user"},
+            "mount, pid, net, ipc, uts, cgroup, user",
+        ),
+        "seccomp": (seen.status["Seccomp"] == "2", "allowlist"),
+        "no_new_privileges": (seen.status["NoNewPrivs"] == "1", "set"),
+        "capabilities": (int(seen.status["CapBnd"], 16) == 0, "handlers have none"),
+        "memory_limit": (seen.limits.get("memory") == memory, f"cgroup {mode}, swap included"),
+        "swap_limit": (seen.limits.get("swap") in (memory, "0", "none"), "none"),
+        "cpu_limit": (seen.limits.get("cpu") == f"{quota} {period}", f"cgroup {mode}"),
+        "pids_limit": (seen.limits.get("pids") == str(PROBE.pids), f"cgroup {mode}"),
+    }
+    missing = [name for name, (fine, _) in demands.items() if not fine]
+    if missing:
+        raise PreflightFailed(
+            f"a sandbox on this machine lacks: {', '.join(missing)} "
+            f"(seen: {seen.status}, {seen.limits})"
+        )
+    return {name: how for name, (_, how) in demands.items()} | {"network": "lo only"}
+
+
+def _look(pid: int, server: str, sandbox: str, cgroups: Cgroups) -> Seen:
+    process = Path(f"/proc/{pid}")
+    lines = (process / "status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    wanted = ("Uid", "Seccomp", "NoNewPrivs", "CapBnd")
+    own = {
+        entry.name
+        for entry in (process / "ns").iterdir()
+        if entry.readlink() != Path(f"/proc/self/ns/{entry.name}").readlink()
+    }
+    group = cgroups.path(server, sandbox).lstrip("/")
+    if cgroups.mode == "v2":
+        files = {
+            "memory": MOUNT / group / "memory.max",
+            "swap": MOUNT / group / "memory.swap.max",
+            "cpu": MOUNT / group / "cpu.max",
+            "pids": MOUNT / group / "pids.max",
+        }
+    else:
+        files = {
+            "memory": MOUNT / "memory" / group / "memory.limit_in_bytes",
+            "swap": MOUNT / "memory" / group / "memory.memsw.limit_in_bytes",
+            "quota": MOUNT / "cpu" / group / "cpu.cfs_quota_us",
+            "period": MOUNT / "cpu" / group / "cpu.cfs_period_us",
+            "pids": MOUNT / "pids" / group / "pids.max",
+        }
+    # A host without swap accounting has no swap file to read: it must then have no swap either.
+    limits = {n: f.read_text().strip() for n, f in files.items() if f.exists() or n != "swap"}
+    if "swap" not in limits and len(Path("/proc/swaps").read_text().splitlines()) <= 1:
+        limits["swap"] = "none"
+    if "quota" in limits:
+        limits["cpu"] = f"{limits.pop('quota')} {limits.pop('period')}"
+    return Seen({name: status.get(name, "") for name in wanted}, own, limits)
+
+
+def _until(done: Callable[[], bool], turn: Callable[[], None]) -> None:
+    end = time.monotonic() + 30
+    while not done():
+        if time.monotonic() > end:
+            raise PreflightFailed("the probe sandbox did not come up within 30 s")
+        turn()

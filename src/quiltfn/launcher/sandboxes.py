@@ -1,0 +1,264 @@
+"""Sandboxes as the launcher knows them: made and removed by crun, ended by their control group.
+
+Nothing here blocks for longer than a system call: crun runs as a child process that the event loop
+watches, a few at a time, because more of them at once only wait for each other in the kernel.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import selectors
+import shutil
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from quiltfn.launcher import oci
+from quiltfn.launcher.cgroups import Cgroups, Limits
+from quiltfn.launcher.state import ServerState
+
+CRUN_TIMEOUT_S = 20.0
+STDIO_ON_NULL = [
+    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+    (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+    (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """`control`: our end of the guest's socket; `events`: its counter of out-of-memory kills.
+
+    Both belong to the receiver, who closes them. `pid`: the guest, as the host numbers it.
+    """
+
+    sandbox: str
+    control: socket.socket
+    events: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotCreated:
+    """Nothing is left of the attempt; `reason` is a sentence."""
+
+    reason: str
+
+
+@dataclass(slots=True)
+class _Sandbox:
+    id: str
+    uid_base: int
+    pidfd: int | None = None
+    on_gone: list[Callable[[], None]] | None = None
+
+
+@dataclass(slots=True)
+class _Job:
+    """One crun process."""
+
+    arguments: list[str]
+    done: Callable[[int], None]
+    guest_socket: socket.socket | None = None
+    pid: int = 0
+    pidfd: int = -1
+    deadline: float = 0.0
+
+
+class Sandboxes:
+    """Creates, kills and destroys; every answer comes by callback from the event loop."""
+
+    def __init__(
+        self,
+        state: ServerState,
+        cgroups: Cgroups,
+        host: oci.Host,
+        crun: str,
+        selector: selectors.BaseSelector,
+    ) -> None:
+        self._state, self._cgroups, self._host, self._crun = state, cgroups, host, crun
+        self._selector = selector
+        self._known: dict[str, _Sandbox] = {}
+        self._waiting: deque[_Job] = deque()
+        self._running: list[_Job] = []
+        self._jobs_max = max(2, os.cpu_count() or 1)
+
+    def create(self, limits: Limits, done: Callable[[Created | NotCreated], None]) -> None:
+        """Makes a sandbox within `limits` whose guest runs and waits for its first frame."""
+        name = secrets.token_hex(12)
+        try:
+            sandbox = _Sandbox(name, self._state.take_uids())
+            bundle = self._write_bundle(sandbox, limits)
+            ours, guests = socket.socketpair()
+        except OSError as error:
+            done(NotCreated(f"the sandbox could not be prepared: {error.strerror or error}"))
+            return
+        self._known[name] = sandbox
+        arguments = ["--log", str(bundle / "log"), "run", "--detach", "--preserve-fds", "1"]
+        arguments += ["--pid-file", str(bundle / "pid"), "--bundle", str(bundle), name]
+        self._enqueue(
+            _Job(arguments, lambda code: self._created(sandbox, ours, code, done), guests)
+        )
+
+    def kill(self, name: str) -> None:
+        """Ends everything in the sandbox at once; `destroy` is still needed."""
+        if name in self._known:
+            self._cgroups.kill(self._state.id, name)
+
+    def destroy(self, name: str, done: Callable[[], None]) -> None:
+        """Kills the sandbox and gives everything back; `done` comes when nothing of it is left."""
+        sandbox = self._known.get(name)
+        if sandbox is None:
+            done()
+        elif sandbox.on_gone is not None:
+            sandbox.on_gone.append(done)
+        else:
+            sandbox.on_gone = [done]
+            self._cgroups.kill(self._state.id, name)
+            if sandbox.pidfd is None:
+                self._delete(sandbox)
+
+    def destroy_all(self, timeout_s: float) -> None:
+        """Ends every sandbox and waits for it: the last thing a launcher does."""
+        for name in list(self._known):
+            self.destroy(name, lambda: None)
+        end = time.monotonic() + timeout_s
+        while (self._known or self._running) and time.monotonic() < end:
+            for key, _ in self._selector.select(0.1):
+                if callable(key.data):
+                    key.data()
+            self.check_timeouts(time.monotonic())
+
+    def check_timeouts(self, now: float) -> None:
+        """Ends crun processes that hang; their job then fails as if crun had failed."""
+        for job in self._running:
+            if now >= job.deadline:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(job.pid, signal.SIGKILL)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._running and not self._waiting
+
+    # How it is done --------------------------------------------------------------------------
+
+    def _write_bundle(self, sandbox: _Sandbox, limits: Limits) -> Path:
+        bundle = self._state.bundles / sandbox.id
+        bundle.mkdir(mode=0o700)
+        document = oci.config(
+            self._host,
+            limits,
+            uid_base=sandbox.uid_base,
+            cgroup=self._cgroups.path(self._state.id, sandbox.id),
+            hostname=sandbox.id[:12],
+        )
+        (bundle / "config.json").write_text(json.dumps(document))
+        return bundle
+
+    def _created(
+        self,
+        sandbox: _Sandbox,
+        ours: socket.socket,
+        code: int,
+        done: Callable[[Created | NotCreated], None],
+    ) -> None:
+        bundle = self._state.bundles / sandbox.id
+        try:
+            if code != 0:
+                raise OSError(_first_line(bundle / "log") or f"crun ended with {code}")
+            pid = int((bundle / "pid").read_text())
+            sandbox.pidfd = os.pidfd_open(pid)
+            self._selector.register(
+                sandbox.pidfd, selectors.EVENT_READ, lambda: self._ended(sandbox, pid)
+            )
+            events = self._cgroups.open_events(self._state.id, sandbox.id)
+        except (OSError, ValueError) as error:
+            ours.close()
+            reason = f"the sandbox could not be made: {error}"
+            self.destroy(sandbox.id, lambda: done(NotCreated(reason)))
+            return
+        done(Created(sandbox.id, ours, events, pid))
+
+    def _ended(self, sandbox: _Sandbox, pid: int) -> None:
+        """The guest is dead, and with pid 1 everything in its pid namespace."""
+        assert sandbox.pidfd is not None
+        self._selector.unregister(sandbox.pidfd)
+        os.close(sandbox.pidfd)
+        sandbox.pidfd = None
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        if sandbox.on_gone is not None:
+            self._delete(sandbox)
+
+    def _delete(self, sandbox: _Sandbox) -> None:
+        arguments = ["delete", "--force", sandbox.id]
+        self._enqueue(_Job(arguments, lambda _code: self._deleted(sandbox)))
+
+    def _deleted(self, sandbox: _Sandbox) -> None:
+        """crun's own exit code does not matter: it fails where there was little left to delete."""
+        self._cgroups.remove(self._state.id, sandbox.id)
+        shutil.rmtree(self._state.bundles / sandbox.id, ignore_errors=True)
+        shutil.rmtree(self._state.crun_root / sandbox.id, ignore_errors=True)
+        self._state.give_back_uids(sandbox.uid_base)
+        del self._known[sandbox.id]
+        for done in sandbox.on_gone or ():
+            done()
+
+    def _enqueue(self, job: _Job) -> None:
+        # A sandbox that somebody waits for goes before one that nobody wants any more.
+        if job.guest_socket is not None:
+            first_delete = next(
+                (n for n, one in enumerate(self._waiting) if one.guest_socket is None),
+                len(self._waiting),
+            )
+            self._waiting.insert(first_delete, job)
+        else:
+            self._waiting.append(job)
+        self._run_waiting()
+
+    def _run_waiting(self) -> None:
+        while self._waiting and len(self._running) < self._jobs_max:
+            job = self._waiting.popleft()
+            actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = list(STDIO_ON_NULL)
+            if job.guest_socket is not None:
+                actions.append((os.POSIX_SPAWN_DUP2, job.guest_socket.fileno(), oci.CONTROL_FD))
+            job.pid = os.posix_spawn(
+                self._crun,
+                [self._crun, "--root", str(self._state.crun_root), *job.arguments],
+                {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                file_actions=actions,
+                setsigmask=(),
+                setsigdef=_all_signals(),
+            )
+            if job.guest_socket is not None:
+                job.guest_socket.close()
+            job.pidfd = os.pidfd_open(job.pid)
+            job.deadline = time.monotonic() + CRUN_TIMEOUT_S
+            self._running.append(job)
+            self._selector.register(
+                job.pidfd, selectors.EVENT_READ, lambda job=job: self._job_ended(job)
+            )
+
+    def _job_ended(self, job: _Job) -> None:
+        self._selector.unregister(job.pidfd)
+        os.close(job.pidfd)
+        _, status = os.waitpid(job.pid, 0)
+        self._running.remove(job)
+        job.done(os.waitstatus_to_exitcode(status))
+        self._run_waiting()
+
+
+def _all_signals() -> Iterable[signal.Signals]:
+    return signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+
+
+def _first_line(log: Path) -> str:
+    with contextlib.suppress(OSError):
+        lines = log.read_text(errors="replace").strip().splitlines()
+        return lines[0] if lines else ""
+    return ""

@@ -1,0 +1,145 @@
+"""What a server leaves on the machine while it runs, and how the leftovers of a dead one are swept.
+
+Below the run directory every server has a directory of its own whose `lock` it holds. A directory
+whose lock is free belongs to a server that ended without cleaning up: it, its control groups and
+its sandboxes are swept, nothing else is touched. `uids/` shares out the uid ranges: whoever holds
+the lock of a block may give its ranges to sandboxes.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from quiltfn.launcher.cgroups import Cgroups
+
+RUN_DIR = Path("/run/quiltfn")
+# 0x7000_0000 … 0x7EFF_FFFF: above what subuid files, systemd and container managers hand out.
+UID_BASE = 0x7000_0000
+UIDS_PER_SANDBOX = 65_536
+BLOCK = 64
+BLOCKS = 60
+# Slot 0 of block 0 is never given to a sandbox: its first uid is the unprivileged server's.
+SERVER_UID = UID_BASE
+
+
+class ServerState:
+    """The directory and the locks of one running server. `id` is also its control groups' name."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.id = secrets.token_hex(4)
+        self.path = run_dir / "servers" / self.id
+        self.crun_root = self.path / "crun"
+        self.bundles = self.path / "bundles"
+        self.root = self.path / "root"
+        (run_dir / "servers").mkdir(parents=True, exist_ok=True)
+        (run_dir / "uids").mkdir(exist_ok=True)
+        with _exclusive(run_dir):  # so that a sweep never meets a directory without its lock
+            self.path.mkdir()
+            self._lock = _try_lock(self.path / "lock")
+        for directory in (self.crun_root, self.bundles):
+            directory.mkdir(mode=0o700)
+        # Mapped root must be able to walk to the root file system, and to nothing else.
+        for directory in (run_dir, run_dir / "servers", self.path):
+            directory.chmod(0o711)
+        self.root.mkdir(mode=0o755)
+        self._blocks: dict[int, int] = {}
+        self._free: list[int] = []
+
+    def take_uids(self) -> int:
+        """The first host uid of a range that no other live sandbox has."""
+        if not self._free:
+            self._extend()
+        return UID_BASE + self._free.pop() * UIDS_PER_SANDBOX
+
+    def give_back_uids(self, base: int) -> None:
+        """Only once every process of the sandbox is gone."""
+        self._free.insert(0, (base - UID_BASE) // UIDS_PER_SANDBOX)
+
+    def close(self) -> None:
+        """Removes the directory. The control groups must be gone by now."""
+        with _exclusive(self.run_dir):
+            shutil.rmtree(self.path, ignore_errors=True)
+            for descriptor in (*self._blocks.values(), self._lock):
+                if descriptor is not None:
+                    os.close(descriptor)
+
+    def _extend(self) -> None:
+        """Locks one more block of uid ranges, passing over those of dead servers not yet swept."""
+        for block in range(BLOCKS):
+            if block in self._blocks:
+                continue
+            descriptor = _try_lock(self.run_dir / "uids" / str(block))
+            if descriptor is None:
+                continue
+            owner = os.pread(descriptor, 64, 0).decode().strip()
+            if owner and owner != self.id and (self.run_dir / "servers" / owner).exists():
+                os.close(descriptor)
+                continue
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, self.id.encode(), 0)
+            self._blocks[block] = descriptor
+            first = 1 if block == 0 else 0
+            self._free += reversed(range(block * BLOCK + first, (block + 1) * BLOCK))
+            return
+        raise OSError("every uid range of this machine is taken by a sandbox")
+
+
+def sweep(run_dir: Path, cgroups: Cgroups) -> dict[str, int]:
+    """Ends and removes what dead servers left. Returns how many servers and sandboxes that were."""
+    swept = {"servers": 0, "sandboxes": 0}
+    if not (run_dir / "servers").is_dir():
+        return swept
+    with _exclusive(run_dir):
+        for path in sorted((run_dir / "servers").iterdir()):
+            lock = _try_lock(path / "lock")
+            if lock is None:
+                continue
+            swept["servers"] += 1
+            swept["sandboxes"] += _sweep_server(path, cgroups)
+            os.close(lock)
+    return swept
+
+
+def _sweep_server(path: Path, cgroups: Cgroups) -> int:
+    server = path.name
+    count = 0
+    for sandbox in cgroups.sandboxes(server):
+        count += 1
+        # A killed process needs a moment to end; until then its group cannot be removed.
+        for attempt in range(100):
+            cgroups.kill(server, sandbox)
+            cgroups.remove(server, sandbox)
+            if sandbox not in cgroups.sandboxes(server):
+                break
+            time.sleep(0.01 * min(attempt + 1, 10))
+    cgroups.remove_server(server)
+    shutil.rmtree(path, ignore_errors=True)
+    return count
+
+
+def _try_lock(path: Path) -> int | None:
+    """An exclusively locked descriptor, or None if somebody else holds the lock."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextlib.contextmanager
+def _exclusive(run_dir: Path) -> Iterator[None]:
+    """One at a time through the moments in which directories and locks come and go."""
+    descriptor = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

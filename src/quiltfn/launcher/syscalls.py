@@ -1,0 +1,105 @@
+"""The few system calls that Python 3.11 does not offer, each a thin wrapper that raises OSError."""
+
+import ctypes
+import os
+from pathlib import Path
+
+CLONE_NEWNS = 0x0002_0000
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MNT_DETACH = 2
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = [
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_ulong,
+    ctypes.c_char_p,
+]
+_libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+
+
+def _checked(result: int, what: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def unshare_mounts() -> None:
+    """A mount namespace of our own: the host's mounts still arrive, what we mount stays here."""
+    _checked(_libc.unshare(CLONE_NEWNS), "unshare the mount namespace")
+    mount(None, "/", None, MS_REC | MS_SLAVE)
+
+
+def mount(
+    source: str | Path | None,
+    target: str | Path,
+    kind: str | None,
+    flags: int = 0,
+    options: str | None = None,
+) -> None:
+    """mount(2)."""
+    _checked(
+        _libc.mount(
+            os.fsencode(source) if source is not None else None,
+            os.fsencode(target),
+            kind.encode() if kind else None,
+            flags,
+            options.encode() if options else None,
+        ),
+        f"mount {target}",
+    )
+
+
+def bind(source: str | Path, target: str | Path, flags: int = 0) -> None:
+    """A bind mount, with all that is mounted below it; `flags` (say MS_RDONLY) are added to it."""
+    mount(source, target, None, MS_BIND | MS_REC)
+    if flags:
+        mount(None, target, None, MS_BIND | MS_REMOUNT | flags)
+
+
+def die_with_parent(signal_number: int) -> None:
+    """The kernel sends us this signal when the process that forked us ends."""
+    _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "PR_SET_PDEATHSIG")
+
+
+def adopt_orphans() -> None:
+    """Descendants whose parent ended become our children, so that we see and reap their ends."""
+    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
+
+
+def no_new_privileges() -> None:
+    """No exec from here on can gain anything by set-uid bits or file capabilities."""
+    _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+
+
+def drop_bounding_set() -> None:
+    """Empties the capability bounding and ambient sets (needs CAP_SETPCAP, so before setuid)."""
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    for capability in range(last + 1):
+        _checked(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "PR_CAPBSET_DROP")
+    _checked(
+        _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "PR_CAP_AMBIENT_CLEAR_ALL"
+    )
+
+
+def not_dumpable() -> None:
+    """Nobody of our own uid may ptrace us, read our memory or take our descriptors."""
+    _checked(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE")

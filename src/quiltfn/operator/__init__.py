@@ -1,0 +1,1 @@
+"""Commands that work on the machine or the data directory, not over HTTP."""
