@@ -1,0 +1,70 @@
+"""Every function in memory, so that the way of a call never asks the database."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from quiltfn.model.errors import NotFound
+from quiltfn.model.function import Function
+from quiltfn.model.version import Version
+from quiltfn.ports import Tally
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A function as it is now, the version it points to, and who is changing it.
+
+    `lock`: one lifecycle verb at a time. `deployment`: the deploy that is under way.
+    """
+
+    function: Function
+    version: Version
+    tally: Tally
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    deployment: "asyncio.Task[None] | None" = None
+
+
+class Catalog:
+    """Functions by id and by name. A tenant sees its own; everything else does not exist."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Entry] = {}
+        self._by_name: dict[tuple[str, str], Entry] = {}
+
+    def add(self, entry: Entry) -> None:
+        self._by_id[entry.function.id] = entry
+        self._by_name[entry.function.tenant_id, entry.function.name] = entry
+
+    def replace(self, entry: Entry, function: Function, version: Version | None = None) -> None:
+        """The function changed; its old name, if it had another, is free."""
+        del self._by_name[entry.function.tenant_id, entry.function.name]
+        entry.function = function
+        entry.version = version or entry.version
+        self._by_name[function.tenant_id, function.name] = entry
+
+    def remove(self, entry: Entry) -> None:
+        del self._by_id[entry.function.id]
+        del self._by_name[entry.function.tenant_id, entry.function.name]
+
+    def by_id(self, tenant_id: str, function_id: str) -> Entry:
+        """Raises `NotFound`, for another tenant's id in just the same words."""
+        entry = self._by_id.get(function_id)
+        if entry is None or entry.function.tenant_id != tenant_id:
+            raise NotFound("there is no function with this id")
+        return entry
+
+    def by_name(self, tenant_id: str, name: str) -> Entry:
+        """Raises `NotFound`."""
+        entry = self._by_name.get((tenant_id, name))
+        if entry is None:
+            raise NotFound("there is no function with this name")
+        return entry
+
+    def of_tenant(self, tenant_id: str) -> Iterator[Entry]:
+        """The tenant's functions, oldest first (ids are in the order of their making)."""
+        return (
+            entry for entry in list(self._by_id.values()) if entry.function.tenant_id == tenant_id
+        )
+
+    def all(self) -> Iterator[Entry]:
+        return iter(list(self._by_id.values()))

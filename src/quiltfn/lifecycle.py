@@ -1,0 +1,277 @@
+"""The verbs over functions: create, update, deploy, pause, resume, roll back, delete.
+
+A verb holds the function's lock while it decides and writes; what is written is on disk before the
+pools hear of it, so that a crash leaves the old state or the new one, never half of each.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from quiltfn.catalog import Catalog, Entry
+from quiltfn.ids import new_id
+from quiltfn.model.errors import Conflict, NotFound
+from quiltfn.model.function import Function, FunctionEvent, FunctionState, NewFunction
+from quiltfn.model.invocation import How
+from quiltfn.model.pool import PoolLimits
+from quiltfn.model.version import Content, HostLimits, Version
+from quiltfn.ports import Clock, Pools, SandboxFailed, SandboxRefused, Store, Tally
+
+DEPLOY_ANSWERS_WITHIN_S = 20.0
+UPDATE_STANDS_WITHIN_S = 10.0
+DELETE_GRACE_S = 5.0
+CONTENT_FIELDS = frozenset(Content.__struct_fields__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where this server runs: its node's name, what the machine allows, how long idle is kept."""
+
+    node_id: str
+    host: HostLimits
+    idle_s: float = 300.0
+
+
+class Lifecycle:
+    """Changes functions, one verb at a time for each."""
+
+    def __init__(
+        self, catalog: Catalog, store: Store, pools: Pools, clock: Clock, place: Place
+    ) -> None:
+        self._catalog, self._store, self._pools = catalog, store, pools
+        self._clock, self._place = clock, place
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def restore(self) -> None:
+        """At start: everything is as it was; what was being deployed is deployed again."""
+        for stored in await self._store.load():
+            entry = Entry(stored.function, stored.version, stored.tally)
+            self._catalog.add(entry)
+            if stored.function.state is FunctionState.ACTIVE:
+                self._pools.open(stored.function.id, stored.version, self._limits(stored.function))
+            elif stored.function.state is FunctionState.DEPLOYING:
+                self._begin_deployment(entry)
+
+    async def create(self, tenant_id: str, new: NewFunction, content: Content) -> Entry:
+        """A pending function with version 1. Raises `Unprocessable`, `Conflict`."""
+        now = int(self._clock.unix())
+        function = Function(
+            id=new_id(),
+            tenant_id=tenant_id,
+            name=new.name,
+            cluster_id=new.cluster_id,
+            description=new.description,
+            owner_node_id=self._place.node_id,
+            state=FunctionState.PENDING,
+            current_version=1,
+            min_instances=new.min_instances,
+            max_instances=new.max_instances,
+            created_at=now,
+            updated_at=now,
+        )
+        function.validate()
+        content.validate(self._place.host)
+        version = self._version(function, 1, content, now)
+        await self._store.create(function, version)
+        entry = Entry(function, version, Tally())
+        self._catalog.add(entry)
+        return entry
+
+    async def update(self, entry: Entry, changes: Mapping[str, Any]) -> Entry:
+        """A new version with `changes` (names and types already checked), serving at once.
+
+        On an active function the new version stands before it takes over; one that cannot stand
+        leaves the old one serving and says why in `error_message`.
+        """
+        async with changing(entry):
+            now = int(self._clock.unix())
+            ours = {name: value for name, value in changes.items() if name in CONTENT_FIELDS}
+            rest = {name: value for name, value in changes.items() if name not in CONTENT_FIELDS}
+            content = msgspec.structs.replace(entry.version.content, **ours)
+            function = msgspec.structs.replace(
+                entry.function, **rest, updated_at=now, error_message=None
+            )
+            function.validate()
+            content.validate(self._place.host)
+            newest = (await self._store.versions(function.id))[0].number
+            version = self._version(function, newest + 1, content, now)
+            await self._repoint(entry, function, version, is_new=True)
+        return entry
+
+    async def rollback(self, entry: Entry, number: int) -> Entry:
+        """Points back to an existing version, without making one. Raises `NotFound`."""
+        async with changing(entry):
+            version = await self._store.version(entry.function.id, number)
+            if version is None:
+                raise NotFound(f"the function has no version {number}")
+            if number != entry.function.current_version:
+                function = msgspec.structs.replace(
+                    entry.function, updated_at=int(self._clock.unix()), error_message=None
+                )
+                await self._repoint(entry, function, version, is_new=False)
+        return entry
+
+    async def deploy(self, entry: Entry) -> Entry:
+        """Makes `max(1, min_instances)` instances ready; then active, error, or deploying still."""
+        async with changing(entry):
+            function = entry.function
+            if function.state is FunctionState.ACTIVE:
+                await self._top_up(entry)
+                return entry
+            if function.state is not FunctionState.DEPLOYING:
+                await self._move(entry, FunctionEvent.DEPLOY)
+                self._begin_deployment(entry)
+        if entry.deployment is not None:
+            await asyncio.wait([entry.deployment], timeout=DEPLOY_ANSWERS_WITHIN_S)
+        return entry
+
+    async def pause(self, entry: Entry) -> None:
+        """Refuses new and waiting calls, lets running ones end. Raises `Conflict`."""
+        async with changing(entry):
+            state = entry.function.state
+            if state in (FunctionState.PENDING, FunctionState.ERROR):
+                raise Conflict(
+                    f"a function that is {state} cannot be paused", details=_state(entry)
+                )
+            if state is not FunctionState.PAUSED:
+                await self._move(entry, FunctionEvent.PAUSE)
+                self._pools.close(entry.function.id, "paused")
+
+    async def resume(self, entry: Entry) -> Entry:
+        """Deploys a paused function again. Raises `Conflict`."""
+        state = entry.function.state
+        if state in (FunctionState.PENDING, FunctionState.ERROR):
+            raise Conflict(f"a function that is {state} cannot be resumed", details=_state(entry))
+        if state is FunctionState.ACTIVE:
+            return entry
+        return await self.deploy(entry)
+
+    async def delete(self, entry: Entry) -> None:
+        """Gone at once for every caller; running calls have a moment and end `cancelled`."""
+        async with changing(entry):
+            await self._store.delete(entry.function.id)
+            self._catalog.remove(entry)
+            entry.function = entry.function.after(FunctionEvent.DELETE, int(self._clock.unix()))
+            self._pools.close(entry.function.id, "deleted")
+        self._in_background(self._end_deleted(entry.function.id))
+
+    async def versions(self, entry: Entry) -> list[Version]:
+        """Every version, newest first."""
+        return list(await self._store.versions(entry.function.id))
+
+    # How -------------------------------------------------------------------------------------
+
+    async def _repoint(
+        self, entry: Entry, function: Function, version: Version, *, is_new: bool
+    ) -> None:
+        """Makes `version` the current one, on an active function only once it stands."""
+        stored = version if is_new else None
+        target = msgspec.structs.replace(function, current_version=version.number)
+        if function.state is FunctionState.ACTIVE:
+            try:
+                async with asyncio.timeout(UPDATE_STANDS_WITHIN_S):
+                    await self._stand(entry, target, version)
+            except (SandboxRefused, SandboxFailed, TimeoutError) as error:
+                reason = str(error) or f"no instance stood within {UPDATE_STANDS_WITHIN_S:.0f} s"
+                message = f"version {version.number} cannot serve: {reason}"
+                failed = msgspec.structs.replace(function, error_message=message)
+                await self._store.save(failed, stored)
+                self._catalog.replace(entry, failed)
+                self._pools.retarget(failed.id, self._limits(failed))
+                return
+        await self._store.save(target, stored)
+        self._catalog.replace(entry, target, version)
+        if target.state is FunctionState.ACTIVE:
+            self._pools.switch(target.id, version)
+
+    async def _top_up(self, entry: Entry) -> None:
+        """Deploy of a function that serves already: the same number of instances is made ready."""
+        error: str | None = None
+        try:
+            await self._stand(entry, entry.function, entry.version)
+        except (SandboxRefused, SandboxFailed) as refused:
+            error = str(refused)
+        if error != entry.function.error_message:
+            function = msgspec.structs.replace(entry.function, error_message=error)
+            await self._store.save(function)
+            self._catalog.replace(entry, function)
+        self._pools.switch(entry.function.id, entry.version)
+
+    async def _stand(self, entry: Entry, function: Function, version: Version) -> None:
+        count = max(1, function.min_instances)
+        await self._pools.stand(entry.function.id, version, self._limits(function), count)
+
+    def _begin_deployment(self, entry: Entry) -> None:
+        entry.deployment = self._in_background(self._deployment(entry))
+
+    async def _deployment(self, entry: Entry) -> None:
+        """Until the version that is current by then stands, or one cannot."""
+        while entry.function.state is FunctionState.DEPLOYING:
+            version = entry.version
+            error: str | None = None
+            try:
+                await self._stand(entry, entry.function, version)
+            except (SandboxRefused, SandboxFailed) as refused:
+                error = str(refused)
+            async with entry.lock:
+                if entry.function.state is not FunctionState.DEPLOYING:
+                    return  # paused or deleted meanwhile; the pool was closed by that
+                if entry.version.digest != version.digest:
+                    continue  # updated meanwhile
+                if error is not None:
+                    await self._move(entry, FunctionEvent.FAILED, error)
+                    self._pools.close(entry.function.id, "error")
+                else:
+                    await self._move(entry, FunctionEvent.STOOD)
+                    self._pools.switch(entry.function.id, entry.version)
+
+    async def _move(self, entry: Entry, event: FunctionEvent, error: str | None = None) -> None:
+        function = entry.function.after(event, int(self._clock.unix()), error)
+        await self._store.save(function)
+        self._catalog.replace(entry, function)
+
+    async def _end_deleted(self, function_id: str) -> None:
+        await asyncio.sleep(DELETE_GRACE_S)
+        await self._pools.end_running(function_id, How.CANCELLED, "the function was deleted")
+        self._pools.forget(function_id)
+
+    def _version(self, function: Function, number: int, content: Content, now: int) -> Version:
+        return Version(
+            id=new_id(),
+            function_id=function.id,
+            number=number,
+            content=content,
+            digest=content.digest(),
+            description=function.description,
+            created_at=now,
+        )
+
+    def _limits(self, function: Function) -> PoolLimits:
+        return PoolLimits(
+            min_instances=function.min_instances,
+            max_instances=function.max_instances,
+            idle_s=self._place.idle_s,
+        )
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+
+@asynccontextmanager
+async def changing(entry: Entry) -> AsyncIterator[None]:
+    """The function's lock, and the certainty that it was not deleted while waiting for it."""
+    async with entry.lock:
+        if entry.function.state is FunctionState.DELETED:
+            raise NotFound("there is no such function")
+        yield
+
+
+def _state(entry: Entry) -> dict[str, str]:
+    return {"state": entry.function.state}

@@ -1,0 +1,1 @@
+"""What the platform tells about itself: log, and later metrics, traces and audit."""

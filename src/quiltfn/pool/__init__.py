@@ -1,0 +1,1 @@
+"""The shell around `model.pool`: it performs what the pure pool decides."""

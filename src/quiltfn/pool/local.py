@@ -1,0 +1,330 @@
+"""The pools of this node: events go into the pure pool, its actions are performed here.
+
+There is one place where a call is handed an instance (`_perform`) and one where it is given back
+(`Held.__aexit__`).
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+
+from quiltfn.model import pool as decided
+from quiltfn.model.errors import (
+    CapacityFull,
+    FunctionNotActive,
+    NotFound,
+    QuiltfnError,
+    RuntimeUnavailable,
+    ShuttingDown,
+)
+from quiltfn.model.instance import InstanceState
+from quiltfn.model.invocation import Ended, How
+from quiltfn.model.pool import Action, Pool, PoolCounts, PoolLimits
+from quiltfn.model.version import Version
+from quiltfn.ports import Call, Clock, Sandbox, Sandboxes, SandboxFailed, SandboxRefused
+
+ENDED_BY_ITSELF = (How.EXITED, How.SIGNALLED)
+
+
+class Held:
+    """One instance, held by one call from `async with` to its end. `ports.Lease` inside."""
+
+    __slots__ = ("_ended_well", "_pool", "_used", "_waiter", "cold_start", "instance", "version")
+
+    version: Version
+    cold_start: bool
+
+    def __init__(self, pool: "FunctionPool") -> None:
+        self._pool = pool
+        self._waiter = 0
+        self._used = False
+        self._ended_well = False
+
+    async def __aenter__(self) -> "Held":
+        self._waiter, future = self._pool.wait_in_line()
+        if not future.done():  # warm: it was handed over already, without a suspended wait
+            try:
+                await future
+            except asyncio.CancelledError:
+                # It may have been handed an instance in this very tick; the pool knows.
+                self._pool.leave_line(self._waiter)
+                raise
+        self.instance, self.cold_start = future.result()
+        self.version = self._pool.version_of(self.instance)
+        return self
+
+    async def call(self, call: Call) -> Ended:
+        self._used = True
+        ended = await self._pool.sandboxes[self.instance].call(call)
+        self._ended_well = ended.how in ENDED_BY_ITSELF and not ended.out_of_memory
+        return ended
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if self._used:
+            self._pool.give_back(self.instance, healthy=self._ended_well)
+        else:
+            self._pool.leave_line(self._waiter)
+
+
+class FunctionPool:
+    """One function's pure pool and the sandboxes and futures that belong to its numbers."""
+
+    def __init__(self, sandboxes: Sandboxes, clock: Clock, limits: PoolLimits) -> None:
+        self._source, self._clock = sandboxes, clock
+        self.model = Pool(limits)
+        self.sandboxes: dict[int, Sandbox] = {}
+        self._versions: dict[str, Version] = {}
+        self._waiters: dict[int, asyncio.Future[tuple[int, bool]]] = {}
+        self._standing: dict[str, asyncio.Future[None]] = {}
+        self._waiter_numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._emptied = asyncio.Event()
+        self._wake: asyncio.TimerHandle | None = None
+        self._wake_time = 0.0
+
+    # Calls -----------------------------------------------------------------------------------
+
+    def wait_in_line(self) -> tuple[int, asyncio.Future[tuple[int, bool]]]:
+        """A waiter's number, and the future that its instance (and whether cold) comes by."""
+        waiter = next(self._waiter_numbers)
+        future: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = future
+        self._perform(self.model.acquire(waiter, self._clock.now()))
+        return waiter, future
+
+    def leave_line(self, waiter: int) -> None:
+        self._waiters.pop(waiter, None)
+        self._perform(self.model.cancel(waiter, self._clock.now()))
+
+    def give_back(self, number: int, *, healthy: bool) -> None:
+        sandbox = self.sandboxes[number]
+        healthy = healthy and sandbox.is_alive
+        self._perform(self.model.release(number, self._clock.now(), healthy=healthy))
+        if healthy and sandbox.is_clean:  # it was clean before the call's answer was read
+            self._perform(self.model.cleaned(number, self._clock.now()))
+
+    def version_of(self, number: int) -> Version:
+        """The version as it is numbered now: equal contents share instances."""
+        return self._versions[self.model.instances[number].digest]
+
+    # Lifecycle -------------------------------------------------------------------------------
+
+    async def stand(self, version: Version, limits: PoolLimits, count: int) -> None:
+        now = self._clock.now()
+        self._versions.setdefault(version.digest, version)
+        future = self._standing.get(version.digest)
+        if future is None or future.done():
+            future = asyncio.get_running_loop().create_future()
+            self._standing[version.digest] = future
+        self._perform(self.model.retarget(limits, now))
+        self._perform(self.model.prepare(version.digest, count, now))
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if self.model.standby == version.digest:
+                self._perform(self.model.abandon(self._clock.now()))
+            raise
+
+    def switch(self, version: Version) -> None:
+        self._versions[version.digest] = version
+        self._perform(self.model.switch(version.digest, self._clock.now()))
+
+    def close(self, why: str) -> None:
+        self._perform(self.model.close(why, self._clock.now()))
+        for future in self._standing.values():
+            if not future.done():
+                future.set_exception(SandboxRefused(f"the function became {why} meanwhile"))
+                future.exception()
+
+    def retarget(self, limits: PoolLimits) -> None:
+        self._perform(self.model.retarget(limits, self._clock.now()))
+
+    def tick(self) -> None:
+        self._perform(self.model.tick(self._clock.now()))
+
+    async def end_running(self, how: How, reason: str) -> None:
+        """Ends running calls that way and waits until every instance of them is gone."""
+        for number, sandbox in list(self.sandboxes.items()):
+            if self.model.instances[number].state is InstanceState.BUSY:
+                sandbox.end_call(how, reason)
+        await self.wait_empty()
+
+    async def wait_empty(self) -> None:
+        """Until every instance is gone."""
+        while self.model.instances:
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    # Performing what was decided ---------------------------------------------------------------
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case decided.Hand(instance=instance, waiter=waiter, cold=cold):
+                    self._answer(waiter).set_result((instance, cold))
+                case decided.Start(instance=instance, digest=digest):
+                    self._spawn(self._start(instance, self._versions[digest]))
+                case decided.Destroy(instance=instance):
+                    if instance in self.sandboxes:  # else its start is under way and will see it
+                        self._spawn(self._destroy(instance, self.sandboxes[instance]))
+                case decided.Refuse(waiter=waiter, why=why):
+                    self._fail(waiter, refusal(why))
+                case decided.Fail(waiter=waiter, reason=reason):
+                    self._fail(waiter, RuntimeUnavailable(reason))
+                case decided.Wake(at=at):
+                    self._wake_at(at)
+                case decided.Stands(digest=digest):
+                    if not self._standing[digest].done():
+                        self._standing[digest].set_result(None)
+                case decided.CannotStand(digest=digest, reason=reason):
+                    if not self._standing[digest].done():
+                        self._standing[digest].set_exception(SandboxRefused(reason))
+                        self._standing[digest].exception()
+
+    def _answer(self, waiter: int) -> "asyncio.Future[tuple[int, bool]]":
+        return self._waiters.pop(waiter)
+
+    def _fail(self, waiter: int, error: QuiltfnError) -> None:
+        future = self._answer(waiter)
+        if not future.done():
+            future.set_exception(error)
+
+    async def _start(self, number: int, version: Version) -> None:
+        try:
+            sandbox = await self._make(version)
+        except (SandboxFailed, SandboxRefused) as error:
+            self._perform(self.model.failed(number, str(error), self._clock.now()))
+            self._emptied.set()
+            return
+        self.sandboxes[number] = sandbox
+        if self.model.instances[number].state is InstanceState.TERMINATING:
+            await self._destroy(number, sandbox)
+            return
+        sandbox.watch(lambda: self._cleaned(number), lambda: self._lost(number))
+        self._perform(self.model.started(number, self._clock.now()))
+        if not sandbox.is_alive:  # it ended before anybody watched
+            self._lost(number)
+
+    async def _make(self, version: Version) -> Sandbox:
+        sandbox = await self._source.create(version.content)
+        try:
+            await sandbox.specialise(version.content)
+        except BaseException:
+            await sandbox.destroy()
+            raise
+        return sandbox
+
+    async def _destroy(self, number: int, sandbox: Sandbox) -> None:
+        await sandbox.destroy()
+        del self.sandboxes[number]
+        self._perform(self.model.gone(number, self._clock.now()))
+        self._emptied.set()
+
+    def _cleaned(self, number: int) -> None:
+        self._perform(self.model.cleaned(number, self._clock.now()))
+
+    def _lost(self, number: int) -> None:
+        self._perform(self.model.lost(number, self._clock.now()))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _wake_at(self, at: float) -> None:
+        if self._wake is not None and not self._wake.cancelled():
+            if self._wake_time <= at and self._wake_time > self._clock.now():
+                return
+            self._wake.cancel()
+        self._wake_time = at
+        delay = max(0.0, at - self._clock.now())
+        self._wake = asyncio.get_running_loop().call_later(delay, self.tick)
+
+
+class LocalPools:
+    """`ports.Pools` on this node."""
+
+    def __init__(self, sandboxes: Sandboxes, clock: Clock) -> None:
+        self._sandboxes, self._clock = sandboxes, clock
+        self._pools: dict[str, FunctionPool] = {}
+
+    def lease(self, function_id: str) -> Held:
+        pool = self._pools.get(function_id)
+        if pool is None:
+            raise RuntimeUnavailable("the function has no pool on this node")
+        return Held(pool)
+
+    async def stand(
+        self, function_id: str, version: Version, limits: PoolLimits, count: int
+    ) -> None:
+        await self._pool(function_id, limits).stand(version, limits, count)
+
+    def open(self, function_id: str, version: Version, limits: PoolLimits) -> None:
+        pool = self._pool(function_id, limits)
+        pool.switch(version)
+        pool.tick()
+
+    def switch(self, function_id: str, version: Version) -> None:
+        self._pools[function_id].switch(version)
+
+    def close(self, function_id: str, why: str) -> None:
+        if function_id in self._pools:
+            self._pools[function_id].close(why)
+
+    def retarget(self, function_id: str, limits: PoolLimits) -> None:
+        if function_id in self._pools:
+            self._pools[function_id].retarget(limits)
+
+    async def end_running(self, function_id: str, how: How, reason: str) -> None:
+        if function_id in self._pools:
+            await self._pools[function_id].end_running(how, reason)
+
+    def forget(self, function_id: str) -> None:
+        self._pools.pop(function_id, None)
+
+    def counts(self, function_id: str) -> PoolCounts:
+        pool = self._pools.get(function_id)
+        return pool.model.counts() if pool else PoolCounts()
+
+    def tick(self) -> None:
+        """Lets every pool look at the time; the reaper calls it once a second."""
+        for pool in list(self._pools.values()):
+            pool.tick()
+
+    async def aclose(self) -> None:
+        """Ends running calls as interrupted, and every instance."""
+        pools = list(self._pools.values())
+        for pool in pools:
+            pool.close("closing")
+        reason = "the server was stopped while the call was running"
+        await asyncio.gather(*(pool.end_running(How.INTERRUPTED, reason) for pool in pools))
+
+    def _pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
+        pool = self._pools.get(function_id)
+        if pool is None:
+            pool = self._pools[function_id] = FunctionPool(self._sandboxes, self._clock, limits)
+        return pool
+
+
+REFUSALS: dict[str, Callable[[], QuiltfnError]] = {
+    decided.FULL: lambda: CapacityFull(
+        "every instance of the function is busy and its waiting line is full", retry_after=1
+    ),
+    decided.WAITED_TOO_LONG: lambda: CapacityFull(
+        "every instance of the function was busy for too long", retry_after=5
+    ),
+    "deleted": lambda: NotFound("there is no such function"),
+    "closing": lambda: ShuttingDown(retry_after=5),
+}
+
+
+def refusal(why: str) -> QuiltfnError:
+    """The error for a call that the pool refuses; else `why` is the function's state."""
+    make = REFUSALS.get(why)
+    return make() if make else FunctionNotActive.because(why)

@@ -1,0 +1,109 @@
+"""The server's end of the launcher's socket: requests out, answers and descriptors in."""
+
+import asyncio
+import json
+import os
+import socket
+from array import array
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+MESSAGE_MAX = 64 * 1024
+DESCRIPTORS_MAX = 2
+
+
+class LauncherRefused(Exception):
+    """The launcher could not do what it was asked for (a sentence)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`descriptors` belong to whoever receives the answer."""
+
+    message: dict[str, Any]
+    descriptors: list[int]
+
+
+class LauncherChannel:
+    """Asks the launcher; answers come in any order and are told apart by their number."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._socket = channel
+        self._socket.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(channel.fileno(), self._receive)
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._unsent: deque[bytes] = deque()
+        self._next = 1
+
+    async def ask(self, verb: str, **arguments: object) -> Answer:
+        """One verb. Raises `LauncherRefused`."""
+        number, self._next = self._next, self._next + 1
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._waiting[number] = future
+        self._send(json.dumps({"n": number, "verb": verb, **arguments}).encode())
+        try:
+            answer = await future
+        finally:
+            self._waiting.pop(number, None)
+        if "error" in answer.message:
+            raise LauncherRefused(answer.message["error"])
+        return answer
+
+    def tell(self, verb: str, **arguments: object) -> None:
+        """One verb whose answer nobody waits for."""
+        number, self._next = self._next, self._next + 1
+        self._send(json.dumps({"n": number, "verb": verb, **arguments}).encode())
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+
+    def _send(self, packet: bytes) -> None:
+        self._unsent.append(packet)
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._unsent:
+            try:
+                self._socket.send(self._unsent[0])
+            except BlockingIOError:
+                self._loop.add_writer(self._socket.fileno(), self._flush)
+                return
+            self._unsent.popleft()
+        self._loop.remove_writer(self._socket.fileno())
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                # Not socket.recv_fds: it ignores its flags, and the descriptors would be inherited.
+                data, ancillary, _, _ = self._socket.recvmsg(
+                    MESSAGE_MAX,
+                    socket.CMSG_SPACE(DESCRIPTORS_MAX * 4),
+                    socket.MSG_CMSG_CLOEXEC,
+                )
+            except BlockingIOError:
+                return
+            except OSError:
+                data, ancillary = b"", []
+            if not data:  # the launcher is gone; the kernel is about to end us too
+                self._loop.remove_reader(self._socket.fileno())
+                return
+            descriptors = array("i")
+            for level, kind, content in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    descriptors.frombytes(content[: len(content) - len(content) % 4])
+            message = json.loads(data)
+            future = self._waiting.get(message["n"])
+            if future is not None and not future.done():
+                future.set_result(Answer(message, list(descriptors)))
+            else:
+                self._unclaimed(message, descriptors)
+
+    def _unclaimed(self, message: dict[str, Any], descriptors: "array[int]") -> None:
+        """Whoever asked was cancelled: a sandbox that came too late is given back."""
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if "sandbox" in message:
+            self.tell("destroy", sandbox=message["sandbox"])

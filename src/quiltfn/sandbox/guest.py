@@ -1,0 +1,232 @@
+"""One sandbox: a connection to its guest, and the verdicts on what comes through it.
+
+Nothing that a handler does can make `call` raise; what a guest may not send ends the connection,
+and with it the sandbox.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import cast
+
+from quiltfn.guest import wire
+from quiltfn.model import environment
+from quiltfn.model.invocation import Ended, How
+from quiltfn.model.version import Content
+from quiltfn.ports import Call, SandboxFailed, SandboxRefused
+from quiltfn.sandbox.channel import LauncherChannel
+
+GREETING_TIMEOUT_S = 10.0
+# The guest keeps the deadline; if it has not answered by then, the sandbox is killed from outside.
+OUTER_DEADLINE_S = 0.5
+DEFAULT_DIRECTORY = "/tmp"
+
+HOW = {
+    wire.How.EXITED: How.EXITED,
+    wire.How.KILLED: How.SIGNALLED,
+    wire.How.DEADLINE: How.DEADLINE,
+    wire.How.NOT_STARTED: How.NOT_STARTED,
+}
+
+
+def handler_argv(content: Content) -> list[str]:
+    """What the guest executes. The shell expands variables; argv never shows on the host."""
+    return ["/bin/sh", "-c", content.handler]
+
+
+class GuestSandbox(asyncio.Protocol):
+    """`ports.Sandbox` over a guest. One call at a time."""
+
+    def __init__(self, name: str, events: int, channel: LauncherChannel) -> None:
+        self.id = name
+        self.is_alive = True
+        self.is_clean = True
+        self._channel = channel
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        self._decoder = wire.Decoder()
+        self._transport: asyncio.Transport | None = None
+        self._greeted: asyncio.Future[int] = self._loop.create_future()
+        self._specialised: asyncio.Future[str | None] = self._loop.create_future()
+        self._end: asyncio.Future[Ended] | None = None
+        self._on_clean: Callable[[], None] = _nothing
+        self._on_lost: Callable[[], None] = _nothing
+        self._nonce = 0
+        self._overdue = False
+        self._out_of_memory_kills = 0
+        self._output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        self._output_bytes = 0
+        self._destroyed: asyncio.Task[None] | None = None
+
+    async def greet(self, control: socket.socket) -> None:
+        """Waits until the guest said hello. Raises `SandboxFailed`."""
+        await self._loop.create_unix_connection(lambda: self, sock=control)
+        try:
+            async with asyncio.timeout(GREETING_TIMEOUT_S):
+                version = await self._greeted
+        except (TimeoutError, ConnectionError):
+            raise SandboxFailed("the guest did not say hello") from None
+        if version != wire.PROTOCOL_VERSION:
+            raise SandboxFailed(f"the guest speaks protocol {version}, not {wire.PROTOCOL_VERSION}")
+
+    async def specialise(self, content: Content) -> None:
+        frame = wire.encode_specialise(
+            argv=handler_argv(content),
+            cwd=content.working_directory or DEFAULT_DIRECTORY,
+            environment=environment.of_version(content),
+            keep_tmp=not content.cleanup_on_exit,
+        )
+        self._write(frame)
+        try:
+            async with asyncio.timeout(GREETING_TIMEOUT_S):
+                refusal = await self._specialised
+        except (TimeoutError, ConnectionError):
+            refusal = "the guest ended while it was being specialised"
+        if refusal is not None:
+            raise SandboxRefused(refusal)
+
+    async def call(self, call: Call) -> Ended:
+        self._nonce += 1
+        frame = wire.encode_call(
+            nonce=self._nonce,
+            timeout_ms=round(call.timeout_s * 1000),
+            environment=call.environment,
+            payload=call.payload,
+            env_replaces=call.replaces_environment,
+        )
+        self._output = {"stdout": [], "stderr": []}
+        self._output_bytes = 0
+        self._end = self._loop.create_future()
+        if not self.is_alive:
+            return Ended(how=How.SANDBOX_GONE, reason="the sandbox had ended before the call")
+        self.is_clean = False
+        self._write(frame)
+        outer = self._loop.call_later(call.timeout_s + OUTER_DEADLINE_S, self._kill_overdue)
+        try:
+            return await self._end
+        finally:
+            outer.cancel()
+
+    def end_call(self, how: How, reason: str) -> None:
+        self._finish(Ended(how=how, reason=reason))
+
+    def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
+        self._on_clean, self._on_lost = on_clean, on_lost
+
+    async def destroy(self) -> None:
+        if self._destroyed is None:
+            self._destroyed = asyncio.ensure_future(self._destroy())
+        await asyncio.shield(self._destroyed)
+
+    # What comes from the guest ---------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are not subclasses of asyncio.Transport, only like it.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for event in self._decoder.feed(data):
+                self._hear(event)
+        except wire.WireError:
+            self._break()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.is_alive = False
+        for future in (self._greeted, self._specialised):
+            if not future.done():
+                future.set_exception(ConnectionResetError("the guest ended"))
+                future.exception()  # nobody may be waiting for it
+        killed_for_memory = self._was_killed_for_memory()
+        if self._overdue:
+            self._finish(Ended(how=How.DEADLINE, reason="killed from outside at its deadline"))
+        else:
+            self._finish(Ended(how=How.SANDBOX_GONE, out_of_memory=killed_for_memory))
+        if self._destroyed is None:
+            self._on_lost()
+
+    def _hear(self, event: wire.Event) -> None:
+        match event:
+            case wire.Output(nonce=nonce, stream=stream, data=data) if self._awaits(nonce):
+                self._output[stream].append(data)
+                self._output_bytes += len(data)
+                if self._output_bytes > 2 * wire.STREAM_MAX:
+                    self._break()
+            case wire.End(nonce=nonce) if self._awaits(nonce):
+                self._finish(self._ended(event))
+            case wire.Clean(nonce=nonce) if nonce == self._nonce and not self._awaits(nonce):
+                self.is_clean = True
+                self._on_clean()
+            case wire.Hello(version=version) if not self._greeted.done():
+                self._greeted.set_result(version)
+            case wire.Specialised(errno=code, text=text) if not self._specialised.done():
+                self._specialised.set_result(text if code else None)
+            case _:
+                self._break()
+
+    def _awaits(self, nonce: int) -> bool:
+        return nonce == self._nonce and self._end is not None
+
+    def _ended(self, end: wire.End) -> Ended:
+        return Ended(
+            how=HOW[end.how],
+            code=end.code,
+            out_of_memory=self._was_killed_for_memory(),
+            stdout=_text(self._output["stdout"], end.dropped_stdout),
+            stderr=_text(self._output["stderr"], end.dropped_stderr),
+            reason=end.text or None,
+        )
+
+    def _finish(self, ended: Ended) -> None:
+        future, self._end = self._end, None
+        if future is not None and not future.done():
+            future.set_result(ended)
+
+    def _was_killed_for_memory(self) -> bool:
+        """Whether the kernel's count of such kills rose since it was last asked."""
+        if self._events < 0:
+            return False
+        try:
+            text = os.pread(self._events, 512, 0)
+        except OSError:  # the control group is gone
+            return False
+        kills = int(text.rpartition(b"oom_kill ")[2].split(b"\n", 1)[0] or 0)
+        rose, self._out_of_memory_kills = kills > self._out_of_memory_kills, kills
+        return rose
+
+    # What goes to guest and launcher ---------------------------------------------------------
+
+    def _write(self, frame: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(frame)
+
+    def _kill_overdue(self) -> None:
+        self._overdue = True
+        self._channel.tell("kill", sandbox=self.id)
+
+    def _break(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _destroy(self) -> None:
+        self.is_alive = False
+        try:
+            await self._channel.ask("destroy", sandbox=self.id)
+        finally:
+            self._break()
+            if self._events >= 0:
+                os.close(self._events)
+                self._events = -1
+
+
+def _text(chunks: list[bytes], dropped: int) -> str:
+    text = b"".join(chunks).decode("utf-8", "replace")
+    if dropped:
+        newline = "" if text.endswith("\n") else "\n"
+        text += f"{newline}[quiltfn dropped {dropped} more bytes]\n"
+    return text
+
+
+def _nothing() -> None:
+    pass
