@@ -1,0 +1,66 @@
+"""The one table from error codes to HTTP statuses, and the one body that every refusal has."""
+
+from typing import Any
+
+import msgspec
+
+from quiltfn.model.errors import QuiltfnError
+
+STATUS = {
+    "UNAUTHORIZED": 401,
+    "FORBIDDEN": 403,
+    "NOT_FOUND": 404,
+    "METHOD_NOT_ALLOWED": 405,
+    "BAD_REQUEST": 400,
+    "CONFLICT": 409,
+    "PRECONDITION_FAILED": 412,
+    "FUNCTION_NOT_ACTIVE": 409,
+    "PAYLOAD_TOO_LARGE": 413,
+    "UNSUPPORTED_MEDIA_TYPE": 415,
+    "UNPROCESSABLE_ENTITY": 422,
+    "RATE_LIMITED": 429,
+    "CAPACITY_FULL": 503,
+    "SHUTTING_DOWN": 503,
+    "STORE_UNAVAILABLE": 503,
+    "RUNTIME_UNAVAILABLE": 503,
+    "INTERNAL": 500,
+}
+
+
+class Details(msgspec.Struct, kw_only=True):
+    """What helps to repair a request. Every field may be null."""
+
+    expected: Any = None
+    received: Any = None
+    example: Any = None
+    state: str | None = None
+    exit_code: int | None = None
+
+
+class ErrorBody(msgspec.Struct, kw_only=True):
+    """The body of every refusal and failure. `retry_after` in seconds."""
+
+    error: str
+    error_code: str
+    request_id: str
+    details: Details | None = None
+    retry_after: int | None = None
+    hint: str | None = None
+
+
+def render(error: QuiltfnError, request_id: str) -> tuple[int, bytes, dict[str, str]]:
+    """Status, body and headers."""
+    body = ErrorBody(
+        error=str(error),
+        error_code=error.code,
+        request_id=request_id,
+        details=Details(**error.details) if error.details else None,
+        retry_after=error.retry_after,
+        hint=error.hint,
+    )
+    headers: dict[str, str] = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    if error.invocation_id is not None:
+        headers["x-invocation-id"] = error.invocation_id
+    return STATUS[error.code], msgspec.json.encode(body), headers

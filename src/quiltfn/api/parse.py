@@ -1,0 +1,153 @@
+"""From bytes to a request shape: one strict way, and refusals that name the field."""
+
+import json
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from quiltfn.model.errors import BadRequest, Unprocessable, shown
+
+DEPTH_MAX = 32
+T = TypeVar("T")
+
+EXAMPLES: dict[str, Any] = {
+    "name": "my-function",
+    "handler": "echo hello",
+    "runtime": "shell",
+    "cluster_id": "cluster_123",
+    "description": "Processes incoming data",
+    "memory_limit_mb": 256,
+    "cpu_limit_percent": 25.0,
+    "timeout_seconds": 30,
+    "environment": {"NODE_ENV": "production"},
+    "min_instances": 0,
+    "max_instances": 5,
+    "cleanup_on_exit": True,
+    "working_directory": "/app",
+    "payload": '{"key":"value"}',
+    "version": 1,
+}
+TYPES = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "an object",
+    "array": "an array",
+    "null": "null",
+}
+_WRONG_TYPE = re.compile(r"Expected `([^`]+)`, got `([^`]+)`(?: - at (?:key in )?`\$\.?([^`]*)`)?")
+_UNKNOWN = re.compile(r"unknown field `([^`]*)`")
+_MISSING = re.compile(r"missing required field `([^`]*)`")
+
+
+def json_value(body: bytes) -> Any:
+    """The one JSON text in `body`.
+
+    Raises `BadRequest` for everything that is not exactly that: bad UTF-8, a byte order mark, NaN,
+    a key twice, a lone surrogate, nesting deeper than 32.
+    """
+    try:
+        value = json.loads(
+            body.decode("utf-8"), object_pairs_hook=_without_twins, parse_constant=_no_constant
+        )
+        _check_strings(value)
+    except RecursionError:
+        raise BadRequest(f"the body nests deeper than {DEPTH_MAX}") from None
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError among them
+        raise BadRequest(f"the body is not one valid JSON text: {_brief(error)}") from None
+    return value
+
+
+def shape(value: Any, kind: type[T]) -> T:
+    """`value` as a `kind`. Raises `Unprocessable` that names the field and what was expected."""
+    if not isinstance(value, dict):
+        raise Unprocessable.field("the body", "a JSON object", value)
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error), value, kind) from None
+
+
+def integer(text: str, name: str, low: int, high: int) -> int:
+    """A query parameter that is a whole number. Raises `Unprocessable`."""
+    if re.fullmatch(r"[0-9]{1,9}", text) and low <= int(text) <= high:
+        return int(text)
+    raise Unprocessable.field(name, f"a whole number between {low} and {high}", text, high)
+
+
+def boolean(text: str, name: str) -> bool:
+    """A query parameter that is true or false. Raises `Unprocessable`."""
+    if text in ("true", "false"):
+        return text == "true"
+    raise Unprocessable.field(name, "true or false", text, "true")
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {shown(twin, 80)!r} stands twice in one object")
+    return result
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _check_strings(value: Any) -> None:
+    """Depth, and that every string can be encoded (JSON's escapes can write lone surrogates)."""
+    level = [value]
+    for _ in range(DEPTH_MAX + 1):
+        below: list[Any] = []
+        for one in level:
+            if isinstance(one, str):
+                one.encode()
+            elif isinstance(one, dict):
+                below += one.keys()
+                below += one.values()
+            elif isinstance(one, list):
+                below += one
+        if not below:
+            return
+        level = below
+    raise RecursionError
+
+
+def _brief(error: ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return "a string holds half of a surrogate pair"
+    return str(error)
+
+
+def _refusal(message: str, value: dict[str, Any], kind: type) -> Unprocessable:
+    if unknown := _UNKNOWN.search(message):
+        known = ", ".join(kind.__struct_fields__)  # type: ignore[attr-defined]
+        name = unknown[1]
+        return Unprocessable(
+            f"{name} is not a field of this request",
+            details={"expected": f"only: {known}", "received": name, "example": None},
+        )
+    if missing := _MISSING.search(message):
+        name = missing[1]
+        return Unprocessable(
+            f"{name} is required",
+            details={"expected": "a value", "received": None, "example": EXAMPLES.get(name)},
+        )
+    wrong = _WRONG_TYPE.search(message)
+    if wrong is None:
+        return Unprocessable(message)
+    expected, _, path = wrong.groups()
+    name = (path or "").split("[")[0].split(".")[0]
+    wanted = " or ".join(TYPES.get(one.strip(), one.strip()) for one in expected.split("|"))
+    received = value.get(name)
+    if name == "environment" and isinstance(received, dict):
+        bad = next((key for key, one in received.items() if not isinstance(one, str)), "")
+        return Unprocessable.field(
+            f"environment.{bad[:80]}", wanted, received.get(bad), EXAMPLES["environment"]
+        )
+    return Unprocessable.field(name, wanted, received, EXAMPLES.get(name))
