@@ -1,0 +1,108 @@
+"""The command itself: its words, and what becomes of errors. No traceback reaches a user."""
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from quiltfn import __version__
+from quiltfn.cli import functions, invoke, show
+from quiltfn.sdk import ApiError, ClientError, ConnectionFailed
+
+NO_SERVER = 3
+
+app = typer.Typer(
+    name="quiltfn",
+    help="Serverless functions on your own Linux machine.",
+    epilog="The server is found at --url, else QUILT_BASE_URL, else http://127.0.0.1:8080; "
+    "QUILT_API_KEY holds the key, if it wants one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(functions.app)
+app.command("invoke")(invoke.invoke)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"quiltfn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _asked: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+_ANY_WORDS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(
+    "serve",
+    help="Start the server on this machine.",
+    context_settings=_ANY_WORDS,
+    rich_help_panel="This machine",
+)
+def serve(context: typer.Context) -> None:
+    _on_this_machine("serve", context.args)
+
+
+@app.command(
+    "doctor",
+    help="Check this machine; --sweep removes what a crash left.",
+    context_settings=_ANY_WORDS,
+    rich_help_panel="This machine",
+)
+def doctor(context: typer.Context) -> None:
+    _on_this_machine("doctor", context.args)
+
+
+def _on_this_machine(word: str, arguments: list[str]) -> None:
+    # These need server code, which the client commands do without: another process, same name.
+    os.execv(sys.executable, [sys.executable, "-m", "quiltfn", word, *arguments])
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line, without the program's name; the answer is the exit code."""
+    try:
+        typer.main.get_command(app).main(args=list(argv), prog_name="quiltfn")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except ApiError as error:
+        record = f"recorded as invocation {error.invocation_id}" if error.invocation_id else None
+        again = f"try again in {error.retry_after:g} s" if error.retry_after else None
+        show.complain(error.message, error.hint, again, record)
+        return 1
+    except ConnectionFailed as error:
+        show.complain(str(error))
+        return NO_SERVER
+    except ClientError as error:
+        show.complain(str(error))
+        return 1
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{os.path.basename(where.filename)}:{where.lineno}"
+        show.complain(
+            f"quiltfn stumbled over itself: {type(error).__name__} at {place}: {error}",
+            "this is a bug; please report it with the line above",
+        )
+        return 1
+    return 0
+
+
+def main() -> None:
+    """The program. What the terminal's encoding lacks is escaped rather than fatal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,124 @@
+"""What every command needs: the server it talks to, and how the answer is printed."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, TypeVar
+
+import typer
+
+from quiltfn.cli import show
+from quiltfn.sdk import ApiError, Client, Function, Request, requests
+
+T = TypeVar("T")
+
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+class Output(StrEnum):
+    """How an answer is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def _not_empty(word: str) -> str:
+    if not word:
+        raise typer.BadParameter("must not be empty")
+    return word
+
+
+Word = Annotated[
+    str,
+    typer.Argument(metavar="NAME_OR_ID", help="The function's name or id.", callback=_not_empty),
+]
+Url = Annotated[
+    str | None,
+    typer.Option(help="The server's address; else QUILT_BASE_URL, else http://127.0.0.1:8080."),
+]
+Format = Annotated[
+    Output, typer.Option("--output", "-o", help="json prints what the server answered.")
+]
+Environment = Annotated[
+    list[str] | None,
+    typer.Option("--env", metavar="KEY=VALUE", help="An environment variable; repeatable."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One conversation with the server."""
+
+    client: Client
+    output: Output
+
+    def answer(self, request: Request[T], print_it: Callable[[T], None]) -> T:
+        """Send, print the answer in the chosen way, and return it."""
+        answer, body = self.client.send(request.with_body())
+        self.print(answer, body, print_it)
+        return answer
+
+    def answer_for(
+        self,
+        word: str,
+        ways: tuple[Callable[[str], Request[T]], Callable[[str], Request[T]]],
+        print_it: Callable[[T], None],
+    ) -> T:
+        """As `answer`, for a word that may be an id or a name; `ways` is the request by each."""
+        by_id, by_name = ways
+        answer, body = self._send_for(
+            word, lambda one: by_id(one).with_body(), lambda one: by_name(one).with_body()
+        )
+        self.print(answer, body, print_it)
+        return answer
+
+    def find(self, word: str) -> Function:
+        return self._send_for(word, requests.get, requests.get_by_name)
+
+    def print(self, answer: T, body: bytes, print_it: Callable[[T], None]) -> None:
+        if self.output is Output.TABLE:
+            print_it(answer)
+        elif body:
+            show.json(body)
+
+    def _send_for(
+        self,
+        word: str,
+        by_id: Callable[[str], Request[T]],
+        by_name: Callable[[str], Request[T]],
+    ) -> T:
+        if not UUID.fullmatch(word):
+            return self.client.send(by_name(word))
+        try:
+            return self.client.send(by_id(word))
+        except ApiError as no_such_id:
+            if no_such_id.status != 404:
+                raise
+            # A name may look like an id. If it is neither, the id's refusal is the one to show.
+            try:
+                return self.client.send(by_name(word))
+            except ApiError as no_such_name:
+                raise no_such_id if no_such_name.status == 404 else no_such_name from None
+
+
+@contextmanager
+def session(url: str | None, output: Output) -> Iterator[Session]:
+    try:
+        client = Client(url)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    with client:
+        yield Session(client, output)
+
+
+def parse_environment(pairs: list[str] | None) -> dict[str, str]:
+    """KEY=VALUE words as a mapping; the last of a key wins."""
+    environment = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"--env takes KEY=VALUE, not {pair!r}")
+        environment[key] = value
+    return environment

@@ -1,0 +1,259 @@
+"""Every request, said once: method, path, body, and how to read the answer.
+
+Nothing here sends anything; `Client.send` and `AsyncClient.send` do, and differ in nothing else.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from quiltfn.sdk.errors import read_error
+from quiltfn.sdk.types import (
+    Changes,
+    Created,
+    Function,
+    FunctionPage,
+    Invocation,
+    InvocationPage,
+    NewFunction,
+    Paused,
+    Pool,
+    PoolStats,
+    Version,
+    Versions,
+)
+
+T = TypeVar("T")
+
+READ_S = 30.0
+INVOKE_READ_S = 930.0  # a call may run 900 s, and wait in line before that
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(Generic[T]):
+    """One request and how its answer becomes a T."""
+
+    method: str
+    path: str
+    read: Callable[[bytes], T]
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    read_timeout_s: float = READ_S
+
+    def with_body(self) -> "Request[tuple[T, bytes]]":
+        """The same request, read twice: as a T and as the bytes the server sent."""
+        return Request(
+            method=self.method,
+            path=self.path,
+            read=lambda body: (self.read(body), body),
+            body=self.body,
+            headers=self.headers,
+            read_timeout_s=self.read_timeout_s,
+        )
+
+    def understand(self, status: int, headers: Mapping[str, str], body: bytes) -> T:
+        """Read an answer. Raises ApiError for a refusal, and for nonsense as msgspec does."""
+        if not 200 <= status < 300:
+            raise read_error(status, headers, body)
+        return self.read(body)
+
+
+# --- functions ---------------------------------------------------------------------------------
+
+
+def create(new: NewFunction, *, idempotency_key: str | None = None) -> Request[Created]:
+    return _post("/api/functions", _json(Created), new, idempotency_key)
+
+
+def list_functions(
+    *,
+    limit: int | None = None,
+    cursor: str | None = None,
+    state: str | None = None,
+    cluster_id: str | None = None,
+) -> Request[FunctionPage]:
+    """One page; ask again with `cursor=page.next_cursor` until that is None."""
+    query = _query(limit=limit, cursor=cursor, state=state, cluster_id=cluster_id)
+    return _get(f"/api/functions{query}", _json(FunctionPage))
+
+
+def get(function_id: str) -> Request[Function]:
+    return _get(_function(function_id), _json(Function))
+
+
+def get_by_name(name: str) -> Request[Function]:
+    return _get(f"/api/functions/by-name/{_segment(name)}", _json(Function))
+
+
+def update(function_id: str, changes: Changes) -> Request[Function]:
+    return Request(
+        method="PUT",
+        path=_function(function_id),
+        body=msgspec.json.encode(changes),
+        read=_json(Function),
+    )
+
+
+def delete(function_id: str) -> Request[None]:
+    return Request(method="DELETE", path=_function(function_id), read=_nothing)
+
+
+def deploy(function_id: str) -> Request[Function]:
+    return _post(f"{_function(function_id)}/deploy", _json(Function))
+
+
+def pause(function_id: str) -> Request[Paused]:
+    return _post(f"{_function(function_id)}/pause", _json(Paused))
+
+
+def resume(function_id: str) -> Request[Function]:
+    return _post(f"{_function(function_id)}/resume", _json(Function))
+
+
+# --- versions ----------------------------------------------------------------------------------
+
+
+def versions(function_id: str) -> Request[list[Version]]:
+    """All versions, newest first."""
+    read = _json(Versions)
+    return _get(f"{_function(function_id)}/versions", lambda body: read(body).versions)
+
+
+def rollback(function_id: str, version: int) -> Request[Function]:
+    return _post(f"{_function(function_id)}/rollback", _json(Function), {"version": version})
+
+
+# --- invocations -------------------------------------------------------------------------------
+
+
+def invoke(
+    function_id: str,
+    payload: str | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    timeout_seconds: int | None = None,
+    idempotency_key: str | None = None,
+) -> Request[Invocation]:
+    """Run the function once. A handler that fails is a result; only the platform's fault raises."""
+    path = f"{_function(function_id)}/invoke"
+    return _call(path, _invocation_body(payload, environment, timeout_seconds), idempotency_key)
+
+
+def invoke_by_name(
+    name: str,
+    payload: str | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    timeout_seconds: int | None = None,
+    idempotency_key: str | None = None,
+) -> Request[Invocation]:
+    path = f"/api/functions/invoke/{_segment(name)}"
+    return _call(path, _invocation_body(payload, environment, timeout_seconds), idempotency_key)
+
+
+def invocations(
+    function_id: str,
+    *,
+    limit: int | None = None,
+    cursor: str | None = None,
+    status: str | None = None,
+    cold_start: bool | None = None,
+    min_duration_ms: int | None = None,
+) -> Request[InvocationPage]:
+    """One page, newest first; ask again with `cursor=page.next_cursor` until that is None."""
+    query = _query(
+        limit=limit,
+        cursor=cursor,
+        status=status,
+        cold_start=cold_start,
+        min_duration_ms=min_duration_ms,
+    )
+    return _get(f"{_function(function_id)}/invocations{query}", _json(InvocationPage))
+
+
+def invocation(function_id: str, invocation_id: str) -> Request[Invocation]:
+    path = f"{_function(function_id)}/invocations/{_segment(invocation_id)}"
+    return _get(path, _json(Invocation))
+
+
+# --- the pool and the server -------------------------------------------------------------------
+
+
+def pool(function_id: str) -> Request[Pool]:
+    return _get(f"{_function(function_id)}/pool", _json(Pool))
+
+
+def pool_stats() -> Request[PoolStats]:
+    return _get("/api/functions/pool/stats", _json(PoolStats))
+
+
+def health() -> Request[dict[str, Any]]:
+    """Ready or not, and why; `alive` says only whether the server answers at all."""
+    return _get("/api/functions/health", _json(dict[str, Any]))
+
+
+def alive() -> Request[dict[str, Any]]:
+    return _get("/health", _json(dict[str, Any]))
+
+
+# --- how they are put together -----------------------------------------------------------------
+
+
+def _get(path: str, read: Callable[[bytes], T]) -> Request[T]:
+    return Request(method="GET", path=path, read=read)
+
+
+def _post(
+    path: str, read: Callable[[bytes], T], body: object = None, idempotency_key: str | None = None
+) -> Request[T]:
+    return Request(
+        method="POST",
+        path=path,
+        read=read,
+        body=None if body is None else msgspec.json.encode(body),
+        headers={} if idempotency_key is None else {"Idempotency-Key": idempotency_key},
+    )
+
+
+def _call(path: str, body: dict[str, Any], idempotency_key: str | None) -> Request[Invocation]:
+    request = _post(path, _json(Invocation), body, idempotency_key)
+    return replace(request, read_timeout_s=INVOKE_READ_S)
+
+
+def _invocation_body(
+    payload: str | None, environment: Mapping[str, str] | None, timeout_seconds: int | None
+) -> dict[str, Any]:
+    body = {"payload": payload, "environment": environment, "timeout_seconds": timeout_seconds}
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def _json(kind: type[T]) -> Callable[[bytes], T]:
+    return msgspec.json.Decoder(kind).decode
+
+
+def _nothing(_body: bytes) -> None:
+    return None
+
+
+def _function(function_id: str) -> str:
+    return f"/api/functions/{_segment(function_id)}"
+
+
+def _segment(word: str) -> str:
+    """One path segment, whatever the word holds: "." and ".." would climb, "" would vanish."""
+    if not word:
+        raise ValueError("a name or id must not be empty")
+    encoded = quote(word, safe="")
+    return encoded if encoded.strip(".") else encoded.replace(".", "%2E")
+
+
+def _query(**given: str | int | bool | None) -> str:
+    pairs = {
+        key: str(value).lower() if isinstance(value, bool) else value
+        for key, value in given.items()
+        if value is not None
+    }
+    return f"?{urlencode(pairs)}" if pairs else ""

@@ -1,0 +1,169 @@
+"""What goes over the wire, as the caller sees it.
+
+Fields a newer server adds are ignored, so an older client keeps working. States and statuses are
+plain strings for the same reason. Times are Unix seconds, durations milliseconds.
+"""
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+
+class NewFunction(Struct, kw_only=True, frozen=True):
+    """A function to create. What is left unset takes the server's default."""
+
+    name: str
+    handler: str
+    runtime: str | UnsetType = UNSET
+    cluster_id: str | UnsetType | None = UNSET
+    description: str | UnsetType | None = UNSET
+    memory_limit_mb: int | UnsetType = UNSET
+    cpu_limit_percent: float | UnsetType = UNSET
+    timeout_seconds: int | UnsetType = UNSET
+    environment: dict[str, str] | UnsetType = UNSET
+    min_instances: int | UnsetType = UNSET
+    max_instances: int | UnsetType = UNSET
+    cleanup_on_exit: bool | UnsetType = UNSET
+    working_directory: str | UnsetType | None = UNSET
+
+
+class Changes(Struct, kw_only=True, frozen=True):
+    """What an update changes. Unset leaves a field as it is; None resets a nullable one."""
+
+    name: str | UnsetType = UNSET
+    handler: str | UnsetType = UNSET
+    runtime: str | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    memory_limit_mb: int | UnsetType = UNSET
+    cpu_limit_percent: float | UnsetType = UNSET
+    timeout_seconds: int | UnsetType = UNSET
+    environment: dict[str, str] | UnsetType = UNSET
+    min_instances: int | UnsetType = UNSET
+    max_instances: int | UnsetType = UNSET
+    cleanup_on_exit: bool | UnsetType = UNSET
+    working_directory: str | UnsetType | None = UNSET
+
+
+class Created(Struct, kw_only=True, frozen=True):
+    """The answer to a create."""
+
+    function_id: str
+    name: str
+    state: str
+    version: int
+
+
+class Function(Struct, kw_only=True, frozen=True):
+    """A function as it stands now, with the contents of its current version."""
+
+    id: str
+    name: str
+    handler: str
+    runtime: str
+    state: str
+    current_version: int
+    memory_limit_mb: int
+    cpu_limit_percent: float
+    timeout_seconds: int
+    min_instances: int
+    max_instances: int
+    cleanup_on_exit: bool
+    created_at: int
+    updated_at: int
+    environment: dict[str, str] = field(default_factory=dict)
+    tenant_id: str | None = None
+    cluster_id: str | None = None
+    owner_node_id: str | None = None
+    description: str | None = None
+    working_directory: str | None = None
+    last_invoked_at: int | None = None
+    invocation_count: int = 0
+    error_count: int = 0
+    error_message: str | None = None
+
+
+class FunctionPage(Struct, kw_only=True, frozen=True):
+    """Some functions, and where to go on (None at the end)."""
+
+    functions: list[Function]
+    next_cursor: str | None = None
+
+
+class Version(Struct, kw_only=True, frozen=True):
+    """One immutable version of a function."""
+
+    id: str
+    function_id: str
+    version: int
+    handler: str
+    runtime: str
+    created_at: int
+    is_active: bool
+    environment: dict[str, str] = field(default_factory=dict)
+    description: str | None = None
+    working_directory: str | None = None
+    memory_limit_mb: int | None = None
+    cpu_limit_percent: float | None = None
+    timeout_seconds: int | None = None
+    cleanup_on_exit: bool | None = None
+
+
+class Versions(Struct, kw_only=True, frozen=True):
+    """All versions of a function, newest first."""
+
+    versions: list[Version]
+
+
+class Invocation(Struct, kw_only=True, frozen=True):
+    """One call and how it ended.
+
+    `status` is success, failed, timeout, oom, cancelled, error or interrupted once it is final.
+    A handler that failed is a result like any other, not an exception.
+    """
+
+    invocation_id: str
+    function_id: str
+    function_name: str
+    status: str
+    execution_node_id: str | None = None
+    started_at: int | None = None
+    ended_at: int | None = None
+    duration_ms: int | None = None
+    exit_code: int | None = None
+    stdout: str | None = None
+    stderr: str | None = None
+    error_message: str | None = None
+    cold_start: bool | None = None
+
+
+class InvocationPage(Struct, kw_only=True, frozen=True):
+    """Some invocations, newest first, and where to go on (None at the end)."""
+
+    invocations: list[Invocation]
+    next_cursor: str | None = None
+
+
+class Paused(Struct, kw_only=True, frozen=True):
+    """The answer to a pause."""
+
+    success: bool
+    message: str | None = None
+
+
+class Pool(Struct, kw_only=True, frozen=True):
+    """One function's instances, counted by state; recycling ones count as busy."""
+
+    function_id: str
+    warming_count: int
+    ready_count: int
+    busy_count: int
+    total_count: int
+
+
+class PoolStats(Struct, kw_only=True, frozen=True):
+    """All the tenant's instances, counted by state."""
+
+    total_count: int
+    warming_count: int
+    ready_count: int
+    busy_count: int
+    recycling_count: int
+    terminating_count: int

@@ -1,0 +1,354 @@
+"""The command line against a small fake: what is sent, what is printed where, and how it exits."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from quiltfn import __version__
+from quiltfn.cli import run, session, show
+from quiltfn.cli.invoke import exit_code
+from quiltfn.sdk import Client, Invocation
+
+ID = "01999999-0000-7000-8000-000000000001"
+FUNCTION: dict[str, Any] = {
+    "id": ID,
+    "name": "hello",
+    "description": "says \x1b[31mhello",
+    "handler": "echo hello",
+    "runtime": "shell",
+    "state": "active",
+    "current_version": 3,
+    "memory_limit_mb": 256,
+    "cpu_limit_percent": 100.0,
+    "timeout_seconds": 30,
+    "environment": {"A": "1"},
+    "min_instances": 0,
+    "max_instances": 5,
+    "cleanup_on_exit": True,
+    "working_directory": None,
+    "created_at": 1760000000,
+    "updated_at": 1760000000,
+}
+INVOCATION: dict[str, Any] = {
+    "invocation_id": "i1",
+    "function_id": ID,
+    "function_name": "hello",
+    "status": "success",
+    "duration_ms": 3,
+    "exit_code": 0,
+    "stdout": "hello\n",
+    "stderr": "",
+    "cold_start": False,
+}
+NOT_FOUND = {"error": "there is no such function", "error_code": "NOT_FOUND", "hint": "list them"}
+
+
+class Fake:
+    """Answers by method and path; everything else is not found. Remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.body: Any = None
+        self.answers: dict[tuple[str, str], tuple[int, Any]] = {
+            ("GET", "/by-name/hello"): (200, FUNCTION),
+            ("GET", f"/{ID}"): (200, FUNCTION),
+            ("POST", f"/{ID}/deploy"): (200, FUNCTION),
+            ("DELETE", f"/{ID}"): (204, None),
+            ("GET", ""): (200, {"functions": [FUNCTION], "next_cursor": "c2"}),
+            ("POST", "/invoke/hello"): (200, INVOCATION),
+            ("POST", f"/{ID}/invoke"): (200, INVOCATION),
+            ("POST", ""): (
+                201,
+                {"function_id": ID, "name": "hello", "state": "pending", "version": 1},
+            ),
+        }
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        call = (request.method, request.url.path.removeprefix("/api/functions"))
+        self.asked.append(call)
+        self.body = json.loads(request.content) if request.content else None
+        status, body = self.answers.get(call, (404, NOT_FOUND))
+        if body is None:
+            return httpx.Response(status)
+        return httpx.Response(status, json=body, headers={"x-invocation-id": "i1"})
+
+    def ends(self, **how: Any) -> None:
+        self.answers["POST", "/invoke/hello"] = (200, {**INVOCATION, **how})
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    one = Fake()
+    monkeypatch.delenv("QUILT_BASE_URL", raising=False)
+    monkeypatch.setattr(
+        session, "Client", lambda url: Client(url, transport=httpx.MockTransport(one))
+    )
+    return one
+
+
+Captured = pytest.CaptureFixture[str]
+
+# --- functions ---------------------------------------------------------------------------------
+
+
+def test_create_sends_what_was_said_and_leaves_the_rest_to_the_server(fake: Fake) -> None:
+    assert run(["functions", "create", "hello", "--handler", "echo hello"]) == 0
+    assert fake.body == {"name": "hello", "handler": "echo hello"}
+
+
+def test_create_understands_every_option(fake: Fake, capsys: Captured) -> None:
+    words = "--runtime shell --description d --cluster-id c --memory 512 --cpu 12.5 --timeout 9"
+    more = "--env A=1 --env B=x=y --min 1 --max 2 --keep-tmp --workdir /app --output table"
+    code = run(["functions", "create", "hello", "--handler", "h", *words.split(), *more.split()])
+    assert code == 0
+    assert fake.body == {
+        "name": "hello",
+        "handler": "h",
+        "runtime": "shell",
+        "description": "d",
+        "cluster_id": "c",
+        "memory_limit_mb": 512,
+        "cpu_limit_percent": 12.5,
+        "timeout_seconds": 9,
+        "environment": {"A": "1", "B": "x=y"},
+        "min_instances": 1,
+        "max_instances": 2,
+        "cleanup_on_exit": False,
+        "working_directory": "/app",
+    }
+    printed = capsys.readouterr()
+    assert printed.out == f"created hello ({ID}): version 1, pending\n"
+    assert "quiltfn functions deploy hello" in printed.err
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_list_cuts_nothing_off_in_a_pipe_and_tells_that_there_is_more(capsys: Captured) -> None:
+    assert run(["functions", "list"]) == 0
+    printed = capsys.readouterr()
+    head, row = printed.out.splitlines()
+    assert head.split()[:3] == ["NAME", "STATE", "VERSION"]
+    assert row.split() == ["hello", "active", "3", "shell", "0-5", "0", "0", "-", ID]
+    assert "--cursor c2" in printed.err
+
+
+@pytest.mark.usefixtures("fake")
+def test_json_output_is_what_the_server_said(capsys: Captured) -> None:
+    assert run(["functions", "get", "hello", "--output", "json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == FUNCTION
+    assert printed.out.startswith('{\n  "id": ')
+    assert printed.err == ""
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_description_cannot_colour_the_terminal(capsys: Captured) -> None:
+    assert run(["functions", "get", "hello"]) == 0
+    assert r"says \u001b[31mhello" in capsys.readouterr().out
+
+
+def test_a_word_shaped_like_an_id_is_tried_as_id_first(fake: Fake) -> None:
+    assert run(["functions", "get", ID]) == 0
+    assert fake.asked == [("GET", f"/{ID}")]
+
+
+def test_a_name_shaped_like_an_id_is_found_too(fake: Fake) -> None:
+    del fake.answers["GET", f"/{ID}"]
+    fake.answers["GET", f"/by-name/{ID}"] = (200, FUNCTION)
+    assert run(["functions", "get", ID]) == 0
+
+
+def test_deploy_by_name_finds_the_id_first(fake: Fake, capsys: Captured) -> None:
+    assert run(["functions", "deploy", "hello"]) == 0
+    assert fake.asked == [("GET", "/by-name/hello"), ("POST", f"/{ID}/deploy")]
+    assert capsys.readouterr().out == "hello is active: version 3\n"
+
+
+def test_a_deploy_that_ends_in_error_says_why_and_fails(fake: Fake, capsys: Captured) -> None:
+    broken = {**FUNCTION, "state": "error", "error_message": "there is no /app/x"}
+    fake.answers["POST", f"/{ID}/deploy"] = (200, broken)
+    assert run(["functions", "deploy", "hello"]) == 1
+    assert "error: there is no /app/x" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("answer", "deleted"), [("y\n", True), ("n\n", False), ("", False)])
+def test_delete_asks_and_takes_no_answer_as_no(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, answer: str, deleted: bool
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+    assert run(["functions", "delete", "hello"]) == (0 if deleted else 1)
+    assert (("DELETE", f"/{ID}") in fake.asked) is deleted
+
+
+def test_delete_with_yes_does_not_ask(fake: Fake, capsys: Captured) -> None:
+    assert run(["functions", "delete", "hello", "--yes"]) == 0
+    assert fake.asked[-1] == ("DELETE", f"/{ID}")
+    assert capsys.readouterr().out == "deleted hello\n"
+
+
+# --- invoke ------------------------------------------------------------------------------------
+
+
+def test_invoke_prints_output_as_it_is_and_a_line_about_the_call(
+    fake: Fake, capsys: Captured
+) -> None:
+    fake.ends(stdout="\x1b[31mred\r", stderr="oops\n")
+    assert run(["invoke", "hello"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "\x1b[31mred\r"
+    assert printed.err == "oops\nsuccess · 3 ms · warm · i1\n"
+
+
+def test_invoke_sends_payload_environment_and_timeout(fake: Fake) -> None:
+    words = ["--payload", "text", "--env", "A=1", "--timeout", "5"]
+    assert run(["invoke", ID, *words]) == 0
+    assert fake.asked == [("POST", f"/{ID}/invoke")]
+    assert fake.body == {"payload": "text", "environment": {"A": "1"}, "timeout_seconds": 5}
+
+
+def test_a_payload_file_is_sent_byte_for_byte(fake: Fake, tmp_path: Path) -> None:
+    file = tmp_path / "payload"
+    file.write_bytes("a\r\nä\n".encode())
+    assert run(["invoke", "hello", "--payload-file", str(file)]) == 0
+    assert fake.body == {"payload": "a\r\nä\n"}
+
+
+def test_a_payload_comes_from_standard_input(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"a": 1}')))
+    assert run(["invoke", "hello", "--payload-file", "-"]) == 0
+    assert fake.body == {"payload": '{"a": 1}'}
+
+
+@pytest.mark.parametrize(
+    ("status", "handlers", "ours"),
+    [
+        ("success", 0, 0),
+        ("failed", 3, 3),
+        ("failed", 255, 125),
+        ("failed", 137, 125),
+        ("failed", None, 1),
+        ("timeout", None, 124),
+        ("oom", 137, 137),
+        ("cancelled", None, 1),
+        ("interrupted", None, 1),
+    ],
+)
+def test_the_exit_code_is_what_a_shell_would_report(
+    status: str, handlers: int | None, ours: int
+) -> None:
+    ended = msgspec.convert({**INVOCATION, "status": status, "exit_code": handlers}, Invocation)
+    assert exit_code(ended) == ours
+
+
+def test_a_failed_call_fails_the_command_in_json_too(fake: Fake, capsys: Captured) -> None:
+    fake.ends(status="failed", exit_code=3)
+    assert run(["invoke", "hello", "-o", "json"]) == 3
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 3
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_control_characters_are_shown_and_not_obeyed(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.ends(stdout="a\tb\x1b]0;title\x07\r\x9b2J")
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    assert run(["invoke", "hello"]) == 0
+    assert out.getvalue() == r"a" "\t" r"b\u001b]0;title\u0007\u000d\u009b2J"
+    assert err.getvalue().startswith("\n"), "the line about the call starts a line"
+
+
+def test_json_made_visible_is_the_same_json() -> None:
+    text = json.dumps({"a": "\x7f\x9b\u202e"}, ensure_ascii=False)
+    assert show.visible(text).isascii()
+    assert json.loads(show.visible(text)) == json.loads(text)
+
+
+# --- what goes wrong ---------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("word", ["nobody", ID.replace("1", "2")])
+def test_a_refusal_is_a_sentence_and_a_hint_on_stderr(word: str, capsys: Captured) -> None:
+    assert run(["functions", "get", word]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: there is no such function\nhint: list them\n")
+
+
+def test_no_server_is_exit_code_3_and_says_how_to_start_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def refuse(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(
+        session, "Client", lambda url: Client(url, transport=httpx.MockTransport(refuse))
+    )
+    assert run(["functions", "list", "--url", "http://127.0.0.1:9"]) == 3
+    assert capsys.readouterr().err == (
+        "error: no quiltfn server answers at http://127.0.0.1:9; start one with: quiltfn serve\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nonsense",
+        "functions create hello",
+        "functions create hello --handler h --env A",
+        "functions list --url localhost:8080",
+        "functions get hello --output xml",
+        "invoke hello --payload a --payload-file -",
+        "invoke hello --payload-file /does/not/exist",
+    ],
+)
+def test_a_line_that_makes_no_sense_is_exit_code_2_and_asks_nobody(fake: Fake, line: str) -> None:
+    assert run(line.split()) == 2
+    assert fake.asked == []
+
+
+def test_a_bug_of_ours_is_one_line_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(session, "Client", lambda _: 1 / 0)
+    assert run(["functions", "list"]) == 1
+    printed = capsys.readouterr().err
+    assert "ZeroDivisionError at test_cli.py:" in printed
+    assert "Traceback" not in printed
+
+
+# --- the rest ----------------------------------------------------------------------------------
+
+
+def test_the_version_is_told(capsys: Captured) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"quiltfn {__version__}\n"
+
+
+def test_help_lists_every_command_and_no_completion(capsys: Captured) -> None:
+    assert run(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("functions", "invoke", "serve", "doctor", "--sweep"):
+        assert word in printed
+    assert "completion" not in printed
+
+
+@pytest.mark.parametrize("word", ["serve", "doctor"])
+def test_commands_for_this_machine_are_handed_on_whole(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _, words: handed.append(words))
+    assert run([word, "--port", "0", "--sweep", "--help"]) == 0
+    assert handed == [[sys.executable, "-m", "quiltfn", word, "--port", "0", "--sweep", "--help"]]
