@@ -18,6 +18,7 @@ from quiltfn.guest.wire import (
     CALL_MAX,
     SPECIALISE_MAX,
     STREAM_MAX,
+    STRINGS_MAX,
     Clean,
     End,
     How,
@@ -466,7 +467,7 @@ VIOLATIONS = {
     "no name": host_frame("S", START + blobs(b"a") + blobs(b"=b")),
     "no value": host_frame("S", START + blobs(b"a") + blobs(b"ab")),
     "a blob too long": host_frame("S", b"\0\0\0\0" + b"\xff\xff\xff\xff/" + blobs() + blobs()),
-    "too many strings": host_frame("S", START + blobs(*[b""] * (wire.STRINGS_MAX + 1)) + blobs()),
+    "too many strings": host_frame("S", START + blobs(*[b""] * (STRINGS_MAX + 1)) + blobs()),
     # Both fill the guest's buffer to its last byte: reading on would leave it.
     "a blob that leaves the buffer": host_frame(
         "S", START + struct.pack("<II", 1, FULL + 1) + b"a" * FULL
