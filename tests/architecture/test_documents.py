@@ -1,0 +1,44 @@
+"""Documents are kept like code: links lead somewhere, commands exist, nothing of one machine."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TRACKED = subprocess.run(
+    ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+).stdout.split("\0")
+DOCUMENTS = [ROOT / name for name in TRACKED if name.endswith(".md")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda one: str(one.relative_to(ROOT)))
+def test_relative_links_lead_to_a_file(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda one: str(one.relative_to(ROOT)))
+def test_files_that_documents_name_exist(path: Path) -> None:
+    for name in re.findall(r"`((?:scripts|src/quiltfn|tests|bench|docs)/[\w./-]+)`", path.read_text()):
+        assert (ROOT / name).exists(), f"{path.name} names {name}"
+
+
+def test_no_file_names_a_machine_path_or_a_registry_host() -> None:
+    banned = re.compile("pypi" + r"\.org|pythonhosted|/work" + "/|/home" + "/[a-z]")
+    for name in TRACKED:
+        path = ROOT / name
+        if name and path.is_file() and path.suffix not in {".png", ".bin"}:
+            assert not banned.search(path.read_text(errors="replace")), name
+
+
+def test_licence_and_changelog_are_there() -> None:
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    assert (ROOT / "CHANGELOG.md").read_text().startswith("# Changelog")
+
+
+def test_the_readme_starts_with_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^(scripts/\w+)", text, re.MULTILINE)
+    assert commands[:2] == ["scripts/demo", "scripts/test"]

@@ -1,0 +1,149 @@
+"""The house rules that a machine can keep: who may know whom, and how large a thing may grow."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src" / "quiltfn"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+VERBS = {"catalog", "invoke", "lifecycle", "health", "ids"}
+CORE = {"model", "ports", "observe"}
+# Who may import whom; a late import or one for type checking counts too. What is not in a row may
+# not be imported there, and a new module needs a row.
+MAY_KNOW: dict[str, set[str]] = {
+    "model": set(),
+    "guest": set(),
+    "ports": {"model"},
+    "observe": {"model"},
+    "ids": set(),
+    "catalog": CORE,
+    "invoke": CORE | {"catalog", "ids"},
+    "lifecycle": CORE | {"catalog", "ids"},
+    "health": CORE,
+    "pool": CORE,
+    "sandbox": CORE | {"guest"},
+    "store": CORE,
+    "launcher": {"guest"},
+    "api": CORE - {"ports"} | VERBS | {"ports"},
+    "sdk": set(),
+    "cli": {"sdk"},
+    "settings": set(),
+    "operator": {"launcher", "settings"},
+    "main": {"api", "pool", "sandbox", "store", "settings"} | CORE | VERBS,
+    "__main__": {"cli", "operator"},
+    "__init__": set(),
+}
+# Rooms whose process must stay small or privileged: nothing but the standard library there.
+STANDARD_LIBRARY_ALONE = {"launcher", "guest", "settings", "operator"}
+LIBRARIES = {"msgspec", "structlog", "starlette", "uvicorn", "uvloop", "sqlalchemy", "alembic"}
+LIBRARIES |= {"httpx", "typer", "rich"}
+
+TOO_LONG_WITH_REASON: dict[str, str] = {}
+TOO_MANY_PARAMETERS_WITH_REASON = {
+    "cli/functions.py:create": "Typer reads a command's options from its parameters",
+    "cli/invoke.py:invoke": "Typer reads a command's options from its parameters",
+}
+FORBIDDEN_NAMES = {"utils", "helpers", "common", "managers", "util", "helper", "manager"}
+
+
+def room(path: Path) -> str:
+    """The first name below the package: a subpackage or a top-level module."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that the file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def rooms_known(path: Path) -> set[str]:
+    names = {name.split(".")[1] for name in imports(path) if name.startswith("quiltfn.")}
+    return names - {"__version__"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda one: str(one.relative_to(PACKAGE)))
+def test_a_room_knows_only_the_rooms_it_may_know(path: Path) -> None:
+    own = room(path)
+    strangers = rooms_known(path) - MAY_KNOW[own] - {own}
+    assert not strangers, f"{own} must not import {', '.join(sorted(strangers))}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda one: str(one.relative_to(PACKAGE)))
+def test_small_and_privileged_rooms_use_the_standard_library_alone(path: Path) -> None:
+    if room(path) in STANDARD_LIBRARY_ALONE:
+        assert not {name.split(".")[0] for name in imports(path)} & LIBRARIES
+
+
+def test_model_does_no_input_or_output_and_reads_no_clock() -> None:
+    banned = {"asyncio", "time", "os", "socket", "pathlib", "logging", "structlog", "random"}
+    for path in (PACKAGE / "model").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert not {name.split(".")[0] for name in imports(path)} & banned, path
+        asynchronous = (ast.AsyncFunctionDef, ast.Await, ast.AsyncWith, ast.AsyncFor)
+        assert not any(isinstance(node, asynchronous) for node in ast.walk(tree)), path
+
+
+def test_only_settings_and_the_sdk_read_the_environment() -> None:
+    for path in FILES:
+        if room(path) in ("settings", "sdk"):
+            continue
+        assert "os.environ" not in path.read_text(), f"{path} reads the environment"
+        assert "getenv" not in path.read_text(), f"{path} reads the environment"
+
+
+def test_http_statuses_are_known_in_one_table() -> None:
+    for path in FILES:
+        if room(path) in ("api", "sdk", "cli"):
+            continue
+        assert not re.search(r"\bstatus_code\b|\bHTTP_\d", path.read_text()), path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda one: str(one.relative_to(PACKAGE)))
+def test_files_functions_and_parameter_lists_stay_small(path: Path) -> None:
+    name = str(path.relative_to(PACKAGE))
+    lines = len(path.read_text().splitlines())
+    assert lines <= 400 or name in TOO_LONG_WITH_REASON, f"{name} has {lines} lines"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= 60, f"{name}:{node.name} has {length} lines"
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = len([one for one in arguments if one.arg not in ("self", "cls")])
+            excused = f"{name}:{node.name}" in TOO_MANY_PARAMETERS_WITH_REASON
+            assert count <= 6 or excused, f"{name}:{node.name} has {count} parameters"
+
+
+def test_no_module_is_a_drawer_for_everything() -> None:
+    for path in PACKAGE.rglob("*"):
+        assert path.stem not in FORBIDDEN_NAMES, path
+
+
+def test_every_public_thing_of_the_model_and_the_ports_says_what_it_is() -> None:
+    for path in [*(PACKAGE / "model").rglob("*.py"), PACKAGE / "ports.py"]:
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path.name}: {node.name}"
+
+
+def test_the_import_rule_can_fail(tmp_path: Path) -> None:
+    """Negative control: a model that reaches for the store, late and for types only."""
+    bad = tmp_path / "bad.py"
+    bad.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from quiltfn.store import SqliteStore\n"
+        "def late():\n    import quiltfn.api.app\n"
+    )
+    assert rooms_known(bad) - MAY_KNOW["model"] == {"store", "api"}
