@@ -37,14 +37,20 @@ class Catalog:
 
     def replace(self, entry: Entry, function: Function, version: Version | None = None) -> None:
         """The function changed; its old name, if it had another, is free."""
-        del self._by_name[entry.function.tenant_id, entry.function.name]
+        self._release_name(entry)
         entry.function = function
         entry.version = version or entry.version
         self._by_name[function.tenant_id, function.name] = entry
 
     def remove(self, entry: Entry) -> None:
         del self._by_id[entry.function.id]
-        del self._by_name[entry.function.tenant_id, entry.function.name]
+        self._release_name(entry)
+
+    def _release_name(self, entry: Entry) -> None:
+        # The store freed the name a moment ago: somebody else's function may have it by now.
+        key = (entry.function.tenant_id, entry.function.name)
+        if self._by_name.get(key) is entry:
+            del self._by_name[key]
 
     def by_id(self, tenant_id: str, function_id: str) -> Entry:
         """Raises `NotFound`, for another tenant's id in just the same words."""

@@ -14,7 +14,7 @@ import msgspec
 
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.ids import new_id
-from quiltfn.model.errors import Conflict, NotFound
+from quiltfn.model.errors import Conflict, NotFound, ShuttingDown
 from quiltfn.model.function import Function, FunctionEvent, FunctionState, NewFunction
 from quiltfn.model.invocation import How
 from quiltfn.model.pool import PoolLimits
@@ -125,6 +125,8 @@ class Lifecycle:
             if function.state is not FunctionState.DEPLOYING:
                 await self._move(entry, FunctionEvent.DEPLOY)
                 self._begin_deployment(entry)
+            elif entry.deployment is None or entry.deployment.done():
+                self._begin_deployment(entry)  # the last attempt could not write its outcome
         if entry.deployment is not None:
             await asyncio.wait([entry.deployment], timeout=DEPLOY_ANSWERS_WITHIN_S)
         return entry
@@ -171,30 +173,40 @@ class Lifecycle:
         """Makes `version` the current one, on an active function only once it stands."""
         stored = version if is_new else None
         target = msgspec.structs.replace(function, current_version=version.number)
-        if function.state is FunctionState.ACTIVE:
-            try:
-                async with asyncio.timeout(UPDATE_STANDS_WITHIN_S):
-                    await self._stand(entry, target, version)
-            except (SandboxRefused, SandboxFailed, TimeoutError) as error:
-                reason = str(error) or f"no instance stood within {UPDATE_STANDS_WITHIN_S:.0f} s"
-                message = f"version {version.number} cannot serve: {reason}"
-                failed = msgspec.structs.replace(function, error_message=message)
-                await self._store.save(failed, stored)
-                self._catalog.replace(entry, failed)
-                self._pools.retarget(failed.id, self._limits(failed))
-                return
-        await self._store.save(target, stored)
-        self._catalog.replace(entry, target, version)
-        if target.state is FunctionState.ACTIVE:
-            self._pools.switch(target.id, version)
+        serves = version
+        try:
+            if function.state is FunctionState.ACTIVE:
+                reason = await self._why_not(entry, target, version)
+                if reason is not None:
+                    message = f"version {version.number} cannot serve: {reason}"
+                    target = msgspec.structs.replace(function, error_message=message)
+                    serves = entry.version
+            await self._store.save(target, stored)
+            self._catalog.replace(entry, target, serves)
+        finally:  # where that was not stored, the pools too go on with what was
+            self._pools.retarget(entry.function.id, self._limits(entry.function))
+            if entry.function.state is FunctionState.ACTIVE:
+                self._pools.switch(entry.function.id, entry.version)
+
+    async def _why_not(self, entry: Entry, function: Function, version: Version) -> str | None:
+        """None once `version` stands beside what serves; else why it does not."""
+        try:
+            async with asyncio.timeout(UPDATE_STANDS_WITHIN_S):
+                await self._stand(entry, function, version)
+        except (SandboxRefused, SandboxFailed, TimeoutError) as error:
+            return str(error) or f"no instance stood within {UPDATE_STANDS_WITHIN_S:.0f} s"
+        return None
 
     async def _top_up(self, entry: Entry) -> None:
         """Deploy of a function that serves already: the same number of instances is made ready."""
         error: str | None = None
         try:
-            await self._stand(entry, entry.function, entry.version)
+            async with asyncio.timeout(DEPLOY_ANSWERS_WITHIN_S):
+                await self._stand(entry, entry.function, entry.version)
         except (SandboxRefused, SandboxFailed) as refused:
             error = str(refused)
+        except TimeoutError:
+            error = f"no instance stood within {DEPLOY_ANSWERS_WITHIN_S:.0f} s"
         if error != entry.function.error_message:
             function = msgspec.structs.replace(entry.function, error_message=error)
             await self._store.save(function)
@@ -210,16 +222,18 @@ class Lifecycle:
 
     async def _deployment(self, entry: Entry) -> None:
         """Until the version that is current by then stands, or one cannot."""
-        while entry.function.state is FunctionState.DEPLOYING:
+        while self._is_deploying(entry):
             version = entry.version
             error: str | None = None
             try:
                 await self._stand(entry, entry.function, version)
+            except ShuttingDown:
+                return  # it stays deploying, and the next start deploys it again
             except (SandboxRefused, SandboxFailed) as refused:
                 error = str(refused)
             async with entry.lock:
-                if entry.function.state is not FunctionState.DEPLOYING:
-                    return  # paused or deleted meanwhile; the pool was closed by that
+                if not self._is_deploying(entry):
+                    return  # the pool was closed by whatever came between
                 if entry.version.digest != version.digest:
                     continue  # updated meanwhile
                 if error is not None:
@@ -228,6 +242,11 @@ class Lifecycle:
                 else:
                     await self._move(entry, FunctionEvent.STOOD)
                     self._pools.switch(entry.function.id, entry.version)
+
+    def _is_deploying(self, entry: Entry) -> bool:
+        """Not paused or deleted meanwhile, nor paused and resumed: then that is another's task."""
+        mine = entry.deployment is asyncio.current_task()
+        return mine and entry.function.state is FunctionState.DEPLOYING
 
     async def _move(self, entry: Entry, event: FunctionEvent, error: str | None = None) -> None:
         function = entry.function.after(event, int(self._clock.unix()), error)

@@ -9,6 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from quiltfn.model.access import Key
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Ended, How, Invocation, Status
 from quiltfn.model.pool import PoolCounts, PoolLimits
@@ -220,3 +221,115 @@ class Journal(Protocol):
 
     async def query(self, query: InvocationQuery) -> Page[Invocation]:
         """Records of one function, newest first. Raises `Unprocessable` for a broken cursor."""
+
+
+class Keys(Protocol):
+    """API keys, those revoked and expired included. Raises `StoreUnavailable` as the store does.
+
+    Another process may write them too; `revision` is how that is noticed.
+    """
+
+    async def revision(self) -> int:
+        """A number that is another one after every change, whoever made it; cheap to ask."""
+
+    async def load(self) -> Sequence[Key]:
+        """Every key that was ever made, oldest first."""
+
+    async def add(self, key: Key) -> None:
+        """Keeps a new key."""
+
+    async def revoke(self, key: Key, now: int) -> Key:
+        """Ends a key for good and returns it as it is then."""
+
+
+class Slot(msgspec.Struct, frozen=True, kw_only=True):
+    """What an `Idempotency-Key` is good for: one request of one tenant, told by its body's digest."""
+
+    tenant_id: str
+    method: str
+    path: str
+    key: str
+    body_digest: str
+
+
+class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What was answered the first time; `status` None while that call still runs."""
+
+    body_digest: str
+    status: int | None = None
+    headers: dict[str, str] = {}
+    body: bytes = b""
+
+
+class Answers(Protocol):
+    """First answers of idempotent requests, for 24 hours, restarts included."""
+
+    async def reserve(self, slot: Slot, now: int) -> KeptAnswer | None:
+        """Takes the slot for a first call (None: go ahead) or returns what is there, in one step.
+
+        On disk before it returns, so that a crash cannot let the call run twice.
+        """
+
+    async def keep(self, slot: Slot, status: int, headers: dict[str, str], body: bytes) -> None:
+        """The first call's answer."""
+
+    async def release(self, slot: Slot) -> None:
+        """The call was refused before it was executed: the slot is free again."""
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Who did what, and what came of it; never payloads, environments or secrets. `at`: Unix s."""
+
+    id: str
+    at: int
+    tenant_id: str
+    credential: str
+    action: str
+    object_id: str | None
+    status: int
+    error_code: str | None
+    address: str
+    request_id: str
+
+
+class Audit(Protocol):
+    """The trail of every call that changes something."""
+
+    async def append(self, entry: AuditEntry) -> None:
+        """Keeps an entry, on disk when it returns."""
+
+    async def query(
+        self, tenant_id: str | None, limit: int, cursor: str | None
+    ) -> Page[AuditEntry]:
+        """Entries of a tenant (None: of all), newest first. Raises `Unprocessable` for a cursor."""
+
+    async def prune(self, before: int) -> int:
+        """Removes entries older than that in small steps; returns how many."""
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One controlled change of a function's pool targets, and what came of it."""
+
+    operation_id: str
+    tenant_id: str
+    operation_type: str
+    idempotency_key: str
+    action_id: str
+    status: str
+    reason_code: str | None
+    reason_message: str | None
+    retryable: bool
+    created_at: int
+
+
+class Operations(Protocol):
+    """Controlled changes, each once for its tenant and key."""
+
+    async def begin(self, operation: Operation) -> Operation | None:
+        """Keeps it (None), or returns the one that its tenant made before with the same key."""
+
+    async def finish(self, operation: Operation) -> None:
+        """Keeps its end."""
+
+    async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
+        """One operation of the tenant."""

@@ -34,6 +34,18 @@ class BadRequest(QuiltfnError):
     code, blame = "BAD_REQUEST", "caller"
 
 
+class Unauthorized(QuiltfnError):
+    """A credential is needed, and it must be right, current and not revoked."""
+
+    code, blame = "UNAUTHORIZED", "caller"
+
+
+class RateLimited(QuiltfnError):
+    """A limit was reached; try again later."""
+
+    code, blame = "RATE_LIMITED", "caller"
+
+
 class Forbidden(QuiltfnError):
     """This is not allowed from here."""
 

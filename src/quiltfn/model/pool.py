@@ -10,10 +10,25 @@ its instances stand idle until `switch` makes it current.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from quiltfn.model.actions import (
+    FULL,
+    WAITED_TOO_LONG,
+    Action,
+    CannotStand,
+    Destroy,
+    Fail,
+    Hand,
+    Refuse,
+    Stands,
+    Start,
+    Wake,
+)
+from quiltfn.model.counts import PoolCounts, summed
 from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
+
+__all__ = ["Pool", "PoolCounts", "PoolLimits", "summed"]
 
 WARMING, READY, BUSY = InstanceState.WARMING, InstanceState.READY, InstanceState.BUSY
 RECYCLING, TERMINATING = InstanceState.RECYCLING, InstanceState.TERMINATING
@@ -33,95 +48,12 @@ class PoolLimits:
     recycle_s: float = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Make a sandbox and specialise it for `digest`; then `started` or `failed`."""
-
-    instance: int
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Hand:
-    """Give the instance to the waiter. `cold`: it had to wait for this one to be started."""
-
-    instance: int
-    waiter: int
-    cold: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Tell the waiter no: the line is full, its wait is over, or the function was closed."""
-
-    waiter: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """Tell the waiter that the instance it waited for could not be made."""
-
-    waiter: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Destroy:
-    """Give everything of the instance back to the machine; then `gone`."""
-
-    instance: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wake:
-    """Call `tick` at this time (monotonic seconds)."""
-
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Stands:
-    """The standby content has as many instances ready as were asked for."""
-
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class CannotStand:
-    """No instance of the standby content could be made."""
-
-    digest: str
-    reason: str
-
-
-Action = Start | Hand | Refuse | Fail | Destroy | Wake | Stands | CannotStand
-
-FULL = "full"
-WAITED_TOO_LONG = "waited too long"
-
-
 @dataclass(slots=True)
 class Waiting:
     """A call in line since `since` (monotonic seconds)."""
 
     id: int
     since: float
-
-
-@dataclass(frozen=True, slots=True)
-class PoolCounts:
-    """The five states, counted; the API's numbers are these and no others."""
-
-    warming: int = 0
-    ready: int = 0
-    busy: int = 0
-    recycling: int = 0
-    terminating: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.warming + self.ready + self.busy + self.recycling + self.terminating
 
 
 class Pool:
@@ -161,18 +93,19 @@ class Pool:
             if waiting.id == waiter:
                 self.line.remove(waiting)
                 return []
-        for instance in self.instances.values():
-            if instance.holder == waiter:
-                instance.holder = None
-                instance.hear(InstanceEvent.UNUSED, now)
-                return self._settle(instance, now, cold=False)
-        return []
+        number = self.held_by(waiter)
+        if number is None:
+            return []
+        instance = self.instances[number]
+        instance.holder = None
+        instance.hear(InstanceEvent.UNUSED, now)
+        return self._settle(instance, now, cold=False)
 
     def release(self, number: int, now: float, *, healthy: bool) -> list[Action]:
         """The call is over. The healthy are cleaned for the next, the sick do not return."""
         instance = self.instances[number]
         instance.holder = None
-        if not healthy or not self._wanted(instance.digest) or self._crowded(instance):
+        if not healthy or not self._wanted(instance.digest) or self._gives_way(instance):
             return self._stop(instance, now)
         instance.hear(InstanceEvent.RELEASED, now)
         return []
@@ -236,10 +169,11 @@ class Pool:
         return [*actions, *self._check_standby(), *self._provide(now)]
 
     def switch(self, digest: str, now: float) -> list[Action]:
-        """From now on every new and waiting call is served by `digest`; others drain."""
-        self.current = digest
-        if self.standby == digest:
-            self.standby = None
+        """From now on every new and waiting call is served by `digest`; others drain.
+
+        Whatever else stood by is given up.
+        """
+        self.current, self.standby = digest, None
         actions: list[Action] = []
         for instance in self._unwanted_idle():
             actions += self._stop(instance, now)
@@ -268,11 +202,12 @@ class Pool:
         """New scaling targets: idle instances above the new maximum go, missing ones come."""
         self._ceiling = max(limits.max_instances, min(self._ceiling, len(self.instances)))
         self.limits = limits
+        self.standby_wanted = min(self.standby_wanted, limits.max_instances)
         actions: list[Action] = []
         idle = sorted(self._in_state(READY), key=lambda one: one.since)
         for instance in idle[: max(0, self._live() - limits.max_instances)]:
             actions += self._stop(instance, now)
-        return [*actions, *self.tick(now)]
+        return [*actions, *self.tick(now), *self._check_standby()]
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed: waits that are over, instances idle for too long, the minimum."""
@@ -303,6 +238,10 @@ class Pool:
             recycling=tally[RECYCLING],
             terminating=tally[TERMINATING],
         )
+
+    def held_by(self, waiter: int) -> int | None:
+        """The instance that the waiter was handed, if it was."""
+        return next((one.id for one in self.instances.values() if one.holder == waiter), None)
 
     def check(self) -> None:
         """Asserts everything that must hold between two events."""
@@ -343,7 +282,7 @@ class Pool:
         if self.line and self.current is not None:
             recycling = self._count(RECYCLING, self.current)
             patience = self.limits.patience_s
-            impatient = sum(now - one.since >= patience for one in self.line)
+            impatient = sum(now >= one.since + patience for one in self.line)
             warming = self._count(WARMING, self.current)
             need = max(len(self.line) - recycling, impatient) - warming
             actions += self._start(self.current, need, now)
@@ -364,9 +303,9 @@ class Pool:
             self.instances[number] = Instance(number, digest, now)
             actions.append(Start(number, digest))
         if digest == self.standby:
-            short = count - max(0, room) - len(self._in_state(TERMINATING))
             others = [one for one in self._in_state(READY) if one.digest != digest]
-            for instance in sorted(others, key=lambda one: one.since)[: max(0, short)]:
+            short = max(0, self._standby_short())
+            for instance in sorted(others, key=lambda one: one.since)[:short]:
                 actions += self._stop(instance, now)
         return actions
 
@@ -382,13 +321,28 @@ class Pool:
         return []
 
     def _check_standby(self) -> list[Action]:
+        """It stands with as many as were wanted, or with one if only busy ones are in its way.
+
+        Waiting for those would keep the line from the instances that stand by already.
+        """
         if self.standby is None:
             return []
-        standing = sum(
-            one.digest == self.standby and one.state in (READY, BUSY, RECYCLING)
-            for one in self.instances.values()
-        )
-        return [Stands(self.standby)] if standing >= self.standby_wanted else []
+        coming = self._count(WARMING, self.standby)
+        standing = self._live_of(self.standby) - coming
+        nothing_to_come = not coming and not self._in_state(TERMINATING)
+        full = len(self.instances) >= self.limits.max_instances
+        others_ready = any(one.digest != self.standby for one in self._in_state(READY))
+        only_busy = nothing_to_come and full and not others_ready
+        enough = standing >= self.standby_wanted or (standing > 0 and only_busy)
+        return [Stands(self.standby)] if enough else []
+
+    def _standby_short(self) -> int:
+        """How many the standby lacks beyond those that there is, or soon will be, room for."""
+        if self.standby is None:
+            return 0
+        room = max(0, self.limits.max_instances - len(self.instances))
+        leaving = len(self._in_state(TERMINATING))
+        return self.standby_wanted - self._live_of(self.standby) - room - leaving
 
     def _hand(self, instance: Instance, waiter: int, now: float, *, cold: bool) -> Hand:
         instance.hear(InstanceEvent.LEASED, now)
@@ -403,12 +357,16 @@ class Pool:
         return digest in (self.current, self.standby)
 
     def _crowded(self, instance: Instance) -> bool:
-        """More live instances than allowed, or a standby that waits for this one's room."""
+        """Idle: more live instances than allowed, or a standby that waits for this one's room."""
         if self._live() > self.limits.max_instances:
             return True
-        if self.standby is None or self.standby == instance.digest:
-            return False
-        return self._live_of(self.standby) == 0 and not self._in_state(TERMINATING)
+        return instance.digest != self.standby and self._standby_short() > 0
+
+    def _gives_way(self, instance: Instance) -> bool:
+        """As `_crowded`, though others may wait for it: so one makes room for the standby's first,
+        and the rest go on serving the line until that one stands."""
+        begun = self.standby is None or self._live_of(self.standby) or self._in_state(TERMINATING)
+        return self._crowded(instance) and (not begun or self._live() > self.limits.max_instances)
 
     def _unwanted_idle(self) -> list[Instance]:
         return [
@@ -434,12 +392,3 @@ class Pool:
         return sum(
             one.digest == digest and one.state is not TERMINATING for one in self.instances.values()
         )
-
-
-def summed(counts: Iterable[PoolCounts]) -> PoolCounts:
-    """The sum over several pools, state by state."""
-    total = Counter[str]()
-    for one in counts:
-        for name in ("warming", "ready", "busy", "recycling", "terminating"):
-            total[name] += getattr(one, name)
-    return PoolCounts(**total)

@@ -58,7 +58,9 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     def digest(self) -> str:
         """A name for exactly this content: instances of the same digest are interchangeable."""
         # Order keys, so that {"A":…, "B":…} and {"B":…, "A":…} are one content.
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:32]
+        # A percentage given as 50 and one given as 50.0 are one too.
+        plain = msgspec.structs.replace(self, cpu_limit_percent=float(self.cpu_limit_percent))
+        return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()[:32]
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

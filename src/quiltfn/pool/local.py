@@ -9,7 +9,9 @@ import itertools
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 
-from quiltfn.model import pool as decided
+import structlog
+
+from quiltfn.model import actions as decided
 from quiltfn.model.errors import (
     CapacityFull,
     FunctionNotActive,
@@ -20,10 +22,12 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.invocation import Ended, How
-from quiltfn.model.pool import Action, Pool, PoolCounts, PoolLimits
+from quiltfn.model.pool import Pool, PoolCounts, PoolLimits
 from quiltfn.model.version import Version
 from quiltfn.ports import Call, Clock, Sandbox, Sandboxes, SandboxFailed, SandboxRefused
 
+_log = structlog.get_logger("quiltfn.pool")
+CLOSING = "closing"
 ENDED_BY_ITSELF = (How.EXITED, How.SIGNALLED)
 
 
@@ -100,7 +104,11 @@ class FunctionPool:
 
     def leave_line(self, waiter: int) -> None:
         self._waiters.pop(waiter, None)
-        self._perform(self.model.cancel(waiter, self._clock.now()))
+        number = self.model.held_by(waiter)
+        if number is not None and not self.sandboxes[number].is_alive:
+            self._perform(self.model.release(number, self._clock.now(), healthy=False))
+        else:
+            self._perform(self.model.cancel(waiter, self._clock.now()))
 
     def give_back(self, number: int, *, healthy: bool) -> None:
         sandbox = self.sandboxes[number]
@@ -134,13 +142,15 @@ class FunctionPool:
     def switch(self, version: Version) -> None:
         self._versions[version.digest] = version
         self._perform(self.model.switch(version.digest, self._clock.now()))
+        used = {version.digest} | {one.digest for one in self.model.instances.values()}
+        self._versions = {digest: self._versions[digest] for digest in used}
+        self._standing = {d: future for d, future in self._standing.items() if not future.done()}
 
     def close(self, why: str) -> None:
         self._perform(self.model.close(why, self._clock.now()))
-        for future in self._standing.values():
-            if not future.done():
-                future.set_exception(SandboxRefused(f"the function became {why} meanwhile"))
-                future.exception()
+        for digest in list(self._standing):
+            meanwhile = SandboxRefused(f"the function became {why} meanwhile")
+            self._stood(digest, ShuttingDown(retry_after=5) if why == CLOSING else meanwhile)
 
     def retarget(self, limits: PoolLimits) -> None:
         self._perform(self.model.retarget(limits, self._clock.now()))
@@ -163,11 +173,11 @@ class FunctionPool:
 
     # Performing what was decided ---------------------------------------------------------------
 
-    def _perform(self, actions: list[Action]) -> None:
+    def _perform(self, actions: list[decided.Action]) -> None:
         for action in actions:
             match action:
                 case decided.Hand(instance=instance, waiter=waiter, cold=cold):
-                    self._answer(waiter).set_result((instance, cold))
+                    self._hand(waiter, instance, cold)
                 case decided.Start(instance=instance, digest=digest):
                     self._spawn(self._start(instance, self._versions[digest]))
                 case decided.Destroy(instance=instance):
@@ -180,26 +190,40 @@ class FunctionPool:
                 case decided.Wake(at=at):
                     self._wake_at(at)
                 case decided.Stands(digest=digest):
-                    if not self._standing[digest].done():
-                        self._standing[digest].set_result(None)
+                    self._stood(digest, None)
                 case decided.CannotStand(digest=digest, reason=reason):
-                    if not self._standing[digest].done():
-                        self._standing[digest].set_exception(SandboxRefused(reason))
-                        self._standing[digest].exception()
+                    self._stood(digest, SandboxRefused(reason))
 
-    def _answer(self, waiter: int) -> "asyncio.Future[tuple[int, bool]]":
-        return self._waiters.pop(waiter)
+    def _stood(self, digest: str, error: Exception | None) -> None:
+        future = self._standing.get(digest)
+        if future is None or future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+            future.exception()  # nobody may be waiting for it any more
+
+    def _hand(self, waiter: int, instance: int, cold: bool) -> None:
+        future = self._waiters.pop(waiter)
+        if not future.done():  # else it was cancelled a moment ago, and gives it back: `leave_line`
+            future.set_result((instance, cold))
 
     def _fail(self, waiter: int, error: QuiltfnError) -> None:
-        future = self._answer(waiter)
+        future = self._waiters.pop(waiter)
         if not future.done():
             future.set_exception(error)
 
     async def _start(self, number: int, version: Version) -> None:
         try:
             sandbox = await self._make(version)
-        except (SandboxFailed, SandboxRefused) as error:
-            self._perform(self.model.failed(number, str(error), self._clock.now()))
+        except Exception as error:
+            reason = str(error)
+            if not isinstance(error, SandboxFailed | SandboxRefused):
+                # A mistake of ours must not leave an instance that counts for ever.
+                _log.exception("an instance could not be made", function=version.function_id)
+                reason = "an instance could not be made; the server's log has more"
+            self._perform(self.model.failed(number, reason, self._clock.now()))
             self._emptied.set()
             return
         self.sandboxes[number] = sandbox
@@ -238,13 +262,17 @@ class FunctionPool:
         task.add_done_callback(self._tasks.discard)
 
     def _wake_at(self, at: float) -> None:
-        if self._wake is not None and not self._wake.cancelled():
+        if self._wake is not None:
             if self._wake_time <= at and self._wake_time > self._clock.now():
                 return
             self._wake.cancel()
         self._wake_time = at
         delay = max(0.0, at - self._clock.now())
-        self._wake = asyncio.get_running_loop().call_later(delay, self.tick)
+        self._wake = asyncio.get_running_loop().call_later(delay, self._woken)
+
+    def _woken(self) -> None:
+        self._wake = None  # it may be a hair too early, and is then set again
+        self.tick()
 
 
 class LocalPools:
@@ -253,6 +281,7 @@ class LocalPools:
     def __init__(self, sandboxes: Sandboxes, clock: Clock) -> None:
         self._sandboxes, self._clock = sandboxes, clock
         self._pools: dict[str, FunctionPool] = {}
+        self._closing = False
 
     def lease(self, function_id: str) -> Held:
         pool = self._pools.get(function_id)
@@ -263,6 +292,8 @@ class LocalPools:
     async def stand(
         self, function_id: str, version: Version, limits: PoolLimits, count: int
     ) -> None:
+        if self._closing:
+            raise ShuttingDown(retry_after=5)
         await self._pool(function_id, limits).stand(version, limits, count)
 
     def open(self, function_id: str, version: Version, limits: PoolLimits) -> None:
@@ -271,7 +302,8 @@ class LocalPools:
         pool.tick()
 
     def switch(self, function_id: str, version: Version) -> None:
-        self._pools[function_id].switch(version)
+        if not self._closing:
+            self._pools[function_id].switch(version)
 
     def close(self, function_id: str, why: str) -> None:
         if function_id in self._pools:
@@ -298,10 +330,12 @@ class LocalPools:
             pool.tick()
 
     async def aclose(self) -> None:
-        """Ends running calls as interrupted, and every instance."""
+        """Ends running calls as interrupted, and every instance; whoever waits for one to stand, or
+        asks from now on, is told that the server shuts down."""
+        self._closing = True
         pools = list(self._pools.values())
         for pool in pools:
-            pool.close("closing")
+            pool.close(CLOSING)
         reason = "the server was stopped while the call was running"
         await asyncio.gather(*(pool.end_running(How.INTERRUPTED, reason) for pool in pools))
 
@@ -320,7 +354,7 @@ REFUSALS: dict[str, Callable[[], QuiltfnError]] = {
         "every instance of the function was busy for too long", retry_after=5
     ),
     "deleted": lambda: NotFound("there is no such function"),
-    "closing": lambda: ShuttingDown(retry_after=5),
+    CLOSING: lambda: ShuttingDown(retry_after=5),
 }
 
 

@@ -1,11 +1,24 @@
 """What outlives the process: functions, versions and the record of every call, in one SQLite file.
 
 `SqliteStore` is the truth about functions; `SpoolJournal` keeps the records of calls without making
-a call wait for the database.
+a call wait for the database. `SqlKeys`, `SqlAnswers`, `SqlAudit` and `SqlOperations` keep what
+belongs to callers and their requests, in the same file.
 """
 
+from quiltfn.store.answers import SqlAnswers
+from quiltfn.store.audit import SqlAudit
 from quiltfn.store.directory import StoreBroken
 from quiltfn.store.journal import SpoolJournal
+from quiltfn.store.keys import SqlKeys
+from quiltfn.store.operations import SqlOperations
 from quiltfn.store.sqlite import SqliteStore
 
-__all__ = ["SpoolJournal", "SqliteStore", "StoreBroken"]
+__all__ = [
+    "SpoolJournal",
+    "SqlAnswers",
+    "SqlAudit",
+    "SqlKeys",
+    "SqlOperations",
+    "SqliteStore",
+    "StoreBroken",
+]

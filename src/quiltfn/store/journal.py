@@ -19,6 +19,7 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports import Clock, InvocationQuery, Page
 from quiltfn.store import records
+from quiltfn.store.cursors import from_cursor, to_cursor
 from quiltfn.store.database import Database
 from quiltfn.store.directory import SPOOLS, StoreBroken
 from quiltfn.store.spool import Spool, latest
@@ -136,7 +137,7 @@ class SpoolJournal:
         )
 
     async def query(self, query: InvocationQuery) -> Page[Invocation]:
-        before = records.from_cursor(query.cursor)
+        before = from_cursor(query.cursor)
         # First the fresh records, then the database: what is committed in between is in both, and
         # nothing in neither. A fresh record replaces its row, also where only the row would match.
         fresh = {
@@ -153,7 +154,7 @@ class SpoolJournal:
         found.sort(key=lambda record: record.invocation_id, reverse=True)
         items = found[: query.limit]
         more = len(found) > len(items)
-        return Page(items, records.to_cursor(items[-1].invocation_id) if more else None)
+        return Page(items, to_cursor(items[-1].invocation_id) if more else None)
 
     def _remember(self, record: Invocation) -> None:
         self._pending[record.invocation_id] = record

@@ -1,15 +1,11 @@
 """Records in the database: taken in, tallied exactly once, ended after a crash, and found again."""
 
-import base64
-import binascii
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import msgspec
 from sqlalchemy import Connection, Select, exists, select
 
-from quiltfn.model.errors import Unprocessable
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.ports import InvocationQuery
 from quiltfn.store import tables
@@ -17,8 +13,6 @@ from quiltfn.store.sql import SQL
 
 STATEMENT_ROWS = 1000
 INTERRUPTED = "the server ended while the call was running"
-ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-AFTER_EVERY_ID = "g"  # Ids are hexadecimal, so this sorts behind them under any collation.
 
 
 def absorb(connection: Connection, records: Sequence[Invocation]) -> None:
@@ -101,25 +95,6 @@ def matches(record: Invocation, query: InvocationQuery, before: str) -> bool:
             or (longest is not None and longest >= query.min_duration_ms)
         )
     )
-
-
-def to_cursor(invocation_id: str) -> str:
-    """A cursor that continues behind this record."""
-    return base64.urlsafe_b64encode(invocation_id.encode()).decode().rstrip("=")
-
-
-def from_cursor(cursor: str | None) -> str:
-    """The id to continue below. Raises `Unprocessable` for what `to_cursor` did not make."""
-    if cursor is None:
-        return AFTER_EVERY_ID
-    try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        found = base64.b64decode(padded.encode(), b"-_", validate=True).decode()
-    except (UnicodeError, binascii.Error):
-        found = ""
-    if not ID.fullmatch(found):
-        raise Unprocessable.field("cursor", "a next_cursor as an earlier page gave it", cursor)
-    return found
 
 
 def of_function(function_id: str) -> Select[tuple[object, ...]]:

@@ -1,6 +1,6 @@
 """The tables as the code sees them; `migrations/` makes them, and a test compares the two."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import (
@@ -12,6 +12,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     RowMapping,
     Table,
@@ -27,7 +28,9 @@ from quiltfn.ports import Stored, Tally
 
 # The newest revision in migrations/versions. Kept here so that a start at head need not import
 # Alembic, which costs more than opening the database does.
-REVISION = "0001"
+REVISION = "0002"
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 metadata = MetaData()
 
@@ -118,6 +121,84 @@ probe = Table(
     Column("count", BigInteger, nullable=False),
 )
 
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("prefix", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    UniqueConstraint("prefix", name="api_key_prefix"),
+)
+
+# One row, counted up in the transaction of every change to a key: how others notice it.
+key_revision = Table(
+    "key_revision",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+
+# `status` is null while the first call runs. `made_at` is when the slot was taken.
+idempotent_answer = Table(
+    "idempotent_answer",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("method", Text, primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("body_digest", Text, nullable=False),
+    Column("status", Integer),
+    Column("headers", JSON, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Index("idempotent_answer_age", "made_at"),
+    # A start looks for these, and must not read past every kept body to find them.
+    Index(
+        "idempotent_answer_running",
+        "made_at",
+        sqlite_where=text("status IS NULL"),
+        postgresql_where=text("status IS NULL"),
+    ),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("tenant_id", Text, nullable=False),
+    Column("credential", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("object_id", Text),
+    Column("status", Integer, nullable=False),
+    Column("error_code", Text),
+    Column("address", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Index("audit_listing", "tenant_id", "id"),
+    Index("audit_age", "at"),
+)
+
+operation = Table(
+    "operation",
+    metadata,
+    Column("operation_id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("operation_type", Text, nullable=False),
+    Column("idempotency_key", Text, nullable=False),
+    Column("action_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason_code", Text),
+    Column("reason_message", Text),
+    Column("retryable", Boolean, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("tenant_id", "idempotency_key", name="operation_key"),
+)
+
 TALLY_COLUMNS = Tally.__struct_fields__
 CONTENT_COLUMNS = Content.__struct_fields__
 
@@ -156,3 +237,14 @@ def read_stored(row: RowMapping) -> Stored:
 def read_invocation(row: RowMapping) -> Invocation:
     """A record."""
     return msgspec.convert({n: row[n] for n in Invocation.__struct_fields__}, Invocation)
+
+
+def row_of(one: msgspec.Struct) -> dict[str, Any]:
+    """The columns of a struct whose fields are columns of the same names. No bytes in it."""
+    row: dict[str, Any] = msgspec.to_builtins(one)
+    return row
+
+
+def read(row: RowMapping, kind: type[T]) -> T:
+    """The struct whose fields are columns of the same names; the row may have more."""
+    return msgspec.convert({name: row[name] for name in kind.__struct_fields__}, kind)

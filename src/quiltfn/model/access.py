@@ -1,0 +1,85 @@
+"""Who may do what: scopes, API keys and callers."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from quiltfn.model.errors import Forbidden, Unprocessable
+
+KEY = re.compile(r"quilt_sk_(?P<prefix>[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Scope(StrEnum):
+    """What a credential allows; each includes the ones before it."""
+
+    READ = "read"
+    INVOKE = "invoke"
+    WRITE = "write"
+    ADMIN = "admin"
+    OPERATOR = "operator"
+
+    def includes(self, other: "Scope") -> bool:
+        """Whether who has this scope may do what `other` allows."""
+        return RANK[self] >= RANK[other]
+
+
+RANK: Mapping[Scope, int] = {scope: rank for rank, scope in enumerate(Scope)}
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key as it is stored: never the key itself. Times in Unix seconds.
+
+    The key has 256 random bits, so a plain digest cannot be guessed back, and a slow one would only
+    slow every call down.
+    """
+
+    id: str
+    tenant_id: str
+    scope: Scope
+    prefix: str
+    digest: str
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+
+    def is_valid(self, now: int) -> bool:
+        """Whether it is neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Whoever sent a request, as its credential says. `credential`: an id for the audit trail."""
+
+    tenant_id: str
+    scope: Scope
+    credential: str
+
+    def must_have(self, scope: Scope) -> None:
+        """Raises `Forbidden` unless the caller's scope includes `scope`."""
+        if not self.scope.includes(scope):
+            raise Forbidden(
+                f"this credential has scope {self.scope}; the call needs {scope}",
+                hint=f"use a key made with --scope {scope}",
+            )
+
+
+def digest_of(secret: str) -> str:
+    """How a key is stored and compared."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def prefix_of(secret: str) -> str | None:
+    """The part of a key that it is found by; None for what is no key at all."""
+    match = KEY.fullmatch(secret)
+    return match["prefix"] if match else None
+
+
+def check_tenant(tenant_id: str) -> None:
+    """Raises `Unprocessable` for a name that no tenant can have."""
+    if not TENANT.fullmatch(tenant_id):
+        expected = "1 to 64 letters, digits, dots, dashes, underscores, a letter or digit first"
+        raise Unprocessable.field("tenant", expected, tenant_id, "default")

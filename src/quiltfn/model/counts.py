@@ -1,0 +1,29 @@
+"""What the API says of a pool: its five states, counted."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCounts:
+    """The five states, counted; the API's numbers are these and no others."""
+
+    warming: int = 0
+    ready: int = 0
+    busy: int = 0
+    recycling: int = 0
+    terminating: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.warming + self.ready + self.busy + self.recycling + self.terminating
+
+
+def summed(counts: Iterable[PoolCounts]) -> PoolCounts:
+    """The sum over several pools, state by state."""
+    total = Counter[str]()
+    for one in counts:
+        for name in ("warming", "ready", "busy", "recycling", "terminating"):
+            total[name] += getattr(one, name)
+    return PoolCounts(**total)

@@ -1,0 +1,176 @@
+"""Sandboxes without processes, for tests and for trying things out: they keep the port's promises.
+
+The handlers they know: `echo TEXT` (or `echo $NAME`, from the environment), `cat` (the payload),
+`exit N`, `sleep SECONDS`, `oom`, `die` (the sandbox ends under the call), `fail-to-start` (no
+sandbox can be made) and `refuse-to-specialise`. A working directory called `/missing`, or anything
+below it, does not exist.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+from quiltfn.model import environment
+from quiltfn.model.invocation import Ended, How
+from quiltfn.model.version import Content
+from quiltfn.ports import Call, Sandbox, SandboxFailed, SandboxRefused
+
+OUTPUT_MAX = 1024 * 1024
+
+
+class FakeSandboxes:
+    """`ports.Sandboxes`. Times in seconds; a `hold` set by a test stops what it is named for."""
+
+    def __init__(self, *, start_s: float = 0.0, recycle_s: float = 0.0) -> None:
+        self.start_s, self.recycle_s = start_s, recycle_s
+        self.created: list[str] = []
+        self.destroyed: list[str] = []
+        self.alive: dict[str, FakeSandbox] = {}
+        self.most_alive = 0
+        # A test clears one to keep every creation, or every destruction, from completing.
+        self.may_start, self.may_end = asyncio.Event(), asyncio.Event()
+        self.may_start.set()
+        self.may_end.set()
+        self._numbers = itertools.count(1)
+
+    async def create(self, content: Content) -> Sandbox:
+        # It counts from here on: the machine pays for a sandbox while it is being made, too.
+        sandbox = FakeSandbox(f"fake-{next(self._numbers)}", self)
+        self.alive[sandbox.id] = sandbox
+        self.most_alive = max(self.most_alive, len(self.alive))
+        try:
+            await asyncio.sleep(self.start_s)
+            await self.may_start.wait()
+            if content.handler == "fail-to-start":
+                raise SandboxFailed("there is no room for another sandbox")
+        except BaseException:
+            del self.alive[sandbox.id]
+            raise
+        self.created.append(sandbox.id)
+        return sandbox
+
+
+class FakeSandbox:
+    """`ports.Sandbox`."""
+
+    def __init__(self, name: str, source: FakeSandboxes) -> None:
+        self.id = name
+        self.is_alive = True
+        self.is_clean = True
+        self._source = source
+        self._content: Content | None = None
+        self._end: asyncio.Future[Ended] | None = None
+        self._on_clean: Callable[[], None] = _nothing
+        self._on_lost: Callable[[], None] = _nothing
+        self._destroyed: asyncio.Task[None] | None = None
+
+    async def specialise(self, content: Content) -> None:
+        await asyncio.sleep(0)
+        directory = content.working_directory or "/"
+        if directory == "/missing" or directory.startswith("/missing/"):
+            raise SandboxRefused(f"working_directory {directory} does not exist in the sandbox")
+        if content.handler == "refuse-to-specialise":
+            raise SandboxRefused("the sandbox refused to be that")
+        self._content = content
+
+    async def call(self, call: Call) -> Ended:
+        if not self.is_alive:
+            return Ended(how=How.SANDBOX_GONE, reason="the sandbox had ended before the call")
+        self.is_clean = False
+        end: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self._end = end
+        handler = asyncio.ensure_future(self._run(call))
+        try:
+            return await end
+        finally:
+            handler.cancel()
+
+    def end_call(self, how: How, reason: str) -> None:
+        self._finish(Ended(how=how, reason=reason))
+
+    def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
+        self._on_clean, self._on_lost = on_clean, on_lost
+
+    async def destroy(self) -> None:
+        if self._destroyed is None:
+            self._destroyed = asyncio.ensure_future(self._destroy())
+        await asyncio.shield(self._destroyed)
+
+    def end_by_itself(self) -> None:
+        """What a test calls to have it die, in a call or between two."""
+        self.is_alive = False
+        self._finish(Ended(how=How.SANDBOX_GONE))
+        if self._destroyed is None:
+            self._on_lost()
+
+    async def _run(self, call: Call) -> None:
+        """The handler, until it ends or its deadline comes."""
+        try:
+            async with asyncio.timeout(call.timeout_s):
+                ended = await self._handle(call)
+        except TimeoutError:
+            ended = Ended(how=How.DEADLINE)
+            self.is_alive = False
+        if ended.how is How.SANDBOX_GONE:
+            self.end_by_itself()
+            return
+        self._finish(ended)
+        if self.is_alive:
+            asyncio.get_running_loop().call_later(self._source.recycle_s, self._cleaned)
+
+    async def _handle(self, call: Call) -> Ended:
+        assert self._content is not None, "a call before it was specialised"
+        command, _, argument = self._content.handler.partition(" ")
+        variables = call.environment
+        if not call.replaces_environment:
+            variables = environment.of_version(self._content) | variables
+        await asyncio.sleep(float(argument) if command == "sleep" else 0)
+        match command:
+            case "echo":
+                shown = variables.get(argument[1:], "") if argument.startswith("$") else argument
+                return _exited(stdout=shown + "\n")
+            case "cat":
+                return _exited(stdout=(call.payload or b"").decode("utf-8", "replace"))
+            case "exit":
+                return _exited(int(argument))
+            case "sleep":
+                return _exited()
+            case "oom":
+                return Ended(how=How.SIGNALLED, code=9, out_of_memory=True)
+            case "die":
+                return Ended(how=How.SANDBOX_GONE)
+        return _exited(127, stderr=f"sh: 1: {command}: not found\n")
+
+    def _cleaned(self) -> None:
+        if self.is_alive:
+            self.is_clean = True
+            self._on_clean()
+
+    def _finish(self, ended: Ended) -> None:
+        future, self._end = self._end, None
+        if future is not None and not future.done():
+            future.set_result(ended)
+
+    async def _destroy(self) -> None:
+        self.is_alive = False
+        self._finish(Ended(how=How.SANDBOX_GONE))
+        await self._source.may_end.wait()
+        del self._source.alive[self.id]
+        self._source.destroyed.append(self.id)
+
+
+def _exited(code: int = 0, stdout: str = "", stderr: str = "") -> Ended:
+    return Ended(how=How.EXITED, code=code, stdout=_capped(stdout), stderr=_capped(stderr))
+
+
+def _capped(text: str) -> str:
+    whole = text.encode()
+    if len(whole) <= OUTPUT_MAX:
+        return text
+    kept = whole[:OUTPUT_MAX].decode("utf-8", "replace")
+    newline = "" if kept.endswith("\n") else "\n"
+    return f"{kept}{newline}[quiltfn dropped {len(whole) - OUTPUT_MAX} more bytes]\n"
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,91 @@
+"""First answers of idempotent requests in the database.
+
+A row is made before its call runs and completed after it:
+    (absent) ──reserve──▶ running ──keep──▶ answered ──24 h──▶ (absent)
+                             ├──release──▶ (absent)
+                             └──the server dies, start──▶ answered: interrupted
+"""
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, tuple_, update
+
+from quiltfn.ports import KeptAnswer, Slot
+from quiltfn.store import steps, tables
+from quiltfn.store.database import Database
+from quiltfn.store.directory import StoreBroken
+
+KEPT_S = 24 * 3600
+INTERRUPTED_STATUS = 503
+INTERRUPTED_HEADERS = {"content-type": "application/json"}
+
+answer = tables.idempotent_answer
+
+
+class SqlAnswers:
+    """`ports.Answers` over the table of `database`. `start` it before the first `reserve`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def start(self, now: int, interrupted: bytes) -> None:
+        """Answers, with `interrupted` as the error body, every call that the last server left.
+
+        It may have been executed, so a repetition must not execute it again. Raises `StoreBroken`
+        where another server keeps the directory: those calls are running.
+        """
+        if not self._database.directory.is_keeper:
+            raise StoreBroken("Only the keeper of the data directory may answer for its calls.")
+        left = update(answer).where(answer.c.status.is_(None), answer.c.made_at > now - KEPT_S)
+        values = {
+            "status": INTERRUPTED_STATUS,
+            "headers": INTERRUPTED_HEADERS,
+            "body": interrupted,
+        }
+        await self._database.write(lambda c: c.execute(left.values(values)).close())
+
+    async def reserve(self, slot: Slot, now: int) -> KeptAnswer | None:
+        expired = delete(answer).where(at(slot), answer.c.made_at <= now - KEPT_S)
+        row = tables.row_of(slot) | {"headers": {}, "body": b"", "made_at": now}
+
+        def work(connection: Connection) -> KeptAnswer | None:
+            # No other writer comes between: the transaction has the write lock from its beginning.
+            connection.execute(expired)
+            found = connection.execute(select(answer).where(at(slot))).mappings().one_or_none()
+            if found is not None:
+                return tables.read(found, KeptAnswer)
+            connection.execute(insert(answer), row)
+            return None
+
+        return await self._database.write(work)
+
+    async def keep(self, slot: Slot, status: int, headers: dict[str, str], body: bytes) -> None:
+        """As the port says. Nothing happens where the slot has become somebody else's meanwhile."""
+        change = update(answer).where(at(slot), is_running(slot))
+        values = {"status": status, "headers": headers, "body": body}
+        await self._database.write(lambda c: c.execute(change.values(values)).close())
+
+    async def release(self, slot: Slot) -> None:
+        """As the port says. An answer that was kept stays."""
+        removal = delete(answer).where(at(slot), is_running(slot))
+        await self._database.write(lambda c: c.execute(removal).close())
+
+    async def prune(self, now: int) -> int:
+        """Removes answers older than 24 hours in steps; returns how many."""
+        slot = (answer.c.tenant_id, answer.c.method, answer.c.path, answer.c.key)
+        some = select(*slot).where(answer.c.made_at <= now - KEPT_S).limit(steps.STEP_ROWS)
+        step = delete(answer).where(tuple_(*slot).in_(some))
+        return await steps.remove(self._database, step)
+
+
+def at(slot: Slot) -> ColumnElement[bool]:
+    """Whether a row is the one of this slot, whatever the body."""
+    return and_(
+        answer.c.tenant_id == slot.tenant_id,
+        answer.c.method == slot.method,
+        answer.c.path == slot.path,
+        answer.c.key == slot.key,
+    )
+
+
+def is_running(slot: Slot) -> ColumnElement[bool]:
+    """Whether its call has no answer yet and is the one that this slot was taken for."""
+    return and_(answer.c.status.is_(None), answer.c.body_digest == slot.body_digest)

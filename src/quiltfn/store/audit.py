@@ -1,0 +1,42 @@
+"""The audit trail in the database: rows that are added, read and, when old, removed."""
+
+from sqlalchemy import Connection, delete, insert, select
+
+from quiltfn.ports import AuditEntry, Page
+from quiltfn.store import steps, tables
+from quiltfn.store.cursors import from_cursor, to_cursor
+from quiltfn.store.database import Database
+
+audit = tables.audit
+
+
+class SqlAudit:
+    """`ports.Audit` over the table of `database`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append(self, entry: AuditEntry) -> None:
+        row = tables.row_of(entry)
+        await self._database.write(lambda c: c.execute(insert(audit), row).close())
+
+    async def query(
+        self, tenant_id: str | None, limit: int, cursor: str | None
+    ) -> Page[AuditEntry]:
+        # Ids are UUIDv7, so their order is the order of time.
+        query = select(audit).where(audit.c.id < from_cursor(cursor))
+        if tenant_id is not None:
+            query = query.where(audit.c.tenant_id == tenant_id)
+        query = query.order_by(audit.c.id.desc()).limit(limit + 1)
+
+        def work(connection: Connection) -> list[AuditEntry]:
+            return [tables.read(row, AuditEntry) for row in connection.execute(query).mappings()]
+
+        found = await self._database.read(work)
+        items = found[:limit]
+        return Page(items, to_cursor(items[-1].id) if len(found) > limit else None)
+
+    async def prune(self, before: int) -> int:
+        some = select(audit.c.id).where(audit.c.at < before).limit(steps.STEP_ROWS)
+        step = delete(audit).where(audit.c.id.in_(some))
+        return await steps.remove(self._database, step)

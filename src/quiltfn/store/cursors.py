@@ -1,0 +1,29 @@
+"""Cursors: where a page ended, as text that means nothing to whoever carries it back."""
+
+import base64
+import binascii
+import re
+
+from quiltfn.model.errors import Unprocessable
+
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+AFTER_EVERY_ID = "g"  # Ids are hexadecimal, so this sorts behind them under any collation.
+
+
+def to_cursor(last_id: str) -> str:
+    """A cursor that continues behind the item with this id."""
+    return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
+
+
+def from_cursor(cursor: str | None) -> str:
+    """The id to continue below. Raises `Unprocessable` for what `to_cursor` did not make."""
+    if cursor is None:
+        return AFTER_EVERY_ID
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        found = base64.b64decode(padded.encode(), b"-_", validate=True).decode()
+    except (UnicodeError, binascii.Error):
+        found = ""
+    if not ID.fullmatch(found):
+        raise Unprocessable.field("cursor", "a next_cursor as an earlier page gave it", cursor)
+    return found

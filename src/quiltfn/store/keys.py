@@ -1,0 +1,66 @@
+"""API keys in the database. A server and a tool beside it may both write them."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, exc, insert, select, update
+
+from quiltfn.model.access import Key
+from quiltfn.model.errors import Conflict, NotFound
+from quiltfn.store import tables
+from quiltfn.store.database import Database
+
+
+class SqlKeys:
+    """`ports.Keys` over the tables of `database`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def revision(self) -> int:
+        query = select(tables.key_revision.c.number)
+
+        def work(connection: Connection) -> int:
+            return int(connection.execute(query).scalar_one())
+
+        return await self._database.read(work)
+
+    async def load(self) -> Sequence[Key]:
+        columns = tables.api_key.c
+        query = select(tables.api_key).order_by(columns.created_at, columns.id)
+
+        def work(connection: Connection) -> list[Key]:
+            return [tables.read(row, Key) for row in connection.execute(query).mappings()]
+
+        return await self._database.read(work)
+
+    async def add(self, key: Key) -> None:
+        """As the port says; raises `Conflict` where there is a key with its id or prefix."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(insert(tables.api_key), tables.row_of(key))
+            count_up(connection)
+
+        try:
+            await self._database.write(work)
+        except exc.IntegrityError as error:
+            raise Conflict("there is a key of this id or prefix already; make another") from error
+
+    async def revoke(self, key: Key, now: int) -> Key:
+        """As the port says; the first time counts. Raises `NotFound` for a key never made."""
+        this = tables.api_key.c.id == key.id
+        change = update(tables.api_key).where(this, tables.api_key.c.revoked_at.is_(None))
+
+        def work(connection: Connection) -> Key:
+            if connection.execute(change.values(revoked_at=now)).rowcount:
+                count_up(connection)
+            row = connection.execute(select(tables.api_key).where(this)).mappings().one_or_none()
+            if row is None:
+                raise NotFound("there is no key with this id")
+            return tables.read(row, Key)
+
+        return await self._database.write(work)
+
+
+def count_up(connection: Connection) -> None:
+    """Lets whoever asks for the revision see that something changed."""
+    connection.execute(update(tables.key_revision).values(number=tables.key_revision.c.number + 1))

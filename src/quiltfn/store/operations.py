@@ -1,0 +1,53 @@
+"""Controlled operations in the database, one row for each key of a tenant."""
+
+from sqlalchemy import Connection, insert, select, update
+
+from quiltfn.ports import Operation
+from quiltfn.store import tables
+from quiltfn.store.database import Database
+
+table = tables.operation
+
+
+class SqlOperations:
+    """`ports.Operations` over the table of `database`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begin(self, operation: Operation) -> Operation | None:
+        earlier = select(table).where(
+            table.c.tenant_id == operation.tenant_id,
+            table.c.idempotency_key == operation.idempotency_key,
+        )
+
+        def work(connection: Connection) -> Operation | None:
+            # No other writer comes between: the transaction has the write lock from its beginning.
+            found = connection.execute(earlier).mappings().one_or_none()
+            if found is not None:
+                return tables.read(found, Operation)
+            connection.execute(insert(table), tables.row_of(operation))
+            return None
+
+        return await self._database.write(work)
+
+    async def finish(self, operation: Operation) -> None:
+        change = update(table).where(table.c.operation_id == operation.operation_id)
+        values = {
+            "status": operation.status,
+            "reason_code": operation.reason_code,
+            "reason_message": operation.reason_message,
+            "retryable": operation.retryable,
+        }
+        await self._database.write(lambda c: c.execute(change.values(values)).close())
+
+    async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
+        query = select(table).where(
+            table.c.tenant_id == tenant_id, table.c.operation_id == operation_id
+        )
+
+        def work(connection: Connection) -> Operation | None:
+            row = connection.execute(query).mappings().one_or_none()
+            return tables.read(row, Operation) if row is not None else None
+
+        return await self._database.read(work)

@@ -1,0 +1,154 @@
+"""What the suite of the sandboxes runs against: the fake, and a real launcher with its guests.
+
+Run as a script it is a launcher whose "server" does nothing but hand its channel to the test, so
+that the suite asks for real sandboxes in its own process and event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from quiltfn.launcher.main import Launcher, Options
+from quiltfn.operator.serve import GUEST, program_paths
+from quiltfn.ports import Sandbox, Sandboxes
+from quiltfn.sandbox.channel import LauncherChannel
+from quiltfn.sandbox.client import LauncherSandboxes
+from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
+
+CRUN = "/usr/bin/crun"
+RELAY = """
+import signal, socket, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+given = dict(one[2:].split("=", 1) for one in sys.argv[2:])
+with socket.socket(fileno=int(sys.argv[1])) as test:
+    socket.send_fds(test, [b"here you are"], [int(given["channel"])])
+signal.pause()
+"""
+
+
+@dataclass
+class Kind:
+    """One implementation: how to do with it what the port leaves to the world outside."""
+
+    sandboxes: Sandboxes
+    kill: Callable[[Sandbox], None]
+    out_of_memory: str
+    long_output: str
+
+
+def why_not_real() -> str | None:
+    """The reason why there can be no real sandbox here."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if not os.access(CRUN, os.X_OK):
+        return f"needs {CRUN}"
+    return None if GUEST.exists() else "the guest was not built: run scripts/setup"
+
+
+def fake_kind() -> Kind:
+    def kill(sandbox: Sandbox) -> None:
+        assert isinstance(sandbox, FakeSandbox)
+        sandbox.end_by_itself()
+
+    return Kind(FakeSandboxes(), kill, "oom", "echo " + "x" * 1_048_600)
+
+
+@contextlib.asynccontextmanager
+async def real_kind(shared: socket.socket) -> AsyncIterator[Kind]:
+    """On the channel of a launcher that several tests share, one after the other."""
+    channel = LauncherChannel(shared.dup())
+    try:
+        yield Kind(
+            LauncherSandboxes(channel),
+            lambda sandbox: channel.tell("kill", sandbox=sandbox.id),
+            "exec tail /dev/zero",
+            "head -c 1048600 /dev/zero | tr '\\0' x; echo",
+        )
+    finally:
+        channel.close()
+
+
+@contextlib.contextmanager
+def launcher() -> Iterator[socket.socket]:
+    """A launcher of its own, and the channel to it. In the end nothing of it may be left."""
+    with tempfile.TemporaryDirectory(prefix="quiltfn-") as directory:
+        Path(directory).chmod(0o711)  # a sandbox's root user must be able to walk into it
+        with launcher_in(Path(directory)) as channel:
+            yield channel
+
+
+@contextlib.contextmanager
+def launcher_in(directory: Path) -> Iterator[socket.socket]:
+    run_dir = directory / "run"
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno()), run_dir, directory / "data"],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+        try:
+            ours.settimeout(30)
+            _, descriptors, _, _ = socket.recv_fds(ours, 64, 1)
+            assert descriptors, "the launcher did not start"
+            (server,) = (run_dir / "servers").iterdir()
+            with socket.socket(fileno=descriptors[0]) as channel:
+                yield channel
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                code = process.wait(20)
+            finally:
+                process.kill()
+    assert code == 0
+    assert list((run_dir / "servers").iterdir()) == []
+    assert groups_of(server.name) == []
+    assert processes_of(run_dir) == []
+
+
+def groups_of(server: str) -> list[Path]:
+    """Control groups of a server that are left."""
+    return [path for path in Path("/sys/fs/cgroup").glob(f"**/{server}") if path.is_dir()]
+
+
+def processes_of(run_dir: Path) -> list[str]:
+    """Processes whose command line or mounts name the run directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            told = (process / "cmdline").read_text() + (process / "mountinfo").read_text()
+            if str(run_dir) in told:
+                found.append(process.name)
+    return found
+
+
+def main(handed: str, run_dir: str, data_dir: str) -> int:
+    """The launcher's process."""
+    return Launcher(
+        Options(
+            host="127.0.0.1",
+            port=0,
+            data_dir=Path(data_dir),
+            run_dir=Path(run_dir),
+            guest=GUEST,
+            server=[sys.executable, "-I", "-c", RELAY, handed],
+            program=program_paths(),
+            crun=CRUN,
+        )
+    ).run()
+
+
+if __name__ == "__main__":
+    os.set_inheritable(int(sys.argv[1]), True)
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,297 @@
+"""The promises of `ports.Keys`, `Audit` and `Operations`, and coming from the first schema."""
+
+import asyncio
+import contextlib
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from alembic import command
+from msgspec.structs import replace
+from sqlalchemy import create_engine, insert, pool
+
+from contract.store_box import (
+    STORES,
+    StoreOpener,
+    a_function,
+    a_version,
+    an_id,
+    child_environment,
+    ids,
+    rows,
+)
+from quiltfn.model.access import Key, Scope
+from quiltfn.model.errors import Conflict, NotFound, Unprocessable
+from quiltfn.ports import Audit, AuditEntry, Keys, Operation, Operations
+from quiltfn.store import SqlAudit, SqliteStore, SqlKeys, SqlOperations, migrations, steps, tables
+from quiltfn.store.database import Work
+
+NOW = 1_760_000_000
+
+
+@pytest.fixture(params=STORES)
+def open_store(request: pytest.FixtureRequest) -> StoreOpener:
+    return STORES[request.param]
+
+
+@pytest.fixture
+async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    async with open_store(tmp_path) as opened:
+        yield opened
+
+
+def a_key(**changes: Any) -> Key:
+    key = Key(
+        id=an_id(),
+        tenant_id="default",
+        scope=Scope.WRITE,
+        prefix=an_id()[-12:],
+        digest="d" * 64,
+        created_at=NOW,
+    )
+    return replace(key, **changes)
+
+
+def an_entry(**changes: Any) -> AuditEntry:
+    entry = AuditEntry(
+        id=an_id(),
+        at=NOW,
+        tenant_id="default",
+        credential="open",
+        action="function.create",
+        object_id=None,
+        status=201,
+        error_code=None,
+        address="127.0.0.1",
+        request_id="r-1",
+    )
+    return replace(entry, **changes)
+
+
+def an_operation(**changes: Any) -> Operation:
+    operation = Operation(
+        operation_id=an_id(),
+        tenant_id="default",
+        operation_type="elasticity.function_pool_target",
+        idempotency_key="k",
+        action_id="a-1",
+        status="running",
+        reason_code=None,
+        reason_message=None,
+        retryable=False,
+        created_at=NOW,
+    )
+    return replace(operation, **changes)
+
+
+# Keys ----------------------------------------------------------------------------------------
+
+
+async def test_keys_come_back_after_a_restart_oldest_first(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    newer = a_key(created_at=NOW + 1, scope=Scope.OPERATOR)
+    older = a_key(tenant_id="other", expires_at=NOW + 5)
+    async with open_store(tmp_path) as store:
+        for key in (newer, older):
+            await SqlKeys(store.database).add(key)
+        revision = await SqlKeys(store.database).revision()
+    async with open_store(tmp_path) as store:
+        assert await SqlKeys(store.database).load() == [older, newer]
+        assert await SqlKeys(store.database).revision() == revision
+
+
+async def test_every_change_of_a_key_and_nothing_else_changes_the_revision(
+    store: SqliteStore,
+) -> None:
+    keys: Keys = SqlKeys(store.database)
+    key = a_key()
+    seen = [await keys.revision()]
+    await keys.add(key)
+    seen.append(await keys.revision())
+    revoked = await keys.revoke(key, NOW + 7)
+    seen.append(await keys.revision())
+    assert len(set(seen)) == 3
+    assert revoked == replace(key, revoked_at=NOW + 7)
+    assert await keys.load() == [revoked]
+
+    # What is refused or changes nothing.
+    assert await keys.revoke(key, NOW + 9) == revoked
+    with pytest.raises(NotFound):
+        await keys.revoke(a_key(), NOW)
+    with pytest.raises(Conflict):
+        await keys.add(a_key(prefix=key.prefix))
+    assert await keys.load() == [revoked]
+    assert await keys.revision() == seen[-1]
+
+
+VISITOR = """
+import asyncio, pathlib, sys
+import msgspec
+from quiltfn.model.access import Key
+from quiltfn.store import SqliteStore, SqlKeys
+async def main():
+    key = msgspec.json.decode(sys.argv[2], type=Key)
+    async with SqliteStore.open(pathlib.Path(sys.argv[1]), alone=False) as store:
+        await SqlKeys(store.database).add(key)
+        print("added", flush=True)
+        sys.stdin.readline()
+        await SqlKeys(store.database).revoke(key, 7)
+        print("revoked", flush=True)
+        sys.stdin.readline()
+asyncio.run(main())
+"""
+
+
+@contextlib.asynccontextmanager
+async def another_process(program: str, *arguments: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, *arguments),
+        stdin=PIPE,
+        stdout=PIPE,
+        env=child_environment(),
+    )
+    try:
+        yield process
+    finally:
+        await process.communicate()
+
+
+async def said(process: Process) -> bytes:
+    assert process.stdout is not None
+    return await process.stdout.readline()
+
+
+async def test_a_server_sees_at_once_what_a_tool_does_to_the_keys(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    """`quiltfn keys create` and `revoke` beside a running server, whose reader has read before."""
+    keys, key = SqlKeys(store.database), a_key()
+    at_first = await keys.revision()
+    assert await keys.load() == []
+    async with another_process(VISITOR, str(tmp_path), msgspec.json.encode(key).decode()) as tool:
+        assert await said(tool) == b"added\n"
+        after_adding = await keys.revision()
+        assert await keys.load() == [key]
+        assert tool.stdin is not None
+        tool.stdin.write(b"\n")
+        assert await said(tool) == b"revoked\n"
+        after_revoking = await keys.revision()
+        assert await keys.load() == [replace(key, revoked_at=7)]
+    assert len({at_first, after_adding, after_revoking}) == 3
+
+
+# Audit ---------------------------------------------------------------------------------------
+
+
+async def test_the_trail_is_read_in_pages_newest_first(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    made = [
+        an_entry(id=one, object_id=f"o-{one}", error_code="NOT_FOUND", status=404) for one in ids(5)
+    ]
+    async with open_store(tmp_path) as store:
+        for entry in (made[2], made[0], made[4], made[1], made[3]):
+            await SqlAudit(store.database).append(entry)
+    async with open_store(tmp_path) as store:
+        audit = SqlAudit(store.database)
+        found: list[AuditEntry] = []
+        cursor, sizes = None, []
+        while True:
+            page = await audit.query("default", 2, cursor)
+            found += page.items
+            sizes.append(len(page.items))
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        whole = await audit.query("default", 5, None)
+    assert found == made[::-1]
+    assert sizes == [2, 2, 1]
+    assert (list(whole.items), whole.next_cursor) == (found, None)
+
+
+async def test_a_tenant_reads_its_own_trail_and_the_operator_all(store: SqliteStore) -> None:
+    audit: Audit = SqlAudit(store.database)
+    mine, other, newest = (
+        an_entry(id=one, tenant_id=tenant)
+        for one, tenant in zip(ids(3), ("default", "other", "default"), strict=True)
+    )
+    for entry in (mine, other, newest):
+        await audit.append(entry)
+    assert list((await audit.query("default", 10, None)).items) == [newest, mine]
+    assert list((await audit.query("other", 10, None)).items) == [other]
+    assert list((await audit.query("nobody", 10, None)).items) == []
+    assert list((await audit.query(None, 10, None)).items) == [newest, other, mine]
+    with pytest.raises(Unprocessable, match="cursor"):
+        await audit.query("default", 10, "x" * 48)
+
+
+async def test_old_entries_are_removed_in_steps(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = SqlAudit(store.database)
+    made = [an_entry(id=one, at=NOW + number) for number, one in enumerate(ids(8))]
+    for entry in made:
+        await audit.append(entry)
+    monkeypatch.setattr(steps, "STEP_ROWS", 4)
+    write, counts = store.database.write, list[int]()
+
+    async def counted(work: Work[int]) -> int:
+        counts.append(await write(work))
+        return counts[-1]
+
+    monkeypatch.setattr(store.database, "write", counted)
+    assert await audit.prune(NOW + 6) == 6
+    assert counts == [4, 2]
+    assert list((await audit.query(None, 10, None)).items) == [made[7], made[6]]
+    assert await audit.prune(NOW + 6) == 0
+
+
+# Operations ----------------------------------------------------------------------------------
+
+
+async def test_an_operation_is_begun_once_for_its_tenant_and_key(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    first, again = an_operation(), an_operation(action_id="a-2")
+    async with open_store(tmp_path) as store:
+        operations: Operations = SqlOperations(store.database)
+        got = await asyncio.gather(operations.begin(first), operations.begin(again))
+        assert list(got) == [None, first]
+        assert await operations.begin(an_operation(tenant_id="other")) is None
+        assert await operations.begin(an_operation(idempotency_key="k2")) is None
+        ended = replace(
+            first, status="failed", reason_code="NO", reason_message="It did not.", retryable=True
+        )
+        await operations.finish(ended)
+    async with open_store(tmp_path) as store:
+        operations = SqlOperations(store.database)
+        assert await operations.begin(again) == ended
+        assert await operations.get("default", first.operation_id) == ended
+        assert await operations.get("other", first.operation_id) is None
+        assert await operations.get("default", again.operation_id) is None
+
+
+# Coming from the first schema ----------------------------------------------------------------
+
+
+async def test_a_database_of_the_first_revision_is_upgraded_and_keeps_its_functions(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    function = a_function()
+    engine = create_engine(f"sqlite:///{tmp_path}/quiltfn.db", poolclass=pool.NullPool)
+    with engine.begin() as connection:
+        command.upgrade(migrations.config(connection), "0001")
+        connection.execute(insert(tables.function), tables.function_row(function))
+        connection.execute(insert(tables.version), tables.version_row(a_version(function)))
+    assert rows(tmp_path, "SELECT version_num FROM alembic_version") == [("0001",)]
+    async with open_store(tmp_path) as store:
+        assert [stored.function for stored in await store.load()] == [function]
+        await SqlKeys(store.database).add(a_key())
+        assert await SqlKeys(store.database).revision() == 1
+        assert await SqlAudit(store.database).prune(NOW) == 0
+    assert rows(tmp_path, "SELECT version_num FROM alembic_version") == [(tables.REVISION,)]

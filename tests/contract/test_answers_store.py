@@ -1,0 +1,169 @@
+"""The promises of `ports.Answers`."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from contract.store_box import STORES, StoreOpener, child_environment
+from quiltfn.ports import Answers, KeptAnswer, Slot
+from quiltfn.store import SqlAnswers, SqliteStore, StoreBroken, steps
+from quiltfn.store.database import Work
+
+NOW = 1_760_000_000
+DAY_S = 24 * 3600
+INTERRUPTED = b'{"error_code":"INTERNAL"}'
+SLOT = Slot(tenant_id="default", method="POST", path="/f", key="k", body_digest="d1")
+
+
+@pytest.fixture(params=STORES)
+def open_store(request: pytest.FixtureRequest) -> StoreOpener:
+    return STORES[request.param]
+
+
+@pytest.fixture
+async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    async with open_store(tmp_path) as opened:
+        yield opened
+
+
+async def test_a_slot_is_taken_once_and_then_tells_what_was_answered(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    async with open_store(tmp_path) as store:
+        answers = SqlAnswers(store.database)
+        assert await answers.reserve(SLOT, NOW) is None
+        other_body = replace(SLOT, body_digest="d2")
+        assert await answers.reserve(other_body, NOW) == KeptAnswer(body_digest="d1")
+        for other in ("tenant_id", "method", "path", "key"):
+            assert await answers.reserve(replace(SLOT, **{other: "other"}), NOW) is None
+        await answers.keep(SLOT, 201, {"etag": '"ä"'}, b"\x00\xff{}")
+    async with open_store(tmp_path) as store:
+        kept = await SqlAnswers(store.database).reserve(SLOT, NOW + 1)
+    assert kept == KeptAnswer(
+        body_digest="d1", status=201, headers={"etag": '"ä"'}, body=b"\x00\xff{}"
+    )
+
+
+async def test_a_released_slot_is_free_and_an_answered_one_is_not_released(
+    store: SqliteStore,
+) -> None:
+    answers: Answers = SqlAnswers(store.database)
+    await answers.reserve(SLOT, NOW)
+    await answers.release(SLOT)
+    assert await answers.reserve(SLOT, NOW) is None
+    await answers.keep(SLOT, 200, {}, b"first")
+    await answers.release(SLOT)
+    await answers.keep(SLOT, 200, {}, b"second")
+    kept = await answers.reserve(SLOT, NOW)
+    assert kept is not None
+    assert kept.body == b"first"
+
+
+async def test_of_many_who_want_one_slot_at_once_one_gets_it(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    async with (
+        SqliteStore.open(tmp_path, alone=False) as one,
+        SqliteStore.open(tmp_path, alone=False) as two,
+    ):
+        wanted = [
+            SqlAnswers(each.database).reserve(SLOT, NOW) for _ in range(10) for each in (one, two)
+        ]
+        got = await asyncio.gather(*wanted)
+    assert got.count(None) == 1
+    assert got.count(KeptAnswer(body_digest="d1")) == 19
+    assert await SqlAnswers(store.database).reserve(SLOT, NOW) == KeptAnswer(body_digest="d1")
+
+
+DYING = """
+import asyncio, os, pathlib, signal, sys
+import msgspec
+from quiltfn.ports import Slot
+from quiltfn.store import SqlAnswers, SqliteStore
+async def main():
+    async with SqliteStore.open(pathlib.Path(sys.argv[1])) as store:
+        slot = msgspec.json.decode(sys.argv[2], type=Slot)
+        assert await SqlAnswers(store.database).reserve(slot, int(sys.argv[3])) is None
+        os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    slot = msgspec.json.encode(SLOT).decode()
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", DYING, str(tmp_path), slot, str(NOW)), env=child_environment()
+    )
+    assert await server.wait() == -signal.SIGKILL
+    answered, old = replace(SLOT, key="answered"), replace(SLOT, key="old")
+    async with open_store(tmp_path) as store:
+        answers = SqlAnswers(store.database)
+        await answers.reserve(old, NOW - DAY_S)
+        await answers.reserve(answered, NOW)
+        await answers.keep(answered, 200, {}, b"fine")
+
+        await answers.start(NOW, INTERRUPTED)
+        assert await answers.reserve(SLOT, NOW) == KeptAnswer(
+            body_digest="d1",
+            status=503,
+            headers={"content-type": "application/json"},
+            body=INTERRUPTED,
+        )
+        kept = await answers.reserve(answered, NOW)
+        assert kept is not None
+        assert (kept.status, kept.body) == (200, b"fine")
+        assert await answers.reserve(old, NOW) is None
+
+
+async def test_a_tool_does_not_end_the_calls_of_a_running_server(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    await SqlAnswers(store.database).reserve(SLOT, NOW)
+    async with SqliteStore.open(tmp_path, alone=False) as visitor:
+        with pytest.raises(StoreBroken, match="keeper"):
+            await SqlAnswers(visitor.database).start(NOW, INTERRUPTED)
+    assert await SqlAnswers(store.database).reserve(SLOT, NOW) == KeptAnswer(body_digest="d1")
+
+
+async def test_a_slot_is_good_for_24_hours(store: SqliteStore) -> None:
+    answers = SqlAnswers(store.database)
+    await answers.reserve(SLOT, NOW)
+    await answers.keep(SLOT, 200, {}, b"first")
+    assert await answers.reserve(SLOT, NOW + DAY_S - 1) is not None
+    later = replace(SLOT, body_digest="d2")
+    assert await answers.reserve(later, NOW + DAY_S) is None
+    # It is another call's by now: neither the old answer nor the old owner is in its way.
+    await answers.keep(SLOT, 200, {}, b"late")
+    await answers.release(SLOT)
+    assert await answers.reserve(later, NOW + DAY_S) == KeptAnswer(body_digest="d2")
+
+
+async def test_answers_are_pruned_after_24_hours_in_steps(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = SqlAnswers(store.database)
+    for number in range(7):
+        await answers.reserve(replace(SLOT, key=str(number)), NOW)
+    young = replace(SLOT, key="young")
+    await answers.reserve(young, NOW + 1)
+    monkeypatch.setattr(steps, "STEP_ROWS", 3)
+    write, counts = store.database.write, list[int]()
+
+    async def counted(work: Work[int]) -> int:
+        counts.append(await write(work))
+        return counts[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.database, "write", counted)
+        assert await answers.prune(NOW + DAY_S) == 7
+    assert counts == [3, 3, 1]
+    assert await answers.prune(NOW + DAY_S) == 0
+    assert await answers.reserve(young, NOW + 1) is not None

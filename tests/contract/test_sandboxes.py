@@ -1,0 +1,241 @@
+"""What the port promises of a sandbox, for the fake that other tests build on and for the real."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from contract.sandbox_box import Kind, fake_kind, launcher, real_kind, why_not_real
+from contract.store_box import eventually
+from quiltfn.model.invocation import CallEvent, Ended, How, conclude
+from quiltfn.model.version import Content
+from quiltfn.ports import Call, Sandbox, SandboxFailed, SandboxRefused
+
+
+@pytest.fixture(scope="module")
+def channel() -> Iterator[socket.socket]:
+    reason = why_not_real()
+    if reason is not None:
+        pytest.skip(reason)
+    with launcher() as channel:
+        yield channel
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.sandbox)])
+async def kind(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
+    if request.param == "fake":
+        yield fake_kind()
+        return
+    async with real_kind(request.getfixturevalue("channel")) as real:
+        yield real
+
+
+class Box:
+    """Makes sandboxes and gives every one of them back."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.made: list[Sandbox] = []
+
+    async def sandbox(self, handler: str = "echo hello", **fields: Any) -> Sandbox:
+        content = Content(handler=handler, **fields)
+        sandbox = await self.kind.sandboxes.create(content)
+        self.made.append(sandbox)
+        await sandbox.specialise(content)
+        return sandbox
+
+
+@pytest.fixture
+async def box(kind: Kind) -> AsyncIterator[Box]:
+    box = Box(kind)
+    yield box
+    await asyncio.gather(*(sandbox.destroy() for sandbox in box.made))
+
+
+def call(payload: bytes | None = None, timeout_s: float = 10.0, **variables: str) -> Call:
+    return Call(
+        payload=payload, environment=variables, replaces_environment=False, timeout_s=timeout_s
+    )
+
+
+async def until_clean(sandbox: Sandbox) -> None:
+    async def is_clean() -> bool:
+        await asyncio.sleep(0.002)
+        return sandbox.is_clean
+
+    await eventually(is_clean)
+
+
+async def test_a_handler_that_ends_well_gives_its_output(box: Box) -> None:
+    sandbox = await box.sandbox("echo hello")
+    assert await sandbox.call(call()) == Ended(how=How.EXITED, stdout="hello\n")
+    assert sandbox.is_alive
+
+
+async def test_a_handler_that_fails_is_a_result(box: Box) -> None:
+    ended = await (await box.sandbox("exit 7")).call(call())
+    assert (ended.how, ended.code) == (How.EXITED, 7)
+
+
+async def test_a_command_that_does_not_exist_is_the_handlers_failure(box: Box) -> None:
+    ended = await (await box.sandbox("no-such-thing")).call(call())
+    assert (ended.how, ended.code) == (How.EXITED, 127)
+    assert "no-such-thing" in ended.stderr
+
+
+async def test_the_payload_is_on_standard_input(box: Box) -> None:
+    sandbox = await box.sandbox("cat")
+    assert (await sandbox.call(call(b'{"key":"value"}'))).stdout == '{"key":"value"}'
+    await until_clean(sandbox)
+    assert (await sandbox.call(call())).stdout == ""
+
+
+async def test_a_call_has_the_versions_variables_and_its_own(box: Box) -> None:
+    sandbox = await box.sandbox("echo $NAME", environment={"NAME": "version"})
+    assert (await sandbox.call(call())).stdout == "version\n"
+    await until_clean(sandbox)
+    assert (await sandbox.call(call(NAME="call"))).stdout == "call\n"
+
+
+async def test_a_call_may_replace_every_variable(box: Box) -> None:
+    sandbox = await box.sandbox("echo $NAME", environment={"NAME": "version"})
+    alone = Call(payload=None, environment={"X": "1"}, replaces_environment=True, timeout_s=5)
+    assert (await sandbox.call(alone)).stdout == "\n"
+
+
+async def test_a_handler_is_ended_at_its_deadline(box: Box) -> None:
+    sandbox = await box.sandbox("sleep 20")
+    began = time.monotonic()
+    ended = await sandbox.call(call(timeout_s=0.2))
+    assert conclude(ended)[0] is CallEvent.TIMEOUT
+    assert 0.2 <= time.monotonic() - began < 2
+
+
+async def test_a_sandbox_that_dies_under_the_call_is_a_result_and_known_to_be_dead(
+    box: Box,
+) -> None:
+    sandbox = await box.sandbox("sleep 20")
+    running = asyncio.ensure_future(sandbox.call(call()))
+    await asyncio.sleep(0.05)
+    box.kind.kill(sandbox)
+    ended = await running
+    assert ended.how is How.SANDBOX_GONE
+    assert not sandbox.is_alive
+    again = await sandbox.call(call())
+    assert again.how is How.SANDBOX_GONE
+
+
+async def test_a_handler_that_needs_too_much_memory_is_out_of_memory(box: Box) -> None:
+    sandbox = await box.sandbox(box.kind.out_of_memory)
+    assert conclude(await sandbox.call(call()))[:2] == (CallEvent.OOM, 137)
+
+
+async def test_a_wait_that_is_cancelled_leaves_a_sandbox_to_be_destroyed(box: Box) -> None:
+    sandbox = await box.sandbox("sleep 20")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await sandbox.call(call())
+    assert not sandbox.is_clean
+    await sandbox.destroy()
+    assert not sandbox.is_alive
+
+
+async def test_a_call_can_be_ended_from_outside(box: Box) -> None:
+    sandbox = await box.sandbox("sleep 20")
+    running = asyncio.ensure_future(sandbox.call(call()))
+    await asyncio.sleep(0.05)
+    sandbox.end_call(How.CANCELLED, "the function was deleted")
+    assert await running == Ended(how=How.CANCELLED, reason="the function was deleted")
+
+
+async def test_to_end_a_call_that_is_not_running_is_harmless(box: Box) -> None:
+    sandbox = await box.sandbox()
+    sandbox.end_call(How.CANCELLED, "nothing")
+    assert (await sandbox.call(call())).how is How.EXITED
+    sandbox.end_call(How.CANCELLED, "nothing")
+
+
+async def test_destroy_is_harmless_when_repeated_and_at_once(box: Box) -> None:
+    sandbox = await box.sandbox()
+    await asyncio.gather(sandbox.destroy(), sandbox.destroy())
+    await sandbox.destroy()
+    assert not sandbox.is_alive
+
+
+async def test_destroy_under_a_call_ends_the_call(box: Box) -> None:
+    sandbox = await box.sandbox("sleep 20")
+    running = asyncio.ensure_future(sandbox.call(call()))
+    await asyncio.sleep(0.05)
+    await sandbox.destroy()
+    assert (await running).how is How.SANDBOX_GONE
+
+
+async def test_a_working_directory_that_does_not_exist_is_refused_in_a_sentence(box: Box) -> None:
+    with pytest.raises(SandboxRefused, match="/missing") as error:
+        await box.sandbox(working_directory="/missing")
+    assert "does not exist" in str(error.value)
+    await box.made[0].destroy()
+
+
+async def test_it_says_when_it_is_clean_after_each_call(box: Box) -> None:
+    sandbox = await box.sandbox()
+    cleaned: list[bool] = []
+    sandbox.watch(lambda: cleaned.append(sandbox.is_clean), lambda: None)
+    assert sandbox.is_clean
+    for calls in (1, 2, 3):
+        await sandbox.call(call())
+        await until_clean(sandbox)
+        assert cleaned == [True] * calls
+
+
+async def test_it_says_once_when_it_ends_by_itself(box: Box) -> None:
+    sandbox = await box.sandbox()
+    lost: list[bool] = []
+    sandbox.watch(lambda: None, lambda: lost.append(sandbox.is_alive))
+    box.kind.kill(sandbox)
+
+    async def is_lost() -> bool:
+        await asyncio.sleep(0.002)
+        return bool(lost)
+
+    await eventually(is_lost)
+    await sandbox.destroy()
+    assert lost == [False]
+
+
+async def test_it_says_nothing_when_it_was_destroyed(box: Box) -> None:
+    sandbox = await box.sandbox()
+    lost: list[str] = []
+    sandbox.watch(lambda: lost.append("clean"), lambda: lost.append("lost"))
+    await sandbox.destroy()
+    await asyncio.sleep(0.01)
+    assert lost == []
+
+
+async def test_output_is_cut_after_a_mebibyte_and_the_last_line_says_by_how_much(box: Box) -> None:
+    ended = await (await box.sandbox(box.kind.long_output)).call(call())
+    assert ended.stdout.startswith("x" * 1_048_576 + "\n")
+    assert ended.stdout[1_048_577:] == "[quiltfn dropped 25 more bytes]\n"
+
+
+async def test_many_are_made_at_once_and_each_is_its_own(box: Box) -> None:
+    sandboxes = await asyncio.gather(*(box.sandbox(f"echo {n}") for n in range(8)))
+    assert len({sandbox.id for sandbox in sandboxes}) == 8
+    ends = await asyncio.gather(*(sandbox.call(call()) for sandbox in sandboxes))
+    assert [ended.stdout for ended in ends] == [f"{n}\n" for n in range(8)]
+
+
+async def test_the_fake_counts_what_a_test_wants_to_know() -> None:
+    kind = fake_kind()
+    box = Box(kind)
+    first, second = await box.sandbox(), await box.sandbox()
+    await first.destroy()
+    with pytest.raises(SandboxFailed):
+        await box.sandbox("fail-to-start")
+    fake: Any = kind.sandboxes
+    assert (fake.created, fake.destroyed) == ([first.id, second.id], [first.id])
+    assert (fake.most_alive, list(fake.alive)) == (2, [second.id])
+    await second.destroy()

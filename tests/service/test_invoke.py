@@ -1,0 +1,236 @@
+"""Calls, from the request to the record: what a caller gets, and what is kept of it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from quiltfn.invoke import Request
+from quiltfn.model.errors import (
+    CapacityFull,
+    FunctionNotActive,
+    NotFound,
+    RuntimeUnavailable,
+    ShuttingDown,
+    StoreUnavailable,
+    Unprocessable,
+)
+from quiltfn.model.function import FunctionState
+from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Status
+from quiltfn.model.pool import PoolLimits
+from service.service_box import House, house, until
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[House]:
+    async with house(tmp_path) as server:
+        yield server
+
+
+async def test_create_deploy_invoke(server: House) -> None:
+    entry = await server.create("echo hello")
+    assert entry.function.state is FunctionState.PENDING
+    await server.lifecycle.deploy(entry)
+    record = await server.invoke(entry)
+    assert (record.status, record.exit_code, record.stdout) == (Status.SUCCESS, 0, "hello\n")
+    assert record.cold_start is False  # deploy made one ready
+    assert await server.records(entry) == [record]
+    assert entry.tally.invocation_count == 1
+
+
+@pytest.mark.parametrize(
+    ("handler", "status", "code"),
+    [
+        ("exit 3", Status.FAILED, 3),
+        ("sleep 60", Status.TIMEOUT, None),
+        ("oom", Status.OOM, 137),
+    ],
+)
+async def test_a_handler_that_fails_is_a_result_and_its_instance_goes_if_it_is_sick(
+    server: House, handler: str, status: Status, code: int | None
+) -> None:
+    entry = await server.active(handler)
+    record = await server.invoke(entry, timeout_seconds=1)
+    assert (record.status, record.exit_code) == (status, code)
+    assert record.error_message
+    assert entry.tally.error_count == 1
+    await until(lambda: not {"recycling", "terminating"} & server.counts(entry).keys())
+    assert server.counts(entry) == ({"ready": 1} if status is Status.FAILED else {})
+
+
+async def test_a_second_call_is_warm_on_the_same_instance(server: House) -> None:
+    entry = await server.active()
+    for _ in range(5):
+        assert (await server.invoke(entry)).cold_start is False
+    assert len(server.sandboxes.created) == 1
+
+
+async def test_a_call_beside_a_running_one_is_cold(server: House) -> None:
+    entry = await server.active("sleep 60")
+    await server.running(entry)
+    second = await server.running(entry)
+    assert not second.done()
+    assert server.counts(entry) == {"busy": 2}
+    records = await server.records(entry)
+    assert [record.cold_start for record in records] == [True, False]
+    assert {record.status for record in records} == {Status.RUNNING}
+
+
+@pytest.mark.parametrize("state", ["pending", "paused", "error", "deploying"])
+async def test_a_function_that_is_not_active_names_its_state_and_the_call_that_helps(
+    server: House, state: str
+) -> None:
+    entry = await server.create("fail-to-start" if state == "error" else "echo hello")
+    if state == "error":
+        await server.lifecycle.deploy(entry)
+    elif state == "paused":
+        await server.lifecycle.deploy(entry)
+        await server.lifecycle.pause(entry)
+    elif state == "deploying":
+        server.sandboxes.may_start.clear()
+        server.tasks.append(asyncio.ensure_future(server.lifecycle.deploy(entry)))
+        await until(lambda: entry.function.state is FunctionState.DEPLOYING)
+    with pytest.raises(FunctionNotActive) as error:
+        await server.invoke(entry)
+    assert error.value.details == {"state": state}
+    assert error.value.hint
+    assert await server.records(entry) == []
+
+
+async def test_a_full_line_refuses_and_leaves_no_record(server: House) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    server.pools.retarget(entry.function.id, PoolLimits(max_instances=1, line_max=1))
+    await server.running(entry)
+    await server.running(entry)
+    with pytest.raises(CapacityFull) as error:
+        await server.invoke(entry)
+    assert error.value.retry_after
+    assert len(await server.records(entry)) == 1  # the running one: who waits has none yet
+
+
+async def test_a_wait_that_is_over_refuses_and_leaves_no_record(server: House) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    await server.running(entry)
+    waiting = await server.running(entry)
+    server.pass_time(9.9)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    server.pass_time(0.1)
+    with pytest.raises(CapacityFull):
+        await waiting
+    assert len(await server.records(entry)) == 1
+
+
+async def test_an_instance_that_cannot_be_made_leaves_an_error_record(server: House) -> None:
+    entry = await server.active("sleep 60")
+    await server.running(entry)
+    for sandbox in list(server.sandboxes.alive.values()):
+        sandbox.end_by_itself()
+    broken = server.sandboxes.create
+
+    async def create(content):
+        return await broken(type(content)(handler="fail-to-start"))
+
+    server.sandboxes.create = create  # type: ignore[method-assign]
+    with pytest.raises(RuntimeUnavailable, match="no room") as error:
+        await server.invoke(entry)
+    records = await server.records(entry)
+    failed = next(one for one in records if one.invocation_id == error.value.invocation_id)
+    assert (failed.status, failed.exit_code, failed.started_at) == (Status.ERROR, None, None)
+    assert failed.error_message == "there is no room for another sandbox"
+
+
+async def test_a_sandbox_that_dies_under_the_call_is_an_error_with_a_record(server: House) -> None:
+    entry = await server.active("die")
+    with pytest.raises(RuntimeUnavailable) as error:
+        await server.invoke(entry)
+    (record,) = await server.records(entry)
+    assert record.invocation_id == error.value.invocation_id
+    assert record.status is Status.ERROR
+    await until(lambda: server.counts(entry) == {})
+
+
+async def test_a_call_that_cannot_be_recorded_is_not_run_and_its_instance_is_ready_again(
+    server: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await server.active()
+
+    def opened(_record: object) -> None:
+        raise StoreUnavailable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.journal, "opened", opened)
+        with pytest.raises(StoreUnavailable):
+            await server.invoke(entry)
+    assert server.counts(entry) == {"ready": 1}
+    assert (await server.invoke(entry)).status is Status.SUCCESS
+
+
+async def test_the_payload_and_the_variables_of_the_call_reach_the_handler(server: House) -> None:
+    cat = await server.active("cat", name="cat")
+    assert (await server.invoke(cat, payload="grüße")).stdout == "grüße"
+    echo = await server.active("echo $NAME", name="echo", environment={"NAME": "version"})
+    assert (await server.invoke(echo)).stdout == "version\n"
+    assert (await server.invoke(echo, environment={"NAME": "call"})).stdout == "call\n"
+    assert (await server.invoke(echo)).stdout == "version\n"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(timeout_seconds=31),
+        Request(timeout_seconds=0),
+        Request(environment={"QUILT_X": "1"}),
+        Request(environment={"A": "x" * 33_000}),
+        Request(payload="x" * (PAYLOAD_MAX_BYTES + 1)),
+        Request(payload="ä" * (PAYLOAD_MAX_BYTES // 2 + 1)),
+    ],
+)
+async def test_a_request_that_is_refused_leaves_no_record(server: House, request_: Request) -> None:
+    entry = await server.active()
+    with pytest.raises(Unprocessable):
+        await server.invoker.invoke(entry, request_)
+    assert await server.records(entry) == []
+    assert server.counts(entry) == {"ready": 1}
+
+
+async def test_a_deleted_function_is_not_found_even_by_who_still_holds_it(server: House) -> None:
+    entry = await server.active()
+    await server.lifecycle.delete(entry)
+    with pytest.raises(NotFound):
+        await server.invoke(entry)
+
+
+async def test_draining_refuses_new_calls_and_waits_for_running_ones(server: House) -> None:
+    entry = await server.active("sleep 0.05")
+    running = await server.running(entry)
+    draining = asyncio.ensure_future(server.invoker.drain(10))
+    await asyncio.sleep(0)
+    with pytest.raises(ShuttingDown):
+        await server.invoke(entry)
+    await draining
+    assert running.done() or server.invoker.running == 0
+    assert (await running).status is Status.SUCCESS
+
+
+async def test_draining_gives_up_after_its_time_and_closing_interrupts_the_rest(
+    server: House,
+) -> None:
+    entry = await server.active("sleep 60")
+    running = await server.running(entry)
+    await server.invoker.drain(0.01)
+    assert not running.done()
+    await server.pools.aclose()
+    record = await running
+    assert record.status is Status.INTERRUPTED
+    assert "stopped" in str(record.error_message)
+
+
+async def test_a_hundred_calls_at_once_share_the_maximum_and_all_succeed(server: House) -> None:
+    entry = await server.active("sleep 0.001", max_instances=3)
+    records = await asyncio.gather(*(server.invoke(entry) for _ in range(100)))
+    assert {record.status for record in records} == {Status.SUCCESS}
+    assert server.sandboxes.most_alive <= 3
+    assert len(await server.records(entry)) == 100
+    assert server.invoker.running == 0

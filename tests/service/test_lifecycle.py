@@ -1,0 +1,309 @@
+"""The verbs over functions: what is promised of each, alone, interrupted and many at once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from quiltfn import lifecycle
+from quiltfn.model.errors import (
+    Conflict,
+    FunctionNotActive,
+    NotFound,
+    StoreUnavailable,
+)
+from quiltfn.model.function import FunctionState
+from quiltfn.model.invocation import Status
+from service.service_box import TENANT, House, house, until
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[House]:
+    async with house(tmp_path) as server:
+        yield server
+
+
+def background(server: House, work) -> "asyncio.Future":
+    task = asyncio.ensure_future(work)
+    server.tasks.append(task)
+    return task
+
+
+async def numbers(server: House, entry) -> list[int]:
+    return [version.number for version in await server.lifecycle.versions(entry)]
+
+
+# Deploy --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("least", "ready"), [(0, 1), (1, 1), (3, 3)])
+async def test_deploy_makes_the_minimum_ready_and_at_least_one(
+    server: House, least: int, ready: int
+) -> None:
+    entry = await server.active(min_instances=least)
+    assert server.counts(entry) == {"ready": ready}
+
+
+@pytest.mark.parametrize("handler", ["refuse-to-specialise", "fail-to-start"])
+async def test_a_deploy_that_cannot_stand_is_an_error_with_a_reason(
+    server: House, handler: str
+) -> None:
+    entry = await server.lifecycle.deploy(await server.create(handler))
+    assert entry.function.state is FunctionState.ERROR
+    assert entry.function.error_message
+    await until(lambda: server.sandboxes.alive == {})
+    # And once it is mended it can be deployed.
+    await server.lifecycle.update(entry, {"handler": "echo hello"})
+    await server.lifecycle.deploy(entry)
+    assert entry.function.state is FunctionState.ACTIVE
+    assert entry.function.error_message is None
+
+
+async def test_deploy_of_an_active_function_tops_up_and_changes_nothing_else(server: House) -> None:
+    entry = await server.active("sleep 60")
+    version = entry.version
+    await server.running(entry)
+    server.pools.retarget(entry.function.id, lifecycle.PoolLimits(max_instances=5))
+    await server.lifecycle.update(entry, {"min_instances": 2})
+    await server.lifecycle.deploy(entry)
+    assert server.counts(entry)["ready"] >= 1
+    assert entry.version.digest == version.digest
+
+
+async def test_a_deploy_that_takes_long_answers_deploying_and_goes_on(
+    server: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "DEPLOY_ANSWERS_WITHIN_S", 0.01)
+    server.sandboxes.may_start.clear()
+    entry = await server.lifecycle.deploy(await server.create())
+    assert entry.function.state is FunctionState.DEPLOYING
+    server.sandboxes.may_start.set()
+    await server.lifecycle.deploy(entry)  # the same deployment, awaited again
+    await until(lambda: entry.function.state is FunctionState.ACTIVE)
+    assert len(server.sandboxes.created) == 1
+
+
+async def test_what_is_updated_while_deploying_is_what_stands(server: House) -> None:
+    server.sandboxes.may_start.clear()
+    entry = await server.create("echo old")
+    deploying = background(server, server.lifecycle.deploy(entry))
+    await until(lambda: entry.function.state is FunctionState.DEPLOYING)
+    await server.lifecycle.update(entry, {"handler": "echo new", "max_instances": 1})
+    server.sandboxes.may_start.set()
+    await deploying
+    assert (await server.invoke(entry)).stdout == "new\n"
+    server.pools._pools[entry.function.id].model.check()
+
+
+async def test_targets_that_are_updated_while_deploying_hold_once_it_stands(server: House) -> None:
+    server.sandboxes.may_start.clear()
+    entry = await server.create("sleep 60")
+    deploying = background(server, server.lifecycle.deploy(entry))
+    await until(lambda: server.counts(entry) == {"warming": 1})
+    await server.lifecycle.update(entry, {"max_instances": 1})
+    server.sandboxes.may_start.set()
+    await deploying
+    for _ in range(3):
+        await server.running(entry)
+    assert server.counts(entry) == {"busy": 1}
+
+
+async def test_a_deployment_that_could_not_write_its_outcome_can_be_deployed_again(
+    server: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The disk is full at the moment at which the deployment is done, and has room a minute later.
+    entry = await server.create()
+    save = server.store.save
+
+    async def fails(function, version=None):
+        if function.state is FunctionState.ACTIVE:
+            raise StoreUnavailable
+        await save(function, version)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.store, "save", fails)
+        await server.lifecycle.deploy(entry)
+        assert entry.function.state is FunctionState.DEPLOYING
+        assert isinstance(entry.deployment.exception(), StoreUnavailable)
+    await server.lifecycle.deploy(entry)
+    assert entry.function.state is FunctionState.ACTIVE
+
+
+# Pause and resume ----------------------------------------------------------------------------
+
+
+async def test_pause_refuses_who_waits_lets_who_runs_end_and_leaves_nothing_ready(
+    server: House,
+) -> None:
+    entry = await server.active("sleep 0.05", max_instances=1)
+    running = await server.running(entry)
+    waiting = await server.running(entry)
+    await server.lifecycle.pause(entry)
+    with pytest.raises(FunctionNotActive) as error:
+        await waiting
+    assert error.value.details == {"state": "paused"}
+    assert (await running).status is Status.SUCCESS
+    await until(lambda: server.counts(entry) == {})
+    await server.lifecycle.pause(entry)  # once more is fine
+    await server.lifecycle.resume(entry)
+    assert (await server.invoke(entry)).status is Status.SUCCESS
+
+
+async def test_pause_while_deploying_ends_the_deployment(server: House) -> None:
+    server.sandboxes.may_start.clear()
+    entry = await server.create()
+    deploying = background(server, server.lifecycle.deploy(entry))
+    await until(lambda: server.counts(entry) == {"warming": 1})
+    await server.lifecycle.pause(entry)
+    await deploying
+    assert entry.function.state is FunctionState.PAUSED
+    server.sandboxes.may_start.set()
+    await until(lambda: server.sandboxes.alive == {})
+
+
+async def test_pause_and_resume_at_once_while_deploying_ends_active(server: House) -> None:
+    # A user presses pause and thinks better of it. The first deployment learns that it was ended
+    # only when the function is being deployed again, and must not take that for its own failure.
+    server.sandboxes.may_start.clear()
+    entry = await server.create()
+    background(server, server.lifecycle.deploy(entry))
+    await until(lambda: server.counts(entry) == {"warming": 1})
+    await server.lifecycle.pause(entry)
+    resuming = background(server, server.lifecycle.resume(entry))
+    await asyncio.sleep(0.01)
+    server.sandboxes.may_start.set()
+    await resuming
+    assert (entry.function.state, entry.function.error_message) == (FunctionState.ACTIVE, None)
+
+
+async def test_pause_and_resume_of_what_never_ran_are_conflicts(server: House) -> None:
+    pending = await server.create()
+    broken = await server.lifecycle.deploy(await server.create("fail-to-start", name="broken"))
+    for entry in (pending, broken):
+        with pytest.raises(Conflict):
+            await server.lifecycle.pause(entry)
+        with pytest.raises(Conflict):
+            await server.lifecycle.resume(entry)
+
+
+# Delete --------------------------------------------------------------------------------------
+
+
+async def test_delete_frees_the_name_at_once_and_ends_running_calls_after_a_moment(
+    server: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.02)
+    entry = await server.active("sleep 60", max_instances=1)
+    running = await server.running(entry)
+    waiting = await server.running(entry)
+    await server.lifecycle.delete(entry)
+    with pytest.raises(NotFound):
+        await waiting
+    assert not running.done()
+    with pytest.raises(NotFound):
+        server.catalog.by_id(TENANT, entry.function.id)
+    other = await server.active(name="f")
+    record = await running
+    assert (record.status, record.error_message) == (Status.CANCELLED, "the function was deleted")
+    await until(lambda: entry.function.id not in server.pools._pools)
+    assert (await server.invoke(other)).status is Status.SUCCESS
+
+
+async def test_a_verb_that_waited_while_the_function_was_deleted_does_not_find_it(
+    server: House,
+) -> None:
+    entry = await server.create()
+    verbs = [
+        background(server, server.lifecycle.delete(entry)),
+        background(server, server.lifecycle.update(entry, {"handler": "echo new"})),
+        background(server, server.lifecycle.deploy(entry)),
+        background(server, server.lifecycle.delete(entry)),
+    ]
+    ends = await asyncio.gather(*verbs, return_exceptions=True)
+    assert [type(end) for end in ends] == [type(None), NotFound, NotFound, NotFound]
+
+
+async def test_delete_while_deploying_leaves_nothing(
+    server: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.0)
+    server.sandboxes.may_start.clear()
+    entry = await server.create()
+    deploying = background(server, server.lifecycle.deploy(entry))
+    await until(lambda: server.counts(entry) == {"warming": 1})
+    await server.lifecycle.delete(entry)
+    await deploying
+    server.sandboxes.may_start.set()
+    await until(lambda: server.pools._pools == {})
+
+
+# A restart -----------------------------------------------------------------------------------
+
+
+async def test_a_restart_brings_back_what_was_and_deploys_what_was_being_deployed(
+    tmp_path: Path,
+) -> None:
+    async with house(tmp_path) as server:
+        await server.create(name="pending")
+        await server.active(name="active", min_instances=1)
+        paused = await server.active(name="paused")
+        await server.lifecycle.pause(paused)
+        await server.lifecycle.deploy(await server.create("fail-to-start", name="error"))
+        server.sandboxes.may_start.clear()
+        deploying = await server.create(name="deploying")
+        background(server, server.lifecycle.deploy(deploying))
+        await until(lambda: deploying.function.state is FunctionState.DEPLOYING)
+    async with house(tmp_path) as server:
+        states = {entry.function.name: entry.function.state for entry in server.catalog.all()}
+        assert {name: state.value for name, state in states.items()} == {
+            name: name for name in ("pending", "active", "paused", "error", "deploying")
+        }
+        active = server.catalog.by_name(TENANT, "active")
+        await until(lambda: server.counts(active) == {"ready": 1})
+        assert (await server.invoke(active)).status is Status.SUCCESS
+        deploying = server.catalog.by_name(TENANT, "deploying")
+        await until(lambda: deploying.function.state is FunctionState.ACTIVE)
+
+
+# Many at once --------------------------------------------------------------------------------
+
+
+async def test_of_fifty_simultaneous_creates_of_one_name_one_wins(server: House) -> None:
+    made = await asyncio.gather(
+        *(server.create(name="one") for _ in range(50)), return_exceptions=True
+    )
+    winners = [entry for entry in made if not isinstance(entry, BaseException)]
+    assert len(winners) == 1
+    assert sum(isinstance(error, Conflict) for error in made) == 49
+    assert server.catalog.by_name(TENANT, "one") is winners[0]
+
+
+async def test_delete_and_create_of_one_name_again_and_again_never_lose_the_name(
+    server: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.0)
+    entry = await server.create(name="one")
+    for _ in range(20):
+        deleting = background(server, server.lifecycle.delete(entry))
+        while True:
+            try:
+                entry = await server.create(name="one")
+                break
+            except Conflict:
+                continue
+        await deleting
+        assert server.catalog.by_name(TENANT, "one") is entry
+
+
+async def test_a_name_that_was_freed_and_taken_again_stays_with_its_new_owner(
+    server: House,
+) -> None:
+    # The store frees a name a moment before the catalog hears of it; in between somebody is faster.
+    old = await server.create(name="one")
+    new = await server.create(name="two")
+    new.function = replace(new.function, name="one")
+    server.catalog.add(new)
+    server.catalog.remove(old)
+    assert server.catalog.by_name(TENANT, "one") is new

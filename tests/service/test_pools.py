@@ -1,0 +1,211 @@
+"""The shell around the pure pool: hand-overs and give-backs in the moments that hurt."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from quiltfn.model.invocation import Ended, How, Status
+from quiltfn.ports import Call
+from service.service_box import House, house, until
+
+CALL = Call(payload=None, environment={}, replaces_environment=False, timeout_s=5)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[House]:
+    async with house(tmp_path) as server:
+        yield server
+
+
+class Caller:
+    """Holds an instance until it is told to give it back."""
+
+    def __init__(self, server: House, function_id: str) -> None:
+        self._lease = server.pools.lease(function_id)
+        self.has_it, self._enough = asyncio.Event(), asyncio.Event()
+        self.cold: bool | None = None
+        self.task = asyncio.ensure_future(self._hold())
+        server.tasks.append(self.task)
+
+    async def _hold(self) -> Ended:
+        async with self._lease as lease:
+            self.cold = lease.cold_start
+            self.has_it.set()
+            await self._enough.wait()
+            return await lease.call(CALL)
+
+    async def ends(self) -> Ended:
+        self._enough.set()
+        return await self.task
+
+
+async def callers(server: House, entry, count: int) -> list[Caller]:
+    made = [Caller(server, entry.function.id) for _ in range(count)]
+    await asyncio.sleep(0)
+    return made
+
+
+async def test_a_call_cancelled_in_the_tick_it_was_handed_an_instance_passes_it_on(
+    server: House,
+) -> None:
+    # Ben's call ends and the pool hands his instance to Ann; in the same tick, before her task has
+    # woken up, her connection breaks and she is cancelled. Cem, behind her, must get it.
+    entry = await server.active(max_instances=1)
+    ben, ann, cem = await callers(server, entry, 3)
+    await ben.ends()
+    pool = server.pools._pools[entry.function.id]
+    await until(lambda: pool.model.held_by(2))  # Ann, whose task has not run since
+    assert not ann.has_it.is_set()
+    ann.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ann.task
+    await cem.ends()
+    assert cem.cold is False
+    assert len(server.sandboxes.created) == 1
+
+
+async def test_a_hand_over_to_a_call_that_was_cancelled_a_moment_before_passes_on(
+    server: House,
+) -> None:
+    # The other way round: Ann is cancelled first, and Ben's instance comes before her task has run.
+    # The hand-over must neither break Ben's leave-taking nor lose the instance.
+    entry = await server.active(max_instances=1)
+    ben, ann, cem = await callers(server, entry, 3)
+    pool = server.pools._pools[entry.function.id]
+    ann.task.cancel()
+    pool.give_back(1, healthy=True)  # in this very tick
+    pool._cleaned(1)
+    with pytest.raises(asyncio.CancelledError):
+        await ann.task
+    await cem.has_it.wait()
+    pool.model.check()
+    await cem.ends()
+    ben.task.cancel()
+
+
+async def test_an_instance_that_died_between_hand_over_and_cancellation_is_not_ready_again(
+    server: House,
+) -> None:
+    entry = await server.active(max_instances=1)
+    (ann,) = await callers(server, entry, 1)
+    await ann.has_it.wait()
+    (sandbox,) = server.sandboxes.alive.values()
+    sandbox.end_by_itself()
+    ann.task.cancel()
+    record = await server.invoke(entry)
+    assert (record.status, record.cold_start) == (Status.SUCCESS, True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_cancelling_at_every_moment_loses_no_instance(server: House, seed: int) -> None:
+    entry = await server.active("sleep 0.001", max_instances=2)
+    calls = []
+    for n in range(40):
+        calls.append(await server.running(entry))
+        if n % 3 == seed % 3:
+            calls[-1 - seed % len(calls)].cancel()
+        for _ in range((n * 7 + seed) % 5):
+            await asyncio.sleep(0)
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    for end in ends:
+        assert isinstance(end, asyncio.CancelledError) or end.status is Status.SUCCESS, end
+    assert server.sandboxes.most_alive <= 2
+    assert (await server.invoke(entry)).status is Status.SUCCESS
+    await until(lambda: set(server.counts(entry)) <= {"ready"})
+
+
+async def test_a_call_that_was_cancelled_while_it_ran_takes_its_instance_with_it(
+    server: House,
+) -> None:
+    entry = await server.active("sleep 60")
+    running = await server.running(entry)
+    running.cancel()
+    await until(lambda: server.counts(entry) == {})
+    assert len(server.sandboxes.destroyed) == 1
+
+
+async def test_a_call_beside_a_recycling_instance_has_another_started_after_five_ms(
+    tmp_path: Path,
+) -> None:
+    async with house(tmp_path, recycle_s=0.2) as server:
+        entry = await server.active()
+        await server.invoke(entry)
+        waiting = await server.running(entry)
+        assert server.counts(entry) == {"recycling": 1}
+        server.clock.time += 0.005  # the alarm that was set for this moment rings by itself
+        record = await waiting
+        assert record.cold_start is True
+
+
+async def test_an_alarm_that_rings_a_hair_too_early_is_set_again(tmp_path: Path) -> None:
+    # uvloop counts whole milliseconds: 4.6 of them may be over when "5" are.
+    async with house(tmp_path, recycle_s=5.0) as server:
+        entry = await server.active()
+        await server.invoke(entry)
+        waiting = await server.running(entry)
+        server.clock.time += 0.0046
+        await asyncio.sleep(0.02)
+        assert server.counts(entry) == {"recycling": 1}
+        server.clock.time += 0.0004
+        record = await asyncio.wait_for(waiting, 0.5)
+        assert record.cold_start is True
+
+
+async def test_idle_instances_leave_and_the_minimum_stays(server: House) -> None:
+    entry = await server.active("sleep 0.001", min_instances=1)
+    await asyncio.gather(*(server.invoke(entry) for _ in range(4)))
+    await until(lambda: server.counts(entry) == {"ready": 4})
+    server.pass_time(299)
+    assert server.counts(entry) == {"ready": 4}
+    server.pass_time(1)
+    await until(lambda: server.counts(entry) == {"ready": 1})
+
+
+async def test_a_sandbox_that_ends_by_itself_is_replaced_for_the_minimum(server: House) -> None:
+    entry = await server.active(min_instances=1)
+    (sandbox,) = server.sandboxes.alive.values()
+    sandbox.end_by_itself()
+    await until(lambda: server.counts(entry) == {})
+    server.pass_time(1)
+    await until(lambda: server.counts(entry) == {"ready": 1})
+
+
+async def test_a_terminating_instance_counts_until_the_machine_has_everything_back(
+    server: House,
+) -> None:
+    entry = await server.active("oom", max_instances=1)
+    server.sandboxes.may_end.clear()
+    assert (await server.invoke(entry)).status is Status.OOM
+    waiting = await server.running(entry)
+    assert server.counts(entry) == {"terminating": 1}
+    server.sandboxes.may_end.set()
+    assert (await waiting).status is Status.OOM
+    assert server.sandboxes.most_alive == 1
+
+
+async def test_closing_ends_a_call_that_was_handed_its_instance_in_the_same_tick(
+    server: House,
+) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    (ben,) = await callers(server, entry, 1)
+    ann = await server.running(entry)
+    pool = server.pools._pools[entry.function.id]
+    pool.give_back(1, healthy=True)
+    pool._cleaned(1)
+    assert pool.model.held_by(2) == 1  # Ann, whose task has not run since
+    async with asyncio.timeout(2):
+        await server.pools.aclose()
+    record = await ann
+    assert record.status is Status.INTERRUPTED
+    ben.task.cancel()
+
+
+async def test_ends_given_from_outside_reach_every_running_call(server: House) -> None:
+    entry = await server.active("sleep 60")
+    calls = [await server.running(entry) for _ in range(3)]
+    server.pools.close(entry.function.id, "deleted")
+    await server.pools.end_running(entry.function.id, How.CANCELLED, "enough")
+    assert {(await call).error_message for call in calls} == {"enough"}
+    assert server.counts(entry) == {}

@@ -1,0 +1,223 @@
+"""Update and rollback: the new version stands before it takes over, and no call fails."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from quiltfn import lifecycle
+from quiltfn.model.errors import (
+    Conflict,
+    NotFound,
+    ShuttingDown,
+    StoreUnavailable,
+)
+from quiltfn.model.function import FunctionState
+from quiltfn.model.invocation import Status
+from service.service_box import TENANT, House, house, until
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[House]:
+    async with house(tmp_path) as server:
+        yield server
+
+
+def background(server: House, work) -> "asyncio.Future":
+    task = asyncio.ensure_future(work)
+    server.tasks.append(task)
+    return task
+
+
+async def numbers(server: House, entry) -> list[int]:
+    return [version.number for version in await server.lifecycle.versions(entry)]
+
+
+# Update and rollback -------------------------------------------------------------------------
+
+
+async def test_an_update_serves_at_once_and_running_calls_end_on_the_old_version(
+    server: House,
+) -> None:
+    entry = await server.active("sleep 0.05")
+    running = await server.running(entry)
+    await server.lifecycle.update(entry, {"handler": "echo new"})
+    assert entry.function.current_version == 2
+    assert not running.done()
+    record = await server.invoke(entry)
+    assert (record.stdout, record.cold_start) == ("new\n", False)
+    assert (await running).status is Status.SUCCESS
+    await until(lambda: server.counts(entry) == {"ready": 1})
+
+
+async def test_calls_during_an_update_are_served_by_the_old_version_until_the_new_stands(
+    server: House,
+) -> None:
+    entry = await server.active("echo old")
+    server.sandboxes.may_start.clear()
+    updating = background(server, server.lifecycle.update(entry, {"handler": "echo new"}))
+    await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
+    for _ in range(3):
+        assert (await server.invoke(entry)).stdout == "old\n"
+    server.sandboxes.may_start.set()
+    await updating
+    assert (await server.invoke(entry)).stdout == "new\n"
+
+
+async def test_an_update_that_cannot_stand_leaves_the_old_version_serving_and_says_why(
+    server: House,
+) -> None:
+    entry = await server.active("echo old")
+    await server.lifecycle.update(entry, {"working_directory": "/missing"})
+    assert (entry.function.state, entry.function.current_version) == (FunctionState.ACTIVE, 1)
+    assert "version 2 cannot serve: working_directory /missing" in entry.function.error_message
+    assert await numbers(server, entry) == [2, 1]
+    assert (await server.invoke(entry)).stdout == "old\n"
+    await server.lifecycle.update(entry, {"handler": "echo new"})
+    assert entry.function.current_version == 3
+    assert entry.function.error_message is None
+
+
+async def test_an_update_that_does_not_stand_in_time_is_given_up(
+    server: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "UPDATE_STANDS_WITHIN_S", 0.01)
+    entry = await server.active("echo old")
+    server.sandboxes.may_start.clear()
+    await server.lifecycle.update(entry, {"handler": "echo new"})
+    assert "no instance stood within" in entry.function.error_message
+    assert entry.function.current_version == 1
+    server.sandboxes.may_start.set()
+    await until(lambda: server.counts(entry) == {"ready": 1})
+    assert (await server.invoke(entry)).stdout == "old\n"
+
+
+async def test_an_update_that_cannot_be_stored_changes_nothing_and_keeps_no_room(
+    server: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With a maximum of one the old instance gave way to the new one, which now may not serve: if
+    # it went on standing there, the function would never serve anybody again.
+    entry = await server.active("echo old", max_instances=1)
+
+    async def fails(*_: object) -> None:
+        raise StoreUnavailable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.store, "save", fails)
+        with pytest.raises(StoreUnavailable):
+            await server.lifecycle.update(entry, {"handler": "echo new", "max_instances": 3})
+    assert (await server.invoke(entry)).stdout == "old\n"
+    assert server.pools._pools[entry.function.id].model.limits.max_instances == 1
+    assert await numbers(server, entry) == [1]
+
+
+async def test_an_update_with_a_maximum_of_one_fails_no_call(server: House) -> None:
+    entry = await server.active("sleep 0.02", max_instances=1)
+    running = await server.running(entry)
+    waiting = await server.running(entry)
+    await server.lifecycle.update(entry, {"handler": "echo new"})
+    assert (await running).status is Status.SUCCESS
+    assert (await waiting).stdout == "new\n"
+    assert server.sandboxes.most_alive == 1
+
+
+async def test_an_update_under_load_with_a_full_minimum_fails_no_call(server: House) -> None:
+    entry = await server.active("sleep 0.001", min_instances=4, max_instances=4)
+    ended: list[Status] = []
+
+    async def caller() -> None:
+        for _ in range(60):
+            ended.append((await server.invoke(entry)).status)
+
+    calls = [background(server, caller()) for _ in range(8)]
+    for n in range(5):
+        await asyncio.sleep(0.005)
+        await server.lifecycle.update(entry, {"environment": {"N": str(n)}})
+        assert entry.function.error_message is None
+    await asyncio.gather(*calls)
+    assert ended == [Status.SUCCESS] * 480
+    assert server.sandboxes.most_alive <= 4
+
+
+async def test_long_calls_do_not_keep_an_update_from_standing(server: House) -> None:
+    entry = await server.active("sleep 60", min_instances=3, max_instances=3)
+    await server.running(entry)
+    await server.running(entry)
+    await server.lifecycle.update(entry, {"handler": "echo new"})
+    assert (await server.invoke(entry)).stdout == "new\n"
+
+
+async def test_an_equal_content_reuses_the_instances_under_the_new_number(server: House) -> None:
+    entry = await server.active()
+    await server.lifecycle.update(entry, {"description": "says hello"})
+    assert entry.function.current_version == 2
+    await server.invoke(entry)
+    assert len(server.sandboxes.created) == 1
+
+
+async def test_a_function_that_is_not_active_is_only_repointed(server: House) -> None:
+    entry = await server.create("echo old")
+    await server.lifecycle.update(entry, {"handler": "echo new"})
+    assert (entry.function.state, entry.function.current_version) == (FunctionState.PENDING, 2)
+    assert server.sandboxes.created == []
+
+
+async def test_rollback_points_back_without_a_new_version(server: House) -> None:
+    entry = await server.active("echo old")
+    await server.lifecycle.update(entry, {"handler": "echo new"})
+    await server.lifecycle.rollback(entry, 1)
+    assert (await server.invoke(entry)).stdout == "old\n"
+    assert await numbers(server, entry) == [2, 1]
+    # The next version is not numbered 2 again.
+    await server.lifecycle.update(entry, {"handler": "echo newer"})
+    assert entry.function.current_version == 3
+    with pytest.raises(NotFound):
+        await server.lifecycle.rollback(entry, 4)
+
+
+async def test_version_numbers_are_not_used_again_after_one_that_never_served(
+    server: House,
+) -> None:
+    entry = await server.active()
+    await server.lifecycle.update(entry, {"handler": "refuse-to-specialise"})
+    await server.lifecycle.update(entry, {"handler": "echo 3"})
+    assert entry.function.current_version == 3
+
+
+async def test_a_new_name_is_used_and_the_old_one_is_free(server: House) -> None:
+    entry = await server.create(name="old")
+    await server.lifecycle.update(entry, {"name": "new"})
+    assert server.catalog.by_name(TENANT, "new") is entry
+    other = await server.create(name="old")
+    with pytest.raises(Conflict):
+        await server.lifecycle.update(other, {"name": "new"})
+    assert server.catalog.by_name(TENANT, "old") is other
+
+
+async def test_twenty_simultaneous_updates_make_consecutive_versions(server: House) -> None:
+    entry = await server.active(max_instances=2)
+    await asyncio.gather(
+        *(server.lifecycle.update(entry, {"handler": f"echo {n}"}) for n in range(20))
+    )
+    assert await numbers(server, entry) == list(range(21, 0, -1))
+    assert entry.function.current_version == 21
+    assert server.sandboxes.most_alive <= 2
+    assert (await server.invoke(entry)).stdout == f"{entry.version.content.handler[5:]}\n"
+
+
+async def test_stopping_during_an_update_refuses_it_and_stores_nothing(tmp_path: Path) -> None:
+    async with house(tmp_path) as server:
+        entry = await server.active("echo old", min_instances=1)
+        server.sandboxes.may_start.clear()
+        updating = background(server, server.lifecycle.update(entry, {"handler": "echo new"}))
+        await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
+        closing = background(server, server.pools.aclose())
+        with pytest.raises(ShuttingDown):
+            await updating
+        assert await numbers(server, entry) == [1]
+        server.sandboxes.may_start.set()
+        await closing
+    async with house(tmp_path) as server:
+        entry = server.catalog.by_name(TENANT, "f")
+        assert (entry.function.current_version, entry.function.error_message) == (1, None)

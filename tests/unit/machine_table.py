@@ -1,0 +1,37 @@
+"""How the tests read a state machine: as a table, every pair of state and event accounted for."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import pytest
+
+from quiltfn.model.machine import WrongEvent, follow
+
+
+def read(drawn: str) -> dict[tuple[str, str], str]:
+    """`state: event > state, event > state` line by line; `state:` alone is an end."""
+    arrows: dict[tuple[str, str], str] = {}
+    for line in drawn.strip().splitlines():
+        state, _, rest = line.strip().partition(":")
+        for arrow in filter(None, rest.split(",")):
+            event, _, then = arrow.partition(">")
+            arrows[state, event.strip()] = then.strip()
+    return arrows
+
+
+def check_table(table: Mapping, states: type[StrEnum], events: type[StrEnum], drawn: str) -> None:
+    """What is drawn happens; whatever is not drawn raises and tells the last events."""
+    arrows = read(drawn)
+    assert set(table) == set(states), "a state without a row"
+    seen = set()
+    for state in states:
+        for event in events:
+            expected = arrows.get((state.value, event.value))
+            if expected is None:
+                with pytest.raises(WrongEvent, match="before: one, two") as raised:
+                    follow(table, state, event, ["one", "two"])
+                assert f"{event.value!r} cannot happen in {state.value!r}" in str(raised.value)
+            else:
+                assert follow(table, state, event).value == expected
+                seen.add((state.value, event.value))
+    assert seen == set(arrows), "the drawing names something that does not exist"

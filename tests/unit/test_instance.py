@@ -1,0 +1,39 @@
+"""Instance: the five states that the API counts, and the end, read as a table."""
+
+import pytest
+
+from quiltfn.model.instance import NEXT, Instance, InstanceEvent, InstanceState
+from quiltfn.model.machine import WrongEvent
+from unit.machine_table import check_table
+
+TABLE = """
+warming:     started > ready, stopped > terminating
+ready:       leased > busy, stopped > terminating
+busy:        released > recycling, given back unused > ready, stopped > terminating
+recycling:   cleaned > ready, stopped > terminating
+terminating: vanished > gone
+gone:
+"""
+
+
+def test_the_states_are_the_table_and_every_other_event_raises() -> None:
+    check_table(NEXT, InstanceState, InstanceEvent, TABLE)
+
+
+def test_an_instance_remembers_its_last_events_and_when_it_heard_the_last() -> None:
+    instance = Instance(1, "a", since=0.0)
+    for at, event in enumerate((InstanceEvent.STARTED, InstanceEvent.LEASED), start=1):
+        instance.hear(event, float(at))
+    assert (instance.state, instance.since) == (InstanceState.BUSY, 2.0)
+    with pytest.raises(WrongEvent, match="'started' cannot happen in 'busy'; before: started, l"):
+        instance.hear(InstanceEvent.STARTED, 3.0)
+    assert instance.since == 2.0, "an event that cannot be changes nothing"
+
+
+def test_the_memory_of_events_is_short() -> None:
+    instance = Instance(1, "a", since=0.0)
+    instance.hear(InstanceEvent.STARTED, 0.0)
+    for _ in range(50):
+        instance.hear(InstanceEvent.LEASED, 0.0)
+        instance.hear(InstanceEvent.UNUSED, 0.0)
+    assert len(instance.past) == 8

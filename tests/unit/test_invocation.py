@@ -1,0 +1,88 @@
+"""Invocation: its states, read as a table, and what each kind of end means for the record."""
+
+import pytest
+
+from contract.store_box import a_call, a_function
+from quiltfn.model.invocation import FINAL, NEXT, CallEvent, Ended, How, Status, conclude
+from quiltfn.model.machine import WrongEvent
+from unit.machine_table import check_table
+
+TABLE = """
+queued: handed over > running, cancelled > cancelled, error > error, interrupted > interrupted
+running: success > success, failed > failed, timeout > timeout, oom > oom, cancelled > cancelled, error > error, interrupted > interrupted
+success:
+failed:
+timeout:
+oom:
+cancelled:
+error:
+interrupted:
+"""  # noqa: E501
+
+
+def test_the_states_are_the_table_and_every_other_event_raises() -> None:
+    check_table(NEXT, Status, CallEvent, TABLE)
+
+
+def test_the_ends_are_the_empty_rows() -> None:
+    assert frozenset(Status) - FINAL == {Status.QUEUED, Status.RUNNING}
+
+
+# fmt: off
+ENDS = [
+    # how,             code, oom,   → status,      exit code, a sentence with
+    (How.EXITED,          0, False, "success",          0, None),
+    (How.EXITED,          0, True,  "success",          0, None),
+    (How.EXITED,          1, False, "failed",           1, "exited with code 1"),
+    (How.EXITED,        255, False, "failed",         255, "exited with code 255"),
+    (How.EXITED,        137, True,  "oom",            137, "memory"),
+    (How.SIGNALLED,       9, False, "failed",         137, "signal 9"),
+    (How.SIGNALLED,      15, False, "failed",         143, "signal 15"),
+    (How.SIGNALLED,       9, True,  "oom",            137, "memory"),
+    (How.DEADLINE,        0, False, "timeout",       None, "deadline"),
+    (How.DEADLINE,        0, True,  "timeout",       None, "deadline"),
+    (How.NOT_STARTED,     0, False, "error",         None, "ended before"),
+    (How.SANDBOX_GONE,    0, False, "error",         None, "ended before"),
+    (How.SANDBOX_GONE,    0, True,  "oom",            137, "memory"),
+    (How.CANCELLED,       0, False, "cancelled",     None, "cancelled"),
+    (How.CANCELLED,       0, True,  "cancelled",     None, "cancelled"),
+    (How.INTERRUPTED,     0, False, "interrupted",   None, "stopped"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("how", "code", "oom", "status", "exit_code", "sentence"), ENDS)
+def test_an_end_and_what_it_means(
+    how: How, code: int, oom: bool, status: str, exit_code: int | None, sentence: str | None
+) -> None:
+    event, concluded, message = conclude(Ended(how=how, code=code, out_of_memory=oom))
+    assert (Status(event), concluded) == (status, exit_code)
+    if sentence is None:
+        assert message is None
+    else:
+        assert message is not None
+        assert sentence in message
+
+
+def test_every_how_is_in_the_list_of_ends() -> None:
+    assert {how for how, *_ in ENDS} == set(How)
+
+
+def test_the_reason_of_a_sandbox_is_the_sentence_of_the_record() -> None:
+    ended = Ended(how=How.NOT_STARTED, reason="Argument list too long")
+    assert conclude(ended) == (CallEvent.ERROR, None, "Argument list too long")
+
+
+def test_the_final_record_has_the_output_and_cannot_end_again() -> None:
+    record = a_call(a_function())
+    ended = Ended(how=How.EXITED, code=3, stdout="out", stderr="err")
+    final = record.after(ended, now=1_760_000_105, duration_ms=12)
+    assert final.status is Status.FAILED
+    assert (final.stdout, final.stderr, final.exit_code) == ("out", "err", 3)
+    assert (final.started_at, final.ended_at, final.duration_ms) == (
+        record.started_at,
+        1_760_000_105,
+        12,
+    )
+    with pytest.raises(WrongEvent):
+        final.after(ended, now=0, duration_ms=0)

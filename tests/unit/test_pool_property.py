@@ -1,0 +1,258 @@
+"""Whatever happens in whatever order: the pool keeps its promises, and nobody waits for ever."""
+
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from quiltfn.model.actions import Action, Hand, Refuse
+from quiltfn.model.instance import InstanceState
+from quiltfn.model.pool import Pool, PoolLimits, Waiting
+from unit.pool_world import World
+
+CONTENTS = ("a", "b", "c")
+LINE_MAX = 6
+STEPS = (0.0, 0.001, 0.005, 0.3, 1.0, 6.0, 11.0, 400.0)
+
+
+def targets(low: int, high: int) -> dict[str, int]:
+    high = 1 + high % 4
+    return {"min_instances": low % (high + 1), "max_instances": high, "line_max": LINE_MAX}
+
+
+def one_of(numbers: list[int], choice: int) -> int | None:
+    return numbers[choice % len(numbers)] if numbers else None
+
+
+# Each event picks its object by a number; where there is none, nothing happens.
+def on(
+    find: Callable[[World], list[int]], do: Callable[[World, int], object]
+) -> Callable[[World, int], None]:
+    def event(world: World, choice: int) -> None:
+        number = one_of(find(world), choice)
+        if number is not None:
+            do(world, number)
+
+    return event
+
+
+def unused(world: World) -> list[int]:
+    return [box.holder for box in world.boxes.values() if box.holder is not None]
+
+
+def can_die(world: World) -> list[int]:
+    return world.those(lambda box: not (box.pending or box.destroying or box.dead))
+
+
+def switch_to_what_stands(world: World, _choice: int) -> None:
+    if world.pool.standby is not None and world.pool.standby in world.stands:
+        world.switch(world.pool.standby)
+
+
+EVENTS: dict[str, Callable[[World, int], object]] = {
+    "acquire": lambda world, _: world.acquire(),
+    "acquire three": lambda world, _: [world.acquire() for _ in range(3)],
+    "cancel in line": on(lambda w: list(w.waiting), World.cancel),
+    "cancel in the tick of the hand-over": on(unused, World.cancel),
+    "release": on(lambda w: w.running, World.release),
+    "release sick": on(lambda w: w.running, lambda w, n: w.release(n, healthy=False)),
+    "started": on(lambda w: w.starting, World.started),
+    "failed": on(lambda w: w.starting, World.failed),
+    "cleaned": on(lambda w: w.those(lambda box: box.cleaning), World.cleaned),
+    "lost": on(can_die, World.lost),
+    "gone": on(lambda w: w.leaving, World.gone),
+    "prepare": lambda world, n: world.prepare(CONTENTS[n % 3], 1 + n // 3 % 4),
+    "switch to what stands": switch_to_what_stands,
+    "switch at once": lambda world, n: world.switch(CONTENTS[n % 3]),
+    "abandon": lambda world, _: world.abandon(),
+    "close": lambda world, _: world.close(),
+    "retarget": lambda world, n: world.retarget(**targets(n // 4, n)),
+    "time": lambda world, n: world.pass_time(STEPS[n % len(STEPS)]),
+}
+COMMON = ["acquire", "release", "started", "cleaned", "gone", "time"] * 3
+STORIES = st.lists(
+    st.tuples(st.sampled_from([*EVENTS, *COMMON]), st.integers(0, 63)), min_size=1, max_size=70
+)
+
+
+def live_through(story: list[tuple[str, int]], size: int, make: type[Pool] = Pool) -> None:
+    world = World(PoolLimits(**targets(size // 4, size)), make)
+    world.switch("a")
+    for event, choice in story:
+        EVENTS[event](world, choice)
+    come_to_an_end(world)
+
+
+def come_to_an_end(world: World) -> None:
+    """The world completes what it began: then what was promised must have come about."""
+    a_standby_stands_though_the_line_never_ends(world)
+    nobody_waits_for_ever(world)
+    the_minimum_is_restored_and_the_rest_leaves(world)
+    for waiter in range(1, world.acquire()):
+        assert (waiter in world.answers) != (waiter in world.cancelled - world.answers.keys())
+
+
+def a_standby_stands_though_the_line_never_ends(world: World) -> None:
+    digest = world.pool.standby
+    if digest is None:
+        return
+    for _ in range(40):  # a full house: for each call that ends another one comes
+        if world.pool.current is not None and len(world.waiting) < LINE_MAX:
+            world.acquire()
+        for numbers, complete in (
+            (world.starting, world.started),
+            (world.leaving, world.gone),
+            (world.running, world.release),
+            (world.cleaning, world.cleaned),
+        ):
+            if numbers and world.pool.standby == digest:
+                complete(numbers[0])
+        world.pass_time(0.002)
+        if digest in world.stands:
+            break
+    assert digest in world.stands, "a standby that never stands"
+    world.switch(digest)
+
+
+def nobody_waits_for_ever(world: World) -> None:
+    if world.pool.current is None:
+        assert not world.waiting
+        return
+    waiting = list(world.waiting)
+    for _ in range(3):
+        world.finish()
+        world.pass_time(0.01)
+    world.finish()
+    assert not world.waiting, "somebody waits for ever"
+    for waiter in waiting:  # in this little time nobody's wait is over, so all were served
+        answer = world.answers[waiter]
+        waited = isinstance(answer, Refuse) and answer.why == "waited too long"
+        assert isinstance(answer, Hand) or waited
+
+
+def the_minimum_is_restored_and_the_rest_leaves(world: World) -> None:
+    limits = world.pool.limits
+    for _ in range(4):
+        world.pass_time(1.0)
+        world.finish()
+    counts = world.pool.counts()
+    if world.pool.current is None:
+        assert counts.total == 0, "a closed function keeps instances"
+        return
+    assert counts.ready == counts.total, f"at rest, and yet {counts}"
+    assert limits.min_instances <= counts.ready <= limits.max_instances
+    world.pass_time(limits.idle_s)
+    world.finish()
+    assert world.pool.counts().total == limits.min_instances, "idle instances stay"
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(story=STORIES, size=st.integers(0, 63))
+def test_every_story_keeps_the_promises(story: list[tuple[str, int]], size: int) -> None:
+    live_through(story, size)
+
+
+# The negative controls: each of these mistakes must be found, or the suite above proves nothing.
+
+
+class ForgetsTheCeiling(Pool):
+    def _start(self, digest: str, count: int, now: float) -> list[Action]:
+        limits, self.limits = self.limits, PoolLimits(max_instances=1000)
+        actions = super()._start(digest, count, now)
+        self.limits = limits
+        return actions
+
+
+class AnswersTheCancelled(Pool):
+    def cancel(self, waiter: int, now: float) -> list[Action]:
+        return super().cancel(waiter, now) if self.held_by(waiter) else []
+
+
+class KeepsWhatTheCancelledHeld(Pool):
+    def cancel(self, waiter: int, now: float) -> list[Action]:
+        return [] if self.held_by(waiter) else super().cancel(waiter, now)
+
+
+class ReusesTheSick(Pool):
+    def release(self, number: int, now: float, *, healthy: bool) -> list[Action]:  # noqa: ARG002
+        return super().release(number, now, healthy=True)
+
+
+class HandsOutTheUnclean(Pool):
+    def release(self, number: int, now: float, *, healthy: bool) -> list[Action]:
+        return [*super().release(number, now, healthy=healthy), *self.cleaned(number, now)]
+
+
+class ServesTheYoungestFirst(Pool):
+    def cleaned(self, number: int, now: float) -> list[Action]:
+        self.line = deque(reversed(self.line))
+        return super().cleaned(number, now)
+
+
+class ForgetsTheLineWhenOneIsGone(Pool):
+    def gone(self, number: int, now: float) -> list[Action]:  # noqa: ARG002
+        instance = self.instances.pop(number)
+        assert instance.state is InstanceState.TERMINATING
+        return []
+
+
+class ForgetsToWake(Pool):
+    def tick(self, now: float) -> list[Action]:
+        line, self.line = self.line, deque[Waiting]()
+        actions = super().tick(now)
+        self.line = line
+        return actions
+
+
+class LetsTheLineKeepTheStandbyOut(Pool):
+    def _gives_way(self, instance: object) -> bool:  # noqa: ARG002
+        return self._live() > self.limits.max_instances
+
+
+class KeepsTheOldContent(Pool):
+    def _unwanted_idle(self) -> list:
+        return []
+
+
+class ForgetsTheMinimum(Pool):
+    def tick(self, now: float) -> list[Action]:
+        limits = self.limits
+        self.limits = PoolLimits(max_instances=limits.max_instances, line_max=limits.line_max)
+        actions = super().tick(now)
+        self.limits = limits
+        return actions
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ForgetsTheCeiling,
+        AnswersTheCancelled,
+        KeepsWhatTheCancelledHeld,
+        ReusesTheSick,
+        HandsOutTheUnclean,
+        ServesTheYoungestFirst,
+        ForgetsTheLineWhenOneIsGone,
+        ForgetsToWake,
+        LetsTheLineKeepTheStandbyOut,
+        KeepsTheOldContent,
+        ForgetsTheMinimum,
+    ],
+)
+def test_a_pool_that_makes_this_mistake_is_found_out(broken: type[Pool]) -> None:
+    @settings(
+        max_examples=2000,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(story=STORIES, size=st.integers(0, 63))
+    def stories(story: list[tuple[str, int]], size: int) -> None:
+        live_through(story, size, broken)
+
+    with pytest.raises((AssertionError, KeyError, RuntimeError, BaseExceptionGroup)):
+        stories()

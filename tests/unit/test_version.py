@@ -1,0 +1,218 @@
+"""Version: the rules for each field, at their limits and just beyond, and the name of a content."""
+
+import math
+from typing import Any
+
+import pytest
+
+from quiltfn.model.errors import Unprocessable
+from quiltfn.model.version import (
+    ENVIRONMENT_MAX_BYTES,
+    HANDLER_MAX_BYTES,
+    Content,
+    HostLimits,
+    between,
+    check_environment,
+)
+
+HOST = HostLimits(memory_max_mib=4096, cores=2)
+NAME_ERRORS = "named with letters|reserved prefix|without NUL|the real value"
+
+
+def content(**fields: Any) -> Content:
+    return Content(**{"handler": "echo hello", **fields})
+
+
+def refused(**fields: Any) -> Unprocessable:
+    with pytest.raises(Unprocessable) as error:
+        content(**fields).validate(HOST)
+    (name,) = fields
+    assert str(error.value).startswith(name), f"the sentence does not name the field: {error.value}"
+    assert error.value.details is not None
+    assert error.value.details["expected"]
+    return error.value
+
+
+@pytest.mark.parametrize("handler", ["x", "x" * HANDLER_MAX_BYTES, "ä" * (HANDLER_MAX_BYTES // 2)])
+def test_a_handler_has_1_byte_to_64_kib(handler: str) -> None:
+    content(handler=handler).validate(HOST)
+
+
+@pytest.mark.parametrize(
+    "handler", ["", "x" * (HANDLER_MAX_BYTES + 1), "ä" * (HANDLER_MAX_BYTES // 2 + 1), "a\0b"]
+)
+def test_a_handler_that_is_refused(handler: str) -> None:
+    refused(handler=handler)
+
+
+@pytest.mark.parametrize(
+    ("field", "low", "high"),
+    [
+        ("memory_limit_mb", 256, 4096),
+        ("cpu_limit_percent", 1, 200),
+        ("timeout_seconds", 1, 900),
+    ],
+)
+def test_numbers_are_taken_at_their_limits_and_refused_beyond(
+    field: str, low: int, high: int
+) -> None:
+    for value in (low, high):
+        content(**{field: value}).validate(HOST)
+    for value in (low - 1, high + 1, 0, -1, 10**30):
+        refused(**{field: value})
+
+
+@pytest.mark.parametrize("value", [0.999, 200.001, math.nan, math.inf, -math.inf])
+def test_a_cpu_limit_that_is_no_number_in_range_is_refused(value: float) -> None:
+    error = refused(cpu_limit_percent=value)
+    assert error.details is not None
+    received = error.details["received"]
+    assert isinstance(received, str) or math.isfinite(received), "JSON has no such number"
+
+
+def test_a_bool_is_never_taken_for_a_number_of_instances_or_megabytes() -> None:
+    # The wire refuses it before; True would be 1 here, below every memory limit.
+    with pytest.raises(Unprocessable):
+        between("memory_limit_mb", True, 256, 4096, 256)
+
+
+def test_an_unknown_runtime_is_refused_and_the_known_ones_are_named() -> None:
+    assert "shell" in str(refused(runtime="cobol"))
+
+
+# The environment -----------------------------------------------------------------------------
+
+
+def test_an_environment_of_exactly_32_kib_is_taken_and_one_byte_more_is_not() -> None:
+    value = "x" * (ENVIRONMENT_MAX_BYTES - len("A") - 2)
+    check_environment({"A": value})
+    with pytest.raises(Unprocessable, match=r"^environment must be at most 32768 bytes"):
+        check_environment({"A": value + "x"})
+
+
+def test_the_size_of_an_environment_is_counted_in_bytes_over_all_variables() -> None:
+    half = "ä" * (ENVIRONMENT_MAX_BYTES // 4)
+    check_environment({"A": half})
+    with pytest.raises(Unprocessable, match=r"^environment must be at most"):
+        check_environment({"A": half, "B": half})
+
+
+@pytest.mark.parametrize("name", ["A", "_", "a1", "NODE_ENV", "QUILT", "quilt_x", "Q" * 1000])
+def test_a_variable_that_is_taken(name: str) -> None:
+    check_environment({name: ""})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("", "x"),
+        ("1A", "x"),
+        ("A-B", "x"),
+        ("A=B", "x"),
+        ("A ", "x"),
+        ("A\n", "x"),
+        ("A\0", "x"),
+        ("Ä", "x"),
+        ("Ａ", "x"),  # noqa: RUF001  full width
+        ("QUILT_", "x"),
+        ("QUILT_PAYLOAD", "x"),
+        ("A", "x\0y"),
+        ("A", "***"),
+    ],
+)
+def test_a_variable_that_is_refused(name: str, value: str) -> None:
+    with pytest.raises(Unprocessable, match=NAME_ERRORS):
+        check_environment({name: value})
+
+
+def test_an_error_about_a_variable_never_shows_its_value() -> None:
+    with pytest.raises(Unprocessable) as error:
+        check_environment({"A": "secret\0"})
+    assert "secret" not in str(error.value) + str(error.value.details)
+
+
+# The working directory -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        None,
+        "/",
+        "/app",
+        "/app/deep/er",
+        "/app/.hidden",
+        "/app/...",
+        "/with space",
+        "/ä",
+        "/processes",
+        "/devices",
+        "/system",
+        "/app/proc",
+        "/" + "x" * 1023,
+        "/" + "ä" * 511 + "x",
+    ],
+)
+def test_a_working_directory_that_is_taken(path: str | None) -> None:
+    content(working_directory=path).validate(HOST)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "app",
+        "./app",
+        "~",
+        "/app/..",
+        "/app/../..",
+        "/..",
+        "/.",
+        "/app/.",
+        "/app/./b",
+        "/app/",
+        "//app",
+        "//",
+        "/app//b",
+        "/proc",
+        "/proc/self",
+        "/sys",
+        "/sys/fs/cgroup",
+        "/dev",
+        "/dev/shm",
+        "/app\0",
+        "/" + "x" * 1024,
+        "/" + "ä" * 512,
+    ],
+)
+def test_a_working_directory_that_is_refused(path: str) -> None:
+    refused(working_directory=path)
+
+
+# The digest ----------------------------------------------------------------------------------
+
+
+def test_equal_contents_have_one_digest_whatever_the_order_of_their_variables() -> None:
+    one = content(environment={"A": "1", "B": "2"})
+    other = content(environment={"B": "2", "A": "1"})
+    assert one.digest() == other.digest()
+
+
+def test_every_field_is_part_of_the_digest() -> None:
+    others = {
+        "handler": "echo bye",
+        "runtime": "python",
+        "environment": {"A": "1"},
+        "working_directory": "/app",
+        "memory_limit_mb": 512,
+        "cpu_limit_percent": 50.0,
+        "timeout_seconds": 31,
+        "cleanup_on_exit": False,
+    }
+    assert set(others) == set(Content.__struct_fields__)
+    digests = {content(**{name: value}).digest() for name, value in others.items()}
+    assert len(digests | {content().digest()}) == len(others) + 1
+
+
+def test_a_whole_number_of_percent_is_the_same_content_with_and_without_a_point() -> None:
+    assert content(cpu_limit_percent=50).digest() == content(cpu_limit_percent=50.0).digest()
