@@ -62,8 +62,8 @@ class Inherited:
 
 
 @asynccontextmanager
-async def house(given: Inherited) -> AsyncIterator[House]:
-    """Everything between the launcher's socket and the routes."""
+async def house(given: Inherited) -> AsyncIterator[tuple[House, LocalPools]]:
+    """Everything between the launcher's socket and the routes, and the pools, to end them early."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(SqliteStore.open(given.data_dir))
@@ -84,7 +84,7 @@ async def house(given: Inherited) -> AsyncIterator[House]:
         await lifecycle.restore()
         reaper = asyncio.ensure_future(reap(pools))
         stack.callback(reaper.cancel)
-        yield House(
+        tied = House(
             catalog=catalog,
             lifecycle=lifecycle,
             invoker=Invoker(pools, journal, clock, given.machine.node_id),
@@ -92,11 +92,12 @@ async def house(given: Inherited) -> AsyncIterator[House]:
             journal=journal,
             health=Health(given.machine, store, journal, given.data_dir),
         )
+        yield tied, pools
 
 
 async def serve(given: Inherited) -> None:
     """Listens until SIGTERM, then drains: running calls end, new ones are refused."""
-    async with house(given) as tied:
+    async with house(given) as (tied, pools):
         config = uvicorn.Config(
             make_app(tied),
             loop="uvloop",
@@ -108,7 +109,7 @@ async def serve(given: Inherited) -> None:
             timeout_graceful_shutdown=2,
         )
         server = Server(config)
-        drain = asyncio.ensure_future(_drain_on_sigterm(tied, server, given.drain_s))
+        drain = asyncio.ensure_future(_drain_on_sigterm(tied, pools, server, given.drain_s))
         await server.serve(sockets=[given.listener])
         drain.cancel()
 
@@ -127,7 +128,7 @@ class Server(uvicorn.Server):
         print(f"listening on http://{shown}:{port}", flush=True)
 
 
-async def _drain_on_sigterm(tied: House, server: Server, drain_s: float) -> None:
+async def _drain_on_sigterm(tied: House, pools: LocalPools, server: Server, drain_s: float) -> None:
     """The first SIGTERM waits for running calls; a second one does not."""
     asked = asyncio.Event()
     again = asyncio.Event()
@@ -143,6 +144,8 @@ async def _drain_on_sigterm(tied: House, server: Server, drain_s: float) -> None
     await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
     for waiter in waiters:
         waiter.cancel()
+    # Calls that are not over by now end as interrupted, so that uvicorn need not wait for them.
+    await pools.aclose()
     server.should_exit = True
 
 

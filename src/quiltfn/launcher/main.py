@@ -5,6 +5,7 @@ server ended unexpectedly (everything was swept; a supervisor starts both again)
 directory cannot be used; 77 not root; whatever the server said if it could not start.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -139,11 +140,13 @@ class Launcher:
             self._turn()
         _, status = os.waitpid(server, 0)
         self.selector.unregister(server_ended)
+        self._hang_up()  # what a dead server had still asked for is not done any more
         self.sandboxes.destroy_all(LEAVE_TIMEOUT_S)
         return self._exit_code(os.waitstatus_to_exitcode(status))
 
     def _exit_code(self, server: int) -> int:
-        if server == 0 and self._started_stopping:
+        # A server that was still starting has no handler yet: it dies of SIGTERM itself.
+        if self._started_stopping and server in (0, -signal.SIGTERM):
             return 0
         if 64 <= server <= 78:  # the server's own refusal to start, already explained
             return server
@@ -219,7 +222,7 @@ class Launcher:
             except OSError:
                 packet = b""
             if not packet:
-                self.selector.unregister(self.channel)
+                self._hang_up()
                 return
             try:
                 verb = verbs.parse(packet, memory_max_mib=self.memory_max_mib, cores=self.cores)
@@ -228,6 +231,10 @@ class Launcher:
                 os.kill(self.server, signal.SIGKILL)
                 return
             self._perform(verb)
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(KeyError):  # it was done already
+            self.selector.unregister(self.channel)
 
     def _perform(self, verb: verbs.Verb) -> None:
         n = verb.n

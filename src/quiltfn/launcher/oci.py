@@ -28,6 +28,7 @@ MASKED = [
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
+    "/proc/pressure",  # of the whole host, and anybody may set triggers in it
     "/proc/sched_debug",
     "/proc/scsi",
     "/proc/timer_list",

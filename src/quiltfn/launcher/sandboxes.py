@@ -22,7 +22,9 @@ from quiltfn.launcher import oci
 from quiltfn.launcher.cgroups import Cgroups, Limits
 from quiltfn.launcher.state import ServerState
 
-CRUN_TIMEOUT_S = 20.0
+# It takes some 20 ms. Less than a caller waits for an instance, so that he is told what failed.
+CRUN_TIMEOUT_S = 6.0
+NOT_STARTED = 127  # what a shell says of a program that it cannot start
 STDIO_ON_NULL = [
     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
     (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
@@ -52,8 +54,11 @@ class NotCreated:
 
 @dataclass(slots=True)
 class _Sandbox:
+    """`is_starting`: crun is at it, or will be; until it has ended nothing can be deleted."""
+
     id: str
     uid_base: int
+    is_starting: bool = True
     pidfd: int | None = None
     on_gone: list[Callable[[], None]] | None = None
 
@@ -119,9 +124,8 @@ class Sandboxes:
             sandbox.on_gone.append(done)
         else:
             sandbox.on_gone = [done]
-            self._cgroups.kill(self._state.id, name)
-            if sandbox.pidfd is None:
-                self._delete(sandbox)
+            if not sandbox.is_starting:
+                self._end(sandbox)
 
     def destroy_all(self, timeout_s: float) -> None:
         """Ends every sandbox and waits for it: the last thing a launcher does."""
@@ -168,7 +172,10 @@ class Sandboxes:
         done: Callable[[Created | NotCreated], None],
     ) -> None:
         bundle = self._state.bundles / sandbox.id
+        sandbox.is_starting = False
         try:
+            if sandbox.on_gone is not None:
+                raise OSError("it was given up meanwhile")
             if code != 0:
                 raise OSError(_first_line(bundle / "log") or f"crun ended with {code}")
             pid = int((bundle / "pid").read_text())
@@ -180,9 +187,15 @@ class Sandboxes:
         except (OSError, ValueError) as error:
             ours.close()
             reason = f"the sandbox could not be made: {error}"
-            self.destroy(sandbox.id, lambda: done(NotCreated(reason)))
+            sandbox.on_gone = [*(sandbox.on_gone or ()), lambda: done(NotCreated(reason))]
+            self._end(sandbox)
             return
         done(Created(sandbox.id, ours, events, pid))
+
+    def _end(self, sandbox: _Sandbox) -> None:
+        self._cgroups.kill(self._state.id, sandbox.id)
+        if sandbox.pidfd is None:
+            self._delete(sandbox)
 
     def _ended(self, sandbox: _Sandbox, pid: int) -> None:
         """The guest is dead, and with pid 1 everything in its pid namespace."""
@@ -227,16 +240,21 @@ class Sandboxes:
             actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = list(STDIO_ON_NULL)
             if job.guest_socket is not None:
                 actions.append((os.POSIX_SPAWN_DUP2, job.guest_socket.fileno(), oci.CONTROL_FD))
-            job.pid = os.posix_spawn(
-                self._crun,
-                [self._crun, "--root", str(self._state.crun_root), *job.arguments],
-                {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-                file_actions=actions,
-                setsigmask=(),
-                setsigdef=_all_signals(),
-            )
-            if job.guest_socket is not None:
-                job.guest_socket.close()
+            try:
+                job.pid = os.posix_spawn(
+                    self._crun,
+                    [self._crun, "--root", str(self._state.crun_root), *job.arguments],
+                    {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                    file_actions=actions,
+                    setsigmask=(),
+                    setsigdef=_all_signals(),
+                )
+            except OSError:  # crun was taken away, or there is no room for a process
+                job.done(NOT_STARTED)
+                continue
+            finally:
+                if job.guest_socket is not None:
+                    job.guest_socket.close()
             job.pidfd = os.pidfd_open(job.pid)
             job.deadline = time.monotonic() + CRUN_TIMEOUT_S
             self._running.append(job)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from quiltfn.launcher import syscalls
 from quiltfn.launcher.cgroups import Cgroups
 
 RUN_DIR = Path("/run/quiltfn")
@@ -63,6 +64,8 @@ class ServerState:
 
     def close(self) -> None:
         """Removes the directory. The control groups must be gone by now."""
+        with contextlib.suppress(OSError):  # where the root was never bound
+            syscalls.unmount(self.root)
         with _exclusive(self.run_dir):
             shutil.rmtree(self.path, ignore_errors=True)
             for descriptor in (*self._blocks.values(), self._lock):

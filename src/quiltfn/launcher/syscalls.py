@@ -75,6 +75,11 @@ def bind(source: str | Path, target: str | Path, flags: int = 0) -> None:
         mount(None, target, None, MS_BIND | MS_REMOUNT | flags)
 
 
+def unmount(target: str | Path) -> None:
+    """Takes the topmost mount at `target` away, whoever still uses it."""
+    _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), f"unmount {target}")
+
+
 def die_with_parent(signal_number: int) -> None:
     """The kernel sends us this signal when the process that forked us ends."""
     _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "PR_SET_PDEATHSIG")

@@ -46,7 +46,7 @@ def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
     """The verb in a packet, every argument checked. Raises `Refused`."""
     try:
         request = json.loads(message)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"not JSON: {error}") from None
     if not isinstance(request, dict):
         raise Refused("not an object")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quiltfn.launcher import cgroups, state
 from quiltfn.operator.serve import GUEST
-from quiltfn.settings import from_environment
+from quiltfn.settings import BadSetting, from_environment
 
 FINE, NOT_FINE, NOT_ROOT = 0, 1, 77
 
@@ -22,9 +22,13 @@ def main(arguments: Sequence[str]) -> int:
     it.add_argument("--run-dir", help="run-time state (default /run/quiltfn)")
     it.add_argument("--crun", help="the OCI runtime (default /usr/bin/crun)")
     given = it.parse_args(arguments)
-    settings = from_environment({"run_dir": given.run_dir, "crun": given.crun})
-    if given.sweep:
-        return sweep(settings.run_dir)
+    try:
+        settings = from_environment({"run_dir": given.run_dir, "crun": given.crun})
+        if given.sweep:
+            return sweep(settings.run_dir)
+    except (BadSetting, cgroups.CgroupsUnusable) as error:
+        print(f"quiltfn: {error}", file=sys.stderr)
+        return NOT_FINE
     findings = examine(settings.crun)
     for fine, sentence in findings:
         print(f"{'ok ' if fine else 'NO '} {sentence}")

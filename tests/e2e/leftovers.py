@@ -1,0 +1,111 @@
+"""The host oracle: what servers under test have left on this machine, if anything.
+
+Other servers may run on the machine meanwhile, so everything is counted that bears the mark of the
+servers in question: their ids, their directories; and every process of a sandbox's uid that is in
+no server's control group, whoever started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+UIDS = range(0x7000_0000, 0x8000_0000)
+SERVER_UID = UIDS[0]
+NETNS = Path("/run/netns")
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Sentences, one a thing found."""
+
+    found: frozenset[str]
+
+    def since(self, before: Traces) -> list[str]:
+        return sorted(self.found - before.found)
+
+
+def look(root: Path | None, run_dir: Path, servers: Iterable[str]) -> Traces:
+    """Everything on the host that belongs to these servers.
+
+    `root`: the directory that their command lines name, None where one of them may be running.
+    """
+    ids = set(servers)
+    return Traces(
+        frozenset(
+            [
+                *_cgroups(ids),
+                *_mounts(run_dir, ids),
+                *_processes(root, ids),
+                *_directories(run_dir, ids),
+                *_namespaces(),
+            ]
+        )
+    )
+
+
+def nothing_since(
+    before: Traces, root: Path | None, run_dir: Path, servers: Iterable[str], timeout_s: float = 5.0
+) -> list[str]:
+    """What is still left after a moment; an empty list is what a test wants."""
+    ids, end = set(servers), time.monotonic() + timeout_s
+    while True:
+        left = look(root, run_dir, ids).since(before)
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.02)
+
+
+def _cgroups(ids: set[str]) -> Iterable[str]:
+    """In every hierarchy, and in the tmpfs that they are mounted in."""
+    for path, directories, _ in os.walk("/sys/fs/cgroup"):
+        for name in directories:
+            if name in ids:
+                yield f"control group {path}/{name}"
+
+
+def _mounts(run_dir: Path, ids: set[str]) -> Iterable[str]:
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if str(run_dir) in line or any(one in line for one in ids):
+            yield f"mount {line.split()[4]}"
+
+
+def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            status = (entry / "status").read_text()
+            real = int(re.search(r"^Uid:\t(\d+)", status, re.M)[1])  # type: ignore[index]
+            groups = (entry / "cgroup").read_text()
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            server = re.search(r"/quiltfn/([0-9a-f]{8})(?:/|$)", groups, re.M)
+            ours = server is not None and server[1] in ids
+            stray = real in UIDS and real != SERVER_UID and server is None
+            mine = root is not None and f"{root}/" in f"{command}/"
+            if ours or stray or mine:
+                yield f"process {entry.name} of uid {real}: {command.strip()[:120]}"
+
+
+def _directories(run_dir: Path, ids: set[str]) -> Iterable[str]:
+    servers = run_dir / "servers"
+    if servers.is_dir():
+        for one in servers.iterdir():
+            if one.name in ids:
+                yield f"directory {one}"
+    for name in ("crun", "bundles"):
+        if (run_dir / name).exists():
+            yield f"directory {run_dir / name}"
+
+
+def _namespaces() -> Iterable[str]:
+    if NETNS.is_dir():
+        yield from (f"network namespace {one.name}" for one in NETNS.iterdir())
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if " - nsfs " in line:
+            yield f"bound namespace {line.split()[4]}"

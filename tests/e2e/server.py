@@ -1,0 +1,322 @@
+"""A real `quiltfn serve` for tests: its own directories, a free port, ended only by its pids."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+QUILTFN = Path(sys.executable).parent / "quiltfn"
+CRUN = "/usr/bin/crun"
+READY = re.compile(r"listening on (http://127\.0\.0\.1:\d+)\n")
+START_S, STOP_S = 40.0, 45.0
+_names = itertools.count(1)
+
+
+def why_not() -> str | None:
+    """Why a real server cannot be started here, if it cannot."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if not os.access(CRUN, os.X_OK):
+        return f"needs {CRUN}"
+    if not QUILTFN.exists():
+        return f"needs {QUILTFN}"
+    if "cgroup" not in Path("/proc/self/mountinfo").read_text():
+        return "needs control groups"
+    return None
+
+
+def until(holds: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    """Waits for a condition on the host that nobody announces; returns what made it true."""
+    end = time.monotonic() + timeout_s
+    while True:
+        value = holds()
+        if value:
+            return value
+        assert time.monotonic() < end, f"not within {timeout_s} s: {holds}"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def short_dir() -> Iterator[Path]:
+    """A directory whose parents anybody may pass: mapped root has to walk to the root image."""
+    path = Path(tempfile.mkdtemp(prefix="quiltfn-test-"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@dataclass
+class Ended:
+    """A `quiltfn` command that ended by itself."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def quiltfn(*arguments: str, timeout_s: float = 30.0, **more: Any) -> Ended:
+    done = subprocess.run(
+        [str(QUILTFN), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        **more,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+class Server:
+    """One server, started again as often as a test likes on the same two directories."""
+
+    def __init__(
+        self, root: Path, *, run_dir: Path | None = None, crun: str = CRUN, options: str = ""
+    ) -> None:
+        self.root, self.data_dir, self.run_dir = root, root / "data", run_dir or root / "run"
+        self._command = [str(QUILTFN), "serve", "--port", "0", "--crun", crun, *options.split()]
+        self._command += ["--data-dir", str(self.data_dir), "--run-dir", str(self.run_dir)]
+        self.ids: set[str] = set()  # of every server process that ran here
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = root / "stderr"
+        self._threads = ThreadPoolExecutor(64)
+
+    # Life ------------------------------------------------------------------------------------
+
+    def start(self) -> Server:
+        before = self.server_dirs()
+        self.begin()
+        line = self._first_line()
+        ready = READY.fullmatch(line)
+        assert ready, f"instead of the ready line: {line!r}\n{self.log.read_text()}"
+        self.url = ready[1]
+        limits = httpx.Limits(max_connections=128)
+        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False, limits=limits)
+        self.id = (self.server_dirs() - before).pop()
+        self.ids.add(self.id)
+        self.pid = until(self.server_pid)
+        return self
+
+    def begin(self) -> None:
+        """Starts it without waiting for the ready line."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def launcher(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def terminate(self) -> None:
+        os.kill(self.launcher, signal.SIGTERM)
+
+    def wait(self, timeout_s: float = STOP_S) -> int:
+        assert self.process is not None
+        code = self.process.wait(timeout_s)
+        self._forget()
+        return code
+
+    def stop(self) -> None:
+        """SIGTERM, and the exit code that it promises."""
+        if self.process is None:
+            return
+        self.terminate()
+        code = self.wait()
+        assert code == 0, f"after SIGTERM: exit code {code}\n{self.log.read_text()}"
+
+    def kill_server(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def kill_launcher(self) -> None:
+        os.kill(self.launcher, signal.SIGKILL)
+
+    def restart(self) -> Server:
+        self.stop()
+        return self.start()
+
+    def close(self) -> None:
+        """Whatever happened before: nothing of this server runs afterwards."""
+        try:
+            if self.process is not None:
+                self.terminate()
+                try:
+                    self.process.wait(5)
+                except subprocess.TimeoutExpired:
+                    self.terminate()  # a failed test left calls running
+                code = self.wait()
+                assert code == 0, f"after SIGTERM: exit code {code}\n{self.log.read_text()}"
+        finally:
+            if self.process is not None:
+                self.process.kill()
+                self.wait()
+            self._threads.shutdown()
+
+    def _forget(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.process = None
+        if hasattr(self, "http"):
+            self.http.close()
+
+    def _first_line(self) -> str:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        out, line, end = self.process.stdout, b"", time.monotonic() + START_S
+        with selectors.DefaultSelector() as ready:
+            ready.register(out, selectors.EVENT_READ)
+            while not line.endswith(b"\n") and time.monotonic() < end:
+                if ready.select(end - time.monotonic()):
+                    byte = os.read(out.fileno(), 1)
+                    if not byte:
+                        break
+                    line += byte
+        return line.decode()
+
+    def server_dirs(self) -> set[str]:
+        servers = self.run_dir / "servers"
+        return {one.name for one in servers.iterdir()} if servers.is_dir() else set()
+
+    def server_pid(self) -> int | None:
+        for pid in children(self.launcher):
+            with contextlib.suppress(OSError):
+                if b"quiltfn.main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+        return None
+
+    # What a test asks it ---------------------------------------------------------------------
+
+    def call(self, method: str, path: str, json: Any = None) -> httpx.Response:
+        return self.http.request(method, path, json=json)
+
+    def later(self, work: Callable[..., Any], *arguments: Any, **more: Any) -> Future[Any]:
+        """`work` in a thread of its own."""
+        return self._threads.submit(work, *arguments, **more)
+
+    def create(self, handler: str, **fields: Any) -> Function:
+        name = fields.pop("name", None) or f"f{next(_names)}"
+        answer = self.call("POST", "/api/functions", {"name": name, "handler": handler, **fields})
+        assert answer.status_code == 201, answer.text
+        return Function(self, answer.json()["function_id"])
+
+    def deploy(self, handler: str, **fields: Any) -> Function:
+        """A function that is active."""
+        function = self.create(handler, **fields)
+        state = function.deploy()
+        assert state["state"] == "active", state
+        return function
+
+    def run(self, handler: str, payload: str | None = None, **fields: Any) -> dict[str, Any]:
+        """One call of a new function, deleted afterwards."""
+        function = self.deploy(handler, **fields)
+        record = function.invoke(payload)
+        function.delete()
+        return record
+
+    def rss_kib(self) -> int:
+        return int(status_of(self.pid)["VmRSS"].split()[0])
+
+    def sandbox_pids(self) -> dict[str, list[int]]:
+        """Every process of every sandbox of this server, as the host numbers it."""
+        found: dict[str, list[int]] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    group = re.search(
+                        rf"/quiltfn/{self.id}/([0-9a-f]+)", (entry / "cgroup").read_text()
+                    )
+                    if group:
+                        found.setdefault(group[1], []).append(int(entry.name))
+        return found
+
+    def named(self, comm: str) -> list[int]:
+        """The sandboxes' processes of that name."""
+        found = []
+        for pid in itertools.chain(*self.sandbox_pids().values()):
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == comm:
+                    found.append(pid)
+        return found
+
+
+@dataclass
+class Function:
+    """A function of a server under test."""
+
+    server: Server
+    id: str
+
+    @property
+    def path(self) -> str:
+        return f"/api/functions/{self.id}"
+
+    def deploy(self) -> dict[str, Any]:
+        answer = self.server.call("POST", f"{self.path}/deploy")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def try_invoke(self, payload: str | None = None, **body: Any) -> httpx.Response:
+        if payload is not None:
+            body["payload"] = payload
+        return self.server.call("POST", f"{self.path}/invoke", body)
+
+    def invoke(self, payload: str | None = None, **body: Any) -> dict[str, Any]:
+        answer = self.try_invoke(payload, **body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        answer = self.server.call("GET", f"{self.path}/invocations?limit=1000")
+        assert answer.status_code == 200, answer.text
+        return {one["invocation_id"]: one for one in answer.json()["invocations"]}
+
+    def pool(self) -> dict[str, Any]:
+        return self.server.call("GET", f"{self.path}/pool").json()
+
+    def delete(self) -> None:
+        answer = self.server.call("DELETE", self.path)
+        assert answer.status_code == 204, answer.text
+
+
+def children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """/proc/<pid>/status."""
+    return parse_status(Path(f"/proc/{pid}/status").read_text())
+
+
+def parse_status(text: str) -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return not status_of(pid)["State"].startswith("Z")
+    return False

@@ -1,0 +1,289 @@
+"""What a handler may do to a call, and what the caller and the host see of it afterwards."""
+
+import hashlib
+import json
+import random
+import string
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from e2e.server import CRUN, Function, Server, until
+
+pytestmark = pytest.mark.sandbox
+MIB = 1024 * 1024
+
+
+def timed(work: Callable[[], dict]) -> tuple[dict, float]:
+    began = time.monotonic()
+    return work(), time.monotonic() - began
+
+
+# Deadlines and leftover processes ------------------------------------------------------------
+
+STUBBORN = {
+    "sleeps": "sleep 60",
+    "ignores signals and spins": "trap '' TERM INT HUP; while :; do :; done",
+    "stops itself": "kill -STOP $$; echo on",
+    "stops its child": "sleep 60 & kill -STOP $!; wait",
+    "does not read the payload, does not close its output": "exec 2>&-; sleep 60",
+}
+
+
+@pytest.mark.parametrize("handler", STUBBORN.values(), ids=STUBBORN.keys())
+def test_a_call_ends_at_its_deadline(shared: Server, handler: str) -> None:
+    function = shared.deploy(handler, timeout_seconds=1)
+    record, took = timed(function.invoke)
+    assert (record["status"], record["exit_code"]) == ("timeout", None)
+    assert 1.0 <= took < 2.0
+    assert record["error_message"]
+    until(lambda: not shared.named("sleep"), 1.0)
+    until(lambda: function.pool()["total_count"] == 0, 2.0)
+
+
+@pytest.mark.parametrize("end", ["exit 0", "sleep 30"], ids=["success", "timeout"])
+def test_a_daemon_does_not_outlive_its_call(shared: Server, end: str) -> None:
+    daemon = "(setsid sh -c 'exec <&- >&- 2>&-; exec sleep 777' &) & "
+    function = shared.deploy(
+        f'case "$QUILT_PAYLOAD" in look) cat /proc/[0-9]*/comm;; *) {daemon} {end};; esac',
+        timeout_seconds=1,
+    )
+    first = function.invoke()
+    assert first["status"] == ("success" if end == "exit 0" else "timeout")
+    until(lambda: not shared.named("sleep"), 2.0)
+    second = function.invoke("look")
+    assert set(second["stdout"].split()) <= {"sh", "cat"}
+    assert second["cold_start"] is (end != "exit 0")
+
+
+def test_a_grandchild_that_holds_the_output_open_does_not_hold_the_answer(shared: Server) -> None:
+    function = shared.deploy("sleep 100 & echo done")
+    record, took = timed(function.invoke)
+    assert (record["status"], record["stdout"]) == ("success", "done\n")
+    assert took < 1.0
+
+
+def test_closed_output_is_an_end_like_any_other(shared: Server) -> None:
+    assert shared.run("exec >&- 2>&-; exit 0")["status"] == "success"
+
+
+# How it ended --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("handler", "code"),
+    [("exit 3", 3), ("exit 255", 255), ("kill -KILL $$", 137), ("kill -SEGV $$", 139)],
+)
+def test_a_failure_tells_its_code(shared: Server, handler: str, code: int) -> None:
+    record = shared.run(f"echo out; echo err >&2; {handler}")
+    assert (record["status"], record["exit_code"]) == ("failed", code)
+    assert (record["stdout"], record["stderr"]) == ("out\n", "err\n")
+    assert str(code if code < 128 else code - 128) in record["error_message"] or code == 255
+
+
+def test_a_handler_that_eats_its_memory_ends_as_oom_and_is_replaced(shared: Server) -> None:
+    function = shared.deploy(
+        '[ "$QUILT_PAYLOAD" = small ] && exec echo fine; '
+        "exec python3 -c \"x = b'x' * (400 << 20); print(len(x))\""
+    )
+    record = function.invoke()
+    assert (record["status"], record["exit_code"]) == ("oom", 137)
+    again = function.invoke("small")
+    assert (again["status"], again["stdout"], again["cold_start"]) == ("success", "fine\n", True)
+
+
+def test_within_its_memory_the_same_handler_succeeds(shared: Server) -> None:
+    record = shared.run("exec python3 -c \"x = b'x' * (150 << 20); print(len(x))\"")
+    assert record["stdout"] == f"{150 << 20}\n"
+
+
+def test_a_fork_bomb_ends_by_its_deadline(shared: Server) -> None:
+    function = shared.deploy("b() { b | b & }; b; while :; do b; done", timeout_seconds=2)
+    record, took = timed(function.invoke)
+    assert record["status"] in ("timeout", "failed")
+    assert took < 3.0
+    until(lambda: not any(len(pids) > 1 for pids in shared.sandbox_pids().values()), 2.0)
+    assert shared.call("GET", "/api/functions/health").json()["ready"] is True
+    assert shared.run("echo alive")["stdout"] == "alive\n"
+
+
+# Output --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["stdout", "stderr", "both"])
+def test_a_flood_of_output_is_cut_and_counted(shared: Server, where: str) -> None:
+    flood = {
+        "stdout": "yes | head -c 10G",
+        "stderr": "yes | head -c 10G >&2",
+        "both": "(yes | head -c 10G >&2) & yes | head -c 10G",
+    }[where]
+    function = shared.deploy(flood, timeout_seconds=2)
+    before = shared.rss_kib()
+    record = function.invoke()
+    assert shared.rss_kib() - before < 32 * 1024
+    assert record["status"] == "timeout"
+    for stream in ("stdout", "stderr") if where == "both" else (where,):
+        kept, last = record[stream][:MIB], record[stream][MIB:]
+        assert kept == "y\n" * (MIB // 2)
+        assert last.startswith("[quiltfn dropped ")
+        assert last.endswith(" more bytes]\n")
+        assert int(last.split()[2]) > MIB
+    assert function.records()[record["invocation_id"]] == record
+    function.delete()
+
+
+def test_a_flood_of_single_bytes_does_not_hinder_the_end(shared: Server) -> None:
+    code = "import os\nfor _ in range(50000): os.write(1, b'x')"
+    record = shared.run(f'exec python3 -c "{code}"')
+    assert (record["status"], record["stdout"]) == ("success", "x" * 50_000)
+
+
+def test_what_is_not_text_becomes_replacement_characters(shared: Server) -> None:
+    assert shared.run(r"printf 'a\377b'")["stdout"] == "a\ufffdb"
+
+
+# Payload and environment ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digest(shared: Server) -> Function:
+    return shared.deploy("sha256sum; echo ${QUILT_PAYLOAD+set}")
+
+
+@pytest.mark.parametrize("size", [0, 1, 64 * 1024, 64 * 1024 + 1, 128 * 1024, 6 * MIB])
+def test_a_payload_arrives_byte_for_byte(digest: Function, size: int) -> None:
+    payload = "".join(random.Random(size).choices(string.printable, k=size))
+    wanted = hashlib.sha256(payload.encode()).hexdigest()
+    got = digest.invoke(payload)["stdout"].split()
+    assert got == [wanted, "-", *(["set"] if size <= 64 * 1024 else [])]
+
+
+def test_a_payload_beyond_its_limit_is_refused(digest: Function) -> None:
+    before = digest.records()
+    refused = digest.try_invoke("x" * (6 * MIB + 1))
+    assert (refused.status_code, refused.json()["error_code"]) == (422, "UNPROCESSABLE_ENTITY")
+    too_long = digest.try_invoke("x" * (8 * MIB + 1))
+    assert (too_long.status_code, too_long.json()["error_code"]) == (413, "PAYLOAD_TOO_LARGE")
+    assert digest.records() == before
+
+
+AWKWARD = {
+    "quotes": """'"`$(touch /tmp/x) $HOME \\n ${""",
+    "newlines": "\n\na\r\nb\n",
+    "unicode": "ä€😀\u202e\u0301\ufeff",
+    "control": "\x1b[31m\x01\x7f",
+}
+
+
+@pytest.mark.parametrize("payload", AWKWARD.values(), ids=AWKWARD.keys())
+def test_an_awkward_payload_is_the_same_in_both_places(shared: Server, payload: str) -> None:
+    record = shared.run('cat; printf "|%s" "$QUILT_PAYLOAD"', payload)
+    assert record["stdout"] == f"{payload}|{payload}"
+
+
+def test_a_nul_is_on_standard_input_only(shared: Server) -> None:
+    record = shared.run("od -An -c; echo ${QUILT_PAYLOAD-none}", "a\0b")
+    assert record["stdout"].split() == ["a", "\\0", "b", "none"]
+
+
+def test_without_a_payload_standard_input_is_empty(shared: Server) -> None:
+    assert shared.run("cat | wc -c; echo ${QUILT_PAYLOAD-none}")["stdout"].split() == ["0", "none"]
+
+
+def test_the_environment_is_the_versions_then_the_calls_then_ours(shared: Server) -> None:
+    function = shared.deploy("env -0", environment={"A": "of version", "B": "of version"})
+    before = time.time()
+
+    def variables(**more: object) -> dict[str, str]:
+        record = function.invoke("p", timeout_seconds=5, **more)
+        pairs = dict(one.split("=", 1) for one in record["stdout"].split("\0") if one)
+        assert pairs["QUILT_INVOCATION_ID"] == record["invocation_id"]
+        return pairs
+
+    plain = variables()
+    assert (plain["A"], plain["B"], plain["HOME"]) == ("of version", "of version", "/tmp")
+    assert plain["QUILT_FUNCTION_ID"] == function.id
+    assert plain["QUILT_FUNCTION_VERSION"] == "1"
+    assert plain["QUILT_PAYLOAD"] == "p"
+    assert plain["QUILT_FUNCTION_NAME"]
+    deadline = int(plain["QUILT_DEADLINE_MS"]) / 1000
+    assert before + 5 <= deadline + 0.001
+    assert deadline <= time.time() + 5
+
+    awkward = "line\nline '\"$(id)"
+    laid_over = variables(environment={"B": awkward, "C": "of call"})
+    assert (laid_over["A"], laid_over["B"], laid_over["C"]) == ("of version", awkward, "of call")
+    assert set(laid_over) - set(plain) == {"C"}
+
+    after = variables()
+    assert "C" not in after
+    assert after["B"] == "of version"
+
+
+def test_the_largest_environment_that_is_accepted_can_be_executed(shared: Server) -> None:
+    """Never E2BIG at execve, whose limit for one variable is 128 KiB."""
+    environment = {f"V{n}": "x" for n in range(4_000)}
+    assert shared.run("env | grep -c ^V", environment=environment)["stdout"] == "4000\n"
+
+
+# Cleaning ------------------------------------------------------------------------------------
+
+LEAVE = """
+echo x > /tmp/file; mkdir -p /tmp/deep/er; echo x > /dev/shm/file
+ln -s /proc/1/root /tmp/link; mkfifo /tmp/fifo; chmod 000 /tmp/deep
+python3 - <<'END'
+import ctypes
+libc = ctypes.CDLL(None)
+assert libc.shmget(77, 4096, 0o1000) >= 0 and libc.semget(78, 1, 0o1000) >= 0
+assert libc.msgget(79, 0o1000) >= 0
+END
+"""
+LOOK = "ls -A /tmp /dev/shm; tail -qn +2 /proc/sysvipc/*; exit 0"
+
+
+@pytest.mark.parametrize("cleanup", [True, False])
+def test_what_a_call_leaves(shared: Server, cleanup: bool) -> None:
+    function = shared.deploy(
+        f'if [ "$QUILT_PAYLOAD" = look ]; then {LOOK}; fi\n{LEAVE}', cleanup_on_exit=cleanup
+    )
+    fresh = function.invoke("look")["stdout"]
+    left = function.invoke()
+    assert (left["status"], left["stderr"]) == ("success", "")
+    found = function.invoke("look")
+    assert found["cold_start"] is False
+    if cleanup:
+        assert found["stdout"] == fresh == "/dev/shm:\n\n/tmp:\n"
+    else:
+        assert found["stdout"] == "/dev/shm:\n\n/tmp:\ndeep\nfifo\nfile\nlink\n"
+
+
+def test_a_second_call_is_warm_and_starts_no_oci_runtime(
+    another: Callable[..., Server], tmp_path: Path
+) -> None:
+    log, wrapper = tmp_path / "starts", tmp_path / "crun"
+    wrapper.write_text(f'#!/bin/sh\necho "$*" >>{log}\nexec {CRUN} "$@"\n')
+    wrapper.chmod(0o755)
+    server = another(crun=str(wrapper)).start()
+    function = server.deploy("echo hello")
+    starts = log.read_text()
+    assert " run " in starts
+    records = [function.invoke() for _ in range(20)]
+    assert {record["cold_start"] for record in records} == {False}
+    assert log.read_text() == starts
+
+
+def test_no_text_of_a_user_names_anything_on_the_host(shared: Server) -> None:
+    marker = "VeryOwnName-27b1"
+    function = shared.create(f": {marker}; exec sleep 1", name=marker)
+    assert function.deploy()["state"] == "active"
+    call = shared.later(function.invoke)
+    pids = until(lambda: shared.named("sleep"))
+    lines = [Path(f"/proc/{pid}/cgroup").read_text() for pid in pids]
+    names = [str(one) for one in shared.run_dir.rglob("*")]
+    commands = [
+        Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in (shared.pid, shared.launcher)
+    ]
+    assert call.result()["status"] == "success"
+    assert marker not in json.dumps([lines, names, commands])

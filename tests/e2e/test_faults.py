@@ -1,0 +1,313 @@
+"""What is left when processes are killed, and how the server stops, refuses and explains."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import httpx
+import pytest
+
+from e2e import leftovers
+from e2e.faults import Runtime, foreign_container
+from e2e.server import CRUN, QUILTFN, Function, Server, is_alive, quiltfn, until
+
+pytestmark = pytest.mark.sandbox
+CALLS = 20
+FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"}
+SLOW_OR_QUICK = '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick; exec sleep ${SECONDS_LONG:-30}'
+
+
+def answered(function: Function) -> httpx.Response | None:
+    """The answer, if there was one before the server went."""
+    try:
+        return function.try_invoke()
+    except httpx.TransportError:
+        return None
+
+
+def running(server: Server, calls: int = CALLS) -> tuple[Function, list[Future]]:
+    """A function with that many calls under way, and room for one more."""
+    function = server.deploy(SLOW_OR_QUICK, max_instances=calls + 1)
+    futures = [server.later(answered, function) for _ in range(calls)]
+    until(lambda: len(server.named("sleep")) == calls, 20)
+    return function, futures
+
+
+# kill -9 -------------------------------------------------------------------------------------
+
+
+def kill(server: Server, what: str) -> int:
+    """Kills, and returns how the launcher ended."""
+    pids = (server.pid, server.launcher)
+    if what in ("launcher", "both"):
+        server.kill_launcher()
+    if what in ("server", "both"):
+        server.kill_server()
+    code = server.wait(20)
+    until(lambda: not any(is_alive(pid) for pid in pids))
+    return code
+
+
+@pytest.mark.parametrize("what", ["server", "launcher", "both"])
+def test_nothing_is_lost_and_nothing_is_left_after_a_kill(
+    server: Server, tmp_path: Path, what: str
+) -> None:
+    before = leftovers.look(server.root, server.run_dir, ())
+    other = server.deploy("echo kept; exit 3")
+    acknowledged = [other.invoke() for _ in range(20)]
+    function, futures = running(server)
+    with foreign_container(tmp_path):
+        code = kill(server, what)
+        assert code == (70 if what == "server" else -9)
+        assert [future.result(10) for future in futures] == [None] * CALLS
+        if what == "server":
+            assert not leftovers.nothing_since(before, server.root, server.run_dir, server.ids)
+        server.start()
+        old = server.ids - {server.id}
+        assert not leftovers.nothing_since(before, None, server.run_dir, old)
+        records = function.records()
+        assert len(records) == CALLS
+        assert {record["status"] for record in records.values()} == {"interrupted"}
+        assert all(record["error_message"] for record in records.values())
+        kept = other.records()
+        assert all(kept[record["invocation_id"]] == record for record in acknowledged)
+        assert function.invoke("quick")["stdout"] == "quick\n"
+
+
+def test_a_kill_while_sandboxes_are_being_made_leaves_nothing(server: Server) -> None:
+    before = leftovers.look(server.root, server.run_dir, ())
+    function = server.deploy(SLOW_OR_QUICK, max_instances=30)
+    futures = [server.later(answered, function) for _ in range(30)]
+    until(lambda: len(server.sandbox_pids()) > 4)
+    server.kill_server()
+    assert server.wait(20) == 70
+    assert [future.result(10) for future in futures] == [None] * 30
+    assert not leftovers.nothing_since(before, server.root, server.run_dir, server.ids)
+    server.start()
+
+
+def test_doctor_sweeps_the_dead_and_spares_the_living(
+    server: Server, another: Callable[..., Server]
+) -> None:
+    living = another(run_dir=server.run_dir).start()
+    kept, calls = running(living, 2)
+    sandboxes = set(living.sandbox_pids())
+    before = leftovers.look(server.root, server.run_dir, living.ids)
+    running(server, 4)
+    kill(server, "both")
+    left = leftovers.look(server.root, server.run_dir, server.ids | living.ids).since(before)
+    assert any("control group" in one for one in left)
+    assert any("directory" in one for one in left)
+
+    swept = quiltfn("doctor", "--sweep", "--run-dir", str(server.run_dir))
+    assert (swept.code, swept.stderr) == (0, "")
+    assert swept.stdout.startswith("swept 1 ended server(s) and 4 sandbox(es)"), swept.stdout
+    ids = server.ids | living.ids
+    assert not leftovers.nothing_since(before, server.root, server.run_dir, ids)
+    assert set(living.sandbox_pids()) == sandboxes
+    assert living.call("GET", "/api/functions/health").json()["ready"] is True
+    again = quiltfn("doctor", "--sweep", "--run-dir", str(server.run_dir))
+    assert again.stdout.startswith("swept 0 ended server(s)")
+    force(living, kept)
+    assert [call.result(5).json()["status"] for call in calls] == ["interrupted"] * 2
+
+
+def force(server: Server, function: Function) -> None:
+    """A SIGTERM that waits for the calls under way, and a second one that does not."""
+    server.terminate()
+    until(lambda: function.try_invoke("quick").status_code == 503)
+    assert is_alive(server.pid)
+    server.terminate()
+    began = time.monotonic()
+    assert server.wait(5) == 0
+    assert time.monotonic() - began < 2.0
+
+
+# SIGTERM -------------------------------------------------------------------------------------
+
+
+def test_the_first_sigterm_lets_running_calls_end(server: Server) -> None:
+    slow = "sleep 1.5; echo finished"
+    function = server.deploy(f'[ "$QUILT_PAYLOAD" ] || {{ {slow}; }}', max_instances=6)
+    calls = [server.later(function.invoke) for _ in range(5)]
+    until(lambda: len(server.named("sleep")) == 5)
+    server.terminate()
+    refused = until(
+        lambda: (answer := function.try_invoke("quick")).status_code == 503 and answer, 1
+    )
+    assert refused.json()["error_code"] == "SHUTTING_DOWN"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert {call.result()["stdout"] for call in calls} == {"finished\n"}
+    assert server.wait(5) == 0
+    server.start()
+    records = function.records().values()
+    assert [one["stdout"] for one in records].count("finished\n") == 5
+    assert {one["status"] for one in records} == {"success"}
+
+
+@pytest.mark.parametrize("how", ["second signal", "drain over"])
+def test_what_does_not_end_in_time_is_interrupted(another: Callable[..., Server], how: str) -> None:
+    server = another(options="--drain-s 0.5" if how == "drain over" else "").start()
+    function, calls = running(server, 5)
+    if how == "second signal":
+        force(server, function)
+    else:
+        server.terminate()
+        assert server.wait(2.5) == 0
+    assert [call.result(1).json()["status"] for call in calls] == ["interrupted"] * 5
+    server.start()
+    assert [one["status"] for one in function.records().values()] == ["interrupted"] * 5
+    assert function.invoke("quick")["status"] == "success"
+
+
+def test_sigterm_to_an_idle_server_ends_it_at_once(server: Server) -> None:
+    server.deploy("echo")
+    server.terminate()
+    assert server.wait(3) == 0
+    assert "Traceback" not in server.log.read_text()
+    server.start()
+
+
+def test_sigterm_while_it_starts_ends_it_well(another: Callable[..., Server]) -> None:
+    server = another()
+    server.begin()
+    pid = until(server.server_pid)
+    server.terminate()
+    assert server.wait(5) == 0
+    assert not is_alive(pid)
+    assert server.server_dirs() == set()
+
+
+# Refusing to start ---------------------------------------------------------------------------
+
+
+def serve(root: Path, *more: str, **how: object) -> tuple[int, str]:
+    """A `quiltfn serve` that must not come up; its exit code and what it said."""
+    arguments = ["serve", "--port", "0", "--run-dir", str(root / "run")]
+    arguments += [*more] if "--data-dir" in more else ["--data-dir", str(root / "data"), *more]
+    ended = quiltfn(*arguments, **how)
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("quiltfn: ")
+    return ended.code, ended.stderr
+
+
+def test_it_is_refused_without_root(tmp_path: Path) -> None:
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    can = subprocess.run([*nobody, QUILTFN, "--version"], capture_output=True, check=False)
+    if can.returncode != 0:
+        pytest.skip(f"another user cannot run {QUILTFN}")
+    done = subprocess.run(
+        [*nobody, QUILTFN, "serve", "--port", "0", "--data-dir", tmp_path / "data"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 77
+    assert "must be started as root" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = serve(tmp_path, "--port", str(port))
+    assert code == 69
+    assert f"127.0.0.1:{port}" in said
+    assert "Address already in use" in said
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
+def test_an_address_that_others_reach(tmp_path: Path, host: str) -> None:
+    code, said = serve(tmp_path, "--host", host)
+    assert code == 78
+    assert "loopback" in said
+    assert host in said
+
+
+def test_no_oci_runtime(tmp_path: Path) -> None:
+    code, said = serve(tmp_path, "--crun", str(tmp_path / "nowhere"))
+    assert code == 69
+    assert "apt install crun" in said
+
+
+def test_a_directory_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("mine")
+    code, said = serve(tmp_path, "--data-dir", str(tmp_path / "photos"))
+    assert code == 73
+    assert "--data-dir" in said
+    assert (tmp_path / "photos").stat().st_uid == os.getuid()
+    assert [one.name for one in (tmp_path / "photos").iterdir()] == ["a.jpg"]
+
+
+def test_a_data_directory_in_use(server: Server) -> None:
+    function = server.deploy("echo mine")
+    code, said = serve(server.root)
+    assert code == 74
+    assert "Another quiltfn is serving" in said
+    assert function.invoke()["stdout"] == "mine\n"
+
+
+def test_a_database_of_garbage_is_refused_and_kept(server: Server) -> None:
+    server.stop()
+    database = server.data_dir / "quiltfn.db"
+    intact = database.read_bytes()
+    garbage = b"this is no database " * 1000
+    database.write_bytes(garbage)
+    code, said = serve(server.root)
+    assert code == 74
+    assert "quiltfn.db" in said
+    assert database.read_bytes() == garbage
+    database.unlink()
+    assert serve(server.root)[0] == 74
+    assert not database.exists()
+    database.write_bytes(intact)
+    server.start()
+
+
+# The OCI runtime -----------------------------------------------------------------------------
+
+
+def test_a_runtime_that_fails_is_noticed_at_start(tmp_path: Path) -> None:
+    runtime = Runtime(tmp_path)
+    runtime.becomes("fail")
+    code, said = serve(tmp_path, "--crun", str(runtime.path))
+    assert code == 69
+    assert "the sandbox could not be made" in said
+    assert list((tmp_path / "run" / "servers").iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["fail", "hang", "missing"])
+def test_a_runtime_that_breaks_later_fails_calls_until_it_works_again(
+    another: Callable[..., Server], tmp_path: Path, mode: str
+) -> None:
+    runtime = Runtime(tmp_path)
+    server = another(crun=str(runtime.path)).start()
+    function = server.deploy("exec sleep 20", timeout_seconds=1, max_instances=1)
+    fine = server.deploy("echo fine")
+    assert function.invoke()["status"] == "timeout"  # its only instance is gone with that
+    until(lambda: function.pool()["total_count"] == 0)
+    runtime.becomes(mode)
+    began = time.monotonic()
+    answer = function.try_invoke()
+    assert time.monotonic() - began < 10
+    assert (answer.status_code, answer.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
+    record = function.records()[answer.headers["x-invocation-id"]]
+    assert (record["status"], record["exit_code"]) == ("error", None)
+    assert record["error_message"]
+    assert fine.invoke()["stdout"] == "fine\n"
+    runtime.becomes("fine")
+    assert function.invoke()["status"] == "timeout"  # so its one slot had been given back
+    assert set(FINAL) >= {one["status"] for one in function.records().values()}
+
+
+def test_the_runtime_is_the_one_named(another: Callable[..., Server], tmp_path: Path) -> None:
+    runtime = Runtime(tmp_path)
+    server = another(crun=str(runtime.path)).start()
+    info = server.call("GET", "/api/system/info").json()
+    assert info["oci_runtime"] == str(runtime.path) != CRUN

@@ -1,0 +1,357 @@
+"""What a handler sees of itself and of the machine, asked from inside and checked from outside.
+
+Where it is cheap the same question is asked on the host too, so that a probe which cannot fail
+would be noticed.
+"""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.leftovers import SERVER_UID, UIDS
+from e2e.server import Function, Server, children, parse_status, status_of, until
+
+pytestmark = pytest.mark.sandbox
+SECTIONS = {
+    "id": "id",
+    "status": "cat /proc/self/status",
+    "cgroup": "cat /proc/self/cgroup",
+    "fds": "ls -l /proc/self/fd",
+    "mountinfo": "cat /proc/self/mountinfo",
+    "pids": "ls /proc",
+    "net": "cat /proc/net/dev",
+    "uid_map": "cat /proc/self/uid_map",
+    "limits": "cat /proc/self/limits",
+    "oom": "cat /proc/self/oom_score_adj",
+    "root": "ls -A / /dev",
+    "umask": "umask; pwd",
+    "routes": "cat /proc/net/route",
+}
+PROBE = "".join(f"echo '== {name}'; {command}; " for name, command in SECTIONS.items())
+
+
+def sections(text: str) -> dict[str, str]:
+    parts = re.split(r"^== (\w+)\n", text, flags=re.M)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+@pytest.fixture(scope="module", params=["cold", "warm"])
+def inside(shared: Server, request: pytest.FixtureRequest) -> dict[str, str]:
+    function = shared.deploy(PROBE)
+    if request.param == "warm":
+        assert function.invoke()["status"] == "success"
+    record = function.invoke()
+    function.delete()
+    return sections(record["stdout"])
+
+
+@pytest.fixture(scope="module")
+def outside() -> dict[str, str]:
+    done = subprocess.run(["/bin/sh", "-c", PROBE], capture_output=True, text=True, check=False)
+    return sections(done.stdout)
+
+
+def fence(seen: dict[str, str]) -> dict[str, Any]:
+    """The facts of the handler's identity that must hold."""
+    status = parse_status(seen["status"])
+    return {
+        "uid": {int(one) for one in status["Uid"].split()},
+        "gid": {int(one) for one in status["Gid"].split()},
+        "groups": status["Groups"].split(),
+        "caps": {int(status[f"Cap{one}"], 16) for one in ("Inh", "Prm", "Eff", "Bnd", "Amb")},
+        "no_new_privs": status["NoNewPrivs"],
+        "seccomp": status["Seccomp"],
+    }
+
+
+def test_identity(inside: dict[str, str], outside: dict[str, str]) -> None:
+    wanted = {
+        "uid": {1000},
+        "gid": {1000},
+        "groups": [],
+        "caps": {0},
+        "no_new_privs": "1",
+        "seccomp": "2",
+    }
+    assert fence(inside) == wanted
+    on_host = fence(outside)
+    assert on_host["uid"] == {0}
+    assert on_host["caps"] != {0}
+    assert on_host["seccomp"] == "0"
+    assert inside["id"].startswith("uid=1000(handler) gid=1000(handler) groups=1000(handler)")
+    mapping = [int(one) for one in inside["uid_map"].split()]
+    assert mapping[0] == 0
+    assert mapping[1] in UIDS
+    assert mapping[2] == 65_536
+
+
+def test_descriptors(inside: dict[str, str]) -> None:
+    links = re.findall(r" (\d+) -> (.*)", inside["fds"])
+    assert [number for number, _ in links] == ["0", "1", "2", "3"]
+    assert links[0][1] == "/dev/null"
+    assert links[1][1].startswith("pipe:")
+    assert links[2][1].startswith("pipe:")
+    assert re.fullmatch(r"/proc/\d+/fd", links[3][1])  # ls itself, at its work
+
+
+def test_only_its_own_processes(inside: dict[str, str], outside: dict[str, str]) -> None:
+    def processes(seen: dict[str, str]) -> set[str]:
+        return {one for one in seen["pids"].split() if one.isdigit()}
+
+    assert len(processes(inside)) <= 2
+    assert "1" not in processes(inside)
+    assert "1" in processes(outside)
+
+
+def test_only_loopback(inside: dict[str, str], outside: dict[str, str]) -> None:
+    assert re.findall(r"^\s*(\S+):", inside["net"], re.M) == ["lo"]
+    assert len(inside["routes"].splitlines()) <= 1
+    assert outside["net"].count(":") >= 1
+
+
+def test_nothing_of_the_hosts_control_groups(inside: dict[str, str]) -> None:
+    paths = [line.split(":", 2)[2] for line in inside["cgroup"].splitlines()]
+    named = [path for path in paths if "quiltfn" in path]
+    assert not named, "the cgroup namespace begins at the sandbox's own group"
+
+
+def test_mounts(inside: dict[str, str]) -> None:
+    mounts = {}
+    for line in inside["mountinfo"].splitlines():
+        left, _, right = line.partition(" - ")
+        mounts[left.split()[4]] = (right.split()[0], set(left.split()[5].split(",")))
+    writable = {
+        point for point, (kind, options) in mounts.items() if "rw" in options and kind == "tmpfs"
+    }
+    assert {"/tmp", "/dev/shm"} <= writable <= {"/tmp", "/dev/shm", "/dev"}
+    for point in ("/", "/usr"):
+        assert {"ro", "nosuid", "nodev"} <= mounts[point][1]
+    kinds = {kind for kind, _ in mounts.values()}
+    assert not kinds & {"sysfs", "cgroup", "cgroup2", "debugfs", "securityfs", "bpf"}
+    assert "/sys" not in mounts
+    for point, (kind, options) in mounts.items():
+        masked = kind == "tmpfs" and point.startswith("/proc/") and "ro" in options
+        node = kind == "devtmpfs"  # one node of the host's, bound by the runtime
+        assert masked or node or "nosuid" in options, point
+    assert {"noexec", "nosuid", "nodev"} <= mounts["/proc"][1]
+
+
+def test_limits_and_defaults(inside: dict[str, str]) -> None:
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in inside["limits"].splitlines()}
+    assert limits["Max core file size"] == ["0", "0"]
+    assert limits["Max open files"] == ["1024", "1024"]
+    assert limits["Max file size"] == [str(64 << 20)] * 2
+    assert limits["Max locked memory"] == [str(64 << 10)] * 2
+    assert int(inside["oom"]) >= 500
+    assert inside["umask"].split() == ["0022", "/tmp"]
+
+
+def test_only_two_places_are_writable(shared: Server) -> None:
+    code = """
+import os
+for top in ("/", "/proc"):
+    for path, directories, files in os.walk(top):
+        directories[:] = [d for d in directories if os.path.join(path, d) not in ("/usr", "/proc")]
+        for name in files if top == "/proc" else [*files, "."]:
+            full = os.path.normpath(os.path.join(path, name))
+            mode = os.O_WRONLY | os.O_NONBLOCK
+            try:
+                flags = mode if os.path.isfile(full) else os.O_TMPFILE | os.O_WRONLY
+                fd = os.open(full, flags)
+            except OSError:
+                continue
+            if not full.startswith("/proc/%d" % os.getpid()) and "/self/" not in full:
+                print(full)
+            os.close(fd)
+for name in ("/usr/x", "/etc/x", "/app/x", "/dev/x", "/x", "/proc/sys/kernel/core_pattern"):
+    try:
+        open(name, "w").close()
+        print("wrote", name)
+    except OSError:
+        pass
+"""
+    record = shared.run(f"exec python3 - <<'END'\n{code}\nEND", timeout_seconds=20)
+    assert record["stderr"] == ""
+    found = {one for one in record["stdout"].splitlines() if "thread-self" not in one}
+    assert found == {"/tmp", "/dev/shm"}
+
+
+def test_devices(shared: Server) -> None:
+    code = """
+import os, stat
+for name in sorted(os.listdir("/dev")):
+    if not os.path.islink("/dev/" + name) and not os.path.isdir("/dev/" + name):
+        print(name, stat.S_ISCHR(os.stat("/dev/" + name).st_mode))
+for kind, major, minor in ((stat.S_IFBLK, 8, 0), (stat.S_IFCHR, 1, 1)):
+    try:
+        os.mknod("/tmp/node", 0o600 | kind, os.makedev(major, minor))
+        print("made a node")
+    except PermissionError:
+        pass
+"""
+    record = shared.run(f"exec python3 - <<'END'\n{code}\nEND")
+    names = ("full", "null", "random", "tty", "urandom", "zero")
+    assert record["stdout"].splitlines() == [f"{name} True" for name in names]
+
+
+# From outside --------------------------------------------------------------------------------
+
+
+def test_two_instances_at_once_are_two_users_of_the_host(shared: Server) -> None:
+    function = shared.deploy("exec sleep 2", max_instances=2)
+    calls = [shared.later(function.invoke) for _ in range(2)]
+    pids = until(lambda: [] if len(shared.named("sleep")) < 2 else shared.named("sleep"))
+    seen = [status_of(pid) for pid in pids]
+    uids = {int(status["Uid"].split()[0]) for status in seen}
+    assert len(uids) == 2
+    for uid, status in zip(uids, seen, strict=True):
+        assert uid in UIDS
+        assert (uid - UIDS[0]) % 65_536 == 1000
+        assert uid != SERVER_UID + 1000
+        assert status["Groups"].strip() == ""
+        assert int(status["CapBnd"], 16) == 0
+    for pid in pids:
+        for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
+            host = Path(f"/proc/self/ns/{name}").readlink()
+            assert Path(f"/proc/{pid}/ns/{name}").readlink() != host
+    assert [call.result()["status"] for call in calls] == ["success"] * 2
+
+
+def test_the_server_itself_has_no_root(shared: Server) -> None:
+    status = status_of(shared.pid)
+    assert {int(one) for one in status["Uid"].split()} == {SERVER_UID}
+    assert status["Groups"].strip() == ""
+    assert {int(status[f"Cap{one}"], 16) for one in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {0}
+    assert status["NoNewPrivs"] == "1"
+    assert int(status_of(shared.launcher)["CapEff"], 16) != 0
+    assert shared.pid in children(shared.launcher)
+
+
+# Forbidden things ----------------------------------------------------------------------------
+
+TRIES = Path(__file__).with_name("forbidden.py").read_text()
+# On the host these work for root, which shows that the tries are real ones.
+HARMLESS_ON_HOST = ("nice", "raw socket", "packet socket", "see pid 1", "the API", "setuid")
+# These are no matter of permission: there is nothing to open, or nobody to connect to.
+BY_PLACE = (
+    *("see pid 1", "list pid 1's descriptors", "memory of pid 1", "environ of pid 1"),
+    *("the control socket", "the API", "the metadata service", "oom_score_adj", "sysctl", "sysrq"),
+    *("core pattern", "pressure", "interrupts", "kcore", "host passwd", "docker socket"),
+)
+
+
+@pytest.fixture(scope="module")
+def tries(shared: Server) -> dict[str, int]:
+    port = shared.url.rpartition(":")[2]
+    record = shared.run(
+        f"exec python3 - <<'END'\n{TRIES}\nEND", environment={"PORT": port}, timeout_seconds=20
+    )
+    assert record["status"] == "success", record
+    return json.loads(record["stdout"])
+
+
+def test_everything_forbidden_fails(tries: dict[str, int]) -> None:
+    assert len(tries) >= 60
+    assert not [name for name, code in tries.items() if code == 0]
+    assert not [name for name, code in tries.items() if code < 0], "a try killed its process"
+    if os.uname().machine == "x86_64":
+        assert tries["clone3"] == errno.ENOSYS  # libc falls back
+        # Not EFAULT or EINVAL: then the kernel would have looked at what was asked.
+        refused = {name for name, code in tries.items() if code == errno.EPERM}
+        assert set(tries) - refused == {"clone3", *BY_PLACE}
+
+
+def test_the_same_tries_succeed_where_nothing_forbids_them(shared: Server) -> None:
+    only = f"TRIES = {{n: t for n, t in TRIES.items() if n in {HARMLESS_ON_HOST!r}}}\n"
+    code = TRIES.replace("result = {}\n", f"{only}result = {{}}\n")
+    port = shared.url.rpartition(":")[2]
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", code],
+        env={"PORT": port},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == dict.fromkeys(HARMLESS_ON_HOST, 0)
+
+
+def test_a_killed_guest_costs_one_call_and_is_replaced(shared: Server) -> None:
+    function = shared.deploy('[ "$QUILT_PAYLOAD" = quick ] && exec echo quick; exec sleep 20')
+    call = shared.later(function.try_invoke)
+    sleeper = until(lambda: shared.named("sleep"))[0]
+    guest = int(status_of(sleeper)["PPid"])
+    os.kill(guest, signal.SIGKILL)
+    answer = call.result(5)
+    assert (answer.status_code, answer.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
+    record = function.records()[answer.headers["x-invocation-id"]]
+    assert (record["status"], record["exit_code"]) == ("error", None)
+    assert function.invoke("quick")["stdout"] == "quick\n"
+
+
+def test_a_stopped_guest_ends_at_the_outer_deadline(shared: Server) -> None:
+    function = shared.deploy("exec sleep 20", timeout_seconds=1)
+    call = shared.later(function.invoke)
+    guest = int(status_of(until(lambda: shared.named("sleep"))[0])["PPid"])
+    os.kill(guest, signal.SIGSTOP)
+    assert call.result(3)["status"] == "timeout"
+    until(lambda: not shared.named("sleep"), 2.0)
+
+
+# Where it works ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("directory", ["/app", "/", "/usr/share", "/tmp", None])
+def test_a_working_directory_that_exists(shared: Server, directory: str | None) -> None:
+    record = shared.run("pwd -P; cd ../../../..; pwd -P; ls", working_directory=directory)
+    here, above, *names = record["stdout"].splitlines()
+    assert (here, above) == (directory or "/tmp", "/")
+    assert "root" not in names
+    assert {"app", "tmp", "usr"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    "directory", ["/missing", "/app/missing", "/etc/passwd", "/bin/sh", "/usr/bin/awk"]
+)
+def test_a_working_directory_that_cannot_be_ends_the_deployment(
+    shared: Server, directory: str
+) -> None:
+    function: Function = shared.create("pwd", working_directory=directory)
+    state = function.deploy()
+    assert state["state"] == "error"
+    assert directory in state["error_message"]
+    refused = function.try_invoke()
+    assert (refused.status_code, refused.json()["error_code"]) == (409, "FUNCTION_NOT_ACTIVE")
+    function.delete()
+
+
+@pytest.mark.parametrize(
+    "directory",
+    [
+        "app",
+        "",
+        "/app/../..",
+        "/app/",
+        "//app",
+        "/./app",
+        "/proc/self/fd/7",
+        "/proc/self/cwd",
+        "/proc/1/root",
+        "/dev/fd/3",
+        "/dev/shm",
+        "/sys/fs/cgroup",
+        "/" + "x" * 5000,
+        "/app\0",
+    ],
+)
+def test_a_working_directory_that_is_refused(shared: Server, directory: str) -> None:
+    body = {"name": "refused", "handler": "pwd", "working_directory": directory}
+    answer = shared.call("POST", "/api/functions", body)
+    assert answer.status_code == 422
+    assert "working_directory" in answer.json()["error"]

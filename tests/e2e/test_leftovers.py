@@ -1,0 +1,54 @@
+"""The host oracle sees what it must see: a leftover of each kind is planted and found."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from e2e import leftovers
+
+pytestmark = pytest.mark.sandbox
+ID = "0badcafe"
+UID = leftovers.UIDS[3 * 65_536 + 1000]
+
+
+def test_it_finds_what_is_planted(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    (run_dir / "servers").mkdir(parents=True)
+    before = leftovers.look(tmp_path, run_dir, {ID})
+    assert not leftovers.nothing_since(before, tmp_path, run_dir, {ID}, 0)
+
+    # Deep in the first hierarchy that is there, in whatever kind of tree this machine has.
+    top = Path("/sys/fs/cgroup")
+    tree = next((top / one for one in ("memory", "unified") if (top / one).is_dir()), top)
+    parent = tree / "quiltfn-oracle"
+    group = parent / ID
+    mounted = run_dir / "mounted"
+    mounted.mkdir()
+    own = run_dir / "servers" / ID
+    process = subprocess.Popen(["/usr/bin/sleep", "60"], user=UID)
+    named = subprocess.Popen(["/usr/bin/tail", "-f", "/dev/null", str(tmp_path / "missing")])
+    try:
+        group.mkdir(parents=True)
+        own.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "none", mounted], check=True)
+        left = leftovers.nothing_since(before, tmp_path, run_dir, {ID}, 0)
+        others = leftovers.look(None, tmp_path / "elsewhere", {"feedbeef"}).since(before)
+    finally:
+        for one in (process, named):
+            one.kill()
+            one.wait()
+        subprocess.run(["umount", mounted], check=False)
+        for made in (group, parent, own):
+            made.rmdir()
+
+    kinds = sorted(one.split(" of uid")[0].split(" /")[0] for one in left)
+    assert kinds == [
+        "control group",
+        "directory",
+        "mount",
+        *sorted(f"process {one.pid}" for one in (process, named)),
+    ]
+    # Of somebody else's servers only the process that belongs to no server is ours to worry about.
+    assert [one.split()[1] for one in others] == [str(process.pid)]
+    assert not leftovers.nothing_since(before, tmp_path, run_dir, {ID})

@@ -1,0 +1,143 @@
+"""Limits in the kernel's units, the seam that fits a host, and trees of control groups."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from quiltfn.launcher import cgroups
+from quiltfn.launcher.cgroups import V1, V2, CgroupsUnusable, Limits
+
+PERCENT = st.floats(1, 100 * 512, allow_nan=False)
+
+
+@given(PERCENT)
+@example(1)
+@example(1.0000001)
+@example(100 / 3)
+@example(100)
+def test_a_share_of_processor_as_the_kernel_takes_it(percent: float) -> None:
+    quota, period = Limits(memory_mib=1, cpu_percent=percent).cpu_quota_and_period_us()
+    assert type(quota) is type(period) is int
+    assert quota >= 1_000, "the kernel refuses less than a millisecond"
+    assert 1_000 <= period <= 1_000_000
+    assert quota / period == pytest.approx(percent / 100, rel=0.001)
+
+
+@given(st.floats(0.1, 1, exclude_max=True))
+def test_small_shares_stretch_the_period(percent: float) -> None:
+    quota, period = Limits(memory_mib=1, cpu_percent=percent).cpu_quota_and_period_us()
+    assert quota == 1_000
+    assert period >= cgroups.CPU_PERIOD_US
+    assert quota / period == pytest.approx(percent / 100, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("percent", "wanted"),
+    [
+        (100, (100_000, 100_000)),
+        (25, (25_000, 100_000)),
+        (250, (250_000, 100_000)),
+        (1, (1_000, 100_000)),
+    ],
+)
+def test_usual_shares_keep_the_usual_period(percent: float, wanted: tuple[int, int]) -> None:
+    assert Limits(memory_mib=1, cpu_percent=percent).cpu_quota_and_period_us() == wanted
+
+
+# Which seam ----------------------------------------------------------------------------------
+
+
+def line(point: str, kind: str, options: str) -> str:
+    return f"31 23 0:28 / {point} rw,relatime shared:9 - {kind} {kind} {options}\n"
+
+
+ROOT = "23 1 8:1 / / rw - ext4 /dev/vda rw\n"
+TMPFS = line("/sys/fs/cgroup", "tmpfs", "rw,mode=755")
+EACH = [line(f"/sys/fs/cgroup/{n}", "cgroup", f"rw,{n}") for n in cgroups.V1_CONTROLLERS]
+V1_ONLY = ROOT + TMPFS + "".join(EACH)
+UNIFIED = line("/sys/fs/cgroup/unified", "cgroup2", "rw,nsdelegate")
+V2_ONLY = ROOT + line("/sys/fs/cgroup", "cgroup2", "rw,nsdelegate")
+TOGETHER = TMPFS + line(
+    "/sys/fs/cgroup/all", "cgroup", "rw,cpu,cpuacct,memory,pids,freezer,devices"
+)
+
+
+@pytest.fixture
+def mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def say(text: str, own: str = "0::/\n") -> None:
+        table = tmp_path / "mountinfo"
+        table.write_text(text)
+        (tmp_path / "cgroup").write_text(own)
+        paths = {
+            "/proc/self/mountinfo": table,
+            "/proc/self/cgroup": tmp_path / "cgroup",
+        }
+        monkeypatch.setattr(cgroups, "Path", lambda path: paths.get(path) or Path(path))
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("table", "mode"),
+    [
+        (V1_ONLY, "v1"),
+        (V1_ONLY + UNIFIED, "hybrid"),
+        (UNIFIED + V1_ONLY, "hybrid"),
+        (TOGETHER, "v1"),
+        (V2_ONLY, "v2"),
+    ],
+)
+def test_the_seam_that_fits_the_host(mounts, table: str, mode: str) -> None:
+    mounts(table)
+    found = cgroups.detect()
+    assert found.mode == mode
+    assert isinstance(found, V2 if mode == "v2" else V1)
+    assert found.path("server", "sandbox") == "/quiltfn/server/sandbox"
+
+
+@pytest.mark.parametrize("gone", cgroups.V1_CONTROLLERS)
+def test_a_missing_controller_is_named(mounts, gone: str) -> None:
+    mounts("".join(one for one in EACH if f",{gone}\n" not in one) + TMPFS + UNIFIED)
+    with pytest.raises(CgroupsUnusable, match=rf"missing: {gone}\)"):
+        cgroups.detect()
+
+
+def test_no_control_groups_at_all(mounts) -> None:
+    mounts(ROOT)
+    with pytest.raises(CgroupsUnusable, match="cpu, devices, freezer, memory, pids"):
+        cgroups.detect()
+
+
+@pytest.mark.parametrize(
+    ("own", "base"),
+    [
+        ("0::/\n", ""),
+        ("0::/system.slice/quiltfn.service\n", "/system.slice/quiltfn.service"),
+        ("0::/user.slice/session-1.scope\n", ""),
+    ],
+)
+def test_in_a_service_v2_groups_stay_below_it(mounts, own: str, base: str) -> None:
+    mounts(V2_ONLY, own)
+    assert cgroups.detect().path("a", "b") == f"{base}/quiltfn/a/b"
+
+
+# Trees ---------------------------------------------------------------------------------------
+
+
+def test_v1_knows_a_sandbox_from_any_of_its_hierarchies(tmp_path: Path) -> None:
+    tops = {name: tmp_path / name for name in ("memory", "pids")}
+    (tops["memory"] / "quiltfn" / "s" / "one" / "deeper").mkdir(parents=True)
+    (tops["pids"] / "quiltfn" / "s" / "two").mkdir(parents=True)
+    (tops["pids"] / "quiltfn" / "other" / "three").mkdir(parents=True)
+    groups = V1(tops, hybrid=False)
+    assert groups.sandboxes("s") == {"one", "two"}
+    assert groups.sandboxes("nobody") == set()
+    groups.remove("s", "one")
+    groups.remove("s", "never there")
+    assert groups.sandboxes("s") == {"two"}
+    groups.remove_server("s")
+    assert groups.sandboxes("s") == set()
+    assert groups.sandboxes("other") == {"three"}
+    assert not (tops["memory"] / "quiltfn").exists()

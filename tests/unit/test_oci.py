@@ -1,0 +1,363 @@
+"""The lint of config.json: whatever the limits are, the fence is the same, rule by rule."""
+
+import json
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quiltfn.launcher import oci
+from quiltfn.launcher.cgroups import Limits
+from quiltfn.launcher.state import SERVER_UID, UID_BASE, UIDS_PER_SANDBOX
+
+Config = dict[str, Any]
+Rule = Callable[[Config, oci.Host, Limits], None]
+RULES: list[Rule] = []
+NEW_NAMESPACES = 0x7E02_0000
+CGROUP = "/quiltfn/0badcafe/0123"
+
+some_limits = st.builds(
+    Limits,
+    memory_mib=st.integers(1, 4 << 20),
+    cpu_percent=st.floats(1, 51_200),
+    pids=st.integers(1, 4096),
+)
+some_hosts = st.builds(
+    oci.Host,
+    machine=st.sampled_from(sorted(oci.ARCHITECTURES)),
+    root=st.just("/run/quiltfn/servers/0badcafe/root"),
+    binds=st.dictionaries(
+        st.sampled_from(["/usr", "/lib", "/etc/ssl", "/etc/alternatives"]), st.just("/usr")
+    ),
+    oom_score_min=st.integers(-1000, 1000),
+)
+some_bases = st.integers(1, 3839).map(lambda n: UID_BASE + n * UIDS_PER_SANDBOX)
+
+
+def rule(check: Rule) -> Rule:
+    RULES.append(check)
+    return check
+
+
+def mounts(it: Config) -> dict[str, Config]:
+    return {one["destination"]: one for one in it["mounts"]}
+
+
+# Process -------------------------------------------------------------------------------------
+
+
+@rule
+def no_new_privileges(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    assert it["process"]["noNewPrivileges"] is True
+
+
+@rule
+def no_terminal(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    assert it["process"]["terminal"] is False
+
+
+@rule
+def the_guest_alone_is_started(it: Config, host: oci.Host, _limits: Limits) -> None:
+    program, tmp, shm, score = it["process"]["args"]
+    assert (program, tmp, shm) == (oci.GUEST, oci.TMP_OPTIONS, oci.SHM_OPTIONS)
+    assert 500 <= int(score) <= 1000
+    assert int(score) >= host.oom_score_min
+    assert it["process"]["user"] == {"uid": 0, "gid": 0}
+
+
+@rule
+def nothing_of_the_environment_comes_along(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    assert it["process"]["env"] == []
+
+
+@rule
+def the_directory_is_the_root(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    assert it["process"]["cwd"] == "/"
+
+
+@rule
+def exactly_five_capabilities(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    wanted = ["CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_ADMIN"]
+    for name in ("bounding", "effective", "permitted"):
+        assert sorted(it["process"]["capabilities"][name]) == wanted
+
+
+@rule
+def no_capability_is_inherited(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    assert it["process"]["capabilities"]["inheritable"] == []
+    assert it["process"]["capabilities"]["ambient"] == []
+
+
+@rule
+def resource_limits(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    found = {one["type"]: (one["soft"], one["hard"]) for one in it["process"]["rlimits"]}
+    assert found == {
+        "RLIMIT_NOFILE": (1024, 1024),
+        "RLIMIT_CORE": (0, 0),
+        "RLIMIT_MEMLOCK": (65_536, 65_536),
+        "RLIMIT_MSGQUEUE": (0, 0),
+        "RLIMIT_SIGPENDING": (128, 128),
+        "RLIMIT_FSIZE": (64 << 20, 64 << 20),
+    }
+
+
+@rule
+def the_oom_score_is_one_that_may_be_set(it: Config, host: oci.Host, _limits: Limits) -> None:
+    assert it["process"]["oomScoreAdj"] == host.oom_score_min
+
+
+# Namespaces ----------------------------------------------------------------------------------
+
+
+@rule
+def every_namespace_is_new(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    kinds = ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"]
+    assert sorted(one["type"] for one in it["linux"]["namespaces"]) == kinds
+    assert not [one for one in it["linux"]["namespaces"] if "path" in one]
+
+
+@rule
+def users_are_mapped_to_a_range_of_their_own(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    (users,), (groups,) = it["linux"]["uidMappings"], it["linux"]["gidMappings"]
+    assert users == groups
+    assert users["containerID"] == 0
+    assert users["size"] == 65_536
+    assert (users["hostID"] - UID_BASE) % 65_536 == 0
+    assert SERVER_UID < users["hostID"] <= 0x7FFF_FFFF - 65_535
+
+
+# Mounts --------------------------------------------------------------------------------------
+
+
+@rule
+def the_root_is_read_only(it: Config, host: oci.Host, _limits: Limits) -> None:
+    assert it["root"] == {"path": host.root, "readonly": True}
+
+
+@rule
+def no_sysfs_and_no_control_groups(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    kinds = {one["type"] for one in it["mounts"]}
+    assert kinds <= {"proc", "tmpfs", "bind"}
+    assert not [point for point in mounts(it) if point.startswith("/sys")]
+
+
+@rule
+def everything_is_nosuid(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    assert all("nosuid" in one["options"] for one in it["mounts"])
+
+
+@rule
+def everything_but_dev_is_nodev(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    assert [p for p, one in mounts(it).items() if "nodev" not in one["options"]] == ["/dev"]
+
+
+@rule
+def dev_is_a_fresh_small_tmpfs(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    dev = mounts(it)["/dev"]
+    assert (dev["type"], dev["source"]) == ("tmpfs", "tmpfs")
+    assert {"nosuid", "noexec", "mode=755", "size=64k", "nr_inodes=64"} <= set(dev["options"])
+    order = [one["destination"] for one in it["mounts"]]
+    assert order.index("/dev") < order.index("/dev/shm")
+
+
+@rule
+def proc_hides_other_users(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    proc = mounts(it)["/proc"]
+    assert proc["type"] == "proc"
+    assert {"nosuid", "noexec", "nodev", "hidepid=2"} <= set(proc["options"])
+
+
+@rule
+def what_is_writable_has_a_size(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    for point, one in mounts(it).items():
+        if one["type"] == "tmpfs":
+            names = {option.split("=")[0] for option in one["options"]}
+            assert {"size", "nr_inodes", "mode"} <= names, point
+    assert "noexec" in mounts(it)["/dev/shm"]["options"]
+
+
+@rule
+def binds_are_read_only(it: Config, host: oci.Host, _limits: Limits) -> None:
+    binds = {point: one for point, one in mounts(it).items() if one["type"] == "bind"}
+    assert set(binds) == set(host.binds)
+    assert all({"rbind", "ro"} <= set(one["options"]) for one in binds.values())
+
+
+@rule
+def every_place_is_a_normal_path(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    for point in [*mounts(it), *it["linux"]["maskedPaths"], *it["linux"]["readonlyPaths"]]:
+        assert str(PurePosixPath(point)) == point
+        assert point.startswith("/")
+        assert ".." not in point
+    assert len(mounts(it)) == len(it["mounts"]), "no place twice"
+
+
+@rule
+def secrets_of_the_kernel_are_masked(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    names = "acpi asound interrupts kcore keys latency_stats pressure sched_debug scsi timer_list"
+    assert {f"/proc/{one}" for one in names.split()} <= set(it["linux"]["maskedPaths"])
+
+
+@rule
+def switches_of_the_kernel_are_read_only(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    wanted = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+    assert it["linux"]["readonlyPaths"] == wanted
+
+
+# Resources -----------------------------------------------------------------------------------
+
+
+@rule
+def memory_is_limited_without_swap(it: Config, _host: oci.Host, limits: Limits) -> None:
+    memory = it["linux"]["resources"]["memory"]
+    assert memory == {"limit": limits.memory_mib << 20, "swap": limits.memory_mib << 20}
+
+
+@rule
+def processor_time_is_limited(it: Config, _host: oci.Host, limits: Limits) -> None:
+    cpu = it["linux"]["resources"]["cpu"]
+    assert cpu["quota"] >= 1_000
+    assert 1_000 <= cpu["period"] <= 1_000_000
+    assert cpu["quota"] / cpu["period"] == pytest.approx(limits.cpu_percent / 100, rel=0.001)
+
+
+@rule
+def processes_are_limited(it: Config, _host: oci.Host, limits: Limits) -> None:
+    assert it["linux"]["resources"]["pids"] == {"limit": limits.pids}
+    assert limits.pids > 0, "the runtime takes 0 for no limit"
+
+
+@rule
+def devices_are_denied(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    assert it["linux"]["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
+    assert "devices" not in it["linux"]
+
+
+@rule
+def the_group_is_where_we_say(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    assert it["linux"]["cgroupsPath"] == CGROUP
+
+
+@rule
+def nothing_else_is_asked_of_the_runtime(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    """No hooks, no LSM label that a host may lack, no annotation that switches something on."""
+    assert set(it) == {
+        "ociVersion",
+        "hostname",
+        "annotations",
+        "root",
+        "process",
+        "mounts",
+        "linux",
+    }
+    assert it["annotations"] == {"run.oci.seccomp_fail_unknown_syscall": "1"}
+    assert not {"apparmorProfile", "selinuxLabel"} & set(it["process"])
+    assert not {"hooks", "intelRdt", "sysctl", "rootfsPropagation"} & set(it["linux"])
+    json.dumps(it, allow_nan=False)
+
+
+# System calls --------------------------------------------------------------------------------
+
+
+@rule
+def what_is_not_listed_is_not_permitted(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    seccomp = it["linux"]["seccomp"]
+    assert seccomp["defaultAction"] == "SCMP_ACT_ERRNO"
+    assert seccomp["defaultErrnoRet"] == 1
+    assert {one["action"] for one in seccomp["syscalls"]} == {"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"}
+
+
+@rule
+def one_architecture_only(it: Config, host: oci.Host, _limits: Limits) -> None:
+    """No i386 and no x32 beside x86_64: the numbers there are others."""
+    assert it["linux"]["seccomp"]["architectures"] == [oci.ARCHITECTURES[host.machine]]
+
+
+@pytest.mark.parametrize("check", RULES, ids=lambda check: check.__name__)
+def test_rule(check: Rule) -> None:
+    @settings(max_examples=25, deadline=None)
+    @given(some_hosts, some_limits, some_bases)
+    def holds(host: oci.Host, limits: Limits, base: int) -> None:
+        made = oci.config(host, limits, uid_base=base, cgroup=CGROUP, hostname="0123")
+        check(made, host, limits)
+
+    holds()
+
+
+def test_there_are_rules() -> None:
+    assert len(RULES) >= 30
+    assert len({check.__name__ for check in RULES}) == len(RULES)
+
+
+# The list of system calls does not depend on limits: each name once.
+
+FORBIDDEN = """
+    _sysctl acct add_key bpf chroot clock_adjtime clock_settime create_module delete_module
+    fanotify_init fanotify_mark finit_module fsconfig fsmount fsopen fspick get_kernel_syms
+    init_module io_uring_enter io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load
+    kexec_load keyctl
+    lookup_dcookie memfd_secret migrate_pages modify_ldt mount_setattr move_mount move_pages
+    name_to_handle_at nfsservctl open_by_handle_at open_tree perf_event_open pidfd_getfd pivot_root
+    process_madvise process_mrelease process_vm_readv process_vm_writev ptrace query_module quotactl
+    quotactl_fd reboot request_key set_mempolicy_home_node setdomainname sethostname setns
+    settimeofday statmount listmount stime swapoff swapon syslog umount uselib userfaultfd ustat
+    vhangup vm86 vm86old
+"""
+NEEDED = "read write execve futex mmap openat pipe2 wait4 exit_group mount umount2"
+
+
+@pytest.fixture(params=sorted(oci.ARCHITECTURES))
+def rules(request: pytest.FixtureRequest) -> list[Config]:
+    return oci.seccomp(request.param)["syscalls"]
+
+
+def of(rules: list[Config], name: str) -> list[Config]:
+    return [one for one in rules if name in one["names"]]
+
+
+@pytest.mark.parametrize("name", FORBIDDEN.split())
+def test_a_call_that_no_sandbox_may_make(rules: list[Config], name: str) -> None:
+    assert of(rules, name) == []
+
+
+@pytest.mark.parametrize("name", ["clone", "unshare"])
+def test_new_namespaces_are_masked_out(rules: list[Config], name: str) -> None:
+    (only,) = of(rules, name)
+    assert only["action"] == "SCMP_ACT_ALLOW"
+    (condition,) = only["args"]
+    wanted = {"index": 0, "value": NEW_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+    assert condition == wanted
+
+
+def test_clone3_does_not_exist(rules: list[Config]) -> None:
+    (only,) = of(rules, "clone3")
+    assert (only["action"], only["errnoRet"]) == ("SCMP_ACT_ERRNO", 38)
+    assert "args" not in only
+
+
+def test_socket_families(rules: list[Config]) -> None:
+    found = of(rules, "socket")
+    families = sorted(one["args"][0]["value"] for one in found)
+    assert families == [1, 2, 10, 16], "unix, inet, inet6, netlink"
+    assert all(one["args"][0]["op"] == "SCMP_CMP_EQ" for one in found)
+    (netlink,) = (one for one in found if one["args"][0]["value"] == 16)
+    assert netlink["args"][1] == {"index": 2, "value": 0, "op": "SCMP_CMP_EQ"}
+
+
+def test_personality_may_only_be_the_usual_one(rules: list[Config]) -> None:
+    values = sorted(one["args"][0]["value"] for one in of(rules, "personality"))
+    assert values == [0, 0xFFFF_FFFF]
+
+
+def test_no_name_is_allowed_twice_in_different_ways(rules: list[Config]) -> None:
+    plain = {name for one in rules if "args" not in one for name in one["names"]}
+    conditional = {name for one in rules if "args" in one for name in one["names"]}
+    assert not plain & conditional
+
+
+def test_what_programs_need_is_there(rules: list[Config]) -> None:
+    for name in NEEDED.split():
+        assert of(rules, name), name

@@ -1,0 +1,91 @@
+"""The verdict over what was seen of the probe: every protection that is missing is named."""
+
+from dataclasses import replace
+
+import pytest
+
+from quiltfn.launcher.preflight import PROBE, PreflightFailed, Seen, judge
+from quiltfn.launcher.state import SERVER_UID, UID_BASE, UIDS_PER_SANDBOX
+
+MEMORY = str(PROBE.memory_mib << 20)
+QUOTA = "{} {}".format(*PROBE.cpu_quota_and_period_us())
+UID = str(UID_BASE + UIDS_PER_SANDBOX)
+GOOD = Seen(
+    status={"Uid": f"{UID}\t" * 4, "Seccomp": "2", "NoNewPrivs": "1", "CapBnd": "0" * 16},
+    namespaces={"mnt", "pid", "net", "ipc", "uts", "cgroup", "user", "pid_for_children"},
+    limits={"memory": MEMORY, "swap": MEMORY, "cpu": QUOTA, "pids": str(PROBE.pids)},
+)
+
+
+def status(**change: str) -> Seen:
+    return replace(GOOD, status=GOOD.status | change)
+
+
+def limits(**change: str | None) -> Seen:
+    changed = GOOD.limits | change
+    return replace(GOOD, limits={name: n for name, n in changed.items() if n is not None})
+
+
+@pytest.mark.parametrize("mode", ["v1", "v2", "hybrid"])
+def test_a_whole_fence_is_reported_as_it_was_seen(mode: str) -> None:
+    seen = judge(GOOD, mode)
+    assert set(seen) == {
+        "user_namespace",
+        "namespaces",
+        "seccomp",
+        "no_new_privileges",
+        "capabilities",
+        "memory_limit",
+        "swap_limit",
+        "cpu_limit",
+        "pids_limit",
+        "network",
+    }
+    assert mode in seen["memory_limit"]
+    assert UID in seen["user_namespace"]
+
+
+@pytest.mark.parametrize("swap", [MEMORY, "0", "none"], ids=["v1", "v2", "no swap on the host"])
+def test_a_host_without_swap_needs_no_swap_limit(swap: str) -> None:
+    assert judge(limits(swap=swap), "v2")["swap_limit"] == "none"
+
+
+MISSING = {
+    "user_namespace": [
+        status(Uid="0\t0\t0\t0"),
+        status(Uid=f"{SERVER_UID}\t" * 4),
+        status(Uid="1000\t" * 4),
+    ],
+    "namespaces": [
+        replace(GOOD, namespaces=GOOD.namespaces - {name})
+        for name in ("mnt", "pid", "net", "ipc", "uts", "cgroup", "user")
+    ],
+    "seccomp": [status(Seccomp="0"), status(Seccomp="1"), status(Seccomp="")],
+    "no_new_privileges": [status(NoNewPrivs="0"), status(NoNewPrivs="")],
+    "capabilities": [status(CapBnd="00000000a80425fb"), status(CapBnd="0000000000000100")],
+    "memory_limit": [limits(memory=None), limits(memory="max"), limits(memory=MEMORY + "0")],
+    "swap_limit": [limits(swap=None), limits(swap="max"), limits(swap=MEMORY + "0")],
+    "cpu_limit": [limits(cpu=None), limits(cpu="-1 100000"), limits(cpu="max 100000")],
+    "pids_limit": [limits(pids=None), limits(pids="max"), limits(pids="1")],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"), [(name, seen) for name, cases in MISSING.items() for seen in cases]
+)
+def test_what_is_missing_is_named(name: str, seen: Seen) -> None:
+    with pytest.raises(PreflightFailed, match=rf"lacks: {name} \(seen"):
+        judge(seen, "hybrid")
+
+
+def test_everything_that_is_missing_is_named_at_once() -> None:
+    nothing = Seen({"Uid": "0", "Seccomp": "0", "NoNewPrivs": "0", "CapBnd": "ffff"}, set(), {})
+    with pytest.raises(PreflightFailed) as failed:
+        judge(nothing, "v1")
+    assert all(name in str(failed.value) for name in MISSING)
+
+
+def test_a_status_that_tells_nothing_is_no_protection() -> None:
+    without_the_lines = status(Seccomp="", NoNewPrivs="")  # a kernel that has neither
+    with pytest.raises(PreflightFailed, match="lacks: seccomp, no_new_privileges"):
+        judge(without_the_lines, "v1")

@@ -1,0 +1,154 @@
+"""What the launcher lets the server ask for: exactly its verbs, nothing malformed, nothing else."""
+
+import json
+import os
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quiltfn.launcher.cgroups import Limits
+from quiltfn.launcher.verbs import Create, Destroy, Kill, Refused, parse
+
+MEMORY_MAX, CORES = 4096, 2
+ID = "0123456789abcdef01234567"
+CREATE: dict[str, Any] = {"n": 1, "verb": "create", "memory_mib": 256, "cpu_percent": 25.5}
+DESTROY: dict[str, Any] = {"n": 2, "verb": "destroy", "sandbox": ID}
+
+
+def ask(request: object) -> object:
+    message = request if isinstance(request, bytes) else json.dumps(request).encode()
+    return parse(message, memory_max_mib=MEMORY_MAX, cores=CORES)
+
+
+def test_the_three_verbs() -> None:
+    assert ask(CREATE) == Create(1, Limits(memory_mib=256, cpu_percent=25.5))
+    assert ask(DESTROY) == Destroy(2, ID)
+    assert ask(DESTROY | {"verb": "kill"}) == Kill(2, ID)
+
+
+@pytest.mark.parametrize("change", [{"memory_mib": 1}, {"memory_mib": MEMORY_MAX}])
+def test_limits_may_be_at_their_bounds(change: dict[str, int]) -> None:
+    assert isinstance(ask(CREATE | change), Create)
+    assert isinstance(ask(CREATE | {"cpu_percent": 100 * CORES}), Create)
+    assert isinstance(ask(CREATE | {"cpu_percent": 1}), Create)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"", b"{", b"\xff\xfe", b"[]", b"null", b'"create"', b"1", b"{}", b"[" * 30_000],
+)
+def test_what_is_no_request(message: bytes) -> None:
+    with pytest.raises(Refused):
+        ask(message)
+
+
+@pytest.mark.parametrize("n", [None, "1", 1.0, True, [], {}])
+def test_a_number_that_is_none(n: object) -> None:
+    for request in (CREATE, DESTROY):
+        with pytest.raises(Refused):
+            ask(request | {"n": n})
+
+
+@pytest.mark.parametrize(
+    "verb", ["Create", "run", "exec", "mount", "", None, 1, ["create"], {"create": 1}]
+)
+def test_a_verb_that_is_none(verb: object) -> None:
+    for request in (CREATE, DESTROY):
+        with pytest.raises(Refused):
+            ask(request | {"verb": verb})
+
+
+@pytest.mark.parametrize(
+    "memory", [0, -1, MEMORY_MAX + 1, 2**63, 256.0, 256.5, "256", True, None, [256], {}]
+)
+def test_memory_that_is_refused(memory: object) -> None:
+    with pytest.raises(Refused, match="memory_mib"):
+        ask(CREATE | {"memory_mib": memory})
+
+
+@pytest.mark.parametrize("cpu", [0, 0.99, -1, 100 * CORES + 0.1, 10**400, "50", True, None, [], {}])
+def test_a_share_of_processor_that_is_refused(cpu: object) -> None:
+    with pytest.raises(Refused, match="cpu_percent"):
+        ask(CREATE | {"cpu_percent": cpu})
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_none_in_json(word: str) -> None:
+    message = json.dumps(CREATE).replace("25.5", word).encode()
+    with pytest.raises(Refused):
+        ask(message)
+
+
+@pytest.mark.parametrize(
+    "sandbox",
+    [
+        "",
+        "..",
+        "../../etc",
+        ID[:-1],
+        ID + "0",
+        ID.upper(),
+        ID + "\n",
+        "\n" + ID,
+        ID[:-1] + "\0",
+        ID[:-1] + "٣",
+        "x" + ID[1:],
+        None,
+        1,
+        [ID],
+        {"id": ID},
+    ],
+)
+@pytest.mark.parametrize("verb", ["kill", "destroy"])
+def test_an_id_that_is_none(verb: str, sandbox: object) -> None:
+    with pytest.raises(Refused, match="sandbox"):
+        ask({"n": 1, "verb": verb, "sandbox": sandbox})
+
+
+@pytest.mark.parametrize("field", ["rootfs", "mounts", "uid", "pids", "args", "sandbox ", ""])
+def test_a_field_that_is_not_known(field: str) -> None:
+    for request in (CREATE, DESTROY):
+        with pytest.raises(Refused, match="fields must be"):
+            ask(request | {field: 1})
+
+
+def test_a_field_that_is_missing() -> None:
+    for request in (CREATE, DESTROY):
+        for field in request:
+            with pytest.raises(Refused):
+                ask({name: value for name, value in request.items() if name != field})
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_raise_anything_but_a_refusal(message: bytes) -> None:
+    with suppress(Refused):
+        ask(message)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=5,
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["n", "verb", "memory_mib", "cpu_percent", "sandbox"]),
+        json_values | st.sampled_from(["create", "kill", "destroy", ID]),
+    )
+)
+def test_whatever_is_accepted_is_within_bounds(request: dict[str, object]) -> None:
+    try:
+        verb = ask(request)
+    except Refused:
+        return
+    match verb:
+        case Create(limits=limits):
+            assert 1 <= limits.memory_mib <= MEMORY_MAX
+            assert 1 <= limits.cpu_percent <= 100 * CORES
+        case Kill(sandbox=sandbox) | Destroy(sandbox=sandbox):
+            assert os.path.basename(sandbox) == sandbox == ID
