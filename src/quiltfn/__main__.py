@@ -18,6 +18,10 @@ def main() -> None:
         from quiltfn.operator import doctor  # noqa: PLC0415
 
         sys.exit(doctor.main(sys.argv[2:]))
+    if word == "keys":
+        from quiltfn.operator import keys  # noqa: PLC0415
+
+        sys.exit(keys.main(sys.argv[2:]))
     from quiltfn import cli  # noqa: PLC0415
 
     cli.main()

@@ -138,7 +138,7 @@ async def make_key(
 
 
 async def revoke_key(keys: Keys, clock: Clock, key_id: str, tenant_id: str | None = None) -> Key:
-    """Ends a key; revoking it again changes nothing. Raises `NotFound`, also for another tenant's."""
+    """Ends a key; again changes nothing. Raises `NotFound`, also for another tenant's key."""
     for key in await keys.load():
         if key.id == key_id and tenant_id in (None, key.tenant_id):
             return key if key.revoked_at else await keys.revoke(key, int(clock.unix()))

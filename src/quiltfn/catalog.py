@@ -1,8 +1,11 @@
 """Every function in memory, so that the way of a call never asks the database."""
 
 import asyncio
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+import msgspec
 
 from quiltfn.model.errors import NotFound
 from quiltfn.model.function import Function
@@ -22,6 +25,11 @@ class Entry:
     tally: Tally
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     deployment: "asyncio.Task[None] | None" = None
+
+    def fingerprint(self) -> str:
+        """Another one after every change of the function or its version; calls do not change it."""
+        known = msgspec.json.encode([self.function, self.version.id])
+        return hashlib.sha256(known).hexdigest()[:32]
 
 
 class Catalog:
@@ -65,6 +73,10 @@ class Catalog:
         if entry is None:
             raise NotFound("there is no function with this name")
         return entry
+
+    def count(self, tenant_id: str) -> int:
+        """How many functions the tenant has."""
+        return sum(tenant == tenant_id for tenant, _ in self._by_name)
 
     def of_tenant(self, tenant_id: str) -> Iterator[Entry]:
         """The tenant's functions, oldest first (ids are in the order of their making)."""

@@ -19,6 +19,7 @@ class Machine:
     cgroup_mode: str
     oci_runtime: str
     protections: dict[str, str]
+    transport: str
     memory_max_mib: int
     cores: int
 
@@ -46,6 +47,7 @@ class Health:
         return {
             "status": "ok" if ready else "unavailable",
             "ready": ready,
+            "transport": self.machine.transport,
             "checks": parts,
             "protections": self.machine.protections,
         }

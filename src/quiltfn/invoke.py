@@ -11,6 +11,7 @@ from quiltfn.model import environment
 from quiltfn.model.errors import (
     FunctionNotActive,
     NotFound,
+    QuiltfnError,
     RuntimeUnavailable,
     ShuttingDown,
     Unprocessable,
@@ -18,6 +19,7 @@ from quiltfn.model.errors import (
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, CallEvent, Invocation, Status
 from quiltfn.model.version import Version, check_environment
+from quiltfn.observe import metrics
 from quiltfn.ports import Call, Clock, Journal, Lease, Pools
 
 
@@ -44,7 +46,8 @@ class Invoker:
 
         `CapacityFull`, `FunctionNotActive`, `NotFound` and `Unprocessable` leave no record; an
         instance that could not be made leaves one with status `error` and raises
-        `RuntimeUnavailable`, as does a sandbox that ended under the call.
+        `RuntimeUnavailable`, as does a sandbox that ended under the call. A call that did not end
+        before the server had to raises `ShuttingDown`, with its record.
         """
         if self._draining:
             raise ShuttingDown(retry_after=5)
@@ -66,8 +69,12 @@ class Invoker:
             self.running -= 1
             if self._draining and self.running == 0:
                 self._idle.set()
+        failure: QuiltfnError | None = None
         if record.status is Status.ERROR:
             failure = RuntimeUnavailable(record.error_message)
+        elif record.status is Status.INTERRUPTED:
+            failure = ShuttingDown(record.error_message, retry_after=5)
+        if failure is not None:
             failure.invocation_id = invocation_id
             raise failure
         return record
@@ -138,6 +145,7 @@ class Invoker:
         self._journal.closed(record)
 
     def _count(self, entry: Entry, record: Invocation) -> None:
+        metrics.count_call(record)
         entry.tally.invocation_count += 1
         entry.tally.error_count += record.status is not Status.SUCCESS
         entry.tally.last_invoked_at = record.started_at or record.ended_at

@@ -14,8 +14,14 @@ import msgspec
 
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.ids import new_id
-from quiltfn.model.errors import Conflict, NotFound, ShuttingDown
-from quiltfn.model.function import Function, FunctionEvent, FunctionState, NewFunction
+from quiltfn.model.errors import Conflict, NotFound, PreconditionFailed, ShuttingDown
+from quiltfn.model.function import (
+    Function,
+    FunctionEvent,
+    FunctionState,
+    NewFunction,
+    check_targets,
+)
 from quiltfn.model.invocation import How
 from quiltfn.model.pool import PoolLimits
 from quiltfn.model.version import Content, HostLimits, Version
@@ -29,11 +35,13 @@ CONTENT_FIELDS = frozenset(Content.__struct_fields__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where this server runs: its node's name, what the machine allows, how long idle is kept."""
+    """Where this server runs: its node's name, what the machine allows, how its pools behave."""
 
     node_id: str
     host: HostLimits
     idle_s: float = 300.0
+    line_max: int = 1000
+    line_wait_s: float = 10.0
 
 
 class Lifecycle:
@@ -81,13 +89,20 @@ class Lifecycle:
         self._catalog.add(entry)
         return entry
 
-    async def update(self, entry: Entry, changes: Mapping[str, Any]) -> Entry:
+    async def update(
+        self, entry: Entry, changes: Mapping[str, Any], expected: set[str] | None = None
+    ) -> Entry:
         """A new version with `changes` (names and types already checked), serving at once.
 
+        Raises `PreconditionFailed` where the function is none of the `expected` fingerprints.
         On an active function the new version stands before it takes over; one that cannot stand
         leaves the old one serving and says why in `error_message`.
         """
         async with changing(entry):
+            if expected is not None and entry.fingerprint() not in expected:
+                raise PreconditionFailed(
+                    hint="GET it again and repeat the change on what it is now"
+                )
             now = int(self._clock.unix())
             ours = {name: value for name, value in changes.items() if name in CONTENT_FIELDS}
             rest = {name: value for name, value in changes.items() if name not in CONTENT_FIELDS}
@@ -113,6 +128,21 @@ class Lifecycle:
                     entry.function, updated_at=int(self._clock.unix()), error_message=None
                 )
                 await self._repoint(entry, function, version, is_new=False)
+        return entry
+
+    async def retarget(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
+        """New scaling targets, at once and without a version. Raises `Unprocessable`."""
+        async with changing(entry):
+            check_targets(min_instances, max_instances)
+            function = msgspec.structs.replace(
+                entry.function,
+                min_instances=min_instances,
+                max_instances=max_instances,
+                updated_at=int(self._clock.unix()),
+            )
+            await self._store.save(function)
+            self._catalog.replace(entry, function)
+            self._pools.retarget(function.id, self._limits(function))
         return entry
 
     async def deploy(self, entry: Entry) -> Entry:
@@ -274,6 +304,8 @@ class Lifecycle:
             min_instances=function.min_instances,
             max_instances=function.max_instances,
             idle_s=self._place.idle_s,
+            line_max=self._place.line_max,
+            line_wait_s=self._place.line_wait_s,
         )
 
     def _in_background(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":

@@ -1,42 +1,69 @@
 """The one room where the server is tied together: opens in order of need, closes backwards.
 
 The launcher starts this program confined and unprivileged, with three things inherited: a socket
-to the launcher, a bound socket to listen on, and what it found out about the machine.
+to the launcher, a bound socket to listen on, and a memory file with settings, secrets and what it
+found out about the machine.
 """
 
 import argparse
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import structlog
 import uvicorn
 import uvloop
 
+from quiltfn import __version__, settings
+from quiltfn.access import Access
+from quiltfn.admission import Admission, TenantLimits
+from quiltfn.api import errors
 from quiltfn.api.app import make_app
-from quiltfn.api.routes import House
+from quiltfn.api.protocol import bounded
+from quiltfn.api.route import ApiLimits, House
 from quiltfn.catalog import Catalog
+from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health, Machine
+from quiltfn.idempotency import Idempotency
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle, Place
-from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.errors import ShuttingDown, StoreUnavailable
 from quiltfn.model.version import HostLimits
-from quiltfn.observe import log
+from quiltfn.observe import log, metrics
 from quiltfn.pool.local import LocalPools
 from quiltfn.pool.reaper import reap
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
-from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken
+from quiltfn.store import (
+    SpoolJournal,
+    SqlAnswers,
+    SqlAudit,
+    SqliteStore,
+    SqlKeys,
+    SqlOperations,
+    StoreBroken,
+)
+from quiltfn.tidy import tidy
+from quiltfn.tokens import BadTokenSettings, verifier
 
-EXIT_STORE_BROKEN = 74
+EXIT_STORE_BROKEN, EXIT_REFUSED = 74, 78
+DIED = ShuttingDown("the server ended while the first call with this key was running")
+
+
+class CannotServe(Exception):
+    """A sentence for the operator: the settings do not go together with what is there."""
 
 
 class SystemClock:
@@ -51,67 +78,150 @@ class SystemClock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inherited:
-    """What the launcher gives: two sockets, the machine's facts, and the settings."""
+    """What the launcher gives. `secrets`: the contents of files that only root may read."""
 
     channel: socket.socket
     listener: socket.socket
     machine: Machine
-    data_dir: Path
-    idle_s: float
-    drain_s: float
+    settings: settings.Settings
+    secrets: dict[str, str]
+
+    def secret(self, name: str) -> bytes | None:
+        text = self.secrets.get(name)
+        return None if text is None else text.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Tied:
+    """The house, and the two parts of it that have to be told when it ends."""
+
+    house: House
+    pools: LocalPools
+    health: Health
 
 
 @asynccontextmanager
-async def house(given: Inherited) -> AsyncIterator[tuple[House, LocalPools]]:
-    """Everything between the launcher's socket and the routes, and the pools, to end them early."""
-    clock = SystemClock()
+async def tie(given: Inherited) -> AsyncIterator[Tied]:
+    """Everything between the launcher's socket and the routes."""
+    clock, chosen = SystemClock(), given.settings
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(SqliteStore.open(given.data_dir))
-        journal = SpoolJournal(store.database, given.data_dir, clock)
+        store = await stack.enter_async_context(SqliteStore.open(chosen.data_dir))
+        journal = SpoolJournal(store.database, chosen.data_dir, clock)
         await journal.start()
         stack.push_async_callback(journal.aclose)
+        keys, answers = SqlKeys(store.database), SqlAnswers(store.database)
+        audit = SqlAudit(store.database)
+        _, interrupted, _ = errors.render(DIED, "")
+        await answers.start(int(clock.unix()), interrupted)
+        access = Access(keys, clock, verifier(given.secret("jwt_secret"), given.secret("jwt_jwks")))
+        await access.refresh()
+        check_address(chosen, access)
         channel = LauncherChannel(given.channel)
         stack.callback(channel.close)
         pools = LocalPools(LauncherSandboxes(channel), clock)
         stack.push_async_callback(pools.aclose)
         catalog = Catalog()
-        place = Place(
-            node_id=given.machine.node_id,
-            host=HostLimits(memory_max_mib=given.machine.memory_max_mib, cores=given.machine.cores),
-            idle_s=given.idle_s,
-        )
-        lifecycle = Lifecycle(catalog, store, pools, clock, place)
+        lifecycle = Lifecycle(catalog, store, pools, clock, place_of(given))
         await lifecycle.restore()
-        reaper = asyncio.ensure_future(reap(pools))
-        stack.callback(reaper.cancel)
-        tied = House(
-            catalog=catalog,
-            lifecycle=lifecycle,
-            invoker=Invoker(pools, journal, clock, given.machine.node_id),
-            pools=pools,
-            journal=journal,
-            health=Health(given.machine, store, journal, given.data_dir),
+        health = Health(given.machine, store, journal, chosen.data_dir)
+        metrics.started(__version__)
+        work = (reap(pools), access.keep_fresh(), tidy(audit, answers, clock, chosen.audit_days))
+        for task in [asyncio.ensure_future(one) for one in work]:
+            stack.callback(task.cancel)
+        yield Tied(
+            House(
+                clock=clock,
+                access=access,
+                admission=Admission(clock, tenant_limits(chosen)),
+                idempotency=Idempotency(answers, clock),
+                catalog=catalog,
+                lifecycle=lifecycle,
+                elasticity=Elasticity(lifecycle, SqlOperations(store.database), clock),
+                invoker=Invoker(pools, journal, clock, given.machine.node_id),
+                pools=pools,
+                journal=journal,
+                keys=keys,
+                audit=audit,
+                health=health,
+                limits=ApiLimits(
+                    body_max=chosen.body_max_bytes,
+                    invoke_body_max=chosen.invoke_body_max_bytes,
+                    body_timeout_s=chosen.body_timeout_s,
+                ),
+            ),
+            pools,
+            health,
         )
-        yield tied, pools
+
+
+def check_address(chosen: settings.Settings, access: Access) -> None:
+    """Raises `CannotServe` for an address that strangers reach while nobody needs a credential."""
+    if access.is_open and not settings.is_loopback(chosen.host):
+        raise CannotServe(
+            f"host {chosen.host} is reached from other machines, and there is no key yet, so "
+            "anybody could run code here. Make one first: quiltfn keys create --tenant default "
+            f"--data-dir {chosen.data_dir}"
+        )
+
+
+def place_of(given: Inherited) -> Place:
+    machine, chosen = given.machine, given.settings
+    return Place(
+        node_id=machine.node_id,
+        host=HostLimits(memory_max_mib=machine.memory_max_mib, cores=machine.cores),
+        idle_s=chosen.idle_s,
+        line_max=chosen.line_max,
+        line_wait_s=chosen.line_wait_s,
+    )
+
+
+def tenant_limits(chosen: settings.Settings) -> TenantLimits:
+    return TenantLimits(
+        in_flight=chosen.tenant_calls_in_flight,
+        calls_per_s=chosen.tenant_calls_per_s,
+        functions=chosen.tenant_functions,
+    )
 
 
 async def serve(given: Inherited) -> None:
     """Listens until SIGTERM, then drains: running calls end, new ones are refused."""
-    async with house(given) as (tied, pools):
+    chosen = given.settings
+    async with tie(given) as tied:
         config = uvicorn.Config(
-            make_app(tied),
+            make_app(tied.house),
             loop="uvloop",
-            http="httptools",
+            http=bounded(chosen.head_max_bytes, chosen.head_timeout_s),
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=chosen.keep_alive_s,
             timeout_graceful_shutdown=2,
         )
+        config.load()
+        config.ssl = tls_context(given)
         server = Server(config)
-        drain = asyncio.ensure_future(_drain_on_sigterm(tied, pools, server, given.drain_s))
+        drain = asyncio.ensure_future(_drain_on_sigterm(tied, server, chosen.drain_s))
         await server.serve(sockets=[given.listener])
         drain.cancel()
+
+
+def tls_context(given: Inherited) -> ssl.SSLContext | None:
+    """From memory, since the key's file is root's. Raises `CannotServe`."""
+    certificate, key = given.secret("tls_cert"), given.secret("tls_key")
+    if certificate is None or key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    file = os.memfd_create("tls")
+    try:
+        os.write(file, certificate + b"\n" + key)
+        context.load_cert_chain(f"/proc/self/fd/{file}")
+    except (ssl.SSLError, OSError) as error:
+        raise CannotServe(f"tls_cert and tls_key cannot be used: {error}") from None
+    finally:
+        os.close(file)
+    return context
 
 
 class Server(uvicorn.Server):
@@ -125,10 +235,11 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         host, port = (sockets or [])[0].getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        print(f"listening on http://{shown}:{port}", flush=True)
+        scheme = "https" if self.config.ssl else "http"
+        print(f"listening on {scheme}://{shown}:{port}", flush=True)
 
 
-async def _drain_on_sigterm(tied: House, pools: LocalPools, server: Server, drain_s: float) -> None:
+async def _drain_on_sigterm(tied: Tied, server: Server, drain_s: float) -> None:
     """The first SIGTERM waits for running calls; a second one does not."""
     asked = asyncio.Event()
     again = asyncio.Event()
@@ -138,53 +249,64 @@ async def _drain_on_sigterm(tied: House, pools: LocalPools, server: Server, drai
     await asked.wait()
     tied.health.draining = True
     waiters = [
-        asyncio.ensure_future(tied.invoker.drain(drain_s)),
+        asyncio.ensure_future(tied.house.invoker.drain(drain_s)),
         asyncio.ensure_future(again.wait()),
     ]
     await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
     for waiter in waiters:
         waiter.cancel()
     # Calls that are not over by now end as interrupted, so that uvicorn need not wait for them.
-    await pools.aclose()
+    await tied.pools.aclose()
     server.should_exit = True
+
+
+def inherit(arguments: list[str]) -> Inherited:
+    """Takes over what the launcher left open for this process."""
+    it = argparse.ArgumentParser(prog="quiltfn.main")
+    for name in ("--channel", "--listener", "--given"):
+        it.add_argument(name, type=int, required=True)
+    numbers = it.parse_args(arguments)
+    with open(numbers.given, "rb") as file:
+        file.seek(0)
+        given: dict[str, Any] = json.load(file)
+    chosen = settings.from_everywhere(given["settings"], environ={})
+    channel, listener = (socket.socket(fileno=one) for one in (numbers.channel, numbers.listener))
+    for one in (channel, listener):
+        one.set_inheritable(False)
+    facts = given["facts"] | {"node_id": chosen.node_id, "transport": transport_of(chosen)}
+    return Inherited(
+        channel=channel,
+        listener=listener,
+        machine=msgspec.convert(facts, Machine),
+        settings=chosen,
+        secrets=given["secrets"],
+    )
+
+
+def transport_of(chosen: settings.Settings) -> str:
+    """What health says of who can read along."""
+    if chosen.tls_cert != Path():
+        return "tls"
+    return "loopback" if settings.is_loopback(chosen.host) else "cleartext"
 
 
 def main() -> int:
     """The server's process; returns its exit code."""
-    it = argparse.ArgumentParser(prog="quiltfn.main")
-    for name in ("--channel", "--listener"):
-        it.add_argument(name, type=int, required=True)
-    for name in ("--facts", "--data-dir", "--node-id"):
-        it.add_argument(name, required=True)
-    for name in ("--idle-s", "--drain-s"):
-        it.add_argument(name, type=float, required=True)
-    arguments = it.parse_args()
-    facts = json.loads(arguments.facts)
     log.configure()
-    given = Inherited(
-        channel=socket.socket(fileno=arguments.channel),
-        listener=socket.socket(fileno=arguments.listener),
-        machine=Machine(
-            node_id=arguments.node_id,
-            cgroup_mode=facts["cgroup_mode"],
-            oci_runtime=facts["crun"],
-            protections=facts["protections"],
-            memory_max_mib=facts["memory_max_mib"],
-            cores=facts["cores"],
-        ),
-        data_dir=Path(arguments.data_dir),
-        idle_s=arguments.idle_s,
-        drain_s=arguments.drain_s,
-    )
-    for inherited in (given.channel, given.listener):
-        inherited.set_inheritable(False)
+    given = inherit(sys.argv[1:])
+    told = structlog.get_logger("quiltfn.main")
+    if given.machine.transport == "cleartext":
+        told.warning("other machines reach this server and it does not encrypt: set tls_cert")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(given))
     except (StoreBroken, StoreUnavailable) as error:
         print(f"quiltfn: {error}", file=sys.stderr)
         return EXIT_STORE_BROKEN
-    structlog.get_logger("quiltfn.main").info("stopped")
+    except (CannotServe, BadTokenSettings) as error:
+        print(f"quiltfn: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    told.info("stopped")
     return 0
 
 

@@ -116,7 +116,8 @@ class Pools(Protocol):
     ) -> None:
         """Makes `count` instances of `version` ready beside what serves, without switching.
 
-        Raises `SandboxRefused` or `SandboxFailed`; what serves is untouched by that.
+        Raises `SandboxRefused`, `SandboxFailed` or, once the pools close, `ShuttingDown`; what
+        serves is untouched by that.
         """
 
     def switch(self, function_id: str, version: Version) -> None:
@@ -139,6 +140,9 @@ class Pools(Protocol):
 
     def counts(self, function_id: str) -> PoolCounts:
         """The five states, counted; zeros for a function without a pool."""
+
+    def waiting(self) -> int:
+        """How many calls are in line, over all functions."""
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
@@ -243,7 +247,7 @@ class Keys(Protocol):
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
-    """What an `Idempotency-Key` is good for: one request of one tenant, told by its body's digest."""
+    """What an `Idempotency-Key` stands for: one request of a tenant, told by its body's digest."""
 
     tenant_id: str
     method: str
@@ -275,6 +279,9 @@ class Answers(Protocol):
 
     async def release(self, slot: Slot) -> None:
         """The call was refused before it was executed: the slot is free again."""
+
+    async def prune(self, now: int) -> int:
+        """Removes what is older than 24 hours in small steps; returns how much."""
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,83 +1,165 @@
 """Settings of a server, and the only reader of the environment. Standard library alone.
 
-Every setting is a field here; `QUILTFN_` and its name in capitals sets it in the environment, and
-the command line wins over that.
+Every setting is a field here. It is set, in order of weight, by the command line (`--idle-s 60`),
+by the environment (`QUILTFN_IDLE_S=60`), or by the TOML file that `--config` names (`idle_s = 60`).
+`docs/reference/settings.md` is generated from this file.
 """
 
 import dataclasses
 import ipaddress
 import os
 import socket
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 PREFIX = "QUILTFN_"
+DAY_S = 86_400
+MIB = 1024 * 1024
+T = TypeVar("T")
 
 
 class BadSetting(ValueError):
     """A setting that cannot be used (a sentence that names it)."""
 
 
+def setting(default: T, about: str, *, low: float | None = None, high: float | None = None) -> T:
+    """A setting with its meaning and, for numbers, its range."""
+    metadata = {"about": about, "low": low, "high": high}
+    field: T = dataclasses.field(default=default, metadata=metadata)
+    return field
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Times in seconds."""
+    """`*_s` in seconds, `*_bytes` in bytes. Made by `from_everywhere`."""
 
-    host: str = "127.0.0.1"
-    port: int = 8080
-    data_dir: Path = Path("data")
-    run_dir: Path = Path("/run/quiltfn")
-    crun: str = "/usr/bin/crun"
-    node_id: str = ""
-    idle_s: float = 300.0
-    drain_s: float = 30.0
+    host: str = setting("127.0.0.1", "address to listen on; any but loopback needs a key")
+    port: int = setting(8080, "port to listen on; 0 picks a free one", low=0, high=65_535)
+    data_dir: Path = setting(Path("data"), "where the database is kept")
+    run_dir: Path = setting(Path("/run/quiltfn"), "run-time state; swept after a crash")
+    crun: str = setting("/usr/bin/crun", "the OCI runtime")
+    node_id: str = setting("", "this node's name in records; empty: the host's name")
+    tls_cert: Path = setting(Path(), "PEM file with the certificate chain; serves HTTPS")
+    tls_key: Path = setting(Path(), "PEM file with the certificate's key")
+    jwt_secret: Path = setting(Path(), "file with the secret of HS256 tokens, 32 bytes or more")
+    jwt_jwks: Path = setting(Path(), "JWKS file with the public keys of RS256 and ES256 tokens")
+    idle_s: float = setting(300.0, "how long an idle instance is kept", low=0, high=DAY_S)
+    drain_s: float = setting(30.0, "how long running calls have after SIGTERM", low=0, high=DAY_S)
+    line_max: int = setting(1000, "calls that wait for one function at most", low=0, high=100_000)
+    line_wait_s: float = setting(10.0, "how long a call waits for an instance", low=0.1, high=900)
+    body_max_bytes: int = setting(MIB, "longest body of a management call", low=1024, high=64 * MIB)
+    invoke_body_max_bytes: int = setting(
+        8 * MIB, "longest body of an invocation", low=1024, high=64 * MIB
+    )
+    body_timeout_s: float = setting(30.0, "how long a body may take to arrive", low=1, high=900)
+    head_max_bytes: int = setting(
+        16 * 1024, "longest head of a request: its line and headers", low=1024, high=MIB
+    )
+    head_timeout_s: float = setting(10.0, "how long a head may take to arrive", low=1, high=900)
+    keep_alive_s: int = setting(15, "how long an idle connection is kept", low=1, high=3600)
+    tenant_calls_in_flight: int = setting(
+        1000, "calls of one tenant that run or wait at most", low=1, high=1_000_000
+    )
+    tenant_calls_per_s: float = setting(
+        0.0, "calls a second of one tenant; 0: no such limit", low=0, high=1_000_000
+    )
+    tenant_functions: int = setting(
+        10_000, "functions of one tenant at most", low=1, high=1_000_000
+    )
+    audit_days: int = setting(90, "how long the audit trail is kept", low=1, high=36_500)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise BadSetting(f"port must be between 0 and 65535, not {self.port}")
-        for name in ("idle_s", "drain_s"):
-            if not 0 <= getattr(self, name) <= 86_400:
-                raise BadSetting(
-                    f"{name} must be between 0 and 86400 seconds, not {getattr(self, name)}"
-                )
-        check_loopback(self.host)
+        for field in dataclasses.fields(self):
+            value, low, high = getattr(self, field.name), *_range(field)
+            if low is not None and not low <= value <= high:  # NaN is refused by this, too
+                raise BadSetting(f"{field.name} must be between {low} and {high}, not {value}")
+        if (self.tls_cert == Path()) != (self.tls_key == Path()):
+            raise BadSetting("tls_cert and tls_key go together; only one of them is set")
+        try:
+            is_loopback(self.host)
+        except ValueError:
+            raise BadSetting(
+                f"host must be an IP address or localhost, not {self.host!r}"
+            ) from None
 
 
-def check_loopback(host: str) -> None:
-    """While there are no keys, whoever reaches the address may do everything: this machine only."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise BadSetting(
-            f"host must be a loopback address (127.0.0.1, ::1, localhost), not {host!r}: this "
-            "server has no API keys, so anybody who reached another address could run code here"
-        )
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address. Raises `ValueError` for what is none."""
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback
 
 
-def from_environment(
-    given: Mapping[str, Any], environ: Mapping[str, str] | None = None
-) -> Settings:
-    """Settings from what the command line gave (None: not given), then the environment."""
+def from_everywhere(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the command line (None: not given), the environment and the settings file.
+
+    Raises `BadSetting`.
+    """
     environ = os.environ if environ is None else environ
+    config = given.get("config") or environ.get(PREFIX + "CONFIG")
+    in_file = read_file(Path(config)) if config else {}
     values: dict[str, Any] = {}
-    known = {field.name: field for field in dataclasses.fields(Settings)}
-    for name, field in known.items():
-        text = given.get(name)
-        if text is None:
-            text = environ.get(PREFIX + name.upper())
-        if text is not None:
-            values[name] = _converted(name, field.type, str(text))
+    for field in dataclasses.fields(Settings):
+        name = field.name
+        for value in (given.get(name), environ.get(PREFIX + name.upper()), in_file.get(name)):
+            if value is not None:
+                values[name] = _converted(name, field.type, value)
+                break
     values["node_id"] = values.get("node_id") or socket.gethostname()
     return Settings(**values)
 
 
-def _converted(name: str, kind: object, text: str) -> Any:
-    if kind is Path:
-        return Path(text).absolute()
+def read_file(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file. Raises `BadSetting`, also for a name that is no setting."""
     try:
-        return int(text) if kind is int else float(text) if kind is float else text
+        with path.open("rb") as file:
+            found = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"the settings file {path} cannot be read: {error}") from None
+    known = {field.name for field in dataclasses.fields(Settings)}
+    for name in found:
+        if name not in known:
+            raise BadSetting(f"{path}: {name} is not a setting")
+    return found
+
+
+def reference() -> str:
+    """The settings as a Markdown page."""
+    lines = [
+        "# Settings",
+        "",
+        "Each is set on the command line of `quiltfn serve` (`--idle-s 60`), in the environment",
+        "(`QUILTFN_IDLE_S=60`) or in the TOML file that `--config` names (`idle_s = 60`); the",
+        "first of these that says something wins. Generated from `src/quiltfn/settings.py`.",
+        "",
+        "| setting | default | range | meaning |",
+        "|---|---|---|---|",
+    ]
+    for field in dataclasses.fields(Settings):
+        low, high = _range(field)
+        shown = field.default if field.default not in ("", Path()) else "none"
+        span = f"{low:g} … {high:g}" if low is not None and high is not None else ""
+        lines.append(f"| `{field.name}` | {shown} | {span} | {field.metadata['about']} |")
+    return "\n".join([*lines, ""])
+
+
+def _range(field: "dataclasses.Field[Any]") -> tuple[Any, Any]:
+    return field.metadata["low"], field.metadata["high"]
+
+
+def _converted(name: str, kind: object, value: Any) -> Any:
+    """Text as the setting's type; from a file it may have the type already."""
+    if kind is Path:
+        return Path(str(value)).absolute() if str(value) else Path()
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        if kind is int:
+            if isinstance(value, float):
+                raise ValueError
+            return int(value)
+        return float(value) if kind is float else str(value)
     except ValueError:
-        raise BadSetting(f"{name} must be a number, not {text!r}") from None
+        wanted = "a whole number" if kind is int else "a number"
+        raise BadSetting(f"{name} must be {wanted}, not {value!r}") from None

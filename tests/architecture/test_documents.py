@@ -21,12 +21,16 @@ def test_relative_links_lead_to_a_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda one: str(one.relative_to(ROOT)))
 def test_files_that_documents_name_exist(path: Path) -> None:
-    for name in re.findall(r"`((?:scripts|src/quiltfn|tests|bench|docs)/[\w./-]+)`", path.read_text()):
+    for name in re.findall(
+        r"`((?:scripts|src/quiltfn|tests|bench|docs)/[\w./-]+)`", path.read_text()
+    ):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
 
 
 def test_no_file_names_a_machine_path_or_a_registry_host() -> None:
-    banned = re.compile("pypi" + r"\.org|pythonhosted|/work" + "/|/home" + "/[a-z]")
+    # Written in pieces, so that this file itself is clean.
+    hosts = ["pypi" + "\\.org", "python" + "hosted"]
+    banned = re.compile("|".join([*hosts, "/wo" + "rk/", "/ho" + "me/[a-z]"]))
     for name in TRACKED:
         path = ROOT / name
         if name and path.is_file() and path.suffix not in {".png", ".bin"}:

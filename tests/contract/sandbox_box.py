@@ -143,6 +143,7 @@ def main(handed: str, run_dir: str, data_dir: str) -> int:
             run_dir=Path(run_dir),
             guest=GUEST,
             server=[sys.executable, "-I", "-c", RELAY, handed],
+            given={},
             program=program_paths(),
             crun=CRUN,
         )

@@ -4,6 +4,7 @@ Routing, requests and responses are Starlette's; what is strict here is the body
 within its limit, said to be JSON), the error body, and who may talk to a server without keys.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
@@ -14,11 +15,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 from starlette.routing import Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
-from quiltfn.api import errors, parse
-from quiltfn.api.routes import ROUTES, Answer, Asked, House, Route
+from quiltfn.api import errors, openapi, parse, rules
+from quiltfn.api.guide import Guide
+from quiltfn.api.route import Answer, Asked, House, Route
+from quiltfn.api.routes import ROUTES
+from quiltfn.idempotency import Rendered, slot_for, was_executed
 from quiltfn.ids import new_id
+from quiltfn.model.access import Caller, Scope
 from quiltfn.model.errors import (
     BadRequest,
     Forbidden,
@@ -30,68 +36,146 @@ from quiltfn.model.errors import (
     Unprocessable,
     UnsupportedMediaType,
 )
+from quiltfn.observe import metrics
+from quiltfn.ports import AuditEntry
 
+NOBODY = Caller(tenant_id="", scope=Scope.READ, credential="nobody")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
-TENANT = "default"
+JSON = "application/json"
 _encode = msgspec.json.Encoder().encode
 _log = structlog.get_logger("quiltfn.api")
 
+App = Callable[[AsgiScope, Receive, Send], Awaitable[None]]
 
-def make_app(house: House) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+
+def make_app(house: House) -> App:
     """The application over `house`."""
-    paths = [Path(path, _endpoint(house, routes), methods=None) for path, routes in ROUTES]
+    machine = house.health.machine
+    known = rules.with_host(machine.memory_max_mib, machine.cores)
+    guide = Guide(ROUTES, _encode(openapi.document(ROUTES, known)))
+    paths = [
+        Path(path, Endpoint(house, guide, routes).answer, methods=None) for path, routes in ROUTES
+    ]
     for path in paths:
         path.methods = set()  # every method arrives, so that 405 is told in our own words
     router = Router(routes=paths, redirect_slashes=False, default=_no_such_route)
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app(scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await router(scope, receive, send)
 
     return app
 
 
-def _endpoint(house: House, routes: dict[str, Route]) -> Callable[[Request], Awaitable[Response]]:
-    allow = ", ".join(sorted(routes))
+class Endpoint:
+    """All methods of one path."""
 
-    async def endpoint(request: Request) -> Response:
+    def __init__(self, house: House, guide: Guide, routes: dict[str, Route]) -> None:
+        self._house, self._guide, self._routes = house, guide, routes
+        self._allow = ", ".join(sorted(routes))
+
+    async def answer(self, request: Request) -> Response:
+        """Whatever happens, one answer, with the request's id."""
         request_id = _request_id(request)
         try:
-            route = routes.get(request.method)
-            if route is None:
-                raise MethodNotAllowed(f"{request.method} is not one of: {allow}")
-            answer = await _answer(house, route, request)
+            answer = await self._answer(request, request_id)
         except QuiltfnError as error:
-            headers = {"allow": allow} if isinstance(error, MethodNotAllowed) else {}
-            return _failure(error, request_id, headers)
+            answer = _failure(error, request_id)
+            if isinstance(error, MethodNotAllowed):
+                answer.headers["allow"] = self._allow
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception:
             _log.exception("a request failed", request_id=request_id, path=request.url.path)
-            return _failure(Internal("the server made a mistake; its log has more"), request_id)
-        body = b"" if answer.value is None else _encode(answer.value)
-        response = Response(body, status_code=answer.status, headers=dict(answer.headers))
-        if answer.value is not None:
-            response.headers["content-type"] = "application/json"
-        response.headers["x-request-id"] = request_id
-        return response
+            answer = _failure(Internal("the server made a mistake; its log has more"), request_id)
+        return Response(answer.body, answer.status, {**answer.headers, "x-request-id": request_id})
 
-    return endpoint
+    async def _answer(self, request: Request, request_id: str) -> Rendered:
+        """Who, what, may they; then the route's own work, once or again."""
+        if self._house.access.is_open:
+            check_neighbour(request)
+        route = self._routes.get(request.method)
+        if route is None:
+            raise MethodNotAllowed(f"{request.method} is not one of: {self._allow}")
+        caller = self._caller(route, request)
+        raw = await self._read(route, request) if request.method in ("POST", "PUT") else b""
 
+        async def execute() -> Rendered:
+            return await self._execute(route, request, caller, raw, request_id)
 
-async def _answer(house: House, route: Route, request: Request) -> Answer:
-    _check_neighbour(request)
-    asked = Asked(
-        house=house,
-        tenant_id=TENANT,
-        path=request.path_params,
-        query=_query(request),
-        headers=request.headers,
-    )
-    if request.method in ("POST", "PUT"):
-        asked.body = _body(route, await _read(request, route.limit), request)
-    return await route.handler(asked)
+        key = request.headers.get("idempotency-key") if route.is_idempotent else None
+        if key is None:
+            return await execute()
+        slot = slot_for(caller.tenant_id, request.method, request.url.path, key, raw)
+        return await self._house.idempotency.run(slot, execute)
+
+    def _caller(self, route: Route, request: Request) -> Caller:
+        if route.scope is None:
+            return NOBODY
+        caller = self._house.access.identify(request.headers, _address(request))
+        caller.must_have(route.scope)
+        return caller
+
+    async def _execute(
+        self, route: Route, request: Request, caller: Caller, raw: bytes, request_id: str
+    ) -> Rendered:
+        """The route's own work, its refusals rendered and, where it changes something, audited."""
+        asked = Asked(
+            house=self._house,
+            guide=self._guide,
+            caller=caller,
+            path=request.path_params,
+            query={},
+            headers=request.headers,
+        )
+        code, object_id = None, next(iter(request.path_params.values()), None)
+        try:
+            asked.query = _query(route, request)
+            asked.body = _body(route, raw, request)
+            answer = await route.handler(asked)
+            rendered, object_id = _success(answer), answer.object_id or object_id
+        except QuiltfnError as error:
+            rendered, code = _failure(error, request_id), error.code
+        if route.action is not None:
+            entry = AuditEntry(
+                id=new_id(),
+                at=int(self._house.clock.unix()),
+                tenant_id=caller.tenant_id,
+                credential=caller.credential,
+                action=route.action,
+                object_id=object_id,
+                status=rendered.status,
+                error_code=code,
+                address=_address(request),
+                request_id=request_id,
+            )
+            await self._house.audit.append(entry)
+        return rendered
+
+    async def _read(self, route: Route, request: Request) -> bytes:
+        """The body, refused as soon as it is known to be too long, or late."""
+        limits = self._house.limits
+        limit = limits.invoke_body_max if route.is_invoke else limits.body_max
+        announced = request.headers.get("content-length", "0")
+        if announced.isdigit() and int(announced) > limit:
+            raise PayloadTooLarge(f"the body has {announced} bytes; this route takes {limit}")
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(limits.body_timeout_s):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > limit:
+                        raise PayloadTooLarge(
+                            f"the body is longer than the {limit} bytes this route takes"
+                        )
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise BadRequest(
+                f"the body did not arrive within {limits.body_timeout_s:g} s"
+            ) from None
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _body(route: Route, raw: bytes, request: Request) -> object:
@@ -105,6 +189,8 @@ def _body(route: Route, raw: bytes, request: Request) -> object:
         raise UnsupportedMediaType(
             "the body must be JSON, sent with Content-Type: application/json"
         )
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("the body must be sent as it is, without a Content-Encoding")
     value = parse.json_value(raw)
     if route.body is None:
         if value != {}:
@@ -113,33 +199,25 @@ def _body(route: Route, raw: bytes, request: Request) -> object:
     return parse.shape(value, route.body)
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    """The body, refused as soon as it is known to be longer than `limit` bytes."""
-    announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > limit:
-        raise PayloadTooLarge(f"the body has {announced} bytes; this route takes {limit}")
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise PayloadTooLarge(f"the body is longer than the {limit} bytes this route takes")
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _query(request: Request) -> dict[str, str]:
-    if not request.scope["query_string"]:
+def _query(route: Route, request: Request) -> dict[str, str]:
+    """Each parameter once, and none that the route does not know: a misspelt filter filters
+    nothing.
+    """
+    if not request.scope["query_string"] or route.scope is None:
         return {}
+    known = [one.name for one in route.parameters if one.where == "query"]
     query: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
+        if name not in known:
+            expected = f"one of: {', '.join(known)}" if known else "left out: this route has none"
+            raise Unprocessable.field(f"the query parameter {name[:80]}", expected, None)
         if name in query:
-            raise Unprocessable.field(name[:80], "given once", None)
+            raise Unprocessable.field(name, "given once", None)
         query[name] = value
     return query
 
 
-def _check_neighbour(request: Request) -> None:
+def check_neighbour(request: Request) -> None:
     """Without keys the only fence is the loopback address, so a browser that was lured into
     talking to it (a rebound name, a post from a foreign page) is turned away.
     """
@@ -163,10 +241,12 @@ def _is_loopback(url: str) -> bool:
         return False
 
 
-async def _no_such_route(scope: Scope, receive: Receive, send: Send) -> None:
-    request = Request(scope)
-    error = NotFound("there is no such route", hint="GET /api/functions lists the functions")
-    await _failure(error, _request_id(request))(scope, receive, send)
+async def _no_such_route(scope: AsgiScope, receive: Receive, send: Send) -> None:
+    request_id = _request_id(Request(scope))
+    error = NotFound("there is no such route", hint="GET /api/functions/help lists the routes")
+    answer = _failure(error, request_id)
+    headers = {**answer.headers, "x-request-id": request_id}
+    await Response(answer.body, answer.status, headers)(scope, receive, send)
 
 
 def _request_id(request: Request) -> str:
@@ -174,9 +254,26 @@ def _request_id(request: Request) -> str:
     return given if REQUEST_ID.fullmatch(given) else new_id()
 
 
-def _failure(
-    error: QuiltfnError, request_id: str, headers: dict[str, str] | None = None
-) -> Response:
-    status, body, more = errors.render(error, request_id)
-    all_headers = {**more, **(headers or {}), "x-request-id": request_id}
-    return Response(body, status, all_headers, media_type="application/json")
+def _address(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
+def _success(answer: Answer) -> Rendered:
+    if answer.value is None:
+        return Rendered(status=answer.status, body=b"", headers=dict(answer.headers))
+    value = answer.value
+    body = value if isinstance(value, bytes) else None
+    if body is None:
+        is_text = isinstance(value, str) and answer.content_type != JSON
+        body = value.encode() if is_text else _encode(value)
+    headers = {**answer.headers, "content-type": answer.content_type}
+    return Rendered(status=answer.status, body=body, headers=headers)
+
+
+def _failure(error: QuiltfnError, request_id: str) -> Rendered:
+    metrics.count_refusal(error.code)
+    status, body, headers = errors.render(error, request_id)
+    headers["content-type"] = JSON
+    if isinstance(error, PayloadTooLarge):
+        headers["connection"] = "close"  # what is still to come of the body is not read
+    return Rendered(status=status, body=body, headers=headers, executed=was_executed(error))

@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -151,3 +153,16 @@ def _refusal(message: str, value: dict[str, Any], kind: type) -> Unprocessable:
             f"environment.{bad[:80]}", wanted, received.get(bad), EXAMPLES["environment"]
         )
     return Unprocessable.field(name, wanted, received, EXAMPLES.get(name))
+
+
+def one_of(text: str, name: str, known: Sequence[str], example: str) -> str:
+    """A word that is one of the known ones. Raises `Unprocessable`."""
+    if text in known:
+        return text
+    raise Unprocessable.field(name, f"one of: {', '.join(known)}", text, example)
+
+
+def next_link(path: str, limit: int, cursor: str, kept: Mapping[str, str]) -> str:
+    """The Link header that leads to the next page (RFC 8288)."""
+    query = urlencode({"limit": limit, "cursor": cursor, **kept})
+    return f'<{path}?{query}>; rel="next"'

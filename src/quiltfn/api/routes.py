@@ -1,312 +1,236 @@
-"""Every route in one screen, and what each does: parse is done, call a verb, render."""
+"""Every route in one screen."""
 
-import base64
-import binascii
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-from quiltfn import __version__
-from quiltfn.api import parse, schema
-from quiltfn.catalog import Catalog, Entry
-from quiltfn.health import Health
-from quiltfn.invoke import Invoker, Request
-from quiltfn.lifecycle import Lifecycle
-from quiltfn.model.errors import NotFound, Unprocessable
+from quiltfn.api import admin_schema, elasticity, functions, schema, system
+from quiltfn.api.route import Handler, Parameter, Route
+from quiltfn.model.access import Scope
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import Status
-from quiltfn.model.pool import PoolCounts, summed
-from quiltfn.ports import InvocationQuery, Journal, Pools
 
-MIB = 1024 * 1024
-PAGE_MAX = 1000
-INVOCATIONS_DEFAULT = 50
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class House:
-    """The verbs and ports that the routes call."""
-
-    catalog: Catalog
-    lifecycle: Lifecycle
-    invoker: Invoker
-    pools: Pools
-    journal: Journal
-    health: Health
-
-
-@dataclass(slots=True, kw_only=True)
-class Asked:
-    """One request, parsed: parameters, headers, and the body as its route's shape."""
-
-    house: House
-    tenant_id: str
-    path: Mapping[str, str]
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    body: Any = None
-
-    def entry(self) -> Entry:
-        """The function that the path names by id."""
-        return self.house.catalog.by_id(self.tenant_id, self.path["function_id"])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What to send; `value` None sends no body."""
-
-    value: Any = None
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-Handler = Callable[[Asked], Awaitable[Answer]]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """`body`: the shape it takes, None for none. `limit`: bytes of body at most."""
-
-    handler: Handler
-    body: type | None = None
-    limit: int = MIB
-    needs_body: bool = True
-
-
-async def create(asked: Asked) -> Answer:
-    new, content = asked.body.split()
-    entry = await asked.house.lifecycle.create(asked.tenant_id, new, content)
-    function = entry.function
-    answer = schema.CreatedAnswer(
-        function_id=function.id, name=function.name, state=function.state, version=1
-    )
-    return Answer(value=answer, status=201)
-
-
-async def list_functions(asked: Asked) -> Answer:
-    _only(asked, "limit", "cursor", "state", "cluster_id")
-    limit = parse.integer(asked.query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
-    after = _cursor(asked.query["cursor"]) if "cursor" in asked.query else ""
-    state = asked.query.get("state")
-    if state is not None and state not in set(FunctionState) - {FunctionState.DELETED}:
-        raise Unprocessable.field("state", "a state of a function", state, "active")
-    cluster = asked.query.get("cluster_id")
-    found = [
-        entry
-        for entry in asked.house.catalog.of_tenant(asked.tenant_id)
-        if entry.function.id > after
-        and (state is None or entry.function.state == state)
-        and (cluster is None or entry.function.cluster_id == cluster)
-    ]
-    found.sort(key=lambda entry: entry.function.id)
-    page = found[:limit]
-    cursor = _cursor_of(page[-1].function.id) if len(found) > limit else None
-    functions = [schema.function_answer(entry) for entry in page]
-    headers = {}
-    if cursor:
-        headers["link"] = f'</api/functions?limit={limit}&cursor={cursor}>; rel="next"'
-    return Answer(
-        value=schema.FunctionList(functions=functions, next_cursor=cursor), headers=headers
-    )
-
-
-async def get(asked: Asked) -> Answer:
-    return Answer(value=schema.function_answer(asked.entry()))
-
-
-async def get_by_name(asked: Asked) -> Answer:
-    entry = asked.house.catalog.by_name(asked.tenant_id, asked.path["name"])
-    return Answer(value=schema.function_answer(entry))
-
-
-async def update(asked: Asked) -> Answer:
-    changes = asked.body.changes()
-    if not changes:
-        known = ", ".join(schema.UpdateBody.__struct_fields__)
-        raise Unprocessable(
-            "an update must name at least one field",
-            details={"expected": f"one or more of: {known}", "example": {"handler": "echo hello"}},
-        )
-    return Answer(
-        value=schema.function_answer(await asked.house.lifecycle.update(asked.entry(), changes))
-    )
-
-
-async def delete(asked: Asked) -> Answer:
-    await asked.house.lifecycle.delete(asked.entry())
-    return Answer(status=204)
-
-
-async def deploy(asked: Asked) -> Answer:
-    return Answer(value=schema.function_answer(await asked.house.lifecycle.deploy(asked.entry())))
-
-
-async def pause(asked: Asked) -> Answer:
-    await asked.house.lifecycle.pause(asked.entry())
-    return Answer(value=schema.PauseAnswer())
-
-
-async def resume(asked: Asked) -> Answer:
-    return Answer(value=schema.function_answer(await asked.house.lifecycle.resume(asked.entry())))
-
-
-async def invoke(asked: Asked) -> Answer:
-    return await _invoke(asked, asked.entry())
-
-
-async def invoke_by_name(asked: Asked) -> Answer:
-    return await _invoke(asked, asked.house.catalog.by_name(asked.tenant_id, asked.path["name"]))
-
-
-async def _invoke(asked: Asked, entry: Entry) -> Answer:
-    body = asked.body or schema.InvokeBody()
-    request = Request(
-        payload=body.payload,
-        environment=body.environment,
-        timeout_seconds=body.timeout_seconds,
-        traceparent=asked.headers.get("traceparent"),
-    )
-    record = await asked.house.invoker.invoke(entry, request)
-    return Answer(
-        value=schema.invocation_answer(record),
-        headers={"x-invocation-id": record.invocation_id},
-    )
-
-
-async def list_invocations(asked: Asked) -> Answer:
-    _only(asked, "limit", "cursor", "status", "cold_start", "min_duration_ms")
-    entry, query = asked.entry(), asked.query
-    status = query.get("status")
-    if status is not None and status not in set(Status):
-        raise Unprocessable.field("status", "a status of an invocation", status, "success")
-    cold = query.get("cold_start")
-    slow = query.get("min_duration_ms")
-    page = await asked.house.journal.query(
-        InvocationQuery(
-            function_id=entry.function.id,
-            limit=parse.integer(query.get("limit", str(INVOCATIONS_DEFAULT)), "limit", 1, PAGE_MAX),
-            cursor=query.get("cursor"),
-            status=Status(status) if status is not None else None,
-            cold_start=parse.boolean(cold, "cold_start") if cold is not None else None,
-            min_duration_ms=parse.integer(slow, "min_duration_ms", 0, 999_999_999)
-            if slow is not None
-            else None,
-        )
-    )
-    invocations = [schema.invocation_answer(record) for record in page.items]
-    return Answer(
-        value=schema.InvocationList(invocations=invocations, next_cursor=page.next_cursor)
-    )
-
-
-async def get_invocation(asked: Asked) -> Answer:
-    entry = asked.entry()
-    record = await asked.house.journal.get(entry.function.id, asked.path["invocation_id"])
-    if record is None:
-        raise NotFound("the function has no invocation with this id")
-    return Answer(value=schema.invocation_answer(record))
-
-
-async def versions(asked: Asked) -> Answer:
-    entry = asked.entry()
-    current = entry.function.current_version
-    found = await asked.house.lifecycle.versions(entry)
-    answers = [schema.version_answer(version, current) for version in found]
-    return Answer(value=schema.VersionList(versions=answers))
-
-
-async def rollback(asked: Asked) -> Answer:
-    entry = await asked.house.lifecycle.rollback(asked.entry(), asked.body.version)
-    return Answer(value=schema.function_answer(entry))
-
-
-async def pool(asked: Asked) -> Answer:
-    entry = asked.entry()
-    counts = asked.house.pools.counts(entry.function.id)
-    return Answer(value=schema.pool_answer(entry.function.id, counts))
-
-
-async def pool_stats(asked: Asked) -> Answer:
-    house = asked.house
-    counts: list[PoolCounts] = [
-        house.pools.counts(entry.function.id) for entry in house.catalog.of_tenant(asked.tenant_id)
-    ]
-    return Answer(value=schema.pool_stats_answer(summed(counts)))
-
-
-async def functions_health(asked: Asked) -> Answer:
-    return Answer(value=await asked.house.health.report())
-
-
-async def alive(_asked: Asked) -> Answer:
-    return Answer(value={"status": "ok"})
-
-
-async def system_info(asked: Asked) -> Answer:
-    machine = asked.house.health.machine
-    return Answer(
-        value={
-            "version": __version__,
-            "node_id": machine.node_id,
-            "cgroup_mode": machine.cgroup_mode,
-            "oci_runtime": machine.oci_runtime,
-            "protections": machine.protections,
-            "limits": {
-                "memory_limit_mb": machine.memory_max_mib,
-                "cpu_limit_percent": 100 * machine.cores,
-            },
-        }
-    )
-
-
-CREATE = Route(create, schema.CreateBody)
-INVOKE = Route(invoke, schema.InvokeBody, 8 * MIB, needs_body=False)
-INVOKE_NAME = Route(invoke_by_name, schema.InvokeBody, 8 * MIB, needs_body=False)
-# Fixed words come before {function_id}; the first path that fits wins.
+READ, INVOKE, WRITE, ADMIN = Scope.READ, Scope.INVOKE, Scope.WRITE, Scope.ADMIN
 FUNCTION = "/api/functions/{function_id}"
+TARGET = "/functions/{function_id}/pool-target"
+
+LIMIT = Parameter(
+    name="limit",
+    about="entries of a page at most",
+    schema={"type": "integer", "minimum": 1, "maximum": functions.PAGE_MAX},
+    example=50,
+)
+CURSOR = Parameter(name="cursor", about="where to go on: next_cursor of the page before")
+STATE = Parameter(
+    name="state",
+    about="only functions in this state",
+    schema={"enum": [state for state in FunctionState if state is not FunctionState.DELETED]},
+)
+CLUSTER = Parameter(name="cluster_id", about="only functions with this label")
+STATUS = Parameter(
+    name="status", about="only calls with this status", schema={"enum": list(Status)}
+)
+COLD = Parameter(
+    name="cold_start", about="only cold (or only warm) calls", schema={"type": "boolean"}
+)
+SLOW = Parameter(
+    name="min_duration_ms",
+    about="only calls that took at least so many milliseconds",
+    schema={"type": "integer", "minimum": 0, "maximum": 999_999_999},
+)
+FORMAT = Parameter(name="format", about="markdown or json", schema={"enum": ["json", "markdown"]})
+IF_MATCH = Parameter(
+    name="If-Match", where="header", about="change it only if its ETag is still this one"
+)
+IDEMPOTENCY = Parameter(
+    name="Idempotency-Key",
+    where="header",
+    about="a repetition with the same key and body gets the first answer, for 24 hours",
+    schema={"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"},
+)
+TENANT = Parameter(
+    name="X-Tenant-Id", where="header", required=True, about="the tenant of the credential"
+)
+ONCE = Parameter(
+    name="Idempotency-Key", where="header", required=True, about="the operation happens once for it"
+)
+ACTION_ID = Parameter(
+    name="X-Orch-Action-Id", where="header", required=True, about="the caller's name for the action"
+)
+DOCUMENT = (FORMAT,)
+PLACED = ("CAPACITY_FULL", "RUNTIME_UNAVAILABLE", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE")
+GONE = ("NOT_FOUND",)
+
+CREATE = Route(
+    handler=functions.create,
+    scope=WRITE,
+    answer=schema.CreatedAnswer,
+    status=201,
+    body=schema.CreateBody,
+    is_idempotent=True,
+    parameters=(IDEMPOTENCY,),
+    codes=("CONFLICT", "RATE_LIMITED"),
+    action="function.create",
+)
+LIST = Route(
+    handler=functions.list_functions,
+    scope=READ,
+    answer=schema.FunctionList,
+    parameters=(LIMIT, CURSOR, STATE, CLUSTER),
+)
+GET = Route(handler=functions.get, scope=READ, answer=schema.FunctionAnswer)
+UPDATE = Route(
+    handler=functions.update,
+    scope=WRITE,
+    answer=schema.FunctionAnswer,
+    body=schema.UpdateBody,
+    parameters=(IF_MATCH,),
+    codes=("CONFLICT", "PRECONDITION_FAILED"),
+    action="function.update",
+)
+DELETE = Route(handler=functions.delete, scope=WRITE, status=204, action="function.delete")
+DEPLOY = Route(
+    handler=functions.deploy,
+    scope=WRITE,
+    answer=schema.FunctionAnswer,
+    codes=("UNPROCESSABLE_ENTITY",),
+    action="function.deploy",
+)
+PAUSE = Route(
+    handler=functions.pause,
+    scope=WRITE,
+    answer=schema.PauseAnswer,
+    codes=("CONFLICT", "UNPROCESSABLE_ENTITY"),
+    action="function.pause",
+)
+RESUME = Route(
+    handler=functions.resume,
+    scope=WRITE,
+    answer=schema.FunctionAnswer,
+    codes=("CONFLICT", "UNPROCESSABLE_ENTITY"),
+    action="function.resume",
+)
+
+
+def invoking(handler: Handler) -> Route:
+    return Route(
+        handler=handler,
+        scope=INVOKE,
+        answer=schema.InvocationAnswer,
+        body=schema.InvokeBody,
+        needs_body=False,
+        is_invoke=True,
+        is_idempotent=True,
+        parameters=(IDEMPOTENCY,),
+        codes=(*PLACED, "CONFLICT"),
+    )
+
+
+INVOCATIONS = Route(
+    handler=functions.list_invocations,
+    scope=READ,
+    answer=schema.InvocationList,
+    parameters=(LIMIT, CURSOR, STATUS, COLD, SLOW),
+)
+INVOCATION = Route(handler=functions.get_invocation, scope=READ, answer=schema.InvocationAnswer)
+VERSIONS = Route(handler=functions.versions, scope=READ, answer=schema.VersionList)
+ROLLBACK = Route(
+    handler=functions.rollback,
+    scope=WRITE,
+    answer=schema.FunctionAnswer,
+    body=schema.RollbackBody,
+    action="function.rollback",
+)
+POOL = Route(handler=functions.pool, scope=READ, answer=schema.PoolAnswer)
+POOL_STATS = Route(handler=functions.pool_stats, scope=READ, answer=schema.PoolStatsAnswer)
+TARGETS = Route(
+    handler=elasticity.pool_target,
+    scope=WRITE,
+    answer=admin_schema.PoolTargetAnswer,
+    body=admin_schema.PoolTargetBody,
+    parameters=(TENANT,),
+    action="elasticity.pool_target",
+)
+CONTROLLED = Route(
+    handler=elasticity.controlled_pool_target,
+    scope=WRITE,
+    answer=admin_schema.OperationAnswer,
+    body=admin_schema.PoolTargetBody,
+    parameters=(TENANT, ONCE, ACTION_ID),
+    action="elasticity.pool_target",
+)
+OPERATION = Route(handler=elasticity.get_operation, scope=READ, answer=admin_schema.OperationAnswer)
+MAKE_KEY = Route(
+    handler=system.make,
+    scope=ADMIN,
+    answer=admin_schema.NewKeyAnswer,
+    status=201,
+    body=admin_schema.NewKeyBody,
+    action="key.create",
+)
+LIST_KEYS = Route(handler=system.list_keys, scope=ADMIN, answer=admin_schema.KeyList)
+REVOKE_KEY = Route(handler=system.revoke, scope=ADMIN, status=204, action="key.revoke")
+AUDIT = Route(
+    handler=system.audit,
+    scope=ADMIN,
+    answer=admin_schema.AuditList,
+    parameters=(LIMIT, CURSOR),
+)
+
+
+def document(handler: Handler, answer: type) -> Route:
+    return Route(handler=handler, scope=READ, answer=answer, parameters=DOCUMENT)
+
+
+HEALTH = document(system.health, admin_schema.HealthAnswer)
+
+# Fixed words come before {function_id}; the first path that fits wins. Invoking comes first of all:
+# it is asked for most.
 ROUTES: list[tuple[str, dict[str, Route]]] = [
-    (FUNCTION + "/invoke", {"POST": INVOKE}),
-    ("/api/functions/invoke/{name}", {"POST": INVOKE_NAME}),
-    ("/health", {"GET": Route(alive)}),
-    ("/api/system/info", {"GET": Route(system_info)}),
-    ("/api/functions", {"POST": CREATE, "GET": Route(list_functions)}),
-    ("/api/functions/health", {"GET": Route(functions_health)}),
-    ("/api/functions/pool/stats", {"GET": Route(pool_stats)}),
-    ("/api/functions/by-name/{name}", {"GET": Route(get_by_name)}),
+    (FUNCTION + "/invoke", {"POST": invoking(functions.invoke)}),
+    ("/api/functions/invoke/{name}", {"POST": invoking(functions.invoke_by_name)}),
+    ("/health", {"GET": Route(handler=system.alive, scope=None, answer=admin_schema.AliveAnswer)}),
+    ("/api/functions", {"POST": CREATE, "GET": LIST}),
+    ("/api/functions/health", {"GET": HEALTH}),
+    ("/api/functions/help", {"GET": document(system.functions_help, admin_schema.HelpAnswer)}),
     (
-        FUNCTION,
-        {"GET": Route(get), "PUT": Route(update, schema.UpdateBody), "DELETE": Route(delete)},
+        "/api/functions/examples",
+        {"GET": document(system.functions_examples, admin_schema.ExampleList)},
     ),
-    (FUNCTION + "/deploy", {"POST": Route(deploy)}),
-    (FUNCTION + "/pause", {"POST": Route(pause)}),
-    (FUNCTION + "/resume", {"POST": Route(resume)}),
-    (FUNCTION + "/invocations", {"GET": Route(list_invocations)}),
-    (FUNCTION + "/invocations/{invocation_id}", {"GET": Route(get_invocation)}),
-    (FUNCTION + "/versions", {"GET": Route(versions)}),
-    (FUNCTION + "/rollback", {"POST": Route(rollback, schema.RollbackBody)}),
-    (FUNCTION + "/pool", {"GET": Route(pool)}),
-]
-
-
-def _only(asked: Asked, *known: str) -> None:
-    """Refuses query parameters that the route does not know: a misspelt filter filters nothing."""
-    for name in asked.query:
-        if name not in known:
-            raise Unprocessable.field(
-                name[:80], f"one of the query parameters {', '.join(known)}", None
+    ("/api/functions/pool/stats", {"GET": POOL_STATS}),
+    (
+        "/api/functions/by-name/{name}",
+        {
+            "GET": Route(
+                handler=functions.get_by_name, scope=READ, answer=schema.FunctionAnswer, codes=GONE
             )
-
-
-def _cursor_of(function_id: str) -> str:
-    return base64.urlsafe_b64encode(function_id.encode()).decode().rstrip("=")
-
-
-def _cursor(text: str) -> str:
-    try:
-        padded = text + "=" * (-len(text) % 4)
-        decoded = base64.urlsafe_b64decode(padded.encode("ascii")).decode("ascii")
-        if len(decoded) != 36:
-            raise ValueError
-    except (binascii.Error, ValueError):
-        raise Unprocessable.field("cursor", "a next_cursor as a list gave it", text) from None
-    return decoded
+        },
+    ),
+    (FUNCTION, {"GET": GET, "PUT": UPDATE, "DELETE": DELETE}),
+    (FUNCTION + "/deploy", {"POST": DEPLOY}),
+    (FUNCTION + "/pause", {"POST": PAUSE}),
+    (FUNCTION + "/resume", {"POST": RESUME}),
+    (FUNCTION + "/invocations", {"GET": INVOCATIONS}),
+    (FUNCTION + "/invocations/{invocation_id}", {"GET": INVOCATION}),
+    (FUNCTION + "/versions", {"GET": VERSIONS}),
+    (FUNCTION + "/rollback", {"POST": ROLLBACK}),
+    (FUNCTION + "/pool", {"GET": POOL}),
+    ("/api/elasticity" + TARGET, {"POST": TARGETS}),
+    ("/api/elasticity/control" + TARGET, {"POST": CONTROLLED}),
+    ("/api/elasticity/control/operations/{operation_id}", {"GET": OPERATION}),
+    (
+        "/api/elasticity/health",
+        {"GET": document(system.elasticity_health, admin_schema.HealthAnswer)},
+    ),
+    ("/api/elasticity/help", {"GET": document(system.elasticity_help, admin_schema.HelpAnswer)}),
+    (
+        "/api/elasticity/examples",
+        {"GET": document(system.elasticity_examples, admin_schema.ExampleList)},
+    ),
+    (
+        "/api/system/info",
+        {"GET": Route(handler=system.info, scope=READ, answer=admin_schema.InfoAnswer)},
+    ),
+    ("/api/keys", {"GET": LIST_KEYS, "POST": MAKE_KEY}),
+    ("/api/keys/{key_id}", {"DELETE": REVOKE_KEY}),
+    ("/api/audit", {"GET": AUDIT}),
+    ("/metrics", {"GET": Route(handler=system.show_metrics, scope=READ, answer=str)}),
+    ("/openapi.json", {"GET": Route(handler=system.openapi, scope=None, answer=dict)}),
+    ("/docs", {"GET": Route(handler=system.docs, scope=None, answer=str)}),
+]

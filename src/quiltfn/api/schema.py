@@ -12,7 +12,7 @@ from quiltfn.catalog import Entry
 from quiltfn.model.function import NewFunction
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.pool import PoolCounts
-from quiltfn.model.version import Content, Version
+from quiltfn.model.version import MASK, Content, Version
 
 
 class CreateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -199,8 +199,9 @@ class PoolStatsAnswer(msgspec.Struct, kw_only=True):
     terminating_containers: int
 
 
-def function_answer(entry: Entry) -> FunctionAnswer:
-    function, content, tally = entry.function, entry.version.content, entry.tally
+def function_answer(entry: Entry, *, show: bool) -> FunctionAnswer:
+    """`show`: whether the caller may see the values of the environment."""
+    function, tally = entry.function, entry.tally
     return FunctionAnswer(
         id=function.id,
         tenant_id=function.tenant_id,
@@ -218,11 +219,12 @@ def function_answer(entry: Entry) -> FunctionAnswer:
         invocation_count=tally.invocation_count,
         error_count=tally.error_count,
         error_message=function.error_message,
-        **msgspec.structs.asdict(content),
+        **content_fields(entry.version.content, show=show),
     )
 
 
-def version_answer(version: Version, current: int) -> VersionAnswer:
+def version_answer(version: Version, current: int, *, show: bool) -> VersionAnswer:
+    """`show`: whether the caller may see the values of the environment."""
     return VersionAnswer(
         id=version.id,
         function_id=version.function_id,
@@ -230,8 +232,16 @@ def version_answer(version: Version, current: int) -> VersionAnswer:
         created_at=version.created_at,
         is_active=version.number == current,
         description=version.description,
-        **msgspec.structs.asdict(version.content),
+        **content_fields(version.content, show=show),
     )
+
+
+def content_fields(content: Content, *, show: bool) -> dict[str, Any]:
+    """What a version fixes; the environment's values masked unless they are to be shown."""
+    fields = msgspec.structs.asdict(content)
+    if not show:
+        fields["environment"] = dict.fromkeys(content.environment, MASK)
+    return fields
 
 
 def invocation_answer(record: Invocation) -> InvocationAnswer:

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,8 @@ ROOTLESS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`server`: the server's command line, to which the launcher adds what it alone knows.
-
+    """`server`: the server's command line. `given`: what it is to know, as JSON; the launcher adds
+    the machine's facts and hands it over in memory, since a command line is for everybody to read.
     `program`: the paths that the server's program is read from.
     """
 
@@ -45,6 +45,7 @@ class Options:
     run_dir: Path
     guest: Path
     server: Sequence[str]
+    given: Mapping[str, object]
     program: Sequence[Path]
     crun: str
 
@@ -120,12 +121,11 @@ class Launcher:
         except preflight.PreflightFailed as error:
             raise CannotStart(str(error), UNUSABLE) from None
         facts = {
-            "server_id": self.state.id,
             "cgroup_mode": groups.mode,
             "protections": seen,
             "memory_max_mib": self.memory_max_mib,
             "cores": self.cores,
-            "crun": self.options.crun,
+            "oci_runtime": self.options.crun,
         }
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         server = self._start_server(theirs, facts)
@@ -169,14 +169,16 @@ class Launcher:
             syscalls.unshare_mounts()
             confine.reveal(self.options.program, self.options.data_dir)
             confine.give_up_root(launcher)
-            for kept in (channel, self.listener):
-                os.set_inheritable(kept.fileno(), True)
+            given = os.memfd_create("given")
+            os.write(given, json.dumps({**self.options.given, "facts": facts}).encode())
+            for kept in (channel.fileno(), self.listener.fileno(), given):
+                os.set_inheritable(kept, True)
             os.chdir("/")
             arguments = [
                 *self.options.server,
                 f"--channel={channel.fileno()}",
                 f"--listener={self.listener.fileno()}",
-                f"--facts={json.dumps(facts)}",
+                f"--given={given}",
             ]
             environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/"}
             os.execve(arguments[0], arguments, environment)

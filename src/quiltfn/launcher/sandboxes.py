@@ -237,13 +237,15 @@ class Sandboxes:
     def _run_waiting(self) -> None:
         while self._waiting and len(self._running) < self._jobs_max:
             job = self._waiting.popleft()
+            # systemd's manager would put the groups elsewhere than our paths say.
+            always = ["--root", str(self._state.crun_root), "--cgroup-manager", "cgroupfs"]
             actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = list(STDIO_ON_NULL)
             if job.guest_socket is not None:
                 actions.append((os.POSIX_SPAWN_DUP2, job.guest_socket.fileno(), oci.CONTROL_FD))
             try:
                 job.pid = os.posix_spawn(
                     self._crun,
-                    [self._crun, "--root", str(self._state.crun_root), *job.arguments],
+                    [self._crun, *always, *job.arguments],
                     {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
                     file_actions=actions,
                     setsigmask=(),

@@ -2,8 +2,10 @@
 
 Below the run directory every server has a directory of its own whose `lock` it holds. A directory
 whose lock is free belongs to a server that ended without cleaning up: it, its control groups and
-its sandboxes are swept, nothing else is touched. `uids/` shares out the uid ranges: whoever holds
-the lock of a block may give its ranges to sandboxes.
+its sandboxes are swept, nothing else is touched.
+
+The uid ranges are shared out in one place for the whole machine, whatever run directories servers
+have: whoever holds the lock of a block may give its ranges to sandboxes.
 """
 
 import contextlib
@@ -18,7 +20,7 @@ from pathlib import Path
 from quiltfn.launcher import syscalls
 from quiltfn.launcher.cgroups import Cgroups
 
-RUN_DIR = Path("/run/quiltfn")
+UIDS_DIR = Path("/run/quiltfn-uids")
 # 0x7000_0000 … 0x7EFF_FFFF: above what subuid files, systemd and container managers hand out.
 UID_BASE = 0x7000_0000
 UIDS_PER_SANDBOX = 65_536
@@ -39,7 +41,7 @@ class ServerState:
         self.bundles = self.path / "bundles"
         self.root = self.path / "root"
         (run_dir / "servers").mkdir(parents=True, exist_ok=True)
-        (run_dir / "uids").mkdir(exist_ok=True)
+        UIDS_DIR.mkdir(mode=0o700, exist_ok=True)
         with _exclusive(run_dir):  # so that a sweep never meets a directory without its lock
             self.path.mkdir()
             self._lock = _try_lock(self.path / "lock")
@@ -77,15 +79,15 @@ class ServerState:
         for block in range(BLOCKS):
             if block in self._blocks:
                 continue
-            descriptor = _try_lock(self.run_dir / "uids" / str(block))
+            descriptor = _try_lock(UIDS_DIR / str(block))
             if descriptor is None:
                 continue
-            owner = os.pread(descriptor, 64, 0).decode().strip()
-            if owner and owner != self.id and (self.run_dir / "servers" / owner).exists():
-                os.close(descriptor)
+            owner = os.fsdecode(os.pread(descriptor, 4096, 0))
+            if owner and Path(owner) != self.path and Path(owner).exists():
+                os.close(descriptor)  # of a dead server that nobody has swept yet
                 continue
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, self.id.encode(), 0)
+            os.pwrite(descriptor, os.fsencode(self.path), 0)
             self._blocks[block] = descriptor
             first = 1 if block == 0 else 0
             self._free += reversed(range(block * BLOCK + first, (block + 1) * BLOCK))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quiltfn.launcher import cgroups, state
 from quiltfn.operator.serve import GUEST
-from quiltfn.settings import BadSetting, from_environment
+from quiltfn.settings import BadSetting, from_everywhere
 
 FINE, NOT_FINE, NOT_ROOT = 0, 1, 77
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     it.add_argument("--crun", help="the OCI runtime (default /usr/bin/crun)")
     given = it.parse_args(arguments)
     try:
-        settings = from_environment({"run_dir": given.run_dir, "crun": given.crun})
+        settings = from_everywhere({"run_dir": given.run_dir, "crun": given.crun})
         if given.sweep:
             return sweep(settings.run_dir)
     except (BadSetting, cgroups.CgroupsUnusable) as error:

@@ -1,23 +1,27 @@
 """`quiltfn serve`: this process becomes the launcher; it starts the server and watches it."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import quiltfn
 from quiltfn.launcher import main as launcher
-from quiltfn.settings import BadSetting, Settings, from_environment
+from quiltfn.settings import BadSetting, Settings, from_everywhere
 
 EXIT_BAD_SETTING = 78
 GUEST = Path(quiltfn.__file__).parent / "guest" / "bin" / "guest"
+# Files that only root may have to read: read here, given to the server as text.
+SECRET_FILES = ("tls_cert", "tls_key", "jwt_secret", "jwt_jwks")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs until the server has ended; returns the exit code."""
     given = parser().parse_args(arguments)
     try:
-        settings = from_environment(vars(given))
+        settings = from_everywhere(vars(given))
+        secrets = read_secrets(settings)
     except BadSetting as error:
         print(f"quiltfn: {error}", file=sys.stderr)
         return EXIT_BAD_SETTING
@@ -31,25 +35,34 @@ def main(arguments: Sequence[str]) -> int:
             data_dir=settings.data_dir,
             run_dir=settings.run_dir,
             guest=GUEST,
-            server=server_command(settings),
+            # -I keeps the caller's environment and directory out.
+            server=[sys.executable, "-I", "-m", "quiltfn.main"],
+            given={"settings": as_text(settings), "secrets": secrets},
             program=program_paths(),
             crun=settings.crun,
         )
     )
 
 
-def server_command(settings: Settings) -> list[str]:
-    """How the launcher starts the server; -I keeps its caller's environment and directory out."""
-    return [
-        sys.executable,
-        "-I",
-        "-m",
-        "quiltfn.main",
-        f"--data-dir={settings.data_dir}",
-        f"--node-id={settings.node_id}",
-        f"--idle-s={settings.idle_s}",
-        f"--drain-s={settings.drain_s}",
-    ]
+def read_secrets(settings: Settings) -> dict[str, str]:
+    """The contents of the secret files that are set. Raises `BadSetting`."""
+    secrets = {}
+    for name in SECRET_FILES:
+        path: Path = getattr(settings, name)
+        if path == Path():
+            continue
+        try:
+            secrets[name] = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise BadSetting(f"{name}: {path} cannot be read: {reason}") from None
+    return secrets
+
+
+def as_text(settings: Settings) -> dict[str, str]:
+    """Every setting as the server will read it again; an empty path stays empty."""
+    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return {name: "" if value == Path() else str(value) for name, value in fields.items()}
 
 
 def program_paths() -> list[Path]:
@@ -60,7 +73,7 @@ def program_paths() -> list[Path]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; what is not given comes from the environment or the defaults."""
+    """The command line: an option for each setting; what is not given comes from elsewhere."""
     it = argparse.ArgumentParser(
         prog="quiltfn serve",
         description="Start the server here, as root: it gives root up before it listens.",
@@ -68,12 +81,9 @@ def parser() -> argparse.ArgumentParser:
         "server ended unexpectedly · 73 data directory unusable · 74 database unusable · "
         "77 not root · 78 a setting is wrong",
     )
-    it.add_argument("--host", help="address to listen on (default 127.0.0.1; loopback only)")
-    it.add_argument("--port", help="port to listen on, 0 picks a free one (default 8080)")
-    it.add_argument("--data-dir", help="where the database is kept (default ./data)")
-    it.add_argument("--node-id", help="this node's name in records (default: the host's name)")
-    it.add_argument("--idle-s", help="seconds an idle instance is kept (default 300)")
-    it.add_argument("--drain-s", help="seconds running calls have after SIGTERM (default 30)")
-    it.add_argument("--crun", help="the OCI runtime (default /usr/bin/crun)")
-    it.add_argument("--run-dir", help="run-time state, swept after a crash (default /run/quiltfn)")
+    it.add_argument("--config", help="a TOML file with settings")
+    for field in dataclasses.fields(Settings):
+        default = "" if field.default in ("", Path()) else f" (default {field.default})"
+        option = "--" + field.name.replace("_", "-")
+        it.add_argument(option, metavar="VALUE", help=field.metadata["about"] + default)
     return it

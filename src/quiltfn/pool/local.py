@@ -324,6 +324,9 @@ class LocalPools:
         pool = self._pools.get(function_id)
         return pool.model.counts() if pool else PoolCounts()
 
+    def waiting(self) -> int:
+        return sum(len(pool.model.line) for pool in self._pools.values())
+
     def tick(self) -> None:
         """Lets every pool look at the time; the reaper calls it once a second."""
         for pool in list(self._pools.values()):

@@ -1,0 +1,77 @@
+"""Per-tenant limits: calls in flight, and calls per second where one was set.
+
+They bound invocations alone, so a tenant that has used up its own can always pause, scale or
+delete what uses it up.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from quiltfn.model.errors import RateLimited
+from quiltfn.ports import Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantLimits:
+    """Of each tenant. `calls_per_s` 0 means no such limit."""
+
+    in_flight: int = 1000
+    calls_per_s: float = 0.0
+    functions: int = 10_000
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Tokens that refill with time; one second's worth may come at once."""
+
+    tokens: float
+    at: float
+
+
+class Admission:
+    """Lets calls in, or refuses them with the time to wait."""
+
+    def __init__(self, clock: Clock, limits: TenantLimits) -> None:
+        self.limits = limits
+        self._clock = clock
+        self._in_flight: defaultdict[str, int] = defaultdict(int)
+        self._buckets: dict[str, _Bucket] = {}
+
+    @contextmanager
+    def call(self, tenant_id: str) -> Iterator[None]:
+        """One invocation, from here to the end of the block. Raises `RateLimited`."""
+        if self._in_flight[tenant_id] >= self.limits.in_flight:
+            raise RateLimited(
+                f"the tenant has {self.limits.in_flight} calls in flight, its limit", retry_after=1
+            )
+        if self.limits.calls_per_s:
+            self._take_token(tenant_id)
+        self._in_flight[tenant_id] += 1
+        try:
+            yield
+        finally:
+            self._in_flight[tenant_id] -= 1
+            if not self._in_flight[tenant_id]:
+                del self._in_flight[tenant_id]
+
+    def check_functions(self, count: int) -> None:
+        """Whether a tenant with `count` functions may have one more. Raises `RateLimited`."""
+        if count >= self.limits.functions:
+            raise RateLimited(
+                f"the tenant has {count} functions, its limit", hint="delete one that is not needed"
+            )
+
+    def _take_token(self, tenant_id: str) -> None:
+        rate, now = self.limits.calls_per_s, self._clock.now()
+        most = max(1.0, rate)
+        bucket = self._buckets.setdefault(tenant_id, _Bucket(most, now))
+        bucket.tokens = min(most, bucket.tokens + (now - bucket.at) * rate)
+        bucket.at = now
+        if bucket.tokens < 1:
+            wait = (1 - bucket.tokens) / rate
+            raise RateLimited(
+                f"the tenant may make {rate:g} calls a second", retry_after=int(wait) + 1
+            )
+        bucket.tokens -= 1

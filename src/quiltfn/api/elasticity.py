@@ -1,0 +1,63 @@
+"""The routes over pool targets: directly, and as controlled operations."""
+
+import re
+
+from quiltfn.api import admin_schema as schema
+from quiltfn.api.route import Answer, Asked
+from quiltfn.model.errors import BadRequest, Forbidden, Unprocessable
+
+ACTION = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+async def pool_target(asked: Asked) -> Answer:
+    """Set a function's scaling targets, at once and without a new version."""
+    _check_tenant(asked)
+    entry = await asked.house.elasticity.target(
+        asked.entry(), asked.body.min_instances, asked.body.max_instances
+    )
+    function = entry.function
+    return Answer(
+        value=schema.PoolTargetAnswer(
+            function_id=function.id,
+            min_instances=function.min_instances,
+            max_instances=function.max_instances,
+        )
+    )
+
+
+async def controlled_pool_target(asked: Asked) -> Answer:
+    """Set scaling targets as an operation that happens once for its Idempotency-Key; a replay is
+    answered with 409 and the first operation's id.
+    """
+    _check_tenant(asked)
+    key = _needed(asked, "idempotency-key")
+    action_id = _needed(asked, "x-orch-action-id")
+    targets = (asked.body.min_instances, asked.body.max_instances)
+    operation, is_replay = await asked.house.elasticity.controlled(
+        asked.entry(), targets, key, action_id
+    )
+    answer = schema.operation_answer(operation)
+    if is_replay:
+        return Answer(value=schema.as_replay(answer), status=409)
+    return Answer(value=answer)
+
+
+async def get_operation(asked: Asked) -> Answer:
+    """Show one controlled operation."""
+    operation = await asked.house.elasticity.operation(asked.tenant_id, asked.path["operation_id"])
+    return Answer(value=schema.operation_answer(operation))
+
+
+def _check_tenant(asked: Asked) -> None:
+    given = _needed(asked, "x-tenant-id")
+    if given != asked.tenant_id:
+        raise Forbidden("X-Tenant-Id must be the tenant of the credential")
+
+
+def _needed(asked: Asked, name: str) -> str:
+    value = asked.headers.get(name)
+    if value is None:
+        raise BadRequest(f"the header {name} is missing")
+    if not ACTION.fullmatch(value):
+        raise Unprocessable.field(name, "1 to 255 visible ASCII characters", value, "scale-2041")
+    return value

@@ -1,0 +1,256 @@
+"""The routes over functions: what each does, parse being done: call a verb, render."""
+
+import base64
+import binascii
+
+from quiltfn.api import parse, schema
+from quiltfn.api.route import Answer, Asked
+from quiltfn.catalog import Entry
+from quiltfn.invoke import Request
+from quiltfn.model.access import Scope
+from quiltfn.model.errors import NotFound, PreconditionFailed, Unprocessable
+from quiltfn.model.function import FunctionState
+from quiltfn.model.invocation import Status
+from quiltfn.model.pool import summed
+from quiltfn.ports import InvocationQuery
+
+PAGE_MAX = 1000
+INVOCATIONS_DEFAULT = 50
+
+
+async def create(asked: Asked) -> Answer:
+    """Create a function. It is pending and has version 1; deploy it next."""
+    new, content = asked.body.split()
+    house = asked.house
+    house.admission.check_functions(house.catalog.count(asked.tenant_id))
+    entry = await house.lifecycle.create(asked.tenant_id, new, content)
+    function = entry.function
+    answer = schema.CreatedAnswer(
+        function_id=function.id, name=function.name, state=function.state, version=1
+    )
+    return Answer(value=answer, status=201, object_id=function.id)
+
+
+async def list_functions(asked: Asked) -> Answer:
+    """List the tenant's functions, oldest first."""
+    limit = parse.integer(asked.query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
+    after = from_cursor(asked.query["cursor"]) if "cursor" in asked.query else ""
+    state = asked.query.get("state")
+    if state is not None and state not in set(FunctionState) - {FunctionState.DELETED}:
+        raise Unprocessable.field("state", "a state of a function", state, "active")
+    cluster = asked.query.get("cluster_id")
+    found = [
+        entry
+        for entry in asked.house.catalog.of_tenant(asked.tenant_id)
+        if entry.function.id > after
+        and (state is None or entry.function.state == state)
+        and (cluster is None or entry.function.cluster_id == cluster)
+    ]
+    found.sort(key=lambda entry: entry.function.id)
+    page = found[:limit]
+    cursor = to_cursor(page[-1].function.id) if len(found) > limit else None
+    functions = [_function(asked, entry) for entry in page]
+    headers = {}
+    if cursor:
+        kept = {name: asked.query[name] for name in ("state", "cluster_id") if name in asked.query}
+        headers["link"] = parse.next_link("/api/functions", limit, cursor, kept)
+    return Answer(
+        value=schema.FunctionList(functions=functions, next_cursor=cursor), headers=headers
+    )
+
+
+async def get(asked: Asked) -> Answer:
+    """Show one function. Its ETag goes into If-Match of an update that must not overwrite."""
+    return _shown(asked, asked.entry())
+
+
+async def get_by_name(asked: Asked) -> Answer:
+    """Show one function, by its name."""
+    return _shown(asked, asked.house.catalog.by_name(asked.tenant_id, asked.path["name"]))
+
+
+async def update(asked: Asked) -> Answer:
+    """Update a function: every update makes a new version, none is ever changed. What is not named
+    stays; null resets what may be null. An active function answers once new calls are served by the
+    new version, or with error_message if that cannot stand.
+    """
+    changes = asked.body.changes()
+    if not changes:
+        known = ", ".join(schema.UpdateBody.__struct_fields__)
+        raise Unprocessable(
+            "an update must name at least one field",
+            details={"expected": f"one or more of: {known}", "example": {"handler": "echo hello"}},
+        )
+    entry = asked.entry()
+    expected = _if_match(asked)
+    return _shown(asked, await asked.house.lifecycle.update(entry, changes, expected))
+
+
+async def delete(asked: Asked) -> Answer:
+    """Delete a function. New and waiting calls get 404 at once; running ones have 5 seconds."""
+    await asked.house.lifecycle.delete(asked.entry())
+    return Answer(status=204)
+
+
+async def deploy(asked: Asked) -> Answer:
+    """Deploy: make instances ready. The answer says active, or error with error_message, or, after
+    20 seconds, deploying.
+    """
+    return _shown(asked, await asked.house.lifecycle.deploy(asked.entry()))
+
+
+async def pause(asked: Asked) -> Answer:
+    """Pause: new and waiting calls are refused, running ones finish, nothing stays warm."""
+    await asked.house.lifecycle.pause(asked.entry())
+    return Answer(value=schema.PauseAnswer())
+
+
+async def resume(asked: Asked) -> Answer:
+    """Resume a paused function; it is deployed again."""
+    return _shown(asked, await asked.house.lifecycle.resume(asked.entry()))
+
+
+async def invoke(asked: Asked) -> Answer:
+    """Invoke a function and wait for its end. A handler that fails is an answer, not an error:
+    read status and exit_code.
+    """
+    return await _invoke(asked, asked.entry())
+
+
+async def invoke_by_name(asked: Asked) -> Answer:
+    """Invoke a function, by its name, and wait for its end."""
+    entry = asked.house.catalog.by_name(asked.tenant_id, asked.path["name"])
+    return await _invoke(asked, entry)
+
+
+async def _invoke(asked: Asked, entry: Entry) -> Answer:
+    body = asked.body or schema.InvokeBody()
+    request = Request(
+        payload=body.payload,
+        environment=body.environment,
+        timeout_seconds=body.timeout_seconds,
+        traceparent=asked.headers.get("traceparent"),
+    )
+    with asked.house.admission.call(asked.tenant_id):
+        record = await asked.house.invoker.invoke(entry, request)
+    return Answer(
+        value=schema.invocation_answer(record),
+        headers={"x-invocation-id": record.invocation_id},
+    )
+
+
+async def list_invocations(asked: Asked) -> Answer:
+    """List a function's calls, newest first."""
+    entry, query = asked.entry(), asked.query
+    status = query.get("status")
+    if status is not None and status not in set(Status):
+        raise Unprocessable.field("status", "a status of an invocation", status, "success")
+    cold = query.get("cold_start")
+    slow = query.get("min_duration_ms")
+    limit = parse.integer(query.get("limit", str(INVOCATIONS_DEFAULT)), "limit", 1, PAGE_MAX)
+    page = await asked.house.journal.query(
+        InvocationQuery(
+            function_id=entry.function.id,
+            limit=limit,
+            cursor=query.get("cursor"),
+            status=Status(status) if status is not None else None,
+            cold_start=parse.boolean(cold, "cold_start") if cold is not None else None,
+            min_duration_ms=parse.integer(slow, "min_duration_ms", 0, 999_999_999)
+            if slow is not None
+            else None,
+        )
+    )
+    invocations = [schema.invocation_answer(record) for record in page.items]
+    headers = {}
+    if page.next_cursor:
+        path = f"/api/functions/{entry.function.id}/invocations"
+        kept = {name: value for name, value in query.items() if name not in ("limit", "cursor")}
+        headers["link"] = parse.next_link(path, limit, page.next_cursor, kept)
+    return Answer(
+        value=schema.InvocationList(invocations=invocations, next_cursor=page.next_cursor),
+        headers=headers,
+    )
+
+
+async def get_invocation(asked: Asked) -> Answer:
+    """Show the record of one call."""
+    entry = asked.entry()
+    record = await asked.house.journal.get(entry.function.id, asked.path["invocation_id"])
+    if record is None:
+        raise NotFound("the function has no invocation with this id")
+    return Answer(value=schema.invocation_answer(record))
+
+
+async def versions(asked: Asked) -> Answer:
+    """List a function's versions, newest first."""
+    entry = asked.entry()
+    found = await asked.house.lifecycle.versions(entry)
+    current = entry.function.current_version
+    shown = _sees_values(asked)
+    answers = [schema.version_answer(version, current, show=shown) for version in found]
+    return Answer(value=schema.VersionList(versions=answers))
+
+
+async def rollback(asked: Asked) -> Answer:
+    """Roll back to an earlier version; none is made by that."""
+    entry = await asked.house.lifecycle.rollback(asked.entry(), asked.body.version)
+    return _shown(asked, entry)
+
+
+async def pool(asked: Asked) -> Answer:
+    """Count a function's instances. Ready ones are started and invocable now; busy includes those
+    that are being cleaned.
+    """
+    entry = asked.entry()
+    counts = asked.house.pools.counts(entry.function.id)
+    return Answer(value=schema.pool_answer(entry.function.id, counts))
+
+
+async def pool_stats(asked: Asked) -> Answer:
+    """Count all instances of the tenant, state by state."""
+    house = asked.house
+    counts = [
+        house.pools.counts(entry.function.id) for entry in house.catalog.of_tenant(asked.tenant_id)
+    ]
+    return Answer(value=schema.pool_stats_answer(summed(counts)))
+
+
+def to_cursor(function_id: str) -> str:
+    """A cursor that continues behind this function."""
+    return base64.urlsafe_b64encode(function_id.encode()).decode().rstrip("=")
+
+
+def from_cursor(text: str) -> str:
+    """The id to continue behind. Raises `Unprocessable` for what `to_cursor` did not make."""
+    try:
+        padded = text + "=" * (-len(text) % 4)
+        decoded = base64.b64decode(padded.encode("ascii"), b"-_", validate=True).decode("ascii")
+        if len(decoded) != 36:
+            raise ValueError("no id")
+    except (binascii.Error, ValueError):
+        raise Unprocessable.field("cursor", "a next_cursor as a list gave it", text) from None
+    return decoded
+
+
+def _sees_values(asked: Asked) -> bool:
+    return asked.caller.scope.includes(Scope.WRITE)
+
+
+def _function(asked: Asked, entry: Entry) -> schema.FunctionAnswer:
+    return schema.function_answer(entry, show=_sees_values(asked))
+
+
+def _shown(asked: Asked, entry: Entry) -> Answer:
+    return Answer(value=_function(asked, entry), headers={"etag": f'"{entry.fingerprint()}"'})
+
+
+def _if_match(asked: Asked) -> set[str] | None:
+    """The fingerprints that If-Match allows; None where anything is fine."""
+    given = asked.headers.get("if-match")
+    if given is None or given.strip() == "*":
+        return None
+    tags = [tag.strip() for tag in given.split(",")]
+    if not all(len(tag) >= 2 and tag[0] == tag[-1] == '"' for tag in tags):
+        # A weak tag never matches here (RFC 9110, 13.1.1), and anything else is not a tag.
+        raise PreconditionFailed("If-Match must be an ETag as a GET gave it", hint="GET it again")
+    return {tag[1:-1] for tag in tags}

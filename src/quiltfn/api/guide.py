@@ -1,0 +1,227 @@
+"""What the API says of itself: help and examples, as JSON and as Markdown, from the route table."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from quiltfn.api.parse import EXAMPLES
+from quiltfn.api.route import Route
+from quiltfn.api.rules import rule_text
+
+Table = Iterable[tuple[str, Mapping[str, Route]]]
+
+DEBUGGING = [
+    "GET /api/functions/<id>: is it active? If not, `error_message` says why, and deploying, "
+    "resuming or updating it is the next step.",
+    "GET /api/functions/<id>/pool: are instances ready or busy? Zeros on an active function mean "
+    "that the next call is a cold start, not that something is broken.",
+    "GET /api/functions/<id>/invocations?limit=5: read status, exit_code and stderr of the last "
+    "calls.",
+    "status failed: the handler ended with another code than 0; stderr has its words.",
+    "status timeout: the handler ran longer than timeout_seconds; give it more or do less.",
+    "status oom: the handler needed more than memory_limit_mb.",
+    "status error or interrupted: the platform, not the handler, ended the call; error_message "
+    "says how.",
+    "503 with CAPACITY_FULL: every instance is busy; wait for Retry-After or raise max_instances.",
+    "GET /api/functions/health: can the server do its work, and which protections are in force?",
+]
+MISTAKES = [
+    "cold_start is metadata, not a failure: it says that the call waited for an instance to start.",
+    "An update makes a new version; no version ever changes, and a rollback makes none.",
+    "Existence, deployment and warm capacity are three things: a function can exist and not be "
+    "deployed (pending), and be deployed without a ready instance.",
+    "A handler that fails is an answer with HTTP 200: look at status and exit_code.",
+    "timeout_seconds of a call may be shorter than the function's, never longer.",
+    "There is no source code in the API: the handler is a command line that the runtime runs.",
+    "Only /tmp and /dev/shm are writable; with cleanup_on_exit both are empty for the next call.",
+    'Numbers are JSON numbers: "256" and true are refused, and so is every unknown field.',
+]
+CREATE_BODY = {
+    "name": "my-function",
+    "cluster_id": "cluster_123",
+    "description": "Processes incoming data",
+    "handler": "echo hello",
+    "runtime": "shell",
+    "memory_limit_mb": 256,
+    "cpu_limit_percent": 25.0,
+    "timeout_seconds": 30,
+    "environment": {"NODE_ENV": "production"},
+    "min_instances": 0,
+    "max_instances": 5,
+    "cleanup_on_exit": True,
+    "working_directory": "/app",
+}
+INVOKE_BODY = {
+    "payload": '{"key":"value"}',
+    "environment": {"EXTRA_VAR": "value"},
+    "timeout_seconds": 30,
+}
+UPDATE_BODY = {"handler": 'echo "$QUILT_PAYLOAD $EXTRA_VAR"'}
+TARGET_BODY = {"min_instances": 1, "max_instances": 4}
+ID = "/api/functions/$FUNCTION_ID"
+
+
+def example(title: str, method: str, path: str, status: int, **more: Any) -> dict[str, Any]:
+    """One call. `keeps`: a shell variable that takes that field of the answer."""
+    return {"title": title, "method": method, "path": path, "expect_status": status, **more}
+
+
+CREATE = example(
+    "Create a function",
+    "POST",
+    "/api/functions",
+    201,
+    body=CREATE_BODY,
+    keeps={"FUNCTION_ID": "function_id"},
+)
+DEPLOY = example("Deploy it", "POST", f"{ID}/deploy", 200)
+DELETE = example("Delete it", "DELETE", ID, 204)
+FUNCTION_EXAMPLES = [
+    CREATE,
+    DEPLOY,
+    example("Invoke it", "POST", f"{ID}/invoke", 200, body=INVOKE_BODY),
+    example(
+        "Invoke it by name", "POST", "/api/functions/invoke/my-function", 200, body=INVOKE_BODY
+    ),
+    example("Show it", "GET", ID, 200),
+    example("Show it by name", "GET", "/api/functions/by-name/my-function", 200),
+    example("List functions", "GET", "/api/functions?limit=10", 200),
+    example("Update it: a new version", "PUT", ID, 200, body=UPDATE_BODY),
+    example("List its versions", "GET", f"{ID}/versions", 200),
+    example("Roll back to version 1", "POST", f"{ID}/rollback", 200, body={"version": 1}),
+    example("Count its instances", "GET", f"{ID}/pool", 200),
+    example("Count all instances", "GET", "/api/functions/pool/stats", 200),
+    example("List its calls", "GET", f"{ID}/invocations?limit=5", 200),
+    example("Pause it", "POST", f"{ID}/pause", 200),
+    example("Resume it", "POST", f"{ID}/resume", 200),
+    DELETE,
+]
+TENANT = {"X-Tenant-Id": "default"}
+CONTROL = {**TENANT, "Idempotency-Key": "scale-2041", "X-Orch-Action-Id": "action-17"}
+CONTROL_PATH = "/api/elasticity/control/functions/$FUNCTION_ID/pool-target"
+ELASTICITY_EXAMPLES = [
+    CREATE,
+    DEPLOY,
+    example(
+        "Keep one instance ready, allow four",
+        "POST",
+        "/api/elasticity/functions/$FUNCTION_ID/pool-target",
+        200,
+        headers=TENANT,
+        body=TARGET_BODY,
+    ),
+    example(
+        "The same as an operation that happens once",
+        "POST",
+        CONTROL_PATH,
+        200,
+        headers=CONTROL,
+        body=TARGET_BODY,
+        keeps={"OPERATION_ID": "operation_id"},
+    ),
+    example("A replay of it", "POST", CONTROL_PATH, 409, headers=CONTROL, body=TARGET_BODY),
+    example("Show the operation", "GET", "/api/elasticity/control/operations/$OPERATION_ID", 200),
+    DELETE,
+]
+
+
+class Guide:
+    """Documents about the routes; made once, when the application is."""
+
+    def __init__(self, table: Table, openapi: bytes) -> None:
+        routes = list(table)
+        elastic = [(path, ways) for path, ways in routes if path.startswith("/api/elasticity")]
+        others = [(path, ways) for path, ways in routes if not path.startswith("/api/elasticity")]
+        self.openapi = openapi
+        self.functions_help = help_document("The functions API", others)
+        self.elasticity_help = help_document("Pool targets", elastic)
+        self.functions_examples = {"examples": FUNCTION_EXAMPLES}
+        self.elasticity_examples = {"examples": ELASTICITY_EXAMPLES}
+
+
+def help_document(title: str, table: Table) -> dict[str, Any]:
+    """Every route with its rules, the debugging flow, the common mistakes."""
+    return {
+        "title": title,
+        "routes": [
+            describe(method, path, way) for path, ways in table for method, way in ways.items()
+        ],
+        "debugging": DEBUGGING,
+        "common_mistakes": MISTAKES,
+    }
+
+
+def describe(method: str, path: str, way: Route) -> dict[str, Any]:
+    """One route: what it does, who may, what it takes and what it can refuse."""
+    fields = {}
+    if way.body is not None:
+        for one in msgspec.structs.fields(way.body):
+            fields[one.name] = {
+                "rule": rule_text(one.name),
+                "required": one.required,
+                "example": EXAMPLES.get(one.name),
+            }
+    return {
+        "method": method,
+        "path": path,
+        "about": way.about,
+        "scope": way.scope,
+        "parameters": {one.name: one.about for one in way.parameters},
+        "fields": fields,
+        "refusals": list(way.codes),
+    }
+
+
+def help_text(document: dict[str, Any]) -> str:
+    """The help as Markdown."""
+    lines = [f"# {document['title']}", ""]
+    for one in document["routes"]:
+        who = f"Needs scope `{one['scope']}`." if one["scope"] else "Needs no credential."
+        lines += [f"## {one['method']} {one['path']}", "", f"{one['about']} {who}", ""]
+        lines += [f"- `{name}`: {about}" for name, about in one["parameters"].items()]
+        for name, rule in one["fields"].items():
+            needed = ", required" if rule["required"] else ""
+            lines.append(f"- `{name}`{needed}: {rule['rule']}")
+        if one["refusals"]:
+            lines.append(f"- can be refused with: {', '.join(one['refusals'])}")
+        lines.append("")
+    for title, points in (("Debugging", "debugging"), ("Common mistakes", "common_mistakes")):
+        lines += [f"## {title}", "", *(f"- {point}" for point in document[points]), ""]
+    return "\n".join(lines)
+
+
+def examples_text(document: dict[str, Any]) -> str:
+    """The examples as Markdown: its code blocks, one after the other, are a shell script."""
+    lines = ["# Examples", "", "```sh", 'QUILT_BASE_URL="${QUILT_BASE_URL:-http://127.0.0.1:8080}"']
+    lines += ['QUILT_API_KEY="${QUILT_API_KEY:-}"', "```", ""]
+    for one in document["examples"]:
+        lines += [f"## {one['title']}", "", f"Answers {one['expect_status']}.", "", "```sh"]
+        lines += [curl(one), "```", ""]
+    return "\n".join(lines)
+
+
+def curl(one: dict[str, Any]) -> str:
+    """The call as a command line."""
+    parts = ["curl -sS", f"-X {one['method']}", f'"$QUILT_BASE_URL{one["path"]}"']
+    parts.append('${QUILT_API_KEY:+-H "X-Api-Key: $QUILT_API_KEY"}')
+    parts += [f"-H '{name}: {value}'" for name, value in one.get("headers", {}).items()]
+    if "body" in one:
+        text = json.dumps(one["body"]).replace("'", "'\\''")
+        parts += ["-H 'Content-Type: application/json'", f"-d '{text}'"]
+    command = " ".join(parts)
+    for variable, name in one.get("keeps", {}).items():
+        read = f'sed -n \'s/.*"{name}":"\\([^"]*\\)".*/\\1/p\''
+        command = f'{variable}=$({command} | {read}); echo "${variable}"'
+    return command
+
+
+def health_text(report: dict[str, Any]) -> str:
+    """Health as Markdown."""
+    lines = [f"# {'Ready' if report['ready'] else 'Not ready'}", ""]
+    for name, part in report["checks"].items():
+        lines.append(f"- {name}: {'ok' if part['ok'] else 'NOT OK'}, {part['reason']}")
+    lines += ["", "## Protections in force", ""]
+    lines += [f"- {name}: {how}" for name, how in report["protections"].items()]
+    return "\n".join([*lines, ""])

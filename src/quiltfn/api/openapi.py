@@ -1,0 +1,151 @@
+"""The OpenAPI 3.1 document, generated from the routes and the very types they use."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from quiltfn import __version__
+from quiltfn.api import errors
+from quiltfn.api.parse import EXAMPLES
+from quiltfn.api.route import Parameter, Route
+from quiltfn.api.rules import RULES
+
+Table = Iterable[tuple[str, Mapping[str, Route]]]
+REF = "#/components/schemas/{name}"
+# Every route can answer these; SHUTTING_DOWN and STORE_UNAVAILABLE are 503.
+ALWAYS = ("FORBIDDEN", "INTERNAL", "BAD_REQUEST", "STORE_UNAVAILABLE")
+WITH_CREDENTIAL = ("UNAUTHORIZED", "RATE_LIMITED")
+WITH_BODY = ("PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "UNPROCESSABLE_ENTITY")
+HEADERS = {
+    "x-request-id": {
+        "description": "The request's id: yours where it was well-formed, else a new one.",
+        "schema": {"type": "string"},
+    }
+}
+
+
+def document(table: Table, rules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The whole document. `rules`: JSON Schema keywords by field (see `rules.with_host`)."""
+    routes = list(table)
+    types: list[Any] = [errors.ErrorBody]
+    for _, ways in routes:
+        for way in ways.values():
+            types += [one for one in (way.body, way.answer) if one is not None and one is not str]
+    _, components = msgspec.json.schema_components(types, ref_template=REF)
+    bodies = {way.body for _, ways in routes for way in ways.values() if way.body is not None}
+    for body in bodies:
+        _refine(components[body.__name__], rules)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "quiltfn",
+            "version": __version__,
+            "description": "Serverless functions on your own machine. Times are Unix seconds, "
+            "durations milliseconds, memory MiB; one processor core is 100 percent.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"key": []}, {"bearer": []}, {}],
+        "paths": {path: _path(path, ways) for path, ways in routes},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            },
+        },
+    }
+
+
+def _refine(schema: dict[str, Any], rules: Mapping[str, Mapping[str, Any]]) -> None:
+    """Adds each field's rule, description and example to what its type alone says."""
+    for name, one in schema.get("properties", {}).items():
+        keywords = dict(rules.get(name, {}))
+        if "anyOf" in one:  # nullable: the rule is about the part that is not null
+            part = next(part for part in one["anyOf"] if part.get("type") != "null")
+            part.update(keywords)
+        else:
+            one.update(keywords)
+        if name in RULES:
+            one["description"] = RULES[name][0]
+        if name in EXAMPLES:
+            one["examples"] = [EXAMPLES[name]]
+
+
+def _path(path: str, ways: Mapping[str, Route]) -> dict[str, Any]:
+    item: dict[str, Any] = {}
+    names = re.findall(r"{(\w+)}", path)
+    if names:
+        item["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in names
+        ]
+    for method, way in ways.items():
+        item[method.lower()] = _operation(way, has_path_parameters=bool(names))
+    return item
+
+
+def _operation(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": way.handler.__name__,
+        "summary": way.about.split(". ")[0].rstrip("."),
+        "description": way.about + (f" Needs scope {way.scope}." if way.scope else ""),
+        "responses": _responses(way, has_path_parameters=has_path_parameters),
+    }
+    if way.scope is None:
+        operation["security"] = []
+    if way.parameters:
+        operation["parameters"] = [_parameter(one) for one in way.parameters]
+    if way.body is not None:
+        operation["requestBody"] = {
+            "required": way.needs_body,
+            "content": {"application/json": {"schema": _reference(way.body)}},
+        }
+    return operation
+
+
+def _parameter(one: Parameter) -> dict[str, Any]:
+    parameter: dict[str, Any] = {
+        "name": one.name,
+        "in": one.where,
+        "required": one.required,
+        "description": one.about,
+        "schema": dict(one.schema),
+    }
+    if one.example is not None:
+        parameter["example"] = one.example
+    return parameter
+
+
+def _responses(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
+    good: dict[str, Any] = {"description": "Done.", "headers": HEADERS}
+    if way.answer is str:
+        good["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    elif way.answer is not None:
+        good["content"] = {"application/json": {"schema": _reference(way.answer)}}
+    responses = {str(way.status): good}
+    codes = [*ALWAYS, *way.codes]
+    if way.scope is not None:
+        codes += WITH_CREDENTIAL
+    if way.body is not None:
+        codes += WITH_BODY
+    elif way.parameters:
+        codes.append("UNPROCESSABLE_ENTITY")
+    if has_path_parameters:
+        codes.append("NOT_FOUND")
+    by_status: dict[int, set[str]] = {}
+    for code in codes:
+        by_status.setdefault(errors.STATUS[code], set()).add(code)
+    for status, some in sorted(by_status.items()):
+        responses[str(status)] = {
+            "description": "error_code: " + ", ".join(sorted(some)),
+            "headers": HEADERS,
+            "content": {"application/json": {"schema": {"$ref": REF.format(name="ErrorBody")}}},
+        }
+    return responses
+
+
+def _reference(kind: Any) -> dict[str, Any]:
+    return {"$ref": REF.format(name=kind.__name__)}

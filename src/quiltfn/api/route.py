@@ -1,0 +1,124 @@
+"""What a route is: its handler, who may call it, what it takes, and everything it can answer."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from quiltfn.access import Access
+from quiltfn.admission import Admission
+from quiltfn.catalog import Catalog, Entry
+from quiltfn.elasticity import Elasticity
+from quiltfn.health import Health
+from quiltfn.idempotency import Idempotency
+from quiltfn.invoke import Invoker
+from quiltfn.lifecycle import Lifecycle
+from quiltfn.model.access import Caller, Scope
+from quiltfn.ports import Audit, Clock, Journal, Keys, Pools
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """The verbs and ports that the routes call."""
+
+    clock: Clock
+    access: Access
+    admission: Admission
+    idempotency: Idempotency
+    catalog: Catalog
+    lifecycle: Lifecycle
+    elasticity: Elasticity
+    invoker: Invoker
+    pools: Pools
+    journal: Journal
+    keys: Keys
+    audit: Audit
+    health: Health
+    limits: "ApiLimits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiLimits:
+    """What a request may need of the server, in bytes and seconds."""
+
+    body_max: int = MIB
+    invoke_body_max: int = 8 * MIB
+    body_timeout_s: float = 30.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Asked:
+    """One request, parsed: parameters, headers, and the body as its route's shape."""
+
+    house: House
+    guide: Any
+    caller: Caller
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: Any = None
+
+    @property
+    def tenant_id(self) -> str:
+        """From the credential, and from nowhere else."""
+        return self.caller.tenant_id
+
+    def entry(self) -> Entry:
+        """The function that the path names by id."""
+        return self.house.catalog.by_id(self.tenant_id, self.path["function_id"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What to send: no body for `value` None, text or bytes as `content_type`, else JSON.
+
+    `object_id`: what was made, for the audit trail, where the path does not name it.
+    """
+
+    value: Any = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+    object_id: str | None = None
+
+
+Handler = Callable[[Asked], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A query parameter or a header that a route reads. `schema`: JSON Schema."""
+
+    name: str
+    about: str
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+    required: bool = False
+    where: str = "query"
+    example: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """`scope` None: anybody, without a credential. `answer` None: no body.
+
+    `codes`: the refusals of its own, beside those that every route has (see `openapi.py`).
+    `action`: its name in the audit trail, for what changes something.
+    """
+
+    handler: Handler
+    scope: Scope | None
+    answer: Any = None
+    status: int = 200
+    body: type | None = None
+    needs_body: bool = True
+    is_invoke: bool = False
+    is_idempotent: bool = False
+    parameters: tuple[Parameter, ...] = ()
+    codes: tuple[str, ...] = ()
+    action: str | None = None
+
+    @property
+    def about(self) -> str:
+        """What it does, in its handler's own words."""
+        return " ".join((self.handler.__doc__ or "").split())

@@ -1,0 +1,96 @@
+"""The rules of each request field, said once for people and once as JSON Schema.
+
+The numbers are the model's; the schema is what the OpenAPI document promises, and a test holds the
+two together: what the schema allows is accepted, what it forbids is refused.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from quiltfn.model.function import CLUSTER_ID_MAX, DESCRIPTION_MAX, INSTANCES_MAX, RESERVED_NAMES
+from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
+from quiltfn.model.version import (
+    ENVIRONMENT_MAX_BYTES,
+    HANDLER_MAX_BYTES,
+    MEMORY_MIN_MIB,
+    PATH_MAX,
+    RESERVED_PREFIX,
+    TIMEOUT_MAX_S,
+)
+
+NO_NUL = "^[^\\u0000]*$"
+# The two numbers that the machine decides are filled in by `with_host`.
+RULES: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "name": (
+        "1 to 64 letters, digits, dots, dashes, underscores; a letter or digit first and last; "
+        "none of the API's own words; unique in the tenant",
+        {
+            "pattern": "^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$",
+            "not": {"enum": sorted(RESERVED_NAMES)},
+        },
+    ),
+    "handler": (
+        f"what the runtime runs: 1 to {HANDLER_MAX_BYTES} bytes without NUL",
+        {"minLength": 1, "maxLength": HANDLER_MAX_BYTES, "pattern": NO_NUL},
+    ),
+    "runtime": ("the name of a runtime of this server", {"enum": ["shell"]}),
+    "cluster_id": (
+        f"a label of at most {CLUSTER_ID_MAX} characters, or null; cannot be changed",
+        {"maxLength": CLUSTER_ID_MAX},
+    ),
+    "description": (
+        f"at most {DESCRIPTION_MAX} characters, or null",
+        {"maxLength": DESCRIPTION_MAX},
+    ),
+    "memory_limit_mb": (
+        f"MiB, a whole number from {MEMORY_MIN_MIB} to what the host allows",
+        {"minimum": MEMORY_MIN_MIB},
+    ),
+    "cpu_limit_percent": ("percent of one core, from 1 to 100 for each core", {"minimum": 1}),
+    "timeout_seconds": (
+        f"seconds, a whole number from 1 to {TIMEOUT_MAX_S}; of a call: at most the function's",
+        {"minimum": 1, "maximum": TIMEOUT_MAX_S},
+    ),
+    "environment": (
+        "strings by name; names of letters, digits and _, not a digit first, none beginning with "
+        f"{RESERVED_PREFIX}; {ENVIRONMENT_MAX_BYTES} bytes in all",
+        {
+            "propertyNames": {"pattern": f"^(?!{RESERVED_PREFIX})[A-Za-z_][A-Za-z0-9_]*$"},
+            "maxProperties": 1000,
+        },
+    ),
+    "min_instances": (
+        "instances that are always kept: a whole number from 0 to max_instances",
+        {"minimum": 0, "maximum": INSTANCES_MAX},
+    ),
+    "max_instances": (
+        f"live instances at most: a whole number from 1 to {INSTANCES_MAX}",
+        {"minimum": 1, "maximum": INSTANCES_MAX},
+    ),
+    "cleanup_on_exit": ("true: /tmp is emptied after each call; false: it is kept", {}),
+    "working_directory": (
+        f"an absolute, normal path of at most {PATH_MAX} bytes outside /proc, /sys, /dev, or null",
+        {"maxLength": PATH_MAX, "pattern": "^/(?:[^/\\u0000]+(?:/[^/\\u0000]+)*)?$"},
+    ),
+    "payload": (
+        f"a string of at most {PAYLOAD_MAX_BYTES} bytes, or null: the handler's standard input",
+        {"maxLength": PAYLOAD_MAX_BYTES},
+    ),
+    "version": ("the number of an existing version", {"minimum": 1}),
+    "tenant": ("the tenant the key is for; default: your own", {}),
+    "scope": ("read, invoke, write, admin or operator; default: write", {}),
+    "expires_seconds": ("seconds until the key ends, or null for never", {"minimum": 1}),
+}
+
+
+def rule_text(name: str) -> str:
+    """The rule of a field, for people."""
+    return RULES[name][0]
+
+
+def with_host(memory_max_mib: int, cores: int) -> dict[str, dict[str, Any]]:
+    """Each field's JSON Schema keywords, the machine's own limits filled in."""
+    schemas = {name: dict(keywords) for name, (_, keywords) in RULES.items()}
+    schemas["memory_limit_mb"]["maximum"] = memory_max_mib
+    schemas["cpu_limit_percent"]["maximum"] = 100 * cores
+    return schemas

@@ -1,0 +1,165 @@
+"""The routes about the server itself, its keys and its audit trail."""
+
+from importlib import resources
+from typing import Any
+
+from quiltfn import __version__
+from quiltfn.access import make_key, revoke_key
+from quiltfn.api import admin_schema as schema
+from quiltfn.api import guide, parse
+from quiltfn.api.route import Answer, Asked
+from quiltfn.model.access import Scope
+from quiltfn.model.errors import Forbidden
+from quiltfn.observe import metrics
+
+AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
+
+
+async def alive(_asked: Asked) -> Answer:
+    """Say that the server is alive; nothing is checked."""
+    return Answer(value=schema.AliveAnswer())
+
+
+async def health(asked: Asked) -> Answer:
+    """Say whether the server can do its work, part by part, and which protections are in force."""
+    report = await asked.house.health.report()
+    return _guide(asked, report, guide.health_text(report))
+
+
+async def elasticity_health(asked: Asked) -> Answer:
+    """Say whether pool targets can be set: the server's health."""
+    return await health(asked)
+
+
+async def functions_help(asked: Asked) -> Answer:
+    """Explain every route with its rules, the debugging flow and the common mistakes."""
+    document = asked.guide.functions_help
+    return _guide(asked, document, guide.help_text(document))
+
+
+async def functions_examples(asked: Asked) -> Answer:
+    """Show canonical calls that work as they are printed."""
+    document = asked.guide.functions_examples
+    return _guide(asked, document, guide.examples_text(document))
+
+
+async def elasticity_help(asked: Asked) -> Answer:
+    """Explain how pool targets are set."""
+    document = asked.guide.elasticity_help
+    return _guide(asked, document, guide.help_text(document))
+
+
+async def elasticity_examples(asked: Asked) -> Answer:
+    """Show canonical calls that set pool targets."""
+    document = asked.guide.elasticity_examples
+    return _guide(asked, document, guide.examples_text(document))
+
+
+async def openapi(asked: Asked) -> Answer:
+    """Show the OpenAPI 3.1 document of this server."""
+    return Answer(value=asked.guide.openapi)
+
+
+async def docs(_asked: Asked) -> Answer:
+    """Show a page on which every route can be read about and tried."""
+    page = resources.files("quiltfn.api").joinpath("docs.html").read_text()
+    return Answer(value=page, content_type="text/html; charset=utf-8")
+
+
+async def info(asked: Asked) -> Answer:
+    """Show the version, the node, the protections in force and the limits."""
+    machine, house = asked.house.health.machine, asked.house
+    return Answer(
+        value=schema.InfoAnswer(
+            version=__version__,
+            node_id=machine.node_id,
+            cgroup_mode=machine.cgroup_mode,
+            oci_runtime=machine.oci_runtime,
+            protections=machine.protections,
+            limits={
+                "memory_limit_mb": machine.memory_max_mib,
+                "cpu_limit_percent": 100 * machine.cores,
+                "body_bytes": house.limits.body_max,
+                "invoke_body_bytes": house.limits.invoke_body_max,
+                "tenant_calls_in_flight": house.admission.limits.in_flight,
+                "tenant_functions": house.admission.limits.functions,
+                "tenant_calls_per_second": house.admission.limits.calls_per_s,
+            },
+        )
+    )
+
+
+async def make(asked: Asked) -> Answer:
+    """Make an API key. The key itself is in this answer and nowhere else. An operator may make
+    keys for any tenant, an admin for its own and up to its own scope.
+    """
+    body, caller = asked.body, asked.caller
+    tenant = body.tenant or caller.tenant_id
+    scope = _scope(body.scope)
+    if not caller.scope.includes(Scope.OPERATOR):
+        if tenant != caller.tenant_id:
+            raise Forbidden("only an operator makes keys for another tenant")
+        if scope is not None and not caller.scope.includes(scope):
+            raise Forbidden("a key cannot have more than the scope of the one that makes it")
+    expires = body.expires_seconds
+    key, text = await make_key(
+        asked.house.keys, asked.house.clock, tenant, scope or Scope.WRITE, expires
+    )
+    await asked.house.access.refresh()
+    return Answer(value=schema.new_key_answer(key, text), status=201, object_id=key.id)
+
+
+async def list_keys(asked: Asked) -> Answer:
+    """List the tenant's API keys, revoked ones included; an operator sees all. Never the keys
+    themselves.
+    """
+    keys = await asked.house.keys.load()
+    everything = asked.caller.scope.includes(Scope.OPERATOR)
+    seen = [key for key in keys if everything or key.tenant_id == asked.tenant_id]
+    return Answer(value=schema.KeyList(keys=[schema.key_answer(key) for key in seen]))
+
+
+async def revoke(asked: Asked) -> Answer:
+    """Revoke an API key, for good and within a second."""
+    everything = asked.caller.scope.includes(Scope.OPERATOR)
+    tenant = None if everything else asked.tenant_id
+    await revoke_key(asked.house.keys, asked.house.clock, asked.path["key_id"], tenant)
+    await asked.house.access.refresh()
+    return Answer(status=204)
+
+
+async def audit(asked: Asked) -> Answer:
+    """List who changed what, newest first; an operator sees every tenant's."""
+    everything = asked.caller.scope.includes(Scope.OPERATOR)
+    limit = parse.integer(asked.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
+    page = await asked.house.audit.query(
+        None if everything else asked.tenant_id, limit, asked.query.get("cursor")
+    )
+    entries = [schema.audit_answer(entry) for entry in page.items]
+    return Answer(value=schema.AuditList(entries=entries, next_cursor=page.next_cursor))
+
+
+async def show_metrics(asked: Asked) -> Answer:
+    """Show the server's metrics in Prometheus' text format."""
+    house = asked.house
+    metrics.show_pools(house.pools.counts(one.function.id) for one in house.catalog.all())
+    metrics.show_lines(house.pools.waiting())
+    return Answer(value=metrics.text(), content_type=metrics.CONTENT_TYPE)
+
+
+def _scope(text: str | None) -> Scope | None:
+    if text is None:
+        return None
+    return Scope(parse.one_of(text, "scope", list(Scope), "write"))
+
+
+def _guide(asked: Asked, document: Any, text: str) -> Answer:
+    """JSON, or Markdown where the caller asks for it."""
+    wanted = asked.query.get("format")
+    if wanted is not None:
+        parse.one_of(wanted, "format", ["json", "markdown"], "markdown")
+    if wanted == "markdown" or (
+        wanted is None and "text/markdown" in asked.headers.get("accept", "")
+    ):
+        return Answer(value=text, content_type="text/markdown; charset=utf-8")
+    return Answer(value=document)

@@ -1,0 +1,83 @@
+"""Prometheus metrics. Labels are bounded: no tenant, function or path is ever one."""
+
+from collections.abc import Iterable
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+from quiltfn.model.invocation import Invocation
+from quiltfn.model.pool import PoolCounts, summed
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
+
+registry = CollectorRegistry()
+_calls = Counter(
+    "quiltfn_invocations",
+    "Calls that ended, by status and by how their instance was found.",
+    ("status", "start"),
+    registry=registry,
+)
+_duration = Histogram(
+    "quiltfn_invocation_duration_seconds",
+    "From the hand-over to the handler until its end was seen.",
+    registry=registry,
+    buckets=SECONDS,
+)
+_refused = Counter(
+    "quiltfn_refused_requests", "Requests that were refused, by code.", ("code",), registry=registry
+)
+_instances = Gauge(
+    "quiltfn_instances", "Instances on this node, by state.", ("state",), registry=registry
+)
+_waiting = Gauge("quiltfn_waiting_calls", "Calls that wait for an instance.", registry=registry)
+_build = Gauge("quiltfn_build", "1, with the version as a label.", ("version",), registry=registry)
+_store_ok = Gauge(
+    "quiltfn_store_ok", "1 while records reach the database, else 0.", registry=registry
+)
+
+
+def started(version: str) -> None:
+    """Once, at start."""
+    _build.labels(version).set(1)
+    _store_ok.set(1)
+
+
+def count_call(record: Invocation) -> None:
+    """A call has ended."""
+    _calls.labels(record.status, "cold" if record.cold_start else "warm").inc()
+    if record.duration_ms is not None:
+        _duration.observe(record.duration_ms / 1000)
+
+
+def count_refusal(code: str) -> None:
+    """A request was refused with an error code."""
+    _refused.labels(code).inc()
+
+
+def show_pools(counts: Iterable[PoolCounts]) -> None:
+    """The instances, as they are counted at this moment."""
+    total = summed(counts)
+    for state in ("warming", "ready", "busy", "recycling", "terminating"):
+        _instances.labels(state).set(getattr(total, state))
+
+
+def show_lines(waiting: int) -> None:
+    """How many calls wait, over all functions."""
+    _waiting.set(waiting)
+
+
+def show_store(fine: bool) -> None:
+    """Whether the last group commit went well."""
+    _store_ok.set(1 if fine else 0)
+
+
+def text() -> str:
+    """Everything, in the text format."""
+    return generate_latest(registry).decode()

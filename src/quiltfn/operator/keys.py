@@ -1,0 +1,141 @@
+"""`quiltfn keys`: API keys in the data directory, whether a server runs or not."""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from quiltfn.access import make_key, revoke_key
+from quiltfn.model.access import Key, Scope
+from quiltfn.model.errors import QuiltfnError, Unprocessable
+from quiltfn.settings import BadSetting, from_everywhere
+from quiltfn.store import SqliteStore, SqlKeys, StoreBroken
+
+FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class WallClock:
+    """`ports.Clock`, as far as keys need it."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def unix(self) -> float:
+        return time.time()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Makes, lists or revokes keys; returns the exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        data_dir = from_everywhere({"data_dir": given.data_dir}).data_dir
+        return asyncio.run(run(given, data_dir))
+    except BadSetting as error:
+        return complain(error, BAD_SETTING)
+    except StoreBroken as error:
+        return complain(error, STORE_BROKEN)
+    except QuiltfnError as error:
+        return complain(error, REFUSED)
+
+
+async def run(given: argparse.Namespace, data_dir: Path) -> int:
+    """One command against the store in `data_dir`."""
+    if given.verb != "create" and not (data_dir / "quiltfn.db").exists():
+        raise StoreBroken(f"There is no database in {data_dir}; name it with --data-dir.")
+    try:
+        async with SqliteStore.open(data_dir, alone=False) as store:
+            await perform(given, SqlKeys(store.database))
+    finally:
+        give_to_owner(data_dir)
+    return FINE
+
+
+async def perform(given: argparse.Namespace, keys: SqlKeys) -> None:
+    as_json = given.output == "json"
+    if given.verb == "create":
+        scope = Scope(given.scope) if given.scope else None
+        expires = seconds(given.expires) if given.expires else None
+        key, text = await make_key(keys, WallClock(), given.tenant, scope, expires)
+        if as_json:
+            print(json.dumps(shown(key) | {"key": text}))
+        else:
+            print(text)
+            print(f"{line(key)}\nThis is the only time the key is shown.", file=sys.stderr)
+    elif given.verb == "list":
+        found = await keys.load()
+        if as_json:
+            print(json.dumps([shown(key) for key in found]))
+        else:
+            print("\n".join(line(key) for key in found) or "no keys")
+    else:
+        key = await revoke_key(keys, WallClock(), given.id)
+        print(json.dumps(shown(key)) if as_json else f"revoked {key.id}")
+
+
+def give_to_owner(data_dir: Path) -> None:
+    """What root has just made in the directory belongs to whoever serves from it."""
+    if os.geteuid() != 0:
+        return
+    owner = data_dir.stat()
+    for entry in data_dir.iterdir():
+        if entry.is_file() and not entry.is_symlink():
+            os.chown(entry, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def seconds(text: str) -> int:
+    """30d, 12h, 15m or 90s. Raises `Unprocessable`."""
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if match is None:
+        raise Unprocessable.field("expires", "a number with s, m, h or d behind it", text, "30d")
+    return int(match[1]) * UNITS_S[match[2]]
+
+
+def shown(key: Key) -> dict[str, Any]:
+    """A key without its digest."""
+    names = ("id", "tenant_id", "scope", "prefix", "created_at", "expires_at", "revoked_at")
+    return {name: getattr(key, name) for name in names}
+
+
+def line(key: Key) -> str:
+    """A key for a person."""
+    ends = "revoked" if key.revoked_at else f"expires {day(key.expires_at)}"
+    return f"{key.id}  {key.tenant_id}  {key.scope}  quilt_sk_{key.prefix}_…  {ends}"
+
+
+def day(at: int | None) -> str:
+    return "never" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def complain(error: Exception, code: int) -> int:
+    print(f"quiltfn: {error}", file=sys.stderr)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    it = argparse.ArgumentParser(
+        prog="quiltfn keys", description="API keys in the data directory of a server."
+    )
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--data-dir", help="the server's data directory (default ./data)")
+    shared.add_argument("--output", choices=["table", "json"], default="table")
+    verbs = it.add_subparsers(dest="verb", required=True)
+    create = verbs.add_parser("create", parents=[shared], help="make a key; it is shown once")
+    create.add_argument("--tenant", default="default", help="whose functions it reaches")
+    create.add_argument(
+        "--scope",
+        choices=list(Scope),
+        help="what it allows; default: operator for the first key, write for later ones",
+    )
+    create.add_argument("--expires", help="when it ends, such as 30d, 12h or 90s; default: never")
+    verbs.add_parser("list", parents=[shared], help="every key that was ever made")
+    revoke = verbs.add_parser("revoke", parents=[shared], help="end a key for good")
+    revoke.add_argument("id", help="its id, as list shows it")
+    return it

@@ -1,0 +1,71 @@
+"""Signed tokens (JWT) as credentials: HS256 with a shared secret, RS256 and ES256 with a key set.
+
+A key is used with its own algorithm only, so that a public key can never be taken for a secret
+(RFC 8725). Claims: `sub`, `tenant`, `scope` (one of ours) and `exp` are required.
+"""
+
+import json
+from typing import Any
+
+import jwt
+
+from quiltfn.access import Verifier
+from quiltfn.model.access import TENANT, Caller, Scope
+from quiltfn.model.errors import Unauthorized
+
+REQUIRED = ["exp", "sub", "tenant", "scope"]
+ALGORITHM_OF = {"RSA": "RS256", "EC": "ES256"}
+SECRET_MIN_BYTES = 32
+
+
+class BadTokenSettings(ValueError):
+    """The secret or the key set cannot be used (a sentence)."""
+
+
+def verifier(secret: bytes | None, key_set: bytes | None) -> Verifier | None:
+    """How tokens are verified, or None where neither was configured. Raises `BadTokenSettings`."""
+    if secret is None and key_set is None:
+        return None
+    shared = secret.strip() if secret is not None else None
+    if shared is not None and len(shared) < SECRET_MIN_BYTES:
+        raise BadTokenSettings(f"the token secret must have at least {SECRET_MIN_BYTES} bytes")
+    public = read_key_set(key_set) if key_set is not None else {}
+
+    def verify(token: str) -> Caller:
+        try:
+            header = jwt.get_unverified_header(token)
+            if header.get("alg") == "HS256" and shared is not None:
+                key, algorithm = shared, "HS256"
+            else:
+                key, algorithm = public[header.get("kid", "")]
+            claims = jwt.decode(
+                token, key, [algorithm], options={"require": REQUIRED, "verify_aud": False}
+            )
+            return caller_of(claims)
+        except (jwt.PyJWTError, KeyError, ValueError, TypeError) as error:
+            raise Unauthorized("the token is wrong or expired") from error
+
+    return verify
+
+
+def read_key_set(document: bytes) -> dict[str, tuple[Any, str]]:
+    """The public keys of a JWKS (RFC 7517) by their `kid`, each with its algorithm."""
+    try:
+        keys = json.loads(document)["keys"]
+        found = {}
+        for one in keys:
+            algorithm = ALGORITHM_OF[one["kty"]]
+            found[str(one.get("kid", ""))] = (jwt.PyJWK(one, algorithm).key, algorithm)
+    except (ValueError, KeyError, TypeError, jwt.PyJWTError) as error:
+        raise BadTokenSettings(f"the key set is not a JWKS of RSA and EC keys: {error}") from None
+    if not found:
+        raise BadTokenSettings("the key set has no keys")
+    return found
+
+
+def caller_of(claims: dict[str, Any]) -> Caller:
+    """Raises `ValueError` for claims that name no tenant or scope of ours."""
+    tenant, scope, subject = claims["tenant"], claims["scope"], claims["sub"]
+    if not isinstance(tenant, str) or not TENANT.fullmatch(tenant) or not isinstance(subject, str):
+        raise ValueError("tenant or sub")
+    return Caller(tenant_id=tenant, scope=Scope(scope), credential=f"jwt:{subject[:128]}")
