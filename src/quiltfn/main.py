@@ -115,7 +115,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         await answers.start(int(clock.unix()), interrupted)
         access = Access(keys, clock, verifier(given.secret("jwt_secret"), given.secret("jwt_jwks")))
         await access.refresh()
-        check_address(chosen, access)
+        check_address(given, access)
         channel = LauncherChannel(given.channel)
         stack.callback(channel.close)
         pools = LocalPools(LauncherSandboxes(channel), clock)
@@ -154,12 +154,16 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         )
 
 
-def check_address(chosen: settings.Settings, access: Access) -> None:
+def check_address(given: Inherited, access: Access) -> None:
     """Raises `CannotServe` for an address that strangers reach while nobody needs a credential."""
+    chosen = given.settings
+    if given.machine.transport == "cleartext" and not access.is_open:
+        told = structlog.get_logger("quiltfn.main")
+        told.warning("other machines reach this server and it does not encrypt: set tls_cert")
     if access.is_open and not settings.is_loopback(chosen.host):
         raise CannotServe(
-            f"host {chosen.host} is reached from other machines, and there is no key yet, so "
-            "anybody could run code here. Make one first: quiltfn keys create --tenant default "
+            f"host {chosen.host} is no loopback address, and there is no key yet, so anybody who "
+            "reaches it could run code here. Make one first: quiltfn keys create --tenant default "
             f"--data-dir {chosen.data_dir}"
         )
 
@@ -294,9 +298,6 @@ def main() -> int:
     """The server's process; returns its exit code."""
     log.configure()
     given = inherit(sys.argv[1:])
-    told = structlog.get_logger("quiltfn.main")
-    if given.machine.transport == "cleartext":
-        told.warning("other machines reach this server and it does not encrypt: set tls_cert")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(given))
@@ -306,7 +307,7 @@ def main() -> int:
     except (CannotServe, BadTokenSettings) as error:
         print(f"quiltfn: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    told.info("stopped")
+    structlog.get_logger("quiltfn.main").info("stopped")
     return 0
 
 

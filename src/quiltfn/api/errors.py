@@ -61,6 +61,8 @@ def render(error: QuiltfnError, request_id: str) -> tuple[int, bytes, dict[str, 
     headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
+    if error.code == "UNAUTHORIZED":
+        headers["www-authenticate"] = 'Bearer realm="quiltfn"'
     if error.invocation_id is not None:
         headers["x-invocation-id"] = error.invocation_id
     return STATUS[error.code], msgspec.json.encode(body), headers

@@ -47,6 +47,18 @@ def check_readable(program: Sequence[Path]) -> None:
             )
 
 
+def check_reachable(directory: Path) -> None:
+    """Raises `NotReadable` where mapped users, who have no right over root's directories, could not
+    walk to `directory` (which need not exist yet).
+    """
+    for parent in directory.resolve().parents:
+        if parent.exists() and not _open_to_others(parent):
+            raise NotReadable(
+                f"{parent} is closed to other users, so no sandbox could reach its root file system"
+                f" in {directory}: name another --run-dir"
+            )
+
+
 def give_up_root(launcher: int) -> None:
     """No root, no capabilities, no way back, and no life beyond the launcher's."""
     syscalls.drop_bounding_set()

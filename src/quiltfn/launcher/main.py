@@ -81,6 +81,7 @@ class Launcher:
         self.listener = _listen(options.host, options.port)
         try:
             confine.check_readable(options.program)
+            confine.check_reachable(options.run_dir)
             confine.prepare_data_dir(options.data_dir)
         except (confine.NotReadable, OSError) as error:
             raise CannotStart(str(error), NO_DATA_DIR) from None
