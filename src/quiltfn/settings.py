@@ -18,6 +18,13 @@ from typing import Any, TypeVar
 PREFIX = "QUILTFN_"
 DAY_S = 86_400
 MIB = 1024 * 1024
+# What a setting of each type may be given as.
+KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
+    int: ("a whole number", (str, int)),
+    float: ("a number", (str, int, float)),
+    str: ("text", (str,)),
+    Path: ("a path", (str, Path)),
+}
 T = TypeVar("T")
 
 
@@ -106,6 +113,8 @@ def from_everywhere(given: Mapping[str, Any], environ: Mapping[str, str] | None 
             if value is not None:
                 values[name] = _converted(name, field.type, value)
                 break
+    # Said here, where it is known what it is relative to: the server works in another directory.
+    values.setdefault("data_dir", Path("data").absolute())
     values["node_id"] = values.get("node_id") or socket.gethostname()
     return Settings(**values)
 
@@ -139,7 +148,7 @@ def reference() -> str:
     for field in dataclasses.fields(Settings):
         low, high = _range(field)
         shown = field.default if field.default not in ("", Path()) else "none"
-        span = f"{low:g} … {high:g}" if low is not None and high is not None else ""
+        span = f"{low} … {high}" if low is not None else ""
         lines.append(f"| `{field.name}` | {shown} | {span} | {field.metadata['about']} |")
     return "\n".join([*lines, ""])
 
@@ -148,18 +157,14 @@ def _range(field: "dataclasses.Field[Any]") -> tuple[Any, Any]:
     return field.metadata["low"], field.metadata["high"]
 
 
-def _converted(name: str, kind: object, value: Any) -> Any:
+def _converted(name: str, kind: Any, value: Any) -> Any:
     """Text as the setting's type; from a file it may have the type already."""
+    wanted, allowed = KINDS[kind]
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        raise BadSetting(f"{name} must be {wanted}, not {value!r}")
     if kind is Path:
-        return Path(str(value)).absolute() if str(value) else Path()
+        return Path() if value in ("", Path()) else Path(str(value)).absolute()
     try:
-        if isinstance(value, bool):
-            raise ValueError
-        if kind is int:
-            if isinstance(value, float):
-                raise ValueError
-            return int(value)
-        return float(value) if kind is float else str(value)
+        return kind(value)
     except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
         raise BadSetting(f"{name} must be {wanted}, not {value!r}") from None

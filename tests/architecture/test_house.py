@@ -50,10 +50,7 @@ LIBRARIES = {"msgspec", "structlog", "starlette", "uvicorn", "uvloop", "sqlalche
 LIBRARIES |= {"httpx", "typer", "rich"}
 
 TOO_LONG_WITH_REASON: dict[str, str] = {}
-TOO_MANY_PARAMETERS_WITH_REASON = {
-    "cli/functions.py:create": "Typer reads a command's options from its parameters",
-    "cli/invoke.py:invoke": "Typer reads a command's options from its parameters",
-}
+TOO_MANY_PARAMETERS_WITH_REASON: dict[str, str] = {}
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "managers", "util", "helper", "manager"}
 
 

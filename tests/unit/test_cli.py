@@ -4,7 +4,6 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import httpx
 import msgspec
@@ -14,72 +13,7 @@ from quiltfn import __version__
 from quiltfn.cli import run, session, show
 from quiltfn.cli.invoke import exit_code
 from quiltfn.sdk import Client, Invocation
-
-ID = "01999999-0000-7000-8000-000000000001"
-FUNCTION: dict[str, Any] = {
-    "id": ID,
-    "name": "hello",
-    "description": "says \x1b[31mhello",
-    "handler": "echo hello",
-    "runtime": "shell",
-    "state": "active",
-    "current_version": 3,
-    "memory_limit_mb": 256,
-    "cpu_limit_percent": 100.0,
-    "timeout_seconds": 30,
-    "environment": {"A": "1"},
-    "min_instances": 0,
-    "max_instances": 5,
-    "cleanup_on_exit": True,
-    "working_directory": None,
-    "created_at": 1760000000,
-    "updated_at": 1760000000,
-}
-INVOCATION: dict[str, Any] = {
-    "invocation_id": "i1",
-    "function_id": ID,
-    "function_name": "hello",
-    "status": "success",
-    "duration_ms": 3,
-    "exit_code": 0,
-    "stdout": "hello\n",
-    "stderr": "",
-    "cold_start": False,
-}
-NOT_FOUND = {"error": "there is no such function", "error_code": "NOT_FOUND", "hint": "list them"}
-
-
-class Fake:
-    """Answers by method and path; everything else is not found. Remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
-        self.body: Any = None
-        self.answers: dict[tuple[str, str], tuple[int, Any]] = {
-            ("GET", "/by-name/hello"): (200, FUNCTION),
-            ("GET", f"/{ID}"): (200, FUNCTION),
-            ("POST", f"/{ID}/deploy"): (200, FUNCTION),
-            ("DELETE", f"/{ID}"): (204, None),
-            ("GET", ""): (200, {"functions": [FUNCTION], "next_cursor": "c2"}),
-            ("POST", "/invoke/hello"): (200, INVOCATION),
-            ("POST", f"/{ID}/invoke"): (200, INVOCATION),
-            ("POST", ""): (
-                201,
-                {"function_id": ID, "name": "hello", "state": "pending", "version": 1},
-            ),
-        }
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        call = (request.method, request.url.path.removeprefix("/api/functions"))
-        self.asked.append(call)
-        self.body = json.loads(request.content) if request.content else None
-        status, body = self.answers.get(call, (404, NOT_FOUND))
-        if body is None:
-            return httpx.Response(status)
-        return httpx.Response(status, json=body, headers={"x-invocation-id": "i1"})
-
-    def ends(self, **how: Any) -> None:
-        self.answers["POST", "/invoke/hello"] = (200, {**INVOCATION, **how})
+from unit.cli_box import FUNCTION, ID, INVOCATION, Fake, Terminal
 
 
 @pytest.fixture
@@ -87,7 +21,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     one = Fake()
     monkeypatch.delenv("QUILT_BASE_URL", raising=False)
     monkeypatch.setattr(
-        session, "Client", lambda url: Client(url, transport=httpx.MockTransport(one))
+        session,
+        "Client",
+        lambda url, api_key: Client(url, api_key=api_key, transport=httpx.MockTransport(one)),
     )
     return one
 
@@ -251,11 +187,6 @@ def test_a_failed_call_fails_the_command_in_json_too(fake: Fake, capsys: Capture
     assert json.loads(capsys.readouterr().out)["exit_code"] == 3
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 def test_on_a_terminal_control_characters_are_shown_and_not_obeyed(
     fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,7 +224,9 @@ def test_no_server_is_exit_code_3_and_says_how_to_start_one(
         raise httpx.ConnectError("refused")
 
     monkeypatch.setattr(
-        session, "Client", lambda url: Client(url, transport=httpx.MockTransport(refuse))
+        session,
+        "Client",
+        lambda url, api_key: Client(url, api_key=api_key, transport=httpx.MockTransport(refuse)),
     )
     assert run(["functions", "list", "--url", "http://127.0.0.1:9"]) == 3
     assert capsys.readouterr().err == (
@@ -308,6 +241,14 @@ def test_no_server_is_exit_code_3_and_says_how_to_start_one(
         "functions create hello",
         "functions create hello --handler h --env A",
         "functions list --url localhost:8080",
+        "functions update hello",
+        "functions update hello --env A=1 --unset-env",
+        "functions update hello --workdir /app --unset-workdir",
+        "functions rollback hello",
+        "functions rollback hello 0",
+        "functions scale hello",
+        "functions invocations hello --limit 0",
+        "functions list --api-key ä",
         "functions get hello --output xml",
         "invoke hello --payload a --payload-file -",
         "invoke hello --payload-file /does/not/exist",
@@ -321,7 +262,7 @@ def test_a_line_that_makes_no_sense_is_exit_code_2_and_asks_nobody(fake: Fake, l
 def test_a_bug_of_ours_is_one_line_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    monkeypatch.setattr(session, "Client", lambda _: 1 / 0)
+    monkeypatch.setattr(session, "Client", lambda *_, **__: 1 / 0)
     assert run(["functions", "list"]) == 1
     printed = capsys.readouterr().err
     assert "ZeroDivisionError at test_cli.py:" in printed
@@ -339,12 +280,12 @@ def test_the_version_is_told(capsys: Captured) -> None:
 def test_help_lists_every_command_and_no_completion(capsys: Captured) -> None:
     assert run(["--help"]) == 0
     printed = capsys.readouterr().out
-    for word in ("functions", "invoke", "serve", "doctor", "--sweep"):
+    for word in ("functions", "invoke", "stats", "serve", "keys", "doctor", "--sweep"):
         assert word in printed
     assert "completion" not in printed
 
 
-@pytest.mark.parametrize("word", ["serve", "doctor"])
+@pytest.mark.parametrize("word", ["serve", "keys", "doctor"])
 def test_commands_for_this_machine_are_handed_on_whole(
     word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,17 +110,69 @@ def test_no_control_groups_at_all(mounts) -> None:
         cgroups.detect()
 
 
+SERVICE = "/system.slice/quiltfn.service"
+
+
+@pytest.mark.parametrize("mark", ["trusted.delegate", "user.delegate"])
 @pytest.mark.parametrize(
-    ("own", "base"),
+    ("own", "delegated", "base"),
     [
-        ("0::/\n", ""),
-        ("0::/system.slice/quiltfn.service\n", "/system.slice/quiltfn.service"),
-        ("0::/user.slice/session-1.scope\n", ""),
+        ("/", [], ""),
+        (SERVICE, [SERVICE], SERVICE),
+        (f"{SERVICE}/supervisor", [SERVICE], SERVICE),
+        ("/system.slice/cron.service", [], ""),
+        ("/user.slice/session-1.scope", [], ""),
+        ("/user.slice/user-0.slice/user@0.service/app.slice/x.service", [], ""),
+        (
+            "/user.slice/user-0.slice/user@0.service/a/b",
+            ["/user.slice/user-0.slice/user@0.service"],
+            "",
+        ),
     ],
 )
-def test_in_a_service_v2_groups_stay_below_it(mounts, own: str, base: str) -> None:
-    mounts(V2_ONLY, own)
+def test_in_a_service_that_delegates_v2_groups_stay_below_it(
+    mounts, monkeypatch: pytest.MonkeyPatch, own: str, delegated: list[str], base: str, mark: str
+) -> None:
+    def getxattr(path: Path, name: str) -> bytes:
+        if name == mark and str(path).removeprefix(str(cgroups.MOUNT)) in delegated:
+            return b"1"
+        raise OSError("no such attribute")
+
+    monkeypatch.setattr(cgroups.os, "getxattr", getxattr)
+    mounts(V2_ONLY, f"0::{own}\n")
     assert cgroups.detect().path("a", "b") == f"{base}/quiltfn/a/b"
+
+
+@pytest.fixture
+def unified(mounts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A v2 tree of plain directories, seen from a shell."""
+    mounts(V2_ONLY)
+    top = tmp_path / "tree"
+    top.mkdir()
+    monkeypatch.setattr(cgroups, "MOUNT", top)
+    return top
+
+
+@pytest.mark.parametrize("below", ["", "system.slice/quiltfn.service", "a.slice/b.slice/q.service"])
+def test_v2_finds_a_dead_servers_groups_wherever_it_ran(unified: Path, below: str) -> None:
+    (unified / below / "quiltfn" / "dead" / "box").mkdir(parents=True)
+    (unified / "quiltfn" / "other" / "box").mkdir(parents=True)
+    groups = V2()
+    assert groups.sandboxes("dead") == {"box"}
+    assert groups.sandboxes("nobody") == set()
+    groups.remove("dead", "box")
+    groups.remove_server("dead")
+    assert not (unified / below / "quiltfn" / "dead").exists()
+    assert groups.sandboxes("other") == {"box"}
+
+
+def test_v2_says_where_controllers_are_not_handed_down(unified: Path) -> None:
+    for group in (unified, unified / "quiltfn"):
+        group.mkdir(exist_ok=True)
+        (group / "cgroup.controllers").write_text("cpu memory pids")
+    (unified / "quiltfn" / "cgroup.subtree_control").mkdir()  # cannot be written to
+    with pytest.raises(CgroupsUnusable, match=r"does not hand controllers down from .*quiltfn"):
+        V2().prepare("s")
 
 
 # Trees ---------------------------------------------------------------------------------------

@@ -130,6 +130,16 @@ def every_request() -> Iterator[tuple[Request[Any], str, str]]:
     yield requests.pool_stats(), "GET", f"{base}/pool/stats"
     yield requests.health(), "GET", f"{base}/health"
     yield requests.alive(), "GET", "/health"
+    yield requests.info(), "GET", "/api/system/info"
+    yield (
+        requests.retarget("f1", 1, 2, tenant_id="t"),
+        "POST",
+        "/api/elasticity/functions/f1/pool-target",
+    )
+    yield requests.keys(), "GET", "/api/keys"
+    yield requests.create_key(), "POST", "/api/keys"
+    yield requests.revoke_key("k1"), "DELETE", "/api/keys/k1"
+    yield requests.audit(limit=5, cursor="c"), "GET", "/api/audit?limit=5&cursor=c"
 
 
 @pytest.mark.parametrize(("request_", "method", "path"), list(every_request()))
@@ -187,6 +197,18 @@ def test_invoke_sends_payload_environment_timeout_and_idempotency_key() -> None:
     assert out.headers["idempotency-key"] == "once"
 
 
+def test_retarget_sends_both_targets_and_the_tenant() -> None:
+    out = sent(requests.retarget("f1", 1, 2, tenant_id="t1"))
+    assert json.loads(out.content) == {"min_instances": 1, "max_instances": 2}
+    assert out.headers["x-tenant-id"] == "t1"
+
+
+def test_a_new_key_sends_only_what_was_given() -> None:
+    assert json.loads(sent(requests.create_key()).content) == {}
+    out = sent(requests.create_key(scope="invoke", tenant="t", expires_seconds=60))
+    assert json.loads(out.content) == {"scope": "invoke", "tenant": "t", "expires_seconds": 60}
+
+
 def test_an_invoke_may_take_the_longest_timeout_and_other_requests_do_not() -> None:
     invoke, get = sent(requests.invoke("f1")), sent(requests.get("f1"))
     assert invoke.extensions["timeout"]["read"] == 930
@@ -234,6 +256,39 @@ def test_a_list_tells_where_it_goes_on() -> None:
         page = at.send(requests.list_functions())
     assert [one.id for one in page.functions] == ["f1"]
     assert page.next_cursor == "c2"
+
+
+KEY = {"id": "k1", "tenant_id": "t", "scope": "write", "prefix": "ab", "created_at": 1}
+
+
+def test_keys_and_the_audit_trail_become_types() -> None:
+    with client(answering(200, {"keys": [KEY]})) as at:
+        (key,) = at.send(requests.keys())
+    assert (key.id, key.expires_at, key.revoked_at) == ("k1", None, None)
+    entry = {"id": "a", "at": 1, "tenant_id": "t", "credential": "k1", "action": "key.create"}
+    with client(answering(200, {"entries": [{**entry, "status": 201}], "next_cursor": "c"})) as at:
+        page = at.send(requests.audit())
+    assert (page.entries[0].action, page.entries[0].status, page.next_cursor) == (
+        "key.create",
+        201,
+        "c",
+    )
+
+
+def test_a_new_key_does_not_show_itself_in_a_log() -> None:
+    with client(answering(201, {**KEY, "key": "quilt_sk_secret"})) as at:
+        made = at.send(requests.create_key())
+    assert made.key == "quilt_sk_secret"
+    assert "secret" not in f"{made!r} {made}"
+
+
+def test_health_becomes_a_type() -> None:
+    part = {"ok": False, "reason": "full"}
+    body = {"status": "unavailable", "ready": False, "checks": {"disk": part}}
+    with client(answering(200, body)) as at:
+        report = at.send(requests.health())
+    assert not report.ready
+    assert report.checks["disk"].reason == "full"
 
 
 def test_a_delete_answers_nothing() -> None:

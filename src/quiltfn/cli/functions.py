@@ -1,120 +1,210 @@
-"""`quiltfn functions …`: make, look at, deploy and delete functions."""
+"""`quiltfn functions …`: make, look at, change, deploy and delete functions."""
 
 from typing import Annotated
 
 import typer
 from msgspec import UNSET
 
-from quiltfn.cli import show
-from quiltfn.cli.session import (
-    Environment,
-    Format,
-    Output,
-    Url,
-    Word,
-    parse_environment,
-    session,
-)
-from quiltfn.sdk import Created, Function, NewFunction, requests
+from quiltfn.cli import show, tables
+from quiltfn.cli.options import Changed, Fields, grouped
+from quiltfn.cli.session import Connection, Word
+from quiltfn.sdk import Changes, Created, Function, NewFunction, Paused, Targets, requests
 
 app = typer.Typer(
-    name="functions", help="Make, look at, deploy and delete functions.", no_args_is_help=True
+    name="functions",
+    help="Make, look at, change, deploy and delete functions.",
+    no_args_is_help=True,
 )
 
 
-# The parameters are the command's options: Typer reads them from the signature.
 @app.command()
-def create(  # noqa: PLR0913
+@grouped
+def create(
     name: Annotated[str, typer.Argument(help="The function's name.")],
     *,
     handler: Annotated[str, typer.Option(help="What runs: for shell, a command line.")],
-    runtime: Annotated[str | None, typer.Option(help="Default: shell.")] = None,
-    description: Annotated[str | None, typer.Option()] = None,
+    fields: Fields,
     cluster_id: Annotated[str | None, typer.Option(help="A label.")] = None,
-    memory: Annotated[
-        int | None, typer.Option(metavar="MB", help="Memory limit. Default: 256.")
-    ] = None,
-    cpu: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="100 is one core. Default: 100.")
-    ] = None,
-    timeout: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="Of one call. Default: 30.")
-    ] = None,
-    env: Environment = None,
-    min_instances: Annotated[
-        int | None, typer.Option("--min", metavar="N", help="Kept warm. Default: 0.")
-    ] = None,
-    max_instances: Annotated[
-        int | None, typer.Option("--max", metavar="N", help="At most. Default: 5.")
-    ] = None,
     keep_tmp: Annotated[
         bool, typer.Option("--keep-tmp", help="/tmp survives to an instance's next call.")
     ] = False,
-    workdir: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Where the handler starts.")
-    ] = None,
-    url: Url = None,
-    output: Format = Output.TABLE,
+    connection: Connection,
 ) -> None:
-    """Create a function. It runs once it is deployed."""
+    """Create a function. It runs once it is deployed.
+
+    What is not said: shell, 256 MB, 100 % of a core, 30 s, 0 to 5 instances, /tmp cleaned.
+    """
     new = NewFunction(
         name=name,
         handler=handler,
-        runtime=UNSET if runtime is None else runtime,
-        description=UNSET if description is None else description,
         cluster_id=UNSET if cluster_id is None else cluster_id,
-        memory_limit_mb=UNSET if memory is None else memory,
-        cpu_limit_percent=UNSET if cpu is None else cpu,
-        timeout_seconds=UNSET if timeout is None else timeout,
-        environment=parse_environment(env) or UNSET,
-        min_instances=UNSET if min_instances is None else min_instances,
-        max_instances=UNSET if max_instances is None else max_instances,
         cleanup_on_exit=False if keep_tmp else UNSET,
-        working_directory=UNSET if workdir is None else workdir,
+        **fields.wire(),
     )
-    with session(url, output) as at:
+    with connection.session() as at:
         at.answer(requests.create(new), _created)
 
 
+@app.command()
+@grouped
+def update(word: Word, changed: Changed, fields: Fields, connection: Connection) -> None:
+    """Change a function: a new version, with what is said changed and all else as it was.
+
+    --env is the whole new environment: variables that are not named again are dropped.
+    """
+    changes = Changes(**changed.wire(fields))
+    if changes == Changes():
+        raise typer.BadParameter("say what to change; --help lists what there is")
+    with connection.session() as at:
+        one = at.answer(requests.update(at.find(word).id, changes), _changed)
+    _must_stand(one)
+
+
 @app.command("list")
+@grouped
 def list_functions(
     state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
     cursor: Annotated[str | None, typer.Option(help="Where the last list ended.")] = None,
-    url: Url = None,
-    output: Format = Output.TABLE,
+    *,
+    connection: Connection,
 ) -> None:
     """List functions."""
-    with session(url, output) as at:
+    with connection.session() as at:
         wanted = requests.list_functions(state=state, limit=limit, cursor=cursor)
         at.answer(wanted, show.functions)
 
 
 @app.command()
-def get(word: Word, url: Url = None, output: Format = Output.TABLE) -> None:
+@grouped
+def get(word: Word, connection: Connection) -> None:
     """Show one function."""
-    with session(url, output) as at:
+    with connection.session() as at:
         at.answer_for(word, (requests.get, requests.get_by_name), show.function)
 
 
 @app.command()
-def deploy(word: Word, url: Url = None, output: Format = Output.TABLE) -> None:
+@grouped
+def deploy(word: Word, connection: Connection) -> None:
     """Make a function ready to be called."""
-    with session(url, output) as at:
-        one = at.answer(requests.deploy(at.find(word).id), _deployed)
+    with connection.session() as at:
+        one = at.answer(requests.deploy(at.find(word).id), _stands)
     if one.state == "error":
         raise typer.Exit(1)
 
 
 @app.command()
+@grouped
+def pause(word: Word, connection: Connection) -> None:
+    """Take no new calls; those that run may end."""
+    with connection.session() as at:
+        one = at.find(word)
+
+        def paused(answer: Paused) -> None:
+            show.say(f"{one.name} is paused")
+            if answer.message:
+                show.note(answer.message)
+
+        at.answer(requests.pause(one.id), paused)
+
+
+@app.command()
+@grouped
+def resume(word: Word, connection: Connection) -> None:
+    """Take calls again after a pause."""
+    with connection.session() as at:
+        one = at.answer(requests.resume(at.find(word).id), _stands)
+    if one.state == "error":
+        raise typer.Exit(1)
+
+
+@app.command()
+@grouped
+def rollback(
+    word: Word,
+    version: Annotated[int, typer.Argument(min=1, help="As `versions` lists them.")],
+    connection: Connection,
+) -> None:
+    """Let an earlier version serve again. Names and scaling stay as they are."""
+    with connection.session() as at:
+        one = at.answer(requests.rollback(at.find(word).id, version), _changed)
+    _must_stand(one)
+
+
+@app.command()
+@grouped
+def versions(word: Word, connection: Connection) -> None:
+    """List a function's versions, newest first."""
+    with connection.session() as at:
+        at.answer(requests.versions(at.find(word).id), tables.versions)
+
+
+@app.command()
+@grouped
+def pool(word: Word, connection: Connection) -> None:
+    """Count a function's instances by state."""
+    with connection.session() as at:
+        at.answer(requests.pool(at.find(word).id), tables.pool)
+
+
+@app.command()
+@grouped
+def invocations(
+    word: Word,
+    *,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only those that ended so.")] = None,
+    cold: Annotated[
+        bool | None, typer.Option("--cold/--warm", help="Only those that began so.")
+    ] = None,
+    cursor: Annotated[str | None, typer.Option(help="Where the last list ended.")] = None,
+    connection: Connection,
+) -> None:
+    """List a function's calls, newest first."""
+    with connection.session() as at:
+        wanted = requests.invocations(
+            at.find(word).id, limit=limit, status=status, cold_start=cold, cursor=cursor
+        )
+        at.answer(wanted, tables.invocations)
+
+
+@app.command()
+@grouped
+def scale(
+    word: Word,
+    *,
+    min_instances: Annotated[
+        int | None, typer.Option("--min", metavar="N", help="Kept warm.")
+    ] = None,
+    max_instances: Annotated[
+        int | None, typer.Option("--max", metavar="N", help="At most.")
+    ] = None,
+    connection: Connection,
+) -> None:
+    """Set how many instances a function has, at once and without a new version."""
+    if min_instances is None and max_instances is None:
+        raise typer.BadParameter("give --min or --max, or both")
+    with connection.session() as at:
+        one = at.find(word)
+        least = one.min_instances if min_instances is None else min_instances
+        most = one.max_instances if max_instances is None else max_instances
+
+        def scaled(now: Targets) -> None:
+            show.say(f"{one.name} has {now.min_instances} to {now.max_instances} instances")
+
+        at.answer(requests.retarget(one.id, least, most, tenant_id=one.tenant_id or ""), scaled)
+
+
+@app.command()
+@grouped
 def delete(
     word: Word,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    url: Url = None,
-    output: Format = Output.TABLE,
+    *,
+    connection: Connection,
 ) -> None:
     """Delete a function. Calls that run have a moment to end."""
-    with session(url, output) as at:
+    with connection.session() as at:
         one = at.find(word)
         if not yes:
             typer.confirm(f"Delete {show.visible(one.name)} ({one.id})?", abort=True, err=True)
@@ -126,9 +216,21 @@ def _created(made: Created) -> None:
     show.note(f"deploy it with: quiltfn functions deploy {made.name}")
 
 
-def _deployed(one: Function) -> None:
+def _stands(one: Function) -> None:
     show.say(f"{one.name} is {one.state}: version {one.current_version}")
     if one.state == "error":
         show.complain(one.error_message or "it could not be deployed")
     elif one.state == "deploying":
         show.note(f"it takes its time; look again with: quiltfn functions get {one.name}")
+
+
+def _changed(one: Function) -> None:
+    """A new version that cannot serve is kept, and the old one goes on serving."""
+    _stands(one)
+    if one.state != "error" and one.error_message:
+        show.complain(one.error_message)
+
+
+def _must_stand(one: Function) -> None:
+    if one.state == "error" or one.error_message:
+        raise typer.Exit(1)

@@ -7,20 +7,13 @@ from typing import Annotated
 import typer
 
 from quiltfn.cli import show
-from quiltfn.cli.session import (
-    Environment,
-    Format,
-    Output,
-    Url,
-    Word,
-    parse_environment,
-    session,
-)
+from quiltfn.cli.options import Environment, grouped, parse_environment
+from quiltfn.cli.session import Connection, Word
 from quiltfn.sdk import Invocation, Request, requests
 
 
-# The parameters are the command's options: Typer reads them from the signature.
-def invoke(  # noqa: PLR0913
+@grouped
+def invoke(
     word: Word,
     *,
     payload: Annotated[
@@ -37,8 +30,7 @@ def invoke(  # noqa: PLR0913
     timeout: Annotated[
         int | None, typer.Option(metavar="SECONDS", help="Shorter than the function's own.")
     ] = None,
-    url: Url = None,
-    output: Format = Output.TABLE,
+    connection: Connection,
 ) -> None:
     """Run a function once. Its output is printed; if it fails, its exit code is this command's."""
     handed = _payload(payload, payload_file)
@@ -52,7 +44,7 @@ def invoke(  # noqa: PLR0913
             one, handed, environment=environment, timeout_seconds=timeout
         )
 
-    with session(url, output) as at:
+    with connection.session() as at:
         ended = at.answer_for(word, (by_id, by_name), show.invocation)
     raise typer.Exit(exit_code(ended))
 

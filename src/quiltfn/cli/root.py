@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from quiltfn import __version__
-from quiltfn.cli import functions, invoke, show
+from quiltfn.cli import functions, invoke, server, show
 from quiltfn.sdk import ApiError, ClientError, ConnectionFailed
 
 NO_SERVER = 3
@@ -18,14 +18,16 @@ NO_SERVER = 3
 app = typer.Typer(
     name="quiltfn",
     help="Serverless functions on your own Linux machine.",
-    epilog="The server is found at --url, else QUILT_BASE_URL, else http://127.0.0.1:8080; "
-    "QUILT_API_KEY holds the key, if it wants one.",
+    epilog="The server is found at --url, else QUILT_BASE_URL, else http://127.0.0.1:8080. "
+    "The key, if it wants one: --api-key, else QUILT_API_KEY.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(functions.app)
 app.command("invoke")(invoke.invoke)
+for _about_the_server in (server.stats, server.health, server.info):
+    app.command()(_about_the_server)
 
 
 def _version(asked: bool) -> None:
@@ -47,24 +49,20 @@ def _root(
 _ANY_WORDS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
-@app.command(
-    "serve",
-    help="Start the server on this machine.",
-    context_settings=_ANY_WORDS,
-    rich_help_panel="This machine",
-)
-def serve(context: typer.Context) -> None:
-    _on_this_machine("serve", context.args)
+def _handed_on(word: str, about: str) -> None:
+    """A command whose words another process reads, `--help` among them."""
+
+    def hand_on(context: typer.Context) -> None:
+        _on_this_machine(word, context.args)
+
+    app.command(word, help=about, context_settings=_ANY_WORDS, rich_help_panel="This machine")(
+        hand_on
+    )
 
 
-@app.command(
-    "doctor",
-    help="Check this machine; --sweep removes what a crash left.",
-    context_settings=_ANY_WORDS,
-    rich_help_panel="This machine",
-)
-def doctor(context: typer.Context) -> None:
-    _on_this_machine("doctor", context.args)
+_handed_on("serve", "Start the server on this machine.")
+_handed_on("keys", "Make, list and revoke API keys in the data directory.")
+_handed_on("doctor", "Check this machine; --sweep removes what a crash left.")
 
 
 def _on_this_machine(word: str, arguments: list[str]) -> None:

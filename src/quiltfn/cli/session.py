@@ -34,17 +34,6 @@ Word = Annotated[
     str,
     typer.Argument(metavar="NAME_OR_ID", help="The function's name or id.", callback=_not_empty),
 ]
-Url = Annotated[
-    str | None,
-    typer.Option(help="The server's address; else QUILT_BASE_URL, else http://127.0.0.1:8080."),
-]
-Format = Annotated[
-    Output, typer.Option("--output", "-o", help="json prints what the server answered.")
-]
-Environment = Annotated[
-    list[str] | None,
-    typer.Option("--env", metavar="KEY=VALUE", help="An environment variable; repeatable."),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +92,30 @@ class Session:
                 raise no_such_id if no_such_name.status == 404 else no_such_name from None
 
 
-@contextmanager
-def session(url: str | None, output: Output) -> Iterator[Session]:
-    try:
-        client = Client(url)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    with client:
-        yield Session(client, output)
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """Which server is asked, with which key, and how its answer is printed."""
 
+    url: Annotated[
+        str | None,
+        typer.Option(help="The server; else QUILT_BASE_URL, else http://127.0.0.1:8080."),
+    ] = None
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Better in QUILT_API_KEY: a command line is for everybody to read.",
+        ),
+    ] = None
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="json prints what the server answered.")
+    ] = Output.TABLE
 
-def parse_environment(pairs: list[str] | None) -> dict[str, str]:
-    """KEY=VALUE words as a mapping; the last of a key wins."""
-    environment = {}
-    for pair in pairs or []:
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise typer.BadParameter(f"--env takes KEY=VALUE, not {pair!r}")
-        environment[key] = value
-    return environment
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        try:
+            client = Client(self.url, api_key=self.api_key)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        with client:
+            yield Session(client, self.output)

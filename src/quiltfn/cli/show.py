@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -66,12 +67,12 @@ def functions(page: FunctionPage) -> None:
             f"{one.min_instances}-{one.max_instances}",
             one.invocation_count,
             one.error_count,
-            _when(one.last_invoked_at),
+            when(one.last_invoked_at),
             one.id,
         )
         for one in page.functions
     )
-    _print_table((*columns, "ID"), rows)
+    table((*columns, "ID"), rows, drop=("ID", "RUNTIME"))
     if page.next_cursor:
         note(f"there are more: --cursor {page.next_cursor}")
 
@@ -95,12 +96,12 @@ def function(one: Function) -> None:
         ("instances", f"{one.min_instances} to {one.max_instances}"),
         ("cleanup", cleanup),
         ("directory", directory),
-        ("created", _when(one.created_at)),
-        ("updated", _when(one.updated_at)),
+        ("created", when(one.created_at)),
+        ("updated", when(one.updated_at)),
         ("calls", f"{one.invocation_count}, {one.error_count} with errors"),
-        ("last call", _when(one.last_invoked_at)),
+        ("last call", when(one.last_invoked_at)),
     ]
-    _print_table(None, ((key, value) for key, value in rows if value not in (None, "")))
+    table(None, ((key, value) for key, value in rows if value not in (None, "")))
 
 
 def invocation(one: Invocation) -> None:
@@ -119,20 +120,37 @@ def invocation(one: Invocation) -> None:
     note(" · ".join([status, took, *start, one.invocation_id]))
 
 
-def _when(moment: int | None) -> str:
+def when(moment: int | None) -> str:
+    """A time as this machine's clock has it."""
     if moment is None:
         return "-"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
-def _print_table(head: Sequence[str] | None, rows: Iterable[Sequence[object]]) -> None:
-    table = Table(box=None, show_header=head is not None, pad_edge=False)
-    for index, name in enumerate(head or ("", "")):
-        # Nothing is cut off, so that a name or id can be copied from a narrow window too.
-        table.add_column(name, overflow="fold", style="bold" if index == 0 else "")
-    for row in rows:
-        table.add_row(*(Text(visible(str(cell))) for cell in row))
-    _console(sys.stdout).print(table)
+def table(
+    head: Sequence[str] | None, rows: Iterable[Sequence[object]], drop: Sequence[str] = ()
+) -> None:
+    """Columns with heads, or pairs without. Where the terminal is too narrow, the columns of `drop`
+    are left out, the first of them first; nothing else is cut off.
+    """
+    console, names = _console(sys.stdout), list(head or ("", ""))
+    cells = [[Text(visible(str(cell))) for cell in row] for row in rows]
+    for name in drop:
+        needed = [
+            max(cell_len(one), *(row[n].cell_len for row in cells)) for n, one in enumerate(names)
+        ]
+        if sum(needed) + 2 * (len(needed) - 1) <= console.width:
+            break
+        gone = names.index(name)
+        names.pop(gone)
+        for row in cells:
+            row.pop(gone)
+    drawn = Table(box=None, show_header=head is not None, pad_edge=False)
+    for index, name in enumerate(names):
+        drawn.add_column(name, overflow="fold", style="bold" if index == 0 else "")
+    for row in cells:
+        drawn.add_row(*row)
+    console.print(drawn)
 
 
 def _console(stream: TextIO) -> Console:

@@ -18,6 +18,7 @@ from quiltfn.launcher import syscalls
 
 MOUNT = Path("/sys/fs/cgroup")
 PARENT = "quiltfn"
+SUPERVISOR = "supervisor"
 V1_CONTROLLERS = ("memory", "pids", "cpu", "freezer", "devices")
 V2_CONTROLLERS = ("memory", "pids", "cpu")
 CPU_PERIOD_US = 100_000
@@ -157,19 +158,25 @@ class V1:
 
 
 class V2:
-    """One unified tree. Inside a systemd service our groups stay in what it delegates to us."""
+    """One unified tree. Inside a systemd service our groups stay in what it delegates to us.
+
+    A service that delegates nothing, such as cron's or sshd's, is systemd's alone: then, as from a
+    shell, our groups lie below the root.
+    """
 
     mode = "v2"
 
     def __init__(self) -> None:
         own = Path("/proc/self/cgroup").read_text().rsplit("0::", 1)[-1].strip()
-        self._base = own if own.endswith(".service") else "/"
+        self._base = _delegated(own)
+        self._server: str | None = None
 
     def prepare(self, server: str) -> None:
         base = MOUNT / self._base.strip("/")
         if self._base != "/":
-            # v2 allows processes only in leaves once controllers are handed down.
-            leaf = base / "supervisor"
+            # v2 allows processes only in leaves once controllers are handed down. With
+            # DelegateSubgroup=supervisor systemd has started us there already.
+            leaf = base / SUPERVISOR
             leaf.mkdir(exist_ok=True)
             (leaf / "cgroup.procs").write_text(str(os.getpid()))
         group = base
@@ -183,7 +190,14 @@ class V2:
                     f"cgroup v2 does not offer {', '.join(sorted(missing))} in {group.name or '/'}"
                 )
             handed_down = " ".join(f"+{name}" for name in V2_CONTROLLERS)
-            (group / "cgroup.subtree_control").write_text(handed_down)
+            try:
+                (group / "cgroup.subtree_control").write_text(handed_down)
+            except OSError as error:
+                raise CgroupsUnusable(
+                    f"cgroup v2 does not hand controllers down from {group}: {error.strerror}; "
+                    "is a process in it that is not ours?"
+                ) from None
+        self._server = server
 
     def path(self, server: str, sandbox: str) -> str:
         return f"{self._base.rstrip('/')}/{PARENT}/{server}/{sandbox}"
@@ -206,12 +220,39 @@ class V2:
         return {child.name for child in _children(self._group(server, ""))}
 
     def remove_server(self, server: str) -> None:
-        _remove_tree(self._group(server, ""))
+        parent = self._parent(server)
+        _remove_tree(parent / server)
         with contextlib.suppress(OSError):
-            self._group("", "").rmdir()
+            parent.rmdir()
 
     def _group(self, server: str, sandbox: str) -> Path:
-        return MOUNT / self._base.strip("/") / PARENT / server / sandbox
+        return self._parent(server) / server / sandbox
+
+    def _parent(self, server: str) -> Path:
+        """Our own server's is known. A dead one may have run elsewhere: in the service and not from
+        a shell, or the other way round.
+        """
+        own = MOUNT / self._base.strip("/") / PARENT
+        if server == self._server or (own / server).exists():
+            return own
+        for pattern in ("", "*.slice/*.service", "*.slice/*.slice/*.service"):
+            for found in MOUNT.glob(f"{pattern}/{PARENT}/{server}".lstrip("/")):
+                return found.parent
+        return own
+
+
+def _delegated(own: str) -> str:
+    """The service whose control group is handed to us by systemd, or the root.
+
+    `own`: the group that this process is in, the service's or the subgroup that it starts in.
+    """
+    for group in (own, os.path.dirname(own)):
+        if group.endswith(".service"):
+            for mark in ("trusted.delegate", "user.delegate"):
+                with contextlib.suppress(OSError):
+                    if os.getxattr(MOUNT / group.strip("/"), mark) == b"1":
+                        return group
+    return "/"
 
 
 def _children(group: Path) -> Iterator[Path]:

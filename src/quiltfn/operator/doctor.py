@@ -1,38 +1,41 @@
-"""`quiltfn doctor`: what this machine offers; `--sweep` removes what a crash left."""
+"""`quiltfn doctor`: what this machine offers; `--sweep` removes what a crash left.
+
+It changes nothing without `--sweep`. Each line is ok, warn or NO, a sentence, and what to do; NO
+means that `serve` cannot start.
+"""
 
 import argparse
+import contextlib
+import fcntl
+import json
 import os
+import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from quiltfn.launcher import cgroups, state
+from quiltfn.operator import machine
+from quiltfn.operator.machine import Finding, Level
 from quiltfn.operator.serve import GUEST
-from quiltfn.settings import BadSetting, from_everywhere
+from quiltfn.settings import BadSetting, Settings, from_everywhere
 
 FINE, NOT_FINE, NOT_ROOT = 0, 1, 77
 
 
 def main(arguments: Sequence[str]) -> int:
     """Prints a line a finding; returns 0 where a server can start."""
-    it = argparse.ArgumentParser(
-        prog="quiltfn doctor", description="Check this machine; --sweep removes what a crash left."
-    )
-    it.add_argument("--sweep", action="store_true", help="end and remove what dead servers left")
-    it.add_argument("--run-dir", help="run-time state (default /run/quiltfn)")
-    it.add_argument("--crun", help="the OCI runtime (default /usr/bin/crun)")
-    given = it.parse_args(arguments)
+    given = parser().parse_args(arguments)
     try:
-        settings = from_everywhere({"run_dir": given.run_dir, "crun": given.crun})
+        settings = from_everywhere(vars(given))
         if given.sweep:
             return sweep(settings.run_dir)
     except (BadSetting, cgroups.CgroupsUnusable) as error:
         print(f"quiltfn: {error}", file=sys.stderr)
         return NOT_FINE
-    findings = examine(settings.crun)
-    for fine, sentence in findings:
-        print(f"{'ok ' if fine else 'NO '} {sentence}")
-    return FINE if all(fine for fine, _ in findings) else NOT_FINE
+    findings = examine(settings)
+    print(as_json(findings) if given.output == "json" else as_text(findings))
+    return NOT_FINE if any(one.level is Level.NO for one in findings) else FINE
 
 
 def sweep(run_dir: Path) -> int:
@@ -45,18 +48,99 @@ def sweep(run_dir: Path) -> int:
     return FINE
 
 
-def examine(crun: str) -> list[tuple[bool, str]]:
-    """What `serve` needs, each with whether it is there."""
-    try:
-        mode = (True, f"control groups: {cgroups.detect().mode}")
-    except cgroups.CgroupsUnusable as error:
-        mode = (False, f"control groups: {error}")
-    namespaces = Path("/proc/sys/user/max_user_namespaces")
-    allowed = int(namespaces.read_text()) if namespaces.exists() else 0
+def examine(settings: Settings, root: Path = Path("/")) -> list[Finding]:
+    """What `serve` needs and what weakens its fence, on this machine."""
+    groups, mode = control_groups()
     return [
-        (os.geteuid() == 0, "started as root" if os.geteuid() == 0 else "not root: serve needs it"),
-        (os.access(crun, os.X_OK), f"OCI runtime at {crun}"),
-        (GUEST.exists(), "the guest is built" if GUEST.exists() else "run scripts/setup"),
-        mode,
-        (allowed > 0, f"user namespaces allowed: {allowed}"),
+        user(),
+        groups,
+        machine.crun(settings.crun),
+        machine.guest(GUEST, platform.machine()),
+        machine.disk(settings.data_dir),
+        *machine.of_the_host(root, mode),
+        machine.gvisor(),
+        leftovers(settings.run_dir),
     ]
+
+
+def user() -> Finding:
+    if os.geteuid() == 0:
+        return machine.fine("root", "started as root")
+    return machine.refuse("root", "not root: serve needs it", "start it as root, say with sudo")
+
+
+def control_groups() -> tuple[Finding, str]:
+    """How they are mounted, and where our groups would be."""
+    try:
+        found = cgroups.detect()
+    except cgroups.CgroupsUnusable as error:
+        advice = "mount cgroup v2 at /sys/fs/cgroup"
+        return machine.refuse("cgroups", f"control groups: {error}", advice), "none"
+    where = os.path.dirname(found.path("server", "")).removesuffix("/server") or "/"
+    return machine.fine("cgroups", f"control groups: {found.mode}, ours below {where}"), found.mode
+
+
+def leftovers(run_dir: Path) -> Finding:
+    """Looks without sweeping."""
+    try:
+        return machine.leftovers(sorted(dead_servers(run_dir)))
+    except PermissionError:
+        return machine.warn("leftovers", f"{run_dir} is for root to read", "run doctor as root")
+
+
+def dead_servers(run_dir: Path) -> Iterator[str]:
+    """Servers whose lock nobody holds. Holds the run directory's own lock meanwhile, so that no
+    server that is starting finds its lock taken by us.
+    """
+    if not (run_dir / "servers").is_dir():
+        return
+    with _locked(run_dir / "lock"):
+        for server in (run_dir / "servers").iterdir():
+            try:
+                with _locked(server / "lock", fcntl.LOCK_NB):
+                    yield server.name
+            except BlockingIOError:
+                continue
+
+
+@contextlib.contextmanager
+def _locked(path: Path, flag: int = 0) -> Iterator[None]:
+    """Holds the lock; where there is no such file nobody holds it."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(FileNotFoundError):
+            file = held.enter_context(path.open("rb"))
+            fcntl.flock(file, fcntl.LOCK_EX | flag)
+        yield
+
+
+def as_text(findings: Sequence[Finding]) -> str:
+    lines = []
+    for one in findings:
+        lines.append(f"{one.level:<4} {one.sentence}")
+        if one.advice:
+            lines.append(f"     → {one.advice}")
+    return "\n".join(lines)
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    can_start = all(one.level is not Level.NO for one in findings)
+    listed = [
+        {"name": f.name, "level": f.level, "sentence": f.sentence, "advice": f.advice or None}
+        for f in findings
+    ]
+    return json.dumps({"can_start": can_start, "findings": listed}, indent=2, ensure_ascii=False)
+
+
+def parser() -> argparse.ArgumentParser:
+    it = argparse.ArgumentParser(
+        prog="quiltfn doctor",
+        description="Check this machine; --sweep removes what a crash left.",
+        epilog="exit codes: 0 a server can start · 1 it cannot",
+    )
+    it.add_argument("--sweep", action="store_true", help="end and remove what dead servers left")
+    it.add_argument("--config", help="the server's settings file")
+    it.add_argument("--run-dir", help="run-time state (default /run/quiltfn)")
+    it.add_argument("--data-dir", help="the server's data directory (default ./data)")
+    it.add_argument("--crun", help="the OCI runtime (default /usr/bin/crun)")
+    it.add_argument("--output", "-o", choices=["table", "json"], default="table")
+    return it

@@ -125,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--data-dir", help="the server's data directory (default ./data)")
-    shared.add_argument("--output", choices=["table", "json"], default="table")
+    shared.add_argument("--output", "-o", choices=["table", "json"], default="table")
     verbs = it.add_subparsers(dest="verb", required=True)
     create = verbs.add_parser("create", parents=[shared], help="make a key; it is shown once")
     create.add_argument("--tenant", default="default", help="whose functions it reaches")

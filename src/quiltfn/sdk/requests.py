@@ -12,16 +12,23 @@ import msgspec
 
 from quiltfn.sdk.errors import read_error
 from quiltfn.sdk.types import (
+    AuditPage,
     Changes,
     Created,
     Function,
     FunctionPage,
+    Health,
+    Info,
     Invocation,
     InvocationPage,
+    Key,
+    Keys,
     NewFunction,
+    NewKey,
     Paused,
     Pool,
     PoolStats,
+    Targets,
     Version,
     Versions,
 )
@@ -190,13 +197,57 @@ def pool_stats() -> Request[PoolStats]:
     return _get("/api/functions/pool/stats", _json(PoolStats))
 
 
-def health() -> Request[dict[str, Any]]:
+def retarget(
+    function_id: str, min_instances: int, max_instances: int, *, tenant_id: str
+) -> Request[Targets]:
+    """Scale at once and without a new version. The tenant is the function's `tenant_id`."""
+    request = _post(
+        f"/api/elasticity/functions/{_segment(function_id)}/pool-target",
+        _json(Targets),
+        {"min_instances": min_instances, "max_instances": max_instances},
+    )
+    return replace(request, headers={"X-Tenant-Id": tenant_id})
+
+
+def health() -> Request[Health]:
     """Ready or not, and why; `alive` says only whether the server answers at all."""
-    return _get("/api/functions/health", _json(dict[str, Any]))
+    return _get("/api/functions/health", _json(Health))
 
 
 def alive() -> Request[dict[str, Any]]:
     return _get("/health", _json(dict[str, Any]))
+
+
+def info() -> Request[Info]:
+    """Version, node, protections in force and limits."""
+    return _get("/api/system/info", _json(Info))
+
+
+# --- keys and the audit trail ------------------------------------------------------------------
+
+
+def keys() -> Request[list[Key]]:
+    """Every key of the tenant, revoked ones included; an operator sees all."""
+    read = _json(Keys)
+    return _get("/api/keys", lambda body: read(body).keys)
+
+
+def create_key(
+    *, scope: str | None = None, tenant: str | None = None, expires_seconds: int | None = None
+) -> Request[NewKey]:
+    """The key itself is in this answer and nowhere else."""
+    given = {"scope": scope, "tenant": tenant, "expires_seconds": expires_seconds}
+    body = {name: value for name, value in given.items() if value is not None}
+    return _post("/api/keys", _json(NewKey), body)
+
+
+def revoke_key(key_id: str) -> Request[None]:
+    return Request(method="DELETE", path=f"/api/keys/{_segment(key_id)}", read=_nothing)
+
+
+def audit(*, limit: int | None = None, cursor: str | None = None) -> Request[AuditPage]:
+    """One page, newest first; ask again with `cursor=page.next_cursor` until that is None."""
+    return _get(f"/api/audit{_query(limit=limit, cursor=cursor)}", _json(AuditPage))
 
 
 # --- how they are put together -----------------------------------------------------------------

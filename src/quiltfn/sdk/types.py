@@ -167,3 +167,88 @@ class PoolStats(Struct, kw_only=True, frozen=True):
     busy_count: int
     recycling_count: int
     terminating_count: int
+
+
+class Targets(Struct, kw_only=True, frozen=True):
+    """A function's scaling targets as they are now."""
+
+    function_id: str
+    min_instances: int
+    max_instances: int
+
+
+class Check(Struct, kw_only=True, frozen=True):
+    """One part of the server's health."""
+
+    ok: bool
+    reason: str
+
+
+class Health(Struct, kw_only=True, frozen=True):
+    """`ready` is true where every check is ok. `transport`: tls, cleartext or loopback."""
+
+    status: str
+    ready: bool
+    transport: str | None = None
+    checks: dict[str, Check] = field(default_factory=dict)
+    protections: dict[str, str] = field(default_factory=dict)
+
+
+class Info(Struct, kw_only=True, frozen=True):
+    """The server and its machine."""
+
+    version: str
+    node_id: str
+    cgroup_mode: str | None = None
+    oci_runtime: str | None = None
+    protections: dict[str, str] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
+
+
+class Key(Struct, kw_only=True, frozen=True):
+    """An API key without its secret."""
+
+    id: str
+    tenant_id: str
+    scope: str
+    prefix: str
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+
+
+class NewKey(Key, kw_only=True, frozen=True):
+    """A key just made: `key` is shown this once, and never in a representation."""
+
+    key: str
+
+    def __repr__(self) -> str:
+        return f"NewKey(id={self.id!r}, tenant_id={self.tenant_id!r}, scope={self.scope!r})"
+
+
+class Keys(Struct, kw_only=True, frozen=True):
+    """Every key of the tenant; an operator sees all."""
+
+    keys: list[Key]
+
+
+class AuditEntry(Struct, kw_only=True, frozen=True):
+    """Who did what, and what came of it."""
+
+    id: str
+    at: int
+    tenant_id: str
+    credential: str
+    action: str
+    status: int
+    object_id: str | None = None
+    error_code: str | None = None
+    address: str | None = None
+    request_id: str | None = None
+
+
+class AuditPage(Struct, kw_only=True, frozen=True):
+    """Some entries, newest first, and where to go on (None at the end)."""
+
+    entries: list[AuditEntry]
+    next_cursor: str | None = None

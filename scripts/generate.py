@@ -1,0 +1,57 @@
+"""Writes the files that follow from `settings.py`: the reference page and the sample settings.
+
+.venv/bin/python scripts/generate.py
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from quiltfn import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+# What a service needs to be different from a server that is started in a directory by hand.
+SERVICE = {"data_dir": "/var/lib/quiltfn/data"}
+HEAD = """\
+# Settings of `quiltfn serve --config /etc/quiltfn/quiltfn.toml`.
+# Lines that are commented out show the defaults. The command line and the environment
+# (QUILTFN_IDLE_S=60) have more weight than this file. Made by scripts/generate.py.
+"""
+
+
+def sample() -> str:
+    """packaging/quiltfn.toml."""
+    parts = [HEAD]
+    for field in dataclasses.fields(settings.Settings):
+        about, low, high = (field.metadata[name] for name in ("about", "low", "high"))
+        span = "" if low is None else f" ({low:.15g} to {high:.15g})"
+        line = f"{field.name} = {toml(field.default)}"
+        if field.name in SERVICE:
+            line = f"{field.name} = {toml(SERVICE[field.name])}"
+        else:
+            line = f"# {line}"
+        parts.append(f"# {about}{span}\n{line}\n")
+    return "\n".join(parts)
+
+
+def toml(value: Any) -> str:
+    if value == Path():
+        return '""'
+    return json.dumps(str(value)) if isinstance(value, str | Path) else str(value)
+
+
+FILES = {
+    ROOT / "packaging" / "quiltfn.toml": sample,
+    ROOT / "docs" / "reference" / "settings.md": settings.reference,
+}
+
+
+def main() -> None:
+    for path, text in FILES.items():
+        path.write_text(text())
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The longer tables; `show` has what they are drawn with."""
+
+from quiltfn.cli import show
+from quiltfn.sdk import Health, Info, InvocationPage, Pool, PoolStats, Version
+
+HANDLER_SHOWN = 40
+
+
+def versions(found: list[Version]) -> None:
+    columns = ("VERSION", "SERVES", "RUNTIME", "MEMORY", "CPU", "TIMEOUT", "CREATED", "HANDLER")
+    rows = (
+        (
+            one.version,
+            "yes" if one.is_active else "-",
+            one.runtime,
+            _with_unit(one.memory_limit_mb, "MiB"),
+            _with_unit(one.cpu_limit_percent, "%"),
+            _with_unit(one.timeout_seconds, "s"),
+            show.when(one.created_at),
+            _one_line(one.handler),
+        )
+        for one in found
+    )
+    show.table(columns, rows, drop=("RUNTIME",))
+
+
+def invocations(page: InvocationPage) -> None:
+    if not page.invocations:
+        show.note("no calls")
+        return
+    rows = (
+        (
+            show.when(one.started_at),
+            f"failed ({one.exit_code})" if one.status == "failed" else one.status,
+            _with_unit(one.duration_ms, "ms"),
+            {True: "cold", False: "warm", None: "-"}[one.cold_start],
+            one.invocation_id,
+        )
+        for one in page.invocations
+    )
+    show.table(("STARTED", "STATUS", "TOOK", "START", "ID"), rows, drop=("START",))
+    if page.next_cursor:
+        show.note(f"there are more: --cursor {page.next_cursor}")
+
+
+def pool(one: Pool) -> None:
+    columns = ("WARMING", "READY", "BUSY", "TOTAL")
+    show.table(columns, [(one.warming_count, one.ready_count, one.busy_count, one.total_count)])
+
+
+def stats(one: PoolStats) -> None:
+    counts = (
+        one.warming_count,
+        one.ready_count,
+        one.busy_count,
+        one.recycling_count,
+        one.terminating_count,
+        one.total_count,
+    )
+    show.table(("WARMING", "READY", "BUSY", "RECYCLING", "TERMINATING", "TOTAL"), [counts])
+
+
+def health(report: Health) -> None:
+    show.say("ready" if report.ready else f"not ready: {report.status}")
+    rows = [(name, "ok" if part.ok else "NO", part.reason) for name, part in report.checks.items()]
+    rows.append(
+        ("transport", "ok" if report.transport != "cleartext" else "warn", report.transport or "-")
+    )
+    rows += [(name, "ok", seen) for name, seen in report.protections.items()]
+    show.table(("PART", "", "WHAT"), [(_words(name), *rest) for name, *rest in rows])
+
+
+def info(one: Info) -> None:
+    rows: list[tuple[str, object]] = [
+        ("version", one.version),
+        ("node", one.node_id),
+        ("control groups", one.cgroup_mode or "-"),
+        ("OCI runtime", one.oci_runtime or "-"),
+    ]
+    rows += [(_words(name), f"{value:.15g}") for name, value in one.limits.items()]
+    rows += [(_words(name), seen) for name, seen in one.protections.items()]
+    show.table(None, rows)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _with_unit(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:.10g} {unit}"
+
+
+def _one_line(handler: str) -> str:
+    """Its first words; the whole of it is in --output json."""
+    line = " ".join(handler.split())
+    return line if len(line) <= HANDLER_SHOWN else line[: HANDLER_SHOWN - 1] + "…"

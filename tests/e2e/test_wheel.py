@@ -1,0 +1,143 @@
+"""The wheel: installed away from the checkout it serves, and its guest is for its processor."""
+
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e import server as server_module
+from e2e.server import Server, short_dir
+
+pytestmark = pytest.mark.sandbox
+
+ROOT = Path(__file__).resolve().parents[2]
+GUEST = "quiltfn/guest/bin/guest"
+CHECKOUTS_GUEST = ROOT / "src" / GUEST
+CROSS_COMPILER = "aarch64-linux-gnu-gcc"
+X86_64, AARCH64 = 62, 183
+PT_INTERP, PT_DYNAMIC = 3, 2
+
+
+def run(*command: object, **more: object) -> str:
+    done = subprocess.run(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+        **more,  # type: ignore[call-overload]
+    )
+    assert done.returncode == 0, f"{command}:\n{done.stdout}"
+    return str(done.stdout)
+
+
+def build(out: Path, machine: str) -> Path:
+    before = CHECKOUTS_GUEST.stat()
+    run(ROOT / "scripts" / "wheel", "--machine", machine, "--out", out)
+    after = CHECKOUTS_GUEST.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    (wheel,) = out.glob("*.whl")
+    return wheel
+
+
+def program_headers(elf: bytes) -> tuple[int, set[int]]:
+    """The processor that a 64-bit program is for, and the kinds of its program headers."""
+    assert elf[:5] == b"\x7fELF\x02"
+    (machine,) = struct.unpack_from("<H", elf, 18)
+    (offset,) = struct.unpack_from("<Q", elf, 32)
+    size, count = struct.unpack_from("<HH", elf, 54)
+    kinds = {struct.unpack_from("<I", elf, offset + n * size)[0] for n in range(count)}
+    return machine, kinds
+
+
+def check_guest(wheel: Path, machine: int) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.namelist().count(GUEST) == 1
+        assert archive.getinfo(GUEST).external_attr >> 16 & 0o111, "it can be executed"
+        seen, kinds = program_headers(archive.read(GUEST))
+    assert seen == machine
+    assert not kinds & {PT_INTERP, PT_DYNAMIC}, "it is static"
+
+
+@pytest.fixture(scope="module")
+def away() -> Iterator[Path]:
+    """A directory that anybody may walk to, where nothing of the checkout is."""
+    with short_dir() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def wheel(away: Path) -> Path:
+    return build(away / "native", platform.machine())
+
+
+@pytest.fixture(scope="module")
+def command(away: Path, wheel: Path) -> Path:
+    """`quiltfn` as pipx installs it; by venv and pip where pipx cannot be had."""
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    python = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
+    tools = away / "tools"
+    run(python, "-m", "venv", tools, env=outside)
+    got = subprocess.run(
+        [tools / "bin" / "pip", "install", "--quiet", "pipx"],
+        capture_output=True,
+        check=False,
+        env=outside,
+        timeout=120,
+    )
+    if got.returncode == 0:
+        home = {"PIPX_HOME": str(away / "pipx"), "PIPX_BIN_DIR": str(away / "bin")}
+        home |= {"PIPX_MAN_DIR": str(away / "man"), "PIPX_DEFAULT_PYTHON": python}
+        run(tools / "bin" / "pipx", "install", wheel, env={**outside, **home}, cwd=away)
+        return away / "bin" / "quiltfn"
+    run(python, "-m", "venv", away / "venv", env=outside)
+    run(away / "venv" / "bin" / "pip", "install", "--quiet", wheel, env=outside, cwd=away)
+    return away / "venv" / "bin" / "quiltfn"
+
+
+def test_a_wheel_is_made_for_its_platform_and_holds_a_static_guest(wheel: Path) -> None:
+    assert wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
+    check_guest(wheel, {"x86_64": X86_64, "aarch64": AARCH64}[platform.machine()])
+
+
+def test_an_installed_wheel_serves(
+    command: Path, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(command, "--version", cwd=away).startswith("quiltfn ")
+    assert '"can_start": true' in run(command, "doctor", "--output", "json", cwd=away)
+    monkeypatch.setattr(server_module, "QUILTFN", command)
+    server = Server(away)
+    try:
+        server.start()
+        program = Path(f"/proc/{server.pid}/cmdline").read_bytes()
+        assert bytes(away) in program, "it runs what was installed"
+        record = server.run('echo "hello, $QUILT_PAYLOAD"', "wheel")
+        assert (record["status"], record["stdout"]) == ("success", "hello, wheel\n")
+    finally:
+        server.close()
+
+
+@pytest.mark.skipif(shutil.which(CROSS_COMPILER) is None, reason=f"needs {CROSS_COMPILER}")
+def test_the_wheel_for_arm_holds_a_static_guest_for_arm(away: Path) -> None:
+    wheel = build(away / "foreign", "aarch64")
+    assert wheel.name.endswith("-py3-none-linux_aarch64.whl")
+    check_guest(wheel, AARCH64)
+
+
+@pytest.mark.parametrize(
+    "words", [["--machine", "riscv64"], ["--machine"], ["--out"], ["--colour"]]
+)
+def test_words_that_make_no_sense_build_nothing(words: list[str]) -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / "wheel", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (1, 2)
+    assert done.stderr

@@ -1,0 +1,82 @@
+"""A server of canned answers, for tests of the command line."""
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+ID = "01999999-0000-7000-8000-000000000001"
+FUNCTION: dict[str, Any] = {
+    "id": ID,
+    "name": "hello",
+    "description": "says \x1b[31mhello",
+    "handler": "echo hello",
+    "runtime": "shell",
+    "state": "active",
+    "current_version": 3,
+    "memory_limit_mb": 256,
+    "cpu_limit_percent": 100.0,
+    "timeout_seconds": 30,
+    "environment": {"A": "1"},
+    "min_instances": 0,
+    "max_instances": 5,
+    "cleanup_on_exit": True,
+    "working_directory": None,
+    "created_at": 1760000000,
+    "updated_at": 1760000000,
+}
+INVOCATION: dict[str, Any] = {
+    "invocation_id": "i1",
+    "function_id": ID,
+    "function_name": "hello",
+    "status": "success",
+    "duration_ms": 3,
+    "exit_code": 0,
+    "stdout": "hello\n",
+    "stderr": "",
+    "cold_start": False,
+}
+NOT_FOUND = {"error": "there is no such function", "error_code": "NOT_FOUND", "hint": "list them"}
+
+
+class Fake:
+    """Answers by method and path; everything else is not found. Remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.query = ""
+        self.headers: Mapping[str, str] = {}
+        self.body: Any = None
+        self.answers: dict[tuple[str, str], tuple[int, Any]] = {
+            ("GET", "/by-name/hello"): (200, FUNCTION),
+            ("GET", f"/{ID}"): (200, FUNCTION),
+            ("POST", f"/{ID}/deploy"): (200, FUNCTION),
+            ("DELETE", f"/{ID}"): (204, None),
+            ("GET", ""): (200, {"functions": [FUNCTION], "next_cursor": "c2"}),
+            ("POST", "/invoke/hello"): (200, INVOCATION),
+            ("POST", f"/{ID}/invoke"): (200, INVOCATION),
+            ("POST", ""): (
+                201,
+                {"function_id": ID, "name": "hello", "state": "pending", "version": 1},
+            ),
+        }
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        call = (request.method, request.url.path.removeprefix("/api/functions"))
+        self.asked.append(call)
+        self.body = json.loads(request.content) if request.content else None
+        self.query, self.headers = request.url.query.decode(), request.headers
+        status, body = self.answers.get(call, (404, NOT_FOUND))
+        if body is None:
+            return httpx.Response(status)
+        return httpx.Response(status, json=body, headers={"x-invocation-id": "i1"})
+
+    def ends(self, **how: Any) -> None:
+        self.answers["POST", "/invoke/hello"] = (200, {**INVOCATION, **how})
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True

@@ -1,0 +1,214 @@
+"""The command line's changes and tables against the fake."""
+
+import sys
+from typing import Any
+
+import httpx
+import pytest
+
+from quiltfn.cli import run, session
+from quiltfn.sdk import Client
+from unit.cli_box import FUNCTION, ID, INVOCATION, Fake, Terminal
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    one = Fake()
+    monkeypatch.delenv("QUILT_BASE_URL", raising=False)
+    monkeypatch.setattr(
+        session,
+        "Client",
+        lambda url, api_key: Client(url, api_key=api_key, transport=httpx.MockTransport(one)),
+    )
+    return one
+
+
+Captured = pytest.CaptureFixture[str]
+
+# --- changes -----------------------------------------------------------------------------------
+
+
+def test_update_sends_what_was_said_and_nothing_else(fake: Fake, capsys: Captured) -> None:
+    fake.answers["PUT", f"/{ID}"] = (200, {**FUNCTION, "current_version": 4})
+    assert run(["functions", "update", "hello", "--memory", "512"]) == 0
+    assert fake.body == {"memory_limit_mb": 512}
+    assert capsys.readouterr().out == "hello is active: version 4\n"
+
+
+def test_update_understands_every_option(fake: Fake) -> None:
+    fake.answers["PUT", f"/{ID}"] = (200, FUNCTION)
+    words = "--name n --handler h --runtime shell --description d --memory 512 --cpu 12.5"
+    more = "--timeout 9 --env A=1 --env B=2 --min 1 --max 2 --keep-tmp --workdir /app"
+    assert run(["functions", "update", "hello", *words.split(), *more.split()]) == 0
+    assert fake.body == {
+        "name": "n",
+        "handler": "h",
+        "runtime": "shell",
+        "description": "d",
+        "memory_limit_mb": 512,
+        "cpu_limit_percent": 12.5,
+        "timeout_seconds": 9,
+        "environment": {"A": "1", "B": "2"},
+        "min_instances": 1,
+        "max_instances": 2,
+        "cleanup_on_exit": False,
+        "working_directory": "/app",
+    }
+
+
+def test_update_takes_back_what_can_be_taken_back(fake: Fake) -> None:
+    fake.answers["PUT", f"/{ID}"] = (200, FUNCTION)
+    words = "--unset-description --unset-workdir --unset-env --clean-tmp"
+    assert run(["functions", "update", "hello", *words.split()]) == 0
+    assert fake.body == {
+        "description": None,
+        "working_directory": None,
+        "environment": {},
+        "cleanup_on_exit": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("update hello --workdir /x", ("PUT", f"/{ID}")),
+        ("rollback hello 2", ("POST", f"/{ID}/rollback")),
+    ],
+)
+def test_a_version_that_cannot_serve_fails_the_command_and_says_why(
+    fake: Fake, capsys: Captured, line: str, call: tuple[str, str]
+) -> None:
+    fake.answers[call] = (200, {**FUNCTION, "error_message": "version 4 cannot serve"})
+    assert run(["functions", *line.split()]) == 1
+    assert capsys.readouterr().err == "error: version 4 cannot serve\n"
+
+
+def test_an_old_error_does_not_fail_a_deploy_that_works(fake: Fake, capsys: Captured) -> None:
+    fake.answers["POST", f"/{ID}/deploy"] = (200, {**FUNCTION, "error_message": "of long ago"})
+    assert run(["functions", "deploy", "hello"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_pause_resume_and_rollback(fake: Fake, capsys: Captured) -> None:
+    fake.answers["POST", f"/{ID}/pause"] = (200, {"success": True, "message": "2 calls still run"})
+    fake.answers["POST", f"/{ID}/resume"] = (200, FUNCTION)
+    fake.answers["POST", f"/{ID}/rollback"] = (200, FUNCTION)
+    assert run(["functions", "pause", "hello"]) == 0
+    assert run(["functions", "resume", "hello"]) == 0
+    assert run(["functions", "rollback", "hello", "3"]) == 0
+    assert fake.body == {"version": 3}
+    printed = capsys.readouterr()
+    assert printed.out == "hello is paused\n" + 2 * "hello is active: version 3\n"
+    assert printed.err == "2 calls still run\n"
+
+
+def test_scale_keeps_the_target_that_was_not_named(fake: Fake, capsys: Captured) -> None:
+    fake.answers["GET", "/by-name/hello"] = (200, {**FUNCTION, "tenant_id": "t1"})
+    target = ("POST", f"/api/elasticity/functions/{ID}/pool-target")
+    fake.answers[target] = (200, {"function_id": ID, "min_instances": 2, "max_instances": 5})
+    assert run(["functions", "scale", "hello", "--min", "2"]) == 0
+    assert fake.body == {"min_instances": 2, "max_instances": 5}
+    assert fake.headers["x-tenant-id"] == "t1"
+    assert capsys.readouterr().out == "hello has 2 to 5 instances\n"
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+VERSION: dict[str, Any] = {
+    **{name: FUNCTION[name] for name in ("handler", "runtime", "environment", "created_at")},
+    **{name: FUNCTION[name] for name in ("memory_limit_mb", "cpu_limit_percent")},
+    **{"id": "v", "function_id": ID, "version": 3, "is_active": True, "timeout_seconds": 30},
+}
+
+
+def test_versions_are_listed_with_a_handler_on_one_line(fake: Fake, capsys: Captured) -> None:
+    long = {**VERSION, "version": 2, "is_active": False, "handler": "set -e\n" + "x" * 60}
+    fake.answers["GET", f"/{ID}/versions"] = (200, {"versions": [VERSION, long]})
+    assert run(["functions", "versions", "hello"]) == 0
+    head, newest, older = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["VERSION", "SERVES", "RUNTIME"]
+    assert newest.split()[:9] == ["3", "yes", "shell", "256", "MiB", "100", "%", "30", "s"]
+    assert newest.endswith("echo hello" + " " * 30)
+    assert older.endswith("set -e " + "x" * 32 + "…")
+
+
+def test_invocations_are_asked_for_and_listed(fake: Fake, capsys: Captured) -> None:
+    failed = {**INVOCATION, "status": "failed", "exit_code": 3, "cold_start": True}
+    waiting = {**INVOCATION, "status": "queued", "duration_ms": None, "cold_start": None}
+    page = {"invocations": [failed, waiting], "next_cursor": "c2"}
+    fake.answers["GET", f"/{ID}/invocations"] = (200, page)
+    words = ["--limit", "2", "--status", "failed", "--cold"]
+    assert run(["functions", "invocations", "hello", *words]) == 0
+    assert fake.query == "limit=2&status=failed&cold_start=true"
+    printed = capsys.readouterr()
+    _, first, second = printed.out.splitlines()
+    assert first.split() == ["-", "failed", "(3)", "3", "ms", "cold", "i1"]
+    assert second.split() == ["-", "queued", "-", "-", "i1"]
+    assert "--cursor c2" in printed.err
+    assert run(["functions", "invocations", "hello", "--warm"]) == 0
+    assert fake.query == "cold_start=false"
+
+
+def test_counts_of_a_pool_and_of_all(fake: Fake, capsys: Captured) -> None:
+    counts = {"warming_count": 1, "ready_count": 2, "busy_count": 3, "total_count": 6}
+    fake.answers["GET", f"/{ID}/pool"] = (200, {"function_id": ID, **counts})
+    more = {"recycling_count": 4, "terminating_count": 5}
+    fake.answers["GET", "/pool/stats"] = (200, {**counts, **more, "total_count": 15})
+    assert run(["functions", "pool", "hello"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["1", "2", "3", "6"]
+    assert run(["stats"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["1", "2", "3", "4", "5", "15"]
+
+
+@pytest.mark.parametrize(("ready", "code"), [(True, 0), (False, 1)])
+def test_health_is_told_and_is_the_exit_code(
+    fake: Fake, capsys: Captured, ready: bool, code: int
+) -> None:
+    report = {
+        "status": "ok" if ready else "unavailable",
+        "ready": ready,
+        "transport": "cleartext",
+        "checks": {"accepting_calls": {"ok": ready, "reason": "because"}},
+        "protections": {"seccomp": "allowlist"},
+    }
+    fake.answers["GET", "/health"] = (200, report)
+    assert run(["health"]) == code
+    first, _, *rows = capsys.readouterr().out.splitlines()
+    assert first == ("ready" if ready else "not ready: unavailable")
+    assert [row.split() for row in rows] == [
+        ["accepting", "calls", "ok" if ready else "NO", "because"],
+        ["transport", "warn", "cleartext"],
+        ["seccomp", "ok", "allowlist"],
+    ]
+
+
+def test_info_is_told(fake: Fake, capsys: Captured) -> None:
+    told = {"version": "1", "node_id": "n1", "limits": {"body_bytes": 1048576}}
+    fake.answers["GET", "/api/system/info"] = (200, told)
+    assert run(["info"]) == 0
+    rows = [row.split() for row in capsys.readouterr().out.splitlines()]
+    assert ["node", "n1"] in rows
+    assert ["body", "bytes", "1048576"] in rows
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(("columns", "shown"), [("80", False), ("200", True)])
+def test_a_narrow_terminal_is_spared_the_ids_it_would_break(
+    monkeypatch: pytest.MonkeyPatch, columns: str, shown: bool
+) -> None:
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run(["functions", "list"]) == 0
+    assert (ID in out.getvalue()) is shown
+    assert "hello" in out.getvalue()
+
+
+def test_the_key_is_sent_from_the_option_or_else_the_environment(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUILT_API_KEY", "quilt_sk_env")
+    assert run(["functions", "get", "hello"]) == 0
+    assert fake.headers["x-api-key"] == "quilt_sk_env"
+    assert run(["functions", "get", "hello", "--api-key", "quilt_sk_arg"]) == 0
+    assert fake.headers["x-api-key"] == "quilt_sk_arg"

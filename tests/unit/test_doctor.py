@@ -1,0 +1,241 @@
+"""`quiltfn doctor` on machines made of files: what is found, what it means, how it is told."""
+
+import fcntl
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quiltfn.operator import doctor, machine
+from quiltfn.operator.machine import Finding, Level
+from quiltfn.operator.serve import GUEST
+from quiltfn.settings import Settings
+
+GOOD = {
+    "proc/sys/kernel/osrelease": "6.12.41+deb13-amd64\n",
+    "proc/sys/user/max_user_namespaces": "96365\n",
+    "proc/sys/kernel/seccomp/actions_avail": "kill_process kill_thread trap errno allow\n",
+    "proc/swaps": "Filename Type Size Used Priority\n",
+    "sys/kernel/mm/ksm/run": "0\n",
+    "sys/devices/system/cpu/smt/active": "0\n",
+    "proc/sys/kernel/io_uring_disabled": "2\n",
+    "proc/sys/kernel/unprivileged_bpf_disabled": "2\n",
+    "proc/sys/kernel/core_pattern": "core\n",
+    "sys/kernel/security/lsm": "lockdown,capability,landlock,yama,apparmor\n",
+    "proc/self/mountinfo": "25 1 0:23 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n",
+}
+MakeRoot = Callable[[dict[str, str | None]], Path]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> MakeRoot:
+    """A good machine, with some files changed or (None) taken away."""
+
+    def make(changes: dict[str, str | None]) -> Path:
+        for name, text in {**GOOD, **changes}.items():
+            if text is not None:
+                (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / name).write_text(text)
+        return tmp_path
+
+    return make
+
+
+def named(findings: list[Finding], name: str) -> Finding:
+    (found,) = [one for one in findings if one.name == name]
+    return found
+
+
+def test_a_good_machine_is_told_nothing_to_do(root: MakeRoot) -> None:
+    for one in machine.of_the_host(root({}), "v2"):
+        assert (one.level, one.advice) == (Level.OK, ""), one
+
+
+KERNEL = "proc/sys/kernel"
+UNIT = "etc/systemd/system/quiltfn.service"
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "level", "words"),
+    [
+        ({f"{KERNEL}/osrelease": "5.4.0-generic"}, "kernel", Level.NO, "older than 5.10"),
+        ({f"{KERNEL}/osrelease": "5.10.0"}, "kernel", Level.OK, "Linux 5.10.0"),
+        ({"proc/sys/user/max_user_namespaces": "0"}, "user_namespaces", Level.NO, "allows no"),
+        ({"proc/sys/user/max_user_namespaces": None}, "user_namespaces", Level.NO, "allows no"),
+        ({f"{KERNEL}/seccomp/actions_avail": None}, "seccomp", Level.NO, "no seccomp filters"),
+        (
+            {"proc/swaps": "Filename\n/dev/sda2 partition 1 0 -2\n"},
+            "swap",
+            Level.WARN,
+            "swap is on",
+        ),
+        ({"sys/kernel/mm/ksm/run": "1"}, "ksm", Level.WARN, "merges same pages"),
+        ({"sys/kernel/mm/ksm/run": None}, "ksm", Level.OK, "KSM is off"),
+        ({"sys/devices/system/cpu/smt/active": "1"}, "smt", Level.WARN, "side channels"),
+        ({f"{KERNEL}/io_uring_disabled": "0"}, "io_uring", Level.OK, "filter refuses it"),
+        ({f"{KERNEL}/unprivileged_bpf_disabled": "0"}, "bpf", Level.WARN, "bpf is on"),
+        ({f"{KERNEL}/core_pattern": "|/usr/lib/dump %P"}, "core_pattern", Level.WARN, "as root"),
+        ({"sys/kernel/security/lsm": None}, "lsm", Level.OK, "neither AppArmor nor SELinux"),
+        ({"sys/kernel/security/lsm": "selinux"}, "lsm", Level.OK, "selinux loaded"),
+        ({}, "favordynmods", Level.OK, "remount,favordynmods"),
+        (
+            {"proc/self/mountinfo": "cgroup2 rw,favordynmods"},
+            "favordynmods",
+            Level.OK,
+            "nothing to gain",
+        ),
+        ({UNIT: "[Service]\nDelegate=no\n"}, "service", Level.WARN, "does not delegate"),
+        ({UNIT: "[Service]\n"}, "service", Level.WARN, "does not delegate"),
+        ({UNIT: "[Service]\nDelegate=cpu memory pids\n"}, "service", Level.OK, "is installed"),
+    ],
+)
+def test_what_is_found_and_what_it_means(
+    root: MakeRoot, changes: dict[str, str | None], name: str, level: Level, words: str
+) -> None:
+    found = named(list(machine.of_the_host(root(changes), "v2")), name)
+    assert found.level is level
+    assert words in found.sentence
+    assert bool(found.advice) is (level is not Level.OK), "who is warned is told what to do"
+
+
+@pytest.mark.parametrize(
+    ("said", "level", "words"),
+    [
+        ("crun version 1.21\ncommit: x\n", Level.WARN, ["CVE-2026-30892", "not exposed"]),
+        ("crun version 1.27.1\n", Level.WARN, ["CVE-2026-47766", "CVE-2026-88264/5"]),
+        ("crun version 1.28\n", Level.OK, ["crun 1.28 at /usr/bin/crun"]),
+        ("crun version 2.0\n", Level.OK, ["crun 2.0"]),
+        ("runc version 1.3.0\n", Level.WARN, ["only crun is tested"]),
+        (None, Level.NO, ["no OCI runtime"]),
+    ],
+)
+def test_the_runtime_and_its_known_holes(said: str | None, level: Level, words: list[str]) -> None:
+    found = machine.crun("/usr/bin/crun", lambda _: said)
+    assert found.level is level
+    assert [word for word in words if word not in found.sentence] == []
+
+
+def elf(number: int) -> bytes:
+    return b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00" + number.to_bytes(2, "little")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "level", "words"),
+    [
+        (elf(62), 0o755, Level.OK, "for x86_64"),
+        (elf(183), 0o755, Level.NO, "for aarch64, this machine is x86_64"),
+        (elf(8), 0o755, Level.NO, "for another processor"),
+        (elf(62), 0o644, Level.NO, "may not be executed"),
+        (b"#!/bin/sh\n", 0o755, Level.NO, "is no program"),
+        (None, 0, Level.NO, "is missing"),
+    ],
+)
+def test_the_guest_is_there_and_runs_here(
+    tmp_path: Path, content: bytes | None, mode: int, level: Level, words: str
+) -> None:
+    path = tmp_path / "guest"
+    if content is not None:
+        path.write_bytes(content)
+        path.chmod(mode)
+    found = machine.guest(path, "x86_64")
+    assert found.level is level
+    assert words in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("mib", "level"), [(63, Level.NO), (64, Level.WARN), (1023, Level.WARN), (1024, Level.OK)]
+)
+def test_room_for_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mib: int, level: Level
+) -> None:
+    class Usage:
+        free = mib * 1024 * 1024
+
+    asked: list[Path] = []
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: asked.append(path) or Usage)
+    assert machine.disk(tmp_path / "not" / "yet").level is level
+    assert asked == [tmp_path]
+
+
+def test_gvisor_is_told_of_and_not_used() -> None:
+    assert "no runsc" in machine.gvisor(which=lambda _: None).sentence
+    there = machine.gvisor(lambda _: "runsc version release-20240729\nspec: 1.1\n", lambda _: "/r")
+    assert there.sentence == "runsc version release-20240729 at /r; quiltfn does not use it yet"
+
+
+def test_the_dead_are_counted_and_not_swept(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    for name in ("dead", "alive", "lockless"):
+        (tmp_path / "servers" / name).mkdir(parents=True)
+    (tmp_path / "servers" / "dead" / "lock").touch()
+    with (tmp_path / "servers" / "alive" / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        found = doctor.leftovers(tmp_path)
+    assert found.level is Level.WARN
+    assert "2 ended server(s)" in found.sentence
+    assert "dead, lockless" in found.sentence
+    assert "--sweep" in found.advice
+    assert (tmp_path / "servers" / "dead").is_dir()
+
+
+def test_where_no_server_ever_ran_nothing_is_left_and_nothing_is_made(tmp_path: Path) -> None:
+    assert doctor.leftovers(tmp_path / "none").level is Level.OK
+    assert list(tmp_path.iterdir()) == []
+
+
+# How it is told ------------------------------------------------------------------------------
+
+FINDINGS = [
+    machine.fine("a", "good"),
+    machine.warn("b", "doubtful", "look"),
+    machine.refuse("c", "bad", "mend it"),
+]
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    def say(count: int) -> None:
+        monkeypatch.setattr(doctor, "examine", lambda _: FINDINGS[:count])
+
+    return say
+
+
+def test_each_finding_is_a_line_and_what_to_do(
+    found: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found(3)
+    assert doctor.main([]) == 1
+    assert capsys.readouterr().out == (
+        "ok   good\nwarn doubtful\n     → look\nNO   bad\n     → mend it\n"
+    )
+
+
+def test_a_warning_does_not_keep_a_server_from_starting(found: Callable[[int], None]) -> None:
+    found(2)
+    assert doctor.main([]) == 0
+
+
+def test_json_says_whether_a_server_can_start(
+    found: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found(3)
+    assert doctor.main(["--output", "json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["can_start"] is False
+    assert said["findings"][0] == {"name": "a", "level": "ok", "sentence": "good", "advice": None}
+    assert said["findings"][2]["level"] == "NO"
+
+
+def test_a_bad_setting_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["--config", "/does/not/exist"]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_everything_is_looked_at_once(root: MakeRoot, tmp_path: Path) -> None:
+    findings = doctor.examine(Settings(run_dir=tmp_path / "run"), root({}))
+    names = [one.name for one in findings]
+    assert len(set(names)) == len(names)
+    assert {"root", "cgroups", "crun", "guest", "disk", "runsc", "leftovers"} <= set(names)
+    if GUEST.exists():
+        assert named(findings, "guest").level is Level.OK

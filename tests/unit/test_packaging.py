@@ -1,0 +1,125 @@
+"""The files of a packaged server: the unit, the sample settings, and what the how-to says."""
+
+import re
+import runpy
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from quiltfn import settings
+from quiltfn.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+UNIT = ROOT / "packaging" / "quiltfn.service"
+SAMPLE = ROOT / "packaging" / "quiltfn.toml"
+HOW_TO = ROOT / "docs" / "how-to" / "install.md"
+
+# By the manual pages systemd.unit, .service, .exec, .kill and .resource-control.
+KNOWN = {
+    "Unit": {"Description", "After", "StartLimitIntervalSec", "StartLimitBurst"},
+    "Service": {
+        *("Type", "ExecStart", "Restart", "RestartSec", "RestartPreventExitStatus"),
+        *("TimeoutStopSec", "KillMode", "OOMPolicy", "Delegate", "DelegateSubgroup", "TasksMax"),
+        *("LimitNOFILE", "OOMScoreAdjust", "StateDirectory", "StateDirectoryMode", "UMask"),
+        *("RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve"),
+        *("WorkingDirectory", "NoNewPrivileges", "ProtectSystem", "ProtectHome", "PrivateTmp"),
+        *("KeyringMode", "CapabilityBoundingSet"),
+    },
+    "Install": {"WantedBy"},
+}
+# With any of these no sandbox could be made, or every handler would pay for them.
+HARMFUL = {
+    *("ProtectKernelTunables", "ProtectKernelLogs", "ProtectProc", "ProcSubset"),
+    *("ProtectControlGroups", "ProtectKernelModules", "PrivateDevices", "PrivateUsers"),
+    *("RestrictNamespaces", "PrivateNetwork", "SystemCallFilter", "MemoryDenyWriteExecute"),
+}
+
+
+def unit() -> dict[str, dict[str, list[str]]]:
+    """Section → option → its values, in the order of the file."""
+    sections: dict[str, dict[str, list[str]]] = {}
+    for line in UNIT.read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("["):
+            options = sections.setdefault(line.strip("[]"), defaultdict(list))
+        else:
+            name, equals, value = line.partition("=")
+            assert equals, line
+            options[name].append(value)
+    return sections
+
+
+def test_the_unit_uses_options_that_exist() -> None:
+    for section, options in unit().items():
+        assert set(options) <= KNOWN[section], section
+
+
+def test_the_unit_leaves_out_what_breaks_sandboxes_and_says_why() -> None:
+    assert not set(unit()["Service"]) & HARMFUL
+    comments = UNIT.read_text()
+    assert [name for name in HARMFUL if name not in comments] == []
+
+
+def test_the_unit_hands_down_the_controllers_that_limits_need() -> None:
+    service = unit()["Service"]
+    assert set(service["Delegate"][0].split()) == {"cpu", "memory", "pids"}
+    assert service["DelegateSubgroup"] == ["supervisor"]
+    assert service["KillMode"] == ["mixed"]
+
+
+def test_the_unit_outwaits_the_drain() -> None:
+    assert int(unit()["Service"]["TimeoutStopSec"][0]) >= Settings().drain_s + 15
+
+
+def test_the_directories_of_the_unit_are_the_ones_that_the_settings_name() -> None:
+    service = unit()["Service"]
+    found = settings.read_file(SAMPLE)
+    assert found["data_dir"].startswith(f"/var/lib/{service['StateDirectory'][0]}/")
+    assert str(Settings().run_dir) == f"/run/{service['RuntimeDirectory'][0].split()[0]}"
+    assert "/etc/quiltfn/quiltfn.toml" in service["ExecStart"][0]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
+def test_systemd_itself_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
+    program = tmp_path / "quiltfn"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    copy = tmp_path / "quiltfn.service"
+    copy.write_text(UNIT.read_text().replace("/usr/local/bin/quiltfn", str(program)))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(copy)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert [line for line in done.stderr.splitlines() if "quiltfn.service" in line] == []
+
+
+def test_the_sample_settings_are_current() -> None:
+    generated = runpy.run_path(str(ROOT / "scripts" / "generate.py"))["sample"]()
+    assert SAMPLE.read_text() == generated, "run scripts/generate.py"
+
+
+def test_the_sample_sets_nothing_but_the_data_directory() -> None:
+    assert settings.read_file(SAMPLE) == {"data_dir": "/var/lib/quiltfn/data"}
+
+
+def test_the_sample_uncommented_is_the_defaults(tmp_path: Path) -> None:
+    text = re.sub(r"^# (\w+ = )", r"\1", SAMPLE.read_text(), flags=re.MULTILINE)
+    whole = tmp_path / "quiltfn.toml"
+    whole.write_text(text)
+    found = settings.from_everywhere({"config": str(whole), "node_id": "n"}, {})
+    wanted = Settings(node_id="n", data_dir=Path("/var/lib/quiltfn/data"))
+    assert found == wanted
+    assert len(settings.read_file(whole)) == len(Settings.__dataclass_fields__)
+
+
+def test_the_how_to_names_the_files_and_paths_of_the_unit() -> None:
+    text = HOW_TO.read_text()
+    for name in ("/etc/quiltfn/quiltfn.toml", "/etc/systemd/system/quiltfn.service"):
+        assert name in text
+    assert "--data-dir /var/lib/quiltfn/data" in text

@@ -1,0 +1,138 @@
+"""Settings: where they come from, what is refused, and that the page about them is current."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quiltfn import settings
+from quiltfn.settings import PREFIX, BadSetting, Settings, from_everywhere
+
+ROOT = Path(__file__).resolve().parents[2]
+NUMBERS = [one for one in dataclasses.fields(Settings) if one.metadata["low"] is not None]
+
+
+def config(tmp_path: Path, text: str) -> dict[str, Any]:
+    file = tmp_path / "quiltfn.toml"
+    file.write_text(text)
+    return {"config": str(file)}
+
+
+def test_the_reference_page_is_current() -> None:
+    page = ROOT / "docs" / "reference" / "settings.md"
+    assert page.read_text() == settings.reference(), "run scripts/generate.py"
+
+
+def test_the_command_line_beats_the_environment_beats_the_file_beats_the_default(
+    tmp_path: Path,
+) -> None:
+    given = config(tmp_path, "port = 1\nline_max = 1\nkeep_alive_s = 1\n")
+    environ = {PREFIX + "PORT": "2", PREFIX + "LINE_MAX": "2"}
+    found = from_everywhere({**given, "port": "3"}, environ)
+    assert (found.port, found.line_max, found.keep_alive_s) == (3, 2, 1)
+    assert found.audit_days == 90
+
+
+def test_the_environment_may_name_the_file_and_the_command_line_another(tmp_path: Path) -> None:
+    first = tmp_path / "first.toml"
+    first.write_text("port = 1")
+    environ = {PREFIX + "CONFIG": str(first)}
+    assert from_everywhere({}, environ).port == 1
+    assert from_everywhere(config(tmp_path, "port = 2"), environ).port == 2
+
+
+def test_an_option_that_was_not_given_is_none_and_weighs_nothing() -> None:
+    assert from_everywhere({"port": None}, {PREFIX + "PORT": "2"}).port == 2
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda one: one.name)
+def test_a_range_includes_its_ends_and_nothing_beyond(field: "dataclasses.Field[Any]") -> None:
+    low, high = field.metadata["low"], field.metadata["high"]
+    step = 1 if field.type is int else 0.01
+    for value in (low, high):
+        assert getattr(from_everywhere({field.name: str(value)}, {}), field.name) == value
+    for value in (low - step, high + step):
+        with pytest.raises(BadSetting, match=rf"^{field.name} must be between"):
+            from_everywhere({field.name: str(value)}, {})
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda one: one.name)
+@pytest.mark.parametrize("value", ["", "x", "nan", "1e999", "0x10"])
+def test_a_value_that_is_no_number_in_range_is_named(
+    field: "dataclasses.Field[Any]", value: str
+) -> None:
+    with pytest.raises(BadSetting, match=rf"^{field.name} must be"):
+        from_everywhere({}, {PREFIX + field.name.upper(): value})
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda one: one.name)
+def test_a_truth_value_is_no_number(tmp_path: Path, field: "dataclasses.Field[Any]") -> None:
+    with pytest.raises(BadSetting, match=rf"^{field.name} must be"):
+        from_everywhere(config(tmp_path, f"{field.name} = true"), {})
+
+
+def test_half_a_port_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match=r"^port must be a whole number"):
+        from_everywhere(config(tmp_path, "port = 80.5"), {})
+
+
+def test_a_whole_number_will_do_for_seconds(tmp_path: Path) -> None:
+    assert from_everywhere(config(tmp_path, "idle_s = 60"), {}).idle_s == 60.0
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("colour = 1", "colour is not a setting"),
+        ("[serve]\nport = 1", "serve is not a setting"),
+        ("port = ", "cannot be read"),
+        ("port = 1\nport = 2", "cannot be read"),
+        ("host = 'a.example'", "host must be an IP address or localhost"),
+        ("host = ''", "host must be an IP address or localhost"),
+    ],
+)
+def test_a_bad_file_is_refused_in_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(BadSetting, match=sentence):
+        from_everywhere(config(tmp_path, text), {})
+
+
+def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="cannot be read"):
+        from_everywhere({"config": str(tmp_path / "none")}, {})
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadSetting, match="cannot be read"):
+        from_everywhere({"config": str(tmp_path / "bytes")}, {})
+
+
+@pytest.mark.parametrize("one", ["tls_cert", "tls_key"])
+def test_half_of_tls_is_refused(one: str) -> None:
+    with pytest.raises(BadSetting, match="tls_cert and tls_key go together"):
+        from_everywhere({one: "file.pem"}, {})
+
+
+def test_a_relative_path_is_taken_from_where_the_command_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = from_everywhere({"data_dir": "here", "tls_cert": "a", "tls_key": "b"}, {})
+    assert found.data_dir == tmp_path / "here"
+    assert (found.tls_cert, found.tls_key) == (tmp_path / "a", tmp_path / "b")
+
+
+def test_the_default_data_directory_is_where_the_command_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert from_everywhere({}, {}).data_dir == tmp_path / "data"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_is_recognised(host: str) -> None:
+    assert settings.is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "fe80::1"])
+def test_other_addresses_are_not_loopback(host: str) -> None:
+    assert not settings.is_loopback(host)
+    assert from_everywhere({"host": host}, {}).host == host
