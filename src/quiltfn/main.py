@@ -199,6 +199,8 @@ async def serve(given: Inherited) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            # A caller's own word for its address would count wrong credentials against others.
+            proxy_headers=False,
             timeout_keep_alive=chosen.keep_alive_s,
             timeout_graceful_shutdown=2,
         )
