@@ -5,6 +5,7 @@ keys in the data directory, and `refresh` sees that within half a second.
 """
 
 import asyncio
+import contextlib
 import hmac
 import secrets
 from collections import defaultdict, deque
@@ -12,7 +13,13 @@ from collections.abc import Callable, Mapping
 
 from quiltfn.ids import new_id
 from quiltfn.model.access import Caller, Key, Scope, check_tenant, digest_of, prefix_of
-from quiltfn.model.errors import NotFound, RateLimited, Unauthorized, Unprocessable
+from quiltfn.model.errors import (
+    NotFound,
+    RateLimited,
+    StoreUnavailable,
+    Unauthorized,
+    Unprocessable,
+)
 from quiltfn.ports import Clock, Keys
 
 REFRESH_S = 0.5
@@ -55,7 +62,8 @@ class Access:
         caller = self._caller(secret) if secret else None
         if caller is not None:
             return caller
-        self._count_failure(address)
+        if secret:  # who sends none guesses none
+            self._count_failure(address)
         raise Unauthorized(
             "the credential is wrong, expired or revoked" if secret else "a credential is needed",
             hint="send a key as X-Api-Key or as Authorization: Bearer",
@@ -103,10 +111,11 @@ class Access:
             self._revision = revision
 
     async def keep_fresh(self) -> None:
-        """Refreshes until it is cancelled."""
+        """Refreshes until it is cancelled. What fails is tried again: a revocation must be seen."""
         while True:
             await asyncio.sleep(REFRESH_S)
-            await self.refresh()
+            with contextlib.suppress(StoreUnavailable):
+                await self.refresh()
 
 
 async def make_key(

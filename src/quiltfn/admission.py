@@ -60,7 +60,9 @@ class Admission:
         """Whether a tenant with `count` functions may have one more. Raises `RateLimited`."""
         if count >= self.limits.functions:
             raise RateLimited(
-                f"the tenant has {count} functions, its limit", hint="delete one that is not needed"
+                f"the tenant has {count} functions, its limit",
+                hint="delete one that is not needed",
+                retry_after=60,
             )
 
     def _take_token(self, tenant_id: str) -> None:

@@ -24,7 +24,7 @@ from quiltfn.model.function import (
 )
 from quiltfn.model.invocation import How
 from quiltfn.model.pool import PoolLimits
-from quiltfn.model.version import Content, HostLimits, Version
+from quiltfn.model.version import Content, HostLimits, Version, check_number
 from quiltfn.ports import Clock, Pools, SandboxFailed, SandboxRefused, Store, Tally
 
 DEPLOY_ANSWERS_WITHIN_S = 20.0
@@ -119,6 +119,7 @@ class Lifecycle:
 
     async def rollback(self, entry: Entry, number: int) -> Entry:
         """Points back to an existing version, without making one. Raises `NotFound`."""
+        check_number(number)
         async with changing(entry):
             version = await self._store.version(entry.function.id, number)
             if version is None:

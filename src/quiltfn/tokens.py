@@ -5,6 +5,7 @@ A key is used with its own algorithm only, so that a public key can never be tak
 """
 
 import json
+import re
 from typing import Any
 
 import jwt
@@ -16,6 +17,9 @@ from quiltfn.model.errors import Unauthorized
 REQUIRED = ["exp", "sub", "tenant", "scope"]
 ALGORITHM_OF = {"RSA": "RS256", "EC": "ES256"}
 SECRET_MIN_BYTES = 32
+SUBJECT = re.compile(r"[\x20-\x7e]{1,128}")
+# Of a token or its claims: the last two are for JSON that nests too deep and for endless numbers.
+UNUSABLE = (jwt.PyJWTError, KeyError, ValueError, TypeError, RecursionError, OverflowError)
 
 
 class BadTokenSettings(ValueError):
@@ -42,7 +46,7 @@ def verifier(secret: bytes | None, key_set: bytes | None) -> Verifier | None:
                 token, key, [algorithm], options={"require": REQUIRED, "verify_aud": False}
             )
             return caller_of(claims)
-        except (jwt.PyJWTError, KeyError, ValueError, TypeError) as error:
+        except UNUSABLE as error:
             raise Unauthorized("the token is wrong or expired") from error
 
     return verify
@@ -66,6 +70,8 @@ def read_key_set(document: bytes) -> dict[str, tuple[Any, str]]:
 def caller_of(claims: dict[str, Any]) -> Caller:
     """Raises `ValueError` for claims that name no tenant or scope of ours."""
     tenant, scope, subject = claims["tenant"], claims["scope"], claims["sub"]
-    if not isinstance(tenant, str) or not TENANT.fullmatch(tenant) or not isinstance(subject, str):
-        raise ValueError("tenant or sub")
-    return Caller(tenant_id=tenant, scope=Scope(scope), credential=f"jwt:{subject[:128]}")
+    if not isinstance(tenant, str) or not TENANT.fullmatch(tenant):
+        raise ValueError("tenant")
+    if not isinstance(subject, str) or not SUBJECT.fullmatch(subject):
+        raise ValueError("sub")
+    return Caller(tenant_id=tenant, scope=Scope(scope), credential=f"jwt:{subject}")

@@ -7,6 +7,7 @@ within its limit, said to be JSON), the error body, and who may talk to a server
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import msgspec
@@ -87,8 +88,7 @@ class Endpoint:
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception:
-            _log.exception("a request failed", request_id=request_id, path=request.url.path)
-            answer = _failure(Internal("the server made a mistake; its log has more"), request_id)
+            answer = _bug(request, request_id)
         return Response(answer.body, answer.status, {**answer.headers, "x-request-id": request_id})
 
     async def _answer(self, request: Request, request_id: str) -> Rendered:
@@ -137,6 +137,9 @@ class Endpoint:
             rendered, object_id = _success(answer), answer.object_id or object_id
         except QuiltfnError as error:
             rendered, code = _failure(error, request_id), error.code
+        except Exception:
+            # Nobody knows how far it came: it counts as executed and is audited.
+            rendered, code = _bug(request, request_id), Internal.code
         if route.action is not None:
             entry = AuditEntry(
                 id=new_id(),
@@ -221,10 +224,10 @@ def check_neighbour(request: Request) -> None:
     """Without keys the only fence is the loopback address, so a browser that was lured into
     talking to it (a rebound name, a post from a foreign page) is turned away.
     """
-    host = request.headers.get("host")
-    if host is None:
-        raise BadRequest("the Host header is missing")
-    if not _is_loopback("//" + host):
+    hosts = request.headers.getlist("host")
+    if len(hosts) != 1:
+        raise BadRequest("there must be one Host header")
+    if not _is_loopback("//" + hosts[0]):
         raise Forbidden(
             "this server has no keys and answers only to loopback names",
             hint="call it as http://127.0.0.1 or http://localhost",
@@ -268,6 +271,13 @@ def _success(answer: Answer) -> Rendered:
         body = value.encode() if is_text else _encode(value)
     headers = {**answer.headers, "content-type": answer.content_type}
     return Rendered(status=answer.status, body=body, headers=headers)
+
+
+def _bug(request: Request, request_id: str) -> Rendered:
+    """What is told of an exception that nobody expected; the log has the rest."""
+    _log.exception("a request failed", request_id=request_id, path=request.url.path)
+    answer = _failure(Internal("the server made a mistake; its log has more"), request_id)
+    return replace(answer, executed=True)
 
 
 def _failure(error: QuiltfnError, request_id: str) -> Rendered:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 
 from quiltfn.api import parse, schema
 from quiltfn.api.route import Answer, Asked
@@ -16,6 +17,7 @@ from quiltfn.ports import InvocationQuery
 
 PAGE_MAX = 1000
 INVOCATIONS_DEFAULT = 50
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 async def create(asked: Asked) -> Answer:
@@ -225,7 +227,7 @@ def from_cursor(text: str) -> str:
     try:
         padded = text + "=" * (-len(text) % 4)
         decoded = base64.b64decode(padded.encode("ascii"), b"-_", validate=True).decode("ascii")
-        if len(decoded) != 36:
+        if not ID.fullmatch(decoded):
             raise ValueError("no id")
     except (binascii.Error, ValueError):
         raise Unprocessable.field("cursor", "a next_cursor as a list gave it", text) from None

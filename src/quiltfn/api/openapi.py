@@ -11,6 +11,7 @@ from quiltfn.api import errors
 from quiltfn.api.parse import EXAMPLES
 from quiltfn.api.route import Parameter, Route
 from quiltfn.api.rules import RULES
+from quiltfn.api.schema import UpdateBody
 
 Table = Iterable[tuple[str, Mapping[str, Route]]]
 REF = "#/components/schemas/{name}"
@@ -32,11 +33,13 @@ def document(table: Table, rules: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     types: list[Any] = [errors.ErrorBody]
     for _, ways in routes:
         for way in ways.values():
-            types += [one for one in (way.body, way.answer) if one is not None and one is not str]
+            shapes = (way.body, way.answer, *way.also.values())
+            types += [one for one in shapes if hasattr(one, "__struct_fields__")]
     _, components = msgspec.json.schema_components(types, ref_template=REF)
     bodies = {way.body for _, ways in routes for way in ways.values() if way.body is not None}
     for body in bodies:
         _refine(components[body.__name__], rules)
+    components[UpdateBody.__name__]["minProperties"] = 1
     return {
         "openapi": "3.1.0",
         "info": {
@@ -121,10 +124,11 @@ def _parameter(one: Parameter) -> dict[str, Any]:
 
 def _responses(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "Done.", "headers": HEADERS}
-    if way.answer is str:
-        good["content"] = {"text/plain": {"schema": {"type": "string"}}}
-    elif way.answer is not None:
-        good["content"] = {"application/json": {"schema": _reference(way.answer)}}
+    content = {kind: {"schema": {"type": "string"}} for kind in way.texts}
+    if way.answer is not None and way.answer is not str:
+        content["application/json"] = {"schema": _reference(way.answer)}
+    if content:
+        good["content"] = content
     responses = {str(way.status): good}
     codes = [*ALWAYS, *way.codes]
     if way.scope is not None:
@@ -144,8 +148,16 @@ def _responses(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
             "headers": HEADERS,
             "content": {"application/json": {"schema": {"$ref": REF.format(name="ErrorBody")}}},
         }
+    for status, kind in way.also.items():
+        responses[str(status)] = {
+            "description": "Done before.",
+            "headers": HEADERS,
+            "content": {"application/json": {"schema": _reference(kind)}},
+        }
     return responses
 
 
 def _reference(kind: Any) -> dict[str, Any]:
+    if kind is dict:
+        return {"type": "object"}
     return {"$ref": REF.format(name=kind.__name__)}

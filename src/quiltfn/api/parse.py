@@ -11,6 +11,10 @@ import msgspec
 from quiltfn.model.errors import BadRequest, Unprocessable, shown
 
 DEPTH_MAX = 32
+# Python needs some 200 bytes for a value that is two bytes of JSON, so they are counted before they
+# are made, in every body that is long enough for it to matter.
+VALUES_MAX = 50_000
+COUNTED_FROM_BYTES = 64 * 1024
 T = TypeVar("T")
 
 EXAMPLES: dict[str, Any] = {
@@ -39,7 +43,9 @@ TYPES = {
     "array": "an array",
     "null": "null",
 }
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _WRONG_TYPE = re.compile(r"Expected `([^`]+)`, got `([^`]+)`(?: - at (?:key in )?`\$\.?([^`]*)`)?")
+_OUT_OF_RANGE = re.compile(r"out of range - at `\$\.([^`.\[]*)")
 _UNKNOWN = re.compile(r"unknown field `([^`]*)`")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
 
@@ -51,6 +57,7 @@ def json_value(body: bytes) -> Any:
     a key twice, a lone surrogate, nesting deeper than 32.
     """
     try:
+        _check_count(body)
         value = json.loads(
             body.decode("utf-8"), object_pairs_hook=_without_twins, parse_constant=_no_constant
         )
@@ -86,12 +93,35 @@ def boolean(text: str, name: str) -> bool:
     raise Unprocessable.field(name, "true or false", text, "true")
 
 
+def _check_count(body: bytes) -> None:
+    if len(body) <= COUNTED_FROM_BYTES:
+        return
+    if body.count(b'"') + _separators(body, 0, len(body)) <= VALUES_MAX:
+        return  # even if none of them stood within a string
+    count, at = 0, 0
+    for string in _STRING.finditer(body):
+        count += 1 + _separators(body, at, string.start())
+        at = string.end()
+        if count > VALUES_MAX:
+            break
+    else:
+        count += _separators(body, at, len(body))
+    if count > VALUES_MAX:
+        raise ValueError(f"it holds more than {VALUES_MAX} values")
+
+
+def _separators(body: bytes, start: int, end: int) -> int:
+    return sum(body.count(mark, start, end) for mark in (b",", b"[", b"{"))
+
+
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {shown(twin, 80)!r} stands twice in one object")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"the key {shown(name, 80)!r} stands twice in one object")
+            seen.add(name)
     return result
 
 
@@ -102,7 +132,9 @@ def _no_constant(word: str) -> Any:
 def _check_strings(value: Any) -> None:
     """Depth, and that every string can be encoded (JSON's escapes can write lone surrogates)."""
     level = [value]
-    for _ in range(DEPTH_MAX + 1):
+    for depth in range(DEPTH_MAX + 1):
+        if depth == DEPTH_MAX and any(isinstance(one, dict | list) for one in level):
+            raise RecursionError
         below: list[Any] = []
         for one in level:
             if isinstance(one, str):
@@ -115,7 +147,6 @@ def _check_strings(value: Any) -> None:
         if not below:
             return
         level = below
-    raise RecursionError
 
 
 def _brief(error: ValueError) -> str:
@@ -123,6 +154,8 @@ def _brief(error: ValueError) -> str:
         return f"byte {error.start} is not UTF-8"
     if isinstance(error, UnicodeEncodeError):
         return "a string holds half of a surrogate pair"
+    if not isinstance(error, json.JSONDecodeError) and "integer string conversion" in str(error):
+        return "a number has thousands of digits"
     return str(error)
 
 
@@ -139,6 +172,11 @@ def _refusal(message: str, value: dict[str, Any], kind: type) -> Unprocessable:
         return Unprocessable(
             f"{name} is required",
             details={"expected": "a value", "received": None, "example": EXAMPLES.get(name)},
+        )
+    if far := _OUT_OF_RANGE.search(message):
+        name = far[1]
+        return Unprocessable.field(
+            name, "a number of a usual size", value.get(name), EXAMPLES.get(name)
         )
     wrong = _WRONG_TYPE.search(message)
     if wrong is None:

@@ -100,7 +100,10 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """`scope` None: anybody, without a credential. `answer` None: no body.
+    """`scope` None: anybody, without a credential. `answer` None: no body; str: text alone.
+
+    `texts`: the content types of an answer that is text, always or where the caller asks for it.
+    `also`: further statuses with answers of their own.
 
     `codes`: the refusals of its own, beside those that every route has (see `openapi.py`).
     `action`: its name in the audit trail, for what changes something.
@@ -116,6 +119,8 @@ class Route:
     is_idempotent: bool = False
     parameters: tuple[Parameter, ...] = ()
     codes: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    also: Mapping[int, Any] = field(default_factory=dict)
     action: str | None = None
 
     @property

@@ -16,7 +16,11 @@ LIMIT = Parameter(
     schema={"type": "integer", "minimum": 1, "maximum": functions.PAGE_MAX},
     example=50,
 )
-CURSOR = Parameter(name="cursor", about="where to go on: next_cursor of the page before")
+CURSOR = Parameter(
+    name="cursor",
+    about="where to go on: next_cursor of the page before",
+    schema={"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
+)
 STATE = Parameter(
     name="state",
     about="only functions in this state",
@@ -38,22 +42,34 @@ FORMAT = Parameter(name="format", about="markdown or json", schema={"enum": ["js
 IF_MATCH = Parameter(
     name="If-Match", where="header", about="change it only if its ETag is still this one"
 )
+VISIBLE = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"}
 IDEMPOTENCY = Parameter(
     name="Idempotency-Key",
     where="header",
     about="a repetition with the same key and body gets the first answer, for 24 hours",
-    schema={"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"},
+    schema=VISIBLE,
 )
 TENANT = Parameter(
-    name="X-Tenant-Id", where="header", required=True, about="the tenant of the credential"
+    name="X-Tenant-Id",
+    where="header",
+    required=True,
+    about="the tenant of the credential",
+    schema=VISIBLE,
 )
 ONCE = Parameter(
-    name="Idempotency-Key", where="header", required=True, about="the operation happens once for it"
+    name="Idempotency-Key",
+    where="header",
+    required=True,
+    about="the operation happens once for it",
+    schema=VISIBLE,
 )
 ACTION_ID = Parameter(
-    name="X-Orch-Action-Id", where="header", required=True, about="the caller's name for the action"
+    name="X-Orch-Action-Id",
+    where="header",
+    required=True,
+    about="the caller's name for the action",
+    schema=VISIBLE,
 )
-DOCUMENT = (FORMAT,)
 PLACED = ("CAPACITY_FULL", "RUNTIME_UNAVAILABLE", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE")
 GONE = ("NOT_FOUND",)
 
@@ -153,6 +169,7 @@ CONTROLLED = Route(
     answer=admin_schema.OperationAnswer,
     body=admin_schema.PoolTargetBody,
     parameters=(TENANT, ONCE, ACTION_ID),
+    also={409: admin_schema.OperationAnswer},
     action="elasticity.pool_target",
 )
 OPERATION = Route(handler=elasticity.get_operation, scope=READ, answer=admin_schema.OperationAnswer)
@@ -175,9 +192,13 @@ AUDIT = Route(
 
 
 def document(handler: Handler, answer: type) -> Route:
-    return Route(handler=handler, scope=READ, answer=answer, parameters=DOCUMENT)
+    return Route(
+        handler=handler, scope=READ, answer=answer, parameters=(FORMAT,), texts=("text/markdown",)
+    )
 
 
+METRICS = Route(handler=system.show_metrics, scope=READ, answer=str, texts=("text/plain",))
+DOCS = Route(handler=system.docs, scope=None, answer=str, texts=("text/html",))
 HEALTH = document(system.health, admin_schema.HealthAnswer)
 
 # Fixed words come before {function_id}; the first path that fits wins. Invoking comes first of all:
@@ -230,7 +251,7 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ("/api/keys", {"GET": LIST_KEYS, "POST": MAKE_KEY}),
     ("/api/keys/{key_id}", {"DELETE": REVOKE_KEY}),
     ("/api/audit", {"GET": AUDIT}),
-    ("/metrics", {"GET": Route(handler=system.show_metrics, scope=READ, answer=str)}),
+    ("/metrics", {"GET": METRICS}),
     ("/openapi.json", {"GET": Route(handler=system.openapi, scope=None, answer=dict)}),
-    ("/docs", {"GET": Route(handler=system.docs, scope=None, answer=str)}),
+    ("/docs", {"GET": DOCS}),
 ]

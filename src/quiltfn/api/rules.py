@@ -7,18 +7,23 @@ two together: what the schema allows is accepted, what it forbids is refused.
 from collections.abc import Mapping
 from typing import Any
 
+from quiltfn.access import EXPIRES_MAX_S
+from quiltfn.model.access import TENANT, Scope
 from quiltfn.model.function import CLUSTER_ID_MAX, DESCRIPTION_MAX, INSTANCES_MAX, RESERVED_NAMES
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
 from quiltfn.model.version import (
     ENVIRONMENT_MAX_BYTES,
     HANDLER_MAX_BYTES,
+    MASK,
     MEMORY_MIN_MIB,
+    NUMBER_MAX,
     PATH_MAX,
     RESERVED_PREFIX,
     TIMEOUT_MAX_S,
 )
 
 NO_NUL = "^[^\\u0000]*$"
+PART = "(?!\\.{1,2}(?:/|$))[^/\\u0000]+"  # of a path: neither empty nor . or ..
 # The two numbers that the machine decides are filled in by `with_host`.
 RULES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "name": (
@@ -56,6 +61,11 @@ RULES: dict[str, tuple[str, Mapping[str, Any]]] = {
         f"{RESERVED_PREFIX}; {ENVIRONMENT_MAX_BYTES} bytes in all",
         {
             "propertyNames": {"pattern": f"^(?!{RESERVED_PREFIX})[A-Za-z_][A-Za-z0-9_]*$"},
+            "additionalProperties": {
+                "type": "string",
+                "pattern": NO_NUL,
+                "not": {"const": MASK},
+            },
             "maxProperties": 1000,
         },
     ),
@@ -70,16 +80,22 @@ RULES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "cleanup_on_exit": ("true: /tmp is emptied after each call; false: it is kept", {}),
     "working_directory": (
         f"an absolute, normal path of at most {PATH_MAX} bytes outside /proc, /sys, /dev, or null",
-        {"maxLength": PATH_MAX, "pattern": "^/(?:[^/\\u0000]+(?:/[^/\\u0000]+)*)?$"},
+        {
+            "maxLength": PATH_MAX,
+            "pattern": f"^/(?!(?:proc|sys|dev)(?:/|$))(?:{PART}(?:/{PART})*)?$",
+        },
     ),
     "payload": (
         f"a string of at most {PAYLOAD_MAX_BYTES} bytes, or null: the handler's standard input",
         {"maxLength": PAYLOAD_MAX_BYTES},
     ),
-    "version": ("the number of an existing version", {"minimum": 1}),
-    "tenant": ("the tenant the key is for; default: your own", {}),
-    "scope": ("read, invoke, write, admin or operator; default: write", {}),
-    "expires_seconds": ("seconds until the key ends, or null for never", {"minimum": 1}),
+    "version": ("the number of an existing version", {"minimum": 1, "maximum": NUMBER_MAX}),
+    "tenant": ("the tenant the key is for; default: your own", {"pattern": f"^{TENANT.pattern}$"}),
+    "scope": (f"one of {', '.join(Scope)}; default: write", {"enum": list(Scope)}),
+    "expires_seconds": (
+        "seconds until the key ends, or null for never",
+        {"minimum": 1, "maximum": EXPIRES_MAX_S},
+    ),
 }
 
 

@@ -94,7 +94,7 @@ async def make(asked: Asked) -> Answer:
     keys for any tenant, an admin for its own and up to its own scope.
     """
     body, caller = asked.body, asked.caller
-    tenant = body.tenant or caller.tenant_id
+    tenant = caller.tenant_id if body.tenant is None else body.tenant
     scope = _scope(body.scope)
     if not caller.scope.includes(Scope.OPERATOR):
         if tenant != caller.tenant_id:

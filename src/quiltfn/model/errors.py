@@ -4,7 +4,10 @@ An error is a sentence, a stable code and somebody to blame. HTTP statuses are n
 the one table for them is `api/errors.py`.
 """
 
+import math
 from typing import Any, ClassVar, Literal
+
+NUMBER_MAX_BITS = 63
 
 
 class QuiltfnError(Exception):
@@ -156,7 +159,13 @@ class Internal(QuiltfnError):
 
 
 def shown(value: object, most: int = 200) -> object:
-    """`value` as it may stand in an error: small things as they are, long ones cut."""
+    """`value` as it may stand in an error: small things as they are, long ones cut, and numbers
+    that JSON cannot hold as text.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and value.bit_length() > NUMBER_MAX_BITS:
+        return shown(str(value), 20)
     if isinstance(value, str) and len(value) > most:
         return value[:most] + "…"
     if isinstance(value, dict | list):

@@ -1,7 +1,6 @@
 """Version: what a function runs, fixed for good, and the rules for each of its fields."""
 
 import hashlib
-import math
 import re
 from typing import Any
 
@@ -14,6 +13,7 @@ ENVIRONMENT_MAX_BYTES = 32 * 1024
 PATH_MAX = 1024
 MEMORY_MIN_MIB = 256
 TIMEOUT_MAX_S = 900
+NUMBER_MAX = 2**31 - 1
 RESERVED_PREFIX = "QUILT_"
 MASK = "***"
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -77,9 +77,14 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 def between(name: str, value: float, low: float, high: float, example: Any) -> None:
     """Refuses a number outside low … high, NaN and the infinities included."""
-    if not (math.isfinite(value) and low <= value <= high):
-        received = value if math.isfinite(value) else str(value)
-        raise Unprocessable.field(name, f"between {low} and {high}", received, example)
+    if not low <= value <= high:
+        raise Unprocessable.field(name, f"between {low} and {high}", value, example)
+
+
+def check_number(number: int) -> None:
+    """Refuses what can be no version's number."""
+    if not 1 <= number <= NUMBER_MAX:
+        raise Unprocessable.field("version", "the number of a version, 1 or more", number, 1)
 
 
 def check_handler(handler: str) -> None:

@@ -1,0 +1,208 @@
+"""`docs/reference/errors.md`, generated from real answers.
+
+`PYTHONPATH=tests .venv/bin/python -m spec.errors_page` (as root) writes it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from e2e.server import Server, until
+from quiltfn.api.errors import STATUS
+from quiltfn.api.errors import render as rendered
+from quiltfn.model.errors import Internal, StoreUnavailable
+from spec.house import Api, make_key, new_name, of, watched
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "errors.md"
+FUNCTIONS = "/api/functions"
+WHEN = {
+    "BAD_REQUEST": "The body is not one valid JSON text (syntax, UTF-8, a key twice, nesting over "
+    "32, more than 50,000 values), did not arrive in time, or a required header is missing.",
+    "UNAUTHORIZED": "No credential, or one that is wrong, expired or revoked.",
+    "FORBIDDEN": "The credential's scope does not allow the call, or it names another tenant; on a "
+    "server without keys: a foreign Host or Origin.",
+    "NOT_FOUND": "There is no such route, function, version, invocation, operation or key, or it "
+    "is another tenant's.",
+    "METHOD_NOT_ALLOWED": "The address does not take the method; `Allow` names those it takes.",
+    "CONFLICT": "The name is taken; the first call with this `Idempotency-Key` still runs; or the "
+    "function's state does not allow to pause or resume it.",
+    "FUNCTION_NOT_ACTIVE": "The function cannot be invoked in its state; `hint` names the call "
+    "that helps.",
+    "PRECONDITION_FAILED": "`If-Match` does not match: the function was changed since it was read.",
+    "PAYLOAD_TOO_LARGE": "The body is longer than the route takes.",
+    "UNSUPPORTED_MEDIA_TYPE": "The body is not said to be JSON, or is compressed.",
+    "UNPROCESSABLE_ENTITY": "A field, parameter or header is missing, unknown, of the wrong type "
+    "or out of range; or an `Idempotency-Key` was used before with another body.",
+    "RATE_LIMITED": "A limit of the tenant was reached, or 20 wrong credentials came from one "
+    "address.",
+    "INTERNAL": "A bug of the server; its log has the rest.",
+    "RUNTIME_UNAVAILABLE": "The sandbox could not be made, or it ended under the call. Where "
+    "`x-invocation-id` is set, a record exists.",
+    "CAPACITY_FULL": "Every instance is busy and the waiting line is full, or its wait was over.",
+    "SHUTTING_DOWN": "The server is being stopped.",
+    "STORE_UNAVAILABLE": "The database does not take writes at the moment.",
+}
+# These two cannot be had from a healthy server, so their bodies are rendered without one; the tests
+# of a full disk meet the first in earnest.
+WITHOUT_A_SERVER = ("STORE_UNAVAILABLE", "INTERNAL")
+
+
+@dataclass
+class Scene:
+    """A server with keys whose limits are low, and functions in each state."""
+
+    server: Server
+    api: Api
+    active: str
+
+    def later(self, call: Callable[[], object]) -> threading.Thread:
+        def quietly() -> None:
+            try:
+                call()
+            except httpx.HTTPError:
+                return
+
+        thread = threading.Thread(target=quietly)
+        thread.start()
+        return thread
+
+
+OPTIONS = "--line-max 1 --line-wait-s 1 --tenant-functions 8"
+
+
+def collect() -> dict[str, httpx.Response]:
+    """A real answer for every code that a server can be brought to give."""
+    with watched(OPTIONS) as server:
+        key = make_key(server.data_dir)["key"]
+        api = Api(server.start().url, key)
+        scene = Scene(server, api, api.active("sleep 3", name="busy", max_instances=1))
+        found = {code: make(scene) for code, make in EASY.items()}
+        found["CAPACITY_FULL"] = _capacity_full(scene)
+        found["RUNTIME_UNAVAILABLE"] = _runtime_unavailable(scene)
+        found["SHUTTING_DOWN"] = _shutting_down(scene)
+        return found
+
+
+def _post(scene: Scene, path: str, text: bytes, kind: str = "application/json") -> httpx.Response:
+    return scene.api("POST", path, content=text, headers={"Content-Type": kind})
+
+
+def _reader(scene: Scene) -> httpx.Response:
+    key = scene.api.good("POST", "/api/keys", {"scope": "read"}, 201)["key"]
+    return Api(scene.server.url, key)("DELETE", of(scene.active))
+
+
+def _too_many_functions(scene: Scene) -> httpx.Response:
+    made = [scene.api.create() for _ in range(8 - scene.api.count())]
+    answer = scene.api("POST", FUNCTIONS, {"name": "one-more", "handler": "echo"})
+    for one in made:
+        scene.api("DELETE", of(one))
+    return answer
+
+
+def _capacity_full(scene: Scene) -> httpx.Response:
+    path = f"{of(scene.active)}/invoke"
+    calls = [scene.later(lambda: scene.api("POST", path, {})) for _ in range(1)]
+    until(lambda: scene.api.pool(scene.active)["busy_count"] == 1)
+    answer = scene.api("POST", path, {})  # waits its second in line
+    for one in calls:
+        one.join()
+    return answer
+
+
+def _runtime_unavailable(scene: Scene) -> httpx.Response:
+    found: list[httpx.Response] = []
+    path = f"{of(scene.active)}/invoke"
+    call = scene.later(lambda: found.append(scene.api("POST", path, {})))
+    sleeping = until(lambda: scene.server.named("sleep"))
+    for pids in scene.server.sandbox_pids().values():
+        if set(pids) & set(sleeping):
+            os.kill(min(pids), signal.SIGKILL)
+    call.join()
+    return found[0]
+
+
+def _shutting_down(scene: Scene) -> httpx.Response:
+    path = f"{of(scene.active)}/invoke"
+    call = scene.later(lambda: scene.api("POST", path, {}))
+    until(lambda: scene.server.named("sleep"))
+    scene.server.terminate()
+    answer = until(
+        lambda: (
+            (one := scene.api("POST", path, {})).status_code == 503
+            and one.json()["error_code"] == "SHUTTING_DOWN"
+            and one
+        )
+    )
+    call.join()
+    return answer
+
+
+EASY: dict[str, Callable[[Scene], httpx.Response]] = {
+    "BAD_REQUEST": lambda s: _post(s, FUNCTIONS, b'{"name": "a", "name": "b"}'),
+    "UNAUTHORIZED": lambda s: Api(s.server.url, "wrong")("GET", FUNCTIONS),
+    "FORBIDDEN": _reader,
+    "NOT_FOUND": lambda s: s.api("GET", f"{FUNCTIONS}/by-name/nobody"),
+    "METHOD_NOT_ALLOWED": lambda s: s.api("PATCH", FUNCTIONS),
+    "CONFLICT": lambda s: s.api("POST", FUNCTIONS, {"name": "busy", "handler": "echo"}),
+    "FUNCTION_NOT_ACTIVE": lambda s: s.api("POST", f"{of(s.api.create())}/invoke", {}),
+    "PRECONDITION_FAILED": lambda s: s.api(
+        "PUT", of(s.active), {"handler": "echo"}, headers={"If-Match": '"stale"'}
+    ),
+    "PAYLOAD_TOO_LARGE": lambda s: _post(s, FUNCTIONS, b" " * (1024 * 1024 + 1)),
+    "UNSUPPORTED_MEDIA_TYPE": lambda s: _post(s, FUNCTIONS, b"name=x", "text/plain"),
+    "UNPROCESSABLE_ENTITY": lambda s: s.api(
+        "POST", FUNCTIONS, {"name": new_name(), "handler": "echo", "memory_limit_mb": "256"}
+    ),
+    "RATE_LIMITED": _too_many_functions,
+}
+
+
+def plain(body: dict[str, object]) -> dict[str, object]:
+    """The body with what differs from run to run made the same."""
+    text = json.dumps(body)
+    text = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "…", text)
+    return json.loads(text)
+
+
+def render(found: dict[str, httpx.Response]) -> str:
+    """The page."""
+    bodies = {code: plain(answer.json()) for code, answer in found.items()}
+    bug = Internal("the server made a mistake; its log has more")
+    for error in (StoreUnavailable(), bug):
+        bodies[error.code] = plain(json.loads(rendered(error, "…")[1]))
+    lines = [
+        "# Errors",
+        "",
+        "Every refusal and every failure has one body. `error` is a sentence for a person,",
+        "`error_code` is for programs and stays. `details` says what was expected and received,",
+        "`hint` what to do next, `retry_after` (also the `Retry-After` header) in how many seconds",
+        "it is worth trying again; each may be null. Quote `request_id` when you report a problem:",
+        "it is in the `x-request-id` header, too. Refusals by the HTTP parser itself (400, 431,",
+        "501) have no such body.",
+        "",
+        "Generated from a server's own answers by `tests/spec/errors_page.py`.",
+        "",
+        "| code | status | when |",
+        "|---|---|---|",
+    ]
+    order = sorted(WHEN, key=lambda code: (STATUS[code], code))
+    lines += [f"| [{code}](#{code.lower()}) | {STATUS[code]} | {WHEN[code]} |" for code in order]
+    for code in order:
+        example = json.dumps(bodies[code], indent=2, ensure_ascii=False)
+        lines += ["", f"## {code}", "", f"{STATUS[code]}. {WHEN[code]}", "", "```json"]
+        lines += [example, "```"]
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(collect()))

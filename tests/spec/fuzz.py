@@ -1,0 +1,126 @@
+"""Fuzzing a live server by its own OpenAPI document.  `scripts/soak fuzz` runs it for long.
+
+Rounds of schemathesis, each with another seed, with a credential and without one, until so many
+requests were sent. The credential is a signed token, because a key could be revoked by the fuzzer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from e2e.server import Server
+from spec.house import make_secret, token, watched
+
+SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
+HERE = Path(__file__).resolve().parent
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,"
+    "response_headers_conformance,response_schema_conformance,negative_data_rejection,"
+    "missing_required_header,unsupported_method,allow_header_conformance,use_after_free"
+)
+# A stale or malformed If-Match is a refusal, too; a 503 that the document names is no failure.
+CONFIG = """
+hooks = "spec.fuzz_hooks"
+[checks.negative_data_rejection]
+expected-statuses = [400, 401, 403, 404, 405, 406, 409, 412, 413, 415, 422, 428, 429, 503]
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "3xx", "4xx", 503]
+"""
+KEYED_PHASES, OPEN_PHASES = "examples,coverage,fuzzing,stateful", "coverage"
+
+
+@dataclass
+class Report:
+    """What was sent and what was wrong about the answers."""
+
+    requests: int = 0
+    operations: int = 0
+    rounds: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.requests} requests in {self.rounds} rounds over {self.operations} operations, "
+            f"{len(self.failures)} failures"
+        )
+
+
+def fuzz(server: Server, secret: str, requests: int, examples: int) -> Report:
+    """At least so many requests. `examples`: of an operation, in a phase of a round."""
+    report, seed = Report(), 0
+    while report.requests < requests and not report.failures:
+        seed += 1
+        report.rounds += 1
+        bearer = token(secret, scope="operator", exp=2_000_000_000)
+        _round(
+            server,
+            ["-H", f"Authorization: Bearer {bearer}"],
+            KEYED_PHASES,
+            (seed, examples),
+            report,
+        )
+        if seed == 1:
+            _round(server, [], OPEN_PHASES, (seed, 1), report)
+    return report
+
+
+def _round(
+    server: Server, credential: list[str], phases: str, size: tuple[int, int], report: Report
+) -> None:
+    seed, examples = size
+    with tempfile.TemporaryDirectory() as directory:
+        config, told = Path(directory) / "fuzz.toml", Path(directory) / "told.json"
+        config.write_text(CONFIG)
+        command = [str(SCHEMATHESIS), "--config-file", str(config), "run", *credential]
+        command += [f"{server.url}/openapi.json", "--phases", phases, "--checks", CHECKS]
+        command += ["--max-examples", str(examples), "--seed", str(seed), "--no-shrink"]
+        command += ["--generation-database", "none", "--continue-on-failure", "--no-color"]
+        command += ["--report", "json", "--report-json-path", str(told), "--warnings", "off"]
+        command += ["--suppress-health-check", "all", "--request-timeout", "30"]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=directory,
+            env=os.environ | {"PYTHONPATH": str(HERE.parent)},
+        )
+        if not told.exists():
+            report.failures.append(done.stdout + done.stderr)
+            return
+        found = json.loads(told.read_text())
+        report.requests += found["test_cases"]["generated"]
+        report.operations = found["operations"]["tested"]
+        if found["failures"] or found["errors"] or not found["complete"]:
+            report.failures.append(done.stdout)
+
+
+def run(requests: int, examples: int) -> Report:
+    """On a server of its own."""
+    with watched("--jwt-secret ROOT/jwt-secret") as server:
+        secret = make_secret(server.root)
+        server.start()
+        return fuzz(server, secret, requests, examples)
+
+
+def main() -> int:
+    it = argparse.ArgumentParser(prog="scripts/soak fuzz", description=__doc__)
+    it.add_argument("--requests", type=int, default=10_000)
+    it.add_argument("--examples", type=int, default=25)
+    given = it.parse_args()
+    report = run(given.requests, given.examples)
+    print(report)
+    for failure in report.failures:
+        print(failure)
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

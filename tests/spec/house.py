@@ -1,0 +1,259 @@
+"""A real server as its callers see it: credentials, tenants of a test's own, raw bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+import secrets
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import jwt
+
+from e2e import leftovers
+from e2e.server import START_S, Server, quiltfn, short_dir, until
+
+TLS_READY = re.compile(r"listening on (https://127\.0\.0\.1:\d+)\n")
+ERROR_KEYS = ["error", "error_code", "request_id", "details", "retry_after", "hint"]
+DETAIL_KEYS = {"expected", "received", "example", "state", "exit_code"}
+PAGE_CREATE: dict[str, Any] = json.loads(
+    '{"name":"my-function","cluster_id":"cluster_123","description":"Processes incoming data",'
+    '"handler":"echo hello","runtime":"shell","memory_limit_mb":256,"cpu_limit_percent":25.0,'
+    '"timeout_seconds":30,"environment":{"NODE_ENV":"production"},"min_instances":0,'
+    '"max_instances":5,"cleanup_on_exit":true,"working_directory":"/app"}'
+)
+PAGE_INVOKE: dict[str, Any] = json.loads(
+    '{"payload":"{\\"key\\":\\"value\\"}","environment":{"EXTRA_VAR":"value"},"timeout_seconds":30}'
+)
+_numbers = itertools.count(1)
+
+
+@contextlib.contextmanager
+def watched(options: str = "", kind: type[Server] = Server) -> Iterator[Server]:
+    """A server, not started yet; at the end the host is asked what is left of it."""
+    with short_dir() as root:
+        before = leftovers.look(root, root / "run", ())
+        server = kind(root, options=options.replace("ROOT", str(root)))
+        try:
+            yield server
+        finally:
+            server.close()
+        left = leftovers.nothing_since(before, root, server.run_dir, server.ids)
+        assert not left, f"left on the host: {left}\n{server.log.read_text()}"
+
+
+def new_address() -> str:
+    """A loopback address that nobody has called from, with no failed credentials to its name."""
+    number = next(_numbers)
+    return f"127.7.{number // 250}.{number % 250 + 1}"
+
+
+def new_name() -> str:
+    return f"f{next(_numbers)}-{secrets.token_hex(3)}"
+
+
+def make_key(data_dir: Path, *arguments: str) -> dict[str, Any]:
+    """What `quiltfn keys create` says."""
+    done = quiltfn("keys", "create", *arguments, "--data-dir", str(data_dir), "--output", "json")
+    assert done.code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def make_secret(root: Path) -> str:
+    """The secret of signed tokens, in the file that the server is to read."""
+    secret = secrets.token_urlsafe(48)
+    (root / "jwt-secret").write_text(secret)
+    return secret
+
+
+def token(secret: str, **claims: Any) -> str:
+    plain = {"sub": "somebody", "tenant": "default", "scope": "operator", "exp": time.time() + 600}
+    return jwt.encode(plain | claims, secret, "HS256")
+
+
+def certificate(root: Path) -> None:
+    """A self-made certificate for 127.0.0.1: `cert.pem` and `key.pem`."""
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
+    command += " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
+    subprocess.run(command.split(), cwd=root, check=True, capture_output=True)
+
+
+class TlsServer(Server):
+    """One that serves HTTPS with the certificate in its directory."""
+
+    def start(self) -> Server:
+        before = self.server_dirs()
+        self.begin()
+        line = self._first_line()
+        ready = TLS_READY.fullmatch(line)
+        assert ready, f"instead of the ready line: {line!r}\n{self.log.read_text()}"
+        self.url = ready[1]
+        self.id = (self.server_dirs() - before).pop()
+        self.ids.add(self.id)
+        self.pid = until(self.server_pid, START_S)
+        return self
+
+
+class Api:
+    """One caller of a server, with or without a credential."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        verify: ssl.SSLContext | bool = False,
+        address: str | None = None,
+    ) -> None:
+        """`address`: the one to call from, such as 127.0.0.7."""
+        headers = {"X-Api-Key": key} if key else {}
+        self.key = key
+        self.http = httpx.Client(
+            base_url=url,
+            headers=headers,
+            timeout=60,
+            transport=httpx.HTTPTransport(
+                verify=verify,  # without HTTPS there is nothing to verify
+                limits=httpx.Limits(max_keepalive_connections=0),  # so nothing is left to close
+                local_address=address,
+            ),
+        )
+
+    def __call__(self, method: str, path: str, body: Any = None, **more: Any) -> httpx.Response:
+        """`body` goes out as JSON, `content=` as it is."""
+        if body is not None:
+            more["json"] = body
+        return self.http.request(method, path, **more)
+
+    def good(self, method: str, path: str, body: Any = None, status: int = 200, **more: Any) -> Any:
+        answer = self(method, path, body, **more)
+        assert answer.status_code == status, answer.text
+        return answer.json() if answer.content else None
+
+    def refused(
+        self, code: str, status: int, method: str, path: str, body: Any = None, **more: Any
+    ) -> dict[str, Any]:
+        return is_error(self(method, path, body, **more), code, status)
+
+    def create(self, handler: str = "echo hello", **fields: Any) -> str:
+        body = {"name": new_name(), "handler": handler} | fields
+        return self.good("POST", "/api/functions", body, 201)["function_id"]
+
+    def active(self, handler: str = "echo hello", **fields: Any) -> str:
+        function_id = self.create(handler, **fields)
+        state = self.good("POST", f"/api/functions/{function_id}/deploy")
+        assert state["state"] == "active", state
+        return function_id
+
+    def invoke(self, function_id: str, payload: str | None = None, **body: Any) -> dict[str, Any]:
+        return self.good("POST", f"{of(function_id)}/invoke", {"payload": payload} | body)
+
+    def get(self, function_id: str) -> dict[str, Any]:
+        return self.good("GET", of(function_id))
+
+    def pool(self, function_id: str) -> dict[str, Any]:
+        return self.good("GET", f"{of(function_id)}/pool")
+
+    def count(self) -> int:
+        return len(self.good("GET", "/api/functions")["functions"])
+
+    def clear(self) -> None:
+        for one in self.good("GET", "/api/functions")["functions"]:
+            self("DELETE", of(one["id"]))
+
+
+def of(function_id: str) -> str:
+    return f"/api/functions/{function_id}"
+
+
+def is_error(answer: httpx.Response, code: str, status: int) -> dict[str, Any]:
+    """The one error body, complete, and nothing in it that is not the caller's business."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert list(body) == ERROR_KEYS, body
+    assert body["error_code"] == code, body
+    assert body["request_id"] == answer.headers["x-request-id"]
+    assert answer.headers["content-type"] == "application/json"
+    assert body["details"] is None or set(body["details"]) == DETAIL_KEYS
+    retry = answer.headers.get("retry-after")
+    assert retry == (None if body["retry_after"] is None else str(body["retry_after"]))
+    for secret in ("Traceback", "site-packages", "/quiltfn/", "sqlalchemy"):
+        assert secret not in answer.text
+    return body
+
+
+class Wire:
+    """A socket to a server, for bytes that no client library would send."""
+
+    def __init__(self, url: str, timeout_s: float = 5.0) -> None:
+        at = urlsplit(url)
+        self.socket = socket.create_connection((at.hostname, at.port), timeout_s)
+
+    def send(self, data: bytes) -> Wire:
+        """As far as the other side takes it."""
+        with contextlib.suppress(OSError):
+            self.socket.sendall(data)
+        return self
+
+    def receive(self, timeout_s: float = 3.0) -> bytes:
+        """Everything until the other side closes, or says nothing more for a moment."""
+        found, end = b"", time.monotonic() + timeout_s
+        with contextlib.suppress(TimeoutError, ConnectionResetError):
+            while time.monotonic() < end:
+                self.socket.settimeout(0.25 if found else timeout_s)
+                data = self.socket.recv(65536)
+                if not data:
+                    break
+                found += data
+        return found
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def statuses(data: bytes) -> list[int]:
+    """Of every answer in it."""
+    return [int(one) for one in re.findall(rb"HTTP/1\.[01] (\d{3}) ", data)]
+
+
+def raw(url: str, data: bytes, timeout_s: float = 3.0) -> bytes:
+    wire = Wire(url)
+    try:
+        return wire.send(data).receive(timeout_s)
+    finally:
+        wire.close()
+
+
+def request(
+    method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+) -> bytes:
+    """One plain request, headers as given and no others but Host."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def files_below(path: Path) -> bytes:
+    """Everything that is written there, for searching."""
+    return b"".join(one.read_bytes() for one in path.rglob("*") if one.is_file())
+
+
+def rss_kib(pid: int) -> int:
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])  # type: ignore[index]
+
+
+def peak_kib(pid: int) -> int:
+    """The most since `forget_peak`."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])  # type: ignore[index]
+
+
+def forget_peak(pid: int) -> None:
+    Path(f"/proc/{pid}/clear_refs").write_text("5")

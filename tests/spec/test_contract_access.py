@@ -1,0 +1,247 @@
+"""The contract, "Base, auth, ids": addresses, credentials, scopes, request ids."""
+
+import json
+import re
+import ssl
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from e2e.server import Server, quiltfn, until
+from spec.conftest import Keyed
+from spec.house import (
+    Api,
+    TlsServer,
+    certificate,
+    files_below,
+    is_error,
+    make_key,
+    make_secret,
+    new_name,
+    of,
+    token,
+)
+
+pytestmark = pytest.mark.sandbox
+UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+LIST = "/api/functions"
+
+
+# Base ----------------------------------------------------------------------------------------
+
+
+def test_the_default_address_is_loopback_8080() -> None:
+    told = quiltfn("serve", "--help").stdout
+    assert re.search(r"--host VALUE.*\(default\s+127\.0\.0\.1\)", told, re.S)
+    assert re.search(r"--port VALUE.*\(default\s+8080\)", told, re.S)
+
+
+def test_json_out_times_in_unix_seconds_durations_in_milliseconds(tenant: Api) -> None:
+    before = int(time.time())
+    function_id = tenant.active()
+    record = tenant.invoke(function_id)
+    answer = tenant("GET", of(function_id))
+    assert answer.headers["content-type"] == "application/json"
+    for when in (answer.json()["created_at"], record["started_at"], record["ended_at"]):
+        assert type(when) is int
+        assert before <= when <= time.time() + 1
+    assert type(record["duration_ms"]) is int
+
+
+def test_ids_are_uuid7_made_by_the_server(tenant: Api) -> None:
+    function_id = tenant.active()
+    record = tenant.invoke(function_id)
+    versions = tenant.good("GET", f"{of(function_id)}/versions")["versions"]
+    for made in (function_id, record["invocation_id"], versions[0]["id"]):
+        assert UUID7.fullmatch(made)
+
+
+# Credentials ---------------------------------------------------------------------------------
+
+
+def with_headers(server: Server, **headers: str) -> httpx.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Api(server.url)("GET", LIST, headers=named)
+
+
+def test_a_key_goes_into_either_header(keyed: Keyed) -> None:
+    key = keyed.key(new_name(), "read")["key"]
+    assert key.startswith("quilt_sk_")
+    assert with_headers(keyed.server, X_Api_Key=key).status_code == 200
+    assert with_headers(keyed.server, Authorization=f"Bearer {key}").status_code == 200
+    assert with_headers(keyed.server, Authorization=f"bearer {key}").status_code == 200
+
+
+def test_a_token_goes_into_authorization(keyed: Keyed) -> None:
+    good = token(keyed.secret, scope="read")
+    assert with_headers(keyed.server, Authorization=f"Bearer {good}").status_code == 200
+
+
+def test_the_api_key_wins_over_the_bearer(keyed: Keyed) -> None:
+    key, other = keyed.caller(new_name()), keyed.caller(new_name())
+    mine = key.create()
+    for bearer in (other.key, "rubbish"):
+        answer = key("GET", of(mine), headers={"Authorization": f"Bearer {bearer}"})
+        assert answer.status_code == 200
+    wrong = with_headers(keyed.server, X_Api_Key="rubbish", Authorization=f"Bearer {key.key}")
+    is_error(wrong, "UNAUTHORIZED", 401)
+
+
+def test_an_expired_key_is_refused(keyed: Keyed) -> None:
+    short = keyed.key(new_name(), "read", expires_seconds=1)
+    assert short["expires_at"] == short["created_at"] + 1
+    until(lambda: time.time() >= short["expires_at"], 3)
+    is_error(with_headers(keyed.server, X_Api_Key=short["key"]), "UNAUTHORIZED", 401)
+
+
+@pytest.mark.parametrize("by", ["http", "command"])
+def test_a_revoked_key_is_refused_within_a_second(keyed: Keyed, by: str) -> None:
+    key = keyed.key(new_name(), "read")
+    assert with_headers(keyed.server, X_Api_Key=key["key"]).status_code == 200
+    if by == "http":
+        keyed.operator.good("DELETE", f"/api/keys/{key['id']}", status=204)
+    else:
+        done = quiltfn("keys", "revoke", key["id"], "--data-dir", str(keyed.server.data_dir))
+        assert done.code == 0, done.stderr
+        time.sleep(1.0)
+    is_error(with_headers(keyed.server, X_Api_Key=key["key"]), "UNAUTHORIZED", 401)
+
+
+def test_the_first_key_ends_the_open_mode_within_a_second(another: Callable[..., Server]) -> None:
+    server = another().start()
+    anybody = Api(server.url)
+    function_id = anybody.create()
+    assert anybody.get(function_id)["tenant_id"] == "default"
+    assert anybody("GET", "/api/audit").status_code == 200  # all scopes
+    first = make_key(server.data_dir)
+    assert (first["scope"], first["tenant_id"]) == ("operator", "default")
+    time.sleep(1.0)
+    anybody.refused("UNAUTHORIZED", 401, "GET", LIST)
+    assert Api(server.url, first["key"]).get(function_id)["id"] == function_id
+    second = make_key(server.data_dir)
+    assert second["scope"] == "write"
+    revoked = quiltfn("keys", "revoke", first["id"], "--data-dir", str(server.data_dir))
+    assert revoked.code == 0
+    revoked = quiltfn("keys", "revoke", second["id"], "--data-dir", str(server.data_dir))
+    assert revoked.code == 0
+    time.sleep(1.0)
+    anybody.refused("UNAUTHORIZED", 401, "GET", LIST)  # revoking all does not open it again
+
+
+def test_a_key_made_before_the_server_counts_and_the_command_needs_no_server(
+    another: Callable[..., Server],
+) -> None:
+    server = another()
+    key = make_key(server.data_dir)["key"]
+    server.start()
+    Api(server.url).refused("UNAUTHORIZED", 401, "GET", LIST)
+    assert Api(server.url, key).count() == 0
+    assert key.encode() not in files_below(server.data_dir)
+    assert key not in server.log.read_text()
+
+
+def test_a_token_verifier_counts_as_a_key(another: Callable[..., Server]) -> None:
+    server = another("--jwt-secret ROOT/jwt-secret")
+    secret = make_secret(server.root)
+    server.start()
+    Api(server.url).refused("UNAUTHORIZED", 401, "GET", LIST)
+    bearer = {"Authorization": f"Bearer {token(secret)}"}
+    assert Api(server.url)("GET", LIST, headers=bearer).status_code == 200
+
+
+def test_no_other_address_without_a_key(another: Callable[..., Server]) -> None:
+    server = another("--host 0.0.0.0")
+    server.begin()
+    assert server.wait() == 78
+    assert "quiltfn keys create" in server.log.read_text()
+
+
+def test_cleartext_off_loopback_warns_and_shows_in_health(another: Callable[..., Server]) -> None:
+    server = another("--host 0.0.0.0")
+    key = make_key(server.data_dir)["key"]
+    server.begin()
+    line = server._first_line()
+    url = line.removeprefix("listening on ").strip().replace("0.0.0.0", "127.0.0.1")
+    server.ids |= server.server_dirs()
+    health = Api(url, key).good("GET", "/api/functions/health")
+    assert health["transport"] == "cleartext"
+    assert "does not encrypt" in server.log.read_text()
+
+
+def test_tls(another: Callable[..., Server]) -> None:
+    server = another("--tls-cert ROOT/cert.pem --tls-key ROOT/key.pem", TlsServer)
+    certificate(server.root)
+    (server.root / "key.pem").chmod(0o600)
+    server.start()
+    trusted = ssl.create_default_context(cafile=str(server.root / "cert.pem"))
+    api = Api(server.url, verify=trusted)
+    assert api.good("GET", "/health") == {"status": "ok"}
+    assert api.good("GET", "/api/functions/health")["transport"] == "tls"
+    function_id = api.active()
+    assert api.invoke(function_id)["stdout"] == "hello\n"
+    plain = Api(server.url.replace("https", "http"))
+    with pytest.raises(httpx.HTTPError):
+        plain("GET", "/health")
+
+
+# Without keys: who is near ---------------------------------------------------------------------
+
+NEIGHBOURS = {
+    "host by name": ({"Host": "localhost"}, 200),
+    "host by address and port": ({"Host": "127.0.0.1:1"}, 200),
+    "host of IPv6": ({"Host": "[::1]:8080"}, 200),
+    "rebound name": ({"Host": "evil.test"}, 403),
+    "name that begins well": ({"Host": "localhost.evil.test"}, 403),
+    "name behind an at": ({"Host": "localhost@evil.test"}, 403),
+    "own origin": ({"Origin": "http://localhost:3000"}, 200),
+    "foreign origin": ({"Origin": "https://evil.test"}, 403),
+    "origin that is none": ({"Origin": "null"}, 403),
+    "broken host": ({"Host": "[::1"}, 403),
+}
+
+
+@pytest.mark.parametrize(("headers", "status"), NEIGHBOURS.values(), ids=NEIGHBOURS.keys())
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_foreign_hosts_and_origins_are_refused(
+    anybody: Api, headers: dict[str, str], status: int, method: str
+) -> None:
+    body = {"name": new_name(), "handler": "echo"} if method == "POST" else None
+    answer = anybody(method, LIST, body, headers=headers)
+    if status == 403:
+        is_error(answer, "FORBIDDEN", 403)
+        assert anybody.count() == 0
+    else:
+        assert answer.status_code == (201 if body else 200)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_a_body_that_is_not_said_to_be_json_is_refused(anybody: Api, kind: str | None) -> None:
+    body = json.dumps({"name": new_name(), "handler": "echo"}).encode()
+    headers = {"Content-Type": kind} if kind else {}
+    anybody.refused("UNSUPPORTED_MEDIA_TYPE", 415, "POST", LIST, content=body, headers=headers)
+    assert anybody.count() == 0
+
+
+# Request ids -----------------------------------------------------------------------------------
+
+
+def test_a_request_id_is_echoed(anybody: Api) -> None:
+    answer = anybody("GET", LIST, headers={"X-Request-Id": "mine-17.a_B"})
+    assert answer.headers["x-request-id"] == "mine-17.a_B"
+
+
+@pytest.mark.parametrize("given", [None, "", "two words", "x" * 129, "a/b", "Ünicode"])
+def test_another_request_id_is_made(anybody: Api, given: str | None) -> None:
+    headers = {} if given is None else {"X-Request-Id": given.encode("latin-1")}
+    answer = anybody("GET", LIST, headers=headers)
+    assert UUID7.fullmatch(answer.headers["x-request-id"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/health"), ("GET", "/nowhere"), ("TRACE", LIST), ("GET", f"{LIST}/no"), ("GET", "/")],
+)
+def test_every_answer_carries_a_request_id(anybody: Api, method: str, path: str) -> None:
+    assert UUID7.fullmatch(anybody(method, path).headers["x-request-id"])

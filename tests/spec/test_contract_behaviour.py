@@ -1,0 +1,239 @@
+"""The contract, "Invoke" and "Behaviour": what a handler is given and when a function serves."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from e2e.server import Server, until
+from quiltfn.settings import Settings, reference
+from spec.house import Api, new_name, of
+from spec.test_contract_services import in_background
+
+pytestmark = pytest.mark.sandbox
+
+
+# Invoke ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [0, -1, 4, 901, "1", True, 1.5])
+def test_a_timeout_longer_than_the_functions_is_refused_not_clamped(
+    tenant: Api, timeout: object
+) -> None:
+    path = f"{of(tenant.active(timeout_seconds=3))}/invoke"
+    told = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", path, {"timeout_seconds": timeout})
+    assert "timeout_seconds" in told["error"]
+
+
+def test_a_shorter_timeout_is_for_this_call(tenant: Api) -> None:
+    function_id = tenant.active("sleep ${QUILT_PAYLOAD}", timeout_seconds=30)
+    record = tenant.invoke(function_id, "9", timeout_seconds=1)
+    assert record["status"] == "timeout"
+    assert 1000 <= record["duration_ms"] < 2000
+    assert tenant.invoke(function_id, "0", timeout_seconds=None)["status"] == "success"
+
+
+def test_environment_is_laid_over_for_this_call_only(tenant: Api) -> None:
+    function_id = tenant.active('echo "$A-$B"', environment={"A": "1"})
+    assert tenant.invoke(function_id, environment={"A": "2", "B": "3"})["stdout"] == "2-3\n"
+    assert tenant.invoke(function_id, environment=None)["stdout"] == "1-\n"
+    assert tenant.get(function_id)["environment"] == {"A": "1"}
+
+
+@pytest.mark.parametrize("size", [0, 1, 65536, 65537, 6 * 1024 * 1024])
+def test_a_payload_reaches_standard_input(tenant: Api, size: int) -> None:
+    function_id = tenant.active('wc -c; echo "${#QUILT_PAYLOAD} ${QUILT_PAYLOAD+set}"')
+    out = tenant.invoke(function_id, "x" * size)["stdout"].split()
+    assert int(out[0]) == size
+    assert out[1:] == ([str(size), "set"] if size <= 65536 else ["0"])
+
+
+def test_a_payload_with_nul_reaches_standard_input_alone(tenant: Api) -> None:
+    function_id = tenant.active("od -An -c; echo ${QUILT_PAYLOAD-unset}")
+    assert tenant.invoke(function_id, "a\0b")["stdout"].split() == ["a", "\\0", "b", "unset"]
+
+
+def test_a_payload_over_six_mebibytes_is_refused(tenant: Api) -> None:
+    path = f"{of(tenant.active())}/invoke"
+    body = {"payload": "x" * (6 * 1024 * 1024 + 1)}
+    told = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", path, body)
+    assert "payload" in told["error"]
+    tenant.refused("PAYLOAD_TOO_LARGE", 413, "POST", path, {"payload": "x" * (8 * 1024 * 1024)})
+
+
+def test_the_variables_of_a_call(tenant: Api) -> None:
+    name = new_name()
+    function_id = tenant.active("env; pwd", name=name, timeout_seconds=7)
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    before = time.time()
+    record = tenant.good(
+        "POST", f"{of(function_id)}/invoke", {"payload": "p"}, headers={"traceparent": trace}
+    )
+    found = dict(one.split("=", 1) for one in record["stdout"].splitlines() if "=" in one)
+    assert found["QUILT_INVOCATION_ID"] == record["invocation_id"]
+    assert found["QUILT_FUNCTION_ID"] == function_id
+    assert found["QUILT_FUNCTION_NAME"] == name
+    assert found["QUILT_FUNCTION_VERSION"] == "1"
+    assert found["QUILT_PAYLOAD"] == "p"
+    assert found["TRACEPARENT"] == trace
+    assert found["HOME"] == "/tmp"
+    assert abs(int(found["QUILT_DEADLINE_MS"]) / 1000 - 7 - before) < 1
+    assert "TRACEPARENT" not in tenant.invoke(function_id)["stdout"]
+
+
+def test_only_tmp_and_shm_are_writable(tenant: Api) -> None:
+    handler = (
+        "for d in / /usr /etc /tmp /dev/shm /var /root /dev; do touch $d/x 2>&- && echo $d; done"
+    )
+    assert tenant.invoke(tenant.active(handler))["stdout"].split() == ["/tmp", "/dev/shm"]
+
+
+def test_a_shell_handler_is_a_command_line_whose_variables_the_shell_expands(tenant: Api) -> None:
+    function_id = tenant.active('for n in 1 2; do echo "$A$n"; done | tail -n 1',
+                                environment={"A": "x"})  # fmt: skip
+    assert tenant.invoke(function_id)["stdout"] == "x2\n"
+
+
+def test_cleanup_on_exit(tenant: Api) -> None:
+    handler = "ls /tmp; touch /tmp/mark; (sleep 99 </dev/null >/dev/null 2>&1 &)"
+    for cleanup, second in ((True, ""), (False, "mark\n")):
+        function_id = tenant.active(handler, cleanup_on_exit=cleanup, max_instances=1)
+        assert [tenant.invoke(function_id)["stdout"] for _ in range(2)] == ["", second]
+        look = tenant.active("cat /proc/[0-9]*/comm", cleanup_on_exit=cleanup)
+        assert "sleep" not in tenant.invoke(look)["stdout"]
+
+
+def test_cold_start_is_true_where_the_call_waited_for_a_start(tenant: Api) -> None:
+    function_id = tenant.active(max_instances=2)
+    assert tenant.invoke(function_id)["cold_start"] is False
+    busy = tenant.active("sleep 0.5", max_instances=2)
+    threads = [in_background(lambda: tenant.invoke(busy)) for _ in range(2)]
+    for thread, _ in threads:
+        thread.join()
+    assert sorted(found[0]["cold_start"] for _, found in threads) == [False, True]
+
+
+# Lifecycle -------------------------------------------------------------------------------------
+
+
+def test_a_function_that_is_not_active_says_its_state_and_what_helps(tenant: Api) -> None:
+    function_id = tenant.create(working_directory="/nowhere")
+    path = of(function_id)
+
+    def told(state: str, hint: str) -> None:
+        body = tenant.refused("FUNCTION_NOT_ACTIVE", 409, "POST", f"{path}/invoke", {})
+        assert body["details"]["state"] == state
+        assert hint in body["hint"]
+
+    told("pending", "deploy")
+    tenant.good("POST", f"{path}/deploy")
+    told("error", "deploy")
+    tenant.good("PUT", path, {"working_directory": None})
+    tenant.good("POST", f"{path}/deploy")
+    tenant.good("POST", f"{path}/pause")
+    told("paused", "resume")
+
+
+def test_pausing_or_resuming_what_is_pending_or_in_error_is_a_conflict(tenant: Api) -> None:
+    path = of(tenant.create(working_directory="/nowhere"))
+    for state in ("pending", "error"):
+        for verb in ("pause", "resume"):
+            told = tenant.refused("CONFLICT", 409, "POST", f"{path}/{verb}")
+            assert told["details"]["state"] == state
+        tenant.good("POST", f"{path}/deploy")
+
+
+@pytest.mark.parametrize("least", [0, 2])
+def test_deploy_makes_at_least_one_instance_ready(tenant: Api, least: int) -> None:
+    function_id = tenant.active(min_instances=least, max_instances=3)
+    assert tenant.pool(function_id)["ready_count"] == max(1, least)
+    tenant.good("POST", f"{of(function_id)}/deploy")
+    assert tenant.pool(function_id)["ready_count"] == max(1, least)
+
+
+def test_a_pause_lets_running_calls_finish_and_empties_the_pool(tenant: Api) -> None:
+    function_id = tenant.active("sleep 1", max_instances=1)
+    thread, running = in_background(lambda: tenant.invoke(function_id))
+    until(lambda: tenant.pool(function_id)["busy_count"] == 1)
+    path = f"{of(function_id)}/invoke"
+    waiter, waiting = in_background(lambda: tenant("POST", path, {}))
+    time.sleep(0.2)
+    tenant.good("POST", f"{of(function_id)}/pause")
+    tenant.refused("FUNCTION_NOT_ACTIVE", 409, "POST", path, {})
+    waiter.join()
+    thread.join()
+    assert waiting[0].json()["error_code"] == "FUNCTION_NOT_ACTIVE"
+    assert running[0]["status"] == "success"
+    until(lambda: tenant.pool(function_id)["total_count"] == 0, 5)
+
+
+def test_an_update_never_touches_the_active_version(tenant: Api) -> None:
+    function_id = tenant.active("sleep 1; echo 1", max_instances=3)
+    thread, running = in_background(lambda: tenant.invoke(function_id))
+    until(lambda: tenant.pool(function_id)["busy_count"] == 1)
+    answer = tenant.good("PUT", of(function_id), {"handler": "echo $QUILT_FUNCTION_VERSION"})
+    assert answer["current_version"] == 2
+    assert {tenant.invoke(function_id)["stdout"] for _ in range(5)} == {"2\n"}
+    thread.join()
+    assert running[0]["stdout"] == "1\n"
+    answer = tenant.good("POST", f"{of(function_id)}/rollback", {"version": 1})
+    assert answer["current_version"] == 1
+    again = tenant.good("PUT", of(function_id), {"handler": "echo three"})
+    assert again["current_version"] == 3  # numbers rise by one and are never used again
+
+
+def test_an_update_that_cannot_stand_leaves_the_old_version_serving(tenant: Api) -> None:
+    function_id = tenant.active("echo old")
+    answer = tenant.good("PUT", of(function_id), {"working_directory": "/nowhere"})
+    assert answer["current_version"] == 1
+    assert "/nowhere" in answer["error_message"]
+    versions = tenant.good("GET", f"{of(function_id)}/versions")["versions"]
+    assert [(one["version"], one["is_active"]) for one in versions] == [(2, False), (1, True)]
+    assert tenant.invoke(function_id)["stdout"] == "old\n"
+
+
+def test_max_instances_bounds_the_pool_and_calls_wait_in_line(tenant: Api) -> None:
+    function_id = tenant.active("sleep 0.2", max_instances=2)
+    threads = [in_background(lambda: tenant.invoke(function_id)) for _ in range(8)]
+    seen = set()
+    while any(thread.is_alive() for thread, _ in threads):
+        seen.add(tenant.pool(function_id)["total_count"])
+    assert max(seen) == 2
+    assert {found[0]["status"] for _, found in threads} == {"success"}
+
+
+def test_an_active_function_comes_back_active_and_warms_its_minimum(
+    another: Callable[..., Server],
+) -> None:
+    server = another().start()
+    api = Api(server.url)
+    function_id = api.active(min_instances=1)
+    paused = api.active()
+    api.good("POST", f"{of(paused)}/pause")
+    server.restart()
+    api = Api(server.url)
+    assert api.get(function_id)["state"] == "active"
+    until(lambda: api.pool(function_id)["ready_count"] == 1)
+    assert api.invoke(function_id)["cold_start"] is False
+    assert api.get(paused)["state"] == "paused"
+
+
+# Defaults --------------------------------------------------------------------------------------
+
+DEFAULTS = {
+    "drain_s": "30",
+    "tenant_calls_in_flight": "1000",
+    "tenant_functions": "10000",
+    "tenant_calls_per_s": "0",
+    "body_max_bytes": str(1024 * 1024),
+    "invoke_body_max_bytes": str(8 * 1024 * 1024),
+    "head_max_bytes": str(16 * 1024),
+    "line_max": "1000",
+    "line_wait_s": "10",
+}
+
+
+@pytest.mark.parametrize(("name", "default"), DEFAULTS.items())
+def test_defaults_are_settings_with_these_values(name: str, default: str) -> None:
+    assert float(getattr(Settings(), name)) == float(default)
+    assert f"| `{name}` |" in reference()

@@ -1,0 +1,178 @@
+"""The contract's documents: help, examples, health, OpenAPI and its page."""
+
+import os
+import re
+import subprocess
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+from schemathesis.specs.openapi.definitions import OPENAPI_31
+
+from e2e.server import Server
+from quiltfn.api.routes import ROUTES
+from spec.conftest import Keyed
+from spec.house import Api, new_name
+
+pytestmark = pytest.mark.sandbox
+MARKDOWN = "text/markdown; charset=utf-8"
+GUIDES = [f"/api/{what}/{one}" for what in ("functions", "elasticity") for one in
+          ("health", "help", "examples")]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", GUIDES)
+def test_a_guide_is_json_or_markdown(anybody: Api, path: str) -> None:
+    as_json = anybody("GET", path)
+    assert as_json.headers["content-type"] == "application/json"
+    assert anybody.good("GET", f"{path}?format=json").keys() == as_json.json().keys()
+    for asked in (
+        anybody("GET", f"{path}?format=markdown"),
+        anybody("GET", path, headers={"Accept": "text/markdown"}),
+    ):
+        assert asked.status_code == 200
+        assert asked.headers["content-type"] == MARKDOWN
+        assert asked.text.startswith("# ")
+    anybody.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{path}?format=xml")
+
+
+def test_health_says_whether_and_why(anybody: Api) -> None:
+    health = anybody.good("GET", "/api/functions/health")
+    assert (health["ready"], health["transport"]) == (True, "loopback")
+    assert {"store", "disk", "oci_runtime", "launcher"} <= set(health["checks"])
+    assert all(one["ok"] and one["reason"] for one in health["checks"].values())
+    assert health["protections"]
+
+
+def test_help_has_every_route_with_its_rules_and_explains_the_rest(anybody: Api) -> None:
+    told = anybody.good("GET", "/api/functions/help")
+    elastic = anybody.good("GET", "/api/elasticity/help")
+    routes = {(one["method"], one["path"]) for one in told["routes"] + elastic["routes"]}
+    assert routes == table()
+    create = next(
+        one for one in told["routes"] if (one["method"], one["path"]) == ("POST", "/api/functions")
+    )
+    assert set(create["fields"]) >= {"name", "handler", "environment", "working_directory"}
+    assert all(one["rule"] for one in create["fields"].values())
+    assert told["debugging"]
+    mistakes = " ".join(told["common_mistakes"])
+    for point in ("cold_start is metadata", "new version", "warm capacity"):
+        assert point in mistakes
+
+
+def table() -> set[tuple[str, str]]:
+    return {(method, path) for path, ways in ROUTES for method in ways}
+
+
+# Examples --------------------------------------------------------------------------------------
+
+
+def run_as_printed(text: str, url: str, key: str | None) -> list[tuple[int, str]]:
+    """Every code block, one after the other, in one bash; the status and the body of each call."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
+    promised = [int(one) for one in re.findall(r"^Answers (\d{3})\.$", text, re.M)]
+    assert len(blocks) == len(promised) + 1
+    # curl itself is left as it is; a function around it writes down the status of each answer.
+    watch = 'curl() { command curl -w "%{stderr}%{http_code}\\n" "$@"; }\n'
+    environment = {"PATH": os.environ["PATH"], "QUILT_BASE_URL": url}
+    if key:
+        environment["QUILT_API_KEY"] = key
+    done = subprocess.run(
+        ["bash", "-eu"],
+        input=watch + "\n".join(blocks),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    answered = [int(one) for one in done.stderr.split()]
+    return list(zip(promised, answered, strict=True))
+
+
+@pytest.mark.parametrize("what", ["functions", "elasticity"])
+def test_the_examples_work_as_printed(anybody: Api, open_server: Server, what: str) -> None:
+    text = anybody("GET", f"/api/{what}/examples?format=markdown").text
+    for promised, answered in run_as_printed(text, open_server.url, None):
+        assert promised == answered
+    assert anybody.count() == 0
+
+
+def test_the_examples_work_with_a_key(keyed: Keyed) -> None:
+    caller = keyed.caller(new_name())
+    text = caller("GET", "/api/functions/examples?format=markdown").text
+    assert text.count("```sh") > 10
+    for promised, answered in run_as_printed(text, keyed.server.url, caller.key):
+        assert promised == answered
+
+
+def test_the_examples_as_json_work_in_order(keyed: Keyed) -> None:
+    caller, kept = keyed.caller(new_name()), {}
+    for one in caller.good("GET", "/api/functions/examples")["examples"]:
+        path = one["path"]
+        for name, value in kept.items():
+            path = path.replace(f"${name}", value)
+        answer = caller(one["method"], path, one.get("body"), headers=one.get("headers"))
+        assert answer.status_code == one["expect_status"], answer.text
+        kept |= {name: answer.json()[field] for name, field in one.get("keeps", {}).items()}
+        if path.endswith("/invoke"):
+            assert answer.json()["status"] == "success"
+
+
+# OpenAPI ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def document(open_server: Server) -> dict[str, Any]:
+    answer: httpx.Response = Api(open_server.url)("GET", "/openapi.json")
+    assert answer.headers["content-type"] == "application/json"
+    return answer.json()
+
+
+def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1.")
+    jsonschema_rs.validator_for(OPENAPI_31).validate(document)
+    for schema in document["components"]["schemas"].values():
+        jsonschema_rs.meta.validate(
+            {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+        )
+
+
+def test_the_check_of_the_document_can_fail(document: dict[str, Any]) -> None:
+    broken = document | {"paths": {"no-slash": {"get": {"responses": 1}}}}
+    assert not jsonschema_rs.validator_for(OPENAPI_31).is_valid(broken)
+
+
+def references(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
+        return own.union(*map(references, value.values()))
+    return set().union(*map(references, value)) if isinstance(value, list) else set()
+
+
+def test_every_reference_leads_somewhere_and_every_operation_has_its_own_name(
+    document: dict[str, Any],
+) -> None:
+    for one in references(document):
+        assert one.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+    names = [way["operationId"] for item in document["paths"].values() for name, way in item.items()
+             if name != "parameters"]  # fmt: skip
+    assert len(names) == len(set(names))
+
+
+def test_its_routes_are_the_route_table(document: dict[str, Any]) -> None:
+    told = {
+        (method.upper(), path)
+        for path, item in document["paths"].items()
+        for method in item
+        if method != "parameters"
+    }
+    assert told == table()
+
+
+def test_the_documents_page_loads_nothing_from_elsewhere(anybody: Api) -> None:
+    answer = anybody("GET", "/docs")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert not re.search(r"https?://|src=|@import|href=", answer.text)
+    assert "/openapi.json" in answer.text

@@ -1,0 +1,403 @@
+"""The contract, "Routes": each row, who may call it, and that tenants are wholly apart."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import pytest
+
+from spec.conftest import Keyed
+from spec.house import PAGE_CREATE, PAGE_INVOKE, Api, is_error, new_name, of
+
+pytestmark = pytest.mark.sandbox
+FUNCTIONS = "/api/functions"
+WORDS = ["by-name", "invoke", "pool", "stats", "health", "help", "examples"]
+WORDS += ["runtimes", "schedules", "keys", "audit", "nodes"]
+
+
+def test_create_and_invoke_with_the_pages_own_bodies(tenant: Api) -> None:
+    made = tenant.good("POST", FUNCTIONS, PAGE_CREATE, 201)
+    assert list(made) == ["function_id", "name", "state", "version"]
+    assert (made["name"], made["state"], made["version"]) == ("my-function", "pending", 1)
+    function_id = made["function_id"]
+    assert tenant.good("POST", f"{of(function_id)}/deploy")["state"] == "active"
+    record = tenant.good("POST", f"{of(function_id)}/invoke", PAGE_INVOKE)
+    assert (record["status"], record["stdout"]) == ("success", "hello\n")
+
+
+def test_list(tenant: Api) -> None:
+    made = [tenant.create(cluster_id="a" if number % 2 else None) for number in range(5)]
+    answer = tenant("GET", FUNCTIONS)
+    assert list(answer.json()) == ["functions", "next_cursor"]
+    assert [one["id"] for one in answer.json()["functions"]] == made
+    assert answer.json()["next_cursor"] is None
+    assert "link" not in answer.headers
+    of_a = tenant.good("GET", f"{FUNCTIONS}?cluster_id=a")["functions"]
+    assert [one["id"] for one in of_a] == made[1::2]
+    assert tenant.good("GET", f"{FUNCTIONS}?state=active")["functions"] == []
+    assert len(tenant.good("GET", f"{FUNCTIONS}?state=pending")["functions"]) == 5
+
+
+@pytest.mark.parametrize("by", ["cursor", "link"])
+def test_list_in_pages(tenant: Api, by: str) -> None:
+    made = [tenant.create(cluster_id="a&b") for _ in range(5)]
+    path, seen, pages = f"{FUNCTIONS}?limit=2&cluster_id=a%26b", [], 0
+    while path:
+        answer = tenant("GET", path)
+        seen += [one["id"] for one in answer.json()["functions"]]
+        pages += 1
+        cursor, link = answer.json()["next_cursor"], answer.headers.get("link")
+        assert (cursor is None) == (link is None)
+        if by == "link":
+            path = re.fullmatch(r'<(.*)>; rel="next"', link)[1] if link else ""  # type: ignore[index]
+        else:
+            path = f"{FUNCTIONS}?limit=2&cluster_id=a%26b&cursor={cursor}" if cursor else ""
+    assert seen == made
+    assert pages == 3
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "state=deleted", "stat=a"])
+def test_list_refuses_what_it_does_not_know(tenant: Api, query: str) -> None:
+    tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{FUNCTIONS}?{query}")
+
+
+def test_get_by_id_and_by_percent_encoded_name(tenant: Api) -> None:
+    function_id = tenant.create(name="a.b-c_D9")
+    by_id = tenant.get(function_id)
+    everything = "".join(f"%{ord(one):02X}" for one in "a.b-c_D9")
+    for name in ("a.b-c_D9", everything):
+        assert tenant.good("GET", f"{FUNCTIONS}/by-name/{name}") == by_id
+    tenant.refused("NOT_FOUND", 404, "GET", f"{FUNCTIONS}/by-name/nobody")
+
+
+def test_update(tenant: Api) -> None:
+    function_id = tenant.create(description="old", working_directory="/tmp")
+    answer = tenant.good("PUT", of(function_id), {"handler": "echo two"})
+    assert (answer["handler"], answer["current_version"]) == ("echo two", 2)
+    reset = {"description": None, "working_directory": None}
+    answer = tenant.good("PUT", of(function_id), reset)
+    assert (answer["description"], answer["working_directory"]) == (None, None)
+    for field in ("cluster_id", "id", "source_code"):
+        body = tenant.refused("UNPROCESSABLE_ENTITY", 422, "PUT", of(function_id), {field: "x"})
+        assert field in body["error"]
+    for field in ("name", "handler", "timeout_seconds", "environment", "cleanup_on_exit"):
+        tenant.refused("UNPROCESSABLE_ENTITY", 422, "PUT", of(function_id), {field: None})
+    tenant.refused("UNPROCESSABLE_ENTITY", 422, "PUT", of(function_id), {})
+    assert tenant.get(function_id)["current_version"] == 3
+
+
+def test_update_renames_and_the_old_name_is_free(tenant: Api) -> None:
+    function_id = tenant.create(name="before")
+    tenant.good("PUT", of(function_id), {"name": "after"})
+    assert tenant.good("GET", f"{FUNCTIONS}/by-name/after")["id"] == function_id
+    tenant.create(name="before")
+    tenant.refused("CONFLICT", 409, "PUT", of(function_id), {"name": "before"})
+
+
+def test_delete_answers_204_and_frees_the_name(tenant: Api) -> None:
+    function_id = tenant.create(name="gone")
+    answer = tenant("DELETE", of(function_id))
+    assert (answer.status_code, answer.content) == (204, b"")
+    tenant.create(name="gone")
+    for method, path in (("GET", of(function_id)), ("DELETE", of(function_id))):
+        tenant.refused("NOT_FOUND", 404, method, path)
+    tenant.refused("NOT_FOUND", 404, "POST", f"{of(function_id)}/invoke")
+
+
+def test_deploy_pause_resume_without_a_body_or_a_content_type(tenant: Api) -> None:
+    function_id = tenant.create(max_instances=2)
+    nothing = {"Content-Length": "0"}
+
+    def post(verb: str) -> dict:
+        answer = tenant("POST", f"{of(function_id)}/{verb}", headers=nothing)
+        assert "content-type" not in answer.request.headers
+        assert answer.request.headers["content-length"] == "0"
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    assert post("deploy")["state"] == "active"
+    assert post("deploy")["state"] == "active"
+    for _ in range(2):
+        assert post("pause") == {"success": True, "message": None}
+    assert post("resume")["state"] == "active"
+    assert post("resume")["state"] == "active"
+
+
+def test_a_deploy_that_cannot_work_says_why(tenant: Api) -> None:
+    function_id = tenant.create(working_directory="/no/such/place")
+    answer = tenant.good("POST", f"{of(function_id)}/deploy")
+    assert answer["state"] == "error"
+    assert "/no/such/place" in answer["error_message"]
+
+
+@pytest.mark.parametrize("body", [None, {}, {"payload": None}])
+def test_invoke_by_id_and_by_name_with_or_without_a_body(tenant: Api, body: dict | None) -> None:
+    name = new_name()
+    function_id = tenant.active(name=name)
+    for path in (f"{of(function_id)}/invoke", f"{FUNCTIONS}/invoke/{quote(name)}"):
+        answer = tenant("POST", path, body)
+        assert answer.status_code == 200
+        assert answer.headers["x-invocation-id"] == answer.json()["invocation_id"]
+    tenant.refused("NOT_FOUND", 404, "POST", f"{FUNCTIONS}/invoke/nobody", body)
+
+
+def test_invocations(tenant: Api) -> None:
+    function_id = tenant.active("exit ${QUILT_PAYLOAD:-0}")
+    made = [tenant.invoke(function_id, str(number % 2))["invocation_id"] for number in range(5)]
+    path = f"{of(function_id)}/invocations"
+    answer = tenant.good("GET", path)
+    assert list(answer) == ["invocations", "next_cursor"]
+    assert [one["invocation_id"] for one in answer["invocations"]] == made[::-1]
+    first = tenant.good("GET", f"{path}?limit=2")
+    second = tenant.good("GET", f"{path}?limit=2&cursor={first['next_cursor']}")
+    assert [one["invocation_id"] for one in second["invocations"]] == made[2:0:-1]
+    failed = tenant.good("GET", f"{path}?status=failed")["invocations"]
+    assert [one["invocation_id"] for one in failed] == made[3::-2]
+    for query, count in (
+        ("cold_start=true", 0),
+        ("cold_start=false", 5),
+        ("min_duration_ms=0", 5),
+        ("min_duration_ms=60000", 0),
+    ):
+        assert len(tenant.good("GET", f"{path}?{query}")["invocations"]) == count
+    one = tenant.good("GET", f"{path}/{made[0]}")
+    assert one == answer["invocations"][-1]
+    tenant.refused("NOT_FOUND", 404, "GET", f"{path}/{function_id}")
+
+
+BAD_QUERIES = ["limit=0", "limit=-1", "limit=1001", "limit=abc", "limit=1e3", "limit=", "limit=9&"
+               "limit=9", f"limit={2**64}", "status=done", "cold_start=1", "min_duration_ms=-1",
+               "cursor=AAAA", "cursor=%00", "cursor=", "limits=5"]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", BAD_QUERIES)
+def test_invocations_refuse_a_bad_query(tenant: Api, query: str) -> None:
+    path = f"{of(tenant.create())}/invocations?{query}"
+    tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", path)
+
+
+def test_versions_newest_first_and_rollback(tenant: Api) -> None:
+    function_id = tenant.create("echo 1")
+    for number in (2, 3):
+        tenant.good("PUT", of(function_id), {"handler": f"echo {number}"})
+    versions = tenant.good("GET", f"{of(function_id)}/versions")
+    assert list(versions) == ["versions"]
+    assert [one["version"] for one in versions["versions"]] == [3, 2, 1]
+    assert [one["is_active"] for one in versions["versions"]] == [True, False, False]
+    answer = tenant.good("POST", f"{of(function_id)}/rollback", {"version": 1})
+    assert (answer["current_version"], answer["handler"]) == (1, "echo 1")
+    tenant.refused("NOT_FOUND", 404, "POST", f"{of(function_id)}/rollback", {"version": 4})
+
+
+def test_pool_has_exactly_its_keys_and_zeros_without_a_pool(tenant: Api) -> None:
+    function_id = tenant.create()
+    counts = ["warming_count", "ready_count", "busy_count", "total_count"]
+    assert list(tenant.pool(function_id)) == ["function_id", *counts]
+    assert all(tenant.pool(function_id)[one] == 0 for one in counts)
+    tenant.good("POST", f"{of(function_id)}/deploy")
+    pool = tenant.pool(function_id)
+    assert pool["total_count"] == pool["ready_count"] == 1
+
+
+def test_pool_stats_has_its_twelve_keys_of_the_tenant_alone(tenant: Api, keyed: Keyed) -> None:
+    tenant.active()
+    other = keyed.caller(new_name())
+    states = ["total", "warming", "ready", "busy", "recycling", "terminating"]
+    for api, count in ((tenant, 1), (other, 0)):
+        stats = api.good("GET", f"{FUNCTIONS}/pool/stats")
+        assert list(stats) == [
+            f"{one}_{kind}" for kind in ("count", "containers") for one in states
+        ]
+        assert stats["total_count"] == sum(stats[f"{one}_count"] for one in states[1:]) == count
+        assert all(stats[f"{one}_count"] == stats[f"{one}_containers"] for one in states)
+
+
+def test_health_is_liveness_without_a_credential(keyed: Keyed) -> None:
+    assert Api(keyed.server.url).good("GET", "/health") == {"status": "ok"}
+
+
+def test_system_info(tenant: Api) -> None:
+    info = tenant.good("GET", "/api/system/info")
+    assert {"version", "node_id", "protections", "limits"} <= set(info)
+    assert info["protections"]
+    assert info["limits"]["body_bytes"] == 1024 * 1024
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_no_function_bears_a_reserved_word(tenant: Api, word: str) -> None:
+    body = {"name": word, "handler": "echo"}
+    tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
+    function_id = tenant.create()
+    tenant.refused("UNPROCESSABLE_ENTITY", 422, "PUT", of(function_id), {"name": word})
+
+
+# Scopes ----------------------------------------------------------------------------------------
+
+SCOPES = ["read", "invoke", "write", "admin", "operator"]
+ID = "/api/functions/01a20e60-4498-7000-aca5-20281701ad36"
+PUBLIC = [("GET", "/health"), ("GET", "/openapi.json"), ("GET", "/docs")]
+NEEDS = {
+    ("GET", FUNCTIONS): "read",
+    ("POST", FUNCTIONS): "write",
+    ("GET", ID): "read",
+    ("PUT", ID): "write",
+    ("DELETE", ID): "write",
+    ("POST", f"{ID}/deploy"): "write",
+    ("POST", f"{ID}/pause"): "write",
+    ("POST", f"{ID}/resume"): "write",
+    ("POST", f"{ID}/rollback"): "write",
+    ("POST", f"{ID}/invoke"): "invoke",
+    ("POST", f"{FUNCTIONS}/invoke/nobody"): "invoke",
+    ("GET", f"{ID}/invocations"): "read",
+    ("GET", f"{ID}/invocations/x"): "read",
+    ("GET", f"{ID}/versions"): "read",
+    ("GET", f"{ID}/pool"): "read",
+    ("GET", f"{FUNCTIONS}/by-name/nobody"): "read",
+    ("GET", f"{FUNCTIONS}/pool/stats"): "read",
+    ("GET", f"{FUNCTIONS}/health"): "read",
+    ("GET", f"{FUNCTIONS}/help"): "read",
+    ("GET", f"{FUNCTIONS}/examples"): "read",
+    ("GET", "/api/elasticity/health"): "read",
+    ("GET", "/api/elasticity/help"): "read",
+    ("GET", "/api/elasticity/examples"): "read",
+    ("POST", f"/api/elasticity{ID[4:]}/pool-target"): "write",
+    ("POST", f"/api/elasticity/control{ID[4:]}/pool-target"): "write",
+    ("GET", "/api/elasticity/control/operations/x"): "read",
+    ("GET", "/api/system/info"): "read",
+    ("GET", "/metrics"): "read",
+    ("GET", "/api/keys"): "admin",
+    ("POST", "/api/keys"): "admin",
+    ("DELETE", "/api/keys/x"): "admin",
+    ("GET", "/api/audit"): "admin",
+}
+
+
+@pytest.fixture(scope="module")
+def callers(keyed: Keyed) -> dict[str, Api]:
+    tenant = new_name()
+    return {scope: keyed.caller(tenant, scope) for scope in SCOPES}
+
+
+@pytest.mark.parametrize(("method", "path"), NEEDS, ids=lambda one: one)
+def test_each_scope_includes_the_ones_before_it(
+    callers: dict[str, Api], keyed: Keyed, method: str, path: str
+) -> None:
+    needed = SCOPES.index(NEEDS[method, path])
+    for rank, scope in enumerate(SCOPES):
+        answer = callers[scope](method, path)
+        if rank < needed:
+            is_error(answer, "FORBIDDEN", 403)
+        else:
+            assert answer.status_code not in (401, 403), answer.text
+    is_error(Api(keyed.server.url)(method, path), "UNAUTHORIZED", 401)
+
+
+def test_the_matrix_of_scopes_has_every_route(keyed: Keyed) -> None:
+    paths = keyed.operator.good("GET", "/openapi.json")["paths"]
+    told = {(method.upper(), path) for path in paths for method in paths[path] if method > "a"}
+    told = {one for one in told if one[0] in ("GET", "PUT", "POST", "DELETE")}
+    unmatched = {
+        (method, path)
+        for method, path in told - set(PUBLIC)
+        if not any(
+            method == one and re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), known)
+            for one, known in NEEDS
+        )
+    }
+    assert not unmatched
+    assert len(told) == len(NEEDS) + len(PUBLIC)
+
+
+def test_an_admin_makes_keys_of_its_tenant_and_up_to_its_scope_only(
+    callers: dict[str, Api],
+) -> None:
+    admin = callers["admin"]
+    made = admin.good("POST", "/api/keys", {"scope": "read"}, 201)
+    assert {one["tenant_id"] for one in admin.good("GET", "/api/keys")["keys"]} == {
+        made["tenant_id"]
+    }
+    for body in ({"tenant": "somebody-else"}, {"scope": "operator"}):
+        admin.refused("FORBIDDEN", 403, "POST", "/api/keys", body)
+    for body in ({"tenant": ""}, {"tenant": "../x"}, {"scope": "root"}, {"expires_seconds": 0}):
+        callers["operator"].refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/keys", body)
+
+
+# Tenants -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Strangers:
+    """`mine` asks for what is `theirs`."""
+
+    mine: Api
+    their_id: str
+    their_name: str
+    their_call: str
+    their_key: str
+
+
+@pytest.fixture(scope="module")
+def strangers(keyed: Keyed) -> Strangers:
+    name = new_name()
+    theirs = keyed.caller(name)
+    function_id = theirs.active(name="theirs")
+    call = theirs.invoke(function_id)["invocation_id"]
+    key = keyed.key(name, "read")["id"]
+    return Strangers(keyed.caller(new_name()), function_id, "theirs", call, key)
+
+
+FOREIGN = [
+    ("GET", "/api/functions/{id}", None),
+    ("PUT", "/api/functions/{id}", {"handler": "echo"}),
+    ("DELETE", "/api/functions/{id}", None),
+    ("POST", "/api/functions/{id}/deploy", None),
+    ("POST", "/api/functions/{id}/pause", None),
+    ("POST", "/api/functions/{id}/resume", None),
+    ("POST", "/api/functions/{id}/invoke", {}),
+    ("POST", "/api/functions/{id}/rollback", {"version": 1}),
+    ("GET", "/api/functions/{id}/versions", None),
+    ("GET", "/api/functions/{id}/pool", None),
+    ("GET", "/api/functions/{id}/invocations", None),
+    ("GET", "/api/functions/{id}/invocations/{call}", None),
+    ("GET", "/api/functions/by-name/{name}", None),
+    ("POST", "/api/functions/invoke/{name}", {}),
+    ("POST", "/api/elasticity/functions/{id}/pool-target", True),
+    ("POST", "/api/elasticity/control/functions/{id}/pool-target", True),
+    ("DELETE", "/api/keys/{key}", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), FOREIGN, ids=str)
+def test_anothers_id_answers_as_one_that_does_not_exist(
+    strangers: Strangers, method: str, path: str, body: object
+) -> None:
+    mine = strangers.mine
+    headers = {"X-Request-Id": "same", "Idempotency-Key": new_name(), "X-Orch-Action-Id": "a"}
+    if body is True:
+        me = mine.good("GET", "/api/keys")["keys"][0]["tenant_id"]
+        headers, body = headers | {"X-Tenant-Id": me}, {"min_instances": 0, "max_instances": 9}
+    theirs = path.format(
+        id=strangers.their_id,
+        name=strangers.their_name,
+        call=strangers.their_call,
+        key=strangers.their_key,
+    )
+    nobodys = path.format(id="0" * 36, name="nobody", call="0" * 36, key="0" * 36)
+    answers = [mine(method, one, body, headers=headers) for one in (theirs, nobodys)]
+    is_error(answers[0], "NOT_FOUND", 404)
+    assert answers[0].content == answers[1].content
+    assert {**answers[0].headers, "date": 0} == {**answers[1].headers, "date": 0}
+
+
+def test_nothing_of_another_tenant_is_listed_and_names_do_not_meet(strangers: Strangers) -> None:
+    mine = strangers.mine
+    assert mine.count() == 0
+    assert mine.good("GET", "/api/functions/pool/stats")["total_count"] == 0
+    assert {one["tenant_id"] for one in mine.good("GET", "/api/keys")["keys"]} == {
+        mine.good("GET", "/api/keys")["keys"][0]["tenant_id"]
+    }
+    audit = mine.good("GET", "/api/audit")["entries"]
+    assert len({one["tenant_id"] for one in audit}) == 1
+    assert not [one for one in audit if one["status"] < 400]
+    mine.create(name=strangers.their_name)
+    mine.clear()

@@ -1,0 +1,258 @@
+"""The contract: the shapes of functions, versions and invocations, ETags, masked values, errors."""
+
+import json
+import os
+import re
+import signal
+import threading
+
+import pytest
+
+from e2e.server import Server, until
+from spec.conftest import Keyed
+from spec.house import Api, is_error, new_name, of
+
+pytestmark = pytest.mark.sandbox
+FUNCTION = [
+    "id",
+    "tenant_id",
+    "cluster_id",
+    "owner_node_id",
+    "name",
+    "description",
+    "handler",
+    "runtime",
+    "state",
+    "current_version",
+    "memory_limit_mb",
+    "cpu_limit_percent",
+    "timeout_seconds",
+    "environment",
+    "min_instances",
+    "max_instances",
+    "cleanup_on_exit",
+    "working_directory",
+    "created_at",
+    "updated_at",
+    "last_invoked_at",
+    "invocation_count",
+    "error_count",
+    "error_message",
+]
+VERSION = [
+    "id",
+    "function_id",
+    "version",
+    "handler",
+    "runtime",
+    "environment",
+    "created_at",
+    "is_active",
+    "description",
+]
+FIXED = "working_directory, memory_limit_mb, cpu_limit_percent, timeout_seconds, cleanup_on_exit"
+INVOCATION = [
+    "invocation_id",
+    "function_id",
+    "function_name",
+    "execution_node_id",
+    "status",
+    "started_at",
+    "ended_at",
+    "duration_ms",
+    "exit_code",
+    "stdout",
+    "stderr",
+    "error_message",
+    "cold_start",
+]
+
+
+# Function --------------------------------------------------------------------------------------
+
+
+def test_a_function_has_exactly_its_fields_wherever_it_is_shown(tenant: Api) -> None:
+    function_id = tenant.create()
+    path = of(function_id)
+    shown = [
+        tenant.get(function_id),
+        tenant.good("GET", "/api/functions")["functions"][0],
+        tenant.good("PUT", path, {"handler": "echo 2"}),
+        tenant.good("POST", f"{path}/deploy"),
+        tenant.good("POST", f"{path}/rollback", {"version": 1}),
+        tenant.good("POST", f"{path}/resume"),
+    ]
+    assert all(set(one) == set(FUNCTION) for one in shown)
+    assert shown[0]["owner_node_id"]
+
+
+def test_the_counts_of_calls(tenant: Api) -> None:
+    function_id = tenant.active("exit ${QUILT_PAYLOAD:-0}")
+    assert tenant.get(function_id)["last_invoked_at"] is None
+    for payload in ("0", "3", "0"):
+        last = tenant.invoke(function_id, payload)
+    shown = tenant.get(function_id)
+    assert (shown["invocation_count"], shown["error_count"]) == (3, 1)
+    assert shown["last_invoked_at"] == last["started_at"]
+
+
+def test_etag_and_if_match(tenant: Api) -> None:
+    function_id = tenant.active()
+    path = of(function_id)
+    tag = tenant("GET", path).headers["etag"]
+    assert re.fullmatch(r'"[!#-~]+"', tag)
+    tenant.invoke(function_id)
+    assert tenant("GET", path).headers["etag"] == tag  # a call changes nothing
+    answer = tenant("PUT", path, {"handler": "echo 2"}, headers={"If-Match": tag})
+    assert answer.status_code == 200
+    assert answer.headers["etag"] != tag
+    for stale in (tag, f"W/{answer.headers['etag']}", "rubbish", '""'):
+        tenant.refused("PRECONDITION_FAILED", 412, "PUT", path, {"handler": "echo 3"},
+                       headers={"If-Match": stale})  # fmt: skip
+    either = f"{tag}, {answer.headers['etag']}"
+    tenant.good("PUT", path, {"handler": "echo 3"}, headers={"If-Match": either})
+    tenant.good("PUT", path, {"handler": "echo 4"}, headers={"If-Match": "*"})
+    assert tenant.get(function_id)["current_version"] == 4
+
+
+# Version ---------------------------------------------------------------------------------------
+
+
+def test_a_version_has_exactly_its_fields(tenant: Api) -> None:
+    function_id = tenant.create(description="one")
+    versions = tenant.good("GET", f"{of(function_id)}/versions")["versions"]
+    assert set(versions[0]) == {*VERSION, *FIXED.split(", ")}
+    assert versions[0]["function_id"] == function_id
+
+
+def test_rollback_restores_what_the_version_fixes_and_nothing_else(tenant: Api) -> None:
+    fixed = {"handler": "echo 1", "memory_limit_mb": 300, "environment": {"A": "1"}}
+    name = new_name()
+    function_id = tenant.create(name=name, description="one", max_instances=2, **fixed)
+    new = {"handler": "echo 2", "memory_limit_mb": 400, "environment": {}, "description": "two"}
+    tenant.good("PUT", of(function_id), new | {"max_instances": 3, "name": f"{name}-b"})
+    answer = tenant.good("POST", f"{of(function_id)}/rollback", {"version": 1})
+    assert {one: answer[one] for one in fixed} == fixed
+    assert (answer["name"], answer["max_instances"]) == (f"{name}-b", 3)
+    assert answer["description"] == "two"
+    versions = tenant.good("GET", f"{of(function_id)}/versions")["versions"]
+    assert [one["description"] for one in versions] == ["two", "one"]
+    assert [one["is_active"] for one in versions] == [False, True]
+
+
+@pytest.mark.parametrize("scope", ["read", "invoke", "write"])
+def test_environment_values_are_masked_below_write(keyed: Keyed, scope: str) -> None:
+    name = new_name()
+    owner, other = keyed.caller(name), keyed.caller(name, scope)
+    function_id = owner.create(environment={"SECRET": "hunter2"})
+    path = of(function_id)
+    seen = "hunter2" if scope == "write" else "***"
+    for where in (path, "/api/functions", f"{path}/versions"):
+        assert json.dumps({"SECRET": seen}) in json.dumps(other.good("GET", where))
+        assert ("hunter2" in other("GET", where).text) == (scope == "write")
+    owner.clear()
+
+
+def test_a_masked_value_is_refused_on_write(tenant: Api) -> None:
+    function_id = tenant.active(environment={"SECRET": "hunter2"})
+    masked = {"environment": {"SECRET": "***"}}
+    tenant.refused("UNPROCESSABLE_ENTITY", 422, "PUT", of(function_id), masked)
+    tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", f"{of(function_id)}/invoke", masked)
+    assert tenant.get(function_id)["environment"] == {"SECRET": "hunter2"}
+
+
+# Invocation ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("payload", ["0", "7"])
+def test_an_invocation_has_exactly_its_thirteen_keys(tenant: Api, payload: str) -> None:
+    function_id = tenant.active("echo out; echo err >&2; exit $QUILT_PAYLOAD")
+    record = tenant.invoke(function_id, payload)
+    assert list(record) == INVOCATION
+    listed = tenant.good("GET", f"{of(function_id)}/invocations")["invocations"]
+    assert listed == [record]
+    path = f"{of(function_id)}/invocations/{record['invocation_id']}"
+    assert tenant.good("GET", path) == record
+    assert record["function_id"] == function_id
+    assert record["function_name"] == tenant.get(function_id)["name"]
+    assert record["execution_node_id"] == tenant.get(function_id)["owner_node_id"]
+    assert (record["stdout"], record["stderr"]) == ("out\n", "err\n")
+
+
+ENDS = {
+    "success": ("exit 0", "success", 0),
+    "failed": ("exit 3", "failed", 3),
+    "failed by a signal": ("kill -KILL $$", "failed", 128 + signal.SIGKILL),
+    "timeout": ("sleep 9", "timeout", None),
+    "oom": ("head -c 999m /dev/zero | tail", "oom", 137),
+}
+
+
+@pytest.mark.parametrize(("handler", "status", "code"), ENDS.values(), ids=ENDS.keys())
+def test_each_end_is_an_answer_with_its_exit_code(
+    tenant: Api, handler: str, status: str, code: int | None
+) -> None:
+    record = tenant.invoke(tenant.active(handler, timeout_seconds=2))
+    if status == "oom":  # which of the pipe's ends the kernel takes is its own choice
+        record = tenant.invoke(tenant.active("tail /dev/zero", timeout_seconds=2))
+    assert (record["status"], record["exit_code"]) == (status, code)
+    assert (record["error_message"] is None) == (status == "success")
+    took = record["duration_ms"]
+    assert took >= 1
+    assert abs((record["ended_at"] - record["started_at"]) * 1000 - took) < 1100
+
+
+def test_a_call_of_a_deleted_function_ends_cancelled_after_five_seconds(tenant: Api) -> None:
+    function_id = tenant.active("sleep 8", name=new_name(), timeout_seconds=20)
+    with_answer: list = []
+    call = threading.Thread(
+        target=lambda: with_answer.append(tenant("POST", f"{of(function_id)}/invoke"))
+    )
+    call.start()
+    until(lambda: tenant.pool(function_id)["busy_count"] == 1)
+    tenant.good("DELETE", of(function_id), status=204)
+    tenant.refused("NOT_FOUND", 404, "POST", f"{of(function_id)}/invoke")
+    call.join(8)
+    record = with_answer[0].json()
+    assert (with_answer[0].status_code, record["status"]) == (200, "cancelled")
+    assert record["exit_code"] is None
+    assert 4000 <= record["duration_ms"] <= 7000
+
+
+def test_a_call_that_the_platform_could_not_run_answers_503_and_has_a_record(
+    anybody: Api, open_server: Server
+) -> None:
+    function_id = anybody.active("sleep 9")
+    found: list = []
+    call = threading.Thread(
+        target=lambda: found.append(anybody("POST", f"{of(function_id)}/invoke"))
+    )
+    call.start()
+    until(lambda: open_server.named("sleep"))
+    sandbox = next(
+        pids for pids in open_server.sandbox_pids().values()
+        if set(pids) & set(open_server.named("sleep"))
+    )  # fmt: skip
+    os.kill(min(sandbox), signal.SIGKILL)  # its first process: the whole sandbox ends
+    call.join(9)
+    body = is_error(found[0], "RUNTIME_UNAVAILABLE", 503)
+    invocation_id = found[0].headers["x-invocation-id"]
+    record = anybody.good("GET", f"{of(function_id)}/invocations/{invocation_id}")
+    assert (record["status"], record["exit_code"]) == ("error", None)
+    assert record["error_message"]
+    assert body["error"]
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_output_is_kept_to_a_mebibyte_and_says_what_was_dropped(tenant: Api, stream: str) -> None:
+    to = "" if stream == "stdout" else " >&2"
+    handler = f"head -c 1048676 /dev/zero | tr '\\0' a{to}"
+    kept = tenant.invoke(tenant.active(handler))[stream]
+    assert kept.startswith("a" * 1048576)
+    assert re.search(r"\b100 (more )?bytes", kept[1048576:])
+    assert kept.rstrip("\n").count("\n") == 1
+
+
+def test_bytes_that_are_not_utf8_become_replacement_characters(tenant: Api) -> None:
+    record = tenant.invoke(tenant.active("printf 'a\\377\\303\\251b'"))
+    assert record["stdout"] == "a\ufffdéb"

@@ -1,0 +1,154 @@
+"""The contract's signed tokens: HS256 with a secret, RS256 and ES256 with a key set."""
+
+import base64
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from e2e.server import Server
+from spec.house import Api, is_error, make_secret, new_address, watched
+
+pytestmark = pytest.mark.sandbox
+
+
+@dataclass
+class Signer:
+    """A server that trusts a secret and a key set, and the private halves."""
+
+    server: Server
+    secret: str
+    rsa: Any
+    ec: Any
+
+    def ask(self, token: str, path: str = "/api/functions") -> Any:
+        return Api(self.server.url, address=new_address())(
+            "GET", path, headers={"Authorization": f"Bearer {token}"}
+        )
+
+    def claims(self, **other: Any) -> dict[str, Any]:
+        plain = {"sub": "me", "tenant": "t1", "scope": "read", "exp": int(time.time()) + 60}
+        return {name: value for name, value in (plain | other).items() if value is not None}
+
+    def pem(self) -> bytes:
+        kind = serialization.PublicFormat.SubjectPublicKeyInfo
+        return self.rsa.public_key().public_bytes(serialization.Encoding.PEM, kind)
+
+
+@pytest.fixture(scope="module")
+def signer() -> Iterator[Signer]:
+    with watched("--jwt-secret ROOT/jwt-secret --jwt-jwks ROOT/jwks.json") as server:
+        first = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        second = ec.generate_private_key(ec.SECP256R1())
+        keys = [
+            jwt.algorithms.RSAAlgorithm.to_jwk(first.public_key(), as_dict=True) | {"kid": "r"},
+            jwt.algorithms.ECAlgorithm.to_jwk(second.public_key(), as_dict=True) | {"kid": "e"},
+        ]
+        (server.root / "jwks.json").write_text(json.dumps({"keys": keys}))
+        secret = make_secret(server.root)
+        yield Signer(server.start(), secret, first, second)
+
+
+def test_hs256(signer: Signer) -> None:
+    assert signer.ask(jwt.encode(signer.claims(), signer.secret, "HS256")).status_code == 200
+
+
+def test_rs256(signer: Signer) -> None:
+    token = jwt.encode(signer.claims(), signer.rsa, "RS256", headers={"kid": "r"})
+    assert signer.ask(token).status_code == 200
+
+
+def test_es256(signer: Signer) -> None:
+    token = jwt.encode(signer.claims(), signer.ec, "ES256", headers={"kid": "e"})
+    assert signer.ask(token).status_code == 200
+
+
+def test_the_tenant_and_the_scope_come_from_the_claims(signer: Signer) -> None:
+    admin = jwt.encode(signer.claims(scope="admin", tenant="t7"), signer.secret, "HS256")
+    bearer = {"Authorization": f"Bearer {admin}"}
+    api = Api(signer.server.url)
+    body = {"name": "of-t7", "handler": "echo"}
+    made = api.good("POST", "/api/functions", body, 201, headers=bearer)["function_id"]
+    reader = jwt.encode(signer.claims(tenant="t7"), signer.secret, "HS256")
+    assert signer.ask(reader, f"/api/functions/{made}").json()["tenant_id"] == "t7"
+    stranger = jwt.encode(signer.claims(tenant="t8"), signer.secret, "HS256")
+    is_error(signer.ask(stranger, f"/api/functions/{made}"), "NOT_FOUND", 404)
+    is_error(signer.ask(reader, "/api/audit"), "FORBIDDEN", 403)
+    audit = api.good("GET", "/api/audit", headers=bearer)["entries"]
+    assert audit[0]["credential"] == "jwt:me"
+
+
+def part(value: Any) -> str:
+    text = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(text).decode().rstrip("=")
+
+
+def forged(header: Any, claims: Any, secret: bytes, algorithm: str = "HS256") -> str:
+    """A token that PyJWT would not make."""
+    signed = f"{part(header)}.{part(claims)}"
+    made = jwt.get_algorithm_by_name(algorithm).sign(signed.encode(), secret)
+    return f"{signed}.{part(made)}"
+
+
+BAD: dict[str, Callable[[Signer], str]] = {
+    "expired": lambda s: jwt.encode(s.claims(exp=int(time.time()) - 1), s.secret, "HS256"),
+    "not yet": lambda s: jwt.encode(s.claims(nbf=int(time.time()) + 60), s.secret, "HS256"),
+    "other secret": lambda s: jwt.encode(s.claims(), "x" * 48, "HS256"),
+    "no exp": lambda s: jwt.encode(s.claims(exp=None), s.secret, "HS256"),
+    "no sub": lambda s: jwt.encode(s.claims(sub=None), s.secret, "HS256"),
+    "no tenant": lambda s: jwt.encode(s.claims(tenant=None), s.secret, "HS256"),
+    "no scope": lambda s: jwt.encode(s.claims(scope=None), s.secret, "HS256"),
+    "unknown scope": lambda s: jwt.encode(s.claims(scope="root"), s.secret, "HS256"),
+    "scope as a list": lambda s: jwt.encode(s.claims(scope=["read"]), s.secret, "HS256"),
+    "tenant that none can be": lambda s: jwt.encode(s.claims(tenant="../x"), s.secret, "HS256"),
+    "subject of control characters": lambda s: jwt.encode(
+        s.claims(sub="a\x1b[2J\n"), s.secret, "HS256"
+    ),
+    "subject that cannot be stored": lambda s: jwt.encode(
+        s.claims(sub="\ud800"), s.secret, "HS256"
+    ),
+    "endless exp": lambda s: forged(
+        {"alg": "HS256"}, b'{"sub":"a","tenant":"t","scope":"read","exp":1e999}', s.secret.encode()
+    ),
+    "HS512": lambda s: jwt.encode(s.claims(), s.secret * 2, "HS512"),
+    "alg none": lambda s: jwt.encode(s.claims(), None, "none"),
+    "alg none of an RSA kid": lambda s: jwt.encode(s.claims(), None, "none", headers={"kid": "r"}),
+    # The public key, which anybody knows, as the secret of a symmetric signature.
+    "the public key as secret": lambda s: forged({"alg": "HS256", "kid": "r"}, s.claims(), s.pem()),
+    "wrong kid": lambda s: jwt.encode(s.claims(), s.rsa, "RS256", headers={"kid": "nobody"}),
+    "no kid": lambda s: jwt.encode(s.claims(), s.rsa, "RS256"),
+    "kid that is no string": lambda s: forged({"alg": "RS256", "kid": []}, s.claims(), b"x" * 32),
+    "kid of the other key": lambda s: jwt.encode(s.claims(), s.rsa, "RS256", headers={"kid": "e"}),
+    "RS384 of an RS256 key": lambda s: jwt.encode(s.claims(), s.rsa, "RS384", headers={"kid": "r"}),
+    "a key of its own": lambda s: jwt.encode(
+        s.claims(), ec.generate_private_key(ec.SECP256R1()), "ES256", headers={"kid": "e"}
+    ),
+    "header that nests deep": lambda _: f"{part(b'[' * 9000)}.e30.",
+    "claims that nest deep": lambda s: forged(
+        {"alg": "HS256"}, b'{"sub":' * 1400, s.secret.encode()
+    ),
+    "cut short": lambda s: jwt.encode(s.claims(), s.secret, "HS256").rpartition(".")[0],
+    "three dots": lambda _: "...",
+    "changed": lambda s: jwt.encode(s.claims(), s.secret, "HS256")[:-2] + "xx",
+}
+
+
+@pytest.mark.parametrize("make", BAD.values(), ids=BAD.keys())
+def test_a_bad_token_is_refused(signer: Signer, make: Callable[[Signer], str]) -> None:
+    answer = signer.ask(make(signer))
+    is_error(answer, "UNAUTHORIZED", 401)
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_a_secret_that_is_too_short_is_refused(another: Callable[..., Server]) -> None:
+    server = another("--jwt-secret ROOT/short")
+    (server.root / "short").write_text("x" * 31)
+    server.begin()
+    assert server.wait() == 78
+    assert "32 bytes" in server.log.read_text()

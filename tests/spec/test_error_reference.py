@@ -1,0 +1,88 @@
+"""docs/reference/errors.md: every code with the body that a real server gives for it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from quiltfn.api.app import make_app
+from quiltfn.api.errors import STATUS
+from quiltfn.api.route import ApiLimits
+from quiltfn.model.access import Caller, Scope
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.ports import AuditEntry
+from spec import errors_page
+from spec.house import is_error
+
+pytestmark = pytest.mark.sandbox
+AGAIN = "PYTHONPATH=tests .venv/bin/python -m spec.errors_page"
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, httpx.Response]:
+    return errors_page.collect()
+
+
+@pytest.mark.parametrize("code", sorted(set(STATUS) - set(errors_page.WITHOUT_A_SERVER)))
+def test_a_server_gives_each_code_with_its_status(
+    found: dict[str, httpx.Response], code: str
+) -> None:
+    body = is_error(found[code], code, STATUS[code])
+    assert body["error"]
+    if code in ("CAPACITY_FULL", "SHUTTING_DOWN", "RATE_LIMITED"):
+        assert body["retry_after"]
+    if code == "RUNTIME_UNAVAILABLE":
+        assert found[code].headers["x-invocation-id"]
+    if code == "METHOD_NOT_ALLOWED":
+        assert found[code].headers["allow"] == "GET, POST"
+    if code == "FUNCTION_NOT_ACTIVE":
+        assert body["details"]["state"] == "pending"
+        assert body["hint"]
+    if code == "UNPROCESSABLE_ENTITY":
+        assert all(body["details"][one] for one in ("expected", "received", "example"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(StoreUnavailable(), "STORE_UNAVAILABLE"), (RuntimeError("a secret"), "INTERNAL")],
+)
+async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: str) -> None:
+    """The application over a house in which something breaks under a mutating call."""
+    audited: list[AuditEntry] = []
+
+    async def append(entry: AuditEntry) -> None:
+        audited.append(entry)
+
+    async def create(*_arguments: object) -> None:
+        raise error
+
+    known = SimpleNamespace(memory_max_mib=1024, cores=1)
+    house: Any = SimpleNamespace(
+        access=SimpleNamespace(
+            is_open=False,
+            identify=lambda *_: Caller(tenant_id="t", scope=Scope.WRITE, credential="c"),
+        ),
+        health=SimpleNamespace(machine=known),
+        limits=ApiLimits(),
+        admission=SimpleNamespace(check_functions=lambda _: None),
+        catalog=SimpleNamespace(count=lambda _: 0),
+        lifecycle=SimpleNamespace(create=create),
+        clock=SimpleNamespace(unix=lambda: 0.0),
+        audit=SimpleNamespace(append=append),
+    )
+    transport = httpx.ASGITransport(app=make_app(house))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        answer = await http.post("/api/functions", json={"name": "f", "handler": "echo"})
+    is_error(answer, code, STATUS[code])
+    assert "secret" not in answer.text
+    assert [(one.status, one.error_code) for one in audited] == [(STATUS[code], code)]
+
+
+def test_the_page_is_what_a_server_says(found: dict[str, httpx.Response]) -> None:
+    page = errors_page.PAGE.read_text()
+    assert page == errors_page.render(found), f"regenerate it, as root: {AGAIN}"
+
+
+def test_the_page_has_every_code() -> None:
+    assert set(errors_page.WHEN) == set(STATUS)

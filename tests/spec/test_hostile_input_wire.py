@@ -1,0 +1,437 @@
+"""Hostile bytes on a socket: smuggled requests, sizes, slow senders, credentials, strange paths."""
+
+import gzip
+import json
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from e2e.server import Server
+from spec.conftest import Keyed
+from spec.house import (
+    Api,
+    Wire,
+    files_below,
+    forget_peak,
+    is_error,
+    new_address,
+    new_name,
+    of,
+    peak_kib,
+    raw,
+    request,
+    rss_kib,
+    statuses,
+    watched,
+)
+
+pytestmark = pytest.mark.sandbox
+FUNCTIONS = "/api/functions"
+MIB = 1024 * 1024
+JSON = {"Content-Type": "application/json"}
+
+# Smuggling -----------------------------------------------------------------------------------
+# Each vector carries, where a second parser might see it, a request that would create a function.
+
+
+def create(name: str) -> bytes:
+    body = json.dumps({"name": name, "handler": "echo"}).encode()
+    return request("POST", FUNCTIONS, JSON | {"Content-Length": str(len(body))}, body)
+
+
+def post(*lines: str, body: bytes = b"", end: str = "\r\n") -> bytes:
+    """A POST of these header lines as they stand, whose body hides another request."""
+    first = [f"POST {FUNCTIONS} HTTP/1.1", "Host: 127.0.0.1", *lines]
+    return end.join([*first, "", ""]).encode("latin-1") + body
+
+
+PHANTOM = create("phantom")
+LENGTH = f"Content-Length: {len(PHANTOM)}"
+CHUNKED = b"0\r\n\r\n"
+HIDDEN = CHUNKED + PHANTOM
+
+
+def chunked(body: bytes) -> bytes:
+    return post("Transfer-Encoding: chunked", body=body)
+
+
+REFUSED: dict[str, bytes] = {
+    "CL and TE": post(LENGTH, "Transfer-Encoding: chunked", body=CHUNKED + PHANTOM),
+    "TE and CL": post("Transfer-Encoding: chunked", LENGTH, body=CHUNKED + PHANTOM),
+    "two lengths that differ": post("Content-Length: 0", LENGTH, body=PHANTOM),
+    "two lengths the other way": post(LENGTH, "Content-Length: 0", body=PHANTOM),
+    "two equal lengths": post("Content-Length: 0", "Content-Length: 0", body=PHANTOM),
+    "length with a plus": post("Content-Length: +5", body=PHANTOM),
+    "length with a minus": post("Content-Length: -1", body=PHANTOM),
+    "length in hexadecimal": post("Content-Length: 0x5", body=PHANTOM),
+    "list of lengths": post("Content-Length: 5, 5", body=PHANTOM),
+    "length of two words": post("Content-Length: 5 5", body=PHANTOM),
+    "length with an underscore": post("Content-Length: 1_0", body=PHANTOM),
+    "length of letters": post("Content-Length: five", body=PHANTOM),
+    "length that overflows": post(f"Content-Length: {2**64 + 5}", body=PHANTOM),
+    "length of nothing": post("Content-Length:", body=PHANTOM),
+    "length in other digits": post("Content-Length: \u00b2", body=PHANTOM),
+    "unknown TE": post("Transfer-Encoding: xchunked", body=CHUNKED + PHANTOM),
+    "TE chunked then identity": post("Transfer-Encoding: chunked, identity", body=HIDDEN),
+    "TE identity": post("Transfer-Encoding: identity", body=PHANTOM),
+    "TE behind a vertical tab": post("Transfer-Encoding:\x0bchunked", body=CHUNKED + PHANTOM),
+    "TE in quotes": post('Transfer-Encoding: "chunked"', body=CHUNKED + PHANTOM),
+    "space before the colon": post("Content-Length : 0", body=PHANTOM),
+    "TE with a space before the colon": post("Transfer-Encoding : chunked", body=CHUNKED + PHANTOM),
+    "folded line": post("X: a", f" {LENGTH}", body=PHANTOM),
+    "folded TE": post("Transfer-Encoding:", " chunked", body=CHUNKED + PHANTOM),
+    "bare line feeds": post("Content-Length: 0", body=PHANTOM, end="\n"),
+    "bare carriage returns": post("Content-Length: 0", body=PHANTOM, end="\r"),
+    "line feed in a header": post(f"X: a\n{LENGTH}", body=PHANTOM),
+    "carriage return in a header": post(f"X: a\r{LENGTH}", body=PHANTOM),
+    "NUL in a value": post("X: a\0b", "Content-Length: 0", body=PHANTOM),
+    "NUL in a name": post("X\0: a", "Content-Length: 0", body=PHANTOM),
+    "header without a colon": post("Rubbish", "Content-Length: 0", body=PHANTOM),
+    "header without a name": post(": a", "Content-Length: 0", body=PHANTOM),
+    "chunk size of 2^64": chunked(b"10000000000000005\r\n" + PHANTOM),
+    "negative chunk size": chunked(b"-1\r\n" + PHANTOM),
+    "chunk size with 0x": chunked(b"0x0\r\n\r\n" + PHANTOM),
+    "chunk size of letters": chunked(b"zz\r\n" + PHANTOM),
+    "chunk that is longer than said": chunked(b"1\r\nabc\r\n" + PHANTOM),
+    "chunk end without return": chunked(b"1\na\n0\n\n" + PHANTOM),
+    "line feed in a chunk extension": chunked(b"0;a\nb\r\n\r\n" + PHANTOM),
+    "100 KB header": post(f"X: {'a' * 100_000}", "Content-Length: 0", body=PHANTOM),
+    "10,000 headers": post(*[f"X{n}: a" for n in range(10_000)], "Content-Length: 0", body=PHANTOM),
+    "101 headers": post(*[f"X{n}: a" for n in range(101)], "Content-Length: 0", body=PHANTOM),
+    "20 KB address": request("GET", f"/{'a' * 20_000}") + PHANTOM,
+    "HTTP/0.9": b"GET /health\r\n",
+    "HTTP/1.1 in small letters": b"GET /health http/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
+    "HTTP/3.7": b"GET /health HTTP/3.7\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
+    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + PHANTOM,
+    "no method": b" /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
+    "unknown method": b"BREW /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
+    "space in the address": b"GET /he alth HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
+    "TLS hello": bytes.fromhex("16030100a5010000a10303") + b"x" * 160,
+}  # fmt: skip
+STATUSES = {400, 414, 431, 501, 505}
+
+
+@pytest.fixture
+def count(anybody: Api) -> Callable[[], int]:
+    """Of functions: a second request that was seen would have made one."""
+    assert anybody.count() == 0
+    return anybody.count
+
+
+@pytest.mark.parametrize("vector", REFUSED.values(), ids=REFUSED.keys())
+def test_an_ambiguous_request_is_refused_and_nothing_behind_it_is_read(
+    open_server: Server, count: Callable[[], int], vector: bytes
+) -> None:
+    wire = Wire(open_server.url)
+    answer = wire.send(vector).receive()
+    wire.close()
+    assert count() == 0, answer[:300]
+    found = statuses(answer)
+    assert len(found) <= 1, answer[:600]
+    assert all(one in STATUSES for one in found), answer[:300]
+
+
+def test_a_connection_is_closed_after_a_refusal(open_server: Server) -> None:
+    wire = Wire(open_server.url)
+    answer = wire.send(REFUSED["two lengths that differ"]).receive()
+    assert statuses(answer) == [400]
+    wire.socket.settimeout(2)
+    assert wire.socket.recv(10) == b""
+    wire.close()
+
+
+def test_the_probe_can_fail(open_server: Server, anybody: Api) -> None:
+    """Negative control: the hidden request, sent openly, does make a function."""
+    both = post("Content-Length: 0", body=PHANTOM)
+    assert statuses(raw(open_server.url, both)) == [415, 201] or anybody.count() == 1
+    assert anybody.count() == 1
+
+
+def test_an_absolute_address_is_the_same_route(open_server: Server) -> None:
+    answer = raw(open_server.url, request("GET", "http://127.0.0.1/health"))
+    assert statuses(answer) in ([200], [404])
+    foreign = raw(open_server.url, request("GET", "http://evil.test/api/functions"))
+    assert statuses(foreign)[0] in (400, 403, 404, 200)
+
+
+def test_two_hosts_are_not_both_believed(open_server: Server) -> None:
+    two = b"GET /api/functions HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.test\r\n\r\n"
+    assert statuses(raw(open_server.url, two))[0] in (400, 403)
+
+
+# Sizes -----------------------------------------------------------------------------------------
+
+
+def padded(size: int) -> bytes:
+    """A create of exactly so many bytes."""
+    plain = json.dumps({"name": new_name(), "handler": "echo"}).encode()
+    return plain + b" " * (size - len(plain))
+
+
+def test_a_body_at_the_limit_is_taken_and_a_byte_more_is_not(anybody: Api) -> None:
+    headers = JSON
+    answer = anybody("POST", FUNCTIONS, content=padded(MIB), headers=headers)
+    assert answer.status_code == 201
+    answer = anybody("POST", FUNCTIONS, content=padded(MIB + 1), headers=headers)
+    is_error(answer, "PAYLOAD_TOO_LARGE", 413)
+    path = f"{of(anybody.active())}/invoke"
+    for size, status in ((8 * MIB, 200), (8 * MIB + 1, 413)):
+        body = b'{"payload":null}' + b" " * (size - 16)
+        assert anybody("POST", path, content=body, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("path", [FUNCTIONS, f"{FUNCTIONS}/invoke/nobody"])
+@pytest.mark.parametrize("way", ["length", "chunks"])
+def test_100_megabytes_are_refused_soon_and_not_kept(
+    open_server: Server, way: str, path: str
+) -> None:
+    limit_kib = (MIB if path == FUNCTIONS else 8 * MIB) // 1024
+    forget_peak(open_server.pid)
+    before = rss_kib(open_server.pid)
+    piece = b"x" * MIB
+    framing = {"Content-Length": str(100 * MIB)} if way == "length" else {}
+    framing = framing or {"Transfer-Encoding": "chunked"}
+    began = time.monotonic()
+    wire = Wire(open_server.url)
+    sender = threading.Thread(target=_send_all, args=(wire, path, framing, piece))
+    sender.start()
+    answer = wire.receive(3)
+    took = time.monotonic() - began
+    wire.close()
+    sender.join()
+    assert statuses(answer) == [413]
+    assert took < 2
+    grown = peak_kib(open_server.pid) - before
+    print(f"{way} {path}: grew by {grown} KiB")
+    assert grown <= 2 * limit_kib + 4096
+
+
+def _send_all(wire: Wire, path: str, framing: dict[str, str], piece: bytes) -> None:
+    wire.send(request("POST", path, JSON | framing))
+    is_chunked = "Transfer-Encoding" in framing
+    for _ in range(100):
+        wire.send(b"%x\r\n%s\r\n" % (len(piece), piece) if is_chunked else piece)
+
+
+def keys(count: int, twin: bool) -> bytes:
+    names = [b'"%x":0' % number for number in range(count)]
+    return b"{" + b",".join([*names, *([b'"0":0'] if twin else [])]) + b"}"
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_very_many_keys_are_refused_soon(anybody: Api, open_server: Server, twin: bool) -> None:
+    forget_peak(open_server.pid)
+    before = rss_kib(open_server.pid)
+    path = f"{FUNCTIONS}/invoke/nobody"
+    for where, count in ((FUNCTIONS, 95_000), (path, 700_000)):
+        began = time.monotonic()
+        answer = anybody("POST", where, content=keys(count, twin), headers=JSON)
+        is_error(answer, "BAD_REQUEST", 400)
+        assert time.monotonic() - began < 2
+    grown = peak_kib(open_server.pid) - before
+    print(f"grew by {grown} KiB")
+    assert grown <= 2 * 8 * 1024 + 4096
+
+
+@pytest.mark.parametrize("piece", [b"[],", b"0,", b"0.1,", b"{},", b'"",', b'"\\\\",'])
+def test_very_many_values_are_refused_before_they_are_made(
+    anybody: Api, open_server: Server, piece: bytes
+) -> None:
+    forget_peak(open_server.pid)
+    before = rss_kib(open_server.pid)
+    body = b"[" + piece * (8 * MIB // len(piece) - 2) + b"0]"
+    began = time.monotonic()
+    answer = anybody("POST", f"{FUNCTIONS}/invoke/nobody", content=body, headers=JSON)
+    is_error(answer, "BAD_REQUEST", 400)
+    assert time.monotonic() - began < 2
+    assert peak_kib(open_server.pid) - before <= 3 * 8 * 1024 + 4096
+
+
+def test_a_long_payload_of_commas_and_quotes_is_one_value(anybody: Api) -> None:
+    payload = '{"a":[1,2,"\\"]},' * 100_000
+    record = anybody.invoke(anybody.active("wc -c"), payload)
+    assert int(record["stdout"]) == len(payload)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "identity, gzip"])
+def test_a_packed_body_is_not_unpacked(anybody: Api, encoding: str) -> None:
+    bomb = gzip.compress(b" " * (100 * MIB), 9)
+    headers = JSON | {"Content-Encoding": encoding}
+    began = time.monotonic()
+    answer = anybody("POST", FUNCTIONS, content=bomb, headers=headers)
+    assert answer.status_code in (400, 413, 415)
+    assert time.monotonic() - began < 2
+
+
+def test_a_body_that_is_not_whole_makes_nothing(open_server: Server, anybody: Api) -> None:
+    body = json.dumps({"name": new_name(), "handler": "echo"}).encode()
+    cut = request("POST", FUNCTIONS, JSON | {"Content-Length": str(len(body) + 10)}, body)
+    wire = Wire(open_server.url)
+    wire.send(cut)
+    wire.close()
+    anybody.good("GET", "/health")
+    assert anybody.count() == 0
+
+
+def test_a_pipeline_is_answered_in_order(open_server: Server, anybody: Api) -> None:
+    two = request("GET", "/health") + request("GET", "/nowhere") + create(new_name())
+    assert statuses(raw(open_server.url, two)) == [200, 404, 201]
+    assert anybody.count() == 1
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Server]:
+    with watched("--head-timeout-s 1 --body-timeout-s 1") as server:
+        yield server.start()
+
+
+def test_a_head_or_a_body_that_never_ends_is_given_up(impatient: Server) -> None:
+    head, body = Wire(impatient.url), Wire(impatient.url)
+    began = time.monotonic()
+    head.send(b"GET /health HTTP/1.1\r\nX: ")
+    body.send(request("POST", FUNCTIONS, JSON | {"Content-Length": "100"}, b"{"))
+    assert statuses(body.receive(3)) == [400]
+    assert statuses(head.receive(3)) in ([], [408])
+    assert time.monotonic() - began < 4
+    for wire in (head, body):
+        wire.close()
+
+
+# Credentials -----------------------------------------------------------------------------------
+
+
+def credentials(keyed: Keyed) -> dict[str, dict[str, bytes | str]]:
+    key = keyed.key(new_name(), "read")["key"]
+    return {
+        "none": {},
+        "empty key": {"X-Api-Key": ""},
+        "empty bearer": {"Authorization": "Bearer"},
+        "basic": {"Authorization": "Basic " + key},
+        "bare": {"Authorization": key},
+        "prefix": {"X-Api-Key": key[:-1]},
+        "more": {"X-Api-Key": key + "x"},
+        "other case": {"X-Api-Key": key.upper()},
+        "its prefix alone": {"X-Api-Key": key[:21]},
+        "same prefix, other secret": {"X-Api-Key": key[:22] + "x" * 43},
+        "of another server": {"X-Api-Key": "quilt_sk_" + "a" * 12 + "_" + "x" * 43},
+        "high bytes": {"X-Api-Key": "ä".encode("latin-1") * 50},
+        "unicode": {"X-Api-Key": "ключ".encode()},
+        "a wrong key and a right bearer": {"X-Api-Key": "x", "Authorization": f"Bearer {key}"},
+    }
+
+
+NAMES = ["none", "empty key", "empty bearer", "basic", "bare", "prefix", "more", "other case",
+         "its prefix alone", "same prefix, other secret", "of another server", "high bytes",
+         "unicode", "a wrong key and a right bearer"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_credential_is_refused(keyed: Keyed, name: str) -> None:
+    headers = credentials(keyed)[name]
+    api = Api(keyed.server.url, address=new_address())
+    answer = api("GET", FUNCTIONS, headers=headers)
+    is_error(answer, "UNAUTHORIZED", 401)
+    assert answer.headers["www-authenticate"]
+
+
+def test_two_authorizations_and_a_key_with_nul_and_a_megabyte_token(keyed: Keyed) -> None:
+    key = keyed.key(new_name(), "read")["key"]
+    url = keyed.server.url
+    lines = b"GET /api/functions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    two = lines + b"Authorization: Bearer x\r\nAuthorization: Bearer %s\r\n\r\n" % key.encode()
+    assert statuses(raw(url, two)) == [401]
+    assert statuses(raw(url, lines + b"X-Api-Key: %s\0\r\n\r\n" % key.encode())) == [400]
+    huge = raw(url, lines + b"X-Api-Key: " + b"x" * MIB + b"\r\n\r\n")
+    assert statuses(huge) in ([431], [])
+
+
+def test_a_key_in_the_address_counts_for_nothing_and_is_not_logged(keyed: Keyed) -> None:
+    key = keyed.key(new_name(), "read")["key"]
+    for name in ("token", "api_key", "key", "X-Api-Key"):
+        answer = Api(keyed.server.url)("GET", FUNCTIONS, params={name: key})
+        is_error(answer, "UNAUTHORIZED", 401)
+    assert key not in keyed.server.log.read_text()
+    assert key.encode() not in files_below(keyed.server.data_dir)
+
+
+def test_who_guesses_is_stopped_and_who_knows_is_not(keyed: Keyed) -> None:
+    address = new_address()
+    good = Api(keyed.server.url, keyed.key(new_name(), "read")["key"], address=address)
+    codes: list[int] = []
+    refused: list[int] = []
+    done = threading.Event()
+
+    def guess(number: int) -> None:
+        text = f"quilt_sk_{number:012x}_" + "x" * 43
+        wrong = Api(keyed.server.url, text, address=address)
+        while not done.is_set():
+            refused.append(wrong("GET", FUNCTIONS).status_code)
+
+    guessers = [threading.Thread(target=guess, args=(number,)) for number in range(4)]
+    began = time.monotonic()
+    for one in guessers:
+        one.start()
+    while time.monotonic() - began < 1.5:
+        codes.append(good("GET", FUNCTIONS).status_code)
+    done.set()
+    for one in guessers:
+        one.join()
+    print(f"{len(refused) / 1.5:.0f} guesses/s, {refused.count(401)} answered 401, "
+          f"{len(codes)} good calls")  # fmt: skip
+    assert set(codes) == {200}
+    assert refused.count(401) == 20
+    assert set(refused) == {401, 429}
+    assert len(refused) > 200
+
+
+# Strange paths and methods without keys ----------------------------------------------------------
+
+STRANGE = [
+    ("TRACE", "/api/functions", 405),
+    ("OPTIONS", "/api/functions", 405),
+    ("PATCH", "/api/functions", 405),
+    ("CONNECT", "127.0.0.1:80", None),
+    ("GET", "//api/functions", 404),
+    ("GET", "/api//functions", 404),
+    ("GET", "/api/functions/", 404),
+    ("GET", "/api/functions/..%2f", 404),
+    ("GET", "/api/functions/%2e%2e/keys", 404),
+    ("GET", "/api/functions/../keys", 404),
+    ("GET", "/%61pi/functions/%00", 404),
+    ("GET", "/api/functions/%ff%fe", 404),
+    ("GET", "/api/functions?%zz", 422),
+    ("GET", "/api/functions/;/help", 404),
+    ("GET", "/API/functions", 404),
+    ("DELETE", "/api/functions", 405),
+    ("PUT", "/health", 405),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), STRANGE)
+def test_a_strange_path_or_method_leads_nowhere(
+    open_server: Server, count: Callable[[], int], method: str, path: str, status: int | None
+) -> None:
+    answer = raw(open_server.url, request(method, path, {"Connection": "close"}))
+    found = statuses(answer)
+    assert found == [status] if status else found[0] >= 400
+    if status == 405:
+        assert b"\r\nallow: " in answer
+    assert count() == 0
+
+
+def test_another_tenants_id_takes_no_more_and_no_less_time(keyed: Keyed) -> None:
+    theirs = keyed.caller(new_name()).create()
+    mine = keyed.caller(new_name())
+    times: dict[str, list[float]] = {theirs: [], "0" * 36: []}
+    client: Any = mine
+    for _ in range(300):
+        for one, found in times.items():
+            began = time.perf_counter()
+            client("GET", of(one))
+            found.append(time.perf_counter() - began)
+    medians = [statistics.median(found) for found in times.values()]
+    assert abs(medians[0] - medians[1]) < 0.001

@@ -1,0 +1,16 @@
+"""The server against its own OpenAPI document, briefly; `scripts/soak fuzz` does it for long."""
+
+import pytest
+
+from spec.fuzz import run
+
+pytestmark = pytest.mark.sandbox
+REQUESTS = 1000
+
+
+def test_no_answer_breaks_the_document_and_nothing_wrong_is_taken() -> None:
+    report = run(REQUESTS, examples=2)
+    print(report)
+    assert not report.failures, "\n".join(report.failures)
+    assert report.requests >= REQUESTS
+    assert report.operations >= 30
