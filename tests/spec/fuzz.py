@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from e2e.server import Server
-from spec.house import make_secret, token, watched
+from spec.fuzz_hooks import HANDLERS
+from spec.house import Api, make_secret, token, watched
 
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 HERE = Path(__file__).resolve().parent
@@ -68,7 +69,17 @@ def fuzz(server: Server, secret: str, requests: int, examples: int) -> Report:
         )
         if seed == 1:
             _round(server, [], OPEN_PHASES, (seed, 1), report)
+        strange = _handlers(server, bearer) - set(HANDLERS)
+        if strange:
+            report.failures.append(f"the fuzzer made functions with other handlers: {strange}")
     return report
+
+
+def _handlers(server: Server, bearer: str) -> set[str]:
+    """Of the functions that are left: a negative control of `fuzz_hooks`."""
+    headers = {"Authorization": f"Bearer {bearer}"}
+    found = Api(server.url).good("GET", "/api/functions", headers=headers)["functions"]
+    return {one["handler"] for one in found}
 
 
 def _round(

@@ -167,6 +167,20 @@ def test_a_pause_lets_running_calls_finish_and_empties_the_pool(tenant: Api) -> 
     until(lambda: tenant.pool(function_id)["total_count"] == 0, 5)
 
 
+def test_a_deletion_ends_the_calls_that_wait(tenant: Api) -> None:
+    function_id = tenant.active("sleep 1", max_instances=1)
+    path = f"{of(function_id)}/invoke"
+    first, running = in_background(lambda: tenant("POST", path, {}))
+    until(lambda: tenant.pool(function_id)["busy_count"] == 1)
+    second, waiting = in_background(lambda: tenant("POST", path, {}))
+    time.sleep(0.2)
+    tenant.good("DELETE", of(function_id), status=204)
+    second.join(0.5)
+    assert waiting[0].json()["error_code"] == "NOT_FOUND"
+    first.join()
+    assert running[0].json()["status"] == "success"
+
+
 def test_an_update_never_touches_the_active_version(tenant: Api) -> None:
     function_id = tenant.active("sleep 1; echo 1", max_instances=3)
     thread, running = in_background(lambda: tenant.invoke(function_id))

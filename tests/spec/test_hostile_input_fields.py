@@ -254,7 +254,7 @@ FAILS = [
     "/missing",
     "/etc/passwd/x",
     "/root/../x".replace("/..", ""),
-    "/home/nobody",
+    "/media/nobody",
 ]
 
 

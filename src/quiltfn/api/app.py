@@ -89,6 +89,7 @@ class Endpoint:
             return Response(status_code=499)
         except Exception:
             answer = _bug(request, request_id)
+        self._tell(request, answer, request_id)
         return Response(answer.body, answer.status, {**answer.headers, "x-request-id": request_id})
 
     async def _answer(self, request: Request, request_id: str) -> Rendered:
@@ -109,6 +110,22 @@ class Endpoint:
             return await execute()
         slot = slot_for(caller.tenant_id, request.method, request.url.path, key, raw)
         return await self._house.idempotency.run(slot, execute)
+
+    def _tell(self, request: Request, answer: Rendered, request_id: str) -> None:
+        """Logs what was refused and what changed something. A call that went well has its record,
+        and a line for each would cost more than keeping that. The path, never the query: it may
+        hold a credential.
+        """
+        route = self._routes.get(request.method)
+        if answer.status >= 400 or (route is not None and route.action is not None):
+            _log.info(
+                "request",
+                method=request.method,
+                path=request.scope["path"],
+                status=answer.status,
+                request_id=request_id,
+                invocation_id=answer.headers.get("x-invocation-id"),
+            )
 
     def _caller(self, route: Route, request: Request) -> Caller:
         if route.scope is None:
