@@ -264,7 +264,7 @@ NEEDS = {
     ("POST", f"/api/elasticity/control{ID[4:]}/pool-target"): "write",
     ("GET", "/api/elasticity/control/operations/x"): "read",
     ("GET", "/api/system/info"): "read",
-    ("GET", "/metrics"): "read",
+    ("GET", "/metrics"): "operator",
     ("GET", "/api/keys"): "admin",
     ("POST", "/api/keys"): "admin",
     ("DELETE", "/api/keys/x"): "admin",

@@ -197,7 +197,10 @@ def document(handler: Handler, answer: type) -> Route:
     )
 
 
-METRICS = Route(handler=system.show_metrics, scope=READ, answer=str, texts=("text/plain",))
+# Its numbers are of the whole node, so no tenant may read them.
+METRICS = Route(
+    handler=system.show_metrics, scope=Scope.OPERATOR, answer=str, texts=("text/plain",)
+)
 DOCS = Route(handler=system.docs, scope=None, answer=str, texts=("text/html",))
 HEALTH = document(system.health, admin_schema.HealthAnswer)
 
