@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A tour of the API against a throw-away server: each request, its answer, and whether it holds.
 
-Raw HTTP on purpose, not the client library: what is shown here can be typed with curl.
+Raw HTTP on purpose, not the client library: what is shown here can be typed with curl. The bodies
+are those of GET /api/functions/examples.
 """
 
 import argparse
@@ -25,6 +26,9 @@ from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
+from quiltfn.api.guide import INVOKE_BODY
+from quiltfn.api.parse import CREATE_BODY
+
 ROOT = Path(__file__).resolve().parent.parent
 QUILTFN = ROOT / ".venv" / "bin" / "quiltfn"
 LISTENING = re.compile(r'listening on (http://[^\s"]+)')
@@ -32,26 +36,6 @@ START_S = 15.0
 STOP_S = 45.0  # a drain may take 30 s
 LINES_MAX = 26
 
-CREATE = {
-    "name": "my-function",
-    "cluster_id": "cluster_123",
-    "description": "Processes incoming data",
-    "handler": "echo hello",
-    "runtime": "shell",
-    "memory_limit_mb": 256,
-    "cpu_limit_percent": 25.0,
-    "timeout_seconds": 30,
-    "environment": {"NODE_ENV": "production"},
-    "min_instances": 0,
-    "max_instances": 5,
-    "cleanup_on_exit": True,
-    "working_directory": "/app",
-}
-INVOKE = {
-    "payload": '{"key":"value"}',
-    "environment": {"EXTRA_VAR": "value"},
-    "timeout_seconds": 30,
-}
 SHOWS_WHAT_IT_GETS = 'echo "payload=$QUILT_PAYLOAD EXTRA_VAR=$EXTRA_VAR NODE_ENV=$NODE_ENV"'
 WHAT_IT_GETS = 'payload={"key":"value"} EXTRA_VAR=value NODE_ENV=production\n'
 
@@ -231,14 +215,14 @@ def tour(at: Tour) -> None:
 
 
 def make_and_call(at: Tour) -> str:
-    made = at.ask("Create a function", ("POST", "/api/functions"), CREATE, status=201)
+    made = at.ask("Create a function", ("POST", "/api/functions"), CREATE_BODY, status=201)
     at.expect(made, name="my-function", state="pending", version=1)
     function = f"/api/functions/{made['function_id']}"
 
     deployed = at.ask("Deploy it: an instance is made ready", ("POST", f"{function}/deploy"))
     at.expect(deployed, state="active", error_message=None)
 
-    call = at.ask("Invoke it by id", ("POST", f"{function}/invoke"), INVOKE)
+    call = at.ask("Invoke it by id", ("POST", f"{function}/invoke"), INVOKE_BODY)
     at.expect(call, status="success", exit_code=0, stdout="hello\n", cold_start=False)
     return function
 
@@ -250,7 +234,7 @@ def update_and_roll_back(at: Tour, function: str) -> None:
     updated = at.ask("Update the handler: version 2 takes over", ("PUT", function), change)
     at.expect(updated, current_version=2, handler=SHOWS_WHAT_IT_GETS, state="active")
 
-    call = at.ask("Invoke it by name: what the handler gets", by_name, INVOKE)
+    call = at.ask("Invoke it by name: what the handler gets", by_name, INVOKE_BODY)
     at.expect(call, status="success", stdout=WHAT_IT_GETS, cold_start=False)
 
     listed = at.ask("Both versions are kept", ("GET", f"{function}/versions"))["versions"]
@@ -260,7 +244,7 @@ def update_and_roll_back(at: Tour, function: str) -> None:
     back = at.ask("Roll back", ("POST", f"{function}/rollback"), {"version": 1})
     at.expect(back, current_version=1, handler="echo hello", state="active")
 
-    call = at.ask("Invoke it again: version 1 was kept warm", by_name, INVOKE)
+    call = at.ask("Invoke it again: version 1 was kept warm", by_name, INVOKE_BODY)
     at.expect(call, status="success", stdout="hello\n", cold_start=False)
 
 
@@ -269,7 +253,7 @@ def pause_and_resume(at: Tour, function: str) -> None:
     at.expect(paused, success=True, message=None)
 
     invoke = ("POST", f"{function}/invoke")
-    refused = at.ask("A call is now refused, with a hint", invoke, INVOKE, status=409)
+    refused = at.ask("A call is now refused, with a hint", invoke, INVOKE_BODY, status=409)
     at.expect(refused, error_code="FUNCTION_NOT_ACTIVE")
     at.expect(refused["details"] or {}, state="paused")
     at.check(bool(refused["hint"]), "a refused call should say what helps")

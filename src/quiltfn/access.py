@@ -128,22 +128,19 @@ async def make_key(
     check_tenant(tenant_id)
     if expires_s is not None and not 1 <= expires_s <= EXPIRES_MAX_S:
         raise Unprocessable.field("expires", "between 1 second and 10 years", expires_s, "30d")
-    if scope is None:
-        scope = Scope.WRITE if await keys.load() else Scope.OPERATOR
     prefix = secrets.token_hex(6)
     text = f"quilt_sk_{prefix}_{secrets.token_urlsafe(32)}"
     now = int(clock.unix())
     key = Key(
         id=new_id(),
         tenant_id=tenant_id,
-        scope=scope,
+        scope=scope or Scope.WRITE,
         prefix=prefix,
         digest=digest_of(text),
         created_at=now,
         expires_at=None if expires_s is None else now + expires_s,
     )
-    await keys.add(key)
-    return key, text
+    return await keys.add(key, None if scope else Scope.OPERATOR), text
 
 
 async def revoke_key(keys: Keys, clock: Clock, key_id: str, tenant_id: str | None = None) -> Key:

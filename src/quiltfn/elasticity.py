@@ -10,7 +10,7 @@ from quiltfn.ports import Clock, Operation, Operations
 
 POOL_TARGET = "elasticity.function_pool_target"
 APPLIED, FAILED = "succeeded", "failed"
-REPLAY = "ELASTICITY_IDEMPOTENCY_REPLAY"
+REPLAY, INTERRUPTED = "ELASTICITY_IDEMPOTENCY_REPLAY", "ELASTICITY_INTERRUPTED"
 
 
 class Elasticity:
@@ -18,6 +18,22 @@ class Elasticity:
 
     def __init__(self, lifecycle: Lifecycle, operations: Operations, clock: Clock) -> None:
         self._lifecycle, self._operations, self._clock = lifecycle, operations, clock
+
+    async def restore(self) -> None:
+        """At start: what the last server left without an end has failed, as far as anybody knows.
+
+        A repetition with another key does no harm: targets are set, not added to.
+        """
+        for operation in await self._operations.running():
+            ended = msgspec.structs.replace(
+                operation,
+                status=FAILED,
+                reason_code=INTERRUPTED,
+                reason_message="the server ended while the operation was running; "
+                "the function shows whether its targets were set",
+                retryable=True,
+            )
+            await self._operations.finish(ended)
 
     async def target(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
         """New targets, at once. Raises `Unprocessable`."""

@@ -123,6 +123,8 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         catalog = Catalog()
         lifecycle = Lifecycle(catalog, store, pools, clock, place_of(given))
         await lifecycle.restore()
+        elasticity = Elasticity(lifecycle, SqlOperations(store.database), clock)
+        await elasticity.restore()
         health = Health(given.machine, store, journal, chosen.data_dir)
         metrics.started(__version__)
         work = (reap(pools), access.keep_fresh(), tidy(audit, answers, clock, chosen.audit_days))
@@ -136,7 +138,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
                 idempotency=Idempotency(answers, clock),
                 catalog=catalog,
                 lifecycle=lifecycle,
-                elasticity=Elasticity(lifecycle, SqlOperations(store.database), clock),
+                elasticity=elasticity,
                 invoker=Invoker(pools, journal, clock, given.machine.node_id),
                 pools=pools,
                 journal=journal,

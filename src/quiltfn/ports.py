@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from quiltfn.model.access import Key
+from quiltfn.model.access import Key, Scope
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Ended, How, Invocation, Status
 from quiltfn.model.pool import PoolCounts, PoolLimits
@@ -239,8 +239,11 @@ class Keys(Protocol):
     async def load(self) -> Sequence[Key]:
         """Every key that was ever made, oldest first."""
 
-    async def add(self, key: Key) -> None:
-        """Keeps a new key."""
+    async def add(self, key: Key, first_scope: Scope | None = None) -> Key:
+        """Keeps a new key and returns it; the first key ever made gets `first_scope`, if given.
+
+        One step: of any number of keys that are added at once, one is the first.
+        """
 
     async def revoke(self, key: Key, now: int) -> Key:
         """Ends a key for good and returns it as it is then."""
@@ -337,6 +340,9 @@ class Operations(Protocol):
 
     async def finish(self, operation: Operation) -> None:
         """Keeps its end."""
+
+    async def running(self) -> Sequence[Operation]:
+        """Every operation without an end."""
 
     async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
         """One operation of the tenant."""

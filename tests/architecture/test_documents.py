@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TRACKED = subprocess.run(
     ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
 ).stdout.split("\0")
+EXAMPLE = "Processes incoming data"
 DOCUMENTS = [ROOT / name for name in TRACKED if name.endswith(".md")]
 
 
@@ -35,6 +36,16 @@ def test_no_file_names_a_machine_path_or_a_registry_host() -> None:
         path = ROOT / name
         if name and path.is_file() and path.suffix not in {".png", ".bin"}:
             assert not banned.search(path.read_text(errors="replace")), name
+
+
+def test_the_example_of_a_create_is_written_down_once() -> None:
+    ours = [name for name in TRACKED if name.startswith(("src/", "scripts/"))]
+    told = [name for name in ours if (path := ROOT / name).is_file() and EXAMPLE in read(path)]
+    assert told == ["src/quiltfn/api/parse.py"]
+
+
+def read(path: Path) -> str:
+    return path.read_text(errors="replace")
 
 
 def test_licence_and_changelog_are_there() -> None:

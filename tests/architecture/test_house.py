@@ -39,7 +39,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "sdk": set(),
     "cli": {"sdk"},
     "settings": set(),
-    "operator": {"launcher", "settings", "access", "model", "store"},
+    "operator": {"launcher", "settings", "access", "ids", "model", "ports", "store"},
     "main": {"api", "pool", "sandbox", "store", "settings"} | CORE | VERBS,
     "__main__": {"cli", "operator"},
     "__init__": set(),

@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, insert, pool
 
 from contract.store_box import (
     STORES,
+    FixedClock,
     StoreOpener,
     a_function,
     a_version,
@@ -24,6 +25,7 @@ from contract.store_box import (
     ids,
     rows,
 )
+from quiltfn.access import make_key
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.errors import Conflict, NotFound, Unprocessable
 from quiltfn.ports import Audit, AuditEntry, Keys, Operation, Operations
@@ -185,6 +187,30 @@ async def test_a_server_sees_at_once_what_a_tool_does_to_the_keys(
     assert len({at_first, after_adding, after_revoking}) == 3
 
 
+async def test_of_keys_that_are_made_at_once_one_is_the_first(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    # Two people follow the installation guide on one machine in the same minute.
+    async with SqliteStore.open(tmp_path, alone=False) as beside:
+        stores = (store, beside) * 4
+        made = await asyncio.gather(
+            *(make_key(SqlKeys(one.database), FixedClock(), "t", None, None) for one in stores)
+        )
+    scopes = sorted(key.scope for key, _ in made)
+    assert scopes == [Scope.OPERATOR] + [Scope.WRITE] * 7
+    kept = await SqlKeys(store.database).load()
+    assert {key.id: key.scope for key in kept} == {key.id: key.scope for key, _ in made}
+
+
+async def test_only_the_first_key_ever_gets_the_scope_of_the_first(store: SqliteStore) -> None:
+    keys: Keys = SqlKeys(store.database)
+    asked, first, later = a_key(scope=Scope.READ), a_key(), a_key()
+    assert await keys.add(asked) == asked
+    assert await keys.revoke(asked, NOW) == replace(asked, revoked_at=NOW)
+    assert await keys.add(first, Scope.OPERATOR) == first  # a revoked key was the first
+    assert await keys.add(later, Scope.OPERATOR) == later
+
+
 # Audit ---------------------------------------------------------------------------------------
 
 
@@ -274,6 +300,15 @@ async def test_an_operation_is_begun_once_for_its_tenant_and_key(
         assert await operations.get("default", first.operation_id) == ended
         assert await operations.get("other", first.operation_id) is None
         assert await operations.get("default", again.operation_id) is None
+
+
+async def test_the_operations_without_an_end_are_found(store: SqliteStore) -> None:
+    operations: Operations = SqlOperations(store.database)
+    left, ended = an_operation(), an_operation(tenant_id="other")
+    for operation in (left, ended):
+        await operations.begin(operation)
+    await operations.finish(replace(ended, status="succeeded"))
+    assert list(await operations.running()) == [left]
 
 
 # Coming from the first schema ----------------------------------------------------------------

@@ -89,6 +89,16 @@ def test_the_api_key_wins_over_the_bearer(keyed: Keyed) -> None:
     is_error(wrong, "UNAUTHORIZED", 401)
 
 
+@pytest.mark.parametrize("name", ["Authorization", "X-Api-Key"])
+def test_two_headers_of_one_name_are_refused(keyed: Keyed, name: str) -> None:
+    key = keyed.key(new_name(), "read")["key"]
+    value = f"Bearer {key}" if name == "Authorization" else key
+    for headers in ([(name, value), (name, "x")], [(name, value), (name.lower(), value)]):
+        answer = Api(keyed.server.url)("GET", LIST, headers=headers)
+        is_error(answer, "UNAUTHORIZED", 401)
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
 def test_an_expired_key_is_refused(keyed: Keyed) -> None:
     short = keyed.key(new_name(), "read", expires_seconds=1)
     assert short["expires_at"] == short["created_at"] + 1

@@ -2,9 +2,11 @@
 
 import json
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -170,6 +172,34 @@ def test_controlled_pool_target(tenant: Api, mine: tuple[str, dict[str, str]]) -
         tenant.refused("BAD_REQUEST", 400, "POST", path, TARGETS, headers=less)
 
 
+def test_an_operation_that_a_kill_cut_off_has_failed_after_the_next_start(
+    another: Callable[..., Server],
+) -> None:
+    server = another().start()
+    api = Api(server.url)
+    function_id = api.create()
+    headers = {"X-Tenant-Id": "default", "X-Orch-Action-Id": "a", "Idempotency-Key": "cut-off"}
+    path = f"/api/elasticity/control/functions/{function_id}/pool-target"
+    whole = api.good("POST", path, TARGETS, headers=headers | {"Idempotency-Key": "whole"})
+    made = api.good("POST", path, TARGETS, headers=headers)
+    with closing(sqlite3.connect(server.data_dir / "quiltfn.db")) as database, database:
+        # The moment between the two writes is too short to be hit, so it is made here.
+        cut = "UPDATE operation SET status = 'running' WHERE operation_id = ?"
+        assert database.execute(cut, (made["operation_id"],)).rowcount == 1
+    server.kill_server()
+    server.wait()
+    server.start()
+    api = Api(server.url)
+    operations = "/api/elasticity/control/operations/"
+    assert api.good("GET", operations + whole["operation_id"]) == whole
+    found = api.good("GET", operations + made["operation_id"])
+    assert (found["status"], found["retryable"]) == ("failed", True)
+    assert found["reason_code"] == "ELASTICITY_INTERRUPTED"
+    assert "the server ended" in found["reason_message"]
+    again = api.good("POST", path, TARGETS, 409, headers=headers)  # it never happens a second time
+    assert again["operation_id"] == made["operation_id"]
+
+
 # Audit -----------------------------------------------------------------------------------------
 
 
@@ -216,6 +246,27 @@ def test_every_mutating_call_is_audited_and_no_secret_is(tenant: Api, keyed: Key
     for secret in ("audit-secret", "audit-payload", key["key"], tenant.key):
         assert secret not in keyed.server.log.read_text()
     assert tenant.key.encode() not in files_below(keyed.server.data_dir)
+
+
+def test_who_is_refused_and_who_works_beside_the_server_is_audited_too(keyed: Keyed) -> None:
+    name = new_name()
+    reader = keyed.key(name, "read")
+    Api(keyed.server.url, reader["key"]).refused("FORBIDDEN", 403, "POST", FUNCTIONS, {})
+    here = new_address()
+    Api(keyed.server.url, "rubbish", address=here).refused(
+        "UNAUTHORIZED", 401, "DELETE", f"{FUNCTIONS}/x"
+    )
+    made = make_key(keyed.server.data_dir, "--tenant", name)
+    entries = keyed.operator.good("GET", "/api/audit?limit=3")["entries"]
+    assert [
+        (one["credential"], one["tenant_id"], one["action"], one["object_id"], one["status"])
+        for one in entries
+    ] == [
+        ("cli", name, "key.create", made["id"], 201),
+        ("nobody", "", "function.delete", "x", 401),
+        (reader["id"], name, "function.create", None, 403),
+    ]
+    assert entries[1]["address"] == here
 
 
 def test_the_audit_trail_in_pages(tenant: Api) -> None:

@@ -23,9 +23,10 @@ from quiltfn.api import errors, openapi, parse, rules
 from quiltfn.api.guide import Guide
 from quiltfn.api.route import Answer, Asked, House, Route
 from quiltfn.api.routes import ROUTES
+from quiltfn.api.trail import Trail, Visit
 from quiltfn.idempotency import Rendered, slot_for, was_executed
 from quiltfn.ids import new_id
-from quiltfn.model.access import Caller, Scope
+from quiltfn.model.access import Caller
 from quiltfn.model.errors import (
     BadRequest,
     Forbidden,
@@ -34,14 +35,14 @@ from quiltfn.model.errors import (
     NotFound,
     PayloadTooLarge,
     QuiltfnError,
+    Unauthorized,
     Unprocessable,
     UnsupportedMediaType,
 )
 from quiltfn.observe import metrics
-from quiltfn.ports import AuditEntry
 
-NOBODY = Caller(tenant_id="", scope=Scope.READ, credential="nobody")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+CREDENTIALS = ("Authorization", "X-Api-Key")
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 JSON = "application/json"
 _encode = msgspec.json.Encoder().encode
@@ -55,8 +56,10 @@ def make_app(house: House) -> App:
     machine = house.health.machine
     known = rules.with_host(machine.memory_max_mib, machine.cores)
     guide = Guide(ROUTES, _encode(openapi.document(ROUTES, known)))
+    trail = Trail(house.audit, house.clock)
     paths = [
-        Path(path, Endpoint(house, guide, routes).answer, methods=None) for path, routes in ROUTES
+        Path(path, Endpoint(house, guide, trail, routes).answer, methods=None)
+        for path, routes in ROUTES
     ]
     for path in paths:
         path.methods = set()  # every method arrives, so that 405 is told in our own words
@@ -72,105 +75,95 @@ def make_app(house: House) -> App:
 class Endpoint:
     """All methods of one path."""
 
-    def __init__(self, house: House, guide: Guide, routes: dict[str, Route]) -> None:
-        self._house, self._guide, self._routes = house, guide, routes
+    def __init__(self, house: House, guide: Guide, trail: Trail, routes: dict[str, Route]) -> None:
+        self._house, self._guide, self._trail, self._routes = house, guide, trail, routes
         self._allow = ", ".join(sorted(routes))
 
     async def answer(self, request: Request) -> Response:
         """Whatever happens, one answer, with the request's id."""
         request_id = _request_id(request)
+        route = self._routes.get(request.method)
+        visit = Visit(request=request, request_id=request_id, route=route)
         try:
-            answer = await self._answer(request, request_id)
+            answer = await self._answer(visit)
         except QuiltfnError as error:
             answer = _failure(error, request_id)
             if isinstance(error, MethodNotAllowed):
                 answer.headers["allow"] = self._allow
+            await self._trail.refused(visit, answer, error.code)
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception:
             answer = _bug(request, request_id)
-        self._tell(request, answer, request_id)
+            await self._trail.refused(visit, answer, Internal.code)
+        self._tell(visit, answer)
         return Response(answer.body, answer.status, {**answer.headers, "x-request-id": request_id})
 
-    async def _answer(self, request: Request, request_id: str) -> Rendered:
+    async def _answer(self, visit: Visit) -> Rendered:
         """Who, what, may they; then the route's own work, once or again."""
+        request, route = visit.request, visit.route
         if self._house.access.is_open:
             check_neighbour(request)
-        route = self._routes.get(request.method)
         if route is None:
             raise MethodNotAllowed(f"{request.method} is not one of: {self._allow}")
-        caller = self._caller(route, request)
+        if route.scope is not None:
+            visit.caller = self._caller(request, visit.address)
+            visit.caller.must_have(route.scope)
         raw = await self._read(route, request) if request.method in ("POST", "PUT") else b""
 
         async def execute() -> Rendered:
-            return await self._execute(route, request, caller, raw, request_id)
+            return await self._execute(route, visit, raw)
 
         key = request.headers.get("idempotency-key") if route.is_idempotent else None
         if key is None:
             return await execute()
-        slot = slot_for(caller.tenant_id, request.method, request.url.path, key, raw)
+        slot = slot_for(visit.caller.tenant_id, request.method, request.url.path, key, raw)
         return await self._house.idempotency.run(slot, execute)
 
-    def _tell(self, request: Request, answer: Rendered, request_id: str) -> None:
+    def _tell(self, visit: Visit, answer: Rendered) -> None:
         """Logs what was refused and what changed something. A call that went well has its record,
         and a line for each would cost more than keeping that. The path, never the query: it may
         hold a credential.
         """
-        route = self._routes.get(request.method)
+        route = visit.route
         if answer.status >= 400 or (route is not None and route.action is not None):
             _log.info(
                 "request",
-                method=request.method,
-                path=request.scope["path"],
+                method=visit.request.method,
+                path=visit.request.scope["path"],
                 status=answer.status,
-                request_id=request_id,
+                request_id=visit.request_id,
                 invocation_id=answer.headers.get("x-invocation-id"),
             )
 
-    def _caller(self, route: Route, request: Request) -> Caller:
-        if route.scope is None:
-            return NOBODY
-        caller = self._house.access.identify(request.headers, _address(request))
-        caller.must_have(route.scope)
-        return caller
+    def _caller(self, request: Request, address: str) -> Caller:
+        if not self._house.access.is_open:
+            check_credentials(request)
+        return self._house.access.identify(request.headers, address)
 
-    async def _execute(
-        self, route: Route, request: Request, caller: Caller, raw: bytes, request_id: str
-    ) -> Rendered:
+    async def _execute(self, route: Route, visit: Visit, raw: bytes) -> Rendered:
         """The route's own work, its refusals rendered and, where it changes something, audited."""
+        request = visit.request
         asked = Asked(
             house=self._house,
             guide=self._guide,
-            caller=caller,
+            caller=visit.caller,
             path=request.path_params,
             query={},
             headers=request.headers,
         )
-        code, object_id = None, next(iter(request.path_params.values()), None)
+        code, object_id = None, None
         try:
             asked.query = _query(route, request)
             asked.body = _body(route, raw, request)
             answer = await route.handler(asked)
-            rendered, object_id = _success(answer), answer.object_id or object_id
+            rendered, object_id = _success(answer), answer.object_id
         except QuiltfnError as error:
-            rendered, code = _failure(error, request_id), error.code
+            rendered, code = _failure(error, visit.request_id), error.code
         except Exception:
             # Nobody knows how far it came: it counts as executed and is audited.
-            rendered, code = _bug(request, request_id), Internal.code
-        if route.action is not None:
-            entry = AuditEntry(
-                id=new_id(),
-                at=int(self._house.clock.unix()),
-                tenant_id=caller.tenant_id,
-                credential=caller.credential,
-                action=route.action,
-                object_id=object_id,
-                status=rendered.status,
-                error_code=code,
-                address=_address(request),
-                request_id=request_id,
-            )
-            await self._house.audit.append(entry)
+            rendered, code = _bug(request, visit.request_id), Internal.code
+        await self._trail.executed(visit, rendered, code, object_id)
         return rendered
 
     async def _read(self, route: Route, request: Request) -> bytes:
@@ -254,6 +247,13 @@ def check_neighbour(request: Request) -> None:
         raise Forbidden("this server has no keys and takes no calls from other pages")
 
 
+def check_credentials(request: Request) -> None:
+    """Each credential once: of two, another party on the way may have counted the other one."""
+    for name in CREDENTIALS:
+        if len(request.headers.getlist(name)) > 1:
+            raise Unauthorized(f"there must be one {name} header", hint=f"send {name} once")
+
+
 def _is_loopback(url: str) -> bool:
     try:
         return urlsplit(url).hostname in LOOPBACK_NAMES
@@ -272,10 +272,6 @@ async def _no_such_route(scope: AsgiScope, receive: Receive, send: Send) -> None
 def _request_id(request: Request) -> str:
     given = request.headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else new_id()
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client else "unknown"
 
 
 def _success(answer: Answer) -> Rendered:

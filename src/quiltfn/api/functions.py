@@ -1,14 +1,11 @@
 """The routes over functions: what each does, parse being done: call a verb, render."""
 
-import base64
-import binascii
-import re
-
 from quiltfn.api import parse, schema
 from quiltfn.api.route import Answer, Asked
 from quiltfn.catalog import Entry
 from quiltfn.invoke import Request
 from quiltfn.model.access import Scope
+from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import NotFound, PreconditionFailed, Unprocessable
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import Status
@@ -17,7 +14,6 @@ from quiltfn.ports import InvocationQuery
 
 PAGE_MAX = 1000
 INVOCATIONS_DEFAULT = 50
-ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 async def create(asked: Asked) -> Answer:
@@ -36,7 +32,7 @@ async def create(asked: Asked) -> Answer:
 async def list_functions(asked: Asked) -> Answer:
     """List the tenant's functions, oldest first."""
     limit = parse.integer(asked.query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
-    after = from_cursor(asked.query["cursor"]) if "cursor" in asked.query else ""
+    after = from_cursor(asked.query.get("cursor"), BEFORE_EVERY_ID)
     state = asked.query.get("state")
     if state is not None and state not in set(FunctionState) - {FunctionState.DELETED}:
         raise Unprocessable.field("state", "a state of a function", state, "active")
@@ -52,12 +48,9 @@ async def list_functions(asked: Asked) -> Answer:
     page = found[:limit]
     cursor = to_cursor(page[-1].function.id) if len(found) > limit else None
     functions = [_function(asked, entry) for entry in page]
-    headers = {}
-    if cursor:
-        kept = {name: asked.query[name] for name in ("state", "cluster_id") if name in asked.query}
-        headers["link"] = parse.next_link("/api/functions", limit, cursor, kept)
     return Answer(
-        value=schema.FunctionList(functions=functions, next_cursor=cursor), headers=headers
+        value=schema.FunctionList(functions=functions, next_cursor=cursor),
+        headers=parse.next_link("/api/functions", asked.query, limit, cursor),
     )
 
 
@@ -163,14 +156,10 @@ async def list_invocations(asked: Asked) -> Answer:
         )
     )
     invocations = [schema.invocation_answer(record) for record in page.items]
-    headers = {}
-    if page.next_cursor:
-        path = f"/api/functions/{entry.function.id}/invocations"
-        kept = {name: value for name, value in query.items() if name not in ("limit", "cursor")}
-        headers["link"] = parse.next_link(path, limit, page.next_cursor, kept)
+    path = f"/api/functions/{entry.function.id}/invocations"
     return Answer(
         value=schema.InvocationList(invocations=invocations, next_cursor=page.next_cursor),
-        headers=headers,
+        headers=parse.next_link(path, query, limit, page.next_cursor),
     )
 
 
@@ -215,23 +204,6 @@ async def pool_stats(asked: Asked) -> Answer:
         house.pools.counts(entry.function.id) for entry in house.catalog.of_tenant(asked.tenant_id)
     ]
     return Answer(value=schema.pool_stats_answer(summed(counts)))
-
-
-def to_cursor(function_id: str) -> str:
-    """A cursor that continues behind this function."""
-    return base64.urlsafe_b64encode(function_id.encode()).decode().rstrip("=")
-
-
-def from_cursor(text: str) -> str:
-    """The id to continue behind. Raises `Unprocessable` for what `to_cursor` did not make."""
-    try:
-        padded = text + "=" * (-len(text) % 4)
-        decoded = base64.b64decode(padded.encode("ascii"), b"-_", validate=True).decode("ascii")
-        if not ID.fullmatch(decoded):
-            raise ValueError("no id")
-    except (binascii.Error, ValueError):
-        raise Unprocessable.field("cursor", "a next_cursor as a list gave it", text) from None
-    return decoded
 
 
 def _sees_values(asked: Asked) -> bool:

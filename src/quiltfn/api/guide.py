@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from quiltfn.api.parse import EXAMPLES
+from quiltfn.api.parse import CREATE_BODY, EXAMPLES
 from quiltfn.api.route import Route
 from quiltfn.api.rules import rule_text
 
@@ -38,21 +38,6 @@ MISTAKES = [
     "Only /tmp and /dev/shm are writable; with cleanup_on_exit both are empty for the next call.",
     'Numbers are JSON numbers: "256" and true are refused, and so is every unknown field.',
 ]
-CREATE_BODY = {
-    "name": "my-function",
-    "cluster_id": "cluster_123",
-    "description": "Processes incoming data",
-    "handler": "echo hello",
-    "runtime": "shell",
-    "memory_limit_mb": 256,
-    "cpu_limit_percent": 25.0,
-    "timeout_seconds": 30,
-    "environment": {"NODE_ENV": "production"},
-    "min_instances": 0,
-    "max_instances": 5,
-    "cleanup_on_exit": True,
-    "working_directory": "/app",
-}
 INVOKE_BODY = {
     "payload": '{"key":"value"}',
     "environment": {"EXTRA_VAR": "value"},

@@ -17,12 +17,12 @@ VALUES_MAX = 50_000
 COUNTED_FROM_BYTES = 64 * 1024
 T = TypeVar("T")
 
-EXAMPLES: dict[str, Any] = {
+CREATE_BODY: dict[str, Any] = {
     "name": "my-function",
-    "handler": "echo hello",
-    "runtime": "shell",
     "cluster_id": "cluster_123",
     "description": "Processes incoming data",
+    "handler": "echo hello",
+    "runtime": "shell",
     "memory_limit_mb": 256,
     "cpu_limit_percent": 25.0,
     "timeout_seconds": 30,
@@ -31,9 +31,8 @@ EXAMPLES: dict[str, Any] = {
     "max_instances": 5,
     "cleanup_on_exit": True,
     "working_directory": "/app",
-    "payload": '{"key":"value"}',
-    "version": 1,
 }
+EXAMPLES = {**CREATE_BODY, "payload": '{"key":"value"}', "version": 1}
 TYPES = {
     "str": "a string",
     "int": "an integer",
@@ -200,7 +199,12 @@ def one_of(text: str, name: str, known: Sequence[str], example: str) -> str:
     raise Unprocessable.field(name, f"one of: {', '.join(known)}", text, example)
 
 
-def next_link(path: str, limit: int, cursor: str, kept: Mapping[str, str]) -> str:
-    """The Link header that leads to the next page (RFC 8288)."""
-    query = urlencode({"limit": limit, "cursor": cursor, **kept})
-    return f'<{path}?{query}>; rel="next"'
+def next_link(
+    path: str, query: Mapping[str, str], limit: int, cursor: str | None
+) -> dict[str, str]:
+    """The Link header that leads to the next page of the same query (RFC 8288), if there is one."""
+    if cursor is None:
+        return {}
+    rest = {name: value for name, value in query.items() if name not in ("limit", "cursor")}
+    text = urlencode({"limit": limit, "cursor": cursor, **rest})
+    return {"link": f'<{path}?{text}>; rel="next"'}

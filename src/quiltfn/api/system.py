@@ -129,7 +129,7 @@ async def revoke(asked: Asked) -> Answer:
 
 
 async def audit(asked: Asked) -> Answer:
-    """List who changed what, newest first; an operator sees every tenant's."""
+    """List who changed what, or was refused it, newest first; an operator sees every tenant's."""
     everything = asked.caller.scope.includes(Scope.OPERATOR)
     limit = parse.integer(asked.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
     page = await asked.house.audit.query(

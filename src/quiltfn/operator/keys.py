@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from quiltfn.access import make_key, revoke_key
+from quiltfn.ids import new_id
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.errors import QuiltfnError, Unprocessable
+from quiltfn.ports import AuditEntry
 from quiltfn.settings import BadSetting, from_everywhere
-from quiltfn.store import SqliteStore, SqlKeys, StoreBroken
+from quiltfn.store import SqlAudit, SqliteStore, SqlKeys, StoreBroken
 
 FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78
+CREATED, DONE = 201, 204  # what the API answers to the same change
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -52,18 +55,19 @@ async def run(given: argparse.Namespace, data_dir: Path) -> int:
         raise StoreBroken(f"There is no database in {data_dir}; name it with --data-dir.")
     try:
         async with SqliteStore.open(data_dir, alone=False) as store:
-            await perform(given, SqlKeys(store.database))
+            await perform(given, SqlKeys(store.database), SqlAudit(store.database))
     finally:
         give_to_owner(data_dir)
     return FINE
 
 
-async def perform(given: argparse.Namespace, keys: SqlKeys) -> None:
+async def perform(given: argparse.Namespace, keys: SqlKeys, audit: SqlAudit) -> None:
     as_json = given.output == "json"
     if given.verb == "create":
         scope = Scope(given.scope) if given.scope else None
         expires = seconds(given.expires) if given.expires else None
         key, text = await make_key(keys, WallClock(), given.tenant, scope, expires)
+        await audit.append(entry(key, "key.create", CREATED))
         if as_json:
             print(json.dumps(shown(key) | {"key": text}))
         else:
@@ -77,7 +81,24 @@ async def perform(given: argparse.Namespace, keys: SqlKeys) -> None:
             print("\n".join(line(key) for key in found) or "no keys")
     else:
         key = await revoke_key(keys, WallClock(), given.id)
+        await audit.append(entry(key, "key.revoke", DONE))
         print(json.dumps(shown(key)) if as_json else f"revoked {key.id}")
+
+
+def entry(key: Key, action: str, status: int) -> AuditEntry:
+    """What the audit trail keeps of a change that was made without a server."""
+    return AuditEntry(
+        id=new_id(),
+        at=int(time.time()),
+        tenant_id=key.tenant_id,
+        credential="cli",
+        action=action,
+        object_id=key.id,
+        status=status,
+        error_code=None,
+        address="local",
+        request_id=new_id(),
+    )
 
 
 def give_to_owner(data_dir: Path) -> None:
@@ -85,9 +106,9 @@ def give_to_owner(data_dir: Path) -> None:
     if os.geteuid() != 0:
         return
     owner = data_dir.stat()
-    for entry in data_dir.iterdir():
-        if entry.is_file() and not entry.is_symlink():
-            os.chown(entry, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    for file in data_dir.iterdir():
+        if file.is_file() and not file.is_symlink():
+            os.chown(file, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def seconds(text: str) -> int:

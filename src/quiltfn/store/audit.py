@@ -2,9 +2,9 @@
 
 from sqlalchemy import Connection, delete, insert, select
 
+from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
 from quiltfn.ports import AuditEntry, Page
 from quiltfn.store import steps, tables
-from quiltfn.store.cursors import from_cursor, to_cursor
 from quiltfn.store.database import Database
 
 audit = tables.audit
@@ -24,7 +24,7 @@ class SqlAudit:
         self, tenant_id: str | None, limit: int, cursor: str | None
     ) -> Page[AuditEntry]:
         # Ids are UUIDv7, so their order is the order of time.
-        query = select(audit).where(audit.c.id < from_cursor(cursor))
+        query = select(audit).where(audit.c.id < from_cursor(cursor, AFTER_EVERY_ID))
         if tenant_id is not None:
             query = query.where(audit.c.tenant_id == tenant_id)
         query = query.order_by(audit.c.id.desc()).limit(limit + 1)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports import Clock, InvocationQuery, Page
 from quiltfn.store import records
-from quiltfn.store.cursors import from_cursor, to_cursor
 from quiltfn.store.database import Database
 from quiltfn.store.directory import SPOOLS, StoreBroken
 from quiltfn.store.spool import Spool, latest
@@ -137,7 +137,7 @@ class SpoolJournal:
         )
 
     async def query(self, query: InvocationQuery) -> Page[Invocation]:
-        before = from_cursor(query.cursor)
+        before = from_cursor(query.cursor, AFTER_EVERY_ID)
         # First the fresh records, then the database: what is committed in between is in both, and
         # nothing in neither. A fresh record replaces its row, also where only the row would match.
         fresh = {

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, exc, insert, select, update
 
-from quiltfn.model.access import Key
+from quiltfn.model.access import Key, Scope
 from quiltfn.model.errors import Conflict, NotFound
 from quiltfn.store import tables
 from quiltfn.store.database import Database
@@ -33,15 +34,21 @@ class SqlKeys:
 
         return await self._database.read(work)
 
-    async def add(self, key: Key) -> None:
+    async def add(self, key: Key, first_scope: Scope | None = None) -> Key:
         """As the port says; raises `Conflict` where there is a key with its id or prefix."""
+        any_key = select(tables.api_key.c.id).limit(1)
 
-        def work(connection: Connection) -> None:
-            connection.execute(insert(tables.api_key), tables.row_of(key))
+        def work(connection: Connection) -> Key:
+            # No other writer comes between: the transaction has the write lock from its beginning.
+            kept = key
+            if first_scope is not None and connection.execute(any_key).first() is None:
+                kept = replace(key, scope=first_scope)
+            connection.execute(insert(tables.api_key), tables.row_of(kept))
             count_up(connection)
+            return kept
 
         try:
-            await self._database.write(work)
+            return await self._database.write(work)
         except exc.IntegrityError as error:
             raise Conflict("there is a key of this id or prefix already; make another") from error
 

@@ -1,5 +1,7 @@
 """Controlled operations in the database, one row for each key of a tenant."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, insert, select, update
 
 from quiltfn.ports import Operation
@@ -40,6 +42,14 @@ class SqlOperations:
             "retryable": operation.retryable,
         }
         await self._database.write(lambda c: c.execute(change.values(values)).close())
+
+    async def running(self) -> Sequence[Operation]:
+        query = select(table).where(table.c.status == "running")
+
+        def work(connection: Connection) -> list[Operation]:
+            return [tables.read(row, Operation) for row in connection.execute(query).mappings()]
+
+        return await self._database.read(work)
 
     async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
         query = select(table).where(

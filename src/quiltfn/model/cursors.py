@@ -7,7 +7,8 @@ import re
 from quiltfn.model.errors import Unprocessable
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-AFTER_EVERY_ID = "g"  # Ids are hexadecimal, so this sorts behind them under any collation.
+# Ids are hexadecimal, so these sort before and behind them under any collation.
+BEFORE_EVERY_ID, AFTER_EVERY_ID = "", "g"
 
 
 def to_cursor(last_id: str) -> str:
@@ -15,10 +16,12 @@ def to_cursor(last_id: str) -> str:
     return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
 
 
-def from_cursor(cursor: str | None) -> str:
-    """The id to continue below. Raises `Unprocessable` for what `to_cursor` did not make."""
+def from_cursor(cursor: str | None, start: str) -> str:
+    """The id to continue behind; `start` without a cursor. Raises `Unprocessable` for what
+    `to_cursor` did not make.
+    """
     if cursor is None:
-        return AFTER_EVERY_ID
+        return start
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         found = base64.b64decode(padded.encode(), b"-_", validate=True).decode()

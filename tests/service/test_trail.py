@@ -1,0 +1,223 @@
+"""The audit trail as the API and `quiltfn keys` write it: a real store, and no socket."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from quiltfn.access import Access, make_key
+from quiltfn.api import trail
+from quiltfn.api.app import make_app
+from quiltfn.api.route import ApiLimits
+from quiltfn.idempotency import Idempotency
+from quiltfn.model.access import Scope
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.operator import keys as keys_command
+from quiltfn.ports import AuditEntry
+from quiltfn.store import SqlAnswers, SqlAudit, SqliteStore, SqlKeys
+from service.service_box import HandClock
+
+CREATE = "/api/functions"
+DEPLOY = "/api/functions/some-id/deploy"
+BODY = {"name": "f", "handler": "echo a-secret"}
+WRONG = "quilt_sk_" + "0" * 12 + "_" + "x" * 43
+
+
+@dataclass
+class Door:
+    """The application with nothing behind it: what gets as far as a function fails."""
+
+    http: httpx.AsyncClient
+    store: SqliteStore
+    clock: HandClock
+    access: Access
+    house: Any
+
+    async def key(self, scope: Scope, tenant: str = "mine") -> tuple[str, dict[str, str]]:
+        """A new key's id, and the header that carries it."""
+        key, text = await make_key(SqlKeys(self.store.database), self.clock, tenant, scope, None)
+        await self.access.refresh()
+        return key.id, {"X-Api-Key": text}
+
+    async def post(self, path: str, headers: dict[str, str], body: Any = None) -> int:
+        return (await self.http.post(path, headers=headers, json=body)).status_code
+
+    async def entries(self) -> Sequence[AuditEntry]:
+        return (await SqlAudit(self.store.database).query(None, 1000, None)).items
+
+
+@pytest.fixture
+async def door(tmp_path: Path) -> AsyncIterator[Door]:
+    clock = HandClock()
+    async with SqliteStore.open(tmp_path) as store:
+        access = Access(SqlKeys(store.database), clock)
+        house: Any = SimpleNamespace(
+            access=access,
+            audit=SqlAudit(store.database),
+            clock=clock,
+            health=SimpleNamespace(machine=SimpleNamespace(memory_max_mib=1024, cores=1)),
+            idempotency=Idempotency(SqlAnswers(store.database), clock),
+            limits=ApiLimits(body_max=200),
+        )
+        transport = httpx.ASGITransport(app=make_app(house), client=("192.0.2.7", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            yield Door(http, store, clock, access, house)
+
+
+# Refused before its work ---------------------------------------------------------------------
+
+
+async def test_who_is_refused_before_the_work_leaves_an_entry(door: Door) -> None:
+    reader, may_read = await door.key(Scope.READ)
+    writer, may_write = await door.key(Scope.WRITE)
+    named = {"X-Request-Id": "r-1"}
+    too_long = BODY | {"description": "x" * 200}
+    twice = may_write | {"Idempotency-Key": "two words"}
+    assert await door.post(CREATE, named, BODY) == 401
+    assert await door.post(CREATE, named | {"X-Api-Key": WRONG}, BODY) == 401
+    assert await door.post(DEPLOY, named | may_read) == 403
+    assert await door.post(CREATE, named | may_write, too_long) == 413
+    assert await door.post(CREATE, named | twice, BODY) == 422
+    found = (await door.entries())[::-1]
+    assert [(one.credential, one.tenant_id, one.action, one.status) for one in found] == [
+        ("nobody", "", "function.create", 401),
+        ("nobody", "", "function.create", 401),
+        (reader, "mine", "function.deploy", 403),
+        (writer, "mine", "function.create", 413),
+        (writer, "mine", "function.create", 422),
+    ]
+    assert [one.object_id for one in found] == [None, None, "some-id", None, None]
+    assert [one.error_code for one in found][1:4] == [
+        "UNAUTHORIZED",
+        "FORBIDDEN",
+        "PAYLOAD_TOO_LARGE",
+    ]
+    assert {one.address for one in found} == {"192.0.2.7"}
+    assert {one.request_id for one in found} == {"r-1"}
+    assert not {"a-secret", WRONG, may_write["X-Api-Key"]} & set(str(found).split("'"))
+    assert "secret" not in str(found)
+
+
+async def test_a_page_that_is_turned_away_from_an_open_server_leaves_an_entry(door: Door) -> None:
+    assert await door.post(CREATE, {"Origin": "https://evil.test"}, BODY) == 403
+    assert [(one.credential, one.status) for one in await door.entries()] == [("nobody", 403)]
+
+
+async def test_what_would_change_nothing_leaves_none(door: Door) -> None:
+    await door.key(Scope.READ)
+    assert (await door.http.get(CREATE)).status_code == 401
+    assert (await door.http.patch(CREATE)).status_code == 405
+    assert await door.post(f"{CREATE}/some-id/invoke", {}) == 401
+    assert await door.entries() == []
+
+
+async def test_a_flood_of_refusals_leaves_a_hundred_entries_and_then_one_a_minute(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Somebody on the internet found the server and tries all night.
+    monkeypatch.setattr(trail, "REFUSALS_AT_ONCE", 10)
+    _, may_read = await door.key(Scope.READ)
+    for _ in range(30):  # what leaves no entry takes no room either
+        await door.http.get(CREATE)
+    for _ in range(30):
+        assert await door.post(CREATE, {}, BODY) == 401
+    assert len(await door.entries()) == 10
+    door.clock.time += 119
+    for _ in range(5):
+        await door.post(CREATE, {}, BODY)
+    assert len(await door.entries()) == 11
+    door.clock.time += 3600
+    for _ in range(30):
+        await door.post(CREATE, {}, BODY)
+    assert len(await door.entries()) == 21
+    # Who is known has room of its own meanwhile, and no more than that.
+    for _ in range(30):
+        assert await door.post(CREATE, may_read, BODY) == 403
+    assert len(await door.entries()) == 31
+
+
+async def test_the_memory_of_who_was_refused_is_bounded(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trail, "CREDENTIALS_MAX", 3)
+    kept = trail.Trail(SqlAudit(door.store.database), door.clock)
+    for number in range(50):
+        assert kept._has_room(f"jwt:{number}")
+        assert len(kept._rooms) <= 4
+
+
+async def test_a_path_that_is_refused_is_cut(door: Door) -> None:
+    await door.key(Scope.READ)
+    await door.post(f"{CREATE}/{'x' * 9000}/deploy", {})
+    assert [one.object_id for one in await door.entries()] == ["x" * trail.OBJECT_MAX]
+
+
+async def test_a_refusal_stands_where_the_store_takes_no_entry(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await door.key(Scope.READ)
+
+    async def fails(_entry: AuditEntry) -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(door.house.audit, "append", fails)
+    assert await door.post(CREATE, {}, BODY) == 401
+
+
+async def test_a_call_whose_entry_was_not_taken_is_not_entered_as_refused(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The work was done and may have changed something: "refused" would be a lie.
+    _, may_write = await door.key(Scope.WRITE)
+    tried: list[str | None] = []
+
+    async def fails(entry: AuditEntry) -> None:
+        tried.append(entry.error_code)
+        raise StoreUnavailable
+
+    monkeypatch.setattr(door.house.audit, "append", fails)
+    assert await door.post(CREATE, may_write, {"name": 1}) == 503
+    assert tried == ["UNPROCESSABLE_ENTITY"]
+
+
+# Credentials ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Authorization", "X-Api-Key"])
+async def test_of_two_credentials_in_one_header_none_counts(door: Door, name: str) -> None:
+    # A proxy that checks the last header and a server that counts the first would disagree.
+    _, good = await door.key(Scope.READ)
+    text = good["X-Api-Key"] if name == "X-Api-Key" else f"Bearer {good['X-Api-Key']}"
+    for other in (text, "wrong", ""):
+        for pair in ((text, other), (other, text)):
+            answer = await door.http.get(CREATE, headers=[(name, one) for one in pair])
+            assert answer.status_code == 401
+            assert name in answer.json()["error"]
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+# The command ---------------------------------------------------------------------------------
+
+
+async def test_the_keys_command_leaves_entries_without_a_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def command(*arguments: str) -> dict[str, Any]:
+        given = keys_command.parser().parse_args([*arguments, "--output", "json"])
+        assert await keys_command.run(given, tmp_path) == 0
+        return json.loads(capsys.readouterr().out)
+
+    key = await command("create", "--tenant", "mine")
+    await command("list")
+    await command("revoke", key["id"])
+    async with SqliteStore.open(tmp_path) as store:
+        found = (await SqlAudit(store.database).query("mine", 10, None)).items
+    assert [(one.action, one.status) for one in found] == [("key.revoke", 204), ("key.create", 201)]
+    assert {one.object_id for one in found} == {key["id"]}
+    assert {(one.credential, one.address) for one in found} == {("cli", "local")}
+    assert key["key"] not in str(found)

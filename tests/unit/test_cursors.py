@@ -1,0 +1,40 @@
+"""Where a page ended and where the next begins: the one codec, and the header that leads there."""
+
+import base64
+
+import pytest
+
+from quiltfn.api.parse import next_link
+from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, to_cursor
+from quiltfn.model.errors import Unprocessable
+
+ID = "0192f3a4-5b6c-7d8e-9f01-23456789abcd"
+
+
+def test_a_cursor_comes_back_as_the_id_that_it_was_made_of() -> None:
+    cursor = to_cursor(ID)
+    assert ID not in cursor
+    assert from_cursor(cursor, BEFORE_EVERY_ID) == from_cursor(cursor, AFTER_EVERY_ID) == ID
+
+
+def test_without_a_cursor_a_list_starts_at_its_own_end() -> None:
+    assert from_cursor(None, BEFORE_EVERY_ID) < ID < from_cursor(None, AFTER_EVERY_ID)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "x" * 48, "ä", "\ud800", ID, to_cursor(ID) + "A", to_cursor(ID)[:-1]]
+    + [to_cursor(one) for one in ("", "a", ID.upper(), ID + "\n", "g")]
+    + [base64.urlsafe_b64encode(b"\xff" * 36).decode()],
+)
+@pytest.mark.parametrize("start", [BEFORE_EVERY_ID, AFTER_EVERY_ID])
+def test_what_no_page_gave_is_refused(text: str, start: str) -> None:
+    with pytest.raises(Unprocessable, match="cursor"):
+        from_cursor(text, start)
+
+
+def test_the_next_page_is_one_of_the_same_query() -> None:
+    asked = {"limit": "9", "cursor": "old", "state": "active", "cluster_id": "a b"}
+    link = '</x?limit=2&cursor=new&state=active&cluster_id=a+b>; rel="next"'
+    assert next_link("/x", asked, 2, "new") == {"link": link}
+    assert next_link("/x", asked, 2, None) == {}
