@@ -28,90 +28,13 @@ from spec.house import (
     statuses,
     watched,
 )
+from spec.smuggling import FUNCTIONS, JSON, PHANTOM, REFUSED, create, post
 
 pytestmark = pytest.mark.sandbox
-FUNCTIONS = "/api/functions"
 MIB = 1024 * 1024
-JSON = {"Content-Type": "application/json"}
 
 # Smuggling -----------------------------------------------------------------------------------
-# Each vector carries, where a second parser might see it, a request that would create a function.
 
-
-def create(name: str) -> bytes:
-    body = json.dumps({"name": name, "handler": "echo"}).encode()
-    return request("POST", FUNCTIONS, JSON | {"Content-Length": str(len(body))}, body)
-
-
-def post(*lines: str, body: bytes = b"", end: str = "\r\n") -> bytes:
-    """A POST of these header lines as they stand, whose body hides another request."""
-    first = [f"POST {FUNCTIONS} HTTP/1.1", "Host: 127.0.0.1", *lines]
-    return end.join([*first, "", ""]).encode("latin-1") + body
-
-
-PHANTOM = create("phantom")
-LENGTH = f"Content-Length: {len(PHANTOM)}"
-CHUNKED = b"0\r\n\r\n"
-HIDDEN = CHUNKED + PHANTOM
-
-
-def chunked(body: bytes) -> bytes:
-    return post("Transfer-Encoding: chunked", body=body)
-
-
-REFUSED: dict[str, bytes] = {
-    "CL and TE": post(LENGTH, "Transfer-Encoding: chunked", body=CHUNKED + PHANTOM),
-    "TE and CL": post("Transfer-Encoding: chunked", LENGTH, body=CHUNKED + PHANTOM),
-    "two lengths that differ": post("Content-Length: 0", LENGTH, body=PHANTOM),
-    "two lengths the other way": post(LENGTH, "Content-Length: 0", body=PHANTOM),
-    "two equal lengths": post("Content-Length: 0", "Content-Length: 0", body=PHANTOM),
-    "length with a plus": post("Content-Length: +5", body=PHANTOM),
-    "length with a minus": post("Content-Length: -1", body=PHANTOM),
-    "length in hexadecimal": post("Content-Length: 0x5", body=PHANTOM),
-    "list of lengths": post("Content-Length: 5, 5", body=PHANTOM),
-    "length of two words": post("Content-Length: 5 5", body=PHANTOM),
-    "length with an underscore": post("Content-Length: 1_0", body=PHANTOM),
-    "length of letters": post("Content-Length: five", body=PHANTOM),
-    "length that overflows": post(f"Content-Length: {2**64 + 5}", body=PHANTOM),
-    "length of nothing": post("Content-Length:", body=PHANTOM),
-    "length in other digits": post("Content-Length: \u00b2", body=PHANTOM),
-    "unknown TE": post("Transfer-Encoding: xchunked", body=CHUNKED + PHANTOM),
-    "TE chunked then identity": post("Transfer-Encoding: chunked, identity", body=HIDDEN),
-    "TE identity": post("Transfer-Encoding: identity", body=PHANTOM),
-    "TE behind a vertical tab": post("Transfer-Encoding:\x0bchunked", body=CHUNKED + PHANTOM),
-    "TE in quotes": post('Transfer-Encoding: "chunked"', body=CHUNKED + PHANTOM),
-    "space before the colon": post("Content-Length : 0", body=PHANTOM),
-    "TE with a space before the colon": post("Transfer-Encoding : chunked", body=CHUNKED + PHANTOM),
-    "folded line": post("X: a", f" {LENGTH}", body=PHANTOM),
-    "folded TE": post("Transfer-Encoding:", " chunked", body=CHUNKED + PHANTOM),
-    "bare line feeds": post("Content-Length: 0", body=PHANTOM, end="\n"),
-    "bare carriage returns": post("Content-Length: 0", body=PHANTOM, end="\r"),
-    "line feed in a header": post(f"X: a\n{LENGTH}", body=PHANTOM),
-    "carriage return in a header": post(f"X: a\r{LENGTH}", body=PHANTOM),
-    "NUL in a value": post("X: a\0b", "Content-Length: 0", body=PHANTOM),
-    "NUL in a name": post("X\0: a", "Content-Length: 0", body=PHANTOM),
-    "header without a colon": post("Rubbish", "Content-Length: 0", body=PHANTOM),
-    "header without a name": post(": a", "Content-Length: 0", body=PHANTOM),
-    "chunk size of 2^64": chunked(b"10000000000000005\r\n" + PHANTOM),
-    "negative chunk size": chunked(b"-1\r\n" + PHANTOM),
-    "chunk size with 0x": chunked(b"0x0\r\n\r\n" + PHANTOM),
-    "chunk size of letters": chunked(b"zz\r\n" + PHANTOM),
-    "chunk that is longer than said": chunked(b"1\r\nabc\r\n" + PHANTOM),
-    "chunk end without return": chunked(b"1\na\n0\n\n" + PHANTOM),
-    "line feed in a chunk extension": chunked(b"0;a\nb\r\n\r\n" + PHANTOM),
-    "100 KB header": post(f"X: {'a' * 100_000}", "Content-Length: 0", body=PHANTOM),
-    "10,000 headers": post(*[f"X{n}: a" for n in range(10_000)], "Content-Length: 0", body=PHANTOM),
-    "101 headers": post(*[f"X{n}: a" for n in range(101)], "Content-Length: 0", body=PHANTOM),
-    "20 KB address": request("GET", f"/{'a' * 20_000}") + PHANTOM,
-    "HTTP/0.9": b"GET /health\r\n",
-    "HTTP/1.1 in small letters": b"GET /health http/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
-    "HTTP/3.7": b"GET /health HTTP/3.7\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
-    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + PHANTOM,
-    "no method": b" /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
-    "unknown method": b"BREW /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
-    "space in the address": b"GET /he alth HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
-    "TLS hello": bytes.fromhex("16030100a5010000a10303") + b"x" * 160,
-}  # fmt: skip
 STATUSES = {400, 414, 431, 501, 505}
 
 

@@ -1,0 +1,265 @@
+"""Working directories that would lead out of the sandbox, and what a handler reaches from them.
+
+The way out is CVE-2024-21626: a directory of the host that stayed open in the OCI runtime, entered
+through /proc/self/fd. The image is the host's own /usr, so the links that a hostile image would
+bring are made there.
+"""
+
+import os
+import re
+import secrets
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from e2e.server import Function, Server, children, is_alive, short_dir, until
+from spec.house import Api, new_name
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("anybody")]  # who clears up
+FUNCTIONS = "/api/functions"
+DESCRIPTORS = 1024
+TRIES = 1100
+
+# Links of the image, none of which may be worked in; "HOST" stands for the canary's directory.
+LEAD_OUT = {f"fd{number}": f"/proc/self/fd/{number}" for number in range(DESCRIPTORS)}
+LEAD_OUT |= {
+    "fd9-of-a-thread": "/proc/thread-self/fd/9",
+    "fd9-relative": "../../../../proc/self/fd/9",
+    "fd9-by-a-link": "fd9",
+    "fd9-upwards": "/proc/self/fd/9/../../..",
+    "dev-fd": "/dev/fd/3",
+    "root-of-1-and-on": "/proc/1/root/HOST",
+    "cwd-of-1-and-on": "/proc/1/cwd/HOST",
+    "proc": "/proc",
+    "cgroup": "/sys/fs/cgroup",
+    "shm": "/dev/shm",
+    "host": "HOST",
+    "host-upwards": "../../../../../../../..HOST",
+    "file": "/etc/passwd",
+    "dangling": "/missing",
+    "loop": "loop",
+}
+# Directories of another uid, and what lies in them.
+CLOSED = ["closed", "closed/inner", "link-to-closed"]
+# These may be worked in; what they are called when they are entered.
+INSIDE = {
+    "/": "/",
+    "/tmp": "/tmp",
+    "/app": "/app",
+    "/usr/bin": "/usr/bin",
+    "IMAGE/open": "IMAGE/open",
+    "IMAGE/link-to-top": "/",
+    "IMAGE/link-to-tmp": "/tmp",
+    "IMAGE/link-to-open": "IMAGE/open",
+    "IMAGE/root-of-1": "/",  # 1 is the guest, and its root the sandbox's
+    "IMAGE/cwd-of-1": "/",
+}
+
+# Prints where it is and where `..` ends, and a line for every file it reads that it should not.
+READABLE = "read /proc/self/comm: sh"
+PROBE = r"""
+tries=0
+try() { tries=$((tries + 1)); { read -r line <"$1"; } 2>/dev/null && echo "read $1: $line"; }
+try /proc/self/comm  # one that succeeds
+echo "starts $(stat -Lc %d:%i .) $(pwd -P 2>/dev/null)"
+for up in . .. ../.. ../../.. ../../../.. ../../../../.. ../../../../../../../..; do
+    try "$up$CANARY"
+    try "/proc/self/cwd/$up$CANARY"
+    try "/proc/1/cwd/$up$CANARY"
+    try "/proc/1/root/$up$CANARY"
+done
+for number in $(seq 0 1023); do
+    for up in . ../../../../../../../..; do
+        try "/proc/self/fd/$number/$up$CANARY"
+    done
+done
+cat "../../../../../../../..$CANARY" 2>/dev/null
+for step in 1 2 3 4 5 6 7 8; do cd -P .. 2>/dev/null; done
+echo "stops $(stat -Lc %d:%i .) $(stat -Lc %d:%i /)"
+echo "tries $tries"
+"""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A file of the host that everybody may read who reaches it. `image`: see `LEAD_OUT`."""
+
+    path: Path
+    text: str
+    image: Path
+
+    def name(self, path: str) -> str:
+        return path.replace("IMAGE", str(self.image))
+
+
+@pytest.fixture(scope="module")
+def canary() -> Iterator[Canary]:
+    image = Path(tempfile.mkdtemp(prefix="quiltfn-test-", dir="/usr/local"))
+    try:
+        with short_dir() as host:
+            text = secrets.token_hex(16)
+            (host / "canary").write_text(text + "\n")
+            lay_out(image, host)
+            yield Canary(host / "canary", text, image)
+    finally:
+        shutil.rmtree(image)
+
+
+def lay_out(image: Path, host: Path) -> None:
+    image.chmod(0o755)
+    for name, target in LEAD_OUT.items():
+        (image / name).symlink_to(target.replace("/HOST", str(host)).replace("HOST", str(host)))
+    (image / "root-of-1").symlink_to("/proc/1/root")
+    (image / "cwd-of-1").symlink_to("/proc/1/cwd")
+    (image / "open").mkdir()
+    (image / "closed" / "inner").mkdir(parents=True)
+    (image / "closed").chmod(0o700)
+    links = {"closed": image / "closed", "open": image / "open", "top": "/", "tmp": "/tmp"}
+    for name, where in links.items():
+        (image / f"link-to-{name}").symlink_to(where)
+
+
+def way_out(output: str, canary: Canary) -> list[str]:
+    """Every sign in a probe's output that it got out, and that it did not try enough."""
+    lines = output.splitlines()
+    found = [line for line in lines if line.startswith("read ") and line != READABLE]
+    if READABLE not in lines:
+        found.append("the probe cannot read")
+    if canary.text in output:
+        found.append("the canary was read")
+    stops = re.search(r"^stops (\S+) (\S+)$", output, re.M)
+    if stops is None or stops[1] != stops[2]:
+        found.append(f"`..` ends elsewhere than at /: {output[-200:]!r}")
+    tries = re.search(r"^tries (\d+)$", output, re.M)
+    if tries is None or int(tries[1]) < TRIES:
+        found.append(f"too few tries: {output[-200:]!r}")
+    return found
+
+
+# At the door ---------------------------------------------------------------------------------
+
+
+def test_no_descriptor_is_a_directory_to_work_in(open_server: Server, anybody: Api) -> None:
+    def create(path: str) -> tuple[int, str]:
+        body = {"name": new_name(), "handler": "cat", "working_directory": path}
+        answer = open_server.call("POST", FUNCTIONS, body)
+        return answer.status_code, answer.json().get("error_code", "")
+
+    paths = [f"/proc/self/fd/{number}" for number in range(DESCRIPTORS)]
+    paths += [f"/dev/fd/{number}" for number in range(64)]
+    paths += [f"/proc/thread-self/fd/{number}" for number in range(64)]
+    paths += [f"{start}proc/self/fd/7" for start in ("/tmp/../", "/./", "//")]
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(create, paths))
+    print(f"{len(answers)} directories refused")
+    assert len(answers) >= TRIES
+    assert set(answers) == {(422, "UNPROCESSABLE_ENTITY")}
+    assert anybody.count() == 0
+
+
+# In the sandbox --------------------------------------------------------------------------------
+
+
+def make(server: Server, path: str, canary: Canary) -> Function:
+    """One that works there and looks for the canary; not deployed yet."""
+    environment = {"CANARY": str(canary.path)}
+    return server.create(PROBE, working_directory=path, environment=environment)
+
+
+def test_a_link_of_the_image_leads_nowhere(open_server: Server, canary: Canary) -> None:
+    """Nothing at the door can know of it: the guest enters the directory and looks where it is."""
+
+    def attempt(path: str) -> tuple[str, str, int, str]:
+        function = make(open_server, path, canary)
+        told, call = function.deploy(), function.try_invoke()
+        function.delete()
+        error = told["error_message"] or ""
+        code = call.json().get("error_code", "")
+        return told["state"], error.partition(path)[1], call.status_code, code
+
+    paths = [f"{canary.image}/{name}" for name in [*LEAD_OUT, *CLOSED]]
+    with ThreadPoolExecutor(4) as threads:
+        ends = list(threads.map(attempt, paths))
+    wrong = {path: end for path, end in zip(paths, ends, strict=True)
+             if end != ("error", path, 409, "FUNCTION_NOT_ACTIVE")}  # fmt: skip
+    assert not wrong
+    print(f"{len(ends)} deploys ended in error")
+    until(lambda: len(zombies(open_server.launcher)) <= 2)  # of the last ones, until the next
+
+
+def zombies(parent: int) -> list[int]:
+    return [pid for pid in children(parent) if not is_alive(pid)]
+
+
+@pytest.mark.parametrize("path", INSIDE)
+def test_from_a_directory_of_the_sandbox_nothing_of_the_host_is_reached(
+    open_server: Server, canary: Canary, path: str
+) -> None:
+    function = make(open_server, canary.name(path), canary)
+    told = function.deploy()
+    assert told["state"] == "active", told
+    record = function.invoke()
+    assert record["status"] == "success", record
+    assert way_out(record["stdout"], canary) == []
+    starts = re.search(r"^starts (\d+):(\d+) (.+)$", record["stdout"], re.M)
+    assert starts, record["stdout"]
+    assert starts[3] == canary.name(INSIDE[path])
+    # The same directory as the host sees it, through the guest's own root.
+    seen = {os.stat(f"/proc/{pid}/root{starts[3]}") for pid in guests(open_server)}
+    assert (int(starts[1]), int(starts[2])) in {(one.st_dev, one.st_ino) for one in seen}
+    function.delete()
+
+
+def guests(server: Server) -> list[int]:
+    return until(lambda: server.named(".guest"))
+
+
+# The probe can fail ----------------------------------------------------------------------------
+
+# A sandbox as a careless runtime would leave it: the image is the root, and 7 is open elsewhere.
+CARELESS = """
+mount -t tmpfs none "$1"; cd "$1"; mkdir usr proc dev
+touch dev/null; mount --bind /dev/null dev/null
+mount --rbind /usr usr; mount -t proc proc proc
+for name in bin lib lib64; do ln -s "usr/$name" "$name"; done
+exec chroot . /bin/sh -c "$2"
+"""
+
+
+def careless(canary: Canary, enter: str, leak: str | None) -> str:
+    """What the probe prints there, when it begins with `enter` and `leak` stayed open as 7."""
+    probe = f"export CANARY={shlex.quote(str(canary.path))}; {enter}{PROBE}"
+    redirect = f"exec 7<{leak}; " if leak else ""
+    script = f'{redirect}exec unshare --mount --propagation private sh -ec "$0" sh "$1" "$2"'
+    with short_dir() as root:
+        done = subprocess.run(
+            ["sh", "-c", script, CARELESS, str(root), probe],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_probe_finds_an_open_descriptor(canary: Canary) -> None:
+    """Negative control."""
+    assert way_out(careless(canary, "", None), canary) == []
+    found = way_out(careless(canary, "", "/"), canary)
+    assert found[0].startswith("read /proc/self/fd/7/")
+    assert "the canary was read" in found
+
+
+def test_the_probe_finds_a_directory_outside(canary: Canary) -> None:
+    """Negative control."""
+    output = careless(canary, "cd /proc/self/fd/7;", "/usr/bin")
+    found = way_out(output, canary)
+    assert "the canary was read" in found
+    assert any("`..` ends elsewhere" in one for one in found)

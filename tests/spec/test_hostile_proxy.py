@@ -1,0 +1,162 @@
+"""Smuggled requests through a proxy that keeps its connection to the server.
+
+nginx gives each request it sends an id of its own. A request that the server saw and that has none
+of these was hidden in another; an answer with the id of another request went to the wrong caller.
+"""
+
+import json
+import os
+import re
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from e2e.server import Server, until
+from spec.house import Api, Wire, new_name, raw, request, statuses
+from spec.proxy import MANNERS, NGINX, Proxy, nginx
+from spec.smuggling import FUNCTIONS, ONE_REQUEST, PHANTOM, REFUSED, create, post
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.skipif(not os.access(NGINX, os.X_OK), reason=f"needs {NGINX}: apt install nginx"),
+]
+NEIGHBOURS = 3  # requests that follow an attack on the same connection to the server
+
+
+@pytest.fixture(scope="module", params=MANNERS)
+def proxy(open_server: Server, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    with nginx(open_server.url, request.param) as proxy:
+        yield proxy
+
+
+class Seen:
+    """What the server has logged of requests since this was made."""
+
+    def __init__(self, server: Server) -> None:
+        self._log = server.log
+        self._from = len(self._log.read_bytes())
+
+    def ids(self) -> list[str]:
+        lines = self._log.read_bytes()[self._from :].decode().splitlines()
+        found = [json.loads(line) for line in lines if line.startswith("{")]
+        return [one["request_id"] for one in found if one["event"] == "request"]
+
+
+def phantoms(seen: list[str], proxy: Proxy) -> list[str]:
+    """The requests that nobody sent, or that were sent once and seen again."""
+    sent = {one["id"] for one in proxy.sent()}
+    return [one for number, one in enumerate(seen) if one not in sent or one in seen[:number]]
+
+
+def ask(proxy: Proxy) -> tuple[str, str]:
+    """A harmless request; the id under which it was sent, and that of the answer it got."""
+    path = f"{FUNCTIONS}/{new_name()}"
+    answer = raw(proxy.url, request("GET", path, {"Connection": "close"})).decode()
+    sent = re.search(r"^X-Sent: (\w+)\r$", answer, re.M)
+    told = re.search(r'"request_id":"([^"]+)"', answer)
+    assert sent, answer
+    assert told, answer
+    return sent[1], told[1]
+
+
+def attack(proxy: Proxy, vector: bytes) -> bytes:
+    """What the attacker is told; then its neighbours ask, and get what is theirs."""
+    wire = Wire(proxy.url)
+    answer = wire.send(vector).receive()
+    wire.close()
+    for _ in range(NEIGHBOURS):
+        sent, told = ask(proxy)
+        assert sent == told, answer
+    return answer
+
+
+@pytest.mark.parametrize("vector", REFUSED.values(), ids=REFUSED.keys())
+def test_nothing_ambiguous_becomes_a_second_request(
+    open_server: Server, anybody: Api, proxy: Proxy, vector: bytes
+) -> None:
+    """Where nginx reads two requests, it sends two, each under its id; the server sees no more."""
+    seen, before = Seen(open_server), len(proxy.sent())
+    answer = attack(proxy, vector)
+    assert len(seen.ids()) >= NEIGHBOURS
+    assert phantoms(seen.ids(), proxy) == [], answer[:300]
+    sent = proxy.sent()[before:-NEIGHBOURS]
+    print("nginx took it for", [(one["status"], one["to"] != "") for one in sent])
+    assert anybody.count() == len([one for one in sent if one["status"] == 201])
+    assert len(statuses(answer)) <= max(1, len(sent))
+
+
+@pytest.mark.parametrize("vector", ONE_REQUEST.values(), ids=ONE_REQUEST.keys())
+def test_a_body_is_not_the_next_request(
+    open_server: Server, anybody: Api, proxy: Proxy, vector: bytes
+) -> None:
+    seen, before = Seen(open_server), len(proxy.sent())
+    answer = attack(proxy, vector)
+    sent = proxy.sent()[before:]
+    assert len(sent) == 1 + NEIGHBOURS, sent
+    assert all(one["to"] for one in sent)  # what nginx refuses itself proves nothing of the server
+    assert phantoms(seen.ids(), proxy) == [], answer[:300]
+    assert anybody.count() == 0
+
+
+# The probe can fail ----------------------------------------------------------------------------
+
+
+def test_a_request_that_did_not_come_from_the_proxy_is_noticed(
+    open_server: Server, anybody: Api, proxy: Proxy
+) -> None:
+    """Negative control: the hidden request, sent past the proxy and through it."""
+    seen = Seen(open_server)
+    assert statuses(raw(open_server.url, PHANTOM)) == [201]
+    assert len(phantoms(seen.ids(), proxy)) == 1
+    seen = Seen(open_server)
+    pipeline = post("Content-Length: 0", body=create(new_name()))
+    assert statuses(raw(proxy.url, pipeline)) == [415, 201] or anybody.count() == 2
+    assert phantoms(seen.ids(), proxy) == []
+    assert anybody.count() == 2
+
+
+class Careless(socketserver.BaseRequestHandler):
+    """Reads heads and no bodies, so that a body is its next request."""
+
+    def handle(self) -> None:
+        pending = b""
+        with suppress(ConnectionError):
+            while data := self.request.recv(65536):
+                *heads, pending = (pending + data).split(b"\r\n\r\n")
+                for head in heads:
+                    self._answer(head)
+
+    def _answer(self, head: bytes) -> None:
+        told = re.search(rb"X-Request-Id: (\w+)", head)
+        name = told[1] if told else b"none"
+        self.server.seen.append(name.decode())  # type: ignore[attr-defined]
+        body = b'{"request_id":"%s"}' % name
+        start = b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n" % len(body)
+        self.request.sendall(start + body)
+
+
+@contextmanager
+def careless() -> Iterator[tuple[str, list[str]]]:
+    """Its URL, and the ids of all the requests it saw."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Careless) as server:
+        server.daemon_threads = True
+        server.seen = []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", server.seen  # type: ignore[attr-defined]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+def test_a_server_that_reads_no_bodies_is_found_out(manner: str) -> None:
+    """Negative control."""
+    with careless() as (url, seen), nginx(url, manner) as proxy:
+        assert ask(proxy) == (seen[0], seen[0])
+        attack(proxy, ONE_REQUEST["GET"])
+        until(lambda: phantoms(seen, proxy))
