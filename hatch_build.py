@@ -36,7 +36,8 @@ def compile_guest(source: Path, binary: Path, compiler: str = "cc") -> None:
 def compile_in_place(root: Path) -> None:
     """Only if the binary is older than what it is made from."""
     source, binary = root / GUEST / "guest.c", root / GUEST / "bin" / "guest"
-    newest = max(source.stat().st_mtime, Path(__file__).stat().st_mtime)
+    parts = [source, *(root / GUEST).glob("*.h"), Path(__file__)]
+    newest = max(part.stat().st_mtime for part in parts)
     if not binary.exists() or binary.stat().st_mtime < newest:
         compile_guest(source, binary)
 

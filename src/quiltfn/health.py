@@ -22,6 +22,8 @@ class Machine:
     transport: str
     memory_max_mib: int
     cores: int
+    interpreters: dict[str, str]
+    packages: str
 
 
 class Health:

@@ -26,6 +26,7 @@ from quiltfn.model.invocation import How
 from quiltfn.model.pool import PoolLimits
 from quiltfn.model.version import Content, HostLimits, Version, check_number
 from quiltfn.ports import Clock, Pools, SandboxFailed, SandboxRefused, Store, Tally
+from quiltfn.runtimes import Runtimes
 
 DEPLOY_ANSWERS_WITHIN_S = 20.0
 UPDATE_STANDS_WITHIN_S = 10.0
@@ -39,6 +40,7 @@ class Place:
 
     node_id: str
     host: HostLimits
+    runtimes: Runtimes
     idle_s: float = 300.0
     line_max: int = 1000
     line_wait_s: float = 10.0
@@ -82,6 +84,7 @@ class Lifecycle:
             updated_at=now,
         )
         function.validate()
+        content = self._place.runtimes.pin(content)
         content.validate(self._place.host)
         version = self._version(function, 1, content, now)
         await self._store.create(function, version)
@@ -107,6 +110,7 @@ class Lifecycle:
             ours = {name: value for name, value in changes.items() if name in CONTENT_FIELDS}
             rest = {name: value for name, value in changes.items() if name not in CONTENT_FIELDS}
             content = msgspec.structs.replace(entry.version.content, **ours)
+            content = self._place.runtimes.pin(content)
             function = msgspec.structs.replace(
                 entry.function, **rest, updated_at=now, error_message=None
             )

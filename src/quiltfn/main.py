@@ -37,13 +37,16 @@ from quiltfn.catalog import Catalog
 from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health, Machine
 from quiltfn.idempotency import Idempotency
+from quiltfn.images import ImageDirectory, ImageLimits
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle, Place
 from quiltfn.model.errors import ShuttingDown, StoreUnavailable
+from quiltfn.model.runtime import built_in
 from quiltfn.model.version import HostLimits
 from quiltfn.observe import log, metrics
 from quiltfn.pool.local import LocalPools
 from quiltfn.pool.reaper import reap
+from quiltfn.runtimes import HostImage, Runtimes
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
 from quiltfn.store import (
@@ -53,9 +56,10 @@ from quiltfn.store import (
     SqliteStore,
     SqlKeys,
     SqlOperations,
+    SqlRuntimes,
     StoreBroken,
 )
-from quiltfn.tidy import tidy
+from quiltfn.tidy import tidy, tidy_images
 from quiltfn.tokens import BadTokenSettings, verifier
 
 EXIT_STORE_BROKEN, EXIT_REFUSED = 74, 78
@@ -121,13 +125,22 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         pools = LocalPools(LauncherSandboxes(channel), clock)
         stack.push_async_callback(pools.aclose)
         catalog = Catalog()
-        lifecycle = Lifecycle(catalog, store, pools, clock, place_of(given))
+        runtime_store = SqlRuntimes(store.database)
+        images = ImageDirectory(chosen.data_dir / "images", clock, image_limits(chosen))
+        images.start()
+        runtimes = Runtimes(host_image(given.machine), runtime_store, images, clock)
+        await runtimes.restore()
+        lifecycle = Lifecycle(catalog, store, pools, clock, place_of(given, runtimes))
         await lifecycle.restore()
         elasticity = Elasticity(lifecycle, SqlOperations(store.database), clock)
         await elasticity.restore()
         health = Health(given.machine, store, journal, chosen.data_dir)
         metrics.started(__version__)
-        work = (reap(pools), access.keep_fresh(), tidy(audit, answers, clock, chosen.audit_days))
+        work = (
+            *(reap(pools), access.keep_fresh()),
+            tidy(audit, answers, clock, chosen.audit_days),
+            tidy_images(images, runtime_store, chosen.image_grace_s),
+        )
         for task in [asyncio.ensure_future(one) for one in work]:
             stack.callback(task.cancel)
         yield Tied(
@@ -144,12 +157,10 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
                 journal=journal,
                 keys=keys,
                 audit=audit,
+                runtimes=runtimes,
+                images=images,
                 health=health,
-                limits=ApiLimits(
-                    body_max=chosen.body_max_bytes,
-                    invoke_body_max=chosen.invoke_body_max_bytes,
-                    body_timeout_s=chosen.body_timeout_s,
-                ),
+                limits=api_limits(chosen),
             ),
             pools,
             health,
@@ -170,11 +181,12 @@ def check_address(given: Inherited, access: Access) -> None:
         )
 
 
-def place_of(given: Inherited) -> Place:
+def place_of(given: Inherited, runtimes: Runtimes) -> Place:
     machine, chosen = given.machine, given.settings
     return Place(
         node_id=machine.node_id,
         host=HostLimits(memory_max_mib=machine.memory_max_mib, cores=machine.cores),
+        runtimes=runtimes,
         idle_s=chosen.idle_s,
         line_max=chosen.line_max,
         line_wait_s=chosen.line_wait_s,
@@ -186,6 +198,24 @@ def tenant_limits(chosen: settings.Settings) -> TenantLimits:
         in_flight=chosen.tenant_calls_in_flight,
         calls_per_s=chosen.tenant_calls_per_s,
         functions=chosen.tenant_functions,
+    )
+
+
+def host_image(machine: Machine) -> HostImage:
+    own = built_in(machine.interpreters, machine.packages)
+    return HostImage(built_in=own, packages=machine.packages)
+
+
+def image_limits(chosen: settings.Settings) -> ImageLimits:
+    return ImageLimits(unpacked_max_bytes=chosen.image_max_bytes, files_max=chosen.image_files_max)
+
+
+def api_limits(chosen: settings.Settings) -> ApiLimits:
+    return ApiLimits(
+        body_max=chosen.body_max_bytes,
+        invoke_body_max=chosen.invoke_body_max_bytes,
+        image_max=chosen.image_upload_max_bytes,
+        body_timeout_s=chosen.body_timeout_s,
     )
 
 

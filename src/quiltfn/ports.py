@@ -3,7 +3,7 @@
 Every port has a real implementation and a fake, and one contract suite that both pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, Protocol, TypeVar
 
@@ -11,8 +11,10 @@ import msgspec
 
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.function import Function
+from quiltfn.model.image import Archive, Image
 from quiltfn.model.invocation import Ended, How, Invocation, Status
 from quiltfn.model.pool import PoolCounts, PoolLimits
+from quiltfn.model.runtime import Runtime
 from quiltfn.model.version import Content, Version
 
 T = TypeVar("T")
@@ -50,9 +52,13 @@ class SandboxFailed(Exception):
 
 
 class Sandbox(Protocol):
-    """The fenced place. It serves one version content, one call at a time."""
+    """The fenced place. It serves one version content, one call at a time.
+
+    `note`: what its runtime has to say of how it serves calls, once specialised; mostly nothing.
+    """
 
     id: str
+    note: str
 
     async def specialise(self, content: Content) -> None:
         """Makes it an instance of `content`. Raises `SandboxRefused`, after which it is useless."""
@@ -78,6 +84,9 @@ class Sandbox(Protocol):
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         """Calls back when it is clean after a call, and once when it ends by itself."""
+
+    async def count_blocked(self) -> int:
+        """How many attempts to reach something its network has refused so far, or until its end."""
 
     async def destroy(self) -> None:
         """Gives everything back to the machine. Harmless in any state and when repeated."""
@@ -140,6 +149,9 @@ class Pools(Protocol):
 
     def counts(self, function_id: str) -> PoolCounts:
         """The five states, counted; zeros for a function without a pool."""
+
+    async def blocked(self, function_id: str) -> int:
+        """Attempts that the network of its instances has refused since this server started."""
 
     def waiting(self) -> int:
         """How many calls are in line, over all functions."""
@@ -346,3 +358,36 @@ class Operations(Protocol):
 
     async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
         """One operation of the tenant."""
+
+
+class RuntimeStore(Protocol):
+    """What the names of an operator's runtimes stand for. Raises `StoreUnavailable`."""
+
+    async def load(self) -> Sequence[Runtime]:
+        """The newest revision of each name, once, at start."""
+
+    async def save(self, runtime: Runtime) -> None:
+        """From now on the name stands for this; versions keep what they were made with."""
+
+    async def remove(self, name: str) -> None:
+        """The name stands for nothing. Harmless where it did not."""
+
+    async def images_in_use(self) -> frozenset[str]:
+        """The digests that a runtime or any version of any function has."""
+
+
+class Images(Protocol):
+    """The files that runtimes show at /app, by the digest of their content."""
+
+    async def take(self, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
+        """Unpacks an archive; the image is on disk when this returns.
+
+        Raises `Unprocessable` with the reason where the archive is one that is not taken, and
+        `StoreUnavailable` where there is no room. Nothing of it is left then.
+        """
+
+    def hold(self, digest: str) -> bool:
+        """Whether it is there; if so, it is as good as new for `collect`. Never waits."""
+
+    async def collect(self, in_use: frozenset[str], grace_s: float) -> int:
+        """Removes images that were neither in use nor held for `grace_s`; returns how many."""

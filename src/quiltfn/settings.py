@@ -61,7 +61,21 @@ class Settings:
     invoke_body_max_bytes: int = setting(
         8 * MIB, "longest body of an invocation", low=1024, high=64 * MIB
     )
-    body_timeout_s: float = setting(30.0, "how long a body may take to arrive", low=1, high=900)
+    body_timeout_s: float = setting(
+        30.0, "how long a body, or the next piece of an image, may take", low=1, high=900
+    )
+    image_upload_max_bytes: int = setting(
+        512 * MIB, "longest archive with the files of a runtime", low=1024, high=64 * 1024 * MIB
+    )
+    image_max_bytes: int = setting(
+        2048 * MIB, "bytes that the files of a runtime hold at most", low=1, high=64 * 1024 * MIB
+    )
+    image_files_max: int = setting(
+        100_000, "files, directories and links of a runtime at most", low=1, high=2_000_000
+    )
+    image_grace_s: float = setting(
+        600.0, "how long an image that nothing names is kept", low=1, high=DAY_S
+    )
     head_max_bytes: int = setting(
         16 * 1024, "longest head of a request: its line and headers", low=1024, high=MIB
     )
@@ -76,6 +90,7 @@ class Settings:
     tenant_functions: int = setting(
         10_000, "functions of one tenant at most", low=1, high=1_000_000
     )
+    egress_dns: str = setting("", "resolver of sandboxes with egress; empty: the host's own")
     audit_days: int = setting(90, "how long the audit trail is kept", low=1, high=36_500)
 
     def __post_init__(self) -> None:
@@ -85,6 +100,8 @@ class Settings:
                 raise BadSetting(f"{field.name} must be between {low} and {high}, not {value}")
         if (self.tls_cert == Path()) != (self.tls_key == Path()):
             raise BadSetting("tls_cert and tls_key go together; only one of them is set")
+        if self.egress_dns and not _is_address(self.egress_dns):
+            raise BadSetting(f"egress_dns must be an IP address, not {self.egress_dns!r}")
         try:
             is_loopback(self.host)
         except ValueError:
@@ -96,6 +113,13 @@ class Settings:
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the address. Raises `ValueError` for what is none."""
     return host == "localhost" or ipaddress.ip_address(host).is_loopback
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
 def from_everywhere(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:

@@ -165,6 +165,13 @@ async def test_destroy_is_harmless_when_repeated_and_at_once(box: Box) -> None:
     assert not sandbox.is_alive
 
 
+async def test_a_sandbox_without_a_network_has_nothing_refused(box: Box) -> None:
+    sandbox = await box.sandbox()
+    assert await sandbox.count_blocked() == 0
+    await sandbox.destroy()
+    assert await sandbox.count_blocked() == 0
+
+
 async def test_destroy_under_a_call_ends_the_call(box: Box) -> None:
     sandbox = await box.sandbox("sleep 20")
     running = asyncio.ensure_future(sandbox.call(call()))

@@ -150,12 +150,11 @@ if __name__ != "__main__":
             cwd: str = "/",
             environment: dict[str, str] | None = None,
             *,
-            keep_tmp: bool = False,
+            flags: int = 0,
         ) -> Specialised:
             env = {"PATH": "/usr/bin:/bin"} if environment is None else environment
-            self.socket.sendall(
-                encode_specialise(argv=argv, cwd=cwd, environment=env, keep_tmp=keep_tmp)
-            )
+            frame = encode_specialise(argv=argv, cwd=cwd, environment=env, flags=flags)
+            self.socket.sendall(frame)
             event = self.next()
             assert isinstance(event, Specialised)
             return event

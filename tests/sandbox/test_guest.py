@@ -16,6 +16,7 @@ import pytest
 
 from quiltfn.guest.wire import (
     CALL_MAX,
+    KEEP_TMP,
     SPECIALISE_MAX,
     STREAM_MAX,
     STRINGS_MAX,
@@ -359,7 +360,7 @@ def test_what_is_looked_for_is_found_within_a_call(box):
 
 
 def test_keep_tmp_keeps_tmp_and_nothing_else(empty):
-    assert empty.specialise(EVAL, keep_tmp=True).errno == 0
+    assert empty.specialise(EVAL, flags=KEEP_TMP).errno == 0
     empty.run("echo x >/tmp/kept; echo x >/dev/shm/gone;" + python(SYSV))
     assert empty.run(LOOK).stdout == b"/tmp/kept\n"
 
@@ -460,7 +461,8 @@ VIOLATIONS = {
     "a call before specialisation": encode_call(nonce=1, timeout_ms=1, environment={}),
     "an empty specialisation": host_frame("S"),
     "a specialisation too long": struct.pack("<B3xI", ord("S"), 256 * 1024 + 1),
-    "an unknown flag": host_frame("S", b"\2" + FINE[9:]),
+    "an unknown flag": host_frame("S", b"\x08" + FINE[9:]),
+    "state to keep without a runner": host_frame("S", b"\4" + FINE[9:]),
     "bytes left over": host_frame("S", FINE[8:] + b"\0"),
     "no arguments": host_frame("S", START + blobs() + blobs()),
     "a NUL": host_frame("S", START + blobs(b"a\0b") + blobs()),
@@ -545,7 +547,7 @@ def damaged(chance: random.Random) -> bytes:
         argv=["/bin/true", "a" * chance.randrange(50)],
         cwd=chance.choice(["/", "/usr", "/nope", "relative"]),
         environment={f"V{i}": "x" * chance.randrange(40) for i in range(chance.randrange(6))},
-        keep_tmp=chance.random() < 0.5,
+        flags=chance.choice([0, 1, 2, 6, 7]),
     )
     calls = [
         encode_call(

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from quiltfn.catalog import Catalog, Entry
+from quiltfn.images import ImageDirectory, ImageLimits
 from quiltfn.invoke import Invoker, Request
 from quiltfn.lifecycle import Lifecycle, Place
 from quiltfn.model.function import FunctionState, NewFunction
 from quiltfn.model.invocation import Invocation
+from quiltfn.model.runtime import SHELL
 from quiltfn.model.version import Content, HostLimits
 from quiltfn.pool.local import LocalPools
 from quiltfn.ports import InvocationQuery
+from quiltfn.runtimes import HostImage, Runtimes
 from quiltfn.sandbox.fake import FakeSandboxes
-from quiltfn.store import SpoolJournal, SqliteStore
+from quiltfn.store import SpoolJournal, SqliteStore, SqlRuntimes
 
 TENANT = "default"
 
@@ -97,7 +100,12 @@ async def house(path: Path, **sandboxes: float) -> AsyncIterator[House]:
         fake = FakeSandboxes(**sandboxes)
         pools = LocalPools(fake, clock)
         catalog = Catalog()
-        place = Place(node_id="node-1", host=HostLimits(memory_max_mib=4096, cores=2))
+        host = HostLimits(memory_max_mib=4096, cores=2)
+        images = ImageDirectory(path / "images", clock, ImageLimits())
+        images.start()
+        own = HostImage(built_in={"shell": SHELL})
+        runtimes = Runtimes(own, SqlRuntimes(store.database), images, clock)
+        place = Place(node_id="node-1", host=host, runtimes=runtimes)
         lifecycle = Lifecycle(catalog, store, pools, clock, place)
         await lifecycle.restore()
         tied = House(

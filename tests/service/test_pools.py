@@ -164,6 +164,22 @@ async def test_idle_instances_leave_and_the_minimum_stays(server: House) -> None
     await until(lambda: server.counts(entry) == {"ready": 1})
 
 
+async def test_what_networks_refused_is_summed_over_living_and_ended_instances(
+    server: House,
+) -> None:
+    entry = await server.active(min_instances=2)
+    pool = server.pools._pools[entry.function.id]
+    await until(lambda: len(pool.sandboxes) == 2)
+    first, second = list(pool.sandboxes.values())
+    assert await server.pools.blocked(entry.function.id) == 0
+    first.blocked, second.blocked = 3, 4
+    assert await server.pools.blocked(entry.function.id) == 7
+    first.end_by_itself()
+    await until(lambda: first not in pool.sandboxes.values())
+    assert await server.pools.blocked(entry.function.id) == 7
+    assert await server.pools.blocked("no such function") == 0
+
+
 async def test_a_sandbox_that_ends_by_itself_is_replaced_for_the_minimum(server: House) -> None:
     entry = await server.active(min_instances=1)
     (sandbox,) = server.sandboxes.alive.values()

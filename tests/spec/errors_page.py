@@ -30,18 +30,20 @@ WHEN = {
     "UNAUTHORIZED": "No credential, or one that is wrong, expired or revoked.",
     "FORBIDDEN": "The credential's scope does not allow the call, or it names another tenant; on a "
     "server without keys: a foreign Host or Origin.",
-    "NOT_FOUND": "There is no such route, function, version, invocation, operation or key, or it "
-    "is another tenant's.",
+    "NOT_FOUND": "There is no such route, function, version, invocation, operation, key or "
+    "runtime, or it is another tenant's.",
     "METHOD_NOT_ALLOWED": "The address does not take the method; `Allow` names those it takes.",
-    "CONFLICT": "The name is taken; the first call with this `Idempotency-Key` still runs; or the "
-    "function's state does not allow to pause or resume it.",
+    "CONFLICT": "The name is taken; the first call with this `Idempotency-Key` still runs; the "
+    "function's state does not allow to pause or resume it; or the runtime is the server's own.",
     "FUNCTION_NOT_ACTIVE": "The function cannot be invoked in its state; `hint` names the call "
     "that helps.",
     "PRECONDITION_FAILED": "`If-Match` does not match: the function was changed since it was read.",
     "PAYLOAD_TOO_LARGE": "The body is longer than the route takes.",
-    "UNSUPPORTED_MEDIA_TYPE": "The body is not said to be JSON, or is compressed.",
+    "UNSUPPORTED_MEDIA_TYPE": "The body is not said to be JSON (of an image: an archive), or has a "
+    "Content-Encoding.",
     "UNPROCESSABLE_ENTITY": "A field, parameter or header is missing, unknown, of the wrong type "
-    "or out of range; or an `Idempotency-Key` was used before with another body.",
+    "or out of range; an `Idempotency-Key` was used before with another body; or an archive "
+    "holds what no image may hold.",
     "RATE_LIMITED": "A limit of the tenant was reached, or 20 wrong credentials came from one "
     "address.",
     "INTERNAL": "A bug of the server; its log has the rest.",

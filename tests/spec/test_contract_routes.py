@@ -218,7 +218,7 @@ def test_health_is_liveness_without_a_credential(keyed: Keyed) -> None:
 
 def test_system_info(tenant: Api) -> None:
     info = tenant.good("GET", "/api/system/info")
-    assert {"version", "node_id", "protections", "limits"} <= set(info)
+    assert {"version", "node_id", "protections", "interpreters", "limits"} <= set(info)
     assert info["protections"]
     assert info["limits"]["body_bytes"] == 1024 * 1024
 
@@ -252,6 +252,7 @@ NEEDS = {
     ("GET", f"{ID}/invocations/x"): "read",
     ("GET", f"{ID}/versions"): "read",
     ("GET", f"{ID}/pool"): "read",
+    ("GET", f"{ID}/egress"): "read",
     ("GET", f"{FUNCTIONS}/by-name/nobody"): "read",
     ("GET", f"{FUNCTIONS}/pool/stats"): "read",
     ("GET", f"{FUNCTIONS}/health"): "read",
@@ -264,6 +265,11 @@ NEEDS = {
     ("POST", f"/api/elasticity/control{ID[4:]}/pool-target"): "write",
     ("GET", "/api/elasticity/control/operations/x"): "read",
     ("GET", "/api/system/info"): "read",
+    ("GET", "/api/runtimes"): "read",
+    ("GET", "/api/runtimes/nobody"): "read",
+    ("POST", "/api/runtimes"): "operator",
+    ("POST", "/api/runtimes/images"): "operator",
+    ("DELETE", "/api/runtimes/nobody"): "operator",
     ("GET", "/metrics"): "operator",
     ("GET", "/api/keys"): "admin",
     ("POST", "/api/keys"): "admin",
@@ -357,6 +363,7 @@ FOREIGN = [
     ("POST", "/api/functions/{id}/rollback", {"version": 1}),
     ("GET", "/api/functions/{id}/versions", None),
     ("GET", "/api/functions/{id}/pool", None),
+    ("GET", "/api/functions/{id}/egress", None),
     ("GET", "/api/functions/{id}/invocations", None),
     ("GET", "/api/functions/{id}/invocations/{call}", None),
     ("GET", "/api/functions/by-name/{name}", None),

@@ -49,6 +49,7 @@ class Fake:
         self.query = ""
         self.headers: Mapping[str, str] = {}
         self.body: Any = None
+        self.bodies: list[Any] = []
         self.answers: dict[tuple[str, str], tuple[int, Any]] = {
             ("GET", "/by-name/hello"): (200, FUNCTION),
             ("GET", f"/{ID}"): (200, FUNCTION),
@@ -66,7 +67,10 @@ class Fake:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         call = (request.method, request.url.path.removeprefix("/api/functions"))
         self.asked.append(call)
-        self.body = json.loads(request.content) if request.content else None
+        content = request.read()
+        is_json = request.headers.get("content-type") == "application/json"
+        self.body = json.loads(content) if content and is_json else content or None
+        self.bodies.append(self.body)
         self.query, self.headers = request.url.query.decode(), request.headers
         status, body = self.answers.get(call, (404, NOT_FOUND))
         if body is None:

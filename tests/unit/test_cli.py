@@ -40,7 +40,7 @@ def test_create_sends_what_was_said_and_leaves_the_rest_to_the_server(fake: Fake
 
 def test_create_understands_every_option(fake: Fake, capsys: Captured) -> None:
     words = "--runtime shell --description d --cluster-id c --memory 512 --cpu 12.5 --timeout 9"
-    more = "--env A=1 --env B=x=y --min 1 --max 2 --keep-tmp --workdir /app --output table"
+    more = "--env A=1 --env B=x=y --min 1 --max 2 --keep-state --workdir /app --output table"
     code = run(["functions", "create", "hello", "--handler", "h", *words.split(), *more.split()])
     assert code == 0
     assert fake.body == {

@@ -38,7 +38,7 @@ def test_update_sends_what_was_said_and_nothing_else(fake: Fake, capsys: Capture
 def test_update_understands_every_option(fake: Fake) -> None:
     fake.answers["PUT", f"/{ID}"] = (200, FUNCTION)
     words = "--name n --handler h --runtime shell --description d --memory 512 --cpu 12.5"
-    more = "--timeout 9 --env A=1 --env B=2 --min 1 --max 2 --keep-tmp --workdir /app"
+    more = "--timeout 9 --env A=1 --env B=2 --min 1 --max 2 --keep-state --workdir /app"
     assert run(["functions", "update", "hello", *words.split(), *more.split()]) == 0
     assert fake.body == {
         "name": "n",
@@ -58,7 +58,7 @@ def test_update_understands_every_option(fake: Fake) -> None:
 
 def test_update_takes_back_what_can_be_taken_back(fake: Fake) -> None:
     fake.answers["PUT", f"/{ID}"] = (200, FUNCTION)
-    words = "--unset-description --unset-workdir --unset-env --clean-tmp"
+    words = "--unset-description --unset-workdir --unset-env --clean"
     assert run(["functions", "update", "hello", *words.split()]) == 0
     assert fake.body == {
         "description": None,

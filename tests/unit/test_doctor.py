@@ -158,6 +158,14 @@ def test_room_for_the_database(
     assert asked == [tmp_path]
 
 
+def test_what_egress_needs_is_named_and_its_lack_stops_nothing() -> None:
+    missing = machine.egress(lambda name: None if name == "nft" else name)
+    assert missing.level is Level.OK
+    assert "refused: there is no nft; " in missing.sentence
+    assert "apt install nftables slirp4netns" in missing.sentence
+    assert machine.egress(lambda name: name).sentence == "nft and slirp4netns are there"
+
+
 def test_gvisor_is_told_of_and_not_used() -> None:
     assert "no runsc" in machine.gvisor(which=lambda _: None).sentence
     there = machine.gvisor(lambda _: "runsc version release-20240729\nspec: 1.1\n", lambda _: "/r")

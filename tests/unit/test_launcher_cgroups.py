@@ -175,6 +175,36 @@ def test_v2_says_where_controllers_are_not_handed_down(unified: Path) -> None:
         V2().prepare("s")
 
 
+def test_v2_puts_a_process_of_ours_into_a_group_with_limits(unified: Path) -> None:
+    (unified / "quiltfn" / "s").mkdir(parents=True)
+    V2().enter("s", "0123-uplink", Limits(memory_mib=64, cpu_percent=50.0, pids=1))
+    group = unified / "quiltfn" / "s" / "0123-uplink"
+    told = {file.name: file.read_text() for file in group.iterdir()}
+    assert told == {
+        "memory.max": str(64 * 1024 * 1024),
+        "cpu.max": "50000 100000",
+        "pids.max": "1",
+        "cgroup.procs": "0",
+    }
+
+
+def test_v1_puts_a_process_of_ours_into_a_group_of_every_controller(tmp_path: Path) -> None:
+    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
+    for top in tops.values():
+        (top / "quiltfn" / "s").mkdir(parents=True)
+    V1(tops, hybrid=True).enter("s", "one", Limits(memory_mib=64, cpu_percent=50.0, pids=1))
+    for name, wanted in {
+        "memory/memory.limit_in_bytes": str(64 * 1024 * 1024),
+        "cpu/cpu.cfs_quota_us": "50000",
+        "pids/pids.max": "1",
+        "devices/devices.deny": "a",
+    }.items():
+        controller, file = name.split("/")
+        assert (tops[controller] / "quiltfn" / "s" / "one" / file).read_text() == wanted
+    for top in tops.values():
+        assert (top / "quiltfn" / "s" / "one" / "cgroup.procs").read_text() == "0"
+
+
 # Trees ---------------------------------------------------------------------------------------
 
 

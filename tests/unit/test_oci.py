@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -34,6 +34,13 @@ some_hosts = st.builds(
     ),
     oom_score_min=st.integers(-1000, 1000),
 )
+some_wanted = st.builds(
+    oci.Wanted,
+    limits=some_limits,
+    app=st.none() | st.just(Path("/run/quiltfn/servers/0badcafe/images/0123")),
+    writable_paths=st.sampled_from([(), ("/data",), ("/data", "/var/cache")]),
+    binds=st.sampled_from([{}, {"/etc/resolv.conf": "/run/quiltfn/resolv.conf"}]),
+)
 some_bases = st.integers(1, 3839).map(lambda n: UID_BASE + n * UIDS_PER_SANDBOX)
 
 
@@ -61,7 +68,7 @@ def no_terminal(it: Config, _host: oci.Host, _limits: Limits) -> None:
 
 @rule
 def the_guest_alone_is_started(it: Config, host: oci.Host, _limits: Limits) -> None:
-    program, tmp, shm, score = it["process"]["args"]
+    program, tmp, shm, score, *_writable = it["process"]["args"]
     assert (program, tmp, shm) == (oci.GUEST, oci.TMP_OPTIONS, oci.SHM_OPTIONS)
     assert 500 <= int(score) <= 1000
     assert int(score) >= host.oom_score_min
@@ -182,8 +189,22 @@ def what_is_writable_has_a_size(it: Config, _host: oci.Host, _limits: Limits) ->
 @rule
 def binds_are_read_only(it: Config, host: oci.Host, _limits: Limits) -> None:
     binds = {point: one for point, one in mounts(it).items() if one["type"] == "bind"}
-    assert set(binds) == set(host.binds)
-    assert all({"rbind", "ro"} <= set(one["options"]) for one in binds.values())
+    assert set(binds) - set(host.binds) <= {"/app", "/etc/resolv.conf"}, "what was asked for"
+    assert set(binds) >= set(host.binds)
+    assert all({"rbind", "ro", "nosuid", "nodev"} <= set(one["options"]) for one in binds.values())
+
+
+@rule
+def only_small_file_systems_in_memory_are_writable(
+    it: Config, _host: oci.Host, _limits: Limits
+) -> None:
+    places = ["/tmp", *it["process"]["args"][4:]]
+    for point in places:
+        assert mounts(it)[point]["type"] == "tmpfs", point
+        options = set(mounts(it)[point]["options"])
+        assert {"nosuid", "nodev", "mode=1777", "size=64m", "nr_inodes=16384"} <= options, point
+    writable = {p for p, one in mounts(it).items() if "ro" not in one["options"]}
+    assert writable == {"/proc", "/dev", "/dev/shm", *places}
 
 
 @rule
@@ -279,10 +300,10 @@ def one_architecture_only(it: Config, host: oci.Host, _limits: Limits) -> None:
 @pytest.mark.parametrize("check", RULES, ids=lambda check: check.__name__)
 def test_rule(check: Rule) -> None:
     @settings(max_examples=25, deadline=None)
-    @given(some_hosts, some_limits, some_bases)
-    def holds(host: oci.Host, limits: Limits, base: int) -> None:
-        made = oci.config(host, limits, uid_base=base, cgroup=CGROUP, hostname="0123")
-        check(made, host, limits)
+    @given(some_hosts, some_wanted, some_bases)
+    def holds(host: oci.Host, wanted: oci.Wanted, base: int) -> None:
+        made = oci.config(host, wanted, uid_base=base, cgroup=CGROUP, hostname="0123")
+        check(made, host, wanted.limits)
 
     holds()
 

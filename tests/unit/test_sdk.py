@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from quiltfn.sdk import (
     Client,
     ConnectionFailed,
     NewFunction,
+    NewRuntime,
     Request,
     UnreadableAnswer,
     requests,
@@ -136,6 +138,10 @@ def every_request() -> Iterator[tuple[Request[Any], str, str]]:
         "POST",
         "/api/elasticity/functions/f1/pool-target",
     )
+    yield requests.runtimes(), "GET", "/api/runtimes"
+    yield requests.runtime("etl"), "GET", "/api/runtimes/etl"
+    yield requests.add_runtime(NewRuntime(name="etl", kind="shell")), "POST", "/api/runtimes"
+    yield requests.remove_runtime("etl"), "DELETE", "/api/runtimes/etl"
     yield requests.keys(), "GET", "/api/keys"
     yield requests.create_key(), "POST", "/api/keys"
     yield requests.revoke_key("k1"), "DELETE", "/api/keys/k1"
@@ -376,3 +382,26 @@ async def test_no_answer_is_a_sentence_in_both_clients(
     async with AsyncClient(transport=httpx.MockTransport(fail)) as later:
         with pytest.raises(ConnectionFailed, match=sentence):
             await later.send(requests.get("f1"))
+
+
+@pytest.mark.parametrize("name", ["image.tar", "image.tar.gz", "image.tgz"])
+async def test_an_archive_is_streamed_with_its_length_and_kind(tmp_path: Path, name: str) -> None:
+    archive = tmp_path / name
+    archive.write_bytes(b"x" * 700_000)
+    kind = "application/x-tar" if name.endswith("tar") else "application/gzip"
+    seen: list[tuple[str, str, int]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        headers = request.headers
+        seen.append((headers["content-type"], headers["content-length"], len(request.content)))
+        return httpx.Response(201, json={"digest": "ab", "files": 1, "size_bytes": 2})
+
+    async def answer_async(request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        return answer(request)
+
+    with Client(transport=httpx.MockTransport(answer)) as one:
+        assert one.send(requests.upload_image(archive)).digest == "ab"
+    async with AsyncClient(transport=httpx.MockTransport(answer_async)) as other:
+        assert (await other.send(requests.upload_image(archive).with_body()))[0].files == 1
+    assert seen == [(kind, "700000", 700_000)] * 2

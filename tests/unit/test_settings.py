@@ -136,3 +136,16 @@ def test_loopback_is_recognised(host: str) -> None:
 def test_other_addresses_are_not_loopback(host: str) -> None:
     assert not settings.is_loopback(host)
     assert from_everywhere({"host": host}, {}).host == host
+
+
+@pytest.mark.parametrize("given", ["1.1.1.1", "10.0.0.53", "::1", "2606:4700:4700::1111", ""])
+def test_a_resolver_is_an_address(given: str) -> None:
+    assert from_everywhere({"egress_dns": given}, {}).egress_dns == given
+
+
+@pytest.mark.parametrize(
+    "given", ["resolver", "1.1.1.1:53", "1.1.1.1 8.8.8.8", "1.1.1.1\nsearch x"]
+)
+def test_a_resolver_that_is_no_address_is_refused(given: str) -> None:
+    with pytest.raises(BadSetting, match="egress_dns must be an IP address"):
+        from_everywhere({"egress_dns": given}, {})

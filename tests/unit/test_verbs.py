@@ -10,11 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quiltfn.launcher.cgroups import Limits
-from quiltfn.launcher.verbs import Create, Destroy, Kill, Refused, parse
+from quiltfn.launcher.verbs import Blocked, Create, Destroy, Kill, Refused, parse
+from quiltfn.model.runtime import FIXED_TREES
 
 MEMORY_MAX, CORES = 4096, 2
 ID = "0123456789abcdef01234567"
-CREATE: dict[str, Any] = {"n": 1, "verb": "create", "memory_mib": 256, "cpu_percent": 25.5}
+DIGEST = "0123456789abcdef" * 4
+CREATE: dict[str, Any] = {
+    "n": 1,
+    "verb": "create",
+    "memory_mib": 256,
+    "cpu_percent": 25.5,
+    "image": None,
+    "network": "none",
+    "writable_paths": [],
+}
 DESTROY: dict[str, Any] = {"n": 2, "verb": "destroy", "sandbox": ID}
 
 
@@ -25,8 +35,13 @@ def ask(request: object) -> object:
 
 def test_the_three_verbs() -> None:
     assert ask(CREATE) == Create(1, Limits(memory_mib=256, cpu_percent=25.5))
+    everything = {"image": DIGEST, "network": "egress", "writable_paths": ["/data", "/var/cache"]}
+    assert ask(CREATE | everything) == Create(
+        1, Limits(memory_mib=256, cpu_percent=25.5), DIGEST, "egress", ("/data", "/var/cache")
+    )
     assert ask(DESTROY) == Destroy(2, ID)
     assert ask(DESTROY | {"verb": "kill"}) == Kill(2, ID)
+    assert ask(DESTROY | {"verb": "blocked"}) == Blocked(2, ID)
 
 
 @pytest.mark.parametrize("change", [{"memory_mib": 1}, {"memory_mib": MEMORY_MAX}])
@@ -75,6 +90,52 @@ def test_a_share_of_processor_that_is_refused(cpu: object) -> None:
         ask(CREATE | {"cpu_percent": cpu})
 
 
+@pytest.mark.parametrize(
+    "image",
+    ["", "..", DIGEST[:-1], DIGEST + "0", DIGEST.upper(), f"../{DIGEST[3:]}", DIGEST + "\n", 1, []],
+)
+def test_an_image_that_is_none(image: object) -> None:
+    with pytest.raises(Refused, match="image"):
+        ask(CREATE | {"image": image})
+
+
+@pytest.mark.parametrize("network", ["", "host", "None", "egress ", None, True, ["egress"], {}])
+def test_a_network_that_is_none(network: object) -> None:
+    with pytest.raises(Refused, match="network"):
+        ask(CREATE | {"network": network})
+
+
+@pytest.mark.parametrize("path", FIXED_TREES)
+def test_nothing_is_laid_over_what_a_sandbox_runs_with(path: str) -> None:
+    for one in (path, f"{path}/below"):
+        with pytest.raises(Refused, match="file system"):
+            ask(CREATE | {"writable_paths": [one]})
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        None,
+        "/data",
+        [1],
+        ["data"],
+        ["/"],
+        ["/data/"],
+        ["/data/.."],
+        ["/../etc"],
+        ["/.guest"],
+        ["/data\n"],
+        ["/data dir"],
+        ["/a,size=9g"],
+        ["/a/b/c/d/e"],
+        [f"/d{n}" for n in range(9)],
+    ],
+)
+def test_writable_places_that_are_refused(paths: object) -> None:
+    with pytest.raises(Refused):
+        ask(CREATE | {"writable_paths": paths})
+
+
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_are_none_in_json(word: str) -> None:
     message = json.dumps(CREATE).replace("25.5", word).encode()
@@ -102,7 +163,7 @@ def test_numbers_that_are_none_in_json(word: str) -> None:
         {"id": ID},
     ],
 )
-@pytest.mark.parametrize("verb", ["kill", "destroy"])
+@pytest.mark.parametrize("verb", ["kill", "blocked", "destroy"])
 def test_an_id_that_is_none(verb: str, sandbox: object) -> None:
     with pytest.raises(Refused, match="sandbox"):
         ask({"n": 1, "verb": verb, "sandbox": sandbox})
@@ -138,7 +199,7 @@ json_values = st.recursive(
 @given(
     st.dictionaries(
         st.sampled_from(["n", "verb", "memory_mib", "cpu_percent", "sandbox"]),
-        json_values | st.sampled_from(["create", "kill", "destroy", ID]),
+        json_values | st.sampled_from(["create", "kill", "blocked", "destroy", ID]),
     )
 )
 def test_whatever_is_accepted_is_within_bounds(request: dict[str, object]) -> None:
@@ -150,5 +211,5 @@ def test_whatever_is_accepted_is_within_bounds(request: dict[str, object]) -> No
         case Create(limits=limits):
             assert 1 <= limits.memory_mib <= MEMORY_MAX
             assert 1 <= limits.cpu_percent <= 100 * CORES
-        case Kill(sandbox=sandbox) | Destroy(sandbox=sandbox):
+        case Kill(sandbox=sandbox) | Blocked(sandbox=sandbox) | Destroy(sandbox=sandbox):
             assert os.path.basename(sandbox) == sandbox == ID

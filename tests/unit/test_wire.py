@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from quiltfn.guest import wire
 from quiltfn.guest.wire import (
+    KEEP_STATE,
+    KEEP_TMP,
+    RESIDENT,
     Clean,
     Decoder,
     End,
@@ -173,13 +176,13 @@ class Reader:
     st.lists(strings, min_size=1, max_size=5),
     strings,
     st.dictionaries(names, strings, max_size=5),
-    st.booleans(),
+    st.sampled_from([0, KEEP_TMP, RESIDENT, RESIDENT | KEEP_STATE]),
 )
-def test_a_specialise_frame_reads_back(argv, cwd, environment, keep_tmp):
+def test_a_specialise_frame_reads_back(argv, cwd, environment, flags):
     reader = Reader(
-        encode_specialise(argv=argv, cwd=cwd, environment=environment, keep_tmp=keep_tmp), "S"
+        encode_specialise(argv=argv, cwd=cwd, environment=environment, flags=flags), "S"
     )
-    assert reader.number("I") == keep_tmp
+    assert reader.number("I") == flags
     assert reader.blob() == cwd
     assert reader.blobs() == argv
     assert reader.blobs() == [f"{name}={value}" for name, value in environment.items()]

@@ -17,13 +17,14 @@ class AliveAnswer(msgspec.Struct, kw_only=True):
 
 
 class InfoAnswer(msgspec.Struct, kw_only=True):
-    """The server and its machine."""
+    """The server and its machine. `interpreters`: the paths of those that runtimes can use."""
 
     version: str
     node_id: str
     cgroup_mode: str
     oci_runtime: str
     protections: dict[str, str]
+    interpreters: dict[str, str]
     limits: dict[str, float]
 
 

@@ -23,6 +23,7 @@ from quiltfn.api import errors, openapi, parse, rules
 from quiltfn.api.guide import Guide
 from quiltfn.api.route import Answer, Asked, House, Route
 from quiltfn.api.routes import ROUTES
+from quiltfn.api.stream import streamed
 from quiltfn.api.trail import Trail, Visit
 from quiltfn.idempotency import Rendered, slot_for, was_executed
 from quiltfn.ids import new_id
@@ -109,7 +110,8 @@ class Endpoint:
         if route.scope is not None:
             visit.caller = self._caller(request, visit.address)
             visit.caller.must_have(route.scope)
-        raw = await self._read(route, request) if request.method in ("POST", "PUT") else b""
+        has_body = request.method in ("POST", "PUT") and not route.streams
+        raw = await self._read(route, request) if has_body else b""
 
         async def execute() -> Rendered:
             return await self._execute(route, visit, raw)
@@ -155,11 +157,17 @@ class Endpoint:
         code, object_id = None, None
         try:
             asked.query = _query(route, request)
-            asked.body = _body(route, raw, request)
+            asked.body = (
+                streamed(route, request, self._house.limits)
+                if route.streams
+                else _body(route, raw, request)
+            )
             answer = await route.handler(asked)
             rendered, object_id = _success(answer), answer.object_id
         except QuiltfnError as error:
             rendered, code = _failure(error, visit.request_id), error.code
+        except ClientDisconnect:  # a stream that ended early: nothing came of it
+            raise
         except Exception:
             # Nobody knows how far it came: it counts as executed and is audited.
             rendered, code = _bug(request, visit.request_id), Internal.code

@@ -197,6 +197,20 @@ async def pool(asked: Asked) -> Answer:
     return Answer(value=schema.pool_answer(entry.function.id, counts))
 
 
+async def egress(asked: Asked) -> Answer:
+    """Show what the function's sandboxes may reach, and count the attempts that were refused since
+    the server started.
+    """
+    entry = asked.entry()
+    return Answer(
+        value=schema.EgressAnswer(
+            function_id=entry.function.id,
+            network=entry.version.content.pinned.network,
+            blocked_count=await asked.house.pools.blocked(entry.function.id),
+        )
+    )
+
+
 async def pool_stats(asked: Asked) -> Answer:
     """Count all instances of the tenant, state by state."""
     house = asked.house

@@ -34,7 +34,8 @@ MISTAKES = [
     "deployed (pending), and be deployed without a ready instance.",
     "A handler that fails is an answer with HTTP 200: look at status and exit_code.",
     "timeout_seconds of a call may be shorter than the function's, never longer.",
-    "There is no source code in the API: the handler is a command line that the runtime runs.",
+    "There is no source code in the API: the handler is what the runtime runs, a command line for "
+    "shell; its files come with the runtime.",
     "Only /tmp and /dev/shm are writable; with cleanup_on_exit both are empty for the next call.",
     'Numbers are JSON numbers: "256" and true are refused, and so is every unknown field.',
 ]
@@ -79,6 +80,8 @@ FUNCTION_EXAMPLES = [
     example("Count its instances", "GET", f"{ID}/pool", 200),
     example("Count all instances", "GET", "/api/functions/pool/stats", 200),
     example("List its calls", "GET", f"{ID}/invocations?limit=5", 200),
+    example("List runtimes", "GET", "/api/runtimes", 200),
+    example("Show a runtime", "GET", "/api/runtimes/shell", 200),
     example("Pause it", "POST", f"{ID}/pause", 200),
     example("Resume it", "POST", f"{ID}/resume", 200),
     DELETE,
@@ -144,10 +147,12 @@ def describe(method: str, path: str, way: Route) -> dict[str, Any]:
     if way.body is not None:
         for one in msgspec.structs.fields(way.body):
             fields[one.name] = {
-                "rule": rule_text(one.name),
+                "rule": rule_text(way.body.__name__, one.name),
                 "required": one.required,
                 "example": EXAMPLES.get(one.name),
             }
+    if way.streams:
+        fields["the body"] = {"rule": " or ".join(way.streams), "required": True, "example": None}
     return {
         "method": method,
         "path": path,

@@ -10,7 +10,7 @@ from quiltfn import __version__
 from quiltfn.api import errors
 from quiltfn.api.parse import EXAMPLES
 from quiltfn.api.route import Parameter, Route
-from quiltfn.api.rules import RULES
+from quiltfn.api.rules import RULES, rule_name
 from quiltfn.api.schema import UpdateBody
 
 Table = Iterable[tuple[str, Mapping[str, Route]]]
@@ -38,7 +38,7 @@ def document(table: Table, rules: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     _, components = msgspec.json.schema_components(types, ref_template=REF)
     bodies = {way.body for _, ways in routes for way in ways.values() if way.body is not None}
     for body in bodies:
-        _refine(components[body.__name__], rules)
+        _refine(body.__name__, components[body.__name__], rules)
     components[UpdateBody.__name__]["minProperties"] = 1
     return {
         "openapi": "3.1.0",
@@ -62,17 +62,18 @@ def document(table: Table, rules: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     }
 
 
-def _refine(schema: dict[str, Any], rules: Mapping[str, Mapping[str, Any]]) -> None:
+def _refine(body: str, schema: dict[str, Any], rules: Mapping[str, Mapping[str, Any]]) -> None:
     """Adds each field's rule, description and example to what its type alone says."""
     for name, one in schema.get("properties", {}).items():
-        keywords = dict(rules.get(name, {}))
+        rule = rule_name(body, name)
+        keywords = dict(rules.get(rule, {}))
         if "anyOf" in one:  # nullable: the rule is about the part that is not null
             part = next(part for part in one["anyOf"] if part.get("type") != "null")
             part.update(keywords)
         else:
             one.update(keywords)
-        if name in RULES:
-            one["description"] = RULES[name][0]
+        if rule in RULES:
+            one["description"] = RULES[rule][0]
         if name in EXAMPLES:
             one["examples"] = [EXAMPLES[name]]
 
@@ -106,6 +107,11 @@ def _operation(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
             "required": way.needs_body,
             "content": {"application/json": {"schema": _reference(way.body)}},
         }
+    if way.streams:  # bytes as they are have no schema (OpenAPI 3.1, 4.8.14.1)
+        operation["requestBody"] = {
+            "required": True,
+            "content": {kind: {} for kind in way.streams},
+        }
     return operation
 
 
@@ -133,7 +139,7 @@ def _responses(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
     codes = [*ALWAYS, *way.codes]
     if way.scope is not None:
         codes += WITH_CREDENTIAL
-    if way.body is not None:
+    if way.body is not None or way.streams:
         codes += WITH_BODY
     elif way.parameters:
         codes.append("UNPROCESSABLE_ENTITY")

@@ -32,7 +32,7 @@ CREATE_BODY: dict[str, Any] = {
     "cleanup_on_exit": True,
     "working_directory": "/app",
 }
-EXAMPLES = {**CREATE_BODY, "payload": '{"key":"value"}', "version": 1}
+EXAMPLES = {**CREATE_BODY, "payload": '{"key":"value"}', "version": 1, "kind": "python"}
 TYPES = {
     "str": "a string",
     "int": "an integer",

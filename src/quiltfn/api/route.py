@@ -13,7 +13,8 @@ from quiltfn.idempotency import Idempotency
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.access import Caller, Scope
-from quiltfn.ports import Audit, Clock, Journal, Keys, Pools
+from quiltfn.ports import Audit, Clock, Images, Journal, Keys, Pools
+from quiltfn.runtimes import Runtimes
 
 MIB = 1024 * 1024
 
@@ -34,6 +35,8 @@ class House:
     journal: Journal
     keys: Keys
     audit: Audit
+    runtimes: Runtimes
+    images: Images
     health: Health
     limits: "ApiLimits"
 
@@ -44,12 +47,15 @@ class ApiLimits:
 
     body_max: int = MIB
     invoke_body_max: int = 8 * MIB
+    image_max: int = 512 * MIB
     body_timeout_s: float = 30.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Asked:
-    """One request, parsed: parameters, headers, and the body as its route's shape."""
+    """One request, parsed: parameters, headers, and the body as its route's shape, or, where the
+    route takes a stream, as its chunks while they arrive.
+    """
 
     house: House
     guide: Any
@@ -107,6 +113,7 @@ class Route:
 
     `codes`: the refusals of its own, beside those that every route has (see `openapi.py`).
     `action`: its name in the audit trail, for what changes something.
+    `streams`: the content types of a body that is no JSON and is handed on as it arrives.
     """
 
     handler: Handler
@@ -122,6 +129,7 @@ class Route:
     texts: tuple[str, ...] = ()
     also: Mapping[int, Any] = field(default_factory=dict)
     action: str | None = None
+    streams: tuple[str, ...] = ()
 
     @property
     def about(self) -> str:

@@ -1,12 +1,22 @@
 """Every route in one screen."""
 
-from quiltfn.api import admin_schema, elasticity, functions, schema, system
+from quiltfn.api import (
+    admin_schema,
+    elasticity,
+    functions,
+    runtime_schema,
+    runtimes,
+    schema,
+    system,
+)
 from quiltfn.api.route import Handler, Parameter, Route
 from quiltfn.model.access import Scope
 from quiltfn.model.function import FunctionState
+from quiltfn.model.image import Archive
 from quiltfn.model.invocation import Status
 
 READ, INVOKE, WRITE, ADMIN = Scope.READ, Scope.INVOKE, Scope.WRITE, Scope.ADMIN
+OPERATOR = Scope.OPERATOR
 FUNCTION = "/api/functions/{function_id}"
 TARGET = "/functions/{function_id}/pool-target"
 
@@ -154,6 +164,7 @@ ROLLBACK = Route(
     action="function.rollback",
 )
 POOL = Route(handler=functions.pool, scope=READ, answer=schema.PoolAnswer)
+EGRESS = Route(handler=functions.egress, scope=READ, answer=schema.EgressAnswer)
 POOL_STATS = Route(handler=functions.pool_stats, scope=READ, answer=schema.PoolStatsAnswer)
 TARGETS = Route(
     handler=elasticity.pool_target,
@@ -189,6 +200,34 @@ AUDIT = Route(
     answer=admin_schema.AuditList,
     parameters=(LIMIT, CURSOR),
 )
+LIST_RUNTIMES = Route(handler=runtimes.list_runtimes, scope=READ, answer=runtime_schema.RuntimeList)
+GET_RUNTIME = Route(handler=runtimes.get_runtime, scope=READ, answer=runtime_schema.RuntimeAnswer)
+ADD_RUNTIME = Route(
+    handler=runtimes.add_runtime,
+    scope=OPERATOR,
+    answer=runtime_schema.RuntimeAnswer,
+    status=201,
+    body=runtime_schema.AddRuntimeBody,
+    codes=("CONFLICT",),
+    also={200: runtime_schema.RuntimeAnswer},
+    action="runtime.add",
+)
+REMOVE_RUNTIME = Route(
+    handler=runtimes.remove_runtime,
+    scope=OPERATOR,
+    status=204,
+    codes=("CONFLICT",),
+    action="runtime.remove",
+)
+UPLOAD_IMAGE = Route(
+    handler=runtimes.upload_image,
+    scope=OPERATOR,
+    answer=runtime_schema.ImageAnswer,
+    status=201,
+    also={200: runtime_schema.ImageAnswer},
+    streams=tuple(Archive),
+    action="image.upload",
+)
 
 
 def document(handler: Handler, answer: type) -> Route:
@@ -198,9 +237,7 @@ def document(handler: Handler, answer: type) -> Route:
 
 
 # Its numbers are of the whole node, so no tenant may read them.
-METRICS = Route(
-    handler=system.show_metrics, scope=Scope.OPERATOR, answer=str, texts=("text/plain",)
-)
+METRICS = Route(handler=system.show_metrics, scope=OPERATOR, answer=str, texts=("text/plain",))
 DOCS = Route(handler=system.docs, scope=None, answer=str, texts=("text/html",))
 HEALTH = document(system.health, admin_schema.HealthAnswer)
 
@@ -235,6 +272,7 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     (FUNCTION + "/versions", {"GET": VERSIONS}),
     (FUNCTION + "/rollback", {"POST": ROLLBACK}),
     (FUNCTION + "/pool", {"GET": POOL}),
+    (FUNCTION + "/egress", {"GET": EGRESS}),
     ("/api/elasticity" + TARGET, {"POST": TARGETS}),
     ("/api/elasticity/control" + TARGET, {"POST": CONTROLLED}),
     ("/api/elasticity/control/operations/{operation_id}", {"GET": OPERATION}),
@@ -251,6 +289,9 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
         "/api/system/info",
         {"GET": Route(handler=system.info, scope=READ, answer=admin_schema.InfoAnswer)},
     ),
+    ("/api/runtimes", {"GET": LIST_RUNTIMES, "POST": ADD_RUNTIME}),
+    ("/api/runtimes/images", {"POST": UPLOAD_IMAGE}),
+    ("/api/runtimes/{name}", {"GET": GET_RUNTIME, "DELETE": REMOVE_RUNTIME}),
     ("/api/keys", {"GET": LIST_KEYS, "POST": MAKE_KEY}),
     ("/api/keys/{key_id}", {"DELETE": REVOKE_KEY}),
     ("/api/audit", {"GET": AUDIT}),

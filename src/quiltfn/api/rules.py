@@ -11,6 +11,9 @@ from quiltfn.access import EXPIRES_MAX_S
 from quiltfn.model.access import TENANT, Scope
 from quiltfn.model.function import CLUSTER_ID_MAX, DESCRIPTION_MAX, INSTANCES_MAX, RESERVED_NAMES
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
+from quiltfn.model.runtime import IMAGE, WRITABLE_MAX, Isolation, Kind, Network
+from quiltfn.model.runtime import NAME as RUNTIME_NAME
+from quiltfn.model.runtime import RESERVED_NAMES as RUNTIME_RESERVED_NAMES
 from quiltfn.model.version import (
     ENVIRONMENT_MAX_BYTES,
     HANDLER_MAX_BYTES,
@@ -38,7 +41,10 @@ RULES: dict[str, tuple[str, Mapping[str, Any]]] = {
         f"what the runtime runs: 1 to {HANDLER_MAX_BYTES} bytes without NUL",
         {"minLength": 1, "maxLength": HANDLER_MAX_BYTES, "pattern": NO_NUL},
     ),
-    "runtime": ("the name of a runtime of this server", {"enum": ["shell"]}),
+    "runtime": (
+        "the name of a runtime of this server: GET /api/runtimes lists them",
+        {"pattern": f"^{RUNTIME_NAME.pattern}$"},
+    ),
     "cluster_id": (
         f"a label of at most {CLUSTER_ID_MAX} characters, or null; cannot be changed",
         {"maxLength": CLUSTER_ID_MAX},
@@ -97,11 +103,46 @@ RULES: dict[str, tuple[str, Mapping[str, Any]]] = {
         {"minimum": 1, "maximum": EXPIRES_MAX_S},
     ),
 }
+# Of fields that have the name of another one of a function.
+RULES |= {
+    "AddRuntimeBody.name": (
+        "1 to 64 small letters, digits, dots, dashes, underscores; a letter or digit first and "
+        "last; none of the API's own words and none of the server's own runtimes",
+        {
+            "pattern": f"^{RUNTIME_NAME.pattern}$",
+            "not": {"enum": sorted(RUNTIME_RESERVED_NAMES)},
+        },
+    ),
+    "kind": (f"how a handler is run: one of {', '.join(Kind)}", {"enum": list(Kind)}),
+    "image": (
+        "the digest of an image that was uploaded, or null for the host's own files alone",
+        {"pattern": f"^{IMAGE.pattern}$"},
+    ),
+    "command": (
+        "the absolute path of a program and its arguments; of a custom runtime only",
+        {"items": {"type": "string", "pattern": NO_NUL}},
+    ),
+    "isolation": ("crun", {"enum": list(Isolation)}),
+    "network": (
+        "none, or egress: public addresses, and nothing of the host or of private networks",
+        {"enum": list(Network)},
+    ),
+    "writable_paths": (
+        f"at most {WRITABLE_MAX} absolute paths, beside /tmp, where a handler may write",
+        {"maxItems": WRITABLE_MAX, "uniqueItems": True},
+    ),
+}
 
 
-def rule_text(name: str) -> str:
+def rule_name(body: str, field: str) -> str:
+    """The key of the rule of a body's field."""
+    own = f"{body}.{field}"
+    return own if own in RULES else field
+
+
+def rule_text(body: str, field: str) -> str:
     """The rule of a field, for people."""
-    return RULES[name][0]
+    return RULES[rule_name(body, field)][0]
 
 
 def with_host(memory_max_mib: int, cores: int) -> dict[str, dict[str, Any]]:

@@ -35,7 +35,7 @@ class CreateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     def split(self) -> tuple[NewFunction, Content]:
         """What the function keeps, and what its first version fixes."""
         fields = msgspec.structs.asdict(self)
-        content = {name: fields[name] for name in Content.__struct_fields__}
+        content = {name: fields[name] for name in Content.__struct_fields__ if name in fields}
         new = {name: fields[name] for name in NewFunction.__struct_fields__}
         return NewFunction(**new), Content(**content)
 
@@ -106,7 +106,7 @@ class FunctionAnswer(msgspec.Struct, kw_only=True):
 
 
 class VersionAnswer(msgspec.Struct, kw_only=True):
-    """A version. `created_at` in Unix seconds."""
+    """A version. `created_at` in Unix seconds. `image_digest`: of the files it runs with."""
 
     id: str
     function_id: str
@@ -122,6 +122,7 @@ class VersionAnswer(msgspec.Struct, kw_only=True):
     cpu_limit_percent: float
     timeout_seconds: int
     cleanup_on_exit: bool
+    image_digest: str
 
 
 class InvocationAnswer(msgspec.Struct, kw_only=True):
@@ -232,6 +233,7 @@ def version_answer(version: Version, current: int, *, show: bool) -> VersionAnsw
         created_at=version.created_at,
         is_active=version.number == current,
         description=version.description,
+        image_digest=version.content.pinned.image_digest,
         **content_fields(version.content, show=show),
     )
 
@@ -239,6 +241,7 @@ def version_answer(version: Version, current: int, *, show: bool) -> VersionAnsw
 def content_fields(content: Content, *, show: bool) -> dict[str, Any]:
     """What a version fixes; the environment's values masked unless they are to be shown."""
     fields = msgspec.structs.asdict(content)
+    del fields["pinned"]
     if not show:
         fields["environment"] = dict.fromkeys(content.environment, MASK)
     return fields
@@ -260,6 +263,14 @@ def invocation_answer(record: Invocation) -> InvocationAnswer:
         error_message=record.error_message,
         cold_start=record.cold_start,
     )
+
+
+class EgressAnswer(msgspec.Struct, kw_only=True):
+    """What a function may reach, and how often that was refused since the server started."""
+
+    function_id: str
+    network: str
+    blocked_count: int
 
 
 def pool_answer(function_id: str, counts: PoolCounts) -> PoolAnswer:

@@ -76,11 +76,13 @@ async def info(asked: Asked) -> Answer:
             cgroup_mode=machine.cgroup_mode,
             oci_runtime=machine.oci_runtime,
             protections=machine.protections,
+            interpreters=machine.interpreters,
             limits={
                 "memory_limit_mb": machine.memory_max_mib,
                 "cpu_limit_percent": 100 * machine.cores,
                 "body_bytes": house.limits.body_max,
                 "invoke_body_bytes": house.limits.invoke_body_max,
+                "image_upload_bytes": house.limits.image_max,
                 "tenant_calls_in_flight": house.admission.limits.in_flight,
                 "tenant_functions": house.admission.limits.functions,
                 "tenant_calls_per_second": house.admission.limits.calls_per_s,
@@ -91,7 +93,8 @@ async def info(asked: Asked) -> Answer:
 
 async def make(asked: Asked) -> Answer:
     """Make an API key. The key itself is in this answer and nowhere else. An operator may make
-    keys for any tenant, an admin for its own and up to its own scope.
+    keys for any tenant, an admin for its own and up to its own scope. Without `scope` the first key
+    of all is an operator's and every later one may write.
     """
     body, caller = asked.body, asked.caller
     tenant = caller.tenant_id if body.tenant is None else body.tenant
@@ -102,9 +105,7 @@ async def make(asked: Asked) -> Answer:
         if scope is not None and not caller.scope.includes(scope):
             raise Forbidden("a key cannot have more than the scope of the one that makes it")
     expires = body.expires_seconds
-    key, text = await make_key(
-        asked.house.keys, asked.house.clock, tenant, scope or Scope.WRITE, expires
-    )
+    key, text = await make_key(asked.house.keys, asked.house.clock, tenant, scope, expires)
     await asked.house.access.refresh()
     return Answer(value=schema.new_key_answer(key, text), status=201, object_id=key.id)
 

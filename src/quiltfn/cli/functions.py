@@ -6,7 +6,7 @@ import typer
 from msgspec import UNSET
 
 from quiltfn.cli import show, tables
-from quiltfn.cli.options import Changed, Fields, grouped
+from quiltfn.cli.options import KEEPS, Changed, Fields, grouped
 from quiltfn.cli.session import Connection, Word
 from quiltfn.sdk import Changes, Created, Function, NewFunction, Paused, Targets, requests
 
@@ -25,9 +25,7 @@ def create(
     handler: Annotated[str, typer.Option(help="What runs: for shell, a command line.")],
     fields: Fields,
     cluster_id: Annotated[str | None, typer.Option(help="A label.")] = None,
-    keep_tmp: Annotated[
-        bool, typer.Option("--keep-tmp", help="/tmp survives to an instance's next call.")
-    ] = False,
+    keep_state: Annotated[bool, typer.Option("--keep-state", help=KEEPS)] = False,
     connection: Connection,
 ) -> None:
     """Create a function. It runs once it is deployed.
@@ -38,7 +36,7 @@ def create(
         name=name,
         handler=handler,
         cluster_id=UNSET if cluster_id is None else cluster_id,
-        cleanup_on_exit=False if keep_tmp else UNSET,
+        cleanup_on_exit=False if keep_state else UNSET,
         **fields.wire(),
     )
     with connection.session() as at:

@@ -33,7 +33,7 @@ def invoke(
     connection: Connection,
 ) -> None:
     """Run a function once. Its output is printed; if it fails, its exit code is this command's."""
-    handed = _payload(payload, payload_file)
+    handed = read_payload(payload, payload_file)
     environment = parse_environment(env) or None
 
     def by_id(one: str) -> Request[Invocation]:
@@ -64,7 +64,8 @@ def exit_code(ended: Invocation) -> int:
             return 1
 
 
-def _payload(text: str | None, path: Path | None) -> str | None:
+def read_payload(text: str | None, path: Path | None) -> str | None:
+    """The payload that two options name together. Raises `BadParameter`."""
     if path is None:
         return text
     if text is not None:

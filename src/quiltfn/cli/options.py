@@ -51,6 +51,7 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+KEEPS = "What a call leaves in /tmp, and in an interpreter, is there for an instance's next call."
 Environment = Annotated[
     list[str] | None,
     typer.Option("--env", metavar="KEY=VALUE", help="An environment variable; repeatable."),
@@ -99,9 +100,9 @@ class Changed:
 
     name: Annotated[str | None, typer.Option(help="A new name.")] = None
     handler: Annotated[str | None, typer.Option(help="What runs.")] = None
-    keep_tmp: Annotated[
+    keep_state: Annotated[
         bool | None,
-        typer.Option("--keep-tmp/--clean-tmp", help="Whether /tmp survives to the next call."),
+        typer.Option("--keep-state/--clean", help=KEEPS),
     ] = None
     unset_description: Annotated[
         bool, typer.Option("--unset-description", help="No description.")
@@ -129,7 +130,7 @@ class Changed:
                 said[name] = empty
         said["name"] = UNSET if self.name is None else self.name
         said["handler"] = UNSET if self.handler is None else self.handler
-        said["cleanup_on_exit"] = UNSET if self.keep_tmp is None else not self.keep_tmp
+        said["cleanup_on_exit"] = UNSET if self.keep_state is None else not self.keep_state
         return said
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from quiltfn import __version__
-from quiltfn.cli import functions, invoke, server, show
+from quiltfn.cli import dev, functions, invoke, runtimes, server, show
 from quiltfn.sdk import ApiError, ClientError, ConnectionFailed
 
 NO_SERVER = 3
@@ -25,7 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(functions.app)
+app.add_typer(runtimes.app)
 app.command("invoke")(invoke.invoke)
+app.command("dev")(dev.dev)
 for _about_the_server in (server.stats, server.health, server.info):
     app.command()(_about_the_server)
 

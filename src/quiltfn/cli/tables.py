@@ -1,7 +1,9 @@
 """The longer tables; `show` has what they are drawn with."""
 
+import shlex
+
 from quiltfn.cli import show
-from quiltfn.sdk import Health, Info, InvocationPage, Pool, PoolStats, Version
+from quiltfn.sdk import Health, Info, InvocationPage, Pool, PoolStats, Runtime, Version
 
 HANDLER_SHOWN = 40
 
@@ -77,9 +79,46 @@ def info(one: Info) -> None:
         ("control groups", one.cgroup_mode or "-"),
         ("OCI runtime", one.oci_runtime or "-"),
     ]
+    rows += [(kind, path) for kind, path in one.interpreters.items()]
     rows += [(_words(name), f"{value:.15g}") for name, value in one.limits.items()]
     rows += [(_words(name), seen) for name, seen in one.protections.items()]
     show.table(None, rows)
+
+
+def runtimes(found: list[Runtime]) -> None:
+    rows = (
+        (
+            one.name,
+            one.kind,
+            one.network or "-",
+            "server" if one.built_in else show.when(one.created_at),
+            _short(one.image_digest),
+        )
+        for one in found
+    )
+    show.table(("NAME", "KIND", "NETWORK", "ADDED", "FILES"), rows, drop=("NETWORK",))
+
+
+def runtime(one: Runtime) -> None:
+    rows: list[tuple[str, object]] = [
+        ("name", one.name),
+        ("id", one.id),
+        ("kind", one.kind),
+        ("files", one.image_digest),
+        ("command", shlex.join(one.command)),
+        ("environment", "\n".join(f"{k}={v}" for k, v in one.environment.items())),
+        ("isolation", one.isolation),
+        ("network", one.network),
+        ("writable", " ".join(one.writable_paths)),
+        ("added", "the server's own" if one.built_in else show.when(one.created_at)),
+    ]
+    show.table(None, ((key, value) for key, value in rows if value not in (None, "")))
+
+
+def _short(digest: str | None) -> str:
+    """Enough of it to tell one from another; the whole is in `show`."""
+    kind, _, number = (digest or "-").partition(":")
+    return f"{kind}:{number[:12]}" if number else kind
 
 
 def _words(name: str) -> str:

@@ -13,26 +13,32 @@
 //         heap, so that a handler that ate all memory cannot take from the guest what it needs.
 // Rule 4: its own umask, directory, signal mask and ids are the same before and after every call.
 //
-// Read it from the bottom: main, serve_call, watch, then the tools above them.
+// Read it from the bottom: main, serve_call, watch, then the tools above them. frames.h has the
+// bytes that come and go, runner.h what concerns a program that stays between calls.
 
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
 #include <linux/capability.h>
+#include <linux/sockios.h>
 #include <poll.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/msg.h>
 #include <sys/prctl.h>
 #include <sys/sem.h>
+#include <sys/sendfile.h>
 #include <sys/shm.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -60,7 +66,8 @@ enum {
     TEXT_MAX = 512,                      // a sentence in a frame
 };
 
-static const uint32_t KEEP_TMP = 1, HAS_PAYLOAD = 1, ENV_REPLACES = 2;
+static const uint32_t KEEP_TMP = 1, RESIDENT = 2, KEEP_STATE = 4, SHELL = 8; // of SPECIALISE
+static const uint32_t HAS_PAYLOAD = 1, ENV_REPLACES = 2; // of CALL
 enum how { EXITED = 0, KILLED = 1, DEADLINE = 2, NOT_STARTED = 3 };
 
 // The guest's own exit status: all that is ever heard of it when it gives up.
@@ -120,225 +127,7 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * SECOND_NS + (uint64_t)t.tv_nsec;
 }
 
-// ------------------------------------------------------------- understanding frames (no I/O here)
-
-struct bytes {
-    unsigned char *at;
-    size_t left;
-};
-
-static bool take32(struct bytes *from, uint32_t *value)
-{
-    if (from->left < 4)
-        return false;
-    *value = get32(from->at);
-    from->at += 4;
-    from->left -= 4;
-    return true;
-}
-
-// A blob becomes a C string where it lies: it moves over its own length, and the four bytes that
-// frees at its end have room for the NUL. So execve needs no second copy. A NUL inside is refused:
-// the host and the kernel would not agree about where the string ends.
-static char *take_string(struct bytes *from)
-{
-    uint32_t length;
-    if (!take32(from, &length) || length > from->left)
-        return NULL;
-    if (memchr(from->at, 0, length) != NULL)
-        return NULL;
-    char *string = (char *)from->at - 4;
-    memmove(string, from->at, length);
-    string[length] = '\0';
-    from->at += length;
-    from->left -= length;
-    return string;
-}
-
-// Reads a counted list of strings into `to`, which holds STRINGS_MAX of them and a NULL.
-static bool take_strings(struct bytes *from, char **to, size_t *count, bool variables)
-{
-    uint32_t n;
-    if (!take32(from, &n) || n > STRINGS_MAX)
-        return false;
-    for (uint32_t i = 0; i < n; i++) {
-        to[i] = take_string(from);
-        if (to[i] == NULL)
-            return false;
-        // "=x" and "x" are not variables; a program may read either as it likes.
-        if (variables && (to[i][0] == '=' || strchr(to[i], '=') == NULL))
-            return false;
-    }
-    to[n] = NULL;
-    *count = n;
-    return true;
-}
-
-// What the sandbox was specialised for. The strings lie in special_bytes for good.
-static struct {
-    bool ready;
-    bool keep_tmp;
-    const char *cwd;
-    char *argv[STRINGS_MAX + 1];
-    // The version's variables, then those of the call in hand: a call whose variables replace all
-    // is given the tail of the same array, so that neither case copies anything.
-    char *env[2 * STRINGS_MAX + 1];
-    size_t env_count;
-} special;
-
-static unsigned char special_bytes[SPECIALISE_MAX];
-
-static bool parse_specialise(unsigned char *at, size_t length)
-{
-    struct bytes from = {at, length};
-    uint32_t flags;
-    size_t argc;
-    if (!take32(&from, &flags) || (flags & ~KEEP_TMP) != 0)
-        return false;
-    char *cwd = take_string(&from);
-    if (cwd == NULL || !take_strings(&from, special.argv, &argc, false) || argc == 0)
-        return false;
-    if (!take_strings(&from, special.env, &special.env_count, true) || from.left != 0)
-        return false;
-    special.keep_tmp = (flags & KEEP_TMP) != 0;
-    special.cwd = cwd;
-    return true;
-}
-
-struct call {
-    uint64_t nonce;
-    uint32_t timeout_ms;
-    bool has_payload;
-    bool env_replaces;
-    size_t env_bytes;
-    size_t payload_bytes;
-    char **env;
-};
-
-static bool parse_call_head(const unsigned char *at, size_t frame_length, struct call *call)
-{
-    uint32_t flags = get32(at + 12);
-    call->nonce = get64(at);
-    call->timeout_ms = get32(at + 8);
-    call->has_payload = (flags & HAS_PAYLOAD) != 0;
-    call->env_replaces = (flags & ENV_REPLACES) != 0;
-    call->env_bytes = get32(at + 16);
-    if ((flags & ~(HAS_PAYLOAD | ENV_REPLACES)) != 0 || call->env_bytes > ENV_MAX)
-        return false;
-    if (call->env_bytes > frame_length - CALL_HEAD)
-        return false;
-    call->payload_bytes = frame_length - CALL_HEAD - call->env_bytes;
-    return call->has_payload || call->payload_bytes == 0;
-}
-
-static unsigned char call_env[ENV_MAX];
-
-static bool parse_call_env(unsigned char *at, size_t length, struct call *call)
-{
-    struct bytes from = {at, length};
-    char **tail = special.env + special.env_count;
-    size_t count;
-    if (!take_strings(&from, tail, &count, true) || from.left != 0)
-        return false;
-    call->env = call->env_replaces ? tail : special.env;
-    return true;
-}
-
-// -------------------------------------------------------------------------- reading from the host
-
-// One buffered reader: a small call is one recv. It may read past a frame, and nothing is lost by
-// that, for the host may not send anything between a call and its CLEAN: see expect_silence.
-static struct {
-    unsigned char bytes[CHUNK_MAX];
-    size_t start, end, most; // most: how far it has been filled since the last wipe.
-} in;
-
-static size_t in_some(unsigned char **at, size_t most)
-{
-    if (in.start == in.end) {
-        ssize_t n;
-        do
-            n = recv(CONTROL, in.bytes, sizeof in.bytes, 0);
-        while (n < 0 && errno == EINTR);
-        // ECONNRESET is an end as well: the host went away with frames of ours unread.
-        if (n <= 0)
-            _exit(n == 0 || errno == ECONNRESET ? GONE : BROKEN);
-        in.start = 0;
-        in.end = (size_t)n;
-        if (in.end > in.most)
-            in.most = in.end;
-    }
-    size_t n = in.end - in.start < most ? in.end - in.start : most;
-    *at = in.bytes + in.start;
-    in.start += n;
-    return n;
-}
-
-static void in_exactly(unsigned char *to, size_t length)
-{
-    while (length > 0) {
-        unsigned char *at;
-        size_t n = in_some(&at, length);
-        memcpy(to, at, n);
-        to += n;
-        length -= n;
-    }
-}
-
-static void expect_silence(void)
-{
-    if (in.start != in.end)
-        _exit(BAD_FRAME);
-}
-
-// ---------------------------------------------------------------------------- writing to the host
-
-// Frames are laid one behind the other and sent together: output, end and clean of a short call
-// are one send. Only the last may still be growing: it lies at `open`, and `stream` is its kind,
-// or 0 when none is. `since` is when the buffer last was empty.
-static struct {
-    unsigned char bytes[HEADER + NONCE + CHUNK_MAX + 4 * 1024];
-    size_t used, open;
-    unsigned char stream;
-    uint64_t since;
-} out;
-
-static void out_seal(void)
-{
-    if (out.stream != 0)
-        put32(out.bytes + out.open + 4, (uint32_t)(out.used - out.open - HEADER));
-    out.stream = 0;
-}
-
-static void out_send(void)
-{
-    out_seal();
-    size_t sent = 0;
-    while (sent < out.used) {
-        // Blocking on purpose: a host that does not read is a host that has its own, outer
-        // deadline. MSG_NOSIGNAL, so that SIGPIPE need not be ignored and stays default for execve.
-        ssize_t n = send(CONTROL, out.bytes + sent, out.used - sent, MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            _exit(errno == EPIPE || errno == ECONNRESET ? GONE : BROKEN);
-        sent += (size_t)n;
-    }
-    out.used = 0;
-}
-
-// Begins a frame whose payload has `length` bytes and returns where they go.
-static unsigned char *out_frame(unsigned char kind, size_t length)
-{
-    out_seal();
-    if (sizeof out.bytes - out.used < HEADER + length)
-        out_send();
-    unsigned char *at = out.bytes + out.used;
-    put32(at, kind);
-    put32(at + 4, (uint32_t)length);
-    out.used += HEADER + length;
-    return at + HEADER;
-}
+#include "frames.h"
 
 // ------------------------------------------------------------------------------ who the guest is
 
@@ -378,7 +167,7 @@ static void drop_bounding_set(void)
         _exit(BAD_START);
 }
 
-// ------------------------------------------------------------------------------------ specialise
+// ------------------------------------------------------------------------- the working directory
 
 static bool lies_in(const char *path, const char *tree)
 {
@@ -429,33 +218,6 @@ static int prove_cwd(const char **why)
     return error;
 }
 
-static void specialise(size_t length)
-{
-    if (special.ready || length > SPECIALISE_MAX)
-        _exit(BAD_FRAME);
-    in_exactly(special_bytes, length);
-    if (!parse_specialise(special_bytes, length))
-        _exit(BAD_FRAME);
-
-    const char *why;
-    char text[TEXT_MAX];
-    int error = prove_cwd(&why), text_length = 0;
-    if (error != 0)
-        text_length = snprintf(text, sizeof text, "working_directory %.300s %s", special.cwd, why);
-    unsigned char *at = out_frame('P', 4 + (size_t)text_length);
-    put32(at, (uint32_t)error);
-    memcpy(at + 4, text, (size_t)text_length);
-    out_send();
-    if (error != 0)
-        _exit(GONE);
-
-    // The pages that the end of a call needs are made ours now, while memory is there: at the end a
-    // handler's files may have used up all there is. Stem cells that wait do not pay for them.
-    for (size_t i = 0; i < sizeof out.bytes; i += 4096)
-        ((volatile unsigned char *)out.bytes)[i] = 0;
-    special.ready = true;
-}
-
 // ------------------------------------------------------------------------------ starting a handler
 
 // The child of vfork tells here where it failed; the memory is shared until it execs.
@@ -486,7 +248,9 @@ static bool raise_oom_score(void)
 // Runs in the child of vfork: it borrows the guest's memory until execve, so it only makes system
 // calls. Nobody can use that loan: no other process of the handler's uid is alive, and the memory
 // is not dumpable. Umask, signal actions and groups are already as the handler shall have them.
-__attribute__((noinline, noreturn)) static void become_handler(const int fds[3], char **env)
+// It also gets the descriptor `more`, as number `as`, which is 3 or above.
+__attribute__((noinline, noreturn)) static void become_handler(const int fds[3], int more, int as,
+                                                               char **argv, char **env)
 {
     sigset_t none;
     const char *step = NULL, *name = "";
@@ -503,22 +267,28 @@ __attribute__((noinline, noreturn)) static void become_handler(const int fds[3],
     // The three are above 3, for the guest keeps 0 to 3 occupied, so none overwrites another.
     else if (dup2(fds[0], 0) < 0 || dup2(fds[1], 1) < 0 || dup2(fds[2], 2) < 0)
         step = "connect the standard streams";
+    else if (more >= 0 && (more == as ? fcntl(as, F_SETFD, 0) : dup2(more, as)) < 0)
+        step = "connect its own descriptor";
     // Everything of ours is close-on-exec already; this is the second lock on the same door.
-    else if (syscall(SYS_close_range, 3, ~0U, 0) != 0)
+    else if ((more < 0 || as > 3) &&
+             syscall(SYS_close_range, 3, more < 0 ? ~0U : (unsigned)as - 1, 0) != 0)
+        step = "close its descriptors";
+    else if (more >= 0 && syscall(SYS_close_range, as + 1, ~0U, 0) != 0)
         step = "close its descriptors";
     else if (chdir(special.cwd) != 0)
         step = "enter ", name = special.cwd;
-    else if (execve(special.argv[0], special.argv, env) != 0)
-        step = "execute ", name = special.argv[0];
+    else if (execve(argv[0], argv, env) != 0)
+        step = "execute ", name = argv[0];
     could_not(step, name, errno);
     _exit(127);
 }
 
-__attribute__((noinline)) static pid_t start(const int fds[3], char **env)
+__attribute__((noinline)) static pid_t start(const int fds[3], int more, int as, char **argv,
+                                             char **env)
 {
     pid_t pid = vfork();
     if (pid == 0)
-        become_handler(fds, env);
+        become_handler(fds, more, as, argv, env);
     return pid;
 }
 
@@ -665,11 +435,43 @@ struct end {
 
 static int child_signal;
 
+// What has come from the host during a call: nothing is legal, hanging up is.
+static void check_host(void)
+{
+    unsigned char byte;
+    ssize_t n = recv(CONTROL, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n > 0)
+        _exit(BAD_FRAME);
+    if (n == 0 || errno == ECONNRESET)
+        _exit(GONE);
+    if (errno != EAGAIN && errno != EINTR)
+        _exit(BROKEN);
+}
+
+static void forget_child_signal(void)
+{
+    struct signalfd_siginfo ignored;
+    if (read(child_signal, &ignored, sizeof ignored) < 0 && errno != EAGAIN)
+        _exit(BROKEN);
+}
+
+static struct end end_of(int status)
+{
+    if (WIFEXITED(status))
+        return (struct end){EXITED, (uint32_t)WEXITSTATUS(status)};
+    return (struct end){KILLED, (uint32_t)WTERMSIG(status)};
+}
+
+#include "runner.h"
+
 // Waits for the handler's end or its deadline, whichever is seen first, and moves output meanwhile.
 // Every turn moves one chunk of each stream, reaps, and looks at the clock: a flood on one stream
 // starves neither the other nor the deadline.
+//
+// With a runner, `handler` is its process, and the end is what it says or its own.
 static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[2], uint64_t nonce)
 {
+    struct end end;
     int status = 0;
     bool more = false;
     for (;;) {
@@ -684,40 +486,33 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
         if (more)
             wait = 0;
         struct timespec timeout = {(time_t)(wait / SECOND_NS), (long)(wait % SECOND_NS)};
-        struct pollfd polled[4] = {
+        struct pollfd polled[5] = {
             {.fd = CONTROL, .events = POLLIN},
             {.fd = child_signal, .events = POLLIN},
             // A stream that has ended would wake us for ever; poll passes over -1.
             {.fd = streams[0].ended ? -1 : streams[0].fd, .events = POLLIN},
             {.fd = streams[1].ended ? -1 : streams[1].fd, .events = POLLIN},
+            runner_poll(),
         };
-        if (ppoll(polled, 4, &timeout, NULL) < 0 && errno != EINTR)
+        if (ppoll(polled, 5, &timeout, NULL) < 0 && errno != EINTR)
             _exit(BROKEN);
-        if (polled[0].revents != 0) {
-            unsigned char byte;
-            ssize_t n = recv(CONTROL, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-            if (n > 0)
-                _exit(BAD_FRAME); // Nothing is legal during a call.
-            if (n == 0 || errno == ECONNRESET)
-                _exit(GONE);
-            if (errno != EAGAIN && errno != EINTR)
-                _exit(BROKEN);
-        }
+        if (polled[0].revents != 0)
+            check_host();
         if (polled[2].revents != 0)
             pump(&streams[0], nonce);
         if (polled[3].revents != 0)
             pump(&streams[1], nonce);
+        // Before its death is looked at: what it said before it died counts.
+        if (polled[4].revents != 0 && runner_turn(polled[4].revents, nonce, &end))
+            return end;
         if (polled[1].revents != 0 || more) {
-            struct signalfd_siginfo ignored;
-            if (read(child_signal, &ignored, sizeof ignored) < 0 && errno != EAGAIN)
-                _exit(BROKEN);
-            if (reap(handler, &status, &more))
-                break;
+            forget_child_signal();
+            if (reap(handler, &status, &more)) {
+                runner.pid = 0;
+                return end_of(status);
+            }
         }
     }
-    if (WIFEXITED(status))
-        return (struct end){EXITED, (uint32_t)WEXITSTATUS(status)};
-    return (struct end){KILLED, (uint32_t)WTERMSIG(status)};
 }
 
 // Kills every process of the sandbox but ourselves, and returns when none is left. Outside a PID
@@ -744,6 +539,7 @@ static void kill_everyone(void)
 // -------------------------------------------------------------------------------------- cleaning
 
 static const char *tmp_options, *shm_options;
+static char **writable; // Further file systems that handlers may write to, like /tmp; NULL ends it.
 
 // A fresh tmpfs has used one inode, its root, and no block. A root directory whose entries came and
 // went counts as fresh: the handler neither owns it nor can leave anything else on it.
@@ -814,13 +610,17 @@ static void remove_sysv(const int highest[3])
 
 // Sends END, cleans, sends CLEAN. Looking costs microseconds and cleaning may not, so a call that
 // left nothing behind is reported and clean in one send, and one that did is reported first.
-static void finish(uint64_t nonce)
+// A runner that keeps its state keeps what it has open as well, so there nothing is taken from it.
+static void finish(uint64_t nonce, bool start_again)
 {
     int highest[3];
     bool tmp = !special.keep_tmp && touched("/tmp");
-    bool shm = touched("/dev/shm");
-    bool sysv = count_sysv(highest) != 0;
-    if (tmp || shm || sysv)
+    bool shm = !special.keep_state && touched("/dev/shm");
+    bool sysv = !special.keep_state && count_sysv(highest) != 0;
+    bool dirty = tmp || shm || sysv || start_again;
+    for (char **one = writable; !special.keep_tmp && *one != NULL; one++)
+        dirty = dirty || touched(*one);
+    if (dirty)
         out_send();
     if (sysv)
         remove_sysv(highest);
@@ -828,8 +628,49 @@ static void finish(uint64_t nonce)
         renew("/tmp", 0, tmp_options);
     if (shm)
         renew("/dev/shm", MS_NOEXEC, shm_options);
+    for (char **one = writable; dirty && !special.keep_tmp && *one != NULL; one++)
+        if (touched(*one))
+            renew(*one, 0, tmp_options);
+    if (start_again && !runner_start())
+        _exit(NOT_CLEAN);
     put64(out_frame('Z', NONCE), nonce);
     out_send();
+}
+
+// ------------------------------------------------------------------------------------ specialise
+
+#include "ahead.h"
+
+static void specialise(size_t length)
+{
+    if (special.ready || length > SPECIALISE_MAX)
+        _exit(BAD_FRAME);
+    in_exactly(special_bytes, length);
+    if (!parse_specialise(special_bytes, length))
+        _exit(BAD_FRAME);
+
+    const char *why;
+    char text[TEXT_MAX];
+    int error = prove_cwd(&why), text_length = 0;
+    if (error != 0)
+        text_length = snprintf(text, sizeof text, "working_directory %.300s %s", special.cwd, why);
+    if (error == 0 && special.resident) {
+        error = runner_start() ? 0 : ENOEXEC;
+        text_length = snprintf(text, sizeof text, "%s", runner.told);
+    }
+    unsigned char *at = out_frame('P', 4 + (size_t)text_length);
+    put32(at, (uint32_t)error);
+    memcpy(at + 4, text, (size_t)text_length);
+    out_send();
+    if (error != 0)
+        _exit(GONE);
+
+    // The pages that the end of a call needs are made ours now, while memory is there: at the end a
+    // handler's files may have used up all there is. Stem cells that wait do not pay for them.
+    for (size_t i = 0; i < sizeof out.bytes; i += 4096)
+        ((volatile unsigned char *)out.bytes)[i] = 0;
+    special.ready = true;
+    ahead_start();
 }
 
 // ------------------------------------------------------------------------------------ one call
@@ -850,6 +691,111 @@ static void report(uint64_t nonce, struct end end, const struct stream streams[2
     memcpy(at + 32, text, (size_t)text_length);
 }
 
+// Wiped as soon as the handler has them: a call's variables and payload are not kept in memory
+// longer than its start needs them.
+static void wipe_call(const struct call *call)
+{
+    explicit_bzero(call_env, call->env_bytes);
+    explicit_bzero(in.bytes, in.most);
+    in.most = 0;
+}
+
+// Nobody is left to write after this, so what the pipes hold is all there will ever be. They may
+// still not be at their end (a descriptor can be under way inside a dead socket until the kernel
+// collects it), but they do not block.
+static void empty(struct stream streams[2], uint64_t nonce)
+{
+    for (int i = 0; i < 2; i++)
+        while (streams[i].fd >= 0 && pump(&streams[i], nonce)) {
+        }
+}
+
+static void close_all(int fds[3])
+{
+    for (int i = 0; i < 3; i++) {
+        if (fds[i] >= 0)
+            close(fds[i]);
+        fds[i] = -1;
+    }
+}
+
+// Returns the process, or -1 with `failure` set.
+static pid_t start_now(struct call *call, struct stream streams[2])
+{
+    int fds[3] = {-1, -1, -1};
+    bool fine = open_streams(call->has_payload, fds, streams);
+    if (call->has_payload)
+        fine = take_payload(fine ? fds[0] : -1, call->payload_bytes) && fine;
+    pid_t handler = fine ? start(fds, -1, 0, special.argv, call->env) : -1;
+    if (fine && handler < 0)
+        could_not("make a process", "", errno);
+    // The handler has its own copies now. Ours would keep its pipes from ending.
+    close_all(fds);
+    return failure.step == NULL ? handler : -1;
+}
+
+static void serve_by_process(struct call *call)
+{
+    struct stream streams[2] = {{.fd = -1, .kind = 'O'}, {.fd = -1, .kind = 'E'}};
+    struct end end = {NOT_STARTED, 0};
+    pid_t handler = ahead_take(call, streams);
+    if (handler == 0)
+        handler = start_now(call, streams);
+    expect_silence();
+    uint64_t deadline = now_ns() + call->timeout_ms * MS_NS;
+    wipe_call(call);
+    if (handler > 0)
+        end = watch(handler, deadline, streams, call->nonce);
+    else
+        end.code = (uint32_t)failure.error;
+
+    kill_everyone();
+    empty(streams, call->nonce);
+    for (int i = 0; i < 2; i++)
+        if (streams[i].fd >= 0)
+            close(streams[i].fd);
+    report(call->nonce, end, streams);
+    finish(call->nonce, false);
+    if (end.how == EXITED || end.how == KILLED)
+        ahead_start();
+}
+
+static void serve_by_runner(struct call *call)
+{
+    if (runner.pid == 0)
+        _exit(BAD_FRAME); // It ended with the call before, and the host was told so.
+    struct stream streams[2] = {{.fd = runner.out, .kind = 'O'}, {.fd = runner.log, .kind = 'E'}};
+    struct end end = {NOT_STARTED, 0};
+    bool fine = runner_ask(call);
+    expect_silence();
+    uint64_t deadline = now_ns() + call->timeout_ms * MS_NS;
+    wipe_call(call);
+    runner_tell_start(&streams[1], call->nonce);
+    if (fine)
+        end = watch(runner.pid, deadline, streams, call->nonce);
+    else
+        end.code = (uint32_t)failure.error;
+
+    bool stays = special.keep_state || runner.forks;
+    bool spoilt = runner.pid == 0 || !runner_has_read();
+    if (stays && !spoilt && end.how != DEADLINE)
+        kill_all_but(runner.pid);
+    else
+        kill_everyone();
+    empty(streams, call->nonce);
+    report(call->nonce, end, streams);
+    runner_forget_call();
+    if (end.how == DEADLINE || (stays && spoilt)) {
+        // It was killed at an unknown point, or by somebody who may do worse, or would take what is
+        // left of this call for the next: never used again.
+        out_send();
+        _exit(GONE);
+    }
+    if (!stays)
+        runner_close();
+    finish(call->nonce, !stays);
+}
+
 static void serve_call(size_t length)
 {
     unsigned char head[CALL_HEAD];
@@ -862,46 +808,11 @@ static void serve_call(size_t length)
     in_exactly(call_env, call.env_bytes);
     if (!parse_call_env(call_env, call.env_bytes, &call))
         _exit(BAD_FRAME);
-
-    struct stream streams[2] = {{.fd = -1, .kind = 'O'}, {.fd = -1, .kind = 'E'}};
-    int fds[3] = {-1, -1, -1};
-    struct end end = {NOT_STARTED, 0};
     could_not(NULL, "", 0);
-    bool fine = open_streams(call.has_payload, fds, streams);
-    if (call.has_payload)
-        fine = take_payload(fine ? fds[0] : -1, call.payload_bytes) && fine;
-    expect_silence();
-
-    uint64_t deadline = now_ns() + call.timeout_ms * MS_NS;
-    pid_t handler = fine ? start(fds, call.env) : -1;
-    if (fine && handler < 0)
-        could_not("make a process", "", errno);
-    // The handler has its own copies now. Ours would keep its pipes from ending, and a call's
-    // variables and payload are not kept in memory longer than its start needs them.
-    for (int i = 0; i < 3; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
-    explicit_bzero(call_env, call.env_bytes);
-    explicit_bzero(in.bytes, in.most);
-    in.most = 0;
-
-    if (failure.step == NULL)
-        end = watch(handler, deadline, streams, call.nonce);
+    if (special.resident)
+        serve_by_runner(&call);
     else
-        end.code = (uint32_t)failure.error;
-
-    // Nobody is left to write after this, so what the pipes hold is all there will ever be. They
-    // may still not be at their end (a descriptor can be under way inside a dead socket until
-    // the kernel collects it), but they do not block.
-    kill_everyone();
-    for (int i = 0; i < 2; i++) {
-        while (streams[i].fd >= 0 && pump(&streams[i], call.nonce)) {
-        }
-        if (streams[i].fd >= 0)
-            close(streams[i].fd);
-    }
-    report(call.nonce, end, streams);
-    finish(call.nonce);
+        serve_by_process(&call);
 }
 
 // ----------------------------------------------------------------------------------------- start
@@ -943,11 +854,12 @@ static void prepare(void)
 #ifndef QUILTFN_GUEST_WITHOUT_MAIN // A fuzzer brings its own main and calls the parse_ functions.
 int main(int argc, char **argv)
 {
-    if (getpid() != 1 || argc != 4)
+    if (getpid() != 1 || argc < 4)
         return BAD_START;
     tmp_options = argv[1];
     shm_options = argv[2];
     oom_score_adj = argv[3];
+    writable = argv + 4;
     prepare();
     put32(out_frame('H', 4), PROTOCOL_VERSION);
     out_send();

@@ -41,6 +41,9 @@ END: Final = ord("X")
 CLEAN: Final = ord("Z")
 
 KEEP_TMP: Final = 1
+RESIDENT: Final = 2
+KEEP_STATE: Final = 4
+SHELL: Final = 8
 HAS_PAYLOAD: Final = 1
 ENV_REPLACES: Final = 2
 
@@ -92,7 +95,10 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Specialised:
-    """The guest is ready for calls, or says with `errno` and a sentence why it is not."""
+    """The guest is ready for calls, or says with `errno` and a sentence why it is not.
+
+    Of a runner that is ready, `text` is how it serves calls: `fork`, `once` or `keep`, and a note.
+    """
 
     errno: int
     text: str
@@ -134,17 +140,28 @@ Event = Hello | Specialised | Output | End | Clean
 
 
 def encode_specialise(
-    *, argv: Sequence[str], cwd: str, environment: Mapping[str, str], keep_tmp: bool = False
+    *,
+    argv: Sequence[str],
+    cwd: str,
+    environment: Mapping[str, str],
+    flags: int = 0,
 ) -> bytes:
     """The frame that tells a fresh guest what it is for. `argv[0]` is a path, not looked up.
 
+    `flags`: KEEP_TMP: /tmp survives a call. RESIDENT: argv is a runner, started now; with
+    KEEP_STATE it may serve call after call. SHELL: argv is a shell, `-c` and a command line, which
+    may be started before the call comes.
     Raises `WireError` for what no process can be given, `FrameTooLong` beyond a limit.
     """
     if not argv:
         raise WireError("argv must have at least one argument")
+    if flags & KEEP_STATE and not flags & RESIDENT:
+        raise WireError("only a resident program can keep its state")
+    if flags & SHELL and (flags & RESIDENT or len(argv) != 3):
+        raise WireError("a shell is a path, -c and a command line, and not resident")
     body = b"".join(
         (
-            _U32.pack(KEEP_TMP if keep_tmp else 0),
+            _U32.pack(flags),
             _blob(cwd),
             _blobs(argv),
             _variables(environment),

@@ -58,6 +58,9 @@ class Cgroups(Protocol):
     def path(self, server: str, sandbox: str) -> str:
         """What config.json's cgroupsPath says."""
 
+    def enter(self, server: str, group: str, limits: Limits) -> None:
+        """Puts this very process into a new group with these limits. Raises OSError."""
+
     def open_events(self, server: str, sandbox: str) -> int:
         """A read-only descriptor of the file that counts out-of-memory kills (`oom_kill N`)."""
 
@@ -123,6 +126,24 @@ class V1:
 
     def path(self, server: str, sandbox: str) -> str:
         return f"/{PARENT}/{server}/{sandbox}"
+
+    def enter(self, server: str, group: str, limits: Limits) -> None:
+        quota, period = limits.cpu_quota_and_period_us()
+        memory = limits.memory_mib * 1024 * 1024
+        files: dict[str, dict[str, object]] = {
+            "memory": {"memory.limit_in_bytes": memory, "memory.memsw.limit_in_bytes": memory},
+            "cpu": {"cpu.cfs_period_us": period, "cpu.cfs_quota_us": quota},
+            "pids": {"pids.max": limits.pids},
+            "devices": {"devices.deny": "a"},
+        }
+        for controller in self._mounts:
+            path = self._group(controller, server, group)
+            path.mkdir()
+            for name, value in files.get(controller, {}).items():
+                if "memsw" not in name or (path / name).exists():  # swap accounting may be off
+                    (path / name).write_text(str(value))
+        for controller in self._mounts:
+            (self._group(controller, server, group) / "cgroup.procs").write_text("0")
 
     def open_events(self, server: str, sandbox: str) -> int:
         name = self._group("memory", server, sandbox) / "memory.oom_control"
@@ -201,6 +222,17 @@ class V2:
 
     def path(self, server: str, sandbox: str) -> str:
         return f"{self._base.rstrip('/')}/{PARENT}/{server}/{sandbox}"
+
+    def enter(self, server: str, group: str, limits: Limits) -> None:
+        quota, period = limits.cpu_quota_and_period_us()
+        path = self._group(server, group)
+        path.mkdir()
+        (path / "memory.max").write_text(str(limits.memory_mib * 1024 * 1024))
+        if (path / "memory.swap.max").exists():  # swap accounting may be off
+            (path / "memory.swap.max").write_text("0")
+        (path / "cpu.max").write_text(f"{quota} {period}")
+        (path / "pids.max").write_text(str(limits.pids))
+        (path / "cgroup.procs").write_text("0")
 
     def open_events(self, server: str, sandbox: str) -> int:
         name = self._group(server, sandbox) / "memory.events"

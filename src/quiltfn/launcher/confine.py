@@ -59,12 +59,12 @@ def check_reachable(directory: Path) -> None:
             )
 
 
-def give_up_root(launcher: int) -> None:
+def give_up_root(launcher: int, uid: int = SERVER_UID) -> None:
     """No root, no capabilities, no way back, and no life beyond the launcher's."""
     syscalls.drop_bounding_set()
     os.setgroups([])
-    os.setresgid(SERVER_UID, SERVER_UID, SERVER_UID)
-    os.setresuid(SERVER_UID, SERVER_UID, SERVER_UID)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
     syscalls.no_new_privileges()
     syscalls.die_with_parent(signal.SIGKILL)
     if os.getppid() != launcher:  # it ended before the line above took effect
@@ -83,7 +83,8 @@ def prepare_data_dir(path: Path) -> None:
     os.chown(path, SERVER_UID, SERVER_UID)
     path.chmod(0o700)
     for entry in path.iterdir():  # a copy made by root comes back to the server
-        if entry.is_file() and not entry.is_symlink() and entry.stat().st_uid != SERVER_UID:
+        is_its_own = entry.is_file() or (entry.is_dir() and entry.name == "images")
+        if is_its_own and not entry.is_symlink() and entry.stat().st_uid != SERVER_UID:
             os.chown(entry, SERVER_UID, SERVER_UID, follow_symlinks=False)
 
 

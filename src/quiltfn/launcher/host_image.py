@@ -3,6 +3,8 @@
 Nothing has to be downloaded, and `sh`, `python3` or `node` are there if the host has them.
 """
 
+import contextlib
+import hashlib
 import os
 import platform
 import shutil
@@ -10,6 +12,12 @@ from pathlib import Path
 
 from quiltfn.launcher import syscalls
 from quiltfn.launcher.oci import GUEST, HANDLER_UID, Host
+
+# Where a sandbox finds the programs that run handlers of a language.
+RUNNERS = "/.runners"
+# Where Debian keeps which packages are installed, and so what /usr holds.
+PACKAGES = Path("/var/lib/dpkg/status")
+INTERPRETERS = {"python": Path("/usr/bin/python3"), "node": Path("/usr/bin/node")}
 
 MOUNT_POINTS = ("app", "dev", "proc", "tmp", "usr", "etc")
 LINKED_TO_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -27,7 +35,42 @@ WRITTEN = {
 }
 
 
-def build(root: Path, guest: Path) -> Host:
+class Skeleton:
+    """The image's own directories. Read-only to everybody, but for places to mount something at."""
+
+    def __init__(self, root: Path, host: Host, handle: int) -> None:
+        self.root, self.host = root, host
+        self._handle = handle  # the directory below the read-only mount
+
+    def make_mount_points(self, paths: tuple[str, ...]) -> None:
+        """Directories to mount on. The paths are normal, and none lies in a link or a bind."""
+        for path in paths:
+            directory = ""
+            for part in path[1:].split("/"):
+                directory += part
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(directory, 0o755, dir_fd=self._handle)
+                directory += "/"
+
+
+def packages_hash() -> str:
+    """A name for the state of the host's packages; the host's own files cannot be pinned."""
+    try:
+        return hashlib.sha256(PACKAGES.read_bytes()).hexdigest()[:32]
+    except OSError:
+        return "unknown"
+
+
+def interpreters() -> dict[str, str]:
+    """The languages that the host image can run → the interpreter's path, links resolved."""
+    return {
+        kind: str(path.resolve())
+        for kind, path in INTERPRETERS.items()
+        if path.exists() and str(path.resolve()).startswith("/usr/")
+    }
+
+
+def build(root: Path, guest: Path) -> Skeleton:
     """Lays the skeleton out below `root` (in the launcher's mount namespace) and describes it."""
     for name in MOUNT_POINTS:
         (root / name).mkdir()
@@ -48,17 +91,20 @@ def build(root: Path, guest: Path) -> Host:
             shutil.copyfile(Path("/etc") / name, root / "etc" / name)
     for name, text in WRITTEN.items():
         (root / "etc" / name).write_text(text)
+    shutil.copytree(guest.parent.parent / "runners", root / RUNNERS.lstrip("/"))
     target = root / GUEST.lstrip("/")
     shutil.copyfile(guest, target)
     target.chmod(0o755)
     for path in root.rglob("*"):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path == target else 0o644)
+    handle = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     # crun's own "readonly" leaves out nosuid and nodev, so the directory is bound with them.
     syscalls.bind(root, root, syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV)
-    return Host(
+    host = Host(
         machine=platform.machine(),
         root=str(root),
         binds=binds,
         oom_score_min=int(Path("/proc/self/oom_score_adj").read_text()),
     )
+    return Skeleton(root, host, handle)

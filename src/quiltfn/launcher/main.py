@@ -18,7 +18,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quiltfn.launcher import cgroups, confine, host_image, preflight, state, syscalls, verbs
+from quiltfn.launcher import (
+    cgroups,
+    confine,
+    host_image,
+    images,
+    oci,
+    preflight,
+    state,
+    syscalls,
+    verbs,
+)
+from quiltfn.launcher.egress import Egress
 from quiltfn.launcher.sandboxes import Created, NotCreated, Sandboxes
 
 UNUSABLE, SERVER_DIED, NO_DATA_DIR, NOT_ROOT = 69, 70, 73, 77
@@ -48,6 +59,7 @@ class Options:
     given: Mapping[str, object]
     program: Sequence[Path]
     crun: str
+    egress_dns: str = ""
 
 
 class CannotStart(Exception):
@@ -111,14 +123,21 @@ class Launcher:
             return self._serve(groups)
         finally:
             groups.remove_server(self.state.id)
+            if hasattr(self, "images"):
+                self.images.close()
             self.state.close()
 
     def _serve(self, groups: cgroups.Cgroups) -> int:
-        host = host_image.build(self.state.root, self.options.guest)
-        self.sandboxes = Sandboxes(self.state, groups, host, self.options.crun, self.selector)
+        self.skeleton = host_image.build(self.state.root, self.options.guest)
+        self.images = images.Images(self.options.data_dir / "images", self.state.images)
+        egress = Egress(self.state, groups, self.selector, dns=self.options.egress_dns)
+        self.sandboxes = Sandboxes(
+            self.state, groups, self.skeleton.host, self.options.crun, self.selector, egress
+        )
         self._watch_signals()
         try:
             seen = preflight.check(self.sandboxes, self.state, groups, self._turn)
+            seen["egress"] = preflight.check_egress(egress, self.state, self._turn)
         except preflight.PreflightFailed as error:
             raise CannotStart(str(error), UNUSABLE) from None
         facts = {
@@ -127,6 +146,8 @@ class Launcher:
             "memory_max_mib": self.memory_max_mib,
             "cores": self.cores,
             "oci_runtime": self.options.crun,
+            "interpreters": host_image.interpreters(),
+            "packages": host_image.packages_hash(),
         }
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         server = self._start_server(theirs, facts)
@@ -242,13 +263,32 @@ class Launcher:
     def _perform(self, verb: verbs.Verb) -> None:
         n = verb.n
         match verb:
-            case verbs.Create(limits=limits):
-                self.sandboxes.create(limits, lambda answer: self._answer_create(n, answer))
+            case verbs.Create():
+                try:
+                    wanted = self._wanted(verb)
+                except OSError as error:
+                    self._answer({"n": n, "error": f"its files cannot be mounted: {error}"})
+                else:
+                    self.sandboxes.create(wanted, lambda answer: self._answer_create(n, answer))
             case verbs.Kill(sandbox=sandbox):
                 self.sandboxes.kill(sandbox)
                 self._answer({"n": n})
+            case verbs.Blocked(sandbox=sandbox):
+                self._answer({"n": n, "blocked": self.sandboxes.blocked(sandbox)})
             case verbs.Destroy(sandbox=sandbox):
-                self.sandboxes.destroy(sandbox, lambda: self._answer({"n": n}))
+                self.sandboxes.destroy(
+                    sandbox, lambda blocked: self._answer({"n": n, "blocked": blocked})
+                )
+
+    def _wanted(self, verb: verbs.Create) -> oci.Wanted:
+        """What the server asked for, in this machine's terms. Raises OSError."""
+        self.skeleton.make_mount_points(verb.writable_paths)
+        return oci.Wanted(
+            limits=verb.limits,
+            app=None if verb.image is None else self.images.path(verb.image),
+            writable_paths=verb.writable_paths,
+            egress=verb.network == "egress",
+        )
 
     def _answer_create(self, n: int, answer: Created | NotCreated) -> None:
         if isinstance(answer, NotCreated):

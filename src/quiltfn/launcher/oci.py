@@ -8,6 +8,7 @@ talked to by anybody, only names limits.
 import json
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from quiltfn.launcher.cgroups import Limits
@@ -60,8 +61,25 @@ class Host:
     oom_score_min: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a sandbox is to be.
+
+    `app`: the files it sees at /app, where it has some. `writable_paths`: where a tmpfs is laid
+    beside /tmp; the mount points exist. `binds`: further read-only binds, path inside → outside.
+    `egress`: it reaches public addresses, by the network namespace at `netns`.
+    """
+
+    limits: Limits
+    app: Path | None = None
+    writable_paths: tuple[str, ...] = ()
+    binds: dict[str, str] = field(default_factory=dict)
+    egress: bool = False
+    netns: str = ""
+
+
 def config(
-    host: Host, limits: Limits, *, uid_base: int, cgroup: str, hostname: str
+    host: Host, wanted: Wanted, *, uid_base: int, cgroup: str, hostname: str
 ) -> dict[str, Any]:
     """The OCI runtime configuration of one sandbox (runtime-spec 1.0)."""
     return {
@@ -69,17 +87,17 @@ def config(
         "hostname": hostname,
         "annotations": {"run.oci.seccomp_fail_unknown_syscall": "1"},
         "root": {"path": host.root, "readonly": True},
-        "process": _process(host),
-        "mounts": _mounts(host),
+        "process": _process(host, wanted),
+        "mounts": _mounts(host, wanted),
         "linux": {
             "namespaces": [
-                {"type": kind}
-                for kind in ("user", "mount", "pid", "network", "ipc", "uts", "cgroup")
+                *({"type": kind} for kind in ("user", "mount", "pid", "ipc", "uts", "cgroup")),
+                {"type": "network", "path": wanted.netns} if wanted.netns else {"type": "network"},
             ],
             "uidMappings": _mapping(uid_base),
             "gidMappings": _mapping(uid_base),
             "cgroupsPath": cgroup,
-            "resources": _resources(limits),
+            "resources": _resources(wanted.limits),
             "seccomp": seccomp(host.machine),
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
@@ -87,11 +105,12 @@ def config(
     }
 
 
-def _process(host: Host) -> dict[str, Any]:
+def _process(host: Host, wanted: Wanted) -> dict[str, Any]:
+    oom_score = str(max(HANDLER_OOM_SCORE, host.oom_score_min))
     return {
         "terminal": False,
         "user": {"uid": 0, "gid": 0},
-        "args": [GUEST, TMP_OPTIONS, SHM_OPTIONS, str(max(HANDLER_OOM_SCORE, host.oom_score_min))],
+        "args": [GUEST, TMP_OPTIONS, SHM_OPTIONS, oom_score, *wanted.writable_paths],
         "env": [],
         "cwd": "/",
         "noNewPrivileges": True,
@@ -107,18 +126,22 @@ def _process(host: Host) -> dict[str, Any]:
     }
 
 
-def _mounts(host: Host) -> list[dict[str, Any]]:
+def _mounts(host: Host, wanted: Wanted) -> list[dict[str, Any]]:
     safe = ["nosuid", "nodev"]
     fixed = [
         _mount("/proc", "proc", "proc", [*safe, "noexec", "hidepid=2"]),
         # A fresh /dev is also what keeps an image's symlinks from redirecting device creation.
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "noexec", "mode=755,size=64k,nr_inodes=64"]),
         _mount("/dev/shm", "tmpfs", "tmpfs", [*safe, "noexec", SHM_OPTIONS]),
-        _mount("/tmp", "tmpfs", "tmpfs", [*safe, TMP_OPTIONS]),
+        *(
+            _mount(path, "tmpfs", "tmpfs", [*safe, TMP_OPTIONS])
+            for path in ("/tmp", *wanted.writable_paths)
+        ),
     ]
+    app = {} if wanted.app is None else {"/app": str(wanted.app)}
     binds = [
         _mount(target, "bind", source, ["rbind", "ro", *safe])
-        for target, source in host.binds.items()
+        for target, source in {**host.binds, **app, **wanted.binds}.items()
     ]
     return fixed + binds
 

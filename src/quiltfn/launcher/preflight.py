@@ -4,12 +4,15 @@ What health reports as protections in force is what was seen here, not what was 
 is missing the server does not start.
 """
 
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from quiltfn.launcher.cgroups import MOUNT, Cgroups, Limits
+from quiltfn.launcher.egress import Egress, Uplink
+from quiltfn.launcher.oci import Wanted
 from quiltfn.launcher.sandboxes import Created, NotCreated, Sandboxes
 from quiltfn.launcher.state import SERVER_UID, UID_BASE, ServerState
 
@@ -37,7 +40,7 @@ def check(
     `turn` runs the event loop once; raises `PreflightFailed`.
     """
     answers: list[Created | NotCreated] = []
-    sandboxes.create(PROBE, answers.append)
+    sandboxes.create(Wanted(limits=PROBE), answers.append)
     _until(lambda: bool(answers), turn)
     answer = answers[0]
     if isinstance(answer, NotCreated):
@@ -54,8 +57,35 @@ def check(
     finally:
         answer.control.close()
         gone: list[bool] = []
-        sandboxes.destroy(answer.sandbox, lambda: gone.append(True))
+        sandboxes.destroy(answer.sandbox, lambda _: gone.append(True))
         _until(lambda: bool(gone), turn)
+
+
+def check_egress(egress: Egress, state: ServerState, turn: Callable[[], None]) -> str:
+    """Opens a network as sandboxes with egress get it, and tries what it must refuse.
+
+    Returns how it was seen, or why there is no egress on this machine; then it is refused.
+    """
+    answers: list[Uplink | str] = []
+    lost: list[bool] = []
+    uids = state.take_uids()
+    name = secrets.token_hex(12)
+    egress.open(name, uids, PROBE, done=answers.append, on_lost=lambda: lost.append(True))
+    _until(lambda: bool(answers), turn)
+    uplink = answers[0]
+    seen = ""
+    if isinstance(uplink, str):
+        egress.why_not = egress.why_not or uplink
+    else:
+        try:
+            seen = egress.examine(uplink)
+        except OSError as error:
+            egress.why_not = f"the rules of network: egress are not in force: {error}"
+        gone: list[bool] = []
+        egress.close(uplink, lambda: gone.append(True))
+        _until(lambda: bool(gone), turn)
+    state.give_back_uids(uids)
+    return seen or f"refused: {egress.why_not}"
 
 
 def judge(seen: Seen, mode: str) -> dict[str, str]:

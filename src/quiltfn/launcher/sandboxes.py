@@ -15,11 +15,12 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quiltfn.launcher import oci
-from quiltfn.launcher.cgroups import Cgroups, Limits
+from quiltfn.launcher.cgroups import Cgroups
+from quiltfn.launcher.egress import Egress, Uplink
 from quiltfn.launcher.state import ServerState
 
 # It takes some 20 ms. Less than a caller waits for an instance, so that he is told what failed.
@@ -60,7 +61,8 @@ class _Sandbox:
     uid_base: int
     is_starting: bool = True
     pidfd: int | None = None
-    on_gone: list[Callable[[], None]] | None = None
+    uplink: Uplink | None = None
+    on_gone: list[Callable[[int], None]] | None = None
 
 
 @dataclass(slots=True)
@@ -85,7 +87,9 @@ class Sandboxes:
         host: oci.Host,
         crun: str,
         selector: selectors.BaseSelector,
+        egress: Egress,
     ) -> None:
+        self._egress = egress
         self._state, self._cgroups, self._host, self._crun = state, cgroups, host, crun
         self._selector = selector
         self._known: dict[str, _Sandbox] = {}
@@ -93,33 +97,43 @@ class Sandboxes:
         self._running: list[_Job] = []
         self._jobs_max = max(2, os.cpu_count() or 1)
 
-    def create(self, limits: Limits, done: Callable[[Created | NotCreated], None]) -> None:
-        """Makes a sandbox within `limits` whose guest runs and waits for its first frame."""
+    def create(self, wanted: oci.Wanted, done: Callable[[Created | NotCreated], None]) -> None:
+        """Makes a sandbox like that, whose guest runs and waits for its first frame."""
         name = secrets.token_hex(12)
         try:
             sandbox = _Sandbox(name, self._state.take_uids())
-            bundle = self._write_bundle(sandbox, limits)
-            ours, guests = socket.socketpair()
         except OSError as error:
-            done(NotCreated(f"the sandbox could not be prepared: {error.strerror or error}"))
+            done(NotCreated(f"the sandbox could not be prepared: {error}"))
             return
         self._known[name] = sandbox
-        arguments = ["--log", str(bundle / "log"), "run", "--detach", "--preserve-fds", "1"]
-        arguments += ["--pid-file", str(bundle / "pid"), "--bundle", str(bundle), name]
-        self._enqueue(
-            _Job(arguments, lambda code: self._created(sandbox, ours, code, done), guests)
-        )
+        if wanted.egress:
+            self._egress.open(
+                name,
+                sandbox.uid_base,
+                wanted.limits,
+                done=lambda opened: self._connected(sandbox, wanted, opened, done),
+                on_lost=lambda: self.kill(name),
+            )
+        else:
+            self._run(sandbox, wanted, done)
+
+    def blocked(self, name: str) -> int:
+        """How many attempts the sandbox's network has refused so far."""
+        sandbox = self._known.get(name)
+        return 0 if sandbox is None or sandbox.uplink is None else sandbox.uplink.blocked()
 
     def kill(self, name: str) -> None:
         """Ends everything in the sandbox at once; `destroy` is still needed."""
         if name in self._known:
             self._cgroups.kill(self._state.id, name)
 
-    def destroy(self, name: str, done: Callable[[], None]) -> None:
-        """Kills the sandbox and gives everything back; `done` comes when nothing of it is left."""
+    def destroy(self, name: str, done: Callable[[int], None]) -> None:
+        """Kills the sandbox and gives everything back; `done` comes when nothing of it is left,
+        with the number of attempts that its network has refused.
+        """
         sandbox = self._known.get(name)
         if sandbox is None:
-            done()
+            done(0)
         elif sandbox.on_gone is not None:
             sandbox.on_gone.append(done)
         else:
@@ -130,7 +144,7 @@ class Sandboxes:
     def destroy_all(self, timeout_s: float) -> None:
         """Ends every sandbox and waits for it: the last thing a launcher does."""
         for name in list(self._known):
-            self.destroy(name, lambda: None)
+            self.destroy(name, lambda _: None)
         end = time.monotonic() + timeout_s
         while (self._known or self._running) and time.monotonic() < end:
             for key, _ in self._selector.select(0.1):
@@ -140,6 +154,7 @@ class Sandboxes:
 
     def check_timeouts(self, now: float) -> None:
         """Ends crun processes that hang; their job then fails as if crun had failed."""
+        self._egress.check_timeouts(now)
         for job in self._running:
             if now >= job.deadline:
                 with contextlib.suppress(ProcessLookupError):
@@ -151,12 +166,55 @@ class Sandboxes:
 
     # How it is done --------------------------------------------------------------------------
 
-    def _write_bundle(self, sandbox: _Sandbox, limits: Limits) -> Path:
+    def _connected(
+        self,
+        sandbox: _Sandbox,
+        wanted: oci.Wanted,
+        opened: Uplink | str,
+        done: Callable[[Created | NotCreated], None],
+    ) -> None:
+        if isinstance(opened, str):
+            self._give_up(sandbox, opened, done)
+            return
+        sandbox.uplink = opened
+        if sandbox.on_gone is not None:
+            self._give_up(sandbox, "it was given up meanwhile", done)
+            return
+        binds = wanted.binds | {"/etc/resolv.conf": str(opened.resolv_conf)}
+        self._run(sandbox, replace(wanted, netns=opened.path, binds=binds), done)
+
+    def _run(
+        self,
+        sandbox: _Sandbox,
+        wanted: oci.Wanted,
+        done: Callable[[Created | NotCreated], None],
+    ) -> None:
+        try:
+            bundle = self._write_bundle(sandbox, wanted)
+            ours, guests = socket.socketpair()
+        except OSError as error:
+            self._give_up(sandbox, error.strerror or str(error), done)
+            return
+        arguments = ["--log", str(bundle / "log"), "run", "--detach", "--preserve-fds", "1"]
+        arguments += ["--pid-file", str(bundle / "pid"), "--bundle", str(bundle), sandbox.id]
+        self._enqueue(
+            _Job(arguments, lambda code: self._created(sandbox, ours, code, done), guests)
+        )
+
+    def _give_up(
+        self, sandbox: _Sandbox, reason: str, done: Callable[[Created | NotCreated], None]
+    ) -> None:
+        """crun was not started for it yet."""
+        answer = NotCreated(f"the sandbox could not be prepared: {reason}")
+        sandbox.on_gone = [*(sandbox.on_gone or ()), lambda _: done(answer)]
+        self._deleted(sandbox)
+
+    def _write_bundle(self, sandbox: _Sandbox, wanted: oci.Wanted) -> Path:
         bundle = self._state.bundles / sandbox.id
         bundle.mkdir(mode=0o700)
         document = oci.config(
             self._host,
-            limits,
+            wanted,
             uid_base=sandbox.uid_base,
             cgroup=self._cgroups.path(self._state.id, sandbox.id),
             hostname=sandbox.id[:12],
@@ -178,6 +236,8 @@ class Sandboxes:
                 raise OSError("it was given up meanwhile")
             if code != 0:
                 raise OSError(_first_line(bundle / "log") or f"crun ended with {code}")
+            if sandbox.uplink is not None and not sandbox.uplink.is_alive:
+                raise OSError("the process that leads out of its network ended")
             pid = int((bundle / "pid").read_text())
             sandbox.pidfd = os.pidfd_open(pid)
             self._selector.register(
@@ -187,13 +247,15 @@ class Sandboxes:
         except (OSError, ValueError) as error:
             ours.close()
             reason = f"the sandbox could not be made: {error}"
-            sandbox.on_gone = [*(sandbox.on_gone or ()), lambda: done(NotCreated(reason))]
+            sandbox.on_gone = [*(sandbox.on_gone or ()), lambda _: done(NotCreated(reason))]
             self._end(sandbox)
             return
         done(Created(sandbox.id, ours, events, pid))
 
     def _end(self, sandbox: _Sandbox) -> None:
         self._cgroups.kill(self._state.id, sandbox.id)
+        if sandbox.uplink is not None:
+            sandbox.uplink.end()
         if sandbox.pidfd is None:
             self._delete(sandbox)
 
@@ -217,10 +279,17 @@ class Sandboxes:
         self._cgroups.remove(self._state.id, sandbox.id)
         shutil.rmtree(self._state.bundles / sandbox.id, ignore_errors=True)
         shutil.rmtree(self._state.crun_root / sandbox.id, ignore_errors=True)
+        if sandbox.uplink is None:
+            self._forget(sandbox, blocked=0)
+        else:
+            blocked = sandbox.uplink.blocked()
+            self._egress.close(sandbox.uplink, lambda: self._forget(sandbox, blocked))
+
+    def _forget(self, sandbox: _Sandbox, blocked: int) -> None:
         self._state.give_back_uids(sandbox.uid_base)
         del self._known[sandbox.id]
         for done in sandbox.on_gone or ():
-            done()
+            done(blocked)
 
     def _enqueue(self, job: _Job) -> None:
         # A sandbox that somebody waits for goes before one that nobody wants any more.

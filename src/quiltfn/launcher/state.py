@@ -40,6 +40,7 @@ class ServerState:
         self.crun_root = self.path / "crun"
         self.bundles = self.path / "bundles"
         self.root = self.path / "root"
+        self.images = self.path / "images"
         (run_dir / "servers").mkdir(parents=True, exist_ok=True)
         UIDS_DIR.mkdir(mode=0o700, exist_ok=True)
         with _exclusive(run_dir):  # so that a sweep never meets a directory without its lock
@@ -50,7 +51,8 @@ class ServerState:
         # Mapped root must be able to walk to the root file system, and to nothing else.
         for directory in (run_dir, run_dir / "servers", self.path):
             directory.chmod(0o711)
-        self.root.mkdir(mode=0o755)
+        for directory in (self.root, self.images):
+            directory.mkdir(mode=0o755)
         self._blocks: dict[int, int] = {}
         self._free: list[int] = []
 
@@ -115,7 +117,7 @@ def _sweep_server(path: Path, cgroups: Cgroups) -> int:
     server = path.name
     count = 0
     for sandbox in cgroups.sandboxes(server):
-        count += 1
+        count += "-" not in sandbox  # a sandbox's way out has a group beside it
         # A killed process needs a moment to end; until then its group cannot be removed.
         for attempt in range(100):
             cgroups.kill(server, sandbox)

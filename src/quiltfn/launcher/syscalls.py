@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 CLONE_NEWNS = 0x0002_0000
+CLONE_NEWNET = 0x4000_0000
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
@@ -18,6 +19,7 @@ MNT_DETACH = 2
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
@@ -46,6 +48,16 @@ def unshare_mounts() -> None:
     """A mount namespace of our own: the host's mounts still arrive, what we mount stays here."""
     _checked(_libc.unshare(CLONE_NEWNS), "unshare the mount namespace")
     mount(None, "/", None, MS_REC | MS_SLAVE)
+
+
+def unshare_network() -> None:
+    """A new network namespace, with nothing in it but a loopback device that is down."""
+    _checked(_libc.unshare(CLONE_NEWNET), "unshare the network namespace")
+
+
+def enter_network(namespace: int) -> None:
+    """Into the network namespace of that descriptor."""
+    _checked(_libc.setns(namespace, CLONE_NEWNET), "enter a network namespace")
 
 
 def mount(
@@ -97,9 +109,10 @@ def no_new_privileges() -> None:
 
 def drop_bounding_set() -> None:
     """Empties the capability bounding and ambient sets (needs CAP_SETPCAP, so before setuid)."""
-    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    for capability in range(last + 1):
+    capability = 0
+    while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:  # else there is no such one
         _checked(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "PR_CAPBSET_DROP")
+        capability += 1
     _checked(
         _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "PR_CAP_AMBIENT_CLEAR_ALL"
     )

@@ -1,9 +1,11 @@
 """The fixed verbs that the server may ask the launcher for, and nothing beside them.
 
 One message is one JSON object in one packet of a SOCK_SEQPACKET pair without name or path.
-Requests: `{"n": int, "verb": "create", "memory_mib": int, "cpu_percent": number}`,
-`{"n": int, "verb": "kill" | "destroy", "sandbox": id}`. Answers repeat `n`; a create's answer
-carries two descriptors, the control socket and the event counter.
+Requests: `{"n": int, "verb": "create", "memory_mib": int, "cpu_percent": number, "image": digest or
+null, "network": "none" | "egress", "writable_paths": [path, …]}`, `{"n": int, "verb": "kill" |
+"blocked" | "destroy", "sandbox": id}`. Answers repeat `n`; a create's answer carries two
+descriptors, the control socket and the event counter. Those of blocked and destroy carry `blocked`:
+how many attempts to reach something the sandbox's network has refused.
 """
 
 import json
@@ -15,6 +17,15 @@ from quiltfn.launcher.cgroups import Limits
 
 MESSAGE_MAX = 64 * 1024
 SANDBOX_ID = re.compile(r"[0-9a-f]{24}")
+IMAGE = re.compile(r"[0-9a-f]{64}")
+NETWORKS = ("none", "egress")
+WRITABLE_MAX = 8
+WRITABLE = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}){1,4}")
+# Nothing may be laid over what a sandbox runs with.
+FIXED = frozenset(
+    {"proc", "sys", "dev", "usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32"}
+    | {"tmp", "app", "run"}
+)
 
 
 class Refused(Exception):
@@ -25,10 +36,19 @@ class Refused(Exception):
 class Create:
     n: int
     limits: Limits
+    image: str | None = None
+    network: str = "none"
+    writable_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
+    n: int
+    sandbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
     n: int
     sandbox: str
 
@@ -39,7 +59,12 @@ class Destroy:
     sandbox: str
 
 
-Verb = Create | Kill | Destroy
+Verb = Create | Kill | Blocked | Destroy
+OF_A_SANDBOX: dict[str, type[Kill | Blocked | Destroy]] = {
+    "kill": Kill,
+    "blocked": Blocked,
+    "destroy": Destroy,
+}
 
 
 def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
@@ -54,20 +79,50 @@ def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
     if type(n) is not int:
         raise Refused(f"n must be an integer, not {n!r}")
     if verb == "create":
-        _only(request, {"n", "verb", "memory_mib", "cpu_percent"})
+        known = {"n", "verb", "memory_mib", "cpu_percent", "image", "network", "writable_paths"}
+        _only(request, known)
         memory, cpu = request.get("memory_mib"), request.get("cpu_percent")
         if type(memory) is bool or not isinstance(memory, int) or not 1 <= memory <= memory_max_mib:
             raise Refused(f"memory_mib must be 1 to {memory_max_mib}, not {memory!r}")
         if type(cpu) is bool or not isinstance(cpu, int | float) or not 1 <= cpu <= 100 * cores:
             raise Refused(f"cpu_percent must be 1 to {100 * cores}, not {cpu!r}")
-        return Create(n, Limits(memory_mib=memory, cpu_percent=float(cpu)))
-    if verb in ("kill", "destroy"):
+        return Create(
+            n,
+            Limits(memory_mib=memory, cpu_percent=float(cpu)),
+            _image(request.get("image")),
+            _network(request.get("network")),
+            _writable_paths(request.get("writable_paths")),
+        )
+    if isinstance(verb, str) and verb in OF_A_SANDBOX:
         _only(request, {"n", "verb", "sandbox"})
         sandbox = request.get("sandbox")
         if not isinstance(sandbox, str) or not SANDBOX_ID.fullmatch(sandbox):
             raise Refused(f"sandbox must be 24 hexadecimal digits, not {sandbox!r}")
-        return Kill(n, sandbox) if verb == "kill" else Destroy(n, sandbox)
+        return OF_A_SANDBOX[verb](n, sandbox)
     raise Refused(f"there is no verb {verb!r}")
+
+
+def _image(image: Any) -> str | None:
+    if image is None or (isinstance(image, str) and IMAGE.fullmatch(image)):
+        return image
+    raise Refused(f"image must be 64 hexadecimal digits or null, not {image!r}")
+
+
+def _network(network: Any) -> str:
+    if isinstance(network, str) and network in NETWORKS:
+        return network
+    raise Refused(f"network must be one of {NETWORKS}, not {network!r}")
+
+
+def _writable_paths(paths: Any) -> tuple[str, ...]:
+    if not isinstance(paths, list) or len(paths) > WRITABLE_MAX:
+        raise Refused(f"writable_paths must be a list of at most {WRITABLE_MAX}, not {paths!r}")
+    for path in paths:
+        if not isinstance(path, str) or not WRITABLE.fullmatch(path):
+            raise Refused(f"no file system is laid at {path!r}")
+        if path.split("/")[1] in FIXED:
+            raise Refused(f"no file system is laid over {path!r}")
+    return tuple(paths)
 
 
 def _only(request: dict[str, Any], known: set[str]) -> None:

@@ -12,7 +12,7 @@ ALWAYS = {
 
 def of_version(content: Content) -> dict[str, str]:
     """What every call of the version has."""
-    return ALWAYS | content.environment
+    return ALWAYS | content.pinned.environment | content.environment
 
 
 def of_call(

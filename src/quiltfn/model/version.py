@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from quiltfn.model.errors import Unprocessable
+from quiltfn.model.runtime import SHELL, Runtime
 
 HANDLER_MAX_BYTES = 64 * 1024
 ENVIRONMENT_MAX_BYTES = 32 * 1024
@@ -25,17 +26,18 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     memory_max_mib: int
     cores: int
-    runtimes: frozenset[str] = frozenset({"shell"})
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a version fixes. Two versions of equal content share instances.
 
     memory_limit_mb in MiB, cpu_limit_percent in hundredths of a core, timeout_seconds in seconds.
+    `pinned`: what the name `runtime` stood for when the version was made.
     """
 
     handler: str
     runtime: str = "shell"
+    pinned: Runtime = SHELL
     environment: dict[str, str] = {}
     working_directory: str | None = None
     memory_limit_mb: int = 256
@@ -46,9 +48,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     def validate(self, host: HostLimits) -> None:
         """Raises `Unprocessable` for the first field that is out of its range."""
         check_handler(self.handler)
-        if self.runtime not in host.runtimes:
-            known = ", ".join(sorted(host.runtimes))
-            raise Unprocessable.field("runtime", f"one of: {known}", self.runtime, "shell")
+        self.pinned.check_handler(self.handler)
         check_environment(self.environment)
         check_working_directory(self.working_directory)
         between("memory_limit_mb", self.memory_limit_mb, MEMORY_MIN_MIB, host.memory_max_mib, 256)

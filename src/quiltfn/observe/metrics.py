@@ -33,6 +33,11 @@ _duration = Histogram(
 _refused = Counter(
     "quiltfn_refused_requests", "Requests that were refused, by code.", ("code",), registry=registry
 )
+_blocked = Counter(
+    "quiltfn_egress_blocked",
+    "Attempts of handlers to reach what their network refuses, counted when an instance ends.",
+    registry=registry,
+)
 _instances = Gauge(
     "quiltfn_instances", "Instances on this node, by state.", ("state",), registry=registry
 )
@@ -54,6 +59,11 @@ def count_call(record: Invocation) -> None:
     _calls.labels(record.status, "cold" if record.cold_start else "warm").inc()
     if record.duration_ms is not None:
         _duration.observe(record.duration_ms / 1000)
+
+
+def count_blocked(attempts: int) -> None:
+    """An instance has ended whose network had refused that many attempts."""
+    _blocked.inc(attempts)
 
 
 def count_refusal(code: str) -> None:

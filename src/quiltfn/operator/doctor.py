@@ -58,6 +58,7 @@ def examine(settings: Settings, root: Path = Path("/")) -> list[Finding]:
         machine.guest(GUEST, platform.machine()),
         machine.disk(settings.data_dir),
         *machine.of_the_host(root, mode),
+        machine.egress(),
         machine.gvisor(),
         leftovers(settings.run_dir),
     ]

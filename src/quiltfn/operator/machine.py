@@ -226,6 +226,16 @@ def cgroup_start(root: Path, mode: str) -> Finding:
     )
 
 
+def egress(which: Callable[[str], str | None] = shutil.which) -> Finding:
+    """What `network: egress` needs; without it such sandboxes are refused, and all else works."""
+    missing = [one for one in ("nft", "slirp4netns") if which(one) is None]
+    if missing:
+        lacks = " and no ".join(missing)
+        how = "for functions that reach the internet: apt install nftables slirp4netns"
+        return fine("egress", f"refused: there is no {lacks}; {how}")
+    return fine("egress", "nft and slirp4netns are there")
+
+
 def gvisor(run: Run = output_of, which: Callable[[str], str | None] = shutil.which) -> Finding:
     path = which("runsc")
     if path is None:

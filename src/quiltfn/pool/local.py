@@ -24,6 +24,7 @@ from quiltfn.model.instance import InstanceState
 from quiltfn.model.invocation import Ended, How
 from quiltfn.model.pool import Pool, PoolCounts, PoolLimits
 from quiltfn.model.version import Version
+from quiltfn.observe import metrics
 from quiltfn.ports import Call, Clock, Sandbox, Sandboxes, SandboxFailed, SandboxRefused
 
 _log = structlog.get_logger("quiltfn.pool")
@@ -88,6 +89,7 @@ class FunctionPool:
         self._standing: dict[str, asyncio.Future[None]] = {}
         self._waiter_numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._blocked_before = 0  # by the networks of instances that are gone
         self._emptied = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._wake_time = 0.0
@@ -171,6 +173,12 @@ class FunctionPool:
             self._emptied.clear()
             await self._emptied.wait()
 
+    async def blocked(self) -> int:
+        """How many attempts the networks of its instances have refused."""
+        alive = list(self.sandboxes.values())
+        counts = await asyncio.gather(*(sandbox.count_blocked() for sandbox in alive))
+        return self._blocked_before + sum(counts)
+
     # Performing what was decided ---------------------------------------------------------------
 
     def _perform(self, actions: list[decided.Action]) -> None:
@@ -242,10 +250,18 @@ class FunctionPool:
         except BaseException:
             await sandbox.destroy()
             raise
+        if sandbox.note:
+            _log.info("an instance has a note", function=version.function_id, note=sandbox.note)
         return sandbox
 
     async def _destroy(self, number: int, sandbox: Sandbox) -> None:
         await sandbox.destroy()
+        blocked = await sandbox.count_blocked()
+        if blocked:
+            function = self._versions[self.model.instances[number].digest].function_id
+            _log.warning("egress was refused", function=function, attempts=blocked)
+            metrics.count_blocked(blocked)
+            self._blocked_before += blocked
         del self.sandboxes[number]
         self._perform(self.model.gone(number, self._clock.now()))
         self._emptied.set()
@@ -323,6 +339,11 @@ class LocalPools:
     def counts(self, function_id: str) -> PoolCounts:
         pool = self._pools.get(function_id)
         return pool.model.counts() if pool else PoolCounts()
+
+    async def blocked(self, function_id: str) -> int:
+        """Attempts that the network of its instances has refused since this server started."""
+        pool = self._pools.get(function_id)
+        return await pool.blocked() if pool else 0
 
     def waiting(self) -> int:
         return sum(len(pool.model.line) for pool in self._pools.values())

@@ -20,6 +20,9 @@ class LauncherSandboxes:
                 "create",
                 memory_mib=content.memory_limit_mb,
                 cpu_percent=content.cpu_limit_percent,
+                image=content.pinned.image,
+                network=content.pinned.network,
+                writable_paths=content.pinned.writable_paths,
             )
         except LauncherRefused as error:
             raise SandboxFailed(str(error)) from None

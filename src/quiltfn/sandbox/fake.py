@@ -57,6 +57,8 @@ class FakeSandbox:
         self.id = name
         self.is_alive = True
         self.is_clean = True
+        self.note = ""
+        self.blocked = 0  # a test says what the network has refused
         self._source = source
         self._content: Content | None = None
         self._end: asyncio.Future[Ended] | None = None
@@ -90,6 +92,9 @@ class FakeSandbox:
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         self._on_clean, self._on_lost = on_clean, on_lost
+
+    async def count_blocked(self) -> int:
+        return self.blocked
 
     async def destroy(self) -> None:
         if self._destroyed is None:

@@ -13,6 +13,7 @@ from typing import cast
 from quiltfn.guest import wire
 from quiltfn.model import environment
 from quiltfn.model.invocation import Ended, How
+from quiltfn.model.runtime import Kind
 from quiltfn.model.version import Content
 from quiltfn.ports import Call, SandboxFailed, SandboxRefused
 from quiltfn.sandbox.channel import LauncherChannel
@@ -20,7 +21,9 @@ from quiltfn.sandbox.channel import LauncherChannel
 GREETING_TIMEOUT_S = 10.0
 # The guest keeps the deadline; if it has not answered by then, the sandbox is killed from outside.
 OUTER_DEADLINE_S = 0.5
-DEFAULT_DIRECTORY = "/tmp"
+# A runner has 120 s by the guest's clock, which its own sandbox may slow down.
+RUNNER_STARTS_WITHIN_S = 125.0
+DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
 
 HOW = {
     wire.How.EXITED: How.EXITED,
@@ -30,9 +33,51 @@ HOW = {
 }
 
 
+# Where the host image has what runs a language's handlers (launcher/host_image.py puts it there).
+RUNNERS = {
+    Kind.PYTHON: ("/usr/bin/python3", "-P", "-s", "/.runners/python.py"),
+    Kind.NODE: ("/usr/bin/node", "/.runners/node.js"),
+}
+# Node does not see its control group; with the machine's memory in mind it would collect too late.
+NODE_HEAP_SHARE = 0.75
+
+
 def handler_argv(content: Content) -> list[str]:
     """What the guest executes. The shell expands variables; argv never shows on the host."""
-    return ["/bin/sh", "-c", content.handler]
+    kind = content.pinned.kind
+    if kind is Kind.SHELL:
+        return ["/bin/sh", "-c", content.handler]
+    if kind is Kind.CUSTOM:
+        return list(content.pinned.command)
+    program, *rest = RUNNERS[kind]
+    if kind is Kind.NODE:
+        heap = int(content.memory_limit_mb * NODE_HEAP_SHARE)
+        return [program, f"--max-old-space-size={heap}", *rest]
+    return [program, *rest]
+
+
+def specialise_frame(content: Content) -> bytes:
+    """What the guest is told that its sandbox is for."""
+    variables, flags = environment.of_version(content), 0
+    if not content.cleanup_on_exit:
+        flags |= wire.KEEP_TMP
+    if content.pinned.kind is Kind.SHELL:
+        flags |= wire.SHELL
+    else:
+        keep = not content.cleanup_on_exit
+        flags |= wire.RESIDENT | (wire.KEEP_STATE if keep else 0)
+        variables |= {"QUILT_HANDLER": content.handler, "QUILT_KEEP": str(int(keep))}
+    return wire.encode_specialise(
+        argv=handler_argv(content),
+        cwd=content.working_directory or default_directory(content),
+        environment=variables,
+        flags=flags,
+    )
+
+
+def default_directory(content: Content) -> str:
+    """Where a handler is that did not say: among its own files, where it has some."""
+    return DEFAULT_DIRECTORY if content.pinned.image is None else IMAGE_DIRECTORY
 
 
 class GuestSandbox(asyncio.Protocol):
@@ -42,13 +87,14 @@ class GuestSandbox(asyncio.Protocol):
         self.id = name
         self.is_alive = True
         self.is_clean = True
+        self.note = ""
         self._channel = channel
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._decoder = wire.Decoder()
         self._transport: asyncio.Transport | None = None
         self._greeted: asyncio.Future[int] = self._loop.create_future()
-        self._specialised: asyncio.Future[str | None] = self._loop.create_future()
+        self._specialised: asyncio.Future[wire.Specialised] = self._loop.create_future()
         self._end: asyncio.Future[Ended] | None = None
         self._on_clean: Callable[[], None] = _nothing
         self._on_lost: Callable[[], None] = _nothing
@@ -58,6 +104,7 @@ class GuestSandbox(asyncio.Protocol):
         self._output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         self._output_bytes = 0
         self._destroyed: asyncio.Task[None] | None = None
+        self._blocked = 0
 
     async def greet(self, control: socket.socket) -> None:
         """Waits until the guest said hello. Raises `SandboxFailed`."""
@@ -71,20 +118,16 @@ class GuestSandbox(asyncio.Protocol):
             raise SandboxFailed(f"the guest speaks protocol {version}, not {wire.PROTOCOL_VERSION}")
 
     async def specialise(self, content: Content) -> None:
-        frame = wire.encode_specialise(
-            argv=handler_argv(content),
-            cwd=content.working_directory or DEFAULT_DIRECTORY,
-            environment=environment.of_version(content),
-            keep_tmp=not content.cleanup_on_exit,
-        )
-        self._write(frame)
+        self._write(specialise_frame(content))
+        limit = RUNNER_STARTS_WITHIN_S if content.pinned.is_resident else GREETING_TIMEOUT_S
         try:
-            async with asyncio.timeout(GREETING_TIMEOUT_S):
-                refusal = await self._specialised
+            async with asyncio.timeout(limit):
+                told = await self._specialised
         except (TimeoutError, ConnectionError):
-            refusal = "the guest ended while it was being specialised"
-        if refusal is not None:
-            raise SandboxRefused(refusal)
+            raise SandboxRefused("the guest ended while it was being specialised") from None
+        if told.errno:
+            raise SandboxRefused(told.text)
+        self.note = told.text.partition(" ")[2]  # behind the word that says how calls are served
 
     async def call(self, call: Call) -> Ended:
         self._nonce += 1
@@ -113,6 +156,12 @@ class GuestSandbox(asyncio.Protocol):
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         self._on_clean, self._on_lost = on_clean, on_lost
+
+    async def count_blocked(self) -> int:
+        if self._destroyed is None:
+            answer = await self._channel.ask("blocked", sandbox=self.id)
+            self._blocked = max(self._blocked, answer.message["blocked"])
+        return self._blocked
 
     async def destroy(self) -> None:
         if self._destroyed is None:
@@ -160,8 +209,8 @@ class GuestSandbox(asyncio.Protocol):
                 self._on_clean()
             case wire.Hello(version=version) if not self._greeted.done():
                 self._greeted.set_result(version)
-            case wire.Specialised(errno=code, text=text) if not self._specialised.done():
-                self._specialised.set_result(text if code else None)
+            case wire.Specialised() if not self._specialised.done():
+                self._specialised.set_result(event)
             case _:
                 self._break()
 
@@ -212,7 +261,8 @@ class GuestSandbox(asyncio.Protocol):
     async def _destroy(self) -> None:
         self.is_alive = False
         try:
-            await self._channel.ask("destroy", sandbox=self.id)
+            answer = await self._channel.ask("destroy", sandbox=self.id)
+            self._blocked = max(self._blocked, answer.message["blocked"])
         finally:
             self._break()
             if self._events >= 0:

@@ -1,8 +1,12 @@
 """The two senders. What they send is said in `requests`; they differ in an `await`."""
 
+import asyncio
 import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,6 +20,7 @@ T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8080"
 CONNECT_S = 5.0
 WRITE_S = 30.0
+CHUNK = 256 * 1024
 NONSENSE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
@@ -48,7 +53,9 @@ class Client:
         UnreadableAnswer if what comes is none of quiltfn's.
         """
         try:
-            return _understand(request, self._http.send(_build(self._http, request)))
+            with _opened(request.archive) as file:
+                sent = _build(self._http, request, file)
+                return _understand(request, self._http.send(sent))
         except httpx.RequestError as error:
             raise _no_answer(self.base_url, request, error) from error
         except NONSENSE as error:
@@ -90,7 +97,9 @@ class AsyncClient:
     async def send(self, request: Request[T]) -> T:
         """As `Client.send`."""
         try:
-            return _understand(request, await self._http.send(_build(self._http, request)))
+            with _opened(request.archive) as file:
+                sent = _build(self._http, request, file and _chunks(file))
+                return _understand(request, await self._http.send(sent))
         except httpx.RequestError as error:
             raise _no_answer(self.base_url, request, error) from error
         except NONSENSE as error:
@@ -137,12 +146,32 @@ def _is_loopback(url: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _build(http: httpx.Client | httpx.AsyncClient, request: Request[T]) -> httpx.Request:
+@contextmanager
+def _opened(archive: Path | None) -> Iterator[BinaryIO | None]:
+    if archive is None:
+        yield None
+    else:
+        with archive.open("rb") as file:
+            yield file
+
+
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(file.read, CHUNK):
+        yield chunk
+
+
+def _build(
+    http: httpx.Client | httpx.AsyncClient,
+    request: Request[T],
+    file: BinaryIO | AsyncIterator[bytes] | None,
+) -> httpx.Request:
     kind = {} if request.body is None else {"Content-Type": "application/json"}
+    if request.archive is not None:
+        kind["Content-Length"] = str(request.archive.stat().st_size)
     return http.build_request(
         request.method,
         request.path,
-        content=request.body,
+        content=request.body if file is None else file,
         headers={**kind, **request.headers},
         # Waiting for a free connection of our own pool is no fault of the server's: no limit.
         timeout=httpx.Timeout(

@@ -5,6 +5,7 @@ Nothing here sends anything; `Client.send` and `AsyncClient.send` do, and differ
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -18,6 +19,7 @@ from quiltfn.sdk.types import (
     Function,
     FunctionPage,
     Health,
+    Image,
     Info,
     Invocation,
     InvocationPage,
@@ -25,9 +27,12 @@ from quiltfn.sdk.types import (
     Keys,
     NewFunction,
     NewKey,
+    NewRuntime,
     Paused,
     Pool,
     PoolStats,
+    Runtime,
+    Runtimes,
     Targets,
     Version,
     Versions,
@@ -37,11 +42,12 @@ T = TypeVar("T")
 
 READ_S = 30.0
 INVOKE_READ_S = 930.0  # a call may run 900 s, and wait in line before that
+UPLOAD_READ_S = 600.0  # the server answers once it has unpacked and kept every file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request(Generic[T]):
-    """One request and how its answer becomes a T."""
+    """One request and how its answer becomes a T. `archive`: a file that is its body instead."""
 
     method: str
     path: str
@@ -49,6 +55,7 @@ class Request(Generic[T]):
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     read_timeout_s: float = READ_S
+    archive: Path | None = None
 
     def with_body(self) -> "Request[tuple[T, bytes]]":
         """The same request, read twice: as a T and as the bytes the server sent."""
@@ -59,6 +66,7 @@ class Request(Generic[T]):
             body=self.body,
             headers=self.headers,
             read_timeout_s=self.read_timeout_s,
+            archive=self.archive,
         )
 
     def understand(self, status: int, headers: Mapping[str, str], body: bytes) -> T:
@@ -221,6 +229,43 @@ def alive() -> Request[dict[str, Any]]:
 def info() -> Request[Info]:
     """Version, node, protections in force and limits."""
     return _get("/api/system/info", _json(Info))
+
+
+# --- runtimes ----------------------------------------------------------------------------------
+
+
+def runtimes() -> Request[list[Runtime]]:
+    """Every runtime that a function can name, the server's own first."""
+    read = _json(Runtimes)
+    return _get("/api/runtimes", lambda body: read(body).runtimes)
+
+
+def runtime(name: str) -> Request[Runtime]:
+    return _get(f"/api/runtimes/{_segment(name)}", _json(Runtime))
+
+
+def upload_image(archive: Path) -> Request[Image]:
+    """Send a runtime's files: a tar archive, gzipped if its name ends in gz. Operators only."""
+    is_gzip = archive.suffix in (".gz", ".tgz")
+    kind = "application/gzip" if is_gzip else "application/x-tar"
+    return Request(
+        method="POST",
+        path="/api/runtimes/images",
+        read=_json(Image),
+        headers={"Content-Type": kind},
+        read_timeout_s=UPLOAD_READ_S,
+        archive=archive,
+    )
+
+
+def add_runtime(new: NewRuntime) -> Request[Runtime]:
+    """Add a runtime, or give its name to another one. Operators only."""
+    return _post("/api/runtimes", _json(Runtime), new)
+
+
+def remove_runtime(name: str) -> Request[None]:
+    """Functions that have it go on with it; new versions cannot name it. Operators only."""
+    return Request(method="DELETE", path=f"/api/runtimes/{_segment(name)}", read=_nothing)
 
 
 # --- keys and the audit trail ------------------------------------------------------------------

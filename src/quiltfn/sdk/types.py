@@ -104,6 +104,7 @@ class Version(Struct, kw_only=True, frozen=True):
     cpu_limit_percent: float | None = None
     timeout_seconds: int | None = None
     cleanup_on_exit: bool | None = None
+    image_digest: str | None = None
 
 
 class Versions(Struct, kw_only=True, frozen=True):
@@ -195,14 +196,59 @@ class Health(Struct, kw_only=True, frozen=True):
 
 
 class Info(Struct, kw_only=True, frozen=True):
-    """The server and its machine."""
+    """The server and its machine. `interpreters`: kinds of runtimes → paths on the server."""
 
     version: str
     node_id: str
     cgroup_mode: str | None = None
     oci_runtime: str | None = None
     protections: dict[str, str] = field(default_factory=dict)
+    interpreters: dict[str, str] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
+
+
+class NewRuntime(Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """A runtime to add. `image`: the digest that the upload of its files answered."""
+
+    name: str
+    kind: str
+    image: str | None = None
+    command: list[str] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    isolation: str = "crun"
+    network: str = "none"
+    writable_paths: list[str] = field(default_factory=list)
+
+
+class Runtime(Struct, kw_only=True, frozen=True):
+    """What a runtime's name stands for now."""
+
+    name: str
+    id: str
+    kind: str
+    image: str | None = None
+    image_digest: str | None = None
+    command: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    isolation: str | None = None
+    network: str | None = None
+    writable_paths: list[str] = field(default_factory=list)
+    built_in: bool = False
+    created_at: int | None = None
+
+
+class Runtimes(Struct, kw_only=True, frozen=True):
+    """Every runtime, the server's own first."""
+
+    runtimes: list[Runtime]
+
+
+class Image(Struct, kw_only=True, frozen=True):
+    """The files of a runtime as the server has them."""
+
+    digest: str
+    files: int
+    size_bytes: int
 
 
 class Key(Struct, kw_only=True, frozen=True):

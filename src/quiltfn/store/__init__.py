@@ -2,7 +2,7 @@
 
 `SqliteStore` is the truth about functions; `SpoolJournal` keeps the records of calls without making
 a call wait for the database. `SqlKeys`, `SqlAnswers`, `SqlAudit` and `SqlOperations` keep what
-belongs to callers and their requests, in the same file.
+belongs to callers and their requests, `SqlRuntimes` what runtimes stand for, in the same file.
 """
 
 from quiltfn.store.answers import SqlAnswers
@@ -11,6 +11,7 @@ from quiltfn.store.directory import StoreBroken
 from quiltfn.store.journal import SpoolJournal
 from quiltfn.store.keys import SqlKeys
 from quiltfn.store.operations import SqlOperations
+from quiltfn.store.runtimes import SqlRuntimes
 from quiltfn.store.sqlite import SqliteStore
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "SqlAudit",
     "SqlKeys",
     "SqlOperations",
+    "SqlRuntimes",
     "SqliteStore",
     "StoreBroken",
 ]

@@ -28,7 +28,7 @@ from quiltfn.ports import Stored, Tally
 
 # The newest revision in migrations/versions. Kept here so that a start at head need not import
 # Alembic, which costs more than opening the database does.
-REVISION = "0002"
+REVISION = "0003"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -68,6 +68,8 @@ version = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("handler", Text, nullable=False),
     Column("runtime", Text, nullable=False),
+    # The whole runtime as it was then: nothing that happens to the name changes a version.
+    Column("pinned", JSON, nullable=False),
     Column("environment", JSON, nullable=False),
     Column("working_directory", Text),
     Column("memory_limit_mb", Integer, nullable=False),
@@ -75,6 +77,23 @@ version = Table(
     Column("timeout_seconds", Integer, nullable=False),
     Column("cleanup_on_exit", Boolean, nullable=False),
     UniqueConstraint("function_id", "number", name="version_number"),
+)
+
+# What a runtime's name stands for now. A version needs no row here: it has its own copy.
+runtime = Table(
+    "runtime",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("image", Text),
+    Column("host", Text, nullable=False),
+    Column("command", JSON, nullable=False),
+    Column("environment", JSON, nullable=False),
+    Column("isolation", Text, nullable=False),
+    Column("network", Text, nullable=False),
+    Column("writable_paths", JSON, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
 )
 
 # function_id is no foreign key: a record may come late, after its function was deleted, and a

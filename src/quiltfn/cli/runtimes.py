@@ -1,0 +1,180 @@
+"""`quiltfn runtimes …`: what functions are run by; adding and removing are an operator's."""
+
+import shlex
+import tempfile
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from msgspec import structs
+
+from quiltfn.cli import packages, show, tables, tree
+from quiltfn.cli.options import Environment, grouped, parse_environment
+from quiltfn.cli.session import Connection, Session
+from quiltfn.sdk import Image, NewRuntime, Runtime, requests
+
+app = typer.Typer(
+    name="runtimes",
+    help="List, show, add and remove what functions are run by.",
+    no_args_is_help=True,
+)
+MIB = 1024 * 1024
+
+
+class Kind(StrEnum):
+    """How a handler is run."""
+
+    PYTHON = "python"
+    NODE = "node"
+    SHELL = "shell"
+    CUSTOM = "custom"
+
+
+class Network(StrEnum):
+    """What a handler may reach."""
+
+    NONE = "none"
+    EGRESS = "egress"
+
+
+Name = Annotated[str, typer.Argument(help="The runtime's name.")]
+
+
+@app.command("list")
+@grouped
+def list_runtimes(connection: Connection) -> None:
+    """List runtimes."""
+    with connection.session() as at:
+        at.answer(requests.runtimes(), tables.runtimes)
+
+
+@app.command("show")
+@grouped
+def show_runtime(name: Name, connection: Connection) -> None:
+    """Show one runtime."""
+    with connection.session() as at:
+        at.answer(requests.runtime(name), tables.runtime)
+
+
+@app.command()
+@grouped
+def remove(name: Name, connection: Connection) -> None:
+    """Remove a runtime. Functions that have it go on with it; new versions cannot name it."""
+    with connection.session() as at:
+        at.answer(requests.remove_runtime(name), lambda _: show.say(f"removed {name}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What `add` can say of a runtime beside its name and kind."""
+
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir", metavar="DIR", help="The files at /app.", file_okay=False, exists=True
+        ),
+    ] = None
+    requirements: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Python packages; else DIR/requirements.txt.",
+            dir_okay=False,
+            exists=True,
+        ),
+    ] = None
+    command: Annotated[
+        str | None, typer.Option(help="Of a custom runtime: its program and arguments.")
+    ] = None
+    env: Environment = None
+    network: Annotated[Network, typer.Option(help="What a handler may reach.")] = Network.NONE
+    writable: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="A further place to write to; repeatable."),
+    ] = None
+    isolation: Annotated[
+        str, typer.Option(help="What stands between a handler and the kernel.")
+    ] = "crun"
+
+    def runtime(self, name: str, kind: Kind) -> NewRuntime:
+        """Without its files."""
+        return NewRuntime(
+            name=name,
+            kind=kind.value,
+            command=None if self.command is None else shlex.split(self.command),
+            environment=parse_environment(self.env),
+            network=self.network.value,
+            writable_paths=list(self.writable or ()),
+            isolation=self.isolation,
+        )
+
+
+@app.command()
+@grouped
+def add(
+    name: Name,
+    *,
+    kind: Annotated[Kind, typer.Option(help="How a handler is run.")],
+    said: Said,
+    connection: Connection,
+) -> None:
+    """Add a runtime, or give its name to another one.
+
+    Packages are installed here, as wheels and without their scripts. Functions that have the name
+    already go on with what they were made with until they are updated.
+    """
+    began = time.monotonic()
+    if said.requirements is not None and kind is not Kind.PYTHON:
+        raise typer.BadParameter("--requirements goes with --kind python")
+    new = said.runtime(name, kind)
+    with connection.session() as at:
+        image = _image(at, kind, said)
+        if image is not None:
+            new = structs.replace(new, image=image.digest)
+
+        def told(runtime: Runtime) -> None:
+            show.say(f"{runtime.name} is {runtime.kind}: {runtime.image_digest}")
+            if image is not None:
+                size = f"{image.files} files, {image.size_bytes / MIB:.1f} MiB"
+                show.note(f"{size}, {time.monotonic() - began:.1f} s")
+
+        at.answer(requests.add_runtime(new), told)
+
+
+def _image(at: Session, kind: Kind, said: Said) -> Image | None:
+    """The files, put together here and kept there; None for a runtime without any."""
+    directory, requirements = said.directory, said.requirements
+    if requirements is None and kind is Kind.PYTHON and directory is not None:
+        found = directory / "requirements.txt"
+        requirements = found if found.is_file() else None
+    if directory is None and requirements is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
+        root, archive = Path(made) / "tree", Path(made) / "image.tar"
+        root.mkdir()
+        has_package = directory is not None and (directory / "package.json").is_file()
+        has_package = has_package and kind is Kind.NODE
+        if directory is not None:
+            tree.copy(directory, root, with_modules=not has_package)
+        if kind is Kind.PYTHON:
+            _add_python(at, root, requirements)
+        elif has_package:
+            packages.install_node(root)
+        tree.pack(root, archive)
+        return at.client.send(requests.upload_image(archive))
+
+
+def _add_python(at: Session, root: Path, requirements: Path | None) -> None:
+    interpreter = at.client.send(requests.info()).interpreters.get("python")
+    if interpreter is None:
+        raise typer.BadParameter("the server's machine has no Python for runtimes")
+    if requirements is not None:
+        packages.install_python(requirements, root, interpreter)
+    if not packages.compile_python(root, interpreter):
+        word = Path(interpreter).name
+        show.note(
+            f"no {word} here, so nothing is compiled: the first import of each module is slow"
+        )

@@ -1,0 +1,57 @@
+"""The files of a runtime, put together in a directory of our own, and packed."""
+
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+# Made by tools, for this machine or this person, and of no use in an image.
+LEFT_OUT = (".git", "__pycache__", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache")
+MODULES = "node_modules"
+MTIME = 946_684_800  # one for all files: the same tree is the same archive
+
+
+def copy(source: Path, tree: Path, *, with_modules: bool) -> None:
+    """Copies `source` to `tree`, links as links. `with_modules`: node_modules, too."""
+    left_out = LEFT_OUT if with_modules else (*LEFT_OUT, MODULES)
+    try:
+        shutil.copytree(
+            source,
+            tree,
+            symlinks=True,
+            ignore=shutil.ignore_patterns(*left_out),
+            dirs_exist_ok=True,
+        )
+    except (OSError, shutil.Error) as error:
+        raise typer.BadParameter(f"{source} cannot be copied: {_brief(error)}") from None
+
+
+def pack(tree: Path, archive: Path) -> None:
+    """One tar archive of everything in `tree`, in a fixed order, nobody's and of no time."""
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        for path in walk(tree):
+            tar.add(path, str(path.relative_to(tree)), recursive=False, filter=_plain)
+
+
+def walk(tree: Path) -> Iterator[Path]:
+    """Everything below `tree`, a directory before what is in it; no link is followed."""
+    for path in sorted(tree.iterdir()):
+        yield path
+        if path.is_dir() and not path.is_symlink():
+            yield from walk(path)
+
+
+def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = 0
+    info.uname = info.gname = ""
+    info.mtime = MTIME
+    return info
+
+
+def _brief(error: OSError | shutil.Error) -> str:
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        name, _, why = error.args[0][0]
+        return f"{name}: {why}"
+    return str(error)

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The next call's shell, started while the sandbox is idle: the call then finds a shell that has
+// loaded, parsed the command line and only waits to read its variables. A part of guest.c, not a
+// header for others.
+//
+// Rule 1: it is started when everything of the call before is gone, and knows nothing of any call.
+// Rule 2: what it does must be what `sh -c HANDLER` does. Where it could not be, or it has ended
+//         already (a first line that is no shell makes it), the call starts a shell of its own.
+//
+// `sh -c '. /dev/fd/9;HANDLER'` rather than a script on a descriptor: $0, $-, line numbers and the
+// words of every message stay what they are without it.
+
+enum { SCRIPT_FD = 9, SCRIPT_MAX = 60 * 1024 }; // A pipe holds 64 KiB, so writing never waits.
+
+static struct {
+    pid_t pid; // 0: there is none.
+    int input, script;
+    struct stream streams[2];
+} ahead = {.input = -1, .script = -1};
+
+static char ahead_line[SPECIALISE_MAX + 32];
+static unsigned char ahead_script[SCRIPT_MAX];
+
+static void ahead_forget(void)
+{
+    if (ahead.input >= 0)
+        close(ahead.input);
+    if (ahead.script >= 0)
+        close(ahead.script);
+    ahead.input = ahead.script = -1;
+    ahead.pid = 0;
+}
+
+static void ahead_drop(void)
+{
+    if (ahead.pid == 0)
+        return;
+    kill(ahead.pid, SIGKILL);
+    waitpid(ahead.pid, NULL, 0);
+    for (int i = 0; i < 2; i++)
+        close(ahead.streams[i].fd);
+    ahead_forget();
+}
+
+// Not being able to is no failure: then the call starts its shell itself, and says what is wrong.
+static void ahead_start(void)
+{
+    if (!special.shell)
+        return;
+    if (ahead_line[0] == '\0')
+        snprintf(ahead_line, sizeof ahead_line, ". /dev/fd/%d;%s", SCRIPT_FD, special.argv[2]);
+    char *argv[] = {special.argv[0], special.argv[1], ahead_line, NULL};
+    int fds[3] = {-1, -1, -1}, script[2] = {-1, -1};
+    ahead.streams[0] = (struct stream){.fd = -1, .kind = 'O'};
+    ahead.streams[1] = (struct stream){.fd = -1, .kind = 'E'};
+    could_not(NULL, "", 0);
+    // Its standard input is a file that the payload is put into later.
+    bool fine = open_streams(true, fds, ahead.streams);
+    act_as_handler();
+    fine = fine && pipe2(script, O_CLOEXEC) == 0;
+    act_as_guest();
+    pid_t pid = fine ? start(fds, script[0], SCRIPT_FD, argv, special.env) : -1;
+    if (script[0] >= 0)
+        close(script[0]);
+    ahead.script = script[1];
+    ahead.input = fds[0];
+    fds[0] = -1;
+    for (int i = 1; i < 3; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    if (pid > 0 && failure.step == NULL) {
+        ahead.pid = pid;
+        return;
+    }
+    if (pid > 0)
+        waitpid(pid, NULL, 0);
+    for (int i = 0; i < 2; i++)
+        if (ahead.streams[i].fd >= 0)
+            close(ahead.streams[i].fd);
+    ahead_forget();
+}
+
+// The call's variables as lines of shell; 0 if they are too many.
+static size_t ahead_write_script(const struct call *call)
+{
+    static const char end[] = "exec 9<&-\n";
+    size_t n = 0, most = sizeof ahead_script - sizeof end;
+    for (char **one = call->env + special.env_count; *one != NULL; one++) {
+        const char *value = strchr(*one, '=');
+        size_t name = (size_t)(value - *one);
+        if (strlen(*one) * 4 + 16 > most - n) // Each ' becomes four.
+            return 0;
+        memcpy(ahead_script + n, "export ", 7);
+        memcpy(ahead_script + n + 7, *one, name);
+        n += 7 + name;
+        memcpy(ahead_script + n, "='", 2);
+        n += 2;
+        for (value++; *value != '\0'; value++) {
+            if (*value == '\'') {
+                memcpy(ahead_script + n, "'\\''", 4);
+                n += 4;
+            } else {
+                ahead_script[n++] = (unsigned char)*value;
+            }
+        }
+        memcpy(ahead_script + n, "'\n", 2);
+        n += 2;
+    }
+    memcpy(ahead_script + n, end, sizeof end - 1);
+    return n + sizeof end - 1;
+}
+
+// Lets the waiting shell serve the call. Its process, -1 where that failed (see `failure`), or 0
+// where the call has to start one itself.
+static pid_t ahead_take(const struct call *call, struct stream streams[2])
+{
+    if (ahead.pid == 0)
+        return 0;
+    // Variables that replace others would take effect in another way than from the environment:
+    // IFS would, and some shells refuse to have a few set.
+    size_t length = call->env_replaces ? 0 : ahead_write_script(call);
+    if (length == 0 || waitpid(ahead.pid, NULL, WNOHANG) != 0) {
+        ahead_drop();
+        return 0;
+    }
+    pid_t pid = ahead.pid;
+    memcpy(streams, ahead.streams, sizeof ahead.streams);
+    bool fine = !call->has_payload || take_payload(ahead.input, call->payload_bytes);
+    ssize_t n = 0;
+    if (fine)
+        n = write(ahead.script, ahead_script, length);
+    explicit_bzero(ahead_script, length);
+    ahead_forget();
+    if (fine && n != (ssize_t)length && errno != EPIPE)
+        could_not("tell the shell of its call", "", errno);
+    return failure.step == NULL ? pid : -1;
+}

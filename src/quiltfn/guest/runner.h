@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A runner: a program that is started before the call comes and then told of it, so that a language
+// need not start its interpreter for every call. docs/reference/runner-protocol.md is what it
+// speaks. A part of guest.c, not a header for others.
+//
+// Rule 1: it is a handler like any other: same ids, same fence, never trusted. What it says ends a
+//         call of its own and nothing else.
+// Rule 2: unless its version lets state survive, a process that has run a handler's code serves no
+//         second call. Either it forks one that does, or it is killed and started anew.
+
+enum { ASK_HEAD = 64, LINE = 512, START_LOG = 16 * 1024 };
+#define START_NS (UINT64_C(120) * SECOND_NS)
+
+static struct {
+    pid_t pid; // 0: there is none.
+    int control, out, log;
+    bool forks;
+    char line[LINE]; // What has come of its next line.
+    size_t line_used;
+    char told[LINE]; // After `ready` or `refused`: why, for people.
+    // What it is still to be told of the call: bytes, then a file.
+    size_t ask_used, ask_sent;
+    int file;
+    off_t file_sent;
+    size_t file_left;
+    // What it wrote before it was ready belongs to the first call's standard error.
+    size_t start_log_used;
+} runner = {.control = -1, .out = -1, .log = -1, .file = -1};
+
+static unsigned char ask[ASK_HEAD + ENV_MAX + CHUNK_MAX];
+static unsigned char start_log[START_LOG];
+
+static void runner_close(void)
+{
+    int *fds[] = {&runner.control, &runner.out, &runner.log};
+    for (size_t i = 0; i < 3; i++) {
+        if (*fds[i] >= 0)
+            close(*fds[i]);
+        *fds[i] = -1;
+    }
+    runner.pid = 0;
+    runner.line_used = 0;
+}
+
+static void runner_forget_call(void)
+{
+    if (runner.file >= 0)
+        close(runner.file);
+    runner.file = -1;
+    explicit_bzero(ask, runner.ask_used);
+    runner.ask_used = runner.ask_sent = runner.file_left = 0;
+}
+
+// ------------------------------------------------------------------------------- telling a call
+
+// "call NONCE TIMEOUT_MS all|add VARIABLES_BYTES PAYLOAD_BYTES", filled up with spaces to ASK_HEAD
+// bytes with the newline, so that a runner can read it and leave the rest to the process that it
+// makes for the call; the variables with a NUL behind each; the payload. A large payload waits in a
+// file, so that a runner that does not read holds up nothing but its own call.
+static bool runner_ask(const struct call *call)
+{
+    unsigned char *at = ask + ASK_HEAD;
+    for (char **one = special.env + special.env_count; *one != NULL; one++) {
+        size_t n = strlen(*one) + 1;
+        memcpy(at, *one, n);
+        at += n;
+    }
+    int n = snprintf((char *)ask, ASK_HEAD, "call %" PRIu64 " %" PRIu32 " %s %td %lld", call->nonce,
+                     call->timeout_ms, call->env_replaces ? "all" : "add", at - ask - ASK_HEAD,
+                     call->has_payload ? (long long)call->payload_bytes : -1LL);
+    memset(ask + n, ' ', (size_t)(ASK_HEAD - 1 - n));
+    ask[ASK_HEAD - 1] = '\n';
+    runner.ask_sent = 0;
+    bool fine = true;
+    if (call->payload_bytes <= CHUNK_MAX) {
+        in_exactly(at, call->payload_bytes);
+        at += call->payload_bytes;
+    } else {
+        runner.file = payload_file();
+        if (runner.file < 0)
+            could_not("keep the payload", "", errno);
+        fine = take_payload(runner.file, call->payload_bytes);
+        runner.file_sent = 0;
+        runner.file_left = call->payload_bytes;
+    }
+    runner.ask_used = (size_t)(at - ask);
+    return fine;
+}
+
+// Sends on what its socket takes now.
+static void runner_send(void)
+{
+    while (runner.ask_sent < runner.ask_used) {
+        ssize_t n = send(runner.control, ask + runner.ask_sent, runner.ask_used - runner.ask_sent,
+                         MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0)
+            return; // Full: poll will tell. Gone: its end will.
+        runner.ask_sent += (size_t)n;
+    }
+    while (runner.file_left > 0) {
+        ssize_t n = sendfile(runner.control, runner.file, &runner.file_sent, runner.file_left);
+        if (n <= 0)
+            return;
+        runner.file_left -= (size_t)n;
+    }
+}
+
+// Whether it has taken all that it was sent. What one call did not read would be there for the next.
+static bool runner_has_read(void)
+{
+    int unread = 0;
+    return runner.control >= 0 && runner.ask_sent == runner.ask_used && runner.file_left == 0 &&
+           ioctl(runner.control, SIOCOUTQ, &unread) == 0 && unread == 0;
+}
+
+static struct pollfd runner_poll(void)
+{
+    bool more = runner.ask_sent < runner.ask_used || runner.file_left > 0;
+    return (struct pollfd){.fd = runner.control,
+                           .events = (short)(POLLIN | (more ? POLLOUT : 0))};
+}
+
+// ------------------------------------------------------------------------------ hearing from it
+
+// One line without its newline, or NULL while it is incomplete. A line that is too long, and an end
+// of the socket, silence the runner for good: the deadline or its end decide.
+static char *runner_line(void)
+{
+    static char line[LINE];
+    for (;;) {
+        char *end = memchr(runner.line, '\n', runner.line_used);
+        if (end != NULL) {
+            size_t n = (size_t)(end - runner.line);
+            memcpy(line, runner.line, n);
+            line[n] = '\0';
+            runner.line_used -= n + 1;
+            memmove(runner.line, end + 1, runner.line_used);
+            return line;
+        }
+        ssize_t n = recv(runner.control, runner.line + runner.line_used,
+                         sizeof runner.line - runner.line_used, MSG_DONTWAIT);
+        if (n < 0)
+            return NULL;
+        if (n == 0) { // The end, or no room: a full buffer asks for no bytes.
+            close(runner.control);
+            runner.control = -1;
+            return NULL;
+        }
+        runner.line_used += (size_t)n;
+    }
+}
+
+// "done NONCE exited|killed CODE": true when that is what came, about this call.
+static bool runner_turn(short revents, uint64_t nonce, struct end *end)
+{
+    if ((revents & POLLOUT) != 0)
+        runner_send();
+    char *line;
+    while (runner.control >= 0 && (line = runner_line()) != NULL) {
+        uint64_t which;
+        uint32_t code;
+        char how[8];
+        if (sscanf(line, "done %" SCNu64 " %7s %" SCNu32, &which, how, &code) != 3)
+            continue;
+        bool killed = strcmp(how, "killed") == 0;
+        if (which != nonce || code > 255 || (!killed && strcmp(how, "exited") != 0))
+            continue;
+        *end = (struct end){killed ? KILLED : EXITED, code};
+        return true;
+    }
+    return false;
+}
+
+// -------------------------------------------------------------------------------------- starting
+
+static bool runner_open(int fds[3], int *control)
+{
+    int pair[2];
+    act_as_handler();
+    fds[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    bool fine = fds[0] >= 0;
+    int *ours[] = {&runner.out, &runner.log};
+    for (int i = 0; i < 2 && fine; i++) {
+        fine = pipe2(pair, O_CLOEXEC) == 0;
+        if (!fine)
+            break;
+        *ours[i] = pair[0];
+        fds[i + 1] = pair[1];
+        fine = fcntl(pair[0], F_SETFL, O_NONBLOCK) == 0;
+    }
+    fine = fine && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0;
+    if (fine) {
+        runner.control = pair[0];
+        *control = pair[1];
+        fine = fcntl(pair[0], F_SETFL, O_NONBLOCK) == 0;
+    }
+    if (!fine)
+        could_not("make the streams of its runner", "", errno);
+    act_as_guest();
+    return fine;
+}
+
+// Keeps the beginning of what it writes; the rest is thrown away.
+static void runner_keep_start(int *fd)
+{
+    static unsigned char beyond[4096];
+    while (*fd >= 0) {
+        bool keep = runner.start_log_used < sizeof start_log;
+        unsigned char *to = keep ? start_log + runner.start_log_used : beyond;
+        ssize_t n = read(*fd, to, keep ? sizeof start_log - runner.start_log_used : sizeof beyond);
+        if (n == 0) { // It closed it; polling it would wake us for ever.
+            close(*fd);
+            *fd = -1;
+        }
+        if (n <= 0)
+            return;
+        if (keep)
+            runner.start_log_used += (size_t)n;
+    }
+}
+
+static void runner_tell_start(struct stream *log, uint64_t nonce)
+{
+    if (runner.start_log_used == 0)
+        return;
+    out.since = now_ns();
+    unsigned char *at = out_frame(log->kind, NONCE + runner.start_log_used);
+    put64(at, nonce);
+    memcpy(at + NONCE, start_log, runner.start_log_used);
+    log->sent += runner.start_log_used;
+    runner.start_log_used = 0;
+}
+
+// The last words of what it wrote, in one line.
+static void runner_last_words(const char *what)
+{
+    size_t n = runner.start_log_used, most = 200;
+    while (n > 0 && start_log[n - 1] <= ' ')
+        n--;
+    size_t from = n > most ? n - most : 0;
+    for (size_t i = from; i < n; i++)
+        if (start_log[i] == '\n')
+            from = i + 1;
+    snprintf(runner.told, sizeof runner.told, "%s%s%.*s", what, n > from ? ": " : "",
+             (int)(n - from), (const char *)start_log + from);
+}
+
+// Waits for "ready fork|keep|once [NOTE]" or "refused WHY".
+static bool runner_await(void)
+{
+    uint64_t deadline = now_ns() + START_NS;
+    for (;;) {
+        uint64_t now = now_ns();
+        if (now >= deadline) {
+            runner_last_words("the runtime's program was not ready in time");
+            return false;
+        }
+        struct timespec timeout = {(time_t)((deadline - now) / SECOND_NS), 0};
+        timeout.tv_sec += 1;
+        struct pollfd polled[5] = {{.fd = CONTROL, .events = POLLIN},
+                                   {.fd = child_signal, .events = POLLIN},
+                                   {.fd = runner.out, .events = POLLIN},
+                                   {.fd = runner.log, .events = POLLIN},
+                                   {.fd = runner.control, .events = POLLIN}};
+        if (ppoll(polled, 5, &timeout, NULL) < 0 && errno != EINTR)
+            _exit(BROKEN);
+        if (polled[0].revents != 0)
+            check_host();
+        runner_keep_start(&runner.out);
+        runner_keep_start(&runner.log);
+        char *line = runner.control >= 0 ? runner_line() : NULL;
+        if (line != NULL && strncmp(line, "ready ", 6) == 0) {
+            runner.forks = strncmp(line + 6, "fork", 4) == 0;
+            snprintf(runner.told, sizeof runner.told, "%s", line + 6);
+            return true;
+        }
+        if (line != NULL && strncmp(line, "refused ", 8) == 0) {
+            snprintf(runner.told, sizeof runner.told, "%s", line + 8);
+            return false;
+        }
+        int status = 0;
+        bool more = false;
+        forget_child_signal();
+        if (reap(runner.pid, &status, &more)) {
+            runner_keep_start(&runner.log);
+            char what[96];
+            struct end end = end_of(status);
+            snprintf(what, sizeof what, "the runtime's program %s %" PRIu32 " before it was ready",
+                     end.how == EXITED ? "ended with status" : "was killed by signal", end.code);
+            runner_last_words(what);
+            runner.pid = 0;
+            return false;
+        }
+    }
+}
+
+// Starts the runner and waits until it can take a call. Else `told` says why not, and it is gone.
+static bool runner_start(void)
+{
+    int fds[3] = {-1, -1, -1}, control = -1;
+    could_not(NULL, "", 0);
+    runner.forks = false;
+    runner.start_log_used = 0;
+    bool fine = runner_open(fds, &control);
+    pid_t pid = fine ? start(fds, control, CONTROL, special.argv, special.env) : -1;
+    if (fine && pid < 0)
+        could_not("make a process", "", errno);
+    for (int i = 0; i < 3; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    if (control >= 0)
+        close(control);
+    runner.pid = pid;
+    if (failure.step != NULL) {
+        snprintf(runner.told, sizeof runner.told, "the sandbox could not %s%.300s: %s",
+                 failure.step, failure.name, strerror(failure.error));
+        return false;
+    }
+    return runner_await();
+}
+
+// ---------------------------------------------------------------------------- killing the others
+
+// The processes whose parent is the guest, other than `kept`, killed; how many there were, or -1 if
+// the runner was not among them.
+static int kill_children_but(pid_t kept)
+{
+    static char list[16 * 1024];
+    static int fd = -1;
+    if (fd < 0)
+        fd = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+    ssize_t n = pread(fd, list, sizeof list - 1, 0);
+    if (n <= 0)
+        return -1;
+    list[n] = '\0';
+    int others = 0;
+    bool there = false;
+    for (char *at = list, *next; *at != '\0'; at = next) {
+        pid_t pid = (pid_t)strtol(at, &next, 10);
+        if (next == at)
+            break;
+        if (pid == kept) {
+            there = true;
+        } else {
+            kill(pid, SIGKILL);
+            others++;
+        }
+    }
+    return there ? others : -1;
+}
+
+// Everybody but the runner: orphans become our children, and with each that is killed so do the
+// children it had. The runner's own children are not among them: a runner that forks has waited for
+// its call's process before it says that the call is done, and a runner that keeps state answers
+// for its own. All are stopped first, the runner too, for what forks without end would always be a
+// step ahead of whoever kills one generation after the other.
+static void kill_all_but(pid_t kept)
+{
+    int others = kill_children_but(kept);
+    if (others == 0)
+        return;
+    if (getpid() != 1 || kill(-1, SIGSTOP) != 0)
+        _exit(NOT_CLEAN);
+    for (int turn = 0; others > 0; turn++) {
+        if (turn == 4000)
+            _exit(NOT_CLEAN);
+        int status;
+        while (waitpid(-1, &status, WNOHANG) > 0) {
+        }
+        if (turn > 0)
+            nanosleep(&(struct timespec){0, (long)MS_NS / 4}, NULL);
+        others = kill_children_but(kept);
+    }
+    if (others < 0 || kill(-1, SIGCONT) != 0)
+        _exit(NOT_CLEAN);
+}

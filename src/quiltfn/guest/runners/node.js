@@ -1,0 +1,520 @@
+// Runs Node handlers: imports a module once, then calls its function for every call.
+//
+// Started by the guest inside a sandbox; docs/reference/runner-protocol.md is what the two speak.
+// Written for any Node from 18 on, with nothing loaded that a small handler does not need: every
+// module here is start-up time and memory of every idle instance.
+//
+// With QUILT_KEEP=1 one process serves call after call. Otherwise it serves one, and the guest ends
+// it and starts the next ahead of its call: Node has threads, so it cannot be forked as the runner
+// for Python forks. Between calls the process stands still in a read, and no timer or callback that
+// a call left behind runs until the next one.
+'use strict';
+
+const fs = require('fs');
+const { pathToFileURL } = require('url');
+const { inspect } = require('util');
+
+const CONTROL = 3;
+const LOG = 2;
+const HOME = '/app';
+const IMPORTER = `${HOME}/.importer.cjs`; // No file: where bare names are looked up from.
+const ENDINGS = ['', '.js', '.mjs', '.cjs', '/index.js', '/index.mjs', '/index.cjs'];
+const LINE_MAX_BYTES = 500;
+const OURS = /^\s+at .*(?:\/\.runners\/node\.js|node:internal\/|node:diagnostics_channel:)/;
+
+/** The handler cannot be run (a sentence). */
+class Refused extends Error {}
+
+/** What a handler may know of its call beside the event. */
+class Context {
+    #deadlineMs;
+
+    constructor(variables) {
+        this.invocationId = variables.get('QUILT_INVOCATION_ID') ?? '';
+        this.functionId = variables.get('QUILT_FUNCTION_ID') ?? '';
+        this.functionName = variables.get('QUILT_FUNCTION_NAME') ?? '';
+        this.functionVersion = variables.get('QUILT_FUNCTION_VERSION') ?? '';
+        this.traceparent = variables.get('TRACEPARENT') ?? null;
+        this.#deadlineMs = Number(variables.get('QUILT_DEADLINE_MS') ?? 0);
+    }
+
+    /** Milliseconds until the call is ended, never below 0. */
+    remainingMs() {
+        return Math.max(0, this.#deadlineMs - Date.now());
+    }
+
+    /** The same, under the name that handlers written for AWS Lambda call it by. */
+    getRemainingTimeInMillis() {
+        return this.remainingMs();
+    }
+
+    get awsRequestId() {
+        return this.invocationId;
+    }
+}
+
+/** What is being done, for those ends that come from elsewhere: `stuck` is called when nothing is
+ * left that could go on. */
+const now = { loading: '', stuck: null };
+
+// Bytes in and out -------------------------------------------------------------------------------
+
+const sleeper = new Int32Array(new SharedArrayBuffer(4));
+
+/** Does it again as long as the kernel has no room or nothing there: a descriptor may have been
+ * made non-blocking by a child that shares it. */
+function patiently(act) {
+    for (;;) {
+        try {
+            return act();
+        } catch (error) {
+            if (error.code !== 'EAGAIN' && error.code !== 'EINTR') throw error;
+            if (error.code === 'EAGAIN') Atomics.wait(sleeper, 0, 0, 1);
+        }
+    }
+}
+
+function write(descriptor, data) {
+    const bytes = typeof data === 'string' ? Buffer.from(data) : data;
+    let sent = 0;
+    while (sent < bytes.length) {
+        const from = sent;
+        sent += patiently(() => fs.writeSync(descriptor, bytes, from));
+    }
+}
+
+/** The control socket: lines and bytes in, lines out. */
+class Guest {
+    #buffer = Buffer.allocUnsafeSlow(16 * 1024);
+    #used = 0;
+
+    say(line) {
+        write(CONTROL, line + '\n');
+    }
+
+    refuse(why) {
+        const line = Buffer.from(`refused ${why}`.replace(/\s+/g, ' '));
+        const cut = line.subarray(0, LINE_MAX_BYTES).toString();
+        this.say(line.length > LINE_MAX_BYTES ? cut.replace(/\ufffd+$/, '') : cut);
+    }
+
+    /** The next call: number, whether its variables are all there are, variables, payload. */
+    hear() {
+        let end;
+        while ((end = this.#buffer.subarray(0, this.#used).indexOf(10)) < 0) {
+            this.#used += this.#read(this.#buffer, this.#used);
+        }
+        const head = this.#buffer.latin1Slice(0, end).split(' ');
+        const [variablesSize, payloadSize] = [Number(head[4]), Number(head[5])];
+        const body = this.#take(end + 1, variablesSize + Math.max(0, payloadSize));
+        return {
+            number: head[1],
+            replaces: head[3] === 'all',
+            variables: variablesOf(body.utf8Slice(0, variablesSize)),
+            payload: payloadSize < 0 ? null : body.subarray(variablesSize),
+        };
+    }
+
+    /** Waits until the sandbox is gone. */
+    rest() {
+        for (;;) this.#read(this.#buffer, 0);
+    }
+
+    /** The `size` bytes behind the line that ends at `from`; they are valid until the next call. */
+    #take(from, size) {
+        const have = Math.min(size, this.#used - from);
+        if (from + size <= this.#buffer.length) {
+            let used = this.#used;
+            while (used < from + size) used += this.#read(this.#buffer, used);
+            this.#used = 0;
+            return this.#buffer.subarray(from, from + size);
+        }
+        const body = Buffer.allocUnsafeSlow(size);
+        this.#buffer.copy(body, 0, from, from + have);
+        for (let got = have; got < size; ) got += this.#read(body, got);
+        this.#used = 0;
+        return body;
+    }
+
+    #read(into, from) {
+        const got = patiently(() => fs.readSync(CONTROL, into, from, into.length - from, null));
+        // The sandbox is going away: nothing of the handler's is to run any more.
+        if (got === 0) {
+            process.kill(process.pid, 'SIGKILL');
+            process.exit(0); // Whoever is the first process of its namespace outlives that.
+        }
+        return got;
+    }
+}
+
+function variablesOf(text) {
+    const found = new Map();
+    for (const one of text.split('\0')) {
+        const mark = one.indexOf('=');
+        if (mark > 0) found.set(one.slice(0, mark), one.slice(mark + 1));
+    }
+    return found;
+}
+
+// The streams ------------------------------------------------------------------------------------
+
+/** What is returned goes to the first descriptor 1; whoever prints, a child included, means the
+ * log. Returns the answer's new descriptor. */
+function moveAnswer() {
+    const answer = fs.openSync('/proc/self/fd/1', 'w');
+    fs.closeSync(1);
+    fs.openSync('/proc/self/fd/2', 'w'); // The lowest free descriptor: 1.
+    return answer;
+}
+
+/** process.stdout and process.stderr that have written when they return, so that what is printed
+ * stands in order and process.exit() loses none of it. */
+function printToLog() {
+    for (const [name, descriptor] of [['stdout', 1], ['stderr', LOG]]) {
+        let stream = null;
+        const get = () => (stream ??= logStream(descriptor));
+        Object.defineProperty(process, name, { configurable: true, enumerable: true, get });
+    }
+}
+
+function logStream(descriptor) {
+    const { Writable } = require('stream');
+    const stream = new Writable({
+        decodeStrings: false,
+        write(chunk, encoding, done) {
+            write(LOG, typeof chunk === 'string' ? Buffer.from(chunk, encoding) : chunk);
+            done();
+        },
+        // Nobody closes the log.
+        destroy(error, done) {
+            done(error);
+        },
+    });
+    return Object.assign(stream, { fd: descriptor, _type: 'pipe', _isStdio: true });
+}
+
+/** The error as Node itself would print it. */
+function show(error) {
+    write(LOG, (error instanceof Error ? '' : 'Uncaught ') + cleaned(inspect(error)) + '\n');
+}
+
+/** A stack without the frames that are ours or Node's own. */
+function cleaned(stack) {
+    const kept = [];
+    for (const line of stack.split('\n')) {
+        if (!OURS.test(line)) kept.push(line);
+        // The properties of an error open behind its last frame.
+        else if (line.endsWith(' {') && kept.length > 0) kept[kept.length - 1] += ' {';
+    }
+    return kept.join('\n');
+}
+
+// The handler ------------------------------------------------------------------------------------
+
+/** The function that `name` stands for. Rejects with `Refused`. */
+async function load(name) {
+    const mark = name.includes(':') ? name.lastIndexOf(':') : name.lastIndexOf('.');
+    const [moduleName, exported] = [name.slice(0, mark), name.slice(mark + 1)];
+    now.loading = moduleName;
+    const exports = await imported(moduleName);
+    // A module that is not an ES module is its own default export.
+    const found = [exports, exports.default, exports.default?.default]
+        .map((one) => one?.[exported])
+        .find((one) => one !== undefined);
+    if (found === undefined) {
+        const told = functionsOf(exports).slice(0, 10).join(', ') || 'none';
+        throw new Refused(
+            `module ${moduleName} has no ${exported}; the functions that it exports: ${told}`,
+        );
+    }
+    if (typeof found !== 'function') {
+        throw new Refused(`${name} is of type ${typeof found}, not a function`);
+    }
+    // Node's own functions know nothing of a context and would take it for an option.
+    return isBuiltIn(moduleName) ? (event) => found(event) : found;
+}
+
+function functionsOf(exports) {
+    const isOne = (name) => typeof exports[name] === 'function' && name !== 'module.exports';
+    return Object.keys(exports).filter(isOne);
+}
+
+async function imported(name) {
+    const file = fileOf(name);
+    try {
+        return await (file === null ? importFromHome(name) : import(pathToFileURL(file).href));
+    } catch (error) {
+        if (file === null && String(error?.message).includes(`imported from ${IMPORTER}`)) {
+            const isEmpty = !fs.existsSync(HOME) || fs.readdirSync(HOME).length === 0;
+            throw new Refused(`there is no module ${name} in ${isEmpty ? 'the host image' : HOME}`);
+        }
+        show(error);
+        throw new Refused(`importing ${name} failed: ${sentence(error, file)}`);
+    }
+}
+
+/** The error and where it comes from, in a line. */
+function sentence(error, file) {
+    if (!(error instanceof Error)) return inspect(error);
+    let place = /(\/[^\s():]+:\d+)/.exec(cleaned(error.stack ?? ''));
+    if (place === null && error instanceof SyntaxError && file !== null) {
+        // Of an ES module, only Node itself may know the place.
+        const { spawnSync } = require('child_process');
+        const checked = spawnSync(process.execPath, ['--check', file], { encoding: 'utf8' });
+        place = /(\/[^\s():]+:\d+)/.exec(checked.stderr ?? '');
+    }
+    return `${error.name}: ${error.message}${place === null ? '' : ` (${place[1]})`}`;
+}
+
+/** The function's own file of that name, which goes before a package's or Node's. */
+function fileOf(name) {
+    for (const ending of ENDINGS) {
+        const path = `${HOME}/${name}${ending}`;
+        if (isFile(path)) return path;
+    }
+    return null;
+}
+
+function isFile(path) {
+    try {
+        return fs.statSync(path).isFile();
+    } catch {
+        return false;
+    }
+}
+
+/** import() as it would be in a file of the function's: its node_modules, else Node's modules. */
+function importFromHome(name) {
+    const Module = require('module');
+    const importer = new Module(IMPORTER);
+    importer._compile('module.exports = (name) => import(name)', IMPORTER);
+    return importer.exports(name);
+}
+
+function isBuiltIn(name) {
+    return fileOf(name) === null && require('module').isBuiltin(name);
+}
+
+/** The payload as JSON says it, or as the text that it is; null where there was none. */
+function eventOf(payload) {
+    if (payload === null) return null;
+    const text = payload.utf8Slice(0, payload.length);
+    if (!/^[\s"{[\-\dtfn]/.test(text)) return text;
+    try {
+        return JSON.parse(text);
+    } catch {
+        return text;
+    }
+}
+
+/** Calls it; a promise of what it returns, or of what it gives to its callback. */
+function outcome(handler, event, context) {
+    if (handler.length < 3) return handler(event, context);
+    return new Promise((resolve, reject) => {
+        const callback = (error, result) => (error ? reject(error) : resolve(result));
+        const returned = handler(event, context, callback);
+        if (typeof returned?.then === 'function') resolve(returned);
+    });
+}
+
+function isIterator(result) {
+    if (typeof result !== 'object' || result === null) return false;
+    if (typeof result[Symbol.asyncIterator] === 'function') return true;
+    return typeof result[Symbol.iterator] === 'function' && typeof result.next === 'function';
+}
+
+function isText(result) {
+    return typeof result === 'string' || result instanceof Uint8Array;
+}
+
+/** What is answered: text and bytes as they stand, everything else as JSON. */
+function encode(result) {
+    if (isText(result)) return result;
+    let text;
+    try {
+        text = JSON.stringify(result === undefined ? null : result);
+    } catch (error) {
+        write(LOG, 'JSON cannot say what the handler returned:\n');
+        throw error;
+    }
+    if (text === undefined) throw new TypeError(`JSON cannot say a ${typeof result}`);
+    return text;
+}
+
+/** Calls the handler and writes what it returns to `answer`; the exit status. */
+async function run(handler, call, answer) {
+    try {
+        const event = eventOf(call.payload);
+        const result = await outcome(handler, event, new Context(call.variables));
+        if (isIterator(result)) {
+            for await (const part of result) {
+                write(answer, encode(part));
+                if (!isText(part)) write(answer, '\n');
+            }
+        }
+        // A promise that was rejected and that nobody waits for is noticed now, before the answer.
+        await turn();
+        if (!isIterator(result)) write(answer, encode(result));
+    } catch (error) {
+        show(error);
+        return 1;
+    }
+    return exitStatus();
+}
+
+/** 0, or what the handler set for the end of its process. */
+function exitStatus() {
+    return Number(process.exitCode ?? 0) & 0xff;
+}
+
+/** One turn of the event loop: what has come meanwhile is told to whoever waits for it. */
+function turn() {
+    return new Promise((resolve) => setImmediate(resolve));
+}
+
+// Serving ----------------------------------------------------------------------------------------
+
+/** Call after call in this process; its state survives, its children do not. */
+async function serveAll(guest, handler, answer) {
+    const own = { ...process.env };
+    for (;;) {
+        const call = guest.hear();
+        const code = await serveOne(handler, call, answer);
+        restore(own, call);
+        await endChildren();
+        guest.say(`done ${call.number} exited ${code}`);
+    }
+}
+
+/** One call; the guest then ends this process and starts another. */
+async function serveOnce(guest, handler, answer) {
+    const call = guest.hear();
+    const code = await serveOne(handler, call, answer);
+    guest.say(`done ${call.number} exited ${code}`);
+    guest.rest();
+}
+
+async function serveOne(handler, call, answer) {
+    process.exitCode = undefined;
+    if (call.replaces) clear(process.env);
+    for (const [name, value] of call.variables) process.env[name] = value;
+    // Connections that the other side closed while the process stood still are closed here, too.
+    await turn();
+    const stuck = new Promise((resolve) => {
+        now.stuck = () => {
+            write(LOG, 'the handler waits for something that cannot happen any more\n');
+            resolve(1);
+        };
+    });
+    const code = await Promise.race([run(handler, call, answer), stuck]);
+    now.stuck = null;
+    return code;
+}
+
+function clear(variables) {
+    for (const name of Object.keys(variables)) delete variables[name];
+}
+
+/** Takes the call's variables away again. */
+function restore(own, call) {
+    if (call.replaces) clear(process.env);
+    for (const name of call.replaces ? Object.keys(own) : call.variables.keys()) {
+        if (name in own) process.env[name] = own[name];
+        else delete process.env[name];
+    }
+}
+
+/** Kills what the handler started and left, children of every thread of this process. */
+async function endChildren() {
+    // A look at /proc costs less than one at each thread, and there mostly is nobody else.
+    const others = fs.readdirSync('/proc').filter((one) => /^\d/.test(one) && one !== '1');
+    if (others.length === 1 && Number(others[0]) === process.pid) return;
+    // Node itself waits for those that it started, in a turn; for others nobody does.
+    for (let patience = 20; patience > 0; ) {
+        const left = children();
+        if (left.length === 0) return;
+        const running = left.filter(isRunning);
+        if (running.length === 0) patience -= 1;
+        for (const child of running) {
+            try {
+                process.kill(child, 'SIGKILL');
+            } catch {
+                // It ended by itself.
+            }
+        }
+        await turn();
+    }
+}
+
+function children() {
+    const found = [];
+    for (const thread of fs.readdirSync('/proc/self/task')) {
+        const list = readIfThere(`/proc/self/task/${thread}/children`).split(' ');
+        found.push(...list.filter((one) => one !== '').map(Number));
+    }
+    return found;
+}
+
+function isRunning(child) {
+    const status = readIfThere(`/proc/${child}/status`);
+    return status !== '' && !/^State:\s+[ZX]/m.test(status);
+}
+
+function readIfThere(path) {
+    try {
+        return fs.readFileSync(path, 'latin1');
+    } catch {
+        return '';
+    }
+}
+
+/** Ends of the process that do not come by way of the handler's result. */
+function watchEnds(guest) {
+    process.on('uncaughtException', (error) => {
+        // A handler that listens itself decides itself.
+        if (process.listenerCount('uncaughtException') > 1) return;
+        show(error);
+        if (now.loading !== '') {
+            guest.refuse(`importing ${now.loading} failed: ${sentence(error, null)}`);
+            now.loading = '';
+        }
+        process.exit(1);
+    });
+    process.on('exit', () => {
+        if (now.loading === '') return;
+        guest.refuse(`importing ${now.loading} ended the process (process.exit)`);
+    });
+    process.on('beforeExit', () => {
+        if (now.stuck !== null) now.stuck();
+    });
+}
+
+async function main() {
+    const guest = new Guest();
+    const answer = moveAnswer();
+    printToLog();
+    const keep = process.env.QUILT_KEEP === '1';
+    const name = process.env.QUILT_HANDLER ?? '';
+    delete process.env.QUILT_KEEP;
+    delete process.env.QUILT_HANDLER;
+    watchEnds(guest);
+    let handler;
+    try {
+        now.stuck = () => {
+            guest.refuse(`importing ${now.loading} waits for something that cannot happen`);
+            now.loading = '';
+        };
+        handler = await load(name);
+        await turn(); // What the module left rejected is its failure as well.
+        now.loading = '';
+        now.stuck = null;
+    } catch (error) {
+        now.loading = '';
+        guest.refuse(error instanceof Refused ? error.message : `${name}: ${error}`);
+        process.exit(1);
+    }
+    guest.say(keep ? 'ready keep' : 'ready once');
+    await (keep ? serveAll : serveOnce)(guest, handler, answer);
+}
+
+main();

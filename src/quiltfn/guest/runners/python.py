@@ -1,0 +1,447 @@
+"""Runs Python handlers: imports a module once, then calls its function for every call.
+
+Started by the guest inside a sandbox; docs/reference/runner-protocol.md is what the two speak.
+Written for any Python from 3.9 on, with nothing imported that a small handler does not need: every
+module here is start-up time and memory of every idle instance.
+
+With QUILT_KEEP=1 one process serves call after call. Otherwise the process that has imported the
+module never runs the handler itself: each call is given a fork of it, and what the call did to
+modules, environment, files or memory ends with that fork.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+    from types import CodeType, TracebackType
+    from typing import Any
+
+CONTROL, HEAD_BYTES = 3, 64
+HOME = "/app"
+PACKAGES = "/app/site-packages"
+PR_SET_DUMPABLE = 4
+CO_VARARGS = 0x04
+# Where answers go, once `main` has told it apart from what is printed.
+ANSWER = 1
+
+
+class Refused(Exception):
+    """The handler cannot be run (a sentence)."""
+
+
+class Context:
+    """What a handler may know of its call beside the event."""
+
+    __slots__ = (
+        "_deadline_ms",
+        "function_id",
+        "function_name",
+        "function_version",
+        "invocation_id",
+        "traceparent",
+    )
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        get = variables.get
+        self.invocation_id = get("QUILT_INVOCATION_ID", "")
+        self.function_id = get("QUILT_FUNCTION_ID", "")
+        self.function_name = get("QUILT_FUNCTION_NAME", "")
+        self.function_version = get("QUILT_FUNCTION_VERSION", "")
+        self.traceparent = get("TRACEPARENT")
+        self._deadline_ms = int(get("QUILT_DEADLINE_MS", "0"))
+
+    def remaining_ms(self) -> int:
+        """Milliseconds until the call is ended, never below 0."""
+        import time
+
+        return max(0, int(self._deadline_ms - time.time() * 1000))
+
+    def get_remaining_time_in_millis(self) -> int:
+        """The same, under the name that handlers written for AWS Lambda call it by."""
+        return self.remaining_ms()
+
+    @property
+    def aws_request_id(self) -> str:
+        return self.invocation_id
+
+
+# Talking to the guest ------------------------------------------------------------------------
+
+
+class Call:
+    """A call of which the head has been read, and nothing else."""
+
+    def __init__(self, head: bytes) -> None:
+        _, number, _timeout_ms, which, variables_bytes, payload_bytes = head.split()
+        self.number = number.decode()
+        # Whether its variables are all that it shall have.
+        self.replaces = which == b"all"
+        self._variables_bytes, self._payload_bytes = int(variables_bytes), int(payload_bytes)
+
+    def read(self) -> tuple[dict[str, str], bytes | None]:
+        """The rest of it: variables and payload."""
+        variables = dict(
+            one.split("=", 1)
+            for one in exactly(self._variables_bytes)
+            .decode("utf-8", "surrogateescape")
+            .split("\0")[:-1]
+        )
+        payload = exactly(self._payload_bytes) if self._payload_bytes >= 0 else None
+        return variables, payload
+
+
+def hear() -> Call:
+    """Waits for the next call."""
+    return Call(exactly(HEAD_BYTES))
+
+
+def exactly(size: int) -> bytes:
+    """That many bytes from the control socket. Its end is the sandbox's."""
+    data = os.read(CONTROL, size) if size else b""
+    if len(data) == size:
+        return data
+    parts = [data]
+    while size > sum(map(len, parts)):
+        if not parts[-1]:
+            os._exit(0)
+        parts.append(os.read(CONTROL, size - sum(map(len, parts))))
+    return b"".join(parts)
+
+
+def say(line: str) -> None:
+    rest = line.encode("utf-8", "replace") + b"\n"
+    while rest:
+        rest = rest[os.write(CONTROL, rest) :]
+
+
+# The handler ---------------------------------------------------------------------------------
+
+
+def load(name: str) -> Callable[..., Any]:
+    """The function that `name` stands for. Raises `Refused`."""
+    module_name, mark, path = name.partition(":")
+    if not mark:
+        module_name, _, path = name.rpartition(".")
+    try:
+        module = __import__(module_name, fromlist=["_"])
+    except BaseException as error:
+        show(error)
+        if isinstance(error, SystemExit):
+            raise Refused(f"importing {module_name} ended the process (sys.exit)") from None
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module_name
+        if missing:
+            where = HOME if os.path.isdir(HOME) and os.listdir(HOME) else "the host image"
+            raise Refused(f"there is no module {module_name!r} in {where}") from None
+        text = f"{type(error).__name__}: {error}".replace("\n", " ")
+        raise Refused(f"importing {module_name} failed: {text}") from None
+    found: Any = module
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise Refused(f"module {module_name} has no {path!r}") from None
+    if not callable(found):
+        raise Refused(f"{name} is a {type(found).__name__}, not a function")
+    function: Callable[..., Any] = found
+    return function
+
+
+def arguments_of(function: Callable[..., Any]) -> int:
+    """How many of (event, context) the function takes."""
+    code: CodeType | None = getattr(function, "__code__", None)
+    if code is not None and not hasattr(function, "__wrapped__"):
+        if code.co_flags & CO_VARARGS:
+            return 2
+        bound = 1 if getattr(function, "__self__", None) is not None else 0
+        return max(0, min(2, code.co_argcount - bound))
+    import inspect
+
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 2
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters):
+        return 2
+    return min(2, sum(one.kind in kinds for one in parameters))
+
+
+def event_of(payload: bytes | None) -> Any:
+    """The payload as JSON says it, or as the text that it is; None where there was none."""
+    if payload is None:
+        return None
+    try:
+        return json.loads(payload)
+    except ValueError:
+        return payload.decode("utf-8", "replace")
+
+
+class Runner:
+    """One handler, and how it is called."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._count = arguments_of(function)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, payload: bytes | None, variables: dict[str, str]) -> int:
+        """Calls it and writes what it returns to the call's standard output; the exit status."""
+        try:
+            given = (event_of(payload), Context(variables))[: self._count]
+            result = self._function(*given)
+            if hasattr(result, "__await__"):
+                result = self._wait(result)
+            if hasattr(result, "__aiter__"):
+                result = self._wait(_all(result))
+            if isinstance(result, list) or not hasattr(result, "__next__"):
+                write(encode(result))
+            else:
+                for part in result:
+                    write(encode_part(part))
+        except SystemExit as error:
+            return exit_status(error)
+        except BaseException as error:
+            show(error)
+            return 1
+        return 0
+
+    def _wait(self, awaitable: Awaitable[Any]) -> Any:
+        if self._loop is None:
+            import asyncio
+
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        return self._loop.run_until_complete(_awaited(awaitable))
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+async def _all(parts: AsyncIterable[Any]) -> Iterator[Any]:
+    return iter([part async for part in parts])
+
+
+def encode(result: object) -> bytes:
+    """What is answered: text and bytes as they stand, everything else as JSON."""
+    if isinstance(result, str):
+        return result.encode("utf-8", "replace")
+    if isinstance(result, bytes | bytearray | memoryview):
+        return bytes(result)
+    return json.dumps(result, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def encode_part(part: object) -> bytes:
+    """One item of a generator: JSON values stand on lines of their own."""
+    text = isinstance(part, str | bytes | bytearray | memoryview)
+    return encode(part) if text else encode(part) + b"\n"
+
+
+def write(data: bytes) -> None:
+    while data:
+        data = data[os.write(ANSWER, data) :]
+
+
+def exit_status(error: SystemExit) -> int:
+    """What the interpreter itself would end with."""
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+def show(error: BaseException) -> None:
+    """The traceback without the frames that are ours."""
+    trace = error.__traceback__
+    while trace is not None and (
+        trace.tb_frame.f_code.co_filename == __file__ or _of_importlib(trace)
+    ):
+        trace = trace.tb_next
+    sys.excepthook(type(error), error.with_traceback(trace), trace)
+    sys.stderr.flush()
+
+
+def _of_importlib(trace: TracebackType) -> bool:
+    return trace.tb_frame.f_code.co_filename.startswith("<frozen importlib")
+
+
+# Serving -------------------------------------------------------------------------------------
+
+
+def serve_all(runner: Runner) -> None:
+    """Call after call in this process; its state survives, its children do not."""
+    own = dict(os.environ)
+    while True:
+        call = hear()
+        variables, payload = call.read()
+        changed = set(variables)
+        if call.replaces:
+            changed |= set(os.environ)
+        code = serve_here(runner, call, variables, payload)
+        for name in changed:
+            if name in own:
+                os.environ[name] = own[name]
+            else:
+                os.environ.pop(name, None)
+        end_children()
+        say(f"done {call.number} exited {code}")
+
+
+def serve_by_forks(runner: Runner) -> None:
+    """A process of its own for each call. This one never runs what a handler's author wrote after
+    the import, never has anything of a call in its memory, for later forks would inherit that, and
+    a call's process can neither read nor change it: see `harden`.
+    """
+    while True:
+        call = hear()
+        for descriptor in (1, 2, ANSWER, CONTROL):
+            # A flag of the open file, and the call before may have set it.
+            os.set_blocking(descriptor, True)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                variables, payload = call.read()
+                os.close(CONTROL)
+                os.setsid()
+                harden(False)
+                reseed()
+                code = serve_here(runner, call, variables, payload)
+            finally:
+                os._exit(code)
+        status = os.waitpid(child, 0)[1]
+        if os.WIFSIGNALED(status):
+            say(f"done {call.number} killed {os.WTERMSIG(status)}")
+        else:
+            say(f"done {call.number} exited {os.WEXITSTATUS(status)}")
+
+
+def serve_once(runner: Runner) -> None:
+    """One call; the guest then ends this process and starts another."""
+    call = hear()
+    variables, payload = call.read()
+    code = serve_here(runner, call, variables, payload)
+    say(f"done {call.number} exited {code}")
+
+
+def serve_here(runner: Runner, call: Call, variables: dict[str, str], payload: bytes | None) -> int:
+    """The call itself, in this process; its exit status."""
+    if call.replaces:
+        os.environ.clear()
+    os.environ.update(variables)
+    code = runner.run(payload, variables)
+    sys.stderr.flush()
+    return code
+
+
+def reseed() -> None:
+    """Two forks of one process must not draw the same numbers. `secrets`, `uuid4` and `ssl` ask the
+    kernel, or notice the fork themselves.
+    """
+    modules = sys.modules
+    if "random" in modules:
+        modules["random"].seed()
+    if "numpy.random" in modules:
+        modules["numpy.random"].seed()
+    if "uuid" in modules:
+        vars(modules["uuid"])["_last_timestamp"] = None
+
+
+def harden(closed: bool) -> None:
+    """While `closed`, no process of the same user may look into this one or write to it. A fork
+    opens itself again, so that a handler finds an ordinary /proc/self.
+    """
+    import ctypes
+
+    if ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0 if closed else 1, 0, 0, 0) != 0:
+        raise Refused("the process could not be closed to others (PR_SET_DUMPABLE)")
+
+
+def end_children() -> None:
+    """Kills what the handler started and left, children of every thread of this process."""
+    found = True
+    while found:
+        found = False
+        for thread in os.listdir("/proc/self/task"):
+            try:
+                with open(f"/proc/self/task/{thread}/children") as file:
+                    children = file.read().split()
+            except OSError:
+                continue
+            for child in map(int, children):
+                found = True
+                try:
+                    os.kill(child, 9)
+                    os.waitpid(child, 0)
+                except OSError:
+                    pass
+
+
+def threads() -> int:
+    """How many threads there are, those of libraries in C included."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def names_of_threads() -> str:
+    import threading
+
+    known = [one.name for one in threading.enumerate() if one is not threading.main_thread()]
+    return ", ".join(known) or "not made by Python"
+
+
+def main() -> None:
+    global ANSWER
+    # What is returned goes to the first descriptor 1; whoever prints means the log.
+    ANSWER = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    sys.path[:0] = [HOME]
+    if os.path.isdir(PACKAGES):
+        import site
+
+        site.addsitedir(PACKAGES)
+        # Before the host's own packages: a function sees the versions that it was given.
+        sys.path.remove(PACKAGES)
+        sys.path.insert(1, PACKAGES)
+    # A sandbox has a core or two and few processes; libraries that start a thread for each
+    # processor of the machine would only be in each other's way.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    keep = os.environ.pop("QUILT_KEEP", "0") == "1"
+    name = os.environ.pop("QUILT_HANDLER", "")
+    try:
+        runner = Runner(load(name))
+        if keep:
+            say("ready keep")
+            serve = serve_all
+        elif threads() > 1:
+            say(
+                "ready once the module starts threads when it is imported "
+                f"({names_of_threads()}), so it cannot be forked: every call gets a process that "
+                "was started for it"
+            )
+            serve = serve_once
+        else:
+            harden(True)
+            gc.collect()
+            gc.freeze()
+            say("ready fork")
+            serve = serve_by_forks
+    except Refused as error:
+        sys.stderr.flush()
+        say(f"refused {error}"[:500].replace("\n", " "))
+        sys.exit(1)
+    serve(runner)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The directory of images: one directory for each, named by the digest of what is in it.
+
+Rule 1: an image appears under its name only when it is whole and on disk.
+Rule 2: nothing in an image is ever changed; it goes as a whole, once nobody wants it.
+Rule 3: what a crash leaves (names with a dot) is removed by the next start.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import gzip
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from quiltfn.images.tar import Source
+from quiltfn.images.unpack import DIRECTORY, ImageLimits, Tree, Unpacker
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.image import Archive, Image
+from quiltfn.ports import Clock
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+WRITE_BYTES = 1024 * 1024
+
+
+class ImageDirectory:
+    """`ports.Images` in a directory. `start` comes before everything else."""
+
+    def __init__(self, path: Path, clock: Clock, limits: ImageLimits) -> None:
+        self._path, self._clock, self._limits = path, clock, limits
+        self._wanted_at: dict[str, float] = {}
+        # Unpacking keeps a core and the disk busy; two at once would only take from the calls.
+        self._unpacking = asyncio.Lock()
+
+    def start(self) -> None:
+        """Makes the directory and removes what a crash has left in it. Blocks.
+
+        Raises `StoreUnavailable` where it cannot be used.
+        """
+        with _spoken("the directory of images cannot be used"):
+            self._path.mkdir(mode=0o700, exist_ok=True)
+            for one in self._path.iterdir():
+                if DIGEST.fullmatch(one.name):
+                    self._wanted_at[one.name] = self._clock.now()
+                elif one.name.startswith("."):
+                    _remove(one)
+
+    async def take(self, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
+        with _spoken("the image could not be kept"):
+            with tempfile.TemporaryFile(dir=self._path, prefix=".upload-") as file:
+                await self._receive(chunks, cast("BinaryIO", file))
+                async with self._unpacking:
+                    tree, is_new = await asyncio.to_thread(
+                        self._unpack, archive, cast("BinaryIO", file)
+                    )
+        self._wanted_at[tree.digest] = self._clock.now()
+        return Image(
+            digest=tree.digest, files=tree.files, size_bytes=tree.size_bytes, is_new=is_new
+        )
+
+    def hold(self, digest: str) -> bool:
+        if digest not in self._wanted_at:
+            return False
+        self._wanted_at[digest] = self._clock.now()
+        return True
+
+    async def collect(self, in_use: frozenset[str], grace_s: float) -> int:
+        now = self._clock.now()
+        self._wanted_at.update((one, now) for one in in_use if one in self._wanted_at)
+        unwanted = [one for one, at in self._wanted_at.items() if now - at >= grace_s]
+        for digest in unwanted:
+            # Both in one step of the event loop: whoever asks for it next is told that it is gone.
+            del self._wanted_at[digest]
+            gone = self._path / f".old-{digest}-{secrets.token_hex(4)}"
+            (self._path / digest).rename(gone)
+            await asyncio.to_thread(_remove, gone)
+        return len(unwanted)
+
+    async def _receive(self, chunks: AsyncIterator[bytes], file: BinaryIO) -> None:
+        held = bytearray()
+        async for chunk in chunks:
+            held += chunk
+            if len(held) >= WRITE_BYTES:
+                await asyncio.to_thread(file.write, bytes(held))
+                held.clear()
+        await asyncio.to_thread(file.write, bytes(held))
+
+    def _unpack(self, archive: Archive, file: BinaryIO) -> tuple[Tree, bool]:
+        """In a thread. What was made is gone again unless it has become an image."""
+        fresh = self._path / f".new-{secrets.token_hex(8)}"
+        fresh.mkdir(mode=0o755)
+        try:
+            root = os.open(fresh, DIRECTORY)
+            try:
+                file.seek(0)
+                tree = Unpacker(root, self._limits).unpack(self._source(archive, file))
+                _sync(root)
+            finally:
+                os.close(root)
+            target = self._path / tree.digest
+            if target.is_dir():
+                return tree, False
+            fresh.rename(target)
+            directory = os.open(self._path, DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+            return tree, True
+        finally:
+            _remove(fresh)
+
+    def _source(self, archive: Archive, file: BinaryIO) -> Source:
+        limit = self._limits.archive_max_bytes
+        if archive is Archive.GZIP:
+            return Source(cast("BinaryIO", gzip.GzipFile(fileobj=file, mode="rb")), limit)
+        return Source(file, limit)
+
+
+def _sync(directory: int) -> None:
+    """Everything of its file system is on disk: one call instead of one for each file."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(directory) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _spoken(what: str) -> Iterator[None]:
+    """Turns a full or broken disk into what the caller is told of it, without a path."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(f"{what}: {error.strerror}") from error

@@ -1,0 +1,79 @@
+"""What an image may consist of. Pure: names and links come in, refusals go out.
+
+Rule 1: every name leads down from the image's own root, and only down.
+Rule 2: a link leads to the image's own files or to the host image's /usr, wherever it stands.
+Rule 3: what is refused is said with the member's name and changes nothing.
+"""
+
+import posixpath
+
+from quiltfn.model.errors import Unprocessable, shown
+
+NAME_MAX_BYTES = 255
+PATH_MAX_BYTES = 1024
+DEPTH_MAX = 64
+WHITEOUT = ".wh."
+SET_ID = 0o6000
+
+
+def refusal(why: str, name: str | None = None) -> Unprocessable:
+    """The image is refused for that, at that member."""
+    if name is None:
+        return Unprocessable(f"the image is refused: {why}")
+    told = shown(name.encode("utf-8", "backslashreplace").decode(), 200)
+    return Unprocessable(f"the image is refused: {told!r} {why}", details={"received": told})
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """The steps from the image's root to a member; () for the root itself."""
+    if name.startswith("/"):
+        raise refusal("has an absolute path", name)
+    parts = tuple(part for part in name.split("/") if part not in ("", "."))
+    if ".." in parts:
+        raise refusal("climbs out by a .. in its path", name)
+    if len(parts) > DEPTH_MAX:
+        raise refusal(f"lies deeper than {DEPTH_MAX} directories", name)
+    if sum(len(_encoded(part, name)) + 1 for part in parts) > PATH_MAX_BYTES:
+        raise refusal(f"has a path of more than {PATH_MAX_BYTES} bytes", name)
+    for part in parts:
+        if len(_encoded(part, name)) > NAME_MAX_BYTES:
+            raise refusal(f"has a name of more than {NAME_MAX_BYTES} bytes", name)
+        if has_controls(part):
+            raise refusal("has control characters in its name", name)
+        if part.startswith(WHITEOUT):
+            raise refusal("is a whiteout: give the finished tree, not a layer of it", name)
+    return parts
+
+
+def check_mode(mode: int, name: str) -> None:
+    """Refuses what would run as somebody else."""
+    if mode & SET_ID:
+        raise refusal("has the setuid or setgid bit", name)
+
+
+def check_link(parts: tuple[str, ...], target: str) -> None:
+    """Whether the symbolic link at `parts` may lead to `target`."""
+    name = "/".join(parts)
+    if not target or len(_encoded(target, name)) > PATH_MAX_BYTES or has_controls(target):
+        raise refusal("is a link to no usable path", name)
+    if target.startswith("/"):
+        normal = posixpath.normpath("/" + target.lstrip("/"))
+        if not any(normal == tree or normal.startswith(tree + "/") for tree in ("/app", "/usr")):
+            raise refusal("is a link that leads outside of /app and /usr", name)
+        return
+    depth = len(parts) - 1
+    for step in target.split("/"):
+        depth += {"": 0, ".": 0, "..": -1}.get(step, 1)
+        if depth < 0:
+            raise refusal("is a link that leads outside of the image", name)
+
+
+def has_controls(text: str) -> bool:
+    return any(ord(one) < 0x20 or 0x7F <= ord(one) < 0xA0 for one in text)
+
+
+def _encoded(text: str, name: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise refusal("has a name that is not UTF-8", name) from None

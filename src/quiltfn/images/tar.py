@@ -1,0 +1,181 @@
+"""Reading a tar archive, member by member, with a bound on everything that is kept in memory.
+
+The standard library decodes each header; the way through the archive is walked here, because
+`tarfile` takes a damaged header for the end of the archive and reads extended headers of any size.
+Formats: POSIX.1-2001 (pax), ustar, GNU long names.
+"""
+
+import gzip
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import BinaryIO
+
+from quiltfn.images.lint import refusal
+
+BLOCK = 512
+EXTENDED_MAX_BYTES = 64 * 1024
+AFTER_END_MAX_BYTES = 1024 * 1024
+CHUNK = 256 * 1024
+LENGTH = re.compile(rb"([0-9]{1,7}) ")
+EXTENDED = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
+EXTENDED |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+USED = ("path", "linkpath", "size")
+REFUSED = {
+    tarfile.CHRTYPE: "is a device node",
+    tarfile.BLKTYPE: "is a device node",
+    tarfile.FIFOTYPE: "is a named pipe",
+    tarfile.GNUTYPE_SPARSE: "is a sparse file: pack it without --sparse",
+}
+
+
+class Kind(Enum):
+    FILE = auto()
+    DIRECTORY = auto()
+    LINK = auto()
+    HARD_LINK = auto()
+
+
+KINDS = {
+    tarfile.REGTYPE: Kind.FILE,
+    tarfile.AREGTYPE: Kind.FILE,
+    tarfile.CONTTYPE: Kind.FILE,
+    tarfile.DIRTYPE: Kind.DIRECTORY,
+    tarfile.SYMTYPE: Kind.LINK,
+    tarfile.LNKTYPE: Kind.HARD_LINK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One entry as the archive has it. `name` and `target` are not checked yet."""
+
+    name: str
+    kind: Kind
+    mode: int
+    target: str
+    size: int
+
+
+class Source:
+    """The bytes of an archive, `limit` of them at most, however small it was packed."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self._file, self._limit, self._taken = file, limit, 0
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end. Raises `Unprocessable`."""
+        try:
+            data = self._file.read(size)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise refusal(f"its compression is damaged ({error})") from None
+        self._taken += len(data)
+        if self._taken > self._limit:
+            raise refusal(f"the archive unpacks to more than {self._limit} bytes")
+        return data
+
+    def exactly(self, size: int) -> bytes:
+        """That many bytes. Raises `Unprocessable` where the archive has ended before."""
+        data = self.read(size)
+        if len(data) != size:
+            raise refusal("the archive ends in the middle")
+        return data
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """That many bytes, piece by piece, and past the padding behind them."""
+        left = size
+        while left:
+            piece = self.exactly(min(left, CHUNK))
+            left -= len(piece)
+            yield piece
+        self.exactly(-size % BLOCK)
+
+
+def members(source: Source) -> Iterator[Member]:
+    """Every member in its order. Take a file's `pieces` before asking for the next one.
+
+    Raises `Unprocessable` for everything that is not a whole, plain tar archive.
+    """
+    common: dict[str, str] = {}
+    own: dict[str, str] = {}
+    while (header := _header(source)) is not None:
+        if header.type in EXTENDED:
+            if not 0 <= header.size <= EXTENDED_MAX_BYTES:
+                raise refusal(f"an extended header has more than {EXTENDED_MAX_BYTES} bytes")
+            data = b"".join(source.pieces(header.size))
+            if header.type == tarfile.GNUTYPE_LONGNAME:
+                own["path"] = _text(data.partition(b"\0")[0])
+            elif header.type == tarfile.GNUTYPE_LONGLINK:
+                own["linkpath"] = _text(data.partition(b"\0")[0])
+            else:
+                (common if header.type == tarfile.XGLTYPE else own).update(_records(data))
+            continue
+        yield _member(header, common | own)
+        own = {}
+    if own:
+        raise refusal("the archive ends in the middle")
+    _finish(source)
+
+
+def _header(source: Source) -> tarfile.TarInfo | None:
+    """The next header, or None at the archive's end."""
+    block = source.exactly(BLOCK)
+    if not any(block):
+        return None
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError, OverflowError):
+        raise refusal("it is no tar archive, or it is damaged") from None
+
+
+def _member(header: tarfile.TarInfo, extended: dict[str, str]) -> Member:
+    name = extended.get("path", header.name)
+    kind = KINDS.get(header.type)
+    if kind is None:
+        raise refusal(REFUSED.get(header.type, "is of no kind that an image may have"), name)
+    size = header.size
+    if "size" in extended:
+        if not re.fullmatch(r"[0-9]{1,18}", extended["size"]):
+            raise refusal("has a size that is no number", name)
+        size = int(extended["size"])
+    if size < 0:
+        raise refusal("has a size below nothing", name)
+    target = extended.get("linkpath", header.linkname)
+    return Member(name, kind, header.mode, target, size if kind is Kind.FILE else 0)
+
+
+def _records(data: bytes) -> dict[str, str]:
+    """What a pax header says of the things that matter here: `length key=value\\n`, repeated."""
+    found: dict[str, str] = {}
+    at = 0
+    while at < len(data) and data[at]:
+        length = LENGTH.match(data, at)
+        end = at + int(length[1]) if length else 0
+        if length is None or not length.end() < end <= len(data) or data[end - 1] != 0x0A:
+            raise refusal("an extended header is damaged")
+        key, equals, value = data[length.end() : end - 1].partition(b"=")
+        if not equals:
+            raise refusal("an extended header is damaged")
+        if key.startswith(b"GNU.sparse"):
+            raise refusal("it holds a sparse file: pack it without --sparse")
+        name = _text(key)
+        if name in USED:
+            found[name] = _text(value)
+        at = end
+    return found
+
+
+def _finish(source: Source) -> None:
+    """Up to the file's own end, so that a compressed archive's checksum is read, too."""
+    left = AFTER_END_MAX_BYTES
+    while piece := source.read(CHUNK):
+        left -= len(piece)
+        if left < 0:
+            raise refusal("the archive goes on after its end")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")

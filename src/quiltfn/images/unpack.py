@@ -1,0 +1,173 @@
+"""From an archive to a tree of files, the same tree whatever the archive was like.
+
+Rule 1: a file is opened below a directory that this module made itself, by descriptor, without
+following anything, and only where nothing is yet.
+Rule 2: modes are 0755 and 0644, times are one constant, owners are the server: what an archive says
+of these is not kept.
+Rule 3: the digest is of the sorted list of what there is, so equal trees have equal digests.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from quiltfn.images import lint, tar
+from quiltfn.images.tar import Kind, Member, Source
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+MTIME_NS = (946_684_800 * 10**9,) * 2  # the year 2000: some tools cannot say less than 1980
+# An archive says some blocks more than its files hold, for each of them.
+OVERHEAD_BYTES, OVERHEAD_EACH_BYTES = 2 * 1024 * 1024, 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLimits:
+    """`files_max` counts directories and links, too."""
+
+    unpacked_max_bytes: int = 2 * 1024 * 1024 * 1024
+    files_max: int = 100_000
+
+    @property
+    def archive_max_bytes(self) -> int:
+        """How long an archive may be once its compression is undone."""
+        return self.unpacked_max_bytes + OVERHEAD_BYTES + OVERHEAD_EACH_BYTES * self.files_max
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What was unpacked. `files` without directories."""
+
+    digest: str
+    files: int
+    size_bytes: int
+
+
+class Unpacker:
+    """Lays one archive out below the empty directory `root`, a descriptor."""
+
+    def __init__(self, root: int, limits: ImageLimits) -> None:
+        self._root, self._limits = root, limits
+        # What is there by now: its path → one letter for its kind and what else tells it apart.
+        self._found: dict[str, str] = {"": "d"}
+        self._explicit: set[str] = set()
+        self._size = 0
+
+    def unpack(self, source: Source) -> Tree:
+        """Raises `Unprocessable`; what was made until then is the caller's to remove."""
+        for member in tar.members(source):
+            self._add(member, source)
+        if len(self._found) == 1:
+            raise lint.refusal("it is empty")
+        self._settle()
+        listing = hashlib.sha256()
+        for path, what in sorted(self._found.items(), key=lambda one: one[0].encode()):
+            listing.update(f"{path}\0{what}\n".encode())
+        files = sum(1 for what in self._found.values() if what != "d")
+        return Tree(listing.hexdigest(), files, self._size)
+
+    def _add(self, member: Member, source: Source) -> None:
+        parts, name = lint.parts_of(member.name), member.name
+        lint.check_mode(member.mode, name)
+        path = "/".join(parts)
+        if not parts and member.kind is not Kind.DIRECTORY:
+            raise lint.refusal("stands in for the whole image", name)
+        if parts and (path in self._explicit or self._is_other(path, member.kind)):
+            raise lint.refusal("is there twice", name)
+        self._explicit.add(path)
+        self._make_directories(parts if member.kind is Kind.DIRECTORY else parts[:-1], name)
+        match member.kind:
+            case Kind.FILE:
+                self._file(parts, member, source)
+            case Kind.LINK:
+                lint.check_link(parts, member.target)
+                self._count(path, f"l{member.target}")
+                with self._opened(parts[:-1]) as parent:
+                    os.symlink(member.target, parts[-1], dir_fd=parent)
+                    os.utime(parts[-1], ns=MTIME_NS, dir_fd=parent, follow_symlinks=False)
+            case Kind.HARD_LINK:
+                self._hard_link(parts, member)
+
+    def _is_other(self, path: str, kind: Kind) -> bool:
+        """Whether something stands there; a directory may have been made for what is in it."""
+        found = self._found.get(path)
+        return found is not None and not (found == "d" and kind is Kind.DIRECTORY)
+
+    def _make_directories(self, parts: tuple[str, ...], name: str) -> None:
+        for depth in range(1, len(parts) + 1):
+            path = "/".join(parts[:depth])
+            found = self._found.get(path)
+            if found is not None and found != "d":
+                what = "a link" if found.startswith("l") else "a file"
+                raise lint.refusal(f"lies below {what}", name)
+            if found is None:
+                self._count(path, "d")
+                with self._opened(parts[: depth - 1]) as parent:
+                    os.mkdir(parts[depth - 1], 0o755, dir_fd=parent)
+
+    def _file(self, parts: tuple[str, ...], member: Member, source: Source) -> None:
+        self._size += member.size
+        if self._size > self._limits.unpacked_max_bytes:
+            most = self._limits.unpacked_max_bytes
+            raise lint.refusal(f"its files hold more than {most} bytes")
+        is_executable = bool(member.mode & 0o111)
+        content = hashlib.sha256()
+        with self._opened(parts[:-1]) as parent:
+            with open(os.open(parts[-1], NEW_FILE, 0o644, dir_fd=parent), "wb") as file:
+                for piece in source.pieces(member.size):
+                    content.update(piece)
+                    file.write(piece)
+                file.flush()
+                os.fchmod(file.fileno(), 0o755 if is_executable else 0o644)
+                os.utime(file.fileno(), ns=MTIME_NS)
+        kind = "x" if is_executable else "f"
+        self._count("/".join(parts), kind + content.hexdigest())
+
+    def _hard_link(self, parts: tuple[str, ...], member: Member) -> None:
+        """A second name for a file of this archive; anything else is refused."""
+        if member.target.startswith("/") or ".." in member.target.split("/"):
+            raise lint.refusal("is a hard link that leads outside of the image", member.name)
+        target = lint.parts_of(member.target)
+        found = self._found.get("/".join(target), "")
+        if found[:1] not in ("f", "x"):
+            raise lint.refusal("is a hard link to no file that came before it", member.name)
+        self._count("/".join(parts), found)
+        with self._opened(target[:-1]) as theirs, self._opened(parts[:-1]) as ours:
+            try:
+                os.link(
+                    target[-1], parts[-1], src_dir_fd=theirs, dst_dir_fd=ours, follow_symlinks=False
+                )
+            except OSError as error:
+                if error.errno != errno.EMLINK:
+                    raise
+                raise lint.refusal("is one hard link too many", member.name) from None
+
+    def _count(self, path: str, what: str) -> None:
+        self._found[path] = what
+        if len(self._found) - 1 > self._limits.files_max:
+            most = self._limits.files_max
+            raise lint.refusal(f"it has more than {most} files, directories and links")
+
+    @contextlib.contextmanager
+    def _opened(self, parts: tuple[str, ...]) -> Iterator[int]:
+        """The directory at `parts`, reached step by step."""
+        at = os.dup(self._root)
+        try:
+            for part in parts:
+                below = os.open(part, DIRECTORY, dir_fd=at)
+                os.close(at)
+                at = below
+            yield at
+        finally:
+            os.close(at)
+
+    def _settle(self) -> None:
+        """Directories last, because whatever is made in one changes its time."""
+        for path, what in self._found.items():
+            if what == "d":
+                with self._opened(tuple(path.split("/")) if path else ()) as directory:
+                    os.fchmod(directory, 0o755)
+                    os.utime(directory, ns=MTIME_NS)

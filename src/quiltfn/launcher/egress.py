@@ -1,0 +1,365 @@
+"""Sandboxes that reach public addresses: rules in a network namespace, and a way out of it.
+
+The way out is slirp4netns, one process a sandbox. It is handed the namespace's tap device and
+needs nothing else, so it runs without any privilege: a uid of its own, no capabilities, a control
+group with limits, a root directory that holds /usr. Whatever it is made to do, it can open sockets
+as an unprivileged user could; what of that a handler can ask for is decided by the rules before it
+(`egress_rules.py`).
+"""
+
+import contextlib
+import os
+import resource
+import select
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quiltfn.launcher import confine, syscalls
+from quiltfn.launcher import egress_rules as rules
+from quiltfn.launcher.cgroups import Cgroups, Limits
+from quiltfn.launcher.netns import MTU, Netns
+from quiltfn.launcher.oci import HANDLER_OOM_SCORE
+from quiltfn.launcher.state import UIDS_PER_SANDBOX, ServerState
+
+NFT, SLIRP = "/usr/sbin/nft", "/usr/bin/slirp4netns"
+MISSING = "network: egress needs {}: apt install nftables slirp4netns"
+NFT_TIMEOUT_S, READY_TIMEOUT_S = 5.0, 5.0
+SUFFIX = "-uplink"
+UPLINK_MEMORY_MIB = 64
+UPLINK_RLIMITS = {resource.RLIMIT_NOFILE: 4096, resource.RLIMIT_CORE: 0}
+ADDRESS_GROUPS = 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+RESOLV_CONF = Path("/etc/resolv.conf")
+# What must be refused in every sandbox's network; tried once, before anybody may call.
+TRIED = (("169.254.169.254", 80), ("fd00:ec2::254", 80), (rules.GATEWAY_V4, 80))
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What this machine is, read when a sandbox is made. `resolv_conf`: the uplink's own."""
+
+    addresses: set[str]
+    resolv_conf: str
+    v6: bool
+
+    @property
+    def resolvers(self) -> list[str]:
+        return rules.resolvers_of(self.resolv_conf, v6=self.v6)
+
+
+@dataclass(slots=True)
+class Uplink:
+    """The network of one sandbox. `path`: what crun joins; `resolv_conf`: the sandbox's own."""
+
+    name: str
+    path: str
+    resolv_conf: Path
+    _netns: Netns
+    _denied: set[str]
+    _pid: int
+    _pidfd: int
+    _ready: int
+    _on_lost: Callable[[], None] = lambda: None
+    _on_gone: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._pidfd >= 0
+
+    def end(self) -> None:
+        """Kills its process; `Egress.close` is still needed."""
+        if self.is_alive:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def blocked(self) -> int:
+        """Attempts that the rules refused so far."""
+        try:
+            return self._netns.blocked()
+        except OSError:  # it was closed
+            return 0
+
+
+Opened = Callable[[Uplink | str], None]
+
+
+class Egress:
+    """Opens and closes uplinks; answers come by callback from the event loop."""
+
+    def __init__(
+        self,
+        state: ServerState,
+        cgroups: Cgroups,
+        selector: selectors.BaseSelector,
+        *,
+        dns: str = "",
+    ) -> None:
+        self._state, self._cgroups, self._selector, self._dns = state, cgroups, selector, dns
+        self._directory = state.path / "network"
+        self._directory.mkdir(mode=0o755)
+        self._loading: dict[int, float] = {}  # nft processes and their deadlines
+        self._open: list[Uplink] = []
+        self._changes = _address_changes()
+        selector.register(self._changes, selectors.EVENT_READ, self._addresses_changed)
+        missing = [path for path in (NFT, SLIRP) if not os.access(path, os.X_OK)]
+        self.why_not = MISSING.format(" and ".join(missing)) if missing else ""
+
+    def open(
+        self, name: str, uid_base: int, limits: Limits, *, done: Opened, on_lost: Callable[[], None]
+    ) -> None:
+        """`done` gets the uplink, its rules in force, or a sentence; `on_lost`: it died."""
+        if self.why_not:
+            done(self.why_not)
+            return
+        try:
+            seen = look(self._dns)
+            netns = Netns()
+        except OSError as error:
+            done(f"its network could not be made: {error}")
+            return
+
+        def loaded(code: int) -> None:
+            try:
+                if code != 0:
+                    raise OSError(f"nft ended with {code}")
+                netns.blocked()  # the rules are there: read back before anything leads out
+                netns.connect(v6=seen.v6)
+                uplink = self._start(name, uid_base, limits, netns, seen)
+            except OSError as error:
+                netns.close()
+                done(f"its network could not be made: {error}")
+                return
+            uplink._on_lost = on_lost
+            self._watch(uplink)
+            self._deny(uplink, addresses_of_the_host())  # some may have come since
+            done(uplink)
+
+        try:
+            self._nft(netns, rules.ruleset(seen.addresses, resolvers=seen.resolvers), loaded)
+        except OSError as error:
+            netns.close()
+            done(f"nft cannot be started: {error.strerror}")
+
+    def close(self, uplink: Uplink, done: Callable[[], None]) -> None:
+        """Ends the process; `done` comes when nothing of it is left."""
+        uplink._on_gone.append(done)
+        uplink.end()
+        if not uplink.is_alive:
+            self._gone(uplink)
+
+    def check_timeouts(self, now: float) -> None:
+        """Ends nft processes that hang; their sandbox is then refused."""
+        for pid, deadline in self._loading.items():
+            if now >= deadline:
+                os.kill(pid, signal.SIGKILL)
+
+    def examine(self, uplink: Uplink) -> str:
+        """Waits until it leads out, then tries what must be refused; the only method that waits.
+
+        Returns how it was seen, or raises OSError.
+        """
+        readable, _, _ = select.select([uplink._ready], [], [], READY_TIMEOUT_S)
+        if not readable or not os.read(uplink._ready, 1):
+            raise OSError(f"{SLIRP} does not start")
+        v6 = has_v6()
+        tried = [(host, port) for host, port in TRIED if v6 or ":" not in host]
+        before = uplink.blocked()
+        with uplink._netns.inside():
+            for address in tried:
+                kind = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+                with socket.socket(kind, socket.SOCK_STREAM) as one:
+                    one.settimeout(1.0)
+                    if one.connect_ex(address) == 0:
+                        raise OSError(f"{address[0]} was reached")
+        if uplink.blocked() - before != len(tried):
+            raise OSError(f"the rules did not count {len(tried)} attempts")
+        return f"public addresses only; {' and '.join(one for one, _ in tried)} were refused"
+
+    # How it is done --------------------------------------------------------------------------
+
+    def _nft(self, netns: Netns, text: str, done: Callable[[int], None]) -> None:
+        with open(os.memfd_create("rules"), "w+b") as file:
+            file.write(text.encode())
+            file.flush()
+            file.seek(0)
+            with netns.inside():
+                pid = os.posix_spawn(
+                    NFT,
+                    [NFT, "-f", "-"],
+                    {},
+                    file_actions=[
+                        (os.POSIX_SPAWN_DUP2, file.fileno(), 0),
+                        (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                    ],
+                    setsigmask=(),
+                    setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+                )
+        pidfd = watched(pid)
+        self._loading[pid] = time.monotonic() + NFT_TIMEOUT_S
+
+        def ended() -> None:
+            self._selector.unregister(pidfd)
+            os.close(pidfd)
+            _, status = os.waitpid(pid, 0)
+            del self._loading[pid]
+            done(os.waitstatus_to_exitcode(status))
+
+        self._selector.register(pidfd, selectors.EVENT_READ, ended)
+
+    def _start(self, name: str, uid_base: int, limits: Limits, netns: Netns, seen: Seen) -> Uplink:
+        """Forks the process that leads out; whoever calls this watches it. Raises OSError."""
+        inner, outer = self._directory / f"{name}.inner", self._directory / f"{name}.outer"
+        inner.write_text("".join(f"nameserver {one}\n" for one in seen.resolvers))
+        outer.write_text(seen.resolv_conf)
+        for path in (inner, outer):
+            path.chmod(0o644)
+        launcher = os.getpid()
+        share = Limits(memory_mib=UPLINK_MEMORY_MIB, cpu_percent=limits.cpu_percent, pids=1)
+        ready, tell = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(ready)
+            os.close(tell)
+            raise
+        if pid == 0:
+            try:
+                _forget_what_the_launcher_does()
+                self._cgroups.enter(self._state.id, name + SUFFIX, share)
+                # The last uid of the sandbox's range: a handler cannot become it.
+                self._confine(launcher, uid_base + UIDS_PER_SANDBOX - 1, outer)
+                _become_slirp(netns.tap, tell, v6=seen.v6)
+            finally:
+                os._exit(127)
+        netns.give_tap()
+        os.close(tell)
+        try:
+            pidfd = watched(pid)
+        except OSError:
+            os.close(ready)
+            raise
+        return Uplink(name, netns.path, inner, netns, seen.addresses, pid, pidfd, ready)
+
+    def _confine(self, launcher: int, uid: int, resolv_conf: Path) -> None:
+        """In the forked child: everything is given up but what is open and ordinary sockets."""
+        root = self._state.root
+        syscalls.unshare_mounts()
+        syscalls.bind("/usr", root / "usr")
+        syscalls.bind(resolv_conf, root / "etc" / "resolv.conf")
+        os.chroot(root)
+        os.chdir("/")
+        for kind, limit in UPLINK_RLIMITS.items():
+            resource.setrlimit(kind, (limit, limit))
+        confine.give_up_root(launcher, uid)
+
+    def _watch(self, uplink: Uplink) -> None:
+        self._open.append(uplink)
+
+        def ended() -> None:
+            self._selector.unregister(uplink._pidfd)
+            os.close(uplink._pidfd)
+            uplink._pidfd = -1
+            os.waitpid(uplink._pid, 0)
+            if uplink._on_gone:
+                self._gone(uplink)
+            else:
+                uplink._on_lost()
+
+        self._selector.register(uplink._pidfd, selectors.EVENT_READ, ended)
+
+    def _addresses_changed(self) -> None:
+        """What the host is called now is refused in every sandbox, or the sandbox ends."""
+        with contextlib.suppress(OSError):  # that was all, or more than it could keep
+            while self._changes.recv(65_536):
+                pass
+        now = addresses_of_the_host()
+        for uplink in self._open:
+            self._deny(uplink, now)
+
+    def _deny(self, uplink: Uplink, addresses: set[str]) -> None:
+        text = rules.added(sorted(addresses - uplink._denied))
+        uplink._denied |= addresses
+        if not text:
+            return
+
+        def loaded(code: int) -> None:
+            if code != 0 and uplink.is_alive:
+                uplink._on_lost()
+
+        try:
+            self._nft(uplink._netns, text, loaded)
+        except OSError:
+            uplink._on_lost()
+
+    def _gone(self, uplink: Uplink) -> None:
+        self._open.remove(uplink)
+        os.close(uplink._ready)
+        uplink._netns.close()
+        self._cgroups.remove(self._state.id, uplink.name + SUFFIX)
+        for kind in ("inner", "outer"):
+            (self._directory / f"{uplink.name}.{kind}").unlink(missing_ok=True)
+        for done in uplink._on_gone:
+            done()
+
+
+def watched(pid: int) -> int:
+    """A descriptor that says when our child ends. Raises OSError, and then there is no child."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _forget_what_the_launcher_does() -> None:
+    signal.set_wakeup_fd(-1)
+    for one in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError):
+            signal.signal(one, signal.SIG_DFL)
+    # The launcher may be among the last to be killed for memory; this is not.
+    score = max(HANDLER_OOM_SCORE, int(Path("/proc/self/oom_score_adj").read_text()))
+    Path("/proc/self/oom_score_adj").write_text(str(score))
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+
+
+def _become_slirp(tap: int, ready: int, *, v6: bool) -> None:
+    for descriptor in (tap, ready):
+        os.set_inheritable(descriptor, True)
+    options = ["--disable-host-loopback", "--enable-seccomp", "--netns-type=tapfd"]
+    options += [f"--mtu={MTU}", f"--ready-fd={ready}", *(["--enable-ipv6"] if v6 else [])]
+    os.execve(SLIRP, [SLIRP, *options, str(tap)], {})
+
+
+def _address_changes() -> socket.socket:
+    """A netlink socket that is readable when an address of the host has come or gone."""
+    changes = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+    )
+    changes.setblocking(False)
+    changes.bind((0, ADDRESS_GROUPS))
+    return changes
+
+
+def look(dns: str) -> Seen:
+    """The host as it is now; `dns`: the operator's resolver, where one is named. Raises OSError."""
+    resolv_conf = f"nameserver {dns}\n" if dns else RESOLV_CONF.read_text()
+    return Seen(addresses_of_the_host(), resolv_conf, has_v6())
+
+
+def addresses_of_the_host() -> set[str]:
+    return rules.host_addresses(Path("/proc/net/fib_trie").read_text(), _ipv6_route())
+
+
+def has_v6() -> bool:
+    return rules.has_v6(_ipv6_route())
+
+
+def _ipv6_route() -> str:
+    routes = Path("/proc/net/ipv6_route")
+    return routes.read_text() if routes.exists() else ""

@@ -1,0 +1,215 @@
+"""Where a sandbox with `network: egress` may not go, and the nftables rules that keep it so.
+
+Pure: addresses come in, text goes out. The rules are loaded into the sandbox's own network
+namespace, which belongs to the host's root, before it has an interface that leads anywhere.
+"""
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterable
+
+TABLE, COUNTER = "quiltfn", "blocked"
+INTERFACE = "eth0"
+# slirp4netns' own network: the sandbox, its way out, and the addresses that forward DNS.
+ADDRESS_V4, GATEWAY_V4, RESOLVER_V4 = "10.0.2.100", "10.0.2.2", "10.0.2.3"
+ADDRESS_V6, GATEWAY_V6, RESOLVER_V6 = "fd00::100", "fd00::2", "fd00::3"
+RTF_LOCAL, RTF_ANYCAST = 0x8000_0000, 0x0010_0000
+CONNECTIONS_MAX = 256  # of TCP at once
+# New connections, and UDP from or to another port; the kernel remembers each for minutes.
+FLOWS_PER_S, FLOWS_BURST = 200, 500
+
+# The IANA special-purpose registries, those that are globally reachable but reach nobody's server
+# among them, and what clouds answer on beside them.
+DENIED_V4 = (
+    "0.0.0.0/8",  # this network
+    "10.0.0.0/8",
+    "100.64.0.0/10",  # carriers; 100.100.100.200 answers as metadata in one cloud
+    "127.0.0.0/8",
+    "168.63.129.16/32",  # a public address that is the host's agent in one cloud
+    "169.254.0.0/16",  # link-local; 169.254.169.254 is metadata in most clouds
+    "172.16.0.0/12",
+    "192.0.0.0/24",  # protocol assignments; 192.0.0.192 is metadata in one cloud
+    "192.0.2.0/24",  # documentation
+    "192.31.196.0/24",
+    "192.52.193.0/24",
+    "192.88.99.0/24",  # 6to4 relays
+    "192.168.0.0/16",
+    "192.175.48.0/24",
+    "198.18.0.0/15",  # benchmarks
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",  # multicast
+    "240.0.0.0/4",  # reserved, and broadcast
+)
+# All that is not global unicast (2000::/3) goes at once: loopback, IPv4 in IPv6 (::ffff:0:0/96 and
+# NAT64's 64:ff9b::/96), unique local (fd00:ec2::254 is metadata), link-local and multicast.
+DENIED_V6 = (
+    "::/3",
+    "2001::/23",  # protocol assignments, Teredo among them
+    "2001:db8::/32",
+    "2002::/16",  # 6to4 carries IPv4 addresses
+    "2620:4f:8000::/48",
+    "3fff::/20",
+    "4000::/2",
+    "8000::/1",
+)
+
+
+def ruleset(host: Iterable[str], *, resolvers: Iterable[str]) -> str:
+    """What nft is given. `host`: every address of the host; `resolvers`: who may be asked for
+    names, though the address is a denied one.
+
+    A refused attempt fails at once, as ECONNREFUSED or (UDP) EPERM, and is counted. What is neither
+    TCP nor UDP, which a handler has no means to send, is dropped without a word.
+    """
+    own = [ipaddress.ip_network(one) for one in host]
+    denied_v4 = [*DENIED_V4, *(str(one) for one in own if one.version == 4)]
+    denied_v6 = [*DENIED_V6, *(str(one) for one in own if one.version == 6)]
+    names = "".join(
+        f"    {family(one)} daddr {one} meta l4proto {{ tcp, udp }} th dport 53 accept\n"
+        for one in resolvers
+    )
+    flood = f"limit rate over {FLOWS_PER_S}/second burst {FLOWS_BURST} packets"
+    return f"""table inet {TABLE} {{
+  counter {COUNTER} {{
+  }}
+  set denied_v4 {{
+    type ipv4_addr
+    flags interval
+    auto-merge
+    elements = {{ {", ".join(denied_v4)} }}
+  }}
+  set denied_v6 {{
+    type ipv6_addr
+    flags interval
+    auto-merge
+    elements = {{ {", ".join(denied_v6)} }}
+  }}
+  chain refused {{
+    counter name {COUNTER} meta l4proto tcp reject with tcp reset
+    drop
+  }}
+  chain out {{
+    type filter hook output priority 0; policy drop;
+    oif lo accept
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+    meta l4proto != {{ tcp, udp }} drop
+    ct status ! confirmed {flood} goto refused
+{names}    ip daddr @denied_v4 goto refused
+    ip6 daddr @denied_v6 goto refused
+    meta l4proto tcp ct state new ct count over {CONNECTIONS_MAX} goto refused
+    oif {INTERFACE} accept
+  }}
+  chain in {{
+    type filter hook input priority 0; policy drop;
+    iif lo accept
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+    ct state established,related accept
+  }}
+  chain through {{
+    type filter hook forward priority 0; policy drop;
+  }}
+}}
+"""
+
+
+def added(addresses: Iterable[str]) -> str:
+    """What nft is given when the host gets these addresses, too: nothing for what is denied."""
+    text = ""
+    for one in map(ipaddress.ip_network, addresses):
+        ranges = map(ipaddress.ip_network, DENIED_V4 if one.version == 4 else DENIED_V6)
+        if not any(one.network_address in each for each in ranges):
+            text += f"add element inet {TABLE} denied_v{one.version} {{ {one} }}\n"
+    return text
+
+
+def family(address: str) -> str:
+    """The keyword of nft for addresses of that kind."""
+    return "ip" if ipaddress.ip_address(address).version == 4 else "ip6"
+
+
+def host_addresses(fib_trie: str, ipv6_route: str) -> set[str]:
+    """Every address of a host, with /n behind it where it is a whole range (routes of type local).
+
+    Out of /proc/net/fib_trie and /proc/net/ipv6_route. Broadcast and anycast addresses are no less
+    the host's; "everything", which transparent proxies have as a local route, is not its name.
+    """
+    found, last = set(), ""
+    for line in fib_trie.splitlines():
+        words = line.split()
+        if words[:1] == ["|--"]:
+            last = words[1]
+        elif words and words[-1] in ("LOCAL", "BROADCAST") and words[0] != "/0":
+            found.add((last + words[0]).removesuffix("/32"))
+    for line in ipv6_route.splitlines():
+        words = line.split()
+        if int(words[8], 16) & (RTF_LOCAL | RTF_ANYCAST) and words[1] != "00":
+            address = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(words[0]))
+            found.add(f"{address}/{int(words[1], 16)}".removesuffix("/128"))
+    return found
+
+
+def has_v6(ipv6_route: str) -> bool:
+    """Whether IPv6 leads anywhere: /proc/net/ipv6_route has a default route out of the host."""
+    for line in ipv6_route.splitlines():
+        words = line.split()
+        if words[0] == "0" * 32 and words[1] == "00" and words[9] != "lo":
+            return True
+    return False
+
+
+def resolvers_of(resolv_conf: str, *, v6: bool) -> list[str]:
+    """The forwarding addresses for which slirp4netns finds a name server in that file."""
+    kinds = set()
+    for line in resolv_conf.splitlines():
+        words = line.split()
+        if words[:1] == ["nameserver"] and len(words) > 1:
+            try:
+                kinds.add(ipaddress.ip_address(words[1].partition("%")[0]).version)
+            except ValueError:
+                continue
+    found = [RESOLVER_V4] if 4 in kinds else []
+    return [*found, RESOLVER_V6] if v6 and 6 in kinds else found
+
+
+def counted(message: bytes) -> int | None:
+    """The packets in a netlink answer that describes one counter; None if it does not.
+
+    nlmsghdr (16 bytes), nfgenmsg (4), then attributes: NFTA_OBJ_DATA (4) holds NFTA_COUNTER_PACKETS
+    (2), a big-endian number. See linux/netfilter/nf_tables.h.
+    """
+    if len(message) < 20:
+        return None
+    length, kind = struct.unpack_from("=IH", message)
+    if kind & 0xFF == 2 and kind < 0x100:  # NLMSG_ERROR
+        return None
+    data = _attributes(message[20:length]).get(4)
+    packets = _attributes(data or b"").get(2)
+    return None if packets is None else int.from_bytes(packets, "big")
+
+
+def counter_request() -> bytes:
+    """NFT_MSG_GETOBJ for the counter of `ruleset`."""
+    body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
+    body = bytes([1]) + body[1:]  # NFPROTO_INET
+    body += _attribute(1, TABLE.encode() + b"\0") + _attribute(2, COUNTER.encode() + b"\0")
+    body += _attribute(3, struct.pack(">I", 1))  # NFT_OBJECT_COUNTER
+    kind = 10 << 8 | 19  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETOBJ
+    return struct.pack("=IHHII", 16 + len(body), kind, 1, 1, 0) + body  # NLM_F_REQUEST
+
+
+def _attribute(kind: int, content: bytes) -> bytes:
+    padded = content + b"\0" * (-len(content) % 4)
+    return struct.pack("=HH", 4 + len(content), kind) + padded
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found, at = {}, 0
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = data[at + 4 : at + length]
+        at += (length + 3) & ~3
+    return found

@@ -1,0 +1,170 @@
+"""Runtime: what a function's handler is run by, and in which read-only files it finds itself.
+
+A runtime's name may be given to something else later; a version keeps the whole runtime that it was
+made with, so nothing that is done to the name changes what a version runs.
+"""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from quiltfn.model.errors import Unprocessable
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+IMAGE = re.compile(r"[0-9a-f]{64}")
+RESERVED_NAMES = frozenset({"images", "help", "examples", "health"})
+# The server's own, whether this machine has their interpreter or not.
+OWN_NAMES = frozenset({"shell", "python", "node"})
+COMMAND_MAX_BYTES = 4096
+WRITABLE_MAX = 8
+PATH_MAX = 255
+# Of the sandbox's own; a file system laid over one of these would take away what it runs with.
+FIXED_TREES = (
+    "/proc",
+    "/sys",
+    "/dev",
+    "/usr",
+    "/etc",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/tmp",
+    "/app",
+    "/run",
+)
+HANDLERS = {
+    "python": (
+        re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*[:.][^\W\d]\w*(?:\.[^\W\d]\w*)*"),
+        "app:main",
+    ),
+    "node": (re.compile(r"[\w@./-]+?[:.][A-Za-z_$][\w$]*"), "index:handler"),
+}
+
+
+class Kind(StrEnum):
+    """How a handler is run."""
+
+    SHELL = "shell"  # a command line, a new process for each call
+    PYTHON = "python"  # a function of a module, in an interpreter that stays
+    NODE = "node"  # a function that a module exports, likewise
+    CUSTOM = "custom"  # a program of the image that speaks the runner protocol
+
+
+class Network(StrEnum):
+    """What a sandbox may reach."""
+
+    NONE = "none"
+    EGRESS = "egress"  # public addresses, and nothing of the host or of private networks
+
+
+class Isolation(StrEnum):
+    """What stands between a handler and the machine's kernel."""
+
+    CRUN = "crun"
+
+
+class Runtime(msgspec.Struct, frozen=True, kw_only=True):
+    """One revision of a runtime. `created_at` in Unix seconds.
+
+    `image`: the digest (hexadecimal SHA-256) of the files at /app, over the host image; None for
+    the host image alone. `host`: a hash of the packages that the host image was made of then.
+    `command`: the program of a custom runtime and its arguments. `writable_paths`: further places
+    where a handler may write, emptied like /tmp.
+    """
+
+    id: str
+    name: str
+    kind: Kind
+    image: str | None = None
+    host: str = ""
+    command: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+    isolation: Isolation = Isolation.CRUN
+    network: Network = Network.NONE
+    writable_paths: tuple[str, ...] = ()
+    created_at: int = 0
+
+    @property
+    def image_digest(self) -> str:
+        """What the sandbox's files are known by; the host's own can be told but not pinned."""
+        return f"sha256:{self.image}" if self.image else f"host:{self.host or 'unknown'}"
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether a program is started before the call comes, rather than for it."""
+        return self.kind is not Kind.SHELL
+
+    def same_as(self, other: "Runtime") -> bool:
+        """Whether the two differ in nothing that a handler could notice."""
+        return msgspec.structs.replace(
+            other, id=self.id, created_at=self.created_at
+        ) == msgspec.structs.replace(self)
+
+    def check_handler(self, handler: str) -> None:
+        """Raises `Unprocessable` for what this kind of runtime cannot mean by it."""
+        form, example = HANDLERS.get(self.kind, (None, ""))
+        if form is not None and not form.fullmatch(handler):
+            what = f"a module and a function of it, such as {example}, for a {self.kind} runtime"
+            raise Unprocessable.field("handler", what, handler, example)
+
+    def validate(self) -> None:
+        """Raises `Unprocessable` for the first field that is out of its range."""
+        if not NAME.fullmatch(self.name) or self.name in RESERVED_NAMES:
+            expected = (
+                "1 to 64 small letters, digits, dots, dashes or underscores, starting and ending "
+                "with a letter or digit, and none of " + ", ".join(sorted(RESERVED_NAMES))
+            )
+            raise Unprocessable.field("name", expected, self.name, "etl")
+        if self.image is not None and not IMAGE.fullmatch(self.image):
+            raise Unprocessable.field("image", "64 hexadecimal digits, or null", self.image, None)
+        self._check_command()
+        self._check_writable_paths()
+
+    def _check_command(self) -> None:
+        example = ["/app/runner"]
+        if self.kind is not Kind.CUSTOM:
+            if self.command:
+                expected = f"absent: a {self.kind} runtime has a runner of its own"
+                raise Unprocessable.field("command", expected, list(self.command), None)
+            return
+        size = sum(len(part.encode("utf-8", "surrogatepass")) + 1 for part in self.command)
+        if not self.command or not self.command[0].startswith("/"):
+            expected = "the absolute path of a program in the image, and its arguments"
+            raise Unprocessable.field("command", expected, list(self.command), example)
+        if size > COMMAND_MAX_BYTES or any("\0" in part for part in self.command):
+            expected = f"at most {COMMAND_MAX_BYTES} bytes without NUL"
+            raise Unprocessable.field("command", expected, f"{size} bytes", example)
+
+    def _check_writable_paths(self) -> None:
+        if len(self.writable_paths) > WRITABLE_MAX:
+            expected = f"at most {WRITABLE_MAX} paths"
+            raise Unprocessable.field("writable_paths", expected, list(self.writable_paths), [])
+        for path in self.writable_paths:
+            if not is_writable_place(path) or self.writable_paths.count(path) > 1:
+                expected = (
+                    "different absolute, normal paths of letters, digits, dots, dashes and "
+                    f"underscores, outside {', '.join(FIXED_TREES)}, and none within another"
+                )
+                raise Unprocessable.field("writable_paths", expected, path, "/data")
+        for path in self.writable_paths:
+            if any(path.startswith(other + "/") for other in self.writable_paths):
+                raise Unprocessable.field("writable_paths", "none within another", path, "/data")
+
+
+def is_writable_place(path: str) -> bool:
+    """Whether a file system may be laid there without taking anything away."""
+    if not re.fullmatch(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}){1,4}", path):
+        return False
+    trees = (*FIXED_TREES, "/lib32", "/lib64", "/libx32")
+    return not any(path == tree or path.startswith(tree + "/") for tree in trees)
+
+
+SHELL = Runtime(id="shell", name="shell", kind=Kind.SHELL)
+
+
+def built_in(interpreters: Mapping[str, str], host: str) -> dict[str, Runtime]:
+    """The runtimes that need nothing but the host image; `interpreters`: what of them it has."""
+    kinds = [Kind.SHELL, *(kind for kind in (Kind.PYTHON, Kind.NODE) if kind in interpreters)]
+    return {kind: Runtime(id=kind, name=kind, kind=kind, host=host) for kind in kinds}

@@ -1,0 +1,369 @@
+"""What a Node handler is given, what becomes of what it does, and how its ends are told apart."""
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e import runtime_box
+from e2e.runtime_box import node
+from e2e.server import Server
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.skipif(not Path("/usr/bin/node").exists(), reason="needs /usr/bin/node"),
+]
+KEEP = pytest.mark.parametrize("cleanup", [True, False], ids=["once", "keeps"])
+MIB = 1024 * 1024
+
+
+def answer(record: dict[str, Any]) -> Any:
+    assert record["status"] == "success", record
+    return json.loads(record["stdout"])
+
+
+def body(source: str) -> str:
+    """A CommonJS handler of these statements."""
+    return f"exports.handler = (event, context) => {{ {source} }};\n"
+
+
+@KEEP
+def test_event_and_context(shared: Server, cleanup: bool) -> None:
+    source = """
+    exports.handler = async (event, context) => [
+        event, context.invocationId, context.functionName, context.functionVersion,
+        context.remainingMs() > 0 && context.getRemainingTimeInMillis() <= 30000,
+        context.awsRequestId === process.env.QUILT_INVOCATION_ID, context.traceparent,
+        process.env.MINE, process.env.CALLS ?? null, process.cwd(),
+    ];
+    """
+    function = node(shared, source, environment={"MINE": "v"}, cleanup_on_exit=cleanup)
+    record = function.invoke('{"a": [1, null]}', environment={"CALLS": "c", "MINE": "other"})
+    event, number, name, version, *rest = answer(record)
+    assert event == {"a": [1, None]}
+    assert (number, name, version) == (record["invocation_id"], record["function_name"], "1")
+    assert rest == [True, True, None, "other", "c", "/app"]
+    assert answer(function.invoke("plain text"))[0] == "plain text"
+    assert answer(function.invoke("[1"))[0] == "[1"
+    assert answer(function.invoke())[0] is None
+    # What one call was given is not another's.
+    assert answer(function.invoke())[7:9] == ["v", None]
+
+
+@pytest.mark.parametrize(
+    ("statements", "stdout"),
+    [
+        ("return 'text as it is é'", "text as it is é"),
+        ("return Buffer.from([0x61, 0xff])", "a�"),
+        ("return Uint8Array.from([0x62])", "b"),
+        ("return null", "null"),
+        ("return undefined", "null"),
+        ("return {é: [1, 2.5, true]}", '{"é":[1,2.5,true]}'),
+        ("return Promise.resolve([1, 'a'])", '[1,"a"]'),
+        (
+            "return (function* () { yield 'a'; yield Buffer.from('b'); yield {c: 1} })()",
+            'ab{"c":1}\n',
+        ),
+        ("return (async function* () { yield 'a'; yield 2 })()", "a2\n"),
+        ("return require('stream').Readable.from(['p', 'q'])", "pq"),
+    ],
+)
+@KEEP
+def test_what_is_returned_is_the_output(
+    shared: Server, statements: str, stdout: str, cleanup: bool
+) -> None:
+    record = node(shared, body(statements), cleanup_on_exit=cleanup).invoke()
+    assert (record["status"], record["stdout"], record["stderr"]) == ("success", stdout, "")
+
+
+@KEEP
+def test_callbacks_are_answers_too(shared: Server, cleanup: bool) -> None:
+    source = """
+    exports.handler = (event, context, callback) => {
+        if (event === 'now') return callback(null, 'now');
+        if (event === 'fail') return setTimeout(() => callback(new Error('told')), 1);
+        return setTimeout(() => callback(null, { later: event }), 1);
+    };
+    """
+    function = node(shared, source, cleanup_on_exit=cleanup)
+    assert answer(function.invoke("x")) == {"later": "x"}
+    assert function.invoke("now")["stdout"] == "now"
+    failed = function.invoke("fail")
+    assert (failed["status"], failed["exit_code"], failed["stdout"]) == ("failed", 1, "")
+    assert failed["stderr"].startswith("Error: told\n    at Timeout._onTimeout (/app/mod.js:4:")
+
+
+WAYS: list[tuple[str, dict[str, str | bytes]]] = [
+    ("index.handler", {"index.js": "exports.handler = () => 'ok'"}),
+    ("lib/index:handler", {"lib/index.js": "exports.handler = () => 'ok'"}),
+    ("pkg/sub:handler", {"pkg/sub/index.js": "module.exports = { handler() { return 'ok' } }"}),
+    ("index:handler", {"index.cjs": "exports.handler = () => 'ok'"}),
+    ("index:handler", {"index.mjs": "export const handler = async () => 'ok'"}),
+    ("index:handler", {"index.mjs": "export default { handler: () => 'ok' }"}),
+    (
+        "index:handler",
+        {
+            "package.json": '{"type": "module"}',
+            "index.js": "export function handler() { return 'ok' }",
+        },
+    ),
+    (
+        "index:handler",
+        {"index.mjs": "const ok = await Promise.resolve('ok'); export const handler = () => ok"},
+    ),
+    ("tool:handler", {"node_modules/tool/index.js": "exports.handler = () => 'ok'"}),
+    (
+        "tool/deep:handler",
+        {
+            "node_modules/tool/package.json": '{"exports": {"./deep": {"import": "./d.mjs"}}}',
+            "node_modules/tool/d.mjs": "export const handler = () => 'ok'",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "files"), WAYS)
+def test_ways_to_write_and_name_a_handler(
+    shared: Server, name: str, files: dict[str, str | bytes]
+) -> None:
+    runtime = runtime_box.add(shared, "node", files)
+    assert shared.deploy(name, runtime=runtime).invoke()["stdout"] == "ok"
+
+
+def test_a_function_of_node_itself_is_a_handler(shared: Server) -> None:
+    assert shared.run("path:basename", "/a/b.c", runtime="node")["stdout"] == "b.c"
+    assert shared.run("util.inspect", '{"a": 1}', runtime="node")["stdout"] == "{ a: 1 }"
+
+
+@KEEP
+def test_what_is_printed_is_errors_output_in_order(shared: Server, cleanup: bool) -> None:
+    source = """
+    console.log('at import');
+    exports.handler = () => {
+        console.log('one %d', 1);
+        console.error('two');
+        process.stdout.write('three\\n');
+        process.stderr.write(Buffer.from('four\\n'));
+        require('fs').writeSync(1, 'five\\n');
+        require('child_process').execSync('echo six; echo seven >&2', { stdio: 'inherit' });
+        console.warn('eight');
+        return 'answer';
+    };
+    """
+    function = node(shared, source, cleanup_on_exit=cleanup)
+    record = function.invoke()
+    assert record["stdout"] == "answer"
+    assert record["stderr"] == "at import\none 1\ntwo\nthree\nfour\nfive\nsix\nseven\neight\n"
+
+
+@KEEP
+def test_a_stack_is_of_the_handler_alone(shared: Server, cleanup: bool) -> None:
+    source = """
+    const inner = () => { throw Object.assign(new TypeError('bad luck'), { code: 'E' }); };
+    exports.handler = (event) => inner();
+    """
+    record = node(shared, source, cleanup_on_exit=cleanup).invoke()
+    assert (record["status"], record["exit_code"], record["stdout"]) == ("failed", 1, "")
+    first, *frames, code, end = record["stderr"].rstrip("\n").split("\n")
+    assert first == "TypeError: bad luck"
+    assert [frame.split()[1] for frame in frames] == ["inner", "exports.handler"]
+    assert (code, end) == ("  code: 'E'", "}")
+
+
+ENDS = [
+    ("process.exit(3)", "failed", 3, ""),
+    ("process.exit()", "success", 0, ""),
+    ("process.exitCode = 4", "failed", 4, ""),
+    ("process.abort()", "failed", 134, ""),
+    ("process.kill(process.pid, 'SIGTERM'); return new Promise(() => {})", "failed", 143, ""),
+    ("throw 'text'", "failed", 1, "Uncaught 'text'"),
+    ("throw null", "failed", 1, "Uncaught null"),
+    ("return new Promise(() => {})", "failed", 1, "waits for something that cannot happen"),
+    ("Promise.reject(new Error('lost')); return 1", "failed", 1, "Error: lost\n    at exports"),
+    (
+        "setTimeout(() => { throw new Error('late') }, 1); return new Promise(() => {})",
+        "failed",
+        1,
+        "Error: late\n    at Timeout",
+    ),
+    ("const a = {}; a.a = a; return a", "failed", 1, "JSON cannot say what the handler returned"),
+    ("return 1n", "failed", 1, "JSON cannot say what the handler returned"),
+    ("return () => 1", "failed", 1, "JSON cannot say a function"),
+    ("for (;;);", "timeout", None, ""),
+    ("return new Promise((done) => setTimeout(done, 60000))", "timeout", None, ""),
+    ("const all = []; for (;;) all.push(Buffer.alloc(1 << 20, 1))", "oom", 137, ""),
+]
+
+
+@pytest.mark.parametrize(("statements", "status", "code", "told"), ENDS)
+@KEEP
+def test_ends_are_told_apart_and_the_next_call_succeeds(
+    shared: Server, statements: str, status: str, code: int | None, told: str, cleanup: bool
+) -> None:
+    source = body(f"if (event === 'fine') return 'fine'; {statements}")
+    function = node(shared, source, cleanup_on_exit=cleanup, timeout_seconds=2)
+    began = time.monotonic()
+    record = function.invoke("now")
+    assert (record["status"], record["exit_code"]) == (status, code), record
+    assert told in record["stderr"]
+    if "abort" not in statements:  # then Node prints a stack in a hurry
+        assert ".runners" not in record["stderr"]
+        assert "node:internal" not in record["stderr"]
+    assert time.monotonic() - began < 3.5
+    assert function.invoke("fine")["stdout"] == "fine"
+
+
+def test_what_one_call_sets_for_its_end_does_not_end_the_next(shared: Server) -> None:
+    source = body("if (event) { process.exitCode = 4; throw new Error('no') } return 'fine'")
+    function = node(shared, source, cleanup_on_exit=False)
+    assert function.invoke("x")["exit_code"] == 1
+    record = function.invoke()
+    assert (record["status"], record["stdout"], record["cold_start"]) == ("success", "fine", False)
+
+
+def test_a_handler_may_deal_with_stray_errors_itself(shared: Server) -> None:
+    source = """
+    process.on('unhandledRejection', (error) => console.log(`heard ${error.message}`));
+    exports.handler = () => { Promise.reject(new Error('lost')); return 'fine'; };
+    """
+    record = node(shared, source).invoke()
+    assert (record["status"], record["stdout"], record["stderr"]) == (
+        "success",
+        "fine",
+        "heard lost\n",
+    )
+
+
+def test_globals_survive_only_where_that_was_asked_for(shared: Server) -> None:
+    source = """
+    let count = 0;
+    const fs = require('fs');
+    exports.handler = () => {
+        const found = fs.existsSync('/tmp/x');
+        fs.writeFileSync('/tmp/x', '');
+        return [++count, found];
+    };
+    """
+    once, keeps = node(shared, source), node(shared, source, cleanup_on_exit=False)
+    assert [answer(once.invoke()) for _ in range(3)] == [[1, False]] * 3
+    assert [answer(keeps.invoke()) for _ in range(3)] == [[1, False], [2, True], [3, True]]
+    assert keeps.invoke()["cold_start"] is False
+
+
+@KEEP
+def test_children_do_not_outlive_their_call(shared: Server, cleanup: bool) -> None:
+    source = """
+    const { spawn } = require('child_process');
+    const { Worker } = require('worker_threads');
+    exports.handler = async (event) => {
+        if (event === 'worker') {
+            const code = "require('child_process').spawn('sleep', ['776']).on('spawn', " +
+                "() => require('worker_threads').parentPort.postMessage(1))";
+            const worker = new Worker(code, { eval: true });
+            return new Promise((done) => worker.on('message', () => done('left')));
+        }
+        spawn('sleep', ['777'], { stdio: 'inherit' });
+        spawn('sh', ['-c', 'setsid sleep 778 & sleep 779'], { detached: true }).unref();
+        return 'left';
+    };
+    """
+    function = node(shared, source, cleanup_on_exit=cleanup)
+    for payload in ("plain", "worker", "plain", "plain"):
+        assert function.invoke(payload)["stdout"] == "left"
+        assert not shared.named("sleep")
+
+
+@KEEP
+def test_large_payloads_and_answers(shared: Server, cleanup: bool) -> None:
+    echo = node(shared, body("return event"), cleanup_on_exit=cleanup)
+    payload = "x" * (MIB - 1)
+    assert echo.invoke(payload)["stdout"] == payload
+    length = node(shared, body("return String(event.length)"), cleanup_on_exit=cleanup)
+    assert length.invoke("y" * (5 * MIB))["stdout"] == str(5 * MIB)
+    assert length.invoke("y" * (6 * MIB))["stdout"] == str(6 * MIB)
+    cut = node(shared, body("return 'z'.repeat(5 << 20)"), cleanup_on_exit=cleanup).invoke()
+    assert cut["status"] == "success"
+    assert cut["stdout"][MIB:] == f"\n[quiltfn dropped {4 * MIB} more bytes]\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "told"),
+    [
+        (
+            "mod.js",
+            "require('nosuchmodule')",
+            "importing mod failed: Error: Cannot find module 'no",
+        ),
+        (
+            "mod.mjs",
+            "import 'nosuchmodule'",
+            "importing mod failed: Error: Cannot find package 'no",
+        ),
+        ("mod.js", "null.x", "importing mod failed: TypeError: Cannot read properties of null"),
+        ("mod.js", "\nthrow new Error('at\\nonce')", "failed: Error: at once (/app/mod.js:2)"),
+        ("mod.js", "const x =\n;", "failed: SyntaxError: Unexpected token ';' (/app/mod.js:2)"),
+        ("mod.mjs", "const x =\n;", "failed: SyntaxError: Unexpected token ';' (/app/mod.mjs:2)"),
+        (
+            "mod.js",
+            "exports.other = () => 1",
+            "mod has no handler; the functions that it exports: other",
+        ),
+        ("mod.mjs", "export const a = () => 1, b = 2", "the functions that it exports: a"),
+        ("mod.js", "exports.handler = 3", "mod:handler is of type number, not a function"),
+        ("mod.js", "process.exit(1)", "importing mod ended the process (process.exit)"),
+        ("mod.js", "process.abort()", "was killed by signal 6 before it was ready"),
+        ("mod.mjs", "await new Promise(() => {})", "importing mod waits for something that cannot"),
+        (
+            "mod.js",
+            "Promise.reject(new Error('adrift')); exports.handler = () => 1",
+            "importing mod failed: Error: adrift (/app/mod.js:1)",
+        ),
+        ("other.js", "", "there is no module mod in /app"),
+        (
+            "node_modules/mod/index.js",
+            "require('gone')",
+            "failed: Error: Cannot find module 'gone'",
+        ),
+    ],
+)
+def test_what_cannot_run_shows_at_deploy(shared: Server, name: str, source: str, told: str) -> None:
+    runtime = runtime_box.add(shared, "node", {name: source})
+    state = shared.create("mod:handler", runtime=runtime).deploy()
+    assert state["state"] == "error"
+    assert told in state["error_message"]
+
+
+def test_a_package_of_the_registry_runs_as_it_is(shared: Server, tmp_path: Path) -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("needs npm")
+    package = {"name": "wanted", "version": "1.0.0", "dependencies": {"ms": "2.1.3"}}
+    (tmp_path / "package.json").write_text(json.dumps(package))
+    install = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"]
+    done = subprocess.run(
+        [*install, f"--cache={tmp_path / '.cache'}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.skip(f"npm could not install from its registry: {done.stderr[-300:]}")
+    (tmp_path / "index.js").write_text(
+        "const ms = require('ms'); exports.handler = (event) => [ms(event), ms(60000)];\n"
+    )
+    shutil.rmtree(tmp_path / ".cache", ignore_errors=True)
+    files: dict[str, str | bytes] = {
+        str(path.relative_to(tmp_path)): path.read_bytes()
+        for path in tmp_path.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+    runtime = runtime_box.add(shared, "node", files)
+    function = shared.deploy("index.handler", runtime=runtime)
+    assert answer(function.invoke("2 days")) == [172_800_000, "1m"]
+    assert answer(shared.deploy("ms:default", runtime=runtime).invoke("1h")) == 3_600_000

@@ -1,0 +1,283 @@
+"""What a Python handler is given, what becomes of what it does, and how its ends are told apart."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from e2e import runtime_box
+from e2e.runtime_box import python
+from e2e.server import Server, until
+
+pytestmark = pytest.mark.sandbox
+KEEP = pytest.mark.parametrize("cleanup", [True, False], ids=["forks", "keeps"])
+
+
+def answer(record: dict[str, Any]) -> Any:
+    assert record["status"] == "success", record
+    return json.loads(record["stdout"])
+
+
+@KEEP
+def test_event_and_context(shared: Server, cleanup: bool) -> None:
+    source = """
+    import os
+    def handler(event, context):
+        return [event, context.invocation_id, context.function_name, context.function_version,
+                0 < context.remaining_ms() <= 30_000, context.traceparent,
+                os.environ["QUILT_INVOCATION_ID"], os.environ["MINE"], os.environ.get("CALLS"),
+                os.getcwd()]
+    """
+    function = python(shared, source, environment={"MINE": "v"}, cleanup_on_exit=cleanup)
+    record = function.invoke('{"a": [1, null]}', environment={"CALLS": "c"})
+    event, number, name, version, *rest = answer(record)
+    assert event == {"a": [1, None]}
+    assert (number, name, version) == (record["invocation_id"], record["function_name"], "1")
+    assert rest == [True, None, number, "v", "c", "/app"]
+    assert answer(function.invoke("plain text"))[0] == "plain text"
+    assert answer(function.invoke())[0] is None
+    assert answer(function.invoke())[8] is None  # what one call was given is not another's
+
+
+@pytest.mark.parametrize(
+    ("body", "stdout"),
+    [
+        ("return 'text as it is é'", "text as it is é"),
+        ("return b'bytes \\xff'", "bytes �"),
+        ("return None", "null"),
+        ("return {'é': [1, 2.5, True]}", '{"é": [1, 2.5, true]}'),
+        ("return [1, 'a']", '[1, "a"]'),
+        ("yield 'a'; yield b'b'; yield {'c': 1}", 'ab{"c": 1}\n'),
+        ("return (x for x in ('p', 'q'))", "pq"),
+    ],
+)
+@KEEP
+def test_what_is_returned_is_the_output(
+    shared: Server, body: str, stdout: str, cleanup: bool
+) -> None:
+    source = f"def handler(event, context):\n    {body}\n"
+    record = python(shared, source, cleanup_on_exit=cleanup).invoke()
+    assert (record["status"], record["stdout"], record["stderr"]) == ("success", stdout, "")
+
+
+@KEEP
+def test_asynchronous_handlers(shared: Server, cleanup: bool) -> None:
+    source = """
+    import asyncio
+    async def handler(event, context):
+        if event == "generate":
+            return stream()
+        await asyncio.sleep(0.01)
+        return {"slept": True}
+    async def stream():
+        for part in ("a", {"b": 1}):
+            await asyncio.sleep(0)
+            yield part
+    """
+    function = python(shared, source, cleanup_on_exit=cleanup)
+    assert answer(function.invoke()) == {"slept": True}
+    assert function.invoke("generate")["stdout"] == 'a{"b": 1}\n'
+    assert answer(function.invoke()) == {"slept": True}
+
+
+def test_an_asynchronous_generator_is_a_handler(shared: Server) -> None:
+    source = "async def handler(event):\n    yield 'x'\n    yield 1\n"
+    assert python(shared, source).invoke()["stdout"] == "x1\n"
+
+
+@pytest.mark.parametrize("arguments", ["", "event", "event, context", "*a", "event, c=None"])
+def test_a_handler_takes_as_much_as_it_wants(shared: Server, arguments: str) -> None:
+    source = f"def handler({arguments}):\n    return sorted(locals())\n"
+    assert python(shared, source).invoke()["status"] == "success"
+
+
+@pytest.mark.parametrize(
+    "name", ["mod:handler", "mod.handler", "mod:Class.method", "mod:instance", "pack.sub:handler"]
+)
+def test_ways_to_name_a_handler(shared: Server, name: str) -> None:
+    source = """
+    def handler(event): return "ok"
+    class Class:
+        @staticmethod
+        def method(event, context): return "ok"
+        def __call__(self, event): return "ok"
+    instance = Class()
+    """
+    files = {"mod.py": source, "pack/__init__.py": "", "pack/sub.py": source}
+    runtime = runtime_box.add(shared, "python", files)
+    assert shared.deploy(name, runtime=runtime).invoke()["stdout"] == "ok"
+
+
+@KEEP
+def test_prints_and_logging_are_errors_output_in_order(shared: Server, cleanup: bool) -> None:
+    source = """
+    import logging, os, sys
+    print("at import")
+    def handler(event):
+        print("one")
+        sys.stderr.write("two\\n")
+        logging.warning("three")
+        os.write(1, b"four\\n")
+        os.system("echo five; echo six >&2")
+        print("seven", file=sys.stdout, end="")
+        return "answer"
+    """
+    function = python(shared, source, cleanup_on_exit=cleanup)
+    record = function.invoke()
+    assert record["stdout"] == "answer"
+    lines = "one\ntwo\nWARNING:root:three\nfour\nfive\nsix\nseven"
+    assert (
+        record["stderr"].replace("WARNING:root:", "").replace("three", "WARNING:root:three")
+        == "at import\n" + lines
+    )
+    again = function.invoke()["stderr"]
+    assert "at import" not in again
+
+
+@KEEP
+def test_a_traceback_is_of_the_handler_alone(shared: Server, cleanup: bool) -> None:
+    source = """
+    def inner():
+        raise ValueError("bad luck")
+    def handler(event):
+        try:
+            inner()
+        except ValueError as error:
+            raise KeyError("worse") from error
+    """
+    record = python(shared, source, cleanup_on_exit=cleanup).invoke()
+    assert (record["status"], record["exit_code"], record["stdout"]) == ("failed", 1, "")
+    trace = record["stderr"]
+    assert trace.startswith("Traceback (most recent call last):\n")
+    assert trace.endswith("KeyError: 'worse'\n")
+    assert "ValueError: bad luck" in trace
+    assert '"/app/mod.py", line 3, in inner' in trace
+    assert ".runners" not in trace
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ("import sys; sys.exit(3)", "failed", 3),
+        ("import sys; sys.exit()", "success", 0),
+        ("import sys; sys.exit('told')", "failed", 1),
+        ("import os; os._exit(4)", "failed", 4),
+        ("import os; os.abort()", "failed", 134),
+        ("import ctypes; ctypes.string_at(1)", "failed", 139),
+        ("return object()", "failed", 1),
+        ("return {1: {2}}", "failed", 1),
+        ("raise KeyboardInterrupt", "failed", 1),
+        ("while True: pass", "timeout", None),
+        ("import time; time.sleep(60)", "timeout", None),
+        ("x = [bytearray(1 << 20) for _ in range(400)]", "oom", 137),
+    ],
+)
+@KEEP
+def test_ends_are_told_apart_and_the_next_call_succeeds(
+    shared: Server, body: str, status: str, code: int | None, cleanup: bool
+) -> None:
+    source = f"def handler(event):\n    if event == 'fine': return 'fine'\n    {body}\n"
+    function = python(shared, source, cleanup_on_exit=cleanup, timeout_seconds=2)
+    began = time.monotonic()
+    record = function.invoke("now")
+    assert (record["status"], record["exit_code"]) == (status, code), record
+    assert time.monotonic() - began < 3.5
+    assert function.invoke("fine")["stdout"] == "fine"
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("import nosuchmodule", "importing mod failed: ModuleNotFoundError: No module named"),
+        ("1 / 0", "importing mod failed: ZeroDivisionError"),
+        ("def other(): pass", "module mod has no 'handler'"),
+        ("handler = 3", "mod:handler is a int, not a function"),
+        ("def handler(:", "importing mod failed: SyntaxError"),
+        ("import sys; sys.exit(1)", "importing mod ended the process"),
+        ("import os; os._exit(5)", "ended with status 5 before it was ready"),
+        ("import os; os.abort()", "was killed by signal 6 before it was ready"),
+    ],
+)
+def test_what_cannot_run_shows_at_deploy(shared: Server, source: str, told: str) -> None:
+    runtime = runtime_box.add(shared, "python", {"mod.py": source})
+    function = shared.create("mod:handler", runtime=runtime)
+    state = function.deploy()
+    assert state["state"] == "error"
+    assert told in state["error_message"]
+
+
+def test_a_module_that_is_not_there_is_named(shared: Server) -> None:
+    runtime = runtime_box.add(shared, "python", {"other.py": ""})
+    state = shared.create("mod:handler", runtime=runtime).deploy()
+    assert state["error_message"].endswith("there is no module 'mod' in /app")
+
+
+def test_the_handler_sees_its_packages_before_the_hosts(shared: Server) -> None:
+    files = {
+        "mod.py": "import json, six\ndef handler(): return [six.WHO, json.__name__]\n",
+        "site-packages/six.py": "WHO = 'ours'\n",
+    }
+    runtime = runtime_box.add(shared, "python", files)
+    assert answer(shared.deploy("mod:handler", runtime=runtime).invoke()) == ["ours", "json"]
+
+
+def test_files_of_the_image_can_be_read_and_not_changed(shared: Server) -> None:
+    source = """
+    import os
+    def handler():
+        told = [open("data/x.txt").read()]
+        for path in ("data/x.txt", "new", "/app/data/y"):
+            try:
+                open(path, "w")
+                told.append(path)
+            except OSError as error:
+                told.append(error.errno)
+        return told
+    """
+    runtime = runtime_box.add(shared, "python", {"mod.py": source, "data/x.txt": "content"})
+    assert answer(shared.deploy("mod:handler", runtime=runtime).invoke()) == ["content", 30, 30, 30]
+
+
+def test_a_runtime_may_have_places_to_write_that_are_emptied(shared: Server) -> None:
+    source = """
+    import os
+    def handler(event):
+        found = os.listdir("/data") + os.listdir("/var/cache/tool")
+        open("/data/x", "w").write("x")
+        open("/var/cache/tool/y", "w").write("x")
+        return found
+    """
+    for cleanup, expected in ((True, []), (False, ["x", "y"])):
+        runtime = runtime_box.add(
+            shared, "python", {"mod.py": source}, writable_paths=["/data", "/var/cache/tool"]
+        )
+        function = shared.deploy("mod:handler", runtime=runtime, cleanup_on_exit=cleanup)
+        assert answer(function.invoke()) == []
+        assert answer(function.invoke()) == expected
+
+
+def test_large_payloads_and_answers(shared: Server) -> None:
+    function = python(shared, "def handler(event): return event")
+    payload = "x" * (1024 * 1024 - 1)
+    assert function.invoke(payload)["stdout"] == payload
+    big = python(shared, "def handler(event): return str(len(event))")
+    assert big.invoke("y" * (6 * 1024 * 1024))["stdout"] == str(6 * 1024 * 1024)
+    cut = python(shared, "def handler(): return 'z' * 3_000_000").invoke()["stdout"]
+    assert "dropped" in cut[-60:]
+
+
+def test_threads_at_import_are_noticed_and_told(server: Server) -> None:
+    source = """
+    import os, threading, time
+    threading.Thread(target=time.sleep, args=(60,), daemon=True, name="ticker").start()
+    state = []
+    def handler():
+        state.append(1)
+        return [os.getpid(), len(state)]
+    """
+    function = python(server, source)
+    calls = [answer(function.invoke()) for _ in range(3)]
+    assert [count for _, count in calls] == [1, 1, 1]
+    assert len({pid for pid, _ in calls}) == 3
+    until(lambda: "ticker" in server.log.read_text())

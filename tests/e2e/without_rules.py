@@ -1,0 +1,36 @@
+"""Negative control: `quiltfn serve` whose sandboxes' networks count, and refuse nothing.
+
+With `trusting` it also believes that they do, with `examining` it has to notice; with `missing`
+there are rules, and no slirp4netns.
+"""
+
+import sys
+from collections.abc import Iterable
+
+from quiltfn.launcher import egress, egress_rules
+from quiltfn.operator import serve
+
+OPEN = """table inet quiltfn {
+  counter blocked {
+  }
+}
+"""
+
+
+def no_rules(_host: Iterable[str], *, resolvers: Iterable[str]) -> str:
+    del resolvers
+    return OPEN
+
+
+def trusting(_egress: egress.Egress, _uplink: egress.Uplink) -> str:
+    return "nothing was examined"
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "missing":
+        egress.SLIRP = "/usr/bin/no-slirp4netns"
+    else:
+        egress_rules.ruleset = no_rules  # type: ignore[assignment]
+    if sys.argv[1] == "trusting":
+        egress.Egress.examine = trusting  # type: ignore[method-assign]
+    sys.exit(serve.main(sys.argv[3:]))

@@ -1,0 +1,429 @@
+"""The guest with programs that stay between calls: well-behaved, broken and hostile ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from quiltfn.guest.wire import (
+    KEEP_STATE,
+    KEEP_TMP,
+    RESIDENT,
+    STREAM_MAX,
+    End,
+    How,
+    Specialised,
+)
+from sandbox.guest_box import SANITIZER_EXIT, Answer, Box, build_guest
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to map a range of user ids"),
+]
+
+RUNNER = Path(__file__).parents[2] / "src/quiltfn/guest/runners/python.py"
+# The smallest runner: MODE once ready, then what DO says with each call's number.
+SMALL = """
+import os, sys, time, signal
+control = open(3, "r+b", buffering=0)
+def say(line): control.write(line.encode() + b"\\n")
+def hear():
+    head = control.read(64)
+    assert len(head) == 64 and head.endswith(b"\\n")
+    _, number, _, which, variables, payload = head.decode().split()
+    need, rest = int(variables) + max(0, int(payload)), b""
+    while len(rest) < need: rest += control.read(need - len(rest))
+    return number, which, rest[:int(variables)], rest[int(variables):]
+"""
+
+
+@pytest.fixture(scope="module", params=["shipped", "sanitized"])
+def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp(request.param) / "guest"
+    return build_guest(target, sanitized=request.param == "sanitized")
+
+
+@pytest.fixture
+def box(guest: Path) -> Iterator[Box]:
+    with Box(guest) as one:
+        yield one
+        assert one.close() != SANITIZER_EXIT
+
+
+def small(box: Box, script: str, *, keep: bool = False) -> Specialised:
+    argv = ["/usr/bin/python3", "-I", "-S", "-c", SMALL + script]
+    return box.specialise(argv, flags=RESIDENT | keep * (KEEP_STATE | KEEP_TMP))
+
+
+ECHO = """
+say("ready {mode}")
+while True:
+    number, which, variables, payload = hear()
+    print(os.getpid(), which, payload.decode(), variables.decode().replace(chr(0), ";"), flush=True)
+    print("told", file=sys.stderr, flush=True)
+    say(f"done {{number}} exited 0")
+"""
+
+
+def words(answer: Answer) -> list[str]:
+    assert answer.end is not None
+    assert (answer.end.how, answer.end.code) == (How.EXITED, 0)
+    return answer.stdout.decode().split()
+
+
+def end_of(box: Box) -> End:
+    """How the call ended, whatever it wrote."""
+    while True:
+        event = box.next()
+        if isinstance(event, End):
+            return event
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_runner_is_told_of_a_call_and_its_answer_comes_back(box: Box, keep: bool) -> None:
+    assert small(box, ECHO.format(mode="keep"), keep=keep) == Specialised(0, "keep")
+    answer = box.call({"A": "1", "B": "x y"}, b"hello")
+    assert words(answer)[1:] == ["add", "hello", "A=1;B=x", "y;"]
+    assert answer.stderr == b"told\n"
+    assert words(box.call(env_replaces=True))[1:] == ["all"]
+
+
+def test_state_that_may_be_kept_is_kept_in_one_process(box: Box) -> None:
+    small(box, ECHO.format(mode="keep"), keep=True)
+    assert len({words(box.call())[0] for _ in range(5)}) == 1
+
+
+@pytest.mark.parametrize("mode", ["keep", "once"])
+def test_state_that_may_not_be_kept_costs_a_process_each_call(box: Box, mode: str) -> None:
+    small(box, ECHO.format(mode=mode), keep=False)
+    assert len({words(box.call())[0] for _ in range(5)}) == 5
+    assert len(box.processes()) == 2  # the guest and the next runner
+
+
+def test_the_next_runner_is_ready_before_the_sandbox_is_clean(box: Box) -> None:
+    small(box, "time.sleep(0.3)\n" + ECHO.format(mode="once"))
+    answer = box.call()
+    assert answer.end is not None
+    began = time.monotonic()
+    words(box.call())  # CLEAN of the first came when the second had been started
+    assert time.monotonic() - began > 0.25  # its own CLEAN, for the third
+    assert answer.seconds < 0.25  # but END did not wait
+
+
+def test_what_a_runner_says_before_it_is_ready_opens_the_first_calls_log(box: Box) -> None:
+    script = "print('out'); sys.stdout.flush(); print('import', file=sys.stderr, flush=True)\n"
+    small(box, script + ECHO.format(mode="keep"), keep=True)
+    assert sorted(box.call().stderr.split()) == [b"import", b"out", b"told"]
+    assert box.call().stderr == b"told\n"
+
+
+def test_a_flood_before_it_is_ready_is_cut_and_does_not_hold_it_up(box: Box) -> None:
+    script = "os.write(2, b'x' * (1 << 20))\n"
+    assert small(box, script + ECHO.format(mode="keep"), keep=True).errno == 0
+    assert len(box.call().stderr) == 16 * 1024 + len(b"told\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        ("say('refused it has no handler')", "it has no handler"),
+        ("sys.exit(7)", "the runtime's program ended with status 7 before it was ready"),
+        ("os.kill(os.getpid(), 11)", "the runtime's program was killed by signal 11"),
+        ("raise ValueError('no luck')", "ValueError: no luck"),
+    ],
+)
+def test_a_runner_that_cannot_start_says_why(box: Box, script: str, text: str) -> None:
+    answer = small(box, script)
+    assert answer.errno != 0
+    assert text in answer.text
+    assert box.wait() == 0
+
+
+def test_a_program_that_is_missing_is_named(box: Box) -> None:
+    answer = box.specialise(["/nope/runner"], flags=RESIDENT)
+    assert "could not execute /nope/runner: No such file or directory" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("script", "how", "code"),
+    [
+        ("say(f'done {hear()[0]} exited 3')", How.EXITED, 3),
+        ("say(f'done {hear()[0]} killed 9')", How.KILLED, 9),
+        ("hear(); os._exit(4)", How.EXITED, 4),
+        ("hear(); os.kill(os.getpid(), 11)", How.KILLED, 11),
+    ],
+)
+def test_how_a_call_ends(box: Box, script: str, how: How, code: int) -> None:
+    small(box, f"say('ready keep')\n{script}\ntime.sleep(9)", keep=True)
+    box.send_call()
+    end = end_of(box)
+    assert (end.how, end.code) == (how, code)
+
+
+def test_a_runner_that_was_to_stay_and_ended_takes_the_sandbox_with_it(box: Box) -> None:
+    small(box, "say('ready keep'); hear(); os._exit(4)", keep=True)
+    box.send_call()
+    assert end_of(box).how is How.EXITED
+    assert box.wait() == 0
+
+
+def test_a_runner_that_does_not_answer_runs_into_the_deadline(box: Box) -> None:
+    small(box, "say('ready keep'); hear(); time.sleep(60)", keep=True)
+    began = time.monotonic()
+    box.send_call(timeout_ms=300)
+    assert end_of(box).how is How.DEADLINE
+    assert 0.25 < time.monotonic() - began < 1.5
+    assert box.wait() == 0
+    assert box.processes() == []
+
+
+def test_a_runner_that_does_not_read_a_large_payload_holds_up_its_own_call_only(box: Box) -> None:
+    small(box, "say('ready keep'); time.sleep(60)", keep=True)
+    box.send_call(payload=b"p" * (6 << 20), timeout_ms=300)
+    assert end_of(box).how is How.DEADLINE
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 6 << 20])
+def test_payloads_of_every_size_arrive_whole(box: Box, size: int) -> None:
+    script = """
+say("ready keep")
+import zlib
+while True:
+    number, _, _, payload = hear()
+    print(len(payload), zlib.crc32(payload), flush=True)
+    say(f"done {number} exited 0")
+"""
+    small(box, script, keep=True)
+    payload = bytes(range(251)) * (size // 251 + 1)
+    for _ in range(2):
+        answer = box.call({"V": "1"}, payload[:size])
+        assert words(answer) == [str(size), str(zlib.crc32(payload[:size]))]
+
+
+def test_a_large_answer_is_cut_where_every_output_is(box: Box) -> None:
+    script = """
+say("ready keep")
+number = hear()[0]
+sys.stdout.buffer.write(b"a" * 3_000_000)
+sys.stdout.flush()
+say(f"done {number} exited 0")
+time.sleep(60)
+"""
+    small(box, script, keep=True)
+    answer = box.call()
+    assert answer.end is not None
+    assert len(answer.stdout) == STREAM_MAX
+    assert answer.end.dropped_stdout == 3_000_000 - STREAM_MAX
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        "say('done')",
+        "say('done 1 exited 0')",
+        "say(f'done {number} vanished 0')",
+        "say(f'done {number} exited 256')",
+        "say('x' * 400)",
+        "control.write(bytes(range(1, 10)) + b'\\n')",
+        "say('ready fork')",
+    ],
+)
+def test_lines_that_make_no_sense_are_passed_over(box: Box, noise: str) -> None:
+    script = f"say('ready keep')\nnumber = hear()[0]\n{noise}\nsay(f'done {{number}} exited 0')\n"
+    small(box, script + "time.sleep(60)", keep=True)
+    words(box.call())
+
+
+def test_a_line_without_an_end_silences_the_runner(box: Box) -> None:
+    script = """
+say("ready keep")
+number = hear()[0]
+try:
+    control.write(b"x" * 5000)
+    say(f"\\ndone {number} exited 0")
+except OSError:
+    pass  # nobody listens any more
+time.sleep(60)
+"""
+    small(box, script, keep=True)
+    box.send_call(timeout_ms=300)
+    assert end_of(box).how is How.DEADLINE
+
+
+@pytest.mark.parametrize("mode", ["keep", "fork"])
+def test_processes_that_lost_their_parent_die_with_the_call(box: Box, mode: str) -> None:
+    script = f"""
+say("ready {mode}")
+while True:
+    number = hear()[0]
+    for _ in range(8):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                if os.fork() == 0: time.sleep(60)
+                time.sleep(60)
+            os._exit(0)
+        os.wait()
+    say(f"done {{number}} exited 0")
+"""
+    small(box, script, keep=mode == "keep")
+    for _ in range(3):
+        answer = box.call()
+        assert answer.end is not None
+        assert len(box.processes()) == 2
+
+
+def test_a_fork_bomb_of_a_call_is_over_when_the_sandbox_is_clean(box: Box) -> None:
+    """The bomb's own children are dead before it is told that the call is; see the negative
+    control below for what would happen without.
+    """
+    script = """
+import resource
+say("ready keep")
+number = hear()[0]
+if os.fork() == 0:
+    resource.setrlimit(resource.RLIMIT_NPROC, (60, 60))
+    if os.fork() == 0:
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            try: os.fork()
+            except OSError: pass
+    os._exit(0)
+os.wait()
+time.sleep(0.2)
+say(f"done {number} exited 0")
+number = hear()[0]
+say(f"done {number} exited 0")
+time.sleep(60)
+"""
+    small(box, script, keep=True)
+    box.call(timeout_ms=20_000)
+    assert len(box.processes()) == 2
+    words(box.call())
+
+
+# The Python runner itself -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def app() -> Iterator[Path]:
+    """A directory that is there in the box as well; its /tmp is one of its own."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def python(box: Box, app: Path, source: str, *, keep: bool = False) -> Specialised:
+    """A module of the test's own; the runner's own place for modules is not there in the box."""
+    (app / "mod.py").write_text(source)
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(app)}
+    environment |= {"QUILT_HANDLER": "mod:handler", "QUILT_KEEP": str(int(keep))}
+    argv = ["/usr/bin/python3", "-P", "-s", str(RUNNER)]
+    return box.specialise(argv, "/", environment, flags=RESIDENT | keep * (KEEP_STATE | KEEP_TMP))
+
+
+HOSTILE = """
+import os, signal, glob
+secret = ["clean"]
+def handler(event, context):
+    told = []
+    zygote = os.getppid()
+    for what in ("mem", "environ", "maps", "fd", "cwd"):
+        try:
+            path = f"/proc/{zygote}/{what}"
+            if what in ("fd",): os.listdir(path)
+            elif what == "cwd": os.readlink(path)
+            else: open(path, "r+b" if what == "mem" else "rb").close()
+            told.append(what)
+        except OSError:
+            pass
+    try:
+        os.fstat(3)
+        told.append("control")
+    except OSError:
+        pass
+    for number in os.listdir("/proc"):
+        if number.isdigit() and int(number) not in (os.getpid(), zygote):
+            told.append("pid " + number)
+    secret.append("spoilt")
+    os.environ["SPOILT"] = "1"
+    import builtins
+    builtins.spoilt = True
+    os.chdir("/tmp")
+    os.umask(0)
+    return {"told": told, "secret": len(secret), "had": hasattr(builtins, "spoilt") and 0}
+"""
+
+
+def test_a_call_in_a_fork_can_neither_see_nor_reach_the_process_it_was_forked_from(
+    box: Box, app: Path
+) -> None:
+    assert python(box, app, HOSTILE) == Specialised(0, "fork")
+    for _ in range(3):
+        assert box.call().stdout == b'{"told": [], "secret": 2, "had": 0}'
+
+
+def test_negative_control_without_the_lock_the_process_is_open(
+    box: Box, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_runner = app / "open.py"
+    open_runner.write_text(RUNNER.read_text().replace("harden(True)", "harden(False)"))
+    monkeypatch.setitem(globals(), "RUNNER", open_runner)
+    python(box, app, HOSTILE)
+    assert b'"mem"' in box.call().stdout
+
+
+def test_a_call_that_ends_the_process_it_was_forked_from_ends_the_sandbox(
+    box: Box, app: Path
+) -> None:
+    source = "import os, time\ndef handler():\n    os.kill(os.getppid(), 9)\n    time.sleep(5)\n"
+    python(box, app, source)
+    box.send_call()
+    end = end_of(box)
+    assert (end.how, end.code) == (How.KILLED, 9)
+    assert box.wait() == 0
+
+
+def test_a_call_that_makes_the_pipes_not_block_does_not_harm_the_next(box: Box, app: Path) -> None:
+    source = (
+        "import os\ndef handler(event):\n    for fd in (1, 2): os.set_blocking(fd, False)\n"
+        "    return 'x' * 300_000\n"
+    )
+    python(box, app, source)
+    for _ in range(3):
+        assert len(box.call().stdout) == 300_000
+
+
+def test_a_module_that_starts_a_thread_is_not_forked_and_says_so(box: Box, app: Path) -> None:
+    source = (
+        "import threading, time, os\n"
+        "threading.Thread(target=time.sleep, args=(99,), name='ticker', daemon=True).start()\n"
+        "def handler(event): return str(os.getpid())\n"
+    )
+    told = python(box, app, source)
+    assert told.errno == 0
+    assert told.text.startswith("once the module starts threads")
+    assert "ticker" in told.text
+    assert len({box.call().stdout for _ in range(3)}) == 3
+
+
+def test_forks_do_not_draw_the_same_numbers(box: Box, app: Path) -> None:
+    source = (
+        "import random, uuid, os, ssl, secrets, tempfile\n"
+        "random.random()\n"
+        "def handler(event):\n"
+        "    name = tempfile.mktemp()\n"
+        "    return [random.random(), str(uuid.uuid4()), str(uuid.uuid1()),\n"
+        "            os.urandom(8).hex(), ssl.RAND_bytes(8).hex(), secrets.token_hex(8), name]\n"
+    )
+    python(box, app, source)
+    drawn = [json.loads(box.call().stdout) for _ in range(50)]
+    for each in zip(*drawn, strict=True):
+        assert len(set(each)) == 50

@@ -1,0 +1,318 @@
+"""Runtimes over HTTP: who may, what a version pins, what becomes of images."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.server import Server, quiltfn, until
+from spec.conftest import Keyed
+from spec.house import Api, Wire, is_error, new_name, of, raw, request, statuses
+from unit.image_box import a_wheel, file, good, link, packed, pressed
+
+pytestmark = pytest.mark.sandbox
+RUNTIMES = "/api/runtimes"
+TAR = {"Content-Type": "application/x-tar"}
+GZIP = {"Content-Type": "application/gzip"}
+SHAPE = [
+    *("name", "id", "kind", "image", "image_digest", "command", "environment", "isolation"),
+    *("network", "writable_paths", "built_in", "created_at"),
+]
+
+
+@pytest.fixture
+def operator(keyed: Keyed) -> Iterator[Api]:
+    """An operator whose tenant is the test's alone."""
+    api = keyed.caller(new_name(), "operator")
+    yield api
+    api.clear()
+
+
+def upload(api: Api, data: bytes, status: int = 201, headers: dict[str, str] = TAR) -> str:
+    return api.good("POST", f"{RUNTIMES}/images", status=status, content=data, headers=headers)[
+        "digest"
+    ]
+
+
+def saying(word: str) -> bytes:
+    return packed([file("word", word.encode())])
+
+
+def add(api: Api, name: str, status: int = 201, **fields: Any) -> dict[str, Any]:
+    return api.good("POST", RUNTIMES, {"name": name, "kind": "shell"} | fields, status)
+
+
+# Who may, and what is told -------------------------------------------------------------------
+
+
+def test_the_servers_own_are_there_and_stay(operator: Api) -> None:
+    runtimes = operator.good("GET", RUNTIMES)["runtimes"]
+    assert runtimes[0]["name"] in ("node", "python", "shell")
+    shell = operator.good("GET", f"{RUNTIMES}/shell")
+    assert shell in runtimes
+    assert list(shell) == SHAPE
+    assert (shell["built_in"], shell["image"], shell["isolation"]) == (True, None, "crun")
+    assert shell["image_digest"].startswith("host:")
+    operator.refused("CONFLICT", 409, "POST", RUNTIMES, {"name": "shell", "kind": "shell"})
+    operator.refused("CONFLICT", 409, "DELETE", f"{RUNTIMES}/shell")
+    operator.refused("NOT_FOUND", 404, "GET", f"{RUNTIMES}/nobody")
+    operator.refused("NOT_FOUND", 404, "DELETE", f"{RUNTIMES}/nobody")
+
+
+@pytest.mark.parametrize("scope", ["read", "invoke", "write", "admin"])
+def test_only_an_operator_changes_runtimes(keyed: Keyed, scope: str) -> None:
+    caller = keyed.caller(new_name(), scope)
+    caller.good("GET", RUNTIMES)
+    caller.good("GET", f"{RUNTIMES}/shell")
+    for method, path in (("POST", RUNTIMES), ("DELETE", f"{RUNTIMES}/etl")):
+        caller.refused("FORBIDDEN", 403, method, path, {} if method == "POST" else None)
+    is_error(caller("POST", f"{RUNTIMES}/images", content=good(), headers=TAR), "FORBIDDEN", 403)
+    is_error(Api(keyed.server.url)("GET", RUNTIMES), "UNAUTHORIZED", 401)
+
+
+def test_everything_that_was_said_is_shown_and_secrets_to_writers_only(
+    operator: Api, keyed: Keyed
+) -> None:
+    digest, name = upload(operator, good(), 201), new_name()
+    said = {
+        "kind": "custom",
+        "image": digest,
+        "command": ["/app/bin/run", "-v"],
+        "environment": {"TOKEN": "hidden-from-readers"},
+        "network": "egress",
+        "writable_paths": ["/data"],
+    }
+    added = add(operator, name, **said)
+    assert added.items() >= said.items()
+    assert added["image_digest"] == f"sha256:{digest}"
+    assert not added["built_in"]
+    assert add(operator, name, 200, **said) == added, "the same again is what is there"
+    for scope, value in (("read", "***"), ("write", "hidden-from-readers")):
+        caller = keyed.caller(new_name(), scope)
+        seen = caller.good("GET", f"{RUNTIMES}/{name}")
+        assert seen == added | {"environment": {"TOKEN": value}}
+        assert seen in caller.good("GET", RUNTIMES)["runtimes"]
+    operator.good("DELETE", f"{RUNTIMES}/{name}", status=204)
+    operator.refused("NOT_FOUND", 404, "GET", f"{RUNTIMES}/{name}")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "images"),
+        ("name", "Etl"),
+        ("kind", "ruby"),
+        ("image", "ab" * 32),
+        ("image", "../etc"),
+        ("command", ["/bin/sh"]),
+        ("environment", {"QUILT_X": "1"}),
+        ("isolation", "gvisor"),
+        ("isolation", "none"),
+        ("network", "host"),
+        ("writable_paths", ["/usr"]),
+        ("writable_paths", ["/data", "/data/x"]),
+        ("mounts", ["/"]),
+    ],
+)
+def test_a_field_that_is_refused(operator: Api, field: str, value: Any) -> None:
+    body = {"name": new_name(), "kind": "shell"} | {field: value}
+    told = operator.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)
+    assert told["error"].startswith(field), told
+    if value == "gvisor":
+        assert "this server has no gVisor" in told["error"]
+
+
+# Images --------------------------------------------------------------------------------------
+
+
+def test_an_image_is_answered_for_once_however_it_comes(operator: Api) -> None:
+    content = new_name()
+    first = operator.good(
+        "POST", f"{RUNTIMES}/images", status=201, content=saying(content), headers=TAR
+    )
+    assert first.keys() == {"digest", "files", "size_bytes"}
+    assert (first["files"], first["size_bytes"]) == (1, len(content))
+    for data, headers in ((saying(content), TAR), (pressed(saying(content)), GZIP)):
+        assert upload(operator, data, 200, headers) == first["digest"]
+
+
+def test_an_image_that_is_refused_says_why(operator: Api, keyed: Keyed) -> None:
+    path = f"{RUNTIMES}/images"
+    for data, why in (
+        (packed([file("../x")]), "climbs out"),
+        (packed([link("dev", "/dev")]), "link that leads outside"),
+        (b"", "ends in the middle"),
+        (b"no archive" * 1000, "no tar archive"),
+    ):
+        answer = operator("POST", path, content=data, headers=TAR)
+        assert why in is_error(answer, "UNPROCESSABLE_ENTITY", 422)["error"]
+    for kind in ("application/json", "application/zip", "text/plain", "application/x-tar2", ""):
+        answer = operator("POST", path, content=good(), headers={"Content-Type": kind})
+        is_error(answer, "UNSUPPORTED_MEDIA_TYPE", 415)
+    coded = TAR | {"Content-Encoding": "gzip"}
+    answer = operator("POST", path, content=pressed(good()), headers=coded)
+    is_error(answer, "UNSUPPORTED_MEDIA_TYPE", 415)
+    operator.refused("METHOD_NOT_ALLOWED", 405, "GET", path)
+    names = [one.name for one in (keyed.server.data_dir / "images").iterdir()]
+    assert all(len(name) == 64 for name in names), names
+
+
+def test_an_upload_is_bounded_whether_it_says_its_length_or_not(
+    another: Callable[..., Server],
+) -> None:
+    server = another("--image-upload-max-bytes 100000 --body-timeout-s 1").start()
+    api, path = Api(server.url), f"{RUNTIMES}/images"
+    long = packed([file("a", b"x" * 100_000)])
+    is_error(api("POST", path, content=long, headers=TAR), "PAYLOAD_TOO_LARGE", 413)
+
+    def pieces() -> Iterator[bytes]:
+        for at in range(0, len(long), 10_000):
+            yield long[at : at + 10_000]
+
+    is_error(api("POST", path, content=pieces(), headers=TAR), "PAYLOAD_TOO_LARGE", 413)
+    assert list((server.data_dir / "images").iterdir()) == []
+    assert upload(api, packed([file("a", b"x" * 80_000)]))
+
+
+def test_an_upload_that_ends_early_leaves_nothing_and_is_no_mistake_of_the_server(
+    another: Callable[..., Server],
+) -> None:
+    server = another("--body-timeout-s 1").start()
+    head = request("POST", f"{RUNTIMES}/images", TAR | {"Content-Length": "1000000"})
+    wire = Wire(server.url)
+    wire.send(head + good()[:3000]).close()
+    # And one that stays, but says nothing more.
+    told = raw(server.url, head + good()[:3000], timeout_s=5)
+    assert statuses(told) == [400]
+    assert b"nothing more of the body arrived within 1 s" in told
+    assert list((server.data_dir / "images").iterdir()) == []
+    assert "Traceback" not in server.log.read_text()
+    assert upload(Api(server.url), good())
+
+
+def test_the_command_line_makes_a_runtime_whose_packages_are_there(
+    another: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = another().start()
+    api = Api(server.url)
+    if "python" not in api.good("GET", "/api/system/info")["interpreters"]:
+        pytest.skip("needs a Python in /usr")
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "app.py").write_text(
+        "import demo, sys\n"
+        "def main(event): return [demo.WORD, event, demo.__cached__, sys.dont_write_bytecode]\n"
+    )
+    (app / "requirements.txt").write_text(f"{a_wheel(tmp_path)}\n")
+    environment = os.environ | {"QUILT_BASE_URL": server.url, "UV_OFFLINE": "1"}
+    words = ["runtimes", "add", "etl", "--kind", "python", "--dir", str(app)]
+    done = quiltfn(*words, env=environment)
+    assert done.code == 0, done.stderr
+    assert done.stdout.startswith("etl is python: sha256:")
+    answer = api.invoke(api.active("app:main", runtime="etl"), '{"a": 1}')
+    assert json.loads(answer["stdout"])[:2] == ["from the wheel", {"a": 1}], answer
+    assert quiltfn(*words, env=environment).stdout == done.stdout, "the same tree, the same runtime"
+
+
+# What a version pins -------------------------------------------------------------------------
+
+
+def test_a_version_goes_on_with_the_files_it_was_made_with(operator: Api) -> None:
+    name = new_name()
+    add(operator, name, image=upload(operator, saying("old")))
+    function = operator.active("cat /app/word", runtime=name)
+    assert operator.invoke(function)["stdout"] == "old"
+
+    # The name is given to other files: what exists does not notice.
+    new = upload(operator, saying("new"))
+    add(operator, name, image=new)
+    assert operator.invoke(function)["stdout"] == "old"
+
+    # Any update takes what the name stands for now; a rollback goes back to what was then.
+    operator.good("PUT", of(function), {"description": "another"})
+    assert operator.invoke(function)["stdout"] == "new"
+    operator.good("POST", f"{of(function)}/rollback", {"version": 1})
+    assert operator.invoke(function)["stdout"] == "old"
+    versions = operator.good("GET", f"{of(function)}/versions")["versions"]
+    assert versions[0]["image_digest"] == f"sha256:{new}"
+    assert versions[1]["image_digest"] != versions[0]["image_digest"]
+
+    # The name is taken away: what exists does not notice that either.
+    operator.good("DELETE", f"{RUNTIMES}/{name}", status=204)
+    assert operator.invoke(function)["stdout"] == "old"
+    operator.good("POST", f"{of(function)}/pause")
+    operator.good("POST", f"{of(function)}/resume")
+    assert operator.invoke(function)["stdout"] == "old"
+    body = {"name": new_name(), "handler": "true", "runtime": name}
+    told = operator.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", body)
+    assert told["error"].startswith("runtime must be one of: ")
+    told = operator.refused("UNPROCESSABLE_ENTITY", 422, "PUT", of(function), {"description": "x"})
+    assert told["error"].startswith("runtime must be one of: ")
+
+
+def test_the_files_cannot_be_changed_and_writable_places_can(operator: Api) -> None:
+    name = new_name()
+    add(operator, name, image=upload(operator, saying("read-only")), writable_paths=["/data"])
+    function = operator.active(
+        "touch /app/x; rm /app/word; echo $?; echo kept > /data/x; cat /data/x /app/word",
+        runtime=name,
+    )
+    answer = operator.invoke(function)
+    assert answer["stdout"] == "1\nkept\nread-only"
+    assert answer["stderr"].count("Read-only file system") == 2
+
+
+def test_pins_and_names_outlive_a_kill(another: Callable[..., Server]) -> None:
+    server = another().start()
+    api = Api(server.url)
+    add(api, "etl", image=upload(api, saying("here")))
+    function = api.active("cat /app/word", runtime="etl")
+    server.kill_server()
+    server.wait()
+    api = Api(server.restart().url)
+    assert api.invoke(function)["stdout"] == "here"
+    assert [one["name"] for one in api.good("GET", RUNTIMES)["runtimes"]][-1] == "etl"
+
+
+def test_an_image_that_nothing_names_is_collected(another: Callable[..., Server]) -> None:
+    server = another("--image-grace-s 1").start()
+    api, images = Api(server.url), server.data_dir / "images"
+    kept, named, unused = (upload(api, saying(word)) for word in ("kept", "named", "unused"))
+    add(api, "kept", image=kept)
+    function = api.active("cat /app/word", runtime="kept")
+    add(api, "named", image=named)
+    api.good("DELETE", f"{RUNTIMES}/kept", status=204)
+    until(lambda: {one.name for one in images.iterdir()} == {kept, named})
+    body = {"name": "late", "kind": "shell", "image": unused}
+    assert api.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)["error"].startswith(
+        "image must be the digest of an image"
+    )
+    assert api.invoke(function)["stdout"] == "kept"
+    api.good("DELETE", of(function), status=204)
+    api.good("DELETE", f"{RUNTIMES}/named", status=204)
+    until(lambda: not list(images.iterdir()))
+
+    # The same files once more: the launcher must not show the directory that is gone.
+    add(api, "again", image=upload(api, saying("kept")))
+    assert api.invoke(api.active("cat /app/word", runtime="again"))["stdout"] == "kept"
+
+
+def test_every_change_is_audited(operator: Api, keyed: Keyed) -> None:
+    name = new_name()
+    digest = upload(operator, saying(name))
+    add(operator, name, image=digest, environment={"TOKEN": "never-in-the-trail"})
+    operator.good("DELETE", f"{RUNTIMES}/{name}", status=204)
+    is_error(operator("POST", f"{RUNTIMES}/images", content=b"x", headers=TAR),
+             "UNPROCESSABLE_ENTITY", 422)  # fmt: skip
+    entries = keyed.operator.good("GET", "/api/audit?limit=4")["entries"]
+    seen = [(one["action"], one["object_id"], one["status"]) for one in entries]
+    assert seen == [
+        ("image.upload", None, 422),
+        ("runtime.remove", name, 204),
+        ("runtime.add", name, 201),
+        ("image.upload", digest, 201),
+    ]
+    assert "never-in-the-trail" not in str(entries)

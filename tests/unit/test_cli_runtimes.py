@@ -1,0 +1,232 @@
+"""`quiltfn runtimes`: the tree that is put together, what never runs meanwhile, what is sent."""
+
+import io
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from quiltfn.cli import packages, run, session
+from quiltfn.sdk import Client
+from unit.cli_box import Fake
+from unit.image_box import a_wheel
+
+DIGEST = "ab" * 32
+RUNTIME: dict[str, Any] = {
+    "name": "etl",
+    "id": "r1",
+    "kind": "python",
+    "image": DIGEST,
+    "image_digest": f"sha256:{DIGEST}",
+    "command": [],
+    "environment": {"TOKEN": "***"},
+    "isolation": "crun",
+    "network": "egress",
+    "writable_paths": ["/data"],
+    "built_in": False,
+    "created_at": 1760000000,
+}
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+INFO = {"version": "1", "node_id": "n", "interpreters": {"python": f"/usr/bin/python{VERSION}"}}
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    one = Fake()
+    one.answers |= {
+        ("GET", "/api/runtimes"): (200, {"runtimes": [RUNTIME]}),
+        ("GET", "/api/runtimes/etl"): (200, RUNTIME),
+        ("DELETE", "/api/runtimes/etl"): (204, None),
+        ("POST", "/api/runtimes"): (201, RUNTIME),
+        ("POST", "/api/runtimes/images"): (
+            201,
+            {"digest": DIGEST, "files": 2, "size_bytes": 3 << 20},
+        ),
+        ("GET", "/api/system/info"): (200, INFO),
+    }
+    monkeypatch.delenv("QUILT_BASE_URL", raising=False)
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr(
+        session,
+        "Client",
+        lambda url, api_key: Client(url, api_key=api_key, transport=httpx.MockTransport(one)),
+    )
+    return one
+
+
+def a_source_package(path: Path, marker: Path) -> Path:
+    """One that has no wheel, and would leave a mark if it were built."""
+    package = path / "mark-1.0.tar.gz"
+    setup = f"open({str(marker)!r}, 'w')\nfrom setuptools import setup\nsetup(name='mark')\n"
+    with tarfile.open(package, "w:gz") as archive:
+        for name, text in (
+            ("setup.py", setup),
+            ("PKG-INFO", "Metadata-Version: 2.1\nName: mark\nVersion: 1.0\n"),
+        ):
+            info = tarfile.TarInfo(f"mark-1.0/{name}")
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return package
+
+
+def sent(fake: Fake) -> dict[str, tarfile.TarInfo]:
+    """The members of the archive that was uploaded."""
+    (archive,) = (one for one in fake.bodies if isinstance(one, bytes))
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {one.name: one for one in tar.getmembers()}
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    path = tmp_path / "app"
+    for name in (".git/config", "__pycache__/app.pyc", ".venv/bin/python", "data/one.txt"):
+        (path / name).parent.mkdir(parents=True)
+        (path / name).write_text("x")
+    (path / "app.py").write_text("def main(event): return 1\n")
+    (path / "run").write_text("#!/bin/sh\n")
+    (path / "run").chmod(0o700)
+    (path / "current").symlink_to("data/one.txt")
+    return path
+
+
+def test_a_directory_is_sent_without_what_tools_have_made(fake: Fake, app: Path) -> None:
+    assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)]) == 0
+    members = sent(fake)
+    assert set(members) == {"app.py", "run", "current", "data", "data/one.txt"}
+    assert members["current"].linkname == "data/one.txt"
+    assert members["run"].mode & 0o100
+    assert {(one.uid, one.gid, one.uname) for one in members.values()} == {(0, 0, "")}
+    assert fake.body == {"name": "etl", "kind": "shell", "image": DIGEST}
+    assert fake.asked == [("POST", "/api/runtimes/images"), ("POST", "/api/runtimes")]
+
+
+def test_every_option_is_understood(fake: Fake, capsys: Captured) -> None:
+    words = "--env A=1 --network egress --writable /data --writable /cache --isolation crun"
+    code = run(["runtimes", "add", "etl", "--kind", "custom", "--command", "/app/run -v 'a b'",
+                *words.split()])  # fmt: skip
+    assert code == 0
+    assert fake.body == {
+        "name": "etl",
+        "kind": "custom",
+        "command": ["/app/run", "-v", "a b"],
+        "environment": {"A": "1"},
+        "network": "egress",
+        "writable_paths": ["/data", "/cache"],
+        "isolation": "crun",
+    }
+    assert f"etl is python: sha256:{DIGEST}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tool", ["uv", "pip"])
+def test_packages_come_as_wheels_and_everything_is_compiled(
+    fake: Fake, app: Path, tool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tool == "pip":
+        which = shutil.which
+        monkeypatch.setattr(
+            packages.shutil, "which", lambda word, **more: word != "uv" and which(word, **more)
+        )
+    elif not (Path(sys.executable).parent / "uv").exists():
+        pytest.skip("needs uv")
+    (app / "requirements.txt").write_text(f"{a_wheel(app.parent)}\n")
+    archives = []
+    for _ in range(2):
+        assert run(["runtimes", "add", "etl", "--kind", "python", "--dir", str(app)]) == 0
+        members = sent(fake)
+        archives += [one for one in fake.bodies if isinstance(one, bytes)]
+        fake.bodies.clear()
+    assert {"site-packages/demo.py", "app.py", "data/one.txt"} <= set(members)
+    assert not [one for one in members if one.startswith("site-packages/bin")]
+    if shutil.which(f"python{VERSION}") or Path(f"/usr/bin/python{VERSION}").exists():
+        tag = f"cpython-{VERSION.replace('.', '')}"
+        assert f"site-packages/__pycache__/demo.{tag}.pyc" in members
+        assert f"__pycache__/app.{tag}.pyc" in members
+    assert archives[0] == archives[1], "the same tree is the same archive"
+
+
+def test_a_package_without_a_wheel_is_refused_and_its_code_does_not_run(
+    fake: Fake, tmp_path: Path, capsys: Captured
+) -> None:
+    marker = tmp_path / "it-ran"
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"{a_source_package(tmp_path, marker)}\n")
+    code = run(["runtimes", "add", "etl", "--kind", "python", "--requirements", str(requirements)])
+    assert code == 2
+    told = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "every package must have a wheel" in told
+    assert not marker.exists()
+    assert ("POST", "/api/runtimes") not in fake.asked
+
+
+def test_npm_installs_what_the_package_names_and_runs_none_of_its_scripts(
+    fake: Fake, app: Path, tmp_path: Path
+) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm")
+    marker = tmp_path / "it-ran"
+    script = f'"scripts": {{"postinstall": "touch {marker}", "prepare": "touch {marker}"}}'
+    (app / "dep").mkdir()
+    (app / "dep" / "package.json").write_text(f'{{"name": "dep", "version": "1.0.0", {script}}}')
+    (app / "package.json").write_text(
+        f'{{"name": "x", "version": "1.0.0", "dependencies": {{"dep": "file:./dep"}}, {script}}}'
+    )
+    (app / "node_modules" / "old").mkdir(parents=True)
+    assert run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)]) == 0
+    members = sent(fake)
+    assert members["node_modules/dep"].linkname == "../dep"
+    assert "node_modules/old" not in members
+    assert not marker.exists()
+    assert not (app / "package-lock.json").exists(), "the copy is worked in, not the directory"
+
+
+def test_without_npm_it_says_what_to_do(
+    fake: Fake, app: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)
+    (app / "package.json").write_text("{}")
+    assert run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)]) == 2
+    assert "no npm here" in capsys.readouterr().err
+    assert fake.asked == []
+
+
+def test_modules_that_nobody_installs_again_are_sent(fake: Fake, app: Path) -> None:
+    (app / "node_modules" / "mine").mkdir(parents=True)
+    assert run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)]) == 0
+    assert "node_modules/mine" in sent(fake)
+
+
+def test_the_servers_refusal_is_shown(fake: Fake, app: Path, capsys: Captured) -> None:
+    told = {"error": "the image is refused: 'x' is a device node", "error_code": "X"}
+    fake.answers["POST", "/api/runtimes/images"] = (422, told)
+    assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)]) == 1
+    assert "'x' is a device node" in capsys.readouterr().err
+    assert ("POST", "/api/runtimes") not in fake.asked
+
+
+def test_what_does_not_go_together_is_said(fake: Fake, app: Path) -> None:
+    words = ["runtimes", "add", "etl", "--kind", "node", "--requirements", str(app / "app.py")]
+    assert run(words) == 2
+    assert run(["runtimes", "add", "etl", "--kind", "ruby"]) == 2
+    assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app / "none")]) == 2
+    fake.answers["GET", "/api/system/info"] = (200, INFO | {"interpreters": {}})
+    assert run(["runtimes", "add", "etl", "--kind", "python", "--dir", str(app)]) == 2
+    assert ("POST", "/api/runtimes") not in fake.asked
+
+
+def test_runtimes_are_listed_shown_and_removed(fake: Fake, capsys: Captured) -> None:
+    own = RUNTIME | {"name": "shell", "built_in": True, "image": None, "image_digest": "host:aa"}
+    fake.answers["GET", "/api/runtimes"] = (200, {"runtimes": [own, RUNTIME]})
+    assert run(["runtimes", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "sha256:abababababab" in listed
+    assert "server" in listed
+    assert run(["runtimes", "show", "etl"]) == 0
+    assert f"sha256:{DIGEST}" in capsys.readouterr().out
+    assert run(["runtimes", "remove", "etl"]) == 0
+    assert capsys.readouterr().out == "removed etl\n"

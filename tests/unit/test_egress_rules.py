@@ -1,0 +1,207 @@
+"""Where a sandbox with egress may not go, as data."""
+
+import ipaddress
+import re
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quiltfn.launcher import egress_rules as rules
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# The IANA special-purpose registries, written out a second time.
+SPECIAL = """
+0.0.0.0/8 0.0.0.0/32 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24
+192.0.0.0/29 192.0.0.8/32 192.0.0.9/32 192.0.0.10/32 192.0.0.170/32 192.0.0.171/32 192.0.2.0/24
+192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 192.175.48.0/24 198.18.0.0/15
+198.51.100.0/24 203.0.113.0/24 240.0.0.0/4 255.255.255.255/32 224.0.0.0/4
+::1/128 ::/128 ::ffff:0:0/96 64:ff9b::/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001::/32
+2001:1::1/128 2001:1::2/128 2001:2::/48 2001:3::/32 2001:4:112::/48 2001:10::/28 2001:20::/28
+2001:30::/28 2001:db8::/32 2002::/16 2620:4f:8000::/48 3fff::/20 5f00::/16 fc00::/7 fe80::/10
+ff00::/8 fec0::/10
+"""
+METADATA = ["169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254"]
+OF_SLIRP = ["10.0.2.2", "10.0.2.3", "10.0.2.100", "10.0.2.255", "fd00::2", "fd00::3"]
+IN_DISGUISE = ["::ffff:10.0.0.1", "::7f00:1", "64:ff9b::a00:1", "2002:a00:1::1", "2001::1"]
+PUBLIC = """
+1.1.1.1 8.8.8.8 9.9.9.9 11.0.0.1 93.184.216.34 100.63.255.255 100.128.0.1 126.255.255.255 128.0.0.1
+151.101.1.1 169.253.1.1 169.255.1.1 172.15.255.255 172.32.0.1 185.199.108.153 192.0.1.1 192.167.1.1
+192.169.1.1 198.17.1.1 198.20.0.1 203.0.112.1 203.0.114.1 223.255.255.255 168.63.129.15
+2001:200::1 2001:4860:4860::8888 2003::1 2400:cb00::1 2606:4700:4700::1111 2620:fe::fe
+2a00:1450::1 2c0f:f248::1
+"""
+
+
+def networks() -> list[Network]:
+    return [ipaddress.ip_network(one) for one in (*rules.DENIED_V4, *rules.DENIED_V6)]
+
+
+def denied(address: str) -> bool:
+    one = ipaddress.ip_address(address)
+    return any(one.version == net.version and one in net for net in networks())
+
+
+@pytest.mark.parametrize("special", SPECIAL.split())
+def test_every_special_purpose_range_is_denied_as_a_whole(special: str) -> None:
+    wanted = ipaddress.ip_network(special)
+    same = [one for one in networks() if one.version == wanted.version]
+    assert any(wanted.subnet_of(one) for one in same)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("address", [*METADATA, *OF_SLIRP, *IN_DISGUISE])
+def test_metadata_the_sandbox_network_and_disguised_addresses_are_denied(address: str) -> None:
+    assert denied(address)
+
+
+@pytest.mark.parametrize("address", PUBLIC.split())
+def test_ordinary_public_addresses_are_not_denied(address: str) -> None:
+    assert not denied(address)
+
+
+@given(st.ip_addresses())
+def test_what_python_calls_not_global_is_denied(address: ipaddress.IPv4Address) -> None:
+    if not address.is_global or address.is_multicast:
+        assert denied(str(address))
+
+
+def test_the_hosts_addresses_and_the_resolver_stand_in_the_rules() -> None:
+    text = rules.ruleset(
+        ["8.8.4.10", "11.9.0.0/24", "2001:4860::10"], resolvers=["10.0.2.3", "fd00::3"]
+    )
+    sets = dict(re.findall(r"set (\w+) \{[^}]*elements = \{ ([^}]*) \}", text))
+    assert set(sets["denied_v4"].split(", ")) == {*rules.DENIED_V4, "8.8.4.10/32", "11.9.0.0/24"}
+    assert set(sets["denied_v6"].split(", ")) == {*rules.DENIED_V6, "2001:4860::10/128"}
+    assert "ip daddr 10.0.2.3 meta l4proto { tcp, udp } th dport 53 accept" in text
+    assert "ip6 daddr fd00::3 meta l4proto { tcp, udp } th dport 53 accept" in text
+
+
+def test_every_chain_drops_what_no_rule_accepts() -> None:
+    text = rules.ruleset([], resolvers=[])
+    hooks = re.findall(r"type filter hook (\w+) priority 0; policy (\w+);", text)
+    assert hooks == [("output", "drop"), ("input", "drop"), ("forward", "drop")]
+    accepts = [line.strip() for line in text.splitlines() if line.endswith("accept")]
+    assert accepts == [
+        "oif lo accept",
+        "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
+        "oif eth0 accept",
+        "iif lo accept",
+        "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
+        "ct state established,related accept",
+    ]
+
+
+def test_refusals_stand_before_the_way_out() -> None:
+    lines = [line.strip() for line in rules.ruleset([], resolvers=[]).splitlines()]
+    way_out = lines.index("oif eth0 accept")
+    for version in ("ip daddr @denied_v4", "ip6 daddr @denied_v6"):
+        assert lines.index(f"{version} goto refused") < way_out
+
+
+FIB_TRIE = """Main:
+  +-- 0.0.0.0/0 3 0 4
+     |-- 0.0.0.0
+        /0 universe UNICAST
+     +-- 8.8.4.0/24 2 0 2
+        |-- 8.8.4.0
+           /24 link UNICAST
+        |-- 8.8.4.10
+           /32 host LOCAL
+        |-- 8.8.4.255
+           /32 link BROADCAST
+     |-- 11.9.0.0
+        /24 host LOCAL
+     +-- 127.0.0.0/8 2 0 2
+        |-- 127.0.0.0
+           /8 host LOCAL
+        |-- 127.0.0.1
+           /32 host LOCAL
+Id 100:
+  +-- 0.0.0.0/0 2 0 2
+     |-- 0.0.0.0
+        /0 host LOCAL
+"""
+LOCAL = "80200001"
+
+
+def route(
+    *, to: str = "0" * 32, length: str = "00", flags: str = "00000003", device: str = "eth0"
+) -> str:
+    zero = "0" * 32
+    return f"{to} {length} {zero} 00 {zero} 00000400 00000001 00000000 {flags} {device}\n"
+
+
+def test_a_hosts_addresses_are_read_from_what_the_kernel_shows() -> None:
+    routes = (
+        route()
+        + route(to="fe80" + "0" * 28, length="40", flags="00000001")
+        + route(to="20014860486000000000000000000010", length="80", flags=LOCAL)
+        + route(to="20010470" + "0" * 24, length="40", flags=LOCAL, device="lo")
+        + route(to="0" * 31 + "1", length="80", flags=LOCAL, device="lo")
+        + route(to="fe80" + "0" * 28, length="80", flags="00300001")
+        + route(flags=LOCAL, device="lo")
+    )
+    found = rules.host_addresses(FIB_TRIE, routes)
+    v4 = {"8.8.4.10", "8.8.4.255", "127.0.0.0/8", "127.0.0.1", "11.9.0.0/24"}
+    assert found == v4 | {"2001:4860:4860::10", "2001:470::/64", "::1", "fe80::"}
+
+
+@pytest.mark.parametrize(
+    ("routes", "wanted"),
+    [
+        ("", False),
+        (route(), True),
+        (route(device="lo"), False),  # what the kernel has where there is no other
+        (route(to="fe80" + "0" * 28, length="40"), False),
+    ],
+)
+def test_ipv6_is_offered_where_it_leads_out_of_the_host(routes: str, wanted: bool) -> None:
+    assert rules.has_v6(routes) is wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "v6", "wanted"),
+    [
+        ("", True, []),
+        ("nameserver 10.0.0.1\n", True, ["10.0.2.3"]),
+        ("search x\nnameserver fe80::1%eth0\nnameserver 1.1.1.1\n", True, ["10.0.2.3", "fd00::3"]),
+        ("nameserver ::1\n", False, []),
+        ("nameserver\nnameserver nonsense\n# nameserver 1.1.1.1\n", True, []),
+    ],
+)
+def test_the_forwarder_is_named_where_it_has_somebody_to_ask(
+    text: str, v6: bool, wanted: Iterable[str]
+) -> None:
+    assert rules.resolvers_of(text, v6=v6) == wanted
+
+
+def test_the_counter_is_asked_for_as_the_kernel_wants_it() -> None:
+    request = rules.counter_request()
+    assert len(request) == int.from_bytes(request[:4], "little")
+    assert request[4:6] == bytes([19, 10])
+    assert request[16] == 1
+    assert b"quiltfn\0" in request
+    assert b"blocked\0" in request
+
+
+@pytest.mark.parametrize("answer", [b"", b"\0" * 20, b"\x24\0\0\0\x02\0\0\0" + b"\0" * 28])
+def test_an_answer_without_a_counter_is_no_number(answer: bytes) -> None:
+    assert rules.counted(answer) is None
+
+
+def test_connections_are_counted_once_they_may_leave() -> None:
+    lines = [line.strip() for line in rules.ruleset([], resolvers=[]).splitlines()]
+    limit = lines.index("meta l4proto tcp ct state new ct count over 256 goto refused")
+    assert lines.index("ip6 daddr @denied_v6 goto refused") < limit < lines.index("oif eth0 accept")
+    rate = "ct status ! confirmed limit rate over 200/second burst 500 packets goto refused"
+    assert lines.index(rate) < limit
+
+
+def test_a_further_address_of_the_host_is_added_to_its_set() -> None:
+    assert rules.added(["8.8.4.4", "2001:4860::1"]) == (
+        "add element inet quiltfn denied_v4 { 8.8.4.4/32 }\n"
+        "add element inet quiltfn denied_v6 { 2001:4860::1/128 }\n"
+    )
+    assert rules.added(["172.17.0.1", "fe80::1", "fd00::1"]) == ""

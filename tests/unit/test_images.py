@@ -1,0 +1,428 @@
+"""Images: what is taken, what is refused and why, and that nothing is ever left or misled.
+
+Attack B24 of the hardening list: a malicious image.
+"""
+
+import io
+import os
+import stat
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from quiltfn.images import ImageDirectory, ImageLimits, keep
+from quiltfn.images.tar import Source, members
+from quiltfn.model.errors import StoreUnavailable, Unprocessable
+from quiltfn.model.image import Archive, Image
+from unit.image_box import (
+    GOOD,
+    Entry,
+    directory,
+    entry,
+    everything_below,
+    extended,
+    file,
+    good,
+    hard_link,
+    in_pieces,
+    link,
+    packed,
+    pressed,
+    raw,
+)
+
+LIMITS = ImageLimits(unpacked_max_bytes=1_000_000, files_max=50)
+
+
+class HandClock:
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def now(self) -> float:
+        return self.time
+
+    def unix(self) -> float:
+        return self.time
+
+
+class Box:
+    """An image directory with something beside it that no archive may touch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.store, self.clock = path, path / "images", HandClock()
+        (path / "outside").mkdir()
+        (path / "outside" / "secret").write_text("untouched")
+        self.images = self.open()
+
+    def open(self) -> ImageDirectory:
+        images = ImageDirectory(self.store, self.clock, LIMITS)
+        images.start()
+        return images
+
+    async def take(self, data: bytes, archive: Archive = Archive.TAR) -> Image:
+        return await self.images.take(archive, in_pieces(data))
+
+    async def refused(self, data: bytes, archive: Archive = Archive.TAR) -> str:
+        """The reason; and nothing is left or changed anywhere."""
+        before = everything_below(self.path)
+        with pytest.raises(Unprocessable, match=r"^the image is refused: ") as error:
+            await self.take(data, archive)
+        assert everything_below(self.path) == before
+        assert (self.path / "outside" / "secret").read_text() == "untouched"
+        return str(error.value)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    return Box(tmp_path)
+
+
+# What is taken -------------------------------------------------------------------------------
+
+
+async def test_a_good_archive_becomes_a_directory_named_by_its_digest(box: Box) -> None:
+    image = await box.take(good())
+    root = box.store / image.digest
+    for name, content in GOOD.items():
+        assert (root / name).read_bytes() == content
+    assert os.readlink(root / "current") == "lib/data.txt"
+    assert (image.files, image.size_bytes, image.is_new) == (4, sum(map(len, GOOD.values())), True)
+    assert {one.name for one in box.store.iterdir()} == {image.digest}
+    assert box.images.hold(image.digest)
+
+
+async def test_modes_and_times_are_made_plain(box: Box) -> None:
+    image = await box.take(
+        packed(
+            [
+                entry("d", tarfile.DIRTYPE, mode=0o700, mtime=1),
+                file("d/plain", mode=0o666, mtime=2),
+                file("d/program", mode=0o100, mtime=3, uid=0, gid=0, uname="root"),
+                file("secret", mode=0o000),
+            ]
+        )
+    )
+    root = box.store / image.digest
+    modes = {
+        name: stat.S_IMODE((root / name).stat().st_mode)
+        for name in (".", "d", "d/plain", "d/program", "secret")
+    }
+    assert modes == {".": 0o755, "d": 0o755, "d/plain": 0o644, "d/program": 0o755, "secret": 0o644}
+    assert len({one.lstat().st_mtime for one in [root, *root.rglob("*")]}) == 1
+
+
+async def test_the_same_tree_has_the_same_digest_however_it_was_packed(box: Box) -> None:
+    files = [file(name, data) for name, data in GOOD.items()]
+    files.append(link("current", "lib/data.txt"))
+    explicit: list[Entry] = [directory("./"), directory("./lib/"), directory("bin"), *files[::-1]]
+    for one in files:
+        if isinstance(one, tuple):
+            one[0].mtime = 12345
+    ways = [
+        (good(), Archive.TAR),
+        (pressed(good()), Archive.GZIP),
+        (good(form=tarfile.GNU_FORMAT), Archive.TAR),
+        (good(form=tarfile.USTAR_FORMAT), Archive.TAR),
+        (packed(files), Archive.TAR),
+        (packed(explicit), Archive.TAR),
+        (pressed(good()[:5000]) + pressed(good()[5000:]), Archive.GZIP),
+    ]
+    images = [await box.take(data, archive) for data, archive in ways]
+    assert len({one.digest for one in images}) == 1
+    assert [one.is_new for one in images] == [True] + [False] * (len(ways) - 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: file("app.py", b"print(2)\n"),
+        lambda: file("app.py", GOOD["app.py"], mode=0o755),
+        lambda: file("app2.py", GOOD["app.py"]),
+        lambda: directory("app.py"),
+        lambda: link("app.py", "bin/run"),
+    ],
+)
+async def test_every_difference_is_another_digest(box: Box, change: Callable[[], Entry]) -> None:
+    rest = [file(name, data) for name, data in GOOD.items() if name != "app.py"]
+    one = await box.take(packed([file("app.py", GOOD["app.py"]), *rest]))
+    other = await box.take(packed([change(), *rest]))
+    assert one.digest != other.digest
+
+
+async def test_long_and_foreign_names_are_kept(box: Box) -> None:
+    long = "/".join(["d" * 100] * 9)
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        image = await box.take(packed([file(f"{long}/ä 漢字.txt")], form=form))
+        assert (box.store / image.digest / long / "ä 漢字.txt").read_bytes() == b"content"
+
+
+async def test_a_hard_link_within_is_a_second_name(box: Box) -> None:
+    image = await box.take(packed([file("a/x"), hard_link("y", "./a/x")]))
+    copy = await box.take(packed([file("a/x"), file("y")]))
+    assert image.digest == copy.digest
+    assert (box.store / image.digest / "y").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize(
+    "target", ["x", "../a/x", "./x", "/usr/bin/python3", "/app/a/x", "nowhere"]
+)
+async def test_a_link_that_is_taken_is_kept_as_it_is(box: Box, target: str) -> None:
+    image = await box.take(packed([file("a/x"), link("a/l", target)]))
+    assert os.readlink(box.store / image.digest / "a" / "l") == target
+
+
+# What is refused -----------------------------------------------------------------------------
+
+MANY = [file(f"f{n}", b"") for n in range(51)]
+HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "an absolute member": (lambda: packed([file("/etc/cron.d/x")]), "absolute path"),
+    "a member above": (lambda: packed([file("../outside/x")]), "climbs out"),
+    "a member above, later": (lambda: packed([file("a/../../outside/x")]), "climbs out"),
+    "a climb within": (lambda: packed([file("a/../b")]), "climbs out"),
+    "a climb in a pax header": (
+        lambda: raw(extended({"path": "../outside/x"}), (entry("x"), b"")),
+        "climbs out",
+    ),
+    "a climb in a global pax header": (
+        lambda: raw(extended({"path": "/etc/x"}, tarfile.XGLTYPE), (entry("x"), b"")),
+        "absolute path",
+    ),
+    "a member through a link": (
+        lambda: packed([link("d", "usr"), file("d/x")]),
+        "lies below a link",
+    ),
+    "a member through a link, made a directory first": (
+        lambda: packed([directory("d"), link("d", "usr"), file("d/x")]),
+        "is there twice",
+    ),
+    "a member through a file": (lambda: packed([file("d"), file("d/x")]), "lies below a file"),
+    "a link over the root": (lambda: packed([link("./", "/usr")]), "the whole image"),
+    "a device link": (lambda: packed([link("dev", "/dev")]), "outside of /app and /usr"),
+    "a proc link": (lambda: packed([link("proc", "/proc/self")]), "outside of /app and /usr"),
+    "a tmp link": (lambda: packed([link("tmp", "/tmp")]), "outside of /app and /usr"),
+    "a link out by /usr": (lambda: packed([link("l", "/usr/../etc")]), "outside of /app and /usr"),
+    "a link above": (lambda: packed([link("l", "..")]), "outside of the image"),
+    "a link above, in steps": (lambda: packed([link("a/l", "x/../../../e")]), "outside of the im"),
+    "a link to nothing": (lambda: packed([link("l", "")]), "no usable path"),
+    "a link with controls": (lambda: packed([link("l", "a\x1b[2J")]), "no usable path"),
+    "a hard link to the host": (lambda: packed([hard_link("l", "/etc/shadow")]), "leads outside"),
+    "a hard link above": (lambda: packed([hard_link("l", "../outside/secret")]), "leads outside"),
+    "a hard link to nothing": (lambda: packed([hard_link("l", "x")]), "no file that came before"),
+    "a hard link to a link": (
+        lambda: packed([link("a", "/usr/bin/x"), hard_link("l", "a")]),
+        "no file that came before",
+    ),
+    "a hard link to a directory": (
+        lambda: packed([directory("a"), hard_link("l", "a")]),
+        "no file that came before",
+    ),
+    "a character device": (
+        lambda: packed([entry("null", tarfile.CHRTYPE, devmajor=1, devminor=3)]),
+        "device node",
+    ),
+    "a block device": (lambda: packed([entry("sda", tarfile.BLKTYPE)]), "device node"),
+    "a pipe": (lambda: packed([entry("pipe", tarfile.FIFOTYPE)]), "named pipe"),
+    "a kind of nobody": (lambda: raw((entry("x", b"Z"), b"")), "of no kind"),
+    "setuid": (lambda: packed([file("su", mode=0o4755)]), "setuid"),
+    "setgid": (lambda: packed([file("wall", mode=0o2755)]), "setgid"),
+    "a whiteout": (lambda: packed([file("a/.wh.secret")]), "whiteout"),
+    "an opaque whiteout": (lambda: packed([file("a/.wh..wh..opq")]), "whiteout"),
+    "a name that is not UTF-8": (lambda: packed([file("a\udcff")]), "not UTF-8"),
+    "a name with a newline": (lambda: packed([file("a\nb")]), "control characters"),
+    "a name with an escape": (lambda: packed([file("\x1b]0;x\x07")]), "control characters"),
+    "a name with a C1 control": (lambda: packed([file("a\x9bb")]), "control characters"),
+    "a long name": (lambda: packed([file("x" * 256)]), "more than 255 bytes"),
+    "a long name in bytes": (lambda: packed([file("ä" * 128)]), "more than 255 bytes"),
+    "a long path": (lambda: packed([file("/".join(["d" * 200] * 6))]), "more than 1024 bytes"),
+    "a deep tree": (lambda: packed([file("/".join("d" * 65))]), "deeper than 64"),
+    "a member twice": (lambda: packed([file("a"), file("a")]), "is there twice"),
+    "a member twice by other words": (lambda: packed([file("a"), file("./a")]), "is there twice"),
+    "a directory twice": (lambda: packed([directory("a"), directory("a/")]), "is there twice"),
+    "a file where a directory was made": (lambda: packed([file("a/b"), file("a")]), "there twice"),
+    "too many files": (lambda: packed(MANY), "more than 50 files"),
+    "too many directories": (
+        lambda: packed([file(f"{n}/{n}/{n}") for n in range(17)]),
+        "more than 50 files",
+    ),
+    "too many bytes": (lambda: packed([file("a", b"x" * 1_000_001)]), "more than 1000000 bytes"),
+    "too many bytes in all": (
+        lambda: packed([file(f"f{n}", b"x" * 300_000) for n in range(4)]),
+        "more than 1000000 bytes",
+    ),
+    "a size that lies": (
+        lambda: raw((entry("a", size=500_000), b"short")),
+        "ends in the middle",
+    ),
+    "a size that lies in a pax header": (
+        lambda: raw(extended({"size": "900000"}), (entry("a", size=5), b"short")),
+        "ends in the middle",
+    ),
+    "a size beyond all bounds": (
+        lambda: raw(extended({"size": "9" * 17}), (entry("a", size=5), b"short")),
+        "more than 1000000 bytes",
+    ),
+    "a size that is no number": (
+        lambda: raw(extended({"size": "-5"}), (entry("a", size=5), b"short")),
+        "size that is no number",
+    ),
+    "a sparse member": (lambda: raw((entry("a", tarfile.GNUTYPE_SPARSE), b"")), "sparse"),
+    "a sparse member in a pax header": (
+        lambda: raw(extended({"GNU.sparse.realsize": "9"}), (entry("a"), b"")),
+        "sparse",
+    ),
+    "an absurd pax header": (
+        lambda: raw((entry("x", tarfile.XHDTYPE, size=70_000), b"1" * 70_000), (entry("a"), b"")),
+        "more than 65536 bytes",
+    ),
+    "an absurd long name": (
+        lambda: raw((entry("x", tarfile.GNUTYPE_LONGNAME, size=70_000), b"a" * 70_000)),
+        "more than 65536 bytes",
+    ),
+    "a pax header that is noise": (
+        lambda: raw(
+            (entry("x", tarfile.XHDTYPE, size=40), b"9999999 a=b\n" * 3), (entry("a"), b"")
+        ),
+        "extended header is damaged",
+    ),
+    "a pax header of nothing": (
+        lambda: raw(extended({"path": "x"})),
+        "ends in the middle",
+    ),
+    "no end": (lambda: good()[:512], "ends in the middle"),
+    "half an archive": (lambda: good()[:1500], "ends in the middle"),
+    "no archive": (lambda: b"#!/bin/sh\n" + b"x" * 5000, "no tar archive"),
+    "a short word": (lambda: b"x", "ends in the middle"),
+    "nothing": (lambda: b"", "ends in the middle"),
+    "an empty archive": (lambda: packed([]), "it is empty"),
+    "an archive of the root alone": (lambda: packed([directory(".")]), "it is empty"),
+    "a damaged header in the middle": (
+        lambda: good()[:1024] + b"x" * 512 + good()[1536:],
+        "damaged",
+    ),
+    "a flood behind the end": (
+        lambda: packed([file("a")]) + b"\0" * 2_000_000,
+        "goes on after its end",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+async def test_what_is_hostile_is_refused_with_its_reason_and_leaves_nothing(
+    box: Box, what: str
+) -> None:
+    make, reason = HOSTILE[what]
+    assert reason in await box.refused(make())
+
+
+@pytest.mark.parametrize("what", [one for one in HOSTILE if one != "a short word"])
+async def test_the_same_is_refused_when_it_is_compressed(box: Box, what: str) -> None:
+    make, reason = HOSTILE[what]
+    assert reason in await box.refused(pressed(make()), Archive.GZIP)
+
+
+async def test_a_bomb_is_given_up_at_its_bound_whatever_it_says(box: Box) -> None:
+    """A few kilobytes that would unpack to 2 GB: the bound is on what comes out."""
+    size = 200_000_000
+    head = entry("zeros", size=size).tobuf(tarfile.GNU_FORMAT)
+    bomb = pressed(head + b"\0" * size)
+    assert len(bomb) < 1_000_000
+    began = time.monotonic()
+    assert "more than 1000000 bytes" in await box.refused(bomb, Archive.GZIP)
+    assert time.monotonic() - began < 2
+    # One that hides in what is skipped: after the archive's end.
+    late = pressed(packed([file("a")]) + b"\0" * size)
+    assert "after its end" in await box.refused(late, Archive.GZIP)
+
+
+@pytest.mark.parametrize("cut", [5, 40, -1])
+async def test_damaged_compression_is_refused(box: Box, cut: int) -> None:
+    data = pressed(good())
+    assert "compression is damaged" in await box.refused(data[:cut], Archive.GZIP)
+    broken = bytearray(data)
+    broken[-6] ^= 0xFF  # its checksum
+    assert "compression is damaged" in await box.refused(bytes(broken), Archive.GZIP)
+    assert "compression is damaged" in await box.refused(good(), Archive.GZIP)
+
+
+async def test_a_refusal_names_the_member_without_its_control_characters(box: Box) -> None:
+    said = await box.refused(packed([file("a\x1b[31mb\udcff")]))
+    assert said.isprintable()
+    assert "is no" in said or "UTF-8" in said
+
+
+async def test_a_chain_of_extended_headers_recurses_into_nothing(box: Box) -> None:
+    chain = [extended({"comment": "x"}) for _ in range(3000)]
+    assert "it is empty" in await box.refused(raw(*chain))
+
+
+@given(st.binary(max_size=3000), st.integers(0, 4000))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_bytes_raise_anything_but_a_refusal(noise: bytes, at: int) -> None:
+    data = good()
+    for one in (noise, data[:at] + noise + data[at + len(noise) :]):
+        source = Source(cast("BinaryIO", io.BytesIO(one)), 10_000_000)
+        try:
+            for member in members(source):
+                for _ in source.pieces(min(member.size, 1_000_000)):
+                    pass
+        except Unprocessable:
+            pass
+
+
+# How they are kept ---------------------------------------------------------------------------
+
+
+async def test_a_start_removes_what_a_crash_has_left(box: Box) -> None:
+    image = await box.take(good())
+    for name in (".new-1", ".old-2"):
+        (box.store / name / "deep").mkdir(parents=True)
+    (box.store / ".upload-3").write_text("half")
+    again = box.open()
+    assert {one.name for one in box.store.iterdir()} == {image.digest}
+    assert again.hold(image.digest)
+    assert not again.hold("00" * 32)
+
+
+def test_a_place_that_is_none_is_said_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "images").write_text("a file")
+    images = ImageDirectory(tmp_path / "images", HandClock(), LIMITS)
+    with pytest.raises(StoreUnavailable, match="directory of images cannot be used"):
+        images.start()
+
+
+async def test_what_nobody_has_named_for_the_grace_is_collected(box: Box) -> None:
+    unused, used = await box.take(good()), await box.take(packed([file("other")]))
+    in_use = frozenset({used.digest})
+    box.clock.time += 599
+    assert await box.images.collect(in_use, 600) == 0
+    box.clock.time += 2
+    assert await box.images.collect(in_use, 600) == 1
+    assert {one.name for one in box.store.iterdir()} == {used.digest}
+    assert not box.images.hold(unused.digest)
+    # From now on nobody has the other one: its grace begins when it was last seen in use.
+    box.clock.time += 599
+    assert await box.images.collect(frozenset(), 600) == 0
+    assert box.images.hold(used.digest)
+    box.clock.time += 599
+    assert await box.images.collect(frozenset(), 600) == 0
+    box.clock.time += 600
+    assert await box.images.collect(frozenset(), 600) == 1
+    assert (await box.take(good())).is_new
+
+
+async def test_a_disk_without_room_is_told_and_leaves_nothing(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_directory: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keep, "_sync", full)
+    with pytest.raises(StoreUnavailable, match=r"No space left on device$"):
+        await box.take(good())
+    assert list(box.store.iterdir()) == []
