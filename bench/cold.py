@@ -1,0 +1,77 @@
+"""Cold starts of functions that are deployed and have no instance, against `crun run`, in turns.
+
+The server lets instances go after a fraction of a second, so that every call here finds none; its
+record says that it was a cold start. Calls are paced, so that what the server makes ready behind
+them is ready again.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import httpx
+
+import stand
+from python import add_runtime
+
+IDLE_S, PACE_S = 0.1, 0.45
+IMPORTS = "import time\ntime.sleep(0.1)\n"  # what 100 ms of imports cost, without their memory
+KINDS = ("shell", "python", "python, 100 ms of imports")
+
+
+def main() -> None:
+    options = stand.arguments("cold")
+    each = 8 * options.seconds
+    with stand.server("--idle-s", str(IDLE_S)) as client:
+        places = {
+            "shell": deployed(client, "cold-shell", "echo hello", "shell"),
+            "python": deployed(client, "cold-python", "main:handler", add_runtime(client)),
+            "python, 100 ms of imports": deployed(
+                client, "cold-imports", "main:handler", add_runtime(client, "imports", IMPORTS)
+            ),
+        }
+        time.sleep(3 * PACE_S)
+        rounds = []
+        for number in range(options.rounds):
+            floor = stand.floor("crun_run", str(each), "echo hello")
+            one = {"crun run": {"p50_ms": stand.percentile(floor, 50) / 1000}}
+            one["crun run"]["p99_ms"] = max(floor) / 1000
+            for name, path in places.items():
+                calls = [cold_call(client, path) for _ in range(each)]
+                one[name] = {"p50_ms": statistics.median(calls), "p99_ms": max(calls)}
+            rounds.append(one)
+            print(f"round {number + 1} of {options.rounds}", end="\r", flush=True)
+    show(rounds)
+    stand.keep("cold", {"calls_each_round": each, "rounds": rounds})
+
+
+def cold_call(client: httpx.Client, path: str) -> float:
+    """Milliseconds of a call that found no instance."""
+    pool = path.removesuffix("/invoke") + "/pool"
+    time.sleep(PACE_S)
+    while client.get(pool).json()["total_count"]:
+        time.sleep(0.05)
+    began = time.perf_counter()
+    record = client.post(path, json={}).raise_for_status().json()
+    took = (time.perf_counter() - began) * 1000
+    assert record["cold_start"], "a warm call among the cold ones"
+    assert record["status"] == "success", record
+    return took
+
+
+def deployed(client: httpx.Client, name: str, handler: str, runtime: str) -> str:
+    function = stand.deployed(client, name=name, handler=handler, runtime=runtime)
+    return f"/api/functions/{function}/invoke"
+
+
+def show(rounds: list[dict[str, dict[str, float]]]) -> None:
+    print(f"{'':28}{'p50, ms':>24}{'worst, ms':>24}{'p50 over crun run':>24}")
+    for name in rounds[0]:
+        values = [stand.spread([one[name][field] for one in rounds]) for field in rounds[0][name]]
+        ratio = stand.spread([one[name]["p50_ms"] / one["crun run"]["p50_ms"] for one in rounds])
+        print(f"{name:28}{values[0]:>24}{values[1]:>24}{ratio:>24}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What the OCI runtime alone costs: `crun run` of a shell in a sandbox with all that ours have.
+
+    crun_run.py COUNT COMMAND   prints COUNT durations in nanoseconds, one a line
+
+The configuration is the one that the launcher writes, with the shell in the guest's place.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from quiltfn.launcher import cgroups, host_image, oci, state, syscalls
+from quiltfn.operator.serve import GUEST
+
+CRUN = "/usr/bin/crun"
+LIMITS = cgroups.Limits(memory_mib=256, cpu_percent=100.0)
+
+
+def main() -> None:
+    count, command = int(sys.argv[1]), sys.argv[2]
+    syscalls.unshare_mounts()
+    groups = cgroups.detect()
+    with tempfile.TemporaryDirectory(dir="/run") as run:
+        ours = state.ServerState(Path(run))
+        groups.prepare(ours.id)
+        try:
+            host = host_image.build(ours.root, GUEST).host
+            for number in range(count):
+                print(one_run(ours, groups, host, f"floor{number}", command), flush=True)
+        finally:
+            groups.remove_server(ours.id)
+            ours.close()
+
+
+def one_run(
+    ours: state.ServerState, groups: cgroups.Cgroups, host: oci.Host, name: str, command: str
+) -> int:
+    bundle = ours.bundles / name
+    bundle.mkdir()
+    base = ours.take_uids()
+    config = oci.config(
+        host,
+        oci.Wanted(limits=LIMITS),
+        uid_base=base,
+        cgroup=groups.path(ours.id, name),
+        hostname=name,
+    )
+    config["process"]["args"] = ["/bin/sh", "-c", command]
+    (bundle / "config.json").write_text(json.dumps(config))
+    arguments = [CRUN, "--root", str(ours.crun_root), "--cgroup-manager", "cgroupfs", "run"]
+    began = time.monotonic_ns()
+    done = subprocess.run(
+        [*arguments, "--bundle", str(bundle), name],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    took = time.monotonic_ns() - began
+    if done.returncode != 0:
+        sys.exit(f"crun: {done.stderr.decode()}")
+    groups.remove(ours.id, name)
+    ours.give_back_uids(base)
+    return took
+
+
+if __name__ == "__main__":
+    main()

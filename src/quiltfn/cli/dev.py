@@ -1,0 +1,219 @@
+"""`quiltfn dev`: a directory as a function that follows every edit, and shows a call after each."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import watchfiles
+
+from quiltfn.cli import packages, show, tree
+from quiltfn.cli.invoke import read_payload
+from quiltfn.cli.options import Environment, grouped, parse_environment
+from quiltfn.cli.runtimes import Kind, Network
+from quiltfn.cli.session import Connection, Session
+from quiltfn.sdk import ApiError, Changes, Function, NewFunction, NewRuntime, requests
+
+# What comes within so many milliseconds of an edit belongs to it: editors write twice.
+SETTLES_MS, LOOKS_EVERY_MS = 60, 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What `dev` runs beside the directory."""
+
+    handler: Annotated[
+        str, typer.Option(help="What is run: module:function, or for shell a command line.")
+    ] = "main:handler"
+    kind: Annotated[
+        Kind | None, typer.Option(help="How it is run; else what the files look like.")
+    ] = None
+    payload: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What each call is given.")
+    ] = None
+    payload_file: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The same from a file, read each time.")
+    ] = None
+    env: Environment = None
+    network: Annotated[Network, typer.Option(help="What a handler may reach.")] = Network.NONE
+    once: Annotated[
+        bool, typer.Option("--once", help="Build, call and end, without waiting for edits.")
+    ] = False
+
+
+@grouped
+def dev(
+    *,
+    directory: Annotated[
+        Path, typer.Option("--dir", metavar="DIR", help="Your files.", file_okay=False, exists=True)
+    ] = Path(),
+    tried: Tried,
+    connection: Connection,
+) -> None:
+    """Run a directory as a function, and again after every edit.
+
+    The function and its runtime are called dev-DIRECTORY and are removed at the end (Ctrl-C).
+    """
+    kind = tried.kind or kind_of(directory)
+    with ExitStack() as stack:
+        at = stack.enter_context(connection.session())
+        shop = stack.enter_context(Workshop(at, directory, kind))
+        trial = Trial(at, shop, tried)
+        stack.callback(trial.remove)
+        trial.turn()
+        if tried.once:
+            return
+        show.note(f"watching {directory.resolve()}; Ctrl-C ends")
+        with suppress(KeyboardInterrupt):
+            edits = watchfiles.watch(
+                directory, debounce=SETTLES_MS, step=LOOKS_EVERY_MS, rust_timeout=500
+            )
+            for _ in edits:
+                trial.turn()
+
+
+def kind_of(directory: Path) -> Kind:
+    """What most of its files look like. Raises `BadParameter`."""
+    for kind, patterns in (
+        (Kind.NODE, ("package.json", "*.js", "*.mjs", "*.cjs")),
+        (Kind.PYTHON, ("*.py",)),
+    ):
+        if any(next(directory.glob(pattern), None) for pattern in patterns):
+            return kind
+    raise typer.BadParameter(f"{directory} has neither .py nor .js files; say what it is: --kind")
+
+
+class Workshop:
+    """Makes images of a directory; packages are installed once for what names them."""
+
+    def __init__(self, at: Session, directory: Path, kind: Kind) -> None:
+        self._at, self.directory, self.kind = at, directory, kind
+        self._interpreter: str | None = None
+
+    def __enter__(self) -> "Workshop":
+        self._made = tempfile.TemporaryDirectory(prefix="quiltfn-dev-")
+        self._root = Path(self._made.name)
+        if self.kind is Kind.PYTHON:
+            self._interpreter = self._at.client.send(requests.info()).interpreters.get("python")
+            if self._interpreter is None:
+                raise typer.BadParameter("the server's machine has no Python for runtimes")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._made.cleanup()
+
+    def image(self) -> str:
+        """The digest of the directory as it is now, uploaded."""
+        files = self._root / "tree"
+        shutil.rmtree(files, ignore_errors=True)
+        kept = self._packages()
+        tree.copy(self.directory, files, with_modules=kept is None)
+        if self._interpreter is not None:
+            packages.compile_python(files, self._interpreter)
+        if kept is not None:
+            shutil.copytree(kept, files / kept.name, symlinks=True, copy_function=os.link)
+        archive = self._root / "image.tar"
+        tree.pack(files, archive)
+        return self._at.client.send(requests.upload_image(archive)).digest
+
+    def _packages(self) -> Path | None:
+        """Where the packages are that the directory asks for, installed if that is new."""
+        names = {Kind.PYTHON: ["requirements.txt"], Kind.NODE: ["package.json", *packages.LOCKS]}
+        asked = [self.directory / name for name in names.get(self.kind, [])]
+        asked = [path for path in asked if path.is_file()]
+        if not asked:
+            return None
+        digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in asked)).hexdigest()
+        home = self._root / digest
+        kept = home / (packages.PACKAGES if self.kind is Kind.PYTHON else tree.MODULES)
+        if not home.exists():
+            try:
+                self._install(home, asked)
+            except BaseException:
+                shutil.rmtree(home, ignore_errors=True)
+                raise
+        return kept if kept.is_dir() else None
+
+    def _install(self, home: Path, asked: list[Path]) -> None:
+        home.mkdir()
+        if self._interpreter is not None:
+            packages.install_python(asked[0], home, self._interpreter)
+            packages.compile_python(home, self._interpreter)
+            return
+        for path in asked:
+            shutil.copyfile(path, home / path.name)
+        packages.install_node(home)
+
+
+class Trial:
+    """The function that is tried, from its first build to its removal."""
+
+    def __init__(self, at: Session, shop: Workshop, tried: Tried) -> None:
+        self._at, self._shop, self._tried = at, shop, tried
+        word = "".join(one if one.isalnum() else "-" for one in shop.directory.resolve().name)
+        self._name = f"dev-{word.lower().strip('-')}"[:60].strip("-")
+        self._function: str | None = None
+        self._has_runtime = False
+
+    def turn(self) -> None:
+        """Builds, deploys, calls, shows. What goes wrong is shown too, and the next edit counts."""
+        began = time.monotonic()
+        try:
+            function = self._deploy()
+        except (typer.BadParameter, ApiError, OSError) as error:
+            show.complain(getattr(error, "message", None) or str(error))
+            return
+        took = time.monotonic() - began
+        if function.error_message:
+            show.complain(function.error_message)
+            return
+        show.note(f"version {function.current_version} is live after {took:.2f} s")
+        try:
+            payload = read_payload(self._tried.payload, self._tried.payload_file)
+            ended = self._at.client.send(requests.invoke(function.id, payload))
+        except (typer.BadParameter, ApiError) as error:
+            show.complain(getattr(error, "message", None) or str(error))
+            return
+        show.invocation(ended)
+
+    def remove(self) -> None:
+        """Takes function and runtime away again, as far as there are any."""
+        client = self._at.client
+        if self._function is not None:
+            client.send(requests.delete(self._function))
+        if self._has_runtime:
+            client.send(requests.remove_runtime(self._name))
+
+    def _deploy(self) -> Function:
+        client, tried = self._at.client, self._tried
+        new = NewRuntime(
+            name=self._name,
+            kind=self._shop.kind.value,
+            image=self._shop.image(),
+            network=tried.network.value,
+        )
+        client.send(requests.add_runtime(new))
+        self._has_runtime = True
+        if self._function is None:
+            made = client.send(
+                requests.create(
+                    NewFunction(
+                        name=self._name,
+                        handler=tried.handler,
+                        runtime=self._name,
+                        environment=parse_environment(tried.env),
+                    )
+                )
+            )
+            self._function = made.function_id
+            return client.send(requests.deploy(self._function))
+        function = client.send(requests.update(self._function, Changes(runtime=self._name)))
+        if function.state != "active":
+            function = client.send(requests.deploy(self._function))
+        return function

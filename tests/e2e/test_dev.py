@@ -1,0 +1,115 @@
+"""`quiltfn dev`: an edit is live in a moment, a mistake is told, and nothing stays behind."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from e2e.server import QUILTFN, Server, quiltfn, until
+
+pytestmark = pytest.mark.sandbox
+PYTHON = (
+    "import os\n\n\ndef handler(event, context):\n    print('log')\n    return f'WORD {event}'\n"
+)
+NODE = "exports.handler = (event) => { console.log('log'); return `WORD ${event}` }\n"
+
+
+class Dev:
+    """The command while it runs, and what it has printed so far."""
+
+    def __init__(self, process: subprocess.Popen[bytes], printed: Path) -> None:
+        self.process, self._printed = process, printed
+
+    @property
+    def text(self) -> str:
+        return self._printed.read_text()
+
+    def wait_for(self, words: str) -> str:
+        return str(until(lambda: words in self.text and self.text, 30.0))
+
+
+@contextmanager
+def dev(server: Server, directory: Path, *more: str) -> Iterator[Dev]:
+    printed = directory.parent / "printed"
+    with printed.open("wb") as file:
+        process = subprocess.Popen(
+            [str(QUILTFN), "dev", "--dir", str(directory), "--url", server.url, *more],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Dev(process, printed)
+    finally:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGINT)
+        process.wait(20)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    directory = tmp_path / "My App"
+    directory.mkdir()
+    return directory
+
+
+@pytest.mark.parametrize(("name", "source"), [("main.py", PYTHON), ("main.js", NODE)])
+def test_an_edit_is_live_within_a_second(shared: Server, app: Path, name: str, source: str) -> None:
+    (app / name).write_text(source.replace("WORD", "first"))
+    with dev(shared, app, "--payload", '"you"') as it:
+        it.wait_for("watching")
+        assert "first you" in it.text
+        assert "log\n" in it.text
+        for number in range(3):
+            (app / name).write_text(source.replace("WORD", f"edit{number}"))
+            began = time.monotonic()
+            it.wait_for(f"edit{number} you")
+            assert time.monotonic() - began < 2.0
+        live = [float(one) for one in re.findall(r"is live after (\d+\.\d+) s", it.text)]
+        assert max(live[1:]) < 1.0, live
+    assert it.process.returncode == 0
+    assert not [one for one in runtimes(shared) if one.startswith("dev-")]
+    assert "dev-my-app" not in shared.call("GET", "/api/functions").text
+
+
+def runtimes(server: Server) -> list[str]:
+    listed = server.call("GET", "/api/runtimes").json()["runtimes"]
+    return [str(one["name"]) for one in listed]
+
+
+def test_a_mistake_is_told_and_the_next_edit_mends_it(shared: Server, app: Path) -> None:
+    (app / "main.py").write_text("def handler(:\n")
+    with dev(shared, app) as it:
+        it.wait_for("SyntaxError")
+        it.wait_for("watching")
+        (app / "main.py").write_text(PYTHON.replace("WORD", "mended"))
+        it.wait_for("mended None")
+        (app / "main.py").write_text("import nosuchmodule\n")
+        assert "cannot serve" in it.wait_for("nosuchmodule")
+        (app / "main.py").write_text(PYTHON.replace("WORD", "again"))
+        it.wait_for("again None")
+        (app / "main.py").write_text("def handler(): raise ValueError('at the call')\n")
+        it.wait_for("ValueError: at the call")
+
+
+def test_once_ends_by_itself(shared: Server, app: Path) -> None:
+    (app / "run.sh").write_text("echo from the directory\n")
+    done = quiltfn(
+        *("dev", "--dir", str(app), "--kind", "shell", "--handler", "sh run.sh", "--once"),
+        *("--url", shared.url),
+    )
+    assert (done.code, done.stdout) == (0, "from the directory\n"), done.stderr
+    assert not [one for one in runtimes(shared) if one.startswith("dev-")]
+
+
+def test_a_directory_that_tells_nothing(shared: Server, app: Path) -> None:
+    done = quiltfn("dev", "--dir", str(app), "--url", shared.url)
+    assert done.code == 2
+    assert "--kind" in done.stderr
