@@ -274,10 +274,10 @@ def test_threads_at_import_are_noticed_and_told(server: Server) -> None:
     state = []
     def handler():
         state.append(1)
-        return [os.getpid(), len(state)]
+        return [os.uname().nodename, os.getpid(), len(state)]
     """
     function = python(server, source)
     calls = [answer(function.invoke()) for _ in range(3)]
-    assert [count for _, count in calls] == [1, 1, 1]
-    assert len({pid for pid, _ in calls}) == 3
+    assert [count for _, _, count in calls] == [1, 1, 1]
+    assert len({(instance, pid) for instance, pid, _ in calls}) == 3
     until(lambda: "ticker" in server.log.read_text())

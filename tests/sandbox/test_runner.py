@@ -320,12 +320,17 @@ def app() -> Iterator[Path]:
         yield Path(name)
 
 
-def python(box: Box, app: Path, source: str, *, keep: bool = False) -> Specialised:
+def python(
+    box: Box, app: Path, source: str, *, keep: bool = False, source_of_runner: str = ""
+) -> Specialised:
     """A module of the test's own; the runner's own place for modules is not there in the box."""
     (app / "mod.py").write_text(source)
+    source_of_runner = source_of_runner or RUNNER.read_text()
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(app)}
     environment |= {"QUILT_HANDLER": "mod:handler", "QUILT_KEEP": str(int(keep))}
-    argv = ["/usr/bin/python3", "-P", "-s", str(RUNNER)]
+    runner = app / "runner.py"
+    runner.write_text(source_of_runner)
+    argv = ["/usr/bin/python3", "-P", "-s", str(runner)]
     return box.specialise(argv, "/", environment, flags=RESIDENT | keep * (KEEP_STATE | KEEP_TMP))
 
 
@@ -370,13 +375,9 @@ def test_a_call_in_a_fork_can_neither_see_nor_reach_the_process_it_was_forked_fr
         assert box.call().stdout == b'{"told": [], "secret": 2, "had": 0}'
 
 
-def test_negative_control_without_the_lock_the_process_is_open(
-    box: Box, app: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    open_runner = app / "open.py"
-    open_runner.write_text(RUNNER.read_text().replace("harden(True)", "harden(False)"))
-    monkeypatch.setitem(globals(), "RUNNER", open_runner)
-    python(box, app, HOSTILE)
+def test_negative_control_without_the_lock_the_process_is_open(box: Box, app: Path) -> None:
+    left_open = RUNNER.read_text().replace("harden(True)", "harden(False)")
+    python(box, app, HOSTILE, source_of_runner=left_open)
     assert b'"mem"' in box.call().stdout
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import tempfile
 import time
 from contextlib import ExitStack, suppress
@@ -61,7 +62,10 @@ def dev(
     The function and its runtime are called dev-DIRECTORY and are removed at the end (Ctrl-C).
     """
     kind = tried.kind or kind_of(directory)
-    with ExitStack() as stack:
+    # Also where it was started with the signal ignored, as in the background of a script.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
         at = stack.enter_context(connection.session())
         shop = stack.enter_context(Workshop(at, directory, kind))
         trial = Trial(at, shop, tried)
@@ -70,12 +74,11 @@ def dev(
         if tried.once:
             return
         show.note(f"watching {directory.resolve()}; Ctrl-C ends")
-        with suppress(KeyboardInterrupt):
-            edits = watchfiles.watch(
-                directory, debounce=SETTLES_MS, step=LOOKS_EVERY_MS, rust_timeout=500
-            )
-            for _ in edits:
-                trial.turn()
+        edits = watchfiles.watch(
+            directory, debounce=SETTLES_MS, step=LOOKS_EVERY_MS, rust_timeout=500
+        )
+        for _ in edits:
+            trial.turn()
 
 
 def kind_of(directory: Path) -> Kind:
@@ -190,6 +193,15 @@ class Trial:
         if self._has_runtime:
             client.send(requests.remove_runtime(self._name))
 
+    def _left_over(self) -> str | None:
+        """The function of a session that did not end well is gone on with."""
+        try:
+            return self._at.client.send(requests.get_by_name(self._name)).id
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return None
+
     def _deploy(self) -> Function:
         client, tried = self._at.client, self._tried
         new = NewRuntime(
@@ -200,18 +212,20 @@ class Trial:
         )
         client.send(requests.add_runtime(new))
         self._has_runtime = True
+        environment = parse_environment(tried.env)
         if self._function is None:
-            made = client.send(
-                requests.create(
-                    NewFunction(
-                        name=self._name,
-                        handler=tried.handler,
-                        runtime=self._name,
-                        environment=parse_environment(tried.env),
-                    )
-                )
+            self._function = self._left_over()
+            if self._function is not None:
+                again = Changes(handler=tried.handler, environment=environment)
+                client.send(requests.update(self._function, again))
+        if self._function is None:
+            new_function = NewFunction(
+                name=self._name,
+                handler=tried.handler,
+                runtime=self._name,
+                environment=environment,
             )
-            self._function = made.function_id
+            self._function = client.send(requests.create(new_function)).function_id
             return client.send(requests.deploy(self._function))
         function = client.send(requests.update(self._function, Changes(runtime=self._name)))
         if function.state != "active":
