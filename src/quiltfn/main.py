@@ -223,10 +223,11 @@ async def serve(given: Inherited) -> None:
     """Listens until SIGTERM, then drains: running calls end, new ones are refused."""
     chosen = given.settings
     async with tie(given) as tied:
+        app = make_app(tied.house)
         config = uvicorn.Config(
-            make_app(tied.house),
+            app,
             loop="uvloop",
-            http=bounded(chosen.head_max_bytes, chosen.head_timeout_s),
+            http=bounded(chosen.head_max_bytes, chosen.head_timeout_s, app.call_at),
             lifespan="off",
             log_config=None,
             access_log=False,

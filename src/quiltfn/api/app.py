@@ -6,7 +6,7 @@ within its limit, said to be JSON), the error body, and who may talk to a server
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -22,7 +22,7 @@ from starlette.types import Scope as AsgiScope
 from quiltfn.api import errors, openapi, parse, rules
 from quiltfn.api.guide import Guide
 from quiltfn.api.route import Answer, Asked, House, Route
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.routes import CALL_BY_ID, CALL_BY_NAME, ROUTES
 from quiltfn.api.stream import streamed
 from quiltfn.api.trail import Trail, Visit
 from quiltfn.idempotency import Rendered, slot_for, was_executed
@@ -49,7 +49,31 @@ JSON = "application/json"
 _encode = msgspec.json.Encoder().encode
 _log = structlog.get_logger("quiltfn.api")
 
-App = Callable[[AsgiScope, Receive, Send], Awaitable[None]]
+# The two paths of a call as nearly everybody writes them; what is written otherwise is a call too,
+# and goes the ordinary way.
+CALL = re.compile(
+    r"/api/functions/(?:invoke/(?P<name>[A-Za-z0-9._-]+)|(?P<function_id>[0-9a-f-]{36})/invoke)"
+)
+
+
+class App:
+    """The ASGI application, and the shorter way of a call (see `protocol.py`)."""
+
+    def __init__(self, router: Router, by_id: "Endpoint", by_name: "Endpoint") -> None:
+        self._router, self._by_id, self._by_name = router, by_id, by_name
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._router(scope, receive, send)
+
+    def call_at(self, path: str) -> "tuple[Endpoint, Mapping[str, str]] | None":
+        """What answers a POST to this path, if that calls a function."""
+        found = CALL.fullmatch(path)
+        if found is None:
+            return None
+        if found["name"] is not None:
+            return self._by_name, {"name": found["name"]}
+        return self._by_id, {"function_id": found["function_id"]}
 
 
 def make_app(house: House) -> App:
@@ -58,19 +82,12 @@ def make_app(house: House) -> App:
     known = rules.with_host(machine.memory_max_mib, machine.cores)
     guide = Guide(ROUTES, _encode(openapi.document(ROUTES, known)))
     trail = Trail(house.audit, house.clock)
-    paths = [
-        Path(path, Endpoint(house, guide, trail, routes).answer, methods=None)
-        for path, routes in ROUTES
-    ]
+    endpoints = {path: Endpoint(house, guide, trail, routes) for path, routes in ROUTES}
+    paths = [Path(path, one.answer, methods=None) for path, one in endpoints.items()]
     for path in paths:
         path.methods = set()  # every method arrives, so that 405 is told in our own words
     router = Router(routes=paths, redirect_slashes=False, default=_no_such_route)
-
-    async def app(scope: AsgiScope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await router(scope, receive, send)
-
-    return app
+    return App(router, endpoints[CALL_BY_ID], endpoints[CALL_BY_NAME])
 
 
 class Endpoint:
@@ -81,26 +98,38 @@ class Endpoint:
         self._allow = ", ".join(sorted(routes))
 
     async def answer(self, request: Request) -> Response:
-        """Whatever happens, one answer, with the request's id."""
+        """The answer to a request as Starlette has it."""
+        try:
+            answer = await self.respond(request)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        return Response(answer.body, answer.status, answer.headers)
+
+    async def respond(self, request: Request, body: bytes | None = None) -> Rendered:
+        """Whatever happens, one answer, with the request's id. `body`: where it is there already.
+
+        Raises `ClientDisconnect` if the caller left before the request was whole.
+        """
         request_id = _request_id(request)
         route = self._routes.get(request.method)
         visit = Visit(request=request, request_id=request_id, route=route)
         try:
-            answer = await self._answer(visit)
+            answer = await self._answer(visit, body)
         except QuiltfnError as error:
             answer = _failure(error, request_id)
             if isinstance(error, MethodNotAllowed):
                 answer.headers["allow"] = self._allow
             await self._trail.refused(visit, answer, error.code)
         except ClientDisconnect:
-            return Response(status_code=499)
+            raise
         except Exception:
             answer = _bug(request, request_id)
             await self._trail.refused(visit, answer, Internal.code)
         self._tell(visit, answer)
-        return Response(answer.body, answer.status, {**answer.headers, "x-request-id": request_id})
+        # A kept answer may be another request's as well, so the headers are not changed in place.
+        return replace(answer, headers={**answer.headers, "x-request-id": request_id})
 
-    async def _answer(self, visit: Visit) -> Rendered:
+    async def _answer(self, visit: Visit, body: bytes | None) -> Rendered:
         """Who, what, may they; then the route's own work, once or again."""
         request, route = visit.request, visit.route
         if self._house.access.is_open:
@@ -110,15 +139,20 @@ class Endpoint:
         if route.scope is not None:
             visit.caller = self._caller(request, visit.address)
             visit.caller.must_have(route.scope)
-        has_body = request.method in ("POST", "PUT") and not route.streams
-        raw = await self._read(route, request) if has_body else b""
+        if body is not None:
+            raw = body
+            self._check_size(len(raw), self._limit(route))
+        elif request.method in ("POST", "PUT") and not route.streams:
+            raw = await self._read(route, request)
+        else:
+            raw = b""
+        key = request.headers.get("idempotency-key") if route.is_idempotent else None
+        if key is None:
+            return await self._execute(route, visit, raw)
 
         async def execute() -> Rendered:
             return await self._execute(route, visit, raw)
 
-        key = request.headers.get("idempotency-key") if route.is_idempotent else None
-        if key is None:
-            return await execute()
         slot = slot_for(visit.caller.tenant_id, request.method, request.url.path, key, raw)
         return await self._house.idempotency.run(slot, execute)
 
@@ -176,8 +210,7 @@ class Endpoint:
 
     async def _read(self, route: Route, request: Request) -> bytes:
         """The body, refused as soon as it is known to be too long, or late."""
-        limits = self._house.limits
-        limit = limits.invoke_body_max if route.is_invoke else limits.body_max
+        limits, limit = self._house.limits, self._limit(route)
         announced = request.headers.get("content-length", "0")
         if announced.isdigit() and int(announced) > limit:
             raise PayloadTooLarge(f"the body has {announced} bytes; this route takes {limit}")
@@ -187,16 +220,21 @@ class Endpoint:
             async with asyncio.timeout(limits.body_timeout_s):
                 async for chunk in request.stream():
                     size += len(chunk)
-                    if size > limit:
-                        raise PayloadTooLarge(
-                            f"the body is longer than the {limit} bytes this route takes"
-                        )
+                    self._check_size(size, limit)
                     chunks.append(chunk)
         except TimeoutError:
             raise BadRequest(
                 f"the body did not arrive within {limits.body_timeout_s:g} s"
             ) from None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _limit(self, route: Route) -> int:
+        limits = self._house.limits
+        return limits.invoke_body_max if route.is_invoke else limits.body_max
+
+    def _check_size(self, size: int, limit: int) -> None:
+        if size > limit:
+            raise PayloadTooLarge(f"the body is longer than the {limit} bytes this route takes")
 
 
 def _body(route: Route, raw: bytes, request: Request) -> object:

@@ -1,13 +1,16 @@
-"""Bounds on what comes before a request exists: the size of its head, and how long it may take.
+"""The connection: bounds on what comes before a request exists, and the short way of a call.
 
-uvicorn's httptools protocol has neither, and without them a thousand sockets that send a byte a
-minute cost as much as a thousand callers.
+uvicorn's httptools protocol bounds neither the size of a head nor the time it may take, and without
+that a thousand sockets that send a byte a minute cost as much as a thousand callers. And it makes a
+task, a queue and a parsed address for every request before anybody looks at its path.
 """
 
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from quiltfn.api.direct import CallAt, DirectCall, to_bytes
 
 HEAD_MAX_BYTES = 16 * 1024
 HEADERS_MAX = 100
@@ -28,6 +31,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     head_max_bytes = HEAD_MAX_BYTES
     head_timeout_s = HEAD_TIMEOUT_S
+    call_at: "CallAt | None" = None
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -35,6 +39,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unfinished_bytes = 0
         self._head_is_complete = False
         self._head_timer: asyncio.TimerHandle | None = None
+        # A call whose head is there, until it is seen whether its body is in the same packet.
+        self._held: DirectCall | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -54,6 +60,8 @@ class BoundedProtocol(HttpToolsProtocol):
         except HeadTooLarge:
             self._refuse()
             return
+        if self._held is not None:
+            self._let_go()
         if not self._head_is_complete and self._unfinished_bytes > 2 * self.head_max_bytes:
             self._refuse()
 
@@ -76,11 +84,70 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_is_complete = True
         self._unfinished_bytes = 0
         self._head_arrived()
-        super().on_headers_complete()
+        self._held = self._direct_call()
+        if self._held is None:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._held is not None:
+            self._held.body += body
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._head_is_complete = False
-        super().on_message_complete()
+        held, self._held = self._held, None
+        if held is None:
+            super().on_message_complete()
+            return
+        self.cycle = held  # type: ignore[assignment]
+        task = self.loop.create_task(self._answer(held))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def _direct_call(self) -> DirectCall | None:
+        """The request, if it is a call that may go the short way."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        if self.call_at is None or busy or self.parser.get_method() != b"POST":
+            return None
+        found = self.call_at(self.url.decode("latin-1"))
+        if found is None or self.expect_100_continue or self.parser.get_http_version() != "1.1":
+            return None
+        names = [name for name, _ in self.headers]
+        if b"transfer-encoding" in names or b"upgrade" in names or b"idempotency-key" in names:
+            return None
+        endpoint, parameters = found
+        path = self.url.decode("latin-1")
+        scope = self.scope | {
+            "method": "POST",
+            "path": path,
+            "raw_path": self.url,
+            "query_string": b"",
+            "path_params": dict(parameters),
+        }
+        return DirectCall(scope, endpoint, self.parser.should_keep_alive())
+
+    def _let_go(self) -> None:
+        """The packet is over and the body is not: it goes the ordinary way, which can wait."""
+        held, self._held = self._held, None
+        super().on_headers_complete()
+        if held is not None and held.body:
+            super().on_body(held.body)
+
+    async def _answer(self, call: DirectCall) -> None:
+        answer = await call.answer()
+        if self.transport.is_closing():
+            call.response_complete = True
+            return
+        if not call.keep_alive:
+            answer.headers["connection"] = "close"
+        closes = answer.headers.get("connection") == "close"
+        head = STATUS_LINE[answer.status]
+        self.transport.write(to_bytes(answer, head, self.server_state.default_headers))
+        call.response_complete = True
+        if closes:
+            self.transport.close()
+        self.on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         if self._is_too_large():
@@ -111,7 +178,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = None
 
 
-def bounded(head_max_bytes: int, head_timeout_s: float) -> type[BoundedProtocol]:
-    """The protocol class with these limits, as uvicorn wants it: a class."""
-    limits = {"head_max_bytes": head_max_bytes, "head_timeout_s": head_timeout_s}
-    return type("BoundedProtocol", (BoundedProtocol,), limits)
+def bounded(
+    head_max_bytes: int, head_timeout_s: float, call_at: CallAt | None = None
+) -> type[BoundedProtocol]:
+    """The protocol class with these limits, as uvicorn wants it: a class. `call_at`: what answers a
+    POST to a path, if that is a call."""
+    given: dict[str, Any] = {"head_max_bytes": head_max_bytes, "head_timeout_s": head_timeout_s}
+    given["call_at"] = staticmethod(call_at) if call_at is not None else None
+    return type("BoundedProtocol", (BoundedProtocol,), given)

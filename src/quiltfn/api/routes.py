@@ -19,6 +19,7 @@ READ, INVOKE, WRITE, ADMIN = Scope.READ, Scope.INVOKE, Scope.WRITE, Scope.ADMIN
 OPERATOR = Scope.OPERATOR
 FUNCTION = "/api/functions/{function_id}"
 TARGET = "/functions/{function_id}/pool-target"
+CALL_BY_ID, CALL_BY_NAME = FUNCTION + "/invoke", "/api/functions/invoke/{name}"
 
 LIMIT = Parameter(
     name="limit",
@@ -244,8 +245,8 @@ HEALTH = document(system.health, admin_schema.HealthAnswer)
 # Fixed words come before {function_id}; the first path that fits wins. Invoking comes first of all:
 # it is asked for most.
 ROUTES: list[tuple[str, dict[str, Route]]] = [
-    (FUNCTION + "/invoke", {"POST": invoking(functions.invoke)}),
-    ("/api/functions/invoke/{name}", {"POST": invoking(functions.invoke_by_name)}),
+    (CALL_BY_ID, {"POST": invoking(functions.invoke)}),
+    (CALL_BY_NAME, {"POST": invoking(functions.invoke_by_name)}),
     ("/health", {"GET": Route(handler=system.alive, scope=None, answer=admin_schema.AliveAnswer)}),
     ("/api/functions", {"POST": CREATE, "GET": LIST}),
     ("/api/functions/health", {"GET": HEALTH}),
