@@ -2,11 +2,14 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 
+from quiltfn.model.cursors import BEFORE_EVERY_ID
 from quiltfn.model.errors import NotFound
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version
@@ -38,9 +41,11 @@ class Catalog:
     def __init__(self) -> None:
         self._by_id: dict[str, Entry] = {}
         self._by_name: dict[tuple[str, str], Entry] = {}
+        self._ids: defaultdict[str, list[str]] = defaultdict(list)  # by tenant, in order
 
     def add(self, entry: Entry) -> None:
         self._by_id[entry.function.id] = entry
+        insort(self._ids[entry.function.tenant_id], entry.function.id)
         self._by_name[entry.function.tenant_id, entry.function.name] = entry
 
     def replace(self, entry: Entry, function: Function, version: Version | None = None) -> None:
@@ -52,6 +57,10 @@ class Catalog:
 
     def remove(self, entry: Entry) -> None:
         del self._by_id[entry.function.id]
+        ids = self._ids[entry.function.tenant_id]
+        del ids[bisect_left(ids, entry.function.id)]
+        if not ids:
+            del self._ids[entry.function.tenant_id]
         self._release_name(entry)
 
     def _release_name(self, entry: Entry) -> None:
@@ -76,13 +85,19 @@ class Catalog:
 
     def count(self, tenant_id: str) -> int:
         """How many functions the tenant has."""
-        return sum(tenant == tenant_id for tenant, _ in self._by_name)
+        return len(self._ids.get(tenant_id, ()))
 
-    def of_tenant(self, tenant_id: str) -> Iterator[Entry]:
-        """The tenant's functions, oldest first (ids are in the order of their making)."""
-        return (
-            entry for entry in list(self._by_id.values()) if entry.function.tenant_id == tenant_id
-        )
+    def of_tenant(self, tenant_id: str, after: str = BEFORE_EVERY_ID) -> Iterator[Entry]:
+        """The tenant's functions with ids above `after`, oldest first (ids are in the order of
+        their making). To be read before anything else happens.
+        """
+        ids = self._ids.get(tenant_id, [])
+        return (self._by_id[ids[at]] for at in range(bisect_right(ids, after), len(ids)))
+
+    def owned(self, tenant_id: str, function_ids: Iterable[str]) -> list[str]:
+        """Those of the functions that are there and the tenant's."""
+        found = ((one, self._by_id.get(one)) for one in function_ids)
+        return [one for one, entry in found if entry and entry.function.tenant_id == tenant_id]
 
     def all(self) -> Iterator[Entry]:
         return iter(list(self._by_id.values()))

@@ -6,7 +6,8 @@ from quiltfn.catalog import Entry
 from quiltfn.ids import new_id
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.errors import NotFound, QuiltfnError
-from quiltfn.ports import Clock, Operation, Operations
+from quiltfn.model.kept import Operation
+from quiltfn.ports import Clock, Operations
 
 POOL_TARGET = "elasticity.function_pool_target"
 APPLIED, FAILED = "succeeded", "failed"

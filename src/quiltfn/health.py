@@ -34,6 +34,11 @@ class Health:
         self._store, self._journal, self._data_dir = store, journal, data_dir
         self.draining = False
 
+    @property
+    def durability(self) -> str:
+        """strict: a call's record is synced before its answer; relaxed: a moment later."""
+        return "strict" if self._journal.is_strict else "relaxed"
+
     async def report(self) -> dict[str, Any]:
         """Each part with ok and a reason; `ready` is true where every part is ok."""
         parts = {
@@ -50,6 +55,7 @@ class Health:
             "status": "ok" if ready else "unavailable",
             "ready": ready,
             "transport": self.machine.transport,
+            "durability": self.durability,
             "checks": parts,
             "protections": self.machine.protections,
         }

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from quiltfn.model.errors import Conflict, QuiltfnError, Unprocessable
-from quiltfn.ports import Answers, Clock, Slot
+from quiltfn.model.kept import Slot
+from quiltfn.ports import Answers, Clock
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 

@@ -7,7 +7,7 @@ import msgspec
 
 from quiltfn.catalog import Entry
 from quiltfn.ids import new_id
-from quiltfn.model import environment
+from quiltfn.model import environment, timeline
 from quiltfn.model.errors import (
     FunctionNotActive,
     NotFound,
@@ -32,6 +32,17 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    """A request that was accepted. `accepted` in monotonic seconds."""
+
+    entry: Entry
+    request: Request
+    payload: bytes | None
+    overrides: dict[str, str] | None
+    invocation_id: str
+    accepted: float
+
+
 class Invoker:
     """Runs calls and knows how many are running, so that a server can drain."""
 
@@ -49,6 +60,7 @@ class Invoker:
         `RuntimeUnavailable`, as does a sandbox that ended under the call. A call that did not end
         before the server had to raises `ShuttingDown`, with its record.
         """
+        accepted = self._clock.now()
         if self._draining:
             raise ShuttingDown(retry_after=5)
         if entry.function.state is FunctionState.DELETED:
@@ -56,14 +68,18 @@ class Invoker:
         if entry.function.state is not FunctionState.ACTIVE:
             raise FunctionNotActive.because(entry.function.state)
         payload, overrides = check(entry.version, request)
-        invocation_id = new_id()
+        asked = _Asked(entry, request, payload, overrides, new_id(), accepted)
         self.running += 1
         try:
             async with self._pools.lease(entry.function.id) as lease:
-                record = await self._run(entry, lease, request, payload, overrides, invocation_id)
+                record = await self._run(asked, lease)
+            if self._journal.is_strict:
+                await self._journal.synced()
         except RuntimeUnavailable as error:
-            self._record_failure(entry, invocation_id, error)
-            error.invocation_id = invocation_id
+            self._record_failure(asked, error)
+            error.invocation_id = asked.invocation_id
+            if self._journal.is_strict:
+                await self._journal.synced()
             raise
         finally:
             self.running -= 1
@@ -75,74 +91,79 @@ class Invoker:
         elif record.status is Status.INTERRUPTED:
             failure = ShuttingDown(record.error_message, retry_after=5)
         if failure is not None:
-            failure.invocation_id = invocation_id
+            failure.invocation_id = asked.invocation_id
             raise failure
         return record
 
-    async def _run(
-        self,
-        entry: Entry,
-        lease: Lease,
-        request: Request,
-        payload: bytes | None,
-        overrides: dict[str, str] | None,
-        invocation_id: str,
-    ) -> Invocation:
+    async def _run(self, asked: _Asked, lease: Lease) -> Invocation:
         """The call itself: record opened, one round trip, record closed."""
-        version = lease.version
-        timeout = request.timeout_seconds or version.content.timeout_seconds
+        function, version, making = asked.entry.function, lease.version, lease.making
+        timeout = asked.request.timeout_seconds or version.content.timeout_seconds
         handed_over, started = self._clock.unix(), self._clock.now()
         variables = environment.of_call(
-            invocation_id=invocation_id,
-            function_name=entry.function.name,
+            invocation_id=asked.invocation_id,
+            function_name=function.name,
             version=version,
             deadline_unix_ms=round((handed_over + timeout) * 1000),
-            payload=payload,
-            traceparent=request.traceparent,
+            payload=asked.payload,
+            traceparent=asked.request.traceparent,
         )
-        if overrides:
-            variables = environment.of_version(version.content) | overrides | variables
+        if asked.overrides:
+            variables = environment.of_version(version.content) | asked.overrides | variables
         record = Invocation(
-            invocation_id=invocation_id,
-            tenant_id=entry.function.tenant_id,
-            function_id=entry.function.id,
-            function_name=entry.function.name,
+            invocation_id=asked.invocation_id,
+            tenant_id=function.tenant_id,
+            function_id=function.id,
+            function_name=function.name,
             execution_node_id=self._node_id,
             status=Status.RUNNING,
             started_at=int(handed_over),
-            cold_start=lease.cold_start,
+            cold_start=making is not None,
         )
+        before = self._clock.now()
         self._journal.opened(record)
+        recorded = self._clock.now() - before
         ended = await lease.call(
             Call(
-                payload=payload,
+                payload=asked.payload,
                 environment=variables,
-                replaces_environment=bool(overrides),
+                replaces_environment=bool(asked.overrides),
                 timeout_s=timeout,
             )
         )
-        duration_ms = math.ceil((self._clock.now() - started) * 1000)
-        record = record.after(ended, int(self._clock.unix()), duration_ms)
-        self._count(entry, record)
-        self._journal.closed(record)
-        return record
+        took = self._clock.now() - started
+        kept = timeline.of_call(
+            asked.accepted, started, making, ran=took - recorded, recorded=recorded
+        )
+        record = record.after(ended, int(self._clock.unix()), math.ceil(took * 1000), kept)
+        return self._close(asked.entry, record, started + took)
 
-    def _record_failure(self, entry: Entry, invocation_id: str, error: RuntimeUnavailable) -> None:
+    def _record_failure(self, asked: _Asked, error: RuntimeUnavailable) -> None:
         """The platform could not run the call: that is kept too."""
-        now = int(self._clock.unix())
+        function, now = asked.entry.function, self._clock.now()
         record = Invocation(
-            invocation_id=invocation_id,
-            tenant_id=entry.function.tenant_id,
-            function_id=entry.function.id,
-            function_name=entry.function.name,
+            invocation_id=asked.invocation_id,
+            tenant_id=function.tenant_id,
+            function_id=function.id,
+            function_name=function.name,
             execution_node_id=self._node_id,
             status=Status(CallEvent.ERROR),
-            ended_at=now,
+            ended_at=int(self._clock.unix()),
             error_message=str(error),
             cold_start=True,
+            timeline=timeline.of_call(asked.accepted, now, error.making),
         )
+        self._close(asked.entry, record, now)
+
+    def _close(self, entry: Entry, record: Invocation, ended: float) -> Invocation:
+        """Writes the end of a call; what writing it took is known only after that."""
         self._count(entry, record)
         self._journal.closed(record)
+        if record.timeline is not None:
+            whole = record.timeline.recorded_for(self._clock.now() - ended)
+            record = msgspec.structs.replace(record, timeline=whole)
+            self._journal.amended(record)
+        return record
 
     def _count(self, entry: Entry, record: Invocation) -> None:
         metrics.count_call(record)

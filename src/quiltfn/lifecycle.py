@@ -116,7 +116,7 @@ class Lifecycle:
             )
             function.validate()
             content.validate(self._place.host)
-            newest = (await self._store.versions(function.id))[0].number
+            newest = await self._store.newest_number(function.id)
             version = self._version(function, newest + 1, content, now)
             await self._repoint(entry, function, version, is_new=True)
         return entry

@@ -8,6 +8,7 @@ found out about the machine.
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +47,11 @@ from quiltfn.model.version import HostLimits
 from quiltfn.observe import log, metrics
 from quiltfn.pool.local import LocalPools
 from quiltfn.pool.reaper import reap
+from quiltfn.ports import Clock, Keep
 from quiltfn.runtimes import HostImage, Runtimes
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
+from quiltfn.sandbox.stems import StemSandboxes
 from quiltfn.store import (
     SpoolJournal,
     SqlAnswers,
@@ -56,13 +59,16 @@ from quiltfn.store import (
     SqliteStore,
     SqlKeys,
     SqlOperations,
+    SqlRetention,
     SqlRuntimes,
     StoreBroken,
 )
-from quiltfn.tidy import tidy, tidy_images
+from quiltfn.tidy import tidy, tidy_images, tidy_records
 from quiltfn.tokens import BadTokenSettings, verifier
 
 EXIT_STORE_BROKEN, EXIT_REFUSED = 74, 78
+# Of the machine's memory, for sandboxes that are nobody's yet.
+STEM_CELLS_SHARE = 0.05
 DIED = ShuttingDown("the server ended while the first call with this key was running")
 
 
@@ -110,7 +116,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
     clock, chosen = SystemClock(), given.settings
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(SqliteStore.open(chosen.data_dir))
-        journal = SpoolJournal(store.database, chosen.data_dir, clock)
+        journal = journal_of(given, store, clock)
         await journal.start()
         stack.push_async_callback(journal.aclose)
         keys, answers = SqlKeys(store.database), SqlAnswers(store.database)
@@ -122,7 +128,9 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         check_address(given, access)
         channel = LauncherChannel(given.channel)
         stack.callback(channel.close)
-        pools = LocalPools(LauncherSandboxes(channel), clock)
+        stems = stock_of(given, channel, clock)
+        stack.push_async_callback(stems.aclose)
+        pools = LocalPools(stems, clock)
         stack.push_async_callback(pools.aclose)
         catalog = Catalog()
         runtime_store = SqlRuntimes(store.database)
@@ -136,11 +144,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         await elasticity.restore()
         health = Health(given.machine, store, journal, chosen.data_dir)
         metrics.started(__version__)
-        work = (
-            *(reap(pools), access.keep_fresh()),
-            tidy(audit, answers, clock, chosen.audit_days),
-            tidy_images(images, runtime_store, chosen.image_grace_s),
-        )
+        work = (reap(pools), access.keep_fresh(), *upkeep(given, store, images, stems))
         for task in [asyncio.ensure_future(one) for one in work]:
             stack.callback(task.cancel)
         yield Tied(
@@ -154,6 +158,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
                 elasticity=elasticity,
                 invoker=Invoker(pools, journal, clock, given.machine.node_id),
                 pools=pools,
+                stock=stems,
                 journal=journal,
                 keys=keys,
                 audit=audit,
@@ -165,6 +170,15 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
             pools,
             health,
         )
+
+
+def stock_of(given: Inherited, channel: LauncherChannel, clock: Clock) -> StemSandboxes:
+    """Where sandboxes come from, its stock being filled from now on."""
+    memory_mib = STEM_CELLS_SHARE * given.machine.memory_max_mib
+    count = given.settings.stem_cells
+    stems = StemSandboxes(LauncherSandboxes(channel), clock, count, memory_mib)
+    stems.start()
+    return stems
 
 
 def check_address(given: Inherited, access: Access) -> None:
@@ -198,6 +212,26 @@ def tenant_limits(chosen: settings.Settings) -> TenantLimits:
         in_flight=chosen.tenant_calls_in_flight,
         calls_per_s=chosen.tenant_calls_per_s,
         functions=chosen.tenant_functions,
+    )
+
+
+def journal_of(given: Inherited, store: SqliteStore, clock: Clock) -> SpoolJournal:
+    chosen = given.settings
+    is_strict = chosen.durability == "strict"
+    return SpoolJournal(store.database, chosen.data_dir, clock, is_strict=is_strict)
+
+
+def upkeep(
+    given: Inherited, store: SqliteStore, images: ImageDirectory, stems: StemSandboxes
+) -> tuple[Coroutine[None, None, None], ...]:
+    """Everything that removes what is kept for a time only."""
+    chosen, clock, database = given.settings, SystemClock(), store.database
+    keep_s = chosen.keep_invocations_days * settings.DAY_S
+    keep = Keep(count=chosen.keep_invocations, seconds=keep_s)
+    return (
+        tidy(SqlAudit(database), SqlAnswers(database), clock, chosen.audit_days),
+        tidy_records(SqlRetention(database), clock, keep),
+        tidy_images(images, SqlRuntimes(database), stems, chosen.image_grace_s),
     )
 
 
@@ -239,10 +273,20 @@ async def serve(given: Inherited) -> None:
         )
         config.load()
         config.ssl = tls_context(given)
+        calm_the_collector()
         server = Server(config)
         drain = asyncio.ensure_future(_drain_on_sigterm(tied, server, chosen.drain_s))
         await server.serve(sockets=[given.listener])
         drain.cancel()
+
+
+def calm_the_collector() -> None:
+    """What is there by now stays; and a call makes hundreds of objects that need no collector, so
+    it looks for cycles every few hundred calls instead of every few.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def tls_context(given: Inherited) -> ssl.SSLContext | None:

@@ -13,8 +13,10 @@ from quiltfn.model.access import Key, Scope
 from quiltfn.model.function import Function
 from quiltfn.model.image import Archive, Image
 from quiltfn.model.invocation import Ended, How, Invocation, Status
+from quiltfn.model.kept import AuditEntry, KeptAnswer, Operation, Slot
 from quiltfn.model.pool import PoolCounts, PoolLimits
 from quiltfn.model.runtime import Runtime
+from quiltfn.model.timeline import Making
 from quiltfn.model.version import Content, Version
 
 T = TypeVar("T")
@@ -96,14 +98,27 @@ class Sandboxes(Protocol):
     """Where sandboxes come from."""
 
     async def create(self, content: Content) -> Sandbox:
-        """A new sandbox within the limits of `content`. Raises `SandboxFailed`."""
+        """A sandbox within the limits of `content`, new to everybody. Raises `SandboxFailed`."""
+
+    def expect(self, content: Content) -> None:
+        """A hint: sandboxes for this content may be wanted soon."""
+
+
+class Stock(Protocol):
+    """Sandboxes that are ready and nobody's."""
+
+    def count(self) -> int:
+        """How many there are."""
+
+    def images(self) -> frozenset[str]:
+        """The digests of the images that they show."""
 
 
 class Lease(Protocol):
-    """An instance held by one call."""
+    """An instance held by one call. `making`: its own, where the call had to wait for that."""
 
     version: Version
-    cold_start: bool
+    making: Making | None
 
     async def call(self, call: Call) -> Ended:
         """As `Sandbox.call`. An instance whose call did not end by itself is not used again."""
@@ -149,6 +164,9 @@ class Pools(Protocol):
 
     def counts(self, function_id: str) -> PoolCounts:
         """The five states, counted; zeros for a function without a pool."""
+
+    def occupied(self) -> Sequence[str]:
+        """The functions that have an instance, in whatever state."""
 
     async def blocked(self, function_id: str) -> int:
         """Attempts that the network of its instances has refused since this server started."""
@@ -216,18 +234,30 @@ class Store(Protocol):
     async def version(self, function_id: str, number: int) -> Version | None:
         """One version, or None."""
 
+    async def newest_number(self, function_id: str) -> int:
+        """The number of the newest version; 0 without any."""
+
     async def ping(self) -> None:
         """Raises `StoreUnavailable` unless the database takes a write now."""
 
 
 class Journal(Protocol):
-    """The record of every call: what was acknowledged is not lost by `kill -9`."""
+    """The record of every call: what was acknowledged is not lost by `kill -9`.
+
+    `is_strict`: nor by a power cut, for a call is acknowledged only once it is `synced`.
+    """
+
+    is_strict: bool
 
     def opened(self, record: Invocation) -> None:
         """Writes that the call is about to be handed over. Raises `StoreUnavailable`: refuse it."""
 
     def closed(self, record: Invocation) -> None:
         """Writes the end. Raises `StoreUnavailable` if it could not be kept."""
+
+    def amended(self, record: Invocation) -> None:
+        """In the step of `closed`: what writing it has taught of a record. It costs no write and
+        never fails; `kill -9` before the next group commit may take it."""
 
     async def synced(self) -> None:
         """Returns once everything written so far is synced to disk and visible to the queries."""
@@ -237,6 +267,21 @@ class Journal(Protocol):
 
     async def query(self, query: InvocationQuery) -> Page[Invocation]:
         """Records of one function, newest first. Raises `Unprocessable` for a broken cursor."""
+
+
+class Keep(msgspec.Struct, frozen=True, kw_only=True):
+    """How many records of calls are kept, and for how many seconds; 0: no bound."""
+
+    count: int = 1_000_000
+    seconds: int = 7 * 86_400
+
+
+class Retention(Protocol):
+    """Takes records away, oldest first; never one without an end, nor one of the last minute."""
+
+    async def prune_some(self, keep: Keep, now: int) -> int:
+        """One step, so short that others who write do not notice. Returns how many records went; 0
+        once there are no more than are to be kept. Raises `StoreUnavailable`."""
 
 
 class Keys(Protocol):
@@ -261,25 +306,6 @@ class Keys(Protocol):
         """Ends a key for good and returns it as it is then."""
 
 
-class Slot(msgspec.Struct, frozen=True, kw_only=True):
-    """What an `Idempotency-Key` stands for: one request of a tenant, told by its body's digest."""
-
-    tenant_id: str
-    method: str
-    path: str
-    key: str
-    body_digest: str
-
-
-class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What was answered the first time; `status` None while that call still runs."""
-
-    body_digest: str
-    status: int | None = None
-    headers: dict[str, str] = {}
-    body: bytes = b""
-
-
 class Answers(Protocol):
     """First answers of idempotent requests, for 24 hours, restarts included."""
 
@@ -299,21 +325,6 @@ class Answers(Protocol):
         """Removes what is older than 24 hours in small steps; returns how much."""
 
 
-class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Who did what, and what came of it; never payloads, environments or secrets. `at`: Unix s."""
-
-    id: str
-    at: int
-    tenant_id: str
-    credential: str
-    action: str
-    object_id: str | None
-    status: int
-    error_code: str | None
-    address: str
-    request_id: str
-
-
 class Audit(Protocol):
     """The trail of every call that changes something."""
 
@@ -327,21 +338,6 @@ class Audit(Protocol):
 
     async def prune(self, before: int) -> int:
         """Removes entries older than that in small steps; returns how many."""
-
-
-class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One controlled change of a function's pool targets, and what came of it."""
-
-    operation_id: str
-    tenant_id: str
-    operation_type: str
-    idempotency_key: str
-    action_id: str
-    status: str
-    reason_code: str | None
-    reason_message: str | None
-    retryable: bool
-    created_at: int
 
 
 class Operations(Protocol):

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 PREFIX = "QUILTFN_"
 DAY_S = 86_400
 MIB = 1024 * 1024
+DURABILITIES = ("relaxed", "strict")
 # What a setting of each type may be given as.
 KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     int: ("a whole number", (str, int)),
@@ -53,6 +54,9 @@ class Settings:
     tls_key: Path = setting(Path(), "PEM file with the certificate's key")
     jwt_secret: Path = setting(Path(), "file with the secret of HS256 tokens, 32 bytes or more")
     jwt_jwks: Path = setting(Path(), "JWKS file with the public keys of RS256 and ES256 tokens")
+    stem_cells: int = setting(
+        4, "sandboxes that are kept ready for each runtime that is in use; 0 for none", high=64
+    )
     idle_s: float = setting(300.0, "how long an idle instance is kept", low=0, high=DAY_S)
     drain_s: float = setting(30.0, "how long running calls have after SIGTERM", low=0, high=DAY_S)
     line_max: int = setting(1000, "calls that wait for one function at most", low=0, high=100_000)
@@ -91,6 +95,15 @@ class Settings:
         10_000, "functions of one tenant at most", low=1, high=1_000_000
     )
     egress_dns: str = setting("", "resolver of sandboxes with egress; empty: the host's own")
+    durability: str = setting(
+        "relaxed", "relaxed, or strict: a call's record is synced before its answer"
+    )
+    keep_invocations: int = setting(
+        1_000_000, "records of calls that are kept at most; 0: no bound", low=0, high=1_000_000_000
+    )
+    keep_invocations_days: int = setting(
+        7, "how long records of calls are kept; 0: no bound", low=0, high=36_500
+    )
     audit_days: int = setting(90, "how long the audit trail is kept", low=1, high=36_500)
 
     def __post_init__(self) -> None:
@@ -102,6 +115,8 @@ class Settings:
             raise BadSetting("tls_cert and tls_key go together; only one of them is set")
         if self.egress_dns and not _is_address(self.egress_dns):
             raise BadSetting(f"egress_dns must be an IP address, not {self.egress_dns!r}")
+        if self.durability not in DURABILITIES:
+            raise BadSetting(f"durability must be relaxed or strict, not {self.durability!r}")
         try:
             is_loopback(self.host)
         except ValueError:

@@ -1,12 +1,15 @@
-"""Housekeeping of what is kept for a time only: the audit trail, idempotent answers, images."""
+"""Housekeeping of what is kept for a time only: the audit trail, idempotent answers, records of
+calls, images."""
 
 import asyncio
 import contextlib
 
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.ports import Answers, Audit, Clock, Images, RuntimeStore
+from quiltfn.ports import Answers, Audit, Clock, Images, Keep, Retention, RuntimeStore, Stock
 
 EVERY_S = 3600.0
+RECORDS_EVERY_S = 15.0
+REST_S, REST_SHARE = 0.01, 3.0
 DAY_S = 86_400
 
 
@@ -22,7 +25,21 @@ async def tidy(audit: Audit, answers: Answers, clock: Clock, audit_days: int) ->
         await asyncio.sleep(EVERY_S)
 
 
-async def tidy_images(images: Images, runtimes: RuntimeStore, grace_s: float) -> None:
+async def tidy_records(retention: Retention, clock: Clock, keep: Keep) -> None:
+    """Until it is cancelled: removes the oldest records of calls while there are more than `keep`.
+
+    Between two steps it rests for longer than a step took, so that others find the writer free.
+    """
+    while True:
+        with contextlib.suppress(StoreUnavailable):  # health says so already
+            started = clock.now()
+            while await retention.prune_some(keep, int(clock.unix())):
+                await asyncio.sleep(REST_S + REST_SHARE * (clock.now() - started))
+                started = clock.now()
+        await asyncio.sleep(RECORDS_EVERY_S)
+
+
+async def tidy_images(images: Images, runtimes: RuntimeStore, stock: Stock, grace_s: float) -> None:
     """Until it is cancelled: removes images that nothing has named for `grace_s`, or twice that.
 
     The grace is for what is under way: between an upload and the runtime that names it, and for
@@ -30,5 +47,6 @@ async def tidy_images(images: Images, runtimes: RuntimeStore, grace_s: float) ->
     """
     while True:
         with contextlib.suppress(StoreUnavailable, OSError):  # health says so already
-            await images.collect(await runtimes.images_in_use(), grace_s)
+            in_use = await runtimes.images_in_use() | stock.images()
+            await images.collect(in_use, grace_s)
         await asyncio.sleep(grace_s / 2)

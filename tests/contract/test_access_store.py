@@ -29,8 +29,9 @@ from contract.store_box import (
 from quiltfn.access import make_key
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.errors import Conflict, NotFound, Unprocessable
+from quiltfn.model.kept import AuditEntry, Operation
 from quiltfn.model.runtime import SHELL
-from quiltfn.ports import Audit, AuditEntry, Keys, Operation, Operations
+from quiltfn.ports import Audit, Keys, Operations
 from quiltfn.store import SqlAudit, SqliteStore, SqlKeys, SqlOperations, migrations, steps, tables
 from quiltfn.store.database import Work
 

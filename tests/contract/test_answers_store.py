@@ -11,7 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from contract.store_box import STORES, StoreOpener, child_environment
-from quiltfn.ports import Answers, KeptAnswer, Slot
+from quiltfn.model.kept import KeptAnswer, Slot
+from quiltfn.ports import Answers
 from quiltfn.store import SqlAnswers, SqliteStore, StoreBroken, steps
 from quiltfn.store.database import Work
 
@@ -84,7 +85,7 @@ async def test_of_many_who_want_one_slot_at_once_one_gets_it(
 DYING = """
 import asyncio, os, pathlib, signal, sys
 import msgspec
-from quiltfn.ports import Slot
+from quiltfn.model.kept import Slot
 from quiltfn.store import SqlAnswers, SqliteStore
 async def main():
     async with SqliteStore.open(pathlib.Path(sys.argv[1])) as store:

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from msgspec.structs import replace
@@ -20,9 +21,11 @@ from contract.store_box import (
     ids,
     opened_journal,
 )
+from quiltfn.model.cold import Cold
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Status
+from quiltfn.model.timeline import Timeline
 from quiltfn.ports import InvocationQuery, Tally
 from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken
 from quiltfn.store.directory import SPOOLS
@@ -73,6 +76,38 @@ async def test_a_record_is_there_at_once_and_after_the_commit(
     assert await journal.get(function.id, call.invocation_id) == end
     await journal.synced()
     assert await journal.get(function.id, call.invocation_id) == end
+
+
+@pytest.mark.parametrize("why", [None, Cold.SCALED_OUT])
+async def test_what_writing_a_record_taught_of_it_is_kept_with_it(
+    journal: SpoolJournal, function: Function, tmp_path: Path, why: Cold | None
+) -> None:
+    end = replace(done(a_call(function)), timeline=Timeline(why, 1, 2, 3, 4, 5))
+    journal.closed(end)
+    written = sizes(tmp_path)
+    amended = replace(end, timeline=Timeline(why, 1, 2, 3, 4, 6))
+    journal.amended(amended)
+    assert sizes(tmp_path) == written  # it costs no write
+    assert await journal.get(function.id, end.invocation_id) == amended
+    await journal.synced()
+    assert await journal.get(function.id, end.invocation_id) == amended
+    assert (await journal.query(InvocationQuery(function_id=function.id, limit=9))).items == [
+        amended
+    ]
+
+
+async def test_a_kill_right_after_the_end_keeps_the_timeline_that_was_written(
+    store: SqliteStore, function: Function, tmp_path: Path
+) -> None:
+    end = replace(done(a_call(function)), timeline=Timeline(Cold.FIRST, 1, 2, 3, 4, 5))
+    before = done(a_call(function))  # as it was written by a server that kept none
+    line = to_line(before).replace(b',"timeline":null', b"")
+    body = line[9:-1]
+    (tmp_path / SPOOLS[0]).write_bytes(to_line(end) + b"%08x %b\n" % (crc32(body), body))
+    assert b"timeline" not in body
+    async with opened_journal(store, tmp_path) as journal:
+        assert await journal.get(function.id, end.invocation_id) == end
+        assert await journal.get(function.id, before.invocation_id) == before
 
 
 async def test_a_record_is_found_under_its_own_function_only(

@@ -105,6 +105,8 @@ async def test_versions_come_newest_first_and_one_by_its_number(store: SqliteSto
     assert second is not None
     assert second.number == 2
     assert await store.version(function.id, 4) is None
+    assert await store.newest_number(function.id) == 3
+    assert await store.newest_number("other") == 0
 
 
 async def test_saving_leaves_the_tally_alone(store: SqliteStore, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tutorial, word for word: its commands are run in order and print what it says they print."""
+"""Documents, word for word: their commands are run in order and print what is said they print."""
 
 import os
 import re
@@ -10,25 +10,33 @@ import pytest
 from e2e.server import QUILTFN, Server
 
 pytestmark = pytest.mark.sandbox
-TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
+DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def test_the_tutorial_does_what_it_says(shared: Server, tmp_path: Path) -> None:
+    assert run_as_written(DOCS / "tutorial.md", shared, tmp_path) >= 7
+
+
+def test_the_page_about_slow_calls_does_what_it_says(shared: Server, tmp_path: Path) -> None:
+    assert run_as_written(DOCS / "how-to" / "slow-calls.md", shared, tmp_path) == 3
+
+
+def run_as_written(document: Path, server: Server, directory: Path) -> int:
+    """Returns how many blocks of commands there were."""
     environment = {
         **os.environ,
         "PATH": f"{QUILTFN.parent}:{os.environ['PATH']}",
-        "QUILT_BASE_URL": shared.url,
+        "QUILT_BASE_URL": server.url,
         "COLUMNS": "200",
     }
-    blocks = BLOCK.findall(TUTORIAL.read_text())
-    assert len([kind for kind, _ in blocks if kind == "sh"]) >= 7
+    blocks = BLOCK.findall(document.read_text())
     printed, at = "", 0
     for kind, text in blocks:
         if kind == "sh":
             done = subprocess.run(
                 ["/bin/bash", "-e", "-c", text],
-                cwd=tmp_path,
+                cwd=directory,
                 env=environment,
                 capture_output=True,
                 text=True,
@@ -44,3 +52,4 @@ def test_the_tutorial_does_what_it_says(shared: Server, tmp_path: Path) -> None:
             found = found or re.compile(re.escape(line).replace("…", r"\S+")).search(printed)
             assert found, f"{line!r} is not in\n{printed}"
             at = found.end()
+    return len([kind for kind, _ in blocks if kind == "sh"])

@@ -25,6 +25,7 @@ from quiltfn.guest.wire import (
     How,
     Output,
     encode_call,
+    encode_prepare,
     encode_specialise,
 )
 from sandbox.guest_box import SANITIZER, SANITIZER_EXIT, Box, build_guest
@@ -461,7 +462,11 @@ VIOLATIONS = {
     "a call before specialisation": encode_call(nonce=1, timeout_ms=1, environment={}),
     "an empty specialisation": host_frame("S"),
     "a specialisation too long": struct.pack("<B3xI", ord("S"), 256 * 1024 + 1),
-    "an unknown flag": host_frame("S", b"\x08" + FINE[9:]),
+    "an unknown flag": host_frame("S", b"\x20" + FINE[9:]),
+    "an empty preparation": host_frame("R", b""),
+    "a preparation too long": struct.pack("<B3xI", ord("R"), 256 * 1024 + 1),
+    "a preparation with bytes left over": host_frame("R", blobs(b"/bin/true") + blobs() + b"\0"),
+    "two preparations": 2 * encode_prepare(argv=["/bin/sleep", "9"], environment={}),
     "state to keep without a runner": host_frame("S", b"\4" + FINE[9:]),
     "bytes left over": host_frame("S", FINE[8:] + b"\0"),
     "no arguments": host_frame("S", START + blobs() + blobs()),
@@ -478,6 +483,7 @@ VIOLATIONS = {
 }
 CALL_VIOLATIONS = {
     "a second specialisation": FINE,
+    "a late preparation": encode_prepare(argv=["/bin/true"], environment={}),
     "a short head": host_frame("C", b"\0" * 19),
     "a frame too long": struct.pack("<B3xI", ord("C"), CALL_MAX + 1),
     "an unknown flag": call_frame(4, 4, blobs()),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from quiltfn.guest.wire import (
+    ANEW,
     KEEP_STATE,
     KEEP_TMP,
     RESIDENT,
@@ -20,6 +21,7 @@ from quiltfn.guest.wire import (
     End,
     How,
     Specialised,
+    encode_prepare,
 )
 from sandbox.guest_box import SANITIZER_EXIT, Answer, Box, build_guest
 
@@ -332,6 +334,39 @@ def python(
     runner.write_text(source_of_runner)
     argv = ["/usr/bin/python3", "-P", "-s", str(runner)]
     return box.specialise(argv, "/", environment, flags=RESIDENT | keep * (KEEP_STATE | KEEP_TMP))
+
+
+def prepared(box: Box, app: Path, source: str, flags: int = RESIDENT) -> Specialised:
+    """The same by way of an interpreter that was started before anybody knew what for."""
+    (app / "mod.py").write_text(source)
+    runner = app / "runner.py"
+    runner.write_text(RUNNER.read_text().replace('HOME = "/app"', f'HOME = "{app}"'))
+    argv = ["/usr/bin/python3", "-P", "-s", str(runner)]
+    box.socket.sendall(encode_prepare(argv=argv, environment={"QUILT_STEM": "1", "OLD": "1"}))
+    environment = {"PATH": "/usr/bin:/bin", "QUILT_HANDLER": "mod:handler", "NEW": "2"}
+    return box.specialise(argv, "/usr", environment, flags=flags)
+
+
+WHERE = "import os\ndef handler(): return [os.getcwd(), os.environ.get('OLD'), os.environ['NEW']]"
+
+
+def test_a_prepared_interpreter_becomes_what_it_is_told(box: Box, app: Path) -> None:
+    assert prepared(box, app, WHERE) == Specialised(0, "fork")
+    for _ in range(2):
+        assert json.loads(box.call().stdout) == ["/usr", None, "2"]
+
+
+def test_a_prepared_interpreter_that_is_of_no_use_is_replaced(box: Box, app: Path) -> None:
+    assert prepared(box, app, WHERE, RESIDENT | ANEW) == Specialised(0, "fork")
+    assert json.loads(box.call().stdout) == ["/usr", None, "2"]
+    assert len(box.processes()) == 2
+
+
+def test_a_prepared_interpreter_that_died_shows_when_it_is_wanted(box: Box) -> None:
+    box.socket.sendall(encode_prepare(argv=["/bin/false"], environment={}))
+    time.sleep(0.2)
+    answer = box.specialise(["/bin/false"], flags=RESIDENT)
+    assert "ended with status 1 before it was ready" in answer.text
 
 
 HOSTILE = """

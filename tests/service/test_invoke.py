@@ -235,3 +235,20 @@ async def test_a_hundred_calls_at_once_share_the_maximum_and_all_succeed(server:
     assert server.sandboxes.most_alive <= 3
     assert len(await server.records(entry)) == 100
     assert server.invoker.running == 0
+
+
+async def test_a_warm_call_reads_nothing_from_the_store(
+    server: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await server.active("echo hello")
+    await server.invoke(entry)
+    reads = []
+    original = server.store.database.read
+    monkeypatch.setattr(
+        server.store.database, "read", lambda work: reads.append(work) or original(work)
+    )
+    for _ in range(20):
+        await server.invoke(entry)
+    assert reads == []
+    await server.store.versions(entry.function.id)  # the count itself works
+    assert len(reads) == 1

@@ -17,8 +17,8 @@ from quiltfn.api.route import ApiLimits
 from quiltfn.idempotency import Idempotency
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.kept import AuditEntry
 from quiltfn.operator import keys as keys_command
-from quiltfn.ports import AuditEntry
 from quiltfn.store import SqlAnswers, SqlAudit, SqliteStore, SqlKeys
 from service.service_box import HandClock
 

@@ -31,7 +31,7 @@ WHEN = {
     "FORBIDDEN": "The credential's scope does not allow the call, or it names another tenant; on a "
     "server without keys: a foreign Host or Origin.",
     "NOT_FOUND": "There is no such route, function, version, invocation, operation, key or "
-    "runtime, or it is another tenant's.",
+    "runtime, or it is another tenant's; or no timeline is kept of the invocation.",
     "METHOD_NOT_ALLOWED": "The address does not take the method; `Allow` names those it takes.",
     "CONFLICT": "The name is taken; the first call with this `Idempotency-Key` still runs; the "
     "function's state does not allow to pause or resume it; or the runtime is the server's own.",

@@ -11,7 +11,7 @@ from quiltfn.api.errors import STATUS
 from quiltfn.api.route import ApiLimits
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.ports import AuditEntry
+from quiltfn.model.kept import AuditEntry
 from spec import errors_page
 from spec.house import is_error
 

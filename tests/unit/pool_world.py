@@ -20,6 +20,7 @@ from quiltfn.model.actions import (
     Start,
     Wake,
 )
+from quiltfn.model.cold import Cold
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.pool import Pool, PoolLimits
 
@@ -38,6 +39,9 @@ class Box:
     destroying: bool = False
     dead: bool = False
     has_served: bool = False
+    has_stood: bool = False
+    is_sick: bool = False
+    cleaning_since: float = 0.0
 
 
 class World:
@@ -54,6 +58,8 @@ class World:
         self.stands: list[str] = []
         self.failing = False
         self._waiters = 0
+        self._has_stood = False  # any, since the start or the last close
+        self._left_well: dict[str, bool] = {}  # how the last one of a content went
 
     # Events ----------------------------------------------------------------------------------
 
@@ -69,7 +75,7 @@ class World:
         self.cancelled.add(waiter)
         number = self.held(waiter)
         if number is not None and self.boxes[number].dead:
-            self.boxes[number].holder = None
+            self.boxes[number].holder, self.boxes[number].is_sick = None, True
             self._perform(self.pool.release(number, self.now, healthy=False))
             return
         if number is not None:
@@ -79,6 +85,7 @@ class World:
     def release(self, number: int, *, healthy: bool = True) -> None:
         box = self.boxes[number]
         box.holder, box.has_served, box.cleaning = None, True, True
+        box.is_sick, box.cleaning_since = not healthy or box.dead, self.now
         self._perform(self.pool.release(number, self.now, healthy=healthy and not box.dead))
 
     def cleaned(self, number: int) -> None:
@@ -86,7 +93,9 @@ class World:
         self._perform(self.pool.cleaned(number, self.now))
 
     def started(self, number: int) -> None:
-        self.boxes[number].pending = False
+        box = self.boxes[number]
+        box.pending, box.has_stood = False, not box.destroying
+        self._has_stood |= box.has_stood
         self._perform(self.pool.started(number, self.now))
 
     def failed(self, number: int, reason: str = "no such directory") -> None:
@@ -114,6 +123,7 @@ class World:
         self._perform(self.pool.abandon(self.now))
 
     def close(self, why: str = "paused") -> None:
+        self._has_stood = False
         self._perform(self.pool.close(why, self.now))
 
     def retarget(self, **limits: int) -> None:
@@ -194,6 +204,7 @@ class World:
                     assert not box.destroying, "destroyed twice"
                     assert box.holder is None, "destroyed under a call"
                     box.destroying = True
+                    self._note_how_it_went(box)
                 case Wake(at=at):
                     assert at > self.now, "to be woken in the past would be a busy loop"
                     self.wakes.append(at)
@@ -211,7 +222,25 @@ class World:
         assert len(self.boxes) < most, "a start above the maximum"
         assert digest in (self.pool.current, self.pool.standby), "a start for nobody"
         assert number not in self.boxes, "a number used twice"
+        self._check_why(self.pool.instances[number].why, digest)
         self.boxes[number] = Box(digest)
+
+    def _note_how_it_went(self, box: Box) -> None:
+        if box.has_stood and box.digest in (self.pool.current, self.pool.standby):
+            overdue = self.now - box.cleaning_since >= self.pool.limits.recycle_s
+            is_bad = box.dead or box.is_sick or (box.cleaning and overdue)
+            self._left_well[box.digest], self._has_stood = not is_bad, True
+
+    def _check_why(self, why: Cold, digest: str) -> None:
+        """The reason of a start is one that the world has seen, too."""
+        standing = self.those(lambda b: b.digest == digest and b.has_stood and not b.destroying)
+        assert (why is Cold.SCALED_OUT) == bool(standing), f"{why} beside {standing}"
+        if why is Cold.FIRST:
+            assert not self._has_stood, "called the first, and is not"
+        elif why is Cold.UPDATED:
+            assert self._has_stood, "called updated, and nothing stood before"
+        elif why is not Cold.SCALED_OUT:
+            assert self._left_well[digest] == (why is Cold.EVICTED), f"{why}: it was otherwise"
 
     def _hand(self, number: int, waiter: int) -> None:
         box = self.boxes[number]
@@ -253,6 +282,8 @@ class World:
     def check(self) -> None:
         """The pool agrees with itself and with the world."""
         self.pool.check()
+        if self.pool.is_at_rest:
+            assert self.pool.tick(1e12) == [], "it is not at rest"
         counts, said = self.pool.counts(), self.states()
         assert counts.total == len(said) == len(self.boxes), "instances and sandboxes differ"
         assert said.keys() == self.boxes.keys()

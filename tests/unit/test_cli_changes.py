@@ -149,6 +149,53 @@ def test_invocations_are_asked_for_and_listed(fake: Fake, capsys: Captured) -> N
     assert fake.query == "cold_start=false"
 
 
+TIMELINE: dict[str, Any] = {
+    "invocation_id": "i1",
+    "cold_start": True,
+    "cold_reason": "first",
+    "phases": [
+        {"name": "queued", "microseconds": 12},
+        {"name": "placed", "microseconds": 20_034},
+        {"name": "ran", "microseconds": 900},
+    ],
+    "total_microseconds": 20_946,
+}
+
+
+def test_a_timeline_is_shown_in_milliseconds(fake: Fake, capsys: Captured) -> None:
+    fake.answers["GET", f"/{ID}/invocations/i1/timeline"] = (200, TIMELINE)
+    assert run(["functions", "timeline", "hello", "i1"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["queued", "0.012", "ms"],
+        ["placed", "20.034", "ms"],
+        ["ran", "0.900", "ms"],
+        ["total", "20.946", "ms"],
+        ["cold", "first"],
+    ]
+
+
+def test_timing_is_told_beside_the_output_and_never_fails_the_call(
+    fake: Fake, capsys: Captured
+) -> None:
+    path = ("GET", f"/{ID}/invocations/i1/timeline")
+    fake.answers[path] = (200, {**TIMELINE, "cold_reason": None})
+    assert run(["invoke", "hello", "--timing"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "hello\n"
+    assert printed.err.splitlines()[1:] == [
+        "queued   0.012 ms",
+        "placed  20.034 ms",
+        "ran      0.900 ms",
+        "total   20.946 ms",
+    ]
+    del fake.answers[path]
+    assert run(["invoke", "hello", "--timing"]) == 0
+    assert "could not be had: there is no such function" in capsys.readouterr().err
+    assert run(["invoke", "hello"]) == 0
+    assert fake.asked[-1] == ("POST", "/invoke/hello")
+
+
 def test_counts_of_a_pool_and_of_all(fake: Fake, capsys: Captured) -> None:
     counts = {"warming_count": 1, "ready_count": 2, "busy_count": 3, "total_count": 6}
     fake.answers["GET", f"/{ID}/pool"] = (200, {"function_id": ID, **counts})
@@ -168,6 +215,7 @@ def test_health_is_told_and_is_the_exit_code(
         "status": "ok" if ready else "unavailable",
         "ready": ready,
         "transport": "cleartext",
+        "durability": "strict",
         "checks": {"accepting_calls": {"ok": ready, "reason": "because"}},
         "protections": {"seccomp": "allowlist"},
     }
@@ -178,6 +226,7 @@ def test_health_is_told_and_is_the_exit_code(
     assert [row.split() for row in rows] == [
         ["accepting", "calls", "ok" if ready else "NO", "because"],
         ["transport", "warn", "cleartext"],
+        ["durability", "ok", "strict"],
         ["seccomp", "ok", "allowlist"],
     ]
 

@@ -1,11 +1,12 @@
 """Where a page ended and where the next begins: the one codec, and the header that leads there."""
 
 import base64
+import uuid
 
 import pytest
 
 from quiltfn.api.parse import next_link
-from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, to_cursor
+from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, first_id, from_cursor, to_cursor
 from quiltfn.model.errors import Unprocessable
 
 ID = "0192f3a4-5b6c-7d8e-9f01-23456789abcd"
@@ -31,6 +32,20 @@ def test_without_a_cursor_a_list_starts_at_its_own_end() -> None:
 def test_what_no_page_gave_is_refused(text: str, start: str) -> None:
     with pytest.raises(Unprocessable, match="cursor"):
         from_cursor(text, start)
+
+
+def test_the_first_id_of_a_second_sorts_between_those_before_and_those_of_it() -> None:
+    for second in (0, 1, 1_760_000_000, 2**33):
+        before, of_it = (
+            f"{one:012x}7fffbfff{'f' * 12}" for one in (second * 1000 - 1, second * 1000)
+        )
+        if second:
+            assert dashed(before) < first_id(second)
+        assert first_id(second) < dashed(of_it)
+
+
+def dashed(digits: str) -> str:
+    return str(uuid.UUID(hex=digits))
 
 
 def test_the_next_page_is_one_of_the_same_query() -> None:

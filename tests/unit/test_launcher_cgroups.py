@@ -205,6 +205,34 @@ def test_v1_puts_a_process_of_ours_into_a_group_of_every_controller(tmp_path: Pa
         assert (top / "quiltfn" / "s" / "one" / "cgroup.procs").read_text() == "0"
 
 
+def test_v2_changes_the_limits_of_a_sandbox_that_is_there(unified: Path) -> None:
+    group = unified / "quiltfn" / "s" / "one"
+    group.mkdir(parents=True)
+    for name in ("memory.max", "cpu.max"):
+        (group / name).write_text("")
+    V2().limit("s", "one", Limits(memory_mib=512, cpu_percent=150))
+    assert (group / "memory.max").read_text() == str(512 * 1024 * 1024)
+    assert (group / "cpu.max").read_text() == "150000 100000"
+    with pytest.raises(FileNotFoundError):  # and makes none where there is none
+        V2().limit("s", "other", Limits(memory_mib=512, cpu_percent=150))
+
+
+@pytest.mark.parametrize("swap", [True, False])
+def test_v1_changes_the_limits_of_a_sandbox_that_is_there(tmp_path: Path, swap: bool) -> None:
+    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
+    files = {"memory": ["memory.limit_in_bytes"], "cpu": ["cpu.cfs_quota_us", "cpu.cfs_period_us"]}
+    files["memory"] += ["memory.memsw.limit_in_bytes"] if swap else []
+    for controller, names in files.items():
+        (tops[controller] / "quiltfn" / "s" / "one").mkdir(parents=True)
+        for name in names:
+            (tops[controller] / "quiltfn" / "s" / "one" / name).write_text("")
+    V1(tops, hybrid=True).limit("s", "one", Limits(memory_mib=512, cpu_percent=50))
+    memory, cpu = (tops[name] / "quiltfn" / "s" / "one" for name in ("memory", "cpu"))
+    assert (memory / "memory.limit_in_bytes").read_text() == str(512 * 1024 * 1024)
+    assert not swap or (memory / files["memory"][1]).read_text() == str(512 * 1024 * 1024)
+    assert (cpu / "cpu.cfs_quota_us").read_text() == "50000"
+
+
 # Trees ---------------------------------------------------------------------------------------
 
 

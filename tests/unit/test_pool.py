@@ -202,7 +202,7 @@ def test_a_failed_start_fails_the_first_in_line_and_nobody_else() -> None:
     world = a_pool(max_instances=1)
     first, second = world.acquire(), world.acquire()
     world.failed(1, "no such directory")
-    assert world.answers[first] == Fail(first, "no such directory")
+    assert world.answers[first] == Fail(first, 1, "no such directory")
     assert world.states() == {2: WARMING}  # the second has an attempt of its own
     assert second not in world.answers
 

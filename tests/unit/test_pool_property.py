@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from quiltfn.model.actions import Action, Hand, Refuse
-from quiltfn.model.instance import InstanceState
+from quiltfn.model.cold import Cold
+from quiltfn.model.instance import Instance, InstanceState
 from quiltfn.model.pool import Pool, PoolLimits, Waiting
 from unit.pool_world import World
 
@@ -225,6 +226,19 @@ class ForgetsTheMinimum(Pool):
         return actions
 
 
+class ForgetsHowTheLastOneWent(Pool):
+    def _stop(self, instance: Instance, now: float, how: Cold = Cold.EVICTED) -> list[Action]:  # noqa: ARG002
+        return super()._stop(instance, now)
+
+
+class ForgetsThatItClosed(Pool):
+    def close(self, why: str, now: float) -> list[Action]:
+        past = self._past._has_any
+        actions = super().close(why, now)
+        self._past._has_any = past
+        return actions
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -239,6 +253,8 @@ class ForgetsTheMinimum(Pool):
         LetsTheLineKeepTheStandbyOut,
         KeepsTheOldContent,
         ForgetsTheMinimum,
+        ForgetsHowTheLastOneWent,
+        ForgetsThatItClosed,
     ],
 )
 def test_a_pool_that_makes_this_mistake_is_found_out(broken: type[Pool]) -> None:

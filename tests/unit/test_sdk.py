@@ -126,6 +126,7 @@ def every_request() -> Iterator[tuple[Request[Any], str, str]]:
         f"{base}/f1/invocations?cold_start=true",
     )
     yield requests.invocation("f1", "i1"), "GET", f"{base}/f1/invocations/i1"
+    yield requests.timeline("f1", "i1"), "GET", f"{base}/f1/invocations/i1/timeline"
     yield requests.versions("f1"), "GET", f"{base}/f1/versions"
     yield requests.rollback("f1", 1), "POST", f"{base}/f1/rollback"
     yield requests.pool("f1"), "GET", f"{base}/f1/pool"

@@ -149,3 +149,14 @@ def test_a_resolver_is_an_address(given: str) -> None:
 def test_a_resolver_that_is_no_address_is_refused(given: str) -> None:
     with pytest.raises(BadSetting, match="egress_dns must be an IP address"):
         from_everywhere({"egress_dns": given}, {})
+
+
+@pytest.mark.parametrize("given", ["relaxed", "strict"])
+def test_a_durability_is_one_of_two(given: str) -> None:
+    assert from_everywhere({"durability": given}, {}).durability == given
+
+
+@pytest.mark.parametrize("given", ["", "Strict", "none", "relaxed "])
+def test_any_other_durability_is_refused(given: str) -> None:
+    with pytest.raises(BadSetting, match="durability must be relaxed or strict"):
+        from_everywhere({"durability": given}, {})

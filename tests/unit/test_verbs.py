@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quiltfn.launcher.cgroups import Limits
-from quiltfn.launcher.verbs import Blocked, Create, Destroy, Kill, Refused, parse
+from quiltfn.launcher.verbs import Blocked, Create, Destroy, Kill, Limit, Refused, parse
 from quiltfn.model.runtime import FIXED_TREES
 
 MEMORY_MAX, CORES = 4096, 2
@@ -33,7 +33,7 @@ def ask(request: object) -> object:
     return parse(message, memory_max_mib=MEMORY_MAX, cores=CORES)
 
 
-def test_the_three_verbs() -> None:
+def test_the_verbs() -> None:
     assert ask(CREATE) == Create(1, Limits(memory_mib=256, cpu_percent=25.5))
     everything = {"image": DIGEST, "network": "egress", "writable_paths": ["/data", "/var/cache"]}
     assert ask(CREATE | everything) == Create(
@@ -42,6 +42,25 @@ def test_the_three_verbs() -> None:
     assert ask(DESTROY) == Destroy(2, ID)
     assert ask(DESTROY | {"verb": "kill"}) == Kill(2, ID)
     assert ask(DESTROY | {"verb": "blocked"}) == Blocked(2, ID)
+    limits = {"verb": "limit", "memory_mib": 512, "cpu_percent": 50}
+    assert ask(DESTROY | limits) == Limit(2, ID, Limits(memory_mib=512, cpu_percent=50.0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sandbox": "../x"},
+        {"memory_mib": 0},
+        {"memory_mib": MEMORY_MAX + 1},
+        {"cpu_percent": "50"},
+        {"cpu_percent": 100 * CORES + 1},
+        {"image": None},
+    ],
+)
+def test_limits_that_are_none(change: dict[str, object]) -> None:
+    fine = DESTROY | {"verb": "limit", "memory_mib": 512, "cpu_percent": 50}
+    with pytest.raises(Refused):
+        ask(fine | change)
 
 
 @pytest.mark.parametrize("change", [{"memory_mib": 1}, {"memory_mib": MEMORY_MAX}])

@@ -26,6 +26,7 @@ from quiltfn.guest.wire import (
     Specialised,
     WireError,
     encode_call,
+    encode_prepare,
     encode_specialise,
 )
 
@@ -170,6 +171,16 @@ class Reader:
 
     def rest(self) -> bytes:
         return self.data[self.at :]
+
+
+def test_a_prepare_frame_reads_back_and_is_bounded() -> None:
+    reader = Reader(encode_prepare(argv=["/a", "b"], environment={"X": "1", "Y": ""}), "R")
+    assert reader.blobs() == ["/a", "b"]
+    assert reader.blobs() == ["X=1", "Y="]
+    with pytest.raises(WireError):
+        encode_prepare(argv=[], environment={})
+    with pytest.raises(FrameTooLong):
+        encode_prepare(argv=["x" * 100_000] * 3, environment={})
 
 
 @given(

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from quiltfn.model.access import Key
-from quiltfn.ports import AuditEntry, Operation
+from quiltfn.model.kept import AuditEntry, Operation
 
 REPLAY = "ELASTICITY_IDEMPOTENCY_REPLAY"
 
@@ -17,12 +17,15 @@ class AliveAnswer(msgspec.Struct, kw_only=True):
 
 
 class InfoAnswer(msgspec.Struct, kw_only=True):
-    """The server and its machine. `interpreters`: the paths of those that runtimes can use."""
+    """The server and its machine. `interpreters`: the paths of those that runtimes can use.
+    `durability`: strict where the record of a call is synced before its answer, else relaxed.
+    """
 
     version: str
     node_id: str
     cgroup_mode: str
     oci_runtime: str
+    durability: str
     protections: dict[str, str]
     interpreters: dict[str, str]
     limits: dict[str, float]
@@ -36,11 +39,14 @@ class CheckAnswer(msgspec.Struct, kw_only=True):
 
 
 class HealthAnswer(msgspec.Struct, kw_only=True):
-    """`ready` is true where every check is ok. `transport`: tls, cleartext or loopback."""
+    """`ready` is true where every check is ok. `transport`: tls, cleartext or loopback.
+    `durability`: relaxed or strict.
+    """
 
     status: str
     ready: bool
     transport: str
+    durability: str
     checks: dict[str, CheckAnswer]
     protections: dict[str, str]
 

@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import msgspec
@@ -300,6 +301,7 @@ def check_credentials(request: Request) -> None:
             raise Unauthorized(f"there must be one {name} header", hint=f"send {name} once")
 
 
+@lru_cache(maxsize=256)
 def _is_loopback(url: str) -> bool:
     try:
         return urlsplit(url).hostname in LOOPBACK_NAMES

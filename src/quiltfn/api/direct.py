@@ -6,8 +6,9 @@ comes in parts: most calls are one packet each way.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from quiltfn.idempotency import Rendered
@@ -20,6 +21,36 @@ class Answers(Protocol):
 
 
 CallAt = Callable[[str], "tuple[Answers, Mapping[str, str]] | None"]
+
+
+class Heads(dict[str, str]):
+    """Headers of which none comes twice; what the endpoint asks of Starlette's, without a search
+    through all of them for each question.
+    """
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
+
+    def getlist(self, name: str) -> list[str]:
+        value = super().get(name.lower())
+        return [] if value is None else [value]
+
+
+class CallRequest(Request):
+    """Starlette's request, its headers read once."""
+
+    def __init__(self, scope: Any) -> None:
+        super().__init__(scope)
+        heads = Heads()
+        for name, value in scope["headers"]:
+            heads[name.decode("latin-1")] = value.decode("latin-1")
+        self._headers = cast("Headers", heads)
 
 
 class DirectCall:
@@ -39,7 +70,7 @@ class DirectCall:
         """Nobody waits for more of it."""
 
     async def answer(self) -> Rendered:
-        return await self.endpoint.respond(Request(self.scope), self.body)
+        return await self.endpoint.respond(CallRequest(self.scope), self.body)
 
 
 def to_bytes(answer: Rendered, status_line: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -1,5 +1,7 @@
 """The routes over functions: what each does, parse being done: call a verb, render."""
 
+import itertools
+
 from quiltfn.api import parse, schema
 from quiltfn.api.route import Answer, Asked
 from quiltfn.catalog import Entry
@@ -8,7 +10,7 @@ from quiltfn.model.access import Scope
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import NotFound, PreconditionFailed, Unprocessable
 from quiltfn.model.function import FunctionState
-from quiltfn.model.invocation import Status
+from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.pool import summed
 from quiltfn.ports import InvocationQuery
 
@@ -37,14 +39,13 @@ async def list_functions(asked: Asked) -> Answer:
     if state is not None and state not in set(FunctionState) - {FunctionState.DELETED}:
         raise Unprocessable.field("state", "a state of a function", state, "active")
     cluster = asked.query.get("cluster_id")
-    found = [
+    matching = (
         entry
-        for entry in asked.house.catalog.of_tenant(asked.tenant_id)
-        if entry.function.id > after
-        and (state is None or entry.function.state == state)
+        for entry in asked.house.catalog.of_tenant(asked.tenant_id, after)
+        if (state is None or entry.function.state == state)
         and (cluster is None or entry.function.cluster_id == cluster)
-    ]
-    found.sort(key=lambda entry: entry.function.id)
+    )
+    found = list(itertools.islice(matching, limit + 1))
     page = found[:limit]
     cursor = to_cursor(page[-1].function.id) if len(found) > limit else None
     functions = [_function(asked, entry) for entry in page]
@@ -128,10 +129,10 @@ async def _invoke(asked: Asked, entry: Entry) -> Answer:
     )
     with asked.house.admission.call(asked.tenant_id):
         record = await asked.house.invoker.invoke(entry, request)
-    return Answer(
-        value=schema.invocation_answer(record),
-        headers={"x-invocation-id": record.invocation_id},
-    )
+    headers = {"x-invocation-id": record.invocation_id}
+    if record.timeline is not None:
+        headers["server-timing"] = record.timeline.server_timing()
+    return Answer(value=schema.invocation_answer(record), headers=headers)
 
 
 async def list_invocations(asked: Asked) -> Answer:
@@ -165,11 +166,24 @@ async def list_invocations(asked: Asked) -> Answer:
 
 async def get_invocation(asked: Asked) -> Answer:
     """Show the record of one call."""
-    entry = asked.entry()
-    record = await asked.house.journal.get(entry.function.id, asked.path["invocation_id"])
-    if record is None:
-        raise NotFound("the function has no invocation with this id")
-    return Answer(value=schema.invocation_answer(record))
+    return Answer(value=schema.invocation_answer(await _record(asked)))
+
+
+async def get_timeline(asked: Asked) -> Answer:
+    """Show where the time of one call went, phase by phase, in microseconds, and why it was cold.
+    queued: in line for an instance. placed and specialised: the wait while a sandbox was made and
+    became one of this version; cold calls only. ran: from the hand-over to the handler's end.
+    recorded: writing its records.
+    """
+    record = await _record(asked)
+    if record.timeline is None:
+        if record.status not in FINAL:
+            raise NotFound("the call has not ended yet", hint="ask again once it has")
+        raise NotFound(
+            "no timeline was kept of this invocation",
+            hint="there is none of calls that ended with their server, or before it kept any",
+        )
+    return Answer(value=schema.timeline_answer(record, record.timeline))
 
 
 async def versions(asked: Asked) -> Answer:
@@ -214,10 +228,18 @@ async def egress(asked: Asked) -> Answer:
 async def pool_stats(asked: Asked) -> Answer:
     """Count all instances of the tenant, state by state."""
     house = asked.house
-    counts = [
-        house.pools.counts(entry.function.id) for entry in house.catalog.of_tenant(asked.tenant_id)
-    ]
-    return Answer(value=schema.pool_stats_answer(summed(counts)))
+    own = house.catalog.owned(asked.tenant_id, house.pools.occupied())
+    counts = summed(house.pools.counts(function_id) for function_id in own)
+    return Answer(value=schema.pool_stats_answer(counts))
+
+
+async def _record(asked: Asked) -> Invocation:
+    """The record that the path names."""
+    entry = asked.entry()
+    record = await asked.house.journal.get(entry.function.id, asked.path["invocation_id"])
+    if record is None:
+        raise NotFound("the function has no invocation with this id")
+    return record
 
 
 def _sees_values(asked: Asked) -> bool:

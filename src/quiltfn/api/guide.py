@@ -19,6 +19,8 @@ DEBUGGING = [
     "that the next call is a cold start, not that something is broken.",
     "GET /api/functions/<id>/invocations?limit=5: read status, exit_code and stderr of the last "
     "calls.",
+    "GET /api/functions/<id>/invocations/<invocation_id>/timeline: where the time of a slow call "
+    "went, and why it was cold.",
     "status failed: the handler ended with another code than 0; stderr has its words.",
     "status timeout: the handler ran longer than timeout_seconds; give it more or do less.",
     "status oom: the handler needed more than memory_limit_mb.",
@@ -69,8 +71,14 @@ FUNCTION_EXAMPLES = [
     DEPLOY,
     example("Invoke it", "POST", f"{ID}/invoke", 200, body=INVOKE_BODY),
     example(
-        "Invoke it by name", "POST", "/api/functions/invoke/my-function", 200, body=INVOKE_BODY
+        "Invoke it by name",
+        "POST",
+        "/api/functions/invoke/my-function",
+        200,
+        body=INVOKE_BODY,
+        keeps={"INVOCATION_ID": "invocation_id"},
     ),
+    example("See where its time went", "GET", f"{ID}/invocations/$INVOCATION_ID/timeline", 200),
     example("Show it", "GET", ID, 200),
     example("Show it by name", "GET", "/api/functions/by-name/my-function", 200),
     example("List functions", "GET", "/api/functions?limit=10", 200),

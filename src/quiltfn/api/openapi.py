@@ -26,6 +26,17 @@ HEADERS = {
     }
 }
 
+INVOKE_HEADERS = {
+    "x-invocation-id": {
+        "description": "The id of the call's record.",
+        "schema": {"type": "string"},
+    },
+    "server-timing": {
+        "description": "Where the time went: dur is milliseconds; as in the call's timeline.",
+        "schema": {"type": "string"},
+    },
+}
+
 
 def document(table: Table, rules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The whole document. `rules`: JSON Schema keywords by field (see `rules.with_host`)."""
@@ -129,7 +140,8 @@ def _parameter(one: Parameter) -> dict[str, Any]:
 
 
 def _responses(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
-    good: dict[str, Any] = {"description": "Done.", "headers": HEADERS}
+    headers = HEADERS | INVOKE_HEADERS if way.is_invoke else HEADERS
+    good: dict[str, Any] = {"description": "Done.", "headers": headers}
     content = {kind: {"schema": {"type": "string"}} for kind in way.texts}
     if way.answer is not None and way.answer is not str:
         content["application/json"] = {"schema": _reference(way.answer)}

@@ -57,9 +57,10 @@ def json_value(body: bytes) -> Any:
     """
     try:
         _check_count(body)
-        value = json.loads(
-            body.decode("utf-8"), object_pairs_hook=_without_twins, parse_constant=_no_constant
-        )
+        text = body.decode("utf-8")
+        if text.startswith("\ufeff"):
+            raise ValueError("it begins with a byte order mark")
+        value = _decode(text)
         _check_strings(value)
     except RecursionError:
         raise BadRequest(f"the body nests deeper than {DEPTH_MAX}") from None
@@ -146,6 +147,9 @@ def _check_strings(value: Any) -> None:
         if not below:
             return
         level = below
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_without_twins, parse_constant=_no_constant).decode
 
 
 def _brief(error: ValueError) -> str:

@@ -15,6 +15,9 @@ from quiltfn.api.direct import CallAt, DirectCall, to_bytes
 HEAD_MAX_BYTES = 16 * 1024
 HEADERS_MAX = 100
 HEAD_TIMEOUT_S = 10.0
+# Of calls with these more is to be asked than whether they came whole; likewise of headers that
+# come twice.
+OUT_OF_THE_ORDINARY = frozenset({b"transfer-encoding", b"upgrade", b"idempotency-key"})
 TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-type: text/plain; charset=utf-8\r\ncontent-length: 34\r\nconnection: close\r\n\r\n"
@@ -113,8 +116,8 @@ class BoundedProtocol(HttpToolsProtocol):
         found = self.call_at(self.url.decode("latin-1"))
         if found is None or self.expect_100_continue or self.parser.get_http_version() != "1.1":
             return None
-        names = [name for name, _ in self.headers]
-        if b"transfer-encoding" in names or b"upgrade" in names or b"idempotency-key" in names:
+        names = {name for name, _ in self.headers}
+        if len(names) < len(self.headers) or not names.isdisjoint(OUT_OF_THE_ORDINARY):
             return None
         endpoint, parameters = found
         path = self.url.decode("latin-1")

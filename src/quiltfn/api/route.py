@@ -13,7 +13,7 @@ from quiltfn.idempotency import Idempotency
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.access import Caller, Scope
-from quiltfn.ports import Audit, Clock, Images, Journal, Keys, Pools
+from quiltfn.ports import Audit, Clock, Images, Journal, Keys, Pools, Stock
 from quiltfn.runtimes import Runtimes
 
 MIB = 1024 * 1024
@@ -32,6 +32,7 @@ class House:
     elasticity: Elasticity
     invoker: Invoker
     pools: Pools
+    stock: Stock
     journal: Journal
     keys: Keys
     audit: Audit

@@ -156,6 +156,7 @@ INVOCATIONS = Route(
     parameters=(LIMIT, CURSOR, STATUS, COLD, SLOW),
 )
 INVOCATION = Route(handler=functions.get_invocation, scope=READ, answer=schema.InvocationAnswer)
+TIMELINE = Route(handler=functions.get_timeline, scope=READ, answer=schema.TimelineAnswer)
 VERSIONS = Route(handler=functions.versions, scope=READ, answer=schema.VersionList)
 ROLLBACK = Route(
     handler=functions.rollback,
@@ -270,6 +271,7 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     (FUNCTION + "/resume", {"POST": RESUME}),
     (FUNCTION + "/invocations", {"GET": INVOCATIONS}),
     (FUNCTION + "/invocations/{invocation_id}", {"GET": INVOCATION}),
+    (FUNCTION + "/invocations/{invocation_id}/timeline", {"GET": TIMELINE}),
     (FUNCTION + "/versions", {"GET": VERSIONS}),
     (FUNCTION + "/rollback", {"POST": ROLLBACK}),
     (FUNCTION + "/pool", {"GET": POOL}),

@@ -12,6 +12,7 @@ from quiltfn.catalog import Entry
 from quiltfn.model.function import NewFunction
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.pool import PoolCounts
+from quiltfn.model.timeline import PHASES, Timeline
 from quiltfn.model.version import MASK, Content, Version
 
 
@@ -143,6 +144,26 @@ class InvocationAnswer(msgspec.Struct, kw_only=True):
     cold_start: bool
 
 
+class PhaseAnswer(msgspec.Struct, kw_only=True):
+    """A part of a call's time; 0 for what did not happen."""
+
+    name: str
+    microseconds: int
+
+
+class TimelineAnswer(msgspec.Struct, kw_only=True):
+    """Where the time of a call went: its phases add up to the total.
+
+    `cold_reason`: first, scaled_out, updated, evicted or replaced; null of a warm call.
+    """
+
+    invocation_id: str
+    cold_start: bool
+    cold_reason: str | None
+    phases: list[PhaseAnswer]
+    total_microseconds: int
+
+
 class CreatedAnswer(msgspec.Struct, kw_only=True):
     """What a create answers."""
 
@@ -262,6 +283,16 @@ def invocation_answer(record: Invocation) -> InvocationAnswer:
         stderr=record.stderr,
         error_message=record.error_message,
         cold_start=record.cold_start,
+    )
+
+
+def timeline_answer(record: Invocation, timeline: Timeline) -> TimelineAnswer:
+    return TimelineAnswer(
+        invocation_id=record.invocation_id,
+        cold_start=record.cold_start,
+        cold_reason=timeline.why,
+        phases=[PhaseAnswer(name=name, microseconds=getattr(timeline, name)) for name in PHASES],
+        total_microseconds=timeline.total,
     )
 
 

@@ -75,6 +75,7 @@ async def info(asked: Asked) -> Answer:
             node_id=machine.node_id,
             cgroup_mode=machine.cgroup_mode,
             oci_runtime=machine.oci_runtime,
+            durability=house.health.durability,
             protections=machine.protections,
             interpreters=machine.interpreters,
             limits={
@@ -143,8 +144,9 @@ async def audit(asked: Asked) -> Answer:
 async def show_metrics(asked: Asked) -> Answer:
     """Show the server's metrics in Prometheus' text format."""
     house = asked.house
-    metrics.show_pools(house.pools.counts(one.function.id) for one in house.catalog.all())
+    metrics.show_pools(house.pools.counts(one) for one in house.pools.occupied())
     metrics.show_lines(house.pools.waiting())
+    metrics.show_stock(house.stock.count())
     return Answer(value=metrics.text(), content_type=metrics.CONTENT_TYPE)
 
 

@@ -16,7 +16,8 @@ from quiltfn.idempotency import Rendered
 from quiltfn.ids import new_id
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.ports import Audit, AuditEntry, Clock
+from quiltfn.model.kept import AuditEntry
+from quiltfn.ports import Audit, Clock
 
 REFUSALS_AT_ONCE = 100
 REFUSAL_EVERY_S = 60.0

@@ -168,6 +168,18 @@ def invocations(
 
 @app.command()
 @grouped
+def timeline(
+    word: Word,
+    invocation_id: Annotated[str, typer.Argument(help="As `invocations` lists them.")],
+    connection: Connection,
+) -> None:
+    """Show where the time of a call went, and why it was cold."""
+    with connection.session() as at:
+        at.answer(requests.timeline(at.find(word).id, invocation_id), tables.timeline)
+
+
+@app.command()
+@grouped
 def scale(
     word: Word,
     *,

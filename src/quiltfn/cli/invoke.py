@@ -1,40 +1,51 @@
 """`quiltfn invoke`: run a function as if it were a command of this machine."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from quiltfn.cli import show
+from quiltfn.cli import show, tables
 from quiltfn.cli.options import Environment, grouped, parse_environment
 from quiltfn.cli.session import Connection, Word
-from quiltfn.sdk import Invocation, Request, requests
+from quiltfn.sdk import Client, ClientError, Invocation, Request, requests
 
 
-@grouped
-def invoke(
-    word: Word,
-    *,
-    payload: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the handler reads.")
-    ] = None,
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the handler is given."""
+
+    payload: Annotated[str | None, typer.Option(metavar="TEXT", help="What the handler reads.")] = (
+        None
+    )
     payload_file: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
             help="Read the payload from a file, or from standard input: -",
         ),
-    ] = None,
-    env: Environment = None,
+    ] = None
+    env: Environment = None
     timeout: Annotated[
         int | None, typer.Option(metavar="SECONDS", help="Shorter than the function's own.")
-    ] = None,
+    ] = None
+
+
+@grouped
+def invoke(
+    word: Word,
+    asked: Asked,
+    timing: Annotated[
+        bool, typer.Option("--timing", help="Then say on stderr where the time went.")
+    ] = False,
+    *,
     connection: Connection,
 ) -> None:
     """Run a function once. Its output is printed; if it fails, its exit code is this command's."""
-    handed = read_payload(payload, payload_file)
-    environment = parse_environment(env) or None
+    handed = read_payload(asked.payload, asked.payload_file)
+    environment, timeout = parse_environment(asked.env) or None, asked.timeout
 
     def by_id(one: str) -> Request[Invocation]:
         return requests.invoke(one, handed, environment=environment, timeout_seconds=timeout)
@@ -46,7 +57,17 @@ def invoke(
 
     with connection.session() as at:
         ended = at.answer_for(word, (by_id, by_name), show.invocation)
+        if timing:
+            tell_timing(at.client, ended)
     raise typer.Exit(exit_code(ended))
+
+
+def tell_timing(client: Client, ended: Invocation) -> None:
+    """The call went as it went, whether its timeline is to be had or not."""
+    try:
+        tables.timing(client.send(requests.timeline(ended.function_id, ended.invocation_id)))
+    except ClientError as error:
+        show.note(f"its timeline could not be had: {error}")
 
 
 def exit_code(ended: Invocation) -> int:

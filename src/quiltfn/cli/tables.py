@@ -3,7 +3,7 @@
 import shlex
 
 from quiltfn.cli import show
-from quiltfn.sdk import Health, Info, InvocationPage, Pool, PoolStats, Runtime, Version
+from quiltfn.sdk import Health, Info, InvocationPage, Pool, PoolStats, Runtime, Timeline, Version
 
 HANDLER_SHOWN = 40
 
@@ -45,6 +45,25 @@ def invocations(page: InvocationPage) -> None:
         show.note(f"there are more: --cursor {page.next_cursor}")
 
 
+def timeline(one: Timeline) -> None:
+    show.table(None, _timeline(one))
+
+
+def timing(one: Timeline) -> None:
+    """The same, dim and beside the output proper."""
+    width = max(len(name) for name, _ in _timeline(one))
+    for name, took in _timeline(one):
+        show.note(f"{name:{width}}  {took}")
+
+
+def _timeline(one: Timeline) -> list[tuple[str, str]]:
+    took = [(phase.name, phase.microseconds) for phase in one.phases]
+    took.append(("total", one.total_microseconds))
+    width = max(len(f"{us / 1000:.3f}") for _, us in took)
+    rows = [(name, f"{us / 1000:{width}.3f} ms") for name, us in took]
+    return [*rows, ("cold", one.cold_reason)] if one.cold_reason else rows
+
+
 def pool(one: Pool) -> None:
     columns = ("WARMING", "READY", "BUSY", "TOTAL")
     show.table(columns, [(one.warming_count, one.ready_count, one.busy_count, one.total_count)])
@@ -68,6 +87,7 @@ def health(report: Health) -> None:
     rows.append(
         ("transport", "ok" if report.transport != "cleartext" else "warn", report.transport or "-")
     )
+    rows.append(("durability", "ok", report.durability or "-"))
     rows += [(name, "ok", seen) for name, seen in report.protections.items()]
     show.table(("PART", "", "WHAT"), [(_words(name), *rest) for name, *rest in rows])
 
@@ -78,6 +98,7 @@ def info(one: Info) -> None:
         ("node", one.node_id),
         ("control groups", one.cgroup_mode or "-"),
         ("OCI runtime", one.oci_runtime or "-"),
+        ("durability", one.durability or "-"),
     ]
     rows += [(kind, path) for kind, path in one.interpreters.items()]
     rows += [(_words(name), f"{value:.15g}") for name, value in one.limits.items()]

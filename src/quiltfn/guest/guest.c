@@ -66,7 +66,8 @@ enum {
     TEXT_MAX = 512,                      // a sentence in a frame
 };
 
-static const uint32_t KEEP_TMP = 1, RESIDENT = 2, KEEP_STATE = 4, SHELL = 8; // of SPECIALISE
+static const uint32_t KEEP_TMP = 1, RESIDENT = 2, KEEP_STATE = 4; // of SPECIALISE,
+static const uint32_t SHELL = 8, ANEW = 16;                      // too
 static const uint32_t HAS_PAYLOAD = 1, ENV_REPLACES = 2; // of CALL
 enum how { EXITED = 0, KILLED = 1, DEADLINE = 2, NOT_STARTED = 3 };
 
@@ -503,7 +504,7 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
         if (polled[3].revents != 0)
             pump(&streams[1], nonce);
         // Before its death is looked at: what it said before it died counts.
-        if (polled[4].revents != 0 && runner_turn(polled[4].revents, nonce, &end))
+        if (polled[4].revents != 0 && runner_turn(polled[4].revents, nonce, &streams[0], &end))
             return end;
         if (polled[1].revents != 0 || more) {
             forget_child_signal();
@@ -641,6 +642,18 @@ static void finish(uint64_t nonce, bool start_again)
 
 #include "ahead.h"
 
+// Starts a runner for whatever version will come. Its failure shows when one does.
+static void prepare_runner(size_t length)
+{
+    if (special.ready || runner.pid != 0 || length > SPECIALISE_MAX)
+        _exit(BAD_FRAME);
+    in_exactly(special_bytes, length);
+    if (!parse_prepare(special_bytes, length))
+        _exit(BAD_FRAME);
+    special.cwd = "/";
+    runner_spawn();
+}
+
 static void specialise(size_t length)
 {
     if (special.ready || length > SPECIALISE_MAX)
@@ -655,7 +668,10 @@ static void specialise(size_t length)
     if (error != 0)
         text_length = snprintf(text, sizeof text, "working_directory %.300s %s", special.cwd, why);
     if (error == 0 && special.resident) {
-        error = runner_start() ? 0 : ENOEXEC;
+        bool prepared = runner.pid > 0;
+        if (prepared && special.anew)
+            runner_drop();
+        error = (prepared && !special.anew ? runner_load() : runner_start()) ? 0 : ENOEXEC;
         text_length = snprintf(text, sizeof text, "%s", runner.told);
     }
     unsigned char *at = out_frame('P', 4 + (size_t)text_length);
@@ -772,6 +788,8 @@ static void serve_by_runner(struct call *call)
     wipe_call(call);
     runner_tell_start(&streams[1], call->nonce);
     if (fine)
+        runner_send();
+    if (fine)
         end = watch(runner.pid, deadline, streams, call->nonce);
     else
         end.code = (uint32_t)failure.error;
@@ -868,7 +886,9 @@ int main(int argc, char **argv)
         in_exactly(header, sizeof header);
         uint32_t kind = get32(header); // With its three zero bytes: anything else matches nothing.
         size_t length = get32(header + 4);
-        if (kind == 'S')
+        if (kind == 'R')
+            prepare_runner(length);
+        else if (kind == 'S')
             specialise(length);
         else if (kind == 'C')
             serve_call(length);

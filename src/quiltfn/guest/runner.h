@@ -19,6 +19,8 @@ static struct {
     char line[LINE]; // What has come of its next line.
     size_t line_used;
     char told[LINE]; // After `ready` or `refused`: why, for people.
+    size_t answer_left; // Bytes of an answer that is behind its `done`.
+    struct end end;     // What that `done` said.
     // What it is still to be told of the call: bytes, then a file.
     size_t ask_used, ask_sent;
     int file;
@@ -49,7 +51,7 @@ static void runner_forget_call(void)
         close(runner.file);
     runner.file = -1;
     explicit_bzero(ask, runner.ask_used);
-    runner.ask_used = runner.ask_sent = runner.file_left = 0;
+    runner.ask_used = runner.ask_sent = runner.file_left = runner.answer_left = 0;
 }
 
 // ------------------------------------------------------------------------------- telling a call
@@ -151,23 +153,72 @@ static char *runner_line(void)
     }
 }
 
-// "done NONCE exited|killed CODE": true when that is what came, about this call.
-static bool runner_turn(short revents, uint64_t nonce, struct end *end)
+// The answer behind a `done`, as far as it has come: first what was read with the line.
+static void runner_answer(struct stream *stream, uint64_t nonce)
+{
+    static unsigned char some[CHUNK_MAX];
+    while (runner.answer_left > 0) {
+        ssize_t n;
+        if (runner.line_used > 0) {
+            n = (ssize_t)(runner.line_used < runner.answer_left ? runner.line_used
+                                                                : runner.answer_left);
+            memcpy(some, runner.line, (size_t)n);
+            runner.line_used -= (size_t)n;
+            memmove(runner.line, runner.line + n, runner.line_used);
+        } else {
+            n = recv(runner.control, some, runner.answer_left, MSG_DONTWAIT);
+            if (n == 0) { // It ended within its answer; what is there counts.
+                close(runner.control);
+                runner.control = -1;
+                runner.answer_left = 0;
+            }
+            if (n <= 0)
+                return;
+        }
+        runner.answer_left -= (size_t)n;
+        size_t room = (size_t)(STREAM_MAX - stream->sent);
+        size_t keep = (size_t)n < room ? (size_t)n : room;
+        stream->dropped += (size_t)n - keep;
+        if (keep == 0)
+            continue;
+        if (out.used == 0)
+            out.since = now_ns();
+        unsigned char *to = out_frame(stream->kind, NONCE + keep);
+        put64(to, nonce);
+        memcpy(to + NONCE, some, keep);
+        stream->sent += keep;
+    }
+}
+
+// "done NONCE exited|killed CODE [BYTES]" and that many bytes of answer: true when that is what
+// came, about this call. What it wrote to its standard output before is sent on before the answer.
+static bool runner_turn(short revents, uint64_t nonce, struct stream *stream, struct end *end)
 {
     if ((revents & POLLOUT) != 0)
         runner_send();
+    if (runner.answer_left > 0) {
+        runner_answer(stream, nonce);
+        *end = runner.end;
+        return runner.answer_left == 0;
+    }
     char *line;
     while (runner.control >= 0 && (line = runner_line()) != NULL) {
         uint64_t which;
-        uint32_t code;
+        uint32_t code, bytes = 0;
         char how[8];
-        if (sscanf(line, "done %" SCNu64 " %7s %" SCNu32, &which, how, &code) != 3)
+        if (sscanf(line, "done %" SCNu64 " %7s %" SCNu32 " %" SCNu32, &which, how, &code,
+                   &bytes) < 3)
             continue;
         bool killed = strcmp(how, "killed") == 0;
-        if (which != nonce || code > 255 || (!killed && strcmp(how, "exited") != 0))
+        if (which != nonce || code > 255 || bytes > CHUNK_MAX ||
+            (!killed && strcmp(how, "exited") != 0))
             continue;
-        *end = (struct end){killed ? KILLED : EXITED, code};
-        return true;
+        *end = runner.end = (struct end){killed ? KILLED : EXITED, code};
+        while (bytes > 0 && stream->fd >= 0 && pump(stream, nonce)) {
+        }
+        runner.answer_left = bytes;
+        runner_answer(stream, nonce);
+        return runner.answer_left == 0;
     }
     return false;
 }
@@ -262,11 +313,12 @@ static bool runner_await(void)
                                    {.fd = child_signal, .events = POLLIN},
                                    {.fd = runner.out, .events = POLLIN},
                                    {.fd = runner.log, .events = POLLIN},
-                                   {.fd = runner.control, .events = POLLIN}};
+                                   runner_poll()};
         if (ppoll(polled, 5, &timeout, NULL) < 0 && errno != EINTR)
             _exit(BROKEN);
         if (polled[0].revents != 0)
             check_host();
+        runner_send();
         runner_keep_start(&runner.out);
         runner_keep_start(&runner.log);
         char *line = runner.control >= 0 ? runner_line() : NULL;
@@ -295,8 +347,8 @@ static bool runner_await(void)
     }
 }
 
-// Starts the runner and waits until it can take a call. Else `told` says why not, and it is gone.
-static bool runner_start(void)
+// Starts the runner. Else `told` says why not, and it is gone.
+static bool runner_spawn(void)
 {
     int fds[3] = {-1, -1, -1}, control = -1;
     could_not(NULL, "", 0);
@@ -312,12 +364,49 @@ static bool runner_start(void)
     if (control >= 0)
         close(control);
     runner.pid = pid;
-    if (failure.step != NULL) {
-        snprintf(runner.told, sizeof runner.told, "the sandbox could not %s%.300s: %s",
-                 failure.step, failure.name, strerror(failure.error));
-        return false;
+    if (failure.step == NULL)
+        return true;
+    snprintf(runner.told, sizeof runner.told, "the sandbox could not %s%.300s: %s", failure.step,
+             failure.name, strerror(failure.error));
+    return false;
+}
+
+// Starts it and waits until it can take a call.
+static bool runner_start(void)
+{
+    return runner_spawn() && runner_await();
+}
+
+// Ends one that was prepared and cannot be used.
+static void runner_drop(void)
+{
+    kill(runner.pid, SIGKILL);
+    waitpid(runner.pid, NULL, 0);
+    runner_close();
+}
+
+// Tells a runner that was prepared what it is for: "load DIRECTORY_BYTES VARIABLES_BYTES", filled up
+// like the head of a call, and that many bytes of each.
+static bool runner_load(void)
+{
+    size_t directory = strlen(special.cwd);
+    unsigned char *at = ask + ASK_HEAD;
+    memcpy(at, special.cwd, directory);
+    at += directory;
+    for (size_t i = 0; i < special.env_count; i++) {
+        size_t n = strlen(special.env[i]) + 1;
+        memcpy(at, special.env[i], n);
+        at += n;
     }
-    return runner_await();
+    int n = snprintf((char *)ask, ASK_HEAD, "load %zu %td", directory,
+                     at - ask - ASK_HEAD - (ptrdiff_t)directory);
+    memset(ask + n, ' ', (size_t)(ASK_HEAD - 1 - n));
+    ask[ASK_HEAD - 1] = '\n';
+    runner.ask_sent = 0;
+    runner.ask_used = (size_t)(at - ask);
+    bool ready = runner_await();
+    runner_forget_call();
+    return ready;
 }
 
 // ---------------------------------------------------------------------------- killing the others

@@ -31,6 +31,7 @@ TEXT_MAX: Final = 1024
 TIMEOUT_MS_MAX: Final = 0xFFFF_FFFF
 NONCE_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
 
+PREPARE: Final = ord("R")
 SPECIALISE: Final = ord("S")
 CALL: Final = ord("C")
 HELLO: Final = ord("H")
@@ -44,6 +45,7 @@ KEEP_TMP: Final = 1
 RESIDENT: Final = 2
 KEEP_STATE: Final = 4
 SHELL: Final = 8
+ANEW: Final = 16
 HAS_PAYLOAD: Final = 1
 ENV_REPLACES: Final = 2
 
@@ -139,6 +141,19 @@ class Clean:
 Event = Hello | Specialised | Output | End | Clean
 
 
+def encode_prepare(*, argv: Sequence[str], environment: Mapping[str, str]) -> bytes:
+    """The frame that starts a runner before anybody knows what for.
+
+    Raises `WireError` for what no process can be given, `FrameTooLong` beyond a limit.
+    """
+    if not argv:
+        raise WireError("argv must have at least one argument")
+    body = _blobs(argv) + _variables(environment)
+    if len(body) > SPECIALISE_MAX:
+        raise FrameTooLong(f"a prepare frame of {len(body)} bytes, at most {SPECIALISE_MAX}")
+    return _HEADER.pack(PREPARE, len(body)) + body
+
+
 def encode_specialise(
     *,
     argv: Sequence[str],
@@ -150,7 +165,7 @@ def encode_specialise(
 
     `flags`: KEEP_TMP: /tmp survives a call. RESIDENT: argv is a runner, started now; with
     KEEP_STATE it may serve call after call. SHELL: argv is a shell, `-c` and a command line, which
-    may be started before the call comes.
+    may be started before the call comes. ANEW: a runner that was prepared cannot be used for it.
     Raises `WireError` for what no process can be given, `FrameTooLong` beyond a limit.
     """
     if not argv:

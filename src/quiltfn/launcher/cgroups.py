@@ -61,6 +61,9 @@ class Cgroups(Protocol):
     def enter(self, server: str, group: str, limits: Limits) -> None:
         """Puts this very process into a new group with these limits. Raises OSError."""
 
+    def limit(self, server: str, sandbox: str, limits: Limits) -> None:
+        """Gives a sandbox that is there other limits for memory and processor. Raises OSError."""
+
     def open_events(self, server: str, sandbox: str) -> int:
         """A read-only descriptor of the file that counts out-of-memory kills (`oom_kill N`)."""
 
@@ -144,6 +147,21 @@ class V1:
                     (path / name).write_text(str(value))
         for controller in self._mounts:
             (self._group(controller, server, group) / "cgroup.procs").write_text("0")
+
+    def limit(self, server: str, sandbox: str, limits: Limits) -> None:
+        quota, period = limits.cpu_quota_and_period_us()
+        memory = str(limits.memory_mib * 1024 * 1024)
+        group = self._group("memory", server, sandbox)
+        total = group / "memory.memsw.limit_in_bytes"
+        with contextlib.suppress(FileNotFoundError):  # swap accounting may be off
+            # The sum may never be below the part, so which comes first depends on the direction.
+            with contextlib.suppress(OSError):
+                _set(total, memory)
+            _set(group / "memory.limit_in_bytes", memory)
+            _set(total, memory)
+        group = self._group("cpu", server, sandbox)
+        _set(group / "cpu.cfs_period_us", str(period))
+        _set(group / "cpu.cfs_quota_us", str(quota))
 
     def open_events(self, server: str, sandbox: str) -> int:
         name = self._group("memory", server, sandbox) / "memory.oom_control"
@@ -234,6 +252,12 @@ class V2:
         (path / "pids.max").write_text(str(limits.pids))
         (path / "cgroup.procs").write_text("0")
 
+    def limit(self, server: str, sandbox: str, limits: Limits) -> None:
+        quota, period = limits.cpu_quota_and_period_us()
+        group = self._group(server, sandbox)
+        _set(group / "memory.max", str(limits.memory_mib * 1024 * 1024))
+        _set(group / "cpu.max", f"{quota} {period}")
+
     def open_events(self, server: str, sandbox: str) -> int:
         name = self._group(server, sandbox) / "memory.events"
         return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
@@ -290,6 +314,15 @@ def _delegated(own: str) -> str:
 def _children(group: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError):
         yield from (child for child in group.iterdir() if child.is_dir())
+
+
+def _set(file: Path, value: str) -> None:
+    """One write to a file that has to be there: `write_text` would make it where it is not."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)
 
 
 def _kill_members(group: Path) -> None:

@@ -232,7 +232,8 @@ class Launcher:
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._started_stopping = True
                 if hasattr(self, "server"):
-                    os.kill(self.server, signal.SIGTERM)
+                    with contextlib.suppress(ProcessLookupError):  # it has ended; we are at it
+                        os.kill(self.server, signal.SIGTERM)
                 else:
                     raise CannotStart("stopped before the server was started", 0)
 
@@ -270,6 +271,13 @@ class Launcher:
                     self._answer({"n": n, "error": f"its files cannot be mounted: {error}"})
                 else:
                     self.sandboxes.create(wanted, lambda answer: self._answer_create(n, answer))
+            case verbs.Limit(sandbox=sandbox, limits=limits):
+                try:
+                    self.sandboxes.limit(sandbox, limits)
+                except OSError as error:
+                    self._answer({"n": n, "error": f"its limits cannot be set: {error}"})
+                else:
+                    self._answer({"n": n})
             case verbs.Kill(sandbox=sandbox):
                 self.sandboxes.kill(sandbox)
                 self._answer({"n": n})

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quiltfn.launcher import oci
-from quiltfn.launcher.cgroups import Cgroups
+from quiltfn.launcher.cgroups import Cgroups, Limits
 from quiltfn.launcher.egress import Egress, Uplink
 from quiltfn.launcher.state import ServerState
 
@@ -121,6 +121,12 @@ class Sandboxes:
         """How many attempts the sandbox's network has refused so far."""
         sandbox = self._known.get(name)
         return 0 if sandbox is None or sandbox.uplink is None else sandbox.uplink.blocked()
+
+    def limit(self, name: str, limits: Limits) -> None:
+        """Gives the sandbox other limits. Raises OSError, also where there is none of that name."""
+        if name not in self._known:
+            raise FileNotFoundError("there is no such sandbox")
+        self._cgroups.limit(self._state.id, name, limits)
 
     def kill(self, name: str) -> None:
         """Ends everything in the sandbox at once; `destroy` is still needed."""

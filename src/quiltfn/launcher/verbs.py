@@ -2,8 +2,9 @@
 
 One message is one JSON object in one packet of a SOCK_SEQPACKET pair without name or path.
 Requests: `{"n": int, "verb": "create", "memory_mib": int, "cpu_percent": number, "image": digest or
-null, "network": "none" | "egress", "writable_paths": [path, …]}`, `{"n": int, "verb": "kill" |
-"blocked" | "destroy", "sandbox": id}`. Answers repeat `n`; a create's answer carries two
+null, "network": "none" | "egress", "writable_paths": [path, …]}`, `{"n": int, "verb": "limit",
+"sandbox": id, "memory_mib": int, "cpu_percent": number}`, `{"n": int, "verb": "kill" | "blocked" |
+"destroy", "sandbox": id}`. Answers repeat `n`; a create's answer carries two
 descriptors, the control socket and the event counter. Those of blocked and destroy carry `blocked`:
 how many attempts to reach something the sandbox's network has refused.
 """
@@ -42,6 +43,13 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    n: int
+    sandbox: str
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
     n: int
     sandbox: str
@@ -59,7 +67,7 @@ class Destroy:
     sandbox: str
 
 
-Verb = Create | Kill | Blocked | Destroy
+Verb = Create | Limit | Kill | Blocked | Destroy
 OF_A_SANDBOX: dict[str, type[Kill | Blocked | Destroy]] = {
     "kill": Kill,
     "blocked": Blocked,
@@ -81,25 +89,36 @@ def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
     if verb == "create":
         known = {"n", "verb", "memory_mib", "cpu_percent", "image", "network", "writable_paths"}
         _only(request, known)
-        memory, cpu = request.get("memory_mib"), request.get("cpu_percent")
-        if type(memory) is bool or not isinstance(memory, int) or not 1 <= memory <= memory_max_mib:
-            raise Refused(f"memory_mib must be 1 to {memory_max_mib}, not {memory!r}")
-        if type(cpu) is bool or not isinstance(cpu, int | float) or not 1 <= cpu <= 100 * cores:
-            raise Refused(f"cpu_percent must be 1 to {100 * cores}, not {cpu!r}")
         return Create(
             n,
-            Limits(memory_mib=memory, cpu_percent=float(cpu)),
+            _limits(request, memory_max_mib, cores),
             _image(request.get("image")),
             _network(request.get("network")),
             _writable_paths(request.get("writable_paths")),
         )
+    if verb == "limit":
+        _only(request, {"n", "verb", "sandbox", "memory_mib", "cpu_percent"})
+        return Limit(n, _sandbox(request), _limits(request, memory_max_mib, cores))
     if isinstance(verb, str) and verb in OF_A_SANDBOX:
         _only(request, {"n", "verb", "sandbox"})
-        sandbox = request.get("sandbox")
-        if not isinstance(sandbox, str) or not SANDBOX_ID.fullmatch(sandbox):
-            raise Refused(f"sandbox must be 24 hexadecimal digits, not {sandbox!r}")
-        return OF_A_SANDBOX[verb](n, sandbox)
+        return OF_A_SANDBOX[verb](n, _sandbox(request))
     raise Refused(f"there is no verb {verb!r}")
+
+
+def _limits(request: dict[str, Any], memory_max_mib: int, cores: int) -> Limits:
+    memory, cpu = request.get("memory_mib"), request.get("cpu_percent")
+    if type(memory) is bool or not isinstance(memory, int) or not 1 <= memory <= memory_max_mib:
+        raise Refused(f"memory_mib must be 1 to {memory_max_mib}, not {memory!r}")
+    if type(cpu) is bool or not isinstance(cpu, int | float) or not 1 <= cpu <= 100 * cores:
+        raise Refused(f"cpu_percent must be 1 to {100 * cores}, not {cpu!r}")
+    return Limits(memory_mib=memory, cpu_percent=float(cpu))
+
+
+def _sandbox(request: dict[str, Any]) -> str:
+    sandbox = request.get("sandbox")
+    if not isinstance(sandbox, str) or not SANDBOX_ID.fullmatch(sandbox):
+        raise Refused(f"sandbox must be 24 hexadecimal digits, not {sandbox!r}")
+    return sandbox
 
 
 def _image(image: Any) -> str | None:

@@ -33,6 +33,7 @@ class Fail:
     """Tell the waiter that the instance it waited for could not be made."""
 
     waiter: int
+    instance: int
     reason: str
 
 

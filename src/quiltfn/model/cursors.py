@@ -11,6 +11,12 @@ ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 BEFORE_EVERY_ID, AFTER_EVERY_ID = "", "g"
 
 
+def first_id(unix_s: int) -> str:
+    """What sorts just before every id that was made from that second on: ids are UUIDv7."""
+    digits = f"{max(0, unix_s) * 1000:012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
 def to_cursor(last_id: str) -> str:
     """A cursor that continues behind the item with this id."""
     return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")

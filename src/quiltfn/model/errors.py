@@ -7,6 +7,8 @@ the one table for them is `api/errors.py`.
 import math
 from typing import Any, ClassVar, Literal
 
+from quiltfn.model.timeline import Making
+
 NUMBER_MAX_BITS = 63
 
 
@@ -141,9 +143,13 @@ class StoreUnavailable(QuiltfnError):
 
 
 class RuntimeUnavailable(QuiltfnError):
-    """No sandbox could be made for this call."""
+    """No sandbox could be made for this call.
+
+    `making`: of the instance that it waited for in vain, if that is why.
+    """
 
     code, blame = "RUNTIME_UNAVAILABLE", "platform"
+    making: Making | None = None
 
 
 NEXT_STEP = {

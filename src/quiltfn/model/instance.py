@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from quiltfn.model.cold import Cold
 from quiltfn.model.machine import follow
 
 
@@ -44,11 +45,13 @@ NEXT: Mapping[InstanceState, Mapping[InstanceEvent, InstanceState]] = {
 
 @dataclass(slots=True)
 class Instance:
-    """One instance as its pool knows it. `since`: monotonic seconds of its last event."""
+    """One instance as its pool knows it. `since`: monotonic seconds of its last event. `why`: it
+    was started."""
 
     id: int
     digest: str
     since: float
+    why: Cold = Cold.FIRST
     state: InstanceState = InstanceState.WARMING
     holder: int | None = None
     past: deque[str] = field(default_factory=lambda: deque(maxlen=8))

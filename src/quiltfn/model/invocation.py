@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from quiltfn.model.machine import follow
+from quiltfn.model.timeline import Timeline
 
 PAYLOAD_MAX_BYTES = 6 * 1024 * 1024
 PAYLOAD_IN_ENVIRONMENT_MAX_BYTES = 64 * 1024
@@ -91,7 +92,10 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
-    """The record of one call. Times in Unix seconds, `duration_ms` in milliseconds."""
+    """The record of one call. Times in Unix seconds, `duration_ms` in milliseconds.
+
+    `timeline`: None until it is final, and of a call that ended with its server.
+    """
 
     invocation_id: str
     tenant_id: str
@@ -107,8 +111,11 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     stderr: str = ""
     error_message: str | None = None
     cold_start: bool = False
+    timeline: Timeline | None = None
 
-    def after(self, ended: Ended, now: int, duration_ms: int) -> "Invocation":
+    def after(
+        self, ended: Ended, now: int, duration_ms: int, timeline: Timeline | None = None
+    ) -> "Invocation":
         """The final record of a running call."""
         event, exit_code, message = conclude(ended)
         return msgspec.structs.replace(
@@ -120,6 +127,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
             stdout=ended.stdout,
             stderr=ended.stderr,
             error_message=message,
+            timeline=timeline,
         )
 
 

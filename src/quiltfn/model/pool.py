@@ -25,27 +25,15 @@ from quiltfn.model.actions import (
     Start,
     Wake,
 )
+from quiltfn.model.cold import Cold, Past
 from quiltfn.model.counts import PoolCounts, summed
 from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
+from quiltfn.model.limits import PoolLimits
 
 __all__ = ["Pool", "PoolCounts", "PoolLimits", "summed"]
 
 WARMING, READY, BUSY = InstanceState.WARMING, InstanceState.READY, InstanceState.BUSY
 RECYCLING, TERMINATING = InstanceState.RECYCLING, InstanceState.TERMINATING
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolLimits:
-    """`*_s` in seconds. A recycling instance is waited for `patience_s` before one is started;
-    one that is not clean after `recycle_s` is given up."""
-
-    min_instances: int = 0
-    max_instances: int = 5
-    line_max: int = 1000
-    line_wait_s: float = 10.0
-    idle_s: float = 300.0
-    patience_s: float = 0.005
-    recycle_s: float = 5.0
 
 
 @dataclass(slots=True)
@@ -67,6 +55,7 @@ class Pool:
         self.closed_because = "pending"
         self.instances: dict[int, Instance] = {}
         self.line: deque[Waiting] = deque()
+        self._past = Past()
         self._next_instance = 1
         # Lowering max_instances cannot end running calls, so the bound comes down with them.
         self._ceiling = limits.max_instances
@@ -105,7 +94,9 @@ class Pool:
         """The call is over. The healthy are cleaned for the next, the sick do not return."""
         instance = self.instances[number]
         instance.holder = None
-        if not healthy or not self._wanted(instance.digest) or self._gives_way(instance):
+        if not healthy:
+            return self._stop(instance, now, Cold.REPLACED)
+        if not self._wanted(instance.digest) or self._gives_way(instance):
             return self._stop(instance, now)
         instance.hear(InstanceEvent.RELEASED, now)
         return []
@@ -118,6 +109,7 @@ class Pool:
         if instance.state is TERMINATING:
             return []  # it was stopped while it was being made; its Destroy is on the way
         instance.hear(InstanceEvent.STARTED, now)
+        self._past.stood()
         return self._settle(instance, now, cold=True)
 
     def failed(self, number: int, reason: str, now: float) -> list[Action]:
@@ -131,7 +123,7 @@ class Pool:
             instance.hear(InstanceEvent.STOPPED, now)
         actions: list[Action] = []
         if not was_stopped and instance.digest == self.current and self.line:
-            actions.append(Fail(self.line.popleft().id, reason))
+            actions.append(Fail(self.line.popleft().id, number, reason))
         if not was_stopped and instance.digest == self.standby:
             actions += [CannotStand(instance.digest, reason), *self.abandon(now)]
         return actions + self.gone(number, now)
@@ -149,7 +141,7 @@ class Pool:
         instance = self.instances.get(number)
         if instance is None or instance.state not in (READY, RECYCLING):
             return []
-        return [*self._stop(instance, now), *self._provide(now)]
+        return [*self._stop(instance, now, Cold.REPLACED), *self._provide(now)]
 
     def gone(self, number: int, now: float) -> list[Action]:
         """The machine has everything back; only now does the instance stop to count."""
@@ -174,6 +166,7 @@ class Pool:
         Whatever else stood by is given up.
         """
         self.current, self.standby = digest, None
+        self._past.keep(digest)
         actions: list[Action] = []
         for instance in self._unwanted_idle():
             actions += self._stop(instance, now)
@@ -184,6 +177,7 @@ class Pool:
     def abandon(self, now: float) -> list[Action]:
         """Give the standby content up."""
         self.standby = None
+        self._past.keep(self.current)
         actions: list[Action] = []
         for instance in self._unwanted_idle():
             actions += self._stop(instance, now)
@@ -192,6 +186,7 @@ class Pool:
     def close(self, why: str, now: float) -> list[Action]:
         """The function stops serving: who waits is refused, who runs may finish."""
         self.current, self.standby, self.closed_because = None, None, why
+        self._past.forget()
         actions: list[Action] = [Refuse(waiting.id, why) for waiting in self.line]
         self.line.clear()
         for instance in self._unwanted_idle():
@@ -214,7 +209,7 @@ class Pool:
         actions: list[Action] = []
         for instance in self._in_state(RECYCLING):
             if now - instance.since >= self.limits.recycle_s:
-                actions += self._stop(instance, now)
+                actions += self._stop(instance, now, Cold.REPLACED)
         while self.line and now - self.line[0].since >= self.limits.line_wait_s:
             actions.append(Refuse(self.line.popleft().id, WAITED_TOO_LONG))
         if self.current is not None:
@@ -228,6 +223,12 @@ class Pool:
         return actions + self._provide(now)
 
     # What is known ---------------------------------------------------------------------------
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether `tick` would find nothing to do, whatever the time."""
+        holds = self.current is not None and self.limits.min_instances > 0
+        return not (self.instances or self.line or self.standby or holds)
 
     def counts(self) -> PoolCounts:
         tally = Counter(instance.state for instance in self.instances.values())
@@ -261,6 +262,7 @@ class Pool:
             )
             idle_or_coming = instance.state in (WARMING, READY, RECYCLING)
             assert not idle_or_coming or self._wanted(instance.digest), f"{instance} serves nobody"
+        self._past.check(self.current, self.standby)
         assert self.counts().total == len(self.instances), (
             "an instance is in none of the five states"
         )
@@ -296,11 +298,13 @@ class Pool:
         actions: list[Action] = []
         if count <= 0:
             return actions
+        standing = self._live_of(digest) - self._count(WARMING, digest)
+        why = self._past.why(digest, others_stand=standing > 0)
         room = self.limits.max_instances - len(self.instances)
         for _ in range(min(count, max(0, room))):
             number = self._next_instance
             self._next_instance += 1
-            self.instances[number] = Instance(number, digest, now)
+            self.instances[number] = Instance(number, digest, now, why)
             actions.append(Start(number, digest))
         if digest == self.standby:
             others = [one for one in self._in_state(READY) if one.digest != digest]
@@ -349,7 +353,9 @@ class Pool:
         instance.holder = waiter
         return Hand(instance.id, waiter, cold)
 
-    def _stop(self, instance: Instance, now: float) -> list[Action]:
+    def _stop(self, instance: Instance, now: float, how: Cold = Cold.EVICTED) -> list[Action]:
+        if instance.state is not WARMING and self._wanted(instance.digest):
+            self._past.left(instance.digest, how)
         instance.hear(InstanceEvent.STOPPED, now)
         return [Destroy(instance.id)]
 

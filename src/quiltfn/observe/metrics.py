@@ -11,7 +11,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from quiltfn.model.invocation import Invocation
+from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.model.pool import PoolCounts, summed
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -41,6 +41,7 @@ _blocked = Counter(
 _instances = Gauge(
     "quiltfn_instances", "Instances on this node, by state.", ("state",), registry=registry
 )
+_stock = Gauge("quiltfn_stem_cells", "Sandboxes that are ready and nobody's.", registry=registry)
 _waiting = Gauge("quiltfn_waiting_calls", "Calls that wait for an instance.", registry=registry)
 _build = Gauge("quiltfn_build", "1, with the version as a label.", ("version",), registry=registry)
 _store_ok = Gauge(
@@ -54,9 +55,17 @@ def started(version: str) -> None:
     _store_ok.set(1)
 
 
+# Found once: looking a label up takes a lock each time.
+_counters = {
+    (status, cold): _calls.labels(status, "cold" if cold else "warm")
+    for status in FINAL
+    for cold in (True, False)
+}
+
+
 def count_call(record: Invocation) -> None:
     """A call has ended."""
-    _calls.labels(record.status, "cold" if record.cold_start else "warm").inc()
+    _counters[record.status, record.cold_start].inc()
     if record.duration_ms is not None:
         _duration.observe(record.duration_ms / 1000)
 
@@ -69,6 +78,11 @@ def count_blocked(attempts: int) -> None:
 def count_refusal(code: str) -> None:
     """A request was refused with an error code."""
     _refused.labels(code).inc()
+
+
+def show_stock(count: int) -> None:
+    """The stem cells there are at this moment."""
+    _stock.set(count)
 
 
 def show_pools(counts: Iterable[PoolCounts]) -> None:

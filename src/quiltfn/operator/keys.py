@@ -16,7 +16,7 @@ from quiltfn.access import make_key, revoke_key
 from quiltfn.ids import new_id
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.errors import QuiltfnError, Unprocessable
-from quiltfn.ports import AuditEntry
+from quiltfn.model.kept import AuditEntry
 from quiltfn.settings import BadSetting, from_everywhere
 from quiltfn.store import SqlAudit, SqliteStore, SqlKeys, StoreBroken
 

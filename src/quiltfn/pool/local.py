@@ -6,39 +6,33 @@ There is one place where a call is handed an instance (`_perform`) and one where
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from types import TracebackType
 
 import structlog
 
 from quiltfn.model import actions as decided
-from quiltfn.model.errors import (
-    CapacityFull,
-    FunctionNotActive,
-    NotFound,
-    QuiltfnError,
-    RuntimeUnavailable,
-    ShuttingDown,
-)
+from quiltfn.model.errors import QuiltfnError, RuntimeUnavailable, ShuttingDown
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.invocation import Ended, How
 from quiltfn.model.pool import Pool, PoolCounts, PoolLimits
+from quiltfn.model.timeline import Making
 from quiltfn.model.version import Version
 from quiltfn.observe import metrics
+from quiltfn.pool.refusals import CLOSING, refusal
 from quiltfn.ports import Call, Clock, Sandbox, Sandboxes, SandboxFailed, SandboxRefused
 
 _log = structlog.get_logger("quiltfn.pool")
-CLOSING = "closing"
 ENDED_BY_ITSELF = (How.EXITED, How.SIGNALLED)
 
 
 class Held:
     """One instance, held by one call from `async with` to its end. `ports.Lease` inside."""
 
-    __slots__ = ("_ended_well", "_pool", "_used", "_waiter", "cold_start", "instance", "version")
+    __slots__ = ("_ended_well", "_pool", "_used", "_waiter", "instance", "making", "version")
 
     version: Version
-    cold_start: bool
+    making: Making | None
 
     def __init__(self, pool: "FunctionPool") -> None:
         self._pool = pool
@@ -55,9 +49,14 @@ class Held:
                 # It may have been handed an instance in this very tick; the pool knows.
                 self._pool.leave_line(self._waiter)
                 raise
-        self.instance, self.cold_start = future.result()
+        self.instance, cold = future.result()
+        self.making = self._pool.makings[self.instance] if cold else None
         self.version = self._pool.version_of(self.instance)
         return self
+
+    @property
+    def cold_start(self) -> bool:
+        return self.making is not None
 
     async def call(self, call: Call) -> Ended:
         self._used = True
@@ -84,6 +83,7 @@ class FunctionPool:
         self._source, self._clock = sandboxes, clock
         self.model = Pool(limits)
         self.sandboxes: dict[int, Sandbox] = {}
+        self.makings: dict[int, Making] = {}
         self._versions: dict[str, Version] = {}
         self._waiters: dict[int, asyncio.Future[tuple[int, bool]]] = {}
         self._standing: dict[str, asyncio.Future[None]] = {}
@@ -193,8 +193,10 @@ class FunctionPool:
                         self._spawn(self._destroy(instance, self.sandboxes[instance]))
                 case decided.Refuse(waiter=waiter, why=why):
                     self._fail(waiter, refusal(why))
-                case decided.Fail(waiter=waiter, reason=reason):
-                    self._fail(waiter, RuntimeUnavailable(reason))
+                case decided.Fail(waiter=waiter, instance=instance, reason=reason):
+                    error = RuntimeUnavailable(reason)
+                    error.making = self.makings[instance]
+                    self._fail(waiter, error)
                 case decided.Wake(at=at):
                     self._wake_at(at)
                 case decided.Stands(digest=digest):
@@ -223,8 +225,10 @@ class FunctionPool:
             future.set_exception(error)
 
     async def _start(self, number: int, version: Version) -> None:
+        making = Making(self.model.instances[number].why, self._clock.now())
+        self.makings[number] = making
         try:
-            sandbox = await self._make(version)
+            sandbox = await self._make(version, making)
         except Exception as error:
             reason = str(error)
             if not isinstance(error, SandboxFailed | SandboxRefused):
@@ -232,6 +236,7 @@ class FunctionPool:
                 _log.exception("an instance could not be made", function=version.function_id)
                 reason = "an instance could not be made; the server's log has more"
             self._perform(self.model.failed(number, reason, self._clock.now()))
+            del self.makings[number]
             self._emptied.set()
             return
         self.sandboxes[number] = sandbox
@@ -243,10 +248,12 @@ class FunctionPool:
         if not sandbox.is_alive:  # it ended before anybody watched
             self._lost(number)
 
-    async def _make(self, version: Version) -> Sandbox:
+    async def _make(self, version: Version, making: Making) -> Sandbox:
         sandbox = await self._source.create(version.content)
+        making.placed = self._clock.now()
         try:
             await sandbox.specialise(version.content)
+            making.specialised = self._clock.now()
         except BaseException:
             await sandbox.destroy()
             raise
@@ -262,7 +269,7 @@ class FunctionPool:
             _log.warning("egress was refused", function=function, attempts=blocked)
             metrics.count_blocked(blocked)
             self._blocked_before += blocked
-        del self.sandboxes[number]
+        del self.sandboxes[number], self.makings[number]
         self._perform(self.model.gone(number, self._clock.now()))
         self._emptied.set()
 
@@ -316,6 +323,7 @@ class LocalPools:
         pool = self._pool(function_id, limits)
         pool.switch(version)
         pool.tick()
+        self._sandboxes.expect(version.content)
 
     def switch(self, function_id: str, version: Version) -> None:
         if not self._closing:
@@ -340,6 +348,9 @@ class LocalPools:
         pool = self._pools.get(function_id)
         return pool.model.counts() if pool else PoolCounts()
 
+    def occupied(self) -> list[str]:
+        return [key for key, pool in self._pools.items() if pool.model.instances]
+
     async def blocked(self, function_id: str) -> int:
         """Attempts that the network of its instances has refused since this server started."""
         pool = self._pools.get(function_id)
@@ -351,7 +362,8 @@ class LocalPools:
     def tick(self) -> None:
         """Lets every pool look at the time; the reaper calls it once a second."""
         for pool in list(self._pools.values()):
-            pool.tick()
+            if not pool.model.is_at_rest:  # with thousands of functions most are
+                pool.tick()
 
     async def aclose(self) -> None:
         """Ends running calls as interrupted, and every instance; whoever waits for one to stand, or
@@ -368,21 +380,3 @@ class LocalPools:
         if pool is None:
             pool = self._pools[function_id] = FunctionPool(self._sandboxes, self._clock, limits)
         return pool
-
-
-REFUSALS: dict[str, Callable[[], QuiltfnError]] = {
-    decided.FULL: lambda: CapacityFull(
-        "every instance of the function is busy and its waiting line is full", retry_after=1
-    ),
-    decided.WAITED_TOO_LONG: lambda: CapacityFull(
-        "every instance of the function was busy for too long", retry_after=5
-    ),
-    "deleted": lambda: NotFound("there is no such function"),
-    CLOSING: lambda: ShuttingDown(retry_after=5),
-}
-
-
-def refusal(why: str) -> QuiltfnError:
-    """The error for a call that the pool refuses; else `why` is the function's state."""
-    make = REFUSALS.get(why)
-    return make() if make else FunctionNotActive.because(why)

@@ -1,28 +1,63 @@
 """Where the server's sandboxes come from: the launcher makes one and hands its socket over."""
 
 import socket
+from dataclasses import dataclass
 
-from quiltfn.model.version import Content
+from quiltfn.model.runtime import Kind, Runtime
+from quiltfn.model.version import MEMORY_MIN_MIB, Content
 from quiltfn.ports import Sandbox, SandboxFailed
 from quiltfn.sandbox.channel import LauncherChannel, LauncherRefused
 from quiltfn.sandbox.guest import GuestSandbox
 
 
+@dataclass(frozen=True, slots=True)
+class Mould:
+    """What cannot be changed of a sandbox once it is made; equal moulds can become the same."""
+
+    kind: Kind
+    image: str | None
+    network: str
+    writable_paths: tuple[str, ...]
+
+    @classmethod
+    def of(cls, runtime: Runtime) -> "Mould":
+        return cls(runtime.kind, runtime.image, runtime.network, runtime.writable_paths)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Limits: memory in MiB, processor in percent of one core."""
+
+    memory_mib: int = MEMORY_MIN_MIB
+    cpu_percent: float = 100.0
+
+    @classmethod
+    def of(cls, content: Content) -> "Size":
+        return cls(content.memory_limit_mb, content.cpu_limit_percent)
+
+
 class LauncherSandboxes:
-    """`ports.Sandboxes` over the launcher."""
+    """`ports.Sandboxes` over the launcher: each is made when it is wanted."""
 
     def __init__(self, channel: LauncherChannel) -> None:
         self._channel = channel
 
     async def create(self, content: Content) -> Sandbox:
+        return await self.make(Mould.of(content.pinned), Size.of(content))
+
+    def expect(self, content: Content) -> None:
+        """Nothing is made ahead here."""
+
+    async def make(self, mould: Mould, size: Size) -> GuestSandbox:
+        """One that is nobody's yet. Raises `SandboxFailed`."""
         try:
             answer = await self._channel.ask(
                 "create",
-                memory_mib=content.memory_limit_mb,
-                cpu_percent=content.cpu_limit_percent,
-                image=content.pinned.image,
-                network=content.pinned.network,
-                writable_paths=content.pinned.writable_paths,
+                memory_mib=size.memory_mib,
+                cpu_percent=size.cpu_percent,
+                image=mould.image,
+                network=mould.network,
+                writable_paths=mould.writable_paths,
             )
         except LauncherRefused as error:
             raise SandboxFailed(str(error)) from None

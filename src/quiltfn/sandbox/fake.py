@@ -33,6 +33,9 @@ class FakeSandboxes:
         self.may_end.set()
         self._numbers = itertools.count(1)
 
+    def expect(self, content: Content) -> None:
+        """Nothing is made ahead here."""
+
     async def create(self, content: Content) -> Sandbox:
         # It counts from here on: the machine pays for a sandbox while it is being made, too.
         sandbox = FakeSandbox(f"fake-{next(self._numbers)}", self)

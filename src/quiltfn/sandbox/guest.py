@@ -16,7 +16,7 @@ from quiltfn.model.invocation import Ended, How
 from quiltfn.model.runtime import Kind
 from quiltfn.model.version import Content
 from quiltfn.ports import Call, SandboxFailed, SandboxRefused
-from quiltfn.sandbox.channel import LauncherChannel
+from quiltfn.sandbox.channel import LauncherChannel, LauncherRefused
 
 GREETING_TIMEOUT_S = 10.0
 # The guest keeps the deadline; if it has not answered by then, the sandbox is killed from outside.
@@ -56,6 +56,18 @@ def handler_argv(content: Content) -> list[str]:
     return [program, *rest]
 
 
+# Read by an interpreter when it starts; one that has started already would not know of them.
+READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_")
+
+
+def prepare_frame(kind: Kind) -> bytes | None:
+    """What starts a runner of this kind for whatever version will come, if there can be one."""
+    if kind is not Kind.PYTHON:
+        return None
+    variables = environment.ALWAYS | {"QUILT_STEM": "1"}
+    return wire.encode_prepare(argv=list(RUNNERS[kind]), environment=variables)
+
+
 def specialise_frame(content: Content) -> bytes:
     """What the guest is told that its sandbox is for."""
     variables, flags = environment.of_version(content), 0
@@ -66,6 +78,8 @@ def specialise_frame(content: Content) -> bytes:
     else:
         keep = not content.cleanup_on_exit
         flags |= wire.RESIDENT | (wire.KEEP_STATE if keep else 0)
+        if any(name.startswith(READ_AT_START) for name in variables):
+            flags |= wire.ANEW
         variables |= {"QUILT_HANDLER": content.handler, "QUILT_KEEP": str(int(keep))}
     return wire.encode_specialise(
         argv=handler_argv(content),
@@ -116,6 +130,24 @@ class GuestSandbox(asyncio.Protocol):
             raise SandboxFailed("the guest did not say hello") from None
         if version != wire.PROTOCOL_VERSION:
             raise SandboxFailed(f"the guest speaks protocol {version}, not {wire.PROTOCOL_VERSION}")
+
+    def prepare(self, kind: Kind) -> None:
+        """Lets it start what a sandbox of this kind will need."""
+        frame = prepare_frame(kind)
+        if frame is not None:
+            self._write(frame)
+
+    async def limit(self, content: Content) -> None:
+        """Gives it the limits of `content`. Raises `SandboxFailed`."""
+        try:
+            await self._channel.ask(
+                "limit",
+                sandbox=self.id,
+                memory_mib=content.memory_limit_mb,
+                cpu_percent=content.cpu_limit_percent,
+            )
+        except LauncherRefused as error:
+            raise SandboxFailed(str(error)) from None
 
     async def specialise(self, content: Content) -> None:
         self._write(specialise_frame(content))

@@ -34,6 +34,7 @@ from quiltfn.sdk.types import (
     Runtime,
     Runtimes,
     Targets,
+    Timeline,
     Version,
     Versions,
 )
@@ -192,6 +193,11 @@ def invocations(
 def invocation(function_id: str, invocation_id: str) -> Request[Invocation]:
     path = f"{_function(function_id)}/invocations/{_segment(invocation_id)}"
     return _get(path, _json(Invocation))
+
+
+def timeline(function_id: str, invocation_id: str) -> Request[Timeline]:
+    path = f"{_function(function_id)}/invocations/{_segment(invocation_id)}/timeline"
+    return _get(path, _json(Timeline))
 
 
 # --- the pool and the server -------------------------------------------------------------------

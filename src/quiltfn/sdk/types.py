@@ -142,6 +142,23 @@ class InvocationPage(Struct, kw_only=True, frozen=True):
     next_cursor: str | None = None
 
 
+class Phase(Struct, kw_only=True, frozen=True):
+    """A part of a call's time."""
+
+    name: str
+    microseconds: int
+
+
+class Timeline(Struct, kw_only=True, frozen=True):
+    """Where the time of a call went; `cold_reason`: why it had to wait for a new instance."""
+
+    invocation_id: str
+    phases: list[Phase]
+    total_microseconds: int
+    cold_start: bool | None = None
+    cold_reason: str | None = None
+
+
 class Paused(Struct, kw_only=True, frozen=True):
     """The answer to a pause."""
 
@@ -191,6 +208,7 @@ class Health(Struct, kw_only=True, frozen=True):
     status: str
     ready: bool
     transport: str | None = None
+    durability: str | None = None
     checks: dict[str, Check] = field(default_factory=dict)
     protections: dict[str, str] = field(default_factory=dict)
 
@@ -202,6 +220,7 @@ class Info(Struct, kw_only=True, frozen=True):
     node_id: str
     cgroup_mode: str | None = None
     oci_runtime: str | None = None
+    durability: str | None = None
     protections: dict[str, str] = field(default_factory=dict)
     interpreters: dict[str, str] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from quiltfn.store.directory import StoreBroken
 from quiltfn.store.journal import SpoolJournal
 from quiltfn.store.keys import SqlKeys
 from quiltfn.store.operations import SqlOperations
+from quiltfn.store.retention import SqlRetention
 from quiltfn.store.runtimes import SqlRuntimes
 from quiltfn.store.sqlite import SqliteStore
 
@@ -20,6 +21,7 @@ __all__ = [
     "SqlAudit",
     "SqlKeys",
     "SqlOperations",
+    "SqlRetention",
     "SqlRuntimes",
     "SqliteStore",
     "StoreBroken",

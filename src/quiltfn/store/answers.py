@@ -8,7 +8,7 @@ A row is made before its call runs and completed after it:
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, tuple_, update
 
-from quiltfn.ports import KeptAnswer, Slot
+from quiltfn.model.kept import KeptAnswer, Slot
 from quiltfn.store import steps, tables
 from quiltfn.store.database import Database
 from quiltfn.store.directory import StoreBroken

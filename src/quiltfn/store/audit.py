@@ -3,7 +3,8 @@
 from sqlalchemy import Connection, delete, insert, select
 
 from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
-from quiltfn.ports import AuditEntry, Page
+from quiltfn.model.kept import AuditEntry
+from quiltfn.ports import Page
 from quiltfn.store import steps, tables
 from quiltfn.store.database import Database
 

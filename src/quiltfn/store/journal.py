@@ -42,7 +42,9 @@ class SpoolJournal:
         *,
         commit_after_s: float = COMMIT_AFTER_S,
         retry_after_s: float = RETRY_AFTER_S,
+        is_strict: bool = False,
     ) -> None:
+        self.is_strict = is_strict
         self._database = database
         self._paths = [data_dir / name for name in SPOOLS]
         self._clock = clock
@@ -121,6 +123,10 @@ class SpoolJournal:
         except OSError as error:
             raise unwritable(error) from error
 
+    def amended(self, record: Invocation) -> None:
+        if record.invocation_id in self._pending:
+            self._pending[record.invocation_id] = record
+
     async def synced(self) -> None:
         target = self._written
         while self._kept < target:
@@ -178,9 +184,7 @@ class SpoolJournal:
             self._taken = self._written
         batch = list(self._absorbing.values())
         try:
-            await self._database.write(
-                lambda connection: records.absorb(connection, batch), self._other.clear
-            )
+            await self._store(batch)
         except (StoreUnavailable, OSError) as error:
             self._failure = StoreUnavailable(str(error))
         except Exception as error:
@@ -195,6 +199,17 @@ class SpoolJournal:
         if self._absorbing or self._pending:
             wait_s = self._retry_after_s if self._failure else self._commit_after_s
             self._timer = self._loop.call_later(wait_s, self._commit_now)
+
+    async def _store(self, batch: list[Invocation]) -> None:
+        """Into the database and out of the segment."""
+        try:
+            await self._database.write(
+                lambda connection: records.absorb_new(connection, batch), self._other.clear
+            )
+        except records.NotAllNew:
+            await self._database.write(
+                lambda connection: records.absorb(connection, batch), self._other.clear
+            )
 
     def _close(self) -> None:
         self._spool.close()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, insert, select, update
 
-from quiltfn.ports import Operation
+from quiltfn.model.kept import Operation
 from quiltfn.store import tables
 from quiltfn.store.database import Database
 

@@ -2,15 +2,16 @@
 -- be kept any number of times; and a function that was deleted gets no rows any more.
 INSERT INTO invocation (
     invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
-    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start)
+    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline)
 SELECT :invocation_id, :tenant_id, :function_id, :function_name, :execution_node_id, :status,
-       :started_at, :ended_at, :duration_ms, :exit_code, :stdout, :stderr, :error_message, :cold_start
+       :started_at, :ended_at, :duration_ms, :exit_code, :stdout, :stderr, :error_message, :cold_start,
+       :timeline
  WHERE EXISTS (SELECT 1 FROM function WHERE id = :function_id)
     ON CONFLICT (invocation_id) DO UPDATE SET
        status = excluded.status, started_at = excluded.started_at, ended_at = excluded.ended_at,
        duration_ms = excluded.duration_ms, exit_code = excluded.exit_code, stdout = excluded.stdout,
        stderr = excluded.stderr, error_message = excluded.error_message,
-       cold_start = excluded.cold_start
+       cold_start = excluded.cold_start, timeline = excluded.timeline
  WHERE invocation.status IN ('queued', 'running');
 
 -- final_among: those of the given ids (a JSON array) whose record is final already
@@ -25,9 +26,10 @@ UPDATE function
        last_invoked_at = CASE WHEN last_invoked_at > :last THEN last_invoked_at ELSE :last END
  WHERE id = :function_id;
 
--- tally_of_open: what the calls add up to that had no end when the server went
+-- tally_of_open: what the calls add up to that had no end when the server went. Left to itself
+-- SQLite groups along the other index and reads every record there is.
 SELECT function_id, count(*) AS calls, count(*) AS errors, max(coalesce(started_at, :now)) AS last
-  FROM invocation
+  FROM invocation INDEXED BY invocation_open
  WHERE status IN ('queued', 'running')
  GROUP BY function_id;
 
@@ -36,10 +38,27 @@ UPDATE invocation
    SET status = 'interrupted', ended_at = :now, error_message = :why
  WHERE status IN ('queued', 'running');
 
--- delete_some_invocations: one step of removing a deleted function's records
-DELETE FROM invocation
- WHERE invocation_id IN (
-       SELECT invocation_id FROM invocation WHERE function_id = :function_id LIMIT :most);
+-- some_of_function: some of a deleted function's records
+SELECT invocation_id FROM invocation WHERE function_id = :function_id LIMIT :most;
+
+-- oldest_ended: the oldest records that have an end and an id below the given one
+SELECT invocation_id FROM invocation
+ WHERE invocation_id < :before
+   AND invocation_id NOT IN (SELECT invocation_id FROM invocation
+                              WHERE status IN ('queued', 'running'))
+ ORDER BY invocation_id LIMIT :most;
+
+-- remove_invocation: take one record away
+DELETE FROM invocation WHERE invocation_id = :invocation_id;
+
+-- last_row: what the next new row of records will be numbered above
+SELECT coalesce(max(rowid), 0) FROM invocation;
+
+-- count_records: so many records came, or went
+UPDATE record_count SET number = number + :more WHERE id = 1;
+
+-- records_kept: how many records there are
+SELECT number FROM record_count WHERE id = 1;
 
 -- probe: learn whether the database takes a write
 UPDATE probe SET count = count + 1 WHERE id = 1;

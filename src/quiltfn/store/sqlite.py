@@ -5,21 +5,20 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from sqlalchemy import Connection, and_, delete, exc, insert, select, update
+from sqlalchemy import Connection, and_, delete, exc, func, insert, select, update
 
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version
 from quiltfn.ports import Stored
-from quiltfn.store import tables
+from quiltfn.store import records, tables
 from quiltfn.store.database import Database, Work
 from quiltfn.store.directory import DataDirectory, StoreBroken
 from quiltfn.store.sql import SQL
 
 __all__ = ["SqliteStore", "StoreBroken"]
 
-DELETE_STEP_ROWS = 5000
-SWEEP_RETRY_S = 1.0
+SWEEP_RETRY_S, SWEEP_REST_S = 1.0, 0.005
 
 
 class SqliteStore:
@@ -111,6 +110,12 @@ class SqliteStore:
         )
         return found[0] if found else None
 
+    async def newest_number(self, function_id: str) -> int:
+        query = select(func.coalesce(func.max(tables.version.c.number), 0)).where(
+            tables.version.c.function_id == function_id
+        )
+        return await self.database.read(lambda connection: connection.execute(query).scalar_one())
+
     async def ping(self) -> None:
         await self.database.write(
             lambda connection: connection.exec_driver_sql(SQL["probe"]).close()
@@ -147,6 +152,7 @@ class SqliteStore:
             while left:
                 try:
                     left = await self.database.write(remove_some)
+                    await asyncio.sleep(SWEEP_REST_S)
                 except StoreUnavailable:
                     await asyncio.sleep(SWEEP_RETRY_S)
 
@@ -156,8 +162,9 @@ def remove_some(connection: Connection) -> bool:
     function_id = connection.execute(select(tables.deletion.c.function_id).limit(1)).scalar()
     if function_id is None:
         return False
-    step = {"function_id": function_id, "most": DELETE_STEP_ROWS}
-    if connection.exec_driver_sql(SQL["delete_some_invocations"], step).rowcount < DELETE_STEP_ROWS:
+    step = {"function_id": function_id, "most": records.STEP_ROWS}
+    some = connection.exec_driver_sql(SQL["some_of_function"], step).scalars().all()
+    if records.remove(connection, some) == len(some) < records.STEP_ROWS:
         connection.execute(
             delete(tables.deletion).where(tables.deletion.c.function_id == function_id)
         )

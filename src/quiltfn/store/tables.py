@@ -28,7 +28,7 @@ from quiltfn.ports import Stored, Tally
 
 # The newest revision in migrations/versions. Kept here so that a start at head need not import
 # Alembic, which costs more than opening the database does.
-REVISION = "0003"
+REVISION = "0005"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -115,6 +115,7 @@ invocation = Table(
     Column("stderr", Text, nullable=False),
     Column("error_message", Text),
     Column("cold_start", Boolean, nullable=False),
+    Column("timeline", JSON),
     # Ids are UUIDv7, so their order is the order of time. The other three are in the index for the
     # filters: they are decided without touching the rows, which may be megabytes apart.
     Index(
@@ -131,6 +132,14 @@ invocation = Table(
 
 # Functions that are deleted and may still have records; emptied as these are removed.
 deletion = Table("deletion", metadata, Column("function_id", Text, primary_key=True))
+
+# One row: how many records there are. Counting them would read the whole table.
+record_count = Table(
+    "record_count",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
 
 # One row that is written to learn whether writing works.
 probe = Table(
@@ -219,6 +228,9 @@ operation = Table(
 )
 
 TALLY_COLUMNS = Tally.__struct_fields__
+INVOCATION_COLUMNS = Invocation.__struct_fields__
+STATUS_AT = INVOCATION_COLUMNS.index("status")
+TIMELINE_AT = INVOCATION_COLUMNS.index("timeline")
 CONTENT_COLUMNS = Content.__struct_fields__
 
 
@@ -251,6 +263,15 @@ def read_stored(row: RowMapping) -> Stored:
         version=read_version(row, "version_"),
         tally=msgspec.convert({name: row[name] for name in TALLY_COLUMNS}, Tally),
     )
+
+
+def invocation_row(one: Invocation) -> list[Any]:
+    """A record in the order of its fields, for the driver: it takes JSON as text."""
+    row = list(msgspec.structs.astuple(one))
+    row[STATUS_AT] = one.status.value
+    if one.timeline is not None:
+        row[TIMELINE_AT] = msgspec.json.encode(one.timeline).decode()
+    return row
 
 
 def read_invocation(row: RowMapping) -> Invocation:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from types import CodeType, TracebackType
     from typing import Any
 
-CONTROL, HEAD_BYTES = 3, 64
+CONTROL, HEAD_BYTES, READ_BYTES = 3, 64, 1 << 16
+# An answer of up to this many bytes goes with the word that the call is done.
+SMALL_BYTES = 60_000
 HOME = "/app"
 PACKAGES = "/app/site-packages"
 PR_SET_DUMPABLE = 4
@@ -76,30 +78,38 @@ class Context:
 
 
 class Call:
-    """A call of which the head has been read, and nothing else."""
+    """A call of which the head has been read; `rest` is what was read with it."""
 
-    def __init__(self, head: bytes) -> None:
+    def __init__(self, head: bytes, rest: bytes = b"") -> None:
         _, number, _timeout_ms, which, variables_bytes, payload_bytes = head.split()
         self.number = number.decode()
         # Whether its variables are all that it shall have.
         self.replaces = which == b"all"
         self._variables_bytes, self._payload_bytes = int(variables_bytes), int(payload_bytes)
+        self._rest = rest
 
     def read(self) -> tuple[dict[str, str], bytes | None]:
         """The rest of it: variables and payload."""
-        variables = dict(
-            one.split("=", 1)
-            for one in exactly(self._variables_bytes)
-            .decode("utf-8", "surrogateescape")
-            .split("\0")[:-1]
-        )
-        payload = exactly(self._payload_bytes) if self._payload_bytes >= 0 else None
-        return variables, payload
+        end, size = self._variables_bytes, self._variables_bytes + max(0, self._payload_bytes)
+        data = self._rest + exactly(size - len(self._rest))
+        text = data[:end].decode("utf-8", "surrogateescape")
+        variables = dict([one.split("=", 1) for one in text.split("\0")[:-1]])
+        return variables, data[end:] if self._payload_bytes >= 0 else None
 
 
 def hear() -> Call:
-    """Waits for the next call."""
+    """Waits for the next call, and reads no more than that there is one."""
     return Call(exactly(HEAD_BYTES))
+
+
+def hear_all() -> Call:
+    """The same, with as much of the call as has come: nothing else comes before it is done."""
+    data = os.read(CONTROL, READ_BYTES)
+    if len(data) < HEAD_BYTES:
+        if not data:
+            os._exit(0)
+        data += exactly(HEAD_BYTES - len(data))
+    return Call(data[:HEAD_BYTES], data[HEAD_BYTES:])
 
 
 def exactly(size: int) -> bytes:
@@ -115,8 +125,9 @@ def exactly(size: int) -> bytes:
     return b"".join(parts)
 
 
-def say(line: str) -> None:
-    rest = line.encode("utf-8", "replace") + b"\n"
+def say(line: str, answer: bytes = b"") -> None:
+    """A line and, behind a `done` that tells how long it is, an answer."""
+    rest = line.encode("utf-8", "replace") + b"\n" + answer
     while rest:
         rest = rest[os.write(CONTROL, rest) :]
 
@@ -178,7 +189,7 @@ def event_of(payload: bytes | None) -> Any:
     if payload is None:
         return None
     try:
-        return json.loads(payload)
+        return json.loads(payload.decode())
     except ValueError:
         return payload.decode("utf-8", "replace")
 
@@ -191,8 +202,10 @@ class Runner:
         self._count = arguments_of(function)
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def run(self, payload: bytes | None, variables: dict[str, str]) -> int:
-        """Calls it and writes what it returns to the call's standard output; the exit status."""
+    def run(self, payload: bytes | None, variables: dict[str, str]) -> tuple[int, bytes]:
+        """Calls it and writes what it returns to the call's standard output, but for the last of
+        it, which is returned behind the exit status.
+        """
         try:
             given = (event_of(payload), Context(variables))[: self._count]
             result = self._function(*given)
@@ -200,17 +213,16 @@ class Runner:
                 result = self._wait(result)
             if hasattr(result, "__aiter__"):
                 result = self._wait(_all(result))
-            if isinstance(result, list) or not hasattr(result, "__next__"):
-                write(encode(result))
-            else:
-                for part in result:
-                    write(encode_part(part))
+            if not hasattr(result, "__next__"):
+                return 0, encode(result)
+            for part in result:
+                write(encode_part(part))
         except SystemExit as error:
-            return exit_status(error)
+            return exit_status(error), b""
         except BaseException as error:
             show(error)
-            return 1
-        return 0
+            return 1, b""
+        return 0, b""
 
     def _wait(self, awaitable: Awaitable[Any]) -> Any:
         if self._loop is None:
@@ -280,20 +292,20 @@ def _of_importlib(trace: TracebackType) -> bool:
 def serve_all(runner: Runner) -> None:
     """Call after call in this process; its state survives, its children do not."""
     own = dict(os.environ)
+    before: set[str] = set()
     while True:
-        call = hear()
+        call = hear_all()
         variables, payload = call.read()
-        changed = set(variables)
-        if call.replaces:
-            changed |= set(os.environ)
-        code = serve_here(runner, call, variables, payload)
-        for name in changed:
+        # Most calls have the same names, so these are not taken away only to be set again.
+        for name in before.difference(variables):
             if name in own:
                 os.environ[name] = own[name]
             else:
                 os.environ.pop(name, None)
+        before = set(variables) | (set(own) if call.replaces else set())
+        code, answer = serve_here(runner, call, variables, payload)
         end_children()
-        say(f"done {call.number} exited {code}")
+        done(call, code, answer)
 
 
 def serve_by_forks(runner: Runner) -> None:
@@ -315,7 +327,8 @@ def serve_by_forks(runner: Runner) -> None:
                 os.setsid()
                 harden(False)
                 reseed()
-                code = serve_here(runner, call, variables, payload)
+                code, answer = serve_here(runner, call, variables, payload)
+                write(answer)
             finally:
                 os._exit(code)
         status = os.waitpid(child, 0)[1]
@@ -327,20 +340,29 @@ def serve_by_forks(runner: Runner) -> None:
 
 def serve_once(runner: Runner) -> None:
     """One call; the guest then ends this process and starts another."""
-    call = hear()
+    call = hear_all()
     variables, payload = call.read()
-    code = serve_here(runner, call, variables, payload)
-    say(f"done {call.number} exited {code}")
+    done(call, *serve_here(runner, call, variables, payload))
 
 
-def serve_here(runner: Runner, call: Call, variables: dict[str, str], payload: bytes | None) -> int:
-    """The call itself, in this process; its exit status."""
+def done(call: Call, code: int, answer: bytes) -> None:
+    """The last of the answer, and that the call is over."""
+    if len(answer) > SMALL_BYTES:
+        write(answer)
+        answer = b""
+    say(f"done {call.number} exited {code} {len(answer)}", answer)
+
+
+def serve_here(
+    runner: Runner, call: Call, variables: dict[str, str], payload: bytes | None
+) -> tuple[int, bytes]:
+    """The call itself, in this process; its exit status and the last of its answer."""
     if call.replaces:
         os.environ.clear()
     os.environ.update(variables)
-    code = runner.run(payload, variables)
+    code, answer = runner.run(payload, variables)
     sys.stderr.flush()
-    return code
+    return code, answer
 
 
 def reseed() -> None:
@@ -368,6 +390,10 @@ def harden(closed: bool) -> None:
 
 def end_children() -> None:
     """Kills what the handler started and left, children of every thread of this process."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return  # there are none, which is cheaper to ask than who they are
     found = True
     while found:
         found = False
@@ -386,6 +412,16 @@ def end_children() -> None:
                     pass
 
 
+def become() -> None:
+    """Waits to be told what this process is for: a directory and variables."""
+    _, directory_bytes, variables_bytes = exactly(HEAD_BYTES).split()
+    directory = exactly(int(directory_bytes))
+    text = exactly(int(variables_bytes)).decode("utf-8", "surrogateescape")
+    os.environ.clear()
+    os.environ.update(dict([one.split("=", 1) for one in text.split("\0")[:-1]]))
+    os.chdir(directory)
+
+
 def threads() -> int:
     """How many threads there are, those of libraries in C included."""
     return len(os.listdir("/proc/self/task"))
@@ -400,6 +436,10 @@ def names_of_threads() -> str:
 
 def main() -> None:
     global ANSWER
+    if os.environ.pop("QUILT_STEM", "") == "1":
+        import ctypes  # noqa: F401  # needed later, and now nobody waits
+
+        become()
     # What is returned goes to the first descriptor 1; whoever prints means the log.
     ANSWER = os.dup(1)
     os.dup2(2, 1)

@@ -1,0 +1,62 @@
+"""Why an instance had to be started: decided from what a pool remembers of those before it."""
+
+from enum import StrEnum
+
+
+class Cold(StrEnum):
+    """Why a call waited for an instance to be started.
+
+    FIRST: none of the function had stood since the server's start or the last deploy.
+    SCALED_OUT: others of this content stand, and none of them was free.
+    UPDATED: what stood before had another content.
+    EVICTED: the last one of this content was let go in good health: idle for too long, or its
+    room was wanted.
+    REPLACED: the last one of this content ended badly: timeout, out of memory, died, or was given
+    up with a call in it.
+    """
+
+    FIRST = "first"
+    SCALED_OUT = "scaled_out"
+    UPDATED = "updated"
+    EVICTED = "evicted"
+    REPLACED = "replaced"
+
+
+class Past:
+    """What a pool remembers of instances that stood: whether there were any, and how the last one
+    of each content went that is still wanted."""
+
+    def __init__(self) -> None:
+        self._has_any = False
+        self._last: dict[str, Cold] = {}
+
+    def stood(self) -> None:
+        """An instance was made and specialised."""
+        self._has_any = True
+
+    def left(self, digest: str, how: Cold) -> None:
+        """One that had stood goes; the last one's way is what is remembered."""
+        self._has_any = True  # It may have run on over a close.
+        self._last[digest] = how
+
+    def keep(self, *digests: str | None) -> None:
+        """Only these contents are wanted from now on."""
+        self._last = {digest: how for digest, how in self._last.items() if digest in digests}
+
+    def forget(self) -> None:
+        """The function closed: what is started after that is the first of a new beginning."""
+        self._has_any = False
+        self._last.clear()
+
+    def why(self, digest: str, *, others_stand: bool) -> Cold:
+        """The reason for a start of this content. `others_stand`: that others of it do."""
+        if others_stand:
+            return Cold.SCALED_OUT
+        if digest in self._last:
+            return self._last[digest]
+        return Cold.UPDATED if self._has_any else Cold.FIRST
+
+    def check(self, *digests: str | None) -> None:
+        """Asserts that nothing is remembered but of these contents, and nothing of nobody."""
+        assert self._last.keys() <= set(digests), "a pool remembers what nobody wants"
+        assert self._has_any or not self._last, "something left that never stood"

@@ -1,0 +1,17 @@
+"""What a pool may hold, and how long it waits for what."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolLimits:
+    """`*_s` in seconds. A recycling instance is waited for `patience_s` before one is started;
+    one that is not clean after `recycle_s` is given up."""
+
+    min_instances: int = 0
+    max_instances: int = 5
+    line_max: int = 1000
+    line_wait_s: float = 10.0
+    idle_s: float = 300.0
+    patience_s: float = 0.005
+    recycle_s: float = 5.0

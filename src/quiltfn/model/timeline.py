@@ -1,0 +1,95 @@
+"""Timeline: where the time of one call went, phase by phase, as the server saw it.
+
+queued: in line for an instance. placed: the wait while a sandbox was made, specialised: the wait
+while it was made an instance of the function's version; both only of a cold start. ran: from the
+hand-over until the handler's end was seen. recorded: the writing of the call's two records.
+
+When the guest begins with a call cannot be seen from the host, so `ran` has that way, too. Each
+phase ends where the next begins, so they add up to the whole: from the moment the request was
+accepted to the moment its record was closed.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from quiltfn.model.cold import Cold
+
+PHASES = ("queued", "placed", "specialised", "ran", "recorded")
+
+
+@dataclass(slots=True)
+class Making:
+    """The making of an instance, in monotonic seconds; None for what has not come about."""
+
+    why: Cold
+    begun: float
+    placed: float | None = None
+    specialised: float | None = None
+
+
+class Timeline(msgspec.Struct, frozen=True, array_like=True):
+    """Microseconds by phase; 0 for one that did not happen. `why`: None of a warm call.
+
+    It is kept as a list in this order, with every record.
+    """
+
+    why: Cold | None
+    queued: int
+    placed: int
+    specialised: int
+    ran: int
+    recorded: int
+
+    @property
+    def total(self) -> int:
+        return self.queued + self.placed + self.specialised + self.ran + self.recorded
+
+    def recorded_for(self, seconds: float) -> "Timeline":
+        """The same once writing the record has taken so much longer."""
+        return Timeline(
+            self.why,
+            self.queued,
+            self.placed,
+            self.specialised,
+            self.ran,
+            self.recorded + _us(seconds),
+        )
+
+    def server_timing(self) -> str:
+        """As the header of that name (W3C Server Timing): milliseconds."""
+        text = (
+            f"queued;dur={self.queued / 1000:.3f}, placed;dur={self.placed / 1000:.3f}, "
+            f"specialised;dur={self.specialised / 1000:.3f}, ran;dur={self.ran / 1000:.3f}, "
+            f"recorded;dur={self.recorded / 1000:.3f}"
+        )
+        return text if self.why is None else f"{text}, cold;desc={self.why.value}"
+
+
+def of_call(
+    accepted: float,
+    handed: float,
+    making: Making | None,
+    *,
+    ran: float = 0.0,
+    recorded: float = 0.0,
+) -> Timeline:
+    """Of a call that was accepted and then handed an instance, or told that there is none.
+
+    `making`: of the instance that it was handed or waited for in vain, where that was new to it.
+    `accepted` and `handed` in monotonic seconds, as `making` has them; the others in seconds.
+    """
+    wait = _us(handed - accepted)
+    if making is None:
+        return Timeline(None, wait, 0, 0, _us(ran), _us(recorded))
+    # What lies before the call was nobody's wait; what was not over ended with the wait.
+    begun = min(max(making.begun, accepted), handed)
+    placed = max(begun, handed if making.placed is None else making.placed)
+    ready = max(placed, handed if making.specialised is None else making.specialised)
+    placing, specialising = _us(placed - begun), _us(ready - placed)
+    queued = max(0, wait - placing - specialising)
+    return Timeline(making.why, queued, placing, specialising, _us(ran), _us(recorded))
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1e6)

@@ -1,0 +1,199 @@
+"""The promises of `ports.Retention`: the oldest go, and nothing that must stay."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from contract.store_box import (
+    STORES,
+    StoreOpener,
+    a_call,
+    a_stored_function,
+    done,
+    opened_journal,
+    rows,
+)
+from quiltfn.model.cursors import first_id
+from quiltfn.model.function import Function
+from quiltfn.model.invocation import Invocation
+from quiltfn.ports import InvocationQuery, Keep
+from quiltfn.store import SpoolJournal, SqliteStore, SqlRetention, records
+
+NOW = 1_760_000_000
+DAY_S = 86_400
+NO_BOUND = Keep(count=0, seconds=0)
+
+
+@pytest.fixture(params=STORES)
+def open_store(request: pytest.FixtureRequest) -> StoreOpener:
+    return STORES[request.param]
+
+
+@pytest.fixture
+async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    async with open_store(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+    async with opened_journal(store, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def function(store: SqliteStore) -> Function:
+    return await a_stored_function(store)
+
+
+def made_at(second: int, function: Function, number: int = 0) -> Invocation:
+    """A running call that was accepted in that second."""
+    return a_call(function, invocation_id=f"{first_id(second)}-7000-8000-{number:012x}")
+
+
+async def prune(store: SqliteStore, keep: Keep, now: int = NOW) -> int:
+    """Everything there is to do; returns how much that was."""
+    removed, retention = 0, SqlRetention(store.database)
+    while step := await retention.prune_some(keep, now):
+        removed += step
+    return removed
+
+
+async def left(journal: SpoolJournal, function: Function) -> list[str]:
+    """The ids that are still found, oldest first."""
+    query = InvocationQuery(function_id=function.id, limit=1000)
+    return [record.invocation_id for record in (await journal.query(query)).items][::-1]
+
+
+async def kept(journal: SpoolJournal, calls: list[Invocation]) -> list[str]:
+    """The calls with an end, in the database; their ids."""
+    for call in calls:
+        journal.closed(done(call))
+    await journal.synced()
+    return [call.invocation_id for call in calls]
+
+
+async def test_the_oldest_go_until_as_many_are_left_as_are_kept(
+    store: SqliteStore, journal: SpoolJournal, function: Function
+) -> None:
+    ids = await kept(journal, [made_at(NOW - 5000 + n, function) for n in range(30)])
+    assert await prune(store, Keep(count=30, seconds=0)) == 0
+    assert await prune(store, Keep(count=12, seconds=0)) == 18
+    assert await left(journal, function) == ids[18:]
+
+
+async def test_what_is_older_than_it_is_kept_goes_to_the_second(
+    store: SqliteStore, journal: SpoolJournal, function: Function
+) -> None:
+    border = NOW - 7 * DAY_S
+    calls = [made_at(border + offset, function, n) for n, offset in enumerate((-9, -1, 0, 1, 9))]
+    ids = await kept(journal, calls)
+    assert await prune(store, Keep(count=0, seconds=7 * DAY_S)) == 2
+    assert await left(journal, function) == ids[2:]
+
+
+async def test_without_a_bound_nothing_goes(
+    store: SqliteStore, journal: SpoolJournal, function: Function
+) -> None:
+    ids = await kept(journal, [made_at(n, function) for n in range(1, 5)])
+    assert await prune(store, NO_BOUND) == 0
+    assert await left(journal, function) == ids
+
+
+async def test_a_call_without_an_end_is_kept_however_old(
+    store: SqliteStore, journal: SpoolJournal, function: Function
+) -> None:
+    running = made_at(NOW - 90 * DAY_S, function)
+    journal.opened(running)
+    await kept(journal, [made_at(NOW - 80 * DAY_S + n, function) for n in range(5)])
+    assert await prune(store, Keep(count=1, seconds=DAY_S)) == 5
+    assert await left(journal, function) == [running.invocation_id]
+    await kept(journal, [running])
+    assert await prune(store, Keep(count=1, seconds=DAY_S)) == 1
+
+
+async def test_a_call_of_the_last_minute_is_kept_whatever_the_bound(
+    store: SqliteStore, journal: SpoolJournal, function: Function
+) -> None:
+    ids = await kept(journal, [made_at(NOW - 61 + n, function) for n in range(4)])
+    assert await prune(store, Keep(count=1, seconds=1)) == 1
+    assert await left(journal, function) == ids[1:]
+
+
+async def test_tallies_stay(store: SqliteStore, journal: SpoolJournal, function: Function) -> None:
+    await kept(journal, [made_at(NOW - 5000 + n, function) for n in range(9)])
+    (before,) = await store.load()
+    assert await prune(store, Keep(count=1, seconds=0)) == 8
+    (after,) = await store.load()
+    assert after.tally == before.tally
+    assert after.tally.invocation_count == 9
+
+
+async def test_the_number_of_records_is_known_without_counting(
+    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    """Opened, ended, written twice, deleted with their function and pruned: it stays right."""
+    gone = await a_stored_function(store)
+    for one in (function, gone):
+        calls = [made_at(NOW - 5000 + n, one, hash(one.id) % 1000) for n in range(20)]
+        for call in calls[:10]:
+            journal.opened(call)
+        await journal.synced()
+        await kept(journal, calls)
+        await kept(journal, calls[:5])
+    assert counted(tmp_path) == (40, 40)
+    await store.delete(gone.id)
+    await kept(journal, [a_call(gone)])
+    await store.wait_swept()
+    assert counted(tmp_path) == (20, 20)
+    await prune(store, Keep(count=3, seconds=0))
+    assert counted(tmp_path) == (3, 3)
+    await prune(store, Keep(count=0, seconds=100))
+    assert counted(tmp_path) == (0, 0)
+    await kept(journal, [a_call(function)])
+    assert counted(tmp_path) == (1, 1)
+
+
+def counted(path: Path) -> tuple[object, object]:
+    """The number that is kept up, and the truth."""
+    ((number,),) = rows(path, "SELECT number FROM record_count")
+    ((truth,),) = rows(path, "SELECT count(*) FROM invocation")
+    return number, truth
+
+
+async def test_a_step_ends_by_the_clock(
+    store: SqliteStore,
+    journal: SpoolJournal,
+    function: Function,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await kept(journal, [made_at(NOW - 5000 + n, function) for n in range(100)])
+    monkeypatch.setattr(records, "STEP_S", 0.0)
+    removed = await SqlRetention(store.database).prune_some(Keep(count=1, seconds=0), NOW)
+    assert removed == records.AT_A_TIME
+    assert await prune(store, Keep(count=1, seconds=0)) == 99 - removed
+
+
+async def test_finding_what_goes_reads_no_record(store: SqliteStore) -> None:
+    """Its cost must not grow with the number of records: it walks the index of ids from one end."""
+    bounds = {"before": first_id(int(time.time())), "most": 500}
+    plan = await store.database.read(
+        lambda c: c.exec_driver_sql(
+            "EXPLAIN QUERY PLAN " + records.SQL["oldest_ended"], bounds
+        ).fetchall()
+    )
+    steps = " · ".join(str(row[3]) for row in plan)
+    assert "COVERING INDEX sqlite_autoindex_invocation_1 (invocation_id<?)" in steps
+    assert "USING INDEX invocation_open" in steps
+    assert "TEMP B-TREE" not in steps
+
+
+async def test_a_start_looks_at_calls_without_an_end_alone(store: SqliteStore) -> None:
+    plan = await store.database.read(
+        lambda c: c.exec_driver_sql(
+            "EXPLAIN QUERY PLAN " + records.SQL["tally_of_open"], {"now": NOW}
+        ).fetchall()
+    )
+    assert "USING INDEX invocation_open" in str(plan[0][3])

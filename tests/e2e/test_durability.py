@@ -1,0 +1,102 @@
+"""How durable a record is when its answer leaves, seen from the kernel; and how long it is kept."""
+
+import itertools
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from e2e.server import Server, until
+
+STRACE = shutil.which("strace")
+CALLS = "write,pwrite64,writev,sendto,sendmsg,fsync,fdatasync"
+SYNCED = re.compile(r"(fsync|fdatasync)(\(\d+| resumed>)\) += 0$")
+OLD = "01800000-0000-7000-8000-{:012x}"  # in 2022
+
+
+@pytest.fixture
+def strict(another: Callable[..., Server]) -> Server:
+    return another(options="--durability strict").start()
+
+
+def trace(server: Server, tmp_path: Path, handler: str) -> list[str]:
+    """What the server's process wrote and synced for one call and half a second more: `end` for the
+    record's end, `sync`, `answer`, in the kernel's order.
+    """
+    function = server.deploy(handler)
+    function.invoke()
+    assert server.call("GET", "/api/functions/health").json()["ready"]  # nothing waits to be synced
+    out = tmp_path / "trace"
+    command = [str(STRACE), "-f", "-s", "4096", "-e", f"trace={CALLS}", "-o", str(out)]
+    with subprocess.Popen([*command, "-p", str(server.pid)], stderr=subprocess.PIPE) as tracer:
+        assert tracer.stderr is not None
+        assert b"attached" in tracer.stderr.readline()
+        record = function.invoke()
+        key = f'\\"invocation_id\\":\\"{record["invocation_id"]}\\"'
+        until(lambda: "answer" in told(out.read_text(), key))
+        time.sleep(0.5)
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait(10)
+    return told(out.read_text(), key)
+
+
+def told(lines: str, key: str) -> list[str]:
+    found = []
+    for line in lines.splitlines():
+        if key in line and "HTTP/1.1 200" in line:
+            found.append("answer")
+        elif key in line and '\\"status\\":\\"running\\"' not in line:
+            found.append("end")
+        elif SYNCED.search(line):
+            found.append("sync")
+    return [what for what, _ in itertools.groupby(found)]
+
+
+@pytest.mark.skipif(STRACE is None, reason="needs strace")
+def test_under_strict_a_call_is_answered_once_its_end_is_synced(
+    strict: Server, tmp_path: Path
+) -> None:
+    assert trace(strict, tmp_path, "echo hello")[:3] == ["end", "sync", "answer"]
+
+
+@pytest.mark.skipif(STRACE is None, reason="needs strace")
+def test_relaxed_answers_before_and_syncs_by_itself(server: Server, tmp_path: Path) -> None:
+    """The negative control of the test above."""
+    assert trace(server, tmp_path, "echo hello")[:3] == ["end", "answer", "sync"]
+
+
+def test_the_durability_is_told(strict: Server, shared: Server) -> None:
+    for server, word in ((strict, "strict"), (shared, "relaxed")):
+        for path in ("/api/functions/health", "/api/system/info"):
+            assert server.call("GET", path).json()["durability"] == word
+
+
+def test_records_are_kept_as_long_and_as_many_as_the_settings_say(
+    another: Callable[..., Server],
+) -> None:
+    server = another(options="--keep-invocations 5 --keep-invocations-days 0").start()
+    function = server.deploy("echo hello")
+    function.invoke()
+    server.stop()
+    with closing(sqlite3.connect(server.data_dir / "quiltfn.db")) as connection, connection:
+        row = list(connection.execute("SELECT * FROM invocation").fetchone())
+        marks = ", ".join("?" * len(row))
+        rows = [[OLD.format(number), *row[1:]] for number in range(20)]
+        connection.executemany(f"INSERT INTO invocation VALUES ({marks})", rows)
+        connection.execute("UPDATE record_count SET number = number + 20")
+    server.start()
+    until(lambda: len(function.records()) == 5)
+    left = sorted(function.records())
+    assert left[:4] == [OLD.format(number) for number in range(16, 20)]
+    assert server.call("GET", function.path).json()["invocation_count"] == 1
+    server.stop()
+    server._command += ["--keep-invocations", "0", "--keep-invocations-days", "7"]
+    server.start()
+    until(lambda: len(function.records()) == 1)

@@ -1,0 +1,118 @@
+"""Cold starts out of the stock: fast, within the version's own limits, and nobody's second home."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from e2e import runtime_box
+from e2e.server import CRUN, Server, until
+
+pytestmark = pytest.mark.sandbox
+
+
+def count(server: Server) -> int:
+    text = server.call("GET", "/metrics").text
+    (line,) = [one for one in text.splitlines() if one.startswith("quiltfn_stem_cells ")]
+    return int(float(line.split()[1]))
+
+
+def filled(server: Server, wanted: int = 4) -> None:
+    until(lambda: count(server) >= wanted)
+
+
+def test_a_cold_start_starts_no_oci_runtime_while_there_is_stock(
+    another: Callable[..., Server], tmp_path: Path
+) -> None:
+    log, wrapper = tmp_path / "starts", tmp_path / "crun"
+    wrapper.write_text(f'#!/bin/sh\necho "$*" >>{log}\nexec {CRUN} "$@"\n')
+    wrapper.chmod(0o755)
+    server = another(crun=str(wrapper)).start()
+    server.deploy("echo one")
+    filled(server)
+    second = server.create("echo two")
+    begun = len([line for line in log.read_text().splitlines() if " run " in line])
+    assert second.deploy()["state"] == "active"
+    assert second.invoke()["stdout"] == "two\n"
+    # The one that is missing now is made behind that.
+    now = len([line for line in log.read_text().splitlines() if " run " in line])
+    assert now - begun <= 1
+    until(lambda: len([x for x in log.read_text().splitlines() if " run " in x]) == begun + 1)
+
+
+LIMITS = "cat /proc/self/cgroup >/dev/null; python3 -c 'x = bytearray({mib} << 20); print(len(x))'"
+
+
+def test_it_has_the_limits_of_its_version(shared: Server) -> None:
+    shared.deploy("echo first").invoke()
+    filled(shared)
+    small = shared.run(LIMITS.format(mib=300))
+    assert small["status"] == "oom"
+    filled(shared)
+    large = shared.run(LIMITS.format(mib=300), memory_limit_mb=512)
+    assert large["stdout"] == f"{300 << 20}\n"
+    filled(shared)
+    slow = shared.deploy("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done", cpu_limit_percent=10)
+    quick = shared.deploy("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
+    assert slow.invoke()["duration_ms"] > 2.5 * quick.invoke()["duration_ms"]
+
+
+def test_an_instance_out_of_the_stock_is_fenced_like_any_other(shared: Server) -> None:
+    shared.deploy("echo first").invoke()
+    filled(shared)
+    seen = shared.run("id -u; grep -E 'Cap|NoNew|Seccomp:' /proc/self/status; ls /proc/self/fd")
+    lines = seen["stdout"].split("\n")
+    assert lines[0] == "1000"
+    caps = [line.split("\t")[1] for line in lines if line.startswith("Cap")]
+    assert set(caps) == {"0" * 16}
+    assert "NoNewPrivs:\t1" in lines
+    assert "Seccomp:\t2" in lines
+
+
+def test_the_host_numbers_of_users_are_never_shared(shared: Server) -> None:
+    function = shared.deploy("sleep 0.3; id -u", min_instances=3, max_instances=3)
+    filled(shared)
+    uids = {
+        Path(f"/proc/{min(pids)}").stat().st_uid // 65_536
+        for pids in shared.sandbox_pids().values()
+    }
+    assert len(uids) == len(shared.sandbox_pids())
+    function.delete()
+
+
+PYTHON = """
+import os, sys
+def handler():
+    return [os.environ.get("V"), os.getcwd(), sys.flags.dev_mode]
+"""
+
+
+def test_a_prepared_interpreter_becomes_what_its_version_says(shared: Server) -> None:
+    runtime = runtime_box.add(shared, "python", {"mod.py": PYTHON})
+    shared.deploy("mod:handler", runtime=runtime)
+    filled(shared)
+    for variables, directory, expected in (
+        ({"V": "1"}, None, '["1", "/app", false]'),
+        ({"V": "2"}, "/tmp", '["2", "/tmp", false]'),
+        # Read when an interpreter starts, so for it another one is started.
+        ({"V": "3", "PYTHONDEVMODE": "1"}, None, '["3", "/app", true]'),
+    ):
+        function = shared.create(
+            "mod:handler", runtime=runtime, environment=variables, working_directory=directory
+        )
+        function.deploy()
+        assert function.invoke()["stdout"] == expected
+
+
+def test_stopping_ends_the_stock(server: Server) -> None:
+    server.deploy("echo first")
+    filled(server)
+    assert len(server.sandbox_pids()) >= 5
+    server.stop()
+    assert not server.sandbox_pids()
+
+
+def test_without_stock_a_cold_start_makes_its_sandbox(another: Callable[..., Server]) -> None:
+    server = another(options="--stem-cells 0").start()
+    assert server.run("echo here")["stdout"] == "here\n"
+    assert count(server) == 0

@@ -1,0 +1,130 @@
+"""What a warm call may do, counted: one round trip to the guest, one process, nothing opened."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e import runtime_box
+from e2e.server import Server, until
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace"),
+]
+CALLS = 20
+LINE = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?(\w+)\((.*?)\)? += (-?\d+|\?)")
+NEW_PROCESS = {"fork", "vfork", "clone", "clone3"}
+
+
+class Traced:
+    """System calls that were seen: name → how often they succeeded; `lines` as strace has them."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    @property
+    def lines(self) -> list[str]:
+        return self._file.read_text(errors="replace").splitlines()
+
+    def counts(self) -> Counter[str]:
+        found = (LINE.match(line) for line in self.lines)
+        return Counter(one[1] for one in found if one and one[3] != "-1")
+
+
+@contextlib.contextmanager
+def traced(pid: int, names: str, directory: Path, *more: str) -> Iterator[Traced]:
+    file = directory / f"trace-{pid}"
+    command = ["strace", *more, "-p", str(pid), "-e", f"trace={names}", "-o", str(file)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert b"attached" in process.stderr.readline()
+        try:
+            yield Traced(file)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(10)
+
+
+def guest_of(server: Server) -> int:
+    (pids,) = server.sandbox_pids().values()
+    return min(pids, key=lambda pid: os.stat(f"/proc/{pid}").st_uid)
+
+
+@pytest.fixture
+def lone(another: Callable[..., Server]) -> Server:
+    """A server whose only sandbox is the function's."""
+    return another(options="--stem-cells 0").start()
+
+
+def test_a_warm_call_opens_nothing_and_starts_nothing(lone: Server, tmp_path: Path) -> None:
+    function = lone.deploy("echo hello")
+    function.invoke()
+    names = "openat,open,creat,execve,execveat,socket,connect,accept4,fork,vfork,clone,clone3"
+    with traced(lone.pid, names, tmp_path, "-f") as seen:
+        for _ in range(CALLS):
+            function.invoke()
+    assert not seen.counts(), seen.lines
+    with traced(lone.launcher, "all", tmp_path, "-f") as launcher:
+        for _ in range(CALLS):
+            function.invoke()
+    told = launcher.counts()
+    assert not NEW_PROCESS & set(told)
+    assert told["recvfrom"] + told["recvmsg"] + told["sendmsg"] == 0, launcher.lines
+
+
+def test_negative_control_a_cold_call_is_seen(lone: Server, tmp_path: Path) -> None:
+    function = lone.create("echo hello")
+    with traced(lone.launcher, "execve,fork,vfork,clone,clone3", tmp_path) as seen:
+        function.deploy()
+    assert NEW_PROCESS & set(seen.counts())
+
+
+def test_a_warm_shell_call_is_one_round_trip_and_one_process(lone: Server, tmp_path: Path) -> None:
+    function = lone.deploy("echo hello")
+    function.invoke()
+    with traced(guest_of(lone), "recvfrom,sendto,fork,vfork,clone,clone3", tmp_path) as seen:
+        for _ in range(CALLS):
+            function.invoke()
+            until(lambda: function.pool()["ready_count"] == 1)
+    told = seen.counts()
+    # The guest may already wait for the first when it is attached to, and the last be cut off.
+    assert CALLS <= told["recvfrom"] <= CALLS + 1, seen.lines
+    # On a busy machine the output of one may go ahead of its end: it lingers for two milliseconds.
+    assert CALLS <= told["sendto"] <= CALLS + 3, seen.lines
+    started = sum(told[name] for name in NEW_PROCESS)  # each the shell of the next call
+    assert CALLS - 1 <= started <= CALLS
+
+
+@pytest.mark.parametrize(("cleanup", "forks"), [(False, 0), (True, CALLS)])
+def test_a_warm_python_call_starts_no_interpreter(
+    lone: Server, tmp_path: Path, cleanup: bool, forks: int
+) -> None:
+    function = runtime_box.python(lone, "def handler(): return 1", cleanup_on_exit=cleanup)
+    function.invoke()
+    guest = guest_of(lone)
+    with traced(guest, "recvfrom,sendto,fork,vfork,clone,clone3,execve", tmp_path) as seen:
+        for _ in range(CALLS):
+            function.invoke()
+    told = seen.counts()
+    to_host = [line for line in seen.lines if line.startswith("sendto(3,")]
+    from_host = [line for line in seen.lines if line.startswith("recvfrom(3,")]
+    assert CALLS <= len([line for line in from_host if "= -1" not in line]) <= CALLS + 1
+    # As above; and a fork of a traced process often takes longer than that.
+    assert CALLS <= len(to_host) <= (2 * CALLS if cleanup else CALLS + 3)
+    assert not NEW_PROCESS & set(told)
+    (pids,) = lone.sandbox_pids().values()
+    runner = next(pid for pid in pids if pid != guest)
+    with traced(runner, "fork,vfork,clone,clone3,execve,openat", tmp_path) as within:
+        for _ in range(CALLS):
+            function.invoke()
+    told = within.counts()
+    assert forks - 1 <= sum(told[name] for name in NEW_PROCESS) <= forks, within.lines
+    assert told["execve"] == 0

@@ -1,0 +1,77 @@
+"""Strict durability: nobody hears of a call whose record is not in the database, synced."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from contract.store_box import rows
+from quiltfn.model.errors import RuntimeUnavailable, StoreUnavailable
+from service.service_box import House, house
+
+NEVER_S = 3600.0
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[House]:
+    async with house(tmp_path) as tied:
+        tied.journal._commit_after_s = NEVER_S  # nothing is synced but what somebody waits for
+        tied.journal.is_strict = True
+        yield tied
+
+
+def ended(path: Path) -> dict[object, object]:
+    """The ends in the database, by id."""
+    found = rows(path, "SELECT invocation_id, status FROM invocation WHERE status <> 'running'")
+    return dict(found)
+
+
+async def test_an_answer_waits_for_its_record(server: House, tmp_path: Path) -> None:
+    entry = await server.active("echo hello")
+    record = await server.invoke(entry)
+    assert ended(tmp_path) == {record.invocation_id: "success"}
+
+
+async def test_relaxed_does_not(server: House, tmp_path: Path) -> None:
+    """Negative control."""
+    server.journal.is_strict = False
+    await server.invoke(await server.active("echo hello"))
+    assert ended(tmp_path) == {}
+
+
+async def test_a_refusal_that_has_a_record_waits_too(server: House, tmp_path: Path) -> None:
+    entry = await server.active("die")
+    with pytest.raises(RuntimeUnavailable) as error:
+        await server.invoke(entry)
+    assert ended(tmp_path) == {error.value.invocation_id: "error"}
+
+
+async def test_many_callers_share_a_commit(
+    server: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await server.active("echo hello", max_instances=20)
+    commits, store = [], server.journal._store
+
+    async def counted(batch: list[object]) -> None:
+        commits.append(len(batch))
+        await store(batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(server.journal, "_store", counted)
+    answers = await asyncio.gather(*(server.invoke(entry) for _ in range(20)))
+    assert set(ended(tmp_path)) == {one.invocation_id for one in answers}
+    assert len(commits) < 10
+
+
+async def test_a_call_whose_record_cannot_be_synced_is_not_acknowledged(
+    server: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await server.active("echo hello")
+
+    async def fail(_batch: list[object]) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.journal, "_store", fail)
+        with pytest.raises(StoreUnavailable, match="the disk is full"):
+            await server.invoke(entry)

@@ -1,0 +1,164 @@
+"""Where the time of a call went and why it was cold, over the pools and the journal."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from quiltfn.model.cold import Cold
+from quiltfn.model.errors import RuntimeUnavailable
+from quiltfn.model.invocation import Invocation, Status
+from quiltfn.model.timeline import Timeline
+from service.service_box import HandClock, House, house, until
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[House]:
+    async with house(tmp_path) as server:
+        yield server
+
+
+def why(record: Invocation) -> Cold | None:
+    assert record.timeline is not None
+    assert record.cold_start == (record.timeline.why is not None)
+    return record.timeline.why
+
+
+class Ticking(HandClock):
+    """A millisecond passes whenever somebody looks."""
+
+    def now(self) -> float:
+        self.time += 0.001
+        return self.time
+
+
+async def test_the_phases_are_consecutive_and_kept_with_the_record(server: House) -> None:
+    entry = await server.active()
+    server.invoker._clock = clock = Ticking()
+    before = clock.time
+    record = await server.invoke(entry)
+    assert record.timeline is not None
+    # The first look is at the acceptance and the last one at the end of the closing write.
+    assert record.timeline.total == round((clock.time - before - 0.001) * 1e6)
+    assert record.timeline == Timeline(None, 1000, 0, 0, 2000, 2000)
+    assert await server.records(entry) == [record]
+
+
+async def test_a_cold_call_tells_what_it_waited_for(server: House) -> None:
+    entry = await server.active("sleep 60")
+    await server.running(entry)
+    server.sandboxes.may_start.clear()
+    call = await server.running(entry, timeout_seconds=1)
+    server.clock.time += 0.02
+    server.sandboxes.may_start.set()
+    record = await call
+    assert record.status is Status.TIMEOUT
+    assert record.timeline == Timeline(Cold.SCALED_OUT, 0, 20_000, 0, 0, 0)
+
+
+async def test_time_in_line_behind_others_is_queued(server: House) -> None:
+    entry = await server.active("sleep 0.05", max_instances=1)
+    first = await server.running(entry)
+    second = await server.running(entry)
+    server.clock.time += 3
+    await first
+    record = await second
+    assert record.timeline == Timeline(None, 3_000_000, 0, 0, 0, 0)
+
+
+async def test_the_first_call_after_a_start_without_warm_ones_is_the_first(tmp_path: Path) -> None:
+    async with house(tmp_path) as server:
+        await server.active()
+    async with house(tmp_path) as server:
+        entry = server.catalog.by_name("default", "f")
+        assert why(await server.invoke(entry)) is Cold.FIRST
+        assert why(await server.invoke(entry)) is None
+
+
+async def test_a_call_beside_a_busy_instance_is_scaled_out(server: House) -> None:
+    entry = await server.active("sleep 0.05")
+    await server.running(entry)
+    assert why(await server.invoke(entry)) is Cold.SCALED_OUT
+
+
+async def test_a_call_that_waited_for_the_new_version_says_that_it_was_updated(
+    server: House,
+) -> None:
+    entry = await server.active("sleep 0.05", max_instances=1)
+    first = await server.running(entry)
+    update = asyncio.ensure_future(server.lifecycle.update(entry, {"handler": "echo new"}, None))
+    await asyncio.sleep(0.01)
+    waiting = await server.running(entry)
+    assert why(await first) is None
+    await update
+    record = await waiting
+    assert (record.stdout, why(record)) == ("new\n", Cold.UPDATED)
+
+
+async def test_after_the_idle_rule_a_call_says_that_its_instance_was_evicted(
+    server: House,
+) -> None:
+    entry = await server.active()
+    server.pass_time(300)
+    await until(lambda: server.counts(entry) == {})
+    assert why(await server.invoke(entry)) is Cold.EVICTED
+
+
+@pytest.mark.parametrize("handler", ["sleep 60", "oom", "die"])
+async def test_after_a_bad_end_a_call_says_that_its_instance_was_replaced(
+    server: House, handler: str
+) -> None:
+    entry = await server.active(handler)
+    for _ in range(2):
+        try:
+            await server.invoke(entry, timeout_seconds=1)
+        except RuntimeUnavailable:
+            assert handler == "die"
+        await until(lambda: server.counts(entry) == {})
+    second, first = await server.records(entry)
+    assert (why(first), why(second)) == (None, Cold.REPLACED)
+
+
+async def test_a_call_whose_sandbox_could_not_be_made_tells_how_long_it_waited(
+    server: House,
+) -> None:
+    entry = await server.active("sleep 60")
+    await server.running(entry)
+    real = server.sandboxes.create
+
+    async def create(content):
+        server.clock.time += 0.5
+        return await real(type(content)(handler="fail-to-start"))
+
+    server.sandboxes.create = create  # type: ignore[method-assign]
+    with pytest.raises(RuntimeUnavailable) as error:
+        await server.invoke(entry)
+    records = {one.invocation_id: one for one in await server.records(entry)}
+    failed = records[error.value.invocation_id or ""]
+    assert failed.timeline == Timeline(Cold.SCALED_OUT, 0, 500_000, 0, 0, 0)
+    pool = server.pools._pools[entry.function.id]
+    assert pool.makings.keys() == pool.sandboxes.keys()
+
+
+async def test_a_running_call_and_one_that_ended_with_its_server_have_none(
+    tmp_path: Path,
+) -> None:
+    async with house(tmp_path) as server:
+        entry = await server.active("sleep 60")
+        call = await server.running(entry)
+        (running,) = await server.records(entry)
+        assert (running.status, running.timeline) == (Status.RUNNING, None)
+        call.cancel()
+        await until(call.done)
+    async with house(tmp_path) as server:
+        (record,) = await server.records(entry)
+        assert (record.status, record.timeline) == (Status.INTERRUPTED, None)
+
+
+async def test_it_survives_a_restart(tmp_path: Path) -> None:
+    async with house(tmp_path) as server:
+        entry = await server.active()
+        record = await server.invoke(entry)
+    async with house(tmp_path) as server:
+        assert await server.records(entry) == [record]

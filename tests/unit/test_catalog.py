@@ -1,0 +1,50 @@
+"""The catalog: a tenant sees its own functions, in the order of their making, whatever there is."""
+
+import pytest
+
+from contract.store_box import a_function, a_version, ids
+from quiltfn.catalog import Catalog, Entry
+from quiltfn.model.errors import NotFound
+from quiltfn.ports import Tally
+
+
+def an_entry(function_id: str, tenant_id: str = "a") -> Entry:
+    function = a_function(id=function_id, tenant_id=tenant_id)
+    return Entry(function, a_version(function), Tally())
+
+
+def of(catalog: Catalog, tenant_id: str, **more: str) -> list[str]:
+    return [entry.function.id for entry in catalog.of_tenant(tenant_id, **more)]
+
+
+def test_functions_are_listed_by_id_however_they_came() -> None:
+    catalog, made = Catalog(), ids(6)
+    for one in (made[3], made[0], made[5], made[1], made[4], made[2]):
+        catalog.add(an_entry(one))
+    assert of(catalog, "a") == made
+    assert of(catalog, "a", after=made[2]) == made[3:]
+    assert of(catalog, "a", after=made[5]) == []
+
+
+def test_a_tenant_sees_and_counts_its_own_alone() -> None:
+    catalog, made = Catalog(), ids(4)
+    for number, one in enumerate(made):
+        catalog.add(an_entry(one, "ab"[number % 2]))
+    assert of(catalog, "a") == [made[0], made[2]]
+    assert (catalog.count("a"), catalog.count("b"), catalog.count("c")) == (2, 2, 0)
+    assert catalog.owned("b", [made[0], made[1], "gone"]) == [made[1]]
+    assert of(catalog, "c") == []
+
+
+def test_what_is_removed_is_nowhere() -> None:
+    catalog = Catalog()
+    entries = [an_entry(one) for one in ids(3)]
+    for entry in entries:
+        catalog.add(entry)
+    catalog.remove(entries[1])
+    assert of(catalog, "a") == [entries[0].function.id, entries[2].function.id]
+    with pytest.raises(NotFound):
+        catalog.by_id("a", entries[1].function.id)
+    catalog.remove(entries[0])
+    catalog.remove(entries[2])
+    assert (of(catalog, "a"), catalog.count("a")) == ([], 0)
