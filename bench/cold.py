@@ -42,8 +42,21 @@ def main() -> None:
                 one[name] = {"p50_ms": statistics.median(calls), "p99_ms": max(calls)}
             rounds.append(one)
             print(f"round {number + 1} of {options.rounds}", end="\r", flush=True)
+    for one, empty in zip(rounds, without_stock(options.rounds, each), strict=True):
+        one["shell, stock empty"] = empty
     show(rounds)
     stand.keep("cold", {"calls_each_round": each, "rounds": rounds})
+
+
+def without_stock(count: int, each: int) -> list[dict[str, float]]:
+    """The same of a server that keeps no sandboxes ready; not in turns with the others."""
+    found = []
+    with stand.server("--idle-s", str(IDLE_S), "--stem-cells", "0") as client:
+        path = deployed(client, "cold-shell", "echo hello", "shell")
+        for _ in range(count):
+            calls = [cold_call(client, path) for _ in range(each)]
+            found.append({"p50_ms": statistics.median(calls), "p99_ms": max(calls)})
+    return found
 
 
 def cold_call(client: httpx.Client, path: str) -> float:

@@ -24,21 +24,26 @@ RESULTS = HERE / "results"
 QUILTFN = HERE.parent / ".venv" / "bin" / "quiltfn"
 
 
-def arguments(name: str, rounds: int = 5) -> argparse.Namespace:
-    """The options that every benchmark has."""
+def arguments(name: str, rounds: int = 5, **more: tuple[Any, str]) -> argparse.Namespace:
+    """The options that every benchmark has, and `more`: default and meaning by name."""
     it = argparse.ArgumentParser(prog=f"scripts/bench {name}")
+    for option, (default, about) in more.items():
+        shown = "" if default is None else f" (default {default})"
+        kind = str if default is None else type(default)
+        it.add_argument(f"--{option}", type=kind, default=default, help=about + shown)
     it.add_argument("--rounds", type=int, default=rounds, help="rounds in turns (default 5)")
     it.add_argument("--seconds", type=int, default=2, help="load in each round (default 2)")
     return it.parse_args()
 
 
 @contextlib.contextmanager
-def server(*options: str) -> Iterator[httpx.Client]:
-    """A server with everything on, on a free port, with a data directory of its own."""
+def server(*options: str, data_dir: Path | None = None) -> Iterator[httpx.Client]:
+    """A server with everything on, on a free port, with data of its own or in `data_dir`."""
     if os.geteuid() != 0:
         sys.exit("bench: must be run as root, as quiltfn serve is")
     with tempfile.TemporaryDirectory() as directory:
-        command = [QUILTFN, "serve", "--port", "0", "--data-dir", f"{directory}/data", *options]
+        data = data_dir or Path(directory) / "data"
+        command = [QUILTFN, "serve", "--port", "0", "--data-dir", data, *options]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             try:
@@ -46,6 +51,7 @@ def server(*options: str) -> Iterator[httpx.Client]:
                 if not line.startswith("listening on "):
                     sys.exit("bench: the server did not start")
                 with httpx.Client(base_url=line.split()[-1], timeout=60) as client:
+                    client.headers["x-launcher-pid"] = str(process.pid)
                     yield client
             finally:
                 process.send_signal(signal.SIGTERM)
@@ -86,6 +92,31 @@ def floor(name: str, *arguments: str) -> list[float]:
         command = [str(binary)]
     done = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)
     return [int(line) / 1000 for line in done.stdout.split()]
+
+
+def ticks(pids: list[int]) -> float:
+    """CPU seconds of these processes and of every child that they have waited for."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += sum(int(field) for field in fields[11:15])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def tree(root: int) -> list[int]:
+    """A process and everything below it."""
+    found, parents = {root}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)] = int(stat[1])
+    while True:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        if not more:
+            return sorted(found)
+        found |= more
 
 
 def percentile(values: list[float], percent: float) -> float:

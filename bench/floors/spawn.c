@@ -1,5 +1,6 @@
 // The floor under every shell call: posix_spawn of the handler's shell, its output read to the end,
-// its status awaited. Nothing else. Usage: spawn COUNT COMMAND; prints one duration a line, in ns.
+// its status awaited. Nothing else. Usage: spawn COUNT COMMAND [PAUSE_US]; prints one duration a
+// line, in ns. With a pause the processor sleeps between two, as it does between paced calls.
 #define _GNU_SOURCE
 #include <spawn.h>
 #include <stdio.h>
@@ -19,11 +20,14 @@ static long long now_ns(void)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3)
+    if (argc != 3 && argc != 4)
         return 2;
+    useconds_t pause = argc == 4 ? (useconds_t)atoi(argv[3]) : 0;
     char *command[] = {"/bin/sh", "-c", argv[2], NULL};
     int count = atoi(argv[1]);
     for (int i = 0; i < count; i++) {
+        if (pause > 0)
+            usleep(pause);
         long long before = now_ns();
         int out[2], status;
         pid_t pid;

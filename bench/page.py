@@ -1,0 +1,192 @@
+"""docs/reference/benchmarks.md out of the last results: every row with its figure and its aim."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import stand
+
+PAGE = stand.HERE.parent / "docs" / "reference" / "benchmarks.md"
+
+
+@dataclass(frozen=True)
+class Row:
+    """`value` of one round; `must` and `aim`: its bounds. `is_rate`: more is better."""
+
+    name: str
+    unit: str
+    must: float
+    aim: float
+    values: list[float]
+    is_rate: bool = False
+
+    def line(self) -> str:
+        found = statistics.median(self.values)
+        spread = f"{min(self.values):.2f} to {max(self.values):.2f}"
+        meets = (lambda bound: found >= bound) if self.is_rate else (lambda bound: found <= bound)
+        verdict = "aim" if meets(self.aim) else "must" if meets(self.must) else "**missed**"
+        sign = "≥" if self.is_rate else "≤"
+        unit = f" {self.unit}" if self.unit else ""
+        return (
+            f"| {self.name} | {found:.2f}{unit} | {spread} | {sign} {self.must:g} | "
+            f"{sign} {self.aim:g} | {verdict} |"
+        )
+
+
+def main() -> None:
+    rows: list[Row] = []
+    machine: dict[str, Any] = {}
+    for name, read in (
+        ("warm", warm),
+        ("python", python),
+        ("cold", cold),
+        ("life", life),
+        ("memory", memory),
+        ("size", size),
+    ):
+        file = stand.RESULTS / f"{name}.json"
+        if file.exists():
+            figures = json.loads(file.read_text())
+            machine = figures["machine"]
+            rows += read(figures)
+    PAGE.write_text(page(rows, machine))
+    print(PAGE.read_text())
+
+
+def page(rows: Iterable[Row], machine: dict[str, Any]) -> str:
+    head = (
+        "# Benchmarks\n\n"
+        "What quiltfn costs, against a floor or a peer that was measured in the same run, in turns.\n"
+        "Written by `scripts/bench page` from the last results of `scripts/bench all`; every server was\n"
+        "started as a user starts it, with records, limits, namespaces and seccomp. Load came from the\n"
+        "same two cores. A figure is the median over the rounds, beside it the smallest and the largest.\n\n"
+        f"Machine: {machine.get('cores')} cores, Linux {machine.get('kernel')}, Python "
+        f"{machine.get('python')}, crun {machine.get('crun')}. {date.today().isoformat()}.\n\n"
+        "| what | figure | spread | must | aim | meets |\n|---|---|---|---|---|---|\n"
+    )
+    return head + "\n".join(row.line() for row in rows) + "\n" + WHAT
+
+
+WHAT = """
+## What the rows mean
+
+- **Warm shell**: `echo hello` by `sh -c`, against `posix_spawn` of the same shell in C, paced alike.
+  CPU is that of the whole tree of processes, load generator left out.
+- **Resident Python**: a handler that returns a small object, against functions-framework, which has
+  neither isolation nor records.
+- **Cold start**: a deployed function without an instance, against `crun run` of a shell in a sandbox with
+  the same configuration. "100 ms of imports" stands for a module that takes that long to import.
+- **Sandboxes made**: with no stock, against `crun run`, two at a time.
+- **Herd**: 500 calls within a tenth of a second for a function without an instance that may have five.
+- **Idle instance**: its control group's memory and its processes' PSS, the larger of the two.
+"""
+
+
+def ratio(rounds: list[dict[str, Any]], row: str) -> list[float]:
+    return [one[row][0] / one[row][1] for one in rounds]
+
+
+def warm(figures: dict[str, Any]) -> list[Row]:
+    rounds = figures["rounds"]
+    p50, p99, paced, rate, cpu = rounds[0]
+    return [
+        Row("warm shell, back to back, p50", "x", 1.3, 1.15, ratio(rounds, p50)),
+        Row("warm shell, back to back, p99", "x", 4, 3, ratio(rounds, p99)),
+        Row("warm shell, at 100 a second, p50", "x", 1.6, 1.3, ratio(rounds, paced)),
+        Row("warm shell, 8 callers, rate", "x", 0.65, 0.75, ratio(rounds, rate), is_rate=True),
+        Row("warm shell, CPU a call", "x", 1.7, 1.4, ratio(rounds, cpu)),
+    ]
+
+
+def python(figures: dict[str, Any]) -> list[Row]:
+    rounds = figures["rounds"]
+
+    def over(mode: str, callers: int, field: str) -> list[float]:
+        name = f"c={callers}"
+        return [one[f"{mode} {name}"][field] / one[f"peer {name}"][field] for one in rounds]
+
+    return [
+        Row("resident Python, one caller, p50", "x", 1.1, 0.95, over("keep", 1, "p50_us")),
+        Row(
+            "resident Python, 8 callers, rate",
+            "x",
+            1.7,
+            2,
+            over("keep", 8, "calls_per_second"),
+            is_rate=True,
+        ),
+    ]
+
+
+def cold(figures: dict[str, Any]) -> list[Row]:
+    rounds = figures["rounds"]
+
+    def each(name: str, field: str) -> list[float]:
+        return [one[name][field] for one in rounds]
+
+    def over(name: str) -> list[float]:
+        return [one[name]["p50_ms"] / one["crun run"]["p50_ms"] for one in rounds]
+
+    return [
+        Row("cold shell, p50", "ms", 8, 5, each("shell", "p50_ms")),
+        Row("cold shell, worst", "ms", 25, 15, each("shell", "p99_ms")),
+        Row("cold shell over `crun run`", "x", 0.7, 0.4, over("shell")),
+        Row("cold Python, p50", "ms", 15, 10, each("python", "p50_ms")),
+        Row("cold Python, worst", "ms", 40, 25, each("python", "p99_ms")),
+        Row("cold shell, stock empty", "x", 1.8, 1.3, over("shell, stock empty")),
+        Row(
+            "cold Python, 100 ms of imports, p50",
+            "ms",
+            30,
+            15,
+            each("python, 100 ms of imports", "p50_ms"),
+        ),
+    ]
+
+
+def life(figures: dict[str, Any]) -> list[Row]:
+    rounds = figures["rounds"]
+    made = [one["sandboxes_per_second"] / one["crun_runs_per_second"] for one in figures["made"]]
+    herds = [one["herd"] for one in rounds]
+    return [
+        Row("deploy to first answer, p50", "ms", 100, 60, [x["deploy"]["p50_ms"] for x in rounds]),
+        Row("sandboxes made a second", "x", 0.8, 0.95, made, is_rate=True),
+        Row("herd, first answer", "ms", 25, 10, [one["first_answer_ms"] for one in herds]),
+        Row("herd, instances at most", "", 5, 5, [one["most_instances"] for one in herds]),
+        Row("100 idle instances, CPU", "% of a core", 1, 0.3, [figures["idle"]["cpu_percent"]]),
+        Row("100 idle instances, RSS", "MiB", 200, 130, [figures["idle"]["rss_mib"]]),
+    ]
+
+
+def memory(figures: dict[str, Any]) -> list[Row]:
+    def larger(kind: str) -> list[float]:
+        return [max(figures[kind]["cgroup_mib"], figures[kind]["pss_mib"])]
+
+    return [
+        Row("idle shell instance", "MiB", 1, 0.6, larger("shell")),
+        Row("idle Python instance", "MiB", 7, 5, larger("python")),
+    ]
+
+
+def size(figures: dict[str, Any]) -> list[Row]:
+    name = f"{figures['functions']:,} functions, {figures['records']:,} records"
+    over = [one["full_p50_us"] / one["empty_p50_us"] for one in figures["rounds"]]
+    starts = [one["full"] for one in figures["starts_s"]]
+    slowest = [
+        stand.percentile(figures["reads_ms"][read], 99)
+        for read in ("functions, first 50", "calls, last 50", "pool stats")
+    ]
+    return [
+        Row(f"{name}: warm call over an empty server", "x", 1.1, 1.05, over),
+        Row(f"{name}: lists and stats, p99", "ms", 30, 20, [max(slowest)]),
+        Row(f"{name}: start to ready", "s", 4, 2, starts),
+    ]
+
+
+if __name__ == "__main__":
+    main()
