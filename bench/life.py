@@ -4,8 +4,9 @@ function, and what a hundred warm instances cost while nobody calls them.
 
 from __future__ import annotations
 
-import asyncio
+import json
 import statistics
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -65,51 +66,25 @@ def herd(client: httpx.Client) -> dict[str, float]:
     while client.get(pool).json()["total_count"]:
         time.sleep(0.05)
     time.sleep(0.5)
-    figures = asyncio.run(stampede(client, f"/api/functions/{function}/invoke", pool))
+    figures = stampede(client, f"/api/functions/{function}/invoke", pool)
     client.delete(f"/api/functions/{function}")
     return figures
 
 
-async def stampede(client: httpx.Client, path: str, pool: str) -> dict[str, float]:
-    host, port = client.base_url.host, client.base_url.port
-    head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\n"
-    request = (head + "content-length: 2\r\n\r\n{}").encode()
-    opened = [await asyncio.open_connection(host, port) for _ in range(HERD)]
-    began = time.perf_counter()
-
-    async def call(
-        number: int, ends: tuple[asyncio.StreamReader, asyncio.StreamWriter]
-    ) -> tuple[float, int, bool]:
-        await asyncio.sleep(number * HERD_S / HERD)
-        reader, writer = ends
-        writer.write(request)
-        status = int((await reader.readline()).split()[1])
-        took = (time.perf_counter() - began) * 1000
-        body = await reader.read(4096)
-        return took, status, b"CAPACITY_FULL" in body
-
+def stampede(client: httpx.Client, path: str, pool: str) -> dict[str, float]:
+    """The calls come from a program in C; the pool is looked at meanwhile."""
+    command = [stand.compiled("herd"), str(client.base_url.port), path, str(HERD)]
     most = 0
-
-    async def watch() -> None:
-        nonlocal most
-        async with httpx.AsyncClient(base_url=str(client.base_url)) as other:
-            while True:
-                counts = (await other.get(pool)).json()
-                most = max(most, counts["total_count"])
-                await asyncio.sleep(0.005)
-
-    watcher = asyncio.ensure_future(watch())
-    answers = await asyncio.gather(*(call(n, one) for n, one in enumerate(opened)))
-    watcher.cancel()
-    for _, writer in opened:
-        writer.close()
-    return {
-        "first_answer_ms": min(took for took, _, _ in answers),
-        "last_answer_ms": max(took for took, _, _ in answers),
-        "answered": sum(status == 200 for _, status, _ in answers),
-        "capacity_full": sum(full for _, _, full in answers),
-        "most_instances": most,
-    }
+    with subprocess.Popen(
+        [*command, str(int(HERD_S * 1e6))], stdout=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None:
+            most = max(most, client.get(pool).json()["total_count"])
+            time.sleep(0.02)
+        assert process.stdout is not None
+        figures: dict[str, float] = json.loads(process.stdout.read())
+    assert not figures["other"], figures
+    return figures | {"most_instances": most}
 
 
 def made(number: int) -> dict[str, float]:

@@ -80,16 +80,20 @@ def wrk(client: httpx.Client, path: str, *, connections: int, seconds: int) -> d
     return figures
 
 
+def compiled(name: str) -> str:
+    """A program of floors/, compiled if it is newer than what was."""
+    source, binary = HERE / "floors" / f"{name}.c", RESULTS / name
+    RESULTS.mkdir(exist_ok=True)
+    if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
+        subprocess.run(["cc", "-O2", "-o", str(binary), str(source)], check=True)
+    return str(binary)
+
+
 def floor(name: str, *arguments: str) -> list[float]:
     """Runs a floor program (compiled if need be); its durations in microseconds."""
-    source = HERE / "floors" / f"{name}.c"
     command = [sys.executable, str(HERE / "floors" / f"{name}.py")]
-    if source.exists():
-        binary = RESULTS / name
-        RESULTS.mkdir(exist_ok=True)
-        if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
-            subprocess.run(["cc", "-O2", "-o", str(binary), str(source)], check=True)
-        command = [str(binary)]
+    if (HERE / "floors" / f"{name}.c").exists():
+        command = [compiled(name)]
     done = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)
     return [int(line) / 1000 for line in done.stdout.split()]
 

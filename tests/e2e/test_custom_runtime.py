@@ -46,7 +46,10 @@ def test_the_runner_is_short() -> None:
 
 @pytest.mark.parametrize("cleanup", [True, False], ids=["once", "keeps"])
 def test_the_example_answers_as_the_page_says(shared: Server, runtime: str, cleanup: bool) -> None:
-    function = shared.deploy("hello:greet", runtime=runtime, cleanup_on_exit=cleanup)
+    # One instance, or a second would serve while the first gets its next process.
+    function = shared.deploy(
+        "hello:greet", runtime=runtime, cleanup_on_exit=cleanup, max_instances=1
+    )
     for payload, stdout in (
         ("Ada", "Hello, Ada!\n"),
         (None, "Hello, world!\n"),

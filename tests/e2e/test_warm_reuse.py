@@ -83,7 +83,7 @@ def answer(record: dict[str, Any]) -> Any:
 
 
 def test_nothing_of_a_call_is_left_for_the_next(shared: Server) -> None:
-    function = python(shared, LOOK)
+    function = python(shared, LOOK, max_instances=1)
     fresh = answer(function.invoke())
     assert fresh["descriptors"][:3] == ["0", "1", "2"]
     for _ in range(3):

@@ -78,7 +78,11 @@ class StemSandboxes:
 
     def images(self) -> frozenset[str]:
         """The digests of the images that they show."""
-        return frozenset(mould.image for mould in self._shelves if mould.image is not None)
+        return frozenset(
+            mould.image
+            for mould, shelf in self._shelves.items()
+            if mould.image is not None and shelf.ready
+        )
 
     async def create(self, content: Content) -> Sandbox:
         mould = Mould.of(content.pinned)
@@ -155,8 +159,11 @@ class StemSandboxes:
         try:
             stem = await self._source.make(mould, BASE)
         except SandboxFailed as error:
-            # Whoever needs one will be told by the attempt that is made for him.
+            # Whoever needs one will be told by the attempt that is made for him. Until somebody
+            # does, its kind is not tried again: its image may be gone.
             _log.warning("a stem cell could not be made", reason=str(error))
+            if not self._shelves[mould].ready:
+                del self._shelves[mould]
             await asyncio.sleep(RETRY_S)
             return
         stem.prepare(mould.kind)
