@@ -1,6 +1,7 @@
 """What the OCI runtime alone costs: `crun run` of a shell in a sandbox with all that ours have.
 
-    crun_run.py COUNT COMMAND   prints COUNT durations in nanoseconds, one a line
+    crun_run.py COUNT COMMAND [PAUSE_S]   prints COUNT durations in nanoseconds, one a line; with a
+    pause before each, as there is before calls that are paced
 
 The configuration is the one that the launcher writes, with the shell in the guest's place.
 """
@@ -23,6 +24,7 @@ LIMITS = cgroups.Limits(memory_mib=256, cpu_percent=100.0)
 
 def main() -> None:
     count, command = int(sys.argv[1]), sys.argv[2]
+    pause_s = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     syscalls.unshare_mounts()
     groups = cgroups.detect()
     with tempfile.TemporaryDirectory(dir="/run") as run:
@@ -31,6 +33,7 @@ def main() -> None:
         try:
             host = host_image.build(ours.root, GUEST).host
             for number in range(count):
+                time.sleep(pause_s)
                 print(one_run(ours, groups, host, f"floor{number}", command), flush=True)
         finally:
             groups.remove_server(ours.id)
