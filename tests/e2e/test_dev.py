@@ -43,6 +43,8 @@ def dev(server: Server, directory: Path, *more: str) -> Iterator[Dev]:
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # Where one that is killed leaves its working files.
+            env={**os.environ, "TMPDIR": str(directory.parent)},
         )
     try:
         yield Dev(process, printed)
