@@ -161,7 +161,7 @@ def handler(event):
             time.sleep(0.001)
             try:
                 os.write(2, b"late " + event.encode() + b"\\n")
-                os.write(1, b"late " + event.encode())
+                os.write(1, b"late " + event.encode() + b"\\n")
             except OSError:
                 pass
         os._exit(0)

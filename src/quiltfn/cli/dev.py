@@ -70,15 +70,36 @@ def dev(
         shop = stack.enter_context(Workshop(at, directory, kind))
         trial = Trial(at, shop, tried)
         stack.callback(trial.remove)
+        seen = stamp(directory)
         trial.turn()
         if tried.once:
             return
         show.note(f"watching {directory.resolve()}; Ctrl-C ends")
         edits = watchfiles.watch(
-            directory, debounce=SETTLES_MS, step=LOOKS_EVERY_MS, rust_timeout=500
+            directory,
+            debounce=SETTLES_MS,
+            step=LOOKS_EVERY_MS,
+            rust_timeout=500,
+            yield_on_timeout=True,
         )
+        # What was edited while it was built, or before anybody watched, is told by no event.
         for _ in edits:
-            trial.turn()
+            now = stamp(directory)
+            if now != seen:
+                seen = now
+                trial.turn()
+
+
+def stamp(directory: Path) -> dict[str, int]:
+    """When each file was last written, but for what tools make."""
+    found = {}
+    for place, below, names in os.walk(directory):
+        below[:] = [name for name in below if name not in (*tree.LEFT_OUT, tree.MODULES)]
+        for name in names:
+            with suppress(OSError):
+                path = os.path.join(place, name)
+                found[path] = os.stat(path).st_mtime_ns
+    return found
 
 
 def kind_of(directory: Path) -> Kind:
