@@ -17,7 +17,7 @@ import watchfiles
 from quiltfn.cli import packages, show, tree
 from quiltfn.cli.invoke import read_payload
 from quiltfn.cli.options import Environment, grouped, parse_environment
-from quiltfn.cli.runtimes import Kind, Network
+from quiltfn.cli.runtimes import Kind, Network, python_of
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import ApiError, Changes, Function, NewFunction, NewRuntime, requests
 
@@ -124,9 +124,7 @@ class Workshop:
         self._made = tempfile.TemporaryDirectory(prefix="quiltfn-dev-")
         self._root = Path(self._made.name)
         if self.kind is Kind.PYTHON:
-            self._interpreter = self._at.client.send(requests.info()).interpreters.get("python")
-            if self._interpreter is None:
-                raise typer.BadParameter("the server's machine has no Python for runtimes")
+            self._interpreter = python_of(self._at)
         return self
 
     def __exit__(self, *_: object) -> None:

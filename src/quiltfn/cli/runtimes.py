@@ -167,10 +167,16 @@ def _image(at: Session, kind: Kind, said: Said) -> Image | None:
         return at.client.send(requests.upload_image(archive))
 
 
-def _add_python(at: Session, root: Path, requirements: Path | None) -> None:
+def python_of(at: Session) -> str:
+    """The interpreter that the server's sandboxes have. Raises `BadParameter` without one."""
     interpreter = at.client.send(requests.info()).interpreters.get("python")
     if interpreter is None:
         raise typer.BadParameter("the server's machine has no Python for runtimes")
+    return interpreter
+
+
+def _add_python(at: Session, root: Path, requirements: Path | None) -> None:
+    interpreter = python_of(at)
     if requirements is not None:
         packages.install_python(requirements, root, interpreter)
     if not packages.compile_python(root, interpreter):

@@ -65,10 +65,8 @@ static void ahead_start(void)
         close(script[0]);
     ahead.script = script[1];
     ahead.input = fds[0];
-    fds[0] = -1;
-    for (int i = 1; i < 3; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
+    fds[0] = -1; // It is ahead.input from here on.
+    close_all(fds);
     if (pid > 0 && failure.step == NULL) {
         ahead.pid = pid;
         return;

@@ -332,6 +332,16 @@ static bool open_streams(bool has_payload, int fds[3], struct stream streams[2])
     return fine;
 }
 
+// Our copies of a handler's ends; it has its own once it was started.
+static void close_all(int fds[3])
+{
+    for (int i = 0; i < 3; i++) {
+        if (fds[i] >= 0)
+            close(fds[i]);
+        fds[i] = -1;
+    }
+}
+
 // The payload goes from the socket into the file as it comes. When it cannot be kept, the rest is
 // still read, since the frame's end is where the next frame begins.
 static bool take_payload(int fd, size_t length)
@@ -724,15 +734,6 @@ static void empty(struct stream streams[2], uint64_t nonce)
     for (int i = 0; i < 2; i++)
         while (streams[i].fd >= 0 && pump(&streams[i], nonce)) {
         }
-}
-
-static void close_all(int fds[3])
-{
-    for (int i = 0; i < 3; i++) {
-        if (fds[i] >= 0)
-            close(fds[i]);
-        fds[i] = -1;
-    }
 }
 
 // Returns the process, or -1 with `failure` set.

@@ -227,19 +227,12 @@ static bool runner_turn(short revents, uint64_t nonce, struct stream *stream, st
 
 static bool runner_open(int fds[3], int *control)
 {
+    struct stream streams[2] = {{.fd = -1}, {.fd = -1}};
     int pair[2];
+    bool fine = open_streams(false, fds, streams);
+    runner.out = streams[0].fd;
+    runner.log = streams[1].fd;
     act_as_handler();
-    fds[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    bool fine = fds[0] >= 0;
-    int *ours[] = {&runner.out, &runner.log};
-    for (int i = 0; i < 2 && fine; i++) {
-        fine = pipe2(pair, O_CLOEXEC) == 0;
-        if (!fine)
-            break;
-        *ours[i] = pair[0];
-        fds[i + 1] = pair[1];
-        fine = fcntl(pair[0], F_SETFL, O_NONBLOCK) == 0;
-    }
     fine = fine && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0;
     if (fine) {
         runner.control = pair[0];
@@ -358,9 +351,7 @@ static bool runner_spawn(void)
     pid_t pid = fine ? start(fds, control, CONTROL, special.argv, special.env) : -1;
     if (fine && pid < 0)
         could_not("make a process", "", errno);
-    for (int i = 0; i < 3; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
+    close_all(fds);
     if (control >= 0)
         close(control);
     runner.pid = pid;
