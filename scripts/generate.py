@@ -1,4 +1,5 @@
-"""Writes the files that follow from `settings.py`: the reference page and the sample settings.
+"""Writes the files that follow from the code: the settings' reference page and sample, and the page
+of the states.
 
 .venv/bin/python scripts/generate.py
 """
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quiltfn import settings
+from quiltfn.model import function, instance, invocation
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a service needs to be different from a server that is started in a directory by hand.
@@ -41,7 +43,33 @@ def toml(value: Any) -> str:
     return json.dumps(str(value)) if isinstance(value, str | Path) else str(value)
 
 
+STATES = """\
+# States
+
+The three state machines, from the tables that the code goes by (`src/quiltfn/model/`). What is not
+in a table cannot happen: it would be a mistake of ours, raises, and is logged with the object's last
+events. Made by scripts/generate.py.
+"""
+MACHINES = (
+    ("Function", function.MEANS, function.NEXT),
+    ("Instance", instance.MEANS, instance.NEXT),
+    ("Invocation", invocation.MEANS, invocation.NEXT),
+)
+
+
+def states() -> str:
+    """docs/states.md."""
+    parts = [STATES]
+    for noun, means, following in MACHINES:
+        parts.append(f"\n## {noun}\n\n| state | means | then |\n|---|---|---|\n")
+        for state, sentence in means.items():
+            arrows = [f"{event.value} → {then.value}" for event, then in following[state].items()]
+            parts.append(f"| {state.value} | {sentence} | {'; '.join(arrows) or 'the end'} |\n")
+    return "".join(parts)
+
+
 FILES = {
+    ROOT / "docs" / "states.md": states,
     ROOT / "packaging" / "quiltfn.toml": sample,
     ROOT / "docs" / "reference" / "settings.md": settings.reference,
 }

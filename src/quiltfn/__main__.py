@@ -22,6 +22,10 @@ def main() -> None:
         from quiltfn.operator import keys  # noqa: PLC0415
 
         sys.exit(keys.main(sys.argv[2:]))
+    if word == "simulate":
+        from quiltfn.operator import simulate  # noqa: PLC0415
+
+        sys.exit(simulate.main(sys.argv[2:]))
     from quiltfn import cli  # noqa: PLC0415
 
     cli.main()

@@ -20,7 +20,9 @@ from quiltfn.ports import Tally
 class Entry:
     """A function as it is now, the version it points to, and who is changing it.
 
-    `lock`: one lifecycle verb at a time. `deployment`: the deploy that is under way.
+    `lock`: one lifecycle verb at a time. `deployment`: the deploy that is under way. `standing`:
+    what the verb that has the lock waits for, instances of a version. `closers`: how many wait for
+    the lock who do not want the function to serve any longer, so that this wait is in vain.
     """
 
     function: Function
@@ -28,6 +30,8 @@ class Entry:
     tally: Tally
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     deployment: "asyncio.Task[None] | None" = None
+    standing: "asyncio.Task[None] | None" = None
+    closers: int = 0
 
     def fingerprint(self) -> str:
         """Another one after every change of the function or its version; calls do not change it."""

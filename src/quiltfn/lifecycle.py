@@ -5,6 +5,7 @@ pools hear of it, so that a crash leaves the old state or the new one, never hal
 """
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -41,9 +42,7 @@ class Place:
     node_id: str
     host: HostLimits
     runtimes: Runtimes
-    idle_s: float = 300.0
-    line_max: int = 1000
-    line_wait_s: float = 10.0
+    pools: PoolLimits
 
 
 class Lifecycle:
@@ -168,7 +167,7 @@ class Lifecycle:
 
     async def pause(self, entry: Entry) -> None:
         """Refuses new and waiting calls, lets running ones end. Raises `Conflict`."""
-        async with changing(entry):
+        async with closing(entry):
             state = entry.function.state
             if state in (FunctionState.PENDING, FunctionState.ERROR):
                 raise Conflict(
@@ -189,7 +188,7 @@ class Lifecycle:
 
     async def delete(self, entry: Entry) -> None:
         """Gone at once for every caller; running calls have a moment and end `cancelled`."""
-        async with changing(entry):
+        async with closing(entry):
             await self._store.delete(entry.function.id)
             self._catalog.remove(entry)
             entry.function = entry.function.after(FunctionEvent.DELETE, int(self._clock.unix()))
@@ -211,7 +210,7 @@ class Lifecycle:
         serves = version
         try:
             if function.state is FunctionState.ACTIVE:
-                reason = await self._why_not(entry, target, version)
+                reason = await self._why_not(entry, target, version, UPDATE_STANDS_WITHIN_S)
                 if reason is not None:
                     message = f"version {version.number} cannot serve: {reason}"
                     target = msgspec.structs.replace(function, error_message=message)
@@ -223,25 +222,32 @@ class Lifecycle:
             if entry.function.state is FunctionState.ACTIVE:
                 self._pools.switch(entry.function.id, entry.version)
 
-    async def _why_not(self, entry: Entry, function: Function, version: Version) -> str | None:
+    async def _why_not(
+        self, entry: Entry, function: Function, version: Version, within_s: float
+    ) -> str | None:
         """None once `version` stands beside what serves; else why it does not."""
+        in_vain = "the function was paused or deleted meanwhile"
+        if entry.closers:
+            return in_vain
+        entry.standing = standing = asyncio.ensure_future(self._stand(entry, function, version))
         try:
-            async with asyncio.timeout(UPDATE_STANDS_WITHIN_S):
-                await self._stand(entry, function, version)
+            async with asyncio.timeout(within_s):
+                await standing
         except (SandboxRefused, SandboxFailed, TimeoutError) as error:
-            return str(error) or f"no instance stood within {UPDATE_STANDS_WITHIN_S:.0f} s"
+            return str(error) or f"no instance stood within {within_s:.0f} s"
+        except asyncio.CancelledError:
+            own = asyncio.current_task()
+            if own is None or own.cancelling() or not entry.closers:
+                raise
+            return in_vain
+        finally:
+            entry.standing = None
         return None
 
     async def _top_up(self, entry: Entry) -> None:
         """Deploy of a function that serves already: the same number of instances is made ready."""
-        error: str | None = None
-        try:
-            async with asyncio.timeout(DEPLOY_ANSWERS_WITHIN_S):
-                await self._stand(entry, entry.function, entry.version)
-        except (SandboxRefused, SandboxFailed) as refused:
-            error = str(refused)
-        except TimeoutError:
-            error = f"no instance stood within {DEPLOY_ANSWERS_WITHIN_S:.0f} s"
+        within = DEPLOY_ANSWERS_WITHIN_S
+        error = await self._why_not(entry, entry.function, entry.version, within)
         if error != entry.function.error_message:
             function = msgspec.structs.replace(entry.function, error_message=error)
             await self._store.save(function)
@@ -305,12 +311,10 @@ class Lifecycle:
         )
 
     def _limits(self, function: Function) -> PoolLimits:
-        return PoolLimits(
+        return dataclasses.replace(
+            self._place.pools,
             min_instances=function.min_instances,
             max_instances=function.max_instances,
-            idle_s=self._place.idle_s,
-            line_max=self._place.line_max,
-            line_wait_s=self._place.line_wait_s,
         )
 
     def _in_background(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
@@ -327,6 +331,21 @@ async def changing(entry: Entry) -> AsyncIterator[None]:
         if entry.function.state is FunctionState.DELETED:
             raise NotFound("there is no such function")
         yield
+
+
+@asynccontextmanager
+async def closing(entry: Entry) -> AsyncIterator[None]:
+    """As `changing`, for who does not want the function to serve any longer: a verb that waits for
+    instances of it stops waiting.
+    """
+    entry.closers += 1
+    try:
+        if entry.standing is not None:
+            entry.standing.cancel()
+        async with changing(entry):
+            yield
+    finally:
+        entry.closers -= 1
 
 
 def _state(entry: Entry) -> dict[str, str]:

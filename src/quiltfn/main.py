@@ -5,24 +5,19 @@ to the launcher, a bound socket to listen on, and a memory file with settings, s
 found out about the machine.
 """
 
-import argparse
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import signal
 import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import msgspec
 import structlog
 import uvicorn
 import uvloop
@@ -39,9 +34,13 @@ from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health, Machine
 from quiltfn.idempotency import Idempotency
 from quiltfn.images import ImageDirectory, ImageLimits
+from quiltfn.inherited import Inherited, inherit
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle, Place
 from quiltfn.model.errors import ShuttingDown, StoreUnavailable
+from quiltfn.model.keepalive import KeepAlive, maker
+from quiltfn.model.limits import PoolLimits
+from quiltfn.model.memory import Memory
 from quiltfn.model.runtime import built_in
 from quiltfn.model.version import HostLimits
 from quiltfn.observe import log, metrics
@@ -67,8 +66,6 @@ from quiltfn.tidy import tidy, tidy_images, tidy_records
 from quiltfn.tokens import BadTokenSettings, verifier
 
 EXIT_STORE_BROKEN, EXIT_REFUSED = 74, 78
-# Of the machine's memory, for sandboxes that are nobody's yet.
-STEM_CELLS_SHARE = 0.05
 DIED = ShuttingDown("the server ended while the first call with this key was running")
 
 
@@ -84,21 +81,6 @@ class SystemClock:
 
     def unix(self) -> float:
         return time.time()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inherited:
-    """What the launcher gives. `secrets`: the contents of files that only root may read."""
-
-    channel: socket.socket
-    listener: socket.socket
-    machine: Machine
-    settings: settings.Settings
-    secrets: dict[str, str]
-
-    def secret(self, name: str) -> bytes | None:
-        text = self.secrets.get(name)
-        return None if text is None else text.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +110,10 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         check_address(given, access)
         channel = LauncherChannel(given.channel)
         stack.callback(channel.close)
-        stems = stock_of(given, channel, clock)
+        memory = Memory(budget_mib=given.machine.memory_max_mib)
+        stems = stock_of(given, channel, clock, memory)
         stack.push_async_callback(stems.aclose)
-        pools = LocalPools(stems, clock)
+        pools = LocalPools(stems, clock, memory, keeping_of(chosen))
         stack.push_async_callback(pools.aclose)
         catalog = Catalog()
         runtime_store = SqlRuntimes(store.database)
@@ -172,11 +155,11 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         )
 
 
-def stock_of(given: Inherited, channel: LauncherChannel, clock: Clock) -> StemSandboxes:
+def stock_of(
+    given: Inherited, channel: LauncherChannel, clock: Clock, memory: Memory
+) -> StemSandboxes:
     """Where sandboxes come from, its stock being filled from now on."""
-    memory_mib = STEM_CELLS_SHARE * given.machine.memory_max_mib
-    count = given.settings.stem_cells
-    stems = StemSandboxes(LauncherSandboxes(channel), clock, count, memory_mib)
+    stems = StemSandboxes(LauncherSandboxes(channel), clock, given.settings.stem_cells, memory)
     stems.start()
     return stems
 
@@ -201,10 +184,21 @@ def place_of(given: Inherited, runtimes: Runtimes) -> Place:
         node_id=machine.node_id,
         host=HostLimits(memory_max_mib=machine.memory_max_mib, cores=machine.cores),
         runtimes=runtimes,
-        idle_s=chosen.idle_s,
-        line_max=chosen.line_max,
-        line_wait_s=chosen.line_wait_s,
+        pools=PoolLimits(
+            idle_s=chosen.idle_s,
+            line_max=chosen.line_max,
+            line_wait_s=chosen.line_wait_s,
+            grace_s=chosen.rollback_grace_s,
+            park_s=chosen.park_s,
+        ),
     )
+
+
+def keeping_of(chosen: settings.Settings) -> Callable[[], KeepAlive | None]:
+    """Under the fixed rule each instance has its own time, whatever its function's calls do."""
+    if chosen.keep_alive == "fixed":
+        return lambda: None
+    return maker(chosen.keep_alive, chosen.idle_s)
 
 
 def tenant_limits(chosen: settings.Settings) -> TenantLimits:
@@ -341,36 +335,6 @@ async def _drain_on_sigterm(tied: Tied, server: Server, drain_s: float) -> None:
     # Calls that are not over by now end as interrupted, so that uvicorn need not wait for them.
     await tied.pools.aclose()
     server.should_exit = True
-
-
-def inherit(arguments: list[str]) -> Inherited:
-    """Takes over what the launcher left open for this process."""
-    it = argparse.ArgumentParser(prog="quiltfn.main")
-    for name in ("--channel", "--listener", "--given"):
-        it.add_argument(name, type=int, required=True)
-    numbers = it.parse_args(arguments)
-    with open(numbers.given, "rb") as file:
-        file.seek(0)
-        given: dict[str, Any] = json.load(file)
-    chosen = settings.from_everywhere(given["settings"], environ={})
-    channel, listener = (socket.socket(fileno=one) for one in (numbers.channel, numbers.listener))
-    for one in (channel, listener):
-        one.set_inheritable(False)
-    facts = given["facts"] | {"node_id": chosen.node_id, "transport": transport_of(chosen)}
-    return Inherited(
-        channel=channel,
-        listener=listener,
-        machine=msgspec.convert(facts, Machine),
-        settings=chosen,
-        secrets=given["secrets"],
-    )
-
-
-def transport_of(chosen: settings.Settings) -> str:
-    """What health says of who can read along."""
-    if chosen.tls_cert != Path():
-        return "tls"
-    return "loopback" if settings.is_loopback(chosen.host) else "cleartext"
 
 
 def main() -> int:

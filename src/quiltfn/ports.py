@@ -14,6 +14,7 @@ from quiltfn.model.function import Function
 from quiltfn.model.image import Archive, Image
 from quiltfn.model.invocation import Ended, How, Invocation, Status
 from quiltfn.model.kept import AuditEntry, KeptAnswer, Operation, Slot
+from quiltfn.model.memory import Memory
 from quiltfn.model.pool import PoolCounts, PoolLimits
 from quiltfn.model.runtime import Runtime
 from quiltfn.model.timeline import Making
@@ -87,6 +88,9 @@ class Sandbox(Protocol):
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         """Calls back when it is clean after a call, and once when it ends by itself."""
 
+    async def used_mib(self) -> float:
+        """What it uses of the machine's memory now, in MiB. Raises `SandboxFailed` if not known."""
+
     async def count_blocked(self) -> int:
         """How many attempts to reach something its network has refused so far, or until its end."""
 
@@ -102,6 +106,10 @@ class Sandboxes(Protocol):
 
     def expect(self, content: Content) -> None:
         """A hint: sandboxes for this content may be wanted soon."""
+
+    def give_up(self, mib: float, freed: Callable[[], None]) -> None:
+        """Ends so much of what is kept ready and is nobody's, or all of it. What that frees no
+        longer counts when `freed` is called, some time later; never called if there is nothing."""
 
 
 class Stock(Protocol):
@@ -125,7 +133,9 @@ class Lease(Protocol):
 
 
 class Pools(Protocol):
-    """The instances and the waiting line of every function on this node."""
+    """The instances and the waiting line of every function on this node, and their memory."""
+
+    memory: Memory
 
     def lease(self, function_id: str) -> AbstractAsyncContextManager[Lease]:
         """Holds an instance of the function's current version.

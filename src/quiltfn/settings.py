@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 PREFIX = "QUILTFN_"
 DAY_S = 86_400
 MIB = 1024 * 1024
+MEMORY_MIN_MIB = 256
+POLICIES = ("fixed", "histogram")
 DURABILITIES = ("relaxed", "strict")
 # What a setting of each type may be given as.
 KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
@@ -57,7 +59,25 @@ class Settings:
     stem_cells: int = setting(
         4, "sandboxes that are kept ready for each runtime that is in use; 0 for none", high=64
     )
+    memory_budget_mib: int = setting(
+        0,
+        "memory for all instances together, 256 or more; 0: three quarters of the machine's",
+        low=0,
+        high=2**31,
+    )
     idle_s: float = setting(300.0, "how long an idle instance is kept", low=0, high=DAY_S)
+    keep_alive: str = setting(
+        "fixed", "fixed: every idle instance for idle_s; histogram: by when calls have been coming"
+    )
+    park_s: float = setting(
+        DAY_S,
+        "how long the last instance of a Python function is kept parked after that; 0: not at all",
+        low=0,
+        high=30 * DAY_S,
+    )
+    rollback_grace_s: float = setting(
+        60.0, "how long instances of the version before are kept for a rollback", low=0, high=DAY_S
+    )
     drain_s: float = setting(30.0, "how long running calls have after SIGTERM", low=0, high=DAY_S)
     line_max: int = setting(1000, "calls that wait for one function at most", low=0, high=100_000)
     line_wait_s: float = setting(10.0, "how long a call waits for an instance", low=0.1, high=900)
@@ -115,6 +135,13 @@ class Settings:
             raise BadSetting("tls_cert and tls_key go together; only one of them is set")
         if self.egress_dns and not _is_address(self.egress_dns):
             raise BadSetting(f"egress_dns must be an IP address, not {self.egress_dns!r}")
+        if self.keep_alive not in POLICIES:
+            raise BadSetting(f"keep_alive must be fixed or histogram, not {self.keep_alive!r}")
+        if 0 < self.memory_budget_mib < MEMORY_MIN_MIB:
+            raise BadSetting(
+                f"memory_budget_mib must be 0 or at least {MEMORY_MIN_MIB}, what the smallest "
+                f"function may have, not {self.memory_budget_mib}"
+            )
         if self.durability not in DURABILITIES:
             raise BadSetting(f"durability must be relaxed or strict, not {self.durability!r}")
         try:

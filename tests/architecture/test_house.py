@@ -41,8 +41,9 @@ MAY_KNOW: dict[str, set[str]] = {
     "sdk": set(),
     "cli": {"sdk"},
     "settings": set(),
+    "inherited": {"health", "settings"},
     "operator": {"launcher", "settings", "access", "ids", "model", "ports", "store"},
-    "main": {"api", "images", "pool", "sandbox", "store", "settings"} | CORE | VERBS,
+    "main": {"api", "images", "inherited", "pool", "sandbox", "store", "settings"} | CORE | VERBS,
     "__main__": {"cli", "operator"},
     "__init__": set(),
 }

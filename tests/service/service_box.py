@@ -13,6 +13,8 @@ from quiltfn.invoke import Invoker, Request
 from quiltfn.lifecycle import Lifecycle, Place
 from quiltfn.model.function import FunctionState, NewFunction
 from quiltfn.model.invocation import Invocation
+from quiltfn.model.limits import PoolLimits
+from quiltfn.model.memory import Memory
 from quiltfn.model.runtime import SHELL
 from quiltfn.model.version import Content, HostLimits
 from quiltfn.pool.local import LocalPools
@@ -91,21 +93,27 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def house(path: Path, **sandboxes: float) -> AsyncIterator[House]:
+async def house(
+    path: Path,
+    clock: HandClock | None = None,
+    fakes: FakeSandboxes | None = None,
+    memory: Memory | None = None,
+    **sandboxes: float,
+) -> AsyncIterator[House]:
     """Opened as main opens it, closed as main closes it; at the end no sandbox may be left."""
-    clock = HandClock()
+    clock = clock or HandClock()
     async with SqliteStore.open(path) as store:
         journal = SpoolJournal(store.database, path, clock)
         await journal.start()
-        fake = FakeSandboxes(**sandboxes)
-        pools = LocalPools(fake, clock)
+        fake = fakes or FakeSandboxes(**sandboxes)
+        pools = LocalPools(fake, clock, memory)
         catalog = Catalog()
         host = HostLimits(memory_max_mib=4096, cores=2)
         images = ImageDirectory(path / "images", clock, ImageLimits())
         images.start()
         own = HostImage(built_in={"shell": SHELL})
         runtimes = Runtimes(own, SqlRuntimes(store.database), images, clock)
-        place = Place(node_id="node-1", host=host, runtimes=runtimes)
+        place = Place(node_id="node-1", host=host, runtimes=runtimes, pools=PoolLimits())
         lifecycle = Lifecycle(catalog, store, pools, clock, place)
         await lifecycle.restore()
         tied = House(

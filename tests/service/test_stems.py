@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from quiltfn.model.runtime import Kind, Runtime
+from quiltfn.model.memory import Memory
+from quiltfn.model.runtime import IDLE_MIB, Kind, Runtime
 from quiltfn.model.version import Content
 from quiltfn.ports import SandboxFailed
 from quiltfn.sandbox import stems
@@ -69,9 +70,9 @@ class MovingClock(HandClock):
 async def made() -> AsyncIterator[Callable[..., tuple[StemSandboxes, Source, MovingClock]]]:
     stocks: list[StemSandboxes] = []
 
-    def make(count: int = 3, memory_mib: float = 1000) -> tuple[Any, Source, MovingClock]:
-        source, clock = Source(), MovingClock()
-        stock = StemSandboxes(cast("LauncherSandboxes", source), clock, count, memory_mib)
+    def make(count: int = 3, memory: Memory | None = None) -> tuple[Any, Source, MovingClock]:
+        source, clock, memory = Source(), MovingClock(), memory or Memory()
+        stock = StemSandboxes(cast("LauncherSandboxes", source), clock, count, memory)
         stock.start()
         stocks.append(stock)
         return stock, source, clock
@@ -164,9 +165,39 @@ async def test_more_are_kept_of_what_was_wanted_more_often_at_once(made: Any) ->
 
 
 async def test_memory_bounds_the_stock(made: Any) -> None:
-    stock, _, _ = made(4, memory_mib=2 * stems.COST_MIB[Kind.PYTHON])
+    memory = Memory(budget_mib=2 * IDLE_MIB[Kind.PYTHON] / stems.STOCK_SHARE)
+    stock, _, _ = made(4, memory)
     stock.expect(Content(handler="x", pinned=PYTHON))
     await settles(stock, 2)
+    assert memory.stock_mib == memory.held_mib == 2 * IDLE_MIB[Kind.PYTHON]
+
+
+async def test_cells_are_given_up_for_calls_and_none_is_made_for_a_while(made: Any) -> None:
+    memory, freed = Memory(), asyncio.Event()
+    stock, source, clock = made(3, memory)
+    stock.expect(Content(handler="x", pinned=PYTHON))
+    await settles(stock, 3)
+    stock.give_up(IDLE_MIB[Kind.PYTHON] + 1, freed.set)
+    assert (stock.count(), memory.stock_mib) == (1, IDLE_MIB[Kind.PYTHON])
+    assert memory.leaving_mib == 2 * IDLE_MIB[Kind.PYTHON]  # until they are gone
+    assert memory.held_mib == 3 * IDLE_MIB[Kind.PYTHON]
+    await freed.wait()
+    assert (memory.leaving_mib, memory.held_mib) == (0, IDLE_MIB[Kind.PYTHON])
+    assert len([cell for cell in source.made if cell.is_alive]) == 1
+    stock.expect(Content(handler="x", pinned=PYTHON))
+    await settles(stock, 1)
+    clock.time += stems.BARRED_S
+    stock.expect(Content(handler="x", pinned=PYTHON))
+    await settles(stock, 3)
+
+
+async def test_none_is_made_while_a_call_waits_for_memory(made: Any) -> None:
+    memory = Memory()
+    memory.short["somebody"] = 0.0
+    stock, source, _ = made(3, memory)
+    stock.expect(Content(handler="x"))
+    await asyncio.sleep(0.1)
+    assert source.made == []
 
 
 async def test_what_nobody_wants_any_more_goes(made: Any, monkeypatch: Any) -> None:

@@ -48,6 +48,10 @@ async def test_an_update_serves_at_once_and_running_calls_end_on_the_old_version
     record = await server.invoke(entry)
     assert (record.stdout, record.cold_start) == ("new\n", False)
     assert (await running).status is Status.SUCCESS
+    # The old one is kept for a while, as one that is short of being ready.
+    await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
+    server.clock.time += 60
+    server.pools.tick()
     await until(lambda: server.counts(entry) == {"ready": 1})
 
 
@@ -63,6 +67,29 @@ async def test_calls_during_an_update_are_served_by_the_old_version_until_the_ne
     server.sandboxes.may_start.set()
     await updating
     assert (await server.invoke(entry)).stdout == "new\n"
+
+
+@pytest.mark.parametrize("verb", ["pause", "delete"])
+async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: House, verb: str) -> None:
+    entry = await server.active("echo old")
+    server.sandboxes.may_start.clear()
+    updating = background(server, server.lifecycle.update(entry, {"handler": "echo new"}))
+    await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
+    closing = background(server, getattr(server.lifecycle, verb)(entry))
+    late = background(server, server.lifecycle.update(entry, {"handler": "echo newer"}))
+    await closing
+    assert (await updating).function.current_version == 1  # it stands aside, and says so
+    server.sandboxes.may_start.set()
+    if verb == "delete":
+        with pytest.raises(NotFound):
+            await late
+        return
+    await late
+    assert entry.function.state is FunctionState.PAUSED
+    assert await numbers(server, entry) == [3, 2, 1]
+    assert entry.function.current_version == 3  # on a paused function it only repoints
+    await server.lifecycle.resume(entry)
+    assert (await server.invoke(entry)).stdout == "newer\n"
 
 
 async def test_an_update_that_cannot_stand_leaves_the_old_version_serving_and_says_why(

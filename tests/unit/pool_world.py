@@ -5,10 +5,10 @@ where an action is not what a caller or an operator was promised.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from quiltfn.model.actions import (
     FULL,
+    NO_ROOM,
     WAITED_TOO_LONG,
     Action,
     CannotStand,
@@ -16,32 +16,20 @@ from quiltfn.model.actions import (
     Fail,
     Hand,
     Refuse,
+    Resume,
+    Short,
     Stands,
     Start,
     Wake,
 )
 from quiltfn.model.cold import Cold
 from quiltfn.model.instance import InstanceState
+from quiltfn.model.memory import Footprint
 from quiltfn.model.pool import Pool, PoolLimits
+from unit.pool_box import Box
 
-WARMING, READY, BUSY = "warming", "ready", "busy"
+WARMING, PARKED, READY, BUSY = "warming", "parked", "ready", "busy"
 RECYCLING, TERMINATING = "recycling", "terminating"
-
-
-@dataclass
-class Box:
-    """A sandbox as the world sees it."""
-
-    digest: str
-    pending: bool = True
-    holder: int | None = None
-    cleaning: bool = False
-    destroying: bool = False
-    dead: bool = False
-    has_served: bool = False
-    has_stood: bool = False
-    is_sick: bool = False
-    cleaning_since: float = 0.0
 
 
 class World:
@@ -56,8 +44,12 @@ class World:
         self.cancelled: set[int] = set()
         self.wakes: list[float] = []
         self.stands: list[str] = []
+        self.short: list[float] = []
         self.failing = False
         self._waiters = 0
+        self._previous: str | None = None
+        self._kept_until = 0.0
+        self._standby_wanted = 0
         self._has_stood = False  # any, since the start or the last close
         self._left_well: dict[str, bool] = {}  # how the last one of a content went
 
@@ -79,7 +71,7 @@ class World:
             self._perform(self.pool.release(number, self.now, healthy=False))
             return
         if number is not None:
-            self.boxes[number].holder = None
+            self.boxes[number].holder, self.boxes[number].idle_since = None, self.now
         self._perform(self.pool.cancel(waiter, self.now))
 
     def release(self, number: int, *, healthy: bool = True) -> None:
@@ -89,13 +81,14 @@ class World:
         self._perform(self.pool.release(number, self.now, healthy=healthy and not box.dead))
 
     def cleaned(self, number: int) -> None:
-        self.boxes[number].cleaning = False
+        self.boxes[number].cleaning, self.boxes[number].idle_since = False, self.now
         self._perform(self.pool.cleaned(number, self.now))
 
     def started(self, number: int) -> None:
         box = self.boxes[number]
         box.pending, box.has_stood = False, not box.destroying
         self._has_stood |= box.has_stood
+        box.stands(self.now, self.waiting)
         self._perform(self.pool.started(number, self.now))
 
     def failed(self, number: int, reason: str = "no such directory") -> None:
@@ -114,20 +107,35 @@ class World:
 
     def prepare(self, digest: str, count: int = 1) -> None:
         self.stands.clear()
-        self._perform(self.pool.prepare(digest, count, self.now))
+        self._standby_wanted = min(count, self.pool.limits.max_instances)
+        self._perform(self.pool.prepare(digest, count, self.now, self.footprint(digest)))
 
     def switch(self, digest: str) -> None:
-        self._perform(self.pool.switch(digest, self.now))
+        before = self.pool.current
+        old = self.those(lambda b: b.is_idle and b.digest == before and not b.is_parked)
+        kept = self.those(lambda b: b.is_idle and b.digest == digest)
+        live = len(self.those(lambda box: not box.destroying))
+        grace, is_calm = self.pool.limits.grace_s, not self.waiting
+        if digest != before:
+            self._previous, self._kept_until = before if grace else None, self.now + grace
+        self._perform(self.pool.switch(digest, self.now, self.footprint(digest)))
+        for number in kept:
+            assert not self.boxes[number].is_parked, "switched back, and what was kept stays so"
+            assert not self.boxes[number].destroying, "what was kept for this is gone"
+        if grace and is_calm and live <= self.pool.limits.max_instances:
+            assert not [n for n in old if self.boxes[n].destroying], "nothing is kept"
 
     def abandon(self) -> None:
         self._perform(self.pool.abandon(self.now))
 
     def close(self, why: str = "paused") -> None:
-        self._has_stood = False
+        self._has_stood, self._previous = False, None
         self._perform(self.pool.close(why, self.now))
 
     def retarget(self, **limits: int) -> None:
-        self._perform(self.pool.retarget(PoolLimits(**limits), self.now))
+        new = PoolLimits(**limits)
+        self._standby_wanted = min(self._standby_wanted, new.max_instances)
+        self._tick(self.pool.retarget(new, self.now))
 
     def pass_time(self, seconds: float) -> None:
         """Rings at the times that were asked for, and at the end as the reaper does."""
@@ -135,10 +143,18 @@ class World:
         while due := [at for at in self.wakes if at <= until]:
             self.now = max(self.now, min(due))
             self.wakes = [at for at in self.wakes if at > self.now]
-            self._perform(self.pool.tick(self.now))
+            self._tick(self.pool.tick(self.now))
         self.now = until
-        self._perform(self.pool.tick(self.now))
+        self._tick(self.pool.tick(self.now))
         self._check_patience()
+
+    @staticmethod
+    def parks(digest: str | None) -> bool:
+        """Contents named so are parked when they are idle for long."""
+        return digest == "c"
+
+    def footprint(self, digest: str) -> Footprint:
+        return Footprint(limit_mib=256.0, idle_mib=1.0, parks=self.parks(digest))
 
     # What is so ------------------------------------------------------------------------------
 
@@ -164,6 +180,11 @@ class World:
     def leaving(self) -> list[int]:
         return self.those(lambda box: box.destroying and not box.pending)
 
+    @property
+    def kept(self) -> list[int]:
+        """Those that stand parked, by the world's own books."""
+        return self.those(lambda box: box.is_parked and not box.destroying)
+
     def states(self) -> dict[int, str]:
         """What the pool says of its instances, for tests to compare with."""
         return {number: one.state.value for number, one in self.pool.instances.items()}
@@ -185,15 +206,43 @@ class World:
 
     # Performing, with complaints ----------------------------------------------------------------
 
-    def _perform(self, actions: list[Action]) -> None:
+    def _tick(self, actions: list[Action]) -> None:
+        """The pool has looked at the time, too: the last one that is worth it is parked now."""
+        self._perform(actions, is_tick=True)
+
+    def _note_what_is_parked(self, *, is_tick: bool) -> None:
+        wanted = (self.pool.current, self.pool.standby)
+        if self._previous is not None and self.now >= self._kept_until and is_tick:
+            self._previous = None
+        for box in self.boxes.values():
+            if box.is_idle and box.digest not in wanted:
+                assert box.digest == self._previous, "kept, and of nobody"
+                box.is_parked = True
+            elif is_tick and not box.is_parked and self._is_to_be_parked(box):
+                box.is_parked = self._left_well[box.digest] = self._has_stood = True
+
+    def _is_to_be_parked(self, box: Box) -> bool:
+        """Idle for long, the last one of a content that is worth it, and in nobody's way."""
+        limits, current = self.pool.limits, self.pool.current
+        others = self.those(lambda b: b.digest == current and not b.destroying and b is not box)
+        is_last = not others and not limits.min_instances and self.pool.standby != current
+        is_old = box.is_idle and self.now - box.idle_since >= limits.idle_s
+        return is_last and is_old and box.digest == current and self.parks(current)
+
+    def _perform(self, actions: list[Action], *, is_tick: bool = False) -> None:
         for action in actions:
             match action:
                 case Start(instance=number, digest=digest):
                     self._start(number, digest)
-                case Hand(instance=number, waiter=waiter):
-                    self._hand(number, waiter)
+                case Hand(instance=number, waiter=waiter, cold=cold):
+                    self._hand(number, waiter, cold)
                     self.answers[waiter] = action
-                case Refuse(waiter=waiter, why=why):
+                case Resume(instance=number):
+                    self._resume(number)
+                case Short(mib=mib):
+                    self.short.append(mib)
+                case Refuse(waiter=waiter, why=why, retry_s=retry_s):
+                    assert 1 <= retry_s <= 60, f"to be asked again after {retry_s} s"
                     self._leaves_line(waiter, action)
                     self._may_refuse(waiter, why)
                 case Fail(waiter=waiter):
@@ -203,7 +252,11 @@ class World:
                     box = self.boxes[number]
                     assert not box.destroying, "destroyed twice"
                     assert box.holder is None, "destroyed under a call"
-                    box.destroying = True
+                    is_wanted = is_tick and not (box.is_parked or self.pool.standby)
+                    full = len(self.boxes) > self.pool.limits.max_instances
+                    to_park = is_wanted and not full and self._is_to_be_parked(box)
+                    assert not to_park, "the last one is stopped, not parked"
+                    box.destroying, box.is_parked = True, False
                     self._note_how_it_went(box)
                 case Wake(at=at):
                     assert at > self.now, "to be woken in the past would be a busy loop"
@@ -215,6 +268,7 @@ class World:
                 case CannotStand(digest=digest):
                     assert self.failing, "it is said not to stand though no start failed"
                     self.stands.append(f"not {digest}")
+        self._note_what_is_parked(is_tick=is_tick)
         self.check()
 
     def _start(self, number: int, digest: str) -> None:
@@ -225,24 +279,38 @@ class World:
         self._check_why(self.pool.instances[number].why, digest)
         self.boxes[number] = Box(digest)
 
+    def _resume(self, number: int) -> None:
+        box = self.boxes[number]
+        assert box.is_idle, "taken back, though it is not idle"
+        assert box.is_parked, "taken back, though it is not parked"
+        assert not box.dead, "taken back from the dead"
+        wanted = (self.pool.current, self.pool.standby)
+        assert box.digest in wanted, "taken back for nobody"
+        self._check_why(self.pool.instances[number].why, box.digest, is_taken_back=True)
+        box.stands(self.now, self.waiting)
+
     def _note_how_it_went(self, box: Box) -> None:
         if box.has_stood and box.digest in (self.pool.current, self.pool.standby):
             overdue = self.now - box.cleaning_since >= self.pool.limits.recycle_s
             is_bad = box.dead or box.is_sick or (box.cleaning and overdue)
             self._left_well[box.digest], self._has_stood = not is_bad, True
 
-    def _check_why(self, why: Cold, digest: str) -> None:
+    def _check_why(self, why: Cold, digest: str, *, is_taken_back: bool = False) -> None:
         """The reason of a start is one that the world has seen, too."""
         standing = self.those(lambda b: b.digest == digest and b.has_stood and not b.destroying)
+        if is_taken_back:
+            standing = []  # what is taken back was not lacking because others were busy
         assert (why is Cold.SCALED_OUT) == bool(standing), f"{why} beside {standing}"
         if why is Cold.FIRST:
             assert not self._has_stood, "called the first, and is not"
         elif why is Cold.UPDATED:
             assert self._has_stood, "called updated, and nothing stood before"
         elif why is not Cold.SCALED_OUT:
-            assert self._left_well[digest] == (why is Cold.EVICTED), f"{why}: it was otherwise"
+            assert self._left_well.get(digest, True) == (why is Cold.EVICTED), (
+                f"{why}: it was otherwise"
+            )
 
-    def _hand(self, number: int, waiter: int) -> None:
+    def _hand(self, number: int, waiter: int, cold: bool) -> None:
         box = self.boxes[number]
         assert box.holder is None, "handed to two callers"
         assert not box.pending, "handed before it was made"
@@ -251,8 +319,14 @@ class World:
         assert not box.dead, "handed though it is known to be dead"
         assert box.digest == self.pool.current, "handed an instance of another content"
         assert waiter == min(self.waiting, default=None), "somebody waited for longer"
+        assert not box.is_parked, "handed while it is parked"
+        waited_for_it = box.is_fresh and waiter in box.seen_by
+        is_tie = self.waiting[waiter] == box.stood_at  # either may have come first
+        assert is_tie or cold == waited_for_it, (
+            f"called {'cold' if cold else 'warm'}, and it was not"
+        )
         self._leaves_line(waiter, None)
-        box.holder = waiter
+        box.holder, box.is_fresh = waiter, False
 
     def _leaves_line(self, waiter: int, answer: Action | None) -> None:
         assert waiter not in self.cancelled, "an answer to somebody who went away"
@@ -266,7 +340,7 @@ class World:
         limits = self.pool.limits
         if why == FULL:
             assert len(self.waiting) >= limits.line_max, "refused beside a line with room"
-        elif why == WAITED_TOO_LONG:
+        elif why in (WAITED_TOO_LONG, NO_ROOM):
             assert waiter < min(self.waiting, default=waiter + 1), "the younger one gave up first"
         else:
             assert self.pool.current is None, "refused as closed while it is open"
@@ -292,7 +366,29 @@ class World:
             assert is_leaving == box.destroying, f"{number} is {said[number]}, really {box}"
             assert (said[number] == InstanceState.BUSY) == (box.holder is not None)
             assert (said[number] == InstanceState.WARMING) == (box.pending and not is_leaving)
-        assert [one.id for one in self.pool.line] == sorted(self.waiting), "the lines differ"
+            assert said[number] not in (PARKED, READY) or not box.cleaning, "idle and unclean"
+            assert (said[number] == PARKED) == box.is_parked, f"{number} is {said[number]}: {box}"
+        line = [one.id for one in self.pool.line.waiting]
+        assert line == sorted(self.waiting), "the lines differ"
+        is_short = self.pool in self.pool.memory.short  # then a call has to end first
+        full = len(self.boxes) >= self.pool.limits.max_instances and not is_short
+        if full and not self.those(lambda box: box.destroying or box.pending):
+            self._check_that_the_kept_give_way()
+
+    def _check_that_the_kept_give_way(self) -> None:
+        """There is no room, and none to come: then nothing idle is kept beside who wants it."""
+        current, standby = self.pool.current, self.pool.standby
+
+        def of(digest: str | None) -> int:
+            return len(self.those(lambda b: b.digest == digest and not b.is_parked))
+
+        nearly_ready = self.those(lambda b: b.cleaning and b.digest == current)
+        useless = self.those(lambda b: b.digest not in (current, standby) and b.holder is None)
+        lacking = len(self.waiting) > len(nearly_ready)
+        assert not (useless and lacking), "somebody waits beside one that is kept"
+        if standby is not None and of(standby) < self._standby_wanted:
+            kept = [number for number in self.kept if self.boxes[number].digest != standby]
+            assert not kept, "a standby waits beside one that is kept"
 
 
 def a_pool(ready: int = 0, **limits: float) -> World:

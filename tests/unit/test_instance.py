@@ -8,7 +8,8 @@ from unit.machine_table import check_table
 
 TABLE = """
 warming:     started > ready, stopped > terminating
-ready:       leased > busy, stopped > terminating
+parked:      resumed > ready, stopped > terminating
+ready:       leased > busy, parked > parked, stopped > terminating
 busy:        released > recycling, given back unused > ready, stopped > terminating
 recycling:   cleaned > ready, stopped > terminating
 terminating: vanished > gone

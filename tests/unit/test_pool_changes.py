@@ -8,7 +8,7 @@ from quiltfn.model.actions import (
     Start,
 )
 from quiltfn.model.pool import Pool, PoolCounts, PoolLimits
-from unit.pool_world import BUSY, READY, TERMINATING, WARMING, World, a_pool
+from unit.pool_world import BUSY, PARKED, READY, TERMINATING, WARMING, World, a_pool
 
 # Deploy and update: prepare, then switch or abandon ------------------------------------------
 
@@ -52,7 +52,10 @@ def test_an_update_serves_with_the_old_until_the_new_stands_and_then_switches() 
     assert world.held(world.acquire()) == 3
     old = world.held(running)
     world.release(old)
-    assert world.states()[old] == TERMINATING  # who ran on the old content ended on it
+    world.cleaned(old)
+    assert world.states()[old] == PARKED  # who ran on the old content ended on it
+    world.pass_time(60)
+    assert world.states()[old] == TERMINATING
 
 
 def test_to_prepare_what_already_serves_stands_at_once() -> None:

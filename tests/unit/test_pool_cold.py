@@ -67,10 +67,12 @@ def test_an_update_with_a_maximum_of_one_is_the_reason_of_its_cold_start() -> No
     assert world.pool.instances[2].why is Cold.UPDATED
 
 
-def test_a_rollback_to_what_served_before_is_an_update() -> None:
+def test_after_the_grace_a_rollback_to_what_served_before_is_an_update() -> None:
     world = a_pool(ready=1)
     world.switch("b")
     reason(world)
+    world.pass_time(60)
+    world.finish()
     world.switch("a")
     assert reason(world) is Cold.UPDATED
 

@@ -1,7 +1,7 @@
 """Whatever happens in whatever order: the pool keeps its promises, and nobody waits for ever."""
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from quiltfn.model.actions import Action, Hand, Refuse
 from quiltfn.model.cold import Cold
 from quiltfn.model.instance import Instance, InstanceState
-from quiltfn.model.pool import Pool, PoolLimits, Waiting
+from quiltfn.model.line import Line, Waiting
+from quiltfn.model.memory import Footprint
+from quiltfn.model.pool import Pool, PoolLimits
 from unit.pool_world import World
 
 CONTENTS = ("a", "b", "c")
 LINE_MAX = 6
-STEPS = (0.0, 0.001, 0.005, 0.3, 1.0, 6.0, 11.0, 400.0)
+STEPS = (0.0, 0.001, 0.005, 0.3, 1.0, 6.0, 11.0, 59.0, 61.0, 400.0, 90_000.0)
 
 
 def targets(low: int, high: int) -> dict[str, int]:
@@ -52,6 +54,11 @@ def switch_to_what_stands(world: World, _choice: int) -> None:
         world.switch(world.pool.standby)
 
 
+def quiet_for_long(world: World, _choice: int) -> None:
+    world.finish()
+    world.pass_time(world.pool.limits.idle_s)
+
+
 EVENTS: dict[str, Callable[[World, int], object]] = {
     "acquire": lambda world, _: world.acquire(),
     "acquire three": lambda world, _: [world.acquire() for _ in range(3)],
@@ -70,17 +77,20 @@ EVENTS: dict[str, Callable[[World, int], object]] = {
     "abandon": lambda world, _: world.abandon(),
     "close": lambda world, _: world.close(),
     "retarget": lambda world, n: world.retarget(**targets(n // 4, n)),
+    "all quiet": lambda world, _: world.finish(),
+    "quiet for long": quiet_for_long,
     "time": lambda world, n: world.pass_time(STEPS[n % len(STEPS)]),
 }
-COMMON = ["acquire", "release", "started", "cleaned", "gone", "time"] * 3
+# Long enough on average for something to come of them: of twice `min_size`.
+COMMON = ["acquire", "release", "started", "cleaned", "gone", "time"] * 3 + ["quiet for long"]
 STORIES = st.lists(
-    st.tuples(st.sampled_from([*EVENTS, *COMMON]), st.integers(0, 63)), min_size=1, max_size=70
+    st.tuples(st.sampled_from([*EVENTS, *COMMON]), st.integers(0, 63)), min_size=9, max_size=70
 )
 
 
 def live_through(story: list[tuple[str, int]], size: int, make: type[Pool] = Pool) -> None:
     world = World(PoolLimits(**targets(size // 4, size)), make)
-    world.switch("a")
+    world.switch("c" if size % 32 > 15 else "a")
     for event, choice in story:
         EVENTS[event](world, choice)
     come_to_an_end(world)
@@ -142,14 +152,20 @@ def the_minimum_is_restored_and_the_rest_leaves(world: World) -> None:
     if world.pool.current is None:
         assert counts.total == 0, "a closed function keeps instances"
         return
-    assert counts.ready == counts.total, f"at rest, and yet {counts}"
+    assert counts.ready + counts.warming == counts.total, f"at rest, and yet {counts}"
+    assert counts.warming == len(world.kept), "at rest, and yet something is being made"
     assert limits.min_instances <= counts.ready <= limits.max_instances
-    world.pass_time(limits.idle_s)
+    world.pass_time(limits.idle_s + 1)
     world.finish()
-    assert world.pool.counts().total == limits.min_instances, "idle instances stay"
+    parked = len(world.kept)
+    assert parked <= (1 if world.parks(world.pool.current) and not limits.min_instances else 0)
+    assert world.pool.counts().total - parked == limits.min_instances, "idle instances stay"
+    world.pass_time(limits.park_s + 1)
+    world.finish()
+    assert world.pool.counts().total == limits.min_instances, "what is parked stays for ever"
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
 @given(story=STORIES, size=st.integers(0, 63))
 def test_every_story_keeps_the_promises(story: list[tuple[str, int]], size: int) -> None:
     live_through(story, size)
@@ -159,9 +175,11 @@ def test_every_story_keeps_the_promises(story: list[tuple[str, int]], size: int)
 
 
 class ForgetsTheCeiling(Pool):
-    def _start(self, digest: str, count: int, now: float) -> list[Action]:
+    def _start(
+        self, digest: str, count: int, now: float, *, callers: Sequence[Waiting] = ()
+    ) -> list[Action]:
         limits, self.limits = self.limits, PoolLimits(max_instances=1000)
-        actions = super()._start(digest, count, now)
+        actions = super()._start(digest, count, now, callers=callers)
         self.limits = limits
         return actions
 
@@ -188,7 +206,7 @@ class HandsOutTheUnclean(Pool):
 
 class ServesTheYoungestFirst(Pool):
     def cleaned(self, number: int, now: float) -> list[Action]:
-        self.line = deque(reversed(self.line))
+        self.line.waiting.reverse()
         return super().cleaned(number, now)
 
 
@@ -201,7 +219,7 @@ class ForgetsTheLineWhenOneIsGone(Pool):
 
 class ForgetsToWake(Pool):
     def tick(self, now: float) -> list[Action]:
-        line, self.line = self.line, deque[Waiting]()
+        line, self.line = self.line, Line()
         actions = super().tick(now)
         self.line = line
         return actions
@@ -209,11 +227,11 @@ class ForgetsToWake(Pool):
 
 class LetsTheLineKeepTheStandbyOut(Pool):
     def _gives_way(self, instance: object) -> bool:  # noqa: ARG002
-        return self._live() > self.limits.max_instances
+        return self._all.live() > self.limits.max_instances
 
 
 class KeepsTheOldContent(Pool):
-    def _unwanted_idle(self) -> list:
+    def _set_aside(self, now: float) -> list[Action]:  # noqa: ARG002
         return []
 
 
@@ -239,9 +257,76 @@ class ForgetsThatItClosed(Pool):
         return actions
 
 
+class KeepsForEver(Pool):
+    def tick(self, now: float) -> list[Action]:
+        self._kept_until = now + 1
+        return super().tick(now)
+
+
+class NeverKeeps(Pool):
+    def _may_keep(self, instance: Instance) -> bool:  # noqa: ARG002
+        return False
+
+
+class NeverGivesKeptWay(Pool):
+    def _stop(self, instance: Instance, now: float, how: Cold = Cold.EVICTED) -> list[Action]:
+        is_kept = instance.state is InstanceState.PARKED and instance.digest == self.previous
+        return [] if is_kept else super()._stop(instance, now, how)
+
+
+class KeepsWhatIsInTheWay(Pool):
+    def _may_keep(self, instance: Instance) -> bool:
+        return instance.digest == self.previous
+
+
+class KeepsAfterPause(Pool):
+    def _set_aside(self, now: float) -> list[Action]:
+        return [] if self.current is None else super()._set_aside(now)
+
+
+class HandsParkedAsWarm(Pool):
+    def _resume(self, instance: Instance, now: float) -> list[Action]:
+        actions = super()._resume(instance, now)
+        instance.is_fresh = False
+        return actions
+
+
+class SwitchesBackToNothing(Pool):
+    def _resume(self, instance: Instance, now: float) -> list[Action]:
+        return self._stop(instance, now)
+
+
+class ForgetsToPark(Pool):
+    def _know(self, digest: str, footprint: Footprint | None) -> None:  # noqa: ARG002
+        super()._know(digest, Footprint())
+
+
+class ParksForEver(Pool):
+    def tick(self, now: float) -> list[Action]:
+        for instance in self._all.those(InstanceState.PARKED):
+            instance.since = now
+        return super().tick(now)
+
+
+class AsksToComeBackAtOnce(Pool):
+    def acquire(self, waiter: int, now: float) -> list[Action]:
+        actions = super().acquire(waiter, now)
+        return [replace(one, retry_s=0) if isinstance(one, Refuse) else one for one in actions]
+
+
 @pytest.mark.parametrize(
     "broken",
     [
+        KeepsForEver,
+        NeverKeeps,
+        NeverGivesKeptWay,
+        KeepsWhatIsInTheWay,
+        KeepsAfterPause,
+        HandsParkedAsWarm,
+        SwitchesBackToNothing,
+        ForgetsToPark,
+        ParksForEver,
+        AsksToComeBackAtOnce,
         ForgetsTheCeiling,
         AnswersTheCancelled,
         KeepsWhatTheCancelledHeld,
@@ -259,7 +344,7 @@ class ForgetsThatItClosed(Pool):
 )
 def test_a_pool_that_makes_this_mistake_is_found_out(broken: type[Pool]) -> None:
     @settings(
-        max_examples=2000,
+        max_examples=3000,
         deadline=None,
         derandomize=True,
         database=None,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quiltfn.launcher.cgroups import Limits
-from quiltfn.launcher.verbs import Blocked, Create, Destroy, Kill, Limit, Refused, parse
+from quiltfn.launcher.verbs import Blocked, Create, Destroy, Kill, Limit, Refused, Used, parse
 from quiltfn.model.runtime import FIXED_TREES
 
 MEMORY_MAX, CORES = 4096, 2
@@ -230,5 +230,6 @@ def test_whatever_is_accepted_is_within_bounds(request: dict[str, object]) -> No
         case Create(limits=limits):
             assert 1 <= limits.memory_mib <= MEMORY_MAX
             assert 1 <= limits.cpu_percent <= 100 * CORES
-        case Kill(sandbox=sandbox) | Blocked(sandbox=sandbox) | Destroy(sandbox=sandbox):
+        case Kill() | Used() | Blocked() | Destroy() as one:
+            sandbox = one.sandbox
             assert os.path.basename(sandbox) == sandbox == ID

@@ -18,6 +18,7 @@ class AliveAnswer(msgspec.Struct, kw_only=True):
 
 class InfoAnswer(msgspec.Struct, kw_only=True):
     """The server and its machine. `interpreters`: the paths of those that runtimes can use.
+    `memory`: what all instances together may hold (`budget_mib`) and what counts now (`held_mib`).
     `durability`: strict where the record of a call is synced before its answer, else relaxed.
     """
 
@@ -29,6 +30,7 @@ class InfoAnswer(msgspec.Struct, kw_only=True):
     protections: dict[str, str]
     interpreters: dict[str, str]
     limits: dict[str, float]
+    memory: dict[str, float]
 
 
 class CheckAnswer(msgspec.Struct, kw_only=True):

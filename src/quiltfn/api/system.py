@@ -88,6 +88,10 @@ async def info(asked: Asked) -> Answer:
                 "tenant_functions": house.admission.limits.functions,
                 "tenant_calls_per_second": house.admission.limits.calls_per_s,
             },
+            memory={
+                "budget_mib": house.pools.memory.budget_mib,
+                "held_mib": round(house.pools.memory.held_mib, 1),
+            },
         )
     )
 
@@ -146,6 +150,7 @@ async def show_metrics(asked: Asked) -> Answer:
     house = asked.house
     metrics.show_pools(house.pools.counts(one) for one in house.pools.occupied())
     metrics.show_lines(house.pools.waiting())
+    metrics.show_memory(house.pools.memory.held_mib)
     metrics.show_stock(house.stock.count())
     return Answer(value=metrics.text(), content_type=metrics.CONTENT_TYPE)
 

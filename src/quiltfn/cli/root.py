@@ -65,6 +65,7 @@ def _handed_on(word: str, about: str) -> None:
 _handed_on("serve", "Start the server on this machine.")
 _handed_on("keys", "Make, list and revoke API keys in the data directory.")
 _handed_on("doctor", "Check this machine; --sweep removes what a crash left.")
+_handed_on("simulate", "Replay a trace of calls through the keep-alive policies.")
 
 
 def _on_this_machine(word: str, arguments: list[str]) -> None:

@@ -102,6 +102,7 @@ def info(one: Info) -> None:
     ]
     rows += [(kind, path) for kind, path in one.interpreters.items()]
     rows += [(_words(name), f"{value:.15g}") for name, value in one.limits.items()]
+    rows += [(f"memory {_words(name)}", f"{value:.15g}") for name, value in one.memory.items()]
     rows += [(_words(name), seen) for name, seen in one.protections.items()]
     show.table(None, rows)
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -58,14 +58,22 @@ class Cgroups(Protocol):
     def path(self, server: str, sandbox: str) -> str:
         """What config.json's cgroupsPath says."""
 
-    def enter(self, server: str, group: str, limits: Limits) -> None:
-        """Puts this very process into a new group with these limits. Raises OSError."""
+    def enter(
+        self, server: str, group: str, limits: Limits, devices: Sequence[str] = ()
+    ) -> None:
+        """Puts this very process into a new group with these limits. Raises OSError.
+
+        `devices`: those that it may use, as cgroup v1 writes them; v2 has no file for that.
+        """
 
     def limit(self, server: str, sandbox: str, limits: Limits) -> None:
         """Gives a sandbox that is there other limits for memory and processor. Raises OSError."""
 
     def open_events(self, server: str, sandbox: str) -> int:
         """A read-only descriptor of the file that counts out-of-memory kills (`oom_kill N`)."""
+
+    def used(self, server: str, sandbox: str) -> int:
+        """Bytes of memory that the sandbox uses now."""
 
     def kill(self, server: str, sandbox: str) -> None:
         """SIGKILL to everything in the sandbox at once, so that no fork escapes it."""
@@ -130,7 +138,9 @@ class V1:
     def path(self, server: str, sandbox: str) -> str:
         return f"/{PARENT}/{server}/{sandbox}"
 
-    def enter(self, server: str, group: str, limits: Limits) -> None:
+    def enter(
+        self, server: str, group: str, limits: Limits, devices: Sequence[str] = ()
+    ) -> None:
         quota, period = limits.cpu_quota_and_period_us()
         memory = limits.memory_mib * 1024 * 1024
         files: dict[str, dict[str, object]] = {
@@ -145,6 +155,8 @@ class V1:
             for name, value in files.get(controller, {}).items():
                 if "memsw" not in name or (path / name).exists():  # swap accounting may be off
                     (path / name).write_text(str(value))
+        for device in devices:
+            (self._group("devices", server, group) / "devices.allow").write_text(device)
         for controller in self._mounts:
             (self._group(controller, server, group) / "cgroup.procs").write_text("0")
 
@@ -166,6 +178,9 @@ class V1:
     def open_events(self, server: str, sandbox: str) -> int:
         name = self._group("memory", server, sandbox) / "memory.oom_control"
         return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+
+    def used(self, server: str, sandbox: str) -> int:
+        return int((self._group("memory", server, sandbox) / "memory.usage_in_bytes").read_text())
 
     def kill(self, server: str, sandbox: str) -> None:
         group = self._group("freezer", server, sandbox)
@@ -241,7 +256,9 @@ class V2:
     def path(self, server: str, sandbox: str) -> str:
         return f"{self._base.rstrip('/')}/{PARENT}/{server}/{sandbox}"
 
-    def enter(self, server: str, group: str, limits: Limits) -> None:
+    def enter(
+        self, server: str, group: str, limits: Limits, devices: Sequence[str] = ()
+    ) -> None:
         quota, period = limits.cpu_quota_and_period_us()
         path = self._group(server, group)
         path.mkdir()
@@ -261,6 +278,9 @@ class V2:
     def open_events(self, server: str, sandbox: str) -> int:
         name = self._group(server, sandbox) / "memory.events"
         return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+
+    def used(self, server: str, sandbox: str) -> int:
+        return int((self._group(server, sandbox) / "memory.current").read_text())
 
     def kill(self, server: str, sandbox: str) -> None:
         group = self._group(server, sandbox)

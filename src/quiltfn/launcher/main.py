@@ -281,6 +281,11 @@ class Launcher:
             case verbs.Kill(sandbox=sandbox):
                 self.sandboxes.kill(sandbox)
                 self._answer({"n": n})
+            case verbs.Used(sandbox=sandbox):
+                try:
+                    self._answer({"n": n, "bytes": self.sandboxes.used(sandbox)})
+                except (OSError, ValueError) as error:
+                    self._answer({"n": n, "error": f"its memory cannot be read: {error}"})
             case verbs.Blocked(sandbox=sandbox):
                 self._answer({"n": n, "blocked": self.sandboxes.blocked(sandbox)})
             case verbs.Destroy(sandbox=sandbox):

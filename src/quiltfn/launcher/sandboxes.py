@@ -1,7 +1,6 @@
-"""Sandboxes as the launcher knows them: made and removed by crun, ended by their control group.
+"""Sandboxes as the launcher knows them: made by crun or runsc, ended by their control group.
 
-Nothing here blocks for longer than a system call: crun runs as a child process that the event loop
-watches, a few at a time, because more of them at once only wait for each other in the kernel.
+Nothing here blocks for longer than a system call.
 """
 
 import contextlib
@@ -10,28 +9,18 @@ import os
 import secrets
 import selectors
 import shutil
-import signal
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quiltfn.launcher import oci
 from quiltfn.launcher.cgroups import Cgroups, Limits
 from quiltfn.launcher.egress import Egress, Uplink
+from quiltfn.launcher.gvisor import Gvisor, enter
+from quiltfn.launcher.jobs import Job, Jobs
 from quiltfn.launcher.state import ServerState
-
-# It takes some 20 ms. Less than a caller waits for an instance, so that he is told what failed.
-CRUN_TIMEOUT_S = 6.0
-NOT_STARTED = 127  # what a shell says of a program that it cannot start
-STDIO_ON_NULL = [
-    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-    (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
-    (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Created:
@@ -55,26 +44,26 @@ class NotCreated:
 
 @dataclass(slots=True)
 class _Sandbox:
-    """`is_starting`: crun is at it, or will be; until it has ended nothing can be deleted."""
+    """`is_starting`: crun is at it, or will be; until it has ended nothing can be deleted.
+
+    `by_runsc`: it is gVisor's.
+    """
 
     id: str
     uid_base: int
+    by_runsc: bool
     is_starting: bool = True
     pidfd: int | None = None
     uplink: Uplink | None = None
     on_gone: list[Callable[[int], None]] | None = None
 
 
-@dataclass(slots=True)
-class _Job:
-    """One crun process."""
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """What makes sandboxes. `crun`: its path; `gvisor`: which says itself whether it may be used."""
 
-    arguments: list[str]
-    done: Callable[[int], None]
-    guest_socket: socket.socket | None = None
-    pid: int = 0
-    pidfd: int = -1
-    deadline: float = 0.0
+    crun: str
+    gvisor: Gvisor
 
 
 class Sandboxes:
@@ -85,23 +74,26 @@ class Sandboxes:
         state: ServerState,
         cgroups: Cgroups,
         host: oci.Host,
-        crun: str,
+        programs: Programs,
         selector: selectors.BaseSelector,
         egress: Egress,
     ) -> None:
         self._egress = egress
-        self._state, self._cgroups, self._host, self._crun = state, cgroups, host, crun
-        self._selector = selector
+        self._state, self._cgroups, self._host = state, cgroups, host
+        self._crun, self._gvisor = programs.crun, programs.gvisor
+        self._selector, self._jobs = selector, Jobs(selector)
         self._known: dict[str, _Sandbox] = {}
-        self._waiting: deque[_Job] = deque()
-        self._running: list[_Job] = []
-        self._jobs_max = max(2, os.cpu_count() or 1)
 
     def create(self, wanted: oci.Wanted, done: Callable[[Created | NotCreated], None]) -> None:
         """Makes a sandbox like that, whose guest runs and waits for its first frame."""
+        by_runsc = wanted.isolation == oci.GVISOR
+        if by_runsc and (self._gvisor.why_not or wanted.egress):
+            why = self._gvisor.why_not or "it cannot have network: egress"
+            done(NotCreated(f"isolation: gvisor is refused: {why}"))
+            return
         name = secrets.token_hex(12)
         try:
-            sandbox = _Sandbox(name, self._state.take_uids())
+            sandbox = _Sandbox(name, self._state.take_uids(), by_runsc)
         except OSError as error:
             done(NotCreated(f"the sandbox could not be prepared: {error}"))
             return
@@ -121,6 +113,12 @@ class Sandboxes:
         """How many attempts the sandbox's network has refused so far."""
         sandbox = self._known.get(name)
         return 0 if sandbox is None or sandbox.uplink is None else sandbox.uplink.blocked()
+
+    def used(self, name: str) -> int:
+        """Bytes of memory it uses. Raises OSError, also where there is none of that name."""
+        if name not in self._known:
+            raise FileNotFoundError("there is no such sandbox")
+        return self._cgroups.used(self._state.id, name)
 
     def limit(self, name: str, limits: Limits) -> None:
         """Gives the sandbox other limits. Raises OSError, also where there is none of that name."""
@@ -152,23 +150,16 @@ class Sandboxes:
         for name in list(self._known):
             self.destroy(name, lambda _: None)
         end = time.monotonic() + timeout_s
-        while (self._known or self._running) and time.monotonic() < end:
+        while (self._known or not self._jobs.is_idle) and time.monotonic() < end:
             for key, _ in self._selector.select(0.1):
                 if callable(key.data):
                     key.data()
             self.check_timeouts(time.monotonic())
 
     def check_timeouts(self, now: float) -> None:
-        """Ends crun processes that hang; their job then fails as if crun had failed."""
+        """Ends programs that hang; their job then fails as if they had."""
         self._egress.check_timeouts(now)
-        for job in self._running:
-            if now >= job.deadline:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(job.pid, signal.SIGKILL)
-
-    @property
-    def is_idle(self) -> bool:
-        return not self._running and not self._waiting
+        self._jobs.check(now)
 
     # How it is done --------------------------------------------------------------------------
 
@@ -201,11 +192,15 @@ class Sandboxes:
         except OSError as error:
             self._give_up(sandbox, error.strerror or str(error), done)
             return
-        arguments = ["--log", str(bundle / "log"), "run", "--detach", "--preserve-fds", "1"]
-        arguments += ["--pid-file", str(bundle / "pid"), "--bundle", str(bundle), sandbox.id]
-        self._enqueue(
-            _Job(arguments, lambda code: self._created(sandbox, ours, code, done), guests)
-        )
+        job = Job([], lambda code: self._created(sandbox, ours, code, done), guests)
+        if sandbox.by_runsc:
+            job.command = self._gvisor.command(bundle)
+            job.before = lambda: enter(self._cgroups, self._state.id, sandbox.id, wanted.limits)
+        else:
+            run = ["--log", str(bundle / "log"), "run", "--detach", "--preserve-fds", "1"]
+            run += ["--pid-file", str(bundle / "pid"), "--bundle", str(bundle), sandbox.id]
+            job.command = self._crun_command(run)
+        self._jobs.add(job)
 
     def _give_up(
         self, sandbox: _Sandbox, reason: str, done: Callable[[Created | NotCreated], None]
@@ -241,7 +236,8 @@ class Sandboxes:
             if sandbox.on_gone is not None:
                 raise OSError("it was given up meanwhile")
             if code != 0:
-                raise OSError(_first_line(bundle / "log") or f"crun ended with {code}")
+                program = "runsc" if sandbox.by_runsc else "crun"
+                raise OSError(_first_line(bundle / "log") or f"{program} ended with {code}")
             if sandbox.uplink is not None and not sandbox.uplink.is_alive:
                 raise OSError("the process that leads out of its network ended")
             pid = int((bundle / "pid").read_text())
@@ -266,7 +262,9 @@ class Sandboxes:
             self._delete(sandbox)
 
     def _ended(self, sandbox: _Sandbox, pid: int) -> None:
-        """The guest is dead, and with pid 1 everything in its pid namespace."""
+        """The guest is dead, and with pid 1 everything in its pid namespace; or the sentry is, and
+        what else is in its group was killed with it.
+        """
         assert sandbox.pidfd is not None
         self._selector.unregister(sandbox.pidfd)
         os.close(sandbox.pidfd)
@@ -277,8 +275,18 @@ class Sandboxes:
             self._delete(sandbox)
 
     def _delete(self, sandbox: _Sandbox) -> None:
-        arguments = ["delete", "--force", sandbox.id]
-        self._enqueue(_Job(arguments, lambda _code: self._deleted(sandbox)))
+        if sandbox.by_runsc:
+            # Its own deletion takes two seconds to find out that all is dead, and removes files.
+            self._cgroups.kill(self._state.id, sandbox.id)
+            self._deleted(sandbox)
+            return
+        command = self._crun_command(["delete", "--force", sandbox.id])
+        self._jobs.add(Job(command, lambda _code: self._deleted(sandbox)))
+
+    def _crun_command(self, arguments: list[str]) -> list[str]:
+        # systemd's manager would put the groups elsewhere than our paths say.
+        always = ["--root", str(self._state.crun_root), "--cgroup-manager", "cgroupfs"]
+        return [self._crun, *always, *arguments]
 
     def _deleted(self, sandbox: _Sandbox) -> None:
         """crun's own exit code does not matter: it fails where there was little left to delete."""
@@ -297,78 +305,12 @@ class Sandboxes:
         for done in sandbox.on_gone or ():
             done(blocked)
 
-    def _enqueue(self, job: _Job) -> None:
-        # A sandbox that somebody waits for goes before one that nobody wants any more.
-        if job.guest_socket is not None:
-            first_delete = next(
-                (n for n, one in enumerate(self._waiting) if one.guest_socket is None),
-                len(self._waiting),
-            )
-            self._waiting.insert(first_delete, job)
-        else:
-            self._waiting.append(job)
-        self._run_waiting()
-
-    def _run_waiting(self) -> None:
-        while self._waiting and len(self._running) < self._jobs_max:
-            job = self._waiting.popleft()
-            # systemd's manager would put the groups elsewhere than our paths say.
-            always = ["--root", str(self._state.crun_root), "--cgroup-manager", "cgroupfs"]
-            actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = list(STDIO_ON_NULL)
-            if job.guest_socket is not None:
-                actions.append((os.POSIX_SPAWN_DUP2, job.guest_socket.fileno(), oci.CONTROL_FD))
-            try:
-                job.pid = os.posix_spawn(
-                    self._crun,
-                    [self._crun, *always, *job.arguments],
-                    {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-                    file_actions=actions,
-                    setsigmask=(),
-                    setsigdef=_all_signals(),
-                )
-            except OSError:  # crun was taken away, or there is no room for a process
-                job.done(NOT_STARTED)
-                continue
-            finally:
-                if job.guest_socket is not None:
-                    job.guest_socket.close()
-            job.pidfd = os.pidfd_open(job.pid)
-            job.deadline = time.monotonic() + CRUN_TIMEOUT_S
-            self._running.append(job)
-            self._selector.register(
-                job.pidfd, selectors.EVENT_READ, lambda job=job: self._job_ended(job)
-            )
-
-    def _job_ended(self, job: _Job) -> None:
-        self._selector.unregister(job.pidfd)
-        os.close(job.pidfd)
-        _, status = os.waitpid(job.pid, 0)
-        self._running.remove(job)
-        self._reap_orphans()
-        job.done(os.waitstatus_to_exitcode(status))
-        self._run_waiting()
-
-    def _reap_orphans(self) -> None:
-        """`crun run --detach` leaves a child that ends a little later, so it ends as ours. One that
-        is too late for this turn is met in the next.
-        """
-        name = os.path.basename(self._crun)[:15]
-        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        with contextlib.suppress(OSError):
-            while (ended := os.waitid(os.P_ALL, 0, look)) is not None:
-                pid = ended.si_pid
-                comm = Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
-                if comm != name or any(job.pid == pid for job in self._running):
-                    return
-                os.waitpid(pid, 0)
-
-
-def _all_signals() -> Iterable[signal.Signals]:
-    return signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
-
 
 def _first_line(log: Path) -> str:
     with contextlib.suppress(OSError):
         lines = log.read_text(errors="replace").strip().splitlines()
-        return lines[0] if lines else ""
+        first = lines[0] if lines else ""
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # runsc's are JSON
+            return str(json.loads(first)["msg"])
+        return first
     return ""

@@ -2,11 +2,12 @@
 
 One message is one JSON object in one packet of a SOCK_SEQPACKET pair without name or path.
 Requests: `{"n": int, "verb": "create", "memory_mib": int, "cpu_percent": number, "image": digest or
-null, "network": "none" | "egress", "writable_paths": [path, …]}`, `{"n": int, "verb": "limit",
-"sandbox": id, "memory_mib": int, "cpu_percent": number}`, `{"n": int, "verb": "kill" | "blocked" |
-"destroy", "sandbox": id}`. Answers repeat `n`; a create's answer carries two
-descriptors, the control socket and the event counter. Those of blocked and destroy carry `blocked`:
-how many attempts to reach something the sandbox's network has refused.
+null, "network": "none" | "egress", "writable_paths": [path, …], "isolation": "crun" | "gvisor"}`, `{"n": int, "verb": "limit",
+"sandbox": id, "memory_mib": int, "cpu_percent": number}`, `{"n": int, "verb": "kill" | "used" |
+"blocked" | "destroy", "sandbox": id}`. Answers repeat `n`; a create's answer carries two
+descriptors, the control socket and the event counter; that of used carries `bytes` of
+memory; those of blocked and destroy carry `blocked`: how many attempts to reach something the
+sandbox's network has refused.
 """
 
 import json
@@ -20,6 +21,7 @@ MESSAGE_MAX = 64 * 1024
 SANDBOX_ID = re.compile(r"[0-9a-f]{24}")
 IMAGE = re.compile(r"[0-9a-f]{64}")
 NETWORKS = ("none", "egress")
+ISOLATIONS = ("crun", "gvisor")
 WRITABLE_MAX = 8
 WRITABLE = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}){1,4}")
 # Nothing may be laid over what a sandbox runs with.
@@ -40,6 +42,7 @@ class Create:
     image: str | None = None
     network: str = "none"
     writable_paths: tuple[str, ...] = ()
+    isolation: str = "crun"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,12 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    n: int
+    sandbox: str
+
+
+@dataclass(frozen=True, slots=True)
 class Blocked:
     n: int
     sandbox: str
@@ -67,9 +76,10 @@ class Destroy:
     sandbox: str
 
 
-Verb = Create | Limit | Kill | Blocked | Destroy
-OF_A_SANDBOX: dict[str, type[Kill | Blocked | Destroy]] = {
+Verb = Create | Limit | Kill | Used | Blocked | Destroy
+OF_A_SANDBOX: dict[str, type[Kill | Used | Blocked | Destroy]] = {
     "kill": Kill,
+    "used": Used,
     "blocked": Blocked,
     "destroy": Destroy,
 }
@@ -88,13 +98,14 @@ def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
         raise Refused(f"n must be an integer, not {n!r}")
     if verb == "create":
         known = {"n", "verb", "memory_mib", "cpu_percent", "image", "network", "writable_paths"}
-        _only(request, known)
+        _only(request, known | {"isolation"})
         return Create(
             n,
             _limits(request, memory_max_mib, cores),
             _image(request.get("image")),
             _network(request.get("network")),
             _writable_paths(request.get("writable_paths")),
+            _isolation(request.get("isolation")),
         )
     if verb == "limit":
         _only(request, {"n", "verb", "sandbox", "memory_mib", "cpu_percent"})
@@ -131,6 +142,12 @@ def _network(network: Any) -> str:
     if isinstance(network, str) and network in NETWORKS:
         return network
     raise Refused(f"network must be one of {NETWORKS}, not {network!r}")
+
+
+def _isolation(isolation: Any) -> str:
+    if isinstance(isolation, str) and isolation in ISOLATIONS:
+        return isolation
+    raise Refused(f"isolation must be one of {ISOLATIONS}, not {isolation!r}")
 
 
 def _writable_paths(paths: Any) -> tuple[str, ...]:

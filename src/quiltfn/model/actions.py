@@ -21,11 +21,20 @@ class Hand:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """A parked instance serves again, from this moment on."""
+
+    instance: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
-    """Tell the waiter no: the line is full, its wait is over, or the function was closed."""
+    """Tell the waiter no: the line is full, its wait is over, or the function was closed.
+    `retry_s`: the seconds after which it is likely to be served, where that is known."""
 
     waiter: int
     why: str
+    retry_s: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,15 @@ class CannotStand:
     reason: str
 
 
-Action = Start | Hand | Refuse | Fail | Destroy | Wake | Stands | CannotStand
+@dataclass(frozen=True, slots=True)
+class Short:
+    """The machine's memory lacks what the pool wants, `mib` in all: somebody should leave."""
+
+    mib: float
+
+
+Action = Start | Hand | Resume | Refuse | Fail | Destroy | Wake | Stands | CannotStand | Short
 
 FULL = "full"
 WAITED_TOO_LONG = "waited too long"
+NO_ROOM = "no room"

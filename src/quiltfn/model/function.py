@@ -52,6 +52,16 @@ NEXT: Mapping[FunctionState, Mapping[FunctionEvent, FunctionState]] = {
 }
 
 
+MEANS: Mapping[FunctionState, str] = {
+    S.PENDING: "It was created and never deployed; a call is refused (409).",
+    S.DEPLOYING: "Its first instances are being made; a call is refused (409) until they stand.",
+    S.ACTIVE: "It serves calls, those of its current version.",
+    S.PAUSED: "It serves no call (409) and holds no instance; calls that ran may end.",
+    S.ERROR: "No instance could be made at deploy; error_message says why, and deploy tries again.",
+    S.DELETED: "It does not exist any more for anybody (404); calls that ran have 5 s to end.",
+}
+
+
 class Function(msgspec.Struct, frozen=True, kw_only=True):
     """A named function of one tenant. Times in Unix seconds.
 

@@ -10,9 +10,10 @@ from quiltfn.model.machine import follow
 
 
 class InstanceState(StrEnum):
-    """The five states that the API counts, and the end."""
+    """The states that the API counts as five (parked ones as warming), and the end."""
 
     WARMING = "warming"
+    PARKED = "parked"
     READY = "ready"
     BUSY = "busy"
     RECYCLING = "recycling"
@@ -24,6 +25,8 @@ class InstanceEvent(StrEnum):
     """What may happen to an instance."""
 
     STARTED = "started"
+    PARKED = "parked"
+    RESUMED = "resumed"
     LEASED = "leased"
     UNUSED = "given back unused"
     RELEASED = "released"
@@ -35,7 +38,8 @@ class InstanceEvent(StrEnum):
 S, E = InstanceState, InstanceEvent
 NEXT: Mapping[InstanceState, Mapping[InstanceEvent, InstanceState]] = {
     S.WARMING: {E.STARTED: S.READY, E.STOPPED: S.TERMINATING},
-    S.READY: {E.LEASED: S.BUSY, E.STOPPED: S.TERMINATING},
+    S.PARKED: {E.RESUMED: S.READY, E.STOPPED: S.TERMINATING},
+    S.READY: {E.LEASED: S.BUSY, E.PARKED: S.PARKED, E.STOPPED: S.TERMINATING},
     S.BUSY: {E.RELEASED: S.RECYCLING, E.UNUSED: S.READY, E.STOPPED: S.TERMINATING},
     S.RECYCLING: {E.CLEANED: S.READY, E.STOPPED: S.TERMINATING},
     S.TERMINATING: {E.VANISHED: S.GONE},
@@ -43,18 +47,45 @@ NEXT: Mapping[InstanceState, Mapping[InstanceEvent, InstanceState]] = {
 }
 
 
+MEANS: Mapping[InstanceState, str] = {
+    S.WARMING: "Its sandbox is being made, or being specialised for a version.",
+    S.PARKED: "It stands and takes no call as it is: kept for a rollback, or for the next start of "
+    "a Python function that was idle for long. The API counts it as warming.",
+    S.READY: "It stands, nothing of an earlier call is in it, and the next call can have it.",
+    S.BUSY: "One call has it.",
+    S.RECYCLING: "Its call is over, and what that left is being removed.",
+    S.TERMINATING: "It is being ended, and counts until the machine has everything back.",
+    S.GONE: "It does not exist any more, and counts nowhere.",
+}
+
+
 @dataclass(slots=True)
 class Instance:
     """One instance as its pool knows it. `since`: monotonic seconds of its last event. `why`: it
-    was started."""
+    was started, or taken back from being parked. `idle_mib`: what it uses when idle, `charge_mib`:
+    what it counts now. `worth`: those worth less go first where memory is short. `start_ms`: what
+    making it took. `stood`: when it was made; `is_fresh`: and has had no call since. `ahead`: made
+    ahead of a call that was expected."""
 
     id: int
     digest: str
     since: float
     why: Cold = Cold.FIRST
+    idle_mib: float = 0.0
+    charge_mib: float = 0.0
+    worth: float = 0.0
+    start_ms: float = 0.0
+    stood: float = 0.0
+    is_fresh: bool = True
+    ahead: bool = False
     state: InstanceState = InstanceState.WARMING
     holder: int | None = None
     past: deque[str] = field(default_factory=lambda: deque(maxlen=8))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it stands and has no call."""
+        return self.state in (InstanceState.READY, InstanceState.PARKED)
 
     def hear(self, event: InstanceEvent, now: float) -> None:
         """Moves on by the table, or raises with the last events."""

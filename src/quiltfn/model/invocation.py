@@ -65,6 +65,17 @@ NEXT: Mapping[Status, Mapping[CallEvent, Status]] = {
     S.ERROR: {},
     S.INTERRUPTED: {},
 }
+MEANS: Mapping[Status, str] = {
+    S.QUEUED: "It waits for an instance; nothing of it is kept yet.",
+    S.RUNNING: "An instance was handed to it, and the record of its start is written.",
+    S.SUCCESS: "Its handler exited with 0.",
+    S.FAILED: "Its handler exited with another number or died by a signal (128 + its number).",
+    S.TIMEOUT: "It did not end by its deadline and was killed with everything it had started.",
+    S.OOM: "The kernel killed it for memory (137).",
+    S.CANCELLED: "It was ended because somebody asked for that, or deleted its function.",
+    S.ERROR: "The platform could not run it; the caller got a 503.",
+    S.INTERRUPTED: "The server ended under it; whether its handler did its work is not known.",
+}
 FINAL = frozenset(status for status, then in NEXT.items() if not then)
 
 

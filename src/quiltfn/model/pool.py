@@ -6,59 +6,24 @@ Rule 3: whoever waits is handed an instance; nobody is woken to go and look for 
 
 `current` is the digest of the version content that serves calls; None while the function is not
 active. `standby` is a content that is being made ready beside it, for a deploy or an update:
-its instances stand idle until `switch` makes it current.
+its instances stand idle until `switch` makes it current. `previous` was current before, and its
+instances are kept, parked, for a while, so that going back to it is going back to them.
 """
 
-from collections import Counter, deque
-from dataclasses import dataclass
-
-from quiltfn.model.actions import (
-    FULL,
-    WAITED_TOO_LONG,
-    Action,
-    CannotStand,
-    Destroy,
-    Fail,
-    Hand,
-    Refuse,
-    Stands,
-    Start,
-    Wake,
-)
-from quiltfn.model.cold import Cold, Past
+from quiltfn.model.actions import FULL, NO_ROOM, WAITED_TOO_LONG, Action, CannotStand, Fail, Refuse
+from quiltfn.model.cold import Cold
 from quiltfn.model.counts import PoolCounts, summed
-from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
+from quiltfn.model.instance import InstanceEvent
+from quiltfn.model.keepalive import AT_LEAST_S
 from quiltfn.model.limits import PoolLimits
+from quiltfn.model.memory import Footprint, Spare
+from quiltfn.model.rules import NEVER, PARKED, READY, RECYCLING, TERMINATING, WARMING, PoolRules
 
 __all__ = ["Pool", "PoolCounts", "PoolLimits", "summed"]
 
-WARMING, READY, BUSY = InstanceState.WARMING, InstanceState.READY, InstanceState.BUSY
-RECYCLING, TERMINATING = InstanceState.RECYCLING, InstanceState.TERMINATING
 
-
-@dataclass(slots=True)
-class Waiting:
-    """A call in line since `since` (monotonic seconds)."""
-
-    id: int
-    since: float
-
-
-class Pool:
+class Pool(PoolRules):
     """One function's instances and waiting line. Every event returns the actions it calls for."""
-
-    def __init__(self, limits: PoolLimits) -> None:
-        self.limits = limits
-        self.current: str | None = None
-        self.standby: str | None = None
-        self.standby_wanted = 0
-        self.closed_because = "pending"
-        self.instances: dict[int, Instance] = {}
-        self.line: deque[Waiting] = deque()
-        self._past = Past()
-        self._next_instance = 1
-        # Lowering max_instances cannot end running calls, so the bound comes down with them.
-        self._ceiling = limits.max_instances
 
     # What a call does ------------------------------------------------------------------------
 
@@ -66,39 +31,46 @@ class Pool:
         """A call wants an instance: it is handed one, put in line, or refused."""
         if self.current is None:
             return [Refuse(waiter, self.closed_because)]
-        idle = self._ready(self.current)
-        if idle:
+        self._calls += 1
+        if self.keeping is not None:
+            self.keeping.called(now)
+        if not self.line:
+            idle = self._all.those(READY, digest=self.current)
             # The newest has the warmest caches, and only this choice lets the others grow old
             # enough for the idle rule.
-            return [self._hand(max(idle, key=lambda one: one.since), waiter, now, cold=False)]
+            if idle and self._may_hand(idle[-1], now):
+                return [self._hand(idle[-1], waiter, now, cold=False)]
         if len(self.line) >= self.limits.line_max:
-            return [Refuse(waiter, FULL)]
-        self.line.append(Waiting(waiter, now))
+            return [Refuse(waiter, FULL, self.line.retry_s(self.limits.max_instances))]
+        self.line.join(waiter, now)
         return self._provide(now)
 
     def cancel(self, waiter: int, now: float) -> list[Action]:
         """The call went away: out of the line, or its untouched instance goes to the next."""
-        for waiting in self.line:
-            if waiting.id == waiter:
-                self.line.remove(waiting)
-                return []
+        if self.line.leave(waiter):
+            return self._provide(now) if self in self.memory.short else []
         number = self.held_by(waiter)
         if number is None:
             return []
         instance = self.instances[number]
         instance.holder = None
-        instance.hear(InstanceEvent.UNUSED, now)
-        return self._settle(instance, now, cold=False)
+        self._all.hear(instance, InstanceEvent.UNUSED, now)
+        return self._settle(instance, now)
 
     def release(self, number: int, now: float, *, healthy: bool) -> list[Action]:
         """The call is over. The healthy are cleaned for the next, the sick do not return."""
         instance = self.instances[number]
         instance.holder = None
+        self.line.ran(now - instance.since)
+        if self.keeping is not None:
+            self.keeping.ended(now)
+            self._is_expected, self._look_again = True, now + AT_LEAST_S
         if not healthy:
             return self._stop(instance, now, Cold.REPLACED)
-        if not self._wanted(instance.digest) or self._gives_way(instance):
+        wanted = self._wanted(instance.digest)
+        if self._gives_way(instance) if wanted else not self._may_keep(instance):
             return self._stop(instance, now)
-        instance.hear(InstanceEvent.RELEASED, now)
+        self._all.hear(instance, InstanceEvent.RELEASED, now)
         return []
 
     # What an instance does -------------------------------------------------------------------
@@ -108,9 +80,10 @@ class Pool:
         instance = self.instances[number]
         if instance.state is TERMINATING:
             return []  # it was stopped while it was being made; its Destroy is on the way
-        instance.hear(InstanceEvent.STARTED, now)
+        instance.start_ms, instance.stood = (now - instance.since) * 1000, now
+        self._all.hear(instance, InstanceEvent.STARTED, now)
         self._past.stood()
-        return self._settle(instance, now, cold=True)
+        return self._settle(instance, now)
 
     def failed(self, number: int, reason: str, now: float) -> list[Action]:
         """A sandbox could not be made, and nothing is left of the attempt.
@@ -120,10 +93,10 @@ class Pool:
         instance = self.instances[number]
         was_stopped = instance.state is TERMINATING
         if not was_stopped:
-            instance.hear(InstanceEvent.STOPPED, now)
+            self._all.hear(instance, InstanceEvent.STOPPED, now)
         actions: list[Action] = []
         if not was_stopped and instance.digest == self.current and self.line:
-            actions.append(Fail(self.line.popleft().id, number, reason))
+            actions.append(Fail(self.line.next().id, number, reason))
         if not was_stopped and instance.digest == self.standby:
             actions += [CannotStand(instance.digest, reason), *self.abandon(now)]
         return actions + self.gone(number, now)
@@ -133,65 +106,67 @@ class Pool:
         instance = self.instances[number]
         if instance.state is not RECYCLING:
             return []
-        instance.hear(InstanceEvent.CLEANED, now)
-        return self._settle(instance, now, cold=False)
+        self._all.hear(instance, InstanceEvent.CLEANED, now)
+        return self._settle(instance, now)
 
     def lost(self, number: int, now: float) -> list[Action]:
         """The sandbox ended by itself. A busy one is reported by the call that holds it."""
         instance = self.instances.get(number)
-        if instance is None or instance.state not in (READY, RECYCLING):
+        if instance is None or instance.state not in (READY, PARKED, RECYCLING):
             return []
         return [*self._stop(instance, now, Cold.REPLACED), *self._provide(now)]
 
     def gone(self, number: int, now: float) -> list[Action]:
         """The machine has everything back; only now does the instance stop to count."""
-        instance = self.instances.pop(number)
-        instance.hear(InstanceEvent.VANISHED, now)
+        self._all.remove(number, now)
         self._ceiling = max(self.limits.max_instances, min(self._ceiling, len(self.instances)))
         return self._provide(now)
 
     # What an operator or a lifecycle verb does -----------------------------------------------
 
-    def prepare(self, digest: str, count: int, now: float) -> list[Action]:
+    def prepare(
+        self, digest: str, count: int, now: float, footprint: Footprint | None = None
+    ) -> list[Action]:
         """Make `count` instances of `digest` ready beside what serves: Stands or CannotStand."""
         actions: list[Action] = []
         if self.standby not in (None, digest):
             actions += self.abandon(now)
+        self._know(digest, footprint)
         self.standby, self.standby_wanted = digest, min(count, self.limits.max_instances)
-        return [*actions, *self._check_standby(), *self._provide(now)]
+        actions += self._provide(now)
+        return [*actions, *self._check_standby()]
 
-    def switch(self, digest: str, now: float) -> list[Action]:
-        """From now on every new and waiting call is served by `digest`; others drain.
+    def switch(self, digest: str, now: float, footprint: Footprint | None = None) -> list[Action]:
+        """From now on every new and waiting call is served by `digest`; others drain, and for a
+        while what is idle of the one before is kept.
 
         Whatever else stood by is given up.
         """
+        self._know(digest, footprint)
+        if digest != self.current:
+            self.previous = self.current if self.limits.grace_s > 0 else None
+            self._kept_until = now + self.limits.grace_s
         self.current, self.standby = digest, None
         self._past.keep(digest)
         actions: list[Action] = []
-        for instance in self._unwanted_idle():
-            actions += self._stop(instance, now)
-        for instance in self._ready(digest):
-            actions += self._settle_ready(instance, now, cold=True)
-        return actions + self._provide(now)
+        for instance in self._all.those(PARKED, digest=digest):
+            actions += self._resume(instance, now)
+        return [*actions, *self._set_aside(now), *self._provide(now)]
 
     def abandon(self, now: float) -> list[Action]:
         """Give the standby content up."""
         self.standby = None
         self._past.keep(self.current)
-        actions: list[Action] = []
-        for instance in self._unwanted_idle():
-            actions += self._stop(instance, now)
-        return actions
+        return self._set_aside(now)
 
     def close(self, why: str, now: float) -> list[Action]:
         """The function stops serving: who waits is refused, who runs may finish."""
-        self.current, self.standby, self.closed_because = None, None, why
+        self.current = self.standby = self.previous = None
+        self.closed_because = why
         self._past.forget()
-        actions: list[Action] = [Refuse(waiting.id, why) for waiting in self.line]
-        self.line.clear()
-        for instance in self._unwanted_idle():
-            actions += self._stop(instance, now)
-        return actions
+        if self.memory.short.pop(self, None) is not None:
+            self.memory.pass_turn()
+        return [Refuse(one.id, why) for one in self.line.empty()] + self._set_aside(now)
 
     def retarget(self, limits: PoolLimits, now: float) -> list[Action]:
         """New scaling targets: idle instances above the new maximum go, missing ones come."""
@@ -199,202 +174,75 @@ class Pool:
         self.limits = limits
         self.standby_wanted = min(self.standby_wanted, limits.max_instances)
         actions: list[Action] = []
-        idle = sorted(self._in_state(READY), key=lambda one: one.since)
-        for instance in idle[: max(0, self._live() - limits.max_instances)]:
+        idle = self._all.those(PARKED) + self._all.those(READY)
+        for instance in idle[: max(0, self._all.live() - limits.max_instances)]:
             actions += self._stop(instance, now)
         return [*actions, *self.tick(now), *self._check_standby()]
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed: waits that are over, instances idle for too long, the minimum."""
         actions: list[Action] = []
-        for instance in self._in_state(RECYCLING):
+        for instance in self._all.those(RECYCLING):
             if now - instance.since >= self.limits.recycle_s:
                 actions += self._stop(instance, now, Cold.REPLACED)
-        while self.line and now - self.line[0].since >= self.limits.line_wait_s:
-            actions.append(Refuse(self.line.popleft().id, WAITED_TOO_LONG))
+        why = NO_ROOM if self in self.memory.short else WAITED_TOO_LONG
+        for waiting in self.line.overdue(now, self.limits.line_wait_s):
+            retry = self.line.retry_s(self.limits.max_instances)
+            actions.append(Refuse(waiting.id, why, retry))
+        if self.previous is not None and now >= self._kept_until:
+            self.previous = None
+            actions += self._set_aside(now)
         if self.current is not None:
-            idle = sorted(self._ready(self.current), key=lambda one: one.since)
-            spare = self._live_of(self.current) - self.limits.min_instances
-            for instance in idle[: max(0, spare)]:
-                if now - instance.since >= self.limits.idle_s:
-                    actions += self._stop(instance, now)
-            missing = self.limits.min_instances - self._live_of(self.current)
+            ahead = self._expects_a_call(now)
+            actions += self._let_the_old_go(self.current, now)
+            missing = self.limits.min_instances - self._all.serving(self.current)
             actions += self._start(self.current, missing, now)
+            if ahead and not self._all.serving(self.current) and self._has_memory_to_spare():
+                actions += self._start(self.current, 1, now)
+                for instance in self._all.those(WARMING, READY, digest=self.current):
+                    instance.ahead = True
         return actions + self._provide(now)
+
+    # What the machine's memory does ----------------------------------------------------------
+
+    def provide(self, now: float) -> list[Action]:
+        """There may be memory now for those who wait."""
+        return self._provide(now)
+
+    def evict(self, number: int, now: float) -> list[Action]:
+        """An idle instance leaves, since others need its memory more."""
+        instance = self.instances.get(number)
+        if instance is None or instance.state not in (READY, PARKED):
+            return []
+        return self._stop(instance, now)
+
+    def spares(self) -> list[Spare]:
+        """The idle instances that nobody waits for whose turn it is, nor min_instances."""
+        awaited = 0
+        if self.line and self.memory.is_turn_of(self, self.line.first.since):
+            awaited = len(self.line)
+        parked = self._all.those(PARKED, digest=self.current)
+        ready = self._all.those(READY, digest=self.current)
+        idle = [one for one in self._all.those(PARKED) if one.digest != self.current]
+        idle += parked[max(0, awaited - len(ready)) :]
+        if self.current is not None:
+            above = self._all.serving(self.current) - self.limits.min_instances
+            idle += ready[: max(0, min(above, len(ready) - awaited))]
+        return [Spare(self, one.id, one.idle_mib, one.worth, one.state is PARKED) for one in idle]
+
+    def measured(self, number: int, mib: float) -> None:
+        """What an instance uses while it is idle."""
+        self._all.measured(number, mib)
 
     # What is known ---------------------------------------------------------------------------
 
     @property
     def is_at_rest(self) -> bool:
         """Whether `tick` would find nothing to do, whatever the time."""
-        holds = self.current is not None and self.limits.min_instances > 0
+        looks = self._is_expected or self._look_again < NEVER
+        holds = self.current is not None and (self.limits.min_instances > 0 or looks)
         return not (self.instances or self.line or self.standby or holds)
-
-    def counts(self) -> PoolCounts:
-        tally = Counter(instance.state for instance in self.instances.values())
-        return PoolCounts(
-            warming=tally[WARMING],
-            ready=tally[READY],
-            busy=tally[BUSY],
-            recycling=tally[RECYCLING],
-            terminating=tally[TERMINATING],
-        )
 
     def held_by(self, waiter: int) -> int | None:
         """The instance that the waiter was handed, if it was."""
         return next((one.id for one in self.instances.values() if one.holder == waiter), None)
-
-    def check(self) -> None:
-        """Asserts everything that must hold between two events."""
-        current_ready = self._ready(self.current) if self.current else []
-        assert not (self.line and current_ready), "somebody waits beside a ready instance"
-        assert not (self.line and self.current is None), "somebody waits at a closed function"
-        assert len(self.line) <= self.limits.line_max, "the line is longer than its limit"
-        assert len(self.instances) <= self._ceiling, "more instances than the maximum"
-        assert self._ceiling >= self.limits.max_instances, "the ceiling is below the maximum"
-        holders = [one.holder for one in self.instances.values() if one.holder is not None]
-        waiting = [one.id for one in self.line]
-        assert len(set(holders + waiting)) == len(holders) + len(waiting), "a call is in two places"
-        for instance in self.instances.values():
-            held = instance.holder is not None
-            assert held == (instance.state is BUSY), (
-                f"{instance} is busy without a holder or held idle"
-            )
-            idle_or_coming = instance.state in (WARMING, READY, RECYCLING)
-            assert not idle_or_coming or self._wanted(instance.digest), f"{instance} serves nobody"
-        self._past.check(self.current, self.standby)
-        assert self.counts().total == len(self.instances), (
-            "an instance is in none of the five states"
-        )
-
-    # The decisions ---------------------------------------------------------------------------
-
-    def _provide(self, now: float) -> list[Action]:
-        """Starts what the line and the standby still need, within the maximum.
-
-        An instance that is recycling is as good as ready, so the same number of callers waits for
-        it, each at most `patience_s`.
-        """
-        if self.current is None and self.standby is None:
-            return []
-        actions: list[Action] = []
-        if self.standby is not None:  # first, or a line that never ends would keep it out
-            missing = self.standby_wanted - self._live_of(self.standby)
-            actions += self._start(self.standby, missing, now)
-        if self.line and self.current is not None:
-            recycling = self._count(RECYCLING, self.current)
-            patience = self.limits.patience_s
-            impatient = sum(now >= one.since + patience for one in self.line)
-            warming = self._count(WARMING, self.current)
-            need = max(len(self.line) - recycling, impatient) - warming
-            actions += self._start(self.current, need, now)
-            if recycling and impatient < len(self.line):
-                actions.append(Wake(self.line[impatient].since + patience))
-        return actions
-
-    def _start(self, digest: str, count: int, now: float) -> list[Action]:
-        """Starts up to `count`; where there is no room, an idle instance of the content that is
-        being replaced gives way to the one that replaces it, never the other way round."""
-        actions: list[Action] = []
-        if count <= 0:
-            return actions
-        standing = self._live_of(digest) - self._count(WARMING, digest)
-        why = self._past.why(digest, others_stand=standing > 0)
-        room = self.limits.max_instances - len(self.instances)
-        for _ in range(min(count, max(0, room))):
-            number = self._next_instance
-            self._next_instance += 1
-            self.instances[number] = Instance(number, digest, now, why)
-            actions.append(Start(number, digest))
-        if digest == self.standby:
-            others = [one for one in self._in_state(READY) if one.digest != digest]
-            short = max(0, self._standby_short())
-            for instance in sorted(others, key=lambda one: one.since)[:short]:
-                actions += self._stop(instance, now)
-        return actions
-
-    def _settle(self, instance: Instance, now: float, *, cold: bool) -> list[Action]:
-        """A ready instance goes to the first in line, stands by, or leaves if nobody wants it."""
-        if not self._wanted(instance.digest) or (not self.line and self._crowded(instance)):
-            return self._stop(instance, now)
-        return [*self._settle_ready(instance, now, cold=cold), *self._check_standby()]
-
-    def _settle_ready(self, instance: Instance, now: float, *, cold: bool) -> list[Action]:
-        if self.line and instance.digest == self.current:
-            return [self._hand(instance, self.line.popleft().id, now, cold=cold)]
-        return []
-
-    def _check_standby(self) -> list[Action]:
-        """It stands with as many as were wanted, or with one if only busy ones are in its way.
-
-        Waiting for those would keep the line from the instances that stand by already.
-        """
-        if self.standby is None:
-            return []
-        coming = self._count(WARMING, self.standby)
-        standing = self._live_of(self.standby) - coming
-        nothing_to_come = not coming and not self._in_state(TERMINATING)
-        full = len(self.instances) >= self.limits.max_instances
-        others_ready = any(one.digest != self.standby for one in self._in_state(READY))
-        only_busy = nothing_to_come and full and not others_ready
-        enough = standing >= self.standby_wanted or (standing > 0 and only_busy)
-        return [Stands(self.standby)] if enough else []
-
-    def _standby_short(self) -> int:
-        """How many the standby lacks beyond those that there is, or soon will be, room for."""
-        if self.standby is None:
-            return 0
-        room = max(0, self.limits.max_instances - len(self.instances))
-        leaving = len(self._in_state(TERMINATING))
-        return self.standby_wanted - self._live_of(self.standby) - room - leaving
-
-    def _hand(self, instance: Instance, waiter: int, now: float, *, cold: bool) -> Hand:
-        instance.hear(InstanceEvent.LEASED, now)
-        instance.holder = waiter
-        return Hand(instance.id, waiter, cold)
-
-    def _stop(self, instance: Instance, now: float, how: Cold = Cold.EVICTED) -> list[Action]:
-        if instance.state is not WARMING and self._wanted(instance.digest):
-            self._past.left(instance.digest, how)
-        instance.hear(InstanceEvent.STOPPED, now)
-        return [Destroy(instance.id)]
-
-    def _wanted(self, digest: str) -> bool:
-        return digest in (self.current, self.standby)
-
-    def _crowded(self, instance: Instance) -> bool:
-        """Idle: more live instances than allowed, or a standby that waits for this one's room."""
-        if self._live() > self.limits.max_instances:
-            return True
-        return instance.digest != self.standby and self._standby_short() > 0
-
-    def _gives_way(self, instance: Instance) -> bool:
-        """As `_crowded`, though others may wait for it: so one makes room for the standby's first,
-        and the rest go on serving the line until that one stands."""
-        begun = self.standby is None or self._live_of(self.standby) or self._in_state(TERMINATING)
-        return self._crowded(instance) and (not begun or self._live() > self.limits.max_instances)
-
-    def _unwanted_idle(self) -> list[Instance]:
-        return [
-            one
-            for one in self.instances.values()
-            if one.state in (WARMING, READY, RECYCLING) and not self._wanted(one.digest)
-        ]
-
-    def _ready(self, digest: str) -> list[Instance]:
-        return [one for one in self._in_state(READY) if one.digest == digest]
-
-    def _in_state(self, state: InstanceState) -> list[Instance]:
-        return [one for one in self.instances.values() if one.state is state]
-
-    def _count(self, state: InstanceState, digest: str) -> int:
-        return sum(one.digest == digest for one in self._in_state(state))
-
-    def _live(self) -> int:
-        """Instances that are not on their way out."""
-        return sum(one.state is not TERMINATING for one in self.instances.values())
-
-    def _live_of(self, digest: str) -> int:
-        return sum(
-            one.digest == digest and one.state is not TERMINATING for one in self.instances.values()
-        )

@@ -52,6 +52,11 @@ class Kind(StrEnum):
     CUSTOM = "custom"  # a program of the image that speaks the runner protocol
 
 
+# What an instance uses while it is idle, in MiB, until it is measured (bench/memory.py).
+IDLE_MIB: Mapping[Kind, float] = {Kind.PYTHON: 6.0, Kind.NODE: 45.0}
+OTHERS_IDLE_MIB = 0.6
+
+
 class Network(StrEnum):
     """What a sandbox may reach."""
 

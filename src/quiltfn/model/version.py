@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from quiltfn.model.errors import Unprocessable
-from quiltfn.model.runtime import SHELL, Runtime
+from quiltfn.model.memory import Footprint
+from quiltfn.model.runtime import IDLE_MIB, OTHERS_IDLE_MIB, SHELL, Kind, Runtime
 
 HANDLER_MAX_BYTES = 64 * 1024
 ENVIRONMENT_MAX_BYTES = 32 * 1024
@@ -54,6 +55,16 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
         between("memory_limit_mb", self.memory_limit_mb, MEMORY_MIN_MIB, host.memory_max_mib, 256)
         between("cpu_limit_percent", self.cpu_limit_percent, 1, 100 * host.cores, 100.0)
         between("timeout_seconds", self.timeout_seconds, 1, TIMEOUT_MAX_S, 30)
+
+    def footprint(self) -> Footprint:
+        """What its instances weigh, and whether the last one is worth parking: a process that has
+        imported a handler's modules, and forks for each call, saves the next start all of that."""
+        kind = self.pinned.kind
+        return Footprint(
+            limit_mib=float(self.memory_limit_mb),
+            idle_mib=IDLE_MIB.get(kind, OTHERS_IDLE_MIB),
+            parks=kind is Kind.PYTHON and self.cleanup_on_exit,
+        )
 
     def digest(self) -> str:
         """A name for exactly this content: instances of the same digest are interchangeable."""

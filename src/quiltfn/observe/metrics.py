@@ -38,10 +38,20 @@ _blocked = Counter(
     "Attempts of handlers to reach what their network refuses, counted when an instance ends.",
     registry=registry,
 )
+_evictions = Counter(
+    "quiltfn_evicted_instances",
+    "Idle instances that were ended because others needed their memory.",
+    registry=registry,
+)
 _instances = Gauge(
     "quiltfn_instances", "Instances on this node, by state.", ("state",), registry=registry
 )
 _stock = Gauge("quiltfn_stem_cells", "Sandboxes that are ready and nobody's.", registry=registry)
+_held = Gauge(
+    "quiltfn_memory_held_mebibytes",
+    "What instances and stem cells count against the memory budget.",
+    registry=registry,
+)
 _waiting = Gauge("quiltfn_waiting_calls", "Calls that wait for an instance.", registry=registry)
 _build = Gauge("quiltfn_build", "1, with the version as a label.", ("version",), registry=registry)
 _store_ok = Gauge(
@@ -75,9 +85,19 @@ def count_blocked(attempts: int) -> None:
     _blocked.inc(attempts)
 
 
+def count_eviction() -> None:
+    """An idle instance was ended because memory was short."""
+    _evictions.inc()
+
+
 def count_refusal(code: str) -> None:
     """A request was refused with an error code."""
     _refused.labels(code).inc()
+
+
+def show_memory(held_mib: float) -> None:
+    """What counts against the memory budget at this moment."""
+    _held.set(held_mib)
 
 
 def show_stock(count: int) -> None:

@@ -12,19 +12,20 @@ from quiltfn.model.errors import (
 )
 
 CLOSING = "closing"
+FULL_BECAUSE = {
+    decided.FULL: "every instance of the function is busy and its waiting line is full",
+    decided.WAITED_TOO_LONG: "every instance of the function was busy for too long",
+    decided.NO_ROOM: "the memory of this machine was taken by other calls for too long",
+}
 REFUSALS: dict[str, Callable[[], QuiltfnError]] = {
-    decided.FULL: lambda: CapacityFull(
-        "every instance of the function is busy and its waiting line is full", retry_after=1
-    ),
-    decided.WAITED_TOO_LONG: lambda: CapacityFull(
-        "every instance of the function was busy for too long", retry_after=5
-    ),
     "deleted": lambda: NotFound("there is no such function"),
     CLOSING: lambda: ShuttingDown(retry_after=5),
 }
 
 
-def refusal(why: str) -> QuiltfnError:
+def refusal(why: str, retry_s: int) -> QuiltfnError:
     """The error for a call that the pool refuses; else `why` is the function's state."""
+    if why in FULL_BECAUSE:
+        return CapacityFull(FULL_BECAUSE[why], retry_after=retry_s)
     make = REFUSALS.get(why)
     return make() if make else FunctionNotActive.because(why)

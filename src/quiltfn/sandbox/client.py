@@ -1,6 +1,7 @@
 """Where the server's sandboxes come from: the launcher makes one and hands its socket over."""
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from quiltfn.model.runtime import Kind, Runtime
@@ -47,6 +48,9 @@ class LauncherSandboxes:
 
     def expect(self, content: Content) -> None:
         """Nothing is made ahead here."""
+
+    def give_up(self, mib: float, freed: Callable[[], None]) -> None:
+        """Nothing is kept ready here."""
 
     async def make(self, mould: Mould, size: Size) -> GuestSandbox:
         """One that is nobody's yet. Raises `SandboxFailed`."""

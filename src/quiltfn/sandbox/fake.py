@@ -36,6 +36,9 @@ class FakeSandboxes:
     def expect(self, content: Content) -> None:
         """Nothing is made ahead here."""
 
+    def give_up(self, mib: float, freed: Callable[[], None]) -> None:
+        """Nothing is kept ready here."""
+
     async def create(self, content: Content) -> Sandbox:
         # It counts from here on: the machine pays for a sandbox while it is being made, too.
         sandbox = FakeSandbox(f"fake-{next(self._numbers)}", self)
@@ -61,6 +64,7 @@ class FakeSandbox:
         self.is_alive = True
         self.is_clean = True
         self.note = ""
+        self.uses_mib = 1.0
         self.blocked = 0  # a test says what the network has refused
         self._source = source
         self._content: Content | None = None
@@ -95,6 +99,9 @@ class FakeSandbox:
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         self._on_clean, self._on_lost = on_clean, on_lost
+
+    async def used_mib(self) -> float:
+        return self.uses_mib
 
     async def count_blocked(self) -> int:
         return self.blocked

@@ -19,6 +19,7 @@ from quiltfn.ports import Call, SandboxFailed, SandboxRefused
 from quiltfn.sandbox.channel import LauncherChannel, LauncherRefused
 
 GREETING_TIMEOUT_S = 10.0
+MIB = 1024 * 1024
 # The guest keeps the deadline; if it has not answered by then, the sandbox is killed from outside.
 OUTER_DEADLINE_S = 0.5
 # A runner has 120 s by the guest's clock, which its own sandbox may slow down.
@@ -188,6 +189,13 @@ class GuestSandbox(asyncio.Protocol):
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         self._on_clean, self._on_lost = on_clean, on_lost
+
+    async def used_mib(self) -> float:
+        try:
+            answer = await self._channel.ask("used", sandbox=self.id)
+        except LauncherRefused as error:
+            raise SandboxFailed(str(error)) from None
+        return float(answer.message["bytes"]) / MIB
 
     async def count_blocked(self) -> int:
         if self._destroyed is None:

@@ -7,17 +7,19 @@ Rule 3: without any the next sandbox is simply made, as if there were no stock.
 
 How many there are of a kind follows what was asked for: `per_runtime` of each that was wanted in
 the last ten minutes, more where more were wanted at once, none of what nobody wants any more, and
-all together within a bound of memory.
+all together within a share of the memory that instances may hold, of which they count a part.
 """
 
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
 import structlog
 
-from quiltfn.model.runtime import Kind
+from quiltfn.model.memory import Memory
+from quiltfn.model.runtime import IDLE_MIB, OTHERS_IDLE_MIB, Kind
 from quiltfn.model.version import Content
 from quiltfn.ports import Clock, Sandbox, SandboxFailed
 from quiltfn.sandbox.client import LauncherSandboxes, Mould, Size
@@ -29,9 +31,10 @@ RETRY_S = 5.0
 FORGOTTEN_AFTER_S = 600.0
 BURST_S = 1.0
 MOST_OF_A_MOULD = 16
-# What one costs while it waits, in MiB, by what is started in it. Measured: bench/memory.py.
-COST_MIB = {Kind.PYTHON: 6.0}
-OTHERS_COST_MIB = 0.6
+# All of them together, of what instances may hold; and how long none is made after some were given
+# up for the memory that they had.
+STOCK_SHARE = 0.07
+BARRED_S = 10.0
 BASE = Size()
 
 
@@ -49,12 +52,13 @@ class StemSandboxes:
     """`ports.Sandboxes` with a stock. `start` it and `aclose` it."""
 
     def __init__(
-        self, source: LauncherSandboxes, clock: Clock, per_runtime: int, memory_mib: float
+        self, source: LauncherSandboxes, clock: Clock, per_runtime: int, memory: Memory
     ) -> None:
         self._source, self._clock = source, clock
-        self._per_runtime, self._memory_mib = per_runtime, memory_mib
+        self._per_runtime, self._memory = per_runtime, memory
         self._shelves: dict[Mould, _Shelf] = {}
         self._last_asked = 0.0
+        self._barred_until = 0.0
         self._stir = asyncio.Event()
         self._filler: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
@@ -90,6 +94,7 @@ class StemSandboxes:
         while shelf.ready:
             # The oldest: its interpreter has certainly started.
             stem = shelf.ready.popleft()
+            self._count(-cost(mould))  # from here on it counts as what it becomes
             if not stem.is_alive:
                 continue
             stem.watch(_nothing, _nothing)
@@ -108,6 +113,22 @@ class StemSandboxes:
     def expect(self, content: Content) -> None:
         """A version of this content is there: sandboxes for it may be wanted any moment."""
         self._note(Mould.of(content.pinned), is_asked=False)
+
+    def give_up(self, mib: float, freed: Callable[[], None]) -> None:
+        """Those of the kind that there are most of go first, and none is made for a while."""
+        self._barred_until = self._clock.now() + BARRED_S
+        gone: list[GuestSandbox] = []
+        leaving = 0.0
+        while leaving < mib:
+            mould, shelf = max(self._shelves.items(), key=lambda one: len(one[1].ready))
+            if not shelf.ready:
+                break
+            gone.append(shelf.ready.popleft())
+            leaving += cost(mould)
+        self._memory.stock_mib -= leaving
+        self._memory.leaving_mib += leaving
+        if gone:
+            self._end_later(self._end(gone, leaving, freed))
 
     # The stock -------------------------------------------------------------------------------
 
@@ -141,13 +162,30 @@ class StemSandboxes:
                     await self._stir.wait()
             await self._forget()
 
+    async def _end(self, stems: list[GuestSandbox], mib: float, freed: Callable[[], None]) -> None:
+        await asyncio.gather(*(one.destroy() for one in stems))
+        self._memory.leaving_mib -= mib
+        self._memory.count(-mib)
+        freed()
+
+    def _end_later(self, ending: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(ending)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def _count(self, mib: float) -> None:
+        self._memory.stock_mib += mib
+        self._memory.count(mib)
+
     def _missing(self) -> Mould | None:
         """What the stock lacks most, if it lacks anything that it has room for."""
-        spent = sum(cost(mould) * len(shelf.ready) for mould, shelf in self._shelves.items())
+        if self._memory.short or self._clock.now() < self._barred_until:
+            return None
+        most = STOCK_SHARE * self._memory.budget_mib
         lacking = [
             (self._target(shelf) - len(shelf.ready), mould)
             for mould, shelf in self._shelves.items()
-            if spent + cost(mould) <= self._memory_mib
+            if self._memory.stock_mib + cost(mould) <= most and self._memory.fits(cost(mould))
         ]
         count, mould = max(lacking, key=lambda one: one[0], default=(0, None))
         return mould if count > 0 else None
@@ -169,15 +207,15 @@ class StemSandboxes:
         stem.prepare(mould.kind)
         shelf = self._shelves.setdefault(mould, _Shelf())
         shelf.ready.append(stem)
+        self._count(cost(mould))
         stem.watch(_nothing, lambda: self._lost(mould, stem))
 
     def _lost(self, mould: Mould, stem: GuestSandbox) -> None:
         shelf = self._shelves.get(mould)
         if shelf is not None and stem in shelf.ready:
             shelf.ready.remove(stem)
-            task = asyncio.ensure_future(stem.destroy())
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            self._count(-cost(mould))
+            self._end_later(_destroyed(stem))
             self._stir.set()
 
     async def _forget(self) -> None:
@@ -188,13 +226,18 @@ class StemSandboxes:
             for mould, shelf in self._shelves.items()
             if now - shelf.wanted_at >= FORGOTTEN_AFTER_S
         ]
-        gone = [self._shelves.pop(mould) for mould in old]
-        await asyncio.gather(*(one.destroy() for shelf in gone for one in shelf.ready))
+        gone = [(mould, self._shelves.pop(mould)) for mould in old]
+        await asyncio.gather(*(one.destroy() for _, shelf in gone for one in shelf.ready))
+        self._count(-sum(cost(mould) * len(shelf.ready) for mould, shelf in gone))
 
 
 def cost(mould: Mould) -> float:
-    """What one costs while it waits, in MiB."""
-    return COST_MIB.get(mould.kind, OTHERS_COST_MIB)
+    """What one costs while it waits, in MiB: the interpreter only of a kind that is prepared."""
+    return IDLE_MIB[Kind.PYTHON] if mould.kind is Kind.PYTHON else OTHERS_IDLE_MIB
+
+
+async def _destroyed(stem: GuestSandbox) -> None:
+    await stem.destroy()
 
 
 def _nothing() -> None:

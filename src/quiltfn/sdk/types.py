@@ -224,6 +224,7 @@ class Info(Struct, kw_only=True, frozen=True):
     protections: dict[str, str] = field(default_factory=dict)
     interpreters: dict[str, str] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
 
 
 class NewRuntime(Struct, kw_only=True, frozen=True, omit_defaults=True):

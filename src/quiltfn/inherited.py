@@ -1,0 +1,68 @@
+"""What the launcher leaves to the server's process: two sockets, the settings, what is known of the
+machine, and the secrets that only root may read.
+"""
+
+import argparse
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from quiltfn import settings
+from quiltfn.health import Machine
+
+BUDGET_SHARE = 0.75
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inherited:
+    """What the launcher gives. `secrets`: the contents of files that only root may read."""
+
+    channel: socket.socket
+    listener: socket.socket
+    machine: Machine
+    settings: settings.Settings
+    secrets: dict[str, str]
+
+    def secret(self, name: str) -> bytes | None:
+        text = self.secrets.get(name)
+        return None if text is None else text.encode()
+
+
+def inherit(arguments: list[str]) -> Inherited:
+    """Takes over what the launcher left open for this process."""
+    it = argparse.ArgumentParser(prog="quiltfn.main")
+    for name in ("--channel", "--listener", "--given"):
+        it.add_argument(name, type=int, required=True)
+    numbers = it.parse_args(arguments)
+    with open(numbers.given, "rb") as file:
+        file.seek(0)
+        given: dict[str, Any] = json.load(file)
+    chosen = settings.from_everywhere(given["settings"], environ={})
+    channel, listener = (socket.socket(fileno=one) for one in (numbers.channel, numbers.listener))
+    for one in (channel, listener):
+        one.set_inheritable(False)
+    facts = given["facts"] | {"node_id": chosen.node_id, "transport": transport_of(chosen)}
+    facts["memory_max_mib"] = budget_mib(chosen, facts["memory_max_mib"])
+    return Inherited(
+        channel=channel,
+        listener=listener,
+        machine=msgspec.convert(facts, Machine),
+        settings=chosen,
+        secrets=given["secrets"],
+    )
+
+
+def budget_mib(chosen: settings.Settings, machine_mib: int) -> int:
+    """What instances may hold of the machine's memory: so no function may have more, either."""
+    return min(chosen.memory_budget_mib or int(BUDGET_SHARE * machine_mib), machine_mib)
+
+
+def transport_of(chosen: settings.Settings) -> str:
+    """What health says of who can read along."""
+    if chosen.tls_cert != Path():
+        return "tls"
+    return "loopback" if settings.is_loopback(chosen.host) else "cleartext"

@@ -1,0 +1,74 @@
+"""Line: the calls of one function that wait for an instance, first come, first served."""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+LONGEST_RETRY_S = 60
+NEWEST_COUNTS = 0.2
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A call in line since `since` (monotonic seconds)."""
+
+    id: int
+    since: float
+
+
+class Line:
+    """Who waits, and how long calls have been taking of late."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Waiting] = deque()
+        self._run_s: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+    @property
+    def first(self) -> Waiting:
+        return self.waiting[0]
+
+    def join(self, waiter: int, now: float) -> None:
+        self.waiting.append(Waiting(waiter, now))
+
+    def next(self) -> Waiting:
+        """The first, who is served and leaves."""
+        return self.waiting.popleft()
+
+    def leave(self, waiter: int) -> bool:
+        """Whether that call was in line; it no longer is."""
+        for waiting in self.waiting:
+            if waiting.id == waiter:
+                self.waiting.remove(waiting)
+                return True
+        return False
+
+    def empty(self) -> list[Waiting]:
+        """Everybody, and nobody is left."""
+        everybody = list(self.waiting)
+        self.waiting.clear()
+        return everybody
+
+    def overdue(self, now: float, wait_s: float) -> list[Waiting]:
+        """Those who have waited for so long; they leave."""
+        late: list[Waiting] = []
+        while self.waiting and now - self.first.since >= wait_s:
+            late.append(self.next())
+        return late
+
+    def impatient(self, now: float, patience_s: float) -> int:
+        """How many have waited for so long; they stay."""
+        return sum(now >= one.since + patience_s for one in self.waiting)
+
+    def ran(self, seconds: float) -> None:
+        """A call took so long: the newest weigh most."""
+        known = seconds if self._run_s is None else self._run_s
+        self._run_s = known + NEWEST_COUNTS * (seconds - known)
+
+    def retry_s(self, instances: int) -> int:
+        """Whole seconds after which a call that is refused now would probably be served: those in
+        line before it, as fast as so many instances have served them of late."""
+        ahead = (len(self.waiting) + 1) / max(1, instances)
+        return max(1, min(LONGEST_RETRY_S, math.ceil(ahead * (self._run_s or 0.0))))

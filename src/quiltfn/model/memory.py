@@ -1,0 +1,105 @@
+"""Memory: what all instances and stem cells of a machine share, and who leaves when it is short.
+
+An instance counts its version's limit while a call is in it or on its way, and what it uses while
+it is idle; what is being ended counts until it is gone. So the limits of all calls that run at once
+stay within the budget, and idle instances take what is left.
+
+One rule decides who leaves (Greedy-Dual, as in Cherkasova 1998 and FaasCache, ASPLOS 2021): stem
+cells first, since they are nobody's; then the idle instance that is worth least, and worth is how
+often its function was called times what a start of it takes, over its size, on top of a clock that
+rises to the worth of whatever was evicted last, so that what was useful long ago does not stay for
+ever. Parked instances, and those kept for a rollback, have served nobody since and go before ready
+ones. What min_instances asks for is not to be had.
+"""
+
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass, field
+
+UNBOUNDED = float("inf")
+ROUNDING_MIB = 1e-6  # sums of floats that should be equal may differ by less
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """What instances of a content count, in MiB: `limit_mib` with a call, `idle_mib` without one
+    until it is measured. `parks`: its last instance is parked when it has been idle for long."""
+
+    limit_mib: float = 256.0
+    idle_mib: float = 1.0
+    parks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """An idle instance that may be evicted. `is_parked`: or kept for a rollback."""
+
+    pool: Hashable
+    instance: int
+    size_mib: float
+    worth: float
+    is_parked: bool
+
+
+@dataclass(slots=True)
+class Memory:
+    """The budget, in MiB, and what counts against it.
+
+    `leaving_mib`: the part of `held_mib` that is being given back. `short`: who waits for memory,
+    by the time (monotonic seconds) since which. `stock_mib`: the part of `held_mib` that is stem
+    cells. `frees`: how often some was given back, or who waits for it changed.
+    """
+
+    budget_mib: float = UNBOUNDED
+    held_mib: float = 0.0
+    leaving_mib: float = 0.0
+    stock_mib: float = 0.0
+    clock: float = 0.0
+    frees: int = 0
+    short: dict[Hashable, float] = field(default_factory=dict)
+
+    def count(self, mib: float) -> None:
+        """So much more is held; less, if negative."""
+        self.held_mib += mib
+        self.frees += mib < 0
+
+    def fits(self, mib: float) -> bool:
+        """Whether so much more is within the budget; less than nothing always is."""
+        return mib <= 0 or self.held_mib + mib <= self.budget_mib + ROUNDING_MIB
+
+    def lacks(self, mib: float) -> float:
+        """How much must be evicted for that, beside what is leaving already."""
+        return max(0.0, self.held_mib - self.leaving_mib + mib - self.budget_mib)
+
+    def is_turn_of(self, who: object, since: float) -> bool:
+        """Whether nobody else waits for memory for longer than `since`."""
+        return not self.short or all(
+            since <= other for one, other in self.short.items() if one is not who
+        )
+
+    def pass_turn(self) -> None:
+        """Somebody no longer waits, or since later: it may be another's turn."""
+        self.frees += 1
+
+    def worth(self, calls: int, start_ms: float, size_mib: float) -> float:
+        """Of an instance that becomes idle now."""
+        return self.clock + calls * start_ms / max(size_mib, 0.1)
+
+    def choose(self, spares: Collection[Spare], mib: float) -> tuple[float, list[Spare]]:
+        """What leaves so that `mib` more fit: so many MiB of stem cells, and these instances.
+
+        Nothing where all of it would not be enough: then a call has to end first.
+        """
+        lacking = self.lacks(mib)
+        if lacking > self.stock_mib + sum(one.size_mib for one in spares) + ROUNDING_MIB:
+            return 0.0, []
+        of_stock = min(lacking, self.stock_mib)
+        lacking -= of_stock
+        chosen: list[Spare] = []
+        for spare in sorted(spares, key=lambda one: (not one.is_parked, one.worth)):
+            if lacking <= ROUNDING_MIB:
+                break
+            chosen.append(spare)
+            lacking -= spare.size_mib
+            if not spare.is_parked:
+                self.clock = max(self.clock, spare.worth)
+        return of_stock, chosen

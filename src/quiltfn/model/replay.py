@@ -1,0 +1,169 @@
+"""Replay: what a keep-alive policy would have cost on a trace of calls per minute.
+
+The policies are the server's own. One instance of each function is looked at: more of them come
+and go with the load, whatever the policy. A function's first call is left out: no policy can know
+of it. Idle time runs from the end of a call to the next call or the unloading, up to the trace's
+end; every pre-warm costs a minute more, for the work of a start that perhaps nobody needed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+from quiltfn.model.keepalive import MINUTE_S, KeepAlive, Windows
+
+PREWARM_S = 60.0
+# More calls within a minute change nothing for an instance that idles seconds between them.
+PLACED_MAX = 4
+MIB_PER_GIB = 1024.0
+
+
+class Placed(StrEnum):
+    """Where in its minute a call is put, of which the trace says nothing."""
+
+    START = "start"  # all at its start
+    EVEN = "even"  # spread evenly: one call in the middle, two at the quarters
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """One function: its calls in each minute of the trace, what a call takes, its memory."""
+
+    name: str
+    calls: Sequence[int]
+    duration_s: float = 0.0
+    memory_mib: float = 0.0
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a policy cost. `prewarms` are in the idle time already, a minute each."""
+
+    calls: int = 0
+    cold: int = 0
+    idle_s: float = 0.0
+    gib_s: float = 0.0
+    prewarms: int = 0
+
+    @property
+    def idle_minutes(self) -> float:
+        return self.idle_s / MINUTE_S
+
+    @property
+    def gib_minutes(self) -> float:
+        return self.gib_s / MINUTE_S
+
+
+@dataclass(slots=True)
+class _Function:
+    policy: KeepAlive
+    busy_until: float
+
+
+def replay(functions: Sequence[Traced], make: Callable[[], KeepAlive], placed: Placed) -> Cost:
+    """All functions through policies that `make` makes, each call at its time."""
+    cost = Cost()
+    known: dict[int, _Function] = {}
+    for at, number in arrivals(functions, placed):
+        traced = functions[number]
+        one = known.get(number)
+        if one is None:
+            one = known[number] = _Function(make(), at)
+        else:
+            cost.calls += 1
+            if at >= one.busy_until:
+                one.policy.ended(one.busy_until)
+            if at > one.busy_until:
+                cost.cold += not _idled(one, at, traced.memory_mib, cost)
+        one.policy.called(at)
+        one.busy_until = max(one.busy_until, at + traced.duration_s)
+    for number, one in known.items():
+        traced = functions[number]
+        end = len(traced.calls) * MINUTE_S
+        if end > one.busy_until:
+            one.policy.ended(one.busy_until)
+            _idled(one, end, traced.memory_mib, cost)
+    return cost
+
+
+def _idled(one: _Function, until: float, memory_mib: float, cost: Cost) -> bool:
+    """Adds what this idle time cost; says whether an instance is there at its end."""
+    windows = one.policy.windows()
+    idle_s, prewarms = spent(windows, one.busy_until, until)
+    cost.idle_s += idle_s
+    cost.gib_s += idle_s * memory_mib / MIB_PER_GIB
+    cost.prewarms += prewarms
+    return any(window.begins < until <= window.ends for window in windows)
+
+
+def spent(windows: Windows, since: float, until: float) -> tuple[float, int]:
+    """Idle seconds between the end of a call and the next one, and pre-warms among them."""
+    idle_s, prewarms = 0.0, 0
+    for window in windows:
+        if window.begins >= until:
+            break
+        idle_s += min(window.ends, until) - window.begins
+        if window.begins > since:
+            prewarms += 1
+            idle_s += PREWARM_S
+    return idle_s, prewarms
+
+
+def arrivals(functions: Sequence[Traced], placed: Placed) -> Iterator[tuple[float, int]]:
+    """Every call's time and its function's place, in order of time."""
+    length = max((len(one.calls) for one in functions), default=0)
+    for minute in range(length):
+        found = [
+            ((minute + within) * MINUTE_S, number)
+            for number, one in enumerate(functions)
+            if minute < len(one.calls) and one.calls[minute]
+            for within in _places(one.calls[minute], placed)
+        ]
+        yield from sorted(found)
+
+
+def _places(calls: int, placed: Placed) -> list[float]:
+    if placed is Placed.START:
+        return [0.0]
+    shown = min(calls, PLACED_MAX)
+    return [(place + 0.5) / shown for place in range(shown)]
+
+
+class Frontier:
+    """The fewest cold starts that one kind of policy has for an idle time: the lower convex hull of
+    what it cost at several of its settings. Between two of them lies what a mixture would have.
+
+    Kinder to whom we compare with than a line from point to point, which would count a setting
+    against it that nobody would choose.
+    """
+
+    def __init__(self, points: Iterable[tuple[float, float]]) -> None:
+        hull: list[tuple[float, float]] = []
+        for point in sorted(points):
+            if hull and point[1] >= hull[-1][1]:
+                continue  # more idle time for no fewer cold starts
+            while len(hull) > 1 and not _turns_left(hull[-2], hull[-1], point):
+                hull.pop()
+            hull.append(point)
+        self.hull = hull
+
+    def at(self, idle: float) -> float | None:
+        """Cold starts; None where the idle time is out of what was tried."""
+        for left, right in pairwise(self.hull):
+            if left[0] <= idle <= right[0]:
+                share = (idle - left[0]) / (right[0] - left[0])
+                return left[1] + share * (right[1] - left[1])
+        return None
+
+
+Point = tuple[float, float]
+
+
+def _turns_left(a: Point, b: Point, c: Point) -> bool:
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]) > 0
+
+
+def frontier(costs: Iterable[Cost]) -> Frontier:
+    """Of cold starts over idle minutes."""
+    return Frontier((one.idle_minutes, one.cold) for one in costs)

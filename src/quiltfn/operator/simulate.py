@@ -1,0 +1,169 @@
+"""`quiltfn simulate`: what the keep-alive policies would have cost on a trace of calls.
+
+The policies are the server's own classes, not copies of them.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quiltfn.model.keepalive import MINUTE_S, POLICIES, Hybrid, KeepAlive, maker
+from quiltfn.model.replay import Cost, Frontier, Placed, Traced, frontier, replay
+from quiltfn.operator.trace import BadTrace, read
+
+FINE, BAD_TRACE = 0, 2
+HYBRID = "hybrid"
+ALL = (POLICIES[0], HYBRID, *POLICIES[1:])
+IDLE_S = (60.0, 300.0, 600.0, 1200.0)
+IDLE_MAX_S = 86_400.0
+# The idle times between which the fixed rule's best is drawn, in minutes.
+FIXED_MINUTES: tuple[float, ...] = (
+    *(half / 2 for half in range(13)),
+    *range(7, 17),
+    *(18, 20, 22, 25, 28, 30, 35, 40, 50, 60, 61, 75, 90, 120, 180, 240, 480),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A policy's cost, and the fixed rule's cold starts at the same idle time; None: it has none
+    there."""
+
+    policy: str
+    idle_s: float
+    cost: Cost
+    fixed_cold: float | None
+
+    @property
+    def fewer_percent(self) -> float | None:
+        """Cold starts fewer than the fixed rule's."""
+        return None if not self.fixed_cold else 100 * (1 - self.cost.cold / self.fixed_cold)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints a line a policy and idle time; returns the exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        functions = read(given.trace)
+    except BadTrace as error:
+        print(f"quiltfn: {error}", file=sys.stderr)
+        return BAD_TRACE
+    placed = Placed(given.placed)
+    policies = given.policy or ALL
+    found = simulate(functions, policies, given.idle_s or IDLE_S, placed)
+    print(as_json(found) if given.json else as_text(found))
+    return FINE
+
+
+def simulate(
+    functions: Sequence[Traced], policies: Sequence[str], idle_s: Sequence[float], placed: Placed
+) -> list[Found]:
+    """Every policy at every idle time, against what the fixed rule has at equal idle time."""
+    fixed = fixed_frontier(functions, placed)
+    found = []
+    for policy in policies:
+        for idle in idle_s:
+            cost = replay(functions, made(policy, idle), placed)
+            found.append(Found(policy, idle, cost, fixed.at(cost.idle_minutes)))
+    return found
+
+
+def fixed_frontier(functions: Sequence[Traced], placed: Placed) -> Frontier:
+    """The best of the fixed rule for every idle time."""
+    return frontier(
+        replay(functions, made("fixed", minutes * MINUTE_S), placed) for minutes in FIXED_MINUTES
+    )
+
+
+def made(policy: str, idle_s: float) -> Callable[[], KeepAlive]:
+    """The published policy is here to be compared with and no setting of the server."""
+    return (lambda: Hybrid(idle_s)) if policy == HYBRID else maker(policy, idle_s)
+
+
+def as_text(found: Sequence[Found]) -> str:
+    head = ("POLICY", "IDLE_S", "COLD", "OF", "IDLE MIN", "GIB MIN", "PREWARMS", "AGAINST FIXED")
+    rows = [head, *(_row(one) for one in found)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        )
+        for row in rows
+    )
+
+
+def _row(one: Found) -> tuple[str, ...]:
+    cost, fewer = one.cost, one.fewer_percent
+    return (
+        one.policy,
+        f"{one.idle_s:g}",
+        f"{cost.cold:,}",
+        f"{cost.calls:,}",
+        f"{cost.idle_minutes:,.0f}",
+        f"{cost.gib_minutes:,.1f}" if cost.gib_s else "-",
+        f"{cost.prewarms:,}",
+        "-" if fewer is None else f"{0.0 - fewer:+.1f} %",
+    )
+
+
+def as_json(found: Sequence[Found]) -> str:
+    listed = [
+        {
+            "policy": one.policy,
+            "idle_s": one.idle_s,
+            "calls": one.cost.calls,
+            "cold_starts": one.cost.cold,
+            "idle_minutes": round(one.cost.idle_minutes, 3),
+            "idle_gib_minutes": round(one.cost.gib_minutes, 3),
+            "prewarms": one.cost.prewarms,
+            "fixed_cold_starts_at_equal_idle_time": one.fixed_cold,
+        }
+        for one in found
+    ]
+    return json.dumps({"policies": listed}, indent=2)
+
+
+def parser() -> argparse.ArgumentParser:
+    it = argparse.ArgumentParser(
+        prog="quiltfn simulate",
+        description="Replay a trace of calls per minute through the keep-alive policies.",
+        epilog="AGAINST FIXED: cold starts against the best fixed idle time that idles as long. "
+        "A function's first call is left out; each pre-warm is charged a minute. "
+        "exit codes: 0 done · 2 the trace or an option is wrong",
+    )
+    it.add_argument(
+        "trace",
+        type=Path,
+        help="a directory with invocations.csv (durations.csv, memory.csv), or one such file",
+    )
+    it.add_argument("--policy", action="append", choices=ALL, help="only this; may be repeated")
+    it.add_argument(
+        "--idle-s",
+        action="append",
+        type=idle_time,
+        help=f"idle time to try, 1 to {IDLE_MAX_S:g}; may be repeated "
+        f"(default {', '.join(f'{one:g}' for one in IDLE_S)}). histogram takes it as a budget",
+    )
+    it.add_argument(
+        "--placed",
+        choices=[str(one) for one in Placed],
+        default=str(Placed.START),
+        help="where in its minute a call is put (default start)",
+    )
+    it.add_argument("--json", action="store_true", help="machine-readable")
+    return it
+
+
+def idle_time(text: str) -> float:
+    """Seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 1 <= seconds <= IDLE_MAX_S:
+        raise argparse.ArgumentTypeError(f"expected 1 to {IDLE_MAX_S:g} seconds, not {text!r}")
+    return seconds

@@ -1,0 +1,120 @@
+"""A trace of calls per minute in the format of the Azure Functions Trace 2019, read strictly."""
+
+import csv
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from quiltfn.model.replay import Traced
+
+NAME = "HashFunction"
+IDS = ("HashOwner", "HashApp", NAME)
+
+
+class BadTrace(Exception):
+    """The file, the place and what was expected there."""
+
+
+def read(path: Path) -> list[Traced]:
+    """A directory with invocations.csv and, if they are there, durations.csv and memory.csv; or one
+    file like the first. Raises `BadTrace`.
+
+    Without durations a call takes no time. A function that such a file lacks has the median.
+    """
+    if not path.is_dir():
+        return [Traced(name[-1], calls) for name, calls in _calls(path)]
+    durations = _figures(path / "durations.csv", "Average")
+    memory = _figures(path / "memory.csv", "AverageAllocatedMb")
+    usual_ms, usual_mib = _usual(durations), _usual(memory)
+    return [
+        Traced(
+            name[-1], calls, durations.get(name, usual_ms) / 1000, _of_app(memory, name, usual_mib)
+        )
+        for name, calls in _calls(path / "invocations.csv")
+    ]
+
+
+def _of_app(memory: dict[tuple[str, ...], float], name: tuple[str, ...], usual: float) -> float:
+    """The published files know the memory of an application, others that of a function."""
+    return memory.get(name, memory.get(name[:-1], usual))
+
+
+def _usual(figures: dict[tuple[str, ...], float]) -> float:
+    return median(figures.values()) if figures else 0.0
+
+
+def _calls(path: Path) -> Iterator[tuple[tuple[str, ...], list[int]]]:
+    lines = _lines(path)
+    head = next(lines, None)
+    if head is None:
+        raise BadTrace(f"{path}: the file is empty; a first line with column names was expected")
+    names = [place for place, column in enumerate(head) if column in IDS]
+    minutes = [place for place, column in enumerate(head) if column.isdecimal()]
+    if NAME not in head or not minutes:
+        raise BadTrace(f"{path}: line 1: expected a column {NAME} and columns of minutes, 1, 2, …")
+    numbers = [int(head[place]) for place in minutes]
+    for before, number in pairwise(numbers):
+        if number != before + 1:
+            raise BadTrace(f"{path}: line 1: after minute {before} came {number}, not {before + 1}")
+    count = 0
+    for count, line in enumerate(lines, 1):
+        _check_width(path, count + 1, line, len(head))
+        yield (
+            tuple(line[place] for place in names),
+            [_whole(path, count + 1, head[place], line[place]) for place in minutes],
+        )
+    if not count:
+        raise BadTrace(f"{path}: no function in it; a line for each was expected")
+
+
+def _figures(path: Path, column: str) -> dict[tuple[str, ...], float]:
+    """One column by function, or by application; nothing where there is no such file."""
+    if not path.exists():
+        return {}
+    lines = _lines(path)
+    head = next(lines, [])
+    if column not in head:
+        raise BadTrace(f"{path}: line 1: expected a column {column}")
+    place = head.index(column)
+    ids = [head.index(name) for name in IDS if name in head]
+    found = {}
+    for number, line in enumerate(lines, 2):
+        _check_width(path, number, line, len(head))
+        figure = _figure(path, number, column, line[place])
+        found[tuple(line[one] for one in ids)] = figure
+    return found
+
+
+def _lines(path: Path) -> Iterator[list[str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from csv.reader(file)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or "it is not CSV text"
+        raise BadTrace(f"{path}: cannot be read: {reason}") from None
+
+
+def _check_width(path: Path, number: int, line: list[str], width: int) -> None:
+    if len(line) != width:
+        raise BadTrace(f"{path}: line {number}: expected {width} columns, not {len(line)}")
+
+
+def _whole(path: Path, number: int, column: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise BadTrace(
+            f"{path}: line {number}, column {column}: expected a number of calls, not {text!r}"
+        )
+    return int(text)
+
+
+def _figure(path: Path, number: int, column: str, text: str) -> float:
+    try:
+        figure = float(text)
+    except ValueError:
+        figure = -1.0
+    if not 0 <= figure < float("inf"):
+        raise BadTrace(
+            f"{path}: line {number}, column {column}: expected a number of 0 or more, not {text!r}"
+        )
+    return figure

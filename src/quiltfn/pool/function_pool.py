@@ -1,0 +1,331 @@
+"""One function's pool: events go into the pure pool, its actions are performed here.
+
+There is one place where a call is handed an instance (`_perform`) and one where it is given back
+(`Held.__aexit__`).
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Coroutine
+from types import TracebackType
+
+import structlog
+
+from quiltfn.model import actions as decided
+from quiltfn.model.errors import QuiltfnError, RuntimeUnavailable, ShuttingDown
+from quiltfn.model.instance import InstanceState
+from quiltfn.model.invocation import Ended, How
+from quiltfn.model.pool import Pool, PoolLimits
+from quiltfn.model.timeline import Making
+from quiltfn.model.version import Version
+from quiltfn.observe import metrics
+from quiltfn.pool.arbiter import Arbiter
+from quiltfn.pool.refusals import CLOSING, refusal
+from quiltfn.ports import Call, Clock, Sandbox, Sandboxes, SandboxFailed, SandboxRefused
+
+_log = structlog.get_logger("quiltfn.pool")
+ENDED_BY_ITSELF = (How.EXITED, How.SIGNALLED)
+
+
+class Held:
+    """One instance, held by one call from `async with` to its end. `ports.Lease` inside."""
+
+    __slots__ = ("_ended_well", "_pool", "_used", "_waiter", "instance", "making", "version")
+
+    version: Version
+    making: Making | None
+
+    def __init__(self, pool: "FunctionPool") -> None:
+        self._pool = pool
+        self._waiter = 0
+        self._used = False
+        self._ended_well = False
+
+    async def __aenter__(self) -> "Held":
+        self._waiter, future = self._pool.wait_in_line()
+        if not future.done():  # warm: it was handed over already, without a suspended wait
+            try:
+                await future
+            except asyncio.CancelledError:
+                # It may have been handed an instance in this very tick; the pool knows.
+                self._pool.leave_line(self._waiter)
+                raise
+        self.instance, cold = future.result()
+        self.making = self._pool.makings[self.instance] if cold else None
+        self.version = self._pool.version_of(self.instance)
+        return self
+
+    @property
+    def cold_start(self) -> bool:
+        return self.making is not None
+
+    async def call(self, call: Call) -> Ended:
+        self._used = True
+        ended = await self._pool.sandboxes[self.instance].call(call)
+        self._ended_well = ended.how in ENDED_BY_ITSELF and not ended.out_of_memory
+        return ended
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if self._used:
+            self._pool.give_back(self.instance, healthy=self._ended_well)
+        else:
+            self._pool.leave_line(self._waiter)
+
+
+class FunctionPool:
+    """One function's pure pool and the sandboxes and futures that belong to its numbers."""
+
+    def __init__(
+        self, sandboxes: Sandboxes, clock: Clock, limits: PoolLimits, arbiter: Arbiter
+    ) -> None:
+        self._source, self._clock, self._arbiter = sandboxes, clock, arbiter
+        self.model = Pool(limits, arbiter.memory, arbiter.keeping())
+        arbiter.join(self)
+        self.sandboxes: dict[int, Sandbox] = {}
+        self.makings: dict[int, Making] = {}
+        self._versions: dict[str, Version] = {}
+        self._waiters: dict[int, asyncio.Future[tuple[int, bool]]] = {}
+        self._standing: dict[str, asyncio.Future[None]] = {}
+        self._waiter_numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._blocked_before = 0  # by the networks of instances that are gone
+        self._emptied = asyncio.Event()
+        self._wake: asyncio.TimerHandle | None = None
+        self._wake_time = 0.0
+        self._measured = 0.0
+
+    # Calls -----------------------------------------------------------------------------------
+
+    def wait_in_line(self) -> tuple[int, asyncio.Future[tuple[int, bool]]]:
+        """A waiter's number, and the future that its instance (and whether cold) comes by."""
+        waiter = next(self._waiter_numbers)
+        future: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = future
+        self._perform(self.model.acquire(waiter, self._clock.now()))
+        return waiter, future
+
+    def leave_line(self, waiter: int) -> None:
+        self._waiters.pop(waiter, None)
+        number = self.model.held_by(waiter)
+        if number is not None and not self.sandboxes[number].is_alive:
+            self._perform(self.model.release(number, self._clock.now(), healthy=False))
+        else:
+            self._perform(self.model.cancel(waiter, self._clock.now()))
+
+    def give_back(self, number: int, *, healthy: bool) -> None:
+        sandbox = self.sandboxes[number]
+        healthy = healthy and sandbox.is_alive
+        self._perform(self.model.release(number, self._clock.now(), healthy=healthy))
+        if healthy and sandbox.is_clean:  # it was clean before the call's answer was read
+            self._perform(self.model.cleaned(number, self._clock.now()))
+
+    def version_of(self, number: int) -> Version:
+        """The version as it is numbered now: equal contents share instances."""
+        return self._versions[self.model.instances[number].digest]
+
+    # Lifecycle -------------------------------------------------------------------------------
+
+    async def stand(self, version: Version, limits: PoolLimits, count: int) -> None:
+        now = self._clock.now()
+        self._versions.setdefault(version.digest, version)
+        future = self._standing.get(version.digest)
+        if future is None or future.done():
+            future = asyncio.get_running_loop().create_future()
+            self._standing[version.digest] = future
+        self._perform(self.model.retarget(limits, now))
+        footprint = version.content.footprint()
+        self._perform(self.model.prepare(version.digest, count, now, footprint))
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if self.model.standby == version.digest:
+                self._perform(self.model.abandon(self._clock.now()))
+            raise
+
+    def switch(self, version: Version) -> None:
+        self._versions[version.digest] = version
+        footprint = version.content.footprint()
+        self._perform(self.model.switch(version.digest, self._clock.now(), footprint))
+        used = {version.digest} | {one.digest for one in self.model.instances.values()}
+        self._versions = {digest: self._versions[digest] for digest in used}
+        self._standing = {d: future for d, future in self._standing.items() if not future.done()}
+
+    def close(self, why: str) -> None:
+        self._perform(self.model.close(why, self._clock.now()))
+        for digest in list(self._standing):
+            meanwhile = SandboxRefused(f"the function became {why} meanwhile")
+            self._stood(digest, ShuttingDown(retry_after=5) if why == CLOSING else meanwhile)
+
+    def retarget(self, limits: PoolLimits) -> None:
+        self._perform(self.model.retarget(limits, self._clock.now()))
+
+    def tick(self) -> None:
+        self._perform(self.model.tick(self._clock.now()))
+
+    def provide(self) -> None:
+        self._perform(self.model.provide(self._clock.now()))
+
+    def evict(self, number: int) -> None:
+        function = self.version_of(number).function_id
+        _log.info("an instance was evicted: memory is short", function=function, instance=number)
+        metrics.count_eviction()
+        self._perform(self.model.evict(number, self._clock.now()))
+
+    async def measure(self) -> None:
+        """Asks what those use that have become idle since this was done last."""
+        before, self._measured = self._measured, self._clock.now()
+        for number, sandbox in list(self.sandboxes.items()):
+            instance = self.model.instances[number]
+            if instance.is_idle and instance.since >= before:
+                with contextlib.suppress(SandboxFailed):  # it ended meanwhile
+                    self.model.measured(number, await sandbox.used_mib())
+
+    async def end_running(self, how: How, reason: str) -> None:
+        """Ends running calls that way and waits until every instance of them is gone."""
+        for number, sandbox in list(self.sandboxes.items()):
+            if self.model.instances[number].state is InstanceState.BUSY:
+                sandbox.end_call(how, reason)
+        await self.wait_empty()
+
+    async def wait_empty(self) -> None:
+        """Until every instance is gone."""
+        while self.model.instances:
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    async def blocked(self) -> int:
+        """How many attempts the networks of its instances have refused."""
+        alive = list(self.sandboxes.values())
+        counts = await asyncio.gather(*(sandbox.count_blocked() for sandbox in alive))
+        return self._blocked_before + sum(counts)
+
+    # Performing what was decided ---------------------------------------------------------------
+
+    def _perform(self, actions: list[decided.Action]) -> None:
+        for action in actions:
+            match action:
+                case decided.Hand(instance=instance, waiter=waiter, cold=cold):
+                    self._hand(waiter, instance, cold)
+                case decided.Start(instance=instance, digest=digest):
+                    self._spawn(self._start(instance, self._versions[digest]))
+                case decided.Destroy(instance=instance):
+                    if instance in self.sandboxes:  # else its start is under way and will see it
+                        self._spawn(self._destroy(instance, self.sandboxes[instance]))
+                case decided.Refuse(waiter=waiter, why=why, retry_s=retry_s):
+                    self._fail(waiter, refusal(why, retry_s))
+                case decided.Fail(waiter=waiter, instance=instance, reason=reason):
+                    error = RuntimeUnavailable(reason)
+                    error.making = self.makings[instance]
+                    self._fail(waiter, error)
+                case decided.Resume(instance=instance):
+                    now = self._clock.now()
+                    why = self.model.instances[instance].why
+                    self.makings[instance] = Making(why, now, now, now)
+                case decided.Short(mib=mib):
+                    self._arbiter.make_room(mib)
+                case decided.Wake(at=at):
+                    self._wake_at(at)
+                case decided.Stands(digest=digest):
+                    self._stood(digest, None)
+                case decided.CannotStand(digest=digest, reason=reason):
+                    self._stood(digest, SandboxRefused(reason))
+        self._arbiter.relieve()
+
+    def _stood(self, digest: str, error: Exception | None) -> None:
+        future = self._standing.get(digest)
+        if future is None or future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+            future.exception()  # nobody may be waiting for it any more
+
+    def _hand(self, waiter: int, instance: int, cold: bool) -> None:
+        future = self._waiters.pop(waiter)
+        if not future.done():  # else it was cancelled a moment ago, and gives it back: `leave_line`
+            future.set_result((instance, cold))
+
+    def _fail(self, waiter: int, error: QuiltfnError) -> None:
+        future = self._waiters.pop(waiter)
+        if not future.done():
+            future.set_exception(error)
+
+    async def _start(self, number: int, version: Version) -> None:
+        making = Making(self.model.instances[number].why, self._clock.now())
+        self.makings[number] = making
+        try:
+            sandbox = await self._make(version, making)
+        except Exception as error:
+            reason = str(error)
+            if not isinstance(error, SandboxFailed | SandboxRefused):
+                # A mistake of ours must not leave an instance that counts for ever.
+                _log.exception("an instance could not be made", function=version.function_id)
+                reason = "an instance could not be made; the server's log has more"
+            self._perform(self.model.failed(number, reason, self._clock.now()))
+            del self.makings[number]
+            self._emptied.set()
+            return
+        self.sandboxes[number] = sandbox
+        if self.model.instances[number].state is InstanceState.TERMINATING:
+            await self._destroy(number, sandbox)
+            return
+        sandbox.watch(lambda: self._cleaned(number), lambda: self._lost(number))
+        self._perform(self.model.started(number, self._clock.now()))
+        if not sandbox.is_alive:  # it ended before anybody watched
+            self._lost(number)
+
+    async def _make(self, version: Version, making: Making) -> Sandbox:
+        sandbox = await self._source.create(version.content)
+        making.placed = self._clock.now()
+        try:
+            await sandbox.specialise(version.content)
+            making.specialised = self._clock.now()
+        except BaseException:
+            await sandbox.destroy()
+            raise
+        if sandbox.note:
+            _log.info("an instance has a note", function=version.function_id, note=sandbox.note)
+        return sandbox
+
+    async def _destroy(self, number: int, sandbox: Sandbox) -> None:
+        await sandbox.destroy()
+        blocked = await sandbox.count_blocked()
+        if blocked:
+            function = self._versions[self.model.instances[number].digest].function_id
+            _log.warning("egress was refused", function=function, attempts=blocked)
+            metrics.count_blocked(blocked)
+            self._blocked_before += blocked
+        del self.sandboxes[number], self.makings[number]
+        self._perform(self.model.gone(number, self._clock.now()))
+        self._emptied.set()
+
+    def _cleaned(self, number: int) -> None:
+        self._perform(self.model.cleaned(number, self._clock.now()))
+
+    def _lost(self, number: int) -> None:
+        self._perform(self.model.lost(number, self._clock.now()))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _wake_at(self, at: float) -> None:
+        if self._wake is not None:
+            if self._wake_time <= at and self._wake_time > self._clock.now():
+                return
+            self._wake.cancel()
+        self._wake_time = at
+        delay = max(0.0, at - self._clock.now())
+        self._wake = asyncio.get_running_loop().call_later(delay, self._woken)
+
+    def _woken(self) -> None:
+        self._wake = None  # it may be a hair too early, and is then set again
+        self.tick()

@@ -1,0 +1,85 @@
+"""Stories for long, many on fake sandboxes, some on real ones: `scripts/soak stories`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from e2e.server import why_not
+from e2e.story_real import RealDriver
+from service.story_fake import FakeDriver
+from service.story_machine import ON_FAKES, ON_REAL, StoryMachine
+
+
+@dataclass
+class Report:
+    """What was told, and what broke."""
+
+    kind: str
+    seconds: float = 0.0
+    heard: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        told = dict(self.heard)
+        stories, steps = told.pop("stories", 0), told.pop("steps", 0)
+        calls = ", ".join(f"{number} {end}" for end, number in sorted(told.items()))
+        return (
+            f"{stories} stories, {steps} steps, on {self.kind} sandboxes in {self.seconds:.0f} s, "
+            f"{len(self.failures)} failures; calls: {calls}"
+        )
+
+
+class Fake(StoryMachine):
+    tell = FakeDriver
+    heard: ClassVar[Counter[str]] = Counter()
+
+
+class Real(StoryMachine):
+    tell = RealDriver
+    waits = (0.0, 0.02, 0.3, 1.0)
+    heard: ClassVar[Counter[str]] = Counter()
+
+
+def tell(kind: str, machine: type[StoryMachine], chosen: settings) -> Report:
+    report, began = Report(kind), time.monotonic()
+    try:
+        run_state_machine_as_test(machine, settings=chosen)
+    except Exception:
+        report.failures.append(traceback.format_exc())
+    report.seconds, report.heard = time.monotonic() - began, machine.heard
+    return report
+
+
+def main() -> int:
+    it = argparse.ArgumentParser(prog="scripts/soak stories", description=__doc__)
+    it.add_argument("--fake", type=int, default=2000, help="stories on fake sandboxes")
+    it.add_argument("--steps", type=int, default=50, help="steps of each of those")
+    it.add_argument("--real", type=int, default=100, help="stories on real sandboxes")
+    given = it.parse_args()
+    reports = []
+    if given.fake:
+        long = settings(ON_FAKES, max_examples=given.fake, stateful_step_count=given.steps)
+        reports.append(tell("fake", Fake, long))
+        print(reports[-1], flush=True)
+    reason = why_not()
+    if given.real and reason:
+        print(f"none on real sandboxes: {reason}")
+    elif given.real:
+        reports.append(tell("real", Real, settings(ON_REAL, max_examples=given.real)))
+        print(reports[-1], flush=True)
+    for report in reports:
+        print("\n".join(report.failures), end="")
+    return 1 if any(report.failures for report in reports) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""Several worlds on one machine: pools that share its memory, and a stock of stem cells.
+
+The machine keeps books of its own, from what its boxes are doing, of what counts against the
+budget, and complains about whatever breaks a promise over all pools.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from quiltfn.model.actions import Action, Destroy, Short
+from quiltfn.model.keepalive import KeepAlive
+from quiltfn.model.memory import Footprint, Memory
+from quiltfn.model.pool import Pool, PoolLimits
+from quiltfn.pool.arbiter import Arbiter
+from quiltfn.ports import Sandboxes
+from unit.pool_box import Box
+from unit.pool_world import World
+
+# A little more than the limits of calls add up to, so that not every idle one has to leave.
+BUDGET_MIB, CELL_MIB, IDLE_MIB = 1030.0, 6.0, 4.0
+NEAR = 1e-3
+Arbiters = Callable[[Sandboxes, Memory, Callable[[], KeepAlive | None]], Arbiter]
+
+
+class Stock:
+    """`ports.Sandboxes` as far as an arbiter knows them."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory, self.cells, self.leaving = memory, 0, 0
+        self.freed: Callable[[], None] = lambda: None
+
+    def fill(self) -> None:
+        if self.memory.fits(CELL_MIB) and not self.memory.short:
+            self.cells += 1
+            self.memory.stock_mib += CELL_MIB
+            self.memory.count(CELL_MIB)
+
+    def give_up(self, mib: float, freed: Callable[[], None]) -> None:
+        while self.cells and mib > 0:
+            self.cells, self.leaving, mib = self.cells - 1, self.leaving + 1, mib - CELL_MIB
+            self.memory.stock_mib -= CELL_MIB
+            self.memory.leaving_mib += CELL_MIB
+        self.freed = freed
+
+    def gone(self) -> None:
+        mib, self.leaving = self.leaving * CELL_MIB, 0
+        self.memory.leaving_mib -= mib
+        self.memory.count(-mib)
+        self.freed()
+
+
+class Member(World):
+    """One function's world on the machine; `pool.arbiter.Member` too."""
+
+    def __init__(self, machine: "Machine", limit_mib: float, limits: PoolLimits) -> None:
+        self.machine, self.limit_mib = machine, limit_mib
+        self.begun: dict[int, float] = {}  # what those being made count
+        self.uses: dict[int, float] = {}
+        self.frozen: dict[int, float] = {}  # what those leaving count until they are gone
+        super().__init__(limits, lambda chosen: machine.make(chosen, machine.memory))
+        machine.arbiter.join(self)
+
+    @property
+    def model(self) -> Pool:
+        return self.pool
+
+    def provide(self) -> None:
+        self._perform(self.pool.provide(self.now))
+
+    def tick(self) -> None:
+        self.wakes = [at for at in self.wakes if at > self.now]
+        self._tick(self.pool.tick(self.now))
+
+    def evict(self, number: int) -> None:
+        box = self.boxes[number]
+        assert box.is_idle, "evicted, and it was not idle"
+        serves = box.digest == self.pool.current and not box.is_parked
+        self.machine.evicted.append((self, number))
+        self._perform(self.pool.evict(number, self.now))
+        left = self.those(
+            lambda b: b.digest == self.pool.current and not (b.is_parked or b.destroying)
+        )
+        least = self.pool.limits.min_instances
+        assert not serves or len(left) >= least, "the minimum was evicted"
+
+    def measure(self, number: int, mib: float) -> None:
+        self.uses[number] = mib
+        self.pool.measured(number, mib)
+        self.machine.arbiter.relieve()
+
+    def footprint(self, digest: str) -> Footprint:
+        parks = self.parks(digest)
+        return Footprint(limit_mib=self.limit_mib, idle_mib=IDLE_MIB, parks=parks)
+
+    def charge(self, number: int, box: Box) -> float:
+        """What it counts, from what it is doing."""
+        if number in self.frozen:
+            return self.frozen[number]
+        if box.pending:
+            return self.begun[number]
+        if box.holder is not None or box.cleaning or box.is_sick:
+            return self.limit_mib
+        return self.uses.get(number, IDLE_MIB)
+
+    def _perform(self, actions: list[Action], *, is_tick: bool = False) -> None:
+        for action in actions:
+            if isinstance(action, Destroy):
+                number = action.instance
+                self.frozen[number] = self.charge(number, self.boxes[number])
+        super()._perform(actions, is_tick=is_tick)
+        for action in actions:
+            if isinstance(action, Short):
+                self.machine.make_room(action.mib)
+        self.machine.arbiter.relieve()
+
+    def _start(self, number: int, digest: str) -> None:
+        super()._start(number, digest)
+        self.begun[number] = self.pool.instances[number].charge_mib
+        assert self.begun[number] in (self.limit_mib, IDLE_MIB)
+
+    def _hand(self, number: int, waiter: int, cold: bool) -> None:
+        since = self.waiting[waiter]
+        for other, waits in self.machine.memory.short.items():
+            assert other is self.pool or waits >= since, "served before its turn"
+        super()._hand(number, waiter, cold)
+
+
+class Machine:
+    """Members, their memory, and the arbiter between them. Every method is an event."""
+
+    def __init__(
+        self,
+        sizes: list[float],
+        make: Callable[[PoolLimits, Memory], Pool] = Pool,
+        memory: Memory | None = None,
+        arbiter: Arbiters = Arbiter,
+    ) -> None:
+        self.memory = memory or Memory()
+        self.memory.budget_mib = BUDGET_MIB
+        self.make, self.stock = make, Stock(self.memory)
+        self.arbiter = arbiter(cast("Any", self.stock), self.memory, lambda: None)
+        self.evicted: list[tuple[Member, int]] = []
+        self.now, self._most = 1000.0, BUDGET_MIB
+        self.members = [Member(self, size, PoolLimits(max_instances=3)) for size in sizes]
+        for one in self.members:
+            one.switch("a")
+
+    def event(self, member: Member, do: Callable[[Member], object]) -> None:
+        self._at(self.now + 1e-6)
+        do(member)
+        self.check()
+
+    def pass_time(self, seconds: float) -> None:
+        self._at(self.now + seconds)
+        for one in self.members:
+            one.tick()
+            self.check()
+
+    def measure(self, member: Member, choice: int) -> None:
+        idle = member.those(lambda box: box.is_idle)
+        if idle:
+            member.measure(idle[choice % len(idle)], float(1 + choice % 20))
+        self._most = max(BUDGET_MIB, self.memory.held_mib)
+        self.check()
+
+    def make_room(self, mib: float) -> None:
+        """The arbiter does; what it ends must be needed, enough, and worth the least."""
+        memory, outer = self.memory, self.evicted
+        lacking, stock = memory.lacks(mib), memory.stock_mib
+        spares = [spare for one in self.members for spare in one.pool.spares()]
+        by_books = {
+            (one.pool, number)
+            for one in self.members
+            for number in one.those(lambda box: box.is_parked and not box.destroying)
+        }
+        sizes = {(one.pool, one.instance): one.size_mib for one in spares}
+        worths = {(one.pool, one.instance): one.worth for one in spares}
+        self.evicted = []
+        self.arbiter.make_room(mib)
+        chosen = [(one.pool, number) for one, number in self.evicted]
+        self.evicted = outer
+        if not chosen:
+            return
+        given = [sizes[one] for one in chosen]
+        assert stock + sum(given) >= lacking - NEAR, "evicted, and it is not enough"
+        assert stock + sum(given[:-1]) < lacking, "evicted more than was needed"
+        ready = [one for one in chosen if one not in by_books]
+        spared = sizes.keys() - set(chosen)
+        assert not ready or not spared & by_books, "a parked one stays, and a ready one goes"
+        least = min((worths[one] for one in spared - by_books), default=float("inf"))
+        assert all(worths[one] <= least for one in ready), "worth more than one that stays"
+        assert all(memory.clock >= worths[one] for one in ready), "the clock stands still"
+
+    def check(self) -> None:
+        memory, books = self.memory, 0.0
+        leaving = self.stock.leaving * CELL_MIB
+        running = 0.0
+        for one in self.members:
+            books += sum(one.charge(number, box) for number, box in one.boxes.items())
+            leaving += sum(one.frozen[n] for n in one.those(lambda box: box.destroying))
+            running += one.limit_mib * len(one.running)
+        books += (self.stock.cells + self.stock.leaving) * CELL_MIB
+        assert running <= BUDGET_MIB + NEAR, "calls may use more than the machine has"
+        assert abs(memory.held_mib - books) < NEAR, f"{memory.held_mib} held, really {books}"
+        assert abs(memory.leaving_mib - leaving) < NEAR, "the wrong part of it leaves"
+        assert memory.held_mib <= self._most + NEAR, "more than the budget is held"
+        self._most = max(BUDGET_MIB, memory.held_mib)
+        self._check_turn()
+
+    def _check_turn(self) -> None:
+        """Who has waited for the longest waits because there is no memory."""
+        short = self.memory.short
+        first = min(self.members, key=lambda one: short.get(one.pool, float("inf")))
+        if first.pool not in short:
+            return
+        ready = first.those(lambda b: b.is_idle and b.digest == first.pool.current)
+        has = max((first.charge(number, first.boxes[number]) for number in ready), default=0.0)
+        if not ready and len(first.boxes) >= first.pool.limits.max_instances:
+            return
+        assert not self.memory.fits(first.limit_mib - has), "there is memory for the first"
+
+    def drain(self) -> None:
+        """Calls end, and nothing new comes: everybody who waits is served in time."""
+        waiting = [(one, waiter) for one in self.members for waiter in one.waiting]
+        for one in self.members:
+            if one.pool.standby is not None:
+                self.event(one, World.abandon)
+        for _ in range(400):
+            if not any(one.waiting or one.running for one in self.members):
+                break
+            for one in self.members:
+                for numbers, complete in (
+                    (one.starting, Member.started),
+                    (one.leaving, Member.gone),
+                    (one.cleaning, Member.cleaned),
+                    (one.running, Member.release),
+                ):
+                    if numbers:
+                        self.event(one, lambda w, n=numbers[0], do=complete: do(w, n))
+            self.stock.gone()
+            self.pass_time(0.006)
+        assert not any(one.waiting for one in self.members), "somebody waits for ever"
+        for one, waiter in waiting:
+            answer = one.answers[waiter]
+            assert type(answer).__name__ == "Hand" or self._was_late(one, waiter), answer
+
+    def _was_late(self, one: Member, waiter: int) -> bool:
+        return getattr(one.answers[waiter], "why", "") in ("waited too long", "no room")
+
+    def _at(self, now: float) -> None:
+        self.now = now
+        for one in self.members:
+            one.now = now

@@ -1,0 +1,232 @@
+"""Memory: what counts how much, who leaves for whom, and whose turn it is."""
+
+import pytest
+
+from quiltfn.model.memory import Memory, Spare
+from quiltfn.model.pool import PoolLimits
+from unit.pool_machine import BUDGET_MIB, IDLE_MIB, Machine, Member
+from unit.pool_world import World
+
+
+def spare(number: int, size: float, worth: float, *, parked: bool = False) -> Spare:
+    return Spare("pool", number, size, worth, parked)
+
+
+def numbers(chosen: list[Spare]) -> list[int]:
+    return [one.instance for one in chosen]
+
+
+def ready(member: Member, count: int = 1) -> None:
+    callers = [member.acquire() for _ in range(count)]
+    for _ in callers:
+        member.started(member.starting[0])
+    for caller in callers:
+        member.cancel(caller)
+
+
+# Who leaves ----------------------------------------------------------------------------------
+
+
+def test_nobody_leaves_where_there_is_room() -> None:
+    memory = Memory(budget_mib=100, held_mib=50)
+    assert memory.choose([spare(1, 10, 1)], 50) == (0, [])
+
+
+def test_stem_cells_leave_first() -> None:
+    memory = Memory(budget_mib=100, held_mib=100, stock_mib=12)
+    assert memory.choose([spare(1, 10, 1)], 10) == (10, [])
+
+
+def test_then_the_parked_then_those_worth_least_and_no_more_than_needed() -> None:
+    memory = Memory(budget_mib=100, held_mib=100, stock_mib=5)
+    idle = [spare(1, 10, 3), spare(2, 10, 1), spare(3, 10, 9, parked=True), spare(4, 10, 2)]
+    of_stock, chosen = memory.choose(idle, 30)
+    assert (of_stock, numbers(chosen)) == (5, [3, 2, 4])
+
+
+def test_nobody_leaves_in_vain() -> None:
+    memory = Memory(budget_mib=100, held_mib=100, stock_mib=5)
+    assert memory.choose([spare(1, 10, 1)], 16) == (0, [])
+
+
+def test_what_is_leaving_already_need_not_be_made_room_for_twice() -> None:
+    memory = Memory(budget_mib=100, held_mib=100, leaving_mib=30)
+    assert memory.choose([spare(1, 10, 1)], 30) == (0, [])
+    assert not memory.fits(1)  # but it counts until it is gone
+
+
+def test_the_clock_rises_to_what_was_evicted_so_that_the_long_useful_do_not_stay() -> None:
+    memory = Memory(budget_mib=100, held_mib=100)
+    memory.choose([spare(1, 10, 7.5)], 10)
+    assert memory.clock == 7.5
+    assert memory.worth(calls=2, start_ms=100, size_mib=50) == 7.5 + 4
+
+
+# Whose turn it is ----------------------------------------------------------------------------
+
+
+def test_who_waits_for_longer_is_first_and_does_not_stand_in_its_own_way() -> None:
+    memory = Memory(short={"a": 1.0, "b": 2.0})
+    assert memory.is_turn_of("a", 5.0 - 4.0)
+    assert not memory.is_turn_of("b", 2.0)
+    assert not memory.is_turn_of("c", 3.0)
+    assert Memory(short={"a": 1.0}).is_turn_of("a", 9.0)
+
+
+def test_a_small_call_does_not_overtake_a_large_one() -> None:
+    machine = Machine([900.0, 256.0])
+    large, small = machine.members
+    running = small.acquire()
+    small.started(1)
+    machine.event(large, World.acquire)
+    machine.event(small, World.acquire)
+    assert not large.boxes
+    assert len(small.boxes) == 1
+    small.release(small.held(running))  # type: ignore[arg-type]
+    small.cleaned(1)
+    assert len(large.boxes) == 1
+    assert small.waiting
+
+
+def test_when_the_first_goes_away_the_next_is_served_at_once() -> None:
+    # A large call waits, and a small one behind it that would fit. The large one's caller hangs up:
+    # no memory was given back, and yet it is the small one's turn.
+    machine = Machine([900.0, 256.0])
+    large, small = machine.members
+    small.acquire()
+    small.started(1)
+    machine.event(large, World.acquire)
+    machine.event(small, World.acquire)
+    machine.event(large, lambda one: one.cancel(1))
+    assert len(small.starting) == 1
+
+
+@pytest.mark.parametrize("end", ["closed", "overdue"])
+def test_when_the_first_is_refused_the_next_is_served_at_once(end: str) -> None:
+    machine = Machine([900.0, 256.0])
+    large, small = machine.members
+    small.acquire()
+    small.started(1)
+    machine.event(large, World.acquire)
+    machine._at(machine.now + 5)
+    machine.event(small, World.acquire)
+    machine._at(machine.now + 5)
+    machine.event(large, World.close if end == "closed" else Member.tick)
+    assert len(small.starting) == 1
+
+
+def test_of_two_who_wait_in_one_pool_the_second_keeps_its_turn_when_the_first_is_served() -> None:
+    # One instance ends and serves the first; the second goes on waiting for memory and must not be
+    # forgotten, or a later one of another function would be served before it.
+    machine = Machine([512.0, 512.0])
+    one, other = machine.members
+    for _ in range(2):
+        one.acquire()
+        one.started(one.starting[0])
+    machine.event(one, World.acquire), machine.event(one, World.acquire)
+    machine.event(other, World.acquire)
+    assert machine.memory.short.keys() == {one.pool, other.pool}
+    machine.event(one, lambda w: w.release(1))
+    machine.event(one, lambda w: w.cleaned(1))
+    assert machine.memory.short[one.pool] == one.waiting[4]
+    assert machine.memory.short[one.pool] < machine.memory.short[other.pool]
+
+
+def test_nobody_leaves_for_one_whose_turn_it_is_not() -> None:
+    machine = Machine([900.0, 512.0, 512.0])
+    first, second, idle = machine.members
+    ready(idle, 2)
+    second.acquire()
+    second.started(1)
+    machine.event(first, World.acquire)  # all that is idle would not be enough for it
+    machine.event(second, World.acquire)
+    assert not idle.leaving
+
+
+# What is not to be had -----------------------------------------------------------------------
+
+
+def test_a_ready_instance_that_somebody_waits_for_is_not_to_be_had() -> None:
+    machine = Machine([900.0, 256.0])
+    large, small = machine.members
+    ready(large)
+    small.acquire()
+    small.started(1)
+    machine.event(large, World.acquire)
+    assert large.waiting
+    assert large.pool.spares() == []
+
+
+def test_nor_is_a_parked_one_that_somebody_waits_for() -> None:
+    machine = Machine([900.0, 256.0])
+    large, small = machine.members
+    large.switch("c")
+    ready(large)
+    machine.pass_time(300)
+    assert large.kept == [1]
+    small.acquire()
+    small.started(1)
+    machine.event(large, World.acquire)
+    assert large.pool.spares() == []
+    small.release(1, healthy=False)
+    small.gone(1)
+    assert large.running == [1]  # and it is served by that one
+
+
+def test_nor_what_min_instances_asks_for() -> None:
+    machine = Machine([256.0])
+    (one,) = machine.members
+    ready(one, 3)
+    one.retarget(min_instances=2, max_instances=3)
+    assert len(one.pool.spares()) == 1
+
+
+# What counts how much ------------------------------------------------------------------------
+
+
+def test_an_instance_counts_its_limit_with_a_call_and_what_it_uses_without() -> None:
+    machine = Machine([256.0])
+    (one,) = machine.members
+    one.acquire()
+    assert machine.memory.held_mib == 256
+    one.started(1)
+    one.release(1)
+    assert machine.memory.held_mib == 256  # until it is clean
+    one.cleaned(1)
+    assert machine.memory.held_mib == IDLE_MIB
+    one.measure(1, 33.0)
+    assert machine.memory.held_mib == 33.0
+    one.acquire()
+    assert machine.memory.held_mib == 256
+
+
+def test_one_that_is_measured_while_it_runs_counts_that_once_it_is_idle() -> None:
+    machine = Machine([256.0])
+    (one,) = machine.members
+    one.acquire()
+    one.started(1)
+    one.measure(1, 9.0)
+    assert machine.memory.held_mib == 256
+    one.release(1)
+    one.cleaned(1)
+    assert machine.memory.held_mib == 9.0
+
+
+def test_one_that_leaves_counts_until_it_is_gone() -> None:
+    machine = Machine([900.0, 512.0])
+    one, other = machine.members
+    one.acquire()
+    one.started(1)
+    one.release(1, healthy=False)
+    assert (machine.memory.held_mib, machine.memory.leaving_mib) == (900, 900)
+    machine.event(other, World.acquire)
+    assert not other.boxes
+    one.gone(1)
+    assert other.starting == [1]
+
+
+def test_those_made_for_no_call_count_little() -> None:
+    machine = Machine([900.0])
+    (one,) = machine.members
+    one.pool.retarget(PoolLimits(min_instances=2), one.now)
+    assert machine.memory.held_mib == 2 * IDLE_MIB < BUDGET_MIB

@@ -1,0 +1,176 @@
+"""Whatever happens in whatever order to several pools: their memory is shared as was promised."""
+
+from collections.abc import Callable, Collection
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from quiltfn.model.actions import Action
+from quiltfn.model.instance import InstanceState
+from quiltfn.model.memory import Memory, Spare
+from quiltfn.model.pool import Pool
+from quiltfn.pool.arbiter import Arbiter
+from unit.pool_machine import Machine
+from unit.test_pool_property import EVENTS
+
+SIZES = (256.0, 512.0, 900.0)
+STEPS = (0.0, 0.006, 1.0, 11.0, 61.0, 400.0)
+OF_ONE = [name for name in EVENTS if name not in ("time", "retarget", "quiet for long")]
+COMMON = ["acquire", "acquire three", "release", "started", "cleaned", "gone", "all quiet"] * 4
+OF_ALL = ["time", "measure", "fill", "stock gone", "retarget"]
+STORIES = st.lists(
+    st.tuples(st.sampled_from([*OF_ONE, *COMMON, *OF_ALL]), st.integers(0, 2), st.integers(0, 63)),
+    min_size=14,
+    max_size=100,
+)
+
+
+def live_through(story: list[tuple[str, int, int]], machine: Machine) -> None:
+    for name, whose, choice in story:
+        member = machine.members[whose % len(machine.members)]
+        if name == "time":
+            machine.pass_time(STEPS[choice % len(STEPS)])
+        elif name == "measure":
+            machine.measure(member, choice)
+        elif name == "fill":
+            machine.stock.fill()
+        elif name == "stock gone":
+            machine.stock.gone()
+        elif name == "retarget":
+            least, most = choice % 2, 1 + choice // 2 % 4
+            machine.event(
+                member, lambda w, a=least, b=most: w.retarget(min_instances=a, max_instances=b)
+            )
+        else:
+            machine.event(member, lambda w, n=name, c=choice: EVENTS[n](w, c))
+        machine.check()
+    machine.drain()
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(story=STORIES)
+def test_every_story_of_several_pools_keeps_the_promises(
+    story: list[tuple[str, int, int]],
+) -> None:
+    live_through(story, Machine(list(SIZES)))
+
+
+# The negative controls: each of these mistakes must be found, or the suite above proves nothing.
+
+
+class ForgetsToGiveBack(Memory):
+    def count(self, mib: float) -> None:
+        super().count(max(mib, 0.0))
+
+
+class ServesOutOfTurn(Memory):
+    def is_turn_of(self, who: object, since: float) -> bool:  # noqa: ARG002
+        return True
+
+
+class CountsTheLeavingAsFree(Memory):
+    def fits(self, mib: float) -> bool:
+        return self.held_mib - self.leaving_mib + mib <= self.budget_mib
+
+
+class KnowsNoBudget(Memory):
+    def fits(self, mib: float) -> bool:  # noqa: ARG002
+        return True
+
+
+class EvictsTooMuch(Memory):
+    def choose(self, spares: Collection[Spare], mib: float) -> tuple[float, list[Spare]]:
+        of_stock, chosen = super().choose(spares, mib)
+        return of_stock, list(spares) if chosen else []
+
+
+class EvictsInVain(Memory):
+    def choose(self, spares: Collection[Spare], mib: float) -> tuple[float, list[Spare]]:
+        return (
+            super().choose(spares, mib)
+            if sum(s.size_mib for s in spares) > mib
+            else (
+                self.stock_mib,
+                list(spares),
+            )
+        )
+
+
+class EvictsTheBest(Memory):
+    def choose(self, spares: Collection[Spare], mib: float) -> tuple[float, list[Spare]]:
+        turned = [Spare(s.pool, s.instance, s.size_mib, -s.worth, s.is_parked) for s in spares]
+        return super().choose(turned, mib)
+
+
+class EvictsReadyBeforeParked(Memory):
+    def choose(self, spares: Collection[Spare], mib: float) -> tuple[float, list[Spare]]:
+        turned = [Spare(s.pool, s.instance, s.size_mib, s.worth, not s.is_parked) for s in spares]
+        return super().choose(turned, mib)
+
+
+class NeverPassesTheTurn(Memory):
+    def pass_turn(self) -> None:
+        pass
+
+
+class NeverRelieves(Arbiter):
+    def relieve(self) -> None:
+        pass
+
+
+class EvictsTheMinimum(Pool):
+    def spares(self) -> list[Spare]:
+        ready = self._all.those(InstanceState.READY, digest=self.current)
+        return [Spare(self, one.id, one.idle_mib, one.worth, False) for one in ready]
+
+
+class CallsCountNothing(Pool):
+    def release(self, number: int, now: float, *, healthy: bool) -> list[Action]:
+        actions = super().release(number, now, healthy=healthy)
+        self._all._charge(self.instances[number], 0.0)
+        return actions
+
+
+def found_out(make: Callable[[], Machine]) -> None:
+    @settings(
+        max_examples=3000,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(story=STORIES)
+    def stories(story: list[tuple[str, int, int]]) -> None:
+        live_through(story, make())
+
+    with pytest.raises((AssertionError, BaseExceptionGroup)):
+        stories()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ForgetsToGiveBack,
+        ServesOutOfTurn,
+        CountsTheLeavingAsFree,
+        KnowsNoBudget,
+        EvictsTooMuch,
+        EvictsInVain,
+        EvictsTheBest,
+        EvictsReadyBeforeParked,
+        NeverPassesTheTurn,
+    ],
+)
+def test_a_memory_that_makes_this_mistake_is_found_out(broken: type[Memory]) -> None:
+    found_out(lambda: Machine(list(SIZES), memory=broken()))
+
+
+@pytest.mark.parametrize("broken", [EvictsTheMinimum, CallsCountNothing])
+def test_a_pool_that_miscounts_is_found_out(broken: type[Pool]) -> None:
+    found_out(lambda: Machine(list(SIZES), make=broken))
+
+
+def test_an_arbiter_that_relieves_nobody_is_found_out() -> None:
+    found_out(lambda: Machine(list(SIZES), arbiter=NeverRelieves))
