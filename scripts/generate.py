@@ -1,11 +1,12 @@
-"""Writes the files that follow from the code: the settings' reference page and sample, and the page
-of the states.
+"""Writes the files that follow from the code: the settings' reference page and sample, the pages of
+the states and of the security tests.
 
 .venv/bin/python scripts/generate.py
 """
 
 import dataclasses
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ STATES = """\
 # States
 
 The three state machines, from the tables that the code goes by (`src/quiltfn/model/`). What is not
-in a table cannot happen: it would be a mistake of ours, raises, and is logged with the object's last
-events. Made by scripts/generate.py.
+in a table cannot happen: it would be a mistake of ours, raises, and is logged with the last events.
+Made by scripts/generate.py.
 """
 MACHINES = (
     ("Function", function.MEANS, function.NEXT),
@@ -68,10 +69,20 @@ def states() -> str:
     return "".join(parts)
 
 
+def security_tests() -> str:
+    """docs/reference/security-tests.md."""
+    rows, page = (
+        runpy.run_path(str(ROOT / "tests" / "e2e" / f"security_{one}.py"))
+        for one in ("cases", "page")
+    )
+    return str(page["page"](rows["CASES"]))
+
+
 FILES = {
     ROOT / "docs" / "states.md": states,
     ROOT / "packaging" / "quiltfn.toml": sample,
     ROOT / "docs" / "reference" / "settings.md": settings.reference,
+    ROOT / "docs" / "reference" / "security-tests.md": security_tests,
 }
 
 

@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""A virtual machine for `scripts/test-v2`: boots a disk image, shows what is said inside, and ends
+with the exit code from inside.
+
+Three serial ports: the console (a file), what the tests say (standard output; with `--shell` a
+terminal), and the exit code (a file). Nothing of the machine outlives this process.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+QEMU = "qemu-system-x86_64"
+MEMORY_MIB, PROCESSORS = 4096, 2
+NO_RESULT, TOO_LONG = 70, 124
+SLOW = (
+    "machine: no KVM by the processor here, so every instruction is emulated, some ten times slower"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """`init`: what is started first, systemd where it is empty. `scratch`: for our own files."""
+
+    kernel: Path
+    initrd: Path
+    image: Path
+    scratch: Path
+    init: str = ""
+    shell: bool = False
+
+    @property
+    def console(self) -> Path:
+        return self.scratch / "console"
+
+    @property
+    def result(self) -> Path:
+        return self.scratch / "result"
+
+
+def kernel_line(machine: Machine, *, kvm: bool) -> str:
+    """`panic=-1` reboots at once, and a reboot ends the machine."""
+    words = ["root=/dev/vda", "rw", "console=ttyS0", "panic=-1", "systemd.firstboot=off"]
+    if not kvm:
+        words.append("mitigations=off")  # for processors that are not here; a quarter of the time
+    if machine.init:
+        words.append(f"init={machine.init}")
+    return " ".join(words)
+
+
+def command(machine: Machine, *, kvm: bool) -> list[str]:
+    """QEMU's command line. No network, no display, no firmware but what Linux needs to boot."""
+    # To emulate the wide registers of newer processors takes longer than to do without them.
+    emulated = ["-accel", "tcg,tb-size=1024", "-cpu", "Nehalem"]
+    processor = ["-accel", "kvm", "-cpu", "host"] if kvm else emulated
+    return [
+        # Whatever becomes of us, the machine ends with us.
+        *("setpriv", "--pdeathsig", "KILL"),
+        *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-machine", "q35", *processor),
+        *("-m", str(MEMORY_MIB), "-smp", str(PROCESSORS)),
+        # The image is thrown away afterwards: nothing is gained by syncing it.
+        *("-drive", f"file={machine.image},if=virtio,format=raw,cache=unsafe"),
+        *("-kernel", str(machine.kernel), "-initrd", str(machine.initrd)),
+        *("-append", kernel_line(machine, kvm=kvm)),
+        *("-serial", f"file:{machine.console}"),
+        *("-chardev", "stdio,id=talk,signal=off", "-serial", "chardev:talk"),
+        *("-serial", f"file:{machine.result}"),
+    ]
+
+
+def has_kvm(root: Path = Path("/")) -> bool:
+    """Whether the processor itself runs machines here. KVM by software alone, which some machines
+    have that are virtual themselves, runs only kernels that were made for it.
+    """
+    if not os.access(root / "dev/kvm", os.R_OK | os.W_OK):
+        return False
+    return any((root / "sys/module" / name).is_dir() for name in ("kvm_intel", "kvm_amd"))
+
+
+def verdict(machine: Machine) -> int:
+    """The exit code that came from inside, or `NO_RESULT` and the console's end."""
+    said = machine.result.read_text().strip() if machine.result.exists() else ""
+    if said.isdigit() and int(said) < 256:
+        return int(said)
+    console = machine.console.read_text(errors="replace") if machine.console.exists() else ""
+    print("machine: it ended without a result; its console's end:", file=sys.stderr)
+    for line in console.splitlines()[-40:]:
+        print(f"    {line}", file=sys.stderr)
+    return NO_RESULT
+
+
+def run(machine: Machine, *, kvm: bool, timeout_s: float) -> int:
+    """Boots, waits for the end, and says how it ended."""
+    process = subprocess.Popen(
+        command(machine, kvm=kvm),
+        stdin=None if machine.shell else subprocess.DEVNULL,
+    )
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            process.wait(None if machine.shell else timeout_s)
+            return verdict(machine)
+        return 128 + signal.SIGINT
+    except subprocess.TimeoutExpired:
+        print(f"machine: it did not end within {timeout_s / 60:.0f} minutes", file=sys.stderr)
+        return TOO_LONG
+    finally:
+        process.kill()
+        process.wait()
+
+
+def main(arguments: Sequence[str]) -> int:
+    given = parser().parse_args(arguments)
+    machine = Machine(
+        kernel=given.kernel,
+        initrd=given.initrd,
+        image=given.image,
+        scratch=given.scratch,
+        init=given.init,
+        shell=given.shell,
+    )
+    kvm = has_kvm()
+    if not kvm:
+        print(SLOW, file=sys.stderr)
+    return run(machine, kvm=kvm, timeout_s=given.minutes * 60)
+
+
+def parser() -> argparse.ArgumentParser:
+    it = argparse.ArgumentParser(description=__doc__)
+    for name in ("kernel", "initrd", "image", "scratch"):
+        it.add_argument(f"--{name}", type=Path, required=True)
+    it.add_argument("--init", default="", help="started instead of systemd")
+    it.add_argument("--shell", action="store_true", help="the terminal is for a shell inside")
+    it.add_argument("--minutes", type=float, default=60.0, help="how long it may take")
+    return it
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""The virtual machine of `scripts/test-v2`, without starting one."""
+
+import os
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = runpy.run_path(str(ROOT / "scripts" / "machine.py"))
+
+
+def machine(scratch: Path, **more: Any) -> Any:
+    paths = {name: scratch / name for name in ("kernel", "initrd", "image")}
+    return CODE["Machine"](scratch=scratch, **paths, **more)
+
+
+@pytest.mark.parametrize("kvm", [True, False])
+def test_it_has_no_network_and_ends_with_us(tmp_path: Path, kvm: bool) -> None:
+    said = CODE["command"](machine(tmp_path), kvm=kvm)
+    assert said[:3] == ["setpriv", "--pdeathsig", "KILL"]
+    assert "-nodefaults" in said
+    assert not {"-netdev", "-nic", "-net"} & set(said)
+    assert said[said.index("-m") + 1] == "4096"
+    assert said[said.index("-accel") + 1].split(",")[0] == ("kvm" if kvm else "tcg")
+    assert ("mitigations=off" in said[said.index("-append") + 1]) is not kvm
+
+
+def test_another_init_is_named_to_the_kernel(tmp_path: Path) -> None:
+    line = CODE["kernel_line"](machine(tmp_path, init="/sbin/other"), kvm=True)
+    assert "init=/sbin/other" in line.split()
+    assert "init=" not in CODE["kernel_line"](machine(tmp_path), kvm=True)
+
+
+@pytest.mark.parametrize(
+    ("modules", "device", "wanted"),
+    [
+        (["kvm", "kvm_intel"], True, True),
+        (["kvm", "kvm_amd"], True, True),
+        (["kvm", "kvm_pvm"], True, False),
+        (["kvm", "kvm_intel"], False, False),
+        ([], True, False),
+    ],
+)
+def test_only_the_processor_s_own_kvm_counts(
+    tmp_path: Path, modules: list[str], device: bool, wanted: bool
+) -> None:
+    for name in modules:
+        (tmp_path / "sys/module" / name).mkdir(parents=True)
+    (tmp_path / "dev").mkdir()
+    if device:
+        (tmp_path / "dev/kvm").touch()
+    assert CODE["has_kvm"](tmp_path) is wanted
+
+
+@pytest.mark.parametrize(("said", "code"), [("0\n", 0), ("1\n", 1), ("5", 5)])
+def test_the_code_comes_from_inside(tmp_path: Path, said: str, code: int) -> None:
+    (tmp_path / "result").write_text(said)
+    assert CODE["verdict"](machine(tmp_path)) == code
+
+
+@pytest.mark.parametrize("said", [None, "", "nonsense", "256"])
+def test_without_a_result_the_console_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: str | None
+) -> None:
+    if said is not None:
+        (tmp_path / "result").write_text(said)
+    (tmp_path / "console").write_text("Kernel panic\n")
+    assert CODE["verdict"](machine(tmp_path)) == CODE["NO_RESULT"] != os.EX_OK
+    assert "Kernel panic" in capsys.readouterr().err
