@@ -13,7 +13,10 @@ DISK_MIN_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What the launcher found out at start: facts, and protections read back from the kernel."""
+    """What the launcher found out at start: facts, and protections read back from the kernel.
+
+    `no_gvisor`: why a sandbox cannot be gVisor's; empty where it can.
+    """
 
     node_id: str
     cgroup_mode: str
@@ -24,6 +27,7 @@ class Machine:
     cores: int
     interpreters: dict[str, str]
     packages: str
+    no_gvisor: str = "it has none"
 
 
 class Health:

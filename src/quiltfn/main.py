@@ -231,7 +231,7 @@ def upkeep(
 
 def host_image(machine: Machine) -> HostImage:
     own = built_in(machine.interpreters, machine.packages)
-    return HostImage(built_in=own, packages=machine.packages)
+    return HostImage(built_in=own, packages=machine.packages, no_gvisor=machine.no_gvisor)
 
 
 def image_limits(chosen: settings.Settings) -> ImageLimits:

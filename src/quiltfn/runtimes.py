@@ -8,17 +8,21 @@ import msgspec
 
 from quiltfn.ids import new_id
 from quiltfn.model.errors import Conflict, NotFound, Unprocessable
-from quiltfn.model.runtime import OWN_NAMES, Kind, Runtime
+from quiltfn.model.runtime import OWN_NAMES, Isolation, Kind, Runtime
 from quiltfn.model.version import Content, check_environment
 from quiltfn.ports import Clock, Images, RuntimeStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostImage:
-    """What this machine has of its own: `packages` is a hash of what is installed."""
+    """What this machine has of its own: `packages` is a hash of what is installed.
+
+    `no_gvisor`: why a sandbox cannot be gVisor's here; empty where it can.
+    """
 
     built_in: Mapping[str, Runtime]
     packages: str = ""
+    no_gvisor: str = "it has none"
 
 
 class Runtimes:
@@ -51,6 +55,10 @@ class Runtimes:
         if runtime is None:
             known = ", ".join(sorted(self._by_name))
             raise Unprocessable.field("runtime", f"one of: {known}", content.runtime, "shell")
+        if runtime.isolation is Isolation.GVISOR and self._host.no_gvisor:
+            why = self._host.no_gvisor
+            expected = f"one with isolation crun: this server has no gVisor ({why})"
+            raise Unprocessable.field("runtime", expected, content.runtime, "shell")
         if runtime.image is not None:  # so that it is not collected before the version is stored
             self._images.hold(runtime.image)
         return msgspec.structs.replace(content, pinned=runtime)
@@ -68,6 +76,9 @@ class Runtimes:
             known = ", ".join([*self._host.built_in, Kind.CUSTOM])
             expected = f"one of: {known}; this machine has no interpreter for {wanted.kind}"
             raise Unprocessable.field("kind", expected, wanted.kind, "shell")
+        if wanted.isolation is Isolation.GVISOR and self._host.no_gvisor:
+            expected = f"crun: this server has no gVisor ({self._host.no_gvisor})"
+            raise Unprocessable.field("isolation", expected, wanted.isolation, "crun")
         async with self._changing:
             runtime = msgspec.structs.replace(
                 wanted, id=new_id(), host=self._host.packages, created_at=int(self._clock.unix())

@@ -51,6 +51,7 @@ class Settings:
     data_dir: Path = setting(Path("data"), "where the database is kept")
     run_dir: Path = setting(Path("/run/quiltfn"), "run-time state; swept after a crash")
     crun: str = setting("/usr/bin/crun", "the OCI runtime")
+    runsc: str = setting("/usr/bin/runsc", "gVisor, for runtimes with isolation: gvisor")
     node_id: str = setting("", "this node's name in records; empty: the host's name")
     tls_cert: Path = setting(Path(), "PEM file with the certificate chain; serves HTTPS")
     tls_key: Path = setting(Path(), "PEM file with the certificate's key")

@@ -179,6 +179,8 @@ kinds = [
     (socket.AF_PACKET, socket.SOCK_RAW, 0),
     (socket.AF_PACKET, socket.SOCK_DGRAM, 0),
     (socket.AF_INET, socket.SOCK_STREAM, 132),
+    (socket.AF_INET6, socket.SOCK_SEQPACKET, 0),
+    (socket.AF_INET, socket.SOCK_DGRAM, 136),
 ]
 for kind in kinds:
     try:
@@ -204,7 +206,7 @@ def test_raw_packet_and_icmp_sockets_and_the_host_s_abstract_ones_are_refused(
         with socket.socket(socket.AF_UNIX) as control:
             control.connect("\0quiltfn-egress-test")
         record = server.run(SOCKETS, runtime="out")
-    assert record["stdout"].split() == ["refused"] * 8, record
+    assert record["stdout"].split() == ["refused"] * 10, record
 
 
 MANY = f"""python3 -c '

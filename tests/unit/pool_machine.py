@@ -69,7 +69,7 @@ class Member(World):
 
     def tick(self) -> None:
         self.wakes = [at for at in self.wakes if at > self.now]
-        self._tick(self.pool.tick(self.now))
+        self._perform(self.pool.tick(self.now), is_tick=True)
 
     def evict(self, number: int) -> None:
         box = self.boxes[number]
@@ -208,13 +208,14 @@ class Machine:
         self._check_turn()
 
     def _check_turn(self) -> None:
-        """Who has waited for the longest waits because there is no memory."""
+        """Who has waited for the longest waits because there is no memory, whichever idle one of
+        its own it would be handed."""
         short = self.memory.short
         first = min(self.members, key=lambda one: short.get(one.pool, float("inf")))
         if first.pool not in short:
             return
         ready = first.those(lambda b: b.is_idle and b.digest == first.pool.current)
-        has = max((first.charge(number, first.boxes[number]) for number in ready), default=0.0)
+        has = min((first.charge(number, first.boxes[number]) for number in ready), default=0.0)
         if not ready and len(first.boxes) >= first.pool.limits.max_instances:
             return
         assert not self.memory.fits(first.limit_mib - has), "there is memory for the first"

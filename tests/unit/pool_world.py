@@ -135,7 +135,7 @@ class World:
     def retarget(self, **limits: int) -> None:
         new = PoolLimits(**limits)
         self._standby_wanted = min(self._standby_wanted, new.max_instances)
-        self._tick(self.pool.retarget(new, self.now))
+        self._perform(self.pool.retarget(new, self.now), is_tick=True)
 
     def pass_time(self, seconds: float) -> None:
         """Rings at the times that were asked for, and at the end as the reaper does."""
@@ -143,9 +143,9 @@ class World:
         while due := [at for at in self.wakes if at <= until]:
             self.now = max(self.now, min(due))
             self.wakes = [at for at in self.wakes if at > self.now]
-            self._tick(self.pool.tick(self.now))
+            self._perform(self.pool.tick(self.now), is_tick=True)
         self.now = until
-        self._tick(self.pool.tick(self.now))
+        self._perform(self.pool.tick(self.now), is_tick=True)
         self._check_patience()
 
     @staticmethod
@@ -206,10 +206,6 @@ class World:
 
     # Performing, with complaints ----------------------------------------------------------------
 
-    def _tick(self, actions: list[Action]) -> None:
-        """The pool has looked at the time, too: the last one that is worth it is parked now."""
-        self._perform(actions, is_tick=True)
-
     def _note_what_is_parked(self, *, is_tick: bool) -> None:
         wanted = (self.pool.current, self.pool.standby)
         if self._previous is not None and self.now >= self._kept_until and is_tick:
@@ -252,10 +248,9 @@ class World:
                     box = self.boxes[number]
                     assert not box.destroying, "destroyed twice"
                     assert box.holder is None, "destroyed under a call"
-                    is_wanted = is_tick and not (box.is_parked or self.pool.standby)
-                    full = len(self.boxes) > self.pool.limits.max_instances
-                    to_park = is_wanted and not full and self._is_to_be_parked(box)
-                    assert not to_park, "the last one is stopped, not parked"
+                    may_park = is_tick and not (box.is_parked or self.pool.standby)
+                    may_park &= len(self.boxes) <= self.pool.limits.max_instances
+                    assert not (may_park and self._is_to_be_parked(box)), "not parked"
                     box.destroying, box.is_parked = True, False
                     self._note_how_it_went(box)
                 case Wake(at=at):
@@ -321,7 +316,7 @@ class World:
         assert waiter == min(self.waiting, default=None), "somebody waited for longer"
         assert not box.is_parked, "handed while it is parked"
         waited_for_it = box.is_fresh and waiter in box.seen_by
-        is_tie = self.waiting[waiter] == box.stood_at  # either may have come first
+        is_tie = waiter not in box.seen_by and self.waiting[waiter] == box.stood_at
         assert is_tie or cold == waited_for_it, (
             f"called {'cold' if cold else 'warm'}, and it was not"
         )
@@ -384,11 +379,13 @@ class World:
 
         nearly_ready = self.those(lambda b: b.cleaning and b.digest == current)
         useless = self.those(lambda b: b.digest not in (current, standby) and b.holder is None)
-        lacking = len(self.waiting) > len(nearly_ready)
-        assert not (useless and lacking), "somebody waits beside one that is kept"
+        assert not useless or len(self.waiting) <= len(nearly_ready), (
+            "somebody waits beside one that is kept"
+        )
         if standby is not None and of(standby) < self._standby_wanted:
-            kept = [number for number in self.kept if self.boxes[number].digest != standby]
-            assert not kept, "a standby waits beside one that is kept"
+            assert all(self.boxes[n].digest == standby for n in self.kept), (
+                "a standby waits beside one that is kept"
+            )
 
 
 def a_pool(ready: int = 0, **limits: float) -> World:

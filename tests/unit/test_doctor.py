@@ -3,6 +3,7 @@
 import fcntl
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -166,10 +167,28 @@ def test_what_egress_needs_is_named_and_its_lack_stops_nothing() -> None:
     assert machine.egress(lambda name: name).sentence == "nft and slirp4netns are there"
 
 
-def test_gvisor_is_told_of_and_not_used() -> None:
-    assert "no runsc" in machine.gvisor(which=lambda _: None).sentence
-    there = machine.gvisor(lambda _: "runsc version release-20240729\nspec: 1.1\n", lambda _: "/r")
-    assert there.sentence == "runsc version release-20240729 at /r; quiltfn does not use it yet"
+@pytest.mark.parametrize("said", [None, "", "crun version 1.21\n"])
+def test_without_gvisor_its_runtimes_are_refused_and_nothing_else(said: str | None) -> None:
+    found = machine.gvisor("/r", lambda _: said)
+    assert found.level is Level.OK
+    assert "isolation: gvisor is refused: no runsc runs at /r; " in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ("0.0~20240729.0", Level.WARN),
+        ("release-20250601.0", Level.OK),
+        ("release-20250301.0-4-gabc", Level.WARN),
+        ("VERSION_MISSING", Level.OK),
+    ],
+)
+def test_an_old_gvisor_is_warned_of(version: str, level: Level) -> None:
+    said = f"runsc version {version}\nspec: 1.1.0\n"
+    found = machine.gvisor("/r", lambda _: said, today=date(2026, 5, 1))
+    assert found.level is level
+    assert found.sentence.startswith(f"runsc {version} at /r; serve tries it at its start")
+    assert ("more than a year old" in found.sentence) == (level is Level.WARN)
 
 
 def test_the_dead_are_counted_and_not_swept(tmp_path: Path) -> None:

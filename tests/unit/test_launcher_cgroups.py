@@ -205,6 +205,17 @@ def test_v1_puts_a_process_of_ours_into_a_group_of_every_controller(tmp_path: Pa
         assert (top / "quiltfn" / "s" / "one" / "cgroup.procs").read_text() == "0"
 
 
+def test_v1_opens_the_devices_that_were_asked_for_and_no_other(tmp_path: Path) -> None:
+    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
+    for top in tops.values():
+        (top / "quiltfn" / "s").mkdir(parents=True)
+    limits = Limits(memory_mib=64, cpu_percent=50.0, devices=("c 1:3 rw",))
+    V1(tops, hybrid=True).enter("s", "one", limits)
+    group = tops["devices"] / "quiltfn" / "s" / "one"
+    assert (group / "devices.deny").read_text() == "a"
+    assert (group / "devices.allow").read_text() == "c 1:3 rw"
+
+
 def test_v2_changes_the_limits_of_a_sandbox_that_is_there(unified: Path) -> None:
     group = unified / "quiltfn" / "s" / "one"
     group.mkdir(parents=True)

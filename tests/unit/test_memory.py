@@ -181,6 +181,15 @@ def test_nor_what_min_instances_asks_for() -> None:
     assert len(one.pool.spares()) == 1
 
 
+def test_nor_what_a_deploy_is_making_ready() -> None:
+    # Else each one is evicted for a call as soon as it stands, and started again, for ever.
+    machine = Machine([256.0])
+    (one,) = machine.members
+    ready(one)
+    one.prepare("a", 2)
+    assert one.pool.spares() == []
+
+
 # What counts how much ------------------------------------------------------------------------
 
 

@@ -81,11 +81,17 @@ EVENTS: dict[str, Callable[[World, int], object]] = {
     "quiet for long": quiet_for_long,
     "time": lambda world, n: world.pass_time(STEPS[n % len(STEPS)]),
 }
-# Long enough on average for something to come of them: of twice `min_size`.
-COMMON = ["acquire", "release", "started", "cleaned", "gone", "time"] * 3 + ["quiet for long"]
-STORIES = st.lists(
-    st.tuples(st.sampled_from([*EVENTS, *COMMON]), st.integers(0, 63)), min_size=9, max_size=70
-)
+COMMON = ["acquire", "release", "started", "cleaned", "gone", "time"] * 3
+
+
+def stories_of(names: list[str], least: int) -> st.SearchStrategy[list[tuple[str, int]]]:
+    """About twice as long as the `least`, on average."""
+    one = st.tuples(st.sampled_from(names), st.integers(0, 63))
+    return st.lists(one, min_size=least, max_size=70)
+
+
+STORIES = stories_of([*EVENTS, *COMMON, "quiet for long"], least=9)
+LIVELY = stories_of([*(name for name in EVENTS if "quiet" not in name), *COMMON], least=1)
 
 
 def live_through(story: list[tuple[str, int]], size: int, make: type[Pool] = Pool) -> None:
@@ -165,7 +171,7 @@ def the_minimum_is_restored_and_the_rest_leaves(world: World) -> None:
     assert world.pool.counts().total == limits.min_instances, "what is parked stays for ever"
 
 
-@settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(story=STORIES, size=st.integers(0, 63))
 def test_every_story_keeps_the_promises(story: list[tuple[str, int]], size: int) -> None:
     live_through(story, size)
@@ -317,16 +323,6 @@ class AsksToComeBackAtOnce(Pool):
 @pytest.mark.parametrize(
     "broken",
     [
-        KeepsForEver,
-        NeverKeeps,
-        NeverGivesKeptWay,
-        KeepsWhatIsInTheWay,
-        KeepsAfterPause,
-        HandsParkedAsWarm,
-        SwitchesBackToNothing,
-        ForgetsToPark,
-        ParksForEver,
-        AsksToComeBackAtOnce,
         ForgetsTheCeiling,
         AnswersTheCancelled,
         KeepsWhatTheCancelledHeld,
@@ -334,7 +330,6 @@ class AsksToComeBackAtOnce(Pool):
         HandsOutTheUnclean,
         ServesTheYoungestFirst,
         ForgetsTheLineWhenOneIsGone,
-        ForgetsToWake,
         LetsTheLineKeepTheStandbyOut,
         KeepsTheOldContent,
         ForgetsTheMinimum,
@@ -351,9 +346,43 @@ def test_a_pool_that_makes_this_mistake_is_found_out(broken: type[Pool]) -> None
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(story=STORIES, size=st.integers(0, 63))
+    @given(story=LIVELY, size=st.integers(0, 63))
     def stories(story: list[tuple[str, int]], size: int) -> None:
         live_through(story, size, broken)
 
     with pytest.raises((AssertionError, KeyError, RuntimeError, BaseExceptionGroup)):
         stories()
+
+
+# Those that need more events in a row than chance soon brings about: the story is told. The size
+# says max_instances and the content.
+ONE, TWO, FOUR, FOUR_OF_C = 0, 1, 3, 23
+IDLE = [("acquire", 0), ("started", 0), ("all quiet", 0)]
+UPDATED = [*IDLE, ("switch at once", 1)]
+PARKED = [("acquire", 0), ("started", 0), ("quiet for long", 0)]
+TWO_BUSY = [("acquire", 0), ("started", 0)] * 2
+FULL_LINE = [("acquire three", 0)] * 3
+TOLD: dict[type[Pool], tuple[int, list[tuple[str, int]]]] = {
+    ForgetsToWake: (FOUR, [*TWO_BUSY, ("release", 0), ("acquire", 0), ("time", 3)]),
+    KeepsForEver: (FOUR, [*UPDATED, ("time", STEPS.index(61.0))]),
+    NeverKeeps: (FOUR, UPDATED),
+    NeverGivesKeptWay: (TWO, [*UPDATED, ("acquire three", 0)]),
+    KeepsWhatIsInTheWay: (
+        TWO,
+        [*TWO_BUSY, ("switch at once", 1), ("acquire", 0), ("release", 0), ("cleaned", 0)],
+    ),
+    KeepsAfterPause: (FOUR, [*IDLE, ("close", 0)]),
+    HandsParkedAsWarm: (FOUR_OF_C, [*PARKED, ("acquire", 0)]),
+    SwitchesBackToNothing: (FOUR, [*UPDATED, ("switch at once", 0)]),
+    ForgetsToPark: (FOUR_OF_C, PARKED),
+    ParksForEver: (FOUR_OF_C, PARKED),
+    AsksToComeBackAtOnce: (ONE, FULL_LINE),
+}
+
+
+@pytest.mark.parametrize("broken", TOLD)
+def test_a_pool_that_makes_this_mistake_is_found_out_by_its_story(broken: type[Pool]) -> None:
+    size, story = TOLD[broken]
+    live_through(story, size)
+    with pytest.raises((AssertionError, RuntimeError)):
+        live_through(story, size, broken)

@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from quiltfn.launcher.preflight import PROBE, PreflightFailed, Seen, judge
+from quiltfn.launcher.gvisor import PIDS
+from quiltfn.launcher.preflight import (
+    GVISOR_PROBE,
+    PROBE,
+    PreflightFailed,
+    Seen,
+    judge,
+    judge_gvisor,
+)
 from quiltfn.launcher.state import SERVER_UID, UID_BASE, UIDS_PER_SANDBOX
 
 MEMORY = str(PROBE.memory_mib << 20)
@@ -89,3 +97,48 @@ def test_a_status_that_tells_nothing_is_no_protection() -> None:
     without_the_lines = status(Seccomp="", NoNewPrivs="")  # a kernel that has neither
     with pytest.raises(PreflightFailed, match="lacks: seccomp, no_new_privileges"):
         judge(without_the_lines, "v1")
+
+
+# gVisor --------------------------------------------------------------------------------------
+
+SENTRY = Seen(
+    # In a user namespace of its own it keeps some capabilities: they reach nothing of the host's.
+    status=GOOD.status | {"CapBnd": "00000000002801ff"},
+    namespaces={"mnt", "net", "ipc", "uts", "user"},
+    limits={
+        "memory": str(GVISOR_PROBE.memory_mib << 20),
+        "swap": "0",
+        "cpu": "{} {}".format(*GVISOR_PROBE.cpu_quota_and_period_us()),
+        "pids": str(PIDS),
+    },
+)
+
+
+def test_a_whole_sentry_is_reported_as_it_was_seen() -> None:
+    told = judge_gvisor(SENTRY, "release-20260101.0")
+    assert told.startswith("runsc release-20260101.0; its sentry has seccomp, no_new_privs, an own")
+    assert UID in told
+
+
+SENTRY_MISSING = {
+    "user_namespace": [
+        replace(SENTRY, status=SENTRY.status | {"Uid": uid * 4}) for uid in ("0\t", "65534\t")
+    ],
+    "namespaces": [
+        replace(SENTRY, namespaces=SENTRY.namespaces - {one}) for one in sorted(SENTRY.namespaces)
+    ],
+    "seccomp": [replace(SENTRY, status=SENTRY.status | {"Seccomp": one}) for one in ("0", "")],
+    "no_new_privileges": [replace(SENTRY, status=SENTRY.status | {"NoNewPrivs": "0"})],
+    **{
+        f"{name}_limit": [replace(SENTRY, limits=SENTRY.limits | {name: "max"})]
+        for name in ("memory", "swap", "cpu", "pids")
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"), [(name, seen) for name, cases in SENTRY_MISSING.items() for seen in cases]
+)
+def test_what_a_sentry_lacks_is_named(name: str, seen: Seen) -> None:
+    with pytest.raises(PreflightFailed, match=rf"gVisor's sentry lacks: {name} \(seen"):
+        judge_gvisor(seen, "release-20260101.0")

@@ -24,6 +24,7 @@ CREATE: dict[str, Any] = {
     "image": None,
     "network": "none",
     "writable_paths": [],
+    "isolation": "crun",
 }
 DESTROY: dict[str, Any] = {"n": 2, "verb": "destroy", "sandbox": ID}
 
@@ -36,8 +37,10 @@ def ask(request: object) -> object:
 def test_the_verbs() -> None:
     assert ask(CREATE) == Create(1, Limits(memory_mib=256, cpu_percent=25.5))
     everything = {"image": DIGEST, "network": "egress", "writable_paths": ["/data", "/var/cache"]}
+    everything |= {"isolation": "gvisor"}
+    limits = Limits(memory_mib=256, cpu_percent=25.5)
     assert ask(CREATE | everything) == Create(
-        1, Limits(memory_mib=256, cpu_percent=25.5), DIGEST, "egress", ("/data", "/var/cache")
+        1, limits, DIGEST, "egress", ("/data", "/var/cache"), "gvisor"
     )
     assert ask(DESTROY) == Destroy(2, ID)
     assert ask(DESTROY | {"verb": "kill"}) == Kill(2, ID)
@@ -122,6 +125,12 @@ def test_an_image_that_is_none(image: object) -> None:
 def test_a_network_that_is_none(network: object) -> None:
     with pytest.raises(Refused, match="network"):
         ask(CREATE | {"network": network})
+
+
+@pytest.mark.parametrize("isolation", ["", "none", "runc", "GVISOR", None, True, ["gvisor"], {}])
+def test_an_isolation_that_is_none(isolation: object) -> None:
+    with pytest.raises(Refused, match="isolation"):
+        ask(CREATE | {"isolation": isolation})
 
 
 @pytest.mark.parametrize("path", FIXED_TREES)

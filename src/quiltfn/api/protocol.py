@@ -41,6 +41,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._unfinished_bytes = 0
         self._head_is_complete = False
+        self._head_is_begun = False
         self._head_timer: asyncio.TimerHandle | None = None
         # A call whose head is there, until it is seen whether its body is in the same packet.
         self._held: DirectCall | None = None
@@ -65,6 +66,9 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._held is not None:
             self._let_go()
+        # Most heads come whole; only for one that does not is there anything to time.
+        if self._head_is_begun and self._head_timer is None:
+            self._expect_head()
         if not self._head_is_complete and self._unfinished_bytes > 2 * self.head_max_bytes:
             self._refuse()
 
@@ -72,8 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._head_bytes = 0
         self._head_is_complete = False
-        if self._head_timer is None:
-            self._expect_head()
+        self._head_is_begun = True
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -85,6 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_is_complete = True
+        self._head_is_begun = False
         self._unfinished_bytes = 0
         self._head_arrived()
         self._held = self._direct_call()

@@ -122,7 +122,10 @@ RULES |= {
         "the absolute path of a program and its arguments; of a custom runtime only",
         {"items": {"type": "string", "pattern": NO_NUL}},
     ),
-    "isolation": ("crun", {"enum": list(Isolation)}),
+    "isolation": (
+        "crun, or gvisor: a kernel of its own between handler and machine, where there is runsc",
+        {"enum": list(Isolation)},
+    ),
     "network": (
         "none, or egress: public addresses, and nothing of the host or of private networks",
         {"enum": list(Network)},

@@ -3,7 +3,6 @@
 import msgspec
 
 from quiltfn.api.parse import one_of
-from quiltfn.model.errors import Unprocessable
 from quiltfn.model.image import Image
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
 from quiltfn.model.version import MASK
@@ -24,10 +23,6 @@ class AddRuntimeBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     def wanted(self) -> Runtime:
         """Without what the server itself decides. Raises `Unprocessable`."""
-        if self.isolation == "gvisor":
-            raise Unprocessable.field(
-                "isolation", "crun: this server has no gVisor", "gvisor", "crun"
-            )
         return Runtime(
             id="",
             name=self.name,

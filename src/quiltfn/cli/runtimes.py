@@ -96,7 +96,7 @@ class Said:
         typer.Option(metavar="PATH", help="A further place to write to; repeatable."),
     ] = None
     isolation: Annotated[
-        str, typer.Option(help="What stands between a handler and the kernel.")
+        str, typer.Option(help="What stands between a handler and the kernel: crun, or gvisor.")
     ] = "crun"
 
     def runtime(self, name: str, kind: Kind) -> NewRuntime:

@@ -56,10 +56,9 @@ static void ahead_start(void)
     ahead.streams[1] = (struct stream){.fd = -1, .kind = 'E'};
     could_not(NULL, "", 0);
     // Its standard input is a file that the payload is put into later.
-    bool fine = open_streams(true, fds, ahead.streams);
     act_as_handler();
-    fine = fine && pipe2(script, O_CLOEXEC) == 0;
-    act_as_guest();
+    bool fine = open_streams(true, fds, ahead.streams) && pipe2(script, O_CLOEXEC) == 0;
+    act_as_guest(); // Before anybody runs: who has our effective id may renice us.
     pid_t pid = fine ? start(fds, script[0], SCRIPT_FD, argv, special.env) : -1;
     if (script[0] >= 0)
         close(script[0]);

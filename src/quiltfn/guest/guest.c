@@ -37,6 +37,7 @@
 #include <sys/mount.h>
 #include <sys/msg.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/sem.h>
 #include <sys/sendfile.h>
 #include <sys/shm.h>
@@ -51,7 +52,7 @@
 
 // ------------------------------------------------------------------------------------ numbers
 
-enum { PROTOCOL_VERSION = 1, CONTROL = 3, HANDLER_ID = 1000 };
+enum { PROTOCOL_VERSION = 1, CONTROL = 3, HANDLER_ID = 1000, PENDING_SIGNALS = 128 };
 
 enum {
     HEADER = 8,
@@ -235,16 +236,32 @@ static void could_not(const char *step, const char *name, int error)
     failure.error = error;
 }
 
+// Memory pressure shall take handlers, not pid 1. A process inherits the score of its parent, so pid
+// 1 takes the handlers' for the moment of a start: opening the child's own file instead makes four
+// objects under /proc for every call, and takes them apart again at its end. In that moment there is
+// nobody else to take, since the kernel passes over the child of a vfork.
 static const char *oom_score_adj;
+static char own_oom_score[16];
+static int oom_score_fd = -1;
 
-static bool raise_oom_score(void)
+static bool set_oom_score(const char *score)
 {
-    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    size_t length = strlen(oom_score_adj);
-    return write(fd, oom_score_adj, length) == (ssize_t)length;
+    size_t length = strlen(score);
+    return pwrite(oom_score_fd, score, length, 0) == (ssize_t)length;
 }
+
+static bool prepare_oom_score(void)
+{
+    oom_score_fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+    return oom_score_fd >= 0 &&
+           pread(oom_score_fd, own_oom_score, sizeof own_oom_score - 1, 0) > 0 &&
+           set_oom_score(oom_score_adj) && set_oom_score(own_oom_score);
+}
+
+// Whether the last look found that we have no child at all. Then nothing of a call is alive: every
+// process of the namespace descends from us, and one whose parent ends becomes our child before that
+// parent can be reaped.
+static bool childless;
 
 // Runs in the child of vfork: it borrows the guest's memory until execve, so it only makes system
 // calls. Nobody can use that loan: no other process of the handler's uid is alive, and the memory
@@ -258,9 +275,6 @@ __attribute__((noinline, noreturn)) static void become_handler(const int fds[3],
     sigemptyset(&none);
     if (setsid() < 0 || sigprocmask(SIG_SETMASK, &none, NULL) != 0)
         step = "start a session";
-    // Before the uid changes: the file is root's. Memory pressure shall take handlers, not pid 1.
-    else if (!raise_oom_score())
-        step = "write its oom_score_adj";
     // Raw calls: libc's versions are for threads, and must not run on borrowed memory.
     else if (syscall(SYS_setresgid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0 ||
              syscall(SYS_setresuid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0)
@@ -270,11 +284,12 @@ __attribute__((noinline, noreturn)) static void become_handler(const int fds[3],
         step = "connect the standard streams";
     else if (more >= 0 && (more == as ? fcntl(as, F_SETFD, 0) : dup2(more, as)) < 0)
         step = "connect its own descriptor";
-    // Everything of ours is close-on-exec already; this is the second lock on the same door.
+    // Everything of ours is close-on-exec already; this is the second lock on the same door. INT_MAX,
+    // which no descriptor is above: gVisor takes no more.
     else if ((more < 0 || as > 3) &&
-             syscall(SYS_close_range, 3, more < 0 ? ~0U : (unsigned)as - 1, 0) != 0)
+             syscall(SYS_close_range, 3, more < 0 ? INT_MAX : as - 1, 0) != 0)
         step = "close its descriptors";
-    else if (more >= 0 && syscall(SYS_close_range, as + 1, ~0U, 0) != 0)
+    else if (more >= 0 && syscall(SYS_close_range, as + 1, INT_MAX, 0) != 0)
         step = "close its descriptors";
     else if (chdir(special.cwd) != 0)
         step = "enter ", name = special.cwd;
@@ -287,9 +302,14 @@ __attribute__((noinline, noreturn)) static void become_handler(const int fds[3],
 __attribute__((noinline)) static pid_t start(const int fds[3], int more, int as, char **argv,
                                              char **env)
 {
+    if (!set_oom_score(oom_score_adj))
+        _exit(BROKEN);
+    childless = false;
     pid_t pid = vfork();
     if (pid == 0)
         become_handler(fds, more, as, argv, env);
+    if (!set_oom_score(own_oom_score))
+        _exit(BROKEN);
     return pid;
 }
 
@@ -311,10 +331,9 @@ static int payload_file(void)
 
 // Everything is new for each call, /dev/null too: flags and owners of an open file would otherwise
 // be a channel from one call to the next. Only our ends of the pipes do not block: the flag belongs
-// to an end, and the handler's shall be ordinary.
+// to an end, and the handler's shall be ordinary. Called as the handler, whose they shall be.
 static bool open_streams(bool has_payload, int fds[3], struct stream streams[2])
 {
-    act_as_handler();
     int pair[2];
     fds[0] = has_payload ? payload_file() : open("/dev/null", O_RDONLY | O_CLOEXEC);
     bool fine = fds[0] >= 0;
@@ -328,7 +347,6 @@ static bool open_streams(bool has_payload, int fds[3], struct stream streams[2])
     }
     if (!fine)
         could_not("make the standard streams", "", errno);
-    act_as_guest();
     return fine;
 }
 
@@ -425,7 +443,8 @@ static bool reap(pid_t handler, int *status, bool *more)
     bool ended = false;
     for (int i = 0; i < 256; i++) {
         int one;
-        pid_t pid = waitpid(-1, &one, WNOHANG);
+        pid_t pid = waitpid(-1, &one, WNOHANG | __WALL); // Of whatever kind of clone.
+        childless = pid < 0 && errno == ECHILD;
         if (pid <= 0) {
             *more = false;
             return ended;
@@ -526,13 +545,15 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
     }
 }
 
-// Kills every process of the sandbox but ourselves, and returns when none is left. Outside a PID
-// namespace this line would kill the machine, hence the check right here. ESRCH is the proof: it
-// also counts what was put into the namespace from outside. A fork cannot slip through, since
-// the kernel refuses to fork with a signal pending. Whatever does not die within a second of turns
-// is not ours to wait for.
+// Kills every process of the sandbox but ourselves, and returns when none is left. Where we have no
+// child there is nobody of a call, and the kernel need not look at every process of the host.
+// Outside a PID namespace this line would kill the machine, hence the check right here. ESRCH is the
+// proof. A fork cannot slip through, since the kernel refuses to fork with a signal pending. Whatever
+// does not die within a second of turns is not ours to wait for.
 static void kill_everyone(void)
 {
+    if (childless)
+        return;
     if (getpid() != 1)
         _exit(BAD_START);
     for (int turn = 0; kill(-1, SIGKILL) == 0; turn++) {
@@ -740,7 +761,9 @@ static void empty(struct stream streams[2], uint64_t nonce)
 static pid_t start_now(struct call *call, struct stream streams[2])
 {
     int fds[3] = {-1, -1, -1};
+    act_as_handler();
     bool fine = open_streams(call->has_payload, fds, streams);
+    act_as_guest();
     if (call->has_payload)
         fine = take_payload(fine ? fds[0] : -1, call->payload_bytes) && fine;
     pid_t handler = fine ? start(fds, -1, 0, special.argv, call->env) : -1;
@@ -836,12 +859,19 @@ static void serve_call(size_t length)
 
 // ----------------------------------------------------------------------------------------- start
 
+// Under gVisor's kernel, which pays for pending signals itself and lets nobody change their limit.
+static bool in_gvisor;
+
 static void prepare(void)
 {
-    // Standard streams of our own, so that no descriptor of a call is ever 0, 1 or 2.
-    for (int fd = 0; fd < 3; fd++)
+    // Standard streams of our own, so that no descriptor of a call is ever 0, 1 or 2. Under gVisor
+    // those that came along are files of the host, which a handler could open again by /proc/1/fd.
+    for (int fd = 0; fd < 3; fd++) {
+        if (in_gvisor)
+            close(fd);
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
             _exit(BAD_START);
+    }
     if (fcntl(CONTROL, F_SETFD, FD_CLOEXEC) != 0)
         _exit(BAD_START);
 
@@ -866,6 +896,13 @@ static void prepare(void)
     // directory is proved with exactly the handler's rights.
     if (setgroups(0, NULL) != 0 || chdir("/") != 0)
         _exit(BAD_START);
+    if (!prepare_oom_score())
+        _exit(BAD_START);
+    // Here and not by the runtime: the limit that holds when a user namespace is made becomes one for
+    // all users of its maker together, and one handler's timers would take those of every sandbox.
+    struct rlimit pending = {PENDING_SIGNALS, PENDING_SIGNALS};
+    if (!in_gvisor && setrlimit(RLIMIT_SIGPENDING, &pending) != 0)
+        _exit(BAD_START);
     umask(022);
     drop_bounding_set();
 }
@@ -878,7 +915,8 @@ int main(int argc, char **argv)
     tmp_options = argv[1];
     shm_options = argv[2];
     oom_score_adj = argv[3];
-    writable = argv + 4;
+    in_gvisor = argc > 4 && strcmp(argv[4], "gvisor") == 0;
+    writable = argv + 4 + in_gvisor;
     prepare();
     put32(out_frame('H', 4), PROTOCOL_VERSION);
     out_send();

@@ -229,10 +229,10 @@ static bool runner_open(int fds[3], int *control)
 {
     struct stream streams[2] = {{.fd = -1}, {.fd = -1}};
     int pair[2];
+    act_as_handler();
     bool fine = open_streams(false, fds, streams);
     runner.out = streams[0].fd;
     runner.log = streams[1].fd;
-    act_as_handler();
     fine = fine && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0;
     if (fine) {
         runner.control = pair[0];

@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,11 +31,15 @@ class CgroupsUnusable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one sandbox may use: memory in MiB, processor in percent of one core, processes."""
+    """What one sandbox may use: memory in MiB, processor in percent of one core, processes.
+
+    `devices`: as cgroup v1 writes them; v2 has no file for that.
+    """
 
     memory_mib: int
     cpu_percent: float
     pids: int = 64
+    devices: tuple[str, ...] = ()
 
     def cpu_quota_and_period_us(self) -> tuple[int, int]:
         """The kernel refuses quotas below 1 ms, so small shares stretch the period (up to 1 s)."""
@@ -58,13 +62,8 @@ class Cgroups(Protocol):
     def path(self, server: str, sandbox: str) -> str:
         """What config.json's cgroupsPath says."""
 
-    def enter(
-        self, server: str, group: str, limits: Limits, devices: Sequence[str] = ()
-    ) -> None:
-        """Puts this very process into a new group with these limits. Raises OSError.
-
-        `devices`: those that it may use, as cgroup v1 writes them; v2 has no file for that.
-        """
+    def enter(self, server: str, group: str, limits: Limits) -> None:
+        """Puts this very process into a new group with these limits. Raises OSError."""
 
     def limit(self, server: str, sandbox: str, limits: Limits) -> None:
         """Gives a sandbox that is there other limits for memory and processor. Raises OSError."""
@@ -138,9 +137,7 @@ class V1:
     def path(self, server: str, sandbox: str) -> str:
         return f"/{PARENT}/{server}/{sandbox}"
 
-    def enter(
-        self, server: str, group: str, limits: Limits, devices: Sequence[str] = ()
-    ) -> None:
+    def enter(self, server: str, group: str, limits: Limits) -> None:
         quota, period = limits.cpu_quota_and_period_us()
         memory = limits.memory_mib * 1024 * 1024
         files: dict[str, dict[str, object]] = {
@@ -155,7 +152,7 @@ class V1:
             for name, value in files.get(controller, {}).items():
                 if "memsw" not in name or (path / name).exists():  # swap accounting may be off
                     (path / name).write_text(str(value))
-        for device in devices:
+        for device in limits.devices:
             (self._group("devices", server, group) / "devices.allow").write_text(device)
         for controller in self._mounts:
             (self._group(controller, server, group) / "cgroup.procs").write_text("0")
@@ -256,9 +253,7 @@ class V2:
     def path(self, server: str, sandbox: str) -> str:
         return f"{self._base.rstrip('/')}/{PARENT}/{server}/{sandbox}"
 
-    def enter(
-        self, server: str, group: str, limits: Limits, devices: Sequence[str] = ()
-    ) -> None:
+    def enter(self, server: str, group: str, limits: Limits) -> None:
         quota, period = limits.cpu_quota_and_period_us()
         path = self._group(server, group)
         path.mkdir()

@@ -1,5 +1,6 @@
 """How the server's process loses everything it does not need before its program starts."""
 
+import contextlib
 import os
 import signal
 import stat
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quiltfn.launcher import syscalls
+from quiltfn.launcher.oci import HANDLER_OOM_SCORE
 from quiltfn.launcher.state import SERVER_UID
 
 
@@ -69,6 +71,20 @@ def give_up_root(launcher: int, uid: int = SERVER_UID) -> None:
     syscalls.die_with_parent(signal.SIGKILL)
     if os.getppid() != launcher:  # it ended before the line above took effect
         os._exit(70)
+
+
+def forget_the_launcher() -> None:
+    """In a forked child that will be another program: signals, streams and weight of its own."""
+    signal.set_wakeup_fd(-1)
+    for one in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError):
+            signal.signal(one, signal.SIG_DFL)
+    # The launcher may be among the last to be killed for memory; this is not.
+    score = max(HANDLER_OOM_SCORE, int(Path("/proc/self/oom_score_adj").read_text()))
+    Path("/proc/self/oom_score_adj").write_text(str(score))
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
 
 
 def prepare_data_dir(path: Path) -> None:

@@ -23,7 +23,6 @@ from quiltfn.launcher import confine, syscalls
 from quiltfn.launcher import egress_rules as rules
 from quiltfn.launcher.cgroups import Cgroups, Limits
 from quiltfn.launcher.netns import MTU, Netns
-from quiltfn.launcher.oci import HANDLER_OOM_SCORE
 from quiltfn.launcher.state import UIDS_PER_SANDBOX, ServerState
 
 NFT, SLIRP = "/usr/sbin/nft", "/usr/bin/slirp4netns"
@@ -227,7 +226,7 @@ class Egress:
             raise
         if pid == 0:
             try:
-                _forget_what_the_launcher_does()
+                confine.forget_the_launcher()
                 self._cgroups.enter(self._state.id, name + SUFFIX, share)
                 # The last uid of the sandbox's range: a handler cannot become it.
                 self._confine(launcher, uid_base + UIDS_PER_SANDBOX - 1, outer)
@@ -313,19 +312,6 @@ def watched(pid: int) -> int:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
-
-
-def _forget_what_the_launcher_does() -> None:
-    signal.set_wakeup_fd(-1)
-    for one in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        with contextlib.suppress(OSError):
-            signal.signal(one, signal.SIG_DFL)
-    # The launcher may be among the last to be killed for memory; this is not.
-    score = max(HANDLER_OOM_SCORE, int(Path("/proc/self/oom_score_adj").read_text()))
-    Path("/proc/self/oom_score_adj").write_text(str(score))
-    null = os.open("/dev/null", os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
 
 
 def _become_slirp(tap: int, ready: int, *, v6: bool) -> None:

@@ -30,7 +30,8 @@ from quiltfn.launcher import (
     verbs,
 )
 from quiltfn.launcher.egress import Egress
-from quiltfn.launcher.sandboxes import Created, NotCreated, Sandboxes
+from quiltfn.launcher.gvisor import Gvisor
+from quiltfn.launcher.sandboxes import Created, NotCreated, Programs, Sandboxes
 
 UNUSABLE, SERVER_DIED, NO_DATA_DIR, NOT_ROOT = 69, 70, 73, 77
 LEAVE_TIMEOUT_S = 10.0
@@ -59,6 +60,7 @@ class Options:
     given: Mapping[str, object]
     program: Sequence[Path]
     crun: str
+    runsc: str = "/usr/bin/runsc"
     egress_dns: str = ""
 
 
@@ -131,13 +133,18 @@ class Launcher:
         self.skeleton = host_image.build(self.state.root, self.options.guest)
         self.images = images.Images(self.options.data_dir / "images", self.state.images)
         egress = Egress(self.state, groups, self.selector, dns=self.options.egress_dns)
+        gvisor = Gvisor(self.options.runsc)
+        programs = Programs(self.options.crun, gvisor)
         self.sandboxes = Sandboxes(
-            self.state, groups, self.skeleton.host, self.options.crun, self.selector, egress
+            self.state, groups, self.skeleton.host, programs, self.selector, egress
         )
         self._watch_signals()
         try:
             seen = preflight.check(self.sandboxes, self.state, groups, self._turn)
             seen["egress"] = preflight.check_egress(egress, self.state, self._turn)
+            seen["gvisor"] = preflight.check_gvisor(
+                gvisor, self.sandboxes, self.state, groups, self._turn
+            )
         except preflight.PreflightFailed as error:
             raise CannotStart(str(error), UNUSABLE) from None
         facts = {
@@ -146,6 +153,7 @@ class Launcher:
             "memory_max_mib": self.memory_max_mib,
             "cores": self.cores,
             "oci_runtime": self.options.crun,
+            "no_gvisor": gvisor.why_not,
             "interpreters": host_image.interpreters(),
             "packages": host_image.packages_hash(),
         }
@@ -301,6 +309,7 @@ class Launcher:
             app=None if verb.image is None else self.images.path(verb.image),
             writable_paths=verb.writable_paths,
             egress=verb.network == "egress",
+            isolation=verb.isolation,
         )
 
     def _answer_create(self, n: int, answer: Created | NotCreated) -> None:

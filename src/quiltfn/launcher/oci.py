@@ -36,14 +36,22 @@ MASKED = [
     "/proc/timer_stats",
 ]
 READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+# Not RLIMIT_SIGPENDING: what it is when the user namespace is made becomes the limit of all
+# sandboxes together, so the guest sets it.
 RLIMITS = {
     "RLIMIT_NOFILE": 1024,
     "RLIMIT_CORE": 0,
     "RLIMIT_MEMLOCK": 64 * 1024,
     "RLIMIT_MSGQUEUE": 0,
-    "RLIMIT_SIGPENDING": 128,
     "RLIMIT_FSIZE": 64 * 1024 * 1024,
 }
+CRUN, GVISOR = "crun", "gvisor"
+# gVisor's tmpfs cannot count inodes, and is then not mounted at all; what there is of them is held
+# by the memory limit.
+UNKNOWN_TO_GVISOR = ("nr_inodes=", "hidepid=")
+# Its queues heed no limit and nobody can list them, so one would outlive the call that made it.
+NOT_IN_GVISOR = ("mq_open", "mq_unlink")
+PENDING_SIGNALS = 128
 ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 
 
@@ -67,7 +75,8 @@ class Wanted:
 
     `app`: the files it sees at /app, where it has some. `writable_paths`: where a tmpfs is laid
     beside /tmp; the mount points exist. `binds`: further read-only binds, path inside → outside.
-    `egress`: it reaches public addresses, by the network namespace at `netns`.
+    `egress`: it reaches public addresses, by the network namespace at `netns`. `isolation`: which
+    program makes it, CRUN or GVISOR.
     """
 
     limits: Limits
@@ -76,12 +85,20 @@ class Wanted:
     binds: dict[str, str] = field(default_factory=dict)
     egress: bool = False
     netns: str = ""
+    isolation: str = CRUN
 
 
 def config(
     host: Host, wanted: Wanted, *, uid_base: int, cgroup: str, hostname: str
 ) -> dict[str, Any]:
     """The OCI runtime configuration of one sandbox (runtime-spec 1.0)."""
+    made = _for_crun(host, wanted, uid_base=uid_base, cgroup=cgroup, hostname=hostname)
+    return _for_gvisor(made, wanted.limits.pids) if wanted.isolation == GVISOR else made
+
+
+def _for_crun(
+    host: Host, wanted: Wanted, *, uid_base: int, cgroup: str, hostname: str
+) -> dict[str, Any]:
     return {
         "ociVersion": "1.0.2",
         "hostname": hostname,
@@ -103,6 +120,47 @@ def config(
             "readonlyPaths": READ_ONLY,
         },
     }
+
+
+def _for_gvisor(made: dict[str, Any], pids: int) -> dict[str, Any]:
+    """The same fence without what runsc does not know: it would fail, or be silently left out.
+
+    The control group is joined beforehand, and /proc and /sys are of gVisor's making.
+    """
+    process, linux = made["process"], made["linux"]
+    guest, tmp, shm, score, *writable = process["args"]
+    kept = {"uidMappings", "gidMappings"}
+    return made | {
+        "annotations": {},
+        "process": process
+        | {
+            "args": [guest, _known(tmp), _known(shm), score, GVISOR, *writable],
+            "oomScoreAdj": int(score),
+            "rlimits": [
+                *process["rlimits"],
+                # The guest may not set it here; and the group counts gVisor's own processes, too.
+                {"type": "RLIMIT_SIGPENDING", "soft": PENDING_SIGNALS, "hard": PENDING_SIGNALS},
+                {"type": "RLIMIT_NPROC", "soft": pids, "hard": pids},
+            ],
+        },
+        "mounts": [
+            one | {"options": [o for o in one["options"] if not o.startswith(UNKNOWN_TO_GVISOR)]}
+            for one in made["mounts"]
+        ],
+        "linux": {name: linux[name] for name in kept}
+        | {
+            "namespaces": [one for one in linux["namespaces"] if one["type"] != "cgroup"],
+            "seccomp": linux["seccomp"] | {"syscalls": _without(linux["seccomp"]["syscalls"])},
+        },
+    }
+
+
+def _without(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [one | {"names": [n for n in one["names"] if n not in NOT_IN_GVISOR]} for one in rules]
+
+
+def _known(options: str) -> str:
+    return ",".join(one for one in options.split(",") if not one.startswith(UNKNOWN_TO_GVISOR))
 
 
 def _process(host: Host, wanted: Wanted) -> dict[str, Any]:

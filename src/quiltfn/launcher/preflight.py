@@ -4,6 +4,7 @@ What health reports as protections in force is what was seen here, not what was 
 is missing the server does not start.
 """
 
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -12,11 +13,14 @@ from pathlib import Path
 
 from quiltfn.launcher.cgroups import MOUNT, Cgroups, Limits
 from quiltfn.launcher.egress import Egress, Uplink
-from quiltfn.launcher.oci import Wanted
+from quiltfn.launcher.gvisor import PIDS, Gvisor
+from quiltfn.launcher.oci import GVISOR, Wanted
 from quiltfn.launcher.sandboxes import Created, NotCreated, Sandboxes
 from quiltfn.launcher.state import SERVER_UID, UID_BASE, ServerState
 
 PROBE = Limits(memory_mib=64, cpu_percent=50.0)
+# A kernel of its own has to start in it.
+GVISOR_PROBE = Limits(memory_mib=256, cpu_percent=50.0)
 
 
 class PreflightFailed(Exception):
@@ -39,8 +43,41 @@ def check(
 
     `turn` runs the event loop once; raises `PreflightFailed`.
     """
+    seen = _probe(Wanted(limits=PROBE), sandboxes, state, cgroups, turn)
+    return judge(seen, cgroups.mode)
+
+
+def check_gvisor(
+    gvisor: Gvisor,
+    sandboxes: Sandboxes,
+    state: ServerState,
+    cgroups: Cgroups,
+    turn: Callable[[], None],
+) -> str:
+    """The same with gVisor: what its sentry, the process that a handler's code is in, is held by.
+
+    Returns how it was seen, or why there is no gVisor on this machine; then it is refused.
+    """
+    if gvisor.find():
+        gvisor.why_not = ""
+        try:
+            wanted = Wanted(limits=GVISOR_PROBE, isolation=GVISOR)
+            seen = _probe(wanted, sandboxes, state, cgroups, turn)
+            return judge_gvisor(seen, gvisor.version)
+        except PreflightFailed as error:
+            gvisor.why_not = str(error)
+    return f"refused: {gvisor.why_not}"
+
+
+def _probe(
+    wanted: Wanted,
+    sandboxes: Sandboxes,
+    state: ServerState,
+    cgroups: Cgroups,
+    turn: Callable[[], None],
+) -> Seen:
     answers: list[Created | NotCreated] = []
-    sandboxes.create(Wanted(limits=PROBE), answers.append)
+    sandboxes.create(wanted, answers.append)
     _until(lambda: bool(answers), turn)
     answer = answers[0]
     if isinstance(answer, NotCreated):
@@ -50,12 +87,12 @@ def check(
         answer.control.settimeout(5)
         if not answer.control.recv(64):
             raise PreflightFailed("the guest ended before it said hello")
-        seen = _look(answer.pid, state.id, answer.sandbox, cgroups)
-        return judge(seen, cgroups.mode)
+        return _look(answer.pid, state.id, answer.sandbox, cgroups)
     except OSError as error:
         raise PreflightFailed(f"the probe sandbox cannot be examined: {error}") from None
     finally:
         answer.control.close()
+        os.close(answer.events)
         gone: list[bool] = []
         sandboxes.destroy(answer.sandbox, lambda _: gone.append(True))
         _until(lambda: bool(gone), turn)
@@ -90,11 +127,8 @@ def check_egress(egress: Egress, state: ServerState, turn: Callable[[], None]) -
 
 def judge(seen: Seen, mode: str) -> dict[str, str]:
     """Protection → how it was seen; raises `PreflightFailed` naming what is missing."""
-    uid = int(seen.status["Uid"].split()[0])
-    quota, period = PROBE.cpu_quota_and_period_us()
-    memory = str(PROBE.memory_mib * 1024 * 1024)
     demands = {
-        "user_namespace": (UID_BASE < uid != SERVER_UID, f"own uid range from {uid}"),
+        **_identity(seen),
         "namespaces": (
             seen.namespaces >= {"mnt", "pid", "net", "ipc", "uts", "cgroup", "user"},
             "mount, pid, net, ipc, uts, cgroup, user",
@@ -102,18 +136,54 @@ def judge(seen: Seen, mode: str) -> dict[str, str]:
         "seccomp": (seen.status["Seccomp"] == "2", "allowlist"),
         "no_new_privileges": (seen.status["NoNewPrivs"] == "1", "set"),
         "capabilities": (int(seen.status["CapBnd"], 16) == 0, "handlers have none"),
+        **_limits(seen, PROBE, PROBE.pids, mode),
+    }
+    _demand(demands, seen, "a sandbox on this machine")
+    return {name: how for name, (_, how) in demands.items()} | {"network": "lo only"}
+
+
+def judge_gvisor(seen: Seen, version: str) -> str:
+    """How it was seen; raises `PreflightFailed` naming what is missing."""
+    demands = {
+        **_identity(seen),
+        # Its stub processes have to be in the host's pid namespace; nobody inside sees that one.
+        "namespaces": (seen.namespaces >= {"mnt", "net", "ipc", "uts", "user"}, ""),
+        "seccomp": (seen.status["Seccomp"] == "2", ""),
+        "no_new_privileges": (seen.status["NoNewPrivs"] == "1", ""),
+        **_limits(seen, GVISOR_PROBE, PIDS, ""),
+    }
+    _demand(demands, seen, "gVisor's sentry")
+    return (
+        f"runsc {version}; its sentry has seccomp, no_new_privs, an {demands['user_namespace'][1]} "
+        "and the limits of its control group"
+    )
+
+
+Demands = dict[str, tuple[bool, str]]
+
+
+def _identity(seen: Seen) -> Demands:
+    uid = int(seen.status["Uid"].split()[0])
+    return {"user_namespace": (UID_BASE < uid != SERVER_UID, f"own uid range from {uid}")}
+
+
+def _limits(seen: Seen, probe: Limits, pids: int, mode: str) -> Demands:
+    quota, period = probe.cpu_quota_and_period_us()
+    memory = str(probe.memory_mib * 1024 * 1024)
+    return {
         "memory_limit": (seen.limits.get("memory") == memory, f"cgroup {mode}, swap included"),
         "swap_limit": (seen.limits.get("swap") in (memory, "0", "none"), "none"),
         "cpu_limit": (seen.limits.get("cpu") == f"{quota} {period}", f"cgroup {mode}"),
-        "pids_limit": (seen.limits.get("pids") == str(PROBE.pids), f"cgroup {mode}"),
+        "pids_limit": (seen.limits.get("pids") == str(pids), f"cgroup {mode}"),
     }
+
+
+def _demand(demands: Demands, seen: Seen, of: str) -> None:
     missing = [name for name, (fine, _) in demands.items() if not fine]
     if missing:
         raise PreflightFailed(
-            f"a sandbox on this machine lacks: {', '.join(missing)} "
-            f"(seen: {seen.status}, {seen.limits})"
+            f"{of} lacks: {', '.join(missing)} (seen: {seen.status}, {seen.limits})"
         )
-    return {name: how for name, (_, how) in demands.items()} | {"network": "lo only"}
 
 
 def _look(pid: int, server: str, sandbox: str, cgroups: Cgroups) -> Seen:

@@ -18,9 +18,10 @@ from pathlib import Path
 from quiltfn.launcher import oci
 from quiltfn.launcher.cgroups import Cgroups, Limits
 from quiltfn.launcher.egress import Egress, Uplink
-from quiltfn.launcher.gvisor import Gvisor, enter
+from quiltfn.launcher.gvisor import Gvisor, enter, error_in
 from quiltfn.launcher.jobs import Job, Jobs
 from quiltfn.launcher.state import ServerState
+
 
 @dataclass(frozen=True, slots=True)
 class Created:
@@ -46,11 +47,12 @@ class NotCreated:
 class _Sandbox:
     """`is_starting`: crun is at it, or will be; until it has ended nothing can be deleted.
 
-    `by_runsc`: it is gVisor's.
+    `limits`: what it was made with. `by_runsc`: it is gVisor's.
     """
 
     id: str
     uid_base: int
+    limits: Limits
     by_runsc: bool
     is_starting: bool = True
     pidfd: int | None = None
@@ -60,7 +62,7 @@ class _Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """What makes sandboxes. `crun`: its path; `gvisor`: which says itself whether it may be used."""
+    """What makes sandboxes. `crun`: a path; `gvisor` says itself whether it may be used."""
 
     crun: str
     gvisor: Gvisor
@@ -93,7 +95,7 @@ class Sandboxes:
             return
         name = secrets.token_hex(12)
         try:
-            sandbox = _Sandbox(name, self._state.take_uids(), by_runsc)
+            sandbox = _Sandbox(name, self._state.take_uids(), wanted.limits, by_runsc)
         except OSError as error:
             done(NotCreated(f"the sandbox could not be prepared: {error}"))
             return
@@ -236,10 +238,13 @@ class Sandboxes:
             if sandbox.on_gone is not None:
                 raise OSError("it was given up meanwhile")
             if code != 0:
+                why = error_in if sandbox.by_runsc else _first_line
                 program = "runsc" if sandbox.by_runsc else "crun"
-                raise OSError(_first_line(bundle / "log") or f"{program} ended with {code}")
+                raise OSError(why(bundle / "log") or f"{program} ended with {code}")
             if sandbox.uplink is not None and not sandbox.uplink.is_alive:
                 raise OSError("the process that leads out of its network ended")
+            if sandbox.by_runsc:
+                self._cgroups.limit(self._state.id, sandbox.id, sandbox.limits)
             pid = int((bundle / "pid").read_text())
             sandbox.pidfd = os.pidfd_open(pid)
             self._selector.register(
@@ -309,8 +314,5 @@ class Sandboxes:
 def _first_line(log: Path) -> str:
     with contextlib.suppress(OSError):
         lines = log.read_text(errors="replace").strip().splitlines()
-        first = lines[0] if lines else ""
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # runsc's are JSON
-            return str(json.loads(first)["msg"])
-        return first
+        return lines[0] if lines else ""
     return ""

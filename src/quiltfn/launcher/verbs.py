@@ -2,12 +2,12 @@
 
 One message is one JSON object in one packet of a SOCK_SEQPACKET pair without name or path.
 Requests: `{"n": int, "verb": "create", "memory_mib": int, "cpu_percent": number, "image": digest or
-null, "network": "none" | "egress", "writable_paths": [path, …], "isolation": "crun" | "gvisor"}`, `{"n": int, "verb": "limit",
-"sandbox": id, "memory_mib": int, "cpu_percent": number}`, `{"n": int, "verb": "kill" | "used" |
-"blocked" | "destroy", "sandbox": id}`. Answers repeat `n`; a create's answer carries two
-descriptors, the control socket and the event counter; that of used carries `bytes` of
-memory; those of blocked and destroy carry `blocked`: how many attempts to reach something the
-sandbox's network has refused.
+null, "network": "none" | "egress", "writable_paths": [path, …], "isolation": "crun" | "gvisor"}`,
+`{"n": int, "verb": "limit", "sandbox": id, "memory_mib": int, "cpu_percent": number}`, `{"n": int,
+"verb": "kill" | "used" | "blocked" | "destroy", "sandbox": id}`. Answers repeat `n`; a create's
+answer carries two descriptors, the control socket and the event counter; that of used carries
+`bytes` of memory; those of blocked and destroy carry `blocked`: how many attempts to reach
+something the sandbox's network has refused.
 """
 
 import json

@@ -217,7 +217,8 @@ class Pool(PoolRules):
         return self._stop(instance, now)
 
     def spares(self) -> list[Spare]:
-        """The idle instances that nobody waits for whose turn it is, nor min_instances."""
+        """The idle instances that nobody waits for whose turn it is, nor min_instances, nor a
+        deploy: what is being made ready would be started again at once."""
         awaited = 0
         if self.line and self.memory.is_turn_of(self, self.line.first.since):
             awaited = len(self.line)
@@ -226,7 +227,9 @@ class Pool(PoolRules):
         idle = [one for one in self._all.those(PARKED) if one.digest != self.current]
         idle += parked[max(0, awaited - len(ready)) :]
         if self.current is not None:
-            above = self._all.serving(self.current) - self.limits.min_instances
+            made_ready = self.standby_wanted if self.standby == self.current else 0
+            least = max(self.limits.min_instances, made_ready)
+            above = self._all.serving(self.current) - least
             idle += ready[: max(0, min(above, len(ready) - awaited))]
         return [Spare(self, one.id, one.idle_mib, one.worth, one.state is PARKED) for one in idle]
 

@@ -59,7 +59,7 @@ def examine(settings: Settings, root: Path = Path("/")) -> list[Finding]:
         machine.disk(settings.data_dir),
         *machine.of_the_host(root, mode),
         machine.egress(),
-        machine.gvisor(),
+        machine.gvisor(settings.runsc),
         leftovers(settings.run_dir),
     ]
 
@@ -143,5 +143,6 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--run-dir", help="run-time state (default /run/quiltfn)")
     it.add_argument("--data-dir", help="the server's data directory (default ./data)")
     it.add_argument("--crun", help="the OCI runtime (default /usr/bin/crun)")
+    it.add_argument("--runsc", help="gVisor (default /usr/bin/runsc)")
     it.add_argument("--output", "-o", choices=["table", "json"], default="table")
     return it

@@ -9,11 +9,13 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 
 KERNEL_MIN = (5, 10)
 CRUN_ADVISED = (1, 28)
+OLD_AFTER_DAYS = 365
 FREE_MIN_MIB, FREE_ADVISED_MIB = 64, 1024
 ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 
@@ -236,12 +238,23 @@ def egress(which: Callable[[str], str | None] = shutil.which) -> Finding:
     return fine("egress", "nft and slirp4netns are there")
 
 
-def gvisor(run: Run = output_of, which: Callable[[str], str | None] = shutil.which) -> Finding:
-    path = which("runsc")
-    if path is None:
-        return fine("runsc", "no runsc (gVisor); quiltfn does not use it yet")
-    said = (run([path, "--version"]) or "of an unknown version").splitlines()[0]
-    return fine("runsc", f"{said} at {path}; quiltfn does not use it yet")
+def gvisor(path: str, run: Run = output_of, today: date | None = None) -> Finding:
+    """What `isolation: gvisor` needs; without it such runtimes are refused, and all else works."""
+    said = run([path, "--version"])
+    match = re.match(r"runsc version (\S+)", said or "")
+    if match is None:
+        how = "for a kernel of its own around a handler: apt install runsc"
+        return fine("runsc", f"isolation: gvisor is refused: no runsc runs at {path}; {how}")
+    sentence = f"runsc {match[1]} at {path}; serve tries it at its start"
+    made = re.search(r"20\d{6}", match[1])
+    today = today or date.today()
+    if made is None or (today - date.fromisoformat(made[0])).days <= OLD_AFTER_DAYS:
+        return fine("runsc", sentence)
+    return warn(
+        "runsc",
+        f"{sentence}; it is more than a year old",
+        "gVisor's holes are closed in its newest release: install that one, and name it by --runsc",
+    )
 
 
 def service(root: Path, mode: str) -> Finding:

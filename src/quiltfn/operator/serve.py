@@ -40,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
             given={"settings": as_text(settings), "secrets": secrets},
             program=program_paths(),
             crun=settings.crun,
+            runsc=settings.runsc,
             egress_dns=settings.egress_dns,
         )
     )

@@ -181,10 +181,14 @@ class FunctionPool:
         """Asks what those use that have become idle since this was done last."""
         before, self._measured = self._measured, self._clock.now()
         for number, sandbox in list(self.sandboxes.items()):
-            instance = self.model.instances[number]
-            if instance.is_idle and instance.since >= before:
-                with contextlib.suppress(SandboxFailed):  # it ended meanwhile
-                    self.model.measured(number, await sandbox.used_mib())
+            instance = self.model.instances.get(number)
+            if instance is None or not instance.is_idle or instance.since < before:
+                continue
+            since = instance.since
+            with contextlib.suppress(SandboxFailed):  # it ended meanwhile
+                used = await sandbox.used_mib()
+                if instance.is_idle and instance.since == since:  # else a call may count in it
+                    self.model.measured(number, used)
 
     async def end_running(self, how: How, reason: str) -> None:
         """Ends running calls that way and waits until every instance of them is gone."""

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quiltfn.model.runtime import Kind, Runtime
+from quiltfn.model.runtime import Isolation, Kind, Runtime
 from quiltfn.model.version import MEMORY_MIN_MIB, Content
 from quiltfn.ports import Sandbox, SandboxFailed
 from quiltfn.sandbox.channel import LauncherChannel, LauncherRefused
@@ -19,10 +19,17 @@ class Mould:
     image: str | None
     network: str
     writable_paths: tuple[str, ...]
+    isolation: Isolation
 
     @classmethod
     def of(cls, runtime: Runtime) -> "Mould":
-        return cls(runtime.kind, runtime.image, runtime.network, runtime.writable_paths)
+        return cls(
+            runtime.kind,
+            runtime.image,
+            runtime.network,
+            runtime.writable_paths,
+            runtime.isolation,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,7 @@ class LauncherSandboxes:
                 image=mould.image,
                 network=mould.network,
                 writable_paths=mould.writable_paths,
+                isolation=mould.isolation,
             )
         except LauncherRefused as error:
             raise SandboxFailed(str(error)) from None

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from quiltfn.model.memory import Memory
-from quiltfn.model.runtime import IDLE_MIB, OTHERS_IDLE_MIB, Kind
+from quiltfn.model.runtime import IDLE_MIB, KERNEL_MIB, OTHERS_IDLE_MIB, Kind
 from quiltfn.model.version import Content
 from quiltfn.ports import Clock, Sandbox, SandboxFailed
 from quiltfn.sandbox.client import LauncherSandboxes, Mould, Size
@@ -75,6 +75,7 @@ class StemSandboxes:
                 await self._filler
         shelves, self._shelves = list(self._shelves.values()), {}
         await asyncio.gather(*(one.destroy() for shelf in shelves for one in shelf.ready))
+        await asyncio.gather(*self._ending)
 
     def count(self) -> int:
         """How many there are."""
@@ -120,9 +121,10 @@ class StemSandboxes:
         gone: list[GuestSandbox] = []
         leaving = 0.0
         while leaving < mib:
-            mould, shelf = max(self._shelves.items(), key=lambda one: len(one[1].ready))
-            if not shelf.ready:
+            filled = [one for one in self._shelves.items() if one[1].ready]
+            if not filled:
                 break
+            mould, shelf = max(filled, key=lambda one: len(one[1].ready))
             gone.append(shelf.ready.popleft())
             leaving += cost(mould)
         self._memory.stock_mib -= leaving
@@ -194,9 +196,13 @@ class StemSandboxes:
         return min(MOST_OF_A_MOULD, max(self._per_runtime, shelf.most_at_once))
 
     async def _add(self, mould: Mould) -> None:
+        self._memory.count(cost(mould))  # while it is made, too
         try:
             stem = await self._source.make(mould, BASE)
-        except SandboxFailed as error:
+        except BaseException as error:
+            self._memory.count(-cost(mould))
+            if not isinstance(error, SandboxFailed):
+                raise
             # Whoever needs one will be told by the attempt that is made for him. Until somebody
             # does, its kind is not tried again: its image may be gone.
             _log.warning("a stem cell could not be made", reason=str(error))
@@ -207,7 +213,7 @@ class StemSandboxes:
         stem.prepare(mould.kind)
         shelf = self._shelves.setdefault(mould, _Shelf())
         shelf.ready.append(stem)
-        self._count(cost(mould))
+        self._memory.stock_mib += cost(mould)
         stem.watch(_nothing, lambda: self._lost(mould, stem))
 
     def _lost(self, mould: Mould, stem: GuestSandbox) -> None:
@@ -233,7 +239,8 @@ class StemSandboxes:
 
 def cost(mould: Mould) -> float:
     """What one costs while it waits, in MiB: the interpreter only of a kind that is prepared."""
-    return IDLE_MIB[Kind.PYTHON] if mould.kind is Kind.PYTHON else OTHERS_IDLE_MIB
+    inside = IDLE_MIB[Kind.PYTHON] if mould.kind is Kind.PYTHON else OTHERS_IDLE_MIB
+    return inside + KERNEL_MIB[mould.isolation]
 
 
 async def _destroyed(stem: GuestSandbox) -> None:

@@ -1,0 +1,58 @@
+"""The catalogue of attacks is whole, names tests that exist, and its page is what it says."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from e2e import oracle, security_page
+from e2e.security_cases import CASES, Case
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "reference" / "security-tests.md"
+
+
+def test_every_case_has_one_row() -> None:
+    wanted = [f"B{n}" for n in range(1, 29)] + [f"C{n}" for n in range(1, 11)]
+    assert [case.id for case in CASES] == wanted
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_row_names_tests_that_exist_or_says_why_there_is_none(case: Case) -> None:
+    assert case.tries
+    assert case.tests or case.not_run
+    assert bool(case.tests) is bool(case.figure), "what a test measured, and nothing else"
+    assert case.network in ("none", "none, egress")
+    for node in (*case.tests, *case.controls):
+        assert exists(node), node
+
+
+def exists(node: str) -> bool:
+    path, _, name = node.partition("::")
+    if not (ROOT / path).is_file():
+        return False
+    tree = ast.parse((ROOT / path).read_text())
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    return any(isinstance(one, functions) and one.name == name for one in tree.body)
+
+
+def test_every_test_of_hostile_handlers_is_named_by_a_row() -> None:
+    named = {node for case in CASES for node in (*case.tests, *case.controls)}
+    for path in sorted((ROOT / "tests" / "e2e").glob("test_hostile_*.py")):
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE):
+            of_the_harness = name in ("test_the_whole_fence_fails_no_case",
+                                      "test_the_oracle_finds_what_is_planted")  # fmt: skip
+            assert of_the_harness or f"{path.relative_to(ROOT)}::{name}" in named, name
+
+
+def test_the_page_says_what_the_rows_say() -> None:
+    assert PAGE.read_text() == security_page.page(CASES)
+    assert security_page.TOLERANCE_MS == oracle.TOLERANCE_MS
+
+
+def test_a_node_that_is_not_there_is_noticed() -> None:
+    """Negative control."""
+    assert not exists("tests/e2e/test_fence.py::test_of_nothing")
+    assert not exists("tests/e2e/test_nothing.py::test_identity")
+    assert exists("tests/e2e/test_fence.py::test_identity")

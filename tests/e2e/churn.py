@@ -1,0 +1,214 @@
+"""Churn: two hundred clients that change, call and kill what a few functions are made of.
+
+`scripts/soak churn` does it for ten minutes, `test_herd.py` for ten seconds. Whatever happens, no
+function ever has more instances than it may, the limits of the calls that run at once stay within
+the budget, and afterwards the pools say what the OCI runtime lists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from e2e.race_box import Answer, Client, Marked, Sampler, client_of, create, listed, until
+from e2e.race_box import sandboxes as on_host
+from e2e.server import Server, status_of
+from spec.house import watched
+
+BUDGET_MIB = 1024
+OPTIONS = f"--stem-cells 0 --memory-budget-mib {BUDGET_MIB}"
+MAXIMA = (2, 3, 4, 5)  # max_instances of the functions
+MEMORY_MIB = (256, 512)  # what versions have
+# When it began and ended, by the host's clock, and what its version may use.
+HANDLER = 'date +%s%N; sleep 0.005; date +%s%N; echo "${LIMIT:-256}"'
+THINK_S = 2.0
+SAMPLE_S = 0.02
+VERBS = {"invoke": 86, "update": 4, "rollback": 2, "deploy": 3, "pause": 1, "resume": 3, "kill": 1}
+MAY_BE = {
+    "invoke": {"success", "FUNCTION_NOT_ACTIVE", "CAPACITY_FULL", "RUNTIME_UNAVAILABLE"},
+    "update": {"200"},
+    "rollback": {"200", "NOT_FOUND"},  # a version that is not there yet
+    "deploy": {"200"},
+    "pause": {"200", "CONFLICT"},  # after a deploy that failed
+    "resume": {"200", "CONFLICT"},
+}
+
+
+@dataclass
+class Report:
+    """What was done and seen."""
+
+    told: Counter[str] = field(default_factory=Counter)
+    ran: list[tuple[int, int, int]] = field(default_factory=list)  # began, ended, MiB
+    wrong: list[str] = field(default_factory=list)
+    samples: int = 0
+    most_on_host: int = 0
+
+    def peak_mib(self) -> int:
+        """The most that the limits of handlers that ran at once came to."""
+        turns = [(began, mib) for began, _, mib in self.ran]
+        turns += [(ended, -mib) for _, ended, mib in self.ran]
+        now = peak = 0
+        for _, mib in sorted(turns):
+            now += mib
+            peak = max(peak, now)
+        return peak
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{what} {count}" for what, count in sorted(self.told.items()))
+        return (
+            f"{self.told.total()} requests: {told}; {self.samples} samples, at most "
+            f"{self.most_on_host} sandboxes of {sum(MAXIMA)} and {self.peak_mib()} MiB of "
+            f"{BUDGET_MIB} in use; {len(self.wrong)} wrong"
+        )
+
+
+@dataclass
+class Churn:
+    """The clients, until `end` (monotonic seconds)."""
+
+    server: Server
+    client: Client
+    functions: list[Marked]
+    end: float
+    report: Report = field(default_factory=Report)
+
+    async def client_life(self, dice: random.Random) -> None:
+        while True:
+            await asyncio.sleep(dice.uniform(0, THINK_S))
+            if time.monotonic() >= self.end:
+                return
+            (verb,) = dice.choices([*VERBS], [*VERBS.values()])
+            if verb == "kill":
+                await asyncio.to_thread(self._kill, dice)
+                self.report.told["kill"] += 1
+            else:
+                self._note(verb, await self._do(verb, dice.choice(self.functions), dice))
+
+    async def _do(self, verb: str, function: Marked, dice: random.Random) -> Answer:
+        if verb == "invoke":
+            return await function.invoke()
+        if verb == "update":
+            mib = dice.choice(MEMORY_MIB)
+            environment = {"MARK": str(dice.random()), "LIMIT": str(mib)}
+            body = {"environment": environment, "memory_limit_mb": mib}
+            return await self.client.ask("PUT", function.path, body)
+        if verb == "rollback":
+            return await function.rollback(dice.randint(1, 5))
+        return await function.verb(verb)
+
+    def _note(self, verb: str, answer: Answer) -> None:
+        self.report.told[f"{verb}: {answer.what}"] += 1
+        if answer.what not in MAY_BE[verb]:
+            self.report.wrong.append(f"{verb}: {answer.status} {answer.body}")
+        if answer.status == 503 and answer.code == "CAPACITY_FULL" and not _retry(answer):
+            self.report.wrong.append(f"no retry_after: {answer.body}")
+        if answer.what == "success":
+            began, ended, mib = (int(one) for one in answer.body["stdout"].split())
+            self.report.ran.append((began, ended, mib))
+
+    def _kill(self, dice: random.Random) -> None:
+        """The guest of a sandbox, whatever it is doing."""
+        guests = [
+            pid for pids in self.server.sandbox_pids().values() for pid in pids if _is_first(pid)
+        ]
+        if guests:
+            with suppress(ProcessLookupError):
+                os.kill(dice.choice(guests), signal.SIGKILL)
+
+    def look(self, sampler: Sampler) -> None:
+        report = self.report
+        for function, most in zip(self.functions, MAXIMA, strict=True):
+            pool = sampler.get(f"{function.path}/pool")
+            if pool["total_count"] > most:
+                report.wrong.append(f"more than {most}: {pool}")
+        stats = sampler.get("/api/functions/pool/stats")
+        there = on_host(self.server)
+        report.most_on_host = max(report.most_on_host, there)
+        if max(stats["total_count"], there) > sum(MAXIMA):
+            report.wrong.append(f"more than {sum(MAXIMA)}: {there} on the host, {stats}")
+        if stats["busy_count"] * min(MEMORY_MIB) > BUDGET_MIB:
+            report.wrong.append(f"more than {BUDGET_MIB} MiB: {stats}")
+
+
+def _is_first(pid: int) -> bool:
+    """Whether it is pid 1 where it lives. The host's numbers begin anew, and so say nothing."""
+    with suppress(OSError):
+        return status_of(pid)["NSpid"].split()[-1] == "1"
+    return False
+
+
+def _retry(answer: Answer) -> bool:
+    return answer.body["retry_after"] >= 1 and "retry-after" in answer.headers
+
+
+async def churn(server: Server, seconds: float, clients: int, seed: int) -> Report:
+    async with client_of(server) as client:
+        functions = [
+            await create(client, "0", handler=HANDLER, max_instances=most) for most in MAXIMA
+        ]
+        it = Churn(server, client, functions, time.monotonic() + seconds)
+        for function in functions:
+            await it._do("update", function, random.Random(seed))
+            assert (await function.verb("deploy")).body["state"] == "active"
+        with Sampler(server, it.look, SAMPLE_S) as sampler:
+            lives = (it.client_life(random.Random(seed + n)) for n in range(clients))
+            await asyncio.gather(*lives)
+        it.report.samples = sampler.count
+        if it.report.peak_mib() > BUDGET_MIB:
+            it.report.wrong.append(f"{it.report.peak_mib()} MiB ran at once")
+        await _check_rest(it)
+    return it.report
+
+
+async def _check_rest(it: Churn) -> None:
+    """The pools say what the OCI runtime lists, and every function can be used as before."""
+
+    async def agrees() -> bool:
+        pools = [await one.pool() for one in it.functions]
+        stats = (await it.client.ask("GET", "/api/functions/pool/stats")).body
+        at_rest = stats["busy_count"] + stats["recycling_count"] + stats["terminating_count"] == 0
+        total = sum(one["total_count"] for one in pools)
+        return bool(at_rest and total == stats["total_count"] == len(listed(it.server)))
+
+    await until(agrees, timeout_s=10, every_s=0.1)
+    for function in it.functions:
+        deployed = await function.verb("deploy")
+        if deployed.body["state"] != "active" or (await function.invoke()).what != "success":
+            it.report.wrong.append(f"not as before: {deployed.body}")
+    await until(agrees, timeout_s=10, every_s=0.1)
+    for function in it.functions:
+        await function.delete()
+
+    async def nothing() -> bool:
+        return not listed(it.server)
+
+    await until(nothing, timeout_s=10, every_s=0.1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/soak churn", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    given = parser.parse_args()
+    print(f"seed {given.seed}")
+    with watched(OPTIONS) as server:
+        server.start()
+        report = asyncio.run(churn(server, given.seconds, given.clients, given.seed))
+    print(report)
+    for line in report.wrong[:50]:
+        print(line)
+    return 1 if report.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The ground for hostile handlers: a server with two tenants, a watched victim, a watched host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2e import oracle
+from e2e.leftovers import look, nothing_since
+from e2e.oracle import Victim
+from e2e.server import CRUN, Function, Server, short_dir
+from spec.house import make_key
+
+# `scripts/soak hostile` plays the whole catalogue: as many tries as it asks for.
+IN_FULL = bool(os.environ.get("QUILTFN_HOSTILE_IN_FULL"))
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def times(few: int, many: int) -> int:
+    """How often something is tried: in scripts/test, and by `scripts/soak hostile`."""
+    return many if IN_FULL else few
+
+
+@dataclass
+class Ground:
+    """`server` acts for the tenant that attacks. `canaries`: files of the host → what they say."""
+
+    server: Server
+    victim: Victim
+    canaries: dict[Path, str]
+
+
+@contextmanager
+def serving(crun: str = CRUN, options: str = "--stem-cells 0") -> Iterator[Server]:
+    """A server with keys; what it is asked is asked by tenant `attacker`."""
+    with short_dir() as root:
+        before = look(root, root / "run", ())
+        server = Server(root, crun=crun, options=options)
+        attacker = make_key(server.data_dir, "--tenant", "attacker", "--scope", "operator")["key"]
+        try:
+            server.start()
+            server.http.headers["X-Api-Key"] = attacker
+            yield server
+        finally:
+            server.close()
+        left = nothing_since(before, root, server.run_dir, server.ids)
+        assert not left, f"left on the host: {left}\n{server.log.read_text()}"
+
+
+@contextmanager
+def ground() -> Iterator[Ground]:
+    """Afterwards the host is as it was, and the victim never noticed."""
+    with ExitStack() as stack:
+        server = stack.enter_context(serving())
+        places = (Path("/"), Path("/root"), Path("/tmp"), server.data_dir)
+        planted = stack.enter_context(oracle.canaries(*places))
+        before = oracle.look(planted)
+        key = make_key(server.data_dir, "--tenant", "victim", "--scope", "write")["key"]
+        time.sleep(1.1)  # the server hears of a new key within a second
+        victim = Victim(server.url, key)
+        with victim:
+            yield Ground(server, victim, planted)
+        print(f"\n{victim}")
+        changed = oracle.difference(before, oracle.look(planted))
+        assert not changed, changed
+        assert not victim.failures, victim.failures
+        assert oracle.p99(victim.under_attack_ms) <= victim.bound_ms + oracle.TOLERANCE_MS
+
+
+def script(code: str) -> str:
+    """A handler of the shell runtime that is a Python program."""
+    return f"exec python3 - <<'END'\n{code}\nEND"
+
+
+def of_another_tenant(server: Server, tenant: str) -> Callable[..., Any]:
+    """A function like `server.call` that asks for that tenant."""
+    key = make_key(server.data_dir, "--tenant", tenant, "--scope", "write")["key"]
+    time.sleep(1.1)
+
+    def call(method: str, path: str, body: Any = None) -> Any:
+        return server.http.request(method, path, json=body, headers={"X-Api-Key": key})
+
+    return call
+
+
+class Meter(threading.Thread):
+    """The highest that the sandboxes' control groups were seen at.
+
+    `pids`: processes of one sandbox at once; `memory`: bytes of one. `host_drop`: by how much the
+    machine's available memory fell.
+    """
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self._server, self._done = server, threading.Event()
+        self.pids = self.memory = self.host_drop = self.looks = 0
+
+    def __enter__(self) -> Meter:
+        self._before = available()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._done.wait(0.004):
+            self.looks += 1
+            self.pids = max([self.pids, *self._numbers("pids", "pids.current").values()])
+            for name in ("memory.max_usage_in_bytes", "memory.peak"):
+                self.memory = max([self.memory, *self._numbers("memory", name).values()])
+            self.host_drop = max(self.host_drop, self._before - available())
+
+    def _numbers(self, controller: str, name: str) -> dict[str, int]:
+        top = CGROUPS / controller if (CGROUPS / controller).is_dir() else CGROUPS
+        found = {}
+        for path in (top / "quiltfn" / self._server.id).glob(f"*/{name}"):
+            with suppress(OSError, ValueError):
+                found[path.parent.name] = int(path.read_text())
+        return found
+
+
+def available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no MemAvailable")
+
+
+def host_can_fork(count: int = 20) -> None:
+    for _ in range(count):
+        subprocess.run(["/bin/true"], check=True)
+
+
+def answers_again(server: Server, function: Function, payload: str = "quick") -> None:
+    """The API and the function are alive within five seconds of an attack."""
+    began = time.monotonic()
+    assert server.call("GET", "/api/functions").status_code == 200
+    assert time.monotonic() - began < 1
+    record = function.invoke(payload)
+    assert (record["status"], record["stdout"]) == ("success", "quick\n"), record
+    assert time.monotonic() - began < 5

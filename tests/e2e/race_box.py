@@ -1,0 +1,269 @@
+"""For tests that make many calls at once: a client whose answers know when they were asked for,
+functions that say which version ran, and what the host knows of a server's sandboxes.
+
+One event loop sends and reads everything, so that `began` and `ended` of all answers are in one
+order: a call that began after a change had ended was sent after its answer was here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import itertools
+import json
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from e2e.server import CRUN, Server
+
+ECHO = 'printf %s "$MARK"'  # what the version that ran has in its environment
+IDLE_S = 5.0  # a connection that was idle for longer may be ended by the server at any moment
+_names = itertools.count(1)
+
+
+@dataclass
+class Answer:
+    """One answer. `began`, `ended`: monotonic seconds, before it was sent, after it was read."""
+
+    status: int
+    body: Any
+    headers: dict[str, str]
+    began: float
+    ended: float
+
+    @property
+    def code(self) -> str | None:
+        """Of a refusal."""
+        return None if self.status < 400 else self.body["error_code"]
+
+    @property
+    def mark(self) -> str:
+        """What the handler said, of a call that succeeded."""
+        assert self.status == 200, f"{self.status}: {self.body}"
+        assert self.body["status"] == "success", self.body
+        return str(self.body["stdout"])
+
+    @property
+    def what(self) -> str:
+        """In a word or two, for counting."""
+        status = self.body.get("status") if self.status == 200 and self.body else None
+        return self.code or status or str(self.status)
+
+
+@dataclass
+class _Wire:
+    """A connection, free since `since`."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    since: float
+
+    async def end(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+
+@dataclass
+class Client:
+    """HTTP/1.1 over as many connections as there are calls at once."""
+
+    url: str
+    timeout_s: float = 60.0
+    _free: list[_Wire] = field(default_factory=list)
+
+    async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        text = b"" if body is None else json.dumps(body).encode()
+        lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(text)}"]
+        if body is not None:
+            lines.append("Content-Type: application/json")
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        request = "\r\n".join([*lines, "", ""]).encode() + text
+        wire = await self._wire()
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                began = time.monotonic()
+                wire.writer.write(request)
+                answer = await _read(wire.reader, began)
+        except BaseException:
+            await wire.end()
+            raise
+        wire.since = answer.ended
+        self._free.append(wire)
+        return answer
+
+    async def open(self, count: int) -> None:
+        """So many connections, so that as many calls can be sent in one moment."""
+        self._free += [await self._connect() for _ in range(count)]
+
+    async def _wire(self) -> _Wire:
+        while self._free:
+            wire = self._free.pop()
+            if time.monotonic() - wire.since < IDLE_S and not wire.reader.at_eof():
+                return wire
+            await wire.end()
+        return await self._connect()
+
+    async def _connect(self) -> _Wire:
+        host, port = self.url.removeprefix("http://").split(":")
+        return _Wire(*await asyncio.open_connection(host, int(port)), time.monotonic())
+
+    async def close(self) -> None:
+        for wire in self._free:
+            await wire.end()
+        self._free.clear()
+
+
+async def _read(reader: asyncio.StreamReader, began: float) -> Answer:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    status = int(head[0].split()[1])
+    headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+    text = await reader.readexactly(int(headers.get("content-length", "0")))
+    ended = time.monotonic()
+    return Answer(status, json.loads(text) if text else None, headers, began, ended)
+
+
+@contextlib.asynccontextmanager
+async def client_of(server: Server) -> AsyncIterator[Client]:
+    client = Client(server.url)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@dataclass
+class Marked:
+    """A function whose every version says its own mark."""
+
+    client: Client
+    id: str
+    mark: str
+
+    @property
+    def path(self) -> str:
+        return f"/api/functions/{self.id}"
+
+    async def invoke(self) -> Answer:
+        return await self.client.ask("POST", f"{self.path}/invoke", {})
+
+    async def put(self, mark: str, **headers: str) -> Answer:
+        return await self.client.ask("PUT", self.path, {"environment": {"MARK": mark}}, **headers)
+
+    async def rollback(self, number: int) -> Answer:
+        return await self.client.ask("POST", f"{self.path}/rollback", {"version": number})
+
+    async def verb(self, name: str) -> Answer:
+        """deploy, pause or resume."""
+        return await self.client.ask("POST", f"{self.path}/{name}")
+
+    async def delete(self) -> Answer:
+        return await self.client.ask("DELETE", self.path)
+
+    async def get(self) -> Answer:
+        return await self.client.ask("GET", self.path)
+
+    async def pool(self) -> dict[str, Any]:
+        answer = await self.client.ask("GET", f"{self.path}/pool")
+        assert answer.status == 200, answer
+        return dict(answer.body)
+
+    async def versions(self) -> list[dict[str, Any]]:
+        """Newest first."""
+        return list((await self.client.ask("GET", f"{self.path}/versions")).body["versions"])
+
+
+async def create(client: Client, mark: str, **fields: Any) -> Marked:
+    body = {"name": f"race{next(_names)}", "handler": ECHO, **fields}
+    answer = await client.ask("POST", "/api/functions", body | {"environment": {"MARK": mark}})
+    assert answer.status == 201, answer
+    return Marked(client, answer.body["function_id"], mark)
+
+
+async def deploy(client: Client, mark: str, **fields: Any) -> Marked:
+    function = await create(client, mark, **fields)
+    answer = await function.verb("deploy")
+    assert answer.status == 200, answer
+    assert answer.body["state"] == "active", answer
+    return function
+
+
+async def until(
+    holds: Callable[[], Awaitable[Any]], timeout_s: float = 5.0, every_s: float = 0.01
+) -> Any:
+    """Waits for what nobody announces; returns what made it true."""
+    end = time.monotonic() + timeout_s
+    while True:
+        value = await holds()
+        if value:
+            return value
+        assert time.monotonic() < end, f"not within {timeout_s} s: {holds}"
+        await asyncio.sleep(every_s)
+
+
+async def is_free(function: Marked) -> bool:
+    """Whether no call holds an instance."""
+    return bool((await function.pool())["busy_count"] == 0)
+
+
+# What the host knows ---------------------------------------------------------------------------
+
+
+def crun_root(server: Server) -> Path:
+    return server.run_dir / "servers" / server.id / "crun"
+
+
+def sandboxes(server: Server) -> int:
+    """How many the OCI runtime has: its list is made of these directories."""
+    return sum(not one.name.startswith(".") for one in crun_root(server).iterdir())
+
+
+def listed(server: Server) -> list[str]:
+    """As `crun list` itself says it."""
+    command = [CRUN, "--root", str(crun_root(server)), "list", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+class Sampler:
+    """Looks again and again from a thread of its own while the `with` lasts."""
+
+    def __init__(self, server: Server, look: Callable[[Sampler], None], every_s: float) -> None:
+        self.server, self.count = server, 0
+        self._look, self._every_s = look, every_s
+        self._done = threading.Event()
+        self._failed: Exception | None = None
+        self._thread = threading.Thread(target=self._run)
+        host, port = server.url.removeprefix("http://").split(":")
+        self._http = http.client.HTTPConnection(host, int(port), timeout=30)
+
+    def get(self, path: str) -> Any:
+        self._http.request("GET", path)
+        with self._http.getresponse() as answer:
+            assert answer.status == 200, f"{path}: {answer.status}"
+            return json.loads(answer.read())
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._http.close()
+        if self._failed is not None:
+            raise self._failed
+
+    def _run(self) -> None:
+        try:
+            while not self._done.wait(self._every_s):
+                self._look(self)
+                self.count += 1
+        except Exception as error:
+            self._failed = error

@@ -1,0 +1,201 @@
+"""Rounds of calls that race a change of their function: update, rollback, pause, delete.
+
+`scripts/soak races` runs a thousand of each; `test_races.py` fifty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from e2e.race_box import Answer, Client, Marked, client_of, deploy, is_free, until
+from e2e.server import Server
+from spec.house import watched
+
+CALLERS = (2, 8)
+LATE_S = 0.03  # each begins up to so much after the start, so that every moment is met
+MOST_S = 20.0
+
+
+@dataclass
+class Told:
+    """What was seen, by kind of change. `overlapping`: calls that ran while it was made."""
+
+    rounds: int = 0
+    calls: int = 0
+    overlapping: int = 0
+    answers: Counter[str] = field(default_factory=Counter)
+    change_ms: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        slowest = max(self.change_ms, default=0.0)
+        answers = ", ".join(f"{count} {what}" for what, count in sorted(self.answers.items()))
+        return (
+            f"{self.rounds} rounds, {self.calls} calls ({self.overlapping} during the change): "
+            f"{answers}; slowest change {slowest:.0f} ms"
+        )
+
+
+@dataclass
+class Race:
+    """Callers that call on and on, and one change in their midst."""
+
+    random: random.Random
+    told: Told = field(default_factory=Told)
+
+    async def run(
+        self, function: Marked, change: Callable[[], Awaitable[Answer]]
+    ) -> tuple[Answer, list[Answer]]:
+        """The change's answer, and those of every call; each caller's last began after it."""
+        gate, changed = asyncio.Event(), asyncio.Event()
+        callers = [
+            asyncio.ensure_future(self._call(function, gate, changed))
+            for _ in range(self.random.randint(*CALLERS))
+        ]
+        changing = asyncio.ensure_future(self._change(change, gate, changed))
+        gate.set()
+        async with asyncio.timeout(MOST_S):
+            answers = [one for caller in callers for one in await caller]
+            done = await changing
+        self.told.rounds += 1
+        self.told.calls += len(answers)
+        self.told.overlapping += sum(
+            one.began < done.ended and one.ended > done.began for one in answers
+        )
+        self.told.answers.update(one.what for one in answers)
+        self.told.change_ms.append((done.ended - done.began) * 1000)
+        return done, answers
+
+    async def _call(
+        self, function: Marked, gate: asyncio.Event, changed: asyncio.Event
+    ) -> list[Answer]:
+        late = self.random.uniform(0, LATE_S)
+        await gate.wait()
+        await asyncio.sleep(late)
+        answers: list[Answer] = []
+        while True:
+            is_last = changed.is_set()
+            answers.append(await function.invoke())
+            if is_last:
+                return answers
+            if answers[-1].status != 200:
+                await asyncio.sleep(0.002)
+
+    async def _change(
+        self, change: Callable[[], Awaitable[Answer]], gate: asyncio.Event, changed: asyncio.Event
+    ) -> Answer:
+        late = self.random.uniform(0, LATE_S)
+        await gate.wait()
+        await asyncio.sleep(late)
+        try:
+            return await change()
+        finally:
+            changed.set()
+
+
+def check_switch(done: Answer, answers: list[Answer], old: str, new: str) -> None:
+    """No call failed; all ran the old or the new, and the new if they began after the change."""
+    for one in answers:
+        assert one.mark in ({new} if one.began > done.ended else {old, new}), (done, one)
+
+
+def check_closed(done: Answer, answers: list[Answer], old: str, code: str) -> None:
+    """Every call ran or was refused, and was refused if it began after the change."""
+    for one in answers:
+        if one.began > done.ended or one.status != 200:
+            assert one.code == code, (done, one)
+        else:
+            assert one.mark == old, one
+
+
+async def updates(client: Client, race: Race, rounds: int) -> None:
+    function = await deploy(client, "0", max_instances=3)
+    for number in range(1, rounds + 1):
+        old, new = str(number - 1), str(number)
+        done, answers = await race.run(function, partial(function.put, new))
+        assert done.status == 200, done
+        assert done.body["current_version"] == number + 1, done
+        check_switch(done, answers, old, new)
+        await until(lambda: is_free(function))
+    await function.delete()
+
+
+async def rollbacks(client: Client, race: Race, rounds: int) -> None:
+    function = await deploy(client, "1", max_instances=3)
+    assert (await function.put("2")).status == 200
+    for number in range(rounds):
+        old, new = (2, 1) if number % 2 == 0 else (1, 2)
+        done, answers = await race.run(function, partial(function.rollback, new))
+        assert done.status == 200, done
+        assert done.body["current_version"] == new, done
+        check_switch(done, answers, str(old), str(new))
+        await until(lambda: is_free(function))
+    assert len(await function.versions()) == 2
+    await function.delete()
+
+
+async def pauses(client: Client, race: Race, rounds: int) -> None:
+    function = await deploy(client, "1", max_instances=3)
+
+    async def is_cold() -> bool:
+        return bool((await function.pool())["total_count"] == 0)
+
+    for _ in range(rounds):
+        done, answers = await race.run(function, partial(function.verb, "pause"))
+        assert done.status == 200, done
+        check_closed(done, answers, "1", "FUNCTION_NOT_ACTIVE")
+        await until(is_cold)
+        resumed = await function.verb("resume")
+        assert resumed.body["state"] == "active", resumed
+    await function.delete()
+
+
+async def deletes(client: Client, race: Race, rounds: int) -> None:
+    for _ in range(rounds):
+        function = await deploy(client, "1", max_instances=3)
+        done, answers = await race.run(function, function.delete)
+        assert done.status == 204, done
+        check_closed(done, answers, "1", "NOT_FOUND")
+
+
+KINDS = {"update": updates, "rollback": rollbacks, "pause": pauses, "delete": deletes}
+
+
+async def is_at_rest(client: Client) -> bool:
+    """Whether nothing of the tenant's is there any more."""
+    stats = (await client.ask("GET", "/api/functions/pool/stats")).body
+    return bool(stats["total_count"] == 0)
+
+
+async def play(server: Server, kind: str, rounds: int, seed: int) -> Told:
+    """So many rounds of one kind; at the end nothing of the functions is left."""
+    race = Race(random.Random(seed))
+    async with client_of(server) as client:
+        await KINDS[kind](client, race, rounds)
+        await until(lambda: is_at_rest(client), timeout_s=10)
+    return race.told
+
+
+def main() -> int:
+    it = argparse.ArgumentParser(prog="scripts/soak races", description=__doc__)
+    it.add_argument("--rounds", type=int, default=1000)
+    it.add_argument("--seed", type=int, default=int(time.time()))
+    it.add_argument("--kind", choices=[*KINDS], action="append")
+    given = it.parse_args()
+    print(f"seed {given.seed}")
+    for kind in given.kind or KINDS:
+        with watched() as server:
+            server.start()
+            print(f"{kind}: {asyncio.run(play(server, kind, given.rounds, given.seed))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,395 @@
+"""The catalogue of attacks: every case, what proves it, and what was measured.
+
+`docs/reference/security-tests.md` is made from these rows (`security_page.py`), and
+`tests/architecture/test_security_cases.py` looks that every test named here exists.
+"""
+
+from dataclasses import dataclass
+
+HANDLERS = "tests/e2e/test_hostile_handlers.py"
+MORE = "tests/e2e/test_hostile_handlers_b.py"
+ENDS = "tests/e2e/test_hostile_ends.py"
+SHARING = "tests/e2e/test_hostile_sharing.py"
+REUSE = "tests/e2e/test_hostile_reuse.py"
+CONTROLS = "tests/e2e/test_hostile_controls.py"
+FENCE, CALLS, EGRESS = (f"tests/e2e/test_{one}.py" for one in ("fence", "calls", "egress"))
+WARM, IMAGES = "tests/e2e/test_warm_reuse.py", "tests/unit/test_images.py"
+GUEST, CLI = "tests/sandbox/test_guest.py", "tests/unit/test_cli.py"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """`tests`: node ids, the first the one to read. `controls`: tests in which the case fails
+    because a protection is missing. `not_run`: why there is no test, or which part of it is none.
+    """
+
+    id: str
+    tries: str
+    tests: tuple[str, ...] = ()
+    network: str = "none"
+    figure: str = ""
+    controls: tuple[str, ...] = ()
+    not_run: str = ""
+
+
+CASES = (
+    Case(
+        id="B1",
+        tries="asks who it is: ids, groups, capabilities, filter, uid map; cold and warm, in shell, Python and Node",
+        tests=(
+            f"{FENCE}::test_identity",
+            f"{FENCE}::test_two_instances_at_once_are_two_users_of_the_host",
+            f"{HANDLERS}::test_every_runtime_runs_handlers_as_nobody_in_particular",
+        ),
+        figure="uid 1000, five capability sets empty, no_new_privs 1, seccomp 2; two instances are two uids of the host",
+        controls=(
+            f"{CONTROLS}::test_without_uids_of_their_own_two_sandboxes_are_one_user",
+            f"{CONTROLS}::test_with_a_handler_of_the_guests_own_user_the_guest_is_in_reach",
+        ),
+    ),
+    Case(
+        id="B2",
+        tries="makes processes and threads without end: shell, fork, threads, posix_spawn",
+        tests=(
+            f"{HANDLERS}::test_a_bomb_of_processes_stays_within_its_limit_and_ends",
+            f"{CALLS}::test_a_fork_bomb_ends_by_its_deadline",
+        ),
+        figure="at most 64 of 64; over at most 0.31 s after a deadline of 1 s; 20 forks of the host meanwhile succeed",
+        controls=(f"{CONTROLS}::test_without_a_limit_of_processes_a_bomb_grows_beyond_it",),
+    ),
+    Case(
+        id="B3",
+        tries="eats memory as heap, shared mapping, memfd, tmpfs, socket and pipe buffers, names that are not there",
+        tests=(
+            f"{HANDLERS}::test_memory_of_every_kind_is_the_sandboxs_own",
+            f"{CALLS}::test_a_handler_that_eats_its_memory_ends_as_oom_and_is_replaced",
+        ),
+        figure="256 of 256 MiB at most, status oom (pipes end at 87 MiB, names at 15); the host's fell by 226 MiB at most",
+    ),
+    Case(
+        id="B4",
+        tries="fills every place with bytes and with files; a sparse and an allocated file of 1 TB",
+        tests=(f"{HANDLERS}::test_a_disk_is_filled_to_its_cap_and_it_is_the_sandboxs_own",),
+        figure="ENOSPC at 64 MiB and 16,384 files in /tmp, 16 MiB and 1,024 in /dev/shm; 0 bytes elsewhere",
+        controls=(f"{CONTROLS}::test_with_large_file_systems_a_disk_is_filled_beyond_its_cap",),
+    ),
+    Case(
+        id="B5",
+        tries="writes 10 GB to either stream and to both; 50,000 single bytes",
+        tests=(
+            f"{CALLS}::test_a_flood_of_output_is_cut_and_counted",
+            f"{CALLS}::test_a_flood_of_single_bytes_does_not_hinder_the_end",
+            f"{GUEST}::test_a_flood_starves_neither_the_other_stream_nor_the_deadline",
+        ),
+        figure="1 MiB a stream is kept, the rest counted; the server grows by less than 32 MiB",
+    ),
+    Case(
+        id="B6",
+        tries="ignores signals and spins, stops itself, stops its child, hangs in vfork",
+        tests=(
+            f"{HANDLERS}::test_every_deadline_is_kept",
+            f"{CALLS}::test_a_call_ends_at_its_deadline",
+        ),
+        figure="16 of 16 end as timeout, at most 313 ms late; scripts/soak hostile: 100",
+    ),
+    Case(
+        id="B7",
+        tries="leaves a daemon of two forks and a session of its own, after success and after a timeout",
+        tests=(
+            f"{CALLS}::test_a_daemon_does_not_outlive_its_call",
+            f"{GUEST}::test_a_daemon_is_dead_before_the_end_is_told",
+        ),
+        figure="0 alive when the end is told",
+    ),
+    Case(
+        id="B8",
+        tries="leaves a grandchild that holds its output open; closes its output",
+        tests=(
+            f"{CALLS}::test_a_grandchild_that_holds_the_output_open_does_not_hold_the_answer",
+            f"{CALLS}::test_closed_output_is_an_end_like_any_other",
+            f"{GUEST}::test_a_stream_parked_in_a_message_to_nobody_does_not_hold_the_answer",
+        ),
+        figure="answered within 1 s",
+    ),
+    Case(
+        id="B9",
+        tries="makes every system call that it should not: mounts, namespaces, keys, modules, tracing, foreign sockets, the entries of i386 and x32",
+        tests=(
+            f"{FENCE}::test_everything_forbidden_fails",
+            f"{HANDLERS}::test_no_other_door_of_the_kernel_is_open",
+            "tests/unit/test_seccomp.py::test_a_call_that_no_sandbox_may_make",
+        ),
+        figure="67 and 225 tries, none succeeds",
+        controls=(
+            f"{CONTROLS}::test_without_the_filter_forbidden_calls_succeed",
+            f"{FENCE}::test_the_same_tries_succeed_where_nothing_forbids_them",
+        ),
+    ),
+    Case(
+        id="B10",
+        tries="opens every file of /proc and every directory for writing, and the switches of the kernel",
+        tests=(
+            f"{FENCE}::test_only_two_places_are_writable",
+            f"{FENCE}::test_everything_forbidden_fails",
+        ),
+        figure="/tmp and /dev/shm, and its own entries in /proc; no setting of the host changed",
+        controls=(f"{CONTROLS}::test_without_masks_secrets_of_the_kernel_are_read",),
+    ),
+    Case(
+        id="B11",
+        tries="mounts control groups of every kind, looks for files of them that can be written",
+        tests=(
+            f"{HANDLERS}::test_no_control_group_can_be_reached_or_mounted",
+            f"{FENCE}::test_nothing_of_the_hosts_control_groups",
+            f"{FENCE}::test_mounts",
+        ),
+        figure="11 mounts EPERM, 0 files",
+    ),
+    Case(
+        id="B12",
+        tries="makes device nodes; opens files by handle",
+        tests=(f"{FENCE}::test_devices", f"{FENCE}::test_everything_forbidden_fails"),
+        figure="six devices, 0 made, EPERM",
+    ),
+    Case(
+        id="B13",
+        tries="opens running programs for writing while sandboxes are started; a script whose interpreter is /proc/self/exe",
+        tests=(f"{HANDLERS}::test_no_program_can_be_written_to_while_others_are_started",),
+        figure="5,904 tries, 0 opened; crun's and the guest's digests unchanged",
+        not_run="nothing is ever started in a running sandbox from outside, so there is no exec to wait for; new sandboxes and calls stand for it",
+    ),
+    Case(
+        id="B14",
+        tries="lists its descriptors, a child's and the guest's, cold and warm, in three runtimes",
+        tests=(
+            f"{MORE}::test_no_descriptor_of_ours_is_a_handlers",
+            f"{FENCE}::test_descriptors",
+            "tests/spec/test_hostile_directory.py::test_from_a_directory_of_the_sandbox_nothing_of_the_host_is_reached",
+        ),
+        figure="90 runs, 0 descriptors of the host; scripts/soak hostile: 1,020",
+        controls=("tests/spec/test_hostile_directory.py::test_the_probe_finds_an_open_descriptor",),
+    ),
+    Case(
+        id="B15",
+        tries="looks in every file that it can open for canaries of the host and of another call; asks for cloud metadata",
+        tests=(
+            f"{MORE}::test_secrets_of_the_host_and_of_others_are_not_found",
+            f"{FENCE}::test_only_its_own_processes",
+        ),
+        figure="1,101 files read, 5 canaries, 0 found; its own variable is found",
+    ),
+    Case(
+        id="B16",
+        tries="connects to the API, the host, peers, databases, metadata, abstract sockets; raw, packet and ICMP sockets; names",
+        tests=(
+            f"{MORE}::test_without_network_nobody_is_reached",
+            f"{FENCE}::test_only_loopback",
+            f"{EGRESS}::test_nothing_else_is_reached",
+            f"{EGRESS}::test_the_api_is_not_reached_by_any_of_its_host_s_names",
+            f"{EGRESS}::test_peers_do_not_reach_each_other",
+            f"{EGRESS}::test_raw_packet_and_icmp_sockets_and_the_host_s_abstract_ones_are_refused",
+        ),
+        network="none, egress",
+        figure="none: 0 reached; egress: public servers alone, 18 forbidden ranges and every address of the host refused",
+        controls=(f"{EGRESS}::test_without_the_rules_the_forbidden_are_reached",),
+    ),
+    Case(
+        id="B17",
+        tries="takes every pid, kills and stops everybody, has memory run out, writes to the guest's descriptors",
+        tests=(
+            f"{MORE}::test_the_guest_cannot_be_kept_from_its_work",
+            f"{FENCE}::test_a_killed_guest_costs_one_call_and_is_replaced",
+            f"{FENCE}::test_a_stopped_guest_ends_at_the_outer_deadline",
+        ),
+        figure="5 ways, every next call succeeds within 5 s",
+        controls=(f"{CONTROLS}::test_with_a_handler_of_the_guests_own_user_the_guest_is_in_reach",),
+    ),
+    Case(
+        id="B18",
+        tries="writes forged ends of calls to every descriptor, and leaves a process that answers for the next",
+        tests=(
+            f"{MORE}::test_no_result_is_forged",
+            f"{GUEST}::test_frames_written_by_a_handler_are_only_its_output",
+        ),
+        figure="200 calls, 0 forged; scripts/soak hostile: 2,000",
+    ),
+    Case(
+        id="B19",
+        tries="lays out links, pipes and names for the host to follow, again and again",
+        tests=(
+            f"{MORE}::test_the_host_opens_nothing_that_a_handler_has_laid_out",
+            "tests/spec/test_hostile_directory.py::test_a_link_of_the_image_leads_nowhere",
+        ),
+        figure="0 of the server's and the launcher's own system calls name a path inside a sandbox",
+    ),
+    Case(
+        id="B20",
+        tries="leaves 8,000 directories within each other and all the files there is room for, with strange names and modes",
+        tests=(
+            f"{MORE}::test_debris_is_gone_within_ten_seconds",
+            f"{GUEST}::test_a_full_tmp_and_a_deep_tree_are_cleaned",
+        ),
+        figure="17,383 names gone after 0.22 s",
+    ),
+    Case(
+        id="B21",
+        tries="spins, writes and syncs beside the victim; asks for a higher priority",
+        tests=(f"{SHARING}::test_a_noisy_neighbour_has_its_share_and_no_more",),
+        figure="33 and 34 % of a core with a limit of 40 %; four priorities refused; the victim's p99 24.9 ms in these (baseline 7.3, bound 17.3)",
+        not_run="of the tools named elsewhere, stress-ng is not used; 3 s here, 60 s by scripts/soak hostile",
+    ),
+    Case(
+        id="B22",
+        tries="takes all that it can get of timers, inotify, asynchronous I/O, keyrings, System V and POSIX objects, locks, terminals, sockets, descriptors; dumps core",
+        tests=(f"{SHARING}::test_what_one_sandbox_uses_up_is_its_own",),
+        figure="a second sandbox has as much as the first, the host's root what it had; 0 cores. Found by it and closed: three counts that all sandboxes shared with root",
+        controls=(f"{CONTROLS}::test_without_the_filter_forbidden_calls_succeed",),
+    ),
+    Case(
+        id="B23",
+        tries="makes system calls at random, with random arguments",
+        tests=(f"{SHARING}::test_calls_at_random_harm_nobody",),
+        figure="18,600 calls, 0 complaints of the kernel, the next call succeeds",
+        not_run="6 s here, 30 minutes by scripts/soak hostile; the kernel is not one with KASAN",
+    ),
+    Case(
+        id="B24",
+        tries="brings images with links, members that climb out, hard links, devices, setuid files, whiteouts, bombs",
+        tests=(
+            f"{IMAGES}::test_what_is_hostile_is_refused_with_its_reason_and_leaves_nothing",
+            f"{IMAGES}::test_a_bomb_is_given_up_at_its_bound_whatever_it_says",
+            f"{ENDS}::test_hostile_images_are_refused_by_a_running_server",
+        ),
+        figure="every one refused with its reason, 0 files outside the store",
+    ),
+    Case(
+        id="B25",
+        tries="ends from 4 ms before its deadline to 3 ms after",
+        tests=(f"{ENDS}::test_an_end_at_the_deadline_is_one_end",),
+        figure="24 calls, 12 success, 12 timeout, each one outcome; scripts/soak hostile: 2,000",
+    ),
+    Case(
+        id="B26",
+        tries="prints what a terminal, a browser, a database or a table would obey",
+        tests=(
+            f"{ENDS}::test_output_that_would_do_something_where_it_is_shown_is_data",
+            f"{CLI}::test_on_a_terminal_control_characters_are_shown_and_not_obeyed",
+            f"{CLI}::test_a_description_cannot_colour_the_terminal",
+            "tests/e2e/test_log.py::test_no_control_character_of_a_caller_reaches_the_log",
+        ),
+        figure="comes back as it was, is shown as it is; 0 control characters in the log",
+    ),
+    Case(
+        id="B27",
+        tries="runs every setuid and setgid program of the host, and one of its own",
+        tests=(f"{ENDS}::test_a_setuid_program_gives_nothing",),
+        figure="16 programs, ids and capabilities unchanged",
+    ),
+    Case(
+        id="B28",
+        tries="runs the public escape checkers",
+        not_run="they are other projects' programs, fetched from the internet, and are run by hand; the probes kept here are `tests/e2e/forbidden.py` and `tests/e2e/closed_doors.py`",
+    ),
+    Case(
+        id="C1",
+        tries="spoils environment, umask, directory, limits, priority, signals, shell options, and compares",
+        tests=(
+            f"{REUSE}::test_the_second_call_starts_as_the_first_did",
+            f"{WARM}::test_nothing_of_a_call_is_left_for_the_next",
+        ),
+        figure="0 lines differ in 10 pairs of a shell and 3 of Python",
+        controls=(
+            f"{WARM}::test_negative_control_what_lives_in_the_interpreter_survives_where_it_may",
+        ),
+    ),
+    Case(
+        id="C2",
+        tries="looks for the secret of the call before in variables, files and memory",
+        tests=(
+            f"{REUSE}::test_a_secret_is_nowhere_in_the_next_call_of_a_shell",
+            f"{WARM}::test_a_calls_secret_is_nowhere_in_the_next_call",
+            f"{GUEST}::test_a_secret_of_a_call_is_not_kept_in_the_guest",
+        ),
+        figure="50 pairs of a shell, 20 of Python, 0 hits",
+        controls=(
+            f"{WARM}::test_negative_control_the_same_search_finds_it_in_a_process_that_stays",
+        ),
+    ),
+    Case(
+        id="C3",
+        tries="leaves files everywhere, System V and POSIX objects, abstract and other sockets, locks",
+        tests=(
+            f"{REUSE}::test_what_can_be_left_is_gone",
+            f"{CALLS}::test_what_a_call_leaves",
+            f"{GUEST}::test_files_and_system_v_objects_are_gone_for_the_next_call",
+        ),
+        figure="0 left; with `cleanup_on_exit: false` what is in /tmp, and nothing else",
+    ),
+    Case(
+        id="C4",
+        tries="leaves a process that writes into the next call's output",
+        tests=(
+            f"{REUSE}::test_what_a_shell_left_running_writes_into_no_other_call",
+            f"{WARM}::test_what_a_call_left_running_writes_into_no_other_call",
+        ),
+        figure="350 pairs, 0 bytes crossed; scripts/soak hostile: 1,700",
+    ),
+    Case(
+        id="C5",
+        tries="leaves descriptors and dead children",
+        tests=(
+            f"{REUSE}::test_the_second_call_starts_as_the_first_did",
+            f"{GUEST}::test_two_hundred_processes_and_a_thousand_descriptors_leave_nothing",
+            f"{GUEST}::test_three_hundred_calls_leave_the_guest_as_it_was",
+        ),
+        figure="0, 1, 2 and the listing's own; 0 zombies",
+    ),
+    Case(
+        id="C6",
+        tries="leaves aliases, functions, options and start files of a shell; patches modules of Python",
+        tests=(
+            f"{REUSE}::test_the_second_call_starts_as_the_first_did",
+            f"{WARM}::test_nothing_of_a_call_is_left_for_the_next",
+        ),
+        figure="no effect",
+    ),
+    Case(
+        id="C7",
+        tries="is updated and rolled back while it is called",
+        tests=(
+            f"{REUSE}::test_a_call_runs_one_version_whole",
+            f"{WARM}::test_the_version_that_ran_is_the_recorded_one",
+            "tests/e2e/test_races.py::test_calls_that_race_a_change_run_or_are_refused_by_name",
+        ),
+        figure="101 calls across 8 updates and a rollback, 0 mixed up",
+    ),
+    Case(
+        id="C8",
+        tries="fills memory and files with a pattern, which another tenant's function of that name looks for",
+        tests=(
+            f"{REUSE}::test_nothing_of_a_tenant_is_found_by_another",
+            f"{FENCE}::test_two_instances_at_once_are_two_users_of_the_host",
+        ),
+        figure="5 pairs, 0 patterns; no host uid in common; scripts/soak hostile: 250",
+        controls=(f"{CONTROLS}::test_without_uids_of_their_own_two_sandboxes_are_one_user",),
+    ),
+    Case(
+        id="C9",
+        tries="draws random numbers, uuids and names in several sandboxes",
+        tests=(
+            f"{REUSE}::test_no_two_draw_the_same",
+            f"{WARM}::test_two_instances_share_no_numbers",
+            "tests/sandbox/test_runner.py::test_forks_do_not_draw_the_same_numbers",
+        ),
+        figure="200 draws of shells, 60 of Python, all distinct",
+    ),
+    Case(
+        id="C10",
+        tries="ends by timeout, by memory, by a failure, by a kill of itself and of the guest",
+        tests=(
+            f"{REUSE}::test_after_a_bad_end_the_next_call_succeeds",
+            f"{WARM}::test_an_instance_that_ended_badly_is_replaced",
+        ),
+        figure="35 of 35 next calls succeed, in a new sandbox unless only the handler ended; scripts/soak hostile: 500",
+    ),
+)

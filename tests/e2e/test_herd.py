@@ -1,0 +1,116 @@
+"""Many calls in one moment, and many clients who change what they call: no function ever has more
+instances than it may, and everybody is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from e2e.churn import OPTIONS, churn
+from e2e.race_box import Answer, Marked, Sampler, client_of, deploy, sandboxes, until
+from e2e.server import Server
+
+pytestmark = pytest.mark.sandbox
+
+HERD = 500
+WITHIN_S = 0.1
+MOST = 5
+GOES = 5
+SAMPLE_S = 0.003
+
+
+async def herd(server: Server) -> list[Answer]:
+    """Of a cold function, asked for within that time: on a busy machine that takes a few goes."""
+    for _ in range(GOES):
+        answers = await _herd(server)
+        spread = max(one.began for one in answers) - min(one.began for one in answers)
+        print(f"within {spread * 1000:.0f} ms")
+        if spread < WITHIN_S:
+            return answers
+    pytest.skip(f"this machine did not send {HERD} calls within {WITHIN_S} s")
+
+
+async def _herd(server: Server) -> list[Answer]:
+    """So many calls at once of a function that has no instance; it never has more than it may."""
+    async with client_of(server) as client:
+        function = await deploy(client, "1", max_instances=MOST)
+        await until(lambda: _is_cold(function), timeout_s=10)
+        await client.open(HERD)
+        seen: Counter[str] = Counter()
+
+        def look(sampler: Sampler) -> None:
+            counts = sampler.get(f"{function.path}/pool")
+            seen["pool"] = max(seen["pool"], counts["total_count"])
+            seen["host"] = max(seen["host"], sandboxes(server))
+
+        with Sampler(server, look, SAMPLE_S) as sampler:
+            answers = await asyncio.gather(*(function.invoke() for _ in range(HERD)))
+        assert sampler.count > 10
+        assert max(seen.values()) <= MOST, seen
+        assert seen["pool"] > 1, "a herd that one instance served"
+        assert sum(bool(one.status == 200 and one.body["cold_start"]) for one in answers) <= MOST
+        print(f"most {dict(seen)} in {sampler.count} samples")
+        print(_order(answers))
+        await function.delete()
+    return answers
+
+
+async def _is_cold(function: Marked) -> bool:
+    return bool((await function.pool())["total_count"] == 0)
+
+
+def _order(answers: list[Answer]) -> str:
+    """How long calls waited, and how far they were from first come, first served.
+
+    Who came first the server knows: the ids of calls are made in that order.
+    """
+    served = sorted((one for one in answers if one.status == 200), key=_came)
+    waits = sorted((one.ended - one.began) * 1000 for one in served)
+    left = {_came(one): n for n, one in enumerate(sorted(served, key=lambda one: one.ended))}
+    off = sorted(abs(left[_came(one)] - n) for n, one in enumerate(served))
+    p99 = len(served) * 99 // 100
+    assert off[p99] < HERD // 10, f"{off[p99]} places out of turn"
+    cold = sum(one.body["cold_start"] for one in served)
+    return (
+        f"{len(served)} served, {cold} cold: waited p50 {waits[len(waits) // 2]:.0f} ms, "
+        f"p99 {waits[p99]:.0f} ms; out of turn p99 {off[p99]} places, at most {off[-1]}"
+    )
+
+
+def _came(one: Answer) -> str:
+    return str(one.body["invocation_id"])
+
+
+async def test_a_herd_at_a_cold_function_is_served_in_line(another: Callable[..., Server]) -> None:
+    server = another(options="--stem-cells 0 --idle-s 0.5").start()
+    answers = await herd(server)
+    assert Counter(one.what for one in answers) == {"success": HERD}
+
+
+async def test_of_a_herd_that_is_too_long_the_rest_is_told_when_to_come_again(
+    another: Callable[..., Server],
+) -> None:
+    line = 100
+    server = another(options=f"--stem-cells 0 --idle-s 0.5 --line-max {line}").start()
+    answers = await herd(server)
+    told = Counter(one.what for one in answers)
+    assert told.keys() == {"success", "CAPACITY_FULL"}, told
+    assert told["success"] >= line
+    for one in answers:
+        if one.status != 200:
+            assert one.status == 503
+            assert one.body["retry_after"] >= 1
+            assert one.headers["retry-after"] == str(one.body["retry_after"])
+
+
+async def test_churn_never_exceeds_a_maximum_or_the_memory(another: Callable[..., Server]) -> None:
+    server = another(options=OPTIONS).start()
+    report = await churn(server, seconds=10, clients=200, seed=1)
+    print(report)
+    assert not report.wrong
+    assert report.told["invoke: success"] > 100, report.told
+    assert report.samples > 50

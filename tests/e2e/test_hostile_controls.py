@@ -1,0 +1,145 @@
+"""Negative controls: where a protection is taken away, the case that stands for it fails.
+
+And the oracle finds what is planted.
+"""
+
+import ctypes
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e import oracle
+from e2e.hostile_box import Meter, script, serving
+from e2e.server import Server, short_dir, status_of, until
+from e2e.test_fence import PROBE as WHO
+from e2e.test_fence import TRIES, fence, sections
+from e2e.test_hostile_handlers import BOMBS, FILL, PIDS_MAX
+from e2e.test_hostile_handlers import PROBE as DOORS
+from e2e.test_hostile_sharing import TAKE
+from e2e.weakened import Weakened
+
+pytestmark = pytest.mark.sandbox
+
+
+@dataclass
+class Box:
+    server: Server
+    runtime: Weakened
+
+    def run(self, lacks: str, handler: str, **fields: Any) -> dict[str, Any]:
+        self.runtime.lacks(lacks)
+        try:
+            record = self.server.run(handler, timeout_seconds=20, **fields)
+        finally:
+            self.runtime.lacks("")
+        assert record["status"] == "success", record
+        return record
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Box]:
+    with short_dir() as directory:
+        runtime = Weakened(directory)
+        with serving(str(runtime.path)) as server:
+            yield Box(server, runtime)
+
+
+def tries(box: Box, lacks: str) -> set[str]:
+    """Those of `forbidden.py` that succeed."""
+    record = box.run(lacks, script(TRIES), environment={"PORT": "9"})
+    return {name for name, code in json.loads(record["stdout"]).items() if code == 0}
+
+
+def test_the_whole_fence_fails_no_case(box: Box) -> None:
+    assert tries(box, "") == set()
+
+
+def test_without_the_filter_forbidden_calls_succeed(box: Box) -> None:
+    """B9, B22."""
+    opened = tries(box, "seccomp")
+    assert {"unshare user", "clone user", "AF_ALG", "keyctl"} & opened
+    doors = json.loads(box.run("seccomp", script(DOORS))["stdout"])
+    assert sum(how == "open" for how in doors.values()) >= 5
+    taken = json.loads(box.run("seccomp", script(TAKE), environment={"HOLD": "0"})["stdout"])
+    assert taken["inotify"][0] > 0
+    assert taken["asynchronous I/O"][0] > 0
+    assert fence(sections(box.run("seccomp", WHO)["stdout"]))["seccomp"] == "0"  # B1
+
+
+def test_without_a_limit_of_processes_a_bomb_grows_beyond_it(box: Box) -> None:
+    """B2."""
+    box.runtime.lacks("pids")
+    function = box.server.deploy(BOMBS["vfork"], timeout_seconds=1)
+    with Meter(box.server) as meter:
+        function.invoke()
+    box.runtime.lacks("")
+    assert meter.pids > PIDS_MAX
+    function.delete()
+
+
+def test_without_masks_secrets_of_the_kernel_are_read(box: Box) -> None:
+    """B10, B15."""
+    assert "interrupts" in tries(box, "masks")
+
+
+def test_without_uids_of_their_own_two_sandboxes_are_one_user(box: Box) -> None:
+    """B1, C8."""
+    server = box.server
+    box.runtime.lacks("own uids")
+    function = server.deploy("exec sleep 1", max_instances=2)
+    calls = [server.later(function.invoke) for _ in range(2)]
+    pids = until(lambda: [] if len(server.named("sleep")) < 2 else server.named("sleep"))
+    uids = {status_of(pid)["Uid"] for pid in pids}
+    box.runtime.lacks("")
+    assert len(uids) == 1
+    for call in calls:
+        call.result()
+    function.delete()
+
+
+def test_with_a_handler_of_the_guests_own_user_the_guest_is_in_reach(box: Box) -> None:
+    """B1, B17."""
+    box.runtime.lacks("another uid for handlers")
+    function = box.server.deploy(script(TRIES), environment={"PORT": "9"})
+    answer = function.try_invoke()
+    assert answer.status_code == 503, (
+        "it took the guest's limits from it, and with them the sandbox"
+    )
+    function.delete()
+    seen = fence(sections(box.run("another uid for handlers", WHO)["stdout"]))
+    assert seen["uid"] == {0}
+
+
+def test_with_large_file_systems_a_disk_is_filled_beyond_its_cap(box: Box) -> None:
+    """B4."""
+    told = json.loads(box.run("small file systems", script(FILL))["stdout"])
+    assert told["/tmp"][0] > 64 << 20
+
+
+# The oracle -----------------------------------------------------------------------------------
+
+
+def test_the_oracle_finds_what_is_planted(tmp_path: Path) -> None:
+    libc = ctypes.CDLL(None)
+    with oracle.canaries(tmp_path) as planted:
+        before = oracle.look(planted)
+        assert oracle.difference(before, before) == []
+        (canary,) = planted
+        canary.write_text("changed")
+        left = Path("/tmp") / f"{canary.name}-left"
+        left.write_text("of a sandbox")
+        os.chown(left, 0x7100_0000 + 1000, -1)
+        memory = libc.shmget(0, 4096, 0o1600)
+        try:
+            found = "\n".join(oracle.difference(before, oracle.look(planted)))
+        finally:
+            left.unlink()
+            libc.shmctl(memory, 0, None)
+    assert str(canary) in found
+    assert "files of sandboxes" in found
+    assert "System V shm" in found

@@ -1,0 +1,258 @@
+"""Verbs that race calls, and verbs that race each other, against a real server.
+
+What must come out of it is in the contract: update and rollback fail no call, pause and delete
+refuse it by name, nothing that was deleted comes back, and doing a thing twice does it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+
+from e2e.race_box import (
+    ECHO,
+    Answer,
+    Client,
+    Marked,
+    client_of,
+    create,
+    crun_root,
+    deploy,
+    is_free,
+    listed,
+    sandboxes,
+    until,
+)
+from e2e.rounds import KINDS, play
+from e2e.server import Server
+
+pytestmark = pytest.mark.sandbox
+
+ROUNDS = 50
+TOGETHER = 20
+GONE_S = 5.0
+
+
+@pytest.fixture
+def counted(another: Callable[..., Server]) -> Server:
+    """A server whose every sandbox is an instance."""
+    return another(options="--stem-cells 0").start()
+
+
+@pytest_asyncio.fixture
+async def client(shared: Server) -> AsyncIterator[Client]:
+    async with client_of(shared) as made:
+        yield made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_calls_that_race_a_change_run_or_are_refused_by_name(
+    shared: Server, kind: str
+) -> None:
+    told = await play(shared, kind, ROUNDS, seed=1)
+    print(f"{kind}: {told}")
+    assert told.rounds == ROUNDS
+    assert told.overlapping >= ROUNDS, "the calls met no change"
+
+
+# Updates at once -------------------------------------------------------------------------------
+
+
+async def check_versions(function: Marked, numbers: list[int]) -> None:
+    """These exist and no others, one is active, and the function points to it and runs it."""
+    versions = await function.versions()
+    assert [one["version"] for one in versions] == sorted(numbers, reverse=True)
+    active = [one for one in versions if one["is_active"]]
+    assert len(active) == 1, active
+    assert (await function.get()).body["current_version"] == active[0]["version"]
+    assert (await function.invoke()).mark == active[0]["environment"]["MARK"]
+
+
+async def test_twenty_updates_at_once_make_twenty_versions_in_a_row(client: Client) -> None:
+    function = await deploy(client, "0")
+    answers = await asyncio.gather(*(function.put(str(n)) for n in range(1, TOGETHER + 1)))
+    assert [one.status for one in answers] == [200] * TOGETHER
+    numbers = sorted(one.body["current_version"] for one in answers)
+    assert numbers == list(range(2, TOGETHER + 2))
+    # Each answer is of the version that this very update made.
+    marks = {str(one["version"]): one["environment"]["MARK"] for one in await function.versions()}
+    for number, answer in enumerate(answers, start=1):
+        assert marks[str(answer.body["current_version"])] == str(number)
+    await check_versions(function, [1, *numbers])
+    await function.delete()
+
+
+async def test_of_twenty_updates_of_the_same_state_one_wins(client: Client) -> None:
+    """Twenty people read the function, and all save what they made of it."""
+    function = await deploy(client, "0")
+    for turn in range(3):
+        etag = (await function.get()).headers["etag"]
+        saving = (function.put(f"{turn}.{n}", If_Match=etag) for n in range(TOGETHER))
+        answers = await asyncio.gather(*saving)
+        told = Counter(one.what for one in answers)
+        assert told == {"200": 1, "PRECONDITION_FAILED": TOGETHER - 1}
+        (won,) = [n for n, one in enumerate(answers) if one.status == 200]
+        assert (await function.invoke()).mark == f"{turn}.{won}"
+        await check_versions(function, list(range(1, turn + 3)))
+    await function.delete()
+
+
+# Delete against what would bring it back ---------------------------------------------------------
+
+
+async def check_instances(server: Server, alive: list[Marked]) -> None:
+    """Soon there are no instances but of these functions, and no sandboxes but those."""
+
+    async def is_so() -> bool:
+        totals = [(await one.pool())["total_count"] for one in alive]
+        client = alive[0].client if alive else None
+        if client is not None:
+            stats = (await client.ask("GET", "/api/functions/pool/stats")).body
+            if stats["total_count"] != sum(totals):
+                return False
+        return bool(sandboxes(server) == sum(totals))
+
+    await until(is_so, timeout_s=GONE_S, every_s=0.05)
+    assert len(listed(server)) == sandboxes(server), crun_root(server)
+
+
+async def test_a_name_is_free_the_moment_its_function_is_deleted(counted: Server) -> None:
+    """A script deletes a function and makes it anew, again and again, and some run it twice."""
+    async with client_of(counted) as client:
+        old = await deploy(client, "0", name="same", min_instances=2)
+        for turn in range(1, 11):
+            answers = await asyncio.gather(
+                old.delete(), *(_try_create(client, str(turn)) for _ in range(4)), old.invoke()
+            )
+            assert answers[0].status == 204
+            assert answers[-1].what in ("success", "NOT_FOUND", "cancelled"), answers[-1]
+            made = [one for one in answers[1:-1] if one.status == 201]
+            assert {one.what for one in answers[1:-1]} <= {"201", "CONFLICT"}
+            assert len(made) <= 1, "two functions of one name"
+            made = made or [await _try_create(client, str(turn))]
+            assert (await old.invoke()).code == "NOT_FOUND"
+            new = Marked(client, made[0].body["function_id"], str(turn))
+            assert new.id != old.id
+            assert (await new.verb("deploy")).body["state"] == "active"
+            assert (await new.invoke()).mark == str(turn)
+            old = new
+        await check_instances(counted, [old])
+        assert (await old.delete()).status == 204
+        await check_instances(counted, [])
+
+
+async def _try_create(client: Client, mark: str) -> Answer:
+    body = {"name": "same", "handler": ECHO, "environment": {"MARK": mark}}
+    return await client.ask("POST", "/api/functions", body | {"min_instances": 2})
+
+
+async def test_what_is_deleted_while_it_is_deployed_stays_deleted(counted: Server) -> None:
+    async with client_of(counted) as client:
+        for turn in range(12):
+            function = await create(client, "1", min_instances=3)
+            deploying = asyncio.ensure_future(function.verb("deploy"))
+            await asyncio.sleep(turn * 0.008)  # from before it to after it
+            deleted, again = await asyncio.gather(function.delete(), function.verb("deploy"))
+            assert deleted.status == 204
+            assert (await deploying).what in ("200", "NOT_FOUND"), await deploying
+            assert again.what in ("200", "NOT_FOUND"), again
+            for verb in ("deploy", "resume", "pause"):
+                assert (await function.verb(verb)).code == "NOT_FOUND"
+            assert (await function.invoke()).code == "NOT_FOUND"
+        await check_instances(counted, [])
+
+
+async def test_what_is_deleted_while_it_is_updated_stays_deleted(counted: Server) -> None:
+    async with client_of(counted) as client:
+        for turn in range(10):
+            function = await deploy(client, "1", min_instances=2)
+            changing = asyncio.ensure_future(function.put("2"))
+            await asyncio.sleep(turn * 0.008)
+            deleted, resumed = await asyncio.gather(function.delete(), function.verb("resume"))
+            assert deleted.status == 204
+            assert (await changing).what in ("200", "NOT_FOUND"), await changing
+            assert resumed.what in ("200", "NOT_FOUND"), resumed
+            assert (await function.put("3")).code == "NOT_FOUND"
+        await check_instances(counted, [])
+
+
+# Twice is once -----------------------------------------------------------------------------------
+
+
+async def check_state(function: Marked, state: str, version: int, instances: int) -> None:
+    body = (await function.get()).body
+    assert (body["state"], body["current_version"]) == (state, version), body
+
+    async def is_so() -> bool:
+        return bool((await function.pool())["total_count"] == instances)
+
+    await until(is_so)
+
+
+async def test_deploy_pause_and_resume_twice_do_it_once(counted: Server) -> None:
+    async with client_of(counted) as client:
+        function = await create(client, "1", min_instances=2)
+        for verb, state, instances in (
+            ("deploy", "active", 2),
+            ("resume", "active", 2),
+            ("pause", "paused", 0),
+            ("resume", "active", 2),
+            ("pause", "paused", 0),
+            ("deploy", "active", 2),
+        ):
+            twice = await asyncio.gather(function.verb(verb), function.verb(verb))
+            for one in (*twice, await function.verb(verb)):
+                assert one.status == 200, (verb, one)
+                if verb == "pause":
+                    assert one.body == {"success": True, "message": None}
+                else:
+                    assert one.body["state"] == "active", (verb, one)
+            await check_state(function, state, 1, instances)
+            await check_instances(counted, [function])
+        assert len(await function.versions()) == 1
+        await function.delete()
+
+
+async def test_what_was_never_deployed_can_be_neither_paused_nor_resumed(client: Client) -> None:
+    function = await create(client, "1")
+    for verb in ("pause", "resume", "pause", "resume"):
+        answer = await function.verb(verb)
+        assert answer.code == "CONFLICT", (verb, answer)
+        assert answer.body["details"]["state"] == "pending"
+    await check_state(function, "pending", 1, 0)
+    await function.delete()
+
+
+async def test_a_rollback_to_what_is_active_changes_nothing(client: Client) -> None:
+    function = await deploy(client, "1")
+    assert (await function.put("2")).status == 200
+    before = await function.get()
+    pool = await function.pool()
+    answers = await asyncio.gather(*(function.rollback(2) for _ in range(4)))
+    assert [one.status for one in answers] == [200] * 4
+    after = await function.get()
+    assert after.headers["etag"] == before.headers["etag"]
+    assert await function.pool() == pool
+    await check_versions(function, [1, 2])
+    await function.delete()
+
+
+async def test_a_rollback_of_a_paused_function_only_repoints(counted: Server) -> None:
+    async with client_of(counted) as client:
+        function = await deploy(client, "1")
+        assert (await function.put("2")).status == 200
+        assert (await function.verb("pause")).status == 200
+        for _ in range(2):
+            answer = await function.rollback(1)
+            assert (answer.body["state"], answer.body["current_version"]) == ("paused", 1)
+        await check_state(function, "paused", 1, 0)
+        await check_instances(counted, [function])
+        assert (await function.invoke()).code == "FUNCTION_NOT_ACTIVE"
+        assert (await function.verb("resume")).body["state"] == "active"
+        await check_versions(function, [1, 2])
+        await until(lambda: is_free(function))
+        await function.delete()

@@ -1,0 +1,117 @@
+"""A steady load does not notice that its function is updated and rolled back, again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from e2e.race_box import Answer, Marked, client_of, deploy
+from e2e.server import Server
+
+pytestmark = pytest.mark.sandbox
+
+CALLS_PER_S = 50
+SWITCHES = 20  # of each kind
+BETWEEN_S = 0.25
+
+
+@dataclass
+class Load:
+    """Calls that begin when it is time for them, whether those before have ended or not."""
+
+    function: Marked
+    calls: list[asyncio.Task[Answer]] = field(default_factory=list)
+    _done: bool = False
+
+    async def run(self) -> None:
+        begun = time.monotonic()
+        while not self._done:
+            self.calls.append(asyncio.ensure_future(self.function.invoke()))
+            due = begun + len(self.calls) / CALLS_PER_S
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    async def end(self) -> list[Answer]:
+        self._done = True
+        return await asyncio.gather(*self.calls)
+
+
+async def switch_often(function: Marked) -> list[tuple[str, Answer]]:
+    """Updates, then rollbacks all the way back; the mark that each leads to, and its answer."""
+    made: list[tuple[str, Answer]] = []
+    for number in range(2, SWITCHES + 2):
+        made.append((str(number), await function.put(str(number))))
+        await asyncio.sleep(BETWEEN_S)
+    for number in range(SWITCHES, 0, -1):
+        made.append((str(number), await function.rollback(number)))
+        await asyncio.sleep(BETWEEN_S)
+    for mark, answer in made:
+        assert answer.status == 200, answer
+        assert answer.body["current_version"] == int(mark), answer
+        assert answer.body["error_message"] is None, answer
+    return made
+
+
+def check_marks(answers: list[Answer], switches: list[tuple[str, Answer]]) -> None:
+    """Each ran what the last switch before it led to, or one that was made while it ran."""
+    for one in answers:
+        serving = ["1"]
+        for mark, made in switches:
+            if made.ended < one.began:
+                serving = [mark]
+            elif made.began < one.ended:
+                serving.append(mark)
+        assert one.mark in serving, (serving, one)
+
+
+async def reasons(function: Marked, answers: list[Answer]) -> Counter[str]:
+    """Why calls were cold."""
+    found: Counter[str] = Counter()
+    for one in answers:
+        if one.body["cold_start"]:
+            path = f"{function.path}/invocations/{one.body['invocation_id']}/timeline"
+            found[(await function.client.ask("GET", path)).body["cold_reason"]] += 1
+    return found
+
+
+async def steady(server: Server, **fields: int) -> Counter[str]:
+    """The whole story; why calls were cold."""
+    async with client_of(server) as client:
+        function = await deploy(client, "1", **fields)
+        load = Load(function)
+        running = asyncio.ensure_future(load.run())
+        await asyncio.sleep(BETWEEN_S)
+        switches = await switch_often(function)
+        answers = await load.end()
+        await running
+        check_marks(answers, switches)
+        cold = await reasons(function, answers)
+        took = sorted((one.ended - one.began) * 1000 for one in answers)
+        slowest = max((one.ended - one.began) * 1000 for _, one in switches)
+        print(
+            f"{len(answers)} calls at {CALLS_PER_S}/s, {len(switches)} switches: "
+            f"p50 {took[len(took) // 2]:.1f} ms, p99 {took[len(took) * 99 // 100]:.1f} ms, "
+            f"slowest {took[-1]:.0f} ms, slowest switch {slowest:.0f} ms, cold {dict(cold)}"
+        )
+        await function.delete()
+    return cold
+
+
+async def test_no_call_fails_or_is_cold_while_its_function_changes(
+    another: Callable[..., Server],
+) -> None:
+    """More instances than such a load needs: none is started for a call that meets another."""
+    server = another(options="--stem-cells 0").start()
+    assert await steady(server, min_instances=3, max_instances=10) == {}
+
+
+async def test_with_one_instance_no_call_fails_and_each_switch_costs_one_cold_start(
+    another: Callable[..., Server],
+) -> None:
+    server = another(options="--stem-cells 0").start()
+    cold = await steady(server, max_instances=1)
+    assert cold.total() <= 2 * SWITCHES, cold

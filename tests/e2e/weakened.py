@@ -1,0 +1,84 @@
+"""Negative controls: an OCI runtime that takes a protection away before it hands on to crun.
+
+What is taken away is told by a file, so that a server can start whole (it would refuse otherwise)
+and be weakened later. Sandboxes in stock would hide it: serve with `--stem-cells 0`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from e2e.server import CRUN
+
+SOURCE = Path(__file__).parents[2] / "src/quiltfn/guest"
+# Runs as crun would: edits the bundle's config.json, then becomes crun.
+WRAPPER = """#!{python} -IS
+import json, os, sys
+lacks = open({mode!r}).read()
+if "--bundle" in sys.argv and lacks:
+    path = sys.argv[sys.argv.index("--bundle") + 1] + "/config.json"
+    it = json.load(open(path))
+    linux = it["linux"]
+    if lacks == "seccomp":
+        del linux["seccomp"]
+    if lacks == "pids":
+        linux["resources"]["pids"]["limit"] = 2000
+    if lacks == "masks":
+        linux["maskedPaths"], linux["readonlyPaths"] = [], []
+    if lacks == "own uids":
+        for kind in ("uidMappings", "gidMappings"):
+            linux[kind][0]["hostID"] = {uids}
+    if lacks == "read-only root":
+        it["root"]["readonly"] = False
+        for one in it["mounts"]:
+            one["options"] = [o for o in one["options"] if o != "noexec"]
+    if lacks == "small file systems":
+        for one in it["mounts"]:
+            if one["type"] == "tmpfs":
+                one["options"] = [o.replace("=64m", "=200m") for o in one["options"]]
+    if lacks == "another uid for handlers":
+        it["mounts"].append({{"destination": "/.guest", "type": "bind", "source": {guest!r},
+                             "options": ["bind", "ro", "nosuid", "nodev"]}})
+    json.dump(it, open(path, "w"))
+os.execv({crun!r}, [{crun!r}, *sys.argv[1:]])
+"""
+
+
+class Weakened:
+    """`path`: the runtime; `lacks("…")`: what sandboxes made from now on go without."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.chmod(0o755)
+        self.path, self._mode = directory / "crun", directory / "mode"
+        guest = directory / "guest"
+        uids = 0x7FFF_0000
+        text = WRAPPER.format(
+            python=os.path.realpath(sys.executable),
+            mode=str(self._mode),
+            guest=str(guest),
+            crun=CRUN,
+            uids=uids,
+        )
+        self.lacks("")
+        self.path.write_text(text)
+        self.path.chmod(0o755)
+
+    def lacks(self, what: str) -> None:
+        self._mode.write_text(what)
+        if what == "another uid for handlers":
+            build_guest_of_one_user(self.path.with_name("guest"))
+
+
+def build_guest_of_one_user(target: Path) -> None:
+    """A guest whose handlers run as its own user, root of the sandbox's namespace."""
+    source = target.with_name("one-user")
+    source.mkdir(exist_ok=True)
+    for file in SOURCE.glob("*.[ch]"):
+        text = file.read_text()
+        (source / file.name).write_text(text.replace("HANDLER_ID = 1000", "HANDLER_ID = 0"))
+    command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-static", "-o", target]
+    subprocess.run([*command, source / "guest.c"], check=True)
+    target.chmod(0o755)

@@ -1,0 +1,260 @@
+"""What must be so after every step of a story, whatever the step was."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from service.story_driver import Driver
+from service.story_model import FINAL, Told, Under, check_record, check_refusal
+
+FUNCTIONS = "/api/functions"
+POOL = ("warming_count", "ready_count", "busy_count")
+STATES = ("warming", "ready", "busy", "recycling", "terminating")
+COUNTED = ("invocation_count", "error_count", "last_invoked_at")
+EMPTY_WITHIN_S, CANCELLED_WITHIN_S, REST_WITHIN_S = 5.0, 7.0, 12.0
+
+
+@dataclass
+class Tale:
+    """A server, and what was done to it so far."""
+
+    driver: Driver
+    live: dict[str, Told] = field(default_factory=dict)
+    gone: list[Told] = field(default_factory=list)
+    under: list[Under] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    pools: dict[str, Any] = field(default_factory=dict)
+    made: int = 0
+    heard: Counter[str] = field(default_factory=Counter)
+
+    # Asking ----------------------------------------------------------------------------------
+
+    def good(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
+        answer = self.driver.call(method, path, body)
+        assert answer.status_code == status, f"{method} {path}: {answer.text}"
+        return answer.json() if answer.content else None
+
+    def refused(self, code: str, status: int, answer: httpx.Response) -> None:
+        assert (answer.status_code, answer.json()["error_code"]) == (status, code), answer.text
+
+    def until(self, holds: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Lets time pass until it is so."""
+        passed, step = 0.0, 0.02
+        while not holds():
+            assert passed < timeout_s, f"not within {timeout_s} s: {what}; {self.stats()}"
+            self.driver.wait(step)
+            passed, step = passed + step, min(2 * step, 0.5)
+
+    def calls(self, function: Told) -> list[Under]:
+        """The function's calls that may still be running."""
+        return [one for one in self.under if one.function is function and not one.running.done()]
+
+    def note(self, function: Told, state: str | None = None) -> None:
+        """The function changed, maybe under its calls."""
+        function.is_changed = True
+        if state is not None:
+            function.state = state
+        for one in self.under:
+            if one.function is function:
+                one.versions.add(function.current)
+                one.states.add(function.state)
+
+    def new_id(self, one: str) -> None:
+        assert one not in self.ids, f"the id {one} was given twice"
+        self.ids.add(one)
+
+    # The ends of calls -----------------------------------------------------------------------
+
+    def ended(self, call: Under, answer: httpx.Response | None) -> None:
+        """Whether a call may have ended like this, after all that happened to it."""
+        function = call.function
+        if answer is None:
+            assert call.is_stopped, "the connection ended, and nobody stopped the server"
+            function.unanswered += 1
+            self.heard["unanswered"] += 1
+            return
+        number = answer.headers.get("x-invocation-id")
+        body = answer.json()
+        self.heard[body["status"] if answer.status_code == 200 else body["error_code"]] += 1
+        if answer.status_code == 200:
+            self.new_id(body["invocation_id"])
+            assert number == body["invocation_id"]
+            assert call.states & {"active", "deploying"}, f"it was {call.states}, and ran: {body}"
+            if body["status"] == "cancelled":
+                assert "deleted" in call.states, body
+            else:
+                check_record(function, call.payload, call.versions, body)
+            function.answers[number] = body
+            return
+        code = check_refusal(body, answer.status_code)
+        excuses = {
+            "FUNCTION_NOT_ACTIVE": call.states != {"active"},
+            "NOT_FOUND": "deleted" in call.states,
+            "CAPACITY_FULL": not call.was_alone,
+            "RUNTIME_UNAVAILABLE": call.is_hurt,
+            "SHUTTING_DOWN": call.is_stopped,
+        }
+        assert excuses[code], f"there was no reason for {answer.text} ({call})"
+        if number is not None:
+            status = {"RUNTIME_UNAVAILABLE": "error", "SHUTTING_DOWN": "interrupted"}[code]
+            function.answers[number] = {"status": status}
+
+    def join(self, call: Under) -> None:
+        self.under.remove(call)
+        if "deleted" in call.states:
+            self.until(call.running.done, CANCELLED_WITHIN_S, "the call of what was deleted")
+        self.ended(call, call.running.answer())
+
+    # After every step ------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """At everything."""
+        assert not self.driver.complaints(), "\n".join(self.driver.complaints())
+        listed, records = self._steady()
+        assert list(listed) == sorted(one.id for one in self.live.values())
+        for function in self.live.values():
+            self.look_at(function, listed[function.id])
+            self.look_at_records(function, listed[function.id], records[function.id])
+            if function.is_changed:
+                self.look_at_versions(function)
+                function.is_changed = False
+        self.until(self._add_up, EMPTY_WITHIN_S, "pools that add up to the sums")
+        for function in self.live.values():
+            self.look_at_pool(function)
+        for function in self.gone[-1:]:
+            self.refused("NOT_FOUND", 404, self.driver.call("GET", function.path))
+
+    def _steady(self) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+        """Functions and their records, of a moment in which no call ended."""
+        listed = self.good("GET", FUNCTIONS)["functions"]
+        while True:
+            records = {
+                one.id: self.good("GET", f"{one.path}/invocations?limit=1000")["invocations"]
+                for one in self.live.values()
+            }
+            before, listed = listed, self.good("GET", FUNCTIONS)["functions"]
+            if listed == before:
+                return {one["id"]: one for one in listed}, records
+
+    def shown(self, function: Told) -> dict[str, Any]:
+        """The function as a GET shows it; a deployment may have ended meanwhile."""
+        shown: dict[str, Any] = self.good("GET", function.path)
+        self.hear(function, shown)
+        return shown
+
+    def hear(self, function: Told, shown: dict[str, Any]) -> None:
+        if function.state == "deploying" and shown["state"] in ("active", "error"):
+            assert (shown["state"] == "active") == function.versions[function.current].stands
+            function.is_ill = shown["state"] == "error"
+            self.note(function, shown["state"])
+
+    def look_at(self, function: Told, shown: dict[str, Any]) -> None:
+        """The function as it is shown."""
+        self.hear(function, shown)
+        kind = function.versions[function.current]
+        expected = kind.body() | {
+            "id": function.id,
+            "name": function.name,
+            "state": function.state,
+            "current_version": function.current,
+            "min_instances": function.low,
+            "max_instances": function.high,
+        }
+        assert {name: shown[name] for name in expected} == expected
+        if function.is_ill is not None:
+            assert (shown["error_message"] is not None) == function.is_ill, shown
+
+    def look_at_records(self, function: Told, shown: dict[str, Any], records: list[Any]) -> None:
+        """Its calls: what was acknowledged, nothing that nobody asked for, and their sums."""
+        found = {one["invocation_id"]: one for one in records}
+        assert len(found) == len(records), "a record is listed twice"
+        ended = {one for one, record in found.items() if record["status"] in FINAL}
+        failed = {one for one in ended if found[one]["status"] != "success"}
+        assert shown["invocation_count"] == len(ended), (
+            f"{shown}, but these are its records: {records}"
+        )
+        assert shown["error_count"] == len(failed), f"{shown}, but these are its records: {records}"
+        for number, answer in function.answers.items():
+            assert number in found, f"{answer} was acknowledged and is no record"
+            kept = {name: found[number][name] for name in answer}
+            assert kept == answer, "the record is another than the one that was acknowledged"
+        pending = sum(one.function is function for one in self.under)
+        strange = len(found) - len(function.answers)
+        assert strange <= pending + function.unanswered, f"nobody made all of these: {found}"
+        assert len(found) - len(ended) <= len(self.calls(function)), "nobody waits for these"
+
+    def look_at_versions(self, function: Told) -> None:
+        versions = self.good("GET", f"{function.path}/versions")["versions"]
+        numbers = [one["version"] for one in versions]
+        assert numbers == sorted(function.versions, reverse=True), numbers
+        assert len({one["id"] for one in versions}) == len(versions)
+        active = [one["version"] for one in versions if one["is_active"]]
+        assert active == [function.current], f"active: {active}, not {function.current}"
+        for one in versions:
+            body = function.versions[one["version"]].body()
+            assert {name: one[name] for name in body} == body
+            assert one["function_id"] == function.id
+
+    def pool(self, function: Told) -> dict[str, Any]:
+        pool: dict[str, Any] = self.good("GET", f"{function.path}/pool")
+        assert set(pool) == {"function_id", "total_count", *POOL}
+        assert pool["function_id"] == function.id
+        assert pool["total_count"] == sum(pool[name] for name in POOL), pool
+        return pool
+
+    def look_at_pool(self, function: Told) -> None:
+        pool = self.pools[function.id]
+        now, most = self.driver.of_function(function.key) or (pool["total_count"],) * 2
+        assert pool["total_count"] <= function.bound, f"{pool}, at most {function.bound}"
+        assert most <= function.bound, f"there were {most} sandboxes, at most {function.bound}"
+        function.bound = max(function.high, min(function.bound, now))
+        if function.state in ("pending", "paused", "error"):
+            self.until(lambda: self._is_empty(function), EMPTY_WITHIN_S, "an empty pool")
+
+    def _is_empty(self, function: Told) -> bool:
+        pool = self.pool(function)
+        busy = pool["busy_count"] and not self.calls(function)
+        return not (pool["ready_count"] or pool["warming_count"] or busy)
+
+    def stats(self) -> dict[str, int]:
+        stats: dict[str, int] = self.good("GET", f"{FUNCTIONS}/pool/stats")
+        for name in ("total", *STATES):
+            assert stats[f"{name}_count"] == stats[f"{name}_containers"], stats
+        assert stats["total_count"] == sum(stats[f"{name}_count"] for name in STATES), stats
+        return stats
+
+    def _add_up(self) -> bool:
+        """Whether the pools add up to the sums of the tenant, as they do at any moment."""
+        self.pools = {one.id: self.pool(one) for one in self.live.values()}
+        stats = self.stats()
+        busy = stats["busy_count"] + stats["recycling_count"]
+        told = (stats["warming_count"], stats["ready_count"], busy)
+        return told == tuple(sum(one[name] for one in self.pools.values()) for name in POOL)
+
+    # At rest ---------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """Every call has ended: then what is there is what is counted, and nothing is stuck."""
+        for call in list(self.under):
+            self.join(call)
+        self.until(self._is_at_rest, REST_WITHIN_S, "rest")
+        for function in self.gone:
+            held = self.driver.of_function(function.key)
+            assert held is None or held[0] == 0, f"{function.name} was deleted and is alive"
+
+    def _is_at_rest(self) -> bool:
+        stats = self.stats()
+        # What is kept beside what serves is counted as warming, and may stay.
+        moving = any(stats[f"{name}_count"] for name in ("busy", "recycling", "terminating"))
+        for function in self.live.values():
+            self.shown(function)
+            if function.state == "deploying":
+                return False
+            if function.state == "active" and self.pool(function)["ready_count"] < function.low:
+                return False
+        return not moving and self.driver.sandboxes() == stats["total_count"]

@@ -1,0 +1,394 @@
+"""The server of `main.py` in this process: its routes, verbs, pools and store; sandboxes are fake.
+
+Time is the event loop's own: it stands still while anything can be done, and where everybody waits
+it jumps to whoever waits the shortest. So a story of minutes takes milliseconds, and the same story
+is the same every time. The store's threads are part of that: what they are given is done a moment
+later, in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import selectors
+import shutil
+import tempfile
+import traceback
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import structlog
+
+from quiltfn.access import Access
+from quiltfn.admission import Admission, TenantLimits
+from quiltfn.api import errors
+from quiltfn.api.app import make_app
+from quiltfn.api.route import ApiLimits
+from quiltfn.api.route import House as Rooms
+from quiltfn.elasticity import Elasticity
+from quiltfn.health import Health, Machine
+from quiltfn.idempotency import Idempotency
+from quiltfn.main import DIED
+from quiltfn.model.invocation import Ended, How
+from quiltfn.model.version import Content
+from quiltfn.pool.reaper import reap
+from quiltfn.ports import Call, Sandbox
+from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
+from quiltfn.store import SqlAnswers, SqlAudit, SqliteStore, SqlKeys, SqlOperations
+from service.service_box import HandClock, House, house
+
+T = TypeVar("T")
+DISK_S = 0.001
+PATIENCE_S = 300.0  # for an answer, of the loop's time
+DRAIN_S, GRACE_S = 30.0, 2.0  # as `main.serve` has them
+EPOCH = 1_760_000_000.0
+MARK = re.compile(r'echo "(?P<mark>(?P<key>\w+)\.\w+) ')
+# How long sandboxes take to be made, to be cleaned and to be destroyed, in seconds.
+SPEEDS = ((0.0, 0.0, 0.0), (0.05, 0.003, 0.01), (2.0, 0.5, 0.5), (0.5, 0.02, 1.5))
+MACHINE = Machine(
+    node_id="node-1",
+    cgroup_mode="none",
+    oci_runtime="none",
+    protections={},
+    transport="loopback",
+    memory_max_mib=4096,
+    cores=2,
+    interpreters={},
+    packages="",
+)
+
+
+class StoryLoop(asyncio.SelectorEventLoop):
+    """Its time passes only where nobody has anything to do."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._given: defaultdict[int, deque[Callable[[], None]]] = defaultdict(deque)
+        super().__init__(Leap(self))
+
+    def time(self) -> float:
+        return self.now
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, work: Callable[..., Any], *arguments: Any
+    ) -> asyncio.Future[Any]:
+        future = self.create_future()
+
+        def run() -> None:
+            try:
+                result = work(*arguments)
+            except BaseException as error:
+                if not future.cancelled():
+                    future.set_exception(error)
+            else:
+                if not future.cancelled():
+                    future.set_result(result)
+
+        line = self._given[id(executor)]
+        line.append(run)
+        self.call_later(DISK_S, self._do_next, line)
+        return future
+
+    def _do_next(self, line: deque[Callable[[], None]]) -> None:
+        line.popleft()()  # whose turn it is: timers of one moment come in no order
+
+
+class Leap(selectors.DefaultSelector):
+    """Instead of waiting it moves the clock."""
+
+    def __init__(self, loop: StoryLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> Any:
+        assert timeout is not None, "everybody waits, and for nothing"
+        self._loop.now += max(0.0, timeout)
+        return super().select(0)
+
+
+class LoopClock(HandClock):
+    """`ports.Clock` by the loop."""
+
+    def __init__(self, loop: StoryLoop) -> None:
+        self._loop = loop
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def unix(self) -> float:
+        return EPOCH + self._loop.time()
+
+
+class Pace:
+    """In place of the event that holds destructions up: each takes so long."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    async def wait(self) -> None:
+        await asyncio.sleep(self._seconds)
+
+    def set(self) -> None:
+        """It never stopped anybody."""
+
+
+class StoryFakes(FakeSandboxes):
+    """Sandboxes that understand `story_driver.handler`, counted by function."""
+
+    def __init__(self, start_s: float, recycle_s: float, end_s: float) -> None:
+        super().__init__(start_s=start_s, recycle_s=recycle_s)
+        self.may_end = Pace(end_s)  # type: ignore[assignment]
+        self.keys: dict[str, str] = {}
+        self.most: Counter[str] = Counter()
+        self._coming: Counter[str] = Counter()
+
+    async def create(self, content: Content) -> Sandbox:
+        found = MARK.match(content.handler)
+        assert found is not None, f"no handler of a story: {content.handler}"
+        key = found["key"]
+        self._coming[key] += 1
+        self.most[key] = max(self.most[key], self.count(key))
+        try:
+            sandbox = await super().create(content)
+        finally:
+            self._coming[key] -= 1
+        assert isinstance(sandbox, FakeSandbox)
+        self.keys[sandbox.id] = key
+        sandbox._handle = lambda call: play(found["mark"], call)  # type: ignore[method-assign]
+        return sandbox
+
+    def count(self, key: str) -> int:
+        return self._coming[key] + sum(self.keys.get(one) == key for one in self.alive)
+
+    def standing(self) -> list[FakeSandbox]:
+        return [one for one in self.alive.values() if one.is_alive and one.id in self.keys]
+
+
+async def play(mark: str, call: Call) -> Ended:
+    """What the handler's shell would do."""
+    word, _, argument = (call.payload or b"").decode().partition(" ")
+    stdout = f"{mark} {call.environment['QUILT_FUNCTION_VERSION']}\n"
+    await asyncio.sleep(float(argument) if word == "sleep" else 0)
+    return Ended(how=How.EXITED, code=int(argument) if word == "exit" else 0, stdout=stdout)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    path: Path, fakes: StoryFakes, clock: LoopClock, change: Callable[[House], None]
+) -> AsyncIterator[tuple[House, Health, httpx.ASGITransport]]:
+    """As `main.tie` and `main.serve` do it. `change`: what is to be broken, before it starts."""
+    async with house(path, clock, fakes) as tied:
+        change(tied)
+        database = tied.store.database
+        answers = SqlAnswers(database)
+        _, interrupted, _ = errors.render(DIED, "")
+        await answers.start(int(clock.unix()), interrupted)
+        access = Access(SqlKeys(database), clock)
+        await access.refresh()
+        elasticity = Elasticity(tied.lifecycle, SqlOperations(database), clock)
+        await elasticity.restore()
+        health = Health(MACHINE, tied.store, tied.journal, path)
+        nothing: Any = None  # no story asks for what it would be
+        app = make_app(
+            Rooms(
+                clock=clock,
+                access=access,
+                admission=Admission(clock, TenantLimits()),
+                idempotency=Idempotency(answers, clock),
+                catalog=tied.catalog,
+                lifecycle=tied.lifecycle,
+                elasticity=elasticity,
+                invoker=tied.invoker,
+                pools=tied.pools,
+                stock=nothing,
+                journal=tied.journal,
+                keys=SqlKeys(database),
+                audit=SqlAudit(database),
+                runtimes=nothing,
+                images=nothing,
+                health=health,
+                limits=ApiLimits(),
+            )
+        )
+        reaper = asyncio.ensure_future(reap(tied.pools))
+        try:
+            yield tied, health, httpx.ASGITransport(app=app)
+        finally:
+            reaper.cancel()
+
+
+class FakeRunning:
+    """A request as a task of the loop, of one life of the server."""
+
+    def __init__(self, driver: FakeDriver, task: asyncio.Task[httpx.Response]) -> None:
+        self._driver, self._task, self.is_lost = driver, task, False
+
+    def done(self) -> bool:
+        return self.is_lost or self._task.done()
+
+    def answer(self) -> httpx.Response | None:
+        if self.is_lost:
+            return None
+        return self._driver.run(asyncio.wait_for(self._task, PATIENCE_S))
+
+
+class FakeDriver:
+    """`story_driver.Driver`. `change`: breaks something of every server before it starts."""
+
+    slow = (2.0, 7.0, 40.0)
+
+    def __init__(self, speed: int, change: Callable[[House], None] = lambda _: None) -> None:
+        self._speed, self._change = SPEEDS[speed % len(SPEEDS)], change
+        self._loop = StoryLoop()
+        memory = Path("/dev/shm")
+        self._root = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+        self._lives = 0
+        self._running: list[FakeRunning] = []
+        self._said: list[str] = []
+        self._log = structlog.get_config()
+        structlog.configure(processors=[self._hear], cache_logger_on_first_use=False)
+        self._loop.set_exception_handler(lambda _loop, told: self._said.append(str(told)))
+        shutil.copytree(blank(), self._data_dir)
+        self._start()
+
+    @property
+    def _data_dir(self) -> Path:
+        return self._root / str(self._lives)
+
+    # The API ---------------------------------------------------------------------------------
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(work)
+
+    def call(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        return self.run(asyncio.wait_for(self._send(method, path, body, headers), PATIENCE_S))
+
+    async def _send(
+        self, method: str, path: str, body: Any, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        # Without a client around it, which would take longer than the server.
+        url = f"http://localhost{path}"
+        request = httpx.Request(method, url, headers=headers, json=body)
+        answer = await self._http.handle_async_request(request)
+        await answer.aread()
+        return answer
+
+    def begin(self, method: str, path: str, body: Any = None) -> FakeRunning:
+        task = self._loop.create_task(self._send(method, path, body))
+        running = FakeRunning(self, task)
+        self._running = [one for one in self._running if not one.done()] + [running]
+        self.wait(0.0)
+        return running
+
+    # The operator ----------------------------------------------------------------------------
+
+    def wait(self, seconds: float) -> None:
+        async def pause() -> None:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            await asyncio.sleep(seconds)
+
+        self.run(pause())
+
+    def kill_sandbox(self, which: int) -> bool:
+        async def kill(one: FakeSandbox) -> None:
+            one.end_by_itself()
+            await asyncio.sleep(0)
+
+        standing = self._fakes.standing()
+        if standing:
+            self.run(kill(standing[which % len(standing)]))
+        return bool(standing)
+
+    def restart(self, *, kill: bool) -> None:
+        if kill:
+            before = self._data_dir
+            self._lives += 1
+            shutil.copytree(before, self._data_dir)  # what a kill leaves is what is there now
+            for one in self._running:
+                one.is_lost = not one.done()
+            self._running.clear()
+            self.run(self._end())
+            shutil.rmtree(before)
+        else:
+            self.run(self._drain())
+            self.run(self._end())
+        self._start()
+
+    def sandboxes(self) -> int:
+        return len(self._fakes.alive)
+
+    def of_function(self, key: str) -> tuple[int, int] | None:
+        now, most = self._fakes.count(key), self._fakes.most[key]
+        self._fakes.most[key] = now
+        return now, max(now, most)
+
+    def complaints(self) -> list[str]:
+        return self._said
+
+    def close(self) -> None:
+        try:
+            self.run(self._end())
+        finally:
+            structlog.configure(**self._log)
+            self.run(end_all())
+            self._loop.close()
+            shutil.rmtree(self._root)
+
+    # Its lives -------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._fakes = StoryFakes(*self._speed)
+        self._life = serving(self._data_dir, self._fakes, LoopClock(self._loop), self._change)
+        self._house, self._health, self._http = self.run(self._life.__aenter__())
+
+    async def _drain(self) -> None:
+        """What SIGTERM does."""
+        self._health.draining = True
+        await self._house.invoker.drain(DRAIN_S)
+        await self._house.pools.aclose()
+        tasks = [one._task for one in self._running]
+        if tasks:
+            await asyncio.wait(tasks, timeout=GRACE_S)
+
+    async def _end(self) -> None:
+        # Requests have ended with the pools, which are closed first; then the client may be.
+        await self._house.pools.aclose()
+        await asyncio.sleep(0.1)
+        await self._life.__aexit__(None, None, None)
+
+    def _hear(self, _logger: Any, level: str, event: Mapping[str, Any]) -> Any:
+        if level in ("error", "critical", "exception"):
+            told = f"{dict(event)}\n{traceback.format_exc()}"
+            self._said.append(told)
+        raise structlog.DropEvent
+
+
+async def end_all() -> None:
+    """Whatever still waits for something, such as the graces of deleted functions."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+_blank = tempfile.TemporaryDirectory(prefix="quiltfn-test-")
+
+
+def blank() -> Path:
+    """A data directory with the database of a first start, made once: that takes its time."""
+
+    async def make() -> None:
+        async with SqliteStore.open(path):
+            pass
+
+    path = Path(_blank.name) / "data"
+    if not path.exists():
+        asyncio.run(make())
+    return path

@@ -1,0 +1,396 @@
+"""Whatever is done to functions in whatever order: the API keeps its word.
+
+The rules are what callers and operators do, and what happens to them; `story_checks.Tale.look` says
+what holds after each. Calls that take long are begun in one rule and joined in a later one, so that
+everything else happens under them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, ClassVar
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from service.story_checks import COUNTED, FUNCTIONS, Tale
+from service.story_driver import Tell
+from service.story_model import Kind, Told, Under
+
+ON_FAKES = settings(
+    max_examples=200,
+    stateful_step_count=15,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+# Another try of the same story may go another way there, so it is told as it went the first time.
+ON_REAL = settings(ON_FAKES, stateful_step_count=12, phases=[Phase.generate], database=None)
+NAMES = st.sampled_from("abc")
+WHICH = st.integers(0, 3)
+TARGETS = st.sampled_from([(0, 2), (0, 1), (1, 2), (0, 3), (2, 3), (1, 1), (2, 2)])
+some_function = precondition(lambda self: bool(self.tale.live))
+some_call = precondition(lambda self: bool(self.tale.under))
+
+
+class StoryMachine(RuleBasedStateMachine):
+    """One story. `tell` opens the server that it is told on; `speed` is one of its kinds."""
+
+    tell: ClassVar[Tell]
+    waits: ClassVar[tuple[float, ...]] = (0.02, 1.0, 6.0, 65.0)
+    heard: ClassVar[Counter[str]] = Counter()
+
+    @initialize(speed=st.integers(0, 3), limits=TARGETS)
+    def open(self, speed: int, limits: tuple[int, int]) -> None:
+        self.tale = Tale(type(self).tell(speed))
+        self._create("a", limits, "deploy", 60)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "tale"):
+            return
+        try:
+            self.tale.rest()
+            self.tale.look()
+            for function in list(self.tale.live.values()):
+                self._remove(function)
+            self.tale.rest()
+        finally:
+            self.heard.update(self.tale.heard)
+            self.heard["stories"] += 1
+            self.tale.driver.close()
+
+    @invariant()
+    def everything_is_as_it_should_be(self) -> None:
+        if hasattr(self, "tale"):
+            self.tale.look()
+            self.heard["steps"] += 1
+
+    def one(self, which: int) -> Told:
+        """One of the functions, as it is at this moment."""
+        live = list(self.tale.live.values())
+        function = live[which % len(live)]
+        if function.state == "deploying":
+            self.tale.shown(function)
+        return function
+
+    def as_shown(self, function: Told, answer: dict[str, Any]) -> None:
+        """What a change answers is what is shown afterwards; calls may be counted meanwhile."""
+        shown = self.tale.shown(function)
+        moving = {*COUNTED} if self.tale.under else set()
+        if function.state != answer["state"]:
+            moving |= {"state", "updated_at", "error_message"}
+        for name in shown.keys() - moving:
+            assert shown[name] == answer[name], f"{name}: {answer} and then {shown}"
+
+    # Functions -------------------------------------------------------------------------------
+
+    @rule(
+        name=NAMES,
+        limits=TARGETS,
+        then=st.sampled_from(["deploy", "deploy", "deploy", "", "ill"]),
+        seconds=st.sampled_from([60, 5, 1]),
+    )
+    def create(self, name: str, limits: tuple[int, int], then: str, seconds: int) -> None:
+        self._create(name, limits, then, seconds)
+
+    def _create(self, name: str, limits: tuple[int, int], then: str, seconds: int) -> None:
+        tale = self.tale
+        tale.made += 1
+        kind = Kind(f"f{tale.made}.c1", stands=then != "ill", timeout_seconds=seconds)
+        low, high = limits
+        body = {"name": name, "min_instances": low, "max_instances": high} | kind.body()
+        if name in tale.live:
+            tale.refused("CONFLICT", 409, tale.driver.call("POST", FUNCTIONS, body))
+            return
+        answer = tale.good("POST", FUNCTIONS, body, 201)
+        number = answer["function_id"]
+        tale.new_id(number)
+        assert answer == {"function_id": number, "name": name, "state": "pending", "version": 1}
+        function = Told(number, name, f"f{tale.made}", {1: kind}, low, high)
+        tale.live[name] = function
+        assert tale.good("GET", f"{FUNCTIONS}/by-name/{name}") == tale.shown(function)
+        if then == "deploy":
+            self._deploy(function, "deploy")
+
+    @some_function
+    @rule(
+        which=WHICH,
+        limits=TARGETS,
+        what=st.sampled_from(["content", "content", "same", "scale", "ill", "name"]),
+        name=NAMES,
+    )
+    def update(self, which: int, limits: tuple[int, int], what: str, name: str) -> None:
+        self._update(self.one(which), what, limits, name)
+
+    def _update(self, function: Told, what: str, limits: tuple[int, int], name: str) -> None:
+        tale = self.tale
+        kind = function.versions[function.current]
+        if what in ("content", "ill"):
+            mark = f"{function.key}.c{function.newest + 1}"
+            kind = Kind(mark, stands=what == "content")
+        body: dict[str, Any] = kind.body()
+        if what == "scale":
+            body = dict(zip(("min_instances", "max_instances"), limits, strict=True))
+            function.limit(*limits)
+        if what == "name":
+            body = {"name": name}
+            if tale.live.get(name, function) is not function:
+                tale.refused("CONFLICT", 409, tale.driver.call("PUT", function.path, body))
+                return
+            del tale.live[function.name]
+            function.name, tale.live[name] = name, function
+        number = function.newest + 1
+        function.versions[number] = kind
+        crowded = bool(tale.calls(function))
+        answer = tale.good("PUT", function.path, body)
+        told = answer["current_version"]
+        assert told in (number, function.current), f"{told}, and not the new number {number}"
+        self._pointed(function, number, answer, crowded)
+
+    @some_function
+    @rule(which=WHICH, limits=TARGETS)
+    def set_targets(self, which: int, limits: tuple[int, int]) -> None:
+        function = self.one(which)
+        function.limit(*limits)
+        body = dict(zip(("min_instances", "max_instances"), limits, strict=True))
+        path = f"/api/elasticity/functions/{function.id}/pool-target"
+        answer = self.tale.driver.call("POST", path, body, {"X-Tenant-Id": "default"})
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == {"function_id": function.id} | body
+
+    @some_function
+    @rule(which=WHICH, number=st.integers(1, 6))
+    def roll_back(self, which: int, number: int) -> None:
+        self._roll_back(self.one(which), number)
+
+    def _roll_back(self, function: Told, number: int) -> None:
+        tale = self.tale
+        path, body = f"{function.path}/rollback", {"version": number}
+        if number not in function.versions:
+            tale.refused("NOT_FOUND", 404, tale.driver.call("POST", path, body))
+            return
+        crowded = bool(tale.calls(function))
+        answer = tale.good("POST", path, body)
+        if number == function.current:
+            assert answer["current_version"] == number
+        else:
+            self._pointed(function, number, answer, crowded)
+
+    def _pointed(self, function: Told, number: int, answer: dict[str, Any], crowded: bool) -> None:
+        """The function was to point to that version, and this was the answer. `crowded`: calls
+        were running, which may have kept it from standing in time.
+        """
+        kind, before = function.versions[number], function.versions[function.current]
+        taken = answer["current_version"] == number
+        if function.state != "active" or kind == before:
+            assert taken, answer
+        elif not kind.stands:
+            assert not taken, f"it cannot stand, and serves: {answer}"
+        elif not crowded:
+            assert taken, f"nothing was in its way: {answer}"
+        if taken:
+            function.current = number
+        if function.state == "active":
+            function.is_ill = not taken
+        else:
+            function.is_ill = None if function.state == "error" else False
+        self.tale.note(function)
+        self.as_shown(function, answer)
+
+    @some_function
+    @rule(which=WHICH)
+    def deploy(self, which: int) -> None:
+        self._deploy(self.one(which), "deploy")
+
+    @some_function
+    @rule(which=WHICH)
+    def resume(self, which: int) -> None:
+        function = self.one(which)
+        if function.state in ("pending", "error"):
+            path = f"{function.path}/resume"
+            self.tale.refused("CONFLICT", 409, self.tale.driver.call("POST", path))
+        else:
+            self._deploy(function, "resume")
+
+    def _deploy(self, function: Told, verb: str) -> None:
+        crowded = bool(self.tale.calls(function))
+        answer = self.tale.good("POST", f"{function.path}/{verb}")
+        if function.state == "active":
+            assert answer["state"] == "active", answer
+            if verb == "deploy":
+                function.is_ill = None if crowded else False
+        else:
+            stands = function.versions[function.current].stands
+            ends = {"active" if stands else "error"} | ({"deploying"} if crowded else set())
+            assert answer["state"] in ends, answer
+            function.is_ill = answer["state"] == "error"
+            self.tale.note(function, answer["state"])
+        self.as_shown(function, answer)
+
+    @some_function
+    @rule(which=WHICH)
+    def pause(self, which: int) -> None:
+        self._pause(self.one(which))
+
+    def _pause(self, function: Told) -> None:
+        tale = self.tale
+        answer = tale.driver.call("POST", f"{function.path}/pause")
+        if function.state in ("pending", "error"):
+            tale.refused("CONFLICT", 409, answer)
+            assert answer.json()["details"]["state"] == function.state
+            return
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == {"success": True, "message": None}
+        function.is_ill = function.is_ill if function.state == "paused" else False
+        tale.note(function, "paused")
+
+    @some_function
+    @rule(which=WHICH)
+    def delete(self, which: int) -> None:
+        self._remove(self.one(which))
+
+    def _remove(self, function: Told) -> None:
+        tale, path = self.tale, function.path
+        tale.good("DELETE", path, status=204)
+        del tale.live[function.name]
+        tale.gone.append(function)
+        tale.note(function, "deleted")
+        posts = [f"{path}/{verb}" for verb in ("deploy", "pause", "resume", "invoke")]
+        gets = [f"{path}/{noun}" for noun in ("invocations", "versions", "pool", "egress")]
+        calls: list[tuple[str, str, Any]] = [("POST", one, None) for one in posts]
+        calls += [("GET", one, None) for one in (path, *gets, f"{path}/invocations/{path[-36:]}")]
+        calls += [("POST", f"{path}/rollback", {"version": 1}), ("DELETE", path, None)]
+        calls += [("GET", f"{FUNCTIONS}/by-name/{function.name}", None)]
+        calls += [("POST", f"{FUNCTIONS}/invoke/{function.name}", None)]
+        calls += [("PUT", path, {"description": "late"})]
+        calls += [("GET", f"{path}/invocations/{one}", None) for one in list(function.answers)[:1]]
+        for method, at, body in calls:
+            tale.refused("NOT_FOUND", 404, tale.driver.call(method, at, body))
+
+    # Calls -----------------------------------------------------------------------------------
+
+    def _under(self, function: Told, payload: str) -> Under:
+        alone = not self.tale.calls(function)
+        current, states = {function.current}, {function.state}
+        return Under(function, Nobody(), payload, current, alone, states)
+
+    @some_function
+    @rule(which=WHICH, code=st.sampled_from([None, 0, 1, 7, 255]), by_name=st.booleans())
+    def invoke(self, which: int, code: int | None, by_name: bool) -> None:
+        function = self.one(which)
+        payload = "ok" if code is None else f"exit {code}"
+        call = self._under(function, payload)
+        path = f"{FUNCTIONS}/invoke/{function.name}" if by_name else f"{function.path}/invoke"
+        self.tale.ended(call, self.tale.driver.call("POST", path, {"payload": payload}))
+
+    @some_function
+    @rule(which=WHICH)
+    def invoke_until_it_times_out(self, which: int) -> None:
+        function = self.one(which)
+        call = self._under(function, "sleep 100")
+        body = {"payload": "sleep 100", "timeout_seconds": 1}
+        answer = self.tale.driver.call("POST", f"{function.path}/invoke", body)
+        self.tale.ended(call, answer)
+        assert answer.status_code != 200 or answer.json()["status"] == "timeout", answer.text
+
+    @some_function
+    @rule(which=WHICH, slow=st.integers(0, 2), count=st.integers(1, 4))
+    def begin(self, which: int, slow: int, count: int) -> None:
+        self._begin(self.one(which), slow, count)
+
+    @some_function
+    @rule(
+        which=WHICH,
+        slow=st.integers(0, 2),
+        count=st.integers(1, 4),
+        what=st.sampled_from(
+            ["content", "ill", "roll back", "deploy", "pause", "delete", "end", "kill", "lose"]
+        ),
+        again=st.booleans(),
+    )
+    def change_under_calls(self, which: int, slow: int, count: int, what: str, again: bool) -> None:
+        function = self.one(which)
+        self._begin(function, slow, count)
+        if what == "delete":
+            self._remove(function)
+        elif what == "pause":
+            self._pause(function)
+            if again and function.state == "paused":
+                self._deploy(function, "resume")
+        elif what == "deploy":
+            self._deploy(function, "deploy")
+        elif what in ("end", "kill"):
+            self._restart(kill=what == "kill")
+        elif what == "lose":
+            self._kill_sandbox(count)
+        elif what == "roll back":
+            self._roll_back(function, max(1, function.current - 1))
+        else:
+            self._update(function, what, (function.low, function.high), function.name)
+            if again:
+                self._roll_back(function, function.newest - 1)
+
+    def _begin(self, function: Told, slow: int, count: int) -> None:
+        payload = f"sleep {self.tale.driver.slow[slow]:g}"
+        for _ in range(count):
+            call = self._under(function, payload)
+            path = f"{function.path}/invoke"
+            call.running = self.tale.driver.begin("POST", path, {"payload": payload})
+            self.tale.under.append(call)
+
+    @some_call
+    @rule(which=WHICH)
+    def join(self, which: int) -> None:
+        self.tale.join(self.tale.under[which % len(self.tale.under)])
+
+    # What happens to them --------------------------------------------------------------------
+
+    @some_function
+    @rule(how_long=st.integers(0, 3))
+    def wait(self, how_long: int) -> None:
+        self.tale.driver.wait(self.waits[how_long])
+
+    @some_function
+    @rule()
+    def rest(self) -> None:
+        self.tale.rest()
+
+    @some_function
+    @rule(which=st.integers(0, 9))
+    def kill_sandbox(self, which: int) -> None:
+        self._kill_sandbox(which)
+
+    def _kill_sandbox(self, which: int) -> None:
+        if any(one.state == "deploying" for one in self.tale.live.values()):
+            return  # what that comes to depends on whose it was
+        if self.tale.driver.kill_sandbox(which):
+            for call in self.tale.under:
+                call.is_hurt = True
+
+    @some_function
+    @rule(kill=st.booleans())
+    def restart(self, kill: bool) -> None:
+        self._restart(kill=kill)
+
+    def _restart(self, *, kill: bool) -> None:
+        tale = self.tale
+        for call in tale.under:
+            call.is_stopped = True
+        tale.driver.restart(kill=kill)
+        for call in list(tale.under):
+            tale.join(call)
+        for function in tale.live.values():
+            function.bound, function.is_changed = function.high, True
+            if function.state == "deploying":
+                tale.shown(function)
+
+
+class Nobody:
+    """The call has no one who waits for it: its answer is there at once."""
+
+    def done(self) -> bool:
+        return True
+
+    def answer(self) -> None:
+        return None

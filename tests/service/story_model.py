@@ -1,0 +1,130 @@
+"""What a story remembers of the functions it has made, and what it may therefore be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.story_driver import NOWHERE, Running, handler
+
+INVOCATION = {
+    *("invocation_id", "function_id", "function_name", "execution_node_id", "status"),
+    *("started_at", "ended_at", "duration_ms", "exit_code", "stdout", "stderr"),
+    *("error_message", "cold_start"),
+}
+FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"}
+# What a call may be refused with, and how that is told.
+REFUSALS = {
+    ("FUNCTION_NOT_ACTIVE", 409),
+    ("NOT_FOUND", 404),
+    ("CAPACITY_FULL", 503),
+    ("RUNTIME_UNAVAILABLE", 503),
+    ("SHUTTING_DOWN", 503),
+}
+WITH_RETRY_AFTER = {"CAPACITY_FULL", "SHUTTING_DOWN"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a version fixes, as far as stories change it."""
+
+    mark: str
+    stands: bool = True
+    timeout_seconds: int = 60
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "handler": handler(self.mark),
+            "working_directory": None if self.stands else NOWHERE,
+            "timeout_seconds": self.timeout_seconds,
+        }
+
+
+@dataclass
+class Told:
+    """One function, as its story has it.
+
+    `bound`: instances at most; it comes down to `high` with those that are there. `is_ill`: if
+    error_message must be set, None where it may be. `answers`: of acknowledged calls, by id; whole,
+    or the status alone. `unanswered`: calls whose answer nobody got. `is_changed`: since somebody
+    looked at its versions.
+    """
+
+    id: str
+    name: str
+    key: str
+    versions: dict[int, Kind]
+    low: int
+    high: int
+    state: str = "pending"
+    current: int = 1
+    is_ill: bool | None = False
+    bound: int = 0
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unanswered: int = 0
+    is_changed: bool = True
+
+    def __post_init__(self) -> None:
+        self.bound = self.high
+
+    @property
+    def path(self) -> str:
+        return f"/api/functions/{self.id}"
+
+    @property
+    def newest(self) -> int:
+        return max(self.versions)
+
+    def limit(self, low: int, high: int) -> None:
+        """New targets; instances that are there may outlast them while they are busy."""
+        self.low, self.high, self.bound = low, high, max(high, self.bound)
+
+
+@dataclass
+class Under:
+    """A call that is under way. What has happened meanwhile excuses what it may be told.
+
+    `versions`: those that were current since it began.
+    """
+
+    function: Told
+    running: Running
+    payload: str
+    versions: set[int]
+    was_alone: bool
+    states: set[str]
+    is_hurt: bool = False
+    is_stopped: bool = False
+
+
+def check_refusal(body: dict[str, Any], status: int) -> str:
+    """A refusal in the form that is promised; its code."""
+    assert set(body) == {
+        *("error", "error_code", "request_id", "details", "retry_after", "hint"),
+    }, body
+    code: str = body["error_code"]
+    assert (code, status) in REFUSALS, f"{status} {body}"
+    if code in WITH_RETRY_AFTER:
+        assert body["retry_after"], body
+    if code == "FUNCTION_NOT_ACTIVE":
+        assert body["details"]["state"] in ("pending", "deploying", "paused", "error"), body
+    return code
+
+
+def check_record(function: Told, payload: str, versions: set[int], record: dict[str, Any]) -> None:
+    """A call that was run ended as its handler did, on a version that it may have had."""
+    assert set(record) == INVOCATION, record
+    assert record["function_id"] == function.id
+    assert record["started_at"] is not None
+    assert record["ended_at"] >= record["started_at"]
+    status, code = record["status"], record["exit_code"]
+    word, _, argument = payload.partition(" ")
+    if status == "timeout":
+        assert word == "sleep", record
+        assert code is None, record
+        return
+    expected = int(argument) if word == "exit" else 0
+    assert (status, code) == ("failed" if expected else "success", expected), record
+    assert (record["error_message"] is None) == (status == "success"), record
+    allowed = {f"{function.versions[one].mark} {one}\n" for one in versions}
+    assert record["stdout"] in allowed, f"{record['stdout']!r} is none of {allowed}"

@@ -1,0 +1,111 @@
+"""Stories of functions over the API, on fake sandboxes and a real store."""
+
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from quiltfn.model.invocation import Invocation, Status
+from quiltfn.model.version import Version
+from service.service_box import House
+from service.story_fake import FakeDriver
+from service.story_machine import ON_FAKES, StoryMachine
+
+
+class FakeStories(StoryMachine):
+    tell = FakeDriver
+
+
+def test_every_story_keeps_the_promises() -> None:
+    run_state_machine_as_test(FakeStories, settings=ON_FAKES)
+
+
+# The negative controls: each of these mistakes must be found, or the stories above prove nothing.
+
+
+def uses_numbers_again(house: House) -> None:
+    """What is newer than the version that a function was rolled back to is forgotten."""
+
+    async def newest_number(function_id: str) -> int:
+        current = house.catalog.by_id("default", function_id).function.current_version
+        newer = "DELETE FROM version WHERE function_id = ? AND number > ?"
+        await house.store.database.write(
+            lambda connection: connection.exec_driver_sql(newer, (function_id, current))
+        )
+        return current
+
+    house.store.newest_number = newest_number  # type: ignore[method-assign]
+
+
+def keeps_its_pool_on_pause(house: House) -> None:
+    close = house.pools.close
+
+    def but_not_paused(function_id: str, why: str) -> None:
+        if why != "paused":
+            close(function_id, why)
+
+    house.pools.close = but_not_paused  # type: ignore[method-assign]
+
+
+def forgets_what_ended_by_itself(house: House) -> None:
+    closed, amended = house.journal.closed, house.journal.amended
+
+    def but_not_those(keep: Callable[[Invocation], None], record: Invocation) -> None:
+        if record.status not in (Status.SUCCESS, Status.FAILED):
+            keep(record)
+
+    house.journal.closed = partial(but_not_those, closed)  # type: ignore[method-assign]
+    house.journal.amended = partial(but_not_those, amended)  # type: ignore[method-assign]
+
+
+def answers_before_the_pool_has_switched(house: House) -> None:
+    switch = house.pools.switch
+
+    def never(function_id: str, version: Version) -> None:
+        if house.pools._pools[function_id].model.current is None:  # it is deployed
+            switch(function_id, version)
+
+    house.pools.switch = never  # type: ignore[method-assign]
+
+
+def never_ends_what_was_deleted(house: House) -> None:
+    async def nothing(*_: Any) -> None:
+        pass
+
+    house.lifecycle._end_deleted = nothing  # type: ignore[method-assign,assignment]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        (uses_numbers_again, "and not the new number"),
+        (keeps_its_pool_on_pause, "an empty pool"),
+        (forgets_what_ended_by_itself, "but these are its records"),
+        (answers_before_the_pool_has_switched, "is none of"),
+        (never_ends_what_was_deleted, "the call of what was deleted"),
+    ],
+)
+def test_a_server_that_makes_this_mistake_is_found_out(
+    mistake: Callable[[House], None], words: str
+) -> None:
+    class Broken(StoryMachine):
+        tell = partial(FakeDriver, change=mistake)
+
+    # As many as it takes: the first that finds it ends them.
+    many = settings(
+        ON_FAKES,
+        max_examples=2000,
+        stateful_step_count=30,
+        phases=[Phase.generate],
+        derandomize=True,
+        database=None,
+        print_blob=False,
+    )
+    with pytest.raises((AssertionError, BaseExceptionGroup)) as found:
+        run_state_machine_as_test(Broken, settings=many)
+    told = "".join(traceback.format_exception(found.value))
+    assert words in told, told
