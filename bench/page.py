@@ -1,4 +1,7 @@
-"""docs/reference/benchmarks.md out of the last results: every row with its figure and its aim."""
+"""docs/reference/benchmarks.md out of the last results: every row with its figure and its aim.
+
+A row without a result keeps the line that it has on the page, with its date.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class Row:
     values: list[float]
     is_rate: bool = False
 
-    def line(self) -> str:
+    def line(self, measured: str) -> str:
         found = statistics.median(self.values)
         spread = f"{min(self.values):.2f} to {max(self.values):.2f}"
         meets = (lambda bound: found >= bound) if self.is_rate else (lambda bound: found <= bound)
@@ -34,12 +37,12 @@ class Row:
         unit = f" {self.unit}" if self.unit else ""
         return (
             f"| {self.name} | {found:.2f}{unit} | {spread} | {sign} {self.must:g} | "
-            f"{sign} {self.aim:g} | {verdict} |"
+            f"{sign} {self.aim:g} | {verdict} | {measured} |"
         )
 
 
 def main() -> None:
-    rows: list[Row] = []
+    lines = {line.split("|")[1].strip(): line for line in known()}
     machine: dict[str, Any] = {}
     for name, read in (
         ("warm", warm),
@@ -54,23 +57,31 @@ def main() -> None:
         if file.exists():
             figures = json.loads(file.read_text())
             machine = figures["machine"]
-            rows += read(figures)
-    PAGE.write_text(page(rows, machine))
+            measured = date.fromtimestamp(file.stat().st_mtime).isoformat()
+            lines |= {row.name: row.line(measured) for row in read(figures)}
+    PAGE.write_text(page(lines.values(), machine))
     print(PAGE.read_text())
 
 
-def page(rows: Iterable[Row], machine: dict[str, Any]) -> str:
+def known() -> list[str]:
+    """The lines of the page's table as it is."""
+    text = PAGE.read_text() if PAGE.exists() else ""
+    return [line for line in text.splitlines() if line.endswith(" |") and line.count("|") == 8][1:]
+
+
+def page(lines: Iterable[str], machine: dict[str, Any]) -> str:
     head = (
         "# Benchmarks\n\n"
         "What quiltfn costs, against a floor or a peer that was measured in the same run, in turns.\n"
-        "Written by `scripts/bench page` from the last results of `scripts/bench all`; every server was\n"
-        "started as a user starts it, with records, limits, namespaces and seccomp. Load came from the\n"
-        "same two cores. A figure is the median over the rounds, beside it the smallest and the largest.\n\n"
+        "Written by `scripts/bench page` from the last results of `scripts/bench`; a row that was not\n"
+        "measured again keeps its date. Every server was started as a user starts it, with records,\n"
+        "limits, namespaces and seccomp. Load came from the same two cores. A figure is the median over\n"
+        "the rounds, beside it the smallest and the largest.\n\n"
         f"Machine: {machine.get('cores')} cores, Linux {machine.get('kernel')}, Python "
-        f"{machine.get('python')}, crun {machine.get('crun')}. {date.today().isoformat()}.\n\n"
-        "| what | figure | spread | must | aim | meets |\n|---|---|---|---|---|---|\n"
+        f"{machine.get('python')}, crun {machine.get('crun')}.\n\n"
+        "| what | figure | spread | must | aim | meets | measured |\n|---|---|---|---|---|---|---|\n"
     )
-    return head + "\n".join(row.line() for row in rows) + "\n" + WHAT
+    return head + "\n".join(lines) + "\n" + WHAT
 
 
 WHAT = """

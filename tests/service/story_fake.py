@@ -1,9 +1,7 @@
 """The server of `main.py` in this process: its routes, verbs, pools and store; sandboxes are fake.
 
-Time is the event loop's own: it stands still while anything can be done, and where everybody waits
-it jumps to whoever waits the shortest. So a story of minutes takes milliseconds, and the same story
-is the same every time. The store's threads are part of that: what they are given is done a moment
-later, in turn.
+Time is the event loop's own (`story_time.py`), so a story of minutes takes milliseconds, and the
+same story is the same every time.
 """
 
 from __future__ import annotations
@@ -11,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import selectors
 import shutil
 import tempfile
 import traceback
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,9 +37,9 @@ from quiltfn.ports import Call, Sandbox
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
 from quiltfn.store import SqlAnswers, SqlAudit, SqliteStore, SqlKeys, SqlOperations
 from service.service_box import HandClock, House, house
+from service.story_time import StoryLoop
 
 T = TypeVar("T")
-DISK_S = 0.001
 PATIENCE_S = 300.0  # for an answer, of the loop's time
 DRAIN_S, GRACE_S = 30.0, 2.0  # as `main.serve` has them
 EPOCH = 1_760_000_000.0
@@ -60,54 +57,6 @@ MACHINE = Machine(
     interpreters={},
     packages="",
 )
-
-
-class StoryLoop(asyncio.SelectorEventLoop):
-    """Its time passes only where nobody has anything to do."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._given: defaultdict[int, deque[Callable[[], None]]] = defaultdict(deque)
-        super().__init__(Leap(self))
-
-    def time(self) -> float:
-        return self.now
-
-    def run_in_executor(  # type: ignore[override]
-        self, executor: Any, work: Callable[..., Any], *arguments: Any
-    ) -> asyncio.Future[Any]:
-        future = self.create_future()
-
-        def run() -> None:
-            try:
-                result = work(*arguments)
-            except BaseException as error:
-                if not future.cancelled():
-                    future.set_exception(error)
-            else:
-                if not future.cancelled():
-                    future.set_result(result)
-
-        line = self._given[id(executor)]
-        line.append(run)
-        self.call_later(DISK_S, self._do_next, line)
-        return future
-
-    def _do_next(self, line: deque[Callable[[], None]]) -> None:
-        line.popleft()()  # whose turn it is: timers of one moment come in no order
-
-
-class Leap(selectors.DefaultSelector):
-    """Instead of waiting it moves the clock."""
-
-    def __init__(self, loop: StoryLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> Any:
-        assert timeout is not None, "everybody waits, and for nothing"
-        self._loop.now += max(0.0, timeout)
-        return super().select(0)
 
 
 class LoopClock(HandClock):
@@ -245,15 +194,20 @@ class FakeDriver:
         self._speed, self._change = SPEEDS[speed % len(SPEEDS)], change
         self._loop = StoryLoop()
         memory = Path("/dev/shm")
-        self._root = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+        where = memory if memory.is_dir() else None
+        self._root = Path(tempfile.mkdtemp(prefix="quiltfn-story-", dir=where))
         self._lives = 0
         self._running: list[FakeRunning] = []
         self._said: list[str] = []
         self._log = structlog.get_config()
         structlog.configure(processors=[self._hear], cache_logger_on_first_use=False)
         self._loop.set_exception_handler(lambda _loop, told: self._said.append(str(told)))
-        shutil.copytree(blank(), self._data_dir)
-        self._start()
+        try:
+            shutil.copytree(blank(), self._data_dir)
+            self._start()
+        except BaseException:
+            self._forget()
+            raise
 
     @property
     def _data_dir(self) -> Path:
@@ -336,10 +290,13 @@ class FakeDriver:
         try:
             self.run(self._end())
         finally:
-            structlog.configure(**self._log)
-            self.run(end_all())
-            self._loop.close()
-            shutil.rmtree(self._root)
+            self._forget()
+
+    def _forget(self) -> None:
+        structlog.configure(**self._log)
+        self.run(end_all())
+        self._loop.close()
+        shutil.rmtree(self._root)
 
     # Its lives -------------------------------------------------------------------------------
 

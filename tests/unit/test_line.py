@@ -31,17 +31,18 @@ def test_the_overdue_leave_and_the_impatient_stay() -> None:
 
 def test_nobody_is_told_to_come_again_at_once_or_in_an_hour() -> None:
     line = a_line(*[0.0] * 500)
-    assert line.retry_s(1) == 1  # nothing is known of what calls take
+    assert line.retry_s(1, 0.0) == 1
+    assert a_line(0.0).retry_s(1, 10.0) == 20  # no call has ended yet: they take that long
     line.ran(100.0)
-    assert line.retry_s(1) == LONGEST_RETRY_S
-    assert line.retry_s(0) == LONGEST_RETRY_S
+    assert line.retry_s(1, 0.0) == LONGEST_RETRY_S
+    assert line.retry_s(0, 0.0) == LONGEST_RETRY_S
 
 
 def test_the_estimate_is_the_line_before_one_as_fast_as_the_instances_served_of_late() -> None:
     line = a_line(*[0.0] * 9)
     line.ran(2.0)
-    assert line.retry_s(1) == 20
-    assert line.retry_s(4) == 5
+    assert line.retry_s(1, 0.0) == 20
+    assert line.retry_s(4, 0.0) == 5
 
 
 def test_of_what_calls_take_the_newest_weigh_most() -> None:
@@ -49,4 +50,4 @@ def test_of_what_calls_take_the_newest_weigh_most() -> None:
     line.ran(1.0)
     for _ in range(20):
         line.ran(3.0)
-    assert 29 <= line.retry_s(1) <= 30
+    assert 29 <= line.retry_s(1, 0.0) <= 30

@@ -67,8 +67,10 @@ class Line:
         known = seconds if self._run_s is None else self._run_s
         self._run_s = known + NEWEST_COUNTS * (seconds - known)
 
-    def retry_s(self, instances: int) -> int:
+    def retry_s(self, instances: int, waited_s: float) -> int:
         """Whole seconds after which a call that is refused now would probably be served: those in
-        line before it, as fast as so many instances have served them of late."""
+        line before it, as fast as so many instances have served them of late. Where no call has
+        ended yet, calls take at least what the first in line has `waited_s`."""
         ahead = (len(self.waiting) + 1) / max(1, instances)
-        return max(1, min(LONGEST_RETRY_S, math.ceil(ahead * (self._run_s or 0.0))))
+        run_s = waited_s if self._run_s is None else self._run_s
+        return max(1, min(LONGEST_RETRY_S, math.ceil(ahead * run_s)))

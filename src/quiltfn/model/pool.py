@@ -41,7 +41,9 @@ class Pool(PoolRules):
             if idle and self._may_hand(idle[-1], now):
                 return [self._hand(idle[-1], waiter, now, cold=False)]
         if len(self.line) >= self.limits.line_max:
-            return [Refuse(waiter, FULL, self.line.retry_s(self.limits.max_instances))]
+            waited = now - self.line.first.since if self.line else 0.0
+            retry = self.line.retry_s(self.limits.max_instances, waited)
+            return [Refuse(waiter, FULL, retry)]
         self.line.join(waiter, now)
         return self._provide(now)
 
@@ -187,7 +189,7 @@ class Pool(PoolRules):
                 actions += self._stop(instance, now, Cold.REPLACED)
         why = NO_ROOM if self in self.memory.short else WAITED_TOO_LONG
         for waiting in self.line.overdue(now, self.limits.line_wait_s):
-            retry = self.line.retry_s(self.limits.max_instances)
+            retry = self.line.retry_s(self.limits.max_instances, now - waiting.since)
             actions.append(Refuse(waiting.id, why, retry))
         if self.previous is not None and now >= self._kept_until:
             self.previous = None
