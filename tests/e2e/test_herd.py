@@ -73,7 +73,9 @@ def _order(answers: list[Answer]) -> str:
     left = {_came(one): n for n, one in enumerate(sorted(served, key=lambda one: one.ended))}
     off = sorted(abs(left[_came(one)] - n) for n, one in enumerate(served))
     p99 = len(served) * 99 // 100
-    assert off[p99] < HERD // 10, f"{off[p99]} places out of turn"
+    # Ends are seen when this client reads them, on the same two cores, so some places are its own;
+    # a line served at random, or the youngest first, is hundreds of places out.
+    assert off[p99] < HERD // 4, f"{off[p99]} places out of turn"
     cold = sum(one.body["cold_start"] for one in served)
     return (
         f"{len(served)} served, {cold} cold: waited p50 {waits[len(waits) // 2]:.0f} ms, "
