@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from sqlalchemy import create_engine, insert, pool, text
 
 from contract.store_box import (
-    STORES,
     FixedClock,
     StoreOpener,
     a_function,
@@ -36,17 +35,6 @@ from quiltfn.store import SqlAudit, SqliteStore, SqlKeys, SqlOperations, migrati
 from quiltfn.store.database import Work
 
 NOW = 1_760_000_000
-
-
-@pytest.fixture(params=STORES)
-def open_store(request: pytest.FixtureRequest) -> StoreOpener:
-    return STORES[request.param]
-
-
-@pytest.fixture
-async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    async with open_store(tmp_path) as opened:
-        yield opened
 
 
 def a_key(**changes: Any) -> Key:

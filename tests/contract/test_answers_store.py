@@ -3,14 +3,13 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
-from contract.store_box import STORES, StoreOpener, child_environment
+from contract.store_box import StoreOpener, child_environment
 from quiltfn.model.kept import KeptAnswer, Slot
 from quiltfn.ports import Answers
 from quiltfn.store import SqlAnswers, SqliteStore, StoreBroken, steps
@@ -20,17 +19,6 @@ NOW = 1_760_000_000
 DAY_S = 24 * 3600
 INTERRUPTED = b'{"error_code":"INTERNAL"}'
 SLOT = Slot(tenant_id="default", method="POST", path="/f", key="k", body_digest="d1")
-
-
-@pytest.fixture(params=STORES)
-def open_store(request: pytest.FixtureRequest) -> StoreOpener:
-    return STORES[request.param]
-
-
-@pytest.fixture
-async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    async with open_store(tmp_path) as opened:
-        yield opened
 
 
 async def test_a_slot_is_taken_once_and_then_tells_what_was_answered(

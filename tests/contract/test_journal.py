@@ -11,8 +11,6 @@ import pytest
 from msgspec.structs import replace
 
 from contract.store_box import (
-    STORES,
-    StoreOpener,
     a_call,
     a_stored_function,
     done,
@@ -32,22 +30,6 @@ from quiltfn.store.directory import SPOOLS
 from quiltfn.store.spool import to_line
 
 NEVER_S = 3600.0
-
-
-@pytest.fixture(params=STORES)
-def open_store(request: pytest.FixtureRequest) -> StoreOpener:
-    return STORES[request.param]
-
-
-@pytest.fixture
-async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    async with open_store(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def function(store: SqliteStore) -> Function:
-    return await a_stored_function(store)
 
 
 @pytest.fixture

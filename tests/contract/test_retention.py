@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from contract.store_box import (
-    STORES,
-    StoreOpener,
     a_call,
     a_stored_function,
     done,
@@ -26,26 +24,10 @@ DAY_S = 86_400
 NO_BOUND = Keep(count=0, seconds=0)
 
 
-@pytest.fixture(params=STORES)
-def open_store(request: pytest.FixtureRequest) -> StoreOpener:
-    return STORES[request.param]
-
-
-@pytest.fixture
-async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    async with open_store(tmp_path) as opened:
-        yield opened
-
-
 @pytest.fixture
 async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
     async with opened_journal(store, tmp_path) as opened:
         yield opened
-
-
-@pytest.fixture
-async def function(store: SqliteStore) -> Function:
-    return await a_stored_function(store)
 
 
 def made_at(second: int, function: Function, number: int = 0) -> Invocation:

@@ -1,27 +1,14 @@
 """The promises of `ports.RuntimeStore`."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from msgspec.structs import replace
 
-from contract.store_box import STORES, StoreOpener, a_function, a_version, an_id
+from contract.store_box import StoreOpener, a_function, a_version, an_id
 from quiltfn.model.runtime import SHELL, Kind, Network, Runtime
 from quiltfn.ports import RuntimeStore
 from quiltfn.store import SqliteStore, SqlRuntimes
-
-
-@pytest.fixture(params=STORES)
-def open_store(request: pytest.FixtureRequest) -> StoreOpener:
-    return STORES[request.param]
-
-
-@pytest.fixture
-async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    async with open_store(tmp_path) as opened:
-        yield opened
 
 
 def a_runtime(name: str = "etl", **changes: Any) -> Runtime:

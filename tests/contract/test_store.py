@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import pytest
 from msgspec.structs import replace
 
 from contract.store_box import (
-    STORES,
     StoreOpener,
     a_call,
     a_function,
@@ -25,18 +24,6 @@ from contract.store_box import (
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.function import FunctionState
 from quiltfn.store import SqliteStore
-
-
-@pytest.fixture(params=STORES)
-def open_store(request: pytest.FixtureRequest) -> StoreOpener:
-    return STORES[request.param]
-
-
-@pytest.fixture
-async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    async with open_store(tmp_path) as opened:
-        yield opened
-
 
 # What is stored ------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 
 from contract.store_box import (
-    STORES,
     StoreOpener,
     a_stored_function,
     change,
@@ -25,17 +24,6 @@ from contract.store_box import (
     opened_journal,
 )
 from quiltfn.store import SqliteStore, StoreBroken, migrations, tables
-
-
-@pytest.fixture(params=STORES)
-def open_store(request: pytest.FixtureRequest) -> StoreOpener:
-    return STORES[request.param]
-
-
-@pytest.fixture
-async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    async with open_store(tmp_path) as opened:
-        yield opened
 
 
 async def test_only_the_owner_can_read_the_files(store: SqliteStore, tmp_path: Path) -> None:

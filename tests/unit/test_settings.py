@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from quiltfn import settings
+from quiltfn.model import keepalive, version
 from quiltfn.settings import PREFIX, BadSetting, Settings, from_everywhere
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,3 +161,8 @@ def test_a_durability_is_one_of_two(given: str) -> None:
 def test_any_other_durability_is_refused(given: str) -> None:
     with pytest.raises(BadSetting, match="durability must be relaxed or strict"):
         from_everywhere({"durability": given}, {})
+
+
+def test_what_settings_may_not_import_they_repeat_rightly() -> None:
+    assert settings.POLICIES == keepalive.POLICIES
+    assert settings.MEMORY_MIN_MIB == version.MEMORY_MIN_MIB

@@ -8,7 +8,7 @@ from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
 from quiltfn.model.memory import Footprint, Memory
 
 S = InstanceState
-IDLE, WITH_A_CALL = (S.READY, S.PARKED), (S.BUSY, S.RECYCLING)
+WITH_A_CALL = (S.BUSY, S.RECYCLING)
 
 
 class Holding:
@@ -45,7 +45,7 @@ class Holding:
         one.hear(event, now)
         if one.state in WITH_A_CALL:
             self._charge(one, self.footprint(one.digest).limit_mib)
-        elif one.state in IDLE:
+        elif one.is_idle:
             self._charge(one, one.idle_mib)
         elif one.state is S.TERMINATING:
             self._memory.leaving_mib += one.charge_mib
@@ -62,7 +62,7 @@ class Holding:
         one = self.instances.get(number)
         if one is not None:
             one.idle_mib = mib
-            if one.state in IDLE:
+            if one.is_idle:
                 self._charge(one, mib)
 
     def affords(self, one: Instance) -> bool:
@@ -106,7 +106,7 @@ class Holding:
         for one in self.instances.values():
             limit = self.footprint(one.digest).limit_mib
             assert one.state not in WITH_A_CALL or one.charge_mib == limit, f"{one} counts wrong"
-            assert one.state not in IDLE or one.charge_mib == one.idle_mib, f"{one} counts wrong"
+            assert not one.is_idle or one.charge_mib == one.idle_mib, f"{one} counts wrong"
 
     def _charge(self, one: Instance, mib: float) -> None:
         self._memory.count(mib - one.charge_mib)

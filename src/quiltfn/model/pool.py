@@ -214,7 +214,7 @@ class Pool(PoolRules):
     def evict(self, number: int, now: float) -> list[Action]:
         """An idle instance leaves, since others need its memory more."""
         instance = self.instances.get(number)
-        if instance is None or instance.state not in (READY, PARKED):
+        if instance is None or not instance.is_idle:
             return []
         return self._stop(instance, now)
 

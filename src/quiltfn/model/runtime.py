@@ -75,6 +75,11 @@ class Isolation(StrEnum):
 KERNEL_MIB: Mapping[Isolation, float] = {Isolation.CRUN: 0.0, Isolation.GVISOR: 20.0}
 
 
+def idle_mib(kind: Kind, isolation: Isolation) -> float:
+    """What a sandbox in which a runner of this kind was started uses, in MiB."""
+    return IDLE_MIB.get(kind, OTHERS_IDLE_MIB) + KERNEL_MIB[isolation]
+
+
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     """One revision of a runtime. `created_at` in Unix seconds.
 

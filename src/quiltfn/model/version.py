@@ -8,7 +8,7 @@ import msgspec
 
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.memory import Footprint
-from quiltfn.model.runtime import IDLE_MIB, KERNEL_MIB, OTHERS_IDLE_MIB, SHELL, Kind, Runtime
+from quiltfn.model.runtime import SHELL, Kind, Runtime, idle_mib
 
 HANDLER_MAX_BYTES = 64 * 1024
 ENVIRONMENT_MAX_BYTES = 32 * 1024
@@ -62,7 +62,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
         kind = self.pinned.kind
         return Footprint(
             limit_mib=float(self.memory_limit_mb),
-            idle_mib=IDLE_MIB.get(kind, OTHERS_IDLE_MIB) + KERNEL_MIB[self.pinned.isolation],
+            idle_mib=idle_mib(kind, self.pinned.isolation),
             parks=kind is Kind.PYTHON and self.cleanup_on_exit,
         )
 

@@ -9,12 +9,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from quiltfn.ports import SandboxFailed
+
 MESSAGE_MAX = 64 * 1024
 DESCRIPTORS_MAX = 2
-
-
-class LauncherRefused(Exception):
-    """The launcher could not do what it was asked for (a sentence)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class LauncherChannel:
         self._next = 1
 
     async def ask(self, verb: str, **arguments: object) -> Answer:
-        """One verb. Raises `LauncherRefused`."""
+        """One verb. Raises `SandboxFailed` with what the launcher says of why it could not."""
         number, self._next = self._next, self._next + 1
         future: asyncio.Future[Answer] = self._loop.create_future()
         self._waiting[number] = future
@@ -48,7 +46,7 @@ class LauncherChannel:
         finally:
             self._waiting.pop(number, None)
         if "error" in answer.message:
-            raise LauncherRefused(answer.message["error"])
+            raise SandboxFailed(answer.message["error"])
         return answer
 
     def tell(self, verb: str, **arguments: object) -> None:

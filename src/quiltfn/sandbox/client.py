@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from quiltfn.model.runtime import Isolation, Kind, Runtime
 from quiltfn.model.version import MEMORY_MIN_MIB, Content
-from quiltfn.ports import Sandbox, SandboxFailed
-from quiltfn.sandbox.channel import LauncherChannel, LauncherRefused
+from quiltfn.ports import Sandbox
+from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.guest import GuestSandbox
 
 
@@ -61,18 +61,15 @@ class LauncherSandboxes:
 
     async def make(self, mould: Mould, size: Size) -> GuestSandbox:
         """One that is nobody's yet. Raises `SandboxFailed`."""
-        try:
-            answer = await self._channel.ask(
-                "create",
-                memory_mib=size.memory_mib,
-                cpu_percent=size.cpu_percent,
-                image=mould.image,
-                network=mould.network,
-                writable_paths=mould.writable_paths,
-                isolation=mould.isolation,
-            )
-        except LauncherRefused as error:
-            raise SandboxFailed(str(error)) from None
+        answer = await self._channel.ask(
+            "create",
+            memory_mib=size.memory_mib,
+            cpu_percent=size.cpu_percent,
+            image=mould.image,
+            network=mould.network,
+            writable_paths=mould.writable_paths,
+            isolation=mould.isolation,
+        )
         control, events = answer.descriptors
         sandbox = GuestSandbox(answer.message["sandbox"], events, self._channel)
         try:

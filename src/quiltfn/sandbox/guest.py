@@ -16,7 +16,7 @@ from quiltfn.model.invocation import Ended, How
 from quiltfn.model.runtime import Kind
 from quiltfn.model.version import Content
 from quiltfn.ports import Call, SandboxFailed, SandboxRefused
-from quiltfn.sandbox.channel import LauncherChannel, LauncherRefused
+from quiltfn.sandbox.channel import LauncherChannel
 
 GREETING_TIMEOUT_S = 10.0
 MIB = 1024 * 1024
@@ -140,15 +140,12 @@ class GuestSandbox(asyncio.Protocol):
 
     async def limit(self, content: Content) -> None:
         """Gives it the limits of `content`. Raises `SandboxFailed`."""
-        try:
-            await self._channel.ask(
-                "limit",
-                sandbox=self.id,
-                memory_mib=content.memory_limit_mb,
-                cpu_percent=content.cpu_limit_percent,
-            )
-        except LauncherRefused as error:
-            raise SandboxFailed(str(error)) from None
+        await self._channel.ask(
+            "limit",
+            sandbox=self.id,
+            memory_mib=content.memory_limit_mb,
+            cpu_percent=content.cpu_limit_percent,
+        )
 
     async def specialise(self, content: Content) -> None:
         self._write(specialise_frame(content))
@@ -191,10 +188,7 @@ class GuestSandbox(asyncio.Protocol):
         self._on_clean, self._on_lost = on_clean, on_lost
 
     async def used_mib(self) -> float:
-        try:
-            answer = await self._channel.ask("used", sandbox=self.id)
-        except LauncherRefused as error:
-            raise SandboxFailed(str(error)) from None
+        answer = await self._channel.ask("used", sandbox=self.id)
         return float(answer.message["bytes"]) / MIB
 
     async def count_blocked(self) -> int:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from quiltfn.model.memory import Memory
-from quiltfn.model.runtime import IDLE_MIB, KERNEL_MIB, OTHERS_IDLE_MIB, Kind
+from quiltfn.model.runtime import Kind, idle_mib
 from quiltfn.model.version import Content
 from quiltfn.ports import Clock, Sandbox, SandboxFailed
 from quiltfn.sandbox.client import LauncherSandboxes, Mould, Size
@@ -221,7 +221,7 @@ class StemSandboxes:
         if shelf is not None and stem in shelf.ready:
             shelf.ready.remove(stem)
             self._count(-cost(mould))
-            self._end_later(_destroyed(stem))
+            self._end_later(stem.destroy())
             self._stir.set()
 
     async def _forget(self) -> None:
@@ -239,12 +239,8 @@ class StemSandboxes:
 
 def cost(mould: Mould) -> float:
     """What one costs while it waits, in MiB: the interpreter only of a kind that is prepared."""
-    inside = IDLE_MIB[Kind.PYTHON] if mould.kind is Kind.PYTHON else OTHERS_IDLE_MIB
-    return inside + KERNEL_MIB[mould.isolation]
-
-
-async def _destroyed(stem: GuestSandbox) -> None:
-    await stem.destroy()
+    started = Kind.PYTHON if mould.kind is Kind.PYTHON else Kind.SHELL
+    return idle_mib(started, mould.isolation)
 
 
 def _nothing() -> None:

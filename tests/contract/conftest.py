@@ -1,0 +1,26 @@
+"""Every implementation of the store, opened in a directory of the test's own."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from contract.store_box import STORES, StoreOpener, a_stored_function
+from quiltfn.model.function import Function
+from quiltfn.store import SqliteStore
+
+
+@pytest.fixture(params=STORES)
+def open_store(request: pytest.FixtureRequest) -> StoreOpener:
+    return STORES[request.param]
+
+
+@pytest.fixture
+async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    async with open_store(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def function(store: SqliteStore) -> Function:
+    return await a_stored_function(store)
