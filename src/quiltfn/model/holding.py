@@ -1,7 +1,5 @@
 """Holding: the instances of one pool, and what each of them counts in the machine's memory."""
 
-from collections import Counter
-
 from quiltfn.model.cold import Cold
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
@@ -9,13 +7,19 @@ from quiltfn.model.memory import Footprint, Memory
 
 S = InstanceState
 WITH_A_CALL = (S.BUSY, S.RECYCLING)
+UNKNOWN = Footprint()
 
 
 class Holding:
-    """Instances by number. Whatever happens to one is told here, so that nothing goes uncounted."""
+    """Instances by number. Whatever happens to one is told here, so that nothing goes uncounted.
+
+    Every call asks several times who is in a state, so that is kept, not looked for; and whoever
+    has been in a state for longest is the first there, since time only goes forward.
+    """
 
     def __init__(self, memory: Memory) -> None:
         self.instances: dict[int, Instance] = {}
+        self._in: dict[InstanceState, dict[int, Instance]] = {state: {} for state in S}
         self._memory = memory
         self._footprints: dict[str, Footprint] = {}
         self._next_number = 1
@@ -30,19 +34,22 @@ class Holding:
         self._footprints = {key: one for key, one in self._footprints.items() if key in used}
 
     def footprint(self, digest: str) -> Footprint:
-        return self._footprints.get(digest) or Footprint()
+        return self._footprints.get(digest, UNKNOWN)
 
     def add(self, digest: str, now: float, why: Cold, charge_mib: float) -> Instance:
         """A new one, which is warming and counts `charge_mib` until it is ready."""
         one = Instance(self._next_number, digest, now, why, self.footprint(digest).idle_mib)
         self._next_number += 1
-        self.instances[one.id] = one
+        self.instances[one.id] = self._in[S.WARMING][one.id] = one
         self._charge(one, charge_mib)
         return one
 
     def hear(self, one: Instance, event: InstanceEvent, now: float) -> None:
         """Moves the instance on by its table, and what it counts with it."""
+        before = one.state
         one.hear(event, now)
+        del self._in[before][one.id]
+        self._in[one.state][one.id] = one
         if one.state in WITH_A_CALL:
             self._charge(one, self.footprint(one.digest).limit_mib)
         elif one.is_idle:
@@ -53,6 +60,7 @@ class Holding:
     def remove(self, number: int, now: float) -> None:
         """It is gone, and no longer counts."""
         one = self.instances.pop(number)
+        del self._in[one.state][number]
         one.hear(InstanceEvent.VANISHED, now)
         self._memory.leaving_mib -= one.charge_mib
         self._charge(one, 0.0)
@@ -72,38 +80,40 @@ class Holding:
     # What there is ---------------------------------------------------------------------------
 
     def counts(self) -> PoolCounts:
-        tally = Counter(one.state for one in self.instances.values())
         return PoolCounts(
-            warming=tally[S.WARMING] + tally[S.PARKED],
-            ready=tally[S.READY],
-            busy=tally[S.BUSY],
-            recycling=tally[S.RECYCLING],
-            terminating=tally[S.TERMINATING],
+            warming=self.count(S.WARMING) + self.count(S.PARKED),
+            ready=self.count(S.READY),
+            busy=self.count(S.BUSY),
+            recycling=self.count(S.RECYCLING),
+            terminating=self.count(S.TERMINATING),
         )
 
-    def those(self, *states: InstanceState, digest: str | None = None) -> list[Instance]:
-        """Those in one of the states, the longest in it first; of one content, if given."""
-        found = [
-            one
-            for one in self.instances.values()
-            if one.state in states and digest in (None, one.digest)
-        ]
-        return sorted(found, key=lambda one: one.since) if len(found) > 1 else found
+    def those(self, state: InstanceState, digest: str | None = None) -> list[Instance]:
+        """Those in the state, the longest in it first; of one content, if given."""
+        there = self._in[state]
+        if not there:
+            return []
+        return [one for one in there.values() if digest is None or one.digest == digest]
 
-    def count(self, *states: InstanceState, digest: str | None = None) -> int:
-        return len(self.those(*states, digest=digest))
+    def count(self, state: InstanceState, digest: str | None = None) -> int:
+        there = self._in[state]
+        if digest is None or not there:
+            return len(there)
+        return sum(one.digest == digest for one in there.values())
 
     def serving(self, digest: str) -> int:
         """How many of a content serve calls or are about to: neither parked nor on the way out."""
-        return self.count(S.WARMING, S.READY, *WITH_A_CALL, digest=digest)
+        return sum(self.count(state, digest) for state in (S.WARMING, S.READY, *WITH_A_CALL))
 
     def live(self) -> int:
         """Instances that are not on their way out."""
-        return sum(one.state is not S.TERMINATING for one in self.instances.values())
+        return len(self.instances) - len(self._in[S.TERMINATING])
 
     def check(self) -> None:
         """Asserts that nothing counts that should not, or less than it should."""
+        assert self.instances.keys() == {n for there in self._in.values() for n in there}
         for one in self.instances.values():
+            assert one.id in self._in[one.state], f"{one} is looked for elsewhere"
             limit = self.footprint(one.digest).limit_mib
             assert one.state not in WITH_A_CALL or one.charge_mib == limit, f"{one} counts wrong"
             assert not one.is_idle or one.charge_mib == one.idle_mib, f"{one} counts wrong"

@@ -201,8 +201,9 @@ class Pool(PoolRules):
             actions += self._start(self.current, missing, now)
             if ahead and not self._all.serving(self.current) and self._has_memory_to_spare():
                 actions += self._start(self.current, 1, now)
-                for instance in self._all.those(WARMING, READY, digest=self.current):
-                    instance.ahead = True
+                for state in (WARMING, READY):
+                    for instance in self._all.those(state, self.current):
+                        instance.ahead = True
         return actions + self._provide(now)
 
     # What the machine's memory does ----------------------------------------------------------

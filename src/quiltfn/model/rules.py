@@ -4,6 +4,7 @@ Nothing here waits, reads a clock or touches the kernel: time comes in, actions 
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 from quiltfn.model.actions import Action, Destroy, Hand, Resume, Short, Stands, Start, Wake
 from quiltfn.model.cold import Cold, Past
@@ -59,7 +60,7 @@ class PoolRules:
         """Asserts everything that must hold between two events."""
         if self.line:
             assert self.current is not None, "somebody waits at a closed function"
-            idle = self._all.count(READY, PARKED, digest=self.current)
+            idle = self._all.count(READY, self.current) + self._all.count(PARKED, self.current)
             assert not idle or self in self.memory.short, "somebody waits beside a ready instance"
         assert self.line or self not in self.memory.short, "nobody waits for memory"
         assert len(self.line) <= self.limits.line_max, "the line is longer than its limit"
@@ -101,8 +102,10 @@ class PoolRules:
             recycling = self._all.count(RECYCLING, digest=self.current)
             impatient = self.line.impatient(now, self.limits.patience_s)
             warming = self._all.count(WARMING, digest=self.current)
-            callers = list(self.line.waiting)[warming : max(len(self.line) - recycling, impatient)]
-            actions += self._start(self.current, len(callers), now, callers=callers)
+            need = max(len(self.line) - recycling, impatient)
+            if need > warming:
+                callers = list(islice(self.line.waiting, warming, need))
+                actions += self._start(self.current, len(callers), now, callers=callers)
             if recycling and impatient < len(self.line):
                 since = self.line.waiting[impatient].since
                 actions.append(Wake(since + self.limits.patience_s))
@@ -148,12 +151,34 @@ class PoolRules:
             count -= 1
         if count <= 0:
             return actions
-        stands = self._all.count(READY, PARKED, BUSY, RECYCLING, digest=digest) > 0
+        room = max(0, self.limits.max_instances - len(self.instances))
+        if room:
+            actions += self._start_new(digest, min(count, room), now, callers)
+        short = count - room - self._all.count(TERMINATING)
+        if short > 0:
+            for instance in self._that_give_way(digest)[:short]:
+                actions += self._stop(instance, now)
+        return actions
+
+    def _that_give_way(self, digest: str) -> list[Instance]:
+        """Those whose room may go to instances of `digest`, the first to go first."""
+        others = [one for one in self._all.those(PARKED) if one.digest != digest]
+        others += [one for one in self._all.those(RECYCLING) if not self._wanted(one.digest)]
+        if digest == self.standby:
+            others += [one for one in self._all.those(READY) if one.digest != digest]
+        return others
+
+    def _start_new(
+        self, digest: str, count: int, now: float, callers: Sequence[Waiting]
+    ) -> list[Action]:
+        """Starts `count`, as far as the machine's memory allows and it is their callers' turn."""
+        actions: list[Action] = []
+        coming = self._all.count(WARMING, digest)
+        stands = self._all.serving(digest) > coming or self._all.count(PARKED, digest) > 0
         why = self._past.why(digest, others_stand=stands)
         weight = self._all.footprint(digest)
         charge = weight.limit_mib if callers else weight.idle_mib
-        room = max(0, self.limits.max_instances - len(self.instances))
-        for index in range(min(count, room)):
+        for index in range(count):
             since = callers[index].since if callers else None
             is_turn = since is None or self.memory.is_turn_of(self, since)
             if not (self.memory.fits(charge) and is_turn):
@@ -161,12 +186,6 @@ class PoolRules:
                 break
             instance = self._all.add(digest, now, why, charge)
             actions.append(Start(instance.id, digest))
-        others = [one for one in self._all.those(PARKED) if one.digest != digest]
-        others += [one for one in self._all.those(RECYCLING) if not self._wanted(one.digest)]
-        if digest == self.standby:
-            others += [one for one in self._all.those(READY) if one.digest != digest]
-        for instance in others[: max(0, count - room - self._all.count(TERMINATING))]:
-            actions += self._stop(instance, now)
         return actions
 
     def _let_the_old_go(self, digest: str, now: float) -> list[Action]:
@@ -230,7 +249,7 @@ class PoolRules:
         standing = self._all.serving(self.standby) - coming
         nothing_to_come = not coming and not self._all.count(TERMINATING)
         full = len(self.instances) >= self.limits.max_instances
-        idle = self._all.those(READY, PARKED)
+        idle = self._all.those(READY) + self._all.those(PARKED)
         only_busy = nothing_to_come and full and all(one.digest == self.standby for one in idle)
         enough = standing >= self.standby_wanted or (standing > 0 and only_busy)
         return [Stands(self.standby)] if enough else []
@@ -279,9 +298,7 @@ class PoolRules:
     def _set_aside(self, now: float) -> list[Action]:
         """What serves nobody any more is kept for a while, or leaves."""
         actions: list[Action] = []
-        for instance in self._all.those(WARMING, PARKED, READY, RECYCLING):
-            if not self._is_unwanted(instance):
-                continue
+        for instance in [one for one in self.instances.values() if self._is_unwanted(one)]:
             is_ready = instance.state is READY
             actions += self._keep(instance, now) if is_ready else self._stop(instance, now)
         return actions
