@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from e2e.race_box import Answer, Client, Marked, Sampler, client_of, create, listed, until
 from e2e.race_box import sandboxes as on_host
-from e2e.server import Server, status_of
+from e2e.server import Server
 from spec.house import watched
 
 BUDGET_MIB = 1024
@@ -117,9 +117,7 @@ class Churn:
 
     def _kill(self, dice: random.Random) -> None:
         """The guest of a sandbox, whatever it is doing."""
-        guests = [
-            pid for pids in self.server.sandbox_pids().values() for pid in pids if _is_first(pid)
-        ]
+        guests = list(self.server.guests().values())
         if guests:
             with suppress(ProcessLookupError):
                 os.kill(dice.choice(guests), signal.SIGKILL)
@@ -137,13 +135,6 @@ class Churn:
             report.wrong.append(f"more than {sum(MAXIMA)}: {there} on the host, {stats}")
         if stats["busy_count"] * min(MEMORY_MIB) > BUDGET_MIB:
             report.wrong.append(f"more than {BUDGET_MIB} MiB: {stats}")
-
-
-def _is_first(pid: int) -> bool:
-    """Whether it is pid 1 where it lives. The host's numbers begin anew, and so say nothing."""
-    with suppress(OSError):
-        return status_of(pid)["NSpid"].split()[-1] == "1"
-    return False
 
 
 def _retry(answer: Answer) -> bool:

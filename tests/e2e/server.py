@@ -252,6 +252,18 @@ class Server:
                         found.setdefault(group[1], []).append(int(entry.name))
         return found
 
+    def guests(self) -> dict[str, int]:
+        """The first process of every sandbox that has one, by the sandbox's name."""
+        return {
+            name: pid for name, pids in self.sandbox_pids().items() for pid in pids if is_first(pid)
+        }
+
+    def guest_of(self, comm: str) -> int:
+        """The first process of a sandbox in which something of that name runs."""
+        named = set(until(lambda: self.named(comm)))
+        guests, everybody = self.guests(), self.sandbox_pids()
+        return next(guests[name] for name, pids in everybody.items() if named & set(pids))
+
     def named(self, comm: str) -> list[int]:
         """The sandboxes' processes of that name."""
         found = []
@@ -314,6 +326,13 @@ def status_of(pid: int) -> dict[str, str]:
 
 def parse_status(text: str) -> dict[str, str]:
     return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
+def is_first(pid: int) -> bool:
+    """Whether it is pid 1 where it lives. The host's numbers begin anew, and so say nothing."""
+    with contextlib.suppress(OSError):
+        return status_of(pid)["NSpid"].split()[-1] == "1"
+    return False
 
 
 def is_alive(pid: int) -> bool:

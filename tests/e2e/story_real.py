@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import httpx
 
-from e2e.server import Server, status_of, until
+from e2e.server import Server, until
 from service.story_machine import StoryMachine
 from spec.house import watched
 
@@ -68,13 +68,12 @@ class RealDriver:
         time.sleep(seconds)
 
     def kill_sandbox(self, which: int) -> bool:
-        found = sorted(self._server.sandbox_pids().items())
+        found = sorted(self._server.guests().items())
         if not found:
             return False
-        name, pids = found[which % len(found)]
-        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-            first = [pid for pid in pids if status_of(pid)["NSpid"].split()[-1] == "1"]
-            os.kill(first[0], signal.SIGKILL)
+        name, guest = found[which % len(found)]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(guest, signal.SIGKILL)
         # The server has it removed once it knows.
         until(lambda: not (self._listed / name).exists())
         return True

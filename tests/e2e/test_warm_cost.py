@@ -54,8 +54,8 @@ def traced(pid: int, names: str, directory: Path, *more: str) -> Iterator[Traced
 
 
 def guest_of(server: Server) -> int:
-    (pids,) = server.sandbox_pids().values()
-    return min(pids, key=lambda pid: os.stat(f"/proc/{pid}").st_uid)
+    (guest,) = server.guests().values()
+    return guest
 
 
 @pytest.fixture

@@ -125,10 +125,7 @@ def _runtime_unavailable(scene: Scene) -> httpx.Response:
     found: list[httpx.Response] = []
     path = f"{of(scene.active)}/invoke"
     call = scene.later(lambda: found.append(scene.api("POST", path, {})))
-    sleeping = until(lambda: scene.server.named("sleep"))
-    for pids in scene.server.sandbox_pids().values():
-        if set(pids) & set(sleeping):
-            os.kill(min(pids), signal.SIGKILL)
+    os.kill(scene.server.guest_of("sleep"), signal.SIGKILL)
     call.join()
     return found[0]
 

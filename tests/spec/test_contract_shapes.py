@@ -229,12 +229,7 @@ def test_a_call_that_the_platform_could_not_run_answers_503_and_has_a_record(
         target=lambda: found.append(anybody("POST", f"{of(function_id)}/invoke"))
     )
     call.start()
-    until(lambda: open_server.named("sleep"))
-    sandbox = next(
-        pids for pids in open_server.sandbox_pids().values()
-        if set(pids) & set(open_server.named("sleep"))
-    )  # fmt: skip
-    os.kill(min(sandbox), signal.SIGKILL)  # its first process: the whole sandbox ends
+    os.kill(open_server.guest_of("sleep"), signal.SIGKILL)  # the whole sandbox ends
     call.join(9)
     body = is_error(found[0], "RUNTIME_UNAVAILABLE", 503)
     invocation_id = found[0].headers["x-invocation-id"]
