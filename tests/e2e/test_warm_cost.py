@@ -1,7 +1,6 @@
 """What a warm call may do, counted: one round trip to the guest, one process, nothing opened."""
 
 import contextlib
-import os
 import re
 import shutil
 import signal
