@@ -5,8 +5,6 @@ delete what uses it up.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from quiltfn.model.errors import RateLimited
@@ -30,6 +28,23 @@ class _Bucket:
     at: float
 
 
+class InFlight:
+    """A call that was let in and counts until the `with` block ends."""
+
+    __slots__ = ("_in_flight", "_tenant_id")
+
+    def __init__(self, in_flight: dict[str, int], tenant_id: str) -> None:
+        self._in_flight, self._tenant_id = in_flight, tenant_id
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._in_flight[self._tenant_id] -= 1
+        if not self._in_flight[self._tenant_id]:
+            del self._in_flight[self._tenant_id]
+
+
 class Admission:
     """Lets calls in, or refuses them with the time to wait."""
 
@@ -39,9 +54,8 @@ class Admission:
         self._in_flight: defaultdict[str, int] = defaultdict(int)
         self._buckets: dict[str, _Bucket] = {}
 
-    @contextmanager
-    def call(self, tenant_id: str) -> Iterator[None]:
-        """One invocation, from here to the end of the block. Raises `RateLimited`."""
+    def call(self, tenant_id: str) -> "InFlight":
+        """One invocation, from here to the end of the `with` block. Raises `RateLimited`."""
         if self._in_flight[tenant_id] >= self.limits.in_flight:
             raise RateLimited(
                 f"the tenant has {self.limits.in_flight} calls in flight, its limit", retry_after=1
@@ -49,12 +63,7 @@ class Admission:
         if self.limits.calls_per_s:
             self._take_token(tenant_id)
         self._in_flight[tenant_id] += 1
-        try:
-            yield
-        finally:
-            self._in_flight[tenant_id] -= 1
-            if not self._in_flight[tenant_id]:
-                del self._in_flight[tenant_id]
+        return InFlight(self._in_flight, tenant_id)
 
     def check_functions(self, count: int) -> None:
         """Whether a tenant with `count` functions may have one more. Raises `RateLimited`."""

@@ -3,7 +3,8 @@
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from quiltfn.model.errors import Conflict, QuiltfnError, Unprocessable
 from quiltfn.model.kept import Slot
@@ -12,13 +13,12 @@ from quiltfn.ports import Answers, Clock
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rendered:
+class Rendered(msgspec.Struct, frozen=True, kw_only=True):
     """An answer as it goes out. `executed` False: refused before anything was done."""
 
     status: int
     body: bytes
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
     executed: bool = True
 
 

@@ -3,22 +3,36 @@
 import os
 import time
 
-# Random bytes are asked of the kernel for some hundred ids at once: nobody may guess an id, but an
-# id is no secret once it is made.
-_POOL_BYTES = 4096
-_last = 0
-_pool, _at = b"", 0
+# Random ends are made for some hundred ids at once: nobody may guess an id, but an id is no secret
+# once it is made. Likewise what all ids of one millisecond begin with.
+_AHEAD = 256
+_COUNT_MAX = 0xFFF
+_ends: list[str] = []
+_millisecond, _count, _begin = 0, 0, ""
 
 
 def new_id() -> str:
     """A UUIDv7 that is greater than every one this process made before."""
-    global _last, _pool, _at
-    # 48 bits of milliseconds and 12 bits that count on within the same one.
-    stamp = (time.time_ns() // 1_000_000) << 12
-    _last = max(stamp, _last + 1)
-    if _at == len(_pool):
-        _pool, _at = os.urandom(_POOL_BYTES), 0
-    random = int.from_bytes(_pool[_at : _at + 8], "big") >> 2
-    _at += 8
-    digits = f"{_last >> 12:012x}7{_last & 0xFFF:03x}{random | 0x8000_0000_0000_0000:016x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    global _millisecond, _count, _begin
+    now = time.time_ns() // 1_000_000
+    if now > _millisecond or _count == _COUNT_MAX:
+        # A clock that was set back, or too many in a millisecond: the time counts on by itself.
+        _millisecond, _count = max(now, _millisecond + 1), 0
+        digits = f"{_millisecond:012x}"
+        _begin = f"{digits[:8]}-{digits[8:]}-7"
+    else:
+        _count += 1
+    if not _ends:
+        _ends.extend(_random_ends())
+    return f"{_begin}{_count:03x}-{_ends.pop()}"
+
+
+def _random_ends() -> list[str]:
+    """62 random bits each, behind the two of the variant."""
+    ends = []
+    pool = os.urandom(8 * _AHEAD)
+    for at in range(0, len(pool), 8):
+        random = int.from_bytes(pool[at : at + 8]) >> 2
+        digits = f"{random | 0x8000_0000_0000_0000:016x}"
+        ends.append(f"{digits[:4]}-{digits[4:]}")
+    return ends

@@ -1,11 +1,11 @@
 """Whatever happens in whatever order: the pool keeps its promises, and nobody waits for ever."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from quiltfn.model.actions import Action, Hand, Refuse
 from quiltfn.model.cold import Cold

@@ -7,8 +7,8 @@ within its limit, said to be JSON), the error body, and who may talk to a server
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import msgspec
@@ -28,7 +28,6 @@ from quiltfn.api.stream import streamed
 from quiltfn.api.trail import Trail, Visit
 from quiltfn.idempotency import Rendered, slot_for, was_executed
 from quiltfn.ids import new_id
-from quiltfn.model.access import Caller
 from quiltfn.model.errors import (
     BadRequest,
     Forbidden,
@@ -44,7 +43,7 @@ from quiltfn.model.errors import (
 from quiltfn.observe import metrics
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-CREDENTIALS = ("Authorization", "X-Api-Key")
+CREDENTIALS = {"authorization": "Authorization", "x-api-key": "X-Api-Key"}
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 JSON = "application/json"
 _encode = msgspec.json.Encoder().encode
@@ -53,7 +52,7 @@ _log = structlog.get_logger("quiltfn.api")
 # The two paths of a call as nearly everybody writes them; what is written otherwise is a call too,
 # and goes the ordinary way.
 CALL = re.compile(
-    r"/api/functions/(?:invoke/(?P<name>[A-Za-z0-9._-]+)|(?P<function_id>[0-9a-f-]{36})/invoke)"
+    rb"/api/functions/(?:invoke/(?P<name>[A-Za-z0-9._-]+)|(?P<function_id>[0-9a-f-]{36})/invoke)"
 )
 
 
@@ -62,19 +61,21 @@ class App:
 
     def __init__(self, router: Router, by_id: "Endpoint", by_name: "Endpoint") -> None:
         self._router, self._by_id, self._by_name = router, by_id, by_name
+        # Callers ask for the same few again and again.
+        self.call_at = lru_cache(maxsize=1024)(self._call_at)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._router(scope, receive, send)
 
-    def call_at(self, path: str) -> "tuple[Endpoint, Mapping[str, str]] | None":
+    def _call_at(self, path: bytes) -> "tuple[Endpoint, Mapping[str, str]] | None":
         """What answers a POST to this path, if that calls a function."""
         found = CALL.fullmatch(path)
         if found is None:
             return None
         if found["name"] is not None:
-            return self._by_name, {"name": found["name"]}
-        return self._by_id, {"function_id": found["function_id"]}
+            return self._by_name, MappingProxyType({"name": found["name"].decode()})
+        return self._by_id, MappingProxyType({"function_id": found["function_id"].decode()})
 
 
 def make_app(house: House) -> App:
@@ -126,19 +127,24 @@ class Endpoint:
         except Exception:
             answer = _bug(request, request_id)
             await self._trail.refused(visit, answer, Internal.code)
-        self._tell(visit, answer)
+        if answer.status >= 400 or visit.action is not None:
+            _tell(visit, answer)
         # A kept answer may be another request's as well, so the headers are not changed in place.
-        return replace(answer, headers={**answer.headers, "x-request-id": request_id})
+        headers = {**answer.headers, "x-request-id": request_id}
+        return Rendered(status=answer.status, body=answer.body, headers=headers)
 
     async def _answer(self, visit: Visit, body: bytes | None) -> Rendered:
         """Who, what, may they; then the route's own work, once or again."""
         request, route = visit.request, visit.route
-        if self._house.access.is_open:
+        access = self._house.access
+        if access.is_open:
             check_neighbour(request)
         if route is None:
             raise MethodNotAllowed(f"{request.method} is not one of: {self._allow}")
         if route.scope is not None:
-            visit.caller = self._caller(request, visit.address)
+            if not access.is_open:
+                check_credentials(request)
+            visit.caller = access.identify(request.headers, visit.address)
             visit.caller.must_have(route.scope)
         if body is not None:
             raw = body
@@ -157,27 +163,6 @@ class Endpoint:
         slot = slot_for(visit.caller.tenant_id, request.method, request.url.path, key, raw)
         return await self._house.idempotency.run(slot, execute)
 
-    def _tell(self, visit: Visit, answer: Rendered) -> None:
-        """Logs what was refused and what changed something. A call that went well has its record,
-        and a line for each would cost more than keeping that. The path, never the query: it may
-        hold a credential.
-        """
-        route = visit.route
-        if answer.status >= 400 or (route is not None and route.action is not None):
-            _log.info(
-                "request",
-                method=visit.request.method,
-                path=visit.request.scope["path"],
-                status=answer.status,
-                request_id=visit.request_id,
-                invocation_id=answer.headers.get("x-invocation-id"),
-            )
-
-    def _caller(self, request: Request, address: str) -> Caller:
-        if not self._house.access.is_open:
-            check_credentials(request)
-        return self._house.access.identify(request.headers, address)
-
     async def _execute(self, route: Route, visit: Visit, raw: bytes) -> Rendered:
         """The route's own work, its refusals rendered and, where it changes something, audited."""
         request = visit.request
@@ -191,12 +176,12 @@ class Endpoint:
         )
         code, object_id = None, None
         try:
-            asked.query = _query(route, request)
-            asked.body = (
-                streamed(route, request, self._house.limits)
-                if route.streams
-                else _body(route, raw, request)
-            )
+            if request.scope["query_string"] and route.scope is not None:
+                asked.query = _query(route, request)
+            if route.streams:
+                asked.body = streamed(route, request, self._house.limits)
+            else:
+                asked.body = _body(route, raw, request)
             answer = await route.handler(asked)
             rendered, object_id = _success(answer), answer.object_id
         except QuiltfnError as error:
@@ -206,7 +191,8 @@ class Endpoint:
         except Exception:
             # Nobody knows how far it came: it counts as executed and is audited.
             rendered, code = _bug(request, visit.request_id), Internal.code
-        await self._trail.executed(visit, rendered, code, object_id)
+        if visit.action is not None:
+            await self._trail.executed(visit, rendered, code, object_id)
         return rendered
 
     async def _read(self, route: Route, request: Request) -> bytes:
@@ -238,14 +224,29 @@ class Endpoint:
             raise PayloadTooLarge(f"the body is longer than the {limit} bytes this route takes")
 
 
+def _tell(visit: Visit, answer: Rendered) -> None:
+    """Logs what was refused and what changed something. A call that went well has its record, and a
+    line for each would cost more than keeping that. The path, never the query: it may hold a
+    credential.
+    """
+    _log.info(
+        "request",
+        method=visit.request.method,
+        path=visit.request.scope["path"],
+        status=answer.status,
+        request_id=visit.request_id,
+        invocation_id=answer.headers.get("x-invocation-id"),
+    )
+
+
 def _body(route: Route, raw: bytes, request: Request) -> object:
     """The body as its route's shape; None where none was sent and none is needed."""
     if not raw:
         if route.body is not None and route.needs_body:
             raise BadRequest("this call needs a JSON body")
         return None
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    kind = request.headers.get("content-type", "")
+    if kind != JSON and kind.partition(";")[0].strip().lower() != JSON:
         raise UnsupportedMediaType(
             "the body must be JSON, sent with Content-Type: application/json"
         )
@@ -263,8 +264,6 @@ def _query(route: Route, request: Request) -> dict[str, str]:
     """Each parameter once, and none that the route does not know: a misspelt filter filters
     nothing.
     """
-    if not request.scope["query_string"] or route.scope is None:
-        return {}
     known = [one.name for one in route.parameters if one.where == "query"]
     query: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
@@ -296,8 +295,8 @@ def check_neighbour(request: Request) -> None:
 
 def check_credentials(request: Request) -> None:
     """Each credential once: of two, another party on the way may have counted the other one."""
-    for name in CREDENTIALS:
-        if len(request.headers.getlist(name)) > 1:
+    for key, name in CREDENTIALS.items():
+        if len(request.headers.getlist(key)) > 1:
             raise Unauthorized(f"there must be one {name} header", hint=f"send {name} once")
 
 
@@ -318,8 +317,8 @@ async def _no_such_route(scope: AsgiScope, receive: Receive, send: Send) -> None
 
 
 def _request_id(request: Request) -> str:
-    given = request.headers.get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else new_id()
+    given = request.headers.get("x-request-id")
+    return given if given and REQUEST_ID.fullmatch(given) else new_id()
 
 
 def _success(answer: Answer) -> Rendered:
@@ -338,7 +337,7 @@ def _bug(request: Request, request_id: str) -> Rendered:
     """What is told of an exception that nobody expected; the log has the rest."""
     _log.exception("a request failed", request_id=request_id, path=request.url.path)
     answer = _failure(Internal("the server made a mistake; its log has more"), request_id)
-    return replace(answer, executed=True)
+    return msgspec.structs.replace(answer, executed=True)
 
 
 def _failure(error: QuiltfnError, request_id: str) -> Rendered:

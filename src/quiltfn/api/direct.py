@@ -5,10 +5,11 @@ endpoint. What is left out is what ASGI has for requests whose body comes later 
 comes in parts: most calls are one packet each way.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Address
 from starlette.requests import Request
 
 from quiltfn.idempotency import Rendered
@@ -20,37 +21,32 @@ class Answers(Protocol):
     async def respond(self, request: Request, body: bytes | None = None) -> Rendered: ...
 
 
-CallAt = Callable[[str], "tuple[Answers, Mapping[str, str]] | None"]
+CallAt = Callable[[bytes], "tuple[Answers, Mapping[str, str]] | None"]
 
 
 class Heads(dict[str, str]):
-    """Headers of which none comes twice; what the endpoint asks of Starlette's, without a search
-    through all of them for each question.
+    """Headers of which none comes twice, by their names in small letters; what the endpoint asks of
+    Starlette's, without a search through all of them for each question.
     """
 
-    def get(self, name: str, default: Any = None) -> Any:
-        return super().get(name.lower(), default)
-
-    def __getitem__(self, name: str) -> str:
-        return super().__getitem__(name.lower())
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and super().__contains__(name.lower())
-
     def getlist(self, name: str) -> list[str]:
-        value = super().get(name.lower())
+        value = self.get(name)
         return [] if value is None else [value]
 
 
 class CallRequest(Request):
-    """Starlette's request, its headers read once."""
+    """A POST that came whole, as what Starlette's class would find out about it when asked."""
 
-    def __init__(self, scope: Any) -> None:
-        super().__init__(scope)
-        heads = Heads()
-        for name, value in scope["headers"]:
-            heads[name.decode("latin-1")] = value.decode("latin-1")
-        self._headers = cast("Headers", heads)
+    method = "POST"
+    headers: Any = None
+    path_params: Any = None
+    client: Any = None
+
+    def __init__(
+        self, path: str, parameters: Mapping[str, str], headers: Heads, client: Address | None
+    ) -> None:
+        self.scope = {"type": "http", "path": path, "query_string": b""}
+        self.path_params, self.headers, self.client = parameters, headers, client
 
 
 class DirectCall:
@@ -58,8 +54,9 @@ class DirectCall:
     answer is out, and tells it when it shall be the last.
     """
 
-    def __init__(self, scope: Any, endpoint: Answers, keep_alive: bool) -> None:
-        self.scope, self.endpoint, self.keep_alive = scope, endpoint, keep_alive
+    def __init__(self, request: CallRequest, endpoint: Answers, keep_alive: bool) -> None:
+        self.request, self.endpoint, self.keep_alive = request, endpoint, keep_alive
+        self.task: asyncio.Task[None] | None = None
         self.response_complete = False
         self.disconnected = False
         self.more_body = False
@@ -69,15 +66,13 @@ class DirectCall:
     def set(self) -> None:
         """Nobody waits for more of it."""
 
-    async def answer(self) -> Rendered:
-        return await self.endpoint.respond(CallRequest(self.scope), self.body)
-
 
 def to_bytes(answer: Rendered, status_line: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
     """The whole response; `headers` come first."""
     lines = [status_line]
     lines += [b"%b: %b\r\n" % header for header in headers]
-    lines += [f"{name}: {value}\r\n".encode("latin-1") for name, value in answer.headers.items()]
+    own = "".join([f"{name}: {value}\r\n" for name, value in answer.headers.items()])
+    lines.append(own.encode("latin-1"))
     if answer.status != 204:
         lines.append(b"content-length: %d\r\n" % len(answer.body))
     return b"".join([*lines, b"\r\n", answer.body])

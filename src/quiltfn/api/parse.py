@@ -61,7 +61,9 @@ def json_value(body: bytes) -> Any:
         if text.startswith("\ufeff"):
             raise ValueError("it begins with a byte order mark")
         value = _decode(text)
-        _check_strings(value)
+        # Only an escape can write half of a surrogate pair, and what opens least cannot nest deep.
+        if "\\u" in text or text.count("[") + text.count("{") >= DEPTH_MAX:
+            _check_strings(value)
     except RecursionError:
         raise BadRequest(f"the body nests deeper than {DEPTH_MAX}") from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError among them

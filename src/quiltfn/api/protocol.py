@@ -6,23 +6,33 @@ task, a queue and a parsed address for every request before anybody looks at its
 """
 
 import asyncio
+import sys
+from collections.abc import Coroutine
 from typing import Any
 
+from starlette.datastructures import Address
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from quiltfn.api.direct import CallAt, DirectCall, to_bytes
+from quiltfn.api.direct import CallAt, CallRequest, DirectCall, Heads, to_bytes
 
 HEAD_MAX_BYTES = 16 * 1024
 HEADERS_MAX = 100
 HEAD_TIMEOUT_S = 10.0
 # Of calls with these more is to be asked than whether they came whole; likewise of headers that
 # come twice.
-OUT_OF_THE_ORDINARY = frozenset({b"transfer-encoding", b"upgrade", b"idempotency-key"})
+OUT_OF_THE_ORDINARY = frozenset({"transfer-encoding", "upgrade", "idempotency-key"})
 TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-type: text/plain; charset=utf-8\r\ncontent-length: 34\r\nconnection: close\r\n\r\n"
     b"The request's headers are too big."
 )
+
+
+def begin(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """A task of `work`, its first steps done at once where Python can (from 3.12 on)."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=loop, eager_start=True)
+    return loop.create_task(work)
 
 
 class HeadTooLarge(Exception):
@@ -43,15 +53,24 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_is_complete = False
         self._head_is_begun = False
         self._head_timer: asyncio.TimerHandle | None = None
-        # A call whose head is there, until it is seen whether its body is in the same packet.
+        self._address: Address | None = None
+        # When the last answer went out; None while a request is under way.
+        self._idle_since: float | None = None
+        # A call whose head is there, until it is seen whether its body is in the same packet; and
+        # one that is whole, until the packet is parsed.
         self._held: DirectCall | None = None
+        self._whole: DirectCall | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._address = Address(*self.client) if self.client else None
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_arrived()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -64,6 +83,9 @@ class BoundedProtocol(HttpToolsProtocol):
         except HeadTooLarge:
             self._refuse()
             return
+        finally:
+            if self._whole is not None:
+                self._start(self._whole)
         if self._held is not None:
             self._let_go()
         # Most heads come whole; only for one that does not is there anything to time.
@@ -72,18 +94,24 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._head_is_complete and self._unfinished_bytes > 2 * self.head_max_bytes:
             self._refuse()
 
+    # What the parser finds -------------------------------------------------------------------
+
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        # Less than uvicorn does: a call needs no scope, and what does gets it in `_go_ordinary`.
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self._head_bytes = 0
         self._head_is_complete = False
         self._head_is_begun = True
 
     def on_url(self, url: bytes) -> None:
-        super().on_url(url)
+        self.url += url
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
         self._count(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
@@ -93,7 +121,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_arrived()
         self._held = self._direct_call()
         if self._held is None:
-            super().on_headers_complete()
+            self._go_ordinary()
 
     def on_body(self, body: bytes) -> None:
         if self._held is not None:
@@ -103,58 +131,104 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._head_is_complete = False
-        held, self._held = self._held, None
-        if held is None:
+        if self._held is None:
             super().on_message_complete()
             return
-        self.cycle = held  # type: ignore[assignment]
-        task = self.loop.create_task(self._answer(held))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        self._whole, self._held = self._held, None
+        self.cycle = self._whole  # type: ignore[assignment]
+
+    # The two ways of a request ---------------------------------------------------------------
+
+    def _go_ordinary(self) -> None:
+        """uvicorn's own way, from what it would have begun with."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+        super().on_headers_complete()
 
     def _direct_call(self) -> DirectCall | None:
         """The request, if it is a call that may go the short way."""
         busy = self.cycle is not None and not self.cycle.response_complete
         if self.call_at is None or busy or self.parser.get_method() != b"POST":
             return None
-        found = self.call_at(self.url.decode("latin-1"))
+        found = self.call_at(self.url)
         if found is None or self.expect_100_continue or self.parser.get_http_version() != "1.1":
             return None
-        names = {name for name, _ in self.headers}
-        if len(names) < len(self.headers) or not names.isdisjoint(OUT_OF_THE_ORDINARY):
+        heads = Heads()
+        for name, value in self.headers:
+            heads[name.decode("latin-1")] = value.decode("latin-1")
+        if len(heads) < len(self.headers) or not OUT_OF_THE_ORDINARY.isdisjoint(heads):
             return None
         endpoint, parameters = found
-        path = self.url.decode("latin-1")
-        scope = self.scope | {
-            "method": "POST",
-            "path": path,
-            "raw_path": self.url,
-            "query_string": b"",
-            "path_params": dict(parameters),
-        }
-        return DirectCall(scope, endpoint, self.parser.should_keep_alive())
+        request = CallRequest(self.url.decode("latin-1"), parameters, heads, self._address)
+        return DirectCall(request, endpoint, self.parser.should_keep_alive())
 
     def _let_go(self) -> None:
         """The packet is over and the body is not: it goes the ordinary way, which can wait."""
         held, self._held = self._held, None
-        super().on_headers_complete()
+        self._go_ordinary()
         if held is not None and held.body:
             super().on_body(held.body)
 
+    def _start(self, call: DirectCall) -> None:
+        """Not within the parser: an answer may close the connection that it is parsing."""
+        self._whole = None
+        task = begin(self.loop, self._answer(call))
+        if not task.done():
+            call.task = task
+            self.tasks.add(task)
+
     async def _answer(self, call: DirectCall) -> None:
-        answer = await call.answer()
-        if self.transport.is_closing():
+        try:
+            answer = await call.endpoint.respond(call.request, call.body)
+        finally:
             call.response_complete = True
+            if call.task is not None:
+                self.tasks.discard(call.task)
+        if self.transport.is_closing():
             return
         if not call.keep_alive:
             answer.headers["connection"] = "close"
         closes = answer.headers.get("connection") == "close"
         head = STATUS_LINE[answer.status]
         self.transport.write(to_bytes(answer, head, self.server_state.default_headers))
-        call.response_complete = True
         if closes:
             self.transport.close()
         self.on_response_complete()
+
+    # A connection between two requests -------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        if self.pipeline:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_again_in(self.timeout_keep_alive)
+
+    def _unset_keepalive_if_required(self) -> None:
+        # One timer that sees how long it has been, rather than one made and ended for each request.
+        self._idle_since = None
+
+    def _look_again_in(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None:
+            return  # the end of the request that is under way sets the timer again
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._look_again_in(left)
+        else:
+            self.timeout_keep_alive_handler()
+
+    # Bounds ----------------------------------------------------------------------------------
 
     def send_400_response(self, msg: str) -> None:
         if self._is_too_large():
@@ -164,7 +238,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
-        if self._is_too_large():
+        if self._head_bytes > self.head_max_bytes or len(self.headers) > HEADERS_MAX:
             raise HeadTooLarge
 
     def _is_too_large(self) -> bool:

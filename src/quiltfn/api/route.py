@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from quiltfn.access import Access
 from quiltfn.admission import Admission
 from quiltfn.catalog import Catalog, Entry
@@ -52,8 +54,7 @@ class ApiLimits:
     body_timeout_s: float = 30.0
 
 
-@dataclass(slots=True, kw_only=True)
-class Asked:
+class Asked(msgspec.Struct, kw_only=True):
     """One request, parsed: parameters, headers, and the body as its route's shape, or, where the
     route takes a stream, as its chunks while they arrive.
     """
@@ -76,8 +77,7 @@ class Asked:
         return self.house.catalog.by_id(self.tenant_id, self.path["function_id"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What to send: no body for `value` None, text or bytes as `content_type`, else JSON.
 
     `object_id`: what was made, for the audit trail, where the path does not name it.
@@ -85,7 +85,7 @@ class Answer:
 
     value: Any = None
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     content_type: str = "application/json"
     object_id: str | None = None
 

@@ -9,6 +9,7 @@ and then one a minute. Those beyond are in the log and in quiltfn_refused_reques
 import contextlib
 from dataclasses import dataclass
 
+import msgspec
 from starlette.requests import Request
 
 from quiltfn.api.route import Route
@@ -26,8 +27,7 @@ OBJECT_MAX = 128  # a path that is refused may hold anything
 NOBODY = Caller(tenant_id="", scope=Scope.READ, credential="nobody")
 
 
-@dataclass(slots=True, kw_only=True)
-class Visit:
+class Visit(msgspec.Struct, kw_only=True):
     """A request on its way. `caller`: NOBODY until a credential says more."""
 
     request: Request

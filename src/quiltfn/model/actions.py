@@ -1,18 +1,16 @@
 """What a pool may decide: its actions, which the shell around it performs, one by one."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """Make a sandbox and specialise it for `digest`; then `started` or `failed`."""
 
     instance: int
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Hand:
+class Hand(msgspec.Struct, frozen=True):
     """Give the instance to the waiter. `cold`: it had to wait for this one to be started."""
 
     instance: int
@@ -20,15 +18,13 @@ class Hand:
     cold: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(msgspec.Struct, frozen=True):
     """A parked instance serves again, from this moment on."""
 
     instance: int
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(msgspec.Struct, frozen=True):
     """Tell the waiter no: the line is full, its wait is over, or the function was closed.
     `retry_s`: the seconds after which it is likely to be served, where that is known."""
 
@@ -37,8 +33,7 @@ class Refuse:
     retry_s: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(msgspec.Struct, frozen=True):
     """Tell the waiter that the instance it waited for could not be made."""
 
     waiter: int
@@ -46,37 +41,32 @@ class Fail:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Destroy:
+class Destroy(msgspec.Struct, frozen=True):
     """Give everything of the instance back to the machine; then `gone`."""
 
     instance: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wake:
+class Wake(msgspec.Struct, frozen=True):
     """Call `tick` at this time (monotonic seconds)."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Stands:
+class Stands(msgspec.Struct, frozen=True):
     """The standby content has as many instances ready as were asked for."""
 
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class CannotStand:
+class CannotStand(msgspec.Struct, frozen=True):
     """No instance of the standby content could be made."""
 
     digest: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Short:
+class Short(msgspec.Struct, frozen=True):
     """The machine's memory lacks what the pool wants, `mib` in all: somebody should leave."""
 
     mib: float

@@ -90,5 +90,5 @@ class Instance:
     def hear(self, event: InstanceEvent, now: float) -> None:
         """Moves on by the table, or raises with the last events."""
         self.state = follow(NEXT, self.state, event, self.past)
-        self.past.append(event.value)
+        self.past.append(event)
         self.since = now

@@ -236,7 +236,7 @@ class PoolRules:
             return self._stop(instance, now)
         self._appraise(instance)
         served = self._attend(now) if self.line and instance.digest == self.current else []
-        return [*served, *self._check_standby()]
+        return served if self.standby is None else [*served, *self._check_standby()]
 
     def _check_standby(self) -> list[Action]:
         """It stands with as many as were wanted, or with one if only busy ones are in its way.
@@ -254,13 +254,11 @@ class PoolRules:
         enough = standing >= self.standby_wanted or (standing > 0 and only_busy)
         return [Stands(self.standby)] if enough else []
 
-    def _standby_short(self) -> int:
+    def _standby_short(self, standby: str) -> int:
         """How many the standby lacks beyond those that there is, or soon will be, room for."""
-        if self.standby is None:
-            return 0
         room = max(0, self.limits.max_instances - len(self.instances))
         leaving = self._all.count(TERMINATING)
-        return self.standby_wanted - self._all.serving(self.standby) - room - leaving
+        return self.standby_wanted - self._all.serving(standby) - room - leaving
 
     def _may_hand(self, instance: Instance, since: float) -> bool:
         """Whether the machine's memory allows a call in it, for one who waits since then."""
@@ -328,12 +326,15 @@ class PoolRules:
         """Idle: more live instances than allowed, or a standby that waits for this one's room."""
         if self._all.live() > self.limits.max_instances:
             return True
-        return instance.digest != self.standby and self._standby_short() > 0
+        if self.standby is None or instance.digest == self.standby:
+            return False
+        return self._standby_short(self.standby) > 0
 
     def _gives_way(self, instance: Instance) -> bool:
         """As `_crowded`, though others may wait for it: so one makes room for the standby's first,
         and the rest go on serving the line until that one stands."""
-        serving = 0 if self.standby is None else self._all.serving(self.standby)
-        begun = self.standby is None or serving or self._all.count(TERMINATING)
         above = self._all.live() > self.limits.max_instances
+        if self.standby is None:
+            return above
+        begun = self._all.serving(self.standby) or self._all.count(TERMINATING)
         return self._crowded(instance) and (not begun or above)

@@ -43,17 +43,19 @@ class Held:
         self._ended_well = False
 
     async def __aenter__(self) -> "Held":
-        self._waiter, future = self._pool.wait_in_line()
-        if not future.done():  # warm: it was handed over already, without a suspended wait
+        pool = self._pool
+        self._waiter, handed = pool.ask()
+        if isinstance(handed, decided.Hand):  # warm: nobody waits for anything
+            self.instance, cold = handed.instance, handed.cold
+        else:
             try:
-                await future
+                self.instance, cold = await handed
             except asyncio.CancelledError:
                 # It may have been handed an instance in this very tick; the pool knows.
-                self._pool.leave_line(self._waiter)
+                pool.leave_line(self._waiter)
                 raise
-        self.instance, cold = future.result()
-        self.making = self._pool.makings[self.instance] if cold else None
-        self.version = self._pool.version_of(self.instance)
+        self.making = pool.makings[self.instance] if cold else None
+        self.version = pool.version_of(self.instance)
         return self
 
     @property
@@ -102,12 +104,18 @@ class FunctionPool:
 
     # Calls -----------------------------------------------------------------------------------
 
-    def wait_in_line(self) -> tuple[int, asyncio.Future[tuple[int, bool]]]:
-        """A waiter's number, and the future that its instance (and whether cold) comes by."""
+    def ask(self) -> tuple[int, "decided.Hand | asyncio.Future[tuple[int, bool]]"]:
+        """A waiter's number, and what it is handed at once, or the future that its instance (and
+        whether cold) comes by.
+        """
         waiter = next(self._waiter_numbers)
+        actions = self.model.acquire(waiter, self._clock.now())
+        match actions:
+            case [decided.Hand(waiter=to) as hand] if to == waiter:
+                return waiter, hand
         future: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = future
-        self._perform(self.model.acquire(waiter, self._clock.now()))
+        self._perform(actions)
         return waiter, future
 
     def leave_line(self, waiter: int) -> None:

@@ -1,12 +1,14 @@
--- keep_invocation: store a record as it is now. A final row never changes again, so a record may
+-- keep_invocations: store records as they are now. A final row never changes again, so a record may
 -- be kept any number of times; and a function that was deleted gets no rows any more.
 INSERT INTO invocation (
     invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
     ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline)
-SELECT :invocation_id, :tenant_id, :function_id, :function_name, :execution_node_id, :status,
-       :started_at, :ended_at, :duration_ms, :exit_code, :stdout, :stderr, :error_message, :cold_start,
-       :timeline
- WHERE EXISTS (SELECT 1 FROM function WHERE id = :function_id)
+WITH record (
+    invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
+    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline)
+  AS (VALUES :rows)
+SELECT * FROM record
+ WHERE EXISTS (SELECT 1 FROM function WHERE id = record.function_id)
     ON CONFLICT (invocation_id) DO UPDATE SET
        status = excluded.status, started_at = excluded.started_at, ended_at = excluded.ended_at,
        duration_ms = excluded.duration_ms, exit_code = excluded.exit_code, stdout = excluded.stdout,

@@ -11,14 +11,24 @@ from sqlalchemy import Connection, Select, exists, select
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.ports import InvocationQuery
 from quiltfn.store import tables
-from quiltfn.store.sql import SQL, by_position
+from quiltfn.store.sql import SQL
 
 STATEMENT_ROWS = 1000
 # Removing takes what the rows need, which may be much where they are large or not in memory; so a
 # step ends by the clock, and is looked at after every few rows.
 STEP_ROWS, STEP_S, AT_A_TIME = 500, 0.001, 10
-KEEP = by_position(SQL["keep_invocation"], tables.INVOCATION_COLUMNS)
+# Rows of one statement, the most first. Around each statement the interpreter goes from thread to
+# thread and back, and whoever answers calls waits for that: one for each row cost 50 µs a call.
+ROWS_AT_ONCE = (64, 8, 1)
 INTERRUPTED = "the server ended while the call was running"
+
+
+def _keep_rows(count: int) -> str:
+    row = f"({', '.join('?' * len(tables.INVOCATION_COLUMNS))})"
+    return SQL["keep_invocations"].replace(":rows", ", ".join([row] * count))
+
+
+KEEP = {size: _keep_rows(size) for size in ROWS_AT_ONCE}
 
 
 class NotAllNew(Exception):
@@ -59,8 +69,14 @@ def keep(connection: Connection, records: Sequence[Invocation]) -> int:
     # Straight to the driver and by position: this is done for every call.
     driver = connection.connection.driver_connection
     assert driver is not None
-    rows = [tables.invocation_row(record) for record in records]
-    written: int = driver.executemany(KEEP, rows).rowcount
+    written, at = 0, 0
+    for size in ROWS_AT_ONCE:
+        while len(records) - at >= size:
+            values: list[object] = []
+            for record in records[at : at + size]:
+                values += tables.invocation_row(record)
+            written += driver.execute(KEEP[size], values).rowcount
+            at += size
     count(connection, connection.exec_driver_sql(SQL["last_row"]).scalar_one() - before)
     return written
 

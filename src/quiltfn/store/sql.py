@@ -5,10 +5,8 @@ going through `text()` costs 4 µs more a row, a third of what storing a record 
 """
 
 import re
-from collections.abc import Sequence
 from importlib.resources import files
 
-NAMED = re.compile(r":(\w+)")
 HEADING = re.compile(r"^-- (\w+): ", re.MULTILINE)
 
 
@@ -20,11 +18,6 @@ def parse(source: str) -> dict[str, str]:
         start[1]: source[start.start() : end].strip().removesuffix(";")
         for start, end in zip(starts, ends, strict=True)
     }
-
-
-def by_position(statement: str, names: Sequence[str]) -> str:
-    """The statement with `:name` as the position of that name, for values that are a sequence."""
-    return NAMED.sub(lambda found: f"?{names.index(found[1]) + 1}", statement)
 
 
 SQL = parse(files("quiltfn.store").joinpath("queries.sql").read_text(encoding="utf-8"))
