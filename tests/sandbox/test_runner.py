@@ -463,3 +463,26 @@ def test_forks_do_not_draw_the_same_numbers(box: Box, app: Path) -> None:
     drawn = [json.loads(box.call().stdout) for _ in range(50)]
     for each in zip(*drawn, strict=True):
         assert len(set(each)) == 50
+
+
+# The end of the line comes while the guest is still taking what was written before it, so that the
+# longest answer lies in its buffer when it goes on with that.
+ANSWER_AMID_A_FLOOD = """
+import fcntl
+fcntl.fcntl(2, 1031, 1 << 20)  # F_SETPIPE_SZ
+say("ready keep")
+while True:
+    number, *_ = hear()
+    control.write(f"done {number} exited 0 65536".encode())
+    os.write(2, b"e" * 900000)
+    control.write(b"\\n" + b"a" * 65536)
+"""
+
+
+def test_an_answer_amid_a_flood_stays_within_the_guests_buffer(box: Box) -> None:
+    assert small(box, ANSWER_AMID_A_FLOOD, keep=True).errno == 0
+    for _ in range(10):
+        answer = box.call()
+        assert answer.end is not None
+        assert (answer.end.how, answer.end.code) == (How.EXITED, 0)
+        assert (answer.stdout, answer.stderr) == (b"a" * 65_536, b"e" * 900_000)

@@ -400,8 +400,9 @@ static bool pump(struct stream *stream, uint64_t nonce)
     size_t room = sizeof discarded, before = 0;
     bool keep = stream->sent < STREAM_MAX, opened = false;
     if (keep) {
-        // Room for a page at least: of a pipe in packet mode, read cuts off what does not fit.
-        if (FULL - out.used < HEADER + NONCE + PAGE)
+        // Room for a page at least: of a pipe in packet mode, read cuts off what does not fit. A
+        // runner's answer may have gone beyond FULL, so nothing is subtracted here.
+        if (out.used + HEADER + NONCE + PAGE > FULL)
             out_send();
         if (out.used == 0)
             out.since = now_ns();
