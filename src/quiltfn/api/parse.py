@@ -167,7 +167,7 @@ def _brief(error: ValueError) -> str:
 def _refusal(message: str, value: dict[str, Any], kind: type) -> Unprocessable:
     if unknown := _UNKNOWN.search(message):
         known = ", ".join(kind.__struct_fields__)  # type: ignore[attr-defined]
-        name = unknown[1]
+        name = str(shown(unknown[1], 80))
         return Unprocessable(
             f"{name} is not a field of this request",
             details={"expected": f"only: {known}", "received": name, "example": None},
