@@ -908,7 +908,6 @@ static void prepare(void)
     drop_bounding_set();
 }
 
-#ifndef QUILTFN_GUEST_WITHOUT_MAIN // A fuzzer brings its own main and calls the parse_ functions.
 int main(int argc, char **argv)
 {
     if (getpid() != 1 || argc < 4)
@@ -936,4 +935,3 @@ int main(int argc, char **argv)
             return BAD_FRAME;
     }
 }
-#endif

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The guest under a fuzzer: its source as it is, on a kernel of memory (kernel.h). The environment's
+// QUILTFN_FUZZ_TARGET names one of the targets at the end. With -DREPLAY it is a program that runs
+// through files instead, and says of each whether the guest took it.
+//
+// What the parsers say is compared with what a second reading of docs/reference/guest-protocol.md
+// says of the same bytes, here, where nothing is moved and nothing is kept.
+
+#include "kernel.h"
+
+int guest_main(int argc, char **argv);
+#define main guest_main
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter" // What the macros leave out.
+#include GUEST
+#pragma GCC diagnostic pop
+#undef main
+#undef _exit
+
+static bool taken; // What the guest said of the last input.
+
+static void check(bool holds, const char *what)
+{
+    if (!holds)
+        wrong("%s", what);
+}
+
+static void check_within(const void *at, size_t n, const void *object, size_t size)
+{
+    const char *begin = object, *from = at;
+    if (from >= begin && from < begin + size && n > (size_t)(begin + size - from))
+        wrong("%zu bytes where %zu have room", n, (size_t)(begin + size - from));
+}
+
+// Within a struct no sanitizer sees where one array ends and the next field begins.
+static void check_room(const void *at, size_t n)
+{
+    check_within(at, n, out.bytes, sizeof out.bytes);
+    check_within(at, n, in.bytes, sizeof in.bytes);
+    check_within(at, n, runner.line, sizeof runner.line);
+    const char *last = (const char *)at + n - 1; // To look at all of it would take most of the time.
+    if (n > 0 && (__asan_address_is_poisoned(at) || __asan_address_is_poisoned(last)))
+        wrong("%zu bytes are more than there is room for", n);
+}
+
+static pid_t fake_vfork(void)
+{
+    if (fault(NO_PROCESS))
+        return fails(EAGAIN);
+    pid_t pid = new_process();
+    if (pid < 0)
+        return fails(EAGAIN);
+    world.handler = pid;
+    if (fault(NO_PROGRAM)) {
+        could_not("execute ", special.argv[0], ENOEXEC);
+        end_process(place_of(pid), 127 << 8);
+    }
+    return pid;
+}
+
+// ------------------------------------------------------------------------ a second reading of frames
+
+struct view {
+    const uint8_t *at;
+    size_t left;
+};
+
+struct strings {
+    uint32_t count;
+    struct view each[STRINGS_MAX];
+};
+
+static struct strings arguments, variables;
+
+static bool read32(struct view *from, uint32_t *value)
+{
+    if (from->left < 4)
+        return false;
+    *value = (uint32_t)number(from->at, 4);
+    from->at += 4;
+    from->left -= 4;
+    return true;
+}
+
+static bool read_blob(struct view *from, struct view *blob)
+{
+    uint32_t n;
+    if (!read32(from, &n) || n > from->left)
+        return false;
+    *blob = (struct view){from->at, n};
+    from->at += n;
+    from->left -= n;
+    for (uint32_t i = 0; i < n; i++)
+        if (blob->at[i] == 0)
+            return false;
+    return true;
+}
+
+static bool read_strings(struct view *from, struct strings *to, bool are_variables)
+{
+    if (!read32(from, &to->count) || to->count > 16384)
+        return false;
+    for (uint32_t i = 0; i < to->count; i++) {
+        struct view *one = &to->each[i];
+        if (!read_blob(from, one))
+            return false;
+        bool named = one->left > 0 && one->at[0] != '=' && memchr(one->at, '=', one->left) != NULL;
+        if (are_variables && !named)
+            return false;
+    }
+    return true;
+}
+
+static bool read_specialise(struct view from, struct view *cwd, uint32_t *flags)
+{
+    if (!read32(&from, flags) || *flags > 31 || !read_blob(&from, cwd) ||
+        !read_strings(&from, &arguments, false) || !read_strings(&from, &variables, true))
+        return false;
+    bool resident = (*flags & 2) != 0, keeps = (*flags & 4) != 0, shell = (*flags & 8) != 0;
+    return from.left == 0 && arguments.count > 0 && (!keeps || resident) &&
+           (!shell || (!resident && arguments.count == 3));
+}
+
+// The same strings, each with its end, within the bytes they came in.
+static void check_string(const char *got, const struct view *want, const uint8_t *at, size_t length)
+{
+    check(got >= (const char *)at && got + want->left < (const char *)at + length, "a string lies outside");
+    check(memcmp(got, want->at, want->left) == 0, "a string is another one");
+    check(got[want->left] == '\0', "a string does not end");
+}
+
+static void check_strings(char **got, const struct strings *want, const uint8_t *at, size_t length)
+{
+    for (uint32_t i = 0; i < want->count; i++) {
+        check(got[i] != NULL, "a string is missing");
+        check_string(got[i], &want->each[i], at, length);
+    }
+    check(got[want->count] == NULL, "a list does not end");
+}
+
+// ------------------------------------------------------------------------- frames out of the input
+
+enum { BODY_MAX = CALL_MAX < 600 * 1024 ? CALL_MAX : 600 * 1024 };
+static uint8_t body[BODY_MAX];
+
+// The input is a frame, or says how to build one that is longer than an input should be: a piece
+// before, one that is repeated, and a piece behind.
+static struct view frame_of(const uint8_t *data, size_t size)
+{
+    if (size < 1 || data[0] != 'R')
+        return (struct view){data, size};
+    world.tape = data + 1;
+    world.left = size - 1;
+    size_t before = next_byte(), piece = next_byte(), times = next_byte();
+    times = times << 8 | next_byte();
+    size_t used = 0;
+    before = least(before, world.left);
+    memcpy(body, world.tape, before);
+    used = before;
+    world.tape += before;
+    world.left -= before;
+    piece = least(piece, world.left);
+    for (; times > 0 && used + piece <= BODY_MAX; times--) {
+        memcpy(body + used, world.tape, piece);
+        used += piece;
+    }
+    world.tape += piece;
+    world.left -= piece;
+    size_t behind = least(world.left, BODY_MAX - used);
+    memcpy(body + used, world.tape, behind);
+    return (struct view){body, used + behind};
+}
+
+// Memory of exactly that size, so that a byte too far is one outside.
+static unsigned char *own_copy(const uint8_t *at, size_t n)
+{
+    unsigned char *copy = malloc(n > 0 ? n : 1);
+    check(copy != NULL, "there is no memory");
+    memcpy(copy, at, n);
+    return copy;
+}
+
+static void specialise_target(const uint8_t *data, size_t size)
+{
+    struct view frame = frame_of(data, size), cwd;
+    uint32_t flags;
+    unsigned char *copy = own_copy(frame.at, frame.left);
+    bool expected = read_specialise(frame, &cwd, &flags);
+    taken = parse_specialise(copy, frame.left);
+    check(taken == expected, "a SPECIALISE frame is judged in two ways");
+    if (taken) {
+        check_string(special.cwd, &cwd, copy, frame.left);
+        check_strings(special.argv, &arguments, copy, frame.left);
+        check_strings(special.env, &variables, copy, frame.left);
+        check(special.env_count == variables.count, "the variables are counted wrongly");
+        check(special.keep_tmp == (flags & 1) && special.resident == (flags >> 1 & 1) &&
+                  special.keep_state == (flags >> 2 & 1) && special.shell == (flags >> 3 & 1) &&
+                  special.anew == (flags >> 4 & 1),
+              "a flag is another one");
+    }
+    free(copy);
+}
+
+static void prepare_target(const uint8_t *data, size_t size)
+{
+    struct view frame = frame_of(data, size), from = frame;
+    unsigned char *copy = own_copy(frame.at, frame.left);
+    bool expected = read_strings(&from, &arguments, false) && arguments.count > 0 &&
+                    read_strings(&from, &variables, true) && from.left == 0;
+    taken = parse_prepare(copy, frame.left);
+    check(taken == expected, "a PREPARE frame is judged in two ways");
+    if (taken) {
+        check_strings(special.argv, &arguments, copy, frame.left);
+        check_strings(special.env, &variables, copy, frame.left);
+    }
+    free(copy);
+}
+
+static char some_variable[] = "OF_THE_VERSION=1";
+
+// As many variables of the version as the first byte says; the longest list is the one that matters.
+static struct view with_version(const uint8_t *data, size_t size)
+{
+    special.env_count = size == 0 ? 0 : data[0] == 255 ? STRINGS_MAX : data[0];
+    for (size_t i = 0; i < special.env_count; i++)
+        special.env[i] = some_variable;
+    return size == 0 ? (struct view){data, 0} : frame_of(data + 1, size - 1);
+}
+
+static void call_target(const uint8_t *data, size_t size)
+{
+    struct view frame = with_version(data, size);
+    struct call call;
+    if (frame.left < CALL_HEAD) // serve_call looks at this first.
+        return;
+    uint64_t flags = number(frame.at + 12, 4), env_bytes = number(frame.at + 16, 4);
+    size_t rest = frame.left - CALL_HEAD;
+    unsigned char *head = own_copy(frame.at, CALL_HEAD);
+    bool expected = flags <= 3 && env_bytes <= 256 * 1024 && env_bytes <= rest &&
+                    ((flags & 1) != 0 || env_bytes == rest);
+    taken = parse_call_head(head, frame.left, &call);
+    free(head);
+    check(taken == expected, "the head of a CALL frame is judged in two ways");
+    if (!taken)
+        return;
+    check(call.nonce == number(frame.at, 8) && call.timeout_ms == number(frame.at + 8, 4) &&
+              call.env_bytes == env_bytes && call.payload_bytes == rest - env_bytes &&
+              call.has_payload == (flags & 1) && call.env_replaces == (flags >> 1 & 1),
+          "a field of a CALL frame is another one");
+    struct view from = {frame.at + CALL_HEAD, call.env_bytes};
+    unsigned char *env = own_copy(from.at, from.left);
+    expected = read_strings(&from, &variables, true) && from.left == 0;
+    taken = parse_call_env(env, call.env_bytes, &call);
+    check(taken == expected, "the variables of a CALL frame are judged in two ways");
+    if (taken) {
+        check_strings(special.env + special.env_count, &variables, env, call.env_bytes);
+        check(call.env == special.env + (call.env_replaces ? special.env_count : 0),
+              "a call has variables of another one");
+    }
+    free(env);
+}
+
+// ------------------------------------------------------------------------------- a script for a shell
+
+// Reads `export NAME='value'` as a shell does, for a name without quotes: what it finds must be the
+// variable. Returns what is behind the line.
+static const unsigned char *check_line(const unsigned char *at, const unsigned char *end,
+                                       const struct view *variable)
+{
+    const uint8_t *want = variable->at, *until = want + variable->left;
+    check(end - at > 7 && memcmp(at, "export ", 7) == 0, "a line exports nothing");
+    at += 7;
+    bool quoted = false, in_name = true;
+    while (true) {
+        check(at < end, "a line has no end");
+        if (in_name) {
+            check(want < until && *at == *want, "another name is exported");
+            in_name = *want++ != '=';
+            at++;
+        } else if (*at == '\'') {
+            quoted = !quoted;
+            at++;
+        } else if (!quoted && *at == '\n') {
+            break;
+        } else {
+            check(quoted || (*at == '\\' && at + 1 < end && at[1] == '\''), "a byte is not quoted");
+            at += quoted ? 0 : 1;
+            check(want < until && *at == *want, "another value is exported");
+            want++;
+            at++;
+        }
+    }
+    check(want == until, "a value is cut");
+    return at + 1;
+}
+
+static void script_target(const uint8_t *data, size_t size)
+{
+    struct view frame = with_version(data, size), from = frame;
+    struct call call = {.env_replaces = false};
+    unsigned char *env = own_copy(frame.at, frame.left);
+    bool read = read_strings(&from, &variables, true) && from.left == 0;
+    check(parse_call_env(env, frame.left, &call) == read, "variables are judged in two ways");
+    taken = false;
+    if (read) {
+        size_t most = 16;
+        for (uint32_t i = 0; i < variables.count; i++)
+            most += 4 * variables.each[i].left + 16;
+        size_t n = ahead_write_script(&call);
+        taken = n > 0;
+        check(taken || most > SCRIPT_MAX, "a short script is not written");
+        check(n <= SCRIPT_MAX, "a script is longer than its buffer");
+        const unsigned char *at = ahead_script, *end = ahead_script + n;
+        for (uint32_t i = 0; taken && i < variables.count; i++)
+            at = check_line(at, end, &variables.each[i]);
+        check(!taken || (end - at == 10 && memcmp(at, "exec 9<&-\n", 10) == 0),
+              "a script does not close itself");
+    }
+    free(env);
+}
+
+// ----------------------------------------------------------------------------------- a guest's life
+
+static void check_afterwards(void)
+{
+    check(world.exit_status == GONE || world.exit_status == BAD_FRAME ||
+              world.exit_status == NOT_CLEAN,
+          "it ended as it must not");
+    check(runner.line_used <= LINE && runner.answer_left <= CHUNK_MAX &&
+              runner.start_log_used <= START_LOG && runner.ask_used <= sizeof ask &&
+              runner.ask_sent <= runner.ask_used,
+          "its runner's state is out of bounds");
+    check(memchr(runner.told, 0, sizeof runner.told) != NULL, "what a runner told does not end");
+    check(out.used <= sizeof out.bytes && in.start <= in.end && in.end <= sizeof in.bytes,
+          "a buffer is out of bounds");
+}
+
+// Everything from the first byte to the guest's end, by its own main.
+static void session_target(const uint8_t *data, size_t size)
+{
+    char *argv[] = {(char[]){"guest"}, (char[]){"tmp"}, (char[]){"shm"}, (char[]){"500"}, NULL};
+    static const size_t chops[] = {SIZE_MAX, 61, 500, 1000, 4096, 65536, SIZE_MAX, SIZE_MAX};
+    world.tape = data;
+    world.left = size;
+    world.chop = chops[next_byte() & 7];
+    world.ask = ask;
+    if (setjmp(the_end) == 0)
+        world.exit_status = guest_main(4, argv);
+    check_afterwards();
+    taken = heard.calls > 0;
+}
+
+// --------------------------------------------------------------------------------------- every input
+
+// Everything that stays between two inputs, as it is when the guest begins. Arrays whose use is
+// counted elsewhere are left as they are.
+static void begin_again(void)
+{
+    runner.pid = 0;
+    runner.control = runner.out = runner.log = runner.file = -1;
+    runner.forks = false;
+    runner.told[0] = '\0';
+    runner.line_used = runner.answer_left = runner.ask_used = runner.ask_sent = 0;
+    runner.file_left = runner.start_log_used = 0;
+    special.ready = special.keep_tmp = special.resident = false;
+    special.anew = special.shell = special.keep_state = false;
+    special.cwd = "";
+    special.argv[0] = special.env[0] = NULL;
+    special.env_count = 0;
+    in.start = in.end = in.most = 0;
+    out.used = out.open = 0;
+    out.stream = 0;
+    ahead.pid = 0;
+    ahead.input = ahead.script = -1;
+    ahead_line[0] = '\0';
+    childless = false;
+    could_not(NULL, "", 0);
+    memset(&world, 0, sizeof world);
+    memset(&heard, 0, sizeof heard);
+    heard.clean = true;
+    world.newest = 1;
+    world.chop = SIZE_MAX;
+    world.clock = 1000000000;
+    struct queue *const queues[] = {&host, &out_pipe, &log_pipe, &lines};
+    for (size_t i = 0; i < 4; i++)
+        start_queue(queues[i]);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(const uint8_t *data, size_t size);
+} targets[] = {{"specialise", specialise_target},
+               {"prepare", prepare_target},
+               {"call", call_target},
+               {"script", script_target},
+               {"session", session_target}};
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static void (*run)(const uint8_t *, size_t);
+    const char *name = getenv("QUILTFN_FUZZ_TARGET");
+    for (size_t i = 0; run == NULL && i < sizeof targets / sizeof *targets; i++)
+        if (name != NULL && strcmp(name, targets[i].name) == 0)
+            run = targets[i].run;
+    if (run == NULL)
+        wrong("QUILTFN_FUZZ_TARGET names no target");
+    begin_again();
+    taken = false;
+    run(data, size);
+    return 0;
+}
+
+#ifdef REPLAY
+int main(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        FILE *file = fopen(argv[i], "rb");
+        if (file == NULL)
+            return 1;
+        static uint8_t bytes[1024 * 1024];
+        size_t n = fread(bytes, 1, sizeof bytes, file);
+        fclose(file);
+        // Said before, so that the last line names what the program ended on.
+        printf("%s", argv[i]);
+        fflush(stdout);
+        uint8_t *copy = own_copy(bytes, n);
+        LLVMFuzzerTestOneInput(copy, n);
+        free(copy);
+        puts(taken ? " taken" : " refused");
+    }
+    return 0;
+}
+#endif

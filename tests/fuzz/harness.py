@@ -1,0 +1,85 @@
+"""The guest as a program for a fuzzer, and as one that runs through the kept inputs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sandbox.guest_box import SOURCE, STRICT
+
+HERE = Path(__file__).resolve().parent
+CORPUS = HERE / "corpus"
+HARNESS = HERE / "guest_fuzz.c"
+# By its number first: that one is known to build fuzzers.
+COMPILERS = ("clang-19", "clang")
+# How many parts of the time each target gets; a whole life of a guest has the most to find.
+GUEST_TARGETS = {"specialise": 1, "prepare": 1, "call": 1, "script": 1, "session": 5}
+PARSER_TARGETS = {"decoder": 2, "json": 2, "long-json": 1}
+CHECKED = ["-g", "-fno-sanitize-recover=all"]
+# A findings' file tells more than a list of what was not given back.
+QUIET = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
+
+
+def build_fuzzer(compiler: str, target: Path) -> None:
+    how = ["-O1", "-fsanitize=fuzzer,address,undefined"]
+    _build([compiler, *STRICT, *CHECKED, *how], target, SOURCE)
+
+
+def build_replay(target: Path, guest: Path = SOURCE) -> Path:
+    how = ["-O0", "-fsanitize=address,undefined", "-DREPLAY"]  # Compiling takes most of the time.
+    _build(["cc", *STRICT, *CHECKED, *how], target, guest)
+    return target
+
+
+def _build(command: Sequence[str], target: Path, guest: Path) -> None:
+    defined = f'-DGUEST="{guest}"'
+    subprocess.run([*command, defined, "-o", target, HARNESS], check=True)
+
+
+def can_build(compiler: str, directory: Path) -> bool:
+    """A compiler may be there without what it needs for fuzzers."""
+    if shutil.which(compiler) is None:
+        return False
+    source = directory / "probe.c"
+    source.write_text(
+        "#include <stddef.h>\n#include <stdint.h>\n"
+        "int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);\n"
+        "int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)\n"
+        "{\n    (void)data;\n    (void)size;\n    return 0;\n}\n"
+    )
+    command = [compiler, "-fsanitize=fuzzer,address", "-o", directory / "probe", source]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def as_target(name: str) -> dict[str, str]:
+    return os.environ | QUIET | {"QUILTFN_FUZZ_TARGET": name}
+
+
+def replay(program: Path, name: str, inputs: Iterable[Path]) -> subprocess.CompletedProcess[str]:
+    """Runs through the inputs; the last line of its output names the one it ended on."""
+    return subprocess.run(
+        [program, *inputs],
+        env=as_target(name),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=120,
+    )
+
+
+def kept(name: str) -> list[Path]:
+    return sorted((CORPUS / name).iterdir())
+
+
+def with_mistake(directory: Path, file: str, right: str, mistaken: str) -> Path:
+    """A copy of the guest's source with one thing changed; where its first file is."""
+    copy = directory / "guest"
+    shutil.copytree(SOURCE.parent, copy, ignore=shutil.ignore_patterns("bin", "runners", "*.py"))
+    text = (copy / file).read_text()
+    assert text.count(right) == 1, f"{file} has {right!r} {text.count(right)} times"
+    (copy / file).write_text(text.replace(right, mistaken))
+    return copy / "guest.c"

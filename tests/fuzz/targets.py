@@ -1,0 +1,263 @@
+"""What is asked of the server's own parsers, for any bytes. A broken promise is an AssertionError.
+
+Each target takes the module it is about, so that a copy with a mistake can be asked the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import struct
+import tracemalloc
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import msgspec
+
+from quiltfn.api import parse
+from quiltfn.api.schema import CreateBody, UpdateBody
+from quiltfn.guest import wire
+from quiltfn.model.errors import BadRequest, Unprocessable
+
+# ------------------------------------------------------------------------------- a guest's frames
+
+# From docs/reference/guest-protocol.md, not from the decoder: the shortest and longest payload.
+LENGTHS = {"H": (4, 4), "P": (4, 1028), "O": (9, 65544), "E": (9, 65544), "X": (32, 1056)}
+LENGTHS |= {"Z": (8, 8)}
+FRAME_MAX = 8 + 65_544
+
+
+class Read(NamedTuple):
+    """What a stream says: so many events, and then perhaps what is wrong with it."""
+
+    events: list[tuple[Any, ...]]
+    wrong: str | None
+    rest: int
+
+
+def read(stream: bytes) -> Read:
+    """A second reading of the protocol."""
+    events: list[tuple[Any, ...]] = []
+    at = 0
+    while len(stream) - at >= 8:
+        kind = chr(stream[at])
+        length = int.from_bytes(stream[at + 4 : at + 8], "little")
+        low, high = LENGTHS.get(kind, (0, -1))
+        if any(stream[at + 1 : at + 4]) or kind not in LENGTHS:
+            return Read(events, "WireError", 0)
+        if length > high:
+            return Read(events, "FrameTooLong", 0)
+        if length < low:
+            return Read(events, "WireError", 0)
+        if len(stream) - at - 8 < length:
+            break
+        body = stream[at + 8 : at + 8 + length]
+        at += 8 + length
+        if kind == "X" and int.from_bytes(body[8:12], "little") > 3:
+            return Read(events, "WireError", 0)
+        events.append(told(kind, body))
+    return Read(events, None, len(stream) - at)
+
+
+def told(kind: str, body: bytes) -> tuple[Any, ...]:
+    if kind == "X":
+        numbers = struct.unpack("<QIIQQ", body[:32])
+        return (kind, *numbers, body[32:].decode(errors="replace"))
+    if kind in "OE":
+        return (kind, int.from_bytes(body[:8], "little"), body[8:])
+    if kind == "P":
+        return (kind, int.from_bytes(body[:4], "little"), body[4:].decode(errors="replace"))
+    return (kind, int.from_bytes(body, "little"))
+
+
+def as_told(event: wire.Event) -> tuple[Any, ...]:
+    match event:
+        case wire.Hello(version):
+            return ("H", version)
+        case wire.Specialised(errno, text):
+            return ("P", errno, text)
+        case wire.Output(nonce, stream, data):
+            return ("O" if stream == "stdout" else "E", nonce, data)
+        case wire.End(nonce, how, code, out, err, text):
+            return ("X", nonce, int(how), code, out, err, text)
+        case wire.Clean(nonce):
+            return ("Z", nonce)
+
+
+def decoder(data: bytes, it: Any = wire) -> None:
+    """`data`: one byte that says how the rest is cut, then what a guest sends."""
+    seed, stream = data[:1], data[1:]
+    wanted = read(stream)
+    whole = fed(it, [stream])
+    if whole.wrong is None:
+        assert whole == wanted, "the whole stream gives other events"
+    assert whole.wrong == wanted.wrong, f"{whole.wrong} instead of {wanted.wrong}"
+    chance = random.Random(seed)
+    loose = fed(it, cut(stream, chance, []))
+    assert (loose.wrong, loose.rest) == (wanted.wrong, wanted.rest)
+    assert loose.events == wanted.events[: len(loose.events)], "cut, it gives other events"
+    assert loose.wrong or len(loose.events) == len(wanted.events), "cut, it gives fewer events"
+    # A piece with a fault gives no event. Where every frame has a piece of its own, all are told.
+    assert fed(it, cut(stream, chance, ends(stream))) == wanted, "cut at the ends of frames"
+    if len(stream) <= 2000:
+        assert fed(it, [stream[n : n + 1] for n in range(len(stream))]) == wanted, "byte by byte"
+
+
+def ends(stream: bytes) -> list[int]:
+    """Where frames end, as far as their headers can be believed."""
+    found, at = [], 0
+    while len(stream) - at >= 8:
+        at = min(len(stream), at + 8 + int.from_bytes(stream[at + 4 : at + 8], "little"))
+        found.append(at)
+    return found
+
+
+def cut(stream: bytes, chance: random.Random, at: list[int]) -> list[bytes]:
+    """In pieces, at these places and at some others."""
+    more = [chance.randrange(len(stream) + 1) for _ in range(chance.randrange(8))]
+    edges = sorted([0, *at, *more, len(stream)])
+    return [stream[a:b] for a, b in pairwise(edges)]
+
+
+def fed(it: Any, pieces: list[bytes]) -> Read:
+    """What the decoder makes of a stream; at any time it holds less than one frame."""
+    one, events = it.Decoder(), []
+    kept = one._rest
+    for n, piece in enumerate(pieces):
+        try:
+            # The classes of a copy are others of the same names.
+            found = one.feed(piece)
+            events += [as_told(getattr(wire, type(e).__name__)(*fields(e))) for e in found]
+        except it.WireError as error:
+            for more in (b"", *pieces[n + 1 :], b"Z\0\0\0\x08\0\0\0" + b"\0" * 8):
+                try:
+                    one.feed(more)
+                except it.WireError:
+                    continue
+                raise AssertionError("a decoder that has failed goes on") from None
+            return Read(events, type(error).__name__, 0)
+        assert one._rest is kept
+        assert len(kept) < FRAME_MAX, "more than one frame is held"
+    return Read(events, None, len(kept))
+
+
+def fields(event: Any) -> list[Any]:
+    return [getattr(event, name) for name in event.__slots__]
+
+
+# ------------------------------------------------------------------------------------ JSON bodies
+
+DEPTH_MAX, VALUES_MAX, COUNTED_FROM = 32, 50_000, 64 * 1024
+LONGEST_GROWN = 128 * 1024
+# A dictionary of one member is some 240 bytes; what msgspec and the exception need besides.
+BYTES_OF_A_VALUE, BYTES_OF_A_BODY_BYTE, BYTES_MORE = 400, 24, 1 << 20
+OWN_REASONS = ("twice", "nests deeper", "more than 50000 values", "thousands of digits")
+
+
+def long_json_body(data: bytes, it: Any = parse) -> None:
+    """For bodies longer than an input: `data` says what is repeated. Memory is measured, too."""
+    body = grow(data)
+    most = BYTES_MORE + BYTES_OF_A_BODY_BYTE * len(body) + BYTES_OF_A_VALUE * VALUES_MAX
+    tracemalloc.start()
+    try:
+        with suppress(BadRequest):
+            it.json_value(body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= most, f"{peak} bytes of memory for {len(body)}"
+    json_body(body, it)
+
+
+def json_body(body: bytes, it: Any = parse) -> None:
+    """A value that a second reader takes for the same, or a refusal that it agrees with."""
+    try:
+        value = it.json_value(body)
+    except BadRequest as refusal:
+        check_refusal(body, str(refusal))
+        return
+    check_value(value, len(body))
+    text = body.decode()
+    plain = json.loads(text, object_pairs_hook=without_twins, parse_constant=no_constant)
+    assert same(value, plain), "another value"
+    check_shapes(value, it)
+
+
+def grow(data: bytes) -> bytes:
+    """Two bytes: how often, two: where the piece begins and how long it is, then all of it."""
+    times, start, length = int.from_bytes(data[:2], "little"), *data[2:4].ljust(2, b"\0")
+    rest = data[4:]
+    piece = rest[start : start + length]
+    times = min(times, LONGEST_GROWN // max(1, len(piece)))
+    return rest[:start] + piece * times + rest[start + length :]
+
+
+def check_refusal(body: bytes, why: str) -> None:
+    assert len(why) < 1000, "a refusal without end"
+    why.encode()
+    if not any(reason in why for reason in OWN_REASONS):
+        try:
+            msgspec.json.decode(body)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return
+        raise AssertionError(f"refused, and valid: {why}")
+
+
+def check_value(value: Any, length: int) -> None:
+    level, count = [value], 0
+    for depth in range(DEPTH_MAX + 1):
+        containers = [one for one in level if isinstance(one, dict | list)]
+        assert depth < DEPTH_MAX or not containers, "it nests deeper than it may"
+        count += len(level)
+        below: list[Any] = []
+        for one in level:
+            if isinstance(one, str):
+                one.encode()
+            if isinstance(one, float):
+                assert not math.isnan(one)
+            if isinstance(one, dict):
+                below += [*one.keys(), *one.values()]
+            elif isinstance(one, list):
+                below += one
+        level = below
+    # Names of members are counted like values; nothing stands before the outermost.
+    assert length <= COUNTED_FROM or count <= VALUES_MAX + 1, f"{count} values"
+
+
+def same(one: Any, other: Any) -> bool:
+    """Without what `==` forgives: True is not 1."""
+    return repr(one) == repr(other)
+
+
+def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    assert len(names) == len(set(names)), "a key is there twice"
+    return dict(pairs)
+
+
+def no_constant(word: str) -> None:
+    raise AssertionError(f"{word} is taken")
+
+
+def check_shapes(value: Any, it: Any) -> None:
+    for kind in (CreateBody, UpdateBody):
+        try:
+            it.shape(value, kind)
+        except Unprocessable as refusal:
+            check_told(refusal)
+
+
+def check_told(refusal: Unprocessable) -> None:
+    """It can be sent, and is not as long as what it is about."""
+    answer = msgspec.json.encode([str(refusal), refusal.details])
+    assert len(answer) < 10_000, f"a refusal of {len(answer)} bytes"
+
+
+TARGETS: dict[str, Callable[..., None]] = {
+    "decoder": decoder,
+    "json": json_body,
+    "long-json": long_json_body,
+}
