@@ -1,0 +1,267 @@
+"""Fuzzing the parsers on both sides of a sandbox's socket: `scripts/soak frames`.
+
+The guest's by libFuzzer with AddressSanitizer and UBSan, the server's by atheris, side by side, for
+so many minutes each. It starts from the inputs in `tests/fuzz/corpus`. An input that breaks a
+promise is left in a directory of its own, which is named; everything else goes at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fuzz import harness, python_side
+
+ATHERIS = "atheris==3.1.0"
+# A session is a list of events, and a frame says how to grow, so neither needs to be long.
+LONGEST = 1024
+MOST_KEPT = {"session": 70}
+MOST_KEPT_OF_OTHERS = 18
+# What a runner says.
+WORDS = [b"ready ", b"refused ", b"done 1 exited 0", b"done 2 ", b"killed 9", b" 65536", b"\n"]
+OF_A_FUZZER = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass
+class Result:
+    """What one target came to."""
+
+    name: str
+    executions: int = 0
+    edges: int = 0
+    features: int = 0
+    inputs: int = 0
+    peak_mib: int = 0
+    findings: int = 0
+    is_by_chance: bool = False
+    said: str = ""
+
+    def __str__(self) -> str:
+        reach = f"{self.edges} edges, {self.features} features, {self.inputs} inputs"
+        if self.is_by_chance:
+            reach = "by chance, reach unknown"
+        return (
+            f"{self.name}: {self.executions} executions, {reach}, {self.findings} findings, "
+            f"peak {self.peak_mib} MiB"
+        )
+
+
+@dataclass
+class Place:
+    """Where a run has its things: `work` goes at the end, `findings` only if it is empty."""
+
+    work: Path
+    findings: Path
+
+    def corpus(self, name: str) -> Path:
+        path = self.work / "corpus" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def last(pattern: str, text: str) -> int:
+    found = re.findall(pattern, text)
+    return int(found[-1]) if found else 0
+
+
+def run(name: str, command: list[str], place: Place, env: dict[str, str] | None = None) -> Result:
+    done = subprocess.run(
+        command,
+        env=env,
+        cwd=place.work,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    result = Result(
+        name,
+        executions=last(r"stat::number_of_executed_units: (\d+)", said),
+        edges=last(r"cov: (\d+)", said),
+        features=last(r"ft: (\d+)", said),
+        inputs=last(r"corp: (\d+)", said),
+        peak_mib=last(r"stat::peak_rss_mb: *(\d+)", said),
+        findings=len(list(place.findings.glob(f"{name}-*"))),
+    )
+    if result.findings or done.returncode != 0 or not result.executions:
+        result.findings = max(1, result.findings)
+        result.said = said[-6000:]
+    return result
+
+
+def guest_side(place: Place, fuzzer: Path, seconds: int) -> list[Result]:
+    results = []
+    words = python_side.write_words(place.work / "words", WORDS)
+    for name, own in shares(harness.GUEST_TARGETS, seconds).items():
+        flags = [f"-max_total_time={own}", f"-artifact_prefix={place.findings}/{name}-"]
+        flags += [f"-max_len={LONGEST}", "-timeout=20", "-rss_limit_mb=1024"]
+        flags += ["-print_final_stats=1", "-detect_leaks=0", f"-dict={words}"]
+        corpora = [str(place.corpus(name)), str(harness.CORPUS / name)]
+        command = [str(fuzzer), *flags, *corpora]
+        results.append(run(name, command, place, harness.as_target(name)))
+        if results[-1].findings:
+            results[-1].said = explain(name, place) or results[-1].said
+        print(results[-1], flush=True)
+    return results
+
+
+def explain(name: str, place: Place) -> str:
+    """What a finding does in a program whose sanitizer names the lines; empty where it does not."""
+    program = harness.build_replay(place.work / "replay")
+    found = sorted(place.findings.glob(f"{name}-*"))
+    done = harness.replay(program, name, found)
+    return f"{done.stdout}\n{done.stderr[:6000]}" if done.returncode != 0 else ""
+
+
+def parser_side(place: Place, seconds: int) -> list[Result]:
+    library = place.work / "atheris"
+    why_not = install_atheris(library)
+    if why_not:
+        print(
+            f"ATHERIS CANNOT BE HAD ({why_not}): the server's parsers are tried with inputs "
+            "changed by chance, and what they reach is not known",
+            flush=True,
+        )
+    results = []
+    for name, own in shares(harness.PARSER_TARGETS, seconds).items():
+        places = [place.corpus(name), harness.CORPUS / name, place.findings]
+        command = [sys.executable, "-m", "fuzz.python_side", name, *map(str, places), str(own)]
+        command += ["--by-chance"] if why_not else []
+        paths = f"{harness.HERE.parent}:{library}"
+        results.append(run(name, command, place, harness.as_target(name) | {"PYTHONPATH": paths}))
+        results[-1].is_by_chance = bool(why_not)
+        print(results[-1], flush=True)
+    return results
+
+
+def install_atheris(library: Path) -> str:
+    """Why it is not there; empty where it is."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*pip, "--no-deps", "--target", str(library), ATHERIS],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        return (done.stderr.strip().splitlines() or ["pip failed"])[-1]
+    probe = [sys.executable, "-c", "import atheris"]
+    env = harness.as_target("") | {"PYTHONPATH": str(library)}
+    done = subprocess.run(probe, env=env, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no module"])[-1]
+
+
+def shares(targets: dict[str, int], seconds: int) -> dict[str, int]:
+    parts = sum(targets.values())
+    return {name: max(1, seconds * part // parts) for name, part in targets.items()}
+
+
+# ------------------------------------------------------------------------------------ what is kept
+
+
+def keep(place: Place, fuzzer: Path) -> None:
+    """The fewest inputs that reach what all did become the kept ones; those with a name stay."""
+    for name in harness.GUEST_TARGETS | harness.PARSER_TARGETS:
+        old, new = harness.CORPUS / name, place.work / "kept" / name
+        new.mkdir(parents=True)
+        for path in old.iterdir():
+            if not OF_A_FUZZER.fullmatch(path.name):
+                shutil.copy(path, new)
+        most = MOST_KEPT.get(name, MOST_KEPT_OF_OTHERS)
+        if name in harness.GUEST_TARGETS:
+            merge(name, fuzzer, [new, old, place.corpus(name)])
+        else:
+            for path in python_side.worth_keeping(name, new, [old, place.corpus(name)]):
+                shutil.copy(path, new)
+        found = [one for one in new.iterdir() if OF_A_FUZZER.fullmatch(one.name)]
+        named = len(list(new.iterdir())) - len(found)
+        for path in sorted(found, key=lambda one: one.stat().st_size)[max(0, most - named) :]:
+            path.unlink()
+        shutil.rmtree(old)
+        shutil.copytree(new, old)
+        print(f"{name}: {len(list(old.iterdir()))} inputs are kept")
+
+
+def merge(name: str, fuzzer: Path, folders: list[Path]) -> None:
+    # Which edges are reached and not how often, or hundreds would be worth it.
+    flags = ["-merge=1", "-use_counters=0", "-detect_leaks=0"]
+    subprocess.run(
+        [fuzzer, *flags, *folders],
+        env=harness.as_target(name),
+        cwd=folders[0].parent,
+        capture_output=True,
+        check=True,
+    )
+
+
+def soak(minutes: float, is_kept: bool) -> int:
+    findings = Path(tempfile.mkdtemp(prefix="quiltfn-findings-"))
+    with tempfile.TemporaryDirectory(prefix="quiltfn-frames-") as work:
+        place = Place(Path(work), findings)
+        compiler = next((c for c in harness.COMPILERS if harness.can_build(c, place.work)), None)
+        if compiler is None:
+            print("no clang here builds fuzzers: install clang-19 and libclang-rt-19-dev")
+            findings.rmdir()
+            return 2
+        fuzzer = place.work / "guest_fuzz"
+        harness.build_fuzzer(compiler, fuzzer)
+        results = side_by_side(
+            lambda: guest_side(place, fuzzer, int(minutes * 60)),
+            lambda: parser_side(place, int(minutes * 60)),
+        )
+        wrong = [one for one in results if one.findings]
+        if is_kept and not wrong:
+            keep(place, fuzzer)
+    for one in wrong:
+        print(f"\n{one.name}:\n{one.said}")
+    if any(findings.iterdir()):
+        print(*("\ninput: " + str(path) for path in sorted(findings.iterdir())), sep="")
+    else:
+        findings.rmdir()
+    print(
+        f"{sum(one.executions for one in results)} executions, {len(wrong)} targets with findings"
+    )
+    return 1 if wrong else 0
+
+
+def side_by_side(*sides: Callable[[], list[Result]]) -> list[Result]:
+    results: list[Result] = []
+    failed: list[BaseException] = []
+
+    def one(side: Callable[[], list[Result]]) -> None:
+        try:
+            results.extend(side())
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=one, args=(side,)) for side in sides]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return results
+
+
+def main() -> int:
+    it = argparse.ArgumentParser(prog="scripts/soak frames", description=__doc__)
+    it.add_argument("--minutes", type=float, default=30, help="for the guest, and for the server")
+    it.add_argument(
+        "--keep", action="store_true", help="write what was found worth it to tests/fuzz/corpus"
+    )
+    given = it.parse_args()
+    return soak(given.minutes, given.keep)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
