@@ -91,7 +91,7 @@ class How(enum.Enum):
     INTERRUPTED = "interrupted"
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
+class Ended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The end of one call as a sandbox reports it. `code`: exit code or signal number."""
 
     how: How
@@ -102,7 +102,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
-class Invocation(msgspec.Struct, frozen=True, kw_only=True):
+class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The record of one call. Times in Unix seconds, `duration_ms` in milliseconds.
 
     `timeline`: None until it is final, and of a call that ended with its server.

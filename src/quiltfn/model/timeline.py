@@ -28,7 +28,7 @@ class Making:
     specialised: float | None = None
 
 
-class Timeline(msgspec.Struct, frozen=True, array_like=True):
+class Timeline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Microseconds by phase; 0 for one that did not happen. `why`: None of a warm call.
 
     It is kept as a list in this order, with every record.
