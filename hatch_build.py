@@ -1,4 +1,5 @@
-"""Build hook: compiles the guest, so that a wheel or an editable install carries it.
+"""Build hook: compiles the guest and the library of its shells, so that a wheel or an editable
+install carries them.
 
 An editable install compiles it in place. A wheel compiles it elsewhere, for the processor that
 QUILTFN_MACHINE names, and leaves the binary that the checkout runs with alone.
@@ -20,26 +21,35 @@ GUEST = Path("src/quiltfn/guest")
 MACHINES = ("x86_64", "aarch64")
 
 
-def compile_guest(source: Path, binary: Path, compiler: str = "cc") -> None:
-    """Compiles guest.c statically, because it runs in whatever execution image a sandbox has."""
+# By the name that it has in bin: the source, and how it is made of that. The guest is static, since
+# it runs in whatever execution image a sandbox has; a shell can only load a library.
+PROGRAMS = {
+    "guest": ("guest.c", ["-static", *HARDENING]),
+    "shell.so": ("shell.c", ["-shared", "-fPIC"]),
+}
+
+
+def compile_into(directory: Path, source: Path, compiler: str = "cc") -> None:
+    """Compiles every program out of the directory `source`."""
     if shutil.which(compiler) is None:
         raise RuntimeError(
             f"the guest needs a C compiler to be built, and there is no {compiler!r}"
         )
-    binary.parent.mkdir(exist_ok=True)
-    fresh = binary.with_suffix(".new")
-    options = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-static", "-s", *WARNINGS, *HARDENING]
-    subprocess.run([compiler, *options, "-o", str(fresh), str(source)], check=True)
-    fresh.replace(binary)
+    directory.mkdir(exist_ok=True)
+    for name, (file, how) in PROGRAMS.items():
+        fresh = directory / f"{name}.new"
+        options = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-s", *how, *WARNINGS]
+        subprocess.run([compiler, *options, "-o", str(fresh), str(source / file)], check=True)
+        fresh.replace(directory / name)
 
 
 def compile_in_place(root: Path) -> None:
-    """Only if the binary is older than what it is made from."""
-    source, binary = root / GUEST / "guest.c", root / GUEST / "bin" / "guest"
-    parts = [source, *(root / GUEST).glob("*.h"), Path(__file__)]
+    """Only if a program is older than what they are made from."""
+    source, programs = root / GUEST, [root / GUEST / "bin" / name for name in PROGRAMS]
+    parts = [*source.glob("*.c"), *source.glob("*.h"), Path(__file__)]
     newest = max(part.stat().st_mtime for part in parts)
-    if not binary.exists() or binary.stat().st_mtime < newest:
-        compile_guest(source, binary)
+    if not all(one.exists() and one.stat().st_mtime >= newest for one in programs):
+        compile_into(source / "bin", source)
 
 
 class GuestBuildHook(BuildHookInterface[Any]):
@@ -55,12 +65,14 @@ class GuestBuildHook(BuildHookInterface[Any]):
         else:
             machine = os.environ.get("QUILTFN_MACHINE") or machine
             self._elsewhere = tempfile.TemporaryDirectory(prefix="quiltfn-guest-")
-            guest = Path(self._elsewhere.name) / "guest"
-            compile_guest(root / GUEST / "guest.c", guest, compiler_for(machine))
-            build_data["force_include"][str(guest)] = "quiltfn/guest/bin/guest"
+            directory = Path(self._elsewhere.name)
+            compile_into(directory, root / GUEST, compiler_for(machine))
+            for name in PROGRAMS:
+                build_data["force_include"][str(directory / name)] = f"quiltfn/guest/bin/{name}"
         build_data["pure_python"] = False
         build_data["infer_tag"] = False
-        # The binary is static and the rest is Python: any Linux of this processor runs it.
+        # The guest is static, the library asks for what every libc has, and the rest is Python: any
+        # Linux of this processor runs it.
         build_data["tag"] = f"py3-none-linux_{machine}"
 
     def finalize(self, _version: str, _build_data: dict[str, Any], _artifact_path: str) -> None:

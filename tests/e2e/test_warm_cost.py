@@ -86,20 +86,39 @@ def test_negative_control_a_cold_call_is_seen(lone: Server, tmp_path: Path) -> N
     assert NEW_PROCESS & set(seen.counts())
 
 
-def test_a_warm_shell_call_is_one_round_trip_and_one_process(lone: Server, tmp_path: Path) -> None:
+def test_a_warm_shell_call_is_one_round_trip_and_one_fork(lone: Server, tmp_path: Path) -> None:
     function = lone.deploy("echo hello")
-    function.invoke()
-    with traced(guest_of(lone), "recvfrom,sendto,fork,vfork,clone,clone3", tmp_path) as seen:
-        for _ in range(CALLS):
-            function.invoke()
-            until(lambda: function.pool()["ready_count"] == 1)
-    told = seen.counts()
+
+    def call() -> None:
+        function.invoke()
+        until(lambda: function.pool()["ready_count"] == 1)
+
+    def calls(traces: str, pid: int) -> Traced:
+        with traced(pid, traces, tmp_path) as seen:
+            for _ in range(CALLS):
+                call()
+        return seen
+
+    call()
+    guest = guest_of(lone)
+    seen = calls("recvfrom,sendto,sendmsg,fork,vfork,clone,clone3", guest)
+    to_host = [line for line in seen.lines if line.startswith("sendto(3,")]
+    from_host = [line for line in seen.lines if line.startswith("recvfrom(3,")]
     # The guest may already wait for the first when it is attached to, and the last be cut off.
-    assert CALLS <= told["recvfrom"] <= CALLS + 1, seen.lines
+    assert CALLS <= len(from_host) <= CALLS + 1, seen.lines
     # On a busy machine the output of one may go ahead of its end: it lingers for two milliseconds.
-    assert CALLS <= told["sendto"] <= CALLS + 3, seen.lines
-    started = sum(told[name] for name in NEW_PROCESS)  # each the shell of the next call
-    assert CALLS - 1 <= started <= CALLS
+    assert CALLS <= len(to_host) <= CALLS + 3, seen.lines
+    told = seen.counts()
+    assert CALLS - 1 <= told["sendmsg"] <= CALLS  # each asks for the shell of the next call
+    assert not NEW_PROCESS & set(told)
+
+    (before,) = lone.sandbox_pids().values()
+    call()
+    (after,) = lone.sandbox_pids().values()
+    (zygote,) = set(before) & set(after) - {guest}
+    within = calls("fork,vfork,clone,clone3,execve,open,openat,mmap", zygote).counts()
+    assert CALLS - 1 <= within.pop("clone") <= CALLS
+    assert not within, "it only forks"
 
 
 @pytest.mark.parametrize(("cleanup", "forks"), [(False, 0), (True, CALLS)])

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 GUEST = "quiltfn/guest/bin/guest"
+SHELL_LIBRARY = "quiltfn/guest/bin/shell.so"
 CHECKOUTS_GUEST = ROOT / "src" / GUEST
 CROSS_COMPILER = "aarch64-linux-gnu-gcc"
 X86_64, AARCH64 = 62, 183
@@ -63,7 +64,8 @@ def check_guest(wheel: Path, machine: int) -> None:
         assert archive.namelist().count(GUEST) == 1
         assert archive.getinfo(GUEST).external_attr >> 16 & 0o111, "it can be executed"
         seen, kinds = program_headers(archive.read(GUEST))
-    assert seen == machine
+        library, _ = program_headers(archive.read(SHELL_LIBRARY))
+    assert seen == library == machine
     assert not kinds & {PT_INTERP, PT_DYNAMIC}, "it is static"
 
 

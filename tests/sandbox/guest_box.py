@@ -29,6 +29,9 @@ SANITIZER = {
 }
 SANITIZER_EXIT = 99
 SOURCE = Path(__file__).parents[2] / "src/quiltfn/guest/guest.c"
+SHELL_LIBRARY = SOURCE.with_name("bin") / "shell.so"
+# Where a box has that library, for everybody to read.
+SHOWN = "/mnt/shell.so"
 STRICT = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
 
 
@@ -70,7 +73,8 @@ if __name__ != "__main__":
     class Box:
         """One sandbox with the guest in it, and the host's end of its socket."""
 
-        def __init__(self, guest: Path) -> None:
+        def __init__(self, guest: Path, *options: str) -> None:
+            """`options`: arguments of the guest, behind the three that it always has."""
             self.decoder = Decoder()
             self.waiting: list[Event] = []
             self.nonce = 41
@@ -79,7 +83,11 @@ if __name__ != "__main__":
             told, tell = os.pipe()
             heard, say = os.pipe()
             self.process = subprocess.Popen(
-                [sys.executable, "-I", __file__, guest, *map(str, (inner.fileno(), heard, tell))],
+                [
+                    *(sys.executable, "-I", __file__, guest),
+                    *map(str, (inner.fileno(), heard, tell)),
+                    *options,
+                ],
                 pass_fds=(inner.fileno(), heard, tell),
                 stdin=subprocess.DEVNULL,
             )
@@ -216,7 +224,7 @@ if __name__ != "__main__":
             return self.call({"SCRIPT": script}, timeout_ms=timeout_ms)
 
 
-def _inside(guest: str, control: int, heard: int, tell: int) -> None:
+def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
 
     def check(result: int) -> None:
@@ -243,6 +251,9 @@ def _inside(guest: str, control: int, heard: int, tell: int) -> None:
     mount(b"proc", b"/proc", b"proc", 0xE, b"hidepid=2")  # nosuid, nodev, noexec
     mount(b"tmpfs", b"/tmp", b"tmpfs", 0x6, TMP_OPTIONS.encode())
     mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0xE, SHM_OPTIONS.encode())
+    library = SHELL_LIBRARY.read_bytes() if SHELL_LIBRARY.exists() else b""
+    mount(b"tmpfs", b"/mnt", b"tmpfs", 0x6, b"mode=755")
+    Path(SHOWN).write_bytes(library)
     for cap in range(64):
         if cap not in CAPABILITIES and cap != 8:
             libc.prctl(24, cap, 0, 0, 0)  # PR_CAPBSET_DROP
@@ -254,11 +265,11 @@ def _inside(guest: str, control: int, heard: int, tell: int) -> None:
     os.set_inheritable(3, True)
     os.closerange(4, 200)
     os.set_inheritable(binary, False)
-    os.execve(binary, ["guest", TMP_OPTIONS, SHM_OPTIONS, "500"], dict(SANITIZER))
+    os.execve(binary, ["guest", TMP_OPTIONS, SHM_OPTIONS, "500", *options], dict(SANITIZER))
 
 
 if __name__ == "__main__":
     try:
-        _inside(sys.argv[1], *map(int, sys.argv[2:]))
+        _inside(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])
     finally:
         os._exit(97)

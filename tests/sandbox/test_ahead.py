@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from quiltfn.guest.wire import SHELL, STREAM_MAX, How
-from sandbox.guest_box import SANITIZER_EXIT, Answer, Box, build_guest
+from sandbox.guest_box import SANITIZER_EXIT, SHOWN, Answer, Box, build_guest
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -91,9 +93,20 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_guest(tmp_path_factory.mktemp("one") / "guest", sanitized=False)
 
 
+FORKED = f"shell={SHOWN}"
+
+
+@pytest.fixture(params=[(FORKED,), ()], ids=["forked", "by script"])
+def box(guest: Path, request: pytest.FixtureRequest) -> Iterator[Box]:
+    with Box(guest, *request.param) as one:
+        yield one
+        assert one.close() != SANITIZER_EXIT
+
+
 @pytest.fixture
-def box(guest: Path) -> Iterator[Box]:
-    with Box(guest) as one:
+def forking(guest: Path) -> Iterator[Box]:
+    """A box with a zygote."""
+    with Box(guest, FORKED) as one:
         yield one
         assert one.close() != SANITIZER_EXIT
 
@@ -127,23 +140,186 @@ def test_it_is_the_same(shipped: Path, handler: str, payload: bytes | None) -> N
     with Box(shipped) as plain:
         shell(plain, handler, ahead=False)
         expected = seen(plain.call(VARIABLES, payload))
-    with Box(shipped) as box:
-        shell(box, handler)
-        for _ in range(3):
-            assert seen(box.call(VARIABLES, payload)) == expected
+    for options in ((FORKED,), ()):
+        with Box(shipped, *options) as box:
+            shell(box, handler)
+            for _ in range(3):
+                assert seen(box.call(VARIABLES, payload)) == expected
 
 
-def test_it_waits_before_the_call_comes_and_is_gone_with_it(box: Box) -> None:
-    shell(box, "echo $$")
-    waiting: list[int] = []
+def shells(box: Box, count: int) -> set[int]:
+    """As many shells as there should be soon: they are started behind the guest's answer."""
     end = time.monotonic() + 5
-    while not waiting and time.monotonic() < end:  # it is started behind the guest's answer
-        waiting = [pid for pid in box.processes() if comm(pid) == "sh"]
-    assert len(waiting) == 1
-    answer = box.call()
-    # Its number in the sandbox is the one it waited with.
-    assert answer.stdout.strip() in {b"2", b"3"}
-    assert waiting[0] not in box.processes()
+    while time.monotonic() < end:
+        found = {pid for pid in box.processes() if comm(pid) == "sh"}
+        if len(found) == count:
+            return found
+    raise AssertionError(f"{found} and not {count}")
+
+
+def within(pid: int) -> int:
+    """The process's number where it lives."""
+    return int(re.findall(r"^NSpid:.*\t(\d+)$", Path(f"/proc/{pid}/status").read_text(), re.M)[0])
+
+
+def test_it_waits_before_the_call_comes_and_is_gone_with_it(guest: Path) -> None:
+    with Box(guest) as box:
+        shell(box, "echo $$")
+        (waiting,) = shells(box, 1)
+        number = within(waiting)
+        # Its number in the sandbox is the one it waited with.
+        assert box.call().stdout == b"%d\n" % number
+        assert waiting not in box.processes()
+
+
+def test_a_fork_waits_before_the_call_comes_and_the_zygote_stays(forking: Box) -> None:
+    shell(forking, "echo $$ $PPID")
+    both = shells(forking, 2)
+    for _ in range(5):
+        fork = max(both, key=within)
+        number = within(fork)
+        assert forking.call().stdout == b"%d 1\n" % number
+        then = shells(forking, 2)
+        assert both & then == both - {fork}  # the zygote, and nobody else
+        both = then
+
+
+SHOWS_ITSELF = [
+    "tr '\\0' '|' </proc/$$/cmdline",
+    "grep -E '^(Name|Umask|PPid|Uid|Gid|Groups|NoNewPrivs|Seccomp.*|Threads):' /proc/$$/status",
+    # Not SigBlk: a shell blocks signals for a moment whenever it starts a command.
+    "grep -E '^(Cap.*|Sig[QPIC].*|Shd.*):' /proc/$$/status",
+    "readlink /proc/$$/exe /proc/$$/cwd /proc/$$/root",
+    "cat /proc/$$/limits /proc/$$/oom_score_adj",
+    "stat -c '%u %g %a' /proc/$$ /proc/$$/fd /proc/$$/environ",
+    "stat -L -c '%F %a' /proc/$$/fd/[12]; ls /proc/$$/fd",
+    "set -- $(cat /proc/$$/stat); test $5 = $$ -a $6 = $$ && echo a session of its own: $4",
+    "nice; id; groups; umask -S",
+    "exec 3<>/dev/null; ls /proc/$$/fd; sh -c 'ls /proc/self/fd'",
+    "python3 -I -c 'import threading; t = threading.Thread(target=print); t.start(); t.join()'",
+]
+
+
+@pytest.mark.parametrize("handler", SHOWS_ITSELF)
+def test_a_fork_shows_itself_as_a_shell_that_was_started(shipped: Path, handler: str) -> None:
+    with Box(shipped) as plain:
+        shell(plain, handler, ahead=False)
+        expected = seen(plain.call(VARIABLES))
+    with Box(shipped, FORKED) as box:
+        shell(box, handler)
+        shells(box, 2)
+        for _ in range(2):
+            assert seen(box.call(VARIABLES)) == expected
+    assert expected[2]
+
+
+REACH = r"""
+import ctypes, os, resource, signal
+libc = ctypes.CDLL(None, use_errno=True)
+told = []
+for pid in range(1, 60):
+    if pid in (os.getpid(), os.getppid()) and pid != 1:
+        continue
+    tries = {
+        "kill": lambda: os.kill(pid, 0),
+        "stop": lambda: os.kill(pid, signal.SIGSTOP),
+        "limit": lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (50, 50)),
+        "priority": lambda: os.setpriority(os.PRIO_PROCESS, pid, 19),
+        "affinity": lambda: os.sched_setaffinity(pid, {0}),
+        "scheduler": lambda: os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0)),
+        "memory": lambda: open(f"/proc/{pid}/mem", "r+b").close(),
+        "files": lambda: os.listdir(f"/proc/{pid}/fd"),
+        "variables": lambda: open(f"/proc/{pid}/environ", "rb").close(),
+        "score": lambda: open(f"/proc/{pid}/oom_score_adj", "r+b").close(),
+    }
+    for name, what in tries.items():
+        try:
+            what()
+            told.append(f"{name} {pid}")
+        except OSError:
+            pass
+    if libc.syscall(157, 62, pid, 0, 0) == 0:  # PR_SCHED_CORE
+        told.append(f"core {pid}")
+own = (str(os.getpid()), str(os.getppid()))
+print(told, [n for n in os.listdir("/proc") if n.isdigit() and n not in own])
+"""
+
+
+def test_no_handler_reaches_the_zygote(forking: Box) -> None:
+    shell(forking, f"python3 -I - <<'END'\n{REACH}\nEND\nexit 0")
+    for _ in range(3):
+        zygote = min(shells(forking, 2), key=within)
+        assert seen(forking.call()) == (How.EXITED, 0, b"[] []\n", b"")
+        assert zygote in forking.processes()
+        status = Path(f"/proc/{zygote}/status").read_text()
+        held = dict(re.findall(r"^Cap(\w+):	(\w+)$", status, re.M))
+        # CAP_SETGID and CAP_SETUID, of the sandbox's own user namespace.
+        both = f"{1 << 6 | 1 << 7:016x}"
+        assert held == {"Inh": both, "Prm": both, "Eff": both, "Bnd": "0" * 16, "Amb": "0" * 16}
+
+
+def test_negative_control_what_a_handler_started_is_in_reach(forking: Box) -> None:
+    shell(forking, f"sleep 5 & python3 -I - <<'END'\n{REACH}\nEND\nexit 0")
+    told = forking.call().stdout
+    for name in (b"kill", b"stop", b"limit", b"priority", b"affinity", b"memory", b"files"):
+        assert name in told
+
+
+@pytest.mark.parametrize("library", ["/mnt/nothing.so", "/etc/passwd", "/bin/true"])
+def test_without_its_library_a_shell_does_nothing_as_the_guest(shipped: Path, library: str) -> None:
+    with Box(shipped, f"shell={library}") as box:
+        shell(box, "id -u; echo x >>/tmp/runs; wc -l </tmp/runs; grep Cap /proc/$$/status")
+        for _ in range(3):
+            lines = box.call().stdout.split(b"\n")
+            assert lines[:2] == [b"1000", b"1"]
+            assert {line.split()[-1] for line in lines[2:-1]} == {b"0" * 16}
+
+
+@pytest.mark.parametrize("name", ["LD_LIBRARY_PATH", "LD_PRELOAD", "MALLOC_ARENA_MAX"])
+def test_what_a_shell_reads_when_it_starts_is_there_by_then(shipped: Path, name: str) -> None:
+    value = "/usr/lib/x86_64-linux-gnu/libm.so.6" if name == "LD_PRELOAD" else "1"
+    handler = f'echo "${name}"; grep -c libm /proc/$$/maps'
+    mapped = b"0" if name != "LD_PRELOAD" else b""
+    with Box(shipped, FORKED) as box:
+        environment = {"PATH": "/usr/bin:/bin", name: value}
+        argv = ["/bin/sh", "-c", handler]
+        assert box.specialise(argv, environment=environment, flags=SHELL).errno == 0
+        for _ in range(2):
+            first, second, _ = box.call().stdout.split(b"\n")
+            assert first == value.encode()
+            assert second == mapped or int(second) > 0
+    with Box(shipped, FORKED) as box:
+        shell(box, handler)
+        own = {"PATH": "/usr/bin:/bin", name: value}
+        assert box.call(own, env_replaces=True).stdout.startswith(value.encode() + b"\n")
+
+
+def test_what_a_call_leaves_running_takes_the_zygote_with_it_and_another_comes(
+    forking: Box,
+) -> None:
+    shell(forking, "sleep 60 & (setsid sleep 60 &) ; echo $$")
+    for _ in range(4):
+        before = shells(forking, 2)
+        assert forking.call().end is not None
+        after = shells(forking, 2)
+        assert not before & after
+        assert not [pid for pid in forking.processes() if comm(pid) == "sleep"]
+
+
+def test_a_zygote_that_hangs_costs_two_seconds_once(forking: Box) -> None:
+    shell(forking, "echo fine")
+    zygote = min(shells(forking, 2), key=within)
+    forking.call()
+    shells(forking, 2)
+    os.kill(zygote, signal.SIGSTOP)
+    forking.call()  # its fork had been made
+    answer = forking.call()
+    assert seen(answer) == (How.EXITED, 0, b"fine\n", b"")
+    assert answer.seconds > 1
+    for _ in range(3):
+        again = forking.call()
+        assert seen(again) == (How.EXITED, 0, b"fine\n", b"")
+        assert again.seconds < 1
 
 
 def test_negative_control_without_the_flag_nothing_waits(box: Box) -> None:
@@ -161,7 +337,7 @@ def test_what_waits_knows_nothing_of_the_call_before(box: Box) -> None:
         assert b"of-the-call" not in looked.stdout + looked.stderr
 
 
-def test_a_call_with_an_environment_of_its_own_gets_a_shell_of_its_own(box: Box) -> None:
+def test_a_call_with_an_environment_of_its_own_has_that_alone(box: Box) -> None:
     shell(box, 'echo "$IFS$V"; a=x:y; echo $a')
     replaced = box.call({"PATH": "/bin", "IFS": ":", "QUILT_A": "1"}, env_replaces=True)
     with_own = (replaced.stdout, replaced.stderr)

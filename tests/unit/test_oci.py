@@ -70,8 +70,9 @@ def no_terminal(it: Config, _host: oci.Host, _limits: Limits) -> None:
 
 @rule
 def the_guest_alone_is_started(it: Config, host: oci.Host, _limits: Limits) -> None:
-    program, tmp, shm, score, *_writable = it["process"]["args"]
+    program, tmp, shm, score, forking, *_writable = it["process"]["args"]
     assert (program, tmp, shm) == (oci.GUEST, oci.TMP_OPTIONS, oci.SHM_OPTIONS)
+    assert forking == f"shell={oci.SHELL_LIBRARY}"
     assert 500 <= int(score) <= 1000
     assert int(score) >= host.oom_score_min
     assert it["process"]["user"] == {"uid": 0, "gid": 0}
@@ -207,7 +208,7 @@ def binds_are_read_only(it: Config, host: oci.Host, _limits: Limits) -> None:
 def only_small_file_systems_in_memory_are_writable(
     it: Config, _host: oci.Host, _limits: Limits
 ) -> None:
-    places = ["/tmp", *it["process"]["args"][4:]]
+    places = ["/tmp", *it["process"]["args"][5:]]
     for point in places:
         assert mounts(it)[point]["type"] == "tmpfs", point
         options = set(mounts(it)[point]["options"])

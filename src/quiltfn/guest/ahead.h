@@ -8,13 +8,16 @@
 // Rule 2: what it does must be what `sh -c HANDLER` does. Where it could not be, or it has ended
 //         already (a first line that is no shell makes it), the call starts a shell of its own.
 //
-// `sh -c '. /dev/fd/9;HANDLER'` rather than a script on a descriptor: $0, $-, line numbers and the
+// It is a fork of the zygote (zygote.h) that has not come to its main yet, and is told its variables
+// before it does. Where no zygote can be had, it is a shell of its own that reads them as a script:
+// `sh -c '. /dev/fd/9;HANDLER'` rather than a script on a descriptor, for $0, $-, line numbers and the
 // words of every message stay what they are without it.
 
 enum { SCRIPT_FD = 9, SCRIPT_MAX = 60 * 1024 }; // A pipe holds 64 KiB, so writing never waits.
 
 static struct {
-    pid_t pid; // 0: there is none.
+    pid_t pid; // 0: there is none, or it is a fork of the zygote, which has not said yet.
+    bool forked;
     int input, script;
     struct stream streams[2];
 } ahead = {.input = -1, .script = -1};
@@ -30,17 +33,34 @@ static void ahead_forget(void)
         close(ahead.script);
     ahead.input = ahead.script = -1;
     ahead.pid = 0;
+    ahead.forked = false;
 }
 
 static void ahead_drop(void)
 {
-    if (ahead.pid == 0)
-        return;
-    kill(ahead.pid, SIGKILL);
-    waitpid(ahead.pid, NULL, 0);
+    if (ahead.pid > 0) {
+        kill(ahead.pid, SIGKILL);
+        waitpid(ahead.pid, NULL, 0);
+    }
     for (int i = 0; i < 2; i++)
-        close(ahead.streams[i].fd);
+        if (ahead.streams[i].fd >= 0)
+            close(ahead.streams[i].fd);
     ahead_forget();
+}
+
+// The shell that reads its variables as a script. Returns its process, or 0.
+static pid_t ahead_execute(const int fds[3], int script)
+{
+    if (ahead_line[0] == '\0')
+        snprintf(ahead_line, sizeof ahead_line, ". /dev/fd/%d;%s", SCRIPT_FD, special.argv[2]);
+    char *argv[] = {special.argv[0], special.argv[1], ahead_line, NULL};
+    could_not(NULL, "", 0);
+    pid_t pid = start(HANDLER, fds, script, SCRIPT_FD, argv, special.env);
+    if (pid > 0 && failure.step == NULL)
+        return pid;
+    if (pid > 0)
+        waitpid(pid, NULL, 0);
+    return 0;
 }
 
 // Not being able to is no failure: then the call starts its shell itself, and says what is wrong.
@@ -48,34 +68,24 @@ static void ahead_start(void)
 {
     if (!special.shell)
         return;
-    if (ahead_line[0] == '\0')
-        snprintf(ahead_line, sizeof ahead_line, ". /dev/fd/%d;%s", SCRIPT_FD, special.argv[2]);
-    char *argv[] = {special.argv[0], special.argv[1], ahead_line, NULL};
     int fds[3] = {-1, -1, -1}, script[2] = {-1, -1};
     ahead.streams[0] = (struct stream){.fd = -1, .kind = 'O'};
     ahead.streams[1] = (struct stream){.fd = -1, .kind = 'E'};
-    could_not(NULL, "", 0);
     // Its standard input is a file that the payload is put into later.
     act_as_handler();
     bool fine = open_streams(true, fds, ahead.streams) && pipe2(script, O_CLOEXEC) == 0;
     act_as_guest(); // Before anybody runs: who has our effective id may renice us.
-    pid_t pid = fine ? start(fds, script[0], SCRIPT_FD, argv, special.env) : -1;
+    ahead.forked = fine && zygote_ask(fds, script[0]);
+    if (fine && !ahead.forked)
+        ahead.pid = ahead_execute(fds, script[0]);
     if (script[0] >= 0)
         close(script[0]);
     ahead.script = script[1];
     ahead.input = fds[0];
     fds[0] = -1; // It is ahead.input from here on.
     close_all(fds);
-    if (pid > 0 && failure.step == NULL) {
-        ahead.pid = pid;
-        return;
-    }
-    if (pid > 0)
-        waitpid(pid, NULL, 0);
-    for (int i = 0; i < 2; i++)
-        if (ahead.streams[i].fd >= 0)
-            close(ahead.streams[i].fd);
-    ahead_forget();
+    if (ahead.pid == 0 && !ahead.forked)
+        ahead_drop();
 }
 
 // The call's variables as lines of shell; 0 if they are too many.
@@ -112,13 +122,19 @@ static size_t ahead_write_script(const struct call *call)
 // where the call has to start one itself.
 static pid_t ahead_take(const struct call *call, struct stream streams[2])
 {
-    if (ahead.pid == 0)
-        return 0;
-    // Variables that replace others would take effect in another way than from the environment:
-    // IFS would, and some shells refuse to have a few set.
-    size_t length = call->env_replaces ? 0 : ahead_write_script(call);
+    if (ahead.forked)
+        ahead.pid = zygote_told();
+    // Variables that replace others would take effect in another way than from the environment, if
+    // they came as a script: IFS would, and some shells refuse to have a few set.
+    unsigned char *told = ahead.forked ? fork_block : ahead_script;
+    size_t length = 0;
+    if (ahead.pid > 0 && ahead.forked)
+        length = zygote_write_block(call);
+    else if (ahead.pid > 0 && !call->env_replaces)
+        length = ahead_write_script(call);
     if (length == 0 || waitpid(ahead.pid, NULL, WNOHANG) != 0) {
-        ahead_drop();
+        if (ahead.pid > 0 || ahead.forked)
+            ahead_drop();
         return 0;
     }
     pid_t pid = ahead.pid;
@@ -126,8 +142,8 @@ static pid_t ahead_take(const struct call *call, struct stream streams[2])
     bool fine = !call->has_payload || take_payload(ahead.input, call->payload_bytes);
     ssize_t n = 0;
     if (fine)
-        n = write(ahead.script, ahead_script, length);
-    explicit_bzero(ahead_script, length);
+        n = write(ahead.script, told, length);
+    explicit_bzero(told, length);
     ahead_forget();
     if (fine && n != (ssize_t)length && errno != EPIPE)
         could_not("tell the shell of its call", "", errno);

@@ -169,6 +169,19 @@ static void drop_bounding_set(void)
         _exit(BAD_START);
 }
 
+// What the zygote needs to give its forks a handler's ids. It has to be made inheritable while the
+// bounding set still has it; every handler's start takes it away again.
+static void let_zygote_inherit(void)
+{
+    struct __user_cap_header_struct version = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
+    if (syscall(SYS_capget, &version, sets) != 0)
+        _exit(BAD_START);
+    sets[0].inheritable |= 1U << CAP_SETUID | 1U << CAP_SETGID;
+    if (syscall(SYS_capset, &version, sets) != 0)
+        _exit(BAD_START);
+}
+
 // ------------------------------------------------------------------------- the working directory
 
 static bool lies_in(const char *path, const char *tree)
@@ -266,18 +279,25 @@ static bool childless;
 // Runs in the child of vfork: it borrows the guest's memory until execve, so it only makes system
 // calls. Nobody can use that loan: no other process of the handler's uid is alive, and the memory
 // is not dumpable. Umask, signal actions and groups are already as the handler shall have them.
-// It also gets the descriptor `more`, as number `as`, which is 3 or above.
-__attribute__((noinline, noreturn)) static void become_handler(const int fds[3], int more, int as,
-                                                               char **argv, char **env)
+// It also gets the descriptor `more`, as number `as`, which is 3 or above. As GUEST it keeps our ids
+// and what of our capabilities we let be inherited: that is for the zygote alone (zygote.h).
+enum as { HANDLER, GUEST };
+
+__attribute__((noinline, noreturn)) static void become(enum as who, const int fds[3], int more,
+                                                       int as, char **argv, char **env)
 {
+    static const struct __user_cap_data_struct no_capabilities[_LINUX_CAPABILITY_U32S_3];
+    struct __user_cap_header_struct version = {_LINUX_CAPABILITY_VERSION_3, 0};
     sigset_t none;
     const char *step = NULL, *name = "";
     sigemptyset(&none);
     if (setsid() < 0 || sigprocmask(SIG_SETMASK, &none, NULL) != 0)
         step = "start a session";
     // Raw calls: libc's versions are for threads, and must not run on borrowed memory.
-    else if (syscall(SYS_setresgid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0 ||
-             syscall(SYS_setresuid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0)
+    else if (who == HANDLER &&
+             (syscall(SYS_setresgid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0 ||
+              syscall(SYS_setresuid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0 ||
+              syscall(SYS_capset, &version, no_capabilities) != 0))
         step = "take the handler's ids";
     // The three are above 3, for the guest keeps 0 to 3 occupied, so none overwrites another.
     else if (dup2(fds[0], 0) < 0 || dup2(fds[1], 1) < 0 || dup2(fds[2], 2) < 0)
@@ -291,7 +311,7 @@ __attribute__((noinline, noreturn)) static void become_handler(const int fds[3],
         step = "close its descriptors";
     else if (more >= 0 && syscall(SYS_close_range, as + 1, INT_MAX, 0) != 0)
         step = "close its descriptors";
-    else if (chdir(special.cwd) != 0)
+    else if (who == HANDLER && chdir(special.cwd) != 0)
         step = "enter ", name = special.cwd;
     else if (execve(argv[0], argv, env) != 0)
         step = "execute ", name = argv[0];
@@ -299,15 +319,15 @@ __attribute__((noinline, noreturn)) static void become_handler(const int fds[3],
     _exit(127);
 }
 
-__attribute__((noinline)) static pid_t start(const int fds[3], int more, int as, char **argv,
-                                             char **env)
+__attribute__((noinline)) static pid_t start(enum as who, const int fds[3], int more, int as,
+                                             char **argv, char **env)
 {
     if (!set_oom_score(oom_score_adj))
         _exit(BROKEN);
     childless = false;
     pid_t pid = vfork();
     if (pid == 0)
-        become_handler(fds, more, as, argv, env);
+        become(who, fds, more, as, argv, env);
     if (!set_oom_score(own_oom_score))
         _exit(BROKEN);
     return pid;
@@ -437,6 +457,8 @@ static bool pump(struct stream *stream, uint64_t nonce)
     return n > 0;
 }
 
+#include "zygote.h"
+
 // Reaps what has ended, orphans too. At most 256 at a time, so that a handler that forks without
 // end cannot keep us from the clock; `more` then says that there may be more.
 static bool reap(pid_t handler, int *status, bool *more)
@@ -453,6 +475,8 @@ static bool reap(pid_t handler, int *status, bool *more)
         if (pid == handler) {
             *status = one;
             ended = true;
+        } else if (pid == zygote.pid) {
+            zygote_gone();
         }
     }
     *more = true;
@@ -547,13 +571,14 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
 }
 
 // Kills every process of the sandbox but ourselves, and returns when none is left. Where we have no
-// child there is nobody of a call, and the kernel need not look at every process of the host.
+// child, or the zygote alone, there is nobody of a call, and the kernel need not look at every process
+// of the host; where there is somebody the zygote goes with them, and another is started later.
 // Outside a PID namespace this line would kill the machine, hence the check right here. ESRCH is the
 // proof. A fork cannot slip through, since the kernel refuses to fork with a signal pending. Whatever
 // does not die within a second of turns is not ours to wait for.
 static void kill_everyone(void)
 {
-    if (childless)
+    if (childless || (zygote.pid > 0 && kill_children_but(zygote.pid) == 0))
         return;
     if (getpid() != 1)
         _exit(BAD_START);
@@ -567,6 +592,7 @@ static void kill_everyone(void)
     }
     if (errno != ESRCH)
         _exit(NOT_CLEAN);
+    zygote_gone();
 }
 
 // -------------------------------------------------------------------------------------- cleaning
@@ -767,7 +793,7 @@ static pid_t start_now(struct call *call, struct stream streams[2])
     act_as_guest();
     if (call->has_payload)
         fine = take_payload(fine ? fds[0] : -1, call->payload_bytes) && fine;
-    pid_t handler = fine ? start(fds, -1, 0, special.argv, call->env) : -1;
+    pid_t handler = fine ? start(HANDLER, fds, -1, 0, special.argv, call->env) : -1;
     if (fine && handler < 0)
         could_not("make a process", "", errno);
     // The handler has its own copies now. Ours would keep its pipes from ending.
@@ -905,6 +931,8 @@ static void prepare(void)
     if (!in_gvisor && setrlimit(RLIMIT_SIGPENDING, &pending) != 0)
         _exit(BAD_START);
     umask(022);
+    if (shell_library != NULL)
+        let_zygote_inherit();
     drop_bounding_set();
 }
 
@@ -917,6 +945,8 @@ int main(int argc, char **argv)
     oom_score_adj = argv[3];
     in_gvisor = argc > 4 && strcmp(argv[4], "gvisor") == 0;
     writable = argv + 4 + in_gvisor;
+    if (*writable != NULL && strncmp(*writable, "shell=", 6) == 0)
+        shell_library = *writable++ + 6;
     prepare();
     put32(out_frame('H', 4), PROTOCOL_VERSION);
     out_send();

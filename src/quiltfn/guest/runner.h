@@ -348,7 +348,7 @@ static bool runner_spawn(void)
     runner.forks = false;
     runner.start_log_used = 0;
     bool fine = runner_open(fds, &control);
-    pid_t pid = fine ? start(fds, control, CONTROL, special.argv, special.env) : -1;
+    pid_t pid = fine ? start(HANDLER, fds, control, CONTROL, special.argv, special.env) : -1;
     if (fine && pid < 0)
         could_not("make a process", "", errno);
     close_all(fds);

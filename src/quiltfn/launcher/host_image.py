@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from quiltfn.launcher import syscalls
-from quiltfn.launcher.oci import GUEST, HANDLER_UID, Host
+from quiltfn.launcher.oci import GUEST, HANDLER_UID, SHELL_LIBRARY, Host
 
 # Where a sandbox finds the programs that run handlers of a language.
 RUNNERS = "/.runners"
@@ -92,6 +92,7 @@ def build(root: Path, guest: Path) -> Skeleton:
     for name, text in WRITTEN.items():
         (root / "etc" / name).write_text(text)
     shutil.copytree(guest.parent.parent / "runners", root / RUNNERS.lstrip("/"))
+    shutil.copyfile(guest.with_name(Path(SHELL_LIBRARY).name), root / SHELL_LIBRARY.lstrip("/"))
     target = root / GUEST.lstrip("/")
     shutil.copyfile(guest, target)
     target.chmod(0o755)

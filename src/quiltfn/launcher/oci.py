@@ -16,6 +16,9 @@ from quiltfn.launcher.cgroups import Limits
 HANDLER_UID = 1000
 CONTROL_FD = 3
 GUEST = "/.guest"
+# What shells preload to be forked from; see guest/shell.c.
+SHELL_LIBRARY = "/.runners/shell.so"
+FORKING = f"shell={SHELL_LIBRARY}"
 TMP_OPTIONS = "mode=1777,size=64m,nr_inodes=16384"
 SHM_OPTIONS = "mode=1777,size=16m,nr_inodes=1024"
 HANDLER_OOM_SCORE = 500
@@ -128,7 +131,7 @@ def _for_gvisor(made: dict[str, Any], pids: int) -> dict[str, Any]:
     The control group is joined beforehand, and /proc and /sys are of gVisor's making.
     """
     process, linux = made["process"], made["linux"]
-    guest, tmp, shm, score, *writable = process["args"]
+    guest, tmp, shm, score, _forking, *writable = process["args"]
     kept = {"uidMappings", "gidMappings"}
     return made | {
         "annotations": {},
@@ -168,7 +171,7 @@ def _process(host: Host, wanted: Wanted) -> dict[str, Any]:
     return {
         "terminal": False,
         "user": {"uid": 0, "gid": 0},
-        "args": [GUEST, TMP_OPTIONS, SHM_OPTIONS, oom_score, *wanted.writable_paths],
+        "args": [GUEST, TMP_OPTIONS, SHM_OPTIONS, oom_score, FORKING, *wanted.writable_paths],
         "env": [],
         "cwd": "/",
         "noNewPrivileges": True,

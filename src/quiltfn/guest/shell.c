@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What makes a shell a zygote: a process that has been started, linked and set up, waits before its
+// first own step, and of which every call is given a fork. To start a shell is to load it, find its
+// libraries, look at the processor and relocate, which takes several times as long as to run a short
+// command line in it; to fork one that has done so already is not.
+//
+// This is a library that the guest has the sandbox's /bin/sh preload. Its constructor runs when
+// everything is loaded and main was not yet called, and returns in forks alone: these then go on as
+// `sh -c HANDLER`, with ids, streams, directory and variables as if they had been started just now.
+//
+// Rule 1: the zygote never has anything of a call in its memory; what concerns one is read in its
+//         fork, after that has given up what a handler may not have.
+// Rule 2: it is as privileged as it takes to give a fork the handler's ids, and so no handler may
+//         signal it, trace it, or set its limits. It hears the guest and nobody else.
+// Rule 3: without this library the shell would run its own command line with these privileges. So
+//         that is a comment, as long as the handler's, which each fork writes over it.
+//
+// zygote.h is the guest's side.
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <linux/prctl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#ifndef PR_GET_TID_ADDRESS
+#define PR_GET_TID_ADDRESS 40
+#endif
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+
+enum { CONTROL = 3, HANDLER_ID = 1000, STREAMS = 3, RECEIVED = 4, CANNOT = 126 };
+// Both are bounded by what the guest sends: a command line by the kernel's MAX_ARG_STRLEN, a call's
+// variables by what a pipe holds, so that the guest never waits for who reads them.
+enum { TEXT_MAX = 128 * 1024 + PATH_MAX, BLOCK_MAX = 64 * 1024, VARIABLES_MAX = BLOCK_MAX / 2 };
+
+extern char **environ;
+
+// Pages of these that nobody touches do not exist.
+static char text[TEXT_MAX];
+static char block[BLOCK_MAX];
+static char *variables[VARIABLES_MAX + 1];
+
+static int read_exactly(int fd, void *to, size_t length)
+{
+    char *at = to;
+    while (length > 0) {
+        ssize_t n = read(fd, at, length);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return 0;
+        at += n;
+        length -= (size_t)n;
+    }
+    return 1;
+}
+
+// The ends of a call's streams, and of the pipe that its variables come by. Their copies close when
+// somebody is executed, whatever happens before.
+static int receive(int fds[RECEIVED])
+{
+    char byte;
+    union {
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(RECEIVED * sizeof(int))];
+    } control;
+    struct iovec one = {&byte, 1};
+    struct msghdr message = {.msg_iov = &one, .msg_iovlen = 1};
+    message.msg_control = control.bytes;
+    message.msg_controllen = sizeof control.bytes;
+    ssize_t n;
+    do
+        n = recvmsg(CONTROL, &message, MSG_CMSG_CLOEXEC);
+    while (n < 0 && errno == EINTR);
+    struct cmsghdr *head = n == 1 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (head == NULL || head->cmsg_type != SCM_RIGHTS ||
+        head->cmsg_len != CMSG_LEN(RECEIVED * sizeof(int)))
+        return 0;
+    memcpy(fds, CMSG_DATA(head), RECEIVED * sizeof(int));
+    return 1;
+}
+
+// The guest's child and not ours, so that it hears of its end without our help, and so that the
+// fork's parent is who a handler's parent always is. A plain system call leaves libc's note of the
+// thread's id as it was, so the kernel is told where that stands.
+static pid_t fork_for_guest(int *thread_id)
+{
+    unsigned long flags = CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD;
+#if defined(__aarch64__)
+    return (pid_t)syscall(SYS_clone, flags, NULL, NULL, 0UL, thread_id);
+#else
+    return (pid_t)syscall(SYS_clone, flags, NULL, NULL, thread_id, 0UL);
+#endif
+}
+
+// What `start` of the guest does before it executes. The ids go first: nothing of a call is looked at
+// with any other.
+static void become_handler(const int fds[RECEIVED], const char *directory)
+{
+    struct __user_cap_header_struct version = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3];
+    memset(none, 0, sizeof none);
+    int failed = setsid() < 0;
+    failed |= syscall(SYS_setresgid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0;
+    failed |= syscall(SYS_setresuid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0;
+    failed |= syscall(SYS_capset, &version, none) != 0;
+    // As after execve; else its own files in /proc would be root's.
+    failed |= prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0;
+    for (int i = 0; i < STREAMS; i++)
+        failed |= dup2(fds[i], i) < 0;
+    failed |= dup2(fds[STREAMS], CONTROL) < 0;
+    failed |= syscall(SYS_close_range, CONTROL + 1, INT_MAX, 0) != 0;
+    failed |= chdir(directory) != 0;
+    if (failed)
+        _exit(CANNOT); // The guest then starts a shell of its own, which says what is wrong.
+}
+
+// A call's variables: how many bytes, and strings one behind the other.
+static int take_variables(void)
+{
+    uint32_t length;
+    if (!read_exactly(CONTROL, &length, sizeof length) || length > BLOCK_MAX ||
+        !read_exactly(CONTROL, block, length) || (length > 0 && block[length - 1] != '\0'))
+        return 0;
+    size_t count = 0;
+    for (size_t at = 0; at < length; at += strlen(block + at) + 1) {
+        if (count == VARIABLES_MAX)
+            return 0;
+        variables[count++] = block + at;
+    }
+    environ = variables;
+    return 1;
+}
+
+__attribute__((constructor)) static void serve(int argc, char **argv, char **env)
+{
+    // Lengths of the directory's name and of the command line, which follow, each with its NUL.
+    uint32_t lengths[2];
+    int *thread_id = NULL;
+    int fds[RECEIVED];
+    if (argc != 3 || geteuid() != 0 || !read_exactly(CONTROL, lengths, sizeof lengths))
+        return; // Somebody else has had it preloaded: it is an ordinary shell.
+    size_t both = (size_t)lengths[0] + lengths[1];
+    if (both > sizeof text || !read_exactly(CONTROL, text, both) ||
+        strlen(argv[2]) + 1 != lengths[1] || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 ||
+        prctl(PR_GET_TID_ADDRESS, &thread_id, 0, 0, 0) != 0)
+        _exit(CANNOT);
+    // What a fork shows as its first environment is nobody's.
+    for (; *env != NULL; env++)
+        memset(*env, 0, strlen(*env));
+    while (receive(fds)) {
+        int32_t pid = fork_for_guest(thread_id);
+        if (pid == 0) {
+            become_handler(fds, text);
+            memcpy(argv[2], text + lengths[0], lengths[1]);
+            if (!take_variables())
+                _exit(CANNOT);
+            close(CONTROL);
+            return;
+        }
+        for (int i = 0; i < RECEIVED; i++)
+            close(fds[i]);
+        if (write(CONTROL, &pid, sizeof pid) != sizeof pid)
+            break;
+    }
+    _exit(0);
+}
