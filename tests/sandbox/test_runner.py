@@ -18,8 +18,10 @@ from quiltfn.guest.wire import (
     KEEP_TMP,
     RESIDENT,
     STREAM_MAX,
+    Clean,
     End,
     How,
+    Output,
     Specialised,
     encode_prepare,
 )
@@ -424,6 +426,44 @@ def test_a_call_that_ends_the_process_it_was_forked_from_ends_the_sandbox(
     box.send_call()
     end = end_of(box)
     assert (end.how, end.code) == (How.KILLED, 9)
+    assert box.wait() == 0
+
+
+TREATMENTS = {
+    "limit": "import resource; resource.prlimit(zygote, resource.RLIMIT_NOFILE, (77, 77))",
+    "core": "import resource; resource.prlimit(zygote, resource.RLIMIT_STACK, (1 << 20, 1 << 20))",
+    "priority": "os.setpriority(os.PRIO_PROCESS, zygote, 7)",
+    "processors": "os.sched_setaffinity(zygote, {min(os.sched_getaffinity(0))})",
+    "scheduling": "os.sched_setscheduler(zygote, os.SCHED_BATCH, os.sched_param(0))",
+}
+
+
+@pytest.mark.parametrize("how", TREATMENTS)
+def test_a_call_that_treats_the_process_it_was_forked_from_ends_the_sandbox(
+    box: Box, app: Path, how: str
+) -> None:
+    source = f"import os\ndef handler():\n    zygote = os.getppid()\n    {TREATMENTS[how]}\n"
+    python(box, app, source)
+    box.send_call()
+    end = end_of(box)
+    assert (end.how, end.code) == (How.EXITED, 1)
+    assert box.wait() == 0
+
+
+def test_no_call_is_treated_by_what_the_one_before_left_running(box: Box, app: Path) -> None:
+    source = "import os\ndef handler():\n    zygote, was = os.getppid(), os.getpriority(0, 0)\n"
+    source += "    if os.fork() == 0:\n        os.setsid()\n        while True:\n"
+    source += f"            {TREATMENTS['priority']}\n    return str(was)\n"
+    python(box, app, source)
+    while True:  # sooner or later it is caught, and before that nothing has come of it
+        box.send_call()
+        said = b""
+        while not isinstance(event := box.next(), End):
+            said += event.data if isinstance(event, Output) and event.stream == "stdout" else b""
+        if event.code == 1:
+            break
+        assert said == b"0"
+        assert isinstance(box.next(), Clean)
     assert box.wait() == 0
 
 

@@ -29,6 +29,7 @@ SMALL_BYTES = 60_000
 HOME = "/app"
 PACKAGES = "/app/site-packages"
 PR_SET_DUMPABLE = 4
+LIMITS = 16  # RLIMIT_CPU to RLIMIT_RTTIME
 CO_VARARGS = 0x04
 # Where answers go, once `main` has told it apart from what is printed.
 ANSWER = 1
@@ -311,10 +312,13 @@ def serve_all(runner: Runner) -> None:
 def serve_by_forks(runner: Runner) -> None:
     """A process of its own for each call. This one never runs what a handler's author wrote after
     the import, never has anything of a call in its memory, for later forks would inherit that, and
-    a call's process can neither read nor change it: see `harden`.
+    a call's process can neither read nor change it: see `harden`, and `treatment` for what a
+    process of the same user can do to another all the same.
     """
+    treated = treatment()
     while True:
         call = hear()
+        check(treated)  # what the call before left running was ended only after its end
         for descriptor in (1, 2, ANSWER, CONTROL):
             # A flag of the open file, and the call before may have set it.
             os.set_blocking(descriptor, True)
@@ -332,6 +336,7 @@ def serve_by_forks(runner: Runner) -> None:
             finally:
                 os._exit(code)
         status = os.waitpid(child, 0)[1]
+        check(treated)
         if os.WIFSIGNALED(status):
             say(f"done {call.number} killed {os.WTERMSIG(status)}")
         else:
@@ -386,6 +391,27 @@ def harden(closed: bool) -> None:
 
     if ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0 if closed else 1, 0, 0, 0) != 0:
         raise Refused("the process could not be closed to others (PR_SET_DUMPABLE)")
+
+
+def treatment() -> tuple[object, ...]:
+    """What any process of the same user can set for this one, and later forks would inherit:
+    limits, processors, priority, scheduling.
+    """
+    import resource
+
+    return (
+        os.getpriority(os.PRIO_PROCESS, 0),
+        os.sched_getscheduler(0),
+        os.sched_getaffinity(0),
+        *[resource.getrlimit(kind) for kind in range(LIMITS)],
+    )
+
+
+def check(treated: tuple[object, ...]) -> None:
+    """Ends this process, and the sandbox with it, before a call inherits what another has set."""
+    if treatment() != treated:
+        print("the call changed the process that it was forked from", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def end_children() -> None:
