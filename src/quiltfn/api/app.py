@@ -160,7 +160,7 @@ class Endpoint:
         async def execute() -> Rendered:
             return await self._execute(route, visit, raw)
 
-        slot = slot_for(visit.caller.tenant_id, request.method, request.url.path, key, raw)
+        slot = slot_for(visit.caller.tenant_id, request.method, request.scope["path"], key, raw)
         return await self._house.idempotency.run(slot, execute)
 
     async def _execute(self, route: Route, visit: Visit, raw: bytes) -> Rendered:
@@ -335,7 +335,8 @@ def _success(answer: Answer) -> Rendered:
 
 def _bug(request: Request, request_id: str) -> Rendered:
     """What is told of an exception that nobody expected; the log has the rest."""
-    _log.exception("a request failed", request_id=request_id, path=request.url.path)
+    path = request.scope["path"]
+    _log.exception("a request failed", request_id=request_id, path=path)
     answer = _failure(Internal("the server made a mistake; its log has more"), request_id)
     return msgspec.structs.replace(answer, executed=True)
 
