@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from patience import patient
+
 UIDS = range(0x7000_0000, 0x8000_0000)
 SERVER_UID = UIDS[0]
 NETNS = Path("/run/netns")
@@ -53,7 +55,7 @@ def nothing_since(
     before: Traces, root: Path | None, run_dir: Path, servers: Iterable[str], timeout_s: float = 5.0
 ) -> list[str]:
     """What is still left after a moment; an empty list is what a test wants."""
-    ids, end = set(servers), time.monotonic() + timeout_s
+    ids, end = set(servers), time.monotonic() + patient(timeout_s)
     while True:
         left = look(root, run_dir, ids).since(before)
         if not left or time.monotonic() > end:

@@ -24,6 +24,7 @@ import httpx
 
 from e2e.leftovers import SERVER_UID, UIDS
 from e2e.server import CRUN
+from patience import patient
 
 PROGRAMS = (CRUN, "/usr/bin/python3", "/usr/bin/dash", "/etc/passwd", "/etc/shadow", "/etc/group")
 SETTINGS = ("/proc/sys/kernel", "/proc/sys/vm", "/proc/sys/fs", "/proc/sys/user", "/proc/sys/abi")
@@ -166,7 +167,7 @@ class Victim:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._http = httpx.Client(
-            base_url=self.url, headers={"X-Api-Key": self.key}, timeout=30, trust_env=False
+            base_url=self.url, headers={"X-Api-Key": self.key}, timeout=patient(30), trust_env=False
         )
         body = {"name": "victim", "handler": "echo alive", "min_instances": 1, "max_instances": 2}
         answer = self._http.post("/api/functions", json=body)

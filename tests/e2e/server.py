@@ -21,10 +21,12 @@ from typing import Any
 
 import httpx
 
+from patience import patient
+
 QUILTFN = Path(sys.executable).parent / "quiltfn"
 CRUN = "/usr/bin/crun"
 READY = re.compile(r"listening on (http://127\.0\.0\.1:\d+)\n")
-START_S, STOP_S = 40.0, 45.0
+START_S, STOP_S = 40.0, 45.0  # before `patient`
 _names = itertools.count(1)
 
 
@@ -43,12 +45,12 @@ def why_not() -> str | None:
 
 def until(holds: Callable[[], Any], timeout_s: float = 10.0) -> Any:
     """Waits for a condition on the host that nobody announces; returns what made it true."""
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + patient(timeout_s)
     while True:
         value = holds()
         if value:
             return value
-        assert time.monotonic() < end, f"not within {timeout_s} s: {holds}"
+        assert time.monotonic() < end, f"not within {patient(timeout_s)} s: {holds}"
         time.sleep(0.01)
 
 
@@ -77,7 +79,7 @@ def quiltfn(*arguments: str, timeout_s: float = 30.0, **more: Any) -> Ended:
         [str(QUILTFN), *arguments],
         capture_output=True,
         text=True,
-        timeout=timeout_s,
+        timeout=patient(timeout_s),
         check=False,
         **more,
     )
@@ -108,7 +110,9 @@ class Server:
         assert ready, f"instead of the ready line: {line!r}\n{self.log.read_text()}"
         self.url = ready[1]
         limits = httpx.Limits(max_connections=128)
-        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False, limits=limits)
+        self.http = httpx.Client(
+            base_url=self.url, timeout=patient(60), trust_env=False, limits=limits
+        )
         self.id = (self.server_dirs() - before).pop()
         self.ids.add(self.id)
         self.pid = until(self.server_pid)
@@ -135,7 +139,7 @@ class Server:
 
     def wait(self, timeout_s: float = STOP_S) -> int:
         assert self.process is not None
-        code = self.process.wait(timeout_s)
+        code = self.process.wait(patient(timeout_s))
         self._forget()
         return code
 
@@ -163,7 +167,7 @@ class Server:
             if self.process is not None:
                 self.terminate()
                 try:
-                    self.process.wait(5)
+                    self.process.wait(patient(5))
                 except subprocess.TimeoutExpired:
                     self.terminate()  # a failed test left calls running
                 code = self.wait()
@@ -185,7 +189,7 @@ class Server:
     def _first_line(self) -> str:
         assert self.process is not None
         assert self.process.stdout is not None
-        out, line, end = self.process.stdout, b"", time.monotonic() + START_S
+        out, line, end = self.process.stdout, b"", time.monotonic() + patient(START_S)
         with selectors.DefaultSelector() as ready:
             ready.register(out, selectors.EVENT_READ)
             while not line.endswith(b"\n") and time.monotonic() < end:

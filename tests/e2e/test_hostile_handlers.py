@@ -16,6 +16,7 @@ from e2e.hostile_box import Ground, Meter, answers_again, host_can_fork, script,
 from e2e.runtime_box import node, python
 from e2e.server import Function, Server, until
 from e2e.test_fence import fence
+from patience import patient
 
 pytestmark = pytest.mark.sandbox
 MIB = 1 << 20
@@ -88,7 +89,7 @@ def test_a_bomb_of_processes_stays_within_its_limit_and_ends(server: Server, bom
         host_can_fork()
         record, took = call.result()
     assert record["status"] in ("timeout", "failed"), record
-    assert took < 2.0
+    assert took < patient(2.0)
     assert meter.pids <= PIDS_MAX
     # A shell gives up when it cannot fork, sometimes between two looks.
     assert meter.pids > PIDS_MAX // 2 or bomb == "shell", "it was one"
@@ -240,7 +241,7 @@ def test_every_deadline_is_kept(server: Server) -> None:
     assert {record["status"] for record, _ in calls} == {"timeout"}
     # Without the start of the sandbox that each needs after the one before.
     late = sorted(record["duration_ms"] / 1000 - 1 for record, _ in calls)
-    assert late[int(len(late) * 0.99)] <= 1.0
+    assert late[int(len(late) * 0.99)] <= patient(1.0)
     assert late[0] >= 0
     until(lambda: not server.named("sleep"), 2.0)
     for one in functions:

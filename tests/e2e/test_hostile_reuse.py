@@ -14,6 +14,7 @@ import pytest
 
 from e2e.hostile_box import Ground, of_another_tenant, script, times
 from e2e.server import Function, Server, status_of, until
+from patience import patient
 
 pytestmark = pytest.mark.sandbox
 
@@ -298,5 +299,5 @@ def kill_guest_of(function: Function) -> None:
     call = function.server.later(function.try_invoke)
     sleeper = until(lambda: function.server.named("sleep"))[0]
     os.kill(int(status_of(sleeper)["PPid"]), signal.SIGKILL)
-    assert call.result(5).status_code == 503
+    assert call.result(patient(5)).status_code == 503
     assert Path("/proc/self").exists()

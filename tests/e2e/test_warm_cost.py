@@ -13,6 +13,7 @@ import pytest
 
 from e2e import runtime_box
 from e2e.server import Server, until
+from patience import patient
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -49,7 +50,7 @@ def traced(pid: int, names: str, directory: Path, *more: str) -> Iterator[Traced
             yield Traced(file)
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(10)
+            process.wait(patient(10))
 
 
 def guest_of(server: Server) -> int:
