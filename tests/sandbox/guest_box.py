@@ -46,6 +46,7 @@ def build_guest(target: Path, *, sanitized: bool) -> Path:
 
 
 if __name__ != "__main__":
+    from patience import patient
     from quiltfn.guest.wire import (
         Clean,
         Decoder,
@@ -79,7 +80,7 @@ if __name__ != "__main__":
             self.waiting: list[Event] = []
             self.nonce = 41
             self.socket, inner = socket.socketpair()
-            self.socket.settimeout(20)
+            self.socket.settimeout(patient(20))
             told, tell = os.pipe()
             heard, say = os.pipe()
             self.process = subprocess.Popen(
@@ -126,7 +127,7 @@ if __name__ != "__main__":
 
         def wait(self) -> int:
             try:
-                return self.process.wait(timeout=20)
+                return self.process.wait(timeout=patient(20))
             except subprocess.TimeoutExpired:
                 os.kill(self.guest_pid, 9)
                 self.process.wait()
