@@ -21,7 +21,7 @@ from patience import patient
 pytestmark = pytest.mark.sandbox
 CALLS = 20
 FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"}
-SLOW_OR_QUICK = '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick; exec sleep ${SECONDS_LONG:-30}'
+SLOW_OR_QUICK = '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick; exec sleep "$SECONDS_LONG"'
 
 
 def answered(function: Function) -> httpx.Response | None:
@@ -32,9 +32,16 @@ def answered(function: Function) -> httpx.Response | None:
         return None
 
 
+def slow_or_quick(server: Server, **fields: object) -> Function:
+    """Its calls last longer than it takes to start all of them."""
+    seconds = int(patient(30))
+    environment = {"SECONDS_LONG": str(seconds)}
+    return server.deploy(SLOW_OR_QUICK, timeout_seconds=seconds, environment=environment, **fields)
+
+
 def running(server: Server, calls: int = CALLS) -> tuple[Function, list[Future]]:
     """A function with that many calls under way, and room for one more."""
-    function = server.deploy(SLOW_OR_QUICK, max_instances=calls + 1)
+    function = slow_or_quick(server, max_instances=calls + 1)
     futures = [server.later(answered, function) for _ in range(calls)]
     until(lambda: len(server.named("sleep")) == calls, 20)
     return function, futures
@@ -83,7 +90,7 @@ def test_nothing_is_lost_and_nothing_is_left_after_a_kill(
 
 def test_a_kill_while_sandboxes_are_being_made_leaves_nothing(server: Server) -> None:
     before = leftovers.look(server.root, server.run_dir, ())
-    function = server.deploy(SLOW_OR_QUICK, max_instances=30)
+    function = slow_or_quick(server, max_instances=30)
     futures = [server.later(answered, function) for _ in range(30)]
     until(lambda: len(server.sandbox_pids()) > 4)
     server.kill_server()
