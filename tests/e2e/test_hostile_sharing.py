@@ -138,13 +138,15 @@ def taken(server: Server) -> bool:
 
 SPIN = r"""
 import os, time
-began = time.monotonic()
+began, before = time.monotonic(), time.process_time()  # the start of Python is no part of it
 for _ in range(3):
-    if os.fork() == 0: break
+    if os.fork() == 0:
+        before = 0
+        break
 try: os.sched_setaffinity(0, range(os.cpu_count()))
 except OSError: pass
 while time.monotonic() - began < float(os.environ["SECONDS_LONG"]): pass
-print(time.process_time(), flush=True)
+print(time.process_time() - before, flush=True)
 try:
     while True: os.wait()
 except ChildProcessError: pass
