@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 QEMU = "qemu-system-x86_64"
-MEMORY_MIB, PROCESSORS = 4096, 2
+# Three quarters of it have to hold 21 instances at once; the host gives only what is used.
+MEMORY_MIB, PROCESSORS = 8192, 2
 NO_RESULT, TOO_LONG = 70, 124
 PATIENCE = 10  # what takes a second elsewhere may take so many on an emulated processor
 SLOW = (
@@ -140,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
         it.add_argument(f"--{name}", type=Path, required=True)
     it.add_argument("--init", default="", help="started instead of systemd")
     it.add_argument("--shell", action="store_true", help="the terminal is for a shell inside")
-    it.add_argument("--minutes", type=float, default=60.0, help="how long it may take")
+    it.add_argument("--minutes", type=float, default=90.0, help="how long it may take")
     return it
 
 

@@ -20,6 +20,7 @@ from patience import patient
 
 pytestmark = pytest.mark.sandbox
 CALLS = 20
+INSTANCE_MIB = 256  # what a function has that does not say
 FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"}
 SLOW_OR_QUICK = '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick; exec sleep "$SECONDS_LONG"'
 
@@ -41,6 +42,8 @@ def slow_or_quick(server: Server, **fields: object) -> Function:
 
 def running(server: Server, calls: int = CALLS) -> tuple[Function, list[Future]]:
     """A function with that many calls under way, and room for one more."""
+    budget = server.call("GET", "/api/system/info").json()["memory"]["budget_mib"]
+    assert budget >= (calls + 1) * INSTANCE_MIB, f"the machine's memory holds too few: {budget} MiB"
     function = slow_or_quick(server, max_instances=calls + 1)
     futures = [server.later(answered, function) for _ in range(calls)]
     until(lambda: len(server.named("sleep")) == calls, 20)

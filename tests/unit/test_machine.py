@@ -23,7 +23,7 @@ def test_it_has_no_network_and_ends_with_us(tmp_path: Path, kvm: bool) -> None:
     assert said[:3] == ["setpriv", "--pdeathsig", "KILL"]
     assert "-nodefaults" in said
     assert not {"-netdev", "-nic", "-net"} & set(said)
-    assert said[said.index("-m") + 1] == "4096"
+    assert said[said.index("-m") + 1] == "8192"
     assert said[said.index("-accel") + 1].split(",")[0] == ("kvm" if kvm else "tcg")
     assert ("mitigations=off" in said[said.index("-append") + 1]) is not kvm
 
