@@ -224,6 +224,7 @@ def guests(server: Server) -> list[int]:
 # The probe can fail ----------------------------------------------------------------------------
 
 # A sandbox as a careless runtime would leave it: the image is the root, and 7 is open elsewhere.
+# It has a /proc of its own processes, for the first of the host leads root to the host.
 CARELESS = """
 mount -t tmpfs none "$1"; cd "$1"; mkdir usr proc dev
 touch dev/null; mount --bind /dev/null dev/null
@@ -237,7 +238,8 @@ def careless(canary: Canary, enter: str, leak: str | None) -> str:
     """What the probe prints there, when it begins with `enter` and `leak` stayed open as 7."""
     probe = f"export CANARY={shlex.quote(str(canary.path))}; {enter}{PROBE}"
     redirect = f"exec 7<{leak}; " if leak else ""
-    script = f'{redirect}exec unshare --mount --propagation private sh -ec "$0" sh "$1" "$2"'
+    apart = "unshare --mount --pid --fork --propagation private"
+    script = f'{redirect}exec {apart} sh -ec "$0" sh "$1" "$2"'
     with short_dir() as root:
         done = subprocess.run(
             ["sh", "-c", script, CARELESS, str(root), probe],
