@@ -141,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
         it.add_argument(f"--{name}", type=Path, required=True)
     it.add_argument("--init", default="", help="started instead of systemd")
     it.add_argument("--shell", action="store_true", help="the terminal is for a shell inside")
-    it.add_argument("--minutes", type=float, default=90.0, help="how long it may take")
+    it.add_argument("--minutes", type=float, default=90.0, help="how long it may take (90)")
     return it
 
 

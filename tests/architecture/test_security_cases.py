@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,23 @@ def test_every_test_of_hostile_handlers_is_named_by_a_row() -> None:
             of_the_harness = name in ("test_the_whole_fence_fails_no_case",
                                       "test_the_oracle_finds_what_is_planted")  # fmt: skip
             assert of_the_harness or f"{path.relative_to(ROOT)}::{name}" in named, name
+
+
+def test_a_row_is_run_on_pure_v2_or_says_what_of_it_is_not() -> None:
+    """By `scripts/test-v2` without arguments."""
+    script = (ROOT / "scripts" / "test-v2").read_text()
+    (listed,) = re.findall(r"tests=\(\n.*?\n\)\n", script, re.DOTALL)
+    said = subprocess.run(
+        ["bash", "-c", listed + "printf '%s\\n' \"${tests[@]}\""],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert all((ROOT / one).exists() for one in said), said
+    for case in CASES:
+        paths = {node.partition("::")[0] for node in (*case.tests, *case.controls)}
+        left_out = {one for one in paths if not any(Path(one).is_relative_to(two) for two in said)}
+        assert not left_out or case.not_on_v2, (case.id, left_out)
 
 
 def test_the_page_says_what_the_rows_say() -> None:

@@ -21,6 +21,7 @@ GUEST, CLI = "tests/sandbox/test_guest.py", "tests/unit/test_cli.py"
 class Case:
     """`tests`: node ids, the first the one to read. `controls`: tests in which the case fails
     because a protection is missing. `not_run`: why there is no test, or which part of it is none.
+    `not_on_v2`: which of them were not run on pure v2, and why.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Case:
     figure: str = ""
     controls: tuple[str, ...] = ()
     not_run: str = ""
+    not_on_v2: str = ""
 
 
 CASES = (
