@@ -13,7 +13,7 @@ int guest_main(int argc, char **argv);
 #define main guest_main
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter" // What the macros leave out.
-#include GUEST
+#include GUEST_SOURCE
 #pragma GCC diagnostic pop
 #undef main
 #undef _exit
@@ -44,14 +44,47 @@ static void check_room(const void *at, size_t n)
         wrong("%zu bytes are more than there is room for", n);
 }
 
-static pid_t fake_vfork(void)
+// The zygote is started with nothing of the version but the program and the room for its line.
+static void judge_start(char **argv, char **env)
 {
+    const char *line = special.argv[2];
+    check(forks.wanted && special.shell, "a zygote is started where none is wanted");
+    check(argv[0] == special.argv[0] && argv[1] == special.argv[1] && argv[3] == NULL &&
+              strlen(argv[2]) == strlen(line) && strspn(argv[2], "#") == strlen(line),
+          "a zygote has another command line");
+    check(strcmp(env[0], "LD_PRELOAD=/x.so") == 0 && env[1] == NULL, "a zygote has other variables");
+    for (size_t i = 0; i < special.env_count; i++)
+        check(!is_read_at_start(special.env[i]), "a variable comes too late for a zygote");
+    check(world.raw || !is_read_at_start(forks.version), "a variable comes too late for a zygote");
+}
+
+static void judge_telling(const struct msghdr *message)
+{
+    const char *const texts[] = {special.cwd, special.argv[2]};
+    const struct iovec *parts = message->msg_iov;
+    check(message->msg_iovlen == 3 && parts[0].iov_len == 8, "a zygote is told something else");
+    for (size_t i = 0; i < 2; i++) {
+        size_t n = strlen(texts[i]) + 1;
+        check(number((const unsigned char *)parts[0].iov_base + 4 * i, 4) == n &&
+                  parts[i + 1].iov_len == n && memcmp(parts[i + 1].iov_base, texts[i], n) == 0,
+              "a zygote is told of something else");
+    }
+}
+
+static pid_t fake_vfork(int who, char **argv, char **env)
+{
+    check(!world.as_handler, "a process is started with the handler's ids");
+    if (who == GUEST)
+        judge_start(argv, env);
     if (fault(NO_PROCESS))
         return fails(EAGAIN);
     pid_t pid = new_process();
     if (pid < 0)
         return fails(EAGAIN);
-    world.handler = pid;
+    if (who == GUEST)
+        begin_zygote(pid);
+    else
+        world.handler = pid;
     if (fault(NO_PROGRAM)) {
         could_not("execute ", special.argv[0], ENOEXEC);
         end_process(place_of(pid), 127 << 8);
@@ -320,6 +353,67 @@ static void script_target(const uint8_t *data, size_t size)
     free(env);
 }
 
+// --------------------------------------------------------------------------- a block for a fork
+
+// How many variables the version has, then whether the call's replace them, then those.
+static void block_target(const uint8_t *data, size_t size)
+{
+    struct view frame = {data, 0};
+    struct call call = {.env_replaces = size > 1 && (data[1] & 1) != 0};
+    with_version(data, least(size, 1));
+    if (size > 2)
+        frame = frame_of(data + 2, size - 2);
+    struct view from = frame;
+    unsigned char *env = own_copy(frame.at, frame.left);
+    bool read = read_strings(&from, &variables, true) && from.left == 0;
+    check(parse_call_env(env, frame.left, &call) == read, "variables are judged in two ways");
+    taken = false;
+    if (read) {
+        size_t version = call.env_replaces ? 0 : special.env_count * sizeof some_variable;
+        size_t bytes = version, at = 4;
+        bool fits = true;
+        for (uint32_t i = 0; i < variables.count; i++) {
+            char start[8] = "";
+            memcpy(start, variables.each[i].at, least(7, variables.each[i].left));
+            bytes += variables.each[i].left + 1;
+            fits = fits && !(call.env_replaces && is_read_at_start(start));
+        }
+        fits = fits && bytes <= BLOCK_LIMIT;
+        size_t n = zygote_write_block(&call);
+        taken = n > 0;
+        check(taken == fits, "a block is judged in two ways");
+        check(!taken || (n == 4 + bytes && number(fork_block, 4) == bytes),
+              "a block has another length");
+        for (; taken && at < 4 + version; at += sizeof some_variable)
+            check(memcmp(fork_block + at, some_variable, sizeof some_variable) == 0,
+                  "a variable of the version is another one");
+        for (uint32_t i = 0; taken && i < variables.count; at += variables.each[i++].left + 1)
+            check_string((char *)fork_block + at, &variables.each[i], fork_block, n);
+    }
+    free(env);
+}
+
+// ------------------------------------------------------------------------- what runs in the zygote
+
+bool shell_run(const uint8_t head[8], const uint8_t *bytes, size_t n); // shell_fuzz.c
+void shell_is_wrong(const char *what);
+
+void shell_is_wrong(const char *what)
+{
+    wrong("%s", what);
+}
+
+static void shell_target(const uint8_t *data, size_t size)
+{
+    uint8_t head[8] = {0};
+    size_t n = least(size, sizeof head);
+    memcpy(head, data, n);
+    struct view frame = frame_of(data + n, size - n);
+    uint8_t *copy = own_copy(frame.at, frame.left);
+    taken = shell_run(head, copy, frame.left);
+    free(copy);
+}
+
 // ----------------------------------------------------------------------------------- a guest's life
 
 static void check_afterwards(void)
@@ -336,17 +430,23 @@ static void check_afterwards(void)
           "a buffer is out of bounds");
 }
 
-// Everything from the first byte to the guest's end, by its own main.
+// Everything from the first byte to the guest's end, by its own main. The first byte says in which
+// pieces it reads, and from 64 to 71 that it has the library of a zygote (forks.h).
 static void session_target(const uint8_t *data, size_t size)
 {
-    char *argv[] = {(char[]){"guest"}, (char[]){"tmp"}, (char[]){"shm"}, (char[]){"500"}, NULL};
+    char *argv[] = {(char[]){"guest"}, (char[]){"tmp"}, (char[]){"shm"}, (char[]){"500"},
+                    (char[]){"shell=/x.so"}, NULL};
     static const size_t chops[] = {SIZE_MAX, 61, 500, 1000, 4096, 65536, SIZE_MAX, SIZE_MAX};
     world.tape = data;
     world.left = size;
-    world.chop = chops[next_byte() & 7];
+    uint8_t options = next_byte();
+    world.chop = chops[options & 7];
+    forks.wanted = options >> 3 == 8;
+    if (!forks.wanted)
+        argv[4] = NULL;
     world.ask = ask;
     if (setjmp(the_end) == 0)
-        world.exit_status = guest_main(4, argv);
+        world.exit_status = guest_main(forks.wanted ? 5 : 4, argv);
     check_afterwards();
     taken = heard.calls > 0;
 }
@@ -371,19 +471,25 @@ static void begin_again(void)
     in.start = in.end = in.most = 0;
     out.used = out.open = 0;
     out.stream = 0;
+    shell_library = NULL;
+    zygote.pid = 0;
+    zygote.control = -1;
+    zygote.unfit = false;
     ahead.pid = 0;
+    ahead.forked = false;
     ahead.input = ahead.script = -1;
     ahead_line[0] = '\0';
     childless = false;
     could_not(NULL, "", 0);
     memset(&world, 0, sizeof world);
+    memset(&forks, 0, sizeof forks);
     memset(&heard, 0, sizeof heard);
     heard.clean = true;
     world.newest = 1;
     world.chop = SIZE_MAX;
     world.clock = 1000000000;
-    struct queue *const queues[] = {&host, &out_pipe, &log_pipe, &lines};
-    for (size_t i = 0; i < 4; i++)
+    struct queue *const queues[] = {&host, &out_pipe, &log_pipe, &lines, &answers};
+    for (size_t i = 0; i < 5; i++)
         start_queue(queues[i]);
 }
 
@@ -394,6 +500,8 @@ static const struct {
                {"prepare", prepare_target},
                {"call", call_target},
                {"script", script_target},
+               {"block", block_target},
+               {"shell", shell_target},
                {"session", session_target}};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

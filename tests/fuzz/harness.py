@@ -12,11 +12,12 @@ from sandbox.guest_box import SOURCE, STRICT
 
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE / "corpus"
-HARNESS = HERE / "guest_fuzz.c"
+HARNESS = [HERE / "guest_fuzz.c", HERE / "shell_fuzz.c"]
 # By its number first: that one is known to build fuzzers.
 COMPILERS = ("clang-19", "clang")
 # How many parts of the time each target gets; a whole life of a guest has the most to find.
-GUEST_TARGETS = {"specialise": 1, "prepare": 1, "call": 1, "script": 1, "session": 5}
+GUEST_TARGETS = {"specialise": 1, "prepare": 1, "call": 1, "script": 1, "block": 1}
+GUEST_TARGETS |= {"shell": 2, "session": 6}
 PARSER_TARGETS = {"decoder": 2, "json": 2, "long-json": 1}
 CHECKED = ["-g", "-fno-sanitize-recover=all"]
 # A findings' file tells more than a list of what was not given back.
@@ -35,8 +36,8 @@ def build_replay(target: Path, guest: Path = SOURCE) -> Path:
 
 
 def _build(command: Sequence[str], target: Path, guest: Path) -> None:
-    defined = f'-DGUEST="{guest}"'
-    subprocess.run([*command, defined, "-o", target, HARNESS], check=True)
+    defined = [f'-DGUEST_SOURCE="{guest}"', f'-DSHELL_SOURCE="{guest.with_name("shell.c")}"']
+    subprocess.run([*command, *defined, "-o", target, *HARNESS], check=True)
 
 
 def can_build(compiler: str, directory: Path) -> bool:

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -58,7 +59,7 @@ __attribute__((noreturn, format(printf, 1, 2))) static void wrong(const char *wh
 
 enum { HOST_FD = 3, CHILDREN_FD = 9, FIRST_FD = 10, FD_MAX = 30, PROCESS_MAX = 6, QUEUE_MAX = 320 * 1024 };
 enum { PIPE_ROOM = 64 * 1024, FRAME_MAX = 8 + 8 + 64 * 1024, KEPT_MAX = 1024 * 1024 };
-enum what { SHUT, PLAIN, CHILDREN, SIGNALS, STDOUT, STDERR, LINES, SCRIPT, OTHER_END };
+enum what { SHUT, PLAIN, CHILDREN, SIGNALS, STDOUT, STDERR, LINES, SCRIPT, ZYGOTE, OTHER_END };
 
 struct queue {
     unsigned char bytes[QUEUE_MAX];
@@ -80,10 +81,14 @@ static struct {
         pid_t pid; // 0: a free place.
         bool dead;
         int status;
+        unsigned script; // Of a fork of the zygote: the pipe that its variables come by; else 0.
+        bool told;
     } processes[PROCESS_MAX];
     pid_t newest, handler;
     bool child_signal, host_gone, tmp_dirty;
-    unsigned faults, pipes;
+    unsigned faults, pipes, scripts;
+    bool as_handler; // The guest's effective ids.
+    bool dropped;    // A part of its bounding set.
     size_t unread; // Of what the runner was sent.
     const unsigned char *ask; // Where what it is sent begins.
     size_t asked;             // How much of its head came.
@@ -94,6 +99,7 @@ static struct {
     int exit_status;
 } world;
 
+static struct queue answers; // Of the zygote.
 static struct queue host, out_pipe, log_pipe, lines;
 
 enum fault {
@@ -137,7 +143,7 @@ static void put(struct queue *queue, const void *bytes, size_t n)
     else
         memset(queue->bytes + queue->end, 'x', n);
     queue->end += n;
-    if (queue != &host)
+    if (queue != &host && queue != &answers)
         world.fed += n;
 }
 
@@ -177,6 +183,14 @@ static size_t open_fds(void)
     size_t n = 0;
     for (int fd = FIRST_FD; fd < FD_MAX; fd++)
         n += world.fds[fd].what != SHUT;
+    return n;
+}
+
+static size_t open_zygotes(void)
+{
+    size_t n = 0;
+    for (int fd = FIRST_FD; fd < FD_MAX; fd++)
+        n += world.fds[fd].what == ZYGOTE;
     return n;
 }
 
@@ -249,6 +263,8 @@ static void judge_end(const unsigned char *at, size_t length)
     heard.ended = true;
 }
 
+static void judge_forks(void); // That none of a call is left.
+
 static void judge(const unsigned char *at, size_t length)
 {
     uint64_t kind = number(at, 4);
@@ -271,8 +287,11 @@ static void judge(const unsigned char *at, size_t length)
             judge_output((char)kind, length);
         else if (length != 8 || !heard.ended)
             wrong("clean before the end");
-        else if (open_fds() > 5) // A runner's three, and the two that the guest opens at its start.
+        // A runner's three, the two that the guest opens at its start, and the zygote's.
+        else if (open_zygotes() > 1 || open_fds() > 5 + open_zygotes())
             wrong("%zu descriptors are left open by a call", open_fds());
+        else
+            judge_forks();
         if (kind == 'Z')
             heard.clean = true, heard.calls++;
     } else {
@@ -313,11 +332,14 @@ static pid_t new_process(void)
     for (int i = 0; i < PROCESS_MAX; i++)
         if (world.processes[i].pid == 0) {
             world.processes[i].pid = ++world.newest;
-            world.processes[i].dead = false;
+            world.processes[i].dead = world.processes[i].told = false;
+            world.processes[i].script = 0;
             return world.newest;
         }
     return -1;
 }
+
+static void shut_zygote(pid_t ended); // If it was that.
 
 static void end_process(int place, int status)
 {
@@ -326,6 +348,7 @@ static void end_process(int place, int status)
     world.processes[place].dead = true;
     world.processes[place].status = status;
     world.child_signal = true;
+    shut_zygote(world.processes[place].pid);
     if (world.processes[place].pid == world.handler)
         out_pipe.closed = log_pipe.closed = lines.closed = true;
 }
@@ -361,14 +384,23 @@ static void put_text(struct queue *queue, const char *text)
     put(queue, text, strlen(text));
 }
 
+#include "forks.h"
+
+static void shut_zygote(pid_t ended)
+{
+    forks.shut = forks.shut || ended == forks.pid;
+}
+
 // The host's frames, as it makes them; bytes of the tape can be sent instead.
 static void send_start(bool prepare)
 {
     static const char *const places[] = {"/", "/app", "relative", "/proc/1"};
     uint8_t flags = next_byte(), place = next_byte();
-    const char *cwd = places[place & 3];
+    const char *cwd = places[place & 3], *variable = text_of_version(flags);
     size_t argc = (flags & 8) != 0 ? 3 : 1;
-    size_t body = 4 + (argc == 3 ? 4 + 7 + 4 + 2 + 4 + 6 : 4 + 7) + 4 + 4 + 3;
+    size_t body = 4 + (argc == 3 ? 4U + 7 + 4 + 2 + 4 + 6 : 4U + 7) + 4 + 4 + strlen(variable);
+    if (!prepare && forks.version == NULL)
+        forks.version = variable;
     put_number(&host, prepare ? 'R' : 'S', 4);
     put_number(&host, body + (prepare ? 0 : 4 + 4 + strlen(cwd)), 4);
     if (!prepare) {
@@ -382,20 +414,23 @@ static void send_start(bool prepare)
         put_text(&host, "echo x");
     }
     put_number(&host, 1, 4);
-    put_text(&host, "A=b");
+    put_text(&host, variable);
 }
 
 static void send_call(void)
 {
     static const uint32_t sizes[] = {0, 1, 300, 64 * 1024, 64 * 1024 + 1, 150 * 1024, 7, 1000};
-    static const char *const texts[] = {"Q=1", "QUOTE=it's", "EMPTY="};
+    const char *texts[TEXTS_MAX];
     uint8_t flags = next_byte(), timeout = next_byte(), size = next_byte();
-    size_t payload = (flags & 1) != 0 ? sizes[size & 7] : 0, count = (flags >> 2) % 4, env = 4;
+    size_t payload = (flags & 1) != 0 ? sizes[size & 7] : 0, env = 4;
+    size_t count = texts_of_call(flags, size, texts);
     for (size_t i = 0; i < count; i++)
         env += 4 + strlen(texts[i]);
     put_number(&host, 'C', 4);
     put_number(&host, 20 + env + payload, 4);
     put_number(&host, ++world.nonce, 8);
+    if (world.nonce < CALLS_MAX)
+        forks.calls[world.nonce].flags = flags, forks.calls[world.nonce].size = size;
     put_number(&host, timeout * 16U, 4);
     put_number(&host, flags & 3, 4);
     put_number(&host, env, 4);
@@ -464,7 +499,7 @@ static bool next_event(void)
     while (more && world.left > 0) {
         uint8_t op = next_byte();
         more = (op & 0x80) != 0;
-        switch (op & 0x1f) {
+        switch ((op & 0x1f) > 18 && !forks.wanted ? 0x1f : op & 0x1f) {
         case 0: put_from_tape(&host), world.raw = true; break;
         case 1: send_start(true); break;
         case 2: send_start(false); break;
@@ -484,6 +519,9 @@ static bool next_event(void)
         case 16: say_done(); break;
         case 17: say_ready(); break;
         case 18: world.clock += UINT64_C(130) * 1000000000; break;
+        case 19: end_zygote(next_byte()); break;
+        case 20: answer_late(); break;
+        case 21: put_from_tape(&answers); break;
         default: break;
         }
     }
@@ -522,6 +560,8 @@ static ssize_t fake_recv(int fd, void *to, size_t n, int flags)
     }
     if (what_is(fd) == SHUT)
         return fails(EBADF);
+    if (what_is(fd) == ZYGOTE)
+        return recv_answer(to, n, flags);
     if (what_is(fd) != LINES || (flags & MSG_DONTWAIT) == 0)
         wrong("it waits for descriptor %d, or takes it for a socket", fd);
     if (lines.turn != world.fds[fd].turn)
@@ -610,7 +650,10 @@ static ssize_t fake_write(int fd, const void *bytes, size_t n)
         wrong("it would wait for a shell to read %zu bytes", n);
     if (what != SCRIPT && what != PLAIN)
         wrong("descriptor %d is not to be written to", fd);
-    if (what == SCRIPT && out_pipe.closed)
+    int fork = what == SCRIPT ? place_of_fork(world.fds[fd].turn) : -1;
+    if (fork >= 0)
+        tell_fork(fork, bytes, n);
+    if (what == SCRIPT && (out_pipe.closed || (fork >= 0 && world.processes[fork].dead)))
         return fails(EPIPE);
     if (what == PLAIN && fault(NO_ROOM))
         return fails(ENOSPC);
@@ -635,6 +678,12 @@ static int fake_close(int fd)
 {
     if (what_is(fd) == SHUT || fd == CHILDREN_FD)
         wrong("descriptor %d is closed", fd);
+    if (what_is(fd) == ZYGOTE && !forks.shut && place_of(forks.pid) >= 0)
+        wrong("a zygote is left to itself");
+    // A fork that is told nothing ends.
+    int fork = what_is(fd) == SCRIPT ? place_of_fork(world.fds[fd].turn) : -1;
+    if (fork >= 0 && !world.processes[fork].told)
+        end_process(fork, 126 << 8);
     world.fds[fd].what = SHUT;
     return 0;
 }
@@ -658,8 +707,8 @@ static int fake_pipe(int pair[2])
     if (fault(NO_PIPE))
         return fails(EMFILE);
     if (world.pipes++ == 2) {
-        pair[0] = new_fd(OTHER_END, 0);
-        pair[1] = new_fd(SCRIPT, 0);
+        pair[0] = new_fd(OTHER_END, ++world.scripts);
+        pair[1] = new_fd(SCRIPT, world.scripts);
         return 0;
     }
     start_queue(queue);
@@ -672,6 +721,8 @@ static int fake_socketpair(int pair[2])
 {
     if (fault(NO_SOCKET))
         return fails(EMFILE);
+    if (world.pipes > 2) // Behind a script's pipe.
+        return zygote_socket(pair);
     start_queue(&lines);
     world.unread = 0;
     pair[0] = new_fd(LINES, lines.turn);
@@ -709,7 +760,7 @@ static int fake_poll(struct pollfd *polled, size_t n, const struct timespec *tim
     }
 }
 
-static pid_t fake_vfork(void);
+static pid_t fake_vfork(int who, char **argv, char **env);
 
 static pid_t fake_waitpid(pid_t pid, int *status, int options)
 {
@@ -760,6 +811,22 @@ static int fake_mount(void)
     return 0;
 }
 
+static void fake_capabilities(bool are_set, const struct __user_cap_header_struct *version,
+                              struct __user_cap_data_struct *sets)
+{
+    uint32_t both = 1U << CAP_SETUID | 1U << CAP_SETGID;
+    if (version->version != _LINUX_CAPABILITY_VERSION_3 || !forks.wanted || world.dropped)
+        wrong("capabilities are changed");
+    for (int i = 0; i < 2; i++) {
+        struct __user_cap_data_struct had = {UINT32_MAX, UINT32_MAX, 0};
+        if (!are_set)
+            sets[i] = had;
+        had.inheritable = i == 0 ? both : 0;
+        if (are_set && memcmp(&sets[i], &had, sizeof had) != 0)
+            wrong("other capabilities are let be inherited");
+    }
+}
+
 static long fake_syscall(long number_of_call, ...)
 {
     va_list rest;
@@ -769,6 +836,12 @@ static long fake_syscall(long number_of_call, ...)
         size_t n = va_arg(rest, size_t);
         check_room(to, n);
         snprintf(to, n, "%s", fault(NO_ROOT) ? "(unreachable)/app" : "/app");
+    } else if (number_of_call == SYS_setresuid) {
+        (void)va_arg(rest, int);
+        world.as_handler = va_arg(rest, int) != 0;
+    } else if (number_of_call == SYS_capget || number_of_call == SYS_capset) {
+        const struct __user_cap_header_struct *version = va_arg(rest, void *);
+        fake_capabilities(number_of_call == SYS_capset, version, va_arg(rest, void *));
     }
     va_end(rest);
     return 0;
@@ -784,6 +857,7 @@ static int fake_prctl(int what, unsigned long which)
 {
     if (what == PR_CAPBSET_READ)
         return which > 40 ? fails(EINVAL) : 1;
+    world.dropped = world.dropped || what == PR_CAPBSET_DROP;
     return 0;
 }
 
@@ -816,7 +890,9 @@ static int no_objects(int id, ...)
 #define ppoll(polled, n, timeout, mask) fake_poll(polled, n, timeout)
 #define ioctl(fd, what, to) (*(to) = (int)world.unread, nothing())
 #define fcntl(...) nothing()
-#define vfork() fake_vfork()
+#define sendmsg(fd, message, flags) fake_sendmsg(fd, message, flags)
+#define setsockopt(fd, level, what, to, n) fake_setsockopt(fd, what, to)
+#define vfork() fake_vfork((int)(who), argv, env) // What `start` was given.
 #define waitpid(pid, status, options) fake_waitpid(pid, status, options)
 #define kill(pid, signal) fake_kill(pid, signal)
 #define getpid() 1
