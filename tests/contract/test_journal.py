@@ -25,7 +25,7 @@ from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.timeline import Timeline
 from quiltfn.ports import InvocationQuery, Tally
-from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken
+from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken, records
 from quiltfn.store.directory import SPOOLS
 from quiltfn.store.spool import to_line
 
@@ -90,6 +90,26 @@ async def test_a_kill_right_after_the_end_keeps_the_timeline_that_was_written(
     async with opened_journal(store, tmp_path) as journal:
         assert await journal.get(function.id, end.invocation_id) == end
         assert await journal.get(function.id, before.invocation_id) == before
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 63, 64, 65, 200])
+async def test_new_records_are_kept_many_at_a_time_and_not_asked_about(
+    journal: SpoolJournal,
+    function: Function,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+) -> None:
+    def asks(*_: object) -> None:
+        raise AssertionError("nothing speaks against them")
+
+    monkeypatch.setattr(records, "absorb", asks)
+    ends = [done(a_call(function)) for _ in range(count)]
+    for one in ends:
+        journal.closed(one)
+    await journal.synced()
+    query = InvocationQuery(function_id=function.id, limit=count)
+    newest_first = sorted(ends, key=lambda one: one.invocation_id, reverse=True)
+    assert (await journal.query(query)).items == newest_first
 
 
 async def test_a_record_is_found_under_its_own_function_only(

@@ -56,20 +56,26 @@ CALL = re.compile(
 )
 
 
+LONGEST_CALL = 128
+
+
 class App:
     """The ASGI application, and the shorter way of a call (see `protocol.py`)."""
 
     def __init__(self, router: Router, by_id: "Endpoint", by_name: "Endpoint") -> None:
         self._router, self._by_id, self._by_name = router, by_id, by_name
         # Callers ask for the same few again and again.
-        self.call_at = lru_cache(maxsize=1024)(self._call_at)
+        self._known_call_at = lru_cache(maxsize=1024)(self._call_at)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._router(scope, receive, send)
 
-    def _call_at(self, path: bytes) -> "tuple[Endpoint, Mapping[str, str]] | None":
+    def call_at(self, path: bytes) -> "tuple[Endpoint, Mapping[str, str]] | None":
         """What answers a POST to this path, if that calls a function."""
+        return self._known_call_at(path) if len(path) <= LONGEST_CALL else None
+
+    def _call_at(self, path: bytes) -> "tuple[Endpoint, Mapping[str, str]] | None":
         found = CALL.fullmatch(path)
         if found is None:
             return None
