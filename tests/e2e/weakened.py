@@ -40,8 +40,9 @@ if "--bundle" in sys.argv and lacks:
             if one["type"] == "tmpfs":
                 one["options"] = [o.replace("=64m", "=200m") for o in one["options"]]
     if lacks == "another uid for handlers":
-        it["mounts"].append({{"destination": "/.guest", "type": "bind", "source": {guest!r},
-                             "options": ["bind", "ro", "nosuid", "nodev"]}})
+        for inside, outside in (("/.guest", {guest!r}), ("/.runners/shell.so", {library!r})):
+            it["mounts"].append({{"destination": inside, "type": "bind", "source": outside,
+                                 "options": ["bind", "ro", "nosuid", "nodev"]}})
     json.dump(it, open(path, "w"))
 os.execv({crun!r}, [{crun!r}, *sys.argv[1:]])
 """
@@ -53,12 +54,13 @@ class Weakened:
     def __init__(self, directory: Path) -> None:
         directory.chmod(0o755)
         self.path, self._mode = directory / "crun", directory / "mode"
-        guest = directory / "guest"
+        guest, library = directory / "guest", directory / "shell.so"
         uids = 0x7FFF_0000
         text = WRAPPER.format(
             python=os.path.realpath(sys.executable),
             mode=str(self._mode),
             guest=str(guest),
+            library=str(library),
             crun=CRUN,
             uids=uids,
         )
@@ -69,16 +71,19 @@ class Weakened:
     def lacks(self, what: str) -> None:
         self._mode.write_text(what)
         if what == "another uid for handlers":
-            build_guest_of_one_user(self.path.with_name("guest"))
+            build_guest_of_one_user(self.path.parent)
 
 
-def build_guest_of_one_user(target: Path) -> None:
-    """A guest whose handlers run as its own user, root of the sandbox's namespace."""
-    source = target.with_name("one-user")
+def build_guest_of_one_user(directory: Path) -> None:
+    """A guest and a library whose handlers run as the guest's user, root of the namespace."""
+    source = directory / "one-user"
     source.mkdir(exist_ok=True)
     for file in SOURCE.glob("*.[ch]"):
         text = file.read_text()
         (source / file.name).write_text(text.replace("HANDLER_ID = 1000", "HANDLER_ID = 0"))
-    command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-static", "-o", target]
-    subprocess.run([*command, source / "guest.c"], check=True)
-    target.chmod(0o755)
+    ways = {"guest": ("guest.c", ["-static"]), "shell.so": ("shell.c", ["-shared", "-fPIC"])}
+    for name, (file, how) in ways.items():
+        target = directory / name
+        command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", *how, "-o", target, source / file]
+        subprocess.run(command, check=True)
+        target.chmod(0o755)
