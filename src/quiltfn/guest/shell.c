@@ -116,13 +116,14 @@ static void become_handler(const int fds[RECEIVED], const char *directory)
     failed |= syscall(SYS_setresgid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0;
     failed |= syscall(SYS_setresuid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0;
     failed |= syscall(SYS_capset, &version, none) != 0;
-    // As after execve; else its own files in /proc would be root's.
-    failed |= prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0;
     for (int i = 0; i < STREAMS; i++)
         failed |= dup2(fds[i], i) < 0;
     failed |= dup2(fds[STREAMS], CONTROL) < 0;
     failed |= syscall(SYS_close_range, CONTROL + 1, INT_MAX, 0) != 0;
     failed |= chdir(directory) != 0;
+    // As after execve; else its own files in /proc would be root's. Last of all: until the zygote's end
+    // of the guest's socket is closed, nobody of the same ids could look in, should there be anybody.
+    failed |= prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0;
     if (failed)
         _exit(CANNOT); // The guest then starts a shell of its own, which says what is wrong.
 }
