@@ -78,6 +78,9 @@ HANDLERS = [
     "exec 9</dev/null; cat <&9; echo 9",
     "exec >/dev/null; echo gone",
     "exec 2>&1; echo e >&2",
+    "-x; echo no option of a shell",
+    "+e",
+    "--",
 ]
 VARIABLES = {"QUILT_A": "a'b''c", "QUILT_B": 'x\ny $V `id` \\ " é\t*', "TRACEPARENT": "00-1-2-01"}
 

@@ -48,9 +48,12 @@ static void ahead_drop(void)
     ahead_forget();
 }
 
-// The shell that reads its variables as a script. Returns its process, or 0.
+// The shell that reads its variables as a script. Returns its process, or 0. A command line that a
+// shell takes for an option would not be one behind that script.
 static pid_t ahead_execute(const int fds[3], int script)
 {
+    if (special.argv[2][0] == '-' || special.argv[2][0] == '+')
+        return 0;
     if (ahead_line[0] == '\0')
         snprintf(ahead_line, sizeof ahead_line, ". /dev/fd/%d;%s", SCRIPT_FD, special.argv[2]);
     char *argv[] = {special.argv[0], special.argv[1], ahead_line, NULL};
