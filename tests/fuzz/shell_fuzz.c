@@ -30,7 +30,7 @@ enum { ZYGOTE_CONTROL = 3, OWN_FDS = 20, FIRST_PID = 100, BLOCK_LIMIT = 64 * 102
 enum { STRINGS_LIMIT = BLOCK_LIMIT / 2, LINE_MAX_BYTES = 300 };
 
 // What a fork gives up and takes, in this order, before it looks at anything of a call.
-enum step { SESSION, GROUP, USER, CAPABILITIES, DUMPABLE, FD_0, FD_1, FD_2, FD_3, REST, PLACE, ALL };
+enum step { SESSION, GROUP, USER, CAPABILITIES, FD_0, FD_1, FD_2, FD_3, REST, PLACE, DUMPABLE, ALL };
 
 struct source {
     const uint8_t *at;
