@@ -70,10 +70,11 @@ static void zygote_start(void)
     if (shell_library == NULL || zygote.unfit || zygote.pid > 0)
         return;
     int pair[2], nothing[3] = {0, 1, 2}; // The guest's own: /dev/null.
-    zygote.unfit = read_at_start(special.env) ||
-                   socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0;
-    if (zygote.unfit)
+    if (read_at_start(special.env) ||
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
+        zygote.unfit = true;
         return;
+    }
     // Whoever does not load the library runs this, and ends.
     memset(comment, '#', strlen(special.argv[2]));
     snprintf(preload, sizeof preload, "LD_PRELOAD=%s", shell_library);
