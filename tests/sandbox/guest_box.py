@@ -235,7 +235,8 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
     def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes) -> None:
         check(libc.mount(source, target, kind, ctypes.c_ulong(flags), data))
 
-    binary = os.open(guest, os.O_RDONLY)
+    # Before /tmp is another one: the checkout may lie there.
+    binary, library = os.open(guest, os.O_RDONLY), SHELL_LIBRARY.read_bytes()
     # User, PID, mount, IPC and network namespace.
     check(libc.unshare(0x10000000 | 0x20000000 | 0x00020000 | 0x08000000 | 0x40000000))
     os.write(tell, b"u")
@@ -252,7 +253,6 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
     mount(b"proc", b"/proc", b"proc", 0xE, b"hidepid=2")  # nosuid, nodev, noexec
     mount(b"tmpfs", b"/tmp", b"tmpfs", 0x6, TMP_OPTIONS.encode())
     mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0xE, SHM_OPTIONS.encode())
-    library = SHELL_LIBRARY.read_bytes() if SHELL_LIBRARY.exists() else b""
     mount(b"tmpfs", b"/mnt", b"tmpfs", 0x6, b"mode=755")
     Path(SHOWN).write_bytes(library)
     for cap in range(64):
