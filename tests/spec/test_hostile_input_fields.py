@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -362,8 +363,10 @@ def _argv(pid: int) -> list[bytes]:
         found = [Path(f"/proc/{pid}/cmdline").read_bytes()]
     except OSError:
         return []
-    root = Path(f"/proc/{pid}/root")
-    inside = root.exists() and root.stat().st_ino != Path("/").stat().st_ino
+    try:
+        inside = os.stat(f"/proc/{pid}/root").st_ino != os.stat("/").st_ino
+    except OSError:  # it has ended meanwhile, wherever it was
+        inside = False
     return [] if inside else found
 
 
