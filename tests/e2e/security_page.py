@@ -7,9 +7,9 @@ DATE = "2026-11-24"
 DATE_V2 = "2026-11-25"
 TOLERANCE_MS = 250.0  # of oracle.py; a test compares
 VICTIM = (
-    "On that date, while others used the machine (load 10): 624 calls, 0 failures, p50 11.1 ms, p99 79.3 ms, "
-    "with a baseline of 25.9 and so a bound of 38.8: beyond the bound, within what the test allows. On a "
-    "quiet machine it has not been measured yet."
+    "On 2026-11-25, on a quiet machine: 277 calls, 0 failures, p50 2.6 ms, p99 9.5 ms, with a baseline of "
+    "2.5 and so a bound of 12.5. (The day before, while others used the machine and calls were no forks "
+    "yet: p99 79.3 ms with a bound of 38.8.)"
 )
 HEAD = """\
 # Security tests
