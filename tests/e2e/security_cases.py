@@ -121,7 +121,7 @@ CASES = (
             f"{HANDLERS}::test_no_other_door_of_the_kernel_is_open",
             "tests/unit/test_seccomp.py::test_a_call_that_no_sandbox_may_make",
         ),
-        figure="67 and 225 tries, none succeeds",
+        figure="67 and 341 tries, none succeeds",
         controls=(
             f"{CONTROLS}::test_without_the_filter_forbidden_calls_succeed",
             f"{FENCE}::test_the_same_tries_succeed_where_nothing_forbids_them",

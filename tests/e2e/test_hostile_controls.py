@@ -27,6 +27,14 @@ from patience import patient
 pytestmark = pytest.mark.sandbox
 
 
+# Of the doors of `closed_doors.py`: nothing but the filter closes these.
+WITHOUT_A_FILTER = {
+    *("call setsockopt socket 26", "call setsockopt socket 26, upper half"),
+    *("call fcntl F_NOTIFY", "call fadvise64 DONTNEED", "call preadv2 8", "call madvise 12"),
+    *("call netlink 15", "call prctl seccomp", "call openat2"),
+}
+
+
 @dataclass
 class Box:
     server: Server
@@ -65,7 +73,8 @@ def test_without_the_filter_forbidden_calls_succeed(box: Box) -> None:
     opened = tries(box, "seccomp")
     assert {"unshare user", "clone user", "AF_ALG", "keyctl"} & opened
     doors = json.loads(box.run("seccomp", script(DOORS))["stdout"])
-    assert sum(how == "open" for how in doors.values()) >= 5
+    opened = {name for name, how in doors.items() if how == "open"}
+    assert WITHOUT_A_FILTER <= opened, WITHOUT_A_FILTER - opened
     taken = json.loads(box.run("seccomp", script(TAKE), environment={"HOLD": "0"})["stdout"])
     assert taken["inotify"][0] > 0
     assert taken["asynchronous I/O"][0] > 0

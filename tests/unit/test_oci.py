@@ -237,14 +237,25 @@ def every_place_is_a_normal_path(it: Config, _host: oci.Host, _limits: Limits) -
 
 @rule
 def secrets_of_the_kernel_are_masked(it: Config, _host: oci.Host, _limits: Limits) -> None:
-    names = "acpi asound interrupts kcore keys latency_stats pressure sched_debug scsi timer_list"
-    assert {f"/proc/{one}" for one in names.split()} <= set(it["linux"]["maskedPaths"])
+    names = "acpi asound cmdline interrupts kcore keys latency_stats pressure sched_debug scsi"
+    assert {f"/proc/{one}" for one in [*names.split(), "timer_list"]} <= set(
+        it["linux"]["maskedPaths"]
+    )
 
 
 @rule
 def switches_of_the_kernel_are_read_only(it: Config, _host: oci.Host, _limits: Limits) -> None:
-    wanted = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
-    assert it["linux"]["readonlyPaths"] == wanted
+    wanted = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+    assert wanted <= set(it["linux"]["readonlyPaths"])
+
+
+@rule
+def the_host_s_device_nodes_are_read_only(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    """They can be written to all the same; what cannot be set is their times."""
+    devices = {one for one in it["linux"]["readonlyPaths"] if one.startswith("/dev/")}
+    assert devices == {
+        f"/dev/{one}" for one in ("full", "null", "random", "tty", "urandom", "zero")
+    }
 
 
 # Resources -----------------------------------------------------------------------------------

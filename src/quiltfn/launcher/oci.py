@@ -5,7 +5,10 @@ launcher because whoever writes this document decides what root does; the server
 talked to by anybody, only names limits.
 """
 
+import functools
+import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -28,6 +31,7 @@ GUEST_CAPABILITIES = ["CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CA
 MASKED = [
     "/proc/acpi",
     "/proc/asound",
+    "/proc/cmdline",  # of the host's kernel: its disks, and what else was told it at boot
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
@@ -38,7 +42,9 @@ MASKED = [
     "/proc/timer_list",
     "/proc/timer_stats",
 ]
-READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+# crun binds the host's own: anybody who may write to one could set its times.
+DEVICES = [f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom", "zero")]
+READ_ONLY = [*DEVICES, "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 # Not RLIMIT_SIGPENDING: what it is when the user namespace is made becomes the limit of all
 # sandboxes together, so the guest sets it.
 RLIMITS = {
@@ -228,14 +234,19 @@ def _resources(limits: Limits) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def seccomp(machine: str) -> dict[str, Any]:
-    """The allowlist of seccomp.json as the OCI runtime reads it, for this processor alone."""
+    """The allowlist of seccomp.json as the OCI runtime reads it, for this processor alone.
+
+    Every sandbox gets the same document: do not change it.
+    """
     profile = _profile()
     plain = sorted({name for group in profile["allow"] for name in group["names"]})
     rules: list[dict[str, Any]] = [{"names": plain, "action": "SCMP_ACT_ALLOW"}]
     rules += [
-        {"names": rule["names"], "action": "SCMP_ACT_ALLOW", "args": rule["args"]}
+        {"names": rule["names"], "action": "SCMP_ACT_ALLOW", "args": args}
         for rule in profile["allow_if"]
+        for args in _alternatives(rule["args"])
     ]
     rules += [
         {"names": rule["names"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}
@@ -247,6 +258,40 @@ def seccomp(machine: str) -> dict[str, Any]:
         "architectures": [ARCHITECTURES[machine]],
         "syscalls": rules,
     }
+
+
+def _alternatives(conditions: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Lists of conditions, each argument once, of which one holds where `conditions` hold."""
+    each = [
+        [condition]
+        if "within" not in condition
+        else [
+            {"index": condition["index"], **block}
+            for one in condition["within"]
+            for block in _blocks(
+                *(one if isinstance(one, list) else (one, one)), condition.get("bits", 64)
+            )
+        ]
+        for condition in conditions
+    ]
+    return (list(chosen) for chosen in itertools.product(*each))
+
+
+def _blocks(first: int, last: int, bits: int = 64) -> Iterator[dict[str, Any]]:
+    """Conditions of which one holds for every number from `first` to `last`, and none for others.
+
+    Of the number the lowest `bits` count.
+
+    A runtime takes two conditions on one argument for two rules, so a range cannot be two
+    comparisons; it is cut into blocks of 2^n numbers that differ in their last n bits alone.
+    """
+    while first <= last:
+        size = first & -first or 1 << bits
+        while first + size - 1 > last:
+            size >>= 1
+        mask = (1 << bits) - size
+        yield {"value": mask, "valueTwo": first, "op": "SCMP_CMP_MASKED_EQ"}
+        first += size
 
 
 def _profile() -> dict[str, Any]:
