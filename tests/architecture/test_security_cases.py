@@ -25,7 +25,7 @@ def test_a_row_names_tests_that_exist_or_says_why_there_is_none(case: Case) -> N
     assert case.tests or case.not_run
     assert bool(case.tests) is bool(case.figure), "what a test measured, and nothing else"
     assert case.network in ("none", "none, egress")
-    for node in (*case.tests, *case.controls):
+    for node in (*case.tests, *case.controls, *case.runsc):
         assert exists(node), node
 
 

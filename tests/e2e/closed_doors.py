@@ -168,6 +168,13 @@ tries["call memfd_create huge"] = call(319, b"x", 4)
 tries["call shmget huge"] = call(29, 0, long(2 << 20), 0o5600)
 for family in (2, 10, 16, 30, 38):
     tries[f"call socketpair {family}"] = call(53, family, 5, 0, ctypes.create_string_buffer(8))
+one, other = socket.socketpair()
+empty = ctypes.create_string_buffer(56)  # a msghdr
+for name, number in {"sendmsg": 46, "recvmsg": 47}.items():
+    tries[f"call {name} MSG_OOB"] = call(number, long(one.fileno()), empty, long(1))
+for name, number in {"sendto": 44, "recvfrom": 45}.items():
+    arguments = (long(one.fileno()), empty, long(1), long(1), None, None)
+    tries[f"call {name} MSG_OOB"] = call(number, *arguments)
 for name in ("null", "zero", "full", "random", "urandom", "tty"):
     tries[f"times of /dev/{name}"] = set_times(f"/dev/{name}")
 tries["x32"] = call(0x40000000 | 39)

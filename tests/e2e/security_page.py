@@ -15,9 +15,9 @@ HEAD = """\
 # Security tests
 
 What hostile handlers try, which test shows that it comes to nothing, and what was measured, on {date}.
-All of it is asked of a real `quiltfn serve`, from within sandboxes of crun; what gVisor's runsc is asked is in
-`tests/e2e/test_gvisor.py` and was asked on the first of these machines alone. A case without a
-test is *not run*; it is not passed. Made by `scripts/generate.py` from `tests/e2e/security_cases.py`.
+All of it is asked of a real `quiltfn serve`, from within sandboxes of crun. Where the column *runtime* says runsc, the last of
+the tests named, those in `test_gvisor.py`, ask the same of gVisor's sandboxes, on the first of these machines alone; figures are
+crun's. A case without a test is *not run*; it is not passed. Made by `scripts/generate.py` from `tests/e2e/security_cases.py`.
 
 The column *control groups* says where a case was run and passed. *v1 beside v2*: a host with kernel 6.18; every
 figure here was measured on it. *v2*: on {date_v2}, a machine with pure cgroup v2 (Debian 13, kernel 6.12,
@@ -57,12 +57,13 @@ def line(case: Any) -> str:
     result = case.figure if case.tests else "**not run**"
     if case.not_run:
         result += f"; {case.not_run}" if case.tests else f": {case.not_run}"
+    runtime = "crun, runsc" if case.runsc else "crun"
     cells = (
         case.id,
         case.tries,
-        *(("crun", f"v1 beside v2; {on_v2(case)}", case.network) if case.tests else ("", "", "")),
+        *((runtime, f"v1 beside v2; {on_v2(case)}", case.network) if case.tests else ("", "", "")),
         result,
-        "<br>".join(f"`{one}`" for one in case.tests),
+        "<br>".join(f"`{one}`" for one in (*case.tests, *case.runsc)),
         "<br>".join(f"`{one}`" for one in case.controls),
     )
     return f"| {' | '.join(cells)} |\n"

@@ -195,6 +195,7 @@ def test_v1_puts_a_process_of_ours_into_a_group_of_every_controller(tmp_path: Pa
     V1(tops, hybrid=True).enter("s", "one", Limits(memory_mib=64, cpu_percent=50.0, pids=1))
     for name, wanted in {
         "memory/memory.limit_in_bytes": str(64 * 1024 * 1024),
+        "memory/memory.kmem.tcp.limit_in_bytes": str(16 * 1024 * 1024),
         "cpu/cpu.cfs_quota_us": "50000",
         "pids/pids.max": "1",
         "devices/devices.deny": "a",
@@ -233,6 +234,7 @@ def test_v1_changes_the_limits_of_a_sandbox_that_is_there(tmp_path: Path, swap: 
     tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
     files = {"memory": ["memory.limit_in_bytes"], "cpu": ["cpu.cfs_quota_us", "cpu.cfs_period_us"]}
     files["memory"] += ["memory.memsw.limit_in_bytes"] if swap else []
+    files["memory"] += ["memory.kmem.tcp.limit_in_bytes"]
     for controller, names in files.items():
         (tops[controller] / "quiltfn" / "s" / "one").mkdir(parents=True)
         for name in names:
@@ -241,7 +243,59 @@ def test_v1_changes_the_limits_of_a_sandbox_that_is_there(tmp_path: Path, swap: 
     memory, cpu = (tops[name] / "quiltfn" / "s" / "one" for name in ("memory", "cpu"))
     assert (memory / "memory.limit_in_bytes").read_text() == str(512 * 1024 * 1024)
     assert not swap or (memory / files["memory"][1]).read_text() == str(512 * 1024 * 1024)
+    assert (memory / "memory.kmem.tcp.limit_in_bytes").read_text() == str(128 * 1024 * 1024)
     assert (cpu / "cpu.cfs_quota_us").read_text() == "50000"
+
+
+def test_v1_does_not_do_without_a_limit_of_sockets(tmp_path: Path) -> None:
+    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
+    group = tops["memory"] / "quiltfn" / "s" / "one"
+    group.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"memory\.kmem\.tcp\.limit_in_bytes"):
+        V1(tops, hybrid=True).limit("s", "one", Limits(memory_mib=512, cpu_percent=50))
+
+
+def test_the_group_above_every_server(unified: Path, tmp_path: Path) -> None:
+    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
+    assert V1(tops, hybrid=True).parent("pids") == tmp_path / "pids" / "quiltfn"
+    assert V2().parent("pids") == unified / "quiltfn"
+
+
+# Killing -------------------------------------------------------------------------------------
+
+
+def test_v1_ends_the_quota_of_what_it_kills_once_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
+    for top in tops.values():
+        (top / "quiltfn" / "s" / "one").mkdir(parents=True)
+    group = tops["freezer"] / "quiltfn" / "s" / "one"
+    (group / "cgroup.procs").write_text("77")
+    quota = tops["cpu"] / "quiltfn" / "s" / "one" / "cpu.cfs_quota_us"
+    quota.write_text("10000")
+    seen = []
+    monkeypatch.setattr(cgroups.os, "kill", lambda pid, _: seen.append((pid, quota.read_text())))
+    V1(tops, hybrid=True).kill("s", "one")
+    assert seen == [(77, "10000")], "whoever is alive has the quota"
+    assert quota.read_text().startswith("-1")
+    assert (group / "freezer.state").read_text() == "THAWED"
+
+
+def test_v2_ends_the_quota_of_what_it_kills(unified: Path) -> None:
+    group = unified / "quiltfn" / "s" / "one"
+    group.mkdir(parents=True)
+    (group / "cpu.max").write_text("")
+    V2().kill("s", "one")
+    assert (group / "cgroup.kill").read_text() == "1"
+    assert (group / "cpu.max").read_text() == "max"
+
+
+@pytest.mark.usefixtures("unified")
+def test_what_has_no_group_any_more_is_killed_without_a_word(tmp_path: Path) -> None:
+    V2().kill("s", "gone")
+    V1({name: tmp_path / name for name in cgroups.V1_CONTROLLERS}, hybrid=False).kill("s", "gone")
 
 
 # Trees ---------------------------------------------------------------------------------------

@@ -298,8 +298,12 @@ def its_name_tells_nothing_of_the_host(it: Config, _host: oci.Host, _limits: Lim
 
 
 @rule
-def no_kernel_setting_is_written_for_it(it: Config, _host: oci.Host, _limits: Limits) -> None:
-    assert not {"sysctl", "timeOffsets", "personality", "mountLabel"} & set(it["linux"])
+def no_kernel_setting_is_written_but_of_a_network_of_its_own(
+    it: Config, _host: oci.Host, _limits: Limits
+) -> None:
+    assert not {"timeOffsets", "personality", "mountLabel"} & set(it["linux"])
+    (network,) = (one for one in it["linux"]["namespaces"] if one["type"] == "network")
+    assert set(it["linux"]["sysctl"]) == (set() if "path" in network else {"net.ipv4.tcp_rmem"})
 
 
 @rule
@@ -316,7 +320,7 @@ def nothing_else_is_asked_of_the_runtime(it: Config, _host: oci.Host, _limits: L
     }
     assert it["annotations"] == {"run.oci.seccomp_fail_unknown_syscall": "1"}
     assert not {"apparmorProfile", "selinuxLabel"} & set(it["process"])
-    assert not {"hooks", "intelRdt", "sysctl", "rootfsPropagation"} & set(it["linux"])
+    assert not {"hooks", "intelRdt", "rootfsPropagation"} & set(it["linux"])
     json.dumps(it, allow_nan=False)
 
 

@@ -1,13 +1,16 @@
 """The verdict over what was seen of the probe: every protection that is missing is named."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from quiltfn.launcher import preflight
 from quiltfn.launcher.gvisor import PIDS
 from quiltfn.launcher.preflight import (
     GVISOR_PROBE,
     PROBE,
+    WITHIN,
     PreflightFailed,
     Seen,
     judge,
@@ -16,12 +19,19 @@ from quiltfn.launcher.preflight import (
 from quiltfn.launcher.state import SERVER_UID, UID_BASE, UIDS_PER_SANDBOX
 
 MEMORY = str(PROBE.memory_mib << 20)
+SOCKETS = str(PROBE.memory_mib << 18)
 QUOTA = "{} {}".format(*PROBE.cpu_quota_and_period_us())
 UID = str(UID_BASE + UIDS_PER_SANDBOX)
 GOOD = Seen(
     status={"Uid": f"{UID}\t" * 4, "Seccomp": "2", "NoNewPrivs": "1", "CapBnd": "0" * 16},
     namespaces={"mnt", "pid", "net", "ipc", "uts", "cgroup", "user", "pid_for_children"},
-    limits={"memory": MEMORY, "swap": MEMORY, "cpu": QUOTA, "pids": str(PROBE.pids)},
+    limits={
+        "memory": MEMORY,
+        "swap": MEMORY,
+        "sockets": SOCKETS,
+        "cpu": QUOTA,
+        "pids": str(PROBE.pids),
+    },
 )
 
 
@@ -45,6 +55,7 @@ def test_a_whole_fence_is_reported_as_it_was_seen(mode: str) -> None:
         "capabilities",
         "memory_limit",
         "swap_limit",
+        "socket_limit",
         "cpu_limit",
         "pids_limit",
         "network",
@@ -56,6 +67,11 @@ def test_a_whole_fence_is_reported_as_it_was_seen(mode: str) -> None:
 @pytest.mark.parametrize("swap", [MEMORY, "0", "none"], ids=["v1", "v2", "no swap on the host"])
 def test_a_host_without_swap_needs_no_swap_limit(swap: str) -> None:
     assert judge(limits(swap=swap), "v2")["swap_limit"] == "none"
+
+
+def test_what_sockets_hold_is_part_of_the_memory_or_has_a_limit_of_its_own() -> None:
+    assert judge(GOOD, "v1")["socket_limit"] == "cgroup v1, TCP 1/4 of the memory"
+    assert judge(limits(sockets=WITHIN), "v2")["socket_limit"] == "within the memory limit"
 
 
 MISSING = {
@@ -73,6 +89,7 @@ MISSING = {
     "capabilities": [status(CapBnd="00000000a80425fb"), status(CapBnd="0000000000000100")],
     "memory_limit": [limits(memory=None), limits(memory="max"), limits(memory=MEMORY + "0")],
     "swap_limit": [limits(swap=None), limits(swap="max"), limits(swap=MEMORY + "0")],
+    "socket_limit": [limits(sockets=None), limits(sockets=MEMORY), limits(sockets="9" * 19)],
     "cpu_limit": [limits(cpu=None), limits(cpu="-1 100000"), limits(cpu="max 100000")],
     "pids_limit": [limits(pids=None), limits(pids="max"), limits(pids="1")],
 }
@@ -99,6 +116,23 @@ def test_a_status_that_tells_nothing_is_no_protection() -> None:
         judge(without_the_lines, "v1")
 
 
+@pytest.mark.parametrize(
+    ("stat", "booted", "counts"),
+    [
+        ("anon 1\nsock 0\n", "quiet", True),
+        ("anon 1\nsock 0\n", "quiet cgroup.memory=nokmem,nosocket", False),
+        ("anon 1\nsocket 0\n", "quiet", False),
+    ],
+)
+def test_v2_counts_sockets_where_it_was_not_told_to_leave_them_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stat: str, booted: str, counts: bool
+) -> None:
+    (tmp_path / "stat").write_text(stat)
+    (tmp_path / "cmdline").write_text(booted)
+    monkeypatch.setattr(preflight, "COMMAND_LINE", tmp_path / "cmdline")
+    assert preflight._counts_sockets(tmp_path / "stat") is counts
+
+
 # gVisor --------------------------------------------------------------------------------------
 
 SENTRY = Seen(
@@ -108,6 +142,7 @@ SENTRY = Seen(
     limits={
         "memory": str(GVISOR_PROBE.memory_mib << 20),
         "swap": "0",
+        "sockets": WITHIN,
         "cpu": "{} {}".format(*GVISOR_PROBE.cpu_quota_and_period_us()),
         "pids": str(PIDS),
     },
@@ -129,6 +164,7 @@ SENTRY_MISSING = {
     ],
     "seccomp": [replace(SENTRY, status=SENTRY.status | {"Seccomp": one}) for one in ("0", "")],
     "no_new_privileges": [replace(SENTRY, status=SENTRY.status | {"NoNewPrivs": "0"})],
+    "socket_limit": [replace(SENTRY, limits=SENTRY.limits | {"sockets": "9" * 19})],
     **{
         f"{name}_limit": [replace(SENTRY, limits=SENTRY.limits | {name: "max"})]
         for name in ("memory", "swap", "cpu", "pids")

@@ -121,6 +121,8 @@ CONDITIONS = [
     ("memfd_create", [0], [0, 1, 2, 3, 8], [4, 5, 21 << 26 | 4]),
     ("shmget", [0, 0], [0, 0o1600, 0o3600], [0o4000, 0o5600]),
     ("unshare", [], [0, 0x200, 0x400], [0x80, 0x20000, 0x10000000]),
+    *((name, [0, 0], [0, 2, 0x40, 0x4000], [1, 0x41]) for name in ("sendmsg", "recvmsg")),
+    *((name, [0, 0, 0], [0, 2, 0x40], [1, 0x4001]) for name in ("sendto", "recvfrom", "sendmmsg")),
     ("socketpair", [], [1], [0, 2, 10, 16, 30]),
     ("ioctl", [0], [0x5401, 0x541B, 0x8912, 0x893F, 0x8A00, 0xC0206911], [0x8940, 0x8982, 0x8983]),
     ("ioctl", [0], [0xFFFF_FFFF_C020_6911], [0x8941]),

@@ -23,6 +23,12 @@ V1_CONTROLLERS = ("memory", "pids", "cpu", "freezer", "devices")
 V2_CONTROLLERS = ("memory", "pids", "cpu")
 CPU_PERIOD_US = 100_000
 CPU_QUOTA_MIN_US = 1_000
+# No quota, as v1 and v2 write it. Processes wait for what their group has used beyond its quota,
+# even those that only have to die, so it ends with a kill: nothing alive can make use of that.
+V1_NO_QUOTA, V2_NO_QUOTA = "-1", "max"
+# v1 counts what TCP sockets hold apart from all other memory, and v2 with it: on v1 they may have
+# that part of the memory limit on top of it.
+SOCKET_SHARE = 4
 
 
 class CgroupsUnusable(Exception):
@@ -59,6 +65,9 @@ class Cgroups(Protocol):
     def prepare(self, server: str) -> None:
         """Makes the parent group of this server's sandboxes."""
 
+    def parent(self, controller: str) -> Path:
+        """The group above those of every server, whose limits hold for all sandboxes together."""
+
     def path(self, server: str, sandbox: str) -> str:
         """What config.json's cgroupsPath says."""
 
@@ -75,7 +84,9 @@ class Cgroups(Protocol):
         """Bytes of memory that the sandbox uses now."""
 
     def kill(self, server: str, sandbox: str) -> None:
-        """SIGKILL to everything in the sandbox at once, so that no fork escapes it."""
+        """SIGKILL to everything in the sandbox at once, so that no fork escapes it; what has to die
+        does not wait for processor time.
+        """
 
     def remove(self, server: str, sandbox: str) -> None:
         """Removes what is left of a dead sandbox's groups. Harmless if there is nothing."""
@@ -134,6 +145,9 @@ class V1:
         for top in self._mounts.values():
             (top / PARENT / server).mkdir(parents=True, exist_ok=True)
 
+    def parent(self, controller: str) -> Path:
+        return self._mounts[controller] / PARENT
+
     def path(self, server: str, sandbox: str) -> str:
         return f"/{PARENT}/{server}/{sandbox}"
 
@@ -141,7 +155,11 @@ class V1:
         quota, period = limits.cpu_quota_and_period_us()
         memory = limits.memory_mib * 1024 * 1024
         files: dict[str, dict[str, object]] = {
-            "memory": {"memory.limit_in_bytes": memory, "memory.memsw.limit_in_bytes": memory},
+            "memory": {
+                "memory.limit_in_bytes": memory,
+                "memory.memsw.limit_in_bytes": memory,
+                "memory.kmem.tcp.limit_in_bytes": memory // SOCKET_SHARE,
+            },
             "cpu": {"cpu.cfs_period_us": period, "cpu.cfs_quota_us": quota},
             "pids": {"pids.max": limits.pids},
             "devices": {"devices.deny": "a"},
@@ -159,18 +177,20 @@ class V1:
 
     def limit(self, server: str, sandbox: str, limits: Limits) -> None:
         quota, period = limits.cpu_quota_and_period_us()
-        memory = str(limits.memory_mib * 1024 * 1024)
+        size = limits.memory_mib * 1024 * 1024
+        memory = str(size)
         group = self._group("memory", server, sandbox)
         total = group / "memory.memsw.limit_in_bytes"
         with contextlib.suppress(FileNotFoundError):  # swap accounting may be off
             # The sum may never be below the part, so which comes first depends on the direction.
             with contextlib.suppress(OSError):
-                _set(total, memory)
-            _set(group / "memory.limit_in_bytes", memory)
-            _set(total, memory)
+                write(total, memory)
+            write(group / "memory.limit_in_bytes", memory)
+            write(total, memory)
+        write(group / "memory.kmem.tcp.limit_in_bytes", str(size // SOCKET_SHARE))
         group = self._group("cpu", server, sandbox)
-        _set(group / "cpu.cfs_period_us", str(period))
-        _set(group / "cpu.cfs_quota_us", str(quota))
+        write(group / "cpu.cfs_period_us", str(period))
+        write(group / "cpu.cfs_quota_us", str(quota))
 
     def open_events(self, server: str, sandbox: str) -> int:
         name = self._group("memory", server, sandbox) / "memory.oom_control"
@@ -186,6 +206,8 @@ class V1:
         _kill_members(group)
         with contextlib.suppress(OSError):
             (group / "freezer.state").write_text("THAWED")
+        with contextlib.suppress(OSError):
+            write(self._group("cpu", server, sandbox) / "cpu.cfs_quota_us", V1_NO_QUOTA)
 
     def remove(self, server: str, sandbox: str) -> None:
         for name in self._mounts:
@@ -250,6 +272,10 @@ class V2:
                 ) from None
         self._server = server
 
+    def parent(self, controller: str) -> Path:
+        assert controller in V2_CONTROLLERS, "one tree has them all"
+        return MOUNT / self._base.strip("/") / PARENT
+
     def path(self, server: str, sandbox: str) -> str:
         return f"{self._base.rstrip('/')}/{PARENT}/{server}/{sandbox}"
 
@@ -267,8 +293,8 @@ class V2:
     def limit(self, server: str, sandbox: str, limits: Limits) -> None:
         quota, period = limits.cpu_quota_and_period_us()
         group = self._group(server, sandbox)
-        _set(group / "memory.max", str(limits.memory_mib * 1024 * 1024))
-        _set(group / "cpu.max", f"{quota} {period}")
+        write(group / "memory.max", str(limits.memory_mib * 1024 * 1024))
+        write(group / "cpu.max", f"{quota} {period}")
 
     def open_events(self, server: str, sandbox: str) -> int:
         name = self._group(server, sandbox) / "memory.events"
@@ -283,6 +309,8 @@ class V2:
             (group / "cgroup.kill").write_text("1")
         except OSError:  # before Linux 5.14
             _kill_members(group)
+        with contextlib.suppress(OSError):
+            write(group / "cpu.max", V2_NO_QUOTA)
 
     def remove(self, server: str, sandbox: str) -> None:
         _remove_tree(self._group(server, sandbox))
@@ -331,7 +359,7 @@ def _children(group: Path) -> Iterator[Path]:
         yield from (child for child in group.iterdir() if child.is_dir())
 
 
-def _set(file: Path, value: str) -> None:
+def write(file: Path, value: str) -> None:
     """One write to a file that has to be there: `write_text` would make it where it is not."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
     try:

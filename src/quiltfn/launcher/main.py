@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quiltfn.launcher import (
+    ceiling,
     cgroups,
     confine,
     host_image,
@@ -140,12 +141,14 @@ class Launcher:
         )
         self._watch_signals()
         try:
+            above = ceiling.put_above(groups, ceiling.of_this_machine())
             seen = preflight.check(self.sandboxes, self.state, groups, self._turn)
+            seen["ceiling"] = above
             seen["egress"] = preflight.check_egress(egress, self.state, self._turn)
             seen["gvisor"] = preflight.check_gvisor(
                 gvisor, self.sandboxes, self.state, groups, self._turn
             )
-        except preflight.PreflightFailed as error:
+        except (cgroups.CgroupsUnusable, preflight.PreflightFailed) as error:
             raise CannotStart(str(error), UNUSABLE) from None
         facts = {
             "cgroup_mode": groups.mode,

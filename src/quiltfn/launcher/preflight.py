@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quiltfn.launcher.cgroups import MOUNT, Cgroups, Limits
+from quiltfn.launcher.cgroups import MOUNT, SOCKET_SHARE, Cgroups, Limits
 from quiltfn.launcher.egress import Egress, Uplink
 from quiltfn.launcher.gvisor import PIDS, Gvisor
 from quiltfn.launcher.oci import GVISOR, Wanted
@@ -21,6 +21,8 @@ from quiltfn.launcher.state import SERVER_UID, UID_BASE, ServerState
 PROBE = Limits(memory_mib=64, cpu_percent=50.0)
 # A kernel of its own has to start in it.
 GVISOR_PROBE = Limits(memory_mib=256, cpu_percent=50.0)
+WITHIN = "within the memory limit"
+COMMAND_LINE = Path("/proc/cmdline")
 
 
 class PreflightFailed(Exception):
@@ -169,10 +171,14 @@ def _identity(seen: Seen) -> Demands:
 
 def _limits(seen: Seen, probe: Limits, pids: int, mode: str) -> Demands:
     quota, period = probe.cpu_quota_and_period_us()
-    memory = str(probe.memory_mib * 1024 * 1024)
+    size = probe.memory_mib * 1024 * 1024
+    memory, apart = str(size), str(size // SOCKET_SHARE)
+    sockets = seen.limits.get("sockets")
+    how = WITHIN if sockets == WITHIN else f"cgroup {mode}, TCP 1/{SOCKET_SHARE} of the memory"
     return {
         "memory_limit": (seen.limits.get("memory") == memory, f"cgroup {mode}, swap included"),
         "swap_limit": (seen.limits.get("swap") in (memory, "0", "none"), "none"),
+        "socket_limit": (sockets in (apart, WITHIN), how),
         "cpu_limit": (seen.limits.get("cpu") == f"{quota} {period}", f"cgroup {mode}"),
         "pids_limit": (seen.limits.get("pids") == str(pids), f"cgroup {mode}"),
     }
@@ -208,6 +214,7 @@ def _look(pid: int, server: str, sandbox: str, cgroups: Cgroups) -> Seen:
         files = {
             "memory": MOUNT / "memory" / group / "memory.limit_in_bytes",
             "swap": MOUNT / "memory" / group / "memory.memsw.limit_in_bytes",
+            "sockets": MOUNT / "memory" / group / "memory.kmem.tcp.limit_in_bytes",
             "quota": MOUNT / "cpu" / group / "cpu.cfs_quota_us",
             "period": MOUNT / "cpu" / group / "cpu.cfs_period_us",
             "pids": MOUNT / "pids" / group / "pids.max",
@@ -216,9 +223,17 @@ def _look(pid: int, server: str, sandbox: str, cgroups: Cgroups) -> Seen:
     limits = {n: f.read_text().strip() for n, f in files.items() if f.exists() or n != "swap"}
     if "swap" not in limits and len(Path("/proc/swaps").read_text().splitlines()) <= 1:
         limits["swap"] = "none"
+    if cgroups.mode == "v2" and _counts_sockets(MOUNT / group / "memory.stat"):
+        limits["sockets"] = WITHIN
     if "quota" in limits:
         limits["cpu"] = f"{limits.pop('quota')} {limits.pop('period')}"
     return Seen({name: status.get(name, "") for name in wanted}, own, limits)
+
+
+def _counts_sockets(stat: Path) -> bool:
+    """Whether v2 charges sockets to the memory limit; it can be told not to when it is booted."""
+    counted = any(line.startswith("sock ") for line in stat.read_text().splitlines())
+    return counted and "nosocket" not in COMMAND_LINE.read_text()
 
 
 def _until(done: Callable[[], bool], turn: Callable[[], None]) -> None:

@@ -1,0 +1,44 @@
+"""Every stressor of stress-ng as a handler: some 300 ways to keep a kernel busy, written by others.
+
+Only `scripts/soak hostile` runs it, for the time that it takes; it installs stress-ng.
+"""
+
+import collections
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from e2e.hostile_box import IN_FULL, Ground, answers_again
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.skipif(not IN_FULL, reason="takes ten minutes: run by scripts/soak hostile"),
+]
+STRESS_NG = Path("/usr/bin/stress-ng")
+# Each has a second; what does not heed that ends at the deadline.
+STRESSED = (
+    '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick\n'
+    'exec stress-ng --temp-path /tmp --timeout 1 --"$QUILT_PAYLOAD" 2 2>&1'
+)
+ENDS = {"success", "failed", "timeout", "oom"}
+
+
+def test_every_stressor_harms_nobody(ground: Ground) -> None:
+    """What they did to the host, the oracle says; what to others, the victim."""
+    named = subprocess.run(
+        [STRESS_NG, "--stressors"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert len(named) > 200, named
+    function = ground.server.deploy(STRESSED, timeout_seconds=5)
+    ends: collections.Counter[str] = collections.Counter()
+    worked = 0
+    for stressor in named:
+        record = function.invoke(stressor)
+        assert record["status"] in ENDS, (stressor, record)
+        ends[record["status"]] += 1
+        worked += f"dispatching hogs: 2 {stressor}" in record["stdout"]
+        answers_again(ground.server, function)
+    function.delete()
+    assert worked > 200, "most of them were started, and not skipped or refused by name"
+    print(f"{len(named)} stressors, {worked} started: {dict(ends)}")

@@ -1,0 +1,137 @@
+"""One ceiling above all sandboxes: its figures, and trees in which it is set and read back."""
+
+import errno
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quiltfn.inherited import BUDGET_SHARE
+from quiltfn.launcher import ceiling, cgroups
+from quiltfn.launcher.ceiling import Ceiling
+from quiltfn.launcher.cgroups import V1, V2, CgroupsUnusable
+
+GIB = 1 << 30
+ANY = Ceiling(memory=GIB, tasks=1000)
+V1_FILES = {
+    "memory.limit_in_bytes": str(GIB),
+    "memory.kmem.tcp.limit_in_bytes": str(GIB // 4),
+    "memory.memsw.limit_in_bytes": str(GIB),
+    "memory.use_hierarchy": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("memory", "kept"), [(GIB, GIB // 4), (4 * GIB, GIB // 2), (100 * GIB, 10 * GIB)]
+)
+def test_what_is_kept_for_the_server_and_the_host(memory: int, kept: int) -> None:
+    assert ceiling.of(memory=memory, pid_max=9, threads_max=9).memory == memory - kept
+
+
+@given(st.integers(256 << 20, 1 << 44))
+def test_what_instances_may_hold_by_default_fits_in(memory: int) -> None:
+    made = ceiling.of(memory=memory, pid_max=9, threads_max=9).memory
+    assert int(BUDGET_SHARE * (memory >> 20)) << 20 <= made <= 0.9 * memory
+
+
+@pytest.mark.parametrize(("pid_max", "threads_max"), [(32_768, 192_730), (4_194_304, 32_768)])
+def test_half_of_the_process_numbers_is_left(pid_max: int, threads_max: int) -> None:
+    assert ceiling.of(memory=GIB, pid_max=pid_max, threads_max=threads_max).tasks == 16_384
+
+
+def test_this_machine_has_one() -> None:
+    assert ceiling.of_this_machine().memory >= 256 << 20
+
+
+@pytest.fixture
+def v1(tmp_path: Path) -> Path:
+    """The hierarchies of v1 as plain directories, with files as the kernel has them."""
+    for name in cgroups.V1_CONTROLLERS:
+        (tmp_path / name / "quiltfn" / "s").mkdir(parents=True)
+    for name in V1_FILES:
+        (tmp_path / "memory" / "quiltfn" / name).write_text("1\n")
+    (tmp_path / "pids" / "quiltfn" / "pids.max").write_text("max\n")
+    return tmp_path
+
+
+def groups_in(top: Path) -> V1:
+    return V1({name: top / name for name in cgroups.V1_CONTROLLERS}, hybrid=True)
+
+
+def test_v1_has_it_in_every_hierarchy(v1: Path) -> None:
+    told = ceiling.put_above(groups_in(v1), ANY)
+    assert told == (
+        "cgroup hybrid, all sandboxes together: 1024 MiB, 256 MiB of sockets, "
+        "1000 processes and threads"
+    )
+    memory = v1 / "memory" / "quiltfn"
+    assert {name: (memory / name).read_text().strip() for name in V1_FILES} == V1_FILES
+    assert (v1 / "pids" / "quiltfn" / "pids.max").read_text().strip() == "1000"
+
+
+def test_v1_without_swap_accounting_has_none_for_swap(v1: Path) -> None:
+    (v1 / "memory" / "quiltfn" / "memory.memsw.limit_in_bytes").unlink()
+    ceiling.put_above(groups_in(v1), ANY)
+    assert not (v1 / "memory" / "quiltfn" / "memory.memsw.limit_in_bytes").exists()
+
+
+@pytest.mark.parametrize("before", ["9" * 19, "4096"], ids=["falling", "rising"])
+def test_the_sum_with_swap_is_never_below_the_memory(
+    v1: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    memory = v1 / "memory" / "quiltfn"
+    for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
+        (memory / name).write_text(before)
+
+    def write(file: Path, value: str) -> None:
+        limit, total = (
+            int(value if file.name == name else (memory / name).read_text())
+            for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+        )
+        if total < limit:
+            raise OSError(errno.EINVAL, "as the kernel has it")
+        file.write_text(value)
+
+    monkeypatch.setattr(ceiling, "write", write)
+    ceiling.put_above(groups_in(v1), ANY)
+
+
+@pytest.mark.parametrize(
+    "name", ["memory.limit_in_bytes", "memory.kmem.tcp.limit_in_bytes", "memory.use_hierarchy"]
+)
+def test_what_does_not_hold_is_named(v1: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def write(file: Path, value: str) -> None:
+        if file.name == name:
+            raise OSError(errno.EBUSY, "somebody is below it")
+        file.write_text(value)
+
+    (v1 / "memory" / "quiltfn" / name).write_text("0")
+    monkeypatch.setattr(ceiling, "write", write)
+    with pytest.raises(CgroupsUnusable, match=rf"no ceiling: [^;]*{name} is 0, not \d+$"):
+        ceiling.put_above(groups_in(v1), ANY)
+
+
+def test_a_kernel_that_has_no_such_file_is_refused(v1: Path) -> None:
+    (v1 / "memory" / "quiltfn" / "memory.kmem.tcp.limit_in_bytes").unlink()
+    with pytest.raises(CgroupsUnusable, match=r"tcp.limit_in_bytes is not there, not 268435456"):
+        ceiling.put_above(groups_in(v1), ANY)
+
+
+@pytest.fixture
+def v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The parent group of a v2 tree of plain directories."""
+    monkeypatch.setattr(cgroups, "MOUNT", tmp_path)
+    monkeypatch.setattr(cgroups, "_delegated", lambda _: "/")
+    (tmp_path / "quiltfn").mkdir()
+    for name in ("memory.max", "memory.swap.max", "pids.max"):
+        (tmp_path / "quiltfn" / name).write_text("")
+    return tmp_path / "quiltfn"
+
+
+def test_v2_counts_sockets_with_the_memory(v2: Path) -> None:
+    told = ceiling.put_above(V2(), ANY)
+    assert told == "cgroup v2, all sandboxes together: 1024 MiB, 1000 processes and threads"
+    assert (v2 / "memory.max").read_text() == str(GIB)
+    assert (v2 / "memory.swap.max").read_text() == "0"
+    assert (v2 / "pids.max").read_text() == "1000"
