@@ -25,6 +25,8 @@ from patience import patient
 
 QUILTFN = Path(sys.executable).parent / "quiltfn"
 CRUN = "/usr/bin/crun"
+# The longest that `scripts/soak hostile` has a handler run is five minutes.
+CLIENT_TIMEOUT_S = 400 if os.environ.get("QUILTFN_HOSTILE_IN_FULL") else 60
 READY = re.compile(r"listening on (http://127\.0\.0\.1:\d+)\n")
 START_S, STOP_S = 40.0, 45.0  # before `patient`
 _names = itertools.count(1)
@@ -111,7 +113,7 @@ class Server:
         self.url = ready[1]
         limits = httpx.Limits(max_connections=128)
         self.http = httpx.Client(
-            base_url=self.url, timeout=patient(60), trust_env=False, limits=limits
+            base_url=self.url, timeout=patient(CLIENT_TIMEOUT_S), trust_env=False, limits=limits
         )
         self.id = (self.server_dirs() - before).pop()
         self.ids.add(self.id)
