@@ -281,7 +281,7 @@ CASES = (
         id="B23",
         tries="makes system calls at random, with random arguments",
         tests=(f"{SHARING}::test_calls_at_random_harm_nobody",),
-        figure="300,200 calls in 100 s, and as long again that ended as oom; 0 complaints of the kernel, the next calls succeed; the victim's p99 3.6 ms",
+        figure="300,200 calls in 100 s, and some 50 s more that ended as oom; 0 complaints of the kernel, the next calls succeed; the victim's p99 3.6 ms",
         not_run="6 s in scripts/test; the 30 minutes of scripts/soak hostile have not been run; the kernel is not one with KASAN",
     ),
     Case(
