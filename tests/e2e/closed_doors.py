@@ -93,12 +93,12 @@ def of_file(number, *arguments, path="/usr/bin/env"):
     return attempt
 
 
-def read_without_waiting(flags, number=327):
+def read_with(flags):
     def attempt():
         page = ctypes.create_string_buffer(64)
         vector = struct.pack("QQ", ctypes.addressof(page), 64)
         last = ctypes.c_long(flags)
-        of_file(number, ctypes.c_char_p(vector), ctypes.c_long(1), *[ctypes.c_long(0)] * 2, last)()
+        of_file(327, ctypes.c_char_p(vector), ctypes.c_long(1), *[ctypes.c_long(0)] * 2, last)()
 
     return attempt
 
@@ -154,7 +154,7 @@ tries["call fcntl F_NOTIFY, upper half"] = of_file(72, long(1026 | UPPER), long(
 tries["call fcntl F_SETLEASE"] = of_file(72, long(1024), long(2))
 tries["call fcntl F_SET_RW_HINT"] = of_file(72, long(1036), ctypes.c_char_p(bytes(8)))
 for flags in (8, 0x80, 8 | UPPER):
-    tries[f"call preadv2 {flags:x}"] = read_without_waiting(flags)
+    tries[f"call preadv2 {flags:x}"] = read_with(flags)
 tries["call cachestat"] = of_file(451, ctypes.c_char_p(bytes(16)), ctypes.c_char_p(bytes(40)), 0)
 tries["call fadvise64 DONTNEED"] = of_file(221, long(0), long(0), long(4))
 tries["call fadvise64 DONTNEED, upper half"] = of_file(221, long(0), long(0), long(4 | UPPER))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import threading
 import time
@@ -15,12 +14,10 @@ from typing import Any
 from e2e import oracle
 from e2e.leftovers import look, nothing_since
 from e2e.oracle import Victim
-from e2e.server import CRUN, Function, Server, short_dir
+from e2e.server import CRUN, IN_FULL, Function, Server, short_dir
 from patience import patient
 from spec.house import make_key
 
-# `scripts/soak hostile` plays the whole catalogue: as many tries as it asks for.
-IN_FULL = bool(os.environ.get("QUILTFN_HOSTILE_IN_FULL"))
 CGROUPS = Path("/sys/fs/cgroup")
 
 

@@ -245,8 +245,8 @@ def secrets_of_the_kernel_are_masked(it: Config, _host: oci.Host, _limits: Limit
 
 @rule
 def switches_of_the_kernel_are_read_only(it: Config, _host: oci.Host, _limits: Limits) -> None:
-    wanted = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
-    assert wanted <= set(it["linux"]["readonlyPaths"])
+    wanted = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+    assert [one for one in it["linux"]["readonlyPaths"] if not one.startswith("/dev/")] == wanted
 
 
 @rule

@@ -12,17 +12,17 @@ Config = dict[str, Any]
 NEW_NAMESPACES = 0x7E02_0000
 NEW_TIME = 0x80
 FORBIDDEN = """
-    _sysctl acct add_key bpf cachestat chroot clock_adjtime clock_settime create_module
+    _sysctl acct add_key bpf chroot clock_adjtime clock_settime create_module
     delete_module fanotify_init fanotify_mark finit_module fsconfig fsmount fsopen fspick
     get_kernel_syms init_module inotify_add_watch inotify_init inotify_init1 inotify_rm_watch
     io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit io_uring_enter
     io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl
     lookup_dcookie memfd_secret migrate_pages modify_ldt mount_setattr move_mount move_pages
-    name_to_handle_at nfsservctl open_by_handle_at open_tree openat2 perf_event_open pidfd_getfd
+    name_to_handle_at nfsservctl open_by_handle_at open_tree perf_event_open pidfd_getfd
     pivot_root process_madvise process_mrelease process_vm_readv process_vm_writev ptrace
     query_module quotactl quotactl_fd reboot request_key seccomp set_mempolicy_home_node
     setdomainname sethostname setns settimeofday statmount listmount stime swapoff swapon sync
-    syncfs syslog umount uselib userfaultfd ustat vhangup vm86 vm86old vmsplice
+    syncfs syslog umount uselib userfaultfd ustat vhangup vm86 vm86old
 """
 NEEDED = "read write execve futex mmap openat pipe2 wait4 exit_group mount umount2"
 
@@ -38,7 +38,7 @@ def of(rules: list[Config], name: str) -> list[Config]:
 
 @pytest.mark.parametrize("name", FORBIDDEN.split())
 def test_a_call_that_no_sandbox_may_make(rules: list[Config], name: str) -> None:
-    assert not [one for one in of(rules, name) if one["action"] == "SCMP_ACT_ALLOW"]
+    assert of(rules, name) == []
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,9 @@ def test_new_namespaces_are_masked_out(rules: list[Config], name: str, flags: in
     assert condition == wanted
 
 
-def test_clone3_does_not_exist(rules: list[Config]) -> None:
-    (only,) = of(rules, "clone3")
+@pytest.mark.parametrize("name", ["clone3", "openat2", "cachestat", "vmsplice"])
+def test_a_call_that_does_not_exist(rules: list[Config], name: str) -> None:
+    (only,) = of(rules, name)
     assert (only["action"], only["errnoRet"]) == ("SCMP_ACT_ERRNO", 38)
     assert "args" not in only
 

@@ -33,10 +33,15 @@ def of(*, memory: int, pid_max: int, threads_max: int) -> Ceiling:
     return Ceiling(memory=int(memory - kept) // MIB * MIB, tasks=min(pid_max, threads_max) // 2)
 
 
+def machine_memory() -> int:
+    """Bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def of_this_machine() -> Ceiling:
     """Raises OSError."""
     return of(
-        memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        memory=machine_memory(),
         pid_max=int(PID_MAX.read_text()),
         threads_max=int(THREADS_MAX.read_text()),
     )

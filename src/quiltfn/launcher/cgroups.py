@@ -26,8 +26,7 @@ CPU_QUOTA_MIN_US = 1_000
 # No quota, as v1 and v2 write it. Processes wait for what their group has used beyond its quota,
 # even those that only have to die, so it ends with a kill: nothing alive can make use of that.
 V1_NO_QUOTA, V2_NO_QUOTA = "-1", "max"
-# v1 counts what TCP sockets hold apart from all other memory, and v2 with it: on v1 they may have
-# that part of the memory limit on top of it.
+# v1 counts TCP's buffers apart: they may have this part of the memory limit on top. v2 adds them.
 SOCKET_SHARE = 4
 
 
@@ -77,6 +76,9 @@ class Cgroups(Protocol):
     def limit(self, server: str, sandbox: str, limits: Limits) -> None:
         """Gives a sandbox that is there other limits for memory and processor. Raises OSError."""
 
+    def limit_sockets(self, server: str, sandbox: str, limits: Limits) -> None:
+        """What `limit` does of which config.json knows nothing on every host. Raises OSError."""
+
     def open_events(self, server: str, sandbox: str) -> int:
         """A read-only descriptor of the file that counts out-of-memory kills (`oom_kill N`)."""
 
@@ -84,9 +86,7 @@ class Cgroups(Protocol):
         """Bytes of memory that the sandbox uses now."""
 
     def kill(self, server: str, sandbox: str) -> None:
-        """SIGKILL to everything in the sandbox at once, so that no fork escapes it; what has to die
-        does not wait for processor time.
-        """
+        """SIGKILL to everything in the sandbox at once: no fork escapes it, no quota delays it."""
 
     def remove(self, server: str, sandbox: str) -> None:
         """Removes what is left of a dead sandbox's groups. Harmless if there is nothing."""
@@ -177,8 +177,7 @@ class V1:
 
     def limit(self, server: str, sandbox: str, limits: Limits) -> None:
         quota, period = limits.cpu_quota_and_period_us()
-        size = limits.memory_mib * 1024 * 1024
-        memory = str(size)
+        memory = str(limits.memory_mib * 1024 * 1024)
         group = self._group("memory", server, sandbox)
         total = group / "memory.memsw.limit_in_bytes"
         with contextlib.suppress(FileNotFoundError):  # swap accounting may be off
@@ -187,10 +186,15 @@ class V1:
                 write(total, memory)
             write(group / "memory.limit_in_bytes", memory)
             write(total, memory)
-        write(group / "memory.kmem.tcp.limit_in_bytes", str(size // SOCKET_SHARE))
+        self.limit_sockets(server, sandbox, limits)
         group = self._group("cpu", server, sandbox)
         write(group / "cpu.cfs_period_us", str(period))
         write(group / "cpu.cfs_quota_us", str(quota))
+
+    def limit_sockets(self, server: str, sandbox: str, limits: Limits) -> None:
+        share = limits.memory_mib * 1024 * 1024 // SOCKET_SHARE
+        group = self._group("memory", server, sandbox)
+        write(group / "memory.kmem.tcp.limit_in_bytes", str(share))
 
     def open_events(self, server: str, sandbox: str) -> int:
         name = self._group("memory", server, sandbox) / "memory.oom_control"
@@ -296,6 +300,9 @@ class V2:
         write(group / "memory.max", str(limits.memory_mib * 1024 * 1024))
         write(group / "cpu.max", f"{quota} {period}")
 
+    def limit_sockets(self, server: str, sandbox: str, limits: Limits) -> None:
+        """The memory limit counts them."""
+
     def open_events(self, server: str, sandbox: str) -> int:
         name = self._group(server, sandbox) / "memory.events"
         return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
@@ -331,7 +338,7 @@ class V2:
         """Our own server's is known. A dead one may have run elsewhere: in the service and not from
         a shell, or the other way round.
         """
-        own = MOUNT / self._base.strip("/") / PARENT
+        own = self.parent("memory")
         if server == self._server or (own / server).exists():
             return own
         for pattern in ("", "*.slice/*.service", "*.slice/*.slice/*.service"):

@@ -101,7 +101,7 @@ class Launcher:
         except (confine.NotReadable, OSError) as error:
             raise CannotStart(str(error), NO_DATA_DIR) from None
         self.selector = selectors.DefaultSelector()
-        self.memory_max_mib = _memory_mib()
+        self.memory_max_mib = ceiling.machine_memory() // ceiling.MIB
         self.cores = len(os.sched_getaffinity(0))
         self._started_stopping = False
 
@@ -351,11 +351,6 @@ def _listen(host: str, port: int) -> socket.socket:
         sentence = f"cannot use {host}:{port}: {error.strerror or error}"
         raise CannotStart(sentence, UNUSABLE) from None
     return listener
-
-
-def _memory_mib() -> int:
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return pages * size // (1024 * 1024)
 
 
 def _readable(descriptor: int) -> bool:

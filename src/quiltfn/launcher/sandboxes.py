@@ -243,8 +243,9 @@ class Sandboxes:
                 raise OSError(why(bundle / "log") or f"{program} ended with {code}")
             if sandbox.uplink is not None and not sandbox.uplink.is_alive:
                 raise OSError("the process that leads out of its network ended")
-            # What config.json has no word for on every host, and what gVisor had more of to start.
-            self._cgroups.limit(self._state.id, sandbox.id, sandbox.limits)
+            # gVisor had more of the processor to start; crun has set the rest by config.json.
+            limit = self._cgroups.limit if sandbox.by_runsc else self._cgroups.limit_sockets
+            limit(self._state.id, sandbox.id, sandbox.limits)
             pid = int((bundle / "pid").read_text())
             sandbox.pidfd = os.pidfd_open(pid)
             self._selector.register(
