@@ -49,6 +49,15 @@ class CallRequest(Request):
         self.path_params, self.headers, self.client = parameters, headers, client
 
 
+class Unheard:
+    """What a connection tells that it has lost: nobody waits for more of the body."""
+
+    def set(self) -> None: ...
+
+
+UNHEARD = Unheard()
+
+
 class DirectCall:
     """A request that came whole. Stands in for uvicorn's cycle: the connection asks it whether the
     answer is out, and tells it when it shall be the last.
@@ -61,10 +70,8 @@ class DirectCall:
         self.disconnected = False
         self.more_body = False
         self.body = b""
-        self.message_event = self
-
-    def set(self) -> None:
-        """Nobody waits for more of it."""
+        # Not itself: a call would then be a cycle of references, and wait for the collector.
+        self.message_event = UNHEARD
 
 
 def to_bytes(answer: Rendered, status_line: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
