@@ -217,7 +217,7 @@ async def is_free(function: Marked) -> bool:
 
 
 def crun_root(server: Server) -> Path:
-    return server.run_dir / "servers" / server.id / "crun"
+    return server.sandbox_files / "crun"
 
 
 def sandboxes(server: Server) -> int:

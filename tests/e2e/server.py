@@ -137,6 +137,12 @@ class Server:
         assert self.process is not None
         return self.process.pid
 
+    @property
+    def sandbox_files(self) -> Path:
+        """What crun is told and keeps of each sandbox, which only the launcher's mounts show."""
+        run_dir = self.run_dir.resolve().relative_to("/")
+        return Path(f"/proc/{self.launcher}/root", run_dir, "servers", self.id, "sandboxes")
+
     def terminate(self) -> None:
         os.kill(self.launcher, signal.SIGTERM)
 

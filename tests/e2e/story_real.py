@@ -102,7 +102,7 @@ class RealDriver:
     @property
     def _listed(self) -> Path:
         """Where the OCI runtime has what it lists: a directory with a status for each."""
-        return self._server.run_dir / "servers" / self._server.id / "crun"
+        return self._server.sandbox_files / "crun"
 
 
 class RealStories(StoryMachine):

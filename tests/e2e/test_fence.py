@@ -235,6 +235,23 @@ def test_the_server_itself_has_no_root(shared: Server) -> None:
     assert shared.pid in children(shared.launcher)
 
 
+def test_what_sandboxes_are_made_of_is_in_memory_that_the_launcher_alone_sees(
+    shared: Server,
+) -> None:
+    shared.run("true")
+    seen_by_all = shared.run_dir / "servers" / shared.id / "sandboxes"
+    assert list(seen_by_all.iterdir()) == []
+    assert set(shared.sandbox_pids()) <= {
+        one.name for one in (shared.sandbox_files / "bundles").iterdir()
+    }
+    (line,) = (
+        one
+        for one in Path(f"/proc/{shared.launcher}/mountinfo").read_text().splitlines()
+        if one.split()[4] == str(seen_by_all.resolve())
+    )
+    assert " - tmpfs " in line
+
+
 # Forbidden things ----------------------------------------------------------------------------
 
 TRIES = Path(__file__).with_name("forbidden.py").read_text()

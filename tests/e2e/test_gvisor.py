@@ -486,7 +486,7 @@ def test_ended_sandboxes_leave_no_process_and_no_file(box: Server) -> None:
     function = deploy(box, "exec sleep 30", timeout_seconds=1)
     assert function.invoke()["status"] == "timeout"
     function.delete()
-    bundles = box.run_dir / "servers" / box.id / "bundles"
+    bundles = box.sandbox_files / "bundles"
 
     def settled() -> bool:
         known = set(box.sandbox_pids())

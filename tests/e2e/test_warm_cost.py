@@ -87,6 +87,17 @@ def test_negative_control_a_cold_call_is_seen(lone: Server, tmp_path: Path) -> N
     assert NEW_PROCESS & set(seen.counts())
 
 
+def test_the_end_of_a_sandbox_starts_nothing(lone: Server, tmp_path: Path) -> None:
+    function = lone.deploy("echo hello")
+    with traced(lone.launcher, "execve,fork,vfork,clone,clone3,rmdir", tmp_path, "-f") as launcher:
+        function.delete()
+        until(lambda: not lone.sandbox_pids())
+        until(lambda: not any((lone.sandbox_files / "bundles").iterdir()))
+    told = launcher.counts()
+    assert told.pop("rmdir") > 0
+    assert not told, launcher.lines
+
+
 def test_a_warm_shell_call_is_one_round_trip_and_one_fork(lone: Server, tmp_path: Path) -> None:
     function = lone.deploy("echo hello")
 

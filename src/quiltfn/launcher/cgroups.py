@@ -362,8 +362,9 @@ def _delegated(own: str) -> str:
 
 
 def _children(group: Path) -> Iterator[Path]:
-    with contextlib.suppress(OSError):
-        yield from (child for child in group.iterdir() if child.is_dir())
+    # A group has some forty files; scandir tells them from groups without asking for each.
+    with contextlib.suppress(OSError), os.scandir(group) as entries:
+        yield from (Path(one) for one in entries if one.is_dir(follow_symlinks=False))
 
 
 def write(file: Path, value: str) -> None:
@@ -386,15 +387,14 @@ def _kill_members(group: Path) -> None:
 
 
 def _remove_tree(group: Path) -> None:
-    """rmdir from the leaves up. A group stays busy for a moment after its last process ended."""
-    for child in _children(group):
-        _remove_tree(child)
+    """rmdir, from the leaves up. A group stays busy for a moment after its last process ended."""
     for attempt in range(50):
         try:
             group.rmdir()
+            return
         except FileNotFoundError:
             return
         except OSError:
-            time.sleep(0.001 * (attempt + 1))
-        else:
-            return
+            for child in _children(group):
+                _remove_tree(child)
+            time.sleep(0.001 * attempt)

@@ -1,5 +1,5 @@
-"""The programs that make and remove sandboxes: children that the event loop watches, a few at a
-time, because more of them at once only wait for each other in the kernel.
+"""The programs that make sandboxes: children that the event loop watches, two for each processor,
+because each waits for the kernel half of its time, and more would only wait for each other.
 
 Nothing here blocks for longer than a system call.
 """
@@ -41,7 +41,7 @@ class Job:
 
     command: list[str]
     done: Callable[[int], None]
-    guest_socket: socket.socket | None = None
+    guest_socket: socket.socket
     before: Callable[[], None] | None = None
     pid: int = field(default=0, init=False)
     pidfd: int = field(default=-1, init=False)
@@ -56,22 +56,14 @@ class Jobs:
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._names = {RE_EXECUTED}
-        self._jobs_max = max(2, os.cpu_count() or 1)
+        self._jobs_max = 2 * (os.cpu_count() or 1)
 
     @property
     def is_idle(self) -> bool:
         return not self._running and not self._waiting
 
     def add(self, job: Job) -> None:
-        # A sandbox that somebody waits for goes before one that nobody wants any more.
-        if job.guest_socket is not None:
-            first_delete = next(
-                (n for n, one in enumerate(self._waiting) if one.guest_socket is None),
-                len(self._waiting),
-            )
-            self._waiting.insert(first_delete, job)
-        else:
-            self._waiting.append(job)
+        self._waiting.append(job)
         self._run_waiting()
 
     def check(self, now: float) -> None:
@@ -104,8 +96,7 @@ class Jobs:
                 job.done(NOT_STARTED)
                 continue
             finally:
-                if job.guest_socket is not None:
-                    job.guest_socket.close()
+                job.guest_socket.close()
             self._names.add(os.path.basename(job.command[0])[:15])
             job.pidfd = os.pidfd_open(job.pid)
             job.deadline = time.monotonic() + TIMEOUT_S
@@ -126,8 +117,7 @@ class Jobs:
 
 def _spawn(job: Job) -> int:
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = list(STDIO_ON_NULL)
-    if job.guest_socket is not None:
-        actions.append((os.POSIX_SPAWN_DUP2, job.guest_socket.fileno(), CONTROL_FD))
+    actions.append((os.POSIX_SPAWN_DUP2, job.guest_socket.fileno(), CONTROL_FD))
     return os.posix_spawn(
         job.command[0],
         job.command,
@@ -146,9 +136,8 @@ def _fork(job: Job, before: Callable[[], None]) -> int:
     try:
         confine.forget_the_launcher()
         before()
-        if job.guest_socket is not None:
-            os.dup2(job.guest_socket.fileno(), CONTROL_FD)
-            os.set_inheritable(CONTROL_FD, True)
+        os.dup2(job.guest_socket.fileno(), CONTROL_FD)
+        os.set_inheritable(CONTROL_FD, True)
         os.execve(job.command[0], job.command, ENVIRONMENT)
     finally:
         os._exit(NOT_STARTED)

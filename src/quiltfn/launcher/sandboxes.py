@@ -194,15 +194,22 @@ class Sandboxes:
         except OSError as error:
             self._give_up(sandbox, error.strerror or str(error), done)
             return
-        job = Job([], lambda code: self._created(sandbox, ours, code, done), guests)
+        job = Job(
+            self._crun_command(bundle),
+            lambda code: self._created(sandbox, ours, code, done),
+            guests,
+        )
         if sandbox.by_runsc:
             job.command = self._gvisor.command(bundle)
             job.before = lambda: enter(self._cgroups, self._state.id, sandbox.id, wanted.limits)
-        else:
-            run = ["--log", str(bundle / "log"), "run", "--detach", "--preserve-fds", "1"]
-            run += ["--pid-file", str(bundle / "pid"), "--bundle", str(bundle), sandbox.id]
-            job.command = self._crun_command(run)
         self._jobs.add(job)
+
+    def _crun_command(self, bundle: Path) -> list[str]:
+        # systemd's manager would put the groups elsewhere than our paths say.
+        always = ["--root", str(self._state.crun_root), "--cgroup-manager", "cgroupfs"]
+        always += ["--log", str(bundle / "log")]
+        run = ["run", "--detach", "--preserve-fds", "1", "--pid-file", str(bundle / "pid")]
+        return [self._crun, *always, *run, "--bundle", str(bundle), bundle.name]
 
     def _give_up(
         self, sandbox: _Sandbox, reason: str, done: Callable[[Created | NotCreated], None]
@@ -210,7 +217,7 @@ class Sandboxes:
         """crun was not started for it yet."""
         answer = NotCreated(f"the sandbox could not be prepared: {reason}")
         sandbox.on_gone = [*(sandbox.on_gone or ()), lambda _: done(answer)]
-        self._deleted(sandbox)
+        self._delete(sandbox)
 
     def _write_bundle(self, sandbox: _Sandbox, wanted: oci.Wanted) -> Path:
         bundle = self._state.bundles / sandbox.id
@@ -281,21 +288,11 @@ class Sandboxes:
             self._delete(sandbox)
 
     def _delete(self, sandbox: _Sandbox) -> None:
-        if sandbox.by_runsc:
-            # Its own deletion takes two seconds to find out that all is dead, and removes files.
+        """Removes what there is of it. Without crun or runsc, which would start a process to find
+        out that all is dead, and then remove files and groups, as is done here.
+        """
+        if sandbox.by_runsc:  # With a guest all is dead that was in its pid namespace.
             self._cgroups.kill(self._state.id, sandbox.id)
-            self._deleted(sandbox)
-            return
-        command = self._crun_command(["delete", "--force", sandbox.id])
-        self._jobs.add(Job(command, lambda _code: self._deleted(sandbox)))
-
-    def _crun_command(self, arguments: list[str]) -> list[str]:
-        # systemd's manager would put the groups elsewhere than our paths say.
-        always = ["--root", str(self._state.crun_root), "--cgroup-manager", "cgroupfs"]
-        return [self._crun, *always, *arguments]
-
-    def _deleted(self, sandbox: _Sandbox) -> None:
-        """crun's own exit code does not matter: it fails where there was little left to delete."""
         self._cgroups.remove(self._state.id, sandbox.id)
         shutil.rmtree(self._state.bundles / sandbox.id, ignore_errors=True)
         shutil.rmtree(self._state.crun_root / sandbox.id, ignore_errors=True)

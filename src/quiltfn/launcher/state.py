@@ -28,17 +28,24 @@ BLOCK = 64
 BLOCKS = 60
 # Slot 0 of block 0 is never given to a sandbox: its first uid is the unprivileged server's.
 SERVER_UID = UID_BASE
+# What crun is told and keeps of each sandbox: some 60 KiB.
+FILES = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+FILES_OPTIONS = "mode=700,size=1g"
 
 
 class ServerState:
-    """The directory and the locks of one running server. `id` is also its control groups' name."""
+    """The directory and the locks of one running server. `id` is also its control groups' name.
+
+    Made in the launcher's own mount namespace.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.id = secrets.token_hex(4)
         self.path = run_dir / "servers" / self.id
-        self.crun_root = self.path / "crun"
-        self.bundles = self.path / "bundles"
+        self._sandboxes = self.path / "sandboxes"
+        self.crun_root = self._sandboxes / "crun"
+        self.bundles = self._sandboxes / "bundles"
         self.root = self.path / "root"
         self.images = self.path / "images"
         (run_dir / "servers").mkdir(parents=True, exist_ok=True)
@@ -46,6 +53,10 @@ class ServerState:
         with _exclusive(run_dir):  # so that a sweep never meets a directory without its lock
             self.path.mkdir()
             self._lock = _try_lock(self.path / "lock")
+        # In memory and of this mount namespace alone: it ends with the launcher, however that ends.
+        # A run directory on a disk would take half as long again to make a sandbox.
+        self._sandboxes.mkdir()
+        syscalls.mount("tmpfs", self._sandboxes, "tmpfs", FILES, FILES_OPTIONS)
         for directory in (self.crun_root, self.bundles):
             directory.mkdir(mode=0o700)
         # Mapped root must be able to walk to the root file system, and to nothing else.
@@ -68,8 +79,9 @@ class ServerState:
 
     def close(self) -> None:
         """Removes the directory. The control groups must be gone by now."""
-        with contextlib.suppress(OSError):  # where the root was never bound
-            syscalls.unmount(self.root)
+        for mounted in (self.root, self._sandboxes):
+            with contextlib.suppress(OSError):  # where the root was never bound
+                syscalls.unmount(mounted)
         with _exclusive(self.run_dir):
             shutil.rmtree(self.path, ignore_errors=True)
             for descriptor in (*self._blocks.values(), self._lock):
