@@ -1,6 +1,8 @@
 """Limits in the kernel's units, the seam that fits a host, and trees of control groups."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 
 from quiltfn.launcher import cgroups
 from quiltfn.launcher.cgroups import V1, V2, CgroupsUnusable, Limits
+from quiltfn.launcher.oci import Wanted
+from quiltfn.launcher.sandboxes import Created, NotCreated, Programs, Sandboxes
 
 PERCENT = st.floats(1, 100 * 512, allow_nan=False)
 
@@ -309,10 +313,39 @@ def test_v1_knows_a_sandbox_from_any_of_its_hierarchies(tmp_path: Path) -> None:
     groups = V1(tops, hybrid=False)
     assert groups.sandboxes("s") == {"one", "two"}
     assert groups.sandboxes("nobody") == set()
-    groups.remove("s", "one")
-    groups.remove("s", "never there")
+    assert groups.remove("s", "one")
+    assert groups.remove("s", "never there")
     assert groups.sandboxes("s") == {"two"}
     groups.remove_server("s")
     assert groups.sandboxes("s") == set()
     assert groups.sandboxes("other") == {"three"}
     assert not (tops["memory"] / "quiltfn").exists()
+
+
+@pytest.mark.parametrize("stays", ["memory", "pids"])
+def test_v1_says_where_a_group_cannot_be_removed(tmp_path: Path, stays: str) -> None:
+    tops = {name: tmp_path / name for name in ("memory", "pids")}
+    for top in tops.values():
+        (top / "quiltfn" / "s" / "one").mkdir(parents=True)
+    (tops[stays] / "quiltfn" / "s" / "one" / "a process").touch()
+    assert not V1(tops, hybrid=False).remove("s", "one")
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_uids_are_given_back_when_every_process_is_gone(tmp_path: Path, is_gone: bool) -> None:
+    returned: list[int] = []
+    state: Any = SimpleNamespace(
+        id="s",
+        bundles=tmp_path / "missing",
+        crun_root=tmp_path,
+        take_uids=lambda: 7,
+        give_back_uids=returned.append,
+    )
+    cgroups: Any = SimpleNamespace(path=lambda *_: "", remove=lambda *_: is_gone)
+    nothing: Any = None
+    programs = Programs(crun="", gvisor=nothing)
+    sandboxes = Sandboxes(state, cgroups, nothing, programs, nothing, nothing)
+    answers: list[Created | NotCreated] = []
+    sandboxes.create(Wanted(limits=Limits(memory_mib=1, cpu_percent=1)), answers.append)
+    assert [type(one) for one in answers] == [NotCreated]
+    assert returned == ([7] if is_gone else [])

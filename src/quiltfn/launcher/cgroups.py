@@ -88,8 +88,8 @@ class Cgroups(Protocol):
     def kill(self, server: str, sandbox: str) -> None:
         """SIGKILL to everything in the sandbox at once: no fork escapes it, no quota delays it."""
 
-    def remove(self, server: str, sandbox: str) -> None:
-        """Removes what is left of a dead sandbox's groups. Harmless if there is nothing."""
+    def remove(self, server: str, sandbox: str) -> bool:
+        """Removes a dead sandbox's groups. Whether none is left, and with it no process."""
 
     def sandboxes(self, server: str) -> set[str]:
         """Every sandbox of the server that still has a group."""
@@ -213,9 +213,8 @@ class V1:
         with contextlib.suppress(OSError):
             write(self._group("cpu", server, sandbox) / "cpu.cfs_quota_us", V1_NO_QUOTA)
 
-    def remove(self, server: str, sandbox: str) -> None:
-        for name in self._mounts:
-            _remove_tree(self._group(name, server, sandbox))
+    def remove(self, server: str, sandbox: str) -> bool:
+        return False not in [_remove_tree(self._group(n, server, sandbox)) for n in self._mounts]
 
     def sandboxes(self, server: str) -> set[str]:
         return {
@@ -319,8 +318,8 @@ class V2:
         with contextlib.suppress(OSError):
             write(group / "cpu.max", V2_NO_QUOTA)
 
-    def remove(self, server: str, sandbox: str) -> None:
-        _remove_tree(self._group(server, sandbox))
+    def remove(self, server: str, sandbox: str) -> bool:
+        return _remove_tree(self._group(server, sandbox))
 
     def sandboxes(self, server: str) -> set[str]:
         return {child.name for child in _children(self._group(server, ""))}
@@ -386,15 +385,16 @@ def _kill_members(group: Path) -> None:
                 os.kill(int(pid), signal.SIGKILL)
 
 
-def _remove_tree(group: Path) -> None:
+def _remove_tree(group: Path) -> bool:
     """rmdir, from the leaves up. A group stays busy for a moment after its last process ended."""
     for attempt in range(50):
         try:
             group.rmdir()
-            return
+            return True
         except FileNotFoundError:
-            return
+            return True
         except OSError:
             for child in _children(group):
                 _remove_tree(child)
             time.sleep(0.001 * attempt)
+    return False

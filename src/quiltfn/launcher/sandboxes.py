@@ -47,7 +47,8 @@ class NotCreated:
 class _Sandbox:
     """`is_starting`: crun is at it, or will be; until it has ended nothing can be deleted.
 
-    `limits`: what it was made with. `by_runsc`: it is gVisor's.
+    `limits`: what it was made with. `by_runsc`: it is gVisor's. `is_stuck`: a killed process of it
+    has not ended in a second, so nobody else gets its uids.
     """
 
     id: str
@@ -55,6 +56,7 @@ class _Sandbox:
     limits: Limits
     by_runsc: bool
     is_starting: bool = True
+    is_stuck: bool = False
     pidfd: int | None = None
     uplink: Uplink | None = None
     on_gone: list[Callable[[int], None]] | None = None
@@ -293,7 +295,7 @@ class Sandboxes:
         """
         if sandbox.by_runsc:  # With a guest all is dead that was in its pid namespace.
             self._cgroups.kill(self._state.id, sandbox.id)
-        self._cgroups.remove(self._state.id, sandbox.id)
+        sandbox.is_stuck = not self._cgroups.remove(self._state.id, sandbox.id)
         shutil.rmtree(self._state.bundles / sandbox.id, ignore_errors=True)
         shutil.rmtree(self._state.crun_root / sandbox.id, ignore_errors=True)
         if sandbox.uplink is None:
@@ -303,7 +305,8 @@ class Sandboxes:
             self._egress.close(sandbox.uplink, lambda: self._forget(sandbox, blocked))
 
     def _forget(self, sandbox: _Sandbox, blocked: int) -> None:
-        self._state.give_back_uids(sandbox.uid_base)
+        if not sandbox.is_stuck:
+            self._state.give_back_uids(sandbox.uid_base)
         del self._known[sandbox.id]
         for done in sandbox.on_gone or ():
             done(blocked)
