@@ -299,7 +299,23 @@ def tls_context(given: Inherited) -> ssl.SSLContext | None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its own signal handling: draining is decided here."""
+    """uvicorn without its own signal handling: draining is decided here, and `leave` ends it."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        self.should_exit = True
+        self._leaving.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn's own wakes ten times a second to see whether it shall leave; once is enough for
+        # the date that answers carry.
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._leaving.wait()
 
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
@@ -331,7 +347,7 @@ async def _drain_on_sigterm(tied: Tied, server: Server, drain_s: float) -> None:
         waiter.cancel()
     # Calls that are not over by now end as interrupted, so that uvicorn need not wait for them.
     await tied.pools.aclose()
-    server.should_exit = True
+    server.leave()
 
 
 def main() -> int:

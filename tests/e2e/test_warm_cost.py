@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,6 +97,16 @@ def test_the_end_of_a_sandbox_starts_nothing(lone: Server, tmp_path: Path) -> No
     told = launcher.counts()
     assert told.pop("rmdir") > 0
     assert not told, launcher.lines
+
+
+def test_a_server_without_calls_hardly_wakes(lone: Server, tmp_path: Path) -> None:
+    lone.deploy("echo hello")
+    time.sleep(2)
+    with traced(lone.pid, "epoll_wait,epoll_pwait", tmp_path) as seen:
+        time.sleep(3)
+    # In a second: the date of answers, a look at the pools, and twice one at the keys, by another
+    # thread; awake, it asks twice.
+    assert sum(seen.counts().values()) < 3 * 15, seen.lines
 
 
 def test_a_warm_shell_call_is_one_round_trip_and_one_fork(lone: Server, tmp_path: Path) -> None:
