@@ -58,7 +58,7 @@ def add_records(connection: sqlite3.Connection, functions: list[str], count: int
     (index,) = connection.execute(listing).fetchone()
     connection.execute("DROP INDEX invocation_listing")  # made in one go afterwards: much faster
     rows = records(functions, count)
-    for some in itertools.batched(rows, BATCH):
+    while some := list(itertools.islice(rows, BATCH)):
         connection.execute("BEGIN")
         insert(connection, "invocation", some)
         connection.execute("COMMIT")

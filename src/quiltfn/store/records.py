@@ -3,7 +3,6 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import batched
 
 import msgspec
 from sqlalchemy import Connection, Select, exists, select
@@ -84,8 +83,8 @@ def keep(connection: Connection, records: Sequence[Invocation]) -> int:
 def remove(connection: Connection, ids: Sequence[str]) -> int:
     """Removes these records, or as many as a step may take time for; returns how many."""
     until, removed = time.perf_counter() + STEP_S, 0
-    for some in batched(ids, AT_A_TIME, strict=False):
-        rows = [{"invocation_id": one} for one in some]
+    for at in range(0, len(ids), AT_A_TIME):
+        rows = [{"invocation_id": one} for one in ids[at : at + AT_A_TIME]]
         removed += connection.exec_driver_sql(SQL["remove_invocation"], rows).rowcount
         if time.perf_counter() >= until:
             break
