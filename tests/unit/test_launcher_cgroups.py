@@ -331,6 +331,17 @@ def test_v1_says_where_a_group_cannot_be_removed(tmp_path: Path, stays: str) -> 
     assert not V1(tops, hybrid=False).remove("s", "one")
 
 
+def test_a_group_that_stays_below_another_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "quiltfn" / "s" / "one").mkdir(parents=True)
+    (tmp_path / "quiltfn" / "s" / "one" / "a process").touch()
+    waits: list[float] = []
+    monkeypatch.setattr(cgroups.time, "sleep", waits.append)
+    V1({"memory": tmp_path}, hybrid=False).remove_server("s")
+    assert sum(waits) < 3, "seconds, of a launcher that ends"
+
+
 @pytest.mark.parametrize("is_gone", [True, False])
 def test_uids_are_given_back_when_every_process_is_gone(tmp_path: Path, is_gone: bool) -> None:
     returned: list[int] = []

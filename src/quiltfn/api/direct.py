@@ -49,19 +49,14 @@ class CallRequest(Request):
         self.path_params, self.headers, self.client = parameters, headers, client
 
 
-class Unheard:
-    """What a connection tells that it has lost: nobody waits for more of the body."""
-
-    def set(self) -> None: ...
-
-
-UNHEARD = Unheard()
-
-
 class DirectCall:
     """A request that came whole. Stands in for uvicorn's cycle: the connection asks it whether the
     answer is out, and tells it when it shall be the last.
     """
+
+    # A lost connection sets it, and nobody waits. One for all, and not the call itself, which would
+    # then be a cycle of references that only the collector could free.
+    message_event = asyncio.Event()
 
     def __init__(self, request: CallRequest, endpoint: Answers, keep_alive: bool) -> None:
         self.request, self.endpoint, self.keep_alive = request, endpoint, keep_alive
@@ -70,8 +65,6 @@ class DirectCall:
         self.disconnected = False
         self.more_body = False
         self.body = b""
-        # Not itself: a call would then be a cycle of references, and wait for the collector.
-        self.message_event = UNHEARD
 
 
 def to_bytes(answer: Rendered, status_line: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:

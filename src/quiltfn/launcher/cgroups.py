@@ -387,14 +387,13 @@ def _kill_members(group: Path) -> None:
 
 def _remove_tree(group: Path) -> bool:
     """rmdir, from the leaves up. A group stays busy for a moment after its last process ended."""
+    children = _children(group)  # gone through once: each waits for itself
     for attempt in range(50):
-        try:
+        with contextlib.suppress(OSError):
             group.rmdir()
+        if not group.exists():
             return True
-        except FileNotFoundError:
-            return True
-        except OSError:
-            for child in _children(group):
-                _remove_tree(child)
-            time.sleep(0.001 * attempt)
+        for child in children:
+            _remove_tree(child)
+        time.sleep(0.001 * attempt)
     return False

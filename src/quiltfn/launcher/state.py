@@ -29,7 +29,7 @@ BLOCKS = 60
 # Slot 0 of block 0 is never given to a sandbox: its first uid is the unprivileged server's.
 SERVER_UID = UID_BASE
 # What crun is told and keeps of each sandbox: some 60 KiB.
-FILES = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+FILES_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 FILES_OPTIONS = "mode=700,size=1g"
 
 
@@ -56,7 +56,7 @@ class ServerState:
         # In memory and of this mount namespace alone: it ends with the launcher, however that ends.
         # A run directory on a disk would take half as long again to make a sandbox.
         self._sandboxes.mkdir()
-        syscalls.mount("tmpfs", self._sandboxes, "tmpfs", FILES, FILES_OPTIONS)
+        syscalls.mount("tmpfs", self._sandboxes, "tmpfs", FILES_FLAGS, FILES_OPTIONS)
         for directory in (self.crun_root, self.bundles):
             directory.mkdir(mode=0o700)
         # Mapped root must be able to walk to the root file system, and to nothing else.
@@ -133,8 +133,7 @@ def _sweep_server(path: Path, cgroups: Cgroups) -> int:
         # A killed process needs a moment to end; until then its group cannot be removed.
         for attempt in range(100):
             cgroups.kill(server, sandbox)
-            cgroups.remove(server, sandbox)
-            if sandbox not in cgroups.sandboxes(server):
+            if cgroups.remove(server, sandbox):
                 break
             time.sleep(0.01 * min(attempt + 1, 10))
     cgroups.remove_server(server)
