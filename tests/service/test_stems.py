@@ -48,12 +48,12 @@ class Source:
         self.made: list[Cell] = []
         self.may = asyncio.Event()
         self.may.set()
-        self.fails = False
+        self.error: Exception | None = None
 
     async def make(self, mould: Mould, size: Size) -> Cell:
         await self.may.wait()
-        if self.fails:
-            raise SandboxFailed("no room")
+        if self.error is not None:
+            raise self.error
         self.made.append(Cell(len(self.made), mould, size))
         return self.made[-1]
 
@@ -216,17 +216,32 @@ async def test_a_machine_without_room_does_not_disturb_who_asks(
 ) -> None:
     monkeypatch.setattr(stems, "RETRY_S", 0.01)
     stock, source, _ = made(1)
-    source.fails = True
+    source.error = SandboxFailed("no room")
     with pytest.raises(SandboxFailed):
         await stock.create(Content(handler="x"))
     await asyncio.sleep(0.1)
     assert stock.images() == frozenset()
-    source.fails = False
+    source.error = None
     await asyncio.sleep(0.1)
     assert stock.count() == 0  # its image may be gone: not tried again by itself
     await stock.create(Content(handler="x"))
     await settles(stock, stock._target(next(iter(stock._shelves.values()))))
     assert stock.count()
+
+
+@pytest.mark.parametrize("error", [SandboxFailed("no room"), OSError(24, "no descriptor")])
+async def test_what_could_not_be_made_is_tried_again_later(
+    made: Any, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stems, "RETRY_S", 0.01)
+    stock, source, _ = made(2)
+    source.error = error
+    stock.expect(Content(handler="x"))
+    await asyncio.sleep(0.1)
+    assert stock.count() == 0
+    source.error = None
+    await settles(stock, 2)
+    assert stock.count() == 2
 
 
 async def test_none_are_kept_where_none_are_wanted(made: Any) -> None:

@@ -22,6 +22,7 @@ from quiltfn.launcher import (
     ceiling,
     cgroups,
     confine,
+    descriptors,
     host_image,
     images,
     oci,
@@ -107,6 +108,12 @@ class Launcher:
 
     def run(self) -> int:
         os.umask(0o022)
+        if descriptors.raise_limit() < descriptors.LEAST:
+            raise CannotStart(
+                f"only {descriptors.limit()} files may be open, and it needs {descriptors.LEAST}: "
+                "raise the hard limit (ulimit -Hn, or LimitNOFILE of the unit)",
+                UNUSABLE,
+            )
         syscalls.unshare_mounts()
         syscalls.adopt_orphans()
         try:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quiltfn.launcher import oci
+from quiltfn.launcher import descriptors, oci
 from quiltfn.launcher.cgroups import Cgroups, Limits
 from quiltfn.launcher.egress import Egress, Uplink
 from quiltfn.launcher.gvisor import Gvisor, enter, error_in
@@ -87,6 +87,7 @@ class Sandboxes:
         self._crun, self._gvisor = programs.crun, programs.gvisor
         self._selector, self._jobs = selector, Jobs(selector)
         self._known: dict[str, _Sandbox] = {}
+        self._most = descriptors.sandboxes(descriptors.limit())
 
     def create(self, wanted: oci.Wanted, done: Callable[[Created | NotCreated], None]) -> None:
         """Makes a sandbox like that, whose guest runs and waits for its first frame."""
@@ -94,6 +95,9 @@ class Sandboxes:
         if by_runsc and (self._gvisor.why_not or wanted.egress):
             why = self._gvisor.why_not or "it cannot have network: egress"
             done(NotCreated(f"isolation: gvisor is refused: {why}"))
+            return
+        if len(self._known) >= self._most:
+            done(NotCreated(f"there are {self._most} sandboxes, and no files for more may be open"))
             return
         name = secrets.token_hex(12)
         try:

@@ -13,6 +13,7 @@ from quiltfn.ports import SandboxFailed
 
 MESSAGE_MAX = 64 * 1024
 DESCRIPTORS_MAX = 2
+TRUNCATED = "the server has no file descriptors left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class LauncherChannel:
         while True:
             try:
                 # Not socket.recv_fds: it ignores its flags, and the descriptors would be inherited.
-                data, ancillary, _, _ = self._socket.recvmsg(
+                data, ancillary, flags, _ = self._socket.recvmsg(
                     MESSAGE_MAX,
                     socket.CMSG_SPACE(DESCRIPTORS_MAX * 4),
                     socket.MSG_CMSG_CLOEXEC,
@@ -84,7 +85,7 @@ class LauncherChannel:
             except BlockingIOError:
                 return
             except OSError:
-                data, ancillary = b"", []
+                data, ancillary, flags = b"", [], 0
             if not data:  # the launcher is gone; the kernel is about to end us too
                 self._loop.remove_reader(self._socket.fileno())
                 return
@@ -93,6 +94,10 @@ class LauncherChannel:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     descriptors.frombytes(content[: len(content) - len(content) % 4])
             message = json.loads(data)
+            if flags & socket.MSG_CTRUNC:
+                # Some could not be taken over, so what did arrive is of no use, nor the sandbox.
+                self._unclaimed(message, descriptors)
+                message, descriptors = {"n": message["n"], "error": TRUNCATED}, array("i")
             future = self._waiting.get(message["n"])
             if future is not None and not future.done():
                 future.set_result(Answer(message, list(descriptors)))
@@ -100,7 +105,9 @@ class LauncherChannel:
                 self._unclaimed(message, descriptors)
 
     def _unclaimed(self, message: dict[str, Any], descriptors: "array[int]") -> None:
-        """Whoever asked was cancelled: a sandbox that came too late is given back."""
+        """Nobody can use it: whoever asked was cancelled, or it came incomplete. A sandbox is given
+        back.
+        """
         for descriptor in descriptors:
             os.close(descriptor)
         if "sandbox" in message:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from quiltfn.model.runtime import Isolation, Kind, Runtime
 from quiltfn.model.version import MEMORY_MIN_MIB, Content
-from quiltfn.ports import Sandbox
+from quiltfn.ports import Sandbox, SandboxFailed
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.guest import GuestSandbox
 
@@ -74,7 +74,9 @@ class LauncherSandboxes:
         sandbox = GuestSandbox(answer.message["sandbox"], events, self._channel)
         try:
             await sandbox.greet(socket.socket(fileno=control))
-        except BaseException:
+        except BaseException as error:
             await sandbox.destroy()
+            if isinstance(error, OSError):  # say, no descriptor for its transport
+                raise SandboxFailed(f"the guest cannot be talked to: {error}") from None
             raise
         return sandbox

@@ -27,7 +27,8 @@ from quiltfn.sandbox.guest import GuestSandbox
 
 _log = structlog.get_logger("quiltfn.stems")
 CALM_S = 0.03
-RETRY_S = 5.0
+# What could not be made is tried again after that, and after twice as long each further time.
+RETRY_S, RETRY_MOST_S = 5.0, 60.0
 FORGOTTEN_AFTER_S = 600.0
 BURST_S = 1.0
 MOST_OF_A_MOULD = 16
@@ -40,12 +41,16 @@ BASE = Size()
 
 @dataclass(slots=True)
 class _Shelf:
-    """The stem cells of one mould. `asked`: when sandboxes of it were wanted, the last second's."""
+    """The stem cells of one mould. `asked`: when sandboxes of it were wanted, the last second's.
+    `failures`: attempts in a row that failed; the next one is made at `retry_at` or later.
+    """
 
     ready: deque[GuestSandbox] = field(default_factory=deque)
     asked: deque[float] = field(default_factory=deque)
     wanted_at: float = 0.0
     most_at_once: int = 0
+    failures: int = 0
+    retry_at: float = 0.0
 
 
 class StemSandboxes:
@@ -139,6 +144,7 @@ class StemSandboxes:
         shelf = self._shelves.setdefault(mould, _Shelf())
         shelf.wanted_at = now
         if is_asked:
+            shelf.retry_at = 0.0  # whoever asked makes one himself, or is told why there is none
             self._last_asked = now
             shelf.asked.append(now)
             while shelf.asked[0] < now - BURST_S:
@@ -160,9 +166,15 @@ class StemSandboxes:
                 await self._add(mould)
                 continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FORGOTTEN_AFTER_S / 10):
+                async with asyncio.timeout(self._rest()):
                     await self._stir.wait()
             await self._forget()
+
+    def _rest(self) -> float:
+        """How long there is nothing to do, unless something happens."""
+        now = self._clock.now()
+        retries = [shelf.retry_at - now for shelf in self._shelves.values() if shelf.failures]
+        return max(CALM_S, min([FORGOTTEN_AFTER_S / 10, *retries]))
 
     async def _end(self, stems: list[GuestSandbox], mib: float, freed: Callable[[], None]) -> None:
         await asyncio.gather(*(one.destroy() for one in stems))
@@ -183,11 +195,13 @@ class StemSandboxes:
         """What the stock lacks most, if it lacks anything that it has room for."""
         if self._memory.short or self._clock.now() < self._barred_until:
             return None
-        most = STOCK_SHARE * self._memory.budget_mib
+        now, most = self._clock.now(), STOCK_SHARE * self._memory.budget_mib
         lacking = [
             (self._target(shelf) - len(shelf.ready), mould)
             for mould, shelf in self._shelves.items()
-            if self._memory.stock_mib + cost(mould) <= most and self._memory.fits(cost(mould))
+            if shelf.retry_at <= now
+            and self._memory.stock_mib + cost(mould) <= most
+            and self._memory.fits(cost(mould))
         ]
         count, mould = max(lacking, key=lambda one: one[0], default=(0, None))
         return mould if count > 0 else None
@@ -201,20 +215,25 @@ class StemSandboxes:
             stem = await self._source.make(mould, BASE)
         except BaseException as error:
             self._memory.count(-cost(mould))
-            if not isinstance(error, SandboxFailed):
+            if not isinstance(error, Exception):
                 raise
-            # Whoever needs one will be told by the attempt that is made for him. Until somebody
-            # does, its kind is not tried again: its image may be gone.
-            _log.warning("a stem cell could not be made", reason=str(error))
-            if not self._shelves[mould].ready:
-                del self._shelves[mould]
-            await asyncio.sleep(RETRY_S)
+            # Whatever it was, the stock goes on: descriptors that were used up come back. Whoever
+            # needs one meanwhile is told by the attempt that is made for him.
+            _log.warning("a stem cell could not be made", reason=str(error) or repr(error))
+            self._put_off(mould)
             return
         stem.prepare(mould.kind)
         shelf = self._shelves.setdefault(mould, _Shelf())
+        shelf.failures = 0
         shelf.ready.append(stem)
         self._memory.stock_mib += cost(mould)
         stem.watch(_nothing, lambda: self._lost(mould, stem))
+
+    def _put_off(self, mould: Mould) -> None:
+        shelf = self._shelves.get(mould)
+        if shelf is not None:
+            shelf.retry_at = self._clock.now() + min(RETRY_S * 2**shelf.failures, RETRY_MOST_S)
+            shelf.failures = min(shelf.failures + 1, 10)
 
     def _lost(self, mould: Mould, stem: GuestSandbox) -> None:
         shelf = self._shelves.get(mould)
@@ -233,7 +252,10 @@ class StemSandboxes:
             if now - shelf.wanted_at >= FORGOTTEN_AFTER_S
         ]
         gone = [(mould, self._shelves.pop(mould)) for mould in old]
-        await asyncio.gather(*(one.destroy() for _, shelf in gone for one in shelf.ready))
+        ending = (one.destroy() for _, shelf in gone for one in shelf.ready)
+        for error in await asyncio.gather(*ending, return_exceptions=True):
+            if isinstance(error, Exception):
+                _log.warning("a stem cell could not be ended", reason=str(error))
         self._count(-sum(cost(mould) * len(shelf.ready) for mould, shelf in gone))
 
 
