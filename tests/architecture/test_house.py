@@ -56,6 +56,9 @@ TOO_LONG_WITH_REASON: dict[str, str] = {
     "guest/runners/python.py": "one file, so that a sandbox starts one file",
 }
 TOO_MANY_PARAMETERS_WITH_REASON: dict[str, str] = {}
+READS_ENVIRONMENT_WITH_REASON = {
+    "cli/packages.py": "hands registries and proxies on to the installers"
+}
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "managers", "util", "helper", "manager"}
 
 
@@ -107,6 +110,8 @@ def test_only_settings_and_the_sdk_read_the_environment() -> None:
     for path in FILES:
         # What runs inside a sandbox has the handler's variables to set, and no other.
         if room(path) in ("settings", "sdk") or "runners" in path.parts:
+            continue
+        if str(path.relative_to(PACKAGE)) in READS_ENVIRONMENT_WITH_REASON:
             continue
         assert "os.environ" not in path.read_text(), f"{path} reads the environment"
         assert "getenv" not in path.read_text(), f"{path} reads the environment"

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 import watchfiles
 
-from quiltfn.cli import packages, show, tree
+from quiltfn.cli import manifest, packages, show, tree
 from quiltfn.cli.invoke import read_payload
 from quiltfn.cli.options import Environment, grouped, parse_environment
 from quiltfn.cli.runtimes import Kind, Network, python_of
@@ -146,7 +146,7 @@ class Workshop:
 
     def _packages(self) -> Path | None:
         """Where the packages are that the directory asks for, installed if that is new."""
-        names = {Kind.PYTHON: ["requirements.txt"], Kind.NODE: ["package.json", *packages.LOCKS]}
+        names = {Kind.PYTHON: ["requirements.txt"], Kind.NODE: ["package.json", *manifest.LOCKS]}
         asked = [self.directory / name for name in names.get(self.kind, [])]
         asked = [path for path in asked if path.is_file()]
         if not asked:
@@ -168,6 +168,7 @@ class Workshop:
             packages.install_python(asked[0], home, self._interpreter)
             packages.compile_python(home, self._interpreter)
             return
+        manifest.check(self.directory)
         for path in asked:
             shutil.copyfile(path, home / path.name)
         packages.install_node(home)

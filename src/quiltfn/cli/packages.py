@@ -1,68 +1,88 @@
 """Packages from their registries into a runtime's tree, without running any code of theirs.
 
 Only wheels, and npm without install scripts: what a package would do when it is installed, it does
-not do here. The tools see this process's environment, and so their own settings for registries and
-proxies.
+not do here. Of what the environment sets for pip and uv, they see their registries, proxies and
+caches, and nothing that has packages built or adds to what was asked for.
 """
 
+import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import typer
 
+from quiltfn.cli import manifest, requirements
+
 PACKAGES = "site-packages"
-LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 SAID_MAX = 2000
+# Where packages come from, and over which way; no other variable of the two tools is handed on.
+OURS = re.compile(r"(PIP|UV)_.*|PYTHON.*")
+HANDED_ON = re.compile(
+    r"PIP_(INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|CERT|CLIENT_CERT|PROXY|RETRIES"
+    r"|TIMEOUT|DEFAULT_TIMEOUT|CACHE_DIR|NO_CACHE_DIR|CONFIG_FILE)"
+    r"|UV_(INDEX|INDEX_.*|DEFAULT_INDEX|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|INSECURE_HOST|NATIVE_TLS"
+    r"|SYSTEM_CERTS|CACHE_DIR|NO_CACHE|OFFLINE|HTTP_.*|KEYRING_PROVIDER|CONCURRENT_.*)"
+)
+# Both programs of npm's that a .npmrc may name are named here instead, as one that only fails.
+NO_PROGRAM = "/bin/false"
 NO_WHEEL = (
     "every package must have a wheel for the server's Python, since none of their code is run here:"
     " build a wheel of what has none (pip wheel PACKAGE) and name its path in the requirements"
 )
 
 
-def install_python(requirements: Path, tree: Path, interpreter: str) -> None:
-    """Wheels of `requirements` into <tree>/site-packages, for the server's `interpreter`."""
+def install_python(wanted: Path, tree: Path, interpreter: str) -> None:
+    """Wheels of the requirements file `wanted` into <tree>/site-packages, for the server's
+    `interpreter`."""
+    text = requirements.read(wanted)
     target = tree / PACKAGES
-    version = Path(interpreter).name.removeprefix("python")
-    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
-    if uv:
-        command = [uv, "pip", "install", "--quiet", "--python", sys.executable]
-        command += ["--python-version", version, "--link-mode", "copy"]
-    elif find_spec("pip") is None:
-        raise typer.BadParameter("installing packages needs uv or pip here: pipx install uv")
-    else:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"]
-        command += ["--disable-pip-version-check", "--python-version", version]
-        command += ["--implementation", "cp"]
-    command += [
-        "--only-binary",
-        ":all:",
-        "--target",
-        str(target),
-        "-r",
-        str(requirements.resolve()),
-    ]
-    _run(command, requirements.resolve().parent, f"the packages of {requirements}", NO_WHEEL)
+    command = [*_installer(Path(interpreter).name.removeprefix("python"))]
+    command += ["--only-binary", ":all:", "--target", str(target)]
+    # In a directory of its own: neither tool finds settings, modules or packages there.
+    with tempfile.TemporaryDirectory(prefix="quiltfn-") as empty:
+        file = Path(empty) / "requirements.txt"
+        file.write_text(text)
+        command += ["-r", str(file)]
+        _run(command, Path(empty), (f"the packages of {wanted}", NO_WHEEL))
     # Programs of the packages, which name this machine's interpreter, and the installer's lock.
     shutil.rmtree(target / "bin", ignore_errors=True)
     (target / ".lock").unlink(missing_ok=True)
 
 
+def _installer(version: str) -> list[str]:
+    """uv where there is one, else pip. Raises `BadParameter` where there is neither."""
+    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
+    if uv:
+        command = [uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable]
+        return [*command, "--python-version", version, "--link-mode", "copy"]
+    if find_spec("pip") is None:
+        raise typer.BadParameter("installing packages needs uv or pip here: pipx install uv")
+    alone = Path(__file__).with_name("pip_alone.py")
+    command = [sys.executable, "-I", str(alone), "install", "--quiet", "--no-compile"]
+    command += ["--disable-pip-version-check", "--no-input", "--python-version", version]
+    return [*command, "--implementation", "cp"]
+
+
 def install_node(tree: Path) -> None:
     """What package.json names into <tree>/node_modules; exactly, where there is a lock file."""
+    manifest.check(tree)
     npm = shutil.which("npm")
     if npm is None:
         raise typer.BadParameter(
             "there is a package.json, but no npm here: install npm, or install the packages "
             "yourself and remove package.json from the directory"
         )
-    locked = any((tree / one).is_file() for one in LOCKS)
+    locked = any((tree / one).is_file() for one in manifest.LOCKS)
     command = [npm, "ci" if locked else "install", "--omit=dev", "--ignore-scripts"]
     command += ["--no-audit", "--no-fund", "--loglevel=error"]
-    _run(command, tree, "the packages of package.json", None)
+    command += [f"--git={NO_PROGRAM}", f"--script-shell={NO_PROGRAM}"]
+    _run(command, tree, ("the packages of package.json", None))
 
 
 def compile_python(tree: Path, interpreter: str) -> bool:
@@ -86,10 +106,18 @@ def compile_python(tree: Path, interpreter: str) -> bool:
     return True
 
 
-def _run(command: Sequence[str], directory: Path, what: str, advice: str | None) -> None:
+def _run(command: Sequence[str], directory: Path, about: tuple[str, str | None]) -> None:
+    what, advice = about
     try:
         done = subprocess.run(
-            command, cwd=directory, check=False, capture_output=True, text=True, errors="replace"
+            command,
+            cwd=directory,
+            env=environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
         )
     except OSError as error:
         raise typer.BadParameter(f"{command[0]} cannot be run: {error.strerror}") from None
@@ -97,3 +125,12 @@ def _run(command: Sequence[str], directory: Path, what: str, advice: str | None)
         said = (done.stderr.strip() or done.stdout.strip())[-SAID_MAX:]
         hint = f"\n{advice}" if advice else ""
         raise typer.BadParameter(f"{what} could not be installed:\n{said}{hint}")
+
+
+def environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """What the installers are given of this process's variables."""
+    return {
+        name: value
+        for name, value in ours.items()
+        if not OURS.fullmatch(name) or HANDED_ON.fullmatch(name)
+    }

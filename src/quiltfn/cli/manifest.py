@@ -1,0 +1,92 @@
+"""What a package.json and its lock file may name, so that npm runs nobody's code.
+
+npm's own switch leaves install scripts out. It does not cover repositories: what is fetched by git
+is installed with its development packages and prepared.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import typer
+
+LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
+SECTIONS = ("dependencies", "optionalDependencies", "peerDependencies")
+REPOSITORY = re.compile(r"git[+:@]|ssh:|(github|gitlab|bitbucket|gist):|[^@/.~][^@/]*/[^/]+$")
+TARBALL = re.compile(r"\.(tgz|tar\.gz|tar)$")
+
+
+def check(directory: Path) -> None:
+    """Raises `BadParameter` naming the line of what is refused."""
+    if (directory / ".npmrc").exists():
+        raise typer.BadParameter(
+            f"{directory / '.npmrc'} is not taken: it could name programs that npm starts, and "
+            "would become part of the runtime; put your registries into your own ~/.npmrc"
+        )
+    for name in ("package.json", *LOCKS):
+        path = directory / name
+        if path.is_file():
+            _check_file(path)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        text = path.read_text()
+        said = json.loads(text)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error}") from None
+    if not isinstance(said, dict):
+        raise typer.BadParameter(f"{path} must be a JSON object")
+    found = _resolved(said) if path.name in LOCKS else _named(said)
+    for name, source in found:
+        reason = _refused(source)
+        if reason:
+            raise typer.BadParameter(f"{path}, line {_line(text, source)}: {name}: {reason}")
+
+
+def _named(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for section in SECTIONS:
+        yield from _strings(section, said.get(section))
+    yield from _strings("overrides", said.get("overrides"))
+
+
+def _resolved(said: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every address in a lock file, whatever its version has around it."""
+    if isinstance(said, dict):
+        for key, value in said.items():
+            is_address = key in ("resolved", "from", "version") and isinstance(value, str)
+            if is_address and (":" in value or key == "from"):
+                yield name, value
+            elif key not in ("requires", "engines", "funding", "bin"):
+                yield from _resolved(value, key or name)
+            else:
+                yield from ()
+
+
+def _strings(name: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _strings(key, one)
+
+
+def _refused(source: str) -> str | None:
+    source = source.strip()
+    parts = urlsplit(source)
+    if parts.scheme in ("http", "https"):
+        if TARBALL.search(parts.path):
+            return None
+        return f"{source} is no archive; what is no .tgz may be taken for a repository"
+    if REPOSITORY.match(source) and not source.startswith(("file:", "npm:")):
+        return f"{source} is a repository, whose code npm would run to prepare it"
+    return None
+
+
+def _line(text: str, source: str) -> int:
+    written = json.dumps(source, ensure_ascii=False)[1:-1]
+    place = max(text.find(written), 0)
+    return text.count("\n", 0, place) + 1

@@ -1,0 +1,21 @@
+"""pip, run so that it starts no other program: a package that would have to be built is refused.
+
+`--only-binary :all:` speaks of indexes alone. A wheel may depend on a directory or a repository by
+its address, and pip would build that; building is always another process. Run as a script.
+"""
+
+import runpy
+import sys
+
+STARTS = ("subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "pty.")
+
+
+def refuse(event: str, _arguments: object) -> None:
+    """An audit hook, which nothing can take away again."""
+    if event.startswith(STARTS):
+        raise PermissionError("no other program is started while packages are installed")
+
+
+if __name__ == "__main__":
+    sys.addaudithook(refuse)
+    runpy.run_module("pip", run_name="__main__", alter_sys=True)

@@ -1,0 +1,148 @@
+"""What a requirements file may say, so that installing it runs no code and reads no other file.
+
+A line is a package's name, or a wheel, with hashes behind it. The installer is given what was read
+here, line by line, and never the file itself: it cannot understand it in another way.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import typer
+
+NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+BARE = re.compile(rf"{NAME}\s*(?:\[[^\]/:@]*\])?\s*(?:\(?\s*[<>=!~][^/;@]*)?(?:;.*)?", re.DOTALL)
+NAMED_SOURCE = re.compile(rf"(?P<name>{NAME}\s*(?:\[[^\]]*\])?)\s*@\s*(?P<source>.+)", re.DOTALL)
+ARCHIVE = re.compile(r"\.(zip|tgz|tbz|txz|tlz|tar(\.\w+)?)$", re.IGNORECASE)
+HASH = re.compile(r"--hash=[a-z0-9]+:[0-9a-fA-F]+")
+VARIABLE = re.compile(r"\$\{[^}]*\}")
+COMMENT = re.compile(r"(^|\s+)#.*$")
+SCHEMES = ("https", "http", "file")
+
+# Of options on a line of their own: these say nothing but which versions are taken.
+HARMLESS = {"--require-hashes", "--pre", "--prefer-binary"}
+WHY = {
+    "-e": "it runs the package's own code here; build a wheel of it and name its path",
+    "--no-binary": "it has packages built, which runs their code here",
+    "--only-binary": "leave it out: wheels are all that is ever taken",
+    "-r": "it reads another file; write all packages into this one",
+    "-c": "it reads another file; write the versions into this one",
+    "-i": "set it for yourself: PIP_INDEX_URL, or UV_DEFAULT_INDEX for uv",
+    "--extra-index-url": "set it for yourself: PIP_EXTRA_INDEX_URL, or UV_INDEX for uv",
+    "--no-index": "set it for yourself: PIP_NO_INDEX=1, or UV_NO_INDEX=1 for uv",
+    "-f": "set it for yourself: PIP_FIND_LINKS, or UV_FIND_LINKS for uv",
+    "--trusted-host": "set it for yourself: PIP_TRUSTED_HOST, or UV_INSECURE_HOST for uv",
+}
+LONG = {
+    "--editable": "-e",
+    "--requirement": "-r",
+    "--constraint": "-c",
+    "--index-url": "-i",
+    "--find-links": "-f",
+}
+
+
+def read(path: Path) -> str:
+    """The text to give to the installer: one requirement a line, wheels by their absolute paths.
+
+    Raises `BadParameter` naming the line of what is refused.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{path} is not UTF-8 text") from None
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None
+    kept = []
+    for number, line in _lines(text):
+        try:
+            kept.append(_understood(line, path.resolve().parent))
+        except ValueError as error:
+            raise typer.BadParameter(f"{path}, line {number}: {error}") from None
+    return "".join(f"{line}\n" for line in kept)
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines that a backslash joins as one, without comments, each with the number of its first."""
+    start, joined = 1, ""
+    for number, line in enumerate([*re.split(r"\r\n|\r|\n", text), ""], 1):
+        start = start if joined else number
+        is_comment = line.lstrip().startswith("#")
+        joined += f" {line}" if joined and is_comment else line
+        if line.endswith("\\") and not is_comment:
+            joined = joined[:-1]
+            continue
+        bare = COMMENT.sub("", joined).strip()
+        joined = ""
+        if bare:
+            yield start, bare
+
+
+def _understood(line: str, directory: Path) -> str:
+    """The line as it is handed on. Raises ValueError with the reason of a refusal."""
+    if not line.isprintable():
+        raise ValueError("it has characters that cannot be seen")
+    if VARIABLE.search(line):
+        raise ValueError(
+            f"{VARIABLE.findall(line)[0]} would read a variable of your environment; "
+            "write the value itself"
+        )
+    if line.startswith("-"):
+        return _option(line)
+    words = line.split()
+    hashes = [word for word in words if word.startswith("-")]
+    for word in hashes:
+        if not HASH.fullmatch(word):
+            raise ValueError(f"{word} is not taken; behind a package only --hash=… is")
+    wanted = " ".join(word for word in words if not word.startswith("-"))
+    return " ".join([_source(wanted, directory), *hashes])
+
+
+def _option(line: str) -> str:
+    word = re.split(r"[\s=]", line, maxsplit=1)[0]
+    # "-rother.txt" is "-r other.txt".
+    if not word.startswith("--"):
+        word = word[:2]
+    if word in HARMLESS and line == word:
+        return line
+    reason = WHY.get(LONG.get(word, word), "only names of packages, wheels and hashes are")
+    raise ValueError(f"{word} is not taken: {reason}")
+
+
+def _source(wanted: str, directory: Path) -> str:
+    """A package's name as it is; a wheel by an address that needs no directory to be understood."""
+    if BARE.fullmatch(wanted) and not _is_file(wanted):
+        return wanted
+    named = NAMED_SOURCE.fullmatch(wanted)
+    source, semicolon, marker = (named["source"] if named else wanted).partition(" ;")
+    if not semicolon and not named:
+        source, semicolon, marker = wanted.partition(";")
+    source, behind = source.strip(), f" ;{marker}" if semicolon else ""
+    name = f"{named['name'].rstrip()} @ " if named else ""
+    parts = urlsplit(source)
+    if not parts.scheme:
+        bare, _, extras = source.partition("[")
+        path = directory / bare.strip()
+        if name or extras or not path.name.endswith(".whl"):
+            raise ValueError(_not_a_wheel(source))
+        if not path.is_file():
+            raise ValueError(f"there is no wheel {path}")
+        return f"{path}{behind}"
+    if parts.scheme not in SCHEMES or not unquote(parts.path).endswith(".whl"):
+        raise ValueError(_not_a_wheel(source))
+    if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
+        raise ValueError(f"{source} names a file of another machine")
+    return f"{name}{source}{behind}"
+
+
+def _is_file(wanted: str) -> bool:
+    word = re.split(r"[\s;\[]", wanted, maxsplit=1)[0]
+    return bool(ARCHIVE.search(word)) or word.endswith(".whl")
+
+
+def _not_a_wheel(source: str) -> str:
+    return (
+        f"{source} is no wheel; anything else is built where it is installed, which runs its code "
+        "here: build a wheel of it (pip wheel) and name that"
+    )

@@ -1,0 +1,277 @@
+"""What may be installed for a runtime: nothing that runs code where the command is typed."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import typer
+
+from quiltfn.cli import manifest, packages, requirements
+from unit.image_box import a_wheel
+
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+INTERPRETER = f"/usr/bin/python{VERSION}"
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+
+@pytest.fixture(params=["uv", "pip"])
+def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "pip":
+        monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)
+    elif not (Path(sys.executable).parent / "uv").exists():
+        pytest.skip("needs uv")
+    return str(request.param)
+
+
+# --- requirements.txt --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "flask",
+        "Flask-SQLAlchemy==3.1.1",
+        "uvicorn[standard,extra] >= 0.30, < 1 ; python_version > '3.8'",
+        "jinja2 (~=3.1)",
+        "certifi==2024.1.1 --hash=sha256:00ff --hash=sha256:11ee",
+        "https://example.org/pool/demo-1.0-py3-none-any.whl",
+        "demo @ https://example.org/demo-1.0-py3-none-any.whl#sha256=00ff ; python_version > '3'",
+        "demo[x] @ https://example.org/demo%2D1.0-py3-none-any%2Ewhl",
+        "file:///srv/demo-1.0-py3-none-any.whl",
+        "--require-hashes",
+        "--pre",
+        "--prefer-binary",
+    ],
+)
+def test_packages_and_wheels_are_handed_on(tmp_path: Path, line: str) -> None:
+    assert requirements.read(written(tmp_path, line)) == f"{line}\n"
+
+
+def written(directory: Path, text: str) -> Path:
+    path = directory / "requirements.txt"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("-e .", "-e is not taken"),
+        ("-e.", "-e is not taken"),
+        ("--editable=./pkg", "--editable is not taken"),
+        ("--no-binary :all:", "built"),
+        ("--no-binary=flask", "built"),
+        ("--only-binary=:none:", "--only-binary is not taken"),
+        ("-r other.txt", "another file"),
+        ("-rother.txt", "another file"),
+        ("--requirement https://example.org/r.txt", "another file"),
+        ("-c constraints.txt", "another file"),
+        ("-i https://example.org/simple", "PIP_INDEX_URL"),
+        ("--index-url=https://example.org/simple", "PIP_INDEX_URL"),
+        ("--extra-index-url https://example.org/simple", "PIP_EXTRA_INDEX_URL"),
+        ("--find-links ./wheels", "PIP_FIND_LINKS"),
+        ("--trusted-host example.org", "PIP_TRUSTED_HOST"),
+        ("--use-feature=fast-deps", "--use-feature is not taken"),
+        ("--pre flask", "--pre is not taken"),
+        ("flask --config-settings=a=b", "--config-settings=a=b is not taken"),
+        ("flask --global-option=build", "--global-option=build is not taken"),
+        ("flask --no-binary :all:", "--no-binary is not taken"),
+        (".", ". is no wheel"),
+        ("./pkg", "./pkg is no wheel"),
+        ("pkg/", "pkg/ is no wheel"),
+        ("../pkg[extra]", "is no wheel"),
+        ("mark-1.0.tar.gz", "mark-1.0.tar.gz is no wheel"),
+        ("mark-1.0.zip ; python_version > '3'", "is no wheel"),
+        ("mark @ ./mark", "./mark is no wheel"),
+        ("mark @ file:///srv/mark", "file:///srv/mark is no wheel"),
+        ("mark@file:///srv/mark-1.0.tar.gz", "is no wheel"),
+        ("mark @ file:///srv/mark#egg=x.whl", "is no wheel"),
+        ("mark @ https://example.org/mark?x=.whl", "is no wheel"),
+        ("git+https://example.org/mark.git", "is no wheel"),
+        ("git+https://example.org/mark.whl", "is no wheel"),
+        ("mark @ git+ssh://git@example.org/mark@main", "is no wheel"),
+        ("hg+https://example.org/mark", "is no wheel"),
+        ("ftp://example.org/mark.whl", "is no wheel"),
+        ("file://elsewhere/srv/mark.whl", "another machine"),
+        ("mark.whl", "there is no wheel"),
+        ("https://example.org/${AWS_SECRET_ACCESS_KEY}/mark.whl", "reads? a variable"),
+        ("flask\x0b-e .", "cannot be seen"),
+    ],
+)
+def test_what_could_run_code_or_leave_the_file_is_refused_by_its_line(
+    tmp_path: Path, line: str, reason: str
+) -> None:
+    (tmp_path / "pkg").mkdir()
+    file = written(tmp_path, f"# names\nflask==\\\n3\n\n{line}\n")
+    with pytest.raises(typer.BadParameter, match=reason) as refused:
+        requirements.read(file)
+    assert f"{file}, line 5: " in str(refused.value)
+
+
+def test_what_is_joined_counts_as_its_first_line(tmp_path: Path) -> None:
+    file = written(tmp_path, "flask # a comment\r\n-\\\r\n-no-binary \\\r\n:all:\r\n")
+    with pytest.raises(typer.BadParameter, match="line 2: --no-binary"):
+        requirements.read(file)
+
+
+def test_a_wheel_beside_the_file_is_found_from_everywhere(tmp_path: Path) -> None:
+    wheel = a_wheel(tmp_path)
+    file = written(tmp_path, f"./{wheel.name} ; python_version > '3'\n{wheel.name}\n")
+    assert requirements.read(file) == f"{wheel} ; python_version > '3'\n{wheel}\n"
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "requirements.txt"
+    path.write_bytes("flask".encode("utf-16"))
+    with pytest.raises(typer.BadParameter, match="UTF-8"):
+        requirements.read(path)
+
+
+# --- what is behind the names ------------------------------------------------------------------
+
+
+def a_builder(place: Path, marker: Path) -> Path:
+    """A directory that leaves a mark as soon as anybody asks what package it is."""
+    place.mkdir()
+    (place / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (place / "backend.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    return place
+
+
+def a_wheel_that_wants(directory: Path, source: Path) -> Path:
+    """A wheel whose dependency is the directory `source`."""
+    wheel = directory / "wants-1.0-py3-none-any.whl"
+    about = "Metadata-Version: 2.1\nName: wants\nVersion: 1.0\n"
+    about += f"Requires-Dist: mark @ {source.as_uri()}\n"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("wants.py", "")
+        archive.writestr("wants-1.0.dist-info/METADATA", about)
+        archive.writestr("wants-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("wants-1.0.dist-info/RECORD", "")
+    return wheel
+
+
+@pytest.mark.usefixtures("tool")
+def test_a_wheel_cannot_have_its_dependency_built(tmp_path: Path) -> None:
+    marker = tmp_path / "it-ran"
+    wheel = a_wheel_that_wants(tmp_path, a_builder(tmp_path / "mark", marker))
+    with pytest.raises(typer.BadParameter, match="could not be installed"):
+        packages.install_python(written(tmp_path, str(wheel)), tmp_path / "tree", INTERPRETER)
+    assert not marker.exists()
+
+
+def test_pip_by_itself_would_have_built_it(tmp_path: Path) -> None:
+    """Negative control: `--only-binary :all:` alone does not keep pip from it."""
+    marker = tmp_path / "it-ran"
+    wheel = a_wheel_that_wants(tmp_path, a_builder(tmp_path / "mark", marker))
+    command = [sys.executable, "-I", "-m", "pip", "install", "--only-binary", ":all:"]
+    subprocess.run(
+        [*command, "--target", str(tmp_path / "tree"), str(wheel)], check=False, capture_output=True
+    )
+    assert marker.exists()
+
+
+def test_settings_and_modules_that_lie_about_do_not_count(
+    tmp_path: Path, tool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "it-ran"
+    builder = a_builder(tmp_path / "mark", marker)
+    app = tmp_path / "app"
+    app.mkdir()
+    for name in ("pip.py", "subprocess.py", "sitecustomize.py"):
+        (app / name).write_text(f"open({str(marker)!r}, 'w').close()\n")
+    (app / "uv.toml").write_text("no-binary-package = ['demo']\n")
+    (app / "pyproject.toml").write_text("[tool.uv.pip]\nno-binary = [':all:']\n")
+    config = tmp_path / "pip.conf"
+    config.write_text(f"[install]\neditable = {builder}\nno-binary = :all:\n")
+    monkeypatch.chdir(app)
+    monkeypatch.setenv("PYTHONPATH", str(app))
+    monkeypatch.setenv("PIP_EDITABLE", str(builder))
+    monkeypatch.setenv("PIP_NO_BINARY", ":all:")
+    monkeypatch.setenv("UV_NO_BINARY", "1")
+    file = written(app, f"{a_wheel(tmp_path)}\n")
+    packages.install_python(file, tmp_path / "tree", INTERPRETER)
+    assert (tmp_path / "tree" / "site-packages" / "demo.py").exists()
+    if tool == "pip":
+        monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
+        with pytest.raises(typer.BadParameter, match="could not be installed"):
+            packages.install_python(file, tmp_path / "tree2", INTERPRETER)
+    assert not marker.exists()
+
+
+def test_the_installers_see_registries_and_proxies_of_the_environment() -> None:
+    mine = {"PIP_INDEX_URL": "a", "UV_DEFAULT_INDEX": "b", "UV_INDEX_X_PASSWORD": "c"}
+    mine |= {"HTTPS_PROXY": "d", "SSL_CERT_FILE": "e", "HOME": "f", "PIP_CERT": "g"}
+    others = {"PIP_EDITABLE": "a", "PIP_REQUIREMENT": "b", "UV_NO_BUILD": "0", "PYTHONPATH": "c"}
+    others |= {"PYTHONSTARTUP": "d", "UV_CONFIG_FILE": "e", "PIP_TARGET": "f", "UV_CONSTRAINT": "g"}
+    assert packages.environment({**mine, **others}) == mine
+
+
+# --- package.json ------------------------------------------------------------------------------
+
+
+def package(directory: Path, source: str, section: str = "dependencies") -> None:
+    (directory / "package.json").write_text(
+        f'{{\n  "name": "x",\n  "{section}": {{\n    "dep": "{source}"\n  }}\n}}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["^1.0.0", "*", "latest", "npm:other@1", "file:./dep", "https://example.org/dep-1.0.tgz"],
+)
+def test_what_npm_takes_from_a_registry_or_an_archive_is_taken(tmp_path: Path, source: str) -> None:
+    package(tmp_path, source)
+    manifest.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "git+https://example.org/dep.git",
+        "git+ssh://git@example.org/dep.git#semver:^1",
+        "git://example.org/dep.git",
+        "git@github.com:owner/dep.git",
+        "github:owner/dep",
+        "owner/dep",
+        "owner/dep#0123456789012345678901234567890123456789",
+        "gitlab:owner/dep",
+        "gist:0123456789",
+        "ssh://git@example.org/dep",
+        "https://github.com/owner/dep",
+        "https://example.org/dep.git",
+    ],
+)
+@pytest.mark.parametrize("section", ["dependencies", "optionalDependencies", "overrides"])
+def test_a_repository_is_refused_by_its_line(tmp_path: Path, source: str, section: str) -> None:
+    package(tmp_path, source, section)
+    with pytest.raises(typer.BadParameter, match=r"package\.json, line 4: dep: "):
+        manifest.check(tmp_path)
+
+
+@pytest.mark.parametrize("name", manifest.LOCKS)
+def test_a_repository_in_a_lock_file_is_refused(tmp_path: Path, name: str) -> None:
+    package(tmp_path, "^1.0.0")
+    registry = '"node_modules/a": {"version": "1.0.0", "resolved": "https://example.org/a-1.tgz"}'
+    lock = '{"packages": {\n%s,\n"node_modules/dep": {"resolved": "%s"}}}'
+    (tmp_path / name).write_text(lock % (registry, "https://example.org/dep-1.tgz"))
+    manifest.check(tmp_path)
+    (tmp_path / name).write_text(lock % (registry, "git+ssh://git@example.org/dep.git#0123"))
+    with pytest.raises(typer.BadParameter, match=r"line 3: node_modules/dep: git\+ssh"):
+        manifest.check(tmp_path)
+
+
+def test_npm_settings_of_the_directory_are_refused(tmp_path: Path) -> None:
+    package(tmp_path, "^1.0.0")
+    (tmp_path / ".npmrc").write_text("git=./evil.sh\n")
+    with pytest.raises(typer.BadParameter, match=r"\.npmrc is not taken"):
+        manifest.check(tmp_path)
