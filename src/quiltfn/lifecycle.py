@@ -83,7 +83,7 @@ class Lifecycle:
             updated_at=now,
         )
         function.validate()
-        content = self._place.runtimes.pin(content)
+        content = self._place.runtimes.pin(tenant_id, content)
         content.validate(self._place.host)
         version = self._version(function, 1, content, now)
         await self._store.create(function, version)
@@ -109,7 +109,7 @@ class Lifecycle:
             ours = {name: value for name, value in changes.items() if name in CONTENT_FIELDS}
             rest = {name: value for name, value in changes.items() if name not in CONTENT_FIELDS}
             content = msgspec.structs.replace(entry.version.content, **ours)
-            content = self._place.runtimes.pin(content)
+            content = self._place.runtimes.pin(entry.function.tenant_id, content)
             function = msgspec.structs.replace(
                 entry.function, **rest, updated_at=now, error_message=None
             )

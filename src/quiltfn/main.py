@@ -32,6 +32,7 @@ from quiltfn.api.route import ApiLimits, House
 from quiltfn.catalog import Catalog
 from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health, Machine
+from quiltfn.holdings import Holdings
 from quiltfn.idempotency import Idempotency
 from quiltfn.images import ImageDirectory, ImageLimits
 from quiltfn.inherited import Inherited, inherit
@@ -41,13 +42,13 @@ from quiltfn.model.errors import ShuttingDown, StoreUnavailable
 from quiltfn.model.keepalive import KeepAlive, maker
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import Memory
-from quiltfn.model.runtime import built_in
+from quiltfn.model.runtime import Isolation, Kind, Network, built_in
 from quiltfn.model.version import HostLimits
 from quiltfn.observe import log, metrics
 from quiltfn.pool.local import LocalPools
 from quiltfn.pool.reaper import reap
 from quiltfn.ports import Clock, Keep
-from quiltfn.runtimes import HostImage, Runtimes
+from quiltfn.runtimes import HostImage, Runtimes, TenantRules
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
 from quiltfn.sandbox.stems import StemSandboxes
@@ -55,6 +56,7 @@ from quiltfn.store import (
     SpoolJournal,
     SqlAnswers,
     SqlAudit,
+    SqlHoldings,
     SqliteStore,
     SqlKeys,
     SqlOperations,
@@ -113,18 +115,15 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         pools = LocalPools(stems, clock, memory, keeping_of(chosen))
         stack.push_async_callback(pools.aclose)
         catalog = Catalog()
-        runtime_store = SqlRuntimes(store.database)
-        images = ImageDirectory(chosen.data_dir / "images", clock, image_limits(chosen))
-        images.start()
-        runtimes = Runtimes(host_image(given.machine), runtime_store, images, clock)
-        await runtimes.restore()
+        holdings = await holdings_of(given, store, clock)
+        runtimes = await runtimes_of(given, store, holdings, clock)
         lifecycle = Lifecycle(catalog, store, pools, clock, place_of(given, runtimes))
         await lifecycle.restore()
         elasticity = Elasticity(lifecycle, SqlOperations(store.database), clock)
         await elasticity.restore()
         health = Health(given.machine, store, journal, chosen.data_dir)
         metrics.started(__version__)
-        work = (reap(pools), access.keep_fresh(), *upkeep(given, store, images, stems))
+        work = (reap(pools), access.keep_fresh(), *upkeep(given, store, holdings, stems))
         for task in [asyncio.ensure_future(one) for one in work]:
             stack.callback(task.cancel)
         yield Tied(
@@ -143,7 +142,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
                 keys=keys,
                 audit=audit,
                 runtimes=runtimes,
-                images=images,
+                holdings=holdings,
                 health=health,
                 limits=api_limits(chosen),
             ),
@@ -213,7 +212,7 @@ def journal_of(given: Inherited, store: SqliteStore, clock: Clock) -> SpoolJourn
 
 
 def upkeep(
-    given: Inherited, store: SqliteStore, images: ImageDirectory, stems: StemSandboxes
+    given: Inherited, store: SqliteStore, holdings: Holdings, stems: StemSandboxes
 ) -> tuple[Coroutine[None, None, None], ...]:
     """Everything that removes what is kept for a time only."""
     chosen, clock, database = given.settings, SystemClock(), store.database
@@ -222,8 +221,35 @@ def upkeep(
     return (
         tidy(SqlAudit(database), SqlAnswers(database), clock, chosen.audit_days),
         tidy_records(SqlRetention(database), clock, keep),
-        tidy_images(images, SqlRuntimes(database), stems, chosen.image_grace_s),
+        tidy_images(holdings, SqlRuntimes(database), stems, chosen.image_grace_s),
     )
+
+
+async def holdings_of(given: Inherited, store: SqliteStore, clock: Clock) -> Holdings:
+    """Who has which images, as it was."""
+    chosen = given.settings
+    images = ImageDirectory(chosen.data_dir / "images", clock, image_limits(chosen))
+    images.start()
+    holdings = Holdings(SqlHoldings(store.database), images, clock, chosen.tenant_image_bytes)
+    await holdings.restore()
+    return holdings
+
+
+async def runtimes_of(
+    given: Inherited, store: SqliteStore, holdings: Holdings, clock: Clock
+) -> Runtimes:
+    """What runtimes' names stand for, as it was."""
+    words = given.settings.words
+    rules = TenantRules(
+        kinds=frozenset(map(Kind, words("tenant_runtime_kinds"))),
+        isolations=frozenset(map(Isolation, words("tenant_runtime_isolations"))),
+        networks=frozenset(map(Network, words("tenant_runtime_networks"))),
+        runtimes=given.settings.tenant_runtimes,
+    )
+    host = host_image(given.machine)
+    runtimes = Runtimes(host, SqlRuntimes(store.database), holdings, clock, rules)
+    await runtimes.restore()
+    return runtimes
 
 
 def host_image(machine: Machine) -> HostImage:

@@ -11,7 +11,7 @@ import msgspec
 
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.function import Function
-from quiltfn.model.image import Archive, Image
+from quiltfn.model.image import Archive, Image, TenantImage
 from quiltfn.model.invocation import Ended, How, Invocation, Status
 from quiltfn.model.kept import AuditEntry, KeptAnswer, Operation, Slot
 from quiltfn.model.memory import Memory
@@ -367,30 +367,50 @@ class Operations(Protocol):
 
 
 class RuntimeStore(Protocol):
-    """What the names of an operator's runtimes stand for. Raises `StoreUnavailable`."""
+    """What the names of a tenant's runtimes stand for, and, as those of `SHARED`, what an
+    operator's stand for to all tenants. Raises `StoreUnavailable`."""
 
-    async def load(self) -> Sequence[Runtime]:
-        """The newest revision of each name, once, at start."""
+    async def load(self) -> Sequence[tuple[str, Runtime]]:
+        """Tenants, each with the newest revision of each name, once, at start."""
 
-    async def save(self, runtime: Runtime) -> None:
+    async def save(self, tenant_id: str, runtime: Runtime) -> None:
         """From now on the name stands for this; versions keep what they were made with."""
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, tenant_id: str, name: str) -> None:
         """The name stands for nothing. Harmless where it did not."""
 
-    async def images_in_use(self) -> frozenset[str]:
-        """The digests that a runtime or any version of any function has."""
+    async def images_in_use(self) -> frozenset[tuple[str, str]]:
+        """Tenants with the digests that a runtime or any version of a function of theirs has."""
+
+
+class HoldingStore(Protocol):
+    """Which tenant has which images. Raises `StoreUnavailable`."""
+
+    async def held(self) -> Sequence[TenantImage]:
+        """All of them, once, at start."""
+
+    async def hold(self, one: TenantImage) -> None:
+        """The tenant has the image from now on, on disk when this returns."""
+
+    async def drop(self, tenant_id: str, digest: str) -> None:
+        """The tenant no longer has the image. Harmless where it had not."""
 
 
 class Images(Protocol):
     """The files that runtimes show at /app, by the digest of their content."""
 
-    async def take(self, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
+    async def take(
+        self, archive: Archive, chunks: AsyncIterator[bytes], admit: Callable[[Image], None]
+    ) -> Image:
         """Unpacks an archive; the image is on disk when this returns.
 
-        Raises `Unprocessable` with the reason where the archive is one that is not taken, and
+        `admit` is asked, in a thread, once it is known what is in it; what it raises is raised
+        here. Raises `Unprocessable` with the reason where the archive is one that is not taken, and
         `StoreUnavailable` where there is no room. Nothing of it is left then.
         """
+
+    async def measure(self, digest: str) -> int | None:
+        """What the image counts, as `Image.counted_bytes` says; None where there is none."""
 
     def hold(self, digest: str) -> bool:
         """Whether it is there; if so, it is as good as new for `collect`. Never waits."""

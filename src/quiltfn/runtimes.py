@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
+from quiltfn.holdings import Holdings
 from quiltfn.ids import new_id
-from quiltfn.model.errors import Conflict, NotFound, Unprocessable
-from quiltfn.model.runtime import OWN_NAMES, Isolation, Kind, Runtime
+from quiltfn.model.errors import Conflict, Forbidden, NotFound, RateLimited, Unprocessable
+from quiltfn.model.runtime import OWN_NAMES, SHARED, Isolation, Kind, Network, Runtime
 from quiltfn.model.version import Content, check_environment
-from quiltfn.ports import Clock, Images, RuntimeStore
+from quiltfn.ports import Clock, RuntimeStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,52 +26,117 @@ class HostImage:
     no_gvisor: str = "it has none"
 
 
-class Runtimes:
-    """Every runtime in memory: those of the server itself and those that an operator added."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantRules:
+    """What tenants may make runtimes of, and how many each may have; operators may everything."""
 
-    def __init__(self, host: HostImage, store: RuntimeStore, images: Images, clock: Clock) -> None:
-        self._host, self._store, self._images, self._clock = host, store, images, clock
-        self._by_name = dict(host.built_in)
+    kinds: frozenset[Kind] = frozenset(Kind)
+    isolations: frozenset[Isolation] = frozenset({Isolation.CRUN})
+    networks: frozenset[Network] = frozenset({Network.NONE})
+    runtimes: int = 100
+
+    def check(self, wanted: Runtime) -> None:
+        """Raises `Forbidden` for what the operator does not allow tenants."""
+        for name, value, allowed in (
+            ("kind", wanted.kind, self.kinds),
+            ("isolation", wanted.isolation, self.isolations),
+            ("network", wanted.network, self.networks),
+        ):
+            if value not in allowed:
+                raise Forbidden(
+                    f"{name} {value} is not allowed to tenants on this server; allowed: "
+                    f"{', '.join(sorted(allowed)) or 'none'}",
+                    hint="an operator can add the runtime, or allow it (settings tenant_runtime_…)",
+                )
+
+
+@dataclass(slots=True, kw_only=True)
+class Named:
+    """A runtime and whose it is. `tenant_id`: `SHARED` for the server's own and an operator's."""
+
+    tenant_id: str = SHARED
+    runtime: Runtime = field()
+
+    @property
+    def is_shared(self) -> bool:
+        return self.tenant_id == SHARED
+
+
+class Runtimes:
+    """Every runtime in memory: the server's own, those that an operator has added for all tenants,
+    and those of each tenant, which hide shared ones of the same name from it and exist for nobody
+    else.
+    """
+
+    def __init__(
+        self,
+        host: HostImage,
+        store: RuntimeStore,
+        holdings: Holdings,
+        clock: Clock,
+        rules: TenantRules | None = None,
+    ) -> None:
+        self._host, self._store, self._holdings, self._clock = host, store, holdings, clock
+        self.rules = rules or TenantRules()
+        self._of: dict[str, dict[str, Runtime]] = {SHARED: dict(host.built_in)}
         self._changing = asyncio.Lock()
 
     async def restore(self) -> None:
         """At start: every name stands for what it stood for."""
-        for runtime in await self._store.load():
-            self._by_name.setdefault(runtime.name, runtime)
+        for tenant_id, runtime in await self._store.load():
+            self._of.setdefault(tenant_id, {}).setdefault(runtime.name, runtime)
 
-    def all(self) -> list[Runtime]:
-        """By name, the server's own first."""
-        return sorted(self._by_name.values(), key=lambda one: (not is_own(one), one.name))
+    def all(self, tenant_id: str) -> list[Named]:
+        """What the tenant's functions can name: by name, the server's own first."""
+        shared = {name: Named(runtime=one) for name, one in self._of[SHARED].items()}
+        own = {
+            name: Named(tenant_id=tenant_id, runtime=one)
+            for name, one in self._of.get(tenant_id, {}).items()
+        }
+        return sorted(
+            (shared | own).values(), key=lambda one: (not is_own(one.runtime), one.runtime.name)
+        )
 
-    def get(self, name: str) -> Runtime:
-        """Raises `NotFound`."""
-        runtime = self._by_name.get(name)
-        if runtime is None:
-            raise NotFound("there is no runtime of this name")
-        return runtime
+    def get(self, tenant_id: str, name: str) -> Named:
+        """What the name stands for to the tenant. Raises `NotFound`."""
+        for owner in (tenant_id, SHARED):
+            runtime = self._of.get(owner, {}).get(name)
+            if runtime is not None:
+                return Named(tenant_id=owner, runtime=runtime)
+        raise NotFound("there is no runtime of this name")
 
-    def pin(self, content: Content) -> Content:
+    def pin(self, tenant_id: str, content: Content) -> Content:
         """The content with what its runtime's name stands for now. Raises `Unprocessable`."""
-        runtime = self._by_name.get(content.runtime)
-        if runtime is None:
-            known = ", ".join(sorted(self._by_name))
-            raise Unprocessable.field("runtime", f"one of: {known}", content.runtime, "shell")
+        try:
+            named = self.get(tenant_id, content.runtime)
+        except NotFound:
+            known = ", ".join(sorted(one.runtime.name for one in self.all(tenant_id)))
+            raise Unprocessable.field(
+                "runtime", f"one of: {known}", content.runtime, "shell"
+            ) from None
+        runtime = named.runtime
         if runtime.isolation is Isolation.GVISOR and self._host.no_gvisor:
             why = self._host.no_gvisor
             expected = f"one with isolation crun: this server has no gVisor ({why})"
             raise Unprocessable.field("runtime", expected, content.runtime, "shell")
         if runtime.image is not None:  # so that it is not collected before the version is stored
-            self._images.hold(runtime.image)
+            self._holdings.hold(named.tenant_id, runtime.image)
         return msgspec.structs.replace(content, pinned=runtime)
 
-    async def add(self, wanted: Runtime) -> tuple[Runtime, bool]:
-        """What the name stands for from now on, and whether that is another revision than before.
+    async def add(
+        self, tenant_id: str, wanted: Runtime, *, shared: bool = False, is_operator: bool = False
+    ) -> tuple[Named, bool]:
+        """What the name stands for from now on, to the tenant or, `shared`, to all of them; and
+        whether that is another revision than before.
 
-        `wanted`: with everything but id, host and time. Existing versions go on with what they
-        were made with. Raises `Unprocessable`, and `Conflict` for a name of the server's own.
+        `wanted`: with everything but id, host and time; its image is one of the tenant's. Existing
+        versions go on with what they were made with. Raises `Unprocessable`, `Conflict` for a name
+        of the server's own, and, unless an operator asks, `Forbidden` and `RateLimited`.
         """
         check_not_own(wanted.name, "replaced")
         wanted.validate()
+        if not is_operator:
+            self.rules.check(wanted)
         check_environment(wanted.environment)
         if wanted.kind not in (Kind.CUSTOM, *self._host.built_in):
             known = ", ".join([*self._host.built_in, Kind.CUSTOM])
@@ -83,28 +149,50 @@ class Runtimes:
             runtime = msgspec.structs.replace(
                 wanted, id=new_id(), host=self._host.packages, created_at=int(self._clock.unix())
             )
-            there = self._by_name.get(wanted.name)
-            if there is not None and there.same_as(runtime):
-                return there, False
-            if wanted.image is not None and not self._images.hold(wanted.image):
+            owner = SHARED if shared else tenant_id
+            there = self._of.get(owner, {})
+            if wanted.name in there and there[wanted.name].same_as(runtime):
+                return Named(tenant_id=owner, runtime=there[wanted.name]), False
+            if not is_operator and wanted.name not in there:
+                self._check_count(len(there))
+            if wanted.image is not None and not await self._hold(owner, tenant_id, wanted.image):
                 expected = (
                     "the digest of an image that is here; POST /api/runtimes/images makes one"
                 )
                 raise Unprocessable.field("image", expected, wanted.image)
-            await self._store.save(runtime)
-            self._by_name[runtime.name] = runtime
-        return runtime, True
+            await self._store.save(owner, runtime)
+            self._of.setdefault(owner, {})[runtime.name] = runtime
+        return Named(tenant_id=owner, runtime=runtime), True
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, tenant_id: str, name: str, *, shared: bool = False) -> None:
         """New versions are refused the name from then on; those that have it go on with it.
 
-        Raises `NotFound`, and `Conflict` for a name of the server's own.
+        Raises `NotFound`, and `Conflict` for a name of the server's own, or one that stands for a
+        shared runtime where one of the tenant's own was meant.
         """
         check_not_own(name, "removed")
+        owner = SHARED if shared else tenant_id
         async with self._changing:
-            self.get(name)
-            await self._store.remove(name)
-            del self._by_name[name]
+            if self.get(owner, name).tenant_id != owner:
+                raise Conflict(
+                    f"{name} is shared by all tenants; this one has none of its own by the name",
+                    hint="an operator removes it with ?shared=true",
+                )
+            await self._store.remove(owner, name)
+            del self._of[owner][name]
+
+    async def _hold(self, owner: str, tenant_id: str, digest: str) -> bool:
+        if owner == SHARED:
+            return await self._holdings.share(tenant_id, digest)
+        return self._holdings.hold(tenant_id, digest)
+
+    def _check_count(self, count: int) -> None:
+        if count >= self.rules.runtimes:
+            raise RateLimited(
+                f"the tenant has {count} runtimes, its limit",
+                hint="remove one that is not needed",
+                retry_after=60,
+            )
 
 
 def is_own(runtime: Runtime) -> bool:

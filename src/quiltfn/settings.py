@@ -21,6 +21,12 @@ MIB = 1024 * 1024
 MEMORY_MIN_MIB = 256
 POLICIES = ("fixed", "histogram")
 DURABILITIES = ("relaxed", "strict")
+# Settings that are some of a few words.
+CHOICES = {
+    "tenant_runtime_kinds": ("python", "node", "shell", "custom"),
+    "tenant_runtime_isolations": ("crun", "gvisor"),
+    "tenant_runtime_networks": ("none", "egress"),
+}
 # What a setting of each type may be given as.
 KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     int: ("a whole number", (str, int)),
@@ -115,6 +121,21 @@ class Settings:
     tenant_functions: int = setting(
         10_000, "functions of one tenant at most", low=1, high=1_000_000
     )
+    tenant_runtimes: int = setting(
+        100, "runtimes of one tenant at most; operators add more", low=0, high=100_000
+    )
+    tenant_image_bytes: int = setting(
+        4096 * MIB,
+        "what the images of one tenant count at most: content, and 4,096 for each file, link and "
+        "directory",
+        low=0,
+        high=2**50,
+    )
+    tenant_runtime_kinds: str = setting(
+        "python,node,shell,custom", "kinds of runtimes that tenants may add; operators add any"
+    )
+    tenant_runtime_isolations: str = setting("crun", "likewise of isolation: crun, gvisor")
+    tenant_runtime_networks: str = setting("none", "likewise of network: none, egress")
     egress_dns: str = setting("", "resolver of sandboxes with egress; empty: the host's own")
     durability: str = setting(
         "relaxed", "relaxed, or strict: a call's record is synced before its answer"
@@ -138,6 +159,8 @@ class Settings:
             raise BadSetting(f"egress_dns must be an IP address, not {self.egress_dns!r}")
         if self.keep_alive not in POLICIES:
             raise BadSetting(f"keep_alive must be fixed or histogram, not {self.keep_alive!r}")
+        for name in CHOICES:
+            self.words(name)
         if 0 < self.memory_budget_mib < MEMORY_MIN_MIB:
             raise BadSetting(
                 f"memory_budget_mib must be 0 or at least {MEMORY_MIN_MIB}, what the smallest "
@@ -151,6 +174,15 @@ class Settings:
             raise BadSetting(
                 f"host must be an IP address or localhost, not {self.host!r}"
             ) from None
+
+    def words(self, name: str) -> list[str]:
+        """A setting that lists some of a few words, with commas. Raises `BadSetting`."""
+        found = [word for word in map(str.strip, getattr(self, name).split(",")) if word]
+        for word in found:
+            if word not in CHOICES[name]:
+                choice = ", ".join(CHOICES[name])
+                raise BadSetting(f"{name} must be some of {choice}, with commas, not {word!r}")
+        return found
 
 
 def is_loopback(host: str) -> bool:

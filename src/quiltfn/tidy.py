@@ -4,8 +4,9 @@ calls, images."""
 import asyncio
 import contextlib
 
+from quiltfn.holdings import Holdings
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.ports import Answers, Audit, Clock, Images, Keep, Retention, RuntimeStore, Stock
+from quiltfn.ports import Answers, Audit, Clock, Keep, Retention, RuntimeStore, Stock
 
 EVERY_S = 3600.0
 RECORDS_EVERY_S = 15.0
@@ -39,7 +40,9 @@ async def tidy_records(retention: Retention, clock: Clock, keep: Keep) -> None:
         await asyncio.sleep(RECORDS_EVERY_S)
 
 
-async def tidy_images(images: Images, runtimes: RuntimeStore, stock: Stock, grace_s: float) -> None:
+async def tidy_images(
+    holdings: Holdings, runtimes: RuntimeStore, stock: Stock, grace_s: float
+) -> None:
     """Until it is cancelled: removes images that nothing has named for `grace_s`, or twice that.
 
     The grace is for what is under way: between an upload and the runtime that names it, and for
@@ -47,6 +50,5 @@ async def tidy_images(images: Images, runtimes: RuntimeStore, stock: Stock, grac
     """
     while True:
         with contextlib.suppress(StoreUnavailable, OSError):  # health says so already
-            in_use = await runtimes.images_in_use() | stock.images()
-            await images.collect(in_use, grace_s)
+            await holdings.collect(await runtimes.images_in_use(), stock.images(), grace_s)
         await asyncio.sleep(grace_s / 2)

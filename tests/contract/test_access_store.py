@@ -28,10 +28,21 @@ from contract.store_box import (
 from quiltfn.access import make_key
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.errors import Conflict, NotFound, Unprocessable
+from quiltfn.model.image import NOT_MEASURED, TenantImage
 from quiltfn.model.kept import AuditEntry, Operation
-from quiltfn.model.runtime import SHELL
+from quiltfn.model.runtime import SHARED, SHELL
 from quiltfn.ports import Audit, Keys, Operations
-from quiltfn.store import SqlAudit, SqliteStore, SqlKeys, SqlOperations, migrations, steps, tables
+from quiltfn.store import (
+    SqlAudit,
+    SqlHoldings,
+    SqliteStore,
+    SqlKeys,
+    SqlOperations,
+    SqlRuntimes,
+    migrations,
+    steps,
+    tables,
+)
 from quiltfn.store.database import Work
 
 NOW = 1_760_000_000
@@ -303,6 +314,31 @@ async def test_the_operations_without_an_end_are_found(store: SqliteStore) -> No
 
 
 # Coming from the first schema ----------------------------------------------------------------
+
+
+async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    function, named, pinned = a_function(), "ab" * 32, "cd" * 32
+    old = replace(SHELL, id=an_id(), name="etl", image=named, environment={"A": "1"})
+    engine = create_engine(f"sqlite:///{tmp_path}/quiltfn.db", poolclass=pool.NullPool)
+    with engine.begin() as connection:
+        command.upgrade(migrations.config(connection), "0005")
+        row = tables.row_of(old)
+        for name in ("command", "environment", "writable_paths"):
+            row[name] = json.dumps(row[name])
+        columns, places = ", ".join(row), ", ".join(f":{name}" for name in row)
+        connection.execute(text(f"INSERT INTO runtime ({columns}) VALUES ({places})"), row)
+        connection.execute(insert(tables.function), tables.function_row(function))
+        version = a_version(function, pinned=replace(SHELL, image=pinned))
+        connection.execute(insert(tables.version), tables.version_row(version))
+    async with open_store(tmp_path) as store:
+        runtimes, holdings = SqlRuntimes(store.database), SqlHoldings(store.database)
+        assert await runtimes.load() == [(SHARED, old)]
+        assert await runtimes.images_in_use() == {(SHARED, named), (function.tenant_id, pinned)}
+        assert await holdings.held() == [
+            TenantImage(SHARED, digest, NOT_MEASURED) for digest in (named, pinned)
+        ]
 
 
 async def test_a_database_of_the_first_revision_is_upgraded_and_keeps_its_functions(

@@ -1,4 +1,4 @@
-"""The promises of `ports.RuntimeStore`."""
+"""The promises of `ports.RuntimeStore` and `ports.HoldingStore`."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from contract.store_box import StoreOpener, a_function, a_version, an_id
-from quiltfn.model.runtime import SHELL, Kind, Network, Runtime
-from quiltfn.ports import RuntimeStore
-from quiltfn.store import SqliteStore, SqlRuntimes
+from quiltfn.model.image import TenantImage
+from quiltfn.model.runtime import SHARED, SHELL, Kind, Network, Runtime
+from quiltfn.ports import HoldingStore, RuntimeStore
+from quiltfn.store import SqlHoldings, SqliteStore, SqlRuntimes
 
 
 def a_runtime(name: str = "etl", **changes: Any) -> Runtime:
@@ -34,9 +35,9 @@ async def test_the_newest_revision_of_each_name_comes_back_after_a_restart(
     async with open_store(tmp_path) as store:
         runtimes: RuntimeStore = SqlRuntimes(store.database)
         for one in (older, newer, other):
-            await runtimes.save(one)
+            await runtimes.save("acme", one)
     async with open_store(tmp_path) as store:
-        assert await SqlRuntimes(store.database).load() == [other, newer]
+        assert await SqlRuntimes(store.database).load() == [("acme", other), ("acme", newer)]
 
 
 async def test_a_removed_name_is_gone_and_removing_it_again_harms_nothing(
@@ -45,24 +46,27 @@ async def test_a_removed_name_is_gone_and_removing_it_again_harms_nothing(
     runtimes: RuntimeStore = SqlRuntimes(store.database)
     kept = a_runtime("a")
     for one in (kept, a_runtime()):
-        await runtimes.save(one)
+        await runtimes.save("acme", one)
     for _ in range(2):
-        await runtimes.remove("etl")
-    assert await runtimes.load() == [kept]
+        await runtimes.remove("acme", "etl")
+    assert await runtimes.load() == [("acme", kept)]
 
 
 async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: SqliteStore) -> None:
     runtimes: RuntimeStore = SqlRuntimes(store.database)
     assert await runtimes.images_in_use() == frozenset()
     named, old, new = "aa" * 32, "bb" * 32, "cc" * 32
-    await runtimes.save(a_runtime(image=named))
+    await runtimes.save("acme", a_runtime(image=named))
     function = a_function()
     first = a_version(function, pinned=replace(SHELL, image=old))
     await store.create(function, first)
     await store.save(function, a_version(function, 2, pinned=replace(SHELL, image=new)))
     await store.create(a_function(), a_version(function, 3))  # one without an image
-    assert await runtimes.images_in_use() == {named, old, new}
-    await runtimes.remove("etl")
+    assert await runtimes.images_in_use() == {
+        ("acme", named),
+        *((function.tenant_id, digest) for digest in (old, new)),
+    }
+    await runtimes.remove("acme", "etl")
     await store.delete(function.id)
     assert await runtimes.images_in_use() == frozenset()
 
@@ -70,10 +74,43 @@ async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: Sqli
 async def test_a_version_keeps_its_whole_runtime(store: SqliteStore) -> None:
     runtimes: RuntimeStore = SqlRuntimes(store.database)
     pinned = a_runtime()
-    await runtimes.save(pinned)
+    await runtimes.save("acme", pinned)
     function = a_function()
     await store.create(function, a_version(function, runtime="etl", pinned=pinned))
-    await runtimes.save(a_runtime(image=None))
+    await runtimes.save("acme", a_runtime(image=None))
     version = await store.version(function.id, 1)
     assert version is not None
     assert version.content.pinned == pinned
+
+
+async def test_a_name_stands_for_something_else_to_each_tenant(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    mine, theirs, shared = a_runtime(), a_runtime(image=None), a_runtime(image="cd" * 32)
+    async with open_store(tmp_path) as store:
+        runtimes: RuntimeStore = SqlRuntimes(store.database)
+        for tenant, one in (("acme", mine), ("umbrella", theirs), (SHARED, shared)):
+            await runtimes.save(tenant, one)
+        await runtimes.remove("nobody", "etl")
+    async with open_store(tmp_path) as store:
+        runtimes = SqlRuntimes(store.database)
+        found = await runtimes.load()
+        assert found == [(SHARED, shared), ("acme", mine), ("umbrella", theirs)]
+        await runtimes.remove("acme", "etl")
+        assert await runtimes.load() == [(SHARED, shared), ("umbrella", theirs)]
+
+
+async def test_images_are_held_until_they_are_dropped(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    mine, theirs = TenantImage("acme", "ab" * 32, 5000), TenantImage("umbrella", "ab" * 32, 5000)
+    async with open_store(tmp_path) as store:
+        holdings: HoldingStore = SqlHoldings(store.database)
+        for one in (mine, theirs, mine):
+            await holdings.hold(one)
+    async with open_store(tmp_path) as store:
+        holdings = SqlHoldings(store.database)
+        assert await holdings.held() == [mine, theirs]
+        for _ in range(2):
+            await holdings.drop("acme", mine.digest)
+        assert await holdings.held() == [theirs]

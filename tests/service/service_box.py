@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quiltfn.catalog import Catalog, Entry
+from quiltfn.holdings import Holdings
 from quiltfn.images import ImageDirectory, ImageLimits
 from quiltfn.invoke import Invoker, Request
 from quiltfn.lifecycle import Lifecycle, Place
@@ -21,7 +22,7 @@ from quiltfn.pool.local import LocalPools
 from quiltfn.ports import InvocationQuery
 from quiltfn.runtimes import HostImage, Runtimes
 from quiltfn.sandbox.fake import FakeSandboxes
-from quiltfn.store import SpoolJournal, SqliteStore, SqlRuntimes
+from quiltfn.store import SpoolJournal, SqlHoldings, SqliteStore, SqlRuntimes
 
 TENANT = "default"
 
@@ -112,7 +113,8 @@ async def house(
         images = ImageDirectory(path / "images", clock, ImageLimits())
         images.start()
         own = HostImage(built_in={"shell": SHELL})
-        runtimes = Runtimes(own, SqlRuntimes(store.database), images, clock)
+        holdings = Holdings(SqlHoldings(store.database), images, clock, 2**30)
+        runtimes = Runtimes(own, SqlRuntimes(store.database), holdings, clock)
         place = Place(node_id="node-1", host=host, runtimes=runtimes, pools=PoolLimits())
         lifecycle = Lifecycle(catalog, store, pools, clock, place)
         await lifecycle.restore()

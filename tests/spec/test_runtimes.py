@@ -10,7 +10,7 @@ import pytest
 
 from e2e.server import Server, quiltfn, until
 from spec.conftest import Keyed
-from spec.house import Api, Wire, is_error, new_name, of, raw, request, statuses
+from spec.house import Api, Wire, is_error, make_key, new_name, of, raw, request, statuses
 from unit.image_box import a_wheel, file, good, link, packed, pressed
 
 pytestmark = pytest.mark.sandbox
@@ -19,7 +19,7 @@ TAR = {"Content-Type": "application/x-tar"}
 GZIP = {"Content-Type": "application/gzip"}
 SHAPE = [
     *("name", "id", "kind", "image", "image_digest", "command", "environment", "isolation"),
-    *("network", "writable_paths", "built_in", "created_at"),
+    *("network", "writable_paths", "built_in", "shared", "created_at"),
 ]
 
 
@@ -55,6 +55,7 @@ def test_the_servers_own_are_there_and_stay(operator: Api) -> None:
     assert shell in runtimes
     assert list(shell) == SHAPE
     assert (shell["built_in"], shell["image"], shell["isolation"]) == (True, None, "crun")
+    assert shell["shared"]
     assert shell["image_digest"].startswith("host:")
     operator.refused("CONFLICT", 409, "POST", RUNTIMES, {"name": "shell", "kind": "shell"})
     operator.refused("CONFLICT", 409, "DELETE", f"{RUNTIMES}/shell")
@@ -62,8 +63,8 @@ def test_the_servers_own_are_there_and_stay(operator: Api) -> None:
     operator.refused("NOT_FOUND", 404, "DELETE", f"{RUNTIMES}/nobody")
 
 
-@pytest.mark.parametrize("scope", ["read", "invoke", "write", "admin"])
-def test_only_an_operator_changes_runtimes(keyed: Keyed, scope: str) -> None:
+@pytest.mark.parametrize("scope", ["read", "invoke"])
+def test_below_write_nobody_changes_runtimes(keyed: Keyed, scope: str) -> None:
     caller = keyed.caller(new_name(), scope)
     caller.good("GET", RUNTIMES)
     caller.good("GET", f"{RUNTIMES}/shell")
@@ -73,11 +74,96 @@ def test_only_an_operator_changes_runtimes(keyed: Keyed, scope: str) -> None:
     is_error(Api(keyed.server.url)("GET", RUNTIMES), "UNAUTHORIZED", 401)
 
 
+@pytest.mark.parametrize("scope", ["write", "admin"])
+def test_only_an_operator_changes_shared_runtimes(operator: Api, keyed: Keyed, scope: str) -> None:
+    caller, name = keyed.caller(new_name(), scope), new_name()
+    body = {"name": name, "kind": "shell", "shared": True}
+    caller.refused("FORBIDDEN", 403, "POST", RUNTIMES, body)
+    operator.refused("NOT_FOUND", 404, "GET", f"{RUNTIMES}/{name}")
+    assert add(operator, name, shared=True)["shared"]
+    caller.refused("FORBIDDEN", 403, "DELETE", f"{RUNTIMES}/{name}?shared=true")
+    caller.refused("CONFLICT", 409, "DELETE", f"{RUNTIMES}/{name}")
+    caller.refused("UNPROCESSABLE_ENTITY", 422, "DELETE", f"{RUNTIMES}/{name}?shared=yes")
+    assert caller.good("GET", f"{RUNTIMES}/{name}")["shared"]
+    operator.good("DELETE", f"{RUNTIMES}/{name}?shared=true", status=204)
+    caller.refused("NOT_FOUND", 404, "GET", f"{RUNTIMES}/{name}")
+
+
+def test_a_tenant_makes_runtimes_of_its_own_which_exist_for_nobody_else(keyed: Keyed) -> None:
+    mine, theirs = (keyed.caller(new_name(), "write") for _ in range(2))
+    name = new_name()
+    try:
+        secret = {"TOKEN": "mine-alone"}
+        digest = upload(mine, saying(name))
+        assert not add(mine, name, image=digest, environment=secret)["shared"]
+        assert mine.invoke(mine.active("cat /app/word", runtime=name))["stdout"] == name
+        # To the other it is as unknown as a name that nobody has, by every way there is to ask.
+        for unknown in (name, new_name()):
+            theirs.refused("NOT_FOUND", 404, "GET", f"{RUNTIMES}/{unknown}")
+            theirs.refused("NOT_FOUND", 404, "DELETE", f"{RUNTIMES}/{unknown}")
+            body = {"name": new_name(), "handler": "true", "runtime": unknown}
+            told = theirs.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", body)
+            assert told["error"].startswith("runtime must be one of: ")
+            assert name not in told["error"]
+        assert name not in {one["name"] for one in theirs.good("GET", RUNTIMES)["runtimes"]}
+        # Nor can it have the files by their digest, or learn that somebody has uploaded them.
+        told = [
+            theirs.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)["error"]
+            for body in (
+                {"name": name, "kind": "shell", "image": image} for image in (digest, "ab" * 32)
+            )
+        ]
+        assert told[0] == told[1]
+        assert upload(theirs, saying(name), 201) == digest
+        assert upload(theirs, saying(name), 200) == digest
+        # The name and the files are its own as well from now on.
+        add(theirs, name, image=digest)
+        assert theirs.invoke(theirs.active("cat /app/word; env", runtime=name))["stdout"] != name
+        theirs.good("DELETE", f"{RUNTIMES}/{name}", status=204)
+        assert mine.good("GET", f"{RUNTIMES}/{name}")["environment"] == secret
+    finally:
+        mine.clear()
+        theirs.clear()
+
+
+def test_a_tenant_has_what_the_operator_allows_it_and_no_more(
+    another: Callable[..., Server],
+) -> None:
+    server = another(
+        "--tenant-runtime-kinds shell,python --tenant-runtimes 2 --tenant-image-bytes 20000"
+    )
+    secret = make_key(server.data_dir, "--scope", "operator")["key"]
+    operator = Api(server.start().url, secret)
+    key = operator.good("POST", "/api/keys", {"tenant": "acme", "scope": "write"}, 201)["key"]
+    acme = Api(server.url, key)
+    for field, value in (("kind", "custom"), ("isolation", "gvisor"), ("network", "egress")):
+        body = {"name": "etl", "kind": "shell"} | {field: value}
+        if value == "custom":
+            body["command"] = ["/bin/true"]
+        told = acme.refused("FORBIDDEN", 403, "POST", RUNTIMES, body)
+        assert told["error"].startswith(f"{field} {value} is not allowed to tenants"), told
+    add(operator, "custom", kind="custom", command=["/bin/true"])
+    for name in ("a", "b"):
+        add(acme, name)
+    acme.refused("RATE_LIMITED", 429, "POST", RUNTIMES, {"name": "c", "kind": "shell"})
+    # Files count with what they take of a disk, so 20,000 bytes are two small images.
+    for word in ("one", "two"):
+        upload(acme, saying(word))
+    answer = acme("POST", f"{RUNTIMES}/images", content=saying("three"), headers=TAR)
+    told = is_error(answer, "RATE_LIMITED", 429)
+    assert "more than the quota of" in told["error"]
+    upload(acme, saying("two"), 200)
+    upload(operator, saying("three"))
+    names = [one.name for one in (server.data_dir / "images").iterdir() if len(one.name) == 64]
+    assert len(names) == 3
+
+
 def test_everything_that_was_said_is_shown_and_secrets_to_writers_only(
     operator: Api, keyed: Keyed
 ) -> None:
     digest, name = upload(operator, good(), 201), new_name()
     said = {
+        "shared": True,
         "kind": "custom",
         "image": digest,
         "command": ["/app/bin/run", "-v"],
@@ -90,13 +176,19 @@ def test_everything_that_was_said_is_shown_and_secrets_to_writers_only(
     assert added["image_digest"] == f"sha256:{digest}"
     assert not added["built_in"]
     assert add(operator, name, 200, **said) == added, "the same again is what is there"
-    for scope, value in (("read", "***"), ("write", "hidden-from-readers")):
+    hidden = {"environment": {"TOKEN": "***"}}
+    for scope in ("read", "write", "admin"):
         caller = keyed.caller(new_name(), scope)
         seen = caller.good("GET", f"{RUNTIMES}/{name}")
-        assert seen == added | {"environment": {"TOKEN": value}}
+        assert seen == added | hidden, "shared: an operator's to see"
         assert seen in caller.good("GET", RUNTIMES)["runtimes"]
-    operator.good("DELETE", f"{RUNTIMES}/{name}", status=204)
+    operator.good("DELETE", f"{RUNTIMES}/{name}?shared=true", status=204)
     operator.refused("NOT_FOUND", 404, "GET", f"{RUNTIMES}/{name}")
+    # One of a tenant's own: who may write in it sees it.
+    tenant = new_name()
+    own = add(keyed.caller(tenant, "write"), name, environment=said["environment"])
+    for scope, shown in (("read", hidden), ("invoke", hidden), ("write", {})):
+        assert keyed.caller(tenant, scope).good("GET", f"{RUNTIMES}/{name}") == own | shown
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,38 @@
 """Runtime: the rules for each field, and what a function is given of a name."""
 
-from collections.abc import AsyncIterator, Sequence
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from quiltfn.model.errors import Conflict, NotFound, Unprocessable
-from quiltfn.model.image import Archive, Image
+from quiltfn.holdings import MIB, Holdings
+from quiltfn.model.errors import (
+    Conflict,
+    Forbidden,
+    NotFound,
+    RateLimited,
+    StoreUnavailable,
+    Unprocessable,
+)
+from quiltfn.model.image import NOT_MEASURED, Archive, Image, TenantImage
 from quiltfn.model.runtime import (
     COMMAND_MAX_BYTES,
     FIXED_TREES,
     RESERVED_NAMES,
+    SHARED,
+    Isolation,
     Kind,
     Network,
     Runtime,
     built_in,
 )
 from quiltfn.model.version import Content
-from quiltfn.runtimes import HostImage, Runtimes
+from quiltfn.runtimes import HostImage, Runtimes, TenantRules
 
 DIGEST = "ab" * 32
+T, U = "acme", "umbrella"
 
 
 def a_runtime(**changes: Any) -> Runtime:
@@ -145,48 +157,93 @@ class MemoryRuntimes:
     """`ports.RuntimeStore` in memory."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, Runtime] = {}
+        self.rows: dict[tuple[str, str], Runtime] = {}
 
-    async def load(self) -> Sequence[Runtime]:
+    async def load(self) -> Sequence[tuple[str, Runtime]]:
+        return [(tenant_id, one) for (tenant_id, _), one in self.rows.items()]
+
+    async def save(self, tenant_id: str, runtime: Runtime) -> None:
+        self.rows[tenant_id, runtime.name] = runtime
+
+    async def remove(self, tenant_id: str, name: str) -> None:
+        self.rows.pop((tenant_id, name), None)
+
+    async def images_in_use(self) -> frozenset[tuple[str, str]]:
+        found = ((tenant_id, one.image) for (tenant_id, _), one in self.rows.items())
+        return frozenset((tenant_id, image) for tenant_id, image in found if image)
+
+
+class MemoryHoldings:
+    """`ports.HoldingStore` in memory. `broken`: it takes no writes."""
+
+    def __init__(self, *rows: TenantImage) -> None:
+        self.rows = {(one.tenant_id, one.digest): one for one in rows}
+        self.broken = False
+
+    async def held(self) -> Sequence[TenantImage]:
         return list(self.rows.values())
 
-    async def save(self, runtime: Runtime) -> None:
-        self.rows[runtime.name] = runtime
+    async def hold(self, one: TenantImage) -> None:
+        if self.broken:
+            raise StoreUnavailable("no room")
+        self.rows[one.tenant_id, one.digest] = one
 
-    async def remove(self, name: str) -> None:
-        self.rows.pop(name, None)
-
-    async def images_in_use(self) -> frozenset[str]:
-        return frozenset(one.image for one in self.rows.values() if one.image)
+    async def drop(self, tenant_id: str, digest: str) -> None:
+        self.rows.pop((tenant_id, digest), None)
 
 
 class SomeImages:
     """`ports.Images` that has what it is told to have."""
 
     def __init__(self, *digests: str) -> None:
-        self.digests = digests
+        self.digests = set(digests)
         self.held: list[str] = []
 
-    async def take(self, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
-        raise NotImplementedError
+    async def take(
+        self, archive: Archive, chunks: AsyncIterator[bytes], admit: Callable[[Image], None]
+    ) -> Image:
+        """What arrives is the digest itself; every image has one file of one MiB."""
+        assert archive is Archive.TAR
+        digest = b"".join([chunk async for chunk in chunks]).decode()
+        is_new = digest not in self.digests
+        image = Image(digest=digest, files=1, entries=1, size_bytes=MIB, is_new=is_new)
+        admit(image)
+        self.digests.add(digest)
+        return image
+
+    async def measure(self, digest: str) -> int | None:
+        return 7 * MIB if digest in self.digests else None
 
     def hold(self, digest: str) -> bool:
         self.held.append(digest)
         return digest in self.digests
 
     async def collect(self, in_use: frozenset[str], grace_s: float) -> int:
-        raise NotImplementedError
+        assert grace_s == 600
+        before = len(self.digests)
+        self.digests &= in_use
+        return before - len(self.digests)
 
 
 class Clock:
+    time = 0.0
+
     def now(self) -> float:
-        return 0.0
+        return self.time
 
     def unix(self) -> float:
         return 1_760_000_000.5
 
 
 OWN = HostImage(built_in=built_in({"python": "/usr/bin/python3.13"}, "p1"), packages="p1")
+
+
+async def holdings_of(
+    images: SomeImages, *rows: TenantImage, clock: Clock | None = None
+) -> Holdings:
+    holdings = Holdings(MemoryHoldings(*rows), images, clock or Clock(), 3 * (MIB + 2 * 4096))
+    await holdings.restore()
+    return holdings
 
 
 @pytest.fixture
@@ -200,47 +257,54 @@ def images() -> SomeImages:
 
 
 @pytest.fixture
-def runtimes(store: MemoryRuntimes, images: SomeImages) -> Runtimes:
-    return Runtimes(OWN, store, images, Clock())
+async def holdings(images: SomeImages) -> Holdings:
+    """Where the tenant has one image, of one MiB, and may have three in all."""
+    return await holdings_of(images, TenantImage(T, DIGEST, MIB))
+
+
+@pytest.fixture
+def runtimes(store: MemoryRuntimes, holdings: Holdings) -> Runtimes:
+    return Runtimes(OWN, store, holdings, Clock())
 
 
 def test_an_unknown_runtime_is_refused_and_the_known_ones_are_named(runtimes: Runtimes) -> None:
     with pytest.raises(Unprocessable, match=r"^runtime must be one of: python, shell$"):
-        runtimes.pin(Content(handler="x", runtime="cobol"))
+        runtimes.pin(T, Content(handler="x", runtime="cobol"))
 
 
 async def test_a_version_has_what_the_name_stood_for_then(
     runtimes: Runtimes, images: SomeImages
 ) -> None:
-    first, _ = await runtimes.add(a_runtime(image=DIGEST))
-    pinned = runtimes.pin(Content(handler="app:main", runtime="etl"))
-    second, is_new = await runtimes.add(a_runtime(network=Network.EGRESS))
-    assert pinned.pinned == first
-    assert (is_new, first.id == second.id, first.created_at) == (True, False, 1_760_000_000)
-    assert runtimes.pin(Content(handler="app:main", runtime="etl")).pinned == second
-    assert first.host == "p1"
+    first, _ = await runtimes.add(T, a_runtime(image=DIGEST))
+    pinned = runtimes.pin(T, Content(handler="app:main", runtime="etl"))
+    second, is_new = await runtimes.add(T, a_runtime(environment={"A": "1"}))
+    assert pinned.pinned == first.runtime
+    older, newer = first.runtime, second.runtime
+    assert (is_new, older.id == newer.id, older.created_at) == (True, False, 1_760_000_000)
+    assert runtimes.pin(T, Content(handler="app:main", runtime="etl")).pinned == second.runtime
+    assert older.host == "p1"
     assert images.held.count(DIGEST) == 2  # it is not collected before the version is stored
 
 
 async def test_the_same_runtime_again_is_the_revision_that_is_there(runtimes: Runtimes) -> None:
-    first, is_new = await runtimes.add(a_runtime())
-    again, is_newer = await runtimes.add(a_runtime())
+    first, is_new = await runtimes.add(T, a_runtime())
+    again, is_newer = await runtimes.add(T, a_runtime())
     assert (first, is_new, is_newer) == (again, True, False)
 
 
 async def test_a_removed_name_is_refused_and_may_be_given_again(
     runtimes: Runtimes, store: MemoryRuntimes
 ) -> None:
-    await runtimes.add(a_runtime())
-    await runtimes.remove("etl")
+    await runtimes.add(T, a_runtime())
+    await runtimes.remove(T, "etl")
     assert store.rows == {}
     with pytest.raises(Unprocessable):
-        runtimes.pin(Content(handler="app:main", runtime="etl"))
+        runtimes.pin(T, Content(handler="app:main", runtime="etl"))
     with pytest.raises(NotFound):
-        await runtimes.remove("etl")
+        await runtimes.remove(T, "etl")
     with pytest.raises(NotFound):
-        runtimes.get("etl")
-    assert (await runtimes.add(a_runtime()))[1]
+        runtimes.get(T, "etl")
+    assert (await runtimes.add(T, a_runtime()))[1]
 
 
 @pytest.mark.parametrize("name", ["shell", "python", "node"])
@@ -248,9 +312,9 @@ async def test_the_servers_own_can_neither_be_replaced_nor_removed(
     runtimes: Runtimes, name: str
 ) -> None:
     with pytest.raises(Conflict, match="replaced"):
-        await runtimes.add(a_runtime(name=name))
+        await runtimes.add(T, a_runtime(name=name))
     with pytest.raises(Conflict, match="removed"):
-        await runtimes.remove(name)
+        await runtimes.remove(T, name)
 
 
 async def test_what_cannot_work_is_refused_when_it_is_added(
@@ -263,14 +327,171 @@ async def test_what_cannot_work_is_refused_when_it_is_added(
         {"name": "images"},
     ):
         with pytest.raises(Unprocessable, match=f"^{next(iter(change))}"):
-            await runtimes.add(a_runtime(**change))
+            await runtimes.add(T, a_runtime(**change))
     assert store.rows == {}
 
 
-async def test_names_come_back_after_a_restart(store: MemoryRuntimes, images: SomeImages) -> None:
-    before = Runtimes(OWN, store, images, Clock())
-    added, _ = await before.add(a_runtime())
-    after = Runtimes(OWN, store, images, Clock())
+async def test_names_come_back_after_a_restart(store: MemoryRuntimes, holdings: Holdings) -> None:
+    before = Runtimes(OWN, store, holdings, Clock())
+    added, _ = await before.add(T, a_runtime())
+    after = Runtimes(OWN, store, holdings, Clock())
     await after.restore()
-    assert after.get("etl") == added
-    assert [one.name for one in after.all()] == ["python", "shell", "etl"]
+    assert after.get(T, "etl") == added
+    assert [one.runtime.name for one in after.all(T)] == ["python", "shell", "etl"]
+
+
+# Whose it is ---------------------------------------------------------------------------------
+
+
+async def test_a_tenants_runtime_exists_for_that_tenant_alone(runtimes: Runtimes) -> None:
+    mine, _ = await runtimes.add(T, a_runtime(image=DIGEST))
+    with pytest.raises(NotFound):
+        runtimes.get(U, "etl")
+    with pytest.raises(NotFound):
+        await runtimes.remove(U, "etl")
+    with pytest.raises(Unprocessable, match=r"^runtime must be one of: python, shell$"):
+        runtimes.pin(U, Content(handler="app:main", runtime="etl"))
+    theirs, is_new = await runtimes.add(U, a_runtime())
+    assert is_new
+    assert not theirs.runtime.same_as(mine.runtime)
+    assert runtimes.get(T, "etl") == mine
+    await runtimes.remove(U, "etl")
+    assert runtimes.get(T, "etl") == mine
+
+
+async def test_a_shared_runtime_is_everybodys_until_a_tenant_has_its_own(
+    runtimes: Runtimes,
+) -> None:
+    shared, _ = await runtimes.add(T, a_runtime(image=DIGEST), shared=True, is_operator=True)
+    assert runtimes.get(U, "etl") == runtimes.get(T, "etl") == shared
+    own, _ = await runtimes.add(U, a_runtime())
+    assert runtimes.get(U, "etl") == own
+    assert [one for one in runtimes.all(U) if one.runtime.name == "etl"] == [own]
+    with pytest.raises(Conflict, match="shared by all tenants"):
+        await runtimes.remove(T, "etl")
+    await runtimes.remove(T, "etl", shared=True)
+    with pytest.raises(NotFound):
+        runtimes.get(T, "etl")
+    assert runtimes.get(U, "etl") == own
+    with pytest.raises(NotFound):
+        await runtimes.remove(U, "etl", shared=True)
+
+
+async def test_anothers_image_is_as_unknown_as_one_that_is_nowhere(runtimes: Runtimes) -> None:
+    told = []
+    for digest in (DIGEST, "cd" * 32):
+        for shared in (False, True):
+            with pytest.raises(Unprocessable, match=r"^image must be the digest") as error:
+                await runtimes.add(U, a_runtime(image=digest), shared=shared, is_operator=True)
+            told.append(str(error.value))
+    assert len(set(told)) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("isolation", Isolation.GVISOR), ("network", Network.EGRESS)]
+)
+async def test_tenants_have_what_the_operator_allows_them(
+    store: MemoryRuntimes, holdings: Holdings, field: str, value: Any
+) -> None:
+    host = dataclasses.replace(OWN, no_gvisor="")
+    strict = Runtimes(host, store, holdings, Clock())
+    with pytest.raises(Forbidden, match=f"^{field} {value} is not allowed to tenants"):
+        await strict.add(T, a_runtime(**{field: value}))
+    assert store.rows == {}
+    await strict.add(T, a_runtime(**{field: value}), is_operator=True)
+    lenient = TenantRules(isolations=frozenset(Isolation), networks=frozenset(Network))
+    await Runtimes(host, store, holdings, Clock(), lenient).add(U, a_runtime(**{field: value}))
+
+
+async def test_a_tenant_has_so_many_runtimes_and_no_more(
+    store: MemoryRuntimes, holdings: Holdings
+) -> None:
+    runtimes = Runtimes(OWN, store, holdings, Clock(), TenantRules(runtimes=1))
+    await runtimes.add(T, a_runtime())
+    with pytest.raises(RateLimited, match="has 1 runtimes, its limit"):
+        await runtimes.add(T, a_runtime(name="b"))
+    await runtimes.add(T, a_runtime(environment={"A": "1"}))  # the name was counted already
+    await runtimes.add(U, a_runtime(name="b"))
+
+
+# Who has which images ------------------------------------------------------------------------
+
+
+async def uploaded(digest: str) -> AsyncIterator[bytes]:
+    yield digest.encode()
+
+
+async def take(holdings: Holdings, tenant_id: str, digest: str) -> Image:
+    return await holdings.take(tenant_id, Archive.TAR, uploaded(digest))
+
+
+async def test_an_upload_is_answered_as_if_nobody_else_had_anything(
+    holdings: Holdings, images: SomeImages
+) -> None:
+    assert not holdings.hold(U, DIGEST)
+    assert (await take(holdings, U, DIGEST)).is_new
+    assert not (await take(holdings, U, DIGEST)).is_new
+    assert holdings.hold(U, DIGEST)
+    assert holdings.bytes_of(U) == MIB + 2 * 4096, "it counts for each who has it"
+    assert images.digests == {DIGEST}
+
+
+async def test_a_quota_bounds_what_a_tenants_images_count(
+    holdings: Holdings, images: SomeImages
+) -> None:
+    for digest in ("1", "2"):
+        await take(holdings, T, digest)
+    used = holdings.bytes_of(T)
+    with pytest.raises(RateLimited, match=r"count 3\.0 MiB and this one 1\.0 MiB, more than"):
+        await take(holdings, T, "3")
+    assert holdings.bytes_of(T) == used
+    assert "3" not in images.digests, "nothing is left of it"
+    assert not (await take(holdings, T, "1")).is_new, "what it has costs nothing more"
+    await take(holdings, U, "3")
+
+
+async def test_an_upload_that_was_not_kept_is_not_the_tenants(images: SomeImages) -> None:
+    store = MemoryHoldings()
+    holdings = Holdings(store, images, Clock(), 10 * MIB)
+    store.broken = True
+    with pytest.raises(StoreUnavailable):
+        await take(holdings, T, "1")
+    assert (holdings.bytes_of(T), holdings.hold(T, "1")) == (0, False)
+
+
+async def test_images_are_given_back_by_each_tenant_and_removed_with_the_last(
+    images: SomeImages,
+) -> None:
+    clock, mine, theirs = Clock(), (T, DIGEST), (U, DIGEST)
+    holdings = await holdings_of(
+        images, TenantImage(T, DIGEST, MIB), TenantImage(U, DIGEST, MIB), clock=clock
+    )
+    clock.time = 600.0
+    await holdings.collect(frozenset({theirs}), frozenset(), 600)
+    assert [holdings.hold(*one) for one in (mine, theirs)] == [False, True]
+    assert (holdings.bytes_of(T), holdings.bytes_of(U)) == (0, MIB)
+    clock.time = 1200.0
+    await holdings.collect(frozenset(), frozenset({DIGEST}), 600)
+    assert not holdings.hold(*theirs)
+    assert images.digests == {DIGEST}, "a sandbox shows it"
+    await holdings.collect(frozenset(), frozenset(), 600)
+    assert images.digests == set()
+
+
+async def test_a_shared_image_counts_for_nobody_while_any_tenants_version_has_it(
+    images: SomeImages,
+) -> None:
+    clock = Clock()
+    holdings = await holdings_of(images, TenantImage(SHARED, DIGEST, MIB), clock=clock)
+    for _ in range(3):
+        clock.time += 600
+        await holdings.collect(frozenset({(U, DIGEST)}), frozenset(), 600)
+    assert holdings.hold(SHARED, DIGEST)
+    assert (holdings.bytes_of(U), holdings.bytes_in_all()) == (0, MIB)
+
+
+async def test_what_was_there_before_tenants_had_images_is_measured(images: SomeImages) -> None:
+    gone = TenantImage(SHARED, "cd" * 32, NOT_MEASURED)
+    holdings = await holdings_of(images, TenantImage(SHARED, DIGEST, NOT_MEASURED), gone)
+    assert holdings.bytes_of(SHARED) == 7 * MIB
+    assert not holdings.hold(SHARED, gone.digest)

@@ -11,11 +11,12 @@ from quiltfn.admission import Admission
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health
+from quiltfn.holdings import Holdings
 from quiltfn.idempotency import Idempotency
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.access import Caller, Scope
-from quiltfn.ports import Audit, Clock, Images, Journal, Keys, Pools, Stock
+from quiltfn.ports import Audit, Clock, Journal, Keys, Pools, Stock
 from quiltfn.runtimes import Runtimes
 
 MIB = 1024 * 1024
@@ -39,7 +40,7 @@ class House:
     keys: Keys
     audit: Audit
     runtimes: Runtimes
-    images: Images
+    holdings: Holdings
     health: Health
     limits: "ApiLimits"
 

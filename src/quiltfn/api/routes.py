@@ -202,30 +202,37 @@ AUDIT = Route(
     answer=admin_schema.AuditList,
     parameters=(LIMIT, CURSOR),
 )
+SHARED = Parameter(
+    name="shared",
+    about="true: the one that all tenants share, which needs an operator's key",
+    schema={"type": "boolean"},
+)
 LIST_RUNTIMES = Route(handler=runtimes.list_runtimes, scope=READ, answer=runtime_schema.RuntimeList)
 GET_RUNTIME = Route(handler=runtimes.get_runtime, scope=READ, answer=runtime_schema.RuntimeAnswer)
 ADD_RUNTIME = Route(
     handler=runtimes.add_runtime,
-    scope=OPERATOR,
+    scope=WRITE,
     answer=runtime_schema.RuntimeAnswer,
     status=201,
     body=runtime_schema.AddRuntimeBody,
-    codes=("CONFLICT",),
+    codes=("CONFLICT", "RATE_LIMITED"),
     also={200: runtime_schema.RuntimeAnswer},
     action="runtime.add",
 )
 REMOVE_RUNTIME = Route(
     handler=runtimes.remove_runtime,
-    scope=OPERATOR,
+    scope=WRITE,
     status=204,
+    parameters=(SHARED,),
     codes=("CONFLICT",),
     action="runtime.remove",
 )
 UPLOAD_IMAGE = Route(
     handler=runtimes.upload_image,
-    scope=OPERATOR,
+    scope=WRITE,
     answer=runtime_schema.ImageAnswer,
     status=201,
+    codes=("RATE_LIMITED",),
     also={200: runtime_schema.ImageAnswer},
     streams=tuple(Archive),
     action="image.upload",

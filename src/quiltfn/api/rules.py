@@ -130,6 +130,10 @@ RULES |= {
         "none, or egress: public addresses, and nothing of the host or of private networks",
         {"enum": list(Network)},
     ),
+    "shared": (
+        "true: for all tenants, not the caller's alone; needs an operator's key",
+        {},
+    ),
     "writable_paths": (
         f"at most {WRITABLE_MAX} absolute paths, beside /tmp, where a handler may write",
         {"maxItems": WRITABLE_MAX, "uniqueItems": True},

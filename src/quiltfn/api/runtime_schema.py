@@ -6,7 +6,7 @@ from quiltfn.api.parse import one_of
 from quiltfn.model.image import Image
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
 from quiltfn.model.version import MASK
-from quiltfn.runtimes import is_own
+from quiltfn.runtimes import Named, is_own
 
 
 class AddRuntimeBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -20,6 +20,7 @@ class AddRuntimeBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     isolation: str = Isolation.CRUN.value
     network: str = Network.NONE.value
     writable_paths: list[str] = []
+    shared: bool = False
 
     def wanted(self) -> Runtime:
         """Without what the server itself decides. Raises `Unprocessable`."""
@@ -37,7 +38,9 @@ class AddRuntimeBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class RuntimeAnswer(msgspec.Struct, kw_only=True):
-    """A runtime. `image`: null for the host's own files alone. `created_at` in Unix seconds."""
+    """A runtime. `image`: null for the host's own files alone. `shared`: whether all tenants can
+    use it, as they can the `built_in` ones. `created_at` in Unix seconds.
+    """
 
     name: str
     id: str
@@ -50,6 +53,7 @@ class RuntimeAnswer(msgspec.Struct, kw_only=True):
     network: str
     writable_paths: list[str]
     built_in: bool
+    shared: bool
     created_at: int
 
 
@@ -65,8 +69,9 @@ class ImageAnswer(msgspec.Struct, kw_only=True):
     size_bytes: int
 
 
-def runtime_answer(one: Runtime, *, show: bool) -> RuntimeAnswer:
+def runtime_answer(named: Named, *, show: bool) -> RuntimeAnswer:
     """`show`: whether the caller may see the values of the environment."""
+    one = named.runtime
     return RuntimeAnswer(
         name=one.name,
         id=one.id,
@@ -79,6 +84,7 @@ def runtime_answer(one: Runtime, *, show: bool) -> RuntimeAnswer:
         network=one.network,
         writable_paths=list(one.writable_paths),
         built_in=is_own(one),
+        shared=named.is_shared,
         created_at=one.created_at,
     )
 

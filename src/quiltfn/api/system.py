@@ -86,6 +86,8 @@ async def info(asked: Asked) -> Answer:
                 "image_upload_bytes": house.limits.image_max,
                 "tenant_calls_in_flight": house.admission.limits.in_flight,
                 "tenant_functions": house.admission.limits.functions,
+                "tenant_runtimes": house.runtimes.rules.runtimes,
+                "tenant_image_bytes": house.holdings.quota_bytes,
                 "tenant_calls_per_second": house.admission.limits.calls_per_s,
             },
             memory={
@@ -152,6 +154,7 @@ async def show_metrics(asked: Asked) -> Answer:
     metrics.show_lines(house.pools.waiting())
     metrics.show_memory(house.pools.memory.held_mib)
     metrics.show_stock(house.stock.count())
+    metrics.show_images(house.holdings.bytes_in_all())
     return Answer(value=metrics.text(), content_type=metrics.CONTENT_TYPE)
 
 

@@ -1,4 +1,4 @@
-"""`quiltfn runtimes …`: what functions are run by; adding and removing are an operator's."""
+"""`quiltfn runtimes …`: what functions are run by. Shared ones are an operator's to change."""
 
 import shlex
 import tempfile
@@ -61,10 +61,18 @@ def show_runtime(name: Name, connection: Connection) -> None:
 
 @app.command()
 @grouped
-def remove(name: Name, connection: Connection) -> None:
+def remove(
+    name: Name,
+    connection: Connection,
+    *,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="The one that all tenants share; operators only.")
+    ] = False,
+) -> None:
     """Remove a runtime. Functions that have it go on with it; new versions cannot name it."""
     with connection.session() as at:
-        at.answer(requests.remove_runtime(name), lambda _: show.say(f"removed {name}"))
+        request = requests.remove_runtime(name, shared=shared)
+        at.answer(request, lambda _: show.say(f"removed {name}"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +106,9 @@ class Said:
     isolation: Annotated[
         str, typer.Option(help="What stands between a handler and the kernel: crun, or gvisor.")
     ] = "crun"
+    shared: Annotated[
+        bool, typer.Option("--shared", help="For all tenants, not yours alone; operators only.")
+    ] = False
 
     def runtime(self, name: str, kind: Kind) -> NewRuntime:
         """Without its files."""
@@ -109,6 +120,7 @@ class Said:
             network=self.network.value,
             writable_paths=list(self.writable or ()),
             isolation=self.isolation,
+            shared=self.shared,
         )
 
 

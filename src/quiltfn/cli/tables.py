@@ -113,12 +113,13 @@ def runtimes(found: list[Runtime]) -> None:
             one.name,
             one.kind,
             one.network or "-",
-            "server" if one.built_in else show.when(one.created_at),
+            _whose(one),
+            "-" if one.built_in else show.when(one.created_at),
             _short(one.image_digest),
         )
         for one in found
     )
-    show.table(("NAME", "KIND", "NETWORK", "ADDED", "FILES"), rows, drop=("NETWORK",))
+    show.table(("NAME", "KIND", "NETWORK", "OF", "ADDED", "FILES"), rows, drop=("NETWORK",))
 
 
 def runtime(one: Runtime) -> None:
@@ -132,9 +133,17 @@ def runtime(one: Runtime) -> None:
         ("isolation", one.isolation),
         ("network", one.network),
         ("writable", " ".join(one.writable_paths)),
-        ("added", "the server's own" if one.built_in else show.when(one.created_at)),
+        ("of", _whose(one)),
+        ("added", None if one.built_in else show.when(one.created_at)),
     ]
     show.table(None, ((key, value) for key, value in rows if value not in (None, "")))
+
+
+def _whose(one: Runtime) -> str:
+    """Who can use and change it."""
+    if one.built_in:
+        return "server"
+    return "all" if one.shared else "tenant"
 
 
 def _short(digest: str | None) -> str:

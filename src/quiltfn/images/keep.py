@@ -13,15 +13,16 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from quiltfn.images.tar import Source
-from quiltfn.images.unpack import DIRECTORY, ImageLimits, Tree, Unpacker
+from quiltfn.images.unpack import DIRECTORY, ImageLimits, Unpacker
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.model.image import Archive, Image
+from quiltfn.model.image import Archive, Image, counted_bytes
 from quiltfn.ports import Clock
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -36,6 +37,7 @@ class ImageDirectory:
         self._wanted_at: dict[str, float] = {}
         # Unpacking keeps a core and the disk busy; two at once would only take from the calls.
         self._unpacking = asyncio.Lock()
+        self._removing: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Makes the directory and removes what a crash has left in it. Blocks.
@@ -50,18 +52,25 @@ class ImageDirectory:
                 elif one.name.startswith("."):
                     _remove(one)
 
-    async def take(self, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
+    async def take(
+        self,
+        archive: Archive,
+        chunks: AsyncIterator[bytes],
+        admit: Callable[[Image], None] = lambda _: None,
+    ) -> Image:
         with _spoken("the image could not be kept"):
             with tempfile.TemporaryFile(dir=self._path, prefix=".upload-") as file:
                 await self._receive(chunks, cast("BinaryIO", file))
                 async with self._unpacking:
-                    tree, is_new = await asyncio.to_thread(
-                        self._unpack, archive, cast("BinaryIO", file)
+                    image, place = await asyncio.to_thread(
+                        self._unpack, archive, cast("BinaryIO", file), admit
                     )
-        self._wanted_at[tree.digest] = self._clock.now()
-        return Image(
-            digest=tree.digest, files=tree.files, size_bytes=tree.size_bytes, is_new=is_new
-        )
+        if not image.is_new:
+            task = asyncio.ensure_future(asyncio.to_thread(_remove, place))
+            self._removing.add(task)
+            task.add_done_callback(self._removing.discard)
+        self._wanted_at[image.digest] = self._clock.now()
+        return image
 
     def hold(self, digest: str) -> bool:
         if digest not in self._wanted_at:
@@ -81,6 +90,9 @@ class ImageDirectory:
             await asyncio.to_thread(_remove, gone)
         return len(unwanted)
 
+    async def measure(self, digest: str) -> int | None:
+        return await asyncio.to_thread(_measured, self._path / digest)
+
     async def _receive(self, chunks: AsyncIterator[bytes], file: BinaryIO) -> None:
         held = bytearray()
         async for chunk in chunks:
@@ -90,8 +102,14 @@ class ImageDirectory:
                 held.clear()
         await asyncio.to_thread(file.write, bytes(held))
 
-    def _unpack(self, archive: Archive, file: BinaryIO) -> tuple[Tree, bool]:
-        """In a thread. What was made is gone again unless it has become an image."""
+    def _unpack(
+        self, archive: Archive, file: BinaryIO, admit: Callable[[Image], None]
+    ) -> tuple[Image, Path]:
+        """In a thread: the image and where its files are. What was made is gone if this raises.
+
+        For an image that was there already that is a place of its own, to be removed later: how
+        long it takes must not tell whether somebody else has the image.
+        """
         fresh = self._path / f".new-{secrets.token_hex(8)}"
         fresh.mkdir(mode=0o755)
         try:
@@ -103,15 +121,22 @@ class ImageDirectory:
             finally:
                 os.close(root)
             target = self._path / tree.digest
-            if target.is_dir():
-                return tree, False
-            fresh.rename(target)
+            image = Image(
+                digest=tree.digest,
+                files=tree.files,
+                entries=tree.entries,
+                size_bytes=tree.size_bytes,
+                is_new=not target.is_dir(),
+            )
+            admit(image)
+            place = target if image.is_new else self._path / f".old-{secrets.token_hex(8)}"
+            fresh.rename(place)
             directory = os.open(self._path, DIRECTORY)
             try:
                 os.fsync(directory)
             finally:
                 os.close(directory)
-            return tree, True
+            return image, place
         finally:
             _remove(fresh)
 
@@ -128,6 +153,19 @@ def _sync(directory: int) -> None:
     if libc.syncfs(directory) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def _measured(path: Path) -> int | None:
+    """What the image there counts, or None where there is none."""
+    if not path.is_dir():
+        return None
+    size = entries = 0
+    for where, directories, files in os.walk(path):
+        entries += len(directories) + len(files)
+        for name in files:
+            status = os.lstat(Path(where) / name)
+            size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return counted_bytes(size, entries)
 
 
 def _remove(path: Path) -> None:

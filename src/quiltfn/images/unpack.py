@@ -39,10 +39,11 @@ class ImageLimits:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What was unpacked. `files` without directories."""
+    """What was unpacked. `files` without directories, `entries` with them."""
 
     digest: str
     files: int
+    entries: int
     size_bytes: int
 
 
@@ -67,7 +68,7 @@ class Unpacker:
         for path, what in sorted(self._found.items(), key=lambda one: one[0].encode()):
             listing.update(f"{path}\0{what}\n".encode())
         files = sum(1 for what in self._found.values() if what != "d")
-        return Tree(listing.hexdigest(), files, self._size)
+        return Tree(listing.hexdigest(), files, len(self._found) - 1, self._size)
 
     def _add(self, member: Member, source: Source) -> None:
         parts, name = lint.parts_of(member.name), member.name

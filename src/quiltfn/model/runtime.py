@@ -14,6 +14,9 @@ from quiltfn.model.errors import Unprocessable
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 IMAGE = re.compile(r"[0-9a-f]{64}")
+# Whose the runtimes and images are that an operator has made for all tenants. No tenant's id is
+# empty.
+SHARED = ""
 RESERVED_NAMES = frozenset({"images", "help", "examples", "health"})
 # The server's own, whether this machine has their interpreter or not.
 OWN_NAMES = frozenset({"shell", "python", "node"})

@@ -75,6 +75,11 @@ _held = Gauge(
     "What instances and stem cells count against the memory budget.",
     registry=registry,
 )
+_images = Gauge(
+    "quiltfn_image_bytes",
+    "What the images of all runtimes count, each once: content, and 4,096 for each file.",
+    registry=registry,
+)
 _waiting = Gauge("quiltfn_waiting_calls", "Calls that wait for an instance.", registry=registry)
 _build = Gauge("quiltfn_build", "1, with the version as a label.", ("version",), registry=registry)
 _store_ok = Gauge(
@@ -126,6 +131,11 @@ def show_memory(held_mib: float) -> None:
 def show_stock(count: int) -> None:
     """The stem cells there are at this moment."""
     _stock.set(count)
+
+
+def show_images(counted_bytes: int) -> None:
+    """What images count at this moment."""
+    _images.set(counted_bytes)
 
 
 def show_pools(counts: Iterable[PoolCounts]) -> None:

@@ -241,7 +241,7 @@ def info() -> Request[Info]:
 
 
 def runtimes() -> Request[list[Runtime]]:
-    """Every runtime that a function can name, the server's own first."""
+    """Every runtime that the tenant's functions can name, the server's own first."""
     read = _json(Runtimes)
     return _get("/api/runtimes", lambda body: read(body).runtimes)
 
@@ -251,7 +251,7 @@ def runtime(name: str) -> Request[Runtime]:
 
 
 def upload_image(archive: Path) -> Request[Image]:
-    """Send a runtime's files: a tar archive, gzipped if its name ends in gz. Operators only."""
+    """Send a runtime's files: a tar archive, gzipped if its name ends in gz."""
     is_gzip = archive.suffix in (".gz", ".tgz")
     kind = "application/gzip" if is_gzip else "application/x-tar"
     return Request(
@@ -265,13 +265,16 @@ def upload_image(archive: Path) -> Request[Image]:
 
 
 def add_runtime(new: NewRuntime) -> Request[Runtime]:
-    """Add a runtime, or give its name to another one. Operators only."""
+    """Add a runtime to the tenant, or give its name to another one. `new.shared`: to all tenants,
+    operators only."""
     return _post("/api/runtimes", _json(Runtime), new)
 
 
-def remove_runtime(name: str) -> Request[None]:
-    """Functions that have it go on with it; new versions cannot name it. Operators only."""
-    return Request(method="DELETE", path=f"/api/runtimes/{_segment(name)}", read=_nothing)
+def remove_runtime(name: str, *, shared: bool = False) -> Request[None]:
+    """Functions that have it go on with it; new versions cannot name it. `shared`: the one that all
+    tenants share, operators only."""
+    path = f"/api/runtimes/{_segment(name)}{_query(shared=shared or None)}"
+    return Request(method="DELETE", path=path, read=_nothing)
 
 
 # --- keys and the audit trail ------------------------------------------------------------------

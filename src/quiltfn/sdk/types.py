@@ -228,7 +228,8 @@ class Info(Struct, kw_only=True, frozen=True):
 
 
 class NewRuntime(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """A runtime to add. `image`: the digest that the upload of its files answered."""
+    """A runtime to add. `image`: the digest that the upload of its files answered. `shared`: for
+    all tenants, which needs an operator's key."""
 
     name: str
     kind: str
@@ -238,6 +239,7 @@ class NewRuntime(Struct, kw_only=True, frozen=True, omit_defaults=True):
     isolation: str = "crun"
     network: str = "none"
     writable_paths: list[str] = field(default_factory=list)
+    shared: bool = False
 
 
 class Runtime(Struct, kw_only=True, frozen=True):
@@ -254,6 +256,7 @@ class Runtime(Struct, kw_only=True, frozen=True):
     network: str | None = None
     writable_paths: list[str] = field(default_factory=list)
     built_in: bool = False
+    shared: bool = False
     created_at: int | None = None
 
 

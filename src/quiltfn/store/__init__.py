@@ -2,7 +2,8 @@
 
 `SqliteStore` is the truth about functions; `SpoolJournal` keeps the records of calls without making
 a call wait for the database. `SqlKeys`, `SqlAnswers`, `SqlAudit` and `SqlOperations` keep what
-belongs to callers and their requests, `SqlRuntimes` what runtimes stand for, in the same file.
+belongs to callers and their requests, `SqlRuntimes` what runtimes stand for, `SqlHoldings`
+who has which images, in the same file.
 """
 
 from quiltfn.store.answers import SqlAnswers
@@ -12,13 +13,14 @@ from quiltfn.store.journal import SpoolJournal
 from quiltfn.store.keys import SqlKeys
 from quiltfn.store.operations import SqlOperations
 from quiltfn.store.retention import SqlRetention
-from quiltfn.store.runtimes import SqlRuntimes
+from quiltfn.store.runtimes import SqlHoldings, SqlRuntimes
 from quiltfn.store.sqlite import SqliteStore
 
 __all__ = [
     "SpoolJournal",
     "SqlAnswers",
     "SqlAudit",
+    "SqlHoldings",
     "SqlKeys",
     "SqlOperations",
     "SqlRetention",

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, insert, select
 
+from quiltfn.model.image import TenantImage
 from quiltfn.model.runtime import Runtime
 from quiltfn.store import tables
 from quiltfn.store.database import Database
 
-table = tables.runtime
+table, held = tables.runtime, tables.tenant_image
 
 
 class SqlRuntimes:
@@ -17,31 +18,69 @@ class SqlRuntimes:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def load(self) -> Sequence[Runtime]:
-        query = select(table).order_by(table.c.name)
+    async def load(self) -> Sequence[tuple[str, Runtime]]:
+        query = select(table).order_by(table.c.tenant_id, table.c.name)
 
-        def work(connection: Connection) -> list[Runtime]:
-            return [tables.read(row, Runtime) for row in connection.execute(query).mappings()]
+        def work(connection: Connection) -> list[tuple[str, Runtime]]:
+            rows = connection.execute(query).mappings()
+            return [(row["tenant_id"], tables.read(row, Runtime)) for row in rows]
 
         return await self._database.read(work)
 
-    async def save(self, runtime: Runtime) -> None:
+    async def save(self, tenant_id: str, runtime: Runtime) -> None:
+        named = (table.c.tenant_id == tenant_id) & (table.c.name == runtime.name)
+
         def work(connection: Connection) -> None:
-            connection.execute(delete(table).where(table.c.name == runtime.name))
-            connection.execute(insert(table), tables.row_of(runtime))
+            connection.execute(delete(table).where(named))
+            row = tables.row_of(runtime) | {"tenant_id": tenant_id}
+            connection.execute(insert(table), row)
 
         await self._database.write(work)
 
-    async def remove(self, name: str) -> None:
-        statement = delete(table).where(table.c.name == name)
+    async def remove(self, tenant_id: str, name: str) -> None:
+        named = (table.c.tenant_id == tenant_id) & (table.c.name == name)
+        statement = delete(table).where(named)
         await self._database.write(lambda connection: connection.execute(statement).close())
 
-    async def images_in_use(self) -> frozenset[str]:
-        named = select(table.c.image).where(table.c.image.is_not(None))
-        pinned = select(tables.version.c.pinned["image"].as_string()).distinct()
+    async def images_in_use(self) -> frozenset[tuple[str, str]]:
+        named = select(table.c.tenant_id, table.c.image)
+        pinned = (
+            select(tables.function.c.tenant_id, tables.version.c.pinned["image"].as_string())
+            .join_from(tables.version, tables.function)
+            .distinct()
+        )
 
-        def work(connection: Connection) -> frozenset[str]:
-            found = {*connection.execute(named).scalars(), *connection.execute(pinned).scalars()}
-            return frozenset(one for one in found if one)
+        def work(connection: Connection) -> frozenset[tuple[str, str]]:
+            found = [*connection.execute(named), *connection.execute(pinned)]
+            return frozenset((tenant_id, image) for tenant_id, image in found if image)
 
         return await self._database.read(work)
+
+
+class SqlHoldings:
+    """`ports.HoldingStore` over the table of `database`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def held(self) -> Sequence[TenantImage]:
+        query = select(held).order_by(held.c.tenant_id, held.c.digest)
+
+        def work(connection: Connection) -> list[TenantImage]:
+            return [tables.read(row, TenantImage) for row in connection.execute(query).mappings()]
+
+        return await self._database.read(work)
+
+    async def hold(self, one: TenantImage) -> None:
+        this = (held.c.tenant_id == one.tenant_id) & (held.c.digest == one.digest)
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(held).where(this))
+            connection.execute(insert(held), tables.row_of(one))
+
+        await self._database.write(work)
+
+    async def drop(self, tenant_id: str, digest: str) -> None:
+        this = (held.c.tenant_id == tenant_id) & (held.c.digest == digest)
+        statement = delete(held).where(this)
+        await self._database.write(lambda connection: connection.execute(statement).close())

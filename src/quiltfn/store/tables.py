@@ -28,7 +28,7 @@ from quiltfn.ports import Stored, Tally
 
 # The newest revision in migrations/versions. Kept here so that a start at head need not import
 # Alembic, which costs more than opening the database does.
-REVISION = "0005"
+REVISION = "0006"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -79,10 +79,12 @@ version = Table(
     UniqueConstraint("function_id", "number", name="version_number"),
 )
 
-# What a runtime's name stands for now. A version needs no row here: it has its own copy.
+# What a runtime's name stands for now; of an operator's for all tenants the tenant's id is empty. A
+# version needs no row here: it has its own copy.
 runtime = Table(
     "runtime",
     metadata,
+    Column("tenant_id", Text, primary_key=True),
     Column("name", Text, primary_key=True),
     Column("id", Text, nullable=False),
     Column("kind", Text, nullable=False),
@@ -94,6 +96,15 @@ runtime = Table(
     Column("network", Text, nullable=False),
     Column("writable_paths", JSON, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+)
+
+# Which tenant has which image, and what that counts; the tenant's id is empty as above.
+tenant_image = Table(
+    "tenant_image",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+    Column("counted_bytes", BigInteger, nullable=False),
 )
 
 # function_id is no foreign key: a record may come late, after its function was deleted, and a

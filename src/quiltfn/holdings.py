@@ -1,0 +1,141 @@
+"""Which tenant has which images, and what they come to: the rights over what `ports.Images` keeps.
+
+The files of an image are kept once, whoever uploaded them. That must not be noticed: a tenant has
+what it has uploaded itself, is answered as if nobody else had anything, and is charged for all of
+it. What an operator has made for everybody belongs to `SHARED`.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator
+
+from msgspec.structs import replace
+
+from quiltfn.model.errors import RateLimited
+from quiltfn.model.image import Archive, Image, TenantImage
+from quiltfn.model.runtime import SHARED
+from quiltfn.ports import Clock, HoldingStore, Images
+
+MIB = 1024 * 1024
+
+
+class Holdings:
+    """The images of every tenant. `quota_bytes`: of each tenant, as `Image.counted_bytes` counts;
+    `SHARED` has none."""
+
+    def __init__(self, store: HoldingStore, images: Images, clock: Clock, quota_bytes: int) -> None:
+        self._store, self._images, self._clock = store, images, clock
+        self.quota_bytes = quota_bytes
+        self._counted: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        self._wanted_at: dict[tuple[str, str], float] = {}
+
+    async def restore(self) -> None:
+        """At start. What was kept before tenants had images of their own is measured now."""
+        for one in await self._store.held():
+            if one.is_measured:
+                self._note(one)
+                continue
+            counted = await self._images.measure(one.digest)
+            if counted is None:
+                await self._store.drop(one.tenant_id, one.digest)
+            else:
+                measured = replace(one, counted_bytes=counted)
+                await self._store.hold(measured)
+                self._note(measured)
+
+    async def take(self, tenant_id: str, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
+        """Keeps an uploaded image for the tenant; `is_new`: the tenant did not have it.
+
+        Raises as `Images.take` does, and `RateLimited` where it is more than the quota allows; the
+        tenant has then what it had before.
+        """
+        added: str | None = None
+
+        def admit(image: Image) -> None:
+            nonlocal added
+            if image.digest not in self._counted.get(tenant_id, ()):
+                self._check_quota(tenant_id, image)
+                # At once, so that nobody else counts on the room.
+                self._counted[tenant_id][image.digest] = image.counted_bytes
+                added = image.digest
+
+        try:
+            image = await self._images.take(archive, chunks, admit)
+            one = TenantImage(tenant_id, image.digest, image.counted_bytes)
+            await self._store.hold(one)
+        except BaseException:
+            if added is not None:
+                self._forget(tenant_id, added)
+            raise
+        self._note(one)
+        return replace(image, is_new=added is not None)
+
+    def hold(self, tenant_id: str, digest: str) -> bool:
+        """Whether it is the tenant's; if so, it is as good as new for `collect`."""
+        if digest not in self._counted.get(tenant_id, ()) or not self._images.hold(digest):
+            return False
+        self._wanted_at[tenant_id, digest] = self._clock.now()
+        return True
+
+    async def share(self, tenant_id: str, digest: str) -> bool:
+        """Makes it everybody's, if it is the tenant's or everybody's already. Says whether."""
+        if self.hold(SHARED, digest):
+            return True
+        if not self.hold(tenant_id, digest):
+            return False
+        one = TenantImage(SHARED, digest, self._counted[tenant_id][digest])
+        await self._store.hold(one)
+        self._note(one)
+        return True
+
+    async def collect(
+        self, in_use: frozenset[tuple[str, str]], shown: frozenset[str], grace_s: float
+    ) -> None:
+        """Takes from each tenant the images that it has not used for `grace_s`, and removes the
+        files of those that nobody has. `in_use`: tenants with their digests; `shown`: digests that
+        sandboxes show.
+        """
+        now, digests = self._clock.now(), frozenset(digest for _, digest in in_use)
+        for held, at in list(self._wanted_at.items()):
+            tenant_id, digest = held
+            # A shared image is charged to nobody else while any version has it.
+            is_used = held in in_use or (tenant_id == SHARED and digest in digests)
+            if is_used:
+                self._wanted_at[held] = now
+            elif now - at >= grace_s:
+                self._forget(tenant_id, digest)
+                await self._store.drop(tenant_id, digest)
+        await self._images.collect(digests | shown, grace_s)
+
+    def bytes_of(self, tenant_id: str) -> int:
+        """What the tenant's images count against its quota."""
+        return sum(self._counted.get(tenant_id, {}).values())
+
+    def bytes_in_all(self) -> int:
+        """What all images count, each once, whoever has it."""
+        found: dict[str, int] = {}
+        for held in self._counted.values():
+            found |= held
+        return sum(found.values())
+
+    def _check_quota(self, tenant_id: str, image: Image) -> None:
+        used = self.bytes_of(tenant_id)
+        if tenant_id != SHARED and used + image.counted_bytes > self.quota_bytes:
+            raise RateLimited(
+                f"the tenant's images count {used / MIB:.1f} MiB and this one "
+                f"{image.counted_bytes / MIB:.1f} MiB, more than the quota of "
+                f"{self.quota_bytes / MIB:.1f} MiB",
+                hint="remove runtimes and functions that have images; they are given back a while "
+                "after that (image_grace_s)",
+                retry_after=60,
+            )
+
+    def _note(self, one: TenantImage) -> None:
+        self._counted[one.tenant_id][one.digest] = one.counted_bytes
+        self._wanted_at[one.tenant_id, one.digest] = self._clock.now()
+
+    def _forget(self, tenant_id: str, digest: str) -> None:
+        self._wanted_at.pop((tenant_id, digest), None)
+        held = self._counted[tenant_id]
+        held.pop(digest, None)
+        if not held:
+            del self._counted[tenant_id]
