@@ -16,13 +16,15 @@ class NotReadable(Exception):
     """The unprivileged server could not read its own program (a sentence for the operator)."""
 
 
-def reveal(readable: Sequence[Path], writable: Path) -> None:
+def reveal(readable: Sequence[Path], *writable: Path) -> None:
     """Makes paths below a closed directory (say /root) reachable, and nothing else of it.
 
     Each such directory is hidden by an empty tmpfs, in this mount namespace only, in which just the
     named paths appear. Call it in a namespace that belongs to the server alone.
     """
-    wanted = [(path.resolve(), True) for path in readable] + [(writable.resolve(), False)]
+    wanted = [(path.resolve(), True) for path in readable] + [
+        (path.resolve(), False) for path in writable
+    ]
     blocked: dict[Path, list[tuple[Path, int, bool]]] = {}
     for path, read_only in wanted:
         closed = next((one for one in reversed(path.parents) if not _open_to_others(one)), None)
@@ -63,14 +65,19 @@ def check_reachable(directory: Path) -> None:
 
 def give_up_root(launcher: int, uid: int = SERVER_UID) -> None:
     """No root, no capabilities, no way back, and no life beyond the launcher's."""
-    syscalls.drop_bounding_set()
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-    syscalls.no_new_privileges()
+    become(uid, uid)
     syscalls.die_with_parent(signal.SIGKILL)
     if os.getppid() != launcher:  # it ended before the line above took effect
         os._exit(70)
+
+
+def become(uid: int, gid: int) -> None:
+    """An ordinary user without capabilities, for good."""
+    syscalls.drop_bounding_set()
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    syscalls.no_new_privileges()
 
 
 def forget_the_launcher() -> None:
@@ -87,21 +94,56 @@ def forget_the_launcher() -> None:
         os.dup2(null, number)
 
 
-def prepare_data_dir(path: Path) -> None:
-    """Makes the data directory, owned by the server alone. Raises `NotReadable` for another's."""
-    if path.exists():
-        ours = path.stat().st_uid == SERVER_UID or (path / "quiltfn.db").exists()
-        if not ours and any(path.iterdir()):
+def prepare_data_dir(path: Path, uid: int = SERVER_UID) -> None:
+    """Makes the data directory, owned by the server alone. Raises `NotReadable` for another's.
+
+    What is in it may have been laid there by a server that was taken over, so nothing is reached by
+    a name that could lead elsewhere, and no file of root's is given away that has a second name.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        names = os.listdir(directory)
+        is_its_own = os.fstat(directory).st_uid == uid
+        if not is_its_own and names and "quiltfn.db" not in names:
             raise NotReadable(
                 f"{path} is not empty and holds no quiltfn.db: name another --data-dir"
             )
-    path.mkdir(parents=True, exist_ok=True)
-    os.chown(path, SERVER_UID, SERVER_UID)
-    path.chmod(0o700)
-    for entry in path.iterdir():  # a copy made by root comes back to the server
-        is_its_own = entry.is_file() or (entry.is_dir() and entry.name == "images")
-        if is_its_own and not entry.is_symlink() and entry.stat().st_uid != SERVER_UID:
-            os.chown(entry, SERVER_UID, SERVER_UID, follow_symlinks=False)
+        os.fchmod(directory, 0o700)
+        if is_its_own:
+            for name in names:  # a file that root has put back is the server's again
+                _hand_over(name, directory, uid)
+            return
+        os.fchown(directory, 0, 0)  # From here on nobody else moves anything in it.
+        for where, directories, files, at in os.fwalk(".", dir_fd=directory):
+            if where == ".":
+                directories[:] = [name for name in directories if name == "images"]
+            for name in (*directories, *files):
+                _hand_over(name, at, uid)
+        os.fchown(directory, uid, uid)
+    finally:
+        os.close(directory)
+
+
+def _hand_over(name: str, directory: int, uid: int) -> None:
+    """Makes a file, link or directory the server's, unless it may be a second name of root's."""
+    try:
+        entry = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return
+    try:
+        found = os.fstat(entry)
+        is_plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        is_directory = stat.S_ISDIR(found.st_mode) and name != "lost+found"
+        if found.st_uid != uid and (is_plain or is_directory):
+            os.chown(f"/proc/self/fd/{entry}", uid, uid)
+    finally:
+        os.close(entry)
+
+
+def is_reachable(path: Path) -> bool:
+    """Whether any user may walk to `path`."""
+    return all(_open_to_others(one) for one in path.resolve().parents)
 
 
 def _open_to_others(directory: Path) -> bool:

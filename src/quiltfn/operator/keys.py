@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import os
 import re
 import sys
 import time
@@ -17,6 +16,7 @@ from quiltfn.ids import new_id
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.errors import QuiltfnError, Unprocessable
 from quiltfn.model.kept import AuditEntry
+from quiltfn.operator.owner import become_owner
 from quiltfn.settings import BadSetting, from_everywhere
 from quiltfn.store import SqlAudit, SqliteStore, SqlKeys, StoreBroken
 
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
     try:
         data_dir = from_everywhere({"data_dir": given.data_dir}).data_dir
+        become_owner(data_dir)
         return asyncio.run(run(given, data_dir))
     except BadSetting as error:
         return complain(error, BAD_SETTING)
@@ -53,11 +54,8 @@ async def run(given: argparse.Namespace, data_dir: Path) -> int:
     """One command against the store in `data_dir`."""
     if given.verb != "create" and not (data_dir / "quiltfn.db").exists():
         raise StoreBroken(f"There is no database in {data_dir}; name it with --data-dir.")
-    try:
-        async with SqliteStore.open(data_dir, alone=False) as store:
-            await perform(given, SqlKeys(store.database), SqlAudit(store.database))
-    finally:
-        give_to_owner(data_dir)
+    async with SqliteStore.open(data_dir, alone=False) as store:
+        await perform(given, SqlKeys(store.database), SqlAudit(store.database))
     return FINE
 
 
@@ -99,16 +97,6 @@ def entry(key: Key, action: str, status: int) -> AuditEntry:
         address="local",
         request_id=new_id(),
     )
-
-
-def give_to_owner(data_dir: Path) -> None:
-    """What root has just made in the directory belongs to whoever serves from it."""
-    if os.geteuid() != 0:
-        return
-    owner = data_dir.stat()
-    for file in data_dir.iterdir():
-        if file.is_file() and not file.is_symlink():
-            os.chown(file, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def seconds(text: str) -> int:

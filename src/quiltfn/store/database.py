@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -121,7 +122,14 @@ class Database:
                 self._make()
             if path.stat().st_size == 0:
                 raise StoreBroken(f"{path} is empty. Restore a backup.")
-            path.chmod(OWNER_ONLY)
+            # Not by opening it: closing a file that SQLite has open gives SQLite's locks back.
+            named = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if not stat.S_ISREG(os.fstat(named).st_mode):
+                    raise StoreBroken(f"{path} is not a file. Restore a backup.")
+                os.chmod(f"/proc/self/fd/{named}", OWNER_ONLY)
+            finally:
+                os.close(named)
             self._writer = self._engine(path, "BEGIN IMMEDIATE", WAL).connect()
             self._check()
         except (exc.DBAPIError, sqlite3.Error, OSError) as error:

@@ -7,14 +7,25 @@ write-ahead log that somebody deleted is told apart from a first start and from 
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 import time
 from pathlib import Path
 from typing import Literal
 
 OWNER_ONLY = 0o600
 SPOOLS = ("journal-a.spool", "journal-b.spool")
+
+
+def open_own(path: Path, flags: int) -> int:
+    """A file of ours, opened or made. Raises `OSError` for a link or anything but a file."""
+    opened = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, OWNER_ONLY)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    return opened
 
 
 class StoreBroken(Exception):
@@ -37,8 +48,7 @@ class DataDirectory:
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._lock = os.open(self.path / "quiltfn.lock", flags, OWNER_ONLY)
+            self._lock = open_own(self.path / "quiltfn.lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             reason = error.strerror
             raise StoreBroken(

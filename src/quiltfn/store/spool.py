@@ -17,7 +17,7 @@ from zlib import crc32
 import msgspec
 
 from quiltfn.model.invocation import FINAL, Invocation, Status
-from quiltfn.store.directory import OWNER_ONLY, StoreBroken
+from quiltfn.store.directory import StoreBroken, open_own
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Invocation).decode
@@ -31,8 +31,7 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(path, flags, OWNER_ONLY)
+        self._file = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self.size = os.fstat(self._file).st_size
         self._is_torn = False
 
@@ -54,7 +53,8 @@ class Spool:
 
     def read(self) -> list[Invocation]:
         """Every whole record. Raises `StoreBroken` for anything but a torn last one."""
-        with open(self.path, "rb") as file:
+        with open(os.dup(self._file), "rb") as file:
+            file.seek(0)
             return from_lines(file.read(), self.path)
 
     def clear(self) -> None:
