@@ -18,18 +18,21 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, CallEvent, Invocation, Status
+from quiltfn.model.overrides import check_overrides
 from quiltfn.model.version import Version, check_environment
 from quiltfn.observe import metrics
 from quiltfn.ports import Call, Clock, Journal, Lease, Pools
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for. `timeout_seconds` None means the function's own."""
+    """What a caller asks for. `timeout_seconds` None means the function's own. `may_write`: whether
+    the caller's scope is `write` or more, so that it may set any variable."""
 
     payload: str | None = None
     environment: dict[str, str] | None = None
     timeout_seconds: int | None = None
     traceparent: str | None = None
+    may_write: bool = False
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -55,8 +58,8 @@ class Invoker:
     async def invoke(self, entry: Entry, request: Request) -> Invocation:
         """One call from request to record. Raises what the caller is to be told instead of one.
 
-        `CapacityFull`, `FunctionNotActive`, `NotFound` and `Unprocessable` leave no record; an
-        instance that could not be made leaves one with status `error` and raises
+        `CapacityFull`, `Forbidden`, `FunctionNotActive`, `NotFound` and `Unprocessable` leave no
+        record; an instance that could not be made leaves one with status `error` and raises
         `RuntimeUnavailable`, as does a sandbox that ended under the call. A call that did not end
         before the server had to raises `ShuttingDown`, with its record.
         """
@@ -184,13 +187,15 @@ class Invoker:
 
 
 def check(version: Version, request: Request) -> tuple[bytes | None, dict[str, str] | None]:
-    """The payload as bytes and the environment's overrides, or `Unprocessable`."""
+    """The payload as bytes and the environment's overrides; or `Unprocessable`, `Forbidden`."""
     limit = version.content.timeout_seconds
     timeout = request.timeout_seconds
     if timeout is not None and not 1 <= timeout <= limit:
         expected = f"between 1 and the function's own timeout, {limit}"
         raise Unprocessable.field("timeout_seconds", expected, timeout, limit)
     if request.environment:
+        if not request.may_write:
+            check_overrides(version.content.environment, request.environment)
         check_environment(version.content.environment | request.environment)
     payload = None if request.payload is None else request.payload.encode()
     if payload is not None and len(payload) > PAYLOAD_MAX_BYTES:

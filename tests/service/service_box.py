@@ -66,7 +66,7 @@ class House:
 
     async def invoke(self, entry: Entry, **request: Any) -> Invocation:
         async with asyncio.timeout(10):  # a call that hangs is a failed test, not a hung one
-            return await self.invoker.invoke(entry, Request(**request))
+            return await self.invoker.invoke(entry, Request(may_write=True, **request))
 
     async def running(self, entry: Entry, **request: Any) -> "asyncio.Future[Invocation]":
         """A call that is in its handler, or in line, when this returns."""

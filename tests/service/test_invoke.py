@@ -181,8 +181,8 @@ async def test_the_payload_and_the_variables_of_the_call_reach_the_handler(serve
     [
         Request(timeout_seconds=31),
         Request(timeout_seconds=0),
-        Request(environment={"QUILT_X": "1"}),
-        Request(environment={"A": "x" * 33_000}),
+        Request(environment={"QUILT_X": "1"}, may_write=True),
+        Request(environment={"A": "x" * 33_000}, may_write=True),
         Request(payload="x" * (PAYLOAD_MAX_BYTES + 1)),
         Request(payload="ä" * (PAYLOAD_MAX_BYTES // 2 + 1)),
     ],

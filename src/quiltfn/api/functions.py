@@ -126,6 +126,7 @@ async def _invoke(asked: Asked, entry: Entry) -> Answer:
         environment=body.environment,
         timeout_seconds=body.timeout_seconds,
         traceparent=asked.headers.get("traceparent"),
+        may_write=_sees_values(asked),
     )
     with asked.house.admission.call(asked.tenant_id):
         record = await asked.house.invoker.invoke(entry, request)
@@ -243,6 +244,7 @@ async def _record(asked: Asked) -> Invocation:
 
 
 def _sees_values(asked: Asked) -> bool:
+    """Whether the caller may write: then it may see and set the environment's values."""
     return asked.caller.scope.includes(Scope.WRITE)
 
 

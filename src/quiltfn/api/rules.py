@@ -113,6 +113,12 @@ RULES |= {
             "not": {"enum": sorted(RUNTIME_RESERVED_NAMES)},
         },
     ),
+    "InvokeBody.environment": (
+        "for this call only, laid over the function's: strings by name, as the function's own. A "
+        "key below scope write sets only what the function declares with an empty value, and none "
+        "that programs run code by (BASH_ENV, LD_PRELOAD, NODE_OPTIONS, PATH, …)",
+        RULES["environment"][1],
+    ),
     "kind": (f"how a handler is run: one of {', '.join(Kind)}", {"enum": list(Kind)}),
     "image": (
         "the digest of an image that was uploaded, or null for the host's own files alone",

@@ -1,0 +1,70 @@
+"""What a call may set of its function's variables, where its key may not write.
+
+Whoever may write can run any code as the function anyway. Whoever may only call it must not: a
+variable that a shell, a loader or an interpreter reads is code, and an address that the
+function's own variables hold is where it sends its secrets. So such a call sets only what the
+function leaves open, and nothing that makes programs run code.
+"""
+
+from collections.abc import Mapping
+
+from quiltfn.model.errors import Forbidden
+
+# Read by programs that a handler is likely to start, and good for running code in them, for having
+# them load, fetch or write something else, or for sending what they say elsewhere. No list of these
+# is ever complete: it is the second fence, for names that a function empties to be safe from them.
+PREFIXES = (
+    *("BASH", "LD_", "DYLD_", "GLIBC_", "GCONV_", "MALLOC_", "LIBC_", "NSS_", "DBUS_", "XDG_"),
+    *("PYTHON", "PIP_", "UV_", "VIRTUAL_ENV", "CONDA_", "NODE_", "NPM_", "YARN_", "COREPACK_"),
+    *("PERL", "RUBY", "GEM_", "BUNDLE_", "PHP", "LUA_", "JAVA_", "JDK_", "_JAVA_", "DOTNET_"),
+    *("CORECLR_", "RUSTC", "CARGO_", "GUILE_", "ERL_", "ELIXIR_", "GIT_", "SSH_", "RSYNC_", "SVN_"),
+    *("CVS_", "GPG_", "GNUPG", "SUDO_", "DEBUGINFOD_", "SSL_", "OPENSSL_", "CURL_", "REQUESTS_"),
+    *("AWS_", "KUBE", "DOCKER_", "SQLITE_", "MYSQL_", "PGSSL", "GTK_", "QT_", "FONTCONFIG_"),
+    *("MAGICK_", "TEXMF", "TERMINFO"),
+)
+NAMES = frozenset(
+    (
+        *("ENV", "PATH", "IFS", "HOME", "SHELL", "SHELLOPTS", "PWD", "OLDPWD", "PS1", "PS2", "PS4"),
+        *("CDPATH", "ZDOTDIR", "PROMPT_COMMAND", "POSIXLY_CORRECT", "INPUTRC", "TMPDIR", "TMP"),
+        *("TEMP", "TZDIR", "LOCPATH", "NLSPATH", "CLASSPATH", "HOSTALIASES", "RESOLV_HOST_CONF"),
+        *("RES_OPTIONS", "LOCALDOMAIN", "EDITOR", "VISUAL", "PAGER", "MANPAGER", "LESS"),
+        *("LESSOPEN", "LESSCLOSE", "LESSKEY", "LESSKEYIN", "LESSKEY_SYSTEM", "BROWSER"),
+        *("MAKEFLAGS", "MFLAGS", "GNUMAKEFLAGS", "CC", "CXX", "CPP", "AR", "AS", "LD", "RANLIB"),
+        *("CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "PKG_CONFIG", "TAR_OPTIONS", "GREP_OPTIONS"),
+        *("GZIP", "XZ_OPT", "XZ_DEFAULTS", "RSH", "WGETRC", "NETRC", "EXINIT", "VIMINIT"),
+        *("MYVIMRC", "SCREENRC", "DISPLAY", "TERM", "TERMCAP", "AWKPATH", "AWKLIBPATH"),
+        *("JQ_LIBRARY_PATH", "TCLLIBPATH", "TEXINPUTS", "HGRCPATH", "HGEDITOR", "GOFLAGS"),
+        *("GOPATH", "GOROOT", "GOPROXY", "GOENV", "GOTOOLCHAIN", "R_PROFILE", "R_PROFILE_USER"),
+        *("R_ENVIRON", "R_ENVIRON_USER", "R_LIBS", "PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE"),
+        *("PGSERVICEFILE", "PGPASSFILE", "PGSYSCONFDIR", "PGOPTIONS", "PSQLRC"),
+    )
+)
+SUFFIXES = ("_PROXY", "_PRELOAD", "_STARTUP")
+
+
+def check_overrides(declared: Mapping[str, str], given: Mapping[str, str]) -> None:
+    """Refuses a variable that the function has not left open: `declared` with an empty value.
+
+    Raises `Forbidden`, which names it. For callers whose scope is below `write`.
+    """
+    for name in given:
+        where = f"environment.{name[:80]}"
+        if makes_programs_run_code(name):
+            raise Forbidden(
+                f"{where} cannot be set by a key below scope write: programs read it to decide "
+                "what they run",
+                hint="leave it out, or call with a key made with --scope write",
+            )
+        if declared.get(name) != "":
+            raise Forbidden(
+                f"{where} cannot be set by a key below scope write: the function has not left it "
+                "open",
+                hint=f"have the function declare {name[:80]} with an empty value, or call with a "
+                "key made with --scope write",
+            )
+
+
+def makes_programs_run_code(name: str) -> bool:
+    """Whether a shell, a loader or an interpreter is known to be led by the variable."""
+    upper = name.upper()  # http_proxy and npm_config_… are as good
+    return name in NAMES or upper.startswith(PREFIXES) or upper.endswith(SUFFIXES)
