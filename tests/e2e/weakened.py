@@ -35,6 +35,12 @@ if "--bundle" in sys.argv and lacks:
         it["root"]["readonly"] = False
         for one in it["mounts"]:
             one["options"] = [o for o in one["options"] if o != "noexec"]
+    if lacks == "own inodes":
+        root = it["root"]["path"]
+        it["root"]["path"] = root[:root.index("/sandboxes/")] + "/root"
+        for tree in ("/usr", "/etc/ssl", "/etc/alternatives"):
+            it["mounts"].append({{"destination": tree, "type": "bind", "source": tree,
+                                 "options": ["rbind", "ro", "nosuid", "nodev"]}})
     if lacks == "small file systems":
         for one in it["mounts"]:
             if one["type"] == "tmpfs":

@@ -35,13 +35,15 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 class Job:
     """One process. `command`: a program's path and its arguments; `done` is told its exit code.
 
-    `guest_socket`: handed over as the descriptor that a guest speaks on, and closed. `before`: what
-    the child does before it becomes the program; if that raises, the program is not started.
+    `guest_socket`: handed over as the descriptor that a guest speaks on, and closed. `prepare`:
+    what the launcher does when its turn has come; `before`: what the child does before it becomes
+    the program. If one of them raises OSError, the program is not started.
     """
 
     command: list[str]
     done: Callable[[int], None]
     guest_socket: socket.socket
+    prepare: Callable[[], None] | None = None
     before: Callable[[], None] | None = None
     pid: int = field(default=0, init=False)
     pidfd: int = field(default=-1, init=False)
@@ -91,6 +93,8 @@ class Jobs:
         while self._waiting and len(self._running) < self._jobs_max:
             job = self._waiting.popleft()
             try:
+                if job.prepare is not None:
+                    job.prepare()
                 job.pid = _spawn(job) if job.before is None else _fork(job, job.before)
             except OSError:  # the program was taken away, or there is no room for a process
                 job.done(NOT_STARTED)

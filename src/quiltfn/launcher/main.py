@@ -27,6 +27,7 @@ from quiltfn.launcher import (
     images,
     oci,
     preflight,
+    roots,
     state,
     syscalls,
     verbs,
@@ -140,17 +141,22 @@ class Launcher:
     def _serve(self, groups: cgroups.Cgroups) -> int:
         self.skeleton = host_image.build(self.state.root, self.options.guest)
         self.images = images.Images(self.options.data_dir / "images", self.state.images)
+        sandbox_roots = roots.Roots(self.state.roots, self.skeleton.host)
         egress = Egress(self.state, groups, self.selector, dns=self.options.egress_dns)
         gvisor = Gvisor(self.options.runsc)
         programs = Programs(self.options.crun, gvisor)
         self.sandboxes = Sandboxes(
-            self.state, groups, self.skeleton.host, programs, self.selector, egress
+            self.state, groups, sandbox_roots, programs, self.selector, egress
         )
         self._watch_signals()
         try:
+            data = self.options.data_dir
+            images_dir = data / "images"
+            inodes = sandbox_roots.check(images_dir if images_dir.is_dir() else data)
             above = ceiling.put_above(groups, ceiling.of_this_machine())
             seen = preflight.check(self.sandboxes, self.state, groups, self._turn)
             seen["ceiling"] = above
+            seen["inodes"] = inodes
             seen["egress"] = preflight.check_egress(egress, self.state, self._turn)
             seen["gvisor"] = preflight.check_gvisor(
                 gvisor, self.sandboxes, self.state, groups, self._turn

@@ -20,6 +20,7 @@ from quiltfn.launcher.cgroups import Cgroups, Limits
 from quiltfn.launcher.egress import Egress, Uplink
 from quiltfn.launcher.gvisor import Gvisor, enter, error_in
 from quiltfn.launcher.jobs import Job, Jobs
+from quiltfn.launcher.roots import Roots
 from quiltfn.launcher.state import ServerState
 
 
@@ -77,13 +78,13 @@ class Sandboxes:
         self,
         state: ServerState,
         cgroups: Cgroups,
-        host: oci.Host,
+        roots: Roots,
         programs: Programs,
         selector: selectors.BaseSelector,
         egress: Egress,
     ) -> None:
         self._egress = egress
-        self._state, self._cgroups, self._host = state, cgroups, host
+        self._state, self._cgroups, self._roots = state, cgroups, roots
         self._crun, self._gvisor = programs.crun, programs.gvisor
         self._selector, self._jobs = selector, Jobs(selector)
         self._known: dict[str, _Sandbox] = {}
@@ -204,6 +205,7 @@ class Sandboxes:
             self._crun_command(bundle),
             lambda code: self._created(sandbox, ours, code, done),
             guests,
+            prepare=lambda: self._roots.make(sandbox.id, wanted),
         )
         if sandbox.by_runsc:
             job.command = self._gvisor.command(bundle)
@@ -229,8 +231,7 @@ class Sandboxes:
         bundle = self._state.bundles / sandbox.id
         bundle.mkdir(mode=0o700)
         document = oci.config(
-            self._host,
-            wanted,
+            *self._roots.described(sandbox.id, wanted),
             uid_base=sandbox.uid_base,
             cgroup=self._cgroups.path(self._state.id, sandbox.id),
             hostname=sandbox.id[:12],
@@ -247,6 +248,7 @@ class Sandboxes:
     ) -> None:
         bundle = self._state.bundles / sandbox.id
         sandbox.is_starting = False
+        self._roots.remove(sandbox.id)
         try:
             if sandbox.on_gone is not None:
                 raise OSError("it was given up meanwhile")

@@ -30,7 +30,7 @@ BLOCKS = 60
 SERVER_UID = UID_BASE
 # What crun is told and keeps of each sandbox: some 60 KiB.
 FILES_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
-FILES_OPTIONS = "mode=700,size=1g"
+FILES_OPTIONS = "mode=711,size=1g"
 
 
 class ServerState:
@@ -46,6 +46,7 @@ class ServerState:
         self._sandboxes = self.path / "sandboxes"
         self.crun_root = self._sandboxes / "crun"
         self.bundles = self._sandboxes / "bundles"
+        self.roots = self._sandboxes / "roots"
         self.root = self.path / "root"
         self.images = self.path / "images"
         (run_dir / "servers").mkdir(parents=True, exist_ok=True)
@@ -59,6 +60,7 @@ class ServerState:
         syscalls.mount("tmpfs", self._sandboxes, "tmpfs", FILES_FLAGS, FILES_OPTIONS)
         for directory in (self.crun_root, self.bundles):
             directory.mkdir(mode=0o700)
+        self.roots.mkdir(mode=0o711)
         # Mapped root must be able to walk to the root file system, and to nothing else.
         for directory in (run_dir, run_dir / "servers", self.path):
             directory.chmod(0o711)

@@ -1,0 +1,123 @@
+"""The root directory of a sandbox, made of inodes that no other sandbox has.
+
+A file that many sandboxes open is one inode for all of them and for the host: whoever holds a lock
+on it (flock, fcntl) is noticed by the others, and can keep them from taking it. So each sandbox
+gets the image through overlays of its own, without an upper layer: locks and notifications belong
+to the overlay's inode, while what is read still comes from one page cache.
+
+The overlays are mounted in the launcher's mount namespace right before the OCI runtime copies it,
+and detached when that has ended, so that the namespace stays small; a sandbox keeps its copies.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from quiltfn.launcher import syscalls
+from quiltfn.launcher.oci import CRUN, Host, Wanted
+
+OPEN = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+FENCE = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
+# Nothing in a lower layer may lead elsewhere; and files have the device number of their directory
+# even where the empty layer is on another file system, or `find -xdev` would pass them over.
+OPTIONS = "redirect_dir=nofollow,xino=on"
+OWN = "its own, by overlays"
+
+
+class Roots:
+    """`host`: the image that roots are made of. `why_shared`: why sandboxes get binds of it and not
+    overlays, and so share its inodes; empty where they do not.
+    """
+
+    def __init__(self, directory: Path, host: Host) -> None:
+        self.host = host
+        self.why_shared = ""
+        self._directory = directory
+        (directory / "empty").mkdir()  # an overlay has two layers at least
+        self._empty = os.open(directory / "empty", OPEN)
+        self._trees = list(_with_submounts(host.binds))
+        self._mounted: set[str] = set()
+
+    def check(self, images: Path) -> str:
+        """Tries whether this machine can make overlays, of files below `images`, too.
+
+        Returns what sandboxes get. Where it cannot, sandboxes are given binds.
+        """
+        try:
+            with self._removed_on_error("check"):
+                self._mount("check", images)
+            self.remove("check")
+        except OSError as error:
+            self.why_shared = str(error)
+        return f"shared with other sandboxes: {self.why_shared}" if self.why_shared else OWN
+
+    def described(self, name: str, wanted: Wanted) -> tuple[Host, Wanted]:
+        """What a configuration has to say of the image and of the files at /app."""
+        if not self._is_overlaid(wanted):
+            return self.host, wanted
+        return replace(self.host, root=str(self._directory / name), binds={}), replace(
+            wanted, app=None
+        )
+
+    def make(self, name: str, wanted: Wanted) -> None:
+        """Mounts the root that `described` names. Raises OSError, and then nothing is left."""
+        if self._is_overlaid(wanted):
+            with self._removed_on_error(name):
+                self._mount(name, wanted.app)
+
+    def remove(self, name: str) -> None:
+        """Detaches it; does nothing where there is none. A sandbox that has it keeps it."""
+        if name in self._mounted:
+            self._mounted.discard(name)
+            with contextlib.suppress(OSError):
+                syscalls.unmount(self._directory / name)  # and all below it
+            with contextlib.suppress(OSError):
+                os.rmdir(self._directory / name)
+
+    def _is_overlaid(self, wanted: Wanted) -> bool:
+        # gVisor's kernel keeps locks itself, and opens files through one process a sandbox.
+        return wanted.isolation == CRUN and not self.why_shared
+
+    @contextlib.contextmanager
+    def _removed_on_error(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self.remove(name)
+            raise
+
+    def _mount(self, name: str, app: Path | None) -> None:
+        root = self._directory / name
+        root.mkdir(mode=0o755)
+        self._mounted.add(name)
+        self._overlay(self.host.root, root)
+        for target, source in self._trees:
+            self._overlay(source, f"{root}{target}")
+        if app is not None:
+            self._overlay(app, f"{root}/app")
+
+    def _overlay(self, source: str | Path, target: str | Path) -> None:
+        # By descriptors: handlers can read in mountinfo what is said here.
+        lower = os.open(source, OPEN)
+        try:
+            layers = f"lowerdir=/proc/self/fd/{lower}:/proc/self/fd/{self._empty}"
+            syscalls.mount("overlay", target, "overlay", FENCE, f"{layers},{OPTIONS}")
+        finally:
+            os.close(lower)
+
+
+def _with_submounts(binds: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Target and source of every file system in the trees; an overlay ends where another begins."""
+    mounted = sorted(set(_mount_points()))
+    for target, source in binds.items():
+        yield target, source
+        for point in mounted:
+            if point.startswith(f"{source}/") and os.path.isdir(point):
+                yield target + point.removeprefix(source), point
+
+
+def _mount_points() -> Iterable[str]:
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        yield line.split()[4].encode().decode("unicode_escape")

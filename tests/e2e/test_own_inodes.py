@@ -1,0 +1,121 @@
+"""No sandbox shares an inode of its files with another one or with the host.
+
+A lock on a shared one would be noticed by everybody, and keep everybody else from taking it.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e import runtime_box
+from e2e.hostile_box import script, serving
+from e2e.server import Server, short_dir, until
+from e2e.weakened import Weakened
+
+pytestmark = pytest.mark.sandbox
+
+# Locks each file that it can open, says which, and holds on to them for a while.
+LOCK = r"""
+import fcntl, json, os, time
+held, kept = [], []
+places = ["/app", "/app/mod.py", "/.guest", "/.runners/python.py", "/.runners/shell.so"]
+for top, directories, files in os.walk("/", followlinks=False):
+    if top.startswith(("/proc", "/dev", "/tmp", "/usr/")):
+        directories[:] = []
+        continue
+    places += [top, *(os.path.join(top, name) for name in files)]
+for name in ("env", "sh", "python3", "ls"):
+    places.append(os.path.realpath("/usr/bin/" + name))
+for place in sorted(set(map(os.path.realpath, places))):
+    try:
+        opened = os.open(place, os.O_RDONLY)
+    except OSError:
+        continue
+    kept.append(opened)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.append(place)
+    except BlockingIOError:
+        pass
+    if len(kept) > 900: break
+print(json.dumps([held, len(kept)]), flush=True)
+time.sleep(float(os.environ["HOLD"]))
+"""
+HOST = ["/usr", "/usr/bin/env", "/etc/ssl", "/etc/alternatives"]
+
+
+@pytest.fixture(scope="module")
+def weakened() -> Iterator[tuple[Server, Weakened]]:
+    with short_dir() as directory:
+        runtime = Weakened(directory)
+        with serving(str(runtime.path)) as server:
+            yield server, runtime
+
+
+def two_lockers(server: Server) -> tuple[tuple[list[str], int], tuple[list[str], int], set[str]]:
+    """What the first and, meanwhile, the second one could lock; and of HOST what the host could."""
+    runtime = runtime_box.add(server, "shell", {"mod.py": "x = 1\n"})
+    first, second = (
+        server.deploy(script(LOCK), runtime=runtime, environment={"HOLD": hold})
+        for hold in ("4", "0")
+    )
+    call = server.later(first.invoke)
+    until(lambda: sleeping(server))
+    hosts = {place for place in HOST if can_lock(place)}
+    theirs = json.loads(second.invoke()["stdout"])
+    assert not call.done(), "the first one held its locks meanwhile"
+    mine = json.loads(call.result()["stdout"])
+    for one in (first, second):
+        one.delete()
+    return mine, theirs, hosts
+
+
+def sleeping(server: Server) -> bool:
+    """Whether the first one holds its locks and has come to its sleep."""
+    for pid in server.named("python3"):
+        with contextlib.suppress(OSError):
+            if "nanosleep" in Path(f"/proc/{pid}/wchan").read_text():
+                return True
+    return False
+
+
+def can_lock(place: str) -> bool:
+    opened = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(opened)
+    return True
+
+
+def test_a_lock_is_seen_by_nobody_else(weakened: tuple[Server, Weakened]) -> None:
+    server, _ = weakened
+    told = server.call("GET", "/api/functions/health").json()["protections"]["inodes"]
+    assert told == "its own, by overlays"
+    (mine, opened), (theirs, _), hosts = two_lockers(server)
+    assert {"/", "/usr", "/app/mod.py", "/.guest", "/.runners/python.py", "/etc/passwd"} <= set(
+        mine
+    )
+    assert len(mine) == opened > 30
+    assert theirs == mine
+    assert hosts == set(HOST)
+
+
+def test_where_sandboxes_share_binds_it_is_seen(weakened: tuple[Server, Weakened]) -> None:
+    """The negative control: the same image, bound as it is."""
+    server, runtime = weakened
+    runtime.lacks("own inodes")
+    try:
+        (mine, _), (theirs, _), hosts = two_lockers(server)
+    finally:
+        runtime.lacks("")
+    assert {"/", "/usr", "/.guest"} <= set(mine)
+    assert not {"/", "/usr", "/.guest", "/usr/bin/env"} & set(theirs)
+    assert hosts == set()

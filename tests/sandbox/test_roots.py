@@ -1,0 +1,115 @@
+"""Roots of sandboxes, mounted for real in a mount namespace of the test's own."""
+
+import os
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from quiltfn.launcher import oci, syscalls
+from quiltfn.launcher.cgroups import Limits
+from quiltfn.launcher.roots import OWN, Roots
+
+pytestmark = pytest.mark.sandbox
+
+WANTED = oci.Wanted(limits=Limits(memory_mib=64, cpu_percent=100.0))
+
+
+@dataclass
+class Bench:
+    """`host`: an image with a file system of its own at /usr/local, and a bind of /usr."""
+
+    place: Path
+    host: oci.Host
+
+    def roots(self) -> Roots:
+        (self.place / "roots").mkdir()
+        return Roots(self.place / "roots", self.host)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    image, usr, app = tmp_path / "image", tmp_path / "usr", tmp_path / "app"
+    for directory in (image / "usr", image / "app", usr / "local", app):
+        directory.mkdir(parents=True)
+    (usr / "tool").write_text("tool")
+    (app / "mod.py").write_text("mod")
+    return Bench(tmp_path, oci.Host(machine="x86_64", root=str(image), binds={"/usr": str(usr)}))
+
+
+def apart(work: Callable[[], None]) -> None:
+    """Runs `work` in a process with a mount namespace of its own; fails as it does."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            syscalls.unshare_mounts()
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0, "see what the child printed"
+
+
+def test_a_root_has_the_image_its_file_systems_and_the_files(bench: Bench) -> None:
+    def work() -> None:
+        local = bench.place / "usr/local"
+        syscalls.mount("tmpfs", local, "tmpfs", 0)
+        (local / "own").write_text("on a file system of its own")
+        roots = bench.roots()
+        assert roots.check(bench.place / "app") == OWN
+        wanted = oci.Wanted(limits=WANTED.limits, app=bench.place / "app")
+        roots.make("one", wanted)
+        host, rest = roots.described("one", wanted)
+        root = Path(host.root)
+        assert (host.binds, rest.app) == ({}, None), "nothing is left to bind"
+        assert (root / "usr/tool").read_text() == "tool"
+        assert (root / "usr/local/own").read_text() == "on a file system of its own"
+        assert (root / "app/mod.py").read_text() == "mod"
+        assert (root / "usr/tool").stat().st_dev == (root / "usr").stat().st_dev
+        with pytest.raises(OSError, match="Read-only"):
+            (root / "usr/new").write_text("")
+        mounted = Path("/proc/self/mountinfo").read_text().splitlines()
+        ours = [line for line in mounted if str(root) in line]
+        assert len(ours) == 4
+        assert not [line for line in ours if str(bench.place) in line.split(" - ")[1]]
+        roots.remove("one")
+        assert str(root) not in Path("/proc/self/mountinfo").read_text()
+        assert not root.exists()
+        roots.remove("one")
+
+    apart(work)
+
+
+def test_what_cannot_be_mounted_whole_leaves_nothing(bench: Bench) -> None:
+    def work() -> None:
+        roots = bench.roots()
+        wanted = oci.Wanted(limits=WANTED.limits, app=bench.place / "gone")
+        with pytest.raises(FileNotFoundError):
+            roots.make("one", wanted)
+        assert [one.name for one in (bench.place / "roots").iterdir()] == ["empty"]
+        assert str(bench.place) not in Path("/proc/self/mountinfo").read_text()
+
+    apart(work)
+
+
+def test_a_machine_without_overlays_gets_binds_and_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(syscalls, "mount", refused)
+    roots = bench.roots()
+    assert roots.check(bench.place).startswith("shared with other sandboxes: ")
+    roots.make("one", WANTED)
+    assert roots.described("one", WANTED) == (bench.host, WANTED)
+    assert [one.name for one in (bench.place / "roots").iterdir()] == ["empty"]
+
+
+def test_gvisor_has_binds_since_its_own_kernel_keeps_locks(bench: Bench) -> None:
+    wanted = oci.Wanted(limits=WANTED.limits, isolation=oci.GVISOR)
+    assert bench.roots().described("one", wanted) == (bench.host, wanted)
