@@ -32,7 +32,8 @@ class Idempotency:
         """The first call's answer, or the kept one. Raises `Conflict` while the first still runs,
         `Unprocessable` for another body.
         """
-        kept = await self._answers.reserve(slot, int(self._clock.unix()))
+        now, made_at = int(self._clock.settled()), int(self._clock.stamp())
+        kept = await self._answers.reserve(slot, now, made_at)
         if kept is None:
             return await self._first(slot, execute)
         if kept.body_digest != slot.body_digest:

@@ -1,7 +1,8 @@
 """Ids: UUID version 7 (RFC 9562), which sort by the time they were made."""
 
 import os
-import time
+
+from quiltfn.clock import unix_ms
 
 # Random ends are made for some hundred ids at once: nobody may guess an id, but an id is no secret
 # once it is made. Likewise what all ids of one millisecond begin with.
@@ -12,9 +13,11 @@ _millisecond, _count, _begin = 0, 0, ""
 
 
 def new_id() -> str:
-    """A UUIDv7 that is greater than every one this process made before."""
+    """A UUIDv7 that is greater than every one this process made before, and than the one that
+    `continue_behind` was told of.
+    """
     global _millisecond, _count, _begin
-    now = time.time_ns() // 1_000_000
+    now = unix_ms()
     if now > _millisecond or _count == _COUNT_MAX:
         # A clock that was set back, or too many in a millisecond: the time counts on by itself.
         _millisecond, _count = max(now, _millisecond + 1), 0
@@ -25,6 +28,16 @@ def new_id() -> str:
     if not _ends:
         _ends.extend(_random_ends())
     return f"{_begin}{_count:03x}-{_ends.pop()}"
+
+
+def continue_behind(last_id: str) -> None:
+    """From now on every new id is greater than this one, wherever the clock stands; a process that
+    goes on with what another has made calls it before it makes ids of its own.
+    """
+    global _millisecond, _count
+    made_ms = int(last_id[:8] + last_id[9:13], 16)
+    if made_ms >= _millisecond:
+        _millisecond, _count = made_ms, _COUNT_MAX
 
 
 def _random_ends() -> list[str]:

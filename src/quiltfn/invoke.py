@@ -138,7 +138,8 @@ class Invoker:
         kept = timeline.of_call(
             asked.accepted, started, making, ran=took - recorded, recorded=recorded
         )
-        record = record.after(ended, int(self._clock.unix()), math.ceil(took * 1000), kept)
+        ended_at = int(handed_over + took)
+        record = record.after(ended, ended_at, math.ceil(took * 1000), kept)
         return self._close(asked.entry, record, started + took)
 
     def _record_failure(self, asked: _Asked, error: RuntimeUnavailable) -> None:

@@ -13,7 +13,6 @@ import signal
 import socket
 import ssl
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from quiltfn.api.app import make_app
 from quiltfn.api.protocol import bounded
 from quiltfn.api.route import ApiLimits, House
 from quiltfn.catalog import Catalog
+from quiltfn.clock import SystemClock
 from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health, Machine
 from quiltfn.holdings import Holdings
@@ -40,6 +40,7 @@ from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle, Place
 from quiltfn.model.errors import ShuttingDown, StoreUnavailable
 from quiltfn.model.keepalive import KeepAlive, maker
+from quiltfn.model.kept import Keep
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import Memory
 from quiltfn.model.runtime import Isolation, Kind, Network, built_in
@@ -47,7 +48,7 @@ from quiltfn.model.version import HostLimits
 from quiltfn.observe import log, metrics
 from quiltfn.pool.local import LocalPools
 from quiltfn.pool.reaper import reap
-from quiltfn.ports import Clock, Keep
+from quiltfn.ports import Clock
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
@@ -56,6 +57,7 @@ from quiltfn.store import (
     SpoolJournal,
     SqlAnswers,
     SqlAudit,
+    SqlClock,
     SqlHoldings,
     SqliteStore,
     SqlKeys,
@@ -64,7 +66,7 @@ from quiltfn.store import (
     SqlRuntimes,
     StoreBroken,
 )
-from quiltfn.tidy import tidy, tidy_images, tidy_records
+from quiltfn.tidy import go_on_in_time, keep_time, tidy, tidy_images, tidy_records
 from quiltfn.tokens import BadTokenSettings, verifier
 
 EXIT_STORE_BROKEN, EXIT_REFUSED = 74, 78
@@ -73,13 +75,6 @@ DIED = ShuttingDown("the server ended while the first call with this key was run
 
 class CannotServe(Exception):
     """A sentence for the operator: the settings do not go together with what is there."""
-
-
-class SystemClock:
-    """`ports.Clock` by the kernel."""
-
-    now = staticmethod(time.monotonic)
-    unix = staticmethod(time.time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +95,10 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         journal = journal_of(given, store, clock)
         await journal.start()
         stack.push_async_callback(journal.aclose)
+        await go_on_in_time(clock, SqlClock(store.database))
         keys, answers = SqlKeys(store.database), SqlAnswers(store.database)
-        audit = SqlAudit(store.database)
         _, interrupted, _ = errors.render(DIED, "")
-        await answers.start(int(clock.unix()), interrupted)
+        await answers.start(interrupted)
         access = Access(keys, clock, verifier(given.secret("jwt_secret"), given.secret("jwt_jwks")))
         await access.refresh()
         check_address(given, access)
@@ -123,7 +118,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         await elasticity.restore()
         health = Health(given.machine, store, journal, chosen.data_dir)
         metrics.started(__version__)
-        work = (reap(pools), access.keep_fresh(), *upkeep(given, store, holdings, stems))
+        work = (reap(pools), access.keep_fresh(), *upkeep(given, store, holdings, stems, clock))
         for task in [asyncio.ensure_future(one) for one in work]:
             stack.callback(task.cancel)
         yield Tied(
@@ -140,7 +135,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
                 stock=stems,
                 journal=journal,
                 keys=keys,
-                audit=audit,
+                audit=SqlAudit(store.database),
                 runtimes=runtimes,
                 holdings=holdings,
                 health=health,
@@ -212,15 +207,20 @@ def journal_of(given: Inherited, store: SqliteStore, clock: Clock) -> SpoolJourn
 
 
 def upkeep(
-    given: Inherited, store: SqliteStore, holdings: Holdings, stems: StemSandboxes
+    given: Inherited,
+    store: SqliteStore,
+    holdings: Holdings,
+    stems: StemSandboxes,
+    clock: SystemClock,
 ) -> tuple[Coroutine[None, None, None], ...]:
     """Everything that removes what is kept for a time only."""
-    chosen, clock, database = given.settings, SystemClock(), store.database
+    chosen, database = given.settings, store.database
     keep_s = chosen.keep_invocations_days * settings.DAY_S
     keep = Keep(count=chosen.keep_invocations, seconds=keep_s)
     return (
+        keep_time(clock, SqlClock(database)),
         tidy(SqlAudit(database), SqlAnswers(database), clock, chosen.audit_days),
-        tidy_records(SqlRetention(database), clock, keep),
+        tidy_records(SqlRetention(database, clock), clock, keep),
         tidy_images(holdings, SqlRuntimes(database), stems, chosen.image_grace_s),
     )
 

@@ -13,7 +13,7 @@ from quiltfn.model.access import Key, Scope
 from quiltfn.model.function import Function
 from quiltfn.model.image import Archive, Image, TenantImage
 from quiltfn.model.invocation import Ended, How, Invocation, Status
-from quiltfn.model.kept import AuditEntry, KeptAnswer, Operation, Slot
+from quiltfn.model.kept import AuditEntry, Keep, KeptAnswer, Operation, Slot
 from quiltfn.model.memory import Memory
 from quiltfn.model.pool import PoolCounts, PoolLimits
 from quiltfn.model.runtime import Runtime
@@ -30,7 +30,13 @@ class Clock(Protocol):
         """Monotonic seconds: for waiting and for durations, never shown to anybody."""
 
     def unix(self) -> float:
-        """Unix seconds: for records."""
+        """Unix seconds by the wall clock, which may jump: for what is shown or expires."""
+
+    def stamp(self) -> float:
+        """Unix seconds for the age of a row: a clock that is set back makes nothing older."""
+
+    def settled(self) -> float:
+        """Unix seconds to compare ages with: a jump is followed once it has stood for an hour."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -279,17 +285,10 @@ class Journal(Protocol):
         """Records of one function, newest first. Raises `Unprocessable` for a broken cursor."""
 
 
-class Keep(msgspec.Struct, frozen=True, kw_only=True):
-    """How many records of calls are kept, and for how many seconds; 0: no bound."""
-
-    count: int = 1_000_000
-    seconds: int = 7 * 86_400
-
-
 class Retention(Protocol):
     """Takes records away, oldest first; never one without an end, nor one of the last minute."""
 
-    async def prune_some(self, keep: Keep, now: int) -> int:
+    async def prune_some(self, keep: Keep) -> int:
         """One step, so short that others who write do not notice. Returns how many records went; 0
         once there are no more than are to be kept. Raises `StoreUnavailable`."""
 
@@ -319,10 +318,11 @@ class Keys(Protocol):
 class Answers(Protocol):
     """First answers of idempotent requests, for 24 hours, restarts included."""
 
-    async def reserve(self, slot: Slot, now: int) -> KeptAnswer | None:
+    async def reserve(self, slot: Slot, now: int, made_at: int | None = None) -> KeptAnswer | None:
         """Takes the slot for a first call (None: go ahead) or returns what is there, in one step.
 
-        On disk before it returns, so that a crash cannot let the call run twice.
+        On disk before it returns, so that a crash cannot let the call run twice. `now`: settled
+        time; `made_at`: its stamp, if another. A call that still runs keeps its slot.
         """
 
     async def keep(self, slot: Slot, status: int, headers: dict[str, str], body: bytes) -> None:

@@ -1,23 +1,64 @@
 """Housekeeping of what is kept for a time only: the audit trail, idempotent answers, records of
-calls, images."""
+calls, images; and of the time that decides it."""
 
 import asyncio
 import contextlib
 
-from quiltfn.holdings import Holdings
-from quiltfn.model.errors import StoreUnavailable
-from quiltfn.ports import Answers, Audit, Clock, Keep, Retention, RuntimeStore, Stock
+import structlog
 
+from quiltfn.clock import ClockNotes, SystemClock
+from quiltfn.holdings import Holdings
+from quiltfn.ids import continue_behind
+from quiltfn.model.cursors import first_id
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.kept import Keep
+from quiltfn.ports import Answers, Audit, Clock, Retention, RuntimeStore, Stock
+
+# A jump of the wall clock is seen within this time, and what it has to stand is counted from then.
+LOOK_EVERY_S = 15.0
 EVERY_S = 3600.0
 RECORDS_EVERY_S = 15.0
 REST_S, REST_SHARE = 0.01, 3.0
 DAY_S = 86_400
 
 
+async def go_on_in_time(clock: SystemClock, notes: ClockNotes) -> None:
+    """At a start: the settled time goes on, and new ids come behind those that there are."""
+    note = await notes.load()
+    clock.resume(note)
+    if note is None or note.boot_id != clock.note().boot_id:
+        await notes.save(clock.note())
+    for one in (await notes.newest_id(), first_id(int(clock.settled()))):
+        if one:
+            continue_behind(one)
+
+
+async def keep_time(clock: SystemClock, notes: ClockNotes) -> None:
+    """Until it is cancelled: follows the wall clock, keeps what is believed of it, and says when it
+    has jumped.
+    """
+    log, told, is_new = structlog.get_logger("quiltfn.tidy"), 0.0, False
+    while True:
+        is_new = clock.look() or is_new
+        jump_s = clock.jump_s
+        if jump_s and not told:
+            log.warning(
+                "the wall clock has jumped; nothing is removed for its age by the new time until "
+                "it has stood for an hour",
+                seconds=round(jump_s),
+            )
+        told = jump_s
+        if is_new:
+            with contextlib.suppress(StoreUnavailable):  # tried again with the next look
+                await notes.save(clock.note())
+                is_new = False
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
 async def tidy(audit: Audit, answers: Answers, clock: Clock, audit_days: int) -> None:
     """Once an hour, until it is cancelled. What fails is tried again the next hour."""
     while True:
-        now = int(clock.unix())
+        now = int(clock.settled())
         try:
             await audit.prune(now - audit_days * DAY_S)
             await answers.prune(now)
@@ -34,7 +75,7 @@ async def tidy_records(retention: Retention, clock: Clock, keep: Keep) -> None:
     while True:
         with contextlib.suppress(StoreUnavailable):  # health says so already
             started = clock.now()
-            while await retention.prune_some(keep, int(clock.unix())):
+            while await retention.prune_some(keep):
                 await asyncio.sleep(REST_S + REST_SHARE * (clock.now() - started))
                 started = clock.now()
         await asyncio.sleep(RECORDS_EVERY_S)

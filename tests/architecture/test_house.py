@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "quiltfn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-VERBS = {"catalog", "invoke", "lifecycle", "health", "ids", "access", "admission"}
+VERBS = {"catalog", "invoke", "lifecycle", "health", "ids", "access", "admission", "clock"}
 VERBS |= {"elasticity", "holdings", "idempotency", "runtimes", "tidy", "tokens"}
 CORE = {"model", "ports", "observe"}
 # Who may import whom; a late import or one for type checking counts too. What is not in a row may
@@ -20,7 +20,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "guest": set(),
     "ports": {"model"},
     "observe": {"model"},
-    "ids": set(),
+    "clock": {"model"},
+    "ids": {"clock"},
     "catalog": CORE,
     "invoke": CORE | {"catalog", "ids"},
     "lifecycle": CORE | {"catalog", "ids", "runtimes"},
@@ -31,7 +32,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "admission": CORE,
     "idempotency": CORE,
     "elasticity": CORE | {"catalog", "ids", "lifecycle"},
-    "tidy": CORE | {"holdings"},
+    "tidy": CORE | {"clock", "holdings", "ids"},
     "tokens": CORE | {"access"},
     "pool": CORE,
     "sandbox": CORE | {"guest"},
@@ -43,7 +44,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "cli": {"sdk"},
     "settings": set(),
     "inherited": {"health", "settings"},
-    "operator": {"launcher", "settings", "access", "ids", "model", "ports", "store"},
+    "operator": {"launcher", "settings", "access", "clock", "ids", "model", "ports", "store"},
     "main": {"api", "images", "inherited", "pool", "sandbox", "store", "settings"} | CORE | VERBS,
     "__main__": {"cli", "operator"},
     "__init__": set(),
@@ -106,6 +107,15 @@ def test_model_does_no_input_or_output_and_reads_no_clock() -> None:
         assert not {name.split(".")[0] for name in imports(path)} & banned, path
         asynchronous = (ast.AsyncFunctionDef, ast.Await, ast.AsyncWith, ast.AsyncFor)
         assert not any(isinstance(node, asynchronous) for node in ast.walk(tree)), path
+
+
+def test_the_wall_clock_is_read_in_one_place() -> None:
+    """What is removed for its age, or ordered by time, must not go by a clock that jumps."""
+    asks = re.compile(r"\btime\.time|\btime_ns|date(time)?\.(now|utcnow|today)\(")
+    shows_a_date = PACKAGE / "operator" / "machine.py"
+    for path in FILES:
+        if room(path) != "clock" and "runners" not in path.parts and path != shows_a_date:
+            assert not asks.search(path.read_text()), f"{path} reads the wall clock"
 
 
 def test_only_settings_and_the_sdk_read_the_environment() -> None:

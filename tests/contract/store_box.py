@@ -37,6 +37,8 @@ class FixedClock:
     def unix(self) -> float:
         return self.time
 
+    stamp = settled = unix
+
 
 @contextlib.asynccontextmanager
 async def opened_journal(

@@ -99,7 +99,7 @@ async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(
         await answers.reserve(answered, NOW)
         await answers.keep(answered, 200, {}, b"fine")
 
-        await answers.start(NOW, INTERRUPTED)
+        await answers.start(INTERRUPTED)
         assert await answers.reserve(SLOT, NOW) == KeptAnswer(
             body_digest="d1",
             status=503,
@@ -112,13 +112,30 @@ async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(
         assert await answers.reserve(old, NOW) is None
 
 
+async def test_a_call_that_runs_keeps_its_slot_however_old_it_is(store: SqliteStore) -> None:
+    answers = SqlAnswers(store.database)
+    await answers.reserve(SLOT, NOW)
+    assert await answers.reserve(SLOT, NOW + 2 * DAY_S) == KeptAnswer(body_digest="d1")
+    assert await answers.prune(NOW + 2 * DAY_S) == 0
+    await answers.start(INTERRUPTED)
+    assert await answers.prune(NOW + 2 * DAY_S) == 1
+
+
+async def test_an_answer_is_as_old_as_its_stamp_says(store: SqliteStore) -> None:
+    answers = SqlAnswers(store.database)
+    await answers.reserve(SLOT, NOW, made_at=NOW + 100)
+    await answers.keep(SLOT, 200, {}, b"")
+    assert await answers.reserve(SLOT, NOW + DAY_S + 99) is not None
+    assert await answers.reserve(SLOT, NOW + DAY_S + 100) is None
+
+
 async def test_a_tool_does_not_end_the_calls_of_a_running_server(
     store: SqliteStore, tmp_path: Path
 ) -> None:
     await SqlAnswers(store.database).reserve(SLOT, NOW)
     async with SqliteStore.open(tmp_path, alone=False) as visitor:
         with pytest.raises(StoreBroken, match="keeper"):
-            await SqlAnswers(visitor.database).start(NOW, INTERRUPTED)
+            await SqlAnswers(visitor.database).start(INTERRUPTED)
     assert await SqlAnswers(store.database).reserve(SLOT, NOW) == KeptAnswer(body_digest="d1")
 
 
@@ -141,6 +158,7 @@ async def test_answers_are_pruned_after_24_hours_in_steps(
     answers = SqlAnswers(store.database)
     for number in range(7):
         await answers.reserve(replace(SLOT, key=str(number)), NOW)
+        await answers.keep(replace(SLOT, key=str(number)), 200, {}, b"")
     young = replace(SLOT, key="young")
     await answers.reserve(young, NOW + 1)
     monkeypatch.setattr(steps, "STEP_ROWS", 3)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from contract.store_box import (
+    FixedClock,
     a_call,
     a_stored_function,
     done,
@@ -16,7 +17,8 @@ from contract.store_box import (
 from quiltfn.model.cursors import first_id
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation
-from quiltfn.ports import InvocationQuery, Keep
+from quiltfn.model.kept import Keep
+from quiltfn.ports import InvocationQuery
 from quiltfn.store import SpoolJournal, SqliteStore, SqlRetention, records
 
 NOW = 1_760_000_000
@@ -37,8 +39,8 @@ def made_at(second: int, function: Function, number: int = 0) -> Invocation:
 
 async def prune(store: SqliteStore, keep: Keep, now: int = NOW) -> int:
     """Everything there is to do; returns how much that was."""
-    removed, retention = 0, SqlRetention(store.database)
-    while step := await retention.prune_some(keep, now):
+    removed, retention = 0, SqlRetention(store.database, FixedClock(now))
+    while step := await retention.prune_some(keep):
         removed += step
     return removed
 
@@ -104,6 +106,23 @@ async def test_a_call_of_the_last_minute_is_kept_whatever_the_bound(
     assert await left(journal, function) == ids[1:]
 
 
+async def test_ids_that_are_ahead_of_time_do_not_keep_the_bound_from_holding(
+    store: SqliteStore, journal: SpoolJournal, function: Function
+) -> None:
+    """A wall clock that was ahead once leaves ids of the future behind; their calls count as of the
+    last minute for a minute of the monotonic clock.
+    """
+    clock = FixedClock(NOW)
+    retention = SqlRetention(store.database, clock)
+    ids = await kept(journal, [made_at(NOW + 10 * DAY_S + n, function) for n in range(9)])
+    for _ in range(3):
+        assert await retention.prune_some(Keep(count=4, seconds=0)) == 0
+        clock.time += 20
+    later = await kept(journal, [made_at(NOW + 10 * DAY_S + 60, function)])
+    assert await retention.prune_some(Keep(count=1, seconds=0)) == 8
+    assert await left(journal, function) == [ids[8], *later]
+
+
 async def test_tallies_stay(store: SqliteStore, journal: SpoolJournal, function: Function) -> None:
     await kept(journal, [made_at(NOW - 5000 + n, function) for n in range(9)])
     (before,) = await store.load()
@@ -153,7 +172,9 @@ async def test_a_step_ends_by_the_clock(
 ) -> None:
     await kept(journal, [made_at(NOW - 5000 + n, function) for n in range(100)])
     monkeypatch.setattr(records, "STEP_S", 0.0)
-    removed = await SqlRetention(store.database).prune_some(Keep(count=1, seconds=0), NOW)
+    removed = await SqlRetention(store.database, FixedClock(NOW)).prune_some(
+        Keep(count=1, seconds=0)
+    )
     assert removed == records.AT_A_TIME
     assert await prune(store, Keep(count=1, seconds=0)) == 99 - removed
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +93,16 @@ class Server:
     """One server, started again as often as a test likes on the same two directories."""
 
     def __init__(
-        self, root: Path, *, run_dir: Path | None = None, crun: str = CRUN, options: str = ""
+        self,
+        root: Path,
+        *,
+        run_dir: Path | None = None,
+        crun: str = CRUN,
+        options: str = "",
+        program: Sequence[str] = (str(QUILTFN),),
     ) -> None:
         self.root, self.data_dir, self.run_dir = root, root / "data", run_dir or root / "run"
-        self._command = [str(QUILTFN), "serve", "--port", "0", "--crun", crun, *options.split()]
+        self._command = [*program, "serve", "--port", "0", "--crun", crun, *options.split()]
         self._command += ["--data-dir", str(self.data_dir), "--run-dir", str(self.run_dir)]
         self.ids: set[str] = set()  # of every server process that ran here
         self.process: subprocess.Popen[bytes] | None = None

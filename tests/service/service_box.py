@@ -39,6 +39,11 @@ class HandClock:
     def unix(self) -> float:
         return self.time
 
+    def stamp(self) -> float:
+        return self.unix()
+
+    settled = stamp
+
 
 @dataclass
 class House:

@@ -135,7 +135,7 @@ async def serving(
         database = tied.store.database
         answers = SqlAnswers(database)
         _, interrupted, _ = errors.render(DIED, "")
-        await answers.start(int(clock.unix()), interrupted)
+        await answers.start(interrupted)
         access = Access(SqlKeys(database), clock)
         await access.refresh()
         elasticity = Elasticity(tied.lifecycle, SqlOperations(database), clock)

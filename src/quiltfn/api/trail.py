@@ -87,7 +87,7 @@ class Trail:
         named = next(iter(visit.request.path_params.values()), None)
         entry = AuditEntry(
             id=new_id(),
-            at=int(self._clock.unix()),
+            at=int(self._clock.stamp()),
             tenant_id=visit.caller.tenant_id,
             credential=visit.caller.credential,
             action=visit.action,

@@ -127,7 +127,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     def after(
         self, ended: Ended, now: int, duration_ms: int, timeline: Timeline | None = None
     ) -> "Invocation":
-        """The final record of a running call."""
+        """The final record of a running call. `now`: its start and its duration added, for the wall
+        clock may have been set meanwhile.
+        """
         event, exit_code, message = conclude(ended)
         return msgspec.structs.replace(
             self,

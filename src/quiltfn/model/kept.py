@@ -50,3 +50,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     reason_message: str | None
     retryable: bool
     created_at: int
+
+
+class Keep(msgspec.Struct, frozen=True, kw_only=True):
+    """How many records of calls are kept, and for how many seconds; 0: no bound."""
+
+    count: int = 1_000_000
+    seconds: int = 7 * 86_400

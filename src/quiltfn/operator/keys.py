@@ -5,34 +5,24 @@ import asyncio
 import json
 import re
 import sys
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from quiltfn.access import make_key, revoke_key
-from quiltfn.ids import new_id
+from quiltfn.clock import SystemClock
+from quiltfn.ids import continue_behind, new_id
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.errors import QuiltfnError, Unprocessable
 from quiltfn.model.kept import AuditEntry
 from quiltfn.operator.owner import become_owner
 from quiltfn.settings import BadSetting, from_everywhere
-from quiltfn.store import SqlAudit, SqliteStore, SqlKeys, StoreBroken
+from quiltfn.store import SqlAudit, SqlClock, SqliteStore, SqlKeys, StoreBroken
 
 FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78
 CREATED, DONE = 201, 204  # what the API answers to the same change
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-class WallClock:
-    """`ports.Clock`, as far as keys need it."""
-
-    def now(self) -> float:
-        return time.monotonic()
-
-    def unix(self) -> float:
-        return time.time()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,17 +45,23 @@ async def run(given: argparse.Namespace, data_dir: Path) -> int:
     if given.verb != "create" and not (data_dir / "quiltfn.db").exists():
         raise StoreBroken(f"There is no database in {data_dir}; name it with --data-dir.")
     async with SqliteStore.open(data_dir, alone=False) as store:
-        await perform(given, SqlKeys(store.database), SqlAudit(store.database))
+        notes, clock = SqlClock(store.database), SystemClock()
+        clock.resume(await notes.load())
+        if newest := await notes.newest_id():
+            continue_behind(newest)
+        await perform(given, SqlKeys(store.database), SqlAudit(store.database), clock)
     return FINE
 
 
-async def perform(given: argparse.Namespace, keys: SqlKeys, audit: SqlAudit) -> None:
+async def perform(
+    given: argparse.Namespace, keys: SqlKeys, audit: SqlAudit, clock: SystemClock
+) -> None:
     as_json = given.output == "json"
     if given.verb == "create":
         scope = Scope(given.scope) if given.scope else None
         expires = seconds(given.expires) if given.expires else None
-        key, text = await make_key(keys, WallClock(), given.tenant, scope, expires)
-        await audit.append(entry(key, "key.create", CREATED))
+        key, text = await make_key(keys, clock, given.tenant, scope, expires)
+        await audit.append(entry(key, "key.create", CREATED, clock))
         if as_json:
             print(json.dumps(shown(key) | {"key": text}))
         else:
@@ -78,16 +74,16 @@ async def perform(given: argparse.Namespace, keys: SqlKeys, audit: SqlAudit) -> 
         else:
             print("\n".join(line(key) for key in found) or "no keys")
     else:
-        key = await revoke_key(keys, WallClock(), given.id)
-        await audit.append(entry(key, "key.revoke", DONE))
+        key = await revoke_key(keys, clock, given.id)
+        await audit.append(entry(key, "key.revoke", DONE, clock))
         print(json.dumps(shown(key)) if as_json else f"revoked {key.id}")
 
 
-def entry(key: Key, action: str, status: int) -> AuditEntry:
+def entry(key: Key, action: str, status: int, clock: SystemClock) -> AuditEntry:
     """What the audit trail keeps of a change that was made without a server."""
     return AuditEntry(
         id=new_id(),
-        at=int(time.time()),
+        at=int(clock.stamp()),
         tenant_id=key.tenant_id,
         credential="cli",
         action=action,

@@ -8,6 +8,7 @@ who has which images, in the same file.
 
 from quiltfn.store.answers import SqlAnswers
 from quiltfn.store.audit import SqlAudit
+from quiltfn.store.clock import SqlClock
 from quiltfn.store.directory import StoreBroken
 from quiltfn.store.journal import SpoolJournal
 from quiltfn.store.keys import SqlKeys
@@ -20,6 +21,7 @@ __all__ = [
     "SpoolJournal",
     "SqlAnswers",
     "SqlAudit",
+    "SqlClock",
     "SqlHoldings",
     "SqlKeys",
     "SqlOperations",

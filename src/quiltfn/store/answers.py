@@ -2,7 +2,7 @@
 
 A row is made before its call runs and completed after it:
     (absent) ──reserve──▶ running ──keep──▶ answered ──24 h──▶ (absent)
-                             ├──release──▶ (absent)
+                             ├──release──▶ (absent)      a running one never expires
                              └──the server dies, start──▶ answered: interrupted
 """
 
@@ -26,7 +26,7 @@ class SqlAnswers:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def start(self, now: int, interrupted: bytes) -> None:
+    async def start(self, interrupted: bytes) -> None:
         """Answers, with `interrupted` as the error body, every call that the last server left.
 
         It may have been executed, so a repetition must not execute it again. Raises `StoreBroken`
@@ -34,7 +34,7 @@ class SqlAnswers:
         """
         if not self._database.directory.is_keeper:
             raise StoreBroken("Only the keeper of the data directory may answer for its calls.")
-        left = update(answer).where(answer.c.status.is_(None), answer.c.made_at > now - KEPT_S)
+        left = update(answer).where(answer.c.status.is_(None))
         values = {
             "status": INTERRUPTED_STATUS,
             "headers": INTERRUPTED_HEADERS,
@@ -42,9 +42,10 @@ class SqlAnswers:
         }
         await self._database.write(lambda c: c.execute(left.values(values)).close())
 
-    async def reserve(self, slot: Slot, now: int) -> KeptAnswer | None:
-        expired = delete(answer).where(at(slot), answer.c.made_at <= now - KEPT_S)
-        row = tables.row_of(slot) | {"headers": {}, "body": b"", "made_at": now}
+    async def reserve(self, slot: Slot, now: int, made_at: int | None = None) -> KeptAnswer | None:
+        expired = delete(answer).where(at(slot), is_expired(now))
+        stamp = now if made_at is None else made_at
+        row = tables.row_of(slot) | {"headers": {}, "body": b"", "made_at": stamp}
 
         def work(connection: Connection) -> KeptAnswer | None:
             # No other writer comes between: the transaction has the write lock from its beginning.
@@ -71,7 +72,7 @@ class SqlAnswers:
     async def prune(self, now: int) -> int:
         """Removes answers older than 24 hours in steps; returns how many."""
         slot = (answer.c.tenant_id, answer.c.method, answer.c.path, answer.c.key)
-        some = select(*slot).where(answer.c.made_at <= now - KEPT_S).limit(steps.STEP_ROWS)
+        some = select(*slot).where(is_expired(now)).limit(steps.STEP_ROWS)
         step = delete(answer).where(tuple_(*slot).in_(some))
         return await steps.remove(self._database, step)
 
@@ -84,6 +85,11 @@ def at(slot: Slot) -> ColumnElement[bool]:
         answer.c.path == slot.path,
         answer.c.key == slot.key,
     )
+
+
+def is_expired(now: int) -> ColumnElement[bool]:
+    """Whether a row has been kept long enough by the settled time."""
+    return and_(answer.c.made_at <= now - KEPT_S, answer.c.status.is_not(None))
 
 
 def is_running(slot: Slot) -> ColumnElement[bool]:

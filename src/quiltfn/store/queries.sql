@@ -37,7 +37,7 @@ SELECT function_id, count(*) AS calls, count(*) AS errors, max(coalesce(started_
 
 -- interrupt_open: end every call that has no end
 UPDATE invocation
-   SET status = 'interrupted', ended_at = :now, error_message = :why
+   SET status = 'interrupted', ended_at = max(:now, coalesce(started_at, 0)), error_message = :why
  WHERE status IN ('queued', 'running');
 
 -- some_of_function: some of a deleted function's records
@@ -49,6 +49,18 @@ SELECT invocation_id FROM invocation
    AND invocation_id NOT IN (SELECT invocation_id FROM invocation
                               WHERE status IN ('queued', 'running'))
  ORDER BY invocation_id LIMIT :most;
+
+-- newest_record: the id of the newest record
+SELECT max(invocation_id) FROM invocation;
+
+-- newest_id: the newest id of anything; every SELECT reads one entry at the end of an index
+SELECT max(coalesce(id, '')) FROM (
+    SELECT max(invocation_id) AS id FROM invocation UNION ALL
+    SELECT max(id) FROM function UNION ALL
+    SELECT max(id) FROM version UNION ALL
+    SELECT max(id) FROM audit UNION ALL
+    SELECT max(id) FROM api_key UNION ALL
+    SELECT max(operation_id) FROM operation);
 
 -- remove_invocation: take one record away
 DELETE FROM invocation WHERE invocation_id = :invocation_id;

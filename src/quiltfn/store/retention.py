@@ -5,40 +5,60 @@ every other write stands in line behind it. How many records there are is a numb
 by whoever adds or removes some (`records.count`).
 """
 
+from collections import deque
+
 from sqlalchemy import Connection
 
 from quiltfn.model.cursors import first_id
-from quiltfn.ports import Keep
+from quiltfn.model.kept import Keep
+from quiltfn.ports import Clock
 from quiltfn.store import records
 from quiltfn.store.database import Database
 from quiltfn.store.sql import SQL
 
 # A spool segment that comes back after a power cut holds calls of the last minute at most; without
-# their rows they would be counted again.
+# their rows they would be counted again. What an id says of its age is not enough to know them by:
+# once the wall clock was ahead, ids go on from there.
 YOUNG_S = 60
+LOOK_S = 15
 
 
 class SqlRetention:
     """`ports.Retention` over the records of `database`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database, self._clock = database, clock
+        self._newest: deque[tuple[float, str]] = deque()  # Ids, and when each was the newest.
 
-    async def prune_some(self, keep: Keep, now: int) -> int:
-        return await self._database.write(lambda connection: prune_some(connection, keep, now))
+    async def prune_some(self, keep: Keep) -> int:
+        return await self._database.write(lambda connection: self._prune_some(connection, keep))
+
+    def _prune_some(self, connection: Connection, keep: Keep) -> int:
+        now = int(self._clock.settled())
+        before = max(first_id(now - YOUNG_S), self._newest_a_minute_ago(connection))
+        return prune_some(connection, keep, now, before)
+
+    def _newest_a_minute_ago(self, connection: Connection) -> str:
+        now, seen = self._clock.now(), self._newest
+        if not seen or now - seen[-1][0] >= LOOK_S:
+            newest = connection.exec_driver_sql(SQL["newest_record"]).scalar()
+            seen.append((now, newest or ""))
+        while len(seen) > 1 and now - seen[1][0] >= YOUNG_S:
+            seen.popleft()
+        return seen[0][1] if now - seen[0][0] >= YOUNG_S else ""
 
 
-def prune_some(connection: Connection, keep: Keep, now: int) -> int:
-    """One step; returns how many records were removed."""
+def prune_some(connection: Connection, keep: Keep, now: int, before: str) -> int:
+    """One step; returns how many records were removed. `before`: above every id that may go."""
     surplus = 0
     if keep.count:
         surplus = connection.exec_driver_sql(SQL["records_kept"]).scalar_one() - keep.count
     if surplus > 0:
         most = min(surplus, records.STEP_ROWS)
-        bounds = {"before": first_id(now - YOUNG_S), "most": most}
+        bounds = {"before": before, "most": most}
     elif keep.seconds:
-        before = first_id(now - max(keep.seconds, YOUNG_S))
-        bounds = {"before": before, "most": records.STEP_ROWS}
+        aged = first_id(now - max(keep.seconds, YOUNG_S))
+        bounds = {"before": aged, "most": records.STEP_ROWS}
     else:
         return 0
     oldest = connection.exec_driver_sql(SQL["oldest_ended"], bounds).scalars().all()

@@ -28,7 +28,7 @@ from quiltfn.ports import Stored, Tally
 
 # The newest revision in migrations/versions. Kept here so that a start at head need not import
 # Alembic, which costs more than opening the database does.
-REVISION = "0006"
+REVISION = "0007"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -150,6 +150,16 @@ record_count = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("number", BigInteger, nullable=False),
+)
+
+# One row, once there was a server: which time it went by. See `model/settled.py`.
+clock = Table(
+    "clock",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("boot_id", Text, nullable=False),
+    Column("offset_s", Float, nullable=False),
+    Column("settled_at", BigInteger, nullable=False),
 )
 
 # One row that is written to learn whether writing works.

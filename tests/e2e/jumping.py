@@ -1,0 +1,25 @@
+"""`quiltfn` with a server whose wall clock can be set: `jumping.py LIBRARY JUMP serve …`.
+
+The library (jump.c) is preloaded into the server's process alone, which reads how far to jump from
+the file JUMP. Nothing of quiltfn knows of it.
+"""
+
+import os
+import sys
+from typing import Any, NoReturn
+
+from quiltfn.__main__ import main
+
+library, jump, *arguments = sys.argv[1:]
+execve = os.execve
+
+
+def with_the_clock(path: Any, command: Any, environment: Any) -> NoReturn:
+    if "quiltfn.main" in command:
+        environment = {**environment, "LD_PRELOAD": library, "QUILTFN_TEST_JUMP": jump}
+    execve(path, command, environment)
+
+
+os.execve = with_the_clock
+sys.argv[1:] = arguments
+main()

@@ -1,0 +1,136 @@
+"""What a wall clock that jumps under a real server does to what is kept: nothing."""
+
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from e2e.server import Function, Server, short_dir, until
+
+pytestmark = pytest.mark.sandbox
+HERE = Path(__file__).parent
+DAY_S, HOUR_S = 86_400, 3600
+
+
+class Jump:
+    """How far the wall clock of the server is from the real one."""
+
+    def __init__(self, root: Path) -> None:
+        self.library, self.file = root / "jump.so", root / "jump"
+        source = HERE / "jump.c"
+        build = ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+        subprocess.run([*build, str(source), "-o", str(self.library)], check=True)
+        self.set(0)
+
+    def set(self, seconds: int) -> None:
+        with self.file.open("r+b" if self.file.exists() else "wb") as file:
+            file.write(struct.pack("q", seconds))
+
+    @property
+    def program(self) -> list[str]:
+        return [sys.executable, str(HERE / "jumping.py"), str(self.library), str(self.file)]
+
+
+@pytest.fixture
+def jump() -> Iterator[Jump]:
+    with short_dir() as root:
+        yield Jump(root)
+
+
+@pytest.fixture
+def server(jump: Jump, another: Callable[..., Server]) -> Server:
+    return another(program=jump.program).start()
+
+
+def seen(server: Server) -> int:
+    """The wall clock as the server has it."""
+    return int(server.run("true")["started_at"])
+
+
+def keyed(function: Function, payload: str, key: str) -> httpx.Response:
+    return function.server.http.post(
+        f"{function.path}/invoke", json={"payload": payload}, headers={"Idempotency-Key": key}
+    )
+
+
+def invoked(function: Function, count: int) -> list[dict[str, Any]]:
+    """Calls; what they were answered with."""
+    return [function.invoke() for _ in range(count)]
+
+
+def in_order(function: Function) -> list[str]:
+    """Its records as the API lists them, oldest first."""
+    return list(function.records())[::-1]
+
+
+def test_ten_days_forward_and_back_delete_nothing(server: Server, jump: Jump) -> None:
+    """Over restarts: a start looks at once for what is too old."""
+    function = server.deploy("echo hello")
+    ids = [one["invocation_id"] for one in invoked(function, 3)]
+    jump.set(10 * DAY_S)
+    assert seen(server) > time.time() + 9 * DAY_S  # it really has jumped
+    ids += [one["invocation_id"] for one in invoked(function, 3)]
+    server.restart()
+    ids += [one["invocation_id"] for one in invoked(function, 3)]
+    time.sleep(0.5)  # for what a start removes
+    assert in_order(function) == ids
+    jump.set(0)
+    server.restart()
+    ids += [one["invocation_id"] for one in invoked(function, 3)]
+    time.sleep(0.5)
+    assert in_order(function) == ids
+
+
+def test_a_keyed_call_is_not_run_again_because_the_clock_jumps(server: Server, jump: Jump) -> None:
+    function = server.deploy('sleep "$QUILT_PAYLOAD"; echo ran', max_instances=3)
+    answered = keyed(function, "0", "done").json()
+    running: Future[httpx.Response] = server.later(keyed, function, "3", "running")
+    until(lambda: server.named("sleep"))
+    jump.set(2 * DAY_S)
+    assert keyed(function, "3", "running").status_code == 409
+    again = keyed(function, "0", "done")
+    assert (again.headers["idempotency-replayed"], again.json()) == ("true", answered)
+    first = running.result(30).json()
+    jump.set(-10 * DAY_S)
+    for payload, key, before in (("3", "running", first), ("0", "done", answered)):
+        again = keyed(function, payload, key)
+        assert (again.headers["idempotency-replayed"], again.json()) == ("true", before)
+    back = keyed(function, "0", "made-ten-days-ago").json()
+    jump.set(0)
+    server.restart()
+    assert keyed(function, "0", "made-ten-days-ago").json() == back
+    assert len(function.records()) == 3
+
+
+def test_an_hour_back_leaves_ends_behind_starts_and_the_order_as_it_was(
+    server: Server, jump: Jump
+) -> None:
+    function = server.deploy("sleep 1")
+    during = server.later(function.invoke)
+    until(lambda: server.named("sleep"))
+    jump.set(-HOUR_S)
+    made = [during.result(30), function.invoke()]
+    server.restart()
+    made.append(function.invoke())
+    assert [one["invocation_id"] for one in made] == in_order(function)
+    for one in made:
+        assert one["ended_at"] - one["started_at"] in (1, 2)
+        assert 1000 <= one["duration_ms"] < 2000
+    # A call that its server does not outlive.
+    lost = server.later(function.try_invoke)
+    until(lambda: server.named("sleep"))
+    jump.set(-2 * HOUR_S)
+    server.kill_server()
+    server.wait()
+    assert lost.exception(30) is not None
+    server.start()
+    record = function.records()[in_order(function)[-1]]
+    assert record["status"] == "interrupted"
+    assert record["ended_at"] == record["started_at"]

@@ -1,0 +1,179 @@
+"""Time that goes wrong: `model/settled.py`, the clock that goes by it, and the order of ids."""
+
+import pytest
+
+from quiltfn import ids
+from quiltfn.clock import SystemClock
+from quiltfn.model.settled import EVEN_S, STAND_S, ClockNote, Settled
+
+HOUR_S, DAY_S = 3600.0, 86_400.0
+NOW = 1_760_000_000.0
+
+
+class JumpingClock(SystemClock):
+    """A machine whose wall clock a test sets. `pass_time` goes in steps, as a server looks."""
+
+    def __init__(self, boot: str = "boot-1", ran_s: float = 5000.0, wall: float = NOW) -> None:
+        self.ran_s, self.awake_s, self.wall = ran_s, ran_s, wall
+        self._boot_id = boot
+        self.resume(None)
+
+    def now(self) -> float:  # type: ignore[override]
+        return self.awake_s
+
+    def unix(self) -> float:  # type: ignore[override]
+        return self.wall
+
+    def _ran(self) -> float:  # type: ignore[override]
+        return self.ran_s
+
+    def pass_time(self, seconds: float) -> None:
+        while seconds > 0:
+            step = min(15.0, seconds)
+            seconds -= step
+            self.ran_s, self.awake_s, self.wall = (
+                self.ran_s + step,
+                self.awake_s + step,
+                self.wall + step,
+            )
+            self.look()
+
+    def sleep(self, seconds: float) -> None:
+        """The whole machine is suspended, and knows for how long."""
+        self.ran_s += seconds
+        self.wall += seconds
+
+
+def test_ten_days_forward_and_back_are_not_followed() -> None:
+    clock = JumpingClock()
+    clock.wall += 10 * DAY_S
+    clock.pass_time(HOUR_S - 60)
+    assert clock.settled() == NOW + HOUR_S - 60
+    assert clock.jump_s == 10 * DAY_S
+    clock.wall -= 10 * DAY_S
+    clock.pass_time(2 * HOUR_S)
+    assert clock.settled() == clock.unix()
+    assert clock.jump_s == 0
+
+
+@pytest.mark.parametrize("jump_s", [10 * DAY_S, 600.0, -600.0, -10 * DAY_S])
+def test_a_jump_that_has_stood_for_an_hour_is_followed(jump_s: float) -> None:
+    clock = JumpingClock()
+    clock.wall += jump_s
+    clock.pass_time(HOUR_S)
+    assert clock.settled() == NOW + HOUR_S
+    clock.pass_time(30)
+    assert clock.settled() == clock.unix() == NOW + jump_s + HOUR_S + 30
+
+
+def test_a_clock_that_jumps_again_and_again_is_not_followed() -> None:
+    clock = JumpingClock()
+    for _ in range(40):
+        clock.wall += HOUR_S
+        clock.pass_time(HOUR_S - 60)
+    assert clock.settled() == NOW + 40 * (HOUR_S - 60)
+
+
+def test_a_clock_that_is_slewed_is_followed() -> None:
+    clock = JumpingClock()
+    for _ in range(48):
+        clock.pass_time(HOUR_S / 2)
+        clock.wall += 5  # more than ntpd or chronyd slew
+    assert abs(clock.settled() - clock.unix()) < EVEN_S
+
+
+def test_a_clock_that_is_set_back_makes_nothing_older() -> None:
+    clock = JumpingClock()
+    clock.wall -= 2 * DAY_S
+    assert clock.stamp() == clock.settled() == NOW
+    clock.wall += 5 * DAY_S
+    assert clock.stamp() == NOW + 3 * DAY_S
+
+
+def test_a_machine_that_was_suspended_has_not_jumped() -> None:
+    clock = JumpingClock()
+    clock.sleep(10 * DAY_S)
+    clock.pass_time(15)
+    assert clock.jump_s == 0
+    assert clock.settled() == NOW + 10 * DAY_S + 15
+
+
+def test_the_hour_of_a_jump_does_not_pass_while_nobody_could_put_it_right() -> None:
+    clock = JumpingClock()
+    clock.wall += 10 * DAY_S
+    clock.pass_time(60)
+    clock.sleep(DAY_S)
+    clock.pass_time(60)
+    assert clock.settled() == NOW + DAY_S + 120
+
+
+def test_a_restart_of_the_server_goes_on_with_what_was_believed() -> None:
+    clock = JumpingClock()
+    note = clock.note()
+    clock.wall += 10 * DAY_S
+    clock.pass_time(HOUR_S / 2)
+    again = JumpingClock(ran_s=clock.ran_s + 20, wall=clock.wall + 20)
+    again.resume(note)
+    assert again.settled() == NOW + HOUR_S / 2 + 20
+    again.pass_time(HOUR_S - 60)  # the hour begins again
+    assert again.settled() == NOW + 1.5 * HOUR_S - 40
+    again.pass_time(120)
+    assert again.settled() == again.unix()
+
+
+@pytest.mark.parametrize("off_s", [60.0, 30 * DAY_S, -30 * DAY_S])
+def test_after_a_restart_of_the_machine_time_goes_on_from_where_it_was(off_s: float) -> None:
+    note = JumpingClock().note()
+    again = JumpingClock(boot="boot-2", ran_s=12.0, wall=NOW + off_s)
+    again.resume(note)
+    assert again.settled() == NOW
+    assert again.stamp() == max(NOW, NOW + off_s)
+    again.pass_time(HOUR_S + 15)
+    assert again.settled() == again.unix() == NOW + off_s + HOUR_S + 15
+
+
+def test_what_is_kept_says_in_which_run_of_the_machine_it_holds() -> None:
+    clock = JumpingClock()
+    assert clock.note() == ClockNote(boot_id="boot-1", offset_s=NOW - 5000.0, settled_at=int(NOW))
+    settled = Settled.resumed(clock.note(), "boot-1", 6000.0, NOW, 1.0)
+    assert settled.believed == NOW - 5000.0
+    assert STAND_S == HOUR_S
+
+
+def test_the_real_clock_tells_the_same_time_in_all_ways() -> None:
+    clock = SystemClock()
+    assert abs(clock.settled() - clock.unix()) < 1
+    assert abs(clock.stamp() - clock.unix()) < 1
+    assert not clock.look()
+
+
+# Ids -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has made none."""
+    monkeypatch.setattr(ids, "_millisecond", 0)
+    monkeypatch.setattr(ids, "_count", 0)
+
+
+@pytest.mark.usefixtures("fresh_ids")
+def test_ids_go_on_behind_those_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ids, "unix_ms", lambda: int(NOW * 1000))
+    last = ids.new_id()
+    for name in ("_millisecond", "_count"):
+        monkeypatch.setattr(ids, name, 0)
+    monkeypatch.setattr(ids, "unix_ms", lambda: int((NOW - HOUR_S) * 1000))
+    ids.continue_behind(last)
+    made = [ids.new_id() for _ in range(10_000)]
+    assert [last, *made] == sorted([last, *made])
+    monkeypatch.setattr(ids, "unix_ms", lambda: int((NOW + 60) * 1000))
+    assert ids.new_id() > made[-1]
+
+
+@pytest.mark.usefixtures("fresh_ids")
+def test_an_old_id_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ids, "unix_ms", lambda: int(NOW * 1000))
+    ids.new_id()
+    ids.continue_behind("01800000-0000-7000-8000-000000000000")
+    assert ids._millisecond == int(NOW * 1000)
