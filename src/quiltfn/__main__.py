@@ -4,7 +4,12 @@ The imports stand inside on purpose: `serve` becomes the privileged launcher and
 terminal library with it, and a client command must not load the server.
 """
 
+import os
 import sys
+from typing import NoReturn
+
+# What a shell reports of programs that SIGINT and SIGPIPE ended.
+INTERRUPTED, NOBODY_READS = 130, 141
 
 
 def main() -> None:
@@ -14,21 +19,44 @@ def main() -> None:
         from quiltfn.operator import serve  # noqa: PLC0415
 
         sys.exit(serve.main(sys.argv[2:]))
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    try:
+        code = run(word)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        leave_silently()
+    sys.exit(code)
+
+
+def run(word: str) -> int:
+    """Every command but the server; returns the exit code."""
     if word == "doctor":
         from quiltfn.operator import doctor  # noqa: PLC0415
 
-        sys.exit(doctor.main(sys.argv[2:]))
+        return doctor.main(sys.argv[2:])
     if word == "keys":
         from quiltfn.operator import keys  # noqa: PLC0415
 
-        sys.exit(keys.main(sys.argv[2:]))
+        return keys.main(sys.argv[2:])
     if word == "simulate":
         from quiltfn.operator import simulate  # noqa: PLC0415
 
-        sys.exit(simulate.main(sys.argv[2:]))
+        return simulate.main(sys.argv[2:])
     from quiltfn import cli  # noqa: PLC0415
 
-    cli.main()
+    return cli.main()
+
+
+def leave_silently() -> NoReturn:
+    """Whoever read has gone, as `head` does; what is still to be written goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+    sys.exit(NOBODY_READS)
 
 
 if __name__ == "__main__":

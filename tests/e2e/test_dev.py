@@ -1,5 +1,6 @@
 """`quiltfn dev`: an edit is live in a moment, a mistake is told, and nothing stays behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.server import QUILTFN, Server, quiltfn, until
+from e2e.server import QUILTFN, Ended, Server, quiltfn, until
 
 pytestmark = pytest.mark.sandbox
 PYTHON = (
@@ -108,6 +109,59 @@ def test_what_a_killed_session_left_is_gone_on_with(shared: Server, app: Path) -
     (app / "main.py").write_text(PYTHON.replace("WORD", "second"))
     with dev(shared, app) as it:
         it.wait_for("second None")
+    assert not [one for one in runtimes(shared) if one.startswith("dev-")]
+
+
+def once(server: Server, directory: Path, *more: str) -> Ended:
+    return quiltfn("dev", "--dir", str(directory), "--url", server.url, "--once", *more)
+
+
+def test_once_fails_where_anything_failed(shared: Server, app: Path) -> None:
+    source = app / "main.py"
+    source.write_text("def handler(:\n")
+    broken = once(shared, app)
+    assert (broken.code, broken.stdout) == (1, "")
+    assert "SyntaxError" in broken.stderr
+    source.write_text("def handler(event): raise ValueError('at the call')\n")
+    raised = once(shared, app)
+    assert raised.code == 1
+    assert "ValueError: at the call" in raised.stderr
+    source.write_text("import time\ndef handler(event): time.sleep(60)\n")
+    (app / "requirements.txt").write_text("-e .\n")
+    refused = once(shared, app)
+    assert refused.code == 2
+    assert "line 1: -e is not taken" in refused.stderr
+    assert once(shared, app, "--handler", "main:none", "--kind", "shell").code not in (0, 2)
+    assert once(shared, app, "--payload", "a", "--payload-file", "b").code == 2
+    assert not [one for one in runtimes(shared) if one.startswith("dev-")]
+    assert shared.call("GET", "/api/functions").json()["functions"] == []
+
+
+def test_once_answers_in_json_what_the_server_answered(shared: Server, app: Path) -> None:
+    (app / "main.py").write_text(PYTHON.replace("WORD", "first"))
+    done = once(shared, app, "-o", "json", "--payload", '"you"')
+    assert done.code == 0, done.stderr
+    assert json.loads(done.stdout)["stdout"] == "first you"
+
+
+def test_equally_named_directories_do_not_get_in_each_others_way(
+    shared: Server, app: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "elsewhere" / app.name
+    other.mkdir(parents=True)
+    (app / "main.py").write_text(PYTHON.replace("WORD", "first"))
+    (other / "main.py").write_text(PYTHON.replace("WORD", "second"))
+    with dev(shared, app) as one:
+        one.wait_for("first None")
+        with dev(shared, other) as two:
+            two.wait_for("second None")
+        assert two.process.returncode == 0
+        (app / "main.py").write_text(PYTHON.replace("WORD", "third"))
+        one.wait_for("third None")
+        # The same directory once more would be the same function.
+        again = once(shared, app)
+        assert again.code == 2
+        assert "another `quiltfn dev`" in " ".join(again.stderr.replace("│", " ").split())
     assert not [one for one in runtimes(shared) if one.startswith("dev-")]
 
 

@@ -61,6 +61,11 @@ def test_list_refuses_what_it_does_not_know(tenant: Api, query: str) -> None:
     tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{FUNCTIONS}?{query}")
 
 
+def test_a_state_that_is_none_is_told_the_states_there_are(tenant: Api) -> None:
+    refusal = tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{FUNCTIONS}?state=running")
+    assert refusal["error"] == "state must be one of: pending, deploying, active, paused, error"
+
+
 def test_get_by_id_and_by_percent_encoded_name(tenant: Api) -> None:
     function_id = tenant.create(name="a.b-c_D9")
     by_id = tenant.get(function_id)

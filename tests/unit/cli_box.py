@@ -1,11 +1,16 @@
-"""A server of canned answers, for tests of the command line."""
+"""A server of canned answers, for tests of the command line and the client library."""
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
+import pytest
+
+from quiltfn.cli import session
+from quiltfn.sdk import Client
+from quiltfn.sdk.transport import Answer, NotConnected, Sent, Silent
 
 ID = "01999999-0000-7000-8000-000000000001"
 FUNCTION: dict[str, Any] = {
@@ -79,6 +84,49 @@ class Fake:
 
     def ends(self, **how: Any) -> None:
         self.answers["POST", "/invoke/hello"] = (200, {**INVOCATION, **how})
+
+
+class Canned:
+    """A `Transport` that asks a function instead of a server. httpx's types and exceptions are used
+    so that the same functions answer the asynchronous client."""
+
+    def __init__(self, answer: Callable[[httpx.Request], httpx.Response]) -> None:
+        self._answer = answer
+
+    def exchange(self, sent: Sent) -> Answer:
+        body = sent.body if sent.body is None or isinstance(sent.body, bytes) else sent.body.read()
+        asked = httpx.Request(
+            sent.method,
+            sent.url,
+            headers=dict(sent.headers),
+            content=body,
+            extensions={"timeout": {"read": sent.read_timeout_s}},
+        )
+        try:
+            given = self._answer(asked)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise NotConnected(str(error)) from error
+        except httpx.ReadTimeout as error:
+            raise Silent(str(error)) from error
+        except httpx.RequestError as error:
+            raise OSError(str(error) or type(error).__name__) from error
+        headers = {name.lower(): value for name, value in given.headers.items()}
+        return Answer(status=given.status_code, headers=headers, content=given.content)
+
+    def close(self) -> None:
+        pass
+
+
+def answered_by(
+    answer: Callable[[httpx.Request], httpx.Response], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command of this test asks `answer` and no server."""
+    monkeypatch.delenv("QUILT_BASE_URL", raising=False)
+    monkeypatch.setattr(
+        session,
+        "Client",
+        lambda url, **more: Client(url, transport=Canned(answer), **more),
+    )
 
 
 class Terminal(io.StringIO):

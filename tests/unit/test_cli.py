@@ -1,5 +1,6 @@
 """The command line against a small fake: what is sent, what is printed where, and how it exits."""
 
+import ast
 import io
 import json
 import sys
@@ -10,21 +11,17 @@ import msgspec
 import pytest
 
 from quiltfn import __version__
-from quiltfn.cli import run, session, show
+from quiltfn.cli import advice, run, session, show
 from quiltfn.cli.invoke import exit_code
-from quiltfn.sdk import Client, Invocation
-from unit.cli_box import FUNCTION, ID, INVOCATION, Fake, Terminal
+from quiltfn.model.errors import NEXT_STEP
+from quiltfn.sdk import Invocation
+from unit.cli_box import FUNCTION, ID, INVOCATION, Fake, Terminal, answered_by
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     one = Fake()
-    monkeypatch.delenv("QUILT_BASE_URL", raising=False)
-    monkeypatch.setattr(
-        session,
-        "Client",
-        lambda url, api_key: Client(url, api_key=api_key, transport=httpx.MockTransport(one)),
-    )
+    answered_by(one, monkeypatch)
     return one
 
 
@@ -160,6 +157,15 @@ def test_a_payload_comes_from_standard_input(fake: Fake, monkeypatch: pytest.Mon
     assert fake.body == {"payload": '{"a": 1}'}
 
 
+def test_a_terminal_and_no_input_at_all_are_no_payload(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for one in (Terminal(), None, io.StringIO("text")):
+        monkeypatch.setattr(sys, "stdin", one)
+        assert run(["invoke", "hello"]) == 0
+        assert fake.body == {}
+
+
 @pytest.mark.parametrize(
     ("status", "handlers", "ours"),
     [
@@ -217,17 +223,51 @@ def test_a_refusal_is_a_sentence_and_a_hint_on_stderr(word: str, capsys: Capture
     assert printed.err.startswith("error: there is no such function\nhint: list them\n")
 
 
+@pytest.mark.parametrize(
+    ("code", "hint", "said"),
+    [
+        ("FUNCTION_NOT_ACTIVE", NEXT_STEP["pending"], "quiltfn functions deploy hello"),
+        ("FUNCTION_NOT_ACTIVE", NEXT_STEP["paused"], "quiltfn functions resume hello"),
+        ("FUNCTION_NOT_ACTIVE", NEXT_STEP["error"], "(quiltfn functions get hello), then deploy"),
+        ("UNAUTHORIZED", "send a key as X-Api-Key", "set QUILT_API_KEY"),
+    ],
+)
+def test_hints_name_commands_and_no_calls_of_the_api(
+    fake: Fake, capsys: Captured, code: str, hint: str, said: str
+) -> None:
+    told = {"error": "no", "error_code": code, "hint": hint}
+    fake.answers["POST", "/invoke/hello"] = (409, told)
+    assert run(["invoke", "hello"]) == 1
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert "/api/" not in printed
+    assert "X-Api-Key" not in printed
+
+
+def test_every_call_that_an_error_of_the_server_names_is_known_as_a_command() -> None:
+    named: set[str] = set()
+    source = Path(advice.__file__).parents[1]
+    for path in source.rglob("*.py"):
+        if path.is_relative_to(source / "cli") or path.name == "guide.py":
+            continue
+        tree = ast.parse(path.read_text())
+        said = [node for node in ast.walk(tree) if isinstance(node, ast.Raise | ast.Dict)]
+        said += [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        for node in said:
+            for one in ast.walk(node):
+                if isinstance(one, ast.Constant) and isinstance(one.value, str):
+                    named |= set(advice.CALL.findall(one.value))
+    assert "POST /api/functions/<id>/deploy" in named
+    assert named <= set(advice.COMMANDS), named
+
+
 def test_no_server_is_exit_code_3_and_says_how_to_start_one(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     def refuse(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
-    monkeypatch.setattr(
-        session,
-        "Client",
-        lambda url, api_key: Client(url, api_key=api_key, transport=httpx.MockTransport(refuse)),
-    )
+    answered_by(refuse, monkeypatch)
     assert run(["functions", "list", "--url", "http://127.0.0.1:9"]) == 3
     assert capsys.readouterr().err == (
         "error: no quiltfn server answers at http://127.0.0.1:9; start one with: quiltfn serve\n"

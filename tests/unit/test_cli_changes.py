@@ -3,23 +3,16 @@
 import sys
 from typing import Any
 
-import httpx
 import pytest
 
-from quiltfn.cli import run, session
-from quiltfn.sdk import Client
-from unit.cli_box import FUNCTION, ID, INVOCATION, Fake, Terminal
+from quiltfn.cli import run
+from unit.cli_box import FUNCTION, ID, INVOCATION, Fake, Terminal, answered_by
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     one = Fake()
-    monkeypatch.delenv("QUILT_BASE_URL", raising=False)
-    monkeypatch.setattr(
-        session,
-        "Client",
-        lambda url, api_key: Client(url, api_key=api_key, transport=httpx.MockTransport(one)),
-    )
+    answered_by(one, monkeypatch)
     return one
 
 

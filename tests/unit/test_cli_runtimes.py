@@ -7,12 +7,10 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from quiltfn.cli import packages, run, session
-from quiltfn.sdk import Client
-from unit.cli_box import Fake
+from quiltfn.cli import packages, run
+from unit.cli_box import Fake, answered_by
 from unit.image_box import a_wheel
 
 DIGEST = "ab" * 32
@@ -49,14 +47,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
         ),
         ("GET", "/api/system/info"): (200, INFO),
     }
-    monkeypatch.delenv("QUILT_BASE_URL", raising=False)
     monkeypatch.setenv("UV_OFFLINE", "1")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setattr(
-        session,
-        "Client",
-        lambda url, api_key: Client(url, api_key=api_key, transport=httpx.MockTransport(one)),
-    )
+    answered_by(one, monkeypatch)
     return one
 
 

@@ -16,6 +16,7 @@ from quiltfn.ports import InvocationQuery
 
 PAGE_MAX = 1000
 INVOCATIONS_DEFAULT = 50
+LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
 
 
 async def create(asked: Asked) -> Answer:
@@ -36,8 +37,8 @@ async def list_functions(asked: Asked) -> Answer:
     limit = parse.integer(asked.query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
     after = from_cursor(asked.query.get("cursor"), BEFORE_EVERY_ID)
     state = asked.query.get("state")
-    if state is not None and state not in set(FunctionState) - {FunctionState.DELETED}:
-        raise Unprocessable.field("state", "a state of a function", state, "active")
+    if state is not None:
+        parse.one_of(state, "state", LISTED_STATES, "active")
     cluster = asked.query.get("cluster_id")
     matching = (
         entry
@@ -140,8 +141,8 @@ async def list_invocations(asked: Asked) -> Answer:
     """List a function's calls, newest first."""
     entry, query = asked.entry(), asked.query
     status = query.get("status")
-    if status is not None and status not in set(Status):
-        raise Unprocessable.field("status", "a status of an invocation", status, "success")
+    if status is not None:
+        parse.one_of(status, "status", tuple(Status), "success")
     cold = query.get("cold_start")
     slow = query.get("min_duration_ms")
     limit = parse.integer(query.get("limit", str(INVOCATIONS_DEFAULT)), "limit", 1, PAGE_MAX)

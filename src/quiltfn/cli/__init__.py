@@ -1,5 +1,5 @@
 """The command line: what a person types, on top of the client library."""
 
-from quiltfn.cli.root import app, main, run
+from quiltfn.cli.root import main, run
 
-__all__ = ["app", "main", "run"]
+__all__ = ["main", "run"]

@@ -1,25 +1,36 @@
 """`quiltfn dev`: a directory as a function that follows every edit, and shows a call after each."""
 
+import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import signal
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import watchfiles
 
-from quiltfn.cli import manifest, packages, show, tree
-from quiltfn.cli.invoke import read_payload
+from quiltfn.cli import advice, manifest, packages, payload, show, tree
+from quiltfn.cli.invoke import exit_code
 from quiltfn.cli.options import Environment, grouped, parse_environment
 from quiltfn.cli.runtimes import Kind, Network, python_of
 from quiltfn.cli.session import Connection, Session
-from quiltfn.sdk import ApiError, Changes, Function, NewFunction, NewRuntime, requests
+from quiltfn.sdk import (
+    ApiError,
+    Changes,
+    ClientError,
+    Function,
+    Invocation,
+    NewFunction,
+    NewRuntime,
+    requests,
+)
 
 # What comes within so many milliseconds of an edit belongs to it: editors write twice.
 SETTLES_MS, LOOKS_EVERY_MS = 60, 20
@@ -59,35 +70,80 @@ def dev(
 ) -> None:
     """Run a directory as a function, and again after every edit.
 
-    The function and its runtime are called dev-DIRECTORY and are removed at the end (Ctrl-C).
+    The function and its runtime are called dev-DIRECTORY-… and are removed at the end (Ctrl-C).
+    With --once the exit code is that of `invoke`, or says that it could not be built.
     """
     kind = tried.kind or kind_of(directory)
     # Also where it was started with the signal ignored, as in the background of a script.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    with suppress(KeyboardInterrupt), ExitStack() as stack:
-        at = stack.enter_context(connection.session())
-        shop = stack.enter_context(Workshop(at, directory, kind))
-        trial = Trial(at, shop, tried)
-        stack.callback(trial.remove)
-        seen = stamp(directory)
-        trial.turn()
+    try:
+        with ExitStack() as stack:
+            at = stack.enter_context(connection.session())
+            name = name_of(directory)
+            stack.enter_context(alone(directory))
+            shop = stack.enter_context(Workshop(at, directory, kind))
+            trial = Trial(at, shop, tried, name)
+            stack.callback(trial.remove)
+            if tried.once:
+                raise typer.Exit(exit_code(trial.run()))
+            follow(directory, trial)
+    except KeyboardInterrupt:
         if tried.once:
-            return
-        show.note(f"watching {directory.resolve()}; Ctrl-C ends")
-        edits = watchfiles.watch(
-            directory,
-            debounce=SETTLES_MS,
-            step=LOOKS_EVERY_MS,
-            rust_timeout=500,
-            yield_on_timeout=True,
-        )
-        # What was edited while it was built, or before anybody watched, is told by no event.
-        for _ in edits:
-            now = stamp(directory)
-            if now != seen:
-                seen = now
-                trial.turn()
+            raise
+
+
+def name_of(directory: Path) -> str:
+    """Of the function and its runtime: another one for every directory of every machine, and the
+    same the next time."""
+    path = directory.resolve()
+    word = "".join(one if one.isalnum() else "-" for one in path.name)
+    told = f"{platform.node()}\0{path}".encode(errors="surrogateescape")
+    digest = hashlib.sha256(told).hexdigest()[:8]
+    return f"dev-{word.lower().strip('-')}"[:50].strip("-") + f"-{digest}"
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Refuses a second session of a directory, which would remove what the first one runs.
+
+    Raises `BadParameter`.
+    """
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Some network file systems lock no directory.
+        with suppress(OSError):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise typer.BadParameter(
+                    f"another `quiltfn dev` of {directory.resolve()} runs; end it first"
+                ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def follow(directory: Path, trial: "Trial") -> None:
+    """A turn now and after every edit, until a signal ends it."""
+    import watchfiles  # noqa: PLC0415 — --help and --once do without it
+
+    seen = stamp(directory)
+    trial.turn()
+    show.note(f"watching {directory.resolve()}; Ctrl-C ends")
+    edits = watchfiles.watch(
+        directory,
+        debounce=SETTLES_MS,
+        step=LOOKS_EVERY_MS,
+        rust_timeout=500,
+        yield_on_timeout=True,
+    )
+    # What was edited while it was built, or before anybody watched, is told by no event.
+    for _ in edits:
+        now = stamp(directory)
+        if now != seen:
+            seen = now
+            trial.turn()
 
 
 def stamp(directory: Path) -> dict[str, int]:
@@ -111,6 +167,10 @@ def kind_of(directory: Path) -> Kind:
         if any(next(directory.glob(pattern), None) for pattern in patterns):
             return kind
     raise typer.BadParameter(f"{directory} has neither .py nor .js files; say what it is: --kind")
+
+
+class Broken(ClientError):
+    """The files make no function that can be called."""
 
 
 class Workshop:
@@ -177,33 +237,36 @@ class Workshop:
 class Trial:
     """The function that is tried, from its first build to its removal."""
 
-    def __init__(self, at: Session, shop: Workshop, tried: Tried) -> None:
-        self._at, self._shop, self._tried = at, shop, tried
-        word = "".join(one if one.isalnum() else "-" for one in shop.directory.resolve().name)
-        self._name = f"dev-{word.lower().strip('-')}"[:60].strip("-")
+    def __init__(self, at: Session, shop: Workshop, tried: Tried, name: str) -> None:
+        self._at, self._shop, self._tried, self._name = at, shop, tried, name
         self._function: str | None = None
         self._has_runtime = False
 
     def turn(self) -> None:
-        """Builds, deploys, calls, shows. What goes wrong is shown too, and the next edit counts."""
+        """As `run`; what goes wrong is shown, and the next edit counts."""
+        try:
+            self.run()
+        except ApiError as error:
+            advice.translated(error, self._name)
+            show.complain(error.message, error.hint)
+        except (typer.BadParameter, OSError) as error:
+            show.complain(getattr(error, "message", None) or str(error))
+        except Broken as error:
+            show.complain(str(error))
+
+    def run(self) -> Invocation:
+        """Builds, deploys, calls, shows.
+
+        Raises `Broken` where the files make no function, and what a client and packages raise.
+        """
         began = time.monotonic()
-        try:
-            function = self._deploy()
-        except (typer.BadParameter, ApiError, OSError) as error:
-            show.complain(getattr(error, "message", None) or str(error))
-            return
-        took = time.monotonic() - began
+        function = self._deploy()
         if function.error_message:
-            show.complain(function.error_message)
-            return
+            raise Broken(function.error_message)
+        took = time.monotonic() - began
         show.note(f"version {function.current_version} is live after {took:.2f} s")
-        try:
-            payload = read_payload(self._tried.payload, self._tried.payload_file)
-            ended = self._at.client.send(requests.invoke(function.id, payload))
-        except (typer.BadParameter, ApiError) as error:
-            show.complain(getattr(error, "message", None) or str(error))
-            return
-        show.invocation(ended)
+        handed = payload.of_options(self._tried.payload, self._tried.payload_file)
+        return self._at.answer(requests.invoke(function.id, handed), show.invocation)
 
     def remove(self) -> None:
         """Takes function and runtime away again, as far as there are any."""

@@ -1,13 +1,12 @@
 """`quiltfn invoke`: run a function as if it were a command of this machine."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from quiltfn.cli import show, tables
+from quiltfn.cli import payload, show, tables
 from quiltfn.cli.options import Environment, grouped, parse_environment
 from quiltfn.cli.session import Connection, Word
 from quiltfn.sdk import Client, ClientError, Invocation, Request, requests
@@ -43,8 +42,11 @@ def invoke(
     *,
     connection: Connection,
 ) -> None:
-    """Run a function once. Its output is printed; if it fails, its exit code is this command's."""
-    handed = read_payload(asked.payload, asked.payload_file)
+    """Run a function once. Its output is printed; if it fails, its exit code is this command's.
+
+    Without --payload and --payload-file the handler reads what is piped into this command.
+    """
+    handed = payload.of_call(asked.payload, asked.payload_file)
     environment, timeout = parse_environment(asked.env) or None, asked.timeout
 
     def by_id(one: str) -> Request[Invocation]:
@@ -83,19 +85,3 @@ def exit_code(ended: Invocation) -> int:
             return 137
         case _:
             return 1
-
-
-def read_payload(text: str | None, path: Path | None) -> str | None:
-    """The payload that two options name together. Raises `BadParameter`."""
-    if path is None:
-        return text
-    if text is not None:
-        raise typer.BadParameter("give --payload or --payload-file, not both")
-    try:
-        # Bytes, not text: reading text would rewrite line ends.
-        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        return content.decode()
-    except UnicodeDecodeError:
-        raise typer.BadParameter("the payload must be UTF-8 text; base64 can carry bytes") from None
-    except OSError as error:
-        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None

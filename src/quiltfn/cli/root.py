@@ -1,5 +1,6 @@
 """The command itself: its words, and what becomes of errors. No traceback reaches a user."""
 
+import importlib
 import io
 import os
 import sys
@@ -10,35 +11,61 @@ from typing import Annotated
 import typer
 
 from quiltfn import __version__
-from quiltfn.cli import dev, functions, invoke, runtimes, server, show
+from quiltfn.cli import show
 from quiltfn.sdk import ApiError, ClientError, ConnectionFailed
 
-NO_SERVER = 3
+NO_SERVER, INTERRUPTED = 3, 130
 
-app = typer.Typer(
-    name="quiltfn",
-    help="Serverless functions on your own Linux machine.",
-    epilog="The server is found at --url, else QUILT_BASE_URL, else http://127.0.0.1:8080. "
-    "The key, if it wants one: --api-key, else QUILT_API_KEY.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.add_typer(functions.app)
-app.add_typer(runtimes.app)
-app.command("invoke")(invoke.invoke)
-app.command("dev")(dev.dev)
-for _about_the_server in (server.stats, server.health, server.info):
-    app.command()(_about_the_server)
+# Where each word's code is. Only what a command line names is loaded: the rest takes longer to load
+# than a call takes.
+GROUPS = {"functions": "functions", "runtimes": "runtimes"}
+COMMANDS = {
+    "invoke": "invoke",
+    "dev": "dev",
+    "stats": "server",
+    "health": "server",
+    "info": "server",
+}
+ON_THIS_MACHINE = {
+    "serve": "Start the server on this machine.",
+    "keys": "Make, list and revoke API keys in the data directory.",
+    "doctor": "Check this machine; --sweep removes what a crash left.",
+    "simulate": "Replay a trace of calls through the keep-alive policies.",
+}
+
+
+def app_for(word: str) -> typer.Typer:
+    """The command with what `word` needs; with everything where no word names anything."""
+    app = typer.Typer(
+        name="quiltfn",
+        help="Serverless functions on your own Linux machine.",
+        epilog="The server is found at --url, else QUILT_BASE_URL, else http://127.0.0.1:8080. "
+        "The key, if it wants one: --api-key, else QUILT_API_KEY.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_root)
+    known = {*GROUPS, *COMMANDS, *ON_THIS_MACHINE}
+    wanted = {word} if word in known or word == "--version" else known
+    for name, module in GROUPS.items():
+        if name in wanted:
+            app.add_typer(importlib.import_module(f"quiltfn.cli.{module}").app)
+    for name, module in COMMANDS.items():
+        if name in wanted:
+            app.command(name)(getattr(importlib.import_module(f"quiltfn.cli.{module}"), name))
+    for name, about in ON_THIS_MACHINE.items():
+        if name in wanted:
+            _hand_on(app, name, about)
+    return app
 
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"quiltfn {__version__}")
+        show.say(f"quiltfn {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     _asked: Annotated[
         bool,
@@ -51,7 +78,7 @@ def _root(
 _ANY_WORDS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
-def _handed_on(word: str, about: str) -> None:
+def _hand_on(app: typer.Typer, word: str, about: str) -> None:
     """A command whose words another process reads, `--help` among them."""
 
     def hand_on(context: typer.Context) -> None:
@@ -62,21 +89,23 @@ def _handed_on(word: str, about: str) -> None:
     )
 
 
-_handed_on("serve", "Start the server on this machine.")
-_handed_on("keys", "Make, list and revoke API keys in the data directory.")
-_handed_on("doctor", "Check this machine; --sweep removes what a crash left.")
-_handed_on("simulate", "Replay a trace of calls through the keep-alive policies.")
-
-
 def _on_this_machine(word: str, arguments: list[str]) -> None:
     # These need server code, which the client commands do without: another process, same name.
     os.execv(sys.executable, [sys.executable, "-m", "quiltfn", word, *arguments])
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command line, without the program's name; the answer is the exit code."""
+    """Run one command line, without the program's name; the answer is the exit code.
+
+    Raises BrokenPipeError where nobody reads what it prints.
+    """
     try:
+        app = app_for(argv[0] if argv else "")
         typer.main.get_command(app).main(args=list(argv), prog_name="quiltfn")
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except show.NobodyReads:
+        raise BrokenPipeError from None
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except ApiError as error:
@@ -101,9 +130,10 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def main() -> None:
-    """The program. What the terminal's encoding lacks is escaped rather than fatal."""
+def main() -> int:
+    """The program; returns the exit code. What the terminal's encoding lacks is escaped rather than
+    fatal."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    return run(sys.argv[1:])

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
-from quiltfn.cli import show
+from quiltfn.cli import advice, show
 from quiltfn.sdk import ApiError, Client, Function, Request, requests
 
 T = TypeVar("T")
@@ -36,12 +37,13 @@ Word = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Session:
-    """One conversation with the server."""
+    """One conversation with the server. `word`: the function that the command named."""
 
     client: Client
     output: Output
+    word: str | None = None
 
     def answer(self, request: Request[T], print_it: Callable[[T], None]) -> T:
         """Send, print the answer in the chosen way, and return it."""
@@ -78,6 +80,7 @@ class Session:
         by_id: Callable[[str], Request[T]],
         by_name: Callable[[str], Request[T]],
     ) -> T:
+        self.word = word
         if not UUID.fullmatch(word):
             return self.client.send(by_name(word))
         try:
@@ -107,6 +110,13 @@ class Connection:
             help="Better in QUILT_API_KEY: a command line is for everybody to read.",
         ),
     ] = None
+    cacert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Whose certificates are believed (PEM); else SSL_CERT_FILE, else the machine's.",
+        ),
+    ] = None
     output: Annotated[
         Output, typer.Option("--output", "-o", help="json prints what the server answered.")
     ] = Output.TABLE
@@ -114,8 +124,13 @@ class Connection:
     @contextmanager
     def session(self) -> Iterator[Session]:
         try:
-            client = Client(self.url, api_key=self.api_key)
+            client = Client(self.url, api_key=self.api_key, cacert=self.cacert)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
         with client:
-            yield Session(client, self.output)
+            session = Session(client, self.output)
+            try:
+                yield session
+            except ApiError as error:
+                advice.translated(error, session.word)
+                raise

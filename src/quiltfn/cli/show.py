@@ -7,17 +7,16 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 import msgspec
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from quiltfn.sdk import Function, FunctionPage, Invocation
 
 # Control characters but newline and tab, and the marks that turn the direction of writing:
 # a handler's output could use them to rewrite what the screen shows.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_UNBOUNDED = 100_000
+
+
+class NobodyReads(Exception):
+    """Whoever read the output has gone, as `head` does."""
 
 
 def visible(text: str) -> str:
@@ -27,8 +26,17 @@ def visible(text: str) -> str:
 
 def pass_through(text: str, stream: TextIO) -> None:
     """Somebody else's output: as it is into a pipe or file, harmless onto a terminal."""
-    stream.write(visible(text) if stream.isatty() else text)
-    stream.flush()
+    write(stream, visible(text) if stream.isatty() else text)
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Everything that is printed comes through here, since whoever reads it may have gone."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        # Not as it came: the library that reads the options would end with 1 then.
+        raise NobodyReads from None
 
 
 def json(body: bytes) -> None:
@@ -40,17 +48,17 @@ def complain(sentence: str, *advice: str | None) -> None:
     """An error, and what to do about it."""
     lines = [f"error: {visible(sentence)}"]
     lines += [f"hint: {visible(hint)}" for hint in advice if hint]
-    for line in lines:
-        sys.stderr.write(f"{line}\n")
+    write(sys.stderr, "".join(f"{line}\n" for line in lines))
 
 
 def note(text: str) -> None:
     """A dim line beside the output proper."""
-    _console(sys.stderr).print(Text(visible(text), style="dim"), soft_wrap=True)
+    dim = ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
+    write(sys.stderr, f"{visible(text).join(dim)}\n")
 
 
 def say(text: str) -> None:
-    sys.stdout.write(f"{visible(text)}\n")
+    write(sys.stdout, f"{visible(text)}\n")
 
 
 def functions(page: FunctionPage) -> None:
@@ -111,7 +119,7 @@ def invocation(one: Invocation) -> None:
     # The line about the call starts on a line of its own.
     last, unended = one.stderr or one.stdout, bool(one.stderr) or sys.stdout.isatty()
     if last and not last.endswith("\n") and unended:
-        sys.stderr.write("\n")
+        write(sys.stderr, "\n")
     status = one.status
     if one.status == "failed" and one.exit_code is not None:
         status = f"failed (exit code {one.exit_code})"
@@ -133,26 +141,7 @@ def table(
     """Columns with heads, or pairs without. Where the terminal is too narrow, the columns of `drop`
     are left out, the first of them first; nothing else is cut off.
     """
-    console, names = _console(sys.stdout), list(head or ("", ""))
-    cells = [[Text(visible(str(cell))) for cell in row] for row in rows]
-    for name in drop:
-        needed = [
-            max(cell_len(one), *(row[n].cell_len for row in cells)) for n, one in enumerate(names)
-        ]
-        if sum(needed) + 2 * (len(needed) - 1) <= console.width:
-            break
-        gone = names.index(name)
-        names.pop(gone)
-        for row in cells:
-            row.pop(gone)
-    drawn = Table(box=None, show_header=head is not None, pad_edge=False)
-    for index, name in enumerate(names):
-        drawn.add_column(name, overflow="fold", style="bold" if index == 0 else "")
-    for row in cells:
-        drawn.add_row(*row)
-    console.print(drawn)
+    from quiltfn.cli import drawing  # noqa: PLC0415 — for a table alone
 
-
-def _console(stream: TextIO) -> Console:
-    width = None if stream.isatty() else _UNBOUNDED
-    return Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
+    cells = [[visible(str(cell)) for cell in row] for row in rows]
+    write(sys.stdout, drawing.drawn(head, cells, drop))

@@ -70,7 +70,7 @@ async def perform(
     elif given.verb == "list":
         found = await keys.load()
         if as_json:
-            print(json.dumps([shown(key) for key in found]))
+            print(json.dumps({"keys": [shown(key) for key in found]}))
         else:
             print("\n".join(line(key) for key in found) or "no keys")
     else:

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     placed = Placed(given.placed)
     policies = given.policy or ALL
     found = simulate(functions, policies, given.idle_s or IDLE_S, placed)
-    print(as_json(found) if given.json else as_text(found))
+    print(as_json(found) if given.output == "json" else as_text(found))
     return FINE
 
 
@@ -154,7 +154,10 @@ def parser() -> argparse.ArgumentParser:
         default=str(Placed.START),
         help="where in its minute a call is put (default start)",
     )
-    it.add_argument("--json", action="store_true", help="machine-readable")
+    it.add_argument("--output", "-o", choices=["table", "json"], default="table")
+    it.add_argument(
+        "--json", action="store_const", const="json", dest="output", help="the same as -o json"
+    )
     return it
 
 

@@ -1,8 +1,16 @@
 """The client library: `Client().send(requests.invoke_by_name("hello", payload="…"))`."""
 
+from typing import TYPE_CHECKING, Any
+
 from quiltfn.sdk import requests
-from quiltfn.sdk.client import AsyncClient, Client
-from quiltfn.sdk.errors import ApiError, ClientError, ConnectionFailed, UnreadableAnswer
+from quiltfn.sdk.client import Client
+from quiltfn.sdk.errors import (
+    ApiError,
+    ClientError,
+    ConnectionFailed,
+    NotTrusted,
+    UnreadableAnswer,
+)
 from quiltfn.sdk.requests import Request
 from quiltfn.sdk.types import (
     AuditEntry,
@@ -31,6 +39,9 @@ from quiltfn.sdk.types import (
     Version,
 )
 
+if TYPE_CHECKING:
+    from quiltfn.sdk.asynchronous import AsyncClient
+
 __all__ = [
     "ApiError",
     "AsyncClient",
@@ -53,6 +64,7 @@ __all__ = [
     "NewFunction",
     "NewKey",
     "NewRuntime",
+    "NotTrusted",
     "Paused",
     "Phase",
     "Pool",
@@ -65,3 +77,12 @@ __all__ = [
     "Version",
     "requests",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`AsyncClient` is loaded when it is asked for: the HTTP library under it takes its time."""
+    if name != "AsyncClient":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from quiltfn.sdk.asynchronous import AsyncClient  # noqa: PLC0415
+
+    return AsyncClient

@@ -1,34 +1,42 @@
-"""The two senders. What they send is said in `requests`; they differ in an `await`."""
+"""The sender of requests. What is sent is said in `requests`; `asynchronous` has its twin."""
 
-import asyncio
+import http.client
 import os
-from collections.abc import AsyncIterator, Iterator
+import ssl
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
-from quiltfn.sdk.errors import ConnectionFailed, UnreadableAnswer
+from quiltfn.sdk.errors import ClientError, ConnectionFailed, NotTrusted, UnreadableAnswer
 from quiltfn.sdk.requests import Request
+from quiltfn.sdk.transport import (
+    NotConnected,
+    Sent,
+    Silent,
+    Sockets,
+    Transport,
+    is_loopback,
+    trusted,
+)
 
 T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-CONNECT_S = 5.0
-WRITE_S = 30.0
-CHUNK = 256 * 1024
 NONSENSE = (msgspec.DecodeError, UnicodeDecodeError)
+FAILURES = (OSError, http.client.HTTPException)
 
 
 class Client:
-    """Talks to a quiltfn server.
+    """Talks to a quiltfn server. Not for several threads at once.
 
-    `base_url` and `api_key` default to QUILT_BASE_URL and QUILT_API_KEY. Raises ValueError if
-    one of them cannot be used.
+    `base_url` and `api_key` default to QUILT_BASE_URL and QUILT_API_KEY. `cacert`: a PEM file with
+    the authorities whose certificates are believed, else the machine's (SSL_CERT_FILE). Raises
+    ValueError if one of them cannot be used.
     """
 
     def __init__(
@@ -36,33 +44,38 @@ class Client:
         base_url: str | None = None,
         *,
         api_key: str | None = None,
-        transport: httpx.BaseTransport | None = None,
+        cacert: Path | None = None,
+        transport: Transport | None = None,
     ) -> None:
-        self.base_url = _base_url(base_url)
-        self._http = httpx.Client(
-            base_url=self.base_url,
-            headers=_headers(api_key),
-            transport=transport,
-            trust_env=not _is_loopback(self.base_url),
-        )
+        self.base_url = base_url_of(base_url)
+        self._headers = headers_with(api_key)
+        self._transport = transport or Sockets(self.base_url, trust_for(self.base_url, cacert))
 
     def send(self, request: Request[T]) -> T:
         """Send and read the answer.
 
-        Raises ApiError if the server refuses, ConnectionFailed if no answer comes and
-        UnreadableAnswer if what comes is none of quiltfn's.
+        Raises ApiError if the server refuses, ConnectionFailed if no answer comes, NotTrusted if
+        its certificate is not believed and UnreadableAnswer if what comes is none of quiltfn's.
         """
         try:
-            with _opened(request.archive) as file:
-                sent = _build(self._http, request, file)
-                return _understand(request, self._http.send(sent))
-        except httpx.RequestError as error:
-            raise _no_answer(self.base_url, request, error) from error
+            with opened(request.archive) as file:
+                answer = self._transport.exchange(
+                    Sent(
+                        method=request.method,
+                        url=self.base_url + request.path,
+                        headers=headers_of(request, self._headers),
+                        body=request.body if file is None else file,
+                        read_timeout_s=request.read_timeout_s,
+                    )
+                )
+            return request.understand(answer.status, answer.headers, answer.content)
+        except FAILURES as error:
+            raise explained(self.base_url, request, error) from error
         except NONSENSE as error:
-            raise _unreadable(self.base_url, error) from error
+            raise unreadable(self.base_url, error) from error
 
     def close(self) -> None:
-        self._http.close()
+        self._transport.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -76,78 +89,53 @@ class Client:
         self.close()
 
 
-class AsyncClient:
-    """`Client`, for asyncio."""
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        api_key: str | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self.base_url = _base_url(base_url)
-        self._http = httpx.AsyncClient(
-            base_url=self.base_url,
-            headers=_headers(api_key),
-            transport=transport,
-            trust_env=not _is_loopback(self.base_url),
-        )
-
-    async def send(self, request: Request[T]) -> T:
-        """As `Client.send`."""
-        try:
-            with _opened(request.archive) as file:
-                sent = _build(self._http, request, file and _chunks(file))
-                return _understand(request, await self._http.send(sent))
-        except httpx.RequestError as error:
-            raise _no_answer(self.base_url, request, error) from error
-        except NONSENSE as error:
-            raise _unreadable(self.base_url, error) from error
-
-    async def close(self) -> None:
-        await self._http.aclose()
-
-    async def __aenter__(self) -> "AsyncClient":
-        return self
-
-    async def __aexit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        await self.close()
+# --- what both clients do ----------------------------------------------------------------------
 
 
-def _base_url(given: str | None) -> str:
+def base_url_of(given: str | None) -> str:
+    """The server's address without a slash at its end. Raises ValueError."""
     url = given or os.environ.get("QUILT_BASE_URL") or DEFAULT_URL
     try:
-        parts, _ = httpx.URL(url), urlsplit(url).port
-    except (httpx.InvalidURL, ValueError):
-        parts = httpx.URL("")
-    if parts.scheme not in ("http", "https") or not parts.host:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_address = is_address and (parts.port is None or parts.port > 0) and url.isprintable()
+    except ValueError:
+        is_address = False
+    if not is_address or " " in url:
         raise ValueError(f"the server's address must look like {DEFAULT_URL}, not {url!r}")
     return url.rstrip("/")
 
 
-def _headers(given: str | None) -> dict[str, str]:
+def headers_with(api_key: str | None) -> dict[str, str]:
+    """The headers of every request. Raises ValueError for what cannot be a key."""
     headers = {"Accept": "application/json", "User-Agent": "quiltfn-sdk"}
-    key = (given or os.environ.get("QUILT_API_KEY") or "").strip()
+    key = (api_key or os.environ.get("QUILT_API_KEY") or "").strip()
     if not (key.isascii() and (key.isprintable() or not key)):
         # Not shown: a mangled key is still most of a key.
         raise ValueError("the API key holds characters no key has; was it copied whole?")
     return {**headers, "X-Api-Key": key} if key else headers
 
 
-def _is_loopback(url: str) -> bool:
-    """A proxy named in the environment cannot reach this machine's own server."""
-    host = httpx.URL(url).host
-    return host in ("localhost", "::1") or host.startswith("127.")
+def headers_of(request: Request[T], always: dict[str, str]) -> dict[str, str]:
+    headers = {**always, **request.headers}
+    if request.archive is not None:
+        headers["Content-Length"] = str(request.archive.stat().st_size)
+    elif request.body is not None:
+        headers["Content-Type"] = "application/json"
+    return headers
+
+
+def trust_for(url: str, cacert: Path | None) -> ssl.SSLContext | None:
+    """Nothing is loaded for http, which has no certificates. Raises ValueError."""
+    if urlsplit(url).scheme == "https":
+        return trusted(cacert)
+    if cacert is not None:
+        raise ValueError(f"--cacert goes with an address that begins with https://, not {url}")
+    return None
 
 
 @contextmanager
-def _opened(archive: Path | None) -> Iterator[BinaryIO | None]:
+def opened(archive: Path | None) -> Iterator[BinaryIO | None]:
     if archive is None:
         yield None
     else:
@@ -155,50 +143,42 @@ def _opened(archive: Path | None) -> Iterator[BinaryIO | None]:
             yield file
 
 
-async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(file.read, CHUNK):
-        yield chunk
-
-
-def _build(
-    http: httpx.Client | httpx.AsyncClient,
-    request: Request[T],
-    file: BinaryIO | AsyncIterator[bytes] | None,
-) -> httpx.Request:
-    kind = {} if request.body is None else {"Content-Type": "application/json"}
-    if request.archive is not None:
-        kind["Content-Length"] = str(request.archive.stat().st_size)
-    return http.build_request(
-        request.method,
-        request.path,
-        content=request.body if file is None else file,
-        headers={**kind, **request.headers},
-        # Waiting for a free connection of our own pool is no fault of the server's: no limit.
-        timeout=httpx.Timeout(
-            connect=CONNECT_S, write=WRITE_S, read=request.read_timeout_s, pool=None
-        ),
-    )
-
-
-def _understand(request: Request[T], response: httpx.Response) -> T:
-    return request.understand(response.status_code, response.headers, response.content)
-
-
-def _no_answer(url: str, request: Request[T], error: httpx.RequestError) -> ConnectionFailed:
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        return ConnectionFailed(
-            f"no quiltfn server answers at {url}; start one with: quiltfn serve"
+def explained(url: str, request: Request[T], error: Exception) -> ClientError:
+    """Why no answer came, as a sentence."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return NotTrusted(
+            f"the certificate of {url} is not trusted: {error.verify_message.rstrip('.')}; "
+            "name the file with the authority that signed it: --cacert FILE, or SSL_CERT_FILE"
         )
-    if isinstance(error, httpx.ReadTimeout):
+    if isinstance(error, ssl.SSLError):
+        return ConnectionFailed(
+            f"what listens at {url} does not speak TLS as it should "
+            f"({error.reason or error}); is it a server without a certificate? then use http://"
+        )
+    if isinstance(error, NotConnected):
+        return ConnectionFailed(f"no quiltfn server answers at {url}{_advice(url, error)}")
+    if isinstance(error, Silent):
         return ConnectionFailed(
             f"the server at {url} took the request but did not answer within "
-            f"{request.read_timeout_s:.0f} s"
+            f"{request.read_timeout_s:g} s"
         )
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
+        return unreadable(url, error)
+    # A server with a certificate ends a connection that does not begin with TLS.
+    secure = "" if url.startswith("https:") else "; if it has a certificate, use https://"
     return ConnectionFailed(
         f"the connection to {url} ended before the answer was there: "
-        f"{str(error) or type(error).__name__}"
+        f"{str(error) or type(error).__name__}{secure}"
     )
 
 
-def _unreadable(url: str, error: Exception) -> UnreadableAnswer:
-    return UnreadableAnswer(f"what answers at {url} does not speak like quiltfn: {error}")
+def _advice(url: str, error: NotConnected) -> str:
+    if is_loopback(urlsplit(url).hostname or ""):
+        return "; start one with: quiltfn serve"
+    why = error.strerror or str(error)
+    return f": {why[:1].lower()}{why[1:]}" if why else ""
+
+
+def unreadable(url: str, error: Exception) -> UnreadableAnswer:
+    said = str(error) or type(error).__name__
+    return UnreadableAnswer(f"what answers at {url} does not speak like quiltfn: {said}")

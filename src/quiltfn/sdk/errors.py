@@ -33,6 +33,10 @@ class ConnectionFailed(ClientError):
     """No answer came: nobody listens there, or the connection ended or was silent too long."""
 
 
+class NotTrusted(ClientError):
+    """The server's certificate is not one that is believed here; nothing was sent."""
+
+
 class UnreadableAnswer(ClientError):
     """What answered did not send what a quiltfn server sends."""
 

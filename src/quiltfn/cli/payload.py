@@ -1,0 +1,80 @@
+"""What a handler is given to read: from options, a file, or standard input."""
+
+import os
+import select
+import stat
+import sys
+from pathlib import Path
+
+import typer
+
+# How long nothing may come from a pipe that nobody may be writing to, and how much may come.
+SILENCE_S = 5.0
+PIPED_MAX_BYTES = 64 * 1024 * 1024
+CHUNK = 1 << 16
+
+
+def of_call(text: str | None, path: Path | None) -> str | None:
+    """The payload of a call: what the options say, else what is piped in. Raises `BadParameter`."""
+    return piped() if text is None and path is None else of_options(text, path)
+
+
+def of_options(text: str | None, path: Path | None) -> str | None:
+    """The payload that two options name together. Raises `BadParameter`."""
+    if path is None:
+        return text
+    if text is not None:
+        raise typer.BadParameter("give --payload or --payload-file, not both")
+    try:
+        # Bytes, not text: reading text would rewrite line ends.
+        return _text(sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes())
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None
+
+
+def piped() -> str | None:
+    """What stands ready in standard input, if that is a pipe, a socket or a file; else None, as for
+    a terminal, /dev/null, nothing at all, or a pipe that ends without a byte.
+
+    A pipe may have been inherited from somebody who never writes. Then it is neither waited for
+    without end nor taken for an empty payload. Raises `BadParameter`.
+    """
+    try:
+        number = sys.stdin.fileno()
+        mode = os.fstat(number).st_mode
+    except (AttributeError, ValueError, OSError):  # None, closed, or not a file at all
+        return None
+    if stat.S_ISREG(mode):
+        content = sys.stdin.buffer.read()
+    elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        content = _read_pipe(number)
+    else:
+        return None
+    return _text(content) if content else None
+
+
+def _read_pipe(number: int) -> bytes:
+    look, content = select.poll(), bytearray()
+    look.register(number, select.POLLIN)
+    while True:
+        if not look.poll(SILENCE_S * 1000):
+            raise typer.BadParameter(
+                f"standard input is a pipe, and nothing came from it for {SILENCE_S:g} s; "
+                "--payload-file - waits as long as it takes, </dev/null means that there is none"
+            )
+        piece = os.read(number, CHUNK)
+        content += piece
+        if not piece:
+            return bytes(content)
+        if len(content) > PIPED_MAX_BYTES:
+            raise typer.BadParameter(
+                f"more than {PIPED_MAX_BYTES >> 20} MiB came from standard input; "
+                "no server takes such a payload"
+            )
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise typer.BadParameter("the payload must be UTF-8 text; base64 can carry bytes") from None

@@ -1,0 +1,106 @@
+"""`Client`, for asyncio. A module of its own, since only asyncio's users need an HTTP library."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+
+from quiltfn.sdk.client import (
+    NONSENSE,
+    base_url_of,
+    explained,
+    headers_of,
+    headers_with,
+    opened,
+    trust_for,
+    unreadable,
+)
+from quiltfn.sdk.requests import Request
+from quiltfn.sdk.transport import CONNECT_S, WRITE_S, NotConnected, Silent, is_loopback
+
+T = TypeVar("T")
+
+CHUNK = 256 * 1024
+
+
+class AsyncClient:
+    """`Client`, for asyncio."""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        cacert: Path | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.base_url = base_url_of(base_url)
+        self._http = httpx.AsyncClient(
+            base_url=self.base_url,
+            headers=headers_with(api_key),
+            transport=transport,
+            verify=trust_for(self.base_url, cacert) or False,
+            # A proxy named in the environment cannot reach this machine's own server.
+            trust_env=not is_loopback(urlsplit(self.base_url).hostname or ""),
+        )
+
+    async def send(self, request: Request[T]) -> T:
+        """As `Client.send`."""
+        try:
+            with opened(request.archive) as file:
+                answer = await self._http.send(self._built(request, file))
+            return request.understand(answer.status_code, answer.headers, answer.content)
+        except httpx.RequestError as error:
+            raise explained(self.base_url, request, _cause(error)) from error
+        except NONSENSE as error:
+            raise unreadable(self.base_url, error) from error
+
+    def _built(self, request: Request[T], file: BinaryIO | None) -> httpx.Request:
+        return self._http.build_request(
+            request.method,
+            request.path,
+            content=request.body if file is None else _chunks(file),
+            headers=headers_of(request, {}),
+            # Waiting for a free connection of our own pool is no fault of the server's: no limit.
+            timeout=httpx.Timeout(
+                connect=CONNECT_S, write=WRITE_S, read=request.read_timeout_s, pool=None
+            ),
+        )
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(file.read, CHUNK):
+        yield chunk
+
+
+def _cause(error: httpx.RequestError) -> Exception:
+    """The same, as the standard library would have said it."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, ssl.SSLError):
+            return below
+        below = below.__cause__ or below.__context__
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return NotConnected(str(error))
+    if isinstance(error, httpx.ReadTimeout):
+        return Silent(str(error))
+    return OSError(str(error) or type(error).__name__)

@@ -1,0 +1,197 @@
+"""How a request gets to the server and an answer back: HTTP/1.1 by the standard library alone.
+
+A command of one call starts in a tenth of a second that way; an HTTP library of its own would take
+longer to load than the call takes.
+"""
+
+import base64
+import http.client
+import select
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import SplitResult, unquote, urlsplit
+
+CONNECT_S = 5.0
+WRITE_S = 30.0
+PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """One request as it goes out; `headers` has the length of a body that is a file."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | BinaryIO | None
+    read_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back; the names of headers are lower-case."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+class Transport(Protocol):
+    """Where the client's requests go. `exchange` raises NotConnected, Silent, OSError (ssl.SSLError
+    among them) or http.client.HTTPException."""
+
+    def exchange(self, sent: Sent) -> Answer: ...
+
+    def close(self) -> None: ...
+
+
+class NotConnected(OSError):
+    """There is no connection to the server; the cause says why."""
+
+
+class Silent(OSError):
+    """The server took the request and did not answer in time."""
+
+
+class Sockets:
+    """One connection, kept between requests. Not for several threads at once."""
+
+    def __init__(self, base_url: str, trust: ssl.SSLContext | None) -> None:
+        """`trust` for https alone. Raises ValueError for a proxy that cannot be used."""
+        self._to = urlsplit(base_url)
+        self._proxy = proxy_for(self._to)
+        self._trust = trust
+        self._kept: http.client.HTTPConnection | None = None
+
+    def exchange(self, sent: Sent) -> Answer:
+        connection = self._connected()
+        try:
+            answer = self._asked(connection, sent)
+        except BaseException:
+            self.close()
+            raise
+        if connection.sock is None:
+            self._kept = None
+        return answer
+
+    def close(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    def _connected(self) -> http.client.HTTPConnection:
+        if self._kept is not None and _is_open(self._kept.sock):
+            return self._kept
+        self.close()
+        connection = self._made()
+        try:
+            connection.connect()
+        except ssl.SSLError:
+            connection.close()
+            raise
+        except OSError as error:
+            connection.close()
+            raise NotConnected(*error.args) from error
+        self._kept = connection
+        return connection
+
+    def _made(self) -> http.client.HTTPConnection:
+        host, port = self._to.hostname or "", self._to.port or PORTS[self._to.scheme]
+        at, at_port = host, port
+        if self._proxy is not None:
+            at, at_port = self._proxy.hostname or "", self._proxy.port or PORTS["http"]
+        if self._to.scheme == "http":
+            return http.client.HTTPConnection(at, at_port, timeout=CONNECT_S)
+        secure = http.client.HTTPSConnection(at, at_port, timeout=CONNECT_S, context=self._trust)
+        if self._proxy is not None:
+            secure.set_tunnel(host, port, _authorization("Proxy-Authorization", self._proxy))
+        return secure
+
+    def _asked(self, connection: http.client.HTTPConnection, sent: Sent) -> Answer:
+        headers = {**sent.headers, **_authorization("Authorization", self._to)}
+        parts = urlsplit(sent.url)
+        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        if self._proxy is not None and self._to.scheme == "http":
+            headers |= _authorization("Proxy-Authorization", self._proxy)
+            path = f"http://{self._to.netloc.rpartition('@')[2]}{path}"
+        connection.sock.settimeout(WRITE_S)
+        refused: OSError | None = None
+        try:
+            connection.request(sent.method, path, sent.body, headers)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            refused = error  # It may have said why before it stopped reading.
+        connection.sock.settimeout(sent.read_timeout_s)
+        try:
+            with connection.getresponse() as response:
+                content = response.read()
+        except TimeoutError as error:
+            raise Silent(*error.args) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise refused or error from None
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(status=response.status, headers=headers, content=content)
+
+
+def _is_open(sock: socket.socket | None) -> bool:
+    """Whether it can be used again: what the server has closed is readable."""
+    if sock is None:
+        return False
+    look = select.poll()
+    look.register(sock, select.POLLIN)
+    return not look.poll(0)
+
+
+def _authorization(header: str, parts: SplitResult) -> dict[str, str]:
+    """A name and password that an address holds."""
+    if parts.username is None:
+        return {}
+    words = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {header: f"Basic {base64.b64encode(words.encode()).decode()}"}
+
+
+def is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def proxy_for(to: SplitResult) -> SplitResult | None:
+    """The proxy that the environment names; none leads to this machine's own server."""
+    host = to.hostname or ""
+    if is_loopback(host):
+        return None
+    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 — only off this machine
+
+    proxies = getproxies()
+    named = proxies.get(to.scheme) or proxies.get("all")
+    if not named or proxy_bypass(host):
+        return None
+    proxy = urlsplit(named if "://" in named else f"http://{named}")
+    if proxy.scheme != "http" or not proxy.hostname:
+        kind = proxy.scheme or named
+        raise ValueError(f"the proxy for {host} must be an http:// address, not {kind}")
+    return proxy
+
+
+def trusted(authority: Path | None) -> ssl.SSLContext:
+    """Whose certificates are believed: the machine's authorities, or those of the file `authority`.
+
+    SSL_CERT_FILE and SSL_CERT_DIR take the place of the machine's. Raises ValueError where the
+    file cannot be used.
+    """
+    if authority is not None:
+        try:
+            return ssl.create_default_context(cafile=str(authority))
+        except (OSError, ssl.SSLError) as error:
+            why = (
+                "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+            )
+            raise ValueError(f"{authority} cannot be used as --cacert: {why}") from None
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile or (paths.capath and any(Path(paths.capath).iterdir())):
+        return ssl.create_default_context()
+    import certifi  # noqa: PLC0415 — only where the machine has none
+
+    return ssl.create_default_context(cafile=certifi.where())

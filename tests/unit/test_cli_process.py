@@ -1,0 +1,219 @@
+"""The command as a process: what it loads, how it ends, and what it reads from standard input."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patience import patient
+from unit.cli_box import INVOCATION
+from unit.test_transport import listening
+
+QUILTFN = [sys.executable, "-m", "quiltfn"]
+NOBODY = "http://127.0.0.1:9"
+# What a call has no use for and what takes its time to load.
+HEAVY = {"httpx", "rich", "pygments", "asyncio", "watchfiles", "click", "tarfile", "cryptography"}
+
+
+@pytest.mark.parametrize("line", ["invoke hello", "functions deploy hello", "--version"])
+def test_a_command_loads_what_it_needs_and_no_more(line: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "quiltfn", *line.split()],
+        capture_output=True,
+        text=True,
+        timeout=patient(30),
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "QUILT_BASE_URL": NOBODY},
+    )
+    names = re.findall(r"\|\s+([\w.]+)$", done.stderr, re.MULTILINE)
+    loaded = {name.split(".")[0] for name in names}
+    assert "quiltfn" in loaded
+    assert not loaded & HEAVY
+
+
+def test_the_client_library_loads_no_http_library_before_it_is_needed() -> None:
+    code = "import sys, quiltfn.sdk as s; print('httpx' in sys.modules, s.AsyncClient.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False AsyncClient\n"
+
+
+# --- standard input ----------------------------------------------------------------------------
+
+
+@contextmanager
+def answering(stdout: str = "hello\n") -> Iterator[tuple[str, list[Any]]]:
+    """A server that gives every call the same end; the bodies that it was sent."""
+    bodies: list[Any] = []
+    with listening() as (port, kind):
+        said = json.dumps({**INVOCATION, "stdout": stdout}).encode()
+
+        def answer(self: Any) -> None:
+            bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        kind.do_POST = answer  # type: ignore[method-assign]
+        yield f"http://127.0.0.1:{port}", bodies
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        ("printf 'a\\r\\nb' | QUILTFN", {"payload": "a\r\nb"}),
+        ("QUILTFN </etc/hostname", {"payload": Path("/etc/hostname").read_text()}),
+        ("(sleep 0.3; echo late) | QUILTFN", {"payload": "late\n"}),
+        ("echo x | QUILTFN --payload y", {"payload": "y"}),
+        ("echo x | QUILTFN --payload ''", {"payload": ""}),
+        ("echo x | QUILTFN --payload-file -", {"payload": "x\n"}),
+        ("QUILTFN </dev/null", {}),
+        ("QUILTFN <&-", {}),
+        (": | QUILTFN", {}),
+        ("sleep 9 | QUILTFN --payload y & wait %1", {"payload": "y"}),
+    ],
+)
+def test_what_is_piped_in_is_the_payload(typed: str, sent: dict[str, str]) -> None:
+    with answering() as (url, bodies):
+        typed = typed.replace("QUILTFN", f"{sys.executable} -m quiltfn invoke cat --url {url}")
+        with subprocess.Popen(
+            ["/bin/bash", "-c", typed], stdout=subprocess.PIPE, start_new_session=True
+        ) as shell:
+            deadline = time.monotonic() + patient(20)
+            while not bodies and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os.killpg(shell.pid, signal.SIGTERM) if "sleep 9" in typed else shell.wait(patient(20))
+    assert bodies == [sent]
+
+
+def test_a_pipe_that_nobody_writes_to_is_given_up_with_advice() -> None:
+    reader, writer = os.pipe()
+    code = (
+        "from quiltfn.cli import payload, run; payload.SILENCE_S = 0.2;"
+        f"import sys; sys.exit(run(['invoke', 'cat', '--url', '{NOBODY}']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdin=reader,
+        capture_output=True,
+        text=True,
+        timeout=patient(20),
+        check=False,
+    )
+    os.close(reader)
+    os.close(writer)
+    assert done.returncode == 2
+    assert "nothing came from it" in done.stderr
+    assert "/dev/null" in done.stderr
+
+
+def test_a_pipe_that_never_ends_is_given_up_too() -> None:
+    code = (
+        "from quiltfn.cli import payload, run; payload.PIPED_MAX_BYTES = 1 << 20;"
+        f"import sys; sys.exit(run(['invoke', 'cat', '--url', '{NOBODY}']))"
+    )
+    with subprocess.Popen(["/usr/bin/yes"], stdout=subprocess.PIPE) as endless:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdin=endless.stdout,
+            capture_output=True,
+            text=True,
+            timeout=patient(20),
+            check=False,
+        )
+        endless.terminate()
+    assert done.returncode == 2
+    assert "more than 1 MiB" in done.stderr
+
+
+# --- how it ends -------------------------------------------------------------------------------
+
+
+def test_ctrl_c_is_130_without_a_traceback() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen(
+            [*QUILTFN, "invoke", "hello", "--url", url],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        connection, _ = silent.accept()
+        connection.recv(65536)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=patient(10))
+        connection.close()
+    assert (process.returncode, out, err) == (130, "", "")
+
+
+@pytest.mark.parametrize("after_s", [0.02, 0.06, 0.1])
+def test_ctrl_c_while_it_starts_is_no_traceback_either(after_s: float) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen(
+            # Once the program is reached; before that it is the interpreter's.
+            [*QUILTFN, "invoke", "hello", "--url", url],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(after_s)
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=patient(10))
+    if "msgspec" in maps:
+        assert (process.returncode, err) == (130, "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "invoke hello",
+        "invoke hello -o json",
+        "doctor",
+        "doctor -o json",
+        "--version",
+    ],
+)
+def test_a_reader_that_has_gone_is_no_traceback(line: str) -> None:
+    with answering("x" * 1_000_000) as (url, _):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            [*QUILTFN, *line.split()],
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=patient(30),
+            check=False,
+            env={**os.environ, "QUILT_BASE_URL": url},
+        )
+        os.close(writer)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+    assert done.returncode == 141
+
+
+def test_output_that_is_closed_is_no_traceback() -> None:
+    with answering() as (url, bodies):
+        words = " ".join([*QUILTFN, "invoke hello --url", url])
+        done = subprocess.run(
+            ["/bin/bash", "-c", f"{words} >&- 2>&- </dev/null"],
+            capture_output=True,
+            check=False,
+            timeout=patient(30),
+        )
+    assert (done.returncode, done.stderr, len(bodies)) == (0, b"", 1)

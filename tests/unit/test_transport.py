@@ -1,0 +1,349 @@
+"""The client library's own connection, against sockets that behave well and badly."""
+
+import gzip
+import http.server
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quiltfn.cli import run
+from quiltfn.sdk import (
+    ApiError,
+    AsyncClient,
+    Client,
+    ConnectionFailed,
+    NotTrusted,
+    UnreadableAnswer,
+    requests,
+    transport,
+)
+
+ALIVE = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"status":"ok"}'
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("QUILT_BASE_URL", "QUILT_API_KEY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+class Recorder(http.server.BaseHTTPRequestHandler):
+    """Answers everything with what it was asked, and counts connections."""
+
+    protocol_version = "HTTP/1.1"
+    seen: list[tuple[str, str, dict[str, str], bytes]]
+    connections: list[object]
+
+    def setup(self) -> None:
+        super().setup()
+        self.connections.append(object())
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.seen.append((self.command, self.path, dict(self.headers.items()), body))
+        self.send_response(200)
+        self.send_header("Content-Length", "15")
+        self.end_headers()
+        self.wfile.write(b'{"status":"ok"}')
+
+    do_GET = do_POST = do_PUT = do_DELETE = answer
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def listening(context: ssl.SSLContext | None = None) -> Iterator[tuple[int, type[Recorder]]]:
+    kind = type("Fresh", (Recorder,), {"seen": [], "connections": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1], kind
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def behaving(act: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server that does `act` with every connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    act(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+# --- one connection ----------------------------------------------------------------------------
+
+
+def test_requests_share_a_connection_and_say_what_they_are() -> None:
+    with listening() as (port, kind), Client(f"http://127.0.0.1:{port}/quilt/") as at:
+        for _ in range(3):
+            at.send(requests.alive())
+        with pytest.raises(UnreadableAnswer):
+            at.send(requests.pause("a b"))
+    assert len(kind.connections) == 1
+    methods = [(method, path) for method, path, _, _ in kind.seen]
+    assert methods[0] == ("GET", "/quilt/health")
+    assert methods[-1] == ("POST", "/quilt/api/functions/a%20b/pause")
+    assert kind.seen[0][2]["Host"] == f"127.0.0.1:{port}"
+
+
+def test_a_connection_that_the_server_has_closed_is_made_again() -> None:
+    asked: list[bytes] = []
+
+    def once(connection: socket.socket) -> None:
+        asked.append(connection.recv(65536))
+        connection.sendall(ALIVE)
+
+    with behaving(once) as url, Client(url) as at:
+        for _ in range(3):
+            assert at.send(requests.alive()) == {"status": "ok"}
+    assert len(asked) == 3
+
+
+def test_after_a_failure_the_next_request_gets_a_fresh_connection() -> None:
+    answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", ALIVE]
+
+    def act(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(answers.pop(0))
+
+    with behaving(act) as url, Client(url) as at:
+        with pytest.raises((ConnectionFailed, UnreadableAnswer)):
+            at.send(requests.alive())
+        assert at.send(requests.alive()) == {"status": "ok"}
+
+
+def test_an_archive_goes_out_whole(tmp_path: Path) -> None:
+    archive = tmp_path / "image.tar.gz"
+    archive.write_bytes(gzip.compress(b"x" * 1_000_000) * 400)
+    with listening() as (port, kind), Client(f"http://127.0.0.1:{port}") as at:
+        with pytest.raises(UnreadableAnswer):
+            at.send(requests.upload_image(archive))
+    (_, _, headers, body) = kind.seen[0]
+    assert headers["Content-Type"] == "application/gzip"
+    assert headers["Content-Length"] == str(len(body)) == str(archive.stat().st_size)
+
+
+def test_a_refusal_that_comes_before_the_body_is_read_is_told(tmp_path: Path) -> None:
+    archive = tmp_path / "image.tar"
+    archive.write_bytes(b"x" * 20_000_000)
+    said = b'{"error":"the body is too long","error_code":"PAYLOAD_TOO_LARGE"}'
+
+    def refuse(connection: socket.socket) -> None:
+        connection.recv(1024)
+        head = f"HTTP/1.1 413 X\r\nConnection: close\r\nContent-Length: {len(said)}\r\n\r\n"
+        connection.sendall(head.encode() + said)
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(5)
+        for _ in range(10):  # a part of the body, so that what was said is not lost to a reset
+            connection.recv(65536)
+
+    with behaving(refuse) as url, Client(url) as at:
+        with pytest.raises((ApiError, ConnectionFailed)) as refused:
+            at.send(requests.upload_image(archive))
+    assert "too long" in str(refused.value) or isinstance(refused.value, ConnectionFailed)
+
+
+# --- what goes wrong ---------------------------------------------------------------------------
+
+
+def test_nobody_there_says_how_to_start_one_on_this_machine_alone() -> None:
+    with pytest.raises(ConnectionFailed, match="start one with: quiltfn serve"):
+        Client("http://127.0.0.1:9").send(requests.alive())
+    with pytest.raises(ConnectionFailed) as raised:
+        Client("http://nobody.invalid:9").send(requests.alive())
+    assert "start one with" not in str(raised.value)
+    assert "no quiltfn server answers at http://nobody.invalid:9: " in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "sentence"),
+    [
+        (b"", ConnectionFailed, "ended before the answer was there"),
+        (b"SSH-2.0-OpenSSH\r\n", UnreadableAnswer, "does not speak like quiltfn"),
+        (b"HTTP/1.1 200 OK\r\n", ConnectionFailed, "ended before|does not speak"),
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", UnreadableAnswer, "does not speak like quiltfn"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", UnreadableAnswer, "does not speak"),
+    ],
+)
+def test_an_answer_that_is_none_is_a_sentence(
+    said: bytes, error: type[Exception], sentence: str
+) -> None:
+    def act(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(said)
+
+    with behaving(act) as url, Client(url) as at:
+        with pytest.raises((ConnectionFailed, UnreadableAnswer), match=sentence) as raised:
+            at.send(requests.alive())
+    assert isinstance(raised.value, error) or sentence.startswith("ended")
+
+
+def test_silence_is_told_with_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "READ_S", 0.2)
+    silent = threading.Event()
+    slow = requests.Request(method="GET", path="/", read=bytes, read_timeout_s=0.2)
+
+    def act(_: socket.socket) -> None:
+        silent.wait(5)
+
+    with behaving(act) as url, Client(url) as at:
+        with pytest.raises(ConnectionFailed, match=r"did not answer within 0.2 s"):
+            at.send(slow)
+        silent.set()
+
+
+# --- certificates ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PEM file with a key and a certificate for 127.0.0.1 that nobody else signed."""
+    path = tmp_path_factory.mktemp("tls") / "own.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    names = "-subj /CN=quiltfn -addext subjectAltName=IP:127.0.0.1"
+    files = f"-keyout {path}.key -out {path}"
+    subprocess.run(f"{command} {names} {files}".split(), check=True, capture_output=True)
+    return path
+
+
+@contextmanager
+def secure(certificate: Path) -> Iterator[int]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, f"{certificate}.key")
+    with listening(context) as (port, _):
+        yield port
+
+
+async def test_a_certificate_that_is_not_trusted_is_told_as_that(certificate: Path) -> None:
+    with secure(certificate) as port:
+        url = f"https://127.0.0.1:{port}"
+        with Client(url) as at, pytest.raises(NotTrusted, match=r"not trusted: self.signed"):
+            at.send(requests.alive())
+        async with AsyncClient(url) as other:
+            with pytest.raises(NotTrusted, match=r"--cacert FILE, or SSL_CERT_FILE"):
+                await other.send(requests.alive())
+
+
+async def test_the_authority_comes_from_the_option_or_the_environment(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with secure(certificate) as port:
+        url = f"https://127.0.0.1:{port}"
+        with Client(url, cacert=certificate) as at:
+            assert at.send(requests.alive()) == {"status": "ok"}
+        async with AsyncClient(url, cacert=certificate) as other:
+            assert await other.send(requests.alive()) == {"status": "ok"}
+        # On loopback, too.
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        with Client(url) as at:
+            assert at.send(requests.alive()) == {"status": "ok"}
+        async with AsyncClient(url) as other:
+            assert await other.send(requests.alive()) == {"status": "ok"}
+
+
+def test_a_certificate_for_another_name_is_told_as_that(certificate: Path) -> None:
+    with secure(certificate) as port, Client(f"https://localhost:{port}", cacert=certificate) as at:
+        with pytest.raises(NotTrusted, match=r"not valid for 'localhost'"):
+            at.send(requests.alive())
+
+
+def test_the_command_line_tells_certificates_from_a_missing_server(
+    certificate: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with secure(certificate) as port:
+        url = ["--url", f"https://127.0.0.1:{port}"]
+        assert run(["health", *url]) == 1
+        assert "is not trusted: self" in capsys.readouterr().err
+        # Past the certificate, it is only the answer that is none of quiltfn's.
+        assert run(["health", *url, "--cacert", str(certificate)]) == 1
+        assert "does not speak like quiltfn" in capsys.readouterr().err
+        assert run(["health", *url, "--cacert", str(tmp_path / "none.pem")]) == 2
+        (tmp_path / "no.pem").write_text("nothing")
+        assert run(["health", *url, "--cacert", str(tmp_path / "no.pem")]) == 2
+        assert "holds no certificate" in capsys.readouterr().err
+    assert run(["health", "--url", "http://127.0.0.1:9", "--cacert", str(certificate)]) == 2
+
+
+def test_tls_where_there_is_none_and_none_where_there_is(certificate: Path) -> None:
+    with listening() as (port, _), Client(f"https://127.0.0.1:{port}") as at:
+        with pytest.raises(ConnectionFailed, match="then use http://"):
+            at.send(requests.alive())
+    with secure(certificate) as port, Client(f"http://127.0.0.1:{port}") as at:
+        with pytest.raises(ConnectionFailed, match="use https://"):
+            at.send(requests.alive())
+
+
+def test_no_certificate_is_loaded_for_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "trusted", None)
+    monkeypatch.setattr(ssl, "create_default_context", None)
+    Client("http://127.0.0.1:9").close()
+
+
+# --- proxies -----------------------------------------------------------------------------------
+
+
+def test_a_proxy_of_the_environment_is_asked_for_other_machines_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with listening() as (port, kind):
+        monkeypatch.setenv("http_proxy", f"http://me:pass@127.0.0.1:{port}")
+        with Client("http://far.invalid:81/x") as at:
+            assert at.send(requests.alive()) == {"status": "ok"}
+        monkeypatch.setenv("no_proxy", "far.invalid")
+        with pytest.raises(ConnectionFailed):
+            Client("http://far.invalid:81/x").send(requests.alive())
+        with pytest.raises(ConnectionFailed):
+            Client("http://127.0.0.1:9").send(requests.alive())
+    ((method, path, headers, _),) = kind.seen
+    assert (method, path) == ("GET", "http://far.invalid:81/x/health")
+    assert headers["Proxy-Authorization"] == "Basic bWU6cGFzcw=="
+    assert headers["Host"] == "far.invalid:81"
+
+
+def test_https_goes_through_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def refuse(connection: socket.socket) -> None:
+        asked.append(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+
+    with behaving(refuse) as url:
+        monkeypatch.setenv("https_proxy", url)
+        with Client("https://far.invalid") as at, pytest.raises(ConnectionFailed, match="403"):
+            at.send(requests.alive())
+    assert asked[0].startswith(b"CONNECT far.invalid:443 HTTP/1.")
+
+
+def test_a_proxy_that_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    with pytest.raises(ValueError, match="must be an http:// address, not socks5"):
+        Client("http://far.invalid")
