@@ -1,5 +1,5 @@
-"""A call from the command line: the whole process of `quiltfn invoke`, for a warm function that prints
-a word, in turns with the start of the same Python that does nothing.
+"""A call from the command line: the whole process of `quiltfn invoke`, for a warm function that
+prints a word, in turns with the start of the same Python that does nothing.
 """
 
 from __future__ import annotations
