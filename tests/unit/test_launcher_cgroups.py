@@ -1,5 +1,6 @@
 """Limits in the kernel's units, the seam that fits a host, and trees of control groups."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -337,13 +338,12 @@ def test_a_group_that_stays_below_another_is_waited_for_once(
     (tmp_path / "quiltfn" / "s" / "one").mkdir(parents=True)
     (tmp_path / "quiltfn" / "s" / "one" / "a process").touch()
     waits: list[float] = []
-    monkeypatch.setattr(cgroups.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
     V1({"memory": tmp_path}, hybrid=False).remove_server("s")
     assert sum(waits) < 3, "seconds, of a launcher that ends"
 
 
-@pytest.mark.parametrize("is_gone", [True, False])
-def test_uids_are_given_back_when_every_process_is_gone(tmp_path: Path, is_gone: bool) -> None:
+def test_uids_are_given_back_when_every_process_is_gone(tmp_path: Path) -> None:
     returned: list[int] = []
     state: Any = SimpleNamespace(
         id="s",
@@ -352,11 +352,32 @@ def test_uids_are_given_back_when_every_process_is_gone(tmp_path: Path, is_gone:
         take_uids=lambda: 7,
         give_back_uids=returned.append,
     )
-    cgroups: Any = SimpleNamespace(path=lambda *_: "", remove=lambda *_: is_gone)
+    is_gone, killed = [True], []
+    cgroups: Any = SimpleNamespace(
+        path=lambda *_: "", remove=lambda *_: is_gone[0], kill=lambda *_: killed.append(1)
+    )
     nothing: Any = None
+    children: Any = SimpleNamespace(reap=lambda: None)
+    egress: Any = SimpleNamespace(check_timeouts=lambda _: None)
     programs = Programs(crun="", gvisor=nothing)
-    sandboxes = Sandboxes(state, cgroups, nothing, programs, nothing, nothing)
+    sandboxes = Sandboxes(state, cgroups, nothing, programs, children, egress)
     answers: list[Created | NotCreated] = []
-    sandboxes.create(Wanted(limits=Limits(memory_mib=1, cpu_percent=1)), answers.append)
+    wanted = Wanted(limits=Limits(memory_mib=1, cpu_percent=1))
+    sandboxes.create(wanted, answers.append)
     assert [type(one) for one in answers] == [NotCreated]
-    assert returned == ([7] if is_gone else [])
+    assert returned == [7]
+
+    is_gone[0] = False
+    sandboxes.create(wanted, answers.append)
+    now = time.monotonic()
+    sandboxes.check(now + 0.1)
+    assert len(answers) == 1, "it is waited for a moment"
+    sandboxes.check(now + 5)
+    assert [type(one) for one in answers] == [NotCreated, NotCreated], "and not for ever"
+    for later in range(10, 100, 10):
+        sandboxes.check(now + later)
+    assert returned == [7], "nobody gets the uids meanwhile"
+    assert killed, "what is in the group is killed again"
+    is_gone[0] = True
+    sandboxes.check(now + 200)
+    assert (returned, len(answers)) == ([7, 7], 2)

@@ -10,7 +10,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from quiltfn.launcher.cgroups import SOCKET_SHARE, Cgroups, CgroupsUnusable, write
+from quiltfn.launcher.cgroup_tree import write
+from quiltfn.launcher.cgroups import SOCKET_SHARE, Cgroups, CgroupsUnusable
 
 MIB = 1024 * 1024
 # What is kept for everybody else: a tenth, and half a GiB at least; but never more than a quarter,

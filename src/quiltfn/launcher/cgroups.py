@@ -7,14 +7,12 @@ only the v1 controllers that we use. On every host our groups lie below one pare
 
 import contextlib
 import os
-import signal
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from quiltfn.launcher import syscalls
+from quiltfn.launcher.cgroup_tree import children, kill_members, remove_tree, write
 
 MOUNT = Path("/sys/fs/cgroup")
 PARENT = "quiltfn"
@@ -26,6 +24,8 @@ CPU_QUOTA_MIN_US = 1_000
 # No quota, as v1 and v2 write it. Processes wait for what their group has used beyond its quota,
 # even those that only have to die, so it ends with a kill: nothing alive can make use of that.
 V1_NO_QUOTA, V2_NO_QUOTA = "-1", "max"
+# How often a removal is tried: some milliseconds in the event loop, a second where nobody waits.
+TRIES, TRIES_AT_THE_END = 4, 50
 # v1 counts TCP's buffers apart: they may have this part of the memory limit on top. v2 adds them.
 SOCKET_SHARE = 4
 
@@ -89,7 +89,9 @@ class Cgroups(Protocol):
         """SIGKILL to everything in the sandbox at once: no fork escapes it, no quota delays it."""
 
     def remove(self, server: str, sandbox: str) -> bool:
-        """Removes a dead sandbox's groups. Whether none is left, and with it no process."""
+        """Removes a dead sandbox's groups. Whether none is left, and with it no process; takes some
+        milliseconds at most.
+        """
 
     def sandboxes(self, server: str) -> set[str]:
         """Every sandbox of the server that still has a group."""
@@ -207,25 +209,26 @@ class V1:
         group = self._group("freezer", server, sandbox)
         with contextlib.suppress(OSError):
             (group / "freezer.state").write_text("FROZEN")
-        _kill_members(group)
+        kill_members(group)
         with contextlib.suppress(OSError):
             (group / "freezer.state").write_text("THAWED")
         with contextlib.suppress(OSError):
             write(self._group("cpu", server, sandbox) / "cpu.cfs_quota_us", V1_NO_QUOTA)
 
     def remove(self, server: str, sandbox: str) -> bool:
-        return False not in [_remove_tree(self._group(n, server, sandbox)) for n in self._mounts]
+        groups = [self._group(name, server, sandbox) for name in self._mounts]
+        return False not in [remove_tree(group, TRIES) for group in groups]
 
     def sandboxes(self, server: str) -> set[str]:
         return {
             child.name
             for name in self._mounts
-            for child in _children(self._mounts[name] / PARENT / server)
+            for child in children(self._mounts[name] / PARENT / server)
         }
 
     def remove_server(self, server: str) -> None:
         for top in self._mounts.values():
-            _remove_tree(top / PARENT / server)
+            remove_tree(top / PARENT / server, TRIES_AT_THE_END)
             with contextlib.suppress(OSError):
                 (top / PARENT).rmdir()
 
@@ -314,19 +317,19 @@ class V2:
         try:
             (group / "cgroup.kill").write_text("1")
         except OSError:  # before Linux 5.14
-            _kill_members(group)
+            kill_members(group)
         with contextlib.suppress(OSError):
             write(group / "cpu.max", V2_NO_QUOTA)
 
     def remove(self, server: str, sandbox: str) -> bool:
-        return _remove_tree(self._group(server, sandbox))
+        return remove_tree(self._group(server, sandbox), TRIES)
 
     def sandboxes(self, server: str) -> set[str]:
-        return {child.name for child in _children(self._group(server, ""))}
+        return {child.name for child in children(self._group(server, ""))}
 
     def remove_server(self, server: str) -> None:
         parent = self._parent(server)
-        _remove_tree(parent / server)
+        remove_tree(parent / server, TRIES_AT_THE_END)
         with contextlib.suppress(OSError):
             parent.rmdir()
 
@@ -358,42 +361,3 @@ def _delegated(own: str) -> str:
                     if os.getxattr(MOUNT / group.strip("/"), mark) == b"1":
                         return group
     return "/"
-
-
-def _children(group: Path) -> Iterator[Path]:
-    # A group has some forty files; scandir tells them from groups without asking for each.
-    with contextlib.suppress(OSError), os.scandir(group) as entries:
-        yield from (Path(one) for one in entries if one.is_dir(follow_symlinks=False))
-
-
-def write(file: Path, value: str) -> None:
-    """One write to a file that has to be there: `write_text` would make it where it is not."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, value.encode())
-    finally:
-        os.close(descriptor)
-
-
-def _kill_members(group: Path) -> None:
-    """SIGKILL to every process of the group and the groups below it."""
-    for child in _children(group):
-        _kill_members(child)
-    with contextlib.suppress(OSError):
-        for pid in (group / "cgroup.procs").read_text().split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-
-
-def _remove_tree(group: Path) -> bool:
-    """rmdir, from the leaves up. A group stays busy for a moment after its last process ended."""
-    children = _children(group)  # gone through once: each waits for itself
-    for attempt in range(50):
-        with contextlib.suppress(OSError):
-            group.rmdir()
-        if not group.exists():
-            return True
-        for child in children:
-            _remove_tree(child)
-        time.sleep(0.001 * attempt)
-    return False

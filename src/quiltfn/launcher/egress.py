@@ -22,6 +22,8 @@ from pathlib import Path
 from quiltfn.launcher import confine, syscalls
 from quiltfn.launcher import egress_rules as rules
 from quiltfn.launcher.cgroups import Cgroups, Limits
+from quiltfn.launcher.children import Children
+from quiltfn.launcher.jobs import cannot_start
 from quiltfn.launcher.netns import MTU, Netns
 from quiltfn.launcher.state import UIDS_PER_SANDBOX, ServerState
 
@@ -59,20 +61,16 @@ class Uplink:
     resolv_conf: Path
     _netns: Netns
     _denied: set[str]
-    _pid: int
-    _pidfd: int
     _ready: int
-    _on_lost: Callable[[], None] = lambda: None
+    _kill: Callable[[], None]
+    _on_lost: Callable[[], None]
+    is_alive: bool = True
     _on_gone: list[Callable[[], None]] = field(default_factory=list)
-
-    @property
-    def is_alive(self) -> bool:
-        return self._pidfd >= 0
 
     def end(self) -> None:
         """Kills its process; `Egress.close` is still needed."""
         if self.is_alive:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self._kill()
 
     def blocked(self) -> int:
         """Attempts that the rules refused so far."""
@@ -92,17 +90,17 @@ class Egress:
         self,
         state: ServerState,
         cgroups: Cgroups,
-        selector: selectors.BaseSelector,
+        children: Children,
         *,
         dns: str = "",
     ) -> None:
-        self._state, self._cgroups, self._selector, self._dns = state, cgroups, selector, dns
+        self._state, self._cgroups, self._children, self._dns = state, cgroups, children, dns
         self._directory = state.path / "network"
         self._directory.mkdir(mode=0o755)
         self._loading: dict[int, float] = {}  # nft processes and their deadlines
         self._open: list[Uplink] = []
         self._changes = _address_changes()
-        selector.register(self._changes, selectors.EVENT_READ, self._addresses_changed)
+        children.selector.register(self._changes, selectors.EVENT_READ, self._addresses_changed)
         missing = [path for path in (NFT, SLIRP) if not os.access(path, os.X_OK)]
         self.why_not = MISSING.format(" and ".join(missing)) if missing else ""
 
@@ -126,13 +124,12 @@ class Egress:
                     raise OSError(f"nft ended with {code}")
                 netns.blocked()  # the rules are there: read back before anything leads out
                 netns.connect(v6=seen.v6)
-                uplink = self._start(name, uid_base, limits, netns, seen)
+                uplink = self._start(name, uid_base, limits, netns, seen, on_lost)
             except OSError as error:
                 netns.close()
-                done(f"its network could not be made: {error}")
+                done(f"its network could not be made: {error.strerror or error}")
                 return
-            uplink._on_lost = on_lost
-            self._watch(uplink)
+            self._open.append(uplink)
             self._deny(uplink, addresses_of_the_host())  # some may have come since
             done(uplink)
 
@@ -140,7 +137,7 @@ class Egress:
             self._nft(netns, rules.ruleset(seen.addresses, resolvers=seen.resolvers), loaded)
         except OSError as error:
             netns.close()
-            done(f"nft cannot be started: {error.strerror}")
+            done(cannot_start("nft", error))
 
     def close(self, uplink: Uplink, done: Callable[[], None]) -> None:
         """Ends the process; `done` comes when nothing of it is left."""
@@ -153,7 +150,7 @@ class Egress:
         """Ends nft processes that hang; their sandbox is then refused."""
         for pid, deadline in self._loading.items():
             if now >= deadline:
-                os.kill(pid, signal.SIGKILL)
+                self._children.kill(pid)
 
     def examine(self, uplink: Uplink) -> str:
         """Waits until it leads out, then tries what must be refused; the only method that waits.
@@ -196,20 +193,24 @@ class Egress:
                     setsigmask=(),
                     setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
                 )
-        pidfd = watched(pid)
+
+        def ended(code: int) -> None:
+            del self._loading[pid]
+            done(code)
+
+        self._children.watch_new(pid, ended)
         self._loading[pid] = time.monotonic() + NFT_TIMEOUT_S
 
-        def ended() -> None:
-            self._selector.unregister(pidfd)
-            os.close(pidfd)
-            _, status = os.waitpid(pid, 0)
-            del self._loading[pid]
-            done(os.waitstatus_to_exitcode(status))
-
-        self._selector.register(pidfd, selectors.EVENT_READ, ended)
-
-    def _start(self, name: str, uid_base: int, limits: Limits, netns: Netns, seen: Seen) -> Uplink:
-        """Forks the process that leads out; whoever calls this watches it. Raises OSError."""
+    def _start(
+        self,
+        name: str,
+        uid_base: int,
+        limits: Limits,
+        netns: Netns,
+        seen: Seen,
+        on_lost: Callable[[], None],
+    ) -> Uplink:
+        """Forks the process that leads out. Raises OSError."""
         inner, outer = self._directory / f"{name}.inner", self._directory / f"{name}.outer"
         inner.write_text("".join(f"nameserver {one}\n" for one in seen.resolvers))
         outer.write_text(seen.resolv_conf)
@@ -220,10 +221,10 @@ class Egress:
         ready, tell = os.pipe()
         try:
             pid = os.fork()
-        except OSError:
+        except OSError as error:
             os.close(ready)
             os.close(tell)
-            raise
+            raise OSError(error.errno, cannot_start("slirp4netns", error)) from None
         if pid == 0:
             try:
                 confine.forget_the_launcher()
@@ -235,12 +236,17 @@ class Egress:
                 os._exit(127)
         netns.give_tap()
         os.close(tell)
+        uplink = Uplink(
+            *(name, netns.path, inner, netns, seen.addresses, ready),
+            lambda: self._children.kill(pid),
+            on_lost,
+        )
         try:
-            pidfd = watched(pid)
+            self._children.watch_new(pid, lambda _: self._ended(uplink))
         except OSError:
             os.close(ready)
             raise
-        return Uplink(name, netns.path, inner, netns, seen.addresses, pid, pidfd, ready)
+        return uplink
 
     def _confine(self, launcher: int, uid: int, resolv_conf: Path) -> None:
         """In the forked child: everything is given up but what is open and ordinary sockets."""
@@ -254,20 +260,12 @@ class Egress:
             resource.setrlimit(kind, (limit, limit))
         confine.give_up_root(launcher, uid)
 
-    def _watch(self, uplink: Uplink) -> None:
-        self._open.append(uplink)
-
-        def ended() -> None:
-            self._selector.unregister(uplink._pidfd)
-            os.close(uplink._pidfd)
-            uplink._pidfd = -1
-            os.waitpid(uplink._pid, 0)
-            if uplink._on_gone:
-                self._gone(uplink)
-            else:
-                uplink._on_lost()
-
-        self._selector.register(uplink._pidfd, selectors.EVENT_READ, ended)
+    def _ended(self, uplink: Uplink) -> None:
+        uplink.is_alive = False
+        if uplink._on_gone:
+            self._gone(uplink)
+        else:
+            uplink._on_lost()
 
     def _addresses_changed(self) -> None:
         """What the host is called now is refused in every sandbox, or the sandbox ends."""
@@ -302,16 +300,6 @@ class Egress:
             (self._directory / f"{uplink.name}.{kind}").unlink(missing_ok=True)
         for done in uplink._on_gone:
             done()
-
-
-def watched(pid: int) -> int:
-    """A descriptor that says when our child ends. Raises OSError, and then there is no child."""
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
 
 
 def _become_slirp(tap: int, ready: int, *, v6: bool) -> None:

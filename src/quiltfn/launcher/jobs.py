@@ -5,8 +5,9 @@ Nothing here blocks for longer than a system call.
 """
 
 import contextlib
+import errno
+import functools
 import os
-import selectors
 import signal
 import socket
 import time
@@ -16,13 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quiltfn.launcher import confine
+from quiltfn.launcher.children import Children, Process, kill_trees, processes
 from quiltfn.launcher.oci import CONTROL_FD
 
 # It takes some 20 ms. Less than a caller waits for an instance, so that he is told what failed.
 TIMEOUT_S = 6.0
+# What is left of a program that failed is killed again and again, for as long as this at most.
+LEFT_BEHIND_S = 2.0
 NOT_STARTED = 127  # what a shell says of a program that it cannot start
-# What runsc's own children are called, since it starts them as /proc/self/exe.
-RE_EXECUTED = "exe"
+NO_PROCESS = (
+    "no further process can be started: the machine or the control group of quiltfn has as many "
+    "as it may have (pid_max, threads-max, pids.max or ulimit -u)"
+)
 STDIO_ON_NULL = [
     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
     (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
@@ -33,7 +39,8 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 @dataclass(slots=True)
 class Job:
-    """One process. `command`: a program's path and its arguments; `done` is told its exit code.
+    """One process. `command`: a program's path and its arguments; `done` is told why it failed, or
+    nothing if it did not.
 
     `guest_socket`: handed over as the descriptor that a guest speaks on, and closed. `prepare`:
     what the launcher does when its turn has come; `before`: what the child does before it becomes
@@ -41,82 +48,132 @@ class Job:
     """
 
     command: list[str]
-    done: Callable[[int], None]
+    done: Callable[[str], None]
     guest_socket: socket.socket
     prepare: Callable[[], None] | None = None
     before: Callable[[], None] | None = None
     pid: int = field(default=0, init=False)
-    pidfd: int = field(default=-1, init=False)
     deadline: float = field(default=0.0, init=False)
+    why: str = field(default="", init=False)
+
+    @property
+    def program(self) -> str:
+        return os.path.basename(self.command[0])
 
 
 class Jobs:
-    """Runs them; every answer comes by callback from the event loop."""
+    """Runs them; every answer comes by callback from the event loop.
 
-    def __init__(self, selector: selectors.BaseSelector) -> None:
-        self._selector = selector
+    `server`: its id, which the names of all its control groups contain.
+    """
+
+    def __init__(self, children: Children, server: str) -> None:
+        self._children, self._server = children, server
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
-        self._names = {RE_EXECUTED}
+        self._failed: list[Job] = []  # ended, but perhaps not all that they have started
         self._jobs_max = 2 * (os.cpu_count() or 1)
 
     @property
     def is_idle(self) -> bool:
-        return not self._running and not self._waiting
+        return not (self._running or self._waiting or self._failed)
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether `check` should be called again in some milliseconds."""
+        return bool(self._failed)
 
     def add(self, job: Job) -> None:
         self._waiting.append(job)
         self._run_waiting()
 
     def check(self, now: float) -> None:
-        """Ends processes that hang, so that their job fails; and takes leave of orphans."""
-        for job in self._running:
-            if now >= job.deadline:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(job.pid, signal.SIGKILL)
-        self.reap_orphans()
-
-    def reap_orphans(self) -> None:
-        """Both programs leave children behind that become ours. One that cannot be reaped yet, or
-        is behind somebody who is reaped elsewhere, is met in a later turn.
-        """
-        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        with contextlib.suppress(OSError):
-            while (ended := os.waitid(os.P_ALL, 0, look)) is not None:
-                pid = ended.si_pid
-                comm = Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
-                if comm not in self._names or any(job.pid == pid for job in self._running):
-                    return
-                os.waitpid(pid, 0)
+        """Ends programs that hang, so that their job fails, and what failed ones left behind."""
+        late = [job for job in self._running if now >= job.deadline and not job.why]
+        if late:
+            kill_trees({job.pid for job in late}, list(processes()))
+        for job in late:
+            job.why = f"{job.program} had not ended after {TIMEOUT_S:.0f} s and was killed"
+        self._end_left_behind(now)
 
     def _run_waiting(self) -> None:
         while self._waiting and len(self._running) < self._jobs_max:
             job = self._waiting.popleft()
-            try:
-                if job.prepare is not None:
-                    job.prepare()
-                job.pid = _spawn(job) if job.before is None else _fork(job, job.before)
-            except OSError:  # the program was taken away, or there is no room for a process
-                job.done(NOT_STARTED)
+            with job.guest_socket:
+                why = self._start(job)
+            if why:
+                job.done(why)
                 continue
-            finally:
-                job.guest_socket.close()
-            self._names.add(os.path.basename(job.command[0])[:15])
-            job.pidfd = os.pidfd_open(job.pid)
             job.deadline = time.monotonic() + TIMEOUT_S
             self._running.append(job)
-            self._selector.register(
-                job.pidfd, selectors.EVENT_READ, lambda job=job: self._ended(job)
-            )
 
-    def _ended(self, job: Job) -> None:
-        self._selector.unregister(job.pidfd)
-        os.close(job.pidfd)
-        _, status = os.waitpid(job.pid, 0)
+    def _start(self, job: Job) -> str:
+        """Why it could not be started; empty where it was."""
+        try:
+            if job.prepare is not None:
+                job.prepare()
+        except OSError as error:
+            return f"its files cannot be mounted: {error}"
+        try:
+            job.pid = _spawn(job) if job.before is None else _fork(job, job.before)
+            self._children.watch_new(job.pid, functools.partial(self._ended, job))
+        except OSError as error:
+            return cannot_start(job.program, error)
+        return ""
+
+    def _ended(self, job: Job, code: int) -> None:
         self._running.remove(job)
-        self.reap_orphans()
-        job.done(os.waitstatus_to_exitcode(status))
+        if code == 0 and not job.why:
+            job.done("")
+        else:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+            if code == NOT_STARTED and job.before is not None:
+                how = "cannot be started"
+            job.why = job.why or f"{job.program} {how}"
+            job.deadline = time.monotonic() + LEFT_BEHIND_S
+            self._failed.append(job)
         self._run_waiting()
+
+    def _end_left_behind(self, now: float) -> None:
+        """A failed job is done when nothing that it has started is left: until then that could
+        still make groups and mounts of a sandbox that is taken for gone.
+        """
+        failed = list(self._failed)
+        if not failed:
+            return
+        table = list(processes())
+        strays = self._strays(table)
+        kill_trees(strays, table)
+        for job in failed:
+            if not strays or now >= job.deadline:
+                self._failed.remove(job)
+                job.done(job.why)
+
+    def _strays(self, table: list[Process]) -> set[int]:
+        """Children of ours that nobody waits for and that are in no control group of the server's:
+        what is in one is ended with it.
+        """
+        own = os.getpid()
+        found = [one.pid for one in table if one.parent == own and not one.is_dead]
+        # They may be of a program that has ended, but was not reaped yet: then they are known now.
+        self._children.reap()
+        return {pid for pid in found if not (self._children.knows(pid) or self._is_held(pid))}
+
+    def _is_held(self, pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            return self._server in Path(f"/proc/{pid}/cgroup").read_text()
+        return True  # it has ended
+
+
+def cannot_start(program: str, error: OSError) -> str:
+    """Why, for the operator."""
+    why = NO_PROCESS if error.errno == errno.EAGAIN else error.strerror or str(error)
+    return f"{program} cannot be started: {why}"
+
+
+def explained(sentence: str) -> str:
+    """What a program said of its failure, for the operator, who need not know what fork is."""
+    return f"{sentence}: {NO_PROCESS}" if os.strerror(errno.EAGAIN) in sentence else sentence
 
 
 def _spawn(job: Job) -> int:

@@ -32,12 +32,22 @@ from quiltfn.launcher import (
     syscalls,
     verbs,
 )
+from quiltfn.launcher.children import Children
 from quiltfn.launcher.egress import Egress
 from quiltfn.launcher.gvisor import Gvisor
+from quiltfn.launcher.jobs import cannot_start
 from quiltfn.launcher.sandboxes import Created, NotCreated, Programs, Sandboxes
 
 UNUSABLE, SERVER_DIED, NO_DATA_DIR, NOT_ROOT = 69, 70, 73, 77
 LEAVE_TIMEOUT_S = 10.0
+DRAINING = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+# What says that this process is broken, or stops it, or does nothing; all others are ignored, so
+# that none ends the launcher without its clean-up.
+LEFT_ALONE = {
+    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS),
+    *(signal.SIGTRAP, signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN),
+    *(signal.SIGTTOU, signal.SIGCONT, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH),
+}
 ROOTLESS = (
     "quiltfn serve must be started as root: making user namespaces with their own uid ranges, "
     "control groups with limits and a private mount namespace needs it. The HTTP server itself "
@@ -103,11 +113,15 @@ class Launcher:
         except (confine.NotReadable, OSError) as error:
             raise CannotStart(str(error), NO_DATA_DIR) from None
         self.selector = selectors.DefaultSelector()
+        self.children = Children(self.selector)
         self.memory_max_mib = ceiling.machine_memory() // ceiling.MIB
         self.cores = len(os.sched_getaffinity(0))
         self._started_stopping = False
+        self.server = 0
+        self._server_code: int | None = None
 
     def run(self) -> int:
+        self._watch_signals()
         os.umask(0o022)
         if descriptors.raise_limit() < descriptors.LEAST:
             raise CannotStart(
@@ -142,13 +156,12 @@ class Launcher:
         self.skeleton = host_image.build(self.state.root, self.options.guest)
         self.images = images.Images(self.options.data_dir / "images", self.state.images)
         sandbox_roots = roots.Roots(self.state.roots, self.skeleton.host)
-        egress = Egress(self.state, groups, self.selector, dns=self.options.egress_dns)
+        egress = Egress(self.state, groups, self.children, dns=self.options.egress_dns)
         gvisor = Gvisor(self.options.runsc)
         programs = Programs(self.options.crun, gvisor)
         self.sandboxes = Sandboxes(
-            self.state, groups, sandbox_roots, programs, self.selector, egress
+            self.state, groups, sandbox_roots, programs, self.children, egress
         )
-        self._watch_signals()
         try:
             data = self.options.data_dir
             images_dir = data / "images"
@@ -174,21 +187,23 @@ class Launcher:
             "packages": host_image.packages_hash(),
         }
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        server = self._start_server(theirs, facts)
+        try:
+            self.server = self._start_server(theirs, facts)
+            self.children.watch_new(self.server, self._server_ended)
+        except OSError as error:
+            raise CannotStart(cannot_start("the server", error), UNUSABLE) from None
         theirs.close()
         self.listener.close()
-        self.server = server
         self.channel.setblocking(False)
         self.selector.register(self.channel, selectors.EVENT_READ, self._requests)
-        server_ended = os.pidfd_open(server)
-        self.selector.register(server_ended, selectors.EVENT_READ, None)
-        while not _readable(server_ended):
+        while self._server_code is None:
             self._turn()
-        _, status = os.waitpid(server, 0)
-        self.selector.unregister(server_ended)
-        self._hang_up()  # what a dead server had still asked for is not done any more
         self.sandboxes.destroy_all(LEAVE_TIMEOUT_S)
-        return self._exit_code(os.waitstatus_to_exitcode(status))
+        return self._exit_code(self._server_code)
+
+    def _server_ended(self, code: int) -> None:
+        self._server_code = code
+        self._hang_up()  # what a dead server had still asked for is not done any more
 
     def _exit_code(self, server: int) -> int:
         # A server that was still starting has no handler yet: it dies of SIGTERM itself.
@@ -208,10 +223,10 @@ class Launcher:
             return pid
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            # Ctrl-C reaches the whole terminal group; the launcher turns it into a drain.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            # A terminal sends them to the whole group; the launcher turns them into a drain.
+            for number in (signal.SIGINT, signal.SIGQUIT):
+                signal.signal(number, signal.SIG_IGN)
             syscalls.unshare_mounts()
             confine.reveal(self.options.program, self.options.data_dir)
             confine.give_up_root(launcher)
@@ -235,10 +250,10 @@ class Launcher:
     # The event loop --------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        for key, _ in self.selector.select(1.0):
+        for key, _ in self.selector.select(self.sandboxes.pause_s):
             if callable(key.data):
                 key.data()
-        self.sandboxes.check_timeouts(time.monotonic())
+        self.sandboxes.check(time.monotonic())
 
     def _watch_signals(self) -> None:
         reader, writer = socket.socketpair()
@@ -246,18 +261,18 @@ class Launcher:
             end.setblocking(False)
         self._signal_ends = (reader, writer)  # kept, or the garbage collector closes them
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in DRAINING:
             signal.signal(number, lambda *_: None)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in signal.valid_signals() - DRAINING - LEFT_ALONE:
+            signal.signal(number, signal.SIG_IGN)
         self.selector.register(reader, selectors.EVENT_READ, self._signalled)
 
     def _signalled(self) -> None:
         for number in self._signal_ends[0].recv(64):
-            if number in (signal.SIGTERM, signal.SIGINT):
+            if number in DRAINING:
                 self._started_stopping = True
-                if hasattr(self, "server"):
-                    with contextlib.suppress(ProcessLookupError):  # it has ended; we are at it
-                        os.kill(self.server, signal.SIGTERM)
+                if self.server:
+                    self.children.signal(self.server, signal.SIGTERM)
                 else:
                     raise CannotStart("stopped before the server was started", 0)
 
@@ -277,7 +292,7 @@ class Launcher:
                 verb = verbs.parse(packet, memory_max_mib=self.memory_max_mib, cores=self.cores)
             except verbs.Refused as error:
                 print(f"quiltfn: refused the server's request: {error}", file=sys.stderr)
-                os.kill(self.server, signal.SIGKILL)
+                self.children.kill(self.server)
                 return
             self._perform(verb)
 
@@ -347,7 +362,7 @@ class Launcher:
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.ECONNRESET):
                 print(f"quiltfn: the server does not take answers: {error}", file=sys.stderr)
-                os.kill(self.server, signal.SIGKILL)
+                self.children.kill(self.server)
         finally:
             self.channel.setblocking(False)
 
@@ -364,9 +379,3 @@ def _listen(host: str, port: int) -> socket.socket:
         sentence = f"cannot use {host}:{port}: {error.strerror or error}"
         raise CannotStart(sentence, UNUSABLE) from None
     return listener
-
-
-def _readable(descriptor: int) -> bool:
-    poll = selectors.PollSelector()
-    poll.register(descriptor, selectors.EVENT_READ)
-    return bool(poll.select(0))

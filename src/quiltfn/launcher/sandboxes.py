@@ -5,9 +5,7 @@ Nothing here blocks for longer than a system call.
 
 import contextlib
 import json
-import os
 import secrets
-import selectors
 import shutil
 import socket
 import time
@@ -17,11 +15,17 @@ from pathlib import Path
 
 from quiltfn.launcher import descriptors, oci
 from quiltfn.launcher.cgroups import Cgroups, Limits
-from quiltfn.launcher.egress import Egress, Uplink
+from quiltfn.launcher.children import Children
+from quiltfn.launcher.egress import SUFFIX, Egress, Uplink
 from quiltfn.launcher.gvisor import Gvisor, enter, error_in
-from quiltfn.launcher.jobs import Job, Jobs
+from quiltfn.launcher.jobs import Job, Jobs, explained
 from quiltfn.launcher.roots import Roots
 from quiltfn.launcher.state import ServerState
+
+# Groups that cannot be removed are tried again: at once, then ever more rarely.
+RETRY_MIN_S, RETRY_MAX_S = 0.01, 5.0
+# So long whoever has asked for the end of a sandbox waits for such a group; its uids wait on.
+ANSWER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,8 @@ class NotCreated:
 class _Sandbox:
     """`is_starting`: crun is at it, or will be; until it has ended nothing can be deleted.
 
-    `limits`: what it was made with. `by_runsc`: it is gVisor's. `is_stuck`: a killed process of it
-    has not ended in a second, so nobody else gets its uids.
+    `limits`: what it was made with. `by_runsc`: it is gVisor's. `pid`: its first process, while
+    that is alive. `blocked`: what its network has refused, once that is closed.
     """
 
     id: str
@@ -57,10 +61,20 @@ class _Sandbox:
     limits: Limits
     by_runsc: bool
     is_starting: bool = True
-    is_stuck: bool = False
-    pidfd: int | None = None
+    pid: int | None = None
+    blocked: int = 0
     uplink: Uplink | None = None
     on_gone: list[Callable[[int], None]] | None = None
+
+
+@dataclass(slots=True)
+class _Retry:
+    """A sandbox all of which has ended, but some group of which is still there."""
+
+    sandbox: _Sandbox
+    pause_s: float
+    next_at: float
+    answer_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +94,15 @@ class Sandboxes:
         cgroups: Cgroups,
         roots: Roots,
         programs: Programs,
-        selector: selectors.BaseSelector,
+        children: Children,
         egress: Egress,
     ) -> None:
         self._egress = egress
         self._state, self._cgroups, self._roots = state, cgroups, roots
         self._crun, self._gvisor = programs.crun, programs.gvisor
-        self._selector, self._jobs = selector, Jobs(selector)
+        self._children, self._jobs = children, Jobs(children, state.id)
         self._known: dict[str, _Sandbox] = {}
+        self._retries: list[_Retry] = []
         self._most = descriptors.sandboxes(descriptors.limit())
 
     def create(self, wanted: oci.Wanted, done: Callable[[Created | NotCreated], None]) -> None:
@@ -160,15 +175,22 @@ class Sandboxes:
             self.destroy(name, lambda _: None)
         end = time.monotonic() + timeout_s
         while (self._known or not self._jobs.is_idle) and time.monotonic() < end:
-            for key, _ in self._selector.select(0.1):
+            for key, _ in self._children.selector.select(min(0.1, self.pause_s)):
                 if callable(key.data):
                     key.data()
-            self.check_timeouts(time.monotonic())
+            self.check(time.monotonic())
 
-    def check_timeouts(self, now: float) -> None:
-        """Ends programs that hang; their job then fails as if they had."""
+    @property
+    def pause_s(self) -> float:
+        """How long the event loop may sleep before `check` is called again."""
+        return RETRY_MIN_S if self._jobs.is_pressed or self._retries else 1.0
+
+    def check(self, now: float) -> None:
+        """What nobody announces: programs that hang are ended, groups that stayed are removed."""
+        self._children.reap()
         self._egress.check_timeouts(now)
         self._jobs.check(now)
+        self._retry(now)
 
     # How it is done --------------------------------------------------------------------------
 
@@ -203,7 +225,7 @@ class Sandboxes:
             return
         job = Job(
             self._crun_command(bundle),
-            lambda code: self._created(sandbox, ours, code, done),
+            lambda why: self._created(sandbox, ours, why, done),
             guests,
             prepare=lambda: self._roots.make(sandbox.id, wanted),
         )
@@ -243,7 +265,7 @@ class Sandboxes:
         self,
         sandbox: _Sandbox,
         ours: socket.socket,
-        code: int,
+        why: str,
         done: Callable[[Created | NotCreated], None],
     ) -> None:
         bundle = self._state.bundles / sandbox.id
@@ -252,20 +274,20 @@ class Sandboxes:
         try:
             if sandbox.on_gone is not None:
                 raise OSError("it was given up meanwhile")
-            if code != 0:
-                why = error_in if sandbox.by_runsc else _first_line
-                program = "runsc" if sandbox.by_runsc else "crun"
-                raise OSError(why(bundle / "log") or f"{program} ended with {code}")
+            if why:
+                in_log = error_in if sandbox.by_runsc else _first_line
+                raise OSError(explained(in_log(bundle / "log") or why))
             if sandbox.uplink is not None and not sandbox.uplink.is_alive:
                 raise OSError("the process that leads out of its network ended")
             # gVisor had more of the processor to start; crun has set the rest by config.json.
             limit = self._cgroups.limit if sandbox.by_runsc else self._cgroups.limit_sockets
             limit(self._state.id, sandbox.id, sandbox.limits)
             pid = int((bundle / "pid").read_text())
-            sandbox.pidfd = os.pidfd_open(pid)
-            self._selector.register(
-                sandbox.pidfd, selectors.EVENT_READ, lambda: self._ended(sandbox, pid)
-            )
+            try:
+                self._children.watch(pid, lambda _: self._ended(sandbox))
+            except (ProcessLookupError, ChildProcessError):
+                raise OSError("its first process has ended at once") from None
+            sandbox.pid = pid
             events = self._cgroups.open_events(self._state.id, sandbox.id)
         except (OSError, ValueError) as error:
             ours.close()
@@ -279,19 +301,14 @@ class Sandboxes:
         self._cgroups.kill(self._state.id, sandbox.id)
         if sandbox.uplink is not None:
             sandbox.uplink.end()
-        if sandbox.pidfd is None:
+        if sandbox.pid is None:
             self._delete(sandbox)
 
-    def _ended(self, sandbox: _Sandbox, pid: int) -> None:
+    def _ended(self, sandbox: _Sandbox) -> None:
         """The guest is dead, and with pid 1 everything in its pid namespace; or the sentry is, and
         what else is in its group was killed with it.
         """
-        assert sandbox.pidfd is not None
-        self._selector.unregister(sandbox.pidfd)
-        os.close(sandbox.pidfd)
-        sandbox.pidfd = None
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
+        sandbox.pid = None
         if sandbox.on_gone is not None:
             self._delete(sandbox)
 
@@ -301,21 +318,50 @@ class Sandboxes:
         """
         if sandbox.by_runsc:  # With a guest all is dead that was in its pid namespace.
             self._cgroups.kill(self._state.id, sandbox.id)
-        sandbox.is_stuck = not self._cgroups.remove(self._state.id, sandbox.id)
         shutil.rmtree(self._state.bundles / sandbox.id, ignore_errors=True)
         shutil.rmtree(self._state.crun_root / sandbox.id, ignore_errors=True)
         if sandbox.uplink is None:
-            self._forget(sandbox, blocked=0)
+            self._remove(sandbox)
         else:
-            blocked = sandbox.uplink.blocked()
-            self._egress.close(sandbox.uplink, lambda: self._forget(sandbox, blocked))
+            sandbox.blocked = sandbox.uplink.blocked()
+            self._egress.close(sandbox.uplink, lambda: self._remove(sandbox))
 
-    def _forget(self, sandbox: _Sandbox, blocked: int) -> None:
-        if not sandbox.is_stuck:
-            self._state.give_back_uids(sandbox.uid_base)
+    def _remove(self, sandbox: _Sandbox) -> None:
+        if self._are_groups_gone(sandbox):
+            self._forget(sandbox)
+        else:
+            now = time.monotonic()
+            self._retries.append(
+                _Retry(sandbox, RETRY_MIN_S, now + RETRY_MIN_S, answer_at=now + ANSWER_S)
+            )
+
+    def _are_groups_gone(self, sandbox: _Sandbox) -> bool:
+        names = [sandbox.id] if sandbox.uplink is None else [sandbox.id, sandbox.id + SUFFIX]
+        return False not in [self._cgroups.remove(self._state.id, name) for name in names]
+
+    def _retry(self, now: float) -> None:
+        """Whatever is still in those groups is killed again, and may need a moment to end."""
+        for one in list(self._retries):
+            if now >= one.next_at:
+                one.pause_s = min(2 * one.pause_s, RETRY_MAX_S)
+                one.next_at = now + one.pause_s
+                self._cgroups.kill(self._state.id, one.sandbox.id)
+                if self._are_groups_gone(one.sandbox):
+                    self._retries.remove(one)
+                    self._forget(one.sandbox)
+                elif now >= one.answer_at:
+                    self._tell(one.sandbox)
+
+    def _forget(self, sandbox: _Sandbox) -> None:
+        """Nothing is left of it: somebody else may have its uids."""
+        self._state.give_back_uids(sandbox.uid_base)
         del self._known[sandbox.id]
-        for done in sandbox.on_gone or ():
-            done(blocked)
+        self._tell(sandbox)
+
+    def _tell(self, sandbox: _Sandbox) -> None:
+        waiting, sandbox.on_gone = sandbox.on_gone or (), []
+        for done in waiting:
+            done(sandbox.blocked)
 
 
 def _first_line(log: Path) -> str:

@@ -1,0 +1,116 @@
+"""The launcher's children: those that somebody waits for, and all others, which are only reaped.
+
+Whatever loses its parent below the launcher becomes its child: guests, what an OCI runtime leaves
+behind, what the server forked. A process is known by its number alone, never by what it calls
+itself.
+"""
+
+import contextlib
+import os
+import selectors
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    pidfd: int
+    ended: Callable[[int], None]
+
+
+class Children:
+    """Tells of each child's end by callback from the event loop; nothing here blocks."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self.selector = selector
+        self._watched: dict[int, _Watched] = {}
+
+    def watch(self, pid: int, ended: Callable[[int], None]) -> None:
+        """`ended` is called once with the exit code, negative for a signal, when the child is gone.
+
+        Raises OSError where there is no such child; a child of ours that cannot be watched (no
+        descriptor is left) is not ended by that.
+        """
+        if pid in self._watched:
+            raise ChildProcessError(f"process {pid} is another's already")
+        pidfd = os.pidfd_open(pid)
+        try:
+            # It may have ended and been reaped meanwhile, and the number be somebody else's now.
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            self.selector.register(pidfd, selectors.EVENT_READ, self.reap)
+        except OSError:
+            os.close(pidfd)
+            raise
+        self._watched[pid] = _Watched(pidfd, ended)
+
+    def watch_new(self, pid: int, ended: Callable[[int], None]) -> None:
+        """The same for a child that was just started: it is killed if it cannot be watched."""
+        try:
+            self.watch(pid, ended)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+
+    def kill(self, pid: int) -> None:
+        """SIGKILL to a child that is watched; harmless where it has ended."""
+        self.signal(pid, signal.SIGKILL)
+
+    def signal(self, pid: int, number: int) -> None:
+        """A signal to a child that is watched; harmless where it has ended."""
+        if pid in self._watched:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._watched[pid].pidfd, number)
+
+    def knows(self, pid: int) -> bool:
+        """Whether it is watched and its end was not told yet."""
+        return pid in self._watched
+
+    def reap(self) -> None:
+        """Takes leave of every child that has ended, and tells who watches it."""
+        with contextlib.suppress(ChildProcessError):  # there is no child at all
+            while (end := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)) is not None:
+                watched = self._watched.pop(end.si_pid, None)
+                if watched is None:
+                    continue
+                self.selector.unregister(watched.pidfd)
+                os.close(watched.pidfd)
+                killed = end.si_code != os.CLD_EXITED
+                watched.ended(-end.si_status if killed else end.si_status)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One line of the machine's table of processes."""
+
+    pid: int
+    parent: int
+    is_dead: bool
+
+
+def processes() -> Iterator[Process]:
+    """Every process of the machine."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                # The name, which may contain anything, ends with the last parenthesis.
+                fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+                yield Process(int(name), int(fields[1]), fields[0] in "ZX")
+
+
+def kill_trees(roots: set[int], table: list[Process]) -> None:
+    """SIGKILL to these processes and to all below them, as far as the table shows them.
+
+    What is started meanwhile becomes a child of the launcher and is met by the next look.
+    """
+    below: dict[int, list[int]] = {}
+    for one in table:
+        below.setdefault(one.parent, []).append(one.pid)
+    left = list(roots)
+    while left:
+        pid = left.pop()
+        left += below.get(pid, [])
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

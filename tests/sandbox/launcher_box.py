@@ -1,0 +1,201 @@
+"""A launcher whose server is in the hands of the test: it does what the test sends it as code.
+
+So a test plays a server that was taken over, as the uid and with the descriptors that one would
+have. Run as a script this is the launcher's process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from e2e.server import CRUN, children, is_alive, status_of, until, why_not
+from patience import patient
+from quiltfn.launcher import jobs
+from quiltfn.launcher.main import Launcher, Options
+from quiltfn.operator.serve import GUEST, program_paths
+
+__all__ = ["CRUN", "Box", "box", "is_alive", "place", "status_of", "until", "why_not"]
+
+STAND_IN = r"""
+import contextlib, json, os, signal, socket, sys, time
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+given = dict(one[2:].split("=", 1) for one in sys.argv[2:])
+channel = socket.socket(fileno=int(given["channel"]))
+test = socket.socket(fileno=int(sys.argv[1]))
+kept = []
+
+def ask(verb, **more):
+    channel.send(json.dumps({"n": 1, "verb": verb, **more}).encode())
+    data, descriptors, _, _ = socket.recv_fds(channel, 65536, 2)
+    kept.extend(descriptors)
+    return json.loads(data)
+
+def create(**more):
+    wanted = dict(memory_mib=64, cpu_percent=100, image=None, network="none", writable_paths=[])
+    return ask("create", **{**wanted, "isolation": "crun", **more})
+
+def orphan(work):
+    '''`work` in a process whose parent has ended.'''
+    first = os.fork()
+    if first == 0:
+        if os.fork() == 0:
+            with contextlib.suppress(BaseException):
+                work()
+        os._exit(0)
+    os.waitpid(first, 0)
+
+def call_me(name):
+    with open("/proc/self/comm", "w") as file:
+        file.write(name)
+
+test.send(b'"ready"')
+while code := test.recv(65536):
+    answer = None
+    try:
+        exec(code)
+    except Exception as error:
+        answer = f"{type(error).__name__}: {error}"
+    test.send(json.dumps(answer).encode())
+"""
+
+
+@dataclass
+class Box:
+    """A launcher that runs, its directories, and the server in its hands."""
+
+    root: Path
+    process: subprocess.Popen[bytes]
+    server: socket.socket
+    log: Path
+    id: str = field(init=False)
+
+    def do(self, code: str) -> Any:
+        """Has the server run that; returns what it has called `answer`, or what was raised."""
+        self.server.send(code.encode())
+        return json.loads(self.server.recv(65536))
+
+    def create(self, **more: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self.do(f"answer = create(**{more!r})")
+        return answer
+
+    def destroy(self, sandbox: str) -> None:
+        assert "error" not in self.do(f"answer = ask('destroy', sandbox={sandbox!r})")
+
+    @property
+    def launcher(self) -> int:
+        return self.process.pid
+
+    @property
+    def server_pid(self) -> int:
+        return int(self.do("answer = os.getpid()"))
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def zombies(self) -> list[int]:
+        return [pid for pid in children(self.launcher) if not is_alive(pid)]
+
+    def groups(self) -> set[str]:
+        """Names of everything that has a control group of this launcher's, in any hierarchy."""
+        found = set()
+        for path, names, _ in os.walk("/sys/fs/cgroup"):
+            if path.endswith(f"/{self.id}"):
+                found |= set(names)
+        return found
+
+    def sandboxes(self) -> set[str]:
+        """Sandboxes that have a control group."""
+        return {name for name in self.groups() if len(name) == 24}
+
+    def wait(self, timeout_s: float = 20.0) -> int:
+        return self.process.wait(patient(timeout_s))
+
+
+@contextlib.contextmanager
+def place() -> Iterator[Path]:
+    """A directory that mapped root can walk into."""
+    path = Path(tempfile.mkdtemp(prefix="quiltfn-box-"))
+    path.chmod(0o711)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def box(root: Path, *, data: str = "data", **how: Any) -> Iterator[Box]:
+    """One launcher. `how`: `crun`, a path; `job_s`, how long a program may take.
+
+    In the end it is ended, and where it ended by itself or by SIGTERM nothing of it is left.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    log = root / f"{data}.log"
+    how = {"run_dir": str(root / "run"), "data_dir": str(root / data), **how}
+    before = _servers(root)
+    with ours:
+        ours.settimeout(patient(30))
+        with theirs, log.open("ab") as errors:
+            process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno()), json.dumps(how)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stderr=errors,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,
+            )
+        made = Box(root, process, ours, log)
+        try:
+            assert ours.recv(64) == b'"ready"', f"the launcher did not start: {log.read_text()}"
+            (made.id,) = _servers(root) - before
+            yield made
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                code = process.wait(patient(20))
+            finally:
+                process.kill()
+    if code != -signal.SIGKILL:
+        assert "Traceback" not in log.read_text(), log.read_text()
+        assert made.id not in _servers(root)
+        assert not made.groups()
+
+
+def _servers(root: Path) -> set[str]:
+    servers = root / "run" / "servers"
+    return {one.name for one in servers.iterdir()} if servers.is_dir() else set()
+
+
+def main(handed: str, told: str) -> int:
+    """The launcher's process."""
+    how = json.loads(told)
+    jobs.TIMEOUT_S = how.get("job_s", jobs.TIMEOUT_S)
+    return Launcher(
+        Options(
+            host="127.0.0.1",
+            port=0,
+            data_dir=Path(how["data_dir"]),
+            run_dir=Path(how["run_dir"]),
+            guest=GUEST,
+            server=[sys.executable, "-I", "-c", STAND_IN, handed],
+            given={},
+            program=program_paths(),
+            crun=how.get("crun", CRUN),
+        )
+    ).run()
+
+
+if __name__ == "__main__":
+    os.set_inheritable(int(sys.argv[1]), True)
+    sys.exit(main(*sys.argv[1:]))

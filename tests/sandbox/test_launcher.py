@@ -1,0 +1,275 @@
+"""The launcher beside an OCI runtime that fails and a server that was taken over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from patience import patient
+from sandbox.launcher_box import CRUN, Box, box, is_alive, place, until, why_not
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+]
+
+# An OCI runtime of another name that keeps crun as its child, and does to it what a file says.
+RUNTIME = """#!/bin/sh
+case "$(cat {mode}) $*" in
+    kill:*" run "*)
+        mode=$(cat {mode})
+        {crun} "$@" & child=$!
+        sleep "${{mode#kill:}}"
+        kill -9 $child
+        wait
+        exit 137;;
+    late*" run "*)
+        {crun_late} "$@" & wait; exit 1;;
+    detached*" run "*)
+        setsid {crun_late} "$@" & exit 1;;
+    "fail run "*|fail*" run "*)
+        exit 3;;
+esac
+{crun} "$@"
+"""
+LATE = """#!/bin/sh
+sleep 1.5
+exec {crun} "$@"
+"""
+
+
+class Runtime:
+    """`becomes`: "fine", "fail", "kill:SECONDS" kills crun then, "late" and "detached" start crun
+    so late that the job is over, in the program's tree and out of it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path, self._mode = directory / "own-runtime", directory / "mode"
+        late = directory / "crun-late"
+        for path, text in ((self.path, RUNTIME), (late, LATE)):
+            path.write_text(text.format(mode=self._mode, crun=CRUN, crun_late=late))
+            path.chmod(0o755)
+        self.becomes("fine")
+
+    def becomes(self, mode: str) -> None:
+        self._mode.write_text(mode)
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    with place() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Box]:
+    """For tests that leave it as they found it."""
+    with place() as path, box(path) as made:
+        yield made
+
+
+def works(made: Box) -> None:
+    """A sandbox is made and ended, and leaves nothing, zombies included."""
+    before = made.sandboxes()
+    answer = made.create()
+    assert "sandbox" in answer, answer
+    made.destroy(answer["sandbox"])
+    until(lambda: not made.zombies(), 3)
+    until(lambda: made.sandboxes() <= before, 3)
+
+
+# Reaping -------------------------------------------------------------------------------------
+
+
+def test_a_server_that_calls_itself_crun_is_not_taken_for_it(root: Path) -> None:
+    with box(root) as made:
+        made.do("call_me('crun')")
+        works(made)
+        made.server.send(b"os._exit(5)")
+        assert made.wait() == 70
+        assert "the server ended with 5" in made.said()
+
+
+def test_orphans_of_the_server_are_reaped_whatever_they_are_called(shared: Box) -> None:
+    for name in ("odd", "crun", "exe", "python3"):
+        shared.do(f"orphan(lambda: call_me({name!r}))")
+    works(shared)
+
+
+def test_many_sandboxes_at_once_are_made_beside_dying_orphans(shared: Box) -> None:
+    shared.do("""
+for _ in range(40):
+    orphan(lambda: None)
+wanted = dict(memory_mib=64, cpu_percent=100, image=None, network="none", writable_paths=[])
+for n in range(20):
+    channel.send(json.dumps({"n": n, "verb": "create", "isolation": "crun", **wanted}).encode())
+    orphan(lambda: None)
+answer = []
+for _ in range(20):
+    data, descriptors, _, _ = socket.recv_fds(channel, 65536, 2)
+    kept.extend(descriptors)
+    answer.append(json.loads(data))
+made = [one["sandbox"] for one in answer if "sandbox" in one]
+""")
+    made = shared.do("answer = made")
+    assert len(made) == 20
+    for sandbox in made:
+        shared.destroy(sandbox)
+    works(shared)
+    assert not shared.sandboxes()
+
+
+# Programs that fail --------------------------------------------------------------------------
+
+
+def test_a_killed_crun_leaves_nothing_and_harms_nobody_later(root: Path) -> None:
+    runtime = Runtime(root)
+    with box(root, crun=str(runtime.path)) as made:
+        works(made)
+        refused = 0
+        for milliseconds in (1, 3, 5, 8, 11, 14, 18, 25):
+            runtime.becomes(f"kill:{milliseconds / 1000}")
+            answer = made.create()
+            refused += "error" in answer
+            assert "error" not in answer or "could not be made" in answer["error"], answer
+            if "sandbox" in answer:
+                made.destroy(answer["sandbox"])
+        assert refused
+        runtime.becomes("fine")
+        works(made)
+        assert not made.sandboxes()
+
+
+@pytest.mark.parametrize("mode", ["late", "detached"])
+def test_what_a_failed_runtime_has_started_is_ended_before_it_makes_a_sandbox(
+    root: Path, mode: str
+) -> None:
+    runtime = Runtime(root)
+    with box(root, crun=str(runtime.path), job_s=0.4) as made:
+        runtime.becomes(mode)
+        answer = made.create()
+        assert "own-runtime" in answer["error"], answer
+        assert ("was killed" in answer["error"]) == (mode == "late")
+        assert not of_file(root / "crun-late")
+        time.sleep(1.6)
+        assert not made.sandboxes()
+        runtime.becomes("fine")
+        works(made)
+
+
+def test_a_sandbox_of_gvisor_outlives_the_failure_of_another_program(root: Path) -> None:
+    if not os.access("/usr/bin/runsc", os.X_OK):
+        pytest.skip("needs runsc")
+    runtime = Runtime(root)
+    with box(root, crun=str(runtime.path)) as made:
+        kept = made.create(isolation="gvisor", memory_mib=256)
+        assert "sandbox" in kept, kept
+        alive = in_sandbox(made, kept["sandbox"])
+        assert len(alive) > 1, "the sentry, and its helper, which is a child of the launcher too"
+        runtime.becomes("fail")
+        assert "own-runtime ended with 3" in made.create()["error"]
+        assert in_sandbox(made, kept["sandbox"]) == alive
+        runtime.becomes("fine")
+        made.destroy(kept["sandbox"])
+        works(made)
+
+
+def of_file(path: Path) -> list[int]:
+    """Processes that a script has become."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(path) in (entry / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return [pid for pid in found if is_alive(pid)]
+
+
+def in_sandbox(made: Box, sandbox: str) -> set[int]:
+    found = set()
+    for path, _, files in os.walk("/sys/fs/cgroup"):
+        if path.endswith(f"/{made.id}/{sandbox}") and "cgroup.procs" in files:
+            found |= {int(pid) for pid in Path(path, "cgroup.procs").read_text().split()}
+    return found
+
+
+# No process left -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def few_processes(pid: int, most: int) -> Iterator[None]:
+    """Puts a process where there may be so many of them."""
+    top = Path("/sys/fs/cgroup/pids")
+    group = (top if top.is_dir() else top.parent) / f"few-{pid}"
+    line = next(
+        one
+        for one in Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        if "pids" in one or one.startswith("0::")
+    )
+    home = group.parent / line.rpartition(":")[2].lstrip("/")
+    group.mkdir()
+    try:
+        (group / "pids.max").write_text(str(most))
+        (group / "cgroup.procs").write_text(str(pid))
+        yield
+    finally:
+        (home / "cgroup.procs").write_text(str(pid))
+        group.rmdir()
+
+
+@pytest.mark.parametrize(("isolation", "most"), [("crun", 1), ("crun", 2), ("gvisor", 1)], ids=str)
+def test_no_process_left_is_said_as_what_it_is(shared: Box, isolation: str, most: int) -> None:
+    works(shared)
+    with few_processes(shared.launcher, most):
+        answer = shared.create(isolation=isolation)
+    assert "no further process can be started" in answer["error"], answer
+    assert "pids.max" in answer["error"]
+    works(shared)
+
+
+# Signals -------------------------------------------------------------------------------------
+
+ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+BROKEN = {
+    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV),
+    *(signal.SIGSYS, signal.SIGTRAP, signal.SIGKILL),
+}
+STOPPING = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+
+
+def test_no_other_signal_ends_the_launcher_or_the_server(shared: Box) -> None:
+    server = shared.server_pid
+    for number in sorted(signal.valid_signals() - ENDING - BROKEN - STOPPING):
+        os.kill(shared.launcher, number)
+        if number not in (signal.SIGCHLD,):
+            os.kill(server, number)
+    works(shared)
+    assert shared.process.poll() is None
+    assert is_alive(server)
+
+
+@pytest.mark.parametrize("number", sorted(ENDING))
+def test_these_signals_end_the_launcher_with_its_clean_up(
+    root: Path, number: signal.Signals
+) -> None:
+    with box(root) as made:
+        assert "sandbox" in made.create()
+        os.kill(made.launcher, number)
+        assert made.wait() == 0
+
+
+def test_a_launcher_that_is_broken_ends_and_the_next_one_sweeps(root: Path) -> None:
+    with box(root) as made:
+        assert "sandbox" in made.create()
+        os.kill(made.launcher, signal.SIGSEGV)
+        assert made.wait(patient(10)) == -signal.SIGSEGV
+        before = made.id
+        with box(root, data="other") as again:
+            assert "swept what 1 ended server(s) had left" in again.said()
+            assert before not in {one.name for one in (root / "run" / "servers").iterdir()}
+            works(again)
