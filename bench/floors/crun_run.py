@@ -37,7 +37,7 @@ def main() -> None:
                 print(one_run(ours, groups, host, f"floor{number}", command), flush=True)
         finally:
             groups.remove_server(ours.id)
-            ours.close()
+            ours.close(all_ended=True)
 
 
 def one_run(

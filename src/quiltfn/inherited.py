@@ -3,6 +3,7 @@ machine, and the secrets that only root may read.
 """
 
 import argparse
+import ctypes
 import json
 import socket
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from quiltfn import settings
 from quiltfn.health import Machine
 
 BUDGET_SHARE = 0.75
+PR_SET_DUMPABLE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +34,16 @@ class Inherited:
         return None if text is None else text.encode()
 
 
+def close_memory() -> None:
+    """Nobody of this process' own uid may trace it, read its memory or take its descriptors."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "PR_SET_DUMPABLE")
+
+
 def inherit(arguments: list[str]) -> Inherited:
-    """Takes over what the launcher left open for this process."""
+    """Takes over what the launcher left open for this process, and closes its memory to others."""
+    close_memory()
     it = argparse.ArgumentParser(prog="quiltfn.main")
     for name in ("--channel", "--listener", "--given"):
         it.add_argument(name, type=int, required=True)

@@ -235,6 +235,30 @@ def test_the_server_itself_has_no_root(shared: Server) -> None:
     assert shared.pid in children(shared.launcher)
 
 
+READ_MEMORY = """
+import sys
+with open(f"/proc/{sys.argv[1]}/maps") as maps:
+    start = int(maps.readline().split("-")[0], 16)
+with open(f"/proc/{sys.argv[1]}/mem", "rb") as memory:
+    memory.seek(start)
+    assert memory.read(4) == b"\\x7fELF"
+"""
+
+
+def test_nobody_of_its_uid_reads_the_server_s_memory(shared: Server) -> None:
+    uid = status_of(shared.pid)["Uid"].split()[0]
+    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    with subprocess.Popen([*become, "sleep", "60"]) as other:
+        until(lambda: status_of(other.pid)["Name"] == "sleep")
+        read = [*become, "/usr/bin/python3", "-c", READ_MEMORY]
+        control = subprocess.run([*read, str(other.pid)], capture_output=True, check=False)
+        tried = subprocess.run([*read, str(shared.pid)], capture_output=True, check=False)
+        other.kill()
+    assert control.returncode == 0, control.stderr
+    assert b"Permission denied" in tried.stderr
+    assert shared.call("GET", "/health").json() == {"status": "ok"}
+
+
 def test_what_sandboxes_are_made_of_is_in_memory_that_the_launcher_alone_sees(
     shared: Server,
 ) -> None:

@@ -20,13 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from e2e.server import CRUN, children, is_alive, status_of, until, why_not
+from e2e.server import CRUN, children, is_alive
 from patience import patient
 from quiltfn.launcher import jobs
 from quiltfn.launcher.main import Launcher, Options
 from quiltfn.operator.serve import GUEST, program_paths
-
-__all__ = ["CRUN", "Box", "box", "is_alive", "place", "status_of", "until", "why_not"]
 
 STAND_IN = r"""
 import contextlib, json, os, signal, socket, sys, time
@@ -113,6 +111,7 @@ class Box:
         for path, names, _ in os.walk("/sys/fs/cgroup"):
             if path.endswith(f"/{self.id}"):
                 found |= set(names)
+            found |= {name for name in names if name == f"quiltfn-server-{self.id}"}
         return found
 
     def sandboxes(self) -> set[str]:

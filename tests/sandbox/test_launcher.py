@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from e2e.server import CRUN, children, is_alive, quiltfn, until, why_not
 from patience import patient
-from sandbox.launcher_box import CRUN, Box, box, is_alive, place, until, why_not
+from quiltfn.launcher import cgroups, state
+from sandbox.launcher_box import Box, box, place
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -196,6 +198,123 @@ def in_sandbox(made: Box, sandbox: str) -> set[int]:
         if path.endswith(f"/{made.id}/{sandbox}") and "cgroup.procs" in files:
             found |= {int(pid) for pid in Path(path, "cgroup.procs").read_text().split()}
     return found
+
+
+# What a server leaves --------------------------------------------------------------------------
+
+# A child that outlives the server: its parent has ended, it is called otherwise, it ignores what
+# can be ignored, and it has a guest's socket, the listener and the channel.
+HIDE = """
+answer = create()
+
+def stay():
+    os.setsid()
+    for number in signal.valid_signals():
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_IGN)
+    call_me("kworker/0:1")
+    while True:
+        time.sleep(0.1)
+
+told, tell = os.pipe()
+orphan(lambda: (os.write(tell, str(os.getpid()).encode()), stay()))
+answer |= {"pid": int(os.read(told, 20))}
+"""
+
+
+@pytest.mark.parametrize("how", ["it ends", "SIGTERM", "server killed"])
+def test_what_a_server_has_forked_ends_with_its_launcher(root: Path, how: str) -> None:
+    with box(root) as made:
+        hidden = made.do(HIDE)["pid"]
+        assert is_alive(hidden)
+        server = made.server_pid
+        if how == "it ends":
+            made.server.send(b"os._exit(5)")
+        elif how == "SIGTERM":
+            os.kill(made.launcher, signal.SIGTERM)
+        else:
+            os.kill(server, signal.SIGKILL)
+        assert made.wait() == (0 if how == "SIGTERM" else 70)
+        assert not is_alive(hidden)
+
+
+@pytest.mark.parametrize("by", ["the next start", "doctor"])
+def test_what_a_server_has_forked_is_swept_after_a_kill_of_the_launcher(
+    root: Path, by: str
+) -> None:
+    with box(root) as made:
+        told = made.do(HIDE)
+        os.kill(made.launcher, signal.SIGKILL)
+        assert made.wait() == -signal.SIGKILL
+        time.sleep(0.2)
+        assert is_alive(told["pid"]), "nobody is there to end it"
+        guests = in_sandbox(made, told["sandbox"])
+        assert guests, "and it holds the guest's socket, so that this lives on as well"
+        if by == "doctor":
+            run_dir = str(root / "run")
+            assert (
+                "swept 1 ended server(s)"
+                in quiltfn("doctor", "--sweep", "--run-dir", run_dir).stdout
+            )
+            assert not any(map(is_alive, (told["pid"], *guests)))
+            return
+        with box(root, data="other") as again:
+            assert not any(map(is_alive, (told["pid"], *guests)))
+            works(again)
+
+
+def test_on_v2_a_server_s_group_ends_with_all_that_it_forked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unified = next(
+        (Path(one) for one in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+         if Path(one, "cgroup.controllers").exists()), None,
+    )  # fmt: skip
+    if unified is None:
+        pytest.skip("needs cgroup v2, alone or beside v1")
+    monkeypatch.setattr(cgroups, "MOUNT", unified)
+    groups, name = cgroups.V2(), f"{os.getpid():08x}"
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            groups.enter_alone(name)
+            if os.fork() == 0:
+                os.setsid()
+            os.write(tell, f"{os.getpid()} ".encode())
+            time.sleep(60)
+        os._exit(1)
+    os.close(tell)
+    try:
+        seen: set[int] = set()
+        while len(seen) < 2:
+            seen |= set(map(int, os.read(told, 64).split()))
+        for one in seen:
+            group = Path(f"/proc/{one}/cgroup").read_text()
+            assert f"/quiltfn-server-{name}\n" in group
+        _, all_ended = state.end_everything(name, cgroups.V2())
+        assert all_ended
+        assert not any(map(is_alive, seen))
+    finally:
+        os.close(told)
+        os.waitpid(pid, 0)
+    assert not list(unified.rglob(f"quiltfn-server-{name}"))
+
+
+def test_a_server_that_forks_without_end_is_bounded_and_ended(root: Path) -> None:
+    with box(root) as made:
+        assert "BlockingIOError" in made.do("""
+for _ in range(5000):
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            time.sleep(1)
+""")
+        many = children(made.server_pid)
+        assert 500 < len(many) < 1100
+        made.server.send(b"os._exit(5)")
+        assert made.wait() == 70
+        assert not any(map(is_alive, many))
 
 
 # No process left -----------------------------------------------------------------------------

@@ -222,6 +222,56 @@ def test_v1_opens_the_devices_that_were_asked_for_and_no_other(tmp_path: Path) -
     assert (group / "devices.allow").read_text() == "c 1:3 rw"
 
 
+def test_v1_has_the_server_in_the_freezer_alone(tmp_path: Path) -> None:
+    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
+    for top in tops.values():
+        (top / "quiltfn" / "s" / "box").mkdir(parents=True)
+    groups = V1(tops, hybrid=True)
+    with pytest.raises(FileNotFoundError):  # the kernel makes this file; here the test does
+        groups.enter_alone("s")
+    group = tops["freezer"] / "quiltfn" / "s" / "server-process"
+    group.rmdir()
+    assert not list(tmp_path.rglob("server-process"))
+    group.mkdir()
+    assert groups.sandboxes("s") == {"box"}, "it is no sandbox"
+    assert groups.remove("s", cgroups.OF_SERVER)
+    assert not group.exists()
+
+
+def test_v1_kills_what_is_left_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
+    group = tops["freezer"] / "quiltfn" / "s" / "server-process"
+    group.mkdir(parents=True)
+    (group / "cgroup.procs").write_text("77\n78\n")
+    seen = []
+    state = group / "freezer.state"
+    monkeypatch.setattr(cgroups.os, "kill", lambda pid, _: seen.append((pid, state.read_text())))
+    V1(tops, hybrid=False).kill("s", cgroups.OF_SERVER)
+    assert seen == [(77, "FROZEN"), (78, "FROZEN")]
+    assert state.read_text() == "THAWED"
+
+
+@pytest.mark.parametrize("own", ["", "user.slice/session-1.scope", "a.slice/q.service/supervisor"])
+def test_v2_has_the_server_below_the_group_of_its_launcher(
+    mounts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str
+) -> None:
+    top = tmp_path / "tree"
+    monkeypatch.setattr(cgroups, "MOUNT", top)
+    mounts(V2_ONLY, f"0::/{own}\n")
+    group = top / own / "quiltfn-server-s"
+    group.mkdir(parents=True)
+    (top / "quiltfn" / "s" / "box").mkdir(parents=True)
+    groups = V2()
+    assert groups.sandboxes("s") == {"box"}
+    groups.kill("s", cgroups.OF_SERVER)
+    assert (group / "cgroup.kill").read_text() == "1"
+    (group / "cgroup.kill").unlink()
+    mounts(V2_ONLY, "0::/elsewhere\n")  # the next start finds it, wherever that is
+    assert V2().remove("s", cgroups.OF_SERVER)
+    assert not group.exists()
+    assert V2().remove("s", cgroups.OF_SERVER), "it is gone already"
+
+
 def test_v2_changes_the_limits_of_a_sandbox_that_is_there(unified: Path) -> None:
     group = unified / "quiltfn" / "s" / "one"
     group.mkdir(parents=True)

@@ -17,6 +17,9 @@ from quiltfn.launcher.cgroup_tree import children, kill_members, remove_tree, wr
 MOUNT = Path("/sys/fs/cgroup")
 PARENT = "quiltfn"
 SUPERVISOR = "supervisor"
+# A server's own group, beside those of its sandboxes, whose names are hexadecimal; on v2 a group
+# below the launcher's, so that whatever limits it has go on to hold for its server.
+OF_SERVER, V2_OF_SERVER = "server-process", "quiltfn-server-{}"
 V1_CONTROLLERS = ("memory", "pids", "cpu", "freezer", "devices")
 V2_CONTROLLERS = ("memory", "pids", "cpu")
 CPU_PERIOD_US = 100_000
@@ -72,6 +75,11 @@ class Cgroups(Protocol):
 
     def enter(self, server: str, group: str, limits: Limits) -> None:
         """Puts this very process into a new group with these limits. Raises OSError."""
+
+    def enter_alone(self, server: str) -> None:
+        """Puts this very process, which becomes the server, into the new group `OF_SERVER`, which
+        `kill` and `remove` know as they know a sandbox. Raises OSError.
+        """
 
     def limit(self, server: str, sandbox: str, limits: Limits) -> None:
         """Gives a sandbox that is there other limits for memory and processor. Raises OSError."""
@@ -177,6 +185,12 @@ class V1:
         for controller in self._mounts:
             (self._group(controller, server, group) / "cgroup.procs").write_text("0")
 
+    def enter_alone(self, server: str) -> None:
+        # The freezer's alone: limits of memory, processor and processes are its sandboxes'.
+        group = self._group("freezer", server, OF_SERVER)
+        group.mkdir()
+        write(group / "cgroup.procs", "0")
+
     def limit(self, server: str, sandbox: str, limits: Limits) -> None:
         quota, period = limits.cpu_quota_and_period_us()
         memory = str(limits.memory_mib * 1024 * 1024)
@@ -224,6 +238,7 @@ class V1:
             child.name
             for name in self._mounts
             for child in children(self._mounts[name] / PARENT / server)
+            if child.name != OF_SERVER
         }
 
     def remove_server(self, server: str) -> None:
@@ -246,8 +261,8 @@ class V2:
     mode = "v2"
 
     def __init__(self) -> None:
-        own = Path("/proc/self/cgroup").read_text().rsplit("0::", 1)[-1].strip()
-        self._base = _delegated(own)
+        self._home = _own_group()
+        self._base = _delegated(self._home)
         self._server: str | None = None
 
     def prepare(self, server: str) -> None:
@@ -276,7 +291,7 @@ class V2:
                     f"cgroup v2 does not hand controllers down from {group}: {error.strerror}; "
                     "is a process in it that is not ours?"
                 ) from None
-        self._server = server
+        self._server, self._home = server, _own_group()
 
     def parent(self, controller: str) -> Path:
         assert controller in V2_CONTROLLERS, "one tree has them all"
@@ -295,6 +310,11 @@ class V2:
         (path / "cpu.max").write_text(f"{quota} {period}")
         (path / "pids.max").write_text(str(limits.pids))
         (path / "cgroup.procs").write_text("0")
+
+    def enter_alone(self, server: str) -> None:
+        group = self._group(server, OF_SERVER)
+        group.mkdir()
+        write(group / "cgroup.procs", "0")
 
     def limit(self, server: str, sandbox: str, limits: Limits) -> None:
         quota, period = limits.cpu_quota_and_period_us()
@@ -334,7 +354,14 @@ class V2:
             parent.rmdir()
 
     def _group(self, server: str, sandbox: str) -> Path:
-        return self._parent(server) / server / sandbox
+        if sandbox != OF_SERVER:
+            return self._parent(server) / server / sandbox
+        name = V2_OF_SERVER.format(server)
+        own = MOUNT / self._home.strip("/") / name
+        if server == self._server:
+            return own
+        # A dead one may have been started anywhere.
+        return next((Path(top) / name for top, below, _ in os.walk(MOUNT) if name in below), own)
 
     def _parent(self, server: str) -> Path:
         """Our own server's is known. A dead one may have run elsewhere: in the service and not from
@@ -347,6 +374,11 @@ class V2:
             for found in MOUNT.glob(f"{pattern}/{PARENT}/{server}".lstrip("/")):
                 return found.parent
         return own
+
+
+def _own_group() -> str:
+    """The group of this process in the unified tree, as a path in it."""
+    return Path("/proc/self/cgroup").read_text().rsplit("0::", 1)[-1].strip()
 
 
 def _delegated(own: str) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -40,6 +41,8 @@ from quiltfn.launcher.sandboxes import Created, NotCreated, Programs, Sandboxes
 
 UNUSABLE, SERVER_DIED, NO_DATA_DIR, NOT_ROOT = 69, 70, 73, 77
 LEAVE_TIMEOUT_S = 10.0
+# Processes and threads of the server; it has some forty threads.
+SERVER_TASKS = 1024
 DRAINING = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 # What says that this process is broken, or stops it, or does nothing; all others are ignored, so
 # that none ends the launcher without its clean-up.
@@ -147,12 +150,15 @@ class Launcher:
         try:
             return self._serve(groups)
         finally:
-            groups.remove_server(self.state.id)
+            _, all_ended = state.end_everything(self.state.id, groups)
             if hasattr(self, "images"):
                 self.images.close()
-            self.state.close()
+            self.state.close(all_ended=all_ended)
+            if not all_ended:
+                print("quiltfn: not every process has ended; see doctor --sweep", file=sys.stderr)
 
     def _serve(self, groups: cgroups.Cgroups) -> int:
+        self.groups = groups
         self.skeleton = host_image.build(self.state.root, self.options.guest)
         self.images = images.Images(self.options.data_dir / "images", self.state.images)
         sandbox_roots = roots.Roots(self.state.roots, self.skeleton.host)
@@ -203,6 +209,7 @@ class Launcher:
 
     def _server_ended(self, code: int) -> None:
         self._server_code = code
+        self.groups.kill(self.state.id, cgroups.OF_SERVER)  # what it has forked
         self._hang_up()  # what a dead server had still asked for is not done any more
 
     def _exit_code(self, server: int) -> int:
@@ -227,8 +234,10 @@ class Launcher:
             # A terminal sends them to the whole group; the launcher turns them into a drain.
             for number in (signal.SIGINT, signal.SIGQUIT):
                 signal.signal(number, signal.SIG_IGN)
+            self.groups.enter_alone(self.state.id)
             syscalls.unshare_mounts()
             confine.reveal(self.options.program, self.options.data_dir)
+            resource.setrlimit(resource.RLIMIT_NPROC, (SERVER_TASKS, SERVER_TASKS))
             confine.give_up_root(launcher)
             given = os.memfd_create("given")
             os.write(given, json.dumps({**self.options.given, "facts": facts}).encode())

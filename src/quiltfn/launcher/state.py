@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quiltfn.launcher import syscalls
-from quiltfn.launcher.cgroups import Cgroups
+from quiltfn.launcher.cgroups import OF_SERVER, Cgroups
 
 UIDS_DIR = Path("/run/quiltfn-uids")
 # 0x7000_0000 … 0x7EFF_FFFF: above what subuid files, systemd and container managers hand out.
@@ -28,6 +28,8 @@ BLOCK = 64
 BLOCKS = 60
 # Slot 0 of block 0 is never given to a sandbox: its first uid is the unprivileged server's.
 SERVER_UID = UID_BASE
+# So long is waited for killed processes to end, all together.
+END_S = 10.0
 # What crun is told and keeps of each sandbox: some 60 KiB.
 FILES_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 FILES_OPTIONS = "mode=711,size=1g"
@@ -79,13 +81,16 @@ class ServerState:
         """Only once every process of the sandbox is gone."""
         self._free.insert(0, (base - UID_BASE) // UIDS_PER_SANDBOX)
 
-    def close(self) -> None:
-        """Removes the directory. The control groups must be gone by now."""
+    def close(self, *, all_ended: bool) -> None:
+        """Gives everything back. Where not all has ended the directory stays, and with it the uid
+        ranges are nobody's until it is swept.
+        """
         for mounted in (self.root, self._sandboxes):
             with contextlib.suppress(OSError):  # where the root was never bound
                 syscalls.unmount(mounted)
         with _exclusive(self.run_dir):
-            shutil.rmtree(self.path, ignore_errors=True)
+            if all_ended:
+                shutil.rmtree(self.path, ignore_errors=True)
             for descriptor in (*self._blocks.values(), self._lock):
                 if descriptor is not None:
                     os.close(descriptor)
@@ -128,19 +133,28 @@ def sweep(run_dir: Path, cgroups: Cgroups) -> dict[str, int]:
 
 
 def _sweep_server(path: Path, cgroups: Cgroups) -> int:
-    server = path.name
-    count = 0
-    for sandbox in cgroups.sandboxes(server):
-        count += "-" not in sandbox  # a sandbox's way out has a group beside it
-        # A killed process needs a moment to end; until then its group cannot be removed.
-        for attempt in range(100):
-            cgroups.kill(server, sandbox)
-            if cgroups.remove(server, sandbox):
-                break
-            time.sleep(0.01 * min(attempt + 1, 10))
-    cgroups.remove_server(server)
-    shutil.rmtree(path, ignore_errors=True)
+    count, all_ended = end_everything(path.name, cgroups)
+    if all_ended:  # else its uids stay with it until a later sweep
+        shutil.rmtree(path, ignore_errors=True)
     return count
+
+
+def end_everything(server: str, cgroups: Cgroups) -> tuple[int, bool]:
+    """Kills all that is in a group of this server's, its own processes first, and removes the
+    groups. Returns how many sandboxes had one, and whether nothing is left.
+    """
+    left = [OF_SERVER, *sorted(cgroups.sandboxes(server))]
+    count = sum("-" not in name for name in left)  # a sandbox's way out has a group beside it
+    # A killed process needs a moment to end; until then its group cannot be removed.
+    until, pause_s = time.monotonic() + END_S, 0.0
+    while left and time.monotonic() < until:
+        time.sleep(pause_s)
+        pause_s = min(pause_s + 0.01, 0.1)
+        for name in left:
+            cgroups.kill(server, name)
+        left = [name for name in left if not cgroups.remove(server, name)]
+    cgroups.remove_server(server)
+    return count, not left
 
 
 def _try_lock(path: Path) -> int | None:
