@@ -138,8 +138,13 @@ class Invoker:
         kept = timeline.of_call(
             asked.accepted, started, making, ran=took - recorded, recorded=recorded
         )
-        ended_at = int(handed_over + took)
-        record = record.after(ended, ended_at, math.ceil(took * 1000), kept)
+        record = record.after(
+            ended,
+            int(handed_over + took),
+            math.ceil(took * 1000),
+            kept,
+            is_value=version.content.pinned.returns_values,
+        )
         return self._close(asked.entry, record, started + took)
 
     def _record_failure(self, asked: _Asked, error: RuntimeUnavailable) -> None:

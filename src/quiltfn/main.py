@@ -150,7 +150,9 @@ def stock_of(
     given: Inherited, channel: LauncherChannel, clock: Clock, memory: Memory
 ) -> StemSandboxes:
     """Where sandboxes come from, its stock being filled from now on."""
-    stems = StemSandboxes(LauncherSandboxes(channel), clock, given.settings.stem_cells, memory)
+    chosen = given.settings
+    source = LauncherSandboxes(channel, chosen.stdout_max_bytes + chosen.stderr_max_bytes)
+    stems = StemSandboxes(source, clock, chosen.stem_cells, memory)
     stems.start()
     return stems
 

@@ -95,6 +95,18 @@ class Settings:
     body_timeout_s: float = setting(
         30.0, "how long a body, or the next piece of an image, may take", low=1, high=900
     )
+    stdout_max_bytes: int = setting(
+        6 * MIB,
+        "bytes of standard output, or of what a handler returns, that are kept of a call",
+        low=64 * 1024,
+        high=64 * MIB,
+    )
+    stderr_max_bytes: int = setting(
+        MIB, "bytes of standard error that are kept of a call", low=64 * 1024, high=64 * MIB
+    )
+    timeout_max_s: int = setting(
+        DAY_S, "longest timeout_seconds that a function may have", low=1, high=30 * DAY_S
+    )
     image_upload_max_bytes: int = setting(
         512 * MIB, "longest archive with the files of a runtime", low=1024, high=64 * 1024 * MIB
     )

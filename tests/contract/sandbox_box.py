@@ -60,7 +60,7 @@ def fake_kind() -> Kind:
         assert isinstance(sandbox, FakeSandbox)
         sandbox.end_by_itself()
 
-    return Kind(FakeSandboxes(), kill, "oom", "echo " + "x" * 1_048_600)
+    return Kind(FakeSandboxes(), kill, "oom", "echo " + "x" * 6_291_480)
 
 
 @contextlib.asynccontextmanager
@@ -72,7 +72,7 @@ async def real_kind(shared: socket.socket) -> AsyncIterator[Kind]:
             LauncherSandboxes(channel),
             lambda sandbox: channel.tell("kill", sandbox=sandbox.id),
             "exec tail /dev/zero",
-            "head -c 1048600 /dev/zero | tr '\\0' x; echo",
+            "head -c 6291480 /dev/zero | tr '\\0' x; echo",
         )
     finally:
         channel.close()

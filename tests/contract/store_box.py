@@ -117,7 +117,7 @@ def a_call(function: Function, **changes: Any) -> Invocation:
 
 
 def done(
-    record: Invocation, code: int = 0, stdout: str = "hello\n", duration_ms: int = 3
+    record: Invocation, code: int = 0, stdout: bytes = b"hello\n", duration_ms: int = 3
 ) -> Invocation:
     """The record after its handler exited with `code`."""
     ended = Ended(how=How.EXITED, code=code, stdout=stdout)

@@ -53,7 +53,7 @@ async def test_a_record_is_there_at_once_and_after_the_commit(
     assert await journal.get(function.id, call.invocation_id) == call
     await journal.synced()
     assert await journal.get(function.id, call.invocation_id) == call
-    end = done(call, code=3, stdout="ä\0\n" * 100)
+    end = done(call, code=3, stdout="ä\0\n".encode() * 100 + b"\xff")
     journal.closed(end)
     assert await journal.get(function.id, call.invocation_id) == end
     await journal.synced()
@@ -302,7 +302,7 @@ async def test_a_full_disk_refuses_new_calls_and_keeps_the_ends_of_running_ones(
     running = a_call(function)
     journal.opened(running)
     written = sum(sizes(tmp_path))
-    end = done(running, stdout="x" * 10_000)
+    end = done(running, stdout=b"x" * 10_000)
     with files_at_most(written + 100):  # A part of the record fits: it is cut back.
         with pytest.raises(StoreUnavailable):
             journal.opened(a_call(function))

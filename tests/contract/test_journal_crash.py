@@ -43,7 +43,7 @@ async def write_for_ever(path: Path, lazy: bool) -> None:
                 tell("opened", call)
             elif running:
                 call = running.pop(pick.randrange(len(running)))
-                end = done(call, pick.choice((0, 0, 7)), "x" * pick.choice((0, 6, 6, 30_000)))
+                end = done(call, pick.choice((0, 0, 7)), b"x" * pick.choice((0, 6, 6, 30_000)))
                 journal.closed(end)
                 tell(end.status.value, call)
             if pick.random() < 0.05:

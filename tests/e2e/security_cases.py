@@ -100,7 +100,7 @@ CASES = (
             f"{CALLS}::test_a_flood_of_single_bytes_does_not_hinder_the_end",
             f"{GUEST}::test_a_flood_starves_neither_the_other_stream_nor_the_deadline",
         ),
-        figure="1 MiB a stream is kept, the rest counted; the server grows by less than 32 MiB",
+        figure="6 MiB of standard output and 1 MiB of standard error are kept, the rest counted; the server grows by less than 56 MiB",
     ),
     Case(
         id="B6",

@@ -286,9 +286,11 @@ def test_large_payloads_and_answers(shared: Server, cleanup: bool) -> None:
     length = node(shared, body("return String(event.length)"), cleanup_on_exit=cleanup)
     assert length.invoke("y" * (5 * MIB))["stdout"] == str(5 * MIB)
     assert length.invoke("y" * (6 * MIB))["stdout"] == str(6 * MIB)
-    cut = node(shared, body("return 'z'.repeat(5 << 20)"), cleanup_on_exit=cleanup).invoke()
-    assert cut["status"] == "success"
-    assert cut["stdout"][MIB:] == f"\n[quiltfn dropped {4 * MIB} more bytes]\n"
+    for most, status, kept in ((6 * MIB, "success", 6 * MIB), (6 * MIB + 1, "failed", 0)):
+        code = body(f"return 'z'.repeat({most})")
+        ended = node(shared, code, cleanup_on_exit=cleanup).invoke()
+        assert (ended["status"], len(ended["stdout"])) == (status, kept)
+    assert ended["error_message"].startswith(f"the handler returned {6 * MIB + 1} bytes")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a Python handler is given, what becomes of what it does, and how its ends are told apart."""
 
 import json
+import re
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from e2e.server import Server, until
 from patience import patient
 
 pytestmark = pytest.mark.sandbox
+MIB = 1024 * 1024
 KEEP = pytest.mark.parametrize("cleanup", [True, False], ids=["forks", "keeps"])
 
 
@@ -264,8 +266,30 @@ def test_large_payloads_and_answers(shared: Server) -> None:
     assert function.invoke(payload)["stdout"] == payload
     big = python(shared, "def handler(event): return str(len(event))")
     assert big.invoke("y" * (6 * 1024 * 1024))["stdout"] == str(6 * 1024 * 1024)
-    cut = python(shared, "def handler(): return 'z' * 3_000_000").invoke()["stdout"]
-    assert "dropped" in cut[-60:]
+    largest = python(shared, f"def handler(): return 'z' * {6 * MIB}").invoke()
+    assert (largest["status"], len(largest["stdout"])) == ("success", 6 * MIB)
+
+
+TOO_LARGE = {
+    "text": "return 'z' * 7_000_000",
+    "json": "return ['z' * 1000] * 7000",
+    "bytes": "return b'\\xff' * 7_000_000",
+    "generator": "yield from ['z' * 70_000] * 100",
+}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("what", TOO_LARGE)
+def test_a_value_that_is_too_large_fails(shared: Server, what: str, keep: bool) -> None:
+    code = f"def handler():\n    {TOO_LARGE[what]}\n"
+    function = python(shared, code, cleanup_on_exit=not keep)
+    ended = function.invoke()
+    assert (ended["status"], ended["exit_code"], ended["stdout"]) == ("failed", 1, "")
+    assert re.fullmatch(
+        rf"the handler returned 7\d+ bytes; at most {6 * MIB} are kept of an answer",
+        ended["error_message"],
+    )
+    assert function.invoke()["status"] == "failed"
 
 
 def test_threads_at_import_are_noticed_and_told(server: Server) -> None:

@@ -435,7 +435,7 @@ static void check_afterwards(void)
 static void session_target(const uint8_t *data, size_t size)
 {
     char *argv[] = {(char[]){"guest"}, (char[]){"tmp"}, (char[]){"shm"}, (char[]){"500"},
-                    (char[]){"shell=/x.so"}, NULL};
+                    (char[]){"shell=/x.so"}, (char[]){"output=1048576,1048576"}, NULL};
     static const size_t chops[] = {SIZE_MAX, 61, 500, 1000, 4096, 65536, SIZE_MAX, SIZE_MAX};
     world.tape = data;
     world.left = size;
@@ -443,10 +443,10 @@ static void session_target(const uint8_t *data, size_t size)
     world.chop = chops[options & 7];
     forks.wanted = options >> 3 == 8;
     if (!forks.wanted)
-        argv[4] = NULL;
+        argv[4] = argv[5], argv[5] = NULL;
     world.ask = ask;
     if (setjmp(the_end) == 0)
-        world.exit_status = guest_main(forks.wanted ? 5 : 4, argv);
+        world.exit_status = guest_main(forks.wanted ? 6 : 5, argv);
     check_afterwards();
     taken = heard.calls > 0;
 }

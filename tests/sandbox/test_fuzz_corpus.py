@@ -113,7 +113,7 @@ GUEST_MISTAKES = [
     ("session", "runner.h", "bytes > CHUNK_MAX ||", ""),
     ("session", "runner.h", "sizeof runner.line - runner.line_used", "sizeof runner.line"),
     ("session", "runner.h", "    if (runner.file >= 0)\n        close(runner.file);\n", ""),
-    ("session", "guest.c", "room > STREAM_MAX - stream->sent)", "room > 2 * STREAM_MAX)"),
+    ("session", "guest.c", "(size_t)(most - stream->sent)", "(size_t)most"),
     # What was wrong once: the room that is left, computed below zero.
     ("session", "guest.c", "out.used + HEADER + NONCE + PAGE > FULL",
      "FULL - out.used < HEADER + NONCE + PAGE"),

@@ -18,7 +18,8 @@ from quiltfn.guest.wire import (
     CALL_MAX,
     KEEP_TMP,
     SPECIALISE_MAX,
-    STREAM_MAX,
+    STDERR_MAX,
+    STDOUT_MAX,
     STRINGS_MAX,
     Clean,
     End,
@@ -186,17 +187,24 @@ def test_output_is_streamed_while_the_handler_runs(box):
     assert time.monotonic() - began < 5
 
 
-def test_beyond_a_mebibyte_output_is_counted_and_thrown_away(box):
-    answer = box.run("head -c 3000000 /dev/zero; head -c 1048577 /dev/zero >&2; exit 0")
-    assert (len(answer.stdout), len(answer.stderr)) == (STREAM_MAX, STREAM_MAX)
-    assert answer.end == End(box.nonce, How.EXITED, 0, 3_000_000 - STREAM_MAX, 1, "")
+def test_beyond_its_limit_output_is_counted_and_thrown_away(box):
+    answer = box.run("head -c 9000000 /dev/zero; head -c 1048577 /dev/zero >&2; exit 0")
+    assert (len(answer.stdout), len(answer.stderr)) == (STDOUT_MAX, STDERR_MAX)
+    assert answer.end == End(box.nonce, How.EXITED, 0, 9_000_000 - STDOUT_MAX, 1, "")
 
 
-def test_exactly_a_mebibyte_is_kept_whole(box):
-    answer = box.run("head -c 1048576 /dev/zero")
-    assert len(answer.stdout) == STREAM_MAX
-    assert answer.end is not None
-    assert answer.end.dropped_stdout == 0
+def test_exactly_its_limit_is_kept_whole(box):
+    answer = box.run(f"head -c {STDOUT_MAX} /dev/zero; head -c {STDERR_MAX} /dev/zero >&2")
+    assert (len(answer.stdout), len(answer.stderr)) == (STDOUT_MAX, STDERR_MAX)
+    assert answer.end == End(box.nonce, How.EXITED, 0, 0, 0, "")
+
+
+def test_the_command_line_says_how_much_of_each_stream_is_kept(guest):
+    with Box(guest, "output=70000,65536") as box:
+        assert box.specialise(EVAL).errno == 0
+        answer = box.run("head -c 70001 /dev/zero; head -c 65538 /dev/zero >&2")
+    assert (len(answer.stdout), len(answer.stderr)) == (70_000, 65_536)
+    assert answer.end == End(box.nonce, How.EXITED, 0, 1, 2, "")
 
 
 def test_a_flood_starves_neither_the_other_stream_nor_the_deadline(box):
@@ -204,7 +212,7 @@ def test_a_flood_starves_neither_the_other_stream_nor_the_deadline(box):
     assert answer.end is not None
     assert answer.end.how is How.DEADLINE
     assert answer.seconds < 2
-    assert len(answer.stdout) == len(answer.stderr) == STREAM_MAX
+    assert (len(answer.stdout), len(answer.stderr)) == (STDOUT_MAX, STDERR_MAX)
     assert answer.end.dropped_stdout > 0
     assert answer.end.dropped_stderr > 0
 

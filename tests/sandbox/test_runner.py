@@ -17,7 +17,7 @@ from quiltfn.guest.wire import (
     KEEP_STATE,
     KEEP_TMP,
     RESIDENT,
-    STREAM_MAX,
+    STDOUT_MAX,
     Clean,
     End,
     How,
@@ -215,7 +215,7 @@ def test_a_large_answer_is_cut_where_every_output_is(box: Box) -> None:
     script = """
 say("ready keep")
 number = hear()[0]
-sys.stdout.buffer.write(b"a" * 3_000_000)
+sys.stdout.buffer.write(b"a" * 9_000_000)
 sys.stdout.flush()
 say(f"done {number} exited 0")
 time.sleep(60)
@@ -223,8 +223,8 @@ time.sleep(60)
     small(box, script, keep=True)
     answer = box.call()
     assert answer.end is not None
-    assert len(answer.stdout) == STREAM_MAX
-    assert answer.end.dropped_stdout == 3_000_000 - STREAM_MAX
+    assert len(answer.stdout) == STDOUT_MAX
+    assert answer.end.dropped_stdout == 9_000_000 - STDOUT_MAX
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ class StoryFakes(FakeSandboxes):
 async def play(mark: str, call: Call) -> Ended:
     """What the handler's shell would do."""
     word, _, argument = (call.payload or b"").decode().partition(" ")
-    stdout = f"{mark} {call.environment['QUILT_FUNCTION_VERSION']}\n"
+    stdout = f"{mark} {call.environment['QUILT_FUNCTION_VERSION']}\n".encode()
     await asyncio.sleep(float(argument) if word == "sleep" else 0)
     return Ended(how=How.EXITED, code=int(argument) if word == "exit" else 0, stdout=stdout)
 

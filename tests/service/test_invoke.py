@@ -33,7 +33,7 @@ async def test_create_deploy_invoke(server: House) -> None:
     assert entry.function.state is FunctionState.PENDING
     await server.lifecycle.deploy(entry)
     record = await server.invoke(entry)
-    assert (record.status, record.exit_code, record.stdout) == (Status.SUCCESS, 0, "hello\n")
+    assert (record.status, record.exit_code, record.stdout) == (Status.SUCCESS, 0, b"hello\n")
     assert record.cold_start is False  # deploy made one ready
     assert await server.records(entry) == [record]
     assert entry.tally.invocation_count == 1
@@ -169,11 +169,11 @@ async def test_a_call_that_cannot_be_recorded_is_not_run_and_its_instance_is_rea
 
 async def test_the_payload_and_the_variables_of_the_call_reach_the_handler(server: House) -> None:
     cat = await server.active("cat", name="cat")
-    assert (await server.invoke(cat, payload="grüße")).stdout == "grüße"
+    assert (await server.invoke(cat, payload="grüße")).stdout.decode() == "grüße"
     echo = await server.active("echo $NAME", name="echo", environment={"NAME": "version"})
-    assert (await server.invoke(echo)).stdout == "version\n"
-    assert (await server.invoke(echo, environment={"NAME": "call"})).stdout == "call\n"
-    assert (await server.invoke(echo)).stdout == "version\n"
+    assert (await server.invoke(echo)).stdout == b"version\n"
+    assert (await server.invoke(echo, environment={"NAME": "call"})).stdout == b"call\n"
+    assert (await server.invoke(echo)).stdout == b"version\n"
 
 
 @pytest.mark.parametrize(

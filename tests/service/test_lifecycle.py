@@ -93,7 +93,7 @@ async def test_what_is_updated_while_deploying_is_what_stands(server: House) -> 
     await server.lifecycle.update(entry, {"handler": "echo new", "max_instances": 1})
     server.sandboxes.may_start.set()
     await deploying
-    assert (await server.invoke(entry)).stdout == "new\n"
+    assert (await server.invoke(entry)).stdout == b"new\n"
     server.pools._pools[entry.function.id].model.check()
 
 

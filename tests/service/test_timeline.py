@@ -93,7 +93,7 @@ async def test_a_call_that_waited_for_the_new_version_says_that_it_was_updated(
     assert why(await first) is None
     await update
     record = await waiting
-    assert (record.stdout, why(record)) == ("new\n", Cold.UPDATED)
+    assert (record.stdout, why(record)) == (b"new\n", Cold.UPDATED)
 
 
 async def test_after_the_idle_rule_a_call_says_that_its_instance_was_evicted(

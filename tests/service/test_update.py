@@ -46,7 +46,7 @@ async def test_an_update_serves_at_once_and_running_calls_end_on_the_old_version
     assert entry.function.current_version == 2
     assert not running.done()
     record = await server.invoke(entry)
-    assert (record.stdout, record.cold_start) == ("new\n", False)
+    assert (record.stdout, record.cold_start) == (b"new\n", False)
     assert (await running).status is Status.SUCCESS
     # The old one is kept for a while, as one that is short of being ready.
     await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
@@ -63,10 +63,10 @@ async def test_calls_during_an_update_are_served_by_the_old_version_until_the_ne
     updating = background(server, server.lifecycle.update(entry, {"handler": "echo new"}))
     await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
     for _ in range(3):
-        assert (await server.invoke(entry)).stdout == "old\n"
+        assert (await server.invoke(entry)).stdout == b"old\n"
     server.sandboxes.may_start.set()
     await updating
-    assert (await server.invoke(entry)).stdout == "new\n"
+    assert (await server.invoke(entry)).stdout == b"new\n"
 
 
 @pytest.mark.parametrize("verb", ["pause", "delete"])
@@ -89,7 +89,7 @@ async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: House, v
     assert await numbers(server, entry) == [3, 2, 1]
     assert entry.function.current_version == 3  # on a paused function it only repoints
     await server.lifecycle.resume(entry)
-    assert (await server.invoke(entry)).stdout == "newer\n"
+    assert (await server.invoke(entry)).stdout == b"newer\n"
 
 
 async def test_an_update_that_cannot_stand_leaves_the_old_version_serving_and_says_why(
@@ -100,7 +100,7 @@ async def test_an_update_that_cannot_stand_leaves_the_old_version_serving_and_sa
     assert (entry.function.state, entry.function.current_version) == (FunctionState.ACTIVE, 1)
     assert "version 2 cannot serve: working_directory /missing" in entry.function.error_message
     assert await numbers(server, entry) == [2, 1]
-    assert (await server.invoke(entry)).stdout == "old\n"
+    assert (await server.invoke(entry)).stdout == b"old\n"
     await server.lifecycle.update(entry, {"handler": "echo new"})
     assert entry.function.current_version == 3
     assert entry.function.error_message is None
@@ -117,7 +117,7 @@ async def test_an_update_that_does_not_stand_in_time_is_given_up(
     assert entry.function.current_version == 1
     server.sandboxes.may_start.set()
     await until(lambda: server.counts(entry) == {"ready": 1})
-    assert (await server.invoke(entry)).stdout == "old\n"
+    assert (await server.invoke(entry)).stdout == b"old\n"
 
 
 async def test_an_update_that_cannot_be_stored_changes_nothing_and_keeps_no_room(
@@ -134,7 +134,7 @@ async def test_an_update_that_cannot_be_stored_changes_nothing_and_keeps_no_room
         patch.setattr(server.store, "save", fails)
         with pytest.raises(StoreUnavailable):
             await server.lifecycle.update(entry, {"handler": "echo new", "max_instances": 3})
-    assert (await server.invoke(entry)).stdout == "old\n"
+    assert (await server.invoke(entry)).stdout == b"old\n"
     assert server.pools._pools[entry.function.id].model.limits.max_instances == 1
     assert await numbers(server, entry) == [1]
 
@@ -145,7 +145,7 @@ async def test_an_update_with_a_maximum_of_one_fails_no_call(server: House) -> N
     waiting = await server.running(entry)
     await server.lifecycle.update(entry, {"handler": "echo new"})
     assert (await running).status is Status.SUCCESS
-    assert (await waiting).stdout == "new\n"
+    assert (await waiting).stdout == b"new\n"
     assert server.sandboxes.most_alive == 1
 
 
@@ -172,7 +172,7 @@ async def test_long_calls_do_not_keep_an_update_from_standing(server: House) -> 
     await server.running(entry)
     await server.running(entry)
     await server.lifecycle.update(entry, {"handler": "echo new"})
-    assert (await server.invoke(entry)).stdout == "new\n"
+    assert (await server.invoke(entry)).stdout == b"new\n"
 
 
 async def test_an_equal_content_reuses_the_instances_under_the_new_number(server: House) -> None:
@@ -194,7 +194,7 @@ async def test_rollback_points_back_without_a_new_version(server: House) -> None
     entry = await server.active("echo old")
     await server.lifecycle.update(entry, {"handler": "echo new"})
     await server.lifecycle.rollback(entry, 1)
-    assert (await server.invoke(entry)).stdout == "old\n"
+    assert (await server.invoke(entry)).stdout == b"old\n"
     assert await numbers(server, entry) == [2, 1]
     # The next version is not numbered 2 again.
     await server.lifecycle.update(entry, {"handler": "echo newer"})
@@ -230,7 +230,7 @@ async def test_twenty_simultaneous_updates_make_consecutive_versions(server: Hou
     assert await numbers(server, entry) == list(range(21, 0, -1))
     assert entry.function.current_version == 21
     assert server.sandboxes.most_alive <= 2
-    assert (await server.invoke(entry)).stdout == f"{entry.version.content.handler[5:]}\n"
+    assert (await server.invoke(entry)).stdout.decode() == f"{entry.version.content.handler[5:]}\n"
 
 
 async def test_stopping_during_an_update_refuses_it_and_stores_nothing(tmp_path: Path) -> None:

@@ -239,14 +239,33 @@ def test_a_call_that_the_platform_could_not_run_answers_503_and_has_a_record(
     assert body["error"]
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_output_is_kept_to_a_mebibyte_and_says_what_was_dropped(tenant: Api, stream: str) -> None:
+@pytest.mark.parametrize(("stream", "most"), [("stdout", 6291456), ("stderr", 1048576)])
+def test_output_is_kept_to_its_limit_and_what_is_dropped_is_said_beside_it(
+    tenant: Api, stream: str, most: int
+) -> None:
     to = "" if stream == "stdout" else " >&2"
-    handler = f"head -c 1048676 /dev/zero | tr '\\0' a{to}"
-    kept = tenant.invoke(tenant.active(handler))[stream]
-    assert kept.startswith("a" * 1048576)
-    assert re.search(r"\b100 (more )?bytes", kept[1048576:])
-    assert kept.rstrip("\n").count("\n") == 1
+    function_id = tenant.active(f"head -c {most + 100} /dev/zero | tr '\\0' a{to}")
+    path = f"{of(function_id)}/invoke"
+    first = tenant("POST", path, {}, headers={"Idempotency-Key": "large"})
+    record = first.json()
+    assert record[stream] == "a" * most
+    assert first.headers["x-output-truncated"] == f"{stream}=100"
+    assert (record["status"], record["exit_code"]) == ("success", 0)
+    assert f"first {most} bytes are kept and 100 were dropped" in record["error_message"]
+    again = tenant("POST", path, {}, headers={"Idempotency-Key": "large"})
+    assert again.headers["idempotency-replayed"] == "true"
+    for name in ("x-output-truncated", "x-invocation-id", "server-timing"):
+        assert again.headers[name] == first.headers[name]
+    assert again.content == first.content
+    shown = tenant("GET", f"{of(function_id)}/invocations/{record['invocation_id']}")
+    assert shown.headers["x-output-truncated"] == f"{stream}=100"
+    assert shown.json() == record
+
+
+def test_output_within_its_limit_has_no_such_header(tenant: Api) -> None:
+    answer = tenant("POST", f"{of(tenant.active('echo hello'))}/invoke", {})
+    assert "x-output-truncated" not in answer.headers
+    assert answer.json()["error_message"] is None
 
 
 def test_bytes_that_are_not_utf8_become_replacement_characters(tenant: Api) -> None:

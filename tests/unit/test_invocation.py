@@ -1,6 +1,7 @@
 """Invocation: its states, read as a table, and what each kind of end means for the record."""
 
 import pytest
+from msgspec.structs import replace
 
 from contract.store_box import a_call, a_function
 from quiltfn.model.invocation import FINAL, NEXT, CallEvent, Ended, How, Status, conclude
@@ -73,12 +74,40 @@ def test_the_reason_of_a_sandbox_is_the_sentence_of_the_record() -> None:
     assert conclude(ended) == (CallEvent.ERROR, None, "Argument list too long")
 
 
+CUT = Ended(how=How.EXITED, stdout=b"ab", stderr=b"", stdout_dropped=5)
+
+
+def test_a_success_whose_output_was_cut_says_so_and_keeps_the_beginning() -> None:
+    final = a_call(a_function()).after(CUT, now=0, duration_ms=1)
+    assert (final.status, final.exit_code, final.stdout) == (Status.SUCCESS, 0, b"ab")
+    assert (final.stdout_dropped, final.stderr_dropped) == (5, 0)
+    told = "of its standard output the first 2 bytes are kept and 5 were dropped"
+    assert final.error_message == told
+    both = replace(CUT, code=3, stderr=b"c", stderr_dropped=1)
+    message = a_call(a_function()).after(both, now=0, duration_ms=1).error_message
+    assert message is not None
+    assert message.startswith(f"the handler exited with code 3; {told}; of its standard error")
+
+
+def test_a_value_that_is_too_large_fails_and_no_part_of_it_is_the_result() -> None:
+    call = a_call(a_function())
+    final = call.after(CUT, now=0, duration_ms=1, is_value=True)
+    assert (final.status, final.exit_code, final.stdout) == (Status.FAILED, 1, b"")
+    assert final.stdout_dropped == 7
+    assert final.error_message == "the handler returned 7 bytes; at most 2 are kept of an answer"
+    whole = replace(CUT, stdout_dropped=0, stderr_dropped=9)  # its log may be cut
+    final = call.after(whole, now=0, duration_ms=1, is_value=True)
+    assert (final.status, final.stdout, final.stderr_dropped) == (Status.SUCCESS, b"ab", 9)
+    late = replace(CUT, how=How.DEADLINE)
+    assert call.after(late, now=0, duration_ms=1, is_value=True).status is Status.TIMEOUT
+
+
 def test_the_final_record_has_the_output_and_cannot_end_again() -> None:
     record = a_call(a_function())
-    ended = Ended(how=How.EXITED, code=3, stdout="out", stderr="err")
+    ended = Ended(how=How.EXITED, code=3, stdout=b"out", stderr=b"err")
     final = record.after(ended, now=1_760_000_105, duration_ms=12)
     assert final.status is Status.FAILED
-    assert (final.stdout, final.stderr, final.exit_code) == ("out", "err", 3)
+    assert (final.stdout, final.stderr, final.exit_code) == (b"out", b"err", 3)
     assert (final.started_at, final.ended_at, final.duration_ms) == (
         record.started_at,
         1_760_000_105,

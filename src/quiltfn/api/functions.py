@@ -131,7 +131,7 @@ async def _invoke(asked: Asked, entry: Entry) -> Answer:
     )
     with asked.house.admission.call(asked.tenant_id):
         record = await asked.house.invoker.invoke(entry, request)
-    headers = {"x-invocation-id": record.invocation_id}
+    headers = {"x-invocation-id": record.invocation_id, **_truncated(record)}
     if record.timeline is not None:
         headers["server-timing"] = record.timeline.server_timing()
     return Answer(value=schema.invocation_answer(record), headers=headers)
@@ -168,7 +168,8 @@ async def list_invocations(asked: Asked) -> Answer:
 
 async def get_invocation(asked: Asked) -> Answer:
     """Show the record of one call."""
-    return Answer(value=schema.invocation_answer(await _record(asked)))
+    record = await _record(asked)
+    return Answer(value=schema.invocation_answer(record), headers=_truncated(record))
 
 
 async def get_timeline(asked: Asked) -> Answer:
@@ -233,6 +234,15 @@ async def pool_stats(asked: Asked) -> Answer:
     own = house.catalog.owned(asked.tenant_id, house.pools.occupied())
     counts = summed(house.pools.counts(function_id) for function_id in own)
     return Answer(value=schema.pool_stats_answer(counts))
+
+
+def _truncated(record: Invocation) -> dict[str, str]:
+    """The header that says how many bytes each stream lacks; none where nothing was dropped."""
+    if not (record.stdout_dropped or record.stderr_dropped):
+        return {}
+    dropped = {"stdout": record.stdout_dropped, "stderr": record.stderr_dropped}
+    told = ", ".join(f"{stream}={count}" for stream, count in dropped.items() if count)
+    return {"x-output-truncated": told}
 
 
 async def _record(asked: Asked) -> Invocation:

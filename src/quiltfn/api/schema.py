@@ -127,7 +127,10 @@ class VersionAnswer(msgspec.Struct, kw_only=True):
 
 
 class InvocationAnswer(msgspec.Struct, kw_only=True):
-    """The record of a call. Times in Unix seconds, `duration_ms` in milliseconds."""
+    """The record of a call. Times in Unix seconds, `duration_ms` in milliseconds.
+
+    Bytes of `stdout` and `stderr` that are not UTF-8 show as U+FFFD here.
+    """
 
     invocation_id: str
     function_id: str
@@ -279,8 +282,8 @@ def invocation_answer(record: Invocation) -> InvocationAnswer:
         ended_at=record.ended_at,
         duration_ms=record.duration_ms,
         exit_code=record.exit_code,
-        stdout=record.stdout,
-        stderr=record.stderr,
+        stdout=record.stdout.decode("utf-8", "replace"),
+        stderr=record.stderr.decode("utf-8", "replace"),
         error_message=record.error_message,
         cold_start=record.cold_start,
     )

@@ -63,7 +63,6 @@ enum {
     CALL_MAX = 8 * 1024 * 1024 + 256 * 1024,
     STRINGS_MAX = 16 * 1024,             // arguments, and variables, of one frame
     CHUNK_MAX = 64 * 1024,               // bytes of output in one frame: what a pipe holds
-    STREAM_MAX = 1024 * 1024,            // bytes of a stream that are sent on; the rest is counted
     TEXT_MAX = 512,                      // a sentence in a frame
 };
 
@@ -340,6 +339,21 @@ struct stream {
     uint64_t sent, dropped;
 };
 
+// Bytes of standard output and of standard error that are sent on; the rest of each is counted.
+static uint32_t stdout_max = 6 * 1024 * 1024, stderr_max = 1024 * 1024;
+
+static bool set_output_max(const char *numbers)
+{
+    return sscanf(numbers, "%" SCNu32 ",%" SCNu32, &stdout_max, &stderr_max) == 2;
+}
+
+// How many bytes of a stream may still be sent on.
+static size_t room_of(const struct stream *stream)
+{
+    uint64_t most = stream->kind == 'E' ? stderr_max : stdout_max;
+    return stream->sent < most ? (size_t)(most - stream->sent) : 0;
+}
+
 // Not executable where the kernel can promise that; kernels before 6.3 do not know the flag.
 static int payload_file(void)
 {
@@ -418,7 +432,8 @@ static bool pump(struct stream *stream, uint64_t nonce)
     enum { FULL = HEADER + NONCE + CHUNK_MAX, PAGE = 4096 };
     unsigned char *to = discarded;
     size_t room = sizeof discarded, before = 0;
-    bool keep = stream->sent < STREAM_MAX, opened = false;
+    size_t left = room_of(stream);
+    bool keep = left > 0, opened = false;
     if (keep) {
         // Room for a page at least: of a pipe in packet mode, read cuts off what does not fit. A
         // runner's answer may have gone beyond FULL, so nothing is subtracted here.
@@ -435,8 +450,8 @@ static bool pump(struct stream *stream, uint64_t nonce)
         }
         to = out.bytes + out.used;
         room = FULL - out.used;
-        if (room > STREAM_MAX - stream->sent)
-            room = (size_t)(STREAM_MAX - stream->sent);
+        if (room > left)
+            room = left;
     }
     ssize_t n;
     do
@@ -947,6 +962,8 @@ int main(int argc, char **argv)
     writable = argv + 4 + in_gvisor;
     if (*writable != NULL && strncmp(*writable, "shell=", 6) == 0)
         shell_library = *writable++ + 6;
+    if (*writable != NULL && strncmp(*writable, "output=", 7) == 0 && !set_output_max(*writable++ + 7))
+        return BAD_START;
     prepare();
     put32(out_frame('H', 4), PROTOCOL_VERSION);
     out_send();

@@ -176,7 +176,7 @@ static void runner_answer(struct stream *stream, uint64_t nonce)
                 return;
         }
         runner.answer_left -= (size_t)n;
-        size_t room = (size_t)(STREAM_MAX - stream->sent);
+        size_t room = room_of(stream);
         size_t keep = (size_t)n < room ? (size_t)n : room;
         stream->dropped += (size_t)n - keep;
         if (keep == 0)
@@ -268,12 +268,16 @@ static void runner_tell_start(struct stream *log, uint64_t nonce)
 {
     if (runner.start_log_used == 0)
         return;
-    out.since = now_ns();
-    unsigned char *at = out_frame(log->kind, NONCE + runner.start_log_used);
-    put64(at, nonce);
-    memcpy(at + NONCE, start_log, runner.start_log_used);
-    log->sent += runner.start_log_used;
+    size_t room = room_of(log), keep = runner.start_log_used < room ? runner.start_log_used : room;
+    log->dropped += runner.start_log_used - keep;
     runner.start_log_used = 0;
+    if (keep == 0)
+        return;
+    out.since = now_ns();
+    unsigned char *at = out_frame(log->kind, NONCE + keep);
+    put64(at, nonce);
+    memcpy(at + NONCE, start_log, keep);
+    log->sent += keep;
 }
 
 // The last words of what it wrote, in one line.

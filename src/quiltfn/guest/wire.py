@@ -26,7 +26,9 @@ STRINGS_MAX: Final = 16 * 1024
 # The kernel's MAX_ARG_STRLEN, less the NUL: execve refuses a longer argument or variable.
 STRING_MAX: Final = 131_071
 OUTPUT_MAX: Final = 64 * 1024
-STREAM_MAX: Final = 1024 * 1024
+# What a guest keeps of a stream that was not told otherwise on its command line.
+STDOUT_MAX: Final = 6 * 1024 * 1024
+STDERR_MAX: Final = 1024 * 1024
 TEXT_MAX: Final = 1024
 TIMEOUT_MS_MAX: Final = 0xFFFF_FFFF
 NONCE_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
@@ -120,7 +122,7 @@ class End:
     """The handler of call `nonce` has ended, and every process it left behind.
 
     `code` is the exit status (EXITED), the signal's number (KILLED), 0 (DEADLINE) or an errno with
-    a sentence in `text` (NOT_STARTED). The dropped counts are bytes beyond `STREAM_MAX`.
+    a sentence in `text` (NOT_STARTED). The dropped counts are bytes beyond what it keeps.
     """
 
     nonce: int

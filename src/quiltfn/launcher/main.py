@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quiltfn.launcher import (
@@ -64,7 +64,7 @@ ROOTLESS = (
 class Options:
     """`server`: the server's command line. `given`: what it is to know, as JSON; the launcher adds
     the machine's facts and hands it over in memory, since a command line is for everybody to read.
-    `program`: the paths that the server's program is read from.
+    `program`: the paths that the server's program is read from. `output_max`: as in `oci.Host`.
     """
 
     host: str
@@ -78,6 +78,7 @@ class Options:
     crun: str
     runsc: str = "/usr/bin/runsc"
     egress_dns: str = ""
+    output_max: tuple[int, int] | None = None
 
 
 class CannotStart(Exception):
@@ -160,8 +161,9 @@ class Launcher:
     def _serve(self, groups: cgroups.Cgroups) -> int:
         self.groups = groups
         self.skeleton = host_image.build(self.state.root, self.options.guest)
+        host = replace(self.skeleton.host, output_max=self.options.output_max)
         self.images = images.Images(self.options.data_dir / "images", self.state.images)
-        sandbox_roots = roots.Roots(self.state.roots, self.skeleton.host)
+        sandbox_roots = roots.Roots(self.state.roots, host)
         egress = Egress(self.state, groups, self.children, dns=self.options.egress_dns)
         gvisor = Gvisor(self.options.runsc)
         programs = Programs(self.options.crun, gvisor)

@@ -73,13 +73,15 @@ class Host:
     """What config.json needs to know of the machine.
 
     `root`: the execution image's root directory. `binds`: read-only bind mounts, path in the
-    sandbox → path on the host.
+    sandbox → path on the host. `output_max`: bytes that the guest keeps of standard output and of
+    standard error; None: its own idea.
     """
 
     machine: str
     root: str
     binds: dict[str, str] = field(default_factory=dict)
     oom_score_min: int = 0
+    output_max: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,10 +181,17 @@ def _known(options: str) -> str:
 
 def _process(host: Host, wanted: Wanted) -> dict[str, Any]:
     oom_score = str(max(HANDLER_OOM_SCORE, host.oom_score_min))
+    output = (
+        [] if host.output_max is None else [f"output={host.output_max[0]},{host.output_max[1]}"]
+    )
     return {
         "terminal": False,
         "user": {"uid": 0, "gid": 0},
-        "args": [GUEST, TMP_OPTIONS, SHM_OPTIONS, oom_score, FORKING, *wanted.writable_paths],
+        "args": [
+            *(GUEST, TMP_OPTIONS, SHM_OPTIONS, oom_score, FORKING),
+            *output,
+            *wanted.writable_paths,
+        ],
         "env": [],
         "cwd": "/",
         "noNewPrivileges": True,

@@ -92,20 +92,24 @@ class How(enum.Enum):
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The end of one call as a sandbox reports it. `code`: exit code or signal number."""
+    """The end of one call as a sandbox reports it. `code`: exit code or signal number.
+    `*_dropped`: bytes of a stream beyond those that are kept."""
 
     how: How
     code: int = 0
     out_of_memory: bool = False
-    stdout: str = ""
-    stderr: str = ""
+    stdout: bytes = b""
+    stderr: bytes = b""
+    stdout_dropped: int = 0
+    stderr_dropped: int = 0
     reason: str | None = None
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The record of one call. Times in Unix seconds, `duration_ms` in milliseconds.
 
-    `timeline`: None until it is final, and of a call that ended with its server.
+    `stdout`, `stderr`: what the handler wrote, byte for byte; `*_dropped`: how many bytes more it
+    wrote. `timeline`: None until it is final, and of a call that ended with its server.
     """
 
     invocation_id: str
@@ -118,19 +122,39 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     ended_at: int | None = None
     duration_ms: int | None = None
     exit_code: int | None = None
-    stdout: str = ""
-    stderr: str = ""
+    # As JSON, in the journal, they are base64, and are called so.
+    stdout: bytes = msgspec.field(default=b"", name="stdout_base64")
+    stderr: bytes = msgspec.field(default=b"", name="stderr_base64")
     error_message: str | None = None
     cold_start: bool = False
     timeline: Timeline | None = None
+    stdout_dropped: int = 0
+    stderr_dropped: int = 0
 
     def after(
-        self, ended: Ended, now: int, duration_ms: int, timeline: Timeline | None = None
+        self,
+        ended: Ended,
+        now: int,
+        duration_ms: int,
+        timeline: Timeline | None = None,
+        *,
+        is_value: bool = False,
     ) -> "Invocation":
         """The final record of a running call. `now`: its start and its duration added, for the wall
         clock may have been set meanwhile.
+
+        `is_value`: its standard output is the value that a handler returned. A part of that is no
+        result, so one that is too large fails.
         """
         event, exit_code, message = conclude(ended)
+        if is_value and ended.stdout_dropped and event is CallEvent.SUCCESS:
+            most = len(ended.stdout)
+            size = most + ended.stdout_dropped
+            event, exit_code = CallEvent.FAILED, 1
+            message = f"the handler returned {size} bytes; at most {most} are kept of an answer"
+            ended = msgspec.structs.replace(ended, stdout=b"", stdout_dropped=size)
+        else:
+            message = _with_dropped(message, ended)
         return msgspec.structs.replace(
             self,
             status=follow(NEXT, self.status, event),
@@ -141,7 +165,25 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             stderr=ended.stderr,
             error_message=message,
             timeline=timeline,
+            stdout_dropped=ended.stdout_dropped,
+            stderr_dropped=ended.stderr_dropped,
         )
+
+
+def _with_dropped(message: str | None, ended: Ended) -> str | None:
+    """The sentence of a record, and what its output lacks."""
+    if not (ended.stdout_dropped or ended.stderr_dropped):
+        return message
+    told = [message] if message else []
+    if ended.stdout_dropped:
+        told.append(_lacks("standard output", ended.stdout, ended.stdout_dropped))
+    if ended.stderr_dropped:
+        told.append(_lacks("standard error", ended.stderr, ended.stderr_dropped))
+    return "; ".join(told)
+
+
+def _lacks(stream: str, kept: bytes, dropped: int) -> str:
+    return f"of its {stream} the first {len(kept)} bytes are kept and {dropped} were dropped"
 
 
 def conclude(ended: Ended) -> tuple[CallEvent, int | None, str | None]:

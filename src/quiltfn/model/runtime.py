@@ -114,6 +114,11 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a program is started before the call comes, rather than for it."""
         return self.kind is not Kind.SHELL
 
+    @property
+    def returns_values(self) -> bool:
+        """Whether a handler's standard output is what it returned, and what it prints its log."""
+        return self.kind in (Kind.PYTHON, Kind.NODE)
+
     def same_as(self, other: "Runtime") -> bool:
         """Whether the two differ in nothing that a handler could notice."""
         return msgspec.structs.replace(

@@ -8,7 +8,7 @@ from quiltfn.model.runtime import Isolation, Kind, Runtime
 from quiltfn.model.version import MEMORY_MIN_MIB, Content
 from quiltfn.ports import Sandbox, SandboxFailed
 from quiltfn.sandbox.channel import LauncherChannel
-from quiltfn.sandbox.guest import GuestSandbox
+from quiltfn.sandbox.guest import OUTPUT_MAX, GuestSandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,11 @@ class Size:
 
 
 class LauncherSandboxes:
-    """`ports.Sandboxes` over the launcher: each is made when it is wanted."""
+    """`ports.Sandboxes` over the launcher: each is made when it is wanted. `output_max`: bytes that
+    a guest sends on of both streams of a call together."""
 
-    def __init__(self, channel: LauncherChannel) -> None:
-        self._channel = channel
+    def __init__(self, channel: LauncherChannel, output_max: int = OUTPUT_MAX) -> None:
+        self._channel, self._output_max = channel, output_max
 
     async def create(self, content: Content) -> Sandbox:
         return await self.make(Mould.of(content.pinned), Size.of(content))
@@ -71,7 +72,8 @@ class LauncherSandboxes:
             isolation=mould.isolation,
         )
         control, events = answer.descriptors
-        sandbox = GuestSandbox(answer.message["sandbox"], events, self._channel)
+        name = answer.message["sandbox"]
+        sandbox = GuestSandbox(name, events, self._channel, self._output_max)
         try:
             await sandbox.greet(socket.socket(fileno=control))
         except BaseException as error:

@@ -15,7 +15,7 @@ from quiltfn.model.invocation import Ended, How
 from quiltfn.model.version import Content
 from quiltfn.ports import Call, Sandbox, SandboxFailed, SandboxRefused
 
-OUTPUT_MAX = 1024 * 1024
+STDOUT_MAX, STDERR_MAX = 6 * 1024 * 1024, 1024 * 1024
 
 
 class FakeSandboxes:
@@ -143,9 +143,9 @@ class FakeSandbox:
         match command:
             case "echo":
                 shown = variables.get(argument[1:], "") if argument.startswith("$") else argument
-                return _exited(stdout=shown + "\n")
+                return _exited(stdout=shown.encode() + b"\n")
             case "cat":
-                return _exited(stdout=(call.payload or b"").decode("utf-8", "replace"))
+                return _exited(stdout=call.payload or b"")
             case "exit":
                 return _exited(int(argument))
             case "sleep":
@@ -154,7 +154,7 @@ class FakeSandbox:
                 return Ended(how=How.SIGNALLED, code=9, out_of_memory=True)
             case "die":
                 return Ended(how=How.SANDBOX_GONE)
-        return _exited(127, stderr=f"sh: 1: {command}: not found\n")
+        return _exited(127, stderr=f"sh: 1: {command}: not found\n".encode())
 
     def _cleaned(self) -> None:
         if self.is_alive:
@@ -174,17 +174,15 @@ class FakeSandbox:
         self._source.destroyed.append(self.id)
 
 
-def _exited(code: int = 0, stdout: str = "", stderr: str = "") -> Ended:
-    return Ended(how=How.EXITED, code=code, stdout=_capped(stdout), stderr=_capped(stderr))
-
-
-def _capped(text: str) -> str:
-    whole = text.encode()
-    if len(whole) <= OUTPUT_MAX:
-        return text
-    kept = whole[:OUTPUT_MAX].decode("utf-8", "replace")
-    newline = "" if kept.endswith("\n") else "\n"
-    return f"{kept}{newline}[quiltfn dropped {len(whole) - OUTPUT_MAX} more bytes]\n"
+def _exited(code: int = 0, stdout: bytes = b"", stderr: bytes = b"") -> Ended:
+    return Ended(
+        how=How.EXITED,
+        code=code,
+        stdout=stdout[:STDOUT_MAX],
+        stderr=stderr[:STDERR_MAX],
+        stdout_dropped=max(0, len(stdout) - STDOUT_MAX),
+        stderr_dropped=max(0, len(stderr) - STDERR_MAX),
+    )
 
 
 def _nothing() -> None:

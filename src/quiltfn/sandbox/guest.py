@@ -19,6 +19,8 @@ from quiltfn.ports import Call, SandboxFailed, SandboxRefused
 from quiltfn.sandbox.channel import LauncherChannel
 
 GREETING_TIMEOUT_S = 10.0
+# Bytes that a guest sends on of both streams of a call together, where it was not told otherwise.
+OUTPUT_MAX = wire.STDOUT_MAX + wire.STDERR_MAX
 MIB = 1024 * 1024
 # The guest keeps the deadline; if it has not answered by then, the sandbox is killed from outside.
 OUTER_DEADLINE_S = 0.5
@@ -98,8 +100,11 @@ def default_directory(content: Content) -> str:
 class GuestSandbox(asyncio.Protocol):
     """`ports.Sandbox` over a guest. One call at a time."""
 
-    def __init__(self, name: str, events: int, channel: LauncherChannel) -> None:
+    def __init__(
+        self, name: str, events: int, channel: LauncherChannel, output_max: int = OUTPUT_MAX
+    ) -> None:
         self.id = name
+        self._output_max = output_max
         self.is_alive = True
         self.is_clean = True
         self.note = ""
@@ -235,7 +240,7 @@ class GuestSandbox(asyncio.Protocol):
         if isinstance(event, wire.Output) and self._awaits(event.nonce):
             self._output[event.stream].append(event.data)
             self._output_bytes += len(event.data)
-            if self._output_bytes > 2 * wire.STREAM_MAX:
+            if self._output_bytes > self._output_max:
                 self._break()
         elif isinstance(event, wire.End) and self._awaits(event.nonce):
             self._finish(self._ended(event))
@@ -253,12 +258,16 @@ class GuestSandbox(asyncio.Protocol):
         return nonce == self._nonce and self._end is not None
 
     def _ended(self, end: wire.End) -> Ended:
+        # Let go of here: an instance that is idle keeps nothing of its last call.
+        output, self._output = self._output, {"stdout": [], "stderr": []}
         return Ended(
             how=HOW[end.how],
             code=end.code,
             out_of_memory=self._was_killed_for_memory(),
-            stdout=_text(self._output["stdout"], end.dropped_stdout),
-            stderr=_text(self._output["stderr"], end.dropped_stderr),
+            stdout=b"".join(output["stdout"]),
+            stderr=b"".join(output["stderr"]),
+            stdout_dropped=end.dropped_stdout,
+            stderr_dropped=end.dropped_stderr,
             reason=end.text or None,
         )
 
@@ -317,14 +326,6 @@ class GuestSandbox(asyncio.Protocol):
             if self._events >= 0:
                 os.close(self._events)
                 self._events = -1
-
-
-def _text(chunks: list[bytes], dropped: int) -> str:
-    text = b"".join(chunks).decode("utf-8", "replace")
-    if dropped:
-        newline = "" if text.endswith("\n") else "\n"
-        text += f"{newline}[quiltfn dropped {dropped} more bytes]\n"
-    return text
 
 
 def _nothing() -> None:

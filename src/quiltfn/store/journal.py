@@ -29,6 +29,8 @@ COMMIT_AFTER_S = 0.04
 RETRY_AFTER_S = 1.0
 # While the database fails the segment grows. Past this, calls are refused; ends are still taken.
 SEGMENT_MAX_BYTES = 64 * 1024 * 1024
+# Beyond this the next commit does not wait: large output would fill the segment before its time.
+COMMIT_AT_BYTES = 4 * 1024 * 1024
 
 
 class SpoolJournal:
@@ -165,7 +167,11 @@ class SpoolJournal:
     def _remember(self, record: Invocation) -> None:
         self._pending[record.invocation_id] = record
         self._written += 1
-        if self._timer is None and self._commit is None:
+        if self._commit is not None:
+            return
+        if self._spool.size > COMMIT_AT_BYTES and self._failure is None:
+            self._commit_now()
+        elif self._timer is None:
             self._timer = self._loop.call_later(self._commit_after_s, self._commit_now)
 
     def _commit_now(self) -> asyncio.Task[None]:

@@ -2,10 +2,12 @@
 -- be kept any number of times; and a function that was deleted gets no rows any more.
 INSERT INTO invocation (
     invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
-    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline)
+    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
+    stdout_dropped, stderr_dropped)
 WITH record (
     invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
-    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline)
+    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
+    stdout_dropped, stderr_dropped)
   AS (VALUES :rows)
 SELECT * FROM record
  WHERE EXISTS (SELECT 1 FROM function WHERE id = record.function_id)
@@ -13,7 +15,8 @@ SELECT * FROM record
        status = excluded.status, started_at = excluded.started_at, ended_at = excluded.ended_at,
        duration_ms = excluded.duration_ms, exit_code = excluded.exit_code, stdout = excluded.stdout,
        stderr = excluded.stderr, error_message = excluded.error_message,
-       cold_start = excluded.cold_start, timeline = excluded.timeline
+       cold_start = excluded.cold_start, timeline = excluded.timeline,
+       stdout_dropped = excluded.stdout_dropped, stderr_dropped = excluded.stderr_dropped
  WHERE invocation.status IN ('queued', 'running');
 
 -- final_among: those of the given ids (a JSON array) whose record is final already

@@ -3,7 +3,8 @@
 A line is `checksum record`, the record as JSON. Lines rather than length-prefixed frames, because
 a line finds its own end: JSON has no raw newline, so after damage anywhere the next record is
 found again, and damage (refused) is told apart from a write that was cut short by the end of the
-process (dropped, for it was never acknowledged). And a person can read it.
+process (dropped, for it was never acknowledged). And a person can read it, but for the output of
+calls, which is bytes and stands there as base64.
 
 One `write` a record and no sync: the page cache outlives `kill -9`; what a power cut may take is
 bounded by the group commit.
@@ -21,6 +22,16 @@ from quiltfn.store.directory import StoreBroken, open_own
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Invocation).decode
+
+
+class _Older(msgspec.Struct):
+    """Of a line that an older server wrote: output was text then."""
+
+    stdout: str = ""
+    stderr: str = ""
+
+
+decode_older = msgspec.json.Decoder(_Older).decode
 
 # Of two records of one call the later one counts, in whichever segment it stands.
 RANK = {status: 2 if status in FINAL else 0 for status in Status} | {Status.RUNNING: 1}
@@ -101,9 +112,15 @@ def from_line(line: bytes) -> Invocation | None:
     if line[:9] != b"%08x " % crc32(body):
         return None
     try:
-        return decode(body)
+        record = decode(body)
+        if b'"stdout":' not in body and b'"stderr":' not in body:
+            return record
+        older = decode_older(body)
     except msgspec.MsgspecError:
         return None
+    return msgspec.structs.replace(
+        record, stdout=older.stdout.encode(), stderr=older.stderr.encode()
+    )
 
 
 def latest(records: Iterable[Invocation]) -> dict[str, Invocation]:

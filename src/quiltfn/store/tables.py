@@ -28,7 +28,7 @@ from quiltfn.ports import Stored, Tally
 
 # The newest revision in migrations/versions. Kept here so that a start at head need not import
 # Alembic, which costs more than opening the database does.
-REVISION = "0007"
+REVISION = "0008"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -122,11 +122,14 @@ invocation = Table(
     Column("ended_at", BigInteger),
     Column("duration_ms", BigInteger),
     Column("exit_code", Integer),
+    # Bytes. Records from before 0008 have text here, which SQLite lets a column hold side by side.
     Column("stdout", Text, nullable=False),
     Column("stderr", Text, nullable=False),
     Column("error_message", Text),
     Column("cold_start", Boolean, nullable=False),
     Column("timeline", JSON),
+    Column("stdout_dropped", BigInteger, nullable=False, server_default=text("0")),
+    Column("stderr_dropped", BigInteger, nullable=False, server_default=text("0")),
     # Ids are UUIDv7, so their order is the order of time. The other three are in the index for the
     # filters: they are decided without touching the rows, which may be megabytes apart.
     Index(
@@ -250,6 +253,7 @@ operation = Table(
 
 TALLY_COLUMNS = Tally.__struct_fields__
 INVOCATION_COLUMNS = Invocation.__struct_fields__
+OUTPUT_COLUMNS = ("stdout", "stderr")
 STATUS_AT = INVOCATION_COLUMNS.index("status")
 TIMELINE_AT = INVOCATION_COLUMNS.index("timeline")
 CONTENT_COLUMNS = Content.__struct_fields__
@@ -297,7 +301,14 @@ def invocation_row(one: Invocation) -> list[Any]:
 
 def read_invocation(row: RowMapping) -> Invocation:
     """A record."""
-    return msgspec.convert({n: row[n] for n in Invocation.__struct_fields__}, Invocation)
+    fields = {name: row[name] for name in INVOCATION_COLUMNS}
+    kept = {name: as_bytes(fields.pop(name)) for name in OUTPUT_COLUMNS}
+    return msgspec.structs.replace(msgspec.convert(fields, Invocation), **kept)
+
+
+def as_bytes(output: bytes | str) -> bytes:
+    """A stream of a record, whichever way it was stored."""
+    return output.encode() if isinstance(output, str) else output
 
 
 def row_of(one: msgspec.Struct) -> dict[str, Any]:
