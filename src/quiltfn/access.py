@@ -1,7 +1,8 @@
 """Credentials: making, checking and revoking keys, and trusting signed tokens.
 
-Every valid key is in memory, so that a call asks no database; another process may make or revoke
-keys in the data directory, and `refresh` sees that within half a second.
+Every valid key is in memory, so that a call asks no database. Another process may make or revoke
+keys in the data directory: `refresh` sees that within half a second, a key that nobody knows has
+the store asked at once, and a server that nobody needs a key for looks whether that is still so.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from quiltfn.ids import new_id
 from quiltfn.model.access import Caller, Key, Scope, check_tenant, digest_of, prefix_of
 from quiltfn.model.errors import (
+    Forbidden,
     NotFound,
     RateLimited,
     StoreUnavailable,
@@ -23,6 +25,9 @@ from quiltfn.model.errors import (
 from quiltfn.ports import Clock, Keys
 
 REFRESH_S = 0.5
+# Keys that nobody knows: all of them together have the store asked so often at most, and each once.
+ASK_EVERY_S = 0.05
+ASKED_MAX = 10_000
 FAILURES_MAX = 20
 FAILURES_WINDOW_S = 60.0
 ADDRESSES_MAX = 10_000
@@ -44,6 +49,11 @@ class Access:
         self._keys, self._clock, self._verify = keys, clock, verify
         self._by_prefix: dict[str, Key] = {}
         self._revision = -1
+        self._stamp: object = None
+        self._refreshing = asyncio.Lock()
+        self._asked: dict[str, None] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._last_asked = float("-inf")
         self._failures: defaultdict[str, deque[float]] = defaultdict(deque)
 
     @property
@@ -51,10 +61,16 @@ class Access:
         """No key was ever made and no token is trusted: whoever reaches the server is the owner."""
         return not self._by_prefix and self._verify is None
 
-    def identify(self, headers: Mapping[str, str], address: str) -> Caller:
+    @property
+    def is_outdated(self) -> bool:
+        """Whether another process has changed keys since the last `refresh`. A look at a file."""
+        return self._keys.stamp() != self._stamp
+
+    async def identify(self, headers: Mapping[str, str], address: str) -> Caller:
         """The caller. Raises `Unauthorized`, or `RateLimited` after too many failures from there.
 
-        A valid credential passes however many wrong ones came from the same address.
+        A valid credential passes however many wrong ones came from the same address, and however
+        new it is. Raises `StoreUnavailable` where that could not be found out.
         """
         if self.is_open:
             return ANYBODY
@@ -63,6 +79,10 @@ class Access:
         if secret is None and bearer[:7].lower() == "bearer ":
             secret = bearer[7:].strip()
         caller = self._caller(secret) if secret else None
+        if caller is None and secret:
+            # Also where the prefix is known, so that time does not tell which prefixes exist.
+            await self._ask_about(prefix_of(secret))
+            caller = self._caller(secret)
         if caller is not None:
             return caller
         if secret:  # who sends none guesses none
@@ -81,7 +101,12 @@ class Access:
         fits = hmac.compare_digest(key.digest, digest_of(secret))
         if not fits or not key.is_valid(int(self._clock.unix())):
             return None
-        return Caller(tenant_id=key.tenant_id, scope=key.scope, credential=key.id)
+        return Caller(
+            tenant_id=key.tenant_id,
+            scope=key.scope,
+            credential=key.id,
+            expires_at=key.expires_at,
+        )
 
     def _token(self, text: str) -> Caller | None:
         if self._verify is None:
@@ -105,13 +130,33 @@ class Access:
             )
         recent.append(now)
 
+    async def _ask_about(self, prefix: str | None) -> None:
+        """Takes over what changed, once for each prefix; whoever asks meanwhile asks together."""
+        if prefix is None or prefix in self._asked:
+            return
+        if self._asking is None:
+            self._asking = asyncio.ensure_future(self._ask())
+        await asyncio.shield(self._asking)
+        self._asked[prefix] = None
+        if len(self._asked) > ASKED_MAX:
+            del self._asked[next(iter(self._asked))]
+
+    async def _ask(self) -> None:
+        await asyncio.sleep(max(0.0, self._last_asked + ASK_EVERY_S - self._clock.now()))
+        self._last_asked = self._clock.now()
+        self._asking = None  # who comes from here on may have a key that is newer than the answer
+        await self.refresh()
+
     async def refresh(self) -> None:
         """Takes over what changed in the store."""
-        revision = await self._keys.revision()
-        if revision != self._revision:
-            keys = await self._keys.load()
-            self._by_prefix = {key.prefix: key for key in keys}
-            self._revision = revision
+        async with self._refreshing:
+            stamp = self._keys.stamp()
+            revision = await self._keys.revision()
+            if revision != self._revision:
+                keys = await self._keys.load()
+                self._by_prefix = {key.prefix: key for key in keys}
+                self._revision = revision
+            self._stamp = stamp
 
     async def keep_fresh(self) -> None:
         """Refreshes until it is cancelled. What fails is tried again: a revocation must be seen."""
@@ -146,9 +191,16 @@ async def make_key(
     return await keys.add(key, None if scope else Scope.OPERATOR), text
 
 
-async def revoke_key(keys: Keys, clock: Clock, key_id: str, tenant_id: str | None = None) -> Key:
-    """Ends a key; again changes nothing. Raises `NotFound`, also for another tenant's key."""
+async def revoke_key(keys: Keys, clock: Clock, key_id: str, by: Caller | None = None) -> Key:
+    """Ends a key; again changes nothing. Raises `NotFound`, also for another tenant's key, and
+    `Forbidden` for one that may more than who asks. `by` None: somebody who may everything."""
     for key in await keys.load():
-        if key.id == key_id and tenant_id in (None, key.tenant_id):
-            return key if key.revoked_at else await keys.revoke(key, int(clock.unix()))
+        if key.id != key_id or not (by is None or by.reaches(key.tenant_id)):
+            continue
+        if by is not None and not by.scope.includes(key.scope):
+            raise Forbidden(
+                f"this key has scope {key.scope} and can be revoked by one of that scope only",
+                hint=f"use a key made with --scope {key.scope}, or quiltfn keys revoke",
+            )
+        return key if key.revoked_at else await keys.revoke(key, int(clock.unix()))
     raise NotFound("there is no key with this id")

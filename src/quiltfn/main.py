@@ -26,7 +26,7 @@ from quiltfn.access import Access
 from quiltfn.admission import Admission, TenantLimits
 from quiltfn.api import errors
 from quiltfn.api.app import make_app
-from quiltfn.api.protocol import bounded
+from quiltfn.api.protocol import EVERY_ANSWER, bounded
 from quiltfn.api.route import ApiLimits, House
 from quiltfn.catalog import Catalog
 from quiltfn.clock import SystemClock
@@ -285,6 +285,7 @@ async def serve(given: Inherited) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            headers=EVERY_ANSWER,
             # A caller's own word for its address would count wrong credentials against others.
             proxy_headers=False,
             timeout_keep_alive=chosen.keep_alive_s,

@@ -302,6 +302,10 @@ class Keys(Protocol):
     async def revision(self) -> int:
         """A number that is another one after every change, whoever made it; cheap to ask."""
 
+    def stamp(self) -> object:
+        """Another value after every change, whoever made it, as far as that can be told without
+        waiting for the database. Costs a microsecond and never raises."""
+
     async def load(self) -> Sequence[Key]:
         """Every key that was ever made, oldest first."""
 

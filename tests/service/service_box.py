@@ -5,13 +5,16 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from quiltfn.access import ANYBODY
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.holdings import Holdings
 from quiltfn.images import ImageDirectory, ImageLimits
 from quiltfn.invoke import Invoker, Request
 from quiltfn.lifecycle import Lifecycle, Place
+from quiltfn.model.access import Caller
 from quiltfn.model.function import FunctionState, NewFunction
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.limits import PoolLimits
@@ -155,3 +158,12 @@ async def until(true: Callable[[], object], turns: int = 2000) -> None:
             return
         await asyncio.sleep(0 if turn < turns // 2 else 0.001)
     raise AssertionError("it did not come about")
+
+
+def open_access() -> Any:
+    """`access.Access` of a server that nobody needs a key for, without a store."""
+
+    async def identify(*_arguments: object) -> Caller:
+        return ANYBODY
+
+    return SimpleNamespace(is_open=True, is_outdated=False, identify=identify)

@@ -15,13 +15,12 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from quiltfn.access import ANYBODY
 from quiltfn.admission import Admission, TenantLimits
 from quiltfn.api import direct
 from quiltfn.api.app import make_app
 from quiltfn.api.protocol import bounded
 from quiltfn.api.route import ApiLimits
-from service.service_box import House, house
+from service.service_box import House, house, open_access
 
 CALLS = 50
 REQUEST = (
@@ -63,7 +62,7 @@ async def tied(tmp_path: Path) -> AsyncIterator[House]:
 @pytest.fixture
 async def connection(tied: House) -> AsyncIterator[Connection]:
     rooms: Any = SimpleNamespace(
-        access=SimpleNamespace(is_open=True, identify=lambda *_: ANYBODY),
+        access=open_access(),
         admission=Admission(tied.clock, TenantLimits()),
         audit=None,
         catalog=tied.catalog,

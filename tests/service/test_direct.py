@@ -7,10 +7,10 @@ import msgspec
 import pytest
 from starlette.datastructures import Address
 
-from quiltfn.access import ANYBODY
 from quiltfn.api.app import App, make_app
 from quiltfn.api.direct import CallRequest, Heads
 from quiltfn.api.route import ApiLimits
+from service.service_box import open_access
 
 ID = "018f0000-0000-7000-8000-000000000000"
 BY_ID, BY_NAME = f"/api/functions/{ID}/invoke", "/api/functions/invoke/hello"
@@ -24,7 +24,7 @@ def app() -> App:
         raise ZeroDivisionError("a secret of ours")
 
     house: Any = SimpleNamespace(
-        access=SimpleNamespace(is_open=True, identify=lambda *_: ANYBODY),
+        access=open_access(),
         catalog=SimpleNamespace(by_id=broken, by_name=broken),
         health=SimpleNamespace(machine=SimpleNamespace(memory_max_mib=1024, cores=1)),
         limits=ApiLimits(),

@@ -1,5 +1,7 @@
 """The contract, "Base, auth, ids": addresses, credentials, scopes, request ids."""
 
+import base64
+import hashlib
 import json
 import re
 import ssl
@@ -19,6 +21,7 @@ from spec.house import (
     is_error,
     make_key,
     make_secret,
+    new_address,
     new_name,
     of,
     token,
@@ -119,6 +122,21 @@ def test_a_revoked_key_is_refused_within_a_second(keyed: Keyed, by: str) -> None
     is_error(with_headers(keyed.server, X_Api_Key=key["key"]), "UNAUTHORIZED", 401)
 
 
+def test_a_key_made_by_command_works_in_the_very_next_request(keyed: Keyed) -> None:
+    for _ in range(5):
+        key = make_key(keyed.server.data_dir, "--tenant", new_name(), "--scope", "read")["key"]
+        assert with_headers(keyed.server, X_Api_Key=key).status_code == 200
+    # Also from where wrong ones have come without end.
+    address = new_address()
+    api = Api(keyed.server.url, address=address)
+    for number in range(25):
+        wrong = f"quilt_sk_{number:012x}_{'x' * 43}"
+        status = api("GET", LIST, headers={"X-Api-Key": wrong}).status_code
+        assert status == (401 if number < 20 else 429)
+    key = make_key(keyed.server.data_dir, "--tenant", new_name(), "--scope", "read")["key"]
+    assert api("GET", LIST, headers={"X-Api-Key": key}).status_code == 200
+
+
 def test_the_first_key_ends_the_open_mode_within_a_second(another: Callable[..., Server]) -> None:
     server = another().start()
     anybody = Api(server.url)
@@ -127,7 +145,6 @@ def test_the_first_key_ends_the_open_mode_within_a_second(another: Callable[...,
     assert anybody("GET", "/api/audit").status_code == 200  # all scopes
     first = make_key(server.data_dir)
     assert (first["scope"], first["tenant_id"]) == ("operator", "default")
-    time.sleep(1.0)
     anybody.refused("UNAUTHORIZED", 401, "GET", LIST)
     assert Api(server.url, first["key"]).get(function_id)["id"] == function_id
     second = make_key(server.data_dir)
@@ -201,11 +218,24 @@ def test_tls(another: Callable[..., Server]) -> None:
 NEIGHBOURS = {
     "host by name": ({"Host": "localhost"}, 200),
     "host by address and port": ({"Host": "127.0.0.1:1"}, 200),
+    "own page": ({"Host": "localhost:8080", "Origin": "http://localhost:8080"}, 200),
+    "own page by a browser": (
+        {"Host": "[::1]:80", "Origin": "http://[::1]:80", "Sec-Fetch-Site": "same-origin"},
+        200,
+    ),
+    "typed by a person": ({"Sec-Fetch-Site": "none"}, 200),
     "host of IPv6": ({"Host": "[::1]:8080"}, 200),
     "rebound name": ({"Host": "evil.test"}, 403),
     "name that begins well": ({"Host": "localhost.evil.test"}, 403),
     "name behind an at": ({"Host": "localhost@evil.test"}, 403),
-    "own origin": ({"Origin": "http://localhost:3000"}, 200),
+    "page of another port": ({"Host": "localhost:80", "Origin": "http://localhost:3000"}, 403),
+    "page of no port": ({"Host": "localhost:8080", "Origin": "http://localhost"}, 403),
+    "page of another loopback name": (
+        {"Host": "localhost:8080", "Origin": "http://127.0.0.1:8080"},
+        403,
+    ),
+    "page that shares the site": ({"Sec-Fetch-Site": "same-site"}, 403),
+    "page of another site": ({"Sec-Fetch-Site": "cross-site"}, 403),
     "foreign origin": ({"Origin": "https://evil.test"}, 403),
     "origin that is none": ({"Origin": "null"}, 403),
     "broken host": ({"Host": "[::1"}, 403),
@@ -226,12 +256,64 @@ def test_foreign_hosts_and_origins_are_refused(
         assert answer.status_code == (201 if body else 200)
 
 
+def test_of_two_origins_none_may_be_foreign(anybody: Api) -> None:
+    own = {"Host": "localhost:1"}
+    origins = [("Origin", "http://localhost:1"), ("Origin", "http://localhost:2")]
+    answer = anybody("GET", LIST, headers=[*own.items(), *origins])
+    is_error(answer, "FORBIDDEN", 403)
+
+
+def test_what_is_public_can_be_followed_a_link_to(anybody: Api) -> None:
+    for path in ("/docs", "/openapi.json", "/health"):
+        answer = anybody("GET", path, headers={"Sec-Fetch-Site": "cross-site"})
+        assert answer.status_code == 200
+
+
+def test_a_server_with_keys_asks_no_page_where_it_is_from(keyed: Keyed) -> None:
+    caller = keyed.caller(new_name(), "read")
+    answer = caller("GET", LIST, headers={"Origin": "https://shop.test"})
+    assert answer.status_code == 200, "a page has a key, or nothing"
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
 def test_a_body_that_is_not_said_to_be_json_is_refused(anybody: Api, kind: str | None) -> None:
     body = json.dumps({"name": new_name(), "handler": "echo"}).encode()
     headers = {"Content-Type": kind} if kind else {}
     anybody.refused("UNSUPPORTED_MEDIA_TYPE", 415, "POST", LIST, content=body, headers=headers)
     assert anybody.count() == 0
+
+
+# What browsers make of answers -----------------------------------------------------------------
+
+
+def test_no_answer_can_be_framed_or_taken_for_something_else(anybody: Api) -> None:
+    function_id = anybody.active()
+    invoke = f"{of(function_id)}/invoke"
+    for method, path, more in (
+        ("GET", "/docs", {}),
+        ("GET", "/openapi.json", {}),
+        ("GET", "/nowhere", {}),
+        ("GET", f"{LIST}/help?format=markdown", {}),
+        ("POST", invoke, {}),
+        ("POST", invoke, {"headers": {"Idempotency-Key": new_name()}}),
+        ("DELETE", of(function_id), {}),
+        ("DELETE", of(function_id), {}),
+    ):
+        headers = anybody(method, path, **more).headers
+        assert headers["x-content-type-options"] == "nosniff", path
+        assert headers["x-frame-options"] == "DENY", path
+        assert "frame-ancestors 'none'" in headers["content-security-policy"], path
+
+
+def test_the_documents_page_runs_what_is_written_in_it_and_nothing_else(anybody: Api) -> None:
+    answer = anybody("GET", "/docs")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for tag, directive in (("script", "script-src"), ("style", "style-src")):
+        (written,) = re.findall(rf"<{tag}>(.*?)</{tag}>", answer.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(written.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}';" in policy
 
 
 # Request ids -----------------------------------------------------------------------------------

@@ -1,13 +1,24 @@
 """The contract, "Routes": each row, who may call it, and that tenants are wholly apart."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote
 
 import pytest
 
+from e2e.server import Server
 from spec.conftest import Keyed
-from spec.house import PAGE_CREATE, PAGE_INVOKE, Api, is_error, new_name, of
+from spec.house import (
+    PAGE_CREATE,
+    PAGE_INVOKE,
+    Api,
+    is_error,
+    make_secret,
+    new_name,
+    of,
+    token,
+)
 
 pytestmark = pytest.mark.sandbox
 FUNCTIONS = "/api/functions"
@@ -318,6 +329,46 @@ def test_the_matrix_of_scopes_has_every_route(keyed: Keyed) -> None:
     }
     assert not unmatched
     assert len(told) == len(NEEDS) + len(PUBLIC)
+
+
+def test_no_key_is_revoked_by_one_that_may_less(keyed: Keyed) -> None:
+    tenant = new_name()
+    operator, admin = keyed.key(tenant, "operator"), keyed.key(tenant, "admin")
+    writer = keyed.key(tenant, "write")
+    elsewhere = keyed.key(new_name(), "read")
+    caller = Api(keyed.server.url, admin["key"])
+    told = caller.refused("FORBIDDEN", 403, "DELETE", f"/api/keys/{operator['id']}")
+    assert "scope operator" in told["error"]
+    assert Api(keyed.server.url, operator["key"]).count() == 0, "it works still"
+    # It sees who reaches its tenant, and nobody else's keys, which it cannot end either.
+    assert {one["id"] for one in caller.good("GET", "/api/keys")["keys"]} == {
+        one["id"] for one in (operator, admin, writer)
+    }
+    caller.refused("NOT_FOUND", 404, "DELETE", f"/api/keys/{elsewhere['id']}")
+    for one in (writer, admin):
+        caller.good("DELETE", f"/api/keys/{one['id']}", status=204)
+    Api(keyed.server.url, operator["key"]).good("DELETE", f"/api/keys/{operator['id']}", status=204)
+
+
+def test_a_key_that_expires_makes_none_that_lives_longer(keyed: Keyed) -> None:
+    short = keyed.key(new_name(), "admin", expires_seconds=600)
+    caller = Api(keyed.server.url, short["key"])
+    for body in ({}, {"expires_seconds": 3600}):
+        told = caller.refused("FORBIDDEN", 403, "POST", "/api/keys", body)
+        assert "live longer" in told["error"]
+    made = caller.good("POST", "/api/keys", {"expires_seconds": 500}, 201)
+    assert made["expires_at"] <= short["expires_at"]
+
+
+def test_the_first_key_is_not_an_operators_when_an_admin_with_a_token_makes_it(
+    another: Callable[..., Server],
+) -> None:
+    server = another("--jwt-secret ROOT/jwt-secret")
+    secret = make_secret(server.root)
+    server.start()
+    bearer = {"Authorization": f"Bearer {token(secret, scope='admin', tenant='acme')}"}
+    made = Api(server.url).good("POST", "/api/keys", {}, 201, headers=bearer)
+    assert (made["scope"], made["tenant_id"]) == ("write", "acme")
 
 
 def test_an_admin_makes_keys_of_its_tenant_and_up_to_its_scope_only(

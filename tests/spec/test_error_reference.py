@@ -57,12 +57,12 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
     async def create(*_arguments: object) -> None:
         raise error
 
+    async def identify(*_arguments: object) -> Caller:
+        return Caller(tenant_id="t", scope=Scope.WRITE, credential="c")
+
     known = SimpleNamespace(memory_max_mib=1024, cores=1)
     house: Any = SimpleNamespace(
-        access=SimpleNamespace(
-            is_open=False,
-            identify=lambda *_: Caller(tenant_id="t", scope=Scope.WRITE, credential="c"),
-        ),
+        access=SimpleNamespace(is_open=False, identify=identify),
         health=SimpleNamespace(machine=known),
         limits=ApiLimits(),
         admission=SimpleNamespace(check_functions=lambda _: None),

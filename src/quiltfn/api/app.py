@@ -143,14 +143,16 @@ class Endpoint:
         """Who, what, may they; then the route's own work, once or again."""
         request, route = visit.request, visit.route
         access = self._house.access
+        if access.is_open and access.is_outdated:
+            await access.refresh()
         if access.is_open:
-            check_neighbour(request)
+            check_neighbour(request, is_public=route is not None and route.scope is None)
         if route is None:
             raise MethodNotAllowed(f"{request.method} is not one of: {self._allow}")
         if route.scope is not None:
             if not access.is_open:
                 check_credentials(request)
-            visit.caller = access.identify(request.headers, visit.address)
+            visit.caller = await access.identify(request.headers, visit.address)
             visit.caller.must_have(route.scope)
         if body is not None:
             raw = body
@@ -282,9 +284,13 @@ def _query(route: Route, request: Request) -> dict[str, str]:
     return query
 
 
-def check_neighbour(request: Request) -> None:
+def check_neighbour(request: Request, *, is_public: bool) -> None:
     """Without keys the only fence is the loopback address, so a browser that was lured into
-    talking to it (a rebound name, a post from a foreign page) is turned away.
+    talking to it (a rebound name, a page of another site or port) is turned away.
+
+    Browsers name the page's origin with everything but GET, and whether it is another one with GET
+    as well; what has neither header is no page. `is_public`: what anybody may read anyway, and
+    follow a link to.
     """
     hosts = request.headers.getlist("host")
     if len(hosts) != 1:
@@ -294,9 +300,19 @@ def check_neighbour(request: Request) -> None:
             "this server has no keys and answers only to loopback names",
             hint="call it as http://127.0.0.1 or http://localhost",
         )
-    origin = request.headers.get("origin")
-    if origin is not None and not _is_loopback(origin):
-        raise Forbidden("this server has no keys and takes no calls from other pages")
+    own = hosts[0].lower()
+    is_other = any(
+        one.lower() not in (f"http://{own}", f"https://{own}")
+        for one in request.headers.getlist("origin")
+    )
+    if not is_public:
+        is_other |= request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+    if is_other:
+        raise Forbidden(
+            "this server has no keys and takes no calls from other pages, nor from those of other "
+            "ports",
+            hint="make a key (quiltfn keys create) and send it, or use the page at /docs",
+        )
 
 
 def check_credentials(request: Request) -> None:

@@ -15,6 +15,12 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from quiltfn.api.direct import CallAt, CallRequest, DirectCall, Heads, to_bytes
 
+# Answers are taken for what they say they are, and shown within no other page.
+EVERY_ANSWER = [
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("content-security-policy", "frame-ancestors 'none'"),
+]
 HEAD_MAX_BYTES = 16 * 1024
 HEADERS_MAX = 100
 HEAD_TIMEOUT_S = 10.0

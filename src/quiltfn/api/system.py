@@ -1,5 +1,8 @@
 """The routes about the server itself, its keys and its audit trail."""
 
+import base64
+import hashlib
+import re
 from importlib import resources
 from typing import Any
 
@@ -63,7 +66,22 @@ async def openapi(asked: Asked) -> Answer:
 async def docs(_asked: Asked) -> Answer:
     """Show a page on which every route can be read about and tried."""
     page = resources.files("quiltfn.api").joinpath("docs.html").read_text()
-    return Answer(value=page, content_type="text/html; charset=utf-8")
+    headers = {"content-security-policy": policy_of(page), "referrer-policy": "no-referrer"}
+    return Answer(value=page, headers=headers, content_type="text/html; charset=utf-8")
+
+
+def policy_of(page: str) -> str:
+    """The Content-Security-Policy of a page: what is written in it, and calls to this server."""
+
+    def written(tag: str) -> str:
+        parts = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digests = [hashlib.sha256(one.encode()).digest() for one in parts]
+        return " ".join(f"'sha256-{base64.b64encode(one).decode()}'" for one in digests)
+
+    return (
+        f"default-src 'none'; script-src {written('script')}; style-src {written('style')}; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
 
 async def info(asked: Asked) -> Answer:
@@ -100,8 +118,9 @@ async def info(asked: Asked) -> Answer:
 
 async def make(asked: Asked) -> Answer:
     """Make an API key. The key itself is in this answer and nowhere else. An operator may make
-    keys for any tenant, an admin for its own and up to its own scope. Without `scope` the first key
-    of all is an operator's and every later one may write.
+    keys for any tenant, an admin for its own and up to its own scope; a key that expires makes none
+    that lives longer. Without `scope` the first key of all is an operator's, if an operator makes
+    it, and every other one may write.
     """
     body, caller = asked.body, asked.caller
     tenant = caller.tenant_id if body.tenant is None else body.tenant
@@ -109,29 +128,36 @@ async def make(asked: Asked) -> Answer:
     if not caller.scope.includes(Scope.OPERATOR):
         if tenant != caller.tenant_id:
             raise Forbidden("only an operator makes keys for another tenant")
-        if scope is not None and not caller.scope.includes(scope):
+        scope = scope or Scope.WRITE
+        if not caller.scope.includes(scope):
             raise Forbidden("a key cannot have more than the scope of the one that makes it")
     expires = body.expires_seconds
+    if caller.expires_at is not None:
+        left = caller.expires_at - int(asked.house.clock.unix())
+        if expires is None or expires > left:
+            raise Forbidden(
+                "a key cannot live longer than the one that makes it",
+                hint=f"give expires_seconds of {left} or less",
+            )
     key, text = await make_key(asked.house.keys, asked.house.clock, tenant, scope, expires)
     await asked.house.access.refresh()
     return Answer(value=schema.new_key_answer(key, text), status=201, object_id=key.id)
 
 
 async def list_keys(asked: Asked) -> Answer:
-    """List the tenant's API keys, revoked ones included; an operator sees all. Never the keys
-    themselves.
+    """List the tenant's API keys, revoked ones and those of a higher scope included; an operator
+    sees all. Never the keys themselves.
     """
     keys = await asked.house.keys.load()
-    everything = asked.caller.scope.includes(Scope.OPERATOR)
-    seen = [key for key in keys if everything or key.tenant_id == asked.tenant_id]
+    seen = [key for key in keys if asked.caller.reaches(key.tenant_id)]
     return Answer(value=schema.KeyList(keys=[schema.key_answer(key) for key in seen]))
 
 
 async def revoke(asked: Asked) -> Answer:
-    """Revoke an API key, for good and within a second."""
-    everything = asked.caller.scope.includes(Scope.OPERATOR)
-    tenant = None if everything else asked.tenant_id
-    await revoke_key(asked.house.keys, asked.house.clock, asked.path["key_id"], tenant)
+    """Revoke an API key, for good and within a second. A key of a higher scope than the caller's
+    stays.
+    """
+    await revoke_key(asked.house.keys, asked.house.clock, asked.path["key_id"], asked.caller)
     await asked.house.access.refresh()
     return Answer(status=204)
 

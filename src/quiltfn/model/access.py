@@ -52,11 +52,17 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Whoever sent a request, as its credential says. `credential`: an id for the audit trail."""
+    """Whoever sent a request, as its credential says. `credential`: an id for the audit trail.
+    `expires_at`: when a key ends that does, in Unix seconds."""
 
     tenant_id: str
     scope: Scope
     credential: str
+    expires_at: int | None = None
+
+    def reaches(self, tenant_id: str) -> bool:
+        """Whether the tenant's keys are this caller's to see; an operator's are all."""
+        return tenant_id == self.tenant_id or self.scope.includes(Scope.OPERATOR)
 
     def must_have(self, scope: Scope) -> None:
         """Raises `Forbidden` unless the caller's scope includes `scope`."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 OWNER_ONLY = 0o600
+STAMP_MAX_BYTES = 1_000_000  # all of it a hole
 SPOOLS = ("journal-a.spool", "journal-b.spool")
 
 
@@ -38,6 +39,7 @@ class DataDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.database = path / "quiltfn.db"
+        self._stamp = path / "keys.stamp"
         self.is_keeper = False
         self._lock = -1
 
@@ -89,6 +91,25 @@ class DataDirectory:
         os.pwrite(self._lock, word.encode(), 0)
         os.ftruncate(self._lock, len(word))
         os.fsync(self._lock)
+
+    def stamp_keys(self) -> None:
+        """Lets every process that looks at `keys_stamp` see that keys were changed."""
+        # A full disk: others see it when they next ask the database.
+        with contextlib.suppress(OSError):
+            file = open_own(self._stamp, os.O_WRONLY | os.O_CREAT)
+            try:
+                # The time alone is too coarse for two changes in a row.
+                os.ftruncate(file, os.fstat(file).st_size % STAMP_MAX_BYTES + 1)
+            finally:
+                os.close(file)
+
+    def keys_stamp(self) -> object:
+        """Another value after every `stamp_keys`, in whatever process."""
+        try:
+            found = os.stat(self._stamp, follow_symlinks=False)
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
 
     def sync(self) -> None:
         """Makes the names in the directory durable."""

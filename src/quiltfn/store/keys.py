@@ -17,6 +17,9 @@ class SqlKeys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def stamp(self) -> object:
+        return self._database.directory.keys_stamp()
+
     async def revision(self) -> int:
         query = select(tables.key_revision.c.number)
 
@@ -48,7 +51,7 @@ class SqlKeys:
             return kept
 
         try:
-            return await self._database.write(work)
+            return await self._database.write(work, self._database.directory.stamp_keys)
         except exc.IntegrityError as error:
             raise Conflict("there is a key of this id or prefix already; make another") from error
 
@@ -65,7 +68,7 @@ class SqlKeys:
                 raise NotFound("there is no key with this id")
             return tables.read(row, Key)
 
-        return await self._database.write(work)
+        return await self._database.write(work, self._database.directory.stamp_keys)
 
 
 def count_up(connection: Connection) -> None:
