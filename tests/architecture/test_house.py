@@ -52,7 +52,7 @@ MAY_KNOW: dict[str, set[str]] = {
 # Rooms whose process must stay small or privileged: nothing but the standard library there.
 STANDARD_LIBRARY_ALONE = {"launcher", "guest", "settings", "operator"}
 LIBRARIES = {"msgspec", "structlog", "starlette", "uvicorn", "uvloop", "sqlalchemy", "alembic"}
-LIBRARIES |= {"httpx", "typer", "rich", "watchfiles"}
+LIBRARIES |= {"httpx", "rich", "watchfiles"}
 
 TOO_LONG_WITH_REASON: dict[str, str] = {
     "guest/runners/python.py": "one file, so that a sandbox starts one file",

@@ -6,9 +6,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import typer
 
 from quiltfn.cli import manifest, packages, requirements
+from quiltfn.cli.parsing import BadParameter
 from unit.image_box import a_wheel
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -110,14 +110,14 @@ def test_what_could_run_code_or_leave_the_file_is_refused_by_its_line(
 ) -> None:
     (tmp_path / "pkg").mkdir()
     file = written(tmp_path, f"# names\nflask==\\\n3\n\n{line}\n")
-    with pytest.raises(typer.BadParameter, match=reason) as refused:
+    with pytest.raises(BadParameter, match=reason) as refused:
         requirements.read(file)
     assert f"{file}, line 5: " in str(refused.value)
 
 
 def test_what_is_joined_counts_as_its_first_line(tmp_path: Path) -> None:
     file = written(tmp_path, "flask # a comment\r\n-\\\r\n-no-binary \\\r\n:all:\r\n")
-    with pytest.raises(typer.BadParameter, match="line 2: --no-binary"):
+    with pytest.raises(BadParameter, match="line 2: --no-binary"):
         requirements.read(file)
 
 
@@ -130,7 +130,7 @@ def test_a_wheel_beside_the_file_is_found_from_everywhere(tmp_path: Path) -> Non
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "requirements.txt"
     path.write_bytes("flask".encode("utf-16"))
-    with pytest.raises(typer.BadParameter, match="UTF-8"):
+    with pytest.raises(BadParameter, match="UTF-8"):
         requirements.read(path)
 
 
@@ -164,7 +164,7 @@ def a_wheel_that_wants(directory: Path, source: Path) -> Path:
 def test_a_wheel_cannot_have_its_dependency_built(tmp_path: Path) -> None:
     marker = tmp_path / "it-ran"
     wheel = a_wheel_that_wants(tmp_path, a_builder(tmp_path / "mark", marker))
-    with pytest.raises(typer.BadParameter, match="could not be installed"):
+    with pytest.raises(BadParameter, match="could not be installed"):
         packages.install_python(written(tmp_path, str(wheel)), tmp_path / "tree", INTERPRETER)
     assert not marker.exists()
 
@@ -203,7 +203,7 @@ def test_settings_and_modules_that_lie_about_do_not_count(
     assert (tmp_path / "tree" / "site-packages" / "demo.py").exists()
     if tool == "pip":
         monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
-        with pytest.raises(typer.BadParameter, match="could not be installed"):
+        with pytest.raises(BadParameter, match="could not be installed"):
             packages.install_python(file, tmp_path / "tree2", INTERPRETER)
     assert not marker.exists()
 
@@ -254,7 +254,7 @@ def test_what_npm_takes_from_a_registry_or_an_archive_is_taken(tmp_path: Path, s
 @pytest.mark.parametrize("section", ["dependencies", "optionalDependencies", "overrides"])
 def test_a_repository_is_refused_by_its_line(tmp_path: Path, source: str, section: str) -> None:
     package(tmp_path, source, section)
-    with pytest.raises(typer.BadParameter, match=r"package\.json, line 4: dep: "):
+    with pytest.raises(BadParameter, match=r"package\.json, line 4: dep: "):
         manifest.check(tmp_path)
 
 
@@ -266,12 +266,12 @@ def test_a_repository_in_a_lock_file_is_refused(tmp_path: Path, name: str) -> No
     (tmp_path / name).write_text(lock % (registry, "https://example.org/dep-1.tgz"))
     manifest.check(tmp_path)
     (tmp_path / name).write_text(lock % (registry, "git+ssh://git@example.org/dep.git#0123"))
-    with pytest.raises(typer.BadParameter, match=r"line 3: node_modules/dep: git\+ssh"):
+    with pytest.raises(BadParameter, match=r"line 3: node_modules/dep: git\+ssh"):
         manifest.check(tmp_path)
 
 
 def test_npm_settings_of_the_directory_are_refused(tmp_path: Path) -> None:
     package(tmp_path, "^1.0.0")
     (tmp_path / ".npmrc").write_text("git=./evil.sh\n")
-    with pytest.raises(typer.BadParameter, match=r"\.npmrc is not taken"):
+    with pytest.raises(BadParameter, match=r"\.npmrc is not taken"):
         manifest.check(tmp_path)

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from quiltfn.cli import advice, manifest, packages, payload, show, tree
 from quiltfn.cli.invoke import exit_code
-from quiltfn.cli.options import Environment, grouped, parse_environment
+from quiltfn.cli.options import Environment, parse_environment
+from quiltfn.cli.parsing import BadParameter, Exit, Option
 from quiltfn.cli.runtimes import Kind, Network, python_of
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import (
@@ -41,29 +40,26 @@ class Tried:
     """What `dev` runs beside the directory."""
 
     handler: Annotated[
-        str, typer.Option(help="What is run: module:function, or for shell a command line.")
+        str, Option(help="What is run: module:function, or for shell a command line.")
     ] = "main:handler"
-    kind: Annotated[
-        Kind | None, typer.Option(help="How it is run; else what the files look like.")
-    ] = None
-    payload: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What each call is given.")
-    ] = None
+    kind: Annotated[Kind | None, Option(help="How it is run; else what the files look like.")] = (
+        None
+    )
+    payload: Annotated[str | None, Option(metavar="TEXT", help="What each call is given.")] = None
     payload_file: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The same from a file, read each time.")
+        Path | None, Option(metavar="PATH", help="The same from a file, read each time.")
     ] = None
     env: Environment = None
-    network: Annotated[Network, typer.Option(help="What a handler may reach.")] = Network.NONE
+    network: Annotated[Network, Option(help="What a handler may reach.")] = Network.NONE
     once: Annotated[
-        bool, typer.Option("--once", help="Build, call and end, without waiting for edits.")
+        bool, Option(("--once",), help="Build, call and end, without waiting for edits.")
     ] = False
 
 
-@grouped
 def dev(
     *,
     directory: Annotated[
-        Path, typer.Option("--dir", metavar="DIR", help="Your files.", file_okay=False, exists=True)
+        Path, Option(("--dir",), metavar="DIR", help="Your files.", is_directory=True)
     ] = Path(),
     tried: Tried,
     connection: Connection,
@@ -86,7 +82,7 @@ def dev(
             trial = Trial(at, shop, tried, name)
             stack.callback(trial.remove)
             if tried.once:
-                raise typer.Exit(exit_code(trial.run()))
+                raise Exit(exit_code(trial.run()))
             follow(directory, trial)
     except KeyboardInterrupt:
         if tried.once:
@@ -116,7 +112,7 @@ def alone(directory: Path) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise typer.BadParameter(
+                raise BadParameter(
                     f"another `quiltfn dev` of {directory.resolve()} runs; end it first"
                 ) from None
         yield
@@ -166,7 +162,7 @@ def kind_of(directory: Path) -> Kind:
     ):
         if any(next(directory.glob(pattern), None) for pattern in patterns):
             return kind
-    raise typer.BadParameter(f"{directory} has neither .py nor .js files; say what it is: --kind")
+    raise BadParameter(f"{directory} has neither .py nor .js files; say what it is: --kind")
 
 
 class Broken(ClientError):
@@ -249,7 +245,7 @@ class Trial:
         except ApiError as error:
             advice.translated(error, self._name)
             show.complain(error.message, error.hint)
-        except (typer.BadParameter, OSError) as error:
+        except (BadParameter, OSError) as error:
             show.complain(getattr(error, "message", None) or str(error))
         except Broken as error:
             show.complain(str(error))

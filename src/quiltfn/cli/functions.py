@@ -2,30 +2,28 @@
 
 from typing import Annotated
 
-import typer
 from msgspec import UNSET
 
 from quiltfn.cli import show, tables
-from quiltfn.cli.options import KEEPS, Changed, Fields, grouped
+from quiltfn.cli.options import KEEPS, Changed, Fields
+from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
 from quiltfn.cli.session import Connection, Word
 from quiltfn.sdk import Changes, Created, Function, NewFunction, Paused, Targets, requests
 
-app = typer.Typer(
+app = Group(
     name="functions",
     help="Make, look at, change, deploy and delete functions.",
-    no_args_is_help=True,
 )
 
 
 @app.command()
-@grouped
 def create(
-    name: Annotated[str, typer.Argument(help="The function's name.")],
+    name: Annotated[str, Argument(help="The function's name.")],
     *,
-    handler: Annotated[str, typer.Option(help="What runs: for shell, a command line.")],
+    handler: Annotated[str, Option(help="What runs: for shell, a command line.")],
     fields: Fields,
-    cluster_id: Annotated[str | None, typer.Option(help="A label.")] = None,
-    keep_state: Annotated[bool, typer.Option("--keep-state", help=KEEPS)] = False,
+    cluster_id: Annotated[str | None, Option(help="A label.")] = None,
+    keep_state: Annotated[bool, Option(("--keep-state",), help=KEEPS)] = False,
     connection: Connection,
 ) -> None:
     """Create a function. It runs once it is deployed.
@@ -44,7 +42,6 @@ def create(
 
 
 @app.command()
-@grouped
 def update(word: Word, changed: Changed, fields: Fields, connection: Connection) -> None:
     """Change a function: a new version, with what is said changed and all else as it was.
 
@@ -52,18 +49,17 @@ def update(word: Word, changed: Changed, fields: Fields, connection: Connection)
     """
     changes = Changes(**changed.wire(fields))
     if changes == Changes():
-        raise typer.BadParameter("say what to change; --help lists what there is")
+        raise BadParameter("say what to change; --help lists what there is")
     with connection.session() as at:
         one = at.answer(requests.update(at.find(word).id, changes), _changed)
     _must_stand(one)
 
 
 @app.command("list")
-@grouped
 def list_functions(
-    state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
-    cursor: Annotated[str | None, typer.Option(help="Where the last list ended.")] = None,
+    state: Annotated[str | None, Option(help="Only those in this state.")] = None,
+    limit: Annotated[int | None, Option(least=1, help="At most so many.")] = None,
+    cursor: Annotated[str | None, Option(help="Where the last list ended.")] = None,
     *,
     connection: Connection,
 ) -> None:
@@ -74,7 +70,6 @@ def list_functions(
 
 
 @app.command()
-@grouped
 def get(word: Word, connection: Connection) -> None:
     """Show one function."""
     with connection.session() as at:
@@ -82,17 +77,15 @@ def get(word: Word, connection: Connection) -> None:
 
 
 @app.command()
-@grouped
 def deploy(word: Word, connection: Connection) -> None:
     """Make a function ready to be called."""
     with connection.session() as at:
         one = at.answer(requests.deploy(at.find(word).id), _stands)
     if one.state == "error":
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 @app.command()
-@grouped
 def pause(word: Word, connection: Connection) -> None:
     """Take no new calls; those that run may end."""
     with connection.session() as at:
@@ -107,20 +100,18 @@ def pause(word: Word, connection: Connection) -> None:
 
 
 @app.command()
-@grouped
 def resume(word: Word, connection: Connection) -> None:
     """Take calls again after a pause."""
     with connection.session() as at:
         one = at.answer(requests.resume(at.find(word).id), _stands)
     if one.state == "error":
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 @app.command()
-@grouped
 def rollback(
     word: Word,
-    version: Annotated[int, typer.Argument(min=1, help="As `versions` lists them.")],
+    version: Annotated[int, Argument(least=1, help="As `versions` lists them.")],
     connection: Connection,
 ) -> None:
     """Let an earlier version serve again. Names and scaling stay as they are."""
@@ -130,7 +121,6 @@ def rollback(
 
 
 @app.command()
-@grouped
 def versions(word: Word, connection: Connection) -> None:
     """List a function's versions, newest first."""
     with connection.session() as at:
@@ -138,7 +128,6 @@ def versions(word: Word, connection: Connection) -> None:
 
 
 @app.command()
-@grouped
 def pool(word: Word, connection: Connection) -> None:
     """Count a function's instances by state."""
     with connection.session() as at:
@@ -146,16 +135,15 @@ def pool(word: Word, connection: Connection) -> None:
 
 
 @app.command()
-@grouped
 def invocations(
     word: Word,
     *,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
-    status: Annotated[str | None, typer.Option(help="Only those that ended so.")] = None,
+    limit: Annotated[int | None, Option(least=1, help="At most so many.")] = None,
+    status: Annotated[str | None, Option(help="Only those that ended so.")] = None,
     cold: Annotated[
-        bool | None, typer.Option("--cold/--warm", help="Only those that began so.")
+        bool | None, Option(("--cold",), off="--warm", help="Only those that began so.")
     ] = None,
-    cursor: Annotated[str | None, typer.Option(help="Where the last list ended.")] = None,
+    cursor: Annotated[str | None, Option(help="Where the last list ended.")] = None,
     connection: Connection,
 ) -> None:
     """List a function's calls, newest first."""
@@ -167,10 +155,9 @@ def invocations(
 
 
 @app.command()
-@grouped
 def timeline(
     word: Word,
-    invocation_id: Annotated[str, typer.Argument(help="As `invocations` lists them.")],
+    invocation_id: Annotated[str, Argument(help="As `invocations` lists them.")],
     connection: Connection,
 ) -> None:
     """Show where the time of a call went, and why it was cold."""
@@ -179,21 +166,16 @@ def timeline(
 
 
 @app.command()
-@grouped
 def scale(
     word: Word,
     *,
-    min_instances: Annotated[
-        int | None, typer.Option("--min", metavar="N", help="Kept warm.")
-    ] = None,
-    max_instances: Annotated[
-        int | None, typer.Option("--max", metavar="N", help="At most.")
-    ] = None,
+    min_instances: Annotated[int | None, Option(("--min",), metavar="N", help="Kept warm.")] = None,
+    max_instances: Annotated[int | None, Option(("--max",), metavar="N", help="At most.")] = None,
     connection: Connection,
 ) -> None:
     """Set how many instances a function has, at once and without a new version."""
     if min_instances is None and max_instances is None:
-        raise typer.BadParameter("give --min or --max, or both")
+        raise BadParameter("give --min or --max, or both")
     with connection.session() as at:
         one = at.find(word)
         least = one.min_instances if min_instances is None else min_instances
@@ -206,10 +188,9 @@ def scale(
 
 
 @app.command()
-@grouped
 def delete(
     word: Word,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, Option(("--yes", "-y"), help="Do not ask.")] = False,
     *,
     connection: Connection,
 ) -> None:
@@ -217,7 +198,7 @@ def delete(
     with connection.session() as at:
         one = at.find(word)
         if not yes:
-            typer.confirm(f"Delete {show.visible(one.name)} ({one.id})?", abort=True, err=True)
+            show.ask(f"Delete {one.name} ({one.id})?")
         at.answer(requests.delete(one.id), lambda _: show.say(f"deleted {one.name}"))
 
 
@@ -243,4 +224,4 @@ def _changed(one: Function) -> None:
 
 def _must_stand(one: Function) -> None:
     if one.state == "error" or one.error_message:
-        raise typer.Exit(1)
+        raise Exit(1)

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from quiltfn.cli import payload, show, tables
-from quiltfn.cli.options import Environment, grouped, parse_environment
+from quiltfn.cli.options import Environment, parse_environment
+from quiltfn.cli.parsing import Exit, Option
 from quiltfn.cli.session import Connection, Word
 from quiltfn.sdk import Client, ClientError, Invocation, Request, requests
 
@@ -16,28 +15,25 @@ from quiltfn.sdk import Client, ClientError, Invocation, Request, requests
 class Asked:
     """What the handler is given."""
 
-    payload: Annotated[str | None, typer.Option(metavar="TEXT", help="What the handler reads.")] = (
-        None
-    )
+    payload: Annotated[str | None, Option(metavar="TEXT", help="What the handler reads.")] = None
     payload_file: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="PATH",
             help="Read the payload from a file, or from standard input: -",
         ),
     ] = None
     env: Environment = None
     timeout: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="Shorter than the function's own.")
+        int | None, Option(metavar="SECONDS", help="Shorter than the function's own.")
     ] = None
 
 
-@grouped
 def invoke(
     word: Word,
     asked: Asked,
     timing: Annotated[
-        bool, typer.Option("--timing", help="Then say on stderr where the time went.")
+        bool, Option(("--timing",), help="Then say on stderr where the time went.")
     ] = False,
     *,
     connection: Connection,
@@ -61,7 +57,7 @@ def invoke(
         ended = at.answer_for(word, (by_id, by_name), show.invocation)
         if timing:
             tell_timing(at.client, ended)
-    raise typer.Exit(exit_code(ended))
+    raise Exit(exit_code(ended))
 
 
 def tell_timing(client: Client, ended: Invocation) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import typer
+from quiltfn.cli.parsing import BadParameter
 
 LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 SECTIONS = ("dependencies", "optionalDependencies", "peerDependencies")
@@ -22,7 +22,7 @@ TARBALL = re.compile(r"\.(tgz|tar\.gz|tar)$")
 def check(directory: Path) -> None:
     """Raises `BadParameter` naming the line of what is refused."""
     if (directory / ".npmrc").exists():
-        raise typer.BadParameter(
+        raise BadParameter(
             f"{directory / '.npmrc'} is not taken: it could name programs that npm starts, and "
             "would become part of the runtime; put your registries into your own ~/.npmrc"
         )
@@ -37,14 +37,14 @@ def _check_file(path: Path) -> None:
         text = path.read_text()
         said = json.loads(text)
     except (ValueError, OSError) as error:
-        raise typer.BadParameter(f"{path} cannot be read: {error}") from None
+        raise BadParameter(f"{path} cannot be read: {error}") from None
     if not isinstance(said, dict):
-        raise typer.BadParameter(f"{path} must be a JSON object")
+        raise BadParameter(f"{path} must be a JSON object")
     found = _resolved(said) if path.name in LOCKS else _named(said)
     for name, source in found:
         reason = _refused(source)
         if reason:
-            raise typer.BadParameter(f"{path}, line {_line(text, source)}: {name}: {reason}")
+            raise BadParameter(f"{path}, line {_line(text, source)}: {name}: {reason}")
 
 
 def _named(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

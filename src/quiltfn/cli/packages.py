@@ -15,9 +15,8 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import typer
-
 from quiltfn.cli import manifest, requirements
+from quiltfn.cli.parsing import BadParameter
 
 PACKAGES = "site-packages"
 SAID_MAX = 2000
@@ -62,7 +61,7 @@ def _installer(version: str) -> list[str]:
         command = [uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable]
         return [*command, "--python-version", version, "--link-mode", "copy"]
     if find_spec("pip") is None:
-        raise typer.BadParameter("installing packages needs uv or pip here: pipx install uv")
+        raise BadParameter("installing packages needs uv or pip here: pipx install uv")
     alone = Path(__file__).with_name("pip_alone.py")
     command = [sys.executable, "-I", str(alone), "install", "--quiet", "--no-compile"]
     command += ["--disable-pip-version-check", "--no-input", "--python-version", version]
@@ -74,7 +73,7 @@ def install_node(tree: Path) -> None:
     manifest.check(tree)
     npm = shutil.which("npm")
     if npm is None:
-        raise typer.BadParameter(
+        raise BadParameter(
             "there is a package.json, but no npm here: install npm, or install the packages "
             "yourself and remove package.json from the directory"
         )
@@ -120,11 +119,11 @@ def _run(command: Sequence[str], directory: Path, about: tuple[str, str | None])
             errors="replace",
         )
     except OSError as error:
-        raise typer.BadParameter(f"{command[0]} cannot be run: {error.strerror}") from None
+        raise BadParameter(f"{command[0]} cannot be run: {error.strerror}") from None
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip())[-SAID_MAX:]
         hint = f"\n{advice}" if advice else ""
-        raise typer.BadParameter(f"{what} could not be installed:\n{said}{hint}")
+        raise BadParameter(f"{what} could not be installed:\n{said}{hint}")
 
 
 def environment(ours: Mapping[str, str]) -> dict[str, str]:

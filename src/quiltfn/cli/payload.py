@@ -6,7 +6,7 @@ import stat
 import sys
 from pathlib import Path
 
-import typer
+from quiltfn.cli.parsing import BadParameter
 
 # How long nothing may come from a pipe that nobody may be writing to, and how much may come.
 SILENCE_S = 5.0
@@ -24,12 +24,12 @@ def of_options(text: str | None, path: Path | None) -> str | None:
     if path is None:
         return text
     if text is not None:
-        raise typer.BadParameter("give --payload or --payload-file, not both")
+        raise BadParameter("give --payload or --payload-file, not both")
     try:
         # Bytes, not text: reading text would rewrite line ends.
         return _text(sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes())
     except OSError as error:
-        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None
+        raise BadParameter(f"{path} cannot be read: {error.strerror}") from None
 
 
 def piped() -> str | None:
@@ -58,7 +58,7 @@ def _read_pipe(number: int) -> bytes:
     look.register(number, select.POLLIN)
     while True:
         if not look.poll(SILENCE_S * 1000):
-            raise typer.BadParameter(
+            raise BadParameter(
                 f"standard input is a pipe, and nothing came from it for {SILENCE_S:g} s; "
                 "--payload-file - waits as long as it takes, </dev/null means that there is none"
             )
@@ -67,7 +67,7 @@ def _read_pipe(number: int) -> bytes:
         if not piece:
             return bytes(content)
         if len(content) > PIPED_MAX_BYTES:
-            raise typer.BadParameter(
+            raise BadParameter(
                 f"more than {PIPED_MAX_BYTES >> 20} MiB came from standard input; "
                 "no server takes such a payload"
             )
@@ -77,4 +77,4 @@ def _text(content: bytes) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise typer.BadParameter("the payload must be UTF-8 text; base64 can carry bytes") from None
+        raise BadParameter("the payload must be UTF-8 text; base64 can carry bytes") from None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import typer
+from quiltfn.cli.parsing import BadParameter
 
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 BARE = re.compile(rf"{NAME}\s*(?:\[[^\]/:@]*\])?\s*(?:\(?\s*[<>=!~][^/;@]*)?(?:;.*)?", re.DOTALL)
@@ -51,15 +51,15 @@ def read(path: Path) -> str:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise typer.BadParameter(f"{path} is not UTF-8 text") from None
+        raise BadParameter(f"{path} is not UTF-8 text") from None
     except OSError as error:
-        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None
+        raise BadParameter(f"{path} cannot be read: {error.strerror}") from None
     kept = []
     for number, line in _lines(text):
         try:
             kept.append(_understood(line, path.resolve().parent))
         except ValueError as error:
-            raise typer.BadParameter(f"{path}, line {number}: {error}") from None
+            raise BadParameter(f"{path}, line {number}: {error}") from None
     return "".join(f"{line}\n" for line in kept)
 
 

@@ -4,14 +4,13 @@ import importlib
 import io
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
-
-import typer
 
 from quiltfn import __version__
-from quiltfn.cli import show
+from quiltfn.cli import parsing, show
+from quiltfn.cli.parsing import WRONG, BadParameter, Exit, Group, Run
 from quiltfn.sdk import ApiError, ClientError, ConnectionFailed
 
 NO_SERVER, INTERRUPTED = 3, 130
@@ -34,59 +33,54 @@ ON_THIS_MACHINE = {
 }
 
 
-def app_for(word: str) -> typer.Typer:
-    """The command with what `word` needs; with everything where no word names anything."""
-    app = typer.Typer(
-        name="quiltfn",
-        help="Serverless functions on your own Linux machine.",
-        epilog="The server is found at --url, else QUILT_BASE_URL, else http://127.0.0.1:8080. "
-        "The key, if it wants one: --api-key, else QUILT_API_KEY.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
-    app.callback()(_root)
-    known = {*GROUPS, *COMMANDS, *ON_THIS_MACHINE}
-    wanted = {word} if word in known or word == "--version" else known
-    for name, module in GROUPS.items():
-        if name in wanted:
-            app.add_typer(importlib.import_module(f"quiltfn.cli.{module}").app)
-    for name, module in COMMANDS.items():
-        if name in wanted:
-            app.command(name)(getattr(importlib.import_module(f"quiltfn.cli.{module}"), name))
-    for name, about in ON_THIS_MACHINE.items():
-        if name in wanted:
-            _hand_on(app, name, about)
-    return app
+ABOUT = "Serverless functions on your own Linux machine."
+EPILOG = (
+    "The server is found at --url, else QUILT_BASE_URL, else http://127.0.0.1:8080. "
+    "The key, if it wants one: --api-key, else QUILT_API_KEY."
+)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def perform(words: Sequence[str]) -> None:
+    """What the words say. Raises `Exit`, and what commands raise."""
+    word = words[0] if words else "--help"
+    program = f"quiltfn {word}"
+    if word == "--version":
         show.say(f"quiltfn {__version__}")
-        raise typer.Exit
+    elif word in ("--help", "-h"):
+        show.pass_through(overview(), sys.stdout)
+        if not words:
+            raise Exit(WRONG)
+    elif word in GROUPS:
+        _group(word).run(program, words[1:])
+    elif word in COMMANDS:
+        parsing.run(_command(word), program, words[1:])
+    elif word in ON_THIS_MACHINE:
+        _on_this_machine(word, list(words[1:]))
+    else:
+        known = ", ".join([*GROUPS, *COMMANDS, *ON_THIS_MACHINE])
+        raise BadParameter(f"quiltfn has no command {word!r}; there are: {known}")
 
 
-def _root(
-    _asked: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
-    ] = False,
-) -> None:
-    pass
+def overview() -> str:
+    """`quiltfn --help`."""
+    told = {word: parsing.first_sentence(_command(word)) for word in COMMANDS}
+    told |= {word: _group(word).help for word in GROUPS}
+    lines = ["usage: quiltfn COMMAND …", "", ABOUT, "", "commands (each has --help):"]
+    lines += [f"  {word:<11}{about}" for word, about in told.items()]
+    lines += ["", "this machine:"]
+    lines += [f"  {word:<11}{about}" for word, about in ON_THIS_MACHINE.items()]
+    lines += ["", *textwrap.wrap(EPILOG, 80), "", "--version shows the version."]
+    return "".join(f"{line}\n" for line in lines)
 
 
-_ANY_WORDS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+def _group(word: str) -> Group:
+    group: Group = importlib.import_module(f"quiltfn.cli.{GROUPS[word]}").app
+    return group
 
 
-def _hand_on(app: typer.Typer, word: str, about: str) -> None:
-    """A command whose words another process reads, `--help` among them."""
-
-    def hand_on(context: typer.Context) -> None:
-        _on_this_machine(word, context.args)
-
-    app.command(word, help=about, context_settings=_ANY_WORDS, rich_help_panel="This machine")(
-        hand_on
-    )
+def _command(word: str) -> Run:
+    command: Run = getattr(importlib.import_module(f"quiltfn.cli.{COMMANDS[word]}"), word)
+    return command
 
 
 def _on_this_machine(word: str, arguments: list[str]) -> None:
@@ -100,8 +94,13 @@ def run(argv: Sequence[str]) -> int:
     Raises BrokenPipeError where nobody reads what it prints.
     """
     try:
-        app = app_for(argv[0] if argv else "")
-        typer.main.get_command(app).main(args=list(argv), prog_name="quiltfn")
+        perform(argv)
+    except Exit as end:
+        return end.code
+    except BadParameter as error:
+        words = " ".join(["quiltfn", *argv[: 2 if argv[0] in GROUPS else 1]])
+        show.complain(error.message, f"{words} --help says what there is")
+        return WRONG
     except KeyboardInterrupt:
         return INTERRUPTED
     except show.NobodyReads:

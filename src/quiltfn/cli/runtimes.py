@@ -8,18 +8,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from msgspec import structs
 
 from quiltfn.cli import packages, show, tables, tree
-from quiltfn.cli.options import Environment, grouped, parse_environment
+from quiltfn.cli.options import Environment, parse_environment
+from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import Image, NewRuntime, Runtime, requests
 
-app = typer.Typer(
+app = Group(
     name="runtimes",
     help="List, show, add and remove what functions are run by.",
-    no_args_is_help=True,
 )
 MIB = 1024 * 1024
 
@@ -40,11 +39,10 @@ class Network(StrEnum):
     EGRESS = "egress"
 
 
-Name = Annotated[str, typer.Argument(help="The runtime's name.")]
+Name = Annotated[str, Argument(help="The runtime's name.")]
 
 
 @app.command("list")
-@grouped
 def list_runtimes(connection: Connection) -> None:
     """List runtimes."""
     with connection.session() as at:
@@ -52,7 +50,6 @@ def list_runtimes(connection: Connection) -> None:
 
 
 @app.command("show")
-@grouped
 def show_runtime(name: Name, connection: Connection) -> None:
     """Show one runtime."""
     with connection.session() as at:
@@ -60,13 +57,12 @@ def show_runtime(name: Name, connection: Connection) -> None:
 
 
 @app.command()
-@grouped
 def remove(
     name: Name,
     connection: Connection,
     *,
     shared: Annotated[
-        bool, typer.Option("--shared", help="The one that all tenants share; operators only.")
+        bool, Option(("--shared",), help="The one that all tenants share; operators only.")
     ] = False,
 ) -> None:
     """Remove a runtime. Functions that have it go on with it; new versions cannot name it."""
@@ -81,33 +77,30 @@ class Said:
 
     directory: Annotated[
         Path | None,
-        typer.Option(
-            "--dir", metavar="DIR", help="The files at /app.", file_okay=False, exists=True
-        ),
+        Option(("--dir",), metavar="DIR", help="The files at /app.", is_directory=True),
     ] = None
     requirements: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE",
             help="Python packages; else DIR/requirements.txt.",
-            dir_okay=False,
-            exists=True,
+            is_file=True,
         ),
     ] = None
     command: Annotated[
-        str | None, typer.Option(help="Of a custom runtime: its program and arguments.")
+        str | None, Option(help="Of a custom runtime: its program and arguments.")
     ] = None
     env: Environment = None
-    network: Annotated[Network, typer.Option(help="What a handler may reach.")] = Network.NONE
+    network: Annotated[Network, Option(help="What a handler may reach.")] = Network.NONE
     writable: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH", help="A further place to write to; repeatable."),
+        Option(metavar="PATH", help="A further place to write to; repeatable."),
     ] = None
     isolation: Annotated[
-        str, typer.Option(help="What stands between a handler and the kernel: crun, or gvisor.")
+        str, Option(help="What stands between a handler and the kernel: crun, or gvisor.")
     ] = "crun"
     shared: Annotated[
-        bool, typer.Option("--shared", help="For all tenants, not yours alone; operators only.")
+        bool, Option(("--shared",), help="For all tenants, not yours alone; operators only.")
     ] = False
 
     def runtime(self, name: str, kind: Kind) -> NewRuntime:
@@ -125,11 +118,10 @@ class Said:
 
 
 @app.command()
-@grouped
 def add(
     name: Name,
     *,
-    kind: Annotated[Kind, typer.Option(help="How a handler is run.")],
+    kind: Annotated[Kind, Option(help="How a handler is run.")],
     said: Said,
     connection: Connection,
 ) -> None:
@@ -140,7 +132,7 @@ def add(
     """
     began = time.monotonic()
     if said.requirements is not None and kind is not Kind.PYTHON:
-        raise typer.BadParameter("--requirements goes with --kind python")
+        raise BadParameter("--requirements goes with --kind python")
     new = said.runtime(name, kind)
     with connection.session() as at:
         image = _image(at, kind, said)
@@ -183,7 +175,7 @@ def python_of(at: Session) -> str:
     """The interpreter that the server's sandboxes have. Raises `BadParameter` without one."""
     interpreter = at.client.send(requests.info()).interpreters.get("python")
     if interpreter is None:
-        raise typer.BadParameter("the server's machine has no Python for runtimes")
+        raise BadParameter("the server's machine has no Python for runtimes")
     return interpreter
 
 

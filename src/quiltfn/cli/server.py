@@ -1,30 +1,25 @@
 """`quiltfn stats`, `health` and `info`: about the server and not about one function."""
 
-import typer
-
 from quiltfn.cli import tables
-from quiltfn.cli.options import grouped
+from quiltfn.cli.parsing import Exit
 from quiltfn.cli.session import Connection
 from quiltfn.sdk import requests
 
 
-@grouped
 def stats(connection: Connection) -> None:
     """Count your instances by state."""
     with connection.session() as at:
         at.answer(requests.pool_stats(), tables.stats)
 
 
-@grouped
 def health(connection: Connection) -> None:
     """Say whether the server can do its work, and why not. Exit code 1 if it cannot."""
     with connection.session() as at:
         report = at.answer(requests.health(), tables.health)
     if not report.ready:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
-@grouped
 def info(connection: Connection) -> None:
     """Show the server's version, node, protections and limits."""
     with connection.session() as at:

@@ -8,9 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-import typer
-
 from quiltfn.cli import advice, show
+from quiltfn.cli.parsing import Argument, BadParameter, Option
 from quiltfn.sdk import ApiError, Client, Function, Request, requests
 
 T = TypeVar("T")
@@ -25,15 +24,9 @@ class Output(StrEnum):
     JSON = "json"
 
 
-def _not_empty(word: str) -> str:
-    if not word:
-        raise typer.BadParameter("must not be empty")
-    return word
-
-
 Word = Annotated[
     str,
-    typer.Argument(metavar="NAME_OR_ID", help="The function's name or id.", callback=_not_empty),
+    Argument(metavar="NAME_OR_ID", help="The function's name or id."),
 ]
 
 
@@ -101,24 +94,24 @@ class Connection:
 
     url: Annotated[
         str | None,
-        typer.Option(help="The server; else QUILT_BASE_URL, else http://127.0.0.1:8080."),
+        Option(help="The server; else QUILT_BASE_URL, else http://127.0.0.1:8080."),
     ] = None
     api_key: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="KEY",
             help="Better in QUILT_API_KEY: a command line is for everybody to read.",
         ),
     ] = None
     cacert: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE",
             help="Whose certificates are believed (PEM); else SSL_CERT_FILE, else the machine's.",
         ),
     ] = None
     output: Annotated[
-        Output, typer.Option("--output", "-o", help="json prints what the server answered.")
+        Output, Option(("--output", "-o"), help="json prints what the server answered.")
     ] = Output.TABLE
 
     @contextmanager
@@ -126,7 +119,7 @@ class Connection:
         try:
             client = Client(self.url, api_key=self.api_key, cacert=self.cacert)
         except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
+            raise BadParameter(str(error)) from None
         with client:
             session = Session(client, self.output)
             try:

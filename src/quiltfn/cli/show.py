@@ -8,6 +8,7 @@ from typing import TextIO
 
 import msgspec
 
+from quiltfn.cli.parsing import Exit
 from quiltfn.sdk import Function, FunctionPage, Invocation
 
 # Control characters but newline and tab, and the marks that turn the direction of writing:
@@ -55,6 +56,18 @@ def note(text: str) -> None:
     """A dim line beside the output proper."""
     dim = ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
     write(sys.stderr, f"{visible(text).join(dim)}\n")
+
+
+def ask(question: str) -> None:
+    """Waits for a yes; no answer is a no. Raises `Exit`."""
+    while True:
+        write(sys.stderr, f"{visible(question)} [y/N]: ")
+        answer = sys.stdin.readline() if sys.stdin is not None else ""
+        if answer.strip().lower() in ("y", "yes"):
+            return
+        if answer.strip().lower() in ("", "n", "no"):
+            complain("nothing was done")
+            raise Exit(1)
 
 
 def say(text: str) -> None:

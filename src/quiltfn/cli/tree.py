@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import typer
+from quiltfn.cli.parsing import BadParameter
 
 # Made by tools, for this machine or this person, and of no use in an image.
 LEFT_OUT = (".git", "__pycache__", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache")
@@ -25,7 +25,7 @@ def copy(source: Path, tree: Path, *, with_modules: bool) -> None:
             dirs_exist_ok=True,
         )
     except (OSError, shutil.Error) as error:
-        raise typer.BadParameter(f"{source} cannot be copied: {_brief(error)}") from None
+        raise BadParameter(f"{source} cannot be copied: {_brief(error)}") from None
 
 
 def pack(tree: Path, archive: Path) -> None:

@@ -1,0 +1,225 @@
+"""A command line as the signature of a function: each parameter is an option or an argument.
+
+A parameter whose type is a dataclass is a group of options that several commands share; each of its
+fields is one. The words are read by the standard library, which is loaded in a few milliseconds.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+WRONG = 2
+
+
+class BadParameter(Exception):
+    """What was typed makes no sense; the sentence says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class Exit(Exception):
+    """The command ends with this exit code."""
+
+    def __init__(self, code: int = 0) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Option:
+    """How an option is written (else --name-of-the-parameter) and what is told of it. For a flag,
+    `off` is the option that says the opposite."""
+
+    names: tuple[str, ...] = ()
+    help: str = ""
+    metavar: str | None = None
+    off: str | None = None
+    least: int | None = None
+    is_directory: bool = False
+    is_file: bool = False
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What is told of a word that has a place instead of a name, and what it must be."""
+
+    help: str = ""
+    metavar: str | None = None
+    least: int | None = None
+
+
+Run = Callable[..., None]
+
+
+@dataclass
+class Group:
+    """Commands below one word."""
+
+    name: str
+    help: str
+    commands: dict[str, Run] = field(default_factory=dict)
+
+    def command(self, name: str | None = None) -> Callable[[Run], Run]:
+        """A decorator: the function is a command, by its own name or by `name`."""
+
+        def known(function: Run) -> Run:
+            self.commands[name or function.__name__] = function
+            return function
+
+        return known
+
+    def run(self, program: str, words: Sequence[str]) -> None:
+        """Raises `Exit`, and what the command raises."""
+        parser = argparse.ArgumentParser(prog=program, description=self.help, allow_abbrev=False)
+        listed = parser.add_subparsers(metavar="COMMAND", required=True)
+        for name, function in self.commands.items():
+            listed.add_parser(name, help=first_sentence(function), add_help=False)
+        if not words:
+            parser.print_help()
+            raise Exit(WRONG)
+        if words[0] in self.commands:
+            run(self.commands[words[0]], f"{program} {words[0]}", words[1:])
+        else:
+            parser.parse_args(words)  # says what there is
+
+
+def run(function: Run, program: str, words: Sequence[str]) -> None:
+    """Calls the function with what the words say. Raises `Exit`, and what the function raises."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=inspect.getdoc(function),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parameters = inspect.signature(function).parameters
+    taken: list[Taken] = []
+    for name, one in parameters.items():
+        if dataclasses.is_dataclass(one.annotation):
+            taken += [
+                Taken(part.name, part.type, part.default, group=name)
+                for part in dataclasses.fields(one.annotation)
+            ]
+        else:
+            taken.append(Taken(name, one.annotation, one.default))
+    for each in taken:
+        each.declare(parser)
+    said = vars(parser.parse_args(joined(words, {n for one in taken for n in one.valued()})))
+    given: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {}
+    for each in taken:
+        value = each.checked(said[each.key])
+        place = given if each.group is None else parts.setdefault(each.group, {})
+        place[each.name] = value
+    made = {name: parameters[name].annotation(**fields) for name, fields in parts.items()}
+    function(**given, **made)
+
+
+def joined(words: Sequence[str], valued: set[str]) -> list[str]:
+    """`--payload -5` as `--payload=-5`: what follows an option that takes a value is its value."""
+    out: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return [*out, word, *rest]
+        value = next(rest, None) if word in valued else None
+        out.append(word if value is None else f"{word}={value}" if word[1] == "-" else word + value)
+    return out
+
+
+def first_sentence(function: Run) -> str:
+    return (inspect.getdoc(function) or "").split("\n")[0]
+
+
+class Taken:
+    """One parameter, or one field of a group."""
+
+    def __init__(self, name: str, annotation: Any, default: Any, group: str | None = None) -> None:
+        self.name, self.group = name, group
+        kind, self.about = get_args(annotation)
+        self.is_list = False
+        if get_origin(kind) in (Union, types.UnionType):
+            (kind,) = (one for one in get_args(kind) if one is not type(None))
+        if get_origin(kind) is list:
+            self.is_list, (kind,) = True, get_args(kind)
+        self.kind = kind
+        missing = (inspect.Parameter.empty, dataclasses.MISSING)
+        self.is_required = any(default is one for one in missing)
+        self.default = None if self.is_required else default
+        self.key = f"{group or ''}.{name}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.about.names or (f"--{self.name.replace('_', '-')}",)
+
+    def valued(self) -> tuple[str, ...]:
+        """The options that have a value behind them."""
+        return () if isinstance(self.about, Argument) or self.kind is bool else self.names
+
+    def declare(self, parser: argparse.ArgumentParser) -> None:
+        about = self.about
+        told = about.help.replace("%", "%%")
+        if isinstance(about, Argument):
+            metavar = about.metavar or self.name.upper()
+            parser.add_argument(self.key, metavar=metavar, type=self._read, help=told)
+        elif self.kind is bool:
+            yes = {"action": "store_true", "default": self.default, "help": told}
+            parser.add_argument(*self.names, dest=self.key, **yes)
+            if about.off is not None:
+                parser.add_argument(
+                    about.off,
+                    dest=self.key,
+                    action="store_false",
+                    default=self.default,
+                    help=f"the opposite of {self.names[0]}",
+                )
+        else:
+            choices = [one.value for one in self.kind] if issubclass(self.kind, Enum) else None
+            default = self.default.value if isinstance(self.default, Enum) else self.default
+            parser.add_argument(
+                *self.names,
+                dest=self.key,
+                type=str if choices else self._read,
+                choices=choices,
+                default=default,
+                required=self.is_required,
+                action="append" if self.is_list else "store",
+                metavar=None if choices else about.metavar or self.name.upper(),
+                help=told,
+            )
+
+    def _read(self, text: str) -> Any:
+        """A word as what it stands for."""
+        name = {int: "a whole number", float: "a number"}.get(self.kind)
+        try:
+            return self.kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"expected {name or self.kind}, not {text!r}"
+            ) from None
+
+    def checked(self, value: Any) -> Any:
+        """The value, if it is what it must be. Raises `BadParameter`."""
+        about = self.about
+        name = self.names[0] if isinstance(about, Option) else self.name
+        if value is None:
+            return None
+        if issubclass(self.kind, Enum):
+            return self.kind(value)
+        if isinstance(about, Argument) and value == "":
+            raise BadParameter(f"{name} must not be empty")
+        if about.least is not None and value < about.least:
+            raise BadParameter(f"{name} must be {about.least} or more, not {value}")
+        if isinstance(about, Option) and isinstance(value, Path):
+            if about.is_directory and not value.is_dir():
+                raise BadParameter(f"{name}: there is no directory {value}")
+            if about.is_file and not value.is_file():
+                raise BadParameter(f"{name}: there is no file {value}")
+        return value
