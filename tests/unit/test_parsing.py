@@ -24,6 +24,7 @@ class Colour(StrEnum):
 class Shared:
     """Options of several commands."""
 
+    share: Annotated[float | None, Option(help="A fraction.")] = None
     text: Annotated[str | None, Option(metavar="TEXT", help="100 % of it.")] = None
     env: Annotated[list[str] | None, Option(("--env",), help="Repeatable.")] = None
     colour: Annotated[Colour, Option(("--colour", "-c"), help="One of two.")] = Colour.RED
@@ -33,7 +34,6 @@ def command(
     word: Annotated[str, Argument(metavar="WORD", help="A word.")],
     *,
     count: Annotated[int | None, Option(least=1, help="A number.")] = None,
-    share: Annotated[float | None, Option(help="A fraction.")] = None,
     cold: Annotated[bool | None, Option(("--cold",), off="--warm", help="Began so.")] = None,
     yes: Annotated[bool, Option(("--yes", "-y"), help="Do not ask.")] = False,
     place: Annotated[Path | None, Option(("--dir",), is_directory=True, help="Files.")] = None,
@@ -56,7 +56,6 @@ def test_what_is_not_said_has_its_default() -> None:
     assert seen("x") == {
         "word": "x",
         "count": None,
-        "share": None,
         "cold": None,
         "yes": False,
         "place": None,
@@ -65,11 +64,13 @@ def test_what_is_not_said_has_its_default() -> None:
 
 
 def test_options_stand_before_and_after_words_in_every_form(tmp_path: Path) -> None:
-    words = "--count 2 --share=0.5 x --warm -y --env A=1 -c blue --env B=2 --text".split()
-    found = seen(*words, "t", "--dir", str(tmp_path))
-    assert (found["count"], found["share"], found["cold"], found["yes"]) == (2, 0.5, False, True)
+    line = (
+        f"--count 2 --share=0.5 x --warm -y --env A=1 -c blue --env B=2 --text t --dir {tmp_path}"
+    )
+    found = seen(*line.split())
+    assert (found["count"], found["cold"], found["yes"]) == (2, False, True)
     assert found["place"] == tmp_path
-    assert found["shared"] == Shared(text="t", env=["A=1", "B=2"], colour=Colour.BLUE)
+    assert found["shared"] == Shared(share=0.5, text="t", env=["A=1", "B=2"], colour=Colour.BLUE)
     assert seen("x", "--cold")["cold"] is True
 
 
