@@ -47,6 +47,7 @@ class Health:
         """Each part with ok and a reason; `ready` is true where every part is ok."""
         parts = {
             "store": await self._store_part(),
+            "records": _part(*self._store.condition()),
             "disk": self._disk_part(),
             # The launcher proved these with a real sandbox before the server was started, and its
             # end is the server's end.

@@ -253,6 +253,9 @@ class Store(Protocol):
     async def newest_number(self, function_id: str) -> int:
         """The number of the newest version; 0 without any."""
 
+    def condition(self) -> tuple[bool, str]:
+        """Whether what is kept is whole, as far as is known, and what is to be told of it."""
+
     async def ping(self) -> None:
         """Raises `StoreUnavailable` unless the database takes a write now."""
 

@@ -8,24 +8,29 @@ each, because SQLite blocks and an event loop must not.
 import asyncio
 import contextlib
 import os
+import secrets
 import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, pool
 
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.store.directory import OWNER_ONLY, DataDirectory, StoreBroken
+from quiltfn.store import header, leftovers
+from quiltfn.store.check import IntegrityCheck
+from quiltfn.store.directory import OWNER_ONLY, DataDirectory, StoreBroken, open_own
 from quiltfn.store.tables import REVISION
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 
 CHECK_ALL_BELOW_BYTES = 64 * 1024 * 1024
+BEFORE = "quiltfn.db.before-"
 WAL = "PRAGMA journal_mode = WAL"
 ALWAYS = (
     "PRAGMA synchronous = FULL",
@@ -42,6 +47,7 @@ class Database:
 
     def __init__(self, directory: DataDirectory, busy_timeout_s: float) -> None:
         self.directory = directory
+        self.check = IntegrityCheck(directory.database)
         self._busy_s = busy_timeout_s
         self._writer_thread = ThreadPoolExecutor(1, "store-writer")
         self._reader_thread = ThreadPoolExecutor(1, "store-reader")
@@ -54,8 +60,6 @@ class Database:
         try:
             await loop.run_in_executor(self._writer_thread, self._open_writer, alone)
             await loop.run_in_executor(self._reader_thread, self._open_reader)
-            if self.directory.is_keeper:
-                await loop.run_in_executor(self._writer_thread, self.directory.mark, "open")
         except BaseException:
             await self.aclose()
             raise
@@ -63,9 +67,10 @@ class Database:
     async def aclose(self) -> None:
         """Closes both connections; the last one folds the write-ahead log into the database."""
         loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._reader_thread, self.check.stop)
         await loop.run_in_executor(self._reader_thread, self._close, "_reader")
         if hasattr(self, "_writer"):
-            await loop.run_in_executor(self._writer_thread, self.directory.retire)
+            await loop.run_in_executor(self._writer_thread, self._retire)
         await loop.run_in_executor(self._writer_thread, self._close, "_writer")
         self._reader_thread.shutdown()
         self._writer_thread.shutdown()
@@ -96,18 +101,36 @@ class Database:
         left = deadline - time.monotonic()
         if left <= 0:
             raise StoreUnavailable("the database does not take writes at the moment: it is busy")
+        self.directory.look()
+        if self.directory.trouble is not None:
+            raise StoreUnavailable(self.directory.trouble)
         with spoken():
-            self._wait_at_most(left)
+            driver = self._driver()
+            driver.execute(f"PRAGMA busy_timeout = {max(1, int(left * 1000))}").close()
+            changes = driver.total_changes
             with self._writer.begin():
                 result = work(self._writer)
+                number = self._count() if driver.total_changes != changes else None
+        if number is not None:
+            self.directory.committed(number)
         if after is not None:
             after()
         return result
 
-    def _wait_at_most(self, seconds: float) -> None:
+    def _driver(self) -> Any:
         driver = self._writer.connection.driver_connection
         assert driver is not None
-        driver.execute(f"PRAGMA busy_timeout = {max(1, int(seconds * 1000))}").close()
+        return driver
+
+    def _count(self) -> int:
+        """Gives the transaction under way its number; see `header.py`."""
+        number = header.following(self._number("user_version"))
+        self._driver().execute(f"PRAGMA user_version = {number}").close()
+        return number
+
+    def _number(self, pragma: str) -> int:
+        number: int = self._driver().execute(f"PRAGMA {pragma}").fetchone()[0]
+        return number
 
     # Opening, in the threads -----------------------------------------------------------------
 
@@ -130,13 +153,43 @@ class Database:
                 os.chmod(f"/proc/self/fd/{named}", OWNER_ONLY)
             finally:
                 os.close(named)
+            if self.directory.is_keeper:
+                leftovers.examine(self.directory)
             self._writer = self._engine(path, "BEGIN IMMEDIATE", WAL).connect()
             self._check()
+            if self.directory.is_keeper:
+                self._take_over()
         except (exc.DBAPIError, sqlite3.Error, OSError) as error:
             reason = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
             raise StoreBroken(
                 f"{path} cannot be used: {reason}. Restore a backup if the file is damaged."
             ) from error
+
+    def _take_over(self) -> None:
+        """Makes the file this keeper's, so that no log but its own will be taken for the file's."""
+        directory, spools = self.directory, self.directory.note.spools
+        last, ours = self._number("application_id"), 1 + secrets.randbelow(header.NUMBERS)
+        commit = self._number("user_version")
+        directory.mark(
+            "open" if directory.note.word == "open" else "closed", (last, ours), commit, spools
+        )
+        with self._writer.begin():
+            self._driver().execute(f"PRAGMA application_id = {ours}").close()
+        # Into the file itself, where it stays the same from now on.
+        is_busy = self._driver().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        directory.mark("open", (last if is_busy else ours, ours), commit, spools)
+        directory.look()
+        if directory.note.word == "open" and not self._is_small():
+            self.check.start()
+
+    def _is_small(self) -> bool:
+        return self.directory.database.stat().st_size < CHECK_ALL_BELOW_BYTES
+
+    def _retire(self) -> None:
+        number = self.directory.note.commit or 0
+        with contextlib.suppress(exc.DBAPIError, sqlite3.Error):
+            number = self._number("user_version")
+        self.directory.retire(number)
 
     def _open_reader(self) -> None:
         path = self.directory.database
@@ -173,13 +226,35 @@ class Database:
                 raise StoreBroken(
                     f"{path} is in use by another version of quiltfn (stop it first)."
                 )
+            self._keep_copy(str(found))
             migrate(connection)
-        small = path.stat().st_size < CHECK_ALL_BELOW_BYTES
         with connection.begin():  # Whole tables only while that is quick; the functions always.
-            for what in ("1",) if small else ("function", "version"):
+            for what in ("1",) if self._is_small() else ("function", "version"):
                 told = connection.exec_driver_sql(f"PRAGMA quick_check({what})").scalar()
                 if told != "ok":
                     raise StoreBroken(f"{path} is damaged: {told}. Restore a backup.")
+
+    def _keep_copy(self, revision: str) -> None:
+        """The database as the version before knows it, so that there is a way back to that one.
+
+        Only the newest copy is kept.
+        """
+        path, copy = self.directory.database, f"{BEFORE}{revision}"
+        fresh = path.with_name(f"{copy}.new")
+        fresh.unlink(missing_ok=True)
+        os.close(open_own(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        with closing(sqlite3.connect(fresh)) as target:
+            self._driver().backup(target)
+            target.execute("PRAGMA journal_mode = DELETE")
+        descriptor = os.open(fresh, os.O_RDONLY | os.O_CLOEXEC)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        fresh.replace(path.with_name(copy))
+        for other in path.parent.glob(f"{BEFORE}*"):
+            if other.name != copy:
+                other.unlink()
+        self.directory.sync()
+        self.directory.tell(f"the schema was brought up to date; {copy} is the old one")
 
     def _engine(self, path: Path, begin: str, *pragmas: str) -> Engine:
         # The driver's own ideas about transactions are switched off and each begins as told.

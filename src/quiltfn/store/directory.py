@@ -1,23 +1,36 @@
 """The data directory: who may write in it, and whether everything that must be there is.
 
-One file, `quiltfn.lock`, does two things. Its lock says that a process is the keeper of the
-directory; the lock ends with the process, however that ends. Its word says how the last keeper
-left: "open" until it has closed the database, "closed" from then on. With the word, a database or a
-write-ahead log that somebody deleted is told apart from a first start and from a clean end.
+Whoever serves from it is its keeper, and holds a lock on the directory and on `quiltfn.lock` in it;
+both end with the process, however that ends. What stands in the file tells the next server how the
+last one left, so that what somebody deleted, cut or put back meanwhile is noticed:
+
+    open                        "closed" once the database was closed in order
+    database 0123456789 …       whose file it was (see `header.py`); two while that changes
+    commit 0123456789           the last transaction that was acknowledged
+    spool +-                    the segments that held records
 """
 
 import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import structlog
+
+_log = structlog.get_logger("quiltfn.store")
 OWNER_ONLY = 0o600
 STAMP_MAX_BYTES = 1_000_000  # all of it a hole
 SPOOLS = ("journal-a.spool", "journal-b.spool")
+NOTE = re.compile(
+    r"(open|closed) *\ndatabase (\d{10}) (\d{10})\ncommit (\d{10})\nspool ([+-]{2})\n"
+)
+COMMIT_AT, SPOOL_AT = 45, 62  # where the last two numbers stand in the note
 
 
 def open_own(path: Path, flags: int) -> int:
@@ -33,15 +46,32 @@ class StoreBroken(Exception):
     """What is on disk cannot be used as it is (a sentence). The server must not start on it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What the last keeper left in the lock file. `keepers`: whose database it may be."""
+
+    word: str
+    keepers: tuple[int, ...] = ()
+    commit: int | None = None
+    spools: str = "--"
+
+
 class DataDirectory:
-    """The directory and its lock. Every method may block: call them from a thread."""
+    """The directory and its locks. Every method may block: call them from a thread."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.database = path / "quiltfn.db"
         self._stamp = path / "keys.stamp"
+        self.log = path / "quiltfn.db-wal"
         self.is_keeper = False
-        self._lock = -1
+        # How the last keeper left; read once, by the next one.
+        self.note = Note("")
+        # Why nothing can be kept here at the moment, if so; and what is to be told of the start.
+        self.trouble: str | None = None
+        self.notices: list[str] = []
+        self._lock = self._directory = -1
+        self._served: os.stat_result | None = None
 
     def enter(self, alone: bool, wait_s: float) -> None:
         """Becomes the keeper, waiting up to `wait_s` for another one to leave.
@@ -50,6 +80,7 @@ class DataDirectory:
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._lock = open_own(self.path / "quiltfn.lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             reason = error.strerror
@@ -64,32 +95,32 @@ class DataDirectory:
                     raise StoreBroken(f"Another quiltfn is serving from {self.path}.")
                 return
             time.sleep(0.02)
+        self.note = self._read_note()
 
     def check(self) -> bool:
         """Whether the database is to be made. Raises `StoreBroken` where something is missing."""
-        wal = Path(f"{self.database}-wal")
         if not self.database.exists():
-            left = [name for name in (wal.name, *SPOOLS) if (self.path / name).exists()]
-            if left or self._word():
+            left = [name for name in (self.log.name, *SPOOLS) if (self.path / name).exists()]
+            if left or self.note.word:
                 traces = f" ({', '.join(left)} is still there)" if left else ""
                 raise StoreBroken(
                     f"{self.database} is missing, but this directory had one{traces}. Put it back, "
                     "restore a backup, or start with another, empty directory."
                 )
             return True
-        if self.is_keeper and self._word() == "open" and not wal.exists():
-            raise StoreBroken(
-                f"{wal} is missing, and the last server did not end by itself: the newest writes "
-                f"are in that file. Put it back or restore a backup; deleting "
-                f"{self.path}/quiltfn.lock accepts what {self.database.name} holds alone."
-            )
         return False
 
-    def mark(self, word: Literal["open", "closed"]) -> None:
+    def mark(
+        self, word: Literal["open", "closed"], keepers: tuple[int, int], commit: int, spools: str
+    ) -> None:
         """Says how it stands with the database. Only the keeper does."""
         self.sync()  # The log's name first: "open" without a log means that one was deleted.
-        os.pwrite(self._lock, word.encode(), 0)
-        os.ftruncate(self._lock, len(word))
+        text = (
+            f"{word:<6}\ndatabase {keepers[0]:010} {keepers[1]:010}\n"
+            f"commit {commit:010}\nspool {spools}\n"
+        )
+        os.pwrite(self._lock, text.encode(), 0)
+        os.ftruncate(self._lock, len(text))
         os.fsync(self._lock)
 
     def stamp_keys(self) -> None:
@@ -111,36 +142,98 @@ class DataDirectory:
             return None
         return found.st_mtime_ns, found.st_size
 
+    def committed(self, commit: int) -> None:
+        """Notes that this transaction is on disk. Not synced: it is about processes that die."""
+        with contextlib.suppress(OSError):  # An older note lets more pass, and refuses nothing.
+            os.pwrite(self._lock, b"%010d" % commit, COMMIT_AT)
+
+    def holds(self, spool: str, anything: bool) -> None:
+        """Notes whether a segment holds records."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self._lock, b"+" if anything else b"-", SPOOL_AT + SPOOLS.index(spool))
+
+    def look(self) -> None:
+        """Finds out whether files are still reached by their names; see `trouble`."""
+        try:
+            if not os.path.samestat(os.stat(self.path), os.fstat(self._directory)):
+                self.trouble = "another directory was put in place of the data directory"
+                return
+            database = self._stat(self.database.name)
+            if self._served is None:
+                self._served = database
+            if not os.path.samestat(database, self._served):
+                self.trouble = "another quiltfn.db was put in place of the one that is served from"
+                return
+            if self.is_keeper and not self._is_locked_by_name():
+                self._lock_again()
+        except OSError as error:
+            self.trouble = f"the data directory was removed, or a part of it: {error.strerror}"
+            return
+        self.trouble = None
+
+    def tell(self, notice: str) -> None:
+        """Something that the operator should know of this start, for the log and for health."""
+        self.notices.append(notice)
+        _log.warning(notice)
+
     def sync(self) -> None:
         """Makes the names in the directory durable."""
-        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        os.fsync(self._directory)
 
-    def retire(self) -> None:
+    def retire(self, commit: int) -> None:
         """Before the last connection closes, which removes the log: notes that this is in order.
 
         A visitor notes it too where the keeper has died meanwhile.
         """
         if self._lock >= 0 and (self.is_keeper or self._try_lock()):
             with contextlib.suppress(OSError):  # A full disk: the next start says what is missing.
-                self.mark("closed")
+                note = self._read_note()
+                keepers = (*note.keepers, 0, 0)[:2]
+                self.mark("closed", (keepers[0], keepers[1]), commit, note.spools)
 
     def leave(self) -> None:
-        """Gives the lock back. Harmless when repeated."""
-        if self._lock >= 0:
-            os.close(self._lock)
-        self._lock, self.is_keeper = -1, False
+        """Gives the locks back. Harmless when repeated."""
+        for descriptor in (self._lock, self._directory):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._lock, self._directory, self.is_keeper = -1, -1, False
 
     def _try_lock(self) -> bool:
+        """The directory's lock is the one that cannot be deleted under its keeper."""
         try:
+            fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            fcntl.flock(self._directory, fcntl.LOCK_UN)
             return False
         self.is_keeper = True
         return True
 
-    def _word(self) -> str:
-        return os.pread(self._lock, 16, 0).decode("ascii", "replace")
+    def _is_locked_by_name(self) -> bool:
+        try:
+            named = self._stat("quiltfn.lock")
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(self._lock))
+
+    def _stat(self, name: str) -> os.stat_result:
+        return os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+
+    def _lock_again(self) -> None:
+        """Makes the file anew that somebody removed. The directory's own lock kept others out."""
+        note = os.pread(self._lock, 4096, 0)
+        (self.path / "quiltfn.lock").unlink(missing_ok=True)
+        fresh = open_own(self.path / "quiltfn.lock", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        fcntl.flock(fresh, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.pwrite(fresh, note, 0)
+        os.dup2(fresh, self._lock, inheritable=False)
+        os.close(fresh)
+        self.sync()
+
+    def _read_note(self) -> Note:
+        text = os.pread(self._lock, 4096, 0).decode("ascii", "replace")
+        found = NOTE.fullmatch(text)
+        if found is None:  # Of an older version, which wrote the word alone; or of nobody.
+            return Note(text.strip() if text.strip() in ("open", "closed") else "")
+        word, one, two, commit, spools = found.groups()
+        return Note(word, (int(one), int(two)), int(commit), spools)

@@ -73,10 +73,12 @@ class SpoolJournal:
             )
         self._loop = asyncio.get_running_loop()
         try:
-            self._spool, self._other = (Spool(path) for path in self._paths)
+            holds = self._database.directory.holds
+            self._spool, self._other = (Spool(path, holds) for path in self._paths)
         except OSError as error:
             raise StoreBroken(f"The journal cannot be written: {error}.") from error
         try:
+            self._look_for_lost()
             left = latest(record for one in (self._spool, self._other) for record in one.read())
             now = int(self._clock.unix())
 
@@ -109,6 +111,8 @@ class SpoolJournal:
         return str(self._failure) if self._failure else None
 
     def opened(self, record: Invocation) -> None:
+        if self._database.directory.trouble is not None:
+            self._check_directory()
         if self._spool.size > SEGMENT_MAX_BYTES:
             raise StoreUnavailable(f"too much waits to be stored ({self.trouble or 'it is slow'})")
         try:
@@ -120,6 +124,8 @@ class SpoolJournal:
     def closed(self, record: Invocation) -> None:
         # Remembered in any case: the call has run, and the database may still take its end.
         self._remember(record)
+        if self._database.directory.trouble is not None:
+            self._check_directory()
         try:
             self._spool.append(record)
         except OSError as error:
@@ -163,6 +169,23 @@ class SpoolJournal:
         items = found[: query.limit]
         more = len(found) > len(items)
         return Page(items, to_cursor(items[-1].invocation_id) if more else None)
+
+    def _look_for_lost(self) -> None:
+        directory = self._database.directory
+        for one, held in zip((self._spool, self._other), directory.note.spools, strict=True):
+            if held == "+" and one.size == 0:
+                directory.tell(
+                    f"{one.path.name} held records when the last server ended, and is empty now: "
+                    "some calls that were answered then have none"
+                )
+
+    def _check_directory(self) -> None:
+        """What is written to a file that was deleted is lost. Raises `StoreUnavailable`."""
+        directory = self._database.directory
+        if directory.trouble is not None:
+            directory.look()
+        if directory.trouble is not None:
+            raise StoreUnavailable(directory.trouble)
 
     def _remember(self, record: Invocation) -> None:
         self._pending[record.invocation_id] = record

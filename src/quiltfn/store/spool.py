@@ -11,7 +11,7 @@ bounded by the group commit.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from zlib import crc32
 
@@ -40,8 +40,11 @@ RANK = {status: 2 if status in FINAL else 0 for status in Status} | {Status.RUNN
 class Spool:
     """One segment. `size` in bytes, as far as it holds whole records."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, holds: Callable[[str, bool], None] = lambda _name, _anything: None
+    ) -> None:
+        """`holds` is told when the segment gets its first record, and before it is emptied."""
+        self.path, self._holds = path, holds
         self._file = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self.size = os.fstat(self._file).st_size
         self._is_torn = False
@@ -60,6 +63,8 @@ class Spool:
             self._is_torn = True
             self._cut()
             raise OSError(f"only {written} of {len(line)} bytes could be written")
+        if self.size == 0:
+            self._holds(self.path.name, True)
         self.size += written
 
     def read(self) -> list[Invocation]:
@@ -70,6 +75,7 @@ class Spool:
 
     def clear(self) -> None:
         """Empties the segment: all of it is in the database."""
+        self._holds(self.path.name, False)
         os.ftruncate(self._file, 0)
         self.size, self._is_torn = 0, False
 

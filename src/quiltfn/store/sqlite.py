@@ -121,6 +121,12 @@ class SqliteStore:
             lambda connection: connection.exec_driver_sql(SQL["probe"]).close()
         )
 
+    def condition(self) -> tuple[bool, str]:
+        """Whether what is kept is whole, as far as is known, and what is to be told of it."""
+        check = self.database.check
+        told = [*self.database.directory.notices, *([check.told] if check.told else [])]
+        return not check.is_damaged, "; ".join(told) or "nothing is known to be missing"
+
     async def wait_swept(self) -> None:
         """Waits until nothing is left of what was deleted so far."""
         while self._sweeping is not None and not self._sweeping.done():

@@ -1,0 +1,81 @@
+"""Whether what the last keeper left belongs together: the database, its log and the spool.
+
+SQLite takes any log that lies beside a file for that file's own, and leaves out without a word what
+is damaged at a log's end. Both are found out here, before it opens anything.
+"""
+
+import contextlib
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from quiltfn.store import header
+from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
+
+
+def examine(directory: DataDirectory) -> None:
+    """Raises `StoreBroken`, and has changed nothing then.
+
+    Call it as the keeper, while this process has no connection to the database.
+    """
+    note, database, log = directory.note, directory.database, directory.log
+    found, first = header.in_file(database), header.first_in_log(log)
+    if found is None:
+        return  # Too short to be a database: opening it will say so.
+    if note.keepers and found.keeper not in note.keepers:
+        left = [log.name] if first is not None else []
+        left += [one for one in SPOOLS if is_filled(directory, one)]
+        if left:
+            raise StoreBroken(
+                f"{database} is not the one that was served from here last, but {', '.join(left)} "
+                "of that one is still there, and they do not go together. Restore a backup with "
+                "quiltfn restore, or move away what is left of the other."
+            )
+        directory.tell("the database is another one than the last server's")
+        return
+    if first is not None and header.is_older(header.following(found.commit), first.commit):
+        raise StoreBroken(
+            f"{database} is older than {log.name}, which does not go with it: a copy was laid over "
+            "what a server left. Restore a backup with quiltfn restore."
+        )
+    if note.word != "open":
+        return
+    if not log.exists():
+        if note.commit is None or header.is_older(found.commit, note.commit):
+            raise StoreBroken(
+                f"{log} is missing, and the last server did not end by itself: the newest writes "
+                f"are in that file. Put it back or restore a backup; deleting "
+                f"{directory.path}/quiltfn.lock accepts what {database.name} holds alone."
+            )
+        return
+    seen = last_commit(directory)
+    if note.commit is not None and seen is not None and header.is_older(seen, note.commit):
+        raise StoreBroken(
+            f"{log} is damaged: writes that were acknowledged are not in it any more (up to number "
+            f"{note.commit}; {seen} is the last that is left). Restore a backup; deleting "
+            f"{directory.path}/quiltfn.lock accepts what is left."
+        )
+
+
+def is_filled(directory: DataDirectory, spool: str) -> bool:
+    """Whether there is anything in that segment."""
+    with contextlib.suppress(OSError):
+        return (directory.path / spool).stat().st_size > 0
+    return False
+
+
+def last_commit(directory: DataDirectory) -> int | None:
+    """The number of the last transaction, with the log, as SQLite reads it; None if it cannot."""
+    try:
+        with closing(read_only(directory.database)) as connection:
+            number: int = connection.execute("PRAGMA user_version").fetchone()[0]
+            return number
+    except sqlite3.Error:
+        return None  # Damage of another kind, which opening it will tell.
+
+
+def read_only(database: Path) -> sqlite3.Connection:
+    """A connection, for any thread, that leaves the file and its log as they are."""
+    where = f"file:{quote(str(database))}?mode=ro"
+    return sqlite3.connect(where, uri=True, check_same_thread=False)

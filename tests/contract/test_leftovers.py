@@ -1,0 +1,357 @@
+"""What a start makes of files that do not go together, or are not as the last server left them."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import create_engine, pool
+
+from contract.store_box import (
+    StoreOpener,
+    a_call,
+    a_stored_function,
+    child_environment,
+    done,
+    eventually,
+    opened_journal,
+    rows,
+)
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.store import SqliteStore, StoreBroken, database, header, migrations
+from quiltfn.store.directory import DataDirectory
+
+NAMES = ("quiltfn.db", "quiltfn.db-wal", "quiltfn.lock", "journal-a.spool", "journal-b.spool")
+
+
+def killed(path: Path, target: Path) -> Path:
+    """The directory as it is now, which is how a kill of whoever serves from it would leave it.
+
+    By another process: this one would give SQLite's locks back.
+    """
+    target.mkdir()
+    files = [str(path / name) for name in NAMES if (path / name).exists()]
+    subprocess.run(["cp", *files, str(target)], check=True)
+    return target
+
+
+def copied(path: Path, target: Path) -> Path:
+    """A copy of the database as any tool makes it beside a server."""
+    with closing(sqlite3.connect(path / "quiltfn.db")) as source:
+        with closing(sqlite3.connect(target)) as copy:
+            source.backup(copy)
+    return target
+
+
+async def names(open_store: StoreOpener, path: Path) -> set[str]:
+    async with open_store(path) as store:
+        return {stored.function.name for stored in await store.load()}
+
+
+async def fold(store: SqliteStore) -> None:
+    """The log into the database, so that the next write begins the log anew."""
+
+    def work() -> None:
+        store.database._driver().execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(store.database._writer_thread, work)
+
+
+async def test_a_copy_laid_over_what_a_kill_left_is_refused_and_the_right_restore_is_not(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    async with open_store(tmp_path / "data") as store:
+        await a_stored_function(store, name="early")
+    backup = shutil.copy(tmp_path / "data" / "quiltfn.db", tmp_path / "backup.db")
+    async with open_store(tmp_path / "data") as store:
+        await a_stored_function(store, name="late")
+        left = killed(tmp_path / "data", tmp_path / "left")
+    shutil.copy(backup, left / "quiltfn.db")
+    # The negative control: SQLite takes the log for the copy's own.
+    shutil.copytree(left, tmp_path / "taken")
+    assert ("late",) in rows(tmp_path / "taken", "SELECT name FROM function")
+    before = {one.name: one.read_bytes() for one in left.iterdir()}
+    with pytest.raises(StoreBroken, match="do not go together"):
+        await names(open_store, left)
+    assert {one.name: one.read_bytes() for one in left.iterdir()} == before
+    (left / "quiltfn.db-wal").unlink()
+    assert await names(open_store, left) == {"early"}
+
+
+async def test_a_copy_made_beside_the_very_server_is_told_from_its_file(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    async with open_store(tmp_path / "data") as store:
+        await a_stored_function(store, name="early")
+        backup = copied(tmp_path / "data", tmp_path / "backup.db")
+        await a_stored_function(store, name="between")
+        await fold(store)
+        await a_stored_function(store, name="late")
+        left = killed(tmp_path / "data", tmp_path / "left")
+    assert await names(open_store, shutil.copytree(left, tmp_path / "whole")) == {
+        "early",
+        "between",
+        "late",
+    }
+    shutil.copy(backup, left / "quiltfn.db")
+    with pytest.raises(StoreBroken, match="older than"):
+        await names(open_store, left)
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x55
+    path.write_bytes(content)
+
+
+LOSSES: dict[str, Callable[[Path], object]] = {
+    "a byte in the last frame": lambda log: flip(log, log.stat().st_size - 100),
+    "a byte in the first frame": lambda log: flip(log, 200),
+    "a byte in its header": lambda log: flip(log, 17),
+    "cut": lambda log: os.truncate(log, log.stat().st_size - 4096),
+    "emptied": lambda log: os.truncate(log, 0),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+async def test_a_damaged_log_is_refused_and_left_as_it_is(
+    open_store: StoreOpener, tmp_path: Path, loss: str
+) -> None:
+    async with open_store(tmp_path / "data") as store:
+        await a_stored_function(store, name="kept")
+        left = killed(tmp_path / "data", tmp_path / "left")
+    log = left / "quiltfn.db-wal"
+    LOSSES[loss](log)
+    # The negative control: SQLite says nothing of it.
+    shutil.copytree(left, tmp_path / "taken")
+    assert rows(tmp_path / "taken", "SELECT name FROM function") == []
+    before = log.read_bytes()
+    with pytest.raises(StoreBroken, match="damaged"):
+        await names(open_store, left)
+    assert log.read_bytes() == before
+    (left / "quiltfn.lock").unlink()
+    assert await names(open_store, left) == set()
+
+
+async def test_a_write_that_a_kill_cut_short_is_no_damage(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    async with open_store(tmp_path / "data") as store:
+        await a_stored_function(store, name="kept")
+        left = killed(tmp_path / "data", tmp_path / "left")
+    with (left / "quiltfn.db-wal").open("ab") as log:
+        log.write(os.urandom(2000))
+    assert await names(open_store, left) == {"kept"}
+
+
+async def test_a_log_that_holds_nothing_new_may_be_missing(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    async with open_store(tmp_path / "data") as store:
+        await a_stored_function(store, name="kept")
+        await fold(store)
+        left = killed(tmp_path / "data", tmp_path / "left")
+    (left / "quiltfn.db-wal").unlink()
+    assert await names(open_store, left) == {"kept"}
+
+
+@pytest.mark.parametrize("how", ["emptied", "deleted", "left alone"])
+async def test_an_emptied_spool_is_told(open_store: StoreOpener, tmp_path: Path, how: str) -> None:
+    async with open_store(tmp_path / "data") as store:
+        function = await a_stored_function(store)
+        async with opened_journal(store, tmp_path / "data", commit_after_s=60) as journal:
+            record = a_call(function)
+            journal.opened(record)
+            journal.closed(done(record))
+            left = killed(tmp_path / "data", tmp_path / "left")
+    (spool,) = [one for one in left.glob("*.spool") if one.stat().st_size]
+    if how == "emptied":
+        os.truncate(spool, 0)
+    elif how == "deleted":
+        spool.unlink()
+    async with open_store(left) as store:
+        async with opened_journal(store, left) as journal:
+            found = await journal.get(function.id, record.invocation_id)
+            told = store.condition()
+            assert told[0]
+            assert (spool.name in told[1]) == (how != "left alone") == (found is None)
+    async with open_store(left) as store:
+        async with opened_journal(store, left):
+            assert store.condition() == (True, "nothing is known to be missing")
+
+
+# Under a running server ------------------------------------------------------------------------
+
+
+async def test_a_lock_file_that_is_deleted_lets_nobody_in_and_comes_back(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    async with open_store(tmp_path) as store:
+        (tmp_path / "quiltfn.lock").unlink()
+        with pytest.raises(StoreBroken, match="Another quiltfn"):
+            async with open_store(tmp_path):
+                pass
+        visitor = DataDirectory(tmp_path)
+        visitor.enter(alone=False, wait_s=0)
+        assert not visitor.is_keeper
+        visitor.leave()
+        await a_stored_function(store, name="kept")
+        lock = tmp_path / "quiltfn.lock"
+        assert lock.read_text().startswith("open")
+        lock.unlink()
+    assert await names(open_store, tmp_path) == {"kept"}
+
+
+@pytest.mark.parametrize("how", ["moved away", "moved and made anew", "database", "removed"])
+async def test_nothing_is_acknowledged_that_is_written_to_a_deleted_directory(
+    open_store: StoreOpener, tmp_path: Path, how: str
+) -> None:
+    data, away = tmp_path / "data", tmp_path / "away"
+    async with open_store(data) as store:
+        function = await a_stored_function(store, name="kept")
+        async with opened_journal(store, data, commit_after_s=0.001) as journal:
+            if how == "database":
+                (data / "quiltfn.db").rename(away)
+            elif how == "removed":
+                shutil.copytree(data, away)
+                shutil.rmtree(data)
+            else:
+                data.rename(away)
+            if how == "moved and made anew":
+                shutil.copytree(away, data)
+            with pytest.raises(StoreUnavailable, match="data"):
+                await a_stored_function(store, name="lost")
+            with pytest.raises(StoreUnavailable, match="data"):
+                journal.opened(a_call(function))
+            if how == "removed":
+                return
+            if how == "moved and made anew":
+                shutil.rmtree(data)
+            away.rename(data / "quiltfn.db" if how == "database" else data)
+            record = a_call(function)
+            journal.opened(record)  # It is looked for again, and is back.
+            journal.closed(done(record))
+            await journal.synced()
+            await a_stored_function(store, name="found")
+    assert await names(open_store, data) == {"kept", "found"}
+
+
+# Looking through --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+async def test_a_large_database_is_looked_through_after_a_kill(
+    open_store: StoreOpener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
+) -> None:
+    monkeypatch.setattr(database, "CHECK_ALL_BELOW_BYTES", 0)
+    async with open_store(tmp_path / "data") as store:
+        function = await a_stored_function(store)
+        assert store.condition() == (True, "nothing is known to be missing")
+        async with opened_journal(store, tmp_path / "data") as journal:
+            for _ in range(300):
+                record = a_call(function)
+                journal.opened(record)
+                journal.closed(done(record))
+        await fold(store)
+        left = killed(tmp_path / "data", tmp_path / "left")
+    if is_damaged:
+        with closing(sqlite3.connect(left / "quiltfn.db")) as connection:
+            found = connection.execute(
+                "SELECT rootpage FROM sqlite_schema "
+                "WHERE tbl_name = 'invocation' AND type = 'index'"
+            )
+            (page,) = found.fetchall()[-1]
+        with (left / "quiltfn.db").open("r+b") as file:
+            file.seek(4096 * (page - 1))
+            file.write(os.urandom(4096))
+    async with open_store(left) as store:
+
+        async def is_over() -> bool:
+            return "looking" not in store.condition()[1]
+
+        await eventually(is_over)
+        is_whole, told = store.condition()
+        assert is_whole is not is_damaged
+        assert ("damaged" if is_damaged else "whole") in told
+
+
+def copies(path: Path) -> list[Path]:
+    return list(path.glob("quiltfn.db.before-*"))
+
+
+async def test_the_database_is_copied_before_its_schema_changes(tmp_path: Path) -> None:
+    old = migrations.ScriptDirectory.from_config(migrations.config()).get_revision("head")
+    assert old is not None
+    before = str(old.down_revision)
+    path = tmp_path / "quiltfn.db"
+    engine = create_engine(f"sqlite:///{path}", poolclass=pool.NullPool)
+    with engine.connect() as connection, connection.begin():
+        command.upgrade(migrations.config(connection), before)
+    (tmp_path / "quiltfn.db.before-0000").write_bytes(b"")
+    async with SqliteStore.open(tmp_path) as store:
+        await a_stored_function(store)
+        assert "before-" in store.condition()[1]
+    (copy,) = copies(tmp_path)
+    assert copy.name == f"quiltfn.db.before-{before}"
+    assert copy.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (before,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    copy.replace(path)  # the way back, and forth again
+    assert await names(SqliteStore.open, tmp_path) == set()
+
+
+def test_the_count_of_transactions_begins_again_after_the_last_number() -> None:
+    last = header.NUMBERS
+    assert header.following(last) == 0
+    assert header.is_older(last, 0)
+    assert not header.is_older(0, last)
+    assert not header.is_older(5, 5)
+
+
+CRASH = """
+import asyncio, os, pathlib, signal, sys
+from contract.store_box import a_stored_function
+from quiltfn.store import SqliteStore
+from quiltfn.store.directory import DataDirectory
+mark, count = DataDirectory.mark, int(sys.argv[2])
+def marking(self, *arguments):
+    global count
+    mark(self, *arguments)
+    count -= 1
+    if count == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+DataDirectory.mark = marking
+async def main():
+    async with SqliteStore.open(pathlib.Path(sys.argv[1])) as store:
+        pass
+asyncio.run(main())
+"""
+
+
+def ended(path: Path, at: int) -> int:
+    program = [sys.executable, "-c", CRASH, str(path), str(at)]
+    return subprocess.run(program, env=child_environment(), check=False).returncode
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+async def test_a_start_that_was_killed_at_any_step_can_be_begun_again(
+    open_store: StoreOpener, tmp_path: Path, at: int
+) -> None:
+    async with open_store(tmp_path / "data") as store:
+        await a_stored_function(store, name="kept")
+        async with opened_journal(store, tmp_path / "data", commit_after_s=60) as journal:
+            function = (await store.load())[0].function
+            journal.opened(a_call(function))
+            left = killed(tmp_path / "data", tmp_path / "left")
+    assert ended(left, at) == -signal.SIGKILL
+    assert await names(open_store, left) == {"kept"}
