@@ -1,0 +1,175 @@
+"""What clients were told while a server was ill-treated, and whether what it has agrees with that.
+
+Pure: a storm (storms.py) writes down what it sends and hears, and at the end compares. Each client
+changes its own functions and tokens alone, so what is acknowledged has one order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+Record = dict[str, Any]
+FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"}
+
+
+@dataclass
+class Call:
+    """One call with a payload that no other has. `at`: by the monotonic clock, of each answer.
+
+    `key`: the Idempotency-Key that it was sent with, each time, where it had one.
+    """
+
+    token: str
+    function: str
+    key: str | None = None
+    answers: list[tuple[float, Record]] = field(default_factory=list)
+    codes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Owned:
+    """A function that one client changes. `sent`: descriptions that were never acknowledged."""
+
+    name: str
+    id: str | None = None
+    description: str | None = None
+    sent: list[str] = field(default_factory=list)
+    is_deleted: bool = False
+    asked_to_delete: bool = False
+
+
+@dataclass
+class History:
+    calls: list[Call] = field(default_factory=list)
+    functions: list[Owned] = field(default_factory=list)
+
+    def acknowledged(self) -> int:
+        return sum(len(call.answers) for call in self.calls)
+
+
+@dataclass
+class Seen:
+    """What the server has. `records` by function, newest first; `functions` by name."""
+
+    records: dict[str, list[Record]]
+    functions: dict[str, Record]
+
+
+@dataclass
+class Verdict:
+    """How often each thing went wrong that must not, and some examples."""
+
+    lost: int = 0
+    changed: int = 0
+    twice: int = 0
+    never_final: int = 0
+    disorder: int = 0
+    functions: int = 0
+    lost_late: int = 0  # within the time that a power cut may cost; allowed
+    oldest_late_s: float = 0.0  # how long before the cut the first of these was acknowledged
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.examples
+
+    def note(self, what: str, example: str) -> None:
+        setattr(self, what, getattr(self, what) + 1)
+        if len(self.examples) < 40:
+            self.examples.append(f"{what}: {example}")
+
+    def __str__(self) -> str:
+        late = ""
+        if self.lost_late:
+            late = (
+                f" ({self.lost_late} in the last {self.oldest_late_s * 1000:.0f} ms before a cut)"
+            )
+        return (
+            f"lost {self.lost}{late}, changed {self.changed}, run twice {self.twice}, never final "
+            f"{self.never_final}, out of order {self.disorder}, functions wrong {self.functions}"
+        )
+
+
+def judge(
+    history: History,
+    seen: Seen,
+    cuts: Iterable[tuple[float, float]] = (),
+    may_lose_s: float = 0.0,
+) -> Verdict:
+    """Compares. `cuts`: when power was cut, and when the server was dead; an answer between
+    `may_lose_s` before the first and the second may be lost.
+    """
+    verdict = Verdict()
+    cuts = list(cuts)
+    by_id = {one["invocation_id"]: one for records in seen.records.values() for one in records}
+    by_token = defaultdict(list)
+    for one in by_id.values():
+        if one["stdout"]:
+            by_token[one["stdout"].strip()].append(one)
+    for call in history.calls:
+        _judge_call(call, by_id, by_token, verdict, lambda at: _lateness(at, cuts, may_lose_s))
+    for records in seen.records.values():
+        _judge_records(records, verdict)
+    for owned in history.functions:
+        _judge_function(owned, seen.functions.get(owned.name), verdict)
+    return verdict
+
+
+def _lateness(at: float, cuts: list[tuple[float, float]], may_lose_s: float) -> float | None:
+    """How long before a cut, where that is so short that the cut may have cost it."""
+    ages = (max(0.0, cut - at) for cut, dead in cuts if cut - may_lose_s <= at <= dead)
+    return next(ages, None)
+
+
+def _judge_call(
+    call: Call,
+    by_id: dict[str, Record],
+    by_token: dict[str, list[Record]],
+    verdict: Verdict,
+    lateness: Callable[[float], float | None],
+) -> None:
+    ids = {answer["invocation_id"] for _, answer in call.answers}
+    if call.key is not None and (len(ids) > 1 or len(by_token[call.token]) > 1):
+        verdict.note("twice", f"{call.token}: answered {ids}, {len(by_token[call.token])} records")
+    for at, answer in call.answers:
+        kept = by_id.get(answer["invocation_id"])
+        if answer["status"] == "success" and answer["stdout"].strip() != call.token:
+            verdict.note("changed", f"{call.token} was told {answer['stdout']!r}")
+        if kept is None:
+            late = lateness(at)
+            if late is not None:
+                verdict.lost_late += 1
+                verdict.oldest_late_s = max(verdict.oldest_late_s, late)
+            else:
+                verdict.note("lost", f"{call.token}: {answer['invocation_id']}")
+        elif kept != answer and not (lateness(at) is not None and kept["status"] == "interrupted"):
+            verdict.note("changed", f"{call.token} was told {answer}, kept is {kept}")
+
+
+def _judge_records(records: list[Record], verdict: Verdict) -> None:
+    """Newest first; ids tell the order of the calls, and times must not contradict themselves."""
+    for one in records:
+        if one["status"] not in FINAL:
+            verdict.note("never_final", f"{one['invocation_id']} is {one['status']}")
+        began, ended = one["started_at"], one["ended_at"]
+        if began is not None and ended is not None and ended < began:
+            verdict.note("disorder", f"{one['invocation_id']} ended before it began")
+    ids = [one["invocation_id"] for one in records]
+    if ids != sorted(ids, reverse=True):
+        verdict.note("disorder", "a list of records is not in the order of their ids")
+    if len(ids) != len(set(ids)):
+        verdict.note("twice", "an id stands twice in a list of records")
+
+
+def _judge_function(owned: Owned, kept: Record | None, verdict: Verdict) -> None:
+    if kept is None:
+        if owned.id is not None and not owned.asked_to_delete:
+            verdict.note("functions", f"{owned.name} is lost")
+    elif owned.is_deleted:
+        verdict.note("functions", f"{owned.name} is back after its deletion")
+    elif owned.id is not None and kept["description"] not in {owned.description, *owned.sent}:
+        expected = f"{owned.description!r} or one of {owned.sent}"
+        verdict.note("functions", f"{owned.name}: {kept['description']!r}, not {expected}")

@@ -1,0 +1,438 @@
+"""Storms: a server is ill-treated under load, and afterwards its history is checked (history.py).
+
+`scripts/soak storms` plays each kind for ten minutes, `test_storms.py` for some seconds.
+
+kill    kill -9 of the server, the launcher or both, every few seconds
+power   the file system stops writing in the middle of it all, as when power is cut: what was not
+        synced is lost (the ext4 shutdown ioctl, on a loop device); --durability relaxed
+strict  the same with --durability strict
+disk    the disk is filled to the last byte and freed again, at times with a kill between
+clock   the wall clock jumps by seconds, hours and days, forward and back, at times with a restart
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import random
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from e2e import leftovers
+from e2e.history import Call, History, Owned, Seen, Verdict, judge
+from e2e.server import Server, short_dir
+from e2e.test_clock import Jump
+from quiltfn.launcher import syscalls
+
+CLIENTS = 4
+PAUSE_S = 0.01
+# `_IOR('X', 125, __u32)`, and the flag to drop what is in the journal, as a cut of power does.
+EXT4_SHUTDOWN, WITHOUT_JOURNAL = 0x8004587D, 2
+# A power cut may cost 50 ms where durability is relaxed, and the time that the disk takes to sync.
+# What it did cost is printed.
+RELAXED_S = 0.5
+DISK_MIB = 192
+HANDLER = 'printf %s "$QUILT_PAYLOAD"'
+OPTIONS = "--stem-cells 1"
+
+
+@dataclass
+class Load:
+    """Clients that call, repeat keyed calls until they are answered, and change their functions."""
+
+    server: Server
+    history: History = field(default_factory=History)
+    codes: Counter[str] = field(default_factory=Counter)
+    called: str = ""
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def start(self, seed: int) -> None:
+        self.called = self.server.deploy(HANDLER, max_instances=CLIENTS).id
+        for number in range(CLIENTS):
+            one = threading.Thread(target=self._live, args=(number, random.Random(seed + number)))
+            one.start()
+            self._threads.append(one)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for one in self._threads:
+            one.join()
+
+    def _live(self, number: int, dice: random.Random) -> None:
+        pending: list[Call] = []  # with a key, and without an answer
+        owned: list[Owned] = []
+        for turn in range(1_000_000_000):
+            if self._stop.is_set():
+                return
+            time.sleep(PAUSE_S)
+            kind = dice.random()
+            if kind < 0.1:
+                self._change(owned, f"c{number}-{turn}", dice)
+            elif kind < 0.4 or pending:
+                again = pending.pop(0) if pending and dice.random() < 0.9 else None
+                call = again or self._new_call(f"c{number}-{turn}", f"key-{number}-{turn}")
+                self._call(call)
+                if not call.answers or dice.random() < 0.1:
+                    pending = [*pending, call][-20:]
+            else:
+                self._call(self._new_call(f"c{number}-{turn}", None))
+
+    def _new_call(self, token: str, key: str | None) -> Call:
+        call = Call(token, self.called, key)
+        self.history.calls.append(call)
+        return call
+
+    def _call(self, call: Call) -> None:
+        headers = {} if call.key is None else {"Idempotency-Key": call.key}
+        path = f"/api/functions/{call.function}/invoke"
+        status, body = self._ask("POST", path, {"payload": call.token}, headers)
+        call.codes[self._name(status, body)] += 1
+        if status == 200:
+            call.answers.append((time.monotonic(), body))
+
+    def _change(self, owned: list[Owned], name: str, dice: random.Random) -> None:
+        kind = dice.random()
+        if not owned or (kind < 0.3 and len(owned) < 30):
+            one = Owned(name)
+            owned.append(one)
+            self.history.functions.append(one)
+            body = {"name": name, "handler": "true", "description": "made"}
+            one.sent.append("made")
+            status, answer = self._ask("POST", "/api/functions", body)
+            if status == 201:
+                one.id, one.description = answer["function_id"], "made"
+            return
+        one = dice.choice(owned)
+        if one.id is None or one.is_deleted:
+            owned.remove(one)
+        elif kind < 0.8:
+            one.sent.append(name)
+            status, _ = self._ask("PUT", f"/api/functions/{one.id}", {"description": name})
+            if status == 200:
+                one.description, one.sent = name, []
+        else:
+            one.asked_to_delete = True
+            status, _ = self._ask("DELETE", f"/api/functions/{one.id}")
+            one.is_deleted = status in (204, 404)
+            owned.remove(one)
+
+    def _ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """Status and body; 0 where there was no answer."""
+        connection = http.client.HTTPConnection(self.server.url.removeprefix("http://"), timeout=20)
+        data = None if body is None else json.dumps(body)
+        given = {"content-type": "application/json"} if data else {}
+        try:
+            connection.request(method, path, data, given | (headers or {}))
+            answer = connection.getresponse()
+            text = answer.read()
+            told = (answer.status, json.loads(text) if text else None)
+        except (OSError, http.client.HTTPException):
+            told = (0, None)
+        finally:
+            connection.close()
+        self.codes[f"{method} {self._name(*told)}"] += 1
+        return told
+
+    @staticmethod
+    def _name(status: int, body: Any) -> str:
+        if status == 0:
+            return "no answer"
+        code = body.get("error_code") if isinstance(body, dict) else None
+        return str(code or status)
+
+
+def look(load: Load) -> Seen:
+    """All records and functions of the server, page by page."""
+    return Seen(
+        {
+            load.called: _pages(
+                load.server, f"/api/functions/{load.called}/invocations", "invocations"
+            )
+        },
+        {one["name"]: one for one in _pages(load.server, "/api/functions", "functions")},
+    )
+
+
+def _pages(server: Server, path: str, name: str) -> list[dict[str, Any]]:
+    found, cursor = [], ""
+    while True:
+        answer = server.call("GET", f"{path}?limit=1000{cursor}")
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        found += page[name]
+        if page["next_cursor"] is None:
+            return found
+        cursor = f"&cursor={page['next_cursor']}"
+
+
+# The kinds ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Storm:
+    """`cuts`: when power was cut, and when all was dead. `blows`: what was done, counted."""
+
+    server: Server
+    load: Load
+    dice: random.Random
+    cuts: list[tuple[float, float]] = field(default_factory=list)
+    blows: Counter[str] = field(default_factory=Counter)
+    slowest_start_s: float = 0.0
+
+    def start_again(self) -> None:
+        began = time.monotonic()
+        self.server.start()
+        self.slowest_start_s = max(self.slowest_start_s, time.monotonic() - began)
+
+    def kill(self) -> None:
+        """One of our processes, or both; what is left ends by itself."""
+        whom = self.dice.choice(("server", "launcher", "both"))
+        self.blows[f"kill -9 of {whom}"] += 1
+        with contextlib.suppress(ProcessLookupError):
+            if whom != "launcher":
+                self.server.kill_server()
+            if whom != "server":
+                self.server.kill_launcher()
+        self.server.wait()
+
+
+def kill_storm(storm: Storm, until: float) -> None:
+    while time.monotonic() < until:
+        time.sleep(storm.dice.uniform(1.0, 5.0))
+        storm.kill()
+        storm.start_again()
+
+
+def power_storm(storm: Storm, until: float) -> None:
+    device = storm.server.disk  # type: ignore[attr-defined]
+    while time.monotonic() < until:
+        time.sleep(storm.dice.uniform(1.0, 6.0))
+        cut = device.cut()
+        storm.blows["power cut"] += 1
+        storm.server.kill_server()
+        storm.server.kill_launcher()
+        storm.server.wait()
+        storm.cuts.append((cut, time.monotonic()))
+        device.unmount()
+        device.mount()
+        storm.start_again()
+
+
+def disk_storm(storm: Storm, until: float) -> None:
+    filler = storm.server.disk.path / "filler"  # type: ignore[attr-defined]
+    while time.monotonic() < until:
+        time.sleep(storm.dice.uniform(0.5, 2.0))
+        fill(filler)
+        storm.blows["disk full"] += 1
+        time.sleep(storm.dice.uniform(0.5, 3.0))
+        if storm.dice.random() < 0.4:
+            storm.kill()
+            storm.start_again()  # with not a byte free
+            storm.blows["start on a full disk"] += 1
+            time.sleep(1)
+        filler.unlink()
+        time.sleep(0.5)
+        assert storm.server.call("GET", "/health").status_code == 200
+
+
+def clock_storm(storm: Storm, until: float) -> None:
+    jump = storm.server.jump  # type: ignore[attr-defined]
+    away_s = 0
+    while time.monotonic() < until:
+        time.sleep(storm.dice.uniform(0.5, 3.0))
+        by_s = round(storm.dice.choice((-1, 1)) * 10 ** storm.dice.uniform(0, 6))
+        # As often back to the real time as further away from it.
+        away_s = 0 if storm.dice.random() < 0.3 else away_s + by_s
+        jump.set(away_s)
+        storm.blows["jump"] += 1
+        if storm.dice.random() < 0.2:
+            storm.kill()
+            storm.start_again()
+    jump.set(0)
+
+
+def fill(path: Path) -> None:
+    """Takes every byte that an ordinary user can have."""
+    size = 1 << 20
+    with path.open("wb", buffering=0) as file:
+        os.chmod(path, 0o666)
+        while size:
+            try:
+                file.write(bytes(size))
+            except OSError:
+                size >>= 1
+
+
+@dataclass
+class Disk:
+    """A file system of its own for the data directory, on a loop device."""
+
+    image: Path
+    path: Path
+
+    def make(self) -> None:
+        with self.image.open("wb") as file:
+            file.truncate(DISK_MIB << 20)
+        # No blocks in reserve: root writes the filler, the server is an ordinary user.
+        run("mkfs.ext4", "-q", "-F", "-m", "0", str(self.image))
+        self.path.mkdir()
+        self.mount()
+
+    def mount(self) -> None:
+        """Tries until it gets the file system anew: a process that is ending may hold the old one."""
+        end = time.monotonic() + 20
+        while True:
+            run("mount", "-o", "loop", str(self.image), str(self.path))
+            try:
+                self.path.chmod(0o755)
+            except OSError:
+                assert time.monotonic() < end, "the file system that was cut off is still in use"
+                self.unmount()
+                time.sleep(0.05)
+            else:
+                return
+
+    def unmount(self) -> None:
+        end = time.monotonic() + 20
+        while subprocess.run(
+            ["umount", str(self.path)], capture_output=True, check=False
+        ).returncode:
+            assert time.monotonic() < end, "the disk stays busy"
+            time.sleep(0.05)
+
+    def cut(self) -> float:
+        """From now on nothing is written. Returns when, by the monotonic clock."""
+        opened = os.open(self.path, os.O_RDONLY)
+        try:
+            at = time.monotonic()
+            fcntl.ioctl(opened, EXT4_SHUTDOWN, struct.pack("I", WITHOUT_JOURNAL))
+            return at
+        finally:
+            os.close(opened)
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+class ServerOnADisk(Server):
+    """Its data directory is on a disk of its own."""
+
+    def __init__(self, root: Path, *, options: str) -> None:
+        super().__init__(root, options=options)
+        self.disk = Disk(root / "disk.img", root / "disk")
+        self.disk.make()
+        self.data_dir = self.disk.path / "data"
+        self._command[self._command.index("--data-dir") + 1] = str(self.data_dir)
+
+
+class ServerWithAClock(Server):
+    """Its wall clock is as far from the real one as `jump` says."""
+
+    def __init__(self, root: Path, *, options: str) -> None:
+        self.jump = Jump(root)
+        super().__init__(root, options=options, program=self.jump.program)
+
+
+KINDS: dict[str, tuple[Callable[[Storm, float], None], type[Server], str]] = {
+    "kill": (kill_storm, Server, ""),
+    "power": (power_storm, ServerOnADisk, "--durability relaxed"),
+    "strict": (power_storm, ServerOnADisk, "--durability strict"),
+    "disk": (disk_storm, ServerOnADisk, ""),
+    "clock": (clock_storm, ServerWithAClock, ""),
+}
+
+
+@contextmanager
+def a_server(kind: type[Server], options: str) -> Iterator[Server]:
+    """At the end the host is asked what is left of it."""
+    with short_dir() as root:
+        before = leftovers.look(root, root / "run", ())
+        server = kind(root, options=options)
+        with ExitStack() as stack:
+            if isinstance(server, ServerOnADisk):
+                stack.callback(server.disk.unmount)
+            stack.callback(server.close)
+            yield server.start()
+        left = leftovers.nothing_since(before, root, server.run_dir, server.ids)
+        assert not left, f"left on the host: {left}\n{server.log.read_text()}"
+
+
+@dataclass
+class Report:
+    kind: str
+    seconds: float
+    storm: Storm
+    verdict: Verdict
+
+    def __str__(self) -> str:
+        storm, load = self.storm, self.storm.load
+        blows = ", ".join(f"{what} {count}" for what, count in sorted(storm.blows.items()))
+        codes = ", ".join(f"{what} {count}" for what, count in sorted(load.codes.items()))
+        keyed = sum(call.key is not None for call in load.history.calls)
+        return (
+            f"{self.kind}, {self.seconds:.0f} s: {blows}; "
+            f"slowest start {storm.slowest_start_s:.1f} s\n"
+            f"  {len(load.history.calls)} calls, {keyed} of them with a key, "
+            f"{load.history.acknowledged()} answers acknowledged\n  {codes}\n  {self.verdict}"
+        )
+
+
+def play(kind: str, seconds: float, seed: int) -> Report:
+    """One storm of that kind, and what its history says."""
+    storm_of, server_of, options = KINDS[kind]
+    with a_server(server_of, f"{OPTIONS} {options}") as server:
+        load = Load(server)
+        storm = Storm(server, load, random.Random(seed))
+        load.start(seed)
+        try:
+            storm_of(storm, time.monotonic() + seconds)
+        finally:
+            load.stop()
+        storm.start_again() if server.process is None else None
+        cuts = storm.cuts if kind == "power" else []
+        verdict = judge(load.history, look(load), cuts, RELAXED_S)
+    return Report(kind, seconds, storm, verdict)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/soak storms",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--kind", choices=sorted(KINDS), action="append")
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    given = parser.parse_args()
+    print(f"seed {given.seed}", flush=True)
+    # Other servers' mount namespaces would keep a disk of ours mounted after it was cut off.
+    syscalls.unshare_mounts()
+    clean = True
+    for kind in given.kind or KINDS:
+        report = play(kind, given.seconds, given.seed)
+        print(report, flush=True)
+        for example in report.verdict.examples:
+            print(f"  {example}")
+        clean = clean and report.verdict.is_clean
+    return 0 if clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The checker of histories finds what a server did wrong, and nothing where all is well."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from e2e.history import Call, History, Owned, Record, Seen, judge
+
+
+def record(number: int, token: str, **more: Any) -> Record:
+    return {
+        "invocation_id": f"id-{number:03}",
+        "status": "success",
+        "started_at": 100 + number,
+        "ended_at": 100 + number,
+        "stdout": f"{token}\n",
+        **more,
+    }
+
+
+def a_history() -> tuple[History, Seen]:
+    """Three calls, one of them with a key and answered twice, one unanswered; two functions."""
+    records = [record(number, f"t{number}") for number in (3, 2, 1)]
+    calls = [
+        Call("t1", "f", answers=[(1.0, records[2])]),
+        Call("t2", "f", key="k2", answers=[(2.0, records[1]), (2.5, records[1])]),
+        Call("t3", "f"),
+    ]
+    functions = [
+        Owned("kept", "1", "new", sent=["newer"]),
+        Owned("gone", "2", "x", is_deleted=True, asked_to_delete=True),
+    ]
+    seen = Seen({"f": [dict(one) for one in records]}, {"kept": {"description": "newer"}})
+    return History(calls, functions), seen
+
+
+def lose(seen: Seen) -> None:
+    del seen.records["f"][1]
+
+
+def change(seen: Seen) -> None:
+    seen.records["f"][2]["status"] = "failed"
+
+
+def run_twice(seen: Seen) -> None:
+    seen.records["f"].insert(0, record(4, "t2"))
+
+
+def leave_running(seen: Seen) -> None:
+    seen.records["f"][0]["status"] = "running"
+
+
+def end_before_the_start(seen: Seen) -> None:
+    seen.records["f"][0]["ended_at"] = 5
+
+
+def shuffle(seen: Seen) -> None:
+    seen.records["f"].reverse()
+
+
+def lose_a_function(seen: Seen) -> None:
+    del seen.functions["kept"]
+
+
+def undo_a_change(seen: Seen) -> None:
+    seen.functions["kept"] = {"description": "old"}
+
+
+def undo_a_deletion(seen: Seen) -> None:
+    seen.functions["gone"] = {"description": "x"}
+
+
+def test_a_history_that_agrees_is_clean() -> None:
+    verdict = judge(*a_history())
+    assert verdict.is_clean, verdict.examples
+
+
+@pytest.mark.parametrize(
+    ("mistake", "found"),
+    [
+        (lose, "lost"),
+        (change, "changed"),
+        (run_twice, "twice"),
+        (leave_running, "never_final"),
+        (end_before_the_start, "disorder"),
+        (shuffle, "disorder"),
+        (lose_a_function, "functions"),
+        (undo_a_change, "functions"),
+        (undo_a_deletion, "functions"),
+    ],
+)
+def test_a_server_that_makes_this_mistake_is_found_out(
+    mistake: Callable[[Seen], None], found: str
+) -> None:
+    history, seen = a_history()
+    mistake(seen)
+    verdict = judge(history, seen)
+    assert getattr(verdict, found) >= 1, verdict
+    assert not verdict.is_clean
+
+
+def test_a_second_execution_is_found_in_what_was_answered_too() -> None:
+    history, seen = a_history()
+    history.calls[1].answers.append((3.0, record(7, "t2")))
+    assert judge(history, seen).twice == 1
+
+
+def test_a_power_cut_may_cost_the_last_moment_and_no_more() -> None:
+    history, seen = a_history()
+    lose(seen)
+    late = judge(history, seen, cuts=[(2.4, 2.6)], may_lose_s=0.5)
+    assert (late.lost, late.lost_late) == (0, 2)
+    early = judge(history, seen, cuts=[(2.4, 2.6)], may_lose_s=0.1)
+    assert (early.lost, early.lost_late) == (1, 1)
