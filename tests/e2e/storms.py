@@ -295,7 +295,7 @@ class Disk:
         self.mount()
 
     def mount(self) -> None:
-        """Tries until it gets the file system anew: a process that is ending may hold the old one."""
+        """Tries until the file system is a new one: a process that ends may hold the old one."""
         end = time.monotonic() + 20
         while True:
             run("mount", "-o", "loop", str(self.image), str(self.path))
