@@ -20,9 +20,8 @@ from quiltfn.launcher.oci import CRUN, Host, Wanted
 
 OPEN = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 FENCE = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
-# Nothing in a lower layer may lead elsewhere; and files have the device number of their directory
-# even where the empty layer is on another file system, or `find -xdev` would pass them over.
-OPTIONS = "redirect_dir=nofollow,xino=on"
+# Nothing in a lower layer may lead elsewhere. With xino the kernel would log each mount.
+OPTIONS = "redirect_dir=nofollow,xino=off"
 OWN = "its own, by overlays"
 
 
