@@ -15,7 +15,8 @@ DISK_MIN_BYTES = 64 * 1024 * 1024
 class Machine:
     """What the launcher found out at start: facts, and protections read back from the kernel.
 
-    `no_gvisor`: why a sandbox cannot be gVisor's; empty where it can.
+    `no_gvisor`: why a sandbox cannot be gVisor's; empty where it can. `connections_max`: what the
+    files that may be open allow.
     """
 
     node_id: str
@@ -28,6 +29,7 @@ class Machine:
     interpreters: dict[str, str]
     packages: str
     no_gvisor: str = "it has none"
+    connections_max: int = 100_000
 
 
 class Health:

@@ -28,7 +28,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for. `timeout_seconds` None means the function's own. `may_write`: whether
     the caller's scope is `write` or more, so that it may set any variable."""
 
-    payload: str | None = None
+    payload: bytes | None = None
     environment: dict[str, str] | None = None
     timeout_seconds: int | None = None
     traceparent: str | None = None
@@ -40,8 +40,6 @@ class _Asked(msgspec.Struct, frozen=True):
 
     entry: Entry
     request: Request
-    payload: bytes | None
-    overrides: dict[str, str] | None
     invocation_id: str
     accepted: float
 
@@ -70,8 +68,8 @@ class Invoker:
             raise NotFound("there is no such function")
         if entry.function.state is not FunctionState.ACTIVE:
             raise FunctionNotActive.because(entry.function.state)
-        payload, overrides = check(entry.version, request)
-        asked = _Asked(entry, request, payload, overrides, new_id(), accepted)
+        check(entry.version, request)
+        asked = _Asked(entry, request, new_id(), accepted)
         self.running += 1
         try:
             async with self._pools.lease(entry.function.id) as lease:
@@ -108,11 +106,13 @@ class Invoker:
             function_name=function.name,
             version=version,
             deadline_unix_ms=round((handed_over + timeout) * 1000),
-            payload=asked.payload,
+            payload=asked.request.payload,
             traceparent=asked.request.traceparent,
         )
-        if asked.overrides:
-            variables = environment.of_version(version.content) | asked.overrides | variables
+        if asked.request.environment:
+            variables = (
+                environment.of_version(version.content) | asked.request.environment | variables
+            )
         record = Invocation(
             invocation_id=asked.invocation_id,
             tenant_id=function.tenant_id,
@@ -128,9 +128,9 @@ class Invoker:
         recorded = self._clock.now() - before
         ended = await lease.call(
             Call(
-                payload=asked.payload,
+                payload=asked.request.payload,
                 environment=variables,
-                replaces_environment=bool(asked.overrides),
+                replaces_environment=bool(asked.request.environment),
                 timeout_s=timeout,
             )
         )
@@ -192,8 +192,8 @@ class Invoker:
             return
 
 
-def check(version: Version, request: Request) -> tuple[bytes | None, dict[str, str] | None]:
-    """The payload as bytes and the environment's overrides; or `Unprocessable`, `Forbidden`."""
+def check(version: Version, request: Request) -> None:
+    """Raises `Unprocessable` or `Forbidden` for what this version does not take from the caller."""
     limit = version.content.timeout_seconds
     timeout = request.timeout_seconds
     if timeout is not None and not 1 <= timeout <= limit:
@@ -203,8 +203,7 @@ def check(version: Version, request: Request) -> tuple[bytes | None, dict[str, s
         if not request.may_write:
             check_overrides(version.content.environment, request.environment)
         check_environment(version.content.environment | request.environment)
-    payload = None if request.payload is None else request.payload.encode()
+    payload = request.payload
     if payload is not None and len(payload) > PAYLOAD_MAX_BYTES:
         expected = f"at most {PAYLOAD_MAX_BYTES} bytes"
         raise Unprocessable.field("payload", expected, f"{len(payload)} bytes", "{}")
-    return payload, request.environment

@@ -6,11 +6,9 @@ found out about the machine.
 """
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
-import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -26,8 +24,12 @@ from quiltfn.access import Access
 from quiltfn.admission import Admission, TenantLimits
 from quiltfn.api import errors
 from quiltfn.api.app import make_app
-from quiltfn.api.protocol import EVERY_ANSWER, bounded
+from quiltfn.api.connections import Connections
+from quiltfn.api.flow import EVERY_ANSWER
+from quiltfn.api.protocol import bounded
+from quiltfn.api.rooms import BodyRoom, Rooms
 from quiltfn.api.route import ApiLimits, House
+from quiltfn.api.server import Server
 from quiltfn.catalog import Catalog
 from quiltfn.clock import SystemClock
 from quiltfn.elasticity import Elasticity
@@ -140,6 +142,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
                 holdings=holdings,
                 health=health,
                 limits=api_limits(chosen),
+                rooms=Rooms(BodyRoom(chosen.bodies_max_bytes)),
             ),
             pools,
             health,
@@ -277,10 +280,11 @@ async def serve(given: Inherited) -> None:
     chosen = given.settings
     async with tie(given) as tied:
         app = make_app(tied.house)
+        connections = connections_of(given, tied.house.rooms)
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=bounded(chosen.head_max_bytes, chosen.head_timeout_s, app.call_at),
+            http=bounded(chosen.head_max_bytes, chosen.head_timeout_s, app.call_at, connections),
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -294,10 +298,16 @@ async def serve(given: Inherited) -> None:
         config.load()
         config.ssl = tls_context(given)
         calm_the_collector()
-        server = Server(config)
+        server = Server(config, connections)
         drain = asyncio.ensure_future(_drain_on_sigterm(tied, server, chosen.drain_s))
         await server.serve(sockets=[given.listener])
         drain.cancel()
+
+
+def connections_of(given: Inherited, rooms: Rooms) -> Connections:
+    chosen = given.settings
+    most = min(chosen.connections_max, given.machine.connections_max)
+    return Connections(most, chosen.write_timeout_s, rooms.answers)
 
 
 def calm_the_collector() -> None:
@@ -325,37 +335,6 @@ def tls_context(given: Inherited) -> ssl.SSLContext | None:
     finally:
         os.close(file)
     return context
-
-
-class Server(uvicorn.Server):
-    """uvicorn without its own signal handling: draining is decided here, and `leave` ends it."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._leaving = asyncio.Event()
-
-    def leave(self) -> None:
-        self.should_exit = True
-        self._leaving.set()
-
-    async def main_loop(self) -> None:
-        # uvicorn's own wakes ten times a second to see whether it shall leave; once is enough for
-        # the date that answers carry.
-        while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._leaving.wait()
-
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        host, port = (sockets or [])[0].getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        scheme = "https" if self.config.ssl else "http"
-        print(f"listening on {scheme}://{shown}:{port}", flush=True)
 
 
 async def _drain_on_sigterm(tied: Tied, server: Server, drain_s: float) -> None:

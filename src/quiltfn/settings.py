@@ -124,6 +124,21 @@ class Settings:
     )
     head_timeout_s: float = setting(10.0, "how long a head may take to arrive", low=1, high=900)
     keep_alive_s: int = setting(15, "how long an idle connection is kept", low=1, high=3600)
+    connections_max: int = setting(
+        2000,
+        "connections at once; fewer where half of the open files that the system allows are fewer",
+        low=8,
+        high=100_000,
+    )
+    write_timeout_s: float = setting(
+        30.0, "how long a caller may take to read the next 64 KiB of an answer", low=1, high=900
+    )
+    bodies_max_bytes: int = setting(
+        64 * MIB,
+        "bodies longer than 16 KiB of calls that arrive, wait or run, all together",
+        low=MIB,
+        high=64 * 1024 * MIB,
+    )
     tenant_calls_in_flight: int = setting(
         1000, "calls of one tenant that run or wait at most", low=1, high=1_000_000
     )

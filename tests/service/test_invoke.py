@@ -169,7 +169,7 @@ async def test_a_call_that_cannot_be_recorded_is_not_run_and_its_instance_is_rea
 
 async def test_the_payload_and_the_variables_of_the_call_reach_the_handler(server: House) -> None:
     cat = await server.active("cat", name="cat")
-    assert (await server.invoke(cat, payload="grüße")).stdout.decode() == "grüße"
+    assert (await server.invoke(cat, payload="grüße".encode())).stdout.decode() == "grüße"
     echo = await server.active("echo $NAME", name="echo", environment={"NAME": "version"})
     assert (await server.invoke(echo)).stdout == b"version\n"
     assert (await server.invoke(echo, environment={"NAME": "call"})).stdout == b"call\n"
@@ -183,8 +183,8 @@ async def test_the_payload_and_the_variables_of_the_call_reach_the_handler(serve
         Request(timeout_seconds=0),
         Request(environment={"QUILT_X": "1"}, may_write=True),
         Request(environment={"A": "x" * 33_000}, may_write=True),
-        Request(payload="x" * (PAYLOAD_MAX_BYTES + 1)),
-        Request(payload="ä" * (PAYLOAD_MAX_BYTES // 2 + 1)),
+        Request(payload=b"x" * (PAYLOAD_MAX_BYTES + 1)),
+        Request(payload="ä".encode() * (PAYLOAD_MAX_BYTES // 2 + 1)),
     ],
 )
 async def test_a_request_that_is_refused_leaves_no_record(server: House, request_: Request) -> None:

@@ -22,6 +22,7 @@ from starlette.types import Scope as AsgiScope
 
 from quiltfn.api import errors, openapi, parse, rules
 from quiltfn.api.guide import Guide
+from quiltfn.api.rooms import SHORT_BYTES
 from quiltfn.api.route import Answer, Asked, House, Route
 from quiltfn.api.routes import CALL_BY_ID, CALL_BY_NAME, ROUTES
 from quiltfn.api.stream import streamed
@@ -30,6 +31,7 @@ from quiltfn.idempotency import Rendered, slot_for, was_executed
 from quiltfn.ids import new_id
 from quiltfn.model.errors import (
     BadRequest,
+    CapacityFull,
     Forbidden,
     Internal,
     MethodNotAllowed,
@@ -120,9 +122,10 @@ class Endpoint:
         """
         request_id = _request_id(request)
         route = self._routes.get(request.method)
-        visit = Visit(request=request, request_id=request_id, route=route)
+        visit = Visit(request=request, request_id=request_id, route=route, body=body)
+        del body  # each body is kept once, as long as somebody needs it
         try:
-            answer = await self._answer(visit, body)
+            answer = await self._answer(visit)
         except QuiltfnError as error:
             answer = _failure(error, request_id)
             if isinstance(error, MethodNotAllowed):
@@ -133,13 +136,16 @@ class Endpoint:
         except Exception:
             answer = _bug(request, request_id)
             await self._trail.refused(visit, answer, Internal.code)
+        finally:
+            if visit.held:
+                self._house.rooms.bodies.give_back(visit.held)
         if answer.status >= 400 or visit.action is not None:
             _tell(visit, answer)
         # A kept answer may be another request's as well, so the headers are not changed in place.
         headers = {**answer.headers, "x-request-id": request_id}
         return Rendered(status=answer.status, body=answer.body, headers=headers)
 
-    async def _answer(self, visit: Visit, body: bytes | None) -> Rendered:
+    async def _answer(self, visit: Visit) -> Rendered:
         """Who, what, may they; then the route's own work, once or again."""
         request, route = visit.request, visit.route
         access = self._house.access
@@ -154,24 +160,26 @@ class Endpoint:
                 check_credentials(request)
             visit.caller = await access.identify(request.headers, visit.address)
             visit.caller.must_have(route.scope)
-        if body is not None:
-            raw = body
-            self._check_size(len(raw), self._limit(route))
+        if route.is_invoke:
+            check_place(request)
+        if visit.body is not None:
+            self._check_size(len(visit.body), self._limit(route))
+            self._make_room(visit, route, len(visit.body))
         elif request.method in ("POST", "PUT") and not route.streams:
-            raw = await self._read(route, request)
-        else:
-            raw = b""
+            visit.body = await self._read(route, visit)
         key = request.headers.get("idempotency-key") if route.is_idempotent else None
         if key is None:
-            return await self._execute(route, visit, raw)
+            return await self._execute(route, visit)
 
         async def execute() -> Rendered:
-            return await self._execute(route, visit, raw)
+            return await self._execute(route, visit)
 
-        slot = slot_for(visit.caller.tenant_id, request.method, request.scope["path"], key, raw)
+        path, raw = request.scope["path"], visit.body or b""
+        slot = slot_for(visit.caller.tenant_id, request.method, path, key, raw)
+        del raw
         return await self._house.idempotency.run(slot, execute)
 
-    async def _execute(self, route: Route, visit: Visit, raw: bytes) -> Rendered:
+    async def _execute(self, route: Route, visit: Visit) -> Rendered:
         """The route's own work, its refusals rendered and, where it changes something, audited."""
         request = visit.request
         asked = Asked(
@@ -189,7 +197,7 @@ class Endpoint:
             if route.streams:
                 asked.body = streamed(route, request, self._house.limits)
             else:
-                asked.body = _body(route, raw, request)
+                asked.body = _body(route, visit.take_body(), request)
             answer = await route.handler(asked)
             rendered, object_id = _success(answer), answer.object_id
         except QuiltfnError as error:
@@ -203,8 +211,15 @@ class Endpoint:
             await self._trail.executed(visit, rendered, code, object_id)
         return rendered
 
-    async def _read(self, route: Route, request: Request) -> bytes:
-        """The body, refused as soon as it is known to be too long, or late."""
+    def _make_room(self, visit: Visit, route: Route, size: int) -> None:
+        """Counts a body that has so many bytes by now, if it is long. Raises `CapacityFull`."""
+        if size > SHORT_BYTES:
+            self._house.rooms.bodies.take(size - visit.held, is_call=route.is_invoke)
+            visit.held = size
+
+    async def _read(self, route: Route, visit: Visit) -> bytes:
+        """The body, refused as soon as it is known to be too long, or late, or too much for now."""
+        request = visit.request
         limits, limit = self._house.limits, self._limit(route)
         announced = request.headers.get("content-length", "0")
         if announced.isdigit() and int(announced) > limit:
@@ -216,6 +231,7 @@ class Endpoint:
                 async for chunk in request.stream():
                     size += len(chunk)
                     self._check_size(size, limit)
+                    self._make_room(visit, route, size)
                     chunks.append(chunk)
         except TimeoutError:
             raise BadRequest(
@@ -313,6 +329,12 @@ def check_neighbour(request: Request, *, is_public: bool) -> None:
             "ports",
             hint="make a key (quiltfn keys create) and send it, or use the page at /docs",
         )
+
+
+def check_place(request: Request) -> None:
+    """No call takes one of the places that are kept for managing a server full of them."""
+    if "state" in request.scope and request.scope["state"].get("is_spare"):
+        raise CapacityFull("the server has all the connections that it takes", retry_after=1)
 
 
 def check_credentials(request: Request) -> None:

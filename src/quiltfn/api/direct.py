@@ -66,6 +66,11 @@ class DirectCall:
         self.more_body = False
         self.body = b""
 
+    def take_body(self) -> bytes:
+        """The body, which is not kept here as well."""
+        body, self.body = self.body, b""
+        return body
+
 
 def to_bytes(answer: Rendered, status_line: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
     """The whole response; `headers` come first."""

@@ -120,15 +120,20 @@ async def invoke_by_name(asked: Asked) -> Answer:
     return await _invoke(asked, entry)
 
 
-async def _invoke(asked: Asked, entry: Entry) -> Answer:
-    body = asked.body or schema.InvokeBody()
-    request = Request(
-        payload=body.payload,
+def _request(asked: Asked) -> Request:
+    """What the body asks for; the body is not kept, since the call may wait long."""
+    body, asked.body = asked.body or schema.InvokeBody(), None
+    return Request(
+        payload=None if body.payload is None else body.payload.encode(),
         environment=body.environment,
         timeout_seconds=body.timeout_seconds,
         traceparent=asked.headers.get("traceparent"),
         may_write=_sees_values(asked),
     )
+
+
+async def _invoke(asked: Asked, entry: Entry) -> Answer:
+    request = _request(asked)
     with asked.house.admission.call(asked.tenant_id):
         record = await asked.house.invoker.invoke(entry, request)
     headers = {"x-invocation-id": record.invocation_id, **_truncated(record)}

@@ -8,6 +8,7 @@ import msgspec
 
 from quiltfn.access import Access
 from quiltfn.admission import Admission
+from quiltfn.api.rooms import Rooms
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health
@@ -43,6 +44,7 @@ class House:
     holdings: Holdings
     health: Health
     limits: "ApiLimits"
+    rooms: Rooms = field(default_factory=Rooms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,13 +28,22 @@ NOBODY = Caller(tenant_id="", scope=Scope.READ, credential="nobody")
 
 
 class Visit(msgspec.Struct, kw_only=True):
-    """A request on its way. `caller`: NOBODY until a credential says more."""
+    """A request on its way. `caller`: NOBODY until a credential says more. `body`: until it is
+    parsed; None where it has not been read. `held`: bytes of room that it takes.
+    """
 
     request: Request
     request_id: str
     route: Route | None
     caller: Caller = NOBODY
     is_begun: bool = False
+    body: bytes | None = None
+    held: int = 0
+
+    def take_body(self) -> bytes:
+        """The body, which is not kept here as well."""
+        body, self.body = self.body, None
+        return body or b""
 
     @property
     def action(self) -> str | None:

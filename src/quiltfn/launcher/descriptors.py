@@ -6,7 +6,7 @@ neither callers nor instances can leave the other without any.
 
 import resource
 
-LEAST = 128
+LEAST = 1024  # as many as a handler may have; crun cannot give it more than the launcher has
 # Standard streams, event loop, listener, database, spool, and what a request opens for a moment.
 OWN = 64
 # A sandbox with a network of its own needs most: processes, namespace, tap device, rules. Of the

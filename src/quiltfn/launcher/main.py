@@ -51,6 +51,9 @@ LEFT_ALONE = {
     *(signal.SIGTRAP, signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN),
     *(signal.SIGTTOU, signal.SIGCONT, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH),
 }
+# The server's long bodies and answers go back to the system when they are done with. By default
+# the C library keeps up to 32 MiB of each size once it was used.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "2"}
 ROOTLESS = (
     "quiltfn serve must be started as root: making user namespaces with their own uid ranges, "
     "control groups with limits and a private mount namespace needs it. The HTTP server itself "
@@ -189,6 +192,7 @@ class Launcher:
             "protections": seen,
             "memory_max_mib": self.memory_max_mib,
             "cores": self.cores,
+            "connections_max": descriptors.connections(descriptors.limit()),
             "oci_runtime": self.options.crun,
             "no_gvisor": gvisor.why_not,
             "interpreters": host_image.interpreters(),
@@ -252,7 +256,7 @@ class Launcher:
                 f"--listener={self.listener.fileno()}",
                 f"--given={given}",
             ]
-            environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/"}
+            environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/", **ALLOCATOR}
             os.execve(arguments[0], arguments, environment)
         except BaseException as error:
             print(f"quiltfn: the server could not be started: {error}", file=sys.stderr)

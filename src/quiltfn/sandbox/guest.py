@@ -182,6 +182,7 @@ class GuestSandbox(asyncio.Protocol):
             return Ended(how=How.SANDBOX_GONE, reason="the sandbox had ended before the call")
         self.is_clean = False
         self._write(frame)
+        del frame  # it may be long, and the guest has it
         self._overdue_at = self._loop.time() + call.timeout_s + OUTER_DEADLINE_S
         if self._outer is None or self._outer.when() > self._overdue_at:
             self._look_again_at(self._overdue_at)

@@ -1,0 +1,252 @@
+"""What callers can make the server hold, and that it answers all the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from e2e.server import Server, until
+from spec.house import Api, Wire, is_error, request, rss_kib, statuses, watched
+
+MIB = 1024 * 1024
+OPEN: list[Wire] = []
+QUICK = "--head-timeout-s 3 --body-timeout-s 3 --keep-alive-s 2 --write-timeout-s 2"
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Server]:
+    """Whose times are short."""
+    with watched(QUICK) as server:
+        yield server.start()
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Every connection of a test ends with it."""
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
+def connect(url: str, timeout_s: float = 5.0) -> Wire:
+    OPEN.append(Wire(url, timeout_s))
+    return OPEN[-1]
+
+
+def seconds_until_closed(wire: Wire, byte: bytes, every_s: float, most_s: float) -> float:
+    """How long it takes the server to close a connection that sends a byte now and then."""
+    start = time.monotonic()
+    wire.socket.setblocking(False)
+    while time.monotonic() - start < most_s:
+        time.sleep(every_s)
+        try:
+            wire.socket.sendall(byte)
+            while wire.socket.recv(65536):
+                pass
+        except BlockingIOError:
+            continue
+        except OSError:
+            pass
+        return time.monotonic() - start
+    return most_s
+
+
+JSON = {"Content-Type": "application/json", "Content-Length": "1000000"}
+TRICKLED = {
+    "400, its time is over": ("POST", "/api/functions", JSON, 400),
+    "404": ("POST", "/api/nothing", JSON, 404),
+    "404, no function": ("POST", "/api/functions/x/deploy", JSON, 400),
+    "405": ("PATCH", "/api/functions", JSON, 405),
+    "405, HEAD": ("HEAD", "/api/functions", JSON, 405),
+    "405, OPTIONS": ("OPTIONS", "/api/functions", JSON, 405),
+    "403": ("GET", "/api/functions", JSON | {"Origin": "http://evil.example"}, 403),
+    "413": ("POST", "/api/functions", JSON | {"Content-Length": "999999999"}, 413),
+    "415": ("POST", "/api/runtimes/images", JSON, 415),
+    "200": ("GET", "/health", JSON, 200),
+    "200, in chunks": ("GET", "/health", {"Transfer-Encoding": "chunked"}, 200),
+}
+
+
+def test_a_body_that_trickles_on_behind_its_answer_ends_the_connection(impatient: Server) -> None:
+    def trickles(case: str) -> float:
+        method, path, headers, status = TRICKLED[case]
+        wire = connect(impatient.url)
+        begin = b"1" if "Transfer-Encoding" not in headers else b"ffff\r\n1"
+        wire.send(request(method, path, headers, begin))
+        answered = wire.receive(5.0)
+        assert statuses(answered) == [status], case
+        return seconds_until_closed(wire, b"1", 0.2, 14.0)
+
+    with ThreadPoolExecutor(len(TRICKLED)) as pool:
+        took = dict(zip(TRICKLED, pool.map(trickles, TRICKLED), strict=True))
+    # Five seconds for the rest; the body's own three are over where it was read.
+    assert max(took.values()) < 10.0, took
+
+
+def test_empty_lines_do_not_keep_a_connection(impatient: Server) -> None:
+    wire = connect(impatient.url)
+    wire.send(request("GET", "/health"))
+    assert statuses(wire.receive()) == [200]
+    assert seconds_until_closed(wire, b"\r\n", 0.2, 12.0) < 6.0
+
+
+def test_the_rest_of_a_body_may_follow_its_answer(impatient: Server) -> None:
+    """Who sends on for a moment reads the answer, and may go on with the connection."""
+    wire = connect(impatient.url)
+    wire.send(request("POST", "/api/nothing", {"Content-Length": "100000"}, b"x" * 10))
+    assert statuses(wire.receive(1.0)) == [404]
+    wire.send(b"x" * 99_990 + request("GET", "/health"))
+    assert statuses(wire.receive()) == [200]
+
+
+def test_requests_ahead_of_their_turn_are_bounded(open_server: Server) -> None:
+    function = open_server.deploy("sleep 1")
+    try:
+        wire = connect(open_server.url)
+        call = request("POST", f"{function.path}/invoke")
+        wire.send(call + request("GET", "/health") * 5000)
+        found = statuses(wire.receive(6.0))
+        assert found == [200] * 17  # the call, and the sixteen that may wait behind it
+        wire = connect(open_server.url)
+        large = request("POST", "/api/functions", {"Content-Length": "100000"}, b"x" * 100_000)
+        wire.send(call + request("GET", "/health") + large)
+        assert statuses(wire.receive(6.0)) == [200, 200]
+    finally:
+        function.delete()
+
+
+def test_a_reader_that_does_not_read_is_cut_off(impatient: Server) -> None:
+    before, quiet = rss_kib(impatient.pid), impatient.call("GET", "/health")
+    assert quiet.status_code == 200
+    wire = connect(impatient.url, 20)
+    wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    wire.socket.settimeout(0.5)
+    asks, sent = request("GET", "/openapi.json") * 100, 0
+    start = time.monotonic()
+    while time.monotonic() - start < 20:
+        try:
+            wire.socket.send(asks)
+            sent += 1
+        except TimeoutError:
+            assert rss_kib(impatient.pid) - before < 24 * 1024
+        except OSError:
+            break
+    assert time.monotonic() - start < 15
+    assert rss_kib(impatient.pid) - before < 24 * 1024
+
+
+def flood(url: str, count: int, data: bytes = b"") -> list[Wire]:
+    wires = []
+    for _ in range(count):
+        wires.append(connect(url, 2.0))
+        wires[-1].send(data)
+    return wires
+
+
+FLOODS = {
+    "silent": lambda _: b"",
+    "half a head": lambda _: b"GET /health HTTP/1.1\r\nX-Slow: ",
+    "half a body": lambda path: request("POST", path, {"Content-Length": "1000"}, b"{"),
+    "calls that run": lambda path: request("POST", path + "/invoke"),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_flood_of_connections_leaves_room_for_management(
+    another: Callable[..., Server], kind: str
+) -> None:
+    server = another("--connections-max 50 --line-wait-s 30").start()
+    function = server.deploy("sleep 4", max_instances=1)
+    function_path, data = function.path, FLOODS[kind](function.path)
+    wires = flood(server.url, 150, data)
+    held = len(os.listdir(f"/proc/{server.pid}/fd"))
+    assert held < 50 + 32 + 60
+    for path in ("/health", "/api/functions", function_path, "/api/functions/pool/stats"):
+        answer = Api(server.url).http.get(path, timeout=5)
+        assert answer.status_code == 200, path
+    if kind == "calls that run":
+        # No call takes one of the places that are kept free of them.
+        refused = Api(server.url).http.post(f"{function_path}/invoke", timeout=5)
+        body = is_error(refused, "CAPACITY_FULL", 503)
+        assert body["retry_after"] == 1
+    for wire in wires:
+        wire.close()
+    function.delete()
+
+
+def test_with_few_files_connections_and_sandboxes_leave_each_other_some() -> None:
+    with watched() as server:
+        server._command = ["prlimit", "--nofile=1024:1024", *server._command]
+        server.start()
+        flood(server.url, 900)
+        assert len(os.listdir(f"/proc/{server.pid}/fd")) < 64 + 480 + 32
+        function = Api(server.url).http.post(
+            "/api/functions", json={"name": "f", "handler": "echo hello"}, timeout=5
+        )
+        path = f"/api/functions/{function.json()['function_id']}"
+        for verb in ("deploy", "invoke"):
+            assert Api(server.url).http.post(f"{path}/{verb}", timeout=5).status_code == 200
+        assert Api(server.url).http.delete(path, timeout=5).status_code == 204
+
+
+def test_the_soft_limit_of_files_is_raised() -> None:
+    with watched() as server:
+        server._command = ["prlimit", "--nofile=256:4096", *server._command]
+        server.start()
+        for pid in (server.pid, server.launcher):
+            with open(f"/proc/{pid}/limits") as file:
+                limits = next(line for line in file if line.startswith("Max open files"))
+            assert limits.split()[3:5] == ["4096", "4096"]
+
+
+def test_too_few_files_are_told() -> None:
+    with watched() as server:
+        server._command = ["prlimit", "--nofile=256:256", *server._command]
+        server.begin()
+        assert server.wait() == 69
+        assert "needs 1024" in server.log.read_text()
+
+
+def test_a_long_body_that_waits_is_kept_once(another: Callable[..., Server]) -> None:
+    server = another("--line-wait-s 60").start()
+    function = server.deploy("sleep 3", max_instances=1)
+    function.invoke()
+    body = json.dumps({"payload": "x" * (6 * MIB)}).encode()
+    before = rss_kib(server.pid)
+    wires = [connect(server.url, 20) for _ in range(9)]
+    for wire in wires:
+        head = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        wire.send(request("POST", f"{function.path}/invoke", head, body))
+    time.sleep(1.0)
+    grown = rss_kib(server.pid) - before
+    assert grown < 9 * 6 * 1024 * 1.25, grown
+    for wire in wires:
+        wire.close()
+    function.delete()
+
+
+def test_long_bodies_have_room_in_bytes_and_short_calls_go_on(
+    another: Callable[..., Server],
+) -> None:
+    server = another("--bodies-max-bytes 12000000 --line-wait-s 30").start()
+    function = server.deploy("sleep 2", max_instances=1)
+    quick = server.deploy("cat")
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(function.try_invoke, "x" * (4 * MIB)) for _ in range(6)]
+        until(lambda: sum(call.done() for call in calls) >= 4)
+        full = [call.result() for call in calls if call.done()]
+        for answer in full:
+            body = is_error(answer, "CAPACITY_FULL", 503)
+            assert body["retry_after"] == 1
+        assert quick.invoke("hello")["stdout"] == "hello"
+        # A server that is full of calls can still be managed.
+        server.create("x" * 60_000)
+        done = [call.result() for call in calls if call.result().status_code == 200]
+        assert len(done) == 2
+    assert quick.invoke("x" * (4 * MIB))["status"] == "success"  # all of the room came back
