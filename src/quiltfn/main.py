@@ -11,7 +11,7 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -42,7 +42,6 @@ from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle, Place
 from quiltfn.model.errors import ShuttingDown, StoreUnavailable
 from quiltfn.model.keepalive import KeepAlive, maker
-from quiltfn.model.kept import Keep
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import Memory
 from quiltfn.model.runtime import Isolation, Kind, Network, built_in
@@ -64,14 +63,14 @@ from quiltfn.store import (
     SqliteStore,
     SqlKeys,
     SqlOperations,
-    SqlRetention,
     SqlRuntimes,
     StoreBroken,
 )
-from quiltfn.tidy import go_on_in_time, keep_time, tidy, tidy_images, tidy_records
+from quiltfn.tidy import go_on_in_time
 from quiltfn.tokens import BadTokenSettings, verifier
+from quiltfn.upkeep import upkeep
 
-EXIT_STORE_BROKEN, EXIT_REFUSED = 74, 78
+EXIT_STORE_BROKEN, EXIT_STORE_UNAVAILABLE, EXIT_REFUSED = 74, 75, 78
 DIED = ShuttingDown("the server ended while the first call with this key was running")
 
 
@@ -120,7 +119,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         await elasticity.restore()
         health = Health(given.machine, store, journal, chosen.data_dir)
         metrics.started(__version__)
-        work = (reap(pools), access.keep_fresh(), *upkeep(given, store, holdings, stems, clock))
+        work = (reap(pools), access.keep_fresh(), *upkeep(chosen, store, holdings, stems, clock))
         for task in [asyncio.ensure_future(one) for one in work]:
             stack.callback(task.cancel)
         yield Tied(
@@ -209,25 +208,6 @@ def journal_of(given: Inherited, store: SqliteStore, clock: Clock) -> SpoolJourn
     chosen = given.settings
     is_strict = chosen.durability == "strict"
     return SpoolJournal(store.database, chosen.data_dir, clock, is_strict=is_strict)
-
-
-def upkeep(
-    given: Inherited,
-    store: SqliteStore,
-    holdings: Holdings,
-    stems: StemSandboxes,
-    clock: SystemClock,
-) -> tuple[Coroutine[None, None, None], ...]:
-    """Everything that removes what is kept for a time only."""
-    chosen, database = given.settings, store.database
-    keep_s = chosen.keep_invocations_days * settings.DAY_S
-    keep = Keep(count=chosen.keep_invocations, seconds=keep_s)
-    return (
-        keep_time(clock, SqlClock(database)),
-        tidy(SqlAudit(database), SqlAnswers(database), clock, chosen.audit_days),
-        tidy_records(SqlRetention(database, clock), clock, keep),
-        tidy_images(holdings, SqlRuntimes(database), stems, chosen.image_grace_s),
-    )
 
 
 async def holdings_of(given: Inherited, store: SqliteStore, clock: Clock) -> Holdings:
@@ -367,7 +347,7 @@ def main() -> int:
             runner.run(serve(given))
     except (StoreBroken, StoreUnavailable) as error:
         print(f"quiltfn: {error}", file=sys.stderr)
-        return EXIT_STORE_BROKEN
+        return EXIT_STORE_BROKEN if isinstance(error, StoreBroken) else EXIT_STORE_UNAVAILABLE
     except (CannotServe, BadTokenSettings) as error:
         print(f"quiltfn: {error}", file=sys.stderr)
         return EXIT_REFUSED

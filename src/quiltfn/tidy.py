@@ -3,6 +3,7 @@ calls, images; and of the time that decides it."""
 
 import asyncio
 import contextlib
+from typing import Protocol
 
 import structlog
 
@@ -18,8 +19,19 @@ from quiltfn.ports import Answers, Audit, Clock, Retention, RuntimeStore, Stock
 LOOK_EVERY_S = 15.0
 EVERY_S = 3600.0
 RECORDS_EVERY_S = 15.0
+ROOM_EVERY_S, FULL_EVERY_S = 5.0, 1.0
 REST_S, REST_SHARE = 0.01, 3.0
 DAY_S = 86_400
+
+
+class Room(Protocol):
+    """The disk, as far as it is ours. Raises `StoreUnavailable`."""
+
+    async def renew(self) -> bool:
+        """Sets aside again what is kept for a full disk; whether it is there now."""
+
+    async def shrink_some(self) -> bool:
+        """One step of giving back what is free in the database; whether there may be more."""
 
 
 async def go_on_in_time(clock: SystemClock, notes: ClockNotes) -> None:
@@ -79,6 +91,19 @@ async def tidy_records(retention: Retention, clock: Clock, keep: Keep) -> None:
                 await asyncio.sleep(REST_S + REST_SHARE * (clock.now() - started))
                 started = clock.now()
         await asyncio.sleep(RECORDS_EVERY_S)
+
+
+async def tidy_room(room: Room, clock: Clock) -> None:
+    """Until it is cancelled: gives back what was freed, and sets aside what a full disk needs."""
+    while True:
+        is_whole = await room.renew()
+        with contextlib.suppress(StoreUnavailable):  # health says so already
+            started = clock.now()
+            while await room.shrink_some():
+                await asyncio.sleep(REST_S + REST_SHARE * (clock.now() - started))
+                started = clock.now()
+            is_whole = await room.renew()
+        await asyncio.sleep(ROOM_EVERY_S if is_whole else FULL_EVERY_S)
 
 
 async def tidy_images(

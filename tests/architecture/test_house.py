@@ -32,6 +32,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "admission": CORE,
     "idempotency": CORE,
     "elasticity": CORE | {"catalog", "ids", "lifecycle"},
+    "upkeep": {"clock", "holdings", "settings", "store", "tidy"} | CORE,
     "tidy": CORE | {"clock", "holdings", "ids"},
     "tokens": CORE | {"access"},
     "pool": CORE,
@@ -45,7 +46,9 @@ MAY_KNOW: dict[str, set[str]] = {
     "settings": set(),
     "inherited": {"health", "settings"},
     "operator": {"launcher", "settings", "access", "clock", "ids", "model", "ports", "store"},
-    "main": {"api", "images", "inherited", "pool", "sandbox", "store", "settings"} | CORE | VERBS,
+    "main": {"upkeep", "api", "images", "inherited", "pool", "sandbox", "store", "settings"}
+    | CORE
+    | VERBS,
     "__main__": {"cli", "operator"},
     "__init__": set(),
 }

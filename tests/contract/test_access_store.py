@@ -268,8 +268,8 @@ async def test_old_entries_are_removed_in_steps(
     monkeypatch.setattr(steps, "STEP_ROWS", 4)
     write, counts = store.database.write, list[int]()
 
-    async def counted(work: Work[int]) -> int:
-        counts.append(await write(work))
+    async def counted(work: Work[int], **more: bool) -> int:
+        counts.append(await write(work, **more))
         return counts[-1]
 
     monkeypatch.setattr(store.database, "write", counted)

@@ -164,8 +164,8 @@ async def test_answers_are_pruned_after_24_hours_in_steps(
     monkeypatch.setattr(steps, "STEP_ROWS", 3)
     write, counts = store.database.write, list[int]()
 
-    async def counted(work: Work[int]) -> int:
-        counts.append(await write(work))
+    async def counted(work: Work[int], **more: bool) -> int:
+        counts.append(await write(work, **more))
         return counts[-1]
 
     with monkeypatch.context() as patch:

@@ -99,9 +99,11 @@ class Server:
         run_dir: Path | None = None,
         crun: str = CRUN,
         options: str = "",
+        data_dir: Path | None = None,
         program: Sequence[str] = (str(QUILTFN),),
     ) -> None:
-        self.root, self.data_dir, self.run_dir = root, root / "data", run_dir or root / "run"
+        self.root, self.run_dir = root, run_dir or root / "run"
+        self.data_dir = data_dir or root / "data"
         self._command = [*program, "serve", "--port", "0", "--crun", crun, *options.split()]
         self._command += ["--data-dir", str(self.data_dir), "--run-dir", str(self.run_dir)]
         self.ids: set[str] = set()  # of every server process that ran here

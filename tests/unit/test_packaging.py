@@ -19,9 +19,17 @@ HOW_TO = ROOT / "docs" / "how-to" / "install.md"
 
 # By the manual pages systemd.unit, .service, .exec, .kill and .resource-control.
 KNOWN = {
-    "Unit": {"Description", "After", "StartLimitIntervalSec", "StartLimitBurst"},
+    "Unit": {"Description", "After", "StartLimitIntervalSec"},
     "Service": {
-        *("Type", "ExecStart", "Restart", "RestartSec", "RestartPreventExitStatus"),
+        *(
+            "Type",
+            "ExecStart",
+            "Restart",
+            "RestartSec",
+            "RestartSteps",
+            "RestartMaxDelaySec",
+            "RestartPreventExitStatus",
+        ),
         *("TimeoutStopSec", "KillMode", "OOMPolicy", "Delegate", "DelegateSubgroup", "TasksMax"),
         *("LimitNOFILE", "OOMScoreAdjust", "StateDirectory", "StateDirectoryMode", "UMask"),
         *("RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve"),

@@ -15,6 +15,7 @@ from quiltfn.store.keys import SqlKeys
 from quiltfn.store.operations import SqlOperations
 from quiltfn.store.retention import SqlRetention
 from quiltfn.store.runtimes import SqlHoldings, SqlRuntimes
+from quiltfn.store.shrink import SqlRoom
 from quiltfn.store.sqlite import SqliteStore
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "SqlKeys",
     "SqlOperations",
     "SqlRetention",
+    "SqlRoom",
     "SqlRuntimes",
     "SqliteStore",
     "StoreBroken",

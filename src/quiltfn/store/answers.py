@@ -67,7 +67,7 @@ class SqlAnswers:
     async def release(self, slot: Slot) -> None:
         """As the port says. An answer that was kept stays."""
         removal = delete(answer).where(at(slot), is_running(slot))
-        await self._database.write(lambda c: c.execute(removal).close())
+        await self._database.write(lambda c: c.execute(removal).close(), frees=True)
 
     async def prune(self, now: int) -> int:
         """Removes answers older than 24 hours in steps; returns how many."""

@@ -24,6 +24,7 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import header, leftovers
 from quiltfn.store.check import IntegrityCheck
 from quiltfn.store.directory import OWNER_ONLY, DataDirectory, StoreBroken, open_own
+from quiltfn.store.room import FULL, REFUSED, DiskFull, Reserve, is_full
 from quiltfn.store.tables import REVISION
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class Database:
     def __init__(self, directory: DataDirectory, busy_timeout_s: float) -> None:
         self.directory = directory
         self.check = IntegrityCheck(directory.database)
+        self.reserve = Reserve(directory.path)
         self._busy_s = busy_timeout_s
         self._writer_thread = ThreadPoolExecutor(1, "store-writer")
         self._reader_thread = ThreadPoolExecutor(1, "store-reader")
@@ -76,35 +78,61 @@ class Database:
         self._writer_thread.shutdown()
         self.directory.leave()
 
-    async def write(self, work: Work[T], after: Callable[[], None] | None = None) -> T:
+    async def write(
+        self, work: Work[T], after: Callable[[], None] | None = None, *, frees: bool = False
+    ) -> T:
         """Does `work` in one transaction and syncs it; `after` runs in the thread, once it is kept.
 
-        Raises `StoreUnavailable`, at the latest when the busy timeout is over, counted from here:
-        who stands in line behind others that wait for a lock does not wait longer than they do.
+        `frees`: it removes something, so it may use the room that is kept for that on a full disk.
+        Raises `DiskFull`, else `StoreUnavailable`, at the latest when the busy timeout is over,
+        counted from here: who stands in line behind others that wait for a lock does not wait
+        longer than they do.
         """
         deadline = time.monotonic() + self._busy_s
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._writer_thread, self._transact, work, deadline, after
+            self._writer_thread, self._transact, work, deadline, after, frees
         )
+
+    async def renew_reserve(self) -> bool:
+        """Sets the room aside again that only writes which free something may use; whether it is
+        there.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._writer_thread, self.reserve.renew)
 
     async def read(self, work: Work[T]) -> T:
         """Does `work` on the last committed state. Raises `StoreUnavailable`."""
 
         def run() -> T:
-            with spoken(), self._reader.begin():
+            with self._spoken(), self._reader.begin():
                 return work(self._reader)
 
         return await asyncio.get_running_loop().run_in_executor(self._reader_thread, run)
 
-    def _transact(self, work: Work[T], deadline: float, after: Callable[[], None] | None) -> T:
+    def _transact(
+        self, work: Work[T], deadline: float, after: Callable[[], None] | None, frees: bool
+    ) -> T:
+        if self.reserve.is_spent and not frees:
+            raise DiskFull(REFUSED)
+        try:
+            result = self._perform(work, deadline)
+        except DiskFull:
+            if not (frees and self.reserve.let_go()):
+                raise
+            result = self._perform(work, deadline)
+        if after is not None:
+            after()
+        return result
+
+    def _perform(self, work: Work[T], deadline: float) -> T:
         left = deadline - time.monotonic()
         if left <= 0:
             raise StoreUnavailable("the database does not take writes at the moment: it is busy")
         self.directory.look()
         if self.directory.trouble is not None:
             raise StoreUnavailable(self.directory.trouble)
-        with spoken():
+        with self._spoken():
             driver = self._driver()
             driver.execute(f"PRAGMA busy_timeout = {max(1, int(left * 1000))}").close()
             changes = driver.total_changes
@@ -113,8 +141,6 @@ class Database:
                 number = self._count() if driver.total_changes != changes else None
         if number is not None:
             self.directory.committed(number)
-        if after is not None:
-            after()
         return result
 
     def _driver(self) -> Any:
@@ -135,7 +161,17 @@ class Database:
     # Opening, in the threads -----------------------------------------------------------------
 
     def _open_writer(self, alone: bool) -> None:
+        try:
+            self._open_writer_or_tell(alone)
+        except StoreBroken as error:
+            if is_full(error.__cause__, self.directory.path):
+                raise DiskFull(f"{FULL}, and a start needs some room: {error}") from error
+            raise
+
+    def _open_writer_or_tell(self, alone: bool) -> None:
         self.directory.enter(alone, self._busy_s)
+        if self.directory.is_keeper:
+            self.reserve.start()
         path = self.directory.database
         is_new = self.directory.check()
         if is_new and not self.directory.is_keeper:
@@ -173,10 +209,16 @@ class Database:
         directory.mark(
             "open" if directory.note.word == "open" else "closed", (last, ours), commit, spools
         )
-        with self._writer.begin():
-            self._driver().execute(f"PRAGMA application_id = {ours}").close()
-        # Into the file itself, where it stays the same from now on.
-        is_busy = self._driver().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        is_busy = True
+        try:
+            with self._writer.begin():
+                self._driver().execute(f"PRAGMA application_id = {ours}").close()
+            # Into the file itself, where it stays the same from now on.
+            is_busy = self._driver().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except (exc.DBAPIError, sqlite3.Error) as error:
+            if not is_full(error, directory.path):
+                raise
+            ours = self._number("application_id")  # The last keeper's, and its log goes on.
         directory.mark("open", (last if is_busy else ours, ours), commit, spools)
         directory.look()
         if directory.note.word == "open" and not self._is_small():
@@ -285,23 +327,26 @@ class Database:
 
         return engine
 
+    @contextlib.contextmanager
+    def _spoken(self) -> Iterator[None]:
+        """Turns what the database says into `StoreUnavailable`; our own mistakes pass."""
+        try:
+            yield
+        except (exc.IntegrityError, exc.ProgrammingError):
+            raise
+        except (exc.DBAPIError, sqlite3.Error) as error:
+            if is_full(error, self.directory.path):
+                raise DiskFull(f"{FULL}: nothing can be stored") from error
+            # Only the driver's words: SQLAlchemy's would carry the statement and its values.
+            reason = getattr(error, "orig", None) or error
+            raise StoreUnavailable(
+                f"the database does not answer as it should: {reason}"
+            ) from error
+
     def _close(self, which: str) -> None:
         connection: Connection | None = self.__dict__.pop(which, None)
         if connection is not None:
             connection.close()
-
-
-@contextlib.contextmanager
-def spoken() -> Iterator[None]:
-    """Turns what the database says into `StoreUnavailable`; our own mistakes pass as they are."""
-    try:
-        yield
-    except (exc.IntegrityError, exc.ProgrammingError):
-        raise
-    except (exc.DBAPIError, sqlite3.Error) as error:
-        # Only the driver's words: SQLAlchemy's would carry the statement and its values.
-        reason = getattr(error, "orig", None) or error
-        raise StoreUnavailable(f"the database does not answer as it should: {reason}") from error
 
 
 def migrate(connection: Connection) -> None:

@@ -22,6 +22,7 @@ from quiltfn.ports import Clock, InvocationQuery, Page
 from quiltfn.store import records
 from quiltfn.store.database import Database
 from quiltfn.store.directory import SPOOLS, StoreBroken
+from quiltfn.store.room import REFUSED, DiskFull
 from quiltfn.store.spool import Spool, latest
 
 # With the commit itself a record is on disk within 50 ms.
@@ -111,6 +112,8 @@ class SpoolJournal:
         return str(self._failure) if self._failure else None
 
     def opened(self, record: Invocation) -> None:
+        if self._database.reserve.is_spent:
+            raise DiskFull(REFUSED)
         if self._database.directory.trouble is not None:
             self._check_directory()
         if self._spool.size > SEGMENT_MAX_BYTES:
@@ -127,9 +130,18 @@ class SpoolJournal:
         if self._database.directory.trouble is not None:
             self._check_directory()
         try:
-            self._spool.append(record)
+            self._append_end(record)
         except OSError as error:
             raise unwritable(error) from error
+
+    def _append_end(self, record: Invocation) -> None:
+        """Also on a full disk, where some room is set aside for it."""
+        try:
+            self._spool.append(record)
+        except OSError:
+            if not self._database.reserve.let_go():
+                raise
+            self._spool.append(record)
 
     def amended(self, record: Invocation) -> None:
         if record.invocation_id in self._pending:
@@ -233,11 +245,15 @@ class SpoolJournal:
         """Into the database and out of the segment."""
         try:
             await self._database.write(
-                lambda connection: records.absorb_new(connection, batch), self._other.clear
+                lambda connection: records.absorb_new(connection, batch),
+                self._other.clear,
+                frees=True,  # The segment.
             )
         except records.NotAllNew:
             await self._database.write(
-                lambda connection: records.absorb(connection, batch), self._other.clear
+                lambda connection: records.absorb(connection, batch),
+                self._other.clear,
+                frees=True,
             )
 
     def _close(self) -> None:

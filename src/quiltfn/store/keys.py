@@ -68,7 +68,8 @@ class SqlKeys:
                 raise NotFound("there is no key with this id")
             return tables.read(row, Key)
 
-        return await self._database.write(work, self._database.directory.stamp_keys)
+        # Frees nothing, but it must work on a full disk, too.
+        return await self._database.write(work, self._database.directory.stamp_keys, frees=True)
 
 
 def count_up(connection: Connection) -> None:

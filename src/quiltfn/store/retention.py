@@ -31,7 +31,9 @@ class SqlRetention:
         self._newest: deque[tuple[float, str]] = deque()  # Ids, and when each was the newest.
 
     async def prune_some(self, keep: Keep) -> int:
-        return await self._database.write(lambda connection: self._prune_some(connection, keep))
+        return await self._database.write(
+            lambda connection: self._prune_some(connection, keep), frees=True
+        )
 
     def _prune_some(self, connection: Connection, keep: Keep) -> int:
         now = int(self._clock.settled())

@@ -40,7 +40,7 @@ class SqlRuntimes:
     async def remove(self, tenant_id: str, name: str) -> None:
         named = (table.c.tenant_id == tenant_id) & (table.c.name == name)
         statement = delete(table).where(named)
-        await self._database.write(lambda connection: connection.execute(statement).close())
+        await self._database.write(lambda c: c.execute(statement).close(), frees=True)
 
     async def images_in_use(self) -> frozenset[tuple[str, str]]:
         named = select(table.c.tenant_id, table.c.image)
@@ -83,4 +83,4 @@ class SqlHoldings:
     async def drop(self, tenant_id: str, digest: str) -> None:
         this = (held.c.tenant_id == tenant_id) & (held.c.digest == digest)
         statement = delete(held).where(this)
-        await self._database.write(lambda connection: connection.execute(statement).close())
+        await self._database.write(lambda c: c.execute(statement).close(), frees=True)

@@ -98,7 +98,7 @@ class SqliteStore:
             if found.rowcount:  # Its versions went with it: ON DELETE CASCADE.
                 connection.execute(insert(tables.deletion), {"function_id": function_id})
 
-        await self.database.write(work)
+        await self.database.write(work, frees=True)
         self._sweep()
 
     async def versions(self, function_id: str) -> Sequence[Version]:
@@ -157,7 +157,7 @@ class SqliteStore:
             left = True
             while left:
                 try:
-                    left = await self.database.write(remove_some)
+                    left = await self.database.write(remove_some, frees=True)
                     await asyncio.sleep(SWEEP_REST_S)
                 except StoreUnavailable:
                     await asyncio.sleep(SWEEP_RETRY_S)

@@ -14,6 +14,8 @@ async def remove(database: Database, step: Delete) -> int:
     """
     removed, last = 0, STEP_ROWS
     while last == STEP_ROWS:
-        last = await database.write(lambda connection: connection.execute(step).rowcount)
+        last = await database.write(
+            lambda connection: connection.execute(step).rowcount, frees=True
+        )
         removed += last
     return removed

@@ -1,0 +1,152 @@
+"""What is freed goes back to the disk, and what is set aside is there when it is needed."""
+
+import errno
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from contract.store_box import (
+    FixedClock,
+    StoreOpener,
+    a_call,
+    a_function,
+    a_stored_function,
+    a_version,
+    done,
+    ids,
+    opened_journal,
+)
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.function import Function
+from quiltfn.model.kept import Keep
+from quiltfn.store import SpoolJournal, SqliteStore, SqlRetention, SqlRoom, room, shrink
+from quiltfn.store.room import RESERVE_BYTES, DiskFull, Reserve, is_full
+
+LATER = 4_000_000_000
+
+
+@pytest.fixture
+async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+    async with opened_journal(store, tmp_path) as opened:
+        yield opened
+
+
+async def filled_and_pruned(
+    store: SqliteStore, journal: SpoolJournal, function: Function, megabytes: int
+) -> None:
+    for one in ids(megabytes):
+        journal.closed(done(a_call(function, invocation_id=one), stdout="x" * 1_000_000))
+    await journal.synced()
+    retention = SqlRetention(store.database, FixedClock(LATER))
+    while await retention.prune_some(Keep(count=1, seconds=0)):
+        pass
+
+
+def size(path: Path) -> int:
+    """What the database takes of the disk once its log is folded in."""
+    with closing(sqlite3.connect(path / "quiltfn.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    return (path / "quiltfn.db").stat().st_size
+
+
+async def test_what_is_freed_is_given_back_in_steps_but_for_some(
+    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    await filled_and_pruned(store, journal, function, 40)
+    before, steps = size(tmp_path), 0
+    assert before > 38_000_000
+    while await SqlRoom(store.database).shrink_some():
+        steps += 1
+    assert steps > 1
+    slack = shrink.SLACK_PAGES * 4096
+    assert slack < size(tmp_path) < slack + 3_000_000
+    store.database.reserve.is_spent = True
+    while await SqlRoom(store.database).shrink_some():
+        steps += 1
+    assert size(tmp_path) < 3_000_000
+
+
+async def test_a_database_without_incremental_vacuum_uses_its_free_pages_again(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    async with open_store(tmp_path) as store:
+        function = await a_stored_function(store)
+    with closing(sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+        connection.execute("PRAGMA auto_vacuum = NONE")
+        connection.execute("VACUUM")
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (0,)
+    async with open_store(tmp_path) as store, opened_journal(store, tmp_path) as journal:
+        await filled_and_pruned(store, journal, function, 20)
+        before = size(tmp_path)
+        assert not await SqlRoom(store.database).shrink_some()
+        await filled_and_pruned(store, journal, function, 15)
+        assert size(tmp_path) <= before + 4096
+
+
+def test_the_reserve_is_whole_or_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserve, file = Reserve(tmp_path), tmp_path / "reserve"
+    assert not reserve.let_go()
+    assert not reserve.is_spent  # Whoever never made it is refused nothing.
+    assert reserve.renew()
+    assert file.stat().st_blocks * 512 >= RESERVE_BYTES
+    assert reserve.renew()
+    assert reserve.let_go()
+    assert (reserve.is_spent, file.stat().st_size) == (True, 0)
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", no_room)
+        assert not reserve.renew()
+    assert (reserve.is_spent, file.stat().st_size) == (True, 0)
+    assert reserve.renew()
+    assert not reserve.is_spent
+
+
+def test_a_link_is_not_followed_to_be_emptied(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "reserve").symlink_to("precious")
+    reserve = Reserve(tmp_path)
+    assert not reserve.let_go()
+    assert not reserve.renew()
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+async def test_once_the_reserve_is_spent_only_what_frees_room_is_taken(
+    store: SqliteStore, journal: SpoolJournal, function: Function
+) -> None:
+    store.database.reserve.is_spent = True
+    running, new = a_call(function), a_function()
+    with pytest.raises(DiskFull, match="disk is full"):
+        journal.opened(running)
+    with pytest.raises(DiskFull, match="disk is full"):
+        await store.create(new, a_version(new))
+    journal.closed(done(running))
+    await journal.synced()
+    assert await journal.get(function.id, running.invocation_id) == done(running)
+    await store.delete(function.id)
+    assert list(await store.load()) == []
+    assert issubclass(DiskFull, StoreUnavailable)
+
+
+def test_a_damaged_database_on_a_full_disk_is_not_taken_for_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "NEXT_TO_NOTHING_BYTES", 1 << 62)
+    for code, is_it in (
+        (sqlite3.SQLITE_FULL, True),
+        (sqlite3.SQLITE_IOERR_SHMSIZE, True),
+        (sqlite3.SQLITE_CANTOPEN, True),
+        (sqlite3.SQLITE_CORRUPT, False),
+        (sqlite3.SQLITE_NOTADB, False),
+    ):
+        error = sqlite3.OperationalError()
+        error.sqlite_errorcode = code
+        assert is_full(error, tmp_path) is is_it
+    assert not is_full(None, tmp_path)

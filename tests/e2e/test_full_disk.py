@@ -1,0 +1,92 @@
+"""A disk that is really full: what is refused, what works all the same, and that it passes."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from e2e.full_disk import Disk, small_disk
+from e2e.server import Server, until
+
+pytestmark = pytest.mark.sandbox
+MIB = 1024 * 1024
+
+
+@pytest.fixture(params=["ext4"])
+def disk(request: pytest.FixtureRequest) -> Iterator[Disk]:
+    with small_disk(request.param, 96) as disk:
+        yield disk
+
+
+@pytest.fixture
+def server(disk: Disk, another: Callable[..., Server]) -> Server:
+    """The disk is free when the server ends, so that it can say how it did."""
+    made = another(data_dir=disk.data)
+    return made.start()
+
+
+def refused(server: Server, method: str, path: str, body: object = None) -> None:
+    answer = server.call(method, path, body)
+    assert (answer.status_code, answer.json()["error_code"]) == (503, "STORE_UNAVAILABLE")
+    assert "disk is full" in answer.json()["error"] or "No space left" in answer.json()["error"]
+
+
+def test_a_full_disk_refuses_calls_and_loses_none(server: Server, disk: Disk) -> None:
+    function = server.deploy('[ "$QUILT_PAYLOAD" ] && sleep "$QUILT_PAYLOAD"; echo done')
+    acknowledged = [function.invoke() for _ in range(5)]
+    under_way = [server.later(function.invoke, "2") for _ in range(4)]
+    until(lambda: len(server.named("sleep")) == 4)
+    disk.fill()
+    acknowledged += [one.result(30) for one in under_way]  # There is room for their ends.
+    until(lambda: function.try_invoke().status_code == 503)
+    refused(server, "POST", f"{function.path}/invoke")
+    refused(server, "POST", "/api/functions", {"name": "more", "handler": "true"})
+    health = server.call("GET", "/api/functions/health").json()
+    assert health["ready"] is False
+    assert server.call("GET", "/health").status_code == 200
+    assert server.call("GET", function.path).status_code == 200
+    disk.free()
+    until(lambda: function.try_invoke().status_code == 200)
+    for record in acknowledged:
+        assert function.records()[record["invocation_id"]] == record
+
+
+@pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
+def test_on_a_full_disk_delete_works_and_a_server_starts(server: Server, disk: Disk) -> None:
+    """Killed and stopped on it, and started again on it; nothing was lost."""
+    kept, gone = server.deploy("echo kept"), server.deploy("echo gone")
+    acknowledged = [kept.invoke() for _ in range(5)]
+    gone.invoke()
+    disk.fill()
+    gone.delete()
+    refused(server, "POST", "/api/functions", {"name": "more", "handler": "true"})
+    server.kill_server()
+    assert server.wait(20) == 70
+    disk.fill()
+    server.start()
+    assert server.call("GET", gone.path).status_code == 404
+    for record in acknowledged:
+        assert kept.records()[record["invocation_id"]] == record
+    disk.fill()  # What the start has let go of.
+    until(lambda: kept.try_invoke().status_code == 503)
+    server.restart()
+    also = server.call("DELETE", kept.path)
+    assert also.status_code == 204, also.text
+    disk.free()
+    until(lambda: server.call("GET", "/api/functions/health").json()["checks"]["store"]["ok"])
+    assert server.deploy("echo again").invoke()["stdout"] == "again\n"
+
+
+@pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
+def test_a_first_start_without_room_says_so_with_a_code_that_a_restart_helps_against(
+    disk: Disk, another: Callable[..., Server]
+) -> None:
+    server = another(data_dir=disk.data)
+    disk.fill()
+    server.begin()
+    assert server.wait() in (73, 75)
+    assert "disk is full" in server.log.read_text() or "No space left" in server.log.read_text()
+    disk.free()
+    server.start()
+    time.sleep(0.2)
+    assert server.data_dir.joinpath("reserve").stat().st_size == 32 * MIB
