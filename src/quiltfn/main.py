@@ -21,22 +21,23 @@ import uvloop
 
 from quiltfn import __version__, settings
 from quiltfn.access import Access
-from quiltfn.admission import Admission, TenantLimits
+from quiltfn.admission import Admission
 from quiltfn.api import errors
 from quiltfn.api.app import make_app
 from quiltfn.api.connections import Connections
 from quiltfn.api.flow import EVERY_ANSWER
 from quiltfn.api.protocol import bounded
 from quiltfn.api.rooms import BodyRoom, Rooms
-from quiltfn.api.route import ApiLimits, House
+from quiltfn.api.route import House
 from quiltfn.api.server import Server
+from quiltfn.bounds import api_limits, image_limits, tenant_limits
 from quiltfn.catalog import Catalog
 from quiltfn.clock import SystemClock
 from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health, Machine
 from quiltfn.holdings import Holdings
 from quiltfn.idempotency import Idempotency
-from quiltfn.images import ImageDirectory, ImageLimits
+from quiltfn.images import ImageDirectory
 from quiltfn.inherited import Inherited, inherit
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle, Place
@@ -177,7 +178,11 @@ def place_of(given: Inherited, runtimes: Runtimes) -> Place:
     machine, chosen = given.machine, given.settings
     return Place(
         node_id=machine.node_id,
-        host=HostLimits(memory_max_mib=machine.memory_max_mib, cores=machine.cores),
+        host=HostLimits(
+            memory_max_mib=machine.memory_max_mib,
+            cores=machine.cores,
+            timeout_max_s=chosen.timeout_max_s,
+        ),
         runtimes=runtimes,
         pools=PoolLimits(
             idle_s=chosen.idle_s,
@@ -194,14 +199,6 @@ def keeping_of(chosen: settings.Settings) -> Callable[[], KeepAlive | None]:
     if chosen.keep_alive == "fixed":
         return lambda: None
     return maker(chosen.keep_alive, chosen.idle_s)
-
-
-def tenant_limits(chosen: settings.Settings) -> TenantLimits:
-    return TenantLimits(
-        in_flight=chosen.tenant_calls_in_flight,
-        calls_per_s=chosen.tenant_calls_per_s,
-        functions=chosen.tenant_functions,
-    )
 
 
 def journal_of(given: Inherited, store: SqliteStore, clock: Clock) -> SpoolJournal:
@@ -240,19 +237,6 @@ async def runtimes_of(
 def host_image(machine: Machine) -> HostImage:
     own = built_in(machine.interpreters, machine.packages)
     return HostImage(built_in=own, packages=machine.packages, no_gvisor=machine.no_gvisor)
-
-
-def image_limits(chosen: settings.Settings) -> ImageLimits:
-    return ImageLimits(unpacked_max_bytes=chosen.image_max_bytes, files_max=chosen.image_files_max)
-
-
-def api_limits(chosen: settings.Settings) -> ApiLimits:
-    return ApiLimits(
-        body_max=chosen.body_max_bytes,
-        invoke_body_max=chosen.invoke_body_max_bytes,
-        image_max=chosen.image_upload_max_bytes,
-        body_timeout_s=chosen.body_timeout_s,
-    )
 
 
 async def serve(given: Inherited) -> None:

@@ -46,7 +46,18 @@ MAY_KNOW: dict[str, set[str]] = {
     "settings": set(),
     "inherited": {"health", "settings"},
     "operator": {"launcher", "settings", "access", "clock", "ids", "model", "ports", "store"},
-    "main": {"upkeep", "api", "images", "inherited", "pool", "sandbox", "store", "settings"}
+    "bounds": {"api", "images", "settings"} | CORE | VERBS,
+    "main": {
+        "upkeep",
+        "api",
+        "bounds",
+        "images",
+        "inherited",
+        "pool",
+        "sandbox",
+        "store",
+        "settings",
+    }
     | CORE
     | VERBS,
     "__main__": {"cli", "operator"},

@@ -13,11 +13,13 @@ from msgspec.structs import replace
 from contract.store_box import (
     a_call,
     a_stored_function,
+    change,
     done,
     eventually,
     files_at_most,
     ids,
     opened_journal,
+    rows,
 )
 from quiltfn.model.cold import Cold
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
@@ -58,6 +60,33 @@ async def test_a_record_is_there_at_once_and_after_the_commit(
     assert await journal.get(function.id, call.invocation_id) == end
     await journal.synced()
     assert await journal.get(function.id, call.invocation_id) == end
+
+
+async def test_output_that_was_stored_as_text_reads_the_same(
+    journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    """As records are that were stored before output was bytes, whose schema is the same here."""
+    end = done(a_call(function), stdout="ä\ufffd\n".encode())
+    journal.closed(end)
+    await journal.synced()
+    change(tmp_path, "UPDATE invocation SET stdout = CAST(stdout AS TEXT), stderr = ''")
+    assert rows(tmp_path, "SELECT typeof(stdout), typeof(stderr) FROM invocation") == [
+        ("text", "text")
+    ]
+    assert await journal.get(function.id, end.invocation_id) == end
+    page = await journal.query(InvocationQuery(function_id=function.id, limit=5))
+    assert list(page.items) == [end]
+
+
+async def test_large_output_is_committed_before_its_segment_is_full(
+    journal: SpoolJournal, function: Function
+) -> None:
+    """Calls one after the other, each with all that may be kept: none is refused."""
+    for _ in range(24):
+        call = a_call(function)
+        journal.opened(call)
+        journal.closed(done(call, stdout=b"\0" * (6 << 20)))
+        await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("why", [None, Cold.SCALED_OUT])

@@ -207,6 +207,11 @@ def test_the_command_line_says_how_much_of_each_stream_is_kept(guest):
     assert answer.end == End(box.nonce, How.EXITED, 0, 1, 2, "")
 
 
+def test_the_longest_deadline_does_not_come_at_once(box):
+    answer = box.run("sleep 0.05; echo done", timeout_ms=2**32 - 1)
+    assert answer.stdout == b"done\n"
+
+
 def test_a_flood_starves_neither_the_other_stream_nor_the_deadline(box):
     answer = box.run("yes & yes >&2 & sleep 0.2; echo last >&2; wait", timeout_ms=700)
     assert answer.end is not None

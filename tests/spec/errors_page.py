@@ -41,6 +41,7 @@ WHEN = {
     "PAYLOAD_TOO_LARGE": "The body is longer than the route takes.",
     "UNSUPPORTED_MEDIA_TYPE": "The body is not said to be JSON (of an image: an archive), or has a "
     "Content-Encoding.",
+    "RANGE_NOT_SATISFIABLE": "`Range` begins behind the end of the output.",
     "UNPROCESSABLE_ENTITY": "A field, parameter or header is missing, unknown, of the wrong type "
     "or out of range; an `Idempotency-Key` was used before with another body; or an archive "
     "holds what no image may hold.",
@@ -111,6 +112,14 @@ def _too_many_functions(scene: Scene) -> httpx.Response:
     return answer
 
 
+def _behind_the_end(scene: Scene) -> httpx.Response:
+    record = scene.api.invoke(scene.api.active())
+    path = f"{of(record['function_id'])}/invocations/{record['invocation_id']}/output"
+    answer = scene.api("GET", path, headers={"Range": "bytes=6-"})
+    scene.api("DELETE", of(record["function_id"]))
+    return answer
+
+
 def _capacity_full(scene: Scene) -> httpx.Response:
     path = f"{of(scene.active)}/invoke"
     calls = [scene.later(lambda: scene.api("POST", path, {})) for _ in range(1)]
@@ -162,6 +171,7 @@ EASY: dict[str, Callable[[Scene], httpx.Response]] = {
     "UNPROCESSABLE_ENTITY": lambda s: s.api(
         "POST", FUNCTIONS, {"name": new_name(), "handler": "echo", "memory_limit_mb": "256"}
     ),
+    "RANGE_NOT_SATISFIABLE": _behind_the_end,
     "RATE_LIMITED": _too_many_functions,
 }
 

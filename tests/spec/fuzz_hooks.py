@@ -20,7 +20,7 @@ def map_body(context: Any, body: Any) -> Any:  # noqa: ARG001
     if isinstance(handler, str) and 0 < len(handler) <= HANDLER_MAX and "\0" not in handler:
         body["handler"] = HANDLERS[len(handler) % len(HANDLERS)]
     for name, most, high in (
-        ("timeout_seconds", 2, 900),
+        ("timeout_seconds", 2, 86_400),
         ("min_instances", 1, 1000),
         ("max_instances", 2, 1000),
     ):

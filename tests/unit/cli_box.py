@@ -78,6 +78,8 @@ class Fake:
         self.bodies.append(self.body)
         self.query, self.headers = request.url.query.decode(), request.headers
         status, body = self.answers.get(call, (404, NOT_FOUND))
+        if isinstance(body, bytes):
+            return httpx.Response(status, content=body)
         if body is None:
             return httpx.Response(status)
         return httpx.Response(status, json=body, headers={"x-invocation-id": "i1"})

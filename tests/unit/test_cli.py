@@ -25,7 +25,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     return one
 
 
-Captured = pytest.CaptureFixture[str]
+Captured, Bytes = pytest.CaptureFixture[str], pytest.CaptureFixture[bytes]
 
 # --- functions ---------------------------------------------------------------------------------
 
@@ -135,6 +135,42 @@ def test_invoke_prints_output_as_it_is_and_a_line_about_the_call(
     printed = capsys.readouterr()
     assert printed.out == "\x1b[31mred\r"
     assert printed.err == "oops\nsuccess · 3 ms · warm · i1\n"
+
+
+def test_invoke_writes_the_bytes_behind_the_text(fake: Fake, capfdbinary: Bytes) -> None:
+    fake.ends(stdout="a\ufffd", stderr="e")
+    fake.answers["GET", f"/{ID}/invocations/i1/output"] = (200, b"a\xff\0")
+    assert run(["invoke", "hello"]) == 0
+    assert capfdbinary.readouterr().out == b"a\xff\0"
+    assert fake.query == "stream=stdout"
+    del fake.answers["GET", f"/{ID}/invocations/i1/output"]
+    assert run(["invoke", "hello"]) == 0
+    printed = capfdbinary.readouterr()
+    assert printed.out == "a\ufffd".encode()
+    assert b"the bytes of its stdout could not be had" in printed.err
+
+
+def test_invoke_says_what_the_record_says_beside_the_exit_code(
+    fake: Fake, capsys: Captured
+) -> None:
+    sentence = "the handler returned 7 bytes; at most 2 are kept of an answer"
+    fake.ends(status="failed", exit_code=1, stdout="", error_message=sentence)
+    assert run(["invoke", "hello"]) == 1
+    assert capsys.readouterr().err.endswith(f"i1\n{sentence}\n")
+
+
+def test_output_prints_bytes_and_harmless_text_onto_a_terminal(
+    fake: Fake, capfdbinary: Bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.answers["GET", f"/{ID}/invocations/i1/output"] = (200, b"\x1b[31m\xff\0")
+    words = ["functions", "output", "hello", "i1", "--stream", "stderr"]
+    assert run(words) == 0
+    assert capfdbinary.readouterr().out == b"\x1b[31m\xff\0"
+    assert fake.query == "stream=stderr"
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert run(words) == 0
+    assert terminal.getvalue() == "\\u001b[31m\ufffd\\u0000"
 
 
 def test_invoke_sends_payload_environment_and_timeout(fake: Fake) -> None:

@@ -128,6 +128,7 @@ def every_request() -> Iterator[tuple[Request[Any], str, str]]:
     )
     yield requests.invocation("f1", "i1"), "GET", f"{base}/f1/invocations/i1"
     yield requests.timeline("f1", "i1"), "GET", f"{base}/f1/invocations/i1/timeline"
+    yield requests.output("f1", "i1"), "GET", f"{base}/f1/invocations/i1/output?stream=stdout"
     yield requests.versions("f1"), "GET", f"{base}/f1/versions"
     yield requests.rollback("f1", 1), "POST", f"{base}/f1/rollback"
     yield requests.pool("f1"), "GET", f"{base}/f1/pool"
@@ -219,8 +220,20 @@ def test_a_new_key_sends_only_what_was_given() -> None:
 
 def test_an_invoke_may_take_the_longest_timeout_and_other_requests_do_not() -> None:
     invoke, get = sent(requests.invoke("f1")), sent(requests.get("f1"))
-    assert invoke.extensions["timeout"]["read"] == 930
+    assert invoke.extensions["timeout"]["read"] == 86_430
     assert get.extensions["timeout"]["read"] == 30
+    for short in (
+        requests.invoke("f1", timeout_seconds=5),
+        requests.invoke_by_name("a", timeout_seconds=5),
+    ):
+        assert sent(short).extensions["timeout"]["read"] == 35
+
+
+def test_a_part_of_the_output_is_asked_for_as_a_range() -> None:
+    assert "range" not in sent(requests.output("f1", "i1")).headers
+    for asked, told in (({"first": 2}, "bytes=2-"), ({"last": 0}, "bytes=0-0")):
+        assert sent(requests.output("f1", "i1", **asked)).headers["range"] == told
+    assert requests.output("f1", "i1").understand(200, {}, b"\xff\0") == b"\xff\0"
 
 
 def test_address_and_key_come_from_the_argument_then_the_environment_then_the_default(

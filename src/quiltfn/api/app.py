@@ -89,7 +89,7 @@ class App:
 def make_app(house: House) -> App:
     """The application over `house`."""
     machine = house.health.machine
-    known = rules.with_host(machine.memory_max_mib, machine.cores)
+    known = rules.with_host(machine.memory_max_mib, machine.cores, house.limits.timeout_max_s)
     guide = Guide(ROUTES, _encode(openapi.document(ROUTES, known)))
     trail = Trail(house.audit, house.clock)
     endpoints = {path: Endpoint(house, guide, trail, routes) for path, routes in ROUTES}

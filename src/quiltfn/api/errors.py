@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from quiltfn.model.errors import QuiltfnError
+from quiltfn.model.errors import QuiltfnError, RangeNotSatisfiable
 
 STATUS = {
     "UNAUTHORIZED": 401,
@@ -17,6 +17,7 @@ STATUS = {
     "FUNCTION_NOT_ACTIVE": 409,
     "PAYLOAD_TOO_LARGE": 413,
     "UNSUPPORTED_MEDIA_TYPE": 415,
+    "RANGE_NOT_SATISFIABLE": 416,
     "UNPROCESSABLE_ENTITY": 422,
     "RATE_LIMITED": 429,
     "CAPACITY_FULL": 503,
@@ -63,6 +64,8 @@ def render(error: QuiltfnError, request_id: str) -> tuple[int, bytes, dict[str, 
         headers["retry-after"] = str(error.retry_after)
     if error.code == "UNAUTHORIZED":
         headers["www-authenticate"] = 'Bearer realm="quiltfn"'
+    if isinstance(error, RangeNotSatisfiable):
+        headers["content-range"] = f"bytes */{error.size}"
     if error.invocation_id is not None:
         headers["x-invocation-id"] = error.invocation_id
     return STATUS[error.code], msgspec.json.encode(body), headers

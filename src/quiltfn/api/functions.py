@@ -3,6 +3,7 @@
 import itertools
 
 from quiltfn.api import parse, schema
+from quiltfn.api.byte_range import part_of
 from quiltfn.api.route import Answer, Asked
 from quiltfn.catalog import Entry
 from quiltfn.invoke import Request
@@ -16,6 +17,8 @@ from quiltfn.ports import InvocationQuery
 
 PAGE_MAX = 1000
 INVOCATIONS_DEFAULT = 50
+STREAMS = ("stdout", "stderr")
+OCTETS = "application/octet-stream"
 LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
 
 
@@ -175,6 +178,26 @@ async def get_invocation(asked: Asked) -> Answer:
     """Show the record of one call."""
     record = await _record(asked)
     return Answer(value=schema.invocation_answer(record), headers=_truncated(record))
+
+
+async def get_output(asked: Asked) -> Answer:
+    """Read what the handler wrote, byte for byte; Range asks for a part. A record shows the same as
+    text, with U+FFFD for what is not UTF-8.
+    """
+    stream = parse.one_of(asked.query.get("stream", "stdout"), "stream", STREAMS, "stderr")
+    record = await _record(asked)
+    if record.status not in FINAL:
+        raise NotFound("the call has not ended yet", hint="ask again once it has")
+    whole: bytes = getattr(record, stream)
+    # Nothing here has a validator, so no If-Range can match, and the whole is to be sent then.
+    wanted = None if "if-range" in asked.headers else asked.headers.get("range")
+    headers = {"accept-ranges": "bytes", **_truncated(record)}
+    part = part_of(len(whole), wanted)
+    if part is None:
+        return Answer(value=whole, headers=headers, content_type=OCTETS)
+    first, end = part
+    headers["content-range"] = f"bytes {first}-{end - 1}/{len(whole)}"
+    return Answer(value=whole[first:end], status=206, headers=headers, content_type=OCTETS)
 
 
 async def get_timeline(asked: Asked) -> Answer:

@@ -21,6 +21,8 @@ DEBUGGING = [
     "calls.",
     "GET /api/functions/<id>/invocations/<invocation_id>/timeline: where the time of a slow call "
     "went, and why it was cold.",
+    "GET /api/functions/<id>/invocations/<invocation_id>/output?stream=stderr: all that is kept of "
+    "a call's output, byte for byte; x-output-truncated counts what was dropped.",
     "status failed: the handler ended with another code than 0; stderr has its words.",
     "status timeout: the handler ran longer than timeout_seconds; give it more or do less.",
     "status oom: the handler needed more than memory_limit_mb.",
@@ -35,6 +37,8 @@ MISTAKES = [
     "Existence, deployment and warm capacity are three things: a function can exist and not be "
     "deployed (pending), and be deployed without a ready instance.",
     "A handler that fails is an answer with HTTP 200: look at status and exit_code.",
+    "stdout is what the handler wrote and nothing else; as text it has U+FFFD for bytes that are "
+    "not UTF-8. A value that python or node returns and that is too large fails the call.",
     "timeout_seconds of a call may be shorter than the function's, never longer.",
     "There is no source code in the API: the handler is what the runtime runs, a command line for "
     "shell; its files come with the runtime.",
@@ -81,6 +85,9 @@ FUNCTION_EXAMPLES = [
         keeps={"INVOCATION_ID": "invocation_id"},
     ),
     example("See where its time went", "GET", f"{ID}/invocations/$INVOCATION_ID/timeline", 200),
+    example(
+        "Read its output, byte for byte", "GET", f"{ID}/invocations/$INVOCATION_ID/output", 200
+    ),
     example("Show it", "GET", ID, 200),
     example("Show it by name", "GET", "/api/functions/by-name/my-function", 200),
     example("List functions", "GET", "/api/functions?limit=10", 200),

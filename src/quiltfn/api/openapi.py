@@ -26,13 +26,25 @@ HEADERS = {
     }
 }
 
-INVOKE_HEADERS = {
+OWN_HEADERS = {
     "x-invocation-id": {
         "description": "The id of the call's record.",
         "schema": {"type": "string"},
     },
     "server-timing": {
         "description": "Where the time went: dur is milliseconds; as in the call's timeline.",
+        "schema": {"type": "string"},
+    },
+    "x-output-truncated": {
+        "description": "How many bytes of a stream were dropped: stdout=1951424, stderr=12.",
+        "schema": {"type": "string"},
+    },
+    "accept-ranges": {
+        "description": "bytes: Range is understood.",
+        "schema": {"type": "string"},
+    },
+    "content-range": {
+        "description": "Of a part: which bytes of how many.",
         "schema": {"type": "string"},
     },
 }
@@ -140,9 +152,9 @@ def _parameter(one: Parameter) -> dict[str, Any]:
 
 
 def _responses(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
-    headers = HEADERS | INVOKE_HEADERS if way.is_invoke else HEADERS
+    headers = HEADERS | {name: OWN_HEADERS[name] for name in way.headers}
     good: dict[str, Any] = {"description": "Done.", "headers": headers}
-    content = {kind: {"schema": {"type": "string"}} for kind in way.texts}
+    content: dict[str, Any] = {kind: _text(kind) for kind in way.texts}
     if way.answer is not None and way.answer is not str:
         content["application/json"] = {"schema": _reference(way.answer)}
     if content:
@@ -167,12 +179,18 @@ def _responses(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
             "content": {"application/json": {"schema": {"$ref": REF.format(name="ErrorBody")}}},
         }
     for status, kind in way.also.items():
+        json = {"application/json": {"schema": _reference(kind)}} if kind is not bytes else None
         responses[str(status)] = {
-            "description": "Done before.",
-            "headers": HEADERS,
-            "content": {"application/json": {"schema": _reference(kind)}},
+            "description": "Done before." if json else "A part of it.",
+            "headers": HEADERS if json else headers,
+            "content": json or content,
         }
     return responses
+
+
+def _text(kind: str) -> dict[str, Any]:
+    """What is known of an answer that is no JSON: bytes have no schema (OpenAPI 3.1, 4.8.14.1)."""
+    return {"schema": {"type": "string"}} if kind.startswith("text/") else {}
 
 
 def _reference(kind: Any) -> dict[str, Any]:

@@ -49,11 +49,14 @@ class House:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiLimits:
-    """What a request may need of the server, in bytes and seconds."""
+    """What a request may need of the server, and a call may have of it, in bytes and seconds."""
 
     body_max: int = MIB
     invoke_body_max: int = 8 * MIB
     image_max: int = 512 * MIB
+    stdout_max: int = 6 * MIB
+    stderr_max: int = MIB
+    timeout_max_s: int = 86_400
     body_timeout_s: float = 30.0
 
 
@@ -113,7 +116,8 @@ class Route:
     """`scope` None: anybody, without a credential. `answer` None: no body; str: text alone.
 
     `texts`: the content types of an answer that is text, always or where the caller asks for it.
-    `also`: further statuses with answers of their own.
+    `also`: further statuses with answers of their own; bytes: those of the first of `texts`.
+    `headers`: those of its own that a good answer may have (see `openapi.py`).
 
     `codes`: the refusals of its own, beside those that every route has (see `openapi.py`).
     `action`: its name in the audit trail, for what changes something.
@@ -132,6 +136,7 @@ class Route:
     codes: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     also: Mapping[int, Any] = field(default_factory=dict)
+    headers: tuple[str, ...] = ()
     action: str | None = None
     streams: tuple[str, ...] = ()
 

@@ -49,6 +49,12 @@ SLOW = Parameter(
     about="only calls that took at least so many milliseconds",
     schema={"type": "integer", "minimum": 0, "maximum": 999_999_999},
 )
+STREAM = Parameter(
+    name="stream",
+    about="which of the two; standard output by itself",
+    schema={"enum": list(functions.STREAMS)},
+)
+RANGE = Parameter(name="Range", where="header", about="a part of the bytes: bytes=0-1023")
 FORMAT = Parameter(name="format", about="markdown or json", schema={"enum": ["json", "markdown"]})
 IF_MATCH = Parameter(
     name="If-Match", where="header", about="change it only if its ETag is still this one"
@@ -146,6 +152,7 @@ def invoking(handler: Handler) -> Route:
         is_idempotent=True,
         parameters=(IDEMPOTENCY,),
         codes=(*PLACED, "CONFLICT"),
+        headers=("x-invocation-id", "server-timing", "x-output-truncated"),
     )
 
 
@@ -155,7 +162,22 @@ INVOCATIONS = Route(
     answer=schema.InvocationList,
     parameters=(LIMIT, CURSOR, STATUS, COLD, SLOW),
 )
-INVOCATION = Route(handler=functions.get_invocation, scope=READ, answer=schema.InvocationAnswer)
+INVOCATION = Route(
+    handler=functions.get_invocation,
+    scope=READ,
+    answer=schema.InvocationAnswer,
+    headers=("x-output-truncated",),
+)
+OUTPUT = Route(
+    handler=functions.get_output,
+    scope=READ,
+    answer=str,
+    texts=(functions.OCTETS,),
+    also={206: bytes},
+    parameters=(STREAM, RANGE),
+    codes=("RANGE_NOT_SATISFIABLE",),
+    headers=("x-output-truncated", "accept-ranges", "content-range"),
+)
 TIMELINE = Route(handler=functions.get_timeline, scope=READ, answer=schema.TimelineAnswer)
 VERSIONS = Route(handler=functions.versions, scope=READ, answer=schema.VersionList)
 ROLLBACK = Route(
@@ -278,6 +300,7 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     (FUNCTION + "/resume", {"POST": RESUME}),
     (FUNCTION + "/invocations", {"GET": INVOCATIONS}),
     (FUNCTION + "/invocations/{invocation_id}", {"GET": INVOCATION}),
+    (FUNCTION + "/invocations/{invocation_id}/output", {"GET": OUTPUT}),
     (FUNCTION + "/invocations/{invocation_id}/timeline", {"GET": TIMELINE}),
     (FUNCTION + "/versions", {"GET": VERSIONS}),
     (FUNCTION + "/rollback", {"POST": ROLLBACK}),

@@ -22,12 +22,11 @@ from quiltfn.model.version import (
     NUMBER_MAX,
     PATH_MAX,
     RESERVED_PREFIX,
-    TIMEOUT_MAX_S,
 )
 
 NO_NUL = "^[^\\u0000]*$"
 PART = "(?!\\.{1,2}(?:/|$))[^/\\u0000]+"  # of a path: neither empty nor . or ..
-# The two numbers that the machine decides are filled in by `with_host`.
+# The three numbers that machine and settings decide are filled in by `with_host`.
 RULES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "name": (
         "1 to 64 letters, digits, dots, dashes, underscores; a letter or digit first and last; "
@@ -59,8 +58,9 @@ RULES: dict[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "cpu_limit_percent": ("percent of one core, from 1 to 100 for each core", {"minimum": 1}),
     "timeout_seconds": (
-        f"seconds, a whole number from 1 to {TIMEOUT_MAX_S}; of a call: at most the function's",
-        {"minimum": 1, "maximum": TIMEOUT_MAX_S},
+        "seconds, a whole number from 1 to what the server allows (limits in /api/system/info); of "
+        "a call: at most the function's",
+        {"minimum": 1},
     ),
     "environment": (
         "strings by name; names of letters, digits and _, not a digit first, none beginning with "
@@ -158,9 +158,10 @@ def rule_text(body: str, field: str) -> str:
     return RULES[rule_name(body, field)][0]
 
 
-def with_host(memory_max_mib: int, cores: int) -> dict[str, dict[str, Any]]:
-    """Each field's JSON Schema keywords, the machine's own limits filled in."""
+def with_host(memory_max_mib: int, cores: int, timeout_max_s: int) -> dict[str, dict[str, Any]]:
+    """Each field's JSON Schema keywords, this server's own limits filled in."""
     schemas = {name: dict(keywords) for name, (_, keywords) in RULES.items()}
     schemas["memory_limit_mb"]["maximum"] = memory_max_mib
     schemas["cpu_limit_percent"]["maximum"] = 100 * cores
+    schemas["timeout_seconds"]["maximum"] = timeout_max_s
     return schemas

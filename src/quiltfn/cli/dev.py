@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 from quiltfn.cli import advice, manifest, packages, payload, show, tree
-from quiltfn.cli.invoke import exit_code
+from quiltfn.cli.invoke import exit_code, show_ended
 from quiltfn.cli.options import Environment, parse_environment
 from quiltfn.cli.parsing import BadParameter, Exit, Option
 from quiltfn.cli.runtimes import Kind, Network, python_of
@@ -262,7 +262,9 @@ class Trial:
         took = time.monotonic() - began
         show.note(f"version {function.current_version} is live after {took:.2f} s")
         handed = payload.of_options(self._tried.payload, self._tried.payload_file)
-        return self._at.answer(requests.invoke(function.id, handed), show.invocation)
+        at = self._at
+        request = requests.invoke(function.id, handed)
+        return at.answer(request, lambda ended: show_ended(at.client, ended))
 
     def remove(self) -> None:
         """Takes function and runtime away again, as far as there are any."""

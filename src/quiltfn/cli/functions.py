@@ -1,5 +1,6 @@
 """`quiltfn functions …`: make, look at, change, deploy and delete functions."""
 
+import sys
 from typing import Annotated
 
 from msgspec import UNSET
@@ -152,6 +153,20 @@ def invocations(
             at.find(word).id, limit=limit, status=status, cold_start=cold, cursor=cursor
         )
         at.answer(wanted, tables.invocations)
+
+
+@app.command()
+def output(
+    word: Word,
+    invocation_id: Annotated[str, Argument(help="As `invocations` lists them.")],
+    *,
+    stream: Annotated[str, Option(help="stdout or stderr.")] = "stdout",
+    connection: Connection,
+) -> None:
+    """Print what a call wrote, byte for byte."""
+    with connection.session() as at:
+        wanted = requests.output(at.find(word).id, invocation_id, stream=stream)
+        show.write_bytes(sys.stdout, at.client.send(wanted))
 
 
 @app.command()

@@ -10,6 +10,9 @@ from quiltfn.cli.parsing import Exit, Option
 from quiltfn.cli.session import Connection, Word
 from quiltfn.sdk import Client, ClientError, Invocation, Request, requests
 
+# What a record shows for bytes that are not UTF-8.
+REPLACEMENT = "\ufffd"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
@@ -54,10 +57,27 @@ def invoke(
         )
 
     with connection.session() as at:
-        ended = at.answer_for(word, (by_id, by_name), show.invocation)
+        ended = at.answer_for(word, (by_id, by_name), lambda one: show_ended(at.client, one))
         if timing:
             tell_timing(at.client, ended)
     raise Exit(exit_code(ended))
+
+
+def show_ended(client: Client, ended: Invocation) -> None:
+    """The call's output, and how it went."""
+    show.invocation(ended, lambda stream: output_of(client, ended, stream))
+
+
+def output_of(client: Client, ended: Invocation, stream: str) -> bytes:
+    """The bytes behind the text of a record. Where they cannot be had, the text has to do."""
+    text = (ended.stdout if stream == "stdout" else ended.stderr) or ""
+    if REPLACEMENT not in text:
+        return text.encode()
+    try:
+        return client.send(requests.output(ended.function_id, ended.invocation_id, stream=stream))
+    except ClientError as error:
+        show.note(f"the bytes of its {stream} could not be had: {error}")
+        return text.encode()
 
 
 def tell_timing(client: Client, ended: Invocation) -> None:

@@ -3,7 +3,7 @@
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TextIO
 
 import msgspec
@@ -37,6 +37,19 @@ def write(stream: TextIO, text: str) -> None:
         stream.flush()
     except BrokenPipeError:
         # Not as it came: the library that reads the options would end with 1 then.
+        raise NobodyReads from None
+
+
+def write_bytes(stream: TextIO, output: bytes) -> None:
+    """Somebody else's output, byte for byte into a pipe or file; a terminal gets harmless text."""
+    if stream.isatty():
+        write(stream, visible(output.decode("utf-8", "replace")))
+        return
+    try:
+        stream.flush()
+        stream.buffer.write(output)
+        stream.buffer.flush()
+    except BrokenPipeError:
         raise NobodyReads from None
 
 
@@ -125,10 +138,10 @@ def function(one: Function) -> None:
     table(None, ((key, value) for key, value in rows if value not in (None, "")))
 
 
-def invocation(one: Invocation) -> None:
-    """The handler's own output, then one dim line about the call."""
-    pass_through(one.stdout or "", sys.stdout)
-    pass_through(one.stderr or "", sys.stderr)
+def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
+    """The handler's own output, then one dim line about the call. `output`: what a stream holds."""
+    write_bytes(sys.stdout, output("stdout"))
+    write_bytes(sys.stderr, output("stderr"))
     # The line about the call starts on a line of its own.
     last, unended = one.stderr or one.stdout, bool(one.stderr) or sys.stdout.isatty()
     if last and not last.endswith("\n") and unended:
@@ -139,6 +152,10 @@ def invocation(one: Invocation) -> None:
     took = "not started" if one.duration_ms is None else f"{one.duration_ms} ms"
     start = {True: ["cold"], False: ["warm"], None: []}[one.cold_start]
     note(" · ".join([status, took, *start, one.invocation_id]))
+    # What else there is to say: output that was dropped, a value that was too large, a signal.
+    said = f"the handler exited with code {one.exit_code}"
+    if one.status in ("success", "failed") and one.error_message not in (None, said):
+        note(str(one.error_message))
 
 
 def when(moment: int | None) -> str:

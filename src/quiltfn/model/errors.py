@@ -124,6 +124,20 @@ class Unprocessable(QuiltfnError):
         )
 
 
+class RangeNotSatisfiable(QuiltfnError):
+    """The range begins behind the end. `size`: how many bytes there are in all."""
+
+    code, blame = "RANGE_NOT_SATISFIABLE", "caller"
+    size = 0
+
+    @classmethod
+    def beyond(cls, size: int) -> "RangeNotSatisfiable":
+        expected = f"a range that begins within {size} bytes"
+        error = cls(f"Range must be {expected}", details={"expected": expected})
+        error.size = size
+        return error
+
+
 class CapacityFull(QuiltfnError):
     """Every instance is busy and the waiting line is full, or its wait was over."""
 

@@ -14,7 +14,7 @@ HANDLER_MAX_BYTES = 64 * 1024
 ENVIRONMENT_MAX_BYTES = 32 * 1024
 PATH_MAX = 1024
 MEMORY_MIN_MIB = 256
-TIMEOUT_MAX_S = 900
+TIMEOUT_MAX_S = 86_400
 NUMBER_MAX = 2**31 - 1
 RESERVED_PREFIX = "QUILT_"
 MASK = "***"
@@ -27,6 +27,7 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     memory_max_mib: int
     cores: int
+    timeout_max_s: int = TIMEOUT_MAX_S
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +55,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
         check_working_directory(self.working_directory)
         between("memory_limit_mb", self.memory_limit_mb, MEMORY_MIN_MIB, host.memory_max_mib, 256)
         between("cpu_limit_percent", self.cpu_limit_percent, 1, 100 * host.cores, 100.0)
-        between("timeout_seconds", self.timeout_seconds, 1, TIMEOUT_MAX_S, 30)
+        between("timeout_seconds", self.timeout_seconds, 1, host.timeout_max_s, 30)
 
     def footprint(self) -> Footprint:
         """What its instances weigh, and whether the last one is worth parking: a process that has

@@ -18,7 +18,10 @@ from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.model.pool import PoolCounts, summed
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
+SECONDS = (
+    *(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900),
+    *(3600, 14_400, 86_400),
+)
 
 registry = CollectorRegistry()
 _calls = Counter(

@@ -42,7 +42,8 @@ from quiltfn.sdk.types import (
 T = TypeVar("T")
 
 READ_S = 30.0
-INVOKE_READ_S = 930.0  # a call may run 900 s, and wait in line before that
+WAIT_S = 30.0  # a call may wait in line before it runs, and its answer takes a moment
+CALL_MAX_S = 86_400.0  # what a function's own timeout is at most, unless the server says more
 UPLOAD_READ_S = 600.0  # the server answers once it has unpacked and kept every file
 
 
@@ -155,7 +156,8 @@ def invoke(
 ) -> Request[Invocation]:
     """Run the function once. A handler that fails is a result; only the platform's fault raises."""
     path = f"{_function(function_id)}/invoke"
-    return _call(path, _invocation_body(payload, environment, timeout_seconds), idempotency_key)
+    body = _invocation_body(payload, environment, timeout_seconds)
+    return _call(path, body, idempotency_key, timeout_seconds)
 
 
 def invoke_by_name(
@@ -167,7 +169,8 @@ def invoke_by_name(
     idempotency_key: str | None = None,
 ) -> Request[Invocation]:
     path = f"/api/functions/invoke/{_segment(name)}"
-    return _call(path, _invocation_body(payload, environment, timeout_seconds), idempotency_key)
+    body = _invocation_body(payload, environment, timeout_seconds)
+    return _call(path, body, idempotency_key, timeout_seconds)
 
 
 def invocations(
@@ -193,6 +196,25 @@ def invocations(
 def invocation(function_id: str, invocation_id: str) -> Request[Invocation]:
     path = f"{_function(function_id)}/invocations/{_segment(invocation_id)}"
     return _get(path, _json(Invocation))
+
+
+def output(
+    function_id: str,
+    invocation_id: str,
+    *,
+    stream: str = "stdout",
+    first: int = 0,
+    last: int | None = None,
+) -> Request[bytes]:
+    """What the handler wrote to `stdout` or `stderr`, byte for byte, from byte `first` to `last`.
+
+    Raises ApiError with RANGE_NOT_SATISFIABLE where `first` lies behind the end.
+    """
+    path = f"{_function(function_id)}/invocations/{_segment(invocation_id)}/output"
+    request = _get(path + _query(stream=stream), bytes)
+    if first == 0 and last is None:
+        return request
+    return replace(request, headers={"Range": f"bytes={first}-{'' if last is None else last}"})
 
 
 def timeline(function_id: str, invocation_id: str) -> Request[Timeline]:
@@ -323,9 +345,13 @@ def _post(
     )
 
 
-def _call(path: str, body: dict[str, Any], idempotency_key: str | None) -> Request[Invocation]:
+def _call(
+    path: str, body: dict[str, Any], idempotency_key: str | None, timeout_seconds: int | None
+) -> Request[Invocation]:
+    """Waits as long as the call may run: what it names, or what any function may have."""
     request = _post(path, _json(Invocation), body, idempotency_key)
-    return replace(request, read_timeout_s=INVOKE_READ_S)
+    runs_s = CALL_MAX_S if timeout_seconds is None else timeout_seconds
+    return replace(request, read_timeout_s=runs_s + WAIT_S)
 
 
 def _invocation_body(

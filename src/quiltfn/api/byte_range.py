@@ -1,0 +1,28 @@
+"""Which part of an answer's bytes a caller asks for (RFC 9110, section 14)."""
+
+import re
+
+from quiltfn.model.errors import RangeNotSatisfiable
+
+ONE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*")
+
+
+def part_of(size: int, wanted: str | None) -> tuple[int, int] | None:
+    """The first byte and the one behind the last; None for all of them.
+
+    What is no range of bytes, and several at once, are passed over, as the standard allows. Raises
+    `RangeNotSatisfiable` for one that begins behind the end.
+    """
+    found = ONE.fullmatch(wanted or "")
+    if found is None or found.groups() == ("", ""):
+        return None
+    first, last = found.groups()
+    if first == "":
+        if int(last) == 0:
+            raise RangeNotSatisfiable.beyond(size)
+        return (max(0, size - int(last)), size) if size else None
+    if last and int(last) < int(first):
+        return None
+    if int(first) >= size:
+        raise RangeNotSatisfiable.beyond(size)
+    return int(first), min(size, int(last) + 1) if last else size

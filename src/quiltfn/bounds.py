@@ -1,0 +1,30 @@
+"""The settings that are bounds, as the parts that keep them take them."""
+
+from quiltfn.admission import TenantLimits
+from quiltfn.api.route import ApiLimits
+from quiltfn.images import ImageLimits
+from quiltfn.settings import Settings
+
+
+def tenant_limits(chosen: Settings) -> TenantLimits:
+    return TenantLimits(
+        in_flight=chosen.tenant_calls_in_flight,
+        calls_per_s=chosen.tenant_calls_per_s,
+        functions=chosen.tenant_functions,
+    )
+
+
+def image_limits(chosen: Settings) -> ImageLimits:
+    return ImageLimits(unpacked_max_bytes=chosen.image_max_bytes, files_max=chosen.image_files_max)
+
+
+def api_limits(chosen: Settings) -> ApiLimits:
+    return ApiLimits(
+        body_max=chosen.body_max_bytes,
+        invoke_body_max=chosen.invoke_body_max_bytes,
+        image_max=chosen.image_upload_max_bytes,
+        stdout_max=chosen.stdout_max_bytes,
+        stderr_max=chosen.stderr_max_bytes,
+        timeout_max_s=chosen.timeout_max_s,
+        body_timeout_s=chosen.body_timeout_s,
+    )
