@@ -69,6 +69,10 @@ class GuestBuildHook(BuildHookInterface[Any]):
             compile_into(directory, root / GUEST, compiler_for(machine))
             for name in PROGRAMS:
                 build_data["force_include"][str(directory / name)] = f"quiltfn/guest/bin/{name}"
+            # What `quiltfn service install` writes.
+            for file in (root / "packaging").iterdir():
+                place = f"quiltfn/operator/packaging/{file.name}"
+                build_data["force_include"][str(file)] = place
         build_data["pure_python"] = False
         build_data["infer_tag"] = False
         # The guest is static, the library asks for what every libc has, and the rest is Python: any

@@ -46,6 +46,10 @@ def run(word: str) -> int:
         from quiltfn.operator import simulate  # noqa: PLC0415
 
         return simulate.main(sys.argv[2:])
+    if word == "service":
+        from quiltfn.operator import service  # noqa: PLC0415
+
+        return service.main(sys.argv[2:])
     from quiltfn import cli  # noqa: PLC0415
 
     return cli.main()

@@ -23,8 +23,8 @@ sub size { return length $_[0] }
 
 
 def files_of_page() -> dict[str, str | bytes]:
-    """The page's two files, each under the name that the sentence before it says."""
-    found = re.findall(r"Save this as `image/(.+?)`:\n\n```perl\n(.*?)```", PAGE.read_text(), re.S)
+    """The page's two files."""
+    found = re.findall(r"^cat >image/(.+?) <<'PERL'\n(.*?)^PERL$", PAGE.read_text(), re.S | re.M)
     assert [name for name, _ in found] == ["runner", "hello.pl"]
     return {("runner*" if name == "runner" else name): text for name, text in found}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from quiltfn import settings
+from quiltfn.operator import service
 from quiltfn.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +108,44 @@ def test_systemd_itself_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if "quiltfn.service" in line] == []
 
 
+def test_the_service_is_written_out_of_the_package(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert service.main(["install", "--root", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    unit = tmp_path / "etc/systemd/system/quiltfn.service"
+    sample = tmp_path / "etc/quiltfn/quiltfn.toml"
+    program = re.findall(r"ExecStart=(\S+)", unit.read_text())[0]
+    assert Path(program).exists()
+    assert unit.read_text().replace(program, "/usr/local/bin/quiltfn") == UNIT.read_text()
+    assert sample.read_text() == SAMPLE.read_text()
+    assert oct(unit.stat().st_mode & 0o777) == oct(sample.stat().st_mode & 0o777) == "0o644"
+    assert "systemctl enable --now quiltfn" in told
+    # An upgrade: what an administrator wrote is not lost.
+    unit.write_text("[Service]\n")
+    sample.write_text("port = 9\n")
+    assert service.main(["install", "--root", str(tmp_path)]) == 0
+    assert unit.with_name("quiltfn.service.before").read_text() == "[Service]\n"
+    assert sample.read_text() == "port = 9\n"
+    assert "ExecStart" in unit.read_text()
+    assert service.main(["uninstall", "--root", str(tmp_path)]) == 0
+    assert not list(unit.parent.iterdir())
+    assert sample.exists()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
+def test_systemd_takes_the_unit_as_it_is_written(tmp_path: Path) -> None:
+    assert service.main(["install", "--root", str(tmp_path)]) == 0
+    unit = tmp_path / "etc/systemd/system/quiltfn.service"
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert [line for line in done.stderr.splitlines() if "quiltfn" in line] == []
+
+
 def test_every_generated_file_is_current() -> None:
     files = runpy.run_path(str(ROOT / "scripts" / "generate.py"))["FILES"]
     for path, text in files.items():
@@ -129,6 +168,6 @@ def test_the_sample_uncommented_is_the_defaults(tmp_path: Path) -> None:
 
 def test_the_how_to_names_the_files_and_paths_of_the_unit() -> None:
     text = HOW_TO.read_text()
-    for name in ("/etc/quiltfn/quiltfn.toml", "/etc/systemd/system/quiltfn.service"):
+    for name in ("/etc/quiltfn/quiltfn.toml", "quiltfn service install"):
         assert name in text
     assert "--data-dir /var/lib/quiltfn/data" in text

@@ -28,6 +28,7 @@ COMMANDS = {
 ON_THIS_MACHINE = {
     "serve": "Start the server on this machine.",
     "keys": "Make, list and revoke API keys in the data directory.",
+    "service": "Write or remove the files of a systemd service.",
     "doctor": "Check this machine; --sweep removes what a crash left.",
     "simulate": "Replay a trace of calls through the keep-alive policies.",
 }

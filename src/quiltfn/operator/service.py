@@ -1,0 +1,105 @@
+"""`quiltfn service`: the unit and the settings of a systemd service, written out of the package."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+FINE, REFUSED, NOT_ROOT = 0, 1, 77
+UNIT, SETTINGS = "quiltfn.service", "quiltfn.toml"
+# What the unit says; another place of the program is written in its stead.
+USUAL_PROGRAM = Path("/usr/local/bin/quiltfn")
+NEXT = """Next:
+  systemctl daemon-reload
+  systemctl enable --now quiltfn"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes or removes the files; returns the exit code."""
+    given = parser().parse_args(arguments)
+    root = Path(given.root)
+    if os.geteuid() != 0 and root == Path("/"):
+        print(f"quiltfn: service {given.verb} must be run as root", file=sys.stderr)
+        return NOT_ROOT
+    try:
+        if given.verb == "install":
+            install(root, program())
+        else:
+            uninstall(root)
+    except OSError as error:
+        print(f"quiltfn: {error.filename}: {error.strerror}", file=sys.stderr)
+        return REFUSED
+    return FINE
+
+
+def install(root: Path, program: Path) -> None:
+    """The unit anew, since it belongs to the release; settings only where there are none yet."""
+    unit = unit_of(root)
+    text = packaged(UNIT).read_text().replace(str(USUAL_PROGRAM), str(program))
+    if unit.exists() and unit.read_text() != text:
+        shutil.copy2(unit, unit.with_name(f"{UNIT}.before"))
+        print(f"kept   {unit}.before, which was another one")
+    put(unit, text)
+    settings = settings_of(root)
+    if settings.exists():
+        print(f"kept   {settings}, as it is")
+    else:
+        put(settings, packaged(SETTINGS).read_text())
+    print(NEXT)
+
+
+def uninstall(root: Path) -> None:
+    """The unit alone; settings and data are somebody's work."""
+    for path in (unit_of(root), unit_of(root).with_name(f"{UNIT}.before")):
+        if path.exists():
+            path.unlink()
+            print(f"removed {path}")
+    print(f"kept    {settings_of(root)} and the data directory\nNext:\n  systemctl daemon-reload")
+
+
+def put(path: Path, text: str) -> None:
+    """In one step: nobody reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text)
+    fresh.chmod(0o644)
+    fresh.replace(path)
+    print(f"wrote  {path}")
+
+
+def unit_of(root: Path) -> Path:
+    return root / "etc/systemd/system" / UNIT
+
+
+def settings_of(root: Path) -> Path:
+    return root / "etc/quiltfn" / SETTINGS
+
+
+def program() -> Path:
+    """Where this command is: as an administrator calls it, where that leads to it."""
+    own = Path(sys.executable).with_name("quiltfn")
+    if not own.exists() or (USUAL_PROGRAM.exists() and USUAL_PROGRAM.samefile(own)):
+        return USUAL_PROGRAM
+    return own
+
+
+def packaged(name: str) -> Path:
+    """A file that a wheel has beside this module, and a checkout at its root."""
+    beside = Path(__file__).with_name("packaging") / name
+    return beside if beside.exists() else Path(__file__).parents[3] / "packaging" / name
+
+
+def parser() -> argparse.ArgumentParser:
+    it = argparse.ArgumentParser(
+        prog="quiltfn service", description="quiltfn as a service of systemd."
+    )
+    verbs = it.add_subparsers(dest="verb", required=True)
+    for verb, about in (
+        ("install", "write the unit, and the settings where there are none"),
+        ("uninstall", "remove the unit; settings and data stay"),
+    ):
+        one = verbs.add_parser(verb, help=about)
+        one.add_argument("--root", default="/", help="a directory to write below (default /)")
+    return it

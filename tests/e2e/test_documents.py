@@ -1,0 +1,209 @@
+"""Documents, word for word, as a newcomer does: every block of commands of every page is run in one
+directory, one after the other, and prints what is said that it prints.
+
+A block that cannot be run says why in a comment before it: `<!-- not run: REASON -->`.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from e2e.server import QUILTFN, is_alive, short_dir, until
+from patience import patient
+
+pytestmark = pytest.mark.sandbox
+ROOT = Path(__file__).parents[2]
+# As the README lists them: whoever reads on comes by in this order.
+FIRST = "README.md"
+PAGES = [
+    "docs/tutorial.md",
+    "docs/how-to/runtimes.md",
+    "docs/how-to/custom-runtime.md",
+    "docs/how-to/gvisor.md",
+    "docs/how-to/egress.md",
+    "docs/how-to/change-under-load.md",
+    "docs/how-to/records.md",
+    "docs/how-to/slow-calls.md",
+    "docs/reference/keep-alive.md",
+    "docs/how-to/keys.md",
+    "docs/how-to/install.md",
+    "docs/how-to/test-v2.md",
+]
+BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<why>[^\n]+) -->\n)?^```(?P<kind>sh|text)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+# Nothing that a newcomer has not: neither settings of ours nor a proxy.
+KEPT = ("HOME", "LANG", "TERM", "SSL_CERT_FILE", "UV_CACHE_DIR", "TMPDIR")
+
+
+def blocks(page: str) -> list[dict[str, str | None]]:
+    return [found.groupdict() for found in BLOCK.finditer((ROOT / page).read_text())]
+
+
+def not_run() -> Iterator[tuple[str, str]]:
+    for page in [FIRST, *PAGES]:
+        for one in blocks(page):
+            if one["why"]:
+                yield page, one["why"]
+
+
+@dataclass
+class Terminal:
+    """One directory and one network of its own, in which port 8080 is free and nobody else is."""
+
+    directory: Path
+    network: int
+    state: Path
+    servers: list[int] = field(default_factory=list)
+
+    def run(self, page: str) -> int:
+        """Every block of the page in one shell; returns how many there were. What a page exports
+        is there for the next one."""
+        parts, expected = [f". {self.state}"], []
+        for number, one in enumerate(blocks(page)):
+            if one["kind"] == "sh" and not one["why"]:
+                mark = f"printf '\\n@@ {number}\\n'"
+                parts += [mark, f"{mark} >&2", str(one["text"])]
+                expected.append((number, str(one["text"]), []))
+            elif one["kind"] == "text" and expected:
+                expected[-1][2].extend(str(one["text"]).splitlines())
+        parts += [f"export -p >{self.state}", f"jobs -p >>{self.state}.pids"]
+        out, err = self.shell("\n".join(parts), page)
+        for number, text, lines in expected:
+            printed = part_of(out, number) + "\n" + part_of(err, number)
+            check(text, lines, printed)
+        return len(expected)
+
+    def shell(self, script: str, name: str) -> tuple[str, str]:
+        """Into files: a server that is started in it holds what it prints to."""
+        out, err = (self.directory.parent / f"{Path(name).name}.{one}" for one in ("out", "err"))
+        command = ["nsenter", f"--net=/proc/{self.network}/ns/net", "/bin/bash", "-e", "-c", script]
+        with out.open("wb") as to_out, err.open("wb") as to_err:
+            done = subprocess.run(
+                command,
+                cwd=self.directory,
+                env=newcomer(),
+                stdin=subprocess.DEVNULL,
+                stdout=to_out,
+                stderr=to_err,
+                timeout=patient(180),
+                check=False,
+                start_new_session=True,
+            )
+        said, complained = out.read_text(), err.read_text()
+        assert done.returncode == 0, f"{name}\n{said}\n{complained}"
+        return said, complained
+
+
+def newcomer() -> dict[str, str]:
+    mine = {name: os.environ[name] for name in KEPT if name in os.environ}
+    # Packages were fetched before, since there is no way out of this network.
+    return {**mine, "PATH": "/usr/local/bin:/usr/bin:/bin", "COLUMNS": "200", "UV_OFFLINE": "1"}
+
+
+def part_of(printed: str, number: int) -> str:
+    _, _, rest = printed.partition(f"@@ {number}\n")
+    return re.split(r"^@@ \d+\n", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def check(text: str, lines: list[str], printed: str) -> None:
+    at = 0
+    for line in lines:
+        # In this order where lines of one stream are shown; an … stands for what differs.
+        pattern = re.compile(re.escape(line).replace("…", r"\S+").replace(r"\ ", r"\s+"))
+        found = pattern.search(printed, at) or pattern.search(printed)
+        assert found, f"after\n{text}\n{line!r} is not in\n{printed}"
+        at = found.end()
+
+
+@pytest.fixture(scope="module")
+def terminal() -> Iterator[Terminal]:
+    """Opened, with the README's blocks run in it: all other pages need the server of that."""
+    fetch()
+    holder = subprocess.Popen(
+        ["unshare", "--net", "/bin/sh", "-c", "ip link set lo up && echo up && exec sleep 900"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "up\n"
+    with short_dir() as root:
+        directory = root / "quiltfn"
+        directory.mkdir()
+        for name in (".venv", "scripts"):
+            (directory / name).symlink_to(ROOT / name)
+        state = root / "state"
+        state.write_text("")
+        opened = Terminal(directory, holder.pid, state)
+        try:
+            opened.run(FIRST)
+            yield opened
+        finally:
+            end(root / "state.pids")
+            holder.kill()
+            holder.wait()
+            holder.stdout.close()
+
+
+def fetch() -> None:
+    """What the pages install, into the cache of the tool that installs it."""
+    uv = Path(sys.executable).with_name("uv")
+    place = "/tmp/quiltfn-fetched"
+    done = subprocess.run(
+        [uv, "pip", "install", "-q", "--only-binary", ":all:", "--target", place, "jinja2"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    shutil.rmtree(place, ignore_errors=True)
+    if done.returncode != 0:
+        pytest.skip(f"jinja2 cannot be fetched: {done.stderr[-300:]}")
+
+
+def end(pids: Path) -> None:
+    for word in pids.read_text().split() if pids.exists() else ():
+        pid = int(word)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+            until(lambda pid=pid: not is_alive(pid), 45.0)
+
+
+def test_the_readme_does_what_it_says(terminal: Terminal) -> None:
+    assert (terminal.directory / "etl" / "main.py").exists()
+    assert "QUILT_API_KEY" in terminal.state.read_text()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_does_what_it_says(terminal: Terminal, page: str) -> None:
+    if page.endswith("gvisor.md") and shutil.which("runsc") is None:
+        pytest.skip("needs runsc")
+    terminal.run(page)
+
+
+@pytest.mark.parametrize(("page", "why"), list(not_run()))
+def test_what_is_not_run_says_why(page: str, why: str) -> None:
+    pytest.skip(f"{page}: {why}")
+
+
+def test_every_page_with_commands_is_run() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    with_commands = {str(one.relative_to(ROOT)) for one in pages if "\n```sh" in one.read_text()}
+    assert with_commands <= {FIRST, *PAGES}
+    assert QUILTFN.exists()
+
+
+def test_what_a_page_does_not_say_it_prints_is_found_out() -> None:
+    """Negative control."""
+    check("", ["Hello, …!"], "Hello, Ada!")
+    with pytest.raises(AssertionError, match="is not in"):
+        check("", ["Goodbye"], "Hello, Ada!")
