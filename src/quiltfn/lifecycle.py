@@ -15,7 +15,13 @@ import msgspec
 
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.ids import new_id
-from quiltfn.model.errors import Conflict, NotFound, PreconditionFailed, ShuttingDown
+from quiltfn.model.errors import (
+    Conflict,
+    NotFound,
+    PreconditionFailed,
+    ShuttingDown,
+    Unprocessable,
+)
 from quiltfn.model.function import (
     Function,
     FunctionEvent,
@@ -25,6 +31,7 @@ from quiltfn.model.function import (
 )
 from quiltfn.model.invocation import How
 from quiltfn.model.pool import PoolLimits
+from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.version import Content, HostLimits, Version, check_number
 from quiltfn.ports import Clock, Pools, SandboxFailed, SandboxRefused, Store, Tally
 from quiltfn.runtimes import Runtimes
@@ -37,12 +44,14 @@ CONTENT_FIELDS = frozenset(Content.__struct_fields__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where this server runs: its node's name, what the machine allows, how its pools behave."""
+    """Where this server runs: its node's name, what the machine allows, how its pools behave.
+    `tenant_instances`: how many a tenant's functions may have together."""
 
     node_id: str
     host: HostLimits
     runtimes: Runtimes
     pools: PoolLimits
+    tenant_instances: float = UNBOUNDED
 
 
 class Lifecycle:
@@ -83,6 +92,7 @@ class Lifecycle:
             updated_at=now,
         )
         function.validate()
+        self._check_quota(function.min_instances)
         content = self._place.runtimes.pin(tenant_id, content)
         content.validate(self._place.host)
         version = self._version(function, 1, content, now)
@@ -114,6 +124,8 @@ class Lifecycle:
                 entry.function, **rest, updated_at=now, error_message=None
             )
             function.validate()
+            if "min_instances" in changes:
+                self._check_quota(function.min_instances)
             content.validate(self._place.host)
             newest = await self._store.newest_number(function.id)
             version = self._version(function, newest + 1, content, now)
@@ -138,6 +150,7 @@ class Lifecycle:
         """New scaling targets, at once and without a version. Raises `Unprocessable`."""
         async with changing(entry):
             check_targets(min_instances, max_instances)
+            self._check_quota(min_instances)
             function = msgspec.structs.replace(
                 entry.function,
                 min_instances=min_instances,
@@ -315,7 +328,15 @@ class Lifecycle:
             self._place.pools,
             min_instances=function.min_instances,
             max_instances=function.max_instances,
+            tenant_id=function.tenant_id,
         )
+
+    def _check_quota(self, min_instances: int) -> None:
+        """Raises `Unprocessable` for more than a tenant may have at all."""
+        most = self._place.tenant_instances
+        if min_instances > most:
+            expected = f"at most {most:g}, the quota of instances of a tenant"
+            raise Unprocessable.field("min_instances", expected, min_instances, 0)
 
     def _in_background(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task: asyncio.Task[None] = asyncio.ensure_future(work)

@@ -45,7 +45,7 @@ from quiltfn.model.errors import ShuttingDown, StoreUnavailable
 from quiltfn.model.keepalive import KeepAlive, maker
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import Memory
-from quiltfn.model.runtime import Isolation, Kind, Network, built_in
+from quiltfn.model.runtime import built_in
 from quiltfn.model.version import HostLimits
 from quiltfn.observe import log, metrics
 from quiltfn.pool.local import LocalPools
@@ -109,7 +109,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         memory = Memory(budget_mib=given.machine.memory_max_mib)
         stems = stock_of(given, channel, clock, memory)
         stack.push_async_callback(stems.aclose)
-        pools = LocalPools(stems, clock, memory, keeping_of(chosen))
+        pools = LocalPools(stems, clock, memory, keeping_of(chosen), chosen.tenant_instances)
         stack.push_async_callback(pools.aclose)
         catalog = Catalog()
         holdings = await holdings_of(given, store, clock)
@@ -184,6 +184,7 @@ def place_of(given: Inherited, runtimes: Runtimes) -> Place:
             timeout_max_s=chosen.timeout_max_s,
         ),
         runtimes=runtimes,
+        tenant_instances=chosen.tenant_instances,
         pools=PoolLimits(
             idle_s=chosen.idle_s,
             line_max=chosen.line_max,
@@ -221,13 +222,7 @@ async def runtimes_of(
     given: Inherited, store: SqliteStore, holdings: Holdings, clock: Clock
 ) -> Runtimes:
     """What runtimes' names stand for, as it was."""
-    words = given.settings.words
-    rules = TenantRules(
-        kinds=frozenset(map(Kind, words("tenant_runtime_kinds"))),
-        isolations=frozenset(map(Isolation, words("tenant_runtime_isolations"))),
-        networks=frozenset(map(Network, words("tenant_runtime_networks"))),
-        runtimes=given.settings.tenant_runtimes,
-    )
+    rules = TenantRules.of(given.settings.words, given.settings.tenant_runtimes)
     host = host_image(given.machine)
     runtimes = Runtimes(host, SqlRuntimes(store.database), holdings, clock, rules)
     await runtimes.restore()

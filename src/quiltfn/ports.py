@@ -139,9 +139,11 @@ class Lease(Protocol):
 
 
 class Pools(Protocol):
-    """The instances and the waiting line of every function on this node, and their memory."""
+    """The instances and the waiting line of every function on this node, and their memory.
+    `tenant_instances`: the quota of each tenant."""
 
     memory: Memory
+    tenant_instances: float
 
     def lease(self, function_id: str) -> AbstractAsyncContextManager[Lease]:
         """Holds an instance of the function's current version.

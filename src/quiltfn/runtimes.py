@@ -1,7 +1,7 @@
 """The verbs over runtimes: what a name stands for now, and what a version is given of it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -34,6 +34,16 @@ class TenantRules:
     isolations: frozenset[Isolation] = frozenset({Isolation.CRUN})
     networks: frozenset[Network] = frozenset({Network.NONE})
     runtimes: int = 100
+
+    @classmethod
+    def of(cls, words: Callable[[str], Sequence[str]], runtimes: int) -> "TenantRules":
+        """As settings say it: `words` has the words of each."""
+        return cls(
+            kinds=frozenset(map(Kind, words("tenant_runtime_kinds"))),
+            isolations=frozenset(map(Isolation, words("tenant_runtime_isolations"))),
+            networks=frozenset(map(Network, words("tenant_runtime_networks"))),
+            runtimes=runtimes,
+        )
 
     def check(self, wanted: Runtime) -> None:
         """Raises `Forbidden` for what the operator does not allow tenants."""

@@ -148,6 +148,12 @@ class Settings:
     tenant_functions: int = setting(
         10_000, "functions of one tenant at most", low=1, high=1_000_000
     )
+    tenant_instances: int = setting(
+        1000,
+        "instances of one tenant at most, in whatever state; a machine has room for 3,839",
+        low=1,
+        high=1_000_000,
+    )
     tenant_runtimes: int = setting(
         100, "runtimes of one tenant at most; operators add more", low=0, high=100_000
     )

@@ -19,6 +19,7 @@ from quiltfn.model.function import FunctionState, NewFunction
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import Memory
+from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.runtime import SHELL
 from quiltfn.model.version import Content, HostLimits
 from quiltfn.pool.local import LocalPools
@@ -107,6 +108,7 @@ async def house(
     clock: HandClock | None = None,
     fakes: FakeSandboxes | None = None,
     memory: Memory | None = None,
+    tenant_instances: float = UNBOUNDED,
     **sandboxes: float,
 ) -> AsyncIterator[House]:
     """Opened as main opens it, closed as main closes it; at the end no sandbox may be left."""
@@ -115,7 +117,7 @@ async def house(
         journal = SpoolJournal(store.database, path, clock)
         await journal.start()
         fake = fakes or FakeSandboxes(**sandboxes)
-        pools = LocalPools(fake, clock, memory)
+        pools = LocalPools(fake, clock, memory, tenant_instances=tenant_instances)
         catalog = Catalog()
         host = HostLimits(memory_max_mib=4096, cores=2)
         images = ImageDirectory(path / "images", clock, ImageLimits())

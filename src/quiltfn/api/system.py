@@ -107,6 +107,7 @@ async def info(asked: Asked) -> Answer:
                 "image_upload_bytes": house.limits.image_max,
                 "tenant_calls_in_flight": house.admission.limits.in_flight,
                 "tenant_functions": house.admission.limits.functions,
+                "tenant_instances": house.pools.tenant_instances,
                 "tenant_runtimes": house.runtimes.rules.runtimes,
                 "tenant_image_bytes": house.holdings.quota_bytes,
                 "tenant_calls_per_second": house.admission.limits.calls_per_s,

@@ -72,8 +72,15 @@ class Short(msgspec.Struct, frozen=True):
     mib: float
 
 
-Action = Start | Hand | Resume | Refuse | Fail | Destroy | Wake | Stands | CannotStand | Short
+class Crowded(msgspec.Struct, frozen=True):
+    """The tenant's quota of instances lacks what the pool wants: somebody should leave."""
+
+
+Action = (
+    Start | Hand | Resume | Refuse | Fail | Destroy | Wake | Stands | CannotStand | Short | Crowded
+)
 
 FULL = "full"
 WAITED_TOO_LONG = "waited too long"
 NO_ROOM = "no room"
+OVER_QUOTA = "over quota"

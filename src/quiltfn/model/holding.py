@@ -4,6 +4,7 @@ from quiltfn.model.cold import Cold
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
 from quiltfn.model.memory import Footprint, Memory
+from quiltfn.model.quota import Quota
 
 S = InstanceState
 WITH_A_CALL = (S.BUSY, S.RECYCLING)
@@ -17,10 +18,10 @@ class Holding:
     has been in a state for longest is the first there, since time only goes forward.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, quota: Quota) -> None:
         self.instances: dict[int, Instance] = {}
         self._in: dict[InstanceState, dict[int, Instance]] = {state: {} for state in S}
-        self._memory = memory
+        self._memory, self._quota = memory, quota
         self._footprints: dict[str, Footprint] = {}
         self._next_number = 1
 
@@ -42,6 +43,7 @@ class Holding:
         self._next_number += 1
         self.instances[one.id] = self._in[S.WARMING][one.id] = one
         self._charge(one, charge_mib)
+        self._quota.held += 1
         return one
 
     def hear(self, one: Instance, event: InstanceEvent, now: float) -> None:
@@ -56,6 +58,7 @@ class Holding:
             self._charge(one, one.idle_mib)
         elif one.state is S.TERMINATING:
             self._memory.leaving_mib += one.charge_mib
+            self._quota.leaving += 1
 
     def remove(self, number: int, now: float) -> None:
         """It is gone, and no longer counts."""
@@ -63,6 +66,8 @@ class Holding:
         del self._in[one.state][number]
         one.hear(InstanceEvent.VANISHED, now)
         self._memory.leaving_mib -= one.charge_mib
+        self._quota.held -= 1
+        self._quota.leaving -= 1
         self._charge(one, 0.0)
 
     def measured(self, number: int, mib: float) -> None:

@@ -10,7 +10,16 @@ its instances stand idle until `switch` makes it current. `previous` was current
 instances are kept, parked, for a while, so that going back to it is going back to them.
 """
 
-from quiltfn.model.actions import FULL, NO_ROOM, WAITED_TOO_LONG, Action, CannotStand, Fail, Refuse
+from quiltfn.model.actions import (
+    FULL,
+    NO_ROOM,
+    OVER_QUOTA,
+    WAITED_TOO_LONG,
+    Action,
+    CannotStand,
+    Fail,
+    Refuse,
+)
 from quiltfn.model.cold import Cold
 from quiltfn.model.counts import PoolCounts, summed
 from quiltfn.model.instance import InstanceEvent
@@ -188,6 +197,8 @@ class Pool(PoolRules):
             if now - instance.since >= self.limits.recycle_s:
                 actions += self._stop(instance, now, Cold.REPLACED)
         why = NO_ROOM if self in self.memory.short else WAITED_TOO_LONG
+        if self._denied and not self.quota.has_room:
+            why = OVER_QUOTA
         for waiting in self.line.overdue(now, self.limits.line_wait_s):
             retry = self.line.retry_s(self.limits.max_instances, now - waiting.since)
             actions.append(Refuse(waiting.id, why, retry))
@@ -205,6 +216,12 @@ class Pool(PoolRules):
                     for instance in self._all.those(state, self.current):
                         instance.ahead = True
         return actions + self._provide(now)
+
+    def crowd_out(self, now: float) -> list[Action]:
+        """The tenant's quota is used up by what may not go: the standby cannot stand."""
+        if self.standby is None:
+            return []
+        return [CannotStand(self.standby, self.quota.refusal), *self.abandon(now)]
 
     # What the machine's memory does ----------------------------------------------------------
 

@@ -6,7 +6,17 @@ Nothing here waits, reads a clock or touches the kernel: time comes in, actions 
 from collections.abc import Sequence
 from itertools import islice
 
-from quiltfn.model.actions import Action, Destroy, Hand, Resume, Short, Stands, Start, Wake
+from quiltfn.model.actions import (
+    Action,
+    Crowded,
+    Destroy,
+    Hand,
+    Resume,
+    Short,
+    Stands,
+    Start,
+    Wake,
+)
 from quiltfn.model.cold import Cold, Past
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.holding import Holding
@@ -15,6 +25,7 @@ from quiltfn.model.keepalive import KeepAlive, is_wanted, next_change
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.line import Line, Waiting
 from quiltfn.model.memory import Footprint, Memory
+from quiltfn.model.quota import Quota
 
 WARMING, PARKED, READY = InstanceState.WARMING, InstanceState.PARKED, InstanceState.READY
 BUSY, RECYCLING = InstanceState.BUSY, InstanceState.RECYCLING
@@ -30,6 +41,7 @@ class PoolRules:
         limits: PoolLimits,
         memory: Memory | None = None,
         keeping: KeepAlive | None = None,
+        quota: Quota | None = None,
     ) -> None:
         self.limits = limits
         # What calls teach about the next one; None: `idle_s` is the rule for every instance.
@@ -43,7 +55,10 @@ class PoolRules:
         self.line = Line()
         self.memory = memory or Memory()
         self._kept_until = 0.0
-        self._all = Holding(self.memory)
+        self.quota = quota or Quota()
+        # How many instances the quota has denied it, since it wanted some last.
+        self._denied = 0
+        self._all = Holding(self.memory, self.quota)
         self._past = Past()
         self._calls = 0
         # Lowering max_instances cannot end running calls, so the bound comes down with them.
@@ -55,6 +70,21 @@ class PoolRules:
 
     def counts(self) -> PoolCounts:
         return self._all.counts()
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether any instance is idle."""
+        return bool(self._all.count(READY) or self._all.count(PARKED))
+
+    @property
+    def lacking(self) -> int:
+        """How many instances the tenant's quota denies it that it still wants."""
+        if not self._denied:
+            return 0
+        if self.line or self.standby is not None:
+            return self._denied
+        missing = self.limits.min_instances - self._all.serving(self.current or "")
+        return min(self._denied, max(0, missing)) if self.current is not None else 0
 
     def check(self) -> None:
         """Asserts everything that must hold between two events."""
@@ -178,7 +208,12 @@ class PoolRules:
         why = self._past.why(digest, others_stand=stands)
         weight = self._all.footprint(digest)
         charge = weight.limit_mib if callers else weight.idle_mib
+        self._denied = 0
         for index in range(count):
+            if not self.quota.has_room:
+                self._denied = count - index
+                actions.append(Crowded())
+                break
             since = callers[index].since if callers else None
             is_turn = since is None or self.memory.is_turn_of(self, since)
             if not (self.memory.fits(charge) and is_turn):
@@ -215,9 +250,9 @@ class PoolRules:
         return actions
 
     def _has_memory_to_spare(self) -> bool:
-        """For an instance that nobody has asked for."""
+        """For an instance that nobody has asked for; and a place within the quota."""
         idle = self._all.footprint(self.current or "").idle_mib
-        return not self.memory.short and self.memory.fits(idle)
+        return not self.memory.short and self.memory.fits(idle) and self.quota.has_room
 
     def _expects_a_call(self, now: float) -> bool:
         """Whether an instance is to be there now, called or not, by what calls have taught."""

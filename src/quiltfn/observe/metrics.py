@@ -66,7 +66,7 @@ _blocked = Counter(
 )
 _evictions = Counter(
     "quiltfn_evicted_instances",
-    "Idle instances that were ended because others needed their memory.",
+    "Idle instances that were ended because others needed their memory or their place.",
     registry=registry,
 )
 _instances = Gauge(
@@ -117,7 +117,7 @@ def count_blocked(attempts: int) -> None:
 
 
 def count_eviction() -> None:
-    """An idle instance was ended because memory was short."""
+    """An idle instance was ended because memory was short, or its tenant's quota used up."""
     _evictions.inc()
 
 

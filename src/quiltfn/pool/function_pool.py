@@ -21,6 +21,7 @@ from quiltfn.model.timeline import Making
 from quiltfn.model.version import Version
 from quiltfn.observe import metrics
 from quiltfn.pool.arbiter import Arbiter
+from quiltfn.pool.crowd import Crowd
 from quiltfn.pool.refusals import CLOSING, refusal
 from quiltfn.ports import Call, Clock, Sandbox, Sandboxes, SandboxFailed, SandboxRefused
 
@@ -84,11 +85,18 @@ class FunctionPool:
     """One function's pure pool and the sandboxes and futures that belong to its numbers."""
 
     def __init__(
-        self, sandboxes: Sandboxes, clock: Clock, limits: PoolLimits, arbiter: Arbiter
+        self,
+        sandboxes: Sandboxes,
+        clock: Clock,
+        limits: PoolLimits,
+        arbiter: Arbiter,
+        crowd: Crowd,
     ) -> None:
         self._source, self._clock, self._arbiter = sandboxes, clock, arbiter
-        self.model = Pool(limits, arbiter.memory, arbiter.keeping())
+        self.crowd = crowd
+        self.model = Pool(limits, arbiter.memory, arbiter.keeping(), crowd.quota)
         arbiter.join(self)
+        crowd.join(self)
         self.sandboxes: dict[int, Sandbox] = {}
         self.makings: dict[int, Making] = {}
         self._versions: dict[str, Version] = {}
@@ -180,10 +188,13 @@ class FunctionPool:
         self._perform(self.model.provide(self._clock.now()))
 
     def evict(self, number: int) -> None:
-        function = self.version_of(number).function_id
-        _log.info("an instance was evicted: memory is short", function=function, instance=number)
+        function, why = self.version_of(number).function_id, "others need its memory or its place"
+        _log.info(f"an instance was evicted: {why}", function=function, instance=number)
         metrics.count_eviction()
         self._perform(self.model.evict(number, self._clock.now()))
+
+    def crowd_out(self) -> None:
+        self._perform(self.model.crowd_out(self._clock.now()))
 
     async def measure(self) -> None:
         """Asks what those use that have become idle since this was done last."""
@@ -227,8 +238,7 @@ class FunctionPool:
                 case decided.Start(instance=instance, digest=digest):
                     self._spawn(self._start(instance, self._versions[digest]))
                 case decided.Destroy(instance=instance):
-                    if instance in self.sandboxes:  # else its start is under way and will see it
-                        self._spawn(self._destroy(instance, self.sandboxes[instance]))
+                    self._end(instance)
                 case decided.Refuse(waiter=waiter, why=why, retry_s=retry_s):
                     self._fail(waiter, refusal(why, retry_s))
                 case decided.Fail(waiter=waiter, instance=instance, reason=reason):
@@ -241,6 +251,8 @@ class FunctionPool:
                     self.makings[instance] = Making(why, now, now, now)
                 case decided.Short(mib=mib):
                     self._arbiter.make_room(mib)
+                case decided.Crowded():
+                    self.crowd.want(self)
                 case decided.Wake(at=at):
                     self._wake_at(at)
                 case decided.Stands(digest=digest):
@@ -248,6 +260,11 @@ class FunctionPool:
                 case decided.CannotStand(digest=digest, reason=reason):
                     self._stood(digest, SandboxRefused(reason))
         self._arbiter.relieve()
+        self.crowd.relieve()
+
+    def _end(self, number: int) -> None:
+        if number in self.sandboxes:  # else its start is under way and will see it
+            self._spawn(self._destroy(number, self.sandboxes[number]))
 
     def _stood(self, digest: str, error: Exception | None) -> None:
         future = self._standing.get(digest)

@@ -8,8 +8,10 @@ from quiltfn.model.invocation import How
 from quiltfn.model.keepalive import KeepAlive
 from quiltfn.model.memory import Memory
 from quiltfn.model.pool import PoolCounts, PoolLimits
+from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.version import Version
 from quiltfn.pool.arbiter import Arbiter
+from quiltfn.pool.crowd import Crowd
 from quiltfn.pool.function_pool import FunctionPool, Held
 from quiltfn.pool.refusals import CLOSING
 from quiltfn.ports import Clock, Sandboxes
@@ -24,11 +26,15 @@ class LocalPools:
         clock: Clock,
         memory: Memory | None = None,
         keeping: Callable[[], KeepAlive | None] = lambda: None,
+        tenant_instances: float = UNBOUNDED,
     ) -> None:
-        """`keeping` makes what one function's calls teach; None: the idle rule alone."""
+        """`keeping` makes what one function's calls teach; None: the idle rule alone.
+        `tenant_instances`: how many a tenant's functions may have together."""
         self._sandboxes, self._clock = sandboxes, clock
         self.memory = memory or Memory()
         self._arbiter = Arbiter(sandboxes, self.memory, keeping)
+        self.tenant_instances = tenant_instances
+        self._crowds: dict[str, Crowd] = {}
         self._pools: dict[str, FunctionPool] = {}
         self._closing = False
 
@@ -71,6 +77,9 @@ class LocalPools:
         pool = self._pools.pop(function_id, None)
         if pool is not None:
             self._arbiter.leave(pool)
+            pool.crowd.leave(pool)
+            if not pool.crowd:
+                del self._crowds[pool.model.limits.tenant_id]
 
     def counts(self, function_id: str) -> PoolCounts:
         pool = self._pools.get(function_id)
@@ -112,6 +121,7 @@ class LocalPools:
     def _pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
         pool = self._pools.get(function_id)
         if pool is None:
-            pool = FunctionPool(self._sandboxes, self._clock, limits, self._arbiter)
+            crowd = self._crowds.setdefault(limits.tenant_id, Crowd(self.tenant_instances))
+            pool = FunctionPool(self._sandboxes, self._clock, limits, self._arbiter, crowd)
             self._pools[function_id] = pool
         return pool

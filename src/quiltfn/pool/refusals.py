@@ -15,6 +15,8 @@ CLOSING = "closing"
 FULL_BECAUSE = {
     decided.FULL: "every instance of the function is busy and its waiting line is full",
     decided.WAITED_TOO_LONG: "every instance of the function was busy for too long",
+    decided.OVER_QUOTA: "the tenant has as many instances as its quota allows, and none was free "
+    "for this function for too long",
     decided.NO_ROOM: "the memory of this machine was taken by other calls for too long",
 }
 REFUSALS: dict[str, Callable[[], QuiltfnError]] = {

@@ -1,0 +1,31 @@
+"""Quota: how many instances a tenant's functions may have together, in whatever state.
+
+Each takes a range of the machine's uids, of which there are few thousand, whether it serves, is
+idle, parked, kept for a rollback, being made or being ended. It counts until it is gone.
+"""
+
+from dataclasses import dataclass
+
+UNBOUNDED = float("inf")
+
+
+@dataclass(slots=True, eq=False)
+class Quota:
+    """Of one tenant: `held` of `most`, of which `leaving` are being ended."""
+
+    most: float = UNBOUNDED
+    held: int = 0
+    leaving: int = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be made."""
+        return self.held < self.most
+
+    @property
+    def refusal(self) -> str:
+        """What whoever wants one more is told."""
+        return (
+            f"the tenant has {self.held} instances, its quota: pause or delete a function, or "
+            "lower its min_instances"
+        )
