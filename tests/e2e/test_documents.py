@@ -27,6 +27,7 @@ FIRST = "README.md"
 PAGES = [
     "docs/tutorial.md",
     "docs/how-to/runtimes.md",
+    "docs/reference/handlers.md",
     "docs/how-to/custom-runtime.md",
     "docs/how-to/gvisor.md",
     "docs/how-to/egress.md",
