@@ -173,16 +173,6 @@ def test_output_prints_bytes_and_harmless_text_onto_a_terminal(
     assert terminal.getvalue() == "\\u001b[31m\ufffd\\u0000"
 
 
-def test_what_became_of_the_output_is_told(fake: Fake, capsys: Captured) -> None:
-    why = "the handler returned 7000000 bytes; at most 6291456 are kept of an answer"
-    fake.ends(status="failed", exit_code=1, stdout="", error_message=why)
-    assert run(["invoke", "hello"]) == 1
-    assert capsys.readouterr().err == f"failed (exit code 1) · 3 ms · warm · i1\n{why}\n"
-    fake.ends(status="failed", exit_code=3, error_message="the handler exited with code 3")
-    assert run(["invoke", "hello"]) == 3
-    assert capsys.readouterr().err == "failed (exit code 3) · 3 ms · warm · i1\n"
-
-
 def test_invoke_sends_payload_environment_and_timeout(fake: Fake) -> None:
     words = ["--payload", "text", "--env", "A=1", "--timeout", "5"]
     assert run(["invoke", ID, *words]) == 0

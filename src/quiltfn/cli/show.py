@@ -152,8 +152,6 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
     took = "not started" if one.duration_ms is None else f"{one.duration_ms} ms"
     start = {True: ["cold"], False: ["warm"], None: []}[one.cold_start]
     note(" · ".join([status, took, *start, one.invocation_id]))
-    if one.error_message and one.error_message != f"the handler exited with code {one.exit_code}":
-        note(one.error_message)
     # What else there is to say: output that was dropped, a value that was too large, a signal.
     said = f"the handler exited with code {one.exit_code}"
     if one.status in ("success", "failed") and one.error_message not in (None, said):
