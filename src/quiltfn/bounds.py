@@ -27,4 +27,5 @@ def api_limits(chosen: Settings) -> ApiLimits:
         stderr_max=chosen.stderr_max_bytes,
         timeout_max_s=chosen.timeout_max_s,
         body_timeout_s=chosen.body_timeout_s,
+        page_max=chosen.page_max_bytes,
     )

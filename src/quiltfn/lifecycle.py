@@ -33,7 +33,7 @@ from quiltfn.model.invocation import How
 from quiltfn.model.pool import PoolLimits
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.version import Content, HostLimits, Version, check_number
-from quiltfn.ports import Clock, Pools, SandboxFailed, SandboxRefused, Store, Tally
+from quiltfn.ports import Clock, Page, Pools, SandboxFailed, SandboxRefused, Store, Tally
 from quiltfn.runtimes import Runtimes
 
 DEPLOY_ANSWERS_WITHIN_S = 20.0
@@ -208,9 +208,11 @@ class Lifecycle:
             self._pools.close(entry.function.id, "deleted")
         self._in_background(self._end_deleted(entry.function.id))
 
-    async def versions(self, entry: Entry) -> list[Version]:
-        """Every version, newest first."""
-        return list(await self._store.versions(entry.function.id))
+    async def versions(
+        self, entry: Entry, after: str | None = None, limit: int = 1000
+    ) -> Page[Version]:
+        """Some versions, newest first, behind the one with the id `after`."""
+        return await self._store.versions(entry.function.id, after, limit)
 
     # How -------------------------------------------------------------------------------------
 

@@ -200,8 +200,14 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
     next_cursor: str | None = None
 
 
+PAGE_MAX_BYTES = 8 * 1024 * 1024
+
+
 class InvocationQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which records of a function, newest first. `cursor`: as a page gave it."""
+    """Which records of a function, newest first. `cursor`: as a page gave it. `max_bytes`: of
+    output, after which the page ends, behind a whole record and one at least; `with_output` False
+    leaves it out.
+    """
 
     function_id: str
     limit: int
@@ -209,6 +215,8 @@ class InvocationQuery(msgspec.Struct, frozen=True, kw_only=True):
     status: Status | None = None
     cold_start: bool | None = None
     min_duration_ms: int | None = None
+    max_bytes: int = PAGE_MAX_BYTES
+    with_output: bool = True
 
 
 class Tally(msgspec.Struct, kw_only=True):
@@ -246,8 +254,12 @@ class Store(Protocol):
     async def delete(self, function_id: str) -> None:
         """Removes the function, its versions and its records; its name is free from then on."""
 
-    async def versions(self, function_id: str) -> Sequence[Version]:
-        """Every version, newest first."""
+    async def versions(
+        self, function_id: str, after: str | None = None, limit: int = 1000
+    ) -> Page[Version]:
+        """Up to `limit` versions, newest first, behind the one with the id `after`; fewer where
+        they are long, at least one.
+        """
 
     async def version(self, function_id: str, number: int) -> Version | None:
         """One version, or None."""

@@ -139,6 +139,12 @@ class Settings:
         low=MIB,
         high=64 * 1024 * MIB,
     )
+    page_max_bytes: int = setting(
+        8 * MIB,
+        "longest page of a list; whole entries, one at least, and a cursor for the rest",
+        low=MIB,
+        high=256 * MIB,
+    )
     tenant_calls_in_flight: int = setting(
         1000, "calls of one tenant that run or wait at most", low=1, high=1_000_000
     )

@@ -27,7 +27,7 @@ from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.timeline import Timeline
 from quiltfn.ports import InvocationQuery, Tally
-from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken, records
+from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken, records, tables
 from quiltfn.store.directory import SPOOLS
 from quiltfn.store.spool import to_line
 
@@ -446,3 +446,45 @@ async def test_a_damaged_segment_is_refused_and_left_as_it_is(
 
 def sizes(path: Path) -> list[int]:
     return [(path / name).stat().st_size for name in SPOOLS]
+
+
+@pytest.mark.parametrize("stored", [0, 5, 10])
+async def test_a_page_ends_where_its_bytes_end_and_goes_on_behind_that(
+    journal: SpoolJournal, function: Function, stored: int
+) -> None:
+    written = []
+    for number in range(10):
+        record = done(a_call(function), stdout=b"x" * 1000)
+        journal.closed(record)
+        written.append(record.invocation_id)
+        if number + 1 == stored:
+            await journal.synced()
+    written.sort()  # of one millisecond in any order
+    found: list[str] = []
+    sizes_of_pages, cursor = [], None
+    while not sizes_of_pages or cursor is not None:
+        query = InvocationQuery(function_id=function.id, limit=9, cursor=cursor, max_bytes=2500)
+        page = await journal.query(query)
+        found += [one.invocation_id for one in page.items]
+        sizes_of_pages.append(len(page.items))
+        cursor = page.next_cursor
+    assert found == written[::-1]
+    # Of what is in memory already nothing more need be read.
+    assert stored < 10 or max(sizes_of_pages) == 3
+    query = InvocationQuery(function_id=function.id, limit=50, max_bytes=1, with_output=False)
+    without = (await journal.query(query)).items
+    assert [one.invocation_id for one in without] == written[::-1]
+    assert {one.stdout for one in without} == {b""}
+
+
+async def test_a_page_reads_no_more_than_it_answers(
+    journal: SpoolJournal, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(20):
+        journal.closed(done(a_call(function), stdout=b"x" * 1000))
+    await journal.synced()
+    read = []
+    real = tables.read_invocation
+    monkeypatch.setattr(tables, "read_invocation", lambda row: read.append(1) or real(row))
+    await journal.query(InvocationQuery(function_id=function.id, limit=20, max_bytes=2500))
+    assert len(read) == 3

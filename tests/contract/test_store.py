@@ -64,8 +64,8 @@ async def test_a_name_is_unique_in_its_tenant_only(store: SqliteStore) -> None:
     with pytest.raises(Conflict, match="name 'same'"):
         await store.save(replace(third, name="same"), a_version(third, 2))
     assert len(await store.load()) == 3
-    assert [version.number for version in await store.versions(third.id)] == [1]
-    assert await store.versions(second.id) == []
+    assert [version.number for version in (await store.versions(third.id)).items] == [1]
+    assert (await store.versions(second.id)).items == []
     assert first.id in [stored.function.id for stored in await store.load()]
 
 
@@ -87,7 +87,7 @@ async def test_versions_come_newest_first_and_one_by_its_number(store: SqliteSto
     function = await a_stored_function(store)
     for number in (2, 3):
         await store.save(function, a_version(function, number))
-    assert [version.number for version in await store.versions(function.id)] == [3, 2, 1]
+    assert [version.number for version in (await store.versions(function.id)).items] == [3, 2, 1]
     second = await store.version(function.id, 2)
     assert second is not None
     assert second.number == 2
@@ -119,7 +119,7 @@ async def test_a_deleted_function_is_gone_with_everything(
         await store.delete("unknown")
         await store.wait_swept()
         assert [stored.function.id for stored in await store.load()] == [other.id]
-        assert await store.versions(function.id) == []
+        assert (await store.versions(function.id)).items == []
         assert await journal.get(other.id, kept.invocation_id) == kept
     assert rows(tmp_path, "SELECT function_id FROM invocation") == [(other.id,)]
     assert rows(tmp_path, "SELECT * FROM deletion") == []

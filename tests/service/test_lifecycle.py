@@ -32,7 +32,7 @@ def background(server: House, work) -> "asyncio.Future":
 
 
 async def numbers(server: House, entry) -> list[int]:
-    return [version.number for version in await server.lifecycle.versions(entry)]
+    return [version.number for version in (await server.lifecycle.versions(entry)).items]
 
 
 # Deploy --------------------------------------------------------------------------------------

@@ -8,11 +8,12 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from e2e.server import Server, until
-from spec.house import Api, Wire, is_error, request, rss_kib, statuses, watched
+from spec.house import Api, Wire, is_error, peak_kib, request, rss_kib, statuses, watched
 
 MIB = 1024 * 1024
 OPEN: list[Wire] = []
@@ -250,3 +251,82 @@ def test_long_bodies_have_room_in_bytes_and_short_calls_go_on(
         done = [call.result() for call in calls if call.result().status_code == 200]
         assert len(done) == 2
     assert quick.invoke("x" * (4 * MIB))["status"] == "success"  # all of the room came back
+
+
+def pages_of(api: Api, path: str, name: str) -> list[list[dict[str, Any]]]:
+    """Every page of a list, by its cursors; each within its bytes unless it is one entry alone."""
+    found, cursor = [], None
+    while True:
+        answer = api.http.get(path, params={"cursor": cursor} if cursor else {})
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        assert len(answer.content) < MIB + 1000 or len(body[name]) == 1
+        assert ("next" in answer.links) == bool(body.get("next_cursor"))
+        found.append(body[name])
+        cursor = body.get("next_cursor")
+        if cursor is None:
+            return found
+
+
+@pytest.fixture(scope="module")
+def small_pages() -> Iterator[Server]:
+    with watched("--page-max-bytes 1048576") as server:
+        yield server.start()
+
+
+def test_a_page_of_records_ends_with_its_bytes(small_pages: Server) -> None:
+    # What is one byte of output may be six of JSON.
+    function = small_pages.deploy("head -c 200000 /dev/zero")
+    long = small_pages.deploy("head -c 1000000 /dev/zero")
+    made = [function.invoke()["invocation_id"] for _ in range(5)]
+    api = Api(small_pages.url)
+    found = pages_of(api, f"{function.path}/invocations", "invocations")
+    assert [len(page) for page in found] == [1] * 5
+    assert [one["invocation_id"] for page in found for one in page] == made[::-1]
+    made = [long.invoke()["invocation_id"] for _ in range(2)]
+    found = pages_of(api, f"{long.path}/invocations", "invocations")
+    assert [one["invocation_id"] for page in found for one in page] == made[::-1]
+    bare = api.http.get(f"{long.path}/invocations", params={"output": "none"}).json()
+    assert [one["invocation_id"] for one in bare["invocations"]] == made[::-1]
+    assert {one["stdout"] for one in bare["invocations"]} == {""}
+    assert len(bare["invocations"][0]) == 13
+    refused = api.http.get(f"{long.path}/invocations", params={"output": "some"})
+    is_error(refused, "UNPROCESSABLE_ENTITY", 422)
+
+
+def test_pages_of_functions_and_versions_end_with_their_bytes(small_pages: Server) -> None:
+    api = Api(small_pages.url)
+    handlers = ["#" + str(number) + "x" * 60_000 for number in range(20)]
+    function = small_pages.create(handlers[0])
+    for handler in handlers[1:]:
+        assert api.http.put(function.path, json={"handler": handler}).status_code == 200
+    found = pages_of(api, f"{function.path}/versions", "versions")
+    assert len(found) == 2
+    assert [one["version"] for page in found for one in page] == list(range(20, 0, -1))
+    made = {small_pages.create(handler).id for handler in handlers}
+    found = pages_of(api, "/api/functions", "functions")
+    assert len(found) >= 2
+    assert made <= {one["id"] for page in found for one in page}
+
+
+def test_a_page_of_long_records_costs_the_server_little(another: Callable[..., Server]) -> None:
+    server = another().start()
+    function = server.deploy("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=2)
+    for _ in range(24):
+        assert function.invoke()["status"] == "success"
+    before = rss_kib(server.pid)
+
+    def lists(_: int) -> int:
+        answer = Api(server.url).http.get(f"{function.path}/invocations?limit=1000", timeout=60)
+        return answer.status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        codes = [pool.submit(lists, number) for number in range(24)]
+        slowest = 0.0
+        while not all(code.done() for code in codes):
+            start = time.monotonic()
+            assert Api(server.url).http.get("/health", timeout=10).status_code == 200
+            slowest = max(slowest, time.monotonic() - start)
+    assert {code.result() for code in codes} == {200}
+    assert slowest < 2.0
+    assert peak_kib(server.pid) < 300 * 1024, (before, peak_kib(server.pid))

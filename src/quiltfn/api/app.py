@@ -189,6 +189,7 @@ class Endpoint:
             path=request.path_params,
             query={},
             headers=request.headers,
+            url_path=request.scope["path"],
         )
         code, object_id = None, None
         try:

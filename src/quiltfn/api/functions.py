@@ -1,14 +1,12 @@
 """The routes over functions: what each does, parse being done: call a verb, render."""
 
-import itertools
-
-from quiltfn.api import parse, schema
+from quiltfn.api import pages, parse, schema
 from quiltfn.api.byte_range import part_of
 from quiltfn.api.route import Answer, Asked
 from quiltfn.catalog import Entry
 from quiltfn.invoke import Request
 from quiltfn.model.access import Scope
-from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor, to_cursor
+from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import NotFound, PreconditionFailed, Unprocessable
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import FINAL, Invocation, Status
@@ -19,6 +17,9 @@ PAGE_MAX = 1000
 INVOCATIONS_DEFAULT = 50
 STREAMS = ("stdout", "stderr")
 OCTETS = "application/octet-stream"
+OUTPUTS = ("full", "none")
+# Output of a call from which on its answer is a long one.
+LONG_OUTPUT_BYTES = 64 * 1024
 LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
 
 
@@ -49,14 +50,9 @@ async def list_functions(asked: Asked) -> Answer:
         if (state is None or entry.function.state == state)
         and (cluster is None or entry.function.cluster_id == cluster)
     )
-    found = list(itertools.islice(matching, limit + 1))
-    page = found[:limit]
-    cursor = to_cursor(page[-1].function.id) if len(found) > limit else None
-    functions = [_function(asked, entry) for entry in page]
-    return Answer(
-        value=schema.FunctionList(functions=functions, next_cursor=cursor),
-        headers=parse.next_link("/api/functions", asked.query, limit, cursor),
-    )
+    shown = ((entry.function.id, _function(asked, entry)) for entry in matching)
+    async with asked.house.rooms.answers.making(pages.room(asked)):
+        return await pages.answer(asked, "functions", shown, limit)
 
 
 async def get(asked: Asked) -> Answer:
@@ -142,7 +138,11 @@ async def _invoke(asked: Asked, entry: Entry) -> Answer:
     headers = {"x-invocation-id": record.invocation_id, **_truncated(record)}
     if record.timeline is not None:
         headers["server-timing"] = record.timeline.server_timing()
-    return Answer(value=schema.invocation_answer(record), headers=headers)
+    size = len(record.stdout) + len(record.stderr)
+    if size <= LONG_OUTPUT_BYTES:
+        return Answer(value=schema.invocation_answer(record), headers=headers)
+    async with asked.house.rooms.answers.making(3 * size):
+        return pages.encoded(schema.invocation_answer(record), headers)
 
 
 async def list_invocations(asked: Asked) -> Answer:
@@ -154,30 +154,30 @@ async def list_invocations(asked: Asked) -> Answer:
     cold = query.get("cold_start")
     slow = query.get("min_duration_ms")
     limit = parse.integer(query.get("limit", str(INVOCATIONS_DEFAULT)), "limit", 1, PAGE_MAX)
-    page = await asked.house.journal.query(
-        InvocationQuery(
-            function_id=entry.function.id,
-            limit=limit,
-            cursor=query.get("cursor"),
-            status=Status(status) if status is not None else None,
-            cold_start=parse.boolean(cold, "cold_start") if cold is not None else None,
-            min_duration_ms=parse.integer(slow, "min_duration_ms", 0, 999_999_999)
-            if slow is not None
-            else None,
-        )
+    output = parse.one_of(query.get("output", "full"), "output", OUTPUTS, "none")
+    wanted = InvocationQuery(
+        function_id=entry.function.id,
+        limit=limit,
+        cursor=query.get("cursor"),
+        status=Status(status) if status is not None else None,
+        cold_start=parse.boolean(cold, "cold_start") if cold is not None else None,
+        min_duration_ms=parse.integer(slow, "min_duration_ms", 0, 999_999_999)
+        if slow is not None
+        else None,
+        max_bytes=asked.house.limits.page_max,
+        with_output=output == "full",
     )
-    invocations = [schema.invocation_answer(record) for record in page.items]
-    path = f"/api/functions/{entry.function.id}/invocations"
-    return Answer(
-        value=schema.InvocationList(invocations=invocations, next_cursor=page.next_cursor),
-        headers=parse.next_link(path, query, limit, page.next_cursor),
-    )
+    async with asked.house.rooms.answers.making(pages.room(asked)):
+        page = await asked.house.journal.query(wanted)
+        shown = ((one.invocation_id, schema.invocation_answer(one)) for one in page.items)
+        return await pages.answer(asked, "invocations", shown, limit, page.next_cursor)
 
 
 async def get_invocation(asked: Asked) -> Answer:
     """Show the record of one call."""
-    record = await _record(asked)
-    return Answer(value=schema.invocation_answer(record), headers=_truncated(record))
+    async with asked.house.rooms.answers.making(pages.room(asked)):
+        record = await _record(asked)
+        return pages.encoded(schema.invocation_answer(record), _truncated(record))
 
 
 async def get_output(asked: Asked) -> Answer:
@@ -185,19 +185,20 @@ async def get_output(asked: Asked) -> Answer:
     text, with U+FFFD for what is not UTF-8.
     """
     stream = parse.one_of(asked.query.get("stream", "stdout"), "stream", STREAMS, "stderr")
-    record = await _record(asked)
-    if record.status not in FINAL:
-        raise NotFound("the call has not ended yet", hint="ask again once it has")
-    whole: bytes = getattr(record, stream)
-    # Nothing here has a validator, so no If-Range can match, and the whole is to be sent then.
-    wanted = None if "if-range" in asked.headers else asked.headers.get("range")
-    headers = {"accept-ranges": "bytes", **_truncated(record)}
-    part = part_of(len(whole), wanted)
-    if part is None:
-        return Answer(value=whole, headers=headers, content_type=OCTETS)
-    first, end = part
-    headers["content-range"] = f"bytes {first}-{end - 1}/{len(whole)}"
-    return Answer(value=whole[first:end], status=206, headers=headers, content_type=OCTETS)
+    async with asked.house.rooms.answers.making(pages.room(asked)):
+        record = await _record(asked)
+        if record.status not in FINAL:
+            raise NotFound("the call has not ended yet", hint="ask again once it has")
+        whole: bytes = getattr(record, stream)
+        # Nothing here has a validator, so no If-Range can match, and the whole is to be sent then.
+        wanted = None if "if-range" in asked.headers else asked.headers.get("range")
+        headers = {"accept-ranges": "bytes", **_truncated(record)}
+        part = part_of(len(whole), wanted)
+        if part is None:
+            return Answer(value=whole, headers=headers, content_type=OCTETS)
+        first, end = part
+        headers["content-range"] = f"bytes {first}-{end - 1}/{len(whole)}"
+        return Answer(value=whole[first:end], status=206, headers=headers, content_type=OCTETS)
 
 
 async def get_timeline(asked: Asked) -> Answer:
@@ -219,12 +220,14 @@ async def get_timeline(asked: Asked) -> Answer:
 
 async def versions(asked: Asked) -> Answer:
     """List a function's versions, newest first."""
-    entry = asked.entry()
-    found = await asked.house.lifecycle.versions(entry)
-    current = entry.function.current_version
-    shown = _sees_values(asked)
-    answers = [schema.version_answer(version, current, show=shown) for version in found]
-    return Answer(value=schema.VersionList(versions=answers))
+    entry, query = asked.entry(), asked.query
+    limit = parse.integer(query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
+    after = from_cursor(query["cursor"], "") if "cursor" in query else None
+    current, show = entry.function.current_version, _sees_values(asked)
+    async with asked.house.rooms.answers.making(pages.room(asked)):
+        page = await asked.house.lifecycle.versions(entry, after, limit)
+        shown = ((one.id, schema.version_answer(one, current, show=show)) for one in page.items)
+        return await pages.answer(asked, "versions", shown, limit, page.next_cursor)
 
 
 async def rollback(asked: Asked) -> Answer:

@@ -58,6 +58,7 @@ class ApiLimits:
     stderr_max: int = MIB
     timeout_max_s: int = 86_400
     body_timeout_s: float = 30.0
+    page_max: int = 8 * MIB
 
 
 class Asked(msgspec.Struct, kw_only=True):
@@ -71,6 +72,7 @@ class Asked(msgspec.Struct, kw_only=True):
     path: Mapping[str, str]
     query: Mapping[str, str]
     headers: Mapping[str, str]
+    url_path: str = ""
     body: Any = None
 
     @property

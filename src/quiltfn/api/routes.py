@@ -55,6 +55,11 @@ STREAM = Parameter(
     schema={"enum": list(functions.STREAMS)},
 )
 RANGE = Parameter(name="Range", where="header", about="a part of the bytes: bytes=0-1023")
+WITH_OUTPUT = Parameter(
+    name="output",
+    about="full, or none: stdout and stderr are left empty",
+    schema={"enum": list(functions.OUTPUTS)},
+)
 FORMAT = Parameter(name="format", about="markdown or json", schema={"enum": ["json", "markdown"]})
 IF_MATCH = Parameter(
     name="If-Match", where="header", about="change it only if its ETag is still this one"
@@ -160,7 +165,7 @@ INVOCATIONS = Route(
     handler=functions.list_invocations,
     scope=READ,
     answer=schema.InvocationList,
-    parameters=(LIMIT, CURSOR, STATUS, COLD, SLOW),
+    parameters=(LIMIT, CURSOR, STATUS, COLD, SLOW, WITH_OUTPUT),
 )
 INVOCATION = Route(
     handler=functions.get_invocation,
@@ -179,7 +184,12 @@ OUTPUT = Route(
     headers=("x-output-truncated", "accept-ranges", "content-range"),
 )
 TIMELINE = Route(handler=functions.get_timeline, scope=READ, answer=schema.TimelineAnswer)
-VERSIONS = Route(handler=functions.versions, scope=READ, answer=schema.VersionList)
+VERSIONS = Route(
+    handler=functions.versions,
+    scope=READ,
+    answer=schema.VersionList,
+    parameters=(LIMIT, CURSOR),
+)
 ROLLBACK = Route(
     handler=functions.rollback,
     scope=WRITE,

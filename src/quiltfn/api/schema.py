@@ -194,7 +194,10 @@ class InvocationList(msgspec.Struct, kw_only=True):
 
 
 class VersionList(msgspec.Struct, kw_only=True):
+    """`next_cursor`: only where there are more."""
+
     versions: list[VersionAnswer]
+    next_cursor: str | UnsetType = UNSET
 
 
 class PoolAnswer(msgspec.Struct, kw_only=True):
@@ -272,6 +275,7 @@ def content_fields(content: Content, *, show: bool) -> dict[str, Any]:
 
 
 def invocation_answer(record: Invocation) -> InvocationAnswer:
+    """Its output is two empty strings where that was left out."""
     return InvocationAnswer(
         invocation_id=record.invocation_id,
         function_id=record.function_id,

@@ -122,10 +122,17 @@ def rollback(
 
 
 @app.command()
-def versions(word: Word, connection: Connection) -> None:
+def versions(
+    word: Word,
+    *,
+    limit: Annotated[int | None, Option(least=1, help="At most so many.")] = None,
+    cursor: Annotated[str | None, Option(help="Where the last list ended.")] = None,
+    connection: Connection,
+) -> None:
     """List a function's versions, newest first."""
     with connection.session() as at:
-        at.answer(requests.versions(at.find(word).id), tables.versions)
+        wanted = requests.versions(at.find(word).id, limit=limit, cursor=cursor)
+        at.answer(wanted, tables.versions)
 
 
 @app.command()

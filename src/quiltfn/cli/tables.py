@@ -3,12 +3,21 @@
 import shlex
 
 from quiltfn.cli import show
-from quiltfn.sdk import Health, Info, InvocationPage, Pool, PoolStats, Runtime, Timeline, Version
+from quiltfn.sdk import (
+    Health,
+    Info,
+    InvocationPage,
+    Pool,
+    PoolStats,
+    Runtime,
+    Timeline,
+    VersionPage,
+)
 
 HANDLER_SHOWN = 40
 
 
-def versions(found: list[Version]) -> None:
+def versions(page: VersionPage) -> None:
     columns = ("VERSION", "SERVES", "RUNTIME", "MEMORY", "CPU", "TIMEOUT", "CREATED", "HANDLER")
     rows = (
         (
@@ -21,9 +30,11 @@ def versions(found: list[Version]) -> None:
             show.when(one.created_at),
             _one_line(one.handler),
         )
-        for one in found
+        for one in page.versions
     )
     show.table(columns, rows, drop=("RUNTIME",))
+    if page.next_cursor:
+        show.note(f"there are more: --cursor {page.next_cursor}")
 
 
 def invocations(page: InvocationPage) -> None:

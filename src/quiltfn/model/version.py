@@ -67,6 +67,12 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
             parks=kind is Kind.PYTHON and self.cleanup_on_exit,
         )
 
+    @property
+    def size(self) -> int:
+        """About the bytes that it takes, by what callers make long."""
+        pairs = [*self.environment.items(), *self.pinned.environment.items()]
+        return 1024 + len(self.handler) + sum([len(name) + len(text) for name, text in pairs])
+
     def digest(self) -> str:
         """A name for exactly this content: instances of the same digest are interchangeable."""
         # Order keys, so that {"A":…, "B":…} and {"B":…, "A":…} are one content.

@@ -37,6 +37,7 @@ from quiltfn.sdk.types import (
     Targets,
     Timeline,
     Version,
+    VersionPage,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ __all__ = [
     "Timeline",
     "UnreadableAnswer",
     "Version",
+    "VersionPage",
     "requests",
 ]
 

@@ -35,8 +35,7 @@ from quiltfn.sdk.types import (
     Runtimes,
     Targets,
     Timeline,
-    Version,
-    Versions,
+    VersionPage,
 )
 
 T = TypeVar("T")
@@ -133,10 +132,12 @@ def resume(function_id: str) -> Request[Function]:
 # --- versions ----------------------------------------------------------------------------------
 
 
-def versions(function_id: str) -> Request[list[Version]]:
-    """All versions, newest first."""
-    read = _json(Versions)
-    return _get(f"{_function(function_id)}/versions", lambda body: read(body).versions)
+def versions(
+    function_id: str, *, limit: int | None = None, cursor: str | None = None
+) -> Request[VersionPage]:
+    """One page, newest first; ask again with `cursor=page.next_cursor` until that is None."""
+    query = _query(limit=limit, cursor=cursor)
+    return _get(f"{_function(function_id)}/versions{query}", _json(VersionPage))
 
 
 def rollback(function_id: str, version: int) -> Request[Function]:

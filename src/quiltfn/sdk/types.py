@@ -107,10 +107,11 @@ class Version(Struct, kw_only=True, frozen=True):
     image_digest: str | None = None
 
 
-class Versions(Struct, kw_only=True, frozen=True):
-    """All versions of a function, newest first."""
+class VersionPage(Struct, kw_only=True, frozen=True):
+    """Some versions, newest first, and where to go on (None at the end)."""
 
     versions: list[Version]
+    next_cursor: str | None = None
 
 
 class Invocation(Struct, kw_only=True, frozen=True):

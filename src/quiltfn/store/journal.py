@@ -13,9 +13,10 @@ Nothing runs while nothing is written: the first record after a commit sets the 
 import asyncio
 from pathlib import Path
 
+import msgspec
 from sqlalchemy import Connection
 
-from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
+from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports import Clock, InvocationQuery, Page
@@ -172,15 +173,20 @@ class SpoolJournal:
             if record.function_id == query.function_id
         }
         most = query.limit + 1 + len(fresh)
-        stored = await self._database.read(
+        stored, is_cut = await self._database.read(
             lambda connection: records.page(connection, query, before, most)
         )
+        # Below the last that was read there may be more in the database.
+        last = stored[-1].invocation_id if is_cut else BEFORE_EVERY_ID
         found = [record for record in stored if record.invocation_id not in fresh]
-        found += [one for one in fresh.values() if records.matches(one, query, before)]
+        for one in fresh.values():
+            if one.invocation_id > last and records.matches(one, query, before):
+                found.append(one if query.with_output else without_output(one))
         found.sort(key=lambda record: record.invocation_id, reverse=True)
         items = found[: query.limit]
-        more = len(found) > len(items)
-        return Page(items, to_cursor(items[-1].invocation_id) if more else None)
+        if len(found) > len(items):
+            last = items[-1].invocation_id
+        return Page(items, to_cursor(last) if last else None)
 
     def _look_for_lost(self) -> None:
         directory = self._database.directory
@@ -263,3 +269,7 @@ class SpoolJournal:
 
 def unwritable(error: OSError) -> StoreUnavailable:
     return StoreUnavailable(f"the record of the call cannot be written: {error.strerror or error}")
+
+
+def without_output(record: Invocation) -> Invocation:
+    return msgspec.structs.replace(record, stdout=b"", stderr=b"")

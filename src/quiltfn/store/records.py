@@ -133,10 +133,13 @@ def find(connection: Connection, function_id: str, invocation_id: str) -> Invoca
 
 def page(
     connection: Connection, query: InvocationQuery, before: str, most: int
-) -> list[Invocation]:
-    """Up to `most` records with ids below `before`, newest first."""
+) -> tuple[list[Invocation], bool]:
+    """Up to `most` records with ids below `before`, newest first; and whether their bytes were why
+    there are not more. No more is read than that.
+    """
     columns = tables.invocation.c
-    select_some = of_function(query.function_id).where(columns.invocation_id < before)
+    select_some = of_function(query.function_id, with_output=query.with_output)
+    select_some = select_some.where(columns.invocation_id < before)
     if query.status is not None:
         select_some = select_some.where(columns.status == query.status.value)
     if query.cold_start is not None:
@@ -144,7 +147,15 @@ def page(
     if query.min_duration_ms is not None:
         select_some = select_some.where(columns.duration_ms >= query.min_duration_ms)
     select_some = select_some.order_by(columns.invocation_id.desc()).limit(most)
-    return [tables.read_invocation(row) for row in connection.execute(select_some).mappings()]
+    found: list[Invocation] = []
+    left = query.max_bytes
+    with connection.execute(select_some) as rows:
+        for row in rows.mappings():
+            found.append(tables.read_invocation(row))
+            left -= len(found[-1].stdout) + len(found[-1].stderr)
+            if left <= 0:
+                return found, True
+    return found, False
 
 
 def matches(record: Invocation, query: InvocationQuery, before: str) -> bool:
@@ -162,6 +173,8 @@ def matches(record: Invocation, query: InvocationQuery, before: str) -> bool:
     )
 
 
-def of_function(function_id: str) -> Select[tuple[object, ...]]:
+def of_function(function_id: str, *, with_output: bool = True) -> Select[tuple[object, ...]]:
     here = exists().where(tables.function.c.id == function_id)
-    return select(tables.invocation).where(tables.invocation.c.function_id == function_id, here)
+    left_out = () if with_output else tables.OUTPUT_COLUMNS
+    columns = [one for one in tables.invocation.c if one.name not in left_out]
+    return select(*columns).where(tables.invocation.c.function_id == function_id, here)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection, and_, delete, exc, func, insert, select, update
 
+from quiltfn.model.cursors import to_cursor
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version
-from quiltfn.ports import Stored
+from quiltfn.ports import PAGE_MAX_BYTES, Page, Stored
 from quiltfn.store import records, tables
 from quiltfn.store.database import Database, Work
 from quiltfn.store.directory import DataDirectory, StoreBroken
@@ -101,14 +102,17 @@ class SqliteStore:
         await self.database.write(work, frees=True)
         self._sweep()
 
-    async def versions(self, function_id: str) -> Sequence[Version]:
-        return await self.database.read(lambda connection: read_versions(connection, function_id))
+    async def versions(
+        self, function_id: str, after: str | None = None, limit: int = 1000
+    ) -> Page[Version]:
+        return await self.database.read(
+            lambda connection: read_versions(connection, function_id, after, limit)
+        )
 
     async def version(self, function_id: str, number: int) -> Version | None:
-        found = await self.database.read(
-            lambda connection: read_versions(connection, function_id, number)
+        return await self.database.read(
+            lambda connection: read_version(connection, function_id, number)
         )
-        return found[0] if found else None
 
     async def newest_number(self, function_id: str) -> int:
         query = select(func.coalesce(func.max(tables.version.c.number), 0)).where(
@@ -178,12 +182,30 @@ def remove_some(connection: Connection) -> bool:
 
 
 def read_versions(
-    connection: Connection, function_id: str, number: int | None = None
-) -> list[Version]:
-    """All versions of a function, newest first, or the one with that number."""
+    connection: Connection, function_id: str, after: str | None, limit: int
+) -> Page[Version]:
+    """Some versions of a function, newest first. No more is read than that."""
     columns = tables.version.c
     query = select(tables.version).where(columns.function_id == function_id)
-    if number is not None:
-        query = query.where(columns.number == number)
-    rows = connection.execute(query.order_by(columns.number.desc())).mappings()
-    return [tables.read_version(row) for row in rows]
+    if after is not None:
+        start = select(columns.number).where(columns.id == after).scalar_subquery()
+        query = query.where(columns.number < start)
+    found: list[Version] = []
+    left = PAGE_MAX_BYTES
+    with connection.execute(query.order_by(columns.number.desc()).limit(limit + 1)) as rows:
+        for row in rows.mappings():
+            if len(found) == limit or left <= 0:
+                return Page(found, to_cursor(found[-1].id))
+            found.append(tables.read_version(row))
+            left -= found[-1].content.size
+    return Page(found)
+
+
+def read_version(connection: Connection, function_id: str, number: int) -> Version | None:
+    """The version with that number, or None."""
+    columns = tables.version.c
+    query = select(tables.version).where(
+        columns.function_id == function_id, columns.number == number
+    )
+    row = connection.execute(query).mappings().one_or_none()
+    return tables.read_version(row) if row else None

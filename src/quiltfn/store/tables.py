@@ -300,9 +300,9 @@ def invocation_row(one: Invocation) -> list[Any]:
 
 
 def read_invocation(row: RowMapping) -> Invocation:
-    """A record."""
-    fields = {name: row[name] for name in INVOCATION_COLUMNS}
-    kept = {name: as_bytes(fields.pop(name)) for name in OUTPUT_COLUMNS}
+    """A record; without its output where the row has none."""
+    fields = {name: row[name] for name in INVOCATION_COLUMNS if name in row}
+    kept = {name: as_bytes(fields.pop(name, b"")) for name in OUTPUT_COLUMNS}
     return msgspec.structs.replace(msgspec.convert(fields, Invocation), **kept)
 
 
