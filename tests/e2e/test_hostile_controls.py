@@ -30,7 +30,13 @@ pytestmark = pytest.mark.sandbox
 # Of the doors of `closed_doors.py`: nothing but the filter closes these.
 WITHOUT_A_FILTER = {
     *("call setsockopt socket 26", "call setsockopt socket 26, upper half"),
-    *("call fcntl F_NOTIFY", "call fadvise64 DONTNEED", "call preadv2 8", "call madvise 12"),
+    *(
+        "call fcntl F_SETSIG",
+        "call fcntl F_NOTIFY",
+        "call fadvise64 DONTNEED",
+        "call preadv2 8",
+        "call madvise 12",
+    ),
     *("call netlink 15", "call prctl seccomp", "call openat2", "call sendto MSG_OOB"),
 }
 

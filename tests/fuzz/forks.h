@@ -186,8 +186,30 @@ static ssize_t tell_zygote(const struct msghdr *message)
     return forks.shut ? fails(EPIPE) : (forks.plan & 3) == 2 ? whole - 1 : whole;
 }
 
+static ssize_t to_runner(const unsigned char *bytes, size_t n);
+
+// A call to a runner that forks, with the streams of it alone.
+static ssize_t tell_runner(const struct msghdr *message, int flags)
+{
+    const struct cmsghdr *head = CMSG_FIRSTHDR(message);
+    int fds[3];
+    if (flags != (MSG_NOSIGNAL | MSG_DONTWAIT) || world.as_handler || message->msg_iovlen != 1 ||
+        message->msg_iov[0].iov_base != world.ask || head == NULL ||
+        head->cmsg_type != SCM_RIGHTS || head->cmsg_len != CMSG_LEN(sizeof fds))
+        wrong("a runner is sent other rights, or not with a call");
+    memcpy(fds, CMSG_DATA(head), sizeof fds);
+    for (int i = 0; i < 3; i++)
+        if (what_is(fds[i]) != (i == 0 ? PLAIN : OTHER_END))
+            wrong("stream %d of a call is another one", i);
+    size_t before = world.unread;
+    ssize_t result = to_runner(world.ask, message->msg_iov[0].iov_len);
+    return result < 0 ? result : (ssize_t)(world.unread - before);
+}
+
 static ssize_t fake_sendmsg(int fd, const struct msghdr *message, int flags)
 {
+    if (what_is(fd) == LINES)
+        return tell_runner(message, flags);
     if (what_is(fd) != ZYGOTE || flags != MSG_NOSIGNAL || world.as_handler)
         wrong("a message that a zygote is not sent");
     if (message->msg_controllen == 0)

@@ -459,6 +459,8 @@ static void begin_again(void)
 {
     runner.pid = 0;
     runner.control = runner.out = runner.log = runner.file = -1;
+    runner.given[0] = runner.given[1] = runner.given[2] = -1;
+    runner.streams[0].fd = runner.streams[1].fd = parent.children = parent.limits = -1;
     runner.forks = false;
     runner.told[0] = '\0';
     runner.line_used = runner.answer_left = runner.ask_used = runner.ask_sent = 0;

@@ -9,6 +9,7 @@
 // Rule 3: what a real kernel would let pass but must not happen (a buffer shorter than it is said to
 //         be, a descriptor closed twice or not at all) ends the program.
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -57,9 +58,10 @@ __attribute__((noreturn, format(printf, 1, 2))) static void wrong(const char *wh
 
 // ----------------------------------------------------------------------------------- what there is
 
-enum { HOST_FD = 3, CHILDREN_FD = 9, FIRST_FD = 10, FD_MAX = 30, PROCESS_MAX = 6, QUEUE_MAX = 320 * 1024 };
+enum { HOST_FD = 3, PROC_FD = 8, CHILDREN_FD = 9, FIRST_FD = 10, FD_MAX = 30, PROCESS_MAX = 6, QUEUE_MAX = 320 * 1024 };
 enum { PIPE_ROOM = 64 * 1024, FRAME_MAX = 8 + 8 + 64 * 1024, KEPT_MAX = 1024 * 1024 };
-enum what { SHUT, PLAIN, CHILDREN, SIGNALS, STDOUT, STDERR, LINES, SCRIPT, ZYGOTE, OTHER_END };
+enum what { SHUT, PLAIN, CHILDREN, SIGNALS, STDOUT, STDERR, LINES, SCRIPT, ZYGOTE, OTHER_END,
+            STAT, OF_RUNNER, LIMITS };
 
 struct queue {
     unsigned char bytes[QUEUE_MAX];
@@ -86,6 +88,8 @@ static struct {
     } processes[PROCESS_MAX];
     pid_t newest, handler;
     bool child_signal, host_gone, tmp_dirty;
+    bool shown;   // The guest has read all that /proc shows.
+    bool treated; // A call has set another limit for the runner.
     unsigned faults, pipes, scripts;
     bool as_handler; // The guest's effective ids.
     bool dropped;    // A part of its bounding set.
@@ -186,11 +190,11 @@ static size_t open_fds(void)
     return n;
 }
 
-static size_t open_zygotes(void)
+static size_t opened(enum what what)
 {
     size_t n = 0;
     for (int fd = FIRST_FD; fd < FD_MAX; fd++)
-        n += world.fds[fd].what == ZYGOTE;
+        n += world.fds[fd].what == what;
     return n;
 }
 
@@ -200,6 +204,8 @@ static enum what what_is(int fd)
         return SHUT; // A question the kernel answers with EBADF.
     if (fd == CHILDREN_FD) // The guest opens it once and for all, so it outlives a tape.
         return CHILDREN;
+    if (fd == PROC_FD)
+        return PLAIN;
     if (fd >= FD_MAX || world.fds[fd].what == SHUT)
         wrong("descriptor %d is used and not open", fd);
     return world.fds[fd].what;
@@ -287,8 +293,10 @@ static void judge(const unsigned char *at, size_t length)
             judge_output((char)kind, length);
         else if (length != 8 || !heard.ended)
             wrong("clean before the end");
-        // A runner's three, the two that the guest opens at its start, and the zygote's.
-        else if (open_zygotes() > 1 || open_fds() > 5 + open_zygotes())
+        // A runner's three, two of one that forks, the two that the guest opens at its start, and the
+        // zygote's.
+        else if (opened(ZYGOTE) > 1 || opened(OF_RUNNER) > 1 || opened(LIMITS) > 1 ||
+                 open_fds() > 5 + opened(ZYGOTE) + opened(OF_RUNNER) + opened(LIMITS))
             wrong("%zu descriptors are left open by a call", open_fds());
         else
             judge_forks();
@@ -499,7 +507,7 @@ static bool next_event(void)
     while (more && world.left > 0) {
         uint8_t op = next_byte();
         more = (op & 0x80) != 0;
-        switch ((op & 0x1f) > 18 && !forks.wanted ? 0x1f : op & 0x1f) {
+        switch ((op & 0x1f) > 18 && (op & 0x1f) < 22 && !forks.wanted ? 0x1f : op & 0x1f) {
         case 0: put_from_tape(&host), world.raw = true; break;
         case 1: send_start(true); break;
         case 2: send_start(false); break;
@@ -522,6 +530,7 @@ static bool next_event(void)
         case 19: end_zygote(next_byte()); break;
         case 20: answer_late(); break;
         case 21: put_from_tape(&answers); break;
+        case 22: world.treated = !world.treated; break;
         default: break;
         }
     }
@@ -625,6 +634,15 @@ static ssize_t fake_sendfile(int fd, int file, off_t *from, size_t n)
     return (ssize_t)(world.unread - before);
 }
 
+static ssize_t read_stat(pid_t pid, char *to, size_t n)
+{
+    int place = place_of(pid);
+    if (place < 0)
+        return fails(ESRCH);
+    return snprintf(to, n, "%d (a) Z 1) %c 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 1 0\n", (int)pid,
+                    world.processes[place].dead ? 'Z' : 'R');
+}
+
 static ssize_t fake_read(int fd, void *to, size_t n)
 {
     check_room(to, n);
@@ -632,6 +650,8 @@ static ssize_t fake_read(int fd, void *to, size_t n)
         world.child_signal = false;
         return fails(EAGAIN);
     }
+    if (what_is(fd) == STAT)
+        return read_stat((pid_t)world.fds[fd].turn, to, n);
     struct queue *queue = queue_of(fd);
     if (queue == NULL || queue == &lines)
         wrong("descriptor %d is no pipe", fd);
@@ -663,8 +683,11 @@ static ssize_t fake_write(int fd, const void *bytes, size_t n)
 static ssize_t fake_pread(int fd, void *to, size_t n)
 {
     check_room(to, n);
-    if (what_is(fd) != CHILDREN) {
-        memcpy(to, "-900", 4);
+    enum what what = what_is(fd);
+    if (what == OF_RUNNER)
+        return 0;
+    if (what != CHILDREN) {
+        memcpy(to, what == LIMITS && world.treated ? "-901" : "-900", 4);
         return 4;
     }
     size_t used = 0;
@@ -676,7 +699,7 @@ static ssize_t fake_pread(int fd, void *to, size_t n)
 
 static int fake_close(int fd)
 {
-    if (what_is(fd) == SHUT || fd == CHILDREN_FD)
+    if (what_is(fd) == SHUT || fd == CHILDREN_FD || fd == PROC_FD)
         wrong("descriptor %d is closed", fd);
     if (what_is(fd) == ZYGOTE && !forks.shut && place_of(forks.pid) >= 0)
         wrong("a zygote is left to itself");
@@ -690,8 +713,49 @@ static int fake_close(int fd)
 
 static int fake_open(const char *path)
 {
+    int pid, end = 0;
     world.pipes = 0;
-    return strcmp(path, "/proc/thread-self/children") == 0 ? CHILDREN_FD : new_fd(PLAIN, 0);
+    if (strcmp(path, "/proc/thread-self/children") == 0)
+        return CHILDREN_FD;
+    if (strcmp(path, "/proc") == 0)
+        return PROC_FD;
+    if (sscanf(path, "/proc/%d/%n", &pid, &end) != 1 || end == 0)
+        return new_fd(PLAIN, 0);
+    if (place_of(pid) < 0)
+        return fails(ENOENT);
+    if (strcmp(path + end, "stat") == 0)
+        return new_fd(STAT, (unsigned)pid);
+    return new_fd(strcmp(path + end, "limits") == 0 ? LIMITS : OF_RUNNER, 0);
+}
+
+// What /proc shows, all at once: us, and everybody who was not reaped.
+static long list_processes(int fd, char *to, size_t n)
+{
+    size_t used = 0;
+    check_room(to, n);
+    if (fd != PROC_FD)
+        wrong("descriptor %d is listed", fd);
+    for (int i = -2; !world.shown && i < PROCESS_MAX; i++) {
+        char name[16] = "self";
+        if (i >= 0 && world.processes[i].pid == 0)
+            continue;
+        if (i > -2)
+            snprintf(name, sizeof name, "%d", i < 0 ? 1 : world.processes[i].pid);
+        struct dirent64 one = {.d_reclen = 40};
+        memcpy(one.d_name, name, sizeof name);
+        if (n - used < one.d_reclen)
+            wrong("%zu bytes for a list", n);
+        memcpy(to + used, &one, one.d_reclen);
+        used += one.d_reclen;
+    }
+    world.shown = true;
+    return (long)used;
+}
+
+static long fake_lseek(int fd)
+{
+    world.shown = world.shown && fd != PROC_FD;
+    return 0;
 }
 
 static int fake_memfd(void)
@@ -829,6 +893,7 @@ static void fake_capabilities(bool are_set, const struct __user_cap_header_struc
 
 static long fake_syscall(long number_of_call, ...)
 {
+    long result = 0;
     va_list rest;
     va_start(rest, number_of_call);
     if (number_of_call == SYS_getcwd) {
@@ -842,9 +907,13 @@ static long fake_syscall(long number_of_call, ...)
     } else if (number_of_call == SYS_capget || number_of_call == SYS_capset) {
         const struct __user_cap_header_struct *version = va_arg(rest, void *);
         fake_capabilities(number_of_call == SYS_capset, version, va_arg(rest, void *));
+    } else if (number_of_call == SYS_getdents64) {
+        int fd = va_arg(rest, int);
+        char *to = va_arg(rest, char *);
+        result = list_processes(fd, to, va_arg(rest, size_t));
     }
     va_end(rest);
-    return 0;
+    return result;
 }
 
 static int fake_chdir(const char *path)
@@ -881,7 +950,7 @@ static int no_objects(int id, ...)
 #define write(fd, from, n) fake_write(fd, from, n)
 #define pread(fd, to, n, at) fake_pread(fd, to, n)
 #define pwrite(fd, from, n, at) ((ssize_t)(n))
-#define lseek(fd, at, how) nothing()
+#define lseek(fd, at, how) fake_lseek(fd)
 #define close(fd) fake_close(fd)
 #define open(path, flags) fake_open(path)
 #define memfd_create(name, flags) fake_memfd()

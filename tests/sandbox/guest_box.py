@@ -35,13 +35,13 @@ SHOWN = "/mnt/shell.so"
 STRICT = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
 
 
-def build_guest(target: Path, *, sanitized: bool) -> Path:
+def build_guest(target: Path, *, sanitized: bool, source: Path = SOURCE) -> Path:
     how = (
         ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
         if sanitized
         else ["-O2", "-static"]
     )
-    subprocess.run(["cc", *STRICT, *how, "-o", target, SOURCE], check=True)
+    subprocess.run(["cc", *STRICT, *how, "-o", target, source], check=True)
     return target
 
 
@@ -250,7 +250,7 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os._exit(status if status >= 0 else 128 - status)
     mount(b"none", b"/", b"", 0x4000 | 0x40000, b"")  # MS_REC | MS_PRIVATE
-    mount(b"proc", b"/proc", b"proc", 0xE, b"hidepid=2")  # nosuid, nodev, noexec
+    mount(b"proc", b"/proc", b"proc", 0xE, b"hidepid=2,gid=0")  # nosuid, nodev, noexec
     mount(b"tmpfs", b"/tmp", b"tmpfs", 0x6, TMP_OPTIONS.encode())
     mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0xE, SHM_OPTIONS.encode())
     mount(b"tmpfs", b"/mnt", b"tmpfs", 0x6, b"mode=755")

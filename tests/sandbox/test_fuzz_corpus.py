@@ -112,8 +112,10 @@ GUEST_MISTAKES = [
     ("session", "guest.c", "1U << CAP_SETUID |", "1U << CAP_SETUID | 1U << CAP_SYS_ADMIN |"),
     ("session", "runner.h", "bytes > CHUNK_MAX ||", ""),
     ("session", "runner.h", "sizeof runner.line - runner.line_used", "sizeof runner.line"),
-    ("session", "runner.h", "    if (runner.file >= 0)\n        close(runner.file);\n", ""),
     ("session", "guest.c", "(size_t)(most - stream->sent)", "(size_t)most"),
+    ("session", "runner.h", "    close_if_open(&runner.file);\n", ""),
+    ("session", "runner.h", "[1].fd);\n    close_all(runner.given);\n", "[0].fd);\n"),
+    ("session", "others.h", "    close(fd);\n", ""),
     # What was wrong once: the room that is left, computed below zero.
     ("session", "guest.c", "out.used + HEADER + NONCE + PAGE > FULL",
      "FULL - out.used < HEADER + NONCE + PAGE"),

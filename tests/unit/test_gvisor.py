@@ -50,7 +50,7 @@ def test_mounts_differ_by_options_that_gvisor_does_not_know() -> None:
     assert list(mounts(GVISOR)) == list(mounts(CRUN))
     for point, one in mounts(GVISOR).items():
         gone = set(mounts(CRUN)[point]["options"]) - set(one["options"])
-        assert {option.split("=")[0] for option in gone} <= {"nr_inodes", "hidepid"}, point
+        assert {option.split("=")[0] for option in gone} <= {"nr_inodes", "hidepid", "gid"}, point
 
 
 def test_the_guest_is_told_where_it_is_and_mounts_what_can_be_mounted() -> None:

@@ -184,7 +184,7 @@ def dev_is_a_fresh_small_tmpfs(it: Config, _host: oci.Host, _limits: Limits) -> 
 def proc_hides_other_users(it: Config, _host: oci.Host, _limits: Limits) -> None:
     proc = mounts(it)["/proc"]
     assert proc["type"] == "proc"
-    assert {"nosuid", "noexec", "nodev", "hidepid=2"} <= set(proc["options"])
+    assert {"nosuid", "noexec", "nodev", "hidepid=2", "gid=0"} <= set(proc["options"])
 
 
 @rule

@@ -16,6 +16,7 @@
 // Read it from the bottom: main, serve_call, watch, then the tools above them. frames.h has the
 // bytes that come and go, runner.h what concerns a program that stays between calls.
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -131,6 +132,9 @@ static uint64_t now_ns(void)
 #include "frames.h"
 
 // ------------------------------------------------------------------------------ who the guest is
+
+// Under gVisor's kernel, which pays for pending signals itself and lets nobody change their limit.
+static bool in_gvisor;
 
 // What a handler must be able to open again by name (/dev/stdout is /proc/self/fd/1) has to be
 // made by its own ids. Effective ids rather than setfsuid: setfsuid cannot say that it failed, and
@@ -384,14 +388,38 @@ static bool open_streams(bool has_payload, int fds[3], struct stream streams[2])
     return fine;
 }
 
+static void close_if_open(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
 // Our copies of a handler's ends; it has its own once it was started.
 static void close_all(int fds[3])
 {
-    for (int i = 0; i < 3; i++) {
-        if (fds[i] >= 0)
-            close(fds[i]);
-        fds[i] = -1;
-    }
+    for (int i = 0; i < 3; i++)
+        close_if_open(&fds[i]);
+}
+
+enum { FORK_FDS = 4 }; // The most descriptors that go with a message: streams and variables.
+
+// Sends bytes, and with the first of them descriptors.
+static ssize_t send_with(int to, struct iovec *bytes, const int *fds, size_t count, int flags)
+{
+    union {
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(FORK_FDS * sizeof(int))];
+    } rights;
+    memset(&rights, 0, sizeof rights);
+    struct msghdr message = {.msg_iov = bytes, .msg_iovlen = 1, .msg_control = rights.bytes,
+                             .msg_controllen = CMSG_SPACE(count * sizeof(int))};
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN(count * sizeof(int));
+    memcpy(CMSG_DATA(head), fds, count * sizeof(int));
+    return sendmsg(to, &message, flags);
 }
 
 // The payload goes from the socket into the file as it comes. When it cannot be kept, the rest is
@@ -532,6 +560,7 @@ static struct end end_of(int status)
     return (struct end){KILLED, (uint32_t)WTERMSIG(status)};
 }
 
+#include "others.h"
 #include "runner.h"
 
 // Waits for the handler's end or its deadline, whichever is seen first, and moves output meanwhile.
@@ -600,7 +629,7 @@ static void kill_everyone(void)
     for (int turn = 0; kill(-1, SIGKILL) == 0; turn++) {
         if (turn == 1000)
             _exit(NOT_CLEAN);
-        while (waitpid(-1, NULL, 0) > 0 || errno == EINTR) {
+        while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR) {
         }
         if (turn > 0)
             nanosleep(&(struct timespec){0, (long)MS_NS}, NULL);
@@ -848,7 +877,10 @@ static void serve_by_runner(struct call *call)
         _exit(BAD_FRAME); // It ended with the call before, and the host was told so.
     struct stream streams[2] = {{.fd = runner.out, .kind = 'O'}, {.fd = runner.log, .kind = 'E'}};
     struct end end = {NOT_STARTED, 0};
-    bool fine = runner_ask(call);
+    bool fine = runner_open_streams();
+    fine = runner_ask(call) && fine;
+    if (runner.forks)
+        memcpy(streams, runner.streams, sizeof streams);
     expect_silence();
     uint64_t deadline = now_ns() + call->timeout_ms * MS_NS;
     wipe_call(call);
@@ -867,6 +899,15 @@ static void serve_by_runner(struct call *call)
     else
         kill_everyone();
     empty(streams, call->nonce);
+    if (runner.forks) {
+        runner_close_streams(&streams[1], call->nonce);
+        if (!spoilt && end.how != DEADLINE && !parent_is_as_it_was(runner.pid)) {
+            static const char why[] = "the call changed the process that it was forked from\n";
+            runner_add(&streams[1], call->nonce, why, sizeof why - 1);
+            end = (struct end){EXITED, 1};
+            spoilt = true;
+        }
+    }
     report(call->nonce, end, streams);
     runner_forget_call();
     if (end.how == DEADLINE || (stays && spoilt)) {
@@ -878,6 +919,9 @@ static void serve_by_runner(struct call *call)
     if (!stays)
         runner_close();
     finish(call->nonce, !stays);
+    // Else the call says why there are none.
+    if (!runner_open_streams())
+        could_not(NULL, "", 0);
 }
 
 static void serve_call(size_t length)
@@ -900,9 +944,6 @@ static void serve_call(size_t length)
 }
 
 // ----------------------------------------------------------------------------------------- start
-
-// Under gVisor's kernel, which pays for pending signals itself and lets nobody change their limit.
-static bool in_gvisor;
 
 static void prepare(void)
 {

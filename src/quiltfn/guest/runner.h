@@ -8,6 +8,8 @@
 //         call of its own and nothing else.
 // Rule 2: unless its version lets state survive, a process that has run a handler's code serves no
 //         second call. Either it forks one that does, or it is killed and started anew.
+// Rule 3: of one that forks, no two calls have a descriptor in common, and a call that changed what
+//         the next would inherit takes the sandbox with it; others.h.
 
 enum { ASK_HEAD = 64, LINE = 512, START_LOG = 16 * 1024 };
 #define START_NS (UINT64_C(120) * SECOND_NS)
@@ -28,28 +30,27 @@ static struct {
     size_t file_left;
     // What it wrote before it was ready belongs to the first call's standard error.
     size_t start_log_used;
-} runner = {.control = -1, .out = -1, .log = -1, .file = -1};
+    // Of one that forks: what the next call is given instead of the runner's own streams.
+    int given[3];
+    struct stream streams[2];
+} runner = {.control = -1, .out = -1, .log = -1, .file = -1, .given = {-1, -1, -1}};
 
 static unsigned char ask[ASK_HEAD + ENV_MAX + CHUNK_MAX];
 static unsigned char start_log[START_LOG];
 
 static void runner_close(void)
 {
-    int *fds[] = {&runner.control, &runner.out, &runner.log};
-    for (size_t i = 0; i < 3; i++) {
-        if (*fds[i] >= 0)
-            close(*fds[i]);
-        *fds[i] = -1;
-    }
+    close_if_open(&runner.control);
+    close_if_open(&runner.out);
+    close_if_open(&runner.log);
+    parent_forget();
     runner.pid = 0;
     runner.line_used = 0;
 }
 
 static void runner_forget_call(void)
 {
-    if (runner.file >= 0)
-        close(runner.file);
-    runner.file = -1;
+    close_if_open(&runner.file);
     explicit_bzero(ask, runner.ask_used);
     runner.ask_used = runner.ask_sent = runner.file_left = runner.answer_left = 0;
 }
@@ -90,12 +91,75 @@ static bool runner_ask(const struct call *call)
     return fine;
 }
 
+// Makes the streams of its next call, if it is one that forks and they are not made yet. What calls
+// had in common with each other would be a way from one to the next: who gets a signal when a pipe is
+// read from, how much it holds, its flags and times.
+static bool runner_open_streams(void)
+{
+    if (!runner.forks || runner.given[0] >= 0)
+        return true;
+    runner.streams[0] = (struct stream){.fd = -1, .kind = 'O'};
+    runner.streams[1] = (struct stream){.fd = -1, .kind = 'E'};
+    act_as_handler();
+    bool fine = open_streams(false, runner.given, runner.streams);
+    act_as_guest();
+    if (fine)
+        return true;
+    close_all(runner.given);
+    close_if_open(&runner.streams[0].fd);
+    close_if_open(&runner.streams[1].fd);
+    return false;
+}
+
+// The beginning of a call, and with its first byte the call's streams.
+static ssize_t runner_send_streams(void)
+{
+    struct iovec bytes = {ask, runner.ask_used};
+    ssize_t n = send_with(runner.control, &bytes, runner.given, 3, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n >= 0)
+        close_all(runner.given);
+    return n;
+}
+
+// What the runner that forked a call has to say itself, at most a pipe's worth at a time, and the end
+// of the call's streams.
+static void runner_close_streams(struct stream *log, uint64_t nonce)
+{
+    int *own[] = {&runner.out, &runner.log};
+    for (size_t i = 0; i < 2; i++) {
+        int of_call = log->fd;
+        log->fd = *own[i];
+        if (*own[i] >= 0)
+            pump(log, nonce);
+        log->fd = of_call;
+    }
+    close_if_open(&runner.streams[0].fd);
+    close_if_open(&runner.streams[1].fd);
+    close_all(runner.given);
+}
+
+// Adds to what a call wrote, as far as there is room.
+static void runner_add(struct stream *log, uint64_t nonce, const void *bytes, size_t n)
+{
+    size_t room = room_of(log), keep = n < room ? n : room;
+    log->dropped += n - keep;
+    if (keep == 0)
+        return;
+    out.since = now_ns();
+    unsigned char *at = out_frame(log->kind, NONCE + keep);
+    put64(at, nonce);
+    memcpy(at + NONCE, bytes, keep);
+    log->sent += keep;
+}
+
 // Sends on what its socket takes now.
 static void runner_send(void)
 {
     while (runner.ask_sent < runner.ask_used) {
-        ssize_t n = send(runner.control, ask + runner.ask_sent, runner.ask_used - runner.ask_sent,
-                         MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = runner.given[0] >= 0
+                        ? runner_send_streams()
+                        : send(runner.control, ask + runner.ask_sent,
+                               runner.ask_used - runner.ask_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0)
             return; // Full: poll will tell. Gone: its end will.
         runner.ask_sent += (size_t)n;
@@ -266,18 +330,8 @@ static void runner_keep_start(int *fd)
 
 static void runner_tell_start(struct stream *log, uint64_t nonce)
 {
-    if (runner.start_log_used == 0)
-        return;
-    size_t room = room_of(log), keep = runner.start_log_used < room ? runner.start_log_used : room;
-    log->dropped += runner.start_log_used - keep;
+    runner_add(log, nonce, start_log, runner.start_log_used);
     runner.start_log_used = 0;
-    if (keep == 0)
-        return;
-    out.since = now_ns();
-    unsigned char *at = out_frame(log->kind, NONCE + keep);
-    put64(at, nonce);
-    memcpy(at + NONCE, start_log, keep);
-    log->sent += keep;
 }
 
 // The last words of what it wrote, in one line.
@@ -321,6 +375,8 @@ static bool runner_await(void)
         char *line = runner.control >= 0 ? runner_line() : NULL;
         if (line != NULL && strncmp(line, "ready ", 6) == 0) {
             runner.forks = strncmp(line + 6, "fork", 4) == 0;
+            if (runner.forks)
+                parent_remember(runner.pid);
             snprintf(runner.told, sizeof runner.told, "%s", line + 6);
             return true;
         }
@@ -402,60 +458,4 @@ static bool runner_load(void)
     bool ready = runner_await();
     runner_forget_call();
     return ready;
-}
-
-// ---------------------------------------------------------------------------- killing the others
-
-// The processes whose parent is the guest, other than `kept`, killed; how many there were, or -1 if
-// the runner was not among them.
-static int kill_children_but(pid_t kept)
-{
-    static char list[16 * 1024];
-    static int fd = -1;
-    if (fd < 0)
-        fd = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
-    ssize_t n = pread(fd, list, sizeof list - 1, 0);
-    if (n <= 0)
-        return -1;
-    list[n] = '\0';
-    int others = 0;
-    bool there = false;
-    for (char *at = list, *next; *at != '\0'; at = next) {
-        pid_t pid = (pid_t)strtol(at, &next, 10);
-        if (next == at)
-            break;
-        if (pid == kept) {
-            there = true;
-        } else {
-            kill(pid, SIGKILL);
-            others++;
-        }
-    }
-    return there ? others : -1;
-}
-
-// Everybody but the runner: orphans become our children, and with each that is killed so do the
-// children it had. The runner's own children are not among them: a runner that forks has waited for
-// its call's process before it says that the call is done, and a runner that keeps state answers
-// for its own. All are stopped first, the runner too, for what forks without end would always be a
-// step ahead of whoever kills one generation after the other.
-static void kill_all_but(pid_t kept)
-{
-    int others = kill_children_but(kept);
-    if (others == 0)
-        return;
-    if (getpid() != 1 || kill(-1, SIGSTOP) != 0)
-        _exit(NOT_CLEAN);
-    for (int turn = 0; others > 0; turn++) {
-        if (turn == 4000)
-            _exit(NOT_CLEAN);
-        int status;
-        while (waitpid(-1, &status, WNOHANG) > 0) {
-        }
-        if (turn > 0)
-            nanosleep(&(struct timespec){0, (long)MS_NS / 4}, NULL);
-        others = kill_children_but(kept);
-    }
-    if (others < 0 || kill(-1, SIGCONT) != 0)
-        _exit(NOT_CLEAN);
 }

@@ -10,7 +10,7 @@
 //         not told of the library, where the shell does not load that, or where a variable has to be
 //         there when a shell starts.
 
-enum { FORK_FDS = 4, BLOCK_MAX = 60 * 1024 }; // A pipe holds 64 KiB, so writing never waits.
+enum { BLOCK_MAX = 60 * 1024 }; // A pipe holds 64 KiB, so writing never waits.
 
 static const char *shell_library; // NULL: no zygotes.
 
@@ -102,22 +102,9 @@ static bool zygote_ask(const int fds[3], int variables)
     zygote_start();
     if (zygote.pid <= 0)
         return false;
-    char byte = 'f';
     int all[FORK_FDS] = {fds[0], fds[1], fds[2], variables};
-    union {
-        struct cmsghdr head;
-        char bytes[CMSG_SPACE(sizeof all)];
-    } rights;
-    memset(&rights, 0, sizeof rights);
-    struct iovec one = {&byte, 1};
-    struct msghdr message = {.msg_iov = &one, .msg_iovlen = 1, .msg_control = rights.bytes,
-                             .msg_controllen = sizeof rights.bytes};
-    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
-    head->cmsg_level = SOL_SOCKET;
-    head->cmsg_type = SCM_RIGHTS;
-    head->cmsg_len = CMSG_LEN(sizeof all);
-    memcpy(CMSG_DATA(head), all, sizeof all);
-    if (sendmsg(zygote.control, &message, MSG_NOSIGNAL) == 1)
+    struct iovec one = {(void *)(uintptr_t)"f", 1};
+    if (send_with(zygote.control, &one, all, FORK_FDS, MSG_NOSIGNAL) == 1)
         return true;
     zygote_drop();
     zygote.unfit = true;

@@ -61,7 +61,7 @@ SOCKET_BUFFERS = {"net.ipv4.tcp_rmem": "4096 8192 6291456"}
 CRUN, GVISOR = "crun", "gvisor"
 # gVisor's tmpfs cannot count inodes, and is then not mounted at all; what there is of them is held
 # by the memory limit.
-UNKNOWN_TO_GVISOR = ("nr_inodes=", "hidepid=")
+UNKNOWN_TO_GVISOR = ("nr_inodes=", "hidepid=", "gid=")
 # Its queues heed no limit and nobody can list them, so one would outlive the call that made it.
 NOT_IN_GVISOR = ("mq_open", "mq_unlink")
 PENDING_SIGNALS = 128
@@ -210,7 +210,7 @@ def _process(host: Host, wanted: Wanted) -> dict[str, Any]:
 def _mounts(host: Host, wanted: Wanted) -> list[dict[str, Any]]:
     safe = ["nosuid", "nodev"]
     fixed = [
-        _mount("/proc", "proc", "proc", [*safe, "noexec", "hidepid=2"]),
+        _mount("/proc", "proc", "proc", [*safe, "noexec", "hidepid=2", "gid=0"]),
         # A fresh /dev is also what keeps an image's symlinks from redirecting device creation.
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "noexec", "mode=755,size=64k,nr_inodes=64"]),
         _mount("/dev/shm", "tmpfs", "tmpfs", [*safe, "noexec", SHM_OPTIONS]),

@@ -18,6 +18,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     import asyncio
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
     from types import CodeType, TracebackType
@@ -28,8 +29,8 @@ CONTROL, HEAD_BYTES, READ_BYTES = 3, 64, 1 << 16
 SMALL_BYTES = 60_000
 HOME = "/app"
 PACKAGES = "/app/site-packages"
-PR_SET_DUMPABLE = 4
-LIMITS = 16  # RLIMIT_CPU to RLIMIT_RTTIME
+PR_SET_DUMPABLE, MSG_CMSG_CLOEXEC = 4, 0x40000000
+STREAMS, INT_BYTES = 3, 4
 CO_VARARGS = 0x04
 # Where answers go, once `main` has told it apart from what is printed.
 ANSWER = 1
@@ -98,13 +99,22 @@ class Call:
         return variables, data[end:] if self._payload_bytes >= 0 else None
 
 
-def hear() -> Call:
-    """Waits for the next call, and reads no more than that there is one."""
-    return Call(exactly(HEAD_BYTES))
+def hear(control: _socket.socket) -> tuple[Call, list[int]]:
+    """Waits for the next call, and reads no more than that there is one. The descriptors that come
+    with it are the call's standard streams.
+    """
+    room = STREAMS * INT_BYTES
+    head, messages, _, _ = control.recvmsg(HEAD_BYTES, room + 64, MSG_CMSG_CLOEXEC)
+    if not head:
+        os._exit(0)
+    data = b"".join(part for _, _, part in messages)
+    each = range(0, len(data), INT_BYTES)
+    streams = [int.from_bytes(data[at : at + INT_BYTES], sys.byteorder) for at in each]
+    return Call(head + exactly(HEAD_BYTES - len(head))), streams
 
 
 def hear_all() -> Call:
-    """The same, with as much of the call as has come: nothing else comes before it is done."""
+    """The next call, with as much of the call as has come: nothing else comes before it is done."""
     data = os.read(CONTROL, READ_BYTES)
     if len(data) < HEAD_BYTES:
         if not data:
@@ -312,35 +322,41 @@ def serve_all(runner: Runner) -> None:
 def serve_by_forks(runner: Runner) -> None:
     """A process of its own for each call. This one never runs what a handler's author wrote after
     the import, never has anything of a call in its memory, for later forks would inherit that, and
-    a call's process can neither read nor change it: see `harden`, and `treatment` for what a
-    process of the same user can do to another all the same.
+    a call's process can neither read nor change it: see `harden`. What it can set for this one all
+    the same, such as limits and priority, the guest compares after each call.
     """
-    treated = treatment()
+    import _signal  # type: ignore[import-not-found]  # the half of `signal` in C is enough
+    import _socket
+
+    control = _socket.socket(fileno=CONTROL)
+    # A call can have this process told of input and output of its own; by default that kills.
+    _signal.signal(_signal.SIGIO, _signal.SIG_IGN)
     while True:
-        call = hear()
-        check(treated)  # what the call before left running was ended only after its end
-        for descriptor in (1, 2, ANSWER, CONTROL):
-            # A flag of the open file, and the call before may have set it.
-            os.set_blocking(descriptor, True)
+        call, streams = hear(control)
+        reap()
         child = os.fork()
         if child == 0:
             code = 1
             try:
+                take(streams)
                 variables, payload = call.read()
                 os.close(CONTROL)
                 os.setsid()
                 harden(False)
+                _signal.signal(_signal.SIGIO, _signal.SIG_DFL)
                 reseed()
                 code, answer = serve_here(runner, call, variables, payload)
                 write(answer)
             finally:
                 os._exit(code)
         status = os.waitpid(child, 0)[1]
-        check(treated)
         if os.WIFSIGNALED(status):
             say(f"done {call.number} killed {os.WTERMSIG(status)}")
         else:
             say(f"done {call.number} exited {os.WEXITSTATUS(status)}")
+        # Not before: their ends would wake the guest once more.
+        for descriptor in streams:
+            os.close(descriptor)
 
 
 def serve_once(runner: Runner) -> None:
@@ -393,25 +409,28 @@ def harden(closed: bool) -> None:
         raise Refused("the process could not be closed to others (PR_SET_DUMPABLE)")
 
 
-def treatment() -> tuple[object, ...]:
-    """What any process of the same user can set for this one, and later forks would inherit:
-    limits, processors, priority, scheduling.
+def reap() -> None:
+    """Children that calls made in this process's name; the guest has killed them."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+    print("a process of the call before is still alive", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def take(streams: list[int]) -> None:
+    """Makes these the standard streams, and the answer's, of this process, instead of those that
+    the process it was forked from has.
     """
-    import resource
-
-    return (
-        os.getpriority(os.PRIO_PROCESS, 0),
-        os.sched_getscheduler(0),
-        os.sched_getaffinity(0),
-        *[resource.getrlimit(kind) for kind in range(LIMITS)],
-    )
-
-
-def check(treated: tuple[object, ...]) -> None:
-    """Ends this process, and the sandbox with it, before a call inherits what another has set."""
-    if treatment() != treated:
-        print("the call changed the process that it was forked from", file=sys.stderr, flush=True)
-        os._exit(1)
+    null, answer, log = streams
+    os.dup2(null, 0)
+    os.dup2(answer, ANSWER)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for descriptor in streams:
+        os.close(descriptor)
 
 
 def end_children() -> None:
@@ -460,6 +479,21 @@ def names_of_threads() -> str:
     return ", ".join(known) or "not made by Python"
 
 
+def held_in_common() -> str:
+    """What the module has opened or mapped that forks would share with each other: a phrase, or
+    nothing.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if int(name) not in (0, 1, 2, CONTROL, ANSWER):
+                return f"keeps {os.readlink(f'/proc/self/fd/{name}')} open"
+        except OSError:
+            pass  # that of the list itself
+    with open("/proc/self/maps", "rb") as file:
+        shared = [line for line in file if line.split(None, 2)[1].startswith(b"rw-s")]
+    return "shares memory" if shared else ""
+
+
 def main() -> None:
     global ANSWER
     if os.environ.pop("QUILT_STEM", "") == "1":
@@ -494,6 +528,13 @@ def main() -> None:
                 "ready once the module starts threads when it is imported "
                 f"({names_of_threads()}), so it cannot be forked: every call gets a process that "
                 "was started for it"
+            )
+            serve = serve_once
+        elif common := held_in_common():
+            say(
+                f"ready once the module {common} when it is imported, which calls would "
+                "have in common, so it is not forked: every call gets a process that was started "
+                "for it"
             )
             serve = serve_once
         else:

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a call leaves beside a runner that stays: processes, which are ended, and what it did to a
+// runner that later calls are forked from. A part of guest.c, not a header for others.
+//
+// Rule 1: no runner is asked to help, or believed. It may be an interpreter that has run the handler.
+// Rule 2: everybody descends from us. So where our only child is the runner, and that has none, nobody
+//         of a call is alive. The runner's children are looked at first: a process whose parent ends
+//         comes to us, or to a parent above it that asked for that, and never the other way.
+// Rule 3: of a runner with threads, whose children stand in as many lists, and of one that keeps state,
+//         whose handler is in the runner itself, /proc shows the rest.
+
+enum { LIST_MAX = 8 * 1024, PATH_OF_PROC_MAX = 64 };
+
+// The place in /proc where Linux begins to list processes; what comes before need not be made.
+enum { PROC_PROCESSES = 256 };
+
+static struct {
+    int children; // Of a runner that forks.
+    int limits;
+    struct as_it_was {
+        unsigned char scheduling[128], processors[1024];
+        char limits[4096];
+        long answers[4];
+    } was;
+} parent = {.children = -1, .limits = -1};
+
+static int open_of(pid_t pid, const char *what)
+{
+    char path[PATH_OF_PROC_MAX];
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, what);
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+// A process that has ended and waits for its parent to ask how. One whose first thread has ended looks
+// the same, while others of its threads run.
+static bool is_dead(pid_t pid)
+{
+    char text[1024];
+    int fd = open_of(pid, "stat");
+    if (fd < 0)
+        return errno == ENOENT;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0)
+        return n < 0 && errno == ESRCH;
+    text[n] = '\0';
+    char *state = strrchr(text, ')'); // Behind its name, which may hold anything.
+    int threads;
+    return state != NULL && (state[2] == 'Z' || state[2] == 'X') &&
+           sscanf(state + 3, "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d",
+                  &threads) == 1 &&
+           threads <= 1;
+}
+
+// Kills all in a list of children but `kept`; how many, or -1 if `kept` was not among them. Those
+// that are dead already count where they are ours to reap.
+static int kill_listed(int fd, pid_t kept, bool are_ours)
+{
+    static char list[LIST_MAX];
+    ssize_t n = pread(fd, list, sizeof list - 1, 0);
+    if (n < 0)
+        return -1;
+    list[n] = '\0';
+    int others = 0;
+    bool there = kept == 0;
+    for (char *at = list, *next; *at != '\0'; at = next) {
+        pid_t pid = (pid_t)strtol(at, &next, 10);
+        if (next == at)
+            break;
+        if (pid == kept) {
+            there = true;
+        } else {
+            kill(pid, SIGKILL);
+            others += are_ours || !is_dead(pid);
+        }
+    }
+    return there ? others : -1;
+}
+
+static int kill_children_but(pid_t kept)
+{
+    static int fd = -1;
+    if (fd < 0)
+        fd = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+    return kill_listed(fd, kept, true);
+}
+
+// Kills all that /proc shows but us and `kept`, and returns how many of them were alive.
+static int kill_shown_but(pid_t kept)
+{
+    static _Alignas(struct dirent64) char list[LIST_MAX];
+    static int fd = -1;
+    if (fd < 0)
+        fd = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (lseek(fd, in_gvisor ? 0 : PROC_PROCESSES, SEEK_SET) < 0)
+        _exit(NOT_CLEAN);
+    int alive = 0;
+    bool us = false, it = false; // Else something hides processes from us.
+    long n;
+    while ((n = syscall(SYS_getdents64, fd, list, sizeof list)) > 0)
+        for (char *at = list; at < list + n; at += ((struct dirent64 *)(void *)at)->d_reclen) {
+            pid_t pid = (pid_t)strtol(((struct dirent64 *)(void *)at)->d_name, NULL, 10);
+            us = us || pid == 1;
+            it = it || pid == kept;
+            if (pid <= 1 || pid == kept)
+                continue;
+            kill(pid, SIGKILL);
+            alive += !is_dead(pid);
+        }
+    if (n < 0 || !us || !it)
+        _exit(NOT_CLEAN);
+    return alive;
+}
+
+// Kills whom it finds, and says whether that was nobody. A dead child of the runner is the runner's to
+// reap: it runs no more.
+static bool alone_with(pid_t kept)
+{
+    int of_parent = parent.children >= 0 ? kill_listed(parent.children, 0, false) : 0;
+    int of_us = kill_children_but(kept);
+    if (of_parent < 0 || of_us < 0)
+        _exit(NOT_CLEAN); // It is gone.
+    return kill_shown_but(kept) == 0 && of_parent == 0 && of_us == 0;
+}
+
+// Everybody but the runner. All are stopped before the first is killed, the runner too, for what forks
+// without end would always be a step ahead; and in each turn again, for one that was not stopped yet
+// can have others go on.
+static void kill_all_but(pid_t kept)
+{
+    if (alone_with(kept))
+        return;
+    for (int turn = 0;; turn++) {
+        if (turn == 4000 || getpid() != 1 || kill(-1, SIGSTOP) != 0)
+            _exit(NOT_CLEAN);
+        while (waitpid(-1, NULL, WNOHANG | __WALL) > 0) {
+        }
+        if (alone_with(kept))
+            break;
+        if (turn > 0)
+            nanosleep(&(struct timespec){0, (long)MS_NS / 4}, NULL);
+    }
+    if (kill(-1, SIGCONT) != 0)
+        _exit(NOT_CLEAN);
+}
+
+// ----------------------------------------------------------------- what calls did to their parent
+
+static void parent_forget(void)
+{
+    close_if_open(&parent.children);
+    close_if_open(&parent.limits);
+}
+
+// All that a process may set of another of the same user that it may not trace, and that forks of
+// that one inherit: scheduling (policy, priority, flags), processors, priority of input and output,
+// limits. Its memory, descriptors and files in /proc are out of their reach.
+static void parent_look(pid_t pid, struct as_it_was *to)
+{
+    memset(to, 0, sizeof *to);
+    to->answers[0] = syscall(SYS_sched_getattr, pid, to->scheduling, sizeof to->scheduling, 0);
+    to->answers[1] = syscall(SYS_sched_getaffinity, pid, sizeof to->processors, to->processors);
+    to->answers[2] = syscall(SYS_ioprio_get, 1 /* IOPRIO_WHO_PROCESS */, pid);
+    if (to->answers[0] < 0) // gVisor knows this alone of it.
+        to->answers[0] = syscall(SYS_getpriority, PRIO_PROCESS, pid);
+    to->answers[3] = pread(parent.limits, to->limits, sizeof to->limits, 0);
+}
+
+// Called when the runner is ready, and no call has come near it.
+static void parent_remember(pid_t pid)
+{
+    char children[32];
+    parent_forget();
+    snprintf(children, sizeof children, "task/%d/children", (int)pid);
+    parent.children = open_of(pid, children);
+    parent.limits = open_of(pid, "limits");
+    if (parent.children < 0)
+        _exit(BROKEN);
+    parent_look(pid, &parent.was);
+}
+
+static bool parent_is_as_it_was(pid_t pid)
+{
+    static struct as_it_was now;
+    parent_look(pid, &now);
+    return memcmp(&now, &parent.was, sizeof now) == 0;
+}

@@ -1,0 +1,318 @@
+"""What a hostile call tries in order to be there, or to matter, when the next one runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fuzz.harness import with_mistake
+from quiltfn.guest.wire import How, Specialised
+from sandbox import test_runner
+from sandbox.guest_box import SANITIZER_EXIT, Box, build_guest
+from sandbox.test_runner import RUNNER, python, small, words
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to map a range of user ids"),
+]
+
+app = test_runner.app
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_guest(tmp_path_factory.mktemp("guest") / "guest", sanitized=False)
+
+
+@pytest.fixture
+def box(guest: Path) -> Iterator[Box]:
+    with Box(guest) as one:
+        yield one
+        assert one.close() != SANITIZER_EXIT
+
+
+# `plant` leaves a process that watches for the next call's, reads its memory, answers in its place
+# and kills it. How it is left is `leave`, which returns 0 in that process.
+WATCHER = """
+import ctypes, os, signal, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+CLONE, PARENT = {"x86_64": 56, "aarch64": 220}[os.uname().machine], 0x8000
+def sibling():
+    return libc.syscall(CLONE, PARENT | signal.SIGCHLD, 0, 0, 0, 0)
+def leave():
+    {leave}
+def processes():
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+def watch():
+    # Made here, so that nobody else's memory has it in one piece.
+    secret = b"-".join([b"s3cr3t", b"of", b"the", b"victim"])
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        for pid in processes() - {1, os.getpid(), os.getppid()}:
+            try:
+                with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
+                    for line in maps:
+                        area, mode = line.split()[:2]
+                        start, stop = (int(one, 16) for one in area.split("-"))
+                        if "w" in mode:
+                            memory.seek(start)
+                            if secret in memory.read(stop - start):
+                                for fd, said in ((2, b"stolen"), (ANSWER, b"forged")):
+                                    try: os.write(fd, said)
+                                    except OSError: pass
+                                os.kill(pid, 9)
+                                return
+            except OSError:
+                pass
+def handler(event):
+    if event != "plant":
+        secret = event + "-of-the-victim"
+        time.sleep(0.3)
+        return [sorted(processes() - {os.getpid()}), len(secret)]
+    global ANSWER
+    ANSWER = sys.modules["__main__"].ANSWER
+    if leave() == 0:
+        os.setsid()
+        watch()
+        os._exit(0)
+    return "planted"
+"""
+# What stands between the call's process and the one that watches ends at once, where it can.
+LEFT = {
+    "sibling": "return sibling()",
+    "child of a sibling": "return sibling() or (os.fork() and os._exit(0)) or 0",
+    "sibling of a sibling": "return sibling() or (sibling() and os._exit(0)) or 0",
+    "double fork": "return os.fork() or (os.fork() and os._exit(0)) or 0",
+    "child of a subreaper": (
+        "return sibling() or libc.prctl(36, 1, 0, 0, 0) or (os.fork() and time.sleep(60)) or 0"
+    ),
+    "sibling made by a thread": (
+        "import threading\n    made = []\n"
+        "    one = threading.Thread(target=lambda: made.append(sibling()) or made[0] or watch())\n"
+        "    one.start()\n    time.sleep(0.05)\n    return 1"
+    ),
+    "threads of a leader that has ended": (
+        "if sibling():\n        return 1\n    import _thread\n"
+        "    _thread.start_new_thread(watch, ())\n"
+        "    libc.syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)"
+    ),
+}
+
+
+def watcher(how: str) -> str:
+    return WATCHER.replace("{leave}", LEFT[how])
+
+
+def alive(box: Box) -> int:
+    """How many processes have a thread that runs."""
+    threads = [Path(f"/proc/{pid}/task").glob("*/stat") for pid in box.processes()]
+    states = [[one.read_text().rpartition(") ")[2][0] for one in each] for each in threads]
+    return sum(set(each) != {"Z"} for each in states)
+
+
+@pytest.fixture(scope="module")
+def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A guest that looks at its own children alone."""
+    directory = tmp_path_factory.mktemp("blind")
+    right = "static bool alone_with(pid_t kept)\n{\n"
+    mistaken = f"{right}    if (kill_children_but(kept) == 0)\n        return true;\n"
+    source = with_mistake(directory, "others.h", right, mistaken)
+    return build_guest(directory / "program", sanitized=False, source=source)
+
+
+@pytest.mark.parametrize("how", ["sibling", "sibling made by a thread"])
+def test_negative_control_what_is_left_reads_and_answers_the_next_call(
+    blind: Path,
+    app: Path,
+    how: str,
+) -> None:
+    trusting = RUNNER.read_text().replace("        reap()\n", "")
+    with Box(blind) as box:
+        python(box, app, watcher(how), source_of_runner=trusting)
+        assert box.call(payload=b"plant").stdout == b"planted"
+        end = box.call(payload=b"s3cr3t").end
+        assert end is not None
+        assert (end.how, end.code) == (How.KILLED, 9)
+
+
+@pytest.mark.parametrize("how", LEFT)
+def test_nothing_of_a_call_is_alive_in_the_next(box: Box, app: Path, how: str) -> None:
+    assert python(box, app, watcher(how)) == Specialised(0, "fork")
+    for _ in range(5):
+        assert box.call(payload=b"plant").stdout == b"planted"
+        assert alive(box) == 2
+        answer = box.call(payload=b"s3cr3t")
+        assert (answer.stderr, json.loads(answer.stdout)) == (b"", [[], 20])
+
+
+# A runner of somebody else's that forks: it never asks how children that it did not make ended.
+FORKING = """
+import ctypes, socket
+CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+sock = socket.socket(fileno=3)
+say("ready fork")
+while True:
+    head, streams, _, _ = socket.recv_fds(sock, 64, 3)
+    _, number, _, _, variables, payload = head.split()
+    child = os.fork()
+    if child == 0:
+        for fd in range(3): os.dup2(streams[fd], fd)
+        while ctypes.CDLL(None).syscall(CLONE, 0x8000 | signal.SIGCHLD, 0, 0, 0, 0) == 0:
+            time.sleep(60)
+        print(payload.decode(), flush=True)
+        os._exit(0)
+    for fd in streams: os.close(fd)
+    os.waitpid(child, 0)
+    say(f"done {number.decode()} exited 0")
+"""
+
+
+def test_a_runner_of_somebody_elses_need_not_help(box: Box) -> None:
+    """What it does not reap is dead and counts as a process of its sandbox until it does."""
+    assert small(box, FORKING).errno == 0
+    for number in range(1, 6):
+        assert words(box.call()) == ["-1"]
+        assert alive(box) == 2
+        assert len(box.processes()) == 2 + number
+
+
+def test_what_a_runner_that_forks_writes_itself_is_of_the_calls_log(box: Box) -> None:
+    says = "    print('by the runner', flush=True)\n    say(f'done {number.decode()}"
+    small(
+        box,
+        FORKING.replace('    say(f"done {number.decode()}', says).replace(
+            'exited 0")', "exited 0')"
+        ),
+    )
+    for _ in range(2):
+        answer = box.call()
+        assert (answer.stdout, answer.stderr) == (b"-1\n", b"by the runner\n")
+
+
+# `look` is what a handler can see of its standard streams; `spoil` changes all of it that it can.
+STREAMS = """
+import fcntl, os, socket, stat, sys
+SPOILING = [
+    lambda fd: fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND | os.O_NONBLOCK),
+    lambda fd: fcntl.fcntl(fd, fcntl.F_SETFL, os.O_DIRECT | fcntl.fcntl(fd, fcntl.F_GETFL)),
+    lambda fd: fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid()),
+    lambda fd: fcntl.fcntl(fd, fcntl.F_SETSIG, 9),
+    lambda fd: fcntl.fcntl(fd, 1031, 1 << 12),  # F_SETPIPE_SZ
+    lambda fd: fcntl.flock(fd, fcntl.LOCK_EX),
+    lambda fd: os.fchmod(fd, 0o2123),
+    lambda fd: os.utime(fd, (7, 7)),
+]
+def look():
+    found = []
+    for fd in (0, 1, 2, sys.modules["__main__"].ANSWER):
+        seen = os.fstat(fd)
+        text = open(f"/proc/self/fdinfo/{fd}").read()
+        size = fcntl.fcntl(fd, 1032) if stat.S_ISFIFO(seen.st_mode) else 0
+        found.append([fcntl.fcntl(fd, fcntl.F_GETFL), fcntl.fcntl(fd, fcntl.F_GETOWN), size,
+                      fcntl.fcntl(fd, fcntl.F_GETSIG), seen.st_mode, seen.st_mtime == 7,
+                      "lock" in text, fd, stat.S_ISFIFO(seen.st_mode) and seen.st_ino])
+    return found
+def handler(event):
+    found = look()
+    if event == "spoil":
+        for fd in (0, 1, 2, sys.modules["__main__"].ANSWER):
+            for spoil in SPOILING:
+                try: spoil(fd)
+                except OSError: pass
+    return [found, look()] if event == "spoil" else [found]
+"""
+
+
+def test_no_two_calls_have_a_stream_in_common(box: Box, app: Path) -> None:
+    assert python(box, app, STREAMS) == Specialised(0, "fork")
+    inodes: set[int] = set()
+    fresh = [one[:-1] for one in json.loads(box.call().stdout)[0]]
+    for _ in range(3):
+        before, spoilt = json.loads(box.call(payload=b"spoil").stdout)
+        assert [one[:-1] for one in before] == fresh
+        assert all(one[:-1] != was for one, was in zip(spoilt, fresh, strict=True))
+        after = json.loads(box.call(payload=b"look").stdout)[0]
+        assert [one[:-1] for one in after] == fresh
+        now = {one[-1] for one in after + before} - {0}
+        assert len(now) == 4
+        assert not inodes & now
+        inodes |= now
+
+
+def test_negative_control_a_runner_that_stays_keeps_its_streams(box: Box, app: Path) -> None:
+    python(box, app, STREAMS.replace("F_SETSIG, 9", "F_SETSIG, 0"), keep=True)
+    box.call(payload=b"spoil")
+    (after,) = json.loads(box.call(payload=b"look").stdout)
+    assert 0 not in [one[1] for one in after]
+
+
+# Signals that the kernel shall send to the runner later, when somebody reads what was written or
+# collects sockets that hold each other.
+ARMED = """
+import fcntl, os, signal, socket
+def arm(fd, number):
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getppid())
+    fcntl.fcntl(fd, fcntl.F_SETSIG, number)
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_ASYNC | fcntl.fcntl(fd, fcntl.F_GETFL))
+def handler(event):
+    if event == "look": return "fine"
+    for fd in (1, 2): arm(fd, int(event))
+    one, two = socket.socketpair()
+    three, four = socket.socketpair()
+    for each in (one, two, three, four): arm(each.fileno(), int(event))
+    socket.send_fds(one, [b"x"], [one.fileno(), two.fileno(), three.fileno()])
+    os.write(2, b"x" * 10_000)
+    return "armed"
+"""
+
+
+def test_a_signal_that_a_call_arranges_for_does_not_reach_the_runner(box: Box, app: Path) -> None:
+    """But for F_SETSIG, which the fence's filter refuses; a box has none."""
+    assert python(box, app, ARMED).errno == 0
+    call_in_turns(box)
+
+
+def test_negative_control_of_a_runner_that_heeds_it_the_next_call_fails(
+    box: Box, app: Path
+) -> None:
+    heeding = RUNNER.read_text().replace("_signal.SIG_IGN", "_signal.SIG_DFL")
+    python(box, app, ARMED, source_of_runner=heeding)
+    with pytest.raises((EOFError, OSError, AssertionError)):
+        call_in_turns(box)
+
+
+def call_in_turns(box: Box) -> None:
+    for _ in range(20):
+        assert box.call(payload=b"0").stdout == b"armed"
+        assert box.call(payload=b"look").stdout == b"fine"
+
+
+IN_COMMON = {
+    "file": ("import sys\nheld = open(sys.executable)", "keeps /usr/bin/python3"),
+    "socket": ("import socket\nheld = socket.socket()", "keeps socket:["),
+    "memory": ("import mmap\nheld = mmap.mmap(-1, 4096)", "shares memory"),
+    "lock": ("import multiprocessing\nheld = multiprocessing.Lock()", "shares memory"),
+}
+
+
+@pytest.mark.parametrize("what", IN_COMMON)
+def test_what_forks_would_have_in_common_is_not_forked(box: Box, app: Path, what: str) -> None:
+    source, says = IN_COMMON[what]
+    told = python(box, app, f"import os\n{source}\ndef handler(): return str(os.getpid())\n")
+    assert told.text.startswith(f"once the module {says}")
+    assert len({box.call().stdout for _ in range(3)}) == 3
+
+
+def test_negative_control_what_is_closed_again_or_ones_own_is_no_reason(
+    box: Box, app: Path
+) -> None:
+    source = (
+        "import mmap, sys\nwith open(sys.executable, 'rb') as file: head = file.read(4)\n"
+        "held = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE)\ndef handler(): return head[1:]\n"
+    )
+    assert python(box, app, source) == Specialised(0, "fork")
+    assert box.call().stdout == b"ELF"
