@@ -15,7 +15,7 @@ import pytest
 from contract.store_box import child_environment
 from quiltfn.launcher import confine
 
-OWNER, OTHER = 0x7000_0000, 0x7000_0000 + 7
+OWNER, OTHER = 0x7000_0000, 1234
 SECRET = b"root's own file, which is longer than any word that a lock holds\n"
 TOOL = """
 import sys

@@ -18,7 +18,8 @@ from pathlib import Path
 from patience import patient
 
 UIDS = range(0x7000_0000, 0x8000_0000)
-SERVER_UID = UIDS[0]
+# Of these each server has one.
+SERVER_UIDS = range(UIDS[0], UIDS[0] + 65_536)
 NETNS = Path("/run/netns")
 
 
@@ -88,7 +89,7 @@ def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             server = re.search(r"/quiltfn/([0-9a-f]{8})(?:/|$)", groups, re.M)
             ours = server is not None and server[1] in ids
-            stray = real in UIDS and real != SERVER_UID and server is None
+            stray = real in UIDS and real not in SERVER_UIDS and server is None
             mine = root is not None and f"{root}/" in f"{command}/"
             if ours or stray or mine:
                 yield f"process {entry.name} of uid {real}: {command.strip()[:120]}"

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import httpx
 
-from e2e.leftovers import SERVER_UID, UIDS
+from e2e.leftovers import SERVER_UIDS, UIDS
 from e2e.server import CRUN
 from patience import patient
 
@@ -128,7 +128,7 @@ def files_of_sandboxes() -> Iterator[str]:
                 below.clear()
             for name in [path, *(f"{path}/{one}" for one in files)]:
                 with suppress(OSError):
-                    if os.lstat(name).st_uid in UIDS and os.lstat(name).st_uid != SERVER_UID:
+                    if os.lstat(name).st_uid in UIDS and os.lstat(name).st_uid not in SERVER_UIDS:
                         yield name
 
 
@@ -136,7 +136,7 @@ def listeners() -> Iterator[str]:
     for name in ("tcp", "tcp6", "udp", "udp6"):
         for line in lines_of(f"/proc/net/{name}")[1:]:
             part = line.split()
-            if int(part[7]) in UIDS and int(part[7]) != SERVER_UID:
+            if int(part[7]) in UIDS and int(part[7]) not in SERVER_UIDS:
                 yield part[1]
 
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from e2e import runtime_box
-from e2e.leftovers import SERVER_UID, UIDS, nothing_since
+from e2e.leftovers import SERVER_UIDS, UIDS, nothing_since
 from e2e.leftovers import look as look_at_host
 from e2e.server import Function, Server, children, is_alive, status_of, until
 from e2e.test_fence import PROBE, TRIES, sections
@@ -187,7 +187,7 @@ def test_every_process_of_a_sandbox_is_held_on_the_host(box: Server) -> None:
         assert {one["Seccomp"] for one in seen} == {"2"}
         uids = {int(uid) for one in seen for uid in one["Uid"].split()}
         assert len({(uid - UIDS[0]) // 65_536 for uid in uids}) == 1
-        assert all(uid in UIDS and uid != SERVER_UID for uid in uids)
+        assert all(uid in UIDS and uid not in SERVER_UIDS for uid in uids)
         bases.append(min(uids))
         for pid in (int(one["Pid"]) for one in seen):
             for name in ("user", "mnt", "net", "ipc", "uts"):

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e.leftovers import SERVER_UID, UIDS
+from e2e.leftovers import SERVER_UIDS, UIDS
 from e2e.server import children, is_alive, status_of, until
 from patience import patient
 
@@ -129,7 +129,7 @@ def test_calls_run_in_groups_that_the_service_was_given(service: int) -> None:
     assert (record["status"], record["stdout"]) == ("success", "0::/\nhello\n")
     group = shown("ControlGroup")
     assert Path(f"/proc/{service}/cgroup").read_text() == f"0::{group}/supervisor\n"
-    (server,) = [pid for pid in children(service) if _uid(pid) == SERVER_UID]
+    (server,) = [pid for pid in children(service) if _uid(pid) in SERVER_UIDS]
     held = Path(f"/proc/{server}/cgroup").read_text()
     assert held.startswith(f"0::{group}/supervisor/quiltfn-server-"), held
     inside = [pid for pid in ours() if pid != server]
@@ -160,7 +160,7 @@ def test_the_doctor_sees_it() -> None:
 @pytest.mark.parametrize("whom", ["launcher", "server"])
 def test_what_is_killed_is_started_again_and_leaves_nothing(service: int, whom: str) -> None:
     before = {one.name for one in (GROUP / "quiltfn").iterdir() if one.is_dir()}
-    (server,) = [pid for pid in children(service) if _uid(pid) == SERVER_UID]
+    (server,) = [pid for pid in children(service) if _uid(pid) in SERVER_UIDS]
     os.kill(service if whom == "launcher" else server, 9)
     until(lambda: int(shown("MainPID")) not in (0, service) and answers(), START_S)
     assert call("echo again")["stdout"] == "again\n"

@@ -263,6 +263,48 @@ def test_what_a_server_has_forked_is_swept_after_a_kill_of_the_launcher(
             works(again)
 
 
+def test_the_next_start_gets_the_directory_that_such_a_child_holds_on_to(root: Path) -> None:
+    with box(root) as made:
+        made.do(f"""
+import fcntl
+directory = os.open({str(root / "data")!r}, os.O_RDONLY)
+fcntl.flock(os.open("/dev/null", os.O_RDONLY), fcntl.LOCK_SH)
+told, tell = os.pipe()
+
+def hold():
+    os.write(tell, b"!")
+    while True:
+        with contextlib.suppress(OSError):
+            fcntl.flock(directory, fcntl.LOCK_EX)
+        time.sleep(0.01)
+
+orphan(hold)
+os.read(told, 1)
+""")
+        os.kill(made.launcher, signal.SIGKILL)
+        made.wait()
+        time.sleep(0.1)
+        with box(root) as again:
+            works(again)
+
+
+def test_two_servers_are_strangers_to_each_other(root: Path) -> None:
+    with box(root) as one, box(root, data="other") as other:
+        uids = [made.do("answer = os.getresuid()") for made in (one, other)]
+        assert len({uid for each in uids for uid in each}) == 2
+        pid, own = other.server_pid, one.server_pid
+        tries = {
+            "os.kill({}, 0)": "PermissionError",
+            "open('/proc/{}/mem', 'r+b')": "PermissionError",
+            "os.listdir('/proc/{}/fd')": "PermissionError",
+            "signal.pidfd_send_signal(os.pidfd_open({}), 0)": "PermissionError",
+        }
+        for code, refused in tries.items():
+            assert refused in str(one.do(f"answer = str({code.format(pid)})")), code
+            assert refused not in str(one.do(f"answer = str({code.format(own)})")), code
+        assert "PermissionError" in one.do(f"os.listdir({str(root / 'other')!r})")
+
+
 def test_on_v2_a_server_s_group_ends_with_all_that_it_forked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from quiltfn.launcher import oci
 from quiltfn.launcher.cgroups import Limits
-from quiltfn.launcher.state import SERVER_UID, UID_BASE, UIDS_PER_SANDBOX
+from quiltfn.launcher.state import SERVER_UIDS, UID_BASE, UIDS_PER_SANDBOX
 
 Config = dict[str, Any]
 Rule = Callable[[Config, oci.Host, Limits], None]
@@ -143,7 +143,7 @@ def users_are_mapped_to_a_range_of_their_own(it: Config, _host: oci.Host, _limit
     assert users["containerID"] == 0
     assert users["size"] == 65_536
     assert (users["hostID"] - UID_BASE) % 65_536 == 0
-    assert SERVER_UID < users["hostID"] <= 0x7FFF_FFFF - 65_535
+    assert SERVER_UIDS.stop <= users["hostID"] <= 0x7FFF_FFFF - 65_535
 
 
 # Mounts --------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from quiltfn.launcher.preflight import (
     judge,
     judge_gvisor,
 )
-from quiltfn.launcher.state import SERVER_UID, UID_BASE, UIDS_PER_SANDBOX
+from quiltfn.launcher.state import SERVER_UIDS, UID_BASE, UIDS_PER_SANDBOX
 
 MEMORY = str(PROBE.memory_mib << 20)
 SOCKETS = str(PROBE.memory_mib << 18)
@@ -77,7 +77,7 @@ def test_what_sockets_hold_is_part_of_the_memory_or_has_a_limit_of_its_own() -> 
 MISSING = {
     "user_namespace": [
         status(Uid="0\t0\t0\t0"),
-        status(Uid=f"{SERVER_UID}\t" * 4),
+        status(Uid=f"{SERVER_UIDS[-1]}\t" * 4),
         status(Uid="1000\t" * 4),
     ],
     "namespaces": [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from quiltfn.launcher import syscalls
 from quiltfn.launcher.oci import HANDLER_OOM_SCORE
-from quiltfn.launcher.state import SERVER_UID
+from quiltfn.launcher.state import SERVER_UIDS
 
 
 class NotReadable(Exception):
@@ -63,7 +63,7 @@ def check_reachable(directory: Path) -> None:
             )
 
 
-def give_up_root(launcher: int, uid: int = SERVER_UID) -> None:
+def give_up_root(launcher: int, uid: int) -> None:
     """No root, no capabilities, no way back, and no life beyond the launcher's."""
     become(uid, uid)
     syscalls.die_with_parent(signal.SIGKILL)
@@ -94,7 +94,7 @@ def forget_the_launcher() -> None:
         os.dup2(null, number)
 
 
-def prepare_data_dir(path: Path, uid: int = SERVER_UID) -> None:
+def prepare_data_dir(path: Path, uid: int) -> None:
     """Makes the data directory, owned by the server alone. Raises `NotReadable` for another's.
 
     What is in it may have been laid there by a server that was taken over, so nothing is reached by
@@ -104,8 +104,9 @@ def prepare_data_dir(path: Path, uid: int = SERVER_UID) -> None:
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         names = os.listdir(directory)
-        is_its_own = os.fstat(directory).st_uid == uid
-        if not is_its_own and names and "quiltfn.db" not in names:
+        owner = os.fstat(directory).st_uid
+        is_its_own = owner == uid
+        if owner not in SERVER_UIDS and names and "quiltfn.db" not in names:
             raise NotReadable(
                 f"{path} is not empty and holds no quiltfn.db: name another --data-dir"
             )

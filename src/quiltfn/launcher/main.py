@@ -2,7 +2,8 @@
 
 Exit codes: 0 drained after SIGTERM or SIGINT; 69 this machine or address cannot be used; 70 the
 server ended unexpectedly (everything was swept; a supervisor starts both again); 73 the data
-directory cannot be used; 77 not root; whatever the server said if it could not start.
+directory cannot be used; 74 another server has it; 77 not root; whatever the server said if it
+could not start.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ from quiltfn.launcher import (
     oci,
     preflight,
     roots,
+    signals,
     state,
     syscalls,
     verbs,
@@ -38,19 +40,12 @@ from quiltfn.launcher.egress import Egress
 from quiltfn.launcher.gvisor import Gvisor
 from quiltfn.launcher.jobs import cannot_start
 from quiltfn.launcher.sandboxes import Created, NotCreated, Programs, Sandboxes
+from quiltfn.launcher.server_uid import InUse, ServerUid
 
-UNUSABLE, SERVER_DIED, NO_DATA_DIR, NOT_ROOT = 69, 70, 73, 77
+UNUSABLE, SERVER_DIED, NO_DATA_DIR, IN_USE, NOT_ROOT = 69, 70, 73, 74, 77
 LEAVE_TIMEOUT_S = 10.0
 # Processes and threads of the server; it has some forty threads.
 SERVER_TASKS = 1024
-DRAINING = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
-# What says that this process is broken, or stops it, or does nothing; all others are ignored, so
-# that none ends the launcher without its clean-up.
-LEFT_ALONE = {
-    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS),
-    *(signal.SIGTRAP, signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN),
-    *(signal.SIGTTOU, signal.SIGCONT, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH),
-}
 # The server's long bodies and answers go back to the system when they are done with. By default
 # the C library keeps up to 32 MiB of each size once it was used.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "2"}
@@ -116,7 +111,6 @@ class Launcher:
         try:
             confine.check_readable(options.program)
             confine.check_reachable(options.run_dir)
-            confine.prepare_data_dir(options.data_dir)
         except (confine.NotReadable, OSError) as error:
             raise CannotStart(str(error), NO_DATA_DIR) from None
         self.selector = selectors.DefaultSelector()
@@ -140,7 +134,9 @@ class Launcher:
         syscalls.adopt_orphans()
         try:
             groups = cgroups.detect()
+            # Before anything else: what a dead server has left may hold the data directory.
             swept = state.sweep(self.options.run_dir, groups)
+            self.owner = self._take_data_dir()
             self.state = state.ServerState(self.options.run_dir)
             groups.prepare(self.state.id)
         except (cgroups.CgroupsUnusable, OSError) as error:
@@ -158,8 +154,17 @@ class Launcher:
             if hasattr(self, "images"):
                 self.images.close()
             self.state.close(all_ended=all_ended)
+            self.owner.close()
             if not all_ended:
                 print("quiltfn: not every process has ended; see doctor --sweep", file=sys.stderr)
+
+    def _take_data_dir(self) -> ServerUid:
+        try:
+            return ServerUid(self.options.data_dir)
+        except InUse as error:
+            raise CannotStart(str(error), IN_USE) from None
+        except (confine.NotReadable, OSError) as error:
+            raise CannotStart(str(error), NO_DATA_DIR) from None
 
     def _serve(self, groups: cgroups.Cgroups) -> int:
         self.groups = groups
@@ -235,16 +240,12 @@ class Launcher:
         if pid:
             return pid
         try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            # A terminal sends them to the whole group; the launcher turns them into a drain.
-            for number in (signal.SIGINT, signal.SIGQUIT):
-                signal.signal(number, signal.SIG_IGN)
+            signals.give_to_server()
             self.groups.enter_alone(self.state.id)
             syscalls.unshare_mounts()
             confine.reveal(self.options.program, self.options.data_dir)
             resource.setrlimit(resource.RLIMIT_NPROC, (SERVER_TASKS, SERVER_TASKS))
-            confine.give_up_root(launcher)
+            confine.give_up_root(launcher, self.owner.uid)
             given = os.memfd_create("given")
             os.write(given, json.dumps({**self.options.given, "facts": facts}).encode())
             for kept in (channel.fileno(), self.listener.fileno(), given):
@@ -276,15 +277,12 @@ class Launcher:
             end.setblocking(False)
         self._signal_ends = (reader, writer)  # kept, or the garbage collector closes them
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        for number in DRAINING:
-            signal.signal(number, lambda *_: None)
-        for number in signal.valid_signals() - DRAINING - LEFT_ALONE:
-            signal.signal(number, signal.SIG_IGN)
+        signals.take_over()
         self.selector.register(reader, selectors.EVENT_READ, self._signalled)
 
     def _signalled(self) -> None:
         for number in self._signal_ends[0].recv(64):
-            if number in DRAINING:
+            if number in signals.DRAINING:
                 self._started_stopping = True
                 if self.server:
                     self.children.signal(self.server, signal.SIGTERM)

@@ -16,7 +16,7 @@ from quiltfn.launcher.egress import Egress, Uplink
 from quiltfn.launcher.gvisor import PIDS, Gvisor
 from quiltfn.launcher.oci import GVISOR, Wanted
 from quiltfn.launcher.sandboxes import Created, NotCreated, Sandboxes
-from quiltfn.launcher.state import SERVER_UID, UID_BASE, ServerState
+from quiltfn.launcher.state import UID_BASE, UIDS_PER_SANDBOX, ServerState
 
 PROBE = Limits(memory_mib=64, cpu_percent=50.0)
 # A kernel of its own has to start in it.
@@ -166,7 +166,7 @@ Demands = dict[str, tuple[bool, str]]
 
 def _identity(seen: Seen) -> Demands:
     uid = int(seen.status["Uid"].split()[0])
-    return {"user_namespace": (UID_BASE < uid != SERVER_UID, f"own uid range from {uid}")}
+    return {"user_namespace": (uid >= UID_BASE + UIDS_PER_SANDBOX, f"own uid range from {uid}")}
 
 
 def _limits(seen: Seen, probe: Limits, pids: int, mode: str) -> Demands:

@@ -26,8 +26,10 @@ UID_BASE = 0x7000_0000
 UIDS_PER_SANDBOX = 65_536
 BLOCK = 64
 BLOCKS = 60
-# Slot 0 of block 0 is never given to a sandbox: its first uid is the unprivileged server's.
-SERVER_UID = UID_BASE
+# Slot 0 of block 0 is never given to a sandbox: its uids are those of servers, one for each. The
+# first was shared by all of them once.
+SERVER_UIDS = range(UID_BASE, UID_BASE + UIDS_PER_SANDBOX)
+SHARED_UID = UID_BASE
 # So long is waited for killed processes to end, all together.
 END_S = 10.0
 # What crun is told and keeps of each sandbox: some 60 KiB.

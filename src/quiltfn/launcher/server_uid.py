@@ -1,0 +1,121 @@
+"""Which user a server is: one of its own, which owns its data directory and nothing else.
+
+The directory remembers the number: whoever owns it is who serves from it, until a server of that
+number runs elsewhere on the machine (the directory is a copy), or it is the one number that all
+servers once shared; then it is handed over to a new one.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import os
+import secrets
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from quiltfn.launcher import confine
+from quiltfn.launcher.state import SERVER_UIDS, SHARED_UID, UID_BASE, UIDS_DIR, UIDS_PER_SANDBOX
+
+# Each byte of these, which need not be there to be locked, stands for a uid that somebody is, and
+# for a directory that somebody serves from. They are root's: no server can hold on to one.
+UIDS, DIRECTORIES = "servers", "directories"
+# As the store waits for a keeper that is about to leave.
+WAIT_S = 5.0
+# What a store locks, or locked before it locked the directory itself.
+STORE_LOCKS = (".", "quiltfn.lock")
+TRIES = 1000
+
+
+class InUse(Exception):
+    """Another server has the data directory (a sentence for the operator)."""
+
+
+class ServerUid:
+    """A data directory that is this server's, and the user that owns it: `uid`.
+
+    Raises `InUse`, `confine.NotReadable` or OSError.
+    """
+
+    def __init__(self, data_dir: Path, wait_s: float = WAIT_S) -> None:
+        with contextlib.ExitStack() as held:
+            for parent in data_dir.resolve().parents:
+                if parent.exists() and parent.stat().st_uid in SERVER_UIDS:
+                    raise confine.NotReadable(
+                        f"{data_dir} lies in {parent}, which belongs to another server: name "
+                        "another --data-dir"
+                    )
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, directory)
+            seen = os.fstat(directory)
+            UIDS_DIR.mkdir(mode=0o700, exist_ok=True)
+            uids, directories = (
+                os.open(UIDS_DIR / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                for name in (UIDS, DIRECTORIES)
+            )
+            held.callback(os.close, uids)
+            held.callback(os.close, directories)
+            which = hashlib.sha256(f"{seen.st_dev}:{seen.st_ino}".encode()).digest()
+            place = int.from_bytes(which[:8]) >> 2
+            _wait(lambda: _lock_byte(directories, place), data_dir, wait_s)
+            self.uid = _take(uids, seen.st_uid)
+            if seen.st_uid == self.uid:
+                confine.prepare_data_dir(data_dir, self.uid)
+            else:
+                with _store_is_free(directory, data_dir, wait_s):
+                    confine.prepare_data_dir(data_dir, self.uid)
+            self._held = held.pop_all()
+
+    def close(self) -> None:
+        """Somebody else may have the directory and the number."""
+        self._held.close()
+
+
+def _take(locks: int, owner: int) -> int:
+    if owner in SERVER_UIDS and owner != SHARED_UID and _lock_byte(locks, owner - UID_BASE):
+        return owner
+    for _ in range(TRIES):
+        number = 1 + secrets.randbelow(UIDS_PER_SANDBOX - 1)
+        if _lock_byte(locks, number):
+            return UID_BASE + number
+    raise OSError("every uid for servers is taken on this machine")
+
+
+def _lock_byte(locks: int, place: int) -> bool:
+    """A lock of the open file, which ends with the last descriptor of it."""
+    # struct flock of fcntl.h
+    lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
+    return _try(lambda: fcntl.fcntl(locks, fcntl.F_OFD_SETLK, lock))
+
+
+def _try(lock: Callable[[], object]) -> bool:
+    try:
+        lock()
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait(is_locked: Callable[[], bool], data_dir: Path, wait_s: float) -> None:
+    until = time.monotonic() + wait_s
+    while not is_locked():
+        if time.monotonic() >= until:
+            raise InUse(f"Another quiltfn is serving from {data_dir}.")
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def _store_is_free(directory: int, data_dir: Path, wait_s: float) -> Iterator[None]:
+    """Nobody who has the store open loses his directory: a server of another version, a tool."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with contextlib.ExitStack() as held:
+        for name in STORE_LOCKS:
+            with contextlib.suppress(FileNotFoundError):
+                lock = os.open(name, flags, dir_fd=directory)
+                held.callback(os.close, lock)
+                take = functools.partial(fcntl.flock, lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _wait(functools.partial(_try, take), data_dir, wait_s)
+        yield

@@ -1,0 +1,29 @@
+"""What signals do to the launcher and to its server; docs/how-to/install.md has the table."""
+
+import signal
+
+DRAINING = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+# What says that this process is broken, or stops it, or does nothing; all others are ignored, so
+# that none ends the launcher without its clean-up.
+LEFT_ALONE = {
+    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS),
+    *(signal.SIGTRAP, signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN),
+    *(signal.SIGTTOU, signal.SIGCONT, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH),
+}
+
+
+def take_over() -> None:
+    """In the launcher: some drain, told by `signal.set_wakeup_fd`, and none ends it without."""
+    for number in DRAINING:
+        signal.signal(number, lambda *_: None)
+    for number in signal.valid_signals() - DRAINING - LEFT_ALONE:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def give_to_server() -> None:
+    """In the forked server, which goes on to ignore what the launcher ignores."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A terminal sends them to the whole group; the launcher turns them into a drain.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
