@@ -22,7 +22,7 @@ from typing import Any
 
 from e2e.server import CRUN, children, is_alive
 from patience import patient
-from quiltfn.launcher import jobs
+from quiltfn.launcher import host_image, images, jobs
 from quiltfn.launcher.main import Launcher, Options
 from quiltfn.operator.serve import GUEST, program_paths
 
@@ -135,7 +135,8 @@ def place() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def box(root: Path, *, data: str = "data", **how: Any) -> Iterator[Box]:
-    """One launcher. `how`: `crun`, a path; `job_s`, how long a program may take.
+    """One launcher. `how`: `crun`, a path; `job_s`, how long a program may take; `made_max`,
+    `mounted_max`, bounds of directories and mounts.
 
     In the end it is ended, and where it ended by itself or by SIGTERM nothing of it is left.
     """
@@ -180,6 +181,8 @@ def main(handed: str, told: str) -> int:
     """The launcher's process."""
     how = json.loads(told)
     jobs.TIMEOUT_S = how.get("job_s", jobs.TIMEOUT_S)
+    host_image.MADE_MAX = how.get("made_max", host_image.MADE_MAX)
+    images.MOUNTED_MAX = how.get("mounted_max", images.MOUNTED_MAX)
     return Launcher(
         Options(
             host="127.0.0.1",

@@ -359,6 +359,63 @@ for _ in range(5000):
         assert not any(map(is_alive, many))
 
 
+# What is made for a request --------------------------------------------------------------------
+
+
+def mount_points(made: Box) -> set[str]:
+    """Directories of the image that every sandbox is made of."""
+    return {one.name for one in (made.root / "run" / "servers" / made.id / "root").iterdir()}
+
+
+def image_mounts(made: Box) -> int:
+    mounts = Path(f"/proc/{made.launcher}/mountinfo").read_text()
+    return mounts.count(f"/servers/{made.id}/images/")
+
+
+def test_a_refused_request_leaves_no_directory_and_no_mount(shared: Box) -> None:
+    before, mounted = mount_points(shared), image_mounts(shared)
+    image = {"image": "0" * 64, "writable_paths": ["/asked/for"]}
+    refused = shared.create(isolation="gvisor", network="egress", writable_paths=["/asked/for"])
+    assert "cannot have network: egress" in refused["error"]
+    assert mount_points(shared) == before
+    assert "its files cannot be mounted" in shared.create(**image)["error"]
+    assert image_mounts(shared) == mounted
+    answer = shared.create(writable_paths=["/asked/for"])
+    assert mount_points(shared) == before | {"asked"}
+    shared.destroy(answer["sandbox"])
+    works(shared)
+
+
+def test_directories_for_writable_paths_are_bounded(root: Path) -> None:
+    with box(root, made_max=6) as made:
+        for path in ("/a/b/c", "/a/b/d", "/a/e"):
+            made.destroy(made.create(writable_paths=[path])["sandbox"])
+        before = mount_points(made)
+        answer = made.create(writable_paths=["/f/g"])
+        assert "as many as there may be" in answer["error"], answer
+        assert mount_points(made) == before
+        made.destroy(made.create(writable_paths=["/f", "/a/b/c"])["sandbox"])
+        works(made)
+
+
+def test_mounts_of_images_are_bounded_and_a_sandbox_keeps_its_own(root: Path) -> None:
+    with box(root, mounted_max=3) as made:
+        images = [f"{n:064x}" for n in range(6)]
+        for one in images:
+            made.do(f"""
+path = {str(root / "data/images" / one)!r}
+os.makedirs(path)
+open(path + "/name", "w").write({one!r})
+""")
+        sandboxes = [made.create(image=one)["sandbox"] for one in (*images, images[0])]
+        assert image_mounts(made) <= 3
+        for sandbox, image in zip(sandboxes, (*images, images[0]), strict=True):
+            (guest,) = in_sandbox(made, sandbox)
+            assert Path(f"/proc/{guest}/root/app/name").read_text() == image
+            made.destroy(sandbox)
+        works(made)
+
+
 # No process left -----------------------------------------------------------------------------
 
 

@@ -19,6 +19,8 @@ RUNNERS = "/.runners"
 PACKAGES = Path("/var/lib/dpkg/status")
 INTERPRETERS = {"python": Path("/usr/bin/python3"), "node": Path("/usr/bin/node")}
 
+# Directories for writable paths: some are of runtimes that are long gone, but this many are not.
+MADE_MAX = 4096
 MOUNT_POINTS = ("app", "dev", "proc", "tmp", "usr", "etc")
 LINKED_TO_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Without these, links such as /usr/bin/awk dangle and there are no certificates.
@@ -41,16 +43,25 @@ class Skeleton:
     def __init__(self, root: Path, host: Host, handle: int) -> None:
         self.root, self.host = root, host
         self._handle = handle  # the directory below the read-only mount
+        self._made: set[str] = set()
 
     def make_mount_points(self, paths: tuple[str, ...]) -> None:
-        """Directories to mount on. The paths are normal, and none lies in a link or a bind."""
-        for path in paths:
-            directory = ""
-            for part in path[1:].split("/"):
-                directory += part
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(directory, 0o755, dir_fd=self._handle)
-                directory += "/"
+        """Directories to mount on. The paths are normal, and none lies in a link or a bind.
+
+        They stay, for a sandbox may be using them. Raises OSError where there would be too many.
+        """
+        parts = [path[1:].split("/") for path in paths]
+        wanted = {"/".join(one[:depth]) for one in parts for depth in range(1, len(one) + 1)}
+        missing = sorted(wanted - self._made)  # what lies above another comes first
+        if len(self._made) + len(missing) > MADE_MAX:
+            raise OSError(
+                f"writable paths have needed {MADE_MAX} directories since the start of the server, "
+                "which is as many as there may be; start it again"
+            )
+        for directory in missing:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory, 0o755, dir_fd=self._handle)
+            self._made.add(directory)
 
 
 def packages_hash() -> str:

@@ -12,6 +12,9 @@ from pathlib import Path
 from quiltfn.launcher import syscalls
 
 OPEN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Of mounts; each namespace that is made copies all of them. The one that was not wanted for the
+# longest time goes: a sandbox that has it keeps it.
+MOUNTED_MAX = 512
 FENCE = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
 
 
@@ -34,12 +37,21 @@ class Images:
             if self._bound.get(digest) != which:
                 if self._bound.pop(digest, None) is not None:
                     syscalls.unmount(target)
+                self._make_room()
                 target.mkdir(mode=0o755, exist_ok=True)
                 syscalls.bind(f"/proc/self/fd/{image}", target, FENCE)
-                self._bound[digest] = which
+            self._bound.pop(digest, None)
+            self._bound[digest] = which  # as the last one wanted
         finally:
             os.close(image)
         return target
+
+    def _make_room(self) -> None:
+        while len(self._bound) >= MOUNTED_MAX:
+            oldest = next(iter(self._bound))
+            syscalls.unmount(self._mounts / oldest)
+            os.rmdir(self._mounts / oldest)
+            del self._bound[oldest]
 
     def close(self) -> None:
         """Takes every mount away; a sandbox that still lives keeps its own."""

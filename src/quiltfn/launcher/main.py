@@ -317,12 +317,17 @@ class Launcher:
         n = verb.n
         match verb:
             case verbs.Create():
-                try:
-                    wanted = self._wanted(verb)
-                except OSError as error:
-                    self._answer({"n": n, "error": f"its files cannot be mounted: {error}"})
-                else:
-                    self.sandboxes.create(wanted, lambda answer: self._answer_create(n, answer))
+                wanted = oci.Wanted(
+                    limits=verb.limits,
+                    writable_paths=verb.writable_paths,
+                    egress=verb.network == "egress",
+                    isolation=verb.isolation,
+                )
+                self.sandboxes.create(
+                    wanted,
+                    lambda answer: self._answer_create(n, answer),
+                    lambda: self._with_files(wanted, verb.image),
+                )
             case verbs.Limit(sandbox=sandbox, limits=limits):
                 try:
                     self.sandboxes.limit(sandbox, limits)
@@ -345,16 +350,13 @@ class Launcher:
                     sandbox, lambda blocked: self._answer({"n": n, "blocked": blocked})
                 )
 
-    def _wanted(self, verb: verbs.Create) -> oci.Wanted:
-        """What the server asked for, in this machine's terms. Raises OSError."""
-        self.skeleton.make_mount_points(verb.writable_paths)
-        return oci.Wanted(
-            limits=verb.limits,
-            app=None if verb.image is None else self.images.path(verb.image),
-            writable_paths=verb.writable_paths,
-            egress=verb.network == "egress",
-            isolation=verb.isolation,
-        )
+    def _with_files(self, wanted: oci.Wanted, image: str | None) -> oci.Wanted:
+        """What the machine is changed for, so of an admitted request alone. Raises OSError."""
+        try:
+            self.skeleton.make_mount_points(wanted.writable_paths)
+            return replace(wanted, app=None if image is None else self.images.path(image))
+        except OSError as error:
+            raise OSError(f"its files cannot be mounted: {error}") from None
 
     def _answer_create(self, n: int, answer: Created | NotCreated) -> None:
         if isinstance(answer, NotCreated):

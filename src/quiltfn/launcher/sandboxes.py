@@ -60,6 +60,7 @@ class _Sandbox:
     uid_base: int
     limits: Limits
     by_runsc: bool
+    with_files: Callable[[], oci.Wanted]
     is_starting: bool = True
     pid: int | None = None
     blocked: int = 0
@@ -105,8 +106,17 @@ class Sandboxes:
         self._retries: list[_Retry] = []
         self._most = descriptors.sandboxes(descriptors.limit())
 
-    def create(self, wanted: oci.Wanted, done: Callable[[Created | NotCreated], None]) -> None:
-        """Makes a sandbox like that, whose guest runs and waits for its first frame."""
+    def create(
+        self,
+        wanted: oci.Wanted,
+        done: Callable[[Created | NotCreated], None],
+        with_files: Callable[[], oci.Wanted] | None = None,
+    ) -> None:
+        """Makes a sandbox like that, whose guest runs and waits for its first frame.
+
+        `with_files` is asked for the same with its mount points and files, which may raise OSError;
+        only once it is certain that there is room for the sandbox and a network, if it wants one.
+        """
         by_runsc = wanted.isolation == oci.GVISOR
         if by_runsc and (self._gvisor.why_not or wanted.egress):
             why = self._gvisor.why_not or "it cannot have network: egress"
@@ -117,21 +127,22 @@ class Sandboxes:
             return
         name = secrets.token_hex(12)
         try:
-            sandbox = _Sandbox(name, self._state.take_uids(), wanted.limits, by_runsc)
+            uids = self._state.take_uids()
         except OSError as error:
             done(NotCreated(f"the sandbox could not be prepared: {error}"))
             return
+        sandbox = _Sandbox(name, uids, wanted.limits, by_runsc, with_files or (lambda: wanted))
         self._known[name] = sandbox
         if wanted.egress:
             self._egress.open(
                 name,
                 sandbox.uid_base,
                 wanted.limits,
-                done=lambda opened: self._connected(sandbox, wanted, opened, done),
+                done=lambda opened: self._connected(sandbox, opened, done),
                 on_lost=lambda: self.kill(name),
             )
         else:
-            self._run(sandbox, wanted, done)
+            self._run(sandbox, done)
 
     def blocked(self, name: str) -> int:
         """How many attempts the sandbox's network has refused so far."""
@@ -197,7 +208,6 @@ class Sandboxes:
     def _connected(
         self,
         sandbox: _Sandbox,
-        wanted: oci.Wanted,
         opened: Uplink | str,
         done: Callable[[Created | NotCreated], None],
     ) -> None:
@@ -208,16 +218,14 @@ class Sandboxes:
         if sandbox.on_gone is not None:
             self._give_up(sandbox, "it was given up meanwhile", done)
             return
-        binds = wanted.binds | {"/etc/resolv.conf": str(opened.resolv_conf)}
-        self._run(sandbox, replace(wanted, netns=opened.path, binds=binds), done)
+        self._run(sandbox, done)
 
-    def _run(
-        self,
-        sandbox: _Sandbox,
-        wanted: oci.Wanted,
-        done: Callable[[Created | NotCreated], None],
-    ) -> None:
+    def _run(self, sandbox: _Sandbox, done: Callable[[Created | NotCreated], None]) -> None:
         try:
+            wanted = sandbox.with_files()
+            if sandbox.uplink is not None:
+                binds = wanted.binds | {"/etc/resolv.conf": str(sandbox.uplink.resolv_conf)}
+                wanted = replace(wanted, netns=sandbox.uplink.path, binds=binds)
             bundle = self._write_bundle(sandbox, wanted)
             ours, guests = socket.socketpair()
         except OSError as error:
