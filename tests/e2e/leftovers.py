@@ -68,7 +68,7 @@ def _cgroups(ids: set[str]) -> Iterable[str]:
     """In every hierarchy, and in the tmpfs that they are mounted in."""
     for path, directories, _ in os.walk("/sys/fs/cgroup"):
         for name in directories:
-            if name in ids:
+            if name.removeprefix("quiltfn-server-") in ids:
                 yield f"control group {path}/{name}"
 
 
@@ -87,7 +87,7 @@ def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
             real = int(re.search(r"^Uid:\t(\d+)", status, re.M)[1])  # type: ignore[index]
             groups = (entry / "cgroup").read_text()
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            server = re.search(r"/quiltfn/([0-9a-f]{8})(?:/|$)", groups, re.M)
+            server = re.search(r"/quiltfn(?:/|-server-)([0-9a-f]{8})(?:/|$)", groups, re.M)
             ours = server is not None and server[1] in ids
             stray = real in UIDS and real not in SERVER_UIDS and server is None
             mine = root is not None and f"{root}/" in f"{command}/"

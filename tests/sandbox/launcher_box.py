@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from quiltfn.launcher import host_image, images, jobs
 from quiltfn.launcher.main import Launcher, Options
 from quiltfn.operator.serve import GUEST, program_paths
 
+RUNSC = "/usr/bin/runsc"
 STAND_IN = r"""
 import contextlib, json, os, signal, socket, sys, time
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -134,9 +135,11 @@ def place() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def box(root: Path, *, data: str = "data", **how: Any) -> Iterator[Box]:
-    """One launcher. `how`: `crun`, a path; `job_s`, how long a program may take; `made_max`,
-    `mounted_max`, bounds of directories and mounts.
+def box(
+    root: Path, *, data: str = "data", through: Sequence[str] = (), **how: Any
+) -> Iterator[Box]:
+    """One launcher. `through`: a command that becomes it. `how`: `crun`, `runsc`, paths; `job_s`,
+    how long a program may take; `made_max`, `mounted_max`, bounds of directories and mounts.
 
     In the end it is ended, and where it ended by itself or by SIGTERM nothing of it is left.
     """
@@ -148,7 +151,7 @@ def box(root: Path, *, data: str = "data", **how: Any) -> Iterator[Box]:
         ours.settimeout(patient(30))
         with theirs, log.open("ab") as errors:
             process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno()), json.dumps(how)],
+                [*through, sys.executable, __file__, str(theirs.fileno()), json.dumps(how)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
@@ -194,6 +197,7 @@ def main(handed: str, told: str) -> int:
             given={},
             program=program_paths(),
             crun=how.get("crun", CRUN),
+            runsc=how.get("runsc", RUNSC),
         )
     ).run()
 

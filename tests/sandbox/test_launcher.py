@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from e2e.server import CRUN, children, is_alive, quiltfn, until, why_not
 from patience import patient
 from quiltfn.launcher import cgroups, state
-from sandbox.launcher_box import Box, box, place
+from sandbox.launcher_box import RUNSC, Box, box, place
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -51,11 +53,11 @@ class Runtime:
     so late that the job is over, in the program's tree and out of it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, real: str = CRUN) -> None:
         self.path, self._mode = directory / "own-runtime", directory / "mode"
         late = directory / "crun-late"
         for path, text in ((self.path, RUNTIME), (late, LATE)):
-            path.write_text(text.format(mode=self._mode, crun=CRUN, crun_late=late))
+            path.write_text(text.format(mode=self._mode, crun=real, crun_late=late))
             path.chmod(0o755)
         self.becomes("fine")
 
@@ -76,10 +78,10 @@ def shared() -> Iterator[Box]:
         yield made
 
 
-def works(made: Box) -> None:
+def works(made: Box, **wanted: Any) -> None:
     """A sandbox is made and ended, and leaves nothing, zombies included."""
     before = made.sandboxes()
-    answer = made.create()
+    answer = made.create(**wanted)
     assert "sandbox" in answer, answer
     made.destroy(answer["sandbox"])
     until(lambda: not made.zombies(), 3)
@@ -130,22 +132,41 @@ made = [one["sandbox"] for one in answer if "sandbox" in one]
 # Programs that fail --------------------------------------------------------------------------
 
 
-def test_a_killed_crun_leaves_nothing_and_harms_nobody_later(root: Path) -> None:
-    runtime = Runtime(root)
-    with box(root, crun=str(runtime.path)) as made:
-        works(made)
+@pytest.mark.parametrize("isolation", ["crun", "gvisor"])
+def test_a_killed_runtime_leaves_nothing_and_harms_nobody_later(root: Path, isolation: str) -> None:
+    real = CRUN if isolation == "crun" else RUNSC
+    if not os.access(real, os.X_OK):
+        pytest.skip(f"needs {real}")
+    runtime = Runtime(root, real)
+    path = {"crun" if isolation == "crun" else "runsc": str(runtime.path)}
+    wanted = {"isolation": isolation, "memory_mib": 256}
+    moments = (1, 3, 5, 8, 11, 14, 18, 25) if isolation == "crun" else (5, 30, 60, 90, 150, 250)
+    with box(root, **path) as made:
+        works(made, **wanted)
         refused = 0
-        for milliseconds in (1, 3, 5, 8, 11, 14, 18, 25):
+        for milliseconds in moments:
             runtime.becomes(f"kill:{milliseconds / 1000}")
-            answer = made.create()
+            answer = made.create(**wanted)
             refused += "error" in answer
             assert "error" not in answer or "could not be made" in answer["error"], answer
             if "sandbox" in answer:
                 made.destroy(answer["sandbox"])
         assert refused
         runtime.becomes("fine")
-        works(made)
+        works(made, **wanted)
         assert not made.sandboxes()
+
+
+def test_a_killed_way_out_ends_its_sandbox_and_harms_nobody_later(shared: Box) -> None:
+    answer = shared.create(network="egress")
+    if "egress needs" in answer.get("error", ""):
+        pytest.skip(answer["error"])
+    (way_out,) = in_sandbox(shared, answer["sandbox"] + "-uplink")
+    os.kill(way_out, signal.SIGKILL)
+    until(lambda: not in_sandbox(shared, answer["sandbox"]), 3)
+    shared.destroy(answer["sandbox"])
+    works(shared)
+    assert not shared.groups() - {"server-process"}
 
 
 @pytest.mark.parametrize("mode", ["late", "detached"])
@@ -440,11 +461,18 @@ def few_processes(pid: int, most: int) -> Iterator[None]:
         group.rmdir()
 
 
-@pytest.mark.parametrize(("isolation", "most"), [("crun", 1), ("crun", 2), ("gvisor", 1)], ids=str)
-def test_no_process_left_is_said_as_what_it_is(shared: Box, isolation: str, most: int) -> None:
+@pytest.mark.parametrize(
+    ("isolation", "network", "most"),
+    [("crun", "none", 1), ("crun", "none", 2), ("gvisor", "none", 1), ("crun", "egress", 1)],
+)
+def test_no_process_left_is_said_as_what_it_is(
+    shared: Box, isolation: str, network: str, most: int
+) -> None:
     works(shared)
     with few_processes(shared.launcher, most):
-        answer = shared.create(isolation=isolation)
+        answer = shared.create(isolation=isolation, network=network)
+    if "egress needs" in answer["error"] or "there is no" in answer["error"]:
+        pytest.skip(answer["error"])
     assert "no further process can be started" in answer["error"], answer
     assert "pids.max" in answer["error"]
     works(shared)
@@ -478,6 +506,18 @@ def test_these_signals_end_the_launcher_with_its_clean_up(
     with box(root) as made:
         assert "sandbox" in made.create()
         os.kill(made.launcher, number)
+        assert made.wait() == 0
+
+
+def test_what_its_parent_has_ignored_or_blocked_does_not_count(root: Path) -> None:
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    with box(root, through=[sys.executable, "-c", ignoring]) as made:
+        works(made)
+        os.kill(made.launcher, signal.SIGTERM)
         assert made.wait() == 0
 
 

@@ -13,7 +13,13 @@ LEFT_ALONE = {
 
 
 def take_over() -> None:
-    """In the launcher: some drain, told by `signal.set_wakeup_fd`, and none ends it without."""
+    """In the launcher: some drain, told by `signal.set_wakeup_fd`, and none ends it without.
+
+    What whoever started it has ignored or blocked does not count: with SIGCHLD ignored there would
+    be no child to wait for.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in DRAINING:
         signal.signal(number, lambda *_: None)
     for number in signal.valid_signals() - DRAINING - LEFT_ALONE:
