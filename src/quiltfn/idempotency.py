@@ -1,16 +1,19 @@
 """The first answer of a request with an `Idempotency-Key` is the answer of all its repetitions."""
 
+import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from weakref import WeakValueDictionary
 
 import msgspec
 
-from quiltfn.model.errors import Conflict, QuiltfnError, Unprocessable
+from quiltfn.model.errors import Conflict, StoreUnavailable, Unprocessable
 from quiltfn.model.kept import Slot
 from quiltfn.ports import Answers, Clock
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
+LOST_STATUS = 503
 
 
 class Rendered(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,41 +25,150 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
     executed: bool = True
 
 
-class Idempotency:
-    """Runs a request once for each key."""
+# Answers that the store did not take are kept in memory up to so many bytes; beyond that, only that
+# there was one.
+LEFT_MAX_BYTES = 16 * 1024 * 1024
+# Which slot it is, whatever the body.
+Name = tuple[str, str, str, str]
 
-    def __init__(self, answers: Answers, clock: Clock) -> None:
-        self._answers, self._clock = answers, clock
+
+class _Left(msgspec.Struct, frozen=True):
+    """What the store is still to be told of a slot: its answer, or that it is free (None)."""
+
+    slot: Slot
+    answer: Rendered | None
+
+
+class Idempotency:
+    """Runs a request once for each key.
+
+    An end that the store does not take is told to it again before the next key is looked up, so
+    that a full disk leaves no key that is neither answered nor free. `lost`: the body that is kept
+    where there is no answer, or where too many are waiting for the store.
+    """
+
+    def __init__(self, answers: Answers, clock: Clock, lost: bytes = b"") -> None:
+        self._answers, self._clock, self._lost = answers, clock, lost
+        self._running: dict[Name, str] = {}  # to the digest of the body
+        self._left: dict[Name, _Left] = {}
+        self._telling = asyncio.Lock()
+        # Whoever comes with the same key at the same time asks the store one after the other.
+        self._turns: WeakValueDictionary[Name, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self, slot: Slot, execute: Callable[[], Awaitable[Rendered]]) -> Rendered:
         """The first call's answer, or the kept one. Raises `Conflict` while the first still runs,
-        `Unprocessable` for another body.
+        `Unprocessable` for another body, and `StoreUnavailable` where the slot could not be taken
+        or, with `executed`, where the answer could not be kept: a repetition will get that.
         """
+        name = (slot.tenant_id, slot.method, slot.path, slot.key)
+        turn = self._turns.setdefault(name, asyncio.Lock())
+        async with turn:
+            kept = await self._take(name, slot)
+        if kept is not None:
+            return kept
+        # Until more is known, and if we are cancelled: nobody knows how far it came.
+        left: _Left | None = _Left(slot, self._without_body({}))
+        try:
+            answer = await execute()
+            left = _Left(slot, answer if answer.executed else None)
+            unkept = await self._tell(left)
+            if unkept is None:
+                left = None
+        finally:
+            if left is not None:
+                self._left[name] = self._bounded(left)
+            del self._running[name]
+        if unkept is not None and answer.executed:
+            raise _unkept(answer, unkept) from unkept
+        return answer  # where that was refused it is refused all the same, and nothing was done
+
+    async def aclose(self) -> None:
+        """Tells the store once more what it did not take. The next start answers for the rest."""
+        await self._tell_again(None)
+
+    async def _take(self, name: Name, slot: Slot) -> Rendered | None:
+        """Takes the slot (None), or returns what its first call was answered."""
+        running = self._running.get(name)
+        if running is not None:
+            check_body(running, slot)
+            raise still_runs()
+        unkept = await self._tell_again(name)
+        if unkept is not None:
+            raise unkept
         now, made_at = int(self._clock.settled()), int(self._clock.stamp())
         kept = await self._answers.reserve(slot, now, made_at)
         if kept is None:
-            return await self._first(slot, execute)
-        if kept.body_digest != slot.body_digest:
-            raise Unprocessable.field(
-                "Idempotency-Key", "a new one: this one was used with another body", slot.key
-            )
+            self._running[name] = slot.body_digest
+            return None
+        check_body(kept.body_digest, slot)
         if kept.status is None:
-            raise Conflict("the first call with this Idempotency-Key still runs", retry_after=1)
+            raise still_runs()
         return Rendered(
             status=kept.status,
             body=kept.body,
             headers={**kept.headers, "idempotency-replayed": "true"},
         )
 
-    async def _first(self, slot: Slot, execute: Callable[[], Awaitable[Rendered]]) -> Rendered:
-        # If we are cancelled or killed in here the slot stays taken: better an answer that says so
-        # than a second execution.
-        answer = await execute()
-        if answer.executed:
-            await self._answers.keep(slot, answer.status, answer.headers, answer.body)
-        else:
-            await self._answers.release(slot)
-        return answer
+    async def _tell(self, left: _Left) -> StoreUnavailable | None:
+        """Tells the store; why it does not take it, if so."""
+        answer = left.answer
+        try:
+            if answer is None:
+                await self._answers.release(left.slot)
+            else:
+                await self._answers.keep(left.slot, answer.status, answer.headers, answer.body)
+        except StoreUnavailable as error:
+            return error
+        return None
+
+    async def _tell_again(self, wanted: Name | None) -> StoreUnavailable | None:
+        """Tells the store what it did not take before, that of `wanted` first and the others as far
+        as it goes. Why it does not take that of `wanted`, if so.
+        """
+        async with self._telling:  # told twice, a slot could be freed that somebody has taken anew
+            for name in sorted(self._left, key=lambda one: one != wanted):
+                unkept = await self._tell(self._left[name])
+                if unkept is not None:
+                    return unkept if name == wanted else None
+                del self._left[name]
+        return None
+
+    def _bounded(self, left: _Left) -> _Left:
+        if left.answer is None:
+            return left
+        waiting = sum(len(one.answer.body) for one in self._left.values() if one.answer)
+        if waiting + len(left.answer.body) <= LEFT_MAX_BYTES:
+            return left
+        return _Left(left.slot, self._without_body(left.answer.headers))
+
+    def _without_body(self, headers: Mapping[str, str]) -> Rendered:
+        kept = {"content-type": "application/json"}
+        if "x-invocation-id" in headers:
+            kept["x-invocation-id"] = headers["x-invocation-id"]
+        return Rendered(status=LOST_STATUS, body=self._lost, headers=kept)
+
+
+def _unkept(answer: Rendered, error: StoreUnavailable) -> StoreUnavailable:
+    """What the first caller is told of an answer that a repetition could not be given."""
+    told = StoreUnavailable(
+        f"this was done, but its answer could not be kept for repetitions: {error}", retry_after=1
+    )
+    told.executed = True
+    if "x-invocation-id" in answer.headers:
+        told.with_record(answer.headers["x-invocation-id"], executed=True)
+    return told
+
+
+def still_runs() -> Conflict:
+    return Conflict("the first call with this Idempotency-Key still runs", retry_after=1)
+
+
+def check_body(digest: str, slot: Slot) -> None:
+    """Raises `Unprocessable` where the first call with this key had another body."""
+    if digest != slot.body_digest:
+        raise Unprocessable.field(
+            "Idempotency-Key", "a new one: this one was used with another body", slot.key
+        )
 
 
 def slot_for(tenant_id: str, method: str, path: str, key: str, body: bytes) -> Slot:
@@ -67,8 +179,3 @@ def slot_for(tenant_id: str, method: str, path: str, key: str, body: bytes) -> S
         )
     digest = hashlib.sha256(body).hexdigest()
     return Slot(tenant_id=tenant_id, method=method, path=path, key=key, body_digest=digest)
-
-
-def was_executed(error: QuiltfnError) -> bool:
-    """Whether a refusal came after something had been done: it then has a record."""
-    return error.invocation_id is not None

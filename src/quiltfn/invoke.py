@@ -1,6 +1,7 @@
 """The story of one invocation, told once, from top to bottom."""
 
 import asyncio
+import contextlib
 import math
 
 import msgspec
@@ -10,18 +11,29 @@ from quiltfn.ids import new_id
 from quiltfn.model import environment, timeline
 from quiltfn.model.errors import (
     FunctionNotActive,
+    Internal,
     NotFound,
     QuiltfnError,
     RuntimeUnavailable,
     ShuttingDown,
+    StoreUnavailable,
     Unprocessable,
 )
 from quiltfn.model.function import FunctionState
-from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, CallEvent, Invocation, Status
+from quiltfn.model.invocation import (
+    PAYLOAD_MAX_BYTES,
+    CallEvent,
+    Ended,
+    How,
+    Invocation,
+    Status,
+)
 from quiltfn.model.overrides import check_overrides
 from quiltfn.model.version import Version, check_environment
 from quiltfn.observe import metrics
 from quiltfn.ports import Call, Clock, Journal, Lease, Pools
+
+MISTAKE = "the server made a mistake; its log has more"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,13 +47,17 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     may_write: bool = False
 
 
-class _Asked(msgspec.Struct, frozen=True):
-    """A request that was accepted. `accepted` in monotonic seconds."""
+class _Asked(msgspec.Struct):
+    """A request that was accepted. `accepted` in monotonic seconds. `is_handed_over`: from here on
+    the handler may have done its work. `running`: its record, as long as that has no end.
+    """
 
     entry: Entry
     request: Request
     invocation_id: str
     accepted: float
+    is_handed_over: bool = False
+    running: Invocation | None = None
 
 
 class Invoker:
@@ -76,11 +92,8 @@ class Invoker:
                 record = await self._run(asked, lease)
             if self._journal.is_strict:
                 await self._journal.synced()
-        except RuntimeUnavailable as error:
-            self._record_failure(asked, error)
-            error.invocation_id = asked.invocation_id
-            if self._journal.is_strict:
-                await self._journal.synced()
+        except Exception as error:
+            await self._failed(asked, error)
             raise
         finally:
             self.running -= 1
@@ -92,9 +105,31 @@ class Invoker:
         elif record.status is Status.INTERRUPTED:
             failure = ShuttingDown(record.error_message, retry_after=5)
         if failure is not None:
-            failure.invocation_id = asked.invocation_id
+            failure.with_record(asked.invocation_id, executed=True)
             raise failure
         return record
+
+    async def _failed(self, asked: _Asked, error: Exception) -> None:
+        """What there is to be known of a call that `error` came of instead of an answer. Raises
+        another error where that says more.
+        """
+        if asked.is_handed_over:
+            if asked.running is not None:
+                self._record_mistake(asked, asked.running)
+            if not isinstance(error, QuiltfnError):
+                mistake = Internal(MISTAKE)
+                mistake.with_record(asked.invocation_id, executed=True)
+                raise mistake from error
+            error.with_record(asked.invocation_id, executed=True)
+        elif isinstance(error, RuntimeUnavailable):
+            error.with_record(asked.invocation_id, executed=False)
+            try:
+                self._record_failure(asked, error)
+                if self._journal.is_strict:
+                    await self._journal.synced()
+            except StoreUnavailable as unkept:
+                unkept.with_record(asked.invocation_id, executed=False)
+                raise
 
     async def _run(self, asked: _Asked, lease: Lease) -> Invocation:
         """The call itself: record opened, one round trip, record closed."""
@@ -126,6 +161,7 @@ class Invoker:
         before = self._clock.now()
         self._journal.opened(record)
         recorded = self._clock.now() - before
+        asked.is_handed_over, asked.running = True, record
         ended = await lease.call(
             Call(
                 payload=asked.request.payload,
@@ -145,7 +181,16 @@ class Invoker:
             kept,
             is_value=version.content.pinned.returns_values,
         )
+        asked.running = None
         return self._close(asked.entry, record, started + took)
+
+    def _record_mistake(self, asked: _Asked, record: Invocation) -> None:
+        """A mistake of ours came between a call and its end: its record ends all the same."""
+        ended = Ended(how=How.SANDBOX_GONE, reason=MISTAKE)
+        now = self._clock.unix()
+        took_ms = max(0, math.ceil((now - (record.started_at or now)) * 1000))
+        with contextlib.suppress(StoreUnavailable):
+            self._close(asked.entry, record.after(ended, int(now), took_ms), self._clock.now())
 
     def _record_failure(self, asked: _Asked, error: RuntimeUnavailable) -> None:
         """The platform could not run the call: that is kept too."""

@@ -72,6 +72,7 @@ from quiltfn.tokens import BadTokenSettings, verifier
 from quiltfn.upkeep import upkeep
 
 EXIT_STORE_BROKEN, EXIT_STORE_UNAVAILABLE, EXIT_REFUSED = 74, 75, 78
+UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
 DIED = ShuttingDown("the server ended while the first call with this key was running")
 
 
@@ -101,6 +102,8 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         keys, answers = SqlKeys(store.database), SqlAnswers(store.database)
         _, interrupted, _ = errors.render(DIED, "")
         await answers.start(interrupted)
+        idempotency = Idempotency(answers, clock, errors.render(UNKEPT, "")[1])
+        stack.push_async_callback(idempotency.aclose)
         access = Access(keys, clock, verifier(given.secret("jwt_secret"), given.secret("jwt_jwks")))
         await access.refresh()
         check_address(given, access)
@@ -128,7 +131,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
                 clock=clock,
                 access=access,
                 admission=Admission(clock, tenant_limits(chosen)),
-                idempotency=Idempotency(answers, clock),
+                idempotency=idempotency,
                 catalog=catalog,
                 lifecycle=lifecycle,
                 elasticity=elasticity,

@@ -11,7 +11,6 @@ from functools import lru_cache
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
-import msgspec
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -20,14 +19,15 @@ from starlette.routing import Router
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from quiltfn.api import errors, openapi, parse, rules
+from quiltfn.api import openapi, parse, rules
 from quiltfn.api.guide import Guide
+from quiltfn.api.render import JSON, bug, encode, failure, success, tell_of_bug
 from quiltfn.api.rooms import SHORT_BYTES
-from quiltfn.api.route import Answer, Asked, House, Route
+from quiltfn.api.route import Asked, House, Route
 from quiltfn.api.routes import CALL_BY_ID, CALL_BY_NAME, ROUTES
 from quiltfn.api.stream import streamed
 from quiltfn.api.trail import Trail, Visit
-from quiltfn.idempotency import Rendered, slot_for, was_executed
+from quiltfn.idempotency import Rendered, slot_for
 from quiltfn.ids import new_id
 from quiltfn.model.errors import (
     BadRequest,
@@ -38,17 +38,15 @@ from quiltfn.model.errors import (
     NotFound,
     PayloadTooLarge,
     QuiltfnError,
+    StoreUnavailable,
     Unauthorized,
     Unprocessable,
     UnsupportedMediaType,
 )
-from quiltfn.observe import metrics
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CREDENTIALS = {"authorization": "Authorization", "x-api-key": "X-Api-Key"}
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
-JSON = "application/json"
-_encode = msgspec.json.Encoder().encode
 _log = structlog.get_logger("quiltfn.api")
 
 # The two paths of a call as nearly everybody writes them; what is written otherwise is a call too,
@@ -90,7 +88,7 @@ def make_app(house: House) -> App:
     """The application over `house`."""
     machine = house.health.machine
     known = rules.with_host(machine.memory_max_mib, machine.cores, house.limits.timeout_max_s)
-    guide = Guide(ROUTES, _encode(openapi.document(ROUTES, known)))
+    guide = Guide(ROUTES, encode(openapi.document(ROUTES, known)))
     trail = Trail(house.audit, house.clock)
     endpoints = {path: Endpoint(house, guide, trail, routes) for path, routes in ROUTES}
     paths = [Path(path, one.answer, methods=None) for path, one in endpoints.items()]
@@ -127,14 +125,14 @@ class Endpoint:
         try:
             answer = await self._answer(visit)
         except QuiltfnError as error:
-            answer = _failure(error, request_id)
+            answer = failure(error, request_id)
             if isinstance(error, MethodNotAllowed):
                 answer.headers["allow"] = self._allow
             await self._trail.refused(visit, answer, error.code)
         except ClientDisconnect:
             raise
         except Exception:
-            answer = _bug(request, request_id)
+            answer = bug(request, request_id)
             await self._trail.refused(visit, answer, Internal.code)
         finally:
             if visit.held:
@@ -200,16 +198,23 @@ class Endpoint:
             else:
                 asked.body = _body(route, visit.take_body(), request)
             answer = await route.handler(asked)
-            rendered, object_id = _success(answer), answer.object_id
+            rendered, object_id = success(answer), answer.object_id
         except QuiltfnError as error:
-            rendered, code = _failure(error, visit.request_id), error.code
+            if isinstance(error, Internal):
+                tell_of_bug(request, visit.request_id)
+            rendered, code = failure(error, visit.request_id), error.code
         except ClientDisconnect:  # a stream that ended early: nothing came of it
             raise
         except Exception:
             # Nobody knows how far it came: it counts as executed and is audited.
-            rendered, code = _bug(request, visit.request_id), Internal.code
+            rendered, code = bug(request, visit.request_id), Internal.code
         if visit.action is not None:
-            await self._trail.executed(visit, rendered, code, object_id)
+            try:
+                await self._trail.executed(visit, rendered, code, object_id)
+            except StoreUnavailable as error:
+                # What was done stays done, whatever the trail takes.
+                error.executed = rendered.executed
+                rendered = failure(error, visit.request_id)
         return rendered
 
     def _make_room(self, visit: Visit, route: Route, size: int) -> None:
@@ -356,7 +361,7 @@ def _is_loopback(url: str) -> bool:
 async def _no_such_route(scope: AsgiScope, receive: Receive, send: Send) -> None:
     request_id = _request_id(Request(scope))
     error = NotFound("there is no such route", hint="GET /api/functions/help lists the routes")
-    answer = _failure(error, request_id)
+    answer = failure(error, request_id)
     headers = {**answer.headers, "x-request-id": request_id}
     await Response(answer.body, answer.status, headers)(scope, receive, send)
 
@@ -364,32 +369,3 @@ async def _no_such_route(scope: AsgiScope, receive: Receive, send: Send) -> None
 def _request_id(request: Request) -> str:
     given = request.headers.get("x-request-id")
     return given if given and REQUEST_ID.fullmatch(given) else new_id()
-
-
-def _success(answer: Answer) -> Rendered:
-    if answer.value is None:
-        return Rendered(status=answer.status, body=b"", headers=dict(answer.headers))
-    value = answer.value
-    body = value if isinstance(value, bytes) else None
-    if body is None:
-        is_text = isinstance(value, str) and answer.content_type != JSON
-        body = value.encode() if is_text else _encode(value)
-    headers = {**answer.headers, "content-type": answer.content_type}
-    return Rendered(status=answer.status, body=body, headers=headers)
-
-
-def _bug(request: Request, request_id: str) -> Rendered:
-    """What is told of an exception that nobody expected; the log has the rest."""
-    path = request.scope["path"]
-    _log.exception("a request failed", request_id=request_id, path=path)
-    answer = _failure(Internal("the server made a mistake; its log has more"), request_id)
-    return msgspec.structs.replace(answer, executed=True)
-
-
-def _failure(error: QuiltfnError, request_id: str) -> Rendered:
-    metrics.count_refusal(error.code)
-    status, body, headers = errors.render(error, request_id)
-    headers["content-type"] = JSON
-    if isinstance(error, PayloadTooLarge):
-        headers["connection"] = "close"  # what is still to come of the body is not read
-    return Rendered(status=status, body=body, headers=headers, executed=was_executed(error))

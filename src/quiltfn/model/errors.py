@@ -31,6 +31,14 @@ class QuiltfnError(Exception):
         self.hint = hint
         self.retry_after = retry_after
         self.invocation_id: str | None = None
+        self.executed = False
+
+    def with_record(self, invocation_id: str, *, executed: bool) -> None:
+        """Says that there is a record of the call, and whether its handler was given the call: then
+        it may have done its work, and must not be given it again.
+        """
+        self.invocation_id, self.executed = invocation_id, executed
+        self.hint = self.hint or f"the call has a record: {invocation_id}"
 
 
 class BadRequest(QuiltfnError):

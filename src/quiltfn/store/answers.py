@@ -59,10 +59,13 @@ class SqlAnswers:
         return await self._database.write(work)
 
     async def keep(self, slot: Slot, status: int, headers: dict[str, str], body: bytes) -> None:
-        """As the port says. Nothing happens where the slot has become somebody else's meanwhile."""
+        """As the port says. Nothing happens where the slot has become somebody else's meanwhile.
+
+        The end of a call that was taken: on a full disk it may use the room that is set aside.
+        """
         change = update(answer).where(at(slot), is_running(slot))
         values = {"status": status, "headers": headers, "body": body}
-        await self._database.write(lambda c: c.execute(change.values(values)).close())
+        await self._database.write(lambda c: c.execute(change.values(values)).close(), frees=True)
 
     async def release(self, slot: Slot) -> None:
         """As the port says. An answer that was kept stays."""

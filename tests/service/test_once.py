@@ -1,0 +1,395 @@
+"""One Idempotency-Key, one execution: whatever fails, and wherever, on both ways of a call.
+
+A real store and journal, and sandboxes that count how often a handler was given a call.
+"""
+
+import asyncio
+import contextlib
+import errno
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from starlette.datastructures import Address
+
+from contract.store_box import files_at_most
+from quiltfn import idempotency
+from quiltfn.access import Access
+from quiltfn.admission import Admission, TenantLimits
+from quiltfn.api.app import App, make_app
+from quiltfn.api.direct import CallRequest, Heads
+from quiltfn.api.route import ApiLimits
+from quiltfn.catalog import Entry
+from quiltfn.idempotency import Idempotency
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.invocation import Ended, How
+from quiltfn.ports import Call
+from quiltfn.sandbox import fake
+from quiltfn.store import SqlAnswers, SqlAudit, SqlKeys
+from service.service_box import House, house
+
+KEY = {"Idempotency-Key": "k"}
+LOST, DIED = b'{"error":"lost"}', b'{"error":"died"}'
+
+
+@dataclass
+class Door:
+    """The application over a house. `runs`: what handlers were given."""
+
+    app: App
+    http: httpx.AsyncClient
+    tied: House
+    entry: Entry
+    runs: list[bytes | None] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        return f"/api/functions/{self.entry.function.id}/invoke"
+
+    async def call(self, headers: dict[str, str] = KEY, body: Any = None) -> httpx.Response:
+        return await self.http.post(self.path, headers=headers, json=body or {})
+
+    async def directly(self) -> tuple[int, dict[str, str]]:
+        """The short way of a call without a key: its status and headers."""
+        found = self.app.call_at(self.path.encode())
+        assert found is not None
+        heads = Heads({"host": "127.0.0.1", "content-type": "application/json"})
+        request = CallRequest(self.path, found[1], heads, Address("127.0.0.1", 1))
+        answer = await found[0].respond(request, b"{}")
+        return answer.status, dict(answer.headers)
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[Door]:
+    async with house(path) as tied:
+        tied.store.database._busy_s = 0.3
+        answers = SqlAnswers(tied.store.database)
+        await answers.start(DIED)
+        access = Access(SqlKeys(tied.store.database), tied.clock)
+        await access.refresh()
+        rooms: Any = SimpleNamespace(
+            access=access,
+            admission=Admission(tied.clock, TenantLimits()),
+            audit=SqlAudit(tied.store.database),
+            catalog=tied.catalog,
+            clock=tied.clock,
+            health=SimpleNamespace(machine=SimpleNamespace(memory_max_mib=1024, cores=1)),
+            idempotency=Idempotency(answers, tied.clock, LOST),
+            invoker=tied.invoker,
+            lifecycle=tied.lifecycle,
+            limits=ApiLimits(),
+        )
+        app = make_app(rooms)
+        known = tied.catalog.of_tenant("default", "")
+        entry = next(iter(known), None) or await tied.active(handler, max_instances=2)
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            yield Door(app, http, tied, entry)
+
+
+@pytest.fixture
+async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Door]:
+    runs: list[bytes | None] = []
+    handle = fake.FakeSandbox._handle
+
+    async def counted(self: fake.FakeSandbox, call: Call) -> Ended:
+        runs.append(call.payload)
+        return await handle(self, call)
+
+    monkeypatch.setattr(fake.FakeSandbox, "_handle", counted)
+    async with opened(tmp_path) as one:
+        one.runs = runs
+        yield one
+
+
+def fails(*_: object, **__: object) -> Any:
+    raise StoreUnavailable("the disk is full")
+
+
+async def fails_late(*_: object, **__: object) -> Any:
+    fails()
+
+
+async def breaks(*_: object, **__: object) -> Any:
+    raise ZeroDivisionError("a mistake of ours")
+
+
+def told(answer: httpx.Response, code: str, status: int = 503) -> str:
+    """The id of the record that a failure names, in its headers and in its body."""
+    body = answer.json()
+    assert (answer.status_code, body["error_code"]) == (status, code), body
+    invocation_id = answer.headers["x-invocation-id"]
+    assert invocation_id in body["hint"]
+    return invocation_id
+
+
+# What is raised once the handler was given the call ---------------------------------------------
+
+
+def closing_fails(door: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    patch.setattr(door.tied.journal, "_append_end", full)
+    return "STORE_UNAVAILABLE", 503
+
+
+def syncing_fails(door: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
+    patch.setattr(door.tied.journal, "is_strict", True)
+    patch.setattr(door.tied.journal, "synced", fails_late)
+    return "STORE_UNAVAILABLE", 503
+
+
+def the_sandbox_breaks(_: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
+    call = fake.FakeSandbox.call
+
+    async def broken(self: fake.FakeSandbox, one: Call) -> Ended:
+        await call(self, one)
+        raise ZeroDivisionError("a mistake of ours")
+
+    patch.setattr(fake.FakeSandbox, "call", broken)
+    return "INTERNAL", 500
+
+
+def amending_breaks(door: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
+    def broken(_: object) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    patch.setattr(door.tied.journal, "amended", broken)
+    return "INTERNAL", 500
+
+
+AFTER = [closing_fails, syncing_fails, the_sandbox_breaks, amending_breaks]
+Break = Callable[[Door, pytest.MonkeyPatch], tuple[str, int]]
+
+
+@pytest.mark.parametrize("fault", AFTER)
+async def test_what_fails_after_the_hand_over_counts_as_executed(
+    door: Door, monkeypatch: pytest.MonkeyPatch, fault: Break
+) -> None:
+    with monkeypatch.context() as patch:
+        code, status = fault(door, patch)
+        first = await door.call()
+        invocation_id = told(first, code, status)
+        plain = await door.call({})
+        assert told(plain, code, status) != invocation_id
+        direct_status, direct_headers = await door.directly()
+        assert (direct_status, "x-invocation-id" in direct_headers) == (status, True)
+    assert len(door.runs) == 3
+    again = await door.call()
+    assert again.headers["idempotency-replayed"] == "true"
+    assert (again.status_code, again.content) == (first.status_code, first.content)
+    assert again.headers["x-invocation-id"] == invocation_id
+    assert len(door.runs) == 3, "the handler was given one call twice"
+    record = await door.tied.journal.get(door.entry.function.id, invocation_id)
+    assert record is not None
+    assert record.ended_at is not None, "it has an end, whatever went wrong"
+
+
+async def test_what_fails_before_is_not_kept_and_runs_when_it_comes_again(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(door.tied.journal, "opened", fails)
+        first = await door.call()
+        assert (first.status_code, "x-invocation-id" in first.headers) == (503, False)
+    assert door.runs == []
+    again = await door.call()
+    assert (again.status_code, "idempotency-replayed" in again.headers) == (200, False)
+    assert len(door.runs) == 1
+
+
+async def test_a_call_that_no_instance_could_be_made_for_has_a_record_and_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as door:
+        await door.tied.lifecycle.pause(door.entry)
+        await door.tied.lifecycle.deploy(door.entry)
+        with monkeypatch.context() as patch:
+
+            async def none(*_: object) -> Any:
+                raise fake.SandboxFailed("there is no room for another sandbox")
+
+            patch.setattr(door.tied.sandboxes, "create", none)
+            for name in list(door.tied.sandboxes.alive):
+                door.tied.sandboxes.alive[name].end_by_itself()
+            ids = {told(await door.call(), "RUNTIME_UNAVAILABLE") for _ in range(2)}
+            assert len(ids) == 2, "the same answer twice"
+        answer = await door.call()
+        assert (answer.status_code, "idempotency-replayed" in answer.headers) == (200, False)
+        again = await door.call()
+        assert again.headers["idempotency-replayed"] == "true"
+        assert again.content == answer.content
+
+
+# The store does not take the end of a key -------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Any:
+    """Somebody else writes the database and does not come to an end."""
+    with contextlib.closing(sqlite3.connect(path / "quiltfn.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@contextlib.contextmanager
+def no_more_room(_: Path) -> Any:
+    """No file may be written beyond its first page: as on a full disk."""
+    with files_at_most(4096):
+        yield
+
+
+@pytest.mark.parametrize("fault", [locked, no_more_room])
+async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any
+) -> None:
+    inner = asyncio.Event()
+    handle = fake.FakeSandbox._handle
+
+    async def waits(self: fake.FakeSandbox, call: Call) -> Ended:
+        ended = await handle(self, call)
+        inner.set()
+        await asyncio.sleep(0.1)
+        return ended
+
+    monkeypatch.setattr(fake.FakeSandbox, "_handle", waits)
+    monkeypatch.setattr(door.tied.store.database.reserve, "let_go", lambda: False)
+    first = asyncio.ensure_future(door.call())
+    await inner.wait()
+    if fault is no_more_room:
+        monkeypatch.setattr(door.tied.journal, "_append_end", lambda _: None)
+    with fault(tmp_path):
+        invocation_id = told(await first, "STORE_UNAVAILABLE")
+        # Neither answered nor free: whoever comes is told so, and nothing runs.
+        assert (await door.call()).status_code == 503
+    again = await door.call()
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (200, "true")
+    assert again.json()["invocation_id"] == again.headers["x-invocation-id"] == invocation_id
+    assert again.json()["stdout"] == "hello\n"
+    assert len(door.runs) == 1
+    other = await door.call(body={"payload": "other"})
+    assert other.status_code == 422
+
+
+async def test_a_key_that_could_not_be_freed_is_free_once_it_can(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(door.tied.journal, "opened", fails)
+        patch.setattr(SqlAnswers, "release", fails_late)
+        assert (await door.call()).json()["error"] == "the disk is full"
+        assert (await door.call()).status_code == 503
+        assert (await door.call(KEY | {"Idempotency-Key": "another"})).status_code == 503
+    for key in ("k", "another"):
+        answer = await door.call({"Idempotency-Key": key})
+        assert (answer.status_code, "idempotency-replayed" in answer.headers) == (200, False)
+    assert len(door.runs) == 2
+
+
+async def test_after_a_restart_such_a_key_is_answered_and_nothing_runs(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill: nothing is told to the store any more."""
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlAnswers, "keep", fails_late)
+        told(await door.call(), "STORE_UNAVAILABLE")
+    answers = SqlAnswers(door.tied.store.database)
+    await answers.start(DIED)
+    fresh = Idempotency(answers, door.tied.clock, LOST)
+    slot = idempotency.slot_for("default", "POST", door.path, "k", b"{}")
+    kept = await fresh.run(slot, breaks)
+    assert (kept.status, kept.body) == (503, DIED)
+    assert kept.headers["idempotency-replayed"] == "true"
+    assert len(door.runs) == 1
+
+
+async def test_an_end_of_a_server_tells_the_store_what_is_left(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlAnswers, "keep", fails_late)
+        invocation_id = told(await door.call(), "STORE_UNAVAILABLE")
+    endpoint: Any = door.app.call_at(door.path.encode())
+    await endpoint[0]._house.idempotency.aclose()
+    kept = await SqlAnswers(door.tied.store.database).reserve(
+        idempotency.slot_for("default", "POST", door.path, "k", b"{}"), 0
+    )
+    assert kept is not None
+    assert (kept.status, kept.headers["x-invocation-id"]) == (200, invocation_id)
+
+
+async def test_what_waits_for_the_store_is_bounded(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond it the key is answered with the id of its record and without the answer."""
+    monkeypatch.setattr(idempotency, "LEFT_MAX_BYTES", 600)
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlAnswers, "keep", fails_late)
+        ids = [
+            told(await door.call({"Idempotency-Key": f"k{n}"}), "STORE_UNAVAILABLE")
+            for n in range(4)
+        ]
+    again = [await door.call({"Idempotency-Key": f"k{n}"}) for n in range(4)]
+    assert [one.headers["x-invocation-id"] for one in again] == ids
+    assert [one.status_code for one in again] == [200, 503, 503, 503]
+    assert [one.content for one in again][1:] == [LOST] * 3
+    assert len(door.runs) == 4
+
+
+async def test_a_call_that_was_cancelled_is_not_run_again(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def hangs(_: fake.FakeSandbox, call: Call) -> Ended:
+        door.runs.append(call.payload)
+        begun.set()
+        await asyncio.sleep(3600)
+        return Ended(how=How.EXITED)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fake.FakeSandbox, "_handle", hangs)
+        first = asyncio.ensure_future(door.call())
+        await begun.wait()
+        running = await door.call()
+        assert (running.status_code, running.headers["retry-after"]) == (409, "1")
+        first.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await first
+    again = await door.call()
+    assert (again.status_code, again.content) == (503, LOST)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert len(door.runs) == 1
+
+
+async def test_of_many_with_one_key_one_runs_and_no_answer_is_lost(door: Door) -> None:
+    answers = await asyncio.gather(*(door.call() for _ in range(20)))
+    assert {one.status_code for one in answers} <= {200, 409}
+    assert len(door.runs) == 1
+    assert (await door.call()).status_code == 200
+
+
+async def test_a_create_that_the_trail_did_not_take_is_not_made_twice(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"name": "made", "handler": "echo"}
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlAudit, "append", fails_late)
+        first = await door.http.post("/api/functions", headers=KEY, json=body)
+        assert (first.status_code, first.json()["error_code"]) == (503, "STORE_UNAVAILABLE")
+    again = await door.http.post("/api/functions", headers=KEY, json=body)
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (503, "true")
+    refused = {"name": "x y", "handler": "echo"}
+    key = {"Idempotency-Key": "refused"}
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlAudit, "append", fails_late)
+        await door.http.post("/api/functions", headers=key, json=refused)
+    answer = await door.http.post("/api/functions", headers=key, json=refused)
+    assert (answer.status_code, "idempotency-replayed" in answer.headers) == (422, False)
