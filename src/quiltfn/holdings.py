@@ -16,6 +16,8 @@ from quiltfn.model.runtime import SHARED
 from quiltfn.ports import Clock, HoldingStore, Images
 
 MIB = 1024 * 1024
+# An archive takes room while it arrives, which no quota counts.
+UPLOADS_OF_A_TENANT = 2
 
 
 class Holdings:
@@ -27,6 +29,7 @@ class Holdings:
         self.quota_bytes = quota_bytes
         self._counted: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._wanted_at: dict[tuple[str, str], float] = {}
+        self._uploads: defaultdict[str, int] = defaultdict(int)
 
     async def restore(self) -> None:
         """At start. What was kept before tenants had images of their own is measured now."""
@@ -45,9 +48,24 @@ class Holdings:
     async def take(self, tenant_id: str, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
         """Keeps an uploaded image for the tenant; `is_new`: the tenant did not have it.
 
-        Raises as `Images.take` does, and `RateLimited` where it is more than the quota allows; the
-        tenant has then what it had before.
+        Raises as `Images.take` does, and `RateLimited` where it is more than the quota allows, or
+        others of the tenant are arriving; the tenant has then what it had before.
         """
+        if self._uploads[tenant_id] >= UPLOADS_OF_A_TENANT:
+            raise RateLimited(
+                f"the tenant uploads {UPLOADS_OF_A_TENANT} images already, as many as it may at "
+                "once",
+                retry_after=10,
+            )
+        self._uploads[tenant_id] += 1
+        try:
+            return await self._take(tenant_id, archive, chunks)
+        finally:
+            self._uploads[tenant_id] -= 1
+            if not self._uploads[tenant_id]:
+                del self._uploads[tenant_id]
+
+    async def _take(self, tenant_id: str, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
         added: str | None = None
 
         def admit(image: Image) -> None:

@@ -1,5 +1,6 @@
 """Runtime: the rules for each field, and what a function is given of a name."""
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -448,6 +449,25 @@ async def test_a_quota_bounds_what_a_tenants_images_count(
     assert "3" not in images.digests, "nothing is left of it"
     assert not (await take(holdings, T, "1")).is_new, "what it has costs nothing more"
     await take(holdings, U, "3")
+
+
+async def test_a_tenant_uploads_two_images_at_a_time(holdings: Holdings) -> None:
+    may_end = asyncio.Event()
+
+    async def slow(digest: str) -> AsyncIterator[bytes]:
+        await may_end.wait()
+        yield digest.encode()
+
+    arriving = [
+        asyncio.ensure_future(holdings.take(T, Archive.TAR, slow(digest))) for digest in "12"
+    ]
+    await asyncio.sleep(0)
+    with pytest.raises(RateLimited, match="as many as it may at once"):
+        await take(holdings, T, "1")
+    await take(holdings, U, "1")
+    may_end.set()
+    await asyncio.gather(*arriving)
+    assert not (await take(holdings, T, "1")).is_new
 
 
 async def test_an_upload_that_was_not_kept_is_not_the_tenants(images: SomeImages) -> None:
