@@ -28,6 +28,7 @@ REFRESH_S = 0.5
 # Keys that nobody knows: all of them together have the store asked so often at most, and each once.
 ASK_EVERY_S = 0.05
 ASKED_MAX = 10_000
+LOOK_EVERY_S = 0.001
 FAILURES_MAX = 20
 FAILURES_WINDOW_S = 60.0
 ADDRESSES_MAX = 10_000
@@ -50,6 +51,7 @@ class Access:
         self._by_prefix: dict[str, Key] = {}
         self._revision = -1
         self._stamp: object = None
+        self._looked_at = float("-inf")
         self._refreshing = asyncio.Lock()
         self._asked: dict[str, None] = {}
         self._asking: asyncio.Task[None] | None = None
@@ -63,7 +65,14 @@ class Access:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether another process has changed keys since the last `refresh`. A look at a file."""
+        """Whether another process has changed keys since the last `refresh`.
+
+        A look at a file, once a millisecond at most: who changes keys takes longer to say so.
+        """
+        now = self._clock.now()
+        if now - self._looked_at < LOOK_EVERY_S:
+            return False
+        self._looked_at = now
         return self._keys.stamp() != self._stamp
 
     async def identify(self, headers: Mapping[str, str], address: str) -> Caller:

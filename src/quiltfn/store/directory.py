@@ -62,7 +62,7 @@ class DataDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.database = path / "quiltfn.db"
-        self._stamp = path / "keys.stamp"
+        self._stamp = os.fspath(path / "keys.stamp")
         self.log = path / "quiltfn.db-wal"
         self.is_keeper = False
         # How the last keeper left; read once, by the next one.
@@ -127,7 +127,7 @@ class DataDirectory:
         """Lets every process that looks at `keys_stamp` see that keys were changed."""
         # A full disk: others see it when they next ask the database.
         with contextlib.suppress(OSError):
-            file = open_own(self._stamp, os.O_WRONLY | os.O_CREAT)
+            file = open_own(Path(self._stamp), os.O_WRONLY | os.O_CREAT)
             try:
                 # The time alone is too coarse for two changes in a row.
                 os.ftruncate(file, os.fstat(file).st_size % STAMP_MAX_BYTES + 1)
