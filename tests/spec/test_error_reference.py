@@ -68,7 +68,7 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
         admission=SimpleNamespace(check_functions=lambda _: None),
         catalog=SimpleNamespace(count=lambda _: 0),
         lifecycle=SimpleNamespace(create=create),
-        clock=SimpleNamespace(unix=lambda: 0.0),
+        clock=SimpleNamespace(unix=lambda: 0.0, stamp=lambda: 0.0),
         audit=SimpleNamespace(append=append),
     )
     transport = httpx.ASGITransport(app=make_app(house))
