@@ -42,6 +42,11 @@ def run(word: str) -> int:
         from quiltfn.operator import keys  # noqa: PLC0415
 
         return keys.main(sys.argv[2:])
+    if word in ("backup", "restore"):
+        from quiltfn.operator import backup  # noqa: PLC0415
+
+        act = backup.backup if word == "backup" else backup.restore
+        return act(sys.argv[2:])
     if word == "simulate":
         from quiltfn.operator import simulate  # noqa: PLC0415
 

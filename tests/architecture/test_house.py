@@ -45,7 +45,17 @@ MAY_KNOW: dict[str, set[str]] = {
     "cli": {"sdk"},
     "settings": set(),
     "inherited": {"health", "settings"},
-    "operator": {"launcher", "settings", "access", "clock", "ids", "model", "ports", "store"},
+    "operator": {
+        "images",
+        "launcher",
+        "settings",
+        "access",
+        "clock",
+        "ids",
+        "model",
+        "ports",
+        "store",
+    },
     "bounds": {"api", "images", "settings"} | CORE | VERBS,
     "main": {
         "upkeep",

@@ -30,6 +30,8 @@ ON_THIS_MACHINE = {
     "keys": "Make, list and revoke API keys in the data directory.",
     "service": "Write or remove the files of a systemd service.",
     "doctor": "Check this machine; --sweep removes what a crash left.",
+    "backup": "Keep everything that a server has in one archive, while it runs or not.",
+    "restore": "Make a data directory what it was when an archive was made.",
     "simulate": "Replay a trace of calls through the keep-alive policies.",
 }
 

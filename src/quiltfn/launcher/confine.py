@@ -106,7 +106,8 @@ def prepare_data_dir(path: Path, uid: int) -> None:
         names = os.listdir(directory)
         owner = os.fstat(directory).st_uid
         is_its_own = owner == uid
-        if owner not in SERVER_UIDS and names and "quiltfn.db" not in names:
+        is_one = not names or not {"quiltfn.db", "restore.unfinished"}.isdisjoint(names)
+        if owner not in SERVER_UIDS and not is_one:
             raise NotReadable(
                 f"{path} is not empty and holds no quiltfn.db: name another --data-dir"
             )

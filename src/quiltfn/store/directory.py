@@ -26,6 +26,7 @@ import structlog
 _log = structlog.get_logger("quiltfn.store")
 OWNER_ONLY = 0o600
 STAMP_MAX_BYTES = 1_000_000  # all of it a hole
+RESTORING = "restore.unfinished"
 SPOOLS = ("journal-a.spool", "journal-b.spool")
 NOTE = re.compile(
     r"(open|closed) *\ndatabase (\d{10}) (\d{10})\ncommit (\d{10})\nspool ([+-]{2})\n"
@@ -99,6 +100,10 @@ class DataDirectory:
 
     def check(self) -> bool:
         """Whether the database is to be made. Raises `StoreBroken` where something is missing."""
+        if (self.path / RESTORING).exists():
+            raise StoreBroken(
+                f"A restore into {self.path} was cut off. Do it again: quiltfn restore."
+            )
         if not self.database.exists():
             left = [name for name in (self.log.name, *SPOOLS) if (self.path / name).exists()]
             if left or self.note.word:
@@ -141,6 +146,11 @@ class DataDirectory:
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size
+
+    def forget(self) -> None:
+        """What the last keeper left is replaced by a whole copy."""
+        os.ftruncate(self._lock, 0)
+        os.fsync(self._lock)
 
     def committed(self, commit: int) -> None:
         """Notes that this transaction is on disk. Not synced: it is about processes that die."""

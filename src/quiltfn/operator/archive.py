@@ -1,0 +1,244 @@
+"""The archive of a backup: an uncompressed tar file.
+
+    quiltfn.db, journal-a.spool, journal-b.spool
+    images/<digest>.tar          each image, its digest being that of its content
+    manifest.json                what it is, and the digest of every byte before this member
+
+Everything is read and written in pieces; no member's content is in memory as a whole.
+"""
+
+import hashlib
+import json
+import os
+import re
+import stat
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from quiltfn.images.tar import Source
+from quiltfn.images.unpack import DIRECTORY, ImageLimits, Unpacker
+from quiltfn.model.errors import Unprocessable
+from quiltfn.store import StoreBroken
+
+FORMAT = 1
+MANIFEST, MANIFEST_MAX_BYTES = "manifest.json", 64 * 1024
+PIECE = 1024 * 1024
+DIGEST = re.compile(r"[0-9a-f]{64}")
+FILES = ("quiltfn.db", "journal-a.spool", "journal-b.spool")
+
+
+class ImageVanished(Exception):
+    """An image was collected while it was read; a newer snapshot does not need it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """`sha256`: of the archive up to this member. `revision`: the database's schema."""
+
+    format: int
+    quiltfn: str
+    revision: str
+    made_at: int
+    functions: int
+    records: int
+    images: int
+    sha256: str
+
+
+class Hashed:
+    """A file that is only written to, and what was written so far."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        self._file.write(data)
+        return len(data)
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+class Writer:
+    """Writes one archive from the beginning of `file`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        file.seek(0)
+        file.truncate()
+        self._hashed = Hashed(file)
+
+    def add_file(self, name: str, path: Path) -> None:
+        with path.open("rb") as source:
+            self._header(name, os.fstat(source.fileno()).st_size)
+            _copy(source, self._hashed, os.fstat(source.fileno()).st_size)
+        self._pad()
+
+    def add_image(self, images: Path, digest: str) -> None:
+        """Raises `ImageVanished`."""
+        try:
+            root = os.open(images / digest, DIRECTORY)
+            try:
+                size = sum(len(header) + _padded(length) for header, _, length in _walk(root))
+                self._header(f"images/{digest}.tar", size + 2 * tarfile.BLOCKSIZE)
+                for header, path, length in _walk(root):
+                    self._hashed.write(header)
+                    if length:
+                        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                        with open(os.open(path, flags, dir_fd=root), "rb") as source:
+                            _copy(source, self._hashed, length)
+                        self._hashed.write(bytes(_padded(length) - length))
+                self._hashed.write(bytes(2 * tarfile.BLOCKSIZE))
+            finally:
+                os.close(root)
+        except FileNotFoundError:
+            raise ImageVanished(digest) from None
+        self._pad()
+
+    def finish(self, **facts: int | str) -> None:
+        """Writes the manifest, and everything is on disk."""
+        manifest = Manifest(format=FORMAT, sha256=self._hashed.sha256, **facts)  # type: ignore[arg-type]
+        data = json.dumps(asdict(manifest), indent=2).encode() + b"\n"
+        self._header(MANIFEST, len(data))
+        self._hashed.write(data)
+        self._pad()
+        self._hashed.write(bytes(2 * tarfile.BLOCKSIZE))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _header(self, name: str, size: int) -> None:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = size, 0o600
+        self._hashed.write(info.tobuf(tarfile.PAX_FORMAT))
+
+    def _pad(self) -> None:
+        self._hashed.write(bytes(-self._file.tell() % tarfile.BLOCKSIZE))
+
+
+class Reader:
+    """Reads an archive that can be read from any place. Made only of a whole one.
+
+    Raises `StoreBroken` for what is damaged, cut, or no backup.
+    """
+
+    def __init__(self, file: BinaryIO, shown: str) -> None:
+        self._file, self._shown = file, shown
+        # Name → where its content begins, and how long it is.
+        self._members: dict[str, tuple[int, int]] = {}
+        self.manifest = self._read()
+
+    @property
+    def images(self) -> list[str]:
+        """The digests of the images."""
+        named = (Path(name) for name in self._members)
+        return [one.stem for one in named if one.parent.name == "images"]
+
+    def copy(self, name: str, target: BinaryIO) -> None:
+        at, size = self._members[name]
+        self._file.seek(at)
+        _copy(self._file, target, size)
+
+    def unpack(self, digest: str, root: int) -> None:
+        """The image into the empty directory `root`. Raises `StoreBroken` if it is another."""
+        at, size = self._members[f"images/{digest}.tar"]
+        self._file.seek(at)
+        limits = ImageLimits(unpacked_max_bytes=size, files_max=size // tarfile.BLOCKSIZE)
+        source = Source(cast("BinaryIO", _Part(self._file, size)), limits.archive_max_bytes)
+        try:
+            found = Unpacker(root, limits).unpack(source).digest
+        except Unprocessable as error:
+            raise StoreBroken(f"{self._shown}: image {digest}: {error}.") from None
+        if found != digest:
+            raise StoreBroken(f"{self._shown}: image {digest} is not what its name says.")
+
+    def _read(self) -> Manifest:
+        self._file.seek(0)
+        try:
+            with tarfile.open(fileobj=self._file, mode="r:") as archive:
+                for member in archive:
+                    self._members[member.name] = (member.offset_data, member.size)
+                    if member.name == MANIFEST:
+                        return self._checked(member)
+        except tarfile.TarError:
+            pass
+        except OSError as error:
+            raise StoreBroken(f"{self._shown} cannot be read: {error.strerror}.") from None
+        raise StoreBroken(f"{self._shown} is no backup, or its end is missing.")
+
+    def _checked(self, member: tarfile.TarInfo) -> Manifest:
+        at, size = self._members.pop(MANIFEST)
+        self._file.seek(at)
+        try:
+            manifest = Manifest(**json.loads(self._file.read(min(size, MANIFEST_MAX_BYTES))))
+        except (TypeError, ValueError):
+            raise StoreBroken(f"{self._shown} is damaged: its manifest is none.") from None
+        if manifest.format != FORMAT:
+            raise StoreBroken(f"{self._shown} is of a newer quiltfn ({manifest.quiltfn}).")
+        self._file.seek(0)
+        digest = hashlib.sha256()
+        left = member.offset
+        while left:
+            piece = self._file.read(min(left, PIECE))
+            if not piece:
+                break
+            digest.update(piece)
+            left -= len(piece)
+        if digest.hexdigest() != manifest.sha256:
+            raise StoreBroken(f"{self._shown} is damaged: its content is not what was written.")
+        wanted = {name for name in self._members if name not in FILES}
+        if not set(FILES) <= set(self._members) or not all(map(_is_image, wanted)):
+            raise StoreBroken(f"{self._shown} is no backup of quiltfn.")
+        return manifest
+
+
+class _Part:
+    """The next `size` bytes of a file."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._left = file, size
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(min(size, self._left))
+        self._left -= len(data)
+        return data
+
+
+def _is_image(name: str) -> bool:
+    return bool(re.fullmatch(rf"images/{DIGEST.pattern}\.tar", name))
+
+
+def _walk(root: int) -> Iterator[tuple[bytes, str, int]]:
+    """Every entry of an image: its header, its path, and how long its content is."""
+    for where, directories, files, at in os.fwalk(".", dir_fd=root, follow_symlinks=False):
+        for name in sorted((*directories, *files)):
+            path = os.path.normpath(os.path.join(where, name))
+            found = os.stat(name, dir_fd=at, follow_symlinks=False)
+            info = tarfile.TarInfo(path)
+            info.mode = found.st_mode & 0o777
+            if stat.S_ISDIR(found.st_mode):
+                info.type = tarfile.DIRTYPE
+            elif stat.S_ISLNK(found.st_mode):
+                info.type, info.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=at)
+            else:
+                info.size = found.st_size
+            yield info.tobuf(tarfile.PAX_FORMAT, errors="surrogateescape"), path, info.size
+
+
+def _padded(size: int) -> int:
+    return size + -size % tarfile.BLOCKSIZE
+
+
+def _copy(source: BinaryIO, target: "BinaryIO | Hashed", size: int) -> None:
+    """Exactly `size` bytes. Raises `StoreBroken` where there are fewer."""
+    left = size
+    while left:
+        piece = source.read(min(left, PIECE))
+        if not piece:
+            raise StoreBroken("A file became shorter while it was read; try again.")
+        target.write(piece)
+        left -= len(piece)

@@ -1,0 +1,251 @@
+"""`quiltfn backup FILE` and `quiltfn restore FILE`: everything that a server keeps, in one archive.
+
+Root opens the archive, and what reads or writes the data directory is its owner (see `owner.py`).
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from quiltfn import __version__
+from quiltfn.clock import unix_ms
+from quiltfn.operator.archive import DIGEST, FILES, ImageVanished, Manifest, Reader, Writer
+from quiltfn.operator.owner import become_owner
+from quiltfn.settings import BadSetting, from_everywhere
+from quiltfn.store import StoreBroken, restoring, snapshot
+
+FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78
+TRIES = 3
+
+
+def backup(arguments: Sequence[str]) -> int:
+    """Makes one archive; returns the exit code."""
+    given = backup_parser().parse_args(arguments)
+    return _told(lambda: _backup(Path(given.file).absolute(), _data_dir(given), given.replace))
+
+
+def restore(arguments: Sequence[str]) -> int:
+    """Lays one archive out; returns the exit code."""
+    given = restore_parser().parse_args(arguments)
+    return _told(lambda: _restore(Path(given.file), _data_dir(given), given.replace))
+
+
+# Backup -----------------------------------------------------------------------------------------
+
+
+def _backup(file: Path, data_dir: Path, replace: bool) -> str:
+    if file.exists() and not replace:
+        raise FileExistsError(17, "there is such a file; name another, or say --replace", str(file))
+    if not (data_dir / "quiltfn.db").exists():
+        raise StoreBroken(f"There is no database in {data_dir}; name it with --data-dir.")
+    if file.resolve().is_relative_to(data_dir.resolve()):
+        raise StoreBroken(f"{file} lies in the data directory: keep it elsewhere.")
+    with _beside(file) as work:
+        room = work / "snapshot"
+        room.mkdir(mode=0o700)
+        owner = data_dir.stat()
+        if os.geteuid() == 0:
+            os.chown(room, owner.st_uid, owner.st_gid)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(work / "archive", flags, 0o600), "w+b") as archive:
+            code = _in_child(lambda: _write(archive, data_dir, room))
+        if code != FINE:
+            raise SystemExit(code)
+        (work / "archive").replace(file)
+        _sync(file.parent)
+    return f"kept in {file} ({file.stat().st_size} bytes)"
+
+
+def _write(archive: BinaryIO, data_dir: Path, room: Path) -> str:
+    """As the owner: takes the snapshot, writes it into the archive and reads that back."""
+    become_owner(data_dir, (room,))
+    for _ in range(TRIES):
+        with contextlib.suppress(ImageVanished):
+            found = snapshot.take(data_dir, room)
+            kept = _write_once(archive, data_dir / "images", room, found)
+            break
+    else:
+        raise StoreBroken("Images went while they were read, again and again; try once more.")
+    read = Reader(archive, "the archive that was just written")
+    with tempfile.TemporaryDirectory(dir=room) as scratch:
+        for digest in read.images:
+            _unpack(read, digest, Path(scratch) / digest)
+            shutil.rmtree(Path(scratch) / digest)
+    return f"{found.functions} functions, {found.records} records of calls, {kept} images"
+
+
+def _write_once(archive: BinaryIO, images: Path, room: Path, found: snapshot.Snapshot) -> int:
+    there = {one.name for one in images.iterdir()} if images.is_dir() else set()
+    digests = {one for one in there if DIGEST.fullmatch(one)}
+    missing = found.images - digests
+    if missing:
+        raise StoreBroken(f"The files of an image are missing: {images / min(missing)}.")
+    writer = Writer(archive)
+    for name in FILES:
+        writer.add_file(name, room / name)
+        (room / name).unlink()
+    for digest in sorted(digests):
+        writer.add_image(images, digest)
+    writer.finish(
+        quiltfn=__version__,
+        revision=found.revision,
+        made_at=unix_ms() // 1000,
+        functions=found.functions,
+        records=found.records,
+        images=len(digests),
+    )
+    return len(digests)
+
+
+@contextlib.contextmanager
+def _beside(file: Path) -> Iterator[Path]:
+    """A directory on the file's own file system, whose names only we may change."""
+    work = Path(tempfile.mkdtemp(prefix=f".{file.name}-", dir=file.parent))
+    work.chmod(0o711)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _in_child(work: Callable[[], str]) -> int:
+    """Does it in another process, which may become somebody else; the exit code."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = REFUSED
+    try:
+        code = _told(work)
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
+
+
+# Restore ----------------------------------------------------------------------------------------
+
+
+def _restore(file: Path, data_dir: Path, replace: bool) -> str:
+    with file.open("rb") as archive:
+        read = Reader(archive, str(file))
+        snapshot.check_revision(read.manifest.revision)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        become_owner(data_dir)
+        with restoring.into(data_dir, replace) as place:
+            _lay_out(read, place)
+            found = snapshot.look_through(place / FILES[0])
+            missing = found.images - set(read.images)
+            if missing:
+                raise StoreBroken(f"{file} lacks the image {min(missing)}.")
+    return f"{data_dir} is as it was at {_when(read.manifest)}: {_what(read.manifest)}"
+
+
+def _lay_out(read: Reader, place: Path) -> None:
+    for name in FILES:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(place / name, flags, 0o600), "wb") as target:
+            read.copy(name, target)
+    images = place / "images"
+    images.mkdir(mode=0o700)
+    for digest in read.images:
+        _unpack(read, digest, images / digest)
+
+
+def _unpack(read: Reader, digest: str, target: Path) -> None:
+    target.mkdir(mode=0o755)
+    root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        read.unpack(digest, root)
+    finally:
+        os.close(root)
+
+
+# Both -------------------------------------------------------------------------------------------
+
+
+def _told(work: Callable[[], str]) -> int:
+    """Says what came of it; the exit code."""
+    try:
+        print(work())
+    except BadSetting as error:
+        return _complain(str(error), BAD_SETTING)
+    except StoreBroken as error:
+        return _complain(str(error), STORE_BROKEN)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}", REFUSED)
+    except SystemExit as error:  # of the child, which has said why
+        return int(cast("int", error.code))
+    return FINE
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"quiltfn: {sentence}", file=sys.stderr)
+    return code
+
+
+def _sync(directory: Path) -> None:
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _when(manifest: Manifest) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.made_at))
+
+
+def _what(manifest: Manifest) -> str:
+    return (
+        f"{manifest.functions} functions, {manifest.records} records of calls, "
+        f"{manifest.images} images"
+    )
+
+
+def _data_dir(given: argparse.Namespace) -> Path:
+    asked = {"data_dir": given.data_dir, "config": given.config}
+    return from_everywhere(asked).data_dir
+
+
+def backup_parser() -> argparse.ArgumentParser:
+    it = argparse.ArgumentParser(
+        prog="quiltfn backup",
+        description="Keep everything that a server has in one archive, while it runs or not: "
+        "functions, keys, records of calls, the files of runtimes.",
+        epilog="exit codes: 0 made and read back · 1 FILE cannot be written · 74 the data "
+        "directory is damaged or empty · 78 a setting is wrong",
+    )
+    it.add_argument("file", metavar="FILE", help="the archive to make; it appears once it is whole")
+    it.add_argument("--replace", action="store_true", help="take the place of FILE if there is one")
+    _add_common(it)
+    return it
+
+
+def restore_parser() -> argparse.ArgumentParser:
+    it = argparse.ArgumentParser(
+        prog="quiltfn restore",
+        description="Make a data directory what it was when the archive was made. No server may "
+        "run in it.",
+        epilog="exit codes: 0 done · 1 FILE cannot be read · 74 FILE is damaged, or the data "
+        "directory is in use or not empty · 78 a setting is wrong",
+    )
+    it.add_argument("file", metavar="FILE", help="an archive of quiltfn backup")
+    it.add_argument(
+        "--replace",
+        action="store_true",
+        help="where the directory is not empty: move what is there into replaced-… in it",
+    )
+    _add_common(it)
+    return it
+
+
+def _add_common(it: argparse.ArgumentParser) -> None:
+    it.add_argument("--data-dir", help="the server's data directory (default ./data)")
+    it.add_argument("--config", help="the server's settings file")

@@ -1,0 +1,233 @@
+"""`quiltfn backup` and `quiltfn restore`: what was acknowledged is kept, and comes back."""
+
+import json
+import os
+import signal
+import sqlite3
+import tarfile
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.store_box import files_at_most
+from e2e.server import Server, quiltfn, short_dir, until
+
+FILES = ["quiltfn.db", "journal-a.spool", "journal-b.spool"]
+
+
+def backup(server: Server, file: Path, *more: str) -> str:
+    done = quiltfn("backup", str(file), "--data-dir", str(server.data_dir), *more)
+    assert (done.code, done.stderr) == (0, "")
+    return done.stdout
+
+
+def restore(file: Path, data_dir: Path, *more: str) -> None:
+    done = quiltfn("restore", str(file), "--data-dir", str(data_dir), *more)
+    assert (done.code, done.stderr) == (0, "")
+
+
+def refused(*arguments: str) -> str:
+    done = quiltfn(*arguments)
+    assert done.code == 74, (done.code, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_what_was_acknowledged_before_a_backup_is_in_it(
+    server: Server, another: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Calls and creates go on while it is made; the server is killed; another has it all."""
+    function = server.deploy("cat", max_instances=4)
+    told: list[tuple[str, str]] = []  # each call, once it is answered
+    made: list[str] = []
+    stop = threading.Event()
+
+    def call() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            payload = f"{threading.get_ident()}-{number}"
+            answer = function.try_invoke(payload)
+            if answer.status_code == 200:
+                told.append((answer.json()["invocation_id"], answer.json()["stdout"]))
+
+    def create() -> None:
+        while not stop.is_set():
+            made.append(server.create("echo").id)
+
+    work = [server.later(one) for one in (call, call, call, create)]
+    until(lambda: len(told) > 50 and len(made) > 5, 30)
+    calls_before, made_before = list(told), list(made)
+    backup(server, tmp_path / "kept")
+    os.kill(server.pid, signal.SIGKILL)
+    stop.set()
+    server.wait(20)
+    for one in work:
+        assert one.exception() is not None or one.result() is None
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o600
+    other = another()
+    restore(tmp_path / "kept", other.data_dir)
+    other.start()
+    function.server = other
+    records: dict[str, Any] = {}
+    cursor = ""
+    while cursor is not None:
+        page = other.call("GET", f"{function.path}/invocations?limit=1000{cursor}").json()
+        records |= {one["invocation_id"]: one for one in page["invocations"]}
+        cursor = f"&cursor={page['next_cursor']}" if page.get("next_cursor") else None
+    for invocation_id, stdout in calls_before:
+        assert (records[invocation_id]["status"], records[invocation_id]["stdout"]) == (
+            "success",
+            stdout,
+        )
+    for function_id in made_before:
+        assert other.call("GET", f"/api/functions/{function_id}").status_code == 200
+    assert {one["status"] for one in records.values()} <= {"success", "interrupted"}
+    assert function.invoke("again")["stdout"] == "again"
+    uids = {one.stat().st_uid for one in other.data_dir.rglob("*")}
+    assert uids == {other.data_dir.stat().st_uid}
+    assert 0 not in uids
+
+
+def an_image(server: Server, tmp_path: Path) -> str:
+    """A runtime with files, and a function of it; the image's digest."""
+    (tmp_path / "app" / "lib").mkdir(parents=True)
+    (tmp_path / "app" / "run.sh").write_text("echo from the image\n")
+    (tmp_path / "app" / "run.sh").chmod(0o755)
+    (tmp_path / "app" / "lib" / "link").symlink_to("../run.sh")
+    (tmp_path / "app" / ("long" * 40)).write_bytes(os.urandom(5000))
+    with tarfile.open(tmp_path / "app.tar", "w") as archive:
+        archive.add(tmp_path / "app", ".")
+    answer = server.http.post(
+        "/api/runtimes/images",
+        content=(tmp_path / "app.tar").read_bytes(),
+        headers={"content-type": "application/x-tar"},
+    )
+    assert answer.status_code in (200, 201), answer.text
+    return str(answer.json()["digest"])
+
+
+def test_images_keys_and_settings_of_a_stopped_server_come_back(
+    server: Server, another: Callable[..., Server], tmp_path: Path
+) -> None:
+    digest = an_image(server, tmp_path)
+    server.deploy("echo hello", name="kept")
+    server.stop()
+    backup(server, tmp_path / "kept")
+    with tarfile.open(tmp_path / "kept") as archive:
+        assert archive.getnames() == [*FILES, f"images/{digest}.tar", "manifest.json"]
+        manifest = json.load(archive.extractfile("manifest.json"))  # type: ignore[arg-type]
+    assert (manifest["functions"], manifest["images"]) == (1, 1)
+    other = another()
+    restore(tmp_path / "kept", other.data_dir)
+    image = other.data_dir / "images" / digest
+    assert (image / "lib" / "link").readlink() == Path("../run.sh")
+    other.start()
+    answer = other.call("POST", "/api/functions/invoke/kept", {})
+    assert answer.json()["stdout"] == "hello\n"
+    assert image.stat().st_uid == other.data_dir.stat().st_uid != 0
+    server.start()
+
+
+def damaged(file: Path, target: Path, at: float) -> Path:
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * at)] ^= 1
+    target.write_bytes(content)
+    return target
+
+
+def test_a_restore_goes_into_nothing_else_and_only_from_a_whole_archive(
+    server: Server, tmp_path: Path
+) -> None:
+    server.create("echo", name="kept")
+    file, empty = tmp_path / "kept", tmp_path / "empty"
+    backup(server, file)
+    assert "Another quiltfn" in refused("restore", str(file), "--data-dir", str(server.data_dir))
+    server.create("echo", name="later")
+    server.kill_server()
+    server.wait(20)
+    into = ("--data-dir", str(server.data_dir))
+    before = {one.name: one.read_bytes() for one in server.data_dir.iterdir() if one.is_file()}
+    assert "not empty" in refused("restore", str(file), *into)
+
+    # A damaged archive changes nothing, wherever it is damaged.
+    for at in (0.0002, 0.6):
+        broken = damaged(file, tmp_path / "broken", at)
+        assert str(broken) in refused("restore", str(broken), "--data-dir", str(empty))
+        assert not empty.exists()
+    (tmp_path / "broken").write_bytes(file.read_bytes()[:-20_000])
+    assert "end is missing" in refused("restore", str(tmp_path / "broken"), *into, "--replace")
+    after = {one.name: one.read_bytes() for one in server.data_dir.iterdir() if one.is_file()}
+    assert after == before
+
+    restore(file, server.data_dir, "--replace")
+    (aside,) = server.data_dir.glob("replaced-*")
+    assert (aside / "quiltfn.db").read_bytes() == before["quiltfn.db"]
+    server.start()
+    names = {one["name"] for one in server.call("GET", "/api/functions").json()["functions"]}
+    assert names == {"kept"}
+
+
+def test_a_restore_that_was_cut_off_is_not_served_and_can_be_done_again(
+    server: Server, tmp_path: Path
+) -> None:
+    server.create("echo", name="kept")
+    backup(server, tmp_path / "kept")
+    server.stop()
+    with short_dir() as root:
+        other = Server(root)
+        restore(tmp_path / "kept", other.data_dir)
+        (other.data_dir / "restore.unfinished").touch()
+        (other.data_dir / "quiltfn.db").unlink()
+        other.begin()
+        assert other.wait() == 74
+        assert "quiltfn restore" in other.log.read_text()
+        restore(tmp_path / "kept", other.data_dir)
+        other.start()
+        assert len(other.call("GET", "/api/functions").json()["functions"]) == 1
+        other.close()
+    server.start()
+
+
+def test_a_backup_appears_whole_or_not_at_all(server: Server, tmp_path: Path) -> None:
+    server.create("echo")
+    where = ("--data-dir", str(server.data_dir))
+    (tmp_path / "there").write_text("mine")
+    done = quiltfn("backup", str(tmp_path / "there"), *where)
+    assert (done.code, (tmp_path / "there").read_text()) == (1, "mine")
+    assert "--replace" in done.stderr
+    assert "elsewhere" in refused("backup", str(server.data_dir / "kept"), *where)
+    assert "no database" in refused("backup", str(tmp_path / "x"), "--data-dir", str(tmp_path))
+    with files_at_most(50_000):
+        done = quiltfn("backup", str(tmp_path / "kept"), *where)
+    assert done.code in (1, 74)
+    assert "Traceback" not in done.stderr
+    backup(server, tmp_path / "there", "--replace")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["there"]
+
+
+@pytest.mark.parametrize("what", ["database", "image"])
+def test_damage_is_found_when_it_is_backed_up(server: Server, tmp_path: Path, what: str) -> None:
+    digest = an_image(server, tmp_path)
+    server.stop()
+    if what == "database":
+        with closing(sqlite3.connect(server.data_dir / "quiltfn.db")) as connection:
+            (page,) = connection.execute(
+                "SELECT rootpage FROM sqlite_schema WHERE name = 'invocation'"
+            ).fetchone()
+        intact = (server.data_dir / "quiltfn.db").read_bytes()
+        with (server.data_dir / "quiltfn.db").open("r+b") as file:
+            file.seek(4096 * (page - 1))
+            file.write(os.urandom(4096))
+    else:
+        (server.data_dir / "images" / digest / "run.sh").write_text("echo something else\n")
+    said = refused("backup", str(tmp_path / "kept"), "--data-dir", str(server.data_dir))
+    assert ("its name says" in said) == (what == "image")
+    assert not (tmp_path / "kept").exists()
+    if what == "database":
+        (server.data_dir / "quiltfn.db").write_bytes(intact)
+    server.start()
