@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from msgspec.structs import replace
 
-from quiltfn.model.errors import RateLimited
+from quiltfn.model.errors import CapacityFull, RateLimited
 from quiltfn.model.image import Archive, Image, TenantImage
 from quiltfn.model.runtime import SHARED
 from quiltfn.ports import Clock, HoldingStore, Images
@@ -22,10 +22,18 @@ UPLOADS_OF_A_TENANT = 2
 
 class Holdings:
     """The images of every tenant. `quota_bytes`: of each tenant, as `Image.counted_bytes` counts;
-    `SHARED` has none."""
+    `SHARED` has none. `all_bytes`: of all images together; 0: no bound."""
 
-    def __init__(self, store: HoldingStore, images: Images, clock: Clock, quota_bytes: int) -> None:
+    def __init__(
+        self,
+        store: HoldingStore,
+        images: Images,
+        clock: Clock,
+        quota_bytes: int,
+        all_bytes: int = 0,
+    ) -> None:
         self._store, self._images, self._clock = store, images, clock
+        self._all_bytes = all_bytes
         self.quota_bytes = quota_bytes
         self._counted: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._wanted_at: dict[tuple[str, str], float] = {}
@@ -48,8 +56,9 @@ class Holdings:
     async def take(self, tenant_id: str, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
         """Keeps an uploaded image for the tenant; `is_new`: the tenant did not have it.
 
-        Raises as `Images.take` does, and `RateLimited` where it is more than the quota allows, or
-        others of the tenant are arriving; the tenant has then what it had before.
+        Raises as `Images.take` does, `RateLimited` where it is more than the quota allows or others
+        of the tenant are arriving, and `CapacityFull` where all images together would be more than
+        is kept; the tenant has then what it had before.
         """
         if self._uploads[tenant_id] >= UPLOADS_OF_A_TENANT:
             raise RateLimited(
@@ -144,6 +153,13 @@ class Holdings:
                 f"{self.quota_bytes / MIB:.1f} MiB",
                 hint="remove runtimes and functions that have images; they are given back a while "
                 "after that (image_grace_s)",
+                retry_after=60,
+            )
+        # Though somebody may have the same files: that must not be noticed.
+        if 0 < self._all_bytes < self.bytes_in_all() + image.counted_bytes:
+            raise CapacityFull(
+                "there is no room for another image on this server",
+                hint="an operator can raise images_bytes, or remove what nobody needs",
                 retry_after=60,
             )
 

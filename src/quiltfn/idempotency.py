@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from quiltfn.model.errors import Conflict, StoreUnavailable, Unprocessable
-from quiltfn.model.kept import Slot
+from quiltfn.model.kept import KeptAnswer, Slot
 from quiltfn.ports import Answers, Clock
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -103,6 +103,8 @@ class Idempotency:
         check_body(kept.body_digest, slot)
         if kept.status is None:
             raise still_runs()
+        if not kept.body:
+            raise gone(kept)
         return Rendered(
             status=kept.status,
             body=kept.body,
@@ -169,6 +171,16 @@ def check_body(digest: str, slot: Slot) -> None:
         raise Unprocessable.field(
             "Idempotency-Key", "a new one: this one was used with another body", slot.key
         )
+
+
+def gone(kept: KeptAnswer) -> Conflict:
+    """The first call was made, but its answer had to make room for later ones."""
+    error = Conflict(
+        "the first call with this Idempotency-Key was executed; its answer is not kept any longer",
+        hint="x-invocation-id names its record, where it was an invocation",
+    )
+    error.invocation_id = kept.headers.get("x-invocation-id")
+    return error
 
 
 def slot_for(tenant_id: str, method: str, path: str, key: str, body: bytes) -> Slot:

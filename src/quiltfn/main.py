@@ -43,6 +43,7 @@ from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle, Place
 from quiltfn.model.errors import ShuttingDown, StoreUnavailable
 from quiltfn.model.keepalive import KeepAlive, maker
+from quiltfn.model.kept import Bound
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import Memory
 from quiltfn.model.runtime import built_in
@@ -99,7 +100,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         await journal.start()
         stack.push_async_callback(journal.aclose)
         await go_on_in_time(clock, SqlClock(store.database))
-        keys, answers = SqlKeys(store.database), SqlAnswers(store.database)
+        keys, answers = SqlKeys(store.database), answers_of(chosen, store)
         _, interrupted, _ = errors.render(DIED, "")
         await answers.start(interrupted)
         idempotency = Idempotency(answers, clock, errors.render(UNKEPT, "")[1])
@@ -205,6 +206,11 @@ def keeping_of(chosen: settings.Settings) -> Callable[[], KeepAlive | None]:
     return maker(chosen.keep_alive, chosen.idle_s)
 
 
+def answers_of(chosen: settings.Settings, store: SqliteStore) -> SqlAnswers:
+    bound = Bound(tenant=chosen.tenant_answers_bytes, all=chosen.keep_answers_bytes)
+    return SqlAnswers(store.database, bound)
+
+
 def journal_of(given: Inherited, store: SqliteStore, clock: Clock) -> SpoolJournal:
     chosen = given.settings
     is_strict = chosen.durability == "strict"
@@ -216,7 +222,13 @@ async def holdings_of(given: Inherited, store: SqliteStore, clock: Clock) -> Hol
     chosen = given.settings
     images = ImageDirectory(chosen.data_dir / "images", clock, image_limits(chosen))
     images.start()
-    holdings = Holdings(SqlHoldings(store.database), images, clock, chosen.tenant_image_bytes)
+    holdings = Holdings(
+        SqlHoldings(store.database),
+        images,
+        clock,
+        chosen.tenant_image_bytes,
+        chosen.images_bytes,
+    )
     await holdings.restore()
     return holdings
 

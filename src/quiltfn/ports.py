@@ -383,6 +383,9 @@ class Operations(Protocol):
     async def running(self) -> Sequence[Operation]:
         """Every operation without an end."""
 
+    async def prune(self, before: int) -> int:
+        """Removes ended ones older than that in small steps; returns how many."""
+
     async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
         """One operation of the tenant."""
 

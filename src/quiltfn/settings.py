@@ -170,6 +170,12 @@ class Settings:
         low=0,
         high=2**50,
     )
+    images_bytes: int = setting(
+        32 * 1024 * MIB,
+        "likewise of all images together, each once; 0: no bound",
+        low=0,
+        high=2**50,
+    )
     tenant_runtime_kinds: str = setting(
         "python,node,shell,custom", "kinds of runtimes that tenants may add; operators add any"
     )
@@ -185,7 +191,27 @@ class Settings:
     keep_invocations_days: int = setting(
         7, "how long records of calls are kept; 0: no bound", low=0, high=36_500
     )
-    audit_days: int = setting(90, "how long the audit trail is kept", low=1, high=36_500)
+    keep_invocations_bytes: int = setting(
+        4096 * MIB, "bytes of records of calls, with their output; 0: no bound", low=0, high=2**50
+    )
+    tenant_invocations_bytes: int = setting(
+        2048 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
+    )
+    keep_answers_bytes: int = setting(
+        1024 * MIB, "bytes of answers kept for an Idempotency-Key; 0: no bound", low=0, high=2**50
+    )
+    tenant_answers_bytes: int = setting(
+        256 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
+    )
+    audit_days: int = setting(
+        90, "how long the audit trail and ended operations are kept", low=1, high=36_500
+    )
+    audit_bytes: int = setting(
+        512 * MIB, "bytes of the audit trail, and of operations; 0: no bound", low=0, high=2**50
+    )
+    tenant_audit_bytes: int = setting(
+        128 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

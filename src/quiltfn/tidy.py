@@ -3,6 +3,7 @@ calls, images; and of the time that decides it."""
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import structlog
@@ -12,13 +13,13 @@ from quiltfn.holdings import Holdings
 from quiltfn.ids import continue_behind
 from quiltfn.model.cursors import first_id
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.model.kept import Keep
-from quiltfn.ports import Answers, Audit, Clock, Retention, RuntimeStore, Stock
+from quiltfn.ports import Answers, Audit, Clock, Operations, RuntimeStore, Stock
 
 # A jump of the wall clock is seen within this time, and what it has to stand is counted from then.
 LOOK_EVERY_S = 15.0
 EVERY_S = 3600.0
-RECORDS_EVERY_S = 15.0
+# By how much records may grow beyond their bound; a look costs next to nothing.
+RECORDS_EVERY_S = 3.0
 ROOM_EVERY_S, FULL_EVERY_S = 5.0, 1.0
 REST_S, REST_SHARE = 0.01, 3.0
 DAY_S = 86_400
@@ -67,27 +68,30 @@ async def keep_time(clock: SystemClock, notes: ClockNotes) -> None:
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-async def tidy(audit: Audit, answers: Answers, clock: Clock, audit_days: int) -> None:
+async def tidy(
+    audit: Audit, operations: Operations, answers: Answers, clock: Clock, audit_days: int
+) -> None:
     """Once an hour, until it is cancelled. What fails is tried again the next hour."""
     while True:
         now = int(clock.settled())
         try:
             await audit.prune(now - audit_days * DAY_S)
+            await operations.prune(now - audit_days * DAY_S)
             await answers.prune(now)
         except StoreUnavailable:
             pass  # health says so already
         await asyncio.sleep(EVERY_S)
 
 
-async def tidy_records(retention: Retention, clock: Clock, keep: Keep) -> None:
-    """Until it is cancelled: removes the oldest records of calls while there are more than `keep`.
+async def tidy_records(prune_some: Callable[[], Awaitable[int]], clock: Clock) -> None:
+    """Until it is cancelled: takes steps of removing what is too much, as long as there is some.
 
     Between two steps it rests for longer than a step took, so that others find the writer free.
     """
     while True:
         with contextlib.suppress(StoreUnavailable):  # health says so already
             started = clock.now()
-            while await retention.prune_some(keep):
+            while await prune_some():
                 await asyncio.sleep(REST_S + REST_SHARE * (clock.now() - started))
                 started = clock.now()
         await asyncio.sleep(RECORDS_EVERY_S)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from quiltfn.holdings import MIB, Holdings
 from quiltfn.model.errors import (
+    CapacityFull,
     Conflict,
     Forbidden,
     NotFound,
@@ -435,6 +436,21 @@ async def test_an_upload_is_answered_as_if_nobody_else_had_anything(
     assert holdings.hold(U, DIGEST)
     assert holdings.bytes_of(U) == MIB + 2 * 4096, "it counts for each who has it"
     assert images.digests == {DIGEST}
+
+
+async def test_all_images_together_are_bounded_for_everybody(images: SomeImages) -> None:
+    one = MIB + 2 * 4096
+    held = MemoryHoldings(TenantImage(T, DIGEST, one))
+    holdings = Holdings(held, images, Clock(), 10 * one, 2 * one)
+    await holdings.restore()
+    await take(holdings, U, "1")
+    for tenant_id in (T, U, SHARED):
+        with pytest.raises(CapacityFull, match="no room for another image"):
+            await take(holdings, tenant_id, "2")
+    with pytest.raises(CapacityFull):
+        await take(holdings, U, DIGEST)  # Else it would tell that somebody has it.
+    assert holdings.bytes_in_all() == 2 * one
+    assert not (await take(holdings, U, "1")).is_new
 
 
 async def test_a_quota_bounds_what_a_tenants_images_count(

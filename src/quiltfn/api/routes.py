@@ -103,7 +103,7 @@ CREATE = Route(
     body=schema.CreateBody,
     is_idempotent=True,
     parameters=(IDEMPOTENCY,),
-    codes=("CONFLICT", "RATE_LIMITED"),
+    codes=("CONFLICT", "RATE_LIMITED", "CAPACITY_FULL"),
     action="function.create",
 )
 LIST = Route(
@@ -264,7 +264,7 @@ UPLOAD_IMAGE = Route(
     scope=WRITE,
     answer=runtime_schema.ImageAnswer,
     status=201,
-    codes=("RATE_LIMITED",),
+    codes=("RATE_LIMITED", "CAPACITY_FULL"),
     also={200: runtime_schema.ImageAnswer},
     streams=tuple(Archive),
     action="image.upload",

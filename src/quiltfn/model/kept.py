@@ -14,7 +14,9 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What was answered the first time; `status` None while that call still runs."""
+    """What was answered the first time; `status` None while that call still runs. An empty body: it
+    is not kept any longer.
+    """
 
     body_digest: str
     status: int | None = None
@@ -52,8 +54,16 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
 
 
+class Bound(msgspec.Struct, frozen=True, kw_only=True):
+    """How many bytes are kept of something: of one tenant, and of all together; 0: no bound."""
+
+    tenant: int = 0
+    all: int = 0
+
+
 class Keep(msgspec.Struct, frozen=True, kw_only=True):
     """How many records of calls are kept, and for how many seconds; 0: no bound."""
 
     count: int = 1_000_000
     seconds: int = 7 * 86_400
+    size: Bound = Bound()

@@ -17,6 +17,7 @@ from quiltfn.store.retention import SqlRetention
 from quiltfn.store.runtimes import SqlHoldings, SqlRuntimes
 from quiltfn.store.shrink import SqlRoom
 from quiltfn.store.sqlite import SqliteStore
+from quiltfn.store.trim import SqlTrim
 
 __all__ = [
     "SpoolJournal",
@@ -29,6 +30,7 @@ __all__ = [
     "SqlRetention",
     "SqlRoom",
     "SqlRuntimes",
+    "SqlTrim",
     "SqliteStore",
     "StoreBroken",
 ]

@@ -1,30 +1,38 @@
 """First answers of idempotent requests in the database.
 
+There is room for so many bytes of them. Beyond, the oldest bodies go, and what stays is that there
+was a call: a repetition is refused, not run.
+
 A row is made before its call runs and completed after it:
     (absent) ──reserve──▶ running ──keep──▶ answered ──24 h──▶ (absent)
                              ├──release──▶ (absent)      a running one never expires
                              └──the server dies, start──▶ answered: interrupted
 """
 
+import time
+
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, tuple_, update
 
-from quiltfn.model.kept import KeptAnswer, Slot
-from quiltfn.store import steps, tables
+from quiltfn.model.errors import CapacityFull, RateLimited
+from quiltfn.model.kept import Bound, KeptAnswer, Slot
+from quiltfn.store import steps, tables, usage
 from quiltfn.store.database import Database
 from quiltfn.store.directory import StoreBroken
+from quiltfn.store.sql import SQL
 
-KEPT_S = 24 * 3600
+KEPT_S, STEP_S = 24 * 3600, 0.002
 INTERRUPTED_STATUS = 503
 INTERRUPTED_HEADERS = {"content-type": "application/json"}
 
 answer = tables.idempotent_answer
+NO_BOUND = Bound()
 
 
 class SqlAnswers:
     """`ports.Answers` over the table of `database`. `start` it before the first `reserve`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, bound: Bound = NO_BOUND) -> None:
+        self._database, self._bound = database, bound
 
     async def start(self, interrupted: bytes) -> None:
         """Answers, with `interrupted` as the error body, every call that the last server left.
@@ -53,6 +61,7 @@ class SqlAnswers:
             found = connection.execute(select(answer).where(at(slot))).mappings().one_or_none()
             if found is not None:
                 return tables.read(found, KeptAnswer)
+            self._check_room(connection, slot.tenant_id)
             connection.execute(insert(answer), row)
             return None
 
@@ -65,7 +74,41 @@ class SqlAnswers:
         """
         change = update(answer).where(at(slot), is_running(slot))
         values = {"status": status, "headers": headers, "body": body}
-        await self._database.write(lambda c: c.execute(change.values(values)).close(), frees=True)
+
+        def work(connection: Connection) -> None:
+            connection.execute(change.values(values))
+            self._make_room(connection)
+
+        await self._database.write(work, frees=True)
+
+    def _make_room(self, connection: Connection) -> usage.Surplus | None:
+        """Takes the oldest bodies of whoever has too much, for as long as a step may last; who
+        still has too much. A key stays known: its call is not run again.
+        """
+        until = time.perf_counter() + STEP_S
+        while surplus := usage.surplus(connection, usage.ANSWER, self._bound):
+            named = {"tenant_id": surplus.tenant_id}
+            found = connection.exec_driver_sql(SQL["drop_body"], named).rowcount
+            if not found or time.perf_counter() >= until:
+                return surplus
+        return None
+
+    def _check_room(self, connection: Connection, tenant_id: str) -> None:
+        """Raises `RateLimited` or `CapacityFull` where keys alone, without their answers, take all
+        the room that there is for them.
+        """
+        surplus = self._make_room(connection)
+        if surplus is None:
+            return
+        has = usage.of_tenant(connection, usage.ANSWER, tenant_id)
+        if 0 < self._bound.tenant <= has:
+            raise RateLimited(
+                "the tenant has used as many Idempotency-Keys in 24 hours as there is room for",
+                hint="repeat without a key what may be done twice",
+                retry_after=60,
+            )
+        if not surplus.is_its_own:
+            raise CapacityFull("there is no room for another Idempotency-Key", retry_after=60)
 
     async def release(self, slot: Slot) -> None:
         """As the port says. An answer that was kept stays."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
+from quiltfn.model.cursors import first_id
 from quiltfn.model.kept import Operation
-from quiltfn.store import tables
+from quiltfn.store import steps, tables
 from quiltfn.store.database import Database
 
 table = tables.operation
@@ -50,6 +51,14 @@ class SqlOperations:
             return [tables.read(row, Operation) for row in connection.execute(query).mappings()]
 
         return await self._database.read(work)
+
+    async def prune(self, before: int) -> int:
+        """Removes those with an end that were begun before that second; returns how many."""
+        some = select(table.c.operation_id).where(
+            table.c.operation_id < first_id(before), table.c.status != "running"
+        )
+        step = delete(table).where(table.c.operation_id.in_(some.limit(steps.STEP_ROWS)))
+        return await steps.remove(self._database, step)
 
     async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
         query = select(table).where(

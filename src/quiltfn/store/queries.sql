@@ -3,21 +3,25 @@
 INSERT INTO invocation (
     invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
     ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
-    stdout_dropped, stderr_dropped)
+    stdout_dropped, stderr_dropped, size_bytes)
 WITH record (
     invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
     ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
     stdout_dropped, stderr_dropped)
   AS (VALUES :rows)
-SELECT * FROM record
+SELECT *, :record_bytes + length(stdout) + length(stderr) FROM record
  WHERE EXISTS (SELECT 1 FROM function WHERE id = record.function_id)
     ON CONFLICT (invocation_id) DO UPDATE SET
        status = excluded.status, started_at = excluded.started_at, ended_at = excluded.ended_at,
        duration_ms = excluded.duration_ms, exit_code = excluded.exit_code, stdout = excluded.stdout,
        stderr = excluded.stderr, error_message = excluded.error_message,
        cold_start = excluded.cold_start, timeline = excluded.timeline,
-       stdout_dropped = excluded.stdout_dropped, stderr_dropped = excluded.stderr_dropped
+       stdout_dropped = excluded.stdout_dropped, stderr_dropped = excluded.stderr_dropped,
+       size_bytes = excluded.size_bytes
  WHERE invocation.status IN ('queued', 'running');
+
+-- has_function: whether it is there, and not deleted
+SELECT 1 FROM function WHERE id = ?;
 
 -- final_among: those of the given ids (a JSON array) whose record is final already
 SELECT invocation_id FROM invocation
@@ -52,6 +56,35 @@ SELECT invocation_id FROM invocation
    AND invocation_id NOT IN (SELECT invocation_id FROM invocation
                               WHERE status IN ('queued', 'running'))
  ORDER BY invocation_id LIMIT :most;
+
+-- oldest_of_tenant: the oldest records of a tenant that have an end, an id below the given one and a
+-- size above the given one; and their sizes, without touching the rows
+SELECT invocation_id, size_bytes FROM invocation INDEXED BY invocation_of_tenant
+ WHERE tenant_id = :tenant_id AND invocation_id < :before AND size_bytes > :above
+   AND invocation_id NOT IN (SELECT invocation_id FROM invocation
+                              WHERE status IN ('queued', 'running'))
+ ORDER BY invocation_id LIMIT :most;
+
+-- drop_output: keep a record without its output, which counts as dropped
+UPDATE invocation
+   SET stdout_dropped = stdout_dropped + length(stdout),
+       stderr_dropped = stderr_dropped + length(stderr),
+       stdout = x'', stderr = x'', size_bytes = :record_bytes
+ WHERE invocation_id = :invocation_id;
+
+-- largest_usage: the two who have most of a kind; of the tenants there is one row each
+SELECT tenant_id, bytes, number FROM usage WHERE kind = :kind ORDER BY bytes DESC LIMIT 2;
+
+-- usage_of_tenant: how much a tenant has of a kind
+SELECT bytes FROM usage WHERE kind = :kind AND tenant_id = :tenant_id;
+
+-- whole_usage: what all tenants together have of a kind
+SELECT coalesce(sum(bytes), 0) FROM usage WHERE kind = :kind;
+
+-- drop_body: take the oldest answer of a tenant that is kept; that there was one stays known
+UPDATE idempotent_answer SET body = x''
+ WHERE rowid = (SELECT rowid FROM idempotent_answer
+                 WHERE tenant_id = :tenant_id AND length(body) > 0 ORDER BY made_at LIMIT 1);
 
 -- newest_record: the id of the newest record
 SELECT max(invocation_id) FROM invocation;

@@ -11,6 +11,7 @@ from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.ports import InvocationQuery
 from quiltfn.store import tables
 from quiltfn.store.sql import SQL
+from quiltfn.store.usage import RECORD_BYTES
 
 STATEMENT_ROWS = 1000
 # Removing takes what the rows need, which may be much where they are large or not in memory; so a
@@ -24,10 +25,23 @@ INTERRUPTED = "the server ended while the call was running"
 
 def _keep_rows(count: int) -> str:
     row = f"({', '.join('?' * len(tables.INVOCATION_COLUMNS))})"
-    return SQL["keep_invocations"].replace(":rows", ", ".join([row] * count))
+    statement = SQL["keep_invocations"].replace(":record_bytes", str(RECORD_BYTES))
+    return statement.replace(":rows", ", ".join([row] * count))
+
+
+def _keep_one() -> str:
+    """The same for one record of a function that is there, and with its size said.
+
+    SQLite first copies rows that come from a SELECT where a table has triggers; several megabytes
+    each is too much for that.
+    """
+    into, values = SQL["keep_invocations"].split("WITH record", 1)
+    places = ", ".join("?" * (len(tables.INVOCATION_COLUMNS) + 1))
+    return f"{into}VALUES ({places}) ON CONFLICT {values.split('ON CONFLICT', 1)[1]}"
 
 
 KEEP = {size: _keep_rows(size) for size in ROWS_AT_ONCE}
+KEEP_ONE, LARGE_BYTES = _keep_one(), 32 * 1024
 
 
 class NotAllNew(Exception):
@@ -69,13 +83,21 @@ def keep(connection: Connection, records: Sequence[Invocation]) -> int:
     driver = connection.connection.driver_connection
     assert driver is not None
     written, at = 0, 0
-    for size in ROWS_AT_ONCE:
-        while len(records) - at >= size:
-            values: list[object] = []
-            for record in records[at : at + size]:
+    small = []
+    for record in records:
+        size = len(record.stdout) + len(record.stderr)
+        if size <= LARGE_BYTES:
+            small.append(record)
+        elif driver.execute(SQL["has_function"], (record.function_id,)).fetchone():
+            values = [*tables.invocation_row(record), RECORD_BYTES + size]
+            written += driver.execute(KEEP_ONE, values).rowcount
+    for count_at_once in ROWS_AT_ONCE:
+        while len(small) - at >= count_at_once:
+            values = []
+            for record in small[at : at + count_at_once]:
                 values += tables.invocation_row(record)
-            written += driver.execute(KEEP[size], values).rowcount
-            at += size
+            written += driver.execute(KEEP[count_at_once], values).rowcount
+            at += count_at_once
     count(connection, connection.exec_driver_sql(SQL["last_row"]).scalar_one() - before)
     return written
 
@@ -90,6 +112,17 @@ def remove(connection: Connection, ids: Sequence[str]) -> int:
             break
     count(connection, -removed)
     return removed
+
+
+def drop_output(connection: Connection, ids: Sequence[str]) -> int:
+    """Keeps these records without their output, or as many as a step may take time for."""
+    until, dropped = time.perf_counter() + STEP_S, 0
+    for one in ids:
+        row = {"invocation_id": one, "record_bytes": RECORD_BYTES}
+        dropped += connection.exec_driver_sql(SQL["drop_output"], row).rowcount
+        if time.perf_counter() >= until:
+            break
+    return dropped
 
 
 def count(connection: Connection, more: int) -> None:

@@ -9,10 +9,10 @@ from collections import deque
 
 from sqlalchemy import Connection
 
-from quiltfn.model.cursors import first_id
+from quiltfn.model.cursors import AFTER_EVERY_ID, first_id
 from quiltfn.model.kept import Keep
 from quiltfn.ports import Clock
-from quiltfn.store import records
+from quiltfn.store import records, usage
 from quiltfn.store.database import Database
 from quiltfn.store.sql import SQL
 
@@ -52,11 +52,19 @@ class SqlRetention:
 
 def prune_some(connection: Connection, keep: Keep, now: int, before: str) -> int:
     """One step; returns how many records were removed. `before`: above every id that may go."""
-    surplus = 0
+    too_many = 0
     if keep.count:
-        surplus = connection.exec_driver_sql(SQL["records_kept"]).scalar_one() - keep.count
-    if surplus > 0:
-        most = min(surplus, records.STEP_ROWS)
+        too_many = connection.exec_driver_sql(SQL["records_kept"]).scalar_one() - keep.count
+    too_large = usage.surplus(connection, usage.RECORD, keep.size)
+    if too_large is not None:
+        removed = records.remove(connection, oldest_of_tenant(connection, too_large, before))
+        if not removed:  # All that this tenant has is of the last minute, whose rows must stay.
+            some = oldest_of_tenant(connection, too_large, AFTER_EVERY_ID, usage.RECORD_BYTES)
+            removed = records.drop_output(connection, some)
+        if removed:
+            return removed
+    if too_many > 0:
+        most = min(too_many, records.STEP_ROWS)
         bounds = {"before": before, "most": most}
     elif keep.seconds:
         aged = first_id(now - max(keep.seconds, YOUNG_S))
@@ -65,3 +73,20 @@ def prune_some(connection: Connection, keep: Keep, now: int, before: str) -> int
         return 0
     oldest = connection.exec_driver_sql(SQL["oldest_ended"], bounds).scalars().all()
     return records.remove(connection, oldest)
+
+
+def oldest_of_tenant(
+    connection: Connection, surplus: usage.Surplus, before: str, above: int = 0
+) -> list[str]:
+    """As many of its oldest records as take up what it has too much, or a step may remove. `above`:
+    the size of those that are not worth it.
+    """
+    most = min(records.STEP_ROWS, surplus.rows + 1)
+    bounds = {"tenant_id": surplus.tenant_id, "before": before, "above": above, "most": most}
+    found, to_go = [], surplus.bytes
+    for invocation_id, size in connection.exec_driver_sql(SQL["oldest_of_tenant"], bounds):
+        found.append(invocation_id)
+        to_go -= size
+        if to_go <= 0:
+            break
+    return found

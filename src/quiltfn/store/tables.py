@@ -28,7 +28,7 @@ from quiltfn.ports import Stored, Tally
 
 # The newest revision in migrations/versions. Kept here so that a start at head need not import
 # Alembic, which costs more than opening the database does.
-REVISION = "0008"
+REVISION = "0009"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -130,18 +130,31 @@ invocation = Table(
     Column("timeline", JSON),
     Column("stdout_dropped", BigInteger, nullable=False, server_default=text("0")),
     Column("stderr_dropped", BigInteger, nullable=False, server_default=text("0")),
+    # No field of a record: what it counts in `usage`; by default, as one without output.
+    Column("size_bytes", BigInteger, nullable=False, server_default=text("600")),
     # Ids are UUIDv7, so their order is the order of time. The other three are in the index for the
     # filters: they are decided without touching the rows, which may be megabytes apart.
     Index(
         "invocation_listing",
         *("function_id", "invocation_id", "status", "cold_start", "duration_ms"),
     ),
+    Index("invocation_of_tenant", "tenant_id", "invocation_id", "size_bytes"),
     Index(
         "invocation_open",
         "invocation_id",
         sqlite_where=text("status IN ('queued', 'running')"),
         postgresql_where=text("status IN ('queued', 'running')"),
     ),
+)
+
+# How many bytes a tenant's rows take; kept up by triggers, see `usage.py`.
+usage = Table(
+    "usage",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("tenant_id", Text, primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+    Column("number", BigInteger, nullable=False),
 )
 
 # Functions that are deleted and may still have records; emptied as these are removed.
@@ -209,6 +222,13 @@ idempotent_answer = Table(
     Column("body", LargeBinary, nullable=False),
     Column("made_at", BigInteger, nullable=False),
     Index("idempotent_answer_age", "made_at"),
+    # Which answers can be taken to make room, the oldest first.
+    Index(
+        "idempotent_answer_with_body",
+        *("tenant_id", "made_at"),
+        sqlite_where=text("length(body) > 0"),
+        postgresql_where=text("length(body) > 0"),
+    ),
     # A start looks for these, and must not read past every kept body to find them.
     Index(
         "idempotent_answer_running",
@@ -249,6 +269,7 @@ operation = Table(
     Column("retryable", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     UniqueConstraint("tenant_id", "idempotency_key", name="operation_key"),
+    Index("operation_listing", "tenant_id", "operation_id"),
 )
 
 TALLY_COLUMNS = Tally.__struct_fields__

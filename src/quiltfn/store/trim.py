@@ -1,0 +1,41 @@
+"""The audit trail and operations within their bounds: the oldest of whoever has most go."""
+
+from sqlalchemy import Column, Connection, delete, select
+
+from quiltfn.model.kept import Bound
+from quiltfn.store import tables, usage
+from quiltfn.store.database import Database
+
+STEP_ROWS = 100
+ENDED = tables.operation.c.status != "running"
+
+
+class SqlTrim:
+    """`bound`: of each of the two kinds of rows."""
+
+    def __init__(self, database: Database, bound: Bound) -> None:
+        self._database, self._bound = database, bound
+
+    async def prune_some(self) -> int:
+        """One step; how many rows went."""
+        return await self._database.write(
+            lambda connection: prune_some(connection, self._bound), frees=True
+        )
+
+
+def prune_some(connection: Connection, bound: Bound) -> int:
+    """One step; see `SqlTrim.prune_some`."""
+    removed = 0
+    audit, operation = tables.audit.c, tables.operation.c
+    for kind, key, may_go in (
+        (usage.AUDIT, audit.id, audit.id != ""),
+        (usage.OPERATION, operation.operation_id, ENDED),
+    ):
+        surplus = usage.surplus(connection, kind, bound)
+        if surplus is not None:
+            column: Column[str] = key
+            owner = column.table.c.tenant_id
+            some = select(column).where(owner == surplus.tenant_id, may_go).order_by(column)
+            step = some.limit(min(surplus.rows, STEP_ROWS))
+            removed += connection.execute(delete(column.table).where(column.in_(step))).rowcount
+    return removed

@@ -1,0 +1,310 @@
+"""What callers can have kept is bounded in bytes, of each tenant and of all, and that is cheap."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from contract.store_box import (
+    FixedClock,
+    a_call,
+    a_function,
+    a_stored_function,
+    done,
+    ids,
+    opened_journal,
+    rows,
+)
+from quiltfn.model.cursors import first_id
+from quiltfn.model.errors import CapacityFull, RateLimited
+from quiltfn.model.function import Function
+from quiltfn.model.kept import AuditEntry, Bound, Keep, KeptAnswer, Operation, Slot
+from quiltfn.ports import InvocationQuery
+from quiltfn.store import (
+    SpoolJournal,
+    SqlAnswers,
+    SqlAudit,
+    SqliteStore,
+    SqlOperations,
+    SqlRetention,
+    SqlTrim,
+    records,
+)
+from quiltfn.store.sql import SQL
+from quiltfn.store.usage import ANSWER_BYTES, KINDS, RECORD_BYTES
+
+NOW = 1_760_000_000
+OUTPUT = 1000
+ONE = RECORD_BYTES + OUTPUT
+
+
+@pytest.fixture
+async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+    async with opened_journal(store, tmp_path) as opened:
+        yield opened
+
+
+def exact(path: Path) -> None:
+    """What is kept up by triggers is what there is."""
+    for kind in KINDS:
+        size = kind.size.replace("ROW.", "")
+        truth = rows(
+            path,
+            f"SELECT tenant_id, sum({size}), count(*) FROM {kind.table} GROUP BY 1 ORDER BY 1",
+        )
+        kept = rows(
+            path,
+            "SELECT tenant_id, bytes, number FROM usage "
+            f"WHERE kind = '{kind.name}' AND number > 0 ORDER BY tenant_id",
+        )
+        assert kept == truth, kind.name
+    query = "SELECT count(*) FROM usage WHERE number = 0 AND bytes != 0"
+    assert rows(path, query) == [(0,)]
+
+
+async def calls(
+    journal: SpoolJournal, function: Function, count: int, since: int = NOW - 5000
+) -> list[str]:
+    """Ended ones with `OUTPUT` bytes of output; their ids, the oldest first."""
+    made = [
+        a_call(function, invocation_id=f"{first_id(since + n)}-7000-8000-{n:012x}")
+        for n in range(count)
+    ]
+    for call in made:
+        journal.opened(call)
+    await journal.synced()
+    for call in made:
+        journal.closed(done(call, stdout="x" * OUTPUT))
+    await journal.synced()
+    return [call.invocation_id for call in made]
+
+
+async def left(journal: SpoolJournal, function: Function) -> list[str]:
+    query = InvocationQuery(function_id=function.id, limit=1000)
+    return [one.invocation_id for one in (await journal.query(query)).items][::-1]
+
+
+async def prune(store: SqliteStore, **bound: int) -> None:
+    retention = SqlRetention(store.database, FixedClock(NOW))
+    while await retention.prune_some(Keep(count=0, seconds=0, size=Bound(**bound))):
+        pass
+
+
+async def of_tenant(store: SqliteStore, tenant_id: str) -> Function:
+    return await a_stored_function(store, tenant_id=tenant_id, name=a_function().name)
+
+
+# Records -------------------------------------------------------------------------------------
+
+
+async def test_a_tenant_beyond_its_bound_loses_its_oldest_records_and_nobody_else_any(
+    store: SqliteStore, journal: SpoolJournal, tmp_path: Path
+) -> None:
+    one, other = await of_tenant(store, "one"), await of_tenant(store, "other")
+    ours = await calls(journal, one, 30)
+    theirs = await calls(journal, other, 10, NOW - 90_000)
+    exact(tmp_path)
+    await prune(store, tenant=12 * ONE)
+    assert await left(journal, one) == ours[18:]
+    assert await left(journal, other) == theirs
+    exact(tmp_path)
+
+
+async def test_beyond_the_bound_of_all_whoever_has_most_loses_first(
+    store: SqliteStore, journal: SpoolJournal, tmp_path: Path
+) -> None:
+    functions = [await of_tenant(store, f"t{n}") for n in range(3)]
+    counts = (5, 20, 12)
+    for function, count in zip(functions, counts, strict=True):
+        await calls(journal, function, count, NOW - 1000 * count)
+    await prune(store, all=21 * ONE)
+    assert [len(await left(journal, one)) for one in functions] == [5, 8, 8]
+    exact(tmp_path)
+
+
+async def test_the_last_minute_keeps_its_records_but_not_its_output(
+    store: SqliteStore, journal: SpoolJournal, tmp_path: Path
+) -> None:
+    function = await of_tenant(store, "one")
+    made = await calls(journal, function, 20, NOW - 30)
+    await prune(store, tenant=12 * ONE)
+    assert await left(journal, function) == made
+    found = [await journal.get(function.id, one) for one in made]
+    told = [(len(one.stdout), one.stdout_dropped) for one in found if one is not None]
+    without = next(n for n, (size, _) in enumerate(told) if size)
+    assert told == [(0, OUTPUT)] * without + [(OUTPUT, 0)] * (20 - without)
+    assert 8 <= without < 15
+    exact(tmp_path)
+
+
+async def test_without_a_bound_nothing_goes(
+    store: SqliteStore, journal: SpoolJournal, function: Function
+) -> None:
+    made = await calls(journal, function, 5)
+    await prune(store)
+    assert await left(journal, function) == made
+
+
+async def test_deleting_and_ending_are_counted(
+    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    gone = await a_stored_function(store)
+    await calls(journal, gone, 5, NOW - 9000)
+    await calls(journal, function, 5)
+    journal.opened(a_call(function))
+    await journal.synced()
+    exact(tmp_path)
+    await store.delete(gone.id)
+    await store.wait_swept()
+    exact(tmp_path)
+
+
+async def test_finding_the_oldest_of_a_tenant_touches_no_record(store: SqliteStore) -> None:
+    bounds = {"tenant_id": "default", "before": "g", "above": 0, "most": 10}
+    plan = await store.database.read(
+        lambda c: c.exec_driver_sql(
+            "EXPLAIN QUERY PLAN " + SQL["oldest_of_tenant"], bounds
+        ).fetchall()
+    )
+    told = " · ".join(str(row[3]) for row in plan)
+    assert "COVERING INDEX invocation_of_tenant (tenant_id=? AND invocation_id<?)" in told
+    assert "TEMP B-TREE" not in told
+
+
+async def test_large_records_are_counted_as_small_ones_are(
+    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    gone = await a_stored_function(store)
+    opened = [a_call(one, invocation_id=id) for one, id in zip([function] * 3, ids(3), strict=True)]
+    for call in opened[:1]:
+        journal.opened(call)
+    await journal.synced()
+    await store.delete(gone.id)
+    for call in (*opened, a_call(gone)):
+        journal.closed(done(call, stdout=b"x" * records.LARGE_BYTES + b"y"))
+    await journal.synced()
+    exact(tmp_path)
+    size = RECORD_BYTES + records.LARGE_BYTES + 1
+    kept = rows(tmp_path, "SELECT bytes, number FROM usage WHERE kind = 'record'")
+    assert kept == [(3 * size, 3)]
+
+
+async def test_a_large_record_is_not_copied_on_its_way_in(store: SqliteStore) -> None:
+    def copies(statement: str) -> bool:
+        values = [None] * statement.count("?")
+        connection = sqlite3.connect(store.database.directory.database)
+        with closing(connection):
+            steps = connection.execute(f"EXPLAIN {statement}", values).fetchall()
+        return any(step[1] == "OpenEphemeral" for step in steps)
+
+    assert not copies(records.KEEP_ONE)
+    assert copies(records.KEEP[1])  # The negative control.
+
+
+# Answers -------------------------------------------------------------------------------------
+
+
+def a_slot(key: str, tenant_id: str = "default") -> Slot:
+    return Slot(tenant_id=tenant_id, method="POST", path="/f", key=key, body_digest="d")
+
+
+async def answered(answers: SqlAnswers, slot: Slot, size: int = 5000) -> None:
+    assert await answers.reserve(slot, NOW) is None
+    await answers.keep(slot, 200, {"x-invocation-id": slot.key}, b"x" * size)
+
+
+async def test_the_oldest_answers_make_room_and_their_keys_stay_known(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    answers = SqlAnswers(store.database, Bound(tenant=30_000))
+    for number in range(10):
+        await answered(answers, replace(a_slot(str(number))))
+        await answered(SqlAnswers(store.database), a_slot(str(number), "other"), 100_000)
+        exact(tmp_path)
+    for number in range(10):
+        kept = await answers.reserve(a_slot(str(number)), NOW)
+        assert kept is not None
+        assert kept.headers == {"x-invocation-id": str(number)}
+        assert bool(kept.body) is (number > 5)
+    assert rows(tmp_path, "SELECT bytes <= 30000 FROM usage WHERE tenant_id = 'default'") == [(1,)]
+
+
+@pytest.mark.parametrize("bound", [Bound(tenant=10 * ANSWER_BYTES), Bound(all=10 * ANSWER_BYTES)])
+async def test_where_keys_alone_take_all_the_room_another_one_is_refused(
+    store: SqliteStore, bound: Bound
+) -> None:
+    answers = SqlAnswers(store.database, bound)
+    for number in range(9):
+        await answered(answers, a_slot(str(number)), 100)
+    await answers.reserve(a_slot("9"), NOW)
+    with pytest.raises(RateLimited if bound.tenant else CapacityFull) as refused:
+        await answers.reserve(a_slot("10"), NOW)
+    assert refused.value.retry_after
+    known = await answers.reserve(a_slot("0"), NOW)
+    assert isinstance(known, KeptAnswer)
+    if bound.tenant:
+        await answered(answers, a_slot("0", "other"))
+    await answers.prune(NOW + 86_400)
+    await answered(answers, a_slot("again"))
+
+
+# The trail and operations --------------------------------------------------------------------
+
+
+def an_entry(tenant_id: str, one: str) -> AuditEntry:
+    empty: dict[str, Any] = {"object_id": None, "error_code": None}
+    return AuditEntry(
+        **empty,
+        **{"id": one, "at": NOW, "tenant_id": tenant_id, "credential": "k", "status": 204},
+        **{"action": "function.delete", "address": "local", "request_id": "r" * 36},
+    )
+
+
+def an_operation(tenant_id: str, one: str, status: str) -> Operation:
+    return Operation(
+        operation_id=one,
+        tenant_id=tenant_id,
+        operation_type="t",
+        idempotency_key=one,
+        action_id="a",
+        status=status,
+        reason_code=None,
+        reason_message=None,
+        retryable=False,
+        created_at=NOW,
+    )
+
+
+async def test_the_trail_and_operations_are_bounded(store: SqliteStore, tmp_path: Path) -> None:
+    audit, operations = SqlAudit(store.database), SqlOperations(store.database)
+    made = ids(30)
+    for number, one in enumerate(made):
+        tenant_id = "small" if number % 10 == 0 else "large"
+        await audit.append(an_entry(tenant_id, one))
+        status = "running" if number < 3 else "succeeded"
+        await operations.begin(an_operation(tenant_id, one, status))
+    exact(tmp_path)
+    trim = SqlTrim(store.database, Bound(tenant=6000))
+    while await trim.prune_some():
+        pass
+    exact(tmp_path)
+    kept = [one.id for one in (await audit.query("large", 100, None)).items]
+    assert 9 <= len(kept) <= 12
+    assert kept == [one for number, one in enumerate(made) if number % 10][::-1][: len(kept)]
+    assert len((await audit.query("small", 100, None)).items) == 3
+    assert [one.operation_id for one in await operations.running()] == made[:3]
+    assert await operations.get("large", made[3]) is None
+    assert await operations.get("large", made[29]) is not None
+
+
+async def test_operations_with_an_end_go_by_age(store: SqliteStore) -> None:
+    operations = SqlOperations(store.database)
+    made = [f"{first_id(NOW + n)}-7000-8000-000000000000" for n in range(4)]
+    for one, status in zip(made, ("running", *["failed"] * 3), strict=True):
+        await operations.begin(an_operation("t", one, status))
+    assert await operations.prune(NOW + 2) == 1
+    assert [await operations.get("t", one) is not None for one in made] == [True, False, True, True]

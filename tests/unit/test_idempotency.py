@@ -1,0 +1,43 @@
+"""What a repetition is answered, by what is kept of the first call."""
+
+import pytest
+
+from quiltfn.idempotency import Idempotency, Rendered
+from quiltfn.model.errors import Conflict
+from quiltfn.model.kept import KeptAnswer, Slot
+
+SLOT = Slot(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
+
+
+class Kept:
+    """`ports.Answers`, as far as it is asked here."""
+
+    def __init__(self, answer: KeptAnswer) -> None:
+        self.answer = answer
+
+    async def reserve(self, *_: object) -> KeptAnswer:
+        return self.answer
+
+
+class Clock:
+    def settled(self) -> float:
+        return 1.0
+
+    stamp = settled
+
+
+async def never() -> Rendered:
+    raise AssertionError("it was executed again")
+
+
+async def test_a_call_whose_answer_had_to_make_room_is_not_run_again() -> None:
+    kept = KeptAnswer(body_digest="d", status=200, headers={"x-invocation-id": "i"}, body=b"")
+    with pytest.raises(Conflict, match="was executed; its answer is not kept") as refused:
+        await Idempotency(Kept(kept), Clock()).run(SLOT, never)  # type: ignore[arg-type]
+    assert refused.value.invocation_id == "i"
+
+
+async def test_a_kept_answer_is_given_again() -> None:
+    kept = KeptAnswer(body_digest="d", status=200, body=b"{}")
+    answer = await Idempotency(Kept(kept), Clock()).run(SLOT, never)  # type: ignore[arg-type]
+    assert (answer.status, answer.body) == (200, b"{}")
