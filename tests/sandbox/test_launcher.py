@@ -186,6 +186,23 @@ def test_what_a_failed_runtime_has_started_is_ended_before_it_makes_a_sandbox(
         works(made)
 
 
+def test_a_stranger_that_is_the_launcher_s_child_outlives_the_failure(root: Path) -> None:
+    """Say of a container's start script, which starts something else and becomes the launcher."""
+    runtime = Runtime(root)
+    sidecar = ["sh", "-c", f'sleep 300 & echo $! >{root}/pid; exec "$@"', "sh"]
+    with box(root, through=sidecar, crun=str(runtime.path)) as made:
+        stranger = int((root / "pid").read_text())
+        try:
+            assert stranger in children(made.launcher)
+            runtime.becomes("fail")
+            assert "own-runtime ended with 3" in made.create()["error"]
+            assert is_alive(stranger)
+        finally:
+            os.kill(stranger, signal.SIGKILL)
+        runtime.becomes("fine")
+        works(made)
+
+
 def test_a_sandbox_of_gvisor_outlives_the_failure_of_another_program(root: Path) -> None:
     if not os.access("/usr/bin/runsc", os.X_OK):
         pytest.skip("needs runsc")

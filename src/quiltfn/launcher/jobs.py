@@ -34,7 +34,9 @@ STDIO_ON_NULL = [
     (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
     (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
 ]
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+# A variable of every program, which whatever it starts has, too: whose it is is known by that.
+MARK = "QUILTFN_SERVER"
 
 
 @dataclass(slots=True)
@@ -69,6 +71,7 @@ class Jobs:
 
     def __init__(self, children: Children, server: str) -> None:
         self._children, self._server = children, server
+        self._environment = {"PATH": PATH, MARK: server}
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._failed: list[Job] = []  # ended, but perhaps not all that they have started
@@ -115,7 +118,7 @@ class Jobs:
         except OSError as error:
             return f"its files cannot be mounted: {error}"
         try:
-            job.pid = _spawn(job) if job.before is None else _fork(job, job.before)
+            job.pid = (_spawn if job.before is None else _fork)(job, self._environment)
             self._children.watch_new(job.pid, functools.partial(self._ended, job))
         except OSError as error:
             return cannot_start(job.program, error)
@@ -150,19 +153,22 @@ class Jobs:
                 job.done(job.why)
 
     def _strays(self, table: list[Process]) -> set[int]:
-        """Children of ours that nobody waits for and that are in no control group of the server's:
-        what is in one is ended with it.
+        """Children of ours that a program has left, that nobody waits for, and that are in no
+        control group of the server's: what is in one is ended with it.
         """
         own = os.getpid()
         found = [one.pid for one in table if one.parent == own and not one.is_dead]
         # They may be of a program that has ended, but was not reaped yet: then they are known now.
         self._children.reap()
-        return {pid for pid in found if not (self._children.knows(pid) or self._is_held(pid))}
+        return {pid for pid in found if not self._children.knows(pid) and self._is_stray(pid)}
 
-    def _is_held(self, pid: int) -> bool:
-        with contextlib.suppress(OSError):
-            return self._server in Path(f"/proc/{pid}/cgroup").read_text()
-        return True  # it has ended
+    def _is_stray(self, pid: int) -> bool:
+        """Not somebody else's: who is pid 1 of a container, say, adopts strangers as well."""
+        process = Path(f"/proc/{pid}")
+        with contextlib.suppress(OSError):  # it has ended
+            is_marked = f"{MARK}={self._server}".encode() in (process / "environ").read_bytes()
+            return is_marked and self._server not in (process / "cgroup").read_text()
+        return False
 
 
 def cannot_start(program: str, error: OSError) -> str:
@@ -176,30 +182,31 @@ def explained(sentence: str) -> str:
     return f"{sentence}: {NO_PROCESS}" if os.strerror(errno.EAGAIN) in sentence else sentence
 
 
-def _spawn(job: Job) -> int:
+def _spawn(job: Job, environment: dict[str, str]) -> int:
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = list(STDIO_ON_NULL)
     actions.append((os.POSIX_SPAWN_DUP2, job.guest_socket.fileno(), CONTROL_FD))
     return os.posix_spawn(
         job.command[0],
         job.command,
-        ENVIRONMENT,
+        environment,
         file_actions=actions,
         setsigmask=(),
         setsigdef=_all_signals(),
     )
 
 
-def _fork(job: Job, before: Callable[[], None]) -> int:
+def _fork(job: Job, environment: dict[str, str]) -> int:
     """Dearer than `_spawn`, and needed where the child has something to do for itself first."""
     pid = os.fork()
     if pid:
         return pid
     try:
         confine.forget_the_launcher()
-        before()
+        if job.before is not None:
+            job.before()
         os.dup2(job.guest_socket.fileno(), CONTROL_FD)
         os.set_inheritable(CONTROL_FD, True)
-        os.execve(job.command[0], job.command, ENVIRONMENT)
+        os.execve(job.command[0], job.command, environment)
     finally:
         os._exit(NOT_STARTED)
 
