@@ -78,6 +78,7 @@ class Ended:
 
 
 def quiltfn(*arguments: str, timeout_s: float = 30.0, **more: Any) -> Ended:
+    more.setdefault("stdin", subprocess.DEVNULL)  # what is piped in would be a payload
     done = subprocess.run(
         [str(QUILTFN), *arguments],
         capture_output=True,
@@ -100,11 +101,19 @@ class Server:
         crun: str = CRUN,
         options: str = "",
         data_dir: Path | None = None,
-        program: Sequence[str] = (str(QUILTFN),),
+        program: Sequence[str] = (),
     ) -> None:
         self.root, self.run_dir = root, run_dir or root / "run"
         self.data_dir = data_dir or root / "data"
-        self._command = [*program, "serve", "--port", "0", "--crun", crun, *options.split()]
+        self._command = [
+            *(program or [str(QUILTFN)]),
+            "serve",
+            "--port",
+            "0",
+            "--crun",
+            crun,
+            *options.split(),
+        ]
         self._command += ["--data-dir", str(self.data_dir), "--run-dir", str(self.run_dir)]
         self.ids: set[str] = set()  # of every server process that ran here
         self.process: subprocess.Popen[bytes] | None = None

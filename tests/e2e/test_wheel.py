@@ -115,6 +115,10 @@ def test_an_installed_wheel_serves(
 ) -> None:
     assert run(command, "--version", cwd=away).startswith("quiltfn ")
     assert '"can_start": true' in run(command, "doctor", "--output", "json", cwd=away)
+    # The unit is in the wheel, and starts this program.
+    run(command, "service", "install", "--root", away / "root", cwd=away)
+    unit = (away / "root/etc/systemd/system/quiltfn.service").read_text()
+    assert f"ExecStart={away}" in unit
     monkeypatch.setattr(server_module, "QUILTFN", command)
     server = Server(away)
     try:

@@ -1,5 +1,7 @@
 """What may be installed for a runtime: nothing that runs code where the command is typed."""
 
+import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -275,3 +277,26 @@ def test_npm_settings_of_the_directory_are_refused(tmp_path: Path) -> None:
     (tmp_path / ".npmrc").write_text("git=./evil.sh\n")
     with pytest.raises(BadParameter, match=r"\.npmrc is not taken"):
         manifest.check(tmp_path)
+
+
+@pytest.mark.skipif(not (shutil.which("npm") and shutil.which("git")), reason="needs npm and git")
+def test_a_repository_behind_a_dependency_is_not_prepared(tmp_path: Path) -> None:
+    marker, evil, app = tmp_path / "it-ran", tmp_path / "evil", tmp_path / "app"
+    evil.mkdir()
+    (evil / "package.json").write_text(
+        f'{{"name": "evil", "version": "1.0.0", "scripts": {{"prepare": "touch {marker}"}}}}'
+    )
+    for words in ("init -q .", "add -A", "-c user.name=x -c user.email=x@y commit -qm x"):
+        subprocess.run(["git", *words.split()], cwd=evil, check=True, capture_output=True)
+    (app / "dep").mkdir(parents=True)
+    wanted = {"evil": f"git+{evil.as_uri()}"}
+    (app / "dep" / "package.json").write_text(
+        json.dumps({"name": "dep", "version": "1.0.0", "dependencies": wanted})
+    )
+    package(app, "file:./dep")
+    with pytest.raises(BadParameter, match="could not be installed"):
+        packages.install_node(app)
+    assert not marker.exists()
+    # Negative control: npm by itself prepares it.
+    subprocess.run(["npm", "install", "--no-audit"], cwd=app, check=True, capture_output=True)
+    assert marker.exists()

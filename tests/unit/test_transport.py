@@ -221,6 +221,16 @@ def test_silence_is_told_with_its_length(monkeypatch: pytest.MonkeyPatch) -> Non
         silent.set()
 
 
+def test_a_server_that_has_gone_is_noticed_while_an_answer_is_waited_for() -> None:
+    with listening() as (port, _):
+        there = transport.Sockets(f"http://127.0.0.1:{port}", None)
+        connection = there._connected()
+        asked = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        after_s = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+        there.close()
+    assert (asked, after_s) == (1, 60)
+
+
 # --- certificates ------------------------------------------------------------------------------
 
 

@@ -17,6 +17,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 CONNECT_S = 5.0
 WRITE_S = 30.0
+# An answer may take a day. Whether its server is still there is asked meanwhile: after a minute of
+# silence every 15 s, and four questions without an answer end the connection.
+KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 PORTS = {"http": 80, "https": 443}
 
 
@@ -96,6 +99,9 @@ class Sockets:
         except OSError as error:
             connection.close()
             raise NotConnected(*error.args) from error
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEP_ALIVE:
+            connection.sock.setsockopt(socket.IPPROTO_TCP, option, value)
         self._kept = connection
         return connection
 
