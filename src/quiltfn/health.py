@@ -1,6 +1,8 @@
 """Whether this server can do its work, and if not, why."""
 
+import asyncio
 import shutil
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import Journal, Store
 
+STORE_WITHIN_S = 3.0
 DISK_MIN_BYTES = 64 * 1024 * 1024
 
 
@@ -35,8 +38,16 @@ class Machine:
 class Health:
     """Looks at everything a call needs."""
 
-    def __init__(self, machine: Machine, store: Store, journal: Journal, data_dir: Path) -> None:
-        self.machine = machine
+    def __init__(
+        self,
+        machine: Machine,
+        store: Store,
+        journal: Journal,
+        data_dir: Path,
+        why_no_sandbox: Callable[[], Awaitable[str | None]],
+    ) -> None:
+        """`why_no_sandbox`: why none can be made at the moment, if so."""
+        self.machine, self._why_no_sandbox = machine, why_no_sandbox
         self._store, self._journal, self._data_dir = store, journal, data_dir
         self.draining = False
 
@@ -51,9 +62,8 @@ class Health:
             "store": await self._store_part(),
             "records": _part(*self._store.condition()),
             "disk": self._disk_part(),
-            # The launcher proved these with a real sandbox before the server was started, and its
-            # end is the server's end.
-            "oci_runtime": _part(True, self.machine.oci_runtime),
+            "oci_runtime": await self._sandbox_part(),
+            # Its end is the server's end.
             "launcher": _part(True, f"cgroup {self.machine.cgroup_mode}"),
             "accepting_calls": _part(not self.draining, "draining" if self.draining else "yes"),
         }
@@ -69,11 +79,18 @@ class Health:
 
     async def _store_part(self) -> dict[str, Any]:
         try:
-            await self._store.ping()
-            await self._journal.synced()
+            async with asyncio.timeout(STORE_WITHIN_S):
+                await self._store.ping()
+                await self._journal.synced()
+        except TimeoutError:
+            return _part(False, f"nothing is stored within {STORE_WITHIN_S:g} s")
         except StoreUnavailable as error:
             return _part(False, str(error))
         return _part(True, "takes writes")
+
+    async def _sandbox_part(self) -> dict[str, Any]:
+        why = await self._why_no_sandbox()
+        return _part(why is None, why or self.machine.oci_runtime)
 
     def _disk_part(self) -> dict[str, Any]:
         free = shutil.disk_usage(self._data_dir).free

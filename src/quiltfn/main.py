@@ -122,7 +122,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         await lifecycle.restore()
         elasticity = Elasticity(lifecycle, SqlOperations(store.database), clock)
         await elasticity.restore()
-        health = Health(given.machine, store, journal, chosen.data_dir)
+        health = Health(given.machine, store, journal, chosen.data_dir, stems.why_not)
         metrics.started(__version__)
         work = (reap(pools), access.keep_fresh(), *upkeep(chosen, store, holdings, stems, clock))
         for task in [asyncio.ensure_future(one) for one in work]:

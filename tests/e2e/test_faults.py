@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -156,6 +157,15 @@ def test_the_first_sigterm_lets_running_calls_end(server: Server) -> None:
     )
     assert refused.json()["error_code"] == "SHUTTING_DOWN"
     assert int(refused.headers["retry-after"]) >= 1
+    for method, path in (
+        ("POST", "/api/functions"),
+        ("PUT", function.path),
+        ("DELETE", function.path),
+        ("POST", "/api/keys"),
+    ):
+        answer = server.call(method, path, {"name": "late", "handler": "echo"})
+        assert (answer.status_code, answer.json()["error_code"]) == (503, "SHUTTING_DOWN")
+    assert server.call("GET", function.path).status_code == 200
     assert {call.result()["stdout"] for call in calls} == {"finished\n"}
     assert server.wait(5) == 0
     server.start()
@@ -345,6 +355,26 @@ def test_a_runtime_that_breaks_later_fails_calls_until_it_works_again(
     runtime.becomes("fine")
     assert function.invoke()["status"] == "timeout"  # so its one slot had been given back
     assert set(FINAL) >= {one["status"] for one in function.records().values()}
+
+
+@pytest.mark.parametrize("mode", ["fail", "hang", "missing"])
+def test_health_says_when_no_sandbox_can_be_made(
+    another: Callable[..., Server], tmp_path: Path, mode: str
+) -> None:
+    runtime = Runtime(tmp_path)
+    server = another(crun=str(runtime.path)).start()
+
+    def check() -> dict[str, Any]:
+        report = server.call("GET", "/api/functions/health").json()
+        assert report["ready"] is report["checks"]["oci_runtime"]["ok"]
+        return report["checks"]["oci_runtime"]
+
+    assert check() == {"ok": True, "reason": str(runtime.path)}
+    runtime.becomes(mode)
+    until(lambda: not check()["ok"], 20)
+    assert check()["reason"]
+    runtime.becomes("fine")
+    until(lambda: check()["ok"], 20)
 
 
 def test_the_runtime_is_the_one_named(another: Callable[..., Server], tmp_path: Path) -> None:

@@ -125,6 +125,10 @@ async def play(mark: str, call: Call) -> Ended:
     return Ended(how=How.EXITED, code=int(argument) if word == "exit" else 0, stdout=stdout)
 
 
+async def can_be_made() -> None:
+    """Fakes always can."""
+
+
 @contextlib.asynccontextmanager
 async def serving(
     path: Path, fakes: StoryFakes, clock: LoopClock, change: Callable[[House], None]
@@ -140,7 +144,7 @@ async def serving(
         await access.refresh()
         elasticity = Elasticity(tied.lifecycle, SqlOperations(database), clock)
         await elasticity.restore()
-        health = Health(MACHINE, tied.store, tied.journal, path)
+        health = Health(MACHINE, tied.store, tied.journal, path, can_be_made)
         nothing: Any = None  # no story asks for what it would be
         app = make_app(
             Rooms(

@@ -38,6 +38,7 @@ from quiltfn.model.errors import (
     NotFound,
     PayloadTooLarge,
     QuiltfnError,
+    ShuttingDown,
     StoreUnavailable,
     Unauthorized,
     Unprocessable,
@@ -158,6 +159,8 @@ class Endpoint:
                 check_credentials(request)
             visit.caller = await access.identify(request.headers, visit.address)
             visit.caller.must_have(route.scope)
+        if route.action is not None and self._house.health.draining:
+            raise ShuttingDown("the server is ending and changes nothing any more", retry_after=5)
         if route.is_invoke:
             check_place(request)
         if visit.body is not None:

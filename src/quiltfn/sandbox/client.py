@@ -1,6 +1,8 @@
 """Where the server's sandboxes come from: the launcher makes one and hands its socket over."""
 
+import asyncio
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,12 +46,23 @@ class Size:
         return cls(content.memory_limit_mb, content.cpu_limit_percent)
 
 
+PLAIN = Mould(Kind.SHELL, None, "none", (), Isolation.CRUN)
+# How long a sandbox that was made proves that others can be; how soon it is tried again after one
+# that could not be; and how long somebody waits for the proof.
+FRESH_S, AGAIN_S, PROOF_S = 10.0, 1.0, 2.0
+NEVER = -1e9
+now = time.monotonic
+
+
 class LauncherSandboxes:
     """`ports.Sandboxes` over the launcher: each is made when it is wanted. `output_max`: bytes that
     a guest sends on of both streams of a call together."""
 
     def __init__(self, channel: LauncherChannel, output_max: int = OUTPUT_MAX) -> None:
         self._channel, self._output_max = channel, output_max
+        self._made_at = self._tried_at = NEVER
+        self._why_not: str | None = None
+        self._proof: asyncio.Task[None] | None = None
 
     async def create(self, content: Content) -> Sandbox:
         return await self.make(Mould.of(content.pinned), Size.of(content))
@@ -62,6 +75,40 @@ class LauncherSandboxes:
 
     async def make(self, mould: Mould, size: Size) -> GuestSandbox:
         """One that is nobody's yet. Raises `SandboxFailed`."""
+        try:
+            sandbox = await self._make(mould, size)
+        except SandboxFailed:
+            self._made_at = NEVER  # Its image or its network may be why: to be found out.
+            raise
+        if mould.isolation is Isolation.CRUN:
+            self._made_at, self._why_not = now(), None
+        return sandbox
+
+    async def why_not(self) -> str | None:
+        """Why no sandbox can be made, if that is so: by the last one, or by making one."""
+        if now() - self._made_at < FRESH_S:
+            return None
+        if self._why_not is not None and now() - self._tried_at < AGAIN_S:
+            return self._why_not
+        if self._proof is None:
+            self._proof = asyncio.ensure_future(self._prove())
+        try:
+            async with asyncio.timeout(PROOF_S):
+                await asyncio.shield(self._proof)
+        except TimeoutError:
+            return self._why_not or f"one is not made within {PROOF_S:g} s"
+        return self._why_not
+
+    async def _prove(self) -> None:
+        try:
+            sandbox = await self.make(PLAIN, Size())
+            await sandbox.destroy()
+        except SandboxFailed as error:
+            self._why_not = str(error)
+        finally:
+            self._tried_at, self._proof = now(), None
+
+    async def _make(self, mould: Mould, size: Size) -> GuestSandbox:
         answer = await self._channel.ask(
             "create",
             memory_mib=size.memory_mib,

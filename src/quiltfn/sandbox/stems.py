@@ -86,6 +86,10 @@ class StemSandboxes:
         """How many there are."""
         return sum(len(shelf.ready) for shelf in self._shelves.values())
 
+    async def why_not(self) -> str | None:
+        """Why no sandbox can be made, if that is so."""
+        return await self._source.why_not()
+
     def images(self) -> frozenset[str]:
         """The digests of the images that they show."""
         return frozenset(
