@@ -162,7 +162,7 @@ async def serving(
                 keys=SqlKeys(database),
                 audit=SqlAudit(database),
                 runtimes=nothing,
-                images=nothing,
+                holdings=nothing,
                 health=health,
                 limits=ApiLimits(),
             )
