@@ -211,6 +211,16 @@ def test_tls(another: Callable[..., Server]) -> None:
     plain = Api(server.url.replace("https", "http"))
     with pytest.raises(httpx.HTTPError):
         plain("GET", "/health")
+    # And the command line.
+    authority = str(server.root / "cert.pem")
+    there = quiltfn("health", "--url", server.url, "--cacert", authority)
+    assert (there.code, there.stdout.splitlines()[0]) == (0, "ready"), there.stderr
+    stranger = quiltfn("health", "--url", server.url)
+    assert stranger.code == 1
+    assert "is not trusted: self" in stranger.stderr
+    unsafe = quiltfn("health", "--url", server.url.replace("https", "http"))
+    assert unsafe.code == 3
+    assert "use https://" in unsafe.stderr
 
 
 # Without keys: who is near ---------------------------------------------------------------------

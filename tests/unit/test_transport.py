@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,14 @@ def test_requests_share_a_connection_and_say_what_they_are() -> None:
     assert methods[0] == ("GET", "/quilt/health")
     assert methods[-1] == ("POST", "/quilt/api/functions/a%20b/pause")
     assert kind.seen[0][2]["Host"] == f"127.0.0.1:{port}"
+
+
+def test_threads_share_a_client() -> None:
+    with listening() as (port, kind), Client(f"http://127.0.0.1:{port}") as at:
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(lambda _: at.send(requests.alive()), range(200)))
+    assert answers == [{"status": "ok"}] * 200
+    assert len(kind.connections) <= 8
 
 
 def test_a_connection_that_the_server_has_closed_is_made_again() -> None:
@@ -227,7 +236,7 @@ def test_a_server_that_has_gone_is_noticed_while_an_answer_is_waited_for() -> No
         connection = there._connected()
         asked = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         after_s = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
-        there.close()
+        connection.close()
     assert (asked, after_s) == (1, 60)
 
 

@@ -43,7 +43,8 @@ def invoke(
 ) -> None:
     """Run a function once. Its output is printed; if it fails, its exit code is this command's.
 
-    Without --payload and --payload-file the handler reads what is piped into this command.
+    Without --payload and --payload-file the handler reads what is piped into this command; a pipe
+    from which nothing comes for 5 s is an error, and </dev/null is no payload.
     """
     handed = payload.of_call(asked.payload, asked.payload_file)
     environment, timeout = parse_environment(asked.env) or None, asked.timeout

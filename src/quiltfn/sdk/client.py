@@ -32,7 +32,7 @@ FAILURES = (OSError, http.client.HTTPException)
 
 
 class Client:
-    """Talks to a quiltfn server. Not for several threads at once.
+    """Talks to a quiltfn server; several threads may share one.
 
     `base_url` and `api_key` default to QUILT_BASE_URL and QUILT_API_KEY. `cacert`: a PEM file with
     the authorities whose certificates are believed, else the machine's (SSL_CERT_FILE). Raises

@@ -61,48 +61,56 @@ class Silent(OSError):
 
 
 class Sockets:
-    """One connection, kept between requests. Not for several threads at once."""
+    """Connections that are kept between requests, one for each that is under way at once."""
 
     def __init__(self, base_url: str, trust: ssl.SSLContext | None) -> None:
         """`trust` for https alone. Raises ValueError for a proxy that cannot be used."""
         self._to = urlsplit(base_url)
         self._proxy = proxy_for(self._to)
         self._trust = trust
-        self._kept: http.client.HTTPConnection | None = None
+        self._idle: list[http.client.HTTPConnection] = []
 
     def exchange(self, sent: Sent) -> Answer:
-        connection = self._connected()
+        connection = self._kept() or self._connected()
         try:
             answer = self._asked(connection, sent)
         except BaseException:
-            self.close()
+            connection.close()
             raise
-        if connection.sock is None:
-            self._kept = None
+        if connection.sock is not None:
+            self._idle.append(connection)
         return answer
 
     def close(self) -> None:
-        if self._kept is not None:
-            self._kept.close()
-            self._kept = None
+        while self._idle:
+            self._idle.pop().close()
+
+    def _kept(self) -> http.client.HTTPConnection | None:
+        """One that nobody uses and that the server has not closed. A list's `pop` and `append` are
+        one step each, so that threads need no lock."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread was faster
+                return None
+            if _is_open(connection.sock):
+                return connection
+            connection.close()
+        return None
 
     def _connected(self) -> http.client.HTTPConnection:
-        if self._kept is not None and _is_open(self._kept.sock):
-            return self._kept
-        self.close()
         connection = self._made()
         try:
             connection.connect()
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in KEEP_ALIVE:
+                connection.sock.setsockopt(socket.IPPROTO_TCP, option, value)
         except ssl.SSLError:
             connection.close()
             raise
         except OSError as error:
             connection.close()
             raise NotConnected(*error.args) from error
-        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in KEEP_ALIVE:
-            connection.sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        self._kept = connection
         return connection
 
     def _made(self) -> http.client.HTTPConnection:
