@@ -49,7 +49,7 @@ class SystemClock:
 
     def resume(self, note: ClockNote | None) -> None:
         """Goes on from what was kept of the settled time."""
-        ran_s = self._ran()
+        self.resumed, ran_s = note, self._ran()
         self._settled = Settled.resumed(note, self._boot_id, ran_s, self.unix() - ran_s, self.now())
 
     def settled(self) -> float:

@@ -39,8 +39,6 @@ async def go_on_in_time(clock: SystemClock, notes: ClockNotes) -> None:
     """At a start: the settled time goes on, and new ids come behind those that there are."""
     note = await notes.load()
     clock.resume(note)
-    if note is None or note.boot_id != clock.note().boot_id:
-        await notes.save(clock.note())
     for one in (await notes.newest_id(), first_id(int(clock.settled()))):
         if one:
             continue_behind(one)
@@ -50,7 +48,8 @@ async def keep_time(clock: SystemClock, notes: ClockNotes) -> None:
     """Until it is cancelled: follows the wall clock, keeps what is believed of it, and says when it
     has jumped.
     """
-    log, told, is_new = structlog.get_logger("quiltfn.tidy"), 0.0, False
+    log, told, kept = structlog.get_logger("quiltfn.tidy"), 0.0, clock.resumed
+    is_new = kept is None or kept.boot_id != clock.note().boot_id
     while True:
         is_new = clock.look() or is_new
         jump_s = clock.jump_s

@@ -1,5 +1,6 @@
 """What is freed goes back to the disk, and what is set aside is there when it is needed."""
 
+import asyncio
 import errno
 import os
 import sqlite3
@@ -8,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from contract.store_box import (
     FixedClock,
@@ -17,14 +19,17 @@ from contract.store_box import (
     a_stored_function,
     a_version,
     done,
+    eventually,
     ids,
     opened_journal,
 )
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
+from quiltfn.model.invocation import Status
 from quiltfn.model.kept import Keep
 from quiltfn.store import SpoolJournal, SqliteStore, SqlRetention, SqlRoom, room, shrink
 from quiltfn.store.room import RESERVE_BYTES, DiskFull, Reserve, is_full
+from quiltfn.store.spool import to_line
 
 LATER = 4_000_000_000
 
@@ -133,6 +138,58 @@ async def test_once_the_reserve_is_spent_only_what_frees_room_is_taken(
     await store.delete(function.id)
     assert list(await store.load()) == []
     assert issubclass(DiskFull, StoreUnavailable)
+
+
+async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
+    store: SqliteStore, function: Function, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, fresh, ended = (a_call(function) for _ in range(3))
+    async with opened_journal(store, tmp_path) as journal:
+        journal.opened(stored)
+    left = {"journal-a.spool": [done(ended)], "journal-b.spool": [fresh, ended]}
+    for name, written in left.items():
+        (tmp_path / name).write_bytes(b"".join(map(to_line, written)))
+
+    async def full(*_: object, **__: object) -> None:
+        raise DiskFull("the disk is full")
+
+    ids = [one.invocation_id for one in (stored, fresh, ended)]
+    with monkeypatch.context() as patch:
+        patch.setattr(store.database, "write", full)
+        journal = SpoolJournal(store.database, tmp_path, FixedClock(), retry_after_s=0.05)
+        await journal.start()
+        with pytest.raises(DiskFull):
+            journal.opened(a_call(function))
+        assert await journal.get(function.id, ended.invocation_id) == done(ended)
+        found = await journal.get(function.id, fresh.invocation_id)
+        assert (found is not None, found and found.status) == (True, Status.INTERRUPTED)
+        with pytest.raises(StoreUnavailable):
+            await journal.aclose()
+        assert (tmp_path / "journal-a.spool").stat().st_size > 0
+        journal = SpoolJournal(store.database, tmp_path, FixedClock(), retry_after_s=0.05)
+        await journal.start()
+        refused = replace(a_call(function), status=Status.ERROR, started_at=None)
+        journal.closed(refused)  # A sandbox could not be made: that has a record without a start.
+    await journal.synced()
+
+    async def is_well() -> bool:
+        await asyncio.sleep(0.01)
+        return journal.trouble is None
+
+    await eventually(is_well)
+    later = a_call(function)
+    journal.opened(later)
+    journal.closed(done(later))
+    await journal.aclose()
+    assert [(tmp_path / name).stat().st_size for name in left] == [0, 0]
+    async with opened_journal(store, tmp_path) as journal:
+        states = [await journal.get(function.id, one) for one in (*ids, refused.invocation_id)]
+        assert [one and one.status for one in states] == [
+            *(Status.INTERRUPTED, Status.INTERRUPTED, Status.SUCCESS, Status.ERROR)
+        ]
+        assert await journal.get(function.id, later.invocation_id) == done(later)
+    ((tally,),) = [(one.tally,) for one in await store.load()]
+    assert (tally.invocation_count, tally.error_count) == (5, 3)
 
 
 def test_a_damaged_database_on_a_full_disk_is_not_taken_for_a_full_disk(

@@ -78,6 +78,35 @@ def test_on_a_full_disk_delete_works_and_a_server_starts(server: Server, disk: D
 
 
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
+def test_a_server_starts_on_a_full_disk_though_it_cannot_take_in_what_was_left(
+    server: Server, disk: Disk
+) -> None:
+    """Ends of megabytes in the spool, the database without room for them, and a kill."""
+    function = server.deploy("sleep 2; head -c 4000000 /dev/zero | tr '\\\\0' x", max_instances=4)
+    under_way = [server.later(function.try_invoke) for _ in range(4)]
+    until(lambda: len(server.named("sleep")) == 4)
+    disk.fill()
+    answers = [one.result(30) for one in under_way]
+    acknowledged = [one.json() for one in answers if one.status_code == 200]
+    assert acknowledged
+    server.kill_server()
+    assert server.wait(20) == 70
+    disk.fill()
+    server.start()
+    refused(server, "POST", f"{function.path}/invoke")
+
+    def check() -> None:
+        for record in acknowledged:
+            path = f"{function.path}/invocations/{record['invocation_id']}"
+            assert server.call("GET", path).json() == record
+
+    check()
+    disk.free()
+    until(lambda: function.try_invoke(timeout_seconds=10).status_code == 200)
+    check()
+
+
+@pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
 def test_a_first_start_without_room_says_so_with_a_code_that_a_restart_helps_against(
     disk: Disk, another: Callable[..., Server]
 ) -> None:

@@ -21,7 +21,7 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports import Clock, InvocationQuery, Page
 from quiltfn.store import records
-from quiltfn.store.database import Database
+from quiltfn.store.database import Database, Work
 from quiltfn.store.directory import SPOOLS, StoreBroken
 from quiltfn.store.room import REFUSED, DiskFull
 from quiltfn.store.spool import Spool, latest
@@ -62,6 +62,7 @@ class SpoolJournal:
         self._written, self._kept = 0, 0  # How many writes there were, and are in the database.
         self._taken = 0  # _written at the time of the last swap.
         self._failure: StoreUnavailable | None = None
+        self._left_to_do: Work[None] | None = None  # What a start could not do on a full disk.
 
     async def start(self) -> None:
         """Takes in what the last server left and ends its calls as interrupted.
@@ -88,12 +89,28 @@ class SpoolJournal:
                 records.absorb(connection, list(left.values()))
                 records.interrupt(connection, now)
 
-            await self._database.write(work)
-            self._spool.clear()
-            self._other.clear()
+            try:
+                await self._database.write(work)
+            except DiskFull as error:
+                self._put_off(work, left, now, error)
+            else:
+                self._spool.clear()
+                self._other.clear()
         except BaseException:
             self._close()
             raise
+
+    def _put_off(
+        self, work: Work[None], left: dict[str, Invocation], now: int, error: DiskFull
+    ) -> None:
+        """A full disk keeps nobody from starting: what the last server left stays in the segments
+        and is shown from memory. New calls are refused until the database has taken it.
+        """
+        self._left_to_do = work
+        self._absorbing = {one: records.interrupted(record, now) for one, record in left.items()}
+        self._written = self._taken = 1
+        self._failure = error
+        self._timer = self._loop.call_later(self._retry_after_s, self._commit_now)
 
     async def aclose(self) -> None:
         """Commits what is left. Raises `StoreUnavailable` if it could not: then it is still in the
@@ -113,7 +130,7 @@ class SpoolJournal:
         return str(self._failure) if self._failure else None
 
     def opened(self, record: Invocation) -> None:
-        if self._database.reserve.is_spent:
+        if self._database.reserve.is_spent or self._left_to_do is not None:
             raise DiskFull(REFUSED)
         if self._database.directory.trouble is not None:
             self._check_directory()
@@ -249,6 +266,18 @@ class SpoolJournal:
 
     async def _store(self, batch: list[Invocation]) -> None:
         """Into the database and out of the segment."""
+        if self._left_to_do is not None:
+            left_to_do = self._left_to_do
+
+            def work(connection: Connection) -> None:
+                left_to_do(connection)
+                records.absorb(connection, batch)
+
+            await self._database.write(work, self._other.clear, frees=True)
+            self._left_to_do = None
+            if not self._pending:  # Else the next commit empties it.
+                self._spool.clear()
+            return
         try:
             await self._database.write(
                 lambda connection: records.absorb_new(connection, batch),

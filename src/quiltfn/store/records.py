@@ -157,6 +157,18 @@ def interrupt(connection: Connection, now: int) -> None:
         connection.exec_driver_sql(SQL["interrupt_open"], {"now": now, "why": INTERRUPTED})
 
 
+def interrupted(record: Invocation, now: int) -> Invocation:
+    """The record as `interrupt` will leave it."""
+    if record.status in FINAL:
+        return record
+    return msgspec.structs.replace(
+        record,
+        status=Status.INTERRUPTED,
+        ended_at=max(now, record.started_at or 0),
+        error_message=INTERRUPTED,
+    )
+
+
 def find(connection: Connection, function_id: str, invocation_id: str) -> Invocation | None:
     """One record, unless its function was deleted."""
     query = of_function(function_id).where(tables.invocation.c.invocation_id == invocation_id)
