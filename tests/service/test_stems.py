@@ -172,6 +172,20 @@ async def test_memory_bounds_the_stock(made: Any) -> None:
     assert memory.stock_mib == memory.held_mib == 2 * IDLE_MIB[Kind.PYTHON]
 
 
+async def test_moulds_of_tenants_leave_room_on_the_machine(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stems, "MOST_OF_TENANTS", 5)
+    stock, source, _ = made(2)
+    for number in range(10):
+        own = Runtime(id="r", name="r", kind=Kind.SHELL, writable_paths=(f"/data{number}",))
+        stock.expect(Content(handler="x", pinned=own))
+    await settles(stock, 5)
+    stock.expect(Content(handler="x"))
+    await settles(stock, 7)
+    assert sum(cell.mould.is_plain for cell in source.made) == 2
+
+
 async def test_cells_are_given_up_for_calls_and_none_is_made_for_a_while(made: Any) -> None:
     memory, freed = Memory(), asyncio.Event()
     stock, source, clock = made(3, memory)

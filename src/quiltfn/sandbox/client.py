@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quiltfn.model.runtime import Isolation, Kind, Runtime
+from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
 from quiltfn.model.version import MEMORY_MIN_MIB, Content
 from quiltfn.ports import Sandbox, SandboxFailed
 from quiltfn.sandbox.channel import LauncherChannel
@@ -22,6 +22,11 @@ class Mould:
     network: str
     writable_paths: tuple[str, ...]
     isolation: Isolation
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it shows nothing but the host's files, as the server's own runtimes do."""
+        return self.image is None and self.network == Network.NONE and not self.writable_paths
 
     @classmethod
     def of(cls, runtime: Runtime) -> "Mould":

@@ -32,6 +32,9 @@ RETRY_S, RETRY_MOST_S = 5.0, 60.0
 FORGOTTEN_AFTER_S = 600.0
 BURST_S = 1.0
 MOST_OF_A_MOULD = 16
+# Of all the moulds that tenants think up: each cell takes one of the machine's uid ranges, which no
+# tenant's quota counts.
+MOST_OF_TENANTS = 192
 # All of them together, of what instances may hold; and how long none is made after some were given
 # up for the memory that they had.
 STOCK_SHARE = 0.07
@@ -200,10 +203,14 @@ class StemSandboxes:
         if self._memory.short or self._clock.now() < self._barred_until:
             return None
         now, most = self._clock.now(), STOCK_SHARE * self._memory.budget_mib
+        of_tenants = sum(
+            len(shelf.ready) for mould, shelf in self._shelves.items() if not mould.is_plain
+        )
         lacking = [
             (self._target(shelf) - len(shelf.ready), mould)
             for mould, shelf in self._shelves.items()
             if shelf.retry_at <= now
+            and (mould.is_plain or of_tenants < MOST_OF_TENANTS)
             and self._memory.stock_mib + cost(mould) <= most
             and self._memory.fits(cost(mould))
         ]
