@@ -1,0 +1,363 @@
+"""Hostile load against a server with default settings: its memory, its disk and its descriptors.
+
+`scripts/soak bounds` does it for ten minutes. Attack by attack a hundred to some thousand
+connections try to make the server hold as much as they can, while the processes are looked at twice
+a second and /health is asked. It prints a table and fails where a bound broke.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from e2e.server import Function, Server
+from quiltfn.settings import Settings
+from spec.house import request, watched
+
+MIB = 1024 * 1024
+RSS_MAX_MIB = 300
+HEALTH_MAX_S = 2.0
+FILES_BESIDE = 32 + 64  # places that are kept free, and what a server needs for itself
+FILES_OF_A_SANDBOX = 2
+SANDBOXES = 40  # more than any attack has instances
+DISK_MAX_MIB = 12 * 1024  # what the attacks can leave by the default settings
+SAMPLE_S = 0.5
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass
+class Seen:
+    """The most of everything during one attack."""
+
+    attack: str
+    rss_mib: float = 0.0
+    launcher_mib: float = 0.0
+    files: int = 0
+    disk_mib: float = 0.0
+    health_s: float = 0.0
+    told: Counter[str] = field(default_factory=Counter)
+
+    def row(self) -> str:
+        told = ", ".join(f"{count} {what}" for what, count in self.told.most_common(4))
+        return (
+            f"| {self.attack} | {self.rss_mib:.0f} | {self.launcher_mib:.0f} | {self.files} "
+            f"| {self.disk_mib:.0f} | {1000 * self.health_s:.0f} | {told} |"
+        )
+
+
+class Target:
+    """The server under attack, and functions for it."""
+
+    def __init__(self, server: Server, seen: Seen) -> None:
+        at = urlsplit(server.url)
+        self.host, self.port = at.hostname, at.port
+        self.server, self.seen = server, seen
+        self.functions: dict[str, Function] = {}
+
+    def function(self, handler: str, **fields: object) -> str:
+        if handler not in self.functions:
+            self.functions[handler] = self.server.deploy(handler, **fields)
+        return self.functions[handler].path
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self.host, self.port, limit=64 * 1024)
+
+    async def ask(self, data: bytes) -> None:
+        """One request on a connection of its own, its answer read to the end."""
+        reader, writer = await self.connect()
+        try:
+            writer.write(data)
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.seen.told[head.split(b" ", 2)[1].decode()] += 1
+            length = next(
+                int(line.split(b":")[1])
+                for line in head.lower().split(b"\r\n")
+                if line.startswith(b"content-length:")
+            )
+            while length > 0:
+                chunk = await reader.read(64 * 1024)
+                if not chunk:
+                    self.seen.told["cut off"] += 1
+                    return
+                length -= len(chunk)
+        finally:
+            writer.close()
+
+
+Attack = Callable[[Target], Awaitable[None]]
+
+
+async def silent(at: Target) -> None:
+    """Says nothing."""
+    reader, writer = await at.connect()
+    try:
+        await reader.read(1)
+    finally:
+        writer.close()
+
+
+async def slow_heads(at: Target) -> None:
+    """15 KiB of a head that does not end."""
+    reader, writer = await at.connect()
+    try:
+        writer.write(b"GET /health HTTP/1.1\r\nX-Long: " + b"x" * 15_000)
+        await reader.read(1)
+    finally:
+        writer.close()
+
+
+async def ahead(at: Target) -> None:
+    """Thousands of requests behind a call that runs."""
+    reader, writer = await at.connect()
+    try:
+        call = request("POST", at.function("sleep 2", max_instances=20) + "/invoke")
+        writer.write(call + request("GET", "/health", {"X-Long": "x" * 1000}) * 200)
+        while await reader.read(65_536):
+            pass
+    finally:
+        writer.close()
+
+
+async def long_bodies(at: Target) -> None:
+    """Calls of 6 MiB that wait for one instance."""
+    path = at.function("sleep 1; cat >/dev/null", max_instances=1)
+    body = json.dumps({"payload": "x" * (6 * MIB - 10)}).encode()
+    await at.ask(request("POST", path + "/invoke", JSON | {"Content-Length": str(len(body))}, body))
+
+
+async def wide_bodies(at: Target) -> None:
+    """Bodies that are many values, in letters of four bytes, to a route that takes none of them."""
+    body = ("[" + '"\U0001f600",' * 49_000 + "0]").encode()
+    await at.ask(request("POST", "/api/functions", JSON | {"Content-Length": str(len(body))}, body))
+
+
+async def trickled_bodies(at: Target) -> None:
+    """A byte of a body of 8 MiB now and then, of a call and behind a 404."""
+    for path in (at.function("cat") + "/invoke", "/api/nothing"):
+        reader, writer = await at.connect()
+        try:
+            writer.write(request("POST", path, JSON | {"Content-Length": str(8 * MIB)}, b"x" * MIB))
+            for _ in range(120):
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.5)
+                if reader.at_eof():
+                    break
+        finally:
+            writer.close()
+
+
+async def unread(at: Target) -> None:
+    """Asks for long answers and reads none."""
+    reader, writer = await at.connect()
+    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    try:
+        for _ in range(20):
+            writer.write(request("GET", "/openapi.json") * 20)
+            await asyncio.wait_for(writer.drain(), 20)
+            await asyncio.sleep(0.5)
+    finally:
+        writer.transport.abort()
+
+
+async def unread_pages(at: Target) -> None:
+    """Asks for pages of long records and reads nothing of them."""
+    path = at.function("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=4)
+    reader, writer = await at.connect()
+    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    try:
+        writer.write(request("GET", path + "/invocations?limit=1000"))
+        await asyncio.sleep(15)
+    finally:
+        writer.transport.abort()
+
+
+async def pages(at: Target) -> None:
+    """Reads pages of long records."""
+    path = at.function("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=4)
+    await at.ask(request("GET", path + "/invocations?limit=1000"))
+
+
+async def long_output(at: Target) -> None:
+    """Calls that write as much as is kept, all of it six times as long in JSON."""
+    path = at.function("head -c 6291456 /dev/zero", max_instances=30)
+    await at.ask(request("POST", path + "/invoke"))
+
+
+async def kept_answers(at: Target) -> None:
+    """The same, each with a key for which its answer is kept."""
+    path = at.function("head -c 6291456 /dev/zero | tr '\\0' x", max_instances=30)
+    key = {"Idempotency-Key": os.urandom(8).hex()}
+    await at.ask(request("POST", path + "/invoke", key))
+
+
+async def long_definitions(at: Target) -> None:
+    """Functions as long as they may be."""
+    names = os.urandom(8).hex()
+    body = json.dumps(
+        {"name": names, "handler": "#" + "x" * 65_000, "environment": {"A": "x" * 32_000}}
+    ).encode()
+    await at.ask(request("POST", "/api/functions", JSON | {"Content-Length": str(len(body))}, body))
+    await at.ask(request("GET", "/api/functions"))
+
+
+async def images(at: Target) -> None:
+    """Archives that are no archives, all at once."""
+    head = {"Content-Type": "application/x-tar", "Content-Length": str(64 * MIB)}
+    reader, writer = await at.connect()
+    try:
+        writer.write(request("POST", "/api/runtimes/images", head))
+        for _ in range(64):
+            writer.write(os.urandom(16) + b"\0" * (MIB - 16))
+            await writer.drain()
+        await reader.read(1)
+    finally:
+        writer.close()
+
+
+# How many of them at a time.
+ATTACKS: dict[Attack, int] = {
+    silent: 3000,
+    slow_heads: 3000,
+    ahead: 1000,
+    long_bodies: 60,
+    wide_bodies: 100,
+    trickled_bodies: 500,
+    unread: 400,
+    unread_pages: 60,
+    pages: 60,
+    long_output: 30,
+    kept_answers: 30,
+    long_definitions: 100,
+    images: 100,
+}
+
+
+async def play(target: Target, attack: Attack, count: int, seconds: float) -> None:
+    """`count` attackers, again and again until the time is over."""
+    end = time.monotonic() + seconds
+
+    async def again() -> None:
+        while time.monotonic() < end:
+            try:
+                async with asyncio.timeout(end - time.monotonic()):
+                    await attack(target)
+            except TimeoutError:
+                return
+            except (OSError, EOFError):
+                target.seen.told["closed"] += 1
+                await asyncio.sleep(0.05)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(count):
+            group.create_task(again())
+
+
+async def look(target: Target) -> None:
+    """Until it is cancelled."""
+    server, seen = target.server, target.seen
+    while True:
+        start = time.monotonic()
+        seen.rss_mib = max(seen.rss_mib, rss_mib(server.pid))
+        seen.launcher_mib = max(seen.launcher_mib, rss_mib(server.launcher))
+        seen.files = max(seen.files, len(os.listdir(f"/proc/{server.pid}/fd")))
+        seen.disk_mib = max(seen.disk_mib, disk_mib(server.data_dir))
+        with suppress(OSError, EOFError):
+            quiet = Target(server, Seen("health"))
+            before = time.monotonic()
+            try:
+                async with asyncio.timeout(10):
+                    await quiet.ask(request("GET", "/health"))
+            finally:
+                seen.health_s = max(seen.health_s, time.monotonic() - before)
+        await asyncio.sleep(max(0.0, SAMPLE_S - (time.monotonic() - start)))
+
+
+def rss_mib(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def disk_mib(directory: Path) -> float:
+    total = 0
+    for path in directory.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_blocks * 512
+    return total / MIB
+
+
+async def attacked(server: Server, attack: Attack, count: int, seconds: float) -> Seen:
+    """One attack, watched."""
+    target = Target(server, Seen(attack.__name__))
+    if attack in (pages, unread_pages):
+        path = target.function("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=4)
+        for _ in range(10):
+            await target.ask(request("POST", path + "/invoke"))
+        target.seen.told.clear()
+    watching = asyncio.ensure_future(look(target))
+    try:
+        await play(target, attack, count, seconds)
+    finally:
+        watching.cancel()
+    return target.seen
+
+
+def broken(seen: Seen) -> list[str]:
+    """The bounds that did not hold."""
+    files = Settings().connections_max + FILES_BESIDE + FILES_OF_A_SANDBOX * SANDBOXES
+    most = {
+        "rss_mib": RSS_MAX_MIB,
+        "launcher_mib": RSS_MAX_MIB,
+        "files": files,
+        "disk_mib": DISK_MAX_MIB,
+        "health_s": HEALTH_MAX_S,
+    }
+    return [
+        f"{seen.attack}: {name} {getattr(seen, name):.1f}, at most {bound}"
+        for name, bound in most.items()
+        if getattr(seen, name) > bound
+    ]
+
+
+def run(names: list[str], seconds: float) -> list[str]:
+    """Every attack in turn, on one server; returns the bounds that broke."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    chosen = {one: count for one, count in ATTACKS.items() if not names or one.__name__ in names}
+    wrong: list[str] = []
+    with watched() as server:
+        server.start()
+        print("| attack | server MiB | launcher MiB | files | disk MiB | health ms | answers |")
+        print("|---|---|---|---|---|---|---|")
+        for attack, count in chosen.items():
+            seen = asyncio.run(attacked(server, attack, count, seconds / len(chosen)))
+            print(seen.row(), flush=True)
+            wrong += broken(seen)
+        assert server.server_pid() == server.pid, "the server has ended"
+    return wrong
+
+
+def main() -> int:
+    it = argparse.ArgumentParser(prog="scripts/soak bounds", description=__doc__)
+    it.add_argument("--seconds", type=float, default=600.0, help="all attacks together")
+    it.add_argument("--attack", action="append", default=[], help="only this one; may be repeated")
+    given = it.parse_args()
+    wrong = run(given.attack, given.seconds)
+    for one in wrong:
+        print(f"broken: {one}", file=sys.stderr)
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
