@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from quiltfn.model.cursors import BEFORE_EVERY_ID
-from quiltfn.model.errors import NotFound
+from quiltfn.model.errors import NotFound, RateLimited
 from quiltfn.model.function import Function
-from quiltfn.model.version import Version
+from quiltfn.model.version import Content, Version
 from quiltfn.ports import Tally
+
+MIB = 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -42,12 +44,26 @@ class Entry:
 class Catalog:
     """Functions by id and by name. A tenant sees its own; everything else does not exist."""
 
-    def __init__(self) -> None:
+    def __init__(self, size_max: int = 48 * MIB) -> None:
+        """`size_max`: bytes that handlers and environments may take, all functions together."""
+        self._size_max, self._size = size_max, 0
         self._by_id: dict[str, Entry] = {}
         self._by_name: dict[tuple[str, str], Entry] = {}
         self._ids: defaultdict[str, list[str]] = defaultdict(list)  # by tenant, in order
 
+    def check_room(self, content: Content, instead_of: Content | None = None) -> None:
+        """Whether a function may have that content. Raises `RateLimited`."""
+        size = self._size + content.size - (instead_of.size if instead_of is not None else 0)
+        if size > self._size_max and (instead_of is None or content.size > instead_of.size):
+            raise RateLimited(
+                f"handlers and environments of all functions take {self._size} bytes of the "
+                f"{self._size_max} that this server keeps in memory",
+                hint="delete a function, or keep long handlers in a runtime's files",
+                retry_after=60,
+            )
+
     def add(self, entry: Entry) -> None:
+        self._size += entry.version.content.size
         self._by_id[entry.function.id] = entry
         insort(self._ids[entry.function.tenant_id], entry.function.id)
         self._by_name[entry.function.tenant_id, entry.function.name] = entry
@@ -56,10 +72,13 @@ class Catalog:
         """The function changed; its old name, if it had another, is free."""
         self._release_name(entry)
         entry.function = function
-        entry.version = version or entry.version
+        if version is not None:
+            self._size += version.content.size - entry.version.content.size
+            entry.version = version
         self._by_name[function.tenant_id, function.name] = entry
 
     def remove(self, entry: Entry) -> None:
+        self._size -= entry.version.content.size
         del self._by_id[entry.function.id]
         ids = self._ids[entry.function.tenant_id]
         del ids[bisect_left(ids, entry.function.id)]

@@ -31,7 +31,7 @@ from quiltfn.model.invocation import (
 from quiltfn.model.overrides import check_overrides
 from quiltfn.model.version import Version, check_environment
 from quiltfn.observe import metrics
-from quiltfn.ports import Call, Clock, Journal, Lease, Pools
+from quiltfn.ports import Call, Clock, Journal, Lease, LongOutput, Pools
 
 MISTAKE = "the server made a mistake; its log has more"
 
@@ -45,6 +45,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     timeout_seconds: int | None = None
     traceparent: str | None = None
     may_write: bool = False
+    long_output: LongOutput | None = None
 
 
 class _Asked(msgspec.Struct):
@@ -168,6 +169,7 @@ class Invoker:
                 environment=variables,
                 replaces_environment=bool(asked.request.environment),
                 timeout_s=timeout,
+                long_output=asked.request.long_output,
             )
         )
         took = self._clock.now() - started

@@ -95,6 +95,7 @@ class Lifecycle:
         self._check_quota(function.min_instances)
         content = self._place.runtimes.pin(tenant_id, content)
         content.validate(self._place.host)
+        self._catalog.check_room(content)
         version = self._version(function, 1, content, now)
         await self._store.create(function, version)
         entry = Entry(function, version, Tally())
@@ -127,6 +128,7 @@ class Lifecycle:
             if "min_instances" in changes:
                 self._check_quota(function.min_instances)
             content.validate(self._place.host)
+            self._catalog.check_room(content, entry.version.content)
             newest = await self._store.newest_number(function.id)
             version = self._version(function, newest + 1, content, now)
             await self._repoint(entry, function, version, is_new=True)
@@ -139,6 +141,7 @@ class Lifecycle:
             version = await self._store.version(entry.function.id, number)
             if version is None:
                 raise NotFound(f"the function has no version {number}")
+            self._catalog.check_room(version.content, entry.version.content)
             if number != entry.function.current_version:
                 function = msgspec.structs.replace(
                     entry.function, updated_at=int(self._clock.unix()), error_message=None

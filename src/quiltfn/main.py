@@ -115,7 +115,7 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         stack.push_async_callback(stems.aclose)
         pools = LocalPools(stems, clock, memory, keeping_of(chosen), chosen.tenant_instances)
         stack.push_async_callback(pools.aclose)
-        catalog = Catalog()
+        catalog = Catalog(chosen.functions_max_bytes)
         holdings = await holdings_of(given, store, clock)
         runtimes = await runtimes_of(given, store, holdings, clock)
         lifecycle = Lifecycle(catalog, store, pools, clock, place_of(given, runtimes))

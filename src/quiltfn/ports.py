@@ -39,17 +39,27 @@ class Clock(Protocol):
         """Unix seconds to compare ages with: a jump is followed once it has stood for an hour."""
 
 
+class LongOutput(Protocol):
+    """Room for the output of one call, should that be long."""
+
+    def take(self, ready: Callable[[], None]) -> bool:
+        """Whether there is room now; if not, `ready` is called once there is."""
+        ...
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What one call brings to a sandbox.
 
     `environment`: variables for this call. They are added to the version's own, or, with
-    `replaces_environment`, are all there is. `timeout_s`: seconds from the hand-over.
+    `replaces_environment`, are all there is. `timeout_s`: seconds from the hand-over. `long_output`
+    None: there is room for all of it.
     """
 
     payload: bytes | None
     environment: dict[str, str]
     replaces_environment: bool
     timeout_s: float
+    long_output: LongOutput | None = None
 
 
 class SandboxRefused(Exception):
@@ -291,6 +301,9 @@ class Journal(Protocol):
     def amended(self, record: Invocation) -> None:
         """In the step of `closed`: what writing it has taught of a record. It costs no write and
         never fails; `kill -9` before the next group commit may take it."""
+
+    async def settled(self) -> None:
+        """Returns once little output waits in memory to be stored; at once where storing fails."""
 
     async def synced(self) -> None:
         """Returns once everything written so far is synced to disk and visible to the queries."""

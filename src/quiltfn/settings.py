@@ -145,6 +145,13 @@ class Settings:
         low=MIB,
         high=256 * MIB,
     )
+    functions_max_bytes: int = setting(
+        48 * MIB,
+        "memory for the handlers and environments of all functions together, some 2 KiB of each "
+        "counted in",
+        low=MIB,
+        high=64 * 1024 * MIB,
+    )
     tenant_calls_in_flight: int = setting(
         1000, "calls of one tenant that run or wait at most", low=1, high=1_000_000
     )

@@ -10,20 +10,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from e2e.server import Function, Server
 from quiltfn.settings import Settings
-from spec.house import request, watched
+from spec.house import raw, request, statuses, watched
 
 MIB = 1024 * 1024
 RSS_MAX_MIB = 300
@@ -34,6 +36,7 @@ SANDBOXES = 40  # more than any attack has instances
 DISK_MAX_MIB = 12 * 1024  # what the attacks can leave by the default settings
 SAMPLE_S = 0.5
 JSON = {"Content-Type": "application/json"}
+CLOSE = {"Connection": "close"}
 
 
 @dataclass
@@ -264,24 +267,37 @@ async def play(target: Target, attack: Attack, count: int, seconds: float) -> No
             group.create_task(again())
 
 
-async def look(target: Target) -> None:
-    """Until it is cancelled."""
-    server, seen = target.server, target.seen
-    while True:
-        start = time.monotonic()
+def look(server: Server, sink: Connection) -> None:
+    """In a process of its own, so that it is not the attackers who are late: until it is told."""
+    seen = Seen("")
+    while not sink.poll(SAMPLE_S):
         seen.rss_mib = max(seen.rss_mib, rss_mib(server.pid))
         seen.launcher_mib = max(seen.launcher_mib, rss_mib(server.launcher))
         seen.files = max(seen.files, len(os.listdir(f"/proc/{server.pid}/fd")))
         seen.disk_mib = max(seen.disk_mib, disk_mib(server.data_dir))
-        with suppress(OSError, EOFError):
-            quiet = Target(server, Seen("health"))
-            before = time.monotonic()
-            try:
-                async with asyncio.timeout(10):
-                    await quiet.ask(request("GET", "/health"))
-            finally:
-                seen.health_s = max(seen.health_s, time.monotonic() - before)
-        await asyncio.sleep(max(0.0, SAMPLE_S - (time.monotonic() - start)))
+        before = time.monotonic()
+        answered = statuses(raw(server.url, request("GET", "/health", CLOSE), 10.0))
+        if answered != [200]:
+            seen.told[f"health: {answered}"] += 1
+        seen.health_s = max(seen.health_s, time.monotonic() - before)
+    sink.send(seen)
+
+
+@contextmanager
+def watching(server: Server, seen: Seen) -> Iterator[None]:
+    """Fills `seen` with the most of everything meanwhile."""
+    ours, theirs = multiprocessing.Pipe()
+    watcher = multiprocessing.get_context("fork").Process(target=look, args=(server, theirs))
+    watcher.start()
+    try:
+        yield
+    finally:
+        ours.send(None)
+        found = ours.recv()
+        watcher.join()
+        for name in ("rss_mib", "launcher_mib", "files", "disk_mib", "health_s"):
+            setattr(seen, name, getattr(found, name))
+        seen.told.update(found.told)
 
 
 def rss_mib(pid: int) -> float:
@@ -297,20 +313,14 @@ def disk_mib(directory: Path) -> float:
     return total / MIB
 
 
-async def attacked(server: Server, attack: Attack, count: int, seconds: float) -> Seen:
-    """One attack, watched."""
-    target = Target(server, Seen(attack.__name__))
+async def attacked(target: Target, attack: Attack, count: int, seconds: float) -> None:
+    """One attack, after what it needs."""
     if attack in (pages, unread_pages):
         path = target.function("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=4)
         for _ in range(10):
             await target.ask(request("POST", path + "/invoke"))
         target.seen.told.clear()
-    watching = asyncio.ensure_future(look(target))
-    try:
-        await play(target, attack, count, seconds)
-    finally:
-        watching.cancel()
-    return target.seen
+    await play(target, attack, count, seconds)
 
 
 def broken(seen: Seen) -> list[str]:
@@ -341,7 +351,10 @@ def run(names: list[str], seconds: float) -> list[str]:
         print("| attack | server MiB | launcher MiB | files | disk MiB | health ms | answers |")
         print("|---|---|---|---|---|---|---|")
         for attack, count in chosen.items():
-            seen = asyncio.run(attacked(server, attack, count, seconds / len(chosen)))
+            seen = Seen(attack.__name__)
+            with watching(server, seen):
+                target = Target(server, seen)
+                asyncio.run(attacked(target, attack, count, seconds / len(chosen)))
             print(seen.row(), flush=True)
             wrong += broken(seen)
         assert server.server_pid() == server.pid, "the server has ended"

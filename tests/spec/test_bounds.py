@@ -330,3 +330,49 @@ def test_a_page_of_long_records_costs_the_server_little(another: Callable[..., S
     assert {code.result() for code in codes} == {200}
     assert slowest < 2.0
     assert peak_kib(server.pid) < 300 * 1024, (before, peak_kib(server.pid))
+
+
+def test_handlers_and_environments_have_room_in_bytes(another: Callable[..., Server]) -> None:
+    server = another("--functions-max-bytes 1048576").start()
+    body = {"handler": "#" + "x" * 60_000, "environment": {"A": "x" * 30_000}}
+    api, made = Api(server.url), 0
+    while (answer := api.http.post("/api/functions", json=body | {"name": f"f{made}"})).is_success:
+        path = f"/api/functions/{answer.json()['function_id']}"
+        made += 1
+        assert made < 20
+    is_error(answer, "RATE_LIMITED", 429)
+    assert made == 11
+    # What takes no more room than before is taken, and what was freed can be used again.
+    assert api.http.put(path, json={"description": "x"}).status_code == 200
+    small = server.create("echo hello")
+    longer = api.http.put(small.path, json=body)
+    is_error(longer, "RATE_LIMITED", 429)
+    assert api.http.delete(path).status_code == 204
+    assert api.http.put(small.path, json=body).status_code == 200
+
+
+def test_calls_with_long_output_take_turns_and_lose_none(another: Callable[..., Server]) -> None:
+    server = another().start()
+    function = server.deploy("head -c 6000000 /dev/zero | tr '\\0' x", max_instances=16)
+    quick = server.deploy("echo hello")
+    with ThreadPoolExecutor(16) as pool:
+        calls = [pool.submit(function.invoke) for _ in range(32)]
+        while not all(call.done() for call in calls):
+            assert quick.invoke()["stdout"] == "hello\n"
+        assert {len(call.result()["stdout"]) for call in calls} == {6_000_000}
+    assert peak_kib(server.pid) < 300 * 1024
+
+
+def test_images_are_taken_a_few_at_a_time(open_server: Server) -> None:
+    def upload(body: bytes) -> list[int]:
+        head = {"Content-Type": "application/x-tar", "Content-Length": "10000"}
+        OPEN.append(Wire(open_server.url))
+        OPEN[-1].send(request("POST", "/api/runtimes/images", head, body))
+        return statuses(OPEN[-1].receive(0.5)) if body else []
+
+    for _ in range(4):
+        upload(b"")
+    until(lambda: upload(b"x" * 10_000) == [503])
+    while OPEN:
+        OPEN.pop().close()
+    until(lambda: upload(b"x" * 10_000) not in ([503], []))

@@ -197,10 +197,14 @@ class Endpoint:
             if request.scope["query_string"] and route.scope is not None:
                 asked.query = _query(route, request)
             if route.streams:
-                asked.body = streamed(route, request, self._house.limits)
+                with self._house.rooms.uploads:
+                    asked.body = streamed(route, request, self._house.limits)
+                    answer = await route.handler(asked)
             else:
+                if visit.body is not None and len(visit.body) > SHORT_BYTES:
+                    await self._house.rooms.turn()
                 asked.body = _body(route, visit.take_body(), request)
-            answer = await route.handler(asked)
+                answer = await route.handler(asked)
             rendered, object_id = success(answer), answer.object_id
         except QuiltfnError as error:
             if isinstance(error, Internal):

@@ -14,6 +14,8 @@ from starlette.requests import Request
 
 from quiltfn.idempotency import Rendered
 
+COPIED_BYTES = 64 * 1024
+
 
 class Answers(Protocol):
     """What `app.Endpoint` is to a call."""
@@ -73,11 +75,12 @@ class DirectCall:
 
 
 def to_bytes(answer: Rendered, status_line: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """The whole response; `headers` come first."""
+    """The response; `headers` come first. A long body has to follow it, and is not copied here."""
     lines = [status_line]
     lines += [b"%b: %b\r\n" % header for header in headers]
     own = "".join([f"{name}: {value}\r\n" for name, value in answer.headers.items()])
     lines.append(own.encode("latin-1"))
     if answer.status != 204:
         lines.append(b"content-length: %d\r\n" % len(answer.body))
-    return b"".join([*lines, b"\r\n", answer.body])
+    body = answer.body if len(answer.body) <= COPIED_BYTES else b""
+    return b"".join([*lines, b"\r\n", body])

@@ -2,12 +2,13 @@
 
 from quiltfn.api import pages, parse, schema
 from quiltfn.api.byte_range import part_of
+from quiltfn.api.rooms import OutputOfCall
 from quiltfn.api.route import Answer, Asked
 from quiltfn.catalog import Entry
 from quiltfn.invoke import Request
 from quiltfn.model.access import Scope
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
-from quiltfn.model.errors import NotFound, PreconditionFailed, Unprocessable
+from quiltfn.model.errors import CapacityFull, NotFound, PreconditionFailed, Unprocessable
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.pool import summed
@@ -18,6 +19,7 @@ INVOCATIONS_DEFAULT = 50
 STREAMS = ("stdout", "stderr")
 OCTETS = "application/octet-stream"
 OUTPUTS = ("full", "none")
+CONTROL = bytes(range(32))
 # Output of a call from which on its answer is a long one.
 LONG_OUTPUT_BYTES = 64 * 1024
 LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
@@ -119,7 +121,7 @@ async def invoke_by_name(asked: Asked) -> Answer:
     return await _invoke(asked, entry)
 
 
-def _request(asked: Asked) -> Request:
+def _request(asked: Asked, output: OutputOfCall) -> Request:
     """What the body asks for; the body is not kept, since the call may wait long."""
     body, asked.body = asked.body or schema.InvokeBody(), None
     return Request(
@@ -128,21 +130,32 @@ def _request(asked: Asked) -> Request:
         timeout_seconds=body.timeout_seconds,
         traceparent=asked.headers.get("traceparent"),
         may_write=_sees_values(asked),
+        long_output=output,
     )
 
 
 async def _invoke(asked: Asked, entry: Entry) -> Answer:
-    request = _request(asked)
-    with asked.house.admission.call(asked.tenant_id):
-        record = await asked.house.invoker.invoke(entry, request)
-    headers = {"x-invocation-id": record.invocation_id, **_truncated(record)}
-    if record.timeline is not None:
-        headers["server-timing"] = record.timeline.server_timing()
-    size = len(record.stdout) + len(record.stderr)
-    if size <= LONG_OUTPUT_BYTES:
-        return Answer(value=schema.invocation_answer(record), headers=headers)
-    async with asked.house.rooms.answers.making(3 * size):
-        return pages.encoded(schema.invocation_answer(record), headers)
+    house = asked.house
+    with house.rooms.outputs.call() as output, house.admission.call(asked.tenant_id):
+        record = await house.invoker.invoke(entry, _request(asked, output))
+        headers = {"x-invocation-id": record.invocation_id, **_truncated(record)}
+        if record.timeline is not None:
+            headers["server-timing"] = record.timeline.server_timing()
+        if len(record.stdout) + len(record.stderr) <= LONG_OUTPUT_BYTES:
+            return Answer(value=schema.invocation_answer(record), headers=headers)
+        try:
+            await house.journal.settled()
+            async with house.rooms.answers.making(_size_as_text(record)):
+                return pages.encoded(schema.invocation_answer(record), headers)
+        except CapacityFull as error:
+            error.with_record(record.invocation_id, executed=True)
+            raise
+
+
+def _size_as_text(record: Invocation) -> int:
+    """Bytes that its output takes as text and as JSON, in which a control character has six."""
+    both = record.stdout, record.stderr
+    return sum(7 * len(one) - 5 * len(one.translate(None, CONTROL)) for one in both)
 
 
 async def list_invocations(asked: Asked) -> Answer:

@@ -16,7 +16,7 @@ from starlette.datastructures import Address
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from quiltfn.api.connections import Connections, Place
-from quiltfn.api.direct import CallAt, CallRequest, DirectCall, Heads, to_bytes
+from quiltfn.api.direct import COPIED_BYTES, CallAt, CallRequest, DirectCall, Heads, to_bytes
 from quiltfn.api.flow import TOO_LARGE, Flow, full
 from quiltfn.api.rooms import SHORT_BYTES
 
@@ -257,6 +257,8 @@ class BoundedProtocol(HttpToolsProtocol):
         closes = answer.headers.get("connection") == "close"
         head = STATUS_LINE[answer.status]
         self.transport.write(to_bytes(answer, head, self.server_state.default_headers))
+        if len(answer.body) > COPIED_BYTES:
+            self.transport.write(answer.body)
         if closes:
             self.transport.close()
         self.on_response_complete()

@@ -6,7 +6,7 @@ What is short is not counted: there is one of it for each connection at most, an
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from quiltfn.model.errors import CapacityFull
@@ -47,7 +47,7 @@ class AnswerRoom:
     yet. A long answer is not begun before there is room for it; the first is begun in any case.
     """
 
-    def __init__(self, most: int = 64 * MIB) -> None:
+    def __init__(self, most: int = 48 * MIB) -> None:
         self._most = most
         self._making = 0
         self._unsent = 0
@@ -112,9 +112,89 @@ class AnswerRoom:
             self._line[0].set_result(None)
 
 
+class OutputRoom:
+    """How many calls may have long output at a time, from where it begins to its answer."""
+
+    def __init__(self, most: int = 4) -> None:
+        self._free = most
+        self._line: deque[OutputOfCall] = deque()
+
+    def call(self) -> "OutputOfCall":
+        """Of one call; use it in a `with`."""
+        return OutputOfCall(self)
+
+    def enter(self, one: "OutputOfCall") -> bool:
+        if self._free:
+            self._free -= 1
+            return True
+        self._line.append(one)
+        return False
+
+    def leave(self, one: "OutputOfCall") -> None:
+        if one in self._line:
+            self._line.remove(one)
+        elif self._line:
+            self._line.popleft().go_on()
+        else:
+            self._free += 1
+
+
+class OutputOfCall:
+    """`ports.LongOutput`."""
+
+    __slots__ = ("_ready", "_room")
+
+    def __init__(self, room: OutputRoom) -> None:
+        self._room = room
+        self._ready: Callable[[], None] | None = None
+
+    def take(self, ready: Callable[[], None]) -> bool:
+        self._ready = ready
+        return self._room.enter(self)
+
+    def go_on(self) -> None:
+        if self._ready is not None:
+            self._ready()
+
+    def __enter__(self) -> "OutputOfCall":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ready is not None:  # it was asked for
+            self._ready = None
+            self._room.leave(self)
+
+
+class UploadRoom:
+    """How many archives may arrive at a time."""
+
+    def __init__(self, most: int = 4) -> None:
+        self._free = most
+
+    def __enter__(self) -> None:
+        if not self._free:
+            raise CapacityFull(
+                "other images are being uploaded: send it again later", retry_after=5
+            )
+        self._free -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._free += 1
+
+
 @dataclass(frozen=True, slots=True)
 class Rooms:
     """Those of one server."""
 
     bodies: BodyRoom = field(default_factory=BodyRoom)
     answers: AnswerRoom = field(default_factory=AnswerRoom)
+    outputs: OutputRoom = field(default_factory=OutputRoom)
+    uploads: UploadRoom = field(default_factory=UploadRoom)
+    _parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def turn(self) -> None:
+        """Before a long body is parsed: of many that are there at once one is taken at a time, and
+        others are answered in between.
+        """
+        async with self._parsing:
+            await asyncio.sleep(0)

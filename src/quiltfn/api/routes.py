@@ -119,7 +119,7 @@ UPDATE = Route(
     answer=schema.FunctionAnswer,
     body=schema.UpdateBody,
     parameters=(IF_MATCH,),
-    codes=("CONFLICT", "PRECONDITION_FAILED"),
+    codes=("RATE_LIMITED", "CONFLICT", "PRECONDITION_FAILED"),
     action="function.update",
 )
 DELETE = Route(handler=functions.delete, scope=WRITE, status=204, action="function.delete")
@@ -195,6 +195,7 @@ ROLLBACK = Route(
     scope=WRITE,
     answer=schema.FunctionAnswer,
     body=schema.RollbackBody,
+    codes=("RATE_LIMITED",),
     action="function.rollback",
 )
 POOL = Route(handler=functions.pool, scope=READ, answer=schema.PoolAnswer)

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import sys
 from typing import Any
 
 import msgspec
@@ -28,6 +29,10 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
     memory_max_mib: int
     cores: int
     timeout_max_s: int = TIMEOUT_MAX_S
+
+
+# What a function takes in memory beside its handler and its variables.
+SIZE_AT_LEAST = 2048
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,9 +74,10 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """About the bytes that it takes, by what callers make long."""
-        pairs = [*self.environment.items(), *self.pinned.environment.items()]
-        return 1024 + len(self.handler) + sum([len(name) + len(text) for name, text in pairs])
+        """About the bytes of memory that it takes."""
+        texts = [self.handler, *self.environment.keys(), *self.environment.values()]
+        texts += [*self.pinned.environment.keys(), *self.pinned.environment.values()]
+        return SIZE_AT_LEAST + sum(map(sys.getsizeof, texts))
 
     def digest(self) -> str:
         """A name for exactly this content: instances of the same digest are interchangeable."""

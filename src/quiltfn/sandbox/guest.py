@@ -15,7 +15,7 @@ from quiltfn.model import environment
 from quiltfn.model.invocation import Ended, How
 from quiltfn.model.runtime import Kind
 from quiltfn.model.version import Content
-from quiltfn.ports import Call, SandboxFailed, SandboxRefused
+from quiltfn.ports import Call, LongOutput, SandboxFailed, SandboxRefused
 from quiltfn.sandbox.channel import LauncherChannel
 
 GREETING_TIMEOUT_S = 10.0
@@ -24,6 +24,8 @@ OUTPUT_MAX = wire.STDOUT_MAX + wire.STDERR_MAX
 MIB = 1024 * 1024
 # The guest keeps the deadline; if it has not answered by then, the sandbox is killed from outside.
 OUTER_DEADLINE_S = 0.5
+# Output beyond this is read once there is room for long output.
+SHORT_OUTPUT_BYTES = 256 * 1024
 # A runner has 120 s by the guest's clock, which its own sandbox may slow down.
 RUNNER_STARTS_WITHIN_S = 125.0
 DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
@@ -125,6 +127,7 @@ class GuestSandbox(asyncio.Protocol):
         self._out_of_memory_kills = 0
         self._output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         self._output_bytes = 0
+        self._long_output: LongOutput | None = None
         self._destroyed: asyncio.Task[None] | None = None
         self._blocked = 0
 
@@ -177,6 +180,7 @@ class GuestSandbox(asyncio.Protocol):
         )
         self._output = {"stdout": [], "stderr": []}
         self._output_bytes = 0
+        self._long_output = call.long_output
         self._end = self._loop.create_future()
         if not self.is_alive:
             return Ended(how=How.SANDBOX_GONE, reason="the sandbox had ended before the call")
@@ -241,6 +245,8 @@ class GuestSandbox(asyncio.Protocol):
         if isinstance(event, wire.Output) and self._awaits(event.nonce):
             self._output[event.stream].append(event.data)
             self._output_bytes += len(event.data)
+            if self._output_bytes > SHORT_OUTPUT_BYTES and self._long_output is not None:
+                self._wait_for_room(self._long_output)
             if self._output_bytes > self._output_max:
                 self._break()
         elif isinstance(event, wire.End) and self._awaits(event.nonce):
@@ -254,6 +260,16 @@ class GuestSandbox(asyncio.Protocol):
             self._specialised.set_result(event)
         else:
             self._break()
+
+    def _wait_for_room(self, room: LongOutput) -> None:
+        """The handler writes no further before there is room for that; asked for once a call."""
+        self._long_output = None
+        if self._transport is not None and not room.take(self._read_on):
+            self._transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _awaits(self, nonce: int) -> bool:
         return nonce == self._nonce and self._end is not None
@@ -309,6 +325,8 @@ class GuestSandbox(asyncio.Protocol):
             self._look_again_at(self._overdue_at)
             return
         self._overdue = True
+        self._long_output = None
+        self._read_on()  # or its end would not be noticed
         self._channel.tell("kill", sandbox=self.id)
 
     def _break(self) -> None:

@@ -31,6 +31,8 @@ COMMIT_AFTER_S = 0.04
 RETRY_AFTER_S = 1.0
 # While the database fails the segment grows. Past this, calls are refused; ends are still taken.
 SEGMENT_MAX_BYTES = 64 * 1024 * 1024
+# What may wait when the answer of a call with long output leaves.
+WAITING_MAX_BYTES = 16 * 1024 * 1024
 # Beyond this the next commit does not wait: large output would fill the segment before its time.
 COMMIT_AT_BYTES = 4 * 1024 * 1024
 
@@ -164,6 +166,10 @@ class SpoolJournal:
     def amended(self, record: Invocation) -> None:
         if record.invocation_id in self._pending:
             self._pending[record.invocation_id] = record
+
+    async def settled(self) -> None:
+        while self._spool.size > WAITING_MAX_BYTES and self._failure is None:
+            await asyncio.shield(self._commit_now())
 
     async def synced(self) -> None:
         target = self._written
