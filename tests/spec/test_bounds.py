@@ -361,18 +361,3 @@ def test_calls_with_long_output_take_turns_and_lose_none(another: Callable[..., 
             assert quick.invoke()["stdout"] == "hello\n"
         assert {len(call.result()["stdout"]) for call in calls} == {6_000_000}
     assert peak_kib(server.pid) < 300 * 1024
-
-
-def test_images_are_taken_a_few_at_a_time(open_server: Server) -> None:
-    def upload(body: bytes) -> list[int]:
-        head = {"Content-Type": "application/x-tar", "Content-Length": "10000"}
-        OPEN.append(Wire(open_server.url))
-        OPEN[-1].send(request("POST", "/api/runtimes/images", head, body))
-        return statuses(OPEN[-1].receive(0.5)) if body else []
-
-    for _ in range(4):
-        upload(b"")
-    until(lambda: upload(b"x" * 10_000) == [503])
-    while OPEN:
-        OPEN.pop().close()
-    until(lambda: upload(b"x" * 10_000) not in ([503], []))

@@ -166,9 +166,9 @@ class OutputOfCall:
 
 
 class UploadRoom:
-    """How many archives may arrive at a time."""
+    """How many archives may arrive at a time, of all tenants together."""
 
-    def __init__(self, most: int = 4) -> None:
+    def __init__(self, most: int = 8) -> None:
         self._free = most
 
     def __enter__(self) -> None:
