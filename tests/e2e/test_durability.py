@@ -11,9 +11,10 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 
-from e2e.server import Server, until
+from e2e.server import Function, Server, until
 
 STRACE = shutil.which("strace")
 CALLS = "write,pwrite64,writev,sendto,sendmsg,fsync,fdatasync"
@@ -100,3 +101,29 @@ def test_records_are_kept_as_long_and_as_many_as_the_settings_say(
     server._command += ["--keep-invocations", "0", "--keep-invocations-days", "7"]
     server.start()
     until(lambda: len(function.records()) == 1)
+
+
+def test_what_a_tenant_has_kept_stays_within_its_bytes(another: Callable[..., Server]) -> None:
+    """Forty megabytes of output in a minute, of which four may be kept, and an answer for a key."""
+    bounds = "--tenant-invocations-bytes 4000000 --tenant-answers-bytes 1500000"
+    server = another(options=bounds).start()
+    function = server.deploy("head -c 1000000 /dev/zero | tr '\\0' x", max_instances=2)
+    first = keyed(function, "first")
+    made = [function.invoke()["invocation_id"] for _ in range(39)]
+    keyed(function, "second")
+
+    def kept() -> list[bool]:
+        paths = [f"{function.path}/invocations/{one}" for one in made]
+        return [len(server.call("GET", path).json()["stdout"]) > 0 for path in paths]
+
+    found = until(lambda: (now := kept()).count(True) <= 4 and now, 30)
+    assert sorted(found) == found  # The oldest lost theirs; each still has its record.
+    again = keyed(function, "first")
+    assert (again.status_code, again.json()["error_code"]) == (409, "CONFLICT")
+    assert again.headers["x-invocation-id"] == first.json()["invocation_id"]
+    assert len(function.records()) == 41
+
+
+def keyed(function: Function, key: str) -> httpx.Response:
+    headers = {"Idempotency-Key": key}
+    return function.server.http.post(f"{function.path}/invoke", json={}, headers=headers)
