@@ -78,7 +78,9 @@ async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[Door]
             audit=SqlAudit(tied.store.database),
             catalog=tied.catalog,
             clock=tied.clock,
-            health=SimpleNamespace(machine=SimpleNamespace(memory_max_mib=1024, cores=1)),
+            health=SimpleNamespace(
+                machine=SimpleNamespace(memory_max_mib=1024, cores=1), draining=False
+            ),
             idempotency=Idempotency(answers, tied.clock, LOST),
             invoker=tied.invoker,
             lifecycle=tied.lifecycle,

@@ -63,7 +63,7 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
     known = SimpleNamespace(memory_max_mib=1024, cores=1)
     house: Any = SimpleNamespace(
         access=SimpleNamespace(is_open=False, identify=identify),
-        health=SimpleNamespace(machine=known),
+        health=SimpleNamespace(machine=known, draining=False),
         limits=ApiLimits(),
         admission=SimpleNamespace(check_functions=lambda _: None),
         catalog=SimpleNamespace(count=lambda _: 0),

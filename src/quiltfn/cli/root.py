@@ -111,7 +111,8 @@ def run(argv: Sequence[str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except ApiError as error:
-        record = f"recorded as invocation {error.invocation_id}" if error.invocation_id else None
+        known = error.invocation_id is None or error.invocation_id in (error.hint or "")
+        record = None if known else f"recorded as invocation {error.invocation_id}"
         again = f"try again in {error.retry_after:g} s" if error.retry_after else None
         show.complain(error.message, error.hint, again, record)
         return 1
