@@ -60,7 +60,9 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
             access=access,
             audit=SqlAudit(store.database),
             clock=clock,
-            health=SimpleNamespace(machine=SimpleNamespace(memory_max_mib=1024, cores=1)),
+            health=SimpleNamespace(
+                machine=SimpleNamespace(memory_max_mib=1024, cores=1), draining=False
+            ),
             idempotency=Idempotency(SqlAnswers(store.database), clock),
             limits=ApiLimits(body_max=200),
         )
