@@ -36,6 +36,7 @@ PAGES = [
     "docs/how-to/slow-calls.md",
     "docs/reference/keep-alive.md",
     "docs/how-to/keys.md",
+    "docs/how-to/backup.md",
     "docs/how-to/install.md",
     "docs/how-to/test-v2.md",
 ]
