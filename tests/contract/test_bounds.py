@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from msgspec.structs import replace
+from sqlalchemy import create_engine, pool
 
 from contract.store_box import (
     FixedClock,
     a_call,
     a_function,
     a_stored_function,
+    change,
     done,
     ids,
     opened_journal,
@@ -32,6 +35,7 @@ from quiltfn.store import (
     SqlOperations,
     SqlRetention,
     SqlTrim,
+    migrations,
     records,
 )
 from quiltfn.store.sql import SQL
@@ -203,6 +207,35 @@ async def test_a_large_record_is_not_copied_on_its_way_in(store: SqliteStore) ->
 
     assert not copies(records.KEEP_ONE)
     assert copies(records.KEEP[1])  # The negative control.
+
+
+def test_an_upgrade_counts_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "quiltfn.db"
+    engine = create_engine(f"sqlite:///{path}", poolclass=pool.NullPool)
+    with engine.connect() as connection, connection.begin():
+        command.upgrade(migrations.config(connection), "0008")
+        for one in ids(7):
+            row = {"id": one, "tenant": "a" if one[-1] in "0123456789" else "b"}
+            connection.exec_driver_sql(RECORD, row)
+            connection.exec_driver_sql(KEPT, row)
+    with engine.connect() as connection, connection.begin():
+        command.upgrade(migrations.config(connection), "head")
+    exact(tmp_path)
+    ((records_bytes,),) = rows(tmp_path, "SELECT sum(bytes) FROM usage WHERE kind = 'record'")
+    assert records_bytes == 7 * RECORD_BYTES
+    change(tmp_path, "DELETE FROM invocation", "DELETE FROM idempotent_answer")
+    exact(tmp_path)
+
+
+RECORD = """
+INSERT INTO invocation (invocation_id, tenant_id, function_id, function_name, execution_node_id,
+    status, stdout, stderr, cold_start)
+VALUES (:id, :tenant, 'f', 'f', 'n', 'success', 'text of before', '', 0)
+"""
+KEPT = """
+INSERT INTO idempotent_answer (tenant_id, method, path, key, body_digest, headers, body, made_at)
+VALUES (:tenant, 'POST', '/f', :id, 'd', '{}', x'00ff00', 1)
+"""
 
 
 # Answers -------------------------------------------------------------------------------------
