@@ -5,12 +5,14 @@ In bare namespaces, where more ways are tried: `tests/sandbox/test_survivors.py`
 
 import json
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from e2e import runtime_box
-from e2e.server import Function, Server
+from e2e.server import Function, Server, until
 
 pytestmark = pytest.mark.sandbox
 GVISOR = pytest.param(
@@ -167,4 +169,87 @@ def test_no_call_is_treated_by_the_one_before(shared: Server, tier: str) -> None
     print(f"{tier}: renewed after {renewed}")
     if tier == "crun":
         assert renewed == TREATMENTS
+    function.delete()
+
+
+# Who is killed first for memory ---------------------------------------------------------------
+
+LOWER = """
+import json, os, threading, time
+def write(path, text):
+    try:
+        with open(path, "w") as file: file.write(text)
+    except OSError as error:
+        return error.strerror
+def handler(event):
+    told = []
+    child = os.fork() or time.sleep(30)
+    for pid in ("self", "thread-self", os.getpid(), child, os.getppid(), 1):
+        for name in ("oom_score_adj", "oom_adj"):
+            for score in ("-1000", "-900", "0", "1", "499"):
+                told.append(write(f"/proc/{pid}/{name}", score))
+    time.sleep(0.5)
+    return sorted(set(map(str, told)))
+"""
+
+
+def score_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_handlers_are_killed_first_and_cannot_change_that(shared: Server, tier: str) -> None:
+    """Of a gVisor sandbox the host sees one thing, which is as a handler."""
+    function = deploy(shared, "python", tier, LOWER)
+    before = {pid for pids in shared.sandbox_pids().values() for pid in pids}
+    call = shared.later(function.invoke)
+
+    def started() -> dict[str, set[int]]:
+        now = {one: set(pids) - before for one, pids in shared.sandbox_pids().items()}
+        return {one: pids for one, pids in now.items() if pids}
+
+    guests = shared.guests()
+    where = until(
+        lambda: [one for one, pids in started().items() if len(pids) >= 2 and one in guests]
+    )
+    floor, scores = score_of(shared.launcher), set()
+    while not call.done():
+        with suppress(OSError):
+            scores |= {score_of(pid) for pid in started().get(where[0], ())}
+    assert scores == {500}
+    if tier == "crun":
+        assert floor < score_of(guests[where[0]]) == max(0, floor + 1)
+        told = json.loads(call.result()["stdout"])
+        assert set(told) <= {"Read-only file system", "No such file or directory"}
+    function.delete()
+
+
+# What is seen of connections ------------------------------------------------------------------
+
+CONNECT = """
+import socket
+def seen():
+    lines = [line.split() for name in ("tcp", "tcp6") for line in open(f"/proc/net/{name}")]
+    return [line[1:4] for line in lines if line[3] in ("06", "04", "05", "09", "0B")]
+def handler(event):
+    found = seen()
+    if event == "connect":
+        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            server = socket.create_server((host, 0), family=family)
+            for first in range(4):
+                near = socket.create_connection(server.getsockname()[:2])
+                far, _ = server.accept()
+                ends = [near, far] if first % 2 else [far, near]
+                if first > 1: ends[0].shutdown(socket.SHUT_WR), ends[1].sendall(b"x")
+                for end in ends: end.close()
+    return found
+"""
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_no_call_sees_whom_another_was_connected_with(shared: Server, tier: str) -> None:
+    function = deploy(shared, "python", tier, CONNECT, max_instances=1)
+    for event in ("connect", "look", "connect", "connect", "look"):
+        record = function.invoke(event)
+        assert (record["status"], record["stdout"]) == ("success", "[]"), record
     function.delete()

@@ -230,7 +230,7 @@ for pid in range(1, 60):
         "priority": lambda: os.setpriority(os.PRIO_PROCESS, pid, 19),
         "affinity": lambda: os.sched_setaffinity(pid, {0}),
         "scheduler": lambda: os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0)),
-        "memory": lambda: open(f"/proc/{pid}/mem", "r+b").close(),
+        "memory": lambda: open(f"/proc/{pid}/mem", "rb").close(),
         "files": lambda: os.listdir(f"/proc/{pid}/fd"),
         "variables": lambda: open(f"/proc/{pid}/environ", "rb").close(),
         "score": lambda: open(f"/proc/{pid}/oom_score_adj", "r+b").close(),

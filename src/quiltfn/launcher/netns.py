@@ -14,6 +14,7 @@ from pathlib import Path
 
 from quiltfn.launcher import egress_rules as rules
 from quiltfn.launcher import syscalls
+from quiltfn.launcher.oci import NO_TIME_WAIT
 
 OWN = "/proc/thread-self/ns/net"
 TUN = "/dev/net/tun"
@@ -67,6 +68,8 @@ class Netns:
                 _ioctl(v4_socket, number, request)
             _ioctl(v4_socket, _SIOCSIFMTU, struct.pack("16si20x", name.encode(), MTU))
             _quiet_v6(name, wanted=v6)
+            for key, value in NO_TIME_WAIT.items():
+                Path(f"/proc/sys/{key.replace('.', '/')}").write_text(value)
             _ioctl(v4_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), _IFF_UP))
             _ioctl(v4_socket, _SIOCADDRT, _default_route(rules.GATEWAY_V4))
             if v6:

@@ -24,7 +24,9 @@ SHELL_LIBRARY = "/.runners/shell.so"
 FORKING = f"shell={SHELL_LIBRARY}"
 TMP_OPTIONS = "mode=1777,size=64m,nr_inodes=16384"
 SHM_OPTIONS = "mode=1777,size=16m,nr_inodes=1024"
-HANDLER_OOM_SCORE = 500
+# The launcher may be among the last to be killed for memory. Guests stand above it, and handlers
+# above their guest; see `Host.oom_score_min`.
+GUEST_OOM_SCORE, HANDLER_OOM_SCORE, OOM_SCORE_MAX = 0, 500, 1000
 # Of these the guest keeps the effective set; it drops the bounding set at once, so that a handler
 # can never have any.
 GUEST_CAPABILITIES = ["CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_ADMIN"]
@@ -54,10 +56,13 @@ RLIMITS = {
     "RLIMIT_MSGQUEUE": 0,
     "RLIMIT_FSIZE": 64 * 1024 * 1024,
 }
+# No TIME_WAIT, in which the next call would see whom the one before was connected with: nothing of
+# a connection is under way any more once both its ends on loopback are closed.
+NO_TIME_WAIT = {"net.ipv4.tcp_max_tw_buckets": "0"}
 # Of connections that nobody has accepted the kernel charges the buffers to nobody; they begin small
 # here, and grow as fast as ever once somebody reads. A network that is made for egress keeps the
 # kernel's own, which far servers are quicker with.
-SOCKET_BUFFERS = {"net.ipv4.tcp_rmem": "4096 8192 6291456"}
+NETWORK = {"net.ipv4.tcp_rmem": "4096 8192 6291456", **NO_TIME_WAIT}
 CRUN, GVISOR = "crun", "gvisor"
 # gVisor's tmpfs cannot count inodes, and is then not mounted at all; what there is of them is held
 # by the memory limit.
@@ -130,7 +135,7 @@ def _for_crun(
             "gidMappings": _mapping(uid_base),
             "cgroupsPath": cgroup,
             "resources": _resources(wanted.limits),
-            "sysctl": {} if wanted.netns else SOCKET_BUFFERS,
+            "sysctl": {} if wanted.netns else NETWORK,
             "seccomp": seccomp(host.machine),
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
@@ -180,7 +185,7 @@ def _known(options: str) -> str:
 
 
 def _process(host: Host, wanted: Wanted) -> dict[str, Any]:
-    oom_score = str(max(HANDLER_OOM_SCORE, host.oom_score_min))
+    guest_oom_score, oom_score = _oom_scores(host.oom_score_min)
     output = (
         [] if host.output_max is None else [f"output={host.output_max[0]},{host.output_max[1]}"]
     )
@@ -188,14 +193,14 @@ def _process(host: Host, wanted: Wanted) -> dict[str, Any]:
         "terminal": False,
         "user": {"uid": 0, "gid": 0},
         "args": [
-            *(GUEST, TMP_OPTIONS, SHM_OPTIONS, oom_score, FORKING),
+            *(GUEST, TMP_OPTIONS, SHM_OPTIONS, str(oom_score), FORKING),
             *output,
             *wanted.writable_paths,
         ],
         "env": [],
         "cwd": "/",
         "noNewPrivileges": True,
-        "oomScoreAdj": host.oom_score_min,
+        "oomScoreAdj": guest_oom_score,
         "capabilities": {
             "bounding": GUEST_CAPABILITIES,
             "effective": GUEST_CAPABILITIES,
@@ -205,6 +210,12 @@ def _process(host: Host, wanted: Wanted) -> dict[str, Any]:
         },
         "rlimits": [{"type": kind, "soft": n, "hard": n} for kind, n in RLIMITS.items()],
     }
+
+
+def _oom_scores(floor: int) -> tuple[int, int]:
+    """The guest's and the handlers', each above the one before as far as there are numbers."""
+    guest = min(max(GUEST_OOM_SCORE, floor + 1), OOM_SCORE_MAX)
+    return guest, min(max(HANDLER_OOM_SCORE, guest + 1), OOM_SCORE_MAX)
 
 
 def _mounts(host: Host, wanted: Wanted) -> list[dict[str, Any]]:
