@@ -30,6 +30,7 @@ from quiltfn.api.protocol import bounded
 from quiltfn.api.rooms import BodyRoom, Rooms
 from quiltfn.api.route import House
 from quiltfn.api.server import Server
+from quiltfn.api.standin import StandIn
 from quiltfn.bounds import api_limits, image_limits, tenant_limits
 from quiltfn.catalog import Catalog
 from quiltfn.clock import SystemClock
@@ -274,7 +275,12 @@ async def serve(given: Inherited) -> None:
         calm_the_collector()
         server = Server(config, connections)
         drain = asyncio.ensure_future(_drain_on_sigterm(tied, server, chosen.drain_s))
-        await server.serve(sockets=[given.listener])
+        stand_in = StandIn(given.listener, config.ssl, tied.house.journal.stalled_s)
+        stand_in.start()
+        try:
+            await server.serve(sockets=[given.listener])
+        finally:
+            stand_in.stop()
         drain.cancel()
 
 

@@ -292,6 +292,12 @@ class Journal(Protocol):
 
     is_strict: bool
 
+    def stalled_s(self) -> float:
+        """How long the event loop has been waiting for the disk to take a record; 0: it is not.
+
+        To be asked from another thread.
+        """
+
     def opened(self, record: Invocation) -> None:
         """Writes that the call is about to be handed over. Raises `StoreUnavailable`: refuse it."""
 

@@ -12,6 +12,7 @@ Nothing runs while nothing is written: the first record after a commit sets the 
 
 import asyncio
 from pathlib import Path
+from time import monotonic
 
 import msgspec
 from sqlalchemy import Connection
@@ -130,6 +131,10 @@ class SpoolJournal:
     def trouble(self) -> str | None:
         """Why the last group commit failed, while it does."""
         return str(self._failure) if self._failure else None
+
+    def stalled_s(self) -> float:
+        began = [one.writing_since for one in (self._spool, self._other) if one.writing_since]
+        return monotonic() - min(began) if began else 0.0
 
     def opened(self, record: Invocation) -> None:
         if self._database.reserve.is_spent or self._left_to_do is not None:

@@ -13,6 +13,7 @@ bounded by the group commit.
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import monotonic
 from zlib import crc32
 
 import msgspec
@@ -48,12 +49,20 @@ class Spool:
         self._file = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self.size = os.fstat(self._file).st_size
         self._is_torn = False
+        # When the write that is under way began; 0: none is. For another thread to look at.
+        self.writing_since = 0.0
 
     def append(self, record: Invocation) -> None:
         """Writes one record, or raises `OSError` and leaves what was there."""
+        self.writing_since = monotonic()
+        try:
+            self._append(to_line(record))
+        finally:
+            self.writing_since = 0.0
+
+    def _append(self, line: bytes) -> None:
         if self._is_torn:
             self._cut()
-        line = to_line(record)
         try:
             written = os.write(self._file, line)
         except OSError:

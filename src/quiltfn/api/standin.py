@@ -1,0 +1,98 @@
+"""Answering while the event loop waits for a disk that does not take writes.
+
+The record of a call is written by the event loop itself: handing it to a thread would cost every
+call more than the write does. So a disk that hangs stops the loop. This thread notices, and until
+the loop is back it takes the connections that arrive and says so on each.
+"""
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from quiltfn.api import errors
+from quiltfn.ids import new_id
+from quiltfn.model.errors import StoreUnavailable
+
+LOOK_EVERY_S, STALLED_S = 1.0, 1.0
+ANSWER_WITHIN_S, HEAD_MAX = 1.0, 16 * 1024
+ALIVE = b'{"status":"ok"}'
+_log = structlog.get_logger("quiltfn.api")
+
+
+class StandIn:
+    """`start` it, and `stop` it before the listener is closed.
+
+    `stalled_s`: how long the event loop has been waiting for the disk.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        context: ssl.SSLContext | None,
+        stalled_s: Callable[[], float],
+    ) -> None:
+        self._listener, self._context, self._stalled_s = listener.dup(), context, stalled_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stand-in", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._listener.close()
+
+    def _run(self) -> None:
+        while not self._over.wait(LOOK_EVERY_S):
+            if self._stalled_s() >= STALLED_S:
+                _log.error("the disk does not take writes: calls wait for it")
+                self._serve()
+                _log.warning("the disk takes writes again")
+
+    def _serve(self) -> None:
+        """Until the loop is back."""
+        ready = select.poll()
+        ready.register(self._listener, select.POLLIN)
+        while (stalled := self._stalled_s()) and not self._over.is_set():
+            if ready.poll(100):
+                with contextlib.suppress(OSError):  # somebody was faster, or the client has gone
+                    self._answer(self._listener.accept()[0], stalled)
+
+    def _answer(self, connection: socket.socket, stalled_s: float) -> None:
+        with connection:
+            connection.settimeout(ANSWER_WITHIN_S)
+            if self._context is not None:
+                with self._context.wrap_socket(connection, server_side=True) as encrypted:
+                    self._talk(encrypted, stalled_s)
+            else:
+                self._talk(connection, stalled_s)
+
+    def _talk(self, connection: socket.socket, stalled_s: float) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head and len(head) < HEAD_MAX:
+            data = connection.recv(HEAD_MAX)
+            if not data:
+                return
+            head += data
+        request_id = new_id()
+        if head.startswith((b"GET /health ", b"GET /health?")):
+            status, body, retry = "200 OK", ALIVE, ""
+        else:
+            error = StoreUnavailable(f"the disk has not taken a write for {stalled_s:.0f} s")
+            _, body, _ = errors.render(error, request_id)
+            status, retry = "503 Service Unavailable", "retry-after: 5\r\n"
+        answer = (
+            f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{retry}"
+            f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
+            "connection: close\r\n\r\n"
+        )
+        connection.sendall(answer.encode() + body)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(HEAD_MAX):  # the rest of a body: else the answer may be dropped
+            pass
