@@ -16,6 +16,7 @@ from typing import NamedTuple
 from quiltfn.store.directory import open_own
 
 NUMBERS = 0x7FFF_FFFF  # Both are 31 bits, and the count begins again after the last.
+MAGIC = b"SQLite format 3\0"
 HEADER, LOG_HEADER, FRAME_HEADER = 100, 32, 24
 
 
@@ -27,7 +28,7 @@ class Numbers(NamedTuple):
 
 
 def in_file(database: Path) -> Numbers | None:
-    """Those of the file alone, without its log; None where it is too short to have any."""
+    """Those of the file alone, without its log; None where it is no database."""
     opened = open_own(database, os.O_RDONLY)
     try:
         return _numbers(os.pread(opened, HEADER, 0))
@@ -66,7 +67,7 @@ def following(count: int) -> int:
 
 
 def _numbers(header: bytes) -> Numbers | None:
-    if len(header) < HEADER:
+    if len(header) < HEADER or not header.startswith(MAGIC):
         return None
     commit, keeper = struct.unpack(">I4xI", header[60:72])
     return Numbers(keeper, commit)

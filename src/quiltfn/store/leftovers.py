@@ -22,7 +22,7 @@ def examine(directory: DataDirectory) -> None:
     note, database, log = directory.note, directory.database, directory.log
     found, first = header.in_file(database), header.first_in_log(log)
     if found is None:
-        return  # Too short to be a database: opening it will say so.
+        return  # No database: opening it will say so.
     if note.keepers and found.keeper not in note.keepers:
         left = [log.name] if first is not None else []
         left += [one for one in SPOOLS if is_filled(directory, one)]
