@@ -5,15 +5,28 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from e2e.server import Server, until
-from spec.house import Api, Wire, is_error, peak_kib, request, rss_kib, statuses, watched
+from spec.house import (
+    Api,
+    TlsServer,
+    Wire,
+    certificate,
+    is_error,
+    peak_kib,
+    request,
+    rss_kib,
+    statuses,
+    watched,
+)
 
 MIB = 1024 * 1024
 OPEN: list[Wire] = []
@@ -361,3 +374,22 @@ def test_calls_with_long_output_take_turns_and_lose_none(another: Callable[..., 
             assert quick.invoke()["stdout"] == "hello\n"
         assert {len(call.result()["stdout"]) for call in calls} == {6_000_000}
     assert peak_kib(server.pid) < 300 * 1024
+
+
+def test_handshakes_that_do_not_end_leave_room_for_others(another: Callable[..., Server]) -> None:
+    options = "--tls-cert ROOT/cert.pem --tls-key ROOT/key.pem"
+    server = another(options, kind=TlsServer)
+    certificate(server.root)
+    server.start()
+    for _ in range(600):
+        OPEN.append(Wire(server.url))
+    until(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) > 200)
+    time.sleep(0.5)
+    OPEN[0].send(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a hello
+    assert len(os.listdir(f"/proc/{server.pid}/fd")) < 256 + 100
+    trusted = ssl.create_default_context(cafile=str(server.root / "cert.pem"))
+    for _ in range(3):
+        with httpx.Client(verify=trusted, trust_env=False, base_url=server.url) as client:
+            assert client.get("/health", timeout=5).status_code == 200
+            assert client.get("/health", timeout=5).status_code == 200
+    server.close()

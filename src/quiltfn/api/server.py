@@ -7,6 +7,7 @@ import socket
 import uvicorn
 
 from quiltfn.api.connections import Connections
+from quiltfn.api.handshakes import Doorkeeper
 
 
 class Server(uvicorn.Server):
@@ -30,12 +31,27 @@ class Server(uvicorn.Server):
                 async with asyncio.timeout(1.0):
                     await self._leaving.wait()
 
+    def _connection(self) -> asyncio.Protocol:
+        """As uvicorn makes one for each connection."""
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
+
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        if self.config.ssl is None:
+            await super().startup(sockets)
+        else:
+            await self.lifespan.startup()
+            self.servers = [
+                Doorkeeper(one, self.config.ssl, self._connection)  # type: ignore[misc]
+                for one in sockets or []
+            ]
+            self.started = True
         host, port = (sockets or [])[0].getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         scheme = "https" if self.config.ssl else "http"
