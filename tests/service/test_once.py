@@ -23,6 +23,7 @@ from quiltfn.access import Access
 from quiltfn.admission import Admission, TenantLimits
 from quiltfn.api.app import App, make_app
 from quiltfn.api.direct import CallRequest, Heads
+from quiltfn.api.rooms import Rooms
 from quiltfn.api.route import ApiLimits
 from quiltfn.catalog import Entry
 from quiltfn.idempotency import Idempotency
@@ -85,6 +86,7 @@ async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[Door]
             invoker=tied.invoker,
             lifecycle=tied.lifecycle,
             limits=ApiLimits(),
+            rooms=Rooms(),
         )
         app = make_app(rooms)
         known = tied.catalog.of_tenant("default", "")
