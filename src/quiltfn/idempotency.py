@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -55,14 +56,20 @@ class Idempotency:
         # Whoever comes with the same key at the same time asks the store one after the other.
         self._turns: WeakValueDictionary[Name, asyncio.Lock] = WeakValueDictionary()
 
-    async def run(self, slot: Slot, execute: Callable[[], Awaitable[Rendered]]) -> Rendered:
+    async def run(
+        self,
+        slot: Slot,
+        execute: Callable[[], Awaitable[Rendered]],
+        room: AbstractAsyncContextManager[None] | None = None,
+    ) -> Rendered:
         """The first call's answer, or the kept one. Raises `Conflict` while the first still runs,
         `Unprocessable` for another body, and `StoreUnavailable` where the slot could not be taken
         or, with `executed`, where the answer could not be kept: a repetition will get that.
+        `room`: what a kept answer is loaded in, since it may be long.
         """
         name = (slot.tenant_id, slot.method, slot.path, slot.key)
         turn = self._turns.setdefault(name, asyncio.Lock())
-        async with turn:
+        async with turn, room or nullcontext():
             kept = await self._take(name, slot)
         if kept is not None:
             return kept

@@ -393,3 +393,24 @@ def test_handshakes_that_do_not_end_leave_room_for_others(another: Callable[...,
             assert client.get("/health", timeout=5).status_code == 200
             assert client.get("/health", timeout=5).status_code == 200
     server.close()
+
+
+def test_kept_answers_that_nobody_reads_are_loaded_one_at_a_time(
+    another: Callable[..., Server],
+) -> None:
+    server = another().start()
+    function = server.deploy("head -c 6000000 /dev/zero | tr '\\0' x")
+    key = {"Idempotency-Key": "again"}
+    first = Api(server.url).http.post(f"{function.path}/invoke", headers=key, timeout=30)
+    assert first.status_code == 200
+    for _ in range(60):
+        OPEN.append(Wire(server.url))
+        OPEN[-1].socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        OPEN[-1].send(request("POST", f"{function.path}/invoke", key))
+    time.sleep(3)
+    assert peak_kib(server.pid) < 300 * 1024
+    while OPEN:
+        OPEN.pop().close()
+    again = Api(server.url).http.post(f"{function.path}/invoke", headers=key, timeout=30)
+    assert again.content == first.content
+    assert again.headers["idempotency-replayed"] == "true"

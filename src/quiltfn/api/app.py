@@ -178,7 +178,8 @@ class Endpoint:
         path, raw = request.scope["path"], visit.body or b""
         slot = slot_for(visit.caller.tenant_id, request.method, path, key, raw)
         del raw
-        return await self._house.idempotency.run(slot, execute)
+        room = self._house.rooms.kept_answer()
+        return await self._house.idempotency.run(slot, execute, room)
 
     async def _execute(self, route: Route, visit: Visit) -> Rendered:
         """The route's own work, its refusals rendered and, where it changes something, audited."""

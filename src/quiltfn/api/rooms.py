@@ -191,6 +191,15 @@ class Rooms:
     outputs: OutputRoom = field(default_factory=OutputRoom)
     uploads: UploadRoom = field(default_factory=UploadRoom)
     _parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @contextlib.asynccontextmanager
+    async def kept_answer(self) -> AsyncIterator[None]:
+        """Room for the answer that is kept for a key, however long it is: one is loaded at a time,
+        and none while those before it are not read. Raises `CapacityFull`.
+        """
+        async with self._loading, self.answers.making(0):
+            yield
 
     async def turn(self) -> None:
         """Before a long body is parsed: of many that are there at once one is taken at a time, and
