@@ -16,7 +16,7 @@ pytestmark = pytest.mark.sandbox
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("kind", ["kill", "strict", "clock"])
+@pytest.mark.parametrize("kind", ["kill", "strict", "disk", "clock"])
 def test_what_was_acknowledged_outlives_a_storm(kind: str) -> None:
     # A process of its own, since it takes a mount namespace of its own for its disks.
     command = [sys.executable, "-m", "e2e.storms", "--kind", kind, "--seconds", "5"]
