@@ -78,17 +78,6 @@ async def test_output_that_was_stored_as_text_reads_the_same(
     assert list(page.items) == [end]
 
 
-async def test_large_output_is_committed_before_its_segment_is_full(
-    journal: SpoolJournal, function: Function
-) -> None:
-    """Calls one after the other, each with all that may be kept: none is refused."""
-    for _ in range(24):
-        call = a_call(function)
-        journal.opened(call)
-        journal.closed(done(call, stdout=b"\0" * (6 << 20)))
-        await asyncio.sleep(0.005)
-
-
 @pytest.mark.parametrize("why", [None, Cold.SCALED_OUT])
 async def test_what_writing_a_record_taught_of_it_is_kept_with_it(
     journal: SpoolJournal, function: Function, tmp_path: Path, why: Cold | None
