@@ -4,7 +4,6 @@
 try. System call numbers are x86_64's.
 """
 
-import contextlib
 import ctypes
 import errno
 import fcntl
@@ -101,9 +100,13 @@ def read_with(flags):
         offset = [ctypes.c_long(0)] * 2
         last = ctypes.c_long(flags)
         read = of_file(327, ctypes.c_char_p(vector), ctypes.c_long(1), *offset, last)
-        # The kernel itself answers so for what is not in its cache: the door is open.
-        with contextlib.suppress(BlockingIOError):
+        # The kernel itself answers so for what is not in its cache, and for files of an overlay:
+        # the door is open.
+        try:
             read()
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise
 
     return attempt
 
