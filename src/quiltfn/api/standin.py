@@ -11,6 +11,8 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 
 import structlog
 
@@ -19,7 +21,9 @@ from quiltfn.ids import new_id
 from quiltfn.model.errors import StoreUnavailable
 
 LOOK_EVERY_S, STALLED_S = 1.0, 1.0
-ANSWER_WITHIN_S, HEAD_MAX = 1.0, 16 * 1024
+# One is answered after the other, so nobody may take longer, however he trickles.
+# How long one connection may take in all, however it trickles, and how many are answered at a time.
+ANSWER_WITHIN_S, AT_ONCE, HEAD_MAX = 1.0, 32, 16 * 1024
 ALIVE = b'{"status":"ok"}'
 _log = structlog.get_logger("quiltfn.api")
 
@@ -57,26 +61,34 @@ class StandIn:
 
     def _serve(self) -> None:
         """Until the loop is back."""
-        ready = select.poll()
+        ready, places = select.poll(), threading.BoundedSemaphore(AT_ONCE)
         ready.register(self._listener, select.POLLIN)
-        while (stalled := self._stalled_s()) and not self._over.is_set():
-            if ready.poll(100):
-                with contextlib.suppress(OSError):  # somebody was faster, or the client has gone
-                    self._answer(self._listener.accept()[0], stalled)
+        with ThreadPoolExecutor(AT_ONCE, "stand-in") as others:
+            while (stalled := self._stalled_s()) and not self._over.is_set():
+                if not ready.poll(100) or not places.acquire(timeout=0.1):
+                    continue
+                try:
+                    connection = self._listener.accept()[0]
+                except OSError:  # somebody was faster, or the client has gone
+                    places.release()
+                    continue
+                answered = others.submit(self._answer, connection, stalled)
+                answered.add_done_callback(lambda _: places.release())
 
     def _answer(self, connection: socket.socket, stalled_s: float) -> None:
-        with connection:
+        until = monotonic() + ANSWER_WITHIN_S
+        with connection, contextlib.suppress(OSError):  # it has gone, or takes too long
             connection.settimeout(ANSWER_WITHIN_S)
             if self._context is not None:
                 with self._context.wrap_socket(connection, server_side=True) as encrypted:
-                    self._talk(encrypted, stalled_s)
+                    self._talk(encrypted, stalled_s, until)
             else:
-                self._talk(connection, stalled_s)
+                self._talk(connection, stalled_s, until)
 
-    def _talk(self, connection: socket.socket, stalled_s: float) -> None:
+    def _talk(self, connection: socket.socket, stalled_s: float, until: float) -> None:
         head = b""
         while b"\r\n\r\n" not in head and len(head) < HEAD_MAX:
-            data = connection.recv(HEAD_MAX)
+            data = _hear(connection, until)
             if not data:
                 return
             head += data
@@ -94,5 +106,14 @@ class StandIn:
         )
         connection.sendall(answer.encode() + body)
         connection.shutdown(socket.SHUT_WR)
-        while connection.recv(HEAD_MAX):  # the rest of a body: else the answer may be dropped
+        while _hear(connection, until):  # the rest of a body: else the answer may be dropped
             pass
+
+
+def _hear(connection: socket.socket, until: float) -> bytes:
+    """What comes next. Raises TimeoutError where nothing does before that monotonic second."""
+    left = until - monotonic()
+    if left <= 0:
+        raise TimeoutError
+    connection.settimeout(left)
+    return connection.recv(HEAD_MAX)

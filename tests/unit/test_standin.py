@@ -1,0 +1,91 @@
+"""The thread that answers in place of the event loop: no caller keeps it from the others."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from patience import patient
+from quiltfn.api.standin import ANSWER_WITHIN_S, StandIn
+
+HEALTH = b"GET /health HTTP/1.1\r\n\r\n"
+
+
+@dataclass
+class Stalled:
+    """A server whose event loop hangs until `seconds` is 0."""
+
+    listener: socket.socket
+    stand_in: StandIn
+    seconds: float = 5.0
+
+    def connect(self, said: bytes = b"") -> socket.socket:
+        caller = socket.create_connection(self.listener.getsockname(), timeout=patient(10))
+        caller.sendall(said)
+        return caller
+
+    def answer(self) -> bytes:
+        with self.connect(HEALTH) as caller:
+            return caller.recv(15)
+
+
+@pytest.fixture
+def stalled() -> Iterator[Stalled]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        it = Stalled(listener, StandIn(listener, None, lambda: it.seconds))
+        it.stand_in.start()
+        assert it.answer() == b"HTTP/1.1 200 OK"
+        try:
+            yield it
+        finally:
+            it.stand_in.stop()
+
+
+@contextlib.contextmanager
+def trickling(caller: socket.socket) -> Iterator[None]:
+    """A byte now and then, until it is cut off."""
+    over = threading.Event()
+
+    def trickle() -> None:
+        with contextlib.suppress(OSError):
+            while not over.wait(ANSWER_WITHIN_S / 3):
+                caller.sendall(b"x")
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("said", [HEALTH, b"GET /health"], ids=["after its head", "within its head"])
+def test_a_caller_who_trickles_is_cut_off_and_keeps_nobody_waiting(
+    stalled: Stalled, said: bytes
+) -> None:
+    with stalled.connect(said) as slow, trickling(slow):
+        began = time.monotonic()
+        assert stalled.answer() == b"HTTP/1.1 200 OK"
+        assert time.monotonic() - began < patient(ANSWER_WITHIN_S)
+        with contextlib.suppress(ConnectionResetError):
+            while slow.recv(1024):
+                pass
+        assert time.monotonic() - began < patient(3 * ANSWER_WITHIN_S)
+        stalled.seconds = 0.0
+        stalled.stand_in.stop()
+        assert time.monotonic() - began < patient(4 * ANSWER_WITHIN_S)
+
+
+def test_callers_who_say_nothing_keep_nobody_waiting(stalled: Stalled) -> None:
+    with contextlib.ExitStack() as silent:
+        for _ in range(8):
+            silent.enter_context(stalled.connect())
+        began = time.monotonic()
+        assert stalled.answer() == b"HTTP/1.1 200 OK"
+        assert time.monotonic() - began < patient(ANSWER_WITHIN_S)
