@@ -65,7 +65,9 @@ def trickling(caller: socket.socket) -> Iterator[None]:
         thread.join()
 
 
-@pytest.mark.parametrize("said", [HEALTH, b"GET /health"], ids=["after its head", "within its head"])
+@pytest.mark.parametrize(
+    "said", [HEALTH, b"GET /health"], ids=["after its head", "within its head"]
+)
 def test_a_caller_who_trickles_is_cut_off_and_keeps_nobody_waiting(
     stalled: Stalled, said: bytes
 ) -> None:

@@ -1,5 +1,7 @@
 """The routes over functions: what each does, parse being done: call a verb, render."""
 
+import itertools
+
 from quiltfn.api import pages, parse, schema
 from quiltfn.api.byte_range import part_of
 from quiltfn.api.rooms import OutputOfCall
@@ -46,14 +48,15 @@ async def list_functions(asked: Asked) -> Answer:
     if state is not None:
         parse.one_of(state, "state", LISTED_STATES, "active")
     cluster = asked.query.get("cluster_id")
-    matching = (
-        entry
-        for entry in asked.house.catalog.of_tenant(asked.tenant_id, after)
-        if (state is None or entry.function.state == state)
-        and (cluster is None or entry.function.cluster_id == cluster)
-    )
-    shown = ((entry.function.id, _function(asked, entry)) for entry in matching)
     async with asked.house.rooms.answers.making(pages.room(asked)):
+        matching = (
+            entry
+            for entry in asked.house.catalog.of_tenant(asked.tenant_id, after)
+            if (state is None or entry.function.state == state)
+            and (cluster is None or entry.function.cluster_id == cluster)
+        )
+        found = list(itertools.islice(matching, limit + 1))
+        shown = ((entry.function.id, _function(asked, entry)) for entry in found)
         return await pages.answer(asked, "functions", shown, limit)
 
 

@@ -1,0 +1,58 @@
+"""Lists in pages: whole though others change what is listed while a page is made."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from contract.store_box import a_function, a_version, ids
+from quiltfn.access import ANYBODY
+from quiltfn.api import functions, pages
+from quiltfn.api.rooms import Rooms
+from quiltfn.api.route import ApiLimits, Asked
+from quiltfn.catalog import Catalog, Entry
+from quiltfn.ports import Tally
+
+
+def listing(catalog: Catalog, rooms: Rooms) -> "asyncio.Task[list[str]]":
+    """A list of the tenant's functions, under way."""
+    house: Any = SimpleNamespace(catalog=catalog, rooms=rooms, limits=ApiLimits())
+    asked = Asked(house=house, guide=None, caller=ANYBODY, path={}, query={}, headers={})
+
+    async def listed() -> list[str]:
+        answer = await functions.list_functions(asked)
+        return [one["id"] for one in json.loads(answer.value)["functions"]]
+
+    return asyncio.create_task(listed())
+
+
+def filled() -> tuple[Catalog, list[Entry]]:
+    catalog = Catalog()
+    made = [a_function(id=one, tenant_id=ANYBODY.tenant_id) for one in ids(5)]
+    entries = [Entry(function, a_version(function), Tally()) for function in made]
+    for entry in entries:
+        catalog.add(entry)
+    return catalog, entries
+
+
+async def test_what_is_deleted_while_a_list_waits_for_room_is_not_in_it() -> None:
+    (catalog, entries), rooms = filled(), Rooms()
+    async with rooms.answers.making(1 << 40):
+        found = listing(catalog, rooms)
+        await asyncio.sleep(0)
+        catalog.remove(entries[0])
+    assert await found == [one.function.id for one in entries[1:]]
+
+
+async def test_what_is_deleted_while_a_list_is_made_takes_no_other_out_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pages, "PIECE_BYTES", 0)  # others have their turn after each entry
+    catalog, entries = filled()
+    found = listing(catalog, Rooms())
+    await asyncio.sleep(0)
+    for one in entries[:3]:
+        catalog.remove(one)
+    assert {one.function.id for one in entries[3:]} <= set(await found)
