@@ -126,14 +126,18 @@ def test_threads_share_a_client() -> None:
 
 def test_a_connection_that_the_server_has_closed_is_made_again() -> None:
     asked: list[bytes] = []
+    closed = threading.Semaphore(0)
 
     def once(connection: socket.socket) -> None:
         asked.append(connection.recv(65536))
         connection.sendall(ALIVE)
+        connection.close()
+        closed.release()
 
     with behaving(once) as url, Client(url) as at:
         for _ in range(3):
             assert at.send(requests.alive()) == {"status": "ok"}
+            assert closed.acquire(timeout=5)
     assert len(asked) == 3
 
 
