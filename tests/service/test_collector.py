@@ -19,6 +19,7 @@ from quiltfn.admission import Admission, TenantLimits
 from quiltfn.api import direct
 from quiltfn.api.app import make_app
 from quiltfn.api.protocol import bounded
+from quiltfn.api.rooms import Rooms
 from quiltfn.api.route import ApiLimits
 from service.service_box import House, house, open_access
 
@@ -70,6 +71,7 @@ async def connection(tied: House) -> AsyncIterator[Connection]:
         health=SimpleNamespace(machine=SimpleNamespace(memory_max_mib=1024, cores=1)),
         invoker=tied.invoker,
         limits=ApiLimits(),
+        rooms=Rooms(),
     )
     app = make_app(rooms)
     config = uvicorn.Config(app, http=bounded(10_000, 10, app.call_at), lifespan="off")
