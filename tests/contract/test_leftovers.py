@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -288,14 +289,19 @@ def copies(path: Path) -> list[Path]:
     return list(path.glob("quiltfn.db.before-*"))
 
 
-async def test_the_database_is_copied_before_its_schema_changes(tmp_path: Path) -> None:
-    old = migrations.ScriptDirectory.from_config(migrations.config()).get_revision("head")
-    assert old is not None
-    before = str(old.down_revision)
-    path = tmp_path / "quiltfn.db"
+def of_the_schema_before(path: Path) -> str:
+    """Makes a database as the version before did, and returns its schema."""
+    new = migrations.ScriptDirectory.from_config(migrations.config()).get_revision("head")
+    assert new is not None
     engine = create_engine(f"sqlite:///{path}", poolclass=pool.NullPool)
     with engine.connect() as connection, connection.begin():
-        command.upgrade(migrations.config(connection), before)
+        command.upgrade(migrations.config(connection), str(new.down_revision))
+    return str(new.down_revision)
+
+
+async def test_the_database_is_copied_before_its_schema_changes(tmp_path: Path) -> None:
+    path = tmp_path / "quiltfn.db"
+    before = of_the_schema_before(path)
     (tmp_path / "quiltfn.db.before-0000").write_bytes(b"")
     async with SqliteStore.open(tmp_path) as store:
         await a_stored_function(store)
@@ -307,6 +313,25 @@ async def test_the_database_is_copied_before_its_schema_changes(tmp_path: Path) 
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (before,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     copy.replace(path)  # the way back, and forth again
+    assert await names(SqliteStore.open, tmp_path) == set()
+
+
+async def test_a_copy_that_there_is_no_room_for_leaves_nothing_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    of_the_schema_before(tmp_path / "quiltfn.db")
+    limits, on_signal = (
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+    )
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, limits[1]))
+    try:
+        with pytest.raises((StoreBroken, StoreUnavailable)):
+            await names(SqliteStore.open, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, on_signal)
+    assert copies(tmp_path) == []
     assert await names(SqliteStore.open, tmp_path) == set()
 
 

@@ -283,6 +283,20 @@ class Database:
         """
         path, copy = self.directory.database, f"{BEFORE}{revision}"
         fresh = path.with_name(f"{copy}.new")
+        try:
+            self._copy_to(fresh)
+        except BaseException:  # Half of one would keep what little room there is.
+            for left in (fresh, Path(f"{fresh}-journal")):
+                left.unlink(missing_ok=True)
+            raise
+        fresh.replace(path.with_name(copy))
+        for other in path.parent.glob(f"{BEFORE}*"):
+            if other.name != copy:
+                other.unlink()
+        self.directory.sync()
+        self.directory.tell(f"the schema was brought up to date; {copy} is the old one")
+
+    def _copy_to(self, fresh: Path) -> None:
         fresh.unlink(missing_ok=True)
         os.close(open_own(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         with closing(sqlite3.connect(fresh)) as target:
@@ -291,12 +305,6 @@ class Database:
         descriptor = os.open(fresh, os.O_RDONLY | os.O_CLOEXEC)
         os.fsync(descriptor)
         os.close(descriptor)
-        fresh.replace(path.with_name(copy))
-        for other in path.parent.glob(f"{BEFORE}*"):
-            if other.name != copy:
-                other.unlink()
-        self.directory.sync()
-        self.directory.tell(f"the schema was brought up to date; {copy} is the old one")
 
     def _engine(self, path: Path, begin: str, *pragmas: str) -> Engine:
         # The driver's own ideas about transactions are switched off and each begins as told.
