@@ -62,8 +62,6 @@ def _resolved(said: object, name: str = "") -> Iterator[tuple[str, str]]:
                 yield name, value
             elif key not in ("requires", "engines", "funding", "bin"):
                 yield from _resolved(value, key or name)
-            else:
-                yield from ()
 
 
 def _strings(name: str, value: object) -> Iterator[tuple[str, str]]:

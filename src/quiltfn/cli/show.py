@@ -36,7 +36,7 @@ def write(stream: TextIO, text: str) -> None:
         stream.write(text)
         stream.flush()
     except BrokenPipeError:
-        # Not as it came: the library that reads the options would end with 1 then.
+        # Not as it came: that would be reported as a mistake of ours.
         raise NobodyReads from None
 
 
