@@ -135,18 +135,24 @@ class Lifecycle:
         return entry
 
     async def rollback(self, entry: Entry, number: int) -> Entry:
-        """Points back to an existing version, without making one. Raises `NotFound`."""
+        """Points back to an existing version, without making one; forgets why an update failed.
+
+        Raises `NotFound`.
+        """
         check_number(number)
         async with changing(entry):
             version = await self._store.version(entry.function.id, number)
             if version is None:
                 raise NotFound(f"the function has no version {number}")
             self._catalog.check_room(version.content, entry.version.content)
+            function = msgspec.structs.replace(
+                entry.function, updated_at=int(self._clock.unix()), error_message=None
+            )
             if number != entry.function.current_version:
-                function = msgspec.structs.replace(
-                    entry.function, updated_at=int(self._clock.unix()), error_message=None
-                )
                 await self._repoint(entry, function, version, is_new=False)
+            elif function.state is FunctionState.ACTIVE and entry.function.error_message:
+                await self._store.save(function)
+                self._catalog.replace(entry, function)
         return entry
 
     async def retarget(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:

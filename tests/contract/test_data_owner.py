@@ -167,3 +167,23 @@ def test_a_link_in_place_of_the_database_is_not_followed_by_root_in_its_own(grou
     done = run(data, "list")
     assert done.returncode == 74
     assert (ground / "roots" / "other.db").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_key_is_made_where_a_server_is_or_where_it_is_told(ground: Path) -> None:
+    """In a directory without ./data it would be a key that no server knows."""
+    here = ground / "roots"
+    command = [sys.executable, "-m", "quiltfn", "keys", "create"]
+    environment = {name: value for name, value in os.environ.items() if "QUILTFN_" not in name}
+    refused = subprocess.run(
+        command, cwd=here, env=environment, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 74
+    assert "There is no database in " in refused.stderr
+    assert not (here / "data").exists()
+    named = [*command, "--data-dir", str(here / "data")]
+    made = subprocess.run(named, env=environment, capture_output=True, text=True, check=False)
+    assert made.stdout.startswith("quilt_sk_"), made.stderr
+    again = subprocess.run(
+        command, cwd=here, env=environment, capture_output=True, text=True, check=False
+    )
+    assert again.stdout.startswith("quilt_sk_"), "it is there now"

@@ -106,6 +106,18 @@ async def test_an_update_that_cannot_stand_leaves_the_old_version_serving_and_sa
     assert entry.function.error_message is None
 
 
+async def test_a_rollback_to_the_version_that_serves_forgets_the_update_that_failed(
+    server: House,
+) -> None:
+    entry = await server.active("echo old")
+    await server.lifecycle.update(entry, {"working_directory": "/missing"})
+    assert entry.function.error_message is not None
+    await server.lifecycle.rollback(entry, 1)
+    assert (entry.function.current_version, entry.function.error_message) == (1, None)
+    kept = next(one for one in await server.store.load() if one.function.id == entry.function.id)
+    assert kept.function.error_message is None
+
+
 async def test_an_update_that_does_not_stand_in_time_is_given_up(
     server: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,10 @@ def main(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
     try:
         data_dir = from_everywhere({"data_dir": given.data_dir}).data_dir
+        is_named = given.data_dir is not None or "QUILTFN_DATA_DIR" in os.environ
+        is_there = os.path.exists(data_dir / "quiltfn.db")  # False where nobody may look
+        if not is_there and not (given.verb == "create" and is_named):
+            raise StoreBroken(f"There is no database in {data_dir}; name it with --data-dir.")
         become_owner(data_dir)
         return asyncio.run(run(given, data_dir))
     except BadSetting as error:
@@ -42,8 +47,6 @@ def main(arguments: Sequence[str]) -> int:
 
 async def run(given: argparse.Namespace, data_dir: Path) -> int:
     """One command against the store in `data_dir`."""
-    if given.verb != "create" and not (data_dir / "quiltfn.db").exists():
-        raise StoreBroken(f"There is no database in {data_dir}; name it with --data-dir.")
     async with SqliteStore.open(data_dir, alone=False) as store:
         notes, clock = SqlClock(store.database), SystemClock()
         clock.resume(await notes.load())
@@ -129,7 +132,9 @@ def parser() -> argparse.ArgumentParser:
         prog="quiltfn keys", description="API keys in the data directory of a server."
     )
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--data-dir", help="the server's data directory (default ./data)")
+    shared.add_argument(
+        "--data-dir", help="the server's data directory (default ./data, where there is one)"
+    )
     shared.add_argument("--output", "-o", choices=["table", "json"], default="table")
     verbs = it.add_subparsers(dest="verb", required=True)
     create = verbs.add_parser("create", parents=[shared], help="make a key; it is shown once")
