@@ -310,6 +310,11 @@ def test_no_server_is_exit_code_3_and_says_how_to_start_one(
     )
 
 
+def test_the_advice_after_an_unknown_word_is_the_help_that_there_is(capsys: Captured) -> None:
+    assert run(["nonsense"]) == 2
+    assert "hint: quiltfn --help says what there is\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -101,7 +101,8 @@ def run(argv: Sequence[str]) -> int:
     except Exit as end:
         return end.code
     except BadParameter as error:
-        words = " ".join(["quiltfn", *argv[: 2 if argv[0] in GROUPS else 1]])
+        known = argv[0] in (*GROUPS, *COMMANDS, *ON_THIS_MACHINE)
+        words = " ".join(["quiltfn", *(argv[: 2 if argv[0] in GROUPS else 1] if known else ())])
         show.complain(error.message, f"{words} --help says what there is")
         return WRONG
     except KeyboardInterrupt:
