@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
     try:
         data_dir = from_everywhere({"data_dir": given.data_dir}).data_dir
-        is_named = given.data_dir is not None or "QUILTFN_DATA_DIR" in os.environ
+        is_named = given.data_dir is not None or data_dir != Path("data").absolute()
         is_there = os.path.exists(data_dir / "quiltfn.db")  # False where nobody may look
         if not is_there and not (given.verb == "create" and is_named):
             raise StoreBroken(f"There is no database in {data_dir}; name it with --data-dir.")
