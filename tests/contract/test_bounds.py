@@ -130,6 +130,20 @@ async def test_beyond_the_bound_of_all_whoever_has_most_loses_first(
     exact(tmp_path)
 
 
+async def test_beyond_the_bound_in_number_whoever_has_most_loses_first(
+    store: SqliteStore, journal: SpoolJournal, tmp_path: Path
+) -> None:
+    one, other = await of_tenant(store, "one"), await of_tenant(store, "other")
+    theirs = await calls(journal, other, 10, NOW - 90_000)
+    ours = await calls(journal, one, 30)
+    retention = SqlRetention(store.database, FixedClock(NOW))
+    while await retention.prune_some(Keep(count=25, seconds=0)):
+        pass
+    assert await left(journal, other) == theirs
+    assert await left(journal, one) == ours[15:]
+    exact(tmp_path)
+
+
 async def test_the_last_minute_keeps_its_records_but_not_its_output(
     store: SqliteStore, journal: SpoolJournal, tmp_path: Path
 ) -> None:
@@ -283,6 +297,32 @@ async def test_where_keys_alone_take_all_the_room_another_one_is_refused(
         await answered(answers, a_slot("0", "other"))
     await answers.prune(NOW + 86_400)
     await answered(answers, a_slot("again"))
+
+
+async def fill_with_keys(answers: SqlAnswers, tenant_id: str) -> None:
+    """Goes beyond the tenant's bound, since headers come with the ends of calls."""
+    slots = [a_slot(str(number), tenant_id) for number in range(30_000 // ANSWER_BYTES)]
+    for slot in slots:
+        await answers.reserve(slot, NOW)
+    with pytest.raises(RateLimited):
+        await answers.reserve(a_slot("one more", tenant_id), NOW)
+    for slot in slots:
+        await answers.keep(slot, 200, {"x-invocation-id": slot.key}, b"")
+
+
+async def test_where_keys_of_one_tenant_take_all_its_room_others_still_give_up_answers(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    answers = SqlAnswers(store.database, Bound(tenant=30_000, all=100_000))
+    await fill_with_keys(answers, "flood")
+    for number in range(40):  # up to a tenant's bound, and less than the flood has
+        await answered(answers, a_slot(str(number), "other"), 400)
+    for tenant in range(6):
+        for number in range(5):
+            await answered(answers, a_slot(str(number), f"tenant {tenant}"))
+    ((total,),) = rows(tmp_path, "SELECT sum(bytes) FROM usage WHERE kind = 'answer'")
+    assert total <= 100_000
+    exact(tmp_path)
 
 
 # The trail and operations --------------------------------------------------------------------

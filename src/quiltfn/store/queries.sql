@@ -72,8 +72,14 @@ UPDATE invocation
        stdout = x'', stderr = x'', size_bytes = :record_bytes
  WHERE invocation_id = :invocation_id;
 
--- largest_usage: the two who have most of a kind; of the tenants there is one row each
-SELECT tenant_id, bytes, number FROM usage WHERE kind = :kind ORDER BY bytes DESC LIMIT 2;
+-- largest_usage: the two who have most of a kind, but for some (a JSON array); of the tenants there
+-- is one row each
+SELECT tenant_id, bytes, number FROM usage
+ WHERE kind = :kind AND tenant_id NOT IN (SELECT value FROM json_each(:without))
+ ORDER BY bytes DESC LIMIT 2;
+
+-- most_records: who has most records
+SELECT tenant_id FROM usage WHERE kind = 'record' ORDER BY number DESC LIMIT 1;
 
 -- usage_of_tenant: how much a tenant has of a kind
 SELECT bytes FROM usage WHERE kind = :kind AND tenant_id = :tenant_id;

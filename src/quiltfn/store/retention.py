@@ -64,15 +64,25 @@ def prune_some(connection: Connection, keep: Keep, now: int, before: str) -> int
         if removed:
             return removed
     if too_many > 0:
-        most = min(too_many, records.STEP_ROWS)
-        bounds = {"before": before, "most": most}
-    elif keep.seconds:
-        aged = first_id(now - max(keep.seconds, YOUNG_S))
-        bounds = {"before": aged, "most": records.STEP_ROWS}
-    else:
+        removed = records.remove(connection, oldest_of_who_has_most(connection, too_many, before))
+        if removed:
+            return removed
+    if not keep.seconds:
         return 0
+    aged = first_id(now - max(keep.seconds, YOUNG_S))
+    bounds = {"before": aged, "most": records.STEP_ROWS}
     oldest = connection.exec_driver_sql(SQL["oldest_ended"], bounds).scalars().all()
     return records.remove(connection, oldest)
+
+
+def oldest_of_who_has_most(connection: Connection, too_many: int, before: str) -> list[str]:
+    """Some of the oldest records of the tenant that has most, so that nobody loses any by another's
+    flood.
+    """
+    tenant_id = connection.exec_driver_sql(SQL["most_records"]).scalar()
+    most = min(too_many, records.STEP_ROWS)
+    bounds = {"tenant_id": tenant_id, "before": before, "above": 0, "most": most}
+    return [one for one, _ in connection.exec_driver_sql(SQL["oldest_of_tenant"], bounds)]
 
 
 def oldest_of_tenant(

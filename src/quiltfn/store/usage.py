@@ -5,6 +5,8 @@ rows: whoever writes them, and nothing is ever counted. A migration that makes o
 anew must make its triggers anew.
 """
 
+import json
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -78,12 +80,17 @@ class Surplus(NamedTuple):
     is_its_own: bool
 
 
-def surplus(connection: Connection, kind: Kind, bound: Bound) -> Surplus | None:
-    """Who has to give up some, if anybody: of all tenants the one that has most."""
+def surplus(
+    connection: Connection, kind: Kind, bound: Bound, without: Iterable[str] = ()
+) -> Surplus | None:
+    """Who has to give up some, if anybody: of all tenants the one that has most. `without`: those
+    who have nothing that they could give up.
+    """
     if not bound.tenant and not bound.all:
         return None
     named = {"kind": kind.name}
-    largest = connection.exec_driver_sql(SQL["largest_usage"], named).all()
+    others = named | {"without": json.dumps(list(without))}
+    largest = connection.exec_driver_sql(SQL["largest_usage"], others).all()
     if not largest:
         return None
     tenant_id, has, number = largest[0]
