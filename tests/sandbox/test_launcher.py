@@ -526,6 +526,34 @@ def test_these_signals_end_the_launcher_with_its_clean_up(
         assert made.wait() == 0
 
 
+FLOOD = r"""
+got, pids = [], []
+signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+def ask_on():
+    packet = json.dumps({"n": 1, "verb": "blocked", "sandbox": "0" * 24}).encode()
+    while True: channel.send(packet)
+def take_answers():
+    while True: channel.recv(65536)
+for work in (*[ask_on] * 8, take_answers):
+    pids.append(os.fork())
+    if pids[-1] == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with contextlib.suppress(OSError): work()
+        os._exit(0)
+"""
+
+
+def test_a_server_that_asks_without_end_keeps_the_launcher_from_nothing(root: Path) -> None:
+    with box(root) as made:
+        assert "sandbox" in made.create()
+        assert made.do(FLOOD) is None
+        time.sleep(0.5)
+        os.kill(made.launcher, signal.SIGTERM)
+        until(lambda: made.do("answer = got"), 5)
+        made.do("[os.kill(one, signal.SIGKILL) for one in pids]")
+        made.do("signal.signal(signal.SIGTERM, lambda *_: os._exit(0))")
+
+
 def test_what_its_parent_has_ignored_or_blocked_does_not_count(root: Path) -> None:
     ignoring = (
         "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "

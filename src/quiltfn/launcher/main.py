@@ -44,6 +44,8 @@ from quiltfn.launcher.server_uid import InUse, ServerUid
 
 UNUSABLE, SERVER_DIED, NO_DATA_DIR, IN_USE, NOT_ROOT = 69, 70, 73, 74, 77
 LEAVE_TIMEOUT_S = 10.0
+# Requests that are done before the event loop looks at everything else again.
+REQUESTS_AT_ONCE = 64
 # Processes and threads of the server; it has some forty threads.
 SERVER_TASKS = 1024
 # The server's long bodies and answers go back to the system when they are done with. By default
@@ -290,8 +292,10 @@ class Launcher:
                     raise CannotStart("stopped before the server was started", 0)
 
     def _requests(self) -> None:
-        """Every packet that is there. A packet that makes no sense is a broken server: end it."""
-        while True:
+        """Packets that are there, but only some: a server that sends them without end keeps nobody
+        from the rest of our work. A packet that makes no sense is a broken server: end it.
+        """
+        for _ in range(REQUESTS_AT_ONCE):
             try:
                 packet = self.channel.recv(verbs.MESSAGE_MAX)
             except BlockingIOError:
