@@ -5,6 +5,7 @@ In bare namespaces, where more ways are tried: `tests/sandbox/test_survivors.py`
 
 import json
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,42 @@ def test_no_call_is_treated_by_the_one_before(shared: Server, tier: str) -> None
     print(f"{tier}: renewed after {renewed}")
     if tier == "crun":
         assert renewed == TREATMENTS
+    function.delete()
+
+
+# A child of the process that calls are forked from, and so its to reap and not the guest's. It
+# waits until the call's own end was seen there, and a little longer, and sends a signal.
+ENDING = """
+import ctypes, json, os, signal, time
+CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+def handler(event):
+    if event is None: return "fine"
+    number, microseconds = event
+    runner, me, (ready, tell) = os.getppid(), os.getpid(), os.pipe()
+    if ctypes.CDLL(None).syscall(CLONE, 0x8000 | signal.SIGCHLD, 0, 0, 0, 0):
+        os.read(ready, 1)
+        return "armed"
+    os.setsid()
+    os.write(tell, b"x")
+    for stream in range(3): os.close(stream)
+    try:
+        while True: os.kill(me, 0)
+    except ProcessLookupError:
+        pass
+    until = time.perf_counter() + microseconds / 1e6
+    while time.perf_counter() < until: pass
+    os.kill(runner, number)
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGSTOP])
+def test_no_call_ends_or_stops_what_the_next_is_forked_from(shared: Server, number: int) -> None:
+    function = deploy(shared, "python", "crun", ENDING, max_instances=1)
+    for microseconds in [*range(0, 160, 4)] * 3:
+        function.try_invoke(json.dumps([number, microseconds]))
+        record = function.invoke()
+        assert (record["status"], record["stdout"]) == ("success", "fine"), record
     function.delete()
 
 

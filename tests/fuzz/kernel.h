@@ -61,7 +61,7 @@ __attribute__((noreturn, format(printf, 1, 2))) static void wrong(const char *wh
 enum { HOST_FD = 3, PROC_FD = 8, CHILDREN_FD = 9, FIRST_FD = 10, FD_MAX = 30, PROCESS_MAX = 6, QUEUE_MAX = 320 * 1024 };
 enum { PIPE_ROOM = 64 * 1024, FRAME_MAX = 8 + 8 + 64 * 1024, KEPT_MAX = 1024 * 1024 };
 enum what { SHUT, PLAIN, CHILDREN, SIGNALS, STDOUT, STDERR, LINES, SCRIPT, ZYGOTE, OTHER_END,
-            STAT, OF_RUNNER, LIMITS };
+            STAT, STATUS, OF_RUNNER, LIMITS };
 
 struct queue {
     unsigned char bytes[QUEUE_MAX];
@@ -643,6 +643,15 @@ static ssize_t read_stat(pid_t pid, char *to, size_t n)
                     world.processes[place].dead ? 'Z' : 'R');
 }
 
+static ssize_t read_status(pid_t pid, char *to, size_t n)
+{
+    int place = place_of(pid);
+    if (place < 0)
+        return fails(ESRCH);
+    return snprintf(to, n, "Name:\ta\nState:\t%c (a)\nSigPnd:\t0\nShdPnd:\t0\n",
+                    world.processes[place].dead ? 'Z' : 'S');
+}
+
 static ssize_t fake_read(int fd, void *to, size_t n)
 {
     check_room(to, n);
@@ -652,6 +661,8 @@ static ssize_t fake_read(int fd, void *to, size_t n)
     }
     if (what_is(fd) == STAT)
         return read_stat((pid_t)world.fds[fd].turn, to, n);
+    if (what_is(fd) == STATUS)
+        return read_status((pid_t)world.fds[fd].turn, to, n);
     struct queue *queue = queue_of(fd);
     if (queue == NULL || queue == &lines)
         wrong("descriptor %d is no pipe", fd);
@@ -725,6 +736,8 @@ static int fake_open(const char *path)
         return fails(ENOENT);
     if (strcmp(path + end, "stat") == 0)
         return new_fd(STAT, (unsigned)pid);
+    if (strcmp(path + end, "status") == 0)
+        return new_fd(STATUS, (unsigned)pid);
     return new_fd(strcmp(path + end, "limits") == 0 ? LIMITS : OF_RUNNER, 0);
 }
 

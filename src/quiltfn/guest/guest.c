@@ -843,7 +843,8 @@ static void serve_by_runner(struct call *call)
     empty(streams, call->nonce);
     if (runner.forks) {
         runner_close_streams(&streams[1], call->nonce);
-        if (!spoilt && end.how != DEADLINE && !parent_is_as_it_was(runner.pid)) {
+        if (!spoilt && end.how != DEADLINE &&
+            !(parent_has_settled(runner.pid) && parent_is_as_it_was(runner.pid))) {
             static const char why[] = "the call changed the process that it was forked from\n";
             runner_add(&streams[1], call->nonce, why, sizeof why - 1);
             end = (struct end){EXITED, 1};

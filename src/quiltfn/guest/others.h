@@ -16,6 +16,7 @@ enum { LIST_MAX = 8 * 1024, PATH_OF_PROC_MAX = 64 };
 enum { PROC_PROCESSES = 256 };
 
 static struct {
+    bool was_met; // Somebody but the runner was there when its call was over, alive or dead.
     int children; // Of a runner that forks.
     int limits;
     struct as_it_was {
@@ -32,19 +33,29 @@ static int open_of(pid_t pid, const char *what)
     return open(path, O_RDONLY | O_CLOEXEC);
 }
 
+// The file's text, or -1 and why not.
+static ssize_t read_of(pid_t pid, const char *what, char *text, size_t room)
+{
+    int fd = open_of(pid, what);
+    if (fd < 0)
+        return -1;
+    ssize_t n = read(fd, text, room - 1);
+    int error = errno;
+    close(fd);
+    errno = error;
+    if (n >= 0)
+        text[n] = '\0';
+    return n;
+}
+
 // A process that has ended and waits for its parent to ask how. One whose first thread has ended looks
 // the same, while others of its threads run.
 static bool is_dead(pid_t pid)
 {
     char text[1024];
-    int fd = open_of(pid, "stat");
-    if (fd < 0)
-        return errno == ENOENT;
-    ssize_t n = read(fd, text, sizeof text - 1);
-    close(fd);
+    ssize_t n = read_of(pid, "stat", text, sizeof text);
     if (n <= 0)
-        return n < 0 && errno == ESRCH;
-    text[n] = '\0';
+        return n < 0 && (errno == ENOENT || errno == ESRCH);
     char *state = strrchr(text, ')'); // Behind its name, which may hold anything.
     int threads;
     return state != NULL && (state[2] == 'Z' || state[2] == 'X') &&
@@ -71,6 +82,7 @@ static int kill_listed(int fd, pid_t kept, bool are_ours)
         if (pid == kept) {
             there = true;
         } else {
+            parent.was_met = true;
             kill(pid, SIGKILL);
             others += are_ours || !is_dead(pid);
         }
@@ -105,6 +117,7 @@ static int kill_shown_but(pid_t kept)
             it = it || pid == kept;
             if (pid <= 1 || pid == kept)
                 continue;
+            parent.was_met = true;
             kill(pid, SIGKILL);
             alive += !is_dead(pid);
         }
@@ -129,6 +142,7 @@ static bool alone_with(pid_t kept)
 // can have others go on.
 static void kill_all_but(pid_t kept)
 {
+    parent.was_met = false;
     if (alone_with(kept))
         return;
     for (int turn = 0;; turn++) {
@@ -165,6 +179,32 @@ static void parent_look(pid_t pid, struct as_it_was *to)
     if (to->answers[0] < 0) // gVisor knows this alone of it.
         to->answers[0] = syscall(SYS_getpriority, PRIO_PROCESS, pid);
     to->answers[3] = pread(parent.limits, to->limits, sizeof to->limits, 0);
+}
+
+// Whether it waits, with no signal on its way to it, as it does for the next call: one that was sent
+// by somebody who is dead by now may end or stop it in a moment. Where nobody was met nobody sent one,
+// since whoever sees that the call's own process has ended outlives it.
+static bool parent_has_settled(pid_t pid)
+{
+    enum { TURNS = 4000 };
+    if (!parent.was_met)
+        return true;
+    kill(pid, SIGCONT);
+    for (int turn = 0; turn < TURNS; turn++) {
+        char text[4096], state = 0;
+        unsigned long long own = 0, shared = 0;
+        if (read_of(pid, "status", text, sizeof text) <= 0)
+            return false;
+        const char *at = strstr(text, "\nState:\t"); // In its name a newline is written as \n.
+        if (at == NULL || sscanf(at, "\nState: %c", &state) != 1 || state == 'Z' || state == 'X')
+            return false;
+        if ((at = strstr(text, "\nSigPnd:\t")) != NULL) // gVisor does not tell.
+            sscanf(at, "\nSigPnd: %llx ShdPnd: %llx", &own, &shared);
+        if (state == 'S' && (own | shared) == 0)
+            return true;
+        nanosleep(&(struct timespec){0, (long)MS_NS / 4}, NULL);
+    }
+    return false;
 }
 
 // Called when the runner is ready, and no call has come near it.

@@ -331,6 +331,8 @@ def serve_by_forks(runner: Runner) -> None:
     control = _socket.socket(fileno=CONTROL)
     # A call can have this process told of input and output of its own; by default that kills.
     _signal.signal(_signal.SIGIO, _signal.SIG_IGN)
+    # Python ends by it only some time after it came. So it does at once, and the guest sees that.
+    interrupted = _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     while True:
         call, streams = hear(control)
         reap()
@@ -344,6 +346,7 @@ def serve_by_forks(runner: Runner) -> None:
                 os.setsid()
                 harden(False)
                 _signal.signal(_signal.SIGIO, _signal.SIG_DFL)
+                _signal.signal(_signal.SIGINT, interrupted)
                 reseed()
                 code, answer = serve_here(runner, call, variables, payload)
                 write(answer)
