@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from zlib import crc32
 
@@ -29,6 +29,7 @@ from quiltfn.model.timeline import Timeline
 from quiltfn.ports import InvocationQuery, Tally
 from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken, records, tables
 from quiltfn.store.directory import SPOOLS
+from quiltfn.store.journal import COMMIT_AT_BYTES
 from quiltfn.store.spool import to_line
 
 NEVER_S = 3600.0
@@ -76,6 +77,43 @@ async def test_output_that_was_stored_as_text_reads_the_same(
     assert await journal.get(function.id, end.invocation_id) == end
     page = await journal.query(InvocationQuery(function_id=function.id, limit=5))
     assert list(page.items) == [end]
+
+
+@pytest.mark.parametrize("size", [5 << 20, 100])
+async def test_large_output_does_not_wait_for_the_timer_of_the_commit(
+    store: SqliteStore, function: Function, tmp_path: Path, size: int
+) -> None:
+    """Not as the first, nor where it comes while a commit is under way; what is small waits."""
+    async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
+        journal.closed(done(a_call(function), stdout=b"\0" * size))
+        assert (journal._commit is not None) is (size > COMMIT_AT_BYTES)
+        first = journal._commit_now()
+        await asyncio.sleep(0)  # It begins, and has taken what there was.
+        journal.closed(done(a_call(function), stdout=b"\0" * size))
+        await first
+        second = journal._commit
+        assert (second is not None) is (size > COMMIT_AT_BYTES)
+        if second is not None:
+            await second
+            assert rows(tmp_path, "SELECT count(*) FROM invocation") == [(2,)]
+
+
+@pytest.mark.parametrize("settles", [True, False])
+async def test_calls_that_wait_for_their_large_output_are_never_refused(
+    journal: SpoolJournal, function: Function, settles: bool
+) -> None:
+    """One after the other, however slow the disk is; who does not wait fills the segment."""
+
+    async def some() -> None:
+        for _ in range(9):
+            call = a_call(function)
+            journal.opened(call)
+            journal.closed(done(call, stdout=b"\0" * (6 << 20)))
+            if settles:
+                await journal.settled()
+
+    with nullcontext() if settles else pytest.raises(StoreUnavailable, match="too much waits"):
+        await some()
 
 
 @pytest.mark.parametrize("why", [None, Cold.SCALED_OUT])

@@ -158,6 +158,8 @@ class SpoolJournal:
             self._append_end(record)
         except OSError as error:
             raise unwritable(error) from error
+        if self._spool.size > COMMIT_AT_BYTES:  # With this end, perhaps.
+            self._commit_in_time()
 
     def _append_end(self, record: Invocation) -> None:
         """Also on a full disk, where some room is set aside for it."""
@@ -236,7 +238,11 @@ class SpoolJournal:
     def _remember(self, record: Invocation) -> None:
         self._pending[record.invocation_id] = record
         self._written += 1
-        if self._commit is not None:
+        self._commit_in_time()
+
+    def _commit_in_time(self) -> None:
+        """Sees to it that what waits is committed, at once where it is much."""
+        if self._commit is not None:  # Looks itself at what came meanwhile.
             return
         if self._spool.size > COMMIT_AT_BYTES and self._failure is None:
             self._commit_now()
@@ -271,9 +277,10 @@ class SpoolJournal:
         else:
             self._absorbing, self._kept, self._failure = {}, self._taken, None
         self._commit = None
-        if self._absorbing or self._pending:
-            wait_s = self._retry_after_s if self._failure else self._commit_after_s
-            self._timer = self._loop.call_later(wait_s, self._commit_now)
+        if self._failure is not None:
+            self._timer = self._loop.call_later(self._retry_after_s, self._commit_now)
+        elif self._pending:
+            self._commit_in_time()
 
     async def _store(self, batch: list[Invocation]) -> None:
         """Into the database and out of the segment."""
