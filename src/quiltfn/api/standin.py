@@ -10,7 +10,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
@@ -21,9 +21,9 @@ from quiltfn.ids import new_id
 from quiltfn.model.errors import StoreUnavailable
 
 LOOK_EVERY_S, STALLED_S = 1.0, 1.0
-# One is answered after the other, so nobody may take longer, however he trickles.
 # How long one connection may take in all, however it trickles, and how many are answered at a time.
 ANSWER_WITHIN_S, AT_ONCE, HEAD_MAX = 1.0, 32, 16 * 1024
+REST_MAX = 16 * 1024 * 1024  # of a body that is not wanted
 ALIVE = b'{"status":"ok"}'
 _log = structlog.get_logger("quiltfn.api")
 
@@ -42,13 +42,20 @@ class StandIn:
     ) -> None:
         self._listener, self._context, self._stalled_s = listener.dup(), context, stalled_s
         self._over = threading.Event()
+        self._open: set[socket.socket] = set()
+        self._open_lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="stand-in", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
+        """Ends what is under way too."""
         self._over.set()
+        with self._open_lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):  # it has ended already
+                    connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._listener.close()
 
@@ -77,13 +84,29 @@ class StandIn:
 
     def _answer(self, connection: socket.socket, stalled_s: float) -> None:
         until = monotonic() + ANSWER_WITHIN_S
-        with connection, contextlib.suppress(OSError):  # it has gone, or takes too long
+        # It has gone, or takes too long.
+        with connection, contextlib.suppress(OSError), self._ended_by_stop(connection):
             connection.settimeout(ANSWER_WITHIN_S)
             if self._context is not None:
                 with self._context.wrap_socket(connection, server_side=True) as encrypted:
                     self._talk(encrypted, stalled_s, until)
             else:
                 self._talk(connection, stalled_s, until)
+
+    @contextlib.contextmanager
+    def _ended_by_stop(self, connection: socket.socket) -> Iterator[None]:
+        """`stop` shuts it down meanwhile. Raises OSError where that has been called."""
+        # Its own descriptor: encryption takes over that of the connection.
+        with connection.dup() as same:
+            with self._open_lock:
+                if self._over.is_set():
+                    raise ConnectionAbortedError
+                self._open.add(same)
+            try:
+                yield
+            finally:
+                with self._open_lock:
+                    self._open.remove(same)
 
     def _talk(self, connection: socket.socket, stalled_s: float, until: float) -> None:
         head = b""
@@ -106,8 +129,9 @@ class StandIn:
         )
         connection.sendall(answer.encode() + body)
         connection.shutdown(socket.SHUT_WR)
-        while _hear(connection, until):  # the rest of a body: else the answer may be dropped
-            pass
+        rest = 0  # of a body: if that is not read, the answer may be dropped
+        while rest < REST_MAX and (data := _hear(connection, until)):
+            rest += len(data)
 
 
 def _hear(connection: socket.socket, until: float) -> bytes:
