@@ -52,3 +52,16 @@ def test_it_finds_what_is_planted(tmp_path: Path) -> None:
     # Of somebody else's servers only the process that belongs to no server is ours to worry about.
     assert [one.split()[1] for one in others] == [str(process.pid)]
     assert not leftovers.nothing_since(before, tmp_path, run_dir, {ID})
+
+
+def test_a_namespace_is_found_but_for_those_that_tests_make_for_themselves(tmp_path: Path) -> None:
+    before = leftovers.look(tmp_path, tmp_path / "run", {ID})
+    names = ("quiltfn-oracle", "qh0bad01")
+    try:
+        for one in names:
+            subprocess.run(["ip", "netns", "add", one], check=True)
+        left = leftovers.nothing_since(before, tmp_path, tmp_path / "run", {ID}, 0)
+    finally:
+        for one in names:
+            subprocess.run(["ip", "netns", "delete", one], check=False)
+    assert left == ["bound namespace /run/netns/quiltfn-oracle", "network namespace quiltfn-oracle"]
