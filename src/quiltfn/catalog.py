@@ -1,6 +1,7 @@
 """Every function in memory, so that the way of a call never asks the database."""
 
 import asyncio
+import contextlib
 import hashlib
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from quiltfn.model.cursors import BEFORE_EVERY_ID
-from quiltfn.model.errors import NotFound, RateLimited
+from quiltfn.model.errors import CapacityFull, NotFound, RateLimited
 from quiltfn.model.function import Function
 from quiltfn.model.version import Content, Version
 from quiltfn.ports import Tally
@@ -45,25 +46,58 @@ class Catalog:
     """Functions by id and by name. A tenant sees its own; everything else does not exist."""
 
     def __init__(self, size_max: int = 48 * MIB) -> None:
-        """`size_max`: bytes that handlers and environments may take, all functions together."""
+        """`size_max`: bytes that handlers and environments may take, all functions together; those
+        of one tenant take half of them at most.
+        """
         self._size_max, self._size = size_max, 0
+        self._size_of: defaultdict[str, int] = defaultdict(int)
         self._by_id: dict[str, Entry] = {}
         self._by_name: dict[tuple[str, str], Entry] = {}
         self._ids: defaultdict[str, list[str]] = defaultdict(list)  # by tenant, in order
 
-    def check_room(self, content: Content, instead_of: Content | None = None) -> None:
-        """Whether a function may have that content. Raises `RateLimited`."""
-        size = self._size + content.size - (instead_of.size if instead_of is not None else 0)
-        if size > self._size_max and (instead_of is None or content.size > instead_of.size):
+    @contextlib.contextmanager
+    def room(
+        self, tenant_id: str, content: Content, instead_of: Content | None = None
+    ) -> Iterator[None]:
+        """Room for a function of that content, until it is in the catalog. Raises `RateLimited`
+        where the tenant's functions would take more than its half, and `CapacityFull` where all
+        would take more than there is.
+        """
+        more = content.size - (instead_of.size if instead_of is not None else 0)
+        if instead_of is None or more > 0:
+            self._check_room(tenant_id, more)
+        more = max(0, more)  # what gets shorter gives back once it is in the catalog
+        self._grow(tenant_id, more)
+        try:
+            yield
+        finally:
+            self._grow(tenant_id, -more)
+
+    def _check_room(self, tenant_id: str, more: int) -> None:
+        has, most = self._size_of.get(tenant_id, 0), self._size_max // 2
+        if has + more > most:
             raise RateLimited(
-                f"handlers and environments of all functions take {self._size} bytes of the "
-                f"{self._size_max} that this server keeps in memory",
+                f"handlers and environments of the tenant's functions take {has} bytes of the "
+                f"{most} that this server keeps in memory of one tenant",
                 hint="delete a function, or keep long handlers in a runtime's files",
                 retry_after=60,
             )
+        if self._size + more > self._size_max:
+            raise CapacityFull(
+                f"handlers and environments of all functions take {self._size} bytes of the "
+                f"{self._size_max} that this server keeps in memory",
+                hint="an operator can raise functions_max_bytes",
+                retry_after=60,
+            )
+
+    def _grow(self, tenant_id: str, more: int) -> None:
+        self._size += more
+        self._size_of[tenant_id] += more
+        if not self._size_of[tenant_id]:
+            del self._size_of[tenant_id]
 
     def add(self, entry: Entry) -> None:
-        self._size += entry.version.content.size
+        self._grow(entry.function.tenant_id, entry.version.content.size)
         self._by_id[entry.function.id] = entry
         insort(self._ids[entry.function.tenant_id], entry.function.id)
         self._by_name[entry.function.tenant_id, entry.function.name] = entry
@@ -73,12 +107,13 @@ class Catalog:
         self._release_name(entry)
         entry.function = function
         if version is not None:
-            self._size += version.content.size - entry.version.content.size
+            more = version.content.size - entry.version.content.size
+            self._grow(function.tenant_id, more)
             entry.version = version
         self._by_name[function.tenant_id, function.name] = entry
 
     def remove(self, entry: Entry) -> None:
-        self._size -= entry.version.content.size
+        self._grow(entry.function.tenant_id, -entry.version.content.size)
         del self._by_id[entry.function.id]
         ids = self._ids[entry.function.tenant_id]
         del ids[bisect_left(ids, entry.function.id)]

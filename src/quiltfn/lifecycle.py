@@ -95,11 +95,11 @@ class Lifecycle:
         self._check_quota(function.min_instances)
         content = self._place.runtimes.pin(tenant_id, content)
         content.validate(self._place.host)
-        self._catalog.check_room(content)
         version = self._version(function, 1, content, now)
-        await self._store.create(function, version)
         entry = Entry(function, version, Tally())
-        self._catalog.add(entry)
+        with self._catalog.room(tenant_id, content):
+            await self._store.create(function, version)
+            self._catalog.add(entry)
         return entry
 
     async def update(
@@ -128,10 +128,10 @@ class Lifecycle:
             if "min_instances" in changes:
                 self._check_quota(function.min_instances)
             content.validate(self._place.host)
-            self._catalog.check_room(content, entry.version.content)
-            newest = await self._store.newest_number(function.id)
-            version = self._version(function, newest + 1, content, now)
-            await self._repoint(entry, function, version, is_new=True)
+            with self._catalog.room(function.tenant_id, content, entry.version.content):
+                newest = await self._store.newest_number(function.id)
+                version = self._version(function, newest + 1, content, now)
+                await self._repoint(entry, function, version, is_new=True)
         return entry
 
     async def rollback(self, entry: Entry, number: int) -> Entry:
@@ -144,12 +144,12 @@ class Lifecycle:
             version = await self._store.version(entry.function.id, number)
             if version is None:
                 raise NotFound(f"the function has no version {number}")
-            self._catalog.check_room(version.content, entry.version.content)
             function = msgspec.structs.replace(
                 entry.function, updated_at=int(self._clock.unix()), error_message=None
             )
             if number != entry.function.current_version:
-                await self._repoint(entry, function, version, is_new=False)
+                with self._catalog.room(function.tenant_id, version.content, entry.version.content):
+                    await self._repoint(entry, function, version, is_new=False)
             elif function.state is FunctionState.ACTIVE and entry.function.error_message:
                 await self._store.save(function)
                 self._catalog.replace(entry, function)

@@ -42,8 +42,10 @@ class Clock(Protocol):
 class LongOutput(Protocol):
     """Room for the output of one call, should that be long."""
 
-    def take(self, ready: Callable[[], None]) -> bool:
-        """Whether there is room now; if not, `ready` is called once there is."""
+    def take(self, size: int, ready: Callable[[], None]) -> bool:
+        """Whether there is room now for `size` bytes of it in all; if not, `ready` is called once
+        there is. To be asked again whenever it is longer by a MiB.
+        """
         ...
 
 

@@ -135,7 +135,8 @@ class Settings:
     )
     bodies_max_bytes: int = setting(
         64 * MIB,
-        "bodies longer than 16 KiB of calls that arrive, wait or run, all together",
+        "bodies longer than 16 KiB of calls that arrive, wait or run, all together; a tenant has "
+        "half",
         low=MIB,
         high=64 * 1024 * MIB,
     )
@@ -148,7 +149,7 @@ class Settings:
     functions_max_bytes: int = setting(
         48 * MIB,
         "memory for the handlers and environments of all functions together, some 2 KiB of each "
-        "counted in",
+        "counted in; those of one tenant have half",
         low=MIB,
         high=64 * 1024 * MIB,
     )

@@ -21,6 +21,8 @@ from spec.house import (
     Wire,
     certificate,
     is_error,
+    make_key,
+    new_name,
     peak_kib,
     request,
     rss_kib,
@@ -248,7 +250,7 @@ def test_a_long_body_that_waits_is_kept_once(another: Callable[..., Server]) -> 
 def test_long_bodies_have_room_in_bytes_and_short_calls_go_on(
     another: Callable[..., Server],
 ) -> None:
-    server = another("--bodies-max-bytes 12000000 --line-wait-s 30").start()
+    server = another("--bodies-max-bytes 24000000 --line-wait-s 30").start()
     function = server.deploy("sleep 2", max_instances=1)
     quick = server.deploy("cat")
     with ThreadPoolExecutor(8) as pool:
@@ -256,7 +258,7 @@ def test_long_bodies_have_room_in_bytes_and_short_calls_go_on(
         until(lambda: sum(call.done() for call in calls) >= 4)
         full = [call.result() for call in calls if call.done()]
         for answer in full:
-            body = is_error(answer, "CAPACITY_FULL", 503)
+            body = is_error(answer, "RATE_LIMITED", 429)
             assert body["retry_after"] == 1
         assert quick.invoke("hello")["stdout"] == "hello"
         # A server that is full of calls can still be managed.
@@ -346,10 +348,12 @@ def test_a_page_of_long_records_costs_the_server_little(another: Callable[..., S
 
 
 def test_handlers_and_environments_have_room_in_bytes(another: Callable[..., Server]) -> None:
-    server = another("--functions-max-bytes 1048576").start()
+    server = another("--functions-max-bytes 2097152").start()
     body = {"handler": "#" + "x" * 60_000, "environment": {"A": "x" * 30_000}}
     api, made = Api(server.url), 0
-    while (answer := api.http.post("/api/functions", json=body | {"name": f"f{made}"})).is_success:
+    while (
+        answer := api.http.post("/api/functions", json=body | {"name": f"long{made}"})
+    ).is_success:
         path = f"/api/functions/{answer.json()['function_id']}"
         made += 1
         assert made < 20
@@ -374,6 +378,48 @@ def test_calls_with_long_output_take_turns_and_lose_none(another: Callable[..., 
             assert quick.invoke()["stdout"] == "hello\n"
         assert {len(call.result()["stdout"]) for call in calls} == {6_000_000}
     assert peak_kib(server.pid) < 300 * 1024
+
+
+def test_one_tenant_leaves_half_of_what_is_bounded_to_the_others(
+    another: Callable[..., Server],
+) -> None:
+    """It keeps all that it can get, in calls that go on, and functions; another one works on."""
+    server = another("--bodies-max-bytes 16777216 --functions-max-bytes 1048576")
+    keys = [make_key(server.data_dir, "--tenant", one, "--scope", "write") for one in "ab"]
+    server.start()
+    greedy, other = (Api(server.url, one["key"]) for one in keys)
+
+    def deploy(api: Api, handler: str) -> str:
+        body = {"name": new_name(), "handler": handler, "max_instances": 20}
+        made = api("POST", "/api/functions", body | {"timeout_seconds": 12})
+        path = f"/api/functions/{made.json()['function_id']}"
+        assert api("POST", f"{path}/deploy").json()["state"] == "active"
+        return path
+
+    # The longer they may write the more they would have, had they not to wait for each other.
+    keeps = deploy(greedy, "head -c 7000000 /dev/zero; sleep 9")
+    holds = deploy(greedy, "sleep 9")
+    long, echo = deploy(other, "head -c 3000000 /dev/zero | tr '\\0' x"), deploy(other, "wc -c")
+    payload = {"payload": "x" * (3 * MIB)}
+    with ThreadPoolExecutor(16) as pool:
+        calls = [pool.submit(greedy, "POST", f"{keeps}/invoke") for _ in range(8)]
+        calls += [pool.submit(greedy, "POST", f"{holds}/invoke", payload) for _ in range(4)]
+        time.sleep(2)
+        for _ in range(3):
+            answer = other("POST", f"{long}/invoke").json()
+            assert (answer["status"], len(answer["stdout"])) == ("success", 3_000_000)
+            assert answer["duration_ms"] < 2000
+            answer = other("POST", f"{echo}/invoke", payload).json()
+            assert answer["stdout"].strip() == str(3 * MIB)
+        refused = [call.result() for call in calls if call.done()]
+        assert len(refused) == 2  # that is its own half
+        for answer in refused:
+            is_error(answer, "RATE_LIMITED", 429)
+    body = {"handler": "#" + "x" * 60_000}
+    while (answer := greedy("POST", "/api/functions", body | {"name": new_name()})).is_success:
+        pass
+    is_error(answer, "RATE_LIMITED", 429)
+    assert other("POST", "/api/functions", body | {"name": new_name()}).status_code == 201
 
 
 def test_handshakes_that_do_not_end_leave_room_for_others(another: Callable[..., Server]) -> None:

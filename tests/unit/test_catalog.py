@@ -1,10 +1,12 @@
 """The catalog: a tenant sees its own functions, in the order of their making, whatever there is."""
 
+import contextlib
+
 import pytest
 
 from contract.store_box import a_function, a_version, ids
 from quiltfn.catalog import Catalog, Entry
-from quiltfn.model.errors import NotFound
+from quiltfn.model.errors import CapacityFull, NotFound, RateLimited
 from quiltfn.ports import Tally
 
 
@@ -48,3 +50,35 @@ def test_what_is_removed_is_nowhere() -> None:
     catalog.remove(entries[0])
     catalog.remove(entries[2])
     assert (of(catalog, "a"), catalog.count("a")) == ([], 0)
+
+
+def test_a_tenant_has_half_of_the_room_and_all_have_the_whole() -> None:
+    """Each made at the same time as those before it, so none of them is in the catalog yet."""
+    one = an_entry(ids(1)[0]).version.content
+    catalog = Catalog(4 * one.size)
+    with contextlib.ExitStack() as making:
+        for tenant in "aabb":
+            making.enter_context(catalog.room(tenant, one))
+        with pytest.raises(RateLimited, match="the tenant's functions"), catalog.room("a", one):
+            pass
+        with pytest.raises(CapacityFull, match="all functions"), catalog.room("c", one):
+            pass
+        with catalog.room("a", one, instead_of=one):  # which takes no more than before
+            pass
+    with catalog.room("c", one):  # those that came to nothing gave their room back
+        pass
+
+
+def test_what_is_in_the_catalog_counts_once() -> None:
+    made, catalog = ids(3), None
+    size = an_entry(made[0]).version.content.size
+    catalog = Catalog(4 * size)
+    for one in made[:2]:
+        entry = an_entry(one)
+        with catalog.room("a", entry.version.content):
+            catalog.add(entry)
+    with pytest.raises(RateLimited), catalog.room("a", entry.version.content):
+        pass
+    catalog.remove(entry)
+    with catalog.room("a", entry.version.content):
+        catalog.add(entry)

@@ -39,7 +39,7 @@ def filled() -> tuple[Catalog, list[Entry]]:
 
 async def test_what_is_deleted_while_a_list_waits_for_room_is_not_in_it() -> None:
     (catalog, entries), rooms = filled(), Rooms()
-    async with rooms.answers.making(1 << 40):
+    async with rooms.answers.making(1 << 40, "a"):
         found = listing(catalog, rooms)
         await asyncio.sleep(0)
         catalog.remove(entries[0])

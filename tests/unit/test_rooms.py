@@ -1,36 +1,103 @@
 """Room for what is long: who gets it, who waits, and that all of it comes back."""
 
 import asyncio
+import contextlib
 
 import pytest
 
 from quiltfn.api import rooms
-from quiltfn.api.rooms import SHORT_BYTES, SPARE_BYTES, AnswerRoom, BodyRoom, OutputRoom, UploadRoom
-from quiltfn.model.errors import CapacityFull
+from quiltfn.api.rooms import (
+    MIB,
+    SHORT_BYTES,
+    SPARE_BYTES,
+    AnswerRoom,
+    BodyRoom,
+    OutputOfCall,
+    OutputRoom,
+    Rooms,
+    UploadRoom,
+)
+from quiltfn.model.errors import CapacityFull, RateLimited
 
 
 def test_bodies_of_calls_leave_room_for_others() -> None:
     room = BodyRoom(100)
-    room.take(100, is_call=True)
+    room.take(50, "a", is_call=True)
+    room.take(50, "b", is_call=True)
     with pytest.raises(CapacityFull):
-        room.take(1, is_call=True)
-    room.take(SHORT_BYTES, is_call=False)
-    with pytest.raises(CapacityFull):
-        room.take(SPARE_BYTES, is_call=False)
-    room.give_back(100 + SHORT_BYTES)
+        room.take(1, "c", is_call=True)
+    room.take(SHORT_BYTES, "c", is_call=False)
+    room.give_back(50, "a")
+    room.give_back(50, "b")
+    room.give_back(SHORT_BYTES, "c")
     assert room.held == 0
+
+
+def test_bodies_of_one_tenant_leave_half_to_others() -> None:
+    room = BodyRoom(100)
+    room.take(40, "a", is_call=True)
+    with pytest.raises(RateLimited):
+        room.take(11, "a", is_call=True)
+    room.take(50, "b", is_call=True)
+    room.give_back(40, "a")
+    room.take(50, "a", is_call=True)
+    with pytest.raises(RateLimited):  # and so it is with what is kept free for other requests
+        room.take(SPARE_BYTES // 2 + 1, "a", is_call=False)
+    room.take(SPARE_BYTES // 2, "a", is_call=False)
+    room.take(SPARE_BYTES // 2, "b", is_call=False)
 
 
 async def test_a_long_answer_waits_for_those_before_it() -> None:
     room, order = AnswerRoom(100), []
 
     async def answer(name: str, size: int) -> None:
-        async with room.making(size):
+        async with room.making(size, "a"):
             order.append(name)
             await asyncio.sleep(0.01)
 
     await asyncio.gather(answer("a", 60), answer("b", 60), answer("c", 10), answer("d", 500))
     assert order == ["a", "b", "c", "d"]  # none overtakes, and the longest comes to its turn
+
+
+@pytest.mark.parametrize(
+    ("tenant", "order"),
+    [("b", ["a0", "a1", "late", "a2", "a3"]), ("a", ["a0", "a1", "a2", "a3", "late"])],
+)
+async def test_many_answers_of_one_tenant_are_not_all_before_one_of_another(
+    tenant: str, order: list[str]
+) -> None:
+    room, made = AnswerRoom(100), []
+
+    async def answer(name: str, tenant_id: str) -> None:
+        async with room.making(100, tenant_id):
+            made.append(name)
+            await asyncio.sleep(0.01)
+
+    await asyncio.gather(*(answer(f"a{n}", "a") for n in range(4)), answer("late", tenant))
+    assert made == order
+
+
+async def test_kept_answers_are_loaded_one_at_a_time_and_no_tenant_waits_for_all_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rooms, "ANSWER_WAIT_S", 0.3)
+    ours, loaded, now = Rooms(), [], 0
+
+    async def load(tenant_id: str) -> None:
+        nonlocal now
+        async with ours.kept_answer(tenant_id):
+            now += 1
+            assert now == 1
+            await asyncio.sleep(0.1)
+            now -= 1
+            loaded.append(tenant_id)
+
+    mine = [asyncio.ensure_future(load("a")) for _ in range(8)]
+    await asyncio.sleep(0.01)
+    await load("b")
+    assert len(loaded) <= 3
+    ended = await asyncio.gather(*mine, return_exceptions=True)
+    assert {type(one) for one in ended} == {type(None), CapacityFull}  # nobody waits for ever
 
 
 async def test_what_nobody_reads_keeps_the_next_from_being_made(
@@ -40,29 +107,77 @@ async def test_what_nobody_reads_keeps_the_next_from_being_made(
     room = AnswerRoom(100)
     room.sent(90)
     with pytest.raises(CapacityFull):
-        async with room.making(20):
+        async with room.making(20, "a"):
             pass
     assert not room.is_wanted
-    waits = asyncio.ensure_future(room.making(20).__aenter__())
+    waits = asyncio.ensure_future(room.making(20, "a").__aenter__())
     await asyncio.sleep(0.01)
     assert room.is_wanted
     room.sent(-90)
     await waits
 
 
-def test_long_output_goes_in_turns_and_gives_its_place_back() -> None:
-    room, told = OutputRoom(1), []
-    with room.call() as first:
-        assert first.take(lambda: told.append("first"))
-        with room.call() as gave_up, room.call() as second, room.call():
-            assert not gave_up.take(lambda: told.append("gave up"))
-            assert not second.take(lambda: told.append("second"))
+def test_long_output_counts_as_many_mib_as_it_has() -> None:
+    room, told = OutputRoom(steps=8, places=0), []
+    with contextlib.ExitStack() as calls:
+        for _ in range(4):
+            assert calls.enter_context(room.call("a")).take(300_000, lambda: None)
+        waits = calls.enter_context(room.call("a"))
+        assert not waits.take(300_000, lambda: told.append("waits"))
+        for _ in range(2):
+            assert calls.enter_context(room.call("b")).take(2 * MIB, lambda: None)
+        assert told == []
+    assert room.is_unused
+
+
+def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() -> None:
+    room = OutputRoom()
+    with contextlib.ExitStack() as calls:
+        kept = [calls.enter_context(room.call("a")) for _ in range(100)]
+        assert sum(one.take(7 * MIB, lambda: None) for one in kept) == 2  # its half
+        # Calls that have begun and wait for each other all end, whatever each has by then.
+        ended: list[OutputOfCall] = []
+        going: list[OutputOfCall] = []
+
+        def write(one: OutputOfCall) -> None:
+            for size in range(max(1, one.wanted), 8):
+                if not one.take(size * MIB, lambda: going.append(one)):
+                    return
+            ended.append(one)
+            one.__exit__()
+
+        for number in range(40):
+            one = calls.enter_context(room.call("bcd"[number % 3]))
+            if one.take(MIB, lambda one=one: going.append(one)):  # type: ignore[misc]
+                going.append(one)
+        while going:
+            write(going.pop(0))
+        assert len(set(ended)) == len(ended) == 40
+    assert room.is_unused
+
+
+def test_without_a_place_calls_that_wait_for_each_others_room_would_not_end() -> None:
+    room, told = OutputRoom(steps=4, places=0), []
+    with room.call("a") as one, room.call("a") as other:
+        for call in (one, other):
+            assert call.take(MIB, lambda: None)
+        for call in (one, other):
+            assert not call.take(2 * MIB, lambda: told.append("one of them"))
+        assert told == []
+
+
+def test_long_output_that_is_given_up_gives_its_room_to_the_next() -> None:
+    room, told = OutputRoom(steps=2, places=0), []
+    with room.call("a") as first:
+        assert first.take(MIB, lambda: told.append("first"))
+        with room.call("a") as gave_up, room.call("a") as second, room.call("a"):
+            assert not gave_up.take(MIB, lambda: told.append("gave up"))
+            assert not second.take(MIB, lambda: told.append("second"))
             gave_up.__exit__()
             assert told == []
             first.__exit__()
             assert told == ["second"]
-    with room.call() as last:
-        assert last.take(lambda: None)
+    assert room.is_unused
 
 
 def test_images_arrive_a_few_at_a_time() -> None:

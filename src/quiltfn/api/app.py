@@ -137,7 +137,7 @@ class Endpoint:
             await self._trail.refused(visit, answer, Internal.code)
         finally:
             if visit.held:
-                self._house.rooms.bodies.give_back(visit.held)
+                self._house.rooms.bodies.give_back(visit.held, visit.caller.tenant_id)
         if answer.status >= 400 or visit.action is not None:
             _tell(visit, answer)
         # A kept answer may be another request's as well, so the headers are not changed in place.
@@ -178,7 +178,7 @@ class Endpoint:
         path, raw = request.scope["path"], visit.body or b""
         slot = slot_for(visit.caller.tenant_id, request.method, path, key, raw)
         del raw
-        room = self._house.rooms.kept_answer()
+        room = self._house.rooms.kept_answer(visit.caller.tenant_id)
         return await self._house.idempotency.run(slot, execute, room)
 
     async def _execute(self, route: Route, visit: Visit) -> Rendered:
@@ -226,9 +226,13 @@ class Endpoint:
         return rendered
 
     def _make_room(self, visit: Visit, route: Route, size: int) -> None:
-        """Counts a body that has so many bytes by now, if it is long. Raises `CapacityFull`."""
+        """Counts a body that has so many bytes by now, if it is long. Raises `RateLimited` and
+        `CapacityFull`.
+        """
         if size > SHORT_BYTES:
-            self._house.rooms.bodies.take(size - visit.held, is_call=route.is_invoke)
+            tenant_id = visit.caller.tenant_id
+            more = size - visit.held
+            self._house.rooms.bodies.take(more, tenant_id, is_call=route.is_invoke)
             visit.held = size
 
     async def _read(self, route: Route, visit: Visit) -> bytes:

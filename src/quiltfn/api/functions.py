@@ -48,7 +48,7 @@ async def list_functions(asked: Asked) -> Answer:
     if state is not None:
         parse.one_of(state, "state", LISTED_STATES, "active")
     cluster = asked.query.get("cluster_id")
-    async with asked.house.rooms.answers.making(pages.room(asked)):
+    async with asked.house.rooms.answers.making(pages.room(asked), asked.tenant_id):
         matching = (
             entry
             for entry in asked.house.catalog.of_tenant(asked.tenant_id, after)
@@ -139,7 +139,8 @@ def _request(asked: Asked, output: OutputOfCall) -> Request:
 
 async def _invoke(asked: Asked, entry: Entry) -> Answer:
     house = asked.house
-    with house.rooms.outputs.call() as output, house.admission.call(asked.tenant_id):
+    tenant_id = asked.tenant_id
+    with house.rooms.outputs.call(tenant_id) as output, house.admission.call(tenant_id):
         record = await house.invoker.invoke(entry, _request(asked, output))
         headers = {"x-invocation-id": record.invocation_id, **_truncated(record)}
         if record.timeline is not None:
@@ -148,7 +149,7 @@ async def _invoke(asked: Asked, entry: Entry) -> Answer:
             return Answer(value=schema.invocation_answer(record), headers=headers)
         try:
             await house.journal.settled()
-            async with house.rooms.answers.making(_size_as_text(record)):
+            async with house.rooms.answers.making(_size_as_text(record), tenant_id):
                 return pages.encoded(schema.invocation_answer(record), headers)
         except CapacityFull as error:
             error.with_record(record.invocation_id, executed=True)
@@ -183,7 +184,7 @@ async def list_invocations(asked: Asked) -> Answer:
         max_bytes=asked.house.limits.page_max,
         with_output=output == "full",
     )
-    async with asked.house.rooms.answers.making(pages.room(asked)):
+    async with asked.house.rooms.answers.making(pages.room(asked), asked.tenant_id):
         page = await asked.house.journal.query(wanted)
         shown = ((one.invocation_id, schema.invocation_answer(one)) for one in page.items)
         return await pages.answer(asked, "invocations", shown, limit, page.next_cursor)
@@ -191,7 +192,7 @@ async def list_invocations(asked: Asked) -> Answer:
 
 async def get_invocation(asked: Asked) -> Answer:
     """Show the record of one call."""
-    async with asked.house.rooms.answers.making(pages.room(asked)):
+    async with asked.house.rooms.answers.making(pages.room(asked), asked.tenant_id):
         record = await _record(asked)
         return pages.encoded(schema.invocation_answer(record), _truncated(record))
 
@@ -201,7 +202,7 @@ async def get_output(asked: Asked) -> Answer:
     text, with U+FFFD for what is not UTF-8.
     """
     stream = parse.one_of(asked.query.get("stream", "stdout"), "stream", STREAMS, "stderr")
-    async with asked.house.rooms.answers.making(pages.room(asked)):
+    async with asked.house.rooms.answers.making(pages.room(asked), asked.tenant_id):
         record = await _record(asked)
         if record.status not in FINAL:
             raise NotFound("the call has not ended yet", hint="ask again once it has")
@@ -240,7 +241,7 @@ async def versions(asked: Asked) -> Answer:
     limit = parse.integer(query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
     after = from_cursor(query["cursor"], "") if "cursor" in query else None
     current, show = entry.function.current_version, _sees_values(asked)
-    async with asked.house.rooms.answers.making(pages.room(asked)):
+    async with asked.house.rooms.answers.making(pages.room(asked), asked.tenant_id):
         page = await asked.house.lifecycle.versions(entry, after, limit)
         shown = ((one.id, schema.version_answer(one, current, show=show)) for one in page.items)
         return await pages.answer(asked, "versions", shown, limit, page.next_cursor)

@@ -5,11 +5,12 @@ What is short is not counted: there is one of it for each connection at most, an
 
 import asyncio
 import contextlib
-from collections import deque
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from quiltfn.model.errors import CapacityFull
+from quiltfn.model.errors import CapacityFull, RateLimited
 
 MIB = 1024 * 1024
 # Bodies and answers up to here are short.
@@ -18,40 +19,59 @@ SHORT_BYTES = 16 * 1024
 # of calls can still be managed.
 SPARE_BYTES = 16 * MIB
 ANSWER_WAIT_S = 10.0
+SHORTER_OR_LATER = "send it again once other requests are done, or a shorter body"
 
 
 class BodyRoom:
-    """Bytes of the bodies that are held for requests that are not answered yet."""
+    """Bytes of the bodies that are held for requests that are not answered yet, half of them at
+    most for one tenant.
+    """
 
     def __init__(self, most: int = 64 * MIB) -> None:
         self._most = most
         self.held = 0
+        self._held_of: Counter[str] = Counter()
 
-    def take(self, size: int, *, is_call: bool) -> None:
-        """Room for `size` more bytes; give them back. Raises `CapacityFull`."""
+    def take(self, size: int, tenant_id: str, *, is_call: bool) -> None:
+        """Room for `size` more bytes; give them back. Raises `RateLimited` where it would be more
+        than the tenant's half, `CapacityFull` where it would be more than all.
+        """
         most = self._most if is_call else self._most + SPARE_BYTES
+        has = self._held_of[tenant_id]
+        if has + size > most // 2:
+            raise RateLimited(
+                f"the server holds {has} bytes of the tenant's bodies and takes {most // 2}",
+                hint=SHORTER_OR_LATER,
+                retry_after=1,
+            )
         if self.held + size > most:
             raise CapacityFull(
                 f"the server holds {self.held} bytes of bodies and takes {most}",
-                hint="send it again once other requests are done, or a shorter body",
+                hint=SHORTER_OR_LATER,
                 retry_after=1,
             )
         self.held += size
+        _count(self._held_of, tenant_id, size)
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, size: int, tenant_id: str) -> None:
         self.held -= size
+        _count(self._held_of, tenant_id, -size)
 
 
 class AnswerRoom:
     """Bytes of long answers: those that are being made, and those that their readers have not taken
     yet. A long answer is not begun before there is room for it; the first is begun in any case.
+    Tenants wait side by side: however many of one are in the line, the first of another is next.
     """
 
     def __init__(self, most: int = 48 * MIB) -> None:
         self._most = most
         self._making = 0
         self._unsent = 0
-        self._line: deque[asyncio.Future[None]] = deque()
+        # In the order of their turns; beside each, how many of its tenant it found there.
+        self._line: list[asyncio.Future[None]] = []
+        self._ranks: list[int] = []
+        self._waiting: Counter[str] = Counter()
 
     @property
     def is_wanted(self) -> bool:
@@ -65,12 +85,12 @@ class AnswerRoom:
             self._call_next()
 
     @contextlib.asynccontextmanager
-    async def making(self, size: int) -> AsyncIterator[None]:
+    async def making(self, size: int, tenant_id: str) -> AsyncIterator[None]:
         """Room for an answer of up to `size` bytes until it is handed to its connection. Raises
         `CapacityFull` if there is none within ten seconds.
         """
         if self._line or not self._fits(size):
-            await self._wait(size)
+            await self._wait(size, tenant_id)
         self._making += size
         try:
             self._call_next()
@@ -83,10 +103,14 @@ class AnswerRoom:
         held = self._making + self._unsent
         return held == 0 or held + size <= self._most
 
-    async def _wait(self, size: int) -> None:
+    async def _wait(self, size: int, tenant_id: str) -> None:
         """Until it is our turn and there is room."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append(turn)
+        rank = self._waiting[tenant_id]
+        at = bisect_right(self._ranks, rank)
+        self._ranks.insert(at, rank)
+        self._line.insert(at, turn)
+        _count(self._waiting, tenant_id, 1)
         try:
             async with asyncio.timeout(ANSWER_WAIT_S):
                 while self._line[0] is not turn or not self._fits(size):
@@ -99,7 +123,9 @@ class AnswerRoom:
                 retry_after=1,
             ) from None
         finally:
-            self._line.remove(turn)
+            at = self._line.index(turn)
+            del self._line[at], self._ranks[at]
+            _count(self._waiting, tenant_id, -1)
 
     def _again(self, turn: "asyncio.Future[None]") -> "asyncio.Future[None]":
         """Another future at the same place in the line."""
@@ -113,43 +139,93 @@ class AnswerRoom:
 
 
 class OutputRoom:
-    """How many calls may have long output at a time, from where it begins to its answer."""
+    """Memory for the long output of calls, from where it begins to the answer.
 
-    def __init__(self, most: int = 4) -> None:
-        self._free = most
-        self._line: deque[OutputOfCall] = deque()
+    A call has what it has written, in steps of 1 MiB, as long as there are any. If none is left it
+    waits for a place that is large enough for whatever it may still write. Who has a place never
+    waits again, so that calls that wait for each other's steps end one after the other. A tenant
+    has half of everything, and one that keeps its half keeps nobody else from going on.
+    """
 
-    def call(self) -> "OutputOfCall":
+    def __init__(self, steps: int = 14, places: int = 2) -> None:
+        self._free_steps, self._steps_of_one = steps, steps // 2
+        self._free_places, self._places_of_one = places, places // 2
+        self._steps_of: Counter[str] = Counter()
+        self._places_of: Counter[str] = Counter()
+        self._line: list[OutputOfCall] = []
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether all of it has come back."""
+        return not (self._line or self._steps_of or self._places_of)
+
+    def call(self, tenant_id: str) -> "OutputOfCall":
         """Of one call; use it in a `with`."""
-        return OutputOfCall(self)
+        return OutputOfCall(self, tenant_id)
 
     def enter(self, one: "OutputOfCall") -> bool:
-        if self._free:
-            self._free -= 1
-            return True
-        self._line.append(one)
+        """Whether it has what it wants; if not, it is told once it has."""
+        if one not in self._line:
+            if self._give(one):
+                return True
+            self._line.append(one)
         return False
 
     def leave(self, one: "OutputOfCall") -> None:
         if one in self._line:
             self._line.remove(one)
-        elif self._line:
-            self._line.popleft().go_on()
-        else:
-            self._free += 1
+        self._take_back(one)
+        if one.has_place:
+            one.has_place = False
+            self._free_places += 1
+            _count(self._places_of, one.tenant_id, -1)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Whoever has most goes first: so it ends soon, and gives most back."""
+        waits = sorted(self._line, key=lambda it: -it.steps)
+        while served := next((one for one in waits if self._give(one)), None):
+            waits.remove(served)
+            self._line.remove(served)
+            served.go_on()
+
+    def _give(self, one: "OutputOfCall") -> bool:
+        more = one.wanted - one.steps
+        if one.has_place or more <= 0:
+            return True
+        has = self._steps_of[one.tenant_id]
+        if more <= min(self._free_steps, self._steps_of_one - has):
+            one.steps += more
+            self._free_steps -= more
+            _count(self._steps_of, one.tenant_id, more)
+            return True
+        if self._free_places and self._places_of[one.tenant_id] < self._places_of_one:
+            one.has_place = True
+            self._free_places -= 1
+            _count(self._places_of, one.tenant_id, 1)
+            self._take_back(one)
+            return True
+        return False
+
+    def _take_back(self, one: "OutputOfCall") -> None:
+        self._free_steps += one.steps
+        _count(self._steps_of, one.tenant_id, -one.steps)
+        one.steps = 0
 
 
 class OutputOfCall:
-    """`ports.LongOutput`."""
+    """`ports.LongOutput`. `wanted` and `steps`: MiB that it needs and has, without a place."""
 
-    __slots__ = ("_ready", "_room")
+    __slots__ = ("_ready", "_room", "has_place", "steps", "tenant_id", "wanted")
 
-    def __init__(self, room: OutputRoom) -> None:
-        self._room = room
+    def __init__(self, room: OutputRoom, tenant_id: str) -> None:
+        self._room, self.tenant_id = room, tenant_id
         self._ready: Callable[[], None] | None = None
+        self.wanted, self.steps, self.has_place = 0, 0, False
 
-    def take(self, ready: Callable[[], None]) -> bool:
+    def take(self, size: int, ready: Callable[[], None]) -> bool:
         self._ready = ready
+        self.wanted = -(-size // MIB)
         return self._room.enter(self)
 
     def go_on(self) -> None:
@@ -163,6 +239,13 @@ class OutputOfCall:
         if self._ready is not None:  # it was asked for
             self._ready = None
             self._room.leave(self)
+
+
+def _count(held: Counter[str], tenant_id: str, more: int) -> None:
+    """Who holds nothing is not kept."""
+    held[tenant_id] += more
+    if not held[tenant_id]:
+        del held[tenant_id]
 
 
 class UploadRoom:
@@ -191,14 +274,14 @@ class Rooms:
     outputs: OutputRoom = field(default_factory=OutputRoom)
     uploads: UploadRoom = field(default_factory=UploadRoom)
     _parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _loading: AnswerRoom = field(default_factory=lambda: AnswerRoom(0))  # so for one alone
 
     @contextlib.asynccontextmanager
-    async def kept_answer(self) -> AsyncIterator[None]:
+    async def kept_answer(self, tenant_id: str) -> AsyncIterator[None]:
         """Room for the answer that is kept for a key, however long it is: one is loaded at a time,
         and none while those before it are not read. Raises `CapacityFull`.
         """
-        async with self._loading, self.answers.making(0):
+        async with self._loading.making(1, tenant_id), self.answers.making(0, tenant_id):
             yield
 
     async def turn(self) -> None:

@@ -127,7 +127,9 @@ class GuestSandbox(asyncio.Protocol):
         self._out_of_memory_kills = 0
         self._output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         self._output_bytes = 0
+        self._room_bytes = SHORT_OUTPUT_BYTES
         self._long_output: LongOutput | None = None
+        self._is_held_up = False
         self._destroyed: asyncio.Task[None] | None = None
         self._blocked = 0
 
@@ -179,7 +181,7 @@ class GuestSandbox(asyncio.Protocol):
             env_replaces=call.replaces_environment,
         )
         self._output = {"stdout": [], "stderr": []}
-        self._output_bytes = 0
+        self._output_bytes, self._room_bytes = 0, SHORT_OUTPUT_BYTES
         self._long_output = call.long_output
         self._end = self._loop.create_future()
         if not self.is_alive:
@@ -245,8 +247,8 @@ class GuestSandbox(asyncio.Protocol):
         if isinstance(event, wire.Output) and self._awaits(event.nonce):
             self._output[event.stream].append(event.data)
             self._output_bytes += len(event.data)
-            if self._output_bytes > SHORT_OUTPUT_BYTES and self._long_output is not None:
-                self._wait_for_room(self._long_output)
+            if self._output_bytes > self._room_bytes and self._long_output is not None:
+                self._make_room(self._long_output)
             if self._output_bytes > self._output_max:
                 self._break()
         elif isinstance(event, wire.End) and self._awaits(event.nonce):
@@ -261,13 +263,16 @@ class GuestSandbox(asyncio.Protocol):
         else:
             self._break()
 
-    def _wait_for_room(self, room: LongOutput) -> None:
-        """The handler writes no further before there is room for that; asked for once a call."""
-        self._long_output = None
-        if self._transport is not None and not room.take(self._read_on):
+    def _make_room(self, room: LongOutput) -> None:
+        """The handler writes no further before there is room for what it has written."""
+        if room.take(self._output_bytes, self._read_on):
+            self._room_bytes = -(-self._output_bytes // MIB) * MIB
+        elif self._transport is not None:
+            self._is_held_up = True
             self._transport.pause_reading()
 
     def _read_on(self) -> None:
+        self._is_held_up = False
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -290,6 +295,8 @@ class GuestSandbox(asyncio.Protocol):
 
     def _finish(self, ended: Ended) -> None:
         future, self._end = self._end, None
+        if self._is_held_up:  # the end came with the output for which there was no room
+            self._read_on()
         if future is not None and not future.done():
             future.set_result(ended)
 
