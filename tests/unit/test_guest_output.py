@@ -1,0 +1,93 @@
+"""The output of a call is read as far as there is room for it, and no further."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from quiltfn.guest import wire
+from quiltfn.model.invocation import Ended
+from quiltfn.ports import Call
+from quiltfn.sandbox.guest import MIB, SHORT_OUTPUT_BYTES, GuestSandbox
+from unit.test_wire import as_guest
+
+PIECE = wire.Output(1, "stdout", b"x" * 65_536)
+END = wire.End(1, wire.How.EXITED, 0, 0, 0, "")
+
+
+class Transport:
+    """Of the guest's connection."""
+
+    is_reading = True
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
+
+
+class Room:
+    """`ports.LongOutput`."""
+
+    def __init__(self, *, has_room: bool) -> None:
+        self.has_room = has_room
+        self.asked: list[int] = []
+        self.ready: Callable[[], None] = lambda: None
+
+    def take(self, size: int, ready: Callable[[], None]) -> bool:
+        self.asked.append(size)
+        self.ready = ready
+        return self.has_room
+
+
+async def called(room: Room) -> tuple[GuestSandbox, Transport, asyncio.Future[Ended]]:
+    sandbox, transport = GuestSandbox("one", -1, cast("Any", None)), Transport()
+    sandbox.connection_made(cast("Any", transport))
+    call = Call(
+        payload=None, environment={}, replaces_environment=False, timeout_s=60, long_output=room
+    )
+    running = asyncio.ensure_future(sandbox.call(call))
+    await asyncio.sleep(0)
+    return sandbox, transport, running
+
+
+async def test_room_is_asked_for_again_with_each_mib() -> None:
+    room = Room(has_room=True)
+    sandbox, transport, running = await called(room)
+    for _ in range(3 * 16):
+        sandbox.data_received(as_guest(PIECE))
+    assert room.asked == [SHORT_OUTPUT_BYTES + 65_536, MIB + 65_536, 2 * MIB + 65_536]
+    assert transport.is_reading
+    sandbox.data_received(as_guest(END))
+    assert len((await running).stdout) == 3 * MIB
+
+
+async def test_nothing_is_read_until_there_is_room() -> None:
+    room = Room(has_room=False)
+    sandbox, transport, running = await called(room)
+    sandbox.data_received(as_guest(PIECE) * 5)
+    assert not transport.is_reading
+    room.ready()
+    assert transport.is_reading
+    sandbox.data_received(as_guest(END))
+    assert len((await running).stdout) == 5 * 65_536
+
+
+@pytest.mark.parametrize("pieces", [4, 5], ids=["short", "long"])
+async def test_a_call_that_ended_without_room_leaves_an_instance_that_is_heard(pieces: int) -> None:
+    sandbox, transport, running = await called(Room(has_room=False))
+    sandbox.data_received(as_guest(PIECE) * pieces + as_guest(END))
+    await running
+    assert transport.is_reading
+    sandbox.data_received(as_guest(wire.Clean(1)))
+    assert sandbox.is_clean
