@@ -65,7 +65,6 @@ def add_records(connection: sqlite3.Connection, functions: list[str], count: int
     connection.execute(index)
     calls = count // len(functions)
     connection.execute("UPDATE function SET invocation_count = ?", (calls,))
-    connection.execute("UPDATE record_count SET number = number + ?", (count,))
 
 
 def records(functions: list[str], count: int) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """What callers can have kept is bounded in bytes, of each tenant and of all, and that is cheap."""
 
+import random
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,15 @@ from quiltfn.store import (
     SqlTrim,
     migrations,
     records,
+    usage,
 )
 from quiltfn.store.sql import SQL
-from quiltfn.store.usage import ANSWER_BYTES, KINDS, RECORD_BYTES
+from quiltfn.store.usage import ANSWER_BYTES, HEADERS_BYTES, KINDS, RECORD_BYTES
 
 NOW = 1_760_000_000
 OUTPUT = 1000
 ONE = RECORD_BYTES + OUTPUT
+A_KEY = ANSWER_BYTES + HEADERS_BYTES + len("/f") + len("k")
 
 
 @pytest.fixture
@@ -92,9 +95,9 @@ async def left(journal: SpoolJournal, function: Function) -> list[str]:
     return [one.invocation_id for one in (await journal.query(query)).items][::-1]
 
 
-async def prune(store: SqliteStore, **bound: int) -> None:
+async def prune(store: SqliteStore, count: int = 0, **bound: int) -> None:
     retention = SqlRetention(store.database, FixedClock(NOW))
-    while await retention.prune_some(Keep(count=0, seconds=0, size=Bound(**bound))):
+    while await retention.prune_some(Keep(count=count, seconds=0, size=Bound(**bound))):
         pass
 
 
@@ -130,18 +133,48 @@ async def test_beyond_the_bound_of_all_whoever_has_most_loses_first(
     exact(tmp_path)
 
 
-async def test_beyond_the_bound_in_number_whoever_has_most_loses_first(
-    store: SqliteStore, journal: SpoolJournal, tmp_path: Path
+async def test_beyond_the_number_of_all_whoever_has_most_loses_first(
+    store: SqliteStore, journal: SpoolJournal
 ) -> None:
     one, other = await of_tenant(store, "one"), await of_tenant(store, "other")
     theirs = await calls(journal, other, 10, NOW - 90_000)
     ours = await calls(journal, one, 30)
-    retention = SqlRetention(store.database, FixedClock(NOW))
-    while await retention.prune_some(Keep(count=25, seconds=0)):
-        pass
+    await prune(store, count=30)
     assert await left(journal, other) == theirs
-    assert await left(journal, one) == ours[15:]
-    exact(tmp_path)
+    assert await left(journal, one) == ours[10:]
+    await prune(store, count=12)
+    assert [len(await left(journal, function)) for function in (one, other)] == [6, 6]
+
+
+@pytest.mark.parametrize("bound", [{"count": 30}, {"all": 30 * ONE}, {"tenant": 15 * ONE}])
+async def test_records_of_the_last_minute_switch_no_bound_off_for_others(
+    store: SqliteStore, journal: SpoolJournal, bound: dict[str, int]
+) -> None:
+    """Those of whoever has most may not go yet: others come down to an equal share, no further."""
+    flood = await of_tenant(store, "flood")
+    young = await calls(journal, flood, 50, NOW - 55)
+    functions = [await of_tenant(store, f"t{n}") for n in range(2)]
+    for function, count in zip(functions, (20, 4), strict=True):
+        await calls(journal, function, count, NOW - 1000 * count)
+    await prune(store, **bound)
+    assert await left(journal, flood) == young
+    counts = [len(await left(journal, function)) for function in functions]
+    assert counts == [15 if "tenant" in bound else 13, 4]
+
+
+def test_the_level_is_what_leaves_the_bound() -> None:
+    chance = random.Random(7)
+    for _ in range(500):
+        has = sorted((chance.randrange(100) for _ in range(chance.randrange(9))), reverse=True)
+        excess = chance.randrange(-20, sum(has) + 20)
+        level = usage._level(has, excess)
+        given = sum(max(0, one - level) for one in has)
+        if excess <= 0:
+            assert given == 0
+        elif excess >= sum(has):
+            assert given == sum(has)
+        else:
+            assert excess <= given < excess + len(has)
 
 
 async def test_the_last_minute_keeps_its_records_but_not_its_output(
@@ -280,7 +313,7 @@ async def test_the_oldest_answers_make_room_and_their_keys_stay_known(
     assert rows(tmp_path, "SELECT bytes <= 30000 FROM usage WHERE tenant_id = 'default'") == [(1,)]
 
 
-@pytest.mark.parametrize("bound", [Bound(tenant=10 * ANSWER_BYTES), Bound(all=10 * ANSWER_BYTES)])
+@pytest.mark.parametrize("bound", [Bound(tenant=10 * A_KEY), Bound(all=10 * A_KEY)])
 async def test_where_keys_alone_take_all_the_room_another_one_is_refused(
     store: SqliteStore, bound: Bound
 ) -> None:
@@ -299,30 +332,60 @@ async def test_where_keys_alone_take_all_the_room_another_one_is_refused(
     await answered(answers, a_slot("again"))
 
 
-async def fill_with_keys(answers: SqlAnswers, tenant_id: str) -> None:
-    """Goes beyond the tenant's bound, since headers come with the ends of calls."""
-    slots = [a_slot(str(number), tenant_id) for number in range(30_000 // ANSWER_BYTES)]
-    for slot in slots:
-        await answers.reserve(slot, NOW)
-    with pytest.raises(RateLimited):
-        await answers.reserve(a_slot("one more", tenant_id), NOW)
-    for slot in slots:
-        await answers.keep(slot, 200, {"x-invocation-id": slot.key}, b"")
-
-
-async def test_where_keys_of_one_tenant_take_all_its_room_others_still_give_up_answers(
-    store: SqliteStore, tmp_path: Path
+@pytest.mark.parametrize("flooded", [False, True])
+async def test_a_tenant_whose_keys_fill_its_room_takes_no_more_and_the_bound_of_all_holds(
+    store: SqliteStore, tmp_path: Path, flooded: bool
 ) -> None:
     answers = SqlAnswers(store.database, Bound(tenant=30_000, all=100_000))
-    await fill_with_keys(answers, "flood")
-    for number in range(40):  # up to a tenant's bound, and less than the flood has
-        await answered(answers, a_slot(str(number), "other"), 400)
-    for tenant in range(6):
+    if flooded:
+        await fill_with_keys(answers, 30_000)
+    for tenant in range(12):
         for number in range(5):
-            await answered(answers, a_slot(str(number), f"tenant {tenant}"))
-    ((total,),) = rows(tmp_path, "SELECT sum(bytes) FROM usage WHERE kind = 'answer'")
-    assert total <= 100_000
+            await answered(answers, a_slot(str(number), f"t{tenant}"))
+            ((largest, whole),) = rows(tmp_path, OF_ANSWERS)
+            assert largest <= 30_000
+            assert whole <= 100_000
     exact(tmp_path)
+
+
+async def test_whoever_has_bodies_gives_them_up_though_keys_of_another_fill_its_room(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    answers = SqlAnswers(store.database, Bound(tenant=30_000))
+    await fill_with_keys(answers, 30_000)
+    for number in range(40):
+        await answered(answers, a_slot(str(number), "other"), 400)
+        exact(tmp_path)
+    change(tmp_path, "UPDATE usage SET bytes = bytes + 5000 WHERE tenant_id = 'flood'")
+    await answered(answers, a_slot("more", "other"))  # Also beside one that has too much.
+    with pytest.raises(RateLimited):
+        await answers.reserve(a_slot("more", "flood"), NOW)
+    assert rows(tmp_path, "SELECT 1 FROM idempotent_answer WHERE key = 'more'") == [(1,)]
+
+
+async def test_looking_for_who_has_answers_to_give_reads_an_index_alone(store: SqliteStore) -> None:
+    givers = usage._GIVERS[usage.ANSWER, usage.Unit.BYTES]
+    plan = await store.database.read(
+        lambda c: c.exec_driver_sql(f"EXPLAIN QUERY PLAN {givers}", {"kind": "answer"}).fetchall()
+    )
+    told = " · ".join(str(row[3]) for row in plan)
+    assert "INDEX idempotent_answer_with_body (tenant_id=?)" in told
+
+
+OF_ANSWERS = "SELECT max(bytes), sum(bytes) FROM usage WHERE kind = 'answer'"
+
+
+async def fill_with_keys(answers: SqlAnswers, room: int) -> None:
+    """As many calls that run at a time as a tenant can have keys for; then they end."""
+    count = 0
+    with suppress(RateLimited):
+        while count < 1000:
+            await answers.reserve(a_slot(f"{count}", "flood"), NOW)
+            count += 1
+    assert room // A_KEY - 2 <= count <= room // A_KEY
+    for number in range(count):
+        slot = a_slot(f"{number}", "flood")
+        await answers.keep(slot, 200, {"x-invocation-id": "i" * 36}, b"x" * 100)
 
 
 # The trail and operations --------------------------------------------------------------------
@@ -361,6 +424,8 @@ async def test_the_trail_and_operations_are_bounded(store: SqliteStore, tmp_path
         status = "running" if number < 3 else "succeeded"
         await operations.begin(an_operation(tenant_id, one, status))
     exact(tmp_path)
+    for one in ids(40):  # As many as nothing can be taken of switch no bound off for others.
+        await operations.begin(an_operation("busy", one, "running"))
     trim = SqlTrim(store.database, Bound(tenant=6000))
     while await trim.prune_some():
         pass
@@ -369,7 +434,9 @@ async def test_the_trail_and_operations_are_bounded(store: SqliteStore, tmp_path
     assert 9 <= len(kept) <= 12
     assert kept == [one for number, one in enumerate(made) if number % 10][::-1][: len(kept)]
     assert len((await audit.query("small", 100, None)).items) == 3
-    assert [one.operation_id for one in await operations.running()] == made[:3]
+    running = [one.operation_id for one in await operations.running()]
+    assert running[:3] == made[:3]
+    assert len(running) == 43
     assert await operations.get("large", made[3]) is None
     assert await operations.get("large", made[29]) is not None
 

@@ -56,17 +56,23 @@ class SqlAnswers:
         stamp = now if made_at is None else made_at
         row = tables.row_of(slot) | {"headers": {}, "body": b"", "made_at": stamp}
 
-        def work(connection: Connection) -> KeptAnswer | None:
+        def work(connection: Connection) -> KeptAnswer | RateLimited | CapacityFull | None:
             # No other writer comes between: the transaction has the write lock from its beginning.
             connection.execute(expired)
             found = connection.execute(select(answer).where(at(slot))).mappings().one_or_none()
             if found is not None:
                 return tables.read(found, KeptAnswer)
-            self._check_room(connection, slot.tenant_id)
             connection.execute(insert(answer), row)
-            return None
+            self._make_room(connection)
+            refused = self._refused(connection, slot.tenant_id)
+            if refused is not None:  # The room that was made stays.
+                connection.execute(delete(answer).where(at(slot)))
+            return refused
 
-        return await self._database.write(work)
+        found = await self._database.write(work)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     async def keep(self, slot: Slot, status: int, headers: dict[str, str], body: bytes) -> None:
         """As the port says. Nothing happens where the slot has become somebody else's meanwhile.
@@ -82,39 +88,33 @@ class SqlAnswers:
 
         await self._database.write(work, frees=True)
 
-    def _make_room(self, connection: Connection) -> list[usage.Surplus]:
-        """Takes the oldest bodies of whoever has too much, for as long as a step may last; who
-        still has too much. A key stays known: its call is not run again.
+    def _make_room(self, connection: Connection) -> None:
+        """Takes the oldest bodies of whoever has too much, for as long as a step may last. A key
+        stays known: its call is not run again.
         """
         until = time.perf_counter() + STEP_S
-        left: dict[str, usage.Surplus] = {}  # Of these there is nothing more to take.
         turn = 0
-        while surplus := usage.surplus(connection, usage.ANSWER, self._bound, left):
-            named = {"tenant_id": surplus.tenant_id}
-            if not connection.exec_driver_sql(SQL["drop_body"], named).rowcount:
-                left[surplus.tenant_id] = surplus
+        while surpluses := usage.surpluses(connection, usage.ANSWER, self._bound):
+            named = {"tenant_id": surpluses[0].tenant_id}
+            connection.exec_driver_sql(SQL["drop_body"], named)
             turn += 1
             if turn >= LEAST and time.perf_counter() >= until:
-                left[surplus.tenant_id] = surplus
-                break
-        return list(left.values())
+                return
 
-    def _check_room(self, connection: Connection, tenant_id: str) -> None:
-        """Raises `RateLimited` or `CapacityFull` where keys alone, without their answers, take all
-        the room that there is for them.
+    def _refused(self, connection: Connection, tenant_id: str) -> RateLimited | CapacityFull | None:
+        """Why the tenant cannot have the slot that it has just taken, if so: there is no room for
+        it, though there are no answers left that could make some.
         """
-        left = self._make_room(connection)
-        if not left:
-            return
         has = usage.of_tenant(connection, usage.ANSWER, tenant_id)
-        if 0 < self._bound.tenant <= has:
-            raise RateLimited(
+        if 0 < self._bound.tenant < has:
+            return RateLimited(
                 "the tenant has used as many Idempotency-Keys in 24 hours as there is room for",
                 hint="repeat without a key what may be done twice",
                 retry_after=60,
             )
-        if not all(one.is_its_own for one in left):
-            raise CapacityFull("there is no room for another Idempotency-Key", retry_after=60)
+        if 0 < self._bound.all < usage.of_all(connection, usage.ANSWER):
+            return CapacityFull("there is no room for another Idempotency-Key", retry_after=60)
+        return None
 
     async def release(self, slot: Slot) -> None:
         """As the port says. An answer that was kept stays."""

@@ -72,20 +72,15 @@ UPDATE invocation
        stdout = x'', stderr = x'', size_bytes = :record_bytes
  WHERE invocation_id = :invocation_id;
 
--- largest_usage: the two who have most of a kind, but for some (a JSON array); of the tenants there
--- is one row each
-SELECT tenant_id, bytes, number FROM usage
- WHERE kind = :kind AND tenant_id NOT IN (SELECT value FROM json_each(:without))
- ORDER BY bytes DESC LIMIT 2;
-
--- most_records: who has most records
-SELECT tenant_id FROM usage WHERE kind = 'record' ORDER BY number DESC LIMIT 1;
+-- givers: the tenants who have some of a kind that may go, whoever has most first
+SELECT tenant_id, :unit, bytes, number FROM usage
+ WHERE kind = :kind AND number > 0 :may_go ORDER BY :unit DESC;
 
 -- usage_of_tenant: how much a tenant has of a kind
 SELECT bytes FROM usage WHERE kind = :kind AND tenant_id = :tenant_id;
 
--- whole_usage: what all tenants together have of a kind
-SELECT coalesce(sum(bytes), 0) FROM usage WHERE kind = :kind;
+-- whole_usage: the most that a tenant has of a kind, and what all together have
+SELECT coalesce(max(:unit), 0), coalesce(sum(:unit), 0) FROM usage WHERE kind = :kind;
 
 -- drop_body: take the oldest answer of a tenant that is kept; that there was one stays known
 UPDATE idempotent_answer SET body = x''
@@ -106,15 +101,6 @@ SELECT max(coalesce(id, '')) FROM (
 
 -- remove_invocation: take one record away
 DELETE FROM invocation WHERE invocation_id = :invocation_id;
-
--- last_row: what the next new row of records will be numbered above
-SELECT coalesce(max(rowid), 0) FROM invocation;
-
--- count_records: so many records came, or went
-UPDATE record_count SET number = number + :more WHERE id = 1;
-
--- records_kept: how many records there are
-SELECT number FROM record_count WHERE id = 1;
 
 -- probe: learn whether the database takes a write
 UPDATE probe SET count = count + 1 WHERE id = 1;

@@ -78,7 +78,6 @@ def absorb(connection: Connection, records: Sequence[Invocation]) -> None:
 
 def keep(connection: Connection, records: Sequence[Invocation]) -> int:
     """Writes the records that may be written; returns how many those were."""
-    before = connection.exec_driver_sql(SQL["last_row"]).scalar_one()
     # Straight to the driver and by position: this is done for every call.
     driver = connection.connection.driver_connection
     assert driver is not None
@@ -98,7 +97,6 @@ def keep(connection: Connection, records: Sequence[Invocation]) -> int:
                 values += tables.invocation_row(record)
             written += driver.execute(KEEP[count_at_once], values).rowcount
             at += count_at_once
-    count(connection, connection.exec_driver_sql(SQL["last_row"]).scalar_one() - before)
     return written
 
 
@@ -110,7 +108,6 @@ def remove(connection: Connection, ids: Sequence[str]) -> int:
         removed += connection.exec_driver_sql(SQL["remove_invocation"], rows).rowcount
         if time.perf_counter() >= until:
             break
-    count(connection, -removed)
     return removed
 
 
@@ -123,12 +120,6 @@ def drop_output(connection: Connection, ids: Sequence[str]) -> int:
         if time.perf_counter() >= until:
             break
     return dropped
-
-
-def count(connection: Connection, more: int) -> None:
-    """Keeps up how many records there are."""
-    if more:
-        connection.exec_driver_sql(SQL["count_records"], {"more": more})
 
 
 def tally(connection: Connection, ended: Iterable[Invocation]) -> None:

@@ -1,16 +1,16 @@
 """Records are not kept for ever: the oldest go, in steps that nobody notices.
 
 A step ends after a millisecond or so, however large the records are or far apart on disk, since
-every other write stands in line behind it. How many records there are is a number that is kept up
-by whoever adds or removes some (`records.count`).
+every other write stands in line behind it. How many records a tenant has is kept up in `usage`.
 """
 
+import time
 from collections import deque
 
 from sqlalchemy import Connection
 
 from quiltfn.model.cursors import AFTER_EVERY_ID, first_id
-from quiltfn.model.kept import Keep
+from quiltfn.model.kept import Bound, Keep
 from quiltfn.ports import Clock
 from quiltfn.store import records, usage
 from quiltfn.store.database import Database
@@ -52,21 +52,17 @@ class SqlRetention:
 
 def prune_some(connection: Connection, keep: Keep, now: int, before: str) -> int:
     """One step; returns how many records were removed. `before`: above every id that may go."""
-    too_many = 0
-    if keep.count:
-        too_many = connection.exec_driver_sql(SQL["records_kept"]).scalar_one() - keep.count
-    too_large = usage.surplus(connection, usage.RECORD, keep.size)
-    if too_large is not None:
-        removed = records.remove(connection, oldest_of_tenant(connection, too_large, before))
-        if not removed:  # All that this tenant has is of the last minute, whose rows must stay.
-            some = oldest_of_tenant(connection, too_large, AFTER_EVERY_ID, usage.RECORD_BYTES)
+    until = time.perf_counter() + records.STEP_S
+    # A tenant whose records are all of the last minute keeps nobody else's beyond the bounds.
+    for surplus in too_much(connection, keep):
+        removed = records.remove(connection, oldest_of_tenant(connection, surplus, before))
+        if not removed and surplus.unit is usage.Unit.BYTES:  # Of the last minute the rows stay.
+            some = oldest_of_tenant(connection, surplus, AFTER_EVERY_ID, usage.RECORD_BYTES)
             removed = records.drop_output(connection, some)
         if removed:
             return removed
-    if too_many > 0:
-        removed = records.remove(connection, oldest_of_who_has_most(connection, too_many, before))
-        if removed:
-            return removed
+        if time.perf_counter() >= until:
+            break
     if not keep.seconds:
         return 0
     aged = first_id(now - max(keep.seconds, YOUNG_S))
@@ -75,14 +71,13 @@ def prune_some(connection: Connection, keep: Keep, now: int, before: str) -> int
     return records.remove(connection, oldest)
 
 
-def oldest_of_who_has_most(connection: Connection, too_many: int, before: str) -> list[str]:
-    """Some of the oldest records of the tenant that has most, so that nobody loses any by another's
-    flood.
-    """
-    tenant_id = connection.exec_driver_sql(SQL["most_records"]).scalar()
-    most = min(too_many, records.STEP_ROWS)
-    bounds = {"tenant_id": tenant_id, "before": before, "above": 0, "most": most}
-    return [one for one, _ in connection.exec_driver_sql(SQL["oldest_of_tenant"], bounds)]
+def too_much(connection: Connection, keep: Keep) -> list[usage.Surplus]:
+    """Who has to give up records, for their bytes and then for their number."""
+    found = usage.surpluses(connection, usage.RECORD, keep.size)
+    if keep.count:
+        count = Bound(all=keep.count)
+        found += usage.surpluses(connection, usage.RECORD, count, usage.Unit.ROWS)
+    return found
 
 
 def oldest_of_tenant(
@@ -93,10 +88,10 @@ def oldest_of_tenant(
     """
     most = min(records.STEP_ROWS, surplus.rows + 1)
     bounds = {"tenant_id": surplus.tenant_id, "before": before, "above": above, "most": most}
-    found, to_go = [], surplus.bytes
+    found, to_go = [], surplus.amount
     for invocation_id, size in connection.exec_driver_sql(SQL["oldest_of_tenant"], bounds):
         found.append(invocation_id)
-        to_go -= size
+        to_go -= surplus.of_row(size)
         if to_go <= 0:
             break
     return found

@@ -28,7 +28,7 @@ from quiltfn.ports import Stored, Tally
 
 # The newest revision in migrations/versions. Kept here so that a start at head need not import
 # Alembic, which costs more than opening the database does.
-REVISION = "0009"
+REVISION = "0010"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -147,7 +147,7 @@ invocation = Table(
     ),
 )
 
-# How many bytes a tenant's rows take; kept up by triggers, see `usage.py`.
+# How many rows a tenant has and how many bytes they take; kept up by triggers, see `usage.py`.
 usage = Table(
     "usage",
     metadata,
@@ -159,14 +159,6 @@ usage = Table(
 
 # Functions that are deleted and may still have records; emptied as these are removed.
 deletion = Table("deletion", metadata, Column("function_id", Text, primary_key=True))
-
-# One row: how many records there are. Counting them would read the whole table.
-record_count = Table(
-    "record_count",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("number", BigInteger, nullable=False),
-)
 
 # One row, once there was a server: which time it went by. See `model/settled.py`.
 clock = Table(

@@ -31,11 +31,12 @@ def prune_some(connection: Connection, bound: Bound) -> int:
         (usage.AUDIT, audit.id, audit.id != ""),
         (usage.OPERATION, operation.operation_id, ENDED),
     ):
-        surplus = usage.surplus(connection, kind, bound)
-        if surplus is not None:
-            column: Column[str] = key
-            owner = column.table.c.tenant_id
+        column: Column[str] = key
+        owner = column.table.c.tenant_id
+        for surplus in usage.surpluses(connection, kind, bound):
             some = select(column).where(owner == surplus.tenant_id, may_go).order_by(column)
-            step = some.limit(min(surplus.rows, STEP_ROWS))
+            step = some.limit(min(surplus.rows, STEP_ROWS - removed))
             removed += connection.execute(delete(column.table).where(column.in_(step))).rowcount
+            if removed >= STEP_ROWS:
+                return removed
     return removed
