@@ -335,6 +335,14 @@ async def test_a_copy_that_there_is_no_room_for_leaves_nothing_and_changes_nothi
     assert await names(SqliteStore.open, tmp_path) == set()
 
 
+def test_a_log_that_is_a_hole_holds_nothing(tmp_path: Path) -> None:
+    """Frames of no length would lead through all of it, some bytes at a time."""
+    log = tmp_path / "quiltfn.db-wal"
+    with log.open("wb") as file:
+        file.truncate(1 << 38)
+    assert header.first_in_log(log) is None
+
+
 def test_the_count_of_transactions_begins_again_after_the_last_number() -> None:
     last = header.NUMBERS
     assert header.following(last) == 0

@@ -49,6 +49,8 @@ def first_in_log(log: Path) -> Numbers | None:
         (page_size,), salts, at = struct.unpack(">I", head[8:12]), head[16:24], LOG_HEADER
         # What follows the newest frames is of an earlier round through the file.
         while (frame := os.pread(opened, FRAME_HEADER, at))[8:16] == salts:
+            if frame[:4] == b"\0\0\0\0":  # No page: a hole, which may be as long as one likes.
+                return None
             if frame[:4] == b"\0\0\0\1":
                 return _numbers(os.pread(opened, HEADER, at + FRAME_HEADER))
             at += FRAME_HEADER + page_size
