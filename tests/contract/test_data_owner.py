@@ -27,9 +27,9 @@ AS_ROOT = (
     """
 import os, sys
 os.O_NOFOLLOW = 0
-from quiltfn.operator import keys
+from quiltfn.operator import owner
 from quiltfn.store import database
-keys.become_owner = lambda *_: None
+owner.become_owner = lambda *_: None
 """
     + TOOL
 )

@@ -42,6 +42,40 @@ def test_a_command_loads_what_it_needs_and_no_more(line: str) -> None:
     assert not loaded & HEAVY
 
 
+# What reads a database, and what of it only a server needs.
+STORE, SERVER = {"sqlalchemy"}, {"structlog", "rich", "pygments", "quiltfn.launcher.main"}
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "spared"),
+    [
+        ("keys --help", 0, STORE | SERVER | {"asyncio"}),
+        ("keys list --data-dir /does/not/exist", 74, STORE | SERVER | {"asyncio"}),
+        ("keys create --data-dir DATA", 0, SERVER),
+        ("keys list --data-dir DATA", 0, SERVER),
+    ],
+)
+def test_keys_load_the_store_where_there_is_one_and_no_server(
+    tmp_path: Path, line: str, code: int, spared: set[str]
+) -> None:
+    """The database is made before: only that needs what migrates it."""
+    data = tmp_path / "data"
+    words = line.replace("DATA", str(data)).split()
+    if str(data) in words:
+        subprocess.run([*QUILTFN, "keys", "create", "--data-dir", str(data)], check=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "quiltfn", *words],
+        capture_output=True,
+        text=True,
+        timeout=patient(30),
+        check=False,
+    )
+    assert done.returncode == code
+    loaded = set(re.findall(r"\|\s+([\w.]+)$", done.stderr, re.MULTILINE))
+    assert "quiltfn.operator.keys" in loaded
+    assert not loaded & spared
+
+
 def test_the_client_library_loads_no_http_library_before_it_is_needed() -> None:
     code = "import sys, quiltfn.sdk as s; print('httpx' in sys.modules, s.AsyncClient.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

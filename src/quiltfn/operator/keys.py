@@ -1,7 +1,9 @@
-"""`quiltfn keys`: API keys in the data directory, whether a server runs or not."""
+"""`quiltfn keys`: API keys in the data directory, whether a server runs or not.
+
+What reads a database takes longer to load than all else here: it is loaded where there is one.
+"""
 
 import argparse
-import asyncio
 import json
 import os
 import re
@@ -9,17 +11,17 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from quiltfn.access import make_key, revoke_key
 from quiltfn.clock import SystemClock
 from quiltfn.ids import continue_behind, new_id
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.errors import QuiltfnError, Unprocessable
 from quiltfn.model.kept import AuditEntry
-from quiltfn.operator.owner import become_owner
 from quiltfn.settings import BadSetting, from_everywhere
-from quiltfn.store import SqlAudit, SqlClock, SqliteStore, SqlKeys, StoreBroken
+
+if TYPE_CHECKING:
+    from quiltfn.store import SqlAudit, SqlKeys
 
 FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78
 CREATED, DONE = 201, 204  # what the API answers to the same change
@@ -31,14 +33,22 @@ def main(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
     try:
         data_dir = from_everywhere({"data_dir": given.data_dir}).data_dir
-        is_named = given.data_dir is not None or data_dir != Path("data").absolute()
-        is_there = os.path.exists(data_dir / "quiltfn.db")  # False where nobody may look
-        if not is_there and not (given.verb == "create" and is_named):
-            raise StoreBroken(f"There is no database in {data_dir}; name it with --data-dir.")
-        become_owner(data_dir)
-        return asyncio.run(run(given, data_dir))
     except BadSetting as error:
         return complain(error, BAD_SETTING)
+    is_named = given.data_dir is not None or data_dir != Path("data").absolute()
+    is_there = os.path.exists(data_dir / "quiltfn.db")  # False where nobody may look
+    if not is_there and not (given.verb == "create" and is_named):
+        sentence = f"There is no database in {data_dir}; name it with --data-dir."
+        return complain(sentence, STORE_BROKEN)
+
+    import asyncio  # noqa: PLC0415 — see above
+
+    from quiltfn.operator.owner import become_owner  # noqa: PLC0415
+    from quiltfn.store import StoreBroken  # noqa: PLC0415
+
+    try:
+        become_owner(data_dir)
+        return asyncio.run(run(given, data_dir))
     except StoreBroken as error:
         return complain(error, STORE_BROKEN)
     except QuiltfnError as error:
@@ -47,6 +57,8 @@ def main(arguments: Sequence[str]) -> int:
 
 async def run(given: argparse.Namespace, data_dir: Path) -> int:
     """One command against the store in `data_dir`."""
+    from quiltfn.store import SqlAudit, SqlClock, SqliteStore, SqlKeys  # noqa: PLC0415
+
     async with SqliteStore.open(data_dir, alone=False) as store:
         notes, clock = SqlClock(store.database), SystemClock()
         clock.resume(await notes.load())
@@ -57,8 +69,10 @@ async def run(given: argparse.Namespace, data_dir: Path) -> int:
 
 
 async def perform(
-    given: argparse.Namespace, keys: SqlKeys, audit: SqlAudit, clock: SystemClock
+    given: argparse.Namespace, keys: "SqlKeys", audit: "SqlAudit", clock: SystemClock
 ) -> None:
+    from quiltfn.access import make_key, revoke_key  # noqa: PLC0415
+
     as_json = given.output == "json"
     if given.verb == "create":
         scope = Scope(given.scope) if given.scope else None
@@ -122,7 +136,7 @@ def day(at: int | None) -> str:
     return "never" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def complain(error: Exception, code: int) -> int:
+def complain(error: Exception | str, code: int) -> int:
     print(f"quiltfn: {error}", file=sys.stderr)
     return code
 
@@ -138,7 +152,9 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--output", "-o", choices=["table", "json"], default="table")
     verbs = it.add_subparsers(dest="verb", required=True)
     create = verbs.add_parser("create", parents=[shared], help="make a key; it is shown once")
-    create.add_argument("--tenant", default="default", help="whose functions it reaches")
+    create.add_argument(
+        "--tenant", default="default", help="whose functions it reaches; else default"
+    )
     create.add_argument(
         "--scope",
         choices=list(Scope),

@@ -9,7 +9,6 @@ import stat
 from pathlib import Path
 
 from quiltfn.launcher import confine, syscalls
-from quiltfn.operator.serve import program_paths
 from quiltfn.store import StoreBroken
 
 OPEN = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -38,6 +37,8 @@ def become_owner(data_dir: Path, writable: tuple[Path, ...] = ()) -> None:
                 "name another directory with --data-dir."
             )
         return
+    from quiltfn.operator.serve import program_paths  # noqa: PLC0415 — loads the launcher
+
     program, data = program_paths(), (data_dir, *writable)
     if not all(confine.is_reachable(path) for path in (*program, *data)):
         syscalls.unshare_mounts()

@@ -12,13 +12,10 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-import structlog
-
 from quiltfn.store.leftovers import read_only
 
 CHECK_BELOW_BYTES = 16 * 1024**3
 NICE = 10
-_log = structlog.get_logger("quiltfn.store")
 
 
 class IntegrityCheck:
@@ -68,9 +65,11 @@ class IntegrityCheck:
         if damage is None:
             self.told = "looked through after an end that was not in order: it is whole"
             return
+        import structlog  # noqa: PLC0415 — commands beside a server do without it
+
         self.is_damaged = True
         self.told = f"the database is damaged: {damage}. Restore a backup"
-        _log.error("the database is damaged", damage=damage)
+        structlog.get_logger("quiltfn.store").error("the database is damaged", damage=damage)
 
     def _look(self) -> str | None:
         """What is wrong, if anything is."""

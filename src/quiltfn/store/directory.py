@@ -21,9 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import structlog
-
-_log = structlog.get_logger("quiltfn.store")
 OWNER_ONLY = 0o600
 STAMP_MAX_BYTES = 1_000_000  # all of it a hole
 RESTORING = "restore.unfinished"
@@ -183,8 +180,10 @@ class DataDirectory:
 
     def tell(self, notice: str) -> None:
         """Something that the operator should know of this start, for the log and for health."""
+        import structlog  # noqa: PLC0415 — commands beside a server do without it
+
         self.notices.append(notice)
-        _log.warning(notice)
+        structlog.get_logger("quiltfn.store").warning(notice)
 
     def sync(self) -> None:
         """Makes the names in the directory durable."""
