@@ -193,6 +193,15 @@ def test_a_restore_that_was_cut_off_is_not_served_and_can_be_done_again(
     server.start()
 
 
+def test_a_backup_names_the_directory_that_it_cannot_be_put_in(
+    server: Server, tmp_path: Path
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    done = quiltfn("backup", str(nowhere / "b.tar"), "--data-dir", str(server.data_dir))
+    assert (done.code, done.stdout) == (1, "")
+    assert done.stderr == f"quiltfn: {nowhere}: No such file or directory\n"
+
+
 def test_a_backup_appears_whole_or_not_at_all(server: Server, tmp_path: Path) -> None:
     server.create("echo")
     where = ("--data-dir", str(server.data_dir))

@@ -120,7 +120,9 @@ def test_the_service_is_written_out_of_the_package(
     assert unit.read_text().replace(program, "/usr/local/bin/quiltfn") == UNIT.read_text()
     assert sample.read_text() == SAMPLE.read_text()
     assert oct(unit.stat().st_mode & 0o777) == oct(sample.stat().st_mode & 0o777) == "0o644"
-    assert "systemctl enable --now quiltfn" in told
+    # What was written below another root is nothing to be started here.
+    assert f"on the system that starts from {tmp_path}" in told
+    assert "daemon-reload" not in told
     # An upgrade: what an administrator wrote is not lost.
     unit.write_text("[Service]\n")
     sample.write_text("port = 9\n")
@@ -129,8 +131,31 @@ def test_the_service_is_written_out_of_the_package(
     assert sample.read_text() == "port = 9\n"
     assert "ExecStart" in unit.read_text()
     assert service.main(["uninstall", "--root", str(tmp_path)]) == 0
+    assert "daemon-reload" not in capsys.readouterr().out
     assert not list(unit.parent.iterdir())
     assert sample.exists()
+
+
+def test_what_is_written_to_this_system_is_started_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "is_here", lambda _: True)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert service.main(["install", "--root", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith(
+        "Next:\n  systemctl daemon-reload\n  systemctl enable --now quiltfn\n"
+    )
+    assert service.main(["uninstall", "--root", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith("Next:\n  systemctl daemon-reload\n")
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unit = tmp_path / "etc/systemd/system/quiltfn.service"
+    unit.with_name(".quiltfn.service.new").mkdir(parents=True)
+    assert service.main(["install", "--root", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"quiltfn: {unit}: Is a directory\n"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")

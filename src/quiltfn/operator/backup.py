@@ -78,7 +78,7 @@ def _write(archive: BinaryIO, data_dir: Path, room: Path) -> str:
         for digest in read.images:
             _unpack(read, digest, Path(scratch) / digest)
             shutil.rmtree(Path(scratch) / digest)
-    return f"{found.functions} functions, {found.records} records of calls, {kept} images"
+    return _counts(found.functions, found.records, kept)
 
 
 def _write_once(archive: BinaryIO, images: Path, room: Path, found: snapshot.Snapshot) -> int:
@@ -107,7 +107,10 @@ def _write_once(archive: BinaryIO, images: Path, room: Path, found: snapshot.Sna
 @contextlib.contextmanager
 def _beside(file: Path) -> Iterator[Path]:
     """A directory on the file's own file system, whose names only we may change."""
-    work = Path(tempfile.mkdtemp(prefix=f".{file.name}-", dir=file.parent))
+    try:
+        work = Path(tempfile.mkdtemp(prefix=f".{file.name}-", dir=file.parent))
+    except OSError as error:  # of a name that nobody gave; what is wrong is where it was to be
+        raise OSError(error.errno, error.strerror, str(file.parent)) from None
     work.chmod(0o711)
     try:
         yield work
@@ -203,10 +206,11 @@ def _when(manifest: Manifest) -> str:
 
 
 def _what(manifest: Manifest) -> str:
-    return (
-        f"{manifest.functions} functions, {manifest.records} records of calls, "
-        f"{manifest.images} images"
-    )
+    return _counts(manifest.functions, manifest.records, manifest.images)
+
+
+def _counts(functions: int, records: int, images: int) -> str:
+    return f"functions: {functions}, records of calls: {records}, images: {images}"
 
 
 def _data_dir(given: argparse.Namespace) -> Path:

@@ -12,15 +12,15 @@ UNIT, SETTINGS = "quiltfn.service", "quiltfn.toml"
 # What the unit says; another place of the program is written in its stead.
 USUAL_PROGRAM = Path("/usr/local/bin/quiltfn")
 NEXT = """Next:
-  systemctl daemon-reload
-  systemctl enable --now quiltfn"""
+  systemctl daemon-reload"""
+ENABLE = "  systemctl enable --now quiltfn"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Writes or removes the files; returns the exit code."""
     given = parser().parse_args(arguments)
     root = Path(given.root)
-    if os.geteuid() != 0 and root == Path("/"):
+    if os.geteuid() != 0 and is_here(root):
         print(f"quiltfn: service {given.verb} must be run as root", file=sys.stderr)
         return NOT_ROOT
     try:
@@ -47,7 +47,10 @@ def install(root: Path, program: Path) -> None:
         print(f"kept   {settings}, as it is")
     else:
         put(settings, packaged(SETTINGS).read_text())
-    print(NEXT)
+    if is_here(root):
+        print(f"{NEXT}\n{ENABLE}")
+    else:
+        print(f"Next, on the system that starts from {root}:\n{ENABLE}")
 
 
 def uninstall(root: Path) -> None:
@@ -56,17 +59,27 @@ def uninstall(root: Path) -> None:
         if path.exists():
             path.unlink()
             print(f"removed {path}")
-    print(f"kept    {settings_of(root)} and the data directory\nNext:\n  systemctl daemon-reload")
+    print(f"kept    {settings_of(root)} and the data directory")
+    if is_here(root):
+        print(NEXT)
 
 
 def put(path: Path, text: str) -> None:
     """In one step: nobody reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text)
-    fresh.chmod(0o644)
-    fresh.replace(path)
+    try:
+        fresh.write_text(text)
+        fresh.chmod(0o644)
+        fresh.replace(path)
+    except OSError as error:  # of a name that nobody knows
+        raise OSError(error.errno, error.strerror, str(path)) from None
     print(f"wrote  {path}")
+
+
+def is_here(root: Path) -> bool:
+    """Whether that is the system that runs now."""
+    return root.resolve() == Path("/")
 
 
 def unit_of(root: Path) -> Path:
