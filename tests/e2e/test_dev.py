@@ -144,6 +144,23 @@ def test_once_answers_in_json_what_the_server_answered(shared: Server, app: Path
     assert json.loads(done.stdout)["stdout"] == "first you"
 
 
+def test_once_reads_what_is_piped_in_as_invoke_does(
+    shared: Server, app: Path, tmp_path: Path
+) -> None:
+    (app / "main.py").write_text(PYTHON.replace("WORD", "first"))
+    piped = tmp_path / "piped"
+    words = ("dev", "--dir", str(app), "--url", shared.url, "--once")
+    for content, code in ((b'"you"', 0), (b"\xff", 2)):
+        piped.write_bytes(content)
+        with piped.open("rb") as given:
+            done = quiltfn(*words, stdin=given)
+        assert done.code == code, done.stderr
+        if code == 0:
+            assert done.stdout == "first you"
+    assert "standard input is not UTF-8 text" in done.stderr
+    assert "live after" not in done.stderr
+
+
 def test_equally_named_directories_do_not_get_in_each_others_way(
     shared: Server, app: Path, tmp_path: Path
 ) -> None:

@@ -122,6 +122,9 @@ def test_delete_with_yes_does_not_ask(fake: Fake, capsys: Captured) -> None:
     assert run(["functions", "delete", "hello", "--yes"]) == 0
     assert fake.asked[-1] == ("DELETE", f"/{ID}")
     assert capsys.readouterr().out == "deleted hello\n"
+    assert run(["functions", "delete", "hello", "--yes", "-o", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"deleted": True, "id": ID, "name": "hello"}
 
 
 # --- invoke ------------------------------------------------------------------------------------
@@ -171,6 +174,37 @@ def test_output_prints_bytes_and_harmless_text_onto_a_terminal(
     monkeypatch.setattr("sys.stdout", terminal)
     assert run(words) == 0
     assert terminal.getvalue() == "\\u001b[31m\ufffd\\u0000"
+
+
+@pytest.mark.parametrize(
+    ("written", "encoding", "output"),
+    [(b"a\n", "utf-8", "a\n"), (b"", "utf-8", ""), (b"\xff\0", "base64", "/wA=")],
+)
+def test_output_as_json_says_how_the_bytes_are_written(
+    fake: Fake, capsys: Captured, written: bytes, encoding: str, output: str
+) -> None:
+    fake.answers["GET", f"/{ID}/invocations/i1/output"] = (200, written)
+    assert run(["functions", "output", "hello", "i1", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "invocation_id": "i1",
+        "stream": "stdout",
+        "encoding": encoding,
+        "output": output,
+    }
+
+
+def test_bytes_that_are_no_text_are_refused_with_the_way_to_send_them(
+    fake: Fake, capsys: Captured, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"\xff\xd8")
+    assert run(["invoke", "hello", "--payload-file", str(photo)]) == 2
+    said = capsys.readouterr().err
+    assert f"error: {photo} is not UTF-8 text" in said
+    assert "base64 -w0 FILE | quiltfn invoke NAME" in said
+    assert fake.asked == []
+    assert run(["invoke", "--help"]) == 0
+    assert "base64 -w0" in capsys.readouterr().out
 
 
 def test_invoke_sends_payload_environment_and_timeout(fake: Fake) -> None:
@@ -310,11 +344,6 @@ def test_no_server_is_exit_code_3_and_says_how_to_start_one(
     )
 
 
-def test_the_advice_after_an_unknown_word_is_the_help_that_there_is(capsys: Captured) -> None:
-    assert run(["nonsense"]) == 2
-    assert "hint: quiltfn --help says what there is\n" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "line",
     [
@@ -338,6 +367,16 @@ def test_the_advice_after_an_unknown_word_is_the_help_that_there_is(capsys: Capt
 def test_a_line_that_makes_no_sense_is_exit_code_2_and_asks_nobody(fake: Fake, line: str) -> None:
     assert run(line.split()) == 2
     assert fake.asked == []
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_hint_is_given_where_it_helps(capsys: Captured) -> None:
+    assert run(["nonsense"]) == 2
+    assert "hint: quiltfn --help says what there is\n" in capsys.readouterr().err
+    assert run(["invoke", "hello", "--payload-file", "/does/not/exist"]) == 2
+    assert capsys.readouterr().err == (
+        "error: /does/not/exist cannot be read: No such file or directory\n"
+    )
 
 
 def test_a_bug_of_ours_is_one_line_without_a_traceback(

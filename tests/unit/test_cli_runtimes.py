@@ -1,6 +1,7 @@
 """`quiltfn runtimes`: the tree that is put together, what never runs meanwhile, what is sent."""
 
 import io
+import json
 import shutil
 import sys
 import tarfile
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from quiltfn.cli import packages, run
+from quiltfn.cli import packages, run, show
 from unit.cli_box import Fake, answered_by
 from unit.image_box import a_wheel
 
@@ -224,3 +225,13 @@ def test_runtimes_are_listed_shown_and_removed(fake: Fake, capsys: Captured) -> 
     assert f"sha256:{DIGEST}" in capsys.readouterr().out
     assert run(["runtimes", "remove", "etl"]) == 0
     assert capsys.readouterr().out == "removed etl\n"
+    assert run(["runtimes", "remove", "etl", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"removed": True, "name": "etl"}
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [(0, "0 bytes"), (1, "1 byte"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (1 << 20, "1.0 MiB")],
+)
+def test_a_size_is_told_in_the_unit_that_says_something(count: int, told: str) -> None:
+    assert show.size(count) == told

@@ -67,9 +67,12 @@ def dev(
     """Run a directory as a function, and again after every edit.
 
     The function and its runtime are called dev-DIRECTORY-… and are removed at the end (Ctrl-C).
-    With --once the exit code is that of `invoke`, or says that it could not be built.
+    With --once the exit code is that of `invoke`, or says that it could not be built, and without
+    --payload and --payload-file the handler reads what is piped into this command.
     """
     kind = tried.kind or kind_of(directory)
+    # Before anything is built, so that a payload that cannot be sent costs nobody a wait.
+    piped = payload.of_call(tried.payload, tried.payload_file) if tried.once else None
     # Also where it was started with the signal ignored, as in the background of a script.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -79,7 +82,7 @@ def dev(
             name = name_of(directory)
             stack.enter_context(alone(directory))
             shop = stack.enter_context(Workshop(at, directory, kind))
-            trial = Trial(at, shop, tried, name)
+            trial = Trial(at, shop, tried, name, piped)
             stack.callback(trial.remove)
             if tried.once:
                 raise Exit(exit_code(trial.run()))
@@ -233,8 +236,12 @@ class Workshop:
 class Trial:
     """The function that is tried, from its first build to its removal."""
 
-    def __init__(self, at: Session, shop: Workshop, tried: Tried, name: str) -> None:
+    def __init__(
+        self, at: Session, shop: Workshop, tried: Tried, name: str, handed: str | None
+    ) -> None:
+        """`handed`: the payload, where it is read once and for all."""
         self._at, self._shop, self._tried, self._name = at, shop, tried, name
+        self._handed = handed
         self._function: str | None = None
         self._has_runtime = False
 
@@ -261,8 +268,9 @@ class Trial:
             raise Broken(function.error_message)
         took = time.monotonic() - began
         show.note(f"version {function.current_version} is live after {took:.2f} s")
-        handed = payload.of_options(self._tried.payload, self._tried.payload_file)
-        at = self._at
+        at, tried, handed = self._at, self._tried, self._handed
+        if handed is None:
+            handed = payload.of_options(tried.payload, tried.payload_file)
         request = requests.invoke(function.id, handed)
         return at.answer(request, lambda ended: show_ended(at.client, ended))
 

@@ -1,6 +1,7 @@
 """Tables. A module of its own, loaded for a table alone: what draws them takes its time to load."""
 
 import io
+import re
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 _UNBOUNDED = 100_000
+# What fills a line up to the width of its last column; behind it only the end of a style.
+PADDING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 
 
 def drawn(
@@ -44,4 +47,4 @@ def drawn(
         emoji=False,
         markup=False,
     ).print(table)
-    return paper.getvalue()
+    return PADDING.sub(r"\1", paper.getvalue())

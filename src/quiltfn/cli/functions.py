@@ -1,5 +1,6 @@
 """`quiltfn functions …`: make, look at, change, deploy and delete functions."""
 
+import base64
 import sys
 from typing import Annotated
 
@@ -170,10 +171,15 @@ def output(
     stream: Annotated[str, Option(help="stdout or stderr.")] = "stdout",
     connection: Connection,
 ) -> None:
-    """Print what a call wrote, byte for byte."""
+    """Print what a call wrote, byte for byte.
+
+    With -o json: `output` is the text, or base64 where it is not UTF-8; `encoding` says which.
+    """
     with connection.session() as at:
         wanted = requests.output(at.find(word).id, invocation_id, stream=stream)
-        show.write_bytes(sys.stdout, at.client.send(wanted))
+        written = at.client.send(wanted)
+        said = {"invocation_id": invocation_id, "stream": stream, **_as_text(written)}
+        at.print(written, show.encoded(said), lambda one: show.write_bytes(sys.stdout, one))
 
 
 @app.command()
@@ -221,7 +227,15 @@ def delete(
         one = at.find(word)
         if not yes:
             show.ask(f"Delete {one.name} ({one.id})?")
-        at.answer(requests.delete(one.id), lambda _: show.say(f"deleted {one.name}"))
+        done = {"deleted": True, "id": one.id, "name": one.name}
+        at.answer(requests.delete(one.id), lambda _: show.say(f"deleted {one.name}"), done)
+
+
+def _as_text(written: bytes) -> dict[str, str]:
+    try:
+        return {"encoding": "utf-8", "output": written.decode()}
+    except UnicodeDecodeError:
+        return {"encoding": "base64", "output": base64.b64encode(written).decode()}
 
 
 def _created(made: Created) -> None:

@@ -45,6 +45,10 @@ def invoke(
 
     Without --payload and --payload-file the handler reads what is piped into this command; a pipe
     from which nothing comes for 5 s is an error, and </dev/null is no payload.
+
+    A payload is UTF-8 text. Bytes go as base64, and the handler decodes them; what it writes may be
+    any bytes:
+      base64 -w0 photo.jpg | quiltfn invoke thumb >thumb.png
     """
     handed = payload.of_call(asked.payload, asked.payload_file)
     environment, timeout = parse_environment(asked.env) or None, asked.timeout

@@ -18,11 +18,12 @@ WRONG = 2
 
 
 class BadParameter(Exception):
-    """What was typed makes no sense; the sentence says why."""
+    """What was typed makes no sense; the sentence says why. `hint`: what to do about it, where the
+    sentence does not say that itself."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
+        self.message, self.hint = message, hint
 
 
 class Exit(Exception):

@@ -12,6 +12,7 @@ from quiltfn.cli.parsing import BadParameter
 SILENCE_S = 5.0
 PIPED_MAX_BYTES = 64 * 1024 * 1024
 CHUNK = 1 << 16
+STANDARD_INPUT = "standard input"
 
 
 def of_call(text: str | None, path: Path | None) -> str | None:
@@ -27,7 +28,9 @@ def of_options(text: str | None, path: Path | None) -> str | None:
         raise BadParameter("give --payload or --payload-file, not both")
     try:
         # Bytes, not text: reading text would rewrite line ends.
-        return _text(sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes())
+        if str(path) == "-":
+            return _text(sys.stdin.buffer.read(), STANDARD_INPUT)
+        return _text(path.read_bytes(), str(path))
     except OSError as error:
         raise BadParameter(f"{path} cannot be read: {error.strerror}") from None
 
@@ -50,7 +53,7 @@ def piped() -> str | None:
         content = _read_pipe(number)
     else:
         return None
-    return _text(content) if content else None
+    return _text(content, STANDARD_INPUT) if content else None
 
 
 def _read_pipe(number: int) -> bytes:
@@ -73,8 +76,11 @@ def _read_pipe(number: int) -> bytes:
             )
 
 
-def _text(content: bytes) -> str:
+def _text(content: bytes, origin: str) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise BadParameter("the payload must be UTF-8 text; base64 can carry bytes") from None
+        raise BadParameter(
+            f"{origin} is not UTF-8 text, which a payload must be; send bytes as base64: "
+            "base64 -w0 FILE | quiltfn invoke NAME"
+        ) from None

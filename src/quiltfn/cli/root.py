@@ -61,7 +61,10 @@ def perform(words: Sequence[str]) -> None:
         _on_this_machine(word, list(words[1:]))
     else:
         known = ", ".join([*GROUPS, *COMMANDS, *ON_THIS_MACHINE])
-        raise BadParameter(f"quiltfn has no command {word!r}; there are: {known}")
+        raise BadParameter(
+            f"quiltfn has no command {word!r}; there are: {known}",
+            "quiltfn --help says what there is",
+        )
 
 
 def overview() -> str:
@@ -101,9 +104,7 @@ def run(argv: Sequence[str]) -> int:
     except Exit as end:
         return end.code
     except BadParameter as error:
-        known = argv[0] in (*GROUPS, *COMMANDS, *ON_THIS_MACHINE)
-        words = " ".join(["quiltfn", *(argv[: 2 if argv[0] in GROUPS else 1] if known else ())])
-        show.complain(error.message, f"{words} --help says what there is")
+        show.complain(error.message, error.hint)
         return WRONG
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -20,7 +20,6 @@ app = Group(
     name="runtimes",
     help="List, show, add and remove what functions are run by.",
 )
-MIB = 1024 * 1024
 
 
 class Kind(StrEnum):
@@ -68,7 +67,8 @@ def remove(
     """Remove a runtime. Functions that have it go on with it; new versions cannot name it."""
     with connection.session() as at:
         request = requests.remove_runtime(name, shared=shared)
-        at.answer(request, lambda _: show.say(f"removed {name}"))
+        done = {"removed": True, "name": name}
+        at.answer(request, lambda _: show.say(f"removed {name}"), done)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +142,8 @@ def add(
         def told(runtime: Runtime) -> None:
             show.say(f"{runtime.name} is {runtime.kind}: {runtime.image_digest}")
             if image is not None:
-                size = f"{image.files} files, {image.size_bytes / MIB:.1f} MiB"
-                show.note(f"{size}, {time.monotonic() - began:.1f} s")
+                sent = f"{show.amount(image.files, 'file')}, {show.size(image.size_bytes)}"
+                show.note(f"{sent}, {time.monotonic() - began:.1f} s")
 
         at.answer(requests.add_runtime(new), told)
 

@@ -1,7 +1,7 @@
 """What every command needs: the server it talks to, and how the answer is printed."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -38,10 +38,16 @@ class Session:
     output: Output
     word: str | None = None
 
-    def answer(self, request: Request[T], print_it: Callable[[T], None]) -> T:
-        """Send, print the answer in the chosen way, and return it."""
+    def answer(
+        self,
+        request: Request[T],
+        print_it: Callable[[T], None],
+        done: Mapping[str, object] | None = None,
+    ) -> T:
+        """Send, print the answer in the chosen way, and return it. `done`: what is printed as JSON
+        where the server's answer is empty."""
         answer, body = self.client.send(request.with_body())
-        self.print(answer, body, print_it)
+        self.print(answer, body or (show.encoded(done) if done else b""), print_it)
         return answer
 
     def answer_for(
@@ -111,7 +117,7 @@ class Connection:
         ),
     ] = None
     output: Annotated[
-        Output, Option(("--output", "-o"), help="json prints what the server answered.")
+        Output, Option(("--output", "-o"), help="json prints the server's answer, for programs.")
     ] = Output.TABLE
 
     @contextmanager

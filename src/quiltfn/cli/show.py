@@ -58,6 +58,11 @@ def json(body: bytes) -> None:
     pass_through(msgspec.json.format(body, indent=2).decode() + "\n", sys.stdout)
 
 
+def encoded(value: object) -> bytes:
+    """What no server said in JSON, as JSON."""
+    return msgspec.json.encode(value)
+
+
 def complain(sentence: str, *advice: str | None) -> None:
     """An error, and what to do about it."""
     lines = [f"error: {visible(sentence)}"]
@@ -85,6 +90,19 @@ def ask(question: str) -> None:
 
 def say(text: str) -> None:
     write(sys.stdout, f"{visible(text)}\n")
+
+
+def amount(count: int, one: str, several: str | None = None) -> str:
+    """A number of things, in words: 1 file, 2 files."""
+    return f"{count} {one if count == 1 else several or one + 's'}"
+
+
+def size(count: int) -> str:
+    """A number of bytes in the unit that says most of it."""
+    for unit, factor in (("MiB", 1024 * 1024), ("KiB", 1024)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return amount(count, "byte")
 
 
 def functions(page: FunctionPage) -> None:
