@@ -209,6 +209,46 @@ def test_no_call_ends_or_stops_what_the_next_is_forked_from(shared: Server, numb
     function.delete()
 
 
+# A sibling of the handler signals the process that both come from when the call is over.
+SEND = """
+import ctypes, os, signal, time
+CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+def handler(event):
+    if event == "look": return "fine"
+    number, wait, ends = event
+    runner, me = os.getppid(), os.getpid()
+    r, w = os.pipe()
+    if ctypes.CDLL(None).syscall(CLONE, 0x8000 | signal.SIGCHLD, 0, 0, 0, 0) == 0:
+        os.setsid()
+        os.write(w, b"x")
+        for fd in range(3): os.close(fd)
+        try:
+            while os.kill(me, 0) is None: pass
+        except ProcessLookupError: pass
+        end = time.perf_counter() + wait / 1e6
+        while time.perf_counter() < end: pass
+        os.kill(runner, number)
+        if not ends: time.sleep(60)
+        os._exit(0)
+    os.read(r, 1)
+    return "sent"
+"""
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_no_call_fails_because_the_one_before_signalled_its_runner(
+    shared: Server, tier: str
+) -> None:
+    function = deploy(shared, "python", tier, SEND, max_instances=1)
+    for number in (2, 9, 15, 3):
+        for wait in (0, 60, 110, 160):
+            for ends in (True, False):
+                function.try_invoke(json.dumps([number, wait, ends]))
+                record = function.invoke("look")
+                assert (record["status"], record["stdout"]) == ("success", "fine"), record
+    function.delete()
+
+
 # Who is killed first for memory ---------------------------------------------------------------
 
 LOWER = """

@@ -460,7 +460,8 @@ static void begin_again(void)
     runner.pid = 0;
     runner.control = runner.out = runner.log = runner.file = -1;
     runner.given[0] = runner.given[1] = runner.given[2] = -1;
-    runner.streams[0].fd = runner.streams[1].fd = parent.children = parent.limits = -1;
+    runner.streams[0].fd = runner.streams[1].fd = parent.status = parent.children =
+        parent.limits = -1;
     runner.forks = false;
     runner.told[0] = '\0';
     runner.line_used = runner.answer_left = runner.ask_used = runner.ask_sent = 0;
@@ -481,7 +482,7 @@ static void begin_again(void)
     ahead.forked = false;
     ahead.input = ahead.script = -1;
     ahead_line[0] = '\0';
-    childless = false;
+    childless = met_others = false;
     could_not(NULL, "", 0);
     memset(&world, 0, sizeof world);
     memset(&forks, 0, sizeof forks);

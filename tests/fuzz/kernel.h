@@ -61,7 +61,7 @@ __attribute__((noreturn, format(printf, 1, 2))) static void wrong(const char *wh
 enum { HOST_FD = 3, PROC_FD = 8, CHILDREN_FD = 9, FIRST_FD = 10, FD_MAX = 30, PROCESS_MAX = 6, QUEUE_MAX = 320 * 1024 };
 enum { PIPE_ROOM = 64 * 1024, FRAME_MAX = 8 + 8 + 64 * 1024, KEPT_MAX = 1024 * 1024 };
 enum what { SHUT, PLAIN, CHILDREN, SIGNALS, STDOUT, STDERR, LINES, SCRIPT, ZYGOTE, OTHER_END,
-            STAT, STATUS, OF_RUNNER, LIMITS };
+            STAT, OF_RUNNER, LIMITS, STATUS };
 
 struct queue {
     unsigned char bytes[QUEUE_MAX];
@@ -90,6 +90,7 @@ static struct {
     bool child_signal, host_gone, tmp_dirty;
     bool shown;   // The guest has read all that /proc shows.
     bool treated; // A call has set another limit for the runner.
+    uint8_t stirred; // It has sent it a signal: none, one that waits, one that stops, one that is heard.
     unsigned faults, pipes, scripts;
     bool as_handler; // The guest's effective ids.
     bool dropped;    // A part of its bounding set.
@@ -269,6 +270,7 @@ static void judge_end(const unsigned char *at, size_t length)
     heard.ended = true;
 }
 
+static bool will_hear(void); // Of a runner that stays.
 static void judge_forks(void); // That none of a call is left.
 
 static void judge(const unsigned char *at, size_t length)
@@ -293,11 +295,14 @@ static void judge(const unsigned char *at, size_t length)
             judge_output((char)kind, length);
         else if (length != 8 || !heard.ended)
             wrong("clean before the end");
-        // A runner's three, two of one that forks, the two that the guest opens at its start, and the
-        // zygote's.
+        // A runner's three, one of one that stays, two more of one that forks, the two that the guest
+        // opens at its start, and the zygote's.
         else if (opened(ZYGOTE) > 1 || opened(OF_RUNNER) > 1 || opened(LIMITS) > 1 ||
-                 open_fds() > 5 + opened(ZYGOTE) + opened(OF_RUNNER) + opened(LIMITS))
+                 opened(STATUS) > 1 ||
+                 open_fds() > 5 + opened(ZYGOTE) + opened(OF_RUNNER) + opened(LIMITS) + opened(STATUS))
             wrong("%zu descriptors are left open by a call", open_fds());
+        else if (opened(STATUS) == 1 && !will_hear())
+            wrong("it is clean, and its runner will not hear the next call");
         else
             judge_forks();
         if (kind == 'Z')
@@ -333,6 +338,13 @@ static int place_of(pid_t pid)
         if (world.processes[i].pid != 0 && (pid < 0 || world.processes[i].pid == pid))
             return i;
     return -1;
+}
+
+static bool will_hear(void)
+{
+    int place = place_of(world.handler), how = world.stirred % 4;
+    return place >= 0 && !world.processes[place].dead &&
+           (how == 0 || (how == 1 && opened(LIMITS) == 0));
 }
 
 static pid_t new_process(void)
@@ -531,6 +543,7 @@ static bool next_event(void)
         case 20: answer_late(); break;
         case 21: put_from_tape(&answers); break;
         case 22: world.treated = !world.treated; break;
+        case 23: world.stirred++; break;
         default: break;
         }
     }
@@ -643,13 +656,20 @@ static ssize_t read_stat(pid_t pid, char *to, size_t n)
                     world.processes[place].dead ? 'Z' : 'R');
 }
 
+// A signal that is heard wakes it, and it sleeps again.
 static ssize_t read_status(pid_t pid, char *to, size_t n)
 {
     int place = place_of(pid);
     if (place < 0)
         return fails(ESRCH);
-    return snprintf(to, n, "Name:\ta\nState:\t%c (a)\nSigPnd:\t0\nShdPnd:\t0\n",
-                    world.processes[place].dead ? 'Z' : 'S');
+    uint8_t how = world.stirred % 4;
+    char state = world.processes[place].dead ? 'Z' : how == 2 ? 'T' : how == 3 ? 'R' : 'S';
+    if (how == 3)
+        world.stirred++;
+    if (state != 'S' || how == 1)
+        world.fed += 100; // What the guest says of it itself.
+    return snprintf(to, n, "Name:\ta\nState:\t%c (a)\nSigPnd:\t%016x\nShdPnd:\t0\nSigBlk:\t%016x\n",
+                    state, how == 1 ? 2U : 0U, how == 1 ? 2U : 0U);
 }
 
 static ssize_t fake_read(int fd, void *to, size_t n)
@@ -697,6 +717,8 @@ static ssize_t fake_pread(int fd, void *to, size_t n)
     enum what what = what_is(fd);
     if (what == OF_RUNNER)
         return 0;
+    if (what == STATUS)
+        return read_status((pid_t)world.fds[fd].turn, to, n);
     if (what != CHILDREN) {
         memcpy(to, what == LIMITS && world.treated ? "-901" : "-900", 4);
         return 4;

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fuzz.harness import with_mistake
-from quiltfn.guest.wire import How, Specialised
+from quiltfn.guest.wire import Clean, End, How, Output, Specialised
 from sandbox import test_runner
 from sandbox.guest_box import SANITIZER_EXIT, Box, build_guest
 from sandbox.test_runner import RUNNER, python, small, words
@@ -289,6 +290,170 @@ def call_in_turns(box: Box) -> None:
     for _ in range(20):
         assert box.call(payload=b"0").stdout == b"armed"
         assert box.call(payload=b"look").stdout == b"fine"
+
+
+# A sibling of the call's process waits until that is gone, then sends the runner a signal and ends,
+# or stays. The guests of these tests look for it late, so that it is always in time.
+SENDER = """
+import ctypes, os, signal, time
+CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+def handler(event):
+    if event == "look": return "fine"
+    number, ends = event
+    runner, me = os.getppid(), os.getpid()
+    if ctypes.CDLL(None).syscall(CLONE, 0x8000 | signal.SIGCHLD, 0, 0, 0, 0) != 0: return "sent"
+    try:
+        while os.kill(me, 0) is None: pass
+    except ProcessLookupError: pass
+    os.kill(runner, number)
+    if not ends: time.sleep(60)
+    os._exit(0)
+"""
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL, signal.SIGSTOP, 32, 64]
+LATE = "static bool kill_all_but(pid_t kept)\n{\n"
+NAP = "    nanosleep(&(struct timespec){0, 50 * (long)MS_NS}, NULL);\n"
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("late")
+    source = with_mistake(directory, "others.h", LATE, LATE + NAP)
+    return build_guest(directory / "program", sanitized=False, source=source)
+
+
+@pytest.fixture(scope="module")
+def late_and_blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that does not look how the runner is, either."""
+    directory = tmp_path_factory.mktemp("late-and-blind")
+    source = with_mistake(directory, "others.h", LATE, LATE + NAP)
+    right = "        spoilt = !same || !waits;\n"
+    text = source.read_text()
+    assert text.count(right) == 1
+    source.write_text(text.replace(right, "        spoilt = !same && !waits && !there;\n"))
+    return build_guest(directory / "program", sanitized=False, source=source)
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "stays"])
+@pytest.mark.parametrize("number", SIGNALS, ids=str)
+def test_a_call_that_signals_the_runner_is_the_last_of_its_instance(
+    late: Path, app: Path, number: int, ends: bool
+) -> None:
+    with Box(late) as box:
+        python(box, app, SENDER)
+        box.send_call(payload=json.dumps([int(number), ends]).encode())
+        said, end = output_and_end(box)
+        if number == signal.SIGSTOP and not ends:  # with the sender it is stopped, and goes on
+            assert (end.how, end.code, said) == (How.EXITED, 0, b"sent")
+            assert isinstance(box.next(), Clean)
+            assert box.call(payload=b"look").stdout == b"fine"
+            return
+        assert (end.how, end.code) == (How.EXITED, 1)
+        assert b"the call ended, stopped or signalled the process that it was forked from" in said
+        with pytest.raises(EOFError):
+            box.next()
+
+
+def output_and_end(box: Box) -> tuple[bytes, End]:
+    said = b""
+    while not isinstance(event := box.next(), End):
+        assert isinstance(event, Output)
+        said += event.data
+    return said, event
+
+
+@pytest.mark.parametrize("number", [signal.SIGCHLD, signal.SIGCONT, signal.SIGIO, signal.SIGURG])
+def test_a_signal_that_the_kernel_sends_too_does_not_reach_the_runner(
+    late: Path, app: Path, number: int
+) -> None:
+    heeding = f"import signal\nsignal.signal({int(number)}, lambda *_: 1 / 0)\n"
+    with Box(late) as box:
+        python(box, app, heeding + SENDER)
+        for _ in range(2):
+            assert box.call(payload=json.dumps([int(number), True]).encode()).stdout == b"sent"
+            assert box.call(payload=b"look").stdout == b"fine"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGSTOP])
+def test_negative_control_a_guest_that_does_not_look_lets_the_next_call_fail(
+    late_and_blind: Path, app: Path, number: int
+) -> None:
+    heeding = RUNNER.read_text().replace("_signal.SIG_BLOCK, rest", "_signal.SIG_BLOCK, ()")
+    with Box(late_and_blind) as box:
+        python(box, app, SENDER, source_of_runner=heeding)
+        assert box.call(payload=json.dumps([int(number), True]).encode()).stdout == b"sent"
+        box.send_call(payload=b"look", timeout_ms=500)
+        _, end = output_and_end(box)
+        assert (end.how, end.code) != (How.EXITED, 0)
+
+
+SETTINGS = """
+import signal
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+signal.signal(signal.SIGURG, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, lambda *_: None)
+NAMES = ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")
+def seen(): return [line for line in open("/proc/self/status") if line.startswith(NAMES)]
+before = seen()
+def handler(event): return [before, seen()]
+"""
+
+
+def test_a_call_finds_signals_as_its_module_set_them(box: Box, app: Path) -> None:
+    assert python(box, app, SETTINGS) == Specialised(0, "fork")
+    for _ in range(2):
+        before, seen = json.loads(box.call().stdout)
+        assert seen == before
+
+
+# A runner that keeps state, of which a child is left that ends or stops it when the call is over.
+KEEPS = """
+import threading, time
+def handler(event):
+    import os, signal
+    if event == "look": return "fine"
+    me, r = os.getpid(), os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(0.02)
+        os.kill(me, event)
+        os._exit(0)
+    import sys
+    sys.modules["__main__"].end_children = lambda: None
+    return "sent"
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGINT])
+def test_a_runner_with_state_that_will_not_hear_is_given_up(
+    late: Path, app: Path, number: int
+) -> None:
+    with Box(late) as box:
+        python(box, app, KEEPS, keep=True)
+        box.send_call(payload=str(int(number)).encode())
+        said, end = output_and_end(box)
+        assert (end.how, end.code, said[:4]) == (How.EXITED, 0, b"sent")
+        with pytest.raises(EOFError):
+            box.next()
+
+
+# One of somebody else's, which does as its language does when it is signalled.
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
+def test_a_runner_of_somebody_elses_that_is_signalled_is_given_up(late: Path, number: int) -> None:
+    sends = (
+        "me, runner = os.getpid(), os.getppid()\n"
+        "        if ctypes.CDLL(None).syscall(CLONE, 0x8000 | 17, 0, 0, 0, 0) == 0:\n"
+        "            try:\n                while os.kill(me, 0) is None: pass\n"
+        "            except ProcessLookupError: pass\n"
+        f"            os.kill(runner, {int(number)})\n            os._exit(0)\n"
+    )
+    loop = FORKING[FORKING.index("        while ctypes") : FORKING.index("        print(payload")]
+    with Box(late) as box:
+        small(box, FORKING.replace(loop, "        " + sends))
+        box.send_call()
+        _, end = output_and_end(box)
+        assert (end.how, end.code) == (How.EXITED, 1)
+        with pytest.raises(EOFError):
+            box.next()
 
 
 IN_COMMON = {

@@ -289,6 +289,9 @@ static bool prepare_oom_score(void)
 // parent can be reaped.
 static bool childless;
 
+// Whether the call in hand had processes beside its handler.
+static bool met_others;
+
 // Runs in the child of vfork: it borrows the guest's memory until execve, so it only makes system
 // calls. Nobody can use that loan: no other process of the handler's uid is alive, and the memory
 // is not dumpable. Umask, signal actions and groups are already as the handler shall have them.
@@ -530,6 +533,8 @@ static bool reap(pid_t handler, int *status, bool *more)
             ended = true;
         } else if (pid == zygote.pid) {
             zygote_gone();
+        } else {
+            met_others = true;
         }
     }
     *more = true;
@@ -819,6 +824,7 @@ static void serve_by_runner(struct call *call)
         _exit(BAD_FRAME); // It ended with the call before, and the host was told so.
     struct stream streams[2] = {{.fd = runner.out, .kind = 'O'}, {.fd = runner.log, .kind = 'E'}};
     struct end end = {NOT_STARTED, 0};
+    met_others = false;
     bool fine = runner_open_streams();
     fine = runner_ask(call) && fine;
     if (runner.forks)
@@ -836,19 +842,24 @@ static void serve_by_runner(struct call *call)
 
     bool stays = special.keep_state || runner.forks;
     bool spoilt = runner.pid == 0 || !runner_has_read();
-    if (stays && !spoilt && end.how != DEADLINE)
-        kill_all_but(runner.pid);
-    else
+    bool goes_on = stays && !spoilt && end.how != DEADLINE;
+    bool there = goes_on && kill_all_but(runner.pid);
+    if (!there)
         kill_everyone();
     empty(streams, call->nonce);
-    if (runner.forks) {
+    if (runner.forks)
         runner_close_streams(&streams[1], call->nonce);
-        if (!spoilt && end.how != DEADLINE &&
-            !(parent_has_settled(runner.pid) && parent_is_as_it_was(runner.pid))) {
-            static const char why[] = "the call changed the process that it was forked from\n";
-            runner_add(&streams[1], call->nonce, why, sizeof why - 1);
+    if (goes_on) {
+        // The longer it has had to come to rest, the better.
+        bool same = there && (!runner.forks || parent_is_as_it_was(runner.pid));
+        bool waits = there && parent_waits(runner.forks);
+        spoilt = !same || !waits;
+        if (runner.forks && spoilt) {
+            const char *why =
+                waits ? "the call changed the process that it was forked from\n"
+                      : "the call ended, stopped or signalled the process that it was forked from\n";
+            runner_add(&streams[1], call->nonce, why, strlen(why));
             end = (struct end){EXITED, 1};
-            spoilt = true;
         }
     }
     report(call->nonce, end, streams);

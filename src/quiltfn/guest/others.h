@@ -16,15 +16,15 @@ enum { LIST_MAX = 8 * 1024, PATH_OF_PROC_MAX = 64 };
 enum { PROC_PROCESSES = 256 };
 
 static struct {
-    bool was_met; // Somebody but the runner was there when its call was over, alive or dead.
-    int children; // Of a runner that forks.
+    int status;   // Of a runner that stays.
+    int children; // Of one that forks, as is what follows.
     int limits;
     struct as_it_was {
         unsigned char scheduling[128], processors[1024];
         char limits[4096];
         long answers[4];
     } was;
-} parent = {.children = -1, .limits = -1};
+} parent = {.status = -1, .children = -1, .limits = -1};
 
 static int open_of(pid_t pid, const char *what)
 {
@@ -82,7 +82,7 @@ static int kill_listed(int fd, pid_t kept, bool are_ours)
         if (pid == kept) {
             there = true;
         } else {
-            parent.was_met = true;
+            met_others = true;
             kill(pid, SIGKILL);
             others += are_ours || !is_dead(pid);
         }
@@ -117,7 +117,7 @@ static int kill_shown_but(pid_t kept)
             it = it || pid == kept;
             if (pid <= 1 || pid == kept)
                 continue;
-            parent.was_met = true;
+            met_others = true;
             kill(pid, SIGKILL);
             alive += !is_dead(pid);
         }
@@ -139,17 +139,17 @@ static bool alone_with(pid_t kept)
 
 // Everybody but the runner. All are stopped before the first is killed, the runner too, for what forks
 // without end would always be a step ahead; and in each turn again, for one that was not stopped yet
-// can have others go on.
-static void kill_all_but(pid_t kept)
+// can have others go on. False where it has ended and was reaped.
+static bool kill_all_but(pid_t kept)
 {
-    parent.was_met = false;
     if (alone_with(kept))
-        return;
+        return true;
     for (int turn = 0;; turn++) {
         if (turn == 4000 || getpid() != 1 || kill(-1, SIGSTOP) != 0)
             _exit(NOT_CLEAN);
-        while (waitpid(-1, NULL, WNOHANG | __WALL) > 0) {
-        }
+        for (pid_t one; (one = waitpid(-1, NULL, WNOHANG | __WALL)) > 0;)
+            if (one == kept)
+                return false;
         if (alone_with(kept))
             break;
         if (turn > 0)
@@ -157,14 +157,50 @@ static void kill_all_but(pid_t kept)
     }
     if (kill(-1, SIGCONT) != 0)
         _exit(NOT_CLEAN);
+    return true;
 }
 
 // ----------------------------------------------------------------- what calls did to their parent
 
 static void parent_forget(void)
 {
+    close_if_open(&parent.status);
     close_if_open(&parent.children);
     close_if_open(&parent.limits);
+}
+
+static uint64_t signals_in(const char *status, const char *name)
+{
+    const char *at = strstr(status, name); // gVisor shows none.
+    return at != NULL ? strtoull(at + strlen(name), NULL, 16) : 0;
+}
+
+// Whether the runner waits for the next call: it has not ended, does not stand still, and no signal
+// will change that. Called when nobody is alive who could send one, so what was sent is pending, or
+// has woken the runner: it then ends, or sleeps again. A handler in a runner that keeps state may be
+// busy, and may have blocked signals. One that forks has a second to come to rest.
+static bool parent_waits(bool by_forks)
+{
+    enum { TURNS = 10000, NAP_NS = 50000 };
+    static const uint64_t usual = 1U << (SIGCHLD - 1) | 1U << (SIGCONT - 1);
+    static char text[4096];
+    if (in_gvisor && met_others) // Who was sent a signal there is woken a moment later.
+        nanosleep(&(struct timespec){0, 2 * (long)MS_NS}, NULL);
+    for (int turn = 0; turn < TURNS; turn++) {
+        ssize_t n = pread(parent.status, text, sizeof text - 1, 0);
+        if (n <= 0)
+            return false;
+        text[n] = '\0';
+        const char *state = strstr(text, "\nState:\t");
+        if (state == NULL || strchr("SRD", state[8]) == NULL)
+            return false;
+        uint64_t pending = signals_in(text, "\nSigPnd:\t") | signals_in(text, "\nShdPnd:\t");
+        uint64_t blocked = signals_in(text, "\nSigBlk:\t");
+        if (state[8] == 'S' && (pending & ~blocked) == 0)
+            return !by_forks || (pending & ~usual) == 0;
+        nanosleep(&(struct timespec){0, NAP_NS}, NULL);
+    }
+    return !by_forks;
 }
 
 // All that a process may set of another of the same user that it may not trace, and that forks of
@@ -181,37 +217,16 @@ static void parent_look(pid_t pid, struct as_it_was *to)
     to->answers[3] = pread(parent.limits, to->limits, sizeof to->limits, 0);
 }
 
-// Whether it waits, with no signal on its way to it, as it does for the next call: one that was sent
-// by somebody who is dead by now may end or stop it in a moment. Where nobody was met nobody sent one,
-// since whoever sees that the call's own process has ended outlives it.
-static bool parent_has_settled(pid_t pid)
-{
-    enum { TURNS = 4000 };
-    if (!parent.was_met)
-        return true;
-    kill(pid, SIGCONT);
-    for (int turn = 0; turn < TURNS; turn++) {
-        char text[4096], state = 0;
-        unsigned long long own = 0, shared = 0;
-        if (read_of(pid, "status", text, sizeof text) <= 0)
-            return false;
-        const char *at = strstr(text, "\nState:\t"); // In its name a newline is written as \n.
-        if (at == NULL || sscanf(at, "\nState: %c", &state) != 1 || state == 'Z' || state == 'X')
-            return false;
-        if ((at = strstr(text, "\nSigPnd:\t")) != NULL) // gVisor does not tell.
-            sscanf(at, "\nSigPnd: %llx ShdPnd: %llx", &own, &shared);
-        if (state == 'S' && (own | shared) == 0)
-            return true;
-        nanosleep(&(struct timespec){0, (long)MS_NS / 4}, NULL);
-    }
-    return false;
-}
-
 // Called when the runner is ready, and no call has come near it.
-static void parent_remember(pid_t pid)
+static void parent_remember(pid_t pid, bool by_forks)
 {
     char children[32];
     parent_forget();
+    parent.status = open_of(pid, "status");
+    if (parent.status < 0)
+        _exit(BROKEN);
+    if (!by_forks)
+        return;
     snprintf(children, sizeof children, "task/%d/children", (int)pid);
     parent.children = open_of(pid, children);
     parent.limits = open_of(pid, "limits");

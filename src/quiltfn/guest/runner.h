@@ -375,8 +375,8 @@ static bool runner_await(void)
         char *line = runner.control >= 0 ? runner_line() : NULL;
         if (line != NULL && strncmp(line, "ready ", 6) == 0) {
             runner.forks = strncmp(line + 6, "fork", 4) == 0;
-            if (runner.forks)
-                parent_remember(runner.pid);
+            if (runner.forks || special.keep_state)
+                parent_remember(runner.pid, runner.forks);
             snprintf(runner.told, sizeof runner.told, "%s", line + 6);
             return true;
         }

@@ -329,10 +329,17 @@ def serve_by_forks(runner: Runner) -> None:
     import _socket
 
     control = _socket.socket(fileno=CONTROL)
-    # A call can have this process told of input and output of its own; by default that kills.
-    _signal.signal(_signal.SIGIO, _signal.SIG_IGN)
-    # Python ends by it only some time after it came. So it does at once, and the guest sees that.
-    interrupted = _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    # A call can send this process any signal. Those that the kernel sends as well are discarded; of
+    # the rest the guest finds that they wait, and gives this process up.
+    discarded = {_signal.SIGIO, _signal.SIGURG, _signal.SIGCHLD, _signal.SIGCONT}
+    actions = {}
+    for number in discarded:
+        action = _signal.getsignal(number)
+        discard = _signal.SIG_IGN if number == _signal.SIGIO else _signal.SIG_DFL
+        if action is not None and action != discard:
+            actions[number] = _signal.signal(number, discard)
+    rest = _signal.valid_signals() - discarded
+    blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, rest)
     while True:
         call, streams = hear(control)
         reap()
@@ -345,8 +352,9 @@ def serve_by_forks(runner: Runner) -> None:
                 os.close(CONTROL)
                 os.setsid()
                 harden(False)
-                _signal.signal(_signal.SIGIO, _signal.SIG_DFL)
-                _signal.signal(_signal.SIGINT, interrupted)
+                for number, action in actions.items():
+                    _signal.signal(number, action)
+                _signal.pthread_sigmask(_signal.SIG_SETMASK, blocked)
                 reseed()
                 code, answer = serve_here(runner, call, variables, payload)
                 write(answer)
