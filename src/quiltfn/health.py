@@ -93,7 +93,10 @@ class Health:
         return _part(why is None, why or self.machine.oci_runtime)
 
     def _disk_part(self) -> dict[str, Any]:
-        free = shutil.disk_usage(self._data_dir).free
+        try:
+            free = shutil.disk_usage(self._data_dir).free
+        except OSError as error:
+            return _part(False, f"its room cannot be read: {error.strerror}")
         return _part(free >= DISK_MIN_BYTES, f"{free // (1024 * 1024)} MiB free")
 
 

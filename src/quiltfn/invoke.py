@@ -93,6 +93,8 @@ class Invoker:
                 record = await self._run(asked, lease)
             if self._journal.is_strict:
                 await self._journal.synced()
+            else:
+                await self._journal.settled()
         except Exception as error:
             await self._failed(asked, error)
             raise

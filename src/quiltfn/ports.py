@@ -311,7 +311,7 @@ class Journal(Protocol):
         never fails; `kill -9` before the next group commit may take it."""
 
     async def settled(self) -> None:
-        """Returns once little output waits in memory to be stored; at once where storing fails."""
+        """Returns once little waits in memory to be stored; at once where storing fails."""
 
     async def synced(self) -> None:
         """Returns once everything written so far is synced to disk and visible to the queries."""

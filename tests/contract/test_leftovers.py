@@ -17,6 +17,7 @@ from alembic import command
 from sqlalchemy import create_engine, pool
 
 from contract.store_box import (
+    FixedClock,
     StoreOpener,
     a_call,
     a_stored_function,
@@ -27,7 +28,7 @@ from contract.store_box import (
     rows,
 )
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.store import SqliteStore, StoreBroken, database, header, migrations
+from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken, database, header, migrations
 from quiltfn.store.directory import DataDirectory
 
 NAMES = ("quiltfn.db", "quiltfn.db-wal", "quiltfn.lock", "journal-a.spool", "journal-b.spool")
@@ -244,6 +245,40 @@ async def test_nothing_is_acknowledged_that_is_written_to_a_deleted_directory(
             await journal.synced()
             await a_stored_function(store, name="found")
     assert await names(open_store, data) == {"kept", "found"}
+
+
+async def test_nothing_is_acknowledged_that_is_written_to_a_removed_log(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    data, away = tmp_path / "data", tmp_path / "away"
+    log = data / "quiltfn.db-wal"
+    async with open_store(data) as store:
+        function = await a_stored_function(store, name="kept")
+        record = a_call(function)
+        async with opened_journal(store, data, commit_after_s=0.001) as journal:
+            log.rename(away)
+            for put in (False, True):  # nothing in its place, or another file
+                if put:
+                    log.write_bytes(b"")
+                with pytest.raises(StoreUnavailable, match=log.name):
+                    await a_stored_function(store, name="lost")
+                with pytest.raises(StoreUnavailable, match=log.name):
+                    journal.opened(a_call(function))
+            away.rename(log)
+            await a_stored_function(store, name="found")
+        journal = SpoolJournal(store.database, data, FixedClock())
+        await journal.start()
+        journal.opened(record)
+        await journal.synced()
+        log.unlink()
+        journal.closed(done(record))  # Not noticed yet: it is in the spool.
+        with pytest.raises(StoreUnavailable, match=log.name):
+            await journal.aclose()
+    assert await names(open_store, data) == {"kept", "found"}  # An end in order loses nothing.
+    async with open_store(data) as store, opened_journal(store, data) as journal:
+        found = await journal.get(function.id, record.invocation_id)
+        assert found is not None
+        assert found.status == "success"
 
 
 # Looking through --------------------------------------------------------------------------------

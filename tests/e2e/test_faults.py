@@ -16,6 +16,7 @@ import pytest
 
 from e2e import leftovers
 from e2e.faults import Runtime, foreign_container
+from e2e.full_disk import small_disk
 from e2e.server import CRUN, QUILTFN, Function, Server, is_alive, quiltfn, until
 from patience import patient
 
@@ -291,6 +292,16 @@ def test_a_directory_of_somebody_else(tmp_path: Path) -> None:
     assert "--data-dir" in said
     assert (tmp_path / "photos").stat().st_uid == os.getuid()
     assert [one.name for one in (tmp_path / "photos").iterdir()] == ["a.jpg"]
+
+
+def test_a_data_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    with small_disk("tmpfs", 1) as disk:
+        disk.data.mkdir()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk.at)], check=True)
+        code, said = serve(tmp_path, "--data-dir", str(disk.data))
+    assert code == 73
+    assert str(disk.data) in said
+    assert "Read-only file system" in said
 
 
 def test_a_data_directory_in_use(server: Server) -> None:

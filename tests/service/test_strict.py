@@ -75,3 +75,29 @@ async def test_a_call_whose_record_cannot_be_synced_is_not_acknowledged(
         patch.setattr(server.journal, "_store", fail)
         with pytest.raises(StoreUnavailable, match="the disk is full"):
             await server.invoke(entry)
+
+
+async def test_callers_wait_for_a_slow_disk_and_are_not_refused(
+    server: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relaxed, too: more is never written than the segments hold."""
+    for name, size in (("COMMIT_AT", 500), ("WAITING_MAX", 2000), ("SEGMENT_MAX", 20_000)):
+        monkeypatch.setattr(f"quiltfn.store.journal.{name}_BYTES", size)
+    server.journal.is_strict = False
+    store, most = server.journal._store, 0
+
+    async def slowly(batch: list[object]) -> None:
+        nonlocal most
+        await asyncio.sleep(0.02)
+        most = max(most, server.journal._spool.size)
+        await store(batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(server.journal, "_store", slowly)
+    entry = await server.active("cat", max_instances=4)
+
+    async def caller() -> None:
+        for _ in range(30):
+            await server.invoke(entry, payload=b"x" * 500)
+
+    await asyncio.gather(*(caller() for _ in range(4)))
+    assert most > 2000  # it was slow indeed

@@ -40,7 +40,7 @@ class ServerUid:
     """
 
     def __init__(self, data_dir: Path, wait_s: float = WAIT_S) -> None:
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as held, _named(data_dir):
             for parent in data_dir.resolve().parents:
                 if parent.exists() and parent.stat().st_uid in SERVER_UIDS:
                     raise confine.NotReadable(
@@ -72,6 +72,16 @@ class ServerUid:
     def close(self) -> None:
         """Somebody else may have the directory and the number."""
         self._held.close()
+
+
+@contextlib.contextmanager
+def _named(data_dir: Path) -> Iterator[None]:
+    """An OSError that says of what, also where that was a descriptor."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(data_dir)
+        raise
 
 
 def _take(locks: int, owner: int) -> int:

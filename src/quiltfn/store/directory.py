@@ -69,7 +69,8 @@ class DataDirectory:
         self.trouble: str | None = None
         self.notices: list[str] = []
         self._lock = self._directory = -1
-        self._served: os.stat_result | None = None
+        # The database and its log, as they were first seen: SQLite goes on writing to these.
+        self._served: dict[str, os.stat_result] = {}
 
     def enter(self, alone: bool, wait_s: float) -> None:
         """Becomes the keeper, waiting up to `wait_s` for another one to leave.
@@ -165,16 +166,20 @@ class DataDirectory:
             if not os.path.samestat(os.stat(self.path), os.fstat(self._directory)):
                 self.trouble = "another directory was put in place of the data directory"
                 return
-            database = self._stat(self.database.name)
-            if self._served is None:
-                self._served = database
-            if not os.path.samestat(database, self._served):
-                self.trouble = "another quiltfn.db was put in place of the one that is served from"
-                return
+            if not self._served:
+                names = self.database.name, self.log.name
+                self._served = {name: self._stat(name) for name in names}
+            for name, served in self._served.items():
+                if not os.path.samestat(self._stat(name), served):
+                    self.trouble = f"another {name} was put in place of the one that is served from"
+                    return
             if self.is_keeper and not self._is_locked_by_name():
                 self._lock_again()
         except OSError as error:
-            self.trouble = f"the data directory was removed, or a part of it: {error.strerror}"
+            part = f" ({error.filename})" if error.filename in self._served else ""
+            self.trouble = (
+                f"the data directory was removed, or a part of it{part}: {error.strerror}"
+            )
             return
         self.trouble = None
 

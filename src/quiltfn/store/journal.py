@@ -32,7 +32,7 @@ COMMIT_AFTER_S = 0.04
 RETRY_AFTER_S = 1.0
 # While the database fails the segment grows. Past this, calls are refused; ends are still taken.
 SEGMENT_MAX_BYTES = 64 * 1024 * 1024
-# What may wait when the answer of a call with long output leaves.
+# What may wait to be stored when an answer leaves: beyond, callers wait for the disk.
 WAITING_MAX_BYTES = 16 * 1024 * 1024
 # Beyond this the next commit does not wait: large output would fill the segment before its time.
 COMMIT_AT_BYTES = 4 * 1024 * 1024

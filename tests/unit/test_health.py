@@ -1,0 +1,37 @@
+"""What health says of a server whose surroundings have gone."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from quiltfn.health import Health, Machine
+from quiltfn.model.errors import StoreUnavailable
+
+
+async def test_a_removed_data_directory_is_told(tmp_path: Path) -> None:
+    async def ping() -> None:
+        raise StoreUnavailable("the data directory was removed")
+
+    async def none() -> None:
+        return None
+
+    machine = Machine(
+        node_id="node-1",
+        cgroup_mode="v2",
+        oci_runtime="crun",
+        protections={},
+        transport="cleartext",
+        memory_max_mib=1024,
+        cores=1,
+        interpreters={},
+        packages="",
+    )
+    store: Any = SimpleNamespace(ping=ping, condition=lambda: (True, "whole"))
+    journal: Any = SimpleNamespace(is_strict=False)
+    there = await Health(machine, store, journal, tmp_path, none).report()
+    gone = await Health(machine, store, journal, tmp_path / "gone", none).report()
+    assert cast("str", there["checks"]["disk"]["reason"]).endswith("MiB free")
+    assert not gone["ready"]
+    assert not gone["checks"]["disk"]["ok"]
+    assert "No such file" in gone["checks"]["disk"]["reason"]
+    assert gone["checks"]["store"]["reason"] == "the data directory was removed"
