@@ -16,7 +16,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from quiltfn.images.tar import Source
 from quiltfn.images.unpack import DIRECTORY, ImageLimits, Unpacker
@@ -34,9 +34,17 @@ class ImageVanished(Exception):
     """An image was collected while it was read; a newer snapshot does not need it."""
 
 
+# It is shown to root: nothing that a terminal would take for a command.
+WORD = re.compile(r"[0-9A-Za-z._+-]{1,64}")
+LARGEST = 253_402_300_799  # the last second that has a date of four digits
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """`sha256`: of the archive up to this member. `revision`: the database's schema."""
+    """`sha256`: of the archive up to this member. `revision`: the database's schema.
+
+    Raises `ValueError` for what no archive of ours says.
+    """
 
     format: int
     quiltfn: str
@@ -46,6 +54,14 @@ class Manifest:
     records: int
     images: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        numbers = (self.format, self.made_at, self.functions, self.records, self.images)
+        words: tuple[Any, ...] = (self.quiltfn, self.revision, self.sha256)
+        if not all(type(one) is int and 0 <= one <= LARGEST for one in numbers):
+            raise ValueError("a number is none")
+        if not all(type(one) is str and WORD.fullmatch(one) for one in words):
+            raise ValueError("a word is none")
 
 
 class Hashed:
@@ -164,7 +180,7 @@ class Reader:
                     self._members[member.name] = (member.offset_data, member.size)
                     if member.name == MANIFEST:
                         return self._checked(member)
-        except tarfile.TarError:
+        except (tarfile.TarError, RecursionError):  # of one long name behind another
             pass
         except OSError as error:
             raise StoreBroken(f"{self._shown} cannot be read: {error.strerror}.") from None
@@ -174,8 +190,9 @@ class Reader:
         at, size = self._members.pop(MANIFEST)
         self._file.seek(at)
         try:
-            manifest = Manifest(**json.loads(self._file.read(min(size, MANIFEST_MAX_BYTES))))
-        except (TypeError, ValueError):
+            text = self._file.read(min(size, MANIFEST_MAX_BYTES))
+            manifest = Manifest(**json.loads(text))
+        except (TypeError, ValueError, RecursionError):
             raise StoreBroken(f"{self._shown} is damaged: its manifest is none.") from None
         if manifest.format != FORMAT:
             raise StoreBroken(f"{self._shown} is of a newer quiltfn ({manifest.quiltfn}).")

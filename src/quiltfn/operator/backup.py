@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -127,6 +128,8 @@ def _in_child(work: Callable[[], str]) -> int:
     try:
         code = _told(work)
         sys.stdout.flush()
+    except Exception:  # a mistake of ours, which nobody else would tell
+        traceback.print_exc()
     finally:
         os._exit(code)
 

@@ -73,7 +73,9 @@ def _copy_lines(source: Path, target: Path) -> bool:
         except FileNotFoundError:
             return True
         with open(opened, "rb") as file:
-            for line in file:
+            while line := file.readline(spool.LINE_MAX_BYTES + 1):
+                if len(line) > spool.LINE_MAX_BYTES:
+                    raise StoreBroken(f"{source} is damaged: a line is longer than any record.")
                 if spool.from_line(line.rstrip(b"\n")) is not None:
                     copy.write(line if line.endswith(b"\n") else line + b"\n")
                 elif line.endswith(b"\n"):

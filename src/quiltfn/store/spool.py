@@ -25,6 +25,10 @@ encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Invocation).decode
 
 
+# A record with both outputs as long as settings allow, in base64, is shorter.
+LINE_MAX_BYTES = 192 * 1024 * 1024
+
+
 class _Older(msgspec.Struct):
     """Of a line that an older server wrote: output was text then."""
 
