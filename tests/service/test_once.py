@@ -46,6 +46,7 @@ class Door:
     http: httpx.AsyncClient
     tied: House
     entry: Entry
+    rooms: Rooms
     runs: list[bytes | None] = field(default_factory=list)
 
     @property
@@ -73,7 +74,7 @@ async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[Door]
         await answers.start(DIED)
         access = Access(SqlKeys(tied.store.database), tied.clock)
         await access.refresh()
-        rooms: Any = SimpleNamespace(
+        parts: Any = SimpleNamespace(
             access=access,
             admission=Admission(tied.clock, TenantLimits()),
             audit=SqlAudit(tied.store.database),
@@ -88,12 +89,12 @@ async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[Door]
             limits=ApiLimits(),
             rooms=Rooms(),
         )
-        app = make_app(rooms)
+        app = make_app(parts)
         known = tied.catalog.of_tenant("default", "")
         entry = next(iter(known), None) or await tied.active(handler, max_instances=2)
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-            yield Door(app, http, tied, entry)
+            yield Door(app, http, tied, entry, parts.rooms)
 
 
 @pytest.fixture
@@ -397,3 +398,31 @@ async def test_a_create_that_the_trail_did_not_take_is_not_made_twice(
         await door.http.post("/api/functions", headers=key, json=refused)
     answer = await door.http.post("/api/functions", headers=key, json=refused)
     assert (answer.status_code, "idempotency-replayed" in answer.headers) == (422, False)
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+async def test_a_long_answer_has_its_room_until_the_store_has_kept_it(
+    door: Door, monkeypatch: pytest.MonkeyPatch, is_taken: bool
+) -> None:
+    output, written, may_go_on = b"\1" * 200_000, asyncio.Event(), asyncio.Event()
+    keep = SqlAnswers.keep
+
+    async def long(*_: object) -> Ended:
+        return Ended(how=How.EXITED, code=0, stdout=output)
+
+    async def held_up(self: SqlAnswers, *given: Any) -> None:
+        written.set()
+        await may_go_on.wait()
+        await (keep(self, *given) if is_taken else fails_late())
+
+    monkeypatch.setattr(fake.FakeSandbox, "_handle", long)
+    monkeypatch.setattr(SqlAnswers, "keep", held_up)
+    call = asyncio.create_task(door.call())
+    await written.wait()
+    held = door.rooms.answers.held
+    may_go_on.set()
+    answer = await call
+    assert answer.status_code == (200 if is_taken else 503)
+    assert held > 6 * len(output)
+    assert not is_taken or held == len(answer.content)
+    assert door.rooms.answers.held == 0

@@ -460,3 +460,24 @@ def test_kept_answers_that_nobody_reads_are_loaded_one_at_a_time(
     again = Api(server.url).http.post(f"{function.path}/invoke", headers=key, timeout=30)
     assert again.content == first.content
     assert again.headers["idempotency-replayed"] == "true"
+
+
+def test_long_answers_that_are_to_be_kept_wait_one_after_the_other(
+    another: Callable[..., Server],
+) -> None:
+    server = another().start()
+    # A byte of it is six of the answer.
+    long = "head -c 6200000 /dev/zero | tr '\\0' '\\1'"
+    function = server.deploy(long, max_instances=12, timeout_seconds=60)
+
+    def keyed(number: int) -> tuple[int, int]:
+        path, key = f"{server.url}{function.path}/invoke", {"Idempotency-Key": str(number)}
+        with httpx.Client(trust_env=False, timeout=60) as http:
+            with http.stream("POST", path, headers=key) as answer:
+                return answer.status_code, sum(len(part) for part in answer.iter_raw())
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(keyed, range(12)))
+    assert {code for code, _ in answers} == {200}
+    assert min(size for _, size in answers) > 6 * 6_200_000
+    assert peak_kib(server.pid) < 300 * 1024

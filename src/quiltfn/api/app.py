@@ -172,14 +172,25 @@ class Endpoint:
         if key is None:
             return await self._execute(route, visit)
 
+        answers, unkept = self._house.rooms.answers, 0
+
         async def execute() -> Rendered:
-            return await self._execute(route, visit)
+            nonlocal unkept
+            answer = await self._execute(route, visit)
+            if len(answer.body) > SHORT_BYTES:
+                # The room it was made in has just come back; nobody has been called to it yet.
+                unkept = len(answer.body)
+                answers.sent(unkept)
+            return answer
 
         path, raw = request.scope["path"], visit.body or b""
         slot = slot_for(visit.caller.tenant_id, request.method, path, key, raw)
         del raw
         room = self._house.rooms.kept_answer(visit.caller.tenant_id)
-        return await self._house.idempotency.run(slot, execute, room)
+        try:
+            return await self._house.idempotency.run(slot, execute, room)
+        finally:
+            answers.sent(-unkept)
 
     async def _execute(self, route: Route, visit: Visit) -> Rendered:
         """The route's own work, its refusals rendered and, where it changes something, audited."""

@@ -6,6 +6,7 @@ from quiltfn.api import pages, parse, schema
 from quiltfn.api.byte_range import part_of
 from quiltfn.api.rooms import OutputOfCall
 from quiltfn.api.route import Answer, Asked
+from quiltfn.api.text_size import text_size
 from quiltfn.catalog import Entry
 from quiltfn.invoke import Request
 from quiltfn.model.access import Scope
@@ -21,7 +22,6 @@ INVOCATIONS_DEFAULT = 50
 STREAMS = ("stdout", "stderr")
 OCTETS = "application/octet-stream"
 OUTPUTS = ("full", "none")
-CONTROL = bytes(range(32))
 # Output of a call from which on its answer is a long one.
 LONG_OUTPUT_BYTES = 64 * 1024
 LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
@@ -148,17 +148,12 @@ async def _invoke(asked: Asked, entry: Entry) -> Answer:
         if len(record.stdout) + len(record.stderr) <= LONG_OUTPUT_BYTES:
             return Answer(value=schema.invocation_answer(record), headers=headers)
         try:
-            async with house.rooms.answers.making(_size_as_text(record), tenant_id):
+            size = text_size(record.stdout) + text_size(record.stderr)
+            async with house.rooms.answers.making(size, tenant_id):
                 return pages.encoded(schema.invocation_answer(record), headers)
         except CapacityFull as error:
             error.with_record(record.invocation_id, executed=True)
             raise
-
-
-def _size_as_text(record: Invocation) -> int:
-    """Bytes that its output takes as text and as JSON, in which a control character has six."""
-    both = record.stdout, record.stderr
-    return sum(7 * len(one) - 5 * len(one.translate(None, CONTROL)) for one in both)
 
 
 async def list_invocations(asked: Asked) -> Answer:

@@ -59,9 +59,10 @@ class BodyRoom:
 
 
 class AnswerRoom:
-    """Bytes of long answers: those that are being made, and those that their readers have not taken
-    yet. A long answer is not begun before there is room for it; the first is begun in any case.
-    Tenants wait side by side: however many of one are in the line, the first of another is next.
+    """Bytes of long answers: those that are being made, those that are not kept for their key yet,
+    and those that their readers have not taken yet. A long answer is not begun before there is room
+    for it; the first is begun in any case. Tenants wait side by side: however many of one are in
+    the line, the first of another is next.
     """
 
     def __init__(self, most: int = 48 * MIB) -> None:
@@ -74,12 +75,17 @@ class AnswerRoom:
         self._waiting: Counter[str] = Counter()
 
     @property
+    def held(self) -> int:
+        """Bytes that are counted now."""
+        return self._making + self._unsent
+
+    @property
     def is_wanted(self) -> bool:
         """Whether somebody waits for room."""
         return bool(self._line)
 
     def sent(self, more: int) -> None:
-        """So many bytes more wait for their readers; fewer, if negative."""
+        """So many bytes more wait for the store or for their readers; fewer, if negative."""
         self._unsent += more
         if more < 0:
             self._call_next()
@@ -100,8 +106,7 @@ class AnswerRoom:
             self._call_next()
 
     def _fits(self, size: int) -> bool:
-        held = self._making + self._unsent
-        return held == 0 or held + size <= self._most
+        return self.held == 0 or self.held + size <= self._most
 
     async def _wait(self, size: int, tenant_id: str) -> None:
         """Until it is our turn and there is room."""
