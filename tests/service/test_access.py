@@ -123,7 +123,10 @@ async def test_a_key_that_cannot_be_looked_for_is_not_said_to_be_wrong(box: Box)
     assert await box.who(key) == "acme"
 
 
-async def test_the_first_key_ends_the_open_mode_at_once(tmp_path: Path) -> None:
+async def test_the_first_key_ends_the_open_mode_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0)  # a key can be made within a millisecond here
     async with (
         SqliteStore.open(tmp_path) as server,
         SqliteStore.open(tmp_path, alone=False) as tool,
