@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         description="Start the server here, as root: it gives root up before it listens.",
         epilog="exit codes: 0 drained after SIGTERM · 69 machine or address unusable · 70 the "
         "server ended unexpectedly · 73 data directory unusable · 74 database unusable · "
-        "75 no room on the disk · "
+        "75 no room on the disk, or the data directory is gone · "
         "77 not root · 78 a setting is wrong",
     )
     it.add_argument("--config", help="a TOML file with settings")
