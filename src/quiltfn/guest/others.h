@@ -177,8 +177,9 @@ static uint64_t signals_in(const char *status, const char *name)
 
 // Whether the runner waits for the next call: it has not ended, does not stand still, and no signal
 // will change that. Called when nobody is alive who could send one, so what was sent is pending, or
-// has woken the runner: it then ends, or sleeps again. A handler in a runner that keeps state may be
-// busy, and may have blocked signals. One that forks has a second to come to rest.
+// has woken the runner: it then ends, or sleeps again. Where the call had no process but its handler,
+// what that sent was heeded before the runner said that the call is done. A handler in a runner that
+// keeps state may be busy, and may have blocked signals. One that forks has a second to come to rest.
 static bool parent_waits(bool by_forks)
 {
     enum { TURNS = 10000, NAP_NS = 50000 };
@@ -196,7 +197,7 @@ static bool parent_waits(bool by_forks)
             return false;
         uint64_t pending = signals_in(text, "\nSigPnd:\t") | signals_in(text, "\nShdPnd:\t");
         uint64_t blocked = signals_in(text, "\nSigBlk:\t");
-        if (state[8] == 'S' && (pending & ~blocked) == 0)
+        if ((state[8] == 'S' || !met_others) && (pending & ~blocked) == 0)
             return !by_forks || (pending & ~usual) == 0;
         nanosleep(&(struct timespec){0, NAP_NS}, NULL);
     }
