@@ -174,6 +174,8 @@ class StoryMachine(RuleBasedStateMachine):
         answer = tale.good("POST", path, body)
         if number == function.current:
             assert answer["current_version"] == number
+            if function.state == "active":
+                function.is_ill = False  # what an update failed of is forgotten
         else:
             self._pointed(function, number, answer, crowded)
 
