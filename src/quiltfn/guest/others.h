@@ -193,7 +193,8 @@ static bool parent_waits(bool by_forks)
             return false;
         text[n] = '\0';
         const char *state = strstr(text, "\nState:\t");
-        if (state == NULL || strchr("SRD", state[8]) == NULL)
+        // 't' is a tracer of the host's, since no handler can be one; it goes on.
+        if (state == NULL || strchr("SRDt", state[8]) == NULL)
             return false;
         uint64_t pending = signals_in(text, "\nSigPnd:\t") | signals_in(text, "\nShdPnd:\t");
         uint64_t blocked = signals_in(text, "\nSigBlk:\t");
