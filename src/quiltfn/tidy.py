@@ -105,7 +105,7 @@ async def tidy_room(room: Room, clock: Clock) -> None:
             while await room.shrink_some():
                 await asyncio.sleep(REST_S + REST_SHARE * (clock.now() - started))
                 started = clock.now()
-            is_whole = await room.renew()
+            is_whole = is_whole or await room.renew()
         await asyncio.sleep(ROOM_EVERY_S if is_whole else FULL_EVERY_S)
 
 
