@@ -116,8 +116,8 @@ GUEST_MISTAKES = [
     ("session", "runner.h", "    close_if_open(&runner.file);\n", ""),
     ("session", "runner.h", "[1].fd);\n    close_all(runner.given);\n", "[0].fd);\n"),
     ("session", "others.h", "    close(fd);\n", ""),
-    ("session", "others.h", 'strchr("SRD", state[8]) == NULL', "state[8] == 'Z'"),
-    ("session", "others.h", 'strchr("SRD", state[8]) == NULL', "state[8] == 'T'"),
+    ("session", "others.h", 'strchr("SRDt", state[8]) == NULL', "state[8] == 'Z'"),
+    ("session", "others.h", 'strchr("SRDt", state[8]) == NULL', "state[8] == 'T'"),
     ("session", "others.h", "(pending & ~usual) == 0", "usual != 0"),
     # What was wrong once: the room that is left, computed below zero.
     ("session", "guest.c", "out.used + HEADER + NONCE + PAGE > FULL",

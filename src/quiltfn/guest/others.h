@@ -185,8 +185,6 @@ static bool parent_waits(bool by_forks)
     enum { TURNS = 10000, NAP_NS = 50000 };
     static const uint64_t usual = 1U << (SIGCHLD - 1) | 1U << (SIGCONT - 1);
     static char text[4096];
-    if (!by_forks && !met_others) // Its handler could reach it in any way, now or later.
-        return true;
     if (in_gvisor && met_others) // Who was sent a signal there is woken a moment later.
         nanosleep(&(struct timespec){0, 2 * (long)MS_NS}, NULL);
     for (int turn = 0; turn < TURNS; turn++) {
