@@ -13,6 +13,7 @@ import pytest
 from quiltfn.access import Access, make_key
 from quiltfn.api import trail
 from quiltfn.api.app import make_app
+from quiltfn.api.rooms import Rooms
 from quiltfn.api.route import ApiLimits
 from quiltfn.idempotency import Idempotency
 from quiltfn.model.access import Scope
@@ -65,6 +66,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
             ),
             idempotency=Idempotency(SqlAnswers(store.database), clock),
             limits=ApiLimits(body_max=200),
+            rooms=Rooms(),
         )
         transport = httpx.ASGITransport(app=make_app(house), client=("192.0.2.7", 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
