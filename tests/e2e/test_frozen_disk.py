@@ -43,16 +43,21 @@ def frozen(at: Path) -> Iterator[None]:
         run("fsfreeze", "-u", str(at))
 
 
+def a_disk_or_none(image: Path, at: Path) -> contextlib.ExitStack:
+    """`a_disk`, mounted already; skips the test where none can be made."""
+    disk = contextlib.ExitStack()
+    try:
+        disk.enter_context(a_disk(image, at))
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no file system of its own: {error.stderr!r}")
+    return disk
+
+
 def test_health_and_management_answer_while_the_disk_does_not(
     another: Callable[..., Server], tmp_path: Path
 ) -> None:
     server = another()
-    disk = contextlib.ExitStack()
-    try:
-        disk.enter_context(a_disk(tmp_path / "disk", server.data_dir))
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no file system of its own: {error.stderr!r}")
-    with disk:
+    with a_disk_or_none(tmp_path / "disk", server.data_dir):
         server.start()
         function = server.deploy("echo hello")
         function.invoke()
@@ -87,12 +92,7 @@ def test_health_answers_while_an_idle_server_has_no_disk(
 ) -> None:
     """Nothing is being written, so the event loop is free: it says by itself what is wrong."""
     server = another()
-    disk = contextlib.ExitStack()
-    try:
-        disk.enter_context(a_disk(tmp_path / "disk", server.data_dir))
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no file system of its own: {error.stderr!r}")
-    with disk:
+    with a_disk_or_none(tmp_path / "disk", server.data_dir):
         server.start()
         function = server.deploy("echo hello")
         with frozen(server.data_dir):
