@@ -214,7 +214,8 @@ def test_a_sandbox_of_gvisor_outlives_the_failure_of_another_program(root: Path)
         assert len(alive) > 1, "the sentry, and its helper, which is a child of the launcher too"
         runtime.becomes("fail")
         assert "own-runtime ended with 3" in made.create()["error"]
-        assert in_sandbox(made, kept["sandbox"]) == alive
+        # The sentry may start one more of its own processes at any time; none may have ended.
+        assert alive <= in_sandbox(made, kept["sandbox"])
         runtime.becomes("fine")
         made.destroy(kept["sandbox"])
         works(made)
