@@ -23,8 +23,8 @@ from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import (
     PAYLOAD_MAX_BYTES,
     CallEvent,
-    Ended,
-    How,
+    CallResult,
+    ExitKind,
     Invocation,
     Status,
 )
@@ -165,7 +165,7 @@ class Invoker:
         self._journal.opened(record)
         recorded = self._clock.now() - before
         asked.is_handed_over, asked.running = True, record
-        ended = await lease.call(
+        result = await lease.call(
             Call(
                 payload=asked.request.payload,
                 environment=variables,
@@ -179,7 +179,7 @@ class Invoker:
             asked.accepted, started, making, ran=took - recorded, recorded=recorded
         )
         record = record.after(
-            ended,
+            result,
             int(handed_over + took),
             math.ceil(took * 1000),
             kept,
@@ -190,11 +190,11 @@ class Invoker:
 
     def _record_mistake(self, asked: _Asked, record: Invocation) -> None:
         """A mistake of ours came between a call and its end: its record ends all the same."""
-        ended = Ended(how=How.SANDBOX_GONE, reason=MISTAKE)
+        result = CallResult(kind=ExitKind.SANDBOX_GONE, reason=MISTAKE)
         now = self._clock.unix()
         took_ms = max(0, math.ceil((now - (record.started_at or now)) * 1000))
         with contextlib.suppress(StoreUnavailable):
-            self._close(asked.entry, record.after(ended, int(now), took_ms), self._clock.now())
+            self._close(asked.entry, record.after(result, int(now), took_ms), self._clock.now())
 
     def _record_failure(self, asked: _Asked, error: RuntimeUnavailable) -> None:
         """The platform could not run the call: that is kept too."""

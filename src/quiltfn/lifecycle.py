@@ -29,7 +29,7 @@ from quiltfn.model.function import (
     NewFunction,
     check_targets,
 )
-from quiltfn.model.invocation import How
+from quiltfn.model.invocation import ExitKind
 from quiltfn.model.pool import PoolLimits
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.version import Content, HostLimits, Version, check_number
@@ -320,7 +320,7 @@ class Lifecycle:
 
     async def _end_deleted(self, function_id: str) -> None:
         await asyncio.sleep(DELETE_GRACE_S)
-        await self._pools.end_running(function_id, How.CANCELLED, "the function was deleted")
+        await self._pools.end_running(function_id, ExitKind.CANCELLED, "the function was deleted")
         self._pools.forget(function_id)
 
     def _version(self, function: Function, number: int, content: Content, now: int) -> Version:

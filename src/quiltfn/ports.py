@@ -12,7 +12,7 @@ import msgspec
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.function import Function
 from quiltfn.model.image import Archive, Image, TenantImage
-from quiltfn.model.invocation import Ended, How, Invocation, Status
+from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from quiltfn.model.kept import AuditEntry, Keep, KeptAnswer, Operation, Slot
 from quiltfn.model.memory import Memory
 from quiltfn.model.pool import PoolCounts, PoolLimits
@@ -84,15 +84,16 @@ class Sandbox(Protocol):
     async def specialise(self, content: Content) -> None:
         """Makes it an instance of `content`. Raises `SandboxRefused`, after which it is useless."""
 
-    async def call(self, call: Call) -> Ended:
+    async def call(self, call: Call) -> CallResult:
         """Runs the handler once and returns how it ended; a handler that fails is a result.
 
-        Never raises for anything that handler or sandbox do: a sandbox that dies under the call
-        gives `How.SANDBOX_GONE`, one that does not keep its deadline is killed from outside and
-        gives `How.DEADLINE`. When cancelled, the handler may still be running: destroy it.
+        Never raises for anything that the handler or the sandbox does. A sandbox that dies during
+        the call gives `ExitKind.SANDBOX_GONE`. One that misses its deadline is killed from outside
+        and gives `ExitKind.DEADLINE`. If this is cancelled, the handler may still be running:
+        destroy the sandbox.
         """
 
-    def end_call(self, how: How, reason: str) -> None:
+    def end_call(self, kind: ExitKind, reason: str) -> None:
         """Lets a running call end that way at once. Its handler still runs: destroy it next."""
 
     @property
@@ -146,7 +147,7 @@ class Lease(Protocol):
     version: Version
     making: Making | None
 
-    async def call(self, call: Call) -> Ended:
+    async def call(self, call: Call) -> CallResult:
         """As `Sandbox.call`. An instance whose call did not end by itself is not used again."""
 
 
@@ -186,7 +187,7 @@ class Pools(Protocol):
     def retarget(self, function_id: str, limits: PoolLimits) -> None:
         """New scaling targets, at once."""
 
-    async def end_running(self, function_id: str, how: How, reason: str) -> None:
+    async def end_running(self, function_id: str, kind: ExitKind, reason: str) -> None:
         """Ends running calls that way and waits until every instance is gone: after `close`."""
 
     def forget(self, function_id: str) -> None:

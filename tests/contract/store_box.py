@@ -14,7 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from quiltfn.model.function import Function, FunctionState
-from quiltfn.model.invocation import Ended, How, Invocation, Status
+from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from quiltfn.model.version import Content, Version
 from quiltfn.store import SpoolJournal, SqliteStore
 
@@ -120,7 +120,7 @@ def done(
     record: Invocation, code: int = 0, stdout: bytes = b"hello\n", duration_ms: int = 3
 ) -> Invocation:
     """The record after its handler exited with `code`."""
-    ended = Ended(how=How.EXITED, code=code, stdout=stdout)
+    ended = CallResult(kind=ExitKind.EXITED, code=code, stdout=stdout)
     return record.after(ended, now=1_760_000_101, duration_ms=duration_ms)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from contract.sandbox_box import Kind, fake_kind, launcher, real_kind, why_not_real
 from contract.store_box import eventually
-from quiltfn.model.invocation import CallEvent, Ended, How, conclude
+from quiltfn.model.invocation import CallEvent, CallResult, ExitKind, conclude
 from quiltfn.model.version import Content
 from quiltfn.ports import Call, Sandbox, SandboxFailed, SandboxRefused
 
@@ -72,18 +72,18 @@ async def until_clean(sandbox: Sandbox) -> None:
 
 async def test_a_handler_that_ends_well_gives_its_output(box: Box) -> None:
     sandbox = await box.sandbox("echo hello")
-    assert await sandbox.call(call()) == Ended(how=How.EXITED, stdout=b"hello\n")
+    assert await sandbox.call(call()) == CallResult(kind=ExitKind.EXITED, stdout=b"hello\n")
     assert sandbox.is_alive
 
 
 async def test_a_handler_that_fails_is_a_result(box: Box) -> None:
     ended = await (await box.sandbox("exit 7")).call(call())
-    assert (ended.how, ended.code) == (How.EXITED, 7)
+    assert (ended.kind, ended.code) == (ExitKind.EXITED, 7)
 
 
 async def test_a_command_that_does_not_exist_is_the_handlers_failure(box: Box) -> None:
     ended = await (await box.sandbox("no-such-thing")).call(call())
-    assert (ended.how, ended.code) == (How.EXITED, 127)
+    assert (ended.kind, ended.code) == (ExitKind.EXITED, 127)
     assert b"no-such-thing" in ended.stderr
 
 
@@ -137,10 +137,10 @@ async def test_a_sandbox_that_dies_under_the_call_is_a_result_and_known_to_be_de
     await asyncio.sleep(0.05)
     box.kind.kill(sandbox)
     ended = await running
-    assert ended.how is How.SANDBOX_GONE
+    assert ended.kind is ExitKind.SANDBOX_GONE
     assert not sandbox.is_alive
     again = await sandbox.call(call())
-    assert again.how is How.SANDBOX_GONE
+    assert again.kind is ExitKind.SANDBOX_GONE
 
 
 async def test_a_handler_that_needs_too_much_memory_is_out_of_memory(box: Box) -> None:
@@ -162,15 +162,15 @@ async def test_a_call_can_be_ended_from_outside(box: Box) -> None:
     sandbox = await box.sandbox("sleep 20")
     running = asyncio.ensure_future(sandbox.call(call()))
     await asyncio.sleep(0.05)
-    sandbox.end_call(How.CANCELLED, "the function was deleted")
-    assert await running == Ended(how=How.CANCELLED, reason="the function was deleted")
+    sandbox.end_call(ExitKind.CANCELLED, "the function was deleted")
+    assert await running == CallResult(kind=ExitKind.CANCELLED, reason="the function was deleted")
 
 
 async def test_to_end_a_call_that_is_not_running_is_harmless(box: Box) -> None:
     sandbox = await box.sandbox()
-    sandbox.end_call(How.CANCELLED, "nothing")
-    assert (await sandbox.call(call())).how is How.EXITED
-    sandbox.end_call(How.CANCELLED, "nothing")
+    sandbox.end_call(ExitKind.CANCELLED, "nothing")
+    assert (await sandbox.call(call())).kind is ExitKind.EXITED
+    sandbox.end_call(ExitKind.CANCELLED, "nothing")
 
 
 async def test_destroy_is_harmless_when_repeated_and_at_once(box: Box) -> None:
@@ -192,7 +192,7 @@ async def test_destroy_under_a_call_ends_the_call(box: Box) -> None:
     running = asyncio.ensure_future(sandbox.call(call()))
     await asyncio.sleep(0.05)
     await sandbox.destroy()
-    assert (await running).how is How.SANDBOX_GONE
+    assert (await running).kind is ExitKind.SANDBOX_GONE
 
 
 async def test_a_working_directory_that_does_not_exist_is_refused_in_a_sentence(box: Box) -> None:

@@ -81,8 +81,8 @@ def as_told(event: wire.Event) -> tuple[Any, ...]:
             return ("P", errno, text)
         case wire.Output(nonce, stream, data):
             return ("O" if stream == "stdout" else "E", nonce, data)
-        case wire.End(nonce, how, code, out, err, text):
-            return ("X", nonce, int(how), code, out, err, text)
+        case wire.End(nonce, kind, code, out, err, text):
+            return ("X", nonce, int(kind), code, out, err, text)
         case wire.Clean(nonce):
             return ("Z", nonce)
 

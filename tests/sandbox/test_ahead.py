@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from quiltfn.guest.wire import SHELL, How
+from quiltfn.guest.wire import SHELL, ExitKind
 from sandbox.guest_box import SANITIZER_EXIT, SHOWN, Answer, Box, build_guest
 
 pytestmark = [
@@ -134,7 +134,7 @@ def state(pid: int) -> str:
 
 def seen(answer: Answer) -> tuple[object, ...]:
     assert answer.end is not None
-    return answer.end.how, answer.end.code, answer.stdout, answer.stderr
+    return answer.end.kind, answer.end.code, answer.stdout, answer.stderr
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
@@ -252,7 +252,7 @@ def test_no_handler_reaches_the_zygote(forking: Box) -> None:
     shell(forking, f"python3 -I - <<'END'\n{REACH}\nEND\nexit 0")
     for _ in range(3):
         zygote = min(shells(forking, 2), key=within)
-        assert seen(forking.call()) == (How.EXITED, 0, b"[] []\n", b"")
+        assert seen(forking.call()) == (ExitKind.EXITED, 0, b"[] []\n", b"")
         assert zygote in forking.processes()
         status = Path(f"/proc/{zygote}/status").read_text()
         held = dict(re.findall(r"^Cap(\w+):	(\w+)$", status, re.M))
@@ -317,11 +317,11 @@ def test_a_zygote_that_hangs_costs_two_seconds_once(forking: Box) -> None:
     os.kill(zygote, signal.SIGSTOP)
     forking.call()  # its fork had been made
     answer = forking.call()
-    assert seen(answer) == (How.EXITED, 0, b"fine\n", b"")
+    assert seen(answer) == (ExitKind.EXITED, 0, b"fine\n", b"")
     assert answer.seconds > 1
     for _ in range(3):
         again = forking.call()
-        assert seen(again) == (How.EXITED, 0, b"fine\n", b"")
+        assert seen(again) == (ExitKind.EXITED, 0, b"fine\n", b"")
         assert again.seconds < 1
 
 
@@ -378,11 +378,11 @@ def test_a_shell_that_is_killed_while_it_waits_costs_nothing(box: Box) -> None:
             os.kill(pid, 9)
             while state(pid) not in ("", "Z"):
                 time.sleep(0.001)
-        assert seen(box.call()) == (How.EXITED, 0, b"fine\n", b"")
+        assert seen(box.call()) == (ExitKind.EXITED, 0, b"fine\n", b"")
 
 
 def test_a_deadline_ends_it(box: Box) -> None:
     shell(box, "sleep 60")
     answer = box.call(timeout_ms=200)
     assert answer.end is not None
-    assert answer.end.how is How.DEADLINE
+    assert answer.end.kind is ExitKind.DEADLINE

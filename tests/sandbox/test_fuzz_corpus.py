@@ -140,7 +140,7 @@ def test_negative_control_a_guest_with_a_mistake_is_found(
 PARSER_MISTAKES: list[tuple[Callable[..., None], ModuleType, str, str]] = [
     (targets.decoder, wire, "length > limits[1]:", "length > limits[1] + 1:"),
     (targets.decoder, wire, "length < limits[0]:", "length < limits[0] - 1:"),
-    (targets.decoder, wire, "how >= len(_HOW)", "how > len(_HOW)"),
+    (targets.decoder, wire, "exit_kind >= len(_EXIT_KINDS)", "exit_kind > len(_EXIT_KINDS)"),
     (targets.decoder, wire, "self._needed = 8 + length", "self._needed = 9 + length"),
     (targets.decoder, wire, "self._needed = 8\n", "self._needed = 0\n                at -= 1\n"),
     (targets.decoder, wire, "            self._failed = error\n", ""),

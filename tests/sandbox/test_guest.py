@@ -23,7 +23,7 @@ from quiltfn.guest.wire import (
     STRINGS_MAX,
     Clean,
     End,
-    How,
+    ExitKind,
     Output,
     encode_call,
     encode_prepare,
@@ -77,7 +77,7 @@ def test_the_guest_refuses_to_be_anything_but_process_1(guest):
 def test_a_handler_says_hello(box):
     answer = box.run("echo hello; echo oops >&2; exit 3")
     assert (answer.stdout, answer.stderr) == (b"hello\n", b"oops\n")
-    assert answer.end == End(box.nonce, How.EXITED, 3, 0, 0, "")
+    assert answer.end == End(box.nonce, ExitKind.EXITED, 3, 0, 0, "")
 
 
 def test_a_handler_has_no_privilege_and_three_descriptors(box):
@@ -190,13 +190,13 @@ def test_output_is_streamed_while_the_handler_runs(box):
 def test_beyond_its_limit_output_is_counted_and_thrown_away(box):
     answer = box.run("head -c 9000000 /dev/zero; head -c 1048577 /dev/zero >&2; exit 0")
     assert (len(answer.stdout), len(answer.stderr)) == (STDOUT_MAX, STDERR_MAX)
-    assert answer.end == End(box.nonce, How.EXITED, 0, 9_000_000 - STDOUT_MAX, 1, "")
+    assert answer.end == End(box.nonce, ExitKind.EXITED, 0, 9_000_000 - STDOUT_MAX, 1, "")
 
 
 def test_exactly_its_limit_is_kept_whole(box):
     answer = box.run(f"head -c {STDOUT_MAX} /dev/zero; head -c {STDERR_MAX} /dev/zero >&2")
     assert (len(answer.stdout), len(answer.stderr)) == (STDOUT_MAX, STDERR_MAX)
-    assert answer.end == End(box.nonce, How.EXITED, 0, 0, 0, "")
+    assert answer.end == End(box.nonce, ExitKind.EXITED, 0, 0, 0, "")
 
 
 def test_the_command_line_says_how_much_of_each_stream_is_kept(guest):
@@ -204,7 +204,7 @@ def test_the_command_line_says_how_much_of_each_stream_is_kept(guest):
         assert box.specialise(EVAL).errno == 0
         answer = box.run("head -c 70001 /dev/zero; head -c 65538 /dev/zero >&2")
     assert (len(answer.stdout), len(answer.stderr)) == (70_000, 65_536)
-    assert answer.end == End(box.nonce, How.EXITED, 0, 1, 2, "")
+    assert answer.end == End(box.nonce, ExitKind.EXITED, 0, 1, 2, "")
 
 
 def test_the_longest_deadline_does_not_come_at_once(box):
@@ -215,7 +215,7 @@ def test_the_longest_deadline_does_not_come_at_once(box):
 def test_a_flood_starves_neither_the_other_stream_nor_the_deadline(box):
     answer = box.run("yes & yes >&2 & sleep 0.2; echo last >&2; wait", timeout_ms=700)
     assert answer.end is not None
-    assert answer.end.how is How.DEADLINE
+    assert answer.end.kind is ExitKind.DEADLINE
     assert answer.seconds < 2
     assert (len(answer.stdout), len(answer.stderr)) == (STDOUT_MAX, STDERR_MAX)
     assert answer.end.dropped_stdout > 0
@@ -237,15 +237,15 @@ def test_frames_written_by_a_handler_are_only_its_output(box):
     box.send_call({"SCRIPT": "cat; cat <&3; exit 7"}, forged)
     answer = box.answer()
     assert answer.stdout == forged
-    assert answer.end == End(box.nonce, How.EXITED, 7, 0, 0, "")
+    assert answer.end == End(box.nonce, ExitKind.EXITED, 7, 0, 0, "")
 
 
 # ------------------------------------------------------------------------------------- the end
 
 
 def test_a_handler_killed_by_a_signal_is_reported_so(box):
-    assert box.run("kill -9 $$").end == End(box.nonce, How.KILLED, 9, 0, 0, "")
-    assert box.run("kill -TERM $$").end == End(box.nonce, How.KILLED, 15, 0, 0, "")
+    assert box.run("kill -9 $$").end == End(box.nonce, ExitKind.KILLED, 9, 0, 0, "")
+    assert box.run("kill -TERM $$").end == End(box.nonce, ExitKind.KILLED, 15, 0, 0, "")
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_handler_killed_by_a_signal_is_reported_so(box):
 )
 def test_the_deadline_ends_whatever_does_not_end(box, script):
     answer = box.run(script, timeout_ms=200)
-    assert answer.end == End(box.nonce, How.DEADLINE, 0, 0, 0, "")
+    assert answer.end == End(box.nonce, ExitKind.DEADLINE, 0, 0, 0, "")
     assert 0.15 < answer.seconds < 1.2
     assert answer.alive_at_end == 1
     assert box.run("echo next").stdout == b"next\n"
@@ -270,7 +270,7 @@ def test_a_grandchild_that_holds_stdout_open_does_not_hold_the_answer(box):
     answer = box.run("sleep 60 & echo done")
     assert answer.stdout == b"done\n"
     assert answer.end is not None
-    assert answer.end.how is How.EXITED
+    assert answer.end.kind is ExitKind.EXITED
     assert answer.seconds < 1
 
 
@@ -302,7 +302,7 @@ def test_a_handler_that_forks_without_end_meets_its_deadline(box):
     # Bounded by the machine's own limit for the handler's uid rather than by a cgroup.
     answer = box.run("ulimit -u 60; f() { while :; do (:) & done; }; f", timeout_ms=400)
     assert answer.end is not None
-    assert answer.end.how is How.DEADLINE
+    assert answer.end.kind is ExitKind.DEADLINE
     assert answer.seconds < 3
     assert answer.alive_at_end == 1
 
@@ -327,7 +327,7 @@ def test_a_program_that_is_not_there_is_told_in_a_sentence(empty):
         end = empty.call().end
         assert end == End(
             empty.nonce,
-            How.NOT_STARTED,
+            ExitKind.NOT_STARTED,
             2,
             0,
             0,
@@ -339,7 +339,7 @@ def test_a_program_that_may_not_be_executed_is_told_in_a_sentence(empty):
     assert empty.specialise(["/etc/passwd"]).errno == 0
     end = empty.call(payload=b"x" * 1_000_000).end
     assert end is not None
-    assert (end.how, end.code) == (How.NOT_STARTED, 13)
+    assert (end.kind, end.code) == (ExitKind.NOT_STARTED, 13)
     assert end.text == "the sandbox could not execute /etc/passwd: Permission denied"
 
 
@@ -359,7 +359,7 @@ def test_files_and_system_v_objects_are_gone_for_the_next_call(box):
     left = box.run(
         "umask 777; echo x >/tmp/file; mkdir -p /tmp/deep/er; echo x >/dev/shm/file;" + python(SYSV)
     )
-    assert left.end == End(box.nonce, How.EXITED, 0, 0, 0, "")
+    assert left.end == End(box.nonce, ExitKind.EXITED, 0, 0, 0, "")
     assert box.run(LOOK).stdout == b""
 
 

@@ -20,7 +20,7 @@ from quiltfn.guest.wire import (
     STDOUT_MAX,
     Clean,
     End,
-    How,
+    ExitKind,
     Output,
     Specialised,
     encode_prepare,
@@ -78,7 +78,7 @@ while True:
 
 def words(answer: Answer) -> list[str]:
     assert answer.end is not None
-    assert (answer.end.how, answer.end.code) == (How.EXITED, 0)
+    assert (answer.end.kind, answer.end.code) == (ExitKind.EXITED, 0)
     return answer.stdout.decode().split()
 
 
@@ -156,25 +156,25 @@ def test_a_program_that_is_missing_is_named(box: Box) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "how", "code"),
+    ("script", "kind", "code"),
     [
-        ("say(f'done {hear()[0]} exited 3')", How.EXITED, 3),
-        ("say(f'done {hear()[0]} killed 9')", How.KILLED, 9),
-        ("hear(); os._exit(4)", How.EXITED, 4),
-        ("hear(); os.kill(os.getpid(), 11)", How.KILLED, 11),
+        ("say(f'done {hear()[0]} exited 3')", ExitKind.EXITED, 3),
+        ("say(f'done {hear()[0]} killed 9')", ExitKind.KILLED, 9),
+        ("hear(); os._exit(4)", ExitKind.EXITED, 4),
+        ("hear(); os.kill(os.getpid(), 11)", ExitKind.KILLED, 11),
     ],
 )
-def test_how_a_call_ends(box: Box, script: str, how: How, code: int) -> None:
+def test_how_a_call_ends(box: Box, script: str, kind: ExitKind, code: int) -> None:
     small(box, f"say('ready keep')\n{script}\ntime.sleep(9)", keep=True)
     box.send_call()
     end = end_of(box)
-    assert (end.how, end.code) == (how, code)
+    assert (end.kind, end.code) == (kind, code)
 
 
 def test_a_runner_that_was_to_stay_and_ended_takes_the_sandbox_with_it(box: Box) -> None:
     small(box, "say('ready keep'); hear(); os._exit(4)", keep=True)
     box.send_call()
-    assert end_of(box).how is How.EXITED
+    assert end_of(box).kind is ExitKind.EXITED
     assert box.wait() == 0
 
 
@@ -182,7 +182,7 @@ def test_a_runner_that_does_not_answer_runs_into_the_deadline(box: Box) -> None:
     small(box, "say('ready keep'); hear(); time.sleep(60)", keep=True)
     began = time.monotonic()
     box.send_call(timeout_ms=300)
-    assert end_of(box).how is How.DEADLINE
+    assert end_of(box).kind is ExitKind.DEADLINE
     assert 0.25 < time.monotonic() - began < 1.5
     assert box.wait() == 0
     assert box.processes() == []
@@ -191,7 +191,7 @@ def test_a_runner_that_does_not_answer_runs_into_the_deadline(box: Box) -> None:
 def test_a_runner_that_does_not_read_a_large_payload_holds_up_its_own_call_only(box: Box) -> None:
     small(box, "say('ready keep'); time.sleep(60)", keep=True)
     box.send_call(payload=b"p" * (6 << 20), timeout_ms=300)
-    assert end_of(box).how is How.DEADLINE
+    assert end_of(box).kind is ExitKind.DEADLINE
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 6 << 20])
@@ -258,7 +258,7 @@ time.sleep(60)
 """
     small(box, script, keep=True)
     box.send_call(timeout_ms=300)
-    assert end_of(box).how is How.DEADLINE
+    assert end_of(box).kind is ExitKind.DEADLINE
 
 
 @pytest.mark.parametrize("mode", ["keep", "fork"])
@@ -425,7 +425,7 @@ def test_a_call_that_ends_the_process_it_was_forked_from_ends_the_sandbox(
     python(box, app, source)
     box.send_call()
     end = end_of(box)
-    assert (end.how, end.code) == (How.KILLED, 9)
+    assert (end.kind, end.code) == (ExitKind.KILLED, 9)
     assert box.wait() == 0
 
 
@@ -459,7 +459,7 @@ def test_a_call_that_treats_the_process_it_was_forked_from_ends_the_sandbox(
     python(box, app, source)
     box.send_call()
     end = end_of(box)
-    assert (end.how, end.code) == (How.EXITED, 1)
+    assert (end.kind, end.code) == (ExitKind.EXITED, 1)
     assert box.wait() == 0
 
 
@@ -537,5 +537,5 @@ def test_an_answer_amid_a_flood_stays_within_the_guests_buffer(box: Box) -> None
     for _ in range(10):
         answer = box.call()
         assert answer.end is not None
-        assert (answer.end.how, answer.end.code) == (How.EXITED, 0)
+        assert (answer.end.kind, answer.end.code) == (ExitKind.EXITED, 0)
         assert (answer.stdout, answer.stderr) == (b"a" * 65_536, b"e" * 900_000)

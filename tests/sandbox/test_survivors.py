@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fuzz.harness import with_mistake
-from quiltfn.guest.wire import Clean, End, How, Output, Specialised
+from quiltfn.guest.wire import Clean, End, ExitKind, Output, Specialised
 from sandbox import test_runner
 from sandbox.guest_box import SANITIZER_EXIT, Box, build_guest
 from sandbox.test_runner import RUNNER, python, small, words
@@ -137,7 +137,7 @@ def test_negative_control_what_is_left_reads_and_answers_the_next_call(
         assert box.call(payload=b"plant").stdout == b"planted"
         end = box.call(payload=b"s3cr3t").end
         assert end is not None
-        assert (end.how, end.code) == (How.KILLED, 9)
+        assert (end.kind, end.code) == (ExitKind.KILLED, 9)
 
 
 @pytest.mark.parametrize("how", LEFT)
@@ -344,11 +344,11 @@ def test_a_call_that_signals_the_runner_is_the_last_of_its_instance(
         said, end = output_and_end(box)
         # A sender that lived until all were stopped had the runner go on with them.
         if number == signal.SIGSTOP and not ends and end.code == 0:
-            assert (end.how, end.code, said) == (How.EXITED, 0, b"sent")
+            assert (end.kind, end.code, said) == (ExitKind.EXITED, 0, b"sent")
             assert isinstance(box.next(), Clean)
             assert box.call(payload=b"look").stdout == b"fine"
             return
-        assert (end.how, end.code) == (How.EXITED, 1)
+        assert (end.kind, end.code) == (ExitKind.EXITED, 1)
         assert b"the call ended, stopped or signalled the process that it was forked from" in said
         with pytest.raises(EOFError):
             box.next()
@@ -382,7 +382,7 @@ def test_negative_control_a_guest_that_does_not_look_lets_the_next_call_fail(
         assert box.call(payload=json.dumps([int(signal.SIGSTOP), True]).encode()).stdout == b"sent"
         box.send_call(payload=b"look", timeout_ms=500)
         _, end = output_and_end(box)
-        assert end.how == How.DEADLINE
+        assert end.kind == ExitKind.DEADLINE
 
 
 SETTINGS = """
@@ -430,7 +430,7 @@ def test_a_runner_with_state_that_will_not_hear_is_given_up(
         python(box, app, KEEPS, keep=True)
         box.send_call(payload=str(int(number)).encode())
         said, end = output_and_end(box)
-        assert (end.how, end.code, said[:4]) == (How.EXITED, 0, b"sent")
+        assert (end.kind, end.code, said[:4]) == (ExitKind.EXITED, 0, b"sent")
         with pytest.raises(EOFError):
             box.next()
 
@@ -450,7 +450,7 @@ def test_a_runner_of_somebody_elses_that_is_signalled_is_given_up(late: Path, nu
         small(box, FORKING.replace(loop, "        " + sends))
         box.send_call()
         _, end = output_and_end(box)
-        assert (end.how, end.code) == (How.EXITED, 1)
+        assert (end.kind, end.code) == (ExitKind.EXITED, 1)
         with pytest.raises(EOFError):
             box.next()
 

@@ -30,7 +30,7 @@ from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health, Machine
 from quiltfn.idempotency import Idempotency
 from quiltfn.main import DIED
-from quiltfn.model.invocation import Ended, How
+from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.version import Content
 from quiltfn.pool.reaper import reap
 from quiltfn.ports import Call, Sandbox
@@ -117,12 +117,14 @@ class StoryFakes(FakeSandboxes):
         return [one for one in self.alive.values() if one.is_alive and one.id in self.keys]
 
 
-async def play(mark: str, call: Call) -> Ended:
+async def play(mark: str, call: Call) -> CallResult:
     """What the handler's shell would do."""
     word, _, argument = (call.payload or b"").decode().partition(" ")
     stdout = f"{mark} {call.environment['QUILT_FUNCTION_VERSION']}\n".encode()
     await asyncio.sleep(float(argument) if word == "sleep" else 0)
-    return Ended(how=How.EXITED, code=int(argument) if word == "exit" else 0, stdout=stdout)
+    return CallResult(
+        kind=ExitKind.EXITED, code=int(argument) if word == "exit" else 0, stdout=stdout
+    )
 
 
 async def can_be_made() -> None:

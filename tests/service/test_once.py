@@ -28,7 +28,7 @@ from quiltfn.api.route import ApiLimits
 from quiltfn.catalog import Entry
 from quiltfn.idempotency import Idempotency
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.model.invocation import Ended, How
+from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.ports import Call
 from quiltfn.sandbox import fake
 from quiltfn.store import SqlAnswers, SqlAudit, SqlKeys
@@ -102,7 +102,7 @@ async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     runs: list[bytes | None] = []
     handle = fake.FakeSandbox._handle
 
-    async def counted(self: fake.FakeSandbox, call: Call) -> Ended:
+    async def counted(self: fake.FakeSandbox, call: Call) -> CallResult:
         runs.append(call.payload)
         return await handle(self, call)
 
@@ -153,7 +153,7 @@ def syncing_fails(door: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
 def the_sandbox_breaks(_: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
     call = fake.FakeSandbox.call
 
-    async def broken(self: fake.FakeSandbox, one: Call) -> Ended:
+    async def broken(self: fake.FakeSandbox, one: Call) -> CallResult:
         await call(self, one)
         raise ZeroDivisionError("a mistake of ours")
 
@@ -258,7 +258,7 @@ async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
     inner = asyncio.Event()
     handle = fake.FakeSandbox._handle
 
-    async def waits(self: fake.FakeSandbox, call: Call) -> Ended:
+    async def waits(self: fake.FakeSandbox, call: Call) -> CallResult:
         ended = await handle(self, call)
         inner.set()
         await asyncio.sleep(0.1)
@@ -353,11 +353,11 @@ async def test_a_call_that_was_cancelled_is_not_run_again(
 ) -> None:
     begun = asyncio.Event()
 
-    async def hangs(_: fake.FakeSandbox, call: Call) -> Ended:
+    async def hangs(_: fake.FakeSandbox, call: Call) -> CallResult:
         door.runs.append(call.payload)
         begun.set()
         await asyncio.sleep(3600)
-        return Ended(how=How.EXITED)
+        return CallResult(kind=ExitKind.EXITED)
 
     with monkeypatch.context() as patch:
         patch.setattr(fake.FakeSandbox, "_handle", hangs)
@@ -407,8 +407,8 @@ async def test_a_long_answer_has_its_room_until_the_store_has_kept_it(
     output, written, may_go_on = b"\1" * 200_000, asyncio.Event(), asyncio.Event()
     keep = SqlAnswers.keep
 
-    async def long(*_: object) -> Ended:
-        return Ended(how=How.EXITED, code=0, stdout=output)
+    async def long(*_: object) -> CallResult:
+        return CallResult(kind=ExitKind.EXITED, code=0, stdout=output)
 
     async def held_up(self: SqlAnswers, *given: Any) -> None:
         written.set()

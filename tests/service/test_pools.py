@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quiltfn.model.errors import ShuttingDown
-from quiltfn.model.invocation import Ended, How, Status
+from quiltfn.model.invocation import CallResult, ExitKind, Status
 from quiltfn.ports import Call
 from service.service_box import House, house, until
 
@@ -30,14 +30,14 @@ class Caller:
         self.task = asyncio.ensure_future(self._hold())
         server.tasks.append(self.task)
 
-    async def _hold(self) -> Ended:
+    async def _hold(self) -> CallResult:
         async with self._lease as lease:
             self.cold = lease.cold_start
             self.has_it.set()
             await self._enough.wait()
             return await lease.call(CALL)
 
-    async def ends(self) -> Ended:
+    async def ends(self) -> CallResult:
         self._enough.set()
         return await self.task
 
@@ -223,6 +223,6 @@ async def test_ends_given_from_outside_reach_every_running_call(server: House) -
     entry = await server.active("sleep 60")
     calls = [await server.running(entry) for _ in range(3)]
     server.pools.close(entry.function.id, "deleted")
-    await server.pools.end_running(entry.function.id, How.CANCELLED, "enough")
+    await server.pools.end_running(entry.function.id, ExitKind.CANCELLED, "enough")
     assert {(await call).error_message for call in calls} == {"enough"}
     assert server.counts(entry) == {}

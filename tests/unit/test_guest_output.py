@@ -9,13 +9,13 @@ from typing import Any, cast
 import pytest
 
 from quiltfn.guest import wire
-from quiltfn.model.invocation import Ended
+from quiltfn.model.invocation import CallResult
 from quiltfn.ports import Call
 from quiltfn.sandbox.guest import MIB, SHORT_OUTPUT_BYTES, GuestSandbox
 from unit.test_wire import as_guest
 
 PIECE = wire.Output(1, "stdout", b"x" * 65_536)
-END = wire.End(1, wire.How.EXITED, 0, 0, 0, "")
+END = wire.End(1, wire.ExitKind.EXITED, 0, 0, 0, "")
 
 
 class Transport:
@@ -50,7 +50,7 @@ class Room:
         return self.has_room
 
 
-async def called(room: Room) -> tuple[GuestSandbox, Transport, asyncio.Future[Ended]]:
+async def called(room: Room) -> tuple[GuestSandbox, Transport, asyncio.Future[CallResult]]:
     sandbox, transport = GuestSandbox("one", -1, cast("Any", None)), Transport()
     sandbox.connection_made(cast("Any", transport))
     call = Call(

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from contract.store_box import a_call, a_function
-from quiltfn.model.invocation import FINAL, NEXT, CallEvent, Ended, How, Status, conclude
+from quiltfn.model.invocation import FINAL, NEXT, CallEvent, CallResult, ExitKind, Status, conclude
 from quiltfn.model.machine import WrongEvent
 from unit.machine_table import check_table
 
@@ -31,32 +31,32 @@ def test_the_ends_are_the_empty_rows() -> None:
 
 # fmt: off
 ENDS = [
-    # how,             code, oom,   → status,      exit code, a sentence with
-    (How.EXITED,          0, False, "success",          0, None),
-    (How.EXITED,          0, True,  "success",          0, None),
-    (How.EXITED,          1, False, "failed",           1, "exited with code 1"),
-    (How.EXITED,        255, False, "failed",         255, "exited with code 255"),
-    (How.EXITED,        137, True,  "oom",            137, "memory"),
-    (How.SIGNALLED,       9, False, "failed",         137, "signal 9"),
-    (How.SIGNALLED,      15, False, "failed",         143, "signal 15"),
-    (How.SIGNALLED,       9, True,  "oom",            137, "memory"),
-    (How.DEADLINE,        0, False, "timeout",       None, "deadline"),
-    (How.DEADLINE,        0, True,  "timeout",       None, "deadline"),
-    (How.NOT_STARTED,     0, False, "error",         None, "ended before"),
-    (How.SANDBOX_GONE,    0, False, "error",         None, "ended before"),
-    (How.SANDBOX_GONE,    0, True,  "oom",            137, "memory"),
-    (How.CANCELLED,       0, False, "cancelled",     None, "cancelled"),
-    (How.CANCELLED,       0, True,  "cancelled",     None, "cancelled"),
-    (How.INTERRUPTED,     0, False, "interrupted",   None, "stopped"),
+    # kind,             code, oom,   → status,      exit code, a sentence with
+    (ExitKind.EXITED,          0, False, "success",          0, None),
+    (ExitKind.EXITED,          0, True,  "success",          0, None),
+    (ExitKind.EXITED,          1, False, "failed",           1, "exited with code 1"),
+    (ExitKind.EXITED,        255, False, "failed",         255, "exited with code 255"),
+    (ExitKind.EXITED,        137, True,  "oom",            137, "memory"),
+    (ExitKind.SIGNALLED,       9, False, "failed",         137, "signal 9"),
+    (ExitKind.SIGNALLED,      15, False, "failed",         143, "signal 15"),
+    (ExitKind.SIGNALLED,       9, True,  "oom",            137, "memory"),
+    (ExitKind.DEADLINE,        0, False, "timeout",       None, "deadline"),
+    (ExitKind.DEADLINE,        0, True,  "timeout",       None, "deadline"),
+    (ExitKind.NOT_STARTED,     0, False, "error",         None, "ended before"),
+    (ExitKind.SANDBOX_GONE,    0, False, "error",         None, "ended before"),
+    (ExitKind.SANDBOX_GONE,    0, True,  "oom",            137, "memory"),
+    (ExitKind.CANCELLED,       0, False, "cancelled",     None, "cancelled"),
+    (ExitKind.CANCELLED,       0, True,  "cancelled",     None, "cancelled"),
+    (ExitKind.INTERRUPTED,     0, False, "interrupted",   None, "stopped"),
 ]
 # fmt: on
 
 
-@pytest.mark.parametrize(("how", "code", "oom", "status", "exit_code", "sentence"), ENDS)
+@pytest.mark.parametrize(("kind", "code", "oom", "status", "exit_code", "sentence"), ENDS)
 def test_an_end_and_what_it_means(
-    how: How, code: int, oom: bool, status: str, exit_code: int | None, sentence: str | None
+    kind: ExitKind, code: int, oom: bool, status: str, exit_code: int | None, sentence: str | None
 ) -> None:
-    event, concluded, message = conclude(Ended(how=how, code=code, out_of_memory=oom))
+    event, concluded, message = conclude(CallResult(kind=kind, code=code, out_of_memory=oom))
     assert (Status(event), concluded) == (status, exit_code)
     if sentence is None:
         assert message is None
@@ -66,15 +66,15 @@ def test_an_end_and_what_it_means(
 
 
 def test_every_how_is_in_the_list_of_ends() -> None:
-    assert {how for how, *_ in ENDS} == set(How)
+    assert {kind for kind, *_ in ENDS} == set(ExitKind)
 
 
 def test_the_reason_of_a_sandbox_is_the_sentence_of_the_record() -> None:
-    ended = Ended(how=How.NOT_STARTED, reason="Argument list too long")
+    ended = CallResult(kind=ExitKind.NOT_STARTED, reason="Argument list too long")
     assert conclude(ended) == (CallEvent.ERROR, None, "Argument list too long")
 
 
-CUT = Ended(how=How.EXITED, stdout=b"ab", stderr=b"", stdout_dropped=5)
+CUT = CallResult(kind=ExitKind.EXITED, stdout=b"ab", stderr=b"", stdout_dropped=5)
 
 
 def test_a_success_whose_output_was_cut_says_so_and_keeps_the_beginning() -> None:
@@ -98,13 +98,13 @@ def test_a_value_that_is_too_large_fails_and_no_part_of_it_is_the_result() -> No
     whole = replace(CUT, stdout_dropped=0, stderr_dropped=9)  # its log may be cut
     final = call.after(whole, now=0, duration_ms=1, is_value=True)
     assert (final.status, final.stdout, final.stderr_dropped) == (Status.SUCCESS, b"ab", 9)
-    late = replace(CUT, how=How.DEADLINE)
+    late = replace(CUT, kind=ExitKind.DEADLINE)
     assert call.after(late, now=0, duration_ms=1, is_value=True).status is Status.TIMEOUT
 
 
 def test_the_final_record_has_the_output_and_cannot_end_again() -> None:
     record = a_call(a_function())
-    ended = Ended(how=How.EXITED, code=3, stdout=b"out", stderr=b"err")
+    ended = CallResult(kind=ExitKind.EXITED, code=3, stdout=b"out", stderr=b"err")
     final = record.after(ended, now=1_760_000_105, duration_ms=12)
     assert final.status is Status.FAILED
     assert (final.stdout, final.stderr, final.exit_code) == (b"out", b"err", 3)

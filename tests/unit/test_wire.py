@@ -19,9 +19,9 @@ from quiltfn.guest.wire import (
     Decoder,
     End,
     Event,
+    ExitKind,
     FrameTooLong,
     Hello,
-    How,
     Output,
     Specialised,
     WireError,
@@ -39,7 +39,7 @@ events = st.one_of(
     st.builds(
         Output, nonces, st.sampled_from(["stdout", "stderr"]), st.binary(min_size=1, max_size=300)
     ),
-    st.builds(End, nonces, st.sampled_from(How), u32, nonces, nonces, texts),
+    st.builds(End, nonces, st.sampled_from(ExitKind), u32, nonces, nonces, texts),
     st.builds(Clean, nonces),
 )
 strings = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
@@ -59,8 +59,8 @@ def as_guest(event: Event) -> bytes:
             return frame("P", struct.pack("<I", errno) + text.encode())
         case Output(nonce, stream, data):
             return frame("O" if stream == "stdout" else "E", struct.pack("<Q", nonce) + data)
-        case End(nonce, how, code, out, err, text):
-            return frame("X", struct.pack("<QIIQQ", nonce, how, code, out, err) + text.encode())
+        case End(nonce, kind, code, out, err, text):
+            return frame("X", struct.pack("<QIIQQ", nonce, kind, code, out, err) + text.encode())
         case Clean(nonce):
             return frame("Z", struct.pack("<Q", nonce))
 
@@ -101,7 +101,7 @@ def test_a_damaged_stream_raises_nothing_but_wire_error(sent, data):
 
 
 def test_one_feed_holds_a_whole_answer():
-    whole = [Output(7, "stdout", b"hello\n"), End(7, How.EXITED, 0, 0, 0, ""), Clean(7)]
+    whole = [Output(7, "stdout", b"hello\n"), End(7, ExitKind.EXITED, 0, 0, 0, ""), Clean(7)]
     assert Decoder().feed(b"".join(map(as_guest, whole))) == whole
 
 

@@ -78,7 +78,7 @@ class FrameTooLong(WireError):
     """A frame, or a part of one, is longer than the protocol allows."""
 
 
-class How(IntEnum):
+class ExitKind(IntEnum):
     """How a handler ended."""
 
     EXITED = 0
@@ -87,7 +87,7 @@ class How(IntEnum):
     NOT_STARTED = 3
 
 
-_HOW: Final = tuple(How)
+_EXIT_KINDS: Final = tuple(ExitKind)
 
 
 @dataclass(slots=True)
@@ -126,7 +126,7 @@ class End:
     """
 
     nonce: int
-    how: How
+    kind: ExitKind
     code: int
     dropped_stdout: int
     dropped_stderr: int
@@ -307,11 +307,11 @@ def _event(kind: int, data: bytes, start: int, end: int) -> Event:
     if kind == STDOUT:
         return Output(_U64.unpack_from(data, start)[0], "stdout", data[start + 8 : end])
     if kind == END:
-        nonce, how, code, dropped_stdout, dropped_stderr = _END.unpack_from(data, start)
-        if how >= len(_HOW):
-            raise WireError(f"a handler cannot end in way {how}")
+        nonce, exit_kind, code, dropped_stdout, dropped_stderr = _END.unpack_from(data, start)
+        if exit_kind >= len(_EXIT_KINDS):
+            raise WireError(f"a handler cannot end in way {exit_kind}")
         text = data[start + _END.size : end].decode(errors="replace")
-        return End(nonce, _HOW[how], code, dropped_stdout, dropped_stderr, text)
+        return End(nonce, _EXIT_KINDS[exit_kind], code, dropped_stdout, dropped_stderr, text)
     if kind == CLEAN:
         return Clean(_U64.unpack_from(data, start)[0])
     if kind == STDERR:

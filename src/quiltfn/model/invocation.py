@@ -79,7 +79,7 @@ MEANS: Mapping[Status, str] = {
 FINAL = frozenset(status for status, then in NEXT.items() if not then)
 
 
-class How(enum.Enum):
+class ExitKind(enum.Enum):
     """How the guest (or its silence) says that a handler ended."""
 
     EXITED = "exited"
@@ -91,11 +91,11 @@ class How(enum.Enum):
     INTERRUPTED = "interrupted"
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The end of one call as a sandbox reports it. `code`: exit code or signal number.
     `*_dropped`: bytes of a stream beyond those that are kept."""
 
-    how: How
+    kind: ExitKind
     code: int = 0
     out_of_memory: bool = False
     stdout: bytes = b""
@@ -133,7 +133,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
     def after(
         self,
-        ended: Ended,
+        result: CallResult,
         now: int,
         duration_ms: int,
         timeline: Timeline | None = None,
@@ -146,39 +146,39 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
         `is_value`: its standard output is the value that a handler returned. A part of that is no
         result, so one that is too large fails.
         """
-        event, exit_code, message = conclude(ended)
-        if is_value and ended.stdout_dropped and event is CallEvent.SUCCESS:
-            most = len(ended.stdout)
-            size = most + ended.stdout_dropped
+        event, exit_code, message = conclude(result)
+        if is_value and result.stdout_dropped and event is CallEvent.SUCCESS:
+            most = len(result.stdout)
+            size = most + result.stdout_dropped
             event, exit_code = CallEvent.FAILED, 1
             message = f"the handler returned {size} bytes; at most {most} are kept of an answer"
-            ended = msgspec.structs.replace(ended, stdout=b"", stdout_dropped=size)
+            result = msgspec.structs.replace(result, stdout=b"", stdout_dropped=size)
         else:
-            message = _with_dropped(message, ended)
+            message = _with_dropped(message, result)
         return msgspec.structs.replace(
             self,
             status=follow(NEXT, self.status, event),
             ended_at=now,
             duration_ms=duration_ms,
             exit_code=exit_code,
-            stdout=ended.stdout,
-            stderr=ended.stderr,
+            stdout=result.stdout,
+            stderr=result.stderr,
             error_message=message,
             timeline=timeline,
-            stdout_dropped=ended.stdout_dropped,
-            stderr_dropped=ended.stderr_dropped,
+            stdout_dropped=result.stdout_dropped,
+            stderr_dropped=result.stderr_dropped,
         )
 
 
-def _with_dropped(message: str | None, ended: Ended) -> str | None:
+def _with_dropped(message: str | None, result: CallResult) -> str | None:
     """The sentence of a record, and what its output lacks."""
-    if not (ended.stdout_dropped or ended.stderr_dropped):
+    if not (result.stdout_dropped or result.stderr_dropped):
         return message
     told = [message] if message else []
-    if ended.stdout_dropped:
-        told.append(_lacks("standard output", ended.stdout, ended.stdout_dropped))
-    if ended.stderr_dropped:
-        told.append(_lacks("standard error", ended.stderr, ended.stderr_dropped))
+    if result.stdout_dropped:
+        told.append(_lacks("standard output", result.stdout, result.stdout_dropped))
+    if result.stderr_dropped:
+        told.append(_lacks("standard error", result.stderr, result.stderr_dropped))
     return "; ".join(told)
 
 
@@ -186,24 +186,25 @@ def _lacks(stream: str, kept: bytes, dropped: int) -> str:
     return f"of its {stream} the first {len(kept)} bytes are kept and {dropped} were dropped"
 
 
-def conclude(ended: Ended) -> tuple[CallEvent, int | None, str | None]:
+def conclude(result: CallResult) -> tuple[CallEvent, int | None, str | None]:
     """What an end means: the event, the exit code and the sentence of the record.
 
     An out-of-memory kill counts only where the handler did not end well: a shell may lose a child
     to it, cope and exit 0, and that is a success.
     """
-    if ended.how is How.CANCELLED:
-        return CallEvent.CANCELLED, None, ended.reason or "the call was cancelled"
-    if ended.how is How.INTERRUPTED:
-        return CallEvent.INTERRUPTED, None, ended.reason or "the server was stopped"
-    if ended.how is How.DEADLINE:
-        return CallEvent.TIMEOUT, None, ended.reason or "the handler ran into its deadline"
-    if ended.how is How.EXITED and ended.code == 0:
+    if result.kind is ExitKind.CANCELLED:
+        return CallEvent.CANCELLED, None, result.reason or "the call was cancelled"
+    if result.kind is ExitKind.INTERRUPTED:
+        return CallEvent.INTERRUPTED, None, result.reason or "the server was stopped"
+    if result.kind is ExitKind.DEADLINE:
+        return CallEvent.TIMEOUT, None, result.reason or "the handler ran into its deadline"
+    if result.kind is ExitKind.EXITED and result.code == 0:
         return CallEvent.SUCCESS, 0, None
-    if ended.out_of_memory:
+    if result.out_of_memory:
         return CallEvent.OOM, 137, "the handler needed more memory than its limit and was killed"
-    if ended.how is How.EXITED:
-        return CallEvent.FAILED, ended.code, f"the handler exited with code {ended.code}"
-    if ended.how is How.SIGNALLED:
-        return CallEvent.FAILED, 128 + ended.code, f"the handler was killed by signal {ended.code}"
-    return CallEvent.ERROR, None, ended.reason or "the sandbox ended before the handler did"
+    if result.kind is ExitKind.EXITED:
+        return CallEvent.FAILED, result.code, f"the handler exited with code {result.code}"
+    if result.kind is ExitKind.SIGNALLED:
+        signal = result.code
+        return CallEvent.FAILED, 128 + signal, f"the handler was killed by signal {signal}"
+    return CallEvent.ERROR, None, result.reason or "the sandbox ended before the handler did"

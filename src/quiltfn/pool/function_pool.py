@@ -15,7 +15,7 @@ import structlog
 from quiltfn.model import actions as decided
 from quiltfn.model.errors import QuiltfnError, RuntimeUnavailable, ShuttingDown
 from quiltfn.model.instance import InstanceState
-from quiltfn.model.invocation import Ended, How
+from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.pool import Pool, PoolLimits
 from quiltfn.model.timeline import Making
 from quiltfn.model.version import Version
@@ -26,7 +26,7 @@ from quiltfn.pool.refusals import CLOSING, refusal
 from quiltfn.ports import Call, Clock, Sandbox, Sandboxes, SandboxFailed, SandboxRefused
 
 _log = structlog.get_logger("quiltfn.pool")
-ENDED_BY_ITSELF = (How.EXITED, How.SIGNALLED)
+ENDED_BY_ITSELF = (ExitKind.EXITED, ExitKind.SIGNALLED)
 
 
 class Held:
@@ -63,11 +63,11 @@ class Held:
     def cold_start(self) -> bool:
         return self.making is not None
 
-    async def call(self, call: Call) -> Ended:
+    async def call(self, call: Call) -> CallResult:
         self._used = True
-        ended = await self._pool.sandboxes[self.instance].call(call)
-        self._ended_well = ended.how in ENDED_BY_ITSELF and not ended.out_of_memory
-        return ended
+        result = await self._pool.sandboxes[self.instance].call(call)
+        self._ended_well = result.kind in ENDED_BY_ITSELF and not result.out_of_memory
+        return result
 
     async def __aexit__(
         self,
@@ -209,11 +209,11 @@ class FunctionPool:
                 if instance.is_idle and instance.since == since:  # else a call may count in it
                     self.model.measured(number, used)
 
-    async def end_running(self, how: How, reason: str) -> None:
+    async def end_running(self, kind: ExitKind, reason: str) -> None:
         """Ends running calls that way and waits until every instance of them is gone."""
         for number, sandbox in list(self.sandboxes.items()):
             if self.model.instances[number].state is InstanceState.BUSY:
-                sandbox.end_call(how, reason)
+                sandbox.end_call(kind, reason)
         await self.wait_empty()
 
     async def wait_empty(self) -> None:

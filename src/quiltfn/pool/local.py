@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from quiltfn.model.errors import RuntimeUnavailable, ShuttingDown
-from quiltfn.model.invocation import How
+from quiltfn.model.invocation import ExitKind
 from quiltfn.model.keepalive import KeepAlive
 from quiltfn.model.memory import Memory
 from quiltfn.model.pool import PoolCounts, PoolLimits
@@ -69,9 +69,9 @@ class LocalPools:
         if function_id in self._pools:
             self._pools[function_id].retarget(limits)
 
-    async def end_running(self, function_id: str, how: How, reason: str) -> None:
+    async def end_running(self, function_id: str, kind: ExitKind, reason: str) -> None:
         if function_id in self._pools:
-            await self._pools[function_id].end_running(how, reason)
+            await self._pools[function_id].end_running(kind, reason)
 
     def forget(self, function_id: str) -> None:
         pool = self._pools.pop(function_id, None)
@@ -116,7 +116,7 @@ class LocalPools:
         for pool in pools:
             pool.close(CLOSING)
         reason = "the server was stopped while the call was running"
-        await asyncio.gather(*(pool.end_running(How.INTERRUPTED, reason) for pool in pools))
+        await asyncio.gather(*(pool.end_running(ExitKind.INTERRUPTED, reason) for pool in pools))
 
     def _pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
         pool = self._pools.get(function_id)

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 
 from quiltfn.model import environment
-from quiltfn.model.invocation import Ended, How
+from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.version import Content
 from quiltfn.ports import Call, Sandbox, SandboxFailed, SandboxRefused
 
@@ -68,7 +68,7 @@ class FakeSandbox:
         self.blocked = 0  # a test says what the network has refused
         self._source = source
         self._content: Content | None = None
-        self._end: asyncio.Future[Ended] | None = None
+        self._end: asyncio.Future[CallResult] | None = None
         self._on_clean: Callable[[], None] = _nothing
         self._on_lost: Callable[[], None] = _nothing
         self._destroyed: asyncio.Task[None] | None = None
@@ -82,11 +82,13 @@ class FakeSandbox:
             raise SandboxRefused("the sandbox refused to be that")
         self._content = content
 
-    async def call(self, call: Call) -> Ended:
+    async def call(self, call: Call) -> CallResult:
         if not self.is_alive:
-            return Ended(how=How.SANDBOX_GONE, reason="the sandbox had ended before the call")
+            return CallResult(
+                kind=ExitKind.SANDBOX_GONE, reason="the sandbox had ended before the call"
+            )
         self.is_clean = False
-        end: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        end: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
         self._end = end
         handler = asyncio.ensure_future(self._run(call))
         try:
@@ -94,8 +96,8 @@ class FakeSandbox:
         finally:
             handler.cancel()
 
-    def end_call(self, how: How, reason: str) -> None:
-        self._finish(Ended(how=how, reason=reason))
+    def end_call(self, kind: ExitKind, reason: str) -> None:
+        self._finish(CallResult(kind=kind, reason=reason))
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         self._on_clean, self._on_lost = on_clean, on_lost
@@ -114,7 +116,7 @@ class FakeSandbox:
     def end_by_itself(self) -> None:
         """What a test calls to have it die, in a call or between two."""
         self.is_alive = False
-        self._finish(Ended(how=How.SANDBOX_GONE))
+        self._finish(CallResult(kind=ExitKind.SANDBOX_GONE))
         if self._destroyed is None:
             self._on_lost()
 
@@ -122,18 +124,18 @@ class FakeSandbox:
         """The handler, until it ends or its deadline comes."""
         try:
             async with asyncio.timeout(call.timeout_s):
-                ended = await self._handle(call)
+                result = await self._handle(call)
         except TimeoutError:
-            ended = Ended(how=How.DEADLINE)
+            result = CallResult(kind=ExitKind.DEADLINE)
             self.is_alive = False
-        if ended.how is How.SANDBOX_GONE:
+        if result.kind is ExitKind.SANDBOX_GONE:
             self.end_by_itself()
             return
-        self._finish(ended)
+        self._finish(result)
         if self.is_alive:
             asyncio.get_running_loop().call_later(self._source.recycle_s, self._cleaned)
 
-    async def _handle(self, call: Call) -> Ended:
+    async def _handle(self, call: Call) -> CallResult:
         assert self._content is not None, "a call before it was specialised"
         command, _, argument = self._content.handler.partition(" ")
         variables = call.environment
@@ -151,9 +153,9 @@ class FakeSandbox:
             case "sleep":
                 return _exited()
             case "oom":
-                return Ended(how=How.SIGNALLED, code=9, out_of_memory=True)
+                return CallResult(kind=ExitKind.SIGNALLED, code=9, out_of_memory=True)
             case "die":
-                return Ended(how=How.SANDBOX_GONE)
+                return CallResult(kind=ExitKind.SANDBOX_GONE)
         return _exited(127, stderr=f"sh: 1: {command}: not found\n".encode())
 
     def _cleaned(self) -> None:
@@ -161,22 +163,22 @@ class FakeSandbox:
             self.is_clean = True
             self._on_clean()
 
-    def _finish(self, ended: Ended) -> None:
+    def _finish(self, result: CallResult) -> None:
         future, self._end = self._end, None
         if future is not None and not future.done():
-            future.set_result(ended)
+            future.set_result(result)
 
     async def _destroy(self) -> None:
         self.is_alive = False
-        self._finish(Ended(how=How.SANDBOX_GONE))
+        self._finish(CallResult(kind=ExitKind.SANDBOX_GONE))
         await self._source.may_end.wait()
         del self._source.alive[self.id]
         self._source.destroyed.append(self.id)
 
 
-def _exited(code: int = 0, stdout: bytes = b"", stderr: bytes = b"") -> Ended:
-    return Ended(
-        how=How.EXITED,
+def _exited(code: int = 0, stdout: bytes = b"", stderr: bytes = b"") -> CallResult:
+    return CallResult(
+        kind=ExitKind.EXITED,
         code=code,
         stdout=stdout[:STDOUT_MAX],
         stderr=stderr[:STDERR_MAX],

@@ -12,7 +12,7 @@ from typing import cast
 
 from quiltfn.guest import wire
 from quiltfn.model import environment
-from quiltfn.model.invocation import Ended, How
+from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.runtime import Kind
 from quiltfn.model.version import Content
 from quiltfn.ports import Call, LongOutput, SandboxFailed, SandboxRefused
@@ -30,11 +30,11 @@ SHORT_OUTPUT_BYTES = 256 * 1024
 RUNNER_STARTS_WITHIN_S = 125.0
 DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
 
-HOW = {
-    wire.How.EXITED: How.EXITED,
-    wire.How.KILLED: How.SIGNALLED,
-    wire.How.DEADLINE: How.DEADLINE,
-    wire.How.NOT_STARTED: How.NOT_STARTED,
+EXIT_KINDS = {
+    wire.ExitKind.EXITED: ExitKind.EXITED,
+    wire.ExitKind.KILLED: ExitKind.SIGNALLED,
+    wire.ExitKind.DEADLINE: ExitKind.DEADLINE,
+    wire.ExitKind.NOT_STARTED: ExitKind.NOT_STARTED,
 }
 
 
@@ -117,7 +117,7 @@ class GuestSandbox(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._greeted: asyncio.Future[int] = self._loop.create_future()
         self._specialised: asyncio.Future[wire.Specialised] = self._loop.create_future()
-        self._end: asyncio.Future[Ended] | None = None
+        self._end: asyncio.Future[CallResult] | None = None
         self._on_clean: Callable[[], None] = _nothing
         self._on_lost: Callable[[], None] = _nothing
         self._nonce = 0
@@ -171,7 +171,7 @@ class GuestSandbox(asyncio.Protocol):
             raise SandboxRefused(told.text)
         self.note = told.text.partition(" ")[2]  # behind the word that says how calls are served
 
-    async def call(self, call: Call) -> Ended:
+    async def call(self, call: Call) -> CallResult:
         self._nonce += 1
         frame = wire.encode_call(
             nonce=self._nonce,
@@ -185,7 +185,9 @@ class GuestSandbox(asyncio.Protocol):
         self._long_output = call.long_output
         self._end = self._loop.create_future()
         if not self.is_alive:
-            return Ended(how=How.SANDBOX_GONE, reason="the sandbox had ended before the call")
+            return CallResult(
+                kind=ExitKind.SANDBOX_GONE, reason="the sandbox had ended before the call"
+            )
         self.is_clean = False
         self._write(frame)
         del frame  # it may be long, and the guest has it
@@ -194,8 +196,8 @@ class GuestSandbox(asyncio.Protocol):
             self._look_again_at(self._overdue_at)
         return await self._end
 
-    def end_call(self, how: How, reason: str) -> None:
-        self._finish(Ended(how=how, reason=reason))
+    def end_call(self, kind: ExitKind, reason: str) -> None:
+        self._finish(CallResult(kind=kind, reason=reason))
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         self._on_clean, self._on_lost = on_clean, on_lost
@@ -236,9 +238,11 @@ class GuestSandbox(asyncio.Protocol):
                 future.exception()  # nobody may be waiting for it
         killed_for_memory = self._was_killed_for_memory()
         if self._overdue:
-            self._finish(Ended(how=How.DEADLINE, reason="killed from outside at its deadline"))
+            self._finish(
+                CallResult(kind=ExitKind.DEADLINE, reason="killed from outside at its deadline")
+            )
         else:
-            self._finish(Ended(how=How.SANDBOX_GONE, out_of_memory=killed_for_memory))
+            self._finish(CallResult(kind=ExitKind.SANDBOX_GONE, out_of_memory=killed_for_memory))
         if self._destroyed is None:
             self._on_lost()
 
@@ -279,11 +283,11 @@ class GuestSandbox(asyncio.Protocol):
     def _awaits(self, nonce: int) -> bool:
         return nonce == self._nonce and self._end is not None
 
-    def _ended(self, end: wire.End) -> Ended:
+    def _ended(self, end: wire.End) -> CallResult:
         # Let go of here: an instance that is idle keeps nothing of its last call.
         output, self._output = self._output, {"stdout": [], "stderr": []}
-        return Ended(
-            how=HOW[end.how],
+        return CallResult(
+            kind=EXIT_KINDS[end.kind],
             code=end.code,
             out_of_memory=self._was_killed_for_memory(),
             stdout=b"".join(output["stdout"]),
@@ -293,12 +297,12 @@ class GuestSandbox(asyncio.Protocol):
             reason=end.text or None,
         )
 
-    def _finish(self, ended: Ended) -> None:
+    def _finish(self, result: CallResult) -> None:
         future, self._end = self._end, None
         if self._is_held_up:  # the end came with the output for which there was no room
             self._read_on()
         if future is not None and not future.done():
-            future.set_result(ended)
+            future.set_result(result)
 
     def _was_killed_for_memory(self) -> bool:
         """Whether the kernel's count of such kills rose since it was last asked."""
