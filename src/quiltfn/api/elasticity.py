@@ -9,7 +9,7 @@ from quiltfn.model.errors import BadRequest, Forbidden, Unprocessable
 ACTION = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-async def pool_target(asked: Asked) -> Answer:
+async def set_pool_target(asked: Asked) -> Answer:
     """Set a function's scaling targets, at once and without a new version."""
     _check_tenant(asked)
     entry = await asked.house.elasticity.target(
@@ -25,7 +25,7 @@ async def pool_target(asked: Asked) -> Answer:
     )
 
 
-async def controlled_pool_target(asked: Asked) -> Answer:
+async def create_pool_target_operation(asked: Asked) -> Answer:
     """Set scaling targets as an operation that happens once for its Idempotency-Key; a replay is
     answered with 409 and the first operation's id.
     """

@@ -27,7 +27,7 @@ LONG_OUTPUT_BYTES = 64 * 1024
 LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
 
 
-async def create(asked: Asked) -> Answer:
+async def create_function(asked: Asked) -> Answer:
     """Create a function. It is pending and has version 1; deploy it next."""
     new, content = asked.body.split()
     house = asked.house
@@ -60,17 +60,17 @@ async def list_functions(asked: Asked) -> Answer:
         return await pages.answer(asked, "functions", shown, limit)
 
 
-async def get(asked: Asked) -> Answer:
+async def get_function(asked: Asked) -> Answer:
     """Show one function. Its ETag goes into If-Match of an update that must not overwrite."""
     return _shown(asked, asked.entry())
 
 
-async def get_by_name(asked: Asked) -> Answer:
+async def get_function_by_name(asked: Asked) -> Answer:
     """Show one function, by its name."""
     return _shown(asked, asked.house.catalog.by_name(asked.tenant_id, asked.path["name"]))
 
 
-async def update(asked: Asked) -> Answer:
+async def update_function(asked: Asked) -> Answer:
     """Update a function: every update makes a new version, none is ever changed. What is not named
     stays; null resets what may be null. An active function answers once new calls are served by the
     new version, or with error_message if that cannot stand.
@@ -87,38 +87,38 @@ async def update(asked: Asked) -> Answer:
     return _shown(asked, await asked.house.lifecycle.update(entry, changes, expected))
 
 
-async def delete(asked: Asked) -> Answer:
+async def delete_function(asked: Asked) -> Answer:
     """Delete a function. New and waiting calls get 404 at once; running ones have 5 seconds."""
     await asked.house.lifecycle.delete(asked.entry())
     return Answer(status=204)
 
 
-async def deploy(asked: Asked) -> Answer:
+async def deploy_function(asked: Asked) -> Answer:
     """Deploy: make instances ready. The answer says active, or error with error_message, or, after
     20 seconds, deploying.
     """
     return _shown(asked, await asked.house.lifecycle.deploy(asked.entry()))
 
 
-async def pause(asked: Asked) -> Answer:
+async def pause_function(asked: Asked) -> Answer:
     """Pause: new and waiting calls are refused, running ones finish, nothing stays warm."""
     await asked.house.lifecycle.pause(asked.entry())
     return Answer(value=schema.PauseAnswer())
 
 
-async def resume(asked: Asked) -> Answer:
+async def resume_function(asked: Asked) -> Answer:
     """Resume a paused function; it is deployed again."""
     return _shown(asked, await asked.house.lifecycle.resume(asked.entry()))
 
 
-async def invoke(asked: Asked) -> Answer:
+async def invoke_function(asked: Asked) -> Answer:
     """Invoke a function and wait for its end. A handler that fails is an answer, not an error:
     read status and exit_code.
     """
     return await _invoke(asked, asked.entry())
 
 
-async def invoke_by_name(asked: Asked) -> Answer:
+async def invoke_function_by_name(asked: Asked) -> Answer:
     """Invoke a function, by its name, and wait for its end."""
     entry = asked.house.catalog.by_name(asked.tenant_id, asked.path["name"])
     return await _invoke(asked, entry)
@@ -191,7 +191,7 @@ async def get_invocation(asked: Asked) -> Answer:
         return pages.encoded(schema.invocation_answer(record), _truncated(record))
 
 
-async def get_output(asked: Asked) -> Answer:
+async def get_invocation_output(asked: Asked) -> Answer:
     """Read what the handler wrote, byte for byte; Range asks for a part. A record shows the same as
     text, with U+FFFD for what is not UTF-8.
     """
@@ -212,7 +212,7 @@ async def get_output(asked: Asked) -> Answer:
         return Answer(value=whole[first:end], status=206, headers=headers, content_type=OCTETS)
 
 
-async def get_timeline(asked: Asked) -> Answer:
+async def get_invocation_timeline(asked: Asked) -> Answer:
     """Show where the time of one call went, phase by phase, in microseconds, and why it was cold.
     queued: in line for an instance. placed and specialised: the wait while a sandbox was made and
     became one of this version; cold calls only. ran: from the hand-over to the handler's end.
@@ -229,7 +229,7 @@ async def get_timeline(asked: Asked) -> Answer:
     return Answer(value=schema.timeline_answer(record, record.timeline))
 
 
-async def versions(asked: Asked) -> Answer:
+async def list_function_versions(asked: Asked) -> Answer:
     """List a function's versions, newest first."""
     entry, query = asked.entry(), asked.query
     limit = parse.integer(query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
@@ -241,13 +241,13 @@ async def versions(asked: Asked) -> Answer:
         return await pages.answer(asked, "versions", shown, limit, page.next_cursor)
 
 
-async def rollback(asked: Asked) -> Answer:
+async def rollback_function(asked: Asked) -> Answer:
     """Roll back to an earlier version; none is made by that."""
     entry = await asked.house.lifecycle.rollback(asked.entry(), asked.body.version)
     return _shown(asked, entry)
 
 
-async def pool(asked: Asked) -> Answer:
+async def get_function_pool(asked: Asked) -> Answer:
     """Count a function's instances. Ready ones are started and invocable now; busy includes those
     that are being cleaned.
     """
@@ -256,7 +256,7 @@ async def pool(asked: Asked) -> Answer:
     return Answer(value=schema.pool_answer(entry.function.id, counts))
 
 
-async def egress(asked: Asked) -> Answer:
+async def get_function_egress(asked: Asked) -> Answer:
     """Show what the function's sandboxes may reach, and count the attempts that were refused since
     the server started.
     """
@@ -270,7 +270,7 @@ async def egress(asked: Asked) -> Answer:
     )
 
 
-async def pool_stats(asked: Asked) -> Answer:
+async def get_pool_stats(asked: Asked) -> Answer:
     """Count all instances of the tenant, state by state."""
     house = asked.house
     own = house.catalog.owned(asked.tenant_id, house.pools.occupied())

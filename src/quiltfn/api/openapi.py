@@ -116,7 +116,7 @@ def _path(path: str, ways: Mapping[str, Route]) -> dict[str, Any]:
 
 def _operation(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "operationId": way.handler.__name__,
+        "operationId": operation_id(way),
         "summary": way.about.split(". ")[0].rstrip("."),
         "description": way.about + (f" Needs scope {way.scope}." if way.scope else ""),
         "responses": _responses(way, has_path_parameters=has_path_parameters),
@@ -136,6 +136,12 @@ def _operation(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
             "content": {kind: {} for kind in way.streams},
         }
     return operation
+
+
+def operation_id(way: Route) -> str:
+    """The handler's name in camelCase: a verb and what it is done to."""
+    verb, *nouns = way.handler.__name__.split("_")
+    return verb + "".join(noun.capitalize() for noun in nouns)
 
 
 def _parameter(one: Parameter) -> dict[str, Any]:

@@ -96,7 +96,7 @@ PLACED = ("CAPACITY_FULL", "RUNTIME_UNAVAILABLE", "SHUTTING_DOWN", "FUNCTION_NOT
 GONE = ("NOT_FOUND",)
 
 CREATE = Route(
-    handler=functions.create,
+    handler=functions.create_function,
     scope=WRITE,
     answer=schema.CreatedAnswer,
     status=201,
@@ -112,9 +112,9 @@ LIST = Route(
     answer=schema.FunctionList,
     parameters=(LIMIT, CURSOR, STATE, CLUSTER),
 )
-GET = Route(handler=functions.get, scope=READ, answer=schema.FunctionAnswer)
+GET = Route(handler=functions.get_function, scope=READ, answer=schema.FunctionAnswer)
 UPDATE = Route(
-    handler=functions.update,
+    handler=functions.update_function,
     scope=WRITE,
     answer=schema.FunctionAnswer,
     body=schema.UpdateBody,
@@ -122,23 +122,23 @@ UPDATE = Route(
     codes=("RATE_LIMITED", "CONFLICT", "PRECONDITION_FAILED"),
     action="function.update",
 )
-DELETE = Route(handler=functions.delete, scope=WRITE, status=204, action="function.delete")
+DELETE = Route(handler=functions.delete_function, scope=WRITE, status=204, action="function.delete")
 DEPLOY = Route(
-    handler=functions.deploy,
+    handler=functions.deploy_function,
     scope=WRITE,
     answer=schema.FunctionAnswer,
     codes=("UNPROCESSABLE_ENTITY",),
     action="function.deploy",
 )
 PAUSE = Route(
-    handler=functions.pause,
+    handler=functions.pause_function,
     scope=WRITE,
     answer=schema.PauseAnswer,
     codes=("CONFLICT", "UNPROCESSABLE_ENTITY"),
     action="function.pause",
 )
 RESUME = Route(
-    handler=functions.resume,
+    handler=functions.resume_function,
     scope=WRITE,
     answer=schema.FunctionAnswer,
     codes=("CONFLICT", "UNPROCESSABLE_ENTITY"),
@@ -174,7 +174,7 @@ INVOCATION = Route(
     headers=("x-output-truncated",),
 )
 OUTPUT = Route(
-    handler=functions.get_output,
+    handler=functions.get_invocation_output,
     scope=READ,
     answer=str,
     texts=(functions.OCTETS,),
@@ -183,26 +183,28 @@ OUTPUT = Route(
     codes=("RANGE_NOT_SATISFIABLE",),
     headers=("x-output-truncated", "accept-ranges", "content-range"),
 )
-TIMELINE = Route(handler=functions.get_timeline, scope=READ, answer=schema.TimelineAnswer)
+TIMELINE = Route(
+    handler=functions.get_invocation_timeline, scope=READ, answer=schema.TimelineAnswer
+)
 VERSIONS = Route(
-    handler=functions.versions,
+    handler=functions.list_function_versions,
     scope=READ,
     answer=schema.VersionList,
     parameters=(LIMIT, CURSOR),
 )
 ROLLBACK = Route(
-    handler=functions.rollback,
+    handler=functions.rollback_function,
     scope=WRITE,
     answer=schema.FunctionAnswer,
     body=schema.RollbackBody,
     codes=("RATE_LIMITED",),
     action="function.rollback",
 )
-POOL = Route(handler=functions.pool, scope=READ, answer=schema.PoolAnswer)
-EGRESS = Route(handler=functions.egress, scope=READ, answer=schema.EgressAnswer)
-POOL_STATS = Route(handler=functions.pool_stats, scope=READ, answer=schema.PoolStatsAnswer)
+POOL = Route(handler=functions.get_function_pool, scope=READ, answer=schema.PoolAnswer)
+EGRESS = Route(handler=functions.get_function_egress, scope=READ, answer=schema.EgressAnswer)
+POOL_STATS = Route(handler=functions.get_pool_stats, scope=READ, answer=schema.PoolStatsAnswer)
 TARGETS = Route(
-    handler=elasticity.pool_target,
+    handler=elasticity.set_pool_target,
     scope=WRITE,
     answer=admin_schema.PoolTargetAnswer,
     body=admin_schema.PoolTargetBody,
@@ -210,7 +212,7 @@ TARGETS = Route(
     action="elasticity.pool_target",
 )
 CONTROLLED = Route(
-    handler=elasticity.controlled_pool_target,
+    handler=elasticity.create_pool_target_operation,
     scope=WRITE,
     answer=admin_schema.OperationAnswer,
     body=admin_schema.PoolTargetBody,
@@ -220,17 +222,17 @@ CONTROLLED = Route(
 )
 OPERATION = Route(handler=elasticity.get_operation, scope=READ, answer=admin_schema.OperationAnswer)
 MAKE_KEY = Route(
-    handler=system.make,
+    handler=system.create_api_key,
     scope=ADMIN,
     answer=admin_schema.NewKeyAnswer,
     status=201,
     body=admin_schema.NewKeyBody,
     action="key.create",
 )
-LIST_KEYS = Route(handler=system.list_keys, scope=ADMIN, answer=admin_schema.KeyList)
-REVOKE_KEY = Route(handler=system.revoke, scope=ADMIN, status=204, action="key.revoke")
+LIST_KEYS = Route(handler=system.list_api_keys, scope=ADMIN, answer=admin_schema.KeyList)
+REVOKE_KEY = Route(handler=system.revoke_api_key, scope=ADMIN, status=204, action="key.revoke")
 AUDIT = Route(
-    handler=system.audit,
+    handler=system.list_audit_entries,
     scope=ADMIN,
     answer=admin_schema.AuditList,
     parameters=(LIMIT, CURSOR),
@@ -279,29 +281,35 @@ def document(handler: Handler, answer: type) -> Route:
 
 
 # Its numbers are of the whole node, so no tenant may read them.
-METRICS = Route(handler=system.show_metrics, scope=OPERATOR, answer=str, texts=("text/plain",))
-DOCS = Route(handler=system.docs, scope=None, answer=str, texts=("text/html",))
-HEALTH = document(system.health, admin_schema.HealthAnswer)
+METRICS = Route(handler=system.get_metrics, scope=OPERATOR, answer=str, texts=("text/plain",))
+DOCS = Route(handler=system.get_docs_page, scope=None, answer=str, texts=("text/html",))
+HEALTH = document(system.get_health, admin_schema.HealthAnswer)
 
 # Fixed words come before {function_id}; the first path that fits wins. Invoking comes first of all:
 # it is asked for most.
 ROUTES: list[tuple[str, dict[str, Route]]] = [
-    (CALL_BY_ID, {"POST": invoking(functions.invoke)}),
-    (CALL_BY_NAME, {"POST": invoking(functions.invoke_by_name)}),
-    ("/health", {"GET": Route(handler=system.alive, scope=None, answer=admin_schema.AliveAnswer)}),
+    (CALL_BY_ID, {"POST": invoking(functions.invoke_function)}),
+    (CALL_BY_NAME, {"POST": invoking(functions.invoke_function_by_name)}),
+    (
+        "/health",
+        {"GET": Route(handler=system.get_liveness, scope=None, answer=admin_schema.AliveAnswer)},
+    ),
     ("/api/functions", {"POST": CREATE, "GET": LIST}),
     ("/api/functions/health", {"GET": HEALTH}),
-    ("/api/functions/help", {"GET": document(system.functions_help, admin_schema.HelpAnswer)}),
+    ("/api/functions/help", {"GET": document(system.get_help, admin_schema.HelpAnswer)}),
     (
         "/api/functions/examples",
-        {"GET": document(system.functions_examples, admin_schema.ExampleList)},
+        {"GET": document(system.list_examples, admin_schema.ExampleList)},
     ),
     ("/api/functions/pool/stats", {"GET": POOL_STATS}),
     (
         "/api/functions/by-name/{name}",
         {
             "GET": Route(
-                handler=functions.get_by_name, scope=READ, answer=schema.FunctionAnswer, codes=GONE
+                handler=functions.get_function_by_name,
+                scope=READ,
+                answer=schema.FunctionAnswer,
+                codes=GONE,
             )
         },
     ),
@@ -322,16 +330,19 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ("/api/elasticity/control/operations/{operation_id}", {"GET": OPERATION}),
     (
         "/api/elasticity/health",
-        {"GET": document(system.elasticity_health, admin_schema.HealthAnswer)},
+        {"GET": document(system.get_elasticity_health, admin_schema.HealthAnswer)},
     ),
-    ("/api/elasticity/help", {"GET": document(system.elasticity_help, admin_schema.HelpAnswer)}),
+    (
+        "/api/elasticity/help",
+        {"GET": document(system.get_elasticity_help, admin_schema.HelpAnswer)},
+    ),
     (
         "/api/elasticity/examples",
-        {"GET": document(system.elasticity_examples, admin_schema.ExampleList)},
+        {"GET": document(system.list_elasticity_examples, admin_schema.ExampleList)},
     ),
     (
         "/api/system/info",
-        {"GET": Route(handler=system.info, scope=READ, answer=admin_schema.InfoAnswer)},
+        {"GET": Route(handler=system.get_system_info, scope=READ, answer=admin_schema.InfoAnswer)},
     ),
     ("/api/runtimes", {"GET": LIST_RUNTIMES, "POST": ADD_RUNTIME}),
     ("/api/runtimes/images", {"POST": UPLOAD_IMAGE}),
@@ -340,6 +351,6 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ("/api/keys/{key_id}", {"DELETE": REVOKE_KEY}),
     ("/api/audit", {"GET": AUDIT}),
     ("/metrics", {"GET": METRICS}),
-    ("/openapi.json", {"GET": Route(handler=system.openapi, scope=None, answer=dict)}),
+    ("/openapi.json", {"GET": Route(handler=system.get_openapi_document, scope=None, answer=dict)}),
     ("/docs", {"GET": DOCS}),
 ]

@@ -18,52 +18,52 @@ from quiltfn.observe import metrics
 AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
 
 
-async def alive(_asked: Asked) -> Answer:
+async def get_liveness(_asked: Asked) -> Answer:
     """Say that the server is alive; nothing is checked."""
     return Answer(value=schema.AliveAnswer())
 
 
-async def health(asked: Asked) -> Answer:
+async def get_health(asked: Asked) -> Answer:
     """Say whether the server can do its work, part by part, and which protections are in force."""
     report = await asked.house.health.report()
     return _guide(asked, report, guide.health_text(report))
 
 
-async def elasticity_health(asked: Asked) -> Answer:
+async def get_elasticity_health(asked: Asked) -> Answer:
     """Say whether pool targets can be set: the server's health."""
-    return await health(asked)
+    return await get_health(asked)
 
 
-async def functions_help(asked: Asked) -> Answer:
+async def get_help(asked: Asked) -> Answer:
     """Explain every route with its rules, the debugging flow and the common mistakes."""
     document = asked.guide.functions_help
     return _guide(asked, document, guide.help_text(document))
 
 
-async def functions_examples(asked: Asked) -> Answer:
+async def list_examples(asked: Asked) -> Answer:
     """Show canonical calls that work as they are printed."""
     document = asked.guide.functions_examples
     return _guide(asked, document, guide.examples_text(document))
 
 
-async def elasticity_help(asked: Asked) -> Answer:
+async def get_elasticity_help(asked: Asked) -> Answer:
     """Explain how pool targets are set."""
     document = asked.guide.elasticity_help
     return _guide(asked, document, guide.help_text(document))
 
 
-async def elasticity_examples(asked: Asked) -> Answer:
+async def list_elasticity_examples(asked: Asked) -> Answer:
     """Show canonical calls that set pool targets."""
     document = asked.guide.elasticity_examples
     return _guide(asked, document, guide.examples_text(document))
 
 
-async def openapi(asked: Asked) -> Answer:
+async def get_openapi_document(asked: Asked) -> Answer:
     """Show the OpenAPI 3.1 document of this server."""
     return Answer(value=asked.guide.openapi)
 
 
-async def docs(_asked: Asked) -> Answer:
+async def get_docs_page(_asked: Asked) -> Answer:
     """Show a page on which every route can be read about and tried."""
     page = resources.files("quiltfn.api").joinpath("docs.html").read_text()
     headers = {"content-security-policy": policy_of(page), "referrer-policy": "no-referrer"}
@@ -84,7 +84,7 @@ def policy_of(page: str) -> str:
     )
 
 
-async def info(asked: Asked) -> Answer:
+async def get_system_info(asked: Asked) -> Answer:
     """Show the version, the node, the protections in force and the limits."""
     machine, house = asked.house.health.machine, asked.house
     return Answer(
@@ -120,7 +120,7 @@ async def info(asked: Asked) -> Answer:
     )
 
 
-async def make(asked: Asked) -> Answer:
+async def create_api_key(asked: Asked) -> Answer:
     """Make an API key. The key itself is in this answer and nowhere else. An operator may make
     keys for any tenant, an admin for its own and up to its own scope; a key that expires makes none
     that lives longer. Without `scope` the first key of all is an operator's, if an operator makes
@@ -148,7 +148,7 @@ async def make(asked: Asked) -> Answer:
     return Answer(value=schema.new_key_answer(key, text), status=201, object_id=key.id)
 
 
-async def list_keys(asked: Asked) -> Answer:
+async def list_api_keys(asked: Asked) -> Answer:
     """List the tenant's API keys, revoked ones and those of a higher scope included; an operator
     sees all. Never the keys themselves.
     """
@@ -157,7 +157,7 @@ async def list_keys(asked: Asked) -> Answer:
     return Answer(value=schema.KeyList(keys=[schema.key_answer(key) for key in seen]))
 
 
-async def revoke(asked: Asked) -> Answer:
+async def revoke_api_key(asked: Asked) -> Answer:
     """Revoke an API key, for good and within a second. A key of a higher scope than the caller's
     stays.
     """
@@ -166,7 +166,7 @@ async def revoke(asked: Asked) -> Answer:
     return Answer(status=204)
 
 
-async def audit(asked: Asked) -> Answer:
+async def list_audit_entries(asked: Asked) -> Answer:
     """List who changed what, or was refused it, newest first; an operator sees every tenant's."""
     everything = asked.caller.scope.includes(Scope.OPERATOR)
     limit = parse.integer(asked.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
@@ -177,7 +177,7 @@ async def audit(asked: Asked) -> Answer:
     return Answer(value=schema.AuditList(entries=entries, next_cursor=page.next_cursor))
 
 
-async def show_metrics(asked: Asked) -> Answer:
+async def get_metrics(asked: Asked) -> Answer:
     """Show the server's metrics in Prometheus' text format."""
     house = asked.house
     metrics.show_pools(house.pools.counts(one) for one in house.pools.occupied())
