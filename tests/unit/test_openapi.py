@@ -5,7 +5,10 @@ import re
 from quiltfn.api.openapi import operation_id
 from quiltfn.api.routes import ROUTES
 
-VERBS = ["add", "create", "delete", "deploy", "get", "invoke", "list", "pause", "remove", "resume", "revoke", "rollback", "set", "update", "upload"]  # fmt: skip
+VERBS = {
+    *("add", "create", "delete", "deploy", "get", "invoke", "list", "pause", "remove", "resume"),
+    *("revoke", "rollback", "set", "update", "upload"),
+}
 
 
 def operation_ids() -> list[str]:
