@@ -165,7 +165,8 @@ class Endpoint:
             check_place(request)
         if visit.body is not None:
             self._check_size(len(visit.body), self._limit(route))
-            self._make_room(visit, route, len(visit.body))
+            if len(visit.body) > SHORT_BYTES:
+                self._make_room(visit, route, len(visit.body))
         elif request.method in ("POST", "PUT") and not route.streams:
             visit.body = await self._read(route, visit)
         key = request.headers.get("idempotency-key") if route.is_idempotent else None
@@ -345,11 +346,11 @@ def check_neighbour(request: Request, *, is_public: bool) -> None:
             "this server has no keys and answers only to loopback names",
             hint="call it as http://127.0.0.1 or http://localhost",
         )
-    own = hosts[0].lower()
-    is_other = any(
-        one.lower() not in (f"http://{own}", f"https://{own}")
-        for one in request.headers.getlist("origin")
-    )
+    is_other = False
+    if origins := request.headers.getlist("origin"):
+        own = hosts[0].lower()
+        same = (f"http://{own}", f"https://{own}")
+        is_other = any(one.lower() not in same for one in origins)
     if not is_public:
         is_other |= request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
     if is_other:

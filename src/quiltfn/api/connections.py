@@ -72,6 +72,9 @@ class Connections:
         # Those whose reading is paused, oldest first: since when, and the bytes that are counted.
         self._paused: dict[Connection, tuple[float, int]] = {}
         self._backlog = 0
+        # The headers of every answer, as uvicorn lists them and as they go out.
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._joined = b""
 
     def enter(self, one: Connection) -> Place:
         """The place of a new connection."""
@@ -110,6 +113,13 @@ class Connections:
             return False
         self._backlog += more
         return True
+
+    def joined(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """The headers of every answer as bytes, which are put together once for each list."""
+        if headers is not self._headers:
+            self._headers = headers
+            self._joined = b"".join([b"%b: %b\r\n" % header for header in headers])
+        return self._joined
 
     def look(self, now: float) -> None:
         """Cuts off readers that do not read; to be called about once a second."""

@@ -74,13 +74,13 @@ class DirectCall:
         return body
 
 
-def to_bytes(answer: Rendered, status_line: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """The response; `headers` come first. A long body has to follow it, and is not copied here."""
-    lines = [status_line]
-    lines += [b"%b: %b\r\n" % header for header in headers]
-    own = "".join([f"{name}: {value}\r\n" for name, value in answer.headers.items()])
-    lines.append(own.encode("latin-1"))
+def to_bytes(answer: Rendered, begun: bytes) -> bytes:
+    """The response; `begun`: its first line and headers that every answer has. A long body has to
+    follow it, and is not copied here.
+    """
+    lines = [f"{name}: {value}\r\n" for name, value in answer.headers.items()]
     if answer.status != 204:
-        lines.append(b"content-length: %d\r\n" % len(answer.body))
-    body = answer.body if len(answer.body) <= COPIED_BYTES else b""
-    return b"".join([*lines, b"\r\n", body])
+        lines.append(f"content-length: {len(answer.body)}\r\n")
+    lines.append("\r\n")
+    head = begun + "".join(lines).encode("latin-1")
+    return head + answer.body if len(answer.body) <= COPIED_BYTES else head

@@ -150,20 +150,25 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         self.url += url
-        self._count(len(url))
+        self._head_bytes += len(url)
+        if self._head_bytes > self.head_max_bytes:
+            raise HeadTooLarge
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
-        self._count(len(name) + len(value) + 4)
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self.head_max_bytes or len(self.headers) > HEADERS_MAX:
+            raise HeadTooLarge
 
     def on_headers_complete(self) -> None:
         self._head_is_complete = True
         self._head_is_begun = False
         self._unfinished_bytes = 0
-        self._head_arrived()
+        if self._head_timer is not None:
+            self._head_arrived()
         self._held = self._direct_call()
         if self._held is None:
             self._go_ordinary()
@@ -182,7 +187,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._head_is_complete = False
-        self._rest_arrived()
+        if self._rest_timer is not None:
+            self._rest_arrived()
         if self._held is None:
             super().on_message_complete()
             return
@@ -255,8 +261,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if not call.keep_alive:
             answer.headers["connection"] = "close"
         closes = answer.headers.get("connection") == "close"
-        head = STATUS_LINE[answer.status]
-        self.transport.write(to_bytes(answer, head, self.server_state.default_headers))
+        common = self.crowd.joined(self.server_state.default_headers)
+        self.transport.write(to_bytes(answer, STATUS_LINE[answer.status] + common))
         if len(answer.body) > COPIED_BYTES:
             self.transport.write(answer.body)
         if closes:
@@ -275,8 +281,10 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.cycle.body:
             self.cycle.body = bytearray()  # nobody will ask for it
-        self._await_rest()
-        self.flow.resume_reading()
+        if self._head_is_complete:
+            self._await_rest()
+        if self.flow.read_paused or self.flow.write_paused:
+            self.flow.resume_reading()
         self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._look_again_in(self.timeout_keep_alive)
@@ -318,7 +326,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         if self._is_deaf:
             return
-        if self._is_too_large():
+        if self._head_bytes > self.head_max_bytes or len(self.headers or []) > HEADERS_MAX:
             self._refuse(TOO_LARGE)
         else:
             super().send_400_response(msg)
@@ -360,15 +368,6 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._rest_timer is not None:
             self._rest_timer.cancel()
             self._rest_timer = None
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > self.head_max_bytes or len(self.headers) > HEADERS_MAX:
-            raise HeadTooLarge
-
-    def _is_too_large(self) -> bool:
-        headers = self.headers or []
-        return self._head_bytes > self.head_max_bytes or len(headers) > HEADERS_MAX
 
     def _refuse(self, answer: bytes) -> None:
         self._is_deaf = True
