@@ -28,7 +28,7 @@ from quiltfn.api.connections import Connections
 from quiltfn.api.flow import EVERY_ANSWER
 from quiltfn.api.protocol import bounded
 from quiltfn.api.rooms import BodyRoom, Rooms
-from quiltfn.api.route import House
+from quiltfn.api.route import Services
 from quiltfn.api.server import Server
 from quiltfn.api.standin import StandIn
 from quiltfn.bounds import api_limits, image_limits, tenant_limits
@@ -83,16 +83,16 @@ class CannotServe(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Tied:
-    """The house, and the two parts of it that have to be told when it ends."""
+class Platform:
+    """The services, and the two parts of them that have to be told when they end."""
 
-    house: House
+    services: Services
     pools: LocalPools
     health: Health
 
 
 @asynccontextmanager
-async def tie(given: Inherited) -> AsyncIterator[Tied]:
+async def open_platform(given: Inherited) -> AsyncIterator[Platform]:
     """Everything between the launcher's socket and the routes."""
     clock, chosen = SystemClock(), given.settings
     async with AsyncExitStack() as stack:
@@ -128,8 +128,8 @@ async def tie(given: Inherited) -> AsyncIterator[Tied]:
         work = (reap(pools), access.keep_fresh(), *upkeep(chosen, store, holdings, stems, clock))
         for task in [asyncio.ensure_future(one) for one in work]:
             stack.callback(task.cancel)
-        yield Tied(
-            House(
+        yield Platform(
+            Services(
                 clock=clock,
                 access=access,
                 admission=Admission(clock, tenant_limits(chosen)),
@@ -253,9 +253,9 @@ def host_image(machine: Machine) -> HostImage:
 async def serve(given: Inherited) -> None:
     """Listens until SIGTERM, then drains: running calls end, new ones are refused."""
     chosen = given.settings
-    async with tie(given) as tied:
-        app = make_app(tied.house)
-        connections = connections_of(given, tied.house.rooms)
+    async with open_platform(given) as platform:
+        app = make_app(platform.services)
+        connections = connections_of(given, platform.services.rooms)
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -272,10 +272,10 @@ async def serve(given: Inherited) -> None:
         )
         config.load()
         config.ssl = tls_context(given)
-        calm_the_collector()
+        tune_gc()
         server = Server(config, connections)
-        drain = asyncio.ensure_future(_drain_on_sigterm(tied, server, chosen.drain_s))
-        stand_in = StandIn(given.listener, config.ssl, tied.house.journal.stalled_s)
+        drain = asyncio.ensure_future(_drain_on_sigterm(platform, server, chosen.drain_s))
+        stand_in = StandIn(given.listener, config.ssl, platform.services.journal.stalled_s)
         stand_in.start()
         try:
             await server.serve(sockets=[given.listener])
@@ -290,7 +290,7 @@ def connections_of(given: Inherited, rooms: Rooms) -> Connections:
     return Connections(most, chosen.write_timeout_s, rooms.answers)
 
 
-def calm_the_collector() -> None:
+def tune_gc() -> None:
     """What is there by now stays; and a call makes hundreds of objects that need no collector, so
     it looks for cycles every few hundred calls instead of every few.
     """
@@ -317,7 +317,7 @@ def tls_context(given: Inherited) -> ssl.SSLContext | None:
     return context
 
 
-async def _drain_on_sigterm(tied: Tied, server: Server, drain_s: float) -> None:
+async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) -> None:
     """The first SIGTERM waits for running calls; a second one does not."""
     asked = asyncio.Event()
     again = asyncio.Event()
@@ -325,16 +325,16 @@ async def _drain_on_sigterm(tied: Tied, server: Server, drain_s: float) -> None:
         signal.SIGTERM, lambda: again.set() if asked.is_set() else asked.set()
     )
     await asked.wait()
-    tied.health.draining = True
+    platform.health.draining = True
     waiters = [
-        asyncio.ensure_future(tied.house.invoker.drain(drain_s)),
+        asyncio.ensure_future(platform.services.invoker.drain(drain_s)),
         asyncio.ensure_future(again.wait()),
     ]
     await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
     for waiter in waiters:
         waiter.cancel()
     # Calls that are not over by now end as interrupted, so that uvicorn need not wait for them.
-    await tied.pools.aclose()
+    await platform.pools.aclose()
     server.leave()
 
 

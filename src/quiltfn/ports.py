@@ -1,4 +1,4 @@
-"""The seams of the house: what each side may rely on, above all when something goes wrong.
+"""The ports: what each side may rely on, above all when something goes wrong.
 
 Every port has a real implementation and a fake, and one contract suite that both pass.
 """

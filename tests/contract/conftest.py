@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.store_box import STORES, StoreOpener, a_stored_function
+from contract.stores import STORES, StoreOpener, a_stored_function
 from quiltfn.model.function import Function
 from quiltfn.store import SqliteStore
 

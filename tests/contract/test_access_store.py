@@ -15,7 +15,7 @@ from alembic import command
 from msgspec.structs import replace
 from sqlalchemy import create_engine, insert, pool, text
 
-from contract.store_box import (
+from contract.stores import (
     FixedClock,
     StoreOpener,
     a_function,

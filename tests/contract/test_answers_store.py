@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from contract.store_box import StoreOpener, child_environment
+from contract.stores import StoreOpener, child_environment
 from quiltfn.model.kept import KeptAnswer, Slot
 from quiltfn.ports import Answers
 from quiltfn.store import SqlAnswers, SqliteStore, StoreBroken, steps

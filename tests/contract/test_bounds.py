@@ -12,7 +12,7 @@ from alembic import command
 from msgspec.structs import replace
 from sqlalchemy import create_engine, pool
 
-from contract.store_box import (
+from contract.stores import (
     FixedClock,
     a_call,
     a_function,

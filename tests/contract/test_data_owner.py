@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.store_box import child_environment
+from contract.stores import child_environment
 from quiltfn.launcher import confine
 
 OWNER, OTHER = 0x7000_0000, 1234

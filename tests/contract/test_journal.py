@@ -10,7 +10,7 @@ from zlib import crc32
 import pytest
 from msgspec.structs import replace
 
-from contract.store_box import (
+from contract.stores import (
     a_call,
     a_stored_function,
     change,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.store_box import a_call, a_stored_function, child_environment, done, opened_journal
+from contract.stores import a_call, a_stored_function, child_environment, done, opened_journal
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.ports import InvocationQuery

@@ -16,7 +16,7 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine, pool
 
-from contract.store_box import (
+from contract.stores import (
     FixedClock,
     StoreOpener,
     a_call,
@@ -388,7 +388,7 @@ def test_the_count_of_transactions_begins_again_after_the_last_number() -> None:
 
 CRASH = """
 import asyncio, os, pathlib, signal, sys
-from contract.store_box import a_stored_function
+from contract.stores import a_stored_function
 from quiltfn.store import SqliteStore
 from quiltfn.store.directory import DataDirectory
 mark, count = DataDirectory.mark, int(sys.argv[2])

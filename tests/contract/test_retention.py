@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.store_box import (
+from contract.stores import (
     FixedClock,
     a_call,
     a_stored_function,

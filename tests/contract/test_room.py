@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from contract.store_box import (
+from contract.stores import (
     FixedClock,
     StoreOpener,
     a_call,

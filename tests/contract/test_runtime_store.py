@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from contract.store_box import StoreOpener, a_function, a_version, an_id
+from contract.stores import StoreOpener, a_function, a_version, an_id
 from quiltfn.model.image import TenantImage
 from quiltfn.model.runtime import SHARED, SHELL, Kind, Network, Runtime
 from quiltfn.ports import HoldingStore, RuntimeStore

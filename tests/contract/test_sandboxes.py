@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from contract.sandbox_box import Kind, fake_kind, launcher, real_kind, why_not_real
-from contract.store_box import eventually
+from contract.sandboxes import Kind, fake_kind, launcher, real_kind, why_not_real
+from contract.stores import eventually
 from quiltfn.model.invocation import CallEvent, CallResult, ExitKind, conclude
 from quiltfn.model.version import Content
 from quiltfn.ports import Call, Sandbox, SandboxFailed, SandboxRefused

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.store_box import files_at_most, ids
+from contract.stores import files_at_most, ids
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.store import StoreBroken
 from quiltfn.store.spool import Spool, from_lines, latest, to_line

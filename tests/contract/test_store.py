@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from contract.store_box import (
+from contract.stores import (
     StoreOpener,
     a_call,
     a_function,

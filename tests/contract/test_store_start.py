@@ -16,7 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 
-from contract.store_box import (
+from contract.stores import (
     StoreOpener,
     a_stored_function,
     change,
@@ -113,7 +113,7 @@ async def test_spool_segments_without_a_database_are_refused(
 
 HOLDER = """
 import asyncio, os, pathlib, signal, sys
-from contract.store_box import a_stored_function
+from contract.stores import a_stored_function
 from quiltfn.store import SqliteStore
 async def main():
     async with SqliteStore.open(pathlib.Path(sys.argv[1])) as store:

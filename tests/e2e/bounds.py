@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from e2e.server import Function, Server
 from quiltfn.settings import Settings
-from spec.house import raw, request, statuses, watched
+from spec.api_client import raw, request, statuses, watched
 
 MIB = 1024 * 1024
 RSS_MAX_MIB = 300

@@ -18,10 +18,10 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from e2e.race_box import Answer, Client, Marked, Sampler, client_of, create, listed, until
-from e2e.race_box import sandboxes as on_host
 from e2e.server import Server
-from spec.house import watched
+from e2e.timed_client import Answer, Client, Marked, Sampler, client_of, create, listed, until
+from e2e.timed_client import sandboxes as on_host
+from spec.api_client import watched
 
 BUDGET_MIB = 1024
 OPTIONS = f"--stem-cells 0 --memory-budget-mib {BUDGET_MIB}"

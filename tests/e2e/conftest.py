@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e import hostile_box, leftovers
-from e2e.hostile_box import Ground
+from e2e import hostile_setup, leftovers
+from e2e.hostile_setup import Ground
 from e2e.server import Server, short_dir, why_not
 
 
@@ -69,7 +69,7 @@ def ground(_grounds: ExitStack, request: pytest.FixtureRequest) -> Iterator[Grou
     Modules that follow each other share it, for the host is long to look at.
     """
     if not hasattr(_grounds, "ground"):
-        _grounds.ground = _grounds.enter_context(hostile_box.ground())
+        _grounds.ground = _grounds.enter_context(hostile_setup.ground())
     yield _grounds.ground
     items, session = request.session.items, request.session
     last = max(n for n, one in enumerate(items) if one.path == request.path)

@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from e2e.race_box import Answer, Client, Marked, client_of, deploy, is_free, until
 from e2e.server import Server
-from spec.house import watched
+from e2e.timed_client import Answer, Client, Marked, client_of, deploy, is_free, until
+from spec.api_client import watched
 
 CALLERS = (2, 8)
 LATE_S = 0.03  # each begins up to so much after the start, so that every moment is met

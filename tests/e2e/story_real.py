@@ -17,7 +17,7 @@ import httpx
 
 from e2e.server import Server, until
 from service.story_machine import StoryMachine
-from spec.house import watched
+from spec.api_client import watched
 
 ANSWER_S = 60.0
 BEGUN_S = 0.03  # what a request has to get to its handler, or in line

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from contract.store_box import files_at_most
+from contract.stores import files_at_most
 from e2e.server import Server, quiltfn, short_dir, until
 
 FILES = ["quiltfn.db", "journal-a.spool", "journal-b.spool"]

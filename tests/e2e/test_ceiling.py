@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from e2e.hostile_box import CGROUPS, script, serving
+from e2e.hostile_setup import CGROUPS, script, serving
 from e2e.server import Server
 
 pytestmark = pytest.mark.sandbox

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e import runtime_box
+from e2e import sample_runtimes
 from e2e.server import Function, Server
 
 pytestmark = pytest.mark.sandbox
@@ -32,7 +32,7 @@ def files_of_page() -> dict[str, str | bytes]:
 
 @pytest.fixture(scope="module")
 def runtime(shared: Server) -> str:
-    return runtime_box.add(
+    return sample_runtimes.add(
         shared, "custom", files_of_page() | {"more.pl": MORE}, command=["/app/runner"]
     )
 

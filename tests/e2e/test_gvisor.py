@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e import runtime_box
+from e2e import sample_runtimes
 from e2e.leftovers import SERVER_UIDS, UIDS, nothing_since
 from e2e.leftovers import look as look_at_host
 from e2e.server import Function, Server, children, is_alive, status_of, until
@@ -88,7 +88,7 @@ def test_output_exit_code_and_large_payloads(box: Server) -> None:
 def test_a_python_function_keeps_state_only_where_it_may(
     box: Server, cleanup: bool, numbers: list[int]
 ) -> None:
-    name = runtime_box.add(box, "python", {"mod.py": STATE}, isolation="gvisor")
+    name = sample_runtimes.add(box, "python", {"mod.py": STATE}, isolation="gvisor")
     function = box.deploy("mod:handler", runtime=name, cleanup_on_exit=cleanup, max_instances=1)
     records = [function.invoke(json.dumps(n)) for n in range(3)]
     assert [json.loads(one["stdout"]) for one in records] == [[n, i] for i, n in enumerate(numbers)]

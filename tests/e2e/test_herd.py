@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from e2e.churn import OPTIONS, churn
-from e2e.race_box import Answer, Marked, Sampler, client_of, deploy, sandboxes, until
 from e2e.server import Server
+from e2e.timed_client import Answer, Marked, Sampler, client_of, deploy, sandboxes, until
 
 pytestmark = pytest.mark.sandbox
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from e2e import oracle
-from e2e.hostile_box import Meter, script, serving
+from e2e.hostile_setup import Meter, script, serving
 from e2e.server import Server, short_dir, status_of, until
 from e2e.test_fence import PROBE as WHO
 from e2e.test_fence import TRIES, fence, sections

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from e2e.hostile_box import Ground, script, times
-from e2e.runtime_box import add, pack
+from e2e.hostile_setup import Ground, script, times
+from e2e.sample_runtimes import add, pack
 from e2e.server import Server
 
 pytestmark = pytest.mark.sandbox

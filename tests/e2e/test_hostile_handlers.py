@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from e2e import oracle
-from e2e.hostile_box import Ground, Meter, answers_again, host_can_fork, script, times
-from e2e.runtime_box import node, python
+from e2e.hostile_setup import Ground, Meter, answers_again, host_can_fork, script, times
+from e2e.sample_runtimes import node, python
 from e2e.server import Function, Server, until
 from e2e.test_fence import fence
 from patience import patient

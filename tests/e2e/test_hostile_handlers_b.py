@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.hostile_box import Ground, answers_again, script, times
-from e2e.runtime_box import node, python
+from e2e.hostile_setup import Ground, answers_again, script, times
+from e2e.sample_runtimes import node, python
 from e2e.server import Server, until
 from e2e.test_warm_cost import traced
 from patience import patient

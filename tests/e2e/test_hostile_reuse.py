@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from e2e.hostile_box import Ground, of_another_tenant, script, times
+from e2e.hostile_setup import Ground, of_another_tenant, script, times
 from e2e.server import Function, Server, status_of, until
 from patience import patient
 

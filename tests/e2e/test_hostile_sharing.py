@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from e2e.hostile_box import Ground, answers_again, script, times
+from e2e.hostile_setup import Ground, answers_again, script, times
 from e2e.server import Server, until
 
 pytestmark = pytest.mark.sandbox

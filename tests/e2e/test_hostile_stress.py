@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.hostile_box import Ground, answers_again
+from e2e.hostile_setup import Ground, answers_again
 from e2e.server import IN_FULL
 
 pytestmark = [

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from e2e import runtime_box
-from e2e.runtime_box import node
+from e2e import sample_runtimes
+from e2e.sample_runtimes import node
 from e2e.server import Server
 from patience import patient
 
@@ -131,7 +131,7 @@ WAYS: list[tuple[str, dict[str, str | bytes]]] = [
 def test_ways_to_write_and_name_a_handler(
     shared: Server, name: str, files: dict[str, str | bytes]
 ) -> None:
-    runtime = runtime_box.add(shared, "node", files)
+    runtime = sample_runtimes.add(shared, "node", files)
     assert shared.deploy(name, runtime=runtime).invoke()["stdout"] == "ok"
 
 
@@ -334,7 +334,7 @@ def test_large_payloads_and_answers(shared: Server, cleanup: bool) -> None:
     ],
 )
 def test_what_cannot_run_shows_at_deploy(shared: Server, name: str, source: str, told: str) -> None:
-    runtime = runtime_box.add(shared, "node", {name: source})
+    runtime = sample_runtimes.add(shared, "node", {name: source})
     state = shared.create("mod:handler", runtime=runtime).deploy()
     assert state["state"] == "error"
     assert told in state["error_message"]
@@ -366,7 +366,7 @@ def test_a_package_of_the_registry_runs_as_it_is(shared: Server, tmp_path: Path)
         for path in tmp_path.rglob("*")
         if path.is_file() and not path.is_symlink()
     }
-    runtime = runtime_box.add(shared, "node", files)
+    runtime = sample_runtimes.add(shared, "node", files)
     function = shared.deploy("index.handler", runtime=runtime)
     assert answer(function.invoke("2 days")) == [172_800_000, "1m"]
     assert answer(shared.deploy("ms:default", runtime=runtime).invoke("1h")) == 3_600_000

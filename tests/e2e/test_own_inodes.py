@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e import runtime_box
-from e2e.hostile_box import script, serving
+from e2e import sample_runtimes
+from e2e.hostile_setup import script, serving
 from e2e.server import Server, short_dir, until
 from e2e.weakened import Weakened
 
@@ -59,7 +59,7 @@ def weakened() -> Iterator[tuple[Server, Weakened]]:
 
 def two_lockers(server: Server) -> tuple[tuple[list[str], int], tuple[list[str], int], set[str]]:
     """What the first and, meanwhile, the second one could lock; and of HOST what the host could."""
-    runtime = runtime_box.add(server, "shell", {"mod.py": "x = 1\n"})
+    runtime = sample_runtimes.add(server, "shell", {"mod.py": "x = 1\n"})
     first, second = (
         server.deploy(script(LOCK), runtime=runtime, environment={"HOLD": hold})
         for hold in ("4", "0")

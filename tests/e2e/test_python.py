@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from e2e import runtime_box
-from e2e.runtime_box import python
+from e2e import sample_runtimes
+from e2e.sample_runtimes import python
 from e2e.server import Server, until
 from patience import patient
 
@@ -108,7 +108,7 @@ def test_ways_to_name_a_handler(shared: Server, name: str) -> None:
     instance = Class()
     """
     files = {"mod.py": source, "pack/__init__.py": "", "pack/sub.py": source}
-    runtime = runtime_box.add(shared, "python", files)
+    runtime = sample_runtimes.add(shared, "python", files)
     assert shared.deploy(name, runtime=runtime).invoke()["stdout"] == "ok"
 
 
@@ -203,7 +203,7 @@ def test_ends_are_told_apart_and_the_next_call_succeeds(
     ],
 )
 def test_what_cannot_run_shows_at_deploy(shared: Server, source: str, told: str) -> None:
-    runtime = runtime_box.add(shared, "python", {"mod.py": source})
+    runtime = sample_runtimes.add(shared, "python", {"mod.py": source})
     function = shared.create("mod:handler", runtime=runtime)
     state = function.deploy()
     assert state["state"] == "error"
@@ -211,7 +211,7 @@ def test_what_cannot_run_shows_at_deploy(shared: Server, source: str, told: str)
 
 
 def test_a_module_that_is_not_there_is_named(shared: Server) -> None:
-    runtime = runtime_box.add(shared, "python", {"other.py": ""})
+    runtime = sample_runtimes.add(shared, "python", {"other.py": ""})
     state = shared.create("mod:handler", runtime=runtime).deploy()
     assert state["error_message"].endswith("there is no module 'mod' in /app")
 
@@ -221,7 +221,7 @@ def test_the_handler_sees_its_packages_before_the_hosts(shared: Server) -> None:
         "mod.py": "import json, six\ndef handler(): return [six.WHO, json.__name__]\n",
         "site-packages/six.py": "WHO = 'ours'\n",
     }
-    runtime = runtime_box.add(shared, "python", files)
+    runtime = sample_runtimes.add(shared, "python", files)
     assert answer(shared.deploy("mod:handler", runtime=runtime).invoke()) == ["ours", "json"]
 
 
@@ -238,7 +238,7 @@ def test_files_of_the_image_can_be_read_and_not_changed(shared: Server) -> None:
                 told.append(error.errno)
         return told
     """
-    runtime = runtime_box.add(shared, "python", {"mod.py": source, "data/x.txt": "content"})
+    runtime = sample_runtimes.add(shared, "python", {"mod.py": source, "data/x.txt": "content"})
     assert answer(shared.deploy("mod:handler", runtime=runtime).invoke()) == ["content", 30, 30, 30]
 
 
@@ -252,7 +252,7 @@ def test_a_runtime_may_have_places_to_write_that_are_emptied(shared: Server) -> 
         return found
     """
     for cleanup, expected in ((True, []), (False, ["x", "y"])):
-        runtime = runtime_box.add(
+        runtime = sample_runtimes.add(
             shared, "python", {"mod.py": source}, writable_paths=["/data", "/var/cache/tool"]
         )
         function = shared.deploy("mod:handler", runtime=runtime, cleanup_on_exit=cleanup)

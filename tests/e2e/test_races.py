@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import pytest_asyncio
 
-from e2e.race_box import (
+from e2e.rounds import KINDS, play
+from e2e.server import Server
+from e2e.timed_client import (
     ECHO,
     Answer,
     Client,
@@ -27,8 +29,6 @@ from e2e.race_box import (
     sandboxes,
     until,
 )
-from e2e.rounds import KINDS, play
-from e2e.server import Server
 
 pytestmark = pytest.mark.sandbox
 

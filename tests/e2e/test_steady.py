@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from e2e.race_box import Answer, Marked, client_of, deploy
 from e2e.server import Server
+from e2e.timed_client import Answer, Marked, client_of, deploy
 
 pytestmark = pytest.mark.sandbox
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e import runtime_box
+from e2e import sample_runtimes
 from e2e.server import CRUN, Server, until
 
 pytestmark = pytest.mark.sandbox
@@ -86,7 +86,7 @@ def handler():
 
 
 def test_a_prepared_interpreter_becomes_what_its_version_says(shared: Server) -> None:
-    runtime = runtime_box.add(shared, "python", {"mod.py": PYTHON})
+    runtime = sample_runtimes.add(shared, "python", {"mod.py": PYTHON})
     shared.deploy("mod:handler", runtime=runtime)
     filled(shared)
     for variables, directory, expected in (

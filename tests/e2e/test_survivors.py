@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from e2e import runtime_box
+from e2e import sample_runtimes
 from e2e.server import Function, Server, until
 
 pytestmark = pytest.mark.sandbox
@@ -87,7 +87,7 @@ def deploy(server: Server, kind: str, tier: str, source: str, **fields: Any) -> 
         assert server.call("POST", "/api/runtimes", body).status_code in (201, 409)
         return server.deploy(source, runtime=body["name"], timeout_seconds=30, **fields)
     file = {"python": "mod.py", "node": "mod.js"}[kind]
-    runtime = runtime_box.add(server, kind, {file: source}, isolation=tier)
+    runtime = sample_runtimes.add(server, kind, {file: source}, isolation=tier)
     return server.deploy("mod:handler", runtime=runtime, timeout_seconds=30, **fields)
 
 

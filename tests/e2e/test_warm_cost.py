@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e import runtime_box
+from e2e import sample_runtimes
 from e2e.server import Server, until
 from patience import patient
 
@@ -148,7 +148,7 @@ def test_a_warm_shell_call_is_one_round_trip_and_one_fork(lone: Server, tmp_path
 def test_a_warm_python_call_starts_no_interpreter(
     lone: Server, tmp_path: Path, cleanup: bool, forks: int
 ) -> None:
-    function = runtime_box.python(lone, "def handler(): return 1", cleanup_on_exit=cleanup)
+    function = sample_runtimes.python(lone, "def handler(): return 1", cleanup_on_exit=cleanup)
     function.invoke()
     guest = guest_of(lone)
     with traced(guest, "recvfrom,sendto,fork,vfork,clone,clone3,execve", tmp_path) as seen:

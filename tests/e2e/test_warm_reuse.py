@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from e2e.runtime_box import node, python
+from e2e.sample_runtimes import node, python
 from e2e.server import Function, Server, until
 
 pytestmark = pytest.mark.sandbox

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sandbox.guest_box import SOURCE, STRICT
+from sandbox.bare_guest import SOURCE, STRICT
 
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE / "corpus"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from quiltfn.guest.wire import SHELL, ExitKind
-from sandbox.guest_box import SANITIZER_EXIT, SHOWN, Answer, Box, build_guest
+from sandbox.bare_guest import SANITIZER_EXIT, SHOWN, Answer, BareGuest, build_guest
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -100,24 +100,24 @@ FORKED = f"shell={SHOWN}"
 
 
 @pytest.fixture(params=[(FORKED,), ()], ids=["forked", "by script"])
-def box(guest: Path, request: pytest.FixtureRequest) -> Iterator[Box]:
-    with Box(guest, *request.param) as one:
+def bare_guest(guest: Path, request: pytest.FixtureRequest) -> Iterator[BareGuest]:
+    with BareGuest(guest, *request.param) as one:
         yield one
         assert one.close() != SANITIZER_EXIT
 
 
 @pytest.fixture
-def forking(guest: Path) -> Iterator[Box]:
-    """A box with a zygote."""
-    with Box(guest, FORKED) as one:
+def forking(guest: Path) -> Iterator[BareGuest]:
+    """A guest with a zygote."""
+    with BareGuest(guest, FORKED) as one:
         yield one
         assert one.close() != SANITIZER_EXIT
 
 
-def shell(box: Box, handler: str, *, ahead: bool = True) -> None:
+def shell(bare_guest: BareGuest, handler: str, *, ahead: bool = True) -> None:
     environment = {"PATH": "/usr/bin:/bin", "V": "of the version", "W": "w"}
     argv = ["/bin/sh", "-c", handler]
-    assert box.specialise(argv, environment=environment, flags=SHELL * ahead).errno == 0
+    assert bare_guest.specialise(argv, environment=environment, flags=SHELL * ahead).errno == 0
 
 
 def comm(pid: int) -> str:
@@ -140,21 +140,21 @@ def seen(answer: Answer) -> tuple[object, ...]:
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize("payload", [None, b"line one\nline two\n"], ids=["no payload", "payload"])
 def test_it_is_the_same(shipped: Path, handler: str, payload: bytes | None) -> None:
-    with Box(shipped) as plain:
+    with BareGuest(shipped) as plain:
         shell(plain, handler, ahead=False)
         expected = seen(plain.call(VARIABLES, payload))
     for options in ((FORKED,), ()):
-        with Box(shipped, *options) as box:
-            shell(box, handler)
+        with BareGuest(shipped, *options) as bare_guest:
+            shell(bare_guest, handler)
             for _ in range(3):
-                assert seen(box.call(VARIABLES, payload)) == expected
+                assert seen(bare_guest.call(VARIABLES, payload)) == expected
 
 
-def shells(box: Box, count: int) -> set[int]:
+def shells(bare_guest: BareGuest, count: int) -> set[int]:
     """As many shells as there should be soon: they are started behind the guest's answer."""
     end = time.monotonic() + 5
     while time.monotonic() < end:
-        found = {pid for pid in box.processes() if comm(pid) == "sh"}
+        found = {pid for pid in bare_guest.processes() if comm(pid) == "sh"}
         if len(found) == count:
             return found
     raise AssertionError(f"{found} and not {count}")
@@ -166,16 +166,16 @@ def within(pid: int) -> int:
 
 
 def test_it_waits_before_the_call_comes_and_is_gone_with_it(guest: Path) -> None:
-    with Box(guest) as box:
-        shell(box, "echo $$")
-        (waiting,) = shells(box, 1)
+    with BareGuest(guest) as bare_guest:
+        shell(bare_guest, "echo $$")
+        (waiting,) = shells(bare_guest, 1)
         number = within(waiting)
         # Its number in the sandbox is the one it waited with.
-        assert box.call().stdout == b"%d\n" % number
-        assert waiting not in box.processes()
+        assert bare_guest.call().stdout == b"%d\n" % number
+        assert waiting not in bare_guest.processes()
 
 
-def test_a_fork_waits_before_the_call_comes_and_the_zygote_stays(forking: Box) -> None:
+def test_a_fork_waits_before_the_call_comes_and_the_zygote_stays(forking: BareGuest) -> None:
     shell(forking, "echo $$ $PPID")
     both = shells(forking, 2)
     for _ in range(5):
@@ -205,14 +205,14 @@ SHOWS_ITSELF = [
 
 @pytest.mark.parametrize("handler", SHOWS_ITSELF)
 def test_a_fork_shows_itself_as_a_shell_that_was_started(shipped: Path, handler: str) -> None:
-    with Box(shipped) as plain:
+    with BareGuest(shipped) as plain:
         shell(plain, handler, ahead=False)
         expected = seen(plain.call(VARIABLES))
-    with Box(shipped, FORKED) as box:
-        shell(box, handler)
-        shells(box, 2)
+    with BareGuest(shipped, FORKED) as bare_guest:
+        shell(bare_guest, handler)
+        shells(bare_guest, 2)
         for _ in range(2):
-            assert seen(box.call(VARIABLES)) == expected
+            assert seen(bare_guest.call(VARIABLES)) == expected
     assert expected[2]
 
 
@@ -248,7 +248,7 @@ print(told, [n for n in os.listdir("/proc") if n.isdigit() and n not in own])
 """
 
 
-def test_no_handler_reaches_the_zygote(forking: Box) -> None:
+def test_no_handler_reaches_the_zygote(forking: BareGuest) -> None:
     shell(forking, f"python3 -I - <<'END'\n{REACH}\nEND\nexit 0")
     for _ in range(3):
         zygote = min(shells(forking, 2), key=within)
@@ -261,7 +261,7 @@ def test_no_handler_reaches_the_zygote(forking: Box) -> None:
         assert held == {"Inh": both, "Prm": both, "Eff": both, "Bnd": "0" * 16, "Amb": "0" * 16}
 
 
-def test_negative_control_what_a_handler_started_is_in_reach(forking: Box) -> None:
+def test_negative_control_what_a_handler_started_is_in_reach(forking: BareGuest) -> None:
     shell(forking, f"sleep 5 & python3 -I - <<'END'\n{REACH}\nEND\nexit 0")
     told = forking.call().stdout
     for name in (b"kill", b"stop", b"limit", b"priority", b"affinity", b"memory", b"files"):
@@ -270,10 +270,10 @@ def test_negative_control_what_a_handler_started_is_in_reach(forking: Box) -> No
 
 @pytest.mark.parametrize("library", ["/mnt/nothing.so", "/etc/passwd", "/bin/true"])
 def test_without_its_library_a_shell_does_nothing_as_the_guest(shipped: Path, library: str) -> None:
-    with Box(shipped, f"shell={library}") as box:
-        shell(box, "id -u; echo x >>/tmp/runs; wc -l </tmp/runs; grep Cap /proc/$$/status")
+    with BareGuest(shipped, f"shell={library}") as bare_guest:
+        shell(bare_guest, "id -u; echo x >>/tmp/runs; wc -l </tmp/runs; grep Cap /proc/$$/status")
         for _ in range(3):
-            lines = box.call().stdout.split(b"\n")
+            lines = bare_guest.call().stdout.split(b"\n")
             assert lines[:2] == [b"1000", b"1"]
             assert {line.split()[-1] for line in lines[2:-1]} == {b"0" * 16}
 
@@ -283,22 +283,22 @@ def test_what_a_shell_reads_when_it_starts_is_there_by_then(shipped: Path, name:
     value = "/usr/lib/x86_64-linux-gnu/libm.so.6" if name == "LD_PRELOAD" else "1"
     handler = f'echo "${name}"; grep -c libm /proc/$$/maps'
     mapped = b"0" if name != "LD_PRELOAD" else b""
-    with Box(shipped, FORKED) as box:
+    with BareGuest(shipped, FORKED) as bare_guest:
         environment = {"PATH": "/usr/bin:/bin", name: value}
         argv = ["/bin/sh", "-c", handler]
-        assert box.specialise(argv, environment=environment, flags=SHELL).errno == 0
+        assert bare_guest.specialise(argv, environment=environment, flags=SHELL).errno == 0
         for _ in range(2):
-            first, second, _ = box.call().stdout.split(b"\n")
+            first, second, _ = bare_guest.call().stdout.split(b"\n")
             assert first == value.encode()
             assert second == mapped or int(second) > 0
-    with Box(shipped, FORKED) as box:
-        shell(box, handler)
+    with BareGuest(shipped, FORKED) as bare_guest:
+        shell(bare_guest, handler)
         own = {"PATH": "/usr/bin:/bin", name: value}
-        assert box.call(own, env_replaces=True).stdout.startswith(value.encode() + b"\n")
+        assert bare_guest.call(own, env_replaces=True).stdout.startswith(value.encode() + b"\n")
 
 
 def test_what_a_call_leaves_running_takes_the_zygote_with_it_and_another_comes(
-    forking: Box,
+    forking: BareGuest,
 ) -> None:
     shell(forking, "sleep 60 & (setsid sleep 60 &) ; echo $$")
     for _ in range(4):
@@ -309,7 +309,7 @@ def test_what_a_call_leaves_running_takes_the_zygote_with_it_and_another_comes(
         assert not [pid for pid in forking.processes() if comm(pid) == "sleep"]
 
 
-def test_a_zygote_that_hangs_costs_two_seconds_once(forking: Box) -> None:
+def test_a_zygote_that_hangs_costs_two_seconds_once(forking: BareGuest) -> None:
     shell(forking, "echo fine")
     zygote = min(shells(forking, 2), key=within)
     forking.call()
@@ -325,64 +325,66 @@ def test_a_zygote_that_hangs_costs_two_seconds_once(forking: Box) -> None:
         assert again.seconds < 1
 
 
-def test_negative_control_without_the_flag_nothing_waits(box: Box) -> None:
-    shell(box, "echo $$", ahead=False)
-    assert box.processes() == [box.guest_pid]
+def test_negative_control_without_the_flag_nothing_waits(bare_guest: BareGuest) -> None:
+    shell(bare_guest, "echo $$", ahead=False)
+    assert bare_guest.processes() == [bare_guest.guest_pid]
 
 
-def test_what_waits_knows_nothing_of_the_call_before(box: Box) -> None:
+def test_what_waits_knows_nothing_of_the_call_before(bare_guest: BareGuest) -> None:
     script = "cat; tr '\\0' '\\n' </proc/self/environ; cat /proc/[0-9]*/environ; set"
-    shell(box, f'case "$QUILT_A" in look) {script};; *) cat >/tmp/x; cp /tmp/x /tmp/y;; esac')
+    shell(
+        bare_guest, f'case "$QUILT_A" in look) {script};; *) cat >/tmp/x; cp /tmp/x /tmp/y;; esac'
+    )
     for number in range(20):
         secret = f"secret-{number}-of-the-call"
-        box.call({"QUILT_A": "plant", "QUILT_B": secret}, secret.encode())
-        looked = box.call({"QUILT_A": "look"})
+        bare_guest.call({"QUILT_A": "plant", "QUILT_B": secret}, secret.encode())
+        looked = bare_guest.call({"QUILT_A": "look"})
         assert b"of-the-call" not in looked.stdout + looked.stderr
 
 
-def test_a_call_with_an_environment_of_its_own_has_that_alone(box: Box) -> None:
-    shell(box, 'echo "$IFS$V"; a=x:y; echo $a')
-    replaced = box.call({"PATH": "/bin", "IFS": ":", "QUILT_A": "1"}, env_replaces=True)
+def test_a_call_with_an_environment_of_its_own_has_that_alone(bare_guest: BareGuest) -> None:
+    shell(bare_guest, 'echo "$IFS$V"; a=x:y; echo $a')
+    replaced = bare_guest.call({"PATH": "/bin", "IFS": ":", "QUILT_A": "1"}, env_replaces=True)
     with_own = (replaced.stdout, replaced.stderr)
     assert with_own == (b" \t\n\nx:y\n", b"")  # no V, and IFS from the environment does not count
-    assert b"of the version" in box.call(VARIABLES).stdout
+    assert b"of the version" in bare_guest.call(VARIABLES).stdout
 
 
 @pytest.mark.parametrize("size", [10, 14_000, 15_000, 64 * 1024])
 @pytest.mark.parametrize("letter", ["x", "'"])
-def test_variables_of_every_size_arrive(box: Box, size: int, letter: str) -> None:
-    shell(box, 'printf %s "$QUILT_PAYLOAD"')
+def test_variables_of_every_size_arrive(bare_guest: BareGuest, size: int, letter: str) -> None:
+    shell(bare_guest, 'printf %s "$QUILT_PAYLOAD"')
     value = letter * size
-    assert box.call({"QUILT_PAYLOAD": value}).stdout == value.encode()
+    assert bare_guest.call({"QUILT_PAYLOAD": value}).stdout == value.encode()
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000, 6 << 20])
-def test_payloads_of_every_size_arrive_whole(box: Box, size: int) -> None:
-    shell(box, "cat")
+def test_payloads_of_every_size_arrive_whole(bare_guest: BareGuest, size: int) -> None:
+    shell(bare_guest, "cat")
     payload = os.urandom(size)
     for _ in range(2):
-        answer = box.call(payload=payload)
+        answer = bare_guest.call(payload=payload)
         assert answer.stdout == payload
 
 
-def test_a_handler_of_the_greatest_length(box: Box) -> None:
-    shell(box, "echo " + "x" * (64 * 1024 - 5))
-    assert len(box.call().stdout) == 64 * 1024 - 4
+def test_a_handler_of_the_greatest_length(bare_guest: BareGuest) -> None:
+    shell(bare_guest, "echo " + "x" * (64 * 1024 - 5))
+    assert len(bare_guest.call().stdout) == 64 * 1024 - 4
 
 
-def test_a_shell_that_is_killed_while_it_waits_costs_nothing(box: Box) -> None:
-    shell(box, "echo fine")
+def test_a_shell_that_is_killed_while_it_waits_costs_nothing(bare_guest: BareGuest) -> None:
+    shell(bare_guest, "echo fine")
     for _ in range(3):
         time.sleep(0.05)
-        for pid in set(box.processes()) - {box.guest_pid}:
+        for pid in set(bare_guest.processes()) - {bare_guest.guest_pid}:
             os.kill(pid, 9)
             while state(pid) not in ("", "Z"):
                 time.sleep(0.001)
-        assert seen(box.call()) == (ExitKind.EXITED, 0, b"fine\n", b"")
+        assert seen(bare_guest.call()) == (ExitKind.EXITED, 0, b"fine\n", b"")
 
 
-def test_a_deadline_ends_it(box: Box) -> None:
-    shell(box, "sleep 60")
-    answer = box.call(timeout_ms=200)
+def test_a_deadline_ends_it(bare_guest: BareGuest) -> None:
+    shell(bare_guest, "sleep 60")
+    answer = bare_guest.call(timeout_ms=200)
     assert answer.end is not None
     assert answer.end.kind is ExitKind.DEADLINE

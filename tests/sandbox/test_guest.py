@@ -29,7 +29,7 @@ from quiltfn.guest.wire import (
     encode_prepare,
     encode_specialise,
 )
-from sandbox.guest_box import SANITIZER, SANITIZER_EXIT, Box, build_guest
+from sandbox.bare_guest import SANITIZER, SANITIZER_EXIT, BareGuest, build_guest
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -47,16 +47,16 @@ def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def empty(guest: Path) -> Iterator[Box]:
-    """A box whose guest has said hello and nothing else."""
-    with Box(guest) as box:
-        yield box
-        assert box.close() != SANITIZER_EXIT
+def empty(guest: Path) -> Iterator[BareGuest]:
+    """A guest that has said hello and nothing else."""
+    with BareGuest(guest) as bare_guest:
+        yield bare_guest
+        assert bare_guest.close() != SANITIZER_EXIT
 
 
 @pytest.fixture
-def box(empty: Box) -> Box:
-    """A box whose handler is whatever script a call brings."""
+def bare_guest(empty: BareGuest) -> BareGuest:
+    """A guest whose handler is whatever script a call brings."""
     assert empty.specialise(EVAL).errno == 0
     return empty
 
@@ -74,16 +74,16 @@ def test_the_guest_refuses_to_be_anything_but_process_1(guest):
     assert done.returncode == BAD_START
 
 
-def test_a_handler_says_hello(box):
-    answer = box.run("echo hello; echo oops >&2; exit 3")
+def test_a_handler_says_hello(bare_guest):
+    answer = bare_guest.run("echo hello; echo oops >&2; exit 3")
     assert (answer.stdout, answer.stderr) == (b"hello\n", b"oops\n")
-    assert answer.end == End(box.nonce, ExitKind.EXITED, 3, 0, 0, "")
+    assert answer.end == End(bare_guest.nonce, ExitKind.EXITED, 3, 0, 0, "")
 
 
-def test_a_handler_has_no_privilege_and_three_descriptors(box):
-    before = Path(f"/proc/{box.guest_pid}/status").read_text()
+def test_a_handler_has_no_privilege_and_three_descriptors(bare_guest):
+    before = Path(f"/proc/{bare_guest.guest_pid}/status").read_text()
     assert "CapPrm:\t00000000002001e0" in before  # what there was to lose
-    status = box.run("cat /proc/self/status").stdout.decode()
+    status = bare_guest.run("cat /proc/self/status").stdout.decode()
     for name in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
         assert f"Cap{name}:\t0000000000000000" in status
     assert "NoNewPrivs:\t1" in status
@@ -91,11 +91,11 @@ def test_a_handler_has_no_privilege_and_three_descriptors(box):
     assert "Gid:\t1000\t1000\t1000\t1000" in status
     assert "Groups:\t \n" in status
     assert "Umask:\t0022" in status
-    assert box.run("cat /proc/self/oom_score_adj").stdout == b"500\n"
+    assert bare_guest.run("cat /proc/self/oom_score_adj").stdout == b"500\n"
     # The fourth is ls's own, of the directory it lists.
-    assert box.run("ls /proc/self/fd").stdout.split() == [b"0", b"1", b"2", b"3"]
+    assert bare_guest.run("ls /proc/self/fd").stdout.split() == [b"0", b"1", b"2", b"3"]
     # A session of its own: the sixth field of stat is the session, the first the process.
-    stat = box.run("read -r stat </proc/self/stat; echo $stat").stdout.split()
+    stat = bare_guest.run("read -r stat </proc/self/stat; echo $stat").stdout.split()
     assert stat[0] == stat[5]
 
 
@@ -108,32 +108,32 @@ def test_a_handler_starts_with_no_signal_blocked_or_ignored(empty):
     assert "SigBlk:\t0000000000010000" in Path(f"/proc/{empty.guest_pid}/status").read_text()
 
 
-def test_the_guest_cannot_be_seen_or_signalled_by_a_handler(box):
-    assert box.run("kill -9 1").stderr != b""
-    assert box.run("ls /proc/1").stdout == b""
-    assert box.run("cat /proc/1/environ").stdout == b""
-    assert box.run("echo alive").stdout == b"alive\n"
+def test_the_guest_cannot_be_seen_or_signalled_by_a_handler(bare_guest):
+    assert bare_guest.run("kill -9 1").stderr != b""
+    assert bare_guest.run("ls /proc/1").stdout == b""
+    assert bare_guest.run("cat /proc/1/environ").stdout == b""
+    assert bare_guest.run("echo alive").stdout == b"alive\n"
 
 
-def test_the_standard_streams_can_be_opened_again_by_name(box):
-    answer = box.run("echo one >/dev/stdout; echo two >/dev/stderr; cat /dev/stdin")
+def test_the_standard_streams_can_be_opened_again_by_name(bare_guest):
+    answer = bare_guest.run("echo one >/dev/stdout; echo two >/dev/stderr; cat /dev/stdin")
     assert (answer.stdout, answer.stderr) == (b"one\n", b"two\n")
-    box.send_call({"SCRIPT": "cat </dev/stdin"}, b"payload")
-    assert box.answer().stdout == b"payload"
+    bare_guest.send_call({"SCRIPT": "cat </dev/stdin"}, b"payload")
+    assert bare_guest.answer().stdout == b"payload"
 
 
 # ----------------------------------------------------------------------- payload and environment
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_508, 65_536, 1 << 20, CALL_MAX - 500])
-def test_a_payload_arrives_whole_on_standard_input(box, size):
+def test_a_payload_arrives_whole_on_standard_input(bare_guest, size):
     payload = random.Random(size).randbytes(size)
-    answer = box.call({"SCRIPT": "sha256sum"}, payload)
+    answer = bare_guest.call({"SCRIPT": "sha256sum"}, payload)
     assert answer.stdout.split()[0].decode() == hashlib.sha256(payload).hexdigest()
 
 
-def test_without_a_payload_standard_input_is_dev_null(box):
-    assert box.run("readlink /proc/self/fd/0; cat").stdout == b"/dev/null\n"
+def test_without_a_payload_standard_input_is_dev_null(bare_guest):
+    assert bare_guest.run("readlink /proc/self/fd/0; cat").stdout == b"/dev/null\n"
 
 
 def test_the_variables_of_a_call_are_added_or_replace_all_and_are_forgotten(empty):
@@ -145,12 +145,12 @@ def test_the_variables_of_a_call_are_added_or_replace_all_and_are_forgotten(empt
     assert empty.call().stdout == b"BASE=1\n"
 
 
-def test_a_secret_of_a_call_is_not_kept_in_the_guest(box):
+def test_a_secret_of_a_call_is_not_kept_in_the_guest(bare_guest):
     secret = b"correct-horse-" + os.urandom(8).hex().encode()
 
     def held() -> bool:
-        with open(f"/proc/{box.guest_pid}/mem", "rb", buffering=0) as memory:
-            for line in Path(f"/proc/{box.guest_pid}/maps").read_text().splitlines():
+        with open(f"/proc/{bare_guest.guest_pid}/mem", "rb", buffering=0) as memory:
+            for line in Path(f"/proc/{bare_guest.guest_pid}/maps").read_text().splitlines():
                 start, end = (int(edge, 16) for edge in line.split()[0].split("-"))
                 if "rw" not in line or end - start > 1 << 26:
                     continue
@@ -159,61 +159,61 @@ def test_a_secret_of_a_call_is_not_kept_in_the_guest(box):
                     return True
         return False
 
-    box.send_call({"SCRIPT": "cat >/dev/null", "SECRET": secret.decode()}, secret)
-    box.answer()
+    bare_guest.send_call({"SCRIPT": "cat >/dev/null", "SECRET": secret.decode()}, secret)
+    bare_guest.answer()
     assert not held()
-    box.run(f"for i in 1 2 3 4 5 6 7 8 9; do echo {secret.decode()}; done")
+    bare_guest.run(f"for i in 1 2 3 4 5 6 7 8 9; do echo {secret.decode()}; done")
     assert held()  # The search works: what a handler wrote is still in the output buffer.
 
 
 # --------------------------------------------------------------------------------------- output
 
 
-def test_a_short_call_is_one_packet(box):
+def test_a_short_call_is_one_packet(bare_guest):
     # Not every one: on a busy machine the shell may take longer to end than output lingers.
-    assert min(box.run("echo hello").reads for _ in range(20)) == 1
+    assert min(bare_guest.run("echo hello").reads for _ in range(20)) == 1
 
 
-def test_both_streams_and_the_end_are_one_packet(box):
-    answers = [box.run("echo one; echo two >&2; echo three") for _ in range(20)]
+def test_both_streams_and_the_end_are_one_packet(bare_guest):
+    answers = [bare_guest.run("echo one; echo two >&2; echo three") for _ in range(20)]
     assert {(a.stdout, a.stderr) for a in answers} == {(b"one\nthree\n", b"two\n")}
     assert min(a.reads for a in answers) == 1
 
 
-def test_output_is_streamed_while_the_handler_runs(box):
-    box.send_call({"SCRIPT": "echo early; exec sleep 60"}, timeout_ms=60_000)
+def test_output_is_streamed_while_the_handler_runs(bare_guest):
+    bare_guest.send_call({"SCRIPT": "echo early; exec sleep 60"}, timeout_ms=60_000)
     began = time.monotonic()
-    assert box.next() == Output(box.nonce, "stdout", b"early\n")
+    assert bare_guest.next() == Output(bare_guest.nonce, "stdout", b"early\n")
     assert time.monotonic() - began < 5
 
 
-def test_beyond_its_limit_output_is_counted_and_thrown_away(box):
-    answer = box.run("head -c 9000000 /dev/zero; head -c 1048577 /dev/zero >&2; exit 0")
+def test_beyond_its_limit_output_is_counted_and_thrown_away(bare_guest):
+    answer = bare_guest.run("head -c 9000000 /dev/zero; head -c 1048577 /dev/zero >&2; exit 0")
     assert (len(answer.stdout), len(answer.stderr)) == (STDOUT_MAX, STDERR_MAX)
-    assert answer.end == End(box.nonce, ExitKind.EXITED, 0, 9_000_000 - STDOUT_MAX, 1, "")
+    assert answer.end == End(bare_guest.nonce, ExitKind.EXITED, 0, 9_000_000 - STDOUT_MAX, 1, "")
 
 
-def test_exactly_its_limit_is_kept_whole(box):
-    answer = box.run(f"head -c {STDOUT_MAX} /dev/zero; head -c {STDERR_MAX} /dev/zero >&2")
+def test_exactly_its_limit_is_kept_whole(bare_guest):
+    answer = bare_guest.run(f"head -c {STDOUT_MAX} /dev/zero; head -c {STDERR_MAX} /dev/zero >&2")
     assert (len(answer.stdout), len(answer.stderr)) == (STDOUT_MAX, STDERR_MAX)
-    assert answer.end == End(box.nonce, ExitKind.EXITED, 0, 0, 0, "")
+    assert answer.end == End(bare_guest.nonce, ExitKind.EXITED, 0, 0, 0, "")
 
 
 def test_the_command_line_says_how_much_of_each_stream_is_kept(guest):
-    with Box(guest, "output=70000,65536") as box:
-        assert box.specialise(EVAL).errno == 0
-        answer = box.run("head -c 70001 /dev/zero; head -c 65538 /dev/zero >&2")
+    with BareGuest(guest, "output=70000,65536") as bare_guest:
+        assert bare_guest.specialise(EVAL).errno == 0
+        answer = bare_guest.run("head -c 70001 /dev/zero; head -c 65538 /dev/zero >&2")
     assert (len(answer.stdout), len(answer.stderr)) == (70_000, 65_536)
-    assert answer.end == End(box.nonce, ExitKind.EXITED, 0, 1, 2, "")
+    assert answer.end == End(bare_guest.nonce, ExitKind.EXITED, 0, 1, 2, "")
 
 
-def test_the_longest_deadline_does_not_come_at_once(box):
-    answer = box.run("sleep 0.05; echo done", timeout_ms=2**32 - 1)
+def test_the_longest_deadline_does_not_come_at_once(bare_guest):
+    answer = bare_guest.run("sleep 0.05; echo done", timeout_ms=2**32 - 1)
     assert answer.stdout == b"done\n"
 
 
-def test_a_flood_starves_neither_the_other_stream_nor_the_deadline(box):
-    answer = box.run("yes & yes >&2 & sleep 0.2; echo last >&2; wait", timeout_ms=700)
+def test_a_flood_starves_neither_the_other_stream_nor_the_deadline(bare_guest):
+    answer = bare_guest.run("yes & yes >&2 & sleep 0.2; echo last >&2; wait", timeout_ms=700)
     assert answer.end is not None
     assert answer.end.kind is ExitKind.DEADLINE
     assert answer.seconds < 2
@@ -222,30 +222,32 @@ def test_a_flood_starves_neither_the_other_stream_nor_the_deadline(box):
     assert answer.end.dropped_stderr > 0
 
 
-def test_output_in_packet_mode_loses_no_byte(box):
+def test_output_in_packet_mode_loses_no_byte(bare_guest):
     code = (
         "import fcntl,os;fcntl.fcntl(1,fcntl.F_SETFL,os.O_DIRECT);"
         "[os.write(1,bytes([65+i%26])*3001) for i in range(100)]"
     )
-    answer = box.run(python(code))
+    answer = bare_guest.run(python(code))
     assert answer.stdout == b"".join(bytes([65 + i % 26]) * 3001 for i in range(100))
 
 
-def test_frames_written_by_a_handler_are_only_its_output(box):
+def test_frames_written_by_a_handler_are_only_its_output(bare_guest):
     # A handler that knows the protocol forges its own end; it cannot reach the socket.
     forged = struct.pack("<B3xIQIIQQ", ord("X"), 32, 43, 0, 0, 0, 0)
-    box.send_call({"SCRIPT": "cat; cat <&3; exit 7"}, forged)
-    answer = box.answer()
+    bare_guest.send_call({"SCRIPT": "cat; cat <&3; exit 7"}, forged)
+    answer = bare_guest.answer()
     assert answer.stdout == forged
-    assert answer.end == End(box.nonce, ExitKind.EXITED, 7, 0, 0, "")
+    assert answer.end == End(bare_guest.nonce, ExitKind.EXITED, 7, 0, 0, "")
 
 
 # ------------------------------------------------------------------------------------- the end
 
 
-def test_a_handler_killed_by_a_signal_is_reported_so(box):
-    assert box.run("kill -9 $$").end == End(box.nonce, ExitKind.KILLED, 9, 0, 0, "")
-    assert box.run("kill -TERM $$").end == End(box.nonce, ExitKind.KILLED, 15, 0, 0, "")
+def test_a_handler_killed_by_a_signal_is_reported_so(bare_guest):
+    assert bare_guest.run("kill -9 $$").end == End(bare_guest.nonce, ExitKind.KILLED, 9, 0, 0, "")
+    assert bare_guest.run("kill -TERM $$").end == End(
+        bare_guest.nonce, ExitKind.KILLED, 15, 0, 0, ""
+    )
 
 
 @pytest.mark.parametrize(
@@ -258,32 +260,32 @@ def test_a_handler_killed_by_a_signal_is_reported_so(box):
         "sleep 60 & sleep 60 & wait",
     ],
 )
-def test_the_deadline_ends_whatever_does_not_end(box, script):
-    answer = box.run(script, timeout_ms=200)
-    assert answer.end == End(box.nonce, ExitKind.DEADLINE, 0, 0, 0, "")
+def test_the_deadline_ends_whatever_does_not_end(bare_guest, script):
+    answer = bare_guest.run(script, timeout_ms=200)
+    assert answer.end == End(bare_guest.nonce, ExitKind.DEADLINE, 0, 0, 0, "")
     assert 0.15 < answer.seconds < 1.2
     assert answer.alive_at_end == 1
-    assert box.run("echo next").stdout == b"next\n"
+    assert bare_guest.run("echo next").stdout == b"next\n"
 
 
-def test_a_grandchild_that_holds_stdout_open_does_not_hold_the_answer(box):
-    answer = box.run("sleep 60 & echo done")
+def test_a_grandchild_that_holds_stdout_open_does_not_hold_the_answer(bare_guest):
+    answer = bare_guest.run("sleep 60 & echo done")
     assert answer.stdout == b"done\n"
     assert answer.end is not None
     assert answer.end.kind is ExitKind.EXITED
     assert answer.seconds < 1
 
 
-def test_a_daemon_is_dead_before_the_end_is_told(box):
+def test_a_daemon_is_dead_before_the_end_is_told(bare_guest):
     daemon = "(setsid sh -c 'trap \"\" TERM HUP; while :; do sleep 0.01; done' >/dev/null 2>&1 &)"
-    box.send_call({"SCRIPT": f"{daemon}; sleep 0.1; ls /proc | grep -c ^[0-9]; sleep 0.2"})
+    bare_guest.send_call({"SCRIPT": f"{daemon}; sleep 0.1; ls /proc | grep -c ^[0-9]; sleep 0.2"})
     time.sleep(0.2)
-    assert len(box.processes()) > 2  # The daemon was there to be killed.
-    assert box.answer().alive_at_end == 1
-    assert box.run("echo next").stdout == b"next\n"
+    assert len(bare_guest.processes()) > 2  # The daemon was there to be killed.
+    assert bare_guest.answer().alive_at_end == 1
+    assert bare_guest.run("echo next").stdout == b"next\n"
 
 
-def test_two_hundred_processes_and_a_thousand_descriptors_leave_nothing(box):
+def test_two_hundred_processes_and_a_thousand_descriptors_leave_nothing(bare_guest):
     bomb = (
         "import os,time\n"
         'for i in range(1000):\n os.open("/dev/null",0)\n'
@@ -292,22 +294,22 @@ def test_two_hundred_processes_and_a_thousand_descriptors_leave_nothing(box):
         "print(1)"
     )
     for _ in range(3):
-        answer = box.run(f"ulimit -n 2048; {python(bomb)}")
+        answer = bare_guest.run(f"ulimit -n 2048; {python(bomb)}")
         assert answer.stdout == b"1\n"
         assert answer.alive_at_end == 1
-    assert box.run("echo next").stdout == b"next\n"
+    assert bare_guest.run("echo next").stdout == b"next\n"
 
 
-def test_a_handler_that_forks_without_end_meets_its_deadline(box):
+def test_a_handler_that_forks_without_end_meets_its_deadline(bare_guest):
     # Bounded by the machine's own limit for the handler's uid rather than by a cgroup.
-    answer = box.run("ulimit -u 60; f() { while :; do (:) & done; }; f", timeout_ms=400)
+    answer = bare_guest.run("ulimit -u 60; f() { while :; do (:) & done; }; f", timeout_ms=400)
     assert answer.end is not None
     assert answer.end.kind is ExitKind.DEADLINE
     assert answer.seconds < 3
     assert answer.alive_at_end == 1
 
 
-def test_a_stream_parked_in_a_message_to_nobody_does_not_hold_the_answer(box):
+def test_a_stream_parked_in_a_message_to_nobody_does_not_hold_the_answer(bare_guest):
     code = (
         "import os,socket,array\n"
         "a,b=socket.socketpair()\n"
@@ -315,10 +317,10 @@ def test_a_stream_parked_in_a_message_to_nobody_does_not_hold_the_answer(box):
         'for s in (a,b):\n s.sendmsg([b"x"],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,f)])\n'
         'os.write(1,b"parked")'
     )
-    answer = box.run(python(code))
+    answer = bare_guest.run(python(code))
     assert answer.stdout == b"parked"
     assert answer.seconds < 2
-    assert box.run("echo next").stdout == b"next\n"
+    assert bare_guest.run("echo next").stdout == b"next\n"
 
 
 def test_a_program_that_is_not_there_is_told_in_a_sentence(empty):
@@ -354,21 +356,21 @@ SYSV = (
 LOOK = "find /tmp /dev/shm -mindepth 1;cd /proc/sysvipc; tail -qn +2 shm sem msg"
 
 
-def test_files_and_system_v_objects_are_gone_for_the_next_call(box):
-    assert box.run(LOOK).stdout == b""
-    left = box.run(
+def test_files_and_system_v_objects_are_gone_for_the_next_call(bare_guest):
+    assert bare_guest.run(LOOK).stdout == b""
+    left = bare_guest.run(
         "umask 777; echo x >/tmp/file; mkdir -p /tmp/deep/er; echo x >/dev/shm/file;" + python(SYSV)
     )
-    assert left.end == End(box.nonce, ExitKind.EXITED, 0, 0, 0, "")
-    assert box.run(LOOK).stdout == b""
+    assert left.end == End(bare_guest.nonce, ExitKind.EXITED, 0, 0, 0, "")
+    assert bare_guest.run(LOOK).stdout == b""
 
 
-def test_what_is_looked_for_is_found_within_a_call(box):
+def test_what_is_looked_for_is_found_within_a_call(bare_guest):
     # The control of the test above: its search sees these objects while they are there.
     code = (
         SYSV + 'import os;open("/tmp/a","w");open("/dev/shm/b","w");os.system(os.environ["LOOK"])'
     )
-    found = box.call({"SCRIPT": python(code), "LOOK": LOOK}).stdout.decode()
+    found = bare_guest.call({"SCRIPT": python(code), "LOOK": LOOK}).stdout.decode()
     assert "/tmp/a\n/dev/shm/b\n" in found
     assert len(found.splitlines()) == 2 + 15
 
@@ -379,35 +381,35 @@ def test_keep_tmp_keeps_tmp_and_nothing_else(empty):
     assert empty.run(LOOK).stdout == b"/tmp/kept\n"
 
 
-def test_a_renewed_file_system_is_like_the_first(box):
+def test_a_renewed_file_system_is_like_the_first(bare_guest):
     look = (
         "stat -c %a:%u:%g:%i /tmp /dev/shm; df -i /tmp;"
         "grep -E ' (/tmp|/dev/shm) ' /proc/self/mounts"
     )
-    fresh = box.run(look).stdout
+    fresh = bare_guest.run(look).stdout
     assert b"1777:0:0" in fresh
     for _ in range(5):
-        box.run("echo x >/tmp/a; echo x >/dev/shm/b")
-        assert box.run(look).stdout == fresh
+        bare_guest.run("echo x >/tmp/a; echo x >/dev/shm/b")
+        assert bare_guest.run(look).stdout == fresh
 
 
-def test_a_full_tmp_and_a_deep_tree_are_cleaned(box):
+def test_a_full_tmp_and_a_deep_tree_are_cleaned(bare_guest):
     deep = 'import os\nos.chdir("/tmp")\nfor _ in range(900):\n os.mkdir("d");os.chdir("d")'
-    box.run(f"cat /dev/zero >/tmp/full; {python(deep)}")
-    assert box.run(LOOK).stdout == b""
+    bare_guest.run(f"cat /dev/zero >/tmp/full; {python(deep)}")
+    assert bare_guest.run(LOOK).stdout == b""
 
 
-def test_the_second_call_finds_what_the_first_found(box):
+def test_the_second_call_finds_what_the_first_found(bare_guest):
     look = (
         "umask; pwd; ulimit -a; nice; env | sort; ls /proc/self/fd;"
         "grep -E 'Sig|Cap|Shd' /proc/self/status"
     )
-    first = box.run(look).stdout
-    box.run(
+    first = bare_guest.run(look).stdout
+    bare_guest.run(
         "umask 000; cd /tmp; ulimit -n 100; ulimit -c 0; trap '' TERM; renice 19 $$;"
         "export A=b; exec 9>/tmp/x"
     )
-    assert box.run(look).stdout == first
+    assert bare_guest.run(look).stdout == first
 
 
 # ----------------------------------------------------------------------------- working directory
@@ -516,44 +518,44 @@ def test_a_guest_that_is_sent_nonsense_ends_its_sandbox(empty, frame):
 
 
 @pytest.mark.parametrize("frame", CALL_VIOLATIONS.values(), ids=CALL_VIOLATIONS.keys())
-def test_a_specialised_guest_that_is_sent_nonsense_ends_its_sandbox(box, frame):
+def test_a_specialised_guest_that_is_sent_nonsense_ends_its_sandbox(bare_guest, frame):
     with suppress(BrokenPipeError):  # It may be gone before it has read the rest.
-        box.socket.sendall(frame)
-    assert box.wait() == BAD_FRAME
+        bare_guest.socket.sendall(frame)
+    assert bare_guest.wait() == BAD_FRAME
     with suppress(ConnectionResetError):  # It may have left bytes unread.
-        assert box.socket.recv(1) == b""  # No handler was started for it.
+        assert bare_guest.socket.recv(1) == b""  # No handler was started for it.
 
 
-def test_anything_sent_during_a_call_ends_the_sandbox(box):
-    box.send_call({"SCRIPT": "sleep 60 & exec sleep 60"}, timeout_ms=60_000)
+def test_anything_sent_during_a_call_ends_the_sandbox(bare_guest):
+    bare_guest.send_call({"SCRIPT": "sleep 60 & exec sleep 60"}, timeout_ms=60_000)
     time.sleep(0.1)
-    box.send_call({"SCRIPT": "echo second"})
-    assert box.wait() == BAD_FRAME
-    assert box.processes() == []
+    bare_guest.send_call({"SCRIPT": "echo second"})
+    assert bare_guest.wait() == BAD_FRAME
+    assert bare_guest.processes() == []
 
 
 def test_a_host_that_hangs_up_ends_the_sandbox_idle_or_busy(guest):
     for script in (None, "sleep 60 & exec sleep 60"):
-        with Box(guest) as box:
-            assert box.specialise(EVAL).errno == 0
+        with BareGuest(guest) as bare_guest:
+            assert bare_guest.specialise(EVAL).errno == 0
             if script:
-                box.send_call({"SCRIPT": script}, timeout_ms=60_000)
+                bare_guest.send_call({"SCRIPT": script}, timeout_ms=60_000)
                 time.sleep(0.05)
-            assert box.close() == GONE
+            assert bare_guest.close() == GONE
 
 
-def test_three_hundred_calls_leave_the_guest_as_it_was(box):
+def test_three_hundred_calls_leave_the_guest_as_it_was(bare_guest):
     def held() -> tuple[int, int]:
-        status = Path(f"/proc/{box.guest_pid}/status").read_text()
+        status = Path(f"/proc/{bare_guest.guest_pid}/status").read_text()
         size = int(status.split("VmSize:")[1].split()[0])
-        return len(os.listdir(f"/proc/{box.guest_pid}/fd")), size
+        return len(os.listdir(f"/proc/{bare_guest.guest_pid}/fd")), size
 
-    box.call({"SCRIPT": "echo x"}, b"payload")
+    bare_guest.call({"SCRIPT": "echo x"}, b"payload")
     before = held()
     for i in range(300):
-        answer = box.call({"SCRIPT": "cat; echo x >/tmp/x; (sleep 9 &)"}, b"payload %d" % i)
+        answer = bare_guest.call({"SCRIPT": "cat; echo x >/tmp/x; (sleep 9 &)"}, b"payload %d" % i)
         assert answer.stdout == b"payload %d" % i
-        assert answer.events[-1] == Clean(box.nonce)
+        assert answer.events[-1] == Clean(bare_guest.nonce)
     assert held() == before
 
 
@@ -596,13 +598,13 @@ def damaged(chance: random.Random) -> bytes:
 def test_damaged_conversations_never_make_the_guest_misbehave(guest):
     chance, ends, until = random.Random(20_240_501), set(), time.monotonic() + 4
     while time.monotonic() < until:
-        with Box(guest) as box:
+        with BareGuest(guest) as bare_guest:
             try:
-                box.socket.sendall(damaged(chance))
-                box.socket.shutdown(1)
-                while box.socket.recv(1 << 16):
+                bare_guest.socket.sendall(damaged(chance))
+                bare_guest.socket.shutdown(1)
+                while bare_guest.socket.recv(1 << 16):
                     pass
             except (BrokenPipeError, ConnectionResetError):
                 pass
-            ends.add(box.close())
+            ends.add(bare_guest.close())
     assert ends == {GONE, BAD_FRAME}

@@ -16,7 +16,7 @@ import pytest
 from e2e.server import CRUN, children, is_alive, quiltfn, until, why_not
 from patience import patient
 from quiltfn.launcher import cgroups, state
-from sandbox.launcher_box import RUNSC, Box, box, place
+from sandbox.launcher_process import RUNSC, LauncherProcess, place, run_launcher
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -72,13 +72,13 @@ def root() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Box]:
+def shared() -> Iterator[LauncherProcess]:
     """For tests that leave it as they found it."""
-    with place() as path, box(path) as made:
+    with place() as path, run_launcher(path) as made:
         yield made
 
 
-def works(made: Box, **wanted: Any) -> None:
+def works(made: LauncherProcess, **wanted: Any) -> None:
     """A sandbox is made and ended, and leaves nothing, zombies included."""
     before = made.sandboxes()
     answer = made.create(**wanted)
@@ -92,7 +92,7 @@ def works(made: Box, **wanted: Any) -> None:
 
 
 def test_a_server_that_calls_itself_crun_is_not_taken_for_it(root: Path) -> None:
-    with box(root) as made:
+    with run_launcher(root) as made:
         made.do("call_me('crun')")
         works(made)
         made.server.send(b"os._exit(5)")
@@ -100,13 +100,13 @@ def test_a_server_that_calls_itself_crun_is_not_taken_for_it(root: Path) -> None
         assert "the server ended with 5" in made.said()
 
 
-def test_orphans_of_the_server_are_reaped_whatever_they_are_called(shared: Box) -> None:
+def test_orphans_of_the_server_are_reaped_whatever_they_are_called(shared: LauncherProcess) -> None:
     for name in ("odd", "crun", "exe", "python3"):
         shared.do(f"orphan(lambda: call_me({name!r}))")
     works(shared)
 
 
-def test_many_sandboxes_at_once_are_made_beside_dying_orphans(shared: Box) -> None:
+def test_many_sandboxes_at_once_are_made_beside_dying_orphans(shared: LauncherProcess) -> None:
     shared.do("""
 for _ in range(40):
     orphan(lambda: None)
@@ -141,7 +141,7 @@ def test_a_killed_runtime_leaves_nothing_and_harms_nobody_later(root: Path, isol
     path = {"crun" if isolation == "crun" else "runsc": str(runtime.path)}
     wanted = {"isolation": isolation, "memory_mib": 256}
     moments = (1, 3, 5, 8, 11, 14, 18, 25) if isolation == "crun" else (5, 30, 60, 90, 150, 250)
-    with box(root, **path) as made:
+    with run_launcher(root, **path) as made:
         works(made, **wanted)
         refused = 0
         for milliseconds in moments:
@@ -157,7 +157,7 @@ def test_a_killed_runtime_leaves_nothing_and_harms_nobody_later(root: Path, isol
         assert not made.sandboxes()
 
 
-def test_a_killed_way_out_ends_its_sandbox_and_harms_nobody_later(shared: Box) -> None:
+def test_a_killed_way_out_ends_its_sandbox_and_harms_nobody_later(shared: LauncherProcess) -> None:
     answer = shared.create(network="egress")
     if "egress needs" in answer.get("error", ""):
         pytest.skip(answer["error"])
@@ -174,7 +174,7 @@ def test_what_a_failed_runtime_has_started_is_ended_before_it_makes_a_sandbox(
     root: Path, mode: str
 ) -> None:
     runtime = Runtime(root)
-    with box(root, crun=str(runtime.path), job_s=0.4) as made:
+    with run_launcher(root, crun=str(runtime.path), job_s=0.4) as made:
         runtime.becomes(mode)
         answer = made.create()
         assert "own-runtime" in answer["error"], answer
@@ -190,7 +190,7 @@ def test_a_stranger_that_is_the_launcher_s_child_outlives_the_failure(root: Path
     """Say of a container's start script, which starts something else and becomes the launcher."""
     runtime = Runtime(root)
     sidecar = ["sh", "-c", f'sleep 300 & echo $! >{root}/pid; exec "$@"', "sh"]
-    with box(root, through=sidecar, crun=str(runtime.path)) as made:
+    with run_launcher(root, through=sidecar, crun=str(runtime.path)) as made:
         stranger = int((root / "pid").read_text())
         try:
             assert stranger in children(made.launcher)
@@ -207,7 +207,7 @@ def test_a_sandbox_of_gvisor_outlives_the_failure_of_another_program(root: Path)
     if not os.access("/usr/bin/runsc", os.X_OK):
         pytest.skip("needs runsc")
     runtime = Runtime(root)
-    with box(root, crun=str(runtime.path)) as made:
+    with run_launcher(root, crun=str(runtime.path)) as made:
         kept = made.create(isolation="gvisor", memory_mib=256)
         assert "sandbox" in kept, kept
         alive = in_sandbox(made, kept["sandbox"])
@@ -231,7 +231,7 @@ def of_file(path: Path) -> list[int]:
     return [pid for pid in found if is_alive(pid)]
 
 
-def in_sandbox(made: Box, sandbox: str) -> set[int]:
+def in_sandbox(made: LauncherProcess, sandbox: str) -> set[int]:
     found = set()
     for path, _, files in os.walk("/sys/fs/cgroup"):
         if path.endswith(f"/{made.id}/{sandbox}") and "cgroup.procs" in files:
@@ -263,7 +263,7 @@ answer |= {"pid": int(os.read(told, 20))}
 
 @pytest.mark.parametrize("how", ["it ends", "SIGTERM", "server killed"])
 def test_what_a_server_has_forked_ends_with_its_launcher(root: Path, how: str) -> None:
-    with box(root) as made:
+    with run_launcher(root) as made:
         hidden = made.do(HIDE)["pid"]
         assert is_alive(hidden)
         server = made.server_pid
@@ -281,7 +281,7 @@ def test_what_a_server_has_forked_ends_with_its_launcher(root: Path, how: str) -
 def test_what_a_server_has_forked_is_swept_after_a_kill_of_the_launcher(
     root: Path, by: str
 ) -> None:
-    with box(root) as made:
+    with run_launcher(root) as made:
         told = made.do(HIDE)
         os.kill(made.launcher, signal.SIGKILL)
         assert made.wait() == -signal.SIGKILL
@@ -297,13 +297,13 @@ def test_what_a_server_has_forked_is_swept_after_a_kill_of_the_launcher(
             )
             assert not any(map(is_alive, (told["pid"], *guests)))
             return
-        with box(root, data="other") as again:
+        with run_launcher(root, data="other") as again:
             assert not any(map(is_alive, (told["pid"], *guests)))
             works(again)
 
 
 def test_the_next_start_gets_the_directory_that_such_a_child_holds_on_to(root: Path) -> None:
-    with box(root) as made:
+    with run_launcher(root) as made:
         made.do(f"""
 import fcntl
 directory = os.open({str(root / "data")!r}, os.O_RDONLY)
@@ -323,12 +323,12 @@ os.read(told, 1)
         os.kill(made.launcher, signal.SIGKILL)
         made.wait()
         time.sleep(0.1)
-        with box(root) as again:
+        with run_launcher(root) as again:
             works(again)
 
 
 def test_two_servers_are_strangers_to_each_other(root: Path) -> None:
-    with box(root) as one, box(root, data="other") as other:
+    with run_launcher(root) as one, run_launcher(root, data="other") as other:
         uids = [made.do("answer = os.getresuid()") for made in (one, other)]
         assert len({uid for each in uids for uid in each}) == 2
         pid, own = other.server_pid, one.server_pid
@@ -383,7 +383,7 @@ def test_on_v2_a_server_s_group_ends_with_all_that_it_forked(
 
 
 def test_a_server_that_forks_without_end_is_bounded_and_ended(root: Path) -> None:
-    with box(root) as made:
+    with run_launcher(root) as made:
         assert "BlockingIOError" in made.do("""
 for _ in range(5000):
     if os.fork() == 0:
@@ -401,17 +401,17 @@ for _ in range(5000):
 # What is made for a request --------------------------------------------------------------------
 
 
-def mount_points(made: Box) -> set[str]:
+def mount_points(made: LauncherProcess) -> set[str]:
     """Directories of the image that every sandbox is made of."""
     return {one.name for one in (made.root / "run" / "servers" / made.id / "root").iterdir()}
 
 
-def image_mounts(made: Box) -> int:
+def image_mounts(made: LauncherProcess) -> int:
     mounts = Path(f"/proc/{made.launcher}/mountinfo").read_text()
     return mounts.count(f"/servers/{made.id}/images/")
 
 
-def test_a_refused_request_leaves_no_directory_and_no_mount(shared: Box) -> None:
+def test_a_refused_request_leaves_no_directory_and_no_mount(shared: LauncherProcess) -> None:
     before, mounted = mount_points(shared), image_mounts(shared)
     image = {"image": "0" * 64, "writable_paths": ["/asked/for"]}
     refused = shared.create(isolation="gvisor", network="egress", writable_paths=["/asked/for"])
@@ -426,7 +426,7 @@ def test_a_refused_request_leaves_no_directory_and_no_mount(shared: Box) -> None
 
 
 def test_directories_for_writable_paths_are_bounded(root: Path) -> None:
-    with box(root, made_max=6) as made:
+    with run_launcher(root, made_max=6) as made:
         for path in ("/a/b/c", "/a/b/d", "/a/e"):
             made.destroy(made.create(writable_paths=[path])["sandbox"])
         before = mount_points(made)
@@ -438,7 +438,7 @@ def test_directories_for_writable_paths_are_bounded(root: Path) -> None:
 
 
 def test_mounts_of_images_are_bounded_and_a_sandbox_keeps_its_own(root: Path) -> None:
-    with box(root, mounted_max=3) as made:
+    with run_launcher(root, mounted_max=3) as made:
         images = [f"{n:064x}" for n in range(6)]
         for one in images:
             made.do(f"""
@@ -484,7 +484,7 @@ def few_processes(pid: int, most: int) -> Iterator[None]:
     [("crun", "none", 1), ("crun", "none", 2), ("gvisor", "none", 1), ("crun", "egress", 1)],
 )
 def test_no_process_left_is_said_as_what_it_is(
-    shared: Box, isolation: str, network: str, most: int
+    shared: LauncherProcess, isolation: str, network: str, most: int
 ) -> None:
     works(shared)
     with few_processes(shared.launcher, most):
@@ -506,7 +506,7 @@ BROKEN = {
 STOPPING = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 
 
-def test_no_other_signal_ends_the_launcher_or_the_server(shared: Box) -> None:
+def test_no_other_signal_ends_the_launcher_or_the_server(shared: LauncherProcess) -> None:
     server = shared.server_pid
     for number in sorted(signal.valid_signals() - ENDING - BROKEN - STOPPING):
         os.kill(shared.launcher, number)
@@ -521,7 +521,7 @@ def test_no_other_signal_ends_the_launcher_or_the_server(shared: Box) -> None:
 def test_these_signals_end_the_launcher_with_its_clean_up(
     root: Path, number: signal.Signals
 ) -> None:
-    with box(root) as made:
+    with run_launcher(root) as made:
         assert "sandbox" in made.create()
         os.kill(made.launcher, number)
         assert made.wait() == 0
@@ -545,7 +545,7 @@ for work in (*[ask_on] * 8, take_answers):
 
 
 def test_a_server_that_asks_without_end_keeps_the_launcher_from_nothing(root: Path) -> None:
-    with box(root) as made:
+    with run_launcher(root) as made:
         assert "sandbox" in made.create()
         assert made.do(FLOOD) is None
         time.sleep(0.5)
@@ -561,19 +561,19 @@ def test_what_its_parent_has_ignored_or_blocked_does_not_count(root: Path) -> No
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); "
         "os.execv(sys.argv[1], sys.argv[1:])"
     )
-    with box(root, through=[sys.executable, "-c", ignoring]) as made:
+    with run_launcher(root, through=[sys.executable, "-c", ignoring]) as made:
         works(made)
         os.kill(made.launcher, signal.SIGTERM)
         assert made.wait() == 0
 
 
 def test_a_launcher_that_is_broken_ends_and_the_next_one_sweeps(root: Path) -> None:
-    with box(root) as made:
+    with run_launcher(root) as made:
         assert "sandbox" in made.create()
         os.kill(made.launcher, signal.SIGSEGV)
         assert made.wait(patient(10)) == -signal.SIGSEGV
         before = made.id
-        with box(root, data="other") as again:
+        with run_launcher(root, data="other") as again:
             assert "swept what 1 ended server(s) had left" in again.said()
             assert before not in {one.name for one in (root / "run" / "servers").iterdir()}
             works(again)

@@ -25,7 +25,7 @@ from quiltfn.guest.wire import (
     Specialised,
     encode_prepare,
 )
-from sandbox.guest_box import SANITIZER_EXIT, Answer, Box, build_guest
+from sandbox.bare_guest import SANITIZER_EXIT, Answer, BareGuest, build_guest
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -55,15 +55,15 @@ def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def box(guest: Path) -> Iterator[Box]:
-    with Box(guest) as one:
+def bare_guest(guest: Path) -> Iterator[BareGuest]:
+    with BareGuest(guest) as one:
         yield one
         assert one.close() != SANITIZER_EXIT
 
 
-def small(box: Box, script: str, *, keep: bool = False) -> Specialised:
+def small(bare_guest: BareGuest, script: str, *, keep: bool = False) -> Specialised:
     argv = ["/usr/bin/python3", "-I", "-S", "-c", SMALL + script]
-    return box.specialise(argv, flags=RESIDENT | keep * (KEEP_STATE | KEEP_TMP))
+    return bare_guest.specialise(argv, flags=RESIDENT | keep * (KEEP_STATE | KEEP_TMP))
 
 
 ECHO = """
@@ -82,56 +82,62 @@ def words(answer: Answer) -> list[str]:
     return answer.stdout.decode().split()
 
 
-def end_of(box: Box) -> End:
+def end_of(bare_guest: BareGuest) -> End:
     """How the call ended, whatever it wrote."""
     while True:
-        event = box.next()
+        event = bare_guest.next()
         if isinstance(event, End):
             return event
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_runner_is_told_of_a_call_and_its_answer_comes_back(box: Box, keep: bool) -> None:
-    assert small(box, ECHO.format(mode="keep"), keep=keep) == Specialised(0, "keep")
-    answer = box.call({"A": "1", "B": "x y"}, b"hello")
+def test_a_runner_is_told_of_a_call_and_its_answer_comes_back(
+    bare_guest: BareGuest, keep: bool
+) -> None:
+    assert small(bare_guest, ECHO.format(mode="keep"), keep=keep) == Specialised(0, "keep")
+    answer = bare_guest.call({"A": "1", "B": "x y"}, b"hello")
     assert words(answer)[1:] == ["add", "hello", "A=1;B=x", "y;"]
     assert answer.stderr == b"told\n"
-    assert words(box.call(env_replaces=True))[1:] == ["all"]
+    assert words(bare_guest.call(env_replaces=True))[1:] == ["all"]
 
 
-def test_state_that_may_be_kept_is_kept_in_one_process(box: Box) -> None:
-    small(box, ECHO.format(mode="keep"), keep=True)
-    assert len({words(box.call())[0] for _ in range(5)}) == 1
+def test_state_that_may_be_kept_is_kept_in_one_process(bare_guest: BareGuest) -> None:
+    small(bare_guest, ECHO.format(mode="keep"), keep=True)
+    assert len({words(bare_guest.call())[0] for _ in range(5)}) == 1
 
 
 @pytest.mark.parametrize("mode", ["keep", "once"])
-def test_state_that_may_not_be_kept_costs_a_process_each_call(box: Box, mode: str) -> None:
-    small(box, ECHO.format(mode=mode), keep=False)
-    assert len({words(box.call())[0] for _ in range(5)}) == 5
-    assert len(box.processes()) == 2  # the guest and the next runner
+def test_state_that_may_not_be_kept_costs_a_process_each_call(
+    bare_guest: BareGuest, mode: str
+) -> None:
+    small(bare_guest, ECHO.format(mode=mode), keep=False)
+    assert len({words(bare_guest.call())[0] for _ in range(5)}) == 5
+    assert len(bare_guest.processes()) == 2  # the guest and the next runner
 
 
-def test_the_next_runner_is_ready_before_the_sandbox_is_clean(box: Box) -> None:
-    small(box, "time.sleep(0.3)\n" + ECHO.format(mode="once"))
-    answer = box.call()
+def test_the_next_runner_is_ready_before_the_sandbox_is_clean(bare_guest: BareGuest) -> None:
+    small(bare_guest, "time.sleep(0.3)\n" + ECHO.format(mode="once"))
+    answer = bare_guest.call()
     assert answer.end is not None
     began = time.monotonic()
-    words(box.call())  # CLEAN of the first came when the second had been started
+    words(bare_guest.call())  # CLEAN of the first came when the second had been started
     assert time.monotonic() - began > 0.25  # its own CLEAN, for the third
     assert answer.seconds < 0.25  # but END did not wait
 
 
-def test_what_a_runner_says_before_it_is_ready_opens_the_first_calls_log(box: Box) -> None:
+def test_what_a_runner_says_before_it_is_ready_opens_the_first_calls_log(
+    bare_guest: BareGuest,
+) -> None:
     script = "print('out'); sys.stdout.flush(); print('import', file=sys.stderr, flush=True)\n"
-    small(box, script + ECHO.format(mode="keep"), keep=True)
-    assert sorted(box.call().stderr.split()) == [b"import", b"out", b"told"]
-    assert box.call().stderr == b"told\n"
+    small(bare_guest, script + ECHO.format(mode="keep"), keep=True)
+    assert sorted(bare_guest.call().stderr.split()) == [b"import", b"out", b"told"]
+    assert bare_guest.call().stderr == b"told\n"
 
 
-def test_a_flood_before_it_is_ready_is_cut_and_does_not_hold_it_up(box: Box) -> None:
+def test_a_flood_before_it_is_ready_is_cut_and_does_not_hold_it_up(bare_guest: BareGuest) -> None:
     script = "os.write(2, b'x' * (1 << 20))\n"
-    assert small(box, script + ECHO.format(mode="keep"), keep=True).errno == 0
-    assert len(box.call().stderr) == 16 * 1024 + len(b"told\n")
+    assert small(bare_guest, script + ECHO.format(mode="keep"), keep=True).errno == 0
+    assert len(bare_guest.call().stderr) == 16 * 1024 + len(b"told\n")
 
 
 @pytest.mark.parametrize(
@@ -143,15 +149,15 @@ def test_a_flood_before_it_is_ready_is_cut_and_does_not_hold_it_up(box: Box) -> 
         ("raise ValueError('no luck')", "ValueError: no luck"),
     ],
 )
-def test_a_runner_that_cannot_start_says_why(box: Box, script: str, text: str) -> None:
-    answer = small(box, script)
+def test_a_runner_that_cannot_start_says_why(bare_guest: BareGuest, script: str, text: str) -> None:
+    answer = small(bare_guest, script)
     assert answer.errno != 0
     assert text in answer.text
-    assert box.wait() == 0
+    assert bare_guest.wait() == 0
 
 
-def test_a_program_that_is_missing_is_named(box: Box) -> None:
-    answer = box.specialise(["/nope/runner"], flags=RESIDENT)
+def test_a_program_that_is_missing_is_named(bare_guest: BareGuest) -> None:
+    answer = bare_guest.specialise(["/nope/runner"], flags=RESIDENT)
     assert "could not execute /nope/runner: No such file or directory" in answer.text
 
 
@@ -164,38 +170,42 @@ def test_a_program_that_is_missing_is_named(box: Box) -> None:
         ("hear(); os.kill(os.getpid(), 11)", ExitKind.KILLED, 11),
     ],
 )
-def test_how_a_call_ends(box: Box, script: str, kind: ExitKind, code: int) -> None:
-    small(box, f"say('ready keep')\n{script}\ntime.sleep(9)", keep=True)
-    box.send_call()
-    end = end_of(box)
+def test_how_a_call_ends(bare_guest: BareGuest, script: str, kind: ExitKind, code: int) -> None:
+    small(bare_guest, f"say('ready keep')\n{script}\ntime.sleep(9)", keep=True)
+    bare_guest.send_call()
+    end = end_of(bare_guest)
     assert (end.kind, end.code) == (kind, code)
 
 
-def test_a_runner_that_was_to_stay_and_ended_takes_the_sandbox_with_it(box: Box) -> None:
-    small(box, "say('ready keep'); hear(); os._exit(4)", keep=True)
-    box.send_call()
-    assert end_of(box).kind is ExitKind.EXITED
-    assert box.wait() == 0
+def test_a_runner_that_was_to_stay_and_ended_takes_the_sandbox_with_it(
+    bare_guest: BareGuest,
+) -> None:
+    small(bare_guest, "say('ready keep'); hear(); os._exit(4)", keep=True)
+    bare_guest.send_call()
+    assert end_of(bare_guest).kind is ExitKind.EXITED
+    assert bare_guest.wait() == 0
 
 
-def test_a_runner_that_does_not_answer_runs_into_the_deadline(box: Box) -> None:
-    small(box, "say('ready keep'); hear(); time.sleep(60)", keep=True)
+def test_a_runner_that_does_not_answer_runs_into_the_deadline(bare_guest: BareGuest) -> None:
+    small(bare_guest, "say('ready keep'); hear(); time.sleep(60)", keep=True)
     began = time.monotonic()
-    box.send_call(timeout_ms=300)
-    assert end_of(box).kind is ExitKind.DEADLINE
+    bare_guest.send_call(timeout_ms=300)
+    assert end_of(bare_guest).kind is ExitKind.DEADLINE
     assert 0.25 < time.monotonic() - began < 1.5
-    assert box.wait() == 0
-    assert box.processes() == []
+    assert bare_guest.wait() == 0
+    assert bare_guest.processes() == []
 
 
-def test_a_runner_that_does_not_read_a_large_payload_holds_up_its_own_call_only(box: Box) -> None:
-    small(box, "say('ready keep'); time.sleep(60)", keep=True)
-    box.send_call(payload=b"p" * (6 << 20), timeout_ms=300)
-    assert end_of(box).kind is ExitKind.DEADLINE
+def test_a_runner_that_does_not_read_a_large_payload_holds_up_its_own_call_only(
+    bare_guest: BareGuest,
+) -> None:
+    small(bare_guest, "say('ready keep'); time.sleep(60)", keep=True)
+    bare_guest.send_call(payload=b"p" * (6 << 20), timeout_ms=300)
+    assert end_of(bare_guest).kind is ExitKind.DEADLINE
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 6 << 20])
-def test_payloads_of_every_size_arrive_whole(box: Box, size: int) -> None:
+def test_payloads_of_every_size_arrive_whole(bare_guest: BareGuest, size: int) -> None:
     script = """
 say("ready keep")
 import zlib
@@ -204,14 +214,14 @@ while True:
     print(len(payload), zlib.crc32(payload), flush=True)
     say(f"done {number} exited 0")
 """
-    small(box, script, keep=True)
+    small(bare_guest, script, keep=True)
     payload = bytes(range(251)) * (size // 251 + 1)
     for _ in range(2):
-        answer = box.call({"V": "1"}, payload[:size])
+        answer = bare_guest.call({"V": "1"}, payload[:size])
         assert words(answer) == [str(size), str(zlib.crc32(payload[:size]))]
 
 
-def test_a_large_answer_is_cut_where_every_output_is(box: Box) -> None:
+def test_a_large_answer_is_cut_where_every_output_is(bare_guest: BareGuest) -> None:
     script = """
 say("ready keep")
 number = hear()[0]
@@ -220,8 +230,8 @@ sys.stdout.flush()
 say(f"done {number} exited 0")
 time.sleep(60)
 """
-    small(box, script, keep=True)
-    answer = box.call()
+    small(bare_guest, script, keep=True)
+    answer = bare_guest.call()
     assert answer.end is not None
     assert len(answer.stdout) == STDOUT_MAX
     assert answer.end.dropped_stdout == 9_000_000 - STDOUT_MAX
@@ -239,13 +249,13 @@ time.sleep(60)
         "say('ready fork')",
     ],
 )
-def test_lines_that_make_no_sense_are_passed_over(box: Box, noise: str) -> None:
+def test_lines_that_make_no_sense_are_passed_over(bare_guest: BareGuest, noise: str) -> None:
     script = f"say('ready keep')\nnumber = hear()[0]\n{noise}\nsay(f'done {{number}} exited 0')\n"
-    small(box, script + "time.sleep(60)", keep=True)
-    words(box.call())
+    small(bare_guest, script + "time.sleep(60)", keep=True)
+    words(bare_guest.call())
 
 
-def test_a_line_without_an_end_silences_the_runner(box: Box) -> None:
+def test_a_line_without_an_end_silences_the_runner(bare_guest: BareGuest) -> None:
     script = """
 say("ready keep")
 number = hear()[0]
@@ -256,13 +266,15 @@ except OSError:
     pass  # nobody listens any more
 time.sleep(60)
 """
-    small(box, script, keep=True)
-    box.send_call(timeout_ms=300)
-    assert end_of(box).kind is ExitKind.DEADLINE
+    small(bare_guest, script, keep=True)
+    bare_guest.send_call(timeout_ms=300)
+    assert end_of(bare_guest).kind is ExitKind.DEADLINE
 
 
 @pytest.mark.parametrize("mode", ["keep", "fork"])
-def test_processes_that_lost_their_parent_die_with_the_call(box: Box, mode: str) -> None:
+def test_processes_that_lost_their_parent_die_with_the_call(
+    bare_guest: BareGuest, mode: str
+) -> None:
     script = f"""
 say("ready {mode}")
 while True:
@@ -277,14 +289,14 @@ while True:
         os.wait()
     say(f"done {{number}} exited 0")
 """
-    small(box, script, keep=mode == "keep")
+    small(bare_guest, script, keep=mode == "keep")
     for _ in range(3):
-        answer = box.call()
+        answer = bare_guest.call()
         assert answer.end is not None
-        assert len(box.processes()) == 2
+        assert len(bare_guest.processes()) == 2
 
 
-def test_a_fork_bomb_of_a_call_is_over_when_the_sandbox_is_clean(box: Box) -> None:
+def test_a_fork_bomb_of_a_call_is_over_when_the_sandbox_is_clean(bare_guest: BareGuest) -> None:
     """The bomb's own children are dead before it is told that the call is; see the negative
     control below for what would happen without.
     """
@@ -307,10 +319,10 @@ number = hear()[0]
 say(f"done {number} exited 0")
 time.sleep(60)
 """
-    small(box, script, keep=True)
-    box.call(timeout_ms=20_000)
-    assert len(box.processes()) == 2
-    words(box.call())
+    small(bare_guest, script, keep=True)
+    bare_guest.call(timeout_ms=20_000)
+    assert len(bare_guest.processes()) == 2
+    words(bare_guest.call())
 
 
 # The Python runner itself -----------------------------------------------------------------------
@@ -318,16 +330,16 @@ time.sleep(60)
 
 @pytest.fixture
 def app() -> Iterator[Path]:
-    """A directory that is there in the box as well; its /tmp is one of its own."""
+    """A directory that the guest sees as well; its /tmp is one of its own."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
 def python(
-    box: Box, app: Path, source: str, *, keep: bool = False, source_of_runner: str = ""
+    bare_guest: BareGuest, app: Path, source: str, *, keep: bool = False, source_of_runner: str = ""
 ) -> Specialised:
-    """A module of the test's own; the runner's own place for modules is not there in the box."""
+    """A module of the test's own; the runner's own place for modules is not there."""
     (app / "mod.py").write_text(source)
     source_of_runner = source_of_runner or RUNNER.read_text()
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(app)}
@@ -335,39 +347,45 @@ def python(
     runner = app / "runner.py"
     runner.write_text(source_of_runner)
     argv = ["/usr/bin/python3", "-P", "-s", str(runner)]
-    return box.specialise(argv, "/", environment, flags=RESIDENT | keep * (KEEP_STATE | KEEP_TMP))
+    return bare_guest.specialise(
+        argv, "/", environment, flags=RESIDENT | keep * (KEEP_STATE | KEEP_TMP)
+    )
 
 
-def prepared(box: Box, app: Path, source: str, flags: int = RESIDENT) -> Specialised:
+def prepared(bare_guest: BareGuest, app: Path, source: str, flags: int = RESIDENT) -> Specialised:
     """The same by way of an interpreter that was started before anybody knew what for."""
     (app / "mod.py").write_text(source)
     runner = app / "runner.py"
     runner.write_text(RUNNER.read_text().replace('HOME = "/app"', f'HOME = "{app}"'))
     argv = ["/usr/bin/python3", "-P", "-s", str(runner)]
-    box.socket.sendall(encode_prepare(argv=argv, environment={"QUILT_STEM": "1", "OLD": "1"}))
+    bare_guest.socket.sendall(
+        encode_prepare(argv=argv, environment={"QUILT_STEM": "1", "OLD": "1"})
+    )
     environment = {"PATH": "/usr/bin:/bin", "QUILT_HANDLER": "mod:handler", "NEW": "2"}
-    return box.specialise(argv, "/usr", environment, flags=flags)
+    return bare_guest.specialise(argv, "/usr", environment, flags=flags)
 
 
 WHERE = "import os\ndef handler(): return [os.getcwd(), os.environ.get('OLD'), os.environ['NEW']]"
 
 
-def test_a_prepared_interpreter_becomes_what_it_is_told(box: Box, app: Path) -> None:
-    assert prepared(box, app, WHERE) == Specialised(0, "fork")
+def test_a_prepared_interpreter_becomes_what_it_is_told(bare_guest: BareGuest, app: Path) -> None:
+    assert prepared(bare_guest, app, WHERE) == Specialised(0, "fork")
     for _ in range(2):
-        assert json.loads(box.call().stdout) == ["/usr", None, "2"]
+        assert json.loads(bare_guest.call().stdout) == ["/usr", None, "2"]
 
 
-def test_a_prepared_interpreter_that_is_of_no_use_is_replaced(box: Box, app: Path) -> None:
-    assert prepared(box, app, WHERE, RESIDENT | ANEW) == Specialised(0, "fork")
-    assert json.loads(box.call().stdout) == ["/usr", None, "2"]
-    assert len(box.processes()) == 2
+def test_a_prepared_interpreter_that_is_of_no_use_is_replaced(
+    bare_guest: BareGuest, app: Path
+) -> None:
+    assert prepared(bare_guest, app, WHERE, RESIDENT | ANEW) == Specialised(0, "fork")
+    assert json.loads(bare_guest.call().stdout) == ["/usr", None, "2"]
+    assert len(bare_guest.processes()) == 2
 
 
-def test_a_prepared_interpreter_that_died_shows_when_it_is_wanted(box: Box) -> None:
-    box.socket.sendall(encode_prepare(argv=["/bin/false"], environment={}))
+def test_a_prepared_interpreter_that_died_shows_when_it_is_wanted(bare_guest: BareGuest) -> None:
+    bare_guest.socket.sendall(encode_prepare(argv=["/bin/false"], environment={}))
     time.sleep(0.2)
-    answer = box.specialise(["/bin/false"], flags=RESIDENT)
+    answer = bare_guest.specialise(["/bin/false"], flags=RESIDENT)
     assert "ended with status 1 before it was ready" in answer.text
 
 
@@ -405,28 +423,30 @@ def handler(event, context):
 
 
 def test_a_call_in_a_fork_can_neither_see_nor_reach_the_process_it_was_forked_from(
-    box: Box, app: Path
+    bare_guest: BareGuest, app: Path
 ) -> None:
-    assert python(box, app, HOSTILE) == Specialised(0, "fork")
+    assert python(bare_guest, app, HOSTILE) == Specialised(0, "fork")
     for _ in range(3):
-        assert box.call().stdout == b'{"told": [], "secret": 2, "had": 0}'
+        assert bare_guest.call().stdout == b'{"told": [], "secret": 2, "had": 0}'
 
 
-def test_negative_control_without_the_lock_the_process_is_open(box: Box, app: Path) -> None:
+def test_negative_control_without_the_lock_the_process_is_open(
+    bare_guest: BareGuest, app: Path
+) -> None:
     left_open = RUNNER.read_text().replace("harden(True)", "harden(False)")
-    python(box, app, HOSTILE, source_of_runner=left_open)
-    assert b'"mem"' in box.call().stdout
+    python(bare_guest, app, HOSTILE, source_of_runner=left_open)
+    assert b'"mem"' in bare_guest.call().stdout
 
 
 def test_a_call_that_ends_the_process_it_was_forked_from_ends_the_sandbox(
-    box: Box, app: Path
+    bare_guest: BareGuest, app: Path
 ) -> None:
     source = "import os, time\ndef handler():\n    os.kill(os.getppid(), 9)\n    time.sleep(5)\n"
-    python(box, app, source)
-    box.send_call()
-    end = end_of(box)
+    python(bare_guest, app, source)
+    bare_guest.send_call()
+    end = end_of(bare_guest)
     assert (end.kind, end.code) == (ExitKind.KILLED, 9)
-    assert box.wait() == 0
+    assert bare_guest.wait() == 0
 
 
 TREATMENTS = {
@@ -450,60 +470,66 @@ TREATMENTS = {
 
 @pytest.mark.parametrize("how", TREATMENTS)
 def test_a_call_that_treats_the_process_it_was_forked_from_ends_the_sandbox(
-    box: Box, app: Path, how: str
+    bare_guest: BareGuest, app: Path, how: str
 ) -> None:
     release = tuple(map(int, os.uname().release.split(".")[:2]))
     if how == "turns" and release < (6, 12):
         pytest.skip("this kernel has no turns of a process's own")
     source = f"import os\ndef handler():\n    zygote = os.getppid()\n    {TREATMENTS[how]}\n"
-    python(box, app, source)
-    box.send_call()
-    end = end_of(box)
+    python(bare_guest, app, source)
+    bare_guest.send_call()
+    end = end_of(bare_guest)
     assert (end.kind, end.code) == (ExitKind.EXITED, 1)
-    assert box.wait() == 0
+    assert bare_guest.wait() == 0
 
 
-def test_no_call_is_treated_by_what_the_one_before_left_running(box: Box, app: Path) -> None:
+def test_no_call_is_treated_by_what_the_one_before_left_running(
+    bare_guest: BareGuest, app: Path
+) -> None:
     source = "import os\ndef handler():\n    zygote, was = os.getppid(), os.getpriority(0, 0)\n"
     source += "    if os.fork() == 0:\n        os.setsid()\n        while True:\n"
     source += f"            {TREATMENTS['priority']}\n    return str(was)\n"
-    python(box, app, source)
+    python(bare_guest, app, source)
     while True:  # sooner or later it is caught, and before that nothing has come of it
-        box.send_call()
+        bare_guest.send_call()
         said = b""
-        while not isinstance(event := box.next(), End):
+        while not isinstance(event := bare_guest.next(), End):
             said += event.data if isinstance(event, Output) and event.stream == "stdout" else b""
         if event.code == 1:
             break
         assert said == b"0"
-        assert isinstance(box.next(), Clean)
-    assert box.wait() == 0
+        assert isinstance(bare_guest.next(), Clean)
+    assert bare_guest.wait() == 0
 
 
-def test_a_call_that_makes_the_pipes_not_block_does_not_harm_the_next(box: Box, app: Path) -> None:
+def test_a_call_that_makes_the_pipes_not_block_does_not_harm_the_next(
+    bare_guest: BareGuest, app: Path
+) -> None:
     source = (
         "import os\ndef handler(event):\n    for fd in (1, 2): os.set_blocking(fd, False)\n"
         "    return 'x' * 300_000\n"
     )
-    python(box, app, source)
+    python(bare_guest, app, source)
     for _ in range(3):
-        assert len(box.call().stdout) == 300_000
+        assert len(bare_guest.call().stdout) == 300_000
 
 
-def test_a_module_that_starts_a_thread_is_not_forked_and_says_so(box: Box, app: Path) -> None:
+def test_a_module_that_starts_a_thread_is_not_forked_and_says_so(
+    bare_guest: BareGuest, app: Path
+) -> None:
     source = (
         "import threading, time, os\n"
         "threading.Thread(target=time.sleep, args=(99,), name='ticker', daemon=True).start()\n"
         "def handler(event): return str(os.getpid())\n"
     )
-    told = python(box, app, source)
+    told = python(bare_guest, app, source)
     assert told.errno == 0
     assert told.text.startswith("once the module starts threads")
     assert "ticker" in told.text
-    assert len({box.call().stdout for _ in range(3)}) == 3
+    assert len({bare_guest.call().stdout for _ in range(3)}) == 3
 
 
-def test_forks_do_not_draw_the_same_numbers(box: Box, app: Path) -> None:
+def test_forks_do_not_draw_the_same_numbers(bare_guest: BareGuest, app: Path) -> None:
     source = (
         "import random, uuid, os, ssl, secrets, tempfile\n"
         "random.random()\n"
@@ -512,8 +538,8 @@ def test_forks_do_not_draw_the_same_numbers(box: Box, app: Path) -> None:
         "    return [random.random(), str(uuid.uuid4()), str(uuid.uuid1()),\n"
         "            os.urandom(8).hex(), ssl.RAND_bytes(8).hex(), secrets.token_hex(8), name]\n"
     )
-    python(box, app, source)
-    drawn = [json.loads(box.call().stdout) for _ in range(50)]
+    python(bare_guest, app, source)
+    drawn = [json.loads(bare_guest.call().stdout) for _ in range(50)]
     for each in zip(*drawn, strict=True):
         assert len(set(each)) == 50
 
@@ -532,10 +558,10 @@ while True:
 """
 
 
-def test_an_answer_amid_a_flood_stays_within_the_guests_buffer(box: Box) -> None:
-    assert small(box, ANSWER_AMID_A_FLOOD, keep=True).errno == 0
+def test_an_answer_amid_a_flood_stays_within_the_guests_buffer(bare_guest: BareGuest) -> None:
+    assert small(bare_guest, ANSWER_AMID_A_FLOOD, keep=True).errno == 0
     for _ in range(10):
-        answer = box.call()
+        answer = bare_guest.call()
         assert answer.end is not None
         assert (answer.end.kind, answer.end.code) == (ExitKind.EXITED, 0)
         assert (answer.stdout, answer.stderr) == (b"a" * 65_536, b"e" * 900_000)

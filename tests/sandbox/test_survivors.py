@@ -13,7 +13,7 @@ import pytest
 from fuzz.harness import with_mistake
 from quiltfn.guest.wire import Clean, End, ExitKind, Output, Specialised
 from sandbox import test_runner
-from sandbox.guest_box import SANITIZER_EXIT, Box, build_guest
+from sandbox.bare_guest import SANITIZER_EXIT, BareGuest, build_guest
 from sandbox.test_runner import RUNNER, python, small, words
 
 pytestmark = [
@@ -30,8 +30,8 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def box(guest: Path) -> Iterator[Box]:
-    with Box(guest) as one:
+def bare_guest(guest: Path) -> Iterator[BareGuest]:
+    with BareGuest(guest) as one:
         yield one
         assert one.close() != SANITIZER_EXIT
 
@@ -108,9 +108,9 @@ def watcher(how: str) -> str:
     return WATCHER.replace("{leave}", LEFT[how])
 
 
-def alive(box: Box) -> int:
+def alive(bare_guest: BareGuest) -> int:
     """How many processes have a thread that runs."""
-    threads = [Path(f"/proc/{pid}/task").glob("*/stat") for pid in box.processes()]
+    threads = [Path(f"/proc/{pid}/task").glob("*/stat") for pid in bare_guest.processes()]
     states = [[one.read_text().rpartition(") ")[2][0] for one in each] for each in threads]
     return sum(set(each) != {"Z"} for each in states)
 
@@ -132,21 +132,21 @@ def test_negative_control_what_is_left_reads_and_answers_the_next_call(
     how: str,
 ) -> None:
     trusting = RUNNER.read_text().replace("        reap()\n", "")
-    with Box(blind) as box:
-        python(box, app, watcher(how), source_of_runner=trusting)
-        assert box.call(payload=b"plant").stdout == b"planted"
-        end = box.call(payload=b"s3cr3t").end
+    with BareGuest(blind) as bare_guest:
+        python(bare_guest, app, watcher(how), source_of_runner=trusting)
+        assert bare_guest.call(payload=b"plant").stdout == b"planted"
+        end = bare_guest.call(payload=b"s3cr3t").end
         assert end is not None
         assert (end.kind, end.code) == (ExitKind.KILLED, 9)
 
 
 @pytest.mark.parametrize("how", LEFT)
-def test_nothing_of_a_call_is_alive_in_the_next(box: Box, app: Path, how: str) -> None:
-    assert python(box, app, watcher(how)) == Specialised(0, "fork")
+def test_nothing_of_a_call_is_alive_in_the_next(bare_guest: BareGuest, app: Path, how: str) -> None:
+    assert python(bare_guest, app, watcher(how)) == Specialised(0, "fork")
     for _ in range(5):
-        assert box.call(payload=b"plant").stdout == b"planted"
-        assert alive(box) == 2
-        answer = box.call(payload=b"s3cr3t")
+        assert bare_guest.call(payload=b"plant").stdout == b"planted"
+        assert alive(bare_guest) == 2
+        answer = bare_guest.call(payload=b"s3cr3t")
         assert (answer.stderr, json.loads(answer.stdout)) == (b"", [[], 20])
 
 
@@ -172,25 +172,25 @@ while True:
 """
 
 
-def test_a_runner_of_somebody_elses_need_not_help(box: Box) -> None:
+def test_a_runner_of_somebody_elses_need_not_help(bare_guest: BareGuest) -> None:
     """What it does not reap is dead and counts as a process of its sandbox until it does."""
-    assert small(box, FORKING).errno == 0
+    assert small(bare_guest, FORKING).errno == 0
     for number in range(1, 6):
-        assert words(box.call()) == ["-1"]
-        assert alive(box) == 2
-        assert len(box.processes()) == 2 + number
+        assert words(bare_guest.call()) == ["-1"]
+        assert alive(bare_guest) == 2
+        assert len(bare_guest.processes()) == 2 + number
 
 
-def test_what_a_runner_that_forks_writes_itself_is_of_the_calls_log(box: Box) -> None:
+def test_what_a_runner_that_forks_writes_itself_is_of_the_calls_log(bare_guest: BareGuest) -> None:
     says = "    print('by the runner', flush=True)\n    say(f'done {number.decode()}"
     small(
-        box,
+        bare_guest,
         FORKING.replace('    say(f"done {number.decode()}', says).replace(
             'exited 0")', "exited 0')"
         ),
     )
     for _ in range(2):
-        answer = box.call()
+        answer = bare_guest.call()
         assert (answer.stdout, answer.stderr) == (b"-1\n", b"by the runner\n")
 
 
@@ -228,15 +228,15 @@ def handler(event):
 """
 
 
-def test_no_two_calls_have_a_stream_in_common(box: Box, app: Path) -> None:
-    assert python(box, app, STREAMS) == Specialised(0, "fork")
+def test_no_two_calls_have_a_stream_in_common(bare_guest: BareGuest, app: Path) -> None:
+    assert python(bare_guest, app, STREAMS) == Specialised(0, "fork")
     inodes: set[int] = set()
-    fresh = [one[:-1] for one in json.loads(box.call().stdout)[0]]
+    fresh = [one[:-1] for one in json.loads(bare_guest.call().stdout)[0]]
     for _ in range(3):
-        before, spoilt = json.loads(box.call(payload=b"spoil").stdout)
+        before, spoilt = json.loads(bare_guest.call(payload=b"spoil").stdout)
         assert [one[:-1] for one in before] == fresh
         assert all(one[:-1] != was for one, was in zip(spoilt, fresh, strict=True))
-        after = json.loads(box.call(payload=b"look").stdout)[0]
+        after = json.loads(bare_guest.call(payload=b"look").stdout)[0]
         assert [one[:-1] for one in after] == fresh
         now = {one[-1] for one in after + before} - {0}
         assert len(now) == 4
@@ -244,10 +244,12 @@ def test_no_two_calls_have_a_stream_in_common(box: Box, app: Path) -> None:
         inodes |= now
 
 
-def test_negative_control_a_runner_that_stays_keeps_its_streams(box: Box, app: Path) -> None:
-    python(box, app, STREAMS.replace("F_SETSIG, 9", "F_SETSIG, 0"), keep=True)
-    box.call(payload=b"spoil")
-    (after,) = json.loads(box.call(payload=b"look").stdout)
+def test_negative_control_a_runner_that_stays_keeps_its_streams(
+    bare_guest: BareGuest, app: Path
+) -> None:
+    python(bare_guest, app, STREAMS.replace("F_SETSIG, 9", "F_SETSIG, 0"), keep=True)
+    bare_guest.call(payload=b"spoil")
+    (after,) = json.loads(bare_guest.call(payload=b"look").stdout)
     assert 0 not in [one[1] for one in after]
 
 
@@ -271,25 +273,27 @@ def handler(event):
 """
 
 
-def test_a_signal_that_a_call_arranges_for_does_not_reach_the_runner(box: Box, app: Path) -> None:
-    """But for F_SETSIG, which the fence's filter refuses; a box has none."""
-    assert python(box, app, ARMED).errno == 0
-    call_in_turns(box)
+def test_a_signal_that_a_call_arranges_for_does_not_reach_the_runner(
+    bare_guest: BareGuest, app: Path
+) -> None:
+    """But for F_SETSIG, which the fence's filter refuses; a bare guest has none."""
+    assert python(bare_guest, app, ARMED).errno == 0
+    call_in_turns(bare_guest)
 
 
 def test_negative_control_of_a_runner_that_heeds_it_the_next_call_fails(
-    box: Box, app: Path
+    bare_guest: BareGuest, app: Path
 ) -> None:
     heeding = RUNNER.read_text().replace("_signal.SIG_IGN", "_signal.SIG_DFL")
-    python(box, app, ARMED, source_of_runner=heeding)
+    python(bare_guest, app, ARMED, source_of_runner=heeding)
     with pytest.raises((EOFError, OSError, AssertionError)):
-        call_in_turns(box)
+        call_in_turns(bare_guest)
 
 
-def call_in_turns(box: Box) -> None:
+def call_in_turns(bare_guest: BareGuest) -> None:
     for _ in range(20):
-        assert box.call(payload=b"0").stdout == b"armed"
-        assert box.call(payload=b"look").stdout == b"fine"
+        assert bare_guest.call(payload=b"0").stdout == b"armed"
+        assert bare_guest.call(payload=b"look").stdout == b"fine"
 
 
 # A sibling of the call's process waits until that is gone, then sends the runner a signal and ends,
@@ -338,25 +342,25 @@ def late_and_blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_call_that_signals_the_runner_is_the_last_of_its_instance(
     late: Path, app: Path, number: int, ends: bool
 ) -> None:
-    with Box(late) as box:
-        python(box, app, SENDER)
-        box.send_call(payload=json.dumps([int(number), ends]).encode())
-        said, end = output_and_end(box)
+    with BareGuest(late) as bare_guest:
+        python(bare_guest, app, SENDER)
+        bare_guest.send_call(payload=json.dumps([int(number), ends]).encode())
+        said, end = output_and_end(bare_guest)
         # A sender that lived until all were stopped had the runner go on with them.
         if number == signal.SIGSTOP and not ends and end.code == 0:
             assert (end.kind, end.code, said) == (ExitKind.EXITED, 0, b"sent")
-            assert isinstance(box.next(), Clean)
-            assert box.call(payload=b"look").stdout == b"fine"
+            assert isinstance(bare_guest.next(), Clean)
+            assert bare_guest.call(payload=b"look").stdout == b"fine"
             return
         assert (end.kind, end.code) == (ExitKind.EXITED, 1)
         assert b"the call ended, stopped or signalled the process that it was forked from" in said
         with pytest.raises(EOFError):
-            box.next()
+            bare_guest.next()
 
 
-def output_and_end(box: Box) -> tuple[bytes, End]:
+def output_and_end(bare_guest: BareGuest) -> tuple[bytes, End]:
     said = b""
-    while not isinstance(event := box.next(), End):
+    while not isinstance(event := bare_guest.next(), End):
         assert isinstance(event, Output)
         said += event.data
     return said, event
@@ -367,21 +371,26 @@ def test_a_signal_that_the_kernel_sends_too_does_not_reach_the_runner(
     late: Path, app: Path, number: int
 ) -> None:
     heeding = f"import signal\nsignal.signal({int(number)}, lambda *_: 1 / 0)\n"
-    with Box(late) as box:
-        python(box, app, heeding + SENDER)
+    with BareGuest(late) as bare_guest:
+        python(bare_guest, app, heeding + SENDER)
         for _ in range(2):
-            assert box.call(payload=json.dumps([int(number), True]).encode()).stdout == b"sent"
-            assert box.call(payload=b"look").stdout == b"fine"
+            assert (
+                bare_guest.call(payload=json.dumps([int(number), True]).encode()).stdout == b"sent"
+            )
+            assert bare_guest.call(payload=b"look").stdout == b"fine"
 
 
 def test_negative_control_a_guest_that_does_not_look_lets_the_next_call_fail(
     late_and_blind: Path, app: Path
 ) -> None:
-    with Box(late_and_blind) as box:
-        python(box, app, SENDER)
-        assert box.call(payload=json.dumps([int(signal.SIGSTOP), True]).encode()).stdout == b"sent"
-        box.send_call(payload=b"look", timeout_ms=500)
-        _, end = output_and_end(box)
+    with BareGuest(late_and_blind) as bare_guest:
+        python(bare_guest, app, SENDER)
+        assert (
+            bare_guest.call(payload=json.dumps([int(signal.SIGSTOP), True]).encode()).stdout
+            == b"sent"
+        )
+        bare_guest.send_call(payload=b"look", timeout_ms=500)
+        _, end = output_and_end(bare_guest)
         assert end.kind == ExitKind.DEADLINE
 
 
@@ -397,10 +406,10 @@ def handler(event): return [before, seen()]
 """
 
 
-def test_a_call_finds_signals_as_its_module_set_them(box: Box, app: Path) -> None:
-    assert python(box, app, SETTINGS) == Specialised(0, "fork")
+def test_a_call_finds_signals_as_its_module_set_them(bare_guest: BareGuest, app: Path) -> None:
+    assert python(bare_guest, app, SETTINGS) == Specialised(0, "fork")
     for _ in range(2):
-        before, seen = json.loads(box.call().stdout)
+        before, seen = json.loads(bare_guest.call().stdout)
         assert seen == before
 
 
@@ -426,13 +435,13 @@ def handler(event):
 def test_a_runner_with_state_that_will_not_hear_is_given_up(
     late: Path, app: Path, number: int
 ) -> None:
-    with Box(late) as box:
-        python(box, app, KEEPS, keep=True)
-        box.send_call(payload=str(int(number)).encode())
-        said, end = output_and_end(box)
+    with BareGuest(late) as bare_guest:
+        python(bare_guest, app, KEEPS, keep=True)
+        bare_guest.send_call(payload=str(int(number)).encode())
+        said, end = output_and_end(bare_guest)
         assert (end.kind, end.code, said[:4]) == (ExitKind.EXITED, 0, b"sent")
         with pytest.raises(EOFError):
-            box.next()
+            bare_guest.next()
 
 
 # One of somebody else's, which does as its language does when it is signalled.
@@ -446,13 +455,13 @@ def test_a_runner_of_somebody_elses_that_is_signalled_is_given_up(late: Path, nu
         f"            os.kill(runner, {int(number)})\n            os._exit(0)\n"
     )
     loop = FORKING[FORKING.index("        while ctypes") : FORKING.index("        print(payload")]
-    with Box(late) as box:
-        small(box, FORKING.replace(loop, "        " + sends))
-        box.send_call()
-        _, end = output_and_end(box)
+    with BareGuest(late) as bare_guest:
+        small(bare_guest, FORKING.replace(loop, "        " + sends))
+        bare_guest.send_call()
+        _, end = output_and_end(bare_guest)
         assert (end.kind, end.code) == (ExitKind.EXITED, 1)
         with pytest.raises(EOFError):
-            box.next()
+            bare_guest.next()
 
 
 IN_COMMON = {
@@ -464,19 +473,21 @@ IN_COMMON = {
 
 
 @pytest.mark.parametrize("what", IN_COMMON)
-def test_what_forks_would_have_in_common_is_not_forked(box: Box, app: Path, what: str) -> None:
+def test_what_forks_would_have_in_common_is_not_forked(
+    bare_guest: BareGuest, app: Path, what: str
+) -> None:
     source, says = IN_COMMON[what]
-    told = python(box, app, f"import os\n{source}\ndef handler(): return str(os.getpid())\n")
+    told = python(bare_guest, app, f"import os\n{source}\ndef handler(): return str(os.getpid())\n")
     assert told.text.startswith(f"once the module {says}")
-    assert len({box.call().stdout for _ in range(3)}) == 3
+    assert len({bare_guest.call().stdout for _ in range(3)}) == 3
 
 
 def test_negative_control_what_is_closed_again_or_ones_own_is_no_reason(
-    box: Box, app: Path
+    bare_guest: BareGuest, app: Path
 ) -> None:
     source = (
         "import mmap, sys\nwith open(sys.executable, 'rb') as file: head = file.read(4)\n"
         "held = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE)\ndef handler(): return head[1:]\n"
     )
-    assert python(box, app, source) == Specialised(0, "fork")
-    assert box.call().stdout == b"ELF"
+    assert python(bare_guest, app, source) == Specialised(0, "fork")
+    assert bare_guest.call().stdout == b"ELF"

@@ -24,8 +24,7 @@ from quiltfn.access import Access
 from quiltfn.admission import Admission, TenantLimits
 from quiltfn.api import errors
 from quiltfn.api.app import make_app
-from quiltfn.api.route import ApiLimits
-from quiltfn.api.route import House as Rooms
+from quiltfn.api.route import ApiLimits, Services
 from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health, Machine
 from quiltfn.idempotency import Idempotency
@@ -36,7 +35,7 @@ from quiltfn.pool.reaper import reap
 from quiltfn.ports import Call, Sandbox
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
 from quiltfn.store import SqlAnswers, SqlAudit, SqliteStore, SqlKeys, SqlOperations
-from service.service_box import HandClock, House, house
+from service.platform_harness import HandClock, Harness, open_harness
 from service.story_time import StoryLoop
 
 T = TypeVar("T")
@@ -133,34 +132,34 @@ async def can_be_made() -> None:
 
 @contextlib.asynccontextmanager
 async def serving(
-    path: Path, fakes: StoryFakes, clock: LoopClock, change: Callable[[House], None]
-) -> AsyncIterator[tuple[House, Health, httpx.ASGITransport]]:
-    """As `main.tie` and `main.serve` do it. `change`: what is to be broken, before it starts."""
-    async with house(path, clock, fakes) as tied:
-        change(tied)
-        database = tied.store.database
+    path: Path, fakes: StoryFakes, clock: LoopClock, change: Callable[[Harness], None]
+) -> AsyncIterator[tuple[Harness, Health, httpx.ASGITransport]]:
+    """As `main.serve` does it. `change`: what is to be broken, before it starts."""
+    async with open_harness(path, clock, fakes) as harness:
+        change(harness)
+        database = harness.store.database
         answers = SqlAnswers(database)
         _, interrupted, _ = errors.render(DIED, "")
         await answers.start(interrupted)
         access = Access(SqlKeys(database), clock)
         await access.refresh()
-        elasticity = Elasticity(tied.lifecycle, SqlOperations(database), clock)
+        elasticity = Elasticity(harness.lifecycle, SqlOperations(database), clock)
         await elasticity.restore()
-        health = Health(MACHINE, tied.store, tied.journal, path, can_be_made)
+        health = Health(MACHINE, harness.store, harness.journal, path, can_be_made)
         nothing: Any = None  # no story asks for what it would be
         app = make_app(
-            Rooms(
+            Services(
                 clock=clock,
                 access=access,
                 admission=Admission(clock, TenantLimits()),
                 idempotency=Idempotency(answers, clock),
-                catalog=tied.catalog,
-                lifecycle=tied.lifecycle,
+                catalog=harness.catalog,
+                lifecycle=harness.lifecycle,
                 elasticity=elasticity,
-                invoker=tied.invoker,
-                pools=tied.pools,
+                invoker=harness.invoker,
+                pools=harness.pools,
                 stock=nothing,
-                journal=tied.journal,
+                journal=harness.journal,
                 keys=SqlKeys(database),
                 audit=SqlAudit(database),
                 runtimes=nothing,
@@ -169,9 +168,9 @@ async def serving(
                 limits=ApiLimits(),
             )
         )
-        reaper = asyncio.ensure_future(reap(tied.pools))
+        reaper = asyncio.ensure_future(reap(harness.pools))
         try:
-            yield tied, health, httpx.ASGITransport(app=app)
+            yield harness, health, httpx.ASGITransport(app=app)
         finally:
             reaper.cancel()
 
@@ -196,7 +195,7 @@ class FakeDriver:
 
     slow = (2.0, 7.0, 40.0)
 
-    def __init__(self, speed: int, change: Callable[[House], None] = lambda _: None) -> None:
+    def __init__(self, speed: int, change: Callable[[Harness], None] = lambda _: None) -> None:
         self._speed, self._change = SPEEDS[speed % len(SPEEDS)], change
         self._loop = StoryLoop()
         memory = Path("/dev/shm")
@@ -309,20 +308,20 @@ class FakeDriver:
     def _start(self) -> None:
         self._fakes = StoryFakes(*self._speed)
         self._life = serving(self._data_dir, self._fakes, LoopClock(self._loop), self._change)
-        self._house, self._health, self._http = self.run(self._life.__aenter__())
+        self._harness, self._health, self._http = self.run(self._life.__aenter__())
 
     async def _drain(self) -> None:
         """What SIGTERM does."""
         self._health.draining = True
-        await self._house.invoker.drain(DRAIN_S)
-        await self._house.pools.aclose()
+        await self._harness.invoker.drain(DRAIN_S)
+        await self._harness.pools.aclose()
         tasks = [one._task for one in self._running]
         if tasks:
             await asyncio.wait(tasks, timeout=GRACE_S)
 
     async def _end(self) -> None:
         # Requests have ended with the pools, which are closed first; then the client may be.
-        await self._house.pools.aclose()
+        await self._harness.pools.aclose()
         await asyncio.sleep(0.1)
         await self._life.__aexit__(None, None, None)
 

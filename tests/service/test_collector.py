@@ -21,7 +21,7 @@ from quiltfn.api.app import make_app
 from quiltfn.api.protocol import bounded
 from quiltfn.api.rooms import Rooms
 from quiltfn.api.route import ApiLimits
-from service.service_box import House, house, open_access
+from service.platform_harness import Harness, open_access, open_harness
 
 CALLS = 50
 REQUEST = (
@@ -55,21 +55,21 @@ def collector_is_off() -> Iterator[None]:
 
 
 @pytest.fixture
-async def tied(tmp_path: Path) -> AsyncIterator[House]:
-    async with house(tmp_path) as tied:
-        yield tied
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with open_harness(tmp_path) as harness:
+        yield harness
 
 
 @pytest.fixture
-async def connection(tied: House) -> AsyncIterator[Connection]:
+async def connection(harness: Harness) -> AsyncIterator[Connection]:
     rooms: Any = SimpleNamespace(
         access=open_access(),
-        admission=Admission(tied.clock, TenantLimits()),
+        admission=Admission(harness.clock, TenantLimits()),
         audit=None,
-        catalog=tied.catalog,
-        clock=tied.clock,
+        catalog=harness.catalog,
+        clock=harness.clock,
         health=SimpleNamespace(machine=SimpleNamespace(memory_max_mib=1024, cores=1)),
-        invoker=tied.invoker,
+        invoker=harness.invoker,
         limits=ApiLimits(),
         rooms=Rooms(),
     )
@@ -89,26 +89,26 @@ async def connection(tied: House) -> AsyncIterator[Connection]:
     await server.wait_closed()
 
 
-async def left_by_calls(tied: House, connection: Connection) -> int:
+async def left_by_calls(harness: Harness, connection: Connection) -> int:
     """Objects that only the collector frees, after `CALLS` warm calls."""
-    entry = await tied.active()
+    entry = await harness.active()
     path = f"/api/functions/{entry.function.id}/invoke"
     for _ in range(CALLS):  # whatever is made once is there after these
         await connection.call(path)
-    await tied.journal.synced()
+    await harness.journal.synced()
     gc.collect()
     for _ in range(CALLS):
         await connection.call(path)
-    await tied.journal.synced()
+    await harness.journal.synced()
     return gc.collect()
 
 
-async def test_a_warm_call_leaves_nothing(tied: House, connection: Connection) -> None:
-    assert await left_by_calls(tied, connection) < CALLS
+async def test_a_warm_call_leaves_nothing(harness: Harness, connection: Connection) -> None:
+    assert await left_by_calls(harness, connection) < CALLS
 
 
 async def test_negative_control_a_call_that_refers_to_itself_is_left(
-    tied: House, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin = direct.DirectCall.__init__
 
@@ -117,4 +117,4 @@ async def test_negative_control_a_call_that_refers_to_itself_is_left(
         call.message_event = call
 
     monkeypatch.setattr(direct.DirectCall, "__init__", itself)
-    assert await left_by_calls(tied, connection) >= CALLS
+    assert await left_by_calls(harness, connection) >= CALLS

@@ -10,7 +10,7 @@ from starlette.datastructures import Address
 from quiltfn.api.app import App, make_app
 from quiltfn.api.direct import CallRequest, Heads
 from quiltfn.api.route import ApiLimits
-from service.service_box import open_access
+from service.platform_harness import open_access
 
 ID = "018f0000-0000-7000-8000-000000000000"
 BY_ID, BY_NAME = f"/api/functions/{ID}/invoke", "/api/functions/invoke/hello"
@@ -18,12 +18,12 @@ BY_ID, BY_NAME = f"/api/functions/{ID}/invoke", "/api/functions/invoke/hello"
 
 @pytest.fixture
 def app() -> App:
-    """The application over a house whose catalog breaks."""
+    """The application over services whose catalog breaks."""
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a secret of ours")
 
-    house: Any = SimpleNamespace(
+    services: Any = SimpleNamespace(
         access=open_access(),
         catalog=SimpleNamespace(by_id=broken, by_name=broken),
         health=SimpleNamespace(machine=SimpleNamespace(memory_max_mib=1024, cores=1)),
@@ -31,7 +31,7 @@ def app() -> App:
         clock=SimpleNamespace(unix=lambda: 0.0),
         audit=None,
     )
-    return make_app(house)
+    return make_app(services)
 
 
 def heads(**more: str) -> Heads:

@@ -19,16 +19,16 @@ from quiltfn.model.errors import (
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Status
 from quiltfn.model.pool import PoolLimits
-from service.service_box import House, house, until
+from service.platform_harness import Harness, open_harness, until
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[House]:
-    async with house(tmp_path) as server:
+async def server(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with open_harness(tmp_path) as server:
         yield server
 
 
-async def test_create_deploy_invoke(server: House) -> None:
+async def test_create_deploy_invoke(server: Harness) -> None:
     entry = await server.create("echo hello")
     assert entry.function.state is FunctionState.PENDING
     await server.lifecycle.deploy(entry)
@@ -48,7 +48,7 @@ async def test_create_deploy_invoke(server: House) -> None:
     ],
 )
 async def test_a_handler_that_fails_is_a_result_and_its_instance_goes_if_it_is_sick(
-    server: House, handler: str, status: Status, code: int | None
+    server: Harness, handler: str, status: Status, code: int | None
 ) -> None:
     entry = await server.active(handler)
     record = await server.invoke(entry, timeout_seconds=1)
@@ -59,14 +59,14 @@ async def test_a_handler_that_fails_is_a_result_and_its_instance_goes_if_it_is_s
     assert server.counts(entry) == ({"ready": 1} if status is Status.FAILED else {})
 
 
-async def test_a_second_call_is_warm_on_the_same_instance(server: House) -> None:
+async def test_a_second_call_is_warm_on_the_same_instance(server: Harness) -> None:
     entry = await server.active()
     for _ in range(5):
         assert (await server.invoke(entry)).cold_start is False
     assert len(server.sandboxes.created) == 1
 
 
-async def test_a_call_beside_a_running_one_is_cold(server: House) -> None:
+async def test_a_call_beside_a_running_one_is_cold(server: Harness) -> None:
     entry = await server.active("sleep 60")
     await server.running(entry)
     second = await server.running(entry)
@@ -79,7 +79,7 @@ async def test_a_call_beside_a_running_one_is_cold(server: House) -> None:
 
 @pytest.mark.parametrize("state", ["pending", "paused", "error", "deploying"])
 async def test_a_function_that_is_not_active_names_its_state_and_the_call_that_helps(
-    server: House, state: str
+    server: Harness, state: str
 ) -> None:
     entry = await server.create("fail-to-start" if state == "error" else "echo hello")
     if state == "error":
@@ -98,7 +98,7 @@ async def test_a_function_that_is_not_active_names_its_state_and_the_call_that_h
     assert await server.records(entry) == []
 
 
-async def test_a_full_line_refuses_and_leaves_no_record(server: House) -> None:
+async def test_a_full_line_refuses_and_leaves_no_record(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     server.pools.retarget(entry.function.id, PoolLimits(max_instances=1, line_max=1))
     await server.running(entry)
@@ -109,7 +109,7 @@ async def test_a_full_line_refuses_and_leaves_no_record(server: House) -> None:
     assert len(await server.records(entry)) == 1  # the running one: who waits has none yet
 
 
-async def test_a_wait_that_is_over_refuses_and_leaves_no_record(server: House) -> None:
+async def test_a_wait_that_is_over_refuses_and_leaves_no_record(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     await server.running(entry)
     waiting = await server.running(entry)
@@ -122,7 +122,7 @@ async def test_a_wait_that_is_over_refuses_and_leaves_no_record(server: House) -
     assert len(await server.records(entry)) == 1
 
 
-async def test_an_instance_that_cannot_be_made_leaves_an_error_record(server: House) -> None:
+async def test_an_instance_that_cannot_be_made_leaves_an_error_record(server: Harness) -> None:
     entry = await server.active("sleep 60")
     await server.running(entry)
     for sandbox in list(server.sandboxes.alive.values()):
@@ -141,7 +141,9 @@ async def test_an_instance_that_cannot_be_made_leaves_an_error_record(server: Ho
     assert failed.error_message == "there is no room for another sandbox"
 
 
-async def test_a_sandbox_that_dies_under_the_call_is_an_error_with_a_record(server: House) -> None:
+async def test_a_sandbox_that_dies_under_the_call_is_an_error_with_a_record(
+    server: Harness,
+) -> None:
     entry = await server.active("die")
     with pytest.raises(RuntimeUnavailable) as error:
         await server.invoke(entry)
@@ -152,7 +154,7 @@ async def test_a_sandbox_that_dies_under_the_call_is_an_error_with_a_record(serv
 
 
 async def test_a_call_that_cannot_be_recorded_is_not_run_and_its_instance_is_ready_again(
-    server: House, monkeypatch: pytest.MonkeyPatch
+    server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = await server.active()
 
@@ -167,7 +169,7 @@ async def test_a_call_that_cannot_be_recorded_is_not_run_and_its_instance_is_rea
     assert (await server.invoke(entry)).status is Status.SUCCESS
 
 
-async def test_the_payload_and_the_variables_of_the_call_reach_the_handler(server: House) -> None:
+async def test_the_payload_and_the_variables_of_the_call_reach_the_handler(server: Harness) -> None:
     cat = await server.active("cat", name="cat")
     assert (await server.invoke(cat, payload="grüße".encode())).stdout.decode() == "grüße"
     echo = await server.active("echo $NAME", name="echo", environment={"NAME": "version"})
@@ -187,7 +189,9 @@ async def test_the_payload_and_the_variables_of_the_call_reach_the_handler(serve
         Request(payload="ä".encode() * (PAYLOAD_MAX_BYTES // 2 + 1)),
     ],
 )
-async def test_a_request_that_is_refused_leaves_no_record(server: House, request_: Request) -> None:
+async def test_a_request_that_is_refused_leaves_no_record(
+    server: Harness, request_: Request
+) -> None:
     entry = await server.active()
     with pytest.raises(Unprocessable):
         await server.invoker.invoke(entry, request_)
@@ -195,14 +199,14 @@ async def test_a_request_that_is_refused_leaves_no_record(server: House, request
     assert server.counts(entry) == {"ready": 1}
 
 
-async def test_a_deleted_function_is_not_found_even_by_who_still_holds_it(server: House) -> None:
+async def test_a_deleted_function_is_not_found_even_by_who_still_holds_it(server: Harness) -> None:
     entry = await server.active()
     await server.lifecycle.delete(entry)
     with pytest.raises(NotFound):
         await server.invoke(entry)
 
 
-async def test_draining_refuses_new_calls_and_waits_for_running_ones(server: House) -> None:
+async def test_draining_refuses_new_calls_and_waits_for_running_ones(server: Harness) -> None:
     entry = await server.active("sleep 0.05")
     running = await server.running(entry)
     draining = asyncio.ensure_future(server.invoker.drain(10))
@@ -215,7 +219,7 @@ async def test_draining_refuses_new_calls_and_waits_for_running_ones(server: Hou
 
 
 async def test_draining_gives_up_after_its_time_and_closing_interrupts_the_rest(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active("sleep 60")
     running = await server.running(entry)
@@ -228,7 +232,7 @@ async def test_draining_gives_up_after_its_time_and_closing_interrupts_the_rest(
     assert (record.invocation_id, record.status) == (told.value.invocation_id, Status.INTERRUPTED)
 
 
-async def test_a_hundred_calls_at_once_share_the_maximum_and_all_succeed(server: House) -> None:
+async def test_a_hundred_calls_at_once_share_the_maximum_and_all_succeed(server: Harness) -> None:
     entry = await server.active("sleep 0.001", max_instances=3)
     records = await asyncio.gather(*(server.invoke(entry) for _ in range(100)))
     assert {record.status for record in records} == {Status.SUCCESS}
@@ -238,7 +242,7 @@ async def test_a_hundred_calls_at_once_share_the_maximum_and_all_succeed(server:
 
 
 async def test_a_warm_call_reads_nothing_from_the_store(
-    server: House, monkeypatch: pytest.MonkeyPatch
+    server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = await server.active("echo hello")
     await server.invoke(entry)

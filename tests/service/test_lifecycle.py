@@ -16,22 +16,22 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import Status
-from service.service_box import TENANT, House, house, until
+from service.platform_harness import TENANT, Harness, open_harness, until
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[House]:
-    async with house(tmp_path) as server:
+async def server(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with open_harness(tmp_path) as server:
         yield server
 
 
-def background(server: House, work) -> "asyncio.Future":
+def background(server: Harness, work) -> "asyncio.Future":
     task = asyncio.ensure_future(work)
     server.tasks.append(task)
     return task
 
 
-async def numbers(server: House, entry) -> list[int]:
+async def numbers(server: Harness, entry) -> list[int]:
     return [version.number for version in (await server.lifecycle.versions(entry)).items]
 
 
@@ -40,7 +40,7 @@ async def numbers(server: House, entry) -> list[int]:
 
 @pytest.mark.parametrize(("least", "ready"), [(0, 1), (1, 1), (3, 3)])
 async def test_deploy_makes_the_minimum_ready_and_at_least_one(
-    server: House, least: int, ready: int
+    server: Harness, least: int, ready: int
 ) -> None:
     entry = await server.active(min_instances=least)
     assert server.counts(entry) == {"ready": ready}
@@ -48,7 +48,7 @@ async def test_deploy_makes_the_minimum_ready_and_at_least_one(
 
 @pytest.mark.parametrize("handler", ["refuse-to-specialise", "fail-to-start"])
 async def test_a_deploy_that_cannot_stand_is_an_error_with_a_reason(
-    server: House, handler: str
+    server: Harness, handler: str
 ) -> None:
     entry = await server.lifecycle.deploy(await server.create(handler))
     assert entry.function.state is FunctionState.ERROR
@@ -61,7 +61,9 @@ async def test_a_deploy_that_cannot_stand_is_an_error_with_a_reason(
     assert entry.function.error_message is None
 
 
-async def test_deploy_of_an_active_function_tops_up_and_changes_nothing_else(server: House) -> None:
+async def test_deploy_of_an_active_function_tops_up_and_changes_nothing_else(
+    server: Harness,
+) -> None:
     entry = await server.active("sleep 60")
     version = entry.version
     await server.running(entry)
@@ -73,7 +75,7 @@ async def test_deploy_of_an_active_function_tops_up_and_changes_nothing_else(ser
 
 
 async def test_a_deploy_that_takes_long_answers_deploying_and_goes_on(
-    server: House, monkeypatch: pytest.MonkeyPatch
+    server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "DEPLOY_ANSWERS_WITHIN_S", 0.01)
     server.sandboxes.may_start.clear()
@@ -85,7 +87,7 @@ async def test_a_deploy_that_takes_long_answers_deploying_and_goes_on(
     assert len(server.sandboxes.created) == 1
 
 
-async def test_what_is_updated_while_deploying_is_what_stands(server: House) -> None:
+async def test_what_is_updated_while_deploying_is_what_stands(server: Harness) -> None:
     server.sandboxes.may_start.clear()
     entry = await server.create("echo old")
     deploying = background(server, server.lifecycle.deploy(entry))
@@ -97,7 +99,9 @@ async def test_what_is_updated_while_deploying_is_what_stands(server: House) -> 
     server.pools._pools[entry.function.id].model.check()
 
 
-async def test_targets_that_are_updated_while_deploying_hold_once_it_stands(server: House) -> None:
+async def test_targets_that_are_updated_while_deploying_hold_once_it_stands(
+    server: Harness,
+) -> None:
     server.sandboxes.may_start.clear()
     entry = await server.create("sleep 60")
     deploying = background(server, server.lifecycle.deploy(entry))
@@ -111,7 +115,7 @@ async def test_targets_that_are_updated_while_deploying_hold_once_it_stands(serv
 
 
 async def test_a_deployment_that_could_not_write_its_outcome_can_be_deployed_again(
-    server: House, monkeypatch: pytest.MonkeyPatch
+    server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The disk is full at the moment at which the deployment is done, and has room a minute later.
     entry = await server.create()
@@ -135,7 +139,7 @@ async def test_a_deployment_that_could_not_write_its_outcome_can_be_deployed_aga
 
 
 async def test_pause_refuses_who_waits_lets_who_runs_end_and_leaves_nothing_ready(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active("sleep 0.05", max_instances=1)
     running = await server.running(entry)
@@ -151,7 +155,7 @@ async def test_pause_refuses_who_waits_lets_who_runs_end_and_leaves_nothing_read
     assert (await server.invoke(entry)).status is Status.SUCCESS
 
 
-async def test_pause_while_deploying_ends_the_deployment(server: House) -> None:
+async def test_pause_while_deploying_ends_the_deployment(server: Harness) -> None:
     server.sandboxes.may_start.clear()
     entry = await server.create()
     deploying = background(server, server.lifecycle.deploy(entry))
@@ -163,7 +167,7 @@ async def test_pause_while_deploying_ends_the_deployment(server: House) -> None:
     await until(lambda: server.sandboxes.alive == {})
 
 
-async def test_pause_and_resume_at_once_while_deploying_ends_active(server: House) -> None:
+async def test_pause_and_resume_at_once_while_deploying_ends_active(server: Harness) -> None:
     # A user presses pause and thinks better of it. The first deployment learns that it was ended
     # only when the function is being deployed again, and must not take that for its own failure.
     server.sandboxes.may_start.clear()
@@ -178,7 +182,7 @@ async def test_pause_and_resume_at_once_while_deploying_ends_active(server: Hous
     assert (entry.function.state, entry.function.error_message) == (FunctionState.ACTIVE, None)
 
 
-async def test_pause_and_resume_of_what_never_ran_are_conflicts(server: House) -> None:
+async def test_pause_and_resume_of_what_never_ran_are_conflicts(server: Harness) -> None:
     pending = await server.create()
     broken = await server.lifecycle.deploy(await server.create("fail-to-start", name="broken"))
     for entry in (pending, broken):
@@ -192,7 +196,7 @@ async def test_pause_and_resume_of_what_never_ran_are_conflicts(server: House) -
 
 
 async def test_delete_frees_the_name_at_once_and_ends_running_calls_after_a_moment(
-    server: House, monkeypatch: pytest.MonkeyPatch
+    server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.02)
     entry = await server.active("sleep 60", max_instances=1)
@@ -212,7 +216,7 @@ async def test_delete_frees_the_name_at_once_and_ends_running_calls_after_a_mome
 
 
 async def test_a_verb_that_waited_while_the_function_was_deleted_does_not_find_it(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.create()
     verbs = [
@@ -226,7 +230,7 @@ async def test_a_verb_that_waited_while_the_function_was_deleted_does_not_find_i
 
 
 async def test_delete_while_deploying_leaves_nothing(
-    server: House, monkeypatch: pytest.MonkeyPatch
+    server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.0)
     server.sandboxes.may_start.clear()
@@ -245,7 +249,7 @@ async def test_delete_while_deploying_leaves_nothing(
 async def test_a_restart_brings_back_what_was_and_deploys_what_was_being_deployed(
     tmp_path: Path,
 ) -> None:
-    async with house(tmp_path) as server:
+    async with open_harness(tmp_path) as server:
         await server.create(name="pending")
         await server.active(name="active", min_instances=1)
         paused = await server.active(name="paused")
@@ -255,7 +259,7 @@ async def test_a_restart_brings_back_what_was_and_deploys_what_was_being_deploye
         deploying = await server.create(name="deploying")
         background(server, server.lifecycle.deploy(deploying))
         await until(lambda: deploying.function.state is FunctionState.DEPLOYING)
-    async with house(tmp_path) as server:
+    async with open_harness(tmp_path) as server:
         states = {entry.function.name: entry.function.state for entry in server.catalog.all()}
         assert {name: state.value for name, state in states.items()} == {
             name: name for name in ("pending", "active", "paused", "error", "deploying")
@@ -270,7 +274,7 @@ async def test_a_restart_brings_back_what_was_and_deploys_what_was_being_deploye
 # Many at once --------------------------------------------------------------------------------
 
 
-async def test_of_fifty_simultaneous_creates_of_one_name_one_wins(server: House) -> None:
+async def test_of_fifty_simultaneous_creates_of_one_name_one_wins(server: Harness) -> None:
     made = await asyncio.gather(
         *(server.create(name="one") for _ in range(50)), return_exceptions=True
     )
@@ -281,7 +285,7 @@ async def test_of_fifty_simultaneous_creates_of_one_name_one_wins(server: House)
 
 
 async def test_delete_and_create_of_one_name_again_and_again_never_lose_the_name(
-    server: House, monkeypatch: pytest.MonkeyPatch
+    server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.0)
     entry = await server.create(name="one")
@@ -298,7 +302,7 @@ async def test_delete_and_create_of_one_name_again_and_again_never_lose_the_name
 
 
 async def test_a_name_that_was_freed_and_taken_again_stays_with_its_new_owner(
-    server: House,
+    server: Harness,
 ) -> None:
     # The store frees a name a moment before the catalog hears of it; in between somebody is faster.
     old = await server.create(name="one")

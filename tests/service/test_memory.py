@@ -9,7 +9,7 @@ from quiltfn.model.errors import CapacityFull
 from quiltfn.model.memory import Memory
 from quiltfn.model.pool import summed
 from quiltfn.observe import metrics
-from service.service_box import house, until
+from service.platform_harness import open_harness, until
 
 
 def evictions() -> float:
@@ -18,10 +18,10 @@ def evictions() -> float:
 
 async def test_calls_beyond_the_memory_wait_and_are_all_answered(tmp_path: Path) -> None:
     memory = Memory(budget_mib=600)
-    async with house(tmp_path, memory=memory) as home:
-        one = await home.active("sleep 0.02", name="one", memory_limit_mb=256)
-        other = await home.active("sleep 0.02", name="other", memory_limit_mb=512)
-        calls = [await home.running(entry) for _ in range(4) for entry in (one, other)]
+    async with open_harness(tmp_path, memory=memory) as harness:
+        one = await harness.active("sleep 0.02", name="one", memory_limit_mb=256)
+        other = await harness.active("sleep 0.02", name="other", memory_limit_mb=512)
+        calls = [await harness.running(entry) for _ in range(4) for entry in (one, other)]
         assert memory.short
         assert memory.held_mib <= memory.budget_mib
         done = [await call for call in calls]
@@ -30,27 +30,27 @@ async def test_calls_beyond_the_memory_wait_and_are_all_answered(tmp_path: Path)
 
 
 async def test_they_are_served_in_the_order_in_which_they_came(tmp_path: Path) -> None:
-    async with house(tmp_path, memory=Memory(budget_mib=300)) as home:
-        first = await home.active("sleep 0.05", name="first", memory_limit_mb=256)
+    async with open_harness(tmp_path, memory=Memory(budget_mib=300)) as harness:
+        first = await harness.active("sleep 0.05", name="first", memory_limit_mb=256)
         names = ("b", "c", "d")
-        others = [await home.active("echo hi", name=n, memory_limit_mb=256) for n in names]
-        await home.running(first)
+        others = [await harness.active("echo hi", name=n, memory_limit_mb=256) for n in names]
+        await harness.running(first)
         order: list[str] = []
         for entry in others:
-            home.clock.time += 0.001
-            call = await home.running(entry)
+            harness.clock.time += 0.001
+            call = await harness.running(entry)
             call.add_done_callback(lambda _, name=entry.function.name: order.append(name))
         await until(lambda: len(order) == 3)
         assert order == list(names)
 
 
 async def test_who_waits_for_memory_for_too_long_is_told_so(tmp_path: Path) -> None:
-    async with house(tmp_path, memory=Memory(budget_mib=300)) as home:
-        busy = await home.active("sleep 1", name="busy", memory_limit_mb=256)
-        late = await home.active("echo hi", name="late", memory_limit_mb=256)
-        running = await home.running(busy)
-        waiting = await home.running(late)
-        home.pass_time(10)
+    async with open_harness(tmp_path, memory=Memory(budget_mib=300)) as harness:
+        busy = await harness.active("sleep 1", name="busy", memory_limit_mb=256)
+        late = await harness.active("echo hi", name="late", memory_limit_mb=256)
+        running = await harness.running(busy)
+        waiting = await harness.running(late)
+        harness.pass_time(10)
         with pytest.raises(CapacityFull, match="memory of this machine"):
             await waiting
         running.cancel()
@@ -60,24 +60,24 @@ async def test_an_idle_instance_leaves_for_a_call_and_that_is_logged_and_counted
     tmp_path: Path,
 ) -> None:
     memory, before = Memory(budget_mib=300), evictions()
-    async with house(tmp_path, memory=memory) as home:
-        idle = await home.active("echo hi", name="idle", memory_limit_mb=256)
-        needs = await home.active("echo hi", name="needs", memory_limit_mb=300)
+    async with open_harness(tmp_path, memory=memory) as harness:
+        idle = await harness.active("echo hi", name="idle", memory_limit_mb=256)
+        needs = await harness.active("echo hi", name="needs", memory_limit_mb=300)
         with capture_logs() as logs:
-            done = await home.invoke(needs)
+            done = await harness.invoke(needs)
         assert done.status.value == "success"
-        assert home.counts(idle) == {}
+        assert harness.counts(idle) == {}
         assert evictions() == before + 1
         (line,) = [one for one in logs if "evicted" in one["event"]]
         assert line["function"] == idle.function.id
 
 
 async def test_the_counts_of_all_pools_add_up_to_the_sandboxes(tmp_path: Path) -> None:
-    async with house(tmp_path, memory=Memory(budget_mib=600)) as home:
-        entries = [await home.active("sleep 0.02", name=n, memory_limit_mb=256) for n in "abc"]
-        calls = [await home.running(entry) for entry in entries]
-        total = summed(home.pools.counts(entry.function.id) for entry in entries)
-        assert total.total == len(home.sandboxes.alive)
+    async with open_harness(tmp_path, memory=Memory(budget_mib=600)) as harness:
+        entries = [await harness.active("sleep 0.02", name=n, memory_limit_mb=256) for n in "abc"]
+        calls = [await harness.running(entry) for entry in entries]
+        total = summed(harness.pools.counts(entry.function.id) for entry in entries)
+        assert total.total == len(harness.sandboxes.alive)
         assert total.busy == 2
         for call in calls:
             await call
@@ -88,13 +88,13 @@ async def test_an_instance_that_is_gone_while_another_is_measured_does_no_harm(
 ) -> None:
     # The reaper measures two idle instances; while the launcher answers for the first, the second
     # is ended. The reaper must not end with it.
-    async with house(tmp_path) as home:
-        entry = await home.active("sleep 0.01", max_instances=2)
-        calls = [await home.running(entry), await home.running(entry)]
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active("sleep 0.01", max_instances=2)
+        calls = [await harness.running(entry), await harness.running(entry)]
         for call in calls:
             await call
-        pool = home.pools._pools[entry.function.id]
-        await until(lambda: home.counts(entry) == {"ready": 2})
+        pool = harness.pools._pools[entry.function.id]
+        await until(lambda: harness.counts(entry) == {"ready": 2})
         first, second = pool.sandboxes.values()
 
         async def used_mib() -> float:
@@ -103,4 +103,4 @@ async def test_an_instance_that_is_gone_while_another_is_measured_does_no_harm(
             return 2.0
 
         first.used_mib = used_mib  # type: ignore[method-assign]
-        await home.pools.measure()
+        await harness.pools.measure()

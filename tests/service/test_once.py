@@ -17,7 +17,7 @@ import httpx
 import pytest
 from starlette.datastructures import Address
 
-from contract.store_box import files_at_most
+from contract.stores import files_at_most
 from quiltfn import idempotency
 from quiltfn.access import Access
 from quiltfn.admission import Admission, TenantLimits
@@ -32,7 +32,7 @@ from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.ports import Call
 from quiltfn.sandbox import fake
 from quiltfn.store import SqlAnswers, SqlAudit, SqlKeys
-from service.service_box import House, house
+from service.platform_harness import Harness, open_harness
 
 KEY = {"Idempotency-Key": "k"}
 LOST, DIED = b'{"error":"lost"}', b'{"error":"died"}'
@@ -40,11 +40,11 @@ LOST, DIED = b'{"error":"lost"}', b'{"error":"died"}'
 
 @dataclass
 class Door:
-    """The application over a house. `runs`: what handlers were given."""
+    """The application over services. `runs`: what handlers were given."""
 
     app: App
     http: httpx.AsyncClient
-    tied: House
+    harness: Harness
     entry: Entry
     rooms: Rooms
     runs: list[bytes | None] = field(default_factory=list)
@@ -68,33 +68,33 @@ class Door:
 
 @contextlib.asynccontextmanager
 async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[Door]:
-    async with house(path) as tied:
-        tied.store.database._busy_s = 0.3
-        answers = SqlAnswers(tied.store.database)
+    async with open_harness(path) as harness:
+        harness.store.database._busy_s = 0.3
+        answers = SqlAnswers(harness.store.database)
         await answers.start(DIED)
-        access = Access(SqlKeys(tied.store.database), tied.clock)
+        access = Access(SqlKeys(harness.store.database), harness.clock)
         await access.refresh()
         parts: Any = SimpleNamespace(
             access=access,
-            admission=Admission(tied.clock, TenantLimits()),
-            audit=SqlAudit(tied.store.database),
-            catalog=tied.catalog,
-            clock=tied.clock,
+            admission=Admission(harness.clock, TenantLimits()),
+            audit=SqlAudit(harness.store.database),
+            catalog=harness.catalog,
+            clock=harness.clock,
             health=SimpleNamespace(
                 machine=SimpleNamespace(memory_max_mib=1024, cores=1), draining=False
             ),
-            idempotency=Idempotency(answers, tied.clock, LOST),
-            invoker=tied.invoker,
-            lifecycle=tied.lifecycle,
+            idempotency=Idempotency(answers, harness.clock, LOST),
+            invoker=harness.invoker,
+            lifecycle=harness.lifecycle,
             limits=ApiLimits(),
             rooms=Rooms(),
         )
         app = make_app(parts)
-        known = tied.catalog.of_tenant("default", "")
-        entry = next(iter(known), None) or await tied.active(handler, max_instances=2)
+        known = harness.catalog.of_tenant("default", "")
+        entry = next(iter(known), None) or await harness.active(handler, max_instances=2)
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-            yield Door(app, http, tied, entry, parts.rooms)
+            yield Door(app, http, harness, entry, parts.rooms)
 
 
 @pytest.fixture
@@ -140,13 +140,13 @@ def closing_fails(door: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
     def full(_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    patch.setattr(door.tied.journal, "_append_end", full)
+    patch.setattr(door.harness.journal, "_append_end", full)
     return "STORE_UNAVAILABLE", 503
 
 
 def syncing_fails(door: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
-    patch.setattr(door.tied.journal, "is_strict", True)
-    patch.setattr(door.tied.journal, "synced", fails_late)
+    patch.setattr(door.harness.journal, "is_strict", True)
+    patch.setattr(door.harness.journal, "synced", fails_late)
     return "STORE_UNAVAILABLE", 503
 
 
@@ -165,7 +165,7 @@ def amending_breaks(door: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
     def broken(_: object) -> None:
         raise ZeroDivisionError("a mistake of ours")
 
-    patch.setattr(door.tied.journal, "amended", broken)
+    patch.setattr(door.harness.journal, "amended", broken)
     return "INTERNAL", 500
 
 
@@ -191,7 +191,7 @@ async def test_what_fails_after_the_hand_over_counts_as_executed(
     assert (again.status_code, again.content) == (first.status_code, first.content)
     assert again.headers["x-invocation-id"] == invocation_id
     assert len(door.runs) == 3, "the handler was given one call twice"
-    record = await door.tied.journal.get(door.entry.function.id, invocation_id)
+    record = await door.harness.journal.get(door.entry.function.id, invocation_id)
     assert record is not None
     assert record.ended_at is not None, "it has an end, whatever went wrong"
 
@@ -200,7 +200,7 @@ async def test_what_fails_before_is_not_kept_and_runs_when_it_comes_again(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(door.tied.journal, "opened", fails)
+        patch.setattr(door.harness.journal, "opened", fails)
         first = await door.call()
         assert (first.status_code, "x-invocation-id" in first.headers) == (503, False)
     assert door.runs == []
@@ -213,16 +213,16 @@ async def test_a_call_that_no_instance_could_be_made_for_has_a_record_and_is_not
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(tmp_path) as door:
-        await door.tied.lifecycle.pause(door.entry)
-        await door.tied.lifecycle.deploy(door.entry)
+        await door.harness.lifecycle.pause(door.entry)
+        await door.harness.lifecycle.deploy(door.entry)
         with monkeypatch.context() as patch:
 
             async def none(*_: object) -> Any:
                 raise fake.SandboxFailed("there is no room for another sandbox")
 
-            patch.setattr(door.tied.sandboxes, "create", none)
-            for name in list(door.tied.sandboxes.alive):
-                door.tied.sandboxes.alive[name].end_by_itself()
+            patch.setattr(door.harness.sandboxes, "create", none)
+            for name in list(door.harness.sandboxes.alive):
+                door.harness.sandboxes.alive[name].end_by_itself()
             ids = {told(await door.call(), "RUNTIME_UNAVAILABLE") for _ in range(2)}
             assert len(ids) == 2, "the same answer twice"
         answer = await door.call()
@@ -265,11 +265,11 @@ async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
         return ended
 
     monkeypatch.setattr(fake.FakeSandbox, "_handle", waits)
-    monkeypatch.setattr(door.tied.store.database.reserve, "let_go", lambda: False)
+    monkeypatch.setattr(door.harness.store.database.reserve, "let_go", lambda: False)
     first = asyncio.ensure_future(door.call())
     await inner.wait()
     if fault is no_more_room:
-        monkeypatch.setattr(door.tied.journal, "_append_end", lambda _: None)
+        monkeypatch.setattr(door.harness.journal, "_append_end", lambda _: None)
     with fault(tmp_path):
         invocation_id = told(await first, "STORE_UNAVAILABLE")
         # Neither answered nor free: whoever comes is told so, and nothing runs.
@@ -287,7 +287,7 @@ async def test_a_key_that_could_not_be_freed_is_free_once_it_can(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(door.tied.journal, "opened", fails)
+        patch.setattr(door.harness.journal, "opened", fails)
         patch.setattr(SqlAnswers, "release", fails_late)
         assert (await door.call()).json()["error"] == "the disk is full"
         assert (await door.call()).status_code == 503
@@ -305,9 +305,9 @@ async def test_after_a_restart_such_a_key_is_answered_and_nothing_runs(
     with monkeypatch.context() as patch:
         patch.setattr(SqlAnswers, "keep", fails_late)
         told(await door.call(), "STORE_UNAVAILABLE")
-    answers = SqlAnswers(door.tied.store.database)
+    answers = SqlAnswers(door.harness.store.database)
     await answers.start(DIED)
-    fresh = Idempotency(answers, door.tied.clock, LOST)
+    fresh = Idempotency(answers, door.harness.clock, LOST)
     slot = idempotency.slot_for("default", "POST", door.path, "k", b"{}")
     kept = await fresh.run(slot, breaks)
     assert (kept.status, kept.body) == (503, DIED)
@@ -322,8 +322,8 @@ async def test_an_end_of_a_server_tells_the_store_what_is_left(
         patch.setattr(SqlAnswers, "keep", fails_late)
         invocation_id = told(await door.call(), "STORE_UNAVAILABLE")
     endpoint: Any = door.app.call_at(door.path.encode())
-    await endpoint[0]._house.idempotency.aclose()
-    kept = await SqlAnswers(door.tied.store.database).reserve(
+    await endpoint[0]._services.idempotency.aclose()
+    kept = await SqlAnswers(door.harness.store.database).reserve(
         idempotency.slot_for("default", "POST", door.path, "k", b"{}"), 0
     )
     assert kept is not None

@@ -9,21 +9,21 @@ import pytest
 from quiltfn.model.errors import ShuttingDown
 from quiltfn.model.invocation import CallResult, ExitKind, Status
 from quiltfn.ports import Call
-from service.service_box import House, house, until
+from service.platform_harness import Harness, open_harness, until
 
 CALL = Call(payload=None, environment={}, replaces_environment=False, timeout_s=5)
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[House]:
-    async with house(tmp_path) as server:
+async def server(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with open_harness(tmp_path) as server:
         yield server
 
 
 class Caller:
     """Holds an instance until it is told to give it back."""
 
-    def __init__(self, server: House, function_id: str) -> None:
+    def __init__(self, server: Harness, function_id: str) -> None:
         self._lease = server.pools.lease(function_id)
         self.has_it, self._enough = asyncio.Event(), asyncio.Event()
         self.cold: bool | None = None
@@ -42,14 +42,14 @@ class Caller:
         return await self.task
 
 
-async def callers(server: House, entry, count: int) -> list[Caller]:
+async def callers(server: Harness, entry, count: int) -> list[Caller]:
     made = [Caller(server, entry.function.id) for _ in range(count)]
     await asyncio.sleep(0)
     return made
 
 
 async def test_a_call_cancelled_in_the_tick_it_was_handed_an_instance_passes_it_on(
-    server: House,
+    server: Harness,
 ) -> None:
     # Ben's call ends and the pool hands his instance to Ann; in the same tick, before her task has
     # woken up, her connection breaks and she is cancelled. Cem, behind her, must get it.
@@ -68,7 +68,7 @@ async def test_a_call_cancelled_in_the_tick_it_was_handed_an_instance_passes_it_
 
 
 async def test_a_hand_over_to_a_call_that_was_cancelled_a_moment_before_passes_on(
-    server: House,
+    server: Harness,
 ) -> None:
     # The other way round: Ann is cancelled first, and Ben's instance comes before her task has run.
     # The hand-over must neither break Ben's leave-taking nor lose the instance.
@@ -87,7 +87,7 @@ async def test_a_hand_over_to_a_call_that_was_cancelled_a_moment_before_passes_o
 
 
 async def test_an_instance_that_died_between_hand_over_and_cancellation_is_not_ready_again(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active(max_instances=1)
     (ann,) = await callers(server, entry, 1)
@@ -100,7 +100,7 @@ async def test_an_instance_that_died_between_hand_over_and_cancellation_is_not_r
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_cancelling_at_every_moment_loses_no_instance(server: House, seed: int) -> None:
+async def test_cancelling_at_every_moment_loses_no_instance(server: Harness, seed: int) -> None:
     entry = await server.active("sleep 0.001", max_instances=2)
     calls = []
     for n in range(40):
@@ -118,7 +118,7 @@ async def test_cancelling_at_every_moment_loses_no_instance(server: House, seed:
 
 
 async def test_a_call_that_was_cancelled_while_it_ran_takes_its_instance_with_it(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active("sleep 60")
     running = await server.running(entry)
@@ -130,7 +130,7 @@ async def test_a_call_that_was_cancelled_while_it_ran_takes_its_instance_with_it
 async def test_a_call_beside_a_recycling_instance_has_another_started_after_five_ms(
     tmp_path: Path,
 ) -> None:
-    async with house(tmp_path, recycle_s=0.2) as server:
+    async with open_harness(tmp_path, recycle_s=0.2) as server:
         entry = await server.active()
         await server.invoke(entry)
         waiting = await server.running(entry)
@@ -142,7 +142,7 @@ async def test_a_call_beside_a_recycling_instance_has_another_started_after_five
 
 async def test_an_alarm_that_rings_a_hair_too_early_is_set_again(tmp_path: Path) -> None:
     # uvloop counts whole milliseconds: 4.6 of them may be over when "5" are.
-    async with house(tmp_path, recycle_s=5.0) as server:
+    async with open_harness(tmp_path, recycle_s=5.0) as server:
         entry = await server.active()
         await server.invoke(entry)
         waiting = await server.running(entry)
@@ -154,7 +154,7 @@ async def test_an_alarm_that_rings_a_hair_too_early_is_set_again(tmp_path: Path)
         assert record.cold_start is True
 
 
-async def test_idle_instances_leave_and_the_minimum_stays(server: House) -> None:
+async def test_idle_instances_leave_and_the_minimum_stays(server: Harness) -> None:
     entry = await server.active("sleep 0.001", min_instances=1)
     await asyncio.gather(*(server.invoke(entry) for _ in range(4)))
     await until(lambda: server.counts(entry) == {"ready": 4})
@@ -165,7 +165,7 @@ async def test_idle_instances_leave_and_the_minimum_stays(server: House) -> None
 
 
 async def test_what_networks_refused_is_summed_over_living_and_ended_instances(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active(min_instances=2)
     pool = server.pools._pools[entry.function.id]
@@ -180,7 +180,7 @@ async def test_what_networks_refused_is_summed_over_living_and_ended_instances(
     assert await server.pools.blocked("no such function") == 0
 
 
-async def test_a_sandbox_that_ends_by_itself_is_replaced_for_the_minimum(server: House) -> None:
+async def test_a_sandbox_that_ends_by_itself_is_replaced_for_the_minimum(server: Harness) -> None:
     entry = await server.active(min_instances=1)
     (sandbox,) = server.sandboxes.alive.values()
     sandbox.end_by_itself()
@@ -190,7 +190,7 @@ async def test_a_sandbox_that_ends_by_itself_is_replaced_for_the_minimum(server:
 
 
 async def test_a_terminating_instance_counts_until_the_machine_has_everything_back(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active("oom", max_instances=1)
     server.sandboxes.may_end.clear()
@@ -203,7 +203,7 @@ async def test_a_terminating_instance_counts_until_the_machine_has_everything_ba
 
 
 async def test_closing_ends_a_call_that_was_handed_its_instance_in_the_same_tick(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     (ben,) = await callers(server, entry, 1)
@@ -219,7 +219,7 @@ async def test_closing_ends_a_call_that_was_handed_its_instance_in_the_same_tick
     ben.task.cancel()
 
 
-async def test_ends_given_from_outside_reach_every_running_call(server: House) -> None:
+async def test_ends_given_from_outside_reach_every_running_call(server: Harness) -> None:
     entry = await server.active("sleep 60")
     calls = [await server.running(entry) for _ in range(3)]
     server.pools.close(entry.function.id, "deleted")

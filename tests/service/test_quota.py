@@ -12,132 +12,132 @@ from quiltfn.model.errors import CapacityFull
 from quiltfn.model.function import FunctionState, NewFunction
 from quiltfn.model.version import Content
 from quiltfn.pool.crowd import Crowd
-from service.service_box import TENANT, House, house, until
+from service.platform_harness import TENANT, Harness, open_harness, until
 
 
-def crowd_of(home: House, tenant: str = TENANT) -> Crowd:
-    return home.pools._crowds[tenant]
+def crowd_of(harness: Harness, tenant: str = TENANT) -> Crowd:
+    return harness.pools._crowds[tenant]
 
 
-def live(home: House, tenant: str = TENANT) -> int:
+def live(harness: Harness, tenant: str = TENANT) -> int:
     """Counted by the pools themselves, and compared with what the quota has counted."""
-    pools = home.pools._pools.values()
+    pools = harness.pools._pools.values()
     mine = [pool.model for pool in pools if pool.model.limits.tenant_id == tenant]
     total = sum(len(pool.instances) for pool in mine)
     leaving = sum(pool.counts().terminating for pool in mine)
     if mine:
-        quota = crowd_of(home, tenant).quota
+        quota = crowd_of(harness, tenant).quota
         assert (quota.held, quota.leaving) == (total, leaving)
         assert total <= quota.most
     return total
 
 
-async def of_another_tenant(home: House, **more: Any) -> Entry:
+async def of_another_tenant(harness: Harness, **more: Any) -> Entry:
     new = NewFunction(name="theirs", **more)
-    entry = await home.lifecycle.create("umbrella", new, Content(handler="echo hi"))
-    return await home.lifecycle.deploy(entry)
+    entry = await harness.lifecycle.create("umbrella", new, Content(handler="echo hi"))
+    return await harness.lifecycle.deploy(entry)
 
 
 async def test_what_is_idle_leaves_for_a_call_of_the_same_tenant(tmp_path: Path) -> None:
-    async with house(tmp_path, tenant_instances=2) as home:
-        old, new = await home.active(name="old"), await home.active(name="new")
-        third = await home.create(name="third")
-        assert live(home) == 2
-        third = await home.lifecycle.deploy(third)
+    async with open_harness(tmp_path, tenant_instances=2) as harness:
+        old, new = await harness.active(name="old"), await harness.active(name="new")
+        third = await harness.create(name="third")
+        assert live(harness) == 2
+        third = await harness.lifecycle.deploy(third)
         assert third.function.state is FunctionState.ACTIVE
-        assert live(home) == 2
-        assert not home.counts(old).get("ready"), "the one that is worth least has left"
+        assert live(harness) == 2
+        assert not harness.counts(old).get("ready"), "the one that is worth least has left"
         for entry in (old, new, third):
-            assert (await home.invoke(entry)).stdout == b"hello\n"
-            assert live(home) <= 2
+            assert (await harness.invoke(entry)).stdout == b"hello\n"
+            assert live(harness) <= 2
 
 
 async def test_who_cannot_be_made_room_for_waits_and_is_served(tmp_path: Path) -> None:
-    async with house(tmp_path, tenant_instances=1) as home:
-        late = await home.active(name="late")
-        busy = await home.active("sleep 0.2", name="busy")
-        running = await home.running(busy)
-        assert home.counts(late) == {}
-        waiting = await home.running(late)
+    async with open_harness(tmp_path, tenant_instances=1) as harness:
+        late = await harness.active(name="late")
+        busy = await harness.active("sleep 0.2", name="busy")
+        running = await harness.running(busy)
+        assert harness.counts(late) == {}
+        waiting = await harness.running(late)
         assert (await running).status == "success"
         assert (await waiting).stdout == b"hello\n"
-        assert live(home) == 1
+        assert live(harness) == 1
 
 
 async def test_who_waits_for_too_long_is_told_why_and_other_tenants_notice_nothing(
     tmp_path: Path,
 ) -> None:
-    async with house(tmp_path, tenant_instances=1) as home:
-        one = await home.active(name="one")
-        other = await home.active(name="other")  # for which the first one's instance has left
-        await home.lifecycle.retarget(other, 1, 5)  # and this one stays
-        waiting = await home.running(one)
-        theirs = await of_another_tenant(home)
-        assert (await home.invoke(theirs)).status == "success"
-        await until(lambda: home.counts(theirs) == {"ready": 1})
-        home.pass_time(10)
+    async with open_harness(tmp_path, tenant_instances=1) as harness:
+        one = await harness.active(name="one")
+        other = await harness.active(name="other")  # for which the first one's instance has left
+        await harness.lifecycle.retarget(other, 1, 5)  # and this one stays
+        waiting = await harness.running(one)
+        theirs = await of_another_tenant(harness)
+        assert (await harness.invoke(theirs)).status == "success"
+        await until(lambda: harness.counts(theirs) == {"ready": 1})
+        harness.pass_time(10)
         with pytest.raises(CapacityFull, match="the tenant has as many instances as its quota"):
             await waiting
-        await home.lifecycle.retarget(other, 0, 5)
-        assert (await home.invoke(one)).stdout == b"hello\n"
-        assert (live(home), live(home, "umbrella")) == (1, 1)
+        await harness.lifecycle.retarget(other, 0, 5)
+        assert (await harness.invoke(one)).stdout == b"hello\n"
+        assert (live(harness), live(harness, "umbrella")) == (1, 1)
 
 
 async def test_a_deploy_that_has_no_place_says_so_and_changes_nothing(tmp_path: Path) -> None:
-    async with house(tmp_path, tenant_instances=3) as home:
-        kept = await home.active(name="kept", min_instances=2)
-        late = await home.create(name="late", min_instances=2)
-        late = await home.lifecycle.deploy(late)
+    async with open_harness(tmp_path, tenant_instances=3) as harness:
+        kept = await harness.active(name="kept", min_instances=2)
+        late = await harness.create(name="late", min_instances=2)
+        late = await harness.lifecycle.deploy(late)
         assert late.function.state is FunctionState.ERROR
         assert late.function.error_message is not None
         assert late.function.error_message.startswith("the tenant has 3 instances, its quota")
-        await until(lambda: live(home) == 2)
-        assert home.counts(kept) == {"ready": 2}
+        await until(lambda: live(harness) == 2)
+        assert harness.counts(kept) == {"ready": 2}
         # Once there is room it stands.
-        await home.lifecycle.retarget(kept, 0, 5)
-        late = await home.lifecycle.deploy(late)
+        await harness.lifecycle.retarget(kept, 0, 5)
+        late = await harness.lifecycle.deploy(late)
         assert late.function.state is FunctionState.ACTIVE
-        assert home.counts(late) == {"ready": 2}
-        assert live(home) <= 3
+        assert harness.counts(late) == {"ready": 2}
+        assert live(harness) <= 3
 
 
 async def test_an_update_that_has_no_place_leaves_what_serves(tmp_path: Path) -> None:
-    async with house(tmp_path, tenant_instances=2) as home:
-        entry = await home.active(name="f", min_instances=2)
-        await home.lifecycle.update(entry, {"handler": "echo new"})
+    async with open_harness(tmp_path, tenant_instances=2) as harness:
+        entry = await harness.active(name="f", min_instances=2)
+        await harness.lifecycle.update(entry, {"handler": "echo new"})
         assert entry.function.current_version == 1
         assert "its quota" in (entry.function.error_message or "")
-        assert (await home.invoke(entry)).stdout == b"hello\n"
-        await home.lifecycle.retarget(entry, 1, 5)
-        await home.lifecycle.update(entry, {"handler": "echo new"})
-        assert (await home.invoke(entry)).stdout == b"new\n"
+        assert (await harness.invoke(entry)).stdout == b"hello\n"
+        await harness.lifecycle.retarget(entry, 1, 5)
+        await harness.lifecycle.update(entry, {"handler": "echo new"})
+        assert (await harness.invoke(entry)).stdout == b"new\n"
 
 
 async def test_what_is_kept_for_a_rollback_counts_and_leaves_first(tmp_path: Path) -> None:
-    async with house(tmp_path, tenant_instances=2) as home:
-        entry = await home.active(name="f")
-        await home.lifecycle.update(entry, {"handler": "echo new"})
-        assert live(home) == 2  # the old one is kept
-        other = await home.active(name="other")
-        assert home.counts(entry) == {"ready": 1}
-        assert home.counts(other) == {"ready": 1}
-        assert live(home) == 2
+    async with open_harness(tmp_path, tenant_instances=2) as harness:
+        entry = await harness.active(name="f")
+        await harness.lifecycle.update(entry, {"handler": "echo new"})
+        assert live(harness) == 2  # the old one is kept
+        other = await harness.active(name="other")
+        assert harness.counts(entry) == {"ready": 1}
+        assert harness.counts(other) == {"ready": 1}
+        assert live(harness) == 2
 
 
 async def test_minimums_of_many_functions_stay_within_it(tmp_path: Path) -> None:
-    async with house(tmp_path, tenant_instances=5) as home:
-        entries = [await home.create(name=f"f{n}", min_instances=2) for n in range(5)]
-        states = [(await home.lifecycle.deploy(one)).function.state for one in entries]
+    async with open_harness(tmp_path, tenant_instances=5) as harness:
+        entries = [await harness.create(name=f"f{n}", min_instances=2) for n in range(5)]
+        states = [(await harness.lifecycle.deploy(one)).function.state for one in entries]
         assert states == [FunctionState.ACTIVE] * 2 + [FunctionState.ERROR] * 3
-        home.pass_time(1)
-        assert live(home) <= 5
+        harness.pass_time(1)
+        assert live(harness) <= 5
     # The same after a restart, at which all that are active start at once.
-    async with house(tmp_path, tenant_instances=3) as home:
-        await until(lambda: live(home) == 3)
+    async with open_harness(tmp_path, tenant_instances=3) as harness:
+        await until(lambda: live(harness) == 3)
         for _ in range(3):
-            home.pass_time(1)
+            harness.pass_time(1)
             await asyncio.sleep(0.06)
-        assert live(home) == 3
+        assert live(harness) == 3
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -145,36 +145,36 @@ async def test_whatever_happens_it_is_never_exceeded_and_nobody_is_forgotten(
     tmp_path: Path, seed: int
 ) -> None:
     chance = random.Random(seed)
-    async with house(tmp_path, tenant_instances=4) as home:
+    async with open_harness(tmp_path, tenant_instances=4) as harness:
         entries = [
-            await home.create("sleep 0.002", name=f"f{n}", min_instances=n % 2) for n in range(6)
+            await harness.create("sleep 0.002", name=f"f{n}", min_instances=n % 2) for n in range(6)
         ]
         calls: list[asyncio.Future[Any]] = []
         for _ in range(120):
             entry = chance.choice(entries)
             verb = chance.choice(["deploy", "pause", "update", "retarget", "tick", *["call"] * 6])
             if verb == "call":
-                calls.append(asyncio.ensure_future(home.invoke(entry)))
+                calls.append(asyncio.ensure_future(harness.invoke(entry)))
             elif verb == "tick":
-                home.pass_time(chance.choice([0.1, 1, 11, 61, 301]))
+                harness.pass_time(chance.choice([0.1, 1, 11, 61, 301]))
             elif verb == "retarget":
-                await home.lifecycle.retarget(entry, chance.randrange(3), 3)
+                await harness.lifecycle.retarget(entry, chance.randrange(3), 3)
             elif verb == "update":
-                await home.lifecycle.update(
+                await harness.lifecycle.update(
                     entry, {"handler": f"sleep {chance.choice([0.001, 0.002])}"}
                 )
             elif entry.function.state not in (FunctionState.PENDING, FunctionState.ERROR):
-                await getattr(home.lifecycle, verb)(entry)
+                await getattr(harness.lifecycle, verb)(entry)
             else:
-                await home.lifecycle.deploy(entry)
-            live(home)
+                await harness.lifecycle.deploy(entry)
+            live(harness)
             if chance.random() < 0.5:
                 await asyncio.sleep(0.001)
-                live(home)
-        home.pass_time(11)
+                live(harness)
+        harness.pass_time(11)
         async with asyncio.timeout(10):
             ended = await asyncio.gather(*calls, return_exceptions=True)
         assert not [one for one in ended if isinstance(one, AssertionError)]
         for entry in entries:
-            await home.lifecycle.delete(entry)
-        await until(lambda: live(home) == 0)
+            await harness.lifecycle.delete(entry)
+        await until(lambda: live(harness) == 0)

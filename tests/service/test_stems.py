@@ -13,7 +13,7 @@ from quiltfn.ports import SandboxFailed
 from quiltfn.sandbox import stems
 from quiltfn.sandbox.client import LauncherSandboxes, Mould, Size
 from quiltfn.sandbox.stems import StemSandboxes
-from service.service_box import HandClock
+from service.platform_harness import HandClock
 
 PYTHON = Runtime(id="p", name="p", kind=Kind.PYTHON)
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.version import Version
-from service.service_box import House
+from service.platform_harness import Harness
 from service.story_fake import FakeDriver
 from service.story_machine import ON_FAKES, StoryMachine
 
@@ -27,56 +27,56 @@ def test_every_story_keeps_the_promises() -> None:
 # The negative controls: each of these mistakes must be found, or the stories above prove nothing.
 
 
-def uses_numbers_again(house: House) -> None:
+def uses_numbers_again(harness: Harness) -> None:
     """What is newer than the version that a function was rolled back to is forgotten."""
 
     async def newest_number(function_id: str) -> int:
-        current = house.catalog.by_id("default", function_id).function.current_version
+        current = harness.catalog.by_id("default", function_id).function.current_version
         newer = "DELETE FROM version WHERE function_id = ? AND number > ?"
-        await house.store.database.write(
+        await harness.store.database.write(
             lambda connection: connection.exec_driver_sql(newer, (function_id, current))
         )
         return current
 
-    house.store.newest_number = newest_number  # type: ignore[method-assign]
+    harness.store.newest_number = newest_number  # type: ignore[method-assign]
 
 
-def keeps_its_pool_on_pause(house: House) -> None:
-    close = house.pools.close
+def keeps_its_pool_on_pause(harness: Harness) -> None:
+    close = harness.pools.close
 
     def but_not_paused(function_id: str, why: str) -> None:
         if why != "paused":
             close(function_id, why)
 
-    house.pools.close = but_not_paused  # type: ignore[method-assign]
+    harness.pools.close = but_not_paused  # type: ignore[method-assign]
 
 
-def forgets_what_ended_by_itself(house: House) -> None:
-    closed, amended = house.journal.closed, house.journal.amended
+def forgets_what_ended_by_itself(harness: Harness) -> None:
+    closed, amended = harness.journal.closed, harness.journal.amended
 
     def but_not_those(keep: Callable[[Invocation], None], record: Invocation) -> None:
         if record.status not in (Status.SUCCESS, Status.FAILED):
             keep(record)
 
-    house.journal.closed = partial(but_not_those, closed)  # type: ignore[method-assign]
-    house.journal.amended = partial(but_not_those, amended)  # type: ignore[method-assign]
+    harness.journal.closed = partial(but_not_those, closed)  # type: ignore[method-assign]
+    harness.journal.amended = partial(but_not_those, amended)  # type: ignore[method-assign]
 
 
-def answers_before_the_pool_has_switched(house: House) -> None:
-    switch = house.pools.switch
+def answers_before_the_pool_has_switched(harness: Harness) -> None:
+    switch = harness.pools.switch
 
     def never(function_id: str, version: Version) -> None:
-        if house.pools._pools[function_id].model.current is None:  # it is deployed
+        if harness.pools._pools[function_id].model.current is None:  # it is deployed
             switch(function_id, version)
 
-    house.pools.switch = never  # type: ignore[method-assign]
+    harness.pools.switch = never  # type: ignore[method-assign]
 
 
-def never_ends_what_was_deleted(house: House) -> None:
+def never_ends_what_was_deleted(harness: Harness) -> None:
     async def nothing(*_: Any) -> None:
         pass
 
-    house.lifecycle._end_deleted = nothing  # type: ignore[method-assign,assignment]
+    harness.lifecycle._end_deleted = nothing  # type: ignore[method-assign,assignment]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def never_ends_what_was_deleted(house: House) -> None:
     ],
 )
 def test_a_server_that_makes_this_mistake_is_found_out(
-    mistake: Callable[[House], None], words: str
+    mistake: Callable[[Harness], None], words: str
 ) -> None:
     class Broken(StoryMachine):
         tell = partial(FakeDriver, change=mistake)

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from contract.store_box import rows
+from contract.stores import rows
 from quiltfn.model.errors import RuntimeUnavailable, StoreUnavailable
-from service.service_box import House, house
+from service.platform_harness import Harness, open_harness
 
 NEVER_S = 3600.0
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[House]:
-    async with house(tmp_path) as tied:
-        tied.journal._commit_after_s = NEVER_S  # nothing is synced but what somebody waits for
-        tied.journal.is_strict = True
-        yield tied
+async def server(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with open_harness(tmp_path) as harness:
+        harness.journal._commit_after_s = NEVER_S  # nothing is synced but what somebody waits for
+        harness.journal.is_strict = True
+        yield harness
 
 
 def ended(path: Path) -> dict[object, object]:
@@ -27,20 +27,20 @@ def ended(path: Path) -> dict[object, object]:
     return dict(found)
 
 
-async def test_an_answer_waits_for_its_record(server: House, tmp_path: Path) -> None:
+async def test_an_answer_waits_for_its_record(server: Harness, tmp_path: Path) -> None:
     entry = await server.active("echo hello")
     record = await server.invoke(entry)
     assert ended(tmp_path) == {record.invocation_id: "success"}
 
 
-async def test_relaxed_does_not(server: House, tmp_path: Path) -> None:
+async def test_relaxed_does_not(server: Harness, tmp_path: Path) -> None:
     """Negative control."""
     server.journal.is_strict = False
     await server.invoke(await server.active("echo hello"))
     assert ended(tmp_path) == {}
 
 
-async def test_a_refusal_that_has_a_record_waits_too(server: House, tmp_path: Path) -> None:
+async def test_a_refusal_that_has_a_record_waits_too(server: Harness, tmp_path: Path) -> None:
     entry = await server.active("die")
     with pytest.raises(RuntimeUnavailable) as error:
         await server.invoke(entry)
@@ -48,7 +48,7 @@ async def test_a_refusal_that_has_a_record_waits_too(server: House, tmp_path: Pa
 
 
 async def test_many_callers_share_a_commit(
-    server: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = await server.active("echo hello", max_instances=20)
     commits, store = [], server.journal._store
@@ -64,7 +64,7 @@ async def test_many_callers_share_a_commit(
 
 
 async def test_a_call_whose_record_cannot_be_synced_is_not_acknowledged(
-    server: House, monkeypatch: pytest.MonkeyPatch
+    server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = await server.active("echo hello")
 
@@ -78,7 +78,7 @@ async def test_a_call_whose_record_cannot_be_synced_is_not_acknowledged(
 
 
 async def test_callers_wait_for_a_slow_disk_and_are_not_refused(
-    server: House, monkeypatch: pytest.MonkeyPatch
+    server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Relaxed, too: more is never written than the segments hold."""
     for name, size in (("COMMIT_AT", 500), ("WAITING_MAX", 2000), ("SEGMENT_MAX", 20_000)):

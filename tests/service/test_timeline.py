@@ -10,12 +10,12 @@ from quiltfn.model.cold import Cold
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.timeline import Timeline
-from service.service_box import HandClock, House, house, until
+from service.platform_harness import HandClock, Harness, open_harness, until
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[House]:
-    async with house(tmp_path) as server:
+async def server(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with open_harness(tmp_path) as server:
         yield server
 
 
@@ -33,7 +33,7 @@ class Ticking(HandClock):
         return self.time
 
 
-async def test_the_phases_are_consecutive_and_kept_with_the_record(server: House) -> None:
+async def test_the_phases_are_consecutive_and_kept_with_the_record(server: Harness) -> None:
     entry = await server.active()
     server.invoker._clock = clock = Ticking()
     before = clock.time
@@ -45,7 +45,7 @@ async def test_the_phases_are_consecutive_and_kept_with_the_record(server: House
     assert await server.records(entry) == [record]
 
 
-async def test_a_cold_call_tells_what_it_waited_for(server: House) -> None:
+async def test_a_cold_call_tells_what_it_waited_for(server: Harness) -> None:
     entry = await server.active("sleep 60")
     await server.running(entry)
     server.sandboxes.may_start.clear()
@@ -57,7 +57,7 @@ async def test_a_cold_call_tells_what_it_waited_for(server: House) -> None:
     assert record.timeline == Timeline(Cold.SCALED_OUT, 0, 20_000, 0, 0, 0)
 
 
-async def test_time_in_line_behind_others_is_queued(server: House) -> None:
+async def test_time_in_line_behind_others_is_queued(server: Harness) -> None:
     entry = await server.active("sleep 0.05", max_instances=1)
     first = await server.running(entry)
     second = await server.running(entry)
@@ -68,22 +68,22 @@ async def test_time_in_line_behind_others_is_queued(server: House) -> None:
 
 
 async def test_the_first_call_after_a_start_without_warm_ones_is_the_first(tmp_path: Path) -> None:
-    async with house(tmp_path) as server:
+    async with open_harness(tmp_path) as server:
         await server.active()
-    async with house(tmp_path) as server:
+    async with open_harness(tmp_path) as server:
         entry = server.catalog.by_name("default", "f")
         assert why(await server.invoke(entry)) is Cold.FIRST
         assert why(await server.invoke(entry)) is None
 
 
-async def test_a_call_beside_a_busy_instance_is_scaled_out(server: House) -> None:
+async def test_a_call_beside_a_busy_instance_is_scaled_out(server: Harness) -> None:
     entry = await server.active("sleep 0.05")
     await server.running(entry)
     assert why(await server.invoke(entry)) is Cold.SCALED_OUT
 
 
 async def test_a_call_that_waited_for_the_new_version_says_that_it_was_updated(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active("sleep 0.05", max_instances=1)
     first = await server.running(entry)
@@ -97,7 +97,7 @@ async def test_a_call_that_waited_for_the_new_version_says_that_it_was_updated(
 
 
 async def test_after_the_idle_rule_a_call_says_that_its_instance_was_evicted(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active()
     server.pass_time(300)
@@ -107,7 +107,7 @@ async def test_after_the_idle_rule_a_call_says_that_its_instance_was_evicted(
 
 @pytest.mark.parametrize("handler", ["sleep 60", "oom", "die"])
 async def test_after_a_bad_end_a_call_says_that_its_instance_was_replaced(
-    server: House, handler: str
+    server: Harness, handler: str
 ) -> None:
     entry = await server.active(handler)
     for _ in range(2):
@@ -121,7 +121,7 @@ async def test_after_a_bad_end_a_call_says_that_its_instance_was_replaced(
 
 
 async def test_a_call_whose_sandbox_could_not_be_made_tells_how_long_it_waited(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active("sleep 60")
     await server.running(entry)
@@ -144,21 +144,21 @@ async def test_a_call_whose_sandbox_could_not_be_made_tells_how_long_it_waited(
 async def test_a_running_call_and_one_that_ended_with_its_server_have_none(
     tmp_path: Path,
 ) -> None:
-    async with house(tmp_path) as server:
+    async with open_harness(tmp_path) as server:
         entry = await server.active("sleep 60")
         call = await server.running(entry)
         (running,) = await server.records(entry)
         assert (running.status, running.timeline) == (Status.RUNNING, None)
         call.cancel()
         await until(call.done)
-    async with house(tmp_path) as server:
+    async with open_harness(tmp_path) as server:
         (record,) = await server.records(entry)
         assert (record.status, record.timeline) == (Status.INTERRUPTED, None)
 
 
 async def test_it_survives_a_restart(tmp_path: Path) -> None:
-    async with house(tmp_path) as server:
+    async with open_harness(tmp_path) as server:
         entry = await server.active()
         record = await server.invoke(entry)
-    async with house(tmp_path) as server:
+    async with open_harness(tmp_path) as server:
         assert await server.records(entry) == [record]

@@ -21,7 +21,7 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.kept import AuditEntry
 from quiltfn.operator import keys as keys_command
 from quiltfn.store import SqlAnswers, SqlAudit, SqliteStore, SqlKeys
-from service.service_box import HandClock
+from service.platform_harness import HandClock
 
 CREATE = "/api/functions"
 DEPLOY = "/api/functions/some-id/deploy"
@@ -37,7 +37,7 @@ class Door:
     store: SqliteStore
     clock: HandClock
     access: Access
-    house: Any
+    services: Any
 
     async def key(self, scope: Scope, tenant: str = "mine") -> tuple[str, dict[str, str]]:
         """A new key's id, and the header that carries it."""
@@ -57,7 +57,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
     clock = HandClock()
     async with SqliteStore.open(tmp_path) as store:
         access = Access(SqlKeys(store.database), clock)
-        house: Any = SimpleNamespace(
+        services: Any = SimpleNamespace(
             access=access,
             audit=SqlAudit(store.database),
             clock=clock,
@@ -68,9 +68,9 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
             limits=ApiLimits(body_max=200),
             rooms=Rooms(),
         )
-        transport = httpx.ASGITransport(app=make_app(house), client=("192.0.2.7", 1))
+        transport = httpx.ASGITransport(app=make_app(services), client=("192.0.2.7", 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
-            yield Door(http, store, clock, access, house)
+            yield Door(http, store, clock, access, services)
 
 
 # Refused before its work ---------------------------------------------------------------------
@@ -169,7 +169,7 @@ async def test_a_refusal_stands_where_the_store_takes_no_entry(
     async def fails(_entry: AuditEntry) -> None:
         raise StoreUnavailable
 
-    monkeypatch.setattr(door.house.audit, "append", fails)
+    monkeypatch.setattr(door.services.audit, "append", fails)
     assert await door.post(CREATE, {}, BODY) == 401
 
 
@@ -184,7 +184,7 @@ async def test_a_call_whose_entry_was_not_taken_is_not_entered_as_refused(
         tried.append(entry.error_code)
         raise StoreUnavailable
 
-    monkeypatch.setattr(door.house.audit, "append", fails)
+    monkeypatch.setattr(door.services.audit, "append", fails)
     assert await door.post(CREATE, may_write, {"name": 1}) == 503
     assert tried == ["UNPROCESSABLE_ENTITY"]
 

@@ -15,22 +15,22 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import Status
-from service.service_box import TENANT, House, house, until
+from service.platform_harness import TENANT, Harness, open_harness, until
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[House]:
-    async with house(tmp_path) as server:
+async def server(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with open_harness(tmp_path) as server:
         yield server
 
 
-def background(server: House, work) -> "asyncio.Future":
+def background(server: Harness, work) -> "asyncio.Future":
     task = asyncio.ensure_future(work)
     server.tasks.append(task)
     return task
 
 
-async def numbers(server: House, entry) -> list[int]:
+async def numbers(server: Harness, entry) -> list[int]:
     return [version.number for version in (await server.lifecycle.versions(entry)).items]
 
 
@@ -38,7 +38,7 @@ async def numbers(server: House, entry) -> list[int]:
 
 
 async def test_an_update_serves_at_once_and_running_calls_end_on_the_old_version(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active("sleep 0.05")
     running = await server.running(entry)
@@ -56,7 +56,7 @@ async def test_an_update_serves_at_once_and_running_calls_end_on_the_old_version
 
 
 async def test_calls_during_an_update_are_served_by_the_old_version_until_the_new_stands(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active("echo old")
     server.sandboxes.may_start.clear()
@@ -70,7 +70,7 @@ async def test_calls_during_an_update_are_served_by_the_old_version_until_the_ne
 
 
 @pytest.mark.parametrize("verb", ["pause", "delete"])
-async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: House, verb: str) -> None:
+async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: Harness, verb: str) -> None:
     entry = await server.active("echo old")
     server.sandboxes.may_start.clear()
     updating = background(server, server.lifecycle.update(entry, {"handler": "echo new"}))
@@ -93,7 +93,7 @@ async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: House, v
 
 
 async def test_an_update_that_cannot_stand_leaves_the_old_version_serving_and_says_why(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active("echo old")
     await server.lifecycle.update(entry, {"working_directory": "/missing"})
@@ -107,7 +107,7 @@ async def test_an_update_that_cannot_stand_leaves_the_old_version_serving_and_sa
 
 
 async def test_a_rollback_to_the_version_that_serves_forgets_the_update_that_failed(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active("echo old")
     await server.lifecycle.update(entry, {"working_directory": "/missing"})
@@ -119,7 +119,7 @@ async def test_a_rollback_to_the_version_that_serves_forgets_the_update_that_fai
 
 
 async def test_an_update_that_does_not_stand_in_time_is_given_up(
-    server: House, monkeypatch: pytest.MonkeyPatch
+    server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "UPDATE_STANDS_WITHIN_S", 0.01)
     entry = await server.active("echo old")
@@ -133,7 +133,7 @@ async def test_an_update_that_does_not_stand_in_time_is_given_up(
 
 
 async def test_an_update_that_cannot_be_stored_changes_nothing_and_keeps_no_room(
-    server: House, monkeypatch: pytest.MonkeyPatch
+    server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With a maximum of one the old instance gave way to the new one, which now may not serve: if
     # it went on standing there, the function would never serve anybody again.
@@ -151,7 +151,7 @@ async def test_an_update_that_cannot_be_stored_changes_nothing_and_keeps_no_room
     assert await numbers(server, entry) == [1]
 
 
-async def test_an_update_with_a_maximum_of_one_fails_no_call(server: House) -> None:
+async def test_an_update_with_a_maximum_of_one_fails_no_call(server: Harness) -> None:
     entry = await server.active("sleep 0.02", max_instances=1)
     running = await server.running(entry)
     waiting = await server.running(entry)
@@ -161,7 +161,7 @@ async def test_an_update_with_a_maximum_of_one_fails_no_call(server: House) -> N
     assert server.sandboxes.most_alive == 1
 
 
-async def test_an_update_under_load_with_a_full_minimum_fails_no_call(server: House) -> None:
+async def test_an_update_under_load_with_a_full_minimum_fails_no_call(server: Harness) -> None:
     entry = await server.active("sleep 0.001", min_instances=4, max_instances=4)
     ended: list[Status] = []
 
@@ -179,7 +179,7 @@ async def test_an_update_under_load_with_a_full_minimum_fails_no_call(server: Ho
     assert server.sandboxes.most_alive <= 4
 
 
-async def test_long_calls_do_not_keep_an_update_from_standing(server: House) -> None:
+async def test_long_calls_do_not_keep_an_update_from_standing(server: Harness) -> None:
     entry = await server.active("sleep 60", min_instances=3, max_instances=3)
     await server.running(entry)
     await server.running(entry)
@@ -187,7 +187,7 @@ async def test_long_calls_do_not_keep_an_update_from_standing(server: House) -> 
     assert (await server.invoke(entry)).stdout == b"new\n"
 
 
-async def test_an_equal_content_reuses_the_instances_under_the_new_number(server: House) -> None:
+async def test_an_equal_content_reuses_the_instances_under_the_new_number(server: Harness) -> None:
     entry = await server.active()
     await server.lifecycle.update(entry, {"description": "says hello"})
     assert entry.function.current_version == 2
@@ -195,14 +195,14 @@ async def test_an_equal_content_reuses_the_instances_under_the_new_number(server
     assert len(server.sandboxes.created) == 1
 
 
-async def test_a_function_that_is_not_active_is_only_repointed(server: House) -> None:
+async def test_a_function_that_is_not_active_is_only_repointed(server: Harness) -> None:
     entry = await server.create("echo old")
     await server.lifecycle.update(entry, {"handler": "echo new"})
     assert (entry.function.state, entry.function.current_version) == (FunctionState.PENDING, 2)
     assert server.sandboxes.created == []
 
 
-async def test_rollback_points_back_without_a_new_version(server: House) -> None:
+async def test_rollback_points_back_without_a_new_version(server: Harness) -> None:
     entry = await server.active("echo old")
     await server.lifecycle.update(entry, {"handler": "echo new"})
     await server.lifecycle.rollback(entry, 1)
@@ -216,7 +216,7 @@ async def test_rollback_points_back_without_a_new_version(server: House) -> None
 
 
 async def test_version_numbers_are_not_used_again_after_one_that_never_served(
-    server: House,
+    server: Harness,
 ) -> None:
     entry = await server.active()
     await server.lifecycle.update(entry, {"handler": "refuse-to-specialise"})
@@ -224,7 +224,7 @@ async def test_version_numbers_are_not_used_again_after_one_that_never_served(
     assert entry.function.current_version == 3
 
 
-async def test_a_new_name_is_used_and_the_old_one_is_free(server: House) -> None:
+async def test_a_new_name_is_used_and_the_old_one_is_free(server: Harness) -> None:
     entry = await server.create(name="old")
     await server.lifecycle.update(entry, {"name": "new"})
     assert server.catalog.by_name(TENANT, "new") is entry
@@ -234,7 +234,7 @@ async def test_a_new_name_is_used_and_the_old_one_is_free(server: House) -> None
     assert server.catalog.by_name(TENANT, "old") is other
 
 
-async def test_twenty_simultaneous_updates_make_consecutive_versions(server: House) -> None:
+async def test_twenty_simultaneous_updates_make_consecutive_versions(server: Harness) -> None:
     entry = await server.active(max_instances=2)
     await asyncio.gather(
         *(server.lifecycle.update(entry, {"handler": f"echo {n}"}) for n in range(20))
@@ -246,7 +246,7 @@ async def test_twenty_simultaneous_updates_make_consecutive_versions(server: Hou
 
 
 async def test_stopping_during_an_update_refuses_it_and_stores_nothing(tmp_path: Path) -> None:
-    async with house(tmp_path) as server:
+    async with open_harness(tmp_path) as server:
         entry = await server.active("echo old", min_instances=1)
         server.sandboxes.may_start.clear()
         updating = background(server, server.lifecycle.update(entry, {"handler": "echo new"}))
@@ -257,6 +257,6 @@ async def test_stopping_during_an_update_refuses_it_and_stores_nothing(tmp_path:
         assert await numbers(server, entry) == [1]
         server.sandboxes.may_start.set()
         await closing
-    async with house(tmp_path) as server:
+    async with open_harness(tmp_path) as server:
         entry = server.catalog.by_name(TENANT, "f")
         assert (entry.function.current_version, entry.function.error_message) == (1, None)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from e2e.server import Server, why_not
-from spec.house import Api, make_key, make_secret, new_name, watched
+from spec.api_client import Api, make_key, make_secret, new_name, watched
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -20,7 +20,7 @@ from e2e.server import Server, until
 from quiltfn.api.errors import STATUS
 from quiltfn.api.errors import render as rendered
 from quiltfn.model.errors import Internal, StoreUnavailable
-from spec.house import Api, make_key, new_name, of, watched
+from spec.api_client import Api, make_key, new_name, of, watched
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "errors.md"
 FUNCTIONS = "/api/functions"

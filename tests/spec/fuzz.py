@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from e2e.server import Server
+from spec.api_client import Api, make_secret, token, watched
 from spec.fuzz_hooks import HANDLERS
-from spec.house import Api, make_secret, token, watched
 
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 HERE = Path(__file__).resolve().parent

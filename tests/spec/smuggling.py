@@ -2,7 +2,7 @@
 
 import json
 
-from spec.house import request
+from spec.api_client import request
 
 FUNCTIONS = "/api/functions"
 JSON = {"Content-Type": "application/json"}

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from e2e.server import Server, until
-from spec.house import (
+from spec.api_client import (
     Api,
     TlsServer,
     Wire,

@@ -12,8 +12,7 @@ import httpx
 import pytest
 
 from e2e.server import Server, quiltfn, until
-from spec.conftest import Keyed
-from spec.house import (
+from spec.api_client import (
     Api,
     TlsServer,
     certificate,
@@ -26,6 +25,7 @@ from spec.house import (
     of,
     token,
 )
+from spec.conftest import Keyed
 
 pytestmark = pytest.mark.sandbox
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

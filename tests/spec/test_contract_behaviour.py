@@ -7,7 +7,7 @@ import pytest
 
 from e2e.server import Server, until
 from quiltfn.settings import Settings, reference
-from spec.house import Api, new_name, of
+from spec.api_client import Api, new_name, of
 from spec.test_contract_services import in_background
 
 pytestmark = pytest.mark.sandbox

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from spec.house import Api, new_name, of
+from spec.api_client import Api, new_name, of
 
 pytestmark = pytest.mark.sandbox
 FUNCTIONS = "/api/functions"

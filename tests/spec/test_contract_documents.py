@@ -12,8 +12,8 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from e2e.server import Server
 from quiltfn.api.routes import ROUTES
+from spec.api_client import Api, new_name
 from spec.conftest import Keyed
-from spec.house import Api, new_name
 
 pytestmark = pytest.mark.sandbox
 MARKDOWN = "text/markdown; charset=utf-8"

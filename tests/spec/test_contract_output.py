@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from e2e.server import Server, until
-from spec.house import Api, is_error, of
+from spec.api_client import Api, is_error, of
 
 pytestmark = pytest.mark.sandbox
 # Every byte there is, and a NUL in the middle.

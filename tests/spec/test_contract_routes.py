@@ -8,8 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from e2e.server import Server
-from spec.conftest import Keyed
-from spec.house import (
+from spec.api_client import (
     PAGE_CREATE,
     PAGE_INVOKE,
     Api,
@@ -19,6 +18,7 @@ from spec.house import (
     of,
     token,
 )
+from spec.conftest import Keyed
 
 pytestmark = pytest.mark.sandbox
 FUNCTIONS = "/api/functions"

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from e2e.server import Server, until
+from spec.api_client import Api, files_below, is_error, make_key, new_address, new_name, of, watched
 from spec.conftest import Keyed
-from spec.house import Api, files_below, is_error, make_key, new_address, new_name, of, watched
 
 pytestmark = pytest.mark.sandbox
 FUNCTIONS = "/api/functions"

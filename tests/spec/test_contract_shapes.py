@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from e2e.server import Server, until
+from spec.api_client import Api, is_error, new_name, of
 from spec.conftest import Keyed
-from spec.house import Api, is_error, new_name, of
 
 pytestmark = pytest.mark.sandbox
 FUNCTION = [

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from e2e.server import Server, quiltfn, until
-from spec.house import Api, of
+from spec.api_client import Api, of
 
 pytestmark = pytest.mark.sandbox
 PHASES = ["queued", "placed", "specialised", "ran", "recorded"]

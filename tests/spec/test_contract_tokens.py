@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from e2e.server import Server
-from spec.house import Api, is_error, make_secret, new_address, watched
+from spec.api_client import Api, is_error, make_secret, new_address, watched
 
 pytestmark = pytest.mark.sandbox
 

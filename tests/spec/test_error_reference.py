@@ -13,7 +13,7 @@ from quiltfn.model.access import Caller, Scope
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.kept import AuditEntry
 from spec import errors_page
-from spec.house import is_error
+from spec.api_client import is_error
 
 pytestmark = pytest.mark.sandbox
 AGAIN = "PYTHONPATH=tests .venv/bin/python -m spec.errors_page"
@@ -48,7 +48,7 @@ def test_a_server_gives_each_code_with_its_status(
     [(StoreUnavailable(), "STORE_UNAVAILABLE"), (RuntimeError("a secret"), "INTERNAL")],
 )
 async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: str) -> None:
-    """The application over a house in which something breaks under a mutating call."""
+    """The application over services of which something breaks under a mutating call."""
     audited: list[AuditEntry] = []
 
     async def append(entry: AuditEntry) -> None:
@@ -61,7 +61,7 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
         return Caller(tenant_id="t", scope=Scope.WRITE, credential="c")
 
     known = SimpleNamespace(memory_max_mib=1024, cores=1)
-    house: Any = SimpleNamespace(
+    services: Any = SimpleNamespace(
         access=SimpleNamespace(is_open=False, identify=identify),
         health=SimpleNamespace(machine=known, draining=False),
         limits=ApiLimits(),
@@ -71,7 +71,7 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
         clock=SimpleNamespace(unix=lambda: 0.0, stamp=lambda: 0.0),
         audit=SimpleNamespace(append=append),
     )
-    transport = httpx.ASGITransport(app=make_app(house))
+    transport = httpx.ASGITransport(app=make_app(services))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         answer = await http.post("/api/functions", json={"name": "f", "handler": "echo"})
     is_error(answer, code, STATUS[code])

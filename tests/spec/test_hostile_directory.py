@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from e2e.server import Function, Server, children, is_alive, short_dir, until
-from spec.house import Api, new_name
+from spec.api_client import Api, new_name
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("anybody")]  # who clears up
 FUNCTIONS = "/api/functions"

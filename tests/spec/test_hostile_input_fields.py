@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from e2e.server import Server, children
-from spec.house import Api, new_name, of
+from spec.api_client import Api, new_name, of
 
 pytestmark = pytest.mark.sandbox
 FUNCTIONS = "/api/functions"

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from e2e.server import Server
-from spec.conftest import Keyed
-from spec.house import (
+from spec.api_client import (
     Api,
     Wire,
     files_below,
@@ -28,6 +27,7 @@ from spec.house import (
     statuses,
     watched,
 )
+from spec.conftest import Keyed
 from spec.smuggling import FUNCTIONS, JSON, PHANTOM, REFUSED, create, post
 
 pytestmark = pytest.mark.sandbox

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from e2e.server import Server, until
-from spec.house import Api, Wire, new_name, raw, request, statuses
+from spec.api_client import Api, Wire, new_name, raw, request, statuses
 from spec.proxy import MANNERS, NGINX, Proxy, nginx
 from spec.smuggling import FUNCTIONS, ONE_REQUEST, PHANTOM, REFUSED, create, post
 

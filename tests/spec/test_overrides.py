@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from spec.api_client import PAGE_INVOKE, Api, new_name, of
 from spec.conftest import Keyed
-from spec.house import PAGE_INVOKE, Api, new_name, of
-from unit.image_box import file, packed
+from unit.sample_archives import file, packed
 
 pytestmark = pytest.mark.sandbox
 SECRET = "s3cret-value"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from e2e.server import Server, until
-from spec.house import Api, make_key, new_name, of
+from spec.api_client import Api, make_key, new_name, of
 
 pytestmark = pytest.mark.sandbox
 QUOTA = 3

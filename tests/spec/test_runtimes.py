@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from e2e.server import Server, quiltfn, until
+from spec.api_client import Api, Wire, is_error, make_key, new_name, of, raw, request, statuses
 from spec.conftest import Keyed
-from spec.house import Api, Wire, is_error, make_key, new_name, of, raw, request, statuses
-from unit.image_box import a_wheel, file, good, link, packed, pressed
+from unit.sample_archives import a_wheel, file, good, link, packed, pressed
 
 pytestmark = pytest.mark.sandbox
 RUNTIMES = "/api/runtimes"

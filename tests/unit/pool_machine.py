@@ -13,8 +13,8 @@ from quiltfn.model.memory import Footprint, Memory
 from quiltfn.model.pool import Pool, PoolLimits
 from quiltfn.pool.arbiter import Arbiter
 from quiltfn.ports import Sandboxes
-from unit.pool_box import Box
 from unit.pool_world import World
+from unit.simulated_sandbox import SimulatedSandbox
 
 # A little more than the limits of calls add up to, so that not every idle one has to leave.
 BUDGET_MIB, CELL_MIB, IDLE_MIB = 1030.0, 6.0, 4.0
@@ -72,9 +72,9 @@ class Member(World):
         self._perform(self.pool.tick(self.now), is_tick=True)
 
     def evict(self, number: int) -> None:
-        box = self.boxes[number]
-        assert box.is_idle, "evicted, and it was not idle"
-        serves = box.digest == self.pool.current and not box.is_parked
+        sandbox = self.boxes[number]
+        assert sandbox.is_idle, "evicted, and it was not idle"
+        serves = sandbox.digest == self.pool.current and not sandbox.is_parked
         self.machine.evicted.append((self, number))
         self._perform(self.pool.evict(number, self.now))
         left = self.those(
@@ -92,13 +92,13 @@ class Member(World):
         parks = self.parks(digest)
         return Footprint(limit_mib=self.limit_mib, idle_mib=IDLE_MIB, parks=parks)
 
-    def charge(self, number: int, box: Box) -> float:
+    def charge(self, number: int, sandbox: SimulatedSandbox) -> float:
         """What it counts, from what it is doing."""
         if number in self.frozen:
             return self.frozen[number]
-        if box.pending:
+        if sandbox.pending:
             return self.begun[number]
-        if box.holder is not None or box.cleaning or box.is_sick:
+        if sandbox.holder is not None or sandbox.cleaning or sandbox.is_sick:
             return self.limit_mib
         return self.uses.get(number, IDLE_MIB)
 
@@ -157,7 +157,7 @@ class Machine:
             self.check()
 
     def measure(self, member: Member, choice: int) -> None:
-        idle = member.those(lambda box: box.is_idle)
+        idle = member.those(lambda sandbox: sandbox.is_idle)
         if idle:
             member.measure(idle[choice % len(idle)], float(1 + choice % 20))
         self._most = max(BUDGET_MIB, self.memory.held_mib)
@@ -171,7 +171,7 @@ class Machine:
         by_books = {
             (one.pool, number)
             for one in self.members
-            for number in one.those(lambda box: box.is_parked and not box.destroying)
+            for number in one.those(lambda sandbox: sandbox.is_parked and not sandbox.destroying)
         }
         sizes = {(one.pool, one.instance): one.size_mib for one in spares}
         worths = {(one.pool, one.instance): one.worth for one in spares}
@@ -196,8 +196,8 @@ class Machine:
         leaving = self.stock.leaving * CELL_MIB
         running = 0.0
         for one in self.members:
-            books += sum(one.charge(number, box) for number, box in one.boxes.items())
-            leaving += sum(one.frozen[n] for n in one.those(lambda box: box.destroying))
+            books += sum(one.charge(number, sandbox) for number, sandbox in one.boxes.items())
+            leaving += sum(one.frozen[n] for n in one.those(lambda sandbox: sandbox.destroying))
             running += one.limit_mib * len(one.running)
         books += (self.stock.cells + self.stock.leaving) * CELL_MIB
         assert running <= BUDGET_MIB + NEAR, "calls may use more than the machine has"

@@ -26,7 +26,7 @@ from quiltfn.model.cold import Cold
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.memory import Footprint
 from quiltfn.model.pool import Pool, PoolLimits
-from unit.pool_box import Box
+from unit.simulated_sandbox import SimulatedSandbox
 
 WARMING, PARKED, READY, BUSY = "warming", "parked", "ready", "busy"
 RECYCLING, TERMINATING = "recycling", "terminating"
@@ -38,7 +38,7 @@ class World:
     def __init__(self, limits: PoolLimits, make: Callable[[PoolLimits], Pool] = Pool) -> None:
         self.pool = make(limits)
         self.now = 1000.0
-        self.boxes: dict[int, Box] = {}
+        self.boxes: dict[int, SimulatedSandbox] = {}
         self.waiting: dict[int, float] = {}
         self.answers: dict[int, Action] = {}
         self.cancelled: set[int] = set()
@@ -75,20 +75,20 @@ class World:
         self._perform(self.pool.cancel(waiter, self.now))
 
     def release(self, number: int, *, healthy: bool = True) -> None:
-        box = self.boxes[number]
-        box.holder, box.has_served, box.cleaning = None, True, True
-        box.is_sick, box.cleaning_since = not healthy or box.dead, self.now
-        self._perform(self.pool.release(number, self.now, healthy=healthy and not box.dead))
+        sandbox = self.boxes[number]
+        sandbox.holder, sandbox.has_served, sandbox.cleaning = None, True, True
+        sandbox.is_sick, sandbox.cleaning_since = not healthy or sandbox.dead, self.now
+        self._perform(self.pool.release(number, self.now, healthy=healthy and not sandbox.dead))
 
     def cleaned(self, number: int) -> None:
         self.boxes[number].cleaning, self.boxes[number].idle_since = False, self.now
         self._perform(self.pool.cleaned(number, self.now))
 
     def started(self, number: int) -> None:
-        box = self.boxes[number]
-        box.pending, box.has_stood = False, not box.destroying
-        self._has_stood |= box.has_stood
-        box.stands(self.now, self.waiting)
+        sandbox = self.boxes[number]
+        sandbox.pending, sandbox.has_stood = False, not sandbox.destroying
+        self._has_stood |= sandbox.has_stood
+        sandbox.stands(self.now, self.waiting)
         self._perform(self.pool.started(number, self.now))
 
     def failed(self, number: int, reason: str = "no such directory") -> None:
@@ -114,7 +114,7 @@ class World:
         before = self.pool.current
         old = self.those(lambda b: b.is_idle and b.digest == before and not b.is_parked)
         kept = self.those(lambda b: b.is_idle and b.digest == digest)
-        live = len(self.those(lambda box: not box.destroying))
+        live = len(self.those(lambda sandbox: not sandbox.destroying))
         grace, is_calm = self.pool.limits.grace_s, not self.waiting
         if digest != before:
             self._previous, self._kept_until = before if grace else None, self.now + grace
@@ -159,31 +159,31 @@ class World:
     # What is so ------------------------------------------------------------------------------
 
     def held(self, waiter: int) -> int | None:
-        return next((n for n, box in self.boxes.items() if box.holder == waiter), None)
+        return next((n for n, sandbox in self.boxes.items() if sandbox.holder == waiter), None)
 
-    def those(self, true: Callable[[Box], bool]) -> list[int]:
-        return [number for number, box in self.boxes.items() if true(box)]
+    def those(self, true: Callable[[SimulatedSandbox], bool]) -> list[int]:
+        return [number for number, sandbox in self.boxes.items() if true(sandbox)]
 
     @property
     def starting(self) -> list[int]:
-        return self.those(lambda box: box.pending)
+        return self.those(lambda sandbox: sandbox.pending)
 
     @property
     def running(self) -> list[int]:
-        return self.those(lambda box: box.holder is not None)
+        return self.those(lambda sandbox: sandbox.holder is not None)
 
     @property
     def cleaning(self) -> list[int]:
-        return self.those(lambda box: box.cleaning and not box.destroying)
+        return self.those(lambda sandbox: sandbox.cleaning and not sandbox.destroying)
 
     @property
     def leaving(self) -> list[int]:
-        return self.those(lambda box: box.destroying and not box.pending)
+        return self.those(lambda sandbox: sandbox.destroying and not sandbox.pending)
 
     @property
     def kept(self) -> list[int]:
         """Those that stand parked, by the world's own books."""
-        return self.those(lambda box: box.is_parked and not box.destroying)
+        return self.those(lambda sandbox: sandbox.is_parked and not sandbox.destroying)
 
     def states(self) -> dict[int, str]:
         """What the pool says of its instances, for tests to compare with."""
@@ -210,20 +210,20 @@ class World:
         wanted = (self.pool.current, self.pool.standby)
         if self._previous is not None and self.now >= self._kept_until and is_tick:
             self._previous = None
-        for box in self.boxes.values():
-            if box.is_idle and box.digest not in wanted:
-                assert box.digest == self._previous, "kept, and of nobody"
-                box.is_parked = True
-            elif is_tick and not box.is_parked and self._is_to_be_parked(box):
-                box.is_parked = self._left_well[box.digest] = self._has_stood = True
+        for sandbox in self.boxes.values():
+            if sandbox.is_idle and sandbox.digest not in wanted:
+                assert sandbox.digest == self._previous, "kept, and of nobody"
+                sandbox.is_parked = True
+            elif is_tick and not sandbox.is_parked and self._is_to_be_parked(sandbox):
+                sandbox.is_parked = self._left_well[sandbox.digest] = self._has_stood = True
 
-    def _is_to_be_parked(self, box: Box) -> bool:
+    def _is_to_be_parked(self, sandbox: SimulatedSandbox) -> bool:
         """Idle for long, the last one of a content that is worth it, and in nobody's way."""
         limits, current = self.pool.limits, self.pool.current
-        others = self.those(lambda b: b.digest == current and not b.destroying and b is not box)
+        others = self.those(lambda b: b.digest == current and not b.destroying and b is not sandbox)
         is_last = not others and not limits.min_instances and self.pool.standby != current
-        is_old = box.is_idle and self.now - box.idle_since >= limits.idle_s
-        return is_last and is_old and box.digest == current and self.parks(current)
+        is_old = sandbox.is_idle and self.now - sandbox.idle_since >= limits.idle_s
+        return is_last and is_old and sandbox.digest == current and self.parks(current)
 
     def _perform(self, actions: list[Action], *, is_tick: bool = False) -> None:
         for action in actions:
@@ -245,14 +245,14 @@ class World:
                     assert self.failing, "a caller is failed though no start failed"
                     self._leaves_line(waiter, action)
                 case Destroy(instance=number):
-                    box = self.boxes[number]
-                    assert not box.destroying, "destroyed twice"
-                    assert box.holder is None, "destroyed under a call"
-                    may_park = is_tick and not (box.is_parked or self.pool.standby)
+                    sandbox = self.boxes[number]
+                    assert not sandbox.destroying, "destroyed twice"
+                    assert sandbox.holder is None, "destroyed under a call"
+                    may_park = is_tick and not (sandbox.is_parked or self.pool.standby)
                     may_park &= len(self.boxes) <= self.pool.limits.max_instances
-                    assert not (may_park and self._is_to_be_parked(box)), "not parked"
-                    box.destroying, box.is_parked = True, False
-                    self._note_how_it_went(box)
+                    assert not (may_park and self._is_to_be_parked(sandbox)), "not parked"
+                    sandbox.destroying, sandbox.is_parked = True, False
+                    self._note_how_it_went(sandbox)
                 case Wake(at=at):
                     assert at > self.now, "to be woken in the past would be a busy loop"
                     self.wakes.append(at)
@@ -272,23 +272,23 @@ class World:
         assert digest in (self.pool.current, self.pool.standby), "a start for nobody"
         assert number not in self.boxes, "a number used twice"
         self._check_why(self.pool.instances[number].why, digest)
-        self.boxes[number] = Box(digest)
+        self.boxes[number] = SimulatedSandbox(digest)
 
     def _resume(self, number: int) -> None:
-        box = self.boxes[number]
-        assert box.is_idle, "taken back, though it is not idle"
-        assert box.is_parked, "taken back, though it is not parked"
-        assert not box.dead, "taken back from the dead"
+        sandbox = self.boxes[number]
+        assert sandbox.is_idle, "taken back, though it is not idle"
+        assert sandbox.is_parked, "taken back, though it is not parked"
+        assert not sandbox.dead, "taken back from the dead"
         wanted = (self.pool.current, self.pool.standby)
-        assert box.digest in wanted, "taken back for nobody"
-        self._check_why(self.pool.instances[number].why, box.digest, is_taken_back=True)
-        box.stands(self.now, self.waiting)
+        assert sandbox.digest in wanted, "taken back for nobody"
+        self._check_why(self.pool.instances[number].why, sandbox.digest, is_taken_back=True)
+        sandbox.stands(self.now, self.waiting)
 
-    def _note_how_it_went(self, box: Box) -> None:
-        if box.has_stood and box.digest in (self.pool.current, self.pool.standby):
-            overdue = self.now - box.cleaning_since >= self.pool.limits.recycle_s
-            is_bad = box.dead or box.is_sick or (box.cleaning and overdue)
-            self._left_well[box.digest], self._has_stood = not is_bad, True
+    def _note_how_it_went(self, sandbox: SimulatedSandbox) -> None:
+        if sandbox.has_stood and sandbox.digest in (self.pool.current, self.pool.standby):
+            overdue = self.now - sandbox.cleaning_since >= self.pool.limits.recycle_s
+            is_bad = sandbox.dead or sandbox.is_sick or (sandbox.cleaning and overdue)
+            self._left_well[sandbox.digest], self._has_stood = not is_bad, True
 
     def _check_why(self, why: Cold, digest: str, *, is_taken_back: bool = False) -> None:
         """The reason of a start is one that the world has seen, too."""
@@ -306,22 +306,22 @@ class World:
             )
 
     def _hand(self, number: int, waiter: int, cold: bool) -> None:
-        box = self.boxes[number]
-        assert box.holder is None, "handed to two callers"
-        assert not box.pending, "handed before it was made"
-        assert not box.destroying, "handed on its way out"
-        assert not box.cleaning, "handed unclean"
-        assert not box.dead, "handed though it is known to be dead"
-        assert box.digest == self.pool.current, "handed an instance of another content"
+        sandbox = self.boxes[number]
+        assert sandbox.holder is None, "handed to two callers"
+        assert not sandbox.pending, "handed before it was made"
+        assert not sandbox.destroying, "handed on its way out"
+        assert not sandbox.cleaning, "handed unclean"
+        assert not sandbox.dead, "handed though it is known to be dead"
+        assert sandbox.digest == self.pool.current, "handed an instance of another content"
         assert waiter == min(self.waiting, default=None), "somebody waited for longer"
-        assert not box.is_parked, "handed while it is parked"
-        waited_for_it = box.is_fresh and waiter in box.seen_by
-        is_tie = waiter not in box.seen_by and self.waiting[waiter] == box.stood_at
+        assert not sandbox.is_parked, "handed while it is parked"
+        waited_for_it = sandbox.is_fresh and waiter in sandbox.seen_by
+        is_tie = waiter not in sandbox.seen_by and self.waiting[waiter] == sandbox.stood_at
         assert is_tie or cold == waited_for_it, (
             f"called {'cold' if cold else 'warm'}, and it was not"
         )
         self._leaves_line(waiter, None)
-        box.holder, box.is_fresh = waiter, False
+        sandbox.holder, sandbox.is_fresh = waiter, False
 
     def _leaves_line(self, waiter: int, answer: Action | None) -> None:
         assert waiter not in self.cancelled, "an answer to somebody who went away"
@@ -356,18 +356,20 @@ class World:
         counts, said = self.pool.counts(), self.states()
         assert counts.total == len(said) == len(self.boxes), "instances and sandboxes differ"
         assert said.keys() == self.boxes.keys()
-        for number, box in self.boxes.items():
+        for number, sandbox in self.boxes.items():
             is_leaving = said[number] == InstanceState.TERMINATING
-            assert is_leaving == box.destroying, f"{number} is {said[number]}, really {box}"
-            assert (said[number] == InstanceState.BUSY) == (box.holder is not None)
-            assert (said[number] == InstanceState.WARMING) == (box.pending and not is_leaving)
-            assert said[number] not in (PARKED, READY) or not box.cleaning, "idle and unclean"
-            assert (said[number] == PARKED) == box.is_parked, f"{number} is {said[number]}: {box}"
+            assert is_leaving == sandbox.destroying, f"{number} is {said[number]}, really {sandbox}"
+            assert (said[number] == InstanceState.BUSY) == (sandbox.holder is not None)
+            assert (said[number] == InstanceState.WARMING) == (sandbox.pending and not is_leaving)
+            assert said[number] not in (PARKED, READY) or not sandbox.cleaning, "idle and unclean"
+            assert (said[number] == PARKED) == sandbox.is_parked, (
+                f"{number} is {said[number]}: {sandbox}"
+            )
         line = [one.id for one in self.pool.line.waiting]
         assert line == sorted(self.waiting), "the lines differ"
         is_short = self.pool in self.pool.memory.short  # then a call has to end first
         full = len(self.boxes) >= self.pool.limits.max_instances and not is_short
-        if full and not self.those(lambda box: box.destroying or box.pending):
+        if full and not self.those(lambda sandbox: sandbox.destroying or sandbox.pending):
             self._check_that_the_kept_give_way()
 
     def _check_that_the_kept_give_way(self) -> None:

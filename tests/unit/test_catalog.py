@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from contract.store_box import a_function, a_version, ids
+from contract.stores import a_function, a_version, ids
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.model.errors import CapacityFull, NotFound, RateLimited
 from quiltfn.ports import Tally

@@ -15,7 +15,7 @@ from quiltfn.cli import advice, run, session, show
 from quiltfn.cli.invoke import exit_code
 from quiltfn.model.errors import NEXT_STEP
 from quiltfn.sdk import Invocation
-from unit.cli_box import FUNCTION, ID, INVOCATION, Fake, Terminal, answered_by
+from unit.canned_server import FUNCTION, ID, INVOCATION, Fake, Terminal, answered_by
 
 
 @pytest.fixture

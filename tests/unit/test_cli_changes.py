@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from quiltfn.cli import run
-from unit.cli_box import FUNCTION, ID, INVOCATION, Fake, Terminal, answered_by
+from unit.canned_server import FUNCTION, ID, INVOCATION, Fake, Terminal, answered_by
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from quiltfn.cli import manifest, packages, requirements
 from quiltfn.cli.parsing import BadParameter
-from unit.image_box import a_wheel
+from unit.sample_archives import a_wheel
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 INTERPRETER = f"/usr/bin/python{VERSION}"

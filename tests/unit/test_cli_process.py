@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from patience import patient
-from unit.cli_box import INVOCATION
+from unit.canned_server import INVOCATION
 from unit.test_transport import listening
 
 QUILTFN = [sys.executable, "-m", "quiltfn"]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from quiltfn.cli import packages, run, show
-from unit.cli_box import Fake, answered_by
-from unit.image_box import a_wheel
+from unit.canned_server import Fake, answered_by
+from unit.sample_archives import a_wheel
 
 DIGEST = "ab" * 32
 RUNTIME: dict[str, Any] = {

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from contract.store_box import a_function
+from contract.stores import a_function
 from quiltfn.model.errors import NEXT_STEP, FunctionNotActive, Unprocessable
 from quiltfn.model.function import (
     NEXT,

@@ -20,7 +20,7 @@ from quiltfn.images import ImageDirectory, ImageLimits, keep
 from quiltfn.images.tar import Source, members
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
 from quiltfn.model.image import Archive, Image
-from unit.image_box import (
+from unit.sample_archives import (
     GOOD,
     Entry,
     directory,

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from contract.store_box import a_call, a_function
+from contract.stores import a_call, a_function
 from quiltfn.model.invocation import FINAL, NEXT, CallEvent, CallResult, ExitKind, Status, conclude
 from quiltfn.model.machine import WrongEvent
 from unit.machine_table import check_table

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contract.store_box import a_function, a_version, ids
+from contract.stores import a_function, a_version, ids
 from quiltfn.access import ANYBODY
 from quiltfn.api import functions, pages
 from quiltfn.api.rooms import Rooms
@@ -18,8 +18,8 @@ from quiltfn.ports import Tally
 
 def listing(catalog: Catalog, rooms: Rooms) -> "asyncio.Task[list[str]]":
     """A list of the tenant's functions, under way."""
-    house: Any = SimpleNamespace(catalog=catalog, rooms=rooms, limits=ApiLimits())
-    asked = Asked(house=house, guide=None, caller=ANYBODY, path={}, query={}, headers={})
+    services: Any = SimpleNamespace(catalog=catalog, rooms=rooms, limits=ApiLimits())
+    asked = Asked(services=services, guide=None, caller=ANYBODY, path={}, query={}, headers={})
 
     async def listed() -> list[str]:
         answer = await functions.list_functions(asked)

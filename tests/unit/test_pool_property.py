@@ -42,11 +42,11 @@ def on(
 
 
 def unused(world: World) -> list[int]:
-    return [box.holder for box in world.boxes.values() if box.holder is not None]
+    return [sandbox.holder for sandbox in world.boxes.values() if sandbox.holder is not None]
 
 
 def can_die(world: World) -> list[int]:
-    return world.those(lambda box: not (box.pending or box.destroying or box.dead))
+    return world.those(lambda sandbox: not (sandbox.pending or sandbox.destroying or sandbox.dead))
 
 
 def switch_to_what_stands(world: World, _choice: int) -> None:
@@ -68,7 +68,7 @@ EVENTS: dict[str, Callable[[World, int], object]] = {
     "release sick": on(lambda w: w.running, lambda w, n: w.release(n, healthy=False)),
     "started": on(lambda w: w.starting, World.started),
     "failed": on(lambda w: w.starting, World.failed),
-    "cleaned": on(lambda w: w.those(lambda box: box.cleaning), World.cleaned),
+    "cleaned": on(lambda w: w.those(lambda sandbox: sandbox.cleaning), World.cleaned),
     "lost": on(can_die, World.lost),
     "gone": on(lambda w: w.leaving, World.gone),
     "prepare": lambda world, n: world.prepare(CONTENTS[n % 3], 1 + n // 3 % 4),
@@ -115,7 +115,7 @@ def a_standby_stands_though_the_line_never_ends(world: World) -> None:
     digest = world.pool.standby
     if digest is None:
         return
-    for _ in range(40):  # a full house: for each call that ends another one comes
+    for _ in range(40):  # a full pool: for each call that ends another one comes
         if world.pool.current is not None and len(world.waiting) < LINE_MAX:
             world.acquire()
         for numbers, complete in (

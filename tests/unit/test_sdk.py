@@ -20,7 +20,7 @@ from quiltfn.sdk import (
     UnreadableAnswer,
     requests,
 )
-from unit.cli_box import Canned
+from unit.canned_server import Canned
 
 FUNCTION: dict[str, Any] = {
     "id": "f1",

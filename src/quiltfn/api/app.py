@@ -23,7 +23,7 @@ from quiltfn.api import openapi, parse, rules
 from quiltfn.api.guide import Guide
 from quiltfn.api.render import JSON, bug, encode, failure, success, tell_of_bug
 from quiltfn.api.rooms import SHORT_BYTES
-from quiltfn.api.route import Asked, House, Route
+from quiltfn.api.route import Asked, Route, Services
 from quiltfn.api.routes import CALL_BY_ID, CALL_BY_NAME, ROUTES
 from quiltfn.api.stream import streamed
 from quiltfn.api.trail import Trail, Visit
@@ -85,13 +85,13 @@ class App:
         return self._by_id, MappingProxyType({"function_id": found["function_id"].decode()})
 
 
-def make_app(house: House) -> App:
-    """The application over `house`."""
-    machine = house.health.machine
-    known = rules.with_host(machine.memory_max_mib, machine.cores, house.limits.timeout_max_s)
+def make_app(services: Services) -> App:
+    """The application over `services`."""
+    machine = services.health.machine
+    known = rules.with_host(machine.memory_max_mib, machine.cores, services.limits.timeout_max_s)
     guide = Guide(ROUTES, encode(openapi.document(ROUTES, known)))
-    trail = Trail(house.audit, house.clock)
-    endpoints = {path: Endpoint(house, guide, trail, routes) for path, routes in ROUTES}
+    trail = Trail(services.audit, services.clock)
+    endpoints = {path: Endpoint(services, guide, trail, routes) for path, routes in ROUTES}
     paths = [Path(path, one.answer, methods=None) for path, one in endpoints.items()]
     for path in paths:
         path.methods = set()  # every method arrives, so that 405 is told in our own words
@@ -102,8 +102,10 @@ def make_app(house: House) -> App:
 class Endpoint:
     """All methods of one path."""
 
-    def __init__(self, house: House, guide: Guide, trail: Trail, routes: dict[str, Route]) -> None:
-        self._house, self._guide, self._trail, self._routes = house, guide, trail, routes
+    def __init__(
+        self, services: Services, guide: Guide, trail: Trail, routes: dict[str, Route]
+    ) -> None:
+        self._services, self._guide, self._trail, self._routes = services, guide, trail, routes
         self._allow = ", ".join(sorted(routes))
 
     async def answer(self, request: Request) -> Response:
@@ -137,7 +139,7 @@ class Endpoint:
             await self._trail.refused(visit, answer, Internal.code)
         finally:
             if visit.held:
-                self._house.rooms.bodies.give_back(visit.held, visit.caller.tenant_id)
+                self._services.rooms.bodies.give_back(visit.held, visit.caller.tenant_id)
         if answer.status >= 400 or visit.action is not None:
             _tell(visit, answer)
         # A kept answer may be another request's as well, so the headers are not changed in place.
@@ -147,7 +149,7 @@ class Endpoint:
     async def _answer(self, visit: Visit) -> Rendered:
         """Who, what, may they; then the route's own work, once or again."""
         request, route = visit.request, visit.route
-        access = self._house.access
+        access = self._services.access
         if access.is_open and access.is_outdated:
             await access.refresh()
         if access.is_open:
@@ -159,7 +161,7 @@ class Endpoint:
                 check_credentials(request)
             visit.caller = await access.identify(request.headers, visit.address)
             visit.caller.must_have(route.scope)
-        if route.action is not None and self._house.health.draining:
+        if route.action is not None and self._services.health.draining:
             raise ShuttingDown("the server is ending and changes nothing any more", retry_after=5)
         if route.is_invoke:
             check_place(request)
@@ -173,7 +175,7 @@ class Endpoint:
         if key is None:
             return await self._execute(route, visit)
 
-        answers, unkept = self._house.rooms.answers, 0
+        answers, unkept = self._services.rooms.answers, 0
 
         async def execute() -> Rendered:
             nonlocal unkept
@@ -187,9 +189,9 @@ class Endpoint:
         path, raw = request.scope["path"], visit.body or b""
         slot = slot_for(visit.caller.tenant_id, request.method, path, key, raw)
         del raw
-        room = self._house.rooms.kept_answer(visit.caller.tenant_id)
+        room = self._services.rooms.kept_answer(visit.caller.tenant_id)
         try:
-            return await self._house.idempotency.run(slot, execute, room)
+            return await self._services.idempotency.run(slot, execute, room)
         finally:
             answers.sent(-unkept)
 
@@ -197,7 +199,7 @@ class Endpoint:
         """The route's own work, its refusals rendered and, where it changes something, audited."""
         request = visit.request
         asked = Asked(
-            house=self._house,
+            services=self._services,
             guide=self._guide,
             caller=visit.caller,
             path=request.path_params,
@@ -210,12 +212,12 @@ class Endpoint:
             if request.scope["query_string"] and route.scope is not None:
                 asked.query = _query(route, request)
             if route.streams:
-                with self._house.rooms.uploads:
-                    asked.body = streamed(route, request, self._house.limits)
+                with self._services.rooms.uploads:
+                    asked.body = streamed(route, request, self._services.limits)
                     answer = await route.handler(asked)
             else:
                 if visit.body is not None and len(visit.body) > SHORT_BYTES:
-                    await self._house.rooms.turn()
+                    await self._services.rooms.turn()
                 asked.body = _body(route, visit.take_body(), request)
                 answer = await route.handler(asked)
             rendered, object_id = success(answer), answer.object_id
@@ -244,13 +246,13 @@ class Endpoint:
         if size > SHORT_BYTES:
             tenant_id = visit.caller.tenant_id
             more = size - visit.held
-            self._house.rooms.bodies.take(more, tenant_id, is_call=route.is_invoke)
+            self._services.rooms.bodies.take(more, tenant_id, is_call=route.is_invoke)
             visit.held = size
 
     async def _read(self, route: Route, visit: Visit) -> bytes:
         """The body, refused as soon as it is known to be too long, or late, or too much for now."""
         request = visit.request
-        limits, limit = self._house.limits, self._limit(route)
+        limits, limit = self._services.limits, self._limit(route)
         announced = request.headers.get("content-length", "0")
         if announced.isdigit() and int(announced) > limit:
             raise PayloadTooLarge(f"the body has {announced} bytes; this route takes {limit}")
@@ -270,7 +272,7 @@ class Endpoint:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _limit(self, route: Route) -> int:
-        limits = self._house.limits
+        limits = self._services.limits
         return limits.invoke_body_max if route.is_invoke else limits.body_max
 
     def _check_size(self, size: int, limit: int) -> None:

@@ -12,7 +12,7 @@ ACTION = re.compile(r"[\x21-\x7e]{1,255}")
 async def set_pool_target(asked: Asked) -> Answer:
     """Set a function's scaling targets, at once and without a new version."""
     _check_tenant(asked)
-    entry = await asked.house.elasticity.target(
+    entry = await asked.services.elasticity.target(
         asked.entry(), asked.body.min_instances, asked.body.max_instances
     )
     function = entry.function
@@ -33,7 +33,7 @@ async def create_pool_target_operation(asked: Asked) -> Answer:
     key = _needed(asked, "idempotency-key")
     action_id = _needed(asked, "x-orch-action-id")
     targets = (asked.body.min_instances, asked.body.max_instances)
-    operation, is_replay = await asked.house.elasticity.controlled(
+    operation, is_replay = await asked.services.elasticity.controlled(
         asked.entry(), targets, key, action_id
     )
     answer = schema.operation_answer(operation)
@@ -44,7 +44,9 @@ async def create_pool_target_operation(asked: Asked) -> Answer:
 
 async def get_operation(asked: Asked) -> Answer:
     """Show one controlled operation."""
-    operation = await asked.house.elasticity.operation(asked.tenant_id, asked.path["operation_id"])
+    operation = await asked.services.elasticity.operation(
+        asked.tenant_id, asked.path["operation_id"]
+    )
     return Answer(value=schema.operation_answer(operation))
 
 

@@ -30,9 +30,9 @@ LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.D
 async def create_function(asked: Asked) -> Answer:
     """Create a function. It is pending and has version 1; deploy it next."""
     new, content = asked.body.split()
-    house = asked.house
-    house.admission.check_functions(house.catalog.count(asked.tenant_id))
-    entry = await house.lifecycle.create(asked.tenant_id, new, content)
+    services = asked.services
+    services.admission.check_functions(services.catalog.count(asked.tenant_id))
+    entry = await services.lifecycle.create(asked.tenant_id, new, content)
     function = entry.function
     answer = schema.CreatedAnswer(
         function_id=function.id, name=function.name, state=function.state, version=1
@@ -48,10 +48,10 @@ async def list_functions(asked: Asked) -> Answer:
     if state is not None:
         parse.one_of(state, "state", LISTED_STATES, "active")
     cluster = asked.query.get("cluster_id")
-    async with asked.house.rooms.answers.making(pages.room(asked), asked.tenant_id):
+    async with asked.services.rooms.answers.making(pages.room(asked), asked.tenant_id):
         matching = (
             entry
-            for entry in asked.house.catalog.of_tenant(asked.tenant_id, after)
+            for entry in asked.services.catalog.of_tenant(asked.tenant_id, after)
             if (state is None or entry.function.state == state)
             and (cluster is None or entry.function.cluster_id == cluster)
         )
@@ -67,7 +67,7 @@ async def get_function(asked: Asked) -> Answer:
 
 async def get_function_by_name(asked: Asked) -> Answer:
     """Show one function, by its name."""
-    return _shown(asked, asked.house.catalog.by_name(asked.tenant_id, asked.path["name"]))
+    return _shown(asked, asked.services.catalog.by_name(asked.tenant_id, asked.path["name"]))
 
 
 async def update_function(asked: Asked) -> Answer:
@@ -84,12 +84,12 @@ async def update_function(asked: Asked) -> Answer:
         )
     entry = asked.entry()
     expected = _if_match(asked)
-    return _shown(asked, await asked.house.lifecycle.update(entry, changes, expected))
+    return _shown(asked, await asked.services.lifecycle.update(entry, changes, expected))
 
 
 async def delete_function(asked: Asked) -> Answer:
     """Delete a function. New and waiting calls get 404 at once; running ones have 5 seconds."""
-    await asked.house.lifecycle.delete(asked.entry())
+    await asked.services.lifecycle.delete(asked.entry())
     return Answer(status=204)
 
 
@@ -97,18 +97,18 @@ async def deploy_function(asked: Asked) -> Answer:
     """Deploy: make instances ready. The answer says active, or error with error_message, or, after
     20 seconds, deploying.
     """
-    return _shown(asked, await asked.house.lifecycle.deploy(asked.entry()))
+    return _shown(asked, await asked.services.lifecycle.deploy(asked.entry()))
 
 
 async def pause_function(asked: Asked) -> Answer:
     """Pause: new and waiting calls are refused, running ones finish, nothing stays warm."""
-    await asked.house.lifecycle.pause(asked.entry())
+    await asked.services.lifecycle.pause(asked.entry())
     return Answer(value=schema.PauseAnswer())
 
 
 async def resume_function(asked: Asked) -> Answer:
     """Resume a paused function; it is deployed again."""
-    return _shown(asked, await asked.house.lifecycle.resume(asked.entry()))
+    return _shown(asked, await asked.services.lifecycle.resume(asked.entry()))
 
 
 async def invoke_function(asked: Asked) -> Answer:
@@ -120,7 +120,7 @@ async def invoke_function(asked: Asked) -> Answer:
 
 async def invoke_function_by_name(asked: Asked) -> Answer:
     """Invoke a function, by its name, and wait for its end."""
-    entry = asked.house.catalog.by_name(asked.tenant_id, asked.path["name"])
+    entry = asked.services.catalog.by_name(asked.tenant_id, asked.path["name"])
     return await _invoke(asked, entry)
 
 
@@ -138,10 +138,10 @@ def _request(asked: Asked, output: OutputOfCall) -> Request:
 
 
 async def _invoke(asked: Asked, entry: Entry) -> Answer:
-    house = asked.house
+    services = asked.services
     tenant_id = asked.tenant_id
-    with house.rooms.outputs.call(tenant_id) as output, house.admission.call(tenant_id):
-        record = await house.invoker.invoke(entry, _request(asked, output))
+    with services.rooms.outputs.call(tenant_id) as output, services.admission.call(tenant_id):
+        record = await services.invoker.invoke(entry, _request(asked, output))
         headers = {"x-invocation-id": record.invocation_id, **_truncated(record)}
         if record.timeline is not None:
             headers["server-timing"] = record.timeline.server_timing()
@@ -149,7 +149,7 @@ async def _invoke(asked: Asked, entry: Entry) -> Answer:
             return Answer(value=schema.invocation_answer(record), headers=headers)
         try:
             size = text_size(record.stdout) + text_size(record.stderr)
-            async with house.rooms.answers.making(size, tenant_id):
+            async with services.rooms.answers.making(size, tenant_id):
                 return pages.encoded(schema.invocation_answer(record), headers)
         except CapacityFull as error:
             error.with_record(record.invocation_id, executed=True)
@@ -175,18 +175,18 @@ async def list_invocations(asked: Asked) -> Answer:
         min_duration_ms=parse.integer(slow, "min_duration_ms", 0, 999_999_999)
         if slow is not None
         else None,
-        max_bytes=asked.house.limits.page_max,
+        max_bytes=asked.services.limits.page_max,
         with_output=output == "full",
     )
-    async with asked.house.rooms.answers.making(pages.room(asked), asked.tenant_id):
-        page = await asked.house.journal.query(wanted)
+    async with asked.services.rooms.answers.making(pages.room(asked), asked.tenant_id):
+        page = await asked.services.journal.query(wanted)
         shown = ((one.invocation_id, schema.invocation_answer(one)) for one in page.items)
         return await pages.answer(asked, "invocations", shown, limit, page.next_cursor)
 
 
 async def get_invocation(asked: Asked) -> Answer:
     """Show the record of one call."""
-    async with asked.house.rooms.answers.making(pages.room(asked), asked.tenant_id):
+    async with asked.services.rooms.answers.making(pages.room(asked), asked.tenant_id):
         record = await _record(asked)
         return pages.encoded(schema.invocation_answer(record), _truncated(record))
 
@@ -196,7 +196,7 @@ async def get_invocation_output(asked: Asked) -> Answer:
     text, with U+FFFD for what is not UTF-8.
     """
     stream = parse.one_of(asked.query.get("stream", "stdout"), "stream", STREAMS, "stderr")
-    async with asked.house.rooms.answers.making(pages.room(asked), asked.tenant_id):
+    async with asked.services.rooms.answers.making(pages.room(asked), asked.tenant_id):
         record = await _record(asked)
         if record.status not in FINAL:
             raise NotFound("the call has not ended yet", hint="ask again once it has")
@@ -235,15 +235,15 @@ async def list_function_versions(asked: Asked) -> Answer:
     limit = parse.integer(query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
     after = from_cursor(query["cursor"], "") if "cursor" in query else None
     current, show = entry.function.current_version, _sees_values(asked)
-    async with asked.house.rooms.answers.making(pages.room(asked), asked.tenant_id):
-        page = await asked.house.lifecycle.versions(entry, after, limit)
+    async with asked.services.rooms.answers.making(pages.room(asked), asked.tenant_id):
+        page = await asked.services.lifecycle.versions(entry, after, limit)
         shown = ((one.id, schema.version_answer(one, current, show=show)) for one in page.items)
         return await pages.answer(asked, "versions", shown, limit, page.next_cursor)
 
 
 async def rollback_function(asked: Asked) -> Answer:
     """Roll back to an earlier version; none is made by that."""
-    entry = await asked.house.lifecycle.rollback(asked.entry(), asked.body.version)
+    entry = await asked.services.lifecycle.rollback(asked.entry(), asked.body.version)
     return _shown(asked, entry)
 
 
@@ -252,7 +252,7 @@ async def get_function_pool(asked: Asked) -> Answer:
     that are being cleaned.
     """
     entry = asked.entry()
-    counts = asked.house.pools.counts(entry.function.id)
+    counts = asked.services.pools.counts(entry.function.id)
     return Answer(value=schema.pool_answer(entry.function.id, counts))
 
 
@@ -265,16 +265,16 @@ async def get_function_egress(asked: Asked) -> Answer:
         value=schema.EgressAnswer(
             function_id=entry.function.id,
             network=entry.version.content.pinned.network,
-            blocked_count=await asked.house.pools.blocked(entry.function.id),
+            blocked_count=await asked.services.pools.blocked(entry.function.id),
         )
     )
 
 
 async def get_pool_stats(asked: Asked) -> Answer:
     """Count all instances of the tenant, state by state."""
-    house = asked.house
-    own = house.catalog.owned(asked.tenant_id, house.pools.occupied())
-    counts = summed(house.pools.counts(function_id) for function_id in own)
+    services = asked.services
+    own = services.catalog.owned(asked.tenant_id, services.pools.occupied())
+    counts = summed(services.pools.counts(function_id) for function_id in own)
     return Answer(value=schema.pool_stats_answer(counts))
 
 
@@ -290,7 +290,7 @@ def _truncated(record: Invocation) -> dict[str, str]:
 async def _record(asked: Asked) -> Invocation:
     """The record that the path names."""
     entry = asked.entry()
-    record = await asked.house.journal.get(entry.function.id, asked.path["invocation_id"])
+    record = await asked.services.journal.get(entry.function.id, asked.path["invocation_id"])
     if record is None:
         raise NotFound("the function has no invocation with this id")
     return record

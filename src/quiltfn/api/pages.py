@@ -19,7 +19,7 @@ _encode = msgspec.json.Encoder().encode
 
 def room(asked: Asked) -> int:
     """Bytes that a page needs while it is made: what was read, its entries, and the whole."""
-    return 3 * asked.house.limits.page_max
+    return 3 * asked.services.limits.page_max
 
 
 def encoded(value: Any, headers: Mapping[str, str]) -> Answer:
@@ -38,7 +38,7 @@ async def answer(
     `cursor`: where it goes on behind all of them.
     """
     found: list[msgspec.Raw] = []
-    size, piece, last, most = 0, 0, "", asked.house.limits.page_max
+    size, piece, last, most = 0, 0, "", asked.services.limits.page_max
     for key, entry in shown:
         text = _encode(entry)
         if len(found) == limit or (found and size + len(text) > most):

@@ -24,7 +24,7 @@ MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class House:
+class Services:
     """The verbs and ports that the routes call."""
 
     clock: Clock
@@ -66,7 +66,7 @@ class Asked(msgspec.Struct, kw_only=True):
     route takes a stream, as its chunks while they arrive.
     """
 
-    house: House
+    services: Services
     guide: Any
     caller: Caller
     path: Mapping[str, str]
@@ -82,7 +82,7 @@ class Asked(msgspec.Struct, kw_only=True):
 
     def entry(self) -> Entry:
         """The function that the path names by id."""
-        return self.house.catalog.by_id(self.tenant_id, self.path["function_id"])
+        return self.services.catalog.by_id(self.tenant_id, self.path["function_id"])
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

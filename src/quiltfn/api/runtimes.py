@@ -12,7 +12,7 @@ async def list_runtimes(asked: Asked) -> Answer:
     """List the runtimes that the tenant's functions can name, the server's own first: its own and
     those that all tenants share.
     """
-    shown = [_answer(asked, one) for one in asked.house.runtimes.all(asked.tenant_id)]
+    shown = [_answer(asked, one) for one in asked.services.runtimes.all(asked.tenant_id)]
     return Answer(value=schema.RuntimeList(runtimes=shown))
 
 
@@ -20,7 +20,7 @@ async def get_runtime(asked: Asked) -> Answer:
     """Show what a runtime's name stands for now. The values of its environment are shown to keys
     that may write, those of a shared runtime to operators alone.
     """
-    named = asked.house.runtimes.get(asked.tenant_id, asked.path["name"])
+    named = asked.services.runtimes.get(asked.tenant_id, asked.path["name"])
     return Answer(value=_answer(asked, named))
 
 
@@ -34,7 +34,7 @@ async def add_runtime(asked: Asked) -> Answer:
     shared = asked.body.shared
     if shared:
         asked.caller.must_have(Scope.OPERATOR)
-    named, is_new = await asked.house.runtimes.add(
+    named, is_new = await asked.services.runtimes.add(
         asked.tenant_id,
         asked.body.wanted(),
         shared=shared,
@@ -54,7 +54,7 @@ async def remove_runtime(asked: Asked) -> Answer:
     shared = parse.boolean(asked.query.get("shared", "false"), "shared")
     if shared:
         asked.caller.must_have(Scope.OPERATOR)
-    await asked.house.runtimes.remove(asked.tenant_id, asked.path["name"], shared=shared)
+    await asked.services.runtimes.remove(asked.tenant_id, asked.path["name"], shared=shared)
     return Answer(status=204)
 
 
@@ -65,7 +65,7 @@ async def upload_image(asked: Asked) -> Answer:
     have a quota. One that nothing of the tenant names is given back after a while.
     """
     kind = asked.headers["content-type"].partition(";")[0].strip().lower()
-    image = await asked.house.holdings.take(asked.tenant_id, Archive(kind), asked.body)
+    image = await asked.services.holdings.take(asked.tenant_id, Archive(kind), asked.body)
     return Answer(
         value=schema.image_answer(image),
         status=201 if image.is_new else 200,

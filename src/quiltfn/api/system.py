@@ -25,7 +25,7 @@ async def get_liveness(_asked: Asked) -> Answer:
 
 async def get_health(asked: Asked) -> Answer:
     """Say whether the server can do its work, part by part, and which protections are in force."""
-    report = await asked.house.health.report()
+    report = await asked.services.health.report()
     return _guide(asked, report, guide.health_text(report))
 
 
@@ -86,35 +86,35 @@ def policy_of(page: str) -> str:
 
 async def get_system_info(asked: Asked) -> Answer:
     """Show the version, the node, the protections in force and the limits."""
-    machine, house = asked.house.health.machine, asked.house
+    machine, services = asked.services.health.machine, asked.services
     return Answer(
         value=schema.InfoAnswer(
             version=__version__,
             node_id=machine.node_id,
             cgroup_mode=machine.cgroup_mode,
             oci_runtime=machine.oci_runtime,
-            durability=house.health.durability,
+            durability=services.health.durability,
             protections=machine.protections,
             interpreters=machine.interpreters,
             limits={
                 "memory_limit_mb": machine.memory_max_mib,
                 "cpu_limit_percent": 100 * machine.cores,
-                "body_bytes": house.limits.body_max,
-                "invoke_body_bytes": house.limits.invoke_body_max,
-                "stdout_bytes": house.limits.stdout_max,
-                "stderr_bytes": house.limits.stderr_max,
-                "timeout_seconds": house.limits.timeout_max_s,
-                "image_upload_bytes": house.limits.image_max,
-                "tenant_calls_in_flight": house.admission.limits.in_flight,
-                "tenant_functions": house.admission.limits.functions,
-                "tenant_instances": house.pools.tenant_instances,
-                "tenant_runtimes": house.runtimes.rules.runtimes,
-                "tenant_image_bytes": house.holdings.quota_bytes,
-                "tenant_calls_per_second": house.admission.limits.calls_per_s,
+                "body_bytes": services.limits.body_max,
+                "invoke_body_bytes": services.limits.invoke_body_max,
+                "stdout_bytes": services.limits.stdout_max,
+                "stderr_bytes": services.limits.stderr_max,
+                "timeout_seconds": services.limits.timeout_max_s,
+                "image_upload_bytes": services.limits.image_max,
+                "tenant_calls_in_flight": services.admission.limits.in_flight,
+                "tenant_functions": services.admission.limits.functions,
+                "tenant_instances": services.pools.tenant_instances,
+                "tenant_runtimes": services.runtimes.rules.runtimes,
+                "tenant_image_bytes": services.holdings.quota_bytes,
+                "tenant_calls_per_second": services.admission.limits.calls_per_s,
             },
             memory={
-                "budget_mib": house.pools.memory.budget_mib,
-                "held_mib": round(house.pools.memory.held_mib, 1),
+                "budget_mib": services.pools.memory.budget_mib,
+                "held_mib": round(services.pools.memory.held_mib, 1),
             },
         )
     )
@@ -137,14 +137,14 @@ async def create_api_key(asked: Asked) -> Answer:
             raise Forbidden("a key cannot have more than the scope of the one that makes it")
     expires = body.expires_seconds
     if caller.expires_at is not None:
-        left = caller.expires_at - int(asked.house.clock.unix())
+        left = caller.expires_at - int(asked.services.clock.unix())
         if expires is None or expires > left:
             raise Forbidden(
                 "a key cannot live longer than the one that makes it",
                 hint=f"give expires_seconds of {left} or less",
             )
-    key, text = await make_key(asked.house.keys, asked.house.clock, tenant, scope, expires)
-    await asked.house.access.refresh()
+    key, text = await make_key(asked.services.keys, asked.services.clock, tenant, scope, expires)
+    await asked.services.access.refresh()
     return Answer(value=schema.new_key_answer(key, text), status=201, object_id=key.id)
 
 
@@ -152,7 +152,7 @@ async def list_api_keys(asked: Asked) -> Answer:
     """List the tenant's API keys, revoked ones and those of a higher scope included; an operator
     sees all. Never the keys themselves.
     """
-    keys = await asked.house.keys.load()
+    keys = await asked.services.keys.load()
     seen = [key for key in keys if asked.caller.reaches(key.tenant_id)]
     return Answer(value=schema.KeyList(keys=[schema.key_answer(key) for key in seen]))
 
@@ -161,8 +161,8 @@ async def revoke_api_key(asked: Asked) -> Answer:
     """Revoke an API key, for good and within a second. A key of a higher scope than the caller's
     stays.
     """
-    await revoke_key(asked.house.keys, asked.house.clock, asked.path["key_id"], asked.caller)
-    await asked.house.access.refresh()
+    await revoke_key(asked.services.keys, asked.services.clock, asked.path["key_id"], asked.caller)
+    await asked.services.access.refresh()
     return Answer(status=204)
 
 
@@ -170,7 +170,7 @@ async def list_audit_entries(asked: Asked) -> Answer:
     """List who changed what, or was refused it, newest first; an operator sees every tenant's."""
     everything = asked.caller.scope.includes(Scope.OPERATOR)
     limit = parse.integer(asked.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
-    page = await asked.house.audit.query(
+    page = await asked.services.audit.query(
         None if everything else asked.tenant_id, limit, asked.query.get("cursor")
     )
     entries = [schema.audit_answer(entry) for entry in page.items]
@@ -179,12 +179,12 @@ async def list_audit_entries(asked: Asked) -> Answer:
 
 async def get_metrics(asked: Asked) -> Answer:
     """Show the server's metrics in Prometheus' text format."""
-    house = asked.house
-    metrics.show_pools(house.pools.counts(one) for one in house.pools.occupied())
-    metrics.show_lines(house.pools.waiting())
-    metrics.show_memory(house.pools.memory.held_mib)
-    metrics.show_stock(house.stock.count())
-    metrics.show_images(house.holdings.bytes_in_all())
+    services = asked.services
+    metrics.show_pools(services.pools.counts(one) for one in services.pools.occupied())
+    metrics.show_lines(services.pools.waiting())
+    metrics.show_memory(services.pools.memory.held_mib)
+    metrics.show_stock(services.stock.count())
+    metrics.show_images(services.holdings.bytes_in_all())
     return Answer(value=metrics.text(), content_type=metrics.CONTENT_TYPE)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Box:
+class SimulatedSandbox:
     """A sandbox as the world sees it."""
 
     digest: str

@@ -16,7 +16,7 @@ from e2e.leftovers import look, nothing_since
 from e2e.oracle import Victim
 from e2e.server import CRUN, IN_FULL, Function, Server, short_dir
 from patience import patient
-from spec.house import make_key
+from spec.api_client import make_key
 
 CGROUPS = Path("/sys/fs/cgroup")
 

@@ -71,7 +71,7 @@ while code := test.recv(65536):
 
 
 @dataclass
-class Box:
+class LauncherProcess:
     """A launcher that runs, its directories, and the server in its hands."""
 
     root: Path
@@ -126,7 +126,7 @@ class Box:
 @contextlib.contextmanager
 def place() -> Iterator[Path]:
     """A directory that mapped root can walk into."""
-    path = Path(tempfile.mkdtemp(prefix="quiltfn-box-"))
+    path = Path(tempfile.mkdtemp(prefix="quiltfn-launcher-"))
     path.chmod(0o711)
     try:
         yield path
@@ -135,9 +135,9 @@ def place() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def box(
+def run_launcher(
     root: Path, *, data: str = "data", through: Sequence[str] = (), **how: Any
-) -> Iterator[Box]:
+) -> Iterator[LauncherProcess]:
     """One launcher. `through`: a command that becomes it. `how`: `crun`, `runsc`, paths; `job_s`,
     how long a program may take; `made_max`, `mounted_max`, bounds of directories and mounts.
 
@@ -158,7 +158,7 @@ def box(
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 start_new_session=True,
             )
-        made = Box(root, process, ours, log)
+        made = LauncherProcess(root, process, ours, log)
         try:
             assert ours.recv(64) == b'"ready"', f"the launcher did not start: {log.read_text()}"
             (made.id,) = _servers(root) - before

@@ -1,8 +1,8 @@
 """A place for the real guest, made of bare namespaces: no OCI runtime, no cgroup, no seccomp.
 
-Run as a script it is the inside of the box: it makes the namespaces, takes the user ids its parent
+Run as a script it makes the namespaces, takes the user ids that its parent
 maps for it, mounts /proc, /tmp and /dev/shm, and becomes pid 1's parent. All mounts live in the
-box's own mount namespace, so the end of the guest is the end of everything.
+namespaces' own mount table, so the end of the guest is the end of everything.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SANITIZER = {
 SANITIZER_EXIT = 99
 SOURCE = Path(__file__).parents[2] / "src/quiltfn/guest/guest.c"
 SHELL_LIBRARY = SOURCE.with_name("bin") / "shell.so"
-# Where a box has that library, for everybody to read.
+# Where it has that library, for everybody to read.
 SHOWN = "/mnt/shell.so"
 STRICT = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
 
@@ -71,7 +71,7 @@ if __name__ != "__main__":
         alive_at_end: int = -1
         events: list[Event] = field(default_factory=list)
 
-    class Box:
+    class BareGuest:
         """One sandbox with the guest in it, and the host's end of its socket."""
 
         def __init__(self, guest: Path, *options: str) -> None:
@@ -95,7 +95,7 @@ if __name__ != "__main__":
             for fd in (heard, tell):
                 os.close(fd)
             inner.close()
-            assert os.read(told, 1) == b"u", "the box could not make its namespaces"
+            assert os.read(told, 1) == b"u", "the bare_guest could not make its namespaces"
             for kind in ("uid", "gid"):
                 Path(f"/proc/{self.process.pid}/{kind}_map").write_text(f"0 {UID_BASE} 65536")
             os.write(say, b"m")
@@ -119,7 +119,7 @@ if __name__ != "__main__":
             self.close()
 
         def close(self) -> int:
-            """Hangs up, and returns the guest's exit status; nothing is left of the box then."""
+            """Hangs up, and returns the guest's exit status; nothing is left then."""
             self.socket.close()
             status = self.wait()
             assert self.processes() == []
@@ -134,7 +134,7 @@ if __name__ != "__main__":
                 raise
 
         def processes(self) -> list[int]:
-            """The machine's ids of all that runs in the box, zombies included."""
+            """The machine's ids of all that runs in there, zombies included."""
             found = []
             for entry in os.listdir("/proc"):
                 if entry.isdigit():
@@ -221,7 +221,7 @@ if __name__ != "__main__":
             return self.answer()
 
         def run(self, script: str, *, timeout_ms: int = 10_000) -> Answer:
-            """For a box specialised with `sh -c 'eval "$SCRIPT"'`: another handler each time."""
+            """For a guest specialised with `sh -c 'eval "$SCRIPT"'`: another handler each time."""
             return self.call({"SCRIPT": script}, timeout_ms=timeout_ms)
 
 

@@ -1,4 +1,4 @@
-"""The verbs and the pools, tied together over a real store and journal and fake sandboxes."""
+"""The verbs and the pools, harness together over a real store and journal and fake sandboxes."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ class HandClock:
 
 
 @dataclass
-class House:
+class Harness:
     """A running server without HTTP."""
 
     store: SqliteStore
@@ -103,14 +103,14 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def house(
+async def open_harness(
     path: Path,
     clock: HandClock | None = None,
     fakes: FakeSandboxes | None = None,
     memory: Memory | None = None,
     tenant_instances: float = UNBOUNDED,
     **sandboxes: float,
-) -> AsyncIterator[House]:
+) -> AsyncIterator[Harness]:
     """Opened as main opens it, closed as main closes it; at the end no sandbox may be left."""
     clock = clock or HandClock()
     async with SqliteStore.open(path) as store:
@@ -128,7 +128,7 @@ async def house(
         place = Place(node_id="node-1", host=host, runtimes=runtimes, pools=PoolLimits())
         lifecycle = Lifecycle(catalog, store, pools, clock, place)
         await lifecycle.restore()
-        tied = House(
+        harness = Harness(
             store=store,
             journal=journal,
             sandboxes=fake,
@@ -139,13 +139,13 @@ async def house(
             clock=clock,
         )
         try:
-            yield tied
+            yield harness
         finally:
             fake.may_start.set()
             fake.may_end.set()
             async with asyncio.timeout(5):
                 await pools.aclose()
-                await asyncio.gather(*tied.tasks, return_exceptions=True)
+                await asyncio.gather(*harness.tasks, return_exceptions=True)
             await journal.aclose()
     assert fake.alive == {}, "sandboxes are left"
     for pool in pools._pools.values():

@@ -1,4 +1,4 @@
-"""The house rules that a machine can keep: who may know whom, and how large a thing may grow."""
+"""The rules that a machine can keep: who may know whom, and how large a thing may grow."""
 
 import ast
 import re
