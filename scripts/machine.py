@@ -20,10 +20,10 @@ QEMU = "qemu-system-x86_64"
 # Three quarters of it have to hold 21 instances at once; the host gives only what is used.
 MEMORY_MIB, PROCESSORS = 8192, 2
 NO_RESULT, TOO_LONG = 70, 124
-PATIENCE = 10  # what takes a second elsewhere may take so many on an emulated processor
+TIME_FACTOR = 10  # what takes a second elsewhere may take so many on an emulated processor
 SLOW = (
     "machine: no KVM by the processor here, so every instruction is emulated, some ten times"
-    f" slower: tests wait {PATIENCE} times as long, and figures are an emulated machine's"
+    f" slower: tests wait {TIME_FACTOR} times as long, and figures are an emulated machine's"
 )
 
 
@@ -52,7 +52,7 @@ def kernel_line(machine: Machine, *, kvm: bool) -> str:
     words = ["root=/dev/vda", "rw", "console=ttyS0", "panic=-1", "systemd.firstboot=off"]
     if not kvm:
         words.append("mitigations=off")  # for processors that are not here; a quarter of the time
-        words.append(f"quiltfn.patience={PATIENCE}")  # for machine-inside; Linux ignores it
+        words.append(f"quiltfn.time_factor={TIME_FACTOR}")  # for machine-inside; Linux ignores it
     if machine.init:
         words.append(f"init={machine.init}")
     return " ".join(words)

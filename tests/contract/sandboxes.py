@@ -17,13 +17,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from patience import patient
 from quiltfn.launcher.main import Launcher, Options
 from quiltfn.operator.serve import GUEST, program_paths
 from quiltfn.ports import Sandbox, Sandboxes
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
+from timeouts import scaled
 
 CRUN = "/usr/bin/crun"
 RELAY = """
@@ -100,7 +100,7 @@ def launcher_in(directory: Path) -> Iterator[socket.socket]:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
         try:
-            ours.settimeout(patient(30))
+            ours.settimeout(scaled(30))
             _, descriptors, _, _ = socket.recv_fds(ours, 64, 1)
             assert descriptors, "the launcher did not start"
             (server,) = (run_dir / "servers").iterdir()
@@ -109,7 +109,7 @@ def launcher_in(directory: Path) -> Iterator[socket.socket]:
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                code = process.wait(patient(20))
+                code = process.wait(scaled(20))
             finally:
                 process.kill()
     assert code == 0

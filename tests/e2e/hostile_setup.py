@@ -15,8 +15,8 @@ from e2e import oracle
 from e2e.leftovers import look, nothing_since
 from e2e.oracle import Victim
 from e2e.server import CRUN, IN_FULL, Function, Server, short_dir
-from patience import patient
 from spec.api_client import make_key
+from timeouts import scaled
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -69,7 +69,7 @@ def ground() -> Iterator[Ground]:
         changed = oracle.difference(before, oracle.look(planted))
         assert not changed, changed
         assert not victim.failures, victim.failures
-        assert oracle.p99(victim.under_attack_ms) <= victim.bound_ms + patient(oracle.TOLERANCE_MS)
+        assert oracle.p99(victim.under_attack_ms) <= victim.bound_ms + scaled(oracle.TOLERANCE_MS)
 
 
 def script(code: str) -> str:
@@ -142,7 +142,7 @@ def answers_again(server: Server, function: Function, payload: str = "quick") ->
     """The API and the function are alive within five seconds of an attack."""
     began = time.monotonic()
     assert server.call("GET", "/api/functions").status_code == 200
-    assert time.monotonic() - began < patient(1)
+    assert time.monotonic() - began < scaled(1)
     record = function.invoke(payload)
     assert (record["status"], record["stdout"]) == ("success", "quick\n"), record
-    assert time.monotonic() - began < patient(5)
+    assert time.monotonic() - began < scaled(5)

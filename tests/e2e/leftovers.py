@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from patience import patient
+from timeouts import scaled
 
 UIDS = range(0x7000_0000, 0x8000_0000)
 # Of these each server has one.
@@ -57,7 +57,7 @@ def nothing_since(
     before: Traces, root: Path | None, run_dir: Path, servers: Iterable[str], timeout_s: float = 5.0
 ) -> list[str]:
     """What is still left after a moment; an empty list is what a test wants."""
-    ids, end = set(servers), time.monotonic() + patient(timeout_s)
+    ids, end = set(servers), time.monotonic() + scaled(timeout_s)
     while True:
         left = look(root, run_dir, ids).since(before)
         if not left or time.monotonic() > end:

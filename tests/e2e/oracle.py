@@ -24,7 +24,7 @@ import httpx
 
 from e2e.leftovers import SERVER_UIDS, UIDS
 from e2e.server import CRUN
-from patience import patient
+from timeouts import scaled
 
 PROGRAMS = (CRUN, "/usr/bin/python3", "/usr/bin/dash", "/etc/passwd", "/etc/shadow", "/etc/group")
 SETTINGS = ("/proc/sys/kernel", "/proc/sys/vm", "/proc/sys/fs", "/proc/sys/user", "/proc/sys/abi")
@@ -167,7 +167,7 @@ class Victim:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._http = httpx.Client(
-            base_url=self.url, headers={"X-Api-Key": self.key}, timeout=patient(30), trust_env=False
+            base_url=self.url, headers={"X-Api-Key": self.key}, timeout=scaled(30), trust_env=False
         )
         body = {"name": "victim", "handler": "echo alive", "min_instances": 1, "max_instances": 2}
         answer = self._http.post("/api/functions", json=body)

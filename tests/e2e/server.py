@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from patience import patient
+from timeouts import scaled
 
 QUILTFN = Path(sys.executable).parent / "quiltfn"
 CRUN = "/usr/bin/crun"
@@ -29,7 +29,7 @@ CRUN = "/usr/bin/crun"
 IN_FULL = bool(os.environ.get("QUILTFN_HOSTILE_IN_FULL"))
 CLIENT_TIMEOUT_S = 400 if IN_FULL else 60
 READY = re.compile(r"listening on (http://127\.0\.0\.1:\d+)\n")
-START_S, STOP_S = 40.0, 45.0  # before `patient`
+START_S, STOP_S = 40.0, 45.0  # before `scaled`
 _names = itertools.count(1)
 
 
@@ -48,12 +48,12 @@ def why_not() -> str | None:
 
 def until(holds: Callable[[], Any], timeout_s: float = 10.0) -> Any:
     """Waits for a condition on the host that nobody announces; returns what made it true."""
-    end = time.monotonic() + patient(timeout_s)
+    end = time.monotonic() + scaled(timeout_s)
     while True:
         value = holds()
         if value:
             return value
-        assert time.monotonic() < end, f"not within {patient(timeout_s)} s: {holds}"
+        assert time.monotonic() < end, f"not within {scaled(timeout_s)} s: {holds}"
         time.sleep(0.01)
 
 
@@ -83,7 +83,7 @@ def quiltfn(*arguments: str, timeout_s: float = 30.0, **more: Any) -> Ended:
         [str(QUILTFN), *arguments],
         capture_output=True,
         text=True,
-        timeout=patient(timeout_s),
+        timeout=scaled(timeout_s),
         check=False,
         **more,
     )
@@ -131,7 +131,7 @@ class Server:
         self.url = ready[1]
         limits = httpx.Limits(max_connections=128)
         self.http = httpx.Client(
-            base_url=self.url, timeout=patient(CLIENT_TIMEOUT_S), trust_env=False, limits=limits
+            base_url=self.url, timeout=scaled(CLIENT_TIMEOUT_S), trust_env=False, limits=limits
         )
         self.id = (self.server_dirs() - before).pop()
         self.ids.add(self.id)
@@ -165,7 +165,7 @@ class Server:
 
     def wait(self, timeout_s: float = STOP_S) -> int:
         assert self.process is not None
-        code = self.process.wait(patient(timeout_s))
+        code = self.process.wait(scaled(timeout_s))
         self._forget()
         return code
 
@@ -193,7 +193,7 @@ class Server:
             if self.process is not None:
                 self.terminate()
                 try:
-                    self.process.wait(patient(5))
+                    self.process.wait(scaled(5))
                 except subprocess.TimeoutExpired:
                     self.terminate()  # a failed test left calls running
                 code = self.wait()
@@ -215,7 +215,7 @@ class Server:
     def _first_line(self) -> str:
         assert self.process is not None
         assert self.process.stdout is not None
-        out, line, end = self.process.stdout, b"", time.monotonic() + patient(START_S)
+        out, line, end = self.process.stdout, b"", time.monotonic() + scaled(START_S)
         with selectors.DefaultSelector() as ready:
             ready.register(out, selectors.EVENT_READ)
             while not line.endswith(b"\n") and time.monotonic() < end:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from e2e.server import CRUN, Function, Server, until
-from patience import patient
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 MIB = 1024 * 1024
@@ -38,7 +38,7 @@ def test_a_call_ends_at_its_deadline(shared: Server, handler: str) -> None:
     function = shared.deploy(handler, timeout_seconds=1)
     record, took = timed(function.invoke)
     assert (record["status"], record["exit_code"]) == ("timeout", None)
-    assert 1.0 <= took < patient(2.0)
+    assert 1.0 <= took < scaled(2.0)
     assert record["error_message"]
     until(lambda: not shared.named("sleep"), 1.0)
     until(lambda: function.pool()["total_count"] == 0, 2.0)
@@ -63,7 +63,7 @@ def test_a_grandchild_that_holds_the_output_open_does_not_hold_the_answer(shared
     function = shared.deploy("sleep 100 & echo done")
     record, took = timed(function.invoke)
     assert (record["status"], record["stdout"]) == ("success", "done\n")
-    assert took < patient(1.0)
+    assert took < scaled(1.0)
 
 
 def test_closed_output_is_an_end_like_any_other(shared: Server) -> None:
@@ -104,7 +104,7 @@ def test_a_fork_bomb_ends_by_its_deadline(shared: Server) -> None:
     function = shared.deploy("b() { b | b & }; b; while :; do b; done", timeout_seconds=2)
     record, took = timed(function.invoke)
     assert record["status"] in ("timeout", "failed")
-    assert took < patient(3.0)
+    assert took < scaled(3.0)
     # Instances of other tests have the guest, its zygote and the shell that waits for a call.
     until(lambda: not any(len(pids) > 3 for pids in shared.sandbox_pids().values()), 2.0)
     assert shared.call("GET", "/api/functions/health").json()["ready"] is True

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from e2e.server import QUILTFN, is_alive, short_dir, until
-from patience import patient
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 ROOT = Path(__file__).parents[2]
@@ -97,7 +97,7 @@ class Terminal:
                 stdin=subprocess.DEVNULL,
                 stdout=to_out,
                 stderr=to_err,
-                timeout=patient(180),
+                timeout=scaled(180),
                 check=False,
                 start_new_session=True,
             )

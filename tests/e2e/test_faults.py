@@ -18,7 +18,7 @@ from e2e import leftovers
 from e2e.faults import Runtime, foreign_container
 from e2e.full_disk import small_disk
 from e2e.server import CRUN, QUILTFN, Function, Server, is_alive, quiltfn, until
-from patience import patient
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 CALLS = 20
@@ -37,7 +37,7 @@ def answered(function: Function) -> httpx.Response | None:
 
 def slow_or_quick(server: Server, **fields: object) -> Function:
     """Its calls last longer than it takes to start all of them."""
-    seconds = int(patient(30))
+    seconds = int(scaled(30))
     environment = {"SECONDS_LONG": str(seconds)}
     return server.deploy(SLOW_OR_QUICK, timeout_seconds=seconds, environment=environment, **fields)
 
@@ -78,7 +78,7 @@ def test_nothing_is_lost_and_nothing_is_left_after_a_kill(
     with foreign_container(tmp_path):
         code = kill(server, what)
         assert code == (70 if what == "server" else -9)
-        assert [future.result(patient(10)) for future in futures] == [None] * CALLS
+        assert [future.result(scaled(10)) for future in futures] == [None] * CALLS
         if what == "server":
             assert not leftovers.nothing_since(before, server.root, server.run_dir, server.ids)
         server.start()
@@ -100,7 +100,7 @@ def test_a_kill_while_sandboxes_are_being_made_leaves_nothing(server: Server) ->
     until(lambda: len(server.sandbox_pids()) > 4)
     server.kill_server()
     assert server.wait(20) == 70
-    assert [future.result(patient(10)) for future in futures] == [None] * 30
+    assert [future.result(scaled(10)) for future in futures] == [None] * 30
     assert not leftovers.nothing_since(before, server.root, server.run_dir, server.ids)
     server.start()
 
@@ -130,7 +130,7 @@ def test_doctor_sweeps_the_dead_and_spares_the_living(
     again = quiltfn("doctor", "--sweep", "--run-dir", str(server.run_dir))
     assert again.stdout.startswith("swept 0 ended server(s)")
     force(living, kept)
-    assert [call.result(patient(5)).json()["error_code"] for call in calls] == ["SHUTTING_DOWN"] * 2
+    assert [call.result(scaled(5)).json()["error_code"] for call in calls] == ["SHUTTING_DOWN"] * 2
 
 
 def force(server: Server, function: Function) -> None:
@@ -141,7 +141,7 @@ def force(server: Server, function: Function) -> None:
     server.terminate()
     began = time.monotonic()
     assert server.wait(5) == 0
-    assert time.monotonic() - began < patient(2.0)
+    assert time.monotonic() - began < scaled(2.0)
 
 
 # SIGTERM -------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_what_does_not_end_in_time_is_interrupted(another: Callable[..., Server]
     else:
         server.terminate()
         assert server.wait(2.5) == 0
-    assert [call.result(patient(1)).status_code for call in calls] == [503] * 5
+    assert [call.result(scaled(1)).status_code for call in calls] == [503] * 5
     told = {call.result().headers["x-invocation-id"] for call in calls}
     server.start()
     records = function.records().items()  # a quick one may have been let in before the signal
@@ -357,7 +357,7 @@ def test_a_runtime_that_breaks_later_fails_calls_until_it_works_again(
     runtime.becomes(mode)
     began = time.monotonic()
     answer = function.try_invoke()
-    assert time.monotonic() - began < patient(10)
+    assert time.monotonic() - began < scaled(10)
     assert (answer.status_code, answer.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
     record = function.records()[answer.headers["x-invocation-id"]]
     assert (record["status"], record["exit_code"]) == ("error", None)

@@ -17,7 +17,7 @@ import pytest
 
 from e2e.leftovers import SERVER_UIDS, UIDS
 from e2e.server import Function, Server, children, parse_status, status_of, until
-from patience import patient
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 SECTIONS = {
@@ -332,7 +332,7 @@ def test_a_killed_guest_costs_one_call_and_is_replaced(shared: Server) -> None:
     sleeper = until(lambda: shared.named("sleep"))[0]
     guest = int(status_of(sleeper)["PPid"])
     os.kill(guest, signal.SIGKILL)
-    answer = call.result(patient(5))
+    answer = call.result(scaled(5))
     assert (answer.status_code, answer.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
     record = function.records()[answer.headers["x-invocation-id"]]
     assert (record["status"], record["exit_code"]) == ("error", None)
@@ -344,7 +344,7 @@ def test_a_stopped_guest_ends_at_the_outer_deadline(shared: Server) -> None:
     call = shared.later(function.invoke)
     guest = int(status_of(until(lambda: shared.named("sleep"))[0])["PPid"])
     os.kill(guest, signal.SIGSTOP)
-    assert call.result(patient(3))["status"] == "timeout"
+    assert call.result(scaled(3))["status"] == "timeout"
     until(lambda: not shared.named("sleep"), 2.0)
 
 

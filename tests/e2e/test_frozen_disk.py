@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from e2e.server import Server, until
-from patience import patient
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
@@ -77,9 +77,9 @@ def test_health_and_management_answer_while_the_disk_does_not(
             create = {"name": "late", "handler": "echo", "environment": {"LONG": "x" * 100_000}}
             answer = httpx.post(f"{server.url}/api/functions", json=create, trust_env=False)
             assert answer.status_code == 503
-            assert time.monotonic() - began < patient(3)
+            assert time.monotonic() - began < scaled(3)
             assert not waiting.done()
-        assert waiting.result(patient(20)).json()["stdout"] == "hello\n"
+        assert waiting.result(scaled(20)).json()["stdout"] == "hello\n"
         until(lambda: server.call("GET", "/api/functions/health").json()["ready"])
         names = {one["name"] for one in server.call("GET", "/api/functions").json()["functions"]}
         assert "late" not in names
@@ -98,7 +98,7 @@ def test_health_answers_while_an_idle_server_has_no_disk(
         with frozen(server.data_dir):
             began = time.monotonic()
             report = server.call("GET", "/api/functions/health").json()
-            assert time.monotonic() - began < patient(6)
+            assert time.monotonic() - began < scaled(6)
             assert not report["ready"]
             assert not report["checks"]["store"]["ok"]
             assert server.call("GET", function.path).status_code == 200

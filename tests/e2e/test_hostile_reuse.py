@@ -14,7 +14,7 @@ import pytest
 
 from e2e.hostile_setup import Ground, of_another_tenant, script, times
 from e2e.server import Function, Server, status_of, until
-from patience import patient
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
@@ -299,5 +299,5 @@ def kill_guest_of(function: Function) -> None:
     call = function.server.later(function.try_invoke)
     sleeper = until(lambda: function.server.named("sleep"))[0]
     os.kill(int(status_of(sleeper)["PPid"]), signal.SIGKILL)
-    assert call.result(patient(5)).status_code == 503
+    assert call.result(scaled(5)).status_code == 503
     assert Path("/proc/self").exists()

@@ -12,7 +12,7 @@ import pytest
 from e2e import sample_runtimes
 from e2e.sample_runtimes import node
 from e2e.server import Server
-from patience import patient
+from timeouts import scaled
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -214,7 +214,7 @@ def test_ends_are_told_apart_and_the_next_call_succeeds(
     if "abort" not in statements:  # then Node prints a stack in a hurry
         assert ".runners" not in record["stderr"]
         assert "node:internal" not in record["stderr"]
-    assert time.monotonic() - began < patient(3.5)
+    assert time.monotonic() - began < scaled(3.5)
     assert function.invoke("fine")["stdout"] == "fine"
 
 
@@ -352,7 +352,7 @@ def test_a_package_of_the_registry_runs_as_it_is(shared: Server, tmp_path: Path)
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=patient(120),
+        timeout=scaled(120),
         check=False,
     )
     if done.returncode != 0:

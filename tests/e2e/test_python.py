@@ -10,7 +10,7 @@ import pytest
 from e2e import sample_runtimes
 from e2e.sample_runtimes import python
 from e2e.server import Server, until
-from patience import patient
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 MIB = 1024 * 1024
@@ -185,7 +185,7 @@ def test_ends_are_told_apart_and_the_next_call_succeeds(
     began = time.monotonic()
     record = function.invoke("now")
     assert (record["status"], record["exit_code"]) == (status, code), record
-    assert time.monotonic() - began < patient(3.5)
+    assert time.monotonic() - began < scaled(3.5)
     assert function.invoke("fine")["stdout"] == "fine"
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from e2e.leftovers import SERVER_UIDS, UIDS
 from e2e.server import children, is_alive, status_of, until
-from patience import patient
+from timeouts import scaled
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = Path("/etc/systemd/system/quiltfn.service")
@@ -51,7 +51,7 @@ def shown(name: str) -> str:
 
 def answers() -> bool:
     try:
-        return httpx.get(f"{URL}/health", timeout=patient(30)).json() == {"status": "ok"}
+        return httpx.get(f"{URL}/health", timeout=scaled(30)).json() == {"status": "ok"}
     except httpx.HTTPError:
         return False
 
@@ -74,7 +74,7 @@ def _uid(pid: int) -> int:
 
 def call(handler: str, **fields: Any) -> dict[str, Any]:
     """One call of a new function."""
-    with httpx.Client(base_url=URL, timeout=patient(60), trust_env=False) as http:
+    with httpx.Client(base_url=URL, timeout=scaled(60), trust_env=False) as http:
         made = http.post("/api/functions", json={"name": "one", "handler": handler, **fields})
         assert made.status_code == 201, made.text
         path = f"/api/functions/{made.json()['function_id']}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from patience import patient
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 TESTS = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ def test_what_was_acknowledged_outlives_a_storm(kind: str) -> None:
         env={**os.environ, "PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
-        timeout=patient(120),
+        timeout=scaled(120),
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ import pytest
 
 from e2e import sample_runtimes
 from e2e.server import Server, until
-from patience import patient
+from timeouts import scaled
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -51,7 +51,7 @@ def traced(pid: int, names: str, directory: Path, *more: str) -> Iterator[Traced
             yield Traced(file)
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(patient(10))
+            process.wait(scaled(10))
 
 
 def guest_of(server: Server) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e.server import CRUN, Server
-from patience import patient
+from timeouts import scaled
 
 ECHO = 'printf %s "$MARK"'  # what the version that ran has in its environment
 IDLE_S = 5.0  # a connection that was idle for longer may be ended by the server at any moment
@@ -88,7 +88,7 @@ class Client:
         request = "\r\n".join([*lines, "", ""]).encode() + text
         wire = await self._wire()
         try:
-            async with asyncio.timeout(patient(self.timeout_s)):
+            async with asyncio.timeout(scaled(self.timeout_s)):
                 began = time.monotonic()
                 wire.writer.write(request)
                 answer = await _read(wire.reader, began)
@@ -199,12 +199,12 @@ async def until(
     holds: Callable[[], Awaitable[Any]], timeout_s: float = 5.0, every_s: float = 0.01
 ) -> Any:
     """Waits for what nobody announces; returns what made it true."""
-    end = time.monotonic() + patient(timeout_s)
+    end = time.monotonic() + scaled(timeout_s)
     while True:
         value = await holds()
         if value:
             return value
-        assert time.monotonic() < end, f"not within {patient(timeout_s)} s: {holds}"
+        assert time.monotonic() < end, f"not within {scaled(timeout_s)} s: {holds}"
         await asyncio.sleep(every_s)
 
 
@@ -242,7 +242,7 @@ class Sampler:
         self._failed: Exception | None = None
         self._thread = threading.Thread(target=self._run)
         host, port = server.url.removeprefix("http://").split(":")
-        self._http = http.client.HTTPConnection(host, int(port), timeout=patient(30))
+        self._http = http.client.HTTPConnection(host, int(port), timeout=scaled(30))
 
     def get(self, path: str) -> Any:
         self._http.request("GET", path)

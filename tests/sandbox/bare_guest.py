@@ -46,7 +46,6 @@ def build_guest(target: Path, *, sanitized: bool, source: Path = SOURCE) -> Path
 
 
 if __name__ != "__main__":
-    from patience import patient
     from quiltfn.guest.wire import (
         Clean,
         Decoder,
@@ -58,6 +57,7 @@ if __name__ != "__main__":
         encode_call,
         encode_specialise,
     )
+    from timeouts import scaled
 
     @dataclass
     class Answer:
@@ -80,7 +80,7 @@ if __name__ != "__main__":
             self.waiting: list[Event] = []
             self.nonce = 41
             self.socket, inner = socket.socketpair()
-            self.socket.settimeout(patient(20))
+            self.socket.settimeout(scaled(20))
             told, tell = os.pipe()
             heard, say = os.pipe()
             self.process = subprocess.Popen(
@@ -127,7 +127,7 @@ if __name__ != "__main__":
 
         def wait(self) -> int:
             try:
-                return self.process.wait(timeout=patient(20))
+                return self.process.wait(timeout=scaled(20))
             except subprocess.TimeoutExpired:
                 os.kill(self.guest_pid, 9)
                 self.process.wait()

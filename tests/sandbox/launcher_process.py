@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from e2e.server import CRUN, children, is_alive
-from patience import patient
 from quiltfn.launcher import host_image, images, jobs
 from quiltfn.launcher.main import Launcher, Options
 from quiltfn.operator.serve import GUEST, program_paths
+from timeouts import scaled
 
 RUNSC = "/usr/bin/runsc"
 STAND_IN = r"""
@@ -120,7 +120,7 @@ class LauncherProcess:
         return {name for name in self.groups() if len(name) == 24}
 
     def wait(self, timeout_s: float = 20.0) -> int:
-        return self.process.wait(patient(timeout_s))
+        return self.process.wait(scaled(timeout_s))
 
 
 @contextlib.contextmanager
@@ -148,7 +148,7 @@ def run_launcher(
     how = {"run_dir": str(root / "run"), "data_dir": str(root / data), **how}
     before = _servers(root)
     with ours:
-        ours.settimeout(patient(30))
+        ours.settimeout(scaled(30))
         with theirs, log.open("ab") as errors:
             process = subprocess.Popen(
                 [*through, sys.executable, __file__, str(theirs.fileno()), json.dumps(how)],
@@ -166,7 +166,7 @@ def run_launcher(
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                code = process.wait(patient(20))
+                code = process.wait(scaled(20))
             finally:
                 process.kill()
     if code != -signal.SIGKILL:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from e2e.server import CRUN, children, is_alive, quiltfn, until, why_not
-from patience import patient
 from quiltfn.launcher import cgroups, state
 from sandbox.launcher_process import RUNSC, LauncherProcess, place, run_launcher
+from timeouts import scaled
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -571,7 +571,7 @@ def test_a_launcher_that_is_broken_ends_and_the_next_one_sweeps(root: Path) -> N
     with run_launcher(root) as made:
         assert "sandbox" in made.create()
         os.kill(made.launcher, signal.SIGSEGV)
-        assert made.wait(patient(10)) == -signal.SIGSEGV
+        assert made.wait(scaled(10)) == -signal.SIGSEGV
         before = made.id
         with run_launcher(root, data="other") as again:
             assert "swept what 1 ended server(s) had left" in again.said()

@@ -20,7 +20,7 @@ EMPTY_WITHIN_S, CANCELLED_WITHIN_S, REST_WITHIN_S = 5.0, 7.0, 12.0
 
 
 @dataclass
-class Tale:
+class StoryState:
     """A server, and what was done to it so far."""
 
     driver: Driver

@@ -1,8 +1,8 @@
 """Whatever is done to functions in whatever order: the API keeps its word.
 
-The rules are what callers and operators do, and what happens to them; `story_checks.Tale.look` says
-what holds after each. Calls that take long are begun in one rule and joined in a later one, so that
-everything else happens under them.
+The rules are what callers and operators do, and what happens to them; `StoryState.look` in
+`story_checks.py` says what holds after each. Calls that take long are begun in one rule and joined
+in a later one, so that everything else happens under them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.story_checks import COUNTED, FUNCTIONS, Tale
+from service.story_checks import COUNTED, FUNCTIONS, StoryState
 from service.story_driver import Tell
 from service.story_model import Kind, Told, Under
 
@@ -30,8 +30,8 @@ ON_REAL = settings(ON_FAKES, stateful_step_count=12, phases=[Phase.generate], da
 NAMES = st.sampled_from("abc")
 WHICH = st.integers(0, 3)
 TARGETS = st.sampled_from([(0, 2), (0, 1), (1, 2), (0, 3), (2, 3), (1, 1), (2, 2)])
-some_function = precondition(lambda self: bool(self.tale.live))
-some_call = precondition(lambda self: bool(self.tale.under))
+some_function = precondition(lambda self: bool(self.state.live))
+some_call = precondition(lambda self: bool(self.state.under))
 
 
 class StoryMachine(RuleBasedStateMachine):
@@ -43,41 +43,41 @@ class StoryMachine(RuleBasedStateMachine):
 
     @initialize(speed=st.integers(0, 3), limits=TARGETS)
     def open(self, speed: int, limits: tuple[int, int]) -> None:
-        self.tale = Tale(type(self).tell(speed))
+        self.state = StoryState(type(self).tell(speed))
         self._create("a", limits, "deploy", 60)
 
     def teardown(self) -> None:
-        if not hasattr(self, "tale"):
+        if not hasattr(self, "state"):
             return
         try:
-            self.tale.rest()
-            self.tale.look()
-            for function in list(self.tale.live.values()):
+            self.state.rest()
+            self.state.look()
+            for function in list(self.state.live.values()):
                 self._remove(function)
-            self.tale.rest()
+            self.state.rest()
         finally:
-            self.heard.update(self.tale.heard)
+            self.heard.update(self.state.heard)
             self.heard["stories"] += 1
-            self.tale.driver.close()
+            self.state.driver.close()
 
     @invariant()
     def everything_is_as_it_should_be(self) -> None:
-        if hasattr(self, "tale"):
-            self.tale.look()
+        if hasattr(self, "state"):
+            self.state.look()
             self.heard["steps"] += 1
 
     def one(self, which: int) -> Told:
         """One of the functions, as it is at this moment."""
-        live = list(self.tale.live.values())
+        live = list(self.state.live.values())
         function = live[which % len(live)]
         if function.state == "deploying":
-            self.tale.shown(function)
+            self.state.shown(function)
         return function
 
     def as_shown(self, function: Told, answer: dict[str, Any]) -> None:
         """What a change answers is what is shown afterwards; calls may be counted meanwhile."""
-        shown = self.tale.shown(function)
-        moving = {*COUNTED} if self.tale.under else set()
+        shown = self.state.shown(function)
+        moving = {*COUNTED} if self.state.under else set()
         if function.state != answer["state"]:
             moving |= {"state", "updated_at", "error_message"}
         for name in shown.keys() - moving:
@@ -95,21 +95,21 @@ class StoryMachine(RuleBasedStateMachine):
         self._create(name, limits, then, seconds)
 
     def _create(self, name: str, limits: tuple[int, int], then: str, seconds: int) -> None:
-        tale = self.tale
-        tale.made += 1
-        kind = Kind(f"f{tale.made}.c1", stands=then != "ill", timeout_seconds=seconds)
+        state = self.state
+        state.made += 1
+        kind = Kind(f"f{state.made}.c1", stands=then != "ill", timeout_seconds=seconds)
         low, high = limits
         body = {"name": name, "min_instances": low, "max_instances": high} | kind.body()
-        if name in tale.live:
-            tale.refused("CONFLICT", 409, tale.driver.call("POST", FUNCTIONS, body))
+        if name in state.live:
+            state.refused("CONFLICT", 409, state.driver.call("POST", FUNCTIONS, body))
             return
-        answer = tale.good("POST", FUNCTIONS, body, 201)
+        answer = state.good("POST", FUNCTIONS, body, 201)
         number = answer["function_id"]
-        tale.new_id(number)
+        state.new_id(number)
         assert answer == {"function_id": number, "name": name, "state": "pending", "version": 1}
-        function = Told(number, name, f"f{tale.made}", {1: kind}, low, high)
-        tale.live[name] = function
-        assert tale.good("GET", f"{FUNCTIONS}/by-name/{name}") == tale.shown(function)
+        function = Told(number, name, f"f{state.made}", {1: kind}, low, high)
+        state.live[name] = function
+        assert state.good("GET", f"{FUNCTIONS}/by-name/{name}") == state.shown(function)
         if then == "deploy":
             self._deploy(function, "deploy")
 
@@ -124,7 +124,7 @@ class StoryMachine(RuleBasedStateMachine):
         self._update(self.one(which), what, limits, name)
 
     def _update(self, function: Told, what: str, limits: tuple[int, int], name: str) -> None:
-        tale = self.tale
+        state = self.state
         kind = function.versions[function.current]
         if what in ("content", "ill"):
             mark = f"{function.key}.c{function.newest + 1}"
@@ -135,15 +135,15 @@ class StoryMachine(RuleBasedStateMachine):
             function.limit(*limits)
         if what == "name":
             body = {"name": name}
-            if tale.live.get(name, function) is not function:
-                tale.refused("CONFLICT", 409, tale.driver.call("PUT", function.path, body))
+            if state.live.get(name, function) is not function:
+                state.refused("CONFLICT", 409, state.driver.call("PUT", function.path, body))
                 return
-            del tale.live[function.name]
-            function.name, tale.live[name] = name, function
+            del state.live[function.name]
+            function.name, state.live[name] = name, function
         number = function.newest + 1
         function.versions[number] = kind
-        crowded = bool(tale.calls(function))
-        answer = tale.good("PUT", function.path, body)
+        crowded = bool(state.calls(function))
+        answer = state.good("PUT", function.path, body)
         told = answer["current_version"]
         assert told in (number, function.current), f"{told}, and not the new number {number}"
         self._pointed(function, number, answer, crowded)
@@ -155,7 +155,7 @@ class StoryMachine(RuleBasedStateMachine):
         function.limit(*limits)
         body = dict(zip(("min_instances", "max_instances"), limits, strict=True))
         path = f"/api/elasticity/functions/{function.id}/pool-target"
-        answer = self.tale.driver.call("POST", path, body, {"X-Tenant-Id": "default"})
+        answer = self.state.driver.call("POST", path, body, {"X-Tenant-Id": "default"})
         assert answer.status_code == 200, answer.text
         assert answer.json() == {"function_id": function.id} | body
 
@@ -165,13 +165,13 @@ class StoryMachine(RuleBasedStateMachine):
         self._roll_back(self.one(which), number)
 
     def _roll_back(self, function: Told, number: int) -> None:
-        tale = self.tale
+        state = self.state
         path, body = f"{function.path}/rollback", {"version": number}
         if number not in function.versions:
-            tale.refused("NOT_FOUND", 404, tale.driver.call("POST", path, body))
+            state.refused("NOT_FOUND", 404, state.driver.call("POST", path, body))
             return
-        crowded = bool(tale.calls(function))
-        answer = tale.good("POST", path, body)
+        crowded = bool(state.calls(function))
+        answer = state.good("POST", path, body)
         if number == function.current:
             assert answer["current_version"] == number
             if function.state == "active":
@@ -197,7 +197,7 @@ class StoryMachine(RuleBasedStateMachine):
             function.is_ill = not taken
         else:
             function.is_ill = None if function.state == "error" else False
-        self.tale.note(function)
+        self.state.note(function)
         self.as_shown(function, answer)
 
     @some_function
@@ -211,13 +211,13 @@ class StoryMachine(RuleBasedStateMachine):
         function = self.one(which)
         if function.state in ("pending", "error"):
             path = f"{function.path}/resume"
-            self.tale.refused("CONFLICT", 409, self.tale.driver.call("POST", path))
+            self.state.refused("CONFLICT", 409, self.state.driver.call("POST", path))
         else:
             self._deploy(function, "resume")
 
     def _deploy(self, function: Told, verb: str) -> None:
-        crowded = bool(self.tale.calls(function))
-        answer = self.tale.good("POST", f"{function.path}/{verb}")
+        crowded = bool(self.state.calls(function))
+        answer = self.state.good("POST", f"{function.path}/{verb}")
         if function.state == "active":
             assert answer["state"] == "active", answer
             if verb == "deploy":
@@ -227,7 +227,7 @@ class StoryMachine(RuleBasedStateMachine):
             ends = {"active" if stands else "error"} | ({"deploying"} if crowded else set())
             assert answer["state"] in ends, answer
             function.is_ill = answer["state"] == "error"
-            self.tale.note(function, answer["state"])
+            self.state.note(function, answer["state"])
         self.as_shown(function, answer)
 
     @some_function
@@ -236,16 +236,16 @@ class StoryMachine(RuleBasedStateMachine):
         self._pause(self.one(which))
 
     def _pause(self, function: Told) -> None:
-        tale = self.tale
-        answer = tale.driver.call("POST", f"{function.path}/pause")
+        state = self.state
+        answer = state.driver.call("POST", f"{function.path}/pause")
         if function.state in ("pending", "error"):
-            tale.refused("CONFLICT", 409, answer)
+            state.refused("CONFLICT", 409, answer)
             assert answer.json()["details"]["state"] == function.state
             return
         assert answer.status_code == 200, answer.text
         assert answer.json() == {"success": True, "message": None}
         function.is_ill = function.is_ill if function.state == "paused" else False
-        tale.note(function, "paused")
+        state.note(function, "paused")
 
     @some_function
     @rule(which=WHICH)
@@ -253,11 +253,11 @@ class StoryMachine(RuleBasedStateMachine):
         self._remove(self.one(which))
 
     def _remove(self, function: Told) -> None:
-        tale, path = self.tale, function.path
-        tale.good("DELETE", path, status=204)
-        del tale.live[function.name]
-        tale.gone.append(function)
-        tale.note(function, "deleted")
+        state, path = self.state, function.path
+        state.good("DELETE", path, status=204)
+        del state.live[function.name]
+        state.gone.append(function)
+        state.note(function, "deleted")
         posts = [f"{path}/{verb}" for verb in ("deploy", "pause", "resume", "invoke")]
         gets = [f"{path}/{noun}" for noun in ("invocations", "versions", "pool", "egress")]
         calls: list[tuple[str, str, Any]] = [("POST", one, None) for one in posts]
@@ -268,12 +268,12 @@ class StoryMachine(RuleBasedStateMachine):
         calls += [("PUT", path, {"description": "late"})]
         calls += [("GET", f"{path}/invocations/{one}", None) for one in list(function.answers)[:1]]
         for method, at, body in calls:
-            tale.refused("NOT_FOUND", 404, tale.driver.call(method, at, body))
+            state.refused("NOT_FOUND", 404, state.driver.call(method, at, body))
 
     # Calls -----------------------------------------------------------------------------------
 
     def _under(self, function: Told, payload: str) -> Under:
-        alone = not self.tale.calls(function)
+        alone = not self.state.calls(function)
         current, states = {function.current}, {function.state}
         return Under(function, Nobody(), payload, current, alone, states)
 
@@ -284,7 +284,7 @@ class StoryMachine(RuleBasedStateMachine):
         payload = "ok" if code is None else f"exit {code}"
         call = self._under(function, payload)
         path = f"{FUNCTIONS}/invoke/{function.name}" if by_name else f"{function.path}/invoke"
-        self.tale.ended(call, self.tale.driver.call("POST", path, {"payload": payload}))
+        self.state.ended(call, self.state.driver.call("POST", path, {"payload": payload}))
 
     @some_function
     @rule(which=WHICH)
@@ -292,8 +292,8 @@ class StoryMachine(RuleBasedStateMachine):
         function = self.one(which)
         call = self._under(function, "sleep 100")
         body = {"payload": "sleep 100", "timeout_seconds": 1}
-        answer = self.tale.driver.call("POST", f"{function.path}/invoke", body)
-        self.tale.ended(call, answer)
+        answer = self.state.driver.call("POST", f"{function.path}/invoke", body)
+        self.state.ended(call, answer)
         assert answer.status_code != 200 or answer.json()["status"] == "timeout", answer.text
 
     @some_function
@@ -334,29 +334,29 @@ class StoryMachine(RuleBasedStateMachine):
                 self._roll_back(function, function.newest - 1)
 
     def _begin(self, function: Told, slow: int, count: int) -> None:
-        payload = f"sleep {self.tale.driver.slow[slow]:g}"
+        payload = f"sleep {self.state.driver.slow[slow]:g}"
         for _ in range(count):
             call = self._under(function, payload)
             path = f"{function.path}/invoke"
-            call.running = self.tale.driver.begin("POST", path, {"payload": payload})
-            self.tale.under.append(call)
+            call.running = self.state.driver.begin("POST", path, {"payload": payload})
+            self.state.under.append(call)
 
     @some_call
     @rule(which=WHICH)
     def join(self, which: int) -> None:
-        self.tale.join(self.tale.under[which % len(self.tale.under)])
+        self.state.join(self.state.under[which % len(self.state.under)])
 
     # What happens to them --------------------------------------------------------------------
 
     @some_function
     @rule(how_long=st.integers(0, 3))
     def wait(self, how_long: int) -> None:
-        self.tale.driver.wait(self.waits[how_long])
+        self.state.driver.wait(self.waits[how_long])
 
     @some_function
     @rule()
     def rest(self) -> None:
-        self.tale.rest()
+        self.state.rest()
 
     @some_function
     @rule(which=st.integers(0, 9))
@@ -364,10 +364,10 @@ class StoryMachine(RuleBasedStateMachine):
         self._kill_sandbox(which)
 
     def _kill_sandbox(self, which: int) -> None:
-        if any(one.state == "deploying" for one in self.tale.live.values()):
+        if any(one.state == "deploying" for one in self.state.live.values()):
             return  # what that comes to depends on whose it was
-        if self.tale.driver.kill_sandbox(which):
-            for call in self.tale.under:
+        if self.state.driver.kill_sandbox(which):
+            for call in self.state.under:
                 call.is_hurt = True
 
     @some_function
@@ -376,16 +376,16 @@ class StoryMachine(RuleBasedStateMachine):
         self._restart(kill=kill)
 
     def _restart(self, *, kill: bool) -> None:
-        tale = self.tale
-        for call in tale.under:
+        state = self.state
+        for call in state.under:
             call.is_stopped = True
-        tale.driver.restart(kill=kill)
-        for call in list(tale.under):
-            tale.join(call)
-        for function in tale.live.values():
+        state.driver.restart(kill=kill)
+        for call in list(state.under):
+            state.join(call)
+        for function in state.live.values():
             function.bound, function.is_changed = function.high, True
             if function.state == "deploying":
-                tale.shown(function)
+                state.shown(function)
 
 
 class Nobody:

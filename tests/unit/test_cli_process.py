@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from patience import patient
+from timeouts import scaled
 from unit.canned_server import INVOCATION
 from unit.test_transport import listening
 
@@ -31,7 +31,7 @@ def test_a_command_loads_what_it_needs_and_no_more(line: str) -> None:
         [sys.executable, "-X", "importtime", "-m", "quiltfn", *line.split()],
         capture_output=True,
         text=True,
-        timeout=patient(30),
+        timeout=scaled(30),
         check=False,
         stdin=subprocess.DEVNULL,
         env={**os.environ, "QUILT_BASE_URL": NOBODY},
@@ -67,7 +67,7 @@ def test_keys_load_the_store_where_there_is_one_and_no_server(
         [sys.executable, "-X", "importtime", "-m", "quiltfn", *words],
         capture_output=True,
         text=True,
-        timeout=patient(30),
+        timeout=scaled(30),
         check=False,
     )
     assert done.returncode == code
@@ -124,10 +124,10 @@ def test_what_is_piped_in_is_the_payload(typed: str, sent: dict[str, str]) -> No
         with subprocess.Popen(
             ["/bin/bash", "-c", typed], stdout=subprocess.PIPE, start_new_session=True
         ) as shell:
-            deadline = time.monotonic() + patient(20)
+            deadline = time.monotonic() + scaled(20)
             while not bodies and time.monotonic() < deadline:
                 time.sleep(0.01)
-            os.killpg(shell.pid, signal.SIGTERM) if "sleep 9" in typed else shell.wait(patient(20))
+            os.killpg(shell.pid, signal.SIGTERM) if "sleep 9" in typed else shell.wait(scaled(20))
     assert bodies == [sent]
 
 
@@ -142,7 +142,7 @@ def test_a_pipe_that_nobody_writes_to_is_given_up_with_advice() -> None:
         stdin=reader,
         capture_output=True,
         text=True,
-        timeout=patient(20),
+        timeout=scaled(20),
         check=False,
     )
     os.close(reader)
@@ -163,7 +163,7 @@ def test_a_pipe_that_never_ends_is_given_up_too() -> None:
             stdin=endless.stdout,
             capture_output=True,
             text=True,
-            timeout=patient(20),
+            timeout=scaled(20),
             check=False,
         )
         endless.terminate()
@@ -187,7 +187,7 @@ def test_ctrl_c_is_130_without_a_traceback() -> None:
         connection, _ = silent.accept()
         connection.recv(65536)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=patient(10))
+        out, err = process.communicate(timeout=scaled(10))
         connection.close()
     assert (process.returncode, out, err) == (130, "", "")
 
@@ -206,7 +206,7 @@ def test_ctrl_c_while_it_starts_is_no_traceback_either(after_s: float) -> None:
         time.sleep(after_s)
         maps = Path(f"/proc/{process.pid}/maps").read_text()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=patient(10))
+        _, err = process.communicate(timeout=scaled(10))
     if "msgspec" in maps:
         assert (process.returncode, err) == (130, "")
 
@@ -231,7 +231,7 @@ def test_a_reader_that_has_gone_is_no_traceback(line: str) -> None:
             stdout=writer,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=patient(30),
+            timeout=scaled(30),
             check=False,
             env={**os.environ, "QUILT_BASE_URL": url},
         )
@@ -248,6 +248,6 @@ def test_output_that_is_closed_is_no_traceback() -> None:
             ["/bin/bash", "-c", f"{words} >&- 2>&- </dev/null"],
             capture_output=True,
             check=False,
-            timeout=patient(30),
+            timeout=scaled(30),
         )
     assert (done.returncode, done.stderr, len(bodies)) == (0, b"", 1)

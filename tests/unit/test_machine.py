@@ -32,21 +32,21 @@ def test_tests_are_patient_where_every_instruction_is_emulated_and_nowhere_else(
     tmp_path: Path,
 ) -> None:
     emulated, real = (CODE["kernel_line"](machine(tmp_path), kvm=kvm) for kvm in (False, True))
-    assert f"quiltfn.patience={CODE['PATIENCE']}" in emulated.split()
-    assert "patience" not in real
+    assert f"quiltfn.time_factor={CODE['TIME_FACTOR']}" in emulated.split()
+    assert "time_factor" not in real
     inside = (ROOT / "scripts" / "machine-inside").read_text()
-    (word,) = re.findall(r"grep -o '(quiltfn\\.patience=\[0-9\]\*)'", inside)
-    assert re.findall(word, emulated) == [f"quiltfn.patience={CODE['PATIENCE']}"]
+    (word,) = re.findall(r"grep -o '(quiltfn\\.time_factor=\[0-9\]\*)'", inside)
+    assert re.findall(word, emulated) == [f"quiltfn.time_factor={CODE['TIME_FACTOR']}"]
 
 
 @pytest.mark.parametrize(("said", "bound"), [(None, 2.0), ("", 2.0), ("10", 20.0)])
 def test_a_bound_is_what_is_written_unless_the_machine_says_otherwise(
     monkeypatch: pytest.MonkeyPatch, said: str | None, bound: float
 ) -> None:
-    monkeypatch.delenv("QUILTFN_TEST_PATIENCE", raising=False)
+    monkeypatch.delenv("QUILTFN_TEST_TIME_FACTOR", raising=False)
     if said is not None:
-        monkeypatch.setenv("QUILTFN_TEST_PATIENCE", said)
-    assert runpy.run_path(str(ROOT / "tests" / "patience.py"))["patient"](2.0) == bound
+        monkeypatch.setenv("QUILTFN_TEST_TIME_FACTOR", said)
+    assert runpy.run_path(str(ROOT / "tests" / "timeouts.py"))["scaled"](2.0) == bound
 
 
 def test_another_init_is_named_to_the_kernel(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from patience import patient
 from quiltfn.api import standin
 from quiltfn.api.standin import ANSWER_WITHIN_S, StandIn
+from timeouts import scaled
 
 HEALTH = b"GET /health HTTP/1.1\r\n\r\n"
 
@@ -25,7 +25,7 @@ class Stalled:
     seconds: float = 5.0
 
     def connect(self, said: bytes = b"") -> socket.socket:
-        caller = socket.create_connection(self.listener.getsockname(), timeout=patient(10))
+        caller = socket.create_connection(self.listener.getsockname(), timeout=scaled(10))
         caller.sendall(said)
         return caller
 
@@ -75,11 +75,11 @@ def test_a_caller_who_trickles_is_cut_off_and_keeps_nobody_waiting(
     with stalled.connect(said) as slow, trickling(slow):
         began = time.monotonic()
         assert stalled.answer() == b"HTTP/1.1 200 OK"
-        assert time.monotonic() - began < patient(ANSWER_WITHIN_S)
+        assert time.monotonic() - began < scaled(ANSWER_WITHIN_S)
         with contextlib.suppress(ConnectionResetError):
             while slow.recv(1024):
                 pass
-        assert time.monotonic() - began < patient(3 * ANSWER_WITHIN_S)
+        assert time.monotonic() - began < scaled(3 * ANSWER_WITHIN_S)
 
 
 def test_callers_who_say_nothing_keep_nobody_waiting(stalled: Stalled) -> None:
@@ -88,16 +88,16 @@ def test_callers_who_say_nothing_keep_nobody_waiting(stalled: Stalled) -> None:
             silent.enter_context(stalled.connect())
         began = time.monotonic()
         assert stalled.answer() == b"HTTP/1.1 200 OK"
-        assert time.monotonic() - began < patient(ANSWER_WITHIN_S)
+        assert time.monotonic() - began < scaled(ANSWER_WITHIN_S)
 
 
 def test_a_stop_waits_for_no_caller(stalled: Stalled, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standin, "ANSWER_WITHIN_S", patient(20))
+    monkeypatch.setattr(standin, "ANSWER_WITHIN_S", scaled(20))
     with stalled.connect(HEALTH[:5]) as slow:
         assert stalled.answer() == b"HTTP/1.1 200 OK"
         began = time.monotonic()
         stalled.stand_in.stop()
-        assert time.monotonic() - began < patient(2)
+        assert time.monotonic() - began < scaled(2)
         with contextlib.suppress(ConnectionResetError):
             assert slow.recv(1) == b""
 
@@ -105,7 +105,7 @@ def test_a_stop_waits_for_no_caller(stalled: Stalled, monkeypatch: pytest.Monkey
 def test_a_body_that_does_not_end_is_not_read_for_ever(
     stalled: Stalled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standin, "ANSWER_WITHIN_S", patient(20))
+    monkeypatch.setattr(standin, "ANSWER_WITHIN_S", scaled(20))
     body = b"x" * (4 * standin.REST_MAX)
     with stalled.connect(HEALTH) as caller, pytest.raises(ConnectionError):
         caller.sendall(body)

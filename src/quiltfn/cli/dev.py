@@ -36,7 +36,7 @@ SETTLES_MS, LOOKS_EVERY_MS = 60, 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tried:
+class DevOptions:
     """What `dev` runs beside the directory."""
 
     handler: Annotated[
@@ -61,7 +61,7 @@ def dev(
     directory: Annotated[
         Path, Option(("--dir",), metavar="DIR", help="Your files.", is_directory=True)
     ] = Path(),
-    tried: Tried,
+    options: DevOptions,
     connection: Connection,
 ) -> None:
     """Run a directory as a function, and again after every edit.
@@ -70,9 +70,9 @@ def dev(
     With --once the exit code is that of `invoke`, or says that it could not be built, and without
     --payload and --payload-file the handler reads what is piped into this command.
     """
-    kind = tried.kind or kind_of(directory)
+    kind = options.kind or kind_of(directory)
     # Before anything is built, so that a payload that cannot be sent costs nobody a wait.
-    piped = payload.of_call(tried.payload, tried.payload_file) if tried.once else None
+    piped = payload.of_call(options.payload, options.payload_file) if options.once else None
     # Also where it was started with the signal ignored, as in the background of a script.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -81,14 +81,14 @@ def dev(
             at = stack.enter_context(connection.session())
             name = name_of(directory)
             stack.enter_context(alone(directory))
-            shop = stack.enter_context(Workshop(at, directory, kind))
-            trial = Trial(at, shop, tried, name, piped)
-            stack.callback(trial.remove)
-            if tried.once:
-                raise Exit(exit_code(trial.run()))
-            follow(directory, trial)
+            builder = stack.enter_context(ImageBuilder(at, directory, kind))
+            function = DevFunction(at, builder, options, name, piped)
+            stack.callback(function.remove)
+            if options.once:
+                raise Exit(exit_code(function.run()))
+            follow(directory, function)
     except KeyboardInterrupt:
-        if tried.once:
+        if options.once:
             raise
 
 
@@ -123,12 +123,12 @@ def alone(directory: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def follow(directory: Path, trial: "Trial") -> None:
+def follow(directory: Path, function: "DevFunction") -> None:
     """A turn now and after every edit, until a signal ends it."""
     import watchfiles  # noqa: PLC0415 — --help and --once do without it
 
     seen = stamp(directory)
-    trial.turn()
+    function.turn()
     show.note(f"watching {directory.resolve()}; Ctrl-C ends")
     edits = watchfiles.watch(
         directory,
@@ -142,7 +142,7 @@ def follow(directory: Path, trial: "Trial") -> None:
         now = stamp(directory)
         if now != seen:
             seen = now
-            trial.turn()
+            function.turn()
 
 
 def stamp(directory: Path) -> dict[str, int]:
@@ -172,14 +172,14 @@ class Broken(ClientError):
     """The files make no function that can be called."""
 
 
-class Workshop:
+class ImageBuilder:
     """Makes images of a directory; packages are installed once for what names them."""
 
     def __init__(self, at: Session, directory: Path, kind: Kind) -> None:
         self._at, self.directory, self.kind = at, directory, kind
         self._interpreter: str | None = None
 
-    def __enter__(self) -> "Workshop":
+    def __enter__(self) -> "ImageBuilder":
         self._made = tempfile.TemporaryDirectory(prefix="quiltfn-dev-")
         self._root = Path(self._made.name)
         if self.kind is Kind.PYTHON:
@@ -233,14 +233,14 @@ class Workshop:
         packages.install_node(home)
 
 
-class Trial:
+class DevFunction:
     """The function that is tried, from its first build to its removal."""
 
     def __init__(
-        self, at: Session, shop: Workshop, tried: Tried, name: str, handed: str | None
+        self, at: Session, builder: ImageBuilder, options: DevOptions, name: str, handed: str | None
     ) -> None:
         """`handed`: the payload, where it is read once and for all."""
-        self._at, self._shop, self._tried, self._name = at, shop, tried, name
+        self._at, self._builder, self._options, self._name = at, builder, options, name
         self._handed = handed
         self._function: str | None = None
         self._has_runtime = False
@@ -268,9 +268,9 @@ class Trial:
             raise Broken(function.error_message)
         took = time.monotonic() - began
         show.note(f"version {function.current_version} is live after {took:.2f} s")
-        at, tried, handed = self._at, self._tried, self._handed
+        at, options, handed = self._at, self._options, self._handed
         if handed is None:
-            handed = payload.of_options(tried.payload, tried.payload_file)
+            handed = payload.of_options(options.payload, options.payload_file)
         request = requests.invoke(function.id, handed)
         return at.answer(request, lambda ended: show_ended(at.client, ended))
 
@@ -292,25 +292,25 @@ class Trial:
             return None
 
     def _deploy(self) -> Function:
-        client, tried = self._at.client, self._tried
+        client, options = self._at.client, self._options
         new = NewRuntime(
             name=self._name,
-            kind=self._shop.kind.value,
-            image=self._shop.image(),
-            network=tried.network.value,
+            kind=self._builder.kind.value,
+            image=self._builder.image(),
+            network=options.network.value,
         )
         client.send(requests.add_runtime(new))
         self._has_runtime = True
-        environment = parse_environment(tried.env)
+        environment = parse_environment(options.env)
         if self._function is None:
             self._function = self._left_over()
             if self._function is not None:
-                again = Changes(handler=tried.handler, environment=environment)
+                again = Changes(handler=options.handler, environment=environment)
                 client.send(requests.update(self._function, again))
         if self._function is None:
             new_function = NewFunction(
                 name=self._name,
-                handler=tried.handler,
+                handler=options.handler,
                 runtime=self._name,
                 environment=environment,
             )

@@ -9,7 +9,7 @@ from msgspec import UNSET
 from quiltfn.cli import show, tables
 from quiltfn.cli.options import KEEPS, Changed, Fields
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
-from quiltfn.cli.session import Connection, Word
+from quiltfn.cli.session import Connection, NameOrId
 from quiltfn.sdk import Changes, Created, Function, NewFunction, Paused, Targets, requests
 
 app = Group(
@@ -44,7 +44,7 @@ def create(
 
 
 @app.command()
-def update(word: Word, changed: Changed, fields: Fields, connection: Connection) -> None:
+def update(name_or_id: NameOrId, changed: Changed, fields: Fields, connection: Connection) -> None:
     """Change a function: a new version, with what is said changed and all else as it was.
 
     --env is the whole new environment: variables that are not named again are dropped.
@@ -53,7 +53,7 @@ def update(word: Word, changed: Changed, fields: Fields, connection: Connection)
     if changes == Changes():
         raise BadParameter("say what to change; --help lists what there is")
     with connection.session() as at:
-        one = at.answer(requests.update(at.find(word).id, changes), _changed)
+        one = at.answer(requests.update(at.find(name_or_id).id, changes), _changed)
     _must_stand(one)
 
 
@@ -72,26 +72,26 @@ def list_functions(
 
 
 @app.command()
-def get(word: Word, connection: Connection) -> None:
+def get(name_or_id: NameOrId, connection: Connection) -> None:
     """Show one function."""
     with connection.session() as at:
-        at.answer_for(word, (requests.get, requests.get_by_name), show.function)
+        at.answer_for(name_or_id, (requests.get, requests.get_by_name), show.function)
 
 
 @app.command()
-def deploy(word: Word, connection: Connection) -> None:
+def deploy(name_or_id: NameOrId, connection: Connection) -> None:
     """Make a function ready to be called."""
     with connection.session() as at:
-        one = at.answer(requests.deploy(at.find(word).id), _stands)
+        one = at.answer(requests.deploy(at.find(name_or_id).id), _stands)
     if one.state == "error":
         raise Exit(1)
 
 
 @app.command()
-def pause(word: Word, connection: Connection) -> None:
+def pause(name_or_id: NameOrId, connection: Connection) -> None:
     """Take no new calls; those that run may end."""
     with connection.session() as at:
-        one = at.find(word)
+        one = at.find(name_or_id)
 
         def paused(answer: Paused) -> None:
             show.say(f"{one.name} is paused")
@@ -102,29 +102,29 @@ def pause(word: Word, connection: Connection) -> None:
 
 
 @app.command()
-def resume(word: Word, connection: Connection) -> None:
+def resume(name_or_id: NameOrId, connection: Connection) -> None:
     """Take calls again after a pause."""
     with connection.session() as at:
-        one = at.answer(requests.resume(at.find(word).id), _stands)
+        one = at.answer(requests.resume(at.find(name_or_id).id), _stands)
     if one.state == "error":
         raise Exit(1)
 
 
 @app.command()
 def rollback(
-    word: Word,
+    name_or_id: NameOrId,
     version: Annotated[int, Argument(least=1, help="As `versions` lists them.")],
     connection: Connection,
 ) -> None:
     """Let an earlier version serve again. Names and scaling stay as they are."""
     with connection.session() as at:
-        one = at.answer(requests.rollback(at.find(word).id, version), _changed)
+        one = at.answer(requests.rollback(at.find(name_or_id).id, version), _changed)
     _must_stand(one)
 
 
 @app.command()
 def versions(
-    word: Word,
+    name_or_id: NameOrId,
     *,
     limit: Annotated[int | None, Option(least=1, help="At most so many.")] = None,
     cursor: Annotated[str | None, Option(help="Where the last list ended.")] = None,
@@ -132,20 +132,20 @@ def versions(
 ) -> None:
     """List a function's versions, newest first."""
     with connection.session() as at:
-        wanted = requests.versions(at.find(word).id, limit=limit, cursor=cursor)
+        wanted = requests.versions(at.find(name_or_id).id, limit=limit, cursor=cursor)
         at.answer(wanted, tables.versions)
 
 
 @app.command()
-def pool(word: Word, connection: Connection) -> None:
+def pool(name_or_id: NameOrId, connection: Connection) -> None:
     """Count a function's instances by state."""
     with connection.session() as at:
-        at.answer(requests.pool(at.find(word).id), tables.pool)
+        at.answer(requests.pool(at.find(name_or_id).id), tables.pool)
 
 
 @app.command()
 def invocations(
-    word: Word,
+    name_or_id: NameOrId,
     *,
     limit: Annotated[int | None, Option(least=1, help="At most so many.")] = None,
     status: Annotated[str | None, Option(help="Only those that ended so.")] = None,
@@ -158,14 +158,14 @@ def invocations(
     """List a function's calls, newest first."""
     with connection.session() as at:
         wanted = requests.invocations(
-            at.find(word).id, limit=limit, status=status, cold_start=cold, cursor=cursor
+            at.find(name_or_id).id, limit=limit, status=status, cold_start=cold, cursor=cursor
         )
         at.answer(wanted, tables.invocations)
 
 
 @app.command()
 def output(
-    word: Word,
+    name_or_id: NameOrId,
     invocation_id: Annotated[str, Argument(help="As `invocations` lists them.")],
     *,
     stream: Annotated[str, Option(help="stdout or stderr.")] = "stdout",
@@ -176,7 +176,7 @@ def output(
     With -o json: `output` is the text, or base64 where it is not UTF-8; `encoding` says which.
     """
     with connection.session() as at:
-        wanted = requests.output(at.find(word).id, invocation_id, stream=stream)
+        wanted = requests.output(at.find(name_or_id).id, invocation_id, stream=stream)
         written = at.client.send(wanted)
         said = {"invocation_id": invocation_id, "stream": stream, **_as_text(written)}
         at.print(written, show.encoded(said), lambda one: show.write_bytes(sys.stdout, one))
@@ -184,18 +184,18 @@ def output(
 
 @app.command()
 def timeline(
-    word: Word,
+    name_or_id: NameOrId,
     invocation_id: Annotated[str, Argument(help="As `invocations` lists them.")],
     connection: Connection,
 ) -> None:
     """Show where the time of a call went, and why it was cold."""
     with connection.session() as at:
-        at.answer(requests.timeline(at.find(word).id, invocation_id), tables.timeline)
+        at.answer(requests.timeline(at.find(name_or_id).id, invocation_id), tables.timeline)
 
 
 @app.command()
 def scale(
-    word: Word,
+    name_or_id: NameOrId,
     *,
     min_instances: Annotated[int | None, Option(("--min",), metavar="N", help="Kept warm.")] = None,
     max_instances: Annotated[int | None, Option(("--max",), metavar="N", help="At most.")] = None,
@@ -205,7 +205,7 @@ def scale(
     if min_instances is None and max_instances is None:
         raise BadParameter("give --min or --max, or both")
     with connection.session() as at:
-        one = at.find(word)
+        one = at.find(name_or_id)
         least = one.min_instances if min_instances is None else min_instances
         most = one.max_instances if max_instances is None else max_instances
 
@@ -217,14 +217,14 @@ def scale(
 
 @app.command()
 def delete(
-    word: Word,
+    name_or_id: NameOrId,
     yes: Annotated[bool, Option(("--yes", "-y"), help="Do not ask.")] = False,
     *,
     connection: Connection,
 ) -> None:
     """Delete a function. Calls that run have a moment to end."""
     with connection.session() as at:
-        one = at.find(word)
+        one = at.find(name_or_id)
         if not yes:
             show.ask(f"Delete {one.name} ({one.id})?")
         done = {"deleted": True, "id": one.id, "name": one.name}

@@ -7,7 +7,7 @@ from typing import Annotated
 from quiltfn.cli import payload, show, tables
 from quiltfn.cli.options import Environment, parse_environment
 from quiltfn.cli.parsing import Exit, Option
-from quiltfn.cli.session import Connection, Word
+from quiltfn.cli.session import Connection, NameOrId
 from quiltfn.sdk import Client, ClientError, Invocation, Request, requests
 
 # What a record shows for bytes that are not UTF-8.
@@ -33,7 +33,7 @@ class Asked:
 
 
 def invoke(
-    word: Word,
+    name_or_id: NameOrId,
     asked: Asked,
     timing: Annotated[
         bool, Option(("--timing",), help="Then say on stderr where the time went.")
@@ -62,7 +62,7 @@ def invoke(
         )
 
     with connection.session() as at:
-        ended = at.answer_for(word, (by_id, by_name), lambda one: show_ended(at.client, one))
+        ended = at.answer_for(name_or_id, (by_id, by_name), lambda one: show_ended(at.client, one))
         if timing:
             tell_timing(at.client, ended)
     raise Exit(exit_code(ended))

@@ -72,7 +72,7 @@ def remove(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class RuntimeOptions:
     """What `add` can say of a runtime beside its name and kind."""
 
     directory: Annotated[
@@ -122,7 +122,7 @@ def add(
     name: Name,
     *,
     kind: Annotated[Kind, Option(help="How a handler is run.")],
-    said: Said,
+    options: RuntimeOptions,
     connection: Connection,
 ) -> None:
     """Add a runtime, or give its name to another one.
@@ -131,11 +131,11 @@ def add(
     already go on with what they were made with until they are updated.
     """
     began = time.monotonic()
-    if said.requirements is not None and kind is not Kind.PYTHON:
+    if options.requirements is not None and kind is not Kind.PYTHON:
         raise BadParameter("--requirements goes with --kind python")
-    new = said.runtime(name, kind)
+    new = options.runtime(name, kind)
     with connection.session() as at:
-        image = _image(at, kind, said)
+        image = _image(at, kind, options)
         if image is not None:
             new = structs.replace(new, image=image.digest)
 
@@ -148,9 +148,9 @@ def add(
         at.answer(requests.add_runtime(new), told)
 
 
-def _image(at: Session, kind: Kind, said: Said) -> Image | None:
+def _image(at: Session, kind: Kind, options: RuntimeOptions) -> Image | None:
     """The files, put together here and kept there; None for a runtime without any."""
-    directory, requirements = said.directory, said.requirements
+    directory, requirements = options.directory, options.requirements
     if requirements is None and kind is Kind.PYTHON and directory is not None:
         found = directory / "requirements.txt"
         requirements = found if found.is_file() else None

@@ -24,7 +24,7 @@ class Output(StrEnum):
     JSON = "json"
 
 
-Word = Annotated[
+NameOrId = Annotated[
     str,
     Argument(metavar="NAME_OR_ID", help="The function's name or id."),
 ]
@@ -32,11 +32,11 @@ Word = Annotated[
 
 @dataclass(slots=True)
 class Session:
-    """One conversation with the server. `word`: the function that the command named."""
+    """One conversation with the server. `name_or_id`: the function that the command named."""
 
     client: Client
     output: Output
-    word: str | None = None
+    name_or_id: str | None = None
 
     def answer(
         self,
@@ -52,20 +52,20 @@ class Session:
 
     def answer_for(
         self,
-        word: str,
+        name_or_id: str,
         ways: tuple[Callable[[str], Request[T]], Callable[[str], Request[T]]],
         print_it: Callable[[T], None],
     ) -> T:
-        """As `answer`, for a word that may be an id or a name; `ways` is the request by each."""
+        """As `answer`, where `name_or_id` is either; `ways`: the request for each."""
         by_id, by_name = ways
         answer, body = self._send_for(
-            word, lambda one: by_id(one).with_body(), lambda one: by_name(one).with_body()
+            name_or_id, lambda one: by_id(one).with_body(), lambda one: by_name(one).with_body()
         )
         self.print(answer, body, print_it)
         return answer
 
-    def find(self, word: str) -> Function:
-        return self._send_for(word, requests.get, requests.get_by_name)
+    def find(self, name_or_id: str) -> Function:
+        return self._send_for(name_or_id, requests.get, requests.get_by_name)
 
     def print(self, answer: T, body: bytes, print_it: Callable[[T], None]) -> None:
         if self.output is Output.TABLE:
@@ -75,21 +75,21 @@ class Session:
 
     def _send_for(
         self,
-        word: str,
+        name_or_id: str,
         by_id: Callable[[str], Request[T]],
         by_name: Callable[[str], Request[T]],
     ) -> T:
-        self.word = word
-        if not UUID.fullmatch(word):
-            return self.client.send(by_name(word))
+        self.name_or_id = name_or_id
+        if not UUID.fullmatch(name_or_id):
+            return self.client.send(by_name(name_or_id))
         try:
-            return self.client.send(by_id(word))
+            return self.client.send(by_id(name_or_id))
         except ApiError as no_such_id:
             if no_such_id.status != 404:
                 raise
             # A name may look like an id. If it is neither, the id's refusal is the one to show.
             try:
-                return self.client.send(by_name(word))
+                return self.client.send(by_name(name_or_id))
             except ApiError as no_such_name:
                 raise no_such_id if no_such_name.status == 404 else no_such_name from None
 
@@ -131,5 +131,5 @@ class Connection:
             try:
                 yield session
             except ApiError as error:
-                advice.translated(error, session.word)
+                advice.translated(error, session.name_or_id)
                 raise
