@@ -48,7 +48,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     long_output: LongOutput | None = None
 
 
-class _Asked(msgspec.Struct):
+class _CallState(msgspec.Struct):
     """A request that was accepted. `accepted` in monotonic seconds. `is_handed_over`: from here on
     the handler may have done its work. `running`: its record, as long as that has no end.
     """
@@ -86,17 +86,17 @@ class Invoker:
         if entry.function.state is not FunctionState.ACTIVE:
             raise FunctionNotActive.because(entry.function.state)
         check(entry.version, request)
-        asked = _Asked(entry, request, new_id(), accepted)
+        call = _CallState(entry, request, new_id(), accepted)
         self.running += 1
         try:
             async with self._pools.lease(entry.function.id) as lease:
-                record = await self._run(asked, lease)
+                record = await self._run(call, lease)
             if self._journal.is_strict:
                 await self._journal.synced()
             else:
                 await self._journal.settled()
         except Exception as error:
-            await self._failed(asked, error)
+            await self._failed(call, error)
             raise
         finally:
             self.running -= 1
@@ -108,51 +108,51 @@ class Invoker:
         elif record.status is Status.INTERRUPTED:
             failure = ShuttingDown(record.error_message, retry_after=5)
         if failure is not None:
-            failure.with_record(asked.invocation_id, executed=True)
+            failure.with_record(call.invocation_id, executed=True)
             raise failure
         return record
 
-    async def _failed(self, asked: _Asked, error: Exception) -> None:
+    async def _failed(self, call: _CallState, error: Exception) -> None:
         """What there is to be known of a call that `error` came of instead of an answer. Raises
         another error where that says more.
         """
-        if asked.is_handed_over:
-            if asked.running is not None:
-                self._record_mistake(asked, asked.running)
+        if call.is_handed_over:
+            if call.running is not None:
+                self._record_mistake(call, call.running)
             if not isinstance(error, QuiltfnError):
                 mistake = Internal(MISTAKE)
-                mistake.with_record(asked.invocation_id, executed=True)
+                mistake.with_record(call.invocation_id, executed=True)
                 raise mistake from error
-            error.with_record(asked.invocation_id, executed=True)
+            error.with_record(call.invocation_id, executed=True)
         elif isinstance(error, RuntimeUnavailable):
-            error.with_record(asked.invocation_id, executed=False)
+            error.with_record(call.invocation_id, executed=False)
             try:
-                self._record_failure(asked, error)
+                self._record_failure(call, error)
                 if self._journal.is_strict:
                     await self._journal.synced()
             except StoreUnavailable as unkept:
-                unkept.with_record(asked.invocation_id, executed=False)
+                unkept.with_record(call.invocation_id, executed=False)
                 raise
 
-    async def _run(self, asked: _Asked, lease: Lease) -> Invocation:
+    async def _run(self, call: _CallState, lease: Lease) -> Invocation:
         """The call itself: record opened, one round trip, record closed."""
-        function, version, making = asked.entry.function, lease.version, lease.making
-        timeout = asked.request.timeout_seconds or version.content.timeout_seconds
+        function, version, making = call.entry.function, lease.version, lease.making
+        timeout = call.request.timeout_seconds or version.content.timeout_seconds
         handed_over, started = self._clock.unix(), self._clock.now()
         variables = environment.of_call(
-            invocation_id=asked.invocation_id,
+            invocation_id=call.invocation_id,
             function_name=function.name,
             version=version,
             deadline_unix_ms=round((handed_over + timeout) * 1000),
-            payload=asked.request.payload,
-            traceparent=asked.request.traceparent,
+            payload=call.request.payload,
+            traceparent=call.request.traceparent,
         )
-        if asked.request.environment:
+        if call.request.environment:
             variables = (
-                environment.of_version(version.content) | asked.request.environment | variables
+                environment.of_version(version.content) | call.request.environment | variables
             )
         record = Invocation(
-            invocation_id=asked.invocation_id,
+            invocation_id=call.invocation_id,
             tenant_id=function.tenant_id,
             function_id=function.id,
             function_name=function.name,
@@ -164,19 +164,19 @@ class Invoker:
         before = self._clock.now()
         self._journal.opened(record)
         recorded = self._clock.now() - before
-        asked.is_handed_over, asked.running = True, record
+        call.is_handed_over, call.running = True, record
         result = await lease.call(
             Call(
-                payload=asked.request.payload,
+                payload=call.request.payload,
                 environment=variables,
-                replaces_environment=bool(asked.request.environment),
+                replaces_environment=bool(call.request.environment),
                 timeout_s=timeout,
-                long_output=asked.request.long_output,
+                long_output=call.request.long_output,
             )
         )
         took = self._clock.now() - started
         kept = timeline.of_call(
-            asked.accepted, started, making, ran=took - recorded, recorded=recorded
+            call.accepted, started, making, ran=took - recorded, recorded=recorded
         )
         record = record.after(
             result,
@@ -185,22 +185,22 @@ class Invoker:
             kept,
             is_value=version.content.pinned.returns_values,
         )
-        asked.running = None
-        return self._close(asked.entry, record, started + took)
+        call.running = None
+        return self._close(call.entry, record, started + took)
 
-    def _record_mistake(self, asked: _Asked, record: Invocation) -> None:
+    def _record_mistake(self, call: _CallState, record: Invocation) -> None:
         """A mistake of ours came between a call and its end: its record ends all the same."""
         result = CallResult(kind=ExitKind.SANDBOX_GONE, reason=MISTAKE)
         now = self._clock.unix()
         took_ms = max(0, math.ceil((now - (record.started_at or now)) * 1000))
         with contextlib.suppress(StoreUnavailable):
-            self._close(asked.entry, record.after(result, int(now), took_ms), self._clock.now())
+            self._close(call.entry, record.after(result, int(now), took_ms), self._clock.now())
 
-    def _record_failure(self, asked: _Asked, error: RuntimeUnavailable) -> None:
+    def _record_failure(self, call: _CallState, error: RuntimeUnavailable) -> None:
         """The platform could not run the call: that is kept too."""
-        function, now = asked.entry.function, self._clock.now()
+        function, now = call.entry.function, self._clock.now()
         record = Invocation(
-            invocation_id=asked.invocation_id,
+            invocation_id=call.invocation_id,
             tenant_id=function.tenant_id,
             function_id=function.id,
             function_name=function.name,
@@ -209,9 +209,9 @@ class Invoker:
             ended_at=int(self._clock.unix()),
             error_message=str(error),
             cold_start=True,
-            timeline=timeline.of_call(asked.accepted, now, error.making),
+            timeline=timeline.of_call(call.accepted, now, error.making),
         )
-        self._close(asked.entry, record, now)
+        self._close(call.entry, record, now)
 
     def _close(self, entry: Entry, record: Invocation, ended: float) -> Invocation:
         """Writes the end of a call; what writing it took is known only after that."""

@@ -24,13 +24,13 @@ from quiltfn.access import Access
 from quiltfn.admission import Admission
 from quiltfn.api import errors
 from quiltfn.api.app import make_app
+from quiltfn.api.budgets import BodyBudget, Budgets
 from quiltfn.api.connections import Connections
 from quiltfn.api.flow import EVERY_ANSWER
 from quiltfn.api.protocol import bounded
-from quiltfn.api.rooms import BodyRoom, Rooms
 from quiltfn.api.route import Services
 from quiltfn.api.server import Server
-from quiltfn.api.standin import StandIn
+from quiltfn.api.stall_responder import StallResponder
 from quiltfn.bounds import api_limits, image_limits, tenant_limits
 from quiltfn.catalog import Catalog
 from quiltfn.clock import SystemClock
@@ -147,7 +147,7 @@ async def open_platform(given: Inherited) -> AsyncIterator[Platform]:
                 holdings=holdings,
                 health=health,
                 limits=api_limits(chosen),
-                rooms=Rooms(BodyRoom(chosen.bodies_max_bytes)),
+                budgets=Budgets(BodyBudget(chosen.bodies_max_bytes)),
             ),
             pools,
             health,
@@ -255,7 +255,7 @@ async def serve(given: Inherited) -> None:
     chosen = given.settings
     async with open_platform(given) as platform:
         app = make_app(platform.services)
-        connections = connections_of(given, platform.services.rooms)
+        connections = connections_of(given, platform.services.budgets)
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -275,19 +275,20 @@ async def serve(given: Inherited) -> None:
         tune_gc()
         server = Server(config, connections)
         drain = asyncio.ensure_future(_drain_on_sigterm(platform, server, chosen.drain_s))
-        stand_in = StandIn(given.listener, config.ssl, platform.services.journal.stalled_s)
-        stand_in.start()
+        stalled_s = platform.services.journal.stalled_s
+        stall_responder = StallResponder(given.listener, config.ssl, stalled_s)
+        stall_responder.start()
         try:
             await server.serve(sockets=[given.listener])
         finally:
-            stand_in.stop()
+            stall_responder.stop()
         drain.cancel()
 
 
-def connections_of(given: Inherited, rooms: Rooms) -> Connections:
+def connections_of(given: Inherited, budgets: Budgets) -> Connections:
     chosen = given.settings
     most = min(chosen.connections_max, given.machine.connections_max)
-    return Connections(most, chosen.write_timeout_s, rooms.answers)
+    return Connections(most, chosen.write_timeout_s, budgets.answers)
 
 
 def tune_gc() -> None:

@@ -18,8 +18,8 @@ from uvicorn.server import ServerState
 from quiltfn.admission import Admission, TenantLimits
 from quiltfn.api import direct
 from quiltfn.api.app import make_app
+from quiltfn.api.budgets import Budgets
 from quiltfn.api.protocol import bounded
-from quiltfn.api.rooms import Rooms
 from quiltfn.api.route import ApiLimits
 from service.platform_harness import Harness, open_access, open_harness
 
@@ -71,7 +71,7 @@ async def connection(harness: Harness) -> AsyncIterator[Connection]:
         health=SimpleNamespace(machine=SimpleNamespace(memory_max_mib=1024, cores=1)),
         invoker=harness.invoker,
         limits=ApiLimits(),
-        rooms=Rooms(),
+        budgets=Budgets(),
     )
     app = make_app(rooms)
     config = uvicorn.Config(app, http=bounded(10_000, 10, app.call_at), lifespan="off")

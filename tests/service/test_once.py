@@ -22,8 +22,8 @@ from quiltfn import idempotency
 from quiltfn.access import Access
 from quiltfn.admission import Admission, TenantLimits
 from quiltfn.api.app import App, make_app
+from quiltfn.api.budgets import Budgets
 from quiltfn.api.direct import CallRequest, Heads
-from quiltfn.api.rooms import Rooms
 from quiltfn.api.route import ApiLimits
 from quiltfn.catalog import Entry
 from quiltfn.idempotency import Idempotency
@@ -46,7 +46,7 @@ class Door:
     http: httpx.AsyncClient
     harness: Harness
     entry: Entry
-    rooms: Rooms
+    budgets: Budgets
     runs: list[bytes | None] = field(default_factory=list)
 
     @property
@@ -87,14 +87,14 @@ async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[Door]
             invoker=harness.invoker,
             lifecycle=harness.lifecycle,
             limits=ApiLimits(),
-            rooms=Rooms(),
+            budgets=Budgets(),
         )
         app = make_app(parts)
         known = harness.catalog.of_tenant("default", "")
         entry = next(iter(known), None) or await harness.active(handler, max_instances=2)
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-            yield Door(app, http, harness, entry, parts.rooms)
+            yield Door(app, http, harness, entry, parts.budgets)
 
 
 @pytest.fixture
@@ -419,10 +419,10 @@ async def test_a_long_answer_has_its_room_until_the_store_has_kept_it(
     monkeypatch.setattr(SqlAnswers, "keep", held_up)
     call = asyncio.create_task(door.call())
     await written.wait()
-    held = door.rooms.answers.held
+    held = door.budgets.answers.held
     may_go_on.set()
     answer = await call
     assert answer.status_code == (200 if is_taken else 503)
     assert held > 6 * len(output)
     assert not is_taken or held == len(answer.content)
-    assert door.rooms.answers.held == 0
+    assert door.budgets.answers.held == 0

@@ -10,19 +10,21 @@ import pytest
 from contract.stores import a_function, a_version, ids
 from quiltfn.access import ANYBODY
 from quiltfn.api import functions, pages
-from quiltfn.api.rooms import Rooms
-from quiltfn.api.route import ApiLimits, Asked
+from quiltfn.api.budgets import Budgets
+from quiltfn.api.route import ApiLimits, RequestContext
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.ports import Tally
 
 
-def listing(catalog: Catalog, rooms: Rooms) -> "asyncio.Task[list[str]]":
+def listing(catalog: Catalog, budgets: Budgets) -> "asyncio.Task[list[str]]":
     """A list of the tenant's functions, under way."""
-    services: Any = SimpleNamespace(catalog=catalog, rooms=rooms, limits=ApiLimits())
-    asked = Asked(services=services, guide=None, caller=ANYBODY, path={}, query={}, headers={})
+    services: Any = SimpleNamespace(catalog=catalog, budgets=budgets, limits=ApiLimits())
+    context = RequestContext(
+        services=services, help=None, caller=ANYBODY, path={}, query={}, headers={}
+    )
 
     async def listed() -> list[str]:
-        answer = await functions.list_functions(asked)
+        answer = await functions.list_functions(context)
         return [one["id"] for one in json.loads(answer.value)["functions"]]
 
     return asyncio.create_task(listed())
@@ -38,9 +40,9 @@ def filled() -> tuple[Catalog, list[Entry]]:
 
 
 async def test_what_is_deleted_while_a_list_waits_for_room_is_not_in_it() -> None:
-    (catalog, entries), rooms = filled(), Rooms()
-    async with rooms.answers.making(1 << 40, "a"):
-        found = listing(catalog, rooms)
+    (catalog, entries), budgets = filled(), Budgets()
+    async with budgets.answers.making(1 << 40, "a"):
+        found = listing(catalog, budgets)
         await asyncio.sleep(0)
         catalog.remove(entries[0])
     assert await found == [one.function.id for one in entries[1:]]
@@ -51,7 +53,7 @@ async def test_what_is_deleted_while_a_list_is_made_takes_no_other_out_of_it(
 ) -> None:
     monkeypatch.setattr(pages, "PIECE_BYTES", 0)  # others have their turn after each entry
     catalog, entries = filled()
-    found = listing(catalog, Rooms())
+    found = listing(catalog, Budgets())
     await asyncio.sleep(0)
     for one in entries[:3]:
         catalog.remove(one)

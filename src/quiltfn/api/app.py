@@ -20,13 +20,13 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from quiltfn.api import openapi, parse, rules
-from quiltfn.api.guide import Guide
+from quiltfn.api.audit import AuditLog, Visit
+from quiltfn.api.budgets import SHORT_BYTES
+from quiltfn.api.help import HelpDocuments
 from quiltfn.api.render import JSON, bug, encode, failure, success, tell_of_bug
-from quiltfn.api.rooms import SHORT_BYTES
-from quiltfn.api.route import Asked, Route, Services
+from quiltfn.api.route import RequestContext, Route, Services
 from quiltfn.api.routes import CALL_BY_ID, CALL_BY_NAME, ROUTES
 from quiltfn.api.stream import streamed
-from quiltfn.api.trail import Trail, Visit
 from quiltfn.idempotency import Rendered, slot_for
 from quiltfn.ids import new_id
 from quiltfn.model.errors import (
@@ -55,8 +55,6 @@ _log = structlog.get_logger("quiltfn.api")
 CALL = re.compile(
     rb"/api/functions/(?:invoke/(?P<name>[A-Za-z0-9._-]+)|(?P<function_id>[0-9a-f-]{36})/invoke)"
 )
-
-
 LONGEST_CALL = 128
 
 
@@ -89,9 +87,9 @@ def make_app(services: Services) -> App:
     """The application over `services`."""
     machine = services.health.machine
     known = rules.with_host(machine.memory_max_mib, machine.cores, services.limits.timeout_max_s)
-    guide = Guide(ROUTES, encode(openapi.document(ROUTES, known)))
-    trail = Trail(services.audit, services.clock)
-    endpoints = {path: Endpoint(services, guide, trail, routes) for path, routes in ROUTES}
+    documents = HelpDocuments(ROUTES, encode(openapi.document(ROUTES, known)))
+    audit_log = AuditLog(services.audit, services.clock)
+    endpoints = {path: Endpoint(services, documents, audit_log, routes) for path, routes in ROUTES}
     paths = [Path(path, one.answer, methods=None) for path, one in endpoints.items()]
     for path in paths:
         path.methods = set()  # every method arrives, so that 405 is told in our own words
@@ -103,9 +101,14 @@ class Endpoint:
     """All methods of one path."""
 
     def __init__(
-        self, services: Services, guide: Guide, trail: Trail, routes: dict[str, Route]
+        self,
+        services: Services,
+        documents: HelpDocuments,
+        audit_log: AuditLog,
+        routes: dict[str, Route],
     ) -> None:
-        self._services, self._guide, self._trail, self._routes = services, guide, trail, routes
+        self._services, self._routes = services, routes
+        self._help, self._audit_log = documents, audit_log
         self._allow = ", ".join(sorted(routes))
 
     async def answer(self, request: Request) -> Response:
@@ -131,15 +134,15 @@ class Endpoint:
             answer = failure(error, request_id)
             if isinstance(error, MethodNotAllowed):
                 answer.headers["allow"] = self._allow
-            await self._trail.refused(visit, answer, error.code)
+            await self._audit_log.refused(visit, answer, error.code)
         except ClientDisconnect:
             raise
         except Exception:
             answer = bug(request, request_id)
-            await self._trail.refused(visit, answer, Internal.code)
+            await self._audit_log.refused(visit, answer, Internal.code)
         finally:
             if visit.held:
-                self._services.rooms.bodies.give_back(visit.held, visit.caller.tenant_id)
+                self._services.budgets.bodies.give_back(visit.held, visit.caller.tenant_id)
         if answer.status >= 400 or visit.action is not None:
             _tell(visit, answer)
         # A kept answer may be another request's as well, so the headers are not changed in place.
@@ -175,7 +178,7 @@ class Endpoint:
         if key is None:
             return await self._execute(route, visit)
 
-        answers, unkept = self._services.rooms.answers, 0
+        answers, unkept = self._services.budgets.answers, 0
 
         async def execute() -> Rendered:
             nonlocal unkept
@@ -189,7 +192,7 @@ class Endpoint:
         path, raw = request.scope["path"], visit.body or b""
         slot = slot_for(visit.caller.tenant_id, request.method, path, key, raw)
         del raw
-        room = self._services.rooms.kept_answer(visit.caller.tenant_id)
+        room = self._services.budgets.kept_answer(visit.caller.tenant_id)
         try:
             return await self._services.idempotency.run(slot, execute, room)
         finally:
@@ -198,9 +201,9 @@ class Endpoint:
     async def _execute(self, route: Route, visit: Visit) -> Rendered:
         """The route's own work, its refusals rendered and, where it changes something, audited."""
         request = visit.request
-        asked = Asked(
+        context = RequestContext(
             services=self._services,
-            guide=self._guide,
+            help=self._help,
             caller=visit.caller,
             path=request.path_params,
             query={},
@@ -210,16 +213,16 @@ class Endpoint:
         code, object_id = None, None
         try:
             if request.scope["query_string"] and route.scope is not None:
-                asked.query = _query(route, request)
+                context.query = _query(route, request)
             if route.streams:
-                with self._services.rooms.uploads:
-                    asked.body = streamed(route, request, self._services.limits)
-                    answer = await route.handler(asked)
+                with self._services.budgets.uploads:
+                    context.body = streamed(route, request, self._services.limits)
+                    answer = await route.handler(context)
             else:
                 if visit.body is not None and len(visit.body) > SHORT_BYTES:
-                    await self._services.rooms.turn()
-                asked.body = _body(route, visit.take_body(), request)
-                answer = await route.handler(asked)
+                    await self._services.budgets.turn()
+                context.body = _body(route, visit.take_body(), request)
+                answer = await route.handler(context)
             rendered, object_id = success(answer), answer.object_id
         except QuiltfnError as error:
             if isinstance(error, Internal):
@@ -232,7 +235,7 @@ class Endpoint:
             rendered, code = bug(request, visit.request_id), Internal.code
         if visit.action is not None:
             try:
-                await self._trail.executed(visit, rendered, code, object_id)
+                await self._audit_log.executed(visit, rendered, code, object_id)
             except StoreUnavailable as error:
                 # What was done stays done, whatever the trail takes.
                 error.executed = rendered.executed
@@ -246,7 +249,7 @@ class Endpoint:
         if size > SHORT_BYTES:
             tenant_id = visit.caller.tenant_id
             more = size - visit.held
-            self._services.rooms.bodies.take(more, tenant_id, is_call=route.is_invoke)
+            self._services.budgets.bodies.take(more, tenant_id, is_call=route.is_invoke)
             visit.held = size
 
     async def _read(self, route: Route, visit: Visit) -> bytes:

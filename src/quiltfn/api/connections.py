@@ -13,7 +13,7 @@ import enum
 from collections.abc import Callable
 from typing import Protocol
 
-from quiltfn.api.rooms import AnswerRoom
+from quiltfn.api.budgets import ResponseBudget
 
 MIB = 1024 * 1024
 SPARE = 32
@@ -59,12 +59,12 @@ class Connections:
         self,
         most: int = 2000,
         write_timeout_s: float = 30.0,
-        answers: AnswerRoom | None = None,
+        answers: ResponseBudget | None = None,
         backlog_most: int = 32 * MIB,
     ) -> None:
         self._most, self._write_timeout_s = most, write_timeout_s
         self._backlog_most = backlog_most
-        self.answers = answers or AnswerRoom()
+        self.answers = answers or ResponseBudget()
         self._ordinary: dict[Connection, None] = {}
         self._spare: dict[Connection, None] = {}
         # Readers: since when each has taken less than it should, and what it had to take then.

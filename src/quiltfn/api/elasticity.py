@@ -3,17 +3,17 @@
 import re
 
 from quiltfn.api import admin_schema as schema
-from quiltfn.api.route import Answer, Asked
+from quiltfn.api.route import Answer, RequestContext
 from quiltfn.model.errors import BadRequest, Forbidden, Unprocessable
 
 ACTION = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-async def set_pool_target(asked: Asked) -> Answer:
+async def set_pool_target(context: RequestContext) -> Answer:
     """Set a function's scaling targets, at once and without a new version."""
-    _check_tenant(asked)
-    entry = await asked.services.elasticity.target(
-        asked.entry(), asked.body.min_instances, asked.body.max_instances
+    _check_tenant(context)
+    entry = await context.services.elasticity.target(
+        context.entry(), context.body.min_instances, context.body.max_instances
     )
     function = entry.function
     return Answer(
@@ -25,16 +25,16 @@ async def set_pool_target(asked: Asked) -> Answer:
     )
 
 
-async def create_pool_target_operation(asked: Asked) -> Answer:
+async def create_pool_target_operation(context: RequestContext) -> Answer:
     """Set scaling targets as an operation that happens once for its Idempotency-Key; a replay is
     answered with 409 and the first operation's id.
     """
-    _check_tenant(asked)
-    key = _needed(asked, "idempotency-key")
-    action_id = _needed(asked, "x-orch-action-id")
-    targets = (asked.body.min_instances, asked.body.max_instances)
-    operation, is_replay = await asked.services.elasticity.controlled(
-        asked.entry(), targets, key, action_id
+    _check_tenant(context)
+    key = _needed(context, "idempotency-key")
+    action_id = _needed(context, "x-orch-action-id")
+    targets = (context.body.min_instances, context.body.max_instances)
+    operation, is_replay = await context.services.elasticity.controlled(
+        context.entry(), targets, key, action_id
     )
     answer = schema.operation_answer(operation)
     if is_replay:
@@ -42,22 +42,22 @@ async def create_pool_target_operation(asked: Asked) -> Answer:
     return Answer(value=answer)
 
 
-async def get_operation(asked: Asked) -> Answer:
+async def get_operation(context: RequestContext) -> Answer:
     """Show one controlled operation."""
-    operation = await asked.services.elasticity.operation(
-        asked.tenant_id, asked.path["operation_id"]
+    operation = await context.services.elasticity.operation(
+        context.tenant_id, context.path["operation_id"]
     )
     return Answer(value=schema.operation_answer(operation))
 
 
-def _check_tenant(asked: Asked) -> None:
-    given = _needed(asked, "x-tenant-id")
-    if given != asked.tenant_id:
+def _check_tenant(context: RequestContext) -> None:
+    given = _needed(context, "x-tenant-id")
+    if given != context.tenant_id:
         raise Forbidden("X-Tenant-Id must be the tenant of the credential")
 
 
-def _needed(asked: Asked, name: str) -> str:
-    value = asked.headers.get(name)
+def _needed(context: RequestContext, name: str) -> str:
+    value = context.headers.get(name)
     if value is None:
         raise BadRequest(f"the header {name} is missing")
     if not ACTION.fullmatch(value):

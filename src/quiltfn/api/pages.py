@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from quiltfn.api import parse
-from quiltfn.api.route import Answer, Asked
+from quiltfn.api.route import Answer, RequestContext
 from quiltfn.model.cursors import to_cursor
 
 # Entries are made into text a piece at a time, so that others have their turn in between.
@@ -17,9 +17,9 @@ WHOLE_AS_A_RULE = frozenset({"versions"})
 _encode = msgspec.json.Encoder().encode
 
 
-def room(asked: Asked) -> int:
+def room(context: RequestContext) -> int:
     """Bytes that a page needs while it is made: what was read, its entries, and the whole."""
-    return 3 * asked.services.limits.page_max
+    return 3 * context.services.limits.page_max
 
 
 def encoded(value: Any, headers: Mapping[str, str]) -> Answer:
@@ -28,7 +28,7 @@ def encoded(value: Any, headers: Mapping[str, str]) -> Answer:
 
 
 async def answer(
-    asked: Asked,
+    context: RequestContext,
     name: str,
     shown: Iterable[tuple[str, Any]],
     limit: int,
@@ -38,7 +38,7 @@ async def answer(
     `cursor`: where it goes on behind all of them.
     """
     found: list[msgspec.Raw] = []
-    size, piece, last, most = 0, 0, "", asked.services.limits.page_max
+    size, piece, last, most = 0, 0, "", context.services.limits.page_max
     for key, entry in shown:
         text = _encode(entry)
         if len(found) == limit or (found and size + len(text) > most):
@@ -54,5 +54,5 @@ async def answer(
         page["next_cursor"] = cursor
     return Answer(
         value=_encode(page),
-        headers=parse.next_link(asked.url_path, asked.query, limit, cursor),
+        headers=parse.next_link(context.url_path, context.query, limit, cursor),
     )

@@ -15,10 +15,10 @@ from typing import Any
 from starlette.datastructures import Address
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from quiltfn.api.budgets import SHORT_BYTES
 from quiltfn.api.connections import Connections, Place
 from quiltfn.api.direct import COPIED_BYTES, CallAt, CallRequest, DirectCall, Heads, to_bytes
 from quiltfn.api.flow import TOO_LARGE, Flow, full
-from quiltfn.api.rooms import SHORT_BYTES
 
 HEAD_MAX_BYTES = 16 * 1024
 HEADERS_MAX = 100

@@ -8,7 +8,7 @@ import msgspec
 
 from quiltfn.access import Access
 from quiltfn.admission import Admission
-from quiltfn.api.rooms import Rooms
+from quiltfn.api.budgets import Budgets
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health
@@ -44,7 +44,7 @@ class Services:
     holdings: Holdings
     health: Health
     limits: "ApiLimits"
-    rooms: Rooms = field(default_factory=Rooms)
+    budgets: Budgets = field(default_factory=Budgets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +61,13 @@ class ApiLimits:
     page_max: int = 8 * MIB
 
 
-class Asked(msgspec.Struct, kw_only=True):
+class RequestContext(msgspec.Struct, kw_only=True):
     """One request, parsed: parameters, headers, and the body as its route's shape, or, where the
     route takes a stream, as its chunks while they arrive.
     """
 
     services: Services
-    guide: Any
+    help: Any
     caller: Caller
     path: Mapping[str, str]
     query: Mapping[str, str]
@@ -98,7 +98,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     object_id: str | None = None
 
 
-Handler = Callable[[Asked], Awaitable[Answer]]
+Handler = Callable[[RequestContext], Awaitable[Answer]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import socket
 import uvicorn
 
 from quiltfn.api.connections import Connections
-from quiltfn.api.handshakes import Doorkeeper
+from quiltfn.api.tls_acceptor import TlsAcceptor
 
 
 class Server(uvicorn.Server):
@@ -48,7 +48,7 @@ class Server(uvicorn.Server):
         else:
             await self.lifespan.startup()
             self.servers = [
-                Doorkeeper(one, self.config.ssl, self._connection)  # type: ignore[misc]
+                TlsAcceptor(one, self.config.ssl, self._connection)  # type: ignore[misc]
                 for one in sockets or []
             ]
             self.started = True

@@ -9,8 +9,9 @@ from typing import Any
 from quiltfn import __version__
 from quiltfn.access import make_key, revoke_key
 from quiltfn.api import admin_schema as schema
-from quiltfn.api import guide, parse
-from quiltfn.api.route import Answer, Asked
+from quiltfn.api import help as help_documents
+from quiltfn.api import parse
+from quiltfn.api.route import Answer, RequestContext
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import Forbidden
 from quiltfn.observe import metrics
@@ -18,52 +19,52 @@ from quiltfn.observe import metrics
 AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
 
 
-async def get_liveness(_asked: Asked) -> Answer:
+async def get_liveness(_context: RequestContext) -> Answer:
     """Say that the server is alive; nothing is checked."""
     return Answer(value=schema.AliveAnswer())
 
 
-async def get_health(asked: Asked) -> Answer:
+async def get_health(context: RequestContext) -> Answer:
     """Say whether the server can do its work, part by part, and which protections are in force."""
-    report = await asked.services.health.report()
-    return _guide(asked, report, guide.health_text(report))
+    report = await context.services.health.report()
+    return _json_or_markdown(context, report, help_documents.health_text(report))
 
 
-async def get_elasticity_health(asked: Asked) -> Answer:
+async def get_elasticity_health(context: RequestContext) -> Answer:
     """Say whether pool targets can be set: the server's health."""
-    return await get_health(asked)
+    return await get_health(context)
 
 
-async def get_help(asked: Asked) -> Answer:
+async def get_help(context: RequestContext) -> Answer:
     """Explain every route with its rules, the debugging flow and the common mistakes."""
-    document = asked.guide.functions_help
-    return _guide(asked, document, guide.help_text(document))
+    document = context.help.functions_help
+    return _json_or_markdown(context, document, help_documents.help_text(document))
 
 
-async def list_examples(asked: Asked) -> Answer:
+async def list_examples(context: RequestContext) -> Answer:
     """Show canonical calls that work as they are printed."""
-    document = asked.guide.functions_examples
-    return _guide(asked, document, guide.examples_text(document))
+    document = context.help.functions_examples
+    return _json_or_markdown(context, document, help_documents.examples_text(document))
 
 
-async def get_elasticity_help(asked: Asked) -> Answer:
+async def get_elasticity_help(context: RequestContext) -> Answer:
     """Explain how pool targets are set."""
-    document = asked.guide.elasticity_help
-    return _guide(asked, document, guide.help_text(document))
+    document = context.help.elasticity_help
+    return _json_or_markdown(context, document, help_documents.help_text(document))
 
 
-async def list_elasticity_examples(asked: Asked) -> Answer:
+async def list_elasticity_examples(context: RequestContext) -> Answer:
     """Show canonical calls that set pool targets."""
-    document = asked.guide.elasticity_examples
-    return _guide(asked, document, guide.examples_text(document))
+    document = context.help.elasticity_examples
+    return _json_or_markdown(context, document, help_documents.examples_text(document))
 
 
-async def get_openapi_document(asked: Asked) -> Answer:
+async def get_openapi_document(context: RequestContext) -> Answer:
     """Show the OpenAPI 3.1 document of this server."""
-    return Answer(value=asked.guide.openapi)
+    return Answer(value=context.help.openapi)
 
 
-async def get_docs_page(_asked: Asked) -> Answer:
+async def get_docs_page(_context: RequestContext) -> Answer:
     """Show a page on which every route can be read about and tried."""
     page = resources.files("quiltfn.api").joinpath("docs.html").read_text()
     headers = {"content-security-policy": policy_of(page), "referrer-policy": "no-referrer"}
@@ -84,9 +85,9 @@ def policy_of(page: str) -> str:
     )
 
 
-async def get_system_info(asked: Asked) -> Answer:
+async def get_system_info(context: RequestContext) -> Answer:
     """Show the version, the node, the protections in force and the limits."""
-    machine, services = asked.services.health.machine, asked.services
+    machine, services = context.services.health.machine, context.services
     return Answer(
         value=schema.InfoAnswer(
             version=__version__,
@@ -120,13 +121,13 @@ async def get_system_info(asked: Asked) -> Answer:
     )
 
 
-async def create_api_key(asked: Asked) -> Answer:
+async def create_api_key(context: RequestContext) -> Answer:
     """Make an API key. The key itself is in this answer and nowhere else. An operator may make
     keys for any tenant, an admin for its own and up to its own scope; a key that expires makes none
     that lives longer. Without `scope` the first key of all is an operator's, if an operator makes
     it, and every other one may write.
     """
-    body, caller = asked.body, asked.caller
+    body, caller = context.body, context.caller
     tenant = caller.tenant_id if body.tenant is None else body.tenant
     scope = _scope(body.scope)
     if not caller.scope.includes(Scope.OPERATOR):
@@ -137,49 +138,51 @@ async def create_api_key(asked: Asked) -> Answer:
             raise Forbidden("a key cannot have more than the scope of the one that makes it")
     expires = body.expires_seconds
     if caller.expires_at is not None:
-        left = caller.expires_at - int(asked.services.clock.unix())
+        left = caller.expires_at - int(context.services.clock.unix())
         if expires is None or expires > left:
             raise Forbidden(
                 "a key cannot live longer than the one that makes it",
                 hint=f"give expires_seconds of {left} or less",
             )
-    key, text = await make_key(asked.services.keys, asked.services.clock, tenant, scope, expires)
-    await asked.services.access.refresh()
+    services = context.services
+    key, text = await make_key(services.keys, services.clock, tenant, scope, expires)
+    await context.services.access.refresh()
     return Answer(value=schema.new_key_answer(key, text), status=201, object_id=key.id)
 
 
-async def list_api_keys(asked: Asked) -> Answer:
+async def list_api_keys(context: RequestContext) -> Answer:
     """List the tenant's API keys, revoked ones and those of a higher scope included; an operator
     sees all. Never the keys themselves.
     """
-    keys = await asked.services.keys.load()
-    seen = [key for key in keys if asked.caller.reaches(key.tenant_id)]
+    keys = await context.services.keys.load()
+    seen = [key for key in keys if context.caller.reaches(key.tenant_id)]
     return Answer(value=schema.KeyList(keys=[schema.key_answer(key) for key in seen]))
 
 
-async def revoke_api_key(asked: Asked) -> Answer:
+async def revoke_api_key(context: RequestContext) -> Answer:
     """Revoke an API key, for good and within a second. A key of a higher scope than the caller's
     stays.
     """
-    await revoke_key(asked.services.keys, asked.services.clock, asked.path["key_id"], asked.caller)
-    await asked.services.access.refresh()
+    services = context.services
+    await revoke_key(services.keys, services.clock, context.path["key_id"], context.caller)
+    await services.access.refresh()
     return Answer(status=204)
 
 
-async def list_audit_entries(asked: Asked) -> Answer:
+async def list_audit_entries(context: RequestContext) -> Answer:
     """List who changed what, or was refused it, newest first; an operator sees every tenant's."""
-    everything = asked.caller.scope.includes(Scope.OPERATOR)
-    limit = parse.integer(asked.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
-    page = await asked.services.audit.query(
-        None if everything else asked.tenant_id, limit, asked.query.get("cursor")
+    everything = context.caller.scope.includes(Scope.OPERATOR)
+    limit = parse.integer(context.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
+    page = await context.services.audit.query(
+        None if everything else context.tenant_id, limit, context.query.get("cursor")
     )
     entries = [schema.audit_answer(entry) for entry in page.items]
     return Answer(value=schema.AuditList(entries=entries, next_cursor=page.next_cursor))
 
 
-async def get_metrics(asked: Asked) -> Answer:
+async def get_metrics(context: RequestContext) -> Answer:
     """Show the server's metrics in Prometheus' text format."""
-    services = asked.services
+    services = context.services
     metrics.show_pools(services.pools.counts(one) for one in services.pools.occupied())
     metrics.show_lines(services.pools.waiting())
     metrics.show_memory(services.pools.memory.held_mib)
@@ -194,13 +197,13 @@ def _scope(text: str | None) -> Scope | None:
     return Scope(parse.one_of(text, "scope", list(Scope), "write"))
 
 
-def _guide(asked: Asked, document: Any, text: str) -> Answer:
+def _json_or_markdown(context: RequestContext, document: Any, text: str) -> Answer:
     """JSON, or Markdown where the caller asks for it."""
-    wanted = asked.query.get("format")
+    wanted = context.query.get("format")
     if wanted is not None:
         parse.one_of(wanted, "format", ["json", "markdown"], "markdown")
     if wanted == "markdown" or (
-        wanted is None and "text/markdown" in asked.headers.get("accept", "")
+        wanted is None and "text/markdown" in context.headers.get("accept", "")
     ):
         return Answer(value=text, content_type="text/markdown; charset=utf-8")
     return Answer(value=document)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from quiltfn.api import standin
-from quiltfn.api.standin import ANSWER_WITHIN_S, StandIn
+from quiltfn.api import stall_responder
+from quiltfn.api.stall_responder import ANSWER_WITHIN_S, StallResponder
 from timeouts import scaled
 
 HEALTH = b"GET /health HTTP/1.1\r\n\r\n"
@@ -21,7 +21,7 @@ class Stalled:
     """A server whose event loop hangs until `seconds` is 0."""
 
     listener: socket.socket
-    stand_in: StandIn
+    responder: StallResponder
     seconds: float = 5.0
 
     def connect(self, said: bytes = b"") -> socket.socket:
@@ -38,13 +38,13 @@ class Stalled:
 def stalled() -> Iterator[Stalled]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
-        it = Stalled(listener, StandIn(listener, None, lambda: it.seconds))
-        it.stand_in.start()
+        it = Stalled(listener, StallResponder(listener, None, lambda: it.seconds))
+        it.responder.start()
         assert it.answer() == b"HTTP/1.1 200 OK"
         try:
             yield it
         finally:
-            it.stand_in.stop()
+            it.responder.stop()
 
 
 @contextlib.contextmanager
@@ -92,11 +92,11 @@ def test_callers_who_say_nothing_keep_nobody_waiting(stalled: Stalled) -> None:
 
 
 def test_a_stop_waits_for_no_caller(stalled: Stalled, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standin, "ANSWER_WITHIN_S", scaled(20))
+    monkeypatch.setattr(stall_responder, "ANSWER_WITHIN_S", scaled(20))
     with stalled.connect(HEALTH[:5]) as slow:
         assert stalled.answer() == b"HTTP/1.1 200 OK"
         began = time.monotonic()
-        stalled.stand_in.stop()
+        stalled.responder.stop()
         assert time.monotonic() - began < scaled(2)
         with contextlib.suppress(ConnectionResetError):
             assert slow.recv(1) == b""
@@ -105,7 +105,7 @@ def test_a_stop_waits_for_no_caller(stalled: Stalled, monkeypatch: pytest.Monkey
 def test_a_body_that_does_not_end_is_not_read_for_ever(
     stalled: Stalled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standin, "ANSWER_WITHIN_S", scaled(20))
-    body = b"x" * (4 * standin.REST_MAX)
+    monkeypatch.setattr(stall_responder, "ANSWER_WITHIN_S", scaled(20))
+    body = b"x" * (4 * stall_responder.REST_MAX)
     with stalled.connect(HEALTH) as caller, pytest.raises(ConnectionError):
         caller.sendall(body)

@@ -132,7 +132,7 @@ ELASTICITY_EXAMPLES = [
 ]
 
 
-class Guide:
+class HelpDocuments:
     """Documents about the routes; made once, when the application is."""
 
     def __init__(self, table: Table, openapi: bytes) -> None:

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from quiltfn.access import Access, make_key
-from quiltfn.api import trail
+from quiltfn.api import audit
 from quiltfn.api.app import make_app
-from quiltfn.api.rooms import Rooms
+from quiltfn.api.budgets import Budgets
 from quiltfn.api.route import ApiLimits
 from quiltfn.idempotency import Idempotency
 from quiltfn.model.access import Scope
@@ -66,7 +66,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
             ),
             idempotency=Idempotency(SqlAnswers(store.database), clock),
             limits=ApiLimits(body_max=200),
-            rooms=Rooms(),
+            budgets=Budgets(),
         )
         transport = httpx.ASGITransport(app=make_app(services), client=("192.0.2.7", 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
@@ -124,7 +124,7 @@ async def test_a_flood_of_refusals_leaves_a_hundred_entries_and_then_one_a_minut
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Somebody on the internet found the server and tries all night.
-    monkeypatch.setattr(trail, "REFUSALS_AT_ONCE", 10)
+    monkeypatch.setattr(audit, "REFUSALS_AT_ONCE", 10)
     _, may_read = await door.key(Scope.READ)
     for _ in range(30):  # what leaves no entry takes no room either
         await door.http.get(CREATE)
@@ -148,8 +148,8 @@ async def test_a_flood_of_refusals_leaves_a_hundred_entries_and_then_one_a_minut
 async def test_the_memory_of_who_was_refused_is_bounded(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trail, "CREDENTIALS_MAX", 3)
-    kept = trail.Trail(SqlAudit(door.store.database), door.clock)
+    monkeypatch.setattr(audit, "CREDENTIALS_MAX", 3)
+    kept = audit.AuditLog(SqlAudit(door.store.database), door.clock)
     for number in range(50):
         assert kept._has_room(f"jwt:{number}")
         assert len(kept._rooms) <= 4
@@ -158,7 +158,7 @@ async def test_the_memory_of_who_was_refused_is_bounded(
 async def test_a_path_that_is_refused_is_cut(door: Door) -> None:
     await door.key(Scope.READ)
     await door.post(f"{CREATE}/{'x' * 9000}/deploy", {})
-    assert [one.object_id for one in await door.entries()] == ["x" * trail.OBJECT_MAX]
+    assert [one.object_id for one in await door.entries()] == ["x" * audit.OBJECT_MAX]
 
 
 async def test_a_refusal_stands_where_the_store_takes_no_entry(

@@ -28,7 +28,7 @@ ALIVE = b'{"status":"ok"}'
 _log = structlog.get_logger("quiltfn.api")
 
 
-class StandIn:
+class StallResponder:
     """`start` it, and `stop` it before the listener is closed.
 
     `stalled_s`: how long the event loop has been waiting for the disk.
@@ -44,7 +44,7 @@ class StandIn:
         self._over = threading.Event()
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="stand-in", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="stall-responder", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -70,7 +70,7 @@ class StandIn:
         """Until the loop is back."""
         ready, places = select.poll(), threading.BoundedSemaphore(AT_ONCE)
         ready.register(self._listener, select.POLLIN)
-        with ThreadPoolExecutor(AT_ONCE, "stand-in") as others:
+        with ThreadPoolExecutor(AT_ONCE, "stall-responder") as others:
             while (stalled := self._stalled_s()) and not self._over.is_set():
                 if not ready.poll(100) or not places.acquire(timeout=0.1):
                     continue

@@ -16,7 +16,7 @@ AT_ONCE = 64
 BACKLOG = 2048
 
 
-class Doorkeeper:
+class TlsAcceptor:
     """Accepts on `listener`. One handshake too many ends the oldest."""
 
     def __init__(

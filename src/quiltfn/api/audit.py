@@ -64,7 +64,7 @@ class _Room:
     at: float
 
 
-class Trail:
+class AuditLog:
     """The API's side of the audit trail."""
 
     def __init__(self, audit: Audit, clock: Clock) -> None:

@@ -22,7 +22,7 @@ ANSWER_WAIT_S = 10.0
 SHORTER_OR_LATER = "send it again once other requests are done, or a shorter body"
 
 
-class BodyRoom:
+class BodyBudget:
     """Bytes of the bodies that are held for requests that are not answered yet, half of them at
     most for one tenant.
     """
@@ -58,7 +58,7 @@ class BodyRoom:
         _count(self._held_of, tenant_id, -size)
 
 
-class AnswerRoom:
+class ResponseBudget:
     """Bytes of long answers: those that are being made, those that are not kept for their key yet,
     and those that their readers have not taken yet. A long answer is not begun before there is room
     for it; the first is begun in any case. Tenants wait side by side: however many of one are in
@@ -143,7 +143,7 @@ class AnswerRoom:
             self._line[0].set_result(None)
 
 
-class OutputRoom:
+class OutputBudget:
     """Memory for the long output of calls, from where it begins to the answer.
 
     A call has what it has written, in steps of 1 MiB, as long as there are any. If none is left it
@@ -157,18 +157,18 @@ class OutputRoom:
         self._free_places, self._places_of_one = places, places // 2
         self._steps_of: Counter[str] = Counter()
         self._places_of: Counter[str] = Counter()
-        self._line: list[OutputOfCall] = []
+        self._line: list[CallOutputBudget] = []
 
     @property
     def is_unused(self) -> bool:
         """Whether all of it has come back."""
         return not (self._line or self._steps_of or self._places_of)
 
-    def call(self, tenant_id: str) -> "OutputOfCall":
+    def call(self, tenant_id: str) -> "CallOutputBudget":
         """Of one call; use it in a `with`."""
-        return OutputOfCall(self, tenant_id)
+        return CallOutputBudget(self, tenant_id)
 
-    def enter(self, one: "OutputOfCall") -> bool:
+    def enter(self, one: "CallOutputBudget") -> bool:
         """Whether it has what it wants; if not, it is told once it has."""
         if one not in self._line:
             if self._give(one):
@@ -176,7 +176,7 @@ class OutputRoom:
             self._line.append(one)
         return False
 
-    def leave(self, one: "OutputOfCall") -> None:
+    def leave(self, one: "CallOutputBudget") -> None:
         if one in self._line:
             self._line.remove(one)
         self._take_back(one)
@@ -194,7 +194,7 @@ class OutputRoom:
             self._line.remove(served)
             served.go_on()
 
-    def _give(self, one: "OutputOfCall") -> bool:
+    def _give(self, one: "CallOutputBudget") -> bool:
         more = one.wanted - one.steps
         if one.has_place or more <= 0:
             return True
@@ -212,18 +212,18 @@ class OutputRoom:
             return True
         return False
 
-    def _take_back(self, one: "OutputOfCall") -> None:
+    def _take_back(self, one: "CallOutputBudget") -> None:
         self._free_steps += one.steps
         _count(self._steps_of, one.tenant_id, -one.steps)
         one.steps = 0
 
 
-class OutputOfCall:
+class CallOutputBudget:
     """`ports.LongOutput`. `wanted` and `steps`: MiB that it needs and has, without a place."""
 
     __slots__ = ("_ready", "_room", "has_place", "steps", "tenant_id", "wanted")
 
-    def __init__(self, room: OutputRoom, tenant_id: str) -> None:
+    def __init__(self, room: OutputBudget, tenant_id: str) -> None:
         self._room, self.tenant_id = room, tenant_id
         self._ready: Callable[[], None] | None = None
         self.wanted, self.steps, self.has_place = 0, 0, False
@@ -237,7 +237,7 @@ class OutputOfCall:
         if self._ready is not None:
             self._ready()
 
-    def __enter__(self) -> "OutputOfCall":
+    def __enter__(self) -> "CallOutputBudget":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -253,7 +253,7 @@ def _count(held: Counter[str], tenant_id: str, more: int) -> None:
         del held[tenant_id]
 
 
-class UploadRoom:
+class UploadSlots:
     """How many archives may arrive at a time, of all tenants together."""
 
     def __init__(self, most: int = 8) -> None:
@@ -271,15 +271,15 @@ class UploadRoom:
 
 
 @dataclass(frozen=True, slots=True)
-class Rooms:
+class Budgets:
     """Those of one server."""
 
-    bodies: BodyRoom = field(default_factory=BodyRoom)
-    answers: AnswerRoom = field(default_factory=AnswerRoom)
-    outputs: OutputRoom = field(default_factory=OutputRoom)
-    uploads: UploadRoom = field(default_factory=UploadRoom)
+    bodies: BodyBudget = field(default_factory=BodyBudget)
+    answers: ResponseBudget = field(default_factory=ResponseBudget)
+    outputs: OutputBudget = field(default_factory=OutputBudget)
+    uploads: UploadSlots = field(default_factory=UploadSlots)
     _parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _loading: AnswerRoom = field(default_factory=lambda: AnswerRoom(0))  # so for one alone
+    _loading: ResponseBudget = field(default_factory=lambda: ResponseBudget(0))  # so for one alone
 
     @contextlib.asynccontextmanager
     async def kept_answer(self, tenant_id: str) -> AsyncIterator[None]:

@@ -5,23 +5,23 @@ import contextlib
 
 import pytest
 
-from quiltfn.api import rooms
-from quiltfn.api.rooms import (
+from quiltfn.api import budgets
+from quiltfn.api.budgets import (
     MIB,
     SHORT_BYTES,
     SPARE_BYTES,
-    AnswerRoom,
-    BodyRoom,
-    OutputOfCall,
-    OutputRoom,
-    Rooms,
-    UploadRoom,
+    BodyBudget,
+    Budgets,
+    CallOutputBudget,
+    OutputBudget,
+    ResponseBudget,
+    UploadSlots,
 )
 from quiltfn.model.errors import CapacityFull, RateLimited
 
 
 def test_bodies_of_calls_leave_room_for_others() -> None:
-    room = BodyRoom(100)
+    room = BodyBudget(100)
     room.take(50, "a", is_call=True)
     room.take(50, "b", is_call=True)
     with pytest.raises(CapacityFull):
@@ -34,7 +34,7 @@ def test_bodies_of_calls_leave_room_for_others() -> None:
 
 
 def test_bodies_of_one_tenant_leave_half_to_others() -> None:
-    room = BodyRoom(100)
+    room = BodyBudget(100)
     room.take(40, "a", is_call=True)
     with pytest.raises(RateLimited):
         room.take(11, "a", is_call=True)
@@ -48,7 +48,7 @@ def test_bodies_of_one_tenant_leave_half_to_others() -> None:
 
 
 async def test_a_long_answer_waits_for_those_before_it() -> None:
-    room, order = AnswerRoom(100), []
+    room, order = ResponseBudget(100), []
 
     async def answer(name: str, size: int) -> None:
         async with room.making(size, "a"):
@@ -66,7 +66,7 @@ async def test_a_long_answer_waits_for_those_before_it() -> None:
 async def test_many_answers_of_one_tenant_are_not_all_before_one_of_another(
     tenant: str, order: list[str]
 ) -> None:
-    room, made = AnswerRoom(100), []
+    room, made = ResponseBudget(100), []
 
     async def answer(name: str, tenant_id: str) -> None:
         async with room.making(100, tenant_id):
@@ -80,8 +80,8 @@ async def test_many_answers_of_one_tenant_are_not_all_before_one_of_another(
 async def test_kept_answers_are_loaded_one_at_a_time_and_no_tenant_waits_for_all_of_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rooms, "ANSWER_WAIT_S", 0.3)
-    ours, loaded, now = Rooms(), [], 0
+    monkeypatch.setattr(budgets, "ANSWER_WAIT_S", 0.3)
+    ours, loaded, now = Budgets(), [], 0
 
     async def load(tenant_id: str) -> None:
         nonlocal now
@@ -103,8 +103,8 @@ async def test_kept_answers_are_loaded_one_at_a_time_and_no_tenant_waits_for_all
 async def test_what_nobody_reads_keeps_the_next_from_being_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rooms, "ANSWER_WAIT_S", 0.05)
-    room = AnswerRoom(100)
+    monkeypatch.setattr(budgets, "ANSWER_WAIT_S", 0.05)
+    room = ResponseBudget(100)
     room.sent(90)
     with pytest.raises(CapacityFull):
         async with room.making(20, "a"):
@@ -118,7 +118,7 @@ async def test_what_nobody_reads_keeps_the_next_from_being_made(
 
 
 def test_long_output_counts_as_many_mib_as_it_has() -> None:
-    room, told = OutputRoom(steps=8, places=0), []
+    room, told = OutputBudget(steps=8, places=0), []
     with contextlib.ExitStack() as calls:
         for _ in range(4):
             assert calls.enter_context(room.call("a")).take(300_000, lambda: None)
@@ -131,15 +131,15 @@ def test_long_output_counts_as_many_mib_as_it_has() -> None:
 
 
 def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() -> None:
-    room = OutputRoom()
+    room = OutputBudget()
     with contextlib.ExitStack() as calls:
         kept = [calls.enter_context(room.call("a")) for _ in range(100)]
         assert sum(one.take(7 * MIB, lambda: None) for one in kept) == 2  # its half
         # Calls that have begun and wait for each other all end, whatever each has by then.
-        ended: list[OutputOfCall] = []
-        going: list[OutputOfCall] = []
+        ended: list[CallOutputBudget] = []
+        going: list[CallOutputBudget] = []
 
-        def write(one: OutputOfCall) -> None:
+        def write(one: CallOutputBudget) -> None:
             for size in range(max(1, one.wanted), 8):
                 if not one.take(size * MIB, lambda: going.append(one)):
                     return
@@ -157,7 +157,7 @@ def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() 
 
 
 def test_without_a_place_calls_that_wait_for_each_others_room_would_not_end() -> None:
-    room, told = OutputRoom(steps=4, places=0), []
+    room, told = OutputBudget(steps=4, places=0), []
     with room.call("a") as one, room.call("a") as other:
         for call in (one, other):
             assert call.take(MIB, lambda: None)
@@ -167,7 +167,7 @@ def test_without_a_place_calls_that_wait_for_each_others_room_would_not_end() ->
 
 
 def test_long_output_that_is_given_up_gives_its_room_to_the_next() -> None:
-    room, told = OutputRoom(steps=2, places=0), []
+    room, told = OutputBudget(steps=2, places=0), []
     with room.call("a") as first:
         assert first.take(MIB, lambda: told.append("first"))
         with room.call("a") as gave_up, room.call("a") as second, room.call("a"):
@@ -181,7 +181,7 @@ def test_long_output_that_is_given_up_gives_its_room_to_the_next() -> None:
 
 
 def test_images_arrive_a_few_at_a_time() -> None:
-    room = UploadRoom(1)
+    room = UploadSlots(1)
     with room, pytest.raises(CapacityFull), room:
         pass
     with room:
