@@ -21,7 +21,7 @@ INSTANCES_MAX = 1000
 
 
 class FunctionState(StrEnum):
-    """Where a function stands; `docs/architecture.md` tells what each state means to a caller."""
+    """The state of a function; `MEANS` and `docs/states.md` say what each one means to a caller."""
 
     PENDING = "pending"
     DEPLOYING = "deploying"
