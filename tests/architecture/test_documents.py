@@ -57,3 +57,20 @@ def test_the_readme_starts_with_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text()
     commands = re.findall(r"^(scripts/\w+)", text, re.MULTILINE)
     assert commands[:2] == ["scripts/demo", "scripts/test"]
+
+
+def linked(page: Path) -> dict[Path, str]:
+    """The files that a page links to, each with the text of its link."""
+    links = re.findall(r"\[([^]]+)\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    return {(page.parent / target).resolve(): text for text, target in links}
+
+
+def test_the_map_has_every_page_and_every_decision_by_its_title() -> None:
+    links = linked(ROOT / "docs" / "README.md")
+    pages = {path for path in DOCUMENTS if path.is_relative_to(ROOT / "docs")}
+    missing = pages - links.keys() - {ROOT / "docs" / "README.md"}
+    assert not missing, f"docs/README.md does not list {sorted(missing)}"
+    for path in sorted((ROOT / "docs" / "decisions").glob("*.md")):
+        title = path.read_text().splitlines()[0].removeprefix("# ")
+        assert title.startswith(f"{int(path.name[:4])}. "), f"{path.name}: # NUMBER. TITLE"
+        assert links[path] == title, path.name
