@@ -91,6 +91,7 @@ static struct {
     bool shown;   // The guest has read all that /proc shows.
     bool treated; // A call has set another limit for the runner.
     uint8_t stirred; // It has sent it a signal: none, one that waits, one that stops, one that is heard.
+    bool ignores, blocks; // The runner: SIGIO, and SIGINT, since before it was ready.
     unsigned faults, pipes, scripts;
     bool as_handler; // The guest's effective ids.
     bool dropped;    // A part of its bounding set.
@@ -340,9 +341,16 @@ static int place_of(pid_t pid)
     return -1;
 }
 
+// No signal waits at a runner that blocks none and ignores what the kernel sends late.
+static int signalled(void)
+{
+    int how = world.stirred % 4;
+    return how == 1 && world.ignores && !world.blocks ? 0 : how;
+}
+
 static bool will_hear(void)
 {
-    int place = place_of(world.handler), how = world.stirred % 4;
+    int place = place_of(world.handler), how = signalled();
     return place >= 0 && !world.processes[place].dead &&
            (how == 0 || (how == 1 && opened(LIMITS) == 0));
 }
@@ -510,6 +518,12 @@ static void fill_something(void)
     put(queues[which & 3], NULL, (size_t)amount * ((which & 4) != 0 ? 1 : 1024));
 }
 
+static void set_signals(uint8_t how)
+{
+    if (opened(STATUS) == 0)
+        world.ignores = (how & 1) != 0, world.blocks = (how & 2) != 0;
+}
+
 // False when the tape has ended. A set highest bit means that the next comes at the same moment.
 static bool next_event(void)
 {
@@ -544,6 +558,7 @@ static bool next_event(void)
         case 21: put_from_tape(&answers); break;
         case 22: world.treated = !world.treated; break;
         case 23: world.stirred++; break;
+        case 24: set_signals(next_byte()); break;
         default: break;
         }
     }
@@ -662,14 +677,17 @@ static ssize_t read_status(pid_t pid, char *to, size_t n)
     int place = place_of(pid);
     if (place < 0)
         return fails(ESRCH);
-    uint8_t how = world.stirred % 4;
+    int how = signalled();
     char state = world.processes[place].dead ? 'Z' : how == 2 ? 'T' : how == 3 ? 'R' : 'S';
     if (how == 3)
         world.stirred++;
     if (state != 'S' || how == 1)
         world.fed += 100; // What the guest says of it itself.
-    return snprintf(to, n, "Name:\ta\nState:\t%c (a)\nSigPnd:\t%016x\nShdPnd:\t0\nSigBlk:\t%016x\n",
-                    state, how == 1 ? 2U : 0U, how == 1 ? 2U : 0U);
+    return snprintf(to, n,
+                    "Name:\ta\nState:\t%c (a)\nSigPnd:\t%016x\nShdPnd:\t0\nSigBlk:\t%016x\n"
+                    "SigIgn:\t%016x\n",
+                    state, how == 1 ? 2U : 0U, how == 1 || world.blocks ? 2U : 0U,
+                    world.ignores ? 1U << (SIGIO - 1) : 0U);
 }
 
 static ssize_t fake_read(int fd, void *to, size_t n)
@@ -767,6 +785,7 @@ static int fake_open(const char *path)
 static long list_processes(int fd, char *to, size_t n)
 {
     size_t used = 0;
+    char *last = NULL;
     check_room(to, n);
     if (fd != PROC_FD)
         wrong("descriptor %d is listed", fd);
@@ -781,8 +800,12 @@ static long list_processes(int fd, char *to, size_t n)
         if (n - used < one.d_reclen)
             wrong("%zu bytes for a list", n);
         memcpy(to + used, &one, one.d_reclen);
+        last = to + used;
         used += one.d_reclen;
     }
+    // In pieces, the end is told by a list of nobody.
+    if (last != NULL && world.chop == SIZE_MAX)
+        memcpy(last + offsetof(struct dirent64, d_off), &(off64_t){4194562}, sizeof(off64_t));
     world.shown = true;
     return (long)used;
 }
@@ -879,6 +902,24 @@ static pid_t fake_waitpid(pid_t pid, int *status, int options)
     if (some && (options & WNOHANG) == 0)
         wrong("it waits for a process that has not been killed");
     return some ? 0 : fails(ECHILD);
+}
+
+// A signal that is heard was heard before its runner said that the call is done.
+static int fake_waitid(int kind, pid_t pid, siginfo_t *to, int options)
+{
+    int place = place_of(pid), how = signalled();
+    if (kind != P_PID || (options & (WNOHANG | WNOWAIT)) != (WNOHANG | WNOWAIT))
+        wrong("it waits, or reaps, where it only looks");
+    if (place < 0)
+        return fails(ECHILD);
+    if (how == 3)
+        world.stirred++;
+    bool dead = world.processes[place].dead;
+    if (dead ? (options & WEXITED) != 0 : (options & WSTOPPED) != 0 && how == 2) {
+        to->si_pid = pid;
+        world.fed += 100; // What the guest says of it itself.
+    }
+    return 0;
 }
 
 static int fake_kill(pid_t pid, int signal)
@@ -998,6 +1039,7 @@ static int no_objects(int id, ...)
 #define setsockopt(fd, level, what, to, n) fake_setsockopt(fd, what, to)
 #define vfork() fake_vfork((int)(who), argv, env) // What `start` was given.
 #define waitpid(pid, status, options) fake_waitpid(pid, status, options)
+#define waitid(kind, pid, to, options) fake_waitid((int)(kind), (pid_t)(pid), to, options)
 #define kill(pid, signal) fake_kill(pid, signal)
 #define getpid() 1
 #define nanosleep(...) (world.clock += 1000000, nothing())

@@ -119,6 +119,10 @@ GUEST_MISTAKES = [
     ("session", "others.h", 'strchr("SRDt", state[8]) == NULL', "state[8] == 'Z'"),
     ("session", "others.h", 'strchr("SRDt", state[8]) == NULL', "state[8] == 'T'"),
     ("session", "others.h", "(pending & ~usual) == 0", "usual != 0"),
+    ("session", "others.h", "WEXITED | WSTOPPED |", "WEXITED |"),
+    ("session", "others.h", "info.si_pid == 0;", "info.si_pid >= 0;"),
+    ("session", "others.h", "&& (!by_forks || parent.heeds)", ""),
+    ("session", "others.h", " & ~usual) == 0 &&", " & ~usual) < 4 &&"),
     # What was wrong once: the room that is left, computed below zero.
     ("session", "guest.c", "out.used + HEADER + NONCE + PAGE > FULL",
      "FULL - out.used < HEADER + NONCE + PAGE"),

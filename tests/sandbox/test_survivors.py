@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -445,8 +447,11 @@ def test_a_runner_with_state_that_will_not_hear_is_given_up(
 
 
 # One of somebody else's, which does as its language does when it is signalled.
+@pytest.mark.parametrize("ignores", [False, True], ids=["heeds SIGIO", "ignores SIGIO"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
-def test_a_runner_of_somebody_elses_that_is_signalled_is_given_up(late: Path, number: int) -> None:
+def test_a_runner_of_somebody_elses_that_is_signalled_is_given_up(
+    late: Path, number: int, ignores: bool
+) -> None:
     sends = (
         "me, runner = os.getpid(), os.getppid()\n"
         "        if ctypes.CDLL(None).syscall(CLONE, 0x8000 | 17, 0, 0, 0, 0) == 0:\n"
@@ -456,12 +461,79 @@ def test_a_runner_of_somebody_elses_that_is_signalled_is_given_up(late: Path, nu
     )
     loop = FORKING[FORKING.index("        while ctypes") : FORKING.index("        print(payload")]
     with BareGuest(late) as bare_guest:
-        small(bare_guest, FORKING.replace(loop, "        " + sends))
+        small(bare_guest, IGNORING * ignores + FORKING.replace(loop, "        " + sends))
         bare_guest.send_call()
         _, end = output_and_end(bare_guest)
         assert (end.kind, end.code) == (ExitKind.EXITED, 1)
         with pytest.raises(EOFError):
             bare_guest.next()
+
+
+# Its status need not be read after each call: nothing can wait at it, nor reach it late.
+IGNORING = "signal.signal(signal.SIGIO, signal.SIG_IGN)\n"
+BLOCKING = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
+
+
+@pytest.mark.parametrize(
+    "does", ["os._exit(0)", "os.kill(os.getpid(), 19)"], ids=["ends", "stands still"]
+)
+def test_one_that_ignores_sigio_and_does_not_go_on_is_given_up(
+    bare_guest: BareGuest, does: str
+) -> None:
+    """By itself, behind its `done`: no process of the call is there to be met."""
+    small(
+        bare_guest,
+        IGNORING + FORKING.replace("while ctypes", "while 0 and ctypes") + f"    {does}\n",
+    )
+    bare_guest.send_call()
+    try:
+        _, end = output_and_end(bare_guest)
+        while True:
+            assert isinstance(bare_guest.next(), Clean)
+            bare_guest.send_call(timeout_ms=300)
+            _, end = output_and_end(bare_guest)
+    except EOFError:
+        return
+    assert end
+
+
+@pytest.mark.parametrize(
+    ("settings", "reads"), [("", True), (IGNORING, False), (IGNORING + BLOCKING, True)]
+)
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_the_status_of_a_runner_that_forks_is_read_only_where_a_signal_may_wait_or_come_late(
+    bare_guest: BareGuest, settings: str, reads: bool
+) -> None:
+    small(bare_guest, settings + FORKING.replace("while ctypes", "while 0 and ctypes"))
+    bare_guest.call()
+    assert ("State:" in syscalls(bare_guest)) is reads
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_the_status_of_a_runner_that_keeps_state_is_not_read(
+    bare_guest: BareGuest, app: Path
+) -> None:
+    python(bare_guest, app, "def handler(): return 1\n", keep=True)
+    bare_guest.call()
+    seen = syscalls(bare_guest)
+    assert "State:" not in seen
+    assert "waitid(" in seen
+    assert seen.count("getdents64(") == CALLS
+
+
+CALLS = 10
+
+
+def syscalls(bare_guest: BareGuest) -> str:
+    """What the guest asks of the kernel in that many calls."""
+    command = ["strace", "-s", "40", "-p", str(bare_guest.guest_pid)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "attached" in process.stderr.readline()
+        for _ in range(CALLS):
+            bare_guest.call()
+        process.send_signal(signal.SIGINT)
+        return process.stderr.read()
 
 
 IN_COMMON = {

@@ -771,7 +771,7 @@ static void wipe_call(const struct call *call)
 static void empty(struct stream streams[2], uint64_t nonce)
 {
     for (int i = 0; i < 2; i++)
-        while (streams[i].fd >= 0 && pump(&streams[i], nonce)) {
+        while (streams[i].fd >= 0 && !streams[i].ended && pump(&streams[i], nonce)) {
         }
 }
 
@@ -852,7 +852,7 @@ static void serve_by_runner(struct call *call)
     if (goes_on) {
         // The longer it has had to come to rest, the better.
         bool same = there && (!runner.forks || parent_is_as_it_was(runner.pid));
-        bool waits = there && parent_waits(runner.forks);
+        bool waits = there && parent_waits(runner.pid, runner.forks);
         spoilt = !same || !waits;
         if (runner.forks && spoilt) {
             const char *why =

@@ -12,11 +12,14 @@
 
 enum { LIST_MAX = 8 * 1024, PATH_OF_PROC_MAX = 64 };
 
-// The place in /proc where Linux begins to list processes; what comes before need not be made.
-enum { PROC_PROCESSES = 256 };
+// The place in /proc where Linux begins to list processes, since what comes before need not be made,
+// and where it stands behind the last of them: behind /proc/self, /proc/thread-self and as many as the
+// kernel of 64 bits has numbers for.
+enum { PROC_PROCESSES = 256, PROC_END = PROC_PROCESSES + 2 + 4 * 1024 * 1024 };
 
 static struct {
     int status;   // Of a runner that stays.
+    bool heeds;   // It acts on every signal as soon as it runs: see parent_heeds.
     int children; // Of one that forks, as is what follows.
     int limits;
     struct as_it_was {
@@ -109,10 +112,12 @@ static int kill_shown_but(pid_t kept)
         _exit(NOT_CLEAN);
     int alive = 0;
     bool us = false, it = false; // Else something hides processes from us.
-    long n;
-    while ((n = syscall(SYS_getdents64, fd, list, sizeof list)) > 0)
+    long n = 1;
+    for (off64_t next = 0; next < PROC_END && n > 0;) {
+        n = syscall(SYS_getdents64, fd, list, sizeof list);
         for (char *at = list; at < list + n; at += ((struct dirent64 *)(void *)at)->d_reclen) {
             pid_t pid = (pid_t)strtol(((struct dirent64 *)(void *)at)->d_name, NULL, 10);
+            next = ((struct dirent64 *)(void *)at)->d_off;
             us = us || pid == 1;
             it = it || pid == kept;
             if (pid <= 1 || pid == kept)
@@ -121,6 +126,7 @@ static int kill_shown_but(pid_t kept)
             kill(pid, SIGKILL);
             alive += !is_dead(pid);
         }
+    }
     if (n < 0 || !us || !it)
         _exit(NOT_CLEAN);
     return alive;
@@ -175,17 +181,32 @@ static uint64_t signals_in(const char *status, const char *name)
     return at != NULL ? strtoull(at + strlen(name), NULL, 16) : 0;
 }
 
+// What the kernel may send for somebody else, and never matters: no runner ends or stops of these.
+static const uint64_t usual = 1U << (SIGCHLD - 1) | 1U << (SIGCONT - 1);
+
+// Whether it has neither ended nor been stopped. Reading its status costs many times as much.
+static bool parent_lives(pid_t pid)
+{
+    siginfo_t info = {.si_pid = 0};
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WSTOPPED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid == 0;
+}
+
 // Whether the runner waits for the next call: it has not ended, does not stand still, and no signal
 // will change that. Called when nobody is alive who could send one, so what was sent is pending, or
-// has woken the runner: it then ends, or sleeps again. Where the call had no process but its handler,
-// what that sent was heeded before the runner said that the call is done. A handler in a runner that
-// keeps state may be busy, and may have blocked signals. One that forks has a second to come to rest.
-static bool parent_waits(bool by_forks)
+// has woken the runner: it then ends, or sleeps again. A handler in a runner that keeps state may be
+// busy, and may have blocked signals. One that forks has a second to come to rest.
+//
+// Where the call had no process but its handler, what that sent was heeded before the runner said that
+// the call is done, so it is enough to know that it lives: of one that keeps state in any case, and of
+// one that forks where nothing can wait at it. gVisor wakes who was signalled a moment later.
+static bool parent_waits(pid_t pid, bool by_forks)
 {
     enum { TURNS = 10000, NAP_NS = 50000 };
-    static const uint64_t usual = 1U << (SIGCHLD - 1) | 1U << (SIGCONT - 1);
     static char text[4096];
-    if (in_gvisor && met_others) // Who was sent a signal there is woken a moment later.
+    if (!in_gvisor && !met_others && (!by_forks || parent.heeds))
+        return parent_lives(pid);
+    if (in_gvisor && met_others)
         nanosleep(&(struct timespec){0, 2 * (long)MS_NS}, NULL);
     for (int turn = 0; turn < TURNS; turn++) {
         ssize_t n = pread(parent.status, text, sizeof text - 1, 0);
@@ -203,6 +224,19 @@ static bool parent_waits(bool by_forks)
         nanosleep(&(struct timespec){0, NAP_NS}, NULL);
     }
     return !by_forks;
+}
+
+// Whether the runner blocks no signal that matters, and ignores the one that the kernel sends on
+// behalf of a process that is gone: when we read from a pipe that a call's process had set so.
+static bool parent_heeds(void)
+{
+    static char text[4096];
+    ssize_t n = pread(parent.status, text, sizeof text - 1, 0);
+    if (n <= 0)
+        return false;
+    text[n] = '\0';
+    return (signals_in(text, "\nSigBlk:\t") & ~usual) == 0 &&
+           (signals_in(text, "\nSigIgn:\t") & 1U << (SIGIO - 1)) != 0;
 }
 
 // All that a process may set of another of the same user that it may not trace, and that forks of
@@ -229,6 +263,7 @@ static void parent_remember(pid_t pid, bool by_forks)
         _exit(BROKEN);
     if (!by_forks)
         return;
+    parent.heeds = parent_heeds();
     snprintf(children, sizeof children, "task/%d/children", (int)pid);
     parent.children = open_of(pid, children);
     parent.limits = open_of(pid, "limits");
