@@ -26,8 +26,7 @@ from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from quiltfn.api.help import INVOKE_BODY
-from quiltfn.api.parse import CREATE_BODY
+from quiltfn.api.help import CREATE_BODY, INVOKE_BODY
 
 ROOT = Path(__file__).resolve().parent.parent
 QUILTFN = ROOT / ".venv" / "bin" / "quiltfn"

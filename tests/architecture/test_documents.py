@@ -41,7 +41,7 @@ def test_no_file_names_a_machine_path_or_a_registry_host() -> None:
 def test_the_example_of_a_create_is_written_down_once() -> None:
     ours = [name for name in TRACKED if name.startswith(("src/", "scripts/"))]
     told = [name for name in ours if (path := ROOT / name).is_file() and EXAMPLE in read(path)]
-    assert told == ["src/quiltfn/api/parse.py"]
+    assert told == ["src/quiltfn/wire/functions.py"]
 
 
 def read(path: Path) -> str:

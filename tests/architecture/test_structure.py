@@ -17,6 +17,7 @@ CORE = {"model", "ports", "observe"}
 # not be imported there, and a new module needs a row.
 MAY_KNOW: dict[str, set[str]] = {
     "model": set(),
+    "wire": set(),
     "guest": set(),
     "ports": {"model"},
     "observe": {"model"},
@@ -40,9 +41,9 @@ MAY_KNOW: dict[str, set[str]] = {
     "store": CORE,
     "images": CORE,
     "launcher": {"guest"},
-    "api": CORE | VERBS,
-    "sdk": set(),
-    "cli": {"sdk"},
+    "api": CORE | VERBS | {"wire"},
+    "sdk": {"wire"},
+    "cli": {"sdk", "wire"},
     "settings": set(),
     "inherited": {"health", "settings"},
     "operator": {

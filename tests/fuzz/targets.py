@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from quiltfn.api import parse
-from quiltfn.api.schema import CreateBody, UpdateBody
 from quiltfn.guest import wire
 from quiltfn.model.errors import BadRequest, Unprocessable
+from quiltfn.wire import FunctionChanges, NewFunction
 
 # ------------------------------------------------------------------------------- a guest's frames
 
@@ -243,7 +243,7 @@ def no_constant(word: str) -> None:
 
 
 def check_shapes(value: Any, it: Any) -> None:
-    for kind in (CreateBody, UpdateBody):
+    for kind in (NewFunction, FunctionChanges):
         try:
             it.shape(value, kind)
         except Unprocessable as refusal:

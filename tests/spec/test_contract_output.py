@@ -138,7 +138,7 @@ def test_a_timeout_may_be_a_day_or_what_the_operator_says(another: Any, tenant: 
     api = Api(server.url)
     limits = api.good("GET", "/api/system/info")["limits"]
     assert (limits["timeout_seconds"], limits["stdout_bytes"]) == (2_592_000, 65_536)
-    schema = api.good("GET", "/openapi.json")["components"]["schemas"]["CreateBody"]
+    schema = api.good("GET", "/openapi.json")["components"]["schemas"]["NewFunction"]
     assert schema["properties"]["timeout_seconds"]["maximum"] == 2_592_000
     longest = api.active("head -c 65537 /dev/zero", timeout_seconds=2_592_000)
     answer = api("POST", f"{of(longest)}/invoke", {})

@@ -19,7 +19,7 @@ from starlette.routing import Router
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from quiltfn.api import openapi, parse, rules
+from quiltfn.api import openapi, parse
 from quiltfn.api.audit import AuditLog, Visit
 from quiltfn.api.budgets import SHORT_BYTES
 from quiltfn.api.help import HelpDocuments
@@ -27,6 +27,7 @@ from quiltfn.api.render import JSON, bug, encode, failure, success, tell_of_bug
 from quiltfn.api.route import RequestContext, Route, Services
 from quiltfn.api.routes import CALL_BY_ID, CALL_BY_NAME, ROUTES
 from quiltfn.api.stream import streamed
+from quiltfn.api.system import field_limits
 from quiltfn.idempotency import Rendered, slot_for
 from quiltfn.ids import new_id
 from quiltfn.model.errors import (
@@ -85,9 +86,8 @@ class App:
 
 def make_app(services: Services) -> App:
     """The application over `services`."""
-    machine = services.health.machine
-    known = rules.with_host(machine.memory_max_mib, machine.cores, services.limits.timeout_max_s)
-    documents = HelpDocuments(ROUTES, encode(openapi.document(ROUTES, known)))
+    limits = field_limits(services)
+    documents = HelpDocuments(ROUTES, encode(openapi.document(ROUTES, limits)), limits)
     audit_log = AuditLog(services.audit, services.clock)
     endpoints = {path: Endpoint(services, documents, audit_log, routes) for path, routes in ROUTES}
     paths = [Path(path, one.answer, methods=None) for path, one in endpoints.items()]
@@ -221,7 +221,7 @@ class Endpoint:
             else:
                 if visit.body is not None and len(visit.body) > SHORT_BYTES:
                     await self._services.budgets.turn()
-                context.body = _body(route, visit.take_body(), request)
+                context.body = _body(route, visit.take_body(), request, self._help.limits)
                 answer = await route.handler(context)
             rendered, object_id = success(answer), answer.object_id
         except QuiltfnError as error:
@@ -298,7 +298,7 @@ def _tell(visit: Visit, answer: Rendered) -> None:
     )
 
 
-def _body(route: Route, raw: bytes, request: Request) -> object:
+def _body(route: Route, raw: bytes, request: Request, limits: Mapping[str, float]) -> object:
     """The body as its route's shape; None where none was sent and none is needed."""
     if not raw:
         if route.body is not None and route.needs_body:
@@ -316,7 +316,7 @@ def _body(route: Route, raw: bytes, request: Request) -> object:
         if value != {}:
             raise Unprocessable.field("the body", "empty: this call takes none", value)
         return None
-    return parse.shape(value, route.body)
+    return parse.shape(value, route.body, limits)
 
 
 def _query(route: Route, request: Request) -> dict[str, str]:

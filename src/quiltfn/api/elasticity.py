@@ -2,7 +2,8 @@
 
 import re
 
-from quiltfn.api import admin_schema as schema
+from quiltfn import wire
+from quiltfn.api import shapes
 from quiltfn.api.route import Answer, RequestContext
 from quiltfn.model.errors import BadRequest, Forbidden, Unprocessable
 
@@ -17,7 +18,7 @@ async def set_pool_target(context: RequestContext) -> Answer:
     )
     function = entry.function
     return Answer(
-        value=schema.PoolTargetAnswer(
+        value=wire.Scaling(
             function_id=function.id,
             min_instances=function.min_instances,
             max_instances=function.max_instances,
@@ -36,9 +37,9 @@ async def create_pool_target_operation(context: RequestContext) -> Answer:
     operation, is_replay = await context.services.elasticity.controlled(
         context.entry(), targets, key, action_id
     )
-    answer = schema.operation_answer(operation)
+    answer = shapes.operation(operation)
     if is_replay:
-        return Answer(value=schema.as_replay(answer), status=409)
+        return Answer(value=shapes.as_replay(answer), status=409)
     return Answer(value=answer)
 
 
@@ -47,7 +48,7 @@ async def get_operation(context: RequestContext) -> Answer:
     operation = await context.services.elasticity.operation(
         context.tenant_id, context.path["operation_id"]
     )
-    return Answer(value=schema.operation_answer(operation))
+    return Answer(value=shapes.operation(operation))
 
 
 def _check_tenant(context: RequestContext) -> None:

@@ -1,10 +1,9 @@
 """The one table from error codes to HTTP statuses, and the one body that every refusal has."""
 
-from typing import Any
-
 import msgspec
 
 from quiltfn.model.errors import QuiltfnError, RangeNotSatisfiable
+from quiltfn.wire import ErrorBody, ErrorDetails
 
 STATUS = {
     "UNAUTHORIZED": 401,
@@ -28,34 +27,13 @@ STATUS = {
 }
 
 
-class Details(msgspec.Struct, kw_only=True):
-    """What helps to repair a request. Every field may be null."""
-
-    expected: Any = None
-    received: Any = None
-    example: Any = None
-    state: str | None = None
-    exit_code: int | None = None
-
-
-class ErrorBody(msgspec.Struct, kw_only=True):
-    """The body of every refusal and failure. `retry_after` in seconds."""
-
-    error: str
-    error_code: str
-    request_id: str
-    details: Details | None = None
-    retry_after: int | None = None
-    hint: str | None = None
-
-
 def render(error: QuiltfnError, request_id: str) -> tuple[int, bytes, dict[str, str]]:
     """Status, body and headers."""
     body = ErrorBody(
         error=str(error),
         error_code=error.code,
         request_id=request_id,
-        details=Details(**error.details) if error.details else None,
+        details=ErrorDetails(**error.details) if error.details else None,
         retry_after=error.retry_after,
         hint=error.hint,
     )

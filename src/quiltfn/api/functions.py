@@ -2,7 +2,8 @@
 
 import itertools
 
-from quiltfn.api import pages, parse, schema
+from quiltfn import wire
+from quiltfn.api import pages, parse, shapes
 from quiltfn.api.budgets import CallOutputBudget
 from quiltfn.api.byte_range import part_of
 from quiltfn.api.route import Answer, RequestContext
@@ -29,12 +30,12 @@ LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.D
 
 async def create_function(context: RequestContext) -> Answer:
     """Create a function. It is pending and has version 1; deploy it next."""
-    new, content = context.body.split()
+    new, content = shapes.split(context.body)
     services = context.services
     services.admission.check_functions(services.catalog.count(context.tenant_id))
     entry = await services.lifecycle.create(context.tenant_id, new, content)
     function = entry.function
-    answer = schema.CreatedAnswer(
+    answer = wire.CreatedFunction(
         function_id=function.id, name=function.name, state=function.state, version=1
     )
     return Answer(value=answer, status=201, object_id=function.id)
@@ -76,9 +77,9 @@ async def update_function(context: RequestContext) -> Answer:
     stays; null resets what may be null. An active function answers once new calls are served by the
     new version, or with error_message if that cannot stand.
     """
-    changes = context.body.changes()
+    changes = shapes.changes_of(context.body)
     if not changes:
-        known = ", ".join(schema.UpdateBody.__struct_fields__)
+        known = ", ".join(wire.FunctionChanges.__struct_fields__)
         raise Unprocessable(
             "an update must name at least one field",
             details={"expected": f"one or more of: {known}", "example": {"handler": "echo hello"}},
@@ -104,7 +105,7 @@ async def deploy_function(context: RequestContext) -> Answer:
 async def pause_function(context: RequestContext) -> Answer:
     """Pause: new and waiting calls are refused, running ones finish, nothing stays warm."""
     await context.services.lifecycle.pause(context.entry())
-    return Answer(value=schema.PauseAnswer())
+    return Answer(value=wire.PauseResult())
 
 
 async def resume_function(context: RequestContext) -> Answer:
@@ -127,7 +128,7 @@ async def invoke_function_by_name(context: RequestContext) -> Answer:
 
 def _request(context: RequestContext, output: CallOutputBudget) -> Request:
     """What the body asks for; the body is not kept, since the call may wait long."""
-    body, context.body = context.body or schema.InvokeBody(), None
+    body, context.body = context.body or wire.NewInvocation(), None
     return Request(
         payload=None if body.payload is None else body.payload.encode(),
         environment=body.environment,
@@ -147,11 +148,11 @@ async def _invoke(context: RequestContext, entry: Entry) -> Answer:
         if record.timeline is not None:
             headers["server-timing"] = record.timeline.server_timing()
         if len(record.stdout) + len(record.stderr) <= LONG_OUTPUT_BYTES:
-            return Answer(value=schema.invocation_answer(record), headers=headers)
+            return Answer(value=shapes.invocation(record), headers=headers)
         try:
             size = text_size(record.stdout) + text_size(record.stderr)
             async with services.budgets.answers.making(size, tenant_id):
-                return pages.encoded(schema.invocation_answer(record), headers)
+                return pages.encoded(shapes.invocation(record), headers)
         except CapacityFull as error:
             error.with_record(record.invocation_id, executed=True)
             raise
@@ -181,7 +182,7 @@ async def list_invocations(context: RequestContext) -> Answer:
     )
     async with context.services.budgets.answers.making(pages.room(context), context.tenant_id):
         page = await context.services.journal.query(wanted)
-        shown = ((one.invocation_id, schema.invocation_answer(one)) for one in page.items)
+        shown = ((one.invocation_id, shapes.invocation(one)) for one in page.items)
         return await pages.answer(context, "invocations", shown, limit, page.next_cursor)
 
 
@@ -189,7 +190,7 @@ async def get_invocation(context: RequestContext) -> Answer:
     """Show the record of one call."""
     async with context.services.budgets.answers.making(pages.room(context), context.tenant_id):
         record = await _record(context)
-        return pages.encoded(schema.invocation_answer(record), _truncated(record))
+        return pages.encoded(shapes.invocation(record), _truncated(record))
 
 
 async def get_invocation_output(context: RequestContext) -> Answer:
@@ -227,7 +228,7 @@ async def get_invocation_timeline(context: RequestContext) -> Answer:
             "no timeline was kept of this invocation",
             hint="there is none of calls that ended with their server, or before it kept any",
         )
-    return Answer(value=schema.timeline_answer(record, record.timeline))
+    return Answer(value=shapes.timeline(record, record.timeline))
 
 
 async def list_function_versions(context: RequestContext) -> Answer:
@@ -238,7 +239,7 @@ async def list_function_versions(context: RequestContext) -> Answer:
     current, show = entry.function.current_version, _sees_values(context)
     async with context.services.budgets.answers.making(pages.room(context), context.tenant_id):
         page = await context.services.lifecycle.versions(entry, after, limit)
-        shown = ((one.id, schema.version_answer(one, current, show=show)) for one in page.items)
+        shown = ((one.id, shapes.version(one, current, show=show)) for one in page.items)
         return await pages.answer(context, "versions", shown, limit, page.next_cursor)
 
 
@@ -254,7 +255,7 @@ async def get_function_pool(context: RequestContext) -> Answer:
     """
     entry = context.entry()
     counts = context.services.pools.counts(entry.function.id)
-    return Answer(value=schema.pool_answer(entry.function.id, counts))
+    return Answer(value=shapes.pool(entry.function.id, counts))
 
 
 async def get_function_egress(context: RequestContext) -> Answer:
@@ -263,7 +264,7 @@ async def get_function_egress(context: RequestContext) -> Answer:
     """
     entry = context.entry()
     return Answer(
-        value=schema.EgressAnswer(
+        value=wire.Egress(
             function_id=entry.function.id,
             network=entry.version.content.pinned.network,
             blocked_count=await context.services.pools.blocked(entry.function.id),
@@ -276,7 +277,7 @@ async def get_pool_stats(context: RequestContext) -> Answer:
     services = context.services
     own = services.catalog.owned(context.tenant_id, services.pools.occupied())
     counts = summed(services.pools.counts(function_id) for function_id in own)
-    return Answer(value=schema.pool_stats_answer(counts))
+    return Answer(value=shapes.pool_stats(counts))
 
 
 def _truncated(record: Invocation) -> dict[str, str]:
@@ -302,8 +303,8 @@ def _sees_values(context: RequestContext) -> bool:
     return context.caller.scope.includes(Scope.WRITE)
 
 
-def _function(context: RequestContext, entry: Entry) -> schema.FunctionAnswer:
-    return schema.function_answer(entry, show=_sees_values(context))
+def _function(context: RequestContext, entry: Entry) -> wire.Function:
+    return shapes.function(entry, show=_sees_values(context))
 
 
 def _shown(context: RequestContext, entry: Entry) -> Answer:

@@ -4,11 +4,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import msgspec
-
-from quiltfn.api.parse import CREATE_BODY, EXAMPLES
 from quiltfn.api.route import Route
-from quiltfn.api.rules import rule_text
+from quiltfn.wire import NewFunction, NewInvocation
+from quiltfn.wire.fields import fields_of
 
 Table = Iterable[tuple[str, Mapping[str, Route]]]
 
@@ -47,11 +45,8 @@ MISTAKES = [
     "empty value, none that programs run code by (BASH_ENV, LD_PRELOAD, PATH, …): 403 names it.",
     'Numbers are JSON numbers: "256" and true are refused, and so is every unknown field.',
 ]
-INVOKE_BODY = {
-    "payload": '{"key":"value"}',
-    "environment": {"EXTRA_VAR": "value"},
-    "timeout_seconds": 30,
-}
+CREATE_BODY = {name: field.example for name, field in fields_of(NewFunction).items()}
+INVOKE_BODY = {name: field.example for name, field in fields_of(NewInvocation).items()}
 UPDATE_BODY = {"handler": 'echo "$QUILT_PAYLOAD $EXTRA_VAR"'}
 TARGET_BODY = {"min_instances": 1, "max_instances": 4}
 ID = "/api/functions/$FUNCTION_ID"
@@ -133,13 +128,14 @@ ELASTICITY_EXAMPLES = [
 
 
 class HelpDocuments:
-    """Documents about the routes; made once, when the application is."""
+    """Documents about the routes; made once, when the application is. `limits`: what this server
+    allows, by the names of fields."""
 
-    def __init__(self, table: Table, openapi: bytes) -> None:
+    def __init__(self, table: Table, openapi: bytes, limits: Mapping[str, float]) -> None:
         routes = list(table)
         elastic = [(path, ways) for path, ways in routes if path.startswith("/api/elasticity")]
         others = [(path, ways) for path, ways in routes if not path.startswith("/api/elasticity")]
-        self.openapi = openapi
+        self.openapi, self.limits = openapi, limits
         self.functions_help = help_document("The functions API", others)
         self.elasticity_help = help_document("Pool targets", elastic)
         self.functions_examples = {"examples": FUNCTION_EXAMPLES}
@@ -162,11 +158,11 @@ def describe(method: str, path: str, way: Route) -> dict[str, Any]:
     """One route: what it does, who may, what it takes and what it can refuse."""
     fields = {}
     if way.body is not None:
-        for one in msgspec.structs.fields(way.body):
-            fields[one.name] = {
-                "rule": rule_text(way.body.__name__, one.name),
-                "required": one.required,
-                "example": EXAMPLES.get(one.name),
+        for name, one in fields_of(way.body).items():
+            fields[name] = {
+                "rule": one.meaning,
+                "required": one.is_required,
+                "example": one.example,
             }
     if way.streams:
         fields["the body"] = {"rule": " or ".join(way.streams), "required": True, "example": None}

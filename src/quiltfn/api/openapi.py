@@ -6,12 +6,10 @@ from typing import Any
 
 import msgspec
 
-from quiltfn import __version__
+from quiltfn import __version__, wire
 from quiltfn.api import errors
-from quiltfn.api.parse import EXAMPLES
 from quiltfn.api.route import Parameter, Route
-from quiltfn.api.rules import RULES, rule_name
-from quiltfn.api.schema import UpdateBody
+from quiltfn.wire.fields import fields_of
 
 Table = Iterable[tuple[str, Mapping[str, Route]]]
 REF = "#/components/schemas/{name}"
@@ -50,10 +48,10 @@ OWN_HEADERS = {
 }
 
 
-def document(table: Table, rules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The whole document. `rules`: JSON Schema keywords by field (see `rules.with_host`)."""
+def document(table: Table, limits: Mapping[str, float]) -> dict[str, Any]:
+    """The whole document. `limits`: what this server allows, by the names of fields."""
     routes = list(table)
-    types: list[Any] = [errors.ErrorBody]
+    types: list[Any] = [wire.ErrorBody]
     for _, ways in routes:
         for way in ways.values():
             shapes = (way.body, way.answer, *way.also.values())
@@ -61,8 +59,8 @@ def document(table: Table, rules: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     _, components = msgspec.json.schema_components(types, ref_template=REF)
     bodies = {way.body for _, ways in routes for way in ways.values() if way.body is not None}
     for body in bodies:
-        _refine(body.__name__, components[body.__name__], rules)
-    components[UpdateBody.__name__]["minProperties"] = 1
+        _constrain(components[body.__name__], body, limits)
+    components[wire.FunctionChanges.__name__]["minProperties"] = 1
     return {
         "openapi": "3.1.0",
         "info": {
@@ -85,20 +83,16 @@ def document(table: Table, rules: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     }
 
 
-def _refine(body: str, schema: dict[str, Any], rules: Mapping[str, Mapping[str, Any]]) -> None:
-    """Adds each field's rule, description and example to what its type alone says."""
-    for name, one in schema.get("properties", {}).items():
-        rule = rule_name(body, name)
-        keywords = dict(rules.get(rule, {}))
-        if "anyOf" in one:  # nullable: the rule is about the part that is not null
-            part = next(part for part in one["anyOf"] if part.get("type") != "null")
-            part.update(keywords)
-        else:
-            one.update(keywords)
-        if rule in RULES:
-            one["description"] = RULES[rule][0]
-        if name in EXAMPLES:
-            one["examples"] = [EXAMPLES[name]]
+def _constrain(schema: dict[str, Any], body: type, limits: Mapping[str, float]) -> None:
+    """Adds what a field of a body must be besides its type. Answers have no such promise: a newer
+    server may allow more.
+    """
+    for name, field in fields_of(body).items():
+        one = schema["properties"][name]
+        # Of a field that may be null, it is about the part that is not null.
+        parts = [part for part in one.get("anyOf", [one]) if part.get("type") != "null"]
+        for constraint in field.constraints:
+            parts[0].update(constraint.schema(limits.get(name)))
 
 
 def _path(path: str, ways: Mapping[str, Route]) -> dict[str, Any]:

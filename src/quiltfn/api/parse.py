@@ -9,44 +9,16 @@ from urllib.parse import urlencode
 import msgspec
 
 from quiltfn.model.errors import BadRequest, Unprocessable, shown
+from quiltfn.wire.check import NO_LIMITS, Invalid, checked
 
 DEPTH_MAX = 32
 # Python needs some 200 bytes for a value that is two bytes of JSON, so they are counted before they
 # are made, in every body that is long enough for it to matter.
 VALUES_MAX = 50_000
 COUNTED_FROM_BYTES = 64 * 1024
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
-CREATE_BODY: dict[str, Any] = {
-    "name": "my-function",
-    "cluster_id": "cluster_123",
-    "description": "Processes incoming data",
-    "handler": "echo hello",
-    "runtime": "shell",
-    "memory_limit_mb": 256,
-    "cpu_limit_percent": 25.0,
-    "timeout_seconds": 30,
-    "environment": {"NODE_ENV": "production"},
-    "min_instances": 0,
-    "max_instances": 5,
-    "cleanup_on_exit": True,
-    "working_directory": "/app",
-}
-EXAMPLES = {**CREATE_BODY, "payload": '{"key":"value"}', "version": 1, "kind": "python"}
-TYPES = {
-    "str": "a string",
-    "int": "an integer",
-    "float": "a number",
-    "bool": "true or false",
-    "object": "an object",
-    "array": "an array",
-    "null": "null",
-}
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_WRONG_TYPE = re.compile(r"Expected `([^`]+)`, got `([^`]+)`(?: - at (?:key in )?`\$\.?([^`]*)`)?")
-_OUT_OF_RANGE = re.compile(r"out of range - at `\$\.([^`.\[]*)")
-_UNKNOWN = re.compile(r"unknown field `([^`]*)`")
-_MISSING = re.compile(r"missing required field `([^`]*)`")
 
 
 def json_value(body: bytes) -> Any:
@@ -71,14 +43,22 @@ def json_value(body: bytes) -> Any:
     return value
 
 
-def shape(value: Any, kind: type[T]) -> T:
-    """`value` as a `kind`. Raises `Unprocessable` that names the field and what was expected."""
-    if not isinstance(value, dict):
-        raise Unprocessable.field("the body", "a JSON object", value)
+def shape(value: Any, kind: type[T], limits: Mapping[str, float] = NO_LIMITS) -> T:
+    """`value` as a `kind`. `limits`: what this server allows, by field.
+
+    Raises `Unprocessable` that names the field and what was expected.
+    """
     try:
-        return msgspec.convert(value, kind, strict=True)
-    except msgspec.ValidationError as error:
-        raise _refusal(str(error), value, kind) from None
+        return checked(value, kind, limits)
+    except Invalid as error:
+        raise Unprocessable(
+            error.message,
+            details={
+                "expected": error.expected,
+                "received": shown(error.received),
+                "example": error.example,
+            },
+        ) from None
 
 
 def integer(text: str, name: str, low: int, high: int) -> int:
@@ -162,40 +142,6 @@ def _brief(error: ValueError) -> str:
     if not isinstance(error, json.JSONDecodeError) and "integer string conversion" in str(error):
         return "a number has thousands of digits"
     return str(error)
-
-
-def _refusal(message: str, value: dict[str, Any], kind: type) -> Unprocessable:
-    if unknown := _UNKNOWN.search(message):
-        known = ", ".join(kind.__struct_fields__)  # type: ignore[attr-defined]
-        name = str(shown(unknown[1], 80))
-        return Unprocessable(
-            f"{name} is not a field of this request",
-            details={"expected": f"only: {known}", "received": name, "example": None},
-        )
-    if missing := _MISSING.search(message):
-        name = missing[1]
-        return Unprocessable(
-            f"{name} is required",
-            details={"expected": "a value", "received": None, "example": EXAMPLES.get(name)},
-        )
-    if far := _OUT_OF_RANGE.search(message):
-        name = far[1]
-        return Unprocessable.field(
-            name, "a number of a usual size", value.get(name), EXAMPLES.get(name)
-        )
-    wrong = _WRONG_TYPE.search(message)
-    if wrong is None:
-        return Unprocessable(message)
-    expected, _, path = wrong.groups()
-    name = (path or "").split("[")[0].split(".")[0]
-    wanted = " or ".join(TYPES.get(one.strip(), one.strip()) for one in expected.split("|"))
-    received = value.get(name)
-    if name == "environment" and isinstance(received, dict):
-        bad = next((key for key, one in received.items() if not isinstance(one, str)), "")
-        return Unprocessable.field(
-            f"environment.{bad[:80]}", wanted, received.get(bad), EXAMPLES["environment"]
-        )
-    return Unprocessable.field(name, wanted, received, EXAMPLES.get(name))
 
 
 def one_of(text: str, name: str, known: Sequence[str], example: str) -> str:

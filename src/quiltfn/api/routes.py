@@ -1,12 +1,10 @@
 """Every route in one screen."""
 
+from quiltfn import wire
 from quiltfn.api import (
-    admin_schema,
     elasticity,
     functions,
-    runtime_schema,
     runtimes,
-    schema,
     system,
 )
 from quiltfn.api.route import Handler, Parameter, Route
@@ -98,9 +96,9 @@ GONE = ("NOT_FOUND",)
 CREATE = Route(
     handler=functions.create_function,
     scope=WRITE,
-    answer=schema.CreatedAnswer,
+    answer=wire.CreatedFunction,
     status=201,
-    body=schema.CreateBody,
+    body=wire.NewFunction,
     is_idempotent=True,
     parameters=(IDEMPOTENCY,),
     codes=("CONFLICT", "RATE_LIMITED", "CAPACITY_FULL"),
@@ -109,15 +107,15 @@ CREATE = Route(
 LIST = Route(
     handler=functions.list_functions,
     scope=READ,
-    answer=schema.FunctionList,
+    answer=wire.FunctionPage,
     parameters=(LIMIT, CURSOR, STATE, CLUSTER),
 )
-GET = Route(handler=functions.get_function, scope=READ, answer=schema.FunctionAnswer)
+GET = Route(handler=functions.get_function, scope=READ, answer=wire.Function)
 UPDATE = Route(
     handler=functions.update_function,
     scope=WRITE,
-    answer=schema.FunctionAnswer,
-    body=schema.UpdateBody,
+    answer=wire.Function,
+    body=wire.FunctionChanges,
     parameters=(IF_MATCH,),
     codes=("RATE_LIMITED", "CONFLICT", "PRECONDITION_FAILED"),
     action="function.update",
@@ -126,21 +124,21 @@ DELETE = Route(handler=functions.delete_function, scope=WRITE, status=204, actio
 DEPLOY = Route(
     handler=functions.deploy_function,
     scope=WRITE,
-    answer=schema.FunctionAnswer,
+    answer=wire.Function,
     codes=("UNPROCESSABLE_ENTITY",),
     action="function.deploy",
 )
 PAUSE = Route(
     handler=functions.pause_function,
     scope=WRITE,
-    answer=schema.PauseAnswer,
+    answer=wire.PauseResult,
     codes=("CONFLICT", "UNPROCESSABLE_ENTITY"),
     action="function.pause",
 )
 RESUME = Route(
     handler=functions.resume_function,
     scope=WRITE,
-    answer=schema.FunctionAnswer,
+    answer=wire.Function,
     codes=("CONFLICT", "UNPROCESSABLE_ENTITY"),
     action="function.resume",
 )
@@ -150,8 +148,8 @@ def invoking(handler: Handler) -> Route:
     return Route(
         handler=handler,
         scope=INVOKE,
-        answer=schema.InvocationAnswer,
-        body=schema.InvokeBody,
+        answer=wire.Invocation,
+        body=wire.NewInvocation,
         needs_body=False,
         is_invoke=True,
         is_idempotent=True,
@@ -164,13 +162,13 @@ def invoking(handler: Handler) -> Route:
 INVOCATIONS = Route(
     handler=functions.list_invocations,
     scope=READ,
-    answer=schema.InvocationList,
+    answer=wire.InvocationPage,
     parameters=(LIMIT, CURSOR, STATUS, COLD, SLOW, WITH_OUTPUT),
 )
 INVOCATION = Route(
     handler=functions.get_invocation,
     scope=READ,
-    answer=schema.InvocationAnswer,
+    answer=wire.Invocation,
     headers=("x-output-truncated",),
 )
 OUTPUT = Route(
@@ -183,58 +181,56 @@ OUTPUT = Route(
     codes=("RANGE_NOT_SATISFIABLE",),
     headers=("x-output-truncated", "accept-ranges", "content-range"),
 )
-TIMELINE = Route(
-    handler=functions.get_invocation_timeline, scope=READ, answer=schema.TimelineAnswer
-)
+TIMELINE = Route(handler=functions.get_invocation_timeline, scope=READ, answer=wire.Timeline)
 VERSIONS = Route(
     handler=functions.list_function_versions,
     scope=READ,
-    answer=schema.VersionList,
+    answer=wire.VersionPage,
     parameters=(LIMIT, CURSOR),
 )
 ROLLBACK = Route(
     handler=functions.rollback_function,
     scope=WRITE,
-    answer=schema.FunctionAnswer,
-    body=schema.RollbackBody,
+    answer=wire.Function,
+    body=wire.Rollback,
     codes=("RATE_LIMITED",),
     action="function.rollback",
 )
-POOL = Route(handler=functions.get_function_pool, scope=READ, answer=schema.PoolAnswer)
-EGRESS = Route(handler=functions.get_function_egress, scope=READ, answer=schema.EgressAnswer)
-POOL_STATS = Route(handler=functions.get_pool_stats, scope=READ, answer=schema.PoolStatsAnswer)
+POOL = Route(handler=functions.get_function_pool, scope=READ, answer=wire.Pool)
+EGRESS = Route(handler=functions.get_function_egress, scope=READ, answer=wire.Egress)
+POOL_STATS = Route(handler=functions.get_pool_stats, scope=READ, answer=wire.PoolStats)
 TARGETS = Route(
     handler=elasticity.set_pool_target,
     scope=WRITE,
-    answer=admin_schema.PoolTargetAnswer,
-    body=admin_schema.PoolTargetBody,
+    answer=wire.Scaling,
+    body=wire.PoolTarget,
     parameters=(TENANT,),
     action="elasticity.pool_target",
 )
 CONTROLLED = Route(
     handler=elasticity.create_pool_target_operation,
     scope=WRITE,
-    answer=admin_schema.OperationAnswer,
-    body=admin_schema.PoolTargetBody,
+    answer=wire.Operation,
+    body=wire.PoolTarget,
     parameters=(TENANT, ONCE, ACTION_ID),
-    also={409: admin_schema.OperationAnswer},
+    also={409: wire.Operation},
     action="elasticity.pool_target",
 )
-OPERATION = Route(handler=elasticity.get_operation, scope=READ, answer=admin_schema.OperationAnswer)
+OPERATION = Route(handler=elasticity.get_operation, scope=READ, answer=wire.Operation)
 MAKE_KEY = Route(
     handler=system.create_api_key,
     scope=ADMIN,
-    answer=admin_schema.NewKeyAnswer,
+    answer=wire.CreatedKey,
     status=201,
-    body=admin_schema.NewKeyBody,
+    body=wire.NewKey,
     action="key.create",
 )
-LIST_KEYS = Route(handler=system.list_api_keys, scope=ADMIN, answer=admin_schema.KeyList)
+LIST_KEYS = Route(handler=system.list_api_keys, scope=ADMIN, answer=wire.KeyList)
 REVOKE_KEY = Route(handler=system.revoke_api_key, scope=ADMIN, status=204, action="key.revoke")
 AUDIT = Route(
     handler=system.list_audit_entries,
     scope=ADMIN,
-    answer=admin_schema.AuditList,
+    answer=wire.AuditPage,
     parameters=(LIMIT, CURSOR),
 )
 SHARED = Parameter(
@@ -242,16 +238,16 @@ SHARED = Parameter(
     about="true: the one that all tenants share, which needs an operator's key",
     schema={"type": "boolean"},
 )
-LIST_RUNTIMES = Route(handler=runtimes.list_runtimes, scope=READ, answer=runtime_schema.RuntimeList)
-GET_RUNTIME = Route(handler=runtimes.get_runtime, scope=READ, answer=runtime_schema.RuntimeAnswer)
+LIST_RUNTIMES = Route(handler=runtimes.list_runtimes, scope=READ, answer=wire.RuntimeList)
+GET_RUNTIME = Route(handler=runtimes.get_runtime, scope=READ, answer=wire.Runtime)
 ADD_RUNTIME = Route(
     handler=runtimes.add_runtime,
     scope=WRITE,
-    answer=runtime_schema.RuntimeAnswer,
+    answer=wire.Runtime,
     status=201,
-    body=runtime_schema.AddRuntimeBody,
+    body=wire.NewRuntime,
     codes=("CONFLICT", "RATE_LIMITED"),
-    also={200: runtime_schema.RuntimeAnswer},
+    also={200: wire.Runtime},
     action="runtime.add",
 )
 REMOVE_RUNTIME = Route(
@@ -265,10 +261,10 @@ REMOVE_RUNTIME = Route(
 UPLOAD_IMAGE = Route(
     handler=runtimes.upload_image,
     scope=WRITE,
-    answer=runtime_schema.ImageAnswer,
+    answer=wire.Image,
     status=201,
     codes=("RATE_LIMITED", "CAPACITY_FULL"),
-    also={200: runtime_schema.ImageAnswer},
+    also={200: wire.Image},
     streams=tuple(Archive),
     action="image.upload",
 )
@@ -283,7 +279,7 @@ def document(handler: Handler, answer: type) -> Route:
 # Its numbers are of the whole node, so no tenant may read them.
 METRICS = Route(handler=system.get_metrics, scope=OPERATOR, answer=str, texts=("text/plain",))
 DOCS = Route(handler=system.get_docs_page, scope=None, answer=str, texts=("text/html",))
-HEALTH = document(system.get_health, admin_schema.HealthAnswer)
+HEALTH = document(system.get_health, wire.Health)
 
 # Fixed words come before {function_id}; the first path that fits wins. Invoking comes first of all:
 # it is asked for most.
@@ -292,14 +288,14 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     (CALL_BY_NAME, {"POST": invoking(functions.invoke_function_by_name)}),
     (
         "/health",
-        {"GET": Route(handler=system.get_liveness, scope=None, answer=admin_schema.AliveAnswer)},
+        {"GET": Route(handler=system.get_liveness, scope=None, answer=wire.Liveness)},
     ),
     ("/api/functions", {"POST": CREATE, "GET": LIST}),
     ("/api/functions/health", {"GET": HEALTH}),
-    ("/api/functions/help", {"GET": document(system.get_help, admin_schema.HelpAnswer)}),
+    ("/api/functions/help", {"GET": document(system.get_help, wire.Help)}),
     (
         "/api/functions/examples",
-        {"GET": document(system.list_examples, admin_schema.ExampleList)},
+        {"GET": document(system.list_examples, wire.ExampleList)},
     ),
     ("/api/functions/pool/stats", {"GET": POOL_STATS}),
     (
@@ -308,7 +304,7 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
             "GET": Route(
                 handler=functions.get_function_by_name,
                 scope=READ,
-                answer=schema.FunctionAnswer,
+                answer=wire.Function,
                 codes=GONE,
             )
         },
@@ -330,19 +326,19 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ("/api/elasticity/control/operations/{operation_id}", {"GET": OPERATION}),
     (
         "/api/elasticity/health",
-        {"GET": document(system.get_elasticity_health, admin_schema.HealthAnswer)},
+        {"GET": document(system.get_elasticity_health, wire.Health)},
     ),
     (
         "/api/elasticity/help",
-        {"GET": document(system.get_elasticity_help, admin_schema.HelpAnswer)},
+        {"GET": document(system.get_elasticity_help, wire.Help)},
     ),
     (
         "/api/elasticity/examples",
-        {"GET": document(system.list_elasticity_examples, admin_schema.ExampleList)},
+        {"GET": document(system.list_elasticity_examples, wire.ExampleList)},
     ),
     (
         "/api/system/info",
-        {"GET": Route(handler=system.get_system_info, scope=READ, answer=admin_schema.InfoAnswer)},
+        {"GET": Route(handler=system.get_system_info, scope=READ, answer=wire.SystemInfo)},
     ),
     ("/api/runtimes", {"GET": LIST_RUNTIMES, "POST": ADD_RUNTIME}),
     ("/api/runtimes/images", {"POST": UPLOAD_IMAGE}),

@@ -1,7 +1,7 @@
 """The routes over runtimes: what each does, parse being done: call a verb, render."""
 
-from quiltfn.api import parse
-from quiltfn.api import runtime_schema as schema
+from quiltfn import wire
+from quiltfn.api import parse, shapes
 from quiltfn.api.route import Answer, RequestContext
 from quiltfn.model.access import Scope
 from quiltfn.model.image import Archive
@@ -13,7 +13,7 @@ async def list_runtimes(context: RequestContext) -> Answer:
     those that all tenants share.
     """
     shown = [_answer(context, one) for one in context.services.runtimes.all(context.tenant_id)]
-    return Answer(value=schema.RuntimeList(runtimes=shown))
+    return Answer(value=wire.RuntimeList(runtimes=shown))
 
 
 async def get_runtime(context: RequestContext) -> Answer:
@@ -36,7 +36,7 @@ async def add_runtime(context: RequestContext) -> Answer:
         context.caller.must_have(Scope.OPERATOR)
     named, is_new = await context.services.runtimes.add(
         context.tenant_id,
-        context.body.wanted(),
+        shapes.runtime_of(context.body),
         shared=shared,
         is_operator=context.caller.scope.includes(Scope.OPERATOR),
     )
@@ -67,12 +67,12 @@ async def upload_image(context: RequestContext) -> Answer:
     kind = context.headers["content-type"].partition(";")[0].strip().lower()
     image = await context.services.holdings.take(context.tenant_id, Archive(kind), context.body)
     return Answer(
-        value=schema.image_answer(image),
+        value=shapes.image(image),
         status=201 if image.is_new else 200,
         object_id=image.digest,
     )
 
 
-def _answer(context: RequestContext, named: Named) -> schema.RuntimeAnswer:
+def _answer(context: RequestContext, named: Named) -> wire.Runtime:
     show = context.caller.scope.includes(Scope.OPERATOR if named.is_shared else Scope.WRITE)
-    return schema.runtime_answer(named, show=show)
+    return shapes.runtime(named, show=show)

@@ -6,12 +6,11 @@ import re
 from importlib import resources
 from typing import Any
 
-from quiltfn import __version__
+from quiltfn import __version__, wire
 from quiltfn.access import make_key, revoke_key
-from quiltfn.api import admin_schema as schema
 from quiltfn.api import help as help_documents
-from quiltfn.api import parse
-from quiltfn.api.route import Answer, RequestContext
+from quiltfn.api import parse, shapes
+from quiltfn.api.route import Answer, RequestContext, Services
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import Forbidden
 from quiltfn.observe import metrics
@@ -21,7 +20,7 @@ AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
 
 async def get_liveness(_context: RequestContext) -> Answer:
     """Say that the server is alive; nothing is checked."""
-    return Answer(value=schema.AliveAnswer())
+    return Answer(value=wire.Liveness())
 
 
 async def get_health(context: RequestContext) -> Answer:
@@ -89,7 +88,7 @@ async def get_system_info(context: RequestContext) -> Answer:
     """Show the version, the node, the protections in force and the limits."""
     machine, services = context.services.health.machine, context.services
     return Answer(
-        value=schema.InfoAnswer(
+        value=wire.SystemInfo(
             version=__version__,
             node_id=machine.node_id,
             cgroup_mode=machine.cgroup_mode,
@@ -97,28 +96,41 @@ async def get_system_info(context: RequestContext) -> Answer:
             durability=services.health.durability,
             protections=machine.protections,
             interpreters=machine.interpreters,
-            limits={
-                "memory_limit_mb": machine.memory_max_mib,
-                "cpu_limit_percent": 100 * machine.cores,
-                "body_bytes": services.limits.body_max,
-                "invoke_body_bytes": services.limits.invoke_body_max,
-                "stdout_bytes": services.limits.stdout_max,
-                "stderr_bytes": services.limits.stderr_max,
-                "timeout_seconds": services.limits.timeout_max_s,
-                "image_upload_bytes": services.limits.image_max,
-                "tenant_calls_in_flight": services.admission.limits.in_flight,
-                "tenant_functions": services.admission.limits.functions,
-                "tenant_instances": services.pools.tenant_instances,
-                "tenant_runtimes": services.runtimes.rules.runtimes,
-                "tenant_image_bytes": services.holdings.quota_bytes,
-                "tenant_calls_per_second": services.admission.limits.calls_per_s,
-            },
+            limits=limits_of(services),
             memory={
                 "budget_mib": services.pools.memory.budget_mib,
                 "held_mib": round(services.pools.memory.held_mib, 1),
             },
         )
     )
+
+
+def field_limits(services: Services) -> dict[str, float]:
+    """The fields whose maximum is this server's, with that maximum."""
+    machine = services.health.machine
+    return {
+        "memory_limit_mb": machine.memory_max_mib,
+        "cpu_limit_percent": 100 * machine.cores,
+        "timeout_seconds": services.limits.timeout_max_s,
+    }
+
+
+def limits_of(services: Services) -> dict[str, float]:
+    """What this server allows, in all."""
+    return {
+        **field_limits(services),
+        "body_bytes": services.limits.body_max,
+        "invoke_body_bytes": services.limits.invoke_body_max,
+        "stdout_bytes": services.limits.stdout_max,
+        "stderr_bytes": services.limits.stderr_max,
+        "image_upload_bytes": services.limits.image_max,
+        "tenant_calls_in_flight": services.admission.limits.in_flight,
+        "tenant_functions": services.admission.limits.functions,
+        "tenant_instances": services.pools.tenant_instances,
+        "tenant_runtimes": services.runtimes.rules.runtimes,
+        "tenant_image_bytes": services.holdings.quota_bytes,
+        "tenant_calls_per_second": services.admission.limits.calls_per_s,
+    }
 
 
 async def create_api_key(context: RequestContext) -> Answer:
@@ -129,7 +141,7 @@ async def create_api_key(context: RequestContext) -> Answer:
     """
     body, caller = context.body, context.caller
     tenant = caller.tenant_id if body.tenant is None else body.tenant
-    scope = _scope(body.scope)
+    scope = None if body.scope is None else Scope(body.scope)
     if not caller.scope.includes(Scope.OPERATOR):
         if tenant != caller.tenant_id:
             raise Forbidden("only an operator makes keys for another tenant")
@@ -147,7 +159,7 @@ async def create_api_key(context: RequestContext) -> Answer:
     services = context.services
     key, text = await make_key(services.keys, services.clock, tenant, scope, expires)
     await context.services.access.refresh()
-    return Answer(value=schema.new_key_answer(key, text), status=201, object_id=key.id)
+    return Answer(value=shapes.created_key(key, text), status=201, object_id=key.id)
 
 
 async def list_api_keys(context: RequestContext) -> Answer:
@@ -156,7 +168,7 @@ async def list_api_keys(context: RequestContext) -> Answer:
     """
     keys = await context.services.keys.load()
     seen = [key for key in keys if context.caller.reaches(key.tenant_id)]
-    return Answer(value=schema.KeyList(keys=[schema.key_answer(key) for key in seen]))
+    return Answer(value=wire.KeyList(keys=[shapes.key(key) for key in seen]))
 
 
 async def revoke_api_key(context: RequestContext) -> Answer:
@@ -176,8 +188,8 @@ async def list_audit_entries(context: RequestContext) -> Answer:
     page = await context.services.audit.query(
         None if everything else context.tenant_id, limit, context.query.get("cursor")
     )
-    entries = [schema.audit_answer(entry) for entry in page.items]
-    return Answer(value=schema.AuditList(entries=entries, next_cursor=page.next_cursor))
+    entries = [shapes.audit_entry(entry) for entry in page.items]
+    return Answer(value=wire.AuditPage(entries=entries, next_cursor=page.next_cursor))
 
 
 async def get_metrics(context: RequestContext) -> Answer:
@@ -189,12 +201,6 @@ async def get_metrics(context: RequestContext) -> Answer:
     metrics.show_stock(services.stock.count())
     metrics.show_images(services.holdings.bytes_in_all())
     return Answer(value=metrics.text(), content_type=metrics.CONTENT_TYPE)
-
-
-def _scope(text: str | None) -> Scope | None:
-    if text is None:
-        return None
-    return Scope(parse.one_of(text, "scope", list(Scope), "write"))
 
 
 def _json_or_markdown(context: RequestContext, document: Any, text: str) -> Answer:

@@ -1,0 +1,195 @@
+"""From the model's nouns to the shapes that are sent (`quiltfn.wire`), and back."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from quiltfn import wire
+from quiltfn.catalog import Entry
+from quiltfn.model.access import Key
+from quiltfn.model.function import NewFunction
+from quiltfn.model.image import Image
+from quiltfn.model.invocation import Invocation
+from quiltfn.model.kept import AuditEntry, Operation
+from quiltfn.model.pool import PoolCounts
+from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
+from quiltfn.model.timeline import PHASES, Timeline
+from quiltfn.model.version import MASK, Content, Version
+from quiltfn.runtimes import Named, is_own
+
+T = TypeVar("T", bound=msgspec.Struct)
+REPLAY = "ELASTICITY_IDEMPOTENCY_REPLAY"
+
+
+def gathered(shape: type[T], *sources: object, **given: Any) -> T:
+    """A shape whose fields are `given`, else attributes of the first source that has them.
+
+    A field that is added to a noun and to its shape needs no line here.
+    """
+    values = dict(given)
+    for name in shape.__struct_fields__:
+        if name in values:
+            continue
+        for source in sources:
+            if hasattr(source, name):
+                values[name] = getattr(source, name)
+                break
+    return shape(**values)
+
+
+# --- what a client sent ------------------------------------------------------------------------
+
+
+def split(new: wire.NewFunction) -> tuple[NewFunction, Content]:
+    """What the function keeps, and what its first version fixes."""
+    fields = msgspec.structs.asdict(new)
+    content = {name: fields[name] for name in Content.__struct_fields__ if name in fields}
+    kept = {name: fields[name] for name in NewFunction.__struct_fields__}
+    return NewFunction(**kept), Content(**content)
+
+
+def changes_of(changes: wire.FunctionChanges) -> dict[str, Any]:
+    """The fields that were named."""
+    fields = msgspec.structs.asdict(changes)
+    return {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+
+
+def runtime_of(new: wire.NewRuntime) -> Runtime:
+    """Without what the server itself decides."""
+    return Runtime(
+        id="",
+        name=new.name,
+        kind=Kind(new.kind),
+        image=new.image,
+        command=tuple(new.command or ()),
+        environment=new.environment,
+        isolation=Isolation(new.isolation),
+        network=Network(new.network),
+        writable_paths=tuple(new.writable_paths),
+    )
+
+
+# --- what is answered --------------------------------------------------------------------------
+
+
+def function(entry: Entry, *, show: bool) -> wire.Function:
+    """`show`: whether the caller may see the values of the environment."""
+    content = entry.version.content
+    return gathered(
+        wire.Function,
+        entry.function,
+        entry.tally,
+        content,
+        environment=values_of(content.environment, show=show),
+    )
+
+
+def version(one: Version, current: int, *, show: bool) -> wire.Version:
+    """`show`: whether the caller may see the values of the environment."""
+    return gathered(
+        wire.Version,
+        one,
+        one.content,
+        version=one.number,
+        is_active=one.number == current,
+        image_digest=one.content.pinned.image_digest,
+        environment=values_of(one.content.environment, show=show),
+    )
+
+
+def values_of(environment: Mapping[str, str], *, show: bool) -> dict[str, str]:
+    """Variables, their values masked unless they are to be shown."""
+    return dict(environment) if show else dict.fromkeys(environment, MASK)
+
+
+def invocation(record: Invocation) -> wire.Invocation:
+    """Its output is two empty strings where that was left out."""
+    return wire.Invocation(
+        invocation_id=record.invocation_id,
+        function_id=record.function_id,
+        function_name=record.function_name,
+        execution_node_id=record.execution_node_id,
+        status=record.status,
+        started_at=record.started_at,
+        ended_at=record.ended_at,
+        duration_ms=record.duration_ms,
+        exit_code=record.exit_code,
+        stdout=record.stdout.decode("utf-8", "replace"),
+        stderr=record.stderr.decode("utf-8", "replace"),
+        error_message=record.error_message,
+        cold_start=record.cold_start,
+    )
+
+
+def timeline(record: Invocation, kept: Timeline) -> wire.Timeline:
+    return wire.Timeline(
+        invocation_id=record.invocation_id,
+        cold_start=record.cold_start,
+        cold_reason=kept.why,
+        phases=[wire.Phase(name=name, microseconds=getattr(kept, name)) for name in PHASES],
+        total_microseconds=kept.total,
+    )
+
+
+def pool(function_id: str, counts: PoolCounts) -> wire.Pool:
+    busy = counts.busy + counts.recycling
+    return wire.Pool(
+        function_id=function_id,
+        warming_count=counts.warming,
+        ready_count=counts.ready,
+        busy_count=busy,
+        total_count=counts.warming + counts.ready + busy,
+    )
+
+
+def pool_stats(counts: PoolCounts) -> wire.PoolStats:
+    states = ("warming", "ready", "busy", "recycling", "terminating")
+    numbers = {"total": counts.total} | {state: getattr(counts, state) for state in states}
+    return wire.PoolStats(
+        **{f"{name}_count": number for name, number in numbers.items()},
+        **{f"{name}_containers": number for name, number in numbers.items()},
+    )
+
+
+def runtime(named: Named, *, show: bool) -> wire.Runtime:
+    """`show`: whether the caller may see the values of the environment."""
+    one = named.runtime
+    return gathered(
+        wire.Runtime,
+        one,
+        command=list(one.command),
+        environment=values_of(one.environment, show=show),
+        writable_paths=list(one.writable_paths),
+        built_in=is_own(one),
+        shared=named.is_shared,
+    )
+
+
+def image(one: Image) -> wire.Image:
+    return gathered(wire.Image, one)
+
+
+def key(one: Key) -> wire.Key:
+    return gathered(wire.Key, one)
+
+
+def created_key(one: Key, secret: str) -> wire.CreatedKey:
+    return gathered(wire.CreatedKey, one, key=secret)
+
+
+def audit_entry(entry: AuditEntry) -> wire.AuditEntry:
+    return gathered(wire.AuditEntry, entry)
+
+
+def operation(one: Operation) -> wire.Operation:
+    return gathered(wire.Operation, one)
+
+
+def as_replay(answer: wire.Operation) -> wire.Operation:
+    """The first operation, told to whoever asks for it again."""
+    return msgspec.structs.replace(
+        answer,
+        reason_code=REPLAY,
+        reason_message="this Idempotency-Key was used before; this is the operation it made",
+    )

@@ -1,0 +1,95 @@
+"""The shapes of the HTTP API: every field once, with its type, constraints, meaning and example.
+
+The server, the client library and the command line use these very types. This package knows none of
+them, and nothing but msgspec.
+"""
+
+from quiltfn.wire.functions import (
+    CreatedFunction,
+    Egress,
+    Function,
+    FunctionChanges,
+    FunctionPage,
+    NewFunction,
+    Operation,
+    PauseResult,
+    Pool,
+    PoolStats,
+    PoolTarget,
+    Rollback,
+    Scaling,
+    Version,
+    VersionPage,
+)
+from quiltfn.wire.invocations import Invocation, InvocationPage, NewInvocation, Phase, Timeline
+from quiltfn.wire.keys import (
+    AuditEntry,
+    AuditPage,
+    CreatedKey,
+    Key,
+    KeyList,
+    NewKey,
+)
+from quiltfn.wire.runtimes import (
+    Image,
+    Isolation,
+    Kind,
+    Network,
+    NewRuntime,
+    Runtime,
+    RuntimeList,
+)
+from quiltfn.wire.system import (
+    Check,
+    ErrorBody,
+    ErrorDetails,
+    ExampleList,
+    Health,
+    Help,
+    Liveness,
+    SystemInfo,
+)
+
+__all__ = [
+    "AuditEntry",
+    "AuditPage",
+    "Check",
+    "CreatedFunction",
+    "CreatedKey",
+    "Egress",
+    "ErrorBody",
+    "ErrorDetails",
+    "ExampleList",
+    "Function",
+    "FunctionChanges",
+    "FunctionPage",
+    "Health",
+    "Help",
+    "Image",
+    "Invocation",
+    "InvocationPage",
+    "Isolation",
+    "Key",
+    "KeyList",
+    "Kind",
+    "Liveness",
+    "Network",
+    "NewFunction",
+    "NewInvocation",
+    "NewKey",
+    "NewRuntime",
+    "Operation",
+    "PauseResult",
+    "Phase",
+    "Pool",
+    "PoolStats",
+    "PoolTarget",
+    "Rollback",
+    "Runtime",
+    "RuntimeList",
+    "Scaling",
+    "SystemInfo",
+    "Timeline",
+    "Version",
+    "VersionPage",
+]

@@ -1,0 +1,133 @@
+"""From a JSON value to a shape, with refusals that name the field.
+
+msgspec does the work. Where it refuses, the reason is found by comparing the value with the shape's
+fields; the text of its error is not used. A test holds the two together.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, get_args, get_origin
+
+import msgspec
+
+from quiltfn.wire.fields import Field, fields_of
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+NO_LIMITS: Mapping[str, float] = {}
+WORDS = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
+WORDS_OF_CONTAINERS = {dict: "an object", list: "an array"}
+
+
+class Invalid(Exception):
+    """A value is not the shape. `message` is a sentence; `path` names the field, "" the body."""
+
+    def __init__(self, path: str, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.path, self.message = path, message
+        self.expected = details.get("expected")
+        self.received = details.get("received")
+        self.example = details.get("example")
+
+    @classmethod
+    def field(cls, path: str, expected: str, received: object, example: object) -> "Invalid":
+        message = f"{path} must be {expected}"
+        return cls(path, message, expected=expected, received=received, example=example)
+
+
+def checked(value: Any, shape: type[T], limits: Mapping[str, float] = NO_LIMITS) -> T:
+    """`value` as a `shape`.
+
+    `limits`: what this server allows, by the names of fields. Raises `Invalid`.
+    """
+    try:
+        made = msgspec.convert(value, shape, strict=True)
+    except msgspec.ValidationError:
+        raise _explained(value, shape) from None
+    for field in _constrained(shape):
+        given = getattr(made, field.name)
+        if given is None or given is msgspec.UNSET:
+            continue
+        for constraint in field.constraints:
+            found = constraint.violation(given, limits.get(field.name))
+            if found is not None:
+                raise Invalid.field(field.name, found.expected, found.received, field.example)
+    return made
+
+
+_CONSTRAINED: dict[type, tuple[Field, ...]] = {}
+
+
+def _constrained(shape: type[msgspec.Struct]) -> tuple[Field, ...]:
+    found = _CONSTRAINED.get(shape)
+    if found is None:
+        found = tuple(one for one in fields_of(shape).values() if one.constraints)
+        _CONSTRAINED[shape] = found
+    return found
+
+
+def _explained(value: Any, shape: type[msgspec.Struct]) -> Invalid:
+    """Why the value is not the shape: the first reason that is found."""
+    if not isinstance(value, dict):
+        return Invalid.field("the body", "a JSON object", value, None)
+    return next(_reasons(value, shape), None) or Invalid(
+        "", "the body is not what this request takes"
+    )
+
+
+def _reasons(value: dict[str, Any], shape: type[msgspec.Struct]) -> Iterator[Invalid]:
+    fields = fields_of(shape)
+    for name in value:
+        if name not in fields:
+            short = name if len(name) <= 80 else name[:80] + "…"
+            known = f"only: {', '.join(fields)}"
+            message = f"{short} is not a field of this request"
+            yield Invalid(name, message, expected=known, received=short)
+    for name, field in fields.items():
+        if name in value:
+            yield from _wrong_type(name, value[name], field)
+    for name, field in fields.items():
+        if field.is_required and name not in value:
+            message = f"{name} is required"
+            yield Invalid(name, message, expected="a value", example=field.example)
+
+
+def _wrong_type(name: str, value: Any, field: Field) -> Iterator[Invalid]:
+    if value is None and field.is_nullable:
+        return
+    expected = words_of(field.kind)
+    if not _has_type(value, field.kind):
+        either = f"{expected} or null" if field.is_nullable else expected
+        yield Invalid.field(name, either, value, field.example)
+    elif field.kind is float and not _fits_in_a_float(value):
+        yield Invalid.field(name, "a number of a usual size", value, field.example)
+    elif get_origin(field.kind) is dict:
+        part = get_args(field.kind)[1]
+        for key, one in value.items():
+            if not _has_type(one, part):
+                yield Invalid.field(f"{name}.{key[:80]}", words_of(part), one, field.example)
+    elif get_origin(field.kind) is list:
+        (part,) = get_args(field.kind)
+        for number, one in enumerate(value):
+            if not _has_type(one, part):
+                yield Invalid.field(f"{name}[{number}]", words_of(part), one, field.example)
+
+
+def words_of(kind: Any) -> str:
+    """A type in words: "a string"."""
+    return WORDS_OF_CONTAINERS.get(get_origin(kind)) or WORDS.get(kind) or "another type"
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, get_origin(kind) or kind)
+
+
+def _fits_in_a_float(value: float) -> bool:
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True

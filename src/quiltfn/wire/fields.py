@@ -1,0 +1,72 @@
+"""How a field is declared, and how a declaration is read.
+
+A field is a type with its meaning, an example and its constraints, written once:
+
+    MemoryLimitMb = Annotated[int, about("memory of one call, in MiB", 256, Between(256))]
+
+Validation, the OpenAPI document, the help texts, the client library's types and the command line's
+options are made from it.
+"""
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import msgspec
+from msgspec import NODEFAULT, UNSET, Meta, UnsetType
+
+from quiltfn.wire.constraints import Constraint
+
+
+def about(meaning: str, example: Any, *constraints: Constraint) -> Meta:
+    """What stands beside a field's type. `constraints` are checked of what a client sends.
+
+    They are not checked of what a server answers: a newer server may allow more.
+    """
+    examples = None if example is None else [example]
+    return Meta(description=meaning, examples=examples, extra={"constraints": constraints})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One field of a shape. `kind`: the type without null and without "may be left out"."""
+
+    name: str
+    kind: Any
+    is_required: bool
+    is_nullable: bool
+    default: Any
+    meaning: str
+    example: Any
+    constraints: tuple[Constraint, ...]
+
+
+@cache
+def fields_of(shape: type[msgspec.Struct]) -> Mapping[str, Field]:
+    """The fields of a shape by their names, in order."""
+    return {one.name: _field(one) for one in msgspec.structs.fields(shape)}
+
+
+def _field(one: Any) -> Field:
+    kind, meta = one.type, None
+    options = [kind]
+    if get_origin(kind) in (Union, types.UnionType):
+        options = list(get_args(kind))
+    (main,) = (part for part in options if part not in (types.NoneType, UnsetType))
+    if get_origin(main) is Annotated:
+        main, meta = get_args(main)
+    factory = one.default_factory
+    default = one.default if factory is NODEFAULT else factory()
+    extra = (meta.extra if meta else None) or {}
+    return Field(
+        name=one.name,
+        kind=main,
+        is_required=one.required,
+        is_nullable=types.NoneType in options,
+        default=UNSET if default is NODEFAULT else default,
+        meaning=(meta.description if meta else None) or "",
+        example=meta.examples[0] if meta and meta.examples else None,
+        constraints=extra.get("constraints", ()),
+    )

@@ -1,0 +1,367 @@
+"""Functions and their versions, as they are sent and answered."""
+
+from typing import Annotated, Any
+
+from msgspec import UNSET, Struct, UnsetType
+
+from quiltfn.wire.constraints import (
+    NO_NUL,
+    Between,
+    Bytes,
+    Characters,
+    Documented,
+    NoneOf,
+    Pattern,
+    Rule,
+    WithoutNul,
+)
+from quiltfn.wire.fields import about
+
+# --- fields that a client sets -----------------------------------------------------------------
+
+# The words of the API's own addresses, those of routes to come included.
+RESERVED_FUNCTION_NAMES = frozenset(
+    {"by-name", "invoke", "pool", "stats", "health", "help", "examples"}
+    | {"runtimes", "schedules", "keys", "audit", "nodes"}
+)
+DESCRIPTION_MAX_CHARACTERS = 1024
+CLUSTER_ID_MAX_CHARACTERS = 128
+INSTANCES_MAX = 1000
+HANDLER_MAX_BYTES = 64 * 1024
+ENVIRONMENT_MAX_BYTES = 32 * 1024
+RESERVED_PREFIX = "QUILT_"
+MASK = "***"
+PATH_MAX_BYTES = 1024
+VERSION_NUMBER_MAX = 2**31 - 1
+SPECIAL_TREES = ("/proc", "/sys", "/dev")
+PATH_PART = "(?!\\.{1,2}(?:/|$))[^/\\u0000]+"  # neither empty nor . or ..
+
+
+def _wrong_directory(path: str) -> str | None:
+    """What a working directory should have been; None where it is one."""
+    size = len(path.encode("utf-8", "replace"))
+    if not path.startswith("/") or "\0" in path or size > PATH_MAX_BYTES:
+        return f"an absolute path of at most {PATH_MAX_BYTES} bytes, or null"
+    if path != "/" and any(part in ("", ".", "..") for part in path[1:].split("/")):
+        return "a normal path: no empty part, no . or .., no slash at the end"
+    if any(path == tree or path.startswith(tree + "/") for tree in SPECIAL_TREES):
+        return "outside /proc, /sys and /dev"
+    return None
+
+
+FunctionName = Annotated[
+    str,
+    about(
+        "1 to 64 letters, digits, dots, dashes, underscores; a letter or digit first and last; "
+        "none of the API's own words; unique in the tenant",
+        "my-function",
+        Pattern(
+            "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?",
+            "1 to 64 letters, digits, dots, dashes or underscores, ending in a letter or digit",
+        ),
+        NoneOf(RESERVED_FUNCTION_NAMES, "none of the API's own words"),
+    ),
+]
+ClusterId = Annotated[
+    str,
+    about(
+        f"a label of at most {CLUSTER_ID_MAX_CHARACTERS} characters, or null; cannot be changed",
+        "cluster_123",
+        Characters(CLUSTER_ID_MAX_CHARACTERS),
+    ),
+]
+Description = Annotated[
+    str,
+    about(
+        f"at most {DESCRIPTION_MAX_CHARACTERS} characters, or null",
+        "Processes incoming data",
+        Characters(DESCRIPTION_MAX_CHARACTERS),
+    ),
+]
+Handler = Annotated[
+    str,
+    about(
+        f"what the runtime runs: 1 to {HANDLER_MAX_BYTES} bytes without NUL",
+        "echo hello",
+        Bytes(1, HANDLER_MAX_BYTES),
+        WithoutNul(),
+    ),
+]
+RuntimeOfFunction = Annotated[
+    str,
+    about(
+        "the name of a runtime of this server: GET /api/runtimes lists them",
+        "shell",
+        # Which names there are is checked where they are known.
+        Documented({"pattern": "^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"}),
+    ),
+]
+MemoryLimitMb = Annotated[
+    int,
+    about("MiB, a whole number from 256 to what the host allows", 256, Between(256)),
+]
+CpuLimitPercent = Annotated[
+    float, about("percent of one core, from 1 to 100 for each core", 25.0, Between(1))
+]
+TimeoutSeconds = Annotated[
+    int,
+    about(
+        "seconds, a whole number from 1 to what the server allows (limits in /api/system/info); of "
+        "a call: at most the function's",
+        30,
+        Between(1),
+    ),
+]
+# The size is that of all variables together, a runtime's and a call's included, so that it is
+# checked where these meet.
+VARIABLES: dict[str, Any] = {
+    "propertyNames": {"pattern": f"^(?!{RESERVED_PREFIX})[A-Za-z_][A-Za-z0-9_]*$"},
+    "additionalProperties": {"type": "string", "pattern": NO_NUL, "not": {"const": MASK}},
+    "maxProperties": 1000,
+}
+Environment = Annotated[
+    dict[str, str],
+    about(
+        "strings by name; names of letters, digits and _, not a digit first, none beginning with "
+        f"{RESERVED_PREFIX}; {ENVIRONMENT_MAX_BYTES} bytes in all",
+        {"NODE_ENV": "production"},
+        Documented(VARIABLES),
+    ),
+]
+MinInstances = Annotated[
+    int,
+    about(
+        "instances that are always kept: a whole number from 0 to max_instances",
+        0,
+        # The upper end depends on another field.
+        Documented({"minimum": 0, "maximum": INSTANCES_MAX}),
+    ),
+]
+MaxInstances = Annotated[
+    int,
+    about(
+        f"live instances at most: a whole number from 1 to {INSTANCES_MAX}",
+        5,
+        Between(1, INSTANCES_MAX),
+    ),
+]
+CleanupOnExit = Annotated[
+    bool,
+    about("true: /tmp is emptied after each call; false: it is kept", True),
+]
+WorkingDirectory = Annotated[
+    str,
+    about(
+        f"an absolute, normal path of at most {PATH_MAX_BYTES} bytes outside /proc, /sys, /dev, "
+        "or null",
+        "/app",
+        Rule(
+            _wrong_directory,
+            {
+                "maxLength": PATH_MAX_BYTES,
+                "pattern": f"^/(?!(?:proc|sys|dev)(?:/|$))(?:{PATH_PART}(?:/{PATH_PART})*)?$",
+            },
+        ),
+    ),
+]
+VersionNumber = Annotated[
+    int, about("the number of an existing version", 1, Between(1, VERSION_NUMBER_MAX))
+]
+
+# --- fields that the server sets ---------------------------------------------------------------
+
+UnixSeconds = Annotated[int, about("Unix seconds", 1760000000)]
+NextCursor = Annotated[str, about("the cursor of the next page, or null on the last one", "Zg")]
+ErrorMessage = Annotated[str, about("why it could not be deployed or updated, or null", None)]
+ImageDigest = Annotated[str, about("of the files it runs with", "host:3f9a")]
+InstanceCount = Annotated[int, about("instances", 1)]
+
+
+# --- what a client sends -----------------------------------------------------------------------
+
+
+class NewFunction(
+    Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True
+):
+    """A function to create. What is left out takes the default."""
+
+    name: FunctionName
+    handler: Handler
+    runtime: RuntimeOfFunction = "shell"
+    cluster_id: ClusterId | None = None
+    description: Description | None = None
+    memory_limit_mb: MemoryLimitMb = 256
+    cpu_limit_percent: CpuLimitPercent = 100.0
+    timeout_seconds: TimeoutSeconds = 30
+    environment: Environment = {}
+    min_instances: MinInstances = 0
+    max_instances: MaxInstances = 5
+    cleanup_on_exit: CleanupOnExit = True
+    working_directory: WorkingDirectory | None = None
+
+
+class FunctionChanges(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What an update changes. What is left out stays as it is; null resets what may be null."""
+
+    name: FunctionName | UnsetType = UNSET
+    handler: Handler | UnsetType = UNSET
+    runtime: RuntimeOfFunction | UnsetType = UNSET
+    description: Description | UnsetType | None = UNSET
+    memory_limit_mb: MemoryLimitMb | UnsetType = UNSET
+    cpu_limit_percent: CpuLimitPercent | UnsetType = UNSET
+    timeout_seconds: TimeoutSeconds | UnsetType = UNSET
+    environment: Environment | UnsetType = UNSET
+    min_instances: MinInstances | UnsetType = UNSET
+    max_instances: MaxInstances | UnsetType = UNSET
+    cleanup_on_exit: CleanupOnExit | UnsetType = UNSET
+    working_directory: WorkingDirectory | UnsetType | None = UNSET
+
+
+class Rollback(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """The version that serves again."""
+
+    version: VersionNumber
+
+
+class PoolTarget(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """How many instances a function has, at least and at most."""
+
+    min_instances: MinInstances
+    max_instances: MaxInstances
+
+
+# --- what a server answers ---------------------------------------------------------------------
+
+
+class Function(Struct, kw_only=True, frozen=True):
+    """A function as it is now, with what its current version fixes. Times in Unix seconds."""
+
+    id: str
+    tenant_id: str
+    cluster_id: ClusterId | None
+    owner_node_id: str
+    name: FunctionName
+    description: Description | None
+    handler: Handler
+    runtime: RuntimeOfFunction
+    state: str
+    current_version: VersionNumber
+    memory_limit_mb: MemoryLimitMb
+    cpu_limit_percent: CpuLimitPercent
+    timeout_seconds: TimeoutSeconds
+    environment: Environment
+    min_instances: MinInstances
+    max_instances: MaxInstances
+    cleanup_on_exit: CleanupOnExit
+    working_directory: WorkingDirectory | None
+    created_at: UnixSeconds
+    updated_at: UnixSeconds
+    last_invoked_at: UnixSeconds | None
+    invocation_count: int
+    error_count: int
+    error_message: ErrorMessage | None
+
+
+class FunctionPage(Struct, kw_only=True, frozen=True):
+    """Some functions, oldest first."""
+
+    functions: list[Function]
+    next_cursor: NextCursor | None = None
+
+
+class CreatedFunction(Struct, kw_only=True, frozen=True):
+    """What a create answers."""
+
+    function_id: str
+    name: FunctionName
+    state: str
+    version: VersionNumber
+
+
+class PauseResult(Struct, kw_only=True, frozen=True):
+    """What a pause answers."""
+
+    success: bool = True
+    message: str | None = None
+
+
+class Version(Struct, kw_only=True, frozen=True):
+    """One version of a function; it never changes. `created_at` in Unix seconds."""
+
+    id: str
+    function_id: str
+    version: VersionNumber
+    handler: Handler
+    runtime: RuntimeOfFunction
+    environment: Environment
+    created_at: UnixSeconds
+    is_active: bool
+    description: Description | None
+    working_directory: WorkingDirectory | None
+    memory_limit_mb: MemoryLimitMb
+    cpu_limit_percent: CpuLimitPercent
+    timeout_seconds: TimeoutSeconds
+    cleanup_on_exit: CleanupOnExit
+    image_digest: ImageDigest
+
+
+class VersionPage(Struct, kw_only=True, frozen=True):
+    """Some versions, newest first. `next_cursor`: only where there are more."""
+
+    versions: list[Version]
+    next_cursor: NextCursor | UnsetType | None = UNSET
+
+
+class Pool(Struct, kw_only=True, frozen=True):
+    """One function's instances. Busy includes those that are being cleaned for the next call."""
+
+    function_id: str
+    warming_count: InstanceCount
+    ready_count: InstanceCount
+    busy_count: InstanceCount
+    total_count: InstanceCount
+
+
+class PoolStats(Struct, kw_only=True, frozen=True):
+    """All instances of a tenant; the second six are the same numbers by the client's names."""
+
+    total_count: InstanceCount
+    warming_count: InstanceCount
+    ready_count: InstanceCount
+    busy_count: InstanceCount
+    recycling_count: InstanceCount
+    terminating_count: InstanceCount
+    total_containers: InstanceCount
+    warming_containers: InstanceCount
+    ready_containers: InstanceCount
+    busy_containers: InstanceCount
+    recycling_containers: InstanceCount
+    terminating_containers: InstanceCount
+
+
+class Egress(Struct, kw_only=True, frozen=True):
+    """What a function may reach, and how often that was refused since the server started."""
+
+    function_id: str
+    network: str
+    blocked_count: int
+
+
+class Scaling(Struct, kw_only=True, frozen=True):
+    """How many instances a function has now, at least and at most."""
+
+    function_id: str
+    min_instances: MinInstances
+    max_instances: MaxInstances
+
+
+class Operation(Struct, kw_only=True, frozen=True):
+    """A controlled change. `status`: running, succeeded or failed."""
+
+    operation_id: str
+    operation_type: str
+    action_id: str
+    status: str
+    reason_code: str | None
+    reason_message: str | None
+    retryable: bool

@@ -1,0 +1,149 @@
+"""Runtimes and their images, as they are sent and answered."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Struct
+
+from quiltfn.wire.constraints import NO_NUL, Documented, OneOf
+from quiltfn.wire.fields import about
+from quiltfn.wire.functions import Environment, UnixSeconds
+
+RESERVED_RUNTIME_NAMES = frozenset({"images", "help", "examples", "health"})
+WRITABLE_PATHS_MAX = 8
+
+
+class Kind(StrEnum):
+    """How a handler is run."""
+
+    SHELL = "shell"
+    PYTHON = "python"
+    NODE = "node"
+    CUSTOM = "custom"
+
+
+class Network(StrEnum):
+    """What a handler may reach."""
+
+    NONE = "none"
+    EGRESS = "egress"
+
+
+class Isolation(StrEnum):
+    """What stands between a handler and the machine's kernel."""
+
+    CRUN = "crun"
+    GVISOR = "gvisor"
+
+
+# A runtime is checked as a whole by the server, since its fields depend on its kind and on who adds
+# it; what is documented here is what it checks.
+RuntimeName = Annotated[
+    str,
+    about(
+        "1 to 64 small letters, digits, dots, dashes, underscores; a letter or digit first and "
+        "last; none of the API's own words and none of the server's own runtimes",
+        "etl",
+        Documented(
+            {
+                "pattern": "^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$",
+                "not": {"enum": sorted(RESERVED_RUNTIME_NAMES)},
+            }
+        ),
+    ),
+]
+RuntimeKind = Annotated[
+    str,
+    about(f"how a handler is run: one of {', '.join(Kind)}", "python", OneOf(tuple(Kind))),
+]
+ImageOfRuntime = Annotated[
+    str,
+    about(
+        "the digest of an image that was uploaded, or null for the host's own files alone",
+        None,
+        Documented({"pattern": "^[0-9a-f]{64}$"}),
+    ),
+]
+Command = Annotated[
+    list[str],
+    about(
+        "the absolute path of a program and its arguments; of a custom runtime only",
+        None,  # a runtime of another kind has none
+        Documented({"items": {"type": "string", "pattern": NO_NUL}}),
+    ),
+]
+IsolationOfRuntime = Annotated[
+    str,
+    about(
+        "crun, or gvisor: a kernel of its own between handler and machine, where there is runsc",
+        "crun",
+        OneOf(tuple(Isolation)),
+    ),
+]
+NetworkOfRuntime = Annotated[
+    str,
+    about(
+        "none, or egress: public addresses, and nothing of the host or of private networks",
+        "none",
+        OneOf(tuple(Network)),
+    ),
+]
+WritablePaths = Annotated[
+    list[str],
+    about(
+        f"at most {WRITABLE_PATHS_MAX} absolute paths, beside /tmp, where a handler may write",
+        ["/data"],
+        Documented({"maxItems": WRITABLE_PATHS_MAX, "uniqueItems": True}),
+    ),
+]
+Shared = Annotated[
+    bool, about("true: for all tenants, not the caller's alone; needs an operator's key", False)
+]
+
+
+class NewRuntime(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
+    """A runtime to add."""
+
+    name: RuntimeName
+    kind: RuntimeKind
+    image: ImageOfRuntime | None = None
+    command: Command | None = None
+    environment: Environment = {}
+    isolation: IsolationOfRuntime = Isolation.CRUN.value
+    network: NetworkOfRuntime = Network.NONE.value
+    writable_paths: WritablePaths = []
+    shared: Shared = False
+
+
+class Runtime(Struct, kw_only=True, frozen=True):
+    """A runtime. `image`: null for the host's own files alone. `shared`: whether all tenants can
+    use it, as they can the `built_in` ones. `created_at` in Unix seconds.
+    """
+
+    name: RuntimeName
+    id: str
+    kind: RuntimeKind
+    image: ImageOfRuntime | None
+    image_digest: str
+    command: Command
+    environment: Environment
+    isolation: IsolationOfRuntime
+    network: NetworkOfRuntime
+    writable_paths: WritablePaths
+    built_in: bool
+    shared: Shared
+    created_at: UnixSeconds
+
+
+class RuntimeList(Struct, kw_only=True, frozen=True):
+    """Every runtime, the server's own first."""
+
+    runtimes: list[Runtime]
+
+
+class Image(Struct, kw_only=True, frozen=True):
+    """The files of a runtime. `files` without directories; `size_bytes` of what is in them."""
+
+    digest: str
+    files: int
+    size_bytes: int
