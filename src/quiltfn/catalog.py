@@ -14,7 +14,7 @@ from quiltfn.model.cursors import BEFORE_EVERY_ID
 from quiltfn.model.errors import CapacityFull, NotFound, RateLimited
 from quiltfn.model.function import Function
 from quiltfn.model.version import Content, Version
-from quiltfn.ports import Tally
+from quiltfn.ports import FunctionCounters
 
 MIB = 1024 * 1024
 
@@ -30,7 +30,7 @@ class Entry:
 
     function: Function
     version: Version
-    tally: Tally
+    counters: FunctionCounters
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     deployment: "asyncio.Task[None] | None" = None
     standing: "asyncio.Task[None] | None" = None

@@ -1,20 +1,20 @@
-"""The clocks of the machine; everybody who asks for the time asks here.
+"""The clocks of the machine. No other module reads the time.
 
-| asked for | what for | a jump of the wall clock |
+| method | use it for | when the wall clock jumps |
 |---|---|---|
-| `now` | durations, deadlines, waiting | is not seen |
-| `unix` | what is shown; expiry of keys and tokens | is followed at once |
-| `stamp` | the age of a row that is kept for a time | makes nothing older |
-| `settled` | the time that ages are compared with | is followed once it has stood |
+| `now` | durations, deadlines, waiting | unaffected |
+| `unix` | times that are shown; expiry of keys and tokens | follows at once |
+| `timestamp` | the creation time of a row that expires | never makes a row look older |
+| `trusted` | the time that ages are compared with | follows after an hour |
 
-The order of ids is a matter of `ids.py`: it never goes back.
+`ids.py` makes ids whose order never goes back.
 """
 
 import time
 from pathlib import Path
 from typing import Protocol
 
-from quiltfn.model.settled import ClockNote, Settled
+from quiltfn.model.trusted_time import ClockState, TrustedTime
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -24,21 +24,21 @@ def unix_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class ClockNotes(Protocol):
-    """What a start has to know of the time before it. Raises `StoreUnavailable`."""
+class ClockStore(Protocol):
+    """Where the state of the clock survives a restart. Raises `StoreUnavailable`."""
 
-    async def load(self) -> ClockNote | None:
-        """What was saved last."""
+    async def load(self) -> ClockState | None:
+        """The state that was saved last, or None."""
 
-    async def save(self, note: ClockNote) -> None:
-        """In place of what was there."""
+    async def save(self, state: ClockState) -> None:
+        """Replaces the saved state."""
 
     async def newest_id(self) -> str:
-        """The greatest id of anything that is kept; empty where nothing is."""
+        """The greatest id in the store; empty if the store is."""
 
 
 class SystemClock:
-    """`ports.Clock` by the kernel. Until `resume` is called, the wall clock is believed."""
+    """`ports.Clock` by the kernel. Until `resume` is called, the wall clock is trusted."""
 
     now = staticmethod(time.monotonic)
     unix = staticmethod(time.time)
@@ -47,35 +47,37 @@ class SystemClock:
         self._boot_id = BOOT_ID.read_text().strip()
         self.resume(None)
 
-    def resume(self, note: ClockNote | None) -> None:
-        """Goes on from what was kept of the settled time."""
-        self.resumed, ran_s = note, self._ran()
-        self._settled = Settled.resumed(note, self._boot_id, ran_s, self.unix() - ran_s, self.now())
+    def resume(self, state: ClockState | None) -> None:
+        """Continues from the saved state of trusted time."""
+        self.resumed, ran_s = state, self._ran()
+        self._trusted = TrustedTime.resumed(
+            state, self._boot_id, ran_s, self.unix() - ran_s, self.now()
+        )
 
-    def settled(self) -> float:
-        return self._ran() + self._settled.believed
+    def trusted(self) -> float:
+        return self._ran() + self._trusted.believed
 
-    def stamp(self) -> float:
-        return max(self.unix(), self.settled())
+    def timestamp(self) -> float:
+        return max(self.unix(), self.trusted())
 
-    def look(self) -> bool:
-        """To be called a few times a minute. Whether there is something new to be kept: `note`."""
-        return self._settled.look(self.unix() - self._ran(), self.now())
+    def observe(self) -> bool:
+        """Call it a few times a minute. Returns whether `state` has changed and must be saved."""
+        return self._trusted.observe(self.unix() - self._ran(), self.now())
 
     @property
     def jump_s(self) -> float:
-        """How many seconds the wall clock is from what is believed; 0: it has not jumped."""
-        return self._settled.jump_s
+        """Seconds from trusted time to the wall clock; 0: it has not jumped."""
+        return self._trusted.jump_s
 
-    def note(self) -> ClockNote:
-        """What to keep over a restart."""
-        return ClockNote(
+    def state(self) -> ClockState:
+        """What to save for the next start."""
+        return ClockState(
             boot_id=self._boot_id,
-            offset_s=self._settled.believed,
-            settled_at=int(self.settled()),
+            offset_s=self._trusted.believed,
+            settled_at=int(self.trusted()),
         )
 
     @staticmethod
     def _ran() -> float:
-        """Seconds that the machine has run, those in which it was suspended included."""
+        """Seconds since boot, including time in suspend."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -6,7 +6,7 @@ from quiltfn.catalog import Entry
 from quiltfn.ids import new_id
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.errors import NotFound, QuiltfnError
-from quiltfn.model.kept import Operation
+from quiltfn.model.operation import Operation
 from quiltfn.ports import Clock, Operations
 
 POOL_TARGET = "elasticity.function_pool_target"
@@ -56,7 +56,7 @@ class Elasticity:
             retryable=False,
             created_at=int(self._clock.unix()),
         )
-        earlier = await self._operations.begin(operation)
+        earlier = await self._operations.add(operation)
         if earlier is not None:
             return earlier, True
         try:

@@ -10,8 +10,8 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from quiltfn.model.errors import Conflict, StoreUnavailable, Unprocessable
-from quiltfn.model.kept import KeptAnswer, Slot
-from quiltfn.ports import Answers, Clock
+from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
+from quiltfn.ports import Clock, IdempotencyStore
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 LOST_STATUS = 503
@@ -26,17 +26,17 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
     executed: bool = True
 
 
-# Answers that the store did not take are kept in memory up to so many bytes; beyond that, only that
-# there was one.
+# Answers that the store could not take are kept in memory up to this many bytes; beyond that, only
+# the fact that there was an answer is kept.
 LEFT_MAX_BYTES = 16 * 1024 * 1024
-# Which slot it is, whatever the body.
+# Identifies a request without its body.
 Name = tuple[str, str, str, str]
 
 
 class _Left(msgspec.Struct, frozen=True):
-    """What the store is still to be told of a slot: its answer, or that it is free (None)."""
+    """What the store has still to be told: the answer, or (None) that the key is free."""
 
-    slot: Slot
+    request: IdempotentRequest
     answer: Rendered | None
 
 
@@ -48,7 +48,7 @@ class Idempotency:
     where there is no answer, or where too many are waiting for the store.
     """
 
-    def __init__(self, answers: Answers, clock: Clock, lost: bytes = b"") -> None:
+    def __init__(self, answers: IdempotencyStore, clock: Clock, lost: bytes = b"") -> None:
         self._answers, self._clock, self._lost = answers, clock, lost
         self._running: dict[Name, str] = {}  # to the digest of the body
         self._left: dict[Name, _Left] = {}
@@ -58,26 +58,26 @@ class Idempotency:
 
     async def run(
         self,
-        slot: Slot,
+        request: IdempotentRequest,
         execute: Callable[[], Awaitable[Rendered]],
         room: AbstractAsyncContextManager[None] | None = None,
     ) -> Rendered:
         """The first call's answer, or the kept one. Raises `Conflict` while the first still runs,
-        `Unprocessable` for another body, and `StoreUnavailable` where the slot could not be taken
-        or, with `executed`, where the answer could not be kept: a repetition will get that.
+        `Unprocessable` for another body, and `StoreUnavailable` if the key could not be reserved
+        or, with `executed`, if the answer could not be kept: a repetition will get that.
         `room`: what a kept answer is loaded in, since it may be long.
         """
-        name = (slot.tenant_id, slot.method, slot.path, slot.key)
+        name = (request.tenant_id, request.method, request.path, request.key)
         turn = self._turns.setdefault(name, asyncio.Lock())
         async with turn, room or nullcontext():
-            kept = await self._take(name, slot)
+            kept = await self._take(name, request)
         if kept is not None:
             return kept
         # Until more is known, and if we are cancelled: nobody knows how far it came.
-        left: _Left | None = _Left(slot, self._without_body({}))
+        left: _Left | None = _Left(request, self._without_body({}))
         try:
             answer = await execute()
-            left = _Left(slot, answer if answer.executed else None)
+            left = _Left(request, answer if answer.executed else None)
             unkept = await self._tell(left)
             if unkept is None:
                 left = None
@@ -93,21 +93,21 @@ class Idempotency:
         """Tells the store once more what it did not take. The next start answers for the rest."""
         await self._tell_again(None)
 
-    async def _take(self, name: Name, slot: Slot) -> Rendered | None:
-        """Takes the slot (None), or returns what its first call was answered."""
+    async def _take(self, name: Name, request: IdempotentRequest) -> Rendered | None:
+        """Reserves the key (None), or returns the answer to its first call."""
         running = self._running.get(name)
         if running is not None:
-            check_body(running, slot)
+            check_body(running, request)
             raise still_runs()
         unkept = await self._tell_again(name)
         if unkept is not None:
             raise unkept
-        now, made_at = int(self._clock.settled()), int(self._clock.stamp())
-        kept = await self._answers.reserve(slot, now, made_at)
+        now, made_at = int(self._clock.trusted()), int(self._clock.timestamp())
+        kept = await self._answers.reserve(request, now, made_at)
         if kept is None:
-            self._running[name] = slot.body_digest
+            self._running[name] = request.body_digest
             return None
-        check_body(kept.body_digest, slot)
+        check_body(kept.body_digest, request)
         if kept.status is None:
             raise still_runs()
         if not kept.body:
@@ -123,9 +123,9 @@ class Idempotency:
         answer = left.answer
         try:
             if answer is None:
-                await self._answers.release(left.slot)
+                await self._answers.release(left.request)
             else:
-                await self._answers.keep(left.slot, answer.status, answer.headers, answer.body)
+                await self._answers.keep(left.request, answer.status, answer.headers, answer.body)
         except StoreUnavailable as error:
             return error
         return None
@@ -134,7 +134,8 @@ class Idempotency:
         """Tells the store what it did not take before, that of `wanted` first and the others as far
         as it goes. Why it does not take that of `wanted`, if so.
         """
-        async with self._telling:  # told twice, a slot could be freed that somebody has taken anew
+        # One at a time: released twice, a key could be freed that another request has reserved.
+        async with self._telling:
             for name in sorted(self._left, key=lambda one: one != wanted):
                 unkept = await self._tell(self._left[name])
                 if unkept is not None:
@@ -148,7 +149,7 @@ class Idempotency:
         waiting = sum(len(one.answer.body) for one in self._left.values() if one.answer)
         if waiting + len(left.answer.body) <= LEFT_MAX_BYTES:
             return left
-        return _Left(left.slot, self._without_body(left.answer.headers))
+        return _Left(left.request, self._without_body(left.answer.headers))
 
     def _without_body(self, headers: Mapping[str, str]) -> Rendered:
         kept = {"content-type": "application/json"}
@@ -172,15 +173,15 @@ def still_runs() -> Conflict:
     return Conflict("the first call with this Idempotency-Key still runs", retry_after=1)
 
 
-def check_body(digest: str, slot: Slot) -> None:
+def check_body(digest: str, request: IdempotentRequest) -> None:
     """Raises `Unprocessable` where the first call with this key had another body."""
-    if digest != slot.body_digest:
+    if digest != request.body_digest:
         raise Unprocessable.field(
-            "Idempotency-Key", "a new one: this one was used with another body", slot.key
+            "Idempotency-Key", "a new one: this one was used with another body", request.key
         )
 
 
-def gone(kept: KeptAnswer) -> Conflict:
+def gone(kept: StoredResponse) -> Conflict:
     """The first call was made, but its answer had to make room for later ones."""
     error = Conflict(
         "the first call with this Idempotency-Key was executed; its answer is not kept any longer",
@@ -190,11 +191,15 @@ def gone(kept: KeptAnswer) -> Conflict:
     return error
 
 
-def slot_for(tenant_id: str, method: str, path: str, key: str, body: bytes) -> Slot:
+def idempotent_request(
+    tenant_id: str, method: str, path: str, key: str, body: bytes
+) -> IdempotentRequest:
     """Raises `Unprocessable` for what cannot be a key."""
     if not KEY.fullmatch(key):
         raise Unprocessable.field(
             "Idempotency-Key", "1 to 255 visible ASCII characters", key, "order-2041"
         )
     digest = hashlib.sha256(body).hexdigest()
-    return Slot(tenant_id=tenant_id, method=method, path=path, key=key, body_digest=digest)
+    return IdempotentRequest(
+        tenant_id=tenant_id, method=method, path=path, key=key, body_digest=digest
+    )

@@ -94,7 +94,7 @@ class Invoker:
             if self._journal.is_strict:
                 await self._journal.synced()
             else:
-                await self._journal.settled()
+                await self._journal.drain()
         except Exception as error:
             await self._failed(call, error)
             raise
@@ -225,9 +225,9 @@ class Invoker:
 
     def _count(self, entry: Entry, record: Invocation) -> None:
         metrics.count_call(record)
-        entry.tally.invocation_count += 1
-        entry.tally.error_count += record.status is not Status.SUCCESS
-        entry.tally.last_invoked_at = record.started_at or record.ended_at
+        entry.counters.invocation_count += 1
+        entry.counters.error_count += record.status is not Status.SUCCESS
+        entry.counters.last_invoked_at = record.started_at or record.ended_at
 
     async def drain(self, timeout_s: float) -> None:
         """Takes no new calls and waits for the running ones, at most `timeout_s`."""

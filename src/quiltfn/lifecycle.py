@@ -33,7 +33,7 @@ from quiltfn.model.invocation import ExitKind
 from quiltfn.model.pool import PoolLimits
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.version import Content, HostLimits, Version, check_number
-from quiltfn.ports import Clock, Page, Pools, SandboxFailed, SandboxRefused, Store, Tally
+from quiltfn.ports import Clock, FunctionCounters, Page, Pools, SandboxFailed, SandboxRefused, Store
 from quiltfn.runtimes import Runtimes
 
 DEPLOY_ANSWERS_WITHIN_S = 20.0
@@ -67,7 +67,7 @@ class Lifecycle:
     async def restore(self) -> None:
         """At start: everything is as it was; what was being deployed is deployed again."""
         for stored in await self._store.load():
-            entry = Entry(stored.function, stored.version, stored.tally)
+            entry = Entry(stored.function, stored.version, stored.counters)
             self._catalog.add(entry)
             if stored.function.state is FunctionState.ACTIVE:
                 self._pools.open(stored.function.id, stored.version, self._limits(stored.function))
@@ -96,7 +96,7 @@ class Lifecycle:
         content = self._place.runtimes.pin(tenant_id, content)
         content.validate(self._place.host)
         version = self._version(function, 1, content, now)
-        entry = Entry(function, version, Tally())
+        entry = Entry(function, version, FunctionCounters())
         with self._catalog.room(tenant_id, content):
             await self._store.create(function, version)
             self._catalog.add(entry)

@@ -31,6 +31,7 @@ from quiltfn.api.protocol import bounded
 from quiltfn.api.route import Services
 from quiltfn.api.server import Server
 from quiltfn.api.stall_responder import StallResponder
+from quiltfn.background import background_tasks
 from quiltfn.bounds import api_limits, image_limits, tenant_limits
 from quiltfn.catalog import Catalog
 from quiltfn.clock import SystemClock
@@ -44,34 +45,33 @@ from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle, Place
 from quiltfn.model.errors import ShuttingDown, StoreUnavailable
 from quiltfn.model.keepalive import KeepAlive, maker
-from quiltfn.model.kept import Bound
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import Memory
+from quiltfn.model.retention import StorageLimit
 from quiltfn.model.runtime import built_in
 from quiltfn.model.version import HostLimits
 from quiltfn.observe import log, metrics
 from quiltfn.pool.local import LocalPools
 from quiltfn.pool.reaper import reap
 from quiltfn.ports import Clock
+from quiltfn.retention import resume_clock
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
 from quiltfn.sandbox.stems import StemSandboxes
 from quiltfn.store import (
     SpoolJournal,
-    SqlAnswers,
     SqlAudit,
-    SqlClock,
+    SqlClockStore,
     SqlHoldings,
+    SqlIdempotencyStore,
     SqliteStore,
     SqlKeys,
     SqlOperations,
     SqlRuntimes,
     StoreBroken,
 )
-from quiltfn.tidy import go_on_in_time
 from quiltfn.tokens import BadTokenSettings, verifier
-from quiltfn.upkeep import upkeep
 
 EXIT_STORE_BROKEN, EXIT_STORE_UNAVAILABLE, EXIT_REFUSED = 74, 75, 78
 UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
@@ -100,7 +100,7 @@ async def open_platform(given: Inherited) -> AsyncIterator[Platform]:
         journal = journal_of(given, store, clock)
         await journal.start()
         stack.push_async_callback(journal.aclose)
-        await go_on_in_time(clock, SqlClock(store.database))
+        await resume_clock(clock, SqlClockStore(store.database))
         keys, answers = SqlKeys(store.database), answers_of(chosen, store)
         _, interrupted, _ = errors.render(DIED, "")
         await answers.start(interrupted)
@@ -125,9 +125,9 @@ async def open_platform(given: Inherited) -> AsyncIterator[Platform]:
         await elasticity.restore()
         health = Health(given.machine, store, journal, chosen.data_dir, stems.why_not)
         metrics.started(__version__)
-        work = (reap(pools), access.keep_fresh(), *upkeep(chosen, store, holdings, stems, clock))
-        for task in [asyncio.ensure_future(one) for one in work]:
-            stack.callback(task.cancel)
+        work = background_tasks(chosen, store, holdings, stems, clock)
+        for one in (reap(pools), access.keep_fresh(), *work):
+            stack.callback(asyncio.ensure_future(one).cancel)
         yield Platform(
             Services(
                 clock=clock,
@@ -207,9 +207,9 @@ def keeping_of(chosen: settings.Settings) -> Callable[[], KeepAlive | None]:
     return maker(chosen.keep_alive, chosen.idle_s)
 
 
-def answers_of(chosen: settings.Settings, store: SqliteStore) -> SqlAnswers:
-    bound = Bound(tenant=chosen.tenant_answers_bytes, all=chosen.keep_answers_bytes)
-    return SqlAnswers(store.database, bound)
+def answers_of(chosen: settings.Settings, store: SqliteStore) -> SqlIdempotencyStore:
+    bound = StorageLimit(tenant=chosen.tenant_answers_bytes, all=chosen.keep_answers_bytes)
+    return SqlIdempotencyStore(store.database, bound)
 
 
 def journal_of(given: Inherited, store: SqliteStore, clock: Clock) -> SpoolJournal:

@@ -10,12 +10,15 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from quiltfn.model.access import Key, Scope
+from quiltfn.model.audit import AuditEntry
 from quiltfn.model.function import Function
+from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 from quiltfn.model.image import Archive, Image, TenantImage
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
-from quiltfn.model.kept import AuditEntry, Keep, KeptAnswer, Operation, Slot
 from quiltfn.model.memory import Memory
+from quiltfn.model.operation import Operation
 from quiltfn.model.pool import PoolCounts, PoolLimits
+from quiltfn.model.retention import RetentionPolicy
 from quiltfn.model.runtime import Runtime
 from quiltfn.model.timeline import Making
 from quiltfn.model.version import Content, Version
@@ -24,7 +27,7 @@ T = TypeVar("T")
 
 
 class Clock(Protocol):
-    """The time, as somebody tells it."""
+    """The time. `clock.py` says which method is for what."""
 
     def now(self) -> float:
         """Monotonic seconds: for waiting and for durations, never shown to anybody."""
@@ -32,11 +35,11 @@ class Clock(Protocol):
     def unix(self) -> float:
         """Unix seconds by the wall clock, which may jump: for what is shown or expires."""
 
-    def stamp(self) -> float:
-        """Unix seconds for the age of a row: a clock that is set back makes nothing older."""
+    def timestamp(self) -> float:
+        """Unix seconds for the creation time of a row: the later of `unix` and `trusted`."""
 
-    def settled(self) -> float:
-        """Unix seconds to compare ages with: a jump is followed once it has stood for an hour."""
+    def trusted(self) -> float:
+        """Unix seconds to compare ages with: follows a jump of the wall clock after an hour."""
 
 
 class LongOutput(Protocol):
@@ -232,7 +235,7 @@ class InvocationQuery(msgspec.Struct, frozen=True, kw_only=True):
     with_output: bool = True
 
 
-class Tally(msgspec.Struct, kw_only=True):
+class FunctionCounters(msgspec.Struct, kw_only=True):
     """What a function's calls add up to. `last_invoked_at` in Unix seconds."""
 
     invocation_count: int = 0
@@ -245,7 +248,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
     function: Function
     version: Version
-    tally: Tally
+    counters: FunctionCounters
 
 
 class Store(Protocol):
@@ -311,7 +314,7 @@ class Journal(Protocol):
         """In the step of `closed`: what writing it has taught of a record. It costs no write and
         never fails; `kill -9` before the next group commit may take it."""
 
-    async def settled(self) -> None:
+    async def drain(self) -> None:
         """Returns once little waits in memory to be stored; at once where storing fails."""
 
     async def synced(self) -> None:
@@ -327,7 +330,7 @@ class Journal(Protocol):
 class Retention(Protocol):
     """Takes records away, oldest first; never one without an end, nor one of the last minute."""
 
-    async def prune_some(self, keep: Keep) -> int:
+    async def prune_some(self, keep: RetentionPolicy) -> int:
         """One step, so short that others who write do not notice. Returns how many records went; 0
         once there are no more than are to be kept. Raises `StoreUnavailable`."""
 
@@ -358,21 +361,25 @@ class Keys(Protocol):
         """Ends a key for good and returns it as it is then."""
 
 
-class Answers(Protocol):
-    """First answers of idempotent requests, for 24 hours, restarts included."""
+class IdempotencyStore(Protocol):
+    """The first answer to each request with an `Idempotency-Key`, kept for 24 hours."""
 
-    async def reserve(self, slot: Slot, now: int, made_at: int | None = None) -> KeptAnswer | None:
-        """Takes the slot for a first call (None: go ahead) or returns what is there, in one step.
+    async def reserve(
+        self, request: IdempotentRequest, now: int, made_at: int | None = None
+    ) -> StoredResponse | None:
+        """Reserves the key for a first call (None: go ahead) or returns what is there, in one step.
 
-        On disk before it returns, so that a crash cannot let the call run twice. `now`: settled
-        time; `made_at`: its stamp, if another. A call that still runs keeps its slot.
+        On disk before it returns, so that a crash cannot let the call run twice. `now`: trusted
+        time; `made_at`: time stamp of the row, if another. A call that still runs keeps its key.
         """
 
-    async def keep(self, slot: Slot, status: int, headers: dict[str, str], body: bytes) -> None:
+    async def keep(
+        self, request: IdempotentRequest, status: int, headers: dict[str, str], body: bytes
+    ) -> None:
         """The first call's answer."""
 
-    async def release(self, slot: Slot) -> None:
-        """The call was refused before it was executed: the slot is free again."""
+    async def release(self, request: IdempotentRequest) -> None:
+        """The call was refused before it was executed: the key is free again."""
 
     async def prune(self, now: int) -> int:
         """Removes what is older than 24 hours in small steps; returns how much."""
@@ -396,7 +403,7 @@ class Audit(Protocol):
 class Operations(Protocol):
     """Controlled changes, each once for its tenant and key."""
 
-    async def begin(self, operation: Operation) -> Operation | None:
+    async def add(self, operation: Operation) -> Operation | None:
         """Keeps it (None), or returns the one that its tenant made before with the same key."""
 
     async def finish(self, operation: Operation) -> None:

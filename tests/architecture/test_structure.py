@@ -11,7 +11,7 @@ PACKAGE = ROOT / "src" / "quiltfn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 VERBS = {"catalog", "invoke", "lifecycle", "health", "ids", "access", "admission", "clock"}
-VERBS |= {"elasticity", "holdings", "idempotency", "runtimes", "tidy", "tokens"}
+VERBS |= {"elasticity", "holdings", "idempotency", "runtimes", "retention", "tokens"}
 CORE = {"model", "ports", "observe"}
 # Who may import whom; a late import or one for type checking counts too. What is not in a row may
 # not be imported there, and a new module needs a row.
@@ -33,8 +33,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "admission": CORE,
     "idempotency": CORE,
     "elasticity": CORE | {"catalog", "ids", "lifecycle"},
-    "upkeep": {"clock", "holdings", "settings", "store", "tidy"} | CORE,
-    "tidy": CORE | {"clock", "holdings", "ids"},
+    "background": {"clock", "holdings", "settings", "store", "retention"} | CORE,
+    "retention": CORE | {"clock", "holdings", "ids"},
     "tokens": CORE | {"access"},
     "pool": CORE,
     "sandbox": CORE | {"guest"},
@@ -59,7 +59,7 @@ MAY_KNOW: dict[str, set[str]] = {
     },
     "bounds": {"api", "images", "settings"} | CORE | VERBS,
     "main": {
-        "upkeep",
+        "background",
         "api",
         "bounds",
         "images",

@@ -37,7 +37,7 @@ class FixedClock:
     def unix(self) -> float:
         return self.time
 
-    stamp = settled = unix
+    timestamp = trusted = unix
 
 
 @contextlib.asynccontextmanager

@@ -27,9 +27,10 @@ from contract.stores import (
 )
 from quiltfn.access import make_key
 from quiltfn.model.access import Key, Scope
+from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import Conflict, NotFound, Unprocessable
 from quiltfn.model.image import NOT_MEASURED, TenantImage
-from quiltfn.model.kept import AuditEntry, Operation
+from quiltfn.model.operation import Operation
 from quiltfn.model.runtime import SHARED, SHELL
 from quiltfn.ports import Audit, Keys, Operations
 from quiltfn.store import (
@@ -39,8 +40,8 @@ from quiltfn.store import (
     SqlKeys,
     SqlOperations,
     SqlRuntimes,
+    batches,
     migrations,
-    steps,
     tables,
 )
 from quiltfn.store.database import Work
@@ -265,7 +266,7 @@ async def test_old_entries_are_removed_in_steps(
     made = [an_entry(id=one, at=NOW + number) for number, one in enumerate(ids(8))]
     for entry in made:
         await audit.append(entry)
-    monkeypatch.setattr(steps, "STEP_ROWS", 4)
+    monkeypatch.setattr(batches, "BATCH_ROWS", 4)
     write, counts = store.database.write, list[int]()
 
     async def counted(work: Work[int], **more: bool) -> int:
@@ -288,17 +289,17 @@ async def test_an_operation_is_begun_once_for_its_tenant_and_key(
     first, again = an_operation(), an_operation(action_id="a-2")
     async with open_store(tmp_path) as store:
         operations: Operations = SqlOperations(store.database)
-        got = await asyncio.gather(operations.begin(first), operations.begin(again))
+        got = await asyncio.gather(operations.add(first), operations.add(again))
         assert list(got) == [None, first]
-        assert await operations.begin(an_operation(tenant_id="other")) is None
-        assert await operations.begin(an_operation(idempotency_key="k2")) is None
+        assert await operations.add(an_operation(tenant_id="other")) is None
+        assert await operations.add(an_operation(idempotency_key="k2")) is None
         ended = replace(
             first, status="failed", reason_code="NO", reason_message="It did not.", retryable=True
         )
         await operations.finish(ended)
     async with open_store(tmp_path) as store:
         operations = SqlOperations(store.database)
-        assert await operations.begin(again) == ended
+        assert await operations.add(again) == ended
         assert await operations.get("default", first.operation_id) == ended
         assert await operations.get("other", first.operation_id) is None
         assert await operations.get("default", again.operation_id) is None
@@ -308,7 +309,7 @@ async def test_the_operations_without_an_end_are_found(store: SqliteStore) -> No
     operations: Operations = SqlOperations(store.database)
     left, ended = an_operation(), an_operation(tenant_id="other")
     for operation in (left, ended):
-        await operations.begin(operation)
+        await operations.add(operation)
     await operations.finish(replace(ended, status="succeeded"))
     assert list(await operations.running()) == [left]
 

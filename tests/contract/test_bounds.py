@@ -23,19 +23,22 @@ from contract.stores import (
     opened_journal,
     rows,
 )
+from quiltfn.model.audit import AuditEntry
 from quiltfn.model.cursors import first_id
 from quiltfn.model.errors import CapacityFull, RateLimited
 from quiltfn.model.function import Function
-from quiltfn.model.kept import AuditEntry, Bound, Keep, KeptAnswer, Operation, Slot
+from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
+from quiltfn.model.operation import Operation
+from quiltfn.model.retention import RetentionPolicy, StorageLimit
 from quiltfn.ports import InvocationQuery
 from quiltfn.store import (
     SpoolJournal,
-    SqlAnswers,
     SqlAudit,
+    SqlAuditRetention,
+    SqlIdempotencyStore,
     SqliteStore,
     SqlOperations,
     SqlRetention,
-    SqlTrim,
     migrations,
     records,
     usage,
@@ -97,7 +100,9 @@ async def left(journal: SpoolJournal, function: Function) -> list[str]:
 
 async def prune(store: SqliteStore, count: int = 0, **bound: int) -> None:
     retention = SqlRetention(store.database, FixedClock(NOW))
-    while await retention.prune_some(Keep(count=count, seconds=0, size=Bound(**bound))):
+    while await retention.prune_some(
+        RetentionPolicy(count=count, seconds=0, size=StorageLimit(**bound))
+    ):
         pass
 
 
@@ -288,60 +293,66 @@ VALUES (:tenant, 'POST', '/f', :id, 'd', '{}', x'00ff00', 1)
 # Answers -------------------------------------------------------------------------------------
 
 
-def a_slot(key: str, tenant_id: str = "default") -> Slot:
-    return Slot(tenant_id=tenant_id, method="POST", path="/f", key=key, body_digest="d")
+def a_keyed_request(key: str, tenant_id: str = "default") -> IdempotentRequest:
+    return IdempotentRequest(
+        tenant_id=tenant_id, method="POST", path="/f", key=key, body_digest="d"
+    )
 
 
-async def answered(answers: SqlAnswers, slot: Slot, size: int = 5000) -> None:
-    assert await answers.reserve(slot, NOW) is None
-    await answers.keep(slot, 200, {"x-invocation-id": slot.key}, b"x" * size)
+async def answered(
+    answers: SqlIdempotencyStore, request: IdempotentRequest, size: int = 5000
+) -> None:
+    assert await answers.reserve(request, NOW) is None
+    await answers.keep(request, 200, {"x-invocation-id": request.key}, b"x" * size)
 
 
 async def test_the_oldest_answers_make_room_and_their_keys_stay_known(
     store: SqliteStore, tmp_path: Path
 ) -> None:
-    answers = SqlAnswers(store.database, Bound(tenant=30_000))
+    answers = SqlIdempotencyStore(store.database, StorageLimit(tenant=30_000))
     for number in range(10):
-        await answered(answers, replace(a_slot(str(number))))
-        await answered(SqlAnswers(store.database), a_slot(str(number), "other"), 100_000)
+        await answered(answers, replace(a_keyed_request(str(number))))
+        await answered(
+            SqlIdempotencyStore(store.database), a_keyed_request(str(number), "other"), 100_000
+        )
         exact(tmp_path)
     for number in range(10):
-        kept = await answers.reserve(a_slot(str(number)), NOW)
+        kept = await answers.reserve(a_keyed_request(str(number)), NOW)
         assert kept is not None
         assert kept.headers == {"x-invocation-id": str(number)}
         assert bool(kept.body) is (number > 5)
     assert rows(tmp_path, "SELECT bytes <= 30000 FROM usage WHERE tenant_id = 'default'") == [(1,)]
 
 
-@pytest.mark.parametrize("bound", [Bound(tenant=10 * A_KEY), Bound(all=10 * A_KEY)])
+@pytest.mark.parametrize("bound", [StorageLimit(tenant=10 * A_KEY), StorageLimit(all=10 * A_KEY)])
 async def test_where_keys_alone_take_all_the_room_another_one_is_refused(
-    store: SqliteStore, bound: Bound
+    store: SqliteStore, bound: StorageLimit
 ) -> None:
-    answers = SqlAnswers(store.database, bound)
+    answers = SqlIdempotencyStore(store.database, bound)
     for number in range(9):
-        await answered(answers, a_slot(str(number)), 100)
-    await answers.reserve(a_slot("9"), NOW)
+        await answered(answers, a_keyed_request(str(number)), 100)
+    await answers.reserve(a_keyed_request("9"), NOW)
     with pytest.raises(RateLimited if bound.tenant else CapacityFull) as refused:
-        await answers.reserve(a_slot("10"), NOW)
+        await answers.reserve(a_keyed_request("10"), NOW)
     assert refused.value.retry_after
-    known = await answers.reserve(a_slot("0"), NOW)
-    assert isinstance(known, KeptAnswer)
+    known = await answers.reserve(a_keyed_request("0"), NOW)
+    assert isinstance(known, StoredResponse)
     if bound.tenant:
-        await answered(answers, a_slot("0", "other"))
+        await answered(answers, a_keyed_request("0", "other"))
     await answers.prune(NOW + 86_400)
-    await answered(answers, a_slot("again"))
+    await answered(answers, a_keyed_request("again"))
 
 
 @pytest.mark.parametrize("flooded", [False, True])
 async def test_a_tenant_whose_keys_fill_its_room_takes_no_more_and_the_bound_of_all_holds(
     store: SqliteStore, tmp_path: Path, flooded: bool
 ) -> None:
-    answers = SqlAnswers(store.database, Bound(tenant=30_000, all=100_000))
+    answers = SqlIdempotencyStore(store.database, StorageLimit(tenant=30_000, all=100_000))
     if flooded:
         await fill_with_keys(answers, 30_000)
     for tenant in range(12):
         for number in range(5):
-            await answered(answers, a_slot(str(number), f"t{tenant}"))
+            await answered(answers, a_keyed_request(str(number), f"t{tenant}"))
             ((largest, whole),) = rows(tmp_path, OF_ANSWERS)
             assert largest <= 30_000
             assert whole <= 100_000
@@ -351,15 +362,15 @@ async def test_a_tenant_whose_keys_fill_its_room_takes_no_more_and_the_bound_of_
 async def test_whoever_has_bodies_gives_them_up_though_keys_of_another_fill_its_room(
     store: SqliteStore, tmp_path: Path
 ) -> None:
-    answers = SqlAnswers(store.database, Bound(tenant=30_000))
+    answers = SqlIdempotencyStore(store.database, StorageLimit(tenant=30_000))
     await fill_with_keys(answers, 30_000)
     for number in range(40):
-        await answered(answers, a_slot(str(number), "other"), 400)
+        await answered(answers, a_keyed_request(str(number), "other"), 400)
         exact(tmp_path)
     change(tmp_path, "UPDATE usage SET bytes = bytes + 5000 WHERE tenant_id = 'flood'")
-    await answered(answers, a_slot("more", "other"))  # Also beside one that has too much.
+    await answered(answers, a_keyed_request("more", "other"))  # Also beside one that has too much.
     with pytest.raises(RateLimited):
-        await answers.reserve(a_slot("more", "flood"), NOW)
+        await answers.reserve(a_keyed_request("more", "flood"), NOW)
     assert rows(tmp_path, "SELECT 1 FROM idempotent_answer WHERE key = 'more'") == [(1,)]
 
 
@@ -375,17 +386,17 @@ async def test_looking_for_who_has_answers_to_give_reads_an_index_alone(store: S
 OF_ANSWERS = "SELECT max(bytes), sum(bytes) FROM usage WHERE kind = 'answer'"
 
 
-async def fill_with_keys(answers: SqlAnswers, room: int) -> None:
+async def fill_with_keys(answers: SqlIdempotencyStore, room: int) -> None:
     """As many calls that run at a time as a tenant can have keys for; then they end."""
     count = 0
     with suppress(RateLimited):
         while count < 1000:
-            await answers.reserve(a_slot(f"{count}", "flood"), NOW)
+            await answers.reserve(a_keyed_request(f"{count}", "flood"), NOW)
             count += 1
     assert room // A_KEY - 2 <= count <= room // A_KEY
     for number in range(count):
-        slot = a_slot(f"{number}", "flood")
-        await answers.keep(slot, 200, {"x-invocation-id": "i" * 36}, b"x" * 100)
+        request = a_keyed_request(f"{number}", "flood")
+        await answers.keep(request, 200, {"x-invocation-id": "i" * 36}, b"x" * 100)
 
 
 # The trail and operations --------------------------------------------------------------------
@@ -422,12 +433,12 @@ async def test_the_trail_and_operations_are_bounded(store: SqliteStore, tmp_path
         tenant_id = "small" if number % 10 == 0 else "large"
         await audit.append(an_entry(tenant_id, one))
         status = "running" if number < 3 else "succeeded"
-        await operations.begin(an_operation(tenant_id, one, status))
+        await operations.add(an_operation(tenant_id, one, status))
     exact(tmp_path)
     for one in ids(40):  # As many as nothing can be taken of switch no bound off for others.
-        await operations.begin(an_operation("busy", one, "running"))
-    trim = SqlTrim(store.database, Bound(tenant=6000))
-    while await trim.prune_some():
+        await operations.add(an_operation("busy", one, "running"))
+    retention = SqlAuditRetention(store.database, StorageLimit(tenant=6000))
+    while await retention.prune_some():
         pass
     exact(tmp_path)
     kept = [one.id for one in (await audit.query("large", 100, None)).items]
@@ -445,6 +456,6 @@ async def test_operations_with_an_end_go_by_age(store: SqliteStore) -> None:
     operations = SqlOperations(store.database)
     made = [f"{first_id(NOW + n)}-7000-8000-000000000000" for n in range(4)]
     for one, status in zip(made, ("running", *["failed"] * 3), strict=True):
-        await operations.begin(an_operation("t", one, status))
+        await operations.add(an_operation("t", one, status))
     assert await operations.prune(NOW + 2) == 1
     assert [await operations.get("t", one) is not None for one in made] == [True, False, True, True]

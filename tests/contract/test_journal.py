@@ -26,7 +26,7 @@ from quiltfn.model.errors import StoreUnavailable, Unprocessable
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.timeline import Timeline
-from quiltfn.ports import InvocationQuery, Tally
+from quiltfn.ports import FunctionCounters, InvocationQuery
 from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken, records, tables
 from quiltfn.store.directory import SPOOLS
 from quiltfn.store.journal import COMMIT_AT_BYTES
@@ -41,8 +41,8 @@ async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJour
         yield opened
 
 
-async def tally_of(store: SqliteStore, function: Function) -> Tally:
-    return next(one.tally for one in await store.load() if one.function.id == function.id)
+async def counters_of(store: SqliteStore, function: Function) -> FunctionCounters:
+    return next(one.counters for one in await store.load() if one.function.id == function.id)
 
 
 # What is written is found --------------------------------------------------------------------
@@ -110,7 +110,7 @@ async def test_calls_that_wait_for_their_large_output_are_never_refused(
             journal.opened(call)
             journal.closed(done(call, stdout=b"\0" * (6 << 20)))
             if settles:
-                await journal.settled()
+                await journal.drain()
 
     with nullcontext() if settles else pytest.raises(StoreUnavailable, match="too much waits"):
         await some()
@@ -186,7 +186,7 @@ async def test_records_reach_the_database_by_themselves_and_then_nothing_runs(
 
     async def is_stored() -> bool:
         await asyncio.sleep(0.005)
-        return (await tally_of(store, function)).invocation_count == 1
+        return (await counters_of(store, function)).invocation_count == 1
 
     await eventually(is_stored)
     await journal.synced()
@@ -195,22 +195,22 @@ async def test_records_reach_the_database_by_themselves_and_then_nothing_runs(
     assert journal._timer is None
 
 
-async def test_every_end_is_tallied_once(
+async def test_every_end_is_counted_once(
     store: SqliteStore, journal: SpoolJournal, function: Function
 ) -> None:
     calls = [a_call(function, started_at=1_760_000_000 + n) for n in range(6)]
     for call in calls[:3]:
         journal.opened(call)  # These are open over a commit, the others begin and end within one.
     await journal.synced()
-    assert await tally_of(store, function) == Tally()
+    assert await counters_of(store, function) == FunctionCounters()
     for code, call in enumerate(reversed(calls)):
         journal.closed(done(call, code))
     journal.closed(done(calls[0], 5))
     await journal.synced()
     journal.closed(done(calls[0], 5))
     await journal.synced()
-    expected = Tally(invocation_count=6, error_count=5, last_invoked_at=1_760_000_005)
-    assert await tally_of(store, function) == expected
+    expected = FunctionCounters(invocation_count=6, error_count=5, last_invoked_at=1_760_000_005)
+    assert await counters_of(store, function) == expected
 
 
 async def test_a_final_record_never_changes(journal: SpoolJournal, function: Function) -> None:
@@ -348,7 +348,7 @@ async def test_nothing_is_lost_while_another_process_holds_the_lock(
 
     await eventually(is_well, within_s=1.0)
     await journal.synced()
-    assert (await tally_of(store, function)).invocation_count == 1
+    assert (await counters_of(store, function)).invocation_count == 1
     assert sizes(tmp_path) == [0, 0]
 
 
@@ -376,7 +376,7 @@ async def test_a_full_disk_refuses_new_calls_and_keeps_the_ends_of_running_ones(
         after.invocation_id,
     }
     await journal.synced()
-    assert await tally_of(store, function) == Tally(
+    assert await counters_of(store, function) == FunctionCounters(
         invocation_count=1, last_invoked_at=1_760_000_100
     )
 
@@ -431,8 +431,8 @@ async def test_a_start_ends_what_the_last_server_left_open(
                 ended_at=call.started_at,  # The clock stands before it: see FixedClock.
                 error_message="the server ended while the call was running",
             )
-    tally = await tally_of(store, function)
-    assert (tally.invocation_count, tally.error_count) == (3, 2)
+    counters = await counters_of(store, function)
+    assert (counters.invocation_count, counters.error_count) == (3, 2)
     assert sizes(tmp_path) == [0, 0]
 
 
@@ -451,9 +451,9 @@ async def test_a_segment_that_comes_back_after_a_power_cut_changes_nothing(
     await store.wait_swept()
     for name, content in stale.items():
         (tmp_path / name).write_bytes(content)
-    before = await tally_of(store, function)
+    before = await counters_of(store, function)
     async with opened_journal(store, tmp_path) as journal:
-        assert await tally_of(store, function) == before
+        assert await counters_of(store, function) == before
         assert (await journal.query(InvocationQuery(function_id=gone.id, limit=9))).items == []
         (record,) = (await journal.query(InvocationQuery(function_id=function.id, limit=9))).items
         assert record.status is Status.SUCCESS

@@ -87,7 +87,7 @@ async def run_and_kill(path: Path, after_s: float, lazy: bool = False) -> dict[s
 
 
 async def recorded(path: Path, function: Function) -> dict[str, Invocation]:
-    """Every record of the function after a restart, and the tally held against them."""
+    """Every record of the function after a restart, and the counters held against them."""
     async with SqliteStore.open(path) as store, opened_journal(store, path) as journal:
         found: dict[str, Invocation] = {}
         cursor = None
@@ -100,8 +100,8 @@ async def recorded(path: Path, function: Function) -> dict[str, Invocation]:
                 break
         (stored, *_) = await store.load()
         errors = sum(record.status is not Status.SUCCESS for record in found.values())
-        assert stored.tally.invocation_count == len(found)
-        assert stored.tally.error_count == errors
+        assert stored.counters.invocation_count == len(found)
+        assert stored.counters.error_count == errors
         check = await store.database.read(
             lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar()
         )

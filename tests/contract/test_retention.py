@@ -17,13 +17,13 @@ from contract.stores import (
 from quiltfn.model.cursors import first_id
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation
-from quiltfn.model.kept import Keep
+from quiltfn.model.retention import RetentionPolicy
 from quiltfn.ports import InvocationQuery
 from quiltfn.store import SpoolJournal, SqliteStore, SqlRetention, records
 
 NOW = 1_760_000_000
 DAY_S = 86_400
-NO_BOUND = Keep(count=0, seconds=0)
+NO_BOUND = RetentionPolicy(count=0, seconds=0)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def made_at(second: int, function: Function, number: int = 0) -> Invocation:
     return a_call(function, invocation_id=f"{first_id(second)}-7000-8000-{number:012x}")
 
 
-async def prune(store: SqliteStore, keep: Keep, now: int = NOW) -> int:
+async def prune(store: SqliteStore, keep: RetentionPolicy, now: int = NOW) -> int:
     """Everything there is to do; returns how much that was."""
     removed, retention = 0, SqlRetention(store.database, FixedClock(now))
     while step := await retention.prune_some(keep):
@@ -63,8 +63,8 @@ async def test_the_oldest_go_until_as_many_are_left_as_are_kept(
     store: SqliteStore, journal: SpoolJournal, function: Function
 ) -> None:
     ids = await kept(journal, [made_at(NOW - 5000 + n, function) for n in range(30)])
-    assert await prune(store, Keep(count=30, seconds=0)) == 0
-    assert await prune(store, Keep(count=12, seconds=0)) == 18
+    assert await prune(store, RetentionPolicy(count=30, seconds=0)) == 0
+    assert await prune(store, RetentionPolicy(count=12, seconds=0)) == 18
     assert await left(journal, function) == ids[18:]
 
 
@@ -74,7 +74,7 @@ async def test_what_is_older_than_it_is_kept_goes_to_the_second(
     border = NOW - 7 * DAY_S
     calls = [made_at(border + offset, function, n) for n, offset in enumerate((-9, -1, 0, 1, 9))]
     ids = await kept(journal, calls)
-    assert await prune(store, Keep(count=0, seconds=7 * DAY_S)) == 2
+    assert await prune(store, RetentionPolicy(count=0, seconds=7 * DAY_S)) == 2
     assert await left(journal, function) == ids[2:]
 
 
@@ -92,17 +92,17 @@ async def test_a_call_without_an_end_is_kept_however_old(
     running = made_at(NOW - 90 * DAY_S, function)
     journal.opened(running)
     await kept(journal, [made_at(NOW - 80 * DAY_S + n, function) for n in range(5)])
-    assert await prune(store, Keep(count=1, seconds=DAY_S)) == 5
+    assert await prune(store, RetentionPolicy(count=1, seconds=DAY_S)) == 5
     assert await left(journal, function) == [running.invocation_id]
     await kept(journal, [running])
-    assert await prune(store, Keep(count=1, seconds=DAY_S)) == 1
+    assert await prune(store, RetentionPolicy(count=1, seconds=DAY_S)) == 1
 
 
 async def test_a_call_of_the_last_minute_is_kept_whatever_the_bound(
     store: SqliteStore, journal: SpoolJournal, function: Function
 ) -> None:
     ids = await kept(journal, [made_at(NOW - 61 + n, function) for n in range(4)])
-    assert await prune(store, Keep(count=1, seconds=1)) == 1
+    assert await prune(store, RetentionPolicy(count=1, seconds=1)) == 1
     assert await left(journal, function) == ids[1:]
 
 
@@ -116,20 +116,20 @@ async def test_ids_that_are_ahead_of_time_do_not_keep_the_bound_from_holding(
     retention = SqlRetention(store.database, clock)
     ids = await kept(journal, [made_at(NOW + 10 * DAY_S + n, function) for n in range(9)])
     for _ in range(3):
-        assert await retention.prune_some(Keep(count=4, seconds=0)) == 0
+        assert await retention.prune_some(RetentionPolicy(count=4, seconds=0)) == 0
         clock.time += 20
     later = await kept(journal, [made_at(NOW + 10 * DAY_S + 60, function)])
-    assert await retention.prune_some(Keep(count=1, seconds=0)) == 8
+    assert await retention.prune_some(RetentionPolicy(count=1, seconds=0)) == 8
     assert await left(journal, function) == [ids[8], *later]
 
 
-async def test_tallies_stay(store: SqliteStore, journal: SpoolJournal, function: Function) -> None:
+async def test_counters_stay(store: SqliteStore, journal: SpoolJournal, function: Function) -> None:
     await kept(journal, [made_at(NOW - 5000 + n, function) for n in range(9)])
     (before,) = await store.load()
-    assert await prune(store, Keep(count=1, seconds=0)) == 8
+    assert await prune(store, RetentionPolicy(count=1, seconds=0)) == 8
     (after,) = await store.load()
-    assert after.tally == before.tally
-    assert after.tally.invocation_count == 9
+    assert after.counters == before.counters
+    assert after.counters.invocation_count == 9
 
 
 async def test_the_number_of_records_is_known_without_counting(
@@ -149,9 +149,9 @@ async def test_the_number_of_records_is_known_without_counting(
     await kept(journal, [a_call(gone)])
     await store.wait_swept()
     assert counted(tmp_path) == (20, 20)
-    await prune(store, Keep(count=3, seconds=0))
+    await prune(store, RetentionPolicy(count=3, seconds=0))
     assert counted(tmp_path) == (3, 3)
-    await prune(store, Keep(count=0, seconds=100))
+    await prune(store, RetentionPolicy(count=0, seconds=100))
     assert counted(tmp_path) == (0, 0)
     await kept(journal, [a_call(function)])
     assert counted(tmp_path) == (1, 1)
@@ -174,10 +174,10 @@ async def test_a_step_ends_by_the_clock(
     await kept(journal, [made_at(NOW - 5000 + n, function) for n in range(100)])
     monkeypatch.setattr(records, "STEP_S", 0.0)
     removed = await SqlRetention(store.database, FixedClock(NOW)).prune_some(
-        Keep(count=1, seconds=0)
+        RetentionPolicy(count=1, seconds=0)
     )
     assert removed == records.AT_A_TIME
-    assert await prune(store, Keep(count=1, seconds=0)) == 99 - removed
+    assert await prune(store, RetentionPolicy(count=1, seconds=0)) == 99 - removed
 
 
 async def test_finding_what_goes_reads_no_record(store: SqliteStore) -> None:
@@ -197,7 +197,7 @@ async def test_finding_what_goes_reads_no_record(store: SqliteStore) -> None:
 async def test_a_start_looks_at_calls_without_an_end_alone(store: SqliteStore) -> None:
     plan = await store.database.read(
         lambda c: c.exec_driver_sql(
-            "EXPLAIN QUERY PLAN " + records.SQL["tally_of_open"], {"now": NOW}
+            "EXPLAIN QUERY PLAN " + records.SQL["counters_of_open"], {"now": NOW}
         ).fetchall()
     )
     assert "USING INDEX invocation_open" in str(plan[0][3])

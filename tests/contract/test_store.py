@@ -51,7 +51,7 @@ async def test_what_was_created_is_loaded_after_a_restart(
     assert stored.function == function
     assert stored.version == version
     assert stored.version.content.digest() == version.digest
-    assert (stored.tally.invocation_count, stored.tally.last_invoked_at) == (0, None)
+    assert (stored.counters.invocation_count, stored.counters.last_invoked_at) == (0, None)
 
 
 async def test_a_name_is_unique_in_its_tenant_only(store: SqliteStore) -> None:
@@ -96,13 +96,13 @@ async def test_versions_come_newest_first_and_one_by_its_number(store: SqliteSto
     assert await store.newest_number("other") == 0
 
 
-async def test_saving_leaves_the_tally_alone(store: SqliteStore, tmp_path: Path) -> None:
+async def test_saving_leaves_the_counters_alone(store: SqliteStore, tmp_path: Path) -> None:
     function = await a_stored_function(store)
     async with opened_journal(store, tmp_path) as journal:
         journal.closed(done(a_call(function)))
     await store.save(replace(function, description="new"))
     (stored,) = await store.load()
-    assert stored.tally.invocation_count == 1
+    assert stored.counters.invocation_count == 1
 
 
 async def test_a_deleted_function_is_gone_with_everything(

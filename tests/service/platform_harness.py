@@ -43,10 +43,10 @@ class HandClock:
     def unix(self) -> float:
         return self.time
 
-    def stamp(self) -> float:
+    def timestamp(self) -> float:
         return self.unix()
 
-    settled = stamp
+    trusted = timestamp
 
 
 @dataclass

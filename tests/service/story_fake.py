@@ -34,7 +34,7 @@ from quiltfn.model.version import Content
 from quiltfn.pool.reaper import reap
 from quiltfn.ports import Call, Sandbox
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
-from quiltfn.store import SqlAnswers, SqlAudit, SqliteStore, SqlKeys, SqlOperations
+from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqliteStore, SqlKeys, SqlOperations
 from service.platform_harness import HandClock, Harness, open_harness
 from service.story_time import StoryLoop
 
@@ -138,7 +138,7 @@ async def serving(
     async with open_harness(path, clock, fakes) as harness:
         change(harness)
         database = harness.store.database
-        answers = SqlAnswers(database)
+        answers = SqlIdempotencyStore(database)
         _, interrupted, _ = errors.render(DIED, "")
         await answers.start(interrupted)
         access = Access(SqlKeys(database), clock)

@@ -17,10 +17,10 @@ from quiltfn.api.budgets import Budgets
 from quiltfn.api.route import ApiLimits
 from quiltfn.idempotency import Idempotency
 from quiltfn.model.access import Scope
+from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.model.kept import AuditEntry
 from quiltfn.operator import keys as keys_command
-from quiltfn.store import SqlAnswers, SqlAudit, SqliteStore, SqlKeys
+from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqliteStore, SqlKeys
 from service.platform_harness import HandClock
 
 CREATE = "/api/functions"
@@ -64,7 +64,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
             health=SimpleNamespace(
                 machine=SimpleNamespace(memory_max_mib=1024, cores=1), draining=False
             ),
-            idempotency=Idempotency(SqlAnswers(store.database), clock),
+            idempotency=Idempotency(SqlIdempotencyStore(store.database), clock),
             limits=ApiLimits(body_max=200),
             budgets=Budgets(),
         )

@@ -36,7 +36,7 @@ async def test_create_deploy_invoke(server: Harness) -> None:
     assert (record.status, record.exit_code, record.stdout) == (Status.SUCCESS, 0, b"hello\n")
     assert record.cold_start is False  # deploy made one ready
     assert await server.records(entry) == [record]
-    assert entry.tally.invocation_count == 1
+    assert entry.counters.invocation_count == 1
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ async def test_a_handler_that_fails_is_a_result_and_its_instance_goes_if_it_is_s
     record = await server.invoke(entry, timeout_seconds=1)
     assert (record.status, record.exit_code) == (status, code)
     assert record.error_message
-    assert entry.tally.error_count == 1
+    assert entry.counters.error_count == 1
     await until(lambda: not {"recycling", "terminating"} & server.counts(entry).keys())
     assert server.counts(entry) == ({"ready": 1} if status is Status.FAILED else {})
 

@@ -31,7 +31,7 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.ports import Call
 from quiltfn.sandbox import fake
-from quiltfn.store import SqlAnswers, SqlAudit, SqlKeys
+from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqlKeys
 from service.platform_harness import Harness, open_harness
 
 KEY = {"Idempotency-Key": "k"}
@@ -70,7 +70,7 @@ class Door:
 async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[Door]:
     async with open_harness(path) as harness:
         harness.store.database._busy_s = 0.3
-        answers = SqlAnswers(harness.store.database)
+        answers = SqlIdempotencyStore(harness.store.database)
         await answers.start(DIED)
         access = Access(SqlKeys(harness.store.database), harness.clock)
         await access.refresh()
@@ -265,7 +265,7 @@ async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
         return ended
 
     monkeypatch.setattr(fake.FakeSandbox, "_handle", waits)
-    monkeypatch.setattr(door.harness.store.database.reserve, "let_go", lambda: False)
+    monkeypatch.setattr(door.harness.store.database.reserve, "release", lambda: False)
     first = asyncio.ensure_future(door.call())
     await inner.wait()
     if fault is no_more_room:
@@ -288,7 +288,7 @@ async def test_a_key_that_could_not_be_freed_is_free_once_it_can(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(door.harness.journal, "opened", fails)
-        patch.setattr(SqlAnswers, "release", fails_late)
+        patch.setattr(SqlIdempotencyStore, "release", fails_late)
         assert (await door.call()).json()["error"] == "the disk is full"
         assert (await door.call()).status_code == 503
         assert (await door.call(KEY | {"Idempotency-Key": "another"})).status_code == 503
@@ -303,13 +303,13 @@ async def test_after_a_restart_such_a_key_is_answered_and_nothing_runs(
 ) -> None:
     """A kill: nothing is told to the store any more."""
     with monkeypatch.context() as patch:
-        patch.setattr(SqlAnswers, "keep", fails_late)
+        patch.setattr(SqlIdempotencyStore, "keep", fails_late)
         told(await door.call(), "STORE_UNAVAILABLE")
-    answers = SqlAnswers(door.harness.store.database)
+    answers = SqlIdempotencyStore(door.harness.store.database)
     await answers.start(DIED)
     fresh = Idempotency(answers, door.harness.clock, LOST)
-    slot = idempotency.slot_for("default", "POST", door.path, "k", b"{}")
-    kept = await fresh.run(slot, breaks)
+    keyed = idempotency.idempotent_request("default", "POST", door.path, "k", b"{}")
+    kept = await fresh.run(keyed, breaks)
     assert (kept.status, kept.body) == (503, DIED)
     assert kept.headers["idempotency-replayed"] == "true"
     assert len(door.runs) == 1
@@ -319,12 +319,12 @@ async def test_an_end_of_a_server_tells_the_store_what_is_left(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(SqlAnswers, "keep", fails_late)
+        patch.setattr(SqlIdempotencyStore, "keep", fails_late)
         invocation_id = told(await door.call(), "STORE_UNAVAILABLE")
     endpoint: Any = door.app.call_at(door.path.encode())
     await endpoint[0]._services.idempotency.aclose()
-    kept = await SqlAnswers(door.harness.store.database).reserve(
-        idempotency.slot_for("default", "POST", door.path, "k", b"{}"), 0
+    kept = await SqlIdempotencyStore(door.harness.store.database).reserve(
+        idempotency.idempotent_request("default", "POST", door.path, "k", b"{}"), 0
     )
     assert kept is not None
     assert (kept.status, kept.headers["x-invocation-id"]) == (200, invocation_id)
@@ -336,7 +336,7 @@ async def test_what_waits_for_the_store_is_bounded(
     """Beyond it the key is answered with the id of its record and without the answer."""
     monkeypatch.setattr(idempotency, "LEFT_MAX_BYTES", 600)
     with monkeypatch.context() as patch:
-        patch.setattr(SqlAnswers, "keep", fails_late)
+        patch.setattr(SqlIdempotencyStore, "keep", fails_late)
         ids = [
             told(await door.call({"Idempotency-Key": f"k{n}"}), "STORE_UNAVAILABLE")
             for n in range(4)
@@ -405,18 +405,18 @@ async def test_a_long_answer_has_its_room_until_the_store_has_kept_it(
     door: Door, monkeypatch: pytest.MonkeyPatch, is_taken: bool
 ) -> None:
     output, written, may_go_on = b"\1" * 200_000, asyncio.Event(), asyncio.Event()
-    keep = SqlAnswers.keep
+    keep = SqlIdempotencyStore.keep
 
     async def long(*_: object) -> CallResult:
         return CallResult(kind=ExitKind.EXITED, code=0, stdout=output)
 
-    async def held_up(self: SqlAnswers, *given: Any) -> None:
+    async def held_up(self: SqlIdempotencyStore, *given: Any) -> None:
         written.set()
         await may_go_on.wait()
         await (keep(self, *given) if is_taken else fails_late())
 
     monkeypatch.setattr(fake.FakeSandbox, "_handle", long)
-    monkeypatch.setattr(SqlAnswers, "keep", held_up)
+    monkeypatch.setattr(SqlIdempotencyStore, "keep", held_up)
     call = asyncio.create_task(door.call())
     await written.wait()
     held = door.budgets.answers.held

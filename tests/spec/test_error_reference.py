@@ -10,8 +10,8 @@ from quiltfn.api.app import make_app
 from quiltfn.api.errors import STATUS
 from quiltfn.api.route import ApiLimits
 from quiltfn.model.access import Caller, Scope
+from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.model.kept import AuditEntry
 from spec import errors_page
 from spec.api_client import is_error
 

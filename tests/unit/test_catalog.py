@@ -7,12 +7,12 @@ import pytest
 from contract.stores import a_function, a_version, ids
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.model.errors import CapacityFull, NotFound, RateLimited
-from quiltfn.ports import Tally
+from quiltfn.ports import FunctionCounters
 
 
 def an_entry(function_id: str, tenant_id: str = "a") -> Entry:
     function = a_function(id=function_id, tenant_id=tenant_id)
-    return Entry(function, a_version(function), Tally())
+    return Entry(function, a_version(function), FunctionCounters())
 
 
 def of(catalog: Catalog, tenant_id: str, **more: str) -> list[str]:

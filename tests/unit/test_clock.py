@@ -1,10 +1,10 @@
-"""Time that goes wrong: `model/settled.py`, the clock that goes by it, and the order of ids."""
+"""A wall clock that jumps: `model/trusted_time.py`, the system clock, and the order of ids."""
 
 import pytest
 
 from quiltfn import ids
 from quiltfn.clock import SystemClock
-from quiltfn.model.settled import EVEN_S, STAND_S, ClockNote, Settled
+from quiltfn.model.trusted_time import EVEN_S, STAND_S, ClockState, TrustedTime
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
 NOW = 1_760_000_000.0
@@ -36,7 +36,7 @@ class JumpingClock(SystemClock):
                 self.awake_s + step,
                 self.wall + step,
             )
-            self.look()
+            self.observe()
 
     def sleep(self, seconds: float) -> None:
         """The whole machine is suspended, and knows for how long."""
@@ -48,11 +48,11 @@ def test_ten_days_forward_and_back_are_not_followed() -> None:
     clock = JumpingClock()
     clock.wall += 10 * DAY_S
     clock.pass_time(HOUR_S - 60)
-    assert clock.settled() == NOW + HOUR_S - 60
+    assert clock.trusted() == NOW + HOUR_S - 60
     assert clock.jump_s == 10 * DAY_S
     clock.wall -= 10 * DAY_S
     clock.pass_time(2 * HOUR_S)
-    assert clock.settled() == clock.unix()
+    assert clock.trusted() == clock.unix()
     assert clock.jump_s == 0
 
 
@@ -61,9 +61,9 @@ def test_a_jump_that_has_stood_for_an_hour_is_followed(jump_s: float) -> None:
     clock = JumpingClock()
     clock.wall += jump_s
     clock.pass_time(HOUR_S)
-    assert clock.settled() == NOW + HOUR_S
+    assert clock.trusted() == NOW + HOUR_S
     clock.pass_time(30)
-    assert clock.settled() == clock.unix() == NOW + jump_s + HOUR_S + 30
+    assert clock.trusted() == clock.unix() == NOW + jump_s + HOUR_S + 30
 
 
 def test_a_clock_that_jumps_again_and_again_is_not_followed() -> None:
@@ -71,7 +71,7 @@ def test_a_clock_that_jumps_again_and_again_is_not_followed() -> None:
     for _ in range(40):
         clock.wall += HOUR_S
         clock.pass_time(HOUR_S - 60)
-    assert clock.settled() == NOW + 40 * (HOUR_S - 60)
+    assert clock.trusted() == NOW + 40 * (HOUR_S - 60)
 
 
 def test_a_clock_that_is_slewed_is_followed() -> None:
@@ -79,15 +79,15 @@ def test_a_clock_that_is_slewed_is_followed() -> None:
     for _ in range(48):
         clock.pass_time(HOUR_S / 2)
         clock.wall += 5  # more than ntpd or chronyd slew
-    assert abs(clock.settled() - clock.unix()) < EVEN_S
+    assert abs(clock.trusted() - clock.unix()) < EVEN_S
 
 
 def test_a_clock_that_is_set_back_makes_nothing_older() -> None:
     clock = JumpingClock()
     clock.wall -= 2 * DAY_S
-    assert clock.stamp() == clock.settled() == NOW
+    assert clock.timestamp() == clock.trusted() == NOW
     clock.wall += 5 * DAY_S
-    assert clock.stamp() == NOW + 3 * DAY_S
+    assert clock.timestamp() == NOW + 3 * DAY_S
 
 
 def test_a_machine_that_was_suspended_has_not_jumped() -> None:
@@ -95,7 +95,7 @@ def test_a_machine_that_was_suspended_has_not_jumped() -> None:
     clock.sleep(10 * DAY_S)
     clock.pass_time(15)
     assert clock.jump_s == 0
-    assert clock.settled() == NOW + 10 * DAY_S + 15
+    assert clock.trusted() == NOW + 10 * DAY_S + 15
 
 
 def test_the_hour_of_a_jump_does_not_pass_while_nobody_could_put_it_right() -> None:
@@ -104,47 +104,47 @@ def test_the_hour_of_a_jump_does_not_pass_while_nobody_could_put_it_right() -> N
     clock.pass_time(60)
     clock.sleep(DAY_S)
     clock.pass_time(60)
-    assert clock.settled() == NOW + DAY_S + 120
+    assert clock.trusted() == NOW + DAY_S + 120
 
 
 def test_a_restart_of_the_server_goes_on_with_what_was_believed() -> None:
     clock = JumpingClock()
-    note = clock.note()
+    state = clock.state()
     clock.wall += 10 * DAY_S
     clock.pass_time(HOUR_S / 2)
     again = JumpingClock(ran_s=clock.ran_s + 20, wall=clock.wall + 20)
-    again.resume(note)
-    assert again.settled() == NOW + HOUR_S / 2 + 20
+    again.resume(state)
+    assert again.trusted() == NOW + HOUR_S / 2 + 20
     again.pass_time(HOUR_S - 60)  # the hour begins again
-    assert again.settled() == NOW + 1.5 * HOUR_S - 40
+    assert again.trusted() == NOW + 1.5 * HOUR_S - 40
     again.pass_time(120)
-    assert again.settled() == again.unix()
+    assert again.trusted() == again.unix()
 
 
 @pytest.mark.parametrize("off_s", [60.0, 30 * DAY_S, -30 * DAY_S])
 def test_after_a_restart_of_the_machine_time_goes_on_from_where_it_was(off_s: float) -> None:
-    note = JumpingClock().note()
+    state = JumpingClock().state()
     again = JumpingClock(boot="boot-2", ran_s=12.0, wall=NOW + off_s)
-    again.resume(note)
-    assert again.settled() == NOW
-    assert again.stamp() == max(NOW, NOW + off_s)
+    again.resume(state)
+    assert again.trusted() == NOW
+    assert again.timestamp() == max(NOW, NOW + off_s)
     again.pass_time(HOUR_S + 15)
-    assert again.settled() == again.unix() == NOW + off_s + HOUR_S + 15
+    assert again.trusted() == again.unix() == NOW + off_s + HOUR_S + 15
 
 
 def test_what_is_kept_says_in_which_run_of_the_machine_it_holds() -> None:
     clock = JumpingClock()
-    assert clock.note() == ClockNote(boot_id="boot-1", offset_s=NOW - 5000.0, settled_at=int(NOW))
-    settled = Settled.resumed(clock.note(), "boot-1", 6000.0, NOW, 1.0)
-    assert settled.believed == NOW - 5000.0
+    assert clock.state() == ClockState(boot_id="boot-1", offset_s=NOW - 5000.0, settled_at=int(NOW))
+    trusted = TrustedTime.resumed(clock.state(), "boot-1", 6000.0, NOW, 1.0)
+    assert trusted.believed == NOW - 5000.0
     assert STAND_S == HOUR_S
 
 
 def test_the_real_clock_tells_the_same_time_in_all_ways() -> None:
     clock = SystemClock()
-    assert abs(clock.settled() - clock.unix()) < 1
-    assert abs(clock.stamp() - clock.unix()) < 1
-    assert not clock.look()
+    assert abs(clock.trusted() - clock.unix()) < 1
+    assert abs(clock.timestamp() - clock.unix()) < 1
+    assert not clock.observe()
 
 
 # Ids -----------------------------------------------------------------------------------------

@@ -4,26 +4,26 @@ import pytest
 
 from quiltfn.idempotency import Idempotency, Rendered
 from quiltfn.model.errors import Conflict
-from quiltfn.model.kept import KeptAnswer, Slot
+from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 
-SLOT = Slot(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
+REQUEST = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
 
 
 class Kept:
     """`ports.Answers`, as far as it is asked here."""
 
-    def __init__(self, answer: KeptAnswer) -> None:
+    def __init__(self, answer: StoredResponse) -> None:
         self.answer = answer
 
-    async def reserve(self, *_: object) -> KeptAnswer:
+    async def reserve(self, *_: object) -> StoredResponse:
         return self.answer
 
 
 class Clock:
-    def settled(self) -> float:
+    def trusted(self) -> float:
         return 1.0
 
-    stamp = settled
+    timestamp = trusted
 
 
 async def never() -> Rendered:
@@ -31,13 +31,13 @@ async def never() -> Rendered:
 
 
 async def test_a_call_whose_answer_had_to_make_room_is_not_run_again() -> None:
-    kept = KeptAnswer(body_digest="d", status=200, headers={"x-invocation-id": "i"}, body=b"")
+    kept = StoredResponse(body_digest="d", status=200, headers={"x-invocation-id": "i"}, body=b"")
     with pytest.raises(Conflict, match="was executed; its answer is not kept") as refused:
-        await Idempotency(Kept(kept), Clock()).run(SLOT, never)  # type: ignore[arg-type]
+        await Idempotency(Kept(kept), Clock()).run(REQUEST, never)  # type: ignore[arg-type]
     assert refused.value.invocation_id == "i"
 
 
 async def test_a_kept_answer_is_given_again() -> None:
-    kept = KeptAnswer(body_digest="d", status=200, body=b"{}")
-    answer = await Idempotency(Kept(kept), Clock()).run(SLOT, never)  # type: ignore[arg-type]
+    kept = StoredResponse(body_digest="d", status=200, body=b"{}")
+    answer = await Idempotency(Kept(kept), Clock()).run(REQUEST, never)  # type: ignore[arg-type]
     assert (answer.status, answer.body) == (200, b"{}")

@@ -13,7 +13,7 @@ from quiltfn.api import functions, pages
 from quiltfn.api.budgets import Budgets
 from quiltfn.api.route import ApiLimits, RequestContext
 from quiltfn.catalog import Catalog, Entry
-from quiltfn.ports import Tally
+from quiltfn.ports import FunctionCounters
 
 
 def listing(catalog: Catalog, budgets: Budgets) -> "asyncio.Task[list[str]]":
@@ -33,7 +33,7 @@ def listing(catalog: Catalog, budgets: Budgets) -> "asyncio.Task[list[str]]":
 def filled() -> tuple[Catalog, list[Entry]]:
     catalog = Catalog()
     made = [a_function(id=one, tenant_id=ANYBODY.tenant_id) for one in ids(5)]
-    entries = [Entry(function, a_version(function), Tally()) for function in made]
+    entries = [Entry(function, a_version(function), FunctionCounters()) for function in made]
     for entry in entries:
         catalog.add(entry)
     return catalog, entries

@@ -28,7 +28,7 @@ from quiltfn.api.route import RequestContext, Route, Services
 from quiltfn.api.routes import CALL_BY_ID, CALL_BY_NAME, ROUTES
 from quiltfn.api.stream import streamed
 from quiltfn.api.system import field_limits
-from quiltfn.idempotency import Rendered, slot_for
+from quiltfn.idempotency import Rendered, idempotent_request
 from quiltfn.ids import new_id
 from quiltfn.model.errors import (
     BadRequest,
@@ -190,11 +190,11 @@ class Endpoint:
             return answer
 
         path, raw = request.scope["path"], visit.body or b""
-        slot = slot_for(visit.caller.tenant_id, request.method, path, key, raw)
+        keyed = idempotent_request(visit.caller.tenant_id, request.method, path, key, raw)
         del raw
         room = self._services.budgets.kept_answer(visit.caller.tenant_id)
         try:
-            return await self._services.idempotency.run(slot, execute, room)
+            return await self._services.idempotency.run(keyed, execute, room)
         finally:
             answers.sent(-unkept)
 

@@ -16,8 +16,8 @@ from quiltfn.api.route import Route
 from quiltfn.idempotency import Rendered
 from quiltfn.ids import new_id
 from quiltfn.model.access import Caller, Scope
+from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.model.kept import AuditEntry
 from quiltfn.ports import Audit, Clock
 
 REFUSALS_AT_ONCE = 100
@@ -96,7 +96,7 @@ class AuditLog:
         named = next(iter(visit.request.path_params.values()), None)
         entry = AuditEntry(
             id=new_id(),
-            at=int(self._clock.stamp()),
+            at=int(self._clock.timestamp()),
             tenant_id=visit.caller.tenant_id,
             credential=visit.caller.credential,
             action=visit.action,

@@ -8,10 +8,11 @@ import msgspec
 from quiltfn import wire
 from quiltfn.catalog import Entry
 from quiltfn.model.access import Key
+from quiltfn.model.audit import AuditEntry
 from quiltfn.model.function import NewFunction
 from quiltfn.model.image import Image
 from quiltfn.model.invocation import Invocation
-from quiltfn.model.kept import AuditEntry, Operation
+from quiltfn.model.operation import Operation
 from quiltfn.model.pool import PoolCounts
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
 from quiltfn.model.timeline import PHASES, Timeline
@@ -79,7 +80,7 @@ def function(entry: Entry, *, show: bool) -> wire.Function:
     return gathered(
         wire.Function,
         entry.function,
-        entry.tally,
+        entry.counters,
         content,
         environment=values_of(content.environment, show=show),
     )

@@ -20,7 +20,8 @@ from quiltfn.clock import unix_ms
 from quiltfn.operator.archive import DIGEST, FILES, ImageVanished, Manifest, Reader, Writer
 from quiltfn.operator.owner import become_owner
 from quiltfn.settings import BadSetting, from_everywhere
-from quiltfn.store import StoreBroken, restoring, snapshot
+from quiltfn.store import StoreBroken, snapshot
+from quiltfn.store.restore import replace_data
 
 FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78
 TRIES = 3
@@ -49,14 +50,14 @@ def _backup(file: Path, data_dir: Path, replace: bool) -> str:
     if file.resolve().is_relative_to(data_dir.resolve()):
         raise StoreBroken(f"{file} lies in the data directory: keep it elsewhere.")
     with _beside(file) as work:
-        room = work / "snapshot"
-        room.mkdir(mode=0o700)
+        target = work / "snapshot"
+        target.mkdir(mode=0o700)
         owner = data_dir.stat()
         if os.geteuid() == 0:
-            os.chown(room, owner.st_uid, owner.st_gid)
+            os.chown(target, owner.st_uid, owner.st_gid)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(work / "archive", flags, 0o600), "w+b") as archive:
-            code = _in_child(lambda: _write(archive, data_dir, room))
+            code = _in_child(lambda: _write(archive, data_dir, target))
         if code != FINE:
             raise SystemExit(code)
         (work / "archive").replace(file)
@@ -64,25 +65,25 @@ def _backup(file: Path, data_dir: Path, replace: bool) -> str:
     return f"kept in {file} ({file.stat().st_size} bytes)"
 
 
-def _write(archive: BinaryIO, data_dir: Path, room: Path) -> str:
+def _write(archive: BinaryIO, data_dir: Path, target: Path) -> str:
     """As the owner: takes the snapshot, writes it into the archive and reads that back."""
-    become_owner(data_dir, (room,))
+    become_owner(data_dir, (target,))
     for _ in range(TRIES):
         with contextlib.suppress(ImageVanished):
-            found = snapshot.take(data_dir, room)
-            kept = _write_once(archive, data_dir / "images", room, found)
+            found = snapshot.take(data_dir, target)
+            kept = _write_once(archive, data_dir / "images", target, found)
             break
     else:
         raise StoreBroken("Images went while they were read, again and again; try once more.")
     read = Reader(archive, "the archive that was just written")
-    with tempfile.TemporaryDirectory(dir=room) as scratch:
+    with tempfile.TemporaryDirectory(dir=target) as scratch:
         for digest in read.images:
             _unpack(read, digest, Path(scratch) / digest)
             shutil.rmtree(Path(scratch) / digest)
     return _counts(found.functions, found.records, kept)
 
 
-def _write_once(archive: BinaryIO, images: Path, room: Path, found: snapshot.Snapshot) -> int:
+def _write_once(archive: BinaryIO, images: Path, target: Path, found: snapshot.Snapshot) -> int:
     there = {one.name for one in images.iterdir()} if images.is_dir() else set()
     digests = {one for one in there if DIGEST.fullmatch(one)}
     missing = found.images - digests
@@ -90,8 +91,8 @@ def _write_once(archive: BinaryIO, images: Path, room: Path, found: snapshot.Sna
         raise StoreBroken(f"The files of an image are missing: {images / min(missing)}.")
     writer = Writer(archive)
     for name in FILES:
-        writer.add_file(name, room / name)
-        (room / name).unlink()
+        writer.add_file(name, target / name)
+        (target / name).unlink()
     for digest in sorted(digests):
         writer.add_image(images, digest)
     writer.finish(
@@ -143,7 +144,7 @@ def _restore(file: Path, data_dir: Path, replace: bool) -> str:
         snapshot.check_revision(read.manifest.revision)
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         become_owner(data_dir)
-        with restoring.into(data_dir, replace) as place:
+        with replace_data(data_dir, replace) as place:
             _lay_out(read, place)
             found = snapshot.look_through(place / FILES[0])
             missing = found.images - set(read.images)

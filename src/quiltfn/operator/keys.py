@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from quiltfn.clock import SystemClock
 from quiltfn.ids import continue_behind, new_id
 from quiltfn.model.access import Key, Scope
+from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import QuiltfnError, Unprocessable
-from quiltfn.model.kept import AuditEntry
 from quiltfn.settings import BadSetting, from_everywhere
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ def main(arguments: Sequence[str]) -> int:
 
 async def run(given: argparse.Namespace, data_dir: Path) -> int:
     """One command against the store in `data_dir`."""
-    from quiltfn.store import SqlAudit, SqlClock, SqliteStore, SqlKeys  # noqa: PLC0415
+    from quiltfn.store import SqlAudit, SqlClockStore, SqliteStore, SqlKeys  # noqa: PLC0415
 
     async with SqliteStore.open(data_dir, alone=False) as store:
-        notes, clock = SqlClock(store.database), SystemClock()
+        notes, clock = SqlClockStore(store.database), SystemClock()
         clock.resume(await notes.load())
         if newest := await notes.newest_id():
             continue_behind(newest)
@@ -100,7 +100,7 @@ def entry(key: Key, action: str, status: int, clock: SystemClock) -> AuditEntry:
     """What the audit trail keeps of a change that was made without a server."""
     return AuditEntry(
         id=new_id(),
-        at=int(clock.stamp()),
+        at=int(clock.timestamp()),
         tenant_id=key.tenant_id,
         credential="cli",
         action=action,

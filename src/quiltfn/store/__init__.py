@@ -1,36 +1,35 @@
 """What outlives the process: functions, versions and the record of every call, in one SQLite file.
 
-`SqliteStore` is the truth about functions; `SpoolJournal` keeps the records of calls without making
-a call wait for the database. `SqlKeys`, `SqlAnswers`, `SqlAudit` and `SqlOperations` keep what
-belongs to callers and their requests, `SqlRuntimes` what runtimes stand for, `SqlHoldings`
-who has which images, in the same file.
+`SqliteStore` holds functions and their versions; `SpoolJournal` keeps the records of calls without
+making a call wait for the database. The other classes each keep one kind of row in the same file:
+API keys, answers to idempotent requests, audit entries, operations, runtimes, images of tenants.
 """
 
-from quiltfn.store.answers import SqlAnswers
 from quiltfn.store.audit import SqlAudit
-from quiltfn.store.clock import SqlClock
+from quiltfn.store.audit_retention import SqlAuditRetention
+from quiltfn.store.clock import SqlClockStore
 from quiltfn.store.directory import StoreBroken
+from quiltfn.store.idempotency import SqlIdempotencyStore
 from quiltfn.store.journal import SpoolJournal
 from quiltfn.store.keys import SqlKeys
 from quiltfn.store.operations import SqlOperations
 from quiltfn.store.retention import SqlRetention
 from quiltfn.store.runtimes import SqlHoldings, SqlRuntimes
-from quiltfn.store.shrink import SqlRoom
 from quiltfn.store.sqlite import SqliteStore
-from quiltfn.store.trim import SqlTrim
+from quiltfn.store.vacuum import SqlDiskSpace
 
 __all__ = [
     "SpoolJournal",
-    "SqlAnswers",
     "SqlAudit",
-    "SqlClock",
+    "SqlAuditRetention",
+    "SqlClockStore",
+    "SqlDiskSpace",
     "SqlHoldings",
+    "SqlIdempotencyStore",
     "SqlKeys",
     "SqlOperations",
     "SqlRetention",
-    "SqlRoom",
     "SqlRuntimes",
-    "SqlTrim",
     "SqliteStore",
     "StoreBroken",
 ]

@@ -2,10 +2,10 @@
 
 from sqlalchemy import Connection, delete, insert, select
 
+from quiltfn.model.audit import AuditEntry
 from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
-from quiltfn.model.kept import AuditEntry
 from quiltfn.ports import Page
-from quiltfn.store import steps, tables
+from quiltfn.store import batches, tables
 from quiltfn.store.database import Database
 
 audit = tables.audit
@@ -40,6 +40,6 @@ class SqlAudit:
         return Page(items, to_cursor(items[-1].id) if len(found) > limit else None)
 
     async def prune(self, before: int) -> int:
-        some = select(audit.c.id).where(audit.c.at < before).limit(steps.STEP_ROWS)
-        step = delete(audit).where(audit.c.id.in_(some))
-        return await steps.remove(self._database, step)
+        some = select(audit.c.id).where(audit.c.at < before).limit(batches.BATCH_ROWS)
+        batch = delete(audit).where(audit.c.id.in_(some))
+        return await batches.delete(self._database, batch)

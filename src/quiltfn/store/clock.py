@@ -1,28 +1,28 @@
-"""What a start has to know of the time before it: the settled time, and the newest id."""
+"""The saved state of the clock, and the newest id in the store."""
 
 from sqlalchemy import Connection, delete, insert, select
 
-from quiltfn.model.settled import ClockNote
+from quiltfn.model.trusted_time import ClockState
 from quiltfn.store import tables
 from quiltfn.store.database import Database
 from quiltfn.store.sql import SQL
 
 
-class SqlClock:
-    """`clock.ClockNotes` over the table of `database`."""
+class SqlClockStore:
+    """`clock.ClockStore` over the table of `database`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def load(self) -> ClockNote | None:
-        def work(connection: Connection) -> ClockNote | None:
+    async def load(self) -> ClockState | None:
+        def work(connection: Connection) -> ClockState | None:
             row = connection.execute(select(tables.clock)).mappings().one_or_none()
-            return tables.read(row, ClockNote) if row is not None else None
+            return tables.read(row, ClockState) if row is not None else None
 
         return await self._database.read(work)
 
-    async def save(self, note: ClockNote) -> None:
-        row = tables.row_of(note) | {"id": 1}
+    async def save(self, state: ClockState) -> None:
+        row = tables.row_of(state) | {"id": 1}
 
         def work(connection: Connection) -> None:
             connection.execute(delete(tables.clock))

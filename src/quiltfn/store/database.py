@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, pool
 
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.store import header, leftovers
+from quiltfn.store import consistency, sqlite_header
 from quiltfn.store.check import IntegrityCheck
 from quiltfn.store.directory import OWNER_ONLY, DataDirectory, StoreBroken, open_own
-from quiltfn.store.room import FULL, REFUSED, DiskFull, Reserve, is_full
+from quiltfn.store.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve, is_full
 from quiltfn.store.tables import REVISION
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Database:
     def __init__(self, directory: DataDirectory, busy_timeout_s: float) -> None:
         self.directory = directory
         self.check = IntegrityCheck(directory.database)
-        self.reserve = Reserve(directory.path)
+        self.reserve = DiskReserve(directory.path)
         self._busy_s = busy_timeout_s
         self._writer_thread = ThreadPoolExecutor(1, "store-writer")
         self._reader_thread = ThreadPoolExecutor(1, "store-reader")
@@ -94,12 +94,12 @@ class Database:
             self._writer_thread, self._transact, work, deadline, after, frees
         )
 
-    async def renew_reserve(self) -> bool:
+    async def refill_reserve(self) -> bool:
         """Sets the room aside again that only writes which free something may use; whether it is
         there.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._writer_thread, self.reserve.renew)
+        return await loop.run_in_executor(self._writer_thread, self.reserve.refill)
 
     async def read(self, work: Work[T]) -> T:
         """Does `work` on the last committed state. Raises `StoreUnavailable`."""
@@ -118,7 +118,7 @@ class Database:
         try:
             result = self._perform(work, deadline)
         except DiskFull:
-            if not (frees and self.reserve.let_go()):
+            if not (frees and self.reserve.release()):
                 raise
             result = self._perform(work, deadline)
         if after is not None:
@@ -149,8 +149,8 @@ class Database:
         return driver
 
     def _count(self) -> int:
-        """Gives the transaction under way its number; see `header.py`."""
-        number = header.following(self._number("user_version"))
+        """Gives the transaction under way its number; see `sqlite_header.py`."""
+        number = sqlite_header.following(self._number("user_version"))
         self._driver().execute(f"PRAGMA user_version = {number}").close()
         return number
 
@@ -170,11 +170,11 @@ class Database:
 
     def _open_writer_or_tell(self, alone: bool) -> None:
         self.directory.enter(alone, self._busy_s)
-        if self.directory.is_keeper:
+        if self.directory.holds_lock:
             self.reserve.start()
         path = self.directory.database
         is_new = self.directory.check()
-        if is_new and not self.directory.is_keeper:
+        if is_new and not self.directory.holds_lock:
             raise StoreBroken(f"{path} is just being made by another process; try again.")
         try:
             if is_new:
@@ -189,11 +189,11 @@ class Database:
                 os.chmod(f"/proc/self/fd/{named}", OWNER_ONLY)
             finally:
                 os.close(named)
-            if self.directory.is_keeper:
-                leftovers.examine(self.directory)
+            if self.directory.holds_lock:
+                consistency.examine(self.directory)
             self._writer = self._engine(path, "BEGIN IMMEDIATE", WAL).connect()
             self._check()
-            if self.directory.is_keeper:
+            if self.directory.holds_lock:
                 self._take_over()
         except (exc.DBAPIError, sqlite3.Error, OSError) as error:
             reason = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
@@ -204,7 +204,7 @@ class Database:
     def _take_over(self) -> None:
         """Makes the file this keeper's, so that no log but its own will be taken for the file's."""
         directory, spools = self.directory, self.directory.note.spools
-        last, ours = self._number("application_id"), 1 + secrets.randbelow(header.NUMBERS)
+        last, ours = self._number("application_id"), 1 + secrets.randbelow(sqlite_header.NUMBERS)
         commit = self._number("user_version")
         directory.mark(
             "open" if directory.note.word == "open" else "closed", (last, ours), commit, spools
@@ -264,7 +264,7 @@ class Database:
                 raise StoreBroken(f"{path} is not a database of quiltfn.")
             found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
         if found != REVISION:
-            if not self.directory.is_keeper:
+            if not self.directory.holds_lock:
                 raise StoreBroken(
                     f"{path} is in use by another version of quiltfn (stop it first)."
                 )

@@ -5,7 +5,7 @@ both end with the process, however that ends. What stands in the file tells the 
 last one left, so that what somebody deleted, cut or put back meanwhile is noticed:
 
     open                        "closed" once the database was closed in order
-    database 0123456789 …       whose file it was (see `header.py`); two while that changes
+    database 0123456789 …       whose file it was (see `sqlite_header.py`); two while that changes
     commit 0123456789           the last transaction that was acknowledged
     spool +-                    the segments that held records
 """
@@ -62,7 +62,7 @@ class DataDirectory:
         self.database = path / "quiltfn.db"
         self._stamp = os.fspath(path / "keys.stamp")
         self.log = path / "quiltfn.db-wal"
-        self.is_keeper = False
+        self.holds_lock = False
         # How the last keeper left; read once, by the next one.
         self.note = Note("")
         # Why nothing can be kept here at the moment, if so; and what is to be told of the start.
@@ -173,7 +173,7 @@ class DataDirectory:
                 if not os.path.samestat(self._stat(name), served):
                     self.trouble = f"another {name} was put in place of the one that is served from"
                     return
-            if self.is_keeper and not self._is_locked_by_name():
+            if self.holds_lock and not self._is_locked_by_name():
                 self._lock_again()
         except OSError as error:
             part = f" ({error.filename})" if error.filename in self._served else ""
@@ -199,7 +199,7 @@ class DataDirectory:
 
         A visitor notes it too where the keeper has died meanwhile.
         """
-        if self._lock >= 0 and (self.is_keeper or self._try_lock()):
+        if self._lock >= 0 and (self.holds_lock or self._try_lock()):
             with contextlib.suppress(OSError):  # A full disk: the next start says what is missing.
                 note = self._read_note()
                 keepers = (*note.keepers, 0, 0)[:2]
@@ -210,7 +210,7 @@ class DataDirectory:
         for descriptor in (self._lock, self._directory):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._lock, self._directory, self.is_keeper = -1, -1, False
+        self._lock, self._directory, self.holds_lock = -1, -1, False
 
     def _try_lock(self) -> bool:
         """The directory's lock is the one that cannot be deleted under its keeper."""
@@ -220,7 +220,7 @@ class DataDirectory:
         except BlockingIOError:
             fcntl.flock(self._directory, fcntl.LOCK_UN)
             return False
-        self.is_keeper = True
+        self.holds_lock = True
         return True
 
     def _is_locked_by_name(self) -> bool:

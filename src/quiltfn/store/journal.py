@@ -24,7 +24,7 @@ from quiltfn.ports import Clock, InvocationQuery, Page
 from quiltfn.store import records
 from quiltfn.store.database import Database, Work
 from quiltfn.store.directory import SPOOLS, StoreBroken
-from quiltfn.store.room import REFUSED, DiskFull
+from quiltfn.store.disk_reserve import REFUSED, DiskFull
 from quiltfn.store.spool import Spool, latest
 
 # With the commit itself a record is on disk within 50 ms.
@@ -73,7 +73,7 @@ class SpoolJournal:
         Raises `StoreBroken` where a segment is damaged or the directory is somebody else's, and
         `StoreUnavailable`.
         """
-        if not self._database.directory.is_keeper:
+        if not self._database.directory.holds_lock:
             raise StoreBroken(
                 "The journal can only be written by the keeper of the data directory."
             )
@@ -166,7 +166,7 @@ class SpoolJournal:
         try:
             self._spool.append(record)
         except OSError:
-            if not self._database.reserve.let_go():
+            if not self._database.reserve.release():
                 raise
             self._spool.append(record)
 
@@ -174,7 +174,7 @@ class SpoolJournal:
         if record.invocation_id in self._pending:
             self._pending[record.invocation_id] = record
 
-    async def settled(self) -> None:
+    async def drain(self) -> None:
         while self._spool.size > WAITING_MAX_BYTES and self._failure is None:
             await asyncio.shield(self._commit_now())
 

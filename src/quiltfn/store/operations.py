@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, delete, insert, select, update
 
 from quiltfn.model.cursors import first_id
-from quiltfn.model.kept import Operation
-from quiltfn.store import steps, tables
+from quiltfn.model.operation import Operation
+from quiltfn.store import batches, tables
 from quiltfn.store.database import Database
 
 table = tables.operation
@@ -18,7 +18,7 @@ class SqlOperations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def begin(self, operation: Operation) -> Operation | None:
+    async def add(self, operation: Operation) -> Operation | None:
         earlier = select(table).where(
             table.c.tenant_id == operation.tenant_id,
             table.c.idempotency_key == operation.idempotency_key,
@@ -57,8 +57,8 @@ class SqlOperations:
         some = select(table.c.operation_id).where(
             table.c.operation_id < first_id(before), table.c.status != "running"
         )
-        step = delete(table).where(table.c.operation_id.in_(some.limit(steps.STEP_ROWS)))
-        return await steps.remove(self._database, step)
+        batch = delete(table).where(table.c.operation_id.in_(some.limit(batches.BATCH_ROWS)))
+        return await batches.delete(self._database, batch)
 
     async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
         query = select(table).where(

@@ -28,14 +28,14 @@ SELECT invocation_id FROM invocation
  WHERE invocation_id IN (SELECT value FROM json_each(:ids))
    AND status NOT IN ('queued', 'running');
 
--- add_to_tally: count calls that have turned final; nothing happens to a function that is gone
+-- add_to_counters: count calls that have turned final; nothing happens to a function that is gone
 UPDATE function
    SET invocation_count = invocation_count + :calls,
        error_count = error_count + :errors,
        last_invoked_at = CASE WHEN last_invoked_at > :last THEN last_invoked_at ELSE :last END
  WHERE id = :function_id;
 
--- tally_of_open: what the calls add up to that had no end when the server went. Left to itself
+-- counters_of_open: what the calls add up to that had no end when the server went. Left to itself
 -- SQLite groups along the other index and reads every record there is.
 SELECT function_id, count(*) AS calls, count(*) AS errors, max(coalesce(started_at, :now)) AS last
   FROM invocation INDEXED BY invocation_open

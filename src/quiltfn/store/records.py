@@ -1,4 +1,4 @@
-"""Records in the database: taken in, tallied exactly once, ended after a crash, and found again."""
+"""Records in the database: taken in, counted exactly once, ended after a crash, and found again."""
 
 import time
 from collections import defaultdict
@@ -55,11 +55,11 @@ def absorb_new(connection: Connection, records: Sequence[Invocation]) -> None:
     """
     if keep(connection, records) != len(records):
         raise NotAllNew
-    tally(connection, [record for record in records if record.status in FINAL])
+    add_counters(connection, [record for record in records if record.status in FINAL])
 
 
 def absorb(connection: Connection, records: Sequence[Invocation]) -> None:
-    """Keeps the records and adds those that turn final by it to their functions' tallies.
+    """Keeps the records and adds those that turn final by it to their functions' counters.
 
     Harmless when repeated: a record that is final in the database is neither changed nor counted
     again, whether a commit was repeated, a segment read again or a stale one came back after a
@@ -73,7 +73,7 @@ def absorb(connection: Connection, records: Sequence[Invocation]) -> None:
             for known in connection.exec_driver_sql(SQL["final_among"], {"ids": ids}).scalars():
                 del ended[known]
         keep(connection, some)
-        tally(connection, ended.values())
+        add_counters(connection, ended.values())
 
 
 def keep(connection: Connection, records: Sequence[Invocation]) -> int:
@@ -122,8 +122,8 @@ def drop_output(connection: Connection, ids: Sequence[str]) -> int:
     return dropped
 
 
-def tally(connection: Connection, ended: Iterable[Invocation]) -> None:
-    """Adds calls to their functions' tallies. Every end but success counts as an error."""
+def add_counters(connection: Connection, ended: Iterable[Invocation]) -> None:
+    """Adds calls to their functions' counters. Every end but success counts as an error."""
     sums: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for record in ended:
         one = sums[record.function_id]
@@ -132,7 +132,7 @@ def tally(connection: Connection, ended: Iterable[Invocation]) -> None:
         one[2] = max(one[2], record.started_at or record.ended_at or 0)
     if sums:
         connection.exec_driver_sql(
-            SQL["add_to_tally"],
+            SQL["add_to_counters"],
             [
                 {"function_id": function_id, "calls": calls, "errors": errors, "last": last}
                 for function_id, (calls, errors, last) in sums.items()
@@ -141,10 +141,10 @@ def tally(connection: Connection, ended: Iterable[Invocation]) -> None:
 
 
 def interrupt(connection: Connection, now: int) -> None:
-    """Ends and tallies every call that the last server left without an end."""
-    sums = connection.exec_driver_sql(SQL["tally_of_open"], {"now": now}).mappings().all()
+    """Ends and counts every call that the last server left without an end."""
+    sums = connection.exec_driver_sql(SQL["counters_of_open"], {"now": now}).mappings().all()
     if sums:
-        connection.exec_driver_sql(SQL["add_to_tally"], [dict(row) for row in sums])
+        connection.exec_driver_sql(SQL["add_to_counters"], [dict(row) for row in sums])
         connection.exec_driver_sql(SQL["interrupt_open"], {"now": now, "why": INTERRUPTED})
 
 

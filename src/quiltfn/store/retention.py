@@ -10,7 +10,7 @@ from collections import deque
 from sqlalchemy import Connection
 
 from quiltfn.model.cursors import AFTER_EVERY_ID, first_id
-from quiltfn.model.kept import Bound, Keep
+from quiltfn.model.retention import RetentionPolicy, StorageLimit
 from quiltfn.ports import Clock
 from quiltfn.store import records, usage
 from quiltfn.store.database import Database
@@ -30,13 +30,13 @@ class SqlRetention:
         self._database, self._clock = database, clock
         self._newest: deque[tuple[float, str]] = deque()  # Ids, and when each was the newest.
 
-    async def prune_some(self, keep: Keep) -> int:
+    async def prune_some(self, keep: RetentionPolicy) -> int:
         return await self._database.write(
             lambda connection: self._prune_some(connection, keep), frees=True
         )
 
-    def _prune_some(self, connection: Connection, keep: Keep) -> int:
-        now = int(self._clock.settled())
+    def _prune_some(self, connection: Connection, keep: RetentionPolicy) -> int:
+        now = int(self._clock.trusted())
         before = max(first_id(now - YOUNG_S), self._newest_a_minute_ago(connection))
         return prune_some(connection, keep, now, before)
 
@@ -50,7 +50,7 @@ class SqlRetention:
         return seen[0][1] if now - seen[0][0] >= YOUNG_S else ""
 
 
-def prune_some(connection: Connection, keep: Keep, now: int, before: str) -> int:
+def prune_some(connection: Connection, keep: RetentionPolicy, now: int, before: str) -> int:
     """One step; returns how many records were removed. `before`: above every id that may go."""
     until = time.perf_counter() + records.STEP_S
     # A tenant whose records are all of the last minute keeps nobody else's beyond the bounds.
@@ -71,11 +71,11 @@ def prune_some(connection: Connection, keep: Keep, now: int, before: str) -> int
     return records.remove(connection, oldest)
 
 
-def too_much(connection: Connection, keep: Keep) -> list[usage.Surplus]:
+def too_much(connection: Connection, keep: RetentionPolicy) -> list[usage.Surplus]:
     """Who has to give up records, for their bytes and then for their number."""
     found = usage.surpluses(connection, usage.RECORD, keep.size)
     if keep.count:
-        count = Bound(all=keep.count)
+        count = StorageLimit(all=keep.count)
         found += usage.surpluses(connection, usage.RECORD, count, usage.Unit.ROWS)
     return found
 

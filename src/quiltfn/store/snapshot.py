@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from quiltfn.store import header, leftovers, spool
+from quiltfn.store import consistency, spool, sqlite_header
 from quiltfn.store.directory import OWNER_ONLY, SPOOLS, DataDirectory, StoreBroken, open_own
 from quiltfn.store.tables import REVISION
 
@@ -46,8 +46,8 @@ def take(data_dir: Path, target: Path) -> Snapshot:
     directory.enter(alone=False, wait_s=0)
     try:
         directory.check()
-        if directory.is_keeper:
-            leftovers.examine(directory)
+        if directory.holds_lock:
+            consistency.examine(directory)
     finally:
         directory.leave()  # A server may start meanwhile, and need not wait for a long copy.
     for name in SPOOLS:
@@ -87,10 +87,13 @@ def copy_database(source: Path, target: Path) -> None:
     """In one step, so that others write on; the copy is told from its original by its number."""
     os.close(_private(str(target), os.O_RDWR | os.O_CREAT | os.O_EXCL))
     try:
-        with closing(leftovers.read_only(source)) as origin, closing(sqlite3.connect(target)) as to:
+        with (
+            closing(consistency.read_only(source)) as origin,
+            closing(sqlite3.connect(target)) as to,
+        ):
             origin.backup(to)
             to.execute("PRAGMA journal_mode = DELETE")
-            to.execute(f"PRAGMA application_id = {1 + secrets.randbelow(header.NUMBERS)}")
+            to.execute(f"PRAGMA application_id = {1 + secrets.randbelow(sqlite_header.NUMBERS)}")
     except sqlite3.Error as error:
         raise StoreBroken(f"{source} cannot be copied: {error}.") from None
 

@@ -43,7 +43,7 @@ class SqliteStore:
         store = cls(Database(DataDirectory(data_dir), busy_timeout_s))
         await store.database.open(alone)
         try:
-            if store.database.directory.is_keeper:
+            if store.database.directory.holds_lock:
                 store._sweep()  # What a deletion had left when the last server was killed.
             yield store
         finally:

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.version import Content, Version
-from quiltfn.ports import Stored, Tally
+from quiltfn.ports import FunctionCounters, Stored
 
 # The newest revision in migrations/versions. Kept here so that a start at head need not import
 # Alembic, which costs more than opening the database does.
@@ -50,7 +50,7 @@ function = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("error_message", Text),
-    # The tally: written by the journal alone, never by a function's own row.
+    # The counters: written by the journal alone, never by a function's own row.
     Column("invocation_count", BigInteger, nullable=False, server_default=text("0")),
     Column("error_count", BigInteger, nullable=False, server_default=text("0")),
     Column("last_invoked_at", BigInteger),
@@ -160,7 +160,7 @@ usage = Table(
 # Functions that are deleted and may still have records; emptied as these are removed.
 deletion = Table("deletion", metadata, Column("function_id", Text, primary_key=True))
 
-# One row, once there was a server: which time it went by. See `model/settled.py`.
+# One row, once there was a server: which time it went by. See `model/trusted_time.py`.
 clock = Table(
     "clock",
     metadata,
@@ -200,7 +200,7 @@ key_revision = Table(
     Column("number", BigInteger, nullable=False),
 )
 
-# `status` is null while the first call runs. `made_at` is when the slot was taken.
+# `status` is null while the first call runs. `made_at` is when the key was reserved.
 idempotent_answer = Table(
     "idempotent_answer",
     metadata,
@@ -264,7 +264,7 @@ operation = Table(
     Index("operation_listing", "tenant_id", "operation_id"),
 )
 
-TALLY_COLUMNS = Tally.__struct_fields__
+COUNTER_COLUMNS = FunctionCounters.__struct_fields__
 INVOCATION_COLUMNS = Invocation.__struct_fields__
 OUTPUT_COLUMNS = ("stdout", "stderr")
 STATUS_AT = INVOCATION_COLUMNS.index("status")
@@ -273,7 +273,7 @@ CONTENT_COLUMNS = Content.__struct_fields__
 
 
 def function_row(one: Function) -> dict[str, Any]:
-    """The columns of a function without its tally."""
+    """The columns of a function without its counters."""
     row: dict[str, Any] = msgspec.to_builtins(one)
     return row
 
@@ -295,11 +295,11 @@ def read_version(row: RowMapping, prefix: str = "") -> Version:
 
 
 def read_stored(row: RowMapping) -> Stored:
-    """A function with its tally and, in columns named version_…, its current version."""
+    """A function with its counters and, in columns named version_…, its current version."""
     return Stored(
         function=msgspec.convert({n: row[n] for n in Function.__struct_fields__}, Function),
         version=read_version(row, "version_"),
-        tally=msgspec.convert({name: row[name] for name in TALLY_COLUMNS}, Tally),
+        counters=msgspec.convert({name: row[name] for name in COUNTER_COLUMNS}, FunctionCounters),
     )
 
 

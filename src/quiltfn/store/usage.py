@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from quiltfn.model.kept import Bound
+from quiltfn.model.retention import StorageLimit
 from quiltfn.store.sql import SQL
 
 RECORD_BYTES = 600  # What a record takes without its output, its places in the indexes included.
@@ -104,7 +104,7 @@ class Surplus(NamedTuple):
 
 
 def surpluses(
-    connection: Connection, kind: Kind, bound: Bound, unit: Unit = Unit.BYTES
+    connection: Connection, kind: Kind, bound: StorageLimit, unit: Unit = Unit.BYTES
 ) -> list[Surplus]:
     """Who has to give up some, and how much, whoever has most first.
 

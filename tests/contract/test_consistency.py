@@ -28,7 +28,14 @@ from contract.stores import (
     rows,
 )
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken, database, header, migrations
+from quiltfn.store import (
+    SpoolJournal,
+    SqliteStore,
+    StoreBroken,
+    database,
+    migrations,
+    sqlite_header,
+)
 from quiltfn.store.directory import DataDirectory
 
 NAMES = ("quiltfn.db", "quiltfn.db-wal", "quiltfn.lock", "journal-a.spool", "journal-b.spool")
@@ -204,7 +211,7 @@ async def test_a_lock_file_that_is_deleted_lets_nobody_in_and_comes_back(
                 pass
         visitor = DataDirectory(tmp_path)
         visitor.enter(alone=False, wait_s=0)
-        assert not visitor.is_keeper
+        assert not visitor.holds_lock
         visitor.leave()
         await a_stored_function(store, name="kept")
         lock = tmp_path / "quiltfn.lock"
@@ -375,15 +382,15 @@ def test_a_log_that_is_a_hole_holds_nothing(tmp_path: Path) -> None:
     log = tmp_path / "quiltfn.db-wal"
     with log.open("wb") as file:
         file.truncate(1 << 38)
-    assert header.first_in_log(log) is None
+    assert sqlite_header.first_in_log(log) is None
 
 
 def test_the_count_of_transactions_begins_again_after_the_last_number() -> None:
-    last = header.NUMBERS
-    assert header.following(last) == 0
-    assert header.is_older(last, 0)
-    assert not header.is_older(0, last)
-    assert not header.is_older(5, 5)
+    last = sqlite_header.NUMBERS
+    assert sqlite_header.following(last) == 0
+    assert sqlite_header.is_older(last, 0)
+    assert not sqlite_header.is_older(0, last)
+    assert not sqlite_header.is_older(5, 5)
 
 
 CRASH = """

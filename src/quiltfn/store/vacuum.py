@@ -16,23 +16,23 @@ SLACK_PAGES, SLACK_SHARE = 4096, 10
 INCREMENTAL = 2
 
 
-class SqlRoom:
-    """`tidy.Room` over `database`."""
+class SqlDiskSpace:
+    """`retention.DiskSpace` over `database`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def renew(self) -> bool:
-        return await self._database.renew_reserve()
+    async def refill_reserve(self) -> bool:
+        return await self._database.refill_reserve()
 
-    async def shrink_some(self) -> bool:
+    async def vacuum_some(self) -> bool:
         to_the_last = self._database.reserve.is_spent
         return await self._database.write(
-            lambda connection: shrink_some(connection, to_the_last), frees=True
+            lambda connection: vacuum_some(connection, to_the_last), frees=True
         )
 
 
-def shrink_some(connection: Connection, to_the_last: bool = False) -> bool:
+def vacuum_some(connection: Connection, to_the_last: bool = False) -> bool:
     """One step; whether there may be more to do."""
     if _pragma(connection, "auto_vacuum") != INCREMENTAL:
         return False

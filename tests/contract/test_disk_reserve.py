@@ -26,9 +26,16 @@ from contract.stores import (
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Status
-from quiltfn.model.kept import Keep
-from quiltfn.store import SpoolJournal, SqliteStore, SqlRetention, SqlRoom, room, shrink
-from quiltfn.store.room import RESERVE_BYTES, DiskFull, Reserve, is_full
+from quiltfn.model.retention import RetentionPolicy
+from quiltfn.store import (
+    SpoolJournal,
+    SqlDiskSpace,
+    SqliteStore,
+    SqlRetention,
+    disk_reserve,
+    vacuum,
+)
+from quiltfn.store.disk_reserve import RESERVE_BYTES, DiskFull, DiskReserve, is_full
 from quiltfn.store.spool import to_line
 
 LATER = 4_000_000_000
@@ -47,7 +54,7 @@ async def filled_and_pruned(
         journal.closed(done(a_call(function, invocation_id=one), stdout="x" * 1_000_000))
     await journal.synced()
     retention = SqlRetention(store.database, FixedClock(LATER))
-    while await retention.prune_some(Keep(count=1, seconds=0)):
+    while await retention.prune_some(RetentionPolicy(count=1, seconds=0)):
         pass
 
 
@@ -64,13 +71,13 @@ async def test_what_is_freed_is_given_back_in_steps_but_for_some(
     await filled_and_pruned(store, journal, function, 40)
     before, steps = size(tmp_path), 0
     assert before > 38_000_000
-    while await SqlRoom(store.database).shrink_some():
+    while await SqlDiskSpace(store.database).vacuum_some():
         steps += 1
     assert steps > 1
-    slack = shrink.SLACK_PAGES * 4096
+    slack = vacuum.SLACK_PAGES * 4096
     assert slack < size(tmp_path) < slack + 3_000_000
     store.database.reserve.is_spent = True
-    while await SqlRoom(store.database).shrink_some():
+    while await SqlDiskSpace(store.database).vacuum_some():
         steps += 1
     assert size(tmp_path) < 3_000_000
 
@@ -88,19 +95,19 @@ async def test_a_database_without_incremental_vacuum_uses_its_free_pages_again(
     async with open_store(tmp_path) as store, opened_journal(store, tmp_path) as journal:
         await filled_and_pruned(store, journal, function, 20)
         before = size(tmp_path)
-        assert not await SqlRoom(store.database).shrink_some()
+        assert not await SqlDiskSpace(store.database).vacuum_some()
         await filled_and_pruned(store, journal, function, 15)
         assert size(tmp_path) <= before + 4096
 
 
 def test_the_reserve_is_whole_or_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reserve, file = Reserve(tmp_path), tmp_path / "reserve"
-    assert not reserve.let_go()
+    reserve, file = DiskReserve(tmp_path), tmp_path / "reserve"
+    assert not reserve.release()
     assert not reserve.is_spent  # Whoever never made it is refused nothing.
-    assert reserve.renew()
+    assert reserve.refill()
     assert file.stat().st_blocks * 512 >= RESERVE_BYTES
-    assert reserve.renew()
-    assert reserve.let_go()
+    assert reserve.refill()
+    assert reserve.release()
     assert (reserve.is_spent, file.stat().st_size) == (True, 0)
 
     def no_room(*_: object) -> None:
@@ -108,18 +115,18 @@ def test_the_reserve_is_whole_or_let_go(tmp_path: Path, monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", no_room)
-        assert not reserve.renew()
+        assert not reserve.refill()
     assert (reserve.is_spent, file.stat().st_size) == (True, 0)
-    assert reserve.renew()
+    assert reserve.refill()
     assert not reserve.is_spent
 
 
 def test_a_link_is_not_followed_to_be_emptied(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("kept")
     (tmp_path / "reserve").symlink_to("precious")
-    reserve = Reserve(tmp_path)
-    assert not reserve.let_go()
-    assert not reserve.renew()
+    reserve = DiskReserve(tmp_path)
+    assert not reserve.release()
+    assert not reserve.refill()
     assert (tmp_path / "precious").read_text() == "kept"
 
 
@@ -188,14 +195,14 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
             *(Status.INTERRUPTED, Status.INTERRUPTED, Status.SUCCESS, Status.ERROR)
         ]
         assert await journal.get(function.id, later.invocation_id) == done(later)
-    ((tally,),) = [(one.tally,) for one in await store.load()]
-    assert (tally.invocation_count, tally.error_count) == (5, 3)
+    ((counters,),) = [(one.counters,) for one in await store.load()]
+    assert (counters.invocation_count, counters.error_count) == (5, 3)
 
 
 def test_a_damaged_database_on_a_full_disk_is_not_taken_for_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "NEXT_TO_NOTHING_BYTES", 1 << 62)
+    monkeypatch.setattr(disk_reserve, "NEXT_TO_NOTHING_BYTES", 1 << 62)
     for code, is_it in (
         (sqlite3.SQLITE_FULL, True),
         (sqlite3.SQLITE_IOERR_SHMSIZE, True),

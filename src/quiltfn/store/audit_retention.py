@@ -2,7 +2,7 @@
 
 from sqlalchemy import Column, Connection, delete, select
 
-from quiltfn.model.kept import Bound
+from quiltfn.model.retention import StorageLimit
 from quiltfn.store import tables, usage
 from quiltfn.store.database import Database
 
@@ -10,10 +10,10 @@ STEP_ROWS = 100
 ENDED = tables.operation.c.status != "running"
 
 
-class SqlTrim:
+class SqlAuditRetention:
     """`bound`: of each of the two kinds of rows."""
 
-    def __init__(self, database: Database, bound: Bound) -> None:
+    def __init__(self, database: Database, bound: StorageLimit) -> None:
         self._database, self._bound = database, bound
 
     async def prune_some(self) -> int:
@@ -23,8 +23,8 @@ class SqlTrim:
         )
 
 
-def prune_some(connection: Connection, bound: Bound) -> int:
-    """One step; see `SqlTrim.prune_some`."""
+def prune_some(connection: Connection, bound: StorageLimit) -> int:
+    """One step; see `SqlAuditRetention.prune_some`."""
     removed = 0
     audit, operation = tables.audit.c, tables.operation.c
     for kind, key, may_go in (

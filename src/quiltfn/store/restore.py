@@ -21,7 +21,7 @@ NO_DATA = {"quiltfn.lock", "keys.stamp", RESTORING, NEW, "lost+found"}
 
 
 @contextlib.contextmanager
-def into(data_dir: Path, replace: bool) -> Iterator[Path]:
+def replace_data(data_dir: Path, replace: bool) -> Iterator[Path]:
     """An empty directory; what is in it at the end of the block is the data directory's content.
 
     What was there is moved into `replaced-…` if it may be replaced; after an exception it is as it

@@ -26,22 +26,22 @@ class DiskFull(StoreUnavailable):
     """There is no room on the disk for what is to be kept."""
 
 
-class Reserve:
-    """The file. Nothing is refused for it before the first `renew`, the keeper's: it starts then.
+class DiskReserve:
+    """The file. Writes are refused for it only after the first `refill`.
 
-    `is_spent`: nothing is to be written but ends of calls and what frees room.
+    `is_spent`: only ends of calls and writes that free something are accepted.
     """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "reserve"
         self.is_spent = False
 
-    def renew(self) -> bool:
+    def refill(self) -> bool:
         """Makes it whole where it is not; whether it is now. Blocks."""
         self.is_spent = not (self._size() == RESERVE_BYTES or self._make())
         return not self.is_spent
 
-    def let_go(self) -> bool:
+    def release(self) -> bool:
         """Gives the room to whoever writes next; whether there was any."""
         if self._size() == 0:
             return False
@@ -56,8 +56,8 @@ class Reserve:
         return False
 
     def start(self) -> None:
-        """At a start: lets go, and refuses nothing until `renew`. Blocks."""
-        self.let_go()
+        """At a start: lets go, and refuses nothing until `refill`. Blocks."""
+        self.release()
         self.is_spent = False
 
     def _make(self) -> bool:

@@ -10,8 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from quiltfn.store import header
+from quiltfn.store import sqlite_header
 from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
+from quiltfn.store.sqlite_header import following, is_older
 
 
 def examine(directory: DataDirectory) -> None:
@@ -20,7 +21,7 @@ def examine(directory: DataDirectory) -> None:
     Call it as the keeper, while this process has no connection to the database.
     """
     note, database, log = directory.note, directory.database, directory.log
-    found, first = header.in_file(database), header.first_in_log(log)
+    found, first = sqlite_header.in_file(database), sqlite_header.first_in_log(log)
     if found is None:
         return  # No database: opening it will say so.
     if note.keepers and found.keeper not in note.keepers:
@@ -34,7 +35,7 @@ def examine(directory: DataDirectory) -> None:
             )
         directory.tell("the database is another one than the last server's")
         return
-    if first is not None and header.is_older(header.following(found.commit), first.commit):
+    if first is not None and is_older(following(found.commit), first.commit):
         raise StoreBroken(
             f"{database} is older than {log.name}, which does not go with it: a copy was laid over "
             "what a server left. Restore a backup with quiltfn restore."
@@ -42,7 +43,7 @@ def examine(directory: DataDirectory) -> None:
     if note.word != "open":
         return
     if not log.exists():
-        if note.commit is None or header.is_older(found.commit, note.commit):
+        if note.commit is None or is_older(found.commit, note.commit):
             raise StoreBroken(
                 f"{log} is missing, and the last server did not end by itself: the newest writes "
                 f"are in that file. Put it back or restore a backup; deleting "
@@ -50,7 +51,7 @@ def examine(directory: DataDirectory) -> None:
             )
         return
     seen = last_commit(directory)
-    if note.commit is not None and seen is not None and header.is_older(seen, note.commit):
+    if note.commit is not None and seen is not None and is_older(seen, note.commit):
         raise StoreBroken(
             f"{log} is damaged: writes that were acknowledged are not in it any more (up to number "
             f"{note.commit}; {seen} is the last that is left). Restore a backup; deleting "

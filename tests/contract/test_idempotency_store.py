@@ -1,4 +1,4 @@
-"""The promises of `ports.Answers`."""
+"""The promises of `ports.IdempotencyStore`."""
 
 import asyncio
 import signal
@@ -10,31 +10,33 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import StoreOpener, child_environment
-from quiltfn.model.kept import KeptAnswer, Slot
-from quiltfn.ports import Answers
-from quiltfn.store import SqlAnswers, SqliteStore, StoreBroken, steps
+from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
+from quiltfn.ports import IdempotencyStore
+from quiltfn.store import SqlIdempotencyStore, SqliteStore, StoreBroken, batches
 from quiltfn.store.database import Work
 
 NOW = 1_760_000_000
 DAY_S = 24 * 3600
 INTERRUPTED = b'{"error_code":"INTERNAL"}'
-SLOT = Slot(tenant_id="default", method="POST", path="/f", key="k", body_digest="d1")
+REQUEST = IdempotentRequest(
+    tenant_id="default", method="POST", path="/f", key="k", body_digest="d1"
+)
 
 
 async def test_a_slot_is_taken_once_and_then_tells_what_was_answered(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:
     async with open_store(tmp_path) as store:
-        answers = SqlAnswers(store.database)
-        assert await answers.reserve(SLOT, NOW) is None
-        other_body = replace(SLOT, body_digest="d2")
-        assert await answers.reserve(other_body, NOW) == KeptAnswer(body_digest="d1")
+        answers = SqlIdempotencyStore(store.database)
+        assert await answers.reserve(REQUEST, NOW) is None
+        other_body = replace(REQUEST, body_digest="d2")
+        assert await answers.reserve(other_body, NOW) == StoredResponse(body_digest="d1")
         for other in ("tenant_id", "method", "path", "key"):
-            assert await answers.reserve(replace(SLOT, **{other: "other"}), NOW) is None
-        await answers.keep(SLOT, 201, {"etag": '"ä"'}, b"\x00\xff{}")
+            assert await answers.reserve(replace(REQUEST, **{other: "other"}), NOW) is None
+        await answers.keep(REQUEST, 201, {"etag": '"ä"'}, b"\x00\xff{}")
     async with open_store(tmp_path) as store:
-        kept = await SqlAnswers(store.database).reserve(SLOT, NOW + 1)
-    assert kept == KeptAnswer(
+        kept = await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW + 1)
+    assert kept == StoredResponse(
         body_digest="d1", status=201, headers={"etag": '"ä"'}, body=b"\x00\xff{}"
     )
 
@@ -42,14 +44,14 @@ async def test_a_slot_is_taken_once_and_then_tells_what_was_answered(
 async def test_a_released_slot_is_free_and_an_answered_one_is_not_released(
     store: SqliteStore,
 ) -> None:
-    answers: Answers = SqlAnswers(store.database)
-    await answers.reserve(SLOT, NOW)
-    await answers.release(SLOT)
-    assert await answers.reserve(SLOT, NOW) is None
-    await answers.keep(SLOT, 200, {}, b"first")
-    await answers.release(SLOT)
-    await answers.keep(SLOT, 200, {}, b"second")
-    kept = await answers.reserve(SLOT, NOW)
+    answers: IdempotencyStore = SqlIdempotencyStore(store.database)
+    await answers.reserve(REQUEST, NOW)
+    await answers.release(REQUEST)
+    assert await answers.reserve(REQUEST, NOW) is None
+    await answers.keep(REQUEST, 200, {}, b"first")
+    await answers.release(REQUEST)
+    await answers.keep(REQUEST, 200, {}, b"second")
+    kept = await answers.reserve(REQUEST, NOW)
     assert kept is not None
     assert kept.body == b"first"
 
@@ -62,23 +64,27 @@ async def test_of_many_who_want_one_slot_at_once_one_gets_it(
         SqliteStore.open(tmp_path, alone=False) as two,
     ):
         wanted = [
-            SqlAnswers(each.database).reserve(SLOT, NOW) for _ in range(10) for each in (one, two)
+            SqlIdempotencyStore(each.database).reserve(REQUEST, NOW)
+            for _ in range(10)
+            for each in (one, two)
         ]
         got = await asyncio.gather(*wanted)
     assert got.count(None) == 1
-    assert got.count(KeptAnswer(body_digest="d1")) == 19
-    assert await SqlAnswers(store.database).reserve(SLOT, NOW) == KeptAnswer(body_digest="d1")
+    assert got.count(StoredResponse(body_digest="d1")) == 19
+    assert await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW) == StoredResponse(
+        body_digest="d1"
+    )
 
 
 DYING = """
 import asyncio, os, pathlib, signal, sys
 import msgspec
-from quiltfn.model.kept import Slot
-from quiltfn.store import SqlAnswers, SqliteStore
+from quiltfn.model.idempotency import IdempotentRequest
+from quiltfn.store import SqlIdempotencyStore, SqliteStore
 async def main():
     async with SqliteStore.open(pathlib.Path(sys.argv[1])) as store:
-        slot = msgspec.json.decode(sys.argv[2], type=Slot)
-        assert await SqlAnswers(store.database).reserve(slot, int(sys.argv[3])) is None
+        request = msgspec.json.decode(sys.argv[2], type=IdempotentRequest)
+        assert await SqlIdempotencyStore(store.database).reserve(request, int(sys.argv[3])) is None
         os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(main())
 """
@@ -87,20 +93,20 @@ asyncio.run(main())
 async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:
-    slot = msgspec.json.encode(SLOT).decode()
+    request = msgspec.json.encode(REQUEST).decode()
     server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", DYING, str(tmp_path), slot, str(NOW)), env=child_environment()
+        *(sys.executable, "-c", DYING, str(tmp_path), request, str(NOW)), env=child_environment()
     )
     assert await server.wait() == -signal.SIGKILL
-    answered, old = replace(SLOT, key="answered"), replace(SLOT, key="old")
+    answered, old = replace(REQUEST, key="answered"), replace(REQUEST, key="old")
     async with open_store(tmp_path) as store:
-        answers = SqlAnswers(store.database)
+        answers = SqlIdempotencyStore(store.database)
         await answers.reserve(old, NOW - DAY_S)
         await answers.reserve(answered, NOW)
         await answers.keep(answered, 200, {}, b"fine")
 
         await answers.start(INTERRUPTED)
-        assert await answers.reserve(SLOT, NOW) == KeptAnswer(
+        assert await answers.reserve(REQUEST, NOW) == StoredResponse(
             body_digest="d1",
             status=503,
             headers={"content-type": "application/json"},
@@ -113,55 +119,57 @@ async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(
 
 
 async def test_a_call_that_runs_keeps_its_slot_however_old_it_is(store: SqliteStore) -> None:
-    answers = SqlAnswers(store.database)
-    await answers.reserve(SLOT, NOW)
-    assert await answers.reserve(SLOT, NOW + 2 * DAY_S) == KeptAnswer(body_digest="d1")
+    answers = SqlIdempotencyStore(store.database)
+    await answers.reserve(REQUEST, NOW)
+    assert await answers.reserve(REQUEST, NOW + 2 * DAY_S) == StoredResponse(body_digest="d1")
     assert await answers.prune(NOW + 2 * DAY_S) == 0
     await answers.start(INTERRUPTED)
     assert await answers.prune(NOW + 2 * DAY_S) == 1
 
 
 async def test_an_answer_is_as_old_as_its_stamp_says(store: SqliteStore) -> None:
-    answers = SqlAnswers(store.database)
-    await answers.reserve(SLOT, NOW, made_at=NOW + 100)
-    await answers.keep(SLOT, 200, {}, b"")
-    assert await answers.reserve(SLOT, NOW + DAY_S + 99) is not None
-    assert await answers.reserve(SLOT, NOW + DAY_S + 100) is None
+    answers = SqlIdempotencyStore(store.database)
+    await answers.reserve(REQUEST, NOW, made_at=NOW + 100)
+    await answers.keep(REQUEST, 200, {}, b"")
+    assert await answers.reserve(REQUEST, NOW + DAY_S + 99) is not None
+    assert await answers.reserve(REQUEST, NOW + DAY_S + 100) is None
 
 
 async def test_a_tool_does_not_end_the_calls_of_a_running_server(
     store: SqliteStore, tmp_path: Path
 ) -> None:
-    await SqlAnswers(store.database).reserve(SLOT, NOW)
+    await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW)
     async with SqliteStore.open(tmp_path, alone=False) as visitor:
         with pytest.raises(StoreBroken, match="keeper"):
-            await SqlAnswers(visitor.database).start(INTERRUPTED)
-    assert await SqlAnswers(store.database).reserve(SLOT, NOW) == KeptAnswer(body_digest="d1")
+            await SqlIdempotencyStore(visitor.database).start(INTERRUPTED)
+    assert await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW) == StoredResponse(
+        body_digest="d1"
+    )
 
 
 async def test_a_slot_is_good_for_24_hours(store: SqliteStore) -> None:
-    answers = SqlAnswers(store.database)
-    await answers.reserve(SLOT, NOW)
-    await answers.keep(SLOT, 200, {}, b"first")
-    assert await answers.reserve(SLOT, NOW + DAY_S - 1) is not None
-    later = replace(SLOT, body_digest="d2")
+    answers = SqlIdempotencyStore(store.database)
+    await answers.reserve(REQUEST, NOW)
+    await answers.keep(REQUEST, 200, {}, b"first")
+    assert await answers.reserve(REQUEST, NOW + DAY_S - 1) is not None
+    later = replace(REQUEST, body_digest="d2")
     assert await answers.reserve(later, NOW + DAY_S) is None
     # It is another call's by now: neither the old answer nor the old owner is in its way.
-    await answers.keep(SLOT, 200, {}, b"late")
-    await answers.release(SLOT)
-    assert await answers.reserve(later, NOW + DAY_S) == KeptAnswer(body_digest="d2")
+    await answers.keep(REQUEST, 200, {}, b"late")
+    await answers.release(REQUEST)
+    assert await answers.reserve(later, NOW + DAY_S) == StoredResponse(body_digest="d2")
 
 
 async def test_answers_are_pruned_after_24_hours_in_steps(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = SqlAnswers(store.database)
+    answers = SqlIdempotencyStore(store.database)
     for number in range(7):
-        await answers.reserve(replace(SLOT, key=str(number)), NOW)
-        await answers.keep(replace(SLOT, key=str(number)), 200, {}, b"")
-    young = replace(SLOT, key="young")
+        await answers.reserve(replace(REQUEST, key=str(number)), NOW)
+        await answers.keep(replace(REQUEST, key=str(number)), 200, {}, b"")
+    young = replace(REQUEST, key="young")
     await answers.reserve(young, NOW + 1)
-    monkeypatch.setattr(steps, "STEP_ROWS", 3)
+    monkeypatch.setattr(batches, "BATCH_ROWS", 3)
     write, counts = store.database.write, list[int]()
 
     async def counted(work: Work[int], **more: bool) -> int:

@@ -14,8 +14,9 @@ import time
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, tuple_, update
 
 from quiltfn.model.errors import CapacityFull, RateLimited
-from quiltfn.model.kept import Bound, KeptAnswer, Slot
-from quiltfn.store import steps, tables, usage
+from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
+from quiltfn.model.retention import StorageLimit
+from quiltfn.store import batches, tables, usage
 from quiltfn.store.database import Database
 from quiltfn.store.directory import StoreBroken
 from quiltfn.store.sql import SQL
@@ -26,13 +27,13 @@ INTERRUPTED_STATUS = 503
 INTERRUPTED_HEADERS = {"content-type": "application/json"}
 
 answer = tables.idempotent_answer
-NO_BOUND = Bound()
+NO_BOUND = StorageLimit()
 
 
-class SqlAnswers:
-    """`ports.Answers` over the table of `database`. `start` it before the first `reserve`."""
+class SqlIdempotencyStore:
+    """`ports.IdempotencyStore` over a table of `database`. Call `start` before `reserve`."""
 
-    def __init__(self, database: Database, bound: Bound = NO_BOUND) -> None:
+    def __init__(self, database: Database, bound: StorageLimit = NO_BOUND) -> None:
         self._database, self._bound = database, bound
 
     async def start(self, interrupted: bytes) -> None:
@@ -41,7 +42,7 @@ class SqlAnswers:
         It may have been executed, so a repetition must not execute it again. Raises `StoreBroken`
         where another server keeps the directory: those calls are running.
         """
-        if not self._database.directory.is_keeper:
+        if not self._database.directory.holds_lock:
             raise StoreBroken("Only the keeper of the data directory may answer for its calls.")
         left = update(answer).where(answer.c.status.is_(None))
         values = {
@@ -51,22 +52,24 @@ class SqlAnswers:
         }
         await self._database.write(lambda c: c.execute(left.values(values)).close())
 
-    async def reserve(self, slot: Slot, now: int, made_at: int | None = None) -> KeptAnswer | None:
-        expired = delete(answer).where(at(slot), is_expired(now))
+    async def reserve(
+        self, request: IdempotentRequest, now: int, made_at: int | None = None
+    ) -> StoredResponse | None:
+        expired = delete(answer).where(at(request), is_expired(now))
         stamp = now if made_at is None else made_at
-        row = tables.row_of(slot) | {"headers": {}, "body": b"", "made_at": stamp}
+        row = tables.row_of(request) | {"headers": {}, "body": b"", "made_at": stamp}
 
-        def work(connection: Connection) -> KeptAnswer | RateLimited | CapacityFull | None:
+        def work(connection: Connection) -> StoredResponse | RateLimited | CapacityFull | None:
             # No other writer comes between: the transaction has the write lock from its beginning.
             connection.execute(expired)
-            found = connection.execute(select(answer).where(at(slot))).mappings().one_or_none()
+            found = connection.execute(select(answer).where(at(request))).mappings().one_or_none()
             if found is not None:
-                return tables.read(found, KeptAnswer)
+                return tables.read(found, StoredResponse)
             connection.execute(insert(answer), row)
             self._make_room(connection)
-            refused = self._refused(connection, slot.tenant_id)
+            refused = self._refused(connection, request.tenant_id)
             if refused is not None:  # The room that was made stays.
-                connection.execute(delete(answer).where(at(slot)))
+                connection.execute(delete(answer).where(at(request)))
             return refused
 
         found = await self._database.write(work)
@@ -74,12 +77,14 @@ class SqlAnswers:
             raise found
         return found
 
-    async def keep(self, slot: Slot, status: int, headers: dict[str, str], body: bytes) -> None:
-        """As the port says. Nothing happens where the slot has become somebody else's meanwhile.
+    async def keep(
+        self, request: IdempotentRequest, status: int, headers: dict[str, str], body: bytes
+    ) -> None:
+        """As the port says. Nothing happens if the key belongs to another request by now.
 
         The end of a call that was taken: on a full disk it may use the room that is set aside.
         """
-        change = update(answer).where(at(slot), is_running(slot))
+        change = update(answer).where(at(request), is_running(request))
         values = {"status": status, "headers": headers, "body": body}
 
         def work(connection: Connection) -> None:
@@ -102,8 +107,10 @@ class SqlAnswers:
                 return
 
     def _refused(self, connection: Connection, tenant_id: str) -> RateLimited | CapacityFull | None:
-        """Why the tenant cannot have the slot that it has just taken, if so: there is no room for
-        it, though there are no answers left that could make some.
+        """Why the key that was just reserved must be given up, or None.
+
+        It must when the tenant, or all tenants together, are over the limit and no stored answer
+        is left to remove.
         """
         has = usage.of_tenant(connection, usage.ANSWER, tenant_id)
         if 0 < self._bound.tenant < has:
@@ -116,34 +123,34 @@ class SqlAnswers:
             return CapacityFull("there is no room for another Idempotency-Key", retry_after=60)
         return None
 
-    async def release(self, slot: Slot) -> None:
+    async def release(self, request: IdempotentRequest) -> None:
         """As the port says. An answer that was kept stays."""
-        removal = delete(answer).where(at(slot), is_running(slot))
+        removal = delete(answer).where(at(request), is_running(request))
         await self._database.write(lambda c: c.execute(removal).close(), frees=True)
 
     async def prune(self, now: int) -> int:
         """Removes answers older than 24 hours in steps; returns how many."""
-        slot = (answer.c.tenant_id, answer.c.method, answer.c.path, answer.c.key)
-        some = select(*slot).where(is_expired(now)).limit(steps.STEP_ROWS)
-        step = delete(answer).where(tuple_(*slot).in_(some))
-        return await steps.remove(self._database, step)
+        key = (answer.c.tenant_id, answer.c.method, answer.c.path, answer.c.key)
+        some = select(*key).where(is_expired(now)).limit(batches.BATCH_ROWS)
+        batch = delete(answer).where(tuple_(*key).in_(some))
+        return await batches.delete(self._database, batch)
 
 
-def at(slot: Slot) -> ColumnElement[bool]:
-    """Whether a row is the one of this slot, whatever the body."""
+def at(request: IdempotentRequest) -> ColumnElement[bool]:
+    """Whether a row has this request's key, whatever the body."""
     return and_(
-        answer.c.tenant_id == slot.tenant_id,
-        answer.c.method == slot.method,
-        answer.c.path == slot.path,
-        answer.c.key == slot.key,
+        answer.c.tenant_id == request.tenant_id,
+        answer.c.method == request.method,
+        answer.c.path == request.path,
+        answer.c.key == request.key,
     )
 
 
 def is_expired(now: int) -> ColumnElement[bool]:
-    """Whether a row has been kept long enough by the settled time."""
+    """Whether a row has been kept long enough by the trusted time."""
     return and_(answer.c.made_at <= now - KEPT_S, answer.c.status.is_not(None))
 
 
-def is_running(slot: Slot) -> ColumnElement[bool]:
-    """Whether its call has no answer yet and is the one that this slot was taken for."""
-    return and_(answer.c.status.is_(None), answer.c.body_digest == slot.body_digest)
+def is_running(request: IdempotentRequest) -> ColumnElement[bool]:
+    """Whether its call has no answer yet and the row was made for this request."""
+    return and_(answer.c.status.is_(None), answer.c.body_digest == request.body_digest)

@@ -1,0 +1,57 @@
+"""The background tasks of a server, with their settings."""
+
+from collections.abc import Coroutine
+
+from quiltfn.clock import SystemClock
+from quiltfn.holdings import Holdings
+from quiltfn.model.retention import RetentionPolicy, StorageLimit
+from quiltfn.ports import Stock
+from quiltfn.retention import (
+    collect_images,
+    follow_wall_clock,
+    prune_expired,
+    prune_until_done,
+    reclaim_disk,
+)
+from quiltfn.settings import DAY_S, Settings
+from quiltfn.store import (
+    SqlAudit,
+    SqlAuditRetention,
+    SqlClockStore,
+    SqlDiskSpace,
+    SqlIdempotencyStore,
+    SqliteStore,
+    SqlOperations,
+    SqlRetention,
+    SqlRuntimes,
+)
+
+
+def background_tasks(
+    chosen: Settings,
+    store: SqliteStore,
+    holdings: Holdings,
+    stock: Stock,
+    clock: SystemClock,
+) -> tuple[Coroutine[None, None, None], ...]:
+    """Everything that runs beside calls to follow the clock and to remove what has expired."""
+    database = store.database
+    keep_s = chosen.keep_invocations_days * DAY_S
+    size = StorageLimit(tenant=chosen.tenant_invocations_bytes, all=chosen.keep_invocations_bytes)
+    keep = RetentionPolicy(count=chosen.keep_invocations, seconds=keep_s, size=size)
+    trail = StorageLimit(tenant=chosen.tenant_audit_bytes, all=chosen.audit_bytes)
+    retention = SqlRetention(database, clock)
+    return (
+        follow_wall_clock(clock, SqlClockStore(database)),
+        reclaim_disk(SqlDiskSpace(database), clock),
+        prune_expired(
+            SqlAudit(database),
+            SqlOperations(database),
+            SqlIdempotencyStore(database),
+            clock,
+            chosen.audit_days,
+        ),
+        prune_until_done(lambda: retention.prune_some(keep), clock),
+        prune_until_done(SqlAuditRetention(database, trail).prune_some, clock),
+        collect_images(holdings, SqlRuntimes(database), stock, chosen.image_grace_s),
+    )

@@ -1,0 +1,18 @@
+"""An entry of the audit trail."""
+
+import msgspec
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Who did what, and what came of it; never payloads, environments or secrets. `at`: Unix s."""
+
+    id: str
+    at: int
+    tenant_id: str
+    credential: str
+    action: str
+    object_id: str | None
+    status: int
+    error_code: str | None
+    address: str
+    request_id: str

@@ -1,0 +1,24 @@
+"""A request with an `Idempotency-Key`, and the stored response to its first call."""
+
+import msgspec
+
+
+class IdempotentRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Identifies one request of a tenant; `body_digest` tells a repetition from a reused key."""
+
+    tenant_id: str
+    method: str
+    path: str
+    key: str
+    body_digest: str
+
+
+class StoredResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The response to the first call; `status` is None while that call still runs. An empty body
+    means that it was removed to make room.
+    """
+
+    body_digest: str
+    status: int | None = None
+    headers: dict[str, str] = {}
+    body: bytes = b""
