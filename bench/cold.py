@@ -15,7 +15,7 @@ import time
 
 import httpx
 
-import stand
+import harness
 from python import add_runtime
 
 IDLE_S, PACE_S = 0.1, 0.45
@@ -24,10 +24,10 @@ KINDS = ("shell", "python", "python, 100 ms of imports")
 
 
 def main() -> None:
-    options = stand.arguments("cold")
+    options = harness.arguments("cold")
     each = 8 * options.seconds
-    bare = stand.server("--idle-s", str(IDLE_S), "--park-s", "0")
-    with bare as client, stand.server("--idle-s", str(IDLE_S)) as parking:
+    bare = harness.server("--idle-s", str(IDLE_S), "--park-s", "0")
+    with bare as client, harness.server("--idle-s", str(IDLE_S)) as parking:
         imports = add_runtime(parking, "imports", IMPORTS)
         places = {
             "shell": (client, deployed(client, "cold-shell", "echo hello", "shell")),
@@ -43,8 +43,8 @@ def main() -> None:
         time.sleep(3 * PACE_S)
         rounds = []
         for number in range(options.rounds):
-            floor = stand.floor("crun_run", str(each), "echo hello", str(PACE_S))
-            one = {"crun run": {"p50_ms": stand.percentile(floor, 50) / 1000}}
+            floor = harness.floor("crun_run", str(each), "echo hello", str(PACE_S))
+            one = {"crun run": {"p50_ms": harness.percentile(floor, 50) / 1000}}
             one["crun run"]["p99_ms"] = max(floor) / 1000
             for name, (where, path) in places.items():
                 calls = [cold_call(where, path) for _ in range(each)]
@@ -54,13 +54,13 @@ def main() -> None:
     for one, empty in zip(rounds, without_stock(options.rounds, each), strict=True):
         one["shell, stock empty"] = empty
     show(rounds)
-    stand.keep("cold", {"calls_each_round": each, "rounds": rounds})
+    harness.save("cold", {"calls_each_round": each, "rounds": rounds})
 
 
 def without_stock(count: int, each: int) -> list[dict[str, float]]:
     """The same of a server that keeps no sandboxes ready; not in turns with the others."""
     found = []
-    with stand.server("--idle-s", str(IDLE_S), "--stem-cells", "0") as client:
+    with harness.server("--idle-s", str(IDLE_S), "--stem-cells", "0") as client:
         path = deployed(client, "cold-shell", "echo hello", "shell")
         for _ in range(count):
             calls = [cold_call(client, path) for _ in range(each)]
@@ -83,15 +83,15 @@ def cold_call(client: httpx.Client, path: str) -> float:
 
 
 def deployed(client: httpx.Client, name: str, handler: str, runtime: str) -> str:
-    function = stand.deployed(client, name=name, handler=handler, runtime=runtime)
+    function = harness.deployed(client, name=name, handler=handler, runtime=runtime)
     return f"/api/functions/{function}/invoke"
 
 
 def show(rounds: list[dict[str, dict[str, float]]]) -> None:
     print(f"{'':28}{'p50, ms':>24}{'worst, ms':>24}{'p50 over crun run':>24}")
     for name in rounds[0]:
-        values = [stand.spread([one[name][field] for one in rounds]) for field in rounds[0][name]]
-        ratio = stand.spread([one[name]["p50_ms"] / one["crun run"]["p50_ms"] for one in rounds])
+        values = [harness.spread([one[name][field] for one in rounds]) for field in rounds[0][name]]
+        ratio = harness.spread([one[name]["p50_ms"] / one["crun run"]["p50_ms"] for one in rounds])
         print(f"{name:28}{values[0]:>24}{values[1]:>24}{ratio:>24}")
 
 

@@ -9,16 +9,16 @@ import sys
 import time
 from pathlib import Path
 
-import stand
+import harness
 
 QUILTFN = str(Path(sys.executable).with_name("quiltfn"))
 NOTHING = [sys.executable, "-c", "pass"]
 
 
 def main() -> None:
-    options = stand.arguments("command", rounds=5)
-    with stand.server() as client:
-        stand.deployed(client, name="command", handler="echo hello", min_instances=1)
+    options = harness.arguments("command", rounds=5)
+    with harness.server() as client:
+        harness.deployed(client, name="command", handler="echo hello", min_instances=1)
         invoke = [QUILTFN, "invoke", "command", "--url", str(client.base_url)]
         rounds = []
         for _ in range(options.rounds):
@@ -29,14 +29,14 @@ def main() -> None:
             rounds.append(took)
     figures = [
         {
-            "p50_ms": stand.percentile(one["invoke"], 50),
-            "floor_p50_ms": stand.percentile(one["floor"], 50),
+            "p50_ms": harness.percentile(one["invoke"], 50),
+            "floor_p50_ms": harness.percentile(one["floor"], 50),
         }
         for one in rounds
     ]
-    print(f"quiltfn invoke, whole process: {stand.spread([one['p50_ms'] for one in figures])} ms")
-    print(f"python -c pass: {stand.spread([one['floor_p50_ms'] for one in figures])} ms")
-    stand.keep("command", {"rounds": figures})
+    print(f"quiltfn invoke, whole process: {harness.spread([one['p50_ms'] for one in figures])} ms")
+    print(f"python -c pass: {harness.spread([one['floor_p50_ms'] for one in figures])} ms")
+    harness.save("command", {"rounds": figures})
 
 
 def process_ms(command: list[str], printed: bytes) -> float:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import stand
+import harness
 from quiltfn.model.replay import Placed, Traced, frontier, replay
 from quiltfn.operator.simulate import fixed_frontier, made
 from quiltfn.operator.trace import BadTrace, read
@@ -25,7 +25,7 @@ BUSY_S = 60.0
 
 
 def main() -> None:
-    options = stand.arguments("keepalive", trace=(None, "directory of the trace"))
+    options = harness.arguments("keepalive", trace=(None, "directory of the trace"))
     trace = options.trace or os.environ.get("QUILTFN_TRACE")
     if not trace:
         print("keepalive: SKIPPED: no trace; give --trace DIR or set QUILTFN_TRACE")
@@ -44,7 +44,7 @@ def main() -> None:
     ]
     for one in rounds:
         print(one)
-    stand.keep("keepalive", {"at_s": AT_S, "rounds": rounds})
+    harness.save("keepalive", {"at_s": AT_S, "rounds": rounds})
 
 
 def compared(functions: list[Traced], placed: Placed) -> dict[str, Any]:

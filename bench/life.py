@@ -14,16 +14,16 @@ from typing import Any
 
 import httpx
 
-import stand
+import harness
 
 HERD, HERD_MOST, HERD_S = 500, 5, 0.1
 IDLE_INSTANCES, IDLE_S = 100, 20
 
 
 def main() -> None:
-    options = stand.arguments("life", rounds=3)
+    options = harness.arguments("life", rounds=3)
     figures: dict[str, Any] = {"rounds": []}
-    with stand.server("--idle-s", "0.1") as client:
+    with harness.server("--idle-s", "0.1") as client:
         for _ in range(options.rounds):
             figures["rounds"].append(
                 {"deploy": deploys(client, 6 * options.seconds), "herd": herd(client)}
@@ -31,7 +31,7 @@ def main() -> None:
     figures["made"] = [made(number) for number in range(options.rounds)]
     figures["idle"] = idle()
     show(figures)
-    stand.keep("life", figures)
+    harness.save("life", figures)
 
 
 def deploys(client: httpx.Client, count: int) -> dict[str, float]:
@@ -46,17 +46,17 @@ def deploys(client: httpx.Client, count: int) -> dict[str, float]:
         client.post(f"/api/functions/{function}/invoke", json={}).raise_for_status()
         took.append((time.perf_counter() - began) * 1000)
         client.delete(f"/api/functions/{function}")
-    floor = stand.floor("crun_run", str(count), "echo hello")
+    floor = harness.floor("crun_run", str(count), "echo hello")
     return {
         "p50_ms": statistics.median(took),
         "worst_ms": max(took),
-        "crun_run_p50_ms": stand.percentile(floor, 50) / 1000,
+        "crun_run_p50_ms": harness.percentile(floor, 50) / 1000,
     }
 
 
 def herd(client: httpx.Client) -> dict[str, float]:
     """Five hundred calls within a tenth of a second, for a function that has no instance."""
-    function = stand.deployed(
+    function = harness.deployed(
         client,
         name=f"herd{time.monotonic_ns()}",
         handler="echo hello",
@@ -73,7 +73,7 @@ def herd(client: httpx.Client) -> dict[str, float]:
 
 def stampede(client: httpx.Client, path: str, pool: str) -> dict[str, float]:
     """The calls come from a program in C; the pool is looked at meanwhile."""
-    command = [stand.compiled("herd"), str(client.base_url.port), path, str(HERD)]
+    command = [harness.compiled("herd"), str(client.base_url.port), path, str(HERD)]
     most = 0
     with subprocess.Popen(
         [*command, str(int(HERD_S * 1e6))], stdout=subprocess.PIPE, text=True
@@ -90,7 +90,7 @@ def stampede(client: httpx.Client, path: str, pool: str) -> dict[str, float]:
 def made(number: int) -> dict[str, float]:
     """Sandboxes a second, made for a function that wants forty, and by `crun run` two at a time."""
     count = 40
-    with stand.server("--stem-cells", "0") as client:
+    with harness.server("--stem-cells", "0") as client:
         body = {"name": f"made{number}", "handler": "true", "min_instances": count}
         body |= {"max_instances": count}
         function = client.post("/api/functions", json=body).json()["function_id"]
@@ -100,14 +100,14 @@ def made(number: int) -> dict[str, float]:
             time.sleep(0.005)
         ours = count / (time.perf_counter() - began)
     with ThreadPoolExecutor(2) as threads:
-        took = list(threads.map(lambda _: stand.floor("crun_run", "20", "true"), range(2)))
+        took = list(threads.map(lambda _: harness.floor("crun_run", "20", "true"), range(2)))
     floor = sum(1 / (statistics.mean(one) / 1e6) for one in took)
     return {"sandboxes_per_second": ours, "crun_runs_per_second": floor}
 
 
 def idle() -> dict[str, float]:
-    with stand.server() as client:
-        stand.deployed(
+    with harness.server() as client:
+        harness.deployed(
             client,
             name="idle",
             handler="echo hello",
@@ -119,9 +119,9 @@ def idle() -> dict[str, float]:
         time.sleep(3)
         launcher = int(client.headers["x-launcher-pid"])
         ours = [launcher, *children(launcher)]
-        before = stand.ticks(ours)
+        before = harness.ticks(ours)
         time.sleep(IDLE_S)
-        busy = (stand.ticks(ours) - before) / IDLE_S * 100
+        busy = (harness.ticks(ours) - before) / IDLE_S * 100
         rss = sum(rss_mib(pid) for pid in ours)
     return {"cpu_percent": busy, "rss_mib": rss}
 
@@ -146,18 +146,18 @@ def show(figures: dict[str, Any]) -> None:
     rates = figures["made"]
     ratio = [one["sandboxes_per_second"] / one["crun_runs_per_second"] for one in rates]
     print(
-        f"deploy to first answer, ms   p50 {stand.spread([one['p50_ms'] for one in deploy])}"
-        f"   worst {stand.spread([one['worst_ms'] for one in deploy])}"
-        f"   crun run {stand.spread([one['crun_run_p50_ms'] for one in deploy])}"
+        f"deploy to first answer, ms   p50 {harness.spread([one['p50_ms'] for one in deploy])}"
+        f"   worst {harness.spread([one['worst_ms'] for one in deploy])}"
+        f"   crun run {harness.spread([one['crun_run_p50_ms'] for one in deploy])}"
     )
     print(
         f"sandboxes made a second      "
-        f"{stand.spread([one['sandboxes_per_second'] for one in rates])}"
-        f"   over crun run, two at a time {stand.spread(ratio)}"
+        f"{harness.spread([one['sandboxes_per_second'] for one in rates])}"
+        f"   over crun run, two at a time {harness.spread(ratio)}"
     )
     print(
         f"a herd of {HERD}, first answer  "
-        f"{stand.spread([one['first_answer_ms'] for one in herds])} ms   "
+        f"{harness.spread([one['first_answer_ms'] for one in herds])} ms   "
         f"instances at most {max(one['most_instances'] for one in herds)}, "
         f"answered {min(one['answered'] for one in herds)}, "
         f"CAPACITY_FULL {max(one['capacity_full'] for one in herds)}"

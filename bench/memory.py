@@ -13,29 +13,29 @@ from pathlib import Path
 
 import httpx
 
-import stand
+import harness
 from python import add_runtime
 
 COUNT = {"shell": 200, "python": 60}
 
 
 def main() -> None:
-    stand.arguments("memory", rounds=1)
+    harness.arguments("memory", rounds=1)
     figures = {}
     for kind, count in COUNT.items():
-        with stand.server("--stem-cells", "0") as client:  # or they would be counted, too
+        with harness.server("--stem-cells", "0") as client:  # or they would be counted, too
             runtime = "shell" if kind == "shell" else add_runtime(client)
             handler = "echo hello" if kind == "shell" else "main:handler"
             figures[kind] = measure(client, kind, count, handler, runtime)
     show(figures)
-    stand.keep("memory", figures)
+    harness.save("memory", figures)
 
 
 def measure(
     client: httpx.Client, kind: str, count: int, handler: str, runtime: str
 ) -> dict[str, float]:
     before = available_kib()
-    stand.deployed(
+    harness.deployed(
         client,
         name=f"idle-{kind}",
         handler=handler,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-import stand
+import harness
 
-PAGE = stand.HERE.parent / "docs" / "reference" / "benchmarks.md"
+PAGE = harness.HERE.parent / "docs" / "reference" / "benchmarks.md"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def main() -> None:
         ("keepalive", keepalive),
         ("command", command),
     ):
-        file = stand.RESULTS / f"{name}.json"
+        file = harness.RESULTS / f"{name}.json"
         if file.exists():
             figures = json.loads(file.read_text())
             machine = figures["machine"]
@@ -206,7 +206,7 @@ def size(figures: dict[str, Any]) -> list[Row]:
     over = [one["full_p50_us"] / one["empty_p50_us"] for one in figures["rounds"]]
     starts = [one["full"] for one in figures["starts_s"]]
     slowest = [
-        stand.percentile(figures["reads_ms"][read], 99)
+        harness.percentile(figures["reads_ms"][read], 99)
         for read in ("functions, first 50", "calls, last 50", "pool stats")
     ]
     return [

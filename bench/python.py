@@ -20,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-import stand
+import harness
 
 PEER = "functions-framework==3.*"
 ANSWER = "return {'hello': 'world'}"
@@ -28,8 +28,8 @@ FIELDS = ("p50_us", "p99_us", "calls_per_second")
 
 
 def main() -> None:
-    options = stand.arguments("python")
-    with peer() as other, stand.server() as client:
+    options = harness.arguments("python")
+    with peer() as other, harness.server() as client:
         runtime = add_runtime(client)
         paths = {
             mode: f"/api/functions/{deployed(client, runtime, mode)}/invoke"
@@ -37,13 +37,15 @@ def main() -> None:
         }
         places = {"peer": (other, "/")} | {mode: (client, path) for mode, path in paths.items()}
         for place, path in places.values():
-            stand.wrk(place, path, connections=8, seconds=1)
+            harness.wrk(place, path, connections=8, seconds=1)
         rounds = []
         for number in range(options.rounds):
             one: dict[str, dict[str, float]] = {}
             for name, (place, path) in places.items():
                 for connections in (1, 8):
-                    done = stand.wrk(place, path, connections=connections, seconds=options.seconds)
+                    done = harness.wrk(
+                        place, path, connections=connections, seconds=options.seconds
+                    )
                     one[f"{name} c={connections}"] = {
                         "p50_us": done["p50_us"],
                         "p99_us": done["p99_us"],
@@ -52,7 +54,7 @@ def main() -> None:
             rounds.append(one)
             print(f"round {number + 1} of {options.rounds}", end="\r", flush=True)
     show(rounds)
-    stand.keep("python", {"peer": PEER, "rounds": rounds})
+    harness.save("python", {"peer": PEER, "rounds": rounds})
 
 
 def show(rounds: list[dict[str, dict[str, float]]]) -> None:
@@ -63,7 +65,7 @@ def show(rounds: list[dict[str, dict[str, float]]]) -> None:
         peer_name = f"peer {name.split()[1]}"
         values = [statistics.median(one[name][field] for one in rounds) for field in FIELDS]
         ratios = [
-            stand.spread([one[name][field] / one[peer_name][field] for one in rounds])
+            harness.spread([one[name][field] / one[peer_name][field] for one in rounds])
             for field in ("p50_us", "calls_per_second")
         ]
         print(
@@ -90,7 +92,7 @@ def add_runtime(client: httpx.Client, name: str = "bench", top: str = "") -> str
 
 def deployed(client: httpx.Client, runtime: str, mode: str) -> str:
     """As many instances as there are callers at once, each with a core at most."""
-    return stand.deployed(
+    return harness.deployed(
         client,
         name=mode,
         handler="main:handler",
@@ -104,7 +106,7 @@ def deployed(client: httpx.Client, runtime: str, mode: str) -> str:
 @contextlib.contextmanager
 def peer() -> Iterator[httpx.Client]:
     """functions-framework as it is meant to be run, in an environment of its own."""
-    home = stand.RESULTS / "functions-framework"
+    home = harness.RESULTS / "functions-framework"
     program = home / "bin" / "functions-framework"
     if not program.exists():
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)

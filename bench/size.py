@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx
 
+import harness
 import seed
-import stand
 
 UNBOUNDED = ("--keep-invocations", "0", "--keep-invocations-days", "0")
 LIST, STATS = "/api/functions", "/api/functions/pool/stats"
@@ -26,7 +26,7 @@ ASKED = 200
 
 
 def main() -> None:
-    options = stand.arguments(
+    options = harness.arguments(
         "size",
         functions=(10_000, "functions of the full server"),
         records=(10_000_000, "records of the full server"),
@@ -40,15 +40,15 @@ def main() -> None:
         empty = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "data"
         start_s(empty)  # the first start of all makes the database
         starts = [{"full": start_s(full), "empty": start_s(empty)} for _ in range(options.rounds)]
-        small = stack.enter_context(stand.server(data_dir=empty))
-        large = stack.enter_context(stand.server(*UNBOUNDED, data_dir=full))
+        small = stack.enter_context(harness.server(data_dir=empty))
+        large = stack.enter_context(harness.server(*UNBOUNDED, data_dir=full))
         rounds = warm_calls(small, large, options)
         reads = {name: asked(large, path) for name, path in paths(large).items()}
         idle = {"full": idle_percent(large), "empty": idle_percent(small)}
     show(options, starts, rounds, reads)
     told = f"{idle['full']:.2f} / {idle['empty']:.2f}"
     print(f"{'idle, CPU of a core, full / empty, %':44}{told:>12}")
-    stand.keep(
+    harness.save(
         "size",
         {
             "functions": options.functions,
@@ -64,15 +64,15 @@ def main() -> None:
 def fill(data_dir: Path, functions: int, records: int) -> None:
     """A data directory that a server made, filled behind its back."""
     print(f"filling {data_dir} …", flush=True)
-    with stand.server(data_dir=data_dir) as client:
-        stand.deployed(client, name="template", handler="echo hello")
+    with harness.server(data_dir=data_dir) as client:
+        harness.deployed(client, name="template", handler="echo hello")
     seed.fill(data_dir, functions, records)
 
 
 def start_s(data_dir: Path) -> float:
     """Seconds from the command to its ready line, the preflight's sandbox included."""
     begun = time.monotonic()
-    with stand.server(*UNBOUNDED, data_dir=data_dir):
+    with harness.server(*UNBOUNDED, data_dir=data_dir):
         return time.monotonic() - begun
 
 
@@ -83,14 +83,14 @@ def warm_calls(small: httpx.Client, large: httpx.Client, options: Any) -> list[d
     for which, client in (("empty", small), ("full", large)):
         if which == "full":  # a tenant may have 10,000, and has
             client.delete(f"{LIST}/{last_seeded(client)}").raise_for_status()
-        function = stand.deployed(client, name=name, handler="echo hello")
+        function = harness.deployed(client, name=name, handler="echo hello")
         at[which] = (client, f"{LIST}/{function}/invoke")
-        stand.wrk(client, at[which][1], connections=1, seconds=1)
+        harness.wrk(client, at[which][1], connections=1, seconds=1)
     rounds = []
     for number in range(options.rounds):
         one = {}
         for which, (client, path) in at.items():
-            call = stand.wrk(client, path, connections=1, seconds=options.seconds)
+            call = harness.wrk(client, path, connections=1, seconds=options.seconds)
             one |= {f"{which}_p50_us": call["p50_us"], f"{which}_p99_us": call["p99_us"]}
         rounds.append(one)
         print(f"round {number + 1} of {options.rounds}", end="\r", flush=True)
@@ -135,10 +135,10 @@ def timed(do: Callable[[], Any]) -> float:
 
 def idle_percent(client: httpx.Client, seconds: float = 5.0) -> float:
     """What the server, its launcher and its sandboxes use while nobody asks anything."""
-    pids = stand.tree(int(client.headers["x-launcher-pid"]))
-    before = stand.ticks(pids)
+    pids = harness.tree(int(client.headers["x-launcher-pid"]))
+    before = harness.ticks(pids)
     time.sleep(seconds)
-    return (stand.ticks(pids) - before) / seconds * 100
+    return (harness.ticks(pids) - before) / seconds * 100
 
 
 def show(
@@ -149,17 +149,16 @@ def show(
 ) -> None:
     print(f"{options.functions} functions, {options.records} records")
     for which in ("full", "empty"):
-        print(
-            f"{f'start to ready, {which}, s':44}{stand.spread([one[which] for one in starts]):>24}"
-        )
+        took = harness.spread([one[which] for one in starts])
+        print(f"{f'start to ready, {which}, s':44}{took:>24}")
     for percent in ("p50", "p99"):
         full = [one[f"full_{percent}_us"] for one in rounds]
         empty = [one[f"empty_{percent}_us"] for one in rounds]
         ratio = [a / b for a, b in zip(full, empty, strict=True)]
         told = f"{statistics.median(full):.0f} / {statistics.median(empty):.0f}"
-        print(f"{f'warm call {percent}, full / empty, µs':44}{told:>12}{stand.spread(ratio):>24}")
+        print(f"{f'warm call {percent}, full / empty, µs':44}{told:>12}{harness.spread(ratio):>24}")
     for name, times in reads.items():
-        p50, p99 = (stand.percentile(times, percent) for percent in (50, 99))
+        p50, p99 = (harness.percentile(times, percent) for percent in (50, 99))
         print(f"{f'{name}, p50 / p99, ms':44}{f'{p50:.1f} / {p99:.1f}':>12}")
 
 

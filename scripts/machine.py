@@ -28,7 +28,7 @@ SLOW = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class VirtualMachine:
     """`init`: what is started first, systemd where it is empty. `scratch`: for our own files."""
 
     kernel: Path
@@ -47,7 +47,7 @@ class Machine:
         return self.scratch / "result"
 
 
-def kernel_line(machine: Machine, *, kvm: bool) -> str:
+def kernel_line(machine: VirtualMachine, *, kvm: bool) -> str:
     """`panic=-1` reboots at once, and a reboot ends the machine."""
     words = ["root=/dev/vda", "rw", "console=ttyS0", "panic=-1", "systemd.firstboot=off"]
     if not kvm:
@@ -58,7 +58,7 @@ def kernel_line(machine: Machine, *, kvm: bool) -> str:
     return " ".join(words)
 
 
-def command(machine: Machine, *, kvm: bool) -> list[str]:
+def command(machine: VirtualMachine, *, kvm: bool) -> list[str]:
     """QEMU's command line. No network, no display, no firmware but what Linux needs to boot."""
     # To emulate the wide registers of newer processors takes longer than to do without them.
     emulated = ["-accel", "tcg,tb-size=1024", "-cpu", "Nehalem"]
@@ -88,7 +88,7 @@ def has_kvm(root: Path = Path("/")) -> bool:
     return any((root / "sys/module" / name).is_dir() for name in ("kvm_intel", "kvm_amd"))
 
 
-def verdict(machine: Machine) -> int:
+def verdict(machine: VirtualMachine) -> int:
     """The exit code that came from inside, or `NO_RESULT` and the console's end."""
     said = machine.result.read_text().strip() if machine.result.exists() else ""
     if said.isdigit() and int(said) < 256:
@@ -100,7 +100,7 @@ def verdict(machine: Machine) -> int:
     return NO_RESULT
 
 
-def run(machine: Machine, *, kvm: bool, timeout_s: float) -> int:
+def run(machine: VirtualMachine, *, kvm: bool, timeout_s: float) -> int:
     """Boots, waits for the end, and says how it ended."""
     process = subprocess.Popen(
         command(machine, kvm=kvm),
@@ -121,7 +121,7 @@ def run(machine: Machine, *, kvm: bool, timeout_s: float) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
-    machine = Machine(
+    machine = VirtualMachine(
         kernel=given.kernel,
         initrd=given.initrd,
         image=given.image,

@@ -14,7 +14,7 @@ CODE = runpy.run_path(str(ROOT / "scripts" / "machine.py"))
 
 def machine(scratch: Path, **more: Any) -> Any:
     paths = {name: scratch / name for name in ("kernel", "initrd", "image")}
-    return CODE["Machine"](scratch=scratch, **paths, **more)
+    return CODE["VirtualMachine"](scratch=scratch, **paths, **more)
 
 
 @pytest.mark.parametrize("kvm", [True, False])

@@ -1,4 +1,4 @@
-"""What every benchmark stands on: a server as a user starts it, its floors, rounds in turns."""
+"""What every benchmark uses: a server as a user starts it, floors, rounds taken in turns."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
-def keep(name: str, figures: dict[str, Any]) -> None:
+def save(name: str, figures: dict[str, Any]) -> None:
     """Writes the figures with the machine they were measured on."""
     RESULTS.mkdir(exist_ok=True)
     crun = subprocess.run(["crun", "--version"], capture_output=True, text=True, check=True)
