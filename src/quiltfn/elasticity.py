@@ -38,7 +38,7 @@ class Elasticity:
 
     async def target(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
         """New targets, at once. Raises `Unprocessable`."""
-        return await self._lifecycle.retarget(entry, min_instances, max_instances)
+        return await self._lifecycle.set_scaling(entry, min_instances, max_instances)
 
     async def controlled(
         self, entry: Entry, targets: tuple[int, int], key: str, action_id: str
@@ -60,7 +60,7 @@ class Elasticity:
         if earlier is not None:
             return earlier, True
         try:
-            await self._lifecycle.retarget(entry, *targets)
+            await self._lifecycle.set_scaling(entry, *targets)
         except QuiltfnError as error:
             ended = msgspec.structs.replace(
                 operation,

@@ -15,7 +15,7 @@ DISK_MIN_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class HostFacts:
     """What the launcher found out at start: facts, and protections read back from the kernel.
 
     `no_gvisor`: why a sandbox cannot be gVisor's; empty where it can. `connections_max`: what the
@@ -40,7 +40,7 @@ class Health:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: HostFacts,
         store: Store,
         journal: Journal,
         data_dir: Path,

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from quiltfn import settings
-from quiltfn.health import Machine
+from quiltfn.health import HostFacts
 
 BUDGET_SHARE = 0.75
 PR_SET_DUMPABLE = 4
@@ -25,7 +25,7 @@ class Inherited:
 
     channel: socket.socket
     listener: socket.socket
-    machine: Machine
+    machine: HostFacts
     settings: settings.Settings
     secrets: dict[str, str]
 
@@ -60,7 +60,7 @@ def inherit(arguments: list[str]) -> Inherited:
     return Inherited(
         channel=channel,
         listener=listener,
-        machine=msgspec.convert(facts, Machine),
+        machine=msgspec.convert(facts, HostFacts),
         settings=chosen,
         secrets=given["secrets"],
     )

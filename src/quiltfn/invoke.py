@@ -136,7 +136,7 @@ class Invoker:
 
     async def _run(self, call: _CallState, lease: Lease) -> Invocation:
         """The call itself: record opened, one round trip, record closed."""
-        function, version, making = call.entry.function, lease.version, lease.making
+        function, version, start_timing = call.entry.function, lease.version, lease.start_timing
         timeout = call.request.timeout_seconds or version.content.timeout_seconds
         handed_over, started = self._clock.unix(), self._clock.now()
         variables = environment.of_call(
@@ -159,7 +159,7 @@ class Invoker:
             execution_node_id=self._node_id,
             status=Status.RUNNING,
             started_at=int(handed_over),
-            cold_start=making is not None,
+            cold_start=start_timing is not None,
         )
         before = self._clock.now()
         self._journal.opened(record)
@@ -176,7 +176,7 @@ class Invoker:
         )
         took = self._clock.now() - started
         kept = timeline.of_call(
-            call.accepted, started, making, ran=took - recorded, recorded=recorded
+            call.accepted, started, start_timing, ran=took - recorded, recorded=recorded
         )
         record = record.after(
             result,
@@ -209,7 +209,7 @@ class Invoker:
             ended_at=int(self._clock.unix()),
             error_message=str(error),
             cold_start=True,
-            timeline=timeline.of_call(call.accepted, now, error.making),
+            timeline=timeline.of_call(call.accepted, now, error.start_timing),
         )
         self._close(call.entry, record, now)
 

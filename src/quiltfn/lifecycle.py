@@ -43,7 +43,7 @@ CONTENT_FIELDS = frozenset(Content.__struct_fields__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class NodeConfig:
     """Where this server runs: its node's name, what the machine allows, how its pools behave.
     `tenant_instances`: how many a tenant's functions may have together."""
 
@@ -58,10 +58,10 @@ class Lifecycle:
     """Changes functions, one verb at a time for each."""
 
     def __init__(
-        self, catalog: Catalog, store: Store, pools: Pools, clock: Clock, place: Place
+        self, catalog: Catalog, store: Store, pools: Pools, clock: Clock, node: NodeConfig
     ) -> None:
         self._catalog, self._store, self._pools = catalog, store, pools
-        self._clock, self._place = clock, place
+        self._clock, self._node = clock, node
         self._background: set[asyncio.Task[None]] = set()
 
     async def restore(self) -> None:
@@ -83,7 +83,7 @@ class Lifecycle:
             name=new.name,
             cluster_id=new.cluster_id,
             description=new.description,
-            owner_node_id=self._place.node_id,
+            owner_node_id=self._node.node_id,
             state=FunctionState.PENDING,
             current_version=1,
             min_instances=new.min_instances,
@@ -93,8 +93,8 @@ class Lifecycle:
         )
         function.validate()
         self._check_quota(function.min_instances)
-        content = self._place.runtimes.pin(tenant_id, content)
-        content.validate(self._place.host)
+        content = self._node.runtimes.pin(tenant_id, content)
+        content.validate(self._node.host)
         version = self._version(function, 1, content, now)
         entry = Entry(function, version, FunctionCounters())
         with self._catalog.room(tenant_id, content):
@@ -120,14 +120,14 @@ class Lifecycle:
             ours = {name: value for name, value in changes.items() if name in CONTENT_FIELDS}
             rest = {name: value for name, value in changes.items() if name not in CONTENT_FIELDS}
             content = msgspec.structs.replace(entry.version.content, **ours)
-            content = self._place.runtimes.pin(entry.function.tenant_id, content)
+            content = self._node.runtimes.pin(entry.function.tenant_id, content)
             function = msgspec.structs.replace(
                 entry.function, **rest, updated_at=now, error_message=None
             )
             function.validate()
             if "min_instances" in changes:
                 self._check_quota(function.min_instances)
-            content.validate(self._place.host)
+            content.validate(self._node.host)
             with self._catalog.room(function.tenant_id, content, entry.version.content):
                 newest = await self._store.newest_number(function.id)
                 version = self._version(function, newest + 1, content, now)
@@ -155,7 +155,7 @@ class Lifecycle:
                 self._catalog.replace(entry, function)
         return entry
 
-    async def retarget(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
+    async def set_scaling(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
         """New scaling targets, at once and without a version. Raises `Unprocessable`."""
         async with changing(entry):
             check_targets(min_instances, max_instances)
@@ -168,7 +168,7 @@ class Lifecycle:
             )
             await self._store.save(function)
             self._catalog.replace(entry, function)
-            self._pools.retarget(function.id, self._limits(function))
+            self._pools.set_scaling(function.id, self._limits(function))
         return entry
 
     async def deploy(self, entry: Entry) -> Entry:
@@ -242,7 +242,7 @@ class Lifecycle:
             await self._store.save(target, stored)
             self._catalog.replace(entry, target, serves)
         finally:  # where that was not stored, the pools too go on with what was
-            self._pools.retarget(entry.function.id, self._limits(entry.function))
+            self._pools.set_scaling(entry.function.id, self._limits(entry.function))
             if entry.function.state is FunctionState.ACTIVE:
                 self._pools.switch(entry.function.id, entry.version)
 
@@ -336,7 +336,7 @@ class Lifecycle:
 
     def _limits(self, function: Function) -> PoolLimits:
         return dataclasses.replace(
-            self._place.pools,
+            self._node.pools,
             min_instances=function.min_instances,
             max_instances=function.max_instances,
             tenant_id=function.tenant_id,
@@ -344,7 +344,7 @@ class Lifecycle:
 
     def _check_quota(self, min_instances: int) -> None:
         """Raises `Unprocessable` for more than a tenant may have at all."""
-        most = self._place.tenant_instances
+        most = self._node.tenant_instances
         if min_instances > most:
             expected = f"at most {most:g}, the quota of instances of a tenant"
             raise Unprocessable.field("min_instances", expected, min_instances, 0)

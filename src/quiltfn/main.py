@@ -36,13 +36,13 @@ from quiltfn.bounds import api_limits, image_limits, tenant_limits
 from quiltfn.catalog import Catalog
 from quiltfn.clock import SystemClock
 from quiltfn.elasticity import Elasticity
-from quiltfn.health import Health, Machine
+from quiltfn.health import Health, HostFacts
 from quiltfn.holdings import Holdings
 from quiltfn.idempotency import Idempotency
 from quiltfn.images import ImageDirectory
 from quiltfn.inherited import Inherited, inherit
 from quiltfn.invoke import Invoker
-from quiltfn.lifecycle import Lifecycle, Place
+from quiltfn.lifecycle import Lifecycle, NodeConfig
 from quiltfn.model.errors import ShuttingDown, StoreUnavailable
 from quiltfn.model.keepalive import KeepAlive, maker
 from quiltfn.model.limits import PoolLimits
@@ -119,7 +119,7 @@ async def open_platform(given: Inherited) -> AsyncIterator[Platform]:
         catalog = Catalog(chosen.functions_max_bytes)
         holdings = await holdings_of(given, store, clock)
         runtimes = await runtimes_of(given, store, holdings, clock)
-        lifecycle = Lifecycle(catalog, store, pools, clock, place_of(given, runtimes))
+        lifecycle = Lifecycle(catalog, store, pools, clock, node_config(given, runtimes))
         await lifecycle.restore()
         elasticity = Elasticity(lifecycle, SqlOperations(store.database), clock)
         await elasticity.restore()
@@ -179,9 +179,9 @@ def check_address(given: Inherited, access: Access) -> None:
         )
 
 
-def place_of(given: Inherited, runtimes: Runtimes) -> Place:
+def node_config(given: Inherited, runtimes: Runtimes) -> NodeConfig:
     machine, chosen = given.machine, given.settings
-    return Place(
+    return NodeConfig(
         node_id=machine.node_id,
         host=HostLimits(
             memory_max_mib=machine.memory_max_mib,
@@ -245,7 +245,7 @@ async def runtimes_of(
     return runtimes
 
 
-def host_image(machine: Machine) -> HostImage:
+def host_image(machine: HostFacts) -> HostImage:
     own = built_in(machine.interpreters, machine.packages)
     return HostImage(built_in=own, packages=machine.packages, no_gvisor=machine.no_gvisor)
 

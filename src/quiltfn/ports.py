@@ -20,7 +20,7 @@ from quiltfn.model.operation import Operation
 from quiltfn.model.pool import PoolCounts, PoolLimits
 from quiltfn.model.retention import RetentionPolicy
 from quiltfn.model.runtime import Runtime
-from quiltfn.model.timeline import Making
+from quiltfn.model.timeline import StartTiming
 from quiltfn.model.version import Content, Version
 
 T = TypeVar("T")
@@ -145,10 +145,10 @@ class Stock(Protocol):
 
 
 class Lease(Protocol):
-    """An instance held by one call. `making`: its own, where the call had to wait for that."""
+    """An instance held by one call. `start_timing`: of its start, where the call waited for it."""
 
     version: Version
-    making: Making | None
+    start_timing: StartTiming | None
 
     async def call(self, call: Call) -> CallResult:
         """As `Sandbox.call`. An instance whose call did not end by itself is not used again."""
@@ -187,7 +187,7 @@ class Pools(Protocol):
     def open(self, function_id: str, version: Version, limits: PoolLimits) -> None:
         """Serves `version` without having made anything ready: for functions found at start."""
 
-    def retarget(self, function_id: str, limits: PoolLimits) -> None:
+    def set_scaling(self, function_id: str, limits: PoolLimits) -> None:
         """New scaling targets, at once."""
 
     async def end_running(self, function_id: str, kind: ExitKind, reason: str) -> None:

@@ -79,10 +79,6 @@ STANDARD_LIBRARY_ALONE = {"launcher", "guest", "settings", "operator"}
 LIBRARIES = {"msgspec", "structlog", "starlette", "uvicorn", "uvloop", "sqlalchemy", "alembic"}
 LIBRARIES |= {"httpx", "rich", "watchfiles"}
 
-TOO_LONG_WITH_REASON: dict[str, str] = {
-    "guest/runners/python.py": "one file, so that a sandbox starts one file",
-    "ports.py": "every promise between the verbs and the rim in one place",
-}
 TOO_MANY_PARAMETERS_WITH_REASON: dict[str, str] = {}
 READS_ENVIRONMENT_WITH_REASON = {
     "cli/packages.py": "hands registries and proxies on to the installers"
@@ -162,10 +158,12 @@ def test_http_statuses_are_known_in_one_table() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda one: str(one.relative_to(PACKAGE)))
-def test_files_functions_and_parameter_lists_stay_small(path: Path) -> None:
+def test_functions_and_parameter_lists_stay_small(path: Path) -> None:
+    """The length of a file is advice alone (`conftest.py`): a limit would have one idea split in
+    two, and the halves must then be read side by side. A function is read in one piece, so its
+    length is a rule.
+    """
     name = str(path.relative_to(PACKAGE))
-    lines = len(path.read_text().splitlines())
-    assert lines <= 400 or name in TOO_LONG_WITH_REASON, f"{name} has {lines} lines"
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1

@@ -21,7 +21,7 @@ from contract.stores import (
     opened_journal,
     rows,
 )
-from quiltfn.model.cold import Cold
+from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Status
@@ -116,9 +116,9 @@ async def test_calls_that_wait_for_their_large_output_are_never_refused(
         await some()
 
 
-@pytest.mark.parametrize("why", [None, Cold.SCALED_OUT])
+@pytest.mark.parametrize("why", [None, ColdStartReason.SCALED_OUT])
 async def test_what_writing_a_record_taught_of_it_is_kept_with_it(
-    journal: SpoolJournal, function: Function, tmp_path: Path, why: Cold | None
+    journal: SpoolJournal, function: Function, tmp_path: Path, why: ColdStartReason | None
 ) -> None:
     end = replace(done(a_call(function)), timeline=Timeline(why, 1, 2, 3, 4, 5))
     journal.closed(end)
@@ -137,7 +137,7 @@ async def test_what_writing_a_record_taught_of_it_is_kept_with_it(
 async def test_a_kill_right_after_the_end_keeps_the_timeline_that_was_written(
     store: SqliteStore, function: Function, tmp_path: Path
 ) -> None:
-    end = replace(done(a_call(function)), timeline=Timeline(Cold.FIRST, 1, 2, 3, 4, 5))
+    end = replace(done(a_call(function)), timeline=Timeline(ColdStartReason.FIRST, 1, 2, 3, 4, 5))
     before = done(a_call(function))  # as it was written by a server that kept none
     line = to_line(before).replace(b',"timeline":null', b"")
     body = line[9:-1]

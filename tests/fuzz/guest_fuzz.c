@@ -229,7 +229,7 @@ static void specialise_target(const uint8_t *data, size_t size)
         check(special.env_count == variables.count, "the variables are counted wrongly");
         check(special.keep_tmp == (flags & 1) && special.resident == (flags >> 1 & 1) &&
                   special.keep_state == (flags >> 2 & 1) && special.shell == (flags >> 3 & 1) &&
-                  special.anew == (flags >> 4 & 1),
+                  special.fresh == (flags >> 4 & 1),
               "a flag is another one");
     }
     free(copy);
@@ -467,7 +467,7 @@ static void begin_again(void)
     runner.line_used = runner.answer_left = runner.ask_used = runner.ask_sent = 0;
     runner.file_left = runner.start_log_used = 0;
     special.ready = special.keep_tmp = special.resident = false;
-    special.anew = special.shell = special.keep_state = false;
+    special.fresh = special.shell = special.keep_state = false;
     special.cwd = "";
     special.argv[0] = special.env[0] = NULL;
     special.env_count = 0;

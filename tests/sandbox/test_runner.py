@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from quiltfn.guest.wire import (
-    ANEW,
+    FRESH,
     KEEP_STATE,
     KEEP_TMP,
     RESIDENT,
@@ -377,7 +377,7 @@ def test_a_prepared_interpreter_becomes_what_it_is_told(bare_guest: BareGuest, a
 def test_a_prepared_interpreter_that_is_of_no_use_is_replaced(
     bare_guest: BareGuest, app: Path
 ) -> None:
-    assert prepared(bare_guest, app, WHERE, RESIDENT | ANEW) == Specialised(0, "fork")
+    assert prepared(bare_guest, app, WHERE, RESIDENT | FRESH) == Specialised(0, "fork")
     assert json.loads(bare_guest.call().stdout) == ["/usr", None, "2"]
     assert len(bare_guest.processes()) == 2
 

@@ -13,7 +13,7 @@ from quiltfn.catalog import Catalog, Entry
 from quiltfn.holdings import Holdings
 from quiltfn.images import ImageDirectory, ImageLimits
 from quiltfn.invoke import Invoker, Request
-from quiltfn.lifecycle import Lifecycle, Place
+from quiltfn.lifecycle import Lifecycle, NodeConfig
 from quiltfn.model.access import Caller
 from quiltfn.model.function import FunctionState, NewFunction
 from quiltfn.model.invocation import Invocation
@@ -125,8 +125,8 @@ async def open_harness(
         own = HostImage(built_in={"shell": SHELL})
         holdings = Holdings(SqlHoldings(store.database), images, clock, 2**30)
         runtimes = Runtimes(own, SqlRuntimes(store.database), holdings, clock)
-        place = Place(node_id="node-1", host=host, runtimes=runtimes, pools=PoolLimits())
-        lifecycle = Lifecycle(catalog, store, pools, clock, place)
+        node = NodeConfig(node_id="node-1", host=host, runtimes=runtimes, pools=PoolLimits())
+        lifecycle = Lifecycle(catalog, store, pools, clock, node)
         await lifecycle.restore()
         harness = Harness(
             store=store,

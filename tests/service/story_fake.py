@@ -26,7 +26,7 @@ from quiltfn.api import errors
 from quiltfn.api.app import make_app
 from quiltfn.api.route import ApiLimits, Services
 from quiltfn.elasticity import Elasticity
-from quiltfn.health import Health, Machine
+from quiltfn.health import Health, HostFacts
 from quiltfn.idempotency import Idempotency
 from quiltfn.main import DIED
 from quiltfn.model.invocation import CallResult, ExitKind
@@ -45,7 +45,7 @@ EPOCH = 1_760_000_000.0
 MARK = re.compile(r'echo "(?P<mark>(?P<key>\w+)\.\w+) ')
 # How long sandboxes take to be made, to be cleaned and to be destroyed, in seconds.
 SPEEDS = ((0.0, 0.0, 0.0), (0.05, 0.003, 0.01), (2.0, 0.5, 0.5), (0.5, 0.02, 1.5))
-MACHINE = Machine(
+MACHINE = HostFacts(
     node_id="node-1",
     cgroup_mode="none",
     oci_runtime="none",

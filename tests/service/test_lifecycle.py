@@ -67,7 +67,7 @@ async def test_deploy_of_an_active_function_tops_up_and_changes_nothing_else(
     entry = await server.active("sleep 60")
     version = entry.version
     await server.running(entry)
-    server.pools.retarget(entry.function.id, lifecycle.PoolLimits(max_instances=5))
+    server.pools.set_scaling(entry.function.id, lifecycle.PoolLimits(max_instances=5))
     await server.lifecycle.update(entry, {"min_instances": 2})
     await server.lifecycle.deploy(entry)
     assert server.counts(entry)["ready"] >= 1

@@ -70,7 +70,7 @@ async def test_who_waits_for_too_long_is_told_why_and_other_tenants_notice_nothi
     async with open_harness(tmp_path, tenant_instances=1) as harness:
         one = await harness.active(name="one")
         other = await harness.active(name="other")  # for which the first one's instance has left
-        await harness.lifecycle.retarget(other, 1, 5)  # and this one stays
+        await harness.lifecycle.set_scaling(other, 1, 5)  # and this one stays
         waiting = await harness.running(one)
         theirs = await of_another_tenant(harness)
         assert (await harness.invoke(theirs)).status == "success"
@@ -78,7 +78,7 @@ async def test_who_waits_for_too_long_is_told_why_and_other_tenants_notice_nothi
         harness.pass_time(10)
         with pytest.raises(CapacityFull, match="the tenant has as many instances as its quota"):
             await waiting
-        await harness.lifecycle.retarget(other, 0, 5)
+        await harness.lifecycle.set_scaling(other, 0, 5)
         assert (await harness.invoke(one)).stdout == b"hello\n"
         assert (live(harness), live(harness, "umbrella")) == (1, 1)
 
@@ -94,7 +94,7 @@ async def test_a_deploy_that_has_no_place_says_so_and_changes_nothing(tmp_path: 
         await until(lambda: live(harness) == 2)
         assert harness.counts(kept) == {"ready": 2}
         # Once there is room it stands.
-        await harness.lifecycle.retarget(kept, 0, 5)
+        await harness.lifecycle.set_scaling(kept, 0, 5)
         late = await harness.lifecycle.deploy(late)
         assert late.function.state is FunctionState.ACTIVE
         assert harness.counts(late) == {"ready": 2}
@@ -108,7 +108,7 @@ async def test_an_update_that_has_no_place_leaves_what_serves(tmp_path: Path) ->
         assert entry.function.current_version == 1
         assert "its quota" in (entry.function.error_message or "")
         assert (await harness.invoke(entry)).stdout == b"hello\n"
-        await harness.lifecycle.retarget(entry, 1, 5)
+        await harness.lifecycle.set_scaling(entry, 1, 5)
         await harness.lifecycle.update(entry, {"handler": "echo new"})
         assert (await harness.invoke(entry)).stdout == b"new\n"
 
@@ -152,13 +152,13 @@ async def test_whatever_happens_it_is_never_exceeded_and_nobody_is_forgotten(
         calls: list[asyncio.Future[Any]] = []
         for _ in range(120):
             entry = chance.choice(entries)
-            verb = chance.choice(["deploy", "pause", "update", "retarget", "tick", *["call"] * 6])
+            verb = chance.choice(["deploy", "pause", "update", "scale", "tick", *["call"] * 6])
             if verb == "call":
                 calls.append(asyncio.ensure_future(harness.invoke(entry)))
             elif verb == "tick":
                 harness.pass_time(chance.choice([0.1, 1, 11, 61, 301]))
-            elif verb == "retarget":
-                await harness.lifecycle.retarget(entry, chance.randrange(3), 3)
+            elif verb == "scale":
+                await harness.lifecycle.set_scaling(entry, chance.randrange(3), 3)
             elif verb == "update":
                 await harness.lifecycle.update(
                     entry, {"handler": f"sleep {chance.choice([0.001, 0.002])}"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quiltfn.model.cold import Cold
+from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.timeline import Timeline
@@ -19,7 +19,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Harness]:
         yield server
 
 
-def why(record: Invocation) -> Cold | None:
+def why(record: Invocation) -> ColdStartReason | None:
     assert record.timeline is not None
     assert record.cold_start == (record.timeline.why is not None)
     return record.timeline.why
@@ -54,7 +54,7 @@ async def test_a_cold_call_tells_what_it_waited_for(server: Harness) -> None:
     server.sandboxes.may_start.set()
     record = await call
     assert record.status is Status.TIMEOUT
-    assert record.timeline == Timeline(Cold.SCALED_OUT, 0, 20_000, 0, 0, 0)
+    assert record.timeline == Timeline(ColdStartReason.SCALED_OUT, 0, 20_000, 0, 0, 0)
 
 
 async def test_time_in_line_behind_others_is_queued(server: Harness) -> None:
@@ -72,14 +72,14 @@ async def test_the_first_call_after_a_start_without_warm_ones_is_the_first(tmp_p
         await server.active()
     async with open_harness(tmp_path) as server:
         entry = server.catalog.by_name("default", "f")
-        assert why(await server.invoke(entry)) is Cold.FIRST
+        assert why(await server.invoke(entry)) is ColdStartReason.FIRST
         assert why(await server.invoke(entry)) is None
 
 
 async def test_a_call_beside_a_busy_instance_is_scaled_out(server: Harness) -> None:
     entry = await server.active("sleep 0.05")
     await server.running(entry)
-    assert why(await server.invoke(entry)) is Cold.SCALED_OUT
+    assert why(await server.invoke(entry)) is ColdStartReason.SCALED_OUT
 
 
 async def test_a_call_that_waited_for_the_new_version_says_that_it_was_updated(
@@ -93,7 +93,7 @@ async def test_a_call_that_waited_for_the_new_version_says_that_it_was_updated(
     assert why(await first) is None
     await update
     record = await waiting
-    assert (record.stdout, why(record)) == (b"new\n", Cold.UPDATED)
+    assert (record.stdout, why(record)) == (b"new\n", ColdStartReason.UPDATED)
 
 
 async def test_after_the_idle_rule_a_call_says_that_its_instance_was_evicted(
@@ -102,7 +102,7 @@ async def test_after_the_idle_rule_a_call_says_that_its_instance_was_evicted(
     entry = await server.active()
     server.pass_time(300)
     await until(lambda: server.counts(entry) == {})
-    assert why(await server.invoke(entry)) is Cold.EVICTED
+    assert why(await server.invoke(entry)) is ColdStartReason.EVICTED
 
 
 @pytest.mark.parametrize("handler", ["sleep 60", "oom", "die"])
@@ -117,7 +117,7 @@ async def test_after_a_bad_end_a_call_says_that_its_instance_was_replaced(
             assert handler == "die"
         await until(lambda: server.counts(entry) == {})
     second, first = await server.records(entry)
-    assert (why(first), why(second)) == (None, Cold.REPLACED)
+    assert (why(first), why(second)) == (None, ColdStartReason.REPLACED)
 
 
 async def test_a_call_whose_sandbox_could_not_be_made_tells_how_long_it_waited(
@@ -136,9 +136,9 @@ async def test_a_call_whose_sandbox_could_not_be_made_tells_how_long_it_waited(
         await server.invoke(entry)
     records = {one.invocation_id: one for one in await server.records(entry)}
     failed = records[error.value.invocation_id or ""]
-    assert failed.timeline == Timeline(Cold.SCALED_OUT, 0, 500_000, 0, 0, 0)
+    assert failed.timeline == Timeline(ColdStartReason.SCALED_OUT, 0, 500_000, 0, 0, 0)
     pool = server.pools._pools[entry.function.id]
-    assert pool.makings.keys() == pool.sandboxes.keys()
+    assert pool.start_timings.keys() == pool.sandboxes.keys()
 
 
 async def test_a_running_call_and_one_that_ended_with_its_server_have_none(

@@ -22,7 +22,7 @@ from quiltfn.model.actions import (
     Start,
     Wake,
 )
-from quiltfn.model.cold import Cold
+from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.memory import Footprint
 from quiltfn.model.pool import Pool, PoolLimits
@@ -132,10 +132,10 @@ class World:
         self._has_stood, self._previous = False, None
         self._perform(self.pool.close(why, self.now))
 
-    def retarget(self, **limits: int) -> None:
+    def set_scaling(self, **limits: int) -> None:
         new = PoolLimits(**limits)
         self._standby_wanted = min(self._standby_wanted, new.max_instances)
-        self._perform(self.pool.retarget(new, self.now), is_tick=True)
+        self._perform(self.pool.set_scaling(new, self.now), is_tick=True)
 
     def pass_time(self, seconds: float) -> None:
         """Rings at the times that were asked for, and at the end as the reaper does."""
@@ -290,18 +290,18 @@ class World:
             is_bad = sandbox.dead or sandbox.is_sick or (sandbox.cleaning and overdue)
             self._left_well[sandbox.digest], self._has_stood = not is_bad, True
 
-    def _check_why(self, why: Cold, digest: str, *, is_taken_back: bool = False) -> None:
+    def _check_why(self, why: ColdStartReason, digest: str, *, is_taken_back: bool = False) -> None:
         """The reason of a start is one that the world has seen, too."""
         standing = self.those(lambda b: b.digest == digest and b.has_stood and not b.destroying)
         if is_taken_back:
             standing = []  # what is taken back was not lacking because others were busy
-        assert (why is Cold.SCALED_OUT) == bool(standing), f"{why} beside {standing}"
-        if why is Cold.FIRST:
+        assert (why is ColdStartReason.SCALED_OUT) == bool(standing), f"{why} beside {standing}"
+        if why is ColdStartReason.FIRST:
             assert not self._has_stood, "called the first, and is not"
-        elif why is Cold.UPDATED:
+        elif why is ColdStartReason.UPDATED:
             assert self._has_stood, "called updated, and nothing stood before"
-        elif why is not Cold.SCALED_OUT:
-            assert self._left_well.get(digest, True) == (why is Cold.EVICTED), (
+        elif why is not ColdStartReason.SCALED_OUT:
+            assert self._left_well.get(digest, True) == (why is ColdStartReason.EVICTED), (
                 f"{why}: it was otherwise"
             )
 

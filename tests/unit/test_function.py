@@ -13,8 +13,8 @@ from quiltfn.model.function import (
     FunctionState,
     check_targets,
 )
-from quiltfn.model.machine import WrongEvent
-from unit.machine_table import check_table
+from quiltfn.model.state_machine import InvalidTransition
+from unit.transition_table import check_table
 
 TABLE = """
 pending:   deploy > deploying, delete > deleted
@@ -39,7 +39,7 @@ def test_an_event_moves_the_function_and_keeps_or_clears_its_error() -> None:
         7,
     )
     assert failed.after(FunctionEvent.DEPLOY, 8).error_message is None
-    with pytest.raises(WrongEvent):
+    with pytest.raises(InvalidTransition):
         failed.after(FunctionEvent.STOOD, 9)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from quiltfn.health import Health, Machine
+from quiltfn.health import Health, HostFacts
 from quiltfn.model.errors import StoreUnavailable
 
 
@@ -15,7 +15,7 @@ async def test_a_removed_data_directory_is_told(tmp_path: Path) -> None:
     async def none() -> None:
         return None
 
-    machine = Machine(
+    machine = HostFacts(
         node_id="node-1",
         cgroup_mode="v2",
         oci_runtime="crun",

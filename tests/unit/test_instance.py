@@ -3,8 +3,8 @@
 import pytest
 
 from quiltfn.model.instance import NEXT, Instance, InstanceEvent, InstanceState
-from quiltfn.model.machine import WrongEvent
-from unit.machine_table import check_table
+from quiltfn.model.state_machine import InvalidTransition
+from unit.transition_table import check_table
 
 TABLE = """
 warming:     started > ready, stopped > terminating
@@ -26,7 +26,9 @@ def test_an_instance_remembers_its_last_events_and_when_it_heard_the_last() -> N
     for at, event in enumerate((InstanceEvent.STARTED, InstanceEvent.LEASED), start=1):
         instance.hear(event, float(at))
     assert (instance.state, instance.since) == (InstanceState.BUSY, 2.0)
-    with pytest.raises(WrongEvent, match="'started' cannot happen in 'busy'; before: started, l"):
+    with pytest.raises(
+        InvalidTransition, match="'started' cannot happen in 'busy'; before: started, l"
+    ):
         instance.hear(InstanceEvent.STARTED, 3.0)
     assert instance.since == 2.0, "an event that cannot be changes nothing"
 

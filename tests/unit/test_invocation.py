@@ -5,8 +5,8 @@ from msgspec.structs import replace
 
 from contract.stores import a_call, a_function
 from quiltfn.model.invocation import FINAL, NEXT, CallEvent, CallResult, ExitKind, Status, conclude
-from quiltfn.model.machine import WrongEvent
-from unit.machine_table import check_table
+from quiltfn.model.state_machine import InvalidTransition
+from unit.transition_table import check_table
 
 TABLE = """
 queued: handed over > running, cancelled > cancelled, error > error, interrupted > interrupted
@@ -113,5 +113,5 @@ def test_the_final_record_has_the_output_and_cannot_end_again() -> None:
         1_760_000_105,
         12,
     )
-    with pytest.raises(WrongEvent):
+    with pytest.raises(InvalidTransition):
         final.after(ended, now=0, duration_ms=0)

@@ -177,7 +177,7 @@ def test_nor_what_min_instances_asks_for() -> None:
     machine = Machine([256.0])
     (one,) = machine.members
     ready(one, 3)
-    one.retarget(min_instances=2, max_instances=3)
+    one.set_scaling(min_instances=2, max_instances=3)
     assert len(one.pool.spares()) == 1
 
 
@@ -237,5 +237,5 @@ def test_one_that_leaves_counts_until_it_is_gone() -> None:
 def test_those_made_for_no_call_count_little() -> None:
     machine = Machine([900.0])
     (one,) = machine.members
-    one.pool.retarget(PoolLimits(min_instances=2), one.now)
+    one.pool.set_scaling(PoolLimits(min_instances=2), one.now)
     assert machine.memory.held_mib == 2 * IDLE_MIB < BUDGET_MIB

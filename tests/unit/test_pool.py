@@ -16,8 +16,8 @@ from quiltfn.model.actions import (
     Hand,
     Refuse,
 )
-from quiltfn.model.machine import WrongEvent
 from quiltfn.model.pool import Pool, PoolCounts, PoolLimits, summed
+from quiltfn.model.state_machine import InvalidTransition
 from unit.pool_world import BUSY, READY, RECYCLING, TERMINATING, WARMING, a_pool
 
 # A call wants an instance --------------------------------------------------------------------
@@ -264,7 +264,7 @@ def test_counts_are_the_five_states_and_their_sum() -> None:
 
 def test_an_event_that_cannot_be_is_a_bug_and_says_what_happened_before() -> None:
     world = a_pool(ready=1)
-    with pytest.raises(WrongEvent, match="before: started, leased"):
+    with pytest.raises(InvalidTransition, match="before: started, leased"):
         world.pool.started(1, world.now)
 
 

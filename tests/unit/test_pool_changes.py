@@ -154,7 +154,7 @@ def test_an_instance_stopped_while_it_was_being_made_is_removed_whether_made_or_
 def test_a_lower_maximum_ends_idle_instances_at_once_and_busy_ones_as_they_are_given_back() -> None:
     world = a_pool(ready=4, max_instances=4)
     first, _second = world.acquire(), world.acquire()
-    world.retarget(max_instances=1)
+    world.set_scaling(max_instances=1)
     assert world.pool.counts() == PoolCounts(busy=2, terminating=2)
     world.release(world.held(first))
     assert world.pool.counts() == PoolCounts(busy=1, terminating=3)
@@ -163,7 +163,7 @@ def test_a_lower_maximum_ends_idle_instances_at_once_and_busy_ones_as_they_are_g
 def test_a_higher_maximum_starts_instances_for_the_line_at_once() -> None:
     world = a_pool(ready=1, max_instances=1)
     world.acquire(), world.acquire()
-    world.retarget(max_instances=2)
+    world.set_scaling(max_instances=2)
     assert world.states() == {1: BUSY, 2: WARMING}
 
 
@@ -171,7 +171,7 @@ def test_a_maximum_that_shrinks_below_what_was_to_stand_asks_for_no_more_than_it
     world = World(PoolLimits(max_instances=4))
     world.prepare("a", 3)
     world.started(1)
-    world.retarget(max_instances=1)
+    world.set_scaling(max_instances=1)
     world.finish()
     assert world.stands[-1:] == ["a"]
 

@@ -1,7 +1,7 @@
 """The scheduler, continued: what is kept for a rollback, and what is parked instead of stopped."""
 
 from quiltfn.model.actions import Hand
-from quiltfn.model.cold import Cold
+from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.pool import PoolCounts, PoolLimits
 from unit.pool_world import BUSY, PARKED, READY, RECYCLING, TERMINATING, WARMING, World, a_pool
 
@@ -124,7 +124,7 @@ def test_the_next_call_gets_it_at_once_and_cold_since_it_was_evicted() -> None:
     world = a_parked_one()
     caller = world.acquire()
     assert world.answers[caller] == Hand(1, caller, cold=True)
-    assert world.pool.instances[1].why is Cold.EVICTED
+    assert world.pool.instances[1].why is ColdStartReason.EVICTED
 
 
 def test_the_call_after_that_is_warm() -> None:
@@ -157,7 +157,7 @@ def test_after_its_time_it_leaves() -> None:
 
 def test_it_is_taken_back_by_a_higher_minimum() -> None:
     world = a_parked_one()
-    world.retarget(min_instances=1)
+    world.set_scaling(min_instances=1)
     assert world.states() == {1: READY}
 
 
@@ -174,4 +174,4 @@ def test_one_that_dies_while_it_is_parked_was_no_eviction() -> None:
     world.gone(1)
     world.acquire()
     assert world.states() == {2: WARMING}
-    assert world.pool.instances[2].why is Cold.REPLACED
+    assert world.pool.instances[2].why is ColdStartReason.REPLACED

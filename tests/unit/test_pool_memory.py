@@ -16,9 +16,9 @@ from unit.test_pool_property import EVENTS
 
 SIZES = (256.0, 512.0, 900.0)
 STEPS = (0.0, 0.006, 1.0, 11.0, 61.0, 400.0)
-OF_ONE = [name for name in EVENTS if name not in ("time", "retarget", "quiet for long")]
+OF_ONE = [name for name in EVENTS if name not in ("time", "set scaling", "quiet for long")]
 COMMON = ["acquire", "acquire three", "release", "started", "cleaned", "gone", "all quiet"] * 4
-OF_ALL = ["time", "measure", "fill", "stock gone", "retarget"]
+OF_ALL = ["time", "measure", "fill", "stock gone", "set scaling"]
 STORIES = st.lists(
     st.tuples(st.sampled_from([*OF_ONE, *COMMON, *OF_ALL]), st.integers(0, 2), st.integers(0, 63)),
     min_size=14,
@@ -37,10 +37,10 @@ def live_through(story: list[tuple[str, int, int]], machine: Machine) -> None:
             machine.stock.fill()
         elif name == "stock gone":
             machine.stock.gone()
-        elif name == "retarget":
+        elif name == "set scaling":
             least, most = choice % 2, 1 + choice // 2 % 4
             machine.event(
-                member, lambda w, a=least, b=most: w.retarget(min_instances=a, max_instances=b)
+                member, lambda w, a=least, b=most: w.set_scaling(min_instances=a, max_instances=b)
             )
         else:
             machine.event(member, lambda w, n=name, c=choice: EVENTS[n](w, c))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from quiltfn.model.actions import Action, Hand, Refuse
-from quiltfn.model.cold import Cold
+from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.instance import Instance, InstanceState
 from quiltfn.model.line import Line, Waiting
 from quiltfn.model.memory import Footprint
@@ -76,7 +76,7 @@ EVENTS: dict[str, Callable[[World, int], object]] = {
     "switch at once": lambda world, n: world.switch(CONTENTS[n % 3]),
     "abandon": lambda world, _: world.abandon(),
     "close": lambda world, _: world.close(),
-    "retarget": lambda world, n: world.retarget(**targets(n // 4, n)),
+    "set scaling": lambda world, n: world.set_scaling(**targets(n // 4, n)),
     "all quiet": lambda world, _: world.finish(),
     "quiet for long": quiet_for_long,
     "time": lambda world, n: world.pass_time(STEPS[n % len(STEPS)]),
@@ -251,7 +251,12 @@ class ForgetsTheMinimum(Pool):
 
 
 class ForgetsHowTheLastOneWent(Pool):
-    def _stop(self, instance: Instance, now: float, how: Cold = Cold.EVICTED) -> list[Action]:  # noqa: ARG002
+    def _stop(
+        self,
+        instance: Instance,
+        now: float,
+        how: ColdStartReason = ColdStartReason.EVICTED,  # noqa: ARG002
+    ) -> list[Action]:
         return super()._stop(instance, now)
 
 
@@ -275,7 +280,9 @@ class NeverKeeps(Pool):
 
 
 class NeverGivesKeptWay(Pool):
-    def _stop(self, instance: Instance, now: float, how: Cold = Cold.EVICTED) -> list[Action]:
+    def _stop(
+        self, instance: Instance, now: float, how: ColdStartReason = ColdStartReason.EVICTED
+    ) -> list[Action]:
         is_kept = instance.state is InstanceState.PARKED and instance.digest == self.previous
         return [] if is_kept else super()._stop(instance, now, how)
 

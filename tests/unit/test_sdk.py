@@ -137,7 +137,7 @@ def every_request() -> Iterator[tuple[Request[Any], str, str]]:
     yield requests.alive(), "GET", "/health"
     yield requests.info(), "GET", "/api/system/info"
     yield (
-        requests.retarget("f1", 1, 2, tenant_id="t"),
+        requests.set_scaling("f1", 1, 2, tenant_id="t"),
         "POST",
         "/api/elasticity/functions/f1/pool-target",
     )
@@ -207,7 +207,7 @@ def test_invoke_sends_payload_environment_timeout_and_idempotency_key() -> None:
 
 
 def test_retarget_sends_both_targets_and_the_tenant() -> None:
-    out = sent(requests.retarget("f1", 1, 2, tenant_id="t1"))
+    out = sent(requests.set_scaling("f1", 1, 2, tenant_id="t1"))
     assert json.loads(out.content) == {"min_instances": 1, "max_instances": 2}
     assert out.headers["x-tenant-id"] == "t1"
 

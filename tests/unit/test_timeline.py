@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quiltfn.model.cold import Cold
-from quiltfn.model.timeline import PHASES, Making, Timeline, of_call
+from quiltfn.model.cold_start import ColdStartReason
+from quiltfn.model.timeline import PHASES, StartTiming, Timeline, of_call
 
 AT = st.floats(0, 100)
 
@@ -19,36 +19,38 @@ def test_a_warm_call_was_queued_and_ran() -> None:
 
 
 def test_a_cold_call_waited_for_a_sandbox_and_for_its_specialisation() -> None:
-    making = Making(Cold.FIRST, 10.001, 10.021, 10.025)
-    line = of_call(10.0, 10.026, making)
-    assert line == Timeline(Cold.FIRST, 2000, 20_000, 4000, 0, 0)
+    start_timing = StartTiming(ColdStartReason.FIRST, 10.001, 10.021, 10.025)
+    line = of_call(10.0, 10.026, start_timing)
+    assert line == Timeline(ColdStartReason.FIRST, 2000, 20_000, 4000, 0, 0)
 
 
 def test_only_what_the_call_waited_for_is_its_own() -> None:
-    making = Making(Cold.UPDATED, 1.0, 9.999, 10.004)
-    assert of_call(10.0, 10.004, making) == Timeline(Cold.UPDATED, 0, 0, 4000, 0, 0)
+    start_timing = StartTiming(ColdStartReason.UPDATED, 1.0, 9.999, 10.004)
+    assert of_call(10.0, 10.004, start_timing) == Timeline(
+        ColdStartReason.UPDATED, 0, 0, 4000, 0, 0
+    )
 
 
 def test_a_sandbox_that_could_not_be_made_was_waited_for_to_the_end() -> None:
-    line = of_call(10.0, 10.5, Making(Cold.FIRST, 10.0))
-    assert line == Timeline(Cold.FIRST, 0, 500_000, 0, 0, 0)
-    refused = of_call(10.0, 10.5, Making(Cold.FIRST, 10.0, 10.1))
-    assert refused == Timeline(Cold.FIRST, 0, 100_000, 400_000, 0, 0)
+    line = of_call(10.0, 10.5, StartTiming(ColdStartReason.FIRST, 10.0))
+    assert line == Timeline(ColdStartReason.FIRST, 0, 500_000, 0, 0, 0)
+    refused = of_call(10.0, 10.5, StartTiming(ColdStartReason.FIRST, 10.0, 10.1))
+    assert refused == Timeline(ColdStartReason.FIRST, 0, 100_000, 400_000, 0, 0)
 
 
 @given(accepted=AT, wait=AT, begun=AT, rest=st.tuples(st.none() | AT, st.none() | AT), ran=AT)
 def test_the_phases_add_up_and_none_is_negative(
     accepted: float, wait: float, begun: float, rest: tuple[float | None, float | None], ran: float
 ) -> None:
-    making = Making(Cold.FIRST, begun, *rest)
-    line = of_call(accepted, accepted + wait, making, ran=ran).recorded_for(0.5)
+    start_timing = StartTiming(ColdStartReason.FIRST, begun, *rest)
+    line = of_call(accepted, accepted + wait, start_timing, ran=ran).recorded_for(0.5)
     assert abs(line.total - 1e6 * (wait + ran + 0.5)) <= 5 or line.queued == 0
     assert all(getattr(line, name) >= 0 for name in PHASES)
     assert line.total == sum(getattr(line, name) for name in PHASES)
 
 
 def test_it_is_kept_as_a_short_list() -> None:
-    line = Timeline(Cold.SCALED_OUT, 1, 2, 3, 4, 5)
+    line = Timeline(ColdStartReason.SCALED_OUT, 1, 2, 3, 4, 5)
     assert msgspec.json.encode(line) == b'["scaled_out",1,2,3,4,5]'
     assert msgspec.json.decode(msgspec.json.encode(line), type=Timeline) == line
 
@@ -59,7 +61,7 @@ def test_the_header_is_what_the_standard_wants() -> None:
         "queued;dur=0.012, placed;dur=0.000, specialised;dur=0.000, ran;dur=0.900, "
         "recorded;dur=0.030"
     )
-    cold = Timeline(Cold.FIRST, 1, 2, 3, 4, 5).server_timing()
+    cold = Timeline(ColdStartReason.FIRST, 1, 2, 3, 4, 5).server_timing()
     assert cold.endswith(", cold;desc=first")
     for metric in cold.split(", "):
         assert re.fullmatch(r"[a-z]+(;dur=\d+\.\d{3}|;desc=[a-z_]+)", metric)

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from quiltfn.model.errors import BadRequest, Unprocessable, shown
+from quiltfn.model.errors import BadRequest, Unprocessable, truncate
 from quiltfn.wire.check import NO_LIMITS, Invalid, checked
 
 DEPTH_MAX = 32
@@ -55,7 +55,7 @@ def shape(value: Any, kind: type[T], limits: Mapping[str, float] = NO_LIMITS) ->
             error.message,
             details={
                 "expected": error.expected,
-                "received": shown(error.received),
+                "received": truncate(error.received),
                 "example": error.example,
             },
         ) from None
@@ -102,7 +102,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise ValueError(f"the key {shown(name, 80)!r} stands twice in one object")
+                raise ValueError(f"the key {truncate(name, 80)!r} stands twice in one object")
             seen.add(name)
     return result
 

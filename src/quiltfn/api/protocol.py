@@ -35,7 +35,9 @@ REST_TIMEOUT_S, REST_MAX_BYTES = 5.0, 16 * 1024 * 1024
 OUT_OF_THE_ORDINARY = frozenset({"transfer-encoding", "upgrade", "idempotency-key"})
 
 
-def begin(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+def eager_task(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]
+) -> "asyncio.Task[None]":
     """A task of `work`, its first steps done at once where Python can (from 3.12 on)."""
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=loop, eager_start=True)
@@ -244,7 +246,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _start(self, call: DirectCall) -> None:
         """Not within the parser: an answer may close the connection that it is parsing."""
         self._whole = None
-        task = begin(self.loop, self._answer(call))
+        task = eager_task(self.loop, self._answer(call))
         if not task.done():
             call.task = task
             self.tasks.add(task)

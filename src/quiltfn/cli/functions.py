@@ -212,7 +212,7 @@ def scale(
         def scaled(now: Targets) -> None:
             show.say(f"{one.name} has {now.min_instances} to {now.max_instances} instances")
 
-        at.answer(requests.retarget(one.id, least, most, tenant_id=one.tenant_id or ""), scaled)
+        at.answer(requests.set_scaling(one.id, least, most, tenant_id=one.tenant_id or ""), scaled)
 
 
 @app.command()

@@ -62,7 +62,7 @@ static struct {
     bool ready;
     bool keep_tmp;
     bool resident;   // argv is a runner, started before the first call.
-    bool anew;       // A runner that was prepared is of no use for it.
+    bool fresh;      // A runner that was prepared is of no use for it.
     bool shell;      // argv is a shell, -c and a command line, so that it can be started ahead.
     bool keep_state; // It may serve call after call; else nothing of a call may be left in it.
     const char *cwd;
@@ -80,7 +80,7 @@ static bool parse_specialise(unsigned char *at, size_t length)
     struct bytes from = {at, length};
     uint32_t flags;
     size_t argc;
-    if (!take32(&from, &flags) || (flags & ~(KEEP_TMP | RESIDENT | KEEP_STATE | SHELL | ANEW)) != 0)
+    if (!take32(&from, &flags) || (flags & ~(KEEP_TMP | RESIDENT | KEEP_STATE | SHELL | FRESH)) != 0)
         return false;
     if (((flags & KEEP_STATE) != 0 && (flags & RESIDENT) == 0) ||
         ((flags & SHELL) != 0 && (flags & RESIDENT) != 0))
@@ -94,7 +94,7 @@ static bool parse_specialise(unsigned char *at, size_t length)
     special.resident = (flags & RESIDENT) != 0;
     special.keep_state = (flags & KEEP_STATE) != 0;
     special.shell = (flags & SHELL) != 0;
-    special.anew = (flags & ANEW) != 0;
+    special.fresh = (flags & FRESH) != 0;
     if (special.shell && argc != 3)
         return false;
     special.cwd = cwd;

@@ -68,7 +68,7 @@ enum {
 };
 
 static const uint32_t KEEP_TMP = 1, RESIDENT = 2, KEEP_STATE = 4; // of SPECIALISE,
-static const uint32_t SHELL = 8, ANEW = 16;                      // too
+static const uint32_t SHELL = 8, FRESH = 16;                      // too
 static const uint32_t HAS_PAYLOAD = 1, ENV_REPLACES = 2; // of CALL
 enum how { EXITED = 0, KILLED = 1, DEADLINE = 2, NOT_STARTED = 3 };
 
@@ -718,9 +718,9 @@ static void specialise(size_t length)
         text_length = snprintf(text, sizeof text, "working_directory %.300s %s", special.cwd, why);
     if (error == 0 && special.resident) {
         bool prepared = runner.pid > 0;
-        if (prepared && special.anew)
+        if (prepared && special.fresh)
             runner_drop();
-        error = (prepared && !special.anew ? runner_load() : runner_start()) ? 0 : ENOEXEC;
+        error = (prepared && !special.fresh ? runner_load() : runner_start()) ? 0 : ENOEXEC;
         text_length = snprintf(text, sizeof text, "%s", runner.told);
     }
     unsigned char *at = out_frame('P', 4 + (size_t)text_length);

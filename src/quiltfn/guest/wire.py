@@ -47,7 +47,7 @@ KEEP_TMP: Final = 1
 RESIDENT: Final = 2
 KEEP_STATE: Final = 4
 SHELL: Final = 8
-ANEW: Final = 16
+FRESH: Final = 16
 HAS_PAYLOAD: Final = 1
 ENV_REPLACES: Final = 2
 
@@ -167,7 +167,7 @@ def encode_specialise(
 
     `flags`: KEEP_TMP: /tmp survives a call. RESIDENT: argv is a runner, started now; with
     KEEP_STATE it may serve call after call. SHELL: argv is a shell, `-c` and a command line, which
-    may be started before the call comes. ANEW: a runner that was prepared cannot be used for it.
+    may be started before the call comes. FRESH: a runner that was prepared cannot be used for it.
     Raises `WireError` for what no process can be given, `FrameTooLong` beyond a limit.
     """
     if not argv:

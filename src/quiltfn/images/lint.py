@@ -7,7 +7,7 @@ Rule 3: what is refused is said with the member's name and changes nothing.
 
 import posixpath
 
-from quiltfn.model.errors import Unprocessable, shown
+from quiltfn.model.errors import Unprocessable, truncate
 
 NAME_MAX_BYTES = 255
 PATH_MAX_BYTES = 1024
@@ -20,7 +20,7 @@ def refusal(why: str, name: str | None = None) -> Unprocessable:
     """The image is refused for that, at that member."""
     if name is None:
         return Unprocessable(f"the image is refused: {why}")
-    told = shown(name.encode("utf-8", "backslashreplace").decode(), 200)
+    told = truncate(name.encode("utf-8", "backslashreplace").decode(), 200)
     return Unprocessable(f"the image is refused: {told!r} {why}", details={"received": told})
 
 

@@ -7,7 +7,7 @@ the one table for them is `api/errors.py`.
 import math
 from typing import Any, ClassVar, Literal
 
-from quiltfn.model.timeline import Making
+from quiltfn.model.timeline import StartTiming
 
 NUMBER_MAX_BITS = 63
 
@@ -128,7 +128,7 @@ class Unprocessable(QuiltfnError):
         """The refusal of one field: names it, says what was expected, shows what would work."""
         return cls(
             f"{name} must be {expected}",
-            details={"expected": expected, "received": shown(received), "example": example},
+            details={"expected": expected, "received": truncate(received), "example": example},
         )
 
 
@@ -167,11 +167,11 @@ class StoreUnavailable(QuiltfnError):
 class RuntimeUnavailable(QuiltfnError):
     """No sandbox could be made for this call.
 
-    `making`: of the instance that it waited for in vain, if that is why.
+    `start_timing`: of the instance that it waited for in vain, if that is why.
     """
 
     code, blame = "RUNTIME_UNAVAILABLE", "platform"
-    making: Making | None = None
+    start_timing: StartTiming | None = None
 
 
 NEXT_STEP = {
@@ -186,14 +186,14 @@ class Internal(QuiltfnError):
     """The server made a mistake; its log has the rest."""
 
 
-def shown(value: object, most: int = 200) -> object:
+def truncate(value: object, most: int = 200) -> object:
     """`value` as it may stand in an error: small things as they are, long ones cut, and numbers
     that JSON cannot hold as text.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, int) and value.bit_length() > NUMBER_MAX_BITS:
-        return shown(str(value), 20)
+        return truncate(str(value), 20)
     if isinstance(value, str) and len(value) > most:
         return value[:most] + "…"
     if isinstance(value, dict | list):

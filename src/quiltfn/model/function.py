@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from quiltfn.model.errors import Unprocessable
-from quiltfn.model.machine import follow
+from quiltfn.model.state_machine import transition
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 RESERVED_NAMES = frozenset(
@@ -110,7 +110,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
 
     def after(self, event: FunctionEvent, now: int, error: str | None = None) -> "Function":
         """The function after `event`; `error` is kept as its error_message, or cleared."""
-        state = follow(NEXT, self.state, event)
+        state = transition(NEXT, self.state, event)
         return msgspec.structs.replace(self, state=state, error_message=error, updated_at=now)
 
 

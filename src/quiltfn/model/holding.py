@@ -1,6 +1,6 @@
 """Holding: the instances of one pool, and what each of them counts in the machine's memory."""
 
-from quiltfn.model.cold import Cold
+from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
 from quiltfn.model.memory import Footprint, Memory
@@ -37,7 +37,7 @@ class Holding:
     def footprint(self, digest: str) -> Footprint:
         return self._footprints.get(digest, UNKNOWN)
 
-    def add(self, digest: str, now: float, why: Cold, charge_mib: float) -> Instance:
+    def add(self, digest: str, now: float, why: ColdStartReason, charge_mib: float) -> Instance:
         """A new one, which is warming and counts `charge_mib` until it is ready."""
         one = Instance(self._next_number, digest, now, why, self.footprint(digest).idle_mib)
         self._next_number += 1

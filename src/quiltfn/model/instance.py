@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from quiltfn.model.cold import Cold
-from quiltfn.model.machine import follow
+from quiltfn.model.cold_start import ColdStartReason
+from quiltfn.model.state_machine import transition
 
 
 class InstanceState(StrEnum):
@@ -70,7 +70,7 @@ class Instance:
     id: int
     digest: str
     since: float
-    why: Cold = Cold.FIRST
+    why: ColdStartReason = ColdStartReason.FIRST
     idle_mib: float = 0.0
     charge_mib: float = 0.0
     worth: float = 0.0
@@ -89,6 +89,6 @@ class Instance:
 
     def hear(self, event: InstanceEvent, now: float) -> None:
         """Moves on by the table, or raises with the last events."""
-        self.state = follow(NEXT, self.state, event, self.past)
+        self.state = transition(NEXT, self.state, event, self.past)
         self.past.append(event)
         self.since = now

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from quiltfn.model.machine import follow
+from quiltfn.model.state_machine import transition
 from quiltfn.model.timeline import Timeline
 
 PAYLOAD_MAX_BYTES = 6 * 1024 * 1024
@@ -157,7 +157,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             message = _with_dropped(message, result)
         return msgspec.structs.replace(
             self,
-            status=follow(NEXT, self.status, event),
+            status=transition(NEXT, self.status, event),
             ended_at=now,
             duration_ms=duration_ms,
             exit_code=exit_code,

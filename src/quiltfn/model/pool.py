@@ -20,7 +20,7 @@ from quiltfn.model.actions import (
     Fail,
     Refuse,
 )
-from quiltfn.model.cold import Cold
+from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.counts import PoolCounts, summed
 from quiltfn.model.instance import InstanceEvent
 from quiltfn.model.keepalive import AT_LEAST_S
@@ -77,7 +77,7 @@ class Pool(PoolRules):
             self.keeping.ended(now)
             self._is_expected, self._look_again = True, now + AT_LEAST_S
         if not healthy:
-            return self._stop(instance, now, Cold.REPLACED)
+            return self._stop(instance, now, ColdStartReason.REPLACED)
         wanted = self._wanted(instance.digest)
         if self._gives_way(instance) if wanted else not self._may_keep(instance):
             return self._stop(instance, now)
@@ -125,7 +125,7 @@ class Pool(PoolRules):
         instance = self.instances.get(number)
         if instance is None or instance.state not in (READY, PARKED, RECYCLING):
             return []
-        return [*self._stop(instance, now, Cold.REPLACED), *self._provide(now)]
+        return [*self._stop(instance, now, ColdStartReason.REPLACED), *self._provide(now)]
 
     def gone(self, number: int, now: float) -> list[Action]:
         """The machine has everything back; only now does the instance stop to count."""
@@ -179,7 +179,7 @@ class Pool(PoolRules):
             self.memory.pass_turn()
         return [Refuse(one.id, why) for one in self.line.empty()] + self._set_aside(now)
 
-    def retarget(self, limits: PoolLimits, now: float) -> list[Action]:
+    def set_scaling(self, limits: PoolLimits, now: float) -> list[Action]:
         """New scaling targets: idle instances above the new maximum go, missing ones come."""
         self._ceiling = max(limits.max_instances, min(self._ceiling, len(self.instances)))
         self.limits = limits
@@ -195,7 +195,7 @@ class Pool(PoolRules):
         actions: list[Action] = []
         for instance in self._all.those(RECYCLING):
             if now - instance.since >= self.limits.recycle_s:
-                actions += self._stop(instance, now, Cold.REPLACED)
+                actions += self._stop(instance, now, ColdStartReason.REPLACED)
         why = NO_ROOM if self in self.memory.short else WAITED_TOO_LONG
         if self._denied and not self.quota.has_room:
             why = OVER_QUOTA

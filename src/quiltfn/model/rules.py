@@ -17,7 +17,7 @@ from quiltfn.model.actions import (
     Start,
     Wake,
 )
-from quiltfn.model.cold import Cold, Past
+from quiltfn.model.cold_start import ColdStartReason, Past
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.holding import Holding
 from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
@@ -243,7 +243,7 @@ class PoolRules:
             elif now - instance.since < self.limits.idle_s:
                 break
             if is_last and self._all.footprint(digest).parks and self.limits.park_s > 0:
-                self._past.left(digest, Cold.EVICTED)
+                self._past.left(digest, ColdStartReason.EVICTED)
                 self._all.hear(instance, InstanceEvent.PARKED, now)
             else:
                 actions += self._stop(instance, now)
@@ -314,7 +314,9 @@ class PoolRules:
     def _appraise(self, instance: Instance) -> None:
         instance.worth = self.memory.worth(self._calls, instance.start_ms, instance.idle_mib)
 
-    def _stop(self, instance: Instance, now: float, how: Cold = Cold.EVICTED) -> list[Action]:
+    def _stop(
+        self, instance: Instance, now: float, how: ColdStartReason = ColdStartReason.EVICTED
+    ) -> list[Action]:
         if instance.state is not WARMING and self._wanted(instance.digest):
             self._past.left(instance.digest, how)
         self._all.hear(instance, InstanceEvent.STOPPED, now)

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 
 import msgspec
 
-from quiltfn.model.cold import Cold
+from quiltfn.model.cold_start import ColdStartReason
 
 PHASES = ("queued", "placed", "specialised", "ran", "recorded")
 
 
 @dataclass(slots=True)
-class Making:
+class StartTiming:
     """The making of an instance, in monotonic seconds; None for what has not come about."""
 
-    why: Cold
+    why: ColdStartReason
     begun: float
     placed: float | None = None
     specialised: float | None = None
@@ -34,7 +34,7 @@ class Timeline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     It is kept as a list in this order, with every record.
     """
 
-    why: Cold | None
+    why: ColdStartReason | None
     queued: int
     placed: int
     specialised: int
@@ -69,26 +69,26 @@ class Timeline(msgspec.Struct, frozen=True, array_like=True, gc=False):
 def of_call(
     accepted: float,
     handed: float,
-    making: Making | None,
+    start_timing: StartTiming | None,
     *,
     ran: float = 0.0,
     recorded: float = 0.0,
 ) -> Timeline:
     """Of a call that was accepted and then handed an instance, or told that there is none.
 
-    `making`: of the instance that it was handed or waited for in vain, where that was new to it.
-    `accepted` and `handed` in monotonic seconds, as `making` has them; the others in seconds.
+    `start_timing`: of the instance that it waited for, handed to it or not; None for a warm call.
+    `accepted` and `handed` in monotonic seconds, as `start_timing` has them; the others in seconds.
     """
     wait = _us(handed - accepted)
-    if making is None:
+    if start_timing is None:
         return Timeline(None, wait, 0, 0, _us(ran), _us(recorded))
     # What lies before the call was nobody's wait; what was not over ended with the wait.
-    begun = min(max(making.begun, accepted), handed)
-    placed = max(begun, handed if making.placed is None else making.placed)
-    ready = max(placed, handed if making.specialised is None else making.specialised)
+    begun = min(max(start_timing.begun, accepted), handed)
+    placed = max(begun, handed if start_timing.placed is None else start_timing.placed)
+    ready = max(placed, handed if start_timing.specialised is None else start_timing.specialised)
     placing, specialising = _us(placed - begun), _us(ready - placed)
     queued = max(0, wait - placing - specialising)
-    return Timeline(making.why, queued, placing, specialising, _us(ran), _us(recorded))
+    return Timeline(start_timing.why, queued, placing, specialising, _us(ran), _us(recorded))
 
 
 def _us(seconds: float) -> int:

@@ -1,7 +1,7 @@
 """One function's pool: events go into the pure pool, its actions are performed here.
 
 There is one place where a call is handed an instance (`_perform`) and one where it is given back
-(`Held.__aexit__`).
+(`PoolLease.__aexit__`).
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from quiltfn.model.errors import QuiltfnError, RuntimeUnavailable, ShuttingDown
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.pool import Pool, PoolLimits
-from quiltfn.model.timeline import Making
+from quiltfn.model.timeline import StartTiming
 from quiltfn.model.version import Version
 from quiltfn.observe import metrics
 from quiltfn.pool.arbiter import Arbiter
@@ -29,13 +29,21 @@ _log = structlog.get_logger("quiltfn.pool")
 ENDED_BY_ITSELF = (ExitKind.EXITED, ExitKind.SIGNALLED)
 
 
-class Held:
+class PoolLease:
     """One instance, held by one call from `async with` to its end. `ports.Lease` inside."""
 
-    __slots__ = ("_ended_well", "_pool", "_used", "_waiter", "instance", "making", "version")
+    __slots__ = (
+        "_ended_well",
+        "_pool",
+        "_used",
+        "_waiter",
+        "instance",
+        "start_timing",
+        "version",
+    )
 
     version: Version
-    making: Making | None
+    start_timing: StartTiming | None
 
     def __init__(self, pool: "FunctionPool") -> None:
         self._pool = pool
@@ -43,7 +51,7 @@ class Held:
         self._used = False
         self._ended_well = False
 
-    async def __aenter__(self) -> "Held":
+    async def __aenter__(self) -> "PoolLease":
         pool = self._pool
         self._waiter, handed = pool.ask()
         if isinstance(handed, decided.Hand):  # warm: nobody waits for anything
@@ -55,13 +63,13 @@ class Held:
                 # It may have been handed an instance in this very tick; the pool knows.
                 pool.leave_line(self._waiter)
                 raise
-        self.making = pool.makings[self.instance] if cold else None
+        self.start_timing = pool.start_timings[self.instance] if cold else None
         self.version = pool.version_of(self.instance)
         return self
 
     @property
     def cold_start(self) -> bool:
-        return self.making is not None
+        return self.start_timing is not None
 
     async def call(self, call: Call) -> CallResult:
         self._used = True
@@ -98,7 +106,7 @@ class FunctionPool:
         arbiter.join(self)
         crowd.join(self)
         self.sandboxes: dict[int, Sandbox] = {}
-        self.makings: dict[int, Making] = {}
+        self.start_timings: dict[int, StartTiming] = {}
         self._versions: dict[str, Version] = {}
         self._waiters: dict[int, asyncio.Future[tuple[int, bool]]] = {}
         self._standing: dict[str, asyncio.Future[None]] = {}
@@ -154,7 +162,7 @@ class FunctionPool:
         if future is None or future.done():
             future = asyncio.get_running_loop().create_future()
             self._standing[version.digest] = future
-        self._perform(self.model.retarget(limits, now))
+        self._perform(self.model.set_scaling(limits, now))
         footprint = version.content.footprint()
         self._perform(self.model.prepare(version.digest, count, now, footprint))
         try:
@@ -178,8 +186,8 @@ class FunctionPool:
             meanwhile = SandboxRefused(f"the function became {why} meanwhile")
             self._stood(digest, ShuttingDown(retry_after=5) if why == CLOSING else meanwhile)
 
-    def retarget(self, limits: PoolLimits) -> None:
-        self._perform(self.model.retarget(limits, self._clock.now()))
+    def set_scaling(self, limits: PoolLimits) -> None:
+        self._perform(self.model.set_scaling(limits, self._clock.now()))
 
     def tick(self) -> None:
         self._perform(self.model.tick(self._clock.now()))
@@ -243,12 +251,12 @@ class FunctionPool:
                     self._fail(waiter, refusal(why, retry_s))
                 case decided.Fail(waiter=waiter, instance=instance, reason=reason):
                     error = RuntimeUnavailable(reason)
-                    error.making = self.makings[instance]
+                    error.start_timing = self.start_timings[instance]
                     self._fail(waiter, error)
                 case decided.Resume(instance=instance):
                     now = self._clock.now()
                     why = self.model.instances[instance].why
-                    self.makings[instance] = Making(why, now, now, now)
+                    self.start_timings[instance] = StartTiming(why, now, now, now)
                 case decided.Short(mib=mib):
                     self._arbiter.make_room(mib)
                 case decided.Crowded():
@@ -287,10 +295,10 @@ class FunctionPool:
             future.set_exception(error)
 
     async def _start(self, number: int, version: Version) -> None:
-        making = Making(self.model.instances[number].why, self._clock.now())
-        self.makings[number] = making
+        start_timing = StartTiming(self.model.instances[number].why, self._clock.now())
+        self.start_timings[number] = start_timing
         try:
-            sandbox = await self._make(version, making)
+            sandbox = await self._make(version, start_timing)
         except Exception as error:
             reason = str(error)
             if not isinstance(error, SandboxFailed | SandboxRefused):
@@ -298,7 +306,7 @@ class FunctionPool:
                 _log.exception("an instance could not be made", function=version.function_id)
                 reason = "an instance could not be made; the server's log has more"
             self._perform(self.model.failed(number, reason, self._clock.now()))
-            del self.makings[number]
+            del self.start_timings[number]
             self._emptied.set()
             return
         self.sandboxes[number] = sandbox
@@ -310,12 +318,12 @@ class FunctionPool:
         if not sandbox.is_alive:  # it ended before anybody watched
             self._lost(number)
 
-    async def _make(self, version: Version, making: Making) -> Sandbox:
+    async def _make(self, version: Version, start_timing: StartTiming) -> Sandbox:
         sandbox = await self._source.create(version.content)
-        making.placed = self._clock.now()
+        start_timing.placed = self._clock.now()
         try:
             await sandbox.specialise(version.content)
-            making.specialised = self._clock.now()
+            start_timing.specialised = self._clock.now()
         except BaseException:
             await sandbox.destroy()
             raise
@@ -331,7 +339,7 @@ class FunctionPool:
             _log.warning("egress was refused", function=function, attempts=blocked)
             metrics.count_blocked(blocked)
             self._blocked_before += blocked
-        del self.sandboxes[number], self.makings[number]
+        del self.sandboxes[number], self.start_timings[number]
         self._perform(self.model.gone(number, self._clock.now()))
         self._emptied.set()
 

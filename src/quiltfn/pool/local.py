@@ -12,7 +12,7 @@ from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.version import Version
 from quiltfn.pool.arbiter import Arbiter
 from quiltfn.pool.crowd import Crowd
-from quiltfn.pool.function_pool import FunctionPool, Held
+from quiltfn.pool.function_pool import FunctionPool, PoolLease
 from quiltfn.pool.refusals import CLOSING
 from quiltfn.ports import Clock, Sandboxes
 
@@ -38,11 +38,11 @@ class LocalPools:
         self._pools: dict[str, FunctionPool] = {}
         self._closing = False
 
-    def lease(self, function_id: str) -> Held:
+    def lease(self, function_id: str) -> PoolLease:
         pool = self._pools.get(function_id)
         if pool is None:
             raise RuntimeUnavailable("the function has no pool on this node")
-        return Held(pool)
+        return PoolLease(pool)
 
     async def stand(
         self, function_id: str, version: Version, limits: PoolLimits, count: int
@@ -65,9 +65,9 @@ class LocalPools:
         if function_id in self._pools:
             self._pools[function_id].close(why)
 
-    def retarget(self, function_id: str, limits: PoolLimits) -> None:
+    def set_scaling(self, function_id: str, limits: PoolLimits) -> None:
         if function_id in self._pools:
-            self._pools[function_id].retarget(limits)
+            self._pools[function_id].set_scaling(limits)
 
     async def end_running(self, function_id: str, kind: ExitKind, reason: str) -> None:
         if function_id in self._pools:

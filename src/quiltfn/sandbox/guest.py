@@ -84,7 +84,7 @@ def specialise_frame(content: Content) -> bytes:
         keep = not content.cleanup_on_exit
         flags |= wire.RESIDENT | (wire.KEEP_STATE if keep else 0)
         if any(name.startswith(READ_AT_START) for name in variables):
-            flags |= wire.ANEW
+            flags |= wire.FRESH
         variables |= {"QUILT_HANDLER": content.handler, "QUILT_KEEP": str(int(keep))}
     return wire.encode_specialise(
         argv=handler_argv(content),

@@ -234,7 +234,7 @@ def pool_stats() -> Request[PoolStats]:
     return _get("/api/functions/pool/stats", _json(PoolStats))
 
 
-def retarget(
+def set_scaling(
     function_id: str, min_instances: int, max_instances: int, *, tenant_id: str
 ) -> Request[Targets]:
     """Scale at once and without a new version. The tenant is the function's `tenant_id`."""

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Cold(StrEnum):
+class ColdStartReason(StrEnum):
     """Why a call waited for an instance to be started.
 
     FIRST: none of the function had stood since the server's start or the last deploy.
@@ -28,13 +28,13 @@ class Past:
 
     def __init__(self) -> None:
         self._has_any = False
-        self._last: dict[str, Cold] = {}
+        self._last: dict[str, ColdStartReason] = {}
 
     def stood(self) -> None:
         """An instance was made and specialised."""
         self._has_any = True
 
-    def left(self, digest: str, how: Cold) -> None:
+    def left(self, digest: str, how: ColdStartReason) -> None:
         """One that had stood goes; the last one's way is what is remembered."""
         self._has_any = True  # It may have run on over a close.
         self._last[digest] = how
@@ -48,13 +48,13 @@ class Past:
         self._has_any = False
         self._last.clear()
 
-    def why(self, digest: str, *, others_stand: bool) -> Cold:
+    def why(self, digest: str, *, others_stand: bool) -> ColdStartReason:
         """The reason for a start of this content. `others_stand`: that others of it do."""
         if others_stand:
-            return Cold.SCALED_OUT
+            return ColdStartReason.SCALED_OUT
         if digest in self._last:
             return self._last[digest]
-        return Cold.UPDATED if self._has_any else Cold.FIRST
+        return ColdStartReason.UPDATED if self._has_any else ColdStartReason.FIRST
 
     def check(self, *digests: str | None) -> None:
         """Asserts that nothing is remembered but of these contents, and nothing of nobody."""

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import pytest
 
-from quiltfn.model.machine import WrongEvent, follow
+from quiltfn.model.state_machine import InvalidTransition, transition
 
 
 def read(drawn: str) -> dict[tuple[str, str], str]:
@@ -28,10 +28,10 @@ def check_table(table: Mapping, states: type[StrEnum], events: type[StrEnum], dr
         for event in events:
             expected = arrows.get((state.value, event.value))
             if expected is None:
-                with pytest.raises(WrongEvent, match="before: one, two") as raised:
-                    follow(table, state, event, ["one", "two"])
+                with pytest.raises(InvalidTransition, match="before: one, two") as raised:
+                    transition(table, state, event, ["one", "two"])
                 assert f"{event.value!r} cannot happen in {state.value!r}" in str(raised.value)
             else:
-                assert follow(table, state, event).value == expected
+                assert transition(table, state, event).value == expected
                 seen.add((state.value, event.value))
     assert seen == set(arrows), "the drawing names something that does not exist"

@@ -11,16 +11,16 @@ S = TypeVar("S", bound=StrEnum)
 E = TypeVar("E", bound=StrEnum)
 
 
-class WrongEvent(RuntimeError):
+class InvalidTransition(RuntimeError):
     """Something was heard that cannot happen in this state: a bug, never a user's mistake."""
 
 
-def follow(table: Mapping[S, Mapping[E, S]], state: S, event: E, past: Iterable[str] = ()) -> S:
-    """The state after `event`, or `WrongEvent` with the object's last events."""
+def transition(table: Mapping[S, Mapping[E, S]], state: S, event: E, past: Iterable[str] = ()) -> S:
+    """The state after `event`, or `InvalidTransition` with the object's last events."""
     try:
         return table[state][event]
     except KeyError:
         story = ", ".join(past) or "nothing yet"
-        raise WrongEvent(
+        raise InvalidTransition(
             f"{event.value!r} cannot happen in {state.value!r}; before: {story}"
         ) from None
