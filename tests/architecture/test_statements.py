@@ -7,6 +7,39 @@ from pathlib import Path
 from quiltfn.launcher import verbs
 
 ROOT = Path(__file__).resolve().parents[2]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+FILE = r"`([\w./-]+\.(?:py|h|c|js|sql|json|html))`"
+
+
+def missing(text: str) -> list[str]:
+    """The files that a text names and that are not there, and the names that are not in the file
+    which they stand beside: `file.py` `name` or `Name` (`file.py`).
+    """
+    named = [(file, "") for file in re.findall(FILE, text)]
+    named += re.findall(FILE + r" `(\w+)`", text)
+    named += [(file, name) for name, file in re.findall(r"`(\w+)` \(" + FILE + r"\)", text)]
+    return [f"{file} {name}".strip() for file, name in named if not has(file, name)]
+
+
+def has(file: str, name: str) -> bool:
+    for path in (ROOT / "src" / "quiltfn" / file, ROOT / file):
+        if path.is_file():
+            return re.search(rf"\b{name}\b", path.read_text()) is not None
+    return False
+
+
+def test_what_the_architecture_names_is_there() -> None:
+    assert missing(ARCHITECTURE.read_text()) == []
+
+
+def test_what_is_not_there_is_noticed() -> None:
+    """Negative control."""
+    assert missing("`api/nothing.py`, `invoke.py` `nothing`, `Nothing` (`invoke.py`)") == [
+        "api/nothing.py",
+        "invoke.py nothing",
+        "invoke.py Nothing",
+    ]
+    assert missing("`api/app.py`, `invoke.py` `Invoker`, `Invoker` (`invoke.py`)") == []
 
 
 def test_security_names_the_verbs_that_the_launcher_takes() -> None:
