@@ -127,7 +127,6 @@ NOT_YET: set[str] = {
     "ceiling",
     "Ceiling",
     "keep",
-    "ahead",
     "switch",
     "follow",
     "begin",
@@ -138,7 +137,6 @@ NOT_YET: set[str] = {
     r"\bits way out\b|\bthe way out\b|\bway out \|",
     r"quiltfn/(.*/)?(kept|trail|tidy|lint|keep|guide|cold|line|holding)\.py$",
     r"(stems|ceiling)\.py$",
-    r"ahead\.(h|c|py)$",
 }
 
 ENDS = {tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT}

@@ -340,11 +340,11 @@ static void script_target(const uint8_t *data, size_t size)
         size_t most = 16;
         for (uint32_t i = 0; i < variables.count; i++)
             most += 4 * variables.each[i].left + 16;
-        size_t n = ahead_write_script(&call);
+        size_t n = prefork_write_script(&call);
         taken = n > 0;
         check(taken || most > SCRIPT_MAX, "a short script is not written");
         check(n <= SCRIPT_MAX, "a script is longer than its buffer");
-        const unsigned char *at = ahead_script, *end = ahead_script + n;
+        const unsigned char *at = prefork_script, *end = prefork_script + n;
         for (uint32_t i = 0; taken && i < variables.count; i++)
             at = check_line(at, end, &variables.each[i]);
         check(!taken || (end - at == 10 && memcmp(at, "exec 9<&-\n", 10) == 0),
@@ -478,10 +478,10 @@ static void begin_again(void)
     zygote.pid = 0;
     zygote.control = -1;
     zygote.unfit = false;
-    ahead.pid = 0;
-    ahead.forked = false;
-    ahead.input = ahead.script = -1;
-    ahead_line[0] = '\0';
+    prefork.pid = 0;
+    prefork.forked = false;
+    prefork.input = prefork.script = -1;
+    prefork_line[0] = '\0';
     childless = met_others = false;
     could_not(NULL, "", 0);
     memset(&world, 0, sizeof world);

@@ -689,7 +689,7 @@ static void finish(uint64_t nonce, bool start_again)
 
 // ------------------------------------------------------------------------------------ specialise
 
-#include "ahead.h"
+#include "prefork.h"
 
 // Starts a runner for whatever version will come. Its failure shows when one does.
 static void prepare_runner(size_t length)
@@ -735,7 +735,7 @@ static void specialise(size_t length)
     for (size_t i = 0; i < sizeof out.bytes; i += 4096)
         ((volatile unsigned char *)out.bytes)[i] = 0;
     special.ready = true;
-    ahead_start();
+    prefork_start();
 }
 
 // ------------------------------------------------------------------------------------ one call
@@ -796,7 +796,7 @@ static void serve_by_process(struct call *call)
 {
     struct stream streams[2] = {{.fd = -1, .kind = 'O'}, {.fd = -1, .kind = 'E'}};
     struct end end = {NOT_STARTED, 0};
-    pid_t handler = ahead_take(call, streams);
+    pid_t handler = prefork_take(call, streams);
     if (handler == 0)
         handler = start_now(call, streams);
     expect_silence();
@@ -815,7 +815,7 @@ static void serve_by_process(struct call *call)
     report(call->nonce, end, streams);
     finish(call->nonce, false);
     if (end.how == EXITED || end.how == KILLED)
-        ahead_start();
+        prefork_start();
 }
 
 static void serve_by_runner(struct call *call)

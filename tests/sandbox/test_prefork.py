@@ -114,10 +114,10 @@ def forking(guest: Path) -> Iterator[BareGuest]:
         assert one.close() != SANITIZER_EXIT
 
 
-def shell(bare_guest: BareGuest, handler: str, *, ahead: bool = True) -> None:
+def shell(bare_guest: BareGuest, handler: str, *, prefork: bool = True) -> None:
     environment = {"PATH": "/usr/bin:/bin", "V": "of the version", "W": "w"}
     argv = ["/bin/sh", "-c", handler]
-    assert bare_guest.specialise(argv, environment=environment, flags=SHELL * ahead).errno == 0
+    assert bare_guest.specialise(argv, environment=environment, flags=SHELL * prefork).errno == 0
 
 
 def comm(pid: int) -> str:
@@ -141,7 +141,7 @@ def seen(answer: Answer) -> tuple[object, ...]:
 @pytest.mark.parametrize("payload", [None, b"line one\nline two\n"], ids=["no payload", "payload"])
 def test_it_is_the_same(shipped: Path, handler: str, payload: bytes | None) -> None:
     with BareGuest(shipped) as plain:
-        shell(plain, handler, ahead=False)
+        shell(plain, handler, prefork=False)
         expected = seen(plain.call(VARIABLES, payload))
     for options in ((FORKED,), ()):
         with BareGuest(shipped, *options) as bare_guest:
@@ -206,7 +206,7 @@ SHOWS_ITSELF = [
 @pytest.mark.parametrize("handler", SHOWS_ITSELF)
 def test_a_fork_shows_itself_as_a_shell_that_was_started(shipped: Path, handler: str) -> None:
     with BareGuest(shipped) as plain:
-        shell(plain, handler, ahead=False)
+        shell(plain, handler, prefork=False)
         expected = seen(plain.call(VARIABLES))
     with BareGuest(shipped, FORKED) as bare_guest:
         shell(bare_guest, handler)
@@ -326,7 +326,7 @@ def test_a_zygote_that_hangs_costs_two_seconds_once(forking: BareGuest) -> None:
 
 
 def test_negative_control_without_the_flag_nothing_waits(bare_guest: BareGuest) -> None:
-    shell(bare_guest, "echo $$", ahead=False)
+    shell(bare_guest, "echo $$", prefork=False)
     assert bare_guest.processes() == [bare_guest.guest_pid]
 
 
