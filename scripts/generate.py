@@ -52,9 +52,9 @@ in a table cannot happen: it would be a mistake of ours, raises, and is logged w
 Made by scripts/generate.py.
 """
 MACHINES = (
-    ("Function", function.MEANS, function.NEXT),
-    ("Instance", instance.MEANS, instance.NEXT),
-    ("Invocation", invocation.MEANS, invocation.NEXT),
+    ("Function", function.DESCRIPTIONS, function.NEXT),
+    ("Instance", instance.DESCRIPTIONS, instance.NEXT),
+    ("Invocation", invocation.DESCRIPTIONS, invocation.NEXT),
 )
 
 

@@ -23,9 +23,9 @@ MIB = 1024 * 1024
 class Entry:
     """A function as it is now, the version it points to, and who is changing it.
 
-    `lock`: one lifecycle verb at a time. `deployment`: the deploy that is under way. `standing`:
-    what the verb that has the lock waits for, instances of a version. `closers`: how many wait for
-    the lock who do not want the function to serve any longer, so that this wait is in vain.
+    `lock`: one lifecycle verb at a time. `deployment`: the deploy that is under way. `preparing`:
+    what the verb that has the lock waits for, instances of a version. `stop_requests`: how many
+    wait for the lock to pause or delete the function, which makes that wait pointless.
     """
 
     function: Function
@@ -33,8 +33,8 @@ class Entry:
     counters: FunctionCounters
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     deployment: "asyncio.Task[None] | None" = None
-    standing: "asyncio.Task[None] | None" = None
-    closers: int = 0
+    preparing: "asyncio.Task[None] | None" = None
+    stop_requests: int = 0
 
     def fingerprint(self) -> str:
         """Another one after every change of the function or its version; calls do not change it."""

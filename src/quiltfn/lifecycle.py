@@ -37,7 +37,7 @@ from quiltfn.ports import Clock, FunctionCounters, Page, Pools, SandboxFailed, S
 from quiltfn.runtimes import Runtimes
 
 DEPLOY_ANSWERS_WITHIN_S = 20.0
-UPDATE_STANDS_WITHIN_S = 10.0
+UPDATE_READY_WITHIN_S = 10.0
 DELETE_GRACE_S = 5.0
 CONTENT_FIELDS = frozenset(Content.__struct_fields__)
 
@@ -189,7 +189,7 @@ class Lifecycle:
 
     async def pause(self, entry: Entry) -> None:
         """Refuses new and waiting calls, lets running ones end. Raises `Conflict`."""
-        async with closing(entry):
+        async with stopping(entry):
             state = entry.function.state
             if state in (FunctionState.PENDING, FunctionState.ERROR):
                 raise Conflict(
@@ -210,7 +210,7 @@ class Lifecycle:
 
     async def delete(self, entry: Entry) -> None:
         """Gone at once for every caller; running calls have a moment and end `cancelled`."""
-        async with closing(entry):
+        async with stopping(entry):
             await self._store.delete(entry.function.id)
             self._catalog.remove(entry)
             entry.function = entry.function.after(FunctionEvent.DELETE, int(self._clock.unix()))
@@ -234,7 +234,7 @@ class Lifecycle:
         serves = version
         try:
             if function.state is FunctionState.ACTIVE:
-                reason = await self._why_not(entry, target, version, UPDATE_STANDS_WITHIN_S)
+                reason = await self._why_not(entry, target, version, UPDATE_READY_WITHIN_S)
                 if reason is not None:
                     message = f"version {version.number} cannot serve: {reason}"
                     target = msgspec.structs.replace(function, error_message=message)
@@ -244,28 +244,28 @@ class Lifecycle:
         finally:  # where that was not stored, the pools too go on with what was
             self._pools.set_scaling(entry.function.id, self._limits(entry.function))
             if entry.function.state is FunctionState.ACTIVE:
-                self._pools.switch(entry.function.id, entry.version)
+                self._pools.promote(entry.function.id, entry.version)
 
     async def _why_not(
         self, entry: Entry, function: Function, version: Version, within_s: float
     ) -> str | None:
         """None once `version` stands beside what serves; else why it does not."""
         in_vain = "the function was paused or deleted meanwhile"
-        if entry.closers:
+        if entry.stop_requests:
             return in_vain
-        entry.standing = standing = asyncio.ensure_future(self._stand(entry, function, version))
+        entry.preparing = preparing = asyncio.ensure_future(self._prepare(entry, function, version))
         try:
             async with asyncio.timeout(within_s):
-                await standing
+                await preparing
         except (SandboxRefused, SandboxFailed, TimeoutError) as error:
             return str(error) or f"no instance stood within {within_s:.0f} s"
         except asyncio.CancelledError:
             own = asyncio.current_task()
-            if own is None or own.cancelling() or not entry.closers:
+            if own is None or own.cancelling() or not entry.stop_requests:
                 raise
             return in_vain
         finally:
-            entry.standing = None
+            entry.preparing = None
         return None
 
     async def _top_up(self, entry: Entry) -> None:
@@ -276,11 +276,11 @@ class Lifecycle:
             function = msgspec.structs.replace(entry.function, error_message=error)
             await self._store.save(function)
             self._catalog.replace(entry, function)
-        self._pools.switch(entry.function.id, entry.version)
+        self._pools.promote(entry.function.id, entry.version)
 
-    async def _stand(self, entry: Entry, function: Function, version: Version) -> None:
+    async def _prepare(self, entry: Entry, function: Function, version: Version) -> None:
         count = max(1, function.min_instances)
-        await self._pools.stand(entry.function.id, version, self._limits(function), count)
+        await self._pools.prepare(entry.function.id, version, self._limits(function), count)
 
     def _begin_deployment(self, entry: Entry) -> None:
         entry.deployment = self._in_background(self._deployment(entry))
@@ -291,7 +291,7 @@ class Lifecycle:
             version = entry.version
             error: str | None = None
             try:
-                await self._stand(entry, entry.function, version)
+                await self._prepare(entry, entry.function, version)
             except ShuttingDown:
                 return  # it stays deploying, and the next start deploys it again
             except (SandboxRefused, SandboxFailed) as refused:
@@ -305,8 +305,8 @@ class Lifecycle:
                     await self._move(entry, FunctionEvent.FAILED, error)
                     self._pools.close(entry.function.id, "error")
                 else:
-                    await self._move(entry, FunctionEvent.STOOD)
-                    self._pools.switch(entry.function.id, entry.version)
+                    await self._move(entry, FunctionEvent.READY)
+                    self._pools.promote(entry.function.id, entry.version)
 
     def _is_deploying(self, entry: Entry) -> bool:
         """Not paused or deleted meanwhile, nor paused and resumed: then that is another's task."""
@@ -366,18 +366,18 @@ async def changing(entry: Entry) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def closing(entry: Entry) -> AsyncIterator[None]:
+async def stopping(entry: Entry) -> AsyncIterator[None]:
     """As `changing`, for who does not want the function to serve any longer: a verb that waits for
     instances of it stops waiting.
     """
-    entry.closers += 1
+    entry.stop_requests += 1
     try:
-        if entry.standing is not None:
-            entry.standing.cancel()
+        if entry.preparing is not None:
+            entry.preparing.cancel()
         async with changing(entry):
             yield
     finally:
-        entry.closers -= 1
+        entry.stop_requests -= 1
 
 
 def _state(entry: Entry) -> dict[str, str]:

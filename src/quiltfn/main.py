@@ -114,7 +114,7 @@ async def open_platform(given: Inherited) -> AsyncIterator[Platform]:
         memory = Memory(budget_mib=given.machine.memory_max_mib)
         stems = stock_of(given, channel, clock, memory)
         stack.push_async_callback(stems.aclose)
-        pools = LocalPools(stems, clock, memory, keeping_of(chosen), chosen.tenant_instances)
+        pools = LocalPools(stems, clock, memory, keep_alive_policy(chosen), chosen.tenant_instances)
         stack.push_async_callback(pools.aclose)
         catalog = Catalog(chosen.functions_max_bytes)
         holdings = await holdings_of(given, store, clock)
@@ -192,15 +192,15 @@ def node_config(given: Inherited, runtimes: Runtimes) -> NodeConfig:
         tenant_instances=chosen.tenant_instances,
         pools=PoolLimits(
             idle_s=chosen.idle_s,
-            line_max=chosen.line_max,
-            line_wait_s=chosen.line_wait_s,
+            queue_max=chosen.line_max,
+            queue_wait_s=chosen.line_wait_s,
             grace_s=chosen.rollback_grace_s,
             park_s=chosen.park_s,
         ),
     )
 
 
-def keeping_of(chosen: settings.Settings) -> Callable[[], KeepAlive | None]:
+def keep_alive_policy(chosen: settings.Settings) -> Callable[[], KeepAlive | None]:
     """Under the fixed rule each instance has its own time, whatever its function's calls do."""
     if chosen.keep_alive == "fixed":
         return lambda: None

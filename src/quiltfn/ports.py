@@ -169,7 +169,7 @@ class Pools(Protocol):
         left, cancelled in the tick of the hand-over included, the instance is given back once.
         """
 
-    async def stand(
+    async def prepare(
         self, function_id: str, version: Version, limits: PoolLimits, count: int
     ) -> None:
         """Makes `count` instances of `version` ready beside what serves, without switching.
@@ -178,7 +178,7 @@ class Pools(Protocol):
         serves is untouched by that.
         """
 
-    def switch(self, function_id: str, version: Version) -> None:
+    def promote(self, function_id: str, version: Version) -> None:
         """From now on every new and waiting call gets `version`; running ones end on theirs."""
 
     def close(self, function_id: str, why: str) -> None:

@@ -100,7 +100,7 @@ async def test_a_function_that_is_not_active_names_its_state_and_the_call_that_h
 
 async def test_a_full_line_refuses_and_leaves_no_record(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
-    server.pools.set_scaling(entry.function.id, PoolLimits(max_instances=1, line_max=1))
+    server.pools.set_scaling(entry.function.id, PoolLimits(max_instances=1, queue_max=1))
     await server.running(entry)
     await server.running(entry)
     with pytest.raises(CapacityFull) as error:

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.memory import Memory
-from quiltfn.model.pool import summed
+from quiltfn.model.pool import sum_counts
 from quiltfn.observe import metrics
 from service.platform_harness import open_harness, until
 
@@ -22,11 +22,11 @@ async def test_calls_beyond_the_memory_wait_and_are_all_answered(tmp_path: Path)
         one = await harness.active("sleep 0.02", name="one", memory_limit_mb=256)
         other = await harness.active("sleep 0.02", name="other", memory_limit_mb=512)
         calls = [await harness.running(entry) for _ in range(4) for entry in (one, other)]
-        assert memory.short
+        assert memory.waiting
         assert memory.held_mib <= memory.budget_mib
         done = [await call for call in calls]
         assert [record.status.value for record in done] == ["success"] * 8
-        assert not memory.short
+        assert not memory.waiting
 
 
 async def test_they_are_served_in_the_order_in_which_they_came(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ async def test_the_counts_of_all_pools_add_up_to_the_sandboxes(tmp_path: Path) -
     async with open_harness(tmp_path, memory=Memory(budget_mib=600)) as harness:
         entries = [await harness.active("sleep 0.02", name=n, memory_limit_mb=256) for n in "abc"]
         calls = [await harness.running(entry) for entry in entries]
-        total = summed(harness.pools.counts(entry.function.id) for entry in entries)
+        total = sum_counts(harness.pools.counts(entry.function.id) for entry in entries)
         assert total.total == len(harness.sandboxes.alive)
         assert total.busy == 2
         for call in calls:

@@ -11,12 +11,12 @@ from quiltfn.catalog import Entry
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.function import FunctionState, NewFunction
 from quiltfn.model.version import Content
-from quiltfn.pool.crowd import Crowd
+from quiltfn.pool.tenant_pools import TenantPools
 from service.platform_harness import TENANT, Harness, open_harness, until
 
 
-def crowd_of(harness: Harness, tenant: str = TENANT) -> Crowd:
-    return harness.pools._crowds[tenant]
+def crowd_of(harness: Harness, tenant: str = TENANT) -> TenantPools:
+    return harness.pools._tenants[tenant]
 
 
 def live(harness: Harness, tenant: str = TENANT) -> int:
@@ -27,8 +27,8 @@ def live(harness: Harness, tenant: str = TENANT) -> int:
     leaving = sum(pool.counts().terminating for pool in mine)
     if mine:
         quota = crowd_of(harness, tenant).quota
-        assert (quota.held, quota.leaving) == (total, leaving)
-        assert total <= quota.most
+        assert (quota.used, quota.leaving) == (total, leaving)
+        assert total <= quota.limit
     return total
 
 

@@ -207,7 +207,7 @@ async def test_cells_are_given_up_for_calls_and_none_is_made_for_a_while(made: A
 
 async def test_none_is_made_while_a_call_waits_for_memory(made: Any) -> None:
     memory = Memory()
-    memory.short["somebody"] = 0.0
+    memory.waiting["somebody"] = 0.0
     stock, source, _ = made(3, memory)
     stock.expect(Content(handler="x"))
     await asyncio.sleep(0.1)

@@ -63,13 +63,13 @@ def forgets_what_ended_by_itself(harness: Harness) -> None:
 
 
 def answers_before_the_pool_has_switched(harness: Harness) -> None:
-    switch = harness.pools.switch
+    promote = harness.pools.promote
 
     def never(function_id: str, version: Version) -> None:
         if harness.pools._pools[function_id].model.current is None:  # it is deployed
-            switch(function_id, version)
+            promote(function_id, version)
 
-    harness.pools.switch = never  # type: ignore[method-assign]
+    harness.pools.promote = never  # type: ignore[method-assign]
 
 
 def never_ends_what_was_deleted(harness: Harness) -> None:

@@ -121,7 +121,7 @@ async def test_a_rollback_to_the_version_that_serves_forgets_the_update_that_fai
 async def test_an_update_that_does_not_stand_in_time_is_given_up(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "UPDATE_STANDS_WITHIN_S", 0.01)
+    monkeypatch.setattr(lifecycle, "UPDATE_READY_WITHIN_S", 0.01)
     entry = await server.active("echo old")
     server.sandboxes.may_start.clear()
     await server.lifecycle.update(entry, {"handler": "echo new"})

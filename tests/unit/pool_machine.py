@@ -7,19 +7,19 @@ budget, and complains about whatever breaks a promise over all pools.
 from collections.abc import Callable
 from typing import Any, cast
 
-from quiltfn.model.actions import Action, Destroy, Short
+from quiltfn.model.actions import Action, Destroy, RequestMemory
 from quiltfn.model.keepalive import KeepAlive
 from quiltfn.model.memory import Footprint, Memory
 from quiltfn.model.pool import Pool, PoolLimits
-from quiltfn.pool.arbiter import Arbiter
+from quiltfn.pool.memory_arbiter import MemoryArbiter
 from quiltfn.ports import Sandboxes
-from unit.pool_world import World
+from unit.pool_world import PoolSimulation
 from unit.simulated_sandbox import SimulatedSandbox
 
 # A little more than the limits of calls add up to, so that not every idle one has to leave.
 BUDGET_MIB, CELL_MIB, IDLE_MIB = 1030.0, 6.0, 4.0
 NEAR = 1e-3
-Arbiters = Callable[[Sandboxes, Memory, Callable[[], KeepAlive | None]], Arbiter]
+Arbiters = Callable[[Sandboxes, Memory, Callable[[], KeepAlive | None]], MemoryArbiter]
 
 
 class Stock:
@@ -30,7 +30,7 @@ class Stock:
         self.freed: Callable[[], None] = lambda: None
 
     def fill(self) -> None:
-        if self.memory.fits(CELL_MIB) and not self.memory.short:
+        if self.memory.fits(CELL_MIB) and not self.memory.waiting:
             self.cells += 1
             self.memory.stock_mib += CELL_MIB
             self.memory.count(CELL_MIB)
@@ -49,7 +49,7 @@ class Stock:
         self.freed()
 
 
-class Member(World):
+class Member(PoolSimulation):
     """One function's world on the machine; `pool.arbiter.Member` too."""
 
     def __init__(self, machine: "Machine", limit_mib: float, limits: PoolLimits) -> None:
@@ -58,7 +58,7 @@ class Member(World):
         self.uses: dict[int, float] = {}
         self.frozen: dict[int, float] = {}  # what those leaving count until they are gone
         super().__init__(limits, lambda chosen: machine.make(chosen, machine.memory))
-        machine.arbiter.join(self)
+        machine.arbiter.add(self)
 
     @property
     def model(self) -> Pool:
@@ -72,7 +72,7 @@ class Member(World):
         self._perform(self.pool.tick(self.now), is_tick=True)
 
     def evict(self, number: int) -> None:
-        sandbox = self.boxes[number]
+        sandbox = self.simulated[number]
         assert sandbox.is_idle, "evicted, and it was not idle"
         serves = sandbox.digest == self.pool.current and not sandbox.is_parked
         self.machine.evicted.append((self, number))
@@ -86,7 +86,7 @@ class Member(World):
     def measure(self, number: int, mib: float) -> None:
         self.uses[number] = mib
         self.pool.measured(number, mib)
-        self.machine.arbiter.relieve()
+        self.machine.arbiter.serve_waiting()
 
     def footprint(self, digest: str) -> Footprint:
         parks = self.parks(digest)
@@ -106,23 +106,23 @@ class Member(World):
         for action in actions:
             if isinstance(action, Destroy):
                 number = action.instance
-                self.frozen[number] = self.charge(number, self.boxes[number])
+                self.frozen[number] = self.charge(number, self.simulated[number])
         super()._perform(actions, is_tick=is_tick)
         for action in actions:
-            if isinstance(action, Short):
-                self.machine.make_room(action.mib)
-        self.machine.arbiter.relieve()
+            if isinstance(action, RequestMemory):
+                self.machine.free_memory(action.mib)
+        self.machine.arbiter.serve_waiting()
 
     def _start(self, number: int, digest: str) -> None:
         super()._start(number, digest)
         self.begun[number] = self.pool.instances[number].charge_mib
         assert self.begun[number] in (self.limit_mib, IDLE_MIB)
 
-    def _hand(self, number: int, waiter: int, cold: bool) -> None:
+    def _assign(self, number: int, waiter: int, cold: bool) -> None:
         since = self.waiting[waiter]
-        for other, waits in self.machine.memory.short.items():
+        for other, waits in self.machine.memory.waiting.items():
             assert other is self.pool or waits >= since, "served before its turn"
-        super()._hand(number, waiter, cold)
+        super()._assign(number, waiter, cold)
 
 
 class Machine:
@@ -133,7 +133,7 @@ class Machine:
         sizes: list[float],
         make: Callable[[PoolLimits, Memory], Pool] = Pool,
         memory: Memory | None = None,
-        arbiter: Arbiters = Arbiter,
+        arbiter: Arbiters = MemoryArbiter,
     ) -> None:
         self.memory = memory or Memory()
         self.memory.budget_mib = BUDGET_MIB
@@ -143,7 +143,7 @@ class Machine:
         self.now, self._most = 1000.0, BUDGET_MIB
         self.members = [Member(self, size, PoolLimits(max_instances=3)) for size in sizes]
         for one in self.members:
-            one.switch("a")
+            one.promote("a")
 
     def event(self, member: Member, do: Callable[[Member], object]) -> None:
         self._at(self.now + 1e-6)
@@ -163,20 +163,20 @@ class Machine:
         self._most = max(BUDGET_MIB, self.memory.held_mib)
         self.check()
 
-    def make_room(self, mib: float) -> None:
+    def free_memory(self, mib: float) -> None:
         """The arbiter does; what it ends must be needed, enough, and worth the least."""
         memory, outer = self.memory, self.evicted
         lacking, stock = memory.lacks(mib), memory.stock_mib
-        spares = [spare for one in self.members for spare in one.pool.spares()]
+        candidates = [spare for one in self.members for spare in one.pool.eviction_candidates()]
         by_books = {
             (one.pool, number)
             for one in self.members
             for number in one.those(lambda sandbox: sandbox.is_parked and not sandbox.destroying)
         }
-        sizes = {(one.pool, one.instance): one.size_mib for one in spares}
-        worths = {(one.pool, one.instance): one.worth for one in spares}
+        sizes = {(one.pool, one.instance): one.size_mib for one in candidates}
+        worths = {(one.pool, one.instance): one.worth for one in candidates}
         self.evicted = []
-        self.arbiter.make_room(mib)
+        self.arbiter.free_memory(mib)
         chosen = [(one.pool, number) for one, number in self.evicted]
         self.evicted = outer
         if not chosen:
@@ -196,7 +196,7 @@ class Machine:
         leaving = self.stock.leaving * CELL_MIB
         running = 0.0
         for one in self.members:
-            books += sum(one.charge(number, sandbox) for number, sandbox in one.boxes.items())
+            books += sum(one.charge(number, sandbox) for number, sandbox in one.simulated.items())
             leaving += sum(one.frozen[n] for n in one.those(lambda sandbox: sandbox.destroying))
             running += one.limit_mib * len(one.running)
         books += (self.stock.cells + self.stock.leaving) * CELL_MIB
@@ -210,13 +210,13 @@ class Machine:
     def _check_turn(self) -> None:
         """Who has waited for the longest waits because there is no memory, whichever idle one of
         its own it would be handed."""
-        short = self.memory.short
+        short = self.memory.waiting
         first = min(self.members, key=lambda one: short.get(one.pool, float("inf")))
         if first.pool not in short:
             return
         ready = first.those(lambda b: b.is_idle and b.digest == first.pool.current)
-        has = min((first.charge(number, first.boxes[number]) for number in ready), default=0.0)
-        if not ready and len(first.boxes) >= first.pool.limits.max_instances:
+        has = min((first.charge(number, first.simulated[number]) for number in ready), default=0.0)
+        if not ready and len(first.simulated) >= first.pool.limits.max_instances:
             return
         assert not self.memory.fits(first.limit_mib - has), "there is memory for the first"
 
@@ -224,8 +224,8 @@ class Machine:
         """Calls end, and nothing new comes: everybody who waits is served in time."""
         waiting = [(one, waiter) for one in self.members for waiter in one.waiting]
         for one in self.members:
-            if one.pool.standby is not None:
-                self.event(one, World.abandon)
+            if one.pool.prepared is not None:
+                self.event(one, PoolSimulation.abandon)
         for _ in range(400):
             if not any(one.waiting or one.running for one in self.members):
                 break
@@ -243,7 +243,7 @@ class Machine:
         assert not any(one.waiting for one in self.members), "somebody waits for ever"
         for one, waiter in waiting:
             answer = one.answers[waiter]
-            assert type(answer).__name__ == "Hand" or self._was_late(one, waiter), answer
+            assert type(answer).__name__ == "Assign" or self._was_late(one, waiter), answer
 
     def _was_late(self, one: Member, waiter: int) -> bool:
         return getattr(one.answers[waiter], "why", "") in ("waited too long", "no room")

@@ -1,7 +1,7 @@
 """The world outside a pool, for tests: sandboxes that start, clean, vanish and die when told to.
 
-`World` performs what the pool decides as a shell would, keeps its own books of it, and complains
-where an action is not what a caller or an operator was promised.
+`PoolSimulation` performs what the pool decides as a shell would, keeps its own books of it, and
+complains where an action is not what a caller or an operator was promised.
 """
 
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from quiltfn.model.actions import (
     NO_ROOM,
     WAITED_TOO_LONG,
     Action,
-    CannotStand,
+    Assign,
     Destroy,
     Fail,
-    Hand,
+    Prepared,
+    PrepareFailed,
     Refuse,
-    Resume,
-    Short,
-    Stands,
+    RequestMemory,
     Start,
-    Wake,
+    TickAt,
+    Unpark,
 )
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.instance import InstanceState
@@ -32,25 +32,25 @@ WARMING, PARKED, READY, BUSY = "warming", "parked", "ready", "busy"
 RECYCLING, TERMINATING = "recycling", "terminating"
 
 
-class World:
+class PoolSimulation:
     """Drives one pool. Every method is an event; what it returns is what the pool decided."""
 
     def __init__(self, limits: PoolLimits, make: Callable[[PoolLimits], Pool] = Pool) -> None:
         self.pool = make(limits)
         self.now = 1000.0
-        self.boxes: dict[int, SimulatedSandbox] = {}
+        self.simulated: dict[int, SimulatedSandbox] = {}
         self.waiting: dict[int, float] = {}
         self.answers: dict[int, Action] = {}
         self.cancelled: set[int] = set()
         self.wakes: list[float] = []
-        self.stands: list[str] = []
+        self.ready_digests: list[str] = []
         self.short: list[float] = []
         self.failing = False
         self._waiters = 0
         self._previous: str | None = None
-        self._kept_until = 0.0
-        self._standby_wanted = 0
-        self._has_stood = False  # any, since the start or the last close
+        self._previous_until = 0.0
+        self._prepared_count = 0
+        self._was_ready = False  # any, since the start or the last close
         self._left_well: dict[str, bool] = {}  # how the last one of a content went
 
     # Events ----------------------------------------------------------------------------------
@@ -66,75 +66,75 @@ class World:
         self.waiting.pop(waiter, None)
         self.cancelled.add(waiter)
         number = self.held(waiter)
-        if number is not None and self.boxes[number].dead:
-            self.boxes[number].holder, self.boxes[number].is_sick = None, True
+        if number is not None and self.simulated[number].dead:
+            self.simulated[number].holder, self.simulated[number].is_sick = None, True
             self._perform(self.pool.release(number, self.now, healthy=False))
             return
         if number is not None:
-            self.boxes[number].holder, self.boxes[number].idle_since = None, self.now
+            self.simulated[number].holder, self.simulated[number].idle_since = None, self.now
         self._perform(self.pool.cancel(waiter, self.now))
 
     def release(self, number: int, *, healthy: bool = True) -> None:
-        sandbox = self.boxes[number]
+        sandbox = self.simulated[number]
         sandbox.holder, sandbox.has_served, sandbox.cleaning = None, True, True
         sandbox.is_sick, sandbox.cleaning_since = not healthy or sandbox.dead, self.now
         self._perform(self.pool.release(number, self.now, healthy=healthy and not sandbox.dead))
 
     def cleaned(self, number: int) -> None:
-        self.boxes[number].cleaning, self.boxes[number].idle_since = False, self.now
+        self.simulated[number].cleaning, self.simulated[number].idle_since = False, self.now
         self._perform(self.pool.cleaned(number, self.now))
 
     def started(self, number: int) -> None:
-        sandbox = self.boxes[number]
-        sandbox.pending, sandbox.has_stood = False, not sandbox.destroying
-        self._has_stood |= sandbox.has_stood
-        sandbox.stands(self.now, self.waiting)
+        sandbox = self.simulated[number]
+        sandbox.pending, sandbox.was_ready = False, not sandbox.destroying
+        self._was_ready |= sandbox.was_ready
+        sandbox.become_ready(self.now, self.waiting)
         self._perform(self.pool.started(number, self.now))
 
     def failed(self, number: int, reason: str = "no such directory") -> None:
-        del self.boxes[number]
+        del self.simulated[number]
         self.failing = True
         self._perform(self.pool.failed(number, reason, self.now))
         self.failing = False
 
     def lost(self, number: int) -> None:
-        self.boxes[number].dead = True
+        self.simulated[number].dead = True
         self._perform(self.pool.lost(number, self.now))
 
     def gone(self, number: int) -> None:
-        del self.boxes[number]
+        del self.simulated[number]
         self._perform(self.pool.gone(number, self.now))
 
     def prepare(self, digest: str, count: int = 1) -> None:
-        self.stands.clear()
-        self._standby_wanted = min(count, self.pool.limits.max_instances)
+        self.ready_digests.clear()
+        self._prepared_count = min(count, self.pool.limits.max_instances)
         self._perform(self.pool.prepare(digest, count, self.now, self.footprint(digest)))
 
-    def switch(self, digest: str) -> None:
+    def promote(self, digest: str) -> None:
         before = self.pool.current
         old = self.those(lambda b: b.is_idle and b.digest == before and not b.is_parked)
         kept = self.those(lambda b: b.is_idle and b.digest == digest)
         live = len(self.those(lambda sandbox: not sandbox.destroying))
         grace, is_calm = self.pool.limits.grace_s, not self.waiting
         if digest != before:
-            self._previous, self._kept_until = before if grace else None, self.now + grace
-        self._perform(self.pool.switch(digest, self.now, self.footprint(digest)))
+            self._previous, self._previous_until = before if grace else None, self.now + grace
+        self._perform(self.pool.promote(digest, self.now, self.footprint(digest)))
         for number in kept:
-            assert not self.boxes[number].is_parked, "switched back, and what was kept stays so"
-            assert not self.boxes[number].destroying, "what was kept for this is gone"
+            assert not self.simulated[number].is_parked, "switched back, and what was kept stays so"
+            assert not self.simulated[number].destroying, "what was kept for this is gone"
         if grace and is_calm and live <= self.pool.limits.max_instances:
-            assert not [n for n in old if self.boxes[n].destroying], "nothing is kept"
+            assert not [n for n in old if self.simulated[n].destroying], "nothing is kept"
 
     def abandon(self) -> None:
         self._perform(self.pool.abandon(self.now))
 
     def close(self, why: str = "paused") -> None:
-        self._has_stood, self._previous = False, None
+        self._was_ready, self._previous = False, None
         self._perform(self.pool.close(why, self.now))
 
     def set_scaling(self, **limits: int) -> None:
         new = PoolLimits(**limits)
-        self._standby_wanted = min(self._standby_wanted, new.max_instances)
+        self._prepared_count = min(self._prepared_count, new.max_instances)
         self._perform(self.pool.set_scaling(new, self.now), is_tick=True)
 
     def pass_time(self, seconds: float) -> None:
@@ -159,10 +159,10 @@ class World:
     # What is so ------------------------------------------------------------------------------
 
     def held(self, waiter: int) -> int | None:
-        return next((n for n, sandbox in self.boxes.items() if sandbox.holder == waiter), None)
+        return next((n for n, sandbox in self.simulated.items() if sandbox.holder == waiter), None)
 
     def those(self, true: Callable[[SimulatedSandbox], bool]) -> list[int]:
-        return [number for number, sandbox in self.boxes.items() if true(sandbox)]
+        return [number for number, sandbox in self.simulated.items() if true(sandbox)]
 
     @property
     def starting(self) -> list[int]:
@@ -207,21 +207,21 @@ class World:
     # Performing, with complaints ----------------------------------------------------------------
 
     def _note_what_is_parked(self, *, is_tick: bool) -> None:
-        wanted = (self.pool.current, self.pool.standby)
-        if self._previous is not None and self.now >= self._kept_until and is_tick:
+        wanted = (self.pool.current, self.pool.prepared)
+        if self._previous is not None and self.now >= self._previous_until and is_tick:
             self._previous = None
-        for sandbox in self.boxes.values():
+        for sandbox in self.simulated.values():
             if sandbox.is_idle and sandbox.digest not in wanted:
                 assert sandbox.digest == self._previous, "kept, and of nobody"
                 sandbox.is_parked = True
             elif is_tick and not sandbox.is_parked and self._is_to_be_parked(sandbox):
-                sandbox.is_parked = self._left_well[sandbox.digest] = self._has_stood = True
+                sandbox.is_parked = self._left_well[sandbox.digest] = self._was_ready = True
 
     def _is_to_be_parked(self, sandbox: SimulatedSandbox) -> bool:
         """Idle for long, the last one of a content that is worth it, and in nobody's way."""
         limits, current = self.pool.limits, self.pool.current
         others = self.those(lambda b: b.digest == current and not b.destroying and b is not sandbox)
-        is_last = not others and not limits.min_instances and self.pool.standby != current
+        is_last = not others and not limits.min_instances and self.pool.prepared != current
         is_old = sandbox.is_idle and self.now - sandbox.idle_since >= limits.idle_s
         return is_last and is_old and sandbox.digest == current and self.parks(current)
 
@@ -230,83 +230,83 @@ class World:
             match action:
                 case Start(instance=number, digest=digest):
                     self._start(number, digest)
-                case Hand(instance=number, waiter=waiter, cold=cold):
-                    self._hand(number, waiter, cold)
+                case Assign(instance=number, waiter=waiter, cold=cold):
+                    self._assign(number, waiter, cold)
                     self.answers[waiter] = action
-                case Resume(instance=number):
-                    self._resume(number)
-                case Short(mib=mib):
+                case Unpark(instance=number):
+                    self._unpark(number)
+                case RequestMemory(mib=mib):
                     self.short.append(mib)
-                case Refuse(waiter=waiter, why=why, retry_s=retry_s):
-                    assert 1 <= retry_s <= 60, f"to be asked again after {retry_s} s"
+                case Refuse(waiter=waiter, why=why, retry_after_s=retry_after_s):
+                    assert 1 <= retry_after_s <= 60, f"to be asked again after {retry_after_s} s"
                     self._leaves_line(waiter, action)
                     self._may_refuse(waiter, why)
                 case Fail(waiter=waiter):
                     assert self.failing, "a caller is failed though no start failed"
                     self._leaves_line(waiter, action)
                 case Destroy(instance=number):
-                    sandbox = self.boxes[number]
+                    sandbox = self.simulated[number]
                     assert not sandbox.destroying, "destroyed twice"
                     assert sandbox.holder is None, "destroyed under a call"
-                    may_park = is_tick and not (sandbox.is_parked or self.pool.standby)
-                    may_park &= len(self.boxes) <= self.pool.limits.max_instances
+                    may_park = is_tick and not (sandbox.is_parked or self.pool.prepared)
+                    may_park &= len(self.simulated) <= self.pool.limits.max_instances
                     assert not (may_park and self._is_to_be_parked(sandbox)), "not parked"
                     sandbox.destroying, sandbox.is_parked = True, False
                     self._note_how_it_went(sandbox)
-                case Wake(at=at):
+                case TickAt(at=at):
                     assert at > self.now, "to be woken in the past would be a busy loop"
                     self.wakes.append(at)
-                case Stands(digest=digest):
+                case Prepared(digest=digest):
                     ready = self.those(lambda b: b.digest == digest and not b.pending)
                     assert ready, "nothing stands"
-                    self.stands.append(digest)
-                case CannotStand(digest=digest):
+                    self.ready_digests.append(digest)
+                case PrepareFailed(digest=digest):
                     assert self.failing, "it is said not to stand though no start failed"
-                    self.stands.append(f"not {digest}")
+                    self.ready_digests.append(f"not {digest}")
         self._note_what_is_parked(is_tick=is_tick)
         self.check()
 
     def _start(self, number: int, digest: str) -> None:
         most = self.pool.limits.max_instances
-        assert len(self.boxes) < most, "a start above the maximum"
-        assert digest in (self.pool.current, self.pool.standby), "a start for nobody"
-        assert number not in self.boxes, "a number used twice"
+        assert len(self.simulated) < most, "a start above the maximum"
+        assert digest in (self.pool.current, self.pool.prepared), "a start for nobody"
+        assert number not in self.simulated, "a number used twice"
         self._check_why(self.pool.instances[number].why, digest)
-        self.boxes[number] = SimulatedSandbox(digest)
+        self.simulated[number] = SimulatedSandbox(digest)
 
-    def _resume(self, number: int) -> None:
-        sandbox = self.boxes[number]
+    def _unpark(self, number: int) -> None:
+        sandbox = self.simulated[number]
         assert sandbox.is_idle, "taken back, though it is not idle"
         assert sandbox.is_parked, "taken back, though it is not parked"
         assert not sandbox.dead, "taken back from the dead"
-        wanted = (self.pool.current, self.pool.standby)
+        wanted = (self.pool.current, self.pool.prepared)
         assert sandbox.digest in wanted, "taken back for nobody"
         self._check_why(self.pool.instances[number].why, sandbox.digest, is_taken_back=True)
-        sandbox.stands(self.now, self.waiting)
+        sandbox.become_ready(self.now, self.waiting)
 
     def _note_how_it_went(self, sandbox: SimulatedSandbox) -> None:
-        if sandbox.has_stood and sandbox.digest in (self.pool.current, self.pool.standby):
+        if sandbox.was_ready and sandbox.digest in (self.pool.current, self.pool.prepared):
             overdue = self.now - sandbox.cleaning_since >= self.pool.limits.recycle_s
             is_bad = sandbox.dead or sandbox.is_sick or (sandbox.cleaning and overdue)
-            self._left_well[sandbox.digest], self._has_stood = not is_bad, True
+            self._left_well[sandbox.digest], self._was_ready = not is_bad, True
 
     def _check_why(self, why: ColdStartReason, digest: str, *, is_taken_back: bool = False) -> None:
         """The reason of a start is one that the world has seen, too."""
-        standing = self.those(lambda b: b.digest == digest and b.has_stood and not b.destroying)
+        standing = self.those(lambda b: b.digest == digest and b.was_ready and not b.destroying)
         if is_taken_back:
             standing = []  # what is taken back was not lacking because others were busy
         assert (why is ColdStartReason.SCALED_OUT) == bool(standing), f"{why} beside {standing}"
         if why is ColdStartReason.FIRST:
-            assert not self._has_stood, "called the first, and is not"
+            assert not self._was_ready, "called the first, and is not"
         elif why is ColdStartReason.UPDATED:
-            assert self._has_stood, "called updated, and nothing stood before"
+            assert self._was_ready, "called updated, and nothing stood before"
         elif why is not ColdStartReason.SCALED_OUT:
             assert self._left_well.get(digest, True) == (why is ColdStartReason.EVICTED), (
                 f"{why}: it was otherwise"
             )
 
-    def _hand(self, number: int, waiter: int, cold: bool) -> None:
-        sandbox = self.boxes[number]
+    def _assign(self, number: int, waiter: int, cold: bool) -> None:
+        sandbox = self.simulated[number]
         assert sandbox.holder is None, "handed to two callers"
         assert not sandbox.pending, "handed before it was made"
         assert not sandbox.destroying, "handed on its way out"
@@ -316,7 +316,7 @@ class World:
         assert waiter == min(self.waiting, default=None), "somebody waited for longer"
         assert not sandbox.is_parked, "handed while it is parked"
         waited_for_it = sandbox.is_fresh and waiter in sandbox.seen_by
-        is_tie = waiter not in sandbox.seen_by and self.waiting[waiter] == sandbox.stood_at
+        is_tie = waiter not in sandbox.seen_by and self.waiting[waiter] == sandbox.ready_at
         assert is_tie or cold == waited_for_it, (
             f"called {'cold' if cold else 'warm'}, and it was not"
         )
@@ -334,7 +334,7 @@ class World:
     def _may_refuse(self, waiter: int, why: str) -> None:
         limits = self.pool.limits
         if why == FULL:
-            assert len(self.waiting) >= limits.line_max, "refused beside a line with room"
+            assert len(self.waiting) >= limits.queue_max, "refused beside a line with room"
         elif why in (WAITED_TOO_LONG, NO_ROOM):
             assert waiter < min(self.waiting, default=waiter + 1), "the younger one gave up first"
         else:
@@ -345,8 +345,10 @@ class World:
         limits = self.pool.limits
         late = [since for since in self.waiting.values() if self.now >= since + limits.patience_s]
         coming = self.those(lambda b: b.pending and b.digest == self.pool.current)
-        has_room = len(self.boxes) < limits.max_instances
-        assert not has_room or len(coming) >= len(late), "impatient, and there is room for a start"
+        has_capacity = len(self.simulated) < limits.max_instances
+        assert not has_capacity or len(coming) >= len(late), (
+            "impatient, and there is room for a start"
+        )
 
     def check(self) -> None:
         """The pool agrees with itself and with the world."""
@@ -354,9 +356,9 @@ class World:
         if self.pool.is_at_rest:
             assert self.pool.tick(1e12) == [], "it is not at rest"
         counts, said = self.pool.counts(), self.states()
-        assert counts.total == len(said) == len(self.boxes), "instances and sandboxes differ"
-        assert said.keys() == self.boxes.keys()
-        for number, sandbox in self.boxes.items():
+        assert counts.total == len(said) == len(self.simulated), "instances and sandboxes differ"
+        assert said.keys() == self.simulated.keys()
+        for number, sandbox in self.simulated.items():
             is_leaving = said[number] == InstanceState.TERMINATING
             assert is_leaving == sandbox.destroying, f"{number} is {said[number]}, really {sandbox}"
             assert (said[number] == InstanceState.BUSY) == (sandbox.holder is not None)
@@ -365,38 +367,38 @@ class World:
             assert (said[number] == PARKED) == sandbox.is_parked, (
                 f"{number} is {said[number]}: {sandbox}"
             )
-        line = [one.id for one in self.pool.line.waiting]
+        line = [one.id for one in self.pool.queue.waiting]
         assert line == sorted(self.waiting), "the lines differ"
-        is_short = self.pool in self.pool.memory.short  # then a call has to end first
-        full = len(self.boxes) >= self.pool.limits.max_instances and not is_short
+        is_short = self.pool in self.pool.memory.waiting  # then a call has to end first
+        full = len(self.simulated) >= self.pool.limits.max_instances and not is_short
         if full and not self.those(lambda sandbox: sandbox.destroying or sandbox.pending):
             self._check_that_the_kept_give_way()
 
     def _check_that_the_kept_give_way(self) -> None:
         """There is no room, and none to come: then nothing idle is kept beside who wants it."""
-        current, standby = self.pool.current, self.pool.standby
+        current, prepared = self.pool.current, self.pool.prepared
 
         def of(digest: str | None) -> int:
             return len(self.those(lambda b: b.digest == digest and not b.is_parked))
 
         nearly_ready = self.those(lambda b: b.cleaning and b.digest == current)
-        useless = self.those(lambda b: b.digest not in (current, standby) and b.holder is None)
+        useless = self.those(lambda b: b.digest not in (current, prepared) and b.holder is None)
         assert not useless or len(self.waiting) <= len(nearly_ready), (
             "somebody waits beside one that is kept"
         )
-        if standby is not None and of(standby) < self._standby_wanted:
-            assert all(self.boxes[n].digest == standby for n in self.kept), (
+        if prepared is not None and of(prepared) < self._prepared_count:
+            assert all(self.simulated[n].digest == prepared for n in self.kept), (
                 "a standby waits beside one that is kept"
             )
 
 
-def a_pool(ready: int = 0, **limits: float) -> World:
+def a_pool(ready: int = 0, **limits: float) -> PoolSimulation:
     """A world around an open pool, with so many instances ready."""
-    world = World(PoolLimits(**limits))  # type: ignore[arg-type]
-    world.switch("a")
-    callers = [world.acquire() for _ in range(ready)]
+    sim = PoolSimulation(PoolLimits(**limits))  # type: ignore[arg-type]
+    sim.promote("a")
+    callers = [sim.acquire() for _ in range(ready)]
     for _ in callers:
-        world.started(world.starting[0])
+        sim.started(sim.starting[0])
     for waiter in callers:
-        world.cancel(waiter)
-    return world
+        sim.cancel(waiter)
+    return sim

@@ -1,4 +1,4 @@
-"""A sandbox as the world outside a pool sees it: the books that a `World` keeps of each."""
+"""What a `PoolSimulation` knows of each sandbox."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ class SimulatedSandbox:
     destroying: bool = False
     dead: bool = False
     has_served: bool = False
-    has_stood: bool = False
+    was_ready: bool = False
     is_sick: bool = False
     cleaning_since: float = 0.0
     idle_since: float = 0.0
     is_parked: bool = False
     is_fresh: bool = False  # made, or taken back, and not handed out since; and who waited then
     seen_by: frozenset[int] = frozenset()
-    stood_at: float = -1.0
+    ready_at: float = -1.0
 
     @property
     def is_idle(self) -> bool:
         return self.holder is None and not (self.pending or self.cleaning or self.destroying)
 
-    def stands(self, now: float, waiting: Iterable[int]) -> None:
+    def become_ready(self, now: float, waiting: Iterable[int]) -> None:
         """It can be handed out from now on, and these have been waiting for that."""
         self.is_parked, self.is_fresh = False, True
-        self.idle_since = self.stood_at = now
+        self.idle_since = self.ready_at = now
         self.seen_by = frozenset(waiting)

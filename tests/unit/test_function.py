@@ -18,7 +18,7 @@ from unit.transition_table import check_table
 
 TABLE = """
 pending:   deploy > deploying, delete > deleted
-deploying: stood > active, failed > error, pause > paused, delete > deleted
+deploying: ready > active, failed > error, pause > paused, delete > deleted
 active:    pause > paused, delete > deleted
 paused:    deploy > deploying, delete > deleted
 error:     deploy > deploying, delete > deleted
@@ -40,7 +40,7 @@ def test_an_event_moves_the_function_and_keeps_or_clears_its_error() -> None:
     )
     assert failed.after(FunctionEvent.DEPLOY, 8).error_message is None
     with pytest.raises(InvalidTransition):
-        failed.after(FunctionEvent.STOOD, 9)
+        failed.after(FunctionEvent.READY, 9)
 
 
 def test_every_state_that_refuses_calls_names_the_call_that_helps() -> None:

@@ -24,19 +24,19 @@ def test_the_states_are_the_table_and_every_other_event_raises() -> None:
 def test_an_instance_remembers_its_last_events_and_when_it_heard_the_last() -> None:
     instance = Instance(1, "a", since=0.0)
     for at, event in enumerate((InstanceEvent.STARTED, InstanceEvent.LEASED), start=1):
-        instance.hear(event, float(at))
+        instance.apply(event, float(at))
     assert (instance.state, instance.since) == (InstanceState.BUSY, 2.0)
     with pytest.raises(
         InvalidTransition, match="'started' cannot happen in 'busy'; before: started, l"
     ):
-        instance.hear(InstanceEvent.STARTED, 3.0)
+        instance.apply(InstanceEvent.STARTED, 3.0)
     assert instance.since == 2.0, "an event that cannot be changes nothing"
 
 
 def test_the_memory_of_events_is_short() -> None:
     instance = Instance(1, "a", since=0.0)
-    instance.hear(InstanceEvent.STARTED, 0.0)
+    instance.apply(InstanceEvent.STARTED, 0.0)
     for _ in range(50):
-        instance.hear(InstanceEvent.LEASED, 0.0)
-        instance.hear(InstanceEvent.UNUSED, 0.0)
-    assert len(instance.past) == 8
+        instance.apply(InstanceEvent.LEASED, 0.0)
+        instance.apply(InstanceEvent.UNUSED, 0.0)
+    assert len(instance.history) == 8

@@ -2,17 +2,17 @@
 
 import pytest
 
-from quiltfn.model.memory import Memory, Spare
+from quiltfn.model.memory import EvictionCandidate, Memory
 from quiltfn.model.pool import PoolLimits
 from unit.pool_machine import BUDGET_MIB, IDLE_MIB, Machine, Member
-from unit.pool_world import World
+from unit.pool_world import PoolSimulation
 
 
-def spare(number: int, size: float, worth: float, *, parked: bool = False) -> Spare:
-    return Spare("pool", number, size, worth, parked)
+def candidate(number: int, size: float, worth: float, *, parked: bool = False) -> EvictionCandidate:
+    return EvictionCandidate("pool", number, size, worth, parked)
 
 
-def numbers(chosen: list[Spare]) -> list[int]:
+def numbers(chosen: list[EvictionCandidate]) -> list[int]:
     return [one.instance for one in chosen]
 
 
@@ -29,35 +29,40 @@ def ready(member: Member, count: int = 1) -> None:
 
 def test_nobody_leaves_where_there_is_room() -> None:
     memory = Memory(budget_mib=100, held_mib=50)
-    assert memory.choose([spare(1, 10, 1)], 50) == (0, [])
+    assert memory.choose([candidate(1, 10, 1)], 50) == (0, [])
 
 
 def test_stem_cells_leave_first() -> None:
     memory = Memory(budget_mib=100, held_mib=100, stock_mib=12)
-    assert memory.choose([spare(1, 10, 1)], 10) == (10, [])
+    assert memory.choose([candidate(1, 10, 1)], 10) == (10, [])
 
 
 def test_then_the_parked_then_those_worth_least_and_no_more_than_needed() -> None:
     memory = Memory(budget_mib=100, held_mib=100, stock_mib=5)
-    idle = [spare(1, 10, 3), spare(2, 10, 1), spare(3, 10, 9, parked=True), spare(4, 10, 2)]
+    idle = [
+        candidate(1, 10, 3),
+        candidate(2, 10, 1),
+        candidate(3, 10, 9, parked=True),
+        candidate(4, 10, 2),
+    ]
     of_stock, chosen = memory.choose(idle, 30)
     assert (of_stock, numbers(chosen)) == (5, [3, 2, 4])
 
 
 def test_nobody_leaves_in_vain() -> None:
     memory = Memory(budget_mib=100, held_mib=100, stock_mib=5)
-    assert memory.choose([spare(1, 10, 1)], 16) == (0, [])
+    assert memory.choose([candidate(1, 10, 1)], 16) == (0, [])
 
 
 def test_what_is_leaving_already_need_not_be_made_room_for_twice() -> None:
     memory = Memory(budget_mib=100, held_mib=100, leaving_mib=30)
-    assert memory.choose([spare(1, 10, 1)], 30) == (0, [])
+    assert memory.choose([candidate(1, 10, 1)], 30) == (0, [])
     assert not memory.fits(1)  # but it counts until it is gone
 
 
 def test_the_clock_rises_to_what_was_evicted_so_that_the_long_useful_do_not_stay() -> None:
     memory = Memory(budget_mib=100, held_mib=100)
-    memory.choose([spare(1, 10, 7.5)], 10)
+    memory.choose([candidate(1, 10, 7.5)], 10)
     assert memory.clock == 7.5
     assert memory.worth(calls=2, start_ms=100, size_mib=50) == 7.5 + 4
 
@@ -66,11 +71,11 @@ def test_the_clock_rises_to_what_was_evicted_so_that_the_long_useful_do_not_stay
 
 
 def test_who_waits_for_longer_is_first_and_does_not_stand_in_its_own_way() -> None:
-    memory = Memory(short={"a": 1.0, "b": 2.0})
+    memory = Memory(waiting={"a": 1.0, "b": 2.0})
     assert memory.is_turn_of("a", 5.0 - 4.0)
     assert not memory.is_turn_of("b", 2.0)
     assert not memory.is_turn_of("c", 3.0)
-    assert Memory(short={"a": 1.0}).is_turn_of("a", 9.0)
+    assert Memory(waiting={"a": 1.0}).is_turn_of("a", 9.0)
 
 
 def test_a_small_call_does_not_overtake_a_large_one() -> None:
@@ -78,13 +83,13 @@ def test_a_small_call_does_not_overtake_a_large_one() -> None:
     large, small = machine.members
     running = small.acquire()
     small.started(1)
-    machine.event(large, World.acquire)
-    machine.event(small, World.acquire)
-    assert not large.boxes
-    assert len(small.boxes) == 1
+    machine.event(large, PoolSimulation.acquire)
+    machine.event(small, PoolSimulation.acquire)
+    assert not large.simulated
+    assert len(small.simulated) == 1
     small.release(small.held(running))  # type: ignore[arg-type]
     small.cleaned(1)
-    assert len(large.boxes) == 1
+    assert len(large.simulated) == 1
     assert small.waiting
 
 
@@ -95,8 +100,8 @@ def test_when_the_first_goes_away_the_next_is_served_at_once() -> None:
     large, small = machine.members
     small.acquire()
     small.started(1)
-    machine.event(large, World.acquire)
-    machine.event(small, World.acquire)
+    machine.event(large, PoolSimulation.acquire)
+    machine.event(small, PoolSimulation.acquire)
     machine.event(large, lambda one: one.cancel(1))
     assert len(small.starting) == 1
 
@@ -107,11 +112,11 @@ def test_when_the_first_is_refused_the_next_is_served_at_once(end: str) -> None:
     large, small = machine.members
     small.acquire()
     small.started(1)
-    machine.event(large, World.acquire)
+    machine.event(large, PoolSimulation.acquire)
     machine._at(machine.now + 5)
-    machine.event(small, World.acquire)
+    machine.event(small, PoolSimulation.acquire)
     machine._at(machine.now + 5)
-    machine.event(large, World.close if end == "closed" else Member.tick)
+    machine.event(large, PoolSimulation.close if end == "closed" else Member.tick)
     assert len(small.starting) == 1
 
 
@@ -123,13 +128,13 @@ def test_of_two_who_wait_in_one_pool_the_second_keeps_its_turn_when_the_first_is
     for _ in range(2):
         one.acquire()
         one.started(one.starting[0])
-    machine.event(one, World.acquire), machine.event(one, World.acquire)
-    machine.event(other, World.acquire)
-    assert machine.memory.short.keys() == {one.pool, other.pool}
+    machine.event(one, PoolSimulation.acquire), machine.event(one, PoolSimulation.acquire)
+    machine.event(other, PoolSimulation.acquire)
+    assert machine.memory.waiting.keys() == {one.pool, other.pool}
     machine.event(one, lambda w: w.release(1))
     machine.event(one, lambda w: w.cleaned(1))
-    assert machine.memory.short[one.pool] == one.waiting[4]
-    assert machine.memory.short[one.pool] < machine.memory.short[other.pool]
+    assert machine.memory.waiting[one.pool] == one.waiting[4]
+    assert machine.memory.waiting[one.pool] < machine.memory.waiting[other.pool]
 
 
 def test_nobody_leaves_for_one_whose_turn_it_is_not() -> None:
@@ -138,8 +143,8 @@ def test_nobody_leaves_for_one_whose_turn_it_is_not() -> None:
     ready(idle, 2)
     second.acquire()
     second.started(1)
-    machine.event(first, World.acquire)  # all that is idle would not be enough for it
-    machine.event(second, World.acquire)
+    machine.event(first, PoolSimulation.acquire)  # all that is idle would not be enough for it
+    machine.event(second, PoolSimulation.acquire)
     assert not idle.leaving
 
 
@@ -152,22 +157,22 @@ def test_a_ready_instance_that_somebody_waits_for_is_not_to_be_had() -> None:
     ready(large)
     small.acquire()
     small.started(1)
-    machine.event(large, World.acquire)
+    machine.event(large, PoolSimulation.acquire)
     assert large.waiting
-    assert large.pool.spares() == []
+    assert large.pool.eviction_candidates() == []
 
 
 def test_nor_is_a_parked_one_that_somebody_waits_for() -> None:
     machine = Machine([900.0, 256.0])
     large, small = machine.members
-    large.switch("c")
+    large.promote("c")
     ready(large)
     machine.pass_time(300)
     assert large.kept == [1]
     small.acquire()
     small.started(1)
-    machine.event(large, World.acquire)
-    assert large.pool.spares() == []
+    machine.event(large, PoolSimulation.acquire)
+    assert large.pool.eviction_candidates() == []
     small.release(1, healthy=False)
     small.gone(1)
     assert large.running == [1]  # and it is served by that one
@@ -178,7 +183,7 @@ def test_nor_what_min_instances_asks_for() -> None:
     (one,) = machine.members
     ready(one, 3)
     one.set_scaling(min_instances=2, max_instances=3)
-    assert len(one.pool.spares()) == 1
+    assert len(one.pool.eviction_candidates()) == 1
 
 
 def test_nor_what_a_deploy_is_making_ready() -> None:
@@ -187,7 +192,7 @@ def test_nor_what_a_deploy_is_making_ready() -> None:
     (one,) = machine.members
     ready(one)
     one.prepare("a", 2)
-    assert one.pool.spares() == []
+    assert one.pool.eviction_candidates() == []
 
 
 # What counts how much ------------------------------------------------------------------------
@@ -228,8 +233,8 @@ def test_one_that_leaves_counts_until_it_is_gone() -> None:
     one.started(1)
     one.release(1, healthy=False)
     assert (machine.memory.held_mib, machine.memory.leaving_mib) == (900, 900)
-    machine.event(other, World.acquire)
-    assert not other.boxes
+    machine.event(other, PoolSimulation.acquire)
+    assert not other.simulated
     one.gone(1)
     assert other.starting == [1]
 

@@ -3,18 +3,18 @@
 import pytest
 
 from quiltfn.model.cold_start import ColdStartReason
-from unit.pool_world import World, a_pool
+from unit.pool_world import PoolSimulation, a_pool
 
 
-def reason(world: World) -> ColdStartReason:
+def reason(sim: PoolSimulation) -> ColdStartReason:
     """Of the cold start of the call that comes now."""
-    caller = world.acquire()
-    while caller not in world.answers:
-        (world.gone if world.leaving else world.started)((world.leaving or world.starting)[0])
-    assert world.answers[caller].cold  # type: ignore[union-attr]
-    number = world.held(caller)
+    caller = sim.acquire()
+    while caller not in sim.answers:
+        (sim.gone if sim.leaving else sim.started)((sim.leaving or sim.starting)[0])
+    assert sim.answers[caller].cold  # type: ignore[union-attr]
+    number = sim.held(caller)
     assert number is not None
-    return world.pool.instances[number].why
+    return sim.pool.instances[number].why
 
 
 def test_the_first_one_since_the_start_is_the_first() -> None:
@@ -22,103 +22,103 @@ def test_the_first_one_since_the_start_is_the_first() -> None:
 
 
 def test_those_that_are_started_before_any_stands_are_first_ones_too() -> None:
-    world = a_pool()
-    world.acquire(), world.acquire()
-    assert [one.why for one in world.pool.instances.values()] == [
+    sim = a_pool()
+    sim.acquire(), sim.acquire()
+    assert [one.why for one in sim.pool.instances.values()] == [
         ColdStartReason.FIRST,
         ColdStartReason.FIRST,
     ]
 
 
 def test_after_a_start_that_failed_the_next_is_still_the_first() -> None:
-    world = a_pool()
-    world.acquire()
-    world.failed(1)
-    assert reason(world) is ColdStartReason.FIRST
+    sim = a_pool()
+    sim.acquire()
+    sim.failed(1)
+    assert reason(sim) is ColdStartReason.FIRST
 
 
 def test_after_a_pause_and_a_deploy_it_begins_anew() -> None:
-    world = a_pool(ready=1)
-    world.close("paused")
-    world.finish()
-    world.switch("a")
-    assert reason(world) is ColdStartReason.FIRST
+    sim = a_pool(ready=1)
+    sim.close("paused")
+    sim.finish()
+    sim.promote("a")
+    assert reason(sim) is ColdStartReason.FIRST
 
 
 def test_where_others_are_busy_it_was_scaled_out() -> None:
-    world = a_pool(ready=1)
-    world.acquire()
-    assert reason(world) is ColdStartReason.SCALED_OUT
+    sim = a_pool(ready=1)
+    sim.acquire()
+    assert reason(sim) is ColdStartReason.SCALED_OUT
 
 
 def test_of_another_content_it_was_updated() -> None:
-    world = a_pool(ready=1)
-    world.switch("b")
-    assert reason(world) is ColdStartReason.UPDATED
+    sim = a_pool(ready=1)
+    sim.promote("b")
+    assert reason(sim) is ColdStartReason.UPDATED
 
 
 def test_an_update_with_a_maximum_of_one_is_the_reason_of_its_cold_start() -> None:
-    world = a_pool(ready=1, max_instances=1)
-    world.acquire()
-    world.prepare("b")
-    waiting = world.acquire()
-    world.release(1)
-    world.gone(1)
-    world.started(2)
-    world.switch("b")
-    assert world.held(waiting) == 2
-    assert world.pool.instances[2].why is ColdStartReason.UPDATED
+    sim = a_pool(ready=1, max_instances=1)
+    sim.acquire()
+    sim.prepare("b")
+    waiting = sim.acquire()
+    sim.release(1)
+    sim.gone(1)
+    sim.started(2)
+    sim.promote("b")
+    assert sim.held(waiting) == 2
+    assert sim.pool.instances[2].why is ColdStartReason.UPDATED
 
 
 def test_after_the_grace_a_rollback_to_what_served_before_is_an_update() -> None:
-    world = a_pool(ready=1)
-    world.switch("b")
-    reason(world)
-    world.pass_time(60)
-    world.finish()
-    world.switch("a")
-    assert reason(world) is ColdStartReason.UPDATED
+    sim = a_pool(ready=1)
+    sim.promote("b")
+    reason(sim)
+    sim.pass_time(60)
+    sim.finish()
+    sim.promote("a")
+    assert reason(sim) is ColdStartReason.UPDATED
 
 
 def test_after_the_idle_rule_it_was_evicted() -> None:
-    world = a_pool(ready=1, idle_s=300.0)
-    world.pass_time(300)
-    assert reason(world) is ColdStartReason.EVICTED
+    sim = a_pool(ready=1, idle_s=300.0)
+    sim.pass_time(300)
+    assert reason(sim) is ColdStartReason.EVICTED
 
 
 def test_after_an_update_that_could_not_stand_took_its_room_it_was_evicted() -> None:
-    world = a_pool(ready=1, max_instances=1)
-    world.prepare("b")
-    world.gone(1)
-    world.failed(2)
-    assert reason(world) is ColdStartReason.EVICTED
+    sim = a_pool(ready=1, max_instances=1)
+    sim.prepare("b")
+    sim.gone(1)
+    sim.failed(2)
+    assert reason(sim) is ColdStartReason.EVICTED
 
 
 @pytest.mark.parametrize("end", ["sick", "lost under its call", "lost idle", "never clean"])
 def test_after_a_bad_end_it_was_replaced(end: str) -> None:
-    world = a_pool(ready=1, recycle_s=5.0, idle_s=300.0)
+    sim = a_pool(ready=1, recycle_s=5.0, idle_s=300.0)
     if end != "lost idle":
-        world.acquire()
+        sim.acquire()
     if end.startswith("lost"):
-        world.lost(1)
+        sim.lost(1)
     if end != "lost idle":
-        world.release(1, healthy=end != "sick")
+        sim.release(1, healthy=end != "sick")
     if end == "never clean":
-        world.pass_time(5)
-    assert world.leaving == [1]
-    assert reason(world) is ColdStartReason.REPLACED
+        sim.pass_time(5)
+    assert sim.leaving == [1]
+    assert reason(sim) is ColdStartReason.REPLACED
 
 
 def test_what_counts_is_how_the_last_one_went() -> None:
-    world = a_pool(ready=2, idle_s=300.0)
-    world.lost(1)
-    world.pass_time(300)
-    assert reason(world) is ColdStartReason.EVICTED
+    sim = a_pool(ready=2, idle_s=300.0)
+    sim.lost(1)
+    sim.pass_time(300)
+    assert reason(sim) is ColdStartReason.EVICTED
 
 
 def test_a_bad_end_beside_others_that_stand_is_no_reason() -> None:
     # They would have served the call, had they been free.
-    world = a_pool(ready=2)
-    world.lost(1)
-    world.acquire()
-    assert reason(world) is ColdStartReason.SCALED_OUT
+    sim = a_pool(ready=2)
+    sim.lost(1)
+    sim.acquire()
+    assert reason(sim) is ColdStartReason.SCALED_OUT

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from quiltfn.model.actions import Action
 from quiltfn.model.instance import InstanceState
-from quiltfn.model.memory import Memory, Spare
+from quiltfn.model.memory import EvictionCandidate, Memory
 from quiltfn.model.pool import Pool
-from quiltfn.pool.arbiter import Arbiter
+from quiltfn.pool.memory_arbiter import MemoryArbiter
 from unit.pool_machine import Machine
 from unit.test_pool_property import EVENTS
 
@@ -80,32 +80,46 @@ class KnowsNoBudget(Memory):
 
 
 class EvictsTooMuch(Memory):
-    def choose(self, spares: Collection[Spare], mib: float) -> tuple[float, list[Spare]]:
-        of_stock, chosen = super().choose(spares, mib)
-        return of_stock, list(spares) if chosen else []
+    def choose(
+        self, candidates: Collection[EvictionCandidate], mib: float
+    ) -> tuple[float, list[EvictionCandidate]]:
+        of_stock, chosen = super().choose(candidates, mib)
+        return of_stock, list(candidates) if chosen else []
 
 
 class EvictsInVain(Memory):
-    def choose(self, spares: Collection[Spare], mib: float) -> tuple[float, list[Spare]]:
+    def choose(
+        self, candidates: Collection[EvictionCandidate], mib: float
+    ) -> tuple[float, list[EvictionCandidate]]:
         return (
-            super().choose(spares, mib)
-            if sum(s.size_mib for s in spares) > mib
+            super().choose(candidates, mib)
+            if sum(s.size_mib for s in candidates) > mib
             else (
                 self.stock_mib,
-                list(spares),
+                list(candidates),
             )
         )
 
 
 class EvictsTheBest(Memory):
-    def choose(self, spares: Collection[Spare], mib: float) -> tuple[float, list[Spare]]:
-        turned = [Spare(s.pool, s.instance, s.size_mib, -s.worth, s.is_parked) for s in spares]
+    def choose(
+        self, candidates: Collection[EvictionCandidate], mib: float
+    ) -> tuple[float, list[EvictionCandidate]]:
+        turned = [
+            EvictionCandidate(s.pool, s.instance, s.size_mib, -s.worth, s.is_parked)
+            for s in candidates
+        ]
         return super().choose(turned, mib)
 
 
 class EvictsReadyBeforeParked(Memory):
-    def choose(self, spares: Collection[Spare], mib: float) -> tuple[float, list[Spare]]:
-        turned = [Spare(s.pool, s.instance, s.size_mib, s.worth, not s.is_parked) for s in spares]
+    def choose(
+        self, candidates: Collection[EvictionCandidate], mib: float
+    ) -> tuple[float, list[EvictionCandidate]]:
+        turned = [
+            EvictionCandidate(s.pool, s.instance, s.size_mib, s.worth, not s.is_parked)
+            for s in candidates
+        ]
         return super().choose(turned, mib)
 
 
@@ -114,21 +128,21 @@ class NeverPassesTheTurn(Memory):
         pass
 
 
-class NeverRelieves(Arbiter):
-    def relieve(self) -> None:
+class NeverRelieves(MemoryArbiter):
+    def serve_waiting(self) -> None:
         pass
 
 
 class EvictsTheMinimum(Pool):
-    def spares(self) -> list[Spare]:
-        ready = self._all.those(InstanceState.READY, digest=self.current)
-        return [Spare(self, one.id, one.idle_mib, one.worth, False) for one in ready]
+    def eviction_candidates(self) -> list[EvictionCandidate]:
+        ready = self._table.in_state(InstanceState.READY, digest=self.current)
+        return [EvictionCandidate(self, one.id, one.idle_mib, one.worth, False) for one in ready]
 
 
 class CallsCountNothing(Pool):
     def release(self, number: int, now: float, *, healthy: bool) -> list[Action]:
         actions = super().release(number, now, healthy=healthy)
-        self._all._charge(self.instances[number], 0.0)
+        self._table._charge(self.instances[number], 0.0)
         return actions
 
 

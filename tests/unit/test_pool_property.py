@@ -7,22 +7,22 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from quiltfn.model.actions import Action, Hand, Refuse
+from quiltfn.model.actions import Action, Assign, Refuse
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.instance import Instance, InstanceState
-from quiltfn.model.line import Line, Waiting
 from quiltfn.model.memory import Footprint
 from quiltfn.model.pool import Pool, PoolLimits
-from unit.pool_world import World
+from quiltfn.model.wait_queue import Waiter, WaitQueue
+from unit.pool_world import PoolSimulation
 
 CONTENTS = ("a", "b", "c")
-LINE_MAX = 6
+QUEUE_MAX = 6
 STEPS = (0.0, 0.001, 0.005, 0.3, 1.0, 6.0, 11.0, 59.0, 61.0, 400.0, 90_000.0)
 
 
 def targets(low: int, high: int) -> dict[str, int]:
     high = 1 + high % 4
-    return {"min_instances": low % (high + 1), "max_instances": high, "line_max": LINE_MAX}
+    return {"min_instances": low % (high + 1), "max_instances": high, "queue_max": QUEUE_MAX}
 
 
 def one_of(numbers: list[int], choice: int) -> int | None:
@@ -31,55 +31,55 @@ def one_of(numbers: list[int], choice: int) -> int | None:
 
 # Each event picks its object by a number; where there is none, nothing happens.
 def on(
-    find: Callable[[World], list[int]], do: Callable[[World, int], object]
-) -> Callable[[World, int], None]:
-    def event(world: World, choice: int) -> None:
-        number = one_of(find(world), choice)
+    find: Callable[[PoolSimulation], list[int]], do: Callable[[PoolSimulation, int], object]
+) -> Callable[[PoolSimulation, int], None]:
+    def event(sim: PoolSimulation, choice: int) -> None:
+        number = one_of(find(sim), choice)
         if number is not None:
-            do(world, number)
+            do(sim, number)
 
     return event
 
 
-def unused(world: World) -> list[int]:
-    return [sandbox.holder for sandbox in world.boxes.values() if sandbox.holder is not None]
+def unused(sim: PoolSimulation) -> list[int]:
+    return [sandbox.holder for sandbox in sim.simulated.values() if sandbox.holder is not None]
 
 
-def can_die(world: World) -> list[int]:
-    return world.those(lambda sandbox: not (sandbox.pending or sandbox.destroying or sandbox.dead))
+def can_die(sim: PoolSimulation) -> list[int]:
+    return sim.those(lambda sandbox: not (sandbox.pending or sandbox.destroying or sandbox.dead))
 
 
-def switch_to_what_stands(world: World, _choice: int) -> None:
-    if world.pool.standby is not None and world.pool.standby in world.stands:
-        world.switch(world.pool.standby)
+def switch_to_what_stands(sim: PoolSimulation, _choice: int) -> None:
+    if sim.pool.prepared is not None and sim.pool.prepared in sim.ready_digests:
+        sim.promote(sim.pool.prepared)
 
 
-def quiet_for_long(world: World, _choice: int) -> None:
-    world.finish()
-    world.pass_time(world.pool.limits.idle_s)
+def quiet_for_long(sim: PoolSimulation, _choice: int) -> None:
+    sim.finish()
+    sim.pass_time(sim.pool.limits.idle_s)
 
 
-EVENTS: dict[str, Callable[[World, int], object]] = {
-    "acquire": lambda world, _: world.acquire(),
-    "acquire three": lambda world, _: [world.acquire() for _ in range(3)],
-    "cancel in line": on(lambda w: list(w.waiting), World.cancel),
-    "cancel in the tick of the hand-over": on(unused, World.cancel),
-    "release": on(lambda w: w.running, World.release),
+EVENTS: dict[str, Callable[[PoolSimulation, int], object]] = {
+    "acquire": lambda sim, _: sim.acquire(),
+    "acquire three": lambda sim, _: [sim.acquire() for _ in range(3)],
+    "cancel in line": on(lambda w: list(w.waiting), PoolSimulation.cancel),
+    "cancel in the tick of the hand-over": on(unused, PoolSimulation.cancel),
+    "release": on(lambda w: w.running, PoolSimulation.release),
     "release sick": on(lambda w: w.running, lambda w, n: w.release(n, healthy=False)),
-    "started": on(lambda w: w.starting, World.started),
-    "failed": on(lambda w: w.starting, World.failed),
-    "cleaned": on(lambda w: w.those(lambda sandbox: sandbox.cleaning), World.cleaned),
-    "lost": on(can_die, World.lost),
-    "gone": on(lambda w: w.leaving, World.gone),
-    "prepare": lambda world, n: world.prepare(CONTENTS[n % 3], 1 + n // 3 % 4),
+    "started": on(lambda w: w.starting, PoolSimulation.started),
+    "failed": on(lambda w: w.starting, PoolSimulation.failed),
+    "cleaned": on(lambda w: w.those(lambda sandbox: sandbox.cleaning), PoolSimulation.cleaned),
+    "lost": on(can_die, PoolSimulation.lost),
+    "gone": on(lambda w: w.leaving, PoolSimulation.gone),
+    "prepare": lambda sim, n: sim.prepare(CONTENTS[n % 3], 1 + n // 3 % 4),
     "switch to what stands": switch_to_what_stands,
-    "switch at once": lambda world, n: world.switch(CONTENTS[n % 3]),
-    "abandon": lambda world, _: world.abandon(),
-    "close": lambda world, _: world.close(),
-    "set scaling": lambda world, n: world.set_scaling(**targets(n // 4, n)),
-    "all quiet": lambda world, _: world.finish(),
+    "switch at once": lambda sim, n: sim.promote(CONTENTS[n % 3]),
+    "abandon": lambda sim, _: sim.abandon(),
+    "close": lambda sim, _: sim.close(),
+    "set scaling": lambda sim, n: sim.set_scaling(**targets(n // 4, n)),
+    "all quiet": lambda sim, _: sim.finish(),
     "quiet for long": quiet_for_long,
-    "time": lambda world, n: world.pass_time(STEPS[n % len(STEPS)]),
+    "time": lambda sim, n: sim.pass_time(STEPS[n % len(STEPS)]),
 }
 COMMON = ["acquire", "release", "started", "cleaned", "gone", "time"] * 3
 
@@ -95,80 +95,80 @@ LIVELY = stories_of([*(name for name in EVENTS if "quiet" not in name), *COMMON]
 
 
 def live_through(story: list[tuple[str, int]], size: int, make: type[Pool] = Pool) -> None:
-    world = World(PoolLimits(**targets(size // 4, size)), make)
-    world.switch("c" if size % 32 > 15 else "a")
+    sim = PoolSimulation(PoolLimits(**targets(size // 4, size)), make)
+    sim.promote("c" if size % 32 > 15 else "a")
     for event, choice in story:
-        EVENTS[event](world, choice)
-    come_to_an_end(world)
+        EVENTS[event](sim, choice)
+    come_to_an_end(sim)
 
 
-def come_to_an_end(world: World) -> None:
+def come_to_an_end(sim: PoolSimulation) -> None:
     """The world completes what it began: then what was promised must have come about."""
-    a_standby_stands_though_the_line_never_ends(world)
-    nobody_waits_for_ever(world)
-    the_minimum_is_restored_and_the_rest_leaves(world)
-    for waiter in range(1, world.acquire()):
-        assert (waiter in world.answers) != (waiter in world.cancelled - world.answers.keys())
+    a_standby_stands_though_the_line_never_ends(sim)
+    nobody_waits_for_ever(sim)
+    the_minimum_is_restored_and_the_rest_leaves(sim)
+    for waiter in range(1, sim.acquire()):
+        assert (waiter in sim.answers) != (waiter in sim.cancelled - sim.answers.keys())
 
 
-def a_standby_stands_though_the_line_never_ends(world: World) -> None:
-    digest = world.pool.standby
+def a_standby_stands_though_the_line_never_ends(sim: PoolSimulation) -> None:
+    digest = sim.pool.prepared
     if digest is None:
         return
     for _ in range(40):  # a full pool: for each call that ends another one comes
-        if world.pool.current is not None and len(world.waiting) < LINE_MAX:
-            world.acquire()
+        if sim.pool.current is not None and len(sim.waiting) < QUEUE_MAX:
+            sim.acquire()
         for numbers, complete in (
-            (world.starting, world.started),
-            (world.leaving, world.gone),
-            (world.running, world.release),
-            (world.cleaning, world.cleaned),
+            (sim.starting, sim.started),
+            (sim.leaving, sim.gone),
+            (sim.running, sim.release),
+            (sim.cleaning, sim.cleaned),
         ):
-            if numbers and world.pool.standby == digest:
+            if numbers and sim.pool.prepared == digest:
                 complete(numbers[0])
-        world.pass_time(0.002)
-        if digest in world.stands:
+        sim.pass_time(0.002)
+        if digest in sim.ready_digests:
             break
-    assert digest in world.stands, "a standby that never stands"
-    world.switch(digest)
+    assert digest in sim.ready_digests, "a standby that never stands"
+    sim.promote(digest)
 
 
-def nobody_waits_for_ever(world: World) -> None:
-    if world.pool.current is None:
-        assert not world.waiting
+def nobody_waits_for_ever(sim: PoolSimulation) -> None:
+    if sim.pool.current is None:
+        assert not sim.waiting
         return
-    waiting = list(world.waiting)
+    waiting = list(sim.waiting)
     for _ in range(3):
-        world.finish()
-        world.pass_time(0.01)
-    world.finish()
-    assert not world.waiting, "somebody waits for ever"
+        sim.finish()
+        sim.pass_time(0.01)
+    sim.finish()
+    assert not sim.waiting, "somebody waits for ever"
     for waiter in waiting:  # in this little time nobody's wait is over, so all were served
-        answer = world.answers[waiter]
+        answer = sim.answers[waiter]
         waited = isinstance(answer, Refuse) and answer.why == "waited too long"
-        assert isinstance(answer, Hand) or waited
+        assert isinstance(answer, Assign) or waited
 
 
-def the_minimum_is_restored_and_the_rest_leaves(world: World) -> None:
-    limits = world.pool.limits
+def the_minimum_is_restored_and_the_rest_leaves(sim: PoolSimulation) -> None:
+    limits = sim.pool.limits
     for _ in range(4):
-        world.pass_time(1.0)
-        world.finish()
-    counts = world.pool.counts()
-    if world.pool.current is None:
+        sim.pass_time(1.0)
+        sim.finish()
+    counts = sim.pool.counts()
+    if sim.pool.current is None:
         assert counts.total == 0, "a closed function keeps instances"
         return
     assert counts.ready + counts.warming == counts.total, f"at rest, and yet {counts}"
-    assert counts.warming == len(world.kept), "at rest, and yet something is being made"
+    assert counts.warming == len(sim.kept), "at rest, and yet something is being made"
     assert limits.min_instances <= counts.ready <= limits.max_instances
-    world.pass_time(limits.idle_s + 1)
-    world.finish()
-    parked = len(world.kept)
-    assert parked <= (1 if world.parks(world.pool.current) and not limits.min_instances else 0)
-    assert world.pool.counts().total - parked == limits.min_instances, "idle instances stay"
-    world.pass_time(limits.park_s + 1)
-    world.finish()
-    assert world.pool.counts().total == limits.min_instances, "what is parked stays for ever"
+    sim.pass_time(limits.idle_s + 1)
+    sim.finish()
+    parked = len(sim.kept)
+    assert parked <= (1 if sim.parks(sim.pool.current) and not limits.min_instances else 0)
+    assert sim.pool.counts().total - parked == limits.min_instances, "idle instances stay"
+    sim.pass_time(limits.park_s + 1)
+    sim.finish()
+    assert sim.pool.counts().total == limits.min_instances, "what is parked stays for ever"
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
@@ -182,7 +182,7 @@ def test_every_story_keeps_the_promises(story: list[tuple[str, int]], size: int)
 
 class ForgetsTheCeiling(Pool):
     def _start(
-        self, digest: str, count: int, now: float, *, callers: Sequence[Waiting] = ()
+        self, digest: str, count: int, now: float, *, callers: Sequence[Waiter] = ()
     ) -> list[Action]:
         limits, self.limits = self.limits, PoolLimits(max_instances=1000)
         actions = super()._start(digest, count, now, callers=callers)
@@ -212,7 +212,7 @@ class HandsOutTheUnclean(Pool):
 
 class ServesTheYoungestFirst(Pool):
     def cleaned(self, number: int, now: float) -> list[Action]:
-        self.line.waiting.reverse()
+        self.queue.waiting.reverse()
         return super().cleaned(number, now)
 
 
@@ -225,26 +225,26 @@ class ForgetsTheLineWhenOneIsGone(Pool):
 
 class ForgetsToWake(Pool):
     def tick(self, now: float) -> list[Action]:
-        line, self.line = self.line, Line()
+        line, self.queue = self.queue, WaitQueue()
         actions = super().tick(now)
-        self.line = line
+        self.queue = line
         return actions
 
 
 class LetsTheLineKeepTheStandbyOut(Pool):
-    def _gives_way(self, instance: object) -> bool:  # noqa: ARG002
-        return self._all.live() > self.limits.max_instances
+    def _must_yield(self, instance: object) -> bool:  # noqa: ARG002
+        return self._table.count_live() > self.limits.max_instances
 
 
 class KeepsTheOldContent(Pool):
-    def _set_aside(self, now: float) -> list[Action]:  # noqa: ARG002
+    def _release_unwanted(self, now: float) -> list[Action]:  # noqa: ARG002
         return []
 
 
 class ForgetsTheMinimum(Pool):
     def tick(self, now: float) -> list[Action]:
         limits = self.limits
-        self.limits = PoolLimits(max_instances=limits.max_instances, line_max=limits.line_max)
+        self.limits = PoolLimits(max_instances=limits.max_instances, queue_max=limits.queue_max)
         actions = super().tick(now)
         self.limits = limits
         return actions
@@ -262,20 +262,20 @@ class ForgetsHowTheLastOneWent(Pool):
 
 class ForgetsThatItClosed(Pool):
     def close(self, why: str, now: float) -> list[Action]:
-        past = self._past._has_any
+        past = self._history._has_any
         actions = super().close(why, now)
-        self._past._has_any = past
+        self._history._has_any = past
         return actions
 
 
 class KeepsForEver(Pool):
     def tick(self, now: float) -> list[Action]:
-        self._kept_until = now + 1
+        self._previous_until = now + 1
         return super().tick(now)
 
 
 class NeverKeeps(Pool):
-    def _may_keep(self, instance: Instance) -> bool:  # noqa: ARG002
+    def _may_keep_previous(self, instance: Instance) -> bool:  # noqa: ARG002
         return False
 
 
@@ -288,35 +288,35 @@ class NeverGivesKeptWay(Pool):
 
 
 class KeepsWhatIsInTheWay(Pool):
-    def _may_keep(self, instance: Instance) -> bool:
+    def _may_keep_previous(self, instance: Instance) -> bool:
         return instance.digest == self.previous
 
 
 class KeepsAfterPause(Pool):
-    def _set_aside(self, now: float) -> list[Action]:
-        return [] if self.current is None else super()._set_aside(now)
+    def _release_unwanted(self, now: float) -> list[Action]:
+        return [] if self.current is None else super()._release_unwanted(now)
 
 
 class HandsParkedAsWarm(Pool):
-    def _resume(self, instance: Instance, now: float) -> list[Action]:
-        actions = super()._resume(instance, now)
+    def _unpark(self, instance: Instance, now: float) -> list[Action]:
+        actions = super()._unpark(instance, now)
         instance.is_fresh = False
         return actions
 
 
 class SwitchesBackToNothing(Pool):
-    def _resume(self, instance: Instance, now: float) -> list[Action]:
+    def _unpark(self, instance: Instance, now: float) -> list[Action]:
         return self._stop(instance, now)
 
 
 class ForgetsToPark(Pool):
-    def _know(self, digest: str, footprint: Footprint | None) -> None:  # noqa: ARG002
-        super()._know(digest, Footprint())
+    def _set_footprint(self, digest: str, footprint: Footprint | None) -> None:  # noqa: ARG002
+        super()._set_footprint(digest, Footprint())
 
 
 class ParksForEver(Pool):
     def tick(self, now: float) -> list[Action]:
-        for instance in self._all.those(InstanceState.PARKED):
+        for instance in self._table.in_state(InstanceState.PARKED):
             instance.since = now
         return super().tick(now)
 
@@ -324,7 +324,9 @@ class ParksForEver(Pool):
 class AsksToComeBackAtOnce(Pool):
     def acquire(self, waiter: int, now: float) -> list[Action]:
         actions = super().acquire(waiter, now)
-        return [replace(one, retry_s=0) if isinstance(one, Refuse) else one for one in actions]
+        return [
+            replace(one, retry_after_s=0) if isinstance(one, Refuse) else one for one in actions
+        ]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import CapacityFull, NotFound, PreconditionFailed, Unprocessable
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import FINAL, Invocation, Status
-from quiltfn.model.pool import summed
+from quiltfn.model.pool import sum_counts
 from quiltfn.ports import InvocationQuery
 
 PAGE_MAX = 1000
@@ -276,7 +276,7 @@ async def get_pool_stats(context: RequestContext) -> Answer:
     """Count all instances of the tenant, state by state."""
     services = context.services
     own = services.catalog.owned(context.tenant_id, services.pools.occupied())
-    counts = summed(services.pools.counts(function_id) for function_id in own)
+    counts = sum_counts(services.pools.counts(function_id) for function_id in own)
     return Answer(value=shapes.pool_stats(counts))
 
 

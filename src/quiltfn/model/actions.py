@@ -10,7 +10,7 @@ class Start(msgspec.Struct, frozen=True):
     digest: str
 
 
-class Hand(msgspec.Struct, frozen=True):
+class Assign(msgspec.Struct, frozen=True):
     """Give the instance to the waiter. `cold`: it had to wait for this one to be started."""
 
     instance: int
@@ -18,7 +18,7 @@ class Hand(msgspec.Struct, frozen=True):
     cold: bool
 
 
-class Resume(msgspec.Struct, frozen=True):
+class Unpark(msgspec.Struct, frozen=True):
     """A parked instance serves again, from this moment on."""
 
     instance: int
@@ -26,11 +26,11 @@ class Resume(msgspec.Struct, frozen=True):
 
 class Refuse(msgspec.Struct, frozen=True):
     """Tell the waiter no: the line is full, its wait is over, or the function was closed.
-    `retry_s`: the seconds after which it is likely to be served, where that is known."""
+    `retry_after_s`: the seconds after which it is likely to be served, where that is known."""
 
     waiter: int
     why: str
-    retry_s: int = 1
+    retry_after_s: int = 1
 
 
 class Fail(msgspec.Struct, frozen=True):
@@ -47,37 +47,47 @@ class Destroy(msgspec.Struct, frozen=True):
     instance: int
 
 
-class Wake(msgspec.Struct, frozen=True):
+class TickAt(msgspec.Struct, frozen=True):
     """Call `tick` at this time (monotonic seconds)."""
 
     at: float
 
 
-class Stands(msgspec.Struct, frozen=True):
+class Prepared(msgspec.Struct, frozen=True):
     """The standby content has as many instances ready as were asked for."""
 
     digest: str
 
 
-class CannotStand(msgspec.Struct, frozen=True):
+class PrepareFailed(msgspec.Struct, frozen=True):
     """No instance of the standby content could be made."""
 
     digest: str
     reason: str
 
 
-class Short(msgspec.Struct, frozen=True):
+class RequestMemory(msgspec.Struct, frozen=True):
     """The machine's memory lacks what the pool wants, `mib` in all: somebody should leave."""
 
     mib: float
 
 
-class Crowded(msgspec.Struct, frozen=True):
+class RequestQuota(msgspec.Struct, frozen=True):
     """The tenant's quota of instances lacks what the pool wants: somebody should leave."""
 
 
 Action = (
-    Start | Hand | Resume | Refuse | Fail | Destroy | Wake | Stands | CannotStand | Short | Crowded
+    Start
+    | Assign
+    | Unpark
+    | Refuse
+    | Fail
+    | Destroy
+    | TickAt
+    | Prepared
+    | PrepareFailed
+    | RequestMemory
+    | RequestQuota
 )
 
 FULL = "full"

@@ -22,7 +22,7 @@ class ColdStartReason(StrEnum):
     REPLACED = "replaced"
 
 
-class Past:
+class StartHistory:
     """What a pool remembers of instances that stood: whether there were any, and how the last one
     of each content went that is still wanted."""
 
@@ -30,27 +30,27 @@ class Past:
         self._has_any = False
         self._last: dict[str, ColdStartReason] = {}
 
-    def stood(self) -> None:
+    def ready(self) -> None:
         """An instance was made and specialised."""
         self._has_any = True
 
-    def left(self, digest: str, how: ColdStartReason) -> None:
+    def ended(self, digest: str, how: ColdStartReason) -> None:
         """One that had stood goes; the last one's way is what is remembered."""
         self._has_any = True  # It may have run on over a close.
         self._last[digest] = how
 
-    def keep(self, *digests: str | None) -> None:
+    def retain(self, *digests: str | None) -> None:
         """Only these contents are wanted from now on."""
         self._last = {digest: how for digest, how in self._last.items() if digest in digests}
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """The function closed: what is started after that is the first of a new beginning."""
         self._has_any = False
         self._last.clear()
 
-    def why(self, digest: str, *, others_stand: bool) -> ColdStartReason:
-        """The reason for a start of this content. `others_stand`: that others of it do."""
-        if others_stand:
+    def reason_for(self, digest: str, *, others_ready: bool) -> ColdStartReason:
+        """The reason for a start of this content. `others_ready`: that others of it do."""
+        if others_ready:
             return ColdStartReason.SCALED_OUT
         if digest in self._last:
             return self._last[digest]

@@ -20,7 +20,7 @@ class PoolCounts:
         return self.warming + self.ready + self.busy + self.recycling + self.terminating
 
 
-def summed(counts: Iterable[PoolCounts]) -> PoolCounts:
+def sum_counts(counts: Iterable[PoolCounts]) -> PoolCounts:
     """The sum over several pools, state by state."""
     total = Counter[str]()
     for one in counts:

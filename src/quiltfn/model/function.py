@@ -21,7 +21,7 @@ INSTANCES_MAX = 1000
 
 
 class FunctionState(StrEnum):
-    """The state of a function; `MEANS` and `docs/states.md` say what each one means to a caller."""
+    """The state of a function; `DESCRIPTIONS` says what each one means to a caller."""
 
     PENDING = "pending"
     DEPLOYING = "deploying"
@@ -35,7 +35,7 @@ class FunctionEvent(StrEnum):
     """What may happen to a function's state."""
 
     DEPLOY = "deploy"
-    STOOD = "stood"
+    READY = "ready"
     FAILED = "failed"
     PAUSE = "pause"
     DELETE = "delete"
@@ -44,7 +44,7 @@ class FunctionEvent(StrEnum):
 S, E = FunctionState, FunctionEvent
 NEXT: Mapping[FunctionState, Mapping[FunctionEvent, FunctionState]] = {
     S.PENDING: {E.DEPLOY: S.DEPLOYING, E.DELETE: S.DELETED},
-    S.DEPLOYING: {E.STOOD: S.ACTIVE, E.FAILED: S.ERROR, E.PAUSE: S.PAUSED, E.DELETE: S.DELETED},
+    S.DEPLOYING: {E.READY: S.ACTIVE, E.FAILED: S.ERROR, E.PAUSE: S.PAUSED, E.DELETE: S.DELETED},
     S.ACTIVE: {E.PAUSE: S.PAUSED, E.DELETE: S.DELETED},
     S.PAUSED: {E.DEPLOY: S.DEPLOYING, E.DELETE: S.DELETED},
     S.ERROR: {E.DEPLOY: S.DEPLOYING, E.DELETE: S.DELETED},
@@ -52,7 +52,7 @@ NEXT: Mapping[FunctionState, Mapping[FunctionEvent, FunctionState]] = {
 }
 
 
-MEANS: Mapping[FunctionState, str] = {
+DESCRIPTIONS: Mapping[FunctionState, str] = {
     S.PENDING: "It was created and never deployed; a call is refused (409).",
     S.DEPLOYING: "Its first instances are being made; a call is refused (409) until they stand.",
     S.ACTIVE: "It serves calls, those of its current version.",

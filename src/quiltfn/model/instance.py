@@ -26,7 +26,7 @@ class InstanceEvent(StrEnum):
 
     STARTED = "started"
     PARKED = "parked"
-    RESUMED = "resumed"
+    UNPARKED = "resumed"
     LEASED = "leased"
     UNUSED = "given back unused"
     RELEASED = "released"
@@ -38,7 +38,7 @@ class InstanceEvent(StrEnum):
 S, E = InstanceState, InstanceEvent
 NEXT: Mapping[InstanceState, Mapping[InstanceEvent, InstanceState]] = {
     S.WARMING: {E.STARTED: S.READY, E.STOPPED: S.TERMINATING},
-    S.PARKED: {E.RESUMED: S.READY, E.STOPPED: S.TERMINATING},
+    S.PARKED: {E.UNPARKED: S.READY, E.STOPPED: S.TERMINATING},
     S.READY: {E.LEASED: S.BUSY, E.PARKED: S.PARKED, E.STOPPED: S.TERMINATING},
     S.BUSY: {E.RELEASED: S.RECYCLING, E.UNUSED: S.READY, E.STOPPED: S.TERMINATING},
     S.RECYCLING: {E.CLEANED: S.READY, E.STOPPED: S.TERMINATING},
@@ -47,7 +47,7 @@ NEXT: Mapping[InstanceState, Mapping[InstanceEvent, InstanceState]] = {
 }
 
 
-MEANS: Mapping[InstanceState, str] = {
+DESCRIPTIONS: Mapping[InstanceState, str] = {
     S.WARMING: "Its sandbox is being made, or being specialised for a version.",
     S.PARKED: "It stands and takes no call as it is: kept for a rollback, or for the next start of "
     "a Python function that was idle for long. The API counts it as warming.",
@@ -64,8 +64,8 @@ class Instance:
     """One instance as its pool knows it. `since`: monotonic seconds of its last event. `why`: it
     was started, or taken back from being parked. `idle_mib`: what it uses when idle, `charge_mib`:
     what it counts now. `worth`: those worth less go first where memory is short. `start_ms`: what
-    making it took. `stood`: when it was made; `is_fresh`: and has had no call since. `ahead`: made
-    ahead of a call that was expected."""
+    making it took. `ready_at`: when it was made; `is_fresh`: and has had no call since.
+    `is_speculative`: it was started for a call that was only expected."""
 
     id: int
     digest: str
@@ -75,20 +75,20 @@ class Instance:
     charge_mib: float = 0.0
     worth: float = 0.0
     start_ms: float = 0.0
-    stood: float = 0.0
+    ready_at: float = 0.0
     is_fresh: bool = True
-    ahead: bool = False
+    is_speculative: bool = False
     state: InstanceState = InstanceState.WARMING
     holder: int | None = None
-    past: deque[str] = field(default_factory=lambda: deque(maxlen=8))
+    history: deque[str] = field(default_factory=lambda: deque(maxlen=8))
 
     @property
     def is_idle(self) -> bool:
         """Whether it stands and has no call."""
         return self.state in (InstanceState.READY, InstanceState.PARKED)
 
-    def hear(self, event: InstanceEvent, now: float) -> None:
+    def apply(self, event: InstanceEvent, now: float) -> None:
         """Moves on by the table, or raises with the last events."""
-        self.state = transition(NEXT, self.state, event, self.past)
-        self.past.append(event)
+        self.state = transition(NEXT, self.state, event, self.history)
+        self.history.append(event)
         self.since = now

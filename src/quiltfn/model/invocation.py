@@ -65,7 +65,7 @@ NEXT: Mapping[Status, Mapping[CallEvent, Status]] = {
     S.ERROR: {},
     S.INTERRUPTED: {},
 }
-MEANS: Mapping[Status, str] = {
+DESCRIPTIONS: Mapping[Status, str] = {
     S.QUEUED: "It waits for an instance; nothing of it is kept yet.",
     S.RUNNING: "An instance was handed to it, and the record of its start is written.",
     S.SUCCESS: "Its handler exited with 0.",

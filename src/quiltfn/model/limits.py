@@ -12,8 +12,8 @@ class PoolLimits:
 
     min_instances: int = 0
     max_instances: int = 5
-    line_max: int = 1000
-    line_wait_s: float = 10.0
+    queue_max: int = 1000
+    queue_wait_s: float = 10.0
     idle_s: float = 300.0
     patience_s: float = 0.005
     recycle_s: float = 5.0

@@ -30,7 +30,7 @@ class Footprint:
 
 
 @dataclass(frozen=True, slots=True)
-class Spare:
+class EvictionCandidate:
     """An idle instance that may be evicted. `is_parked`: or kept for a rollback."""
 
     pool: Hashable
@@ -44,7 +44,7 @@ class Spare:
 class Memory:
     """The budget, in MiB, and what counts against it.
 
-    `leaving_mib`: the part of `held_mib` that is being given back. `short`: who waits for memory,
+    `leaving_mib`: the part of `held_mib` that is being given back. `waiting`: who waits for memory,
     by the time (monotonic seconds) since which. `stock_mib`: the part of `held_mib` that is stem
     cells. `frees`: how often some was given back, or who waits for it changed.
     """
@@ -55,7 +55,7 @@ class Memory:
     stock_mib: float = 0.0
     clock: float = 0.0
     frees: int = 0
-    short: dict[Hashable, float] = field(default_factory=dict)
+    waiting: dict[Hashable, float] = field(default_factory=dict)
 
     def count(self, mib: float) -> None:
         """So much more is held; less, if negative."""
@@ -72,8 +72,8 @@ class Memory:
 
     def is_turn_of(self, who: object, since: float) -> bool:
         """Whether nobody else waits for memory for longer than `since`."""
-        return not self.short or all(
-            since <= other for one, other in self.short.items() if one is not who
+        return not self.waiting or all(
+            since <= other for one, other in self.waiting.items() if one is not who
         )
 
     def pass_turn(self) -> None:
@@ -84,22 +84,24 @@ class Memory:
         """Of an instance that becomes idle now."""
         return self.clock + calls * start_ms / max(size_mib, 0.1)
 
-    def choose(self, spares: Collection[Spare], mib: float) -> tuple[float, list[Spare]]:
+    def choose(
+        self, candidates: Collection[EvictionCandidate], mib: float
+    ) -> tuple[float, list[EvictionCandidate]]:
         """What leaves so that `mib` more fit: so many MiB of stem cells, and these instances.
 
         Nothing where all of it would not be enough: then a call has to end first.
         """
         lacking = self.lacks(mib)
-        if lacking > self.stock_mib + sum(one.size_mib for one in spares) + ROUNDING_MIB:
+        if lacking > self.stock_mib + sum(one.size_mib for one in candidates) + ROUNDING_MIB:
             return 0.0, []
         of_stock = min(lacking, self.stock_mib)
         lacking -= of_stock
-        chosen: list[Spare] = []
-        for spare in sorted(spares, key=lambda one: (not one.is_parked, one.worth)):
+        chosen: list[EvictionCandidate] = []
+        for candidate in sorted(candidates, key=lambda one: (not one.is_parked, one.worth)):
             if lacking <= ROUNDING_MIB:
                 break
-            chosen.append(spare)
-            lacking -= spare.size_mib
-            if not spare.is_parked:
-                self.clock = max(self.clock, spare.worth)
+            chosen.append(candidate)
+            lacking -= candidate.size_mib
+            if not candidate.is_parked:
+                self.clock = max(self.clock, candidate.worth)
         return of_stock, chosen

@@ -11,21 +11,21 @@ UNBOUNDED = float("inf")
 
 @dataclass(slots=True, eq=False)
 class Quota:
-    """Of one tenant: `held` of `most`, of which `leaving` are being ended."""
+    """Of one tenant: `used` of `limit`, of which `leaving` are being ended."""
 
-    most: float = UNBOUNDED
-    held: int = 0
+    limit: float = UNBOUNDED
+    used: int = 0
     leaving: int = 0
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether one more may be made."""
-        return self.held < self.most
+        return self.used < self.limit
 
     @property
     def refusal(self) -> str:
         """What whoever wants one more is told."""
         return (
-            f"the tenant has {self.held} instances, its quota: pause or delete a function, or "
+            f"the tenant has {self.used} instances, its quota: pause or delete a function, or "
             "lower its min_instances"
         )

@@ -15,12 +15,14 @@ class InvalidTransition(RuntimeError):
     """Something was heard that cannot happen in this state: a bug, never a user's mistake."""
 
 
-def transition(table: Mapping[S, Mapping[E, S]], state: S, event: E, past: Iterable[str] = ()) -> S:
+def transition(
+    table: Mapping[S, Mapping[E, S]], state: S, event: E, history: Iterable[str] = ()
+) -> S:
     """The state after `event`, or `InvalidTransition` with the object's last events."""
     try:
         return table[state][event]
     except KeyError:
-        story = ", ".join(past) or "nothing yet"
+        story = ", ".join(history) or "nothing yet"
         raise InvalidTransition(
             f"{event.value!r} cannot happen in {state.value!r}; before: {story}"
         ) from None

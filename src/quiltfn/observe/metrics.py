@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from quiltfn.model.invocation import FINAL, Invocation
-from quiltfn.model.pool import PoolCounts, summed
+from quiltfn.model.pool import PoolCounts, sum_counts
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (
@@ -143,7 +143,7 @@ def show_images(counted_bytes: int) -> None:
 
 def show_pools(counts: Iterable[PoolCounts]) -> None:
     """The instances, as they are counted at this moment."""
-    total = summed(counts)
+    total = sum_counts(counts)
     for state in ("warming", "ready", "busy", "recycling", "terminating"):
         _instances.labels(state).set(getattr(total, state))
 

@@ -20,9 +20,9 @@ from quiltfn.model.pool import Pool, PoolLimits
 from quiltfn.model.timeline import StartTiming
 from quiltfn.model.version import Version
 from quiltfn.observe import metrics
-from quiltfn.pool.arbiter import Arbiter
-from quiltfn.pool.crowd import Crowd
+from quiltfn.pool.memory_arbiter import MemoryArbiter
 from quiltfn.pool.refusals import CLOSING, refusal
+from quiltfn.pool.tenant_pools import TenantPools
 from quiltfn.ports import Call, Clock, Sandbox, Sandboxes, SandboxFailed, SandboxRefused
 
 _log = structlog.get_logger("quiltfn.pool")
@@ -53,15 +53,15 @@ class PoolLease:
 
     async def __aenter__(self) -> "PoolLease":
         pool = self._pool
-        self._waiter, handed = pool.ask()
-        if isinstance(handed, decided.Hand):  # warm: nobody waits for anything
+        self._waiter, handed = pool.acquire()
+        if isinstance(handed, decided.Assign):  # warm: nobody waits for anything
             self.instance, cold = handed.instance, handed.cold
         else:
             try:
                 self.instance, cold = await handed
             except asyncio.CancelledError:
                 # It may have been handed an instance in this very tick; the pool knows.
-                pool.leave_line(self._waiter)
+                pool.cancel(self._waiter)
                 raise
         self.start_timing = pool.start_timings[self.instance] if cold else None
         self.version = pool.version_of(self.instance)
@@ -84,9 +84,9 @@ class PoolLease:
         _trace: TracebackType | None,
     ) -> None:
         if self._used:
-            self._pool.give_back(self.instance, healthy=self._ended_well)
+            self._pool.release(self.instance, healthy=self._ended_well)
         else:
-            self._pool.leave_line(self._waiter)
+            self._pool.cancel(self._waiter)
 
 
 class FunctionPool:
@@ -97,19 +97,19 @@ class FunctionPool:
         sandboxes: Sandboxes,
         clock: Clock,
         limits: PoolLimits,
-        arbiter: Arbiter,
-        crowd: Crowd,
+        arbiter: MemoryArbiter,
+        tenant_pools: TenantPools,
     ) -> None:
         self._source, self._clock, self._arbiter = sandboxes, clock, arbiter
-        self.crowd = crowd
-        self.model = Pool(limits, arbiter.memory, arbiter.keeping(), crowd.quota)
-        arbiter.join(self)
-        crowd.join(self)
+        self.tenant_pools = tenant_pools
+        self.model = Pool(limits, arbiter.memory, arbiter.keep_alive(), tenant_pools.quota)
+        arbiter.add(self)
+        tenant_pools.add(self)
         self.sandboxes: dict[int, Sandbox] = {}
         self.start_timings: dict[int, StartTiming] = {}
         self._versions: dict[str, Version] = {}
         self._waiters: dict[int, asyncio.Future[tuple[int, bool]]] = {}
-        self._standing: dict[str, asyncio.Future[None]] = {}
+        self._preparations: dict[str, asyncio.Future[None]] = {}
         self._waiter_numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._blocked_before = 0  # by the networks of instances that are gone
@@ -120,21 +120,21 @@ class FunctionPool:
 
     # Calls -----------------------------------------------------------------------------------
 
-    def ask(self) -> tuple[int, "decided.Hand | asyncio.Future[tuple[int, bool]]"]:
+    def acquire(self) -> tuple[int, "decided.Assign | asyncio.Future[tuple[int, bool]]"]:
         """A waiter's number, and what it is handed at once, or the future that its instance (and
         whether cold) comes by.
         """
         waiter = next(self._waiter_numbers)
         actions = self.model.acquire(waiter, self._clock.now())
         match actions:
-            case [decided.Hand(waiter=to) as hand] if to == waiter:
+            case [decided.Assign(waiter=to) as hand] if to == waiter:
                 return waiter, hand
         future: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = future
         self._perform(actions)
         return waiter, future
 
-    def leave_line(self, waiter: int) -> None:
+    def cancel(self, waiter: int) -> None:
         self._waiters.pop(waiter, None)
         number = self.model.held_by(waiter)
         if number is not None and not self.sandboxes[number].is_alive:
@@ -142,7 +142,7 @@ class FunctionPool:
         else:
             self._perform(self.model.cancel(waiter, self._clock.now()))
 
-    def give_back(self, number: int, *, healthy: bool) -> None:
+    def release(self, number: int, *, healthy: bool) -> None:
         sandbox = self.sandboxes[number]
         healthy = healthy and sandbox.is_alive
         self._perform(self.model.release(number, self._clock.now(), healthy=healthy))
@@ -155,36 +155,40 @@ class FunctionPool:
 
     # Lifecycle -------------------------------------------------------------------------------
 
-    async def stand(self, version: Version, limits: PoolLimits, count: int) -> None:
+    async def prepare(self, version: Version, limits: PoolLimits, count: int) -> None:
         now = self._clock.now()
         self._versions.setdefault(version.digest, version)
-        future = self._standing.get(version.digest)
+        future = self._preparations.get(version.digest)
         if future is None or future.done():
             future = asyncio.get_running_loop().create_future()
-            self._standing[version.digest] = future
+            self._preparations[version.digest] = future
         self._perform(self.model.set_scaling(limits, now))
         footprint = version.content.footprint()
         self._perform(self.model.prepare(version.digest, count, now, footprint))
         try:
             await asyncio.shield(future)
         except asyncio.CancelledError:
-            if self.model.standby == version.digest:
+            if self.model.prepared == version.digest:
                 self._perform(self.model.abandon(self._clock.now()))
             raise
 
-    def switch(self, version: Version) -> None:
+    def promote(self, version: Version) -> None:
         self._versions[version.digest] = version
         footprint = version.content.footprint()
-        self._perform(self.model.switch(version.digest, self._clock.now(), footprint))
+        self._perform(self.model.promote(version.digest, self._clock.now(), footprint))
         used = {version.digest} | {one.digest for one in self.model.instances.values()}
         self._versions = {digest: self._versions[digest] for digest in used}
-        self._standing = {d: future for d, future in self._standing.items() if not future.done()}
+        self._preparations = {
+            d: future for d, future in self._preparations.items() if not future.done()
+        }
 
     def close(self, why: str) -> None:
         self._perform(self.model.close(why, self._clock.now()))
-        for digest in list(self._standing):
+        for digest in list(self._preparations):
             meanwhile = SandboxRefused(f"the function became {why} meanwhile")
-            self._stood(digest, ShuttingDown(retry_after=5) if why == CLOSING else meanwhile)
+            self._finish_preparation(
+                digest, ShuttingDown(retry_after=5) if why == CLOSING else meanwhile
+            )
 
     def set_scaling(self, limits: PoolLimits) -> None:
         self._perform(self.model.set_scaling(limits, self._clock.now()))
@@ -201,8 +205,8 @@ class FunctionPool:
         metrics.count_eviction()
         self._perform(self.model.evict(number, self._clock.now()))
 
-    def crowd_out(self) -> None:
-        self._perform(self.model.crowd_out(self._clock.now()))
+    def quota_exhausted(self) -> None:
+        self._perform(self.model.quota_exhausted(self._clock.now()))
 
     async def measure(self) -> None:
         """Asks what those use that have become idle since this was done last."""
@@ -241,41 +245,41 @@ class FunctionPool:
     def _perform(self, actions: list[decided.Action]) -> None:
         for action in actions:
             match action:
-                case decided.Hand(instance=instance, waiter=waiter, cold=cold):
-                    self._hand(waiter, instance, cold)
+                case decided.Assign(instance=instance, waiter=waiter, cold=cold):
+                    self._assign(waiter, instance, cold)
                 case decided.Start(instance=instance, digest=digest):
                     self._spawn(self._start(instance, self._versions[digest]))
                 case decided.Destroy(instance=instance):
                     self._end(instance)
-                case decided.Refuse(waiter=waiter, why=why, retry_s=retry_s):
-                    self._fail(waiter, refusal(why, retry_s))
+                case decided.Refuse(waiter=waiter, why=why, retry_after_s=retry_after_s):
+                    self._fail(waiter, refusal(why, retry_after_s))
                 case decided.Fail(waiter=waiter, instance=instance, reason=reason):
                     error = RuntimeUnavailable(reason)
                     error.start_timing = self.start_timings[instance]
                     self._fail(waiter, error)
-                case decided.Resume(instance=instance):
+                case decided.Unpark(instance=instance):
                     now = self._clock.now()
                     why = self.model.instances[instance].why
                     self.start_timings[instance] = StartTiming(why, now, now, now)
-                case decided.Short(mib=mib):
-                    self._arbiter.make_room(mib)
-                case decided.Crowded():
-                    self.crowd.want(self)
-                case decided.Wake(at=at):
+                case decided.RequestMemory(mib=mib):
+                    self._arbiter.free_memory(mib)
+                case decided.RequestQuota():
+                    self.tenant_pools.request(self)
+                case decided.TickAt(at=at):
                     self._wake_at(at)
-                case decided.Stands(digest=digest):
-                    self._stood(digest, None)
-                case decided.CannotStand(digest=digest, reason=reason):
-                    self._stood(digest, SandboxRefused(reason))
-        self._arbiter.relieve()
-        self.crowd.relieve()
+                case decided.Prepared(digest=digest):
+                    self._finish_preparation(digest, None)
+                case decided.PrepareFailed(digest=digest, reason=reason):
+                    self._finish_preparation(digest, SandboxRefused(reason))
+        self._arbiter.serve_waiting()
+        self.tenant_pools.serve_waiting()
 
     def _end(self, number: int) -> None:
         if number in self.sandboxes:  # else its start is under way and will see it
             self._spawn(self._destroy(number, self.sandboxes[number]))
 
-    def _stood(self, digest: str, error: Exception | None) -> None:
-        future = self._standing.get(digest)
+    def _finish_preparation(self, digest: str, error: Exception | None) -> None:
+        future = self._preparations.get(digest)
         if future is None or future.done():
             return
         if error is None:
@@ -284,9 +288,9 @@ class FunctionPool:
             future.set_exception(error)
             future.exception()  # nobody may be waiting for it any more
 
-    def _hand(self, waiter: int, instance: int, cold: bool) -> None:
+    def _assign(self, waiter: int, instance: int, cold: bool) -> None:
         future = self._waiters.pop(waiter)
-        if not future.done():  # else it was cancelled a moment ago, and gives it back: `leave_line`
+        if not future.done():  # else it was cancelled a moment ago, and gives it back: `cancel`
             future.set_result((instance, cold))
 
     def _fail(self, waiter: int, error: QuiltfnError) -> None:

@@ -10,10 +10,10 @@ from quiltfn.model.memory import Memory
 from quiltfn.model.pool import PoolCounts, PoolLimits
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.version import Version
-from quiltfn.pool.arbiter import Arbiter
-from quiltfn.pool.crowd import Crowd
 from quiltfn.pool.function_pool import FunctionPool, PoolLease
+from quiltfn.pool.memory_arbiter import MemoryArbiter
 from quiltfn.pool.refusals import CLOSING
+from quiltfn.pool.tenant_pools import TenantPools
 from quiltfn.ports import Clock, Sandboxes
 
 
@@ -25,16 +25,16 @@ class LocalPools:
         sandboxes: Sandboxes,
         clock: Clock,
         memory: Memory | None = None,
-        keeping: Callable[[], KeepAlive | None] = lambda: None,
+        keep_alive: Callable[[], KeepAlive | None] = lambda: None,
         tenant_instances: float = UNBOUNDED,
     ) -> None:
-        """`keeping` makes what one function's calls teach; None: the idle rule alone.
+        """`keep_alive` makes what one function's calls teach; None: the idle rule alone.
         `tenant_instances`: how many a tenant's functions may have together."""
         self._sandboxes, self._clock = sandboxes, clock
         self.memory = memory or Memory()
-        self._arbiter = Arbiter(sandboxes, self.memory, keeping)
+        self._arbiter = MemoryArbiter(sandboxes, self.memory, keep_alive)
         self.tenant_instances = tenant_instances
-        self._crowds: dict[str, Crowd] = {}
+        self._tenants: dict[str, TenantPools] = {}
         self._pools: dict[str, FunctionPool] = {}
         self._closing = False
 
@@ -44,22 +44,22 @@ class LocalPools:
             raise RuntimeUnavailable("the function has no pool on this node")
         return PoolLease(pool)
 
-    async def stand(
+    async def prepare(
         self, function_id: str, version: Version, limits: PoolLimits, count: int
     ) -> None:
         if self._closing:
             raise ShuttingDown(retry_after=5)
-        await self._pool(function_id, limits).stand(version, limits, count)
+        await self._pool(function_id, limits).prepare(version, limits, count)
 
     def open(self, function_id: str, version: Version, limits: PoolLimits) -> None:
         pool = self._pool(function_id, limits)
-        pool.switch(version)
+        pool.promote(version)
         pool.tick()
         self._sandboxes.expect(version.content)
 
-    def switch(self, function_id: str, version: Version) -> None:
+    def promote(self, function_id: str, version: Version) -> None:
         if not self._closing:
-            self._pools[function_id].switch(version)
+            self._pools[function_id].promote(version)
 
     def close(self, function_id: str, why: str) -> None:
         if function_id in self._pools:
@@ -76,10 +76,10 @@ class LocalPools:
     def forget(self, function_id: str) -> None:
         pool = self._pools.pop(function_id, None)
         if pool is not None:
-            self._arbiter.leave(pool)
-            pool.crowd.leave(pool)
-            if not pool.crowd:
-                del self._crowds[pool.model.limits.tenant_id]
+            self._arbiter.remove(pool)
+            pool.tenant_pools.remove(pool)
+            if not pool.tenant_pools:
+                del self._tenants[pool.model.limits.tenant_id]
 
     def counts(self, function_id: str) -> PoolCounts:
         pool = self._pools.get(function_id)
@@ -94,7 +94,7 @@ class LocalPools:
         return await pool.blocked() if pool else 0
 
     def waiting(self) -> int:
-        return sum(len(pool.model.line) for pool in self._pools.values())
+        return sum(len(pool.model.queue) for pool in self._pools.values())
 
     def tick(self) -> None:
         """Lets every pool look at the time; the reaper calls it once a second."""
@@ -121,7 +121,9 @@ class LocalPools:
     def _pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
         pool = self._pools.get(function_id)
         if pool is None:
-            crowd = self._crowds.setdefault(limits.tenant_id, Crowd(self.tenant_instances))
-            pool = FunctionPool(self._sandboxes, self._clock, limits, self._arbiter, crowd)
+            tenant_pools = self._tenants.setdefault(
+                limits.tenant_id, TenantPools(self.tenant_instances)
+            )
+            pool = FunctionPool(self._sandboxes, self._clock, limits, self._arbiter, tenant_pools)
             self._pools[function_id] = pool
         return pool

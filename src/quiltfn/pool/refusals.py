@@ -25,9 +25,9 @@ REFUSALS: dict[str, Callable[[], QuiltfnError]] = {
 }
 
 
-def refusal(why: str, retry_s: int) -> QuiltfnError:
+def refusal(why: str, retry_after_s: int) -> QuiltfnError:
     """The error for a call that the pool refuses; else `why` is the function's state."""
     if why in FULL_BECAUSE:
-        return CapacityFull(FULL_BECAUSE[why], retry_after=retry_s)
+        return CapacityFull(FULL_BECAUSE[why], retry_after=retry_after_s)
     make = REFUSALS.get(why)
     return make() if make else FunctionNotActive.because(why)

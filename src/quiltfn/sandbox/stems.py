@@ -200,7 +200,7 @@ class StemSandboxes:
 
     def _missing(self) -> Mould | None:
         """What the stock lacks most, if it lacks anything that it has room for."""
-        if self._memory.short or self._clock.now() < self._barred_until:
+        if self._memory.waiting or self._clock.now() < self._barred_until:
             return None
         now, most = self._clock.now(), STOCK_SHARE * self._memory.budget_mib
         of_tenants = sum(

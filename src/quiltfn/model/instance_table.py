@@ -11,7 +11,7 @@ WITH_A_CALL = (S.BUSY, S.RECYCLING)
 UNKNOWN = Footprint()
 
 
-class Holding:
+class InstanceTable:
     """Instances by number. Whatever happens to one is told here, so that nothing goes uncounted.
 
     Every call asks several times who is in a state, so that is kept, not looked for; and whoever
@@ -25,11 +25,11 @@ class Holding:
         self._footprints: dict[str, Footprint] = {}
         self._next_number = 1
 
-    def know(self, digest: str, footprint: Footprint) -> None:
+    def set_footprint(self, digest: str, footprint: Footprint) -> None:
         """What instances of this content weigh."""
         self._footprints[digest] = footprint
 
-    def forget_all_but(self, *wanted: str | None) -> None:
+    def retain_footprints(self, *wanted: str | None) -> None:
         """Other contents without instances are forgotten."""
         used = {one.digest for one in self.instances.values()}.union(wanted)
         self._footprints = {key: one for key, one in self._footprints.items() if key in used}
@@ -43,13 +43,13 @@ class Holding:
         self._next_number += 1
         self.instances[one.id] = self._in[S.WARMING][one.id] = one
         self._charge(one, charge_mib)
-        self._quota.held += 1
+        self._quota.used += 1
         return one
 
-    def hear(self, one: Instance, event: InstanceEvent, now: float) -> None:
+    def apply(self, one: Instance, event: InstanceEvent, now: float) -> None:
         """Moves the instance on by its table, and what it counts with it."""
         before = one.state
-        one.hear(event, now)
+        one.apply(event, now)
         del self._in[before][one.id]
         self._in[one.state][one.id] = one
         if one.state in WITH_A_CALL:
@@ -64,9 +64,9 @@ class Holding:
         """It is gone, and no longer counts."""
         one = self.instances.pop(number)
         del self._in[one.state][number]
-        one.hear(InstanceEvent.VANISHED, now)
+        one.apply(InstanceEvent.VANISHED, now)
         self._memory.leaving_mib -= one.charge_mib
-        self._quota.held -= 1
+        self._quota.used -= 1
         self._quota.leaving -= 1
         self._charge(one, 0.0)
 
@@ -78,7 +78,7 @@ class Holding:
             if one.is_idle:
                 self._charge(one, mib)
 
-    def affords(self, one: Instance) -> bool:
+    def can_take_call(self, one: Instance) -> bool:
         """Whether a call in it is within the machine's memory."""
         return self._memory.fits(self.footprint(one.digest).limit_mib - one.charge_mib)
 
@@ -93,7 +93,7 @@ class Holding:
             terminating=self.count(S.TERMINATING),
         )
 
-    def those(self, state: InstanceState, digest: str | None = None) -> list[Instance]:
+    def in_state(self, state: InstanceState, digest: str | None = None) -> list[Instance]:
         """Those in the state, the longest in it first; of one content, if given."""
         there = self._in[state]
         if not there:
@@ -106,11 +106,11 @@ class Holding:
             return len(there)
         return sum(one.digest == digest for one in there.values())
 
-    def serving(self, digest: str) -> int:
+    def count_serving(self, digest: str) -> int:
         """How many of a content serve calls or are about to: neither parked nor on the way out."""
         return sum(self.count(state, digest) for state in (S.WARMING, S.READY, *WITH_A_CALL))
 
-    def live(self) -> int:
+    def count_live(self) -> int:
         """Instances that are not on their way out."""
         return len(self.instances) - len(self._in[S.TERMINATING])
 

@@ -9,35 +9,35 @@ NEWEST_COUNTS = 0.2
 
 
 @dataclass(slots=True)
-class Waiting:
+class Waiter:
     """A call in line since `since` (monotonic seconds)."""
 
     id: int
     since: float
 
 
-class Line:
+class WaitQueue:
     """Who waits, and how long calls have been taking of late."""
 
     def __init__(self) -> None:
-        self.waiting: deque[Waiting] = deque()
+        self.waiting: deque[Waiter] = deque()
         self._run_s: float | None = None
 
     def __len__(self) -> int:
         return len(self.waiting)
 
     @property
-    def first(self) -> Waiting:
+    def first(self) -> Waiter:
         return self.waiting[0]
 
-    def join(self, waiter: int, now: float) -> None:
-        self.waiting.append(Waiting(waiter, now))
+    def append(self, waiter: int, now: float) -> None:
+        self.waiting.append(Waiter(waiter, now))
 
-    def next(self) -> Waiting:
+    def popleft(self) -> Waiter:
         """The first, who is served and leaves."""
         return self.waiting.popleft()
 
-    def leave(self, waiter: int) -> bool:
+    def discard(self, waiter: int) -> bool:
         """Whether that call was in line; it no longer is."""
         for waiting in self.waiting:
             if waiting.id == waiter:
@@ -45,29 +45,29 @@ class Line:
                 return True
         return False
 
-    def empty(self) -> list[Waiting]:
+    def clear(self) -> list[Waiter]:
         """Everybody, and nobody is left."""
         everybody = list(self.waiting)
         self.waiting.clear()
         return everybody
 
-    def overdue(self, now: float, wait_s: float) -> list[Waiting]:
+    def pop_expired(self, now: float, wait_s: float) -> list[Waiter]:
         """Those who have waited for so long; they leave."""
-        late: list[Waiting] = []
+        late: list[Waiter] = []
         while self.waiting and now - self.first.since >= wait_s:
-            late.append(self.next())
+            late.append(self.popleft())
         return late
 
-    def impatient(self, now: float, patience_s: float) -> int:
+    def count_waiting(self, now: float, patience_s: float) -> int:
         """How many have waited for so long; they stay."""
         return sum(now >= one.since + patience_s for one in self.waiting)
 
-    def ran(self, seconds: float) -> None:
+    def record_duration(self, seconds: float) -> None:
         """A call took so long: the newest weigh most."""
         known = seconds if self._run_s is None else self._run_s
         self._run_s = known + NEWEST_COUNTS * (seconds - known)
 
-    def retry_s(self, instances: int, waited_s: float) -> int:
+    def retry_after_s(self, instances: int, waited_s: float) -> int:
         """Whole seconds after which a call that is refused now would probably be served: those in
         line before it, as fast as so many instances have served them of late. Where no call has
         ended yet, calls take at least what the first in line has `waited_s`."""

@@ -21,53 +21,53 @@ class Member(Protocol):
     def evict(self, number: int) -> None: ...
 
 
-class Arbiter:
+class MemoryArbiter:
     """Lets idle instances go where others need their memory, and serves who waits for some."""
 
     def __init__(
-        self, sandboxes: Sandboxes, memory: Memory, keeping: Callable[[], KeepAlive | None]
+        self, sandboxes: Sandboxes, memory: Memory, keep_alive: Callable[[], KeepAlive | None]
     ) -> None:
-        self.memory, self.keeping = memory, keeping
+        self.memory, self.keep_alive = memory, keep_alive
         self._sandboxes = sandboxes
         self._members: dict[Hashable, Member] = {}
         self._frees_seen = 0
-        self._is_relieving = False
+        self._is_serving = False
 
-    def join(self, member: Member) -> None:
+    def add(self, member: Member) -> None:
         self._members[member.model] = member
 
-    def leave(self, member: Member) -> None:
+    def remove(self, member: Member) -> None:
         del self._members[member.model]
 
-    def make_room(self, mib: float) -> None:
+    def free_memory(self, mib: float) -> None:
         """Ends what is idle and worth least, so that so much more may be held."""
         if self.memory.lacks(mib) <= 0:
             return  # there is enough, or it is leaving
         models = [one.model for one in self._members.values() if one.model.instances]
-        spares = [spare for model in models for spare in model.spares()]
-        of_stock, chosen = self.memory.choose(spares, mib)
+        candidates = [candidate for model in models for candidate in model.eviction_candidates()]
+        of_stock, chosen = self.memory.choose(candidates, mib)
         if of_stock > 0:
-            self._sandboxes.give_up(of_stock, self.relieve)
+            self._sandboxes.give_up(of_stock, self.serve_waiting)
         # Nobody is served meanwhile, or what was chosen may be handed out before it is its turn.
-        is_relieving, self._is_relieving = self._is_relieving, True
+        is_relieving, self._is_serving = self._is_serving, True
         try:
-            for spare in chosen:
-                self._members[spare.pool].evict(spare.instance)
+            for candidate in chosen:
+                self._members[candidate.pool].evict(candidate.instance)
         finally:
-            self._is_relieving = is_relieving
+            self._is_serving = is_relieving
 
-    def relieve(self) -> None:
+    def serve_waiting(self) -> None:
         """After something was given back: serves who waits for memory, the longest first."""
         memory = self.memory
-        if not memory.short or self._is_relieving:
+        if not memory.waiting or self._is_serving:
             return
-        self._is_relieving = True
+        self._is_serving = True
         try:
-            while memory.short and memory.frees != self._frees_seen:
+            while memory.waiting and memory.frees != self._frees_seen:
                 self._frees_seen = memory.frees
-                for pool in sorted(memory.short, key=memory.short.__getitem__):
+                for pool in sorted(memory.waiting, key=memory.waiting.__getitem__):
                     self._members[pool].provide()
-                    if pool in memory.short:
+                    if pool in memory.waiting:
                         break  # it is its turn, whatever others could do with less
         finally:
-            self._is_relieving = False
+            self._is_serving = False
