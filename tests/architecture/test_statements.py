@@ -4,7 +4,7 @@ import re
 import typing
 from pathlib import Path
 
-from quiltfn.launcher import verbs
+from quiltfn.launcher import host_image, images, verbs
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
@@ -48,3 +48,10 @@ def test_security_names_the_verbs_that_the_launcher_takes() -> None:
     (told,) = re.findall(r"takes (\w+) verbs \(([\w, ]+)\)", text)
     assert set(told[1].split(", ")) == taken
     assert told[0] == ("", "one", "two", "three", "four", "five", "six", "seven")[len(taken)]
+
+
+def test_the_figures_of_f36_are_those_of_the_launcher() -> None:
+    """Its own tests have smaller bounds, which they reach sooner."""
+    (row,) = re.findall(r"^\| F36 \| (.*?) \|", (ROOT / "SPECIFICATION.md").read_text(), re.M)
+    figures = [int(figure.replace(",", "")) for figure in re.findall(r"\d[\d,]*", row)]
+    assert figures == [host_image.MADE_MAX, images.MOUNTED_MAX]

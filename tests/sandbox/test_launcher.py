@@ -15,6 +15,7 @@ import pytest
 
 from e2e.server import CRUN, children, is_alive, quiltfn, until, why_not
 from quiltfn.launcher import cgroups, state
+from quiltfn.launcher.jobs import LEFT_BEHIND_S
 from sandbox.launcher_process import RUNSC, LauncherProcess, place, run_launcher
 from timeouts import scaled
 
@@ -43,9 +44,11 @@ esac
 {crun} "$@"
 """
 LATE = """#!/bin/sh
-sleep 1.5
+sleep {late_s}
 exec {crun} "$@"
 """
+# Longer than the launcher waits for what it does not end.
+LATE_S = LEFT_BEHIND_S + 1
 
 
 class Runtime:
@@ -57,7 +60,8 @@ class Runtime:
         self.path, self._mode = directory / "own-runtime", directory / "mode"
         late = directory / "crun-late"
         for path, text in ((self.path, RUNTIME), (late, LATE)):
-            path.write_text(text.format(mode=self._mode, crun=real, crun_late=late))
+            names = {"mode": self._mode, "crun": real, "crun_late": late, "late_s": LATE_S}
+            path.write_text(text.format(**names))
             path.chmod(0o755)
         self.becomes("fine")
 
@@ -180,7 +184,7 @@ def test_what_a_failed_runtime_has_started_is_ended_before_it_makes_a_sandbox(
         assert "own-runtime" in answer["error"], answer
         assert ("was killed" in answer["error"]) == (mode == "late")
         assert not of_file(root / "crun-late")
-        time.sleep(1.6)
+        time.sleep(LATE_S)
         assert not made.sandboxes()
         runtime.becomes("fine")
         works(made)
