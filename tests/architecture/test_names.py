@@ -77,7 +77,7 @@ FUNCTIONS = {
 MODULES = {"kept": "idempotency", "keep": "image_store"}
 # Words that mean nothing else here, as patterns over the whole text of every file, in any case.
 WORDS = {
-    r"stem[ _-]cells?": "prewarmed sandbox",
+    r"stem[\s_-]cells?": "prewarmed sandbox",
     r"\bmoulds?\b": "sandbox template",
     r"calm_the_collector": "tune_gc",
     r"\bspoken\b": "translate_errors",
@@ -131,7 +131,7 @@ NOT_YET: set[str] = {
     "follow",
     "begin",
     "shown",
-    r"stem[ _-]cells?",
+    r"stem[\s_-]cells?",
     r"\bmoulds?\b",
     "uplinks?",
     r"\bits way out\b|\bthe way out\b|\bway out \|",
