@@ -13,7 +13,7 @@ import msgspec
 from quiltfn.model.cursors import BEFORE_EVERY_ID
 from quiltfn.model.errors import CapacityFull, NotFound, RateLimited
 from quiltfn.model.function import Function
-from quiltfn.model.version import Content, Version
+from quiltfn.model.version import Version, VersionSpec
 from quiltfn.ports import FunctionCounters
 
 MIB = 1024 * 1024
@@ -57,13 +57,13 @@ class Catalog:
 
     @contextlib.contextmanager
     def room(
-        self, tenant_id: str, content: Content, instead_of: Content | None = None
+        self, tenant_id: str, spec: VersionSpec, instead_of: VersionSpec | None = None
     ) -> Iterator[None]:
         """Room for a function of that content, until it is in the catalog. Raises `RateLimited`
         where the tenant's functions would take more than its half, and `CapacityFull` where all
         would take more than there is.
         """
-        more = content.size - (instead_of.size if instead_of is not None else 0)
+        more = spec.size - (instead_of.size if instead_of is not None else 0)
         if instead_of is None or more > 0:
             self._check_room(tenant_id, more)
         more = max(0, more)  # what gets shorter gives back once it is in the catalog
@@ -97,7 +97,7 @@ class Catalog:
             del self._size_of[tenant_id]
 
     def add(self, entry: Entry) -> None:
-        self._grow(entry.function.tenant_id, entry.version.content.size)
+        self._grow(entry.function.tenant_id, entry.version.spec.size)
         self._by_id[entry.function.id] = entry
         insort(self._ids[entry.function.tenant_id], entry.function.id)
         self._by_name[entry.function.tenant_id, entry.function.name] = entry
@@ -107,13 +107,13 @@ class Catalog:
         self._release_name(entry)
         entry.function = function
         if version is not None:
-            more = version.content.size - entry.version.content.size
+            more = version.spec.size - entry.version.spec.size
             self._grow(function.tenant_id, more)
             entry.version = version
         self._by_name[function.tenant_id, function.name] = entry
 
     def remove(self, entry: Entry) -> None:
-        self._grow(entry.function.tenant_id, -entry.version.content.size)
+        self._grow(entry.function.tenant_id, -entry.version.spec.size)
         del self._by_id[entry.function.id]
         ids = self._ids[entry.function.tenant_id]
         del ids[bisect_left(ids, entry.function.id)]

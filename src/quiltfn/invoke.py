@@ -137,7 +137,7 @@ class Invoker:
     async def _run(self, call: _CallState, lease: Lease) -> Invocation:
         """The call itself: record opened, one round trip, record closed."""
         function, version, start_timing = call.entry.function, lease.version, lease.start_timing
-        timeout = call.request.timeout_seconds or version.content.timeout_seconds
+        timeout = call.request.timeout_seconds or version.spec.timeout_seconds
         handed_over, started = self._clock.unix(), self._clock.now()
         variables = environment.of_call(
             invocation_id=call.invocation_id,
@@ -148,9 +148,7 @@ class Invoker:
             traceparent=call.request.traceparent,
         )
         if call.request.environment:
-            variables = (
-                environment.of_version(version.content) | call.request.environment | variables
-            )
+            variables = environment.of_version(version.spec) | call.request.environment | variables
         record = Invocation(
             invocation_id=call.invocation_id,
             tenant_id=function.tenant_id,
@@ -183,7 +181,7 @@ class Invoker:
             int(handed_over + took),
             math.ceil(took * 1000),
             kept,
-            is_value=version.content.pinned.returns_values,
+            is_value=version.spec.runtime_snapshot.returns_values,
         )
         call.running = None
         return self._close(call.entry, record, started + took)
@@ -243,15 +241,15 @@ class Invoker:
 
 def check(version: Version, request: Request) -> None:
     """Raises `Unprocessable` or `Forbidden` for what this version does not take from the caller."""
-    limit = version.content.timeout_seconds
+    limit = version.spec.timeout_seconds
     timeout = request.timeout_seconds
     if timeout is not None and not 1 <= timeout <= limit:
         expected = f"between 1 and the function's own timeout, {limit}"
         raise Unprocessable.field("timeout_seconds", expected, timeout, limit)
     if request.environment:
         if not request.may_write:
-            check_overrides(version.content.environment, request.environment)
-        check_environment(version.content.environment | request.environment)
+            check_overrides(version.spec.environment, request.environment)
+        check_environment(version.spec.environment | request.environment)
     payload = request.payload
     if payload is not None and len(payload) > PAYLOAD_MAX_BYTES:
         expected = f"at most {PAYLOAD_MAX_BYTES} bytes"

@@ -32,14 +32,14 @@ from quiltfn.model.function import (
 from quiltfn.model.invocation import ExitKind
 from quiltfn.model.pool import PoolLimits
 from quiltfn.model.quota import UNBOUNDED
-from quiltfn.model.version import Content, HostLimits, Version, check_number
+from quiltfn.model.version import HostLimits, Version, VersionSpec, check_number
 from quiltfn.ports import Clock, FunctionCounters, Page, Pools, SandboxFailed, SandboxRefused, Store
 from quiltfn.runtimes import Runtimes
 
 DEPLOY_ANSWERS_WITHIN_S = 20.0
 UPDATE_READY_WITHIN_S = 10.0
 DELETE_GRACE_S = 5.0
-CONTENT_FIELDS = frozenset(Content.__struct_fields__)
+SPEC_FIELDS = frozenset(VersionSpec.__struct_fields__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Lifecycle:
             elif stored.function.state is FunctionState.DEPLOYING:
                 self._begin_deployment(entry)
 
-    async def create(self, tenant_id: str, new: NewFunction, content: Content) -> Entry:
+    async def create(self, tenant_id: str, new: NewFunction, spec: VersionSpec) -> Entry:
         """A pending function with version 1. Raises `Unprocessable`, `Conflict`."""
         now = int(self._clock.unix())
         function = Function(
@@ -93,11 +93,11 @@ class Lifecycle:
         )
         function.validate()
         self._check_quota(function.min_instances)
-        content = self._node.runtimes.pin(tenant_id, content)
-        content.validate(self._node.host)
-        version = self._version(function, 1, content, now)
+        spec = self._node.runtimes.pin(tenant_id, spec)
+        spec.validate(self._node.host)
+        version = self._version(function, 1, spec, now)
         entry = Entry(function, version, FunctionCounters())
-        with self._catalog.room(tenant_id, content):
+        with self._catalog.room(tenant_id, spec):
             await self._store.create(function, version)
             self._catalog.add(entry)
         return entry
@@ -117,20 +117,20 @@ class Lifecycle:
                     hint="GET it again and repeat the change on what it is now"
                 )
             now = int(self._clock.unix())
-            ours = {name: value for name, value in changes.items() if name in CONTENT_FIELDS}
-            rest = {name: value for name, value in changes.items() if name not in CONTENT_FIELDS}
-            content = msgspec.structs.replace(entry.version.content, **ours)
-            content = self._node.runtimes.pin(entry.function.tenant_id, content)
+            ours = {name: value for name, value in changes.items() if name in SPEC_FIELDS}
+            rest = {name: value for name, value in changes.items() if name not in SPEC_FIELDS}
+            spec = msgspec.structs.replace(entry.version.spec, **ours)
+            spec = self._node.runtimes.pin(entry.function.tenant_id, spec)
             function = msgspec.structs.replace(
                 entry.function, **rest, updated_at=now, error_message=None
             )
             function.validate()
             if "min_instances" in changes:
                 self._check_quota(function.min_instances)
-            content.validate(self._node.host)
-            with self._catalog.room(function.tenant_id, content, entry.version.content):
+            spec.validate(self._node.host)
+            with self._catalog.room(function.tenant_id, spec, entry.version.spec):
                 newest = await self._store.newest_number(function.id)
-                version = self._version(function, newest + 1, content, now)
+                version = self._version(function, newest + 1, spec, now)
                 await self._repoint(entry, function, version, is_new=True)
         return entry
 
@@ -148,7 +148,7 @@ class Lifecycle:
                 entry.function, updated_at=int(self._clock.unix()), error_message=None
             )
             if number != entry.function.current_version:
-                with self._catalog.room(function.tenant_id, version.content, entry.version.content):
+                with self._catalog.room(function.tenant_id, version.spec, entry.version.spec):
                     await self._repoint(entry, function, version, is_new=False)
             elif function.state is FunctionState.ACTIVE and entry.function.error_message:
                 await self._store.save(function)
@@ -323,13 +323,13 @@ class Lifecycle:
         await self._pools.end_running(function_id, ExitKind.CANCELLED, "the function was deleted")
         self._pools.forget(function_id)
 
-    def _version(self, function: Function, number: int, content: Content, now: int) -> Version:
+    def _version(self, function: Function, number: int, spec: VersionSpec, now: int) -> Version:
         return Version(
             id=new_id(),
             function_id=function.id,
             number=number,
-            content=content,
-            digest=content.digest(),
+            spec=spec,
+            digest=spec.digest(),
             description=function.description,
             created_at=now,
         )

@@ -21,7 +21,7 @@ from quiltfn.model.pool import PoolCounts, PoolLimits
 from quiltfn.model.retention import RetentionPolicy
 from quiltfn.model.runtime import Runtime
 from quiltfn.model.timeline import StartTiming
-from quiltfn.model.version import Content, Version
+from quiltfn.model.version import Version, VersionSpec
 
 T = TypeVar("T")
 
@@ -84,8 +84,8 @@ class Sandbox(Protocol):
     id: str
     note: str
 
-    async def specialise(self, content: Content) -> None:
-        """Makes it an instance of `content`. Raises `SandboxRefused`, after which it is useless."""
+    async def specialise(self, spec: VersionSpec) -> None:
+        """Makes it an instance of `spec`. Raises `SandboxRefused`, after which it is useless."""
 
     async def call(self, call: Call) -> CallResult:
         """Runs the handler once and returns how it ended; a handler that fails is a result.
@@ -123,10 +123,10 @@ class Sandbox(Protocol):
 class Sandboxes(Protocol):
     """Where sandboxes come from."""
 
-    async def create(self, content: Content) -> Sandbox:
-        """A sandbox within the limits of `content`, new to everybody. Raises `SandboxFailed`."""
+    async def create(self, spec: VersionSpec) -> Sandbox:
+        """A sandbox within the limits of `spec`, new to everybody. Raises `SandboxFailed`."""
 
-    def expect(self, content: Content) -> None:
+    def expect(self, spec: VersionSpec) -> None:
         """A hint: sandboxes for this content may be wanted soon."""
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:

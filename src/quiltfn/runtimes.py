@@ -10,7 +10,7 @@ from quiltfn.holdings import Holdings
 from quiltfn.ids import new_id
 from quiltfn.model.errors import Conflict, Forbidden, NotFound, RateLimited, Unprocessable
 from quiltfn.model.runtime import OWN_NAMES, SHARED, Isolation, Kind, Network, Runtime
-from quiltfn.model.version import Content, check_environment
+from quiltfn.model.version import VersionSpec, check_environment
 from quiltfn.ports import Clock, RuntimeStore
 
 
@@ -115,23 +115,23 @@ class Runtimes:
                 return Named(tenant_id=owner, runtime=runtime)
         raise NotFound("there is no runtime of this name")
 
-    def pin(self, tenant_id: str, content: Content) -> Content:
+    def pin(self, tenant_id: str, spec: VersionSpec) -> VersionSpec:
         """The content with what its runtime's name stands for now. Raises `Unprocessable`."""
         try:
-            named = self.get(tenant_id, content.runtime)
+            named = self.get(tenant_id, spec.runtime)
         except NotFound:
             known = ", ".join(sorted(one.runtime.name for one in self.all(tenant_id)))
             raise Unprocessable.field(
-                "runtime", f"one of: {known}", content.runtime, "shell"
+                "runtime", f"one of: {known}", spec.runtime, "shell"
             ) from None
         runtime = named.runtime
         if runtime.isolation is Isolation.GVISOR and self._host.no_gvisor:
             why = self._host.no_gvisor
             expected = f"one with isolation crun: this server has no gVisor ({why})"
-            raise Unprocessable.field("runtime", expected, content.runtime, "shell")
+            raise Unprocessable.field("runtime", expected, spec.runtime, "shell")
         if runtime.image is not None:  # so that it is not collected before the version is stored
             self._holdings.hold(named.tenant_id, runtime.image)
-        return msgspec.structs.replace(content, pinned=runtime)
+        return msgspec.structs.replace(spec, runtime_snapshot=runtime)
 
     async def add(
         self, tenant_id: str, wanted: Runtime, *, shared: bool = False, is_operator: bool = False

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
-from quiltfn.model.version import Content, Version
+from quiltfn.model.version import Version, VersionSpec
 from quiltfn.store import SpoolJournal, SqliteStore
 
 # One entry per implementation of the ports; each opens what is in a directory, again and again.
@@ -83,13 +83,13 @@ def a_function(**changes: Any) -> Function:
     return replace(function, **changes)
 
 
-def a_version(function: Function, number: int = 1, **content: Any) -> Version:
-    made = Content(**{"handler": "echo hello", **content})
+def a_version(function: Function, number: int = 1, **spec: Any) -> Version:
+    made = VersionSpec(**{"handler": "echo hello", **spec})
     return Version(
         id=an_id(),
         function_id=function.id,
         number=number,
-        content=made,
+        spec=made,
         digest=made.digest(),
         description=function.description,
         created_at=1_760_000_000 + number,

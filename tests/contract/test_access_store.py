@@ -320,7 +320,7 @@ async def test_the_operations_without_an_end_are_found(store: SqliteStore) -> No
 async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:
-    function, named, pinned = a_function(), "ab" * 32, "cd" * 32
+    function, named, snapshot = a_function(), "ab" * 32, "cd" * 32
     old = replace(SHELL, id=an_id(), name="etl", image=named, environment={"A": "1"})
     engine = create_engine(f"sqlite:///{tmp_path}/quiltfn.db", poolclass=pool.NullPool)
     with engine.begin() as connection:
@@ -331,14 +331,14 @@ async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
         columns, places = ", ".join(row), ", ".join(f":{name}" for name in row)
         connection.execute(text(f"INSERT INTO runtime ({columns}) VALUES ({places})"), row)
         connection.execute(insert(tables.function), tables.function_row(function))
-        version = a_version(function, pinned=replace(SHELL, image=pinned))
+        version = a_version(function, runtime_snapshot=replace(SHELL, image=snapshot))
         connection.execute(insert(tables.version), tables.version_row(version))
     async with open_store(tmp_path) as store:
         runtimes, holdings = SqlRuntimes(store.database), SqlHoldings(store.database)
         assert await runtimes.load() == [(SHARED, old)]
-        assert await runtimes.images_in_use() == {(SHARED, named), (function.tenant_id, pinned)}
+        assert await runtimes.images_in_use() == {(SHARED, named), (function.tenant_id, snapshot)}
         assert await holdings.held() == [
-            TenantImage(SHARED, digest, NOT_MEASURED) for digest in (named, pinned)
+            TenantImage(SHARED, digest, NOT_MEASURED) for digest in (named, snapshot)
         ]
 
 
@@ -360,7 +360,7 @@ async def test_a_database_of_the_first_revision_is_upgraded_and_keeps_its_functi
     async with open_store(tmp_path) as store:
         (stored,) = await store.load()
         assert stored.function == function
-        assert stored.version.content.pinned == SHELL
+        assert stored.version.spec.runtime_snapshot == SHELL
         await SqlKeys(store.database).add(a_key())
         assert await SqlKeys(store.database).revision() == 1
         assert await SqlAudit(store.database).prune(NOW) == 0

@@ -58,9 +58,9 @@ async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: Sqli
     named, old, new = "aa" * 32, "bb" * 32, "cc" * 32
     await runtimes.save("acme", a_runtime(image=named))
     function = a_function()
-    first = a_version(function, pinned=replace(SHELL, image=old))
+    first = a_version(function, runtime_snapshot=replace(SHELL, image=old))
     await store.create(function, first)
-    await store.save(function, a_version(function, 2, pinned=replace(SHELL, image=new)))
+    await store.save(function, a_version(function, 2, runtime_snapshot=replace(SHELL, image=new)))
     await store.create(a_function(), a_version(function, 3))  # one without an image
     assert await runtimes.images_in_use() == {
         ("acme", named),
@@ -73,14 +73,14 @@ async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: Sqli
 
 async def test_a_version_keeps_its_whole_runtime(store: SqliteStore) -> None:
     runtimes: RuntimeStore = SqlRuntimes(store.database)
-    pinned = a_runtime()
-    await runtimes.save("acme", pinned)
+    snapshot = a_runtime()
+    await runtimes.save("acme", snapshot)
     function = a_function()
-    await store.create(function, a_version(function, runtime="etl", pinned=pinned))
+    await store.create(function, a_version(function, runtime="etl", runtime_snapshot=snapshot))
     await runtimes.save("acme", a_runtime(image=None))
     version = await store.version(function.id, 1)
     assert version is not None
-    assert version.content.pinned == pinned
+    assert version.spec.runtime_snapshot == snapshot
 
 
 async def test_a_name_stands_for_something_else_to_each_tenant(

@@ -12,7 +12,7 @@ import pytest
 from contract.sandboxes import Kind, fake_kind, launcher, real_kind, why_not_real
 from contract.stores import eventually
 from quiltfn.model.invocation import CallEvent, CallResult, ExitKind, conclude
-from quiltfn.model.version import Content
+from quiltfn.model.version import VersionSpec
 from quiltfn.ports import Call, Sandbox, SandboxFailed, SandboxRefused
 
 
@@ -42,10 +42,10 @@ class Box:
         self.made: list[Sandbox] = []
 
     async def sandbox(self, handler: str = "echo hello", **fields: Any) -> Sandbox:
-        content = Content(handler=handler, **fields)
-        sandbox = await self.kind.sandboxes.create(content)
+        spec = VersionSpec(handler=handler, **fields)
+        sandbox = await self.kind.sandboxes.create(spec)
         self.made.append(sandbox)
-        await sandbox.specialise(content)
+        await sandbox.specialise(spec)
         return sandbox
 
 

@@ -50,7 +50,7 @@ async def test_what_was_created_is_loaded_after_a_restart(
         (stored,) = await store.load()
     assert stored.function == function
     assert stored.version == version
-    assert stored.version.content.digest() == version.digest
+    assert stored.version.spec.digest() == version.digest
     assert (stored.counters.invocation_count, stored.counters.last_invoked_at) == (0, None)
 
 

@@ -21,7 +21,7 @@ from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import Memory
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.runtime import SHELL
-from quiltfn.model.version import Content, HostLimits
+from quiltfn.model.version import HostLimits, VersionSpec
 from quiltfn.pool.local import LocalPools
 from quiltfn.ports import InvocationQuery
 from quiltfn.runtimes import HostImage, Runtimes
@@ -66,7 +66,7 @@ class Harness:
     async def create(self, handler: str = "echo hello", name: str = "f", **more: Any) -> Entry:
         own = {key: more.pop(key) for key in list(more) if key in NewFunction.__struct_fields__}
         new = NewFunction(name=name, **own)
-        return await self.lifecycle.create(TENANT, new, Content(handler=handler, **more))
+        return await self.lifecycle.create(TENANT, new, VersionSpec(handler=handler, **more))
 
     async def active(self, handler: str = "echo hello", name: str = "f", **more: Any) -> Entry:
         entry = await self.lifecycle.deploy(await self.create(handler, name, **more))

@@ -30,7 +30,7 @@ from quiltfn.health import Health, HostFacts
 from quiltfn.idempotency import Idempotency
 from quiltfn.main import DIED
 from quiltfn.model.invocation import CallResult, ExitKind
-from quiltfn.model.version import Content
+from quiltfn.model.version import VersionSpec
 from quiltfn.pool.reaper import reap
 from quiltfn.ports import Call, Sandbox
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
@@ -94,14 +94,14 @@ class StoryFakes(FakeSandboxes):
         self.most: Counter[str] = Counter()
         self._coming: Counter[str] = Counter()
 
-    async def create(self, content: Content) -> Sandbox:
-        found = MARK.match(content.handler)
-        assert found is not None, f"no handler of a story: {content.handler}"
+    async def create(self, spec: VersionSpec) -> Sandbox:
+        found = MARK.match(spec.handler)
+        assert found is not None, f"no handler of a story: {spec.handler}"
         key = found["key"]
         self._coming[key] += 1
         self.most[key] = max(self.most[key], self.count(key))
         try:
-            sandbox = await super().create(content)
+            sandbox = await super().create(spec)
         finally:
             self._coming[key] -= 1
         assert isinstance(sandbox, FakeSandbox)

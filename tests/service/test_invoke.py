@@ -129,8 +129,8 @@ async def test_an_instance_that_cannot_be_made_leaves_an_error_record(server: Ha
         sandbox.end_by_itself()
     broken = server.sandboxes.create
 
-    async def create(content):
-        return await broken(type(content)(handler="fail-to-start"))
+    async def create(spec):
+        return await broken(type(spec)(handler="fail-to-start"))
 
     server.sandboxes.create = create  # type: ignore[method-assign]
     with pytest.raises(RuntimeUnavailable, match="no room") as error:

@@ -10,7 +10,7 @@ import pytest
 from quiltfn.catalog import Entry
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.function import FunctionState, NewFunction
-from quiltfn.model.version import Content
+from quiltfn.model.version import VersionSpec
 from quiltfn.pool.tenant_pools import TenantPools
 from service.platform_harness import TENANT, Harness, open_harness, until
 
@@ -34,7 +34,7 @@ def live(harness: Harness, tenant: str = TENANT) -> int:
 
 async def of_another_tenant(harness: Harness, **more: Any) -> Entry:
     new = NewFunction(name="theirs", **more)
-    entry = await harness.lifecycle.create("umbrella", new, Content(handler="echo hi"))
+    entry = await harness.lifecycle.create("umbrella", new, VersionSpec(handler="echo hi"))
     return await harness.lifecycle.deploy(entry)
 
 

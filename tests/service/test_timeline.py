@@ -127,9 +127,9 @@ async def test_a_call_whose_sandbox_could_not_be_made_tells_how_long_it_waited(
     await server.running(entry)
     real = server.sandboxes.create
 
-    async def create(content):
+    async def create(spec):
         server.clock.time += 0.5
-        return await real(type(content)(handler="fail-to-start"))
+        return await real(type(spec)(handler="fail-to-start"))
 
     server.sandboxes.create = create  # type: ignore[method-assign]
     with pytest.raises(RuntimeUnavailable) as error:

@@ -242,7 +242,7 @@ async def test_twenty_simultaneous_updates_make_consecutive_versions(server: Har
     assert await numbers(server, entry) == list(range(21, 0, -1))
     assert entry.function.current_version == 21
     assert server.sandboxes.most_alive <= 2
-    assert (await server.invoke(entry)).stdout.decode() == f"{entry.version.content.handler[5:]}\n"
+    assert (await server.invoke(entry)).stdout.decode() == f"{entry.version.spec.handler[5:]}\n"
 
 
 async def test_stopping_during_an_update_refuses_it_and_stores_nothing(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_what_is_removed_is_nowhere() -> None:
 
 def test_a_tenant_has_half_of_the_room_and_all_have_the_whole() -> None:
     """Each made at the same time as those before it, so none of them is in the catalog yet."""
-    one = an_entry(ids(1)[0]).version.content
+    one = an_entry(ids(1)[0]).version.spec
     catalog = Catalog(4 * one.size)
     with contextlib.ExitStack() as making:
         for tenant in "aabb":
@@ -71,14 +71,14 @@ def test_a_tenant_has_half_of_the_room_and_all_have_the_whole() -> None:
 
 def test_what_is_in_the_catalog_counts_once() -> None:
     made, catalog = ids(3), None
-    size = an_entry(made[0]).version.content.size
+    size = an_entry(made[0]).version.spec.size
     catalog = Catalog(4 * size)
     for one in made[:2]:
         entry = an_entry(one)
-        with catalog.room("a", entry.version.content):
+        with catalog.room("a", entry.version.spec):
             catalog.add(entry)
-    with pytest.raises(RateLimited), catalog.room("a", entry.version.content):
+    with pytest.raises(RateLimited), catalog.room("a", entry.version.spec):
         pass
     catalog.remove(entry)
-    with catalog.room("a", entry.version.content):
+    with catalog.room("a", entry.version.spec):
         catalog.add(entry)

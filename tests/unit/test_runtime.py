@@ -30,7 +30,7 @@ from quiltfn.model.runtime import (
     Runtime,
     built_in,
 )
-from quiltfn.model.version import Content
+from quiltfn.model.version import VersionSpec
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
 
 DIGEST = "ab" * 32
@@ -271,19 +271,22 @@ def runtimes(store: MemoryRuntimes, holdings: Holdings) -> Runtimes:
 
 def test_an_unknown_runtime_is_refused_and_the_known_ones_are_named(runtimes: Runtimes) -> None:
     with pytest.raises(Unprocessable, match=r"^runtime must be one of: python, shell$"):
-        runtimes.pin(T, Content(handler="x", runtime="cobol"))
+        runtimes.pin(T, VersionSpec(handler="x", runtime="cobol"))
 
 
 async def test_a_version_has_what_the_name_stood_for_then(
     runtimes: Runtimes, images: SomeImages
 ) -> None:
     first, _ = await runtimes.add(T, a_runtime(image=DIGEST))
-    pinned = runtimes.pin(T, Content(handler="app:main", runtime="etl"))
+    version = runtimes.pin(T, VersionSpec(handler="app:main", runtime="etl"))
     second, is_new = await runtimes.add(T, a_runtime(environment={"A": "1"}))
-    assert pinned.pinned == first.runtime
+    assert version.runtime_snapshot == first.runtime
     older, newer = first.runtime, second.runtime
     assert (is_new, older.id == newer.id, older.created_at) == (True, False, 1_760_000_000)
-    assert runtimes.pin(T, Content(handler="app:main", runtime="etl")).pinned == second.runtime
+    assert (
+        runtimes.pin(T, VersionSpec(handler="app:main", runtime="etl")).runtime_snapshot
+        == second.runtime
+    )
     assert older.host == "p1"
     assert images.held.count(DIGEST) == 2  # it is not collected before the version is stored
 
@@ -301,7 +304,7 @@ async def test_a_removed_name_is_refused_and_may_be_given_again(
     await runtimes.remove(T, "etl")
     assert store.rows == {}
     with pytest.raises(Unprocessable):
-        runtimes.pin(T, Content(handler="app:main", runtime="etl"))
+        runtimes.pin(T, VersionSpec(handler="app:main", runtime="etl"))
     with pytest.raises(NotFound):
         await runtimes.remove(T, "etl")
     with pytest.raises(NotFound):
@@ -352,7 +355,7 @@ async def test_a_tenants_runtime_exists_for_that_tenant_alone(runtimes: Runtimes
     with pytest.raises(NotFound):
         await runtimes.remove(U, "etl")
     with pytest.raises(Unprocessable, match=r"^runtime must be one of: python, shell$"):
-        runtimes.pin(U, Content(handler="app:main", runtime="etl"))
+        runtimes.pin(U, VersionSpec(handler="app:main", runtime="etl"))
     theirs, is_new = await runtimes.add(U, a_runtime())
     assert is_new
     assert not theirs.runtime.same_as(mine.runtime)

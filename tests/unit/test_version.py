@@ -1,4 +1,4 @@
-"""Version: the rules for each field, at their limits and just beyond, and the name of a content."""
+"""Version: the rules for each field, at their limits and just beyond, and the digest of a spec."""
 
 import math
 from typing import Any
@@ -11,8 +11,8 @@ from quiltfn.model.runtime import SHELL
 from quiltfn.model.version import (
     ENVIRONMENT_MAX_BYTES,
     HANDLER_MAX_BYTES,
-    Content,
     HostLimits,
+    VersionSpec,
     between,
     check_environment,
 )
@@ -21,13 +21,13 @@ HOST = HostLimits(memory_max_mib=4096, cores=2)
 NAME_ERRORS = "named with letters|reserved prefix|without NUL|the real value"
 
 
-def content(**fields: Any) -> Content:
-    return Content(**{"handler": "echo hello", **fields})
+def spec(**fields: Any) -> VersionSpec:
+    return VersionSpec(**{"handler": "echo hello", **fields})
 
 
 def refused(**fields: Any) -> Unprocessable:
     with pytest.raises(Unprocessable) as error:
-        content(**fields).validate(HOST)
+        spec(**fields).validate(HOST)
     (name,) = fields
     assert str(error.value).startswith(name), f"the sentence does not name the field: {error.value}"
     assert error.value.details is not None
@@ -37,7 +37,7 @@ def refused(**fields: Any) -> Unprocessable:
 
 @pytest.mark.parametrize("handler", ["x", "x" * HANDLER_MAX_BYTES, "ä" * (HANDLER_MAX_BYTES // 2)])
 def test_a_handler_has_1_byte_to_64_kib(handler: str) -> None:
-    content(handler=handler).validate(HOST)
+    spec(handler=handler).validate(HOST)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_numbers_are_taken_at_their_limits_and_refused_beyond(
     field: str, low: int, high: int
 ) -> None:
     for value in (low, high):
-        content(**{field: value}).validate(HOST)
+        spec(**{field: value}).validate(HOST)
     for value in (low - 1, high + 1, 0, -1, 10**30):
         refused(**{field: value})
 
@@ -152,7 +152,7 @@ def test_an_error_about_a_variable_never_shows_its_value() -> None:
     ],
 )
 def test_a_working_directory_that_is_taken(path: str | None) -> None:
-    content(working_directory=path).validate(HOST)
+    spec(working_directory=path).validate(HOST)
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,9 @@ def test_a_working_directory_that_is_refused(path: str) -> None:
 # The digest ----------------------------------------------------------------------------------
 
 
-def test_equal_contents_have_one_digest_whatever_the_order_of_their_variables() -> None:
-    one = content(environment={"A": "1", "B": "2"})
-    other = content(environment={"B": "2", "A": "1"})
+def test_equal_specs_have_one_digest_whatever_the_order_of_their_variables() -> None:
+    one = spec(environment={"A": "1", "B": "2"})
+    other = spec(environment={"B": "2", "A": "1"})
     assert one.digest() == other.digest()
 
 
@@ -200,7 +200,7 @@ def test_every_field_is_part_of_the_digest() -> None:
     others = {
         "handler": "echo bye",
         "runtime": "python",
-        "pinned": replace(SHELL, id="another"),
+        "runtime_snapshot": replace(SHELL, id="another"),
         "environment": {"A": "1"},
         "working_directory": "/app",
         "memory_limit_mb": 512,
@@ -208,10 +208,15 @@ def test_every_field_is_part_of_the_digest() -> None:
         "timeout_seconds": 31,
         "cleanup_on_exit": False,
     }
-    assert set(others) == set(Content.__struct_fields__)
-    digests = {content(**{name: value}).digest() for name, value in others.items()}
-    assert len(digests | {content().digest()}) == len(others) + 1
+    assert set(others) == set(VersionSpec.__struct_fields__)
+    digests = {spec(**{name: value}).digest() for name, value in others.items()}
+    assert len(digests | {spec().digest()}) == len(others) + 1
 
 
-def test_a_whole_number_of_percent_is_the_same_content_with_and_without_a_point() -> None:
-    assert content(cpu_limit_percent=50).digest() == content(cpu_limit_percent=50.0).digest()
+def test_a_whole_number_of_percent_is_the_same_spec_with_and_without_a_point() -> None:
+    assert spec(cpu_limit_percent=50).digest() == spec(cpu_limit_percent=50.0).digest()
+
+
+def test_the_digest_is_the_one_that_data_directories_have() -> None:
+    """A rollback to a version of an older server finds its instances by this."""
+    assert spec(handler="x").digest() == "cd2e4e1dc70443a028757f602abcf795"

@@ -30,10 +30,10 @@ LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.D
 
 async def create_function(context: RequestContext) -> Answer:
     """Create a function. It is pending and has version 1; deploy it next."""
-    new, content = shapes.split(context.body)
+    new, spec = shapes.split(context.body)
     services = context.services
     services.admission.check_functions(services.catalog.count(context.tenant_id))
-    entry = await services.lifecycle.create(context.tenant_id, new, content)
+    entry = await services.lifecycle.create(context.tenant_id, new, spec)
     function = entry.function
     answer = wire.CreatedFunction(
         function_id=function.id, name=function.name, state=function.state, version=1
@@ -266,7 +266,7 @@ async def get_function_egress(context: RequestContext) -> Answer:
     return Answer(
         value=wire.Egress(
             function_id=entry.function.id,
-            network=entry.version.content.pinned.network,
+            network=entry.version.spec.runtime_snapshot.network,
             blocked_count=await context.services.pools.blocked(entry.function.id),
         )
     )

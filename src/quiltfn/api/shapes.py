@@ -16,7 +16,7 @@ from quiltfn.model.operation import Operation
 from quiltfn.model.pool import PoolCounts
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
 from quiltfn.model.timeline import PHASES, Timeline
-from quiltfn.model.version import MASK, Content, Version
+from quiltfn.model.version import MASK, Version, VersionSpec
 from quiltfn.runtimes import Named, is_own
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -42,12 +42,12 @@ def gathered(shape: type[T], *sources: object, **given: Any) -> T:
 # --- what a client sent ------------------------------------------------------------------------
 
 
-def split(new: wire.NewFunction) -> tuple[NewFunction, Content]:
+def split(new: wire.NewFunction) -> tuple[NewFunction, VersionSpec]:
     """What the function keeps, and what its first version fixes."""
     fields = msgspec.structs.asdict(new)
-    content = {name: fields[name] for name in Content.__struct_fields__ if name in fields}
+    spec = {name: fields[name] for name in VersionSpec.__struct_fields__ if name in fields}
     kept = {name: fields[name] for name in NewFunction.__struct_fields__}
-    return NewFunction(**kept), Content(**content)
+    return NewFunction(**kept), VersionSpec(**spec)
 
 
 def changes_of(changes: wire.FunctionChanges) -> dict[str, Any]:
@@ -76,13 +76,13 @@ def runtime_of(new: wire.NewRuntime) -> Runtime:
 
 def function(entry: Entry, *, show: bool) -> wire.Function:
     """`show`: whether the caller may see the values of the environment."""
-    content = entry.version.content
+    spec = entry.version.spec
     return gathered(
         wire.Function,
         entry.function,
         entry.counters,
-        content,
-        environment=values_of(content.environment, show=show),
+        spec,
+        environment=values_of(spec.environment, show=show),
     )
 
 
@@ -91,11 +91,11 @@ def version(one: Version, current: int, *, show: bool) -> wire.Version:
     return gathered(
         wire.Version,
         one,
-        one.content,
+        one.spec,
         version=one.number,
         is_active=one.number == current,
-        image_digest=one.content.pinned.image_digest,
-        environment=values_of(one.content.environment, show=show),
+        image_digest=one.spec.runtime_snapshot.image_digest,
+        environment=values_of(one.spec.environment, show=show),
     )
 
 

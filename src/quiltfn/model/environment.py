@@ -1,7 +1,7 @@
 """The variables that a handler finds, decided in one place."""
 
 from quiltfn.model.invocation import PAYLOAD_IN_ENVIRONMENT_MAX_BYTES
-from quiltfn.model.version import Content, Version
+from quiltfn.model.version import Version, VersionSpec
 
 ALWAYS = {
     "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
@@ -10,9 +10,9 @@ ALWAYS = {
 }
 
 
-def of_version(content: Content) -> dict[str, str]:
+def of_version(spec: VersionSpec) -> dict[str, str]:
     """What every call of the version has."""
-    return ALWAYS | content.pinned.environment | content.environment
+    return ALWAYS | spec.runtime_snapshot.environment | spec.environment
 
 
 def of_call(

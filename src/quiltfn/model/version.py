@@ -35,16 +35,17 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
 SIZE_AT_LEAST = 2048
 
 
-class Content(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a version fixes. Two versions of equal content share instances.
+class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a version fixes. Two versions with equal specs share instances.
 
     memory_limit_mb in MiB, cpu_limit_percent in hundredths of a core, timeout_seconds in seconds.
-    `pinned`: what the name `runtime` stood for when the version was made.
+    `runtime_snapshot`: what the name `runtime` meant when the version was made.
     """
 
     handler: str
     runtime: str = "shell"
-    pinned: Runtime = SHELL
+    # Its name on disk and in the digest, which are older: equal versions must keep equal digests.
+    runtime_snapshot: Runtime = msgspec.field(default=SHELL, name="pinned")
     environment: dict[str, str] = {}
     working_directory: str | None = None
     memory_limit_mb: int = 256
@@ -55,7 +56,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     def validate(self, host: HostLimits) -> None:
         """Raises `Unprocessable` for the first field that is out of its range."""
         check_handler(self.handler)
-        self.pinned.check_handler(self.handler)
+        self.runtime_snapshot.check_handler(self.handler)
         check_environment(self.environment)
         check_working_directory(self.working_directory)
         between("memory_limit_mb", self.memory_limit_mb, MEMORY_MIN_MIB, host.memory_max_mib, 256)
@@ -65,10 +66,10 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     def footprint(self) -> Footprint:
         """What its instances weigh, and whether the last one is worth parking: a process that has
         imported a handler's modules, and forks for each call, saves the next start all of that."""
-        kind = self.pinned.kind
+        kind = self.runtime_snapshot.kind
         return Footprint(
             limit_mib=float(self.memory_limit_mb),
-            idle_mib=idle_mib(kind, self.pinned.isolation),
+            idle_mib=idle_mib(kind, self.runtime_snapshot.isolation),
             parks=kind is Kind.PYTHON and self.cleanup_on_exit,
         )
 
@@ -76,12 +77,15 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     def size(self) -> int:
         """About the bytes of memory that it takes."""
         texts = [self.handler, *self.environment.keys(), *self.environment.values()]
-        texts += [*self.pinned.environment.keys(), *self.pinned.environment.values()]
+        texts += [
+            *self.runtime_snapshot.environment.keys(),
+            *self.runtime_snapshot.environment.values(),
+        ]
         return SIZE_AT_LEAST + sum(map(sys.getsizeof, texts))
 
     def digest(self) -> str:
-        """A name for exactly this content: instances of the same digest are interchangeable."""
-        # Order keys, so that {"A":…, "B":…} and {"B":…, "A":…} are one content.
+        """A name for exactly this spec: instances of the same digest are interchangeable."""
+        # Order keys, so that {"A":…, "B":…} and {"B":…, "A":…} are one spec.
         # A percentage given as 50 and one given as 50.0 are one too.
         plain = msgspec.structs.replace(self, cpu_limit_percent=float(self.cpu_limit_percent))
         return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()[:32]
@@ -93,7 +97,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     function_id: str
     number: int
-    content: Content
+    spec: VersionSpec
     digest: str
     description: str | None
     created_at: int

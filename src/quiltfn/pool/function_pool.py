@@ -163,7 +163,7 @@ class FunctionPool:
             future = asyncio.get_running_loop().create_future()
             self._preparations[version.digest] = future
         self._perform(self.model.set_scaling(limits, now))
-        footprint = version.content.footprint()
+        footprint = version.spec.footprint()
         self._perform(self.model.prepare(version.digest, count, now, footprint))
         try:
             await asyncio.shield(future)
@@ -174,7 +174,7 @@ class FunctionPool:
 
     def promote(self, version: Version) -> None:
         self._versions[version.digest] = version
-        footprint = version.content.footprint()
+        footprint = version.spec.footprint()
         self._perform(self.model.promote(version.digest, self._clock.now(), footprint))
         used = {version.digest} | {one.digest for one in self.model.instances.values()}
         self._versions = {digest: self._versions[digest] for digest in used}
@@ -323,10 +323,10 @@ class FunctionPool:
             self._lost(number)
 
     async def _make(self, version: Version, start_timing: StartTiming) -> Sandbox:
-        sandbox = await self._source.create(version.content)
+        sandbox = await self._source.create(version.spec)
         start_timing.placed = self._clock.now()
         try:
-            await sandbox.specialise(version.content)
+            await sandbox.specialise(version.spec)
             start_timing.specialised = self._clock.now()
         except BaseException:
             await sandbox.destroy()

@@ -55,7 +55,7 @@ class LocalPools:
         pool = self._pool(function_id, limits)
         pool.promote(version)
         pool.tick()
-        self._sandboxes.expect(version.content)
+        self._sandboxes.expect(version.spec)
 
     def promote(self, function_id: str, version: Version) -> None:
         if not self._closing:

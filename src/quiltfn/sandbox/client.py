@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
-from quiltfn.model.version import MEMORY_MIN_MIB, Content
+from quiltfn.model.version import MEMORY_MIN_MIB, VersionSpec
 from quiltfn.ports import Sandbox, SandboxFailed
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.guest import OUTPUT_MAX, GuestSandbox
@@ -47,8 +47,8 @@ class Size:
     cpu_percent: float = 100.0
 
     @classmethod
-    def of(cls, content: Content) -> "Size":
-        return cls(content.memory_limit_mb, content.cpu_limit_percent)
+    def of(cls, spec: VersionSpec) -> "Size":
+        return cls(spec.memory_limit_mb, spec.cpu_limit_percent)
 
 
 PLAIN = Mould(Kind.SHELL, None, "none", (), Isolation.CRUN)
@@ -69,10 +69,10 @@ class LauncherSandboxes:
         self._why_not: str | None = None
         self._proof: asyncio.Task[None] | None = None
 
-    async def create(self, content: Content) -> Sandbox:
-        return await self.make(Mould.of(content.pinned), Size.of(content))
+    async def create(self, spec: VersionSpec) -> Sandbox:
+        return await self.make(Mould.of(spec.runtime_snapshot), Size.of(spec))
 
-    def expect(self, content: Content) -> None:
+    def expect(self, spec: VersionSpec) -> None:
         """Nothing is made ahead here."""
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from quiltfn.model import environment
 from quiltfn.model.invocation import CallResult, ExitKind
-from quiltfn.model.version import Content
+from quiltfn.model.version import VersionSpec
 from quiltfn.ports import Call, Sandbox, SandboxFailed, SandboxRefused
 
 STDOUT_MAX, STDERR_MAX = 6 * 1024 * 1024, 1024 * 1024
@@ -33,13 +33,13 @@ class FakeSandboxes:
         self.may_end.set()
         self._numbers = itertools.count(1)
 
-    def expect(self, content: Content) -> None:
+    def expect(self, spec: VersionSpec) -> None:
         """Nothing is made ahead here."""
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
         """Nothing is kept ready here."""
 
-    async def create(self, content: Content) -> Sandbox:
+    async def create(self, spec: VersionSpec) -> Sandbox:
         # It counts from here on: the machine pays for a sandbox while it is being made, too.
         sandbox = FakeSandbox(f"fake-{next(self._numbers)}", self)
         self.alive[sandbox.id] = sandbox
@@ -47,7 +47,7 @@ class FakeSandboxes:
         try:
             await asyncio.sleep(self.start_s)
             await self.may_start.wait()
-            if content.handler == "fail-to-start":
+            if spec.handler == "fail-to-start":
                 raise SandboxFailed("there is no room for another sandbox")
         except BaseException:
             del self.alive[sandbox.id]
@@ -67,20 +67,20 @@ class FakeSandbox:
         self.uses_mib = 1.0
         self.blocked = 0  # a test says what the network has refused
         self._source = source
-        self._content: Content | None = None
+        self._spec: VersionSpec | None = None
         self._end: asyncio.Future[CallResult] | None = None
         self._on_clean: Callable[[], None] = _nothing
         self._on_lost: Callable[[], None] = _nothing
         self._destroyed: asyncio.Task[None] | None = None
 
-    async def specialise(self, content: Content) -> None:
+    async def specialise(self, spec: VersionSpec) -> None:
         await asyncio.sleep(0)
-        directory = content.working_directory or "/"
+        directory = spec.working_directory or "/"
         if directory == "/missing" or directory.startswith("/missing/"):
             raise SandboxRefused(f"working_directory {directory} does not exist in the sandbox")
-        if content.handler == "refuse-to-specialise":
+        if spec.handler == "refuse-to-specialise":
             raise SandboxRefused("the sandbox refused to be that")
-        self._content = content
+        self._spec = spec
 
     async def call(self, call: Call) -> CallResult:
         if not self.is_alive:
@@ -136,11 +136,11 @@ class FakeSandbox:
             asyncio.get_running_loop().call_later(self._source.recycle_s, self._cleaned)
 
     async def _handle(self, call: Call) -> CallResult:
-        assert self._content is not None, "a call before it was specialised"
-        command, _, argument = self._content.handler.partition(" ")
+        assert self._spec is not None, "a call before it was specialised"
+        command, _, argument = self._spec.handler.partition(" ")
         variables = call.environment
         if not call.replaces_environment:
-            variables = environment.of_version(self._content) | variables
+            variables = environment.of_version(self._spec) | variables
         await asyncio.sleep(float(argument) if command == "sleep" else 0)
         match command:
             case "echo":

@@ -14,7 +14,7 @@ from quiltfn.guest import wire
 from quiltfn.model import environment
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.runtime import Kind
-from quiltfn.model.version import Content
+from quiltfn.model.version import VersionSpec
 from quiltfn.ports import Call, LongOutput, SandboxFailed, SandboxRefused
 from quiltfn.sandbox.channel import LauncherChannel
 
@@ -47,16 +47,16 @@ RUNNERS = {
 NODE_HEAP_SHARE = 0.75
 
 
-def handler_argv(content: Content) -> list[str]:
+def handler_argv(spec: VersionSpec) -> list[str]:
     """What the guest executes. The shell expands variables; argv never shows on the host."""
-    kind = content.pinned.kind
+    kind = spec.runtime_snapshot.kind
     if kind is Kind.SHELL:
-        return ["/bin/sh", "-c", content.handler]
+        return ["/bin/sh", "-c", spec.handler]
     if kind is Kind.CUSTOM:
-        return list(content.pinned.command)
+        return list(spec.runtime_snapshot.command)
     program, *rest = RUNNERS[kind]
     if kind is Kind.NODE:
-        heap = int(content.memory_limit_mb * NODE_HEAP_SHARE)
+        heap = int(spec.memory_limit_mb * NODE_HEAP_SHARE)
         return [program, f"--max-old-space-size={heap}", *rest]
     return [program, *rest]
 
@@ -73,30 +73,30 @@ def prepare_frame(kind: Kind) -> bytes | None:
     return wire.encode_prepare(argv=list(RUNNERS[kind]), environment=variables)
 
 
-def specialise_frame(content: Content) -> bytes:
+def specialise_frame(spec: VersionSpec) -> bytes:
     """What the guest is told that its sandbox is for."""
-    variables, flags = environment.of_version(content), 0
-    if not content.cleanup_on_exit:
+    variables, flags = environment.of_version(spec), 0
+    if not spec.cleanup_on_exit:
         flags |= wire.KEEP_TMP
-    if content.pinned.kind is Kind.SHELL:
+    if spec.runtime_snapshot.kind is Kind.SHELL:
         flags |= wire.SHELL
     else:
-        keep = not content.cleanup_on_exit
+        keep = not spec.cleanup_on_exit
         flags |= wire.RESIDENT | (wire.KEEP_STATE if keep else 0)
         if any(name.startswith(READ_AT_START) for name in variables):
             flags |= wire.FRESH
-        variables |= {"QUILT_HANDLER": content.handler, "QUILT_KEEP": str(int(keep))}
+        variables |= {"QUILT_HANDLER": spec.handler, "QUILT_KEEP": str(int(keep))}
     return wire.encode_specialise(
-        argv=handler_argv(content),
-        cwd=content.working_directory or default_directory(content),
+        argv=handler_argv(spec),
+        cwd=spec.working_directory or default_directory(spec),
         environment=variables,
         flags=flags,
     )
 
 
-def default_directory(content: Content) -> str:
+def default_directory(spec: VersionSpec) -> str:
     """Where a handler is that did not say: among its own files, where it has some."""
-    return DEFAULT_DIRECTORY if content.pinned.image is None else IMAGE_DIRECTORY
+    return DEFAULT_DIRECTORY if spec.runtime_snapshot.image is None else IMAGE_DIRECTORY
 
 
 class GuestSandbox(asyncio.Protocol):
@@ -150,18 +150,18 @@ class GuestSandbox(asyncio.Protocol):
         if frame is not None:
             self._write(frame)
 
-    async def limit(self, content: Content) -> None:
-        """Gives it the limits of `content`. Raises `SandboxFailed`."""
+    async def limit(self, spec: VersionSpec) -> None:
+        """Gives it the limits of `spec`. Raises `SandboxFailed`."""
         await self._channel.ask(
             "limit",
             sandbox=self.id,
-            memory_mib=content.memory_limit_mb,
-            cpu_percent=content.cpu_limit_percent,
+            memory_mib=spec.memory_limit_mb,
+            cpu_percent=spec.cpu_limit_percent,
         )
 
-    async def specialise(self, content: Content) -> None:
-        self._write(specialise_frame(content))
-        limit = RUNNER_STARTS_WITHIN_S if content.pinned.is_resident else GREETING_TIMEOUT_S
+    async def specialise(self, spec: VersionSpec) -> None:
+        self._write(specialise_frame(spec))
+        limit = RUNNER_STARTS_WITHIN_S if spec.runtime_snapshot.is_resident else GREETING_TIMEOUT_S
         try:
             async with asyncio.timeout(limit):
                 told = await self._specialised

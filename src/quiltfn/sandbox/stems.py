@@ -20,7 +20,7 @@ import structlog
 
 from quiltfn.model.memory import Memory
 from quiltfn.model.runtime import Kind, idle_mib
-from quiltfn.model.version import Content
+from quiltfn.model.version import VersionSpec
 from quiltfn.ports import Clock, Sandbox, SandboxFailed
 from quiltfn.sandbox.client import LauncherSandboxes, Mould, Size
 from quiltfn.sandbox.guest import GuestSandbox
@@ -101,8 +101,8 @@ class StemSandboxes:
             if mould.image is not None and shelf.ready
         )
 
-    async def create(self, content: Content) -> Sandbox:
-        mould = Mould.of(content.pinned)
+    async def create(self, spec: VersionSpec) -> Sandbox:
+        mould = Mould.of(spec.runtime_snapshot)
         shelf = self._note(mould, is_asked=True)
         while shelf.ready:
             # The oldest: its interpreter has certainly started.
@@ -112,8 +112,8 @@ class StemSandboxes:
                 continue
             stem.watch(_nothing, _nothing)
             try:
-                if Size.of(content) != BASE:
-                    await stem.limit(content)
+                if Size.of(spec) != BASE:
+                    await stem.limit(spec)
             except BaseException as error:
                 await stem.destroy()
                 if not isinstance(error, SandboxFailed):
@@ -121,11 +121,11 @@ class StemSandboxes:
                 _log.warning("a stem cell was of no use", reason=str(error))
                 break
             return stem
-        return await self._source.make(mould, Size.of(content))
+        return await self._source.make(mould, Size.of(spec))
 
-    def expect(self, content: Content) -> None:
+    def expect(self, spec: VersionSpec) -> None:
         """A version of this content is there: sandboxes for it may be wanted any moment."""
-        self._note(Mould.of(content.pinned), is_asked=False)
+        self._note(Mould.of(spec.runtime_snapshot), is_asked=False)
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
         """Those of the kind that there are most of go first, and none is made for a while."""

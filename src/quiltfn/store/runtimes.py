@@ -44,14 +44,14 @@ class SqlRuntimes:
 
     async def images_in_use(self) -> frozenset[tuple[str, str]]:
         named = select(table.c.tenant_id, table.c.image)
-        pinned = (
+        snapshots = (
             select(tables.function.c.tenant_id, tables.version.c.pinned["image"].as_string())
             .join_from(tables.version, tables.function)
             .distinct()
         )
 
         def work(connection: Connection) -> frozenset[tuple[str, str]]:
-            found = [*connection.execute(named), *connection.execute(pinned)]
+            found = [*connection.execute(named), *connection.execute(snapshots)]
             return frozenset((tenant_id, image) for tenant_id, image in found if image)
 
         return await self._database.read(work)

@@ -197,7 +197,7 @@ def read_versions(
             if len(found) == limit or left <= 0:
                 return Page(found, to_cursor(found[-1].id))
             found.append(tables.read_version(row))
-            left -= found[-1].content.size
+            left -= found[-1].spec.size
     return Page(found)
 
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation
-from quiltfn.model.version import Content, Version
+from quiltfn.model.version import Version, VersionSpec
 from quiltfn.ports import FunctionCounters, Stored
 
 # The newest revision in migrations/versions. Kept here so that a start at head need not import
@@ -269,7 +269,7 @@ INVOCATION_COLUMNS = Invocation.__struct_fields__
 OUTPUT_COLUMNS = ("stdout", "stderr")
 STATUS_AT = INVOCATION_COLUMNS.index("status")
 TIMELINE_AT = INVOCATION_COLUMNS.index("timeline")
-CONTENT_COLUMNS = Content.__struct_fields__
+SPEC_COLUMNS = VersionSpec.__struct_encode_fields__
 
 
 def function_row(one: Function) -> dict[str, Any]:
@@ -279,19 +279,17 @@ def function_row(one: Function) -> dict[str, Any]:
 
 
 def version_row(one: Version) -> dict[str, Any]:
-    """A version and its content, flat."""
+    """A version and its spec, flat."""
     row: dict[str, Any] = msgspec.to_builtins(one)
-    content: dict[str, Any] = row.pop("content")
-    return row | content
+    spec: dict[str, Any] = row.pop("spec")
+    return row | spec
 
 
 def read_version(row: RowMapping, prefix: str = "") -> Version:
     """A version from a row whose columns are named with `prefix`."""
-    names = [name for name in Version.__struct_fields__ if name != "content"]
-    content = {name: row[prefix + name] for name in CONTENT_COLUMNS}
-    return msgspec.convert(
-        {name: row[prefix + name] for name in names} | {"content": content}, Version
-    )
+    names = [name for name in Version.__struct_fields__ if name != "spec"]
+    spec = {name: row[prefix + name] for name in SPEC_COLUMNS}
+    return msgspec.convert({name: row[prefix + name] for name in names} | {"spec": spec}, Version)
 
 
 def read_stored(row: RowMapping) -> Stored:
