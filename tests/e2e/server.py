@@ -124,7 +124,7 @@ class Server:
 
     def start(self) -> Server:
         before = self.server_dirs()
-        self.begin()
+        self.start_without_waiting()
         line = self._first_line()
         ready = READY.fullmatch(line)
         assert ready, f"instead of the ready line: {line!r}\n{self.log.read_text()}"
@@ -138,7 +138,7 @@ class Server:
         self.pid = until(self.server_pid)
         return self
 
-    def begin(self) -> None:
+    def start_without_waiting(self) -> None:
         """Starts it without waiting for the ready line."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

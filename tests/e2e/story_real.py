@@ -51,7 +51,7 @@ class RealDriver:
     ) -> httpx.Response:
         return self._server.http.request(method, path, json=body, headers=headers)
 
-    def begin(self, method: str, path: str, body: Any = None) -> RealRunning:
+    def start_call(self, method: str, path: str, body: Any = None) -> RealRunning:
         client = self._server.http  # of this life of the server
 
         def send() -> httpx.Response | None:

@@ -183,7 +183,7 @@ def test_a_restore_that_was_cut_off_is_not_served_and_can_be_done_again(
         restore(tmp_path / "kept", other.data_dir)
         (other.data_dir / "restore.unfinished").touch()
         (other.data_dir / "quiltfn.db").unlink()
-        other.begin()
+        other.start_without_waiting()
         assert other.wait() == 74
         assert "quiltfn restore" in other.log.read_text()
         restore(tmp_path / "kept", other.data_dir)

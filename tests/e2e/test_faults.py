@@ -203,7 +203,7 @@ def test_sigterm_to_an_idle_server_ends_it_at_once(server: Server) -> None:
 
 def test_sigterm_while_it_starts_ends_it_well(another: Callable[..., Server]) -> None:
     server = another()
-    server.begin()
+    server.start_without_waiting()
     pid = until(server.server_pid)
     server.terminate()
     assert server.wait(5) == 0

@@ -112,7 +112,7 @@ def test_a_first_start_without_room_says_so_with_a_code_that_a_restart_helps_aga
 ) -> None:
     server = another(data_dir=disk.data)
     disk.fill()
-    server.begin()
+    server.start_without_waiting()
     assert server.wait() in (73, 75)
     assert "disk is full" in server.log.read_text() or "No space left" in server.log.read_text()
     disk.free()

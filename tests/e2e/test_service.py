@@ -44,7 +44,7 @@ def run(*command: str, check: bool = True) -> str:
     return done.stdout + done.stderr
 
 
-def shown(name: str) -> str:
+def property_of(name: str) -> str:
     """A property of the service, as systemd knows it."""
     return run("systemctl", "show", "--value", f"--property={name}", "quiltfn").strip()
 
@@ -108,7 +108,7 @@ def service() -> Iterator[int]:
         until(answers, START_S)
     except AssertionError:
         pytest.fail(run("journalctl", "--unit=quiltfn", "--no-pager", "--lines=50"))
-    yield int(shown("MainPID"))
+    yield int(property_of("MainPID"))
     run("systemctl", "stop", "quiltfn")
 
 
@@ -127,7 +127,7 @@ def test_a_service_exposes_no_more_than_it_did() -> None:
 def test_calls_run_in_groups_that_the_service_was_given(service: int) -> None:
     record = call("cat /proc/self/cgroup; echo hello")
     assert (record["status"], record["stdout"]) == ("success", "0::/\nhello\n")
-    group = shown("ControlGroup")
+    group = property_of("ControlGroup")
     assert Path(f"/proc/{service}/cgroup").read_text() == f"0::{group}/supervisor\n"
     (server,) = [pid for pid in children(service) if _uid(pid) in SERVER_UIDS]
     held = Path(f"/proc/{server}/cgroup").read_text()
@@ -145,7 +145,7 @@ def test_limits_hold_in_a_service(service: int) -> None:
     assert record["status"] == "oom", record
     record = call("exec sleep 20", timeout_seconds=1)
     assert record["status"] == "timeout", record
-    assert int(shown("MainPID")) == service, "OOMPolicy=continue: the service goes on"
+    assert int(property_of("MainPID")) == service, "OOMPolicy=continue: the service goes on"
 
 
 @pytest.mark.usefixtures("service")
@@ -162,19 +162,19 @@ def test_what_is_killed_is_started_again_and_leaves_nothing(service: int, whom: 
     before = {one.name for one in (GROUP / "quiltfn").iterdir() if one.is_dir()}
     (server,) = [pid for pid in children(service) if _uid(pid) in SERVER_UIDS]
     os.kill(service if whom == "launcher" else server, 9)
-    until(lambda: int(shown("MainPID")) not in (0, service) and answers(), START_S)
+    until(lambda: int(property_of("MainPID")) not in (0, service) and answers(), START_S)
     assert call("echo again")["stdout"] == "again\n"
     after = {one.name for one in (GROUP / "quiltfn").iterdir() if one.is_dir()}
     assert len(after) == 1
     assert not after & before
-    assert shown("NRestarts") == "1"
+    assert property_of("NRestarts") == "1"
 
 
 @pytest.mark.usefixtures("service")
 def test_a_stop_leaves_nothing() -> None:
     assert call("echo hello")["status"] == "success"
     run("systemctl", "stop", "quiltfn")
-    assert (shown("Result"), shown("ExecMainStatus")) == ("success", "0")
+    assert (property_of("Result"), property_of("ExecMainStatus")) == ("success", "0")
     assert not ours()
     assert not GROUP.exists()
     assert not list(Path("/run/quiltfn/servers").iterdir())

@@ -55,7 +55,7 @@ class Result:
 
 
 @dataclass
-class Place:
+class Directories:
     """Where a run has its things: `work` goes at the end, `findings` only if it is empty."""
 
     work: Path
@@ -72,11 +72,13 @@ def last(pattern: str, text: str) -> int:
     return int(found[-1]) if found else 0
 
 
-def run(name: str, command: list[str], place: Place, env: dict[str, str] | None = None) -> Result:
+def run(
+    name: str, command: list[str], directories: Directories, env: dict[str, str] | None = None
+) -> Result:
     done = subprocess.run(
         command,
         env=env,
-        cwd=place.work,
+        cwd=directories.work,
         capture_output=True,
         text=True,
         errors="replace",
@@ -90,7 +92,7 @@ def run(name: str, command: list[str], place: Place, env: dict[str, str] | None 
         features=last(r"ft: (\d+)", said),
         inputs=last(r"corp: (\d+)", said),
         peak_mib=last(r"stat::peak_rss_mb: *(\d+)", said),
-        findings=len(list(place.findings.glob(f"{name}-*"))),
+        findings=len(list(directories.findings.glob(f"{name}-*"))),
     )
     if result.findings or done.returncode != 0 or not result.executions:
         result.findings = max(1, result.findings)
@@ -98,32 +100,32 @@ def run(name: str, command: list[str], place: Place, env: dict[str, str] | None 
     return result
 
 
-def guest_side(place: Place, fuzzer: Path, seconds: int) -> list[Result]:
+def guest_side(directories: Directories, fuzzer: Path, seconds: int) -> list[Result]:
     results = []
-    words = python_side.write_words(place.work / "words", WORDS)
+    words = python_side.write_words(directories.work / "words", WORDS)
     for name, own in shares(harness.GUEST_TARGETS, seconds).items():
-        flags = [f"-max_total_time={own}", f"-artifact_prefix={place.findings}/{name}-"]
+        flags = [f"-max_total_time={own}", f"-artifact_prefix={directories.findings}/{name}-"]
         flags += [f"-max_len={LONGEST}", "-timeout=20", "-rss_limit_mb=1024"]
         flags += ["-print_final_stats=1", "-detect_leaks=0", f"-dict={words}"]
-        corpora = [str(place.corpus(name)), str(harness.CORPUS / name)]
+        corpora = [str(directories.corpus(name)), str(harness.CORPUS / name)]
         command = [str(fuzzer), *flags, *corpora]
-        results.append(run(name, command, place, harness.as_target(name)))
+        results.append(run(name, command, directories, harness.as_target(name)))
         if results[-1].findings:
-            results[-1].said = explain(name, place) or results[-1].said
+            results[-1].said = explain(name, directories) or results[-1].said
         print(results[-1], flush=True)
     return results
 
 
-def explain(name: str, place: Place) -> str:
+def explain(name: str, directories: Directories) -> str:
     """What a finding does in a program whose sanitizer names the lines; empty where it does not."""
-    program = harness.build_replay(place.work / "replay")
-    found = sorted(place.findings.glob(f"{name}-*"))
+    program = harness.build_replay(directories.work / "replay")
+    found = sorted(directories.findings.glob(f"{name}-*"))
     done = harness.replay(program, name, found)
     return f"{done.stdout}\n{done.stderr[:6000]}" if done.returncode != 0 else ""
 
 
-def parser_side(place: Place, seconds: int) -> list[Result]:
-    library = place.work / "atheris"
+def parser_side(directories: Directories, seconds: int) -> list[Result]:
+    library = directories.work / "atheris"
     why_not = install_atheris(library)
     if why_not:
         print(
@@ -133,11 +135,13 @@ def parser_side(place: Place, seconds: int) -> list[Result]:
         )
     results = []
     for name, own in shares(harness.PARSER_TARGETS, seconds).items():
-        places = [place.corpus(name), harness.CORPUS / name, place.findings]
+        places = [directories.corpus(name), harness.CORPUS / name, directories.findings]
         command = [sys.executable, "-m", "fuzz.python_side", name, *map(str, places), str(own)]
         command += ["--by-chance"] if why_not else []
         paths = f"{harness.HERE.parent}:{library}"
-        results.append(run(name, command, place, harness.as_target(name) | {"PYTHONPATH": paths}))
+        results.append(
+            run(name, command, directories, harness.as_target(name) | {"PYTHONPATH": paths})
+        )
         results[-1].is_by_chance = bool(why_not)
         print(results[-1], flush=True)
     return results
@@ -168,19 +172,19 @@ def shares(targets: dict[str, int], seconds: int) -> dict[str, int]:
 # ------------------------------------------------------------------------------------ what is kept
 
 
-def keep(place: Place, fuzzer: Path) -> None:
+def keep(directories: Directories, fuzzer: Path) -> None:
     """The fewest inputs that reach what all did become the kept ones; those with a name stay."""
     for name in harness.GUEST_TARGETS | harness.PARSER_TARGETS:
-        old, new = harness.CORPUS / name, place.work / "kept" / name
+        old, new = harness.CORPUS / name, directories.work / "kept" / name
         new.mkdir(parents=True)
         for path in old.iterdir():
             if not OF_A_FUZZER.fullmatch(path.name):
                 shutil.copy(path, new)
         most = MOST_KEPT.get(name, MOST_KEPT_OF_OTHERS)
         if name in harness.GUEST_TARGETS:
-            merge(name, fuzzer, [new, old, place.corpus(name)])
+            merge(name, fuzzer, [new, old, directories.corpus(name)])
         else:
-            for path in python_side.worth_keeping(name, new, [old, place.corpus(name)]):
+            for path in python_side.worth_keeping(name, new, [old, directories.corpus(name)]):
                 shutil.copy(path, new)
         found = [one for one in new.iterdir() if OF_A_FUZZER.fullmatch(one.name)]
         named = len(list(new.iterdir())) - len(found)
@@ -206,21 +210,23 @@ def merge(name: str, fuzzer: Path, folders: list[Path]) -> None:
 def soak(minutes: float, is_kept: bool) -> int:
     findings = Path(tempfile.mkdtemp(prefix="quiltfn-findings-"))
     with tempfile.TemporaryDirectory(prefix="quiltfn-frames-") as work:
-        place = Place(Path(work), findings)
-        compiler = next((c for c in harness.COMPILERS if harness.can_build(c, place.work)), None)
+        directories = Directories(Path(work), findings)
+        compiler = next(
+            (c for c in harness.COMPILERS if harness.can_build(c, directories.work)), None
+        )
         if compiler is None:
             print("no clang here builds fuzzers: install clang-19 and libclang-rt-19-dev")
             findings.rmdir()
             return 2
-        fuzzer = place.work / "guest_fuzz"
+        fuzzer = directories.work / "guest_fuzz"
         harness.build_fuzzer(compiler, fuzzer)
         results = side_by_side(
-            lambda: guest_side(place, fuzzer, int(minutes * 60)),
-            lambda: parser_side(place, int(minutes * 60)),
+            lambda: guest_side(directories, fuzzer, int(minutes * 60)),
+            lambda: parser_side(directories, int(minutes * 60)),
         )
         wrong = [one for one in results if one.findings]
         if is_kept and not wrong:
-            keep(place, fuzzer)
+            keep(directories, fuzzer)
     for one in wrong:
         print(f"\n{one.name}:\n{one.said}")
     if any(findings.iterdir()):

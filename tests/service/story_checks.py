@@ -144,7 +144,7 @@ class StoryState:
             if listed == before:
                 return {one["id"]: one for one in listed}, records
 
-    def shown(self, function: Told) -> dict[str, Any]:
+    def current(self, function: Told) -> dict[str, Any]:
         """The function as a GET shows it; a deployment may have ended meanwhile."""
         shown: dict[str, Any] = self.good("GET", function.path)
         self.hear(function, shown)
@@ -257,7 +257,7 @@ class StoryState:
         # What is kept beside what serves is counted as warming, and may stay.
         moving = any(stats[f"{name}_count"] for name in ("busy", "recycling", "terminating"))
         for function in self.live.values():
-            self.shown(function)
+            self.current(function)
             if function.state == "deploying":
                 return False
             if function.state == "active" and self.pool(function)["ready_count"] < function.low:

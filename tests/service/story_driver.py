@@ -46,7 +46,7 @@ class Driver(Protocol):
     ) -> httpx.Response:
         """One request and its answer."""
 
-    def begin(self, method: str, path: str, body: Any = None) -> Running:
+    def start_call(self, method: str, path: str, body: Any = None) -> Running:
         """Sends a request and lets the server get as far as it gets without waiting."""
 
     def wait(self, seconds: float) -> None:

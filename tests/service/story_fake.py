@@ -238,7 +238,7 @@ class FakeDriver:
         await answer.aread()
         return answer
 
-    def begin(self, method: str, path: str, body: Any = None) -> FakeRunning:
+    def start_call(self, method: str, path: str, body: Any = None) -> FakeRunning:
         task = self._loop.create_task(self._send(method, path, body))
         running = FakeRunning(self, task)
         self._running = [one for one in self._running if not one.done()] + [running]

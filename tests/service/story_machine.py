@@ -71,12 +71,12 @@ class StoryMachine(RuleBasedStateMachine):
         live = list(self.state.live.values())
         function = live[which % len(live)]
         if function.state == "deploying":
-            self.state.shown(function)
+            self.state.current(function)
         return function
 
     def as_shown(self, function: Told, answer: dict[str, Any]) -> None:
         """What a change answers is what is shown afterwards; calls may be counted meanwhile."""
-        shown = self.state.shown(function)
+        shown = self.state.current(function)
         moving = {*COUNTED} if self.state.under else set()
         if function.state != answer["state"]:
             moving |= {"state", "updated_at", "error_message"}
@@ -109,7 +109,7 @@ class StoryMachine(RuleBasedStateMachine):
         assert answer == {"function_id": number, "name": name, "state": "pending", "version": 1}
         function = Told(number, name, f"f{state.made}", {1: kind}, low, high)
         state.live[name] = function
-        assert state.good("GET", f"{FUNCTIONS}/by-name/{name}") == state.shown(function)
+        assert state.good("GET", f"{FUNCTIONS}/by-name/{name}") == state.current(function)
         if then == "deploy":
             self._deploy(function, "deploy")
 
@@ -298,7 +298,7 @@ class StoryMachine(RuleBasedStateMachine):
 
     @some_function
     @rule(which=WHICH, slow=st.integers(0, 2), count=st.integers(1, 4))
-    def begin(self, which: int, slow: int, count: int) -> None:
+    def start_call(self, which: int, slow: int, count: int) -> None:
         self._begin(self.one(which), slow, count)
 
     @some_function
@@ -338,7 +338,7 @@ class StoryMachine(RuleBasedStateMachine):
         for _ in range(count):
             call = self._under(function, payload)
             path = f"{function.path}/invoke"
-            call.running = self.state.driver.begin("POST", path, {"payload": payload})
+            call.running = self.state.driver.start_call("POST", path, {"payload": payload})
             self.state.under.append(call)
 
     @some_call
@@ -385,7 +385,7 @@ class StoryMachine(RuleBasedStateMachine):
         for function in state.live.values():
             function.bound, function.is_changed = function.high, True
             if function.state == "deploying":
-                state.shown(function)
+                state.current(function)
 
 
 class Nobody:

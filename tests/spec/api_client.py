@@ -92,7 +92,7 @@ class TlsServer(Server):
 
     def start(self) -> Server:
         before = self.server_dirs()
-        self.begin()
+        self.start_without_waiting()
         line = self._first_line()
         ready = TLS_READY.fullmatch(line)
         assert ready, f"instead of the ready line: {line!r}\n{self.log.read_text()}"

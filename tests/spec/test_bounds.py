@@ -224,7 +224,7 @@ def test_the_soft_limit_of_files_is_raised() -> None:
 def test_too_few_files_are_told() -> None:
     with watched() as server:
         server._command = ["prlimit", "--nofile=256:256", *server._command]
-        server.begin()
+        server.start_without_waiting()
         assert server.wait() == 69
         assert "needs 1024" in server.log.read_text()
 

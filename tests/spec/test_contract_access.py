@@ -180,7 +180,7 @@ def test_a_token_verifier_counts_as_a_key(another: Callable[..., Server]) -> Non
 
 def test_no_other_address_without_a_key(another: Callable[..., Server]) -> None:
     server = another("--host 0.0.0.0")
-    server.begin()
+    server.start_without_waiting()
     assert server.wait() == 78
     assert "quiltfn keys create" in server.log.read_text()
 
@@ -188,7 +188,7 @@ def test_no_other_address_without_a_key(another: Callable[..., Server]) -> None:
 def test_cleartext_off_loopback_warns_and_shows_in_health(another: Callable[..., Server]) -> None:
     server = another("--host 0.0.0.0")
     key = make_key(server.data_dir)["key"]
-    server.begin()
+    server.start_without_waiting()
     line = server._first_line()
     url = line.removeprefix("listening on ").strip().replace("0.0.0.0", "127.0.0.1")
     server.ids |= server.server_dirs()

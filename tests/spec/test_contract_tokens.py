@@ -149,6 +149,6 @@ def test_a_bad_token_is_refused(signer: Signer, make: Callable[[Signer], str]) -
 def test_a_secret_that_is_too_short_is_refused(another: Callable[..., Server]) -> None:
     server = another("--jwt-secret ROOT/short")
     (server.root / "short").write_text("x" * 31)
-    server.begin()
+    server.start_without_waiting()
     assert server.wait() == 78
     assert "32 bytes" in server.log.read_text()

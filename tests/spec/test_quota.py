@@ -15,7 +15,7 @@ QUOTA = 3
 
 
 @dataclass
-class Machine:
+class LimitedServer:
     """A server on which a tenant may have three instances."""
 
     server: Server
@@ -28,22 +28,22 @@ class Machine:
 
 
 @pytest.fixture
-def machine(another: Callable[..., Server]) -> Machine:
+def limited(another: Callable[..., Server]) -> LimitedServer:
     server = another(f"--tenant-instances {QUOTA} --stem-cells 0 --line-wait-s 2")
     tenants = ("acme", "umbrella")
     keys = [make_key(server.data_dir, "--tenant", one, "--scope", "write") for one in tenants]
     server.start()
-    return Machine(server, *(Api(server.url, key["key"]) for key in keys))
+    return LimitedServer(server, *(Api(server.url, key["key"]) for key in keys))
 
 
 def deployed(api: Api, function_id: str) -> dict[str, object]:
     return api.good("POST", f"{of(function_id)}/deploy")
 
 
-def test_one_tenant_cannot_take_the_machine(machine: Machine) -> None:
-    acme, umbrella = machine.acme, machine.umbrella
+def test_one_tenant_cannot_take_the_machine(limited: LimitedServer) -> None:
+    acme, umbrella = limited.acme, limited.umbrella
     kept = [acme.active(min_instances=1) for _ in range(QUOTA)]
-    assert machine.instances() == QUOTA
+    assert limited.instances() == QUOTA
     # A deploy, a call and a target beyond the quota are refused with a reason.
     late = acme.create()
     state = deployed(acme, late)
@@ -53,20 +53,20 @@ def test_one_tenant_cannot_take_the_machine(machine: Machine) -> None:
     told = acme.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", body)
     assert told["error"].startswith("min_instances must be at most 3")
     assert acme.invoke(kept[0])["stdout"] == "hello\n"
-    assert machine.instances() == QUOTA
+    assert limited.instances() == QUOTA
     # Another tenant has its own.
     theirs = umbrella.active()
     assert umbrella.invoke(theirs)["status"] == "success"
-    assert machine.instances() == QUOTA + 1
+    assert limited.instances() == QUOTA + 1
 
 
-def test_what_is_idle_leaves_and_what_is_busy_is_waited_for(machine: Machine) -> None:
-    acme = machine.acme
+def test_what_is_idle_leaves_and_what_is_busy_is_waited_for(limited: LimitedServer) -> None:
+    acme = limited.acme
     functions = [acme.active("sleep 0.2; echo done") for _ in range(QUOTA + 2)]
-    until(lambda: machine.instances() == QUOTA)
+    until(lambda: limited.instances() == QUOTA)
     # Five functions share three places: each call is served, and there are never more.
     for _ in range(2):
-        calls = [machine.server.later(acme.invoke, one) for one in functions]
+        calls = [limited.server.later(acme.invoke, one) for one in functions]
         most = 0
         while not all(call.done() for call in calls):
             most = max(most, acme.good("GET", "/api/functions/pool/stats")["total_count"])
@@ -74,23 +74,23 @@ def test_what_is_idle_leaves_and_what_is_busy_is_waited_for(machine: Machine) ->
         assert [call.result()["stdout"] for call in calls] == ["done\n"] * len(calls)
     # Three that stay busy for longer than calls wait: the fourth is told why.
     busy = [acme.active("sleep 4") for _ in range(QUOTA)]
-    calls = [machine.server.later(acme.invoke, one) for one in busy]
+    calls = [limited.server.later(acme.invoke, one) for one in busy]
     until(lambda: acme.good("GET", "/api/functions/pool/stats")["busy_count"] == QUOTA)
     told = acme.refused("CAPACITY_FULL", 503, "POST", f"{of(functions[0])}/invoke", {})
     assert "the tenant has as many instances as its quota allows" in told["error"]
     assert [call.result()["status"] for call in calls] == ["success"] * QUOTA
 
 
-def test_minimums_of_many_functions_stay_within_it_over_a_restart(machine: Machine) -> None:
-    acme = machine.acme
+def test_minimums_of_many_functions_stay_within_it_over_a_restart(limited: LimitedServer) -> None:
+    acme = limited.acme
     functions = [acme.create(min_instances=1) for _ in range(QUOTA + 2)]
     states = [deployed(acme, one)["state"] for one in functions]
     assert states == ["active"] * QUOTA + ["error"] * 2
     for one in functions[:QUOTA]:
         acme.good("PUT", of(one), {"handler": "echo again"})  # needs a place for the new version
-        assert machine.instances() <= QUOTA
-    machine.server.restart()
-    acme = Api(machine.server.url, acme.key)
-    until(lambda: machine.instances() == QUOTA)
+        assert limited.instances() <= QUOTA
+    limited.server.restart()
+    acme = Api(limited.server.url, acme.key)
+    until(lambda: limited.instances() == QUOTA)
     assert acme.good("GET", "/api/functions/pool/stats")["total_count"] == QUOTA
     acme.clear()

@@ -52,7 +52,7 @@ class Stock:
 class Member(PoolSimulation):
     """One function's world on the machine; `pool.arbiter.Member` too."""
 
-    def __init__(self, machine: "Machine", limit_mib: float, limits: PoolLimits) -> None:
+    def __init__(self, machine: "NodeSimulation", limit_mib: float, limits: PoolLimits) -> None:
         self.machine, self.limit_mib = machine, limit_mib
         self.begun: dict[int, float] = {}  # what those being made count
         self.uses: dict[int, float] = {}
@@ -125,7 +125,7 @@ class Member(PoolSimulation):
         super()._assign(number, waiter, cold)
 
 
-class Machine:
+class NodeSimulation:
     """Members, their memory, and the arbiter between them. Every method is an event."""
 
     def __init__(

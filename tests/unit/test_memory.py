@@ -4,7 +4,7 @@ import pytest
 
 from quiltfn.model.memory import EvictionCandidate, Memory
 from quiltfn.model.pool import PoolLimits
-from unit.pool_machine import BUDGET_MIB, IDLE_MIB, Machine, Member
+from unit.pool_machine import BUDGET_MIB, IDLE_MIB, Member, NodeSimulation
 from unit.pool_world import PoolSimulation
 
 
@@ -79,7 +79,7 @@ def test_who_waits_for_longer_is_first_and_does_not_stand_in_its_own_way() -> No
 
 
 def test_a_small_call_does_not_overtake_a_large_one() -> None:
-    machine = Machine([900.0, 256.0])
+    machine = NodeSimulation([900.0, 256.0])
     large, small = machine.members
     running = small.acquire()
     small.started(1)
@@ -96,7 +96,7 @@ def test_a_small_call_does_not_overtake_a_large_one() -> None:
 def test_when_the_first_goes_away_the_next_is_served_at_once() -> None:
     # A large call waits, and a small one behind it that would fit. The large one's caller hangs up:
     # no memory was given back, and yet it is the small one's turn.
-    machine = Machine([900.0, 256.0])
+    machine = NodeSimulation([900.0, 256.0])
     large, small = machine.members
     small.acquire()
     small.started(1)
@@ -108,7 +108,7 @@ def test_when_the_first_goes_away_the_next_is_served_at_once() -> None:
 
 @pytest.mark.parametrize("end", ["closed", "overdue"])
 def test_when_the_first_is_refused_the_next_is_served_at_once(end: str) -> None:
-    machine = Machine([900.0, 256.0])
+    machine = NodeSimulation([900.0, 256.0])
     large, small = machine.members
     small.acquire()
     small.started(1)
@@ -123,7 +123,7 @@ def test_when_the_first_is_refused_the_next_is_served_at_once(end: str) -> None:
 def test_of_two_who_wait_in_one_pool_the_second_keeps_its_turn_when_the_first_is_served() -> None:
     # One instance ends and serves the first; the second goes on waiting for memory and must not be
     # forgotten, or a later one of another function would be served before it.
-    machine = Machine([512.0, 512.0])
+    machine = NodeSimulation([512.0, 512.0])
     one, other = machine.members
     for _ in range(2):
         one.acquire()
@@ -138,7 +138,7 @@ def test_of_two_who_wait_in_one_pool_the_second_keeps_its_turn_when_the_first_is
 
 
 def test_nobody_leaves_for_one_whose_turn_it_is_not() -> None:
-    machine = Machine([900.0, 512.0, 512.0])
+    machine = NodeSimulation([900.0, 512.0, 512.0])
     first, second, idle = machine.members
     ready(idle, 2)
     second.acquire()
@@ -152,7 +152,7 @@ def test_nobody_leaves_for_one_whose_turn_it_is_not() -> None:
 
 
 def test_a_ready_instance_that_somebody_waits_for_is_not_to_be_had() -> None:
-    machine = Machine([900.0, 256.0])
+    machine = NodeSimulation([900.0, 256.0])
     large, small = machine.members
     ready(large)
     small.acquire()
@@ -163,7 +163,7 @@ def test_a_ready_instance_that_somebody_waits_for_is_not_to_be_had() -> None:
 
 
 def test_nor_is_a_parked_one_that_somebody_waits_for() -> None:
-    machine = Machine([900.0, 256.0])
+    machine = NodeSimulation([900.0, 256.0])
     large, small = machine.members
     large.promote("c")
     ready(large)
@@ -179,7 +179,7 @@ def test_nor_is_a_parked_one_that_somebody_waits_for() -> None:
 
 
 def test_nor_what_min_instances_asks_for() -> None:
-    machine = Machine([256.0])
+    machine = NodeSimulation([256.0])
     (one,) = machine.members
     ready(one, 3)
     one.set_scaling(min_instances=2, max_instances=3)
@@ -188,7 +188,7 @@ def test_nor_what_min_instances_asks_for() -> None:
 
 def test_nor_what_a_deploy_is_making_ready() -> None:
     # Else each one is evicted for a call as soon as it stands, and started again, for ever.
-    machine = Machine([256.0])
+    machine = NodeSimulation([256.0])
     (one,) = machine.members
     ready(one)
     one.prepare("a", 2)
@@ -199,7 +199,7 @@ def test_nor_what_a_deploy_is_making_ready() -> None:
 
 
 def test_an_instance_counts_its_limit_with_a_call_and_what_it_uses_without() -> None:
-    machine = Machine([256.0])
+    machine = NodeSimulation([256.0])
     (one,) = machine.members
     one.acquire()
     assert machine.memory.held_mib == 256
@@ -215,7 +215,7 @@ def test_an_instance_counts_its_limit_with_a_call_and_what_it_uses_without() -> 
 
 
 def test_one_that_is_measured_while_it_runs_counts_that_once_it_is_idle() -> None:
-    machine = Machine([256.0])
+    machine = NodeSimulation([256.0])
     (one,) = machine.members
     one.acquire()
     one.started(1)
@@ -227,7 +227,7 @@ def test_one_that_is_measured_while_it_runs_counts_that_once_it_is_idle() -> Non
 
 
 def test_one_that_leaves_counts_until_it_is_gone() -> None:
-    machine = Machine([900.0, 512.0])
+    machine = NodeSimulation([900.0, 512.0])
     one, other = machine.members
     one.acquire()
     one.started(1)
@@ -240,7 +240,7 @@ def test_one_that_leaves_counts_until_it_is_gone() -> None:
 
 
 def test_those_made_for_no_call_count_little() -> None:
-    machine = Machine([900.0])
+    machine = NodeSimulation([900.0])
     (one,) = machine.members
     one.pool.set_scaling(PoolLimits(min_instances=2), one.now)
     assert machine.memory.held_mib == 2 * IDLE_MIB < BUDGET_MIB

@@ -11,7 +11,7 @@ from quiltfn.model.instance import InstanceState
 from quiltfn.model.memory import EvictionCandidate, Memory
 from quiltfn.model.pool import Pool
 from quiltfn.pool.memory_arbiter import MemoryArbiter
-from unit.pool_machine import Machine
+from unit.pool_machine import NodeSimulation
 from unit.test_pool_property import EVENTS
 
 SIZES = (256.0, 512.0, 900.0)
@@ -26,7 +26,7 @@ STORIES = st.lists(
 )
 
 
-def live_through(story: list[tuple[str, int, int]], machine: Machine) -> None:
+def live_through(story: list[tuple[str, int, int]], machine: NodeSimulation) -> None:
     for name, whose, choice in story:
         member = machine.members[whose % len(machine.members)]
         if name == "time":
@@ -53,7 +53,7 @@ def live_through(story: list[tuple[str, int, int]], machine: Machine) -> None:
 def test_every_story_of_several_pools_keeps_the_promises(
     story: list[tuple[str, int, int]],
 ) -> None:
-    live_through(story, Machine(list(SIZES)))
+    live_through(story, NodeSimulation(list(SIZES)))
 
 
 # The negative controls: each of these mistakes must be found, or the suite above proves nothing.
@@ -146,7 +146,7 @@ class CallsCountNothing(Pool):
         return actions
 
 
-def found_out(make: Callable[[], Machine]) -> None:
+def found_out(make: Callable[[], NodeSimulation]) -> None:
     @settings(
         max_examples=3000,
         deadline=None,
@@ -177,22 +177,22 @@ def found_out(make: Callable[[], Machine]) -> None:
     ],
 )
 def test_a_memory_that_makes_this_mistake_is_found_out(broken: type[Memory]) -> None:
-    found_out(lambda: Machine(list(SIZES), memory=broken()))
+    found_out(lambda: NodeSimulation(list(SIZES), memory=broken()))
 
 
 @pytest.mark.parametrize("broken", [EvictsTheMinimum, CallsCountNothing])
 def test_a_pool_that_miscounts_is_found_out(broken: type[Pool]) -> None:
-    found_out(lambda: Machine(list(SIZES), make=broken))
+    found_out(lambda: NodeSimulation(list(SIZES), make=broken))
 
 
 def test_an_arbiter_that_relieves_nobody_is_found_out() -> None:
-    found_out(lambda: Machine(list(SIZES), arbiter=NeverRelieves))
+    found_out(lambda: NodeSimulation(list(SIZES), arbiter=NeverRelieves))
 
 
 def test_a_memory_whose_turns_never_pass_is_found_out_by_its_story() -> None:
     # A large call waits, then a small one. The large one's caller goes away.
     waits = [("acquire", 0, 0), ("started", 0, 0), ("acquire", 2, 0), ("acquire", 1, 0)]
     story = [*waits, ("cancel in line", 2, 0)]
-    live_through(story, Machine(list(SIZES)))
+    live_through(story, NodeSimulation(list(SIZES)))
     with pytest.raises(AssertionError, match="there is memory for the first"):
-        live_through(story, Machine(list(SIZES), memory=NeverPassesTheTurn()))
+        live_through(story, NodeSimulation(list(SIZES), memory=NeverPassesTheTurn()))

@@ -16,17 +16,17 @@ from typing import Protocol
 from quiltfn.api.budgets import ResponseBudget
 
 MIB = 1024 * 1024
-SPARE = 32
+RESERVED = 32
 TRIES = 64  # so that a newcomer costs little where everybody is busy
 LEAST_PROGRESS = 64 * 1024
 PATIENCE_S = 5.0
 
 
-class Place(enum.Enum):
+class ConnectionSlot(enum.Enum):
     """Where a connection is."""
 
     ORDINARY = enum.auto()
-    SPARE = enum.auto()
+    RESERVED = enum.auto()
     NONE = enum.auto()
 
 
@@ -76,15 +76,15 @@ class Connections:
         self._headers: list[tuple[bytes, bytes]] = []
         self._joined = b""
 
-    def enter(self, one: Connection) -> Place:
+    def enter(self, one: Connection) -> ConnectionSlot:
         """The place of a new connection."""
         if len(self._ordinary) < self._most or _make_way(self._ordinary, lambda it: it.is_idle):
             self._ordinary[one] = None
-            return Place.ORDINARY
-        if len(self._spare) < SPARE or _make_way(self._spare, lambda it: it.is_arriving):
+            return ConnectionSlot.ORDINARY
+        if len(self._spare) < RESERVED or _make_way(self._spare, lambda it: it.is_arriving):
             self._spare[one] = None
-            return Place.SPARE
-        return Place.NONE
+            return ConnectionSlot.RESERVED
+        return ConnectionSlot.NONE
 
     def leave(self, one: Connection) -> None:
         self._ordinary.pop(one, None)

@@ -16,7 +16,7 @@ from starlette.datastructures import Address
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from quiltfn.api.budgets import SHORT_BYTES
-from quiltfn.api.connections import Connections, Place
+from quiltfn.api.connections import Connections, ConnectionSlot
 from quiltfn.api.direct import COPIED_BYTES, CallAt, CallRequest, DirectCall, Heads, to_bytes
 from quiltfn.api.flow import TOO_LARGE, Flow, full
 
@@ -76,7 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._held: DirectCall | None = None
         self._whole: DirectCall | None = None
         self._running: Any = None  # the request whose turn it is, as uvicorn's cycle or ours
-        self._place = Place.NONE
+        self._slot = ConnectionSlot.NONE
         # What is counted of it as having come before its turn.
         self._queued_bytes = 0
         # Nothing more is taken from it: it ends with the answers to what it sent so far.
@@ -87,8 +87,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = Flow(transport)
-        self._place = self.crowd.enter(self)
-        if self._place is Place.NONE:
+        self._slot = self.crowd.enter(self)
+        if self._slot is ConnectionSlot.NONE:
             self._refuse(full())
             return
         self._address = Address(*self.client) if self.client else None
@@ -115,7 +115,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.crowd.resumed(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_deaf or self._place is Place.NONE:
+        if self._is_deaf or self._slot is ConnectionSlot.NONE:
             return
         if not self._head_is_complete:
             # The parser hands a header on only when it is whole, so one without an end is counted
@@ -209,7 +209,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
         super().on_headers_complete()
-        if self._place is Place.SPARE:
+        if self._slot is ConnectionSlot.RESERVED:
             self.scope["state"]["is_spare"] = True
             self.cycle.keep_alive = False
 
@@ -222,7 +222,7 @@ class BoundedProtocol(HttpToolsProtocol):
         busy = self.cycle is not None and not self.cycle.response_complete
         if self.call_at is None or busy or self.parser.get_method() != b"POST":
             return None
-        if self.flow.write_paused or self._place is not Place.ORDINARY:
+        if self.flow.write_paused or self._slot is not ConnectionSlot.ORDINARY:
             return None
         found = self.call_at(self.url)
         if found is None or self.expect_100_continue or self.parser.get_http_version() != "1.1":

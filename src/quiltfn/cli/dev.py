@@ -86,7 +86,7 @@ def dev(
             stack.callback(function.remove)
             if options.once:
                 raise Exit(exit_code(function.run()))
-            follow(directory, function)
+            watch(directory, function)
     except KeyboardInterrupt:
         if options.once:
             raise
@@ -123,7 +123,7 @@ def alone(directory: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def follow(directory: Path, function: "DevFunction") -> None:
+def watch(directory: Path, function: "DevFunction") -> None:
     """A turn now and after every edit, until a signal ends it."""
     import watchfiles  # noqa: PLC0415 — --help and --once do without it
 

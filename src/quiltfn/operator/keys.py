@@ -80,20 +80,20 @@ async def perform(
         key, text = await make_key(keys, clock, given.tenant, scope, expires)
         await audit.append(entry(key, "key.create", CREATED, clock))
         if as_json:
-            print(json.dumps(shown(key) | {"key": text}))
+            print(json.dumps(fields_of(key) | {"key": text}))
         else:
             print(text)
             print(f"{line(key)}\nThis is the only time the key is shown.", file=sys.stderr)
     elif given.verb == "list":
         found = await keys.load()
         if as_json:
-            print(json.dumps({"keys": [shown(key) for key in found]}))
+            print(json.dumps({"keys": [fields_of(key) for key in found]}))
         else:
             print("\n".join(line(key) for key in found) or "no keys")
     else:
         key = await revoke_key(keys, clock, given.id)
         await audit.append(entry(key, "key.revoke", DONE, clock))
-        print(json.dumps(shown(key)) if as_json else f"revoked {key.id}")
+        print(json.dumps(fields_of(key)) if as_json else f"revoked {key.id}")
 
 
 def entry(key: Key, action: str, status: int, clock: SystemClock) -> AuditEntry:
@@ -120,7 +120,7 @@ def seconds(text: str) -> int:
     return int(match[1]) * UNITS_S[match[2]]
 
 
-def shown(key: Key) -> dict[str, Any]:
+def fields_of(key: Key) -> dict[str, Any]:
     """A key without its digest."""
     names = ("id", "tenant_id", "scope", "prefix", "created_at", "expires_at", "revoked_at")
     return {name: getattr(key, name) for name in names}
