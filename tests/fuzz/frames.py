@@ -26,7 +26,16 @@ LONGEST = 1024
 MOST_KEPT = {"session": 110, "shell": 55}
 MOST_KEPT_OF_OTHERS = 18
 # What a runner says.
-WORDS = [b"ready ", b"refused ", b"done 1 exited 0", b"done 2 ", b"killed 9", b" 65536", b"\n"]
+WORDS = [
+    b"ready ",
+    b"result stdout\n",
+    b"refused ",
+    b"done 1 exited 0",
+    b"done 2 ",
+    b"killed 9",
+    b" 65536",
+    b"\n",
+]
 OF_A_FUZZER = re.compile(r"[0-9a-f]{40}")
 
 

@@ -421,7 +421,7 @@ static void check_afterwards(void)
     check(world.exit_status == GONE || world.exit_status == BAD_FRAME ||
               world.exit_status == NOT_CLEAN,
           "it ended as it must not");
-    check(runner.line_used <= LINE && runner.answer_left <= CHUNK_MAX &&
+    check(runner.line_used <= LINE && runner.result_left <= CHUNK_MAX &&
               runner.start_log_used <= START_LOG && runner.ask_used <= sizeof ask &&
               runner.ask_sent <= runner.ask_used,
           "its runner's state is out of bounds");
@@ -431,17 +431,22 @@ static void check_afterwards(void)
 }
 
 // Everything from the first byte to the guest's end, by its own main. The first byte says in which
-// pieces it reads, and from 64 to 71 that it has the library of a zygote (forks.h).
+// pieces it reads, from 64 to 71 that it has the library of a zygote (forks.h), and from 128 to 135
+// that results have a limit of their own.
 static void session_target(const uint8_t *data, size_t size)
 {
     char *argv[] = {(char[]){"guest"}, (char[]){"tmp"}, (char[]){"shm"}, (char[]){"500"},
                     (char[]){"shell=/x.so"}, (char[]){"output=1048576,1048576"}, NULL};
+    static char with_result[] = "output=1048576,1048576,50000";
     static const size_t chops[] = {SIZE_MAX, 61, 500, 1000, 4096, 65536, SIZE_MAX, SIZE_MAX};
     world.tape = data;
     world.left = size;
     uint8_t options = next_byte();
     world.chop = chops[options & 7];
     forks.wanted = options >> 3 == 8;
+    world.result_max = options >> 3 == 16 ? 50000 : 0;
+    if (world.result_max != 0)
+        argv[5] = with_result;
     if (!forks.wanted)
         argv[4] = argv[5], argv[5] = NULL;
     world.ask = ask;
@@ -462,9 +467,9 @@ static void begin_again(void)
     runner.given[0] = runner.given[1] = runner.given[2] = -1;
     runner.streams[0].fd = runner.streams[1].fd = parent.status = parent.children =
         parent.limits = -1;
-    runner.forks = false;
+    runner.forks = runner.result_on_stdout = result_has_limit = false;
     runner.told[0] = '\0';
-    runner.line_used = runner.answer_left = runner.ask_used = runner.ask_sent = 0;
+    runner.line_used = runner.result_left = runner.ask_used = runner.ask_sent = 0;
     runner.file_left = runner.start_log_used = 0;
     special.ready = special.keep_tmp = special.resident = false;
     special.fresh = special.shell = special.keep_state = false;

@@ -92,6 +92,7 @@ static struct {
     bool treated; // A call has set another limit for the runner.
     uint8_t stirred; // It has sent it a signal: none, one that waits, one that stops, one that is heard.
     bool ignores, blocks; // The runner: SIGIO, and SIGINT, since before it was ready.
+    uint64_t result_max; // Bytes of a call's result that the guest sends on; 0: it was told none.
     unsigned faults, pipes, scripts;
     bool as_handler; // The guest's effective ids.
     bool dropped;    // A part of its bounding set.
@@ -227,7 +228,7 @@ static struct {
     size_t used; // Of partial.
     bool hello, specialised, ended, clean;
     uint64_t nonce, calls;  // Of the call in hand; how many were finished.
-    uint64_t sent[2], told; // Of this call; told: of all calls, sent and dropped.
+    uint64_t sent[3], told; // Of this call; told: of all calls, sent and dropped.
 } heard;
 
 static uint64_t number(const unsigned char *at, int bytes)
@@ -245,27 +246,32 @@ static void judge_nonce(uint64_t nonce)
     if (!known || (!heard.clean && nonce != heard.nonce))
         wrong("a frame of call %llu", (unsigned long long)nonce);
     if (heard.clean)
-        heard.clean = heard.ended = false, heard.sent[0] = heard.sent[1] = 0;
+        heard.clean = heard.ended = false, heard.sent[0] = heard.sent[1] = heard.sent[2] = 0;
     heard.nonce = nonce;
 }
 
 static void judge_output(char kind, size_t length)
 {
-    uint64_t *sent = &heard.sent[kind == 'E'];
     if (length < 9 || length > 8 + 64 * 1024)
         wrong("%zu bytes in a frame of output", length);
-    if (heard.ended || (*sent += length - 8) > KEPT_MAX)
+    heard.sent[kind == 'E' ? 1 : kind == 'T' ? 2 : 0] += length - 8;
+    uint64_t out = heard.sent[0] + (world.result_max == 0 ? heard.sent[2] : 0);
+    if (heard.ended || out > KEPT_MAX || heard.sent[1] > KEPT_MAX ||
+        (world.result_max != 0 && heard.sent[2] > world.result_max))
         wrong("output after the end, or more than is kept");
 }
 
 static void judge_end(const unsigned char *at, size_t length)
 {
     uint64_t how = number(at + 8, 4), code = number(at + 12, 4);
-    if (length < 32 || length > 32 + 1024 || heard.ended)
+    if (length < 40 || length > 40 + 1024 || heard.ended)
         wrong("an end of %zu bytes, or a second one", length);
-    if (how > 3 || code > 255 || (how == 3) != (length > 32))
+    if (how > 3 || code > 255 || (how == 3) != (length > 40))
         wrong("an end of kind %d with code %d", (int)how, (int)code);
-    heard.told += heard.sent[0] + number(at + 16, 8) + heard.sent[1] + number(at + 24, 8);
+    if (world.result_max == 0 && number(at + 32, 8) != 0)
+        wrong("a result without a limit of its own has bytes beyond it");
+    for (int i = 0; i < 3; i++)
+        heard.told += heard.sent[i] + number(at + 16 + 8 * i, 8);
     if (heard.told > world.fed)
         wrong("more output is told of than was written");
     heard.ended = true;
@@ -286,7 +292,7 @@ static void judge(const unsigned char *at, size_t length)
         if (length < 4 || length > 4 + 1024 || heard.specialised || !heard.hello)
             wrong("it is specialised with %zu bytes, or twice", length);
         heard.specialised = heard.clean = true;
-    } else if (kind == 'O' || kind == 'E' || kind == 'X' || kind == 'Z') {
+    } else if (kind == 'O' || kind == 'E' || kind == 'T' || kind == 'X' || kind == 'Z') {
         if (!heard.specialised || length < 8)
             wrong("a frame %c of %zu bytes, or of no call", (char)kind, length);
         judge_nonce(number(at, 8));
@@ -482,12 +488,16 @@ static void say_done(void)
     put(&lines, line, (size_t)n);
 }
 
+static void put_text_line(const char *text)
+{
+    put(&lines, text, strlen(text));
+}
+
 static void say_ready(void)
 {
     static const char *const texts[] = {"ready fork\n", "ready once\n", "ready keep why\n",
                                         "refused no such module\n"};
-    const char *text = texts[next_byte() & 3];
-    put(&lines, text, strlen(text));
+    put_text_line(texts[next_byte() & 3]);
 }
 
 static void close_something(void)
@@ -559,6 +569,7 @@ static bool next_event(void)
         case 22: world.treated = !world.treated; break;
         case 23: world.stirred++; break;
         case 24: set_signals(next_byte()); break;
+        case 25: put_text_line("result stdout\n"); break;
         default: break;
         }
     }

@@ -19,7 +19,19 @@ from typing import Any
 
 WATCHED = ("guest/wire.py", "api/parse.py")
 LONGEST = 4096
-WORDS = [b"H", b"P", b"O", b"E", b"X", b"Z", b"\0\0\0", b"\x08\0\0\0", b"\x09\0\0\0", b"\0" * 8]
+WORDS = [
+    b"H",
+    b"P",
+    b"O",
+    b"E",
+    b"T",
+    b"X",
+    b"Z",
+    b"\0\0\0",
+    b"\x08\0\0\0",
+    b"\x09\0\0\0",
+    b"\0" * 8,
+]
 WORDS += [
     b'"',
     b"[",

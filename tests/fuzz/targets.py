@@ -5,6 +5,7 @@ Each target takes the module it is about, so that a copy with a mistake can be a
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -25,8 +26,8 @@ from quiltfn.wire import FunctionChanges, NewFunction
 # ------------------------------------------------------------------------------- a guest's frames
 
 # From docs/reference/guest-protocol.md, not from the decoder: the shortest and longest payload.
-LENGTHS = {"H": (4, 4), "P": (4, 1028), "O": (9, 65544), "E": (9, 65544), "X": (32, 1056)}
-LENGTHS |= {"Z": (8, 8)}
+LENGTHS = {"H": (4, 4), "P": (4, 1028), "O": (9, 65544), "E": (9, 65544), "X": (40, 1064)}
+LENGTHS |= {"T": (9, 65544), "Z": (8, 8)}
 FRAME_MAX = 8 + 65_544
 
 
@@ -64,9 +65,9 @@ def read(stream: bytes) -> Read:
 
 def told(kind: str, body: bytes) -> tuple[Any, ...]:
     if kind == "X":
-        numbers = struct.unpack("<QIIQQ", body[:32])
-        return (kind, *numbers, body[32:].decode(errors="replace"))
-    if kind in "OE":
+        numbers = struct.unpack("<QIIQQQ", body[:40])
+        return (kind, *numbers, body[40:].decode(errors="replace"))
+    if kind in "OET":
         return (kind, int.from_bytes(body[:8], "little"), body[8:])
     if kind == "P":
         return (kind, int.from_bytes(body[:4], "little"), body[4:].decode(errors="replace"))
@@ -79,10 +80,12 @@ def as_told(event: wire.Event) -> tuple[Any, ...]:
             return ("H", version)
         case wire.Specialised(errno, text):
             return ("P", errno, text)
+        case wire.Result(nonce, "stdout", data):
+            return ("T", nonce, data)
         case wire.Output(nonce, stream, data):
             return ("O" if stream == "stdout" else "E", nonce, data)
-        case wire.End(nonce, kind, code, out, err, text):
-            return ("X", nonce, int(kind), code, out, err, text)
+        case wire.End(nonce, kind, code, out, err, text, result):
+            return ("X", nonce, int(kind), code, out, err, result, text)
         case wire.Clean(nonce):
             return ("Z", nonce)
 
@@ -145,7 +148,7 @@ def fed(it: Any, pieces: list[bytes]) -> Read:
 
 
 def fields(event: Any) -> list[Any]:
-    return [getattr(event, name) for name in event.__slots__]
+    return [getattr(event, one.name) for one in dataclasses.fields(event)]
 
 
 # ------------------------------------------------------------------------------------ JSON bodies

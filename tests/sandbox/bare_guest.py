@@ -47,12 +47,14 @@ def build_guest(target: Path, *, sanitized: bool, source: Path = SOURCE) -> Path
 
 if __name__ != "__main__":
     from quiltfn.guest.wire import (
+        PROTOCOL_VERSION,
         Clean,
         Decoder,
         End,
         Event,
         Hello,
         Output,
+        Result,
         Specialised,
         encode_call,
         encode_specialise,
@@ -64,7 +66,8 @@ if __name__ != "__main__":
         """What one call gave, and how many times the host had to read for it."""
 
         end: End | None = None
-        stdout: bytes = b""
+        stdout: bytes = b""  # as clients are shown it, with the result behind it
+        result: bytes = b""
         stderr: bytes = b""
         reads: int = 0
         seconds: float = 0.0
@@ -102,7 +105,7 @@ if __name__ != "__main__":
             os.close(told)
             os.close(say)
             hello = self.next()
-            assert hello == Hello(1)
+            assert hello == Hello(PROTOCOL_VERSION)
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
             self.guest_pid = int(children.read_text())
             self.namespace = os.readlink(f"/proc/{self.guest_pid}/ns/pid")
@@ -200,6 +203,8 @@ if __name__ != "__main__":
                 assert event.nonce == self.nonce
                 if isinstance(event, Output):
                     assert answer.end is None
+                    if isinstance(event, Result):
+                        answer.result += event.data
                     (out if event.stream == "stdout" else err).extend(event.data)
                 elif isinstance(event, End):
                     answer.end = event

@@ -124,6 +124,9 @@ GUEST_MISTAKES = [
     ("session", "others.h", "info.si_pid == 0;", "info.si_pid >= 0;"),
     ("session", "others.h", "&& (!by_forks || parent.heeds)", ""),
     ("session", "others.h", " & ~usual) == 0 &&", " & ~usual) < 4 &&"),
+    ("session", "guest.c", "result_has_limit ? result_max", "result_has_limit ? stdout_max"),
+    ("session", "guest.c", "'T' && result_has_limit ? 2 : 0", "'T' ? 2 : 0"),
+    ("session", "runner.h", "streams[0].kind == 'T' || !result_has_limit;", "false;"),
     # What was wrong once: the room that is left, computed below zero.
     ("session", "guest.c", "out.used + HEADER + NONCE + PAGE > FULL",
      "FULL - out.used < HEADER + NONCE + PAGE"),

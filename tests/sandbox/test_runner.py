@@ -565,3 +565,60 @@ def test_an_answer_amid_a_flood_stays_within_the_guests_buffer(bare_guest: BareG
         assert answer.end is not None
         assert (answer.end.kind, answer.end.code) == (ExitKind.EXITED, 0)
         assert (answer.stdout, answer.stderr) == (b"a" * 65_536, b"e" * 900_000)
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["keeps", "forks"])
+@pytest.mark.parametrize("size", [0, 1, 60_000, 60_001, 300_000])
+def test_what_a_handler_returns_is_its_result_and_what_it_prints_is_not(
+    bare_guest: BareGuest, app: Path, size: int, keep: bool
+) -> None:
+    source = f"import os\ndef handler():\n    os.system('echo said')\n    return 'r' * {size}\n"
+    python(bare_guest, app, source, keep=keep)
+    for _ in range(2):
+        answer = bare_guest.call()
+        assert (answer.result, answer.stdout) == (b"r" * size, b"r" * size)
+        assert answer.stderr == b"said\n"
+
+
+def test_a_module_that_is_loaded_for_each_call_has_results_as_well(
+    bare_guest: BareGuest, app: Path
+) -> None:
+    source = "import socket\nheld = socket.socket()\ndef handler(): yield from 'abc'\n"
+    assert python(bare_guest, app, source).text.startswith("once ")
+    assert [bare_guest.call().result for _ in range(2)] == [b"abc", b"abc"]
+
+
+# Its standard output is a result only where it says so; what comes with `done` always is.
+BOTH = """
+say("{first}ready keep")
+while True:
+    number = hear()[0]
+    os.write(1, b"o" * 20)
+    os.write(2, b"e" * 20)
+    os.write(3, f"done {{number}} exited 0 20\\n".encode() + b"r" * 20)
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "limits", "result", "shown", "dropped"),
+    [
+        ("", "100,100", b"r" * 20, b"o" * 20 + b"r" * 20, (0, 0, 0)),
+        ("", "100,100,7", b"r" * 7, b"o" * 20 + b"r" * 7, (0, 0, 13)),
+        ("", "5,6,7", b"r" * 7, b"o" * 5 + b"r" * 7, (15, 14, 13)),
+        # Without a limit of its own it is counted as standard output.
+        ("", "25,100", b"r" * 5, b"o" * 20 + b"r" * 5, (15, 0, 0)),
+        ("result stdout\\n", "25,100", b"o" * 20 + b"r" * 5, b"o" * 20 + b"r" * 5, (15, 0, 0)),
+        ("result stdout\\n", "0,100,25", b"o" * 20 + b"r" * 5, b"o" * 20 + b"r" * 5, (0, 0, 15)),
+    ],
+)
+def test_a_result_has_a_limit_of_its_own(
+    guest: Path, first: str, limits: str, result: bytes, shown: bytes, dropped: tuple[int, ...]
+) -> None:
+    with BareGuest(guest, f"output={limits}") as bare_guest:
+        small(bare_guest, BOTH.format(first=first), keep=True)
+        for _ in range(2):
+            answer = bare_guest.call()
+            assert (answer.result, answer.stdout) == (result, shown)
+            assert answer.end is not None
+            end = answer.end
+            assert (end.dropped_stdout, end.dropped_stderr, end.dropped_result) == dropped

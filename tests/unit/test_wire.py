@@ -23,6 +23,7 @@ from quiltfn.guest.wire import (
     FrameTooLong,
     Hello,
     Output,
+    Result,
     Specialised,
     WireError,
     encode_call,
@@ -39,7 +40,8 @@ events = st.one_of(
     st.builds(
         Output, nonces, st.sampled_from(["stdout", "stderr"]), st.binary(min_size=1, max_size=300)
     ),
-    st.builds(End, nonces, st.sampled_from(ExitKind), u32, nonces, nonces, texts),
+    st.builds(Result, nonces, st.just("stdout"), st.binary(min_size=1, max_size=300)),
+    st.builds(End, nonces, st.sampled_from(ExitKind), u32, nonces, nonces, texts, nonces),
     st.builds(Clean, nonces),
 )
 strings = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
@@ -57,10 +59,13 @@ def as_guest(event: Event) -> bytes:
             return frame("H", struct.pack("<I", version))
         case Specialised(errno, text):
             return frame("P", struct.pack("<I", errno) + text.encode())
+        case Result(nonce, "stdout", data):
+            return frame("T", struct.pack("<Q", nonce) + data)
         case Output(nonce, stream, data):
             return frame("O" if stream == "stdout" else "E", struct.pack("<Q", nonce) + data)
-        case End(nonce, kind, code, out, err, text):
-            return frame("X", struct.pack("<QIIQQ", nonce, kind, code, out, err) + text.encode())
+        case End(nonce, kind, code, out, err, text, result):
+            numbers = struct.pack("<QIIQQQ", nonce, kind, code, out, err, result)
+            return frame("X", numbers + text.encode())
         case Clean(nonce):
             return frame("Z", struct.pack("<Q", nonce))
 

@@ -53,11 +53,12 @@
 
 // ------------------------------------------------------------------------------------ numbers
 
-enum { PROTOCOL_VERSION = 1, CONTROL = 3, HANDLER_ID = 1000, PENDING_SIGNALS = 128 };
+enum { PROTOCOL_VERSION = 2, CONTROL = 3, HANDLER_ID = 1000, PENDING_SIGNALS = 128 };
 
 enum {
     HEADER = 8,
     NONCE = 8,
+    END_HEAD = 40,                       // nonce, how, code, and what was dropped of three streams
     CALL_HEAD = 20,                      // nonce, timeout, flags, env_bytes
     SPECIALISE_MAX = 256 * 1024,         // payload of a SPECIALISE frame
     ENV_MAX = 256 * 1024,                // environment of a CALL frame
@@ -349,6 +350,8 @@ __attribute__((noinline)) static pid_t start(enum as who, const int fds[3], int 
     return pid;
 }
 
+// Where a call's bytes come from, and the frames that they go into: 'O' and 'E' are its standard
+// output and error, 'T' is the result that a runner tells.
 struct stream {
     int fd;
     unsigned char kind;
@@ -356,18 +359,25 @@ struct stream {
     uint64_t sent, dropped;
 };
 
-// Bytes of standard output and of standard error that are sent on; the rest of each is counted.
-static uint32_t stdout_max = 6 * 1024 * 1024, stderr_max = 1024 * 1024;
+// Bytes of standard output, of standard error and of the result that are sent on; the rest of each is
+// counted. A host that names no limit for results has them counted as standard output.
+static uint32_t stdout_max = 6 * 1024 * 1024, stderr_max = 1024 * 1024, result_max;
+static bool result_has_limit;
 
 static bool set_output_max(const char *numbers)
 {
-    return sscanf(numbers, "%" SCNu32 ",%" SCNu32, &stdout_max, &stderr_max) == 2;
+    int found = sscanf(numbers, "%" SCNu32 ",%" SCNu32 ",%" SCNu32, &stdout_max, &stderr_max,
+                       &result_max);
+    result_has_limit = found == 3;
+    return found >= 2;
 }
 
 // How many bytes of a stream may still be sent on.
 static size_t room_of(const struct stream *stream)
 {
-    uint64_t most = stream->kind == 'E' ? stderr_max : stdout_max;
+    uint64_t most = stream->kind == 'E'                       ? stderr_max
+                    : stream->kind == 'T' && result_has_limit ? result_max
+                                                              : stdout_max;
     return stream->sent < most ? (size_t)(most - stream->sent) : 0;
 }
 
@@ -583,7 +593,7 @@ static struct end end_of(int status)
 // starves neither the other nor the deadline.
 //
 // With a runner, `handler` is its process, and the end is what it says or its own.
-static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[2], uint64_t nonce)
+static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[3], uint64_t nonce)
 {
     struct end end;
     int status = 0;
@@ -617,7 +627,7 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
         if (polled[3].revents != 0)
             pump(&streams[1], nonce);
         // Before its death is looked at: what it said before it died counts.
-        if (polled[4].revents != 0 && runner_turn(polled[4].revents, nonce, &streams[0], &end))
+        if (polled[4].revents != 0 && runner_turn(polled[4].revents, nonce, streams, &end))
             return end;
         if (polled[1].revents != 0 || more) {
             forget_child_signal();
@@ -740,20 +750,24 @@ static void specialise(size_t length)
 
 // ------------------------------------------------------------------------------------ one call
 
-static void report(uint64_t nonce, struct end end, const struct stream streams[2])
+static void report(uint64_t nonce, struct end end, const struct stream streams[3])
 {
     char text[TEXT_MAX];
     int text_length = 0;
+    uint64_t dropped[3] = {0};
+    for (int i = 0; i < 3; i++)
+        dropped[streams[i].kind == 'E' ? 1 : streams[i].kind == 'T' && result_has_limit ? 2 : 0] +=
+            streams[i].dropped;
     if (end.how == NOT_STARTED)
         text_length = snprintf(text, sizeof text, "the sandbox could not %s%.300s: %s",
                                failure.step, failure.name, strerror(failure.error));
-    unsigned char *at = out_frame('X', 32 + (size_t)text_length);
+    unsigned char *at = out_frame('X', END_HEAD + (size_t)text_length);
     put64(at, nonce);
     put32(at + 8, end.how);
     put32(at + 12, end.code);
-    put64(at + 16, streams[0].dropped);
-    put64(at + 24, streams[1].dropped);
-    memcpy(at + 32, text, (size_t)text_length);
+    for (int i = 0; i < 3; i++)
+        put64(at + 16 + 8 * i, dropped[i]);
+    memcpy(at + END_HEAD, text, (size_t)text_length);
 }
 
 // Wiped as soon as the handler has them: a call's variables and payload are not kept in memory
@@ -794,7 +808,8 @@ static pid_t start_now(struct call *call, struct stream streams[2])
 
 static void serve_by_process(struct call *call)
 {
-    struct stream streams[2] = {{.fd = -1, .kind = 'O'}, {.fd = -1, .kind = 'E'}};
+    struct stream streams[3] = {
+        {.fd = -1, .kind = 'O'}, {.fd = -1, .kind = 'E'}, {.fd = -1, .kind = 'T'}};
     struct end end = {NOT_STARTED, 0};
     pid_t handler = prefork_take(call, streams);
     if (handler == 0)
@@ -822,13 +837,15 @@ static void serve_by_runner(struct call *call)
 {
     if (runner.pid == 0)
         _exit(BAD_FRAME); // It ended with the call before, and the host was told so.
-    struct stream streams[2] = {{.fd = runner.out, .kind = 'O'}, {.fd = runner.log, .kind = 'E'}};
+    struct stream streams[3] = {{.fd = runner.out, .kind = runner_out_kind()},
+                                {.fd = runner.log, .kind = 'E'},
+                                {.fd = -1, .kind = 'T'}};
     struct end end = {NOT_STARTED, 0};
     met_others = false;
     bool fine = runner_open_streams();
     fine = runner_ask(call) && fine;
     if (runner.forks)
-        memcpy(streams, runner.streams, sizeof streams);
+        memcpy(streams, runner.streams, sizeof runner.streams);
     expect_silence();
     uint64_t deadline = now_ns() + call->timeout_ms * MS_NS;
     wipe_call(call);

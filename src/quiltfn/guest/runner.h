@@ -18,10 +18,11 @@ static struct {
     pid_t pid; // 0: there is none.
     int control, out, log;
     bool forks;
+    bool result_on_stdout; // What is written to its descriptor 1 is a call's result.
     char line[LINE]; // What has come of its next line.
     size_t line_used;
     char told[LINE]; // After `ready` or `refused`: why, for people.
-    size_t answer_left; // Bytes of an answer that is behind its `done`.
+    size_t result_left; // Bytes of a result that is behind its `done`.
     struct end end;     // What that `done` said.
     // What it is still to be told of the call: bytes, then a file.
     size_t ask_used, ask_sent;
@@ -48,11 +49,16 @@ static void runner_close(void)
     runner.line_used = 0;
 }
 
+static unsigned char runner_out_kind(void)
+{
+    return runner.result_on_stdout ? 'T' : 'O';
+}
+
 static void runner_forget_call(void)
 {
     close_if_open(&runner.file);
     explicit_bzero(ask, runner.ask_used);
-    runner.ask_used = runner.ask_sent = runner.file_left = runner.answer_left = 0;
+    runner.ask_used = runner.ask_sent = runner.file_left = runner.result_left = 0;
 }
 
 // ------------------------------------------------------------------------------- telling a call
@@ -98,7 +104,7 @@ static bool runner_open_streams(void)
 {
     if (!runner.forks || runner.given[0] >= 0)
         return true;
-    runner.streams[0] = (struct stream){.fd = -1, .kind = 'O'};
+    runner.streams[0] = (struct stream){.fd = -1, .kind = runner_out_kind()};
     runner.streams[1] = (struct stream){.fd = -1, .kind = 'E'};
     act_as_handler();
     bool fine = open_streams(false, runner.given, runner.streams);
@@ -217,29 +223,32 @@ static char *runner_line(void)
     }
 }
 
-// The answer behind a `done`, as far as it has come: first what was read with the line.
-static void runner_answer(struct stream *stream, uint64_t nonce)
+// The result behind a `done`, as far as it has come: first what was read with the line. It is counted
+// with what comes on descriptor 1 where that is result too, or where results have no limit of their own.
+static void runner_result(struct stream streams[3], uint64_t nonce)
 {
+    bool together = streams[0].kind == 'T' || !result_has_limit;
+    struct stream *stream = together ? &streams[0] : &streams[2];
     static unsigned char some[CHUNK_MAX];
-    while (runner.answer_left > 0) {
+    while (runner.result_left > 0) {
         ssize_t n;
         if (runner.line_used > 0) {
-            n = (ssize_t)(runner.line_used < runner.answer_left ? runner.line_used
-                                                                : runner.answer_left);
+            n = (ssize_t)(runner.line_used < runner.result_left ? runner.line_used
+                                                                : runner.result_left);
             memcpy(some, runner.line, (size_t)n);
             runner.line_used -= (size_t)n;
             memmove(runner.line, runner.line + n, runner.line_used);
         } else {
-            n = recv(runner.control, some, runner.answer_left, MSG_DONTWAIT);
-            if (n == 0) { // It ended within its answer; what is there counts.
+            n = recv(runner.control, some, runner.result_left, MSG_DONTWAIT);
+            if (n == 0) { // It ended within its result; what is there counts.
                 close(runner.control);
                 runner.control = -1;
-                runner.answer_left = 0;
+                runner.result_left = 0;
             }
             if (n <= 0)
                 return;
         }
-        runner.answer_left -= (size_t)n;
+        runner.result_left -= (size_t)n;
         size_t room = room_of(stream);
         size_t keep = (size_t)n < room ? (size_t)n : room;
         stream->dropped += (size_t)n - keep;
@@ -247,23 +256,23 @@ static void runner_answer(struct stream *stream, uint64_t nonce)
             continue;
         if (out.used == 0)
             out.since = now_ns();
-        unsigned char *to = out_frame(stream->kind, NONCE + keep);
+        unsigned char *to = out_frame('T', NONCE + keep);
         put64(to, nonce);
         memcpy(to + NONCE, some, keep);
         stream->sent += keep;
     }
 }
 
-// "done NONCE exited|killed CODE [BYTES]" and that many bytes of answer: true when that is what
-// came, about this call. What it wrote to its standard output before is sent on before the answer.
-static bool runner_turn(short revents, uint64_t nonce, struct stream *stream, struct end *end)
+// "done NONCE exited|killed CODE [BYTES]" and that many bytes of result: true when that is what
+// came, about this call. What it wrote to its standard output before is sent on before the result.
+static bool runner_turn(short revents, uint64_t nonce, struct stream streams[3], struct end *end)
 {
     if ((revents & POLLOUT) != 0)
         runner_send();
-    if (runner.answer_left > 0) {
-        runner_answer(stream, nonce);
+    if (runner.result_left > 0) {
+        runner_result(streams, nonce);
         *end = runner.end;
-        return runner.answer_left == 0;
+        return runner.result_left == 0;
     }
     char *line;
     while (runner.control >= 0 && (line = runner_line()) != NULL) {
@@ -278,11 +287,11 @@ static bool runner_turn(short revents, uint64_t nonce, struct stream *stream, st
             (!killed && strcmp(how, "exited") != 0))
             continue;
         *end = runner.end = (struct end){killed ? KILLED : EXITED, code};
-        while (bytes > 0 && stream->fd >= 0 && pump(stream, nonce)) {
+        while (bytes > 0 && streams[0].fd >= 0 && pump(&streams[0], nonce)) {
         }
-        runner.answer_left = bytes;
-        runner_answer(stream, nonce);
-        return runner.answer_left == 0;
+        runner.result_left = bytes;
+        runner_result(streams, nonce);
+        return runner.result_left == 0;
     }
     return false;
 }
@@ -348,18 +357,18 @@ static void runner_last_words(const char *what)
              (int)(n - from), (const char *)start_log + from);
 }
 
-// Waits for "ready fork|keep|once [NOTE]" or "refused WHY".
+// Waits for "ready fork|keep|once [NOTE]", before which "result stdout" may come, or "refused WHY".
 static bool runner_await(void)
 {
     uint64_t deadline = now_ns() + START_NS;
+    bool got_line = false; // A line: there may be another behind it.
     for (;;) {
         uint64_t now = now_ns();
         if (now >= deadline) {
             runner_last_words("the runtime's program was not ready in time");
             return false;
         }
-        struct timespec timeout = {(time_t)((deadline - now) / SECOND_NS), 0};
-        timeout.tv_sec += 1;
+        struct timespec timeout = {got_line ? 0 : (time_t)((deadline - now) / SECOND_NS) + 1, 0};
         struct pollfd polled[5] = {{.fd = CONTROL, .events = POLLIN},
                                    {.fd = child_signal, .events = POLLIN},
                                    {.fd = runner.out, .events = POLLIN},
@@ -373,6 +382,9 @@ static bool runner_await(void)
         runner_keep_start(&runner.out);
         runner_keep_start(&runner.log);
         char *line = runner.control >= 0 ? runner_line() : NULL;
+        got_line = line != NULL;
+        if (line != NULL && strcmp(line, "result stdout") == 0)
+            runner.result_on_stdout = true;
         if (line != NULL && strncmp(line, "ready ", 6) == 0) {
             runner.forks = strncmp(line + 6, "fork", 4) == 0;
             if (runner.forks || special.keep_state)
@@ -405,7 +417,7 @@ static bool runner_spawn(void)
 {
     int fds[3] = {-1, -1, -1}, control = -1;
     could_not(NULL, "", 0);
-    runner.forks = false;
+    runner.forks = runner.result_on_stdout = false;
     runner.start_log_used = 0;
     bool fine = runner_open(fds, &control);
     pid_t pid = fine ? start(HANDLER, fds, control, CONTROL, special.argv, special.env) : -1;

@@ -17,7 +17,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Final, Literal
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 SPECIALISE_MAX: Final = 256 * 1024
 ENVIRONMENT_MAX: Final = 256 * 1024
@@ -40,6 +40,7 @@ HELLO: Final = ord("H")
 SPECIALISED: Final = ord("P")
 STDOUT: Final = ord("O")
 STDERR: Final = ord("E")
+RESULT: Final = ord("T")
 END: Final = ord("X")
 CLEAN: Final = ord("Z")
 
@@ -57,7 +58,7 @@ _U32: Final = Struct("<I")
 _U64: Final = Struct("<Q")
 _CALL: Final = Struct("<IIQIII")
 _SPECIALISE: Final = Struct("<III")
-_END: Final = Struct("<QIIQQ")
+_END: Final = Struct("<QIIQQQ")
 
 # The shortest and the longest payload of each frame a guest may send.
 _LENGTHS: Final[Mapping[int, tuple[int, int]]] = {
@@ -65,6 +66,7 @@ _LENGTHS: Final[Mapping[int, tuple[int, int]]] = {
     SPECIALISED: (4, 4 + TEXT_MAX),
     STDOUT: (9, 8 + OUTPUT_MAX),
     STDERR: (9, 8 + OUTPUT_MAX),
+    RESULT: (9, 8 + OUTPUT_MAX),
     END: (_END.size, _END.size + TEXT_MAX),
     CLEAN: (8, 8),
 }
@@ -118,11 +120,21 @@ class Output:
 
 
 @dataclass(slots=True)
+class Result(Output):
+    """A piece of what the handler of call `nonce` returned, as its runner told it.
+
+    Clients are shown a result as the end of standard output, which is why it is an `Output` of that
+    stream.
+    """
+
+
+@dataclass(slots=True)
 class End:
     """The handler of call `nonce` has ended, and every process it left behind.
 
     `code` is the exit status (EXITED), the signal's number (KILLED), 0 (DEADLINE) or an errno with
-    a sentence in `text` (NOT_STARTED). The dropped counts are bytes beyond what it keeps.
+    a sentence in `text` (NOT_STARTED). The dropped counts are bytes beyond what it keeps. Those
+    of a result are standard output's where the guest was told no limit for results.
     """
 
     nonce: int
@@ -131,6 +143,7 @@ class End:
     dropped_stdout: int
     dropped_stderr: int
     text: str
+    dropped_result: int = 0
 
 
 @dataclass(slots=True)
@@ -140,7 +153,7 @@ class Clean:
     nonce: int
 
 
-Event = Hello | Specialised | Output | End | Clean
+Event = Hello | Specialised | Output | Result | End | Clean
 
 
 def encode_prepare(*, argv: Sequence[str], environment: Mapping[str, str]) -> bytes:
@@ -306,12 +319,14 @@ def _event(kind: int, data: bytes, start: int, end: int) -> Event:
     """The event in one whole frame; its payload, data[start:end], has a length its kind allows."""
     if kind == STDOUT:
         return Output(_U64.unpack_from(data, start)[0], "stdout", data[start + 8 : end])
+    if kind == RESULT:
+        return Result(_U64.unpack_from(data, start)[0], "stdout", data[start + 8 : end])
     if kind == END:
-        nonce, exit_kind, code, dropped_stdout, dropped_stderr = _END.unpack_from(data, start)
+        nonce, exit_kind, code, out, err, result = _END.unpack_from(data, start)
         if exit_kind >= len(_EXIT_KINDS):
             raise WireError(f"a handler cannot end in way {exit_kind}")
         text = data[start + _END.size : end].decode(errors="replace")
-        return End(nonce, _EXIT_KINDS[exit_kind], code, dropped_stdout, dropped_stderr, text)
+        return End(nonce, _EXIT_KINDS[exit_kind], code, out, err, text, result)
     if kind == CLEAN:
         return Clean(_U64.unpack_from(data, start)[0])
     if kind == STDERR:

@@ -513,7 +513,8 @@ async function main() {
         guest.refuse(error instanceof Refused ? error.message : `${name}: ${error}`);
         process.exit(1);
     }
-    guest.say(keep ? 'ready keep' : 'ready once');
+    // What is written to `answer` is the call's result.
+    guest.say(`result stdout\nready ${keep ? 'keep' : 'once'}`);
     await (keep ? serveAll : serveOnce)(guest, handler, answer);
 }
 

@@ -143,6 +143,11 @@ def say(line: str, answer: bytes = b"") -> None:
         rest = rest[os.write(CONTROL, rest) :]
 
 
+def ready(mode: str) -> None:
+    """That calls may come, and that what is written to `ANSWER` is their result."""
+    say(f"result stdout\nready {mode}")
+
+
 # The handler ---------------------------------------------------------------------------------
 
 
@@ -532,18 +537,18 @@ def main() -> None:
     try:
         runner = Runner(load(name))
         if keep:
-            say("ready keep")
+            ready("keep")
             serve = serve_all
         elif threads() > 1:
-            say(
-                "ready once the module starts threads when it is imported "
+            ready(
+                "once the module starts threads when it is imported "
                 f"({names_of_threads()}), so it cannot be forked: every call gets a process that "
                 "was started for it"
             )
             serve = serve_once
         elif common := held_in_common():
-            say(
-                f"ready once the module {common} when it is imported, which calls would "
+            ready(
+                f"once the module {common} when it is imported, which calls would "
                 "have in common, so it is not forked: every call gets a process that was started "
                 "for it"
             )
@@ -552,7 +557,7 @@ def main() -> None:
             harden(True)
             gc.collect()
             gc.freeze()
-            say("ready fork")
+            ready("fork")
             serve = serve_by_forks
     except Refused as error:
         sys.stderr.flush()
