@@ -80,7 +80,7 @@ WORDS = {
     r"stem[\s_-]cells?": "prewarmed sandbox",
     r"\bmoulds?\b": "sandbox template",
     r"calm_the_collector": "tune_gc",
-    r"\bspoken\b": "translate_errors",
+    r"\b_?spoken\b": "translate_errors",
     r"uplinks?": "egress proxy",
     r"\bits way out\b|\bthe way out\b|\bway out \|": "egress proxy",
 }

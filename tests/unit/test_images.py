@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quiltfn.images import ImageDirectory, ImageLimits, keep
+from quiltfn.images import ImageDirectory, ImageLimits, image_store
 from quiltfn.images.tar import Source, members
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
 from quiltfn.model.image import Archive, Image
@@ -422,7 +422,7 @@ async def test_a_disk_without_room_is_told_and_leaves_nothing(
     def full(_directory: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(keep, "_sync", full)
+    monkeypatch.setattr(image_store, "_sync", full)
     with pytest.raises(StoreUnavailable, match=r"No space left on device$"):
         await box.take(good())
     assert list(box.store.iterdir()) == []

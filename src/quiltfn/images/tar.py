@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import BinaryIO
 
-from quiltfn.images.lint import refusal
+from quiltfn.images.archive_rules import refusal
 
 BLOCK = 512
 EXTENDED_MAX_BYTES = 64 * 1024

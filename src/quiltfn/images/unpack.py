@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from quiltfn.images import lint, tar
+from quiltfn.images import archive_rules, tar
 from quiltfn.images.tar import Kind, Member, Source
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -62,7 +62,7 @@ class Unpacker:
         for member in tar.members(source):
             self._add(member, source)
         if len(self._found) == 1:
-            raise lint.refusal("it is empty")
+            raise archive_rules.refusal("it is empty")
         self._settle()
         listing = hashlib.sha256()
         for path, what in sorted(self._found.items(), key=lambda one: one[0].encode()):
@@ -71,20 +71,20 @@ class Unpacker:
         return Tree(listing.hexdigest(), files, len(self._found) - 1, self._size)
 
     def _add(self, member: Member, source: Source) -> None:
-        parts, name = lint.parts_of(member.name), member.name
-        lint.check_mode(member.mode, name)
+        parts, name = archive_rules.parts_of(member.name), member.name
+        archive_rules.check_mode(member.mode, name)
         path = "/".join(parts)
         if not parts and member.kind is not Kind.DIRECTORY:
-            raise lint.refusal("stands in for the whole image", name)
+            raise archive_rules.refusal("stands in for the whole image", name)
         if parts and (path in self._explicit or self._is_other(path, member.kind)):
-            raise lint.refusal("is there twice", name)
+            raise archive_rules.refusal("is there twice", name)
         self._explicit.add(path)
         self._make_directories(parts if member.kind is Kind.DIRECTORY else parts[:-1], name)
         match member.kind:
             case Kind.FILE:
                 self._file(parts, member, source)
             case Kind.LINK:
-                lint.check_link(parts, member.target)
+                archive_rules.check_link(parts, member.target)
                 self._count(path, f"l{member.target}")
                 with self._opened(parts[:-1]) as parent:
                     os.symlink(member.target, parts[-1], dir_fd=parent)
@@ -103,7 +103,7 @@ class Unpacker:
             found = self._found.get(path)
             if found is not None and found != "d":
                 what = "a link" if found.startswith("l") else "a file"
-                raise lint.refusal(f"lies below {what}", name)
+                raise archive_rules.refusal(f"lies below {what}", name)
             if found is None:
                 self._count(path, "d")
                 with self._opened(parts[: depth - 1]) as parent:
@@ -113,7 +113,7 @@ class Unpacker:
         self._size += member.size
         if self._size > self._limits.unpacked_max_bytes:
             most = self._limits.unpacked_max_bytes
-            raise lint.refusal(f"its files hold more than {most} bytes")
+            raise archive_rules.refusal(f"its files hold more than {most} bytes")
         is_executable = bool(member.mode & 0o111)
         content = hashlib.sha256()
         with self._opened(parts[:-1]) as parent:
@@ -130,11 +130,15 @@ class Unpacker:
     def _hard_link(self, parts: tuple[str, ...], member: Member) -> None:
         """A second name for a file of this archive; anything else is refused."""
         if member.target.startswith("/") or ".." in member.target.split("/"):
-            raise lint.refusal("is a hard link that leads outside of the image", member.name)
-        target = lint.parts_of(member.target)
+            raise archive_rules.refusal(
+                "is a hard link that leads outside of the image", member.name
+            )
+        target = archive_rules.parts_of(member.target)
         found = self._found.get("/".join(target), "")
         if found[:1] not in ("f", "x"):
-            raise lint.refusal("is a hard link to no file that came before it", member.name)
+            raise archive_rules.refusal(
+                "is a hard link to no file that came before it", member.name
+            )
         self._count("/".join(parts), found)
         with self._opened(target[:-1]) as theirs, self._opened(parts[:-1]) as ours:
             try:
@@ -144,13 +148,13 @@ class Unpacker:
             except OSError as error:
                 if error.errno != errno.EMLINK:
                     raise
-                raise lint.refusal("is one hard link too many", member.name) from None
+                raise archive_rules.refusal("is one hard link too many", member.name) from None
 
     def _count(self, path: str, what: str) -> None:
         self._found[path] = what
         if len(self._found) - 1 > self._limits.files_max:
             most = self._limits.files_max
-            raise lint.refusal(f"it has more than {most} files, directories and links")
+            raise archive_rules.refusal(f"it has more than {most} files, directories and links")
 
     @contextlib.contextmanager
     def _opened(self, parts: tuple[str, ...]) -> Iterator[int]:

@@ -105,7 +105,7 @@ class Database:
         """Does `work` on the last committed state. Raises `StoreUnavailable`."""
 
         def run() -> T:
-            with self._spoken(), self._reader.begin():
+            with self._translate_errors(), self._reader.begin():
                 return work(self._reader)
 
         return await asyncio.get_running_loop().run_in_executor(self._reader_thread, run)
@@ -132,7 +132,7 @@ class Database:
         self.directory.look()
         if self.directory.trouble is not None:
             raise StoreUnavailable(self.directory.trouble)
-        with self._spoken():
+        with self._translate_errors():
             driver = self._driver()
             driver.execute(f"PRAGMA busy_timeout = {max(1, int(left * 1000))}").close()
             changes = driver.total_changes
@@ -336,7 +336,7 @@ class Database:
         return engine
 
     @contextlib.contextmanager
-    def _spoken(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Turns what the database says into `StoreUnavailable`; our own mistakes pass."""
         try:
             yield

@@ -44,7 +44,7 @@ class ImageDirectory:
 
         Raises `StoreUnavailable` where it cannot be used.
         """
-        with _spoken("the directory of images cannot be used"):
+        with _translate_errors("the directory of images cannot be used"):
             self._path.mkdir(mode=0o700, exist_ok=True)
             for one in self._path.iterdir():
                 if DIGEST.fullmatch(one.name):
@@ -58,7 +58,7 @@ class ImageDirectory:
         chunks: AsyncIterator[bytes],
         admit: Callable[[Image], None] = lambda _: None,
     ) -> Image:
-        with _spoken("the image could not be kept"):
+        with _translate_errors("the image could not be kept"):
             with tempfile.TemporaryFile(dir=self._path, prefix=".upload-") as file:
                 await self._receive(chunks, cast("BinaryIO", file))
                 async with self._unpacking:
@@ -176,7 +176,7 @@ def _remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _spoken(what: str) -> Iterator[None]:
+def _translate_errors(what: str) -> Iterator[None]:
     """Turns a full or broken disk into what the caller is told of it, without a path."""
     try:
         yield
