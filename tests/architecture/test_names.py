@@ -112,15 +112,12 @@ NOT_YET: set[str] = {
     "shelf",
     "Ended",
     "trail",
-    "lint",
     "ceiling",
     "Ceiling",
-    "keep",
     r"stem[\s_-]cells?",
     r"\bmoulds?\b",
     "uplinks?",
     r"\bits way out\b|\bthe way out\b|\bway out \|",
-    r"quiltfn/(.*/)?(kept|trail|tidy|lint|keep|guide|cold|line|holding)\.py$",
     r"(stems|ceiling)\.py$",
 }
 
