@@ -5,7 +5,7 @@ record says that it was a cold start. Calls are paced, so that what the server m
 them is ready again, and so is the floor: a machine that has slept takes longer for either.
 
 The function with 100 ms of imports is on a server of its own that parks what was idle for too long,
-as servers do; the others keep nothing, so that what is measured is the stock of sandboxes.
+as servers do; the others park nothing, so that prewarmed sandboxes are measured.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ def main() -> None:
                 one[name] = {"p50_ms": statistics.median(calls), "p99_ms": max(calls)}
             rounds.append(one)
             print(f"round {number + 1} of {options.rounds}", end="\r", flush=True)
-    for one, empty in zip(rounds, without_stock(options.rounds, each), strict=True):
-        one["shell, stock empty"] = empty
+    for one, empty in zip(rounds, not_prewarmed(options.rounds, each), strict=True):
+        one["shell, not prewarmed"] = empty
     show(rounds)
     harness.save("cold", {"calls_each_round": each, "rounds": rounds})
 
 
-def without_stock(count: int, each: int) -> list[dict[str, float]]:
+def not_prewarmed(count: int, each: int) -> list[dict[str, float]]:
     """The same of a server that keeps no sandboxes ready; not in turns with the others."""
     found = []
-    with harness.server("--idle-s", str(IDLE_S), "--stem-cells", "0") as client:
+    with harness.server("--idle-s", str(IDLE_S), "--prewarmed", "0") as client:
         path = deployed(client, "cold-shell", "echo hello", "shell")
         for _ in range(count):
             calls = [cold_call(client, path) for _ in range(each)]

@@ -90,7 +90,7 @@ def stampede(client: httpx.Client, path: str, pool: str) -> dict[str, float]:
 def made(number: int) -> dict[str, float]:
     """Sandboxes a second, made for a function that wants forty, and by `crun run` two at a time."""
     count = 40
-    with harness.server("--stem-cells", "0") as client:
+    with harness.server("--prewarmed", "0") as client:
         body = {"name": f"made{number}", "handler": "true", "min_instances": count}
         body |= {"max_instances": count}
         function = client.post("/api/functions", json=body).json()["function_id"]

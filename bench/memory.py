@@ -23,7 +23,7 @@ def main() -> None:
     harness.arguments("memory", rounds=1)
     figures = {}
     for kind, count in COUNT.items():
-        with harness.server("--stem-cells", "0") as client:  # or they would be counted, too
+        with harness.server("--prewarmed", "0") as client:  # or they would be counted, too
             runtime = "shell" if kind == "shell" else add_runtime(client)
             handler = "echo hello" if kind == "shell" else "main:handler"
             figures[kind] = measure(client, kind, count, handler, runtime)

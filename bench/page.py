@@ -94,7 +94,7 @@ WHAT = """
   neither isolation nor records.
 - **Cold start**: a deployed function without an instance, against `crun run` of a shell in a sandbox with
   the same configuration. "100 ms of imports" stands for a module that takes that long to import.
-- **Sandboxes made**: with no stock, against `crun run`, two at a time.
+- **Sandboxes made**: none prewarmed, against `crun run`, two at a time.
 - **Herd**: 500 calls within a tenth of a second for a function without an instance that may have five.
 - **Idle instance**: its control group's memory and its processes' PSS, the larger of the two.
 - **Command**: `quiltfn invoke` of a warm function from the start of the process to its end, and how many times
@@ -156,7 +156,7 @@ def cold(figures: dict[str, Any]) -> list[Row]:
         Row("cold shell over `crun run`", "x", 0.7, 0.4, over("shell")),
         Row("cold Python, p50", "ms", 15, 10, each("python", "p50_ms")),
         Row("cold Python, worst", "ms", 40, 25, each("python", "p99_ms")),
-        Row("cold shell, stock empty", "x", 1.8, 1.3, over("shell, stock empty")),
+        Row("cold shell, not prewarmed", "x", 1.8, 1.3, over("shell, not prewarmed")),
         Row(
             "cold Python, 100 ms of imports, p50",
             "ms",

@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from quiltfn.clock import SystemClock
 from quiltfn.holdings import Holdings
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
-from quiltfn.ports import Stock
+from quiltfn.ports import WarmStock
 from quiltfn.retention import (
     collect_images,
     follow_wall_clock,
@@ -31,7 +31,7 @@ def background_tasks(
     chosen: Settings,
     store: SqliteStore,
     holdings: Holdings,
-    stock: Stock,
+    warm_stock: WarmStock,
     clock: SystemClock,
 ) -> tuple[Coroutine[None, None, None], ...]:
     """Everything that runs beside calls to follow the clock and to remove what has expired."""
@@ -53,5 +53,5 @@ def background_tasks(
         ),
         prune_until_done(lambda: retention.prune_some(keep), clock),
         prune_until_done(SqlAuditRetention(database, trail).prune_some, clock),
-        collect_images(holdings, SqlRuntimes(database), stock, chosen.image_grace_s),
+        collect_images(holdings, SqlRuntimes(database), warm_stock, chosen.image_grace_s),
     )

@@ -58,7 +58,7 @@ from quiltfn.retention import resume_clock
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
-from quiltfn.sandbox.stems import StemSandboxes
+from quiltfn.sandbox.prewarmed import PrewarmedSandboxes
 from quiltfn.store import (
     SpoolJournal,
     SqlAudit,
@@ -112,9 +112,9 @@ async def open_platform(given: Inherited) -> AsyncIterator[Platform]:
         channel = LauncherChannel(given.channel)
         stack.callback(channel.close)
         memory = Memory(budget_mib=given.machine.memory_max_mib)
-        stems = stock_of(given, channel, clock, memory)
-        stack.push_async_callback(stems.aclose)
-        pools = LocalPools(stems, clock, memory, keep_alive_policy(chosen), chosen.tenant_instances)
+        made = prewarmed_sandboxes(given, channel, clock, memory)
+        stack.push_async_callback(made.aclose)
+        pools = LocalPools(made, clock, memory, keep_alive_policy(chosen), chosen.tenant_instances)
         stack.push_async_callback(pools.aclose)
         catalog = Catalog(chosen.functions_max_bytes)
         holdings = await holdings_of(given, store, clock)
@@ -123,9 +123,9 @@ async def open_platform(given: Inherited) -> AsyncIterator[Platform]:
         await lifecycle.restore()
         elasticity = Elasticity(lifecycle, SqlOperations(store.database), clock)
         await elasticity.restore()
-        health = Health(given.machine, store, journal, chosen.data_dir, stems.why_not)
+        health = Health(given.machine, store, journal, chosen.data_dir, made.why_not)
         metrics.started(__version__)
-        work = background_tasks(chosen, store, holdings, stems, clock)
+        work = background_tasks(chosen, store, holdings, made, clock)
         for one in (reap(pools), access.keep_fresh(), *work):
             stack.callback(asyncio.ensure_future(one).cancel)
         yield Platform(
@@ -139,7 +139,7 @@ async def open_platform(given: Inherited) -> AsyncIterator[Platform]:
                 elasticity=elasticity,
                 invoker=Invoker(pools, journal, clock, given.machine.node_id),
                 pools=pools,
-                stock=stems,
+                warm_stock=made,
                 journal=journal,
                 keys=keys,
                 audit=SqlAudit(store.database),
@@ -154,15 +154,15 @@ async def open_platform(given: Inherited) -> AsyncIterator[Platform]:
         )
 
 
-def stock_of(
+def prewarmed_sandboxes(
     given: Inherited, channel: LauncherChannel, clock: Clock, memory: Memory
-) -> StemSandboxes:
-    """Where sandboxes come from, its stock being filled from now on."""
+) -> PrewarmedSandboxes:
+    """Where sandboxes come from; its warm stock is filled from now on."""
     chosen = given.settings
     source = LauncherSandboxes(channel, chosen.stdout_max_bytes + chosen.stderr_max_bytes)
-    stems = StemSandboxes(source, clock, chosen.stem_cells, memory)
-    stems.start()
-    return stems
+    prewarmed = PrewarmedSandboxes(source, clock, chosen.prewarmed, memory)
+    prewarmed.start()
+    return prewarmed
 
 
 def check_address(given: Inherited, access: Access) -> None:

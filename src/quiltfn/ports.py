@@ -134,8 +134,8 @@ class Sandboxes(Protocol):
         longer counts when `freed` is called, some time later; never called if there is nothing."""
 
 
-class Stock(Protocol):
-    """Sandboxes that are ready and nobody's."""
+class WarmStock(Protocol):
+    """Prewarmed sandboxes: ready, and not yet an instance of any version."""
 
     def count(self) -> int:
         """How many there are."""

@@ -34,6 +34,8 @@ KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     str: ("text", (str,)),
     Path: ("a path", (str, Path)),
 }
+# Settings by their old names, which go on working.
+RENAMED = {"stem_cells": "prewarmed"}
 T = TypeVar("T")
 
 
@@ -63,8 +65,8 @@ class Settings:
     tls_key: Path = setting(Path(), "PEM file with the certificate's key")
     jwt_secret: Path = setting(Path(), "file with the secret of HS256 tokens, 32 bytes or more")
     jwt_jwks: Path = setting(Path(), "JWKS file with the public keys of RS256 and ES256 tokens")
-    stem_cells: int = setting(
-        4, "sandboxes that are kept ready for each runtime that is in use; 0 for none", high=64
+    prewarmed: int = setting(
+        4, "prewarmed sandboxes that are kept for each runtime in use; 0 for none", high=64
     )
     memory_budget_mib: int = setting(
         0,
@@ -281,7 +283,7 @@ def from_everywhere(given: Mapping[str, Any], environ: Mapping[str, str] | None 
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Settings):
         name = field.name
-        for value in (given.get(name), environ.get(PREFIX + name.upper()), in_file.get(name)):
+        for value in _given_as(name, given, environ, in_file):
             if value is not None:
                 values[name] = _converted(name, field.type, value)
                 break
@@ -289,6 +291,31 @@ def from_everywhere(given: Mapping[str, Any], environ: Mapping[str, str] | None 
     values.setdefault("data_dir", Path("data").absolute())
     values["node_id"] = values.get("node_id") or socket.gethostname()
     return Settings(**values)
+
+
+def old_names(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> list[str]:
+    """A sentence for each setting that was given by an old name, wherever. Raises `BadSetting`."""
+    environ = os.environ if environ is None else environ
+    config = given.get("config") or environ.get(PREFIX + "CONFIG")
+    in_file = read_file(Path(config)) if config else {}
+    return [
+        f"the setting {old} is now called {new}; the old name still works"
+        for old, new in RENAMED.items()
+        if any(value is not None for value in _values_of(old, given, environ, in_file))
+    ]
+
+
+def _given_as(name: str, *sources: Mapping[str, Any]) -> list[Any]:
+    """What each source says of a setting, by its name or an old one, in order of weight."""
+    names = [name, *(old for old, new in RENAMED.items() if new == name)]
+    by_name = [_values_of(one, *sources) for one in names]
+    return [value for of_source in zip(*by_name, strict=True) for value in of_source]
+
+
+def _values_of(
+    name: str, given: Mapping[str, Any], environ: Mapping[str, str], in_file: Mapping[str, Any]
+) -> tuple[Any, Any, Any]:
+    return given.get(name), environ.get(PREFIX + name.upper()), in_file.get(name)
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -300,7 +327,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise BadSetting(f"the settings file {path} cannot be read: {error}") from None
     known = {field.name for field in dataclasses.fields(Settings)}
     for name in found:
-        if name not in known:
+        if name not in known and name not in RENAMED:
             raise BadSetting(f"{path}: {name} is not a setting")
     return found
 

@@ -24,7 +24,7 @@ from e2e.timed_client import sandboxes as on_host
 from spec.api_client import watched
 
 BUDGET_MIB = 1024
-OPTIONS = f"--stem-cells 0 --memory-budget-mib {BUDGET_MIB}"
+OPTIONS = f"--prewarmed 0 --memory-budget-mib {BUDGET_MIB}"
 MAXIMA = (2, 3, 4, 5)  # max_instances of the functions
 MEMORY_MIB = (256, 512)  # what versions have
 # When it began and ended, by the host's clock, and what its version may use.

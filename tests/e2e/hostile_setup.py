@@ -36,7 +36,7 @@ class Ground:
 
 
 @contextmanager
-def serving(crun: str = CRUN, options: str = "--stem-cells 0") -> Iterator[Server]:
+def serving(crun: str = CRUN, options: str = "--prewarmed 0") -> Iterator[Server]:
     """A server with keys; what it is asked is asked by tenant `attacker`."""
     with short_dir() as root:
         before = look(root, root / "run", ())

@@ -69,7 +69,7 @@ def short_dir() -> Iterator[Path]:
 
 
 @dataclass
-class Ended:
+class Completed:
     """A `quiltfn` command that ended by itself."""
 
     code: int
@@ -77,7 +77,7 @@ class Ended:
     stderr: str
 
 
-def quiltfn(*arguments: str, timeout_s: float = 30.0, **more: Any) -> Ended:
+def quiltfn(*arguments: str, timeout_s: float = 30.0, **more: Any) -> Completed:
     more.setdefault("stdin", subprocess.DEVNULL)  # what is piped in would be a payload
     done = subprocess.run(
         [str(QUILTFN), *arguments],
@@ -87,7 +87,7 @@ def quiltfn(*arguments: str, timeout_s: float = 30.0, **more: Any) -> Ended:
         check=False,
         **more,
     )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    return Completed(done.returncode, done.stdout, done.stderr)
 
 
 class Server:

@@ -46,7 +46,7 @@ EXT4_SHUTDOWN, WITHOUT_JOURNAL = 0x8004587D, 2
 RELAXED_S = 0.5
 DISK_MIB = 192
 HANDLER = 'printf %s "$QUILT_PAYLOAD"'
-OPTIONS = "--stem-cells 1"
+OPTIONS = "--prewarmed 1"
 
 
 @dataclass

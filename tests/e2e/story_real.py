@@ -43,7 +43,7 @@ class RealDriver:
 
     def __init__(self, _speed: int) -> None:
         self._open = contextlib.ExitStack()
-        self._server: Server = self._open.enter_context(watched("--stem-cells 0"))
+        self._server: Server = self._open.enter_context(watched("--prewarmed 0"))
         self._server.start()
 
     def call(

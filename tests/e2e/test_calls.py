@@ -269,7 +269,7 @@ def test_a_second_call_is_warm_and_starts_no_oci_runtime(
     log, wrapper = tmp_path / "starts", tmp_path / "crun"
     wrapper.write_text(f'#!/bin/sh\necho "$*" >>{log}\nexec {CRUN} "$@"\n')
     wrapper.chmod(0o755)
-    server = another(crun=str(wrapper), options="--stem-cells 0").start()
+    server = another(crun=str(wrapper), options="--prewarmed 0").start()
     function = server.deploy("echo hello")
     starts = log.read_text()
     assert " run " in starts

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.server import QUILTFN, Ended, Server, quiltfn, until
+from e2e.server import QUILTFN, Completed, Server, quiltfn, until
 
 pytestmark = pytest.mark.sandbox
 PYTHON = (
@@ -112,7 +112,7 @@ def test_what_a_killed_session_left_is_gone_on_with(shared: Server, app: Path) -
     assert not [one for one in runtimes(shared) if one.startswith("dev-")]
 
 
-def once(server: Server, directory: Path, *more: str) -> Ended:
+def once(server: Server, directory: Path, *more: str) -> Completed:
     return quiltfn("dev", "--dir", str(directory), "--url", server.url, "--once", *more)
 
 

@@ -88,12 +88,12 @@ def add_runtime(server: Server) -> Server:
     return server
 
 
-NO_STOCK = "--stem-cells 0"  # for tests that count ways out
+NOT_PREWARMED = "--prewarmed 0"  # for tests that count ways out
 
 
 @pytest.fixture(scope="module")
 def server(the_lab: Lab) -> Iterator[Server]:
-    with serving(the_lab, NO_STOCK) as server:
+    with serving(the_lab, NOT_PREWARMED) as server:
         yield server
 
 
@@ -369,7 +369,7 @@ def test_a_sandbox_whose_way_out_died_is_replaced(server: Server) -> None:
     function.delete()
 
 
-def test_a_sandbox_from_the_stock_has_the_same_rules(the_lab: Lab) -> None:
+def test_a_sandbox_that_was_prewarmed_has_the_same_rules(the_lab: Lab) -> None:
     with serving(the_lab) as server:
         first = server.deploy("echo", runtime="out")
         first.invoke()
@@ -381,7 +381,7 @@ def test_a_sandbox_from_the_stock_has_the_same_rules(the_lab: Lab) -> None:
 
 
 def test_the_launcher_s_sudden_end_leaves_no_way_out(the_lab: Lab) -> None:
-    with serving(the_lab, NO_STOCK) as server:
+    with serving(the_lab, NOT_PREWARMED) as server:
         server.deploy("echo", runtime="out").invoke()
         (pid,) = uplinks(server)
         server.kill_launcher()

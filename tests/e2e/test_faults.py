@@ -108,7 +108,7 @@ def test_a_kill_while_sandboxes_are_being_made_leaves_nothing(server: Server) ->
 def test_doctor_sweeps_the_dead_and_spares_the_living(
     server: Server, another: Callable[..., Server]
 ) -> None:
-    living = another(run_dir=server.run_dir, options="--stem-cells 0").start()
+    living = another(run_dir=server.run_dir, options="--prewarmed 0").start()
     kept, calls = running(living, 2)
     sandboxes = set(living.sandbox_pids())
     before = leftovers.look(server.root, server.run_dir, living.ids)
@@ -122,7 +122,7 @@ def test_doctor_sweeps_the_dead_and_spares_the_living(
     assert (swept.code, swept.stderr) == (0, "")
     found = re.match(r"swept 1 ended server\(s\) and (\d+) sandbox\(es\)", swept.stdout)
     assert found, swept.stdout
-    assert int(found[1]) >= 4  # and those in stock
+    assert int(found[1]) >= 4  # and the prewarmed ones
     ids = server.ids | living.ids
     assert not leftovers.nothing_since(before, server.root, server.run_dir, ids)
     assert set(living.sandbox_pids()) == sandboxes
@@ -348,8 +348,8 @@ def test_a_runtime_that_breaks_later_fails_calls_until_it_works_again(
     another: Callable[..., Server], tmp_path: Path, mode: str
 ) -> None:
     runtime = Runtime(tmp_path)
-    # Without sandboxes in stock, which would hide it for a while.
-    server = another(crun=str(runtime.path), options="--stem-cells 0").start()
+    # Without prewarmed sandboxes, which would hide it for a while.
+    server = another(crun=str(runtime.path), options="--prewarmed 0").start()
     function = server.deploy("exec sleep 20", timeout_seconds=1, max_instances=1)
     fine = server.deploy("echo fine")
     assert function.invoke()["status"] == "timeout"  # its only instance is gone with that

@@ -161,7 +161,7 @@ def test_limits(inside: dict[str, str]) -> None:
 
 
 def made(box: Server) -> dict[str, list[int]]:
-    """The processes of gVisor's sandboxes, at a moment when the stock is not making one: the child
+    """The processes of gVisor's sandboxes, at a moment when the server is not making one: the child
     that will become a sandbox is in its group before it has become it."""
     groups: dict[str, list[int]] = {}
     for _ in range(20):
@@ -428,7 +428,7 @@ def test_too_much_memory_is_told_and_survived(box: Server) -> None:
 def test_a_small_share_of_the_processor_is_enough_to_start_and_is_kept(
     another: Callable[..., Server],
 ) -> None:
-    server = another(options="--stem-cells 0").start()
+    server = another(options="--prewarmed 0").start()
     add_runtimes(server)
     function = deploy(server, "exec sleep 1", cpu_limit_percent=5, timeout_seconds=30)
     assert function.invoke()["status"] == "success"

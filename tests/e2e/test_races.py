@@ -40,7 +40,7 @@ GONE_S = 5.0
 @pytest.fixture
 def counted(another: Callable[..., Server]) -> Server:
     """A server whose every sandbox is an instance."""
-    return another(options="--stem-cells 0").start()
+    return another(options="--prewarmed 0").start()
 
 
 @pytest_asyncio.fixture

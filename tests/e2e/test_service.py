@@ -133,7 +133,7 @@ def test_calls_run_in_groups_that_the_service_was_given(service: int) -> None:
     held = Path(f"/proc/{server}/cgroup").read_text()
     assert held.startswith(f"0::{group}/supervisor/quiltfn-server-"), held
     inside = [pid for pid in ours() if pid != server]
-    assert inside, "the stock of stem cells"
+    assert inside, "there are no prewarmed sandboxes"
     for pid in inside:
         assert f"{group}/quiltfn/" in Path(f"/proc/{pid}/cgroup").read_text()
     assert not list((GROUP / "cgroup.procs").read_text().split()), "v2 wants processes in leaves"

@@ -105,13 +105,13 @@ async def test_no_call_fails_or_is_cold_while_its_function_changes(
     another: Callable[..., Server],
 ) -> None:
     """More instances than such a load needs: none is started for a call that meets another."""
-    server = another(options="--stem-cells 0").start()
+    server = another(options="--prewarmed 0").start()
     assert await steady(server, min_instances=3, max_instances=10) == {}
 
 
 async def test_with_one_instance_no_call_fails_and_each_switch_costs_one_cold_start(
     another: Callable[..., Server],
 ) -> None:
-    server = another(options="--stem-cells 0").start()
+    server = another(options="--prewarmed 0").start()
     cold = await steady(server, max_instances=1)
     assert cold.total() <= 2 * SWITCHES, cold

@@ -62,7 +62,7 @@ def guest_of(server: Server) -> int:
 @pytest.fixture
 def lone(another: Callable[..., Server]) -> Server:
     """A server whose only sandbox is the function's."""
-    return another(options="--stem-cells 0").start()
+    return another(options="--prewarmed 0").start()
 
 
 def test_a_warm_call_opens_nothing_and_starts_nothing(lone: Server, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Negative controls: an OCI runtime that takes a protection away before it hands on to crun.
 
 What is taken away is told by a file, so that a server can start whole (it would refuse otherwise)
-and be weakened later. Sandboxes in stock would hide it: serve with `--stem-cells 0`.
+and be weakened later. Prewarmed sandboxes would hide it: serve with `--prewarmed 0`.
 """
 
 from __future__ import annotations

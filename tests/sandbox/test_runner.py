@@ -359,7 +359,7 @@ def prepared(bare_guest: BareGuest, app: Path, source: str, flags: int = RESIDEN
     runner.write_text(RUNNER.read_text().replace('HOME = "/app"', f'HOME = "{app}"'))
     argv = ["/usr/bin/python3", "-P", "-s", str(runner)]
     bare_guest.socket.sendall(
-        encode_prepare(argv=argv, environment={"QUILT_STEM": "1", "OLD": "1"})
+        encode_prepare(argv=argv, environment={"QUILT_PREWARMED": "1", "OLD": "1"})
     )
     environment = {"PATH": "/usr/bin:/bin", "QUILT_HANDLER": "mod:handler", "NEW": "2"}
     return bare_guest.specialise(argv, "/usr", environment, flags=flags)

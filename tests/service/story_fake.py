@@ -158,7 +158,7 @@ async def serving(
                 elasticity=elasticity,
                 invoker=harness.invoker,
                 pools=harness.pools,
-                stock=nothing,
+                warm_stock=nothing,
                 journal=harness.journal,
                 keys=SqlKeys(database),
                 audit=SqlAudit(database),

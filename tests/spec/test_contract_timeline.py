@@ -98,7 +98,7 @@ def test_a_call_that_runs_still_and_one_that_is_not_there_have_none(tenant: Api)
 
 
 def test_a_cold_call_says_why(another: Callable[..., Server]) -> None:
-    server = another("--idle-s 1 --stem-cells 0").start()
+    server = another("--idle-s 1 --prewarmed 0").start()
     api = Api(server.url)
     handler = "sleep ${QUILT_PAYLOAD:-0}"
     function_id = api.active(handler, timeout_seconds=2, max_instances=2)

@@ -367,7 +367,7 @@ def test_pins_and_names_outlive_a_kill(another: Callable[..., Server]) -> None:
 
 
 def test_an_image_that_nothing_names_is_collected(another: Callable[..., Server]) -> None:
-    server = another("--image-grace-s 1 --stem-cells 0").start()
+    server = another("--image-grace-s 1 --prewarmed 0").start()
     api, images = Api(server.url), server.data_dir / "images"
     kept, named, unused = (upload(api, saying(word)) for word in ("kept", "named", "unused"))
     add(api, "kept", image=kept)

@@ -1,4 +1,4 @@
-"""Several worlds on one machine: pools that share its memory, and a stock of stem cells.
+"""Several worlds on one machine: pools that share its memory, and a warm stock of sandboxes.
 
 The machine keeps books of its own, from what its boxes are doing, of what counts against the
 budget, and complains about whatever breaks a promise over all pools.
@@ -17,33 +17,33 @@ from unit.pool_world import PoolSimulation
 from unit.simulated_sandbox import SimulatedSandbox
 
 # A little more than the limits of calls add up to, so that not every idle one has to leave.
-BUDGET_MIB, CELL_MIB, IDLE_MIB = 1030.0, 6.0, 4.0
+BUDGET_MIB, PREWARMED_MIB, IDLE_MIB = 1030.0, 6.0, 4.0
 NEAR = 1e-3
 Arbiters = Callable[[Sandboxes, Memory, Callable[[], KeepAlive | None]], MemoryArbiter]
 
 
-class Stock:
+class WarmStock:
     """`ports.Sandboxes` as far as an arbiter knows them."""
 
     def __init__(self, memory: Memory) -> None:
-        self.memory, self.cells, self.leaving = memory, 0, 0
+        self.memory, self.count, self.leaving = memory, 0, 0
         self.freed: Callable[[], None] = lambda: None
 
     def fill(self) -> None:
-        if self.memory.fits(CELL_MIB) and not self.memory.waiting:
-            self.cells += 1
-            self.memory.stock_mib += CELL_MIB
-            self.memory.count(CELL_MIB)
+        if self.memory.fits(PREWARMED_MIB) and not self.memory.waiting:
+            self.count += 1
+            self.memory.prewarmed_mib += PREWARMED_MIB
+            self.memory.count(PREWARMED_MIB)
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
-        while self.cells and mib > 0:
-            self.cells, self.leaving, mib = self.cells - 1, self.leaving + 1, mib - CELL_MIB
-            self.memory.stock_mib -= CELL_MIB
-            self.memory.leaving_mib += CELL_MIB
+        while self.count and mib > 0:
+            self.count, self.leaving, mib = self.count - 1, self.leaving + 1, mib - PREWARMED_MIB
+            self.memory.prewarmed_mib -= PREWARMED_MIB
+            self.memory.leaving_mib += PREWARMED_MIB
         self.freed = freed
 
     def gone(self) -> None:
-        mib, self.leaving = self.leaving * CELL_MIB, 0
+        mib, self.leaving = self.leaving * PREWARMED_MIB, 0
         self.memory.leaving_mib -= mib
         self.memory.count(-mib)
         self.freed()
@@ -137,8 +137,8 @@ class NodeSimulation:
     ) -> None:
         self.memory = memory or Memory()
         self.memory.budget_mib = BUDGET_MIB
-        self.make, self.stock = make, Stock(self.memory)
-        self.arbiter = arbiter(cast("Any", self.stock), self.memory, lambda: None)
+        self.make, self.warm_stock = make, WarmStock(self.memory)
+        self.arbiter = arbiter(cast("Any", self.warm_stock), self.memory, lambda: None)
         self.evicted: list[tuple[Member, int]] = []
         self.now, self._most = 1000.0, BUDGET_MIB
         self.members = [Member(self, size, PoolLimits(max_instances=3)) for size in sizes]
@@ -166,7 +166,7 @@ class NodeSimulation:
     def free_memory(self, mib: float) -> None:
         """The arbiter does; what it ends must be needed, enough, and worth the least."""
         memory, outer = self.memory, self.evicted
-        lacking, stock = memory.lacks(mib), memory.stock_mib
+        lacking, prewarmed = memory.lacks(mib), memory.prewarmed_mib
         candidates = [spare for one in self.members for spare in one.pool.eviction_candidates()]
         by_books = {
             (one.pool, number)
@@ -182,8 +182,8 @@ class NodeSimulation:
         if not chosen:
             return
         given = [sizes[one] for one in chosen]
-        assert stock + sum(given) >= lacking - NEAR, "evicted, and it is not enough"
-        assert stock + sum(given[:-1]) < lacking, "evicted more than was needed"
+        assert prewarmed + sum(given) >= lacking - NEAR, "evicted, and it is not enough"
+        assert prewarmed + sum(given[:-1]) < lacking, "evicted more than was needed"
         ready = [one for one in chosen if one not in by_books]
         spared = sizes.keys() - set(chosen)
         assert not ready or not spared & by_books, "a parked one stays, and a ready one goes"
@@ -193,13 +193,13 @@ class NodeSimulation:
 
     def check(self) -> None:
         memory, books = self.memory, 0.0
-        leaving = self.stock.leaving * CELL_MIB
+        leaving = self.warm_stock.leaving * PREWARMED_MIB
         running = 0.0
         for one in self.members:
             books += sum(one.charge(number, sandbox) for number, sandbox in one.simulated.items())
             leaving += sum(one.frozen[n] for n in one.those(lambda sandbox: sandbox.destroying))
             running += one.limit_mib * len(one.running)
-        books += (self.stock.cells + self.stock.leaving) * CELL_MIB
+        books += (self.warm_stock.count + self.warm_stock.leaving) * PREWARMED_MIB
         assert running <= BUDGET_MIB + NEAR, "calls may use more than the machine has"
         assert abs(memory.held_mib - books) < NEAR, f"{memory.held_mib} held, really {books}"
         assert abs(memory.leaving_mib - leaving) < NEAR, "the wrong part of it leaves"
@@ -238,7 +238,7 @@ class NodeSimulation:
                 ):
                     if numbers:
                         self.event(one, lambda w, n=numbers[0], do=complete: do(w, n))
-            self.stock.gone()
+            self.warm_stock.gone()
             self.pass_time(0.006)
         assert not any(one.waiting for one in self.members), "somebody waits for ever"
         for one, waiter in waiting:

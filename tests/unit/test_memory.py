@@ -32,13 +32,13 @@ def test_nobody_leaves_where_there_is_room() -> None:
     assert memory.choose([candidate(1, 10, 1)], 50) == (0, [])
 
 
-def test_stem_cells_leave_first() -> None:
-    memory = Memory(budget_mib=100, held_mib=100, stock_mib=12)
+def test_prewarmed_sandboxes_leave_first() -> None:
+    memory = Memory(budget_mib=100, held_mib=100, prewarmed_mib=12)
     assert memory.choose([candidate(1, 10, 1)], 10) == (10, [])
 
 
 def test_then_the_parked_then_those_worth_least_and_no_more_than_needed() -> None:
-    memory = Memory(budget_mib=100, held_mib=100, stock_mib=5)
+    memory = Memory(budget_mib=100, held_mib=100, prewarmed_mib=5)
     idle = [
         candidate(1, 10, 3),
         candidate(2, 10, 1),
@@ -50,7 +50,7 @@ def test_then_the_parked_then_those_worth_least_and_no_more_than_needed() -> Non
 
 
 def test_nobody_leaves_in_vain() -> None:
-    memory = Memory(budget_mib=100, held_mib=100, stock_mib=5)
+    memory = Memory(budget_mib=100, held_mib=100, prewarmed_mib=5)
     assert memory.choose([candidate(1, 10, 1)], 16) == (0, [])
 
 

@@ -34,9 +34,9 @@ def live_through(story: list[tuple[str, int, int]], machine: NodeSimulation) -> 
         elif name == "measure":
             machine.measure(member, choice)
         elif name == "fill":
-            machine.stock.fill()
+            machine.warm_stock.fill()
         elif name == "stock gone":
-            machine.stock.gone()
+            machine.warm_stock.gone()
         elif name == "set scaling":
             least, most = choice % 2, 1 + choice // 2 % 4
             machine.event(
@@ -95,7 +95,7 @@ class EvictsInVain(Memory):
             super().choose(candidates, mib)
             if sum(s.size_mib for s in candidates) > mib
             else (
-                self.stock_mib,
+                self.prewarmed_mib,
                 list(candidates),
             )
         )

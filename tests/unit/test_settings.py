@@ -8,7 +8,7 @@ import pytest
 
 from quiltfn import settings
 from quiltfn.model import keepalive, version
-from quiltfn.settings import PREFIX, BadSetting, Settings, from_everywhere
+from quiltfn.settings import PREFIX, RENAMED, BadSetting, Settings, from_everywhere, old_names
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = [one for one in dataclasses.fields(Settings) if one.metadata["low"] is not None]
@@ -41,6 +41,34 @@ def test_the_environment_may_name_the_file_and_the_command_line_another(tmp_path
     environ = {PREFIX + "CONFIG": str(first)}
     assert from_everywhere({}, environ).port == 1
     assert from_everywhere(config(tmp_path, "port = 2"), environ).port == 2
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_works_from_everywhere_and_is_told(tmp_path: Path, old: str, new: str) -> None:
+    in_file = config(tmp_path, f"{old} = 1\n")
+    for given, environ in (
+        ({old: "1"}, {}),
+        ({}, {PREFIX + old.upper(): "1"}),
+        (in_file, {}),
+    ):
+        assert getattr(from_everywhere(given, environ), new) == 1
+        (sentence,) = old_names(given, environ)
+        assert f"{old} is now called {new}" in sentence
+    assert old_names({new: "1"}, {PREFIX + new.upper(): "1"}) == []
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_weighs_what_its_place_weighs_and_less_than_the_new_one_there(
+    old: str, new: str
+) -> None:
+    assert getattr(from_everywhere({old: "1"}, {PREFIX + new.upper(): "2"}), new) == 1
+    assert getattr(from_everywhere({new: "1"}, {PREFIX + old.upper(): "2"}), new) == 1
+    assert getattr(from_everywhere({old: "1", new: "2"}, {}), new) == 2
+
+
+def test_a_wrong_value_by_an_old_name_is_refused_by_the_new_one() -> None:
+    with pytest.raises(BadSetting, match=r"^prewarmed must be"):
+        from_everywhere({"stem_cells": "many"}, {})
 
 
 def test_an_option_that_was_not_given_is_none_and_weighs_nothing() -> None:

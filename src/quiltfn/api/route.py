@@ -17,7 +17,7 @@ from quiltfn.idempotency import Idempotency
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.access import Caller, Scope
-from quiltfn.ports import Audit, Clock, Journal, Keys, Pools, Stock
+from quiltfn.ports import Audit, Clock, Journal, Keys, Pools, WarmStock
 from quiltfn.runtimes import Runtimes
 
 MIB = 1024 * 1024
@@ -36,7 +36,7 @@ class Services:
     elasticity: Elasticity
     invoker: Invoker
     pools: Pools
-    stock: Stock
+    warm_stock: WarmStock
     journal: Journal
     keys: Keys
     audit: Audit

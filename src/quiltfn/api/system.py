@@ -198,7 +198,7 @@ async def get_metrics(context: RequestContext) -> Answer:
     metrics.show_pools(services.pools.counts(one) for one in services.pools.occupied())
     metrics.show_lines(services.pools.waiting())
     metrics.show_memory(services.pools.memory.held_mib)
-    metrics.show_stock(services.stock.count())
+    metrics.show_prewarmed(services.warm_stock.count())
     metrics.show_images(services.holdings.bytes_in_all())
     return Answer(value=metrics.text(), content_type=metrics.CONTENT_TYPE)
 

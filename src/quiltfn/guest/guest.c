@@ -741,7 +741,7 @@ static void specialise(size_t length)
         _exit(GONE);
 
     // The pages that the end of a call needs are made ours now, while memory is there: at the end a
-    // handler's files may have used up all there is. Stem cells that wait do not pay for them.
+    // handler's files may have used up all there is. Prewarmed sandboxes that wait do not pay for them.
     for (size_t i = 0; i < sizeof out.bytes; i += 4096)
         ((volatile unsigned char *)out.bytes)[i] = 0;
     special.ready = true;

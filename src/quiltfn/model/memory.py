@@ -1,15 +1,15 @@
-"""Memory: what all instances and stem cells of a machine share, and who leaves when it is short.
+"""Memory that all instances and prewarmed sandboxes of a machine share, and what is evicted first.
 
 An instance counts its version's limit while a call is in it or on its way, and what it uses while
 it is idle; what is being ended counts until it is gone. So the limits of all calls that run at once
 stay within the budget, and idle instances take what is left.
 
-One rule decides who leaves (Greedy-Dual, as in Cherkasova 1998 and FaasCache, ASPLOS 2021): stem
-cells first, since they are nobody's; then the idle instance that is worth least, and worth is how
-often its function was called times what a start of it takes, over its size, on top of a clock that
-rises to the worth of whatever was evicted last, so that what was useful long ago does not stay for
-ever. Parked instances, and those kept for a rollback, have served nobody since and go before ready
-ones. What min_instances asks for is not to be had.
+Memory is taken back in one order (Greedy-Dual, as in Cherkasova 1998 and FaasCache, ASPLOS 2021):
+first prewarmed sandboxes, which belong to no function; then the idle instance that is worth least.
+Its worth is how often its function was called, times what a start takes, over its size, plus a
+clock. The clock rises to the worth of each instance that is evicted, so that what was useful long
+ago does not stay for ever. Parked instances and those kept for a rollback go before ready ones.
+Instances that min_instances asks for are never evicted.
 """
 
 from collections.abc import Collection, Hashable
@@ -45,14 +45,14 @@ class Memory:
     """The budget, in MiB, and what counts against it.
 
     `leaving_mib`: the part of `held_mib` that is being given back. `waiting`: who waits for memory,
-    by the time (monotonic seconds) since which. `stock_mib`: the part of `held_mib` that is stem
-    cells. `frees`: how often some was given back, or who waits for it changed.
+    by the time (monotonic seconds) since which. `prewarmed_mib`: the part of `held_mib` that is
+    prewarmed sandboxes. `frees`: how often some was given back, or who waits for it changed.
     """
 
     budget_mib: float = UNBOUNDED
     held_mib: float = 0.0
     leaving_mib: float = 0.0
-    stock_mib: float = 0.0
+    prewarmed_mib: float = 0.0
     clock: float = 0.0
     frees: int = 0
     waiting: dict[Hashable, float] = field(default_factory=dict)
@@ -87,15 +87,15 @@ class Memory:
     def choose(
         self, candidates: Collection[EvictionCandidate], mib: float
     ) -> tuple[float, list[EvictionCandidate]]:
-        """What leaves so that `mib` more fit: so many MiB of stem cells, and these instances.
+        """What is evicted so that `mib` more fit: MiB of prewarmed sandboxes, and instances.
 
         Nothing where all of it would not be enough: then a call has to end first.
         """
         lacking = self.lacks(mib)
-        if lacking > self.stock_mib + sum(one.size_mib for one in candidates) + ROUNDING_MIB:
+        if lacking > self.prewarmed_mib + sum(one.size_mib for one in candidates) + ROUNDING_MIB:
             return 0.0, []
-        of_stock = min(lacking, self.stock_mib)
-        lacking -= of_stock
+        of_prewarmed = min(lacking, self.prewarmed_mib)
+        lacking -= of_prewarmed
         chosen: list[EvictionCandidate] = []
         for candidate in sorted(candidates, key=lambda one: (not one.is_parked, one.worth)):
             if lacking <= ROUNDING_MIB:
@@ -104,4 +104,4 @@ class Memory:
             lacking -= candidate.size_mib
             if not candidate.is_parked:
                 self.clock = max(self.clock, candidate.worth)
-        return of_stock, chosen
+        return of_prewarmed, chosen

@@ -72,10 +72,17 @@ _evictions = Counter(
 _instances = Gauge(
     "quiltfn_instances", "Instances on this node, by state.", ("state",), registry=registry
 )
-_stock = Gauge("quiltfn_stem_cells", "Sandboxes that are ready and nobody's.", registry=registry)
+_prewarmed = Gauge(
+    "quiltfn_prewarmed_sandboxes",
+    "Sandboxes that are ready and not yet an instance of any version.",
+    registry=registry,
+)
+_prewarmed_old_name = Gauge(
+    "quiltfn_stem_cells", "The old name of quiltfn_prewarmed_sandboxes.", registry=registry
+)
 _held = Gauge(
     "quiltfn_memory_held_mebibytes",
-    "What instances and stem cells count against the memory budget.",
+    "What instances and prewarmed sandboxes count against the memory budget.",
     registry=registry,
 )
 _images = Gauge(
@@ -131,9 +138,10 @@ def show_memory(held_mib: float) -> None:
     _held.set(held_mib)
 
 
-def show_stock(count: int) -> None:
-    """The stem cells there are at this moment."""
-    _stock.set(count)
+def show_prewarmed(count: int) -> None:
+    """The prewarmed sandboxes there are at this moment."""
+    _prewarmed.set(count)
+    _prewarmed_old_name.set(count)
 
 
 def show_images(counted_bytes: int) -> None:

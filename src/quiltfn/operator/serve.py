@@ -8,7 +8,7 @@ from pathlib import Path
 
 import quiltfn
 from quiltfn.launcher import main as launcher
-from quiltfn.settings import BadSetting, Settings, from_everywhere
+from quiltfn.settings import RENAMED, BadSetting, Settings, from_everywhere, old_names
 
 EXIT_BAD_SETTING = 78
 GUEST = Path(quiltfn.__file__).parent / "guest" / "bin" / "guest"
@@ -21,6 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
     try:
         settings = from_everywhere(vars(given))
+        for sentence in old_names(vars(given)):
+            print(f"quiltfn: {sentence}", file=sys.stderr)
         secrets = read_secrets(settings)
     except BadSetting as error:
         print(f"quiltfn: {error}", file=sys.stderr)
@@ -90,4 +92,6 @@ def parser() -> argparse.ArgumentParser:
         default = "" if field.default in ("", Path()) else f" (default {field.default})"
         option = "--" + field.name.replace("_", "-")
         it.add_argument(option, metavar="VALUE", help=field.metadata["about"] + default)
+    for old in RENAMED:
+        it.add_argument("--" + old.replace("_", "-"), help=argparse.SUPPRESS)
     return it

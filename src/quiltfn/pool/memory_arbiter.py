@@ -45,9 +45,9 @@ class MemoryArbiter:
             return  # there is enough, or it is leaving
         models = [one.model for one in self._members.values() if one.model.instances]
         candidates = [candidate for model in models for candidate in model.eviction_candidates()]
-        of_stock, chosen = self.memory.choose(candidates, mib)
-        if of_stock > 0:
-            self._sandboxes.give_up(of_stock, self.serve_waiting)
+        of_prewarmed, chosen = self.memory.choose(candidates, mib)
+        if of_prewarmed > 0:
+            self._sandboxes.give_up(of_prewarmed, self.serve_waiting)
         # Nobody is served meanwhile, or what was chosen may be handed out before it is its turn.
         is_relieving, self._is_serving = self._is_serving, True
         try:

@@ -14,8 +14,11 @@ from quiltfn.sandbox.guest import OUTPUT_MAX, GuestSandbox
 
 
 @dataclass(frozen=True, slots=True)
-class Mould:
-    """What cannot be changed of a sandbox once it is made; equal moulds can become the same."""
+class SandboxTemplate:
+    """What a sandbox is made with and cannot change later.
+
+    Sandboxes of equal templates can become instances of the same versions.
+    """
 
     kind: Kind
     image: str | None
@@ -25,11 +28,11 @@ class Mould:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it shows nothing but the host's files, as the server's own runtimes do."""
+        """Whether it shows only the host's files, as the built-in runtimes do."""
         return self.image is None and self.network == Network.NONE and not self.writable_paths
 
     @classmethod
-    def of(cls, runtime: Runtime) -> "Mould":
+    def of(cls, runtime: Runtime) -> "SandboxTemplate":
         return cls(
             runtime.kind,
             runtime.image,
@@ -40,18 +43,18 @@ class Mould:
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class Limits:
     """Limits: memory in MiB, processor in percent of one core."""
 
     memory_mib: int = MEMORY_MIN_MIB
     cpu_percent: float = 100.0
 
     @classmethod
-    def of(cls, spec: VersionSpec) -> "Size":
+    def of(cls, spec: VersionSpec) -> "Limits":
         return cls(spec.memory_limit_mb, spec.cpu_limit_percent)
 
 
-PLAIN = Mould(Kind.SHELL, None, "none", (), Isolation.CRUN)
+PLAIN = SandboxTemplate(Kind.SHELL, None, "none", (), Isolation.CRUN)
 # How long a sandbox that was made proves that others can be; how soon it is tried again after one
 # that could not be; and how long somebody waits for the proof.
 FRESH_S, AGAIN_S, PROOF_S = 10.0, 1.0, 2.0
@@ -70,22 +73,22 @@ class LauncherSandboxes:
         self._proof: asyncio.Task[None] | None = None
 
     async def create(self, spec: VersionSpec) -> Sandbox:
-        return await self.make(Mould.of(spec.runtime_snapshot), Size.of(spec))
+        return await self.make(SandboxTemplate.of(spec.runtime_snapshot), Limits.of(spec))
 
     def expect(self, spec: VersionSpec) -> None:
-        """Nothing is made ahead here."""
+        """Does nothing: every sandbox is made on demand."""
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
-        """Nothing is kept ready here."""
+        """Does nothing: there are no prewarmed sandboxes."""
 
-    async def make(self, mould: Mould, size: Size) -> GuestSandbox:
+    async def make(self, template: SandboxTemplate, limits: Limits) -> GuestSandbox:
         """One that is nobody's yet. Raises `SandboxFailed`."""
         try:
-            sandbox = await self._make(mould, size)
+            sandbox = await self._make(template, limits)
         except SandboxFailed:
             self._made_at = NEVER  # Its image or its network may be why: to be found out.
             raise
-        if mould.isolation is Isolation.CRUN:
+        if template.isolation is Isolation.CRUN:
             self._made_at, self._why_not = now(), None
         return sandbox
 
@@ -106,22 +109,22 @@ class LauncherSandboxes:
 
     async def _prove(self) -> None:
         try:
-            sandbox = await self.make(PLAIN, Size())
+            sandbox = await self.make(PLAIN, Limits())
             await sandbox.destroy()
         except SandboxFailed as error:
             self._why_not = str(error)
         finally:
             self._tried_at, self._proof = now(), None
 
-    async def _make(self, mould: Mould, size: Size) -> GuestSandbox:
+    async def _make(self, template: SandboxTemplate, limits: Limits) -> GuestSandbox:
         answer = await self._channel.ask(
             "create",
-            memory_mib=size.memory_mib,
-            cpu_percent=size.cpu_percent,
-            image=mould.image,
-            network=mould.network,
-            writable_paths=mould.writable_paths,
-            isolation=mould.isolation,
+            memory_mib=limits.memory_mib,
+            cpu_percent=limits.cpu_percent,
+            image=template.image,
+            network=template.network,
+            writable_paths=template.writable_paths,
+            isolation=template.isolation,
         )
         control, events = answer.descriptors
         name = answer.message["sandbox"]

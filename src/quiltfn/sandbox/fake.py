@@ -34,10 +34,10 @@ class FakeSandboxes:
         self._numbers = itertools.count(1)
 
     def expect(self, spec: VersionSpec) -> None:
-        """Nothing is made ahead here."""
+        """Does nothing: every sandbox is made on demand."""
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
-        """Nothing is kept ready here."""
+        """Does nothing: there are no prewarmed sandboxes."""
 
     async def create(self, spec: VersionSpec) -> Sandbox:
         # It counts from here on: the machine pays for a sandbox while it is being made, too.

@@ -69,7 +69,7 @@ def prepare_frame(kind: Kind) -> bytes | None:
     """What starts a runner of this kind for whatever version will come, if there can be one."""
     if kind is not Kind.PYTHON:
         return None
-    variables = environment.ALWAYS | {"QUILT_STEM": "1"}
+    variables = environment.ALWAYS | {"QUILT_PREWARMED": "1"}
     return wire.encode_prepare(argv=list(RUNNERS[kind]), environment=variables)
 
 

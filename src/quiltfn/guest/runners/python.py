@@ -512,7 +512,7 @@ def held_in_common() -> str:
 
 def main() -> None:
     global ANSWER
-    if os.environ.pop("QUILT_STEM", "") == "1":
+    if os.environ.pop("QUILT_PREWARMED", "") == "1":
         import ctypes  # noqa: F401  # needed later, and now nobody waits
 
         become()

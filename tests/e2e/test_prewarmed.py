@@ -1,4 +1,4 @@
-"""Cold starts out of the stock: fast, within the version's own limits, and nobody's second home."""
+"""Cold starts from prewarmed sandboxes: fast, within the version's limits, each used once."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.sandbox
 
 def count(server: Server) -> int:
     text = server.call("GET", "/metrics").text
-    (line,) = [one for one in text.splitlines() if one.startswith("quiltfn_stem_cells ")]
+    (line,) = [one for one in text.splitlines() if one.startswith("quiltfn_prewarmed_sandboxes ")]
     return int(float(line.split()[1]))
 
 
@@ -21,7 +21,7 @@ def filled(server: Server, wanted: int = 4) -> None:
     until(lambda: count(server) >= wanted)
 
 
-def test_a_cold_start_starts_no_oci_runtime_while_there_is_stock(
+def test_a_cold_start_starts_no_oci_runtime_while_sandboxes_are_prewarmed(
     another: Callable[..., Server], tmp_path: Path
 ) -> None:
     log, wrapper = tmp_path / "starts", tmp_path / "crun"
@@ -57,7 +57,7 @@ def test_it_has_the_limits_of_its_version(shared: Server) -> None:
     assert slow.invoke()["duration_ms"] > 2.5 * quick.invoke()["duration_ms"]
 
 
-def test_an_instance_out_of_the_stock_is_fenced_like_any_other(shared: Server) -> None:
+def test_an_instance_from_a_prewarmed_sandbox_is_fenced_like_any_other(shared: Server) -> None:
     shared.deploy("echo first").invoke()
     filled(shared)
     seen = shared.run("id -u; grep -E 'Cap|NoNew|Seccomp:' /proc/self/status; ls /proc/self/fd")
@@ -102,7 +102,7 @@ def test_a_prepared_interpreter_becomes_what_its_version_says(shared: Server) ->
         assert function.invoke()["stdout"] == expected
 
 
-def test_stopping_ends_the_stock(server: Server) -> None:
+def test_stopping_ends_prewarmed_sandboxes(server: Server) -> None:
     server.deploy("echo first")
     filled(server)
     assert len(server.sandbox_pids()) >= 5
@@ -110,7 +110,7 @@ def test_stopping_ends_the_stock(server: Server) -> None:
     assert not server.sandbox_pids()
 
 
-def test_without_stock_a_cold_start_makes_its_sandbox(another: Callable[..., Server]) -> None:
-    server = another(options="--stem-cells 0").start()
+def test_with_none_prewarmed_a_cold_start_makes_its_sandbox(another: Callable[..., Server]) -> None:
+    server = another(options="--prewarmed 0").start()
     assert server.run("echo here")["stdout"] == "here\n"
     assert count(server) == 0

@@ -1,0 +1,285 @@
+"""Prewarmed sandboxes: they have served nobody and can become an instance of any fitting version.
+
+Rule 1: a sandbox is taken once and never put back; what has been an instance is destroyed.
+Rule 2: making one never delays a call: one is made at a time, and only after nobody has asked for
+a sandbox for a moment.
+Rule 3: where none is left, the next sandbox is made on demand.
+
+How many a template has follows demand: `per_template` of each template that was used in the last
+ten minutes, more where more were taken at once, none of a template that nobody uses any more. All
+of them together stay within a share of the memory that instances may hold, and count against it.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+
+import structlog
+
+from quiltfn.model.memory import Memory
+from quiltfn.model.runtime import Kind, idle_mib
+from quiltfn.model.version import VersionSpec
+from quiltfn.ports import Clock, Sandbox, SandboxFailed
+from quiltfn.sandbox.client import LauncherSandboxes, Limits, SandboxTemplate
+from quiltfn.sandbox.guest import GuestSandbox
+
+_log = structlog.get_logger("quiltfn.sandbox")
+# How long nobody must have asked for a sandbox before the next one is prewarmed.
+CALM_S = 0.03
+# The delay before a failed attempt is repeated; it doubles with each further failure.
+RETRY_S, RETRY_MOST_S = 5.0, 60.0
+UNUSED_AFTER_S = 600.0
+BURST_S = 1.0
+MOST_OF_A_TEMPLATE = 16
+# For all templates of tenants together: each sandbox takes one of the machine's uid ranges, which
+# no tenant's quota counts.
+MOST_OF_TENANTS = 192
+# The share of the instances' memory budget that all of them may take; and for how long none is
+# made after some were given up because memory was short.
+MEMORY_SHARE = 0.07
+PAUSE_S = 10.0
+BASE = Limits()
+
+
+@dataclass(slots=True)
+class _Stock:
+    """The prewarmed sandboxes of one template.
+
+    `asked`: when sandboxes were asked for, within the last second. `failures`: attempts that failed
+    in a row; the next is made at `retry_at` or later.
+    """
+
+    ready: deque[GuestSandbox] = field(default_factory=deque)
+    asked: deque[float] = field(default_factory=deque)
+    used_at: float = 0.0
+    most_at_once: int = 0
+    failures: int = 0
+    retry_at: float = 0.0
+
+
+class PrewarmedSandboxes:
+    """`ports.Sandboxes` with a warm stock. Call `start` and, at the end, `aclose`."""
+
+    def __init__(
+        self, source: LauncherSandboxes, clock: Clock, per_template: int, memory: Memory
+    ) -> None:
+        self._source, self._clock = source, clock
+        self._per_template, self._memory = per_template, memory
+        self._stocks: dict[SandboxTemplate, _Stock] = {}
+        self._last_asked = 0.0
+        self._paused_until = 0.0
+        self._changed = asyncio.Event()
+        self._filler: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        if self._per_template:
+            self._filler = asyncio.ensure_future(self._fill())
+
+    async def aclose(self) -> None:
+        """Ends every prewarmed sandbox."""
+        if self._filler is not None:
+            self._filler.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._filler
+        stocks, self._stocks = list(self._stocks.values()), {}
+        await asyncio.gather(*(one.destroy() for stock in stocks for one in stock.ready))
+        await asyncio.gather(*self._ending)
+
+    def count(self) -> int:
+        """How many there are."""
+        return sum(len(stock.ready) for stock in self._stocks.values())
+
+    async def why_not(self) -> str | None:
+        """Why no sandbox can be made, if that is so."""
+        return await self._source.why_not()
+
+    def images(self) -> frozenset[str]:
+        """The digests of the images that they show."""
+        return frozenset(
+            template.image
+            for template, stock in self._stocks.items()
+            if template.image is not None and stock.ready
+        )
+
+    async def create(self, spec: VersionSpec) -> Sandbox:
+        template = SandboxTemplate.of(spec.runtime_snapshot)
+        stock = self._note(template, is_asked=True)
+        while stock.ready:
+            # The oldest first: its interpreter has most likely started.
+            sandbox = stock.ready.popleft()
+            self._count(-cost(template))  # from here on it counts as what it becomes
+            if not sandbox.is_alive:
+                continue
+            sandbox.watch(_nothing, _nothing)
+            try:
+                if Limits.of(spec) != BASE:
+                    await sandbox.limit(spec)
+            except BaseException as error:
+                await sandbox.destroy()
+                if not isinstance(error, SandboxFailed):
+                    raise
+                _log.warning("a prewarmed sandbox could not be limited", reason=str(error))
+                break
+            return sandbox
+        return await self._source.make(template, Limits.of(spec))
+
+    def expect(self, spec: VersionSpec) -> None:
+        """A version with this content exists: sandboxes for it may be needed soon."""
+        self._note(SandboxTemplate.of(spec.runtime_snapshot), is_asked=False)
+
+    def give_up(self, mib: float, freed: Callable[[], None]) -> None:
+        """Starts with the template that has the most, and makes none for a while."""
+        self._paused_until = self._clock.now() + PAUSE_S
+        gone: list[GuestSandbox] = []
+        leaving = 0.0
+        while leaving < mib:
+            filled = [one for one in self._stocks.items() if one[1].ready]
+            if not filled:
+                break
+            template, stock = max(filled, key=lambda one: len(one[1].ready))
+            gone.append(stock.ready.popleft())
+            leaving += cost(template)
+        self._memory.prewarmed_mib -= leaving
+        self._memory.leaving_mib += leaving
+        if gone:
+            self._end_later(self._end(gone, leaving, freed))
+
+    # Filling the warm stock --------------------------------------------------------------------
+
+    def _note(self, template: SandboxTemplate, *, is_asked: bool) -> _Stock:
+        now = self._clock.now()
+        stock = self._stocks.setdefault(template, _Stock())
+        stock.used_at = now
+        if is_asked:
+            stock.retry_at = 0.0  # the caller's own attempt shows whether one can be made
+            self._last_asked = now
+            stock.asked.append(now)
+            while stock.asked[0] < now - BURST_S:
+                stock.asked.popleft()
+            stock.most_at_once = max(stock.most_at_once, len(stock.asked))
+        self._changed.set()
+        return stock
+
+    async def _fill(self) -> None:
+        """Makes what is missing, one at a time while calls are quiet, until it is cancelled."""
+        while True:
+            self._changed.clear()
+            calm = self._last_asked + CALM_S - self._clock.now()
+            if calm > 0:
+                await asyncio.sleep(calm)
+                continue
+            template = self._missing()
+            if template is not None:
+                await self._add(template)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause()):
+                    await self._changed.wait()
+            await self._drop_unused()
+
+    def _pause(self) -> float:
+        """How long to sleep if no event comes, in seconds."""
+        now = self._clock.now()
+        retries = [stock.retry_at - now for stock in self._stocks.values() if stock.failures]
+        return max(CALM_S, min([UNUSED_AFTER_S / 10, *retries]))
+
+    async def _end(
+        self, sandboxes: list[GuestSandbox], mib: float, freed: Callable[[], None]
+    ) -> None:
+        await asyncio.gather(*(one.destroy() for one in sandboxes))
+        self._memory.leaving_mib -= mib
+        self._memory.count(-mib)
+        freed()
+
+    def _end_later(self, ending: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(ending)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def _count(self, mib: float) -> None:
+        self._memory.prewarmed_mib += mib
+        self._memory.count(mib)
+
+    def _missing(self) -> SandboxTemplate | None:
+        """The template that lacks most, among those that memory has room for."""
+        if self._memory.waiting or self._clock.now() < self._paused_until:
+            return None
+        now, most = self._clock.now(), MEMORY_SHARE * self._memory.budget_mib
+        of_tenants = sum(
+            len(stock.ready) for template, stock in self._stocks.items() if not template.is_plain
+        )
+        lacking = [
+            (self._target(stock) - len(stock.ready), template)
+            for template, stock in self._stocks.items()
+            if stock.retry_at <= now
+            and (template.is_plain or of_tenants < MOST_OF_TENANTS)
+            and self._memory.prewarmed_mib + cost(template) <= most
+            and self._memory.fits(cost(template))
+        ]
+        count, template = max(lacking, key=lambda one: one[0], default=(0, None))
+        return template if count > 0 else None
+
+    def _target(self, stock: _Stock) -> int:
+        return min(MOST_OF_A_TEMPLATE, max(self._per_template, stock.most_at_once))
+
+    async def _add(self, template: SandboxTemplate) -> None:
+        self._memory.count(cost(template))  # while it is made, too
+        try:
+            sandbox = await self._source.make(template, BASE)
+        except BaseException as error:
+            self._memory.count(-cost(template))
+            if not isinstance(error, Exception):
+                raise
+            # Filling goes on after any error: descriptors that ran out come back. A caller who
+            # needs a sandbox meanwhile makes one, and is told why that fails.
+            _log.warning("a prewarmed sandbox could not be made", reason=str(error) or repr(error))
+            self._put_off(template)
+            return
+        sandbox.prepare(template.kind)
+        stock = self._stocks.setdefault(template, _Stock())
+        stock.failures = 0
+        stock.ready.append(sandbox)
+        self._memory.prewarmed_mib += cost(template)
+        sandbox.watch(_nothing, lambda: self._lost(template, sandbox))
+
+    def _put_off(self, template: SandboxTemplate) -> None:
+        stock = self._stocks.get(template)
+        if stock is not None:
+            stock.retry_at = self._clock.now() + min(RETRY_S * 2**stock.failures, RETRY_MOST_S)
+            stock.failures = min(stock.failures + 1, 10)
+
+    def _lost(self, template: SandboxTemplate, sandbox: GuestSandbox) -> None:
+        stock = self._stocks.get(template)
+        if stock is not None and sandbox in stock.ready:
+            stock.ready.remove(sandbox)
+            self._count(-cost(template))
+            self._end_later(sandbox.destroy())
+            self._changed.set()
+
+    async def _drop_unused(self) -> None:
+        """Destroys what nobody has used for long."""
+        now = self._clock.now()
+        old = [
+            template
+            for template, stock in self._stocks.items()
+            if now - stock.used_at >= UNUSED_AFTER_S
+        ]
+        gone = [(template, self._stocks.pop(template)) for template in old]
+        ending = (one.destroy() for _, stock in gone for one in stock.ready)
+        for error in await asyncio.gather(*ending, return_exceptions=True):
+            if isinstance(error, Exception):
+                _log.warning("a prewarmed sandbox could not be ended", reason=str(error))
+        self._count(-sum(cost(template) * len(stock.ready) for template, stock in gone))
+
+
+def cost(template: SandboxTemplate) -> float:
+    """The memory that one takes while it waits, in MiB; a prepared one has an interpreter."""
+    started = Kind.PYTHON if template.kind is Kind.PYTHON else Kind.SHELL
+    return idle_mib(started, template.isolation)
+
+
+def _nothing() -> None:
+    pass
