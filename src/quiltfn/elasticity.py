@@ -25,7 +25,7 @@ class Elasticity:
 
         A repetition with another key does no harm: targets are set, not added to.
         """
-        for operation in await self._operations.running():
+        for operation in await self._operations.interrupted():
             ended = msgspec.structs.replace(
                 operation,
                 status=FAILED,

@@ -96,14 +96,14 @@ async def open_platform(given: Inherited) -> AsyncIterator[Platform]:
     """Everything between the launcher's socket and the routes."""
     clock, chosen = SystemClock(), given.settings
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(SqliteStore.open(chosen.data_dir))
+        opening = SqliteStore.open(chosen.data_dir, node_id=given.machine.node_id)
+        store = await stack.enter_async_context(opening)
         journal = journal_of(given, store, clock)
         await journal.start()
         stack.push_async_callback(journal.aclose)
         await resume_clock(clock, SqlClockStore(store.database))
         keys, answers = SqlKeys(store.database), answers_of(chosen, store)
-        _, interrupted, _ = errors.render(DIED, "")
-        await answers.start(interrupted)
+        await answers.start(errors.render(DIED, "")[1])
         idempotency = Idempotency(answers, clock, errors.render(UNKEPT, "")[1])
         stack.push_async_callback(idempotency.aclose)
         access = Access(keys, clock, verifier(given.secret("jwt_secret"), given.secret("jwt_jwks")))

@@ -409,8 +409,8 @@ class Operations(Protocol):
     async def finish(self, operation: Operation) -> None:
         """Keeps its end."""
 
-    async def running(self) -> Sequence[Operation]:
-        """Every operation without an end."""
+    async def interrupted(self) -> Sequence[Operation]:
+        """Those that an earlier start of this server left without an end."""
 
     async def prune(self, before: int) -> int:
         """Removes ended ones older than that in small steps; returns how many."""

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from quiltfn.model.version import Version, VersionSpec
-from quiltfn.store import SpoolJournal, SqliteStore
+from quiltfn.store import SpoolJournal, SqliteStore, nodes
 
 # One entry per implementation of the ports; each opens what is in a directory, again and again.
 StoreOpener = Callable[[Path], AbstractAsyncContextManager[SqliteStore]]
@@ -51,6 +51,14 @@ async def opened_journal(
         yield journal
     finally:
         await journal.aclose()
+
+
+async def restart(store: SqliteStore) -> None:
+    """As if the server had been started again, without closing the store: a new boot."""
+    database = store.database
+    boot = database.boot._replace(epoch=database.boot.epoch + 1)
+    await database.write(lambda connection: nodes.register(connection, boot))
+    database._boot = boot
 
 
 def an_id() -> str:

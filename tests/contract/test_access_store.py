@@ -305,13 +305,18 @@ async def test_an_operation_is_begun_once_for_its_tenant_and_key(
         assert await operations.get("default", again.operation_id) is None
 
 
-async def test_the_operations_without_an_end_are_found(store: SqliteStore) -> None:
-    operations: Operations = SqlOperations(store.database)
+async def test_a_start_finds_the_operations_that_the_last_one_left_without_an_end(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
     left, ended = an_operation(), an_operation(tenant_id="other")
-    for operation in (left, ended):
-        await operations.add(operation)
-    await operations.finish(replace(ended, status="succeeded"))
-    assert list(await operations.running()) == [left]
+    async with open_store(tmp_path) as store:
+        operations: Operations = SqlOperations(store.database)
+        for operation in (left, ended):
+            await operations.add(operation)
+        await operations.finish(replace(ended, status="succeeded"))
+        assert list(await operations.interrupted()) == []  # they are running
+    async with open_store(tmp_path) as store:
+        assert list(await SqlOperations(store.database).interrupted()) == [left]
 
 
 # Coming from the first schema ----------------------------------------------------------------

@@ -22,6 +22,7 @@ from contract.stores import (
     eventually,
     ids,
     opened_journal,
+    restart,
 )
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
@@ -153,6 +154,7 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
     stored, fresh, ended = (a_call(function) for _ in range(3))
     async with opened_journal(store, tmp_path) as journal:
         journal.opened(stored)
+    await restart(store)
     left = {"journal-a.spool": [done(ended)], "journal-b.spool": [fresh, ended]}
     for name, written in left.items():
         (tmp_path / name).write_bytes(b"".join(map(to_line, written)))

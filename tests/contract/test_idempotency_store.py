@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from contract.stores import StoreOpener, child_environment
+from contract.stores import StoreOpener, child_environment, restart
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 from quiltfn.ports import IdempotencyStore
 from quiltfn.store import SqlIdempotencyStore, SqliteStore, StoreBroken, batches
@@ -60,8 +60,8 @@ async def test_of_many_who_want_one_slot_at_once_one_gets_it(
     store: SqliteStore, tmp_path: Path
 ) -> None:
     async with (
-        SqliteStore.open(tmp_path, alone=False) as one,
-        SqliteStore.open(tmp_path, alone=False) as two,
+        SqliteStore.open(tmp_path, alone=False, node_id="one") as one,
+        SqliteStore.open(tmp_path, alone=False, node_id="two") as two,
     ):
         wanted = [
             SqlIdempotencyStore(each.database).reserve(REQUEST, NOW)
@@ -104,6 +104,7 @@ async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(
         await answers.reserve(old, NOW - DAY_S)
         await answers.reserve(answered, NOW)
         await answers.keep(answered, 200, {}, b"fine")
+        await restart(store)
 
         await answers.start(INTERRUPTED)
         assert await answers.reserve(REQUEST, NOW) == StoredResponse(
@@ -123,6 +124,7 @@ async def test_a_call_that_runs_keeps_its_slot_however_old_it_is(store: SqliteSt
     await answers.reserve(REQUEST, NOW)
     assert await answers.reserve(REQUEST, NOW + 2 * DAY_S) == StoredResponse(body_digest="d1")
     assert await answers.prune(NOW + 2 * DAY_S) == 0
+    await restart(store)
     await answers.start(INTERRUPTED)
     assert await answers.prune(NOW + 2 * DAY_S) == 1
 
@@ -140,7 +142,7 @@ async def test_a_tool_does_not_end_the_calls_of_a_running_server(
 ) -> None:
     await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW)
     async with SqliteStore.open(tmp_path, alone=False) as visitor:
-        with pytest.raises(StoreBroken, match="keeper"):
+        with pytest.raises(StoreBroken, match="Only a server"):
             await SqlIdempotencyStore(visitor.database).start(INTERRUPTED)
     assert await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW) == StoredResponse(
         body_digest="d1"

@@ -1,33 +1,41 @@
 """The promises of `ports.Journal`."""
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import pytest
+from alembic import command
 from msgspec.structs import replace
+from sqlalchemy import Connection, create_engine, pool, text
 
 from contract.stores import (
+    StoreOpener,
     a_call,
+    a_function,
     a_stored_function,
+    a_version,
     change,
     done,
     eventually,
     files_at_most,
     ids,
     opened_journal,
+    restart,
     rows,
 )
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
 from quiltfn.model.function import Function
-from quiltfn.model.invocation import Invocation, Status
+from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.timeline import Timeline
 from quiltfn.ports import FunctionCounters, InvocationQuery
-from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken, records, tables
+from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken, migrations, records, tables
 from quiltfn.store.directory import SPOOLS
 from quiltfn.store.journal import COMMIT_AT_BYTES
 from quiltfn.store.spool import to_line
@@ -61,6 +69,81 @@ async def test_a_record_is_there_at_once_and_after_the_commit(
     assert await journal.get(function.id, call.invocation_id) == end
     await journal.synced()
     assert await journal.get(function.id, call.invocation_id) == end
+
+
+async def test_what_a_record_says_of_accepted_work_is_stored(
+    journal: SpoolJournal, function: Function
+) -> None:
+    call = a_call(
+        function,
+        version=3,
+        source=Source.REPLAY,
+        attempt=2,
+        due_at=1_760_000_050,
+        parent_invocation_id="a-parent",
+        origin_invocation_id="an-origin",
+    )
+    journal.opened(call)
+    await journal.synced()
+    assert await journal.get(function.id, call.invocation_id) == call
+    journal.closed(done(call))
+    await journal.synced()
+    assert await journal.get(function.id, call.invocation_id) == done(call)
+
+
+async def test_an_older_attempt_does_not_replace_a_newer_one(
+    store: SqliteStore, function: Function, tmp_path: Path
+) -> None:
+    """A spool that comes back after a power cut holds the first attempt, long after its retry."""
+    first = a_call(function)
+    second = replace(first, attempt=2, started_at=1_760_000_200)
+    for one in (second, first):
+        async with opened_journal(store, tmp_path) as journal:
+            journal.opened(one)
+            await journal.synced()
+            assert await journal.get(function.id, first.invocation_id) == second
+
+
+async def test_records_of_the_schema_before_are_read_and_what_ran_is_ended(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/quiltfn.db", poolclass=pool.NullPool)
+    function = a_function()
+    ran, ended = a_call(function), done(a_call(function))
+    with engine.begin() as connection:
+        command.upgrade(migrations.config(connection), "0010")
+        row = tables.function_row(function)
+        insert_row(connection, "function", {name: row[name] for name in row if name != "revision"})
+        old = tables.version_row(a_version(function))
+        insert_row(
+            connection,
+            "version",
+            {name: json.dumps(one) if isinstance(one, dict) else one for name, one in old.items()},
+        )
+        for record in (ran, ended):
+            whole = dict(zip(tables.INVOCATION_COLUMNS, tables.invocation_row(record), strict=True))
+            known = [name for name in whole if name in KNOWN_BEFORE]
+            insert_row(connection, "invocation", {name: whole[name] for name in known})
+    async with open_store(tmp_path) as store, opened_journal(store, tmp_path) as journal:
+        assert (await store.load())[0].function == function
+        assert await journal.get(function.id, ended.invocation_id) == ended
+        found = await journal.get(function.id, ran.invocation_id)
+        assert found is not None
+        assert (found.status, found.source, found.attempt) == ("interrupted", Source.SYNC, 1)
+
+
+# The columns of a record until schema 0010.
+KNOWN_BEFORE = {
+    *("invocation_id", "tenant_id", "function_id", "function_name", "execution_node_id"),
+    *("status", "started_at", "ended_at", "duration_ms", "exit_code", "stdout", "stderr"),
+    *("error_message", "cold_start", "timeline", "stdout_dropped", "stderr_dropped"),
+}
+
+
+def insert_row(connection: Connection, table: str, row: dict[str, Any]) -> None:
+    names = ", ".join(row)
+    places = ", ".join(f":{name}" for name in row)
+    connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), row)
 
 
 async def test_output_that_was_stored_as_text_reads_the_same(
@@ -158,7 +241,7 @@ async def test_new_records_are_kept_many_at_a_time_and_not_asked_about(
     def asks(*_: object) -> None:
         raise AssertionError("nothing speaks against them")
 
-    monkeypatch.setattr(records, "absorb", asks)
+    monkeypatch.setattr(records, "upsert", asks)
     ends = [done(a_call(function)) for _ in range(count)]
     for one in ends:
         journal.closed(one)
@@ -418,6 +501,7 @@ async def test_a_start_ends_what_the_last_server_left_open(
     stored, fresh, ended = (a_call(function) for _ in range(3))
     async with opened_journal(store, tmp_path) as journal:
         journal.opened(stored)
+    await restart(store)
     (tmp_path / SPOOLS[0]).write_bytes(to_line(done(ended)))
     (tmp_path / SPOOLS[1]).write_bytes(to_line(fresh) + to_line(ended))
     async with opened_journal(store, tmp_path) as journal:

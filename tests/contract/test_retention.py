@@ -197,7 +197,8 @@ async def test_finding_what_goes_reads_no_record(store: SqliteStore) -> None:
 async def test_a_start_looks_at_calls_without_an_end_alone(store: SqliteStore) -> None:
     plan = await store.database.read(
         lambda c: c.exec_driver_sql(
-            "EXPLAIN QUERY PLAN " + records.SQL["counters_of_open"], {"now": NOW}
+            "EXPLAIN QUERY PLAN " + records.SQL["counters_of_left"],
+            {"now": NOW, "epoch": 1, "alone": True, "node": ""},
         ).fetchall()
     )
     assert "USING INDEX invocation_open" in str(plan[0][3])

@@ -3,14 +3,16 @@
 from pathlib import Path
 from zlib import crc32
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from contract.stores import files_at_most, ids
-from quiltfn.model.invocation import Invocation, Status
+from contract.stores import a_call, a_function, done, files_at_most, ids
+from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.store import StoreBroken
-from quiltfn.store.spool import Spool, from_lines, latest, to_line
+from quiltfn.store.spool import Spool, from_line, from_lines, latest, to_line
 
 CALLS = st.lists(
     st.builds(
@@ -23,6 +25,10 @@ CALLS = st.lists(
         status=st.sampled_from(Status),
         stdout=st.binary(),
         exit_code=st.none() | st.integers(0, 255),
+        version=st.none() | st.integers(1, 9),
+        source=st.sampled_from(Source),
+        attempt=st.integers(1, 3),
+        origin_invocation_id=st.none() | st.just("o"),
     ),
     max_size=6,
 )
@@ -96,3 +102,43 @@ def test_a_spool_stays_readable_after_writes_that_failed_half_way(tmp_path: Path
     assert spool.read() == [call, call]
     assert spool.size == len(to_line(call)) * 2
     spool.close()
+
+
+def test_a_record_says_in_the_spool_what_it_is_of_accepted_work() -> None:
+    plain = a_call(a_function())
+    whole = replace(
+        plain,
+        version=3,
+        source=Source.REPLAY,
+        attempt=2,
+        due_at=1_760_000_200,
+        parent_invocation_id="a-parent",
+        origin_invocation_id="an-origin",
+    )
+    assert from_line(to_line(whole).rstrip(b"\n")) == whole
+    # A call that waits for its answer costs the journal its version and nothing else.
+    added = len(to_line(replace(plain, version=3))) - len(to_line(plain))
+    assert added == len(',"version":3')
+
+
+def test_a_line_of_a_server_that_knew_nothing_of_accepted_work_is_read() -> None:
+    record = a_call(a_function())
+    body = msgspec.json.encode(
+        {
+            "invocation_id": record.invocation_id,
+            "tenant_id": record.tenant_id,
+            "function_id": record.function_id,
+            "function_name": record.function_name,
+            "execution_node_id": record.execution_node_id,
+            "status": "running",
+            "started_at": record.started_at,
+        }
+    )
+    assert from_line(b"%08x %b" % (crc32(body), body)) == record
+
+
+def test_a_later_attempt_counts_more_than_the_end_of_an_earlier_one() -> None:
+    first = a_call(a_function())
+    second = replace(first, status=Status.QUEUED, attempt=2)
+    for order in ([done(first), second], [second, done(first)]):
+        assert latest(order) == {first.invocation_id: second}

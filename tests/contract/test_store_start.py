@@ -164,7 +164,7 @@ async def test_a_data_directory_has_one_server_and_lets_tools_in(
                 pass
         async with SqliteStore.open(tmp_path, alone=False) as visitor:
             await a_stored_function(visitor, name="brought")
-            with pytest.raises(StoreBroken, match="keeper"):
+            with pytest.raises(StoreBroken, match="Only a server"):
                 async with opened_journal(visitor, tmp_path):
                     pass
             # The server is killed while the tool is in: the tool's leaving removes the log, and the

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from starlette.datastructures import Address
 
-from contract.stores import files_at_most
+from contract.stores import files_at_most, restart
 from quiltfn import idempotency
 from quiltfn.access import Access
 from quiltfn.admission import Admission, TenantLimits
@@ -305,6 +305,7 @@ async def test_after_a_restart_such_a_key_is_answered_and_nothing_runs(
     with monkeypatch.context() as patch:
         patch.setattr(SqlIdempotencyStore, "keep", fails_late)
         told(await door.call(), "STORE_UNAVAILABLE")
+    await restart(door.harness.store)
     answers = SqlIdempotencyStore(door.harness.store.database)
     await answers.start(DIED)
     fresh = Idempotency(answers, door.harness.clock, LOST)

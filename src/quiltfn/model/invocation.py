@@ -27,6 +27,18 @@ class Status(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class Source(StrEnum):
+    """What asked for a call."""
+
+    SYNC = "sync"
+    ASYNC = "async"
+    SCHEDULE = "schedule"
+    URL = "url"
+    REDRIVE = "redrive"
+    REPLAY = "replay"
+    DESTINATION = "destination"
+
+
 class CallEvent(StrEnum):
     """What may happen to a call; an end is named as the status it leads to."""
 
@@ -110,6 +122,11 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
     `stdout`, `stderr`: what the handler wrote, byte for byte; `*_dropped`: how many bytes more it
     wrote. `timeline`: None until it is final, and of a call that ended with its server.
+
+    `version`: the number of the version that ran; None in records of earlier releases, and until
+    accepted work is handed over. `attempt`: 1 for the first. `due_at`: when accepted work may
+    start. `parent_invocation_id`: the call that caused this one. `origin_invocation_id`: the call
+    that this one repeats.
     """
 
     invocation_id: str
@@ -130,6 +147,13 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     timeline: Timeline | None = None
     stdout_dropped: int = 0
     stderr_dropped: int = 0
+    # Below: not part of the API's invocation. A default is not written to the journal.
+    version: int | None = None
+    source: Source = Source.SYNC
+    attempt: int = 1
+    due_at: int | None = None
+    parent_invocation_id: str | None = None
+    origin_invocation_id: str | None = None
 
     def after(
         self,

@@ -21,10 +21,11 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, pool
 
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.store import consistency, sqlite_header
+from quiltfn.store import consistency, nodes, sqlite_header
 from quiltfn.store.check import IntegrityCheck
 from quiltfn.store.directory import OWNER_ONLY, DataDirectory, StoreBroken, open_own
 from quiltfn.store.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve, is_full
+from quiltfn.store.nodes import Boot
 from quiltfn.store.tables import REVISION
 
 T = TypeVar("T")
@@ -46,8 +47,10 @@ ALWAYS = (
 class Database:
     """The connections and their threads. Made by `open`, which ends either whole or not at all."""
 
-    def __init__(self, directory: DataDirectory, busy_timeout_s: float) -> None:
+    def __init__(self, directory: DataDirectory, busy_timeout_s: float, node_id: str = "") -> None:
         self.directory = directory
+        self._node_id = node_id
+        self._boot: Boot | None = None
         self.check = IntegrityCheck(directory.database)
         self.reserve = DiskReserve(directory.path)
         self._busy_s = busy_timeout_s
@@ -65,6 +68,15 @@ class Database:
         except BaseException:
             await self.aclose()
             raise
+
+    @property
+    def boot(self) -> Boot:
+        """This start of the server. Raises `StoreBroken` for a tool, which is none."""
+        if self._boot is None:
+            raise StoreBroken(
+                "Only a server may write records: the store was opened beside one, without a node."
+            )
+        return self._boot
 
     async def aclose(self) -> None:
         """Closes both connections; the last one folds the write-ahead log into the database."""
@@ -195,6 +207,8 @@ class Database:
             self._check()
             if self.directory.holds_lock:
                 self._take_over()
+            if alone or self._node_id:
+                self._boot = self._register(alone)
         except (exc.DBAPIError, sqlite3.Error, OSError) as error:
             reason = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
             raise StoreBroken(
@@ -223,6 +237,17 @@ class Database:
         directory.look()
         if directory.note.word == "open" and not self._is_small():
             self.check.start()
+
+    def _register(self, is_alone: bool) -> Boot:
+        with self._writer.begin():
+            boot = nodes.next_boot(self._writer, self._node_id, is_alone)
+        try:
+            with self._writer.begin():
+                nodes.register(self._writer, boot)
+        except exc.DBAPIError as error:  # The journal registers it with the first record.
+            if not is_full(error, self.directory.path):
+                raise
+        return boot
 
     def _is_small(self) -> bool:
         return self.directory.database.stat().st_size < CHECK_ALL_BELOW_BYTES

@@ -96,6 +96,11 @@ class DataDirectory:
             time.sleep(0.02)
         self.note = self._read_note()
 
+    def open_spool(self) -> None:
+        """Takes a directory that has a spool and no database: that one is shared, and elsewhere."""
+        self.enter(alone=True, wait_s=0)
+        self.mark("open", (0, 0), 0, self.note.spools)
+
     def check(self) -> bool:
         """Whether the database is to be made. Raises `StoreBroken` where something is missing."""
         if (self.path / RESTORING).exists():

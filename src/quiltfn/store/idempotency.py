@@ -18,7 +18,7 @@ from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 from quiltfn.model.retention import StorageLimit
 from quiltfn.store import batches, tables, usage
 from quiltfn.store.database import Database
-from quiltfn.store.directory import StoreBroken
+from quiltfn.store.nodes import of_earlier_boots
 from quiltfn.store.sql import SQL
 
 # A step takes some in any case: a machine that is busy elsewhere refuses nobody for that.
@@ -40,11 +40,10 @@ class SqlIdempotencyStore:
         """Answers, with `interrupted` as the error body, every call that the last server left.
 
         It may have been executed, so a repetition must not execute it again. Raises `StoreBroken`
-        where another server keeps the directory: those calls are running.
+        for a tool beside a server.
         """
-        if not self._database.directory.holds_lock:
-            raise StoreBroken("Only the keeper of the data directory may answer for its calls.")
-        left = update(answer).where(answer.c.status.is_(None))
+        mine = of_earlier_boots(self._database.boot, answer.c.node_id, answer.c.epoch)
+        left = update(answer).where(answer.c.status.is_(None), mine)
         values = {
             "status": INTERRUPTED_STATUS,
             "headers": INTERRUPTED_HEADERS,
@@ -58,6 +57,7 @@ class SqlIdempotencyStore:
         expired = delete(answer).where(at(request), is_expired(now))
         stamp = now if made_at is None else made_at
         row = tables.row_of(request) | {"headers": {}, "body": b"", "made_at": stamp}
+        row |= tables.owned_by(self._database.boot)
 
         def work(connection: Connection) -> StoredResponse | RateLimited | CapacityFull | None:
             # No other writer comes between: the transaction has the write lock from its beginning.

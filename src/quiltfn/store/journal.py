@@ -21,10 +21,11 @@ from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, 
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports import Clock, InvocationQuery, Page
-from quiltfn.store import records
+from quiltfn.store import nodes, records
 from quiltfn.store.database import Database, Work
-from quiltfn.store.directory import SPOOLS, StoreBroken
+from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.disk_reserve import REFUSED, DiskFull
+from quiltfn.store.nodes import Boot
 from quiltfn.store.spool import Spool, latest
 
 # With the commit itself a record is on disk within 50 ms.
@@ -51,8 +52,11 @@ class SpoolJournal:
         retry_after_s: float = RETRY_AFTER_S,
         is_strict: bool = False,
     ) -> None:
+        """`data_dir`: where its spool is. Servers that share a database have one each."""
         self.is_strict = is_strict
         self._database = database
+        self._is_beside = data_dir == database.directory.path
+        self._directory = database.directory if self._is_beside else DataDirectory(data_dir)
         self._paths = [data_dir / name for name in SPOOLS]
         self._clock = clock
         self._commit_after_s, self._retry_after_s = commit_after_s, retry_after_s
@@ -66,6 +70,7 @@ class SpoolJournal:
         self._taken = 0  # _written at the time of the last swap.
         self._failure: StoreUnavailable | None = None
         self._left_to_do: Work[None] | None = None  # What a start could not do on a full disk.
+        self._boot: Boot
 
     async def start(self) -> None:
         """Takes in what the last server left and ends its calls as interrupted.
@@ -73,24 +78,26 @@ class SpoolJournal:
         Raises `StoreBroken` where a segment is damaged or the directory is somebody else's, and
         `StoreUnavailable`.
         """
-        if not self._database.directory.holds_lock:
-            raise StoreBroken(
-                "The journal can only be written by the keeper of the data directory."
-            )
+        self._boot = self._database.boot
+        if not self._is_beside:
+            self._directory.open_spool()
+        elif not self._directory.holds_lock:
+            raise StoreBroken("Another server writes the journal in this data directory.")
         self._loop = asyncio.get_running_loop()
         try:
-            holds = self._database.directory.holds
+            holds = self._directory.holds
             self._spool, self._other = (Spool(path, holds) for path in self._paths)
         except OSError as error:
             raise StoreBroken(f"The journal cannot be written: {error}.") from error
         try:
             self._look_for_lost()
             left = latest(record for one in (self._spool, self._other) for record in one.read())
-            now = int(self._clock.unix())
+            boot, now = self._boot, int(self._clock.unix())
 
             def work(connection: Connection) -> None:
-                records.absorb(connection, list(left.values()))
-                records.interrupt(connection, now)
+                nodes.register(connection, boot)
+                records.upsert(connection, list(left.values()), boot.epoch - 1)
+                records.interrupt(connection, boot, now)
 
             try:
                 await self._database.write(work)
@@ -219,7 +226,7 @@ class SpoolJournal:
         return Page(items, to_cursor(last) if last else None)
 
     def _look_for_lost(self) -> None:
-        directory = self._database.directory
+        directory = self._directory
         for one, held in zip((self._spool, self._other), directory.note.spools, strict=True):
             if held == "+" and one.size == 0:
                 directory.tell(
@@ -284,12 +291,13 @@ class SpoolJournal:
 
     async def _store(self, batch: list[Invocation]) -> None:
         """Into the database and out of the segment."""
+        epoch = self._boot.epoch
         if self._left_to_do is not None:
             left_to_do = self._left_to_do
 
             def work(connection: Connection) -> None:
                 left_to_do(connection)
-                records.absorb(connection, batch)
+                records.upsert(connection, batch, epoch)
 
             await self._database.write(work, self._other.clear, frees=True)
             self._left_to_do = None
@@ -298,13 +306,13 @@ class SpoolJournal:
             return
         try:
             await self._database.write(
-                lambda connection: records.absorb_new(connection, batch),
+                lambda connection: records.upsert_new(connection, batch, epoch),
                 self._other.clear,
                 frees=True,  # The segment.
             )
         except records.NotAllNew:
             await self._database.write(
-                lambda connection: records.absorb(connection, batch),
+                lambda connection: records.upsert(connection, batch, epoch),
                 self._other.clear,
                 frees=True,
             )
@@ -312,6 +320,8 @@ class SpoolJournal:
     def _close(self) -> None:
         self._spool.close()
         self._other.close()
+        if not self._is_beside:
+            self._directory.leave()
 
 
 def unwritable(error: OSError) -> StoreUnavailable:

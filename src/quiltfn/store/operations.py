@@ -8,6 +8,7 @@ from quiltfn.model.cursors import first_id
 from quiltfn.model.operation import Operation
 from quiltfn.store import batches, tables
 from quiltfn.store.database import Database
+from quiltfn.store.nodes import of_earlier_boots
 
 table = tables.operation
 
@@ -24,12 +25,14 @@ class SqlOperations:
             table.c.idempotency_key == operation.idempotency_key,
         )
 
+        owner = tables.owned_by(self._database.boot)
+
         def work(connection: Connection) -> Operation | None:
             # No other writer comes between: the transaction has the write lock from its beginning.
             found = connection.execute(earlier).mappings().one_or_none()
             if found is not None:
                 return tables.read(found, Operation)
-            connection.execute(insert(table), tables.row_of(operation))
+            connection.execute(insert(table), tables.row_of(operation) | owner)
             return None
 
         return await self._database.write(work)
@@ -44,8 +47,9 @@ class SqlOperations:
         }
         await self._database.write(lambda c: c.execute(change.values(values)).close())
 
-    async def running(self) -> Sequence[Operation]:
-        query = select(table).where(table.c.status == "running")
+    async def interrupted(self) -> Sequence[Operation]:
+        mine = of_earlier_boots(self._database.boot, table.c.node_id, table.c.epoch)
+        query = select(table).where(table.c.status == "running", mine)
 
         def work(connection: Connection) -> list[Operation]:
             return [tables.read(row, Operation) for row in connection.execute(query).mappings()]

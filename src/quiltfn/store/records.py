@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 from sqlalchemy import Connection, Select, exists, select
@@ -10,6 +11,7 @@ from sqlalchemy import Connection, Select, exists, select
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.ports import InvocationQuery
 from quiltfn.store import tables
+from quiltfn.store.nodes import Boot
 from quiltfn.store.sql import SQL
 from quiltfn.store.usage import RECORD_BYTES
 
@@ -23,47 +25,50 @@ ROWS_AT_ONCE = (64, 8, 1)
 INTERRUPTED = "the server ended while the call was running"
 
 
-def _keep_rows(count: int) -> str:
+LARGE_BYTES = 32 * 1024
+
+
+@lru_cache(1024)
+def upsert_rows(count: int, epoch: int) -> str:
+    """The statement for so many records of a boot."""
     row = f"({', '.join('?' * len(tables.INVOCATION_COLUMNS))})"
-    statement = SQL["keep_invocations"].replace(":record_bytes", str(RECORD_BYTES))
-    return statement.replace(":rows", ", ".join([row] * count))
+    statement = SQL["upsert_invocations"].replace(":record_bytes", str(RECORD_BYTES))
+    return statement.replace(":epoch", str(epoch)).replace(":rows", ", ".join([row] * count))
 
 
-def _keep_one() -> str:
-    """The same for one record of a function that is there, and with its size said.
+@lru_cache(1024)
+def upsert_large(epoch: int) -> str:
+    """The statement for one record of a function that exists, with its size as the last value.
 
-    SQLite first copies rows that come from a SELECT where a table has triggers; several megabytes
-    each is too much for that.
+    SQLite first copies rows that come from a SELECT where a table has triggers. That is too much
+    for a record of several megabytes.
     """
-    into, values = SQL["keep_invocations"].split("WITH record", 1)
-    places = ", ".join("?" * (len(tables.INVOCATION_COLUMNS) + 1))
-    return f"{into}VALUES ({places}) ON CONFLICT {values.split('ON CONFLICT', 1)[1]}"
-
-
-KEEP = {size: _keep_rows(size) for size in ROWS_AT_ONCE}
-KEEP_ONE, LARGE_BYTES = _keep_one(), 32 * 1024
+    into, values = SQL["upsert_invocations"].split("WITH record", 1)
+    places = ", ".join("?" * len(tables.INVOCATION_COLUMNS))
+    upsert = values.split("ON CONFLICT", 1)[1]
+    return f"{into}VALUES ({places}, {epoch}, ?) ON CONFLICT {upsert}"
 
 
 class NotAllNew(Exception):
     """Some of the records were final in the database already, or their function is deleted."""
 
 
-def absorb_new(connection: Connection, records: Sequence[Invocation]) -> None:
-    """`absorb` for records that nothing speaks against, without asking for each: a third cheaper.
+def upsert_new(connection: Connection, records: Sequence[Invocation], epoch: int) -> None:
+    """`upsert` for records that are not final yet in the database: a third cheaper.
 
-    Raises `NotAllNew` where something does; the transaction must then be undone.
+    Raises `NotAllNew` if one is, or its function is deleted; the caller must roll back then.
     """
-    if keep(connection, records) != len(records):
+    if _write(connection, records, epoch) != len(records):
         raise NotAllNew
     add_counters(connection, [record for record in records if record.status in FINAL])
 
 
-def absorb(connection: Connection, records: Sequence[Invocation]) -> None:
-    """Keeps the records and adds those that turn final by it to their functions' counters.
+def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) -> None:
+    """Stores records of a boot, and adds those that become final to their functions' counters.
 
     Harmless when repeated: a record that is final in the database is neither changed nor counted
-    again, whether a commit was repeated, a segment read again or a stale one came back after a
-    power cut.
+    again, whether a commit was repeated, a segment was read again or an old segment came back
+    after a power cut.
     """
     for start in range(0, len(records), STATEMENT_ROWS):
         some = records[start : start + STATEMENT_ROWS]
@@ -72,11 +77,11 @@ def absorb(connection: Connection, records: Sequence[Invocation]) -> None:
             ids = msgspec.json.encode(list(ended)).decode()
             for known in connection.exec_driver_sql(SQL["final_among"], {"ids": ids}).scalars():
                 del ended[known]
-        keep(connection, some)
+        _write(connection, some, epoch)
         add_counters(connection, ended.values())
 
 
-def keep(connection: Connection, records: Sequence[Invocation]) -> int:
+def _write(connection: Connection, records: Sequence[Invocation], epoch: int) -> int:
     """Writes the records that may be written; returns how many those were."""
     # Straight to the driver and by position: this is done for every call.
     driver = connection.connection.driver_connection
@@ -89,13 +94,13 @@ def keep(connection: Connection, records: Sequence[Invocation]) -> int:
             small.append(record)
         elif driver.execute(SQL["has_function"], (record.function_id,)).fetchone():
             values = [*tables.invocation_row(record), RECORD_BYTES + size]
-            written += driver.execute(KEEP_ONE, values).rowcount
+            written += driver.execute(upsert_large(epoch), values).rowcount
     for count_at_once in ROWS_AT_ONCE:
         while len(small) - at >= count_at_once:
             values = []
             for record in small[at : at + count_at_once]:
                 values += tables.invocation_row(record)
-            written += driver.execute(KEEP[count_at_once], values).rowcount
+            written += driver.execute(upsert_rows(count_at_once, epoch), values).rowcount
             at += count_at_once
     return written
 
@@ -140,17 +145,18 @@ def add_counters(connection: Connection, ended: Iterable[Invocation]) -> None:
         )
 
 
-def interrupt(connection: Connection, now: int) -> None:
-    """Ends and counts every call that the last server left without an end."""
-    sums = connection.exec_driver_sql(SQL["counters_of_open"], {"now": now}).mappings().all()
+def interrupt(connection: Connection, boot: Boot, now: int) -> None:
+    """Ends and counts every running call that an earlier start of this server left."""
+    ours = {"now": now, "node": boot.node_id, "epoch": boot.epoch, "alone": boot.is_alone}
+    sums = connection.exec_driver_sql(SQL["counters_of_left"], ours).mappings().all()
     if sums:
         connection.exec_driver_sql(SQL["add_to_counters"], [dict(row) for row in sums])
-        connection.exec_driver_sql(SQL["interrupt_open"], {"now": now, "why": INTERRUPTED})
+        connection.exec_driver_sql(SQL["interrupt_left"], ours | {"why": INTERRUPTED})
 
 
 def interrupted(record: Invocation, now: int) -> Invocation:
     """The record as `interrupt` will leave it."""
-    if record.status in FINAL:
+    if record.status is not Status.RUNNING:
         return record
     return msgspec.structs.replace(
         record,

@@ -38,7 +38,7 @@ class _Older(msgspec.Struct):
 
 decode_older = msgspec.json.Decoder(_Older).decode
 
-# Of two records of one call the later one counts, in whichever segment it stands.
+# Of two records of one attempt the later one counts, in whichever segment it is.
 RANK = {status: 2 if status in FINAL else 0 for status in Status} | {Status.RUNNING: 1}
 
 
@@ -142,11 +142,15 @@ def from_line(line: bytes) -> Invocation | None:
     )
 
 
+def _order(record: Invocation) -> tuple[int, int]:
+    return record.attempt, RANK[record.status]
+
+
 def latest(records: Iterable[Invocation]) -> dict[str, Invocation]:
     """The last word on each call, by its id."""
     found: dict[str, Invocation] = {}
     for record in records:
         known = found.get(record.invocation_id)
-        if known is None or RANK[record.status] >= RANK[known.status]:
+        if known is None or _order(record) >= _order(known):
             found[record.invocation_id] = record
     return found

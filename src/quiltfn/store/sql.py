@@ -1,4 +1,5 @@
-"""The hot statements, by name, as `queries.sql` has them.
+"""The hot statements by name. `queries.sql` has those that any database takes, `sqlite.sql` has
+those that only SQLite does.
 
 They are strings for `exec_driver_sql`, which hands statement and values to the driver as they are:
 going through `text()` costs 4 µs more a row, a third of what storing a record costs.
@@ -20,4 +21,8 @@ def parse(source: str) -> dict[str, str]:
     }
 
 
-SQL = parse(files("quiltfn.store").joinpath("queries.sql").read_text(encoding="utf-8"))
+SQL = {
+    name: statement
+    for source in ("queries.sql", "sqlite.sql")
+    for name, statement in parse(files("quiltfn.store").joinpath(source).read_text("utf-8")).items()
+}

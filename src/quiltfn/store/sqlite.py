@@ -33,14 +33,20 @@ class SqliteStore:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, data_dir: Path, *, alone: bool = True, busy_timeout_s: float = 5.0
+        cls,
+        data_dir: Path,
+        *,
+        alone: bool = True,
+        node_id: str = "",
+        busy_timeout_s: float = 5.0,
     ) -> AsyncIterator["SqliteStore"]:
         """The store in `data_dir`, made on a first start. Raises `StoreBroken`, a sentence.
 
-        A server is `alone` in its directory; a tool that reads or writes a row beside a running
-        server is not. A write waits at most `busy_timeout_s` for another process's lock.
+        A server is `alone` in its directory, or shares it with servers of other `node_id`s. A tool
+        that reads or writes a row beside a running server is not alone and has no node. A write
+        waits at most `busy_timeout_s` for another process's lock.
         """
-        store = cls(Database(DataDirectory(data_dir), busy_timeout_s))
+        store = cls(Database(DataDirectory(data_dir), busy_timeout_s, node_id))
         await store.database.open(alone)
         try:
             if store.database.directory.holds_lock:

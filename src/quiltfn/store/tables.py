@@ -28,11 +28,20 @@ from quiltfn.ports import FunctionCounters, Stored
 
 # The newest revision in migrations/versions. Kept here so that a start at head need not import
 # Alembic, which costs more than opening the database does.
-REVISION = "0010"
+REVISION = "0011"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 metadata = MetaData()
+
+
+def owner() -> tuple[Column[Any], ...]:
+    """The boot of a node that a row without an end belongs to."""
+    return (
+        Column("node_id", Text, nullable=False, server_default=text("''")),
+        Column("epoch", BigInteger, nullable=False, server_default=text("0")),
+    )
+
 
 function = Table(
     "function",
@@ -50,6 +59,7 @@ function = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("error_message", Text),
+    Column("revision", BigInteger, nullable=False, server_default=text("1")),
     # The counters: written by the journal alone, never by a function's own row.
     Column("invocation_count", BigInteger, nullable=False, server_default=text("0")),
     Column("error_count", BigInteger, nullable=False, server_default=text("0")),
@@ -130,7 +140,15 @@ invocation = Table(
     Column("timeline", JSON),
     Column("stdout_dropped", BigInteger, nullable=False, server_default=text("0")),
     Column("stderr_dropped", BigInteger, nullable=False, server_default=text("0")),
-    # No field of a record: what it counts in `usage`; by default, as one without output.
+    Column("version", Integer),
+    Column("source", Text, nullable=False, server_default=text("'sync'")),
+    Column("attempt", Integer, nullable=False, server_default=text("1")),
+    Column("due_at", BigInteger),
+    Column("parent_invocation_id", Text),
+    Column("origin_invocation_id", Text),
+    # The last two are no fields of a record: the boot of `execution_node_id` that wrote it, and
+    # what it counts in `usage`; by default, as one without output.
+    Column("epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("size_bytes", BigInteger, nullable=False, server_default=text("600")),
     # Ids are UUIDv7, so their order is the order of time. The other three are in the index for the
     # filters: they are decided without touching the rows, which may be megabytes apart.
@@ -155,6 +173,24 @@ usage = Table(
     Column("tenant_id", Text, primary_key=True),
     Column("bytes", BigInteger, nullable=False),
     Column("number", BigInteger, nullable=False),
+)
+
+# The servers that use the store, each with the number of its last start; see `nodes.py`.
+node = Table(
+    "node",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+)
+
+# The last changes of functions, runtimes and keys, in the order of their commits; see `changes.py`.
+change = Table(
+    "change",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("tenant_id", Text, nullable=False),
+    Column("object_id", Text, nullable=False),
 )
 
 # Functions that are deleted and may still have records; emptied as these are removed.
@@ -213,6 +249,7 @@ idempotent_answer = Table(
     Column("headers", JSON, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("made_at", BigInteger, nullable=False),
+    *owner(),
     Index("idempotent_answer_age", "made_at"),
     # Which answers can be taken to make room, the oldest first.
     Index(
@@ -260,6 +297,7 @@ operation = Table(
     Column("reason_message", Text),
     Column("retryable", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    *owner(),
     UniqueConstraint("tenant_id", "idempotency_key", name="operation_key"),
     Index("operation_listing", "tenant_id", "operation_id"),
 )
@@ -268,6 +306,7 @@ COUNTER_COLUMNS = FunctionCounters.__struct_fields__
 INVOCATION_COLUMNS = Invocation.__struct_fields__
 OUTPUT_COLUMNS = ("stdout", "stderr")
 STATUS_AT = INVOCATION_COLUMNS.index("status")
+SOURCE_AT = INVOCATION_COLUMNS.index("source")
 TIMELINE_AT = INVOCATION_COLUMNS.index("timeline")
 SPEC_COLUMNS = VersionSpec.__struct_encode_fields__
 
@@ -305,6 +344,7 @@ def invocation_row(one: Invocation) -> list[Any]:
     """A record in the order of its fields, for the driver: it takes JSON as text."""
     row = list(msgspec.structs.astuple(one))
     row[STATUS_AT] = one.status.value
+    row[SOURCE_AT] = one.source.value
     if one.timeline is not None:
         row[TIMELINE_AT] = msgspec.json.encode(one.timeline).decode()
     return row
@@ -320,6 +360,11 @@ def read_invocation(row: RowMapping) -> Invocation:
 def as_bytes(output: bytes | str) -> bytes:
     """A stream of a record, whichever way it was stored."""
     return output.encode() if isinstance(output, str) else output
+
+
+def owned_by(boot: tuple[str, int, bool]) -> dict[str, Any]:
+    """The columns of `owner`."""
+    return {"node_id": boot[0], "epoch": boot[1]}
 
 
 def row_of(one: msgspec.Struct) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""How many rows a tenant has, how many bytes they take, and who has to give some up.
+"""How many rows a tenant has, how many bytes they take, and which tenants must give some up.
 
-One row for each kind of rows and tenant, kept up by triggers in the transaction that changes the
-rows: whoever writes them, and nothing is ever counted. A migration that makes one of these tables
-anew must make its triggers anew.
+`usage` has one row for each kind and tenant. Triggers, made by the migrations, update it in the
+transaction that changes the counted rows, so nothing is ever counted by reading them. A migration
+that makes one of these tables anew must make its triggers anew.
 """
 
 from enum import Enum
@@ -13,62 +13,24 @@ from sqlalchemy import Connection
 from quiltfn.model.retention import StorageLimit
 from quiltfn.store.sql import SQL
 
-RECORD_BYTES = 600  # What a record takes without its output, its places in the indexes included.
-ANSWER_BYTES, AUDIT_BYTES, OPERATION_BYTES = 500, 500, 500  # Likewise.
-# What the headers of an answer take at least. An answer that is still to come counts them from the
-# beginning, so a key takes no more room when its call ends.
-HEADERS_BYTES = 200
+RECORD_BYTES = 600  # What a record takes without its output, its index entries included.
 
 
 class Kind(NamedTuple):
-    """`size`: what a row takes, in SQL, of `ROW`. `changes`: the columns it may change with.
-    `may_go`: whether a row can be removed or made smaller; where that is empty, any can some time.
+    """`table`: where the counted rows are. `may_go`: which of them can be removed or made smaller,
+    in SQL; empty: any of them.
     """
 
     name: str
     table: str
-    size: str
-    changes: str = ""
     may_go: str = ""
 
 
-RECORD = Kind("record", "invocation", "ROW.size_bytes", "size_bytes")
-ANSWER = Kind(
-    "answer",
-    "idempotent_answer",
-    f"{ANSWER_BYTES} + length(ROW.path) + length(ROW.key) "
-    f"+ max({HEADERS_BYTES}, length(ROW.headers)) + length(ROW.body)",
-    "headers, body",
-    "length(body) > 0",
-)
-AUDIT = Kind("audit", "audit", f"{AUDIT_BYTES} + length(ROW.credential) + length(ROW.request_id)")
-OPERATION = Kind(
-    "operation",
-    "operation",
-    f"{OPERATION_BYTES} + length(ROW.idempotency_key) + length(ROW.action_id)",
-    may_go="status != 'running'",
-)
+RECORD = Kind("record", "invocation")
+ANSWER = Kind("answer", "idempotent_answer", "length(body) > 0")
+AUDIT = Kind("audit", "audit")
+OPERATION = Kind("operation", "operation", "status != 'running'")
 KINDS = (RECORD, ANSWER, AUDIT, OPERATION)
-
-
-def triggers(kind: Kind) -> list[str]:
-    """What keeps the kind's rows of `usage` up."""
-    new, old = kind.size.replace("ROW", "NEW"), kind.size.replace("ROW", "OLD")
-    this = f"kind = '{kind.name}' AND tenant_id = OLD.tenant_id"
-    made = [
-        f"CREATE TRIGGER {kind.table}_added AFTER INSERT ON {kind.table} BEGIN "
-        f"INSERT INTO usage VALUES ('{kind.name}', NEW.tenant_id, {new}, 1) "
-        "ON CONFLICT (kind, tenant_id) DO UPDATE SET "
-        "bytes = bytes + excluded.bytes, number = number + 1; END",
-        f"CREATE TRIGGER {kind.table}_removed AFTER DELETE ON {kind.table} BEGIN "
-        f"UPDATE usage SET bytes = bytes - ({old}), number = number - 1 WHERE {this}; END",
-    ]
-    if kind.changes:
-        made.append(
-            f"CREATE TRIGGER {kind.table}_changed AFTER UPDATE OF {kind.changes} ON {kind.table} "
-            f"BEGIN UPDATE usage SET bytes = bytes + ({new}) - ({old}) WHERE {this}; END"
-        )
-    return made
 
 
 def of_tenant(connection: Connection, kind: Kind, tenant_id: str) -> int:

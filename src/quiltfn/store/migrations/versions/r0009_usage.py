@@ -7,10 +7,21 @@ count as if they had none, until they are removed.
 import sqlalchemy as sa
 from alembic import op
 
-from quiltfn.store.usage import KINDS, RECORD_BYTES, triggers
-
 revision = "0009"
 down_revision = "0008"
+
+# What a row takes: kind, table, size in SQL of a row called ROW, columns that may change it.
+KINDS = (
+    ("record", "invocation", "ROW.size_bytes", "size_bytes"),
+    (
+        "answer",
+        "idempotent_answer",
+        "500 + length(ROW.path) + length(ROW.key) + length(ROW.headers) + length(ROW.body)",
+        "headers, body",
+    ),
+    ("audit", "audit", "500 + length(ROW.credential) + length(ROW.request_id)", ""),
+    ("operation", "operation", "500 + length(ROW.idempotency_key) + length(ROW.action_id)", ""),
+)
 
 
 def upgrade() -> None:
@@ -23,9 +34,7 @@ def upgrade() -> None:
     )
     op.add_column(
         "invocation",
-        sa.Column(
-            "size_bytes", sa.BigInteger, nullable=False, server_default=sa.text(str(RECORD_BYTES))
-        ),
+        sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default=sa.text("600")),
     )
     op.create_index(
         "invocation_of_tenant", "invocation", ["tenant_id", "invocation_id", "size_bytes"]
@@ -39,11 +48,26 @@ def upgrade() -> None:
         sqlite_where=has_body,
         postgresql_where=has_body,
     )
-    for kind in KINDS:
-        size = kind.size.replace("ROW.", "")
+    for kind, table, row_size, changes in KINDS:
+        size = row_size.replace("ROW.", "")
         op.execute(
-            f"INSERT INTO usage SELECT '{kind.name}', tenant_id, sum({size}), count(*) "
-            f"FROM {kind.table} GROUP BY tenant_id"
+            f"INSERT INTO usage SELECT '{kind}', tenant_id, sum({size}), count(*) "
+            f"FROM {table} GROUP BY tenant_id"
         )
-        for trigger in triggers(kind):
-            op.execute(trigger)
+        new, old = row_size.replace("ROW", "NEW"), row_size.replace("ROW", "OLD")
+        this = f"kind = '{kind}' AND tenant_id = OLD.tenant_id"
+        op.execute(
+            f"CREATE TRIGGER {table}_added AFTER INSERT ON {table} BEGIN "
+            f"INSERT INTO usage VALUES ('{kind}', NEW.tenant_id, {new}, 1) "
+            "ON CONFLICT (kind, tenant_id) DO UPDATE SET "
+            "bytes = bytes + excluded.bytes, number = number + 1; END"
+        )
+        op.execute(
+            f"CREATE TRIGGER {table}_removed AFTER DELETE ON {table} BEGIN "
+            f"UPDATE usage SET bytes = bytes - ({old}), number = number - 1 WHERE {this}; END"
+        )
+        if changes:
+            op.execute(
+                f"CREATE TRIGGER {table}_changed AFTER UPDATE OF {changes} ON {table} "
+                f"BEGIN UPDATE usage SET bytes = bytes + ({new}) - ({old}) WHERE {this}; END"
+            )

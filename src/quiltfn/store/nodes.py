@@ -1,0 +1,45 @@
+"""The servers that use the store, and which unfinished rows a start of one of them may end.
+
+Each start of a server has a number, its epoch. A row without an end names the node and the epoch
+that it belongs to. A start ends the rows of earlier epochs of its own node; those of other nodes
+may still be running. A server that is alone in its data directory also ends the rows of nodes with
+another name: it had that name before.
+"""
+
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, update
+
+from quiltfn.store import tables
+
+node = tables.node.c
+
+
+class Boot(NamedTuple):
+    """One start of a server. `is_alone`: no other server uses the store."""
+
+    node_id: str
+    epoch: int
+    is_alone: bool
+
+
+def next_boot(connection: Connection, node_id: str, is_alone: bool) -> Boot:
+    """The boot that begins now. It counts once it was registered."""
+    newest = connection.execute(select(func.coalesce(func.max(node.epoch), 0))).scalar_one()
+    return Boot(node_id, newest + 1, is_alone)
+
+
+def register(connection: Connection, boot: Boot) -> None:
+    """Stores the epoch of the node. Harmless when repeated."""
+    this = update(tables.node).where(node.name == boot.node_id)
+    if not connection.execute(this.values(epoch=boot.epoch)).rowcount:
+        row = {"name": boot.node_id, "epoch": boot.epoch}
+        connection.execute(insert(tables.node), row)
+
+
+def of_earlier_boots(
+    boot: Boot, node_id: ColumnElement[str], epoch: ColumnElement[int]
+) -> ColumnElement[bool]:
+    """Whether a row with that node and epoch was left by an earlier start of this server."""
+    is_earlier = epoch < boot.epoch
+    return is_earlier if boot.is_alone else and_(is_earlier, node_id == boot.node_id)

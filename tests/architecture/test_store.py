@@ -1,0 +1,67 @@
+"""What keeps the store open to a second database, and its migrations as they were."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+STORE = Path(__file__).resolve().parents[2] / "src" / "quiltfn" / "store"
+MIGRATIONS = sorted((STORE / "migrations" / "versions").glob("r*.py"))
+# What handles the SQLite file itself: opening, checking and copying it, its header, its free pages.
+FILE_HANDLING = {
+    "check",
+    "consistency",
+    "database",
+    "disk_reserve",
+    "snapshot",
+    "sqlite_header",
+    "vacuum",
+}
+QUERIES = sorted(
+    path
+    for path in (*STORE.glob("*.py"), *STORE.glob("*.sql"))
+    if path.name != "sqlite.sql" and path.stem not in FILE_HANDLING
+)
+# What SQLite alone knows, or says in a way of its own.
+SQLITE_ALONE = re.compile(
+    r"\bPRAGMA\b|\bINDEXED BY\b|\bNOT INDEXED\b|\bjson_(each|extract|tree|set)\b|->>|"
+    r"\browid\b|\bAUTOINCREMENT\b|\bWITHOUT ROWID\b|\bINSERT OR\b|\bREPLACE INTO\b|\bGLOB\b|"
+    r"\bx'|\bifnull\b|(?<!time\.)\bstrftime\b|\bdatetime\(|\bunixepoch\b|\btotal_changes\b|\bsqlite_schema\b|"
+    r"\bsqlite_master\b|\bimport sqlite3\b|\bEXPLAIN QUERY PLAN\b|\b(?:max|min)\([^()]*,",
+)
+
+
+def sqlite_alone(path: Path) -> list[str]:
+    """The lines that only SQLite would take. `max` and `min` of Python's are none."""
+    text = path.read_text(encoding="utf-8")
+    found = [
+        (match.group(), text.count("\n", 0, match.start()) + 1)
+        for match in SQLITE_ALONE.finditer(text)
+    ]
+    is_python = path.suffix == ".py"
+    return [
+        f"{path.name}:{line}: {what}"
+        for what, line in found
+        if not (is_python and what.startswith(("max(", "min(")))
+    ]
+
+
+@pytest.mark.parametrize("path", QUERIES, ids=lambda path: path.name)
+def test_a_query_outside_of_one_file_has_nothing_that_only_sqlite_knows(path: Path) -> None:
+    assert not sqlite_alone(path)
+
+
+def test_what_only_sqlite_knows_would_be_found() -> None:
+    """The negative control: the one file has much of it."""
+    found = " ".join(sqlite_alone(STORE / "sqlite.sql"))
+    assert all(one in found for one in ("INDEXED BY", "json_each", "rowid", "x'", "max("))
+
+
+@pytest.mark.parametrize("path", MIGRATIONS, ids=lambda path: path.stem)
+def test_a_migration_imports_nothing_that_may_change_later(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert not (node.module or "").startswith("quiltfn"), path.name
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("quiltfn") for alias in node.names), path.name
