@@ -10,18 +10,18 @@ STORE = Path(__file__).resolve().parents[2] / "src" / "quiltfn" / "store"
 MIGRATIONS = sorted((STORE / "migrations" / "versions").glob("r*.py"))
 # What handles the SQLite file itself: opening, checking and copying it, its header, its free pages.
 FILE_HANDLING = {
-    "check",
-    "consistency",
-    "database",
-    "disk_reserve",
-    "snapshot",
-    "sqlite_header",
-    "vacuum",
+    "check.py",
+    "consistency.py",
+    "database.py",
+    "disk_reserve.py",
+    "snapshot.py",
+    "sqlite_header.py",
+    "vacuum.py",
 }
 QUERIES = sorted(
     path
     for path in (*STORE.glob("*.py"), *STORE.glob("*.sql"))
-    if path.name != "sqlite.sql" and path.stem not in FILE_HANDLING
+    if path.name != "sqlite.sql" and path.name not in FILE_HANDLING
 )
 # What SQLite alone knows, or says in a way of its own.
 SQLITE_ALONE = re.compile(
@@ -58,7 +58,7 @@ def test_what_only_sqlite_knows_would_be_found() -> None:
     assert all(one in found for one in ("INDEXED BY", "json_each", "rowid", "x'", "max("))
 
 
-@pytest.mark.parametrize("path", MIGRATIONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MIGRATIONS, ids=lambda path: path.name)
 def test_a_migration_imports_nothing_that_may_change_later(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
