@@ -48,7 +48,7 @@ def one_run(
     base = ours.take_uids()
     config = oci.config(
         host,
-        oci.Wanted(limits=LIMITS),
+        oci.SandboxSpec(limits=LIMITS),
         uid_base=base,
         cgroup=groups.path(ours.id, name),
         hostname=name,

@@ -13,7 +13,7 @@ SHARING = "tests/e2e/test_hostile_sharing.py"
 REUSE = "tests/e2e/test_hostile_reuse.py"
 STRESS = "tests/e2e/test_hostile_stress.py"
 CONTROLS = "tests/e2e/test_hostile_controls.py"
-CEILING = "tests/e2e/test_ceiling.py"
+GLOBAL_LIMIT = "tests/e2e/test_global_limit.py"
 FENCE, CALLS, EGRESS = (f"tests/e2e/test_{one}.py" for one in ("fence", "calls", "egress"))
 WARM, IMAGES = "tests/e2e/test_warm_reuse.py", "tests/unit/test_images.py"
 GVISOR = "tests/e2e/test_gvisor.py"
@@ -78,11 +78,11 @@ CASES = (
         tests=(
             f"{HANDLERS}::test_memory_of_every_kind_is_the_sandboxs_own",
             f"{CALLS}::test_a_handler_that_eats_its_memory_ends_as_oom_and_is_replaced",
-            f"{CEILING}::test_what_sockets_hold_is_held_by_the_sandboxs_memory",
-            f"{CEILING}::test_all_sandboxes_together_have_a_ceiling",
+            f"{GLOBAL_LIMIT}::test_what_sockets_hold_is_held_by_the_sandboxs_memory",
+            f"{GLOBAL_LIMIT}::test_all_sandboxes_together_have_a_limit",
         ),
         figure="256 of 256 MiB at most, status oom (pipes end at 91 MiB, names at 38); the host's fell by 322 MiB at most; 400 TCP connections hold 114 MiB, 9,450 that nobody accepts 210",
-        controls=(f"{CEILING}::test_without_a_limit_of_sockets_they_hold_more",),
+        controls=(f"{GLOBAL_LIMIT}::test_without_a_limit_of_sockets_they_hold_more",),
         runsc=(f"{GVISOR}::test_too_much_memory_is_told_and_survived",),
     ),
     Case(

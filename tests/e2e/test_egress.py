@@ -88,7 +88,7 @@ def add_runtime(server: Server) -> Server:
     return server
 
 
-NOT_PREWARMED = "--prewarmed 0"  # for tests that count ways out
+NOT_PREWARMED = "--prewarmed 0"  # for tests that count egress proxies
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +332,7 @@ def test_an_address_that_the_host_gets_later_is_refused_too(server: Server, the_
         function.delete()
 
 
-def uplinks(server: Server) -> list[int]:
+def egress_proxies(server: Server) -> list[int]:
     found = []
     for pid in children(server.launcher):
         with contextlib.suppress(OSError):  # it may end meanwhile
@@ -341,27 +341,27 @@ def uplinks(server: Server) -> list[int]:
     return found
 
 
-def test_the_way_out_has_no_privilege_and_ends_with_its_sandbox(server: Server) -> None:
+def test_the_egress_proxy_has_no_privilege_and_ends_with_its_sandbox(server: Server) -> None:
     function = server.deploy("echo", runtime="out")
     function.invoke()
-    (pid,) = uplinks(server)
+    (pid,) = egress_proxies(server)
     status = status_of(pid)
     assert {int(one) for one in status["Uid"].split()} != {0}
     assert {status[f"Cap{kind}"] for kind in ("Prm", "Eff", "Bnd", "Inh", "Amb")} == {"0" * 16}
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
     groups = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-    assert any(f"/quiltfn/{server.id}/" in one and one.endswith("-uplink") for one in groups)
+    assert any(f"/quiltfn/{server.id}/" in one and one.endswith("-egress-proxy") for one in groups)
     assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) >= 500
     assert os.listdir(f"/proc/{pid}/root/etc")
     assert not os.path.exists(f"/proc/{pid}/root/proc/1")
     function.delete()
-    until(lambda: not uplinks(server))
+    until(lambda: not egress_proxies(server))
 
 
-def test_a_sandbox_whose_way_out_died_is_replaced(server: Server) -> None:
+def test_a_sandbox_whose_egress_proxy_died_is_replaced(server: Server) -> None:
     function = server.deploy(TRY, runtime="out")
-    (pid,) = uplinks(server)
+    (pid,) = egress_proxies(server)
     before = server.guests().items()
     os.kill(pid, 9)
     until(lambda: not before & server.guests().items())
@@ -373,17 +373,17 @@ def test_a_sandbox_that_was_prewarmed_has_the_same_rules(the_lab: Lab) -> None:
     with serving(the_lab) as server:
         first = server.deploy("echo", runtime="out")
         first.invoke()
-        until(lambda: len(uplinks(server)) >= 3)
+        until(lambda: len(egress_proxies(server)) >= 3)
         found = outcome(server, attempts([*PUBLIC, *FORBIDDEN, *HOST]))
         allowed = {f"{kind} {address}" for kind in BOTH for address in PUBLIC}
         assert {name for name, came in found.items() if came == "here"} == allowed
         first.delete()
 
 
-def test_the_launcher_s_sudden_end_leaves_no_way_out(the_lab: Lab) -> None:
+def test_the_launcher_s_sudden_end_leaves_no_egress_proxy(the_lab: Lab) -> None:
     with serving(the_lab, NOT_PREWARMED) as server:
         server.deploy("echo", runtime="out").invoke()
-        (pid,) = uplinks(server)
+        (pid,) = egress_proxies(server)
         server.kill_launcher()
         server.wait()
         until(lambda: not os.path.exists(f"/proc/{pid}"))

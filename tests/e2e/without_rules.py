@@ -22,7 +22,7 @@ def no_rules(_host: Iterable[str], *, resolvers: Iterable[str]) -> str:
     return OPEN
 
 
-def trusting(_egress: egress.Egress, _uplink: egress.Uplink) -> str:
+def trusting(_egress: egress.Egress, _proxy: egress.EgressProxy) -> str:
     return "nothing was examined"
 
 

@@ -161,12 +161,14 @@ def test_a_killed_runtime_leaves_nothing_and_harms_nobody_later(root: Path, isol
         assert not made.sandboxes()
 
 
-def test_a_killed_way_out_ends_its_sandbox_and_harms_nobody_later(shared: LauncherProcess) -> None:
+def test_a_killed_egress_proxy_ends_its_sandbox_and_harms_nobody_later(
+    shared: LauncherProcess,
+) -> None:
     answer = shared.create(network="egress")
     if "egress needs" in answer.get("error", ""):
         pytest.skip(answer["error"])
-    (way_out,) = in_sandbox(shared, answer["sandbox"] + "-uplink")
-    os.kill(way_out, signal.SIGKILL)
+    (proxy,) = in_sandbox(shared, answer["sandbox"] + "-egress-proxy")
+    os.kill(proxy, signal.SIGKILL)
     until(lambda: not in_sandbox(shared, answer["sandbox"]), 3)
     shared.destroy(answer["sandbox"])
     works(shared)

@@ -14,7 +14,7 @@ from quiltfn.launcher.roots import OWN, Roots
 
 pytestmark = pytest.mark.sandbox
 
-WANTED = oci.Wanted(limits=Limits(memory_mib=64, cpu_percent=100.0))
+SPEC = oci.SandboxSpec(limits=Limits(memory_mib=64, cpu_percent=100.0))
 
 
 @dataclass
@@ -61,9 +61,9 @@ def test_a_root_has_the_image_its_file_systems_and_the_files(bench: Bench) -> No
         (local / "own").write_text("on a file system of its own")
         roots = bench.roots()
         assert roots.check(bench.place / "app") == OWN
-        wanted = oci.Wanted(limits=WANTED.limits, app=bench.place / "app")
-        roots.make("one", wanted)
-        host, rest = roots.described("one", wanted)
+        spec = oci.SandboxSpec(limits=SPEC.limits, app=bench.place / "app")
+        roots.make("one", spec)
+        host, rest = roots.described("one", spec)
         root = Path(host.root)
         assert (host.binds, rest.app) == ({}, None), "nothing is left to bind"
         assert (root / "usr/tool").read_text() == "tool"
@@ -86,9 +86,9 @@ def test_a_root_has_the_image_its_file_systems_and_the_files(bench: Bench) -> No
 def test_what_cannot_be_mounted_whole_leaves_nothing(bench: Bench) -> None:
     def work() -> None:
         roots = bench.roots()
-        wanted = oci.Wanted(limits=WANTED.limits, app=bench.place / "gone")
+        spec = oci.SandboxSpec(limits=SPEC.limits, app=bench.place / "gone")
         with pytest.raises(FileNotFoundError):
-            roots.make("one", wanted)
+            roots.make("one", spec)
         assert [one.name for one in (bench.place / "roots").iterdir()] == ["empty"]
         assert str(bench.place) not in Path("/proc/self/mountinfo").read_text()
 
@@ -104,11 +104,11 @@ def test_a_machine_without_overlays_gets_binds_and_says_so(
     monkeypatch.setattr(syscalls, "mount", refused)
     roots = bench.roots()
     assert roots.check(bench.place).startswith("shared with other sandboxes: ")
-    roots.make("one", WANTED)
-    assert roots.described("one", WANTED) == (bench.host, WANTED)
+    roots.make("one", SPEC)
+    assert roots.described("one", SPEC) == (bench.host, SPEC)
     assert [one.name for one in (bench.place / "roots").iterdir()] == ["empty"]
 
 
 def test_gvisor_has_binds_since_its_own_kernel_keeps_locks(bench: Bench) -> None:
-    wanted = oci.Wanted(limits=WANTED.limits, isolation=oci.GVISOR)
-    assert bench.roots().described("one", wanted) == (bench.host, wanted)
+    spec = oci.SandboxSpec(limits=SPEC.limits, isolation=oci.GVISOR)
+    assert bench.roots().described("one", spec) == (bench.host, spec)

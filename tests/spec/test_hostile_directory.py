@@ -1,6 +1,6 @@
 """Working directories that would lead out of the sandbox, and what a handler reaches from them.
 
-The way out is CVE-2024-21626: a directory of the host that stayed open in the OCI runtime, entered
+The hole is CVE-2024-21626: a directory of the host that stayed open in the OCI runtime, entered
 through /proc/self/fd. The image is the host's own /usr, so the links that a hostile image would
 bring are made there.
 """
@@ -126,7 +126,7 @@ def lay_out(image: Path, host: Path) -> None:
         (image / f"link-to-{name}").symlink_to(where)
 
 
-def way_out(output: str, canary: Canary) -> list[str]:
+def leaks(output: str, canary: Canary) -> list[str]:
     """Every sign in a probe's output that it got out, and that it did not try enough."""
     lines = output.splitlines()
     found = [line for line in lines if line.startswith("read ") and line != READABLE]
@@ -207,7 +207,7 @@ def test_from_a_directory_of_the_sandbox_nothing_of_the_host_is_reached(
     assert told["state"] == "active", told
     record = function.invoke()
     assert record["status"] == "success", record
-    assert way_out(record["stdout"], canary) == []
+    assert leaks(record["stdout"], canary) == []
     starts = re.search(r"^starts (\d+):(\d+) (.+)$", record["stdout"], re.M)
     assert starts, record["stdout"]
     assert starts[3] == canary.name(INSIDE[path])
@@ -253,8 +253,8 @@ def careless(canary: Canary, enter: str, leak: str | None) -> str:
 
 def test_the_probe_finds_an_open_descriptor(canary: Canary) -> None:
     """Negative control."""
-    assert way_out(careless(canary, "", None), canary) == []
-    found = way_out(careless(canary, "", "/"), canary)
+    assert leaks(careless(canary, "", None), canary) == []
+    found = leaks(careless(canary, "", "/"), canary)
     assert found[0].startswith("read /proc/self/fd/7/")
     assert "the canary was read" in found
 
@@ -262,6 +262,6 @@ def test_the_probe_finds_an_open_descriptor(canary: Canary) -> None:
 def test_the_probe_finds_a_directory_outside(canary: Canary) -> None:
     """Negative control."""
     output = careless(canary, "cd /proc/self/fd/7;", "/usr/bin")
-    found = way_out(output, canary)
+    found = leaks(output, canary)
     assert "the canary was read" in found
     assert any("`..` ends elsewhere" in one for one in found)

@@ -309,7 +309,7 @@ class PoolSimulation:
         sandbox = self.simulated[number]
         assert sandbox.holder is None, "handed to two callers"
         assert not sandbox.pending, "handed before it was made"
-        assert not sandbox.destroying, "handed on its way out"
+        assert not sandbox.destroying, "handed over while it ends"
         assert not sandbox.cleaning, "handed unclean"
         assert not sandbox.dead, "handed though it is known to be dead"
         assert sandbox.digest == self.pool.current, "handed an instance of another content"

@@ -93,11 +93,11 @@ def test_every_chain_drops_what_no_rule_accepts() -> None:
     ]
 
 
-def test_refusals_stand_before_the_way_out() -> None:
+def test_refusals_stand_before_the_route_out() -> None:
     lines = [line.strip() for line in rules.ruleset([], resolvers=[]).splitlines()]
-    way_out = lines.index("oif eth0 accept")
+    route_out = lines.index("oif eth0 accept")
     for version in ("ip daddr @denied_v4", "ip6 daddr @denied_v6"):
-        assert lines.index(f"{version} goto refused") < way_out
+        assert lines.index(f"{version} goto refused") < route_out
 
 
 FIB_TRIE = """Main:

@@ -19,10 +19,8 @@ LIMITS = Limits(memory_mib=256, cpu_percent=100.0)
 
 
 def made(isolation: str, *writable: str) -> Config:
-    wanted = oci.Wanted(limits=LIMITS, isolation=isolation, writable_paths=writable)
-    return oci.config(
-        HOST, wanted, uid_base=UID_BASE + 65_536, cgroup="/quiltfn/x", hostname="0123"
-    )
+    spec = oci.SandboxSpec(limits=LIMITS, isolation=isolation, writable_paths=writable)
+    return oci.config(HOST, spec, uid_base=UID_BASE + 65_536, cgroup="/quiltfn/x", hostname="0123")
 
 
 def mounts(it: Config) -> dict[str, Config]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from quiltfn.launcher import cgroups
 from quiltfn.launcher.cgroups import V1, V2, CgroupsUnusable, Limits
-from quiltfn.launcher.oci import Wanted
+from quiltfn.launcher.oci import SandboxSpec
 from quiltfn.launcher.sandboxes import Created, NotCreated, Programs, Sandboxes
 
 PERCENT = st.floats(1, 100 * 512, allow_nan=False)
@@ -182,8 +182,8 @@ def test_v2_says_where_controllers_are_not_handed_down(unified: Path) -> None:
 
 def test_v2_puts_a_process_of_ours_into_a_group_with_limits(unified: Path) -> None:
     (unified / "quiltfn" / "s").mkdir(parents=True)
-    V2().enter("s", "0123-uplink", Limits(memory_mib=64, cpu_percent=50.0, pids=1))
-    group = unified / "quiltfn" / "s" / "0123-uplink"
+    V2().enter("s", "0123-egress-proxy", Limits(memory_mib=64, cpu_percent=50.0, pids=1))
+    group = unified / "quiltfn" / "s" / "0123-egress-proxy"
     told = {file.name: file.read_text() for file in group.iterdir()}
     assert told == {
         "memory.max": str(64 * 1024 * 1024),
@@ -412,13 +412,13 @@ def test_uids_are_given_back_when_every_process_is_gone(tmp_path: Path) -> None:
     programs = Programs(crun="", gvisor=nothing)
     sandboxes = Sandboxes(state, cgroups, nothing, programs, children, egress)
     answers: list[Created | NotCreated] = []
-    wanted = Wanted(limits=Limits(memory_mib=1, cpu_percent=1))
-    sandboxes.create(wanted, answers.append)
+    spec = SandboxSpec(limits=Limits(memory_mib=1, cpu_percent=1))
+    sandboxes.create(spec, answers.append)
     assert [type(one) for one in answers] == [NotCreated]
     assert returned == [7]
 
     is_gone[0] = False
-    sandboxes.create(wanted, answers.append)
+    sandboxes.create(spec, answers.append)
     now = time.monotonic()
     sandboxes.check(now + 0.1)
     assert len(answers) == 1, "it is waited for a moment"

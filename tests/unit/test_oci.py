@@ -35,7 +35,7 @@ some_hosts = st.builds(
     oom_score_min=st.integers(-1000, 1000),
 )
 some_wanted = st.builds(
-    oci.Wanted,
+    oci.SandboxSpec,
     limits=some_limits,
     app=st.none() | st.just(Path("/run/quiltfn/servers/0badcafe/images/0123")),
     writable_paths=st.sampled_from([(), ("/data",), ("/data", "/var/cache")]),
@@ -348,9 +348,9 @@ def one_architecture_only(it: Config, host: oci.Host, _limits: Limits) -> None:
 def test_rule(check: Rule) -> None:
     @settings(max_examples=25, deadline=None)
     @given(some_hosts, some_wanted, some_bases)
-    def holds(host: oci.Host, wanted: oci.Wanted, base: int) -> None:
-        made = oci.config(host, wanted, uid_base=base, cgroup=CGROUP, hostname="0123")
-        check(made, host, wanted.limits)
+    def holds(host: oci.Host, spec: oci.SandboxSpec, base: int) -> None:
+        made = oci.config(host, spec, uid_base=base, cgroup=CGROUP, hostname="0123")
+        check(made, host, spec.limits)
 
     holds()
 
@@ -358,9 +358,9 @@ def test_rule(check: Rule) -> None:
 @pytest.mark.parametrize("netns", ["", NETNS])
 def test_the_network_is_the_one_that_was_made_for_it(netns: str) -> None:
     """And where none was made, a new one with nothing but loopback in it."""
-    wanted = oci.Wanted(limits=Limits(memory_mib=256, cpu_percent=100.0), netns=netns)
+    spec = oci.SandboxSpec(limits=Limits(memory_mib=256, cpu_percent=100.0), netns=netns)
     host = oci.Host(machine="x86_64", root="/root")
-    made = oci.config(host, wanted, uid_base=UID_BASE + 65_536, cgroup=CGROUP, hostname="0123")
+    made = oci.config(host, spec, uid_base=UID_BASE + 65_536, cgroup=CGROUP, hostname="0123")
     (network,) = [one for one in made["linux"]["namespaces"] if one["type"] == "network"]
     assert network.get("path", "") == netns
 

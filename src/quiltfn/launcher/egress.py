@@ -1,10 +1,10 @@
-"""Sandboxes that reach public addresses: rules in a network namespace, and a way out of it.
+"""Sandboxes that reach public addresses: rules in a network namespace, and an egress proxy.
 
-The way out is slirp4netns, one process a sandbox. It is handed the namespace's tap device and
-needs nothing else, so it runs without any privilege: a uid of its own, no capabilities, a control
-group with limits, a root directory that holds /usr. Whatever it is made to do, it can open sockets
-as an unprivileged user could; what of that a handler can ask for is decided by the rules before it
-(`egress_rules.py`).
+The egress proxy is slirp4netns, one process for each sandbox. It is handed the namespace's tap
+device and needs nothing else, so it runs without any privilege: a uid of its own, no capabilities,
+a control group with limits, a root directory that holds /usr. If a handler took it over, it could
+open sockets like an unprivileged user. What a handler can ask it for is decided by the rules
+(`egress_rules.py`), which packets pass first.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ from quiltfn.launcher.state import UIDS_PER_SANDBOX, ServerState
 NFT, SLIRP = "/usr/sbin/nft", "/usr/bin/slirp4netns"
 MISSING = "network: egress needs {}: apt install nftables slirp4netns"
 NFT_TIMEOUT_S, READY_TIMEOUT_S = 5.0, 5.0
-SUFFIX = "-uplink"
-UPLINK_MEMORY_MIB = 64
-UPLINK_RLIMITS = {resource.RLIMIT_NOFILE: 4096, resource.RLIMIT_CORE: 0}
+SUFFIX = "-egress-proxy"
+PROXY_MEMORY_MIB = 64
+PROXY_RLIMITS = {resource.RLIMIT_NOFILE: 4096, resource.RLIMIT_CORE: 0}
 ADDRESS_GROUPS = 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 RESOLV_CONF = Path("/etc/resolv.conf")
 # What must be refused in every sandbox's network; tried once, before anybody may call.
@@ -41,7 +41,7 @@ TRIED = (("169.254.169.254", 80), ("fd00:ec2::254", 80), (rules.GATEWAY_V4, 80))
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What this machine is, read when a sandbox is made. `resolv_conf`: the uplink's own."""
+    """What this machine is, read when a sandbox is made. `resolv_conf`: the proxy's own."""
 
     addresses: set[str]
     resolv_conf: str
@@ -53,7 +53,7 @@ class Seen:
 
 
 @dataclass(slots=True)
-class Uplink:
+class EgressProxy:
     """The network of one sandbox. `path`: what crun joins; `resolv_conf`: the sandbox's own."""
 
     name: str
@@ -80,11 +80,11 @@ class Uplink:
             return 0
 
 
-Opened = Callable[[Uplink | str], None]
+Opened = Callable[[EgressProxy | str], None]
 
 
 class Egress:
-    """Opens and closes uplinks; answers come by callback from the event loop."""
+    """Opens and closes proxies; answers come by callback from the event loop."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Egress:
         self._directory = state.path / "network"
         self._directory.mkdir(mode=0o755)
         self._loading: dict[int, float] = {}  # nft processes and their deadlines
-        self._open: list[Uplink] = []
+        self._open: list[EgressProxy] = []
         self._changes = _address_changes()
         children.selector.register(self._changes, selectors.EVENT_READ, self._addresses_changed)
         missing = [path for path in (NFT, SLIRP) if not os.access(path, os.X_OK)]
@@ -107,7 +107,7 @@ class Egress:
     def open(
         self, name: str, uid_base: int, limits: Limits, *, done: Opened, on_lost: Callable[[], None]
     ) -> None:
-        """`done` gets the uplink, its rules in force, or a sentence; `on_lost`: it died."""
+        """`done` gets the proxy, its rules in force, or a sentence; `on_lost`: it died."""
         if self.why_not:
             done(self.why_not)
             return
@@ -124,14 +124,14 @@ class Egress:
                     raise OSError(f"nft ended with {code}")
                 netns.blocked()  # the rules are there: read back before anything leads out
                 netns.connect(v6=seen.v6)
-                uplink = self._start(name, uid_base, limits, netns, seen, on_lost)
+                proxy = self._start(name, uid_base, limits, netns, seen, on_lost)
             except OSError as error:
                 netns.close()
                 done(f"its network could not be made: {error.strerror or error}")
                 return
-            self._open.append(uplink)
-            self._deny(uplink, addresses_of_the_host())  # some may have come since
-            done(uplink)
+            self._open.append(proxy)
+            self._deny(proxy, addresses_of_the_host())  # some may have come since
+            done(proxy)
 
         try:
             self._nft(netns, rules.ruleset(seen.addresses, resolvers=seen.resolvers), loaded)
@@ -139,12 +139,12 @@ class Egress:
             netns.close()
             done(cannot_start("nft", error))
 
-    def close(self, uplink: Uplink, done: Callable[[], None]) -> None:
+    def close(self, proxy: EgressProxy, done: Callable[[], None]) -> None:
         """Ends the process; `done` comes when nothing of it is left."""
-        uplink._on_gone.append(done)
-        uplink.end()
-        if not uplink.is_alive:
-            self._gone(uplink)
+        proxy._on_gone.append(done)
+        proxy.end()
+        if not proxy.is_alive:
+            self._gone(proxy)
 
     def check_timeouts(self, now: float) -> None:
         """Ends nft processes that hang; their sandbox is then refused."""
@@ -152,25 +152,25 @@ class Egress:
             if now >= deadline:
                 self._children.kill(pid)
 
-    def examine(self, uplink: Uplink) -> str:
+    def examine(self, proxy: EgressProxy) -> str:
         """Waits until it leads out, then tries what must be refused; the only method that waits.
 
         Returns how it was seen, or raises OSError.
         """
-        readable, _, _ = select.select([uplink._ready], [], [], READY_TIMEOUT_S)
-        if not readable or not os.read(uplink._ready, 1):
+        readable, _, _ = select.select([proxy._ready], [], [], READY_TIMEOUT_S)
+        if not readable or not os.read(proxy._ready, 1):
             raise OSError(f"{SLIRP} does not start")
         v6 = has_v6()
         tried = [(host, port) for host, port in TRIED if v6 or ":" not in host]
-        before = uplink.blocked()
-        with uplink._netns.inside():
+        before = proxy.blocked()
+        with proxy._netns.inside():
             for address in tried:
                 kind = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
                 with socket.socket(kind, socket.SOCK_STREAM) as one:
                     one.settimeout(1.0)
                     if one.connect_ex(address) == 0:
                         raise OSError(f"{address[0]} was reached")
-        if uplink.blocked() - before != len(tried):
+        if proxy.blocked() - before != len(tried):
             raise OSError(f"the rules did not count {len(tried)} attempts")
         return f"public addresses only; {' and '.join(one for one, _ in tried)} were refused"
 
@@ -209,7 +209,7 @@ class Egress:
         netns: Netns,
         seen: Seen,
         on_lost: Callable[[], None],
-    ) -> Uplink:
+    ) -> EgressProxy:
         """Forks the process that leads out. Raises OSError."""
         inner, outer = self._directory / f"{name}.inner", self._directory / f"{name}.outer"
         inner.write_text("".join(f"nameserver {one}\n" for one in seen.resolvers))
@@ -217,7 +217,7 @@ class Egress:
         for path in (inner, outer):
             path.chmod(0o644)
         launcher = os.getpid()
-        share = Limits(memory_mib=UPLINK_MEMORY_MIB, cpu_percent=limits.cpu_percent, pids=1)
+        share = Limits(memory_mib=PROXY_MEMORY_MIB, cpu_percent=limits.cpu_percent, pids=1)
         ready, tell = os.pipe()
         try:
             pid = os.fork()
@@ -236,17 +236,17 @@ class Egress:
                 os._exit(127)
         netns.give_tap()
         os.close(tell)
-        uplink = Uplink(
+        proxy = EgressProxy(
             *(name, netns.path, inner, netns, seen.addresses, ready),
             lambda: self._children.kill(pid),
             on_lost,
         )
         try:
-            self._children.watch_new(pid, lambda _: self._ended(uplink))
+            self._children.watch_new(pid, lambda _: self._ended(proxy))
         except OSError:
             os.close(ready)
             raise
-        return uplink
+        return proxy
 
     def _confine(self, launcher: int, uid: int, resolv_conf: Path) -> None:
         """In the forked child: everything is given up but what is open and ordinary sockets."""
@@ -256,16 +256,16 @@ class Egress:
         syscalls.bind(resolv_conf, root / "etc" / "resolv.conf")
         os.chroot(root)
         os.chdir("/")
-        for kind, limit in UPLINK_RLIMITS.items():
+        for kind, limit in PROXY_RLIMITS.items():
             resource.setrlimit(kind, (limit, limit))
         confine.give_up_root(launcher, uid)
 
-    def _ended(self, uplink: Uplink) -> None:
-        uplink.is_alive = False
-        if uplink._on_gone:
-            self._gone(uplink)
+    def _ended(self, proxy: EgressProxy) -> None:
+        proxy.is_alive = False
+        if proxy._on_gone:
+            self._gone(proxy)
         else:
-            uplink._on_lost()
+            proxy._on_lost()
 
     def _addresses_changed(self) -> None:
         """What the host is called now is refused in every sandbox, or the sandbox ends."""
@@ -273,32 +273,32 @@ class Egress:
             while self._changes.recv(65_536):
                 pass
         now = addresses_of_the_host()
-        for uplink in self._open:
-            self._deny(uplink, now)
+        for proxy in self._open:
+            self._deny(proxy, now)
 
-    def _deny(self, uplink: Uplink, addresses: set[str]) -> None:
-        text = rules.added(sorted(addresses - uplink._denied))
-        uplink._denied |= addresses
+    def _deny(self, proxy: EgressProxy, addresses: set[str]) -> None:
+        text = rules.added(sorted(addresses - proxy._denied))
+        proxy._denied |= addresses
         if not text:
             return
 
         def loaded(code: int) -> None:
-            if code != 0 and uplink.is_alive:
-                uplink._on_lost()
+            if code != 0 and proxy.is_alive:
+                proxy._on_lost()
 
         try:
-            self._nft(uplink._netns, text, loaded)
+            self._nft(proxy._netns, text, loaded)
         except OSError:
-            uplink._on_lost()
+            proxy._on_lost()
 
-    def _gone(self, uplink: Uplink) -> None:
-        self._open.remove(uplink)
-        os.close(uplink._ready)
-        uplink._netns.close()
-        self._cgroups.remove(self._state.id, uplink.name + SUFFIX)
+    def _gone(self, proxy: EgressProxy) -> None:
+        self._open.remove(proxy)
+        os.close(proxy._ready)
+        proxy._netns.close()
+        self._cgroups.remove(self._state.id, proxy.name + SUFFIX)
         for kind in ("inner", "outer"):
-            (self._directory / f"{uplink.name}.{kind}").unlink(missing_ok=True)
-        for done in uplink._on_gone:
+            (self._directory / f"{proxy.name}.{kind}").unlink(missing_ok=True)
+        for done in proxy._on_gone:
             done()
 
 

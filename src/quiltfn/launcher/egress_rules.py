@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 TABLE, COUNTER = "quiltfn", "blocked"
 INTERFACE = "eth0"
-# slirp4netns' own network: the sandbox, its way out, and the addresses that forward DNS.
+# slirp4netns' own network: the sandbox, its egress proxy, and the addresses that forward DNS.
 ADDRESS_V4, GATEWAY_V4, RESOLVER_V4 = "10.0.2.100", "10.0.2.2", "10.0.2.3"
 ADDRESS_V6, GATEWAY_V6, RESOLVER_V6 = "fd00::100", "fd00::2", "fd00::3"
 RTF_LOCAL, RTF_ANYCAST = 0x8000_0000, 0x0010_0000

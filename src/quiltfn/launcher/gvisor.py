@@ -94,5 +94,5 @@ def enter(cgroups: Cgroups, server: str, sandbox: str, limits: Limits) -> None:
     Its kernel may start at the speed of a whole processor; `limits` are set when it has.
     """
     cpu = max(limits.cpu_percent, STARTS_AT_PERCENT)
-    wanted = replace(limits, cpu_percent=cpu, pids=PIDS, devices=DEVICES)
-    cgroups.enter(server, sandbox, wanted)
+    spec = replace(limits, cpu_percent=cpu, pids=PIDS, devices=DEVICES)
+    cgroups.enter(server, sandbox, spec)

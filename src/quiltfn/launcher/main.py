@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quiltfn.launcher import (
-    ceiling,
     cgroups,
     confine,
     descriptors,
+    global_limit,
     host_image,
     images,
     oci,
@@ -117,7 +117,7 @@ class Launcher:
             raise CannotStart(str(error), NO_DATA_DIR) from None
         self.selector = selectors.DefaultSelector()
         self.children = Children(self.selector)
-        self.memory_max_mib = ceiling.machine_memory() // ceiling.MIB
+        self.memory_max_mib = global_limit.machine_memory() // global_limit.MIB
         self.cores = len(os.sched_getaffinity(0))
         self._started_stopping = False
         self.server = 0
@@ -184,9 +184,9 @@ class Launcher:
             data = self.options.data_dir
             images_dir = data / "images"
             inodes = sandbox_roots.check(images_dir if images_dir.is_dir() else data)
-            above = ceiling.put_above(groups, ceiling.of_this_machine())
+            above = global_limit.put_above(groups, global_limit.of_this_machine())
             seen = preflight.check(self.sandboxes, self.state, groups, self._turn)
-            seen["ceiling"] = above
+            seen["ceiling"] = above  # a field of the API, by its first name
             seen["inodes"] = inodes
             seen["egress"] = preflight.check_egress(egress, self.state, self._turn)
             seen["gvisor"] = preflight.check_gvisor(
@@ -321,16 +321,16 @@ class Launcher:
         n = verb.n
         match verb:
             case verbs.Create():
-                wanted = oci.Wanted(
+                spec = oci.SandboxSpec(
                     limits=verb.limits,
                     writable_paths=verb.writable_paths,
                     egress=verb.network == "egress",
                     isolation=verb.isolation,
                 )
                 self.sandboxes.create(
-                    wanted,
+                    spec,
                     lambda answer: self._answer_create(n, answer),
-                    lambda: self._with_files(wanted, verb.image),
+                    lambda: self._with_files(spec, verb.image),
                 )
             case verbs.Limit(sandbox=sandbox, limits=limits):
                 try:
@@ -354,11 +354,11 @@ class Launcher:
                     sandbox, lambda blocked: self._answer({"n": n, "blocked": blocked})
                 )
 
-    def _with_files(self, wanted: oci.Wanted, image: str | None) -> oci.Wanted:
+    def _with_files(self, spec: oci.SandboxSpec, image: str | None) -> oci.SandboxSpec:
         """What the machine is changed for, so of an admitted request alone. Raises OSError."""
         try:
-            self.skeleton.make_mount_points(wanted.writable_paths)
-            return replace(wanted, app=None if image is None else self.images.path(image))
+            self.skeleton.make_mount_points(spec.writable_paths)
+            return replace(spec, app=None if image is None else self.images.path(image))
         except OSError as error:
             raise OSError(f"its files cannot be mounted: {error}") from None
 

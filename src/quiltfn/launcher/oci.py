@@ -90,7 +90,7 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class SandboxSpec:
     """What a sandbox is to be.
 
     `app`: the files it sees at /app, where it has some. `writable_paths`: where a tmpfs is laid
@@ -109,33 +109,33 @@ class Wanted:
 
 
 def config(
-    host: Host, wanted: Wanted, *, uid_base: int, cgroup: str, hostname: str
+    host: Host, spec: SandboxSpec, *, uid_base: int, cgroup: str, hostname: str
 ) -> dict[str, Any]:
     """The OCI runtime configuration of one sandbox (runtime-spec 1.0)."""
-    made = _for_crun(host, wanted, uid_base=uid_base, cgroup=cgroup, hostname=hostname)
-    return _for_gvisor(made, wanted.limits.pids) if wanted.isolation == GVISOR else made
+    made = _for_crun(host, spec, uid_base=uid_base, cgroup=cgroup, hostname=hostname)
+    return _for_gvisor(made, spec.limits.pids) if spec.isolation == GVISOR else made
 
 
 def _for_crun(
-    host: Host, wanted: Wanted, *, uid_base: int, cgroup: str, hostname: str
+    host: Host, spec: SandboxSpec, *, uid_base: int, cgroup: str, hostname: str
 ) -> dict[str, Any]:
     return {
         "ociVersion": "1.0.2",
         "hostname": hostname,
         "annotations": {"run.oci.seccomp_fail_unknown_syscall": "1"},
         "root": {"path": host.root, "readonly": True},
-        "process": _process(host, wanted),
-        "mounts": _mounts(host, wanted),
+        "process": _process(host, spec),
+        "mounts": _mounts(host, spec),
         "linux": {
             "namespaces": [
                 *({"type": kind} for kind in ("user", "mount", "pid", "ipc", "uts", "cgroup")),
-                {"type": "network", "path": wanted.netns} if wanted.netns else {"type": "network"},
+                {"type": "network", "path": spec.netns} if spec.netns else {"type": "network"},
             ],
             "uidMappings": _mapping(uid_base),
             "gidMappings": _mapping(uid_base),
             "cgroupsPath": cgroup,
-            "resources": _resources(wanted.limits),
-            "sysctl": {} if wanted.netns else NETWORK,
+            "resources": _resources(spec.limits),
+            "sysctl": {} if spec.netns else NETWORK,
             "seccomp": seccomp(host.machine),
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
@@ -184,7 +184,7 @@ def _known(options: str) -> str:
     return ",".join(one for one in options.split(",") if not one.startswith(UNKNOWN_TO_GVISOR))
 
 
-def _process(host: Host, wanted: Wanted) -> dict[str, Any]:
+def _process(host: Host, spec: SandboxSpec) -> dict[str, Any]:
     guest_oom_score, oom_score = _oom_scores(host.oom_score_min)
     output = (
         [] if host.output_max is None else [f"output={host.output_max[0]},{host.output_max[1]}"]
@@ -195,7 +195,7 @@ def _process(host: Host, wanted: Wanted) -> dict[str, Any]:
         "args": [
             *(GUEST, TMP_OPTIONS, SHM_OPTIONS, str(oom_score), FORKING),
             *output,
-            *wanted.writable_paths,
+            *spec.writable_paths,
         ],
         "env": [],
         "cwd": "/",
@@ -218,7 +218,7 @@ def _oom_scores(floor: int) -> tuple[int, int]:
     return guest, min(max(HANDLER_OOM_SCORE, guest + 1), OOM_SCORE_MAX)
 
 
-def _mounts(host: Host, wanted: Wanted) -> list[dict[str, Any]]:
+def _mounts(host: Host, spec: SandboxSpec) -> list[dict[str, Any]]:
     safe = ["nosuid", "nodev"]
     fixed = [
         _mount("/proc", "proc", "proc", [*safe, "noexec", "hidepid=2", "gid=0"]),
@@ -227,13 +227,13 @@ def _mounts(host: Host, wanted: Wanted) -> list[dict[str, Any]]:
         _mount("/dev/shm", "tmpfs", "tmpfs", [*safe, "noexec", SHM_OPTIONS]),
         *(
             _mount(path, "tmpfs", "tmpfs", [*safe, TMP_OPTIONS])
-            for path in ("/tmp", *wanted.writable_paths)
+            for path in ("/tmp", *spec.writable_paths)
         ),
     ]
-    app = {} if wanted.app is None else {"/app": str(wanted.app)}
+    app = {} if spec.app is None else {"/app": str(spec.app)}
     binds = [
         _mount(target, "bind", source, ["rbind", "ro", *safe])
-        for target, source in {**host.binds, **app, **wanted.binds}.items()
+        for target, source in {**host.binds, **app, **spec.binds}.items()
     ]
     return fixed + binds
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quiltfn.launcher.cgroups import MOUNT, SOCKET_SHARE, Cgroups, Limits
-from quiltfn.launcher.egress import Egress, Uplink
+from quiltfn.launcher.egress import Egress, EgressProxy
 from quiltfn.launcher.gvisor import PIDS, Gvisor
-from quiltfn.launcher.oci import GVISOR, Wanted
+from quiltfn.launcher.oci import GVISOR, SandboxSpec
 from quiltfn.launcher.sandboxes import Created, NotCreated, Sandboxes
 from quiltfn.launcher.state import UID_BASE, UIDS_PER_SANDBOX, ServerState
 
@@ -45,7 +45,7 @@ def check(
 
     `turn` runs the event loop once; raises `PreflightFailed`.
     """
-    seen = _probe(Wanted(limits=PROBE), sandboxes, state, cgroups, turn)
+    seen = _probe(SandboxSpec(limits=PROBE), sandboxes, state, cgroups, turn)
     return judge(seen, cgroups.mode)
 
 
@@ -63,8 +63,8 @@ def check_gvisor(
     if gvisor.find():
         gvisor.why_not = ""
         try:
-            wanted = Wanted(limits=GVISOR_PROBE, isolation=GVISOR)
-            seen = _probe(wanted, sandboxes, state, cgroups, turn)
+            spec = SandboxSpec(limits=GVISOR_PROBE, isolation=GVISOR)
+            seen = _probe(spec, sandboxes, state, cgroups, turn)
             return judge_gvisor(seen, gvisor.version)
         except PreflightFailed as error:
             gvisor.why_not = str(error)
@@ -72,14 +72,14 @@ def check_gvisor(
 
 
 def _probe(
-    wanted: Wanted,
+    spec: SandboxSpec,
     sandboxes: Sandboxes,
     state: ServerState,
     cgroups: Cgroups,
     turn: Callable[[], None],
 ) -> Seen:
     answers: list[Created | NotCreated] = []
-    sandboxes.create(wanted, answers.append)
+    sandboxes.create(spec, answers.append)
     _until(lambda: bool(answers), turn)
     answer = answers[0]
     if isinstance(answer, NotCreated):
@@ -105,23 +105,23 @@ def check_egress(egress: Egress, state: ServerState, turn: Callable[[], None]) -
 
     Returns how it was seen, or why there is no egress on this machine; then it is refused.
     """
-    answers: list[Uplink | str] = []
+    answers: list[EgressProxy | str] = []
     lost: list[bool] = []
     uids = state.take_uids()
     name = secrets.token_hex(12)
     egress.open(name, uids, PROBE, done=answers.append, on_lost=lambda: lost.append(True))
     _until(lambda: bool(answers), turn)
-    uplink = answers[0]
+    proxy = answers[0]
     seen = ""
-    if isinstance(uplink, str):
-        egress.why_not = egress.why_not or uplink
+    if isinstance(proxy, str):
+        egress.why_not = egress.why_not or proxy
     else:
         try:
-            seen = egress.examine(uplink)
+            seen = egress.examine(proxy)
         except OSError as error:
             egress.why_not = f"the rules of network: egress are not in force: {error}"
         gone: list[bool] = []
-        egress.close(uplink, lambda: gone.append(True))
+        egress.close(proxy, lambda: gone.append(True))
         _until(lambda: bool(gone), turn)
     state.give_back_uids(uids)
     return seen or f"refused: {egress.why_not}"

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quiltfn.launcher import syscalls
-from quiltfn.launcher.oci import CRUN, Host, Wanted
+from quiltfn.launcher.oci import CRUN, Host, SandboxSpec
 
 OPEN = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 FENCE = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
@@ -52,19 +52,19 @@ class Roots:
             self.why_shared = str(error)
         return f"shared with other sandboxes: {self.why_shared}" if self.why_shared else OWN
 
-    def described(self, name: str, wanted: Wanted) -> tuple[Host, Wanted]:
+    def described(self, name: str, spec: SandboxSpec) -> tuple[Host, SandboxSpec]:
         """What a configuration has to say of the image and of the files at /app."""
-        if not self._is_overlaid(wanted):
-            return self.host, wanted
+        if not self._is_overlaid(spec):
+            return self.host, spec
         return replace(self.host, root=str(self._directory / name), binds={}), replace(
-            wanted, app=None
+            spec, app=None
         )
 
-    def make(self, name: str, wanted: Wanted) -> None:
+    def make(self, name: str, spec: SandboxSpec) -> None:
         """Mounts the root that `described` names. Raises OSError, and then nothing is left."""
-        if self._is_overlaid(wanted):
+        if self._is_overlaid(spec):
             with self._removed_on_error(name):
-                self._mount(name, wanted.app)
+                self._mount(name, spec.app)
 
     def remove(self, name: str) -> None:
         """Detaches it; does nothing where there is none. A sandbox that has it keeps it."""
@@ -75,9 +75,9 @@ class Roots:
             with contextlib.suppress(OSError):
                 os.rmdir(self._directory / name)
 
-    def _is_overlaid(self, wanted: Wanted) -> bool:
+    def _is_overlaid(self, spec: SandboxSpec) -> bool:
         # gVisor's kernel keeps locks itself, and opens files through one process a sandbox.
-        return wanted.isolation == CRUN and not self.why_shared
+        return spec.isolation == CRUN and not self.why_shared
 
     @contextlib.contextmanager
     def _removed_on_error(self, name: str) -> Iterator[None]:

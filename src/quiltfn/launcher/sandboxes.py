@@ -16,7 +16,7 @@ from pathlib import Path
 from quiltfn.launcher import descriptors, oci
 from quiltfn.launcher.cgroups import Cgroups, Limits
 from quiltfn.launcher.children import Children
-from quiltfn.launcher.egress import SUFFIX, Egress, Uplink
+from quiltfn.launcher.egress import SUFFIX, Egress, EgressProxy
 from quiltfn.launcher.gvisor import Gvisor, enter, error_in
 from quiltfn.launcher.jobs import Job, Jobs, explained
 from quiltfn.launcher.roots import Roots
@@ -60,11 +60,11 @@ class _Sandbox:
     uid_base: int
     limits: Limits
     by_runsc: bool
-    with_files: Callable[[], oci.Wanted]
+    with_files: Callable[[], oci.SandboxSpec]
     is_starting: bool = True
     pid: int | None = None
     blocked: int = 0
-    uplink: Uplink | None = None
+    proxy: EgressProxy | None = None
     on_gone: list[Callable[[int], None]] | None = None
 
 
@@ -108,17 +108,17 @@ class Sandboxes:
 
     def create(
         self,
-        wanted: oci.Wanted,
+        spec: oci.SandboxSpec,
         done: Callable[[Created | NotCreated], None],
-        with_files: Callable[[], oci.Wanted] | None = None,
+        with_files: Callable[[], oci.SandboxSpec] | None = None,
     ) -> None:
         """Makes a sandbox like that, whose guest runs and waits for its first frame.
 
         `with_files` is asked for the same with its mount points and files, which may raise OSError;
         only once it is certain that there is room for the sandbox and a network, if it wants one.
         """
-        by_runsc = wanted.isolation == oci.GVISOR
-        if by_runsc and (self._gvisor.why_not or wanted.egress):
+        by_runsc = spec.isolation == oci.GVISOR
+        if by_runsc and (self._gvisor.why_not or spec.egress):
             why = self._gvisor.why_not or "it cannot have network: egress"
             done(NotCreated(f"isolation: gvisor is refused: {why}"))
             return
@@ -131,13 +131,13 @@ class Sandboxes:
         except OSError as error:
             done(NotCreated(f"the sandbox could not be prepared: {error}"))
             return
-        sandbox = _Sandbox(name, uids, wanted.limits, by_runsc, with_files or (lambda: wanted))
+        sandbox = _Sandbox(name, uids, spec.limits, by_runsc, with_files or (lambda: spec))
         self._known[name] = sandbox
-        if wanted.egress:
+        if spec.egress:
             self._egress.open(
                 name,
                 sandbox.uid_base,
-                wanted.limits,
+                spec.limits,
                 done=lambda opened: self._connected(sandbox, opened, done),
                 on_lost=lambda: self.kill(name),
             )
@@ -147,7 +147,7 @@ class Sandboxes:
     def blocked(self, name: str) -> int:
         """How many attempts the sandbox's network has refused so far."""
         sandbox = self._known.get(name)
-        return 0 if sandbox is None or sandbox.uplink is None else sandbox.uplink.blocked()
+        return 0 if sandbox is None or sandbox.proxy is None else sandbox.proxy.blocked()
 
     def used(self, name: str) -> int:
         """Bytes of memory it uses. Raises OSError, also where there is none of that name."""
@@ -208,13 +208,13 @@ class Sandboxes:
     def _connected(
         self,
         sandbox: _Sandbox,
-        opened: Uplink | str,
+        opened: EgressProxy | str,
         done: Callable[[Created | NotCreated], None],
     ) -> None:
         if isinstance(opened, str):
             self._give_up(sandbox, opened, done)
             return
-        sandbox.uplink = opened
+        sandbox.proxy = opened
         if sandbox.on_gone is not None:
             self._give_up(sandbox, "it was given up meanwhile", done)
             return
@@ -222,11 +222,11 @@ class Sandboxes:
 
     def _run(self, sandbox: _Sandbox, done: Callable[[Created | NotCreated], None]) -> None:
         try:
-            wanted = sandbox.with_files()
-            if sandbox.uplink is not None:
-                binds = wanted.binds | {"/etc/resolv.conf": str(sandbox.uplink.resolv_conf)}
-                wanted = replace(wanted, netns=sandbox.uplink.path, binds=binds)
-            bundle = self._write_bundle(sandbox, wanted)
+            spec = sandbox.with_files()
+            if sandbox.proxy is not None:
+                binds = spec.binds | {"/etc/resolv.conf": str(sandbox.proxy.resolv_conf)}
+                spec = replace(spec, netns=sandbox.proxy.path, binds=binds)
+            bundle = self._write_bundle(sandbox, spec)
             ours, guests = socket.socketpair()
         except OSError as error:
             self._give_up(sandbox, error.strerror or str(error), done)
@@ -235,11 +235,11 @@ class Sandboxes:
             self._crun_command(bundle),
             lambda why: self._created(sandbox, ours, why, done),
             guests,
-            prepare=lambda: self._roots.make(sandbox.id, wanted),
+            prepare=lambda: self._roots.make(sandbox.id, spec),
         )
         if sandbox.by_runsc:
             job.command = self._gvisor.command(bundle)
-            job.before = lambda: enter(self._cgroups, self._state.id, sandbox.id, wanted.limits)
+            job.before = lambda: enter(self._cgroups, self._state.id, sandbox.id, spec.limits)
         self._jobs.add(job)
 
     def _crun_command(self, bundle: Path) -> list[str]:
@@ -257,11 +257,11 @@ class Sandboxes:
         sandbox.on_gone = [*(sandbox.on_gone or ()), lambda _: done(answer)]
         self._delete(sandbox)
 
-    def _write_bundle(self, sandbox: _Sandbox, wanted: oci.Wanted) -> Path:
+    def _write_bundle(self, sandbox: _Sandbox, spec: oci.SandboxSpec) -> Path:
         bundle = self._state.bundles / sandbox.id
         bundle.mkdir(mode=0o700)
         document = oci.config(
-            *self._roots.described(sandbox.id, wanted),
+            *self._roots.described(sandbox.id, spec),
             uid_base=sandbox.uid_base,
             cgroup=self._cgroups.path(self._state.id, sandbox.id),
             hostname=sandbox.id[:12],
@@ -285,7 +285,7 @@ class Sandboxes:
             if why:
                 in_log = error_in if sandbox.by_runsc else _first_line
                 raise OSError(explained(in_log(bundle / "log") or why))
-            if sandbox.uplink is not None and not sandbox.uplink.is_alive:
+            if sandbox.proxy is not None and not sandbox.proxy.is_alive:
                 raise OSError("the process that leads out of its network ended")
             # gVisor had more of the processor to start; crun has set the rest by config.json.
             limit = self._cgroups.limit if sandbox.by_runsc else self._cgroups.limit_sockets
@@ -307,8 +307,8 @@ class Sandboxes:
 
     def _end(self, sandbox: _Sandbox) -> None:
         self._cgroups.kill(self._state.id, sandbox.id)
-        if sandbox.uplink is not None:
-            sandbox.uplink.end()
+        if sandbox.proxy is not None:
+            sandbox.proxy.end()
         if sandbox.pid is None:
             self._delete(sandbox)
 
@@ -328,11 +328,11 @@ class Sandboxes:
             self._cgroups.kill(self._state.id, sandbox.id)
         shutil.rmtree(self._state.bundles / sandbox.id, ignore_errors=True)
         shutil.rmtree(self._state.crun_root / sandbox.id, ignore_errors=True)
-        if sandbox.uplink is None:
+        if sandbox.proxy is None:
             self._remove(sandbox)
         else:
-            sandbox.blocked = sandbox.uplink.blocked()
-            self._egress.close(sandbox.uplink, lambda: self._remove(sandbox))
+            sandbox.blocked = sandbox.proxy.blocked()
+            self._egress.close(sandbox.proxy, lambda: self._remove(sandbox))
 
     def _remove(self, sandbox: _Sandbox) -> None:
         if self._are_groups_gone(sandbox):
@@ -344,7 +344,7 @@ class Sandboxes:
             )
 
     def _are_groups_gone(self, sandbox: _Sandbox) -> bool:
-        names = [sandbox.id] if sandbox.uplink is None else [sandbox.id, sandbox.id + SUFFIX]
+        names = [sandbox.id] if sandbox.proxy is None else [sandbox.id, sandbox.id + SUFFIX]
         return False not in [self._cgroups.remove(self._state.id, name) for name in names]
 
     def _retry(self, now: float) -> None:

@@ -146,7 +146,7 @@ def end_everything(server: str, cgroups: Cgroups) -> tuple[int, bool]:
     groups. Returns how many sandboxes had one, and whether nothing is left.
     """
     left = [OF_SERVER, *sorted(cgroups.sandboxes(server))]
-    count = sum("-" not in name for name in left)  # a sandbox's way out has a group beside it
+    count = sum("-" not in name for name in left)  # an egress proxy has a group of its own
     # A killed process needs a moment to end; until then its group cannot be removed.
     until, pause_s = time.monotonic() + END_S, 0.0
     while left and time.monotonic() < until:

@@ -107,7 +107,7 @@ class InstanceTable:
         return sum(one.digest == digest for one in there.values())
 
     def count_serving(self, digest: str) -> int:
-        """How many of a content serve calls or are about to: neither parked nor on the way out."""
+        """How many of a content serve calls or are about to: neither parked nor ending."""
         return sum(self.count(state, digest) for state in (S.WARMING, S.READY, *WITH_A_CALL))
 
     def count_live(self) -> int:

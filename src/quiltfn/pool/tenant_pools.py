@@ -85,7 +85,7 @@ class TenantPools:
         for candidate in candidates[: max(0, lacking - self.quota.leaving)]:
             self._members[candidate.pool].evict(candidate.instance)
         if not self.quota.leaving:
-            # Nothing is on its way out, and nothing idle may go: a deploy would wait for ever.
+            # Nothing is ending, and nothing idle may be ended: a deploy would wait for ever.
             for pool in [
                 one for one in self._waiting if one.prepared is not None and one.quota_shortfall
             ]:

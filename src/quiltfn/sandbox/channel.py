@@ -1,4 +1,4 @@
-"""The server's end of the launcher's socket: requests out, answers and descriptors in."""
+"""The server's end of the launcher's socket: requests out, replies and descriptors in."""
 
 import asyncio
 import json
@@ -17,41 +17,41 @@ TRUNCATED = "the server has no file descriptors left"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """`descriptors` belong to whoever receives the answer."""
+class Reply:
+    """`descriptors` belong to the receiver, who closes them."""
 
     message: dict[str, Any]
     descriptors: list[int]
 
 
 class LauncherChannel:
-    """Asks the launcher; answers come in any order and are told apart by their number."""
+    """Asks the launcher; replies come in any order and are matched by number."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._socket = channel
         self._socket.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(channel.fileno(), self._receive)
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._waiting: dict[int, asyncio.Future[Reply]] = {}
         self._unsent: deque[bytes] = deque()
         self._next = 1
 
-    async def ask(self, verb: str, **arguments: object) -> Answer:
-        """One verb. Raises `SandboxFailed` with what the launcher says of why it could not."""
+    async def ask(self, verb: str, **arguments: object) -> Reply:
+        """Returns the reply to a request. Raises `SandboxFailed` with the launcher's reason."""
         number, self._next = self._next, self._next + 1
-        future: asyncio.Future[Answer] = self._loop.create_future()
+        future: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting[number] = future
         self._send(json.dumps({"n": number, "verb": verb, **arguments}).encode())
         try:
-            answer = await future
+            reply = await future
         finally:
             self._waiting.pop(number, None)
-        if "error" in answer.message:
-            raise SandboxFailed(answer.message["error"])
-        return answer
+        if "error" in reply.message:
+            raise SandboxFailed(reply.message["error"])
+        return reply
 
     def tell(self, verb: str, **arguments: object) -> None:
-        """One verb whose answer nobody waits for."""
+        """Sends one request without waiting for its reply."""
         number, self._next = self._next, self._next + 1
         self._send(json.dumps({"n": number, "verb": verb, **arguments}).encode())
 
@@ -100,7 +100,7 @@ class LauncherChannel:
                 message, descriptors = {"n": message["n"], "error": TRUNCATED}, array("i")
             future = self._waiting.get(message["n"])
             if future is not None and not future.done():
-                future.set_result(Answer(message, list(descriptors)))
+                future.set_result(Reply(message, list(descriptors)))
             else:
                 self._unclaimed(message, descriptors)
 

@@ -37,7 +37,7 @@ def groups_of(pid: int) -> list[str]:
 # All together ---------------------------------------------------------------------------------
 
 
-def test_all_sandboxes_together_have_a_ceiling(server: Server) -> None:
+def test_all_sandboxes_together_have_a_limit(server: Server) -> None:
     """Limits may add up to more than there is; whatever ends then is a handler."""
     told = server.call("GET", "/api/functions/health").json()["protections"]["ceiling"]
     above = {one: (CGROUPS / one if V1 else CGROUPS) / "quiltfn" for one in ("memory", "pids")}
@@ -62,7 +62,7 @@ def test_all_sandboxes_together_have_a_ceiling(server: Server) -> None:
     function.delete()
 
 
-def test_servers_share_the_ceiling(server: Server) -> None:
+def test_servers_share_the_limit(server: Server) -> None:
     def told(of: Server) -> str:
         return of.call("GET", "/api/functions/health").json()["protections"]["ceiling"]
 

@@ -1,4 +1,4 @@
-"""One ceiling above all sandboxes: its figures, and trees in which it is set and read back."""
+"""The limit of all sandboxes together: its figures, and trees in which it is set and read back."""
 
 import errno
 from pathlib import Path
@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quiltfn.inherited import BUDGET_SHARE
-from quiltfn.launcher import ceiling, cgroups
-from quiltfn.launcher.ceiling import Ceiling
+from quiltfn.launcher import cgroups, global_limit
 from quiltfn.launcher.cgroups import V1, V2, CgroupsUnusable
+from quiltfn.launcher.global_limit import GlobalLimit
 
 GIB = 1 << 30
-ANY = Ceiling(memory=GIB, tasks=1000)
+ANY = GlobalLimit(memory=GIB, tasks=1000)
 V1_FILES = {
     "memory.limit_in_bytes": str(GIB),
     "memory.kmem.tcp.limit_in_bytes": str(GIB // 4),
@@ -26,22 +26,22 @@ V1_FILES = {
     ("memory", "kept"), [(GIB, GIB // 4), (4 * GIB, GIB // 2), (100 * GIB, 10 * GIB)]
 )
 def test_what_is_kept_for_the_server_and_the_host(memory: int, kept: int) -> None:
-    assert ceiling.of(memory=memory, pid_max=9, threads_max=9).memory == memory - kept
+    assert global_limit.of(memory=memory, pid_max=9, threads_max=9).memory == memory - kept
 
 
 @given(st.integers(256 << 20, 1 << 44))
 def test_what_instances_may_hold_by_default_fits_in(memory: int) -> None:
-    made = ceiling.of(memory=memory, pid_max=9, threads_max=9).memory
+    made = global_limit.of(memory=memory, pid_max=9, threads_max=9).memory
     assert int(BUDGET_SHARE * (memory >> 20)) << 20 <= made <= 0.9 * memory
 
 
 @pytest.mark.parametrize(("pid_max", "threads_max"), [(32_768, 192_730), (4_194_304, 32_768)])
 def test_half_of_the_process_numbers_is_left(pid_max: int, threads_max: int) -> None:
-    assert ceiling.of(memory=GIB, pid_max=pid_max, threads_max=threads_max).tasks == 16_384
+    assert global_limit.of(memory=GIB, pid_max=pid_max, threads_max=threads_max).tasks == 16_384
 
 
 def test_this_machine_has_one() -> None:
-    assert ceiling.of_this_machine().memory >= 256 << 20
+    assert global_limit.of_this_machine().memory >= 256 << 20
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def groups_in(top: Path) -> V1:
 
 
 def test_v1_has_it_in_every_hierarchy(v1: Path) -> None:
-    told = ceiling.put_above(groups_in(v1), ANY)
+    told = global_limit.put_above(groups_in(v1), ANY)
     assert told == (
         "cgroup hybrid, all sandboxes together: 1024 MiB, 256 MiB of sockets, "
         "1000 processes and threads"
@@ -72,7 +72,7 @@ def test_v1_has_it_in_every_hierarchy(v1: Path) -> None:
 
 def test_v1_without_swap_accounting_has_none_for_swap(v1: Path) -> None:
     (v1 / "memory" / "quiltfn" / "memory.memsw.limit_in_bytes").unlink()
-    ceiling.put_above(groups_in(v1), ANY)
+    global_limit.put_above(groups_in(v1), ANY)
     assert not (v1 / "memory" / "quiltfn" / "memory.memsw.limit_in_bytes").exists()
 
 
@@ -93,8 +93,8 @@ def test_the_sum_with_swap_is_never_below_the_memory(
             raise OSError(errno.EINVAL, "as the kernel has it")
         file.write_text(value)
 
-    monkeypatch.setattr(ceiling, "write", write)
-    ceiling.put_above(groups_in(v1), ANY)
+    monkeypatch.setattr(global_limit, "write", write)
+    global_limit.put_above(groups_in(v1), ANY)
 
 
 @pytest.mark.parametrize(
@@ -107,15 +107,15 @@ def test_what_does_not_hold_is_named(v1: Path, monkeypatch: pytest.MonkeyPatch, 
         file.write_text(value)
 
     (v1 / "memory" / "quiltfn" / name).write_text("0")
-    monkeypatch.setattr(ceiling, "write", write)
-    with pytest.raises(CgroupsUnusable, match=rf"no ceiling: [^;]*{name} is 0, not \d+$"):
-        ceiling.put_above(groups_in(v1), ANY)
+    monkeypatch.setattr(global_limit, "write", write)
+    with pytest.raises(CgroupsUnusable, match=rf"no limit: [^;]*{name} is 0, not \d+$"):
+        global_limit.put_above(groups_in(v1), ANY)
 
 
 def test_a_kernel_that_has_no_such_file_is_refused(v1: Path) -> None:
     (v1 / "memory" / "quiltfn" / "memory.kmem.tcp.limit_in_bytes").unlink()
     with pytest.raises(CgroupsUnusable, match=r"tcp.limit_in_bytes is not there, not 268435456"):
-        ceiling.put_above(groups_in(v1), ANY)
+        global_limit.put_above(groups_in(v1), ANY)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_v2_counts_sockets_with_the_memory(v2: Path) -> None:
-    told = ceiling.put_above(V2(), ANY)
+    told = global_limit.put_above(V2(), ANY)
     assert told == "cgroup v2, all sandboxes together: 1024 MiB, 1000 processes and threads"
     assert (v2 / "memory.max").read_text() == str(GIB)
     assert (v2 / "memory.swap.max").read_text() == "0"
