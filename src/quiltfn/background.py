@@ -2,7 +2,7 @@
 
 from collections.abc import Coroutine
 
-from quiltfn.clock import SystemClock
+from quiltfn.clock import ResumableClock
 from quiltfn.holdings import Holdings
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
 from quiltfn.ports import WarmStock
@@ -32,7 +32,7 @@ def background_tasks(
     store: SqliteStore,
     holdings: Holdings,
     warm_stock: WarmStock,
-    clock: SystemClock,
+    clock: ResumableClock,
 ) -> tuple[Coroutine[None, None, None], ...]:
     """Everything that runs beside calls to follow the clock and to remove what has expired."""
     database = store.database

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from quiltfn.model.trusted_time import ClockState, TrustedTime
+from quiltfn.ports import Clock
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -37,8 +38,27 @@ class ClockStore(Protocol):
         """The greatest id in the store; empty if the store is."""
 
 
+class ResumableClock(Clock, Protocol):
+    """A clock whose trusted time survives a restart. `resumed`: the state it started from."""
+
+    resumed: ClockState | None
+
+    def resume(self, state: ClockState | None) -> None:
+        """Continues from the saved state of trusted time."""
+
+    def observe(self) -> bool:
+        """Call it a few times a minute. Returns whether `state` has changed and must be saved."""
+
+    @property
+    def jump_s(self) -> float:
+        """Seconds from trusted time to the wall clock; 0: it has not jumped."""
+
+    def state(self) -> ClockState:
+        """What to save for the next start."""
+
+
 class SystemClock:
-    """`ports.Clock` by the kernel. Until `resume` is called, the wall clock is trusted."""
+    """`ResumableClock` by the kernel. Until `resume` is called, the wall clock is trusted."""
 
     now = staticmethod(time.monotonic)
     unix = staticmethod(time.time)
@@ -48,7 +68,7 @@ class SystemClock:
         self.resume(None)
 
     def resume(self, state: ClockState | None) -> None:
-        """Continues from the saved state of trusted time."""
+        self.resumed: ClockState | None
         self.resumed, ran_s = state, self._ran()
         self._trusted = TrustedTime.resumed(
             state, self._boot_id, ran_s, self.unix() - ran_s, self.now()
@@ -61,16 +81,13 @@ class SystemClock:
         return max(self.unix(), self.trusted())
 
     def observe(self) -> bool:
-        """Call it a few times a minute. Returns whether `state` has changed and must be saved."""
         return self._trusted.observe(self.unix() - self._ran(), self.now())
 
     @property
     def jump_s(self) -> float:
-        """Seconds from trusted time to the wall clock; 0: it has not jumped."""
         return self._trusted.jump_s
 
     def state(self) -> ClockState:
-        """What to save for the next start."""
         return ClockState(
             boot_id=self._boot_id,
             offset_s=self._trusted.believed,

@@ -27,11 +27,7 @@ class Inherited:
     listener: socket.socket
     machine: HostFacts
     settings: settings.Settings
-    secrets: dict[str, str]
-
-    def secret(self, name: str) -> bytes | None:
-        text = self.secrets.get(name)
-        return None if text is None else text.encode()
+    secrets: dict[str, bytes]
 
 
 def close_memory() -> None:
@@ -62,7 +58,7 @@ def inherit(arguments: list[str]) -> Inherited:
         listener=listener,
         machine=msgspec.convert(facts, HostFacts),
         settings=chosen,
-        secrets=given["secrets"],
+        secrets={name: text.encode() for name, text in given["secrets"].items()},
     )
 
 

@@ -144,6 +144,13 @@ class WarmStock(Protocol):
         """The digests of the images that they show."""
 
 
+class StockedSandboxes(Sandboxes, WarmStock, Protocol):
+    """The sandboxes of this machine, with its warm stock."""
+
+    async def why_not(self) -> str | None:
+        """Why no sandbox can be made at the moment, a sentence; None where one can."""
+
+
 class Lease(Protocol):
     """An instance held by one call. `start_timing`: of its start, where the call waited for it."""
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from quiltfn.clock import ClockStore, SystemClock
+from quiltfn.clock import ClockStore, ResumableClock
 from quiltfn.holdings import Holdings
 from quiltfn.ids import continue_behind
 from quiltfn.model.cursors import first_id
@@ -39,7 +39,7 @@ class DiskSpace(Protocol):
         """Returns some free pages of the database to the disk; whether there may be more."""
 
 
-async def resume_clock(clock: SystemClock, store: ClockStore) -> None:
+async def resume_clock(clock: ResumableClock, store: ClockStore) -> None:
     """At a start: trusted time continues, and new ids sort after every id in the store."""
     state = await store.load()
     clock.resume(state)
@@ -48,7 +48,7 @@ async def resume_clock(clock: SystemClock, store: ClockStore) -> None:
             continue_behind(one)
 
 
-async def follow_wall_clock(clock: SystemClock, store: ClockStore) -> None:
+async def follow_wall_clock(clock: ResumableClock, store: ClockStore) -> None:
     """Compares trusted time with the wall clock, saves its state and warns about a jump."""
     log, warned_of, saved = structlog.get_logger("quiltfn.clock"), 0.0, clock.resumed
     is_new = saved is None or saved.boot_id != clock.state().boot_id

@@ -21,7 +21,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "guest": set(),
     "ports": {"model"},
     "observe": {"model"},
-    "clock": {"model"},
+    "clock": {"model", "ports"},
     "ids": {"clock"},
     "catalog": CORE,
     "invoke": CORE | {"catalog", "ids"},
@@ -58,19 +58,10 @@ MAY_KNOW: dict[str, set[str]] = {
         "store",
     },
     "bounds": {"api", "images", "settings"} | CORE | VERBS,
-    "main": {
-        "background",
-        "api",
-        "bounds",
-        "images",
-        "inherited",
-        "pool",
-        "sandbox",
-        "store",
-        "settings",
-    }
+    "platform": {"background", "api", "bounds", "images", "pool", "store", "settings"}
     | CORE
     | VERBS,
+    "main": {"api", "clock", "inherited", "platform", "sandbox", "store", "tokens"} | CORE,
     "__main__": {"cli", "operator"},
     "__init__": set(),
 }

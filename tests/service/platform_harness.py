@@ -1,67 +1,59 @@
-"""The verbs and the pools, harness together over a real store and journal and fake sandboxes."""
+"""The composed platform on fake sandboxes, in a directory and by a clock of the test's own."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from manual_clock import ManualClock
 from quiltfn.access import ANYBODY
-from quiltfn.catalog import Catalog, Entry
-from quiltfn.holdings import Holdings
-from quiltfn.images import ImageDirectory, ImageLimits
-from quiltfn.invoke import Invoker, Request
-from quiltfn.lifecycle import Lifecycle, NodeConfig
+from quiltfn.catalog import Entry
+from quiltfn.health import HostFacts
+from quiltfn.invoke import Request
 from quiltfn.model.access import Caller
 from quiltfn.model.function import FunctionState, NewFunction
 from quiltfn.model.invocation import Invocation
-from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import Memory
-from quiltfn.model.quota import UNBOUNDED
-from quiltfn.model.runtime import SHELL
-from quiltfn.model.version import HostLimits, VersionSpec
-from quiltfn.pool.local import LocalPools
+from quiltfn.model.version import VersionSpec
+from quiltfn.platform import Node, Platform, open_platform
 from quiltfn.ports import InvocationQuery
-from quiltfn.runtimes import HostImage, Runtimes
 from quiltfn.sandbox.fake import FakeSandboxes
-from quiltfn.store import SpoolJournal, SqlHoldings, SqliteStore, SqlRuntimes
+from quiltfn.settings import Settings
+from quiltfn.store import SqliteStore
 
 TENANT = "default"
 
 
-class HandClock:
-    """Stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.time = 1_760_000_000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def unix(self) -> float:
-        return self.time
-
-    def timestamp(self) -> float:
-        return self.unix()
-
-    trusted = timestamp
+FACTS = HostFacts(
+    node_id="node-1",
+    cgroup_mode="none",
+    oci_runtime="none",
+    protections={},
+    transport="loopback",
+    memory_max_mib=65_536,
+    cores=2,
+    interpreters={},
+    packages="",
+)
 
 
 @dataclass
 class Harness:
-    """A running server without HTTP."""
+    """A platform on fake sandboxes, and what tests ask of it."""
 
-    store: SqliteStore
-    journal: SpoolJournal
+    platform: Platform
     sandboxes: FakeSandboxes
-    pools: LocalPools
-    catalog: Catalog
-    lifecycle: Lifecycle
-    invoker: Invoker
-    clock: HandClock
+    clock: ManualClock
     tasks: list["asyncio.Future[Any]"] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.services, self.store = self.platform.services, self.platform.store
+        self.journal, self.pools = self.platform.journal, self.platform.pools
+        self.catalog, self.lifecycle = self.services.catalog, self.services.lifecycle
+        self.invoker = self.services.invoker
 
     async def create(self, handler: str = "echo hello", name: str = "f", **more: Any) -> Entry:
         own = {key: more.pop(key) for key in list(more) if key in NewFunction.__struct_fields__}
@@ -105,50 +97,41 @@ class Harness:
 @contextlib.asynccontextmanager
 async def open_harness(
     path: Path,
-    clock: HandClock | None = None,
+    clock: ManualClock | None = None,
     fakes: FakeSandboxes | None = None,
-    memory: Memory | None = None,
-    tenant_instances: float = UNBOUNDED,
+    memory_mib: int = FACTS.memory_max_mib,
+    settings: Mapping[str, Any] | None = None,
     **sandboxes: float,
 ) -> AsyncIterator[Harness]:
-    """Opened as main opens it, closed as main closes it; at the end no sandbox may be left."""
-    clock = clock or HandClock()
-    async with SqliteStore.open(path) as store:
-        journal = SpoolJournal(store.database, path, clock)
-        await journal.start()
-        fake = fakes or FakeSandboxes(**sandboxes)
-        pools = LocalPools(fake, clock, memory, tenant_instances=tenant_instances)
-        catalog = Catalog()
-        host = HostLimits(memory_max_mib=4096, cores=2)
-        images = ImageDirectory(path / "images", clock, ImageLimits())
-        images.start()
-        own = HostImage(built_in={"shell": SHELL})
-        holdings = Holdings(SqlHoldings(store.database), images, clock, 2**30)
-        runtimes = Runtimes(own, SqlRuntimes(store.database), holdings, clock)
-        node = NodeConfig(node_id="node-1", host=host, runtimes=runtimes, pools=PoolLimits())
-        lifecycle = Lifecycle(catalog, store, pools, clock, node)
-        await lifecycle.restore()
-        harness = Harness(
-            store=store,
-            journal=journal,
-            sandboxes=fake,
-            pools=pools,
-            catalog=catalog,
-            lifecycle=lifecycle,
-            invoker=Invoker(pools, journal, clock, "node-1"),
-            clock=clock,
-        )
+    """The server's platform in the data directory `path`; at the end no sandbox may be left.
+
+    `settings`: those that are not at their default. `sandboxes`: as `FakeSandboxes` takes them.
+    """
+    fake = fakes or FakeSandboxes(**sandboxes)
+    clock = clock or ManualClock()
+
+    @contextlib.asynccontextmanager
+    async def opened(_memory: Memory) -> AsyncIterator[FakeSandboxes]:
+        yield fake
+
+    async with open_platform(
+        Settings(data_dir=path, **(settings or {})),
+        opened,
+        SqliteStore.open(path, node_id=FACTS.node_id),
+        clock,
+        Node(machine=replace(FACTS, memory_max_mib=memory_mib)),
+    ) as platform:
+        harness = Harness(platform, fake, clock)
         try:
             yield harness
         finally:
             fake.may_start.set()
             fake.may_end.set()
             async with asyncio.timeout(5):
-                await pools.aclose()
+                await harness.pools.aclose()
                 await asyncio.gather(*harness.tasks, return_exceptions=True)
-            await journal.aclose()
     assert fake.alive == {}, "sandboxes are left"
-    for pool in pools._pools.values():
+    for pool in harness.pools._pools.values():
         pool.model.check()
         assert not pool._waiters, "a caller was forgotten"
 

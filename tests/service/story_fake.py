@@ -20,22 +20,14 @@ from typing import Any, TypeVar
 import httpx
 import structlog
 
-from quiltfn.access import Access
-from quiltfn.admission import Admission, TenantLimits
-from quiltfn.api import errors
+from manual_clock import ManualClock
 from quiltfn.api.app import make_app
-from quiltfn.api.route import ApiLimits, Services
-from quiltfn.elasticity import Elasticity
-from quiltfn.health import Health, HostFacts
-from quiltfn.idempotency import Idempotency
-from quiltfn.main import DIED
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.version import VersionSpec
-from quiltfn.pool.reaper import reap
 from quiltfn.ports import Call, Sandbox
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
-from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqliteStore, SqlKeys, SqlOperations
-from service.platform_harness import HandClock, Harness, open_harness
+from quiltfn.store import SqliteStore
+from service.platform_harness import Harness, open_harness
 from service.story_time import StoryLoop
 
 T = TypeVar("T")
@@ -45,20 +37,9 @@ EPOCH = 1_760_000_000.0
 MARK = re.compile(r'echo "(?P<mark>(?P<key>\w+)\.\w+) ')
 # How long sandboxes take to be made, to be cleaned and to be destroyed, in seconds.
 SPEEDS = ((0.0, 0.0, 0.0), (0.05, 0.003, 0.01), (2.0, 0.5, 0.5), (0.5, 0.02, 1.5))
-MACHINE = HostFacts(
-    node_id="node-1",
-    cgroup_mode="none",
-    oci_runtime="none",
-    protections={},
-    transport="loopback",
-    memory_max_mib=4096,
-    cores=2,
-    interpreters={},
-    packages="",
-)
 
 
-class LoopClock(HandClock):
+class LoopClock(ManualClock):
     """`ports.Clock` by the loop."""
 
     def __init__(self, loop: StoryLoop) -> None:
@@ -126,53 +107,14 @@ async def play(mark: str, call: Call) -> CallResult:
     )
 
 
-async def can_be_made() -> None:
-    """Fakes always can."""
-
-
 @contextlib.asynccontextmanager
 async def serving(
     path: Path, fakes: StoryFakes, clock: LoopClock, change: Callable[[Harness], None]
-) -> AsyncIterator[tuple[Harness, Health, httpx.ASGITransport]]:
-    """As `main.serve` does it. `change`: what is to be broken, before it starts."""
+) -> AsyncIterator[tuple[Harness, httpx.ASGITransport]]:
+    """`change`: what is to be broken, before anything is asked."""
     async with open_harness(path, clock, fakes) as harness:
         change(harness)
-        database = harness.store.database
-        answers = SqlIdempotencyStore(database)
-        _, interrupted, _ = errors.render(DIED, "")
-        await answers.start(interrupted)
-        access = Access(SqlKeys(database), clock)
-        await access.refresh()
-        elasticity = Elasticity(harness.lifecycle, SqlOperations(database), clock)
-        await elasticity.restore()
-        health = Health(MACHINE, harness.store, harness.journal, path, can_be_made)
-        nothing: Any = None  # no story asks for what it would be
-        app = make_app(
-            Services(
-                clock=clock,
-                access=access,
-                admission=Admission(clock, TenantLimits()),
-                idempotency=Idempotency(answers, clock),
-                catalog=harness.catalog,
-                lifecycle=harness.lifecycle,
-                elasticity=elasticity,
-                invoker=harness.invoker,
-                pools=harness.pools,
-                warm_stock=nothing,
-                journal=harness.journal,
-                keys=SqlKeys(database),
-                audit=SqlAudit(database),
-                runtimes=nothing,
-                holdings=nothing,
-                health=health,
-                limits=ApiLimits(),
-            )
-        )
-        reaper = asyncio.ensure_future(reap(harness.pools))
-        try:
-            yield harness, health, httpx.ASGITransport(app=app)
-        finally:
-            reaper.cancel()
+        yield harness, httpx.ASGITransport(app=make_app(harness.services))
 
 
 class FakeRunning:
@@ -308,11 +250,11 @@ class FakeDriver:
     def _start(self) -> None:
         self._fakes = StoryFakes(*self._speed)
         self._life = serving(self._data_dir, self._fakes, LoopClock(self._loop), self._change)
-        self._harness, self._health, self._http = self.run(self._life.__aenter__())
+        self._harness, self._http = self.run(self._life.__aenter__())
 
     async def _drain(self) -> None:
         """What SIGTERM does."""
-        self._health.draining = True
+        self._harness.platform.health.draining = True
         await self._harness.invoker.drain(DRAIN_S)
         await self._harness.pools.aclose()
         tasks = [one._task for one in self._running]

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from manual_clock import ManualClock
 from quiltfn.access import Access, make_key
 from quiltfn.api import audit
 from quiltfn.api.app import make_app
@@ -21,7 +22,6 @@ from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.operator import keys as keys_command
 from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqliteStore, SqlKeys
-from service.platform_harness import HandClock
 
 CREATE = "/api/functions"
 DEPLOY = "/api/functions/some-id/deploy"
@@ -35,7 +35,7 @@ class Door:
 
     http: httpx.AsyncClient
     store: SqliteStore
-    clock: HandClock
+    clock: ManualClock
     access: Access
     services: Any
 
@@ -54,7 +54,7 @@ class Door:
 
 @pytest.fixture
 async def door(tmp_path: Path) -> AsyncIterator[Door]:
-    clock = HandClock()
+    clock = ManualClock()
     async with SqliteStore.open(tmp_path) as store:
         access = Access(SqlKeys(store.database), clock)
         services: Any = SimpleNamespace(

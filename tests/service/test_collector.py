@@ -8,20 +8,16 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from quiltfn.admission import Admission, TenantLimits
 from quiltfn.api import direct
 from quiltfn.api.app import make_app
-from quiltfn.api.budgets import Budgets
 from quiltfn.api.protocol import bounded
-from quiltfn.api.route import ApiLimits
-from service.platform_harness import Harness, open_access, open_harness
+from service.platform_harness import Harness, open_harness
 
 CALLS = 50
 REQUEST = (
@@ -62,18 +58,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 @pytest.fixture
 async def connection(harness: Harness) -> AsyncIterator[Connection]:
-    rooms: Any = SimpleNamespace(
-        access=open_access(),
-        admission=Admission(harness.clock, TenantLimits()),
-        audit=None,
-        catalog=harness.catalog,
-        clock=harness.clock,
-        health=SimpleNamespace(machine=SimpleNamespace(memory_max_mib=1024, cores=1)),
-        invoker=harness.invoker,
-        limits=ApiLimits(),
-        budgets=Budgets(),
-    )
-    app = make_app(rooms)
+    app = make_app(harness.services)
     config = uvicorn.Config(app, http=bounded(10_000, 10, app.call_at), lifespan="off")
     config.load()
     protocol: Any = config.http_protocol_class

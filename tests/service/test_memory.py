@@ -6,7 +6,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from quiltfn.model.errors import CapacityFull
-from quiltfn.model.memory import Memory
 from quiltfn.model.pool import sum_counts
 from quiltfn.observe import metrics
 from service.platform_harness import open_harness, until
@@ -17,8 +16,8 @@ def evictions() -> float:
 
 
 async def test_calls_beyond_the_memory_wait_and_are_all_answered(tmp_path: Path) -> None:
-    memory = Memory(budget_mib=600)
-    async with open_harness(tmp_path, memory=memory) as harness:
+    async with open_harness(tmp_path, memory_mib=600) as harness:
+        memory = harness.pools.memory
         one = await harness.active("sleep 0.02", name="one", memory_limit_mb=256)
         other = await harness.active("sleep 0.02", name="other", memory_limit_mb=512)
         calls = [await harness.running(entry) for _ in range(4) for entry in (one, other)]
@@ -30,7 +29,7 @@ async def test_calls_beyond_the_memory_wait_and_are_all_answered(tmp_path: Path)
 
 
 async def test_they_are_served_in_the_order_in_which_they_came(tmp_path: Path) -> None:
-    async with open_harness(tmp_path, memory=Memory(budget_mib=300)) as harness:
+    async with open_harness(tmp_path, memory_mib=300) as harness:
         first = await harness.active("sleep 0.05", name="first", memory_limit_mb=256)
         names = ("b", "c", "d")
         others = [await harness.active("echo hi", name=n, memory_limit_mb=256) for n in names]
@@ -45,7 +44,7 @@ async def test_they_are_served_in_the_order_in_which_they_came(tmp_path: Path) -
 
 
 async def test_who_waits_for_memory_for_too_long_is_told_so(tmp_path: Path) -> None:
-    async with open_harness(tmp_path, memory=Memory(budget_mib=300)) as harness:
+    async with open_harness(tmp_path, memory_mib=300) as harness:
         busy = await harness.active("sleep 1", name="busy", memory_limit_mb=256)
         late = await harness.active("echo hi", name="late", memory_limit_mb=256)
         running = await harness.running(busy)
@@ -59,8 +58,8 @@ async def test_who_waits_for_memory_for_too_long_is_told_so(tmp_path: Path) -> N
 async def test_an_idle_instance_leaves_for_a_call_and_that_is_logged_and_counted(
     tmp_path: Path,
 ) -> None:
-    memory, before = Memory(budget_mib=300), evictions()
-    async with open_harness(tmp_path, memory=memory) as harness:
+    before = evictions()
+    async with open_harness(tmp_path, memory_mib=300) as harness:
         idle = await harness.active("echo hi", name="idle", memory_limit_mb=256)
         needs = await harness.active("echo hi", name="needs", memory_limit_mb=300)
         with capture_logs() as logs:
@@ -73,7 +72,7 @@ async def test_an_idle_instance_leaves_for_a_call_and_that_is_logged_and_counted
 
 
 async def test_the_counts_of_all_pools_add_up_to_the_sandboxes(tmp_path: Path) -> None:
-    async with open_harness(tmp_path, memory=Memory(budget_mib=600)) as harness:
+    async with open_harness(tmp_path, memory_mib=600) as harness:
         entries = [await harness.active("sleep 0.02", name=n, memory_limit_mb=256) for n in "abc"]
         calls = [await harness.running(entry) for entry in entries]
         total = sum_counts(harness.pools.counts(entry.function.id) for entry in entries)

@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,23 +18,23 @@ from starlette.datastructures import Address
 
 from contract.stores import files_at_most, restart
 from quiltfn import idempotency
-from quiltfn.access import Access
-from quiltfn.admission import Admission, TenantLimits
+from quiltfn.api import errors
 from quiltfn.api.app import App, make_app
 from quiltfn.api.budgets import Budgets
 from quiltfn.api.direct import CallRequest, Heads
-from quiltfn.api.route import ApiLimits
 from quiltfn.catalog import Entry
 from quiltfn.idempotency import Idempotency
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind
+from quiltfn.platform import UNKEPT
 from quiltfn.ports import Call
 from quiltfn.sandbox import fake
-from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqlKeys
+from quiltfn.store import SqlAudit, SqlIdempotencyStore
 from service.platform_harness import Harness, open_harness
 
 KEY = {"Idempotency-Key": "k"}
-LOST, DIED = b'{"error":"lost"}', b'{"error":"died"}'
+DIED = b'{"error":"died"}'
+LOST = errors.render(UNKEPT, "")[1]
 
 
 @dataclass
@@ -70,31 +69,12 @@ class Door:
 async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[Door]:
     async with open_harness(path) as harness:
         harness.store.database._busy_s = 0.3
-        answers = SqlIdempotencyStore(harness.store.database)
-        await answers.start(DIED)
-        access = Access(SqlKeys(harness.store.database), harness.clock)
-        await access.refresh()
-        parts: Any = SimpleNamespace(
-            access=access,
-            admission=Admission(harness.clock, TenantLimits()),
-            audit=SqlAudit(harness.store.database),
-            catalog=harness.catalog,
-            clock=harness.clock,
-            health=SimpleNamespace(
-                machine=SimpleNamespace(memory_max_mib=1024, cores=1), draining=False
-            ),
-            idempotency=Idempotency(answers, harness.clock, LOST),
-            invoker=harness.invoker,
-            lifecycle=harness.lifecycle,
-            limits=ApiLimits(),
-            budgets=Budgets(),
-        )
-        app = make_app(parts)
+        app = make_app(harness.services)
         known = harness.catalog.of_tenant("default", "")
         entry = next(iter(known), None) or await harness.active(handler, max_instances=2)
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-            yield Door(app, http, harness, entry, parts.budgets)
+            yield Door(app, http, harness, entry, harness.services.budgets)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from manual_clock import ManualClock
 from quiltfn.model.memory import Memory
 from quiltfn.model.runtime import IDLE_MIB, Kind, Runtime
 from quiltfn.model.version import VersionSpec
@@ -13,7 +14,6 @@ from quiltfn.ports import SandboxFailed
 from quiltfn.sandbox import prewarmed as module
 from quiltfn.sandbox.client import LauncherSandboxes, Limits, SandboxTemplate
 from quiltfn.sandbox.prewarmed import PrewarmedSandboxes
-from service.platform_harness import HandClock
 
 PYTHON = Runtime(id="p", name="p", kind=Kind.PYTHON)
 
@@ -58,7 +58,7 @@ class FakeSource:
         return self.made[-1]
 
 
-class MovingClock(HandClock):
+class MovingClock(ManualClock):
     """Moves by itself a little with every look, so that it is soon calm."""
 
     def now(self) -> float:

@@ -39,7 +39,7 @@ async def of_another_tenant(harness: Harness, **more: Any) -> Entry:
 
 
 async def test_what_is_idle_leaves_for_a_call_of_the_same_tenant(tmp_path: Path) -> None:
-    async with open_harness(tmp_path, tenant_instances=2) as harness:
+    async with open_harness(tmp_path, settings={"tenant_instances": 2}) as harness:
         old, new = await harness.active(name="old"), await harness.active(name="new")
         third = await harness.create(name="third")
         assert live(harness) == 2
@@ -53,7 +53,7 @@ async def test_what_is_idle_leaves_for_a_call_of_the_same_tenant(tmp_path: Path)
 
 
 async def test_who_cannot_be_made_room_for_waits_and_is_served(tmp_path: Path) -> None:
-    async with open_harness(tmp_path, tenant_instances=1) as harness:
+    async with open_harness(tmp_path, settings={"tenant_instances": 1}) as harness:
         late = await harness.active(name="late")
         busy = await harness.active("sleep 0.2", name="busy")
         running = await harness.running(busy)
@@ -67,7 +67,7 @@ async def test_who_cannot_be_made_room_for_waits_and_is_served(tmp_path: Path) -
 async def test_who_waits_for_too_long_is_told_why_and_other_tenants_notice_nothing(
     tmp_path: Path,
 ) -> None:
-    async with open_harness(tmp_path, tenant_instances=1) as harness:
+    async with open_harness(tmp_path, settings={"tenant_instances": 1}) as harness:
         one = await harness.active(name="one")
         other = await harness.active(name="other")  # for which the first one's instance has left
         await harness.lifecycle.set_scaling(other, 1, 5)  # and this one stays
@@ -84,7 +84,7 @@ async def test_who_waits_for_too_long_is_told_why_and_other_tenants_notice_nothi
 
 
 async def test_a_deploy_that_has_no_place_says_so_and_changes_nothing(tmp_path: Path) -> None:
-    async with open_harness(tmp_path, tenant_instances=3) as harness:
+    async with open_harness(tmp_path, settings={"tenant_instances": 3}) as harness:
         kept = await harness.active(name="kept", min_instances=2)
         late = await harness.create(name="late", min_instances=2)
         late = await harness.lifecycle.deploy(late)
@@ -102,7 +102,7 @@ async def test_a_deploy_that_has_no_place_says_so_and_changes_nothing(tmp_path: 
 
 
 async def test_an_update_that_has_no_place_leaves_what_serves(tmp_path: Path) -> None:
-    async with open_harness(tmp_path, tenant_instances=2) as harness:
+    async with open_harness(tmp_path, settings={"tenant_instances": 2}) as harness:
         entry = await harness.active(name="f", min_instances=2)
         await harness.lifecycle.update(entry, {"handler": "echo new"})
         assert entry.function.current_version == 1
@@ -114,7 +114,7 @@ async def test_an_update_that_has_no_place_leaves_what_serves(tmp_path: Path) ->
 
 
 async def test_what_is_kept_for_a_rollback_counts_and_leaves_first(tmp_path: Path) -> None:
-    async with open_harness(tmp_path, tenant_instances=2) as harness:
+    async with open_harness(tmp_path, settings={"tenant_instances": 2}) as harness:
         entry = await harness.active(name="f")
         await harness.lifecycle.update(entry, {"handler": "echo new"})
         assert live(harness) == 2  # the old one is kept
@@ -125,14 +125,14 @@ async def test_what_is_kept_for_a_rollback_counts_and_leaves_first(tmp_path: Pat
 
 
 async def test_minimums_of_many_functions_stay_within_it(tmp_path: Path) -> None:
-    async with open_harness(tmp_path, tenant_instances=5) as harness:
+    async with open_harness(tmp_path, settings={"tenant_instances": 5}) as harness:
         entries = [await harness.create(name=f"f{n}", min_instances=2) for n in range(5)]
         states = [(await harness.lifecycle.deploy(one)).function.state for one in entries]
         assert states == [FunctionState.ACTIVE] * 2 + [FunctionState.ERROR] * 3
         harness.pass_time(1)
         assert live(harness) <= 5
     # The same after a restart, at which all that are active start at once.
-    async with open_harness(tmp_path, tenant_instances=3) as harness:
+    async with open_harness(tmp_path, settings={"tenant_instances": 3}) as harness:
         await until(lambda: live(harness) == 3)
         for _ in range(3):
             harness.pass_time(1)
@@ -145,7 +145,7 @@ async def test_whatever_happens_it_is_never_exceeded_and_nobody_is_forgotten(
     tmp_path: Path, seed: int
 ) -> None:
     chance = random.Random(seed)
-    async with open_harness(tmp_path, tenant_instances=4) as harness:
+    async with open_harness(tmp_path, settings={"tenant_instances": 4}) as harness:
         entries = [
             await harness.create("sleep 0.002", name=f"f{n}", min_instances=n % 2) for n in range(6)
         ]

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from manual_clock import ManualClock
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.timeline import Timeline
-from service.platform_harness import HandClock, Harness, open_harness, until
+from service.platform_harness import Harness, open_harness, until
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def why(record: Invocation) -> ColdStartReason | None:
     return record.timeline.why
 
 
-class Ticking(HandClock):
+class Ticking(ManualClock):
     """A millisecond passes whenever somebody looks."""
 
     def now(self) -> float:

@@ -19,7 +19,9 @@ STDOUT_MAX, STDERR_MAX = 6 * 1024 * 1024, 1024 * 1024
 
 
 class FakeSandboxes:
-    """`ports.Sandboxes`. Times in seconds; a `hold` set by a test stops what it is named for."""
+    """`ports.StockedSandboxes` that keeps none ready. Times in seconds; `may_start` and `may_end`
+    hold up what they are named for while a test has cleared them.
+    """
 
     def __init__(self, *, start_s: float = 0.0, recycle_s: float = 0.0) -> None:
         self.start_s, self.recycle_s = start_s, recycle_s
@@ -27,11 +29,19 @@ class FakeSandboxes:
         self.destroyed: list[str] = []
         self.alive: dict[str, FakeSandbox] = {}
         self.most_alive = 0
-        # A test clears one to keep every creation, or every destruction, from completing.
         self.may_start, self.may_end = asyncio.Event(), asyncio.Event()
         self.may_start.set()
         self.may_end.set()
         self._numbers = itertools.count(1)
+
+    async def why_not(self) -> str | None:
+        return None
+
+    def count(self) -> int:
+        return 0
+
+    def images(self) -> frozenset[str]:
+        return frozenset()
 
     def expect(self, spec: VersionSpec) -> None:
         """Does nothing: every sandbox is made on demand."""

@@ -1,0 +1,249 @@
+"""The composition root: every part of a server is made here, from what differs between servers.
+
+The server (`main.py`) and the tests open the same platform: on the launcher's sandboxes or fakes,
+in a data directory, by the machine's clock or one that a test moves. Parts open in the order in
+which they need each other and close backwards; where opening fails, what was open is closed.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from quiltfn import __version__
+from quiltfn.access import Access
+from quiltfn.admission import Admission
+from quiltfn.api import errors
+from quiltfn.api.budgets import BodyBudget, Budgets
+from quiltfn.api.route import Services
+from quiltfn.background import background_tasks
+from quiltfn.bounds import api_limits, image_limits, tenant_limits
+from quiltfn.catalog import Catalog
+from quiltfn.clock import ResumableClock
+from quiltfn.elasticity import Elasticity
+from quiltfn.health import Health, HostFacts
+from quiltfn.holdings import Holdings
+from quiltfn.idempotency import Idempotency
+from quiltfn.images import ImageDirectory
+from quiltfn.invoke import Invoker
+from quiltfn.lifecycle import Lifecycle, NodeConfig
+from quiltfn.model.errors import ShuttingDown, StoreUnavailable
+from quiltfn.model.keepalive import KeepAlive, maker
+from quiltfn.model.limits import PoolLimits
+from quiltfn.model.memory import Memory
+from quiltfn.model.retention import StorageLimit
+from quiltfn.model.runtime import built_in
+from quiltfn.model.version import HostLimits
+from quiltfn.observe import metrics
+from quiltfn.pool.local import LocalPools
+from quiltfn.pool.reaper import reap
+from quiltfn.ports import Clock, StockedSandboxes
+from quiltfn.retention import resume_clock
+from quiltfn.runtimes import HostImage, Runtimes, TenantRules
+from quiltfn.settings import Settings, is_loopback
+from quiltfn.store import (
+    SpoolJournal,
+    SqlAudit,
+    SqlClockStore,
+    SqlHoldings,
+    SqlIdempotencyStore,
+    SqliteStore,
+    SqlKeys,
+    SqlOperations,
+    SqlRuntimes,
+)
+from quiltfn.tokens import verifier
+
+UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
+DIED = ShuttingDown("the server ended while the first call with this key was running")
+
+# Opens the sandboxes of this machine, which count in the memory given.
+OpenSandboxes = Callable[[Memory], AbstractAsyncContextManager[StockedSandboxes]]
+
+
+class CannotServe(Exception):
+    """A sentence for the operator: the settings do not go together with what is there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """What a server is told of its machine, and secrets by the setting that names their file."""
+
+    machine: HostFacts
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
+
+    def secret(self, name: str) -> bytes | None:
+        return self.secrets.get(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """A server without its socket: the services that routes call, and the parts below them."""
+
+    services: Services
+    store: SqliteStore
+    journal: SpoolJournal
+    pools: LocalPools
+    health: Health
+
+
+@asynccontextmanager
+async def open_platform(
+    settings: Settings,
+    sandboxes: OpenSandboxes,
+    store: AbstractAsyncContextManager[SqliteStore],
+    clock: ResumableClock,
+    node: Node,
+) -> AsyncIterator[Platform]:
+    """Everything between sandboxes and routes, with what goes on beside calls.
+
+    Raises `CannotServe`, and what opening the store and the sandboxes raises.
+    """
+    async with AsyncExitStack() as stack:
+        opened = await stack.enter_async_context(store)
+        database = opened.database
+        journal = await _started_journal(settings, opened, clock, stack)
+        await resume_clock(clock, SqlClockStore(database))
+        idempotency = await _started_idempotency(settings, opened, clock, stack)
+        keys = SqlKeys(database)
+        access = Access(keys, clock, verifier(node.secret("jwt_secret"), node.secret("jwt_jwks")))
+        await access.refresh()
+        check_address(settings, node.machine, access)
+        memory = Memory(budget_mib=node.machine.memory_max_mib)
+        stock = await stack.enter_async_context(sandboxes(memory))
+        pools = pools_of(settings, stock, clock, memory)
+        stack.push_async_callback(pools.aclose)
+        catalog = Catalog(settings.functions_max_bytes)
+        holdings = await restored_holdings(settings, opened, clock)
+        runtimes = await restored_runtimes(settings, node.machine, opened, holdings, clock)
+        config = node_config(settings, node.machine, runtimes)
+        lifecycle = Lifecycle(catalog, opened, pools, clock, config)
+        await lifecycle.restore()
+        elasticity = Elasticity(lifecycle, SqlOperations(database), clock)
+        await elasticity.restore()
+        health = Health(node.machine, opened, journal, settings.data_dir, stock.why_not)
+        metrics.started(__version__)
+        work = background_tasks(settings, opened, holdings, stock, clock)
+        for one in (reap(pools), access.keep_fresh(), *work):
+            stack.callback(asyncio.ensure_future(one).cancel)
+        services = Services(
+            clock=clock,
+            access=access,
+            admission=Admission(clock, tenant_limits(settings)),
+            idempotency=idempotency,
+            catalog=catalog,
+            lifecycle=lifecycle,
+            elasticity=elasticity,
+            invoker=Invoker(pools, journal, clock, node.machine.node_id),
+            pools=pools,
+            warm_stock=stock,
+            journal=journal,
+            keys=keys,
+            audit=SqlAudit(database),
+            runtimes=runtimes,
+            holdings=holdings,
+            health=health,
+            limits=api_limits(settings),
+            budgets=Budgets(BodyBudget(settings.bodies_max_bytes)),
+        )
+        yield Platform(services=services, store=opened, journal=journal, pools=pools, health=health)
+
+
+async def _started_journal(
+    chosen: Settings, store: SqliteStore, clock: Clock, stack: AsyncExitStack
+) -> SpoolJournal:
+    is_strict = chosen.durability == "strict"
+    journal = SpoolJournal(store.database, chosen.data_dir, clock, is_strict=is_strict)
+    await journal.start()
+    stack.push_async_callback(journal.aclose)
+    return journal
+
+
+async def _started_idempotency(
+    chosen: Settings, store: SqliteStore, clock: Clock, stack: AsyncExitStack
+) -> Idempotency:
+    bound = StorageLimit(tenant=chosen.tenant_answers_bytes, all=chosen.keep_answers_bytes)
+    answers = SqlIdempotencyStore(store.database, bound)
+    await answers.start(errors.render(DIED, "")[1])
+    idempotency = Idempotency(answers, clock, errors.render(UNKEPT, "")[1])
+    stack.push_async_callback(idempotency.aclose)
+    return idempotency
+
+
+def check_address(chosen: Settings, machine: HostFacts, access: Access) -> None:
+    """Raises `CannotServe` for an address that strangers reach while nobody needs a credential."""
+    if machine.transport == "cleartext" and not access.is_open:
+        log = structlog.get_logger("quiltfn.main")
+        log.warning("other machines reach this server and it does not encrypt: set tls_cert")
+    if access.is_open and not is_loopback(chosen.host):
+        raise CannotServe(
+            f"host {chosen.host} is no loopback address, and there is no key yet, so anybody who "
+            "reaches it could run code here. Make one first: quiltfn keys create --tenant default "
+            f"--data-dir {chosen.data_dir}"
+        )
+
+
+def node_config(chosen: Settings, machine: HostFacts, runtimes: Runtimes) -> NodeConfig:
+    return NodeConfig(
+        node_id=machine.node_id,
+        host=HostLimits(
+            memory_max_mib=machine.memory_max_mib,
+            cores=machine.cores,
+            timeout_max_s=chosen.timeout_max_s,
+        ),
+        runtimes=runtimes,
+        tenant_instances=chosen.tenant_instances,
+        pools=PoolLimits(
+            idle_s=chosen.idle_s,
+            queue_max=chosen.line_max,
+            queue_wait_s=chosen.line_wait_s,
+            grace_s=chosen.rollback_grace_s,
+            park_s=chosen.park_s,
+        ),
+    )
+
+
+def pools_of(
+    chosen: Settings, sandboxes: StockedSandboxes, clock: Clock, memory: Memory
+) -> LocalPools:
+    policy = keep_alive_policy(chosen)
+    return LocalPools(sandboxes, clock, memory, policy, chosen.tenant_instances)
+
+
+def keep_alive_policy(chosen: Settings) -> Callable[[], KeepAlive | None]:
+    """Under the fixed rule each instance has its own time, whatever its function's calls do."""
+    if chosen.keep_alive == "fixed":
+        return lambda: None
+    return maker(chosen.keep_alive, chosen.idle_s)
+
+
+async def restored_holdings(chosen: Settings, store: SqliteStore, clock: Clock) -> Holdings:
+    """Who has which images, as it was."""
+    images = ImageDirectory(chosen.data_dir / "images", clock, image_limits(chosen))
+    images.start()
+    holdings = Holdings(
+        SqlHoldings(store.database),
+        images,
+        clock,
+        chosen.tenant_image_bytes,
+        chosen.images_bytes,
+    )
+    await holdings.restore()
+    return holdings
+
+
+async def restored_runtimes(
+    chosen: Settings, machine: HostFacts, store: SqliteStore, holdings: Holdings, clock: Clock
+) -> Runtimes:
+    """What runtimes' names stand for, as it was."""
+    host = HostImage(
+        built_in=built_in(machine.interpreters, machine.packages),
+        packages=machine.packages,
+        no_gvisor=machine.no_gvisor,
+    )
+    rules = TenantRules.of(chosen.words, chosen.tenant_runtimes)
+    runtimes = Runtimes(host, SqlRuntimes(store.database), holdings, clock, rules)
+    await runtimes.restore()
+    return runtimes

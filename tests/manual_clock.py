@@ -1,0 +1,34 @@
+"""The clock of tests: it stands still until a test moves it."""
+
+from quiltfn.model.trusted_time import ClockState
+
+
+class ManualClock:
+    """`clock.ResumableClock`; `time` is what it shows, in whatever kind of seconds."""
+
+    resumed: ClockState | None = None
+    jump_s = 0.0
+
+    def __init__(self, time: float = 1_760_000_000.0) -> None:
+        self.time = time
+
+    def now(self) -> float:
+        return self.time
+
+    def unix(self) -> float:
+        return self.time
+
+    def timestamp(self) -> float:
+        return self.unix()
+
+    trusted = timestamp
+
+    def resume(self, state: ClockState | None) -> None:
+        """It shows what a test says, whatever was kept."""
+        self.resumed = state
+
+    def observe(self) -> bool:
+        return False
+
+    def state(self) -> ClockState:
+        return ClockState(boot_id="manual", offset_s=0.0, settled_at=int(self.trusted()))
