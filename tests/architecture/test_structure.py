@@ -63,7 +63,7 @@ MAY_KNOW: dict[str, set[str]] = {
     | VERBS,
     "main": {"api", "clock", "inherited", "platform", "sandbox", "store", "tokens"} | CORE,
     "__main__": {"cli", "operator"},
-    "__init__": set(),
+    "__init__": {"sdk"},
 }
 # Rooms whose process must stay small or privileged: nothing but the standard library there.
 STANDARD_LIBRARY_ALONE = {"launcher", "guest", "settings", "operator"}

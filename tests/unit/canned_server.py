@@ -10,11 +10,14 @@ import pytest
 
 from quiltfn.cli import session
 from quiltfn.sdk import Client
-from quiltfn.sdk.transport import Answer, NotConnected, Sent, Silent
+from quiltfn.sdk.transport import AnswerTimeout, HttpRequest, HttpResponse, NotConnected
 
 ID = "01999999-0000-7000-8000-000000000001"
 FUNCTION: dict[str, Any] = {
     "id": ID,
+    "tenant_id": "default",
+    "cluster_id": None,
+    "owner_node_id": "n1",
     "name": "hello",
     "description": "says \x1b[31mhello",
     "handler": "echo hello",
@@ -31,17 +34,29 @@ FUNCTION: dict[str, Any] = {
     "working_directory": None,
     "created_at": 1760000000,
     "updated_at": 1760000000,
+    "last_invoked_at": None,
+    "invocation_count": 0,
+    "error_count": 0,
+    "error_message": None,
 }
 INVOCATION: dict[str, Any] = {
     "invocation_id": "i1",
     "function_id": ID,
     "function_name": "hello",
+    "execution_node_id": "n1",
     "status": "success",
+    "started_at": 1760000000,
+    "ended_at": 1760000000,
     "duration_ms": 3,
     "exit_code": 0,
     "stdout": "hello\n",
     "stderr": "",
+    "error_message": None,
     "cold_start": False,
+}
+INFO: dict[str, Any] = {
+    **{"version": "1", "node_id": "n1", "cgroup_mode": "v2", "oci_runtime": "crun 1"},
+    **{"durability": "relaxed", "protections": {}, "interpreters": {}, "limits": {}, "memory": {}},
 }
 NOT_FOUND = {"error": "there is no such function", "error_code": "NOT_FOUND", "hint": "list them"}
 
@@ -95,25 +110,29 @@ class Canned:
     def __init__(self, answer: Callable[[httpx.Request], httpx.Response]) -> None:
         self._answer = answer
 
-    def exchange(self, sent: Sent) -> Answer:
-        body = sent.body if sent.body is None or isinstance(sent.body, bytes) else sent.body.read()
+    def exchange(self, request: HttpRequest) -> HttpResponse:
+        body = (
+            request.body
+            if request.body is None or isinstance(request.body, bytes)
+            else request.body.read()
+        )
         asked = httpx.Request(
-            sent.method,
-            sent.url,
-            headers=dict(sent.headers),
+            request.method,
+            request.url,
+            headers=dict(request.headers),
             content=body,
-            extensions={"timeout": {"read": sent.read_timeout_s}},
+            extensions={"timeout": {"read": request.read_timeout_s}},
         )
         try:
             given = self._answer(asked)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise NotConnected(str(error)) from error
         except httpx.ReadTimeout as error:
-            raise Silent(str(error)) from error
+            raise AnswerTimeout(str(error)) from error
         except httpx.RequestError as error:
             raise OSError(str(error) or type(error).__name__) from error
         headers = {name.lower(): value for name, value in given.headers.items()}
-        return Answer(status=given.status_code, headers=headers, content=given.content)
+        return HttpResponse(status=given.status_code, headers=headers, content=given.content)
 
     def close(self) -> None:
         pass

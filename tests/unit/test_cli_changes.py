@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from quiltfn.cli import run
-from unit.canned_server import FUNCTION, ID, INVOCATION, Fake, Terminal, answered_by
+from unit.canned_server import FUNCTION, ID, INFO, INVOCATION, Fake, Terminal, answered_by
 
 
 @pytest.fixture
@@ -111,7 +111,9 @@ def test_scale_keeps_the_target_that_was_not_named(fake: Fake, capsys: Captured)
 VERSION: dict[str, Any] = {
     **{name: FUNCTION[name] for name in ("handler", "runtime", "environment", "created_at")},
     **{name: FUNCTION[name] for name in ("memory_limit_mb", "cpu_limit_percent")},
+    **{name: FUNCTION[name] for name in ("description", "working_directory", "cleanup_on_exit")},
     **{"id": "v", "function_id": ID, "version": 3, "is_active": True, "timeout_seconds": 30},
+    "image_digest": "host:aa",
 }
 
 
@@ -128,8 +130,9 @@ def test_versions_are_listed_with_a_handler_on_one_line(fake: Fake, capsys: Capt
 
 def test_invocations_are_asked_for_and_listed(fake: Fake, capsys: Captured) -> None:
     failed = {**INVOCATION, "status": "failed", "exit_code": 3, "cold_start": True}
-    waiting = {**INVOCATION, "status": "queued", "duration_ms": None, "cold_start": None}
-    page = {"invocations": [failed, waiting], "next_cursor": "c2"}
+    queued = {**INVOCATION, "status": "queued", "duration_ms": None}
+    failed["started_at"] = queued["started_at"] = None
+    page = {"invocations": [failed, queued], "next_cursor": "c2"}
     fake.answers["GET", f"/{ID}/invocations"] = (200, page)
     words = ["--limit", "2", "--status", "failed", "--cold"]
     assert run(["functions", "invocations", "hello", *words]) == 0
@@ -137,7 +140,7 @@ def test_invocations_are_asked_for_and_listed(fake: Fake, capsys: Captured) -> N
     printed = capsys.readouterr()
     _, first, second = printed.out.splitlines()
     assert first.split() == ["-", "failed", "(3)", "3", "ms", "cold", "i1"]
-    assert second.split() == ["-", "queued", "-", "-", "i1"]
+    assert second.split() == ["-", "queued", "-", "warm", "i1"]
     assert "--cursor c2" in printed.err
     assert run(["functions", "invocations", "hello", "--warm"]) == 0
     assert fake.query == "cold_start=false"
@@ -194,7 +197,9 @@ def test_counts_of_a_pool_and_of_all(fake: Fake, capsys: Captured) -> None:
     counts = {"warming_count": 1, "ready_count": 2, "busy_count": 3, "total_count": 6}
     fake.answers["GET", f"/{ID}/pool"] = (200, {"function_id": ID, **counts})
     more = {"recycling_count": 4, "terminating_count": 5}
-    fake.answers["GET", "/pool/stats"] = (200, {**counts, **more, "total_count": 15})
+    stats = {**counts, **more, "total_count": 15}
+    stats |= {name.replace("count", "containers"): value for name, value in stats.items()}
+    fake.answers["GET", "/pool/stats"] = (200, stats)
     assert run(["functions", "pool", "hello"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["1", "2", "3", "6"]
     assert run(["stats"]) == 0
@@ -227,7 +232,7 @@ def test_health_is_told_and_is_the_exit_code(
 
 
 def test_info_is_told(fake: Fake, capsys: Captured) -> None:
-    told = {"version": "1", "node_id": "n1", "limits": {"body_bytes": 1048576}}
+    told = {**INFO, "limits": {"body_bytes": 1048576}}
     fake.answers["GET", "/api/system/info"] = (200, told)
     assert run(["info"]) == 0
     rows = [row.split() for row in capsys.readouterr().out.splitlines()]

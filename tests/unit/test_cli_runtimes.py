@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from quiltfn.cli import packages, run, show
-from unit.canned_server import Fake, answered_by
+from unit.canned_server import INFO, Fake, answered_by
 from unit.sample_archives import a_wheel
 
 DIGEST = "ab" * 32
@@ -27,10 +27,11 @@ RUNTIME: dict[str, Any] = {
     "network": "egress",
     "writable_paths": ["/data"],
     "built_in": False,
+    "shared": False,
     "created_at": 1760000000,
 }
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-INFO = {"version": "1", "node_id": "n", "interpreters": {"python": f"/usr/bin/python{VERSION}"}}
+WITH_PYTHON = {**INFO, "interpreters": {"python": f"/usr/bin/python{VERSION}"}}
 Captured = pytest.CaptureFixture[str]
 
 
@@ -46,7 +47,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
             201,
             {"digest": DIGEST, "files": 2, "size_bytes": 3 << 20},
         ),
-        ("GET", "/api/system/info"): (200, INFO),
+        ("GET", "/api/system/info"): (200, WITH_PYTHON),
     }
     monkeypatch.setenv("UV_OFFLINE", "1")
     monkeypatch.setenv("PIP_NO_INDEX", "1")

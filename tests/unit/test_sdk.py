@@ -1,29 +1,40 @@
 """The client library: what it sends, how it reads, what it raises. No server, no socket."""
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from quiltfn import sdk
+from quiltfn.api.routes import ROUTES
 from quiltfn.sdk import (
     ApiError,
     AsyncClient,
-    Changes,
+    AuthenticationError,
     Client,
+    ConflictError,
     ConnectionFailed,
-    NewFunction,
-    NewRuntime,
-    Request,
+    Function,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    UnavailableError,
     UnreadableAnswer,
-    requests,
+    asynchronous,
 )
+from quiltfn.sdk import client as client_module
+from quiltfn.sdk.functions import FunctionMethods
 from unit.canned_server import Canned
 
+ID = "01999999-0000-7000-8000-000000000001"
 FUNCTION: dict[str, Any] = {
-    "id": "f1",
+    "id": ID,
     "tenant_id": "default",
     "cluster_id": None,
     "owner_node_id": "n1",
@@ -50,7 +61,7 @@ FUNCTION: dict[str, Any] = {
 }
 INVOCATION: dict[str, Any] = {
     "invocation_id": "i1",
-    "function_id": "f1",
+    "function_id": ID,
     "function_name": "hello",
     "execution_node_id": "n1",
     "status": "success",
@@ -73,6 +84,7 @@ REFUSAL = {
 }
 
 Answer = Callable[[httpx.Request], httpx.Response]
+Call = Callable[[Client], Any]
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +94,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def client(answer: Answer, **given: Any) -> Client:
-    return Client(transport=Canned(answer), **given)
+    return Client(transport=Canned(answer), **{"retries": 0, **given})
 
 
 def answering(status: int, body: Any, **headers: str) -> Answer:
@@ -91,8 +103,8 @@ def answering(status: int, body: Any, **headers: str) -> Answer:
     )
 
 
-def sent(request: Request[Any], **given: Any) -> httpx.Request:
-    """What goes out for a request; the answer does not matter."""
+def sent(call: Call, **given: Any) -> httpx.Request:
+    """What goes out for a call; the answer does not matter."""
     caught: list[httpx.Request] = []
 
     def catch(out: httpx.Request) -> httpx.Response:
@@ -100,61 +112,101 @@ def sent(request: Request[Any], **given: Any) -> httpx.Request:
         return httpx.Response(418)
 
     with client(catch, **given) as at, pytest.raises(ApiError):
-        at.send(request)
+        call(at)
     return caught[0]
 
 
 # --- what is sent ------------------------------------------------------------------------------
 
-
-def every_request() -> Iterator[tuple[Request[Any], str, str]]:
-    base = "/api/functions"
-    yield requests.create(NewFunction(name="a", handler="b")), "POST", base
-    yield requests.list_functions(), "GET", base
-    yield requests.list_functions(limit=2, state="active"), "GET", f"{base}?limit=2&state=active"
-    yield requests.get("f1"), "GET", f"{base}/f1"
-    yield requests.get_by_name("a"), "GET", f"{base}/by-name/a"
-    yield requests.update("f1", Changes(handler="c")), "PUT", f"{base}/f1"
-    yield requests.delete("f1"), "DELETE", f"{base}/f1"
-    yield requests.deploy("f1"), "POST", f"{base}/f1/deploy"
-    yield requests.pause("f1"), "POST", f"{base}/f1/pause"
-    yield requests.resume("f1"), "POST", f"{base}/f1/resume"
-    yield requests.invoke("f1"), "POST", f"{base}/f1/invoke"
-    yield requests.invoke_by_name("a"), "POST", f"{base}/invoke/a"
-    yield (
-        requests.invocations("f1", cold_start=True),
+BASE = "/api/functions"
+CALLS: list[tuple[Call, str, str]] = [
+    (lambda at: at.functions.create(name="a", handler="b"), "POST", BASE),
+    (lambda at: at.functions.list().first(), "GET", BASE),
+    (
+        lambda at: at.functions.list(page_size=2, state="active").first(),
         "GET",
-        f"{base}/f1/invocations?cold_start=true",
-    )
-    yield requests.invocation("f1", "i1"), "GET", f"{base}/f1/invocations/i1"
-    yield requests.timeline("f1", "i1"), "GET", f"{base}/f1/invocations/i1/timeline"
-    yield requests.output("f1", "i1"), "GET", f"{base}/f1/invocations/i1/output?stream=stdout"
-    yield requests.versions("f1"), "GET", f"{base}/f1/versions"
-    yield requests.rollback("f1", 1), "POST", f"{base}/f1/rollback"
-    yield requests.pool("f1"), "GET", f"{base}/f1/pool"
-    yield requests.pool_stats(), "GET", f"{base}/pool/stats"
-    yield requests.health(), "GET", f"{base}/health"
-    yield requests.alive(), "GET", "/health"
-    yield requests.info(), "GET", "/api/system/info"
-    yield (
-        requests.set_scaling("f1", 1, 2, tenant_id="t"),
-        "POST",
-        "/api/elasticity/functions/f1/pool-target",
-    )
-    yield requests.runtimes(), "GET", "/api/runtimes"
-    yield requests.runtime("etl"), "GET", "/api/runtimes/etl"
-    yield requests.add_runtime(NewRuntime(name="etl", kind="shell")), "POST", "/api/runtimes"
-    yield requests.remove_runtime("etl"), "DELETE", "/api/runtimes/etl"
-    yield requests.keys(), "GET", "/api/keys"
-    yield requests.create_key(), "POST", "/api/keys"
-    yield requests.revoke_key("k1"), "DELETE", "/api/keys/k1"
-    yield requests.audit(limit=5, cursor="c"), "GET", "/api/audit?limit=5&cursor=c"
+        f"{BASE}?limit=2&state=active",
+    ),
+    (lambda at: at.functions.get(ID), "GET", f"{BASE}/{ID}"),
+    (lambda at: at.functions.get("a"), "GET", f"{BASE}/by-name/a"),
+    (lambda at: at.functions.update(ID, handler="c"), "PUT", f"{BASE}/{ID}"),
+    (lambda at: at.functions.delete(ID), "DELETE", f"{BASE}/{ID}"),
+    (lambda at: at.functions.deploy(ID), "POST", f"{BASE}/{ID}/deploy"),
+    (lambda at: at.functions.pause(ID), "POST", f"{BASE}/{ID}/pause"),
+    (lambda at: at.functions.resume(ID), "POST", f"{BASE}/{ID}/resume"),
+    (lambda at: at.invoke(ID), "POST", f"{BASE}/{ID}/invoke"),
+    (lambda at: at.functions.invoke("a"), "POST", f"{BASE}/invoke/a"),
+    (
+        lambda at: at.functions.list_invocations(ID, cold_start=True).first(),
+        "GET",
+        f"{BASE}/{ID}/invocations?cold_start=true",
+    ),
+    (lambda at: at.functions.get_invocation(ID, "i1"), "GET", f"{BASE}/{ID}/invocations/i1"),
+    (
+        lambda at: at.functions.get_invocation_timeline(ID, "i1"),
+        "GET",
+        f"{BASE}/{ID}/invocations/i1/timeline",
+    ),
+    (
+        lambda at: at.functions.get_invocation_output(ID, "i1"),
+        "GET",
+        f"{BASE}/{ID}/invocations/i1/output?stream=stdout",
+    ),
+    (lambda at: at.functions.list_versions(ID).first(), "GET", f"{BASE}/{ID}/versions"),
+    (lambda at: at.functions.rollback(ID, 1), "POST", f"{BASE}/{ID}/rollback"),
+    (lambda at: at.functions.get_pool(ID), "GET", f"{BASE}/{ID}/pool"),
+    (lambda at: at.functions.get_egress(ID), "GET", f"{BASE}/{ID}/egress"),
+    (lambda at: at.functions.get_pool_stats(), "GET", f"{BASE}/pool/stats"),
+    (lambda at: at.system.get_health(), "GET", f"{BASE}/health"),
+    (lambda at: at.system.get_liveness(), "GET", "/health"),
+    (lambda at: at.system.get_info(), "GET", "/api/system/info"),
+    (
+        lambda at: at.system.list_audit_entries(page_size=5, cursor="c").first(),
+        "GET",
+        "/api/audit?limit=5&cursor=c",
+    ),
+    (
+        lambda at: at.elasticity.get_operation("o1"),
+        "GET",
+        "/api/elasticity/control/operations/o1",
+    ),
+    (lambda at: at.runtimes.list(), "GET", "/api/runtimes"),
+    (lambda at: at.runtimes.get("etl"), "GET", "/api/runtimes/etl"),
+    (lambda at: at.runtimes.add(name="etl", kind="shell"), "POST", "/api/runtimes"),
+    (lambda at: at.runtimes.remove("etl"), "DELETE", "/api/runtimes/etl"),
+    (lambda at: at.runtimes.remove("e", shared=True), "DELETE", "/api/runtimes/e?shared=true"),
+    (lambda at: at.keys.list(), "GET", "/api/keys"),
+    (lambda at: at.keys.create(), "POST", "/api/keys"),
+    (lambda at: at.keys.revoke("k1"), "DELETE", "/api/keys/k1"),
+]
 
 
-@pytest.mark.parametrize(("request_", "method", "path"), list(every_request()))
-def test_each_request_goes_to_its_route(request_: Request[Any], method: str, path: str) -> None:
-    out = sent(request_)
+@pytest.mark.parametrize(("call", "method", "path"), CALLS)
+def test_each_call_goes_to_its_route(call: Call, method: str, path: str) -> None:
+    out = sent(call)
     assert (out.method, out.url.raw_path.decode()) == (method, path)
+
+
+def test_every_route_of_the_api_can_be_called() -> None:
+    """But for what is for people, and the server's own numbers."""
+    told = {(method, pattern(path)) for path, ways in ROUTES for method in ways}
+    called = {(method, path.partition("?")[0]) for _, method, path in CALLS}
+    called |= {
+        ("POST", f"/api/elasticity/functions/{ID}/pool-target"),
+        ("POST", f"/api/elasticity/control/functions/{ID}/pool-target"),
+        ("POST", "/api/runtimes/images"),
+    }
+    left = {
+        (method, path)
+        for method, path in told
+        if not any(one == method and re.fullmatch(path, other) for one, other in called)
+    }
+    documents = ("/docs", "/openapi", "/metrics", "help", "examples", "/api/elasticity/health")
+    assert not [path for _, path in left if not any(one in path for one in documents)]
+
+
+def pattern(path: str) -> str:
+    return re.sub(r"{\w+}", "[^/]+", path.replace(".", r"\."))
 
 
 @pytest.mark.parametrize(
@@ -162,91 +214,101 @@ def test_each_request_goes_to_its_route(request_: Request[Any], method: str, pat
     [("a b", "a%20b"), ("a/b", "a%2Fb"), ("..", "%2E%2E"), ("ä?#", "%C3%A4%3F%23"), ("a.b", "a.b")],
 )
 def test_a_name_stays_one_segment_of_the_path_whatever_it_holds(word: str, segment: str) -> None:
-    out = sent(requests.get_by_name(word), base_url="http://far.example/quilt/")
+    out = sent(lambda at: at.functions.get(word), base_url="http://far.example/quilt/")
     assert out.url.raw_path.decode() == f"/quilt/api/functions/by-name/{segment}"
 
 
 def test_an_empty_name_is_refused_before_anything_is_sent() -> None:
-    with pytest.raises(ValueError, match="must not be empty"):
-        requests.get("")
+    with client(answering(500, {})) as at, pytest.raises(ValueError, match="must not be empty"):
+        at.functions.get("")
 
 
-@pytest.mark.parametrize("verb", [requests.deploy, requests.pause, requests.resume])
-def test_a_verb_without_a_body_has_length_zero_and_no_content_type(
-    verb: Callable[[str], Request[Any]],
-) -> None:
-    out = sent(verb("f1"))
+@pytest.mark.parametrize("verb", ["deploy", "pause", "resume"])
+def test_a_verb_without_a_body_has_length_zero_and_no_content_type(verb: str) -> None:
+    out = sent(lambda at: getattr(at.functions, verb)(ID))
     assert out.content == b""
     assert out.headers["content-length"] == "0"
     assert "content-type" not in out.headers
 
 
 def test_create_sends_only_what_was_given() -> None:
-    out = sent(requests.create(NewFunction(name="a", handler="b", cluster_id=None)))
-    assert json.loads(out.content) == {"name": "a", "handler": "b", "cluster_id": None}
+    out = sent(lambda at: at.functions.create(name="a", handler="b", min_instances=1))
+    assert json.loads(out.content) == {"name": "a", "handler": "b", "min_instances": 1}
     assert out.headers["content-type"] == "application/json"
 
 
+def test_a_field_that_does_not_exist_is_refused_before_anything_is_sent() -> None:
+    with client(answering(500, {})) as at, pytest.raises(TypeError, match="colour"):
+        at.functions.create(name="a", handler="b", colour="red")  # type: ignore[call-arg]
+
+
 def test_update_tells_a_reset_from_a_field_left_alone() -> None:
-    out = sent(requests.update("f1", Changes(description=None)))
+    out = sent(lambda at: at.functions.update(ID, description=None))
     assert json.loads(out.content) == {"description": None}
 
 
-def test_invoke_sends_payload_environment_timeout_and_idempotency_key() -> None:
+@pytest.mark.parametrize(
+    ("payload", "text"), [("text", "text"), ({"a": [1]}, '{"a":[1]}'), (b"bytes", "bytes")]
+)
+def test_invoke_sends_payload_environment_timeout_and_idempotency_key(
+    payload: object, text: str
+) -> None:
     out = sent(
-        requests.invoke(
-            "f1", "text", environment={"A": "1"}, timeout_seconds=5, idempotency_key="once"
+        lambda at: at.invoke(
+            ID, payload, environment={"A": "1"}, timeout_seconds=5, idempotency_key="once"
         )
     )
     assert json.loads(out.content) == {
-        "payload": "text",
+        "payload": text,
         "environment": {"A": "1"},
         "timeout_seconds": 5,
     }
     assert out.headers["idempotency-key"] == "once"
 
 
-def test_retarget_sends_both_targets_and_the_tenant() -> None:
-    out = sent(requests.set_scaling("f1", 1, 2, tenant_id="t1"))
-    assert json.loads(out.content) == {"min_instances": 1, "max_instances": 2}
-    assert out.headers["x-tenant-id"] == "t1"
+def test_a_call_without_anything_has_an_empty_body() -> None:
+    assert json.loads(sent(lambda at: at.invoke(ID)).content) == {}
 
 
 def test_a_new_key_sends_only_what_was_given() -> None:
-    assert json.loads(sent(requests.create_key()).content) == {}
-    out = sent(requests.create_key(scope="invoke", tenant="t", expires_seconds=60))
+    assert json.loads(sent(lambda at: at.keys.create()).content) == {}
+    out = sent(lambda at: at.keys.create(scope="invoke", tenant="t", expires_seconds=60))
     assert json.loads(out.content) == {"scope": "invoke", "tenant": "t", "expires_seconds": 60}
 
 
 def test_an_invoke_may_take_the_longest_timeout_and_other_requests_do_not() -> None:
-    invoke, get = sent(requests.invoke("f1")), sent(requests.get("f1"))
-    assert invoke.extensions["timeout"]["read"] == 86_430
-    assert get.extensions["timeout"]["read"] == 30
-    for short in (
-        requests.invoke("f1", timeout_seconds=5),
-        requests.invoke_by_name("a", timeout_seconds=5),
-    ):
-        assert sent(short).extensions["timeout"]["read"] == 35
+    assert sent(lambda at: at.invoke(ID)).extensions["timeout"]["read"] == 86_430
+    assert sent(lambda at: at.functions.get(ID)).extensions["timeout"]["read"] == 30
+    for function in (ID, "a"):
+        out = sent(lambda at, function=function: at.invoke(function, timeout_seconds=5))
+        assert out.extensions["timeout"]["read"] == 35
 
 
 def test_a_part_of_the_output_is_asked_for_as_a_range() -> None:
-    assert "range" not in sent(requests.output("f1", "i1")).headers
-    for asked, told in (({"first": 2}, "bytes=2-"), ({"last": 0}, "bytes=0-0")):
-        assert sent(requests.output("f1", "i1", **asked)).headers["range"] == told
-    assert requests.output("f1", "i1").understand(200, {}, b"\xff\0") == b"\xff\0"
+    def output(**part: Any) -> httpx.Request:
+        return sent(lambda at: at.functions.get_invocation_output(ID, "i1", **part))
+
+    assert "range" not in output().headers
+    assert output(first=2).headers["range"] == "bytes=2-"
+    assert output(last=0).headers["range"] == "bytes=0-0"
+    with client(lambda _: httpx.Response(200, content=b"\xff\0")) as at:
+        assert at.functions.get_invocation_output(ID, "i1") == b"\xff\0"
 
 
 def test_address_and_key_come_from_the_argument_then_the_environment_then_the_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = sent(requests.alive())
+    def alive(at: Client) -> Any:
+        return at.system.get_liveness()
+
+    out = sent(alive)
     assert str(out.url) == "http://127.0.0.1:8080/health"
     assert "x-api-key" not in out.headers
     monkeypatch.setenv("QUILT_BASE_URL", "http://env.example:1")
     monkeypatch.setenv("QUILT_API_KEY", "quilt_sk_env\n")
-    out = sent(requests.alive())
+    out = sent(alive)
     assert (out.url.host, out.headers["x-api-key"]) == ("env.example", "quilt_sk_env")
-    out = sent(requests.alive(), base_url="http://arg.example", api_key="quilt_sk_arg")
+    out = sent(alive, base_url="http://arg.example", api_key="quilt_sk_arg")
     assert (out.url.host, out.headers["x-api-key"]) == ("arg.example", "quilt_sk_arg")
 
 
@@ -262,73 +324,169 @@ def test_a_mangled_key_is_refused_and_not_shown() -> None:
     assert "quilt_sk" not in str(refused.value)
 
 
+# --- names and ids -----------------------------------------------------------------------------
+
+
+class Server:
+    """Answers from a table, by method and path; everything else is not found."""
+
+    def __init__(self, answers: dict[tuple[str, str], Any]) -> None:
+        self.answers, self.seen = answers, []  # type: ignore[var-annotated]
+        self.bodies: list[bytes] = []
+        self.keys: list[str | None] = []
+        self.headers: httpx.Headers = httpx.Headers()
+
+    def __call__(self, out: httpx.Request) -> httpx.Response:
+        asked = (out.method, out.url.raw_path.decode().removeprefix(BASE))
+        self.seen.append(asked)
+        self.bodies.append(out.read())
+        self.keys.append(out.headers.get("idempotency-key"))
+        self.headers = out.headers
+        answer = self.answers.get(asked)
+        if isinstance(answer, list):
+            answer = answer.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, httpx.Response):
+            return answer
+        missing = {"error": "there is no such function", "error_code": "NOT_FOUND"}
+        return (
+            httpx.Response(404, json=missing)
+            if answer is None
+            else httpx.Response(200, json=answer)
+        )
+
+
+def test_a_name_is_looked_up_where_the_api_wants_an_id() -> None:
+    server = Server({("GET", "/by-name/a"): FUNCTION, ("POST", f"/{ID}/deploy"): FUNCTION})
+    with client(server) as at:
+        assert at.functions.deploy("a").id == ID
+        assert at.functions.deploy(ID).id == ID
+    assert server.seen == [
+        ("GET", "/by-name/a"),
+        ("POST", f"/{ID}/deploy"),
+        ("POST", f"/{ID}/deploy"),
+    ]
+
+
+def test_a_name_that_looks_like_an_id_is_found_too() -> None:
+    named = "01999999-0000-7000-8000-00000000000f"
+    server = Server({("GET", f"/by-name/{named}"): FUNCTION, ("POST", f"/{ID}/deploy"): FUNCTION})
+    with client(server) as at:
+        assert at.functions.deploy(named).id == ID
+    with client(Server({})) as at, pytest.raises(NotFoundError, match="no such function"):
+        at.functions.get(named)
+
+
+async def test_a_pool_target_that_is_not_named_stays_and_the_tenant_is_told() -> None:
+    scaling = {"function_id": ID, "min_instances": 2, "max_instances": 5}
+    server = Server({("GET", "/by-name/a"): {**FUNCTION, "tenant_id": "t1"},
+                     ("POST", f"/api/elasticity/functions/{ID}/pool-target"): scaling})  # fmt: skip
+    with client(server) as at:
+        assert at.elasticity.set_pool_target("a", min_instances=2).min_instances == 2
+    assert json.loads(server.bodies[-1]) == {"min_instances": 2, "max_instances": 5}
+    assert server.headers["x-tenant-id"] == "t1"
+    async with AsyncClient(transport=httpx.MockTransport(server)) as later:
+        now = await later.elasticity.set_pool_target("a", max_instances=5)
+    assert now.max_instances == 5
+    assert json.loads(server.bodies[-1]) == {"min_instances": 0, "max_instances": 5}
+
+
+def test_an_operation_has_its_keys() -> None:
+    operation = {
+        **{"operation_id": "o", "operation_type": "pool_target", "action_id": "a1"},
+        **{"status": "succeeded", "reason_code": None, "reason_message": None, "retryable": False},
+    }
+    path = f"/api/elasticity/control/functions/{ID}/pool-target"
+    server = Server({("GET", f"/{ID}"): FUNCTION, ("POST", path): operation})
+    with client(server) as at:
+        done = at.elasticity.create_operation(
+            ID, min_instances=1, max_instances=2, idempotency_key="k", action_id="a1"
+        )
+    assert done.status == "succeeded"
+    assert (server.keys[-1], server.headers["x-orch-action-id"]) == ("k", "a1")
+
+
 # --- how answers are read ----------------------------------------------------------------------
 
 
 def test_answers_become_types_and_unknown_fields_are_ignored() -> None:
     with client(answering(200, {**FUNCTION, "from_the_future": 1})) as at:
-        function = at.send(requests.get("f1"))
+        function = at.functions.get(ID)
     assert (function.name, function.state, function.current_version) == ("hello", "active", 1)
 
 
-def test_a_list_tells_where_it_goes_on() -> None:
-    with client(answering(200, {"functions": [FUNCTION], "next_cursor": "c2"})) as at:
-        page = at.send(requests.list_functions())
-    assert [one.id for one in page.functions] == ["f1"]
-    assert page.next_cursor == "c2"
+async def test_a_list_is_iterated_over_page_by_page() -> None:
+    pages = {
+        ("GET", "?limit=1"): {"functions": [FUNCTION], "next_cursor": "c2"},
+        ("GET", "?limit=1&cursor=c2"): {
+            "functions": [{**FUNCTION, "name": "second"}],
+            "next_cursor": None,
+        },
+    }
+    server = Server(pages)
+    with client(server) as at:
+        found = at.functions.list(page_size=1)
+        assert server.seen == []
+        assert [one.name for one in found] == ["hello", "second"]
+        assert [page.next_cursor for page in found.pages()] == ["c2", None]
+        first = found.first()
+        assert (first.functions[0].name, first.next_cursor) == ("hello", "c2")
+        (rest,) = at.functions.list(page_size=1, cursor="c2")
+        assert rest.name == "second"
+    async with AsyncClient(transport=httpx.MockTransport(server)) as later:
+        found_later = later.functions.list(page_size=1)
+        assert [one.name async for one in found_later] == ["hello", "second"]
+        assert [page.next_cursor async for page in found_later.pages()] == ["c2", None]
+        assert (await found_later.first()).next_cursor == "c2"
 
 
-KEY = {"id": "k1", "tenant_id": "t", "scope": "write", "prefix": "ab", "created_at": 1}
+KEY: dict[str, Any] = {
+    **{"id": "k1", "tenant_id": "t", "scope": "write", "prefix": "ab", "created_at": 1},
+    **{"expires_at": None, "revoked_at": None},
+}
 
 
-def test_keys_and_the_audit_trail_become_types() -> None:
+def test_keys_and_the_audit_log_become_types() -> None:
     with client(answering(200, {"keys": [KEY]})) as at:
-        (key,) = at.send(requests.keys())
+        (key,) = at.keys.list()
     assert (key.id, key.expires_at, key.revoked_at) == ("k1", None, None)
-    entry = {"id": "a", "at": 1, "tenant_id": "t", "credential": "k1", "action": "key.create"}
-    with client(answering(200, {"entries": [{**entry, "status": 201}], "next_cursor": "c"})) as at:
-        page = at.send(requests.audit())
-    assert (page.entries[0].action, page.entries[0].status, page.next_cursor) == (
-        "key.create",
-        201,
-        "c",
-    )
+    entry = {
+        **{"id": "a", "at": 1, "tenant_id": "t", "credential": "k1", "action": "key.create"},
+        **{"object_id": None, "status": 201, "error_code": None, "address": "", "request_id": "r"},
+    }
+    with client(answering(200, {"entries": [entry], "next_cursor": None})) as at:
+        (found,) = at.system.list_audit_entries()
+    assert (found.action, found.status) == ("key.create", 201)
 
 
 def test_a_new_key_does_not_show_itself_in_a_log() -> None:
     with client(answering(201, {**KEY, "key": "quilt_sk_secret"})) as at:
-        made = at.send(requests.create_key())
+        made = at.keys.create()
     assert made.key == "quilt_sk_secret"
     assert "secret" not in f"{made!r} {made}"
 
 
-def test_health_becomes_a_type() -> None:
-    part = {"ok": False, "reason": "full"}
-    body = {"status": "unavailable", "ready": False, "checks": {"disk": part}}
-    with client(answering(200, body)) as at:
-        report = at.send(requests.health())
-    assert not report.ready
-    assert report.checks["disk"].reason == "full"
-
-
 def test_a_delete_answers_nothing() -> None:
     with client(lambda _: httpx.Response(204)) as at:
-        assert at.send(requests.delete("f1").with_body()) == (None, b"")
+        at.functions.delete(ID)
 
 
 def test_a_handler_that_failed_is_a_result() -> None:
     failed = {**INVOCATION, "status": "failed", "exit_code": 3}
     with client(answering(200, failed)) as at:
-        ended = at.send(requests.invoke("f1"))
+        ended = at.invoke(ID)
     assert (ended.status, ended.exit_code) == ("failed", 3)
 
 
-def test_a_request_can_be_read_as_a_type_and_as_the_bytes_that_came() -> None:
-    body = b'{"success":true,  "message":null}'
-    with client(lambda _: httpx.Response(200, content=body)) as at:
-        paused, raw = at.send(requests.pause("f1").with_body())
-    assert paused.success
-    assert raw == body
+async def test_the_bytes_of_a_response_can_be_had() -> None:
+    body, heard = b'{"success":true,  "message":null}', []
+    with client(lambda _: httpx.Response(200, content=body), on_response=heard.append) as at:
+        assert at.functions.pause(ID).success
+    answer = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
+    async with AsyncClient(transport=answer, on_response=heard.append) as later:
+        assert (await later.functions.pause(ID)).success
+    assert heard == [body] * 2
 
 
 async def test_the_asynchronous_client_reads_and_raises_the_same() -> None:
@@ -339,9 +497,9 @@ async def test_the_asynchronous_client_reads_and_raises_the_same() -> None:
         )
 
     async with AsyncClient(transport=httpx.MockTransport(answer)) as at:
-        assert (await at.send(requests.invoke("f1"))).stdout == "hello\n"
-        with pytest.raises(ApiError, match="the function is paused"):
-            await at.send(requests.resume("f1"))
+        assert (await at.invoke(ID)).stdout == "hello\n"
+        with pytest.raises(ConflictError, match="the function is paused"):
+            await at.functions.resume(ID)
 
 
 # --- what is raised ----------------------------------------------------------------------------
@@ -349,12 +507,34 @@ async def test_the_asynchronous_client_reads_and_raises_the_same() -> None:
 
 def test_a_refusal_carries_all_the_server_said() -> None:
     with client(answering(409, REFUSAL, x_invocation_id="i9")) as at:
-        with pytest.raises(ApiError, match="the function is paused") as raised:
-            at.send(requests.invoke("f1"))
+        with pytest.raises(ConflictError, match="the function is paused") as raised:
+            at.invoke(ID)
     error = raised.value
     assert (error.status, error.code, error.hint) == (409, "FUNCTION_NOT_ACTIVE", "resume it")
     assert (error.details, error.retry_after) == ({"state": "paused"}, 2)
     assert (error.request_id, error.invocation_id) == ("r1", "i9")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, InvalidRequestError),
+        (401, AuthenticationError),
+        (403, PermissionDeniedError),
+        (404, NotFoundError),
+        (409, ConflictError),
+        (412, ConflictError),
+        (422, InvalidRequestError),
+        (429, RateLimitError),
+        (500, ServerError),
+        (503, UnavailableError),
+        (418, ApiError),
+    ],
+)
+def test_a_refusal_has_a_type_of_its_own(status: int, kind: type[ApiError]) -> None:
+    with client(answering(status, REFUSAL)) as at, pytest.raises(ApiError) as raised:
+        at.invoke(ID)
+    assert type(raised.value) is kind
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"error":"\xff"}', b'{"error": 7}'])
@@ -364,7 +544,7 @@ def test_a_refusal_without_a_readable_body_keeps_its_status_and_headers(body: by
         return httpx.Response(503, content=body, headers=headers)
 
     with client(answer) as at, pytest.raises(ApiError, match="status 503") as raised:
-        at.send(requests.get("f1"))
+        at.functions.get(ID)
     assert (raised.value.code, raised.value.retry_after) == ("UNKNOWN", 7)
     assert raised.value.request_id == "r2"
 
@@ -373,7 +553,7 @@ def test_a_refusal_without_a_readable_body_keeps_its_status_and_headers(body: by
 def test_an_answer_that_is_not_quiltfns_is_said_to_be_so(body: bytes) -> None:
     with client(lambda _: httpx.Response(200, content=body)) as at:
         with pytest.raises(UnreadableAnswer, match="does not speak like quiltfn"):
-            at.send(requests.get("f1"))
+            at.functions.get(ID)
 
 
 @pytest.mark.parametrize(
@@ -392,10 +572,125 @@ async def test_no_answer_is_a_sentence_in_both_clients(
         raise failure("")
 
     with client(fail) as at, pytest.raises(ConnectionFailed, match=sentence):
-        at.send(requests.get("f1"))
-    async with AsyncClient(transport=httpx.MockTransport(fail)) as later:
+        at.functions.get(ID)
+    async with AsyncClient(transport=httpx.MockTransport(fail), retries=0) as later:
         with pytest.raises(ConnectionFailed, match=sentence):
-            await later.send(requests.get("f1"))
+            await later.functions.get(ID)
+
+
+# --- what is sent again ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the clients wait between attempts; no time passes."""
+    waited: list[float] = []
+
+    async def wait(delay: float) -> None:
+        waited.append(delay)
+
+    monkeypatch.setattr(client_module.time, "sleep", waited.append)
+    monkeypatch.setattr(asynchronous.asyncio, "sleep", wait)
+    return waited
+
+
+def refusal(status: int, code: str, **more: Any) -> httpx.Response:
+    headers = more.pop("headers", {})
+    body = {"error": "no", "error_code": code, **more}
+    return httpx.Response(status, json=body, headers=headers)
+
+
+LOST = httpx.ReadError("")
+NOBODY = httpx.ConnectError("")
+BUSY = {"status": 503, "code": "CAPACITY_FULL"}
+GET_IT, DEPLOY, INVOKE = ("GET", f"/{ID}"), ("POST", f"/{ID}/deploy"), ("POST", f"/{ID}/invoke")
+
+
+async def test_a_request_that_changes_nothing_is_sent_again(waits: list[float]) -> None:
+    def failing() -> Server:
+        return Server({GET_IT: [LOST, refusal(503, "STORE_UNAVAILABLE"), FUNCTION]})
+
+    with client(failing(), retries=2) as at:
+        assert at.functions.get(ID).id == ID
+    async with AsyncClient(transport=httpx.MockTransport(failing())) as later:
+        assert (await later.functions.get(ID)).id == ID
+    assert waits == [0.1, 0.2, 0.1, 0.2]
+
+
+def test_a_request_that_could_be_done_twice_is_sent_once(waits: list[float]) -> None:
+    for answer in (LOST, refusal(503, "STORE_UNAVAILABLE"), refusal(500, "INTERNAL")):
+        server = Server({DEPLOY: [answer], INVOKE: [answer]})
+        with client(server, retries=2) as at:
+            for call in (at.functions.deploy, at.invoke):
+                with pytest.raises((ApiError, ConnectionFailed)):
+                    call(ID)
+        assert server.seen == [DEPLOY, INVOKE]
+    assert waits == []
+
+
+@pytest.mark.parametrize(
+    "answer", [NOBODY, refusal(503, "CAPACITY_FULL"), refusal(429, "RATE_LIMITED")]
+)
+def test_what_was_not_done_at_all_is_sent_again(waits: list[float], answer: Any) -> None:
+    server = Server({INVOKE: [answer, INVOCATION]})
+    with client(server, retries=1) as at:
+        assert at.invoke(ID).stdout == "hello\n"
+    assert waits == [0.1]
+
+
+def test_a_call_that_has_a_record_is_not_sent_again(waits: list[float]) -> None:
+    full = refusal(503, "CAPACITY_FULL", headers={"x-invocation-id": "i1"})
+    with client(Server({INVOKE: [full]}), retries=2) as at, pytest.raises(UnavailableError):
+        at.invoke(ID)
+    assert waits == []
+
+
+def test_a_call_with_a_key_is_sent_again_with_the_same_key(waits: list[float]) -> None:
+    runs = refusal(409, "CONFLICT", retry_after=1)
+    server = Server({INVOKE: [LOST, runs, INVOCATION]})
+    with client(server, retries=2) as at:
+        assert at.invoke(ID, idempotency_key="once").stdout == "hello\n"
+    assert server.keys == ["once"] * 3
+    assert waits == [0.1, 1.0]
+
+
+def test_a_create_gets_a_key_of_its_own_and_is_sent_again(waits: list[float]) -> None:
+    made = {"function_id": ID, "name": "a", "state": "pending", "version": 1}
+    server = Server({("POST", ""): [LOST, made, made]})
+    with client(server, retries=2) as at:
+        assert at.functions.create(name="a", handler="b").function_id == ID
+        at.functions.create(name="a", handler="b")
+    first, again, other = server.keys
+    assert first == again != other
+    assert first is not None
+    assert waits == [0.1]
+
+
+def test_a_delete_that_was_done_and_whose_answer_was_lost_is_done(waits: list[float]) -> None:
+    server = Server({("DELETE", f"/{ID}"): [LOST, None]})
+    with client(server, retries=2) as at:
+        at.functions.delete(ID)
+    with client(Server({}), retries=2) as at, pytest.raises(NotFoundError):
+        at.functions.delete(ID)
+    assert waits == [0.1]
+
+
+def test_the_server_says_how_long_to_wait_and_too_long_is_not_waited(waits: list[float]) -> None:
+    soon, late = (refusal(429, "RATE_LIMITED", retry_after=s) for s in (3, 60))
+    with client(Server({GET_IT: [soon, late]}), retries=5) as at:
+        with pytest.raises(RateLimitError):
+            at.functions.get(ID)
+    assert waits == [3.0]
+
+
+def test_silence_is_not_asked_again(waits: list[float]) -> None:
+    server = Server({GET_IT: [httpx.ReadTimeout("")]})
+    with client(server, retries=2) as at, pytest.raises(ConnectionFailed):
+        at.functions.get(ID)
+    assert waits == []
+
+
+# --- uploads -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["image.tar", "image.tar.gz", "image.tgz"])
@@ -415,7 +710,26 @@ async def test_an_archive_is_streamed_with_its_length_and_kind(tmp_path: Path, n
         return answer(request)
 
     with Client(transport=Canned(answer)) as one:
-        assert one.send(requests.upload_image(archive)).digest == "ab"
+        assert one.runtimes.upload_image(archive).digest == "ab"
     async with AsyncClient(transport=httpx.MockTransport(answer_async)) as other:
-        assert (await other.send(requests.upload_image(archive).with_body()))[0].files == 1
+        assert (await other.runtimes.upload_image(archive)).files == 1
     assert seen == [(kind, "700000", 700_000)] * 2
+
+
+# --- what a reader of the code is told ---------------------------------------------------------
+
+
+def test_methods_have_the_names_and_the_documentation_of_what_they_do() -> None:
+    with client(answering(500, {})) as at:
+        for name in vars(FunctionMethods):
+            if not name.startswith("_"):
+                assert getattr(at.functions, name).__doc__, name
+                assert getattr(FunctionMethods, name).__doc__, name
+
+
+def test_everything_that_is_exported_is_there() -> None:
+    for name in sdk.__all__:
+        assert getattr(sdk, name) is not None
+    assert sdk.Function is Function
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = sdk.nothing  # type: ignore[attr-defined]

@@ -22,9 +22,9 @@ from quiltfn.sdk import (
     ConnectionFailed,
     NotTrusted,
     UnreadableAnswer,
-    requests,
     transport,
 )
+from quiltfn.sdk.request import Request, ask
 
 ALIVE = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"status":"ok"}'
 
@@ -61,6 +61,15 @@ class Recorder(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+
+def client(url: str, **given: Any) -> Client:
+    """One that sends everything once."""
+    return Client(url, retries=0, **given)
+
+
+def async_client(url: str, **given: Any) -> AsyncClient:
+    return AsyncClient(url, retries=0, **given)
 
 
 @contextmanager
@@ -104,23 +113,23 @@ def behaving(act: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def test_requests_share_a_connection_and_say_what_they_are() -> None:
-    with listening() as (port, kind), Client(f"http://127.0.0.1:{port}/quilt/") as at:
+    with listening() as (port, kind), client(f"http://127.0.0.1:{port}/quilt/") as at:
         for _ in range(3):
-            at.send(requests.alive())
+            at.system.get_liveness()
         with pytest.raises(UnreadableAnswer):
-            at.send(requests.pause("a b"))
+            at.functions.get("a b")
     assert len(kind.connections) == 1
     methods = [(method, path) for method, path, _, _ in kind.seen]
     assert methods[0] == ("GET", "/quilt/health")
-    assert methods[-1] == ("POST", "/quilt/api/functions/a%20b/pause")
+    assert methods[-1] == ("GET", "/quilt/api/functions/by-name/a%20b")
     assert kind.seen[0][2]["Host"] == f"127.0.0.1:{port}"
 
 
 def test_threads_share_a_client() -> None:
-    with listening() as (port, kind), Client(f"http://127.0.0.1:{port}") as at:
+    with listening() as (port, kind), client(f"http://127.0.0.1:{port}") as at:
         with ThreadPoolExecutor(8) as threads:
-            answers = list(threads.map(lambda _: at.send(requests.alive()), range(200)))
-    assert answers == [{"status": "ok"}] * 200
+            answers = list(threads.map(lambda _: at.system.get_liveness(), range(200)))
+    assert [one.status for one in answers] == ["ok"] * 200
     assert len(kind.connections) <= 8
 
 
@@ -134,9 +143,9 @@ def test_a_connection_that_the_server_has_closed_is_made_again() -> None:
         connection.close()
         closed.release()
 
-    with behaving(once) as url, Client(url) as at:
+    with behaving(once) as url, client(url) as at:
         for _ in range(3):
-            assert at.send(requests.alive()) == {"status": "ok"}
+            assert at.system.get_liveness().status == "ok"
             assert closed.acquire(timeout=5)
     assert len(asked) == 3
 
@@ -148,18 +157,18 @@ def test_after_a_failure_the_next_request_gets_a_fresh_connection() -> None:
         connection.recv(65536)
         connection.sendall(answers.pop(0))
 
-    with behaving(act) as url, Client(url) as at:
+    with behaving(act) as url, client(url) as at:
         with pytest.raises((ConnectionFailed, UnreadableAnswer)):
-            at.send(requests.alive())
-        assert at.send(requests.alive()) == {"status": "ok"}
+            at.system.get_liveness()
+        assert at.system.get_liveness().status == "ok"
 
 
 def test_an_archive_goes_out_whole(tmp_path: Path) -> None:
     archive = tmp_path / "image.tar.gz"
     archive.write_bytes(gzip.compress(b"x" * 1_000_000) * 400)
-    with listening() as (port, kind), Client(f"http://127.0.0.1:{port}") as at:
+    with listening() as (port, kind), client(f"http://127.0.0.1:{port}") as at:
         with pytest.raises(UnreadableAnswer):
-            at.send(requests.upload_image(archive))
+            at.runtimes.upload_image(archive)
     (_, _, headers, body) = kind.seen[0]
     assert headers["Content-Type"] == "application/gzip"
     assert headers["Content-Length"] == str(len(body)) == str(archive.stat().st_size)
@@ -179,9 +188,9 @@ def test_a_refusal_that_comes_before_the_body_is_read_is_told(tmp_path: Path) ->
         for _ in range(10):  # a part of the body, so that what was said is not lost to a reset
             connection.recv(65536)
 
-    with behaving(refuse) as url, Client(url) as at:
+    with behaving(refuse) as url, client(url) as at:
         with pytest.raises((ApiError, ConnectionFailed)) as refused:
-            at.send(requests.upload_image(archive))
+            at.runtimes.upload_image(archive)
     assert "too long" in str(refused.value) or isinstance(refused.value, ConnectionFailed)
 
 
@@ -190,9 +199,9 @@ def test_a_refusal_that_comes_before_the_body_is_read_is_told(tmp_path: Path) ->
 
 def test_nobody_there_says_how_to_start_one_on_this_machine_alone() -> None:
     with pytest.raises(ConnectionFailed, match="start one with: quiltfn serve"):
-        Client("http://127.0.0.1:9").send(requests.alive())
+        client("http://127.0.0.1:9").system.get_liveness()
     with pytest.raises(ConnectionFailed) as raised:
-        Client("http://nobody.invalid:9").send(requests.alive())
+        client("http://nobody.invalid:9").system.get_liveness()
     assert "start one with" not in str(raised.value)
     assert "no quiltfn server answers at http://nobody.invalid:9: " in str(raised.value)
 
@@ -214,29 +223,28 @@ def test_an_answer_that_is_none_is_a_sentence(
         connection.recv(65536)
         connection.sendall(said)
 
-    with behaving(act) as url, Client(url) as at:
+    with behaving(act) as url, client(url) as at:
         with pytest.raises((ConnectionFailed, UnreadableAnswer), match=sentence) as raised:
-            at.send(requests.alive())
+            at.system.get_liveness()
     assert isinstance(raised.value, error) or sentence.startswith("ended")
 
 
-def test_silence_is_told_with_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "READ_S", 0.2)
+def test_silence_is_told_with_its_length() -> None:
     silent = threading.Event()
-    slow = requests.Request(method="GET", path="/", read=bytes, read_timeout_s=0.2)
+    slow = Request(method="GET", path="/", read=bytes, read_timeout_s=0.2)
 
     def act(_: socket.socket) -> None:
         silent.wait(5)
 
-    with behaving(act) as url, Client(url) as at:
+    with behaving(act) as url, client(url) as at:
         with pytest.raises(ConnectionFailed, match=r"did not answer within 0.2 s"):
-            at.send(slow)
+            at.run(ask(slow))
         silent.set()
 
 
 def test_a_server_that_has_gone_is_noticed_while_an_answer_is_waited_for() -> None:
     with listening() as (port, _):
-        there = transport.Sockets(f"http://127.0.0.1:{port}", None)
+        there = transport.HttpTransport(f"http://127.0.0.1:{port}", None)
         connection = there._connected()
         asked = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         after_s = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
@@ -269,11 +277,11 @@ def secure(certificate: Path) -> Iterator[int]:
 async def test_a_certificate_that_is_not_trusted_is_told_as_that(certificate: Path) -> None:
     with secure(certificate) as port:
         url = f"https://127.0.0.1:{port}"
-        with Client(url) as at, pytest.raises(NotTrusted, match=r"not trusted: self.signed"):
-            at.send(requests.alive())
-        async with AsyncClient(url) as other:
+        with client(url) as at, pytest.raises(NotTrusted, match=r"not trusted: self.signed"):
+            at.system.get_liveness()
+        async with async_client(url) as other:
             with pytest.raises(NotTrusted, match=r"--cacert FILE, or SSL_CERT_FILE"):
-                await other.send(requests.alive())
+                await other.system.get_liveness()
 
 
 async def test_the_authority_comes_from_the_option_or_the_environment(
@@ -281,22 +289,22 @@ async def test_the_authority_comes_from_the_option_or_the_environment(
 ) -> None:
     with secure(certificate) as port:
         url = f"https://127.0.0.1:{port}"
-        with Client(url, cacert=certificate) as at:
-            assert at.send(requests.alive()) == {"status": "ok"}
-        async with AsyncClient(url, cacert=certificate) as other:
-            assert await other.send(requests.alive()) == {"status": "ok"}
+        with client(url, cacert=certificate) as at:
+            assert at.system.get_liveness().status == "ok"
+        async with async_client(url, cacert=certificate) as other:
+            assert (await other.system.get_liveness()).status == "ok"
         # On loopback, too.
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        with Client(url) as at:
-            assert at.send(requests.alive()) == {"status": "ok"}
-        async with AsyncClient(url) as other:
-            assert await other.send(requests.alive()) == {"status": "ok"}
+        with client(url) as at:
+            assert at.system.get_liveness().status == "ok"
+        async with async_client(url) as other:
+            assert (await other.system.get_liveness()).status == "ok"
 
 
 def test_a_certificate_for_another_name_is_told_as_that(certificate: Path) -> None:
-    with secure(certificate) as port, Client(f"https://localhost:{port}", cacert=certificate) as at:
+    with secure(certificate) as port, client(f"https://localhost:{port}", cacert=certificate) as at:
         with pytest.raises(NotTrusted, match=r"not valid for 'localhost'"):
-            at.send(requests.alive())
+            at.system.get_liveness()
 
 
 def test_the_command_line_tells_certificates_from_a_missing_server(
@@ -317,18 +325,18 @@ def test_the_command_line_tells_certificates_from_a_missing_server(
 
 
 def test_tls_where_there_is_none_and_none_where_there_is(certificate: Path) -> None:
-    with listening() as (port, _), Client(f"https://127.0.0.1:{port}") as at:
+    with listening() as (port, _), client(f"https://127.0.0.1:{port}") as at:
         with pytest.raises(ConnectionFailed, match="then use http://"):
-            at.send(requests.alive())
-    with secure(certificate) as port, Client(f"http://127.0.0.1:{port}") as at:
+            at.system.get_liveness()
+    with secure(certificate) as port, client(f"http://127.0.0.1:{port}") as at:
         with pytest.raises(ConnectionFailed, match="use https://"):
-            at.send(requests.alive())
+            at.system.get_liveness()
 
 
 def test_no_certificate_is_loaded_for_http(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "trusted", None)
     monkeypatch.setattr(ssl, "create_default_context", None)
-    Client("http://127.0.0.1:9").close()
+    client("http://127.0.0.1:9").close()
 
 
 # --- proxies -----------------------------------------------------------------------------------
@@ -339,13 +347,13 @@ def test_a_proxy_of_the_environment_is_asked_for_other_machines_alone(
 ) -> None:
     with listening() as (port, kind):
         monkeypatch.setenv("http_proxy", f"http://me:pass@127.0.0.1:{port}")
-        with Client("http://far.invalid:81/x") as at:
-            assert at.send(requests.alive()) == {"status": "ok"}
+        with client("http://far.invalid:81/x") as at:
+            assert at.system.get_liveness().status == "ok"
         monkeypatch.setenv("no_proxy", "far.invalid")
         with pytest.raises(ConnectionFailed):
-            Client("http://far.invalid:81/x").send(requests.alive())
+            client("http://far.invalid:81/x").system.get_liveness()
         with pytest.raises(ConnectionFailed):
-            Client("http://127.0.0.1:9").send(requests.alive())
+            client("http://127.0.0.1:9").system.get_liveness()
     ((method, path, headers, _),) = kind.seen
     assert (method, path) == ("GET", "http://far.invalid:81/x/health")
     assert headers["Proxy-Authorization"] == "Basic bWU6cGFzcw=="
@@ -361,12 +369,12 @@ def test_https_goes_through_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with behaving(refuse) as url:
         monkeypatch.setenv("https_proxy", url)
-        with Client("https://far.invalid") as at, pytest.raises(ConnectionFailed, match="403"):
-            at.send(requests.alive())
+        with client("https://far.invalid") as at, pytest.raises(ConnectionFailed, match="403"):
+            at.system.get_liveness()
     assert asked[0].startswith(b"CONNECT far.invalid:443 HTTP/1.")
 
 
 def test_a_proxy_that_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
     with pytest.raises(ValueError, match="must be an http:// address, not socks5"):
-        Client("http://far.invalid")
+        client("http://far.invalid")

@@ -1,5 +1,7 @@
 """The shapes of the API: every field once, checked as it is documented."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ from quiltfn.wire import check, functions, invocations, keys, runtimes
 from quiltfn.wire.check import Invalid, checked
 from quiltfn.wire.fields import fields_of
 
+PACKAGE = Path(wire.__file__).resolve().parents[1]
 BODIES = sorted(
     {way.body for _, ways in ROUTES for way in ways.values() if way.body is not None},
     key=lambda one: one.__name__,
@@ -116,6 +119,19 @@ def test_every_field_of_a_request_says_what_it_means(body: type[msgspec.Struct])
 def test_every_example_is_accepted(body: type[msgspec.Struct]) -> None:
     fields = fields_of(body).values()
     checked({one.name: one.example for one in fields if one.example is not None}, body)
+
+
+def sources() -> Iterator[tuple[str, str]]:
+    for path in PACKAGE.rglob("*.py"):
+        if "migrations" not in path.parts:
+            yield str(path.relative_to(PACKAGE)), path.read_text()
+
+
+@pytest.mark.parametrize("field", ["cleanup_on_exit", "working_directory"])
+def test_a_field_is_named_in_few_files(field: str) -> None:
+    named = sorted(name for name, text in sources() if field in text)
+    assert len(named) <= 5, named
+    assert any(name.startswith("wire/") for name in named)
 
 
 # --- agreeing ----------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ MISTAKES = [
     "timeout_seconds of a call may be shorter than the function's, never longer.",
     "There is no source code in the API: the handler is what the runtime runs, a command line for "
     "shell; its files come with the runtime.",
-    "Only /tmp and /dev/shm are writable; with cleanup_on_exit both are empty for the next call.",
+    "Only /tmp and /dev/shm are writable; both are emptied after each call, unless the function "
+    "says otherwise.",
     "A key of scope invoke sets only those variables of a call that the function declares with an "
     "empty value, none that programs run code by (BASH_ENV, LD_PRELOAD, PATH, …): 403 names it.",
     'Numbers are JSON numbers: "256" and true are refused, and so is every unknown field.',

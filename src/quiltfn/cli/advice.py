@@ -21,7 +21,7 @@ OF_A_CODE = {
 OF_A_FIELD = {"error_message": "its error (quiltfn functions get {word})"}
 
 
-def translated(error: ApiError, word: str | None) -> None:
+def translate_errors(error: ApiError, word: str | None) -> None:
     """Changes the sentences of `error`; `word` is the function that the command named."""
     error.message = commands_of(error.message, word)
     hint = OF_A_CODE.get(error.code, error.hint)

@@ -16,20 +16,17 @@ from typing import Annotated
 
 from quiltfn.cli import advice, manifest, packages, payload, show, tree
 from quiltfn.cli.invoke import exit_code, show_ended
-from quiltfn.cli.options import Environment, parse_environment
+from quiltfn.cli.options import Environment, pairs_of
 from quiltfn.cli.parsing import BadParameter, Exit, Option
-from quiltfn.cli.runtimes import Kind, Network, python_of
+from quiltfn.cli.runtimes import python_of
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import (
     ApiError,
-    Changes,
     ClientError,
     Function,
     Invocation,
-    NewFunction,
-    NewRuntime,
-    requests,
 )
+from quiltfn.wire import Kind, Network
 
 # What comes within so many milliseconds of an edit belongs to it: editors write twice.
 SETTLES_MS, LOOKS_EVERY_MS = 60, 20
@@ -201,7 +198,7 @@ class ImageBuilder:
             shutil.copytree(kept, files / kept.name, symlinks=True, copy_function=os.link)
         archive = self._root / "image.tar"
         tree.pack(files, archive)
-        return self._at.client.send(requests.upload_image(archive)).digest
+        return self._at.client.runtimes.upload_image(archive).digest
 
     def _packages(self) -> Path | None:
         """Where the packages are that the directory asks for, installed if that is new."""
@@ -250,7 +247,7 @@ class DevFunction:
         try:
             self.run()
         except ApiError as error:
-            advice.translated(error, self._name)
+            advice.translate_errors(error, self._name)
             show.complain(error.message, error.hint)
         except (BadParameter, OSError) as error:
             show.complain(getattr(error, "message", None) or str(error))
@@ -271,21 +268,21 @@ class DevFunction:
         at, options, handed = self._at, self._options, self._handed
         if handed is None:
             handed = payload.of_options(options.payload, options.payload_file)
-        request = requests.invoke(function.id, handed)
-        return at.answer(request, lambda ended: show_ended(at.client, ended))
+        ended = at.client.invoke(function.id, handed)
+        return at.show(ended, lambda one: show_ended(at.client, one))
 
     def remove(self) -> None:
         """Takes function and runtime away again, as far as there are any."""
         client = self._at.client
         if self._function is not None:
-            client.send(requests.delete(self._function))
+            client.functions.delete(self._function)
         if self._has_runtime:
-            client.send(requests.remove_runtime(self._name))
+            client.runtimes.remove(self._name)
 
     def _left_over(self) -> str | None:
         """The function of a session that did not end well is gone on with."""
         try:
-            return self._at.client.send(requests.get_by_name(self._name)).id
+            return self._at.client.functions.get(self._name).id
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -293,30 +290,30 @@ class DevFunction:
 
     def _deploy(self) -> Function:
         client, options = self._at.client, self._options
-        new = NewRuntime(
+        client.runtimes.add(
             name=self._name,
             kind=self._builder.kind.value,
             image=self._builder.image(),
             network=options.network.value,
         )
-        client.send(requests.add_runtime(new))
         self._has_runtime = True
-        environment = parse_environment(options.env)
+        environment = pairs_of("--env", options.env)
         if self._function is None:
             self._function = self._left_over()
             if self._function is not None:
-                again = Changes(handler=options.handler, environment=environment)
-                client.send(requests.update(self._function, again))
+                client.functions.update(
+                    self._function, handler=options.handler, environment=environment
+                )
         if self._function is None:
-            new_function = NewFunction(
+            created = client.functions.create(
                 name=self._name,
                 handler=options.handler,
                 runtime=self._name,
                 environment=environment,
             )
-            self._function = client.send(requests.create(new_function)).function_id
-            return client.send(requests.deploy(self._function))
-        function = client.send(requests.update(self._function, Changes(runtime=self._name)))
+            self._function = created.function_id
+            return client.functions.deploy(self._function)
+        function = client.functions.update(self._function, runtime=self._name)
         if function.state != "active":
-            function = client.send(requests.deploy(self._function))
+            function = client.functions.deploy(self._function)
         return function

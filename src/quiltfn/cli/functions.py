@@ -2,15 +2,14 @@
 
 import base64
 import sys
-from typing import Annotated
-
-from msgspec import UNSET
+from typing import Annotated, Any
 
 from quiltfn.cli import show, tables
-from quiltfn.cli.options import KEEPS, Changed, Fields
+from quiltfn.cli.options import FieldsOf
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
 from quiltfn.cli.session import Connection, NameOrId
-from quiltfn.sdk import Changes, Created, Function, NewFunction, Paused, Targets, requests
+from quiltfn.sdk import CreatedFunction, Function, PauseResult, Scaling
+from quiltfn.wire import FunctionChanges, NewFunction
 
 app = Group(
     name="functions",
@@ -22,39 +21,29 @@ app = Group(
 def create(
     name: Annotated[str, Argument(help="The function's name.")],
     *,
-    handler: Annotated[str, Option(help="What runs: for shell, a command line.")],
-    fields: Fields,
-    cluster_id: Annotated[str | None, Option(help="A label.")] = None,
-    keep_state: Annotated[bool, Option(("--keep-state",), help=KEEPS)] = False,
+    fields: Annotated[dict[str, Any], FieldsOf(NewFunction, leave_out=["name"])],
     connection: Connection,
 ) -> None:
-    """Create a function. It runs once it is deployed.
-
-    What is not said: shell, 256 MB, 100 % of a core, 30 s, 0 to 5 instances, /tmp cleaned.
-    """
-    new = NewFunction(
-        name=name,
-        handler=handler,
-        cluster_id=UNSET if cluster_id is None else cluster_id,
-        cleanup_on_exit=False if keep_state else UNSET,
-        **fields.wire(),
-    )
+    """Create a function. It can be called once it is deployed."""
     with connection.session() as at:
-        at.answer(requests.create(new), _created)
+        at.show(at.client.functions.create(name=name, **fields), _created)
 
 
 @app.command()
-def update(name_or_id: NameOrId, changed: Changed, fields: Fields, connection: Connection) -> None:
-    """Change a function: a new version, with what is said changed and all else as it was.
+def update(
+    name_or_id: NameOrId,
+    fields: Annotated[dict[str, Any], FieldsOf(FunctionChanges)],
+    connection: Connection,
+) -> None:
+    """Change a function: a new version with the changes, and all else as it was.
 
     --env is the whole new environment: variables that are not named again are dropped.
     """
-    changes = Changes(**changed.wire(fields))
-    if changes == Changes():
+    if not fields:
         raise BadParameter("say what to change; --help lists what there is")
-    with connection.session() as at:
-        one = at.answer(requests.update(at.find(name_or_id).id, changes), _changed)
-    _must_stand(one)
+    with connection.session(name_or_id) as at:
+        one = at.show(at.client.functions.update(name_or_id, **fields), _changed)
+    _must_be_ready(one)
 
 
 @app.command("list")
@@ -67,45 +56,45 @@ def list_functions(
 ) -> None:
     """List functions."""
     with connection.session() as at:
-        wanted = requests.list_functions(state=state, limit=limit, cursor=cursor)
-        at.answer(wanted, show.functions)
+        found = at.client.functions.list(state=state, page_size=limit, cursor=cursor)
+        at.show(found.first(), show.functions)
 
 
 @app.command()
 def get(name_or_id: NameOrId, connection: Connection) -> None:
     """Show one function."""
-    with connection.session() as at:
-        at.answer_for(name_or_id, (requests.get, requests.get_by_name), show.function)
+    with connection.session(name_or_id) as at:
+        at.show(at.client.functions.get(name_or_id), show.function)
 
 
 @app.command()
 def deploy(name_or_id: NameOrId, connection: Connection) -> None:
     """Make a function ready to be called."""
-    with connection.session() as at:
-        one = at.answer(requests.deploy(at.find(name_or_id).id), _stands)
+    with connection.session(name_or_id) as at:
+        one = at.show(at.client.functions.deploy(name_or_id), _show_state)
     if one.state == "error":
         raise Exit(1)
 
 
 @app.command()
 def pause(name_or_id: NameOrId, connection: Connection) -> None:
-    """Take no new calls; those that run may end."""
-    with connection.session() as at:
-        one = at.find(name_or_id)
+    """Refuse new calls; those that run may finish."""
+    with connection.session(name_or_id) as at:
+        one = at.client.functions.get(name_or_id)
 
-        def paused(answer: Paused) -> None:
+        def paused(answer: PauseResult) -> None:
             show.say(f"{one.name} is paused")
             if answer.message:
                 show.note(answer.message)
 
-        at.answer(requests.pause(one.id), paused)
+        at.show(at.client.functions.pause(one.id), paused)
 
 
 @app.command()
 def resume(name_or_id: NameOrId, connection: Connection) -> None:
     """Take calls again after a pause."""
-    with connection.session() as at:
-        one = at.answer(requests.resume(at.find(name_or_id).id), _stands)
+    with connection.session(name_or_id) as at:
+        one = at.show(at.client.functions.resume(name_or_id), _show_state)
     if one.state == "error":
         raise Exit(1)
 
@@ -117,9 +106,9 @@ def rollback(
     connection: Connection,
 ) -> None:
     """Let an earlier version serve again. Names and scaling stay as they are."""
-    with connection.session() as at:
-        one = at.answer(requests.rollback(at.find(name_or_id).id, version), _changed)
-    _must_stand(one)
+    with connection.session(name_or_id) as at:
+        one = at.show(at.client.functions.rollback(name_or_id, version), _changed)
+    _must_be_ready(one)
 
 
 @app.command()
@@ -131,16 +120,16 @@ def versions(
     connection: Connection,
 ) -> None:
     """List a function's versions, newest first."""
-    with connection.session() as at:
-        wanted = requests.versions(at.find(name_or_id).id, limit=limit, cursor=cursor)
-        at.answer(wanted, tables.versions)
+    with connection.session(name_or_id) as at:
+        found = at.client.functions.list_versions(name_or_id, page_size=limit, cursor=cursor)
+        at.show(found.first(), tables.versions)
 
 
 @app.command()
 def pool(name_or_id: NameOrId, connection: Connection) -> None:
     """Count a function's instances by state."""
-    with connection.session() as at:
-        at.answer(requests.pool(at.find(name_or_id).id), tables.pool)
+    with connection.session(name_or_id) as at:
+        at.show(at.client.functions.get_pool(name_or_id), tables.pool)
 
 
 @app.command()
@@ -156,11 +145,11 @@ def invocations(
     connection: Connection,
 ) -> None:
     """List a function's calls, newest first."""
-    with connection.session() as at:
-        wanted = requests.invocations(
-            at.find(name_or_id).id, limit=limit, status=status, cold_start=cold, cursor=cursor
+    with connection.session(name_or_id) as at:
+        found = at.client.functions.list_invocations(
+            name_or_id, page_size=limit, status=status, cold_start=cold, cursor=cursor
         )
-        at.answer(wanted, tables.invocations)
+        at.show(found.first(), tables.invocations)
 
 
 @app.command()
@@ -175,9 +164,10 @@ def output(
 
     With -o json: `output` is the text, or base64 where it is not UTF-8; `encoding` says which.
     """
-    with connection.session() as at:
-        wanted = requests.output(at.find(name_or_id).id, invocation_id, stream=stream)
-        written = at.client.send(wanted)
+    with connection.session(name_or_id) as at:
+        written = at.client.functions.get_invocation_output(
+            name_or_id, invocation_id, stream=stream
+        )
         said = {"invocation_id": invocation_id, "stream": stream, **_as_text(written)}
         at.print(written, show.encoded(said), lambda one: show.write_bytes(sys.stdout, one))
 
@@ -189,8 +179,9 @@ def timeline(
     connection: Connection,
 ) -> None:
     """Show where the time of a call went, and why it was cold."""
-    with connection.session() as at:
-        at.answer(requests.timeline(at.find(name_or_id).id, invocation_id), tables.timeline)
+    with connection.session(name_or_id) as at:
+        found = at.client.functions.get_invocation_timeline(name_or_id, invocation_id)
+        at.show(found, tables.timeline)
 
 
 @app.command()
@@ -204,15 +195,15 @@ def scale(
     """Set how many instances a function has, at once and without a new version."""
     if min_instances is None and max_instances is None:
         raise BadParameter("give --min or --max, or both")
-    with connection.session() as at:
-        one = at.find(name_or_id)
-        least = one.min_instances if min_instances is None else min_instances
-        most = one.max_instances if max_instances is None else max_instances
 
-        def scaled(now: Targets) -> None:
-            show.say(f"{one.name} has {now.min_instances} to {now.max_instances} instances")
+    def scaled(now: Scaling) -> None:
+        show.say(f"{name_or_id} has {now.min_instances} to {now.max_instances} instances")
 
-        at.answer(requests.set_scaling(one.id, least, most, tenant_id=one.tenant_id or ""), scaled)
+    with connection.session(name_or_id) as at:
+        now = at.client.elasticity.set_pool_target(
+            name_or_id, min_instances=min_instances, max_instances=max_instances
+        )
+        at.show(now, scaled)
 
 
 @app.command()
@@ -223,12 +214,13 @@ def delete(
     connection: Connection,
 ) -> None:
     """Delete a function. Calls that run have a moment to end."""
-    with connection.session() as at:
-        one = at.find(name_or_id)
+    with connection.session(name_or_id) as at:
+        one = at.client.functions.get(name_or_id)
         if not yes:
             show.ask(f"Delete {one.name} ({one.id})?")
         done = {"deleted": True, "id": one.id, "name": one.name}
-        at.answer(requests.delete(one.id), lambda _: show.say(f"deleted {one.name}"), done)
+        gone = at.client.functions.delete(one.id)
+        at.show(gone, lambda _: show.say(f"deleted {one.name}"), done)
 
 
 def _as_text(written: bytes) -> dict[str, str]:
@@ -238,12 +230,12 @@ def _as_text(written: bytes) -> dict[str, str]:
         return {"encoding": "base64", "output": base64.b64encode(written).decode()}
 
 
-def _created(made: Created) -> None:
+def _created(made: CreatedFunction) -> None:
     show.say(f"created {made.name} ({made.function_id}): version {made.version}, {made.state}")
     show.note(f"deploy it with: quiltfn functions deploy {made.name}")
 
 
-def _stands(one: Function) -> None:
+def _show_state(one: Function) -> None:
     show.say(f"{one.name} is {one.state}: version {one.current_version}")
     if one.state == "error":
         show.complain(one.error_message or "it could not be deployed")
@@ -252,12 +244,12 @@ def _stands(one: Function) -> None:
 
 
 def _changed(one: Function) -> None:
-    """A new version that cannot serve is kept, and the old one goes on serving."""
-    _stands(one)
+    """A new version that cannot serve is kept; the old one goes on serving."""
+    _show_state(one)
     if one.state != "error" and one.error_message:
         show.complain(one.error_message)
 
 
-def _must_stand(one: Function) -> None:
+def _must_be_ready(one: Function) -> None:
     if one.state == "error" or one.error_message:
         raise Exit(1)

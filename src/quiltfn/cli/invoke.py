@@ -2,21 +2,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from quiltfn.cli import payload, show, tables
-from quiltfn.cli.options import Environment, parse_environment
+from quiltfn.cli.options import FieldsOf
 from quiltfn.cli.parsing import Exit, Option
 from quiltfn.cli.session import Connection, NameOrId
-from quiltfn.sdk import Client, ClientError, Invocation, Request, requests
+from quiltfn.sdk import Client, ClientError, Invocation
+from quiltfn.wire import NewInvocation
 
 # What a record shows for bytes that are not UTF-8.
 REPLACEMENT = "\ufffd"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the handler is given."""
+class PayloadOptions:
+    """Where the handler's payload comes from."""
 
     payload: Annotated[str | None, Option(metavar="TEXT", help="What the handler reads.")] = None
     payload_file: Annotated[
@@ -26,15 +27,12 @@ class Asked:
             help="Read the payload from a file, or from standard input: -",
         ),
     ] = None
-    env: Environment = None
-    timeout: Annotated[
-        int | None, Option(metavar="SECONDS", help="Shorter than the function's own.")
-    ] = None
 
 
 def invoke(
     name_or_id: NameOrId,
-    asked: Asked,
+    given: PayloadOptions,
+    fields: Annotated[dict[str, Any], FieldsOf(NewInvocation, leave_out=["payload"])],
     timing: Annotated[
         bool, Option(("--timing",), help="Then say on stderr where the time went.")
     ] = False,
@@ -50,19 +48,10 @@ def invoke(
     any bytes:
       base64 -w0 photo.jpg | quiltfn invoke thumb >thumb.png
     """
-    handed = payload.of_call(asked.payload, asked.payload_file)
-    environment, timeout = parse_environment(asked.env) or None, asked.timeout
-
-    def by_id(one: str) -> Request[Invocation]:
-        return requests.invoke(one, handed, environment=environment, timeout_seconds=timeout)
-
-    def by_name(one: str) -> Request[Invocation]:
-        return requests.invoke_by_name(
-            one, handed, environment=environment, timeout_seconds=timeout
-        )
-
-    with connection.session() as at:
-        ended = at.answer_for(name_or_id, (by_id, by_name), lambda one: show_ended(at.client, one))
+    text = payload.of_call(given.payload, given.payload_file)
+    with connection.session(name_or_id) as at:
+        ended = at.client.invoke(name_or_id, text, **fields)
+        at.show(ended, lambda one: show_ended(at.client, one))
         if timing:
             tell_timing(at.client, ended)
     raise Exit(exit_code(ended))
@@ -79,7 +68,9 @@ def output_of(client: Client, ended: Invocation, stream: str) -> bytes:
     if REPLACEMENT not in text:
         return text.encode()
     try:
-        return client.send(requests.output(ended.function_id, ended.invocation_id, stream=stream))
+        return client.functions.get_invocation_output(
+            ended.function_id, ended.invocation_id, stream=stream
+        )
     except ClientError as error:
         show.note(f"the bytes of its {stream} could not be had: {error}")
         return text.encode()
@@ -88,7 +79,8 @@ def output_of(client: Client, ended: Invocation, stream: str) -> bytes:
 def tell_timing(client: Client, ended: Invocation) -> None:
     """The call went as it went, whether its timeline is to be had or not."""
     try:
-        tables.timing(client.send(requests.timeline(ended.function_id, ended.invocation_id)))
+        found = client.functions.get_invocation_timeline(ended.function_id, ended.invocation_id)
+        tables.timing(found)
     except ClientError as error:
         show.note(f"its timeline could not be had: {error}")
 

@@ -1,97 +1,119 @@
-"""Options that several commands share, said once: a parameter that is a group of options."""
+"""Options that are made from the shapes of the API: names, meanings and defaults stand there."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, get_origin
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
-from quiltfn.cli.parsing import BadParameter, Option
+from quiltfn.cli import advice
+from quiltfn.cli.parsing import BadParameter, Option, Parameters
+from quiltfn.wire.constraints import OneOf
+from quiltfn.wire.fields import Field, fields_of
 
-KEEPS = "What a call leaves in /tmp, and in an interpreter, is there for an instance's next call."
 Environment = Annotated[
     list[str] | None,
     Option(("--env",), metavar="KEY=VALUE", help="An environment variable; repeatable."),
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fields:
-    """What create and update can say of a function; None where nothing was said."""
-
-    runtime: Annotated[str | None, Option(help="What kind of handler it is.")] = None
-    description: Annotated[str | None, Option(help="A sentence about it.")] = None
-    memory: Annotated[int | None, Option(metavar="MB", help="Memory limit.")] = None
-    cpu: Annotated[float | None, Option(metavar="PERCENT", help="100 is one core.")] = None
-    timeout: Annotated[int | None, Option(metavar="SECONDS", help="Of one call.")] = None
-    env: Environment = None
-    min_instances: Annotated[
-        int | None, Option(("--min",), metavar="N", help="Instances kept warm.")
-    ] = None
-    max_instances: Annotated[
-        int | None, Option(("--max",), metavar="N", help="Instances at most.")
-    ] = None
-    workdir: Annotated[str | None, Option(metavar="PATH", help="Where the handler starts.")] = None
-
-    def wire(self) -> dict[str, Any]:
-        """By the names of the API; what was not said is unset."""
-        said = {
-            "runtime": self.runtime,
-            "description": self.description,
-            "memory_limit_mb": self.memory,
-            "cpu_limit_percent": self.cpu,
-            "timeout_seconds": self.timeout,
-            "environment": parse_environment(self.env) or None,
-            "min_instances": self.min_instances,
-            "max_instances": self.max_instances,
-            "working_directory": self.workdir,
-        }
-        return {name: UNSET if value is None else value for name, value in said.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Changed:
-    """What only update can say: fields that create demands, and what to take back."""
-
-    name: Annotated[str | None, Option(help="A new name.")] = None
-    handler: Annotated[str | None, Option(help="What runs.")] = None
-    keep_state: Annotated[
-        bool | None,
-        Option(("--keep-state",), off="--clean", help=KEEPS),
-    ] = None
-    unset_description: Annotated[bool, Option(("--unset-description",), help="No description.")] = (
-        False
+METAVARS = {"MiB": "MB", "%": "PERCENT", "s": "SECONDS"}
+# Written as its opposite: what is kept is what has to be asked for.
+OPPOSITES = {
+    "cleanup_on_exit": Option(
+        ("--keep-state",),
+        off="--clean",
+        help="What a call leaves in /tmp, and in an interpreter, is there for an instance's next "
+        "call.",
     )
-    unset_workdir: Annotated[
-        bool, Option(("--unset-workdir",), help="Start where the image says.")
-    ] = False
-    unset_env: Annotated[bool, Option(("--unset-env",), help="No environment variables.")] = False
+}
 
-    def wire(self, fields: Fields) -> dict[str, Any]:
-        """With `fields`, by the names of the API. Raises `BadParameter` for contradictions."""
-        said = fields.wire()
-        taken_back: list[tuple[str, bool, object, str]] = [
-            ("description", self.unset_description, None, "--description"),
-            ("working_directory", self.unset_workdir, None, "--workdir"),
-            ("environment", self.unset_env, {}, "--env"),
-        ]
-        for name, is_unset, empty, option in taken_back:
-            if is_unset and said[name] is not UNSET:
-                unset = option.replace("--", "--unset-")
-                raise BadParameter(f"give {option} or {unset}, not both")
-            if is_unset:
-                said[name] = empty
-        said["name"] = UNSET if self.name is None else self.name
-        said["handler"] = UNSET if self.handler is None else self.handler
-        said["cleanup_on_exit"] = UNSET if self.keep_state is None else not self.keep_state
+
+@dataclass(frozen=True)
+class FieldsOf(Parameters):
+    """The fields of a shape as options: `Annotated[dict[str, Any], FieldsOf(NewFunction)]`.
+
+    The value has the fields that were given, by their names in the API. Of a shape whose fields can
+    be left alone, one that can also be emptied has a further option, --unset-….
+    """
+
+    shape: type[Struct]
+    leave_out: Sequence[str] = field(default=())
+
+    def parameters(self) -> dict[str, tuple[Any, Any]]:
+        found: dict[str, tuple[Any, Any]] = {}
+        for name, one in self._fields().items():
+            default = ... if one.is_required else None
+            found[name] = (Annotated[_kind(one), _option(one)], default)
+            if self._can_be_emptied(one):
+                unset = Option((f"--unset-{one.short}",), help=f"No {one.short}.")
+                found[f"unset {name}"] = (Annotated[bool, unset], False)
+        return found
+
+    def value(self, said: dict[str, Any]) -> dict[str, Any]:
+        """Raises `BadParameter` for contradictions."""
+        given: dict[str, Any] = {}
+        for name, one in self._fields().items():
+            is_unset = said.get(f"unset {name}", False)
+            if said[name] is not None:
+                if is_unset:
+                    raise BadParameter(f"give --{one.short} or --unset-{one.short}, not both")
+                given[name] = self._read(one, said[name])
+            elif is_unset:
+                given[name] = None if one.is_nullable else {}
+        return given
+
+    def _fields(self) -> dict[str, Field]:
+        found = fields_of(self.shape).items()
+        return {name: one for name, one in found if name not in self.leave_out}
+
+    def _can_be_emptied(self, one: Field) -> bool:
+        return one.default is UNSET and (one.is_nullable or get_origin(one.kind) is dict)
+
+    def _read(self, one: Field, said: Any) -> Any:
+        if one.name in OPPOSITES:
+            return not said
+        if get_origin(one.kind) is dict:
+            return pairs_of(f"--{one.short}", said)
         return said
 
 
-def parse_environment(pairs: list[str] | None) -> dict[str, str]:
-    """KEY=VALUE words as a mapping; the last of a key wins."""
-    environment = {}
-    for pair in pairs or []:
-        key, equals, value = pair.partition("=")
+def _kind(one: Field) -> Any:
+    kind = list[str] if get_origin(one.kind) is dict else one.kind
+    return kind if one.is_required else kind | None
+
+
+def _option(one: Field) -> Option:
+    if one.name in OPPOSITES:
+        return OPPOSITES[one.name]
+    words = [each.words for each in one.constraints if isinstance(each, OneOf)]
+    return Option(
+        (f"--{one.short.replace('_', '-')}",),
+        help=_help(one),
+        metavar=_metavar(one),
+        choices=words[0] if words else (),
+    )
+
+
+def _help(one: Field) -> str:
+    meaning = advice.commands_of(one.meaning, None)
+    repeats = "; repeatable" if get_origin(one.kind) in (dict, list) else ""
+    has_default = isinstance(one.default, str | int | float) and not isinstance(one.default, bool)
+    default = f" (else {one.default})" if has_default else ""
+    return f"{meaning[:1].upper()}{meaning[1:]}{repeats}{default}."
+
+
+def _metavar(one: Field) -> str:
+    if get_origin(one.kind) is dict:
+        return "KEY=VALUE"
+    number = "N" if one.kind in (int, float) else one.short.upper()
+    return METAVARS.get(one.unit, number)
+
+
+def pairs_of(option: str, words: Sequence[str] | None) -> dict[str, str]:
+    """KEY=VALUE words as a mapping; the last of a key wins. Raises `BadParameter`."""
+    found = {}
+    for word in words or ():
+        key, equals, value = word.partition("=")
         if not (key and equals):
-            raise BadParameter(f"--env takes KEY=VALUE, not {pair!r}")
-        environment[key] = value
-    return environment
+            raise BadParameter(f"{option} takes KEY=VALUE, not {word!r}")
+        found[key] = value
+    return found

@@ -1,7 +1,8 @@
 """A command line as the signature of a function: each parameter is an option or an argument.
 
 A parameter whose type is a dataclass is a group of options that several commands share; each of its
-fields is one. The words are read by the standard library, which is loaded in a few milliseconds.
+fields is one. One whose metadata is a `Parameters` is a group that is worked out. The words are
+read by the standard library, which is loaded in a few milliseconds.
 """
 
 import argparse
@@ -44,6 +45,7 @@ class Option:
     metavar: str | None = None
     off: str | None = None
     least: int | None = None
+    choices: tuple[str, ...] = ()
     is_directory: bool = False
     is_file: bool = False
 
@@ -55,6 +57,18 @@ class Argument:
     help: str = ""
     metavar: str | None = None
     least: int | None = None
+
+
+class Parameters:
+    """Options that are worked out: the metadata of a parameter's type."""
+
+    def parameters(self) -> dict[str, tuple[Any, Any]]:
+        """The type of each option, as a parameter has it, and its default; ... for none."""
+        raise NotImplementedError
+
+    def value(self, said: dict[str, Any]) -> Any:
+        """The parameter's value, from that of each option. Raises `BadParameter`."""
+        raise NotImplementedError
 
 
 Run = Callable[..., None]
@@ -108,6 +122,11 @@ def run(function: Run, program: str, words: Sequence[str]) -> None:
                 Taken(part.name, part.type, part.default, group=name)
                 for part in dataclasses.fields(one.annotation)
             ]
+        elif isinstance(worked_out := get_args(one.annotation)[-1], Parameters):
+            taken += [
+                Taken(part, annotation, default, group=name)
+                for part, (annotation, default) in worked_out.parameters().items()
+            ]
         else:
             taken.append(Taken(name, one.annotation, one.default))
     for each in taken:
@@ -119,8 +138,11 @@ def run(function: Run, program: str, words: Sequence[str]) -> None:
         value = each.checked(said[each.key])
         place = given if each.group is None else parts.setdefault(each.group, {})
         place[each.name] = value
-    made = {name: parameters[name].annotation(**fields) for name, fields in parts.items()}
-    function(**given, **made)
+    for name, fields in parts.items():
+        kind = parameters[name].annotation
+        is_class = dataclasses.is_dataclass(kind)
+        given[name] = kind(**fields) if is_class else get_args(kind)[-1].value(fields)
+    function(**given)
 
 
 def joined(words: Sequence[str], valued: set[str]) -> list[str]:
@@ -151,7 +173,7 @@ class Taken:
         if get_origin(kind) is list:
             self.is_list, (kind,) = True, get_args(kind)
         self.kind = kind
-        missing = (inspect.Parameter.empty, dataclasses.MISSING)
+        missing = (inspect.Parameter.empty, dataclasses.MISSING, ...)
         self.is_required = any(default is one for one in missing)
         self.default = None if self.is_required else default
         self.key = f"{group or ''}.{name}"
@@ -183,6 +205,7 @@ class Taken:
                 )
         else:
             choices = [one.value for one in self.kind] if issubclass(self.kind, Enum) else None
+            choices = choices or list(about.choices) or None
             default = self.default.value if isinstance(self.default, Enum) else self.default
             parser.add_argument(
                 *self.names,

@@ -4,38 +4,20 @@ import shlex
 import tempfile
 import time
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
-
-from msgspec import structs
+from typing import Annotated, Any
 
 from quiltfn.cli import packages, show, tables, tree
-from quiltfn.cli.options import Environment, parse_environment
+from quiltfn.cli.options import FieldsOf
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
 from quiltfn.cli.session import Connection, Session
-from quiltfn.sdk import Image, NewRuntime, Runtime, requests
+from quiltfn.sdk import Image, Runtime
+from quiltfn.wire import Kind, NewRuntime
 
 app = Group(
     name="runtimes",
     help="List, show, add and remove what functions are run by.",
 )
-
-
-class Kind(StrEnum):
-    """How a handler is run."""
-
-    PYTHON = "python"
-    NODE = "node"
-    SHELL = "shell"
-    CUSTOM = "custom"
-
-
-class Network(StrEnum):
-    """What a handler may reach."""
-
-    NONE = "none"
-    EGRESS = "egress"
 
 
 Name = Annotated[str, Argument(help="The runtime's name.")]
@@ -45,14 +27,14 @@ Name = Annotated[str, Argument(help="The runtime's name.")]
 def list_runtimes(connection: Connection) -> None:
     """List runtimes."""
     with connection.session() as at:
-        at.answer(requests.runtimes(), tables.runtimes)
+        at.show(at.client.runtimes.list(), tables.runtimes)
 
 
 @app.command("show")
 def show_runtime(name: Name, connection: Connection) -> None:
     """Show one runtime."""
     with connection.session() as at:
-        at.answer(requests.runtime(name), tables.runtime)
+        at.show(at.client.runtimes.get(name), tables.runtime)
 
 
 @app.command()
@@ -66,14 +48,14 @@ def remove(
 ) -> None:
     """Remove a runtime. Functions that have it go on with it; new versions cannot name it."""
     with connection.session() as at:
-        request = requests.remove_runtime(name, shared=shared)
+        gone = at.client.runtimes.remove(name, shared=shared)
         done = {"removed": True, "name": name}
-        at.answer(request, lambda _: show.say(f"removed {name}"), done)
+        at.show(gone, lambda _: show.say(f"removed {name}"), done)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuntimeOptions:
-    """What `add` can say of a runtime beside its name and kind."""
+class FilesOptions:
+    """What a runtime's files are made of."""
 
     directory: Annotated[
         Path | None,
@@ -87,42 +69,17 @@ class RuntimeOptions:
             is_file=True,
         ),
     ] = None
-    command: Annotated[
-        str | None, Option(help="Of a custom runtime: its program and arguments.")
-    ] = None
-    env: Environment = None
-    network: Annotated[Network, Option(help="What a handler may reach.")] = Network.NONE
-    writable: Annotated[
-        list[str] | None,
-        Option(metavar="PATH", help="A further place to write to; repeatable."),
-    ] = None
-    isolation: Annotated[
-        str, Option(help="What stands between a handler and the kernel: crun, or gvisor.")
-    ] = "crun"
-    shared: Annotated[
-        bool, Option(("--shared",), help="For all tenants, not yours alone; operators only.")
-    ] = False
-
-    def runtime(self, name: str, kind: Kind) -> NewRuntime:
-        """Without its files."""
-        return NewRuntime(
-            name=name,
-            kind=kind.value,
-            command=None if self.command is None else shlex.split(self.command),
-            environment=parse_environment(self.env),
-            network=self.network.value,
-            writable_paths=list(self.writable or ()),
-            isolation=self.isolation,
-            shared=self.shared,
-        )
 
 
 @app.command()
 def add(
     name: Name,
     *,
-    kind: Annotated[Kind, Option(help="How a handler is run.")],
-    options: RuntimeOptions,
+    files: FilesOptions,
+    command: Annotated[
+        str | None, Option(help="Of a custom runtime: its program and arguments.")
+    ] = None,
+    fields: Annotated[dict[str, Any], FieldsOf(NewRuntime, leave_out=["name", "image", "command"])],
     connection: Connection,
 ) -> None:
     """Add a runtime, or give its name to another one.
@@ -131,26 +88,28 @@ def add(
     already go on with what they were made with until they are updated.
     """
     began = time.monotonic()
-    if options.requirements is not None and kind is not Kind.PYTHON:
+    kind = Kind(fields["kind"])
+    if files.requirements is not None and kind is not Kind.PYTHON:
         raise BadParameter("--requirements goes with --kind python")
-    new = options.runtime(name, kind)
+    if command is not None:
+        fields["command"] = shlex.split(command)
     with connection.session() as at:
-        image = _image(at, kind, options)
+        image = _image(at, kind, files)
         if image is not None:
-            new = structs.replace(new, image=image.digest)
+            fields["image"] = image.digest
 
-        def told(runtime: Runtime) -> None:
+        def added(runtime: Runtime) -> None:
             show.say(f"{runtime.name} is {runtime.kind}: {runtime.image_digest}")
             if image is not None:
                 sent = f"{show.amount(image.files, 'file')}, {show.size(image.size_bytes)}"
                 show.note(f"{sent}, {time.monotonic() - began:.1f} s")
 
-        at.answer(requests.add_runtime(new), told)
+        at.show(at.client.runtimes.add(name=name, **fields), added)
 
 
-def _image(at: Session, kind: Kind, options: RuntimeOptions) -> Image | None:
+def _image(at: Session, kind: Kind, files: FilesOptions) -> Image | None:
     """The files, put together here and kept there; None for a runtime without any."""
-    directory, requirements = options.directory, options.requirements
+    directory, requirements = files.directory, files.requirements
     if requirements is None and kind is Kind.PYTHON and directory is not None:
         found = directory / "requirements.txt"
         requirements = found if found.is_file() else None
@@ -168,12 +127,12 @@ def _image(at: Session, kind: Kind, options: RuntimeOptions) -> Image | None:
         elif has_package:
             packages.install_node(root)
         tree.pack(root, archive)
-        return at.client.send(requests.upload_image(archive))
+        return at.client.runtimes.upload_image(archive)
 
 
 def python_of(at: Session) -> str:
     """The interpreter that the server's sandboxes have. Raises `BadParameter` without one."""
-    interpreter = at.client.send(requests.info()).interpreters.get("python")
+    interpreter = at.client.system.get_info().interpreters.get("python")
     if interpreter is None:
         raise BadParameter("the server's machine has no Python for runtimes")
     return interpreter

@@ -3,19 +3,18 @@
 from quiltfn.cli import tables
 from quiltfn.cli.parsing import Exit
 from quiltfn.cli.session import Connection
-from quiltfn.sdk import requests
 
 
 def stats(connection: Connection) -> None:
     """Count your instances by state."""
     with connection.session() as at:
-        at.answer(requests.pool_stats(), tables.stats)
+        at.show(at.client.functions.get_pool_stats(), tables.stats)
 
 
 def health(connection: Connection) -> None:
     """Say whether the server can do its work, and why not. Exit code 1 if it cannot."""
     with connection.session() as at:
-        report = at.answer(requests.health(), tables.health)
+        report = at.show(at.client.system.get_health(), tables.health)
     if not report.ready:
         raise Exit(1)
 
@@ -23,4 +22,4 @@ def health(connection: Connection) -> None:
 def info(connection: Connection) -> None:
     """Show the server's version, node, protections and limits."""
     with connection.session() as at:
-        at.answer(requests.info(), tables.info)
+        at.show(at.client.system.get_info(), tables.info)

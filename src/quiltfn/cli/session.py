@@ -1,6 +1,5 @@
 """What every command needs: the server it talks to, and how the answer is printed."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +9,9 @@ from typing import Annotated, TypeVar
 
 from quiltfn.cli import advice, show
 from quiltfn.cli.parsing import Argument, BadParameter, Option
-from quiltfn.sdk import ApiError, Client, Function, Request, requests
+from quiltfn.sdk import ApiError, Client
 
 T = TypeVar("T")
-
-UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class Output(StrEnum):
@@ -30,42 +27,33 @@ NameOrId = Annotated[
 ]
 
 
-@dataclass(slots=True)
 class Session:
     """One conversation with the server. `name_or_id`: the function that the command named."""
 
-    client: Client
-    output: Output
-    name_or_id: str | None = None
+    def __init__(self, connection: "Connection", name_or_id: str | None = None) -> None:
+        self.output, self.name_or_id, self.body = connection.output, name_or_id, b""
+        try:
+            # A command says at once that something fails; whoever runs it can repeat it.
+            self.client = Client(
+                connection.url,
+                api_key=connection.api_key,
+                cacert=connection.cacert,
+                retries=0,
+                on_response=self._keep,
+            )
+        except ValueError as error:
+            raise BadParameter(str(error)) from None
 
-    def answer(
+    def show(
         self,
-        request: Request[T],
+        answer: T,
         print_it: Callable[[T], None],
         done: Mapping[str, object] | None = None,
     ) -> T:
-        """Send, print the answer in the chosen way, and return it. `done`: what is printed as JSON
-        where the server's answer is empty."""
-        answer, body = self.client.send(request.with_body())
-        self.print(answer, body or (show.encoded(done) if done else b""), print_it)
+        """Print the answer that came last in the chosen way, and return it. `done`: what is printed
+        as JSON where the server's answer was empty."""
+        self.print(answer, self.body or (show.encoded(done) if done else b""), print_it)
         return answer
-
-    def answer_for(
-        self,
-        name_or_id: str,
-        ways: tuple[Callable[[str], Request[T]], Callable[[str], Request[T]]],
-        print_it: Callable[[T], None],
-    ) -> T:
-        """As `answer`, where `name_or_id` is either; `ways`: the request for each."""
-        by_id, by_name = ways
-        answer, body = self._send_for(
-            name_or_id, lambda one: by_id(one).with_body(), lambda one: by_name(one).with_body()
-        )
-        self.print(answer, body, print_it)
-        return answer
-
-    def find(self, name_or_id: str) -> Function:
-        return self._send_for(name_or_id, requests.get, requests.get_by_name)
 
     def print(self, answer: T, body: bytes, print_it: Callable[[T], None]) -> None:
         if self.output is Output.TABLE:
@@ -73,25 +61,8 @@ class Session:
         elif body:
             show.json(body)
 
-    def _send_for(
-        self,
-        name_or_id: str,
-        by_id: Callable[[str], Request[T]],
-        by_name: Callable[[str], Request[T]],
-    ) -> T:
-        self.name_or_id = name_or_id
-        if not UUID.fullmatch(name_or_id):
-            return self.client.send(by_name(name_or_id))
-        try:
-            return self.client.send(by_id(name_or_id))
-        except ApiError as no_such_id:
-            if no_such_id.status != 404:
-                raise
-            # A name may look like an id. If it is neither, the id's refusal is the one to show.
-            try:
-                return self.client.send(by_name(name_or_id))
-            except ApiError as no_such_name:
-                raise no_such_id if no_such_name.status == 404 else no_such_name from None
+    def _keep(self, body: bytes) -> None:
+        self.body = body
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +92,12 @@ class Connection:
     ] = Output.TABLE
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
-        try:
-            client = Client(self.url, api_key=self.api_key, cacert=self.cacert)
-        except ValueError as error:
-            raise BadParameter(str(error)) from None
-        with client:
-            session = Session(client, self.output)
+    def session(self, name_or_id: str | None = None) -> Iterator[Session]:
+        """`name_or_id`: the function that the command is about, for advice in errors."""
+        session = Session(self, name_or_id)
+        with session.client:
             try:
                 yield session
             except ApiError as error:
-                advice.translated(error, session.name_or_id)
+                advice.translate_errors(error, session.name_or_id)
                 raise

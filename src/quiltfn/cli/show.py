@@ -10,6 +10,8 @@ import msgspec
 
 from quiltfn.cli.parsing import Exit
 from quiltfn.sdk import Function, FunctionPage, Invocation
+from quiltfn.wire import NewFunction
+from quiltfn.wire.fields import fields_of
 
 # Control characters but newline and tab, and the marks that turn the direction of writing:
 # a handler's output could use them to rewrite what the screen shows.
@@ -129,31 +131,41 @@ def functions(page: FunctionPage) -> None:
         note(f"there are more: --cursor {page.next_cursor}")
 
 
+# Of what a client sets: what is shown at another place, or together with something.
+SHOWN_ELSEWHERE = ("name", "cluster_id", "min_instances", "max_instances")
+
+
 def function(one: Function) -> None:
-    directory, cleanup = one.working_directory or "-", "yes" if one.cleanup_on_exit else "no"
     rows: list[tuple[str, object]] = [
         ("name", one.name),
         ("id", one.id),
         ("state", one.state),
         ("error", one.error_message),
-        ("description", one.description),
         ("cluster", one.cluster_id),
         ("version", one.current_version),
-        ("runtime", one.runtime),
-        ("handler", one.handler),
-        ("environment", "\n".join(f"{k}={v}" for k, v in one.environment.items())),
-        ("memory", f"{one.memory_limit_mb} MiB"),
-        ("cpu", f"{one.cpu_limit_percent:g} %"),
-        ("timeout", f"{one.timeout_seconds} s"),
+    ]
+    for name, field in fields_of(NewFunction).items():
+        if name not in SHOWN_ELSEWHERE:
+            rows.append((field.short.replace("_", " "), setting(getattr(one, name), field.unit)))
+    rows += [
         ("instances", f"{one.min_instances} to {one.max_instances}"),
-        ("cleanup", cleanup),
-        ("directory", directory),
         ("created", when(one.created_at)),
         ("updated", when(one.updated_at)),
         ("calls", f"{one.invocation_count}, {one.error_count} with errors"),
         ("last call", when(one.last_invoked_at)),
     ]
     table(None, ((key, value) for key, value in rows if value not in (None, "")))
+
+
+def setting(value: object, unit: str) -> str | None:
+    """A field's value in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return "\n".join(f"{key}={one}" for key, one in value.items())
+    if isinstance(value, int | float):
+        return f"{value:.10g} {unit}".rstrip()
+    return None if value is None else str(value)
 
 
 def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
@@ -168,8 +180,8 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
     if one.status == "failed" and one.exit_code is not None:
         status = f"failed (exit code {one.exit_code})"
     took = "not started" if one.duration_ms is None else f"{one.duration_ms} ms"
-    start = {True: ["cold"], False: ["warm"], None: []}[one.cold_start]
-    note(" · ".join([status, took, *start, one.invocation_id]))
+    start = "cold" if one.cold_start else "warm"
+    note(" · ".join([status, took, start, one.invocation_id]))
     # What else there is to say: output that was dropped, a value that was too large, a signal.
     said = f"the handler exited with code {one.exit_code}"
     if one.status in ("success", "failed") and one.error_message not in (None, said):

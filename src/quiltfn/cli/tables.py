@@ -5,11 +5,11 @@ import shlex
 from quiltfn.cli import show
 from quiltfn.sdk import (
     Health,
-    Info,
     InvocationPage,
     Pool,
     PoolStats,
     Runtime,
+    SystemInfo,
     Timeline,
     VersionPage,
 )
@@ -46,7 +46,7 @@ def invocations(page: InvocationPage) -> None:
             show.when(one.started_at),
             f"failed ({one.exit_code})" if one.status == "failed" else one.status,
             _with_unit(one.duration_ms, "ms"),
-            {True: "cold", False: "warm", None: "-"}[one.cold_start],
+            "cold" if one.cold_start else "warm",
             one.invocation_id,
         )
         for one in page.invocations
@@ -96,20 +96,20 @@ def health(report: Health) -> None:
     show.say("ready" if report.ready else f"not ready: {report.status}")
     rows = [(name, "ok" if part.ok else "NO", part.reason) for name, part in report.checks.items()]
     rows.append(
-        ("transport", "ok" if report.transport != "cleartext" else "warn", report.transport or "-")
+        ("transport", "ok" if report.transport != "cleartext" else "warn", report.transport)
     )
-    rows.append(("durability", "ok", report.durability or "-"))
+    rows.append(("durability", "ok", report.durability))
     rows += [(name, "ok", seen) for name, seen in report.protections.items()]
     show.table(("PART", "", "WHAT"), [(_words(name), *rest) for name, *rest in rows])
 
 
-def info(one: Info) -> None:
+def info(one: SystemInfo) -> None:
     rows: list[tuple[str, object]] = [
         ("version", one.version),
         ("node", one.node_id),
-        ("control groups", one.cgroup_mode or "-"),
-        ("OCI runtime", one.oci_runtime or "-"),
-        ("durability", one.durability or "-"),
+        ("control groups", one.cgroup_mode),
+        ("OCI runtime", one.oci_runtime),
+        ("durability", one.durability),
     ]
     rows += [(kind, path) for kind, path in one.interpreters.items()]
     rows += [(_words(name), f"{value:.15g}") for name, value in one.limits.items()]
@@ -123,7 +123,7 @@ def runtimes(found: list[Runtime]) -> None:
         (
             one.name,
             one.kind,
-            one.network or "-",
+            one.network,
             _whose(one),
             "-" if one.built_in else show.when(one.created_at),
             _short(one.image_digest),

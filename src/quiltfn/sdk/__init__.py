@@ -1,40 +1,59 @@
-"""The client library: `Client().send(requests.invoke_by_name("hello", payload="…"))`."""
+"""The client library.
+
+    from quiltfn.sdk import Client
+
+    client = Client()
+    client.functions.create(name="hello", handler="echo hello")
+    client.functions.deploy("hello")
+    print(client.invoke("hello").stdout)
+
+`AsyncClient` has the same methods for asyncio. docs/reference/python-client.md lists them.
+"""
 
 from typing import TYPE_CHECKING, Any
 
-from quiltfn.sdk import requests
 from quiltfn.sdk.client import Client
 from quiltfn.sdk.errors import (
     ApiError,
+    AuthenticationError,
     ClientError,
+    ConflictError,
     ConnectionFailed,
+    InvalidRequestError,
+    NotFoundError,
     NotTrusted,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    UnavailableError,
     UnreadableAnswer,
 )
-from quiltfn.sdk.requests import Request
-from quiltfn.sdk.types import (
+from quiltfn.wire import (
     AuditEntry,
     AuditPage,
-    Changes,
     Check,
-    Created,
+    CreatedFunction,
+    CreatedKey,
+    Egress,
     Function,
+    FunctionChanges,
     FunctionPage,
     Health,
     Image,
-    Info,
     Invocation,
     InvocationPage,
     Key,
     NewFunction,
     NewKey,
     NewRuntime,
-    Paused,
+    Operation,
+    PauseResult,
     Phase,
     Pool,
     PoolStats,
     Runtime,
-    Targets,
+    Scaling,
+    SystemInfo,
     Timeline,
     Version,
     VersionPage,
@@ -48,36 +67,45 @@ __all__ = [
     "AsyncClient",
     "AuditEntry",
     "AuditPage",
-    "Changes",
+    "AuthenticationError",
     "Check",
     "Client",
     "ClientError",
+    "ConflictError",
     "ConnectionFailed",
-    "Created",
+    "CreatedFunction",
+    "CreatedKey",
+    "Egress",
     "Function",
+    "FunctionChanges",
     "FunctionPage",
     "Health",
     "Image",
-    "Info",
+    "InvalidRequestError",
     "Invocation",
     "InvocationPage",
     "Key",
     "NewFunction",
     "NewKey",
     "NewRuntime",
+    "NotFoundError",
     "NotTrusted",
-    "Paused",
+    "Operation",
+    "PauseResult",
+    "PermissionDeniedError",
     "Phase",
     "Pool",
     "PoolStats",
-    "Request",
+    "RateLimitError",
     "Runtime",
-    "Targets",
+    "Scaling",
+    "ServerError",
+    "SystemInfo",
     "Timeline",
+    "UnavailableError",
     "UnreadableAnswer",
     "Version",
     "VersionPage",
-    "requests",
 ]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, TypeVar
@@ -20,8 +20,15 @@ from quiltfn.sdk.client import (
     trust_for,
     unreadable,
 )
-from quiltfn.sdk.requests import Request
-from quiltfn.sdk.transport import CONNECT_S, WRITE_S, NotConnected, Silent, is_loopback
+from quiltfn.sdk.elasticity import AsyncElasticity
+from quiltfn.sdk.errors import ClientError
+from quiltfn.sdk.functions import AsyncFunctions
+from quiltfn.sdk.keys import AsyncApiKeys
+from quiltfn.sdk.request import Flow, Request
+from quiltfn.sdk.retries import Retries
+from quiltfn.sdk.runtimes import AsyncRuntimes
+from quiltfn.sdk.system import AsyncSystem
+from quiltfn.sdk.transport import CONNECT_S, WRITE_S, AnswerTimeout, NotConnected, is_loopback
 
 T = TypeVar("T")
 
@@ -29,7 +36,7 @@ CHUNK = 256 * 1024
 
 
 class AsyncClient:
-    """`Client`, for asyncio."""
+    """`Client`, for asyncio: the same methods, which are awaited."""
 
     def __init__(
         self,
@@ -37,7 +44,9 @@ class AsyncClient:
         *,
         api_key: str | None = None,
         cacert: Path | None = None,
+        retries: int = 2,
         transport: httpx.AsyncBaseTransport | None = None,
+        on_response: Callable[[bytes], None] | None = None,
     ) -> None:
         self.base_url = base_url_of(base_url)
         self._http = httpx.AsyncClient(
@@ -48,17 +57,55 @@ class AsyncClient:
             # A proxy named in the environment cannot reach this machine's own server.
             trust_env=not is_loopback(urlsplit(self.base_url).hostname or ""),
         )
+        self._retries, self._on_response = Retries(retries), on_response
+        self.functions = AsyncFunctions(self)
+        self.elasticity = AsyncElasticity(self)
+        self.runtimes = AsyncRuntimes(self)
+        self.keys = AsyncApiKeys(self)
+        self.system = AsyncSystem(self)
+        self.invoke = self.functions.invoke
 
-    async def send(self, request: Request[T]) -> T:
-        """As `Client.send`."""
+    async def run(self, flow: Flow[T]) -> T:
+        """As `Client.run`."""
+        try:
+            request = next(flow)
+            while True:
+                try:
+                    answer = await self._send(request)
+                except ClientError as error:
+                    request = flow.throw(error)
+                else:
+                    request = flow.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _send(self, request: Request[T]) -> T:
+        request, attempt = self._retries.prepared(request), 0
+        while True:
+            try:
+                return await self._exchange(request)
+            except ClientError as error:
+                if self._retries.is_done(request, error, attempt):
+                    return request.read(b"")
+                delay = self._retries.delay(request, error, attempt)
+                if delay is None:
+                    raise
+            await asyncio.sleep(delay)
+            attempt += 1
+
+    async def _exchange(self, request: Request[T]) -> T:
         try:
             with opened(request.archive) as file:
                 answer = await self._http.send(self._built(request, file))
-            return request.understand(answer.status_code, answer.headers, answer.content)
+            result = request.understand(answer.status_code, answer.headers, answer.content)
         except httpx.RequestError as error:
             raise explained(self.base_url, request, _cause(error)) from error
         except NONSENSE as error:
             raise unreadable(self.base_url, error) from error
+        if self._on_response is not None:
+            self._on_response(answer.content)
+        return result
 
     def _built(self, request: Request[T], file: BinaryIO | None) -> httpx.Request:
         return self._http.build_request(
@@ -102,5 +149,5 @@ def _cause(error: httpx.RequestError) -> Exception:
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return NotConnected(str(error))
     if isinstance(error, httpx.ReadTimeout):
-        return Silent(str(error))
+        return AnswerTimeout(str(error))
     return OSError(str(error) or type(error).__name__)

@@ -1,9 +1,10 @@
-"""The sender of requests. What is sent is said in `requests`; `asynchronous` has its twin."""
+"""`Client`, and what both clients share."""
 
 import http.client
 import os
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -12,13 +13,19 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from quiltfn.sdk.elasticity import Elasticity
 from quiltfn.sdk.errors import ClientError, ConnectionFailed, NotTrusted, UnreadableAnswer
-from quiltfn.sdk.requests import Request
+from quiltfn.sdk.functions import Functions
+from quiltfn.sdk.keys import ApiKeys
+from quiltfn.sdk.request import Flow, Request
+from quiltfn.sdk.retries import Retries
+from quiltfn.sdk.runtimes import Runtimes
+from quiltfn.sdk.system import System
 from quiltfn.sdk.transport import (
+    AnswerTimeout,
+    HttpRequest,
+    HttpTransport,
     NotConnected,
-    Sent,
-    Silent,
-    Sockets,
     Transport,
     is_loopback,
     trusted,
@@ -34,9 +41,18 @@ FAILURES = (OSError, http.client.HTTPException)
 class Client:
     """Talks to a quiltfn server; several threads may share one.
 
+        client = Client()
+        client.functions.create(name="hello", handler="echo hello")
+
     `base_url` and `api_key` default to QUILT_BASE_URL and QUILT_API_KEY. `cacert`: a PEM file with
-    the authorities whose certificates are believed, else the machine's (SSL_CERT_FILE). Raises
-    ValueError if one of them cannot be used.
+    the authorities whose certificates are accepted, else the machine's (SSL_CERT_FILE). `retries`:
+    how often a request is sent again that could not be answered; one that could be done twice by
+    that is not. `on_response` is given the body of every response. Raises ValueError if one of them
+    cannot be used.
+
+    Every method raises an `ApiError` if the server refuses, ConnectionFailed if no answer comes,
+    NotTrusted if its certificate is not accepted and UnreadableAnswer if the answer is not one of a
+    quiltfn server.
     """
 
     def __init__(
@@ -45,22 +61,57 @@ class Client:
         *,
         api_key: str | None = None,
         cacert: Path | None = None,
+        retries: int = 2,
         transport: Transport | None = None,
+        on_response: Callable[[bytes], None] | None = None,
     ) -> None:
         self.base_url = base_url_of(base_url)
         self._headers = headers_with(api_key)
-        self._transport = transport or Sockets(self.base_url, trust_for(self.base_url, cacert))
+        self._transport = transport or HttpTransport(
+            self.base_url, trust_for(self.base_url, cacert)
+        )
+        self._retries, self._on_response = Retries(retries), on_response
+        self.functions = Functions(self)
+        self.elasticity = Elasticity(self)
+        self.runtimes = Runtimes(self)
+        self.keys = ApiKeys(self)
+        self.system = System(self)
+        self.invoke = self.functions.invoke
 
-    def send(self, request: Request[T]) -> T:
-        """Send and read the answer.
+    def run(self, flow: Flow[T]) -> T:
+        """Send what the flow asks for; returns its result."""
+        try:
+            request = next(flow)
+            while True:
+                try:
+                    answer = self._send(request)
+                except ClientError as error:
+                    request = flow.throw(error)
+                else:
+                    request = flow.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
-        Raises ApiError if the server refuses, ConnectionFailed if no answer comes, NotTrusted if
-        its certificate is not believed and UnreadableAnswer if what comes is none of quiltfn's.
-        """
+    def _send(self, request: Request[T]) -> T:
+        request, attempt = self._retries.prepared(request), 0
+        while True:
+            try:
+                return self._exchange(request)
+            except ClientError as error:
+                if self._retries.is_done(request, error, attempt):
+                    return request.read(b"")
+                delay = self._retries.delay(request, error, attempt)
+                if delay is None:
+                    raise
+            time.sleep(delay)
+            attempt += 1
+
+    def _exchange(self, request: Request[T]) -> T:
         try:
             with opened(request.archive) as file:
                 answer = self._transport.exchange(
-                    Sent(
+                    HttpRequest(
                         method=request.method,
                         url=self.base_url + request.path,
                         headers=headers_of(request, self._headers),
@@ -68,11 +119,14 @@ class Client:
                         read_timeout_s=request.read_timeout_s,
                     )
                 )
-            return request.understand(answer.status, answer.headers, answer.content)
+            result = request.understand(answer.status, answer.headers, answer.content)
         except FAILURES as error:
             raise explained(self.base_url, request, error) from error
         except NONSENSE as error:
             raise unreadable(self.base_url, error) from error
+        if self._on_response is not None:
+            self._on_response(answer.content)
+        return result
 
     def close(self) -> None:
         self._transport.close()
@@ -156,11 +210,13 @@ def explained(url: str, request: Request[T], error: Exception) -> ClientError:
             f"({error.reason or error}); is it a server without a certificate? then use http://"
         )
     if isinstance(error, NotConnected):
-        return ConnectionFailed(f"no quiltfn server answers at {url}{_advice(url, error)}")
-    if isinstance(error, Silent):
+        sentence = f"no quiltfn server answers at {url}{_advice(url, error)}"
+        return ConnectionFailed(sentence, was_sent=False)
+    if isinstance(error, AnswerTimeout):
         return ConnectionFailed(
             f"the server at {url} took the request but did not answer within "
-            f"{request.read_timeout_s:g} s"
+            f"{request.read_timeout_s:g} s",
+            is_timeout=True,
         )
     if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
         return unreadable(url, error)

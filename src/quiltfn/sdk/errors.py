@@ -1,6 +1,10 @@
-"""What can go wrong for a client: the server refused, nobody answered, or the answer is no sense.
+"""The exceptions of the client library.
 
-A handler that fails is none of these; it is an Invocation whose status says so.
+`ApiError`: the server refused or failed; its subclasses say how. `ConnectionFailed`: there was no
+answer. `NotTrusted`: the server's certificate was not accepted. `UnreadableAnswer`: the answer was
+not one of a quiltfn server.
+
+A handler that fails raises none of them: that is an `Invocation` with another status than success.
 """
 
 from collections.abc import Mapping
@@ -10,11 +14,14 @@ import msgspec
 
 
 class ClientError(Exception):
-    """A request did not lead to the answer that was asked for."""
+    """The base of all exceptions of the client library."""
 
 
 class ApiError(ClientError):
-    """The server refused or failed, and said why."""
+    """The server refused or failed, and said why.
+
+    `code` is the stable name of the reason, `hint` what to do about it, `retry_after` in seconds.
+    """
 
     def __init__(self, status: int, body: "ErrorBody", invocation_id: str | None = None) -> None:
         super().__init__(body.error)
@@ -29,12 +36,69 @@ class ApiError(ClientError):
         """Set where a record of the call exists although it could not be run."""
 
 
+class InvalidRequestError(ApiError):
+    """400, 413, 415, 416, 422: the request is not as it must be; the message names the field."""
+
+
+class AuthenticationError(ApiError):
+    """401: a credential is missing, wrong, expired or revoked."""
+
+
+class PermissionDeniedError(ApiError):
+    """403: the credential does not allow this."""
+
+
+class NotFoundError(ApiError):
+    """404: there is no such thing, or it belongs to another tenant."""
+
+
+class ConflictError(ApiError):
+    """409, 412: it does not go with what is there, or with the function's state."""
+
+
+class RateLimitError(ApiError):
+    """429: a limit of the tenant was reached."""
+
+
+class UnavailableError(ApiError):
+    """502, 503, 504: the server cannot do it now; `retry_after` says when to try again."""
+
+
+class ServerError(ApiError):
+    """500: the server made a mistake; its log has more."""
+
+
+CLASSES: Mapping[int, type[ApiError]] = {
+    400: InvalidRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    412: ConflictError,
+    413: InvalidRequestError,
+    415: InvalidRequestError,
+    416: InvalidRequestError,
+    422: InvalidRequestError,
+    429: RateLimitError,
+    500: ServerError,
+    502: UnavailableError,
+    503: UnavailableError,
+    504: UnavailableError,
+}
+
+
 class ConnectionFailed(ClientError):
-    """No answer came: nobody listens there, or the connection ended or was silent too long."""
+    """There was no answer. `was_sent`: whether the server may have got the request. `is_timeout`:
+    the server took it and did not answer in time.
+    """
+
+    def __init__(self, message: str, *, was_sent: bool = True, is_timeout: bool = False) -> None:
+        super().__init__(message)
+        self.was_sent, self.is_timeout = was_sent, is_timeout
 
 
 class NotTrusted(ClientError):
-    """The server's certificate is not one that is believed here; nothing was sent."""
+    """The server's certificate was not accepted; nothing was sent."""
 
 
 class UnreadableAnswer(ClientError):
@@ -42,7 +106,7 @@ class UnreadableAnswer(ClientError):
 
 
 class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):
-    """The body of every refusal."""
+    """The body of a refusal, as far as it is there: a proxy's may lack most of it."""
 
     error: str
     error_code: str = "UNKNOWN"
@@ -65,7 +129,8 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ApiError
             request_id=headers.get("x-request-id"),
             retry_after=_seconds(headers.get("retry-after")),
         )
-    return ApiError(status, said, headers.get("x-invocation-id"))
+    kind = CLASSES.get(status, ApiError)
+    return kind(status, said, headers.get("x-invocation-id"))
 
 
 def _seconds(text: str | None) -> float | None:

@@ -24,7 +24,7 @@ PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
+class HttpRequest:
     """One request as it goes out; `headers` has the length of a body that is a file."""
 
     method: str
@@ -35,7 +35,7 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class HttpResponse:
     """What came back; the names of headers are lower-case."""
 
     status: int
@@ -44,10 +44,13 @@ class Answer:
 
 
 class Transport(Protocol):
-    """Where the client's requests go. `exchange` raises NotConnected, Silent, OSError (ssl.SSLError
-    among them) or http.client.HTTPException."""
+    """Where the client's requests go.
 
-    def exchange(self, sent: Sent) -> Answer: ...
+    `exchange` raises NotConnected, AnswerTimeout, OSError (ssl.SSLError among them) or
+    http.client.HTTPException.
+    """
+
+    def exchange(self, request: HttpRequest) -> HttpResponse: ...
 
     def close(self) -> None: ...
 
@@ -56,11 +59,11 @@ class NotConnected(OSError):
     """There is no connection to the server; the cause says why."""
 
 
-class Silent(OSError):
+class AnswerTimeout(OSError):
     """The server took the request and did not answer in time."""
 
 
-class Sockets:
+class HttpTransport:
     """Connections that are kept between requests, one for each that is under way at once."""
 
     def __init__(self, base_url: str, trust: ssl.SSLContext | None) -> None:
@@ -70,10 +73,10 @@ class Sockets:
         self._trust = trust
         self._idle: list[http.client.HTTPConnection] = []
 
-    def exchange(self, sent: Sent) -> Answer:
+    def exchange(self, request: HttpRequest) -> HttpResponse:
         connection = self._kept() or self._connected()
         try:
-            answer = self._asked(connection, sent)
+            answer = self._exchanged(connection, request)
         except BaseException:
             connection.close()
             raise
@@ -125,9 +128,11 @@ class Sockets:
             secure.set_tunnel(host, port, _authorization("Proxy-Authorization", self._proxy))
         return secure
 
-    def _asked(self, connection: http.client.HTTPConnection, sent: Sent) -> Answer:
-        headers = {**sent.headers, **_authorization("Authorization", self._to)}
-        parts = urlsplit(sent.url)
+    def _exchanged(
+        self, connection: http.client.HTTPConnection, request: HttpRequest
+    ) -> HttpResponse:
+        headers = {**request.headers, **_authorization("Authorization", self._to)}
+        parts = urlsplit(request.url)
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
         if self._proxy is not None and self._to.scheme == "http":
             headers |= _authorization("Proxy-Authorization", self._proxy)
@@ -135,19 +140,19 @@ class Sockets:
         connection.sock.settimeout(WRITE_S)
         refused: OSError | None = None
         try:
-            connection.request(sent.method, path, sent.body, headers)
+            connection.request(request.method, path, request.body, headers)
         except (BrokenPipeError, ConnectionResetError) as error:
             refused = error  # It may have said why before it stopped reading.
-        connection.sock.settimeout(sent.read_timeout_s)
+        connection.sock.settimeout(request.read_timeout_s)
         try:
             with connection.getresponse() as response:
                 content = response.read()
         except TimeoutError as error:
-            raise Silent(*error.args) from error
+            raise AnswerTimeout(*error.args) from error
         except (OSError, http.client.HTTPException) as error:
             raise refused or error from None
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(status=response.status, headers=headers, content=content)
+        return HttpResponse(status=response.status, headers=headers, content=content)
 
 
 def _is_open(sock: socket.socket | None) -> bool:

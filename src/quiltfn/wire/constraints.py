@@ -7,15 +7,15 @@ checked where those are known.
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 Schema = Mapping[str, Any]
 NO_NUL = "^[^\\u0000]*$"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Violation:
+class Violation(Struct, frozen=True, kw_only=True):
     """A value that does not fit. `expected` completes "… must be"; `received`: what to show."""
 
     expected: str
@@ -33,8 +33,7 @@ class Constraint(Protocol):
         """JSON Schema keywords that say the same, as far as JSON Schema can."""
 
 
-@dataclass(frozen=True, slots=True)
-class Between:
+class Between(Struct, frozen=True):
     """A number from `low` to `high`; without `high`, to what the server allows."""
 
     low: float
@@ -52,8 +51,7 @@ class Between:
         return {"minimum": self.low} | ({} if high is None else {"maximum": high})
 
 
-@dataclass(frozen=True, slots=True)
-class Characters:
+class Characters(Struct, frozen=True):
     """A text of at most `most` characters."""
 
     most: int
@@ -69,8 +67,7 @@ class Characters:
         return {"maxLength": self.most}
 
 
-@dataclass(frozen=True, slots=True)
-class Bytes:
+class Bytes(Struct, frozen=True):
     """A text of `least` to `most` bytes of UTF-8."""
 
     least: int
@@ -92,8 +89,7 @@ class Bytes:
         return ({"minLength": self.least} if self.least else {}) | {"maxLength": self.most}
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(Struct, frozen=True):
     """A text that the regular expression matches as a whole. `expected` says it in words."""
 
     pattern: str
@@ -111,8 +107,7 @@ class Pattern:
         return {"pattern": f"^{self.pattern}$"}
 
 
-@dataclass(frozen=True, slots=True)
-class WithoutNul:
+class WithoutNul(Struct, frozen=True):
     """A text without the character that ends a string in C."""
 
     def violation(self, value: Any, server_maximum: float | None) -> Violation | None:
@@ -124,8 +119,7 @@ class WithoutNul:
         return {"pattern": NO_NUL}
 
 
-@dataclass(frozen=True, slots=True)
-class NoneOf:
+class NoneOf(Struct, frozen=True):
     """None of some reserved words."""
 
     words: Collection[str]
@@ -142,8 +136,7 @@ class NoneOf:
         return {"not": {"enum": sorted(self.words)}}
 
 
-@dataclass(frozen=True, slots=True)
-class OneOf:
+class OneOf(Struct, frozen=True):
     """One of some words."""
 
     words: tuple[str, ...]
@@ -159,12 +152,11 @@ class OneOf:
         return {"enum": list(self.words)}
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """What only a function can check. `check` returns what was expected, or None."""
 
     check: Callable[[Any], str | None]
-    keywords: Schema = field(default_factory=dict)
+    keywords: Schema
 
     def violation(self, value: Any, server_maximum: float | None) -> Violation | None:
         del server_maximum
@@ -176,8 +168,7 @@ class Rule:
         return self.keywords
 
 
-@dataclass(frozen=True, slots=True)
-class Documented:
+class Documented(Struct, frozen=True):
     """Keywords that only describe: what they say is checked together with other values."""
 
     keywords: Schema

@@ -10,7 +10,6 @@ options are made from it.
 
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -20,17 +19,20 @@ from msgspec import NODEFAULT, UNSET, Meta, UnsetType
 from quiltfn.wire.constraints import Constraint
 
 
-def about(meaning: str, example: Any, *constraints: Constraint) -> Meta:
+def about(
+    meaning: str, example: Any, *constraints: Constraint, short: str = "", unit: str = ""
+) -> Meta:
     """What stands beside a field's type. `constraints` are checked of what a client sends.
 
-    They are not checked of what a server answers: a newer server may allow more.
+    They are not checked of what a server answers: a newer server may allow more. `short`: its name
+    on a command line and in a table, where that is not the field's own. `unit`: of a number.
     """
     examples = None if example is None else [example]
-    return Meta(description=meaning, examples=examples, extra={"constraints": constraints})
+    extra = {"constraints": constraints, "short": short, "unit": unit}
+    return Meta(description=meaning, examples=examples, extra=extra)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class Field(msgspec.Struct, frozen=True, kw_only=True):
     """One field of a shape. `kind`: the type without null and without "may be left out"."""
 
     name: str
@@ -41,6 +43,8 @@ class Field:
     meaning: str
     example: Any
     constraints: tuple[Constraint, ...]
+    short: str
+    unit: str
 
 
 @cache
@@ -69,4 +73,6 @@ def _field(one: Any) -> Field:
         meaning=(meta.description if meta else None) or "",
         example=meta.examples[0] if meta and meta.examples else None,
         constraints=extra.get("constraints", ()),
+        short=extra.get("short") or one.name,
+        unit=extra.get("unit", ""),
     )

@@ -98,10 +98,23 @@ RuntimeOfFunction = Annotated[
 ]
 MemoryLimitMb = Annotated[
     int,
-    about("MiB, a whole number from 256 to what the host allows", 256, Between(256)),
+    about(
+        "MiB, a whole number from 256 to what the host allows",
+        256,
+        Between(256),
+        short="memory",
+        unit="MiB",
+    ),
 ]
 CpuLimitPercent = Annotated[
-    float, about("percent of one core, from 1 to 100 for each core", 25.0, Between(1))
+    float,
+    about(
+        "percent of one core, from 1 to 100 for each core",
+        25.0,
+        Between(1),
+        short="cpu",
+        unit="%",
+    ),
 ]
 TimeoutSeconds = Annotated[
     int,
@@ -110,6 +123,8 @@ TimeoutSeconds = Annotated[
         "a call: at most the function's",
         30,
         Between(1),
+        short="timeout",
+        unit="s",
     ),
 ]
 # The size is that of all variables together, a runtime's and a call's included, so that it is
@@ -126,6 +141,7 @@ Environment = Annotated[
         f"{RESERVED_PREFIX}; {ENVIRONMENT_MAX_BYTES} bytes in all",
         {"NODE_ENV": "production"},
         Documented(VARIABLES),
+        short="env",
     ),
 ]
 MinInstances = Annotated[
@@ -135,6 +151,7 @@ MinInstances = Annotated[
         0,
         # The upper end depends on another field.
         Documented({"minimum": 0, "maximum": INSTANCES_MAX}),
+        short="min",
     ),
 ]
 MaxInstances = Annotated[
@@ -143,11 +160,12 @@ MaxInstances = Annotated[
         f"live instances at most: a whole number from 1 to {INSTANCES_MAX}",
         5,
         Between(1, INSTANCES_MAX),
+        short="max",
     ),
 ]
 CleanupOnExit = Annotated[
     bool,
-    about("true: /tmp is emptied after each call; false: it is kept", True),
+    about("true: /tmp is emptied after each call; false: it is kept", True, short="cleanup"),
 ]
 WorkingDirectory = Annotated[
     str,
@@ -162,6 +180,7 @@ WorkingDirectory = Annotated[
                 "pattern": f"^/(?!(?:proc|sys|dev)(?:/|$))(?:{PATH_PART}(?:/{PATH_PART})*)?$",
             },
         ),
+        short="workdir",
     ),
 ]
 VersionNumber = Annotated[

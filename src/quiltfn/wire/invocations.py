@@ -26,6 +26,7 @@ EnvironmentOfCall = Annotated[
         "that programs run code by (BASH_ENV, LD_PRELOAD, NODE_OPTIONS, PATH, …)",
         {"EXTRA_VAR": "value"},
         Documented(VARIABLES),
+        short="env",
     ),
 ]
 Milliseconds = Annotated[int, about("milliseconds", 3)]

@@ -94,6 +94,7 @@ WritablePaths = Annotated[
         f"at most {WRITABLE_PATHS_MAX} absolute paths, beside /tmp, where a handler may write",
         ["/data"],
         Documented({"maxItems": WRITABLE_PATHS_MAX, "uniqueItems": True}),
+        short="writable",
     ),
 ]
 Shared = Annotated[

@@ -1,0 +1,40 @@
+"""`client.keys`: API keys."""
+
+from quiltfn.sdk.methods import Method, OfAsyncClient, OfClient, with_fields_of
+from quiltfn.sdk.request import Flow, ask, delete, get, post, segment
+from quiltfn.wire import CreatedKey, Key, KeyList, NewKey
+
+BASE = "/api/keys"
+
+
+@with_fields_of(NewKey)
+def create_key(new: NewKey) -> Flow[CreatedKey]:
+    """Create an API key. The secret is in this result's `key` and nowhere else."""
+    return ask(post(BASE, CreatedKey, new))
+
+
+def list_keys() -> Flow[list[Key]]:
+    """Every key of the tenant, revoked ones included; an operator sees all."""
+    found = yield from ask(get(BASE, KeyList))
+    return found.keys
+
+
+def revoke_key(key_id: str) -> Flow[None]:
+    """Revoke an API key, for good."""
+    return ask(delete(f"{BASE}/{segment(key_id)}"))
+
+
+class KeyMethods:
+    """What both clients can do with API keys."""
+
+    create = Method(create_key)
+    list = Method(list_keys)
+    revoke = Method(revoke_key)
+
+
+class ApiKeys(KeyMethods, OfClient):
+    """`Client.keys`."""
+
+
+class AsyncApiKeys(KeyMethods, OfAsyncClient):
+    """`AsyncClient.keys`."""

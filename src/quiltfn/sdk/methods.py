@@ -1,0 +1,196 @@
+"""From flows to the methods of both clients.
+
+`create = Method(create_function)` in a class makes `client.functions.create(…)` return the result
+and `async_client.functions.create(…)` an awaitable of it, each with the flow's parameters and
+documentation.
+"""
+
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from quiltfn.sdk.request import Flow
+
+if TYPE_CHECKING:
+    from quiltfn.sdk.asynchronous import AsyncClient
+    from quiltfn.sdk.client import Client
+
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
+Page = TypeVar("Page")
+Item = TypeVar("Item")
+
+
+class OfClient:
+    """A group of methods of a `Client`."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+
+class OfAsyncClient:
+    """A group of methods of an `AsyncClient`."""
+
+    def __init__(self, client: "AsyncClient") -> None:
+        self._client = client
+
+
+class Method(Generic[P, T]):
+    """A flow as a method of both clients."""
+
+    def __init__(self, flow: Callable[P, Flow[T]]) -> None:
+        self._flow = flow
+        self.__doc__ = flow.__doc__
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> "Method[P, T]": ...
+
+    @overload
+    def __get__(self, owner: OfClient, kind: type) -> Callable[P, T]: ...
+
+    @overload
+    def __get__(self, owner: OfAsyncClient, kind: type) -> Callable[P, Awaitable[T]]: ...
+
+    def __get__(self, owner: OfClient | OfAsyncClient | None, kind: type) -> Any:
+        if owner is None:
+            return self
+        client, flow = owner._client, self._flow
+
+        @functools.wraps(flow)
+        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return client.run(flow(*args, **kwargs))
+
+        return method
+
+
+class Listing(Generic[Page, Item]):
+    """How the pages of a list are asked for, and what is on one."""
+
+    def __init__(
+        self,
+        page_after: Callable[[str | None], Flow[Page]],
+        items: Callable[[Page], list[Item]],
+        cursor: str | None = None,
+    ) -> None:
+        self.page_after, self.items, self.cursor = page_after, items, cursor
+
+
+class Pages(Generic[Page, Item]):
+    """A list: iterate over its items, and pages are fetched as they are needed."""
+
+    def __init__(self, client: "Client", listing: Listing[Page, Item]) -> None:
+        self._client, self._listing = client, listing
+
+    def __iter__(self) -> Iterator[Item]:
+        for page in self.pages():
+            yield from self._listing.items(page)
+
+    def pages(self) -> Iterator[Page]:
+        """Page by page; `next_cursor` of a page says where the next one begins."""
+        cursor = self._listing.cursor
+        while True:
+            page = self._client.run(self._listing.page_after(cursor))
+            yield page
+            cursor = next_cursor(page)
+            if cursor is None:
+                return
+
+    def first(self) -> Page:
+        """The first page alone."""
+        return next(self.pages())
+
+
+class AsyncPages(Generic[Page, Item]):
+    """As `Pages`, for `async for`."""
+
+    def __init__(self, client: "AsyncClient", listing: Listing[Page, Item]) -> None:
+        self._client, self._listing = client, listing
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        async for page in self.pages():
+            for item in self._listing.items(page):
+                yield item
+
+    async def pages(self) -> AsyncIterator[Page]:
+        """Page by page; `next_cursor` of a page says where the next one begins."""
+        cursor = self._listing.cursor
+        while True:
+            page = await self._client.run(self._listing.page_after(cursor))
+            yield page
+            cursor = next_cursor(page)
+            if cursor is None:
+                return
+
+    async def first(self) -> Page:
+        """The first page alone."""
+        return await self._client.run(self._listing.page_after(self._listing.cursor))
+
+
+def next_cursor(page: object) -> str | None:
+    """Of a page's shape; None on the last one."""
+    return getattr(page, "next_cursor", None) or None
+
+
+class PagedMethod(Generic[P, Page, Item]):
+    """A listing as a method of both clients."""
+
+    def __init__(self, listing: Callable[P, Listing[Page, Item]]) -> None:
+        self._listing = listing
+        self.__doc__ = listing.__doc__
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> "PagedMethod[P, Page, Item]": ...
+
+    @overload
+    def __get__(self, owner: OfClient, kind: type) -> Callable[P, Pages[Page, Item]]: ...
+
+    @overload
+    def __get__(self, owner: OfAsyncClient, kind: type) -> Callable[P, AsyncPages[Page, Item]]: ...
+
+    def __get__(self, owner: OfClient | OfAsyncClient | None, kind: type) -> Any:
+        if owner is None:
+            return self
+        listing = self._listing
+
+        @functools.wraps(listing)
+        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
+            if isinstance(owner, OfClient):
+                return Pages(owner._client, listing(*args, **kwargs))
+            return AsyncPages(owner._client, listing(*args, **kwargs))
+
+        return method
+
+
+def with_fields_of(
+    shape: Callable[P, S],
+) -> Callable[[Callable[[S], Flow[T]]], Callable[P, Flow[T]]]:
+    """A decorator: the flow takes the fields of a shape as its parameters."""
+
+    def taking(flow: Callable[[S], Flow[T]]) -> Callable[P, Flow[T]]:
+        def taken(*args: P.args, **kwargs: P.kwargs) -> Flow[T]:
+            return flow(shape(*args, **kwargs))
+
+        return _like(taken, flow)
+
+    return taking
+
+
+def with_name_and_fields_of(
+    shape: Callable[P, S],
+) -> Callable[[Callable[[str, S], Flow[T]]], Callable[Concatenate[str, P], Flow[T]]]:
+    """As `with_fields_of`, for a flow that takes the name or id of something first."""
+
+    def taking(flow: Callable[[str, S], Flow[T]]) -> Callable[Concatenate[str, P], Flow[T]]:
+        def taken(name: str, /, *args: P.args, **kwargs: P.kwargs) -> Flow[T]:
+            return flow(name, shape(*args, **kwargs))
+
+        return _like(taken, flow)
+
+    return taking
+
+
+def _like(taken: Callable[P, T], flow: Callable[..., Any]) -> Callable[P, T]:
+    taken.__name__, taken.__doc__ = flow.__name__, flow.__doc__
+    taken.__qualname__, taken.__module__ = flow.__qualname__, flow.__module__
+    return taken

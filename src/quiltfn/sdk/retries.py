@@ -1,0 +1,56 @@
+"""Which requests are sent again after a failure, and when."""
+
+import os
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from quiltfn.sdk.errors import ApiError, ClientError, ConnectionFailed, NotFoundError
+from quiltfn.sdk.request import Request
+
+T = TypeVar("T")
+
+FIRST_DELAY_S = 0.1
+DELAY_MAX_S = 10.0
+KEY = "Idempotency-Key"
+# The server refused before it did anything.
+REFUSED_UNDONE = ("RATE_LIMITED", "CAPACITY_FULL", "SHUTTING_DOWN")
+TEMPORARY = (429, 502, 503, 504)
+
+
+class Retries:
+    """At most `most` repetitions of a request, and none of one that could be done twice."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def prepared(self, request: Request[T]) -> Request[T]:
+        """The request, with a key that makes it repeatable where it takes one."""
+        if not (request.takes_key and self.most) or KEY in request.headers:
+            return request
+        headers = {**request.headers, KEY: os.urandom(18).hex()}
+        return replace(request, headers=headers, is_repeatable=True)
+
+    def delay(self, request: Request[Any], error: ClientError, attempt: int) -> float | None:
+        """Seconds to wait before the request is sent again; None if it is not.
+
+        `attempt`: how often it was sent again already.
+        """
+        if attempt >= self.most or not self._may_repeat(request, error):
+            return None
+        asked = error.retry_after if isinstance(error, ApiError) else None
+        delay = float(asked) if asked else FIRST_DELAY_S * 2**attempt
+        return delay if delay <= DELAY_MAX_S else None
+
+    def is_done(self, request: Request[Any], error: ClientError, attempt: int) -> bool:
+        """Whether a refusal of a repetition says that the first request has worked."""
+        return attempt > 0 and request.method == "DELETE" and isinstance(error, NotFoundError)
+
+    def _may_repeat(self, request: Request[Any], error: ClientError) -> bool:
+        if isinstance(error, ConnectionFailed):
+            return not error.was_sent or (request.is_repeatable and not error.is_timeout)
+        if not isinstance(error, ApiError) or error.invocation_id is not None:
+            return False
+        if error.code in REFUSED_UNDONE:
+            return True
+        still_runs = KEY in request.headers and error.code == "CONFLICT" and error.retry_after
+        return request.is_repeatable and (error.status in TEMPORARY or bool(still_runs))

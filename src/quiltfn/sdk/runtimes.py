@@ -1,0 +1,71 @@
+"""`client.runtimes`: what functions are run by, and the files that come with it."""
+
+from pathlib import Path
+
+from quiltfn.sdk.methods import Method, OfAsyncClient, OfClient, with_fields_of
+from quiltfn.sdk.request import Flow, Request, as_json, ask, delete, get, post, query, segment
+from quiltfn.wire import Image, NewRuntime, Runtime, RuntimeList
+
+BASE = "/api/runtimes"
+UPLOAD_READ_S = 600.0  # the server answers once it has unpacked and kept every file
+
+
+def list_runtimes() -> Flow[list[Runtime]]:
+    """Every runtime that the tenant's functions can name, the server's own first."""
+    found = yield from ask(get(BASE, RuntimeList))
+    return found.runtimes
+
+
+def get_runtime(name: str) -> Flow[Runtime]:
+    """What a runtime's name stands for now."""
+    return ask(get(f"{BASE}/{segment(name)}", Runtime))
+
+
+@with_fields_of(NewRuntime)
+def add_runtime(new: NewRuntime) -> Flow[Runtime]:
+    """Add a runtime to the tenant, or give its name to another one.
+
+    `image`: the digest that `upload_image` answered. `shared`: for all tenants, operators only.
+    """
+    return ask(post(BASE, Runtime, new, is_repeatable=True))
+
+
+def remove_runtime(name: str, *, shared: bool = False) -> Flow[None]:
+    """Remove a runtime. Functions that have it go on with it; new versions cannot name it.
+
+    `shared`: the one that all tenants share, operators only.
+    """
+    return ask(delete(f"{BASE}/{segment(name)}{query(shared=shared or None)}"))
+
+
+def upload_image(archive: Path) -> Flow[Image]:
+    """Upload a runtime's files: a tar archive, gzipped if its name ends in gz."""
+    is_gzip = archive.suffix in (".gz", ".tgz")
+    request = Request(
+        method="POST",
+        path=f"{BASE}/images",
+        read=as_json(Image),
+        headers={"Content-Type": "application/gzip" if is_gzip else "application/x-tar"},
+        read_timeout_s=UPLOAD_READ_S,
+        archive=archive,
+        is_repeatable=True,
+    )
+    return ask(request)
+
+
+class RuntimeMethods:
+    """What both clients can do with runtimes."""
+
+    list = Method(list_runtimes)
+    get = Method(get_runtime)
+    add = Method(add_runtime)
+    remove = Method(remove_runtime)
+    upload_image = Method(upload_image)
+
+
+class Runtimes(RuntimeMethods, OfClient):
+    """`Client.runtimes`."""
+
+
+class AsyncRuntimes(RuntimeMethods, OfAsyncClient):
+    """`AsyncClient.runtimes`."""
