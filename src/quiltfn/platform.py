@@ -6,7 +6,7 @@ which they need each other and close backwards; where opening fails, what was op
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -126,8 +126,7 @@ async def open_platform(
         health = Health(node.machine, opened, journal, settings.data_dir, stock.why_not)
         metrics.started(__version__)
         work = background_tasks(settings, opened, holdings, stock, clock)
-        for one in (reap(pools), access.keep_fresh(), *work):
-            stack.callback(asyncio.ensure_future(one).cancel)
+        stack.push_async_callback(_end_all, _started(reap(pools), access.keep_fresh(), *work))
         services = Services(
             clock=clock,
             access=access,
@@ -149,6 +148,17 @@ async def open_platform(
             budgets=Budgets(BodyBudget(settings.bodies_max_bytes)),
         )
         yield Platform(services=services, store=opened, journal=journal, pools=pools, health=health)
+
+
+def _started(*work: Coroutine[None, None, None]) -> list[asyncio.Task[None]]:
+    return [asyncio.ensure_future(one) for one in work]
+
+
+async def _end_all(tasks: list[asyncio.Task[None]]) -> None:
+    """Waits until they have ended, for they use what is closed next."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def _started_journal(

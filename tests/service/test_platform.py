@@ -1,0 +1,187 @@
+"""The composition root: parts open in order of need and close backwards, wherever opening fails."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manual_clock import ManualClock
+from quiltfn.access import Access
+from quiltfn.elasticity import Elasticity
+from quiltfn.holdings import Holdings
+from quiltfn.idempotency import Idempotency
+from quiltfn.lifecycle import Lifecycle
+from quiltfn.model.memory import Memory
+from quiltfn.platform import CannotServe, Node, Platform, open_platform
+from quiltfn.pool.local import LocalPools
+from quiltfn.runtimes import Runtimes
+from quiltfn.sandbox.fake import FakeSandboxes
+from quiltfn.settings import Settings
+from quiltfn.store import SpoolJournal, SqlIdempotencyStore, SqliteStore
+from service.platform_harness import FACTS
+
+OPENED = ["store", "journal", "sandboxes"]
+CLOSED = ["background", "pools", "sandboxes", "idempotency", "journal", "store"]
+
+
+class Broken(Exception):
+    """What a step of a start raises in these tests."""
+
+
+class Recorder:
+    """Opens platforms in one directory. `opened`, `closed`: the parts, in the order of that."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.opened, self.closed = path, list[str](), list[str]()
+        self.host = "127.0.0.1"
+        self.has_sandboxes = True
+
+    @contextlib.asynccontextmanager
+    async def store(self) -> AsyncIterator[SqliteStore]:
+        async with SqliteStore.open(self.path, node_id=FACTS.node_id) as store:
+            self.opened.append("store")
+            try:
+                yield store
+            finally:
+                await store.ping()  # whoever is closed before may still write
+                self.closed.append("store")
+
+    @contextlib.asynccontextmanager
+    async def sandboxes(self, _memory: Memory) -> AsyncIterator[FakeSandboxes]:
+        if not self.has_sandboxes:
+            raise Broken
+        self.opened.append("sandboxes")
+        try:
+            yield FakeSandboxes()
+        finally:
+            self.closed.append("sandboxes")
+
+    def platform(self) -> contextlib.AbstractAsyncContextManager[Platform]:
+        settings = Settings(data_dir=self.path, host=self.host)
+        node = Node(machine=FACTS)
+        return open_platform(settings, self.sandboxes, self.store(), ManualClock(), node)
+
+
+@pytest.fixture
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder(tmp_path)
+
+    def record(part: type, method: str, name: str, told: list[str]) -> None:
+        original: Callable[..., Any] = getattr(part, method)
+
+        async def recorded(self: Any) -> None:
+            await original(self)
+            told.append(name)
+
+        monkeypatch.setattr(part, method, recorded)
+
+    record(SpoolJournal, "start", "journal", recorder.opened)
+    record(SpoolJournal, "aclose", "journal", recorder.closed)
+    record(Idempotency, "aclose", "idempotency", recorder.closed)
+    record(LocalPools, "aclose", "pools", recorder.closed)
+
+    async def keep_fresh(_: Access) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            recorder.closed.append("background")
+
+    monkeypatch.setattr(Access, "keep_fresh", keep_fresh)
+    return recorder
+
+
+async def test_parts_open_in_order_of_need_and_close_backwards(recorder: Recorder) -> None:
+    async with recorder.platform():
+        await asyncio.sleep(0)
+        assert recorder.opened == OPENED
+        assert recorder.closed == []
+    assert recorder.closed == CLOSED
+
+
+async def test_nothing_goes_on_behind_a_platform_that_is_closed(recorder: Recorder) -> None:
+    before = asyncio.all_tasks()
+    async with recorder.platform():
+        assert asyncio.all_tasks() > before
+    assert asyncio.all_tasks() == before
+
+
+async def test_what_fails_inside_closes_everything(recorder: Recorder) -> None:
+    async def serve() -> None:
+        async with recorder.platform():
+            await asyncio.sleep(0)
+            raise Broken
+
+    with pytest.raises(Broken):
+        await serve()
+    assert recorder.closed == CLOSED
+
+
+# Which step fails, and what is closed by then.
+HALF_WAY = [
+    (SpoolJournal, "start", ["store"]),
+    (SqlIdempotencyStore, "start", ["journal", "store"]),
+    (Access, "refresh", ["idempotency", "journal", "store"]),
+    (Holdings, "restore", CLOSED[1:]),
+    (Runtimes, "restore", CLOSED[1:]),
+    (Lifecycle, "restore", CLOSED[1:]),
+    (Elasticity, "restore", CLOSED[1:]),
+]
+
+
+@pytest.mark.parametrize(
+    ("part", "step", "closed"), HALF_WAY, ids=lambda one: getattr(one, "__name__", None)
+)
+async def test_a_start_that_fails_half_way_closes_what_was_open(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, part: type, step: str, closed: list[str]
+) -> None:
+    async def fails(*_: object) -> None:
+        raise Broken
+
+    before = asyncio.all_tasks()
+    with monkeypatch.context() as patch:
+        patch.setattr(part, step, fails)
+        with pytest.raises(Broken):
+            await recorder.platform().__aenter__()
+    assert recorder.closed == closed
+    assert asyncio.all_tasks() == before
+    async with recorder.platform():  # nothing of the first is in the way of the next
+        pass
+
+
+async def test_sandboxes_that_cannot_be_opened_close_what_was_open(recorder: Recorder) -> None:
+    recorder.has_sandboxes = False
+    with pytest.raises(Broken):
+        await recorder.platform().__aenter__()
+    assert recorder.closed == ["idempotency", "journal", "store"]
+
+
+async def test_an_address_for_strangers_is_refused_before_there_is_a_sandbox(
+    recorder: Recorder,
+) -> None:
+    recorder.host = "192.0.2.1"
+    with pytest.raises(CannotServe, match="no loopback address"):
+        await recorder.platform().__aenter__()
+    assert "sandboxes" not in recorder.opened
+    assert recorder.closed == ["idempotency", "journal", "store"]
+
+
+async def test_a_start_that_is_cancelled_closes_what_was_open(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM while functions are being restored."""
+    restoring = asyncio.Event()
+
+    async def forever(_: Lifecycle) -> None:
+        restoring.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Lifecycle, "restore", forever)
+    start = asyncio.ensure_future(recorder.platform().__aenter__())
+    await restoring.wait()
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert recorder.closed == CLOSED[1:]
