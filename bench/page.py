@@ -113,11 +113,11 @@ def warm(figures: dict[str, Any]) -> list[Row]:
     rounds = figures["rounds"]
     p50, p99, paced, rate, cpu = rounds[0]
     return [
-        Row("warm shell, back to back, p50", "x", 1.3, 1.15, ratio(rounds, p50)),
-        Row("warm shell, back to back, p99", "x", 4, 3, ratio(rounds, p99)),
-        Row("warm shell, at 100 a second, p50", "x", 1.6, 1.3, ratio(rounds, paced)),
-        Row("warm shell, 8 callers, rate", "x", 0.65, 0.75, ratio(rounds, rate), is_rate=True),
-        Row("warm shell, CPU a call", "x", 1.7, 1.4, ratio(rounds, cpu)),
+        Row("warm shell, back to back, p50", "x", 1.0, 0.65, ratio(rounds, p50)),
+        Row("warm shell, back to back, p99", "x", 2.5, 1.4, ratio(rounds, p99)),
+        Row("warm shell, at 100 a second, p50", "x", 1.3, 1.0, ratio(rounds, paced)),
+        Row("warm shell, 8 callers, rate", "x", 0.85, 1.2, ratio(rounds, rate), is_rate=True),
+        Row("warm shell, CPU a call", "x", 1.05, 0.7, ratio(rounds, cpu)),
     ]
 
 
@@ -129,12 +129,12 @@ def python(figures: dict[str, Any]) -> list[Row]:
         return [one[f"{mode} {name}"][field] / one[f"peer {name}"][field] for one in rounds]
 
     return [
-        Row("resident Python, one caller, p50", "x", 1.1, 0.95, over("keep", 1, "p50_us")),
+        Row("resident Python, one caller, p50", "x", 1.05, 0.75, over("keep", 1, "p50_us")),
         Row(
             "resident Python, 8 callers, rate",
             "x",
-            1.7,
-            2,
+            1.9,
+            2.5,
             over("keep", 8, "calls_per_second"),
             is_rate=True,
         ),
@@ -151,17 +151,17 @@ def cold(figures: dict[str, Any]) -> list[Row]:
         return [one[name]["p50_ms"] / one["crun run"]["p50_ms"] for one in rounds]
 
     return [
-        Row("cold shell, p50", "ms", 8, 5, each("shell", "p50_ms")),
-        Row("cold shell, worst", "ms", 25, 15, each("shell", "p99_ms")),
+        Row("cold shell, p50", "ms", 4, 2, each("shell", "p50_ms")),
+        Row("cold shell, worst", "ms", 8, 3, each("shell", "p99_ms")),
         Row("cold shell over `crun run`", "x", 0.7, 0.4, over("shell")),
-        Row("cold Python, p50", "ms", 15, 10, each("python", "p50_ms")),
-        Row("cold Python, worst", "ms", 40, 25, each("python", "p99_ms")),
-        Row("cold shell, not prewarmed", "x", 1.8, 1.3, over("shell, not prewarmed")),
+        Row("cold Python, p50", "ms", 8, 4, each("python", "p50_ms")),
+        Row("cold Python, worst", "ms", 15, 6, each("python", "p99_ms")),
+        Row("cold shell, not prewarmed", "x", 1.0, 0.7, over("shell, not prewarmed")),
         Row(
             "cold Python, 100 ms of imports, p50",
             "ms",
-            30,
-            15,
+            6,
+            2.5,
             each("python, 100 ms of imports", "p50_ms"),
         ),
     ]
@@ -172,12 +172,12 @@ def life(figures: dict[str, Any]) -> list[Row]:
     made = [one["sandboxes_per_second"] / one["crun_runs_per_second"] for one in figures["made"]]
     herds = [one["herd"] for one in rounds]
     return [
-        Row("deploy to first answer, p50", "ms", 100, 60, [x["deploy"]["p50_ms"] for x in rounds]),
-        Row("sandboxes made a second", "x", 0.8, 0.95, made, is_rate=True),
-        Row("herd, first answer", "ms", 25, 10, [one["first_answer_ms"] for one in herds]),
+        Row("deploy to first answer, p50", "ms", 10, 4, [x["deploy"]["p50_ms"] for x in rounds]),
+        Row("sandboxes made a second", "x", 0.9, 1.5, made, is_rate=True),
+        Row("herd, first answer", "ms", 8, 3, [one["first_answer_ms"] for one in herds]),
         Row("herd, instances at most", "", 5, 5, [one["most_instances"] for one in herds]),
-        Row("100 idle instances, CPU", "% of a core", 1, 0.3, [figures["idle"]["cpu_percent"]]),
-        Row("100 idle instances, RSS", "MiB", 200, 130, [figures["idle"]["rss_mib"]]),
+        Row("100 idle instances, CPU", "% of a core", 0.4, 0.1, [figures["idle"]["cpu_percent"]]),
+        Row("100 idle instances, RSS", "MiB", 130, 90, [figures["idle"]["rss_mib"]]),
     ]
 
 
@@ -196,8 +196,8 @@ def memory(figures: dict[str, Any]) -> list[Row]:
         return [max(figures[kind]["cgroup_mib"], figures[kind]["pss_mib"])]
 
     return [
-        Row("idle shell instance", "MiB", 1, 0.6, larger("shell")),
-        Row("idle Python instance", "MiB", 7, 5, larger("python")),
+        Row("idle shell instance", "MiB", 0.65, 0.4, larger("shell")),
+        Row("idle Python instance", "MiB", 6.2, 3, larger("python")),
     ]
 
 
@@ -210,9 +210,9 @@ def size(figures: dict[str, Any]) -> list[Row]:
         for read in ("functions, first 50", "calls, last 50", "pool stats")
     ]
     return [
-        Row(f"{name}: warm call over an empty server", "x", 1.1, 1.05, over),
-        Row(f"{name}: lists and stats, p99", "ms", 30, 20, [max(slowest)]),
-        Row(f"{name}: start to ready", "s", 4, 2, starts),
+        Row(f"{name}: warm call over an empty server", "x", 1.05, 1.0, over),
+        Row(f"{name}: lists and stats, p99", "ms", 10, 3, [max(slowest)]),
+        Row(f"{name}: start to ready", "s", 2.5, 0.8, starts),
     ]
 
 
@@ -224,12 +224,12 @@ def keepalive(figures: dict[str, Any]) -> list[Row]:
         return [100 * (1 - one["histogram"] / one[than]) for one in whole]
 
     return [
-        Row("keep-alive, fewer cold starts than fixed", "%", 30, 50, fewer("fixed"), is_rate=True),
+        Row("keep-alive, fewer cold starts than fixed", "%", 80, 93, fewer("fixed"), is_rate=True),
         Row(
             "keep-alive, fewer than the published hybrid",
             "%",
-            0,
-            10,
+            25,
+            60,
             fewer("hybrid"),
             is_rate=True,
         ),

@@ -1,8 +1,8 @@
 """Hostile load against a server with default settings: its memory, its disk and its descriptors.
 
 `scripts/soak bounds` does it for ten minutes. Attack by attack a hundred to some thousand
-connections try to make the server hold as much as they can, while the processes are looked at twice
-a second and /health is asked. It prints a table and fails where a bound broke.
+connections of two tenants try to make the server hold as much as they can, while the processes are
+looked at twice a second and /health is asked. It prints a table and fails where a bound broke.
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import cycle
 from multiprocessing.connection import Connection
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from e2e.server import Function, Server
 from quiltfn.settings import Settings
-from spec.api_client import raw, request, statuses, watched
+from spec.api_client import make_key, raw, request, statuses, watched
 
 MIB = 1024 * 1024
 RSS_MAX_MIB = 300
-HEALTH_MAX_S = 5.0  # what the attackers leave of two processors that they share with the server
+HEALTH_MAX_S = 2.0  # while attackers share two processors with the server
 FILES_BESIDE = 32 + 64  # places that are kept free, and what a server needs for itself
 FILES_OF_A_SANDBOX = 2
 SANDBOXES = 40  # more than any attack has instances
 DISK_MAX_MIB = 12 * 1024  # what the attacks can leave by the default settings
 SAMPLE_S = 0.5
+TENANTS = 2
 JSON = {"Content-Type": "application/json"}
 CLOSE = {"Connection": "close"}
 
@@ -60,18 +62,25 @@ class Seen:
 
 
 class Target:
-    """The server under attack, and functions for it."""
+    """The server under attack by one tenant, and functions of that tenant."""
 
-    def __init__(self, server: Server, seen: Seen) -> None:
+    def __init__(self, server: Server, seen: Seen, key: str) -> None:
         at = urlsplit(server.url)
         self.host, self.port = at.hostname, at.port
         self.server, self.seen = server, seen
+        self.headers = {"Authorization": f"Bearer {key}"}
         self.functions: dict[str, Function] = {}
 
     def function(self, handler: str, **fields: object) -> str:
         if handler not in self.functions:
+            self.server.http.headers.update(self.headers)
             self.functions[handler] = self.server.deploy(handler, **fields)
         return self.functions[handler].path
+
+    def request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> bytes:
+        return request(method, path, self.headers | dict(headers or {}), body)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(self.host, self.port, limit=64 * 1024)
@@ -124,8 +133,8 @@ async def ahead(at: Target) -> None:
     """Thousands of requests behind a call that runs."""
     reader, writer = await at.connect()
     try:
-        call = request("POST", at.function("sleep 2", max_instances=20) + "/invoke")
-        writer.write(call + request("GET", "/health", {"X-Long": "x" * 1000}) * 200)
+        call = at.request("POST", at.function("sleep 2", max_instances=20) + "/invoke")
+        writer.write(call + at.request("GET", "/health", {"X-Long": "x" * 1000}) * 200)
         while await reader.read(65_536):
             pass
     finally:
@@ -136,13 +145,17 @@ async def long_bodies(at: Target) -> None:
     """Calls of 6 MiB that wait for one instance."""
     path = at.function("sleep 1; cat >/dev/null", max_instances=1)
     body = json.dumps({"payload": "x" * (6 * MIB - 10)}).encode()
-    await at.ask(request("POST", path + "/invoke", JSON | {"Content-Length": str(len(body))}, body))
+    await at.ask(
+        at.request("POST", path + "/invoke", JSON | {"Content-Length": str(len(body))}, body)
+    )
 
 
 async def wide_bodies(at: Target) -> None:
     """Bodies that are many values, in letters of four bytes, to a route that takes none of them."""
     body = ("[" + '"\U0001f600",' * 49_000 + "0]").encode()
-    await at.ask(request("POST", "/api/functions", JSON | {"Content-Length": str(len(body))}, body))
+    await at.ask(
+        at.request("POST", "/api/functions", JSON | {"Content-Length": str(len(body))}, body)
+    )
 
 
 async def trickled_bodies(at: Target) -> None:
@@ -150,7 +163,9 @@ async def trickled_bodies(at: Target) -> None:
     for path in (at.function("cat") + "/invoke", "/api/nothing"):
         reader, writer = await at.connect()
         try:
-            writer.write(request("POST", path, JSON | {"Content-Length": str(8 * MIB)}, b"x" * MIB))
+            writer.write(
+                at.request("POST", path, JSON | {"Content-Length": str(8 * MIB)}, b"x" * MIB)
+            )
             for _ in range(120):
                 writer.write(b"x")
                 await writer.drain()
@@ -167,7 +182,7 @@ async def unread(at: Target) -> None:
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     try:
         for _ in range(20):
-            writer.write(request("GET", "/openapi.json") * 20)
+            writer.write(at.request("GET", "/openapi.json") * 20)
             await asyncio.wait_for(writer.drain(), 20)
             await asyncio.sleep(0.5)
     finally:
@@ -180,7 +195,7 @@ async def unread_pages(at: Target) -> None:
     reader, writer = await at.connect()
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     try:
-        writer.write(request("GET", path + "/invocations?limit=1000"))
+        writer.write(at.request("GET", path + "/invocations?limit=1000"))
         await asyncio.sleep(15)
     finally:
         writer.transport.abort()
@@ -189,20 +204,20 @@ async def unread_pages(at: Target) -> None:
 async def pages(at: Target) -> None:
     """Reads pages of long records."""
     path = at.function("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=4)
-    await at.ask(request("GET", path + "/invocations?limit=1000"))
+    await at.ask(at.request("GET", path + "/invocations?limit=1000"))
 
 
 async def long_output(at: Target) -> None:
     """Calls that write as much as is kept, all of it six times as long in JSON."""
     path = at.function("head -c 6291456 /dev/zero", max_instances=30)
-    await at.ask(request("POST", path + "/invoke"))
+    await at.ask(at.request("POST", path + "/invoke"))
 
 
 async def kept_answers(at: Target) -> None:
     """The same, each with a key for which its answer is kept."""
     path = at.function("head -c 6291456 /dev/zero | tr '\\0' x", max_instances=30)
     key = {"Idempotency-Key": os.urandom(8).hex()}
-    await at.ask(request("POST", path + "/invoke", key))
+    await at.ask(at.request("POST", path + "/invoke", key))
 
 
 async def long_definitions(at: Target) -> None:
@@ -211,8 +226,10 @@ async def long_definitions(at: Target) -> None:
     body = json.dumps(
         {"name": names, "handler": "#" + "x" * 65_000, "environment": {"A": "x" * 32_000}}
     ).encode()
-    await at.ask(request("POST", "/api/functions", JSON | {"Content-Length": str(len(body))}, body))
-    await at.ask(request("GET", "/api/functions"))
+    await at.ask(
+        at.request("POST", "/api/functions", JSON | {"Content-Length": str(len(body))}, body)
+    )
+    await at.ask(at.request("GET", "/api/functions"))
 
 
 async def images(at: Target) -> None:
@@ -220,7 +237,7 @@ async def images(at: Target) -> None:
     head = {"Content-Type": "application/x-tar", "Content-Length": str(64 * MIB)}
     reader, writer = await at.connect()
     try:
-        writer.write(request("POST", "/api/runtimes/images", head))
+        writer.write(at.request("POST", "/api/runtimes/images", head))
         for _ in range(64):
             writer.write(os.urandom(16) + b"\0" * (MIB - 16))
             await writer.drain()
@@ -247,11 +264,11 @@ ATTACKS: dict[Attack, int] = {
 }
 
 
-async def play(target: Target, attack: Attack, count: int, seconds: float) -> None:
-    """`count` attackers, again and again until the time is over."""
+async def play(targets: Sequence[Target], attack: Attack, count: int, seconds: float) -> None:
+    """`count` attackers, in turn of each tenant, again and again until the time is over."""
     end = time.monotonic() + seconds
 
-    async def again() -> None:
+    async def again(target: Target) -> None:
         while time.monotonic() < end:
             try:
                 async with asyncio.timeout(end - time.monotonic()):
@@ -263,8 +280,8 @@ async def play(target: Target, attack: Attack, count: int, seconds: float) -> No
                 await asyncio.sleep(0.05)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(count):
-            group.create_task(again())
+        for _, target in zip(range(count), cycle(targets), strict=False):
+            group.create_task(again(target))
 
 
 def look(server: Server, sink: Connection) -> None:
@@ -313,14 +330,15 @@ def disk_mib(directory: Path) -> float:
     return total / MIB
 
 
-async def attacked(target: Target, attack: Attack, count: int, seconds: float) -> None:
+async def attacked(targets: Sequence[Target], attack: Attack, count: int, seconds: float) -> None:
     """One attack, after what it needs."""
     if attack in (pages, unread_pages):
-        path = target.function("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=4)
-        for _ in range(10):
-            await target.ask(request("POST", path + "/invoke"))
-        target.seen.told.clear()
-    await play(target, attack, count, seconds)
+        for target in targets:
+            path = target.function("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=4)
+            for _ in range(10):
+                await target.ask(target.request("POST", path + "/invoke"))
+            target.seen.told.clear()
+    await play(targets, attack, count, seconds)
 
 
 def broken(seen: Seen) -> list[str]:
@@ -347,14 +365,18 @@ def run(names: list[str], seconds: float) -> list[str]:
     chosen = {one: count for one, count in ATTACKS.items() if not names or one.__name__ in names}
     wrong: list[str] = []
     with watched() as server:
+        keys = [
+            make_key(server.data_dir, "--tenant", f"tenant-{number}", "--scope", "admin")["key"]
+            for number in range(TENANTS)
+        ]
         server.start()
         print("| attack | server MiB | launcher MiB | files | disk MiB | health ms | answers |")
         print("|---|---|---|---|---|---|---|")
         for attack, count in chosen.items():
             seen = Seen(attack.__name__)
             with watching(server, seen):
-                target = Target(server, seen)
-                asyncio.run(attacked(target, attack, count, seconds / len(chosen)))
+                targets = [Target(server, seen, key) for key in keys]
+                asyncio.run(attacked(targets, attack, count, seconds / len(chosen)))
             print(seen.row(), flush=True)
             wrong += broken(seen)
         assert server.server_pid() == server.pid, "the server has ended"
