@@ -14,7 +14,7 @@ from quiltfn.model.cursors import BEFORE_EVERY_ID
 from quiltfn.model.errors import CapacityFull, NotFound, RateLimited
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version, VersionSpec
-from quiltfn.ports import FunctionCounters
+from quiltfn.ports import ChangeKind, FunctionCounters, Store, Stored
 
 MIB = 1024 * 1024
 
@@ -97,6 +97,9 @@ class Catalog:
             del self._size_of[tenant_id]
 
     def add(self, entry: Entry) -> None:
+        known = self._by_id.get(entry.function.id)
+        if known is not None:  # brought by `follow_change` before the verb that made it was done
+            self.remove(known)
         self._grow(entry.function.tenant_id, entry.version.spec.size)
         self._by_id[entry.function.id] = entry
         insort(self._ids[entry.function.tenant_id], entry.function.id)
@@ -113,6 +116,9 @@ class Catalog:
         self._by_name[function.tenant_id, function.name] = entry
 
     def remove(self, entry: Entry) -> None:
+        """Harmless if it is gone."""
+        if self._by_id.get(entry.function.id) is not entry:
+            return
         self._grow(entry.function.tenant_id, -entry.version.spec.size)
         del self._by_id[entry.function.id]
         ids = self._ids[entry.function.tenant_id]
@@ -126,6 +132,17 @@ class Catalog:
         key = (entry.function.tenant_id, entry.function.name)
         if self._by_name.get(key) is entry:
             del self._by_name[key]
+
+    def follow_change(self, function_id: str, stored: Stored | None) -> None:
+        """Takes over what the store has of a function, if it is newer; None: it was deleted."""
+        entry = self._by_id.get(function_id)
+        if stored is None:
+            if entry is not None:
+                self.remove(entry)
+        elif entry is None:
+            self.add(Entry(stored.function, stored.version, stored.counters))
+        elif entry.function.revision < stored.function.revision:
+            self.replace(entry, stored.function, stored.version)
 
     def by_id(self, tenant_id: str, function_id: str) -> Entry:
         """Raises `NotFound`, for another tenant's id in just the same words."""
@@ -159,3 +176,40 @@ class Catalog:
 
     def all(self) -> Iterator[Entry]:
         return iter(list(self._by_id.values()))
+
+
+class CatalogFollower:
+    """Brings into a catalog what other servers change in the store that they share with this one.
+
+    Call `start` before the functions are loaded, then `refresh` now and then. What this server
+    changes itself is in the catalog already and is not brought again.
+    """
+
+    def __init__(self, catalog: Catalog, store: Store) -> None:
+        self._catalog, self._store = catalog, store
+        self._seen = 0
+
+    async def start(self) -> None:
+        """Follows from the newest change on."""
+        self._seen = await self._store.newest_change()
+
+    async def refresh(self) -> None:
+        """Reads the changes since the last time, and the functions that they name."""
+        while True:
+            page = await self._store.changes(self._seen)
+            if not page.is_complete:
+                return await self._reload()
+            if not page.items:
+                return None
+            functions = (one for one in page.items if one.kind is ChangeKind.FUNCTION)
+            for function_id in dict.fromkeys(one.object_id for one in functions):
+                self._catalog.follow_change(function_id, await self._store.find(function_id))
+            self._seen = page.items[-1].number
+
+    async def _reload(self) -> None:
+        """Some changes are no longer kept: compares every function."""
+        self._seen = await self._store.newest_change()
+        found = {one.function.id: one for one in await self._store.load()}
+        known = {entry.function.id for entry in self._catalog.all()}
+        for function_id in known | found.keys():
+            self._catalog.follow_change(function_id, found.get(function_id))

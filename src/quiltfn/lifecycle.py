@@ -18,6 +18,7 @@ from quiltfn.ids import new_id
 from quiltfn.model.errors import (
     Conflict,
     NotFound,
+    Outdated,
     PreconditionFailed,
     ShuttingDown,
     Unprocessable,
@@ -151,8 +152,7 @@ class Lifecycle:
                 with self._catalog.room(function.tenant_id, version.spec, entry.version.spec):
                     await self._repoint(entry, function, version, is_new=False)
             elif function.state is FunctionState.ACTIVE and entry.function.error_message:
-                await self._store.save(function)
-                self._catalog.replace(entry, function)
+                self._catalog.replace(entry, await self._save(entry, function))
         return entry
 
     async def set_scaling(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
@@ -166,8 +166,7 @@ class Lifecycle:
                 max_instances=max_instances,
                 updated_at=int(self._clock.unix()),
             )
-            await self._store.save(function)
-            self._catalog.replace(entry, function)
+            self._catalog.replace(entry, await self._save(entry, function))
             self._pools.set_scaling(function.id, self._limits(function))
         return entry
 
@@ -239,8 +238,8 @@ class Lifecycle:
                     message = f"version {version.number} cannot serve: {reason}"
                     target = msgspec.structs.replace(function, error_message=message)
                     serves = entry.version
-            await self._store.save(target, stored)
-            self._catalog.replace(entry, target, serves)
+            saved = await self._save(entry, target, stored)
+            self._catalog.replace(entry, saved, serves)
         finally:  # where that was not stored, the pools too go on with what was
             self._pools.set_scaling(entry.function.id, self._limits(entry.function))
             if entry.function.state is FunctionState.ACTIVE:
@@ -274,8 +273,7 @@ class Lifecycle:
         error = await self._why_not(entry, entry.function, entry.version, within)
         if error != entry.function.error_message:
             function = msgspec.structs.replace(entry.function, error_message=error)
-            await self._store.save(function)
-            self._catalog.replace(entry, function)
+            self._catalog.replace(entry, await self._save(entry, function))
         self._pools.promote(entry.function.id, entry.version)
 
     async def _prepare(self, entry: Entry, function: Function, version: Version) -> None:
@@ -315,8 +313,20 @@ class Lifecycle:
 
     async def _move(self, entry: Entry, event: FunctionEvent, error: str | None = None) -> None:
         function = entry.function.after(event, int(self._clock.unix()), error)
-        await self._store.save(function)
-        self._catalog.replace(entry, function)
+        self._catalog.replace(entry, await self._save(entry, function))
+
+    async def _save(
+        self, entry: Entry, function: Function, version: Version | None = None
+    ) -> Function:
+        """The function as it was stored. Raises `Outdated` where what was to be changed is not the
+        newest: the entry is the newest then, so that the caller may repeat it.
+        """
+        try:
+            return await self._store.save(function, version)
+        except Outdated:
+            function_id = entry.function.id
+            self._catalog.follow_change(function_id, await self._store.find(function_id))
+            raise
 
     async def _end_deleted(self, function_id: str) -> None:
         await asyncio.sleep(DELETE_GRACE_S)

@@ -5,6 +5,7 @@ Every port has a real implementation and a fake, and one contract suite that bot
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -258,6 +259,31 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     counters: FunctionCounters
 
 
+class ChangeKind(StrEnum):
+    """What a change was made to."""
+
+    FUNCTION = "function"
+    RUNTIME = "runtime"
+    KEY = "key"
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """Something was made, changed or removed. `object_id`: an id, or the name of a runtime."""
+
+    number: int
+    kind: ChangeKind
+    tenant_id: str
+    object_id: str
+
+
+class ChangePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Changes, oldest first. `is_complete` False: some before them are no longer kept, so whoever
+    follows has to load everything again."""
+
+    items: Sequence[Change]
+    is_complete: bool
+
+
 class Store(Protocol):
     """The truth about functions and versions. A write that returned is on disk.
 
@@ -268,11 +294,24 @@ class Store(Protocol):
     async def load(self) -> Sequence[Stored]:
         """Every function that was not deleted, once, at start."""
 
+    async def find(self, function_id: str) -> Stored | None:
+        """One function; None if it was deleted or never made."""
+
+    async def newest_change(self) -> int:
+        """The number of the newest change. Ask for it before `load`, then follow from there."""
+
+    async def changes(self, since: int, limit: int = 1000) -> ChangePage:
+        """Changes of functions, runtimes and keys after the one with that number, by any server."""
+
     async def create(self, function: Function, version: Version) -> None:
         """Raises `Conflict` if the tenant has a function of that name; else both are stored."""
 
-    async def save(self, function: Function, version: Version | None = None) -> None:
-        """Stores the function's new row, and with it a new version if given: both or none."""
+    async def save(self, function: Function, version: Version | None = None) -> Function:
+        """Stores the function's new row, and with it a new version if given: both or none.
+
+        Returns the function with its new revision. Raises `Outdated`, a `Conflict`, unless
+        `function.revision` is the newest, and `NotFound` if it was deleted.
+        """
 
     async def delete(self, function_id: str) -> None:
         """Removes the function, its versions and its records; its name is free from then on."""

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from contract.stores import STORES, StoreOpener, a_stored_function
+from contract.stores import (
+    SHARED_STORES,
+    STORES,
+    SharedStoreOpener,
+    StoreOpener,
+    a_stored_function,
+)
 from quiltfn.model.function import Function
 from quiltfn.store import SqliteStore
 
@@ -13,6 +19,11 @@ from quiltfn.store import SqliteStore
 @pytest.fixture(params=STORES)
 def open_store(request: pytest.FixtureRequest) -> StoreOpener:
     return STORES[request.param]
+
+
+@pytest.fixture(params=SHARED_STORES)
+def open_shared(request: pytest.FixtureRequest) -> SharedStoreOpener:
+    return SHARED_STORES[request.param]
 
 
 @pytest.fixture

@@ -25,6 +25,13 @@ STORES: dict[str, StoreOpener] = {
 }
 
 
+# Likewise for several servers that share a store; the second argument is the node's name.
+SharedStoreOpener = Callable[[Path, str], AbstractAsyncContextManager[SqliteStore]]
+SHARED_STORES: dict[str, SharedStoreOpener] = {
+    "sqlite": lambda path, node_id: SqliteStore.open(path, alone=False, node_id=node_id),
+}
+
+
 class FixedClock:
     """Tells the time it was given."""
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from alembic import command
 from msgspec.structs import replace
-from sqlalchemy import create_engine, insert, pool, text
+from sqlalchemy import Connection, create_engine, insert, pool, text
 
 from contract.stores import (
     FixedClock,
@@ -29,6 +29,7 @@ from quiltfn.access import make_key
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import Conflict, NotFound, Unprocessable
+from quiltfn.model.function import Function
 from quiltfn.model.image import NOT_MEASURED, TenantImage
 from quiltfn.model.operation import Operation
 from quiltfn.model.runtime import SHARED, SHELL
@@ -322,6 +323,14 @@ async def test_a_start_finds_the_operations_that_the_last_one_left_without_an_en
 # Coming from the first schema ----------------------------------------------------------------
 
 
+def insert_old_function(connection: Connection, function: Function) -> None:
+    """As before functions had a revision."""
+    row = tables.function_row(function)
+    del row["revision"]
+    columns, places = ", ".join(row), ", ".join(f":{name}" for name in row)
+    connection.execute(text(f"INSERT INTO function ({columns}) VALUES ({places})"), row)
+
+
 async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:
@@ -335,7 +344,7 @@ async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
             row[name] = json.dumps(row[name])
         columns, places = ", ".join(row), ", ".join(f":{name}" for name in row)
         connection.execute(text(f"INSERT INTO runtime ({columns}) VALUES ({places})"), row)
-        connection.execute(insert(tables.function), tables.function_row(function))
+        insert_old_function(connection, function)
         version = a_version(function, runtime_snapshot=replace(SHELL, image=snapshot))
         connection.execute(insert(tables.version), tables.version_row(version))
     async with open_store(tmp_path) as store:
@@ -354,7 +363,7 @@ async def test_a_database_of_the_first_revision_is_upgraded_and_keeps_its_functi
     engine = create_engine(f"sqlite:///{tmp_path}/quiltfn.db", poolclass=pool.NullPool)
     with engine.begin() as connection:
         command.upgrade(migrations.config(connection), "0001")
-        connection.execute(insert(tables.function), tables.function_row(function))
+        insert_old_function(connection, function)
         old = tables.version_row(a_version(function))
         del old["pinned"]  # unknown then
         old["environment"] = json.dumps(old["environment"])

@@ -73,20 +73,23 @@ async def test_saving_stores_the_row_and_the_version_or_neither(store: SqliteSto
     function = await a_stored_function(store)
     version = a_version(function, 2, handler="echo two")
     changed = replace(function, current_version=2, state=FunctionState.ACTIVE, updated_at=7)
-    await store.save(changed, version)
+    saved = await store.save(changed, version)
+    assert saved == replace(changed, revision=2)
     (stored,) = await store.load()
-    assert (stored.function, stored.version) == (changed, version)
+    assert (stored.function, stored.version) == (saved, version)
 
-    with pytest.raises(Conflict):
-        await store.save(replace(changed, description="lost"), a_version(function, 2))
+    with pytest.raises(Conflict, match="version"):
+        await store.save(replace(saved, description="lost"), a_version(function, 2))
     (stored,) = await store.load()
-    assert stored.function == changed
+    assert stored.function == saved
+    assert await store.find(function.id) == stored
+    assert await store.find("another") is None
 
 
 async def test_versions_come_newest_first_and_one_by_its_number(store: SqliteStore) -> None:
     function = await a_stored_function(store)
     for number in (2, 3):
-        await store.save(function, a_version(function, number))
+        function = await store.save(function, a_version(function, number))
     assert [version.number for version in (await store.versions(function.id)).items] == [3, 2, 1]
     second = await store.version(function.id, 2)
     assert second is not None

@@ -124,7 +124,7 @@ async def test_a_deployment_that_could_not_write_its_outcome_can_be_deployed_aga
     async def fails(function, version=None):
         if function.state is FunctionState.ACTIVE:
             raise StoreUnavailable
-        await save(function, version)
+        return await save(function, version)
 
     with monkeypatch.context() as patch:
         patch.setattr(server.store, "save", fails)
@@ -133,6 +133,20 @@ async def test_a_deployment_that_could_not_write_its_outcome_can_be_deployed_aga
         assert isinstance(entry.deployment.exception(), StoreUnavailable)
     await server.lifecycle.deploy(entry)
     assert entry.function.state is FunctionState.ACTIVE
+
+
+async def test_a_change_of_what_another_server_changed_is_refused_once_and_then_made(
+    server: Harness,
+) -> None:
+    """Two servers share the store; the other one gave the function a description."""
+    entry = await server.create()
+    other = replace(entry.function, description="by the other")
+    saved = await server.store.save(other)
+    with pytest.raises(Conflict, match="changed by another server"):
+        await server.lifecycle.update(entry, {"max_instances": 2})
+    assert entry.function == saved
+    await server.lifecycle.update(entry, {"max_instances": 2})
+    assert (entry.function.description, entry.function.max_instances) == ("by the other", 2)
 
 
 # Pause and resume ----------------------------------------------------------------------------

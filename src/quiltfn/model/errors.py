@@ -83,6 +83,10 @@ class Conflict(QuiltfnError):
     code, blame = "CONFLICT", "caller"
 
 
+class Outdated(Conflict):
+    """Another server changed this at the same time."""
+
+
 class PreconditionFailed(QuiltfnError):
     """The function was changed since it was read."""
 

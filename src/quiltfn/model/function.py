@@ -65,7 +65,8 @@ DESCRIPTIONS: Mapping[FunctionState, str] = {
 class Function(msgspec.Struct, frozen=True, kw_only=True):
     """A named function of one tenant. Times in Unix seconds.
 
-    `current_version` is the number of the version that serves (or would serve) calls.
+    `current_version` is the number of the version that serves (or would serve) calls. `revision`
+    counts what was stored of it: the store takes a change of the newest revision alone.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     updated_at: int
     error_message: str | None = None
+    revision: int = 1
 
     def validate(self) -> None:
         """Raises `Unprocessable` for the first field that is out of its range."""

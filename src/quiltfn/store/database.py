@@ -18,7 +18,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, pool
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    UniqueConstraint,
+    create_engine,
+    event,
+    exc,
+    pool,
+)
 
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import consistency, nodes, sqlite_header
@@ -380,6 +389,12 @@ class Database:
         connection: Connection | None = self.__dict__.pop(which, None)
         if connection is not None:
             connection.close()
+
+
+def violated(error: exc.IntegrityError, constraint: UniqueConstraint) -> bool:
+    """Whether that constraint is why. SQLite names its columns and not the constraint."""
+    columns = ", ".join(f"{column.table.name}.{column.name}" for column in constraint.columns)
+    return str(error.orig).endswith(columns)
 
 
 def migrate(connection: Connection) -> None:

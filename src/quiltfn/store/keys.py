@@ -7,7 +7,8 @@ from sqlalchemy import Connection, exc, insert, select, update
 
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.errors import Conflict, NotFound
-from quiltfn.store import tables
+from quiltfn.ports import ChangeKind
+from quiltfn.store import changes, tables
 from quiltfn.store.database import Database
 
 
@@ -47,7 +48,7 @@ class SqlKeys:
             if first_scope is not None and connection.execute(any_key).first() is None:
                 kept = replace(key, scope=first_scope)
             connection.execute(insert(tables.api_key), tables.row_of(kept))
-            count_up(connection)
+            count_up(connection, key)
             return kept
 
         try:
@@ -62,7 +63,7 @@ class SqlKeys:
 
         def work(connection: Connection) -> Key:
             if connection.execute(change.values(revoked_at=now)).rowcount:
-                count_up(connection)
+                count_up(connection, key)
             row = connection.execute(select(tables.api_key).where(this)).mappings().one_or_none()
             if row is None:
                 raise NotFound("there is no key with this id")
@@ -72,6 +73,7 @@ class SqlKeys:
         return await self._database.write(work, self._database.directory.stamp_keys, frees=True)
 
 
-def count_up(connection: Connection) -> None:
-    """Lets whoever asks for the revision see that something changed."""
+def count_up(connection: Connection, key: Key) -> None:
+    """Lets whoever asks for the revision, or for changes, see that this key changed."""
     connection.execute(update(tables.key_revision).values(number=tables.key_revision.c.number + 1))
+    changes.record(connection, ChangeKind.KEY, key.tenant_id, key.id)

@@ -6,7 +6,8 @@ from sqlalchemy import Connection, delete, insert, select
 
 from quiltfn.model.image import TenantImage
 from quiltfn.model.runtime import Runtime
-from quiltfn.store import tables
+from quiltfn.ports import ChangeKind
+from quiltfn.store import changes, tables
 from quiltfn.store.database import Database
 
 table, held = tables.runtime, tables.tenant_image
@@ -34,13 +35,18 @@ class SqlRuntimes:
             connection.execute(delete(table).where(named))
             row = tables.row_of(runtime) | {"tenant_id": tenant_id}
             connection.execute(insert(table), row)
+            changes.record(connection, ChangeKind.RUNTIME, tenant_id, runtime.name)
 
         await self._database.write(work)
 
     async def remove(self, tenant_id: str, name: str) -> None:
         named = (table.c.tenant_id == tenant_id) & (table.c.name == name)
-        statement = delete(table).where(named)
-        await self._database.write(lambda c: c.execute(statement).close(), frees=True)
+
+        def work(connection: Connection) -> None:
+            if connection.execute(delete(table).where(named)).rowcount:
+                changes.record(connection, ChangeKind.RUNTIME, tenant_id, name)
+
+        await self._database.write(work, frees=True)
 
     async def images_in_use(self) -> frozenset[tuple[str, str]]:
         named = select(table.c.tenant_id, table.c.image)

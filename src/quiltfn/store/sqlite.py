@@ -4,16 +4,18 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exc, func, insert, select, update
+from msgspec.structs import replace
+from sqlalchemy import Connection, Select, and_, delete, exc, func, insert, select, update
 
 from quiltfn.model.cursors import to_cursor
-from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
+from quiltfn.model.errors import Conflict, NotFound, Outdated, StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version
-from quiltfn.ports import PAGE_MAX_BYTES, Page, Stored
-from quiltfn.store import records, tables
-from quiltfn.store.database import Database, Work
+from quiltfn.ports import PAGE_MAX_BYTES, ChangeKind, ChangePage, Page, Stored
+from quiltfn.store import changes, records, tables
+from quiltfn.store.database import Database, Work, violated
 from quiltfn.store.directory import DataDirectory, StoreBroken
 from quiltfn.store.sql import SQL
 
@@ -59,51 +61,60 @@ class SqliteStore:
             await store.database.aclose()
 
     async def load(self) -> Sequence[Stored]:
-        version = [column.label(f"version_{column.name}") for column in tables.version.columns]
-        current = and_(
-            tables.version.c.function_id == tables.function.c.id,
-            tables.version.c.number == tables.function.c.current_version,
-        )
-        query = select(tables.function, *version).outerjoin(tables.version, current)
+        query = with_version().order_by(tables.function.c.id)
+        return await self.database.read(lambda connection: read_functions(connection, query))
 
-        def work(connection: Connection) -> list[Stored]:
-            rows = connection.execute(query.order_by(tables.function.c.id)).mappings().all()
-            for row in rows:
-                if row["version_id"] is None:
-                    raise StoreBroken(f"Function {row['id']} points to a version that is missing.")
-            return [tables.read_stored(row) for row in rows]
+    async def find(self, function_id: str) -> Stored | None:
+        query = with_version().where(tables.function.c.id == function_id)
+        found = await self.database.read(lambda connection: read_functions(connection, query))
+        return found[0] if found else None
 
-        return await self.database.read(work)
+    async def newest_change(self) -> int:
+        return await self.database.read(changes.newest)
+
+    async def changes(self, since: int, limit: int = 1000) -> ChangePage:
+        return await self.database.read(lambda connection: changes.since(connection, since, limit))
 
     async def create(self, function: Function, version: Version) -> None:
         def work(connection: Connection) -> None:
             connection.execute(insert(tables.function), tables.function_row(function))
             connection.execute(insert(tables.version), tables.version_row(version))
+            changes.record(connection, ChangeKind.FUNCTION, function.tenant_id, function.id)
 
         await self._change(function, work)
 
-    async def save(self, function: Function, version: Version | None = None) -> None:
-        """As the port says; raises `NotFound` if the function was deleted meanwhile."""
-        row = tables.function_row(function)
-        change = update(tables.function).where(tables.function.c.id == function.id).values(row)
+    async def save(self, function: Function, version: Version | None = None) -> Function:
+        columns, saved = tables.function.c, replace(function, revision=function.revision + 1)
+        this = columns.id == function.id
+        change = update(tables.function).where(this, columns.revision == function.revision)
+        there = select(columns.id).where(this)
 
         def work(connection: Connection) -> None:
-            if connection.execute(change).rowcount == 0:
-                raise NotFound("the function was deleted")
+            if connection.execute(change.values(tables.function_row(saved))).rowcount == 0:
+                if connection.execute(there).first() is None:
+                    raise NotFound("the function was deleted")
+                raise Outdated("the function was changed by another server; repeat the request")
             if version is not None:
                 connection.execute(insert(tables.version), tables.version_row(version))
+            changes.record(connection, ChangeKind.FUNCTION, function.tenant_id, function.id)
 
         await self._change(function, work)
+        return saved
 
     async def delete(self, function_id: str) -> None:
         """As the port says. The records are out of sight at once and removed in the background."""
 
+        this = tables.function.c.id == function_id
+        owner = select(tables.function.c.tenant_id).where(this)
+
         def work(connection: Connection) -> None:
-            found = connection.execute(
-                delete(tables.function).where(tables.function.c.id == function_id)
-            )
-            if found.rowcount:  # Its versions went with it: ON DELETE CASCADE.
-                connection.execute(insert(tables.deletion), {"function_id": function_id})
+            tenant_id = connection.execute(owner).scalar()
+            if tenant_id is None:
+                return
+            # Its versions go with it: ON DELETE CASCADE.
+            connection.execute(delete(tables.function).where(this))
+            connection.execute(insert(tables.deletion), {"function_id": function_id})
+            changes.record(connection, ChangeKind.FUNCTION, tenant_id, function_id)
 
         await self.database.write(work, frees=True)
         self._sweep()
@@ -146,12 +157,12 @@ class SqliteStore:
         try:
             await self.database.write(work)
         except exc.IntegrityError as error:
-            if "function.name" in str(error.orig):
+            if violated(error, tables.function_name):
                 raise Conflict(
                     f"name {function.name!r} is taken by another function",
                     details={"expected": "a name that is free", "received": function.name},
                 ) from error
-            if "version.number" in str(error.orig):
+            if violated(error, tables.version_number):
                 raise Conflict("version was made by somebody else at the same time") from error
             raise
 
@@ -171,6 +182,25 @@ class SqliteStore:
                     await asyncio.sleep(SWEEP_REST_S)
                 except StoreUnavailable:
                     await asyncio.sleep(SWEEP_RETRY_S)
+
+
+def with_version() -> Select[tuple[Any, ...]]:
+    """Functions, each with its current version in columns named version_…."""
+    version = [column.label(f"version_{column.name}") for column in tables.version.columns]
+    current = and_(
+        tables.version.c.function_id == tables.function.c.id,
+        tables.version.c.number == tables.function.c.current_version,
+    )
+    return select(tables.function, *version).outerjoin(tables.version, current)
+
+
+def read_functions(connection: Connection, query: Select[tuple[Any, ...]]) -> list[Stored]:
+    """Raises `StoreBroken` where the version is missing."""
+    rows = connection.execute(query).mappings().all()
+    for row in rows:
+        if row["version_id"] is None:
+            raise StoreBroken(f"Function {row['id']} points to a version that is missing.")
+    return [tables.read_stored(row) for row in rows]
 
 
 def remove_some(connection: Connection) -> bool:

@@ -43,6 +43,9 @@ def owner() -> tuple[Column[Any], ...]:
     )
 
 
+function_name = UniqueConstraint("tenant_id", "name", name="function_name")
+version_number = UniqueConstraint("function_id", "number", name="version_number")
+
 function = Table(
     "function",
     metadata,
@@ -64,7 +67,7 @@ function = Table(
     Column("invocation_count", BigInteger, nullable=False, server_default=text("0")),
     Column("error_count", BigInteger, nullable=False, server_default=text("0")),
     Column("last_invoked_at", BigInteger),
-    UniqueConstraint("tenant_id", "name", name="function_name"),
+    function_name,
 )
 
 version = Table(
@@ -86,7 +89,7 @@ version = Table(
     Column("cpu_limit_percent", Float, nullable=False),
     Column("timeout_seconds", Integer, nullable=False),
     Column("cleanup_on_exit", Boolean, nullable=False),
-    UniqueConstraint("function_id", "number", name="version_number"),
+    version_number,
 )
 
 # What a runtime's name stands for now; of an operator's for all tenants the tenant's id is empty. A

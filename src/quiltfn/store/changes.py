@@ -1,0 +1,39 @@
+"""The numbered list of changes by which servers that share the store follow each other.
+
+Whoever changes a function, a runtime or a key records that in the same transaction. The newest
+changes are kept; who has read less than that has to load everything again.
+"""
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from quiltfn.ports import Change, ChangeKind, ChangePage
+from quiltfn.store import tables
+
+KEPT = 10_000
+change = tables.change.c
+
+
+def record(connection: Connection, kind: ChangeKind, tenant_id: str, object_id: str) -> None:
+    """Adds a change. To be called in the transaction that makes it."""
+    # Writers of SQLite come one after the other, so numbers appear in their order.
+    number = newest(connection) + 1
+    row = {"kind": kind.value, "tenant_id": tenant_id, "object_id": object_id}
+    connection.execute(insert(tables.change), row | {"number": number})
+    connection.execute(delete(tables.change).where(change.number <= number - KEPT))
+
+
+def newest(connection: Connection) -> int:
+    """The number of the newest change; 0 before the first."""
+    query = select(func.coalesce(func.max(change.number), 0))
+    number: int = connection.execute(query).scalar_one()
+    return number
+
+
+def since(connection: Connection, number: int, limit: int) -> ChangePage:
+    """The changes behind that number, oldest first."""
+    query = select(tables.change).where(change.number > number).order_by(change.number)
+    found = [tables.read(row, Change) for row in connection.execute(query.limit(limit)).mappings()]
+    last = newest(connection)
+    first = connection.execute(select(func.min(change.number))).scalar() or last + 1
+    # A number that was never given is of another database: before a backup was restored.
+    return ChangePage(items=found, is_complete=first - 1 <= number <= last)

@@ -1,0 +1,380 @@
+"""Two servers that share one store: each has its own node, its own spool and its own catalog."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from msgspec.structs import replace
+
+from contract.stores import (
+    SharedStoreOpener,
+    a_call,
+    a_function,
+    a_stored_function,
+    a_version,
+    child_environment,
+    done,
+    opened_journal,
+    rows,
+)
+from quiltfn.catalog import Catalog, CatalogFollower, Entry
+from quiltfn.model.access import Key, Scope
+from quiltfn.model.errors import NotFound, Outdated
+from quiltfn.model.function import Function
+from quiltfn.model.idempotency import IdempotentRequest
+from quiltfn.model.invocation import Invocation, Status
+from quiltfn.model.operation import Operation
+from quiltfn.model.runtime import SHELL
+from quiltfn.ports import FunctionCounters
+from quiltfn.store import (
+    SpoolJournal,
+    SqlIdempotencyStore,
+    SqliteStore,
+    SqlKeys,
+    SqlOperations,
+    SqlRuntimes,
+    StoreBroken,
+    changes,
+)
+
+NOW = 1_760_000_000
+REQUEST = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
+LOST = b'{"error":"lost"}'
+
+
+class Server(NamedTuple):
+    store: SqliteStore
+    journal: SpoolJournal
+    catalog: Catalog
+    follower: CatalogFollower
+
+
+@contextlib.asynccontextmanager
+async def started(
+    open_shared: SharedStoreOpener, path: Path, node_id: str
+) -> AsyncIterator[Server]:
+    """What a server has of the store, as at its start."""
+    spool_dir = path / node_id
+    async with (
+        open_shared(path / "shared", node_id) as store,
+        opened_journal(store, spool_dir) as journal,
+    ):
+        await SqlIdempotencyStore(store.database).start(LOST)
+        catalog = Catalog()
+        follower = CatalogFollower(catalog, store)
+        await follower.start()
+        for stored in await store.load():
+            catalog.add(Entry(stored.function, stored.version, stored.counters))
+        yield Server(store, journal, catalog, follower)
+
+
+@pytest.fixture
+async def servers(
+    open_shared: SharedStoreOpener, tmp_path: Path
+) -> AsyncIterator[tuple[Server, Server]]:
+    async with (
+        started(open_shared, tmp_path, "one") as one,
+        started(open_shared, tmp_path, "two") as two,
+    ):
+        yield one, two
+
+
+def names(server: Server) -> dict[str, tuple[int, int]]:
+    """The functions of its catalog: revision and current version by name."""
+    found = {
+        entry.function.name: (entry.function.revision, entry.version.number)
+        for entry in server.catalog.of_tenant("default")
+    }
+    assert all(server.catalog.by_name("default", name) for name in found)
+    return found
+
+
+def of_node(function: Function, node_id: str, status: Status = Status.RUNNING) -> Invocation:
+    return replace(a_call(function), execution_node_id=node_id, status=status)
+
+
+# Conflicts -----------------------------------------------------------------------------------
+
+
+async def test_a_change_of_what_another_server_changed_meanwhile_is_refused(
+    servers: tuple[Server, Server],
+) -> None:
+    one, two = servers
+    function = await a_stored_function(one.store)
+    saved = await one.store.save(replace(function, description="one"))
+    version = a_version(function, 2)
+    with pytest.raises(Outdated, match="another server"):
+        await two.store.save(replace(function, description="two", current_version=2), version)
+    stored = await two.store.find(function.id)
+    assert stored is not None
+    assert stored.function == saved  # and nothing of the version is there
+    assert await two.store.newest_number(function.id) == 1
+    again = replace(stored.function, description="two", current_version=2)
+    assert (await two.store.save(again, version)).revision == saved.revision + 1
+    await one.store.delete(function.id)
+    with pytest.raises(NotFound):
+        await two.store.save(again)
+
+
+async def test_of_changes_at_once_exactly_one_is_made(servers: tuple[Server, Server]) -> None:
+    function = await a_stored_function(servers[0].store)
+    for round_ in range(5):
+        tried = [
+            server.store.save(replace(function, description=f"{round_}-{number}"))
+            for number in range(4)
+            for server in servers
+        ]
+        got = await asyncio.gather(*tried, return_exceptions=True)
+        made = [one for one in got if isinstance(one, Function)]
+        assert len(made) == 1
+        assert sum(isinstance(one, Outdated) for one in got) == 7
+        function = made[0]
+        stored = await servers[1].store.find(function.id)
+        assert stored is not None
+        assert stored.function == function
+
+
+# Following each other ------------------------------------------------------------------------
+
+
+async def test_each_server_sees_what_the_other_one_changes(
+    servers: tuple[Server, Server],
+) -> None:
+    one, two = servers
+    function = await a_stored_function(one.store, name="first")
+    await two.follower.refresh()
+    assert names(two) == {"first": (1, 1)}
+
+    renamed = replace(function, name="renamed", current_version=2)
+    await two.store.save(renamed, a_version(function, 2))
+    other = await a_stored_function(two.store, name="first")
+    await one.follower.refresh()
+    assert names(one) == {"renamed": (2, 2), "first": (1, 1)}
+
+    await one.store.delete(other.id)
+    await two.follower.refresh()
+    await two.follower.refresh()  # Nothing new.
+    assert names(two) == {"renamed": (2, 2)}
+    with pytest.raises(NotFound):
+        two.catalog.by_id("default", other.id)
+
+
+async def test_what_a_server_changed_itself_is_not_brought_again(
+    servers: tuple[Server, Server],
+) -> None:
+    one, _ = servers
+    function = a_function(name="mine")
+    entry = Entry(function, a_version(function), FunctionCounters())
+    await one.store.create(entry.function, entry.version)
+    await one.follower.refresh()  # Between the two steps of the verb that makes it.
+    one.catalog.add(entry)
+    await one.follower.refresh()
+    assert one.catalog.by_id("default", function.id) is entry
+    assert [found.function.id for found in one.catalog.of_tenant("default")] == [function.id]
+    saved = await one.store.save(replace(function, description="new"))
+    one.catalog.replace(entry, saved)
+    await one.follower.refresh()
+    assert one.catalog.by_name("default", "mine").function == saved
+    await one.store.delete(function.id)
+    await one.follower.refresh()
+    one.catalog.remove(entry)
+    assert names(one) == {}
+
+
+async def test_changes_of_runtimes_and_keys_are_followed_too(
+    servers: tuple[Server, Server],
+) -> None:
+    one, two = servers
+    since = await two.store.newest_change()
+    runtimes, keys = SqlRuntimes(one.store.database), SqlKeys(one.store.database)
+    await runtimes.save("t", replace(SHELL, name="etl"))
+    await runtimes.remove("t", "etl")
+    await runtimes.remove("t", "etl")  # It was gone: no change.
+    key = Key(id="a", tenant_id="t", scope=Scope.READ, prefix="p", digest="d", created_at=1)
+    await keys.add(key)
+    await keys.revoke(key, 2)
+    await keys.revoke(key, 3)  # Likewise.
+    page = await two.store.changes(since)
+    assert page.is_complete
+    assert [(change.kind.value, change.object_id) for change in page.items] == [
+        *(("runtime", "etl"), ("runtime", "etl"), ("key", "a"), ("key", "a"))
+    ]
+    assert [change.number for change in page.items] == list(range(since + 1, since + 5))
+    first = await two.store.changes(since, limit=1)
+    assert first.items == page.items[:1]
+
+
+async def test_a_change_that_fails_leaves_no_trace_among_the_changes(
+    servers: tuple[Server, Server],
+) -> None:
+    one, two = servers
+    function = await a_stored_function(one.store)
+    await one.store.save(function)
+    newest = await two.store.newest_change()
+    with pytest.raises(Outdated):
+        await one.store.save(function)
+    await one.store.delete("unknown")
+    assert await two.store.newest_change() == newest
+
+
+async def test_who_has_missed_too_much_loads_everything_again(
+    servers: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of changes is bounded."""
+    monkeypatch.setattr(changes, "KEPT", 5)
+    one, two = servers
+    gone, stays = await a_stored_function(one.store), await a_stored_function(one.store)
+    await two.follower.refresh()
+    await one.store.delete(gone.id)
+    await a_stored_function(one.store, name="brought")
+    for _ in range(7):
+        stays = await one.store.save(stays)
+    assert rows(tmp_path / "shared", "SELECT count(*) FROM change") == [(5,)]
+    assert not (await two.store.changes(0)).is_complete
+    await two.follower.refresh()
+    assert names(two) == {stays.name: (8, 1), "brought": (1, 1)}
+    assert not (await two.store.changes(10_000)).is_complete  # Of before a backup was restored.
+
+
+# Unfinished calls ----------------------------------------------------------------------------
+
+
+async def test_a_start_ends_its_own_calls_and_leaves_those_of_the_other_server(
+    open_shared: SharedStoreOpener, tmp_path: Path
+) -> None:
+    async with started(open_shared, tmp_path, "one") as one:
+        function = await a_stored_function(one.store)
+        ours = of_node(function, "one")
+        one.journal.opened(ours)
+        await one.journal.synced()
+        async with started(open_shared, tmp_path, "two") as two:
+            theirs, queued = of_node(function, "two"), of_node(function, "two", Status.QUEUED)
+            two.journal.opened(theirs)
+            two.journal.opened(queued)
+            await two.journal.synced()
+            answers = SqlIdempotencyStore(two.store.database)
+            assert await answers.reserve(REQUEST, NOW) is None
+            operations = SqlOperations(two.store.database)
+            await operations.add(an_operation())
+            assert list(await operations.interrupted()) == []
+        async with started(open_shared, tmp_path, "three") as three:
+            assert await three.journal.get(function.id, theirs.invocation_id) == theirs
+            kept = await SqlIdempotencyStore(three.store.database).reserve(REQUEST, NOW)
+            assert kept is not None
+            assert kept.status is None
+            assert list(await SqlOperations(three.store.database).interrupted()) == []
+        async with started(open_shared, tmp_path, "two") as two:
+            found = await two.journal.get(function.id, theirs.invocation_id)
+            assert found is not None
+            assert found.status is Status.INTERRUPTED
+            assert await two.journal.get(function.id, queued.invocation_id) == queued
+            assert await two.journal.get(function.id, ours.invocation_id) == ours
+            kept = await SqlIdempotencyStore(two.store.database).reserve(REQUEST, NOW)
+            assert kept is not None
+            assert (kept.status, kept.body) == (503, LOST)
+            interrupted = await SqlOperations(two.store.database).interrupted()
+            assert list(interrupted) == [an_operation()]
+        one.journal.closed(done(ours))
+        await one.journal.synced()
+        stored = await one.store.find(function.id)
+        assert stored is not None
+        assert (stored.counters.invocation_count, stored.counters.error_count) == (2, 1)
+
+
+def an_operation() -> Operation:
+    return Operation(
+        operation_id="o",
+        tenant_id="t",
+        operation_type="elasticity.function_pool_target",
+        idempotency_key="k",
+        action_id="a",
+        status="running",
+        reason_code=None,
+        reason_message=None,
+        retryable=False,
+        created_at=NOW,
+    )
+
+
+async def test_a_server_that_was_renamed_ends_what_it_left_under_its_old_name(
+    tmp_path: Path,
+) -> None:
+    """A container gets another host name with every start; its data directory is its own."""
+    async with SqliteStore.open(tmp_path, node_id="old") as store:
+        function = await a_stored_function(store)
+        call = of_node(function, "old")
+        async with opened_journal(store, tmp_path) as journal:
+            journal.opened(call)
+    async with SqliteStore.open(tmp_path, node_id="new") as store:
+        async with opened_journal(store, tmp_path) as journal:
+            found = await journal.get(function.id, call.invocation_id)
+            assert found is not None
+            assert found.status is Status.INTERRUPTED
+    assert rows(tmp_path, "SELECT name, epoch FROM node ORDER BY epoch") == [("old", 1), ("new", 2)]
+
+
+DYING = """
+import asyncio, os, pathlib, signal, sys
+from contract.stores import SHARED_STORES, a_call, opened_journal
+from msgspec.structs import replace
+async def main():
+    path, kind = pathlib.Path(sys.argv[1]), sys.argv[2]
+    async with SHARED_STORES[kind](path / "shared", "two") as store:
+        (stored,) = await store.load()
+        async with opened_journal(store, path / "two") as journal:
+            calls = [replace(a_call(stored.function), execution_node_id="two") for _ in range(2)]
+            journal.opened(calls[0])
+            await journal.synced()
+            journal.opened(calls[1])  # In the spool alone.
+            print(*(one.invocation_id for one in calls), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+async def test_the_crash_of_one_server_does_not_stop_the_other(
+    open_shared: SharedStoreOpener, tmp_path: Path
+) -> None:
+    async with started(open_shared, tmp_path, "one") as one:
+        function = await a_stored_function(one.store)
+        ours = of_node(function, "one")
+        one.journal.opened(ours)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", DYING, str(tmp_path), "sqlite"),
+            env=child_environment(),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        told, _ = await process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        in_store, in_spool = told.decode().split()
+        one.journal.closed(done(ours))
+        await one.journal.synced()
+        function = await one.store.save(replace(function, description="goes on"))
+        left = await one.journal.get(function.id, in_store)
+        assert left is not None
+        assert left.status is Status.RUNNING  # As far as this server can know.
+        async with started(open_shared, tmp_path, "two") as two:
+            for invocation_id in (in_store, in_spool):
+                found = await one.journal.get(function.id, invocation_id)
+                assert found is not None
+                assert found.status is Status.INTERRUPTED
+            assert names(two) == {function.name: (2, 1)}
+            assert await two.journal.get(function.id, ours.invocation_id) == done(ours)
+
+
+async def test_a_spool_belongs_to_one_server(
+    open_shared: SharedStoreOpener, tmp_path: Path
+) -> None:
+    async with started(open_shared, tmp_path, "one"):
+        async with open_shared(tmp_path / "shared", "two") as store:
+            with pytest.raises(StoreBroken, match="Another quiltfn"):
+                async with opened_journal(store, tmp_path / "one"):
+                    pass
+            with pytest.raises(StoreBroken, match="Another server writes the journal"):
+                async with opened_journal(store, tmp_path / "shared"):
+                    pass
