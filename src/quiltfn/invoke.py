@@ -21,6 +21,7 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import (
+    NEXT,
     PAYLOAD_MAX_BYTES,
     CallEvent,
     CallResult,
@@ -29,11 +30,13 @@ from quiltfn.model.invocation import (
     Status,
 )
 from quiltfn.model.overrides import check_overrides
+from quiltfn.model.state_machine import transition
 from quiltfn.model.version import Version, check_environment
 from quiltfn.observe import metrics
-from quiltfn.ports import Call, Clock, Journal, Lease, LongOutput, Pools
+from quiltfn.ports import Call, Clock, Journal, Lease, LongOutput, OutputSink, PendingLease, Pools
 
 MISTAKE = "the server made a mistake; its log has more"
+CANCELLED = "the call was cancelled"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,29 +49,44 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
     may_write: bool = False
     long_output: LongOutput | None = None
+    output_sink: OutputSink | None = None
 
 
 class _CallState(msgspec.Struct):
     """A request that was accepted. `accepted` in monotonic seconds. `is_handed_over`: from here on
     the handler may have done its work. `running`: its record, as long as that has no end.
+    `cancelled`: why somebody cancelled it before it was handed over. `on_end`: gets its record once
+    the call is over, or None if there is no record; made for who waits for that.
     """
 
     entry: Entry
     request: Request
     invocation_id: str
     accepted: float
+    lease: PendingLease
     is_handed_over: bool = False
     running: Invocation | None = None
+    cancelled: str | None = None
+    on_end: asyncio.Future[Invocation | None] | None = None
+
+
+class _Withdrawn(Exception):
+    """The call was cancelled while it waited for an instance."""
 
 
 class Invoker:
-    """Runs calls and knows how many are running, so that a server can drain."""
+    """Runs calls and knows those that have not ended, to cancel one or to drain the server."""
 
     def __init__(self, pools: Pools, journal: Journal, clock: Clock, node_id: str) -> None:
         self._pools, self._journal, self._clock, self._node_id = pools, journal, clock, node_id
-        self.running = 0
+        self._calls: dict[str, _CallState] = {}
         self._draining = False
         self._idle = asyncio.Event()
+
+    @property
+    def running(self) -> int:
+        """How many calls have not ended, those that wait for an instance included."""
+        return len(self._calls)
 
     async def invoke(self, entry: Entry, request: Request) -> Invocation:
         """One call from request to record. Raises what the caller is to be told instead of one.
@@ -76,21 +94,27 @@ class Invoker:
         `CapacityFull`, `Forbidden`, `FunctionNotActive`, `NotFound` and `Unprocessable` leave no
         record; an instance that could not be made leaves one with status `error` and raises
         `RuntimeUnavailable`, as does a sandbox that ended under the call. A call that did not end
-        before the server had to raises `ShuttingDown`, with its record.
+        before the server had to raises `ShuttingDown`, with its record. One that `cancel` ended
+        returns its record, with status `cancelled`.
         """
         accepted = self._clock.now()
         if self._draining:
             raise ShuttingDown(retry_after=5)
-        if entry.function.state is FunctionState.DELETED:
-            raise NotFound("there is no such function")
         if entry.function.state is not FunctionState.ACTIVE:
-            raise FunctionNotActive.because(entry.function.state)
+            raise not_callable(entry.function.state)
         check(entry.version, request)
-        call = _CallState(entry, request, new_id(), accepted)
-        self.running += 1
+        lease = self._pools.lease(entry.function.id)
+        call = _CallState(entry, request, new_id(), accepted, lease)
+        self._calls[call.invocation_id] = call
+        record: Invocation | None = None
         try:
-            async with self._pools.lease(entry.function.id) as lease:
-                record = await self._run(call, lease)
+            try:
+                async with lease as held:
+                    if call.cancelled is not None:  # in the step in which it was handed over
+                        raise _Withdrawn
+                    record = await self._run(call, held)
+            except _Withdrawn:
+                record = self._record_cancelled(call)
             if self._journal.is_strict:
                 await self._journal.synced()
             else:
@@ -99,18 +123,35 @@ class Invoker:
             await self._failed(call, error)
             raise
         finally:
-            self.running -= 1
-            if self._draining and self.running == 0:
+            del self._calls[call.invocation_id]
+            if call.on_end is not None:
+                call.on_end.set_result(record)
+            if self._draining and not self._calls:
                 self._idle.set()
-        failure: QuiltfnError | None = None
-        if record.status is Status.ERROR:
-            failure = RuntimeUnavailable(record.error_message)
-        elif record.status is Status.INTERRUPTED:
-            failure = ShuttingDown(record.error_message, retry_after=5)
-        if failure is not None:
-            failure.with_record(call.invocation_id, executed=True)
-            raise failure
+        if record.status is Status.ERROR or record.status is Status.INTERRUPTED:
+            raise failure_of(record)
         return record
+
+    async def cancel(
+        self, function_id: str, invocation_id: str, reason: str = CANCELLED
+    ) -> Invocation | None:
+        """Ends one call of the function, wherever it is, and returns its final record.
+
+        The record's status is `cancelled` with `reason` as its message. A call that had its result
+        before keeps it, and its own record is returned. None: no such call is under way on this
+        node (its record may be in the journal), or it left no record.
+        """
+        call = self._calls.get(invocation_id)
+        if call is None or call.entry.function.id != function_id:
+            return None
+        if call.on_end is None:
+            call.on_end = asyncio.get_running_loop().create_future()
+        if not call.is_handed_over:
+            call.cancelled = reason
+            call.lease.withdraw(_Withdrawn())
+        elif call.running is not None:
+            call.lease.end_call(ExitKind.CANCELLED, reason)
+        return await asyncio.shield(call.on_end)
 
     async def _failed(self, call: _CallState, error: Exception) -> None:
         """What there is to be known of a call that `error` came of instead of an answer. Raises
@@ -158,6 +199,7 @@ class Invoker:
             status=Status.RUNNING,
             started_at=int(handed_over),
             cold_start=start_timing is not None,
+            version=version.number,
         )
         before = self._clock.now()
         self._journal.opened(record)
@@ -170,6 +212,7 @@ class Invoker:
                 replaces_environment=bool(call.request.environment),
                 timeout_s=timeout,
                 long_output=call.request.long_output,
+                output_sink=call.request.output_sink,
             )
         )
         took = self._clock.now() - started
@@ -195,21 +238,32 @@ class Invoker:
             self._close(call.entry, record.after(result, int(now), took_ms), self._clock.now())
 
     def _record_failure(self, call: _CallState, error: RuntimeUnavailable) -> None:
-        """The platform could not run the call: that is kept too."""
-        function, now = call.entry.function, self._clock.now()
-        record = Invocation(
+        """The platform could not run the call."""
+        now = self._clock.now()
+        kept = timeline.of_call(call.accepted, now, error.start_timing)
+        record = self._never_started(call, CallEvent.ERROR, str(error))
+        record = msgspec.structs.replace(record, cold_start=True, timeline=kept)
+        self._close(call.entry, record, now)
+
+    def _record_cancelled(self, call: _CallState) -> Invocation:
+        """Somebody cancelled the call before its handler was started."""
+        now = self._clock.now()
+        record = self._never_started(call, CallEvent.CANCELLED, call.cancelled or CANCELLED)
+        kept = timeline.of_call(call.accepted, now, None)
+        return self._close(call.entry, msgspec.structs.replace(record, timeline=kept), now)
+
+    def _never_started(self, call: _CallState, event: CallEvent, message: str) -> Invocation:
+        function = call.entry.function
+        return Invocation(
             invocation_id=call.invocation_id,
             tenant_id=function.tenant_id,
             function_id=function.id,
             function_name=function.name,
             execution_node_id=self._node_id,
-            status=Status(CallEvent.ERROR),
+            status=transition(NEXT, Status.QUEUED, event),
             ended_at=int(self._clock.unix()),
-            error_message=str(error),
-            cold_start=True,
-            timeline=timeline.of_call(call.accepted, now, error.start_timing),
+            error_message=message,
         )
-        self._close(call.entry, record, now)
 
     def _close(self, entry: Entry, record: Invocation, ended: float) -> Invocation:
         """Writes the end of a call; what writing it took is known only after that."""
@@ -230,13 +284,31 @@ class Invoker:
     async def drain(self, timeout_s: float) -> None:
         """Takes no new calls and waits for the running ones, at most `timeout_s`."""
         self._draining = True
-        if self.running == 0:
+        if not self._calls:
             return
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
         except TimeoutError:
             return
+
+
+def not_callable(state: FunctionState) -> QuiltfnError:
+    """Why a function that is not active takes no calls."""
+    if state is FunctionState.DELETED:
+        return NotFound("there is no such function")
+    return FunctionNotActive.because(state)
+
+
+def failure_of(record: Invocation) -> QuiltfnError:
+    """What the caller is told of a call that the platform could not bring to its own end."""
+    failure: QuiltfnError = (
+        RuntimeUnavailable(record.error_message)
+        if record.status is Status.ERROR
+        else ShuttingDown(record.error_message, retry_after=5)
+    )
+    failure.with_record(record.invocation_id, executed=True)
+    return failure
 
 
 def check(version: Version, request: Request) -> None:

@@ -53,12 +53,26 @@ class LongOutput(Protocol):
         ...
 
 
+class OutputSink(Protocol):
+    """Takes the output of one call while the call runs: what its record keeps, no more."""
+
+    def write(self, stream: str, data: bytes, ready: Callable[[], None]) -> bool:
+        """Takes `data` of "stdout" or "stderr". Returns whether more may come now.
+
+        It never waits and never raises. After False nothing more is read from the sandbox until
+        `ready` is called, once or more often: its handler soon cannot write any further, while its
+        deadline stays. What was read already still comes, 256 KiB at most. When `Sandbox.call`
+        returns, everything has come.
+        """
+        ...
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What one call brings to a sandbox.
 
     `environment`: variables for this call. They are added to the version's own, or, with
     `replaces_environment`, are all there is. `timeout_s`: seconds from the hand-over. `long_output`
-    None: there is room for all of it.
+    None: there is room for all of it. `output_sink` None: nobody follows the output.
     """
 
     payload: bytes | None
@@ -66,6 +80,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     replaces_environment: bool
     timeout_s: float
     long_output: LongOutput | None = None
+    output_sink: OutputSink | None = None
 
 
 class SandboxRefused(Exception):
@@ -97,8 +112,10 @@ class Sandbox(Protocol):
         destroy the sandbox.
         """
 
-    def end_call(self, kind: ExitKind, reason: str) -> None:
-        """Lets a running call end that way at once. Its handler still runs: destroy it next."""
+    def end_call(self, kind: ExitKind, reason: str) -> bool:
+        """Makes `call` return that result at once, and returns whether a call was running. Its
+        handler still runs: destroy the sandbox next. A call that has its result keeps it.
+        """
 
     @property
     def is_alive(self) -> bool:
@@ -162,6 +179,18 @@ class Lease(Protocol):
         """As `Sandbox.call`. An instance whose call did not end by itself is not used again."""
 
 
+class PendingLease(AbstractAsyncContextManager[Lease], Protocol):
+    """A lease that is entered to wait for an instance and to hold it."""
+
+    def withdraw(self, error: Exception) -> None:
+        """Ends the wait with `error`. Does nothing before it and once an instance is handed over,
+        even in the step of the hand-over: whoever enters then looks whether it is still wanted.
+        """
+
+    def end_call(self, kind: ExitKind, reason: str) -> bool:
+        """As `Sandbox.end_call`, once it is entered. Its instance is destroyed when it is left."""
+
+
 class Pools(Protocol):
     """The instances and the waiting line of every function on this node, and their memory.
     `tenant_instances`: the quota of each tenant."""
@@ -169,7 +198,7 @@ class Pools(Protocol):
     memory: Memory
     tenant_instances: float
 
-    def lease(self, function_id: str) -> AbstractAsyncContextManager[Lease]:
+    def lease(self, function_id: str) -> PendingLease:
         """Holds an instance of the function's current version.
 
         Raises `CapacityFull` (line full or its wait over), `FunctionNotActive`, `NotFound` (closed

@@ -162,15 +162,16 @@ async def test_a_call_can_be_ended_from_outside(box: Box) -> None:
     sandbox = await box.sandbox("sleep 20")
     running = asyncio.ensure_future(sandbox.call(call()))
     await asyncio.sleep(0.05)
-    sandbox.end_call(ExitKind.CANCELLED, "the function was deleted")
+    assert sandbox.end_call(ExitKind.CANCELLED, "the function was deleted")
+    assert not sandbox.end_call(ExitKind.DEADLINE, "too late")
     assert await running == CallResult(kind=ExitKind.CANCELLED, reason="the function was deleted")
 
 
 async def test_to_end_a_call_that_is_not_running_is_harmless(box: Box) -> None:
     sandbox = await box.sandbox()
-    sandbox.end_call(ExitKind.CANCELLED, "nothing")
+    assert not sandbox.end_call(ExitKind.CANCELLED, "nothing")
     assert (await sandbox.call(call())).kind is ExitKind.EXITED
-    sandbox.end_call(ExitKind.CANCELLED, "nothing")
+    assert not sandbox.end_call(ExitKind.CANCELLED, "nothing")
 
 
 async def test_destroy_is_harmless_when_repeated_and_at_once(box: Box) -> None:

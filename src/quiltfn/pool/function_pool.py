@@ -77,6 +77,12 @@ class PoolLease:
         self._ended_well = result.kind in ENDED_BY_ITSELF and not result.out_of_memory
         return result
 
+    def end_call(self, kind: ExitKind, reason: str) -> bool:
+        return self._pool.sandboxes[self.instance].end_call(kind, reason)
+
+    def withdraw(self, error: Exception) -> None:
+        self._pool.withdraw(self._waiter, error)
+
     async def __aexit__(
         self,
         _kind: type[BaseException] | None,
@@ -141,6 +147,14 @@ class FunctionPool:
             self._perform(self.model.release(number, self._clock.now(), healthy=False))
         else:
             self._perform(self.model.cancel(waiter, self._clock.now()))
+
+    def withdraw(self, waiter: int, error: Exception) -> None:
+        """Ends a wait with `error`, unless it is over."""
+        future = self._waiters.get(waiter)
+        if future is not None and not future.done():
+            future.set_exception(error)
+            future.exception()  # its task may be cancelled in this step and never see it
+            self.cancel(waiter)
 
     def release(self, number: int, *, healthy: bool) -> None:
         sandbox = self.sandboxes[number]

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from quiltfn.model import environment
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.version import VersionSpec
-from quiltfn.ports import Call, Sandbox, SandboxFailed, SandboxRefused
+from quiltfn.ports import Call, OutputSink, Sandbox, SandboxFailed, SandboxRefused
 
+PIECE = 65_536
 STDOUT_MAX, STDERR_MAX = 6 * 1024 * 1024, 1024 * 1024
 
 
@@ -106,8 +107,8 @@ class FakeSandbox:
         finally:
             handler.cancel()
 
-    def end_call(self, kind: ExitKind, reason: str) -> None:
-        self._finish(CallResult(kind=kind, reason=reason))
+    def end_call(self, kind: ExitKind, reason: str) -> bool:
+        return self._finish(CallResult(kind=kind, reason=reason))
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         self._on_clean, self._on_lost = on_clean, on_lost
@@ -135,6 +136,8 @@ class FakeSandbox:
         try:
             async with asyncio.timeout(call.timeout_s):
                 result = await self._handle(call)
+                if call.output_sink is not None:
+                    await _pass_on(result, call.output_sink)
         except TimeoutError:
             result = CallResult(kind=ExitKind.DEADLINE)
             self.is_alive = False
@@ -173,10 +176,12 @@ class FakeSandbox:
             self.is_clean = True
             self._on_clean()
 
-    def _finish(self, result: CallResult) -> None:
+    def _finish(self, result: CallResult) -> bool:
         future, self._end = self._end, None
-        if future is not None and not future.done():
-            future.set_result(result)
+        if future is None or future.done():
+            return False
+        future.set_result(result)
+        return True
 
     async def _destroy(self) -> None:
         self.is_alive = False
@@ -184,6 +189,14 @@ class FakeSandbox:
         await self._source.may_end.wait()
         del self._source.alive[self.id]
         self._source.destroyed.append(self.id)
+
+
+async def _pass_on(result: CallResult, sink: OutputSink) -> None:
+    for stream, data in (("stdout", result.stdout), ("stderr", result.stderr)):
+        for start in range(0, len(data), PIECE):
+            ready = asyncio.Event()
+            if not sink.write(stream, data[start : start + PIECE], ready.set):
+                await ready.wait()
 
 
 def _exited(code: int = 0, stdout: bytes = b"", stderr: bytes = b"") -> CallResult:

@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from quiltfn.guest import wire
@@ -15,7 +16,7 @@ from quiltfn.model import environment
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.runtime import Kind
 from quiltfn.model.version import VersionSpec
-from quiltfn.ports import Call, LongOutput, SandboxFailed, SandboxRefused
+from quiltfn.ports import Call, LongOutput, OutputSink, SandboxFailed, SandboxRefused
 from quiltfn.sandbox.channel import LauncherChannel
 
 GREETING_TIMEOUT_S = 10.0
@@ -26,6 +27,8 @@ MIB = 1024 * 1024
 OUTER_DEADLINE_S = 0.5
 # Output beyond this is read once there is room for long output.
 SHORT_OUTPUT_BYTES = 256 * 1024
+# Why the guest's output is not read for now; both may be true at a time.
+NO_ROOM, SINK_IS_FULL = 1, 2
 # A runner has 120 s by the guest's clock, which its own sandbox may slow down.
 RUNNER_STARTS_WITHIN_S = 125.0
 DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
@@ -129,7 +132,9 @@ class GuestSandbox(asyncio.Protocol):
         self._output_bytes = 0
         self._room_bytes = SHORT_OUTPUT_BYTES
         self._long_output: LongOutput | None = None
-        self._is_held_up = False
+        self._sink: OutputSink | None = None
+        self._sink_is_ready: Callable[[], None] = _nothing
+        self._paused = 0
         self._destroyed: asyncio.Task[None] | None = None
         self._blocked = 0
 
@@ -182,7 +187,9 @@ class GuestSandbox(asyncio.Protocol):
         )
         self._output = {"stdout": [], "stderr": []}
         self._output_bytes, self._room_bytes = 0, SHORT_OUTPUT_BYTES
-        self._long_output = call.long_output
+        self._long_output, self._sink = call.long_output, call.output_sink
+        if self._sink is not None:
+            self._sink_is_ready = partial(self._sink_ready, self._nonce)
         self._end = self._loop.create_future()
         if not self.is_alive:
             return CallResult(
@@ -196,8 +203,8 @@ class GuestSandbox(asyncio.Protocol):
             self._look_again_at(self._overdue_at)
         return await self._end
 
-    def end_call(self, kind: ExitKind, reason: str) -> None:
-        self._finish(CallResult(kind=kind, reason=reason))
+    def end_call(self, kind: ExitKind, reason: str) -> bool:
+        return self._finish(CallResult(kind=kind, reason=reason))
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         self._on_clean, self._on_lost = on_clean, on_lost
@@ -251,6 +258,8 @@ class GuestSandbox(asyncio.Protocol):
         if isinstance(event, wire.Output) and self._awaits(event.nonce):
             self._output[event.stream].append(event.data)
             self._output_bytes += len(event.data)
+            if self._sink is not None:
+                self._pass_on(event, self._sink)
             if self._output_bytes > self._room_bytes and self._long_output is not None:
                 self._make_room(self._long_output)
             if self._output_bytes > self._output_max:
@@ -267,18 +276,37 @@ class GuestSandbox(asyncio.Protocol):
         else:
             self._break()
 
+    def _pass_on(self, event: wire.Output, sink: OutputSink) -> None:
+        if isinstance(event, wire.Result):
+            return
+        if not sink.write(event.stream, event.data, self._sink_is_ready):
+            self._pause(SINK_IS_FULL)
+
     def _make_room(self, room: LongOutput) -> None:
         """The handler writes no further before there is room for what it has written."""
         if room.take(self._output_bytes, self._read_on):
             self._room_bytes = -(-self._output_bytes // MIB) * MIB
-        elif self._transport is not None:
-            self._is_held_up = True
+        else:
+            self._pause(NO_ROOM)
+
+    def _pause(self, why: int) -> None:
+        if self._transport is not None:
+            self._paused |= why
             self._transport.pause_reading()
 
+    def _resume(self, why: int = NO_ROOM | SINK_IS_FULL) -> None:
+        self._paused &= ~why
+        transport = self._transport
+        if not self._paused and transport is not None and not transport.is_closing():
+            transport.resume_reading()
+
     def _read_on(self) -> None:
-        self._is_held_up = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._resume(NO_ROOM)
+
+    def _sink_ready(self, nonce: int) -> None:
+        """The sink of that call takes more; it may say so when the next call is running."""
+        if nonce == self._nonce:
+            self._resume(SINK_IS_FULL)
 
     def _awaits(self, nonce: int) -> bool:
         return nonce == self._nonce and self._end is not None
@@ -297,12 +325,17 @@ class GuestSandbox(asyncio.Protocol):
             reason=end.text or None,
         )
 
-    def _finish(self, result: CallResult) -> None:
+    def _finish(self, result: CallResult) -> bool:
+        """Gives the running call its result; returns whether there was one without."""
         future, self._end = self._end, None
-        if self._is_held_up:  # the end came with the output for which there was no room
-            self._read_on()
-        if future is not None and not future.done():
-            future.set_result(result)
+        if self._sink is not None:
+            self._sink, self._sink_is_ready = None, _nothing
+        if self._paused:  # the end came together with the output that filled the room or the sink
+            self._resume()
+        if future is None or future.done():
+            return False
+        future.set_result(result)
+        return True
 
     def _was_killed_for_memory(self) -> bool:
         """Whether the kernel's count of such kills rose since it was last asked."""
@@ -336,8 +369,8 @@ class GuestSandbox(asyncio.Protocol):
             self._look_again_at(self._overdue_at)
             return
         self._overdue = True
-        self._long_output = None
-        self._read_on()  # or its end would not be noticed
+        self._long_output = self._sink = None
+        self._resume()  # or its end would not be noticed
         self._channel.tell("kill", sandbox=self.id)
 
     def _break(self) -> None:
