@@ -7,6 +7,8 @@ delete what uses it up.
 from collections import defaultdict
 from dataclasses import dataclass
 
+import msgspec
+
 from quiltfn.model.errors import RateLimited
 from quiltfn.ports import Clock
 
@@ -28,21 +30,19 @@ class _Bucket:
     at: float
 
 
-class InFlight:
+class InFlight(msgspec.Struct, eq=False):
     """A call that was let in and counts until the `with` block ends."""
 
-    __slots__ = ("_in_flight", "_tenant_id")
-
-    def __init__(self, in_flight: dict[str, int], tenant_id: str) -> None:
-        self._in_flight, self._tenant_id = in_flight, tenant_id
+    counts: dict[str, int]
+    tenant_id: str
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *_: object) -> None:
-        self._in_flight[self._tenant_id] -= 1
-        if not self._in_flight[self._tenant_id]:
-            del self._in_flight[self._tenant_id]
+        self.counts[self.tenant_id] -= 1
+        if not self.counts[self.tenant_id]:
+            del self.counts[self.tenant_id]
 
 
 class Admission:

@@ -16,14 +16,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import structlog
-import uvicorn
 import uvloop
 
 from quiltfn.api.app import make_app
 from quiltfn.api.budgets import Budgets
-from quiltfn.api.connections import Connections
-from quiltfn.api.flow import EVERY_ANSWER
-from quiltfn.api.protocol import bounded
+from quiltfn.api.connections import ConnectionLimits, Connections
 from quiltfn.api.server import Server
 from quiltfn.api.stall_responder import StallResponder
 from quiltfn.clock import SystemClock
@@ -69,31 +66,15 @@ async def serve(given: Inherited) -> None:
     store = SqliteStore.open(chosen.data_dir, node_id=given.machine.node_id)
     async with open_platform(chosen, sandboxes, store, clock, node) as platform:
         app = make_app(platform.services)
-        connections = connections_of(given, platform.services.budgets)
-        config = uvicorn.Config(
-            app,
-            loop="uvloop",
-            http=bounded(chosen.head_max_bytes, chosen.head_timeout_s, app.call_at, connections),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            headers=EVERY_ANSWER,
-            # A caller's own word for its address would count wrong credentials against others.
-            proxy_headers=False,
-            timeout_keep_alive=chosen.keep_alive_s,
-            timeout_graceful_shutdown=2,
-        )
-        config.load()
-        config.ssl = tls_context(given)
+        tls = tls_context(given)
         tune_gc()
-        server = Server(config, connections)
+        server = Server(app, connections_of(given, platform.services.budgets), tls)
         drain = asyncio.ensure_future(_drain_on_sigterm(platform, server, chosen.drain_s))
         stalled_s = platform.services.journal.stalled_s
-        stall_responder = StallResponder(given.listener, config.ssl, stalled_s)
+        stall_responder = StallResponder(given.listener, tls, stalled_s)
         stall_responder.start()
         try:
-            await server.serve(sockets=[given.listener])
+            await server.serve(given.listener)
         finally:
             stall_responder.stop()
         drain.cancel()
@@ -102,7 +83,14 @@ async def serve(given: Inherited) -> None:
 def connections_of(given: Inherited, budgets: Budgets) -> Connections:
     chosen = given.settings
     most = min(chosen.connections_max, given.machine.connections_max)
-    return Connections(most, chosen.write_timeout_s, budgets.answers)
+    limits = ConnectionLimits(
+        most=most,
+        head_max_bytes=chosen.head_max_bytes,
+        head_timeout_s=chosen.head_timeout_s,
+        keep_alive_s=chosen.keep_alive_s,
+        write_timeout_s=chosen.write_timeout_s,
+    )
+    return Connections(limits, budgets.responses)
 
 
 def tune_gc() -> None:
@@ -148,7 +136,7 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
     for waiter in waiters:
         waiter.cancel()
-    # Calls that are not over by now end as interrupted, so that uvicorn need not wait for them.
+    # Calls that are not over by now end as interrupted, so that the server need not wait for them.
     await platform.pools.aclose()
     server.leave()
 

@@ -15,8 +15,9 @@ import structlog
 from quiltfn import __version__
 from quiltfn.access import Access
 from quiltfn.admission import Admission
-from quiltfn.api import errors
 from quiltfn.api.budgets import BodyBudget, Budgets
+from quiltfn.api.errors import error_body
+from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.route import Services
 from quiltfn.background import background_tasks
 from quiltfn.bounds import api_limits, image_limits, tenant_limits
@@ -25,7 +26,6 @@ from quiltfn.clock import ResumableClock
 from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health, HostFacts
 from quiltfn.holdings import Holdings
-from quiltfn.idempotency import Idempotency
 from quiltfn.images import ImageDirectory
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle, NodeConfig
@@ -176,8 +176,8 @@ async def _started_idempotency(
 ) -> Idempotency:
     bound = StorageLimit(tenant=chosen.tenant_answers_bytes, all=chosen.keep_answers_bytes)
     answers = SqlIdempotencyStore(store.database, bound)
-    await answers.start(errors.render(DIED, "")[1])
-    idempotency = Idempotency(answers, clock, errors.render(UNKEPT, "")[1])
+    await answers.start(error_body(DIED))
+    idempotency = Idempotency(answers, clock, error_body(UNKEPT))
     stack.push_async_callback(idempotency.aclose)
     return idempotency
 

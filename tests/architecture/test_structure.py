@@ -11,7 +11,7 @@ PACKAGE = ROOT / "src" / "quiltfn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 VERBS = {"catalog", "invoke", "lifecycle", "health", "ids", "access", "admission", "clock"}
-VERBS |= {"elasticity", "holdings", "idempotency", "runtimes", "retention", "tokens"}
+VERBS |= {"elasticity", "holdings", "runtimes", "retention", "tokens"}
 CORE = {"model", "ports", "observe"}
 # Who may import whom; a late import or one for type checking counts too. What is not in a row may
 # not be imported there, and a new module needs a row.
@@ -31,7 +31,6 @@ MAY_KNOW: dict[str, set[str]] = {
     "health": CORE,
     "access": CORE | {"ids"},
     "admission": CORE,
-    "idempotency": CORE,
     "elasticity": CORE | {"catalog", "ids", "lifecycle"},
     "background": {"clock", "holdings", "settings", "store", "retention"} | CORE,
     "retention": CORE | {"clock", "holdings", "ids"},
@@ -67,7 +66,7 @@ MAY_KNOW: dict[str, set[str]] = {
 }
 # Rooms whose process must stay small or privileged: nothing but the standard library there.
 STANDARD_LIBRARY_ALONE = {"launcher", "guest", "settings", "operator"}
-LIBRARIES = {"msgspec", "structlog", "starlette", "uvicorn", "uvloop", "sqlalchemy", "alembic"}
+LIBRARIES = {"msgspec", "structlog", "httptools", "uvloop", "sqlalchemy", "alembic"}
 LIBRARIES |= {"httpx", "rich", "watchfiles"}
 
 TOO_MANY_PARAMETERS_WITH_REASON: dict[str, str] = {}

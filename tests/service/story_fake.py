@@ -27,6 +27,7 @@ from quiltfn.model.version import VersionSpec
 from quiltfn.ports import Call, Sandbox
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
 from quiltfn.store import SqliteStore
+from service.in_process import InProcess
 from service.platform_harness import Harness, open_harness
 from service.story_time import StoryLoop
 
@@ -110,11 +111,11 @@ async def play(mark: str, call: Call) -> CallResult:
 @contextlib.asynccontextmanager
 async def serving(
     path: Path, fakes: StoryFakes, clock: LoopClock, change: Callable[[Harness], None]
-) -> AsyncIterator[tuple[Harness, httpx.ASGITransport]]:
+) -> AsyncIterator[tuple[Harness, InProcess]]:
     """`change`: what is to be broken, before anything is asked."""
     async with open_harness(path, clock, fakes) as harness:
         change(harness)
-        yield harness, httpx.ASGITransport(app=make_app(harness.services))
+        yield harness, InProcess(make_app(harness.services))
 
 
 class FakeRunning:

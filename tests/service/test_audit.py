@@ -15,13 +15,14 @@ from quiltfn.access import Access, make_key
 from quiltfn.api import audit
 from quiltfn.api.app import make_app
 from quiltfn.api.budgets import Budgets
+from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.route import ApiLimits
-from quiltfn.idempotency import Idempotency
 from quiltfn.model.access import Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.operator import keys as keys_command
 from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqliteStore, SqlKeys
+from service.in_process import InProcess
 
 CREATE = "/api/functions"
 DEPLOY = "/api/functions/some-id/deploy"
@@ -68,7 +69,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
             limits=ApiLimits(body_max=200),
             budgets=Budgets(),
         )
-        transport = httpx.ASGITransport(app=make_app(services), client=("192.0.2.7", 1))
+        transport = InProcess(make_app(services), client="192.0.2.7")
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             yield Door(http, store, clock, access, services)
 
@@ -151,8 +152,8 @@ async def test_the_memory_of_who_was_refused_is_bounded(
     monkeypatch.setattr(audit, "CREDENTIALS_MAX", 3)
     kept = audit.AuditLog(SqlAudit(door.store.database), door.clock)
     for number in range(50):
-        assert kept._has_room(f"jwt:{number}")
-        assert len(kept._rooms) <= 4
+        assert kept._may_append(f"jwt:{number}")
+        assert len(kept._allowances) <= 4
 
 
 async def test_a_path_that_is_refused_is_cut(door: Door) -> None:

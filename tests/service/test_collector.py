@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
-from quiltfn.api import direct
 from quiltfn.api.app import make_app
-from quiltfn.api.protocol import bounded
+from quiltfn.api.connection import HttpConnection
+from quiltfn.api.connections import Connections
+from quiltfn.api.request import Request
 from service.platform_harness import Harness, open_harness
 
 CALLS = 50
@@ -58,15 +57,9 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 @pytest.fixture
 async def connection(harness: Harness) -> AsyncIterator[Connection]:
-    app = make_app(harness.services)
-    config = uvicorn.Config(app, http=bounded(10_000, 10, app.call_at), lifespan="off")
-    config.load()
-    protocol: Any = config.http_protocol_class
-    state = ServerState()
+    app, connections = make_app(harness.services), Connections()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: protocol(config=config, server_state=state, app_state={}), "127.0.0.1"
-    )
+    server = await loop.create_server(lambda: HttpConnection(app, connections), "127.0.0.1")
     caller = Connection(*await asyncio.open_connection(*server.sockets[0].getsockname()))
     yield caller
     caller.close()
@@ -95,11 +88,12 @@ async def test_a_warm_call_leaves_nothing(harness: Harness, connection: Connecti
 async def test_negative_control_a_call_that_refers_to_itself_is_left(
     harness: Harness, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin = direct.DirectCall.__init__
+    begin = Request.__init__
 
-    def itself(call: Any, *given: Any) -> None:
-        begin(call, *given)
-        call.message_event = call
+    def itself(request: Any, *given: Any) -> None:
+        begin(request, *given)
+        request.reader = request
 
-    monkeypatch.setattr(direct.DirectCall, "__init__", itself)
+    monkeypatch.setattr(Request, "__init__", itself)
+    monkeypatch.setattr(Request, "wake", lambda _: None)
     assert await left_by_calls(harness, connection) >= CALLS

@@ -14,27 +14,26 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.datastructures import Address
 
 from contract.stores import files_at_most, restart
-from quiltfn import idempotency
-from quiltfn.api import errors
+from quiltfn.api import idempotency
 from quiltfn.api.app import App, make_app
 from quiltfn.api.budgets import Budgets
-from quiltfn.api.direct import CallRequest, Heads
+from quiltfn.api.errors import error_body
+from quiltfn.api.idempotency import Idempotency
 from quiltfn.catalog import Entry
-from quiltfn.idempotency import Idempotency
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.platform import UNKEPT
 from quiltfn.ports import Call
 from quiltfn.sandbox import fake
 from quiltfn.store import SqlAudit, SqlIdempotencyStore
+from service.in_process import InProcess, request_of
 from service.platform_harness import Harness, open_harness
 
 KEY = {"Idempotency-Key": "k"}
 DIED = b'{"error":"died"}'
-LOST = errors.render(UNKEPT, "")[1]
+LOST = error_body(UNKEPT)
 
 
 @dataclass
@@ -46,6 +45,7 @@ class Door:
     harness: Harness
     entry: Entry
     budgets: Budgets
+    idempotency: Idempotency
     runs: list[bytes | None] = field(default_factory=list)
 
     @property
@@ -56,13 +56,10 @@ class Door:
         return await self.http.post(self.path, headers=headers, json=body or {})
 
     async def directly(self) -> tuple[int, dict[str, str]]:
-        """The short way of a call without a key: its status and headers."""
-        found = self.app.call_at(self.path.encode())
-        assert found is not None
-        heads = Heads({"host": "127.0.0.1", "content-type": "application/json"})
-        request = CallRequest(self.path, found[1], heads, Address("127.0.0.1", 1))
-        answer = await found[0].respond(request, b"{}")
-        return answer.status, dict(answer.headers)
+        """A call without a key, and without a client library: its status and headers."""
+        headers = {"host": "127.0.0.1", "content-type": "application/json"}
+        response = await self.app(request_of("POST", self.path, headers, b"{}"))
+        return response.status, dict(response.headers)
 
 
 @contextlib.asynccontextmanager
@@ -72,9 +69,10 @@ async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[Door]
         app = make_app(harness.services)
         known = harness.catalog.of_tenant("default", "")
         entry = next(iter(known), None) or await harness.active(handler, max_instances=2)
-        transport = httpx.ASGITransport(app=app)
+        transport = InProcess(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-            yield Door(app, http, harness, entry, harness.services.budgets)
+            services = harness.services
+            yield Door(app, http, harness, entry, services.budgets, services.idempotency)
 
 
 @pytest.fixture
@@ -292,7 +290,7 @@ async def test_after_a_restart_such_a_key_is_answered_and_nothing_runs(
     keyed = idempotency.idempotent_request("default", "POST", door.path, "k", b"{}")
     kept = await fresh.run(keyed, breaks)
     assert (kept.status, kept.body) == (503, DIED)
-    assert kept.headers["idempotency-replayed"] == "true"
+    assert kept.header("idempotency-replayed") == "true"
     assert len(door.runs) == 1
 
 
@@ -302,8 +300,7 @@ async def test_an_end_of_a_server_tells_the_store_what_is_left(
     with monkeypatch.context() as patch:
         patch.setattr(SqlIdempotencyStore, "keep", fails_late)
         invocation_id = told(await door.call(), "STORE_UNAVAILABLE")
-    endpoint: Any = door.app.call_at(door.path.encode())
-    await endpoint[0]._services.idempotency.aclose()
+    await door.idempotency.aclose()
     kept = await SqlIdempotencyStore(door.harness.store.database).reserve(
         idempotency.idempotent_request("default", "POST", door.path, "k", b"{}"), 0
     )
@@ -315,7 +312,7 @@ async def test_what_waits_for_the_store_is_bounded(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond it the key is answered with the id of its record and without the answer."""
-    monkeypatch.setattr(idempotency, "LEFT_MAX_BYTES", 600)
+    monkeypatch.setattr(idempotency, "UNSTORED_MAX_BYTES", 600)
     with monkeypatch.context() as patch:
         patch.setattr(SqlIdempotencyStore, "keep", fails_late)
         ids = [
@@ -400,10 +397,10 @@ async def test_a_long_answer_has_its_room_until_the_store_has_kept_it(
     monkeypatch.setattr(SqlIdempotencyStore, "keep", held_up)
     call = asyncio.create_task(door.call())
     await written.wait()
-    held = door.budgets.answers.held
+    held = door.budgets.responses.held
     may_go_on.set()
     answer = await call
     assert answer.status_code == (200 if is_taken else 503)
     assert held > 6 * len(output)
     assert not is_taken or held == len(answer.content)
-    assert door.budgets.answers.held == 0
+    assert door.budgets.responses.held == 0

@@ -10,9 +10,9 @@ import pytest
 
 from manual_clock import ManualClock
 from quiltfn.access import Access
+from quiltfn.api.idempotency import Idempotency
 from quiltfn.elasticity import Elasticity
 from quiltfn.holdings import Holdings
-from quiltfn.idempotency import Idempotency
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.memory import Memory
 from quiltfn.platform import CannotServe, Node, Platform, open_platform

@@ -17,8 +17,7 @@ from pathlib import Path
 import httpx
 
 from e2e.server import Server, until
-from quiltfn.api.errors import STATUS
-from quiltfn.api.errors import render as rendered
+from quiltfn.api.errors import STATUS, error_body
 from quiltfn.model.errors import Internal, StoreUnavailable
 from spec.api_client import Api, make_key, new_name, of, watched
 
@@ -188,7 +187,7 @@ def render(found: dict[str, httpx.Response]) -> str:
     bodies = {code: plain(answer.json()) for code, answer in found.items()}
     bug = Internal("the server made a mistake; its log has more")
     for error in (StoreUnavailable(), bug):
-        bodies[error.code] = plain(json.loads(rendered(error, "…")[1]))
+        bodies[error.code] = plain(json.loads(error_body(error, "…")))
     lines = [
         "# Errors",
         "",

@@ -12,6 +12,7 @@ from quiltfn.api.route import ApiLimits
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
+from service.in_process import InProcess
 from spec import errors_page
 from spec.api_client import is_error
 
@@ -35,7 +36,7 @@ def test_a_server_gives_each_code_with_its_status(
     if code == "RUNTIME_UNAVAILABLE":
         assert found[code].headers["x-invocation-id"]
     if code == "METHOD_NOT_ALLOWED":
-        assert found[code].headers["allow"] == "GET, POST"
+        assert found[code].headers["allow"] == "GET, HEAD, OPTIONS, POST"
     if code == "FUNCTION_NOT_ACTIVE":
         assert body["details"]["state"] == "pending"
         assert body["hint"]
@@ -68,10 +69,10 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
         admission=SimpleNamespace(check_functions=lambda _: None),
         catalog=SimpleNamespace(count=lambda _: 0),
         lifecycle=SimpleNamespace(create=create),
-        clock=SimpleNamespace(unix=lambda: 0.0, stamp=lambda: 0.0),
+        clock=SimpleNamespace(unix=lambda: 0.0, timestamp=lambda: 0.0),
         audit=SimpleNamespace(append=append),
     )
-    transport = httpx.ASGITransport(app=make_app(services))
+    transport = InProcess(make_app(services))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         answer = await http.post("/api/functions", json={"name": "f", "handler": "echo"})
     is_error(answer, code, STATUS[code])

@@ -315,7 +315,7 @@ def test_who_guesses_is_stopped_and_who_knows_is_not(keyed: Keyed) -> None:
 
 STRANGE = [
     ("TRACE", "/api/functions", 405),
-    ("OPTIONS", "/api/functions", 405),
+    ("OPTIONS", "/api/functions", 204),
     ("PATCH", "/api/functions", 405),
     ("CONNECT", "127.0.0.1:80", None),
     ("GET", "//api/functions", 404),

@@ -51,7 +51,7 @@ async def test_a_long_answer_waits_for_those_before_it() -> None:
     room, order = ResponseBudget(100), []
 
     async def answer(name: str, size: int) -> None:
-        async with room.making(size, "a"):
+        async with room.reserve(size, "a"):
             order.append(name)
             await asyncio.sleep(0.01)
 
@@ -69,7 +69,7 @@ async def test_many_answers_of_one_tenant_are_not_all_before_one_of_another(
     room, made = ResponseBudget(100), []
 
     async def answer(name: str, tenant_id: str) -> None:
-        async with room.making(100, tenant_id):
+        async with room.reserve(100, tenant_id):
             made.append(name)
             await asyncio.sleep(0.01)
 
@@ -85,7 +85,7 @@ async def test_kept_answers_are_loaded_one_at_a_time_and_no_tenant_waits_for_all
 
     async def load(tenant_id: str) -> None:
         nonlocal now
-        async with ours.kept_answer(tenant_id):
+        async with ours.stored_response(tenant_id):
             now += 1
             assert now == 1
             await asyncio.sleep(0.1)
@@ -105,15 +105,15 @@ async def test_what_nobody_reads_keeps_the_next_from_being_made(
 ) -> None:
     monkeypatch.setattr(budgets, "ANSWER_WAIT_S", 0.05)
     room = ResponseBudget(100)
-    room.sent(90)
+    room.add_unsent(90)
     with pytest.raises(CapacityFull):
-        async with room.making(20, "a"):
+        async with room.reserve(20, "a"):
             pass
     assert not room.is_wanted
-    waits = asyncio.ensure_future(room.making(20, "a").__aenter__())
+    waits = asyncio.ensure_future(room.reserve(20, "a").__aenter__())
     await asyncio.sleep(0.01)
     assert room.is_wanted
-    room.sent(-90)
+    room.add_unsent(-90)
     await waits
 
 
@@ -121,11 +121,11 @@ def test_long_output_counts_as_many_mib_as_it_has() -> None:
     room, told = OutputBudget(steps=8, places=0), []
     with contextlib.ExitStack() as calls:
         for _ in range(4):
-            assert calls.enter_context(room.call("a")).take(300_000, lambda: None)
-        waits = calls.enter_context(room.call("a"))
+            assert calls.enter_context(CallOutputBudget(room, "a")).take(300_000, lambda: None)
+        waits = calls.enter_context(CallOutputBudget(room, "a"))
         assert not waits.take(300_000, lambda: told.append("waits"))
         for _ in range(2):
-            assert calls.enter_context(room.call("b")).take(2 * MIB, lambda: None)
+            assert calls.enter_context(CallOutputBudget(room, "b")).take(2 * MIB, lambda: None)
         assert told == []
     assert room.is_unused
 
@@ -133,7 +133,7 @@ def test_long_output_counts_as_many_mib_as_it_has() -> None:
 def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() -> None:
     room = OutputBudget()
     with contextlib.ExitStack() as calls:
-        kept = [calls.enter_context(room.call("a")) for _ in range(100)]
+        kept = [calls.enter_context(CallOutputBudget(room, "a")) for _ in range(100)]
         assert sum(one.take(7 * MIB, lambda: None) for one in kept) == 2  # its half
         # Calls that have begun and wait for each other all end, whatever each has by then.
         ended: list[CallOutputBudget] = []
@@ -147,7 +147,7 @@ def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() 
             one.__exit__()
 
         for number in range(40):
-            one = calls.enter_context(room.call("bcd"[number % 3]))
+            one = calls.enter_context(CallOutputBudget(room, "bcd"[number % 3]))
             if one.take(MIB, lambda one=one: going.append(one)):  # type: ignore[misc]
                 going.append(one)
         while going:
@@ -158,7 +158,7 @@ def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() 
 
 def test_without_a_place_calls_that_wait_for_each_others_room_would_not_end() -> None:
     room, told = OutputBudget(steps=4, places=0), []
-    with room.call("a") as one, room.call("a") as other:
+    with CallOutputBudget(room, "a") as one, CallOutputBudget(room, "a") as other:
         for call in (one, other):
             assert call.take(MIB, lambda: None)
         for call in (one, other):
@@ -168,9 +168,13 @@ def test_without_a_place_calls_that_wait_for_each_others_room_would_not_end() ->
 
 def test_long_output_that_is_given_up_gives_its_room_to_the_next() -> None:
     room, told = OutputBudget(steps=2, places=0), []
-    with room.call("a") as first:
+    with CallOutputBudget(room, "a") as first:
         assert first.take(MIB, lambda: told.append("first"))
-        with room.call("a") as gave_up, room.call("a") as second, room.call("a"):
+        with (
+            CallOutputBudget(room, "a") as gave_up,
+            CallOutputBudget(room, "a") as second,
+            CallOutputBudget(room, "a"),
+        ):
             assert not gave_up.take(MIB, lambda: told.append("gave up"))
             assert not second.take(MIB, lambda: told.append("second"))
             gave_up.__exit__()

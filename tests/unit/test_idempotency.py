@@ -2,7 +2,8 @@
 
 import pytest
 
-from quiltfn.idempotency import Idempotency, Rendered
+from quiltfn.api.idempotency import Idempotency
+from quiltfn.api.response import Response
 from quiltfn.model.errors import Conflict
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 
@@ -10,7 +11,7 @@ REQUEST = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", bo
 
 
 class Kept:
-    """`ports.Answers`, as far as it is asked here."""
+    """`ports.IdempotencyStore`, as far as it is asked here."""
 
     def __init__(self, answer: StoredResponse) -> None:
         self.answer = answer
@@ -26,7 +27,7 @@ class Clock:
     timestamp = trusted
 
 
-async def never() -> Rendered:
+async def never() -> Response:
     raise AssertionError("it was executed again")
 
 

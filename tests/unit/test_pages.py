@@ -11,6 +11,7 @@ from contract.stores import a_function, a_version, ids
 from quiltfn.access import ANYBODY
 from quiltfn.api import functions, pages
 from quiltfn.api.budgets import Budgets
+from quiltfn.api.request import Headers, Request
 from quiltfn.api.route import ApiLimits, RequestContext
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.ports import FunctionCounters
@@ -19,13 +20,24 @@ from quiltfn.ports import FunctionCounters
 def listing(catalog: Catalog, budgets: Budgets) -> "asyncio.Task[list[str]]":
     """A list of the tenant's functions, under way."""
     services: Any = SimpleNamespace(catalog=catalog, budgets=budgets, limits=ApiLimits())
+    request = Request("GET", "/api/functions", Headers())
     context = RequestContext(
-        services=services, help=None, caller=ANYBODY, path={}, query={}, headers={}
+        services=services,
+        help=None,
+        request=request,
+        request_id="r",
+        route=None,
+        headers=request.headers,
+        parameters={},
+        path=request.path,
+        caller=ANYBODY,
+        tenant_id=ANYBODY.tenant_id,
     )
 
     async def listed() -> list[str]:
-        answer = await functions.list_functions(context)
-        return [one["id"] for one in json.loads(answer.value)["functions"]]
+        response = await functions.list_functions(context)
+        assert isinstance(response.body, bytes)
+        return [one["id"] for one in json.loads(response.body)["functions"]]
 
     return asyncio.create_task(listed())
 
@@ -41,7 +53,7 @@ def filled() -> tuple[Catalog, list[Entry]]:
 
 async def test_what_is_deleted_while_a_list_waits_for_room_is_not_in_it() -> None:
     (catalog, entries), budgets = filled(), Budgets()
-    async with budgets.answers.making(1 << 40, "a"):
+    async with budgets.responses.reserve(1 << 40, "a"):
         found = listing(catalog, budgets)
         await asyncio.sleep(0)
         catalog.remove(entries[0])

@@ -1,322 +1,290 @@
-"""The ASGI application: one request from its first line to its answer.
+"""The HTTP application: from a request to its response, whatever happens.
 
-Routing, requests and responses are Starlette's; what is strict here is the body (one JSON text,
-within its limit, said to be JSON), the error body, and who may talk to a server without keys.
+A connection (`connection.py`) hands every request to `App` and sends the `Response` that comes
+back. Whatever is to see every request, such as a tracer, is a function around that call.
 """
 
-import asyncio
 import re
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import lru_cache, partial
 from types import MappingProxyType
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl
 
 import structlog
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route as Path
-from starlette.routing import Router
-from starlette.types import Receive, Send
-from starlette.types import Scope as AsgiScope
 
-from quiltfn.api import openapi, parse
-from quiltfn.api.audit import AuditLog, Visit
+from quiltfn.access import ANYBODY
+from quiltfn.api import body, openapi
+from quiltfn.api.audit import AuditLog
 from quiltfn.api.budgets import SHORT_BYTES
+from quiltfn.api.failures import bug, failure, log_bug
+from quiltfn.api.guards import check_connection, check_credentials, check_origin
 from quiltfn.api.help import HelpDocuments
-from quiltfn.api.render import JSON, bug, encode, failure, success, tell_of_bug
+from quiltfn.api.idempotency import idempotent_request
+from quiltfn.api.request import ClientDisconnected, Request
+from quiltfn.api.response import Response, encode
 from quiltfn.api.route import RequestContext, Route, Services
-from quiltfn.api.routes import CALL_BY_ID, CALL_BY_NAME, ROUTES
-from quiltfn.api.stream import streamed
+from quiltfn.api.routes import ROUTES
 from quiltfn.api.system import field_limits
-from quiltfn.idempotency import Rendered, idempotent_request
 from quiltfn.ids import new_id
 from quiltfn.model.errors import (
     BadRequest,
-    CapacityFull,
-    Forbidden,
     Internal,
     MethodNotAllowed,
     NotFound,
-    PayloadTooLarge,
     QuiltfnError,
     ShuttingDown,
     StoreUnavailable,
-    Unauthorized,
     Unprocessable,
-    UnsupportedMediaType,
 )
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-CREDENTIALS = {"authorization": "Authorization", "x-api-key": "X-Api-Key"}
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+ANY_METHOD = "*"
+# Paths up to here are looked up once; clients ask for the same few again and again.
+REMEMBERED_PATH = 128
 _log = structlog.get_logger("quiltfn.api")
 
-# The two paths of a call as nearly everybody writes them; what is written otherwise is a call too,
-# and goes the ordinary way.
-CALL = re.compile(
-    rb"/api/functions/(?:invoke/(?P<name>[A-Za-z0-9._-]+)|(?P<function_id>[0-9a-f-]{36})/invoke)"
-)
-LONGEST_CALL = 128
+RouteTable = Iterable[tuple[str, Mapping[str, Route]]]
+# What a connection calls, and what a middleware takes and gives.
+Application = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(services: Services, routes: RouteTable = ROUTES) -> "App":
+    """The application over `services`."""
+    table = list(routes)
+    limits = field_limits(services)
+    documents = HelpDocuments(table, encode(openapi.document(table, limits)), limits)
+    audit_log = AuditLog(services.audit, services.clock)
+    return App([(path, Endpoint(services, documents, audit_log, ways)) for path, ways in table])
 
 
 class App:
-    """The ASGI application, and the shorter way of a call (see `protocol.py`)."""
+    """Finds the endpoint of a request. The first path of the table that fits is taken."""
 
-    def __init__(self, router: Router, by_id: "Endpoint", by_name: "Endpoint") -> None:
-        self._router, self._by_id, self._by_name = router, by_id, by_name
-        # Callers ask for the same few again and again.
-        self._known_call_at = lru_cache(maxsize=1024)(self._call_at)
+    def __init__(self, endpoints: "Iterable[tuple[str, Endpoint]]") -> None:
+        self._endpoints = [(path_pattern(path), endpoint) for path, endpoint in endpoints]
+        self._find_remembered = lru_cache(maxsize=1024)(self._find)
 
-    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._router(scope, receive, send)
-
-    def call_at(self, path: bytes) -> "tuple[Endpoint, Mapping[str, str]] | None":
-        """What answers a POST to this path, if that calls a function."""
-        return self._known_call_at(path) if len(path) <= LONGEST_CALL else None
-
-    def _call_at(self, path: bytes) -> "tuple[Endpoint, Mapping[str, str]] | None":
-        found = CALL.fullmatch(path)
+    def __call__(self, request: Request) -> Awaitable[Response]:
+        """The response to `request`, refusals included. Raises `ClientDisconnected`."""
+        path = request.path
+        find = self._find_remembered if len(path) <= REMEMBERED_PATH else self._find
+        found = find(path)
         if found is None:
-            return None
-        if found["name"] is not None:
-            return self._by_name, MappingProxyType({"name": found["name"].decode()})
-        return self._by_id, MappingProxyType({"function_id": found["function_id"].decode()})
+            return _no_such_route(request)
+        endpoint, request.parameters = found
+        return endpoint.respond(request)
+
+    def _find(self, path: str) -> "tuple[Endpoint, Mapping[str, str]] | None":
+        for pattern, endpoint in self._endpoints:
+            match = pattern.fullmatch(path)
+            if match is not None:
+                return endpoint, MappingProxyType(match.groupdict())
+        return None
 
 
-def make_app(services: Services) -> App:
-    """The application over `services`."""
-    limits = field_limits(services)
-    documents = HelpDocuments(ROUTES, encode(openapi.document(ROUTES, limits)), limits)
-    audit_log = AuditLog(services.audit, services.clock)
-    endpoints = {path: Endpoint(services, documents, audit_log, routes) for path, routes in ROUTES}
-    paths = [Path(path, one.answer, methods=None) for path, one in endpoints.items()]
-    for path in paths:
-        path.methods = set()  # every method arrives, so that 405 is told in our own words
-    router = Router(routes=paths, redirect_slashes=False, default=_no_such_route)
-    return App(router, endpoints[CALL_BY_ID], endpoints[CALL_BY_NAME])
+def path_pattern(path: str) -> re.Pattern[str]:
+    """The paths that a route's path stands for: `{name}` is one segment, `{name:path}` the rest."""
+    parts = re.split(r"(\{\w+(?::path)?\})", path)
+    found = ""
+    for part in parts:
+        if part.startswith("{"):
+            name, _, kind = part[1:-1].partition(":")
+            found += f"(?P<{name}>.*)" if kind else f"(?P<{name}>[^/]+)"
+        else:
+            found += re.escape(part)
+    return re.compile(found, re.DOTALL)
 
 
 class Endpoint:
-    """All methods of one path."""
+    """All methods of one path. HEAD is a GET whose body is not sent; OPTIONS is answered here."""
 
     def __init__(
         self,
         services: Services,
         documents: HelpDocuments,
         audit_log: AuditLog,
-        routes: dict[str, Route],
+        routes: Mapping[str, Route],
     ) -> None:
-        self._services, self._routes = services, routes
-        self._help, self._audit_log = documents, audit_log
-        self._allow = ", ".join(sorted(routes))
+        self._services, self._help, self._audit_log = services, documents, audit_log
+        self._routes = dict(routes)
+        self._any_method = self._routes.pop(ANY_METHOD, None)
+        if "GET" in self._routes:
+            self._routes.setdefault("HEAD", self._routes["GET"])
+        self._allow = ", ".join(sorted({*self._routes, "OPTIONS"}))
 
-    async def answer(self, request: Request) -> Response:
-        """The answer to a request as Starlette has it."""
-        try:
-            answer = await self.respond(request)
-        except ClientDisconnect:
-            return Response(status_code=499)
-        return Response(answer.body, answer.status, answer.headers)
-
-    async def respond(self, request: Request, body: bytes | None = None) -> Rendered:
-        """Whatever happens, one answer, with the request's id. `body`: where it is there already.
-
-        Raises `ClientDisconnect` if the caller left before the request was whole.
-        """
+    async def respond(self, request: Request) -> Response:
+        """One response, whatever happens, with the request's id. Raises `ClientDisconnected`."""
         request_id = _request_id(request)
-        route = self._routes.get(request.method)
-        visit = Visit(request=request, request_id=request_id, route=route, body=body)
-        del body  # each body is kept once, as long as somebody needs it
-        try:
-            answer = await self._answer(visit)
-        except QuiltfnError as error:
-            answer = failure(error, request_id)
-            if isinstance(error, MethodNotAllowed):
-                answer.headers["allow"] = self._allow
-            await self._audit_log.refused(visit, answer, error.code)
-        except ClientDisconnect:
-            raise
-        except Exception:
-            answer = bug(request, request_id)
-            await self._audit_log.refused(visit, answer, Internal.code)
-        finally:
-            if visit.held:
-                self._services.budgets.bodies.give_back(visit.held, visit.caller.tenant_id)
-        if answer.status >= 400 or visit.action is not None:
-            _tell(visit, answer)
-        # A kept answer may be another request's as well, so the headers are not changed in place.
-        headers = {**answer.headers, "x-request-id": request_id}
-        return Rendered(status=answer.status, body=answer.body, headers=headers)
-
-    async def _answer(self, visit: Visit) -> Rendered:
-        """Who, what, may they; then the route's own work, once or again."""
-        request, route = visit.request, visit.route
-        access = self._services.access
-        if access.is_open and access.is_outdated:
-            await access.refresh()
-        if access.is_open:
-            check_neighbour(request, is_public=route is not None and route.scope is None)
-        if route is None:
-            raise MethodNotAllowed(f"{request.method} is not one of: {self._allow}")
-        if route.scope is not None:
-            if not access.is_open:
-                check_credentials(request)
-            visit.caller = await access.identify(request.headers, visit.address)
-            visit.caller.must_have(route.scope)
-        if route.action is not None and self._services.health.draining:
-            raise ShuttingDown("the server is ending and changes nothing any more", retry_after=5)
-        if route.is_invoke:
-            check_place(request)
-        if visit.body is not None:
-            self._check_size(len(visit.body), self._limit(route))
-            if len(visit.body) > SHORT_BYTES:
-                self._make_room(visit, route, len(visit.body))
-        elif request.method in ("POST", "PUT") and not route.streams:
-            visit.body = await self._read(route, visit)
-        key = request.headers.get("idempotency-key") if route.is_idempotent else None
-        if key is None:
-            return await self._execute(route, visit)
-
-        answers, unkept = self._services.budgets.answers, 0
-
-        async def execute() -> Rendered:
-            nonlocal unkept
-            answer = await self._execute(route, visit)
-            if len(answer.body) > SHORT_BYTES:
-                # The room it was made in has just come back; nobody has been called to it yet.
-                unkept = len(answer.body)
-                answers.sent(unkept)
-            return answer
-
-        path, raw = request.scope["path"], visit.body or b""
-        keyed = idempotent_request(visit.caller.tenant_id, request.method, path, key, raw)
-        del raw
-        room = self._services.budgets.kept_answer(visit.caller.tenant_id)
-        try:
-            return await self._services.idempotency.run(keyed, execute, room)
-        finally:
-            answers.sent(-unkept)
-
-    async def _execute(self, route: Route, visit: Visit) -> Rendered:
-        """The route's own work, its refusals rendered and, where it changes something, audited."""
-        request = visit.request
+        route = self._routes.get(request.method, self._any_method)
         context = RequestContext(
             services=self._services,
             help=self._help,
-            caller=visit.caller,
-            path=request.path_params,
-            query={},
+            request=request,
+            request_id=request_id,
+            route=route,
             headers=request.headers,
-            url_path=request.scope["path"],
+            parameters=request.parameters,
+            path=request.path,
         )
-        code, object_id = None, None
         try:
-            if request.scope["query_string"] and route.scope is not None:
-                context.query = _query(route, request)
-            if route.streams:
-                with self._services.budgets.uploads:
-                    context.body = streamed(route, request, self._services.limits)
-                    answer = await route.handler(context)
-            else:
-                if visit.body is not None and len(visit.body) > SHORT_BYTES:
-                    await self._services.budgets.turn()
-                context.body = _body(route, visit.take_body(), request, self._help.limits)
-                answer = await route.handler(context)
-            rendered, object_id = success(answer), answer.object_id
+            response = await self._respond(context, request, route)
         except QuiltfnError as error:
-            if isinstance(error, Internal):
-                tell_of_bug(request, visit.request_id)
-            rendered, code = failure(error, visit.request_id), error.code
-        except ClientDisconnect:  # a stream that ended early: nothing came of it
+            response = failure(error, request_id)
+            if isinstance(error, MethodNotAllowed):
+                response.headers.append(("allow", self._allow))
+            await self._audit_log.refused(context, response, error.code)
+        except ClientDisconnected:
             raise
         except Exception:
-            # Nobody knows how far it came: it counts as executed and is audited.
-            rendered, code = bug(request, visit.request_id), Internal.code
-        if visit.action is not None:
-            try:
-                await self._audit_log.executed(visit, rendered, code, object_id)
-            except StoreUnavailable as error:
-                # What was done stays done, whatever the trail takes.
-                error.executed = rendered.executed
-                rendered = failure(error, visit.request_id)
-        return rendered
+            response = bug(request, request_id)
+            await self._audit_log.refused(context, response, Internal.code)
+        finally:
+            if context.reserved_bytes:
+                bodies = self._services.budgets.bodies
+                bodies.give_back(context.reserved_bytes, context.tenant_id)
+        if response.status >= 400 or context.action is not None:
+            _log_request(context, response)
+        response.headers.append(("x-request-id", request_id))
+        return response
 
-    def _make_room(self, visit: Visit, route: Route, size: int) -> None:
+    async def _respond(
+        self, context: RequestContext, request: Request, route: Route | None
+    ) -> Response:
+        """Who asks, for what, and may they? Then the route's own work, once or again."""
+        services = self._services
+        access = services.access
+        if access.is_open and access.is_outdated:
+            await access.refresh()
+        is_open = access.is_open
+        if is_open:
+            check_origin(request, is_public=route is not None and route.scope is None)
+        if route is None:
+            if request.method == "OPTIONS":
+                return Response(status=204, headers=[("allow", self._allow)])
+            raise MethodNotAllowed(f"{request.method} is not one of: {self._allow}")
+        if route.scope is not None:
+            if is_open:
+                caller = ANYBODY
+            else:
+                check_credentials(request)
+                caller = await access.identify(request.headers, request.client)
+            context.caller, context.tenant_id = caller, caller.tenant_id
+            caller.must_have(route.scope)
+        if route.action is not None and services.health.draining:
+            raise ShuttingDown("the server is ending and changes nothing any more", retry_after=5)
+        if route.is_invoke and request.is_reserved:
+            check_connection(request)
+        if request.method in ("POST", "PUT") and not route.streams:
+            await self._read(context, request, route)
+        key = request.headers.get("idempotency-key") if route.is_idempotent else None
+        if key is None:
+            return await self._execute(context, request, route)
+        return await self._execute_once(context, request, route, key)
+
+    async def _read(self, context: RequestContext, request: Request, route: Route) -> None:
+        """Takes the body, which most often is there already."""
+        limits = self._services.limits
+        limit = body.body_limit(route, limits)
+
+        if request.is_whole:
+            size = request.unread_bytes
+            if size > limit:
+                raise body.too_long(limit)
+            if size > SHORT_BYTES:
+                self._reserve(context, route, size)
+            context.raw_body = request.take_body()
+        else:
+            reserve = partial(self._reserve, context, route)
+            timeout_s = limits.body_timeout_s
+            context.raw_body = await body.read_whole(request, limit, timeout_s, reserve)
+
+    def _reserve(self, context: RequestContext, route: Route, size: int) -> None:
         """Counts a body that has so many bytes by now, if it is long. Raises `RateLimited` and
         `CapacityFull`.
         """
         if size > SHORT_BYTES:
-            tenant_id = visit.caller.tenant_id
-            more = size - visit.held
-            self._services.budgets.bodies.take(more, tenant_id, is_call=route.is_invoke)
-            visit.held = size
+            more = size - context.reserved_bytes
+            bodies = self._services.budgets.bodies
+            bodies.take(more, context.tenant_id, is_call=route.is_invoke)
+            context.reserved_bytes = size
 
-    async def _read(self, route: Route, visit: Visit) -> bytes:
-        """The body, refused as soon as it is known to be too long, or late, or too much for now."""
-        request = visit.request
-        limits, limit = self._services.limits, self._limit(route)
-        announced = request.headers.get("content-length", "0")
-        if announced.isdigit() and int(announced) > limit:
-            raise PayloadTooLarge(f"the body has {announced} bytes; this route takes {limit}")
-        chunks: list[bytes] = []
-        size = 0
+    async def _execute_once(
+        self, context: RequestContext, request: Request, route: Route, key: str
+    ) -> Response:
+        """The first response to this Idempotency-Key, executed now or stored before."""
+        responses, unstored = self._services.budgets.responses, 0
+
+        async def execute() -> Response:
+            nonlocal unstored
+            response = await self._execute(context, request, route)
+            if isinstance(response.body, bytes) and len(response.body) > SHORT_BYTES:
+                # The budget it was made in has just come back; nobody else has been given it yet.
+                unstored = len(response.body)
+                responses.add_unsent(unstored)
+            return response
+
+        tenant_id = context.tenant_id
+        raw = context.raw_body or b""
+        keyed = idempotent_request(tenant_id, request.method, request.path, key, raw)
+        del raw
+        budget = self._services.budgets.stored_response(tenant_id)
         try:
-            async with asyncio.timeout(limits.body_timeout_s):
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    self._check_size(size, limit)
-                    self._make_room(visit, route, size)
-                    chunks.append(chunk)
-        except TimeoutError:
-            raise BadRequest(
-                f"the body did not arrive within {limits.body_timeout_s:g} s"
-            ) from None
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return await self._services.idempotency.run(keyed, execute, budget)
+        finally:
+            responses.add_unsent(-unstored)
 
-    def _limit(self, route: Route) -> int:
-        limits = self._services.limits
-        return limits.invoke_body_max if route.is_invoke else limits.body_max
+    async def _execute(self, context: RequestContext, request: Request, route: Route) -> Response:
+        """The route's own work, its refusals rendered and, where it changes something, audited."""
+        code = None
+        try:
+            if request.query and route.scope is not None:
+                context.query = _query(route, request)
+            if route.streams:
+                with self._services.budgets.uploads:
+                    context.body = body.streamed(route, request, self._services.limits)
+                    response = await route.handler(context)
+            else:
+                raw, context.raw_body = context.raw_body, None
+                if raw:
+                    if len(raw) > SHORT_BYTES:
+                        await self._services.budgets.turn()
+                    context.body = body.parsed(route, raw, request, self._help.limits)
+                elif route.body is not None and route.needs_body:
+                    raise BadRequest("this call needs a JSON body")
+                del raw  # a body is kept once, and no longer than somebody needs it
+                response = await route.handler(context)
+        except QuiltfnError as error:
+            if isinstance(error, Internal):
+                log_bug(request, context.request_id)
+            response, code = failure(error, context.request_id), error.code
+        except ClientDisconnected:  # a stream that ended early: nothing came of it
+            raise
+        except Exception:
+            # Nobody knows how far it came: it counts as executed and is audited.
+            response, code = bug(request, context.request_id), Internal.code
+        if route.action is not None:
+            try:
+                await self._audit_log.executed(context, response, code)
+            except StoreUnavailable as error:
+                # What was done stays done, even if the audit log does not take its entry.
+                error.executed = response.executed
+                response = failure(error, context.request_id)
+        return response
 
-    def _check_size(self, size: int, limit: int) -> None:
-        if size > limit:
-            raise PayloadTooLarge(f"the body is longer than the {limit} bytes this route takes")
 
-
-def _tell(visit: Visit, answer: Rendered) -> None:
+def _log_request(context: RequestContext, response: Response) -> None:
     """Logs what was refused and what changed something. A call that went well has its record, and a
     line for each would cost more than keeping that. The path, never the query: it may hold a
     credential.
     """
     _log.info(
         "request",
-        method=visit.request.method,
-        path=visit.request.scope["path"],
-        status=answer.status,
-        request_id=visit.request_id,
-        invocation_id=answer.headers.get("x-invocation-id"),
+        method=context.request.method,
+        path=context.path,
+        status=response.status,
+        request_id=context.request_id,
+        invocation_id=response.header("x-invocation-id"),
     )
-
-
-def _body(route: Route, raw: bytes, request: Request, limits: Mapping[str, float]) -> object:
-    """The body as its route's shape; None where none was sent and none is needed."""
-    if not raw:
-        if route.body is not None and route.needs_body:
-            raise BadRequest("this call needs a JSON body")
-        return None
-    kind = request.headers.get("content-type", "")
-    if kind != JSON and kind.partition(";")[0].strip().lower() != JSON:
-        raise UnsupportedMediaType(
-            "the body must be JSON, sent with Content-Type: application/json"
-        )
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("the body must be sent as it is, without a Content-Encoding")
-    value = parse.json_value(raw)
-    if route.body is None:
-        if value != {}:
-            raise Unprocessable.field("the body", "empty: this call takes none", value)
-        return None
-    return parse.shape(value, route.body, limits)
 
 
 def _query(route: Route, request: Request) -> dict[str, str]:
@@ -325,7 +293,8 @@ def _query(route: Route, request: Request) -> dict[str, str]:
     """
     known = [one.name for one in route.parameters if one.where == "query"]
     query: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
+    pairs = parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)
+    for name, value in pairs:
         if name not in known:
             expected = f"one of: {', '.join(known)}" if known else "left out: this route has none"
             raise Unprocessable.field(f"the query parameter {name[:80]}", expected, None)
@@ -335,64 +304,12 @@ def _query(route: Route, request: Request) -> dict[str, str]:
     return query
 
 
-def check_neighbour(request: Request, *, is_public: bool) -> None:
-    """Without keys the only fence is the loopback address, so a browser that was lured into
-    talking to it (a rebound name, a page of another site or port) is turned away.
-
-    Browsers name the page's origin with everything but GET, and whether it is another one with GET
-    as well; what has neither header is no page. `is_public`: what anybody may read anyway, and
-    follow a link to.
-    """
-    hosts = request.headers.getlist("host")
-    if len(hosts) != 1:
-        raise BadRequest("there must be one Host header")
-    if not _is_loopback("//" + hosts[0]):
-        raise Forbidden(
-            "this server has no keys and answers only to loopback names",
-            hint="call it as http://127.0.0.1 or http://localhost",
-        )
-    is_other = False
-    if origins := request.headers.getlist("origin"):
-        own = hosts[0].lower()
-        same = (f"http://{own}", f"https://{own}")
-        is_other = any(one.lower() not in same for one in origins)
-    if not is_public:
-        is_other |= request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
-    if is_other:
-        raise Forbidden(
-            "this server has no keys and takes no calls from other pages, nor from those of other "
-            "ports",
-            hint="make a key (quiltfn keys create) and send it, or use the page at /docs",
-        )
-
-
-def check_place(request: Request) -> None:
-    """No call takes one of the places that are kept for managing a server full of them."""
-    if "state" in request.scope and request.scope["state"].get("is_spare"):
-        raise CapacityFull("the server has all the connections that it takes", retry_after=1)
-
-
-def check_credentials(request: Request) -> None:
-    """Each credential once: of two, another party on the way may have counted the other one."""
-    for key, name in CREDENTIALS.items():
-        if len(request.headers.getlist(key)) > 1:
-            raise Unauthorized(f"there must be one {name} header", hint=f"send {name} once")
-
-
-@lru_cache(maxsize=256)
-def _is_loopback(url: str) -> bool:
-    try:
-        return urlsplit(url).hostname in LOOPBACK_NAMES
-    except ValueError:
-        return False
-
-
-async def _no_such_route(scope: AsgiScope, receive: Receive, send: Send) -> None:
-    request_id = _request_id(Request(scope))
+async def _no_such_route(request: Request) -> Response:
+    request_id = _request_id(request)
     error = NotFound("there is no such route", hint="GET /api/functions/help lists the routes")
-    answer = failure(error, request_id)
-    headers = {**answer.headers, "x-request-id": request_id}
-    await Response(answer.body, answer.status, headers)(scope, receive, send)
+    response = failure(error, request_id)
+    response.headers.append(("x-request-id", request_id))
+    return response
 
 
 def _request_id(request: Request) -> str:

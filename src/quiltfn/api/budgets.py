@@ -1,4 +1,4 @@
-"""Room for what is long: bodies that came in, and answers that go out, each in bytes in all.
+"""Bytes that long bodies, long responses and long output may take, in all and for each tenant.
 
 What is short is not counted: there is one of it for each connection at most, and those are bounded.
 """
@@ -9,6 +9,8 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+
+import msgspec
 
 from quiltfn.model.errors import CapacityFull, RateLimited
 
@@ -84,14 +86,14 @@ class ResponseBudget:
         """Whether somebody waits for room."""
         return bool(self._line)
 
-    def sent(self, more: int) -> None:
+    def add_unsent(self, more: int) -> None:
         """So many bytes more wait for the store or for their readers; fewer, if negative."""
         self._unsent += more
         if more < 0:
             self._call_next()
 
     @contextlib.asynccontextmanager
-    async def making(self, size: int, tenant_id: str) -> AsyncIterator[None]:
+    async def reserve(self, size: int, tenant_id: str) -> AsyncIterator[None]:
         """Room for an answer of up to `size` bytes until it is handed to its connection. Raises
         `CapacityFull` if there is none within ten seconds.
         """
@@ -164,10 +166,6 @@ class OutputBudget:
         """Whether all of it has come back."""
         return not (self._line or self._steps_of or self._places_of)
 
-    def call(self, tenant_id: str) -> "CallOutputBudget":
-        """Of one call; use it in a `with`."""
-        return CallOutputBudget(self, tenant_id)
-
     def enter(self, one: "CallOutputBudget") -> bool:
         """Whether it has what it wants; if not, it is told once it has."""
         if one not in self._line:
@@ -218,20 +216,20 @@ class OutputBudget:
         one.steps = 0
 
 
-class CallOutputBudget:
+class CallOutputBudget(msgspec.Struct, eq=False):
     """`ports.LongOutput`. `wanted` and `steps`: MiB that it needs and has, without a place."""
 
-    __slots__ = ("_ready", "_room", "has_place", "steps", "tenant_id", "wanted")
-
-    def __init__(self, room: OutputBudget, tenant_id: str) -> None:
-        self._room, self.tenant_id = room, tenant_id
-        self._ready: Callable[[], None] | None = None
-        self.wanted, self.steps, self.has_place = 0, 0, False
+    budget: OutputBudget
+    tenant_id: str
+    wanted: int = 0
+    steps: int = 0
+    has_place: bool = False
+    _ready: Callable[[], None] | None = None
 
     def take(self, size: int, ready: Callable[[], None]) -> bool:
         self._ready = ready
         self.wanted = -(-size // MIB)
-        return self._room.enter(self)
+        return self.budget.enter(self)
 
     def go_on(self) -> None:
         if self._ready is not None:
@@ -243,7 +241,7 @@ class CallOutputBudget:
     def __exit__(self, *_: object) -> None:
         if self._ready is not None:  # it was asked for
             self._ready = None
-            self._room.leave(self)
+            self.budget.leave(self)
 
 
 def _count(held: Counter[str], tenant_id: str, more: int) -> None:
@@ -275,18 +273,18 @@ class Budgets:
     """Those of one server."""
 
     bodies: BodyBudget = field(default_factory=BodyBudget)
-    answers: ResponseBudget = field(default_factory=ResponseBudget)
+    responses: ResponseBudget = field(default_factory=ResponseBudget)
     outputs: OutputBudget = field(default_factory=OutputBudget)
     uploads: UploadSlots = field(default_factory=UploadSlots)
     _parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _loading: ResponseBudget = field(default_factory=lambda: ResponseBudget(0))  # so for one alone
 
     @contextlib.asynccontextmanager
-    async def kept_answer(self, tenant_id: str) -> AsyncIterator[None]:
+    async def stored_response(self, tenant_id: str) -> AsyncIterator[None]:
         """Room for the answer that is kept for a key, however long it is: one is loaded at a time,
         and none while those before it are not read. Raises `CapacityFull`.
         """
-        async with self._loading.making(1, tenant_id), self.answers.making(0, tenant_id):
+        async with self._loading.reserve(1, tenant_id), self.responses.reserve(0, tenant_id):
             yield
 
     async def turn(self) -> None:

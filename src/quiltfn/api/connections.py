@@ -1,16 +1,19 @@
-"""All connections of a server together: how many there may be, who makes way for a newcomer, and
-what they may hold that nobody reads.
+"""All connections of a server together: how many there may be, which one ends for a new one, and
+what they may hold that no client reads.
 
-Rule 1: a newcomer takes the place of the one that has been idle longest, if all places are taken.
-Rule 2: where none is idle he gets one of a few spare places, for one request that is no call, so
-that health and management answer whatever callers hold. There the oldest whose request is not there
-yet makes way.
-Rule 3: a reader who takes nothing for `write_timeout_s` is cut off; one who is slow, as soon as
-others wait for the room that his answer takes.
+Rule 1: if all slots are taken, a new connection takes the slot of the one that has been idle
+longest.
+Rule 2: if none is idle it takes one of a few reserved slots, for one request that is no call, so
+that health and management answer however many calls there are. If those are taken too, the oldest
+one whose request is not complete ends.
+Rule 3: a client that takes nothing of its response for `write_timeout_s` is cut off; a slow one, as
+soon as others wait for the memory that its response takes.
 """
 
+import asyncio
 import enum
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from quiltfn.api.budgets import ResponseBudget
@@ -22,12 +25,23 @@ LEAST_PROGRESS = 64 * 1024
 PATIENCE_S = 5.0
 
 
-class ConnectionSlot(enum.Enum):
-    """Where a connection is."""
+class SlotKind(enum.Enum):
+    """What a connection may be used for."""
 
-    ORDINARY = enum.auto()
+    REGULAR = enum.auto()
     RESERVED = enum.auto()
     NONE = enum.auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """Of each connection. `most`: how many there are, without the reserved ones."""
+
+    most: int = 2000
+    head_max_bytes: int = 16 * 1024
+    head_timeout_s: float = 10.0
+    keep_alive_s: float = 75.0
+    write_timeout_s: float = 30.0
 
 
 class Connection(Protocol):
@@ -44,7 +58,15 @@ class Connection(Protocol):
         ...
 
     def unsent(self) -> int:
-        """Bytes of its answers that wait for the reader."""
+        """Bytes of its responses that wait for the client."""
+        ...
+
+    def taken(self) -> int:
+        """Bytes of its responses that the client has taken so far."""
+        ...
+
+    def finish(self) -> None:
+        """Answers what has come, and ends."""
         ...
 
     def cut(self) -> None:
@@ -52,43 +74,48 @@ class Connection(Protocol):
         ...
 
 
+DEFAULT_LIMITS = ConnectionLimits()
+
+
 class Connections:
-    """Those of one server. `most`: without the spare ones."""
+    """Those of one server. `tasks`: requests that are being answered, whoever is still there."""
 
     def __init__(
         self,
-        most: int = 2000,
-        write_timeout_s: float = 30.0,
-        answers: ResponseBudget | None = None,
-        backlog_most: int = 32 * MIB,
+        limits: ConnectionLimits = DEFAULT_LIMITS,
+        responses: ResponseBudget | None = None,
+        queued_max: int = 32 * MIB,
     ) -> None:
-        self._most, self._write_timeout_s = most, write_timeout_s
-        self._backlog_most = backlog_most
-        self.answers = answers or ResponseBudget()
-        self._ordinary: dict[Connection, None] = {}
-        self._spare: dict[Connection, None] = {}
-        # Readers: since when each has taken less than it should, and what it had to take then.
+        self.limits = limits
+        self.responses = responses or ResponseBudget()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.common_headers = b""
+        self._queued_max = queued_max
+        self._regular: dict[Connection, None] = {}
+        self._reserved: dict[Connection, None] = {}
+        # Since when each client has taken less than it should, and how much it had taken then.
         self._readers: dict[Connection, tuple[float, int]] = {}
         # Those whose reading is paused, oldest first: since when, and the bytes that are counted.
         self._paused: dict[Connection, tuple[float, int]] = {}
-        self._backlog = 0
-        # The headers of every answer, as uvicorn lists them and as they go out.
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._joined = b""
+        self._queued = 0
 
-    def enter(self, one: Connection) -> ConnectionSlot:
+    def add(self, one: Connection) -> SlotKind:
         """The place of a new connection."""
-        if len(self._ordinary) < self._most or _make_way(self._ordinary, lambda it: it.is_idle):
-            self._ordinary[one] = None
-            return ConnectionSlot.ORDINARY
-        if len(self._spare) < RESERVED or _make_way(self._spare, lambda it: it.is_arriving):
-            self._spare[one] = None
-            return ConnectionSlot.RESERVED
-        return ConnectionSlot.NONE
+        if len(self._regular) < self.limits.most or _make_way(self._regular, lambda it: it.is_idle):
+            self._regular[one] = None
+            return SlotKind.REGULAR
+        if len(self._reserved) < RESERVED or _make_way(self._reserved, lambda it: it.is_arriving):
+            self._reserved[one] = None
+            return SlotKind.RESERVED
+        return SlotKind.NONE
 
-    def leave(self, one: Connection) -> None:
-        self._ordinary.pop(one, None)
-        self._spare.pop(one, None)
+    def __len__(self) -> int:
+        return len(self._regular) + len(self._reserved)
+
+    def remove(self, one: Connection) -> None:
+        """It has ended."""
+        self._regular.pop(one, None)
+        self._reserved.pop(one, None)
         self._readers.pop(one, None)
         self.resumed(one)
 
@@ -97,46 +124,51 @@ class Connections:
         since, counted = self._paused.get(one, (now, 0))
         size = one.unsent()
         self._paused[one] = (since, size)
-        self.answers.sent(size - counted)
+        self.responses.add_unsent(size - counted)
 
     def resumed(self, one: Connection) -> None:
         """Its reader has taken nearly all."""
         _, counted = self._paused.pop(one, (0.0, 0))
         if counted:
-            self.answers.sent(-counted)
+            self.responses.add_unsent(-counted)
 
-    def queue(self, more: int) -> bool:
+    def count_queued(self, more: int) -> bool:
         """Bytes more (or fewer) that came before it was their turn; False where that is too much,
         and nothing was counted.
         """
-        if more > 0 and self._backlog + more > self._backlog_most:
+        if more > 0 and self._queued + more > self._queued_max:
             return False
-        self._backlog += more
+        self._queued += more
         return True
 
-    def joined(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """The headers of every answer as bytes, which are put together once for each list."""
-        if headers is not self._headers:
-            self._headers = headers
-            self._joined = b"".join([b"%b: %b\r\n" % header for header in headers])
-        return self._joined
+    def finish_all(self) -> None:
+        """The server is ending: none of them takes anything more."""
+        for one in [*self._regular, *self._reserved]:
+            one.finish()
+
+    def cut_all(self) -> None:
+        """Ends all of them, and what they are doing, at once."""
+        for task in self.tasks:
+            task.cancel()
+        for one in [*self._regular, *self._reserved]:
+            one.cut()
 
     def look(self, now: float) -> None:
-        """Cuts off readers that do not read; to be called about once a second."""
-        for one in [*self._ordinary, *self._spare]:
-            size = one.unsent()
-            if size == 0:
+        """Cuts off clients that do not read; to be called about once a second."""
+        for one in [*self._regular, *self._reserved]:
+            if one.unsent() == 0:
                 self._readers.pop(one, None)
                 continue
+            taken = one.taken()
             if one in self._paused:
                 self.paused(one, now)
-            since, before = self._readers.setdefault(one, (now, size))
-            if size < before - LEAST_PROGRESS:
-                self._readers[one] = (now, size)
-            elif now - since >= self._write_timeout_s:
+            since, before = self._readers.setdefault(one, (now, taken))
+            if taken > before + LEAST_PROGRESS:
+                self._readers[one] = (now, taken)
+            elif now - since >= self.limits.write_timeout_s:
                 one.cut()
         for slowest, (since, _) in list(self._paused.items())[:1]:
-            if self.answers.is_wanted and now - since >= PATIENCE_S:
+            if self.responses.is_wanted and now - since >= PATIENCE_S:
                 slowest.cut()
 
 

@@ -4,21 +4,22 @@ import re
 
 from quiltfn import wire
 from quiltfn.api import shapes
-from quiltfn.api.route import Answer, RequestContext
+from quiltfn.api.response import Response, json_response
+from quiltfn.api.route import RequestContext
 from quiltfn.model.errors import BadRequest, Forbidden, Unprocessable
 
 ACTION = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-async def set_pool_target(context: RequestContext) -> Answer:
+async def set_pool_target(context: RequestContext) -> Response:
     """Set a function's scaling targets, at once and without a new version."""
     _check_tenant(context)
     entry = await context.services.elasticity.target(
         context.entry(), context.body.min_instances, context.body.max_instances
     )
     function = entry.function
-    return Answer(
-        value=wire.Scaling(
+    return json_response(
+        wire.Scaling(
             function_id=function.id,
             min_instances=function.min_instances,
             max_instances=function.max_instances,
@@ -26,7 +27,7 @@ async def set_pool_target(context: RequestContext) -> Answer:
     )
 
 
-async def create_pool_target_operation(context: RequestContext) -> Answer:
+async def create_pool_target_operation(context: RequestContext) -> Response:
     """Set scaling targets as an operation that happens once for its Idempotency-Key; a replay is
     answered with 409 and the first operation's id.
     """
@@ -39,16 +40,16 @@ async def create_pool_target_operation(context: RequestContext) -> Answer:
     )
     answer = shapes.operation(operation)
     if is_replay:
-        return Answer(value=shapes.as_replay(answer), status=409)
-    return Answer(value=answer)
+        return json_response(shapes.as_replay(answer), status=409)
+    return json_response(answer)
 
 
-async def get_operation(context: RequestContext) -> Answer:
+async def get_operation(context: RequestContext) -> Response:
     """Show one controlled operation."""
     operation = await context.services.elasticity.operation(
-        context.tenant_id, context.path["operation_id"]
+        context.tenant_id, context.parameters["operation_id"]
     )
-    return Answer(value=shapes.operation(operation))
+    return json_response(shapes.operation(operation))
 
 
 def _check_tenant(context: RequestContext) -> None:

@@ -1,8 +1,7 @@
 """The one table from error codes to HTTP statuses, and the one body that every refusal has."""
 
-import msgspec
-
-from quiltfn.model.errors import QuiltfnError, RangeNotSatisfiable
+from quiltfn.api.response import JSON, Header, Response, encode
+from quiltfn.model.errors import PayloadTooLarge, QuiltfnError, RangeNotSatisfiable
 from quiltfn.wire import ErrorBody, ErrorDetails
 
 STATUS = {
@@ -27,9 +26,35 @@ STATUS = {
 }
 
 
-def render(error: QuiltfnError, request_id: str) -> tuple[int, bytes, dict[str, str]]:
-    """Status, body and headers."""
-    body = ErrorBody(
+def error_body(error: QuiltfnError, request_id: str = "") -> bytes:
+    """The body alone, where there is no connection that takes a `Response`."""
+    return encode(_body(error, request_id))
+
+
+def error_response(error: QuiltfnError, request_id: str) -> Response:
+    """The response that tells a client of `error`."""
+    headers: list[Header] = []
+    if error.retry_after is not None:
+        headers.append(("retry-after", str(error.retry_after)))
+    if error.code == "UNAUTHORIZED":
+        headers.append(("www-authenticate", 'Bearer realm="quiltfn"'))
+    if isinstance(error, RangeNotSatisfiable):
+        headers.append(("content-range", f"bytes */{error.size}"))
+    if error.invocation_id is not None:
+        headers.append(("x-invocation-id", error.invocation_id))
+    headers.append(("content-type", JSON))
+    return Response(
+        status=STATUS[error.code],
+        headers=headers,
+        body=error_body(error, request_id),
+        executed=error.executed,
+        # What is still to come of a body that is too long is not read.
+        closes=isinstance(error, PayloadTooLarge),
+    )
+
+
+def _body(error: QuiltfnError, request_id: str) -> ErrorBody:
+    return ErrorBody(
         error=str(error),
         error_code=error.code,
         request_id=request_id,
@@ -37,13 +62,3 @@ def render(error: QuiltfnError, request_id: str) -> tuple[int, bytes, dict[str, 
         retry_after=error.retry_after,
         hint=error.hint,
     )
-    headers: dict[str, str] = {}
-    if error.retry_after is not None:
-        headers["retry-after"] = str(error.retry_after)
-    if error.code == "UNAUTHORIZED":
-        headers["www-authenticate"] = 'Bearer realm="quiltfn"'
-    if isinstance(error, RangeNotSatisfiable):
-        headers["content-range"] = f"bytes */{error.size}"
-    if error.invocation_id is not None:
-        headers["x-invocation-id"] = error.invocation_id
-    return STATUS[error.code], msgspec.json.encode(body), headers

@@ -6,7 +6,8 @@ from quiltfn import wire
 from quiltfn.api import pages, parse, shapes
 from quiltfn.api.budgets import CallOutputBudget
 from quiltfn.api.byte_range import part_of
-from quiltfn.api.route import Answer, RequestContext
+from quiltfn.api.response import Header, Response, json_response
+from quiltfn.api.route import RequestContext
 from quiltfn.api.text_size import text_size
 from quiltfn.catalog import Entry
 from quiltfn.invoke import Request
@@ -28,7 +29,7 @@ LONG_OUTPUT_BYTES = 64 * 1024
 LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
 
 
-async def create_function(context: RequestContext) -> Answer:
+async def create_function(context: RequestContext) -> Response:
     """Create a function. It is pending and has version 1; deploy it next."""
     new, spec = shapes.split(context.body)
     services = context.services
@@ -38,10 +39,10 @@ async def create_function(context: RequestContext) -> Answer:
     answer = wire.CreatedFunction(
         function_id=function.id, name=function.name, state=function.state, version=1
     )
-    return Answer(value=answer, status=201, object_id=function.id)
+    return json_response(answer, status=201, object_id=function.id)
 
 
-async def list_functions(context: RequestContext) -> Answer:
+async def list_functions(context: RequestContext) -> Response:
     """List the tenant's functions, oldest first."""
     limit = parse.integer(context.query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
     after = from_cursor(context.query.get("cursor"), BEFORE_EVERY_ID)
@@ -49,7 +50,7 @@ async def list_functions(context: RequestContext) -> Answer:
     if state is not None:
         parse.one_of(state, "state", LISTED_STATES, "active")
     cluster = context.query.get("cluster_id")
-    async with context.services.budgets.answers.making(pages.room(context), context.tenant_id):
+    async with pages.reserved(context):
         matching = (
             entry
             for entry in context.services.catalog.of_tenant(context.tenant_id, after)
@@ -58,21 +59,21 @@ async def list_functions(context: RequestContext) -> Answer:
         )
         found = list(itertools.islice(matching, limit + 1))
         shown = ((entry.function.id, _function(context, entry)) for entry in found)
-        return await pages.answer(context, "functions", shown, limit)
+        return await pages.page_response(context, "functions", shown, limit)
 
 
-async def get_function(context: RequestContext) -> Answer:
+async def get_function(context: RequestContext) -> Response:
     """Show one function. Its ETag goes into If-Match of an update that must not overwrite."""
     return _shown(context, context.entry())
 
 
-async def get_function_by_name(context: RequestContext) -> Answer:
+async def get_function_by_name(context: RequestContext) -> Response:
     """Show one function, by its name."""
     catalog = context.services.catalog
-    return _shown(context, catalog.by_name(context.tenant_id, context.path["name"]))
+    return _shown(context, catalog.by_name(context.tenant_id, context.parameters["name"]))
 
 
-async def update_function(context: RequestContext) -> Answer:
+async def update_function(context: RequestContext) -> Response:
     """Update a function: every update makes a new version, none is ever changed. What is not named
     stays; null resets what may be null. An active function answers once new calls are served by the
     new version, or with error_message if that cannot stand.
@@ -89,40 +90,40 @@ async def update_function(context: RequestContext) -> Answer:
     return _shown(context, await context.services.lifecycle.update(entry, changes, expected))
 
 
-async def delete_function(context: RequestContext) -> Answer:
+async def delete_function(context: RequestContext) -> Response:
     """Delete a function. New and waiting calls get 404 at once; running ones have 5 seconds."""
     await context.services.lifecycle.delete(context.entry())
-    return Answer(status=204)
+    return Response(status=204)
 
 
-async def deploy_function(context: RequestContext) -> Answer:
+async def deploy_function(context: RequestContext) -> Response:
     """Deploy: make instances ready. The answer says active, or error with error_message, or, after
     20 seconds, deploying.
     """
     return _shown(context, await context.services.lifecycle.deploy(context.entry()))
 
 
-async def pause_function(context: RequestContext) -> Answer:
+async def pause_function(context: RequestContext) -> Response:
     """Pause: new and waiting calls are refused, running ones finish, nothing stays warm."""
     await context.services.lifecycle.pause(context.entry())
-    return Answer(value=wire.PauseResult())
+    return json_response(wire.PauseResult())
 
 
-async def resume_function(context: RequestContext) -> Answer:
+async def resume_function(context: RequestContext) -> Response:
     """Resume a paused function; it is deployed again."""
     return _shown(context, await context.services.lifecycle.resume(context.entry()))
 
 
-async def invoke_function(context: RequestContext) -> Answer:
+async def invoke_function(context: RequestContext) -> Response:
     """Invoke a function and wait for its end. A handler that fails is an answer, not an error:
     read status and exit_code.
     """
     return await _invoke(context, context.entry())
 
 
-async def invoke_function_by_name(context: RequestContext) -> Answer:
+async def invoke_function_by_name(context: RequestContext) -> Response:
     """Invoke a function, by its name, and wait for its end."""
-    entry = context.services.catalog.by_name(context.tenant_id, context.path["name"])
+    entry = context.services.catalog.by_name(context.tenant_id, context.parameters["name"])
     return await _invoke(context, entry)
 
 
@@ -139,26 +140,29 @@ def _request(context: RequestContext, output: CallOutputBudget) -> Request:
     )
 
 
-async def _invoke(context: RequestContext, entry: Entry) -> Answer:
+async def _invoke(context: RequestContext, entry: Entry) -> Response:
     services = context.services
     tenant_id = context.tenant_id
-    with services.budgets.outputs.call(tenant_id) as output, services.admission.call(tenant_id):
+    output = CallOutputBudget(services.budgets.outputs, tenant_id)
+    with services.admission.call(tenant_id), output:
         record = await services.invoker.invoke(entry, _request(context, output))
-        headers = {"x-invocation-id": record.invocation_id, **_truncated(record)}
+        headers = [("x-invocation-id", record.invocation_id)]
+        if record.stdout_dropped or record.stderr_dropped:
+            headers += _truncated(record)
         if record.timeline is not None:
-            headers["server-timing"] = record.timeline.server_timing()
+            headers.append(("server-timing", record.timeline.server_timing()))
         if len(record.stdout) + len(record.stderr) <= LONG_OUTPUT_BYTES:
-            return Answer(value=shapes.invocation(record), headers=headers)
+            return json_response(shapes.invocation(record), headers=headers)
         try:
             size = text_size(record.stdout) + text_size(record.stderr)
-            async with services.budgets.answers.making(size, tenant_id):
-                return pages.encoded(shapes.invocation(record), headers)
+            async with services.budgets.responses.reserve(size, tenant_id):
+                return json_response(shapes.invocation(record), headers=headers)
         except CapacityFull as error:
             error.with_record(record.invocation_id, executed=True)
             raise
 
 
-async def list_invocations(context: RequestContext) -> Answer:
+async def list_invocations(context: RequestContext) -> Response:
     """List a function's calls, newest first."""
     entry, query = context.entry(), context.query
     status = query.get("status")
@@ -180,41 +184,41 @@ async def list_invocations(context: RequestContext) -> Answer:
         max_bytes=context.services.limits.page_max,
         with_output=output == "full",
     )
-    async with context.services.budgets.answers.making(pages.room(context), context.tenant_id):
+    async with pages.reserved(context):
         page = await context.services.journal.query(wanted)
         shown = ((one.invocation_id, shapes.invocation(one)) for one in page.items)
-        return await pages.answer(context, "invocations", shown, limit, page.next_cursor)
+        return await pages.page_response(context, "invocations", shown, limit, page.next_cursor)
 
 
-async def get_invocation(context: RequestContext) -> Answer:
+async def get_invocation(context: RequestContext) -> Response:
     """Show the record of one call."""
-    async with context.services.budgets.answers.making(pages.room(context), context.tenant_id):
+    async with pages.reserved(context):
         record = await _record(context)
-        return pages.encoded(shapes.invocation(record), _truncated(record))
+        return json_response(shapes.invocation(record), headers=_truncated(record))
 
 
-async def get_invocation_output(context: RequestContext) -> Answer:
+async def get_invocation_output(context: RequestContext) -> Response:
     """Read what the handler wrote, byte for byte; Range asks for a part. A record shows the same as
     text, with U+FFFD for what is not UTF-8.
     """
     stream = parse.one_of(context.query.get("stream", "stdout"), "stream", STREAMS, "stderr")
-    async with context.services.budgets.answers.making(pages.room(context), context.tenant_id):
+    async with pages.reserved(context):
         record = await _record(context)
         if record.status not in FINAL:
             raise NotFound("the call has not ended yet", hint="ask again once it has")
         whole: bytes = getattr(record, stream)
         # Nothing here has a validator, so no If-Range can match, and the whole is to be sent then.
         wanted = None if "if-range" in context.headers else context.headers.get("range")
-        headers = {"accept-ranges": "bytes", **_truncated(record)}
+        headers = [("accept-ranges", "bytes"), ("content-type", OCTETS), *_truncated(record)]
         part = part_of(len(whole), wanted)
         if part is None:
-            return Answer(value=whole, headers=headers, content_type=OCTETS)
+            return Response(headers=headers, body=whole)
         first, end = part
-        headers["content-range"] = f"bytes {first}-{end - 1}/{len(whole)}"
-        return Answer(value=whole[first:end], status=206, headers=headers, content_type=OCTETS)
+        headers.append(("content-range", f"bytes {first}-{end - 1}/{len(whole)}"))
+        return Response(status=206, headers=headers, body=whole[first:end])
 
 
-async def get_invocation_timeline(context: RequestContext) -> Answer:
+async def get_invocation_timeline(context: RequestContext) -> Response:
     """Show where the time of one call went, phase by phase, in microseconds, and why it was cold.
     queued: in line for an instance. placed and specialised: the wait while a sandbox was made and
     became one of this version; cold calls only. ran: from the hand-over to the handler's end.
@@ -228,43 +232,43 @@ async def get_invocation_timeline(context: RequestContext) -> Answer:
             "no timeline was kept of this invocation",
             hint="there is none of calls that ended with their server, or before it kept any",
         )
-    return Answer(value=shapes.timeline(record, record.timeline))
+    return json_response(shapes.timeline(record, record.timeline))
 
 
-async def list_function_versions(context: RequestContext) -> Answer:
+async def list_function_versions(context: RequestContext) -> Response:
     """List a function's versions, newest first."""
     entry, query = context.entry(), context.query
     limit = parse.integer(query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
     after = from_cursor(query["cursor"], "") if "cursor" in query else None
     current, show = entry.function.current_version, _sees_values(context)
-    async with context.services.budgets.answers.making(pages.room(context), context.tenant_id):
+    async with pages.reserved(context):
         page = await context.services.lifecycle.versions(entry, after, limit)
         shown = ((one.id, shapes.version(one, current, show=show)) for one in page.items)
-        return await pages.answer(context, "versions", shown, limit, page.next_cursor)
+        return await pages.page_response(context, "versions", shown, limit, page.next_cursor)
 
 
-async def rollback_function(context: RequestContext) -> Answer:
+async def rollback_function(context: RequestContext) -> Response:
     """Roll back to an earlier version; none is made by that."""
     entry = await context.services.lifecycle.rollback(context.entry(), context.body.version)
     return _shown(context, entry)
 
 
-async def get_function_pool(context: RequestContext) -> Answer:
+async def get_function_pool(context: RequestContext) -> Response:
     """Count a function's instances. Ready ones are started and invocable now; busy includes those
     that are being cleaned.
     """
     entry = context.entry()
     counts = context.services.pools.counts(entry.function.id)
-    return Answer(value=shapes.pool(entry.function.id, counts))
+    return json_response(shapes.pool(entry.function.id, counts))
 
 
-async def get_function_egress(context: RequestContext) -> Answer:
+async def get_function_egress(context: RequestContext) -> Response:
     """Show what the function's sandboxes may reach, and count the attempts that were refused since
     the server started.
     """
     entry = context.entry()
-    return Answer(
-        value=wire.Egress(
+    return json_response(
+        wire.Egress(
             function_id=entry.function.id,
             network=entry.version.spec.runtime_snapshot.network,
             blocked_count=await context.services.pools.blocked(entry.function.id),
@@ -272,27 +276,26 @@ async def get_function_egress(context: RequestContext) -> Answer:
     )
 
 
-async def get_pool_stats(context: RequestContext) -> Answer:
+async def get_pool_stats(context: RequestContext) -> Response:
     """Count all instances of the tenant, state by state."""
     services = context.services
     own = services.catalog.owned(context.tenant_id, services.pools.occupied())
     counts = sum_counts(services.pools.counts(function_id) for function_id in own)
-    return Answer(value=shapes.pool_stats(counts))
+    return json_response(shapes.pool_stats(counts))
 
 
-def _truncated(record: Invocation) -> dict[str, str]:
+def _truncated(record: Invocation) -> list[Header]:
     """The header that says how many bytes each stream lacks; none where nothing was dropped."""
-    if not (record.stdout_dropped or record.stderr_dropped):
-        return {}
     dropped = {"stdout": record.stdout_dropped, "stderr": record.stderr_dropped}
-    told = ", ".join(f"{stream}={count}" for stream, count in dropped.items() if count)
-    return {"x-output-truncated": told}
+    counts = [f"{stream}={count}" for stream, count in dropped.items() if count]
+    return [("x-output-truncated", ", ".join(counts))] if counts else []
 
 
 async def _record(context: RequestContext) -> Invocation:
     """The record that the path names."""
     entry = context.entry()
-    record = await context.services.journal.get(entry.function.id, context.path["invocation_id"])
+    journal = context.services.journal
+    record = await journal.get(entry.function.id, context.parameters["invocation_id"])
     if record is None:
         raise NotFound("the function has no invocation with this id")
     return record
@@ -307,8 +310,8 @@ def _function(context: RequestContext, entry: Entry) -> wire.Function:
     return shapes.function(entry, show=_sees_values(context))
 
 
-def _shown(context: RequestContext, entry: Entry) -> Answer:
-    return Answer(value=_function(context, entry), headers={"etag": f'"{entry.fingerprint()}"'})
+def _shown(context: RequestContext, entry: Entry) -> Response:
+    return json_response(_function(context, entry), headers=[("etag", f'"{entry.fingerprint()}"')])
 
 
 def _if_match(context: RequestContext) -> set[str] | None:

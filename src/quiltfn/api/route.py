@@ -9,11 +9,13 @@ import msgspec
 from quiltfn.access import Access
 from quiltfn.admission import Admission
 from quiltfn.api.budgets import Budgets
+from quiltfn.api.idempotency import Idempotency
+from quiltfn.api.request import NO_PARAMETERS, Headers, Request
+from quiltfn.api.response import Response
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health
 from quiltfn.holdings import Holdings
-from quiltfn.idempotency import Idempotency
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.access import Caller, Scope
@@ -61,44 +63,47 @@ class ApiLimits:
     page_max: int = 8 * MIB
 
 
-class RequestContext(msgspec.Struct, kw_only=True):
-    """One request, parsed: parameters, headers, and the body as its route's shape, or, where the
-    route takes a stream, as its chunks while they arrive.
+# Who a request comes from as long as no credential was checked.
+NOBODY = Caller(tenant_id="", scope=Scope.READ, credential="nobody")
+
+
+class RequestContext(msgspec.Struct, kw_only=True, eq=False):
+    """One request and everything that is known about it by now; what a handler is given.
+
+    `caller`: NOBODY until a credential says more; `tenant_id`: from the credential, and from
+    nowhere else. `parameters`: what the path names; `query`: its parameters. `body`: as the shape
+    that the route declares, or, where the route takes a stream, its chunks while they arrive.
+    `raw_body`: until it is parsed. `reserved_bytes`: of the budget of long bodies. `is_executed`:
+    the route's own work was begun.
     """
 
     services: Services
     help: Any
-    caller: Caller
-    path: Mapping[str, str]
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    url_path: str = ""
+    request: Request
+    request_id: str
+    route: "Route | None"
+    headers: Headers
+    parameters: Mapping[str, str]
+    path: str
+    caller: Caller = NOBODY
+    tenant_id: str = ""
+    query: Mapping[str, str] = NO_PARAMETERS
     body: Any = None
-
-    @property
-    def tenant_id(self) -> str:
-        """From the credential, and from nowhere else."""
-        return self.caller.tenant_id
+    raw_body: bytes | None = None
+    reserved_bytes: int = 0
+    is_executed: bool = False
 
     def entry(self) -> Entry:
         """The function that the path names by id."""
-        return self.services.catalog.by_id(self.tenant_id, self.path["function_id"])
+        return self.services.catalog.by_id(self.tenant_id, self.parameters["function_id"])
+
+    @property
+    def action(self) -> str | None:
+        """Its name in the audit log, if it is there to change something."""
+        return self.route.action if self.route is not None else None
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send: no body for `value` None, text or bytes as `content_type`, else JSON.
-
-    `object_id`: what was made, for the audit trail, where the path does not name it.
-    """
-
-    value: Any = None
-    status: int = 200
-    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
-    content_type: str = "application/json"
-    object_id: str | None = None
-
-
-Handler = Callable[[RequestContext], Awaitable[Answer]]
+Handler = Callable[[RequestContext], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +127,7 @@ class Route:
     `headers`: those of its own that a good answer may have (see `openapi.py`).
 
     `codes`: the refusals of its own, beside those that every route has (see `openapi.py`).
-    `action`: its name in the audit trail, for what changes something.
+    `action`: its name in the audit log, for what changes something.
     `streams`: the content types of a body that is no JSON and is handed on as it arrives.
     """
 

@@ -2,29 +2,30 @@
 
 from quiltfn import wire
 from quiltfn.api import parse, shapes
-from quiltfn.api.route import Answer, RequestContext
+from quiltfn.api.response import Response, json_response
+from quiltfn.api.route import RequestContext
 from quiltfn.model.access import Scope
 from quiltfn.model.image import Archive
 from quiltfn.runtimes import Named
 
 
-async def list_runtimes(context: RequestContext) -> Answer:
+async def list_runtimes(context: RequestContext) -> Response:
     """List the runtimes that the tenant's functions can name, the server's own first: its own and
     those that all tenants share.
     """
     shown = [_answer(context, one) for one in context.services.runtimes.all(context.tenant_id)]
-    return Answer(value=wire.RuntimeList(runtimes=shown))
+    return json_response(wire.RuntimeList(runtimes=shown))
 
 
-async def get_runtime(context: RequestContext) -> Answer:
+async def get_runtime(context: RequestContext) -> Response:
     """Show what a runtime's name stands for now. The values of its environment are shown to keys
     that may write, those of a shared runtime to operators alone.
     """
-    named = context.services.runtimes.get(context.tenant_id, context.path["name"])
-    return Answer(value=_answer(context, named))
+    named = context.services.runtimes.get(context.tenant_id, context.parameters["name"])
+    return json_response(_answer(context, named))
 
 
-async def add_runtime(context: RequestContext) -> Answer:
+async def add_runtime(context: RequestContext) -> Response:
     """Add a runtime to the tenant, or give its name to another one; an operator adds one for all
     tenants with `shared`. Existing versions of functions go on with what they were made with; the
     next update of a function takes what the name stands for then. The same runtime again answers
@@ -40,25 +41,26 @@ async def add_runtime(context: RequestContext) -> Answer:
         shared=shared,
         is_operator=context.caller.scope.includes(Scope.OPERATOR),
     )
-    return Answer(
-        value=_answer(context, named),
+    return json_response(
+        _answer(context, named),
         status=201 if is_new else 200,
         object_id=named.runtime.name,
     )
 
 
-async def remove_runtime(context: RequestContext) -> Answer:
+async def remove_runtime(context: RequestContext) -> Response:
     """Remove a runtime of the tenant, or, with `shared=true` and an operator's key, one that all
     tenants share: new versions cannot name it any more, existing ones go on with it.
     """
     shared = parse.boolean(context.query.get("shared", "false"), "shared")
     if shared:
         context.caller.must_have(Scope.OPERATOR)
-    await context.services.runtimes.remove(context.tenant_id, context.path["name"], shared=shared)
-    return Answer(status=204)
+    runtimes = context.services.runtimes
+    await runtimes.remove(context.tenant_id, context.parameters["name"], shared=shared)
+    return Response(status=204)
 
 
-async def upload_image(context: RequestContext) -> Answer:
+async def upload_image(context: RequestContext) -> Response:
     """Upload the files that a runtime shows at /app, as one tar archive, plain or gzipped. The
     digest names them in a runtime of the tenant; the same files have the same digest however they
     were packed, and answer 200 where the tenant has them already. All images of a tenant together
@@ -66,8 +68,8 @@ async def upload_image(context: RequestContext) -> Answer:
     """
     kind = context.headers["content-type"].partition(";")[0].strip().lower()
     image = await context.services.holdings.take(context.tenant_id, Archive(kind), context.body)
-    return Answer(
-        value=shapes.image(image),
+    return json_response(
+        shapes.image(image),
         status=201 if image.is_new else 200,
         object_id=image.digest,
     )

@@ -1,58 +1,73 @@
-"""uvicorn's server, as the launcher's socket and our own way of leaving need it."""
+"""Listening: connections are accepted until the server is told to leave, and then let go."""
 
 import asyncio
 import contextlib
 import socket
+import ssl
+from email.utils import formatdate
 
-import uvicorn
-
+from quiltfn.api.app import Application
+from quiltfn.api.connection import HttpConnection
 from quiltfn.api.connections import Connections
-from quiltfn.api.tls_acceptor import TlsAcceptor
+from quiltfn.api.tls_acceptor import BACKLOG, TlsAcceptor
+
+# Every response is taken for what it says it is, and shown within no other site's page.
+SECURITY_HEADERS = (
+    b"x-content-type-options: nosniff\r\n"
+    b"x-frame-options: DENY\r\n"
+    b"content-security-policy: frame-ancestors 'none'\r\n"
+)
+LEAVE_WITHIN_S = 2.0
 
 
-class Server(uvicorn.Server):
-    """uvicorn without its own signal handling: draining is decided here, and `leave` ends it."""
+class Server:
+    """An HTTP server; `tls`: for HTTPS. `leave` ends `serve`."""
 
-    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
-        super().__init__(config)
-        self._connections = connections
+    def __init__(
+        self, app: Application, connections: Connections, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._app, self._connections, self._tls = app, connections, tls
         self._leaving = asyncio.Event()
 
     def leave(self) -> None:
-        self.should_exit = True
+        """Accepts no more connections and ends once what is under way is answered, or soon."""
         self._leaving.set()
 
-    async def main_loop(self) -> None:
-        # uvicorn's own wakes ten times a second to see whether it shall leave; once is enough for
-        # the date that answers carry, and for readers that do not read.
-        while not await self.on_tick(0):
-            self._connections.look(asyncio.get_running_loop().time())
+    async def serve(self, listener: socket.socket) -> None:
+        """Accepts connections on a bound socket until `leave`."""
+        self._date()
+        accepting = await self._accept(listener)
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"listening on {'https' if self._tls else 'http'}://{shown}:{port}", flush=True)
+        loop = asyncio.get_running_loop()
+        while not self._leaving.is_set():
+            self._date()
+            self._connections.look(loop.time())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._leaving.wait()
+        accepting.close()
+        listener.close()
+        self._connections.finish_all()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_WITHIN_S):
+                # An event would have to be set on the way of every call.
+                while self._connections or self._connections.tasks:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        self._connections.cut_all()
+        await accepting.wait_closed()
 
-    def _connection(self) -> asyncio.Protocol:
-        """As uvicorn makes one for each connection."""
-        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return protocol
+    async def _accept(self, listener: socket.socket) -> "asyncio.Server | TlsAcceptor":
+        def connection() -> HttpConnection:
+            return HttpConnection(self._app, self._connections)
 
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        yield
+        if self._tls is not None:
+            return TlsAcceptor(listener, self._tls, connection)
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(connection, sock=listener, backlog=BACKLOG)
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        if self.config.ssl is None:
-            await super().startup(sockets)
-        else:
-            await self.lifespan.startup()
-            self.servers = [
-                TlsAcceptor(one, self.config.ssl, self._connection)  # type: ignore[misc]
-                for one in sockets or []
-            ]
-            self.started = True
-        host, port = (sockets or [])[0].getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        scheme = "https" if self.config.ssl else "http"
-        print(f"listening on {scheme}://{shown}:{port}", flush=True)
+    def _date(self) -> None:
+        """Puts the headers of every response together, which change once a second."""
+        date = f"date: {formatdate(usegmt=True)}\r\n".encode()
+        self._connections.common_headers = date + SECURITY_HEADERS

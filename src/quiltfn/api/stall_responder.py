@@ -16,7 +16,7 @@ from time import monotonic
 
 import structlog
 
-from quiltfn.api import errors
+from quiltfn.api.errors import error_body
 from quiltfn.ids import new_id
 from quiltfn.model.errors import StoreUnavailable
 
@@ -120,7 +120,7 @@ class StallResponder:
             status, body, retry = "200 OK", ALIVE, ""
         else:
             error = StoreUnavailable(f"the disk has not taken a write for {stalled_s:.0f} s")
-            _, body, _ = errors.render(error, request_id)
+            body = error_body(error, request_id)
             status, retry = "503 Service Unavailable", "retry-after: 5\r\n"
         answer = (
             f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{retry}"

@@ -10,7 +10,8 @@ from quiltfn import __version__, wire
 from quiltfn.access import make_key, revoke_key
 from quiltfn.api import help as help_documents
 from quiltfn.api import parse, shapes
-from quiltfn.api.route import Answer, RequestContext, Services
+from quiltfn.api.response import JSON, Response, json_response, text_response
+from quiltfn.api.route import RequestContext, Services
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import Forbidden
 from quiltfn.observe import metrics
@@ -18,56 +19,56 @@ from quiltfn.observe import metrics
 AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
 
 
-async def get_liveness(_context: RequestContext) -> Answer:
+async def get_liveness(_context: RequestContext) -> Response:
     """Say that the server is alive; nothing is checked."""
-    return Answer(value=wire.Liveness())
+    return json_response(wire.Liveness())
 
 
-async def get_health(context: RequestContext) -> Answer:
+async def get_health(context: RequestContext) -> Response:
     """Say whether the server can do its work, part by part, and which protections are in force."""
     report = await context.services.health.report()
     return _json_or_markdown(context, report, help_documents.health_text(report))
 
 
-async def get_elasticity_health(context: RequestContext) -> Answer:
+async def get_elasticity_health(context: RequestContext) -> Response:
     """Say whether pool targets can be set: the server's health."""
     return await get_health(context)
 
 
-async def get_help(context: RequestContext) -> Answer:
+async def get_help(context: RequestContext) -> Response:
     """Explain every route with its rules, the debugging flow and the common mistakes."""
     document = context.help.functions_help
     return _json_or_markdown(context, document, help_documents.help_text(document))
 
 
-async def list_examples(context: RequestContext) -> Answer:
+async def list_examples(context: RequestContext) -> Response:
     """Show canonical calls that work as they are printed."""
     document = context.help.functions_examples
     return _json_or_markdown(context, document, help_documents.examples_text(document))
 
 
-async def get_elasticity_help(context: RequestContext) -> Answer:
+async def get_elasticity_help(context: RequestContext) -> Response:
     """Explain how pool targets are set."""
     document = context.help.elasticity_help
     return _json_or_markdown(context, document, help_documents.help_text(document))
 
 
-async def list_elasticity_examples(context: RequestContext) -> Answer:
+async def list_elasticity_examples(context: RequestContext) -> Response:
     """Show canonical calls that set pool targets."""
     document = context.help.elasticity_examples
     return _json_or_markdown(context, document, help_documents.examples_text(document))
 
 
-async def get_openapi_document(context: RequestContext) -> Answer:
+async def get_openapi_document(context: RequestContext) -> Response:
     """Show the OpenAPI 3.1 document of this server."""
-    return Answer(value=context.help.openapi)
+    return Response(headers=[("content-type", JSON)], body=context.help.openapi)
 
 
-async def get_docs_page(_context: RequestContext) -> Answer:
+async def get_docs_page(_context: RequestContext) -> Response:
     """Show a page on which every route can be read about and tried."""
     page = resources.files("quiltfn.api").joinpath("docs.html").read_text()
-    headers = {"content-security-policy": policy_of(page), "referrer-policy": "no-referrer"}
-    return Answer(value=page, headers=headers, content_type="text/html; charset=utf-8")
+    headers = [("content-security-policy", policy_of(page)), ("referrer-policy", "no-referrer")]
+    return text_response(page, "text/html; charset=utf-8", headers)
 
 
 def policy_of(page: str) -> str:
@@ -84,11 +85,11 @@ def policy_of(page: str) -> str:
     )
 
 
-async def get_system_info(context: RequestContext) -> Answer:
+async def get_system_info(context: RequestContext) -> Response:
     """Show the version, the node, the protections in force and the limits."""
     machine, services = context.services.health.machine, context.services
-    return Answer(
-        value=wire.SystemInfo(
+    return json_response(
+        wire.SystemInfo(
             version=__version__,
             node_id=machine.node_id,
             cgroup_mode=machine.cgroup_mode,
@@ -133,7 +134,7 @@ def limits_of(services: Services) -> dict[str, float]:
     }
 
 
-async def create_api_key(context: RequestContext) -> Answer:
+async def create_api_key(context: RequestContext) -> Response:
     """Make an API key. The key itself is in this answer and nowhere else. An operator may make
     keys for any tenant, an admin for its own and up to its own scope; a key that expires makes none
     that lives longer. Without `scope` the first key of all is an operator's, if an operator makes
@@ -159,29 +160,29 @@ async def create_api_key(context: RequestContext) -> Answer:
     services = context.services
     key, text = await make_key(services.keys, services.clock, tenant, scope, expires)
     await context.services.access.refresh()
-    return Answer(value=shapes.created_key(key, text), status=201, object_id=key.id)
+    return json_response(shapes.created_key(key, text), status=201, object_id=key.id)
 
 
-async def list_api_keys(context: RequestContext) -> Answer:
+async def list_api_keys(context: RequestContext) -> Response:
     """List the tenant's API keys, revoked ones and those of a higher scope included; an operator
     sees all. Never the keys themselves.
     """
     keys = await context.services.keys.load()
     seen = [key for key in keys if context.caller.reaches(key.tenant_id)]
-    return Answer(value=wire.KeyList(keys=[shapes.key(key) for key in seen]))
+    return json_response(wire.KeyList(keys=[shapes.key(key) for key in seen]))
 
 
-async def revoke_api_key(context: RequestContext) -> Answer:
+async def revoke_api_key(context: RequestContext) -> Response:
     """Revoke an API key, for good and within a second. A key of a higher scope than the caller's
     stays.
     """
     services = context.services
-    await revoke_key(services.keys, services.clock, context.path["key_id"], context.caller)
+    await revoke_key(services.keys, services.clock, context.parameters["key_id"], context.caller)
     await services.access.refresh()
-    return Answer(status=204)
+    return Response(status=204)
 
 
-async def list_audit_entries(context: RequestContext) -> Answer:
+async def list_audit_entries(context: RequestContext) -> Response:
     """List who changed what, or was refused it, newest first; an operator sees every tenant's."""
     everything = context.caller.scope.includes(Scope.OPERATOR)
     limit = parse.integer(context.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
@@ -189,10 +190,10 @@ async def list_audit_entries(context: RequestContext) -> Answer:
         None if everything else context.tenant_id, limit, context.query.get("cursor")
     )
     entries = [shapes.audit_entry(entry) for entry in page.items]
-    return Answer(value=wire.AuditPage(entries=entries, next_cursor=page.next_cursor))
+    return json_response(wire.AuditPage(entries=entries, next_cursor=page.next_cursor))
 
 
-async def get_metrics(context: RequestContext) -> Answer:
+async def get_metrics(context: RequestContext) -> Response:
     """Show the server's metrics in Prometheus' text format."""
     services = context.services
     metrics.show_pools(services.pools.counts(one) for one in services.pools.occupied())
@@ -200,10 +201,10 @@ async def get_metrics(context: RequestContext) -> Answer:
     metrics.show_memory(services.pools.memory.held_mib)
     metrics.show_prewarmed(services.warm_stock.count())
     metrics.show_images(services.holdings.bytes_in_all())
-    return Answer(value=metrics.text(), content_type=metrics.CONTENT_TYPE)
+    return text_response(metrics.text(), metrics.CONTENT_TYPE)
 
 
-def _json_or_markdown(context: RequestContext, document: Any, text: str) -> Answer:
+def _json_or_markdown(context: RequestContext, document: Any, text: str) -> Response:
     """JSON, or Markdown where the caller asks for it."""
     wanted = context.query.get("format")
     if wanted is not None:
@@ -211,5 +212,5 @@ def _json_or_markdown(context: RequestContext, document: Any, text: str) -> Answ
     if wanted == "markdown" or (
         wanted is None and "text/markdown" in context.headers.get("accept", "")
     ):
-        return Answer(value=text, content_type="text/markdown; charset=utf-8")
-    return Answer(value=document)
+        return text_response(text, "text/markdown; charset=utf-8")
+    return json_response(document)

@@ -1,0 +1,104 @@
+"""Reading a request's body: bounded in size and in time, as one JSON text or while it arrives."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from quiltfn.api import parse
+from quiltfn.api.request import Request
+from quiltfn.api.response import JSON
+from quiltfn.api.route import ApiLimits, Route
+from quiltfn.model.errors import BadRequest, PayloadTooLarge, Unprocessable, UnsupportedMediaType
+
+
+def body_limit(route: Route, limits: ApiLimits) -> int:
+    """How many bytes a route's body may have."""
+    if route.streams:
+        return limits.image_max
+    return limits.invoke_body_max if route.is_invoke else limits.body_max
+
+
+def too_long(limit: int) -> PayloadTooLarge:
+    """What a body of more than `limit` bytes is refused with."""
+    return PayloadTooLarge(f"the body is longer than the {limit} bytes this route takes")
+
+
+def _check_announced(request: Request, limit: int) -> None:
+    """Refuses a body that says itself that it is too long, before any of it is read."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > limit:
+        raise PayloadTooLarge(f"the body has {announced} bytes; this route takes {limit}")
+
+
+def _check_encoding(request: Request) -> None:
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("the body must be sent as it is, without a Content-Encoding")
+
+
+async def read_whole(
+    request: Request, limit: int, timeout_s: float, reserve: Callable[[int], None]
+) -> bytes:
+    """The body, refused as soon as it is known to be too long, or late, or too much for now.
+
+    `reserve` is told its size so far and may refuse it.
+    """
+    _check_announced(request, limit)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for chunk in request.chunks():
+                size += len(chunk)
+                if size > limit:
+                    raise too_long(limit)
+                reserve(size)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise BadRequest(f"the body did not arrive within {timeout_s:g} s") from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def parsed(route: Route, raw: bytes, request: Request, limits: Mapping[str, float]) -> object:
+    """A body that is not empty, as its route's shape. `limits`: see `parse.shape`."""
+    kind = request.headers.get("content-type", "")
+    if kind != JSON and kind.partition(";")[0].strip().lower() != JSON:
+        raise UnsupportedMediaType(
+            "the body must be JSON, sent with Content-Type: application/json"
+        )
+    _check_encoding(request)
+    value = parse.json_value(raw)
+    if route.body is None:
+        if value != {}:
+            raise Unprocessable.field("the body", "empty: this call takes none", value)
+        return None
+    return parse.shape(value, route.body, limits)
+
+
+def streamed(route: Route, request: Request, limits: ApiLimits) -> AsyncIterator[bytes]:
+    """The body's chunks while they arrive. Raises `UnsupportedMediaType`, `PayloadTooLarge` before
+    the first one.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in route.streams:
+        known = " or ".join(route.streams)
+        raise UnsupportedMediaType(f"the body must be an archive, sent with Content-Type: {known}")
+    _check_encoding(request)
+    limit = body_limit(route, limits)
+    _check_announced(request, limit)
+    return _bounded(request, limit, limits.body_timeout_s)
+
+
+async def _bounded(request: Request, limit: int, timeout_s: float) -> AsyncIterator[bytes]:
+    """A large archive may take long; a sender that falls silent may not."""
+    size, chunks = 0, request.chunks()
+    while True:
+        try:
+            async with asyncio.timeout(timeout_s):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            raise BadRequest(f"nothing more of the body arrived within {timeout_s:g} s") from None
+        if chunk is None:
+            return
+        size += len(chunk)
+        if size > limit:
+            raise too_long(limit)
+        yield chunk

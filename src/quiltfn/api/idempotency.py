@@ -1,0 +1,213 @@
+"""The first response to a request with an `Idempotency-Key` is the response to all repetitions."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from quiltfn.api.response import Response
+from quiltfn.model.errors import Conflict, StoreUnavailable, Unprocessable
+from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
+from quiltfn.ports import Clock, IdempotencyStore
+
+KEY = re.compile(r"[\x21-\x7e]{1,255}")
+LOST_STATUS = 503
+
+
+# Responses that the store did not take are kept in memory up to so many bytes; beyond that, only
+# that there was one.
+UNSTORED_MAX_BYTES = 16 * 1024 * 1024
+# Identifies a request without its body.
+KeyName = tuple[str, str, str, str]
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """Of a response, what a repetition gets. No body: only that there was one."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class _Unstored(msgspec.Struct, frozen=True):
+    """What the store still has to be told: the response to keep, or (None) that the key is free."""
+
+    request: IdempotentRequest
+    response: _Kept | None
+
+
+class Idempotency:
+    """Runs a request once for each key.
+
+    If the store does not take the end of a request, it is told again before the next key is looked
+    up, so that a full disk leaves no key that is neither answered nor free. `lost`: the body that
+    is kept where there is no response, or where too many wait for the store.
+    """
+
+    def __init__(self, responses: IdempotencyStore, clock: Clock, lost: bytes = b"") -> None:
+        self._responses, self._clock, self._lost = responses, clock, lost
+        self._running: dict[KeyName, str] = {}  # to the digest of the body
+        self._unstored: dict[KeyName, _Unstored] = {}
+        self._storing_again = asyncio.Lock()
+        # Requests with the same key at the same time ask the store one after the other.
+        self._turns: WeakValueDictionary[KeyName, asyncio.Lock] = WeakValueDictionary()
+
+    async def run(
+        self,
+        request: IdempotentRequest,
+        execute: Callable[[], Awaitable[Response]],
+        budget: AbstractAsyncContextManager[None] | None = None,
+    ) -> Response:
+        """The first request's response, or the stored one. Raises `Conflict` while the first one
+        still runs, `Unprocessable` for another body, and `StoreUnavailable` if the key could not be
+        reserved or, with `executed`, if the response could not be stored: a repetition will get
+        that. `budget`: the memory in which a stored response is loaded, since it may be long.
+        """
+        name = (request.tenant_id, request.method, request.path, request.key)
+        turn = self._turns.setdefault(name, asyncio.Lock())
+        async with turn, budget or nullcontext():
+            stored = await self._take(name, request)
+        if stored is not None:
+            return stored
+        # Until more is known, and if we are cancelled: nobody knows how far it came.
+        unstored: _Unstored | None = _Unstored(request, self._without_body({}))
+        try:
+            response = await execute()
+            unstored = _Unstored(request, _kept(response) if response.executed else None)
+            error = await self._store(unstored)
+            if error is None:
+                unstored = None
+        finally:
+            if unstored is not None:
+                self._unstored[name] = self._bounded(unstored)
+            del self._running[name]
+        if error is not None and response.executed:
+            raise _not_stored(response, error) from error
+        return response  # if it is a refusal, nothing was done, and it stands all the same
+
+    async def aclose(self) -> None:
+        """Tells the store once more what it did not take. The next start answers for the rest."""
+        await self._store_again(None)
+
+    async def _take(self, name: KeyName, request: IdempotentRequest) -> Response | None:
+        """Reserves the key (None), or returns the response to its first request."""
+        running = self._running.get(name)
+        if running is not None:
+            check_body(running, request)
+            raise still_runs()
+        error = await self._store_again(name)
+        if error is not None:
+            raise error
+        now, made_at = int(self._clock.trusted()), int(self._clock.timestamp())
+        kept = await self._responses.reserve(request, now, made_at)
+        if kept is None:
+            self._running[name] = request.body_digest
+            return None
+        check_body(kept.body_digest, request)
+        if kept.status is None:
+            raise still_runs()
+        if not kept.body:
+            raise gone(kept)
+        headers = [*kept.headers.items(), ("idempotency-replayed", "true")]
+        return Response(status=kept.status, headers=headers, body=kept.body)
+
+    async def _store(self, end: _Unstored) -> StoreUnavailable | None:
+        """Tells the store; returns why it does not take it, if so."""
+        response = end.response
+        try:
+            if response is None:
+                await self._responses.release(end.request)
+            else:
+                status, headers, body = response.status, response.headers, response.body
+                await self._responses.keep(end.request, status, headers, body)
+        except StoreUnavailable as error:
+            return error
+        return None
+
+    async def _store_again(self, wanted: KeyName | None) -> StoreUnavailable | None:
+        """Tells the store what it did not take before: that of `wanted` first, and the others until
+        one is not taken. Returns why that of `wanted` was not taken, if so.
+        """
+        async with (
+            self._storing_again
+        ):  # released twice, a key could be freed that is reserved anew
+            for name in sorted(self._unstored, key=lambda one: one != wanted):
+                error = await self._store(self._unstored[name])
+                if error is not None:
+                    return error if name == wanted else None
+                del self._unstored[name]
+        return None
+
+    def _bounded(self, end: _Unstored) -> _Unstored:
+        if end.response is None:
+            return end
+        waiting = sum(len(one.response.body) for one in self._unstored.values() if one.response)
+        if waiting + len(end.response.body) <= UNSTORED_MAX_BYTES:
+            return end
+        return _Unstored(end.request, self._without_body(end.response.headers))
+
+    def _without_body(self, headers: Mapping[str, str]) -> _Kept:
+        kept = {"content-type": "application/json"}
+        if "x-invocation-id" in headers:
+            kept["x-invocation-id"] = headers["x-invocation-id"]
+        return _Kept(LOST_STATUS, kept, self._lost)
+
+
+def _kept(response: Response) -> _Kept:
+    """What is kept of a response; of a stream, that there was one. The headers as they are now: the
+    id of this request is not part of what a repetition gets.
+    """
+    body = response.body if isinstance(response.body, bytes) else b""
+    return _Kept(response.status, dict(response.headers), body)
+
+
+def _not_stored(response: Response, error: StoreUnavailable) -> StoreUnavailable:
+    """What the first client is told of a response that a repetition could not be given."""
+    told = StoreUnavailable(
+        f"this was done, but its answer could not be kept for repetitions: {error}", retry_after=1
+    )
+    told.executed = True
+    invocation_id = response.header("x-invocation-id")
+    if invocation_id is not None:
+        told.with_record(invocation_id, executed=True)
+    return told
+
+
+def still_runs() -> Conflict:
+    return Conflict("the first call with this Idempotency-Key still runs", retry_after=1)
+
+
+def check_body(digest: str, request: IdempotentRequest) -> None:
+    """Raises `Unprocessable` where the first call with this key had another body."""
+    if digest != request.body_digest:
+        raise Unprocessable.field(
+            "Idempotency-Key", "a new one: this one was used with another body", request.key
+        )
+
+
+def gone(kept: StoredResponse) -> Conflict:
+    """The first call was made, but its answer had to make room for later ones."""
+    error = Conflict(
+        "the first call with this Idempotency-Key was executed; its answer is not kept any longer",
+        hint="x-invocation-id names its record, where it was an invocation",
+    )
+    error.invocation_id = kept.headers.get("x-invocation-id")
+    return error
+
+
+def idempotent_request(
+    tenant_id: str, method: str, path: str, key: str, body: bytes
+) -> IdempotentRequest:
+    """Raises `Unprocessable` for what cannot be a key."""
+    if not KEY.fullmatch(key):
+        raise Unprocessable.field(
+            "Idempotency-Key", "1 to 255 visible ASCII characters", key, "order-2041"
+        )
+    digest = hashlib.sha256(body).hexdigest()
+    return IdempotentRequest(
+        tenant_id=tenant_id, method=method, path=path, key=key, body_digest=digest
+    )

@@ -1,0 +1,148 @@
+"""A request as the connection has read it: its head, and its body as far as it has arrived."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+NO_PARAMETERS: Mapping[str, str] = {}
+
+
+class ClientDisconnected(Exception):
+    """The client left before its request was whole: there is nobody to answer."""
+
+
+class Headers(dict[str, str]):
+    """Header fields by their names in small letters. Of a name that came several times this is the
+    first value; `getlist` has all of them.
+    """
+
+    __slots__ = ("_repeated",)
+
+    def __init__(self, fields: Mapping[str, str] | None = None) -> None:
+        super().__init__(fields or ())
+        self._repeated: dict[str, list[str]] | None = None
+
+    def repeat(self, name: str, value: str) -> None:
+        """A further value of a name that is there."""
+        if self._repeated is None:
+            self._repeated = {}
+        self._repeated.setdefault(name, [self[name]]).append(value)
+
+    def getlist(self, name: str) -> list[str]:
+        """Every value of a name, in the order in which they came."""
+        if self._repeated is not None and name in self._repeated:
+            return self._repeated[name]
+        value = self.get(name)
+        return [] if value is None else [value]
+
+
+class BodySource(Protocol):
+    """The connection that a body arrives on."""
+
+    def want_body(self) -> None:
+        """Somebody waits for more of the body."""
+
+
+class Request:
+    """One request. `path` is percent-decoded, `query` is not; `client`: the address it came from;
+    `parameters`: what the router found in the path. `is_reserved`: it came on a connection that is
+    reserved for management, so it must not be a call. `keep_alive`: another may follow it.
+    """
+
+    __slots__ = (
+        "_body",
+        "_source",
+        "client",
+        "expects_continue",
+        "head_bytes",
+        "headers",
+        "is_answered",
+        "is_lost",
+        "is_reserved",
+        "is_whole",
+        "keep_alive",
+        "method",
+        "parameters",
+        "path",
+        "query",
+        "reader",
+        "task",
+        "version",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        query: bytes = b"",
+        client: str = "unknown",
+        source: BodySource | None = None,
+    ) -> None:
+        self.method, self.path, self.headers = method, path, headers
+        self.query, self.client = query, client
+        self.parameters = NO_PARAMETERS
+        self.version = "1.1"
+        self.keep_alive = True
+        self.is_reserved = False
+        self.expects_continue = False
+        self.head_bytes = 0
+        # The connection's: whether the whole body is there, the response is out, the client gone.
+        self.is_whole = source is None
+        self.is_answered = False
+        self.is_lost = False
+        self.task: asyncio.Task[None] | None = None
+        self._source = source
+        self._body: bytes | bytearray = b""
+        self.reader: asyncio.Future[None] | None = None
+
+    # For whoever answers it ------------------------------------------------------------------
+
+    def take_body(self) -> bytes:
+        """What has arrived since the last time. It is not kept here any longer."""
+        body, self._body = self._body, b""
+        return bytes(body)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body while it arrives. Raises `ClientDisconnected`."""
+        while True:
+            if self._body:
+                yield self.take_body()
+            elif self.is_whole:
+                return
+            elif self.is_lost:
+                raise ClientDisconnected
+            else:
+                self.reader = asyncio.get_running_loop().create_future()
+                if self._source is not None:
+                    self._source.want_body()
+                await self.reader
+
+    # For the connection ----------------------------------------------------------------------
+
+    @property
+    def unread_bytes(self) -> int:
+        """Of the body, those that arrived and were not taken yet."""
+        return len(self._body)
+
+    def feed(self, data: bytes) -> None:
+        """A piece of the body."""
+        if not self._body:
+            self._body = data
+        elif isinstance(self._body, bytearray):
+            self._body += data
+        else:
+            self._body = bytearray(self._body)
+            self._body += data
+        if self.reader is not None:
+            self.wake()
+
+    def wake(self) -> None:
+        """Tells the reader of the body to look again."""
+        reader, self.reader = self.reader, None
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+    def forget_body(self) -> None:
+        """It is answered: nobody will ask for what has arrived."""
+        self._body = b""

@@ -1,0 +1,59 @@
+"""The one response type: what every handler returns, and what every connection sends.
+
+Results, refusals, replays for an `Idempotency-Key` and long streams are all a `Response`, so
+whatever looks at responses (the audit log, the request log, a tracer) sees all of them.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import msgspec
+
+JSON = "application/json"
+Header = tuple[str, str]
+encode = msgspec.json.Encoder().encode
+
+
+class Response(msgspec.Struct, kw_only=True, eq=False):
+    """A status, headers in the order in which they are sent, and a body.
+
+    `headers`: a name may come several times; names in small letters. `body`: bytes, or an async
+    iterator whose chunks are sent as they come. A chunk is asked for only once the client has taken
+    most of those before it, and the iterator's `aclose` is called however the response ends. If the
+    iterator raises, the connection ends without the mark of a complete body. A stream has chunked
+    encoding unless `headers` say its `content-length`.
+
+    `executed`: False for a refusal that came before anything was done. `object_id`: what was made,
+    for the audit log, where the path does not name it. `closes`: the connection ends with it.
+    """
+
+    status: int = 200
+    headers: list[Header] = msgspec.field(default_factory=list)
+    body: bytes | AsyncIterator[bytes] = b""
+    executed: bool = True
+    object_id: str | None = None
+    closes: bool = False
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header, by its name in small letters."""
+        return next((value for one, value in self.headers if one == name), None)
+
+
+def json_response(
+    value: Any,
+    status: int = 200,
+    headers: Iterable[Header] = (),
+    object_id: str | None = None,
+) -> Response:
+    """`value` as JSON."""
+    return Response(
+        status=status,
+        headers=[*headers, ("content-type", JSON)],
+        body=encode(value),
+        object_id=object_id,
+    )
+
+
+def text_response(text: str, content_type: str, headers: Iterable[Header] = ()) -> Response:
+    """`text` in UTF-8."""
+    return Response(headers=[*headers, ("content-type", content_type)], body=text.encode())

@@ -1,0 +1,49 @@
+"""An HTTP client of the application in its own process: no socket, and no bytes of HTTP."""
+
+import httpx
+
+from quiltfn.api.app import Application
+from quiltfn.api.request import Headers, Request
+
+
+def request_of(
+    method: str, path: str, headers: dict[str, str], body: bytes = b"", client: str = "127.0.0.1"
+) -> Request:
+    """A request whose body is there. `headers`: names in small letters."""
+    path, _, query = path.partition("?")
+    request = Request(method, path, Headers(headers), query.encode(), client)
+    request.feed(body)
+    return request
+
+
+def headers_of(fields: list[tuple[str, str]]) -> Headers:
+    """As a connection reads them."""
+    headers = Headers()
+    for name, value in fields:
+        if name.lower() in headers:
+            headers.repeat(name.lower(), value)
+        else:
+            headers[name.lower()] = value
+    return headers
+
+
+class InProcess(httpx.AsyncBaseTransport):
+    """For `httpx.AsyncClient`; `client`: the address that requests come from."""
+
+    def __init__(self, app: Application, client: str = "127.0.0.1") -> None:
+        self._app, self._client = app, client
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        given = Request(
+            request.method,
+            request.url.path,
+            headers_of(request.headers.multi_items()),
+            request.url.query,
+            self._client,
+        )
+        given.feed(await request.aread())
+        response = await self._app(given)
+        body = response.body
+        if not isinstance(body, bytes):
+            body = b"".join([chunk async for chunk in body])
+        return httpx.Response(response.status, headers=response.headers, content=body)

@@ -1,0 +1,123 @@
+"""The application without a connection: one response for every request, whatever happens."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from quiltfn.api.app import ANY_METHOD, App, make_app, path_pattern
+from quiltfn.api.request import Request
+from quiltfn.api.response import Response, text_response
+from quiltfn.api.route import ApiLimits, RequestContext, Route
+from quiltfn.api.routes import ROUTES
+from service.in_process import request_of
+from service.platform_harness import open_access
+
+ID = "018f0000-0000-7000-8000-000000000000"
+BY_ID, BY_NAME = f"/api/functions/{ID}/invoke", "/api/functions/invoke/hello"
+HEADERS = {"host": "127.0.0.1", "content-type": "application/json"}
+
+
+def services() -> Any:
+    """Services whose catalog breaks."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a secret of ours")
+
+    return SimpleNamespace(
+        access=open_access(),
+        catalog=SimpleNamespace(by_id=broken, by_name=broken),
+        health=SimpleNamespace(machine=SimpleNamespace(memory_max_mib=1024, cores=1)),
+        limits=ApiLimits(),
+        clock=SimpleNamespace(unix=lambda: 0.0),
+        audit=None,
+    )
+
+
+@pytest.fixture
+def app() -> App:
+    return make_app(services())
+
+
+async def echo(context: RequestContext) -> Response:
+    """Say how the request arrived."""
+    rest = context.parameters["rest"]
+    return text_response(f"{context.request.method} {rest}", "text/plain")
+
+
+@pytest.fixture
+def echoing() -> App:
+    """With a route that takes every method."""
+    route = Route(handler=echo, scope=None, answer=str, texts=("text/plain",))
+    return make_app(services(), [("/fn/{rest:path}", {ANY_METHOD: route}), *ROUTES])
+
+
+@pytest.mark.parametrize("path", [BY_ID, BY_NAME])
+async def test_a_mistake_of_ours_is_told_as_such(app: App, path: str) -> None:
+    response = await app(request_of("POST", path, HEADERS, b"{}"))
+    assert response.status == 500
+    assert isinstance(response.body, bytes)
+    told = msgspec.json.decode(response.body)
+    assert told["error_code"] == "INTERNAL"
+    assert told["request_id"] == response.header("x-request-id")
+    assert b"secret" not in response.body
+
+
+async def test_an_id_of_the_client_s_own_comes_back_if_it_is_one(app: App) -> None:
+    for given, kept in (("r-1", True), ("two words", False)):
+        request = request_of("POST", BY_ID, HEADERS | {"x-request-id": given}, b"{}")
+        response = await app(request)
+        assert (response.header("x-request-id") == given) is kept
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/functions/", f"{BY_ID}/", "/api/functions/invoke/", "/api/functions/invoke/a/b"]
+)
+async def test_what_is_no_route_is_told_as_such(app: App, path: str) -> None:
+    response = await app(request_of("POST", path, HEADERS, b"{}"))
+    assert response.status == 404
+
+
+async def test_head_is_get_and_options_says_what_there_is(app: App) -> None:
+    for method in ("GET", "HEAD"):
+        response = await app(request_of(method, "/health", HEADERS))
+        assert (response.status, response.body) == (200, b'{"status":"ok"}')
+    options = await app(request_of("OPTIONS", "/api/functions", HEADERS))
+    assert (options.status, options.body) == (204, b"")
+    assert options.header("allow") == "GET, HEAD, OPTIONS, POST"
+    refused = await app(request_of("HEAD", BY_ID, HEADERS))
+    assert refused.status == 405
+    assert refused.header("allow") == "OPTIONS, POST"
+
+
+async def test_options_tells_another_site_nothing_about_an_open_server(app: App) -> None:
+    headers = HEADERS | {"origin": "https://evil.test"}
+    assert (await app(request_of("OPTIONS", "/api/functions", headers))).status == 403
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "BREW", "OPTIONS"])
+async def test_a_route_can_take_every_method(echoing: App, method: str) -> None:
+    response = await echoing(request_of(method, "/fn/a/b?c=1", HEADERS))
+    assert (response.status, response.body) == (200, f"{method} a/b".encode())
+
+
+def test_the_pattern_of_a_path_takes_whole_segments() -> None:
+    pattern = path_pattern("/a.b/{name}/c")
+    assert pattern.fullmatch("/a.b/x/c")
+    for path in ("/aXb/x/c", "/a.b//c", "/a.b/x/y/c", "/a.b/x/c/", "/a.b/x/c\n"):
+        assert not pattern.fullmatch(path)
+
+
+async def test_a_function_around_the_application_sees_every_request(app: App) -> None:
+    """What a tracer will be."""
+    seen: list[tuple[str, int]] = []
+
+    async def traced(request: Request) -> Response:
+        response = await app(request)
+        seen.append((request.path, response.status))
+        return response
+
+    for path in (BY_ID, "/nothing", "/health"):
+        await traced(request_of("POST", path, HEADERS))
+    assert seen == [(BY_ID, 500), ("/nothing", 404), ("/health", 405)]

@@ -1,0 +1,428 @@
+"""HTTP connections over real sockets: order, bounds, and responses that are streams."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from quiltfn.api import connection
+from quiltfn.api.connection import HttpConnection
+from quiltfn.api.connections import ConnectionLimits, Connections
+from quiltfn.api.request import ClientDisconnected, Request
+from quiltfn.api.response import Response
+
+CHUNK = b"x" * 65536
+PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass
+class Door:
+    """A server whose responses are the test's: `answers` by path."""
+
+    connections: Connections
+    port: int = 0
+    answers: dict[str, Answer] = field(default_factory=dict)
+    begun: list[str] = field(default_factory=list)
+
+    async def app(self, request: Request) -> Response:
+        self.begun.append(request.path)
+        return await self.answers[request.path](request)
+
+    def stream(self, path: str, chunks: Callable[[], AsyncIterator[bytes]], **more: object) -> None:
+        async def answer(_: Request) -> Response:
+            return Response(body=chunks(), **more)  # type: ignore[arg-type]
+
+        self.answers[path] = answer
+
+    @contextlib.asynccontextmanager
+    async def client(
+        self, receive_bytes: int = 0
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        one = socket.socket()
+        if receive_bytes:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        one.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", self.port))
+        reader, writer = await asyncio.open_connection(sock=one)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+
+    async def ask(self, data: bytes) -> bytes:
+        """Everything that comes back until the server ends the connection."""
+        async with self.client() as (reader, writer):
+            writer.write(data)
+            return await asyncio.wait_for(reader.read(), 10)
+
+
+@contextlib.asynccontextmanager
+async def serving(**limits: float) -> AsyncIterator[Door]:
+    door = Door(Connections(ConnectionLimits(**limits)))  # type: ignore[arg-type]
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: HttpConnection(door.app, door.connections), "127.0.0.1"
+    )
+    door.port = server.sockets[0].getsockname()[1]
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(0.05)
+            door.connections.look(loop.time())
+
+    looking = asyncio.create_task(look())
+    try:
+        yield door
+    finally:
+        looking.cancel()
+        server.close()
+        door.connections.cut_all()
+        await server.wait_closed()
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[Door]:
+    async with serving() as door:
+        yield door
+
+
+def get(path: str, *headers: str, method: str = "GET", version: str = "1.1") -> bytes:
+    lines = [f"{method} {path} HTTP/{version}", "Host: a", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+CLOSE = "Connection: close"
+
+
+async def plain(request: Request) -> Response:
+    return Response(headers=[("x-a", "1"), ("x-a", "2")], body=request.path.encode())
+
+
+async def three() -> AsyncIterator[bytes]:
+    for chunk in (b"one", b"", b"two", b"three"):
+        yield chunk
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110  # the other side is a socket
+            await asyncio.sleep(0.01)
+
+
+def rss_kib() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * PAGE_KIB
+
+
+# Responses -----------------------------------------------------------------------------------
+
+
+async def test_a_header_may_come_several_times_and_bytes_have_a_length(door: Door) -> None:
+    door.answers["/a"] = plain
+    head, body = (await door.ask(get("/a", CLOSE))).split(b"\r\n\r\n")
+    lines = [b"HTTP/1.1 200 OK", b"x-a: 1", b"x-a: 2", b"content-length: 2", b"connection: close"]
+    assert head.split(b"\r\n") == lines
+    assert body == b"/a"
+
+
+async def test_head_has_the_length_and_no_body(door: Door) -> None:
+    door.answers["/a"] = plain
+    answer = await door.ask(get("/a", method="HEAD") + get("/a", CLOSE, method="HEAD"))
+    assert answer.count(b"content-length: 2") == 2
+    assert answer.endswith(b"\r\n\r\n")
+
+
+async def test_what_would_break_out_of_a_header_is_not_sent(door: Door) -> None:
+    for value in ("a\r\nset-cookie: b", "a\nb", "a\rb", "a\0b"):
+
+        async def answer(_: Request, value: str = value) -> Response:
+            return Response(headers=[("x-a", value)])
+
+        door.answers["/a"] = answer
+        assert await door.ask(get("/a")) == b""
+
+
+async def test_responses_come_in_the_order_of_the_requests(door: Door) -> None:
+    may_end = asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        await may_end.wait()
+        return await plain(request)
+
+    door.answers |= {"/slow": slow, "/a": plain}
+    door.stream("/stream", three)
+    async with door.client() as (reader, writer):
+        writer.write(get("/slow") + get("/stream") + get("/a", CLOSE))
+        await until(lambda: door.begun == ["/slow"])
+        may_end.set()
+        answer = await reader.read()
+    assert door.begun == ["/slow", "/stream", "/a"]
+    bodies = [answer.index(one) for one in (b"/slow", b"three", b"/a")]
+    assert bodies == sorted(bodies)
+
+
+# Streams -------------------------------------------------------------------------------------
+
+
+async def test_a_stream_is_sent_in_chunks_and_ends(door: Door) -> None:
+    door.stream("/s", three)
+    answer = await door.ask(get("/s", CLOSE))
+    assert b"transfer-encoding: chunked" in answer
+    body = answer.partition(b"\r\n\r\n")[2]
+    assert body == b"3\r\none\r\n3\r\ntwo\r\n5\r\nthree\r\n0\r\n\r\n"
+    old = await door.ask(get("/s", version="1.0"))
+    assert b"chunked" not in old
+    assert old.endswith(b"\r\n\r\nonetwothree")
+
+
+async def test_a_stream_of_known_length_has_that_length(door: Door) -> None:
+    door.stream("/s", three, headers=[("content-length", "11")])
+    answer = await door.ask(get("/s") + get("/s", CLOSE))
+    assert answer.count(b"\r\n\r\nonetwothree") == 2
+    assert b"chunked" not in answer
+
+
+async def test_a_stream_of_another_length_than_it_said_ends_the_connection(door: Door) -> None:
+    door.stream("/s", three, headers=[("content-length", "12")])
+    assert (await door.ask(get("/s"))).endswith(b"\r\n\r\nonetwothree")
+
+
+async def test_a_stream_that_fails_has_no_end(door: Door) -> None:
+    async def breaks() -> AsyncIterator[bytes]:
+        yield b"one"
+        raise ZeroDivisionError
+
+    door.stream("/s", breaks)
+    answer = await door.ask(get("/s"))
+    assert answer.endswith(b"3\r\none\r\n")
+    async with door.client() as (reader, writer):
+        # Without chunks the end of the connection is the end of the body, so it must not look so.
+        writer.write(get("/s", version="1.0"))
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+
+
+async def test_head_of_a_stream_asks_it_for_nothing_and_closes_it(door: Door) -> None:
+    class Chunks:
+        closed = False
+
+        def __aiter__(self) -> "Chunks":
+            return self
+
+        async def __anext__(self) -> bytes:
+            raise AssertionError("it was asked")
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    chunks = Chunks()
+    door.stream("/s", lambda: chunks)
+    answer = await door.ask(get("/s", CLOSE, method="HEAD"))
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.endswith(b"\r\n\r\n")
+    assert chunks.closed
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_client_that_leaves_closes_the_stream(door: Door, waits: bool) -> None:
+    """Between two chunks, and while one is waited for that never comes."""
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            yield b"begun"
+            if waits:
+                await asyncio.Event().wait()
+            while True:
+                yield CHUNK
+        finally:
+            closed.set()
+
+    door.stream("/s", endless)
+    async with door.client() as (reader, writer):
+        writer.write(get("/s"))
+        await reader.readuntil(b"begun")
+    async with asyncio.timeout(5):
+        await closed.wait()
+    await until(lambda: not door.connections.tasks)
+
+
+async def test_a_stream_waits_for_its_reader_and_the_server_keeps_its_size(
+    pytestconfig: pytest.Config,
+) -> None:
+    """Far more than memory may grow by, to a reader that is slower than the server."""
+    chunks_in_all = pytestconfig.getoption("--stream-mib") * 16
+    ahead, asked, taken = 0, 0, 0
+
+    async def large() -> AsyncIterator[bytes]:
+        nonlocal ahead, asked
+        for _ in range(chunks_in_all):
+            asked += len(CHUNK)
+            ahead = max(ahead, asked - taken)
+            yield CHUNK
+
+    async with serving(write_timeout_s=5.0) as door:
+        door.stream("/s", large, headers=[("content-length", str(chunks_in_all * len(CHUNK)))])
+        async with door.client(receive_bytes=65536) as (reader, writer):
+            writer.write(get("/s", CLOSE))
+            await reader.readuntil(b"\r\n\r\n")
+            before = peak = rss_kib()
+            while data := await reader.read(65536):
+                taken += len(data)
+                if taken % (1 << 20) < len(data):
+                    await asyncio.sleep(0.002)
+                    peak = max(peak, rss_kib())
+    assert taken == asked == chunks_in_all * len(CHUNK)
+    assert ahead < 8 * 2**20  # what the kernel takes of a socket, and a chunk or two of ours
+    assert peak - before < 5 * 1024
+
+
+async def test_a_reader_that_stops_is_cut_off_and_one_that_is_slow_is_not() -> None:
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield CHUNK
+        finally:
+            closed.set()
+
+    async with serving(write_timeout_s=0.5) as door:
+        door.stream("/s", endless)
+        async with door.client(receive_bytes=65536) as (reader, writer):
+            writer.write(get("/s"))
+            for _ in range(20):  # for twice the time in which something has to be taken
+                assert await reader.readexactly(2**20)
+                assert not closed.is_set()
+                await asyncio.sleep(0.05)
+            async with asyncio.timeout(5):
+                await closed.wait()
+            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                await reader.readexactly(2**30)
+        assert len(door.connections) == 0
+
+
+# Bodies --------------------------------------------------------------------------------------
+
+
+async def test_a_body_is_handed_on_while_it_arrives_and_not_kept(door: Door) -> None:
+    sizes: list[int] = []
+    before = rss_kib()
+
+    async def count(request: Request) -> Response:
+        async for chunk in request.chunks():
+            sizes.append(len(chunk))
+            await asyncio.sleep(0)
+        return Response(body=str(sum(sizes)).encode())
+
+    door.answers["/count"] = count
+    length = 32 * 2**20
+    async with door.client() as (reader, writer):
+        writer.write(get("/count", f"Content-Length: {length}", CLOSE, method="PUT"))
+        for _ in range(length // len(CHUNK)):
+            writer.write(CHUNK)
+            await writer.drain()
+        answer = await reader.read()
+    assert answer.endswith(str(length).encode())
+    assert max(sizes) < 2**20
+    assert rss_kib() - before < 8 * 1024
+
+
+async def test_a_client_that_leaves_within_its_body_is_told_to_the_reader_of_it(
+    door: Door,
+) -> None:
+    told: list[type[BaseException]] = []
+
+    async def read(request: Request) -> Response:
+        try:
+            async for _ in request.chunks():
+                pass
+        except ClientDisconnected as error:
+            told.append(type(error))
+            raise
+        raise AssertionError("it was whole")
+
+    door.answers["/read"] = read
+    async with door.client() as (_, writer):
+        writer.write(get("/read", "Content-Length: 10", method="POST") + b"1")
+        await until(lambda: door.begun)
+    await until(lambda: told == [ClientDisconnected])
+
+
+async def test_continue_is_said_to_who_waits_for_it(door: Door) -> None:
+    async def read(request: Request) -> Response:
+        return Response(body=b"".join([chunk async for chunk in request.chunks()]))
+
+    door.answers |= {"/read": read, "/a": plain}
+    head = get("/read", "Content-Length: 2", "Expect: 100-continue", CLOSE, method="POST")
+    async with door.client() as (reader, writer):
+        writer.write(head)
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"ok")
+        assert (await reader.read()).endswith(b"\r\n\r\nok")
+    # Nobody wants this one, and the answer says so at once.
+    unwanted = get("/a", "Content-Length: 2", "Expect: 100-continue", CLOSE, method="POST")
+    assert (await door.ask(unwanted)).startswith(b"HTTP/1.1 200")
+
+
+# Refusals ------------------------------------------------------------------------------------
+
+
+async def test_what_is_no_http_is_refused_behind_the_answers_that_are_due(door: Door) -> None:
+    door.answers["/a"] = plain
+    answer = await door.ask(get("/a") + b"rubbish\r\n\r\n" + get("/a"))
+    assert answer.index(b"HTTP/1.1 200") == 0
+    assert answer.endswith(b"Invalid HTTP request received.")
+    assert door.begun == ["/a"]
+
+
+async def test_an_upgrade_is_passed_over(door: Door) -> None:
+    door.answers |= {"/a": plain, "/b": plain}
+    upgrade = get("/a", "Connection: Upgrade", "Upgrade: h2c")
+    answer = await door.ask(upgrade + get("/b", CLOSE))
+    assert answer.count(b"HTTP/1.1 200") == 2
+
+
+async def test_a_mistake_in_the_application_ends_its_connection_and_no_other(door: Door) -> None:
+    async def broken(_: Request) -> Response:
+        raise ZeroDivisionError
+
+    door.answers |= {"/broken": broken, "/a": plain}
+    assert await door.ask(get("/broken")) == b""
+    assert (await door.ask(get("/a", CLOSE))).endswith(b"/a")
+
+
+async def test_a_server_that_ends_answers_what_it_has_begun(door: Door) -> None:
+    may_end = asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        await may_end.wait()
+        return await plain(request)
+
+    door.answers["/slow"] = slow
+    async with door.client() as (reader, writer), door.client() as (idle, _):
+        writer.write(get("/slow"))
+        await until(lambda: door.begun)
+        await until(lambda: len(door.connections) == 2)
+        door.connections.finish_all()
+        assert await idle.read() == b""
+        may_end.set()
+        assert b"connection: close" in await reader.read()
+    await until(lambda: len(door.connections) == 0)
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        (b"/a", "/a", b""),
+        (b"/a%20b?c=%20", "/a b", b"c=%20"),
+        (b"http://host/a?b#c", "/a", b"b"),
+    ],
+)
+def test_a_target_is_split_into_path_and_query(target: bytes, path: str, query: bytes) -> None:
+    assert connection.split_target(target) == (path, query)
