@@ -15,18 +15,23 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
+WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wmissing-prototypes", "-Werror"]
 HARDENING = ["-fstack-protector-strong", "-D_FORTIFY_SOURCE=2"]
 GUEST = Path("src/quiltfn/guest")
 MACHINES = ("x86_64", "aarch64")
 
 
-# By the name that it has in bin: the source, and how it is made of that. The guest is static, since
-# it runs in whatever execution image a sandbox has; a shell can only load a library.
-PROGRAMS = {
-    "guest": ("guest.c", ["-static", *HARDENING]),
-    "shell.so": ("shell.c", ["-shared", "-fPIC"]),
-}
+SHELL = "shell.c"
+
+# By the name that it has in bin: how it is made. The guest is static, since it runs in whatever
+# execution image a sandbox has; a shell can only load a library.
+PROGRAMS = {"guest": ["-static", *HARDENING], "shell.so": ["-shared", "-fPIC"]}
+
+
+def units_of(name: str, source: Path) -> list[Path]:
+    """What a program is compiled from, in an order that does not change what comes out."""
+    others = sorted(one for one in source.glob("*.c") if one.name != SHELL)
+    return [source / SHELL] if name == "shell.so" else others
 
 
 def compile_into(directory: Path, source: Path, compiler: str = "cc") -> None:
@@ -36,10 +41,11 @@ def compile_into(directory: Path, source: Path, compiler: str = "cc") -> None:
             f"the guest needs a C compiler to be built, and there is no {compiler!r}"
         )
     directory.mkdir(exist_ok=True)
-    for name, (file, how) in PROGRAMS.items():
+    for name, how in PROGRAMS.items():
         fresh = directory / f"{name}.new"
         options = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-s", *how, *WARNINGS]
-        subprocess.run([compiler, *options, "-o", str(fresh), str(source / file)], check=True)
+        command = [compiler, *options, "-o", str(fresh), *map(str, units_of(name, source))]
+        subprocess.run(command, check=True)
         fresh.replace(directory / name)
 
 

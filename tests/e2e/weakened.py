@@ -87,9 +87,11 @@ def build_guest_of_one_user(directory: Path) -> None:
     for file in SOURCE.glob("*.[ch]"):
         text = file.read_text()
         (source / file.name).write_text(text.replace("HANDLER_ID = 1000", "HANDLER_ID = 0"))
-    ways = {"guest": ("guest.c", ["-static"]), "shell.so": ("shell.c", ["-shared", "-fPIC"])}
-    for name, (file, how) in ways.items():
+    library = source / "shell.c"
+    units = [one for one in source.glob("*.c") if one != library]
+    ways = {"guest": ["-static", *units], "shell.so": ["-shared", "-fPIC", library]}
+    for name, how in ways.items():
         target = directory / name
-        command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", *how, "-o", target, source / file]
+        command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-o", target, *how]
         subprocess.run(command, check=True)
         target.chmod(0o755)

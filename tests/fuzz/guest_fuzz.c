@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The guest under a fuzzer: its source as it is, on a kernel of memory (kernel.h). The environment's
+// The guest under a fuzzer: its units as they are, in one, on a kernel of memory (kernel.h). The environment's
 // QUILTFN_FUZZ_TARGET names one of the targets at the end. With -DREPLAY it is a program that runs
 // through files instead, and says of each whether the guest took it.
 //
@@ -10,12 +10,25 @@
 #include "kernel.h"
 
 int guest_main(int argc, char **argv);
-#define main guest_main
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter" // What the macros leave out.
-#include GUEST_SOURCE
-#pragma GCC diagnostic pop
+#include "call.c"
+#include "clean.c"
+#include "directory.c"
+#include "frames.c"
+#include "host.c"
+#include "others.c"
+#include "prefork.c"
+#include "privileges.c"
+#include "processes.c"
+#include "runner.c"
+#include "start.c"
+#include "streams.c"
+#include "zygote.c"
+#define main guest_main
+#include "guest.c"
 #undef main
+#pragma GCC diagnostic pop
 #undef _exit
 
 static bool taken; // What the guest said of the last input.

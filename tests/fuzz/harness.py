@@ -36,8 +36,8 @@ def build_replay(target: Path, guest: Path = SOURCE) -> Path:
 
 
 def _build(command: Sequence[str], target: Path, guest: Path) -> None:
-    defined = [f'-DGUEST_SOURCE="{guest}"', f'-DSHELL_SOURCE="{guest.with_name("shell.c")}"']
-    subprocess.run([*command, *defined, "-o", target, *HARNESS], check=True)
+    where = ["-I", guest, f'-DSHELL_SOURCE="{guest / "shell.c"}"']
+    subprocess.run([*command, *where, "-o", target, *HARNESS], check=True)
 
 
 def can_build(compiler: str, directory: Path) -> bool:
@@ -77,10 +77,10 @@ def kept(name: str) -> list[Path]:
 
 
 def with_mistake(directory: Path, file: str, right: str, mistaken: str) -> Path:
-    """A copy of the guest's source with one thing changed; where its first file is."""
+    """A copy of the guest's sources with one thing changed."""
     copy = directory / "guest"
-    shutil.copytree(SOURCE.parent, copy, ignore=shutil.ignore_patterns("bin", "runners", "*.py"))
+    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("bin", "runners", "*.py"))
     text = (copy / file).read_text()
     assert text.count(right) == 1, f"{file} has {right!r} {text.count(right)} times"
     (copy / file).write_text(text.replace(right, mistaken))
-    return copy / "guest.c"
+    return copy

@@ -28,11 +28,20 @@ SANITIZER = {
     "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99",
 }
 SANITIZER_EXIT = 99
-SOURCE = Path(__file__).parents[2] / "src/quiltfn/guest/guest.c"
-SHELL_LIBRARY = SOURCE.with_name("bin") / "shell.so"
+SOURCE = Path(__file__).parents[2] / "src/quiltfn/guest"
+SHELL_LIBRARY = SOURCE / "bin/shell.so"
 # Where it has that library, for everybody to read.
 SHOWN = "/mnt/shell.so"
-STRICT = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
+STRICT = [
+    "-std=c11",
+    "-D_GNU_SOURCE",
+    "-Wall",
+    "-Wextra",
+    "-Wshadow",
+    "-Wconversion",
+    "-Wmissing-prototypes",
+    "-Werror",
+]
 
 
 def build_guest(target: Path, *, sanitized: bool, source: Path = SOURCE) -> Path:
@@ -41,7 +50,8 @@ def build_guest(target: Path, *, sanitized: bool, source: Path = SOURCE) -> Path
         if sanitized
         else ["-O2", "-static"]
     )
-    subprocess.run(["cc", *STRICT, *how, "-o", target, source], check=True)
+    units = sorted(one for one in source.glob("*.c") if one.name != "shell.c")
+    subprocess.run(["cc", *STRICT, *how, "-o", target, *units], check=True)
     return target
 
 

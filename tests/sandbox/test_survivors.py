@@ -123,7 +123,7 @@ def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("blind")
     right = "static bool alone_with(pid_t kept)\n{\n"
     mistaken = f"{right}    if (kill_children_but(kept) == 0)\n        return true;\n"
-    source = with_mistake(directory, "others.h", right, mistaken)
+    source = with_mistake(directory, "others.c", right, mistaken)
     return build_guest(directory / "program", sanitized=False, source=source)
 
 
@@ -316,14 +316,14 @@ def handler(event):
     os._exit(0)
 """
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL, signal.SIGSTOP, 32, 64]
-LATE = "static bool kill_all_but(pid_t kept)\n{\n"
+LATE = "bool kill_all_but(pid_t kept)\n{\n"
 NAP = "    nanosleep(&(struct timespec){0, 50 * (long)MS_NS}, NULL);\n"
 
 
 @pytest.fixture(scope="module")
 def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("late")
-    source = with_mistake(directory, "others.h", LATE, LATE + NAP)
+    source = with_mistake(directory, "others.c", LATE, LATE + NAP)
     return build_guest(directory / "program", sanitized=False, source=source)
 
 
@@ -331,11 +331,12 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def late_and_blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One that does not look how the runner is, either."""
     directory = tmp_path_factory.mktemp("late-and-blind")
-    source = with_mistake(directory, "others.h", LATE, LATE + NAP)
+    source = with_mistake(directory, "others.c", LATE, LATE + NAP)
     right = "        spoilt = !same || !waits;\n"
-    text = source.read_text()
+    call = source / "call.c"
+    text = call.read_text()
     assert text.count(right) == 1
-    source.write_text(text.replace(right, "        spoilt = !same && !waits && !there;\n"))
+    call.write_text(text.replace(right, "        spoilt = !same && !waits && !there;\n"))
     return build_guest(directory / "program", sanitized=False, source=source)
 
 

@@ -1,74 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Finding and removing what a call left in the sandbox's file systems and in its IPC namespace. A part
-// of guest.c, not a header for others.
+// Finding and removing what a call left in the sandbox's file systems and in its IPC namespace.
 
-static const char *tmp_options, *shm_options;
-static char **writable; // Further file systems that handlers may write to, like /tmp; NULL ends it.
+#pragma once
 
-// A fresh tmpfs has used one inode, its root, and no block. A root directory whose entries came and
-// went counts as fresh: the handler neither owns it nor can leave anything else on it.
-static bool touched(const char *path)
-{
-    struct statfs s;
-    if (statfs(path, &s) != 0)
-        _exit(NOT_CLEAN);
-    return s.f_ffree != s.f_files - 1 || s.f_bfree != s.f_blocks;
-}
+#include <stdbool.h>
 
-// A new file system rather than a recursive delete: it is cheaper, it cannot be held up by what a
-// handler arranged (deep trees, strange modes), and the guest never walks a handler's paths.
-// Unmounting comes first so that the memory is free before the new one needs some.
-static void renew(const char *path, unsigned long flags, const char *options)
-{
-    if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) != 0 ||
-        mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | flags, options) != 0)
-        _exit(NOT_CLEAN);
-}
+// What the host said of them when it started us.
+extern const char *tmp_options, *shm_options;
+extern char **writable; // Further file systems that handlers may write to, like /tmp; NULL ends it.
 
-union semun {
-    int val;
-    struct seminfo *info;
-    struct semid_ds *set;
-};
-
+bool touched(const char *path);
+void renew(const char *path, unsigned long flags, const char *options);
 // How many System V objects exist, and the highest index in use of each kind.
-static unsigned long count_sysv(int highest[3])
-{
-    struct shm_info shm;
-    struct seminfo sem;
-    struct msginfo msg;
-    // Some versions of these calls fill in only a part.
-    memset(&shm, 0, sizeof shm);
-    memset(&sem, 0, sizeof sem);
-    memset(&msg, 0, sizeof msg);
-    highest[0] = shmctl(0, SHM_INFO, (struct shmid_ds *)(void *)&shm);
-    highest[1] = semctl(0, 0, SEM_INFO, (union semun){.info = &sem});
-    highest[2] = msgctl(0, MSG_INFO, (struct msqid_ds *)(void *)&msg);
-    for (int i = 0; i < 3; i++)
-        if (highest[i] < 0)
-            _exit(NOT_CLEAN);
-    return (unsigned long)shm.used_ids + (unsigned long)sem.semusz + (unsigned long)msg.msgpool;
-}
-
-// The _ANY commands: a handler may have taken every permission off its objects, and the guest has
-// no capability that would overlook that; removing is allowed by SYS_ADMIN. Outlived objects would
-// be a channel between calls, and their memory stays charged to the sandbox.
-static void remove_sysv(const int highest[3])
-{
-    struct shmid_ds shm;
-    struct semid_ds sem;
-    struct msqid_ds msg;
-    for (int i = 0, id; i <= highest[0]; i++)
-        if ((id = shmctl(i, SHM_STAT_ANY, &shm)) >= 0)
-            shmctl(id, IPC_RMID, NULL);
-    for (int i = 0, id; i <= highest[1]; i++)
-        if ((id = semctl(i, 0, SEM_STAT_ANY, (union semun){.set = &sem})) >= 0)
-            semctl(id, 0, IPC_RMID);
-    for (int i = 0, id; i <= highest[2]; i++)
-        if ((id = msgctl(i, MSG_STAT_ANY, &msg)) >= 0)
-            msgctl(id, IPC_RMID, NULL);
-    int ignored[3];
-    if (count_sysv(ignored) != 0)
-        _exit(NOT_CLEAN);
-}
+unsigned long count_sysv(int highest[3]);
+void remove_sysv(const int highest[3]);

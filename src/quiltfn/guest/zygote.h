@@ -1,145 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The shell that has been started once and that every call is given a fork of; shell.c is what runs
-// in it. A part of guest.c, not a header for others.
-//
-// Rule 1: it has a part of the guest's privileges, to give its forks the handler's ids. No handler's
-//         code ever runs in it, and the version's variables are kept from it: some of them (LD_…) are
-//         obeyed by whoever is started with them.
-// Rule 2: whatever is wrong with it, calls are served without it. It is not there where the guest was
-//         not told of the library, where the shell does not load that, or where a variable has to be
-//         there when a shell starts.
+// The shell that has been started once and that every call is given a fork of.
+
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "frames.h"
 
 enum { BLOCK_MAX = 60 * 1024 }; // A pipe holds 64 KiB, so writing never waits.
 
-static const char *shell_library; // NULL: no zygotes.
+extern const char *shell_library; // NULL: no zygotes.
+extern unsigned char fork_block[sizeof(uint32_t) + BLOCK_MAX];
 
-static struct {
-    pid_t pid; // 0: there is none.
-    int control;
-    bool unfit; // It cannot be had for this version.
-} zygote = {.control = -1};
-
-static unsigned char fork_block[sizeof(uint32_t) + BLOCK_MAX];
-
-// Read by the loader and by libc when a program starts; a fork has started already.
-static bool read_at_start(char **env)
-{
-    static const char *const prefixes[] = {"LD_", "GLIBC_", "MALLOC_"};
-    for (; *env != NULL; env++)
-        for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
-            if (strncmp(*env, prefixes[i], strlen(prefixes[i])) == 0)
-                return true;
-    return false;
-}
-
-// It has ended: it was reaped, or is about to be.
-static void zygote_gone(void)
-{
-    if (zygote.control >= 0)
-        close(zygote.control);
-    zygote.control = -1;
-    zygote.pid = 0;
-}
-
-static void zygote_drop(void)
-{
-    if (zygote.pid == 0)
-        return;
-    kill(zygote.pid, SIGKILL);
-    waitpid(zygote.pid, NULL, 0);
-    zygote_gone();
-}
-
-// What it is to be for: the directory, and the command line that its own has room for.
-static bool zygote_tell(void)
-{
-    uint32_t lengths[2] = {(uint32_t)strlen(special.cwd) + 1, (uint32_t)strlen(special.argv[2]) + 1};
-    struct iovec parts[3] = {{lengths, sizeof lengths},
-                             {(void *)(uintptr_t)special.cwd, lengths[0]},
-                             {special.argv[2], lengths[1]}};
-    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
-    ssize_t whole = (ssize_t)(sizeof lengths + lengths[0] + lengths[1]);
-    return sendmsg(zygote.control, &message, MSG_NOSIGNAL) == whole;
-}
-
-static void zygote_start(void)
-{
-    static char comment[SPECIALISE_MAX];
-    static char preload[PATH_MAX];
-    if (shell_library == NULL || zygote.unfit || zygote.pid > 0)
-        return;
-    int pair[2], nothing[3] = {0, 1, 2}; // The guest's own: /dev/null.
-    if (read_at_start(special.env) ||
-        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
-        zygote.unfit = true;
-        return;
-    }
-    // Whoever does not load the library runs this, and ends.
-    memset(comment, '#', strlen(special.argv[2]));
-    snprintf(preload, sizeof preload, "LD_PRELOAD=%s", shell_library);
-    char *argv[] = {special.argv[0], special.argv[1], comment, NULL};
-    char *env[] = {preload, NULL};
-    could_not(NULL, "", 0);
-    zygote.control = pair[0];
-    zygote.pid = start(GUEST, nothing, pair[1], CONTROL, argv, env);
-    close(pair[1]);
-    // No answer within this is none: it has been stopped, or is not what it should be.
-    struct timeval patience = {2, 0};
-    if (zygote.pid > 0 && failure.step == NULL && zygote_tell() &&
-        setsockopt(zygote.control, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0)
-        return;
-    zygote.unfit = true;
-    if (zygote.pid > 0)
-        zygote_drop();
-    zygote_gone();
-}
-
-// Has it fork the shell of the next call, with these streams and the end of a pipe that its variables
-// will come by. Who that is, it says meanwhile.
-static bool zygote_ask(const int fds[3], int variables)
-{
-    zygote_start();
-    if (zygote.pid <= 0)
-        return false;
-    int all[FORK_FDS] = {fds[0], fds[1], fds[2], variables};
-    struct iovec one = {(void *)(uintptr_t)"f", 1};
-    if (send_with(zygote.control, &one, all, FORK_FDS, MSG_NOSIGNAL) == 1)
-        return true;
-    zygote_drop();
-    zygote.unfit = true;
-    return false;
-}
-
-// The process that it forked; 0 if it did not, and then it is given up.
-static pid_t zygote_told(void)
-{
-    int32_t pid = 0;
-    ssize_t n = -1;
-    if (zygote.pid > 0)
-        do
-            n = recv(zygote.control, &pid, sizeof pid, MSG_WAITALL);
-        while (n < 0 && errno == EINTR);
-    if (n == sizeof pid && pid > 0)
-        return pid;
-    zygote_drop();
-    zygote.unfit = true;
-    return 0;
-}
-
-// All of a call's variables, for its fork; 0 if they are too many, or would have to be there earlier.
-static size_t zygote_write_block(const struct call *call)
-{
-    size_t n = sizeof(uint32_t);
-    if (call->env_replaces && read_at_start(call->env))
-        return 0;
-    for (char **one = call->env; *one != NULL; one++) {
-        size_t length = strlen(*one) + 1;
-        if (length > sizeof fork_block - n)
-            return 0;
-        memcpy(fork_block + n, *one, length);
-        n += length;
-    }
-    put32(fork_block, (uint32_t)(n - sizeof(uint32_t)));
-    return n;
-}
+pid_t zygote_process(void); // 0: there is none.
+void zygote_gone(void);
+bool zygote_ask(const int fds[3], int variables);
+pid_t zygote_told(void);
+size_t zygote_write_block(const struct call *call);

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One call: started or told to a runner, watched, ended, cleaned up after.
+//
+// Read it from the bottom: serve_call, serve_by_process and serve_by_runner, watch.
+
+#include "call.h"
+#include "clean.h"
+#include "clock.h"
+#include "frames.h"
+#include "host.h"
+#include "others.h"
+#include "prefork.h"
+#include "privileges.h"
+#include "processes.h"
+#include "protocol.h"
+#include "runner.h"
+#include "start.h"
+#include "streams.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <time.h>
+#include <unistd.h>
+
+// Output waits this long for more of it or for the end, so that a short handler costs the host one
+// wake-up instead of two. A person who follows the output does not notice two milliseconds.
+#define LINGER_NS UINT64_C(2000000)
+
+// Waits for the handler's end or its deadline, whichever is seen first, and moves output meanwhile.
+// Every turn moves one chunk of each stream, reaps, and looks at the clock: a flood on one stream
+// starves neither the other nor the deadline.
+//
+// With a runner, `handler` is its process, and the end is what it says or its own.
+static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[3], uint64_t nonce)
+{
+    struct end end;
+    int status = 0;
+    bool more = false;
+    for (;;) {
+        uint64_t now = now_ns();
+        if (now >= deadline)
+            return (struct end){DEADLINE, 0};
+        if (out.used > 0 && now - out.since >= LINGER_NS)
+            out_send();
+        uint64_t wait = deadline - now;
+        if (out.used > 0 && out.since + LINGER_NS - now < wait)
+            wait = out.since + LINGER_NS - now;
+        if (more)
+            wait = 0;
+        struct timespec timeout = {(time_t)(wait / SECOND_NS), (long)(wait % SECOND_NS)};
+        struct pollfd polled[5] = {
+            {.fd = CONTROL, .events = POLLIN},
+            {.fd = child_signal, .events = POLLIN},
+            // A stream that has ended would wake us for ever; poll passes over -1.
+            {.fd = streams[0].ended ? -1 : streams[0].fd, .events = POLLIN},
+            {.fd = streams[1].ended ? -1 : streams[1].fd, .events = POLLIN},
+            runner_poll(),
+        };
+        if (ppoll(polled, 5, &timeout, NULL) < 0 && errno != EINTR)
+            _exit(BROKEN);
+        if (polled[0].revents != 0)
+            check_host();
+        if (polled[2].revents != 0)
+            pump(&streams[0], nonce);
+        if (polled[3].revents != 0)
+            pump(&streams[1], nonce);
+        // Before its death is looked at: what it said before it died counts.
+        if (polled[4].revents != 0 && runner_turn(polled[4].revents, nonce, streams, &end))
+            return end;
+        if (polled[1].revents != 0 || more) {
+            forget_child_signal();
+            if (reap(handler, &status, &more)) {
+                runner.pid = 0;
+                return end_of(status);
+            }
+        }
+    }
+}
+
+// Sends END, cleans, sends CLEAN. Looking costs microseconds and cleaning may not, so a call that
+// left nothing behind is reported and clean in one send, and one that did is reported first.
+// A runner that keeps its state keeps what it has open as well, so there nothing is taken from it.
+static void finish(uint64_t nonce, bool start_again)
+{
+    int highest[3];
+    bool tmp = !special.keep_tmp && touched("/tmp");
+    bool shm = !special.keep_state && touched("/dev/shm");
+    bool sysv = !special.keep_state && count_sysv(highest) != 0;
+    bool dirty = tmp || shm || sysv || start_again;
+    for (char **one = writable; !special.keep_tmp && *one != NULL; one++)
+        dirty = dirty || touched(*one);
+    if (dirty)
+        out_send();
+    if (sysv)
+        remove_sysv(highest);
+    if (tmp)
+        renew("/tmp", 0, tmp_options);
+    if (shm)
+        renew("/dev/shm", MS_NOEXEC, shm_options);
+    for (char **one = writable; dirty && !special.keep_tmp && *one != NULL; one++)
+        if (touched(*one))
+            renew(*one, 0, tmp_options);
+    if (start_again && !runner_start())
+        _exit(NOT_CLEAN);
+    put64(out_frame('Z', NONCE), nonce);
+    out_send();
+}
+
+static void report(uint64_t nonce, struct end end, const struct stream streams[3])
+{
+    char text[TEXT_MAX];
+    int text_length = 0;
+    uint64_t dropped[3] = {0};
+    for (int i = 0; i < 3; i++)
+        dropped[streams[i].kind == 'E' ? 1 : streams[i].kind == 'T' && result_has_limit ? 2 : 0] +=
+            streams[i].dropped;
+    if (end.kind == NOT_STARTED)
+        text_length = snprintf(text, sizeof text, "the sandbox could not %s%.300s: %s",
+                               failure.step, failure.name, strerror(failure.error));
+    unsigned char *at = out_frame('X', END_HEAD + (size_t)text_length);
+    put64(at, nonce);
+    put32(at + 8, end.kind);
+    put32(at + 12, end.code);
+    for (int i = 0; i < 3; i++)
+        put64(at + 16 + 8 * i, dropped[i]);
+    memcpy(at + END_HEAD, text, (size_t)text_length);
+}
+
+// Wiped as soon as the handler has them: a call's variables and payload are not kept in memory
+// longer than its start needs them.
+static void wipe_call(const struct call *call)
+{
+    explicit_bzero(call_env, call->env_bytes);
+    in_wipe();
+}
+
+// Returns the process, or -1 with `failure` set.
+static pid_t start_now(struct call *call, struct stream streams[2])
+{
+    int fds[3] = {-1, -1, -1};
+    act_as_handler();
+    bool fine = open_streams(call->has_payload, fds, streams);
+    act_as_guest();
+    if (call->has_payload)
+        fine = take_payload(fine ? fds[0] : -1, call->payload_bytes) && fine;
+    pid_t handler = fine ? start(HANDLER, fds, -1, 0, special.argv, call->env) : -1;
+    if (fine && handler < 0)
+        could_not("make a process", "", errno);
+    // The handler has its own copies now. Ours would keep its pipes from ending.
+    close_all(fds);
+    return failure.step == NULL ? handler : -1;
+}
+
+static void serve_by_process(struct call *call)
+{
+    struct stream streams[3] = {
+        {.fd = -1, .kind = 'O'}, {.fd = -1, .kind = 'E'}, {.fd = -1, .kind = 'T'}};
+    struct end end = {NOT_STARTED, 0};
+    pid_t handler = prefork_take(call, streams);
+    if (handler == 0)
+        handler = start_now(call, streams);
+    expect_silence();
+    uint64_t deadline = now_ns() + call->timeout_ms * MS_NS;
+    wipe_call(call);
+    if (handler > 0)
+        end = watch(handler, deadline, streams, call->nonce);
+    else
+        end.code = (uint32_t)failure.error;
+
+    kill_everyone();
+    empty(streams, call->nonce);
+    for (int i = 0; i < 2; i++)
+        if (streams[i].fd >= 0)
+            close(streams[i].fd);
+    report(call->nonce, end, streams);
+    finish(call->nonce, false);
+    if (end.kind == EXITED || end.kind == KILLED)
+        prefork_start();
+}
+
+static void serve_by_runner(struct call *call)
+{
+    if (runner.pid == 0)
+        _exit(BAD_FRAME); // It ended with the call before, and the host was told so.
+    struct stream streams[3] = {{.fd = runner.out, .kind = runner_out_kind()},
+                                {.fd = runner.log, .kind = 'E'},
+                                {.fd = -1, .kind = 'T'}};
+    struct end end = {NOT_STARTED, 0};
+    met_others = false;
+    bool fine = runner_open_streams();
+    fine = runner_ask(call) && fine;
+    if (runner.forks)
+        memcpy(streams, runner.streams, sizeof runner.streams);
+    expect_silence();
+    uint64_t deadline = now_ns() + call->timeout_ms * MS_NS;
+    wipe_call(call);
+    runner_tell_start(&streams[1], call->nonce);
+    if (fine)
+        runner_send();
+    if (fine)
+        end = watch(runner.pid, deadline, streams, call->nonce);
+    else
+        end.code = (uint32_t)failure.error;
+
+    bool stays = special.keep_state || runner.forks;
+    bool spoilt = runner.pid == 0 || !runner_has_read();
+    bool goes_on = stays && !spoilt && end.kind != DEADLINE;
+    bool there = goes_on && kill_all_but(runner.pid);
+    if (!there)
+        kill_everyone();
+    empty(streams, call->nonce);
+    if (runner.forks)
+        runner_close_streams(&streams[1], call->nonce);
+    if (goes_on) {
+        // The longer it has had to come to rest, the better.
+        bool same = there && (!runner.forks || parent_is_as_it_was(runner.pid));
+        bool waits = there && parent_waits(runner.pid, runner.forks);
+        spoilt = !same || !waits;
+        if (runner.forks && spoilt) {
+            const char *why =
+                waits ? "the call changed the process that it was forked from\n"
+                      : "the call ended, stopped or signalled the process that it was forked from\n";
+            add_to(&streams[1], call->nonce, why, strlen(why));
+            end = (struct end){EXITED, 1};
+        }
+    }
+    report(call->nonce, end, streams);
+    runner_forget_call();
+    if (end.kind == DEADLINE || (stays && spoilt)) {
+        // It was killed at an unknown point, or by somebody who may do worse, or would take what is
+        // left of this call for the next: never used again.
+        out_send();
+        _exit(GONE);
+    }
+    if (!stays)
+        runner_close();
+    finish(call->nonce, !stays);
+    // Else the call says why there are none.
+    if (!runner_open_streams())
+        could_not(NULL, "", 0);
+}
+
+void serve_call(size_t length)
+{
+    unsigned char head[CALL_HEAD];
+    struct call call;
+    if (!special.ready || length < CALL_HEAD || length > CALL_MAX)
+        _exit(BAD_FRAME);
+    in_exactly(head, sizeof head);
+    if (!parse_call_head(head, length, &call))
+        _exit(BAD_FRAME);
+    in_exactly(call_env, call.env_bytes);
+    if (!parse_call_env(call_env, call.env_bytes, &call))
+        _exit(BAD_FRAME);
+    could_not(NULL, "", 0);
+    if (special.resident)
+        serve_by_runner(&call);
+    else
+        serve_by_process(&call);
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The working directory, as far as a handler may choose it.
+
+#include "directory.h"
+#include "frames.h"
+#include "privileges.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static bool lies_in(const char *path, const char *tree)
+{
+    size_t n = strlen(tree);
+    return strncmp(path, tree, n) == 0 && (path[n] == '/' || path[n] == '\0');
+}
+
+static bool forbidden(const char *path)
+{
+    return lies_in(path, "/proc") || lies_in(path, "/sys") || lies_in(path, "/dev");
+}
+
+// Proves the working directory by entering it as the handler will. From then on the directory's
+// real name is used: symbolic links are followed once, here, and cannot lead elsewhere later. A
+// directory outside the sandbox's root shows as "(unreachable)/...", hence the check for '/'.
+int prove_cwd(const char **why)
+{
+    static char real[PATH_MAX];
+    *why = "could not be entered in the sandbox";
+    if (special.cwd[0] != '/') {
+        *why = "is not an absolute path";
+        return EINVAL;
+    }
+    if (forbidden(special.cwd)) {
+        *why = "must not lie in /proc, /sys or /dev";
+        return EINVAL;
+    }
+    act_as_handler();
+    int error = chdir(special.cwd) != 0 ? errno : 0;
+    if (error == 0 && syscall(SYS_getcwd, real, sizeof real) < 0)
+        error = errno;
+    if (chdir("/") != 0)
+        _exit(BROKEN);
+    act_as_guest();
+    if (error == ENOENT)
+        *why = "does not exist in the sandbox";
+    if (error == ENOTDIR)
+        *why = "is not a directory in the sandbox";
+    if (error == EACCES)
+        *why = "may not be entered by the handler";
+    if (error == 0 && (real[0] != '/' || forbidden(real))) {
+        *why = "leads out of the directories a handler may work in";
+        error = EINVAL;
+    }
+    // The name the user wrote is still wanted for the sentence when something is wrong.
+    if (error == 0)
+        special.cwd = real;
+    return error;
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What goes to the host and comes from it.
+
+#include "host.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct out out;
+
+// One buffered reader: a small call is one recv. It may read past a frame, and nothing is lost by
+// that, for the host may not send anything between a call and its CLEAN: see expect_silence.
+static struct {
+    unsigned char bytes[CHUNK_MAX];
+    size_t start, end, most; // most: how far it has been filled since the last wipe.
+} in;
+
+size_t in_some(unsigned char **at, size_t most)
+{
+    if (in.start == in.end) {
+        ssize_t n;
+        do
+            n = recv(CONTROL, in.bytes, sizeof in.bytes, 0);
+        while (n < 0 && errno == EINTR);
+        // ECONNRESET is an end as well: the host went away with frames of ours unread.
+        if (n <= 0)
+            _exit(n == 0 || errno == ECONNRESET ? GONE : BROKEN);
+        in.start = 0;
+        in.end = (size_t)n;
+        if (in.end > in.most)
+            in.most = in.end;
+    }
+    size_t n = in.end - in.start < most ? in.end - in.start : most;
+    *at = in.bytes + in.start;
+    in.start += n;
+    return n;
+}
+
+void in_exactly(unsigned char *to, size_t length)
+{
+    while (length > 0) {
+        unsigned char *at;
+        size_t n = in_some(&at, length);
+        memcpy(to, at, n);
+        to += n;
+        length -= n;
+    }
+}
+
+void in_wipe(void)
+{
+    explicit_bzero(in.bytes, in.most);
+    in.most = 0;
+}
+
+void expect_silence(void)
+{
+    if (in.start != in.end)
+        _exit(BAD_FRAME);
+}
+
+// What has come from the host during a call: nothing is legal, hanging up is.
+void check_host(void)
+{
+    unsigned char byte;
+    ssize_t n = recv(CONTROL, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n > 0)
+        _exit(BAD_FRAME);
+    if (n == 0 || errno == ECONNRESET)
+        _exit(GONE);
+    if (errno != EAGAIN && errno != EINTR)
+        _exit(BROKEN);
+}
+
+static void out_seal(void)
+{
+    if (out.stream != 0)
+        put32(out.bytes + out.open + 4, (uint32_t)(out.used - out.open - HEADER));
+    out.stream = 0;
+}
+
+void out_send(void)
+{
+    out_seal();
+    size_t sent = 0;
+    while (sent < out.used) {
+        // Blocking on purpose: a host that does not read is a host that has its own, outer
+        // deadline. MSG_NOSIGNAL, so that SIGPIPE need not be ignored and stays default for execve.
+        ssize_t n = send(CONTROL, out.bytes + sent, out.used - sent, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            _exit(errno == EPIPE || errno == ECONNRESET ? GONE : BROKEN);
+        sent += (size_t)n;
+    }
+    out.used = 0;
+}
+
+// Begins a frame whose payload has `length` bytes and returns where they go.
+unsigned char *out_frame(unsigned char kind, size_t length)
+{
+    out_seal();
+    if (sizeof out.bytes - out.used < HEADER + length)
+        out_send();
+    unsigned char *at = out.bytes + out.used;
+    put32(at, kind);
+    put32(at + 4, (uint32_t)length);
+    out.used += HEADER + length;
+    return at + HEADER;
+}

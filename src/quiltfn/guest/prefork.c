@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The next call's shell, started while the sandbox is idle: the call then finds a shell that has
+// loaded, parsed the command line and only waits to read its variables.
+//
+// Rule 1: it is started when everything of the call before is gone, and knows nothing of any call.
+// Rule 2: what it does must be what `sh -c HANDLER` does. Where it could not be, or it has ended
+//         already (a first line that is no shell makes it), the call starts a shell of its own.
+//
+// It is a fork of the zygote (zygote.h) that has not come to its main yet, and is told its variables
+// before it does. Where no zygote can be had, it is a shell of its own that reads them as a script:
+// `sh -c '. /dev/fd/9;HANDLER'` rather than a script on a descriptor, for $0, $-, line numbers and the
+// words of every message stay what they are without it.
+
+#include "prefork.h"
+#include "privileges.h"
+#include "start.h"
+#include "zygote.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { SCRIPT_FD = 9, SCRIPT_MAX = 60 * 1024 }; // A pipe holds 64 KiB, so writing never waits.
+
+static struct {
+    pid_t pid; // 0: there is none, or it is a fork of the zygote, which has not said yet.
+    bool forked;
+    int input, script;
+    struct stream streams[2];
+} prefork = {.input = -1, .script = -1};
+
+static char prefork_line[SPECIALISE_MAX + 32];
+static unsigned char prefork_script[SCRIPT_MAX];
+
+static void prefork_forget(void)
+{
+    if (prefork.input >= 0)
+        close(prefork.input);
+    if (prefork.script >= 0)
+        close(prefork.script);
+    prefork.input = prefork.script = -1;
+    prefork.pid = 0;
+    prefork.forked = false;
+}
+
+static void prefork_drop(void)
+{
+    if (prefork.pid > 0) {
+        kill(prefork.pid, SIGKILL);
+        waitpid(prefork.pid, NULL, 0);
+    }
+    for (int i = 0; i < 2; i++)
+        if (prefork.streams[i].fd >= 0)
+            close(prefork.streams[i].fd);
+    prefork_forget();
+}
+
+// The shell that reads its variables as a script. Returns its process, or 0. A command line that a
+// shell takes for an option would not be one behind that script.
+static pid_t prefork_execute(const int fds[3], int script)
+{
+    if (special.argv[2][0] == '-' || special.argv[2][0] == '+')
+        return 0;
+    if (prefork_line[0] == '\0')
+        snprintf(prefork_line, sizeof prefork_line, ". /dev/fd/%d;%s", SCRIPT_FD, special.argv[2]);
+    char *argv[] = {special.argv[0], special.argv[1], prefork_line, NULL};
+    could_not(NULL, "", 0);
+    pid_t pid = start(HANDLER, fds, script, SCRIPT_FD, argv, special.env);
+    if (pid > 0 && failure.step == NULL)
+        return pid;
+    if (pid > 0)
+        waitpid(pid, NULL, 0);
+    return 0;
+}
+
+// Not being able to is no failure: then the call starts its shell itself, and says what is wrong.
+void prefork_start(void)
+{
+    if (!special.shell)
+        return;
+    int fds[3] = {-1, -1, -1}, script[2] = {-1, -1};
+    prefork.streams[0] = (struct stream){.fd = -1, .kind = 'O'};
+    prefork.streams[1] = (struct stream){.fd = -1, .kind = 'E'};
+    // Its standard input is a file that the payload is put into later.
+    act_as_handler();
+    bool fine = open_streams(true, fds, prefork.streams) && pipe2(script, O_CLOEXEC) == 0;
+    act_as_guest(); // Before anybody runs: who has our effective id may renice us.
+    prefork.forked = fine && zygote_ask(fds, script[0]);
+    if (fine && !prefork.forked)
+        prefork.pid = prefork_execute(fds, script[0]);
+    if (script[0] >= 0)
+        close(script[0]);
+    prefork.script = script[1];
+    prefork.input = fds[0];
+    fds[0] = -1; // It is prefork.input from here on.
+    close_all(fds);
+    if (prefork.pid == 0 && !prefork.forked)
+        prefork_drop();
+}
+
+// The call's variables as lines of shell; 0 if they are too many.
+static size_t prefork_write_script(const struct call *call)
+{
+    static const char end[] = "exec 9<&-\n";
+    size_t n = 0, most = sizeof prefork_script - sizeof end;
+    for (char **one = call->env + special.env_count; *one != NULL; one++) {
+        const char *value = strchr(*one, '=');
+        size_t name = (size_t)(value - *one);
+        if (strlen(*one) * 4 + 16 > most - n) // Each ' becomes four.
+            return 0;
+        memcpy(prefork_script + n, "export ", 7);
+        memcpy(prefork_script + n + 7, *one, name);
+        n += 7 + name;
+        memcpy(prefork_script + n, "='", 2);
+        n += 2;
+        for (value++; *value != '\0'; value++) {
+            if (*value == '\'') {
+                memcpy(prefork_script + n, "'\\''", 4);
+                n += 4;
+            } else {
+                prefork_script[n++] = (unsigned char)*value;
+            }
+        }
+        memcpy(prefork_script + n, "'\n", 2);
+        n += 2;
+    }
+    memcpy(prefork_script + n, end, sizeof end - 1);
+    return n + sizeof end - 1;
+}
+
+// Lets the waiting shell serve the call. Its process, -1 where that failed (see `failure`), or 0
+// where the call has to start one itself.
+pid_t prefork_take(const struct call *call, struct stream streams[2])
+{
+    if (prefork.forked)
+        prefork.pid = zygote_told();
+    // Variables that replace others would take effect in another way than from the environment, if
+    // they came as a script: IFS would, and some shells refuse to have a few set.
+    unsigned char *told = prefork.forked ? fork_block : prefork_script;
+    size_t length = 0;
+    if (prefork.pid > 0 && prefork.forked)
+        length = zygote_write_block(call);
+    else if (prefork.pid > 0 && !call->env_replaces)
+        length = prefork_write_script(call);
+    if (length == 0 || waitpid(prefork.pid, NULL, WNOHANG) != 0) {
+        if (prefork.pid > 0 || prefork.forked)
+            prefork_drop();
+        return 0;
+    }
+    pid_t pid = prefork.pid;
+    memcpy(streams, prefork.streams, sizeof prefork.streams);
+    bool fine = !call->has_payload || take_payload(prefork.input, call->payload_bytes);
+    ssize_t n = 0;
+    if (fine)
+        n = write(prefork.script, told, length);
+    explicit_bzero(told, length);
+    prefork_forget();
+    if (fine && n != (ssize_t)length && errno != EPIPE)
+        could_not("tell the shell of its call", "", errno);
+    return failure.step == NULL ? pid : -1;
+}

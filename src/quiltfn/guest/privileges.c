@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Ids and capabilities.
+
+#include "privileges.h"
+#include "protocol.h"
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <stdint.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+bool in_gvisor;
+
+// What a handler must be able to open again by name (/dev/stdout is /proc/self/fd/1) has to be
+// made by its own ids. Effective ids rather than setfsuid: setfsuid cannot say that it failed, and
+// not every kernel we run on has it. The real and saved ids stay 0, so no handler may signal us,
+// and going back to 0 gives the capabilities back.
+void act_as_handler(void)
+{
+    if (syscall(SYS_setresgid, -1, HANDLER_ID, -1) != 0 ||
+        syscall(SYS_setresuid, -1, HANDLER_ID, -1) != 0)
+        _exit(BROKEN);
+}
+
+void act_as_guest(void)
+{
+    if (syscall(SYS_setresuid, -1, 0, -1) != 0 || syscall(SYS_setresgid, -1, 0, -1) != 0)
+        _exit(BROKEN);
+}
+
+// A handler's bounding set is what pid 1 had, so pid 1 empties its own. That takes nothing from the
+// guest, whose permitted set stays. SETPCAP goes last because dropping needs it. A bit that is
+// already absent is fine; a bit that stays is not.
+void drop_bounding_set(void)
+{
+    int held;
+    unsigned long cap = 0;
+    while ((held = prctl(PR_CAPBSET_READ, cap, 0, 0, 0)) >= 0) {
+        if (held > 0 && cap != CAP_SETPCAP && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0)
+            _exit(BAD_START);
+        cap++;
+    }
+    if (errno != EINVAL || cap <= CAP_SETPCAP) // EINVAL: beyond the kernel's last capability.
+        _exit(BAD_START);
+    held = prctl(PR_CAPBSET_READ, CAP_SETPCAP, 0, 0, 0);
+    if (held != 0 && prctl(PR_CAPBSET_DROP, CAP_SETPCAP, 0, 0, 0) != 0)
+        _exit(BAD_START);
+}
+
+// What the zygote needs to give its forks a handler's ids. It has to be made inheritable while the
+// bounding set still has it; every handler's start takes it away again.
+void let_zygote_inherit(void)
+{
+    struct __user_cap_header_struct version = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
+    if (syscall(SYS_capget, &version, sets) != 0)
+        _exit(BAD_START);
+    sets[0].inheritable |= 1U << CAP_SETUID | 1U << CAP_SETGID;
+    if (syscall(SYS_capset, &version, sets) != 0)
+        _exit(BAD_START);
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Children, and everybody who descends from them.
+
+#include "processes.h"
+#include "clock.h"
+#include "others.h"
+#include "zygote.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+bool childless;
+bool met_others;
+int child_signal;
+
+void forget_child_signal(void)
+{
+    struct signalfd_siginfo ignored;
+    if (read(child_signal, &ignored, sizeof ignored) < 0 && errno != EAGAIN)
+        _exit(BROKEN);
+}
+
+// Reaps what has ended, orphans too. At most 256 at a time, so that a handler that forks without
+// end cannot keep us from the clock; `more` then says that there may be more.
+bool reap(pid_t handler, int *status, bool *more)
+{
+    bool ended = false;
+    for (int i = 0; i < 256; i++) {
+        int one;
+        pid_t pid = waitpid(-1, &one, WNOHANG | __WALL); // Of whatever kind of clone.
+        childless = pid < 0 && errno == ECHILD;
+        if (pid <= 0) {
+            *more = false;
+            return ended;
+        }
+        if (pid == handler) {
+            *status = one;
+            ended = true;
+        } else if (pid == zygote_process()) {
+            zygote_gone();
+        } else {
+            met_others = true;
+        }
+    }
+    *more = true;
+    return ended;
+}
+
+struct end end_of(int status)
+{
+    if (WIFEXITED(status))
+        return (struct end){EXITED, (uint32_t)WEXITSTATUS(status)};
+    return (struct end){KILLED, (uint32_t)WTERMSIG(status)};
+}
+
+// Kills every process of the sandbox but ourselves, and returns when none is left. Where we have no
+// child, or the zygote alone, there is nobody of a call, and the kernel need not look at every process
+// of the host; where there is somebody the zygote goes with them, and another is started later.
+// Outside a PID namespace this line would kill the machine, hence the check right here. ESRCH is the
+// proof. A fork cannot slip through, since the kernel refuses to fork with a signal pending. Whatever
+// does not die within a second of turns is not ours to wait for.
+void kill_everyone(void)
+{
+    if (childless || (zygote_process() > 0 && kill_children_but(zygote_process()) == 0))
+        return;
+    if (getpid() != 1)
+        _exit(BAD_START);
+    for (int turn = 0; kill(-1, SIGKILL) == 0; turn++) {
+        if (turn == 1000)
+            _exit(NOT_CLEAN);
+        while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR) {
+        }
+        if (turn > 0)
+            nanosleep(&(struct timespec){0, (long)MS_NS}, NULL);
+    }
+    if (errno != ESRCH)
+        _exit(NOT_CLEAN);
+    zygote_gone();
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The numbers that guest and host have agreed on, and how bytes hold numbers.
+// docs/reference/guest-protocol.md describes the frames.
+
+#pragma once
+
+#include <stdint.h>
+
+enum { PROTOCOL_VERSION = 2, CONTROL = 3 };
+
+enum {
+    HEADER = 8,
+    NONCE = 8,
+    END_HEAD = 40,                       // nonce, how, code, and what was dropped of three streams
+    CALL_HEAD = 20,                      // nonce, timeout, flags, env_bytes
+    SPECIALISE_MAX = 256 * 1024,         // payload of a SPECIALISE frame
+    ENV_MAX = 256 * 1024,                // environment of a CALL frame
+    CALL_MAX = 8 * 1024 * 1024 + 256 * 1024,
+    STRINGS_MAX = 16 * 1024,             // arguments, and variables, of one frame
+    CHUNK_MAX = 64 * 1024,               // bytes of output in one frame: what a pipe holds
+    TEXT_MAX = 512,                      // a sentence in a frame
+};
+
+static const uint32_t KEEP_TMP = 1, RESIDENT = 2, KEEP_STATE = 4; // of SPECIALISE,
+static const uint32_t SHELL = 8, FRESH = 16;                      // too
+static const uint32_t HAS_PAYLOAD = 1, ENV_REPLACES = 2; // of CALL
+enum exit_kind { EXITED = 0, KILLED = 1, DEADLINE = 2, NOT_STARTED = 3 };
+
+// The guest's own exit status: all that is ever heard of it when it gives up.
+enum { GONE = 0, BAD_START = 1, BAD_FRAME = 2, NOT_CLEAN = 3, BROKEN = 4 };
+
+static inline uint32_t get32(const unsigned char *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static inline uint64_t get64(const unsigned char *p)
+{
+    return (uint64_t)get32(p) | (uint64_t)get32(p + 4) << 32;
+}
+
+static inline void put32(unsigned char *p, uint32_t value)
+{
+    for (int i = 0; i < 4; i++)
+        p[i] = (unsigned char)(value >> (8 * i));
+}
+
+static inline void put64(unsigned char *p, uint64_t value)
+{
+    put32(p, (uint32_t)value);
+    put32(p + 4, (uint32_t)(value >> 32));
+}

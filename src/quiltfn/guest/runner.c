@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A runner: a program that is started before the call comes and then told of it, so that a language
+// need not start its interpreter for every call. docs/reference/runner-protocol.md is what it
+// speaks.
+//
+// Rule 1: it is a handler like any other: same ids, same fence, never trusted. What it says ends a
+//         call of its own and nothing else.
+// Rule 2: unless its version lets state survive, a process that has run a handler's code serves no
+//         second call. Either it forks one that does, or it is killed and started anew.
+// Rule 3: of one that forks, no two calls have a descriptor in common, and a call that changed what
+//         the next would inherit takes the sandbox with it; others.c.
+
+#include "runner.h"
+#include "clock.h"
+#include "host.h"
+#include "others.h"
+#include "privileges.h"
+#include "protocol.h"
+#include "start.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/sockios.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { ASK_HEAD = 64, START_LOG = 16 * 1024 };
+#define START_NS (UINT64_C(120) * SECOND_NS)
+
+struct runner runner = {.control = -1, .out = -1, .log = -1, .file = -1, .given = {-1, -1, -1}};
+
+static unsigned char ask[ASK_HEAD + ENV_MAX + CHUNK_MAX];
+static unsigned char start_log[START_LOG];
+
+void runner_close(void)
+{
+    close_if_open(&runner.control);
+    close_if_open(&runner.out);
+    close_if_open(&runner.log);
+    parent_forget();
+    runner.pid = 0;
+    runner.line_used = 0;
+}
+
+unsigned char runner_out_kind(void)
+{
+    return runner.result_on_stdout ? 'T' : 'O';
+}
+
+void runner_forget_call(void)
+{
+    close_if_open(&runner.file);
+    explicit_bzero(ask, runner.ask_used);
+    runner.ask_used = runner.ask_sent = runner.file_left = runner.result_left = 0;
+}
+
+// ------------------------------------------------------------------------------- telling a call
+
+// "call NONCE TIMEOUT_MS all|add VARIABLES_BYTES PAYLOAD_BYTES", filled up with spaces to ASK_HEAD
+// bytes with the newline, so that a runner can read it and leave the rest to the process that it
+// makes for the call; the variables with a NUL behind each; the payload. A large payload waits in a
+// file, so that a runner that does not read holds up nothing but its own call.
+bool runner_ask(const struct call *call)
+{
+    unsigned char *at = ask + ASK_HEAD;
+    for (char **one = special.env + special.env_count; *one != NULL; one++) {
+        size_t n = strlen(*one) + 1;
+        memcpy(at, *one, n);
+        at += n;
+    }
+    int n = snprintf((char *)ask, ASK_HEAD, "call %" PRIu64 " %" PRIu32 " %s %td %lld", call->nonce,
+                     call->timeout_ms, call->env_replaces ? "all" : "add", at - ask - ASK_HEAD,
+                     call->has_payload ? (long long)call->payload_bytes : -1LL);
+    memset(ask + n, ' ', (size_t)(ASK_HEAD - 1 - n));
+    ask[ASK_HEAD - 1] = '\n';
+    runner.ask_sent = 0;
+    bool fine = true;
+    if (call->payload_bytes <= CHUNK_MAX) {
+        in_exactly(at, call->payload_bytes);
+        at += call->payload_bytes;
+    } else {
+        runner.file = payload_file();
+        if (runner.file < 0)
+            could_not("keep the payload", "", errno);
+        fine = take_payload(runner.file, call->payload_bytes);
+        runner.file_sent = 0;
+        runner.file_left = call->payload_bytes;
+    }
+    runner.ask_used = (size_t)(at - ask);
+    return fine;
+}
+
+// Makes the streams of its next call, if it is one that forks and they are not made yet. What calls
+// had in common with each other would be a way from one to the next: who gets a signal when a pipe is
+// read from, how much it holds, its flags and times.
+bool runner_open_streams(void)
+{
+    if (!runner.forks || runner.given[0] >= 0)
+        return true;
+    runner.streams[0] = (struct stream){.fd = -1, .kind = runner_out_kind()};
+    runner.streams[1] = (struct stream){.fd = -1, .kind = 'E'};
+    act_as_handler();
+    bool fine = open_streams(false, runner.given, runner.streams);
+    act_as_guest();
+    if (fine)
+        return true;
+    close_all(runner.given);
+    close_if_open(&runner.streams[0].fd);
+    close_if_open(&runner.streams[1].fd);
+    return false;
+}
+
+// The beginning of a call, and with its first byte the call's streams.
+static ssize_t runner_send_streams(void)
+{
+    struct iovec bytes = {ask, runner.ask_used};
+    ssize_t n = send_with(runner.control, &bytes, runner.given, 3, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n >= 0)
+        close_all(runner.given);
+    return n;
+}
+
+// What the runner that forked a call has to say itself, at most a pipe's worth at a time, and the end
+// of the call's streams.
+void runner_close_streams(struct stream *log, uint64_t nonce)
+{
+    int *own[] = {&runner.out, &runner.log};
+    for (size_t i = 0; i < 2; i++) {
+        int of_call = log->fd;
+        log->fd = *own[i];
+        if (*own[i] >= 0)
+            pump(log, nonce);
+        log->fd = of_call;
+    }
+    close_if_open(&runner.streams[0].fd);
+    close_if_open(&runner.streams[1].fd);
+    close_all(runner.given);
+}
+
+// Sends on what its socket takes now.
+void runner_send(void)
+{
+    while (runner.ask_sent < runner.ask_used) {
+        ssize_t n = runner.given[0] >= 0
+                        ? runner_send_streams()
+                        : send(runner.control, ask + runner.ask_sent,
+                               runner.ask_used - runner.ask_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0)
+            return; // Full: poll will tell. Gone: its end will.
+        runner.ask_sent += (size_t)n;
+    }
+    while (runner.file_left > 0) {
+        ssize_t n = sendfile(runner.control, runner.file, &runner.file_sent, runner.file_left);
+        if (n <= 0)
+            return;
+        runner.file_left -= (size_t)n;
+    }
+}
+
+// Whether it has taken all that it was sent. What one call did not read would be there for the next.
+bool runner_has_read(void)
+{
+    int unread = 0;
+    return runner.control >= 0 && runner.ask_sent == runner.ask_used && runner.file_left == 0 &&
+           ioctl(runner.control, SIOCOUTQ, &unread) == 0 && unread == 0;
+}
+
+struct pollfd runner_poll(void)
+{
+    bool more = runner.ask_sent < runner.ask_used || runner.file_left > 0;
+    return (struct pollfd){.fd = runner.control,
+                           .events = (short)(POLLIN | (more ? POLLOUT : 0))};
+}
+
+// ------------------------------------------------------------------------------ hearing from it
+
+// One line without its newline, or NULL while it is incomplete. A line that is too long, and an end
+// of the socket, silence the runner for good: the deadline or its end decide.
+static char *runner_line(void)
+{
+    static char line[LINE];
+    for (;;) {
+        char *end = memchr(runner.line, '\n', runner.line_used);
+        if (end != NULL) {
+            size_t n = (size_t)(end - runner.line);
+            memcpy(line, runner.line, n);
+            line[n] = '\0';
+            runner.line_used -= n + 1;
+            memmove(runner.line, end + 1, runner.line_used);
+            return line;
+        }
+        ssize_t n = recv(runner.control, runner.line + runner.line_used,
+                         sizeof runner.line - runner.line_used, MSG_DONTWAIT);
+        if (n < 0)
+            return NULL;
+        if (n == 0) { // The end, or no room: a full buffer asks for no bytes.
+            close(runner.control);
+            runner.control = -1;
+            return NULL;
+        }
+        runner.line_used += (size_t)n;
+    }
+}
+
+// The result behind a `done`, as far as it has come: first what was read with the line. It is counted
+// with what comes on descriptor 1 where that is result too, or where results have no limit of their own.
+static void runner_result(struct stream streams[3], uint64_t nonce)
+{
+    bool together = streams[0].kind == 'T' || !result_has_limit;
+    struct stream *stream = together ? &streams[0] : &streams[2];
+    static unsigned char some[CHUNK_MAX];
+    while (runner.result_left > 0) {
+        ssize_t n;
+        if (runner.line_used > 0) {
+            n = (ssize_t)(runner.line_used < runner.result_left ? runner.line_used
+                                                                : runner.result_left);
+            memcpy(some, runner.line, (size_t)n);
+            runner.line_used -= (size_t)n;
+            memmove(runner.line, runner.line + n, runner.line_used);
+        } else {
+            n = recv(runner.control, some, runner.result_left, MSG_DONTWAIT);
+            if (n == 0) { // It ended within its result; what is there counts.
+                close(runner.control);
+                runner.control = -1;
+                runner.result_left = 0;
+            }
+            if (n <= 0)
+                return;
+        }
+        runner.result_left -= (size_t)n;
+        size_t room = room_of(stream);
+        size_t keep = (size_t)n < room ? (size_t)n : room;
+        stream->dropped += (size_t)n - keep;
+        if (keep == 0)
+            continue;
+        if (out.used == 0)
+            out.since = now_ns();
+        unsigned char *to = out_frame('T', NONCE + keep);
+        put64(to, nonce);
+        memcpy(to + NONCE, some, keep);
+        stream->sent += keep;
+    }
+}
+
+// "done NONCE exited|killed CODE [BYTES]" and that many bytes of result: true when that is what
+// came, about this call. What it wrote to its standard output before is sent on before the result.
+bool runner_turn(short revents, uint64_t nonce, struct stream streams[3], struct end *end)
+{
+    if ((revents & POLLOUT) != 0)
+        runner_send();
+    if (runner.result_left > 0) {
+        runner_result(streams, nonce);
+        *end = runner.end;
+        return runner.result_left == 0;
+    }
+    char *line;
+    while (runner.control >= 0 && (line = runner_line()) != NULL) {
+        uint64_t which;
+        uint32_t code, bytes = 0;
+        char how[8];
+        if (sscanf(line, "done %" SCNu64 " %7s %" SCNu32 " %" SCNu32, &which, how, &code,
+                   &bytes) < 3)
+            continue;
+        bool killed = strcmp(how, "killed") == 0;
+        if (which != nonce || code > 255 || bytes > CHUNK_MAX ||
+            (!killed && strcmp(how, "exited") != 0))
+            continue;
+        *end = runner.end = (struct end){killed ? KILLED : EXITED, code};
+        while (bytes > 0 && streams[0].fd >= 0 && pump(&streams[0], nonce)) {
+        }
+        runner.result_left = bytes;
+        runner_result(streams, nonce);
+        return runner.result_left == 0;
+    }
+    return false;
+}
+
+// -------------------------------------------------------------------------------------- starting
+
+static bool runner_open(int fds[3], int *control)
+{
+    struct stream streams[2] = {{.fd = -1}, {.fd = -1}};
+    int pair[2];
+    act_as_handler();
+    bool fine = open_streams(false, fds, streams);
+    runner.out = streams[0].fd;
+    runner.log = streams[1].fd;
+    fine = fine && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0;
+    if (fine) {
+        runner.control = pair[0];
+        *control = pair[1];
+        fine = fcntl(pair[0], F_SETFL, O_NONBLOCK) == 0;
+    }
+    if (!fine)
+        could_not("make the streams of its runner", "", errno);
+    act_as_guest();
+    return fine;
+}
+
+// Keeps the beginning of what it writes; the rest is thrown away.
+static void runner_keep_start(int *fd)
+{
+    static unsigned char beyond[4096];
+    while (*fd >= 0) {
+        bool keep = runner.start_log_used < sizeof start_log;
+        unsigned char *to = keep ? start_log + runner.start_log_used : beyond;
+        ssize_t n = read(*fd, to, keep ? sizeof start_log - runner.start_log_used : sizeof beyond);
+        if (n == 0) { // It closed it; polling it would wake us for ever.
+            close(*fd);
+            *fd = -1;
+        }
+        if (n <= 0)
+            return;
+        if (keep)
+            runner.start_log_used += (size_t)n;
+    }
+}
+
+void runner_tell_start(struct stream *log, uint64_t nonce)
+{
+    add_to(log, nonce, start_log, runner.start_log_used);
+    runner.start_log_used = 0;
+}
+
+// The last words of what it wrote, in one line.
+static void runner_last_words(const char *what)
+{
+    size_t n = runner.start_log_used, most = 200;
+    while (n > 0 && start_log[n - 1] <= ' ')
+        n--;
+    size_t from = n > most ? n - most : 0;
+    for (size_t i = from; i < n; i++)
+        if (start_log[i] == '\n')
+            from = i + 1;
+    snprintf(runner.told, sizeof runner.told, "%s%s%.*s", what, n > from ? ": " : "",
+             (int)(n - from), (const char *)start_log + from);
+}
+
+// Waits for "ready fork|keep|once [NOTE]", before which "result stdout" may come, or "refused WHY".
+static bool runner_await(void)
+{
+    uint64_t deadline = now_ns() + START_NS;
+    bool got_line = false; // A line: there may be another behind it.
+    for (;;) {
+        uint64_t now = now_ns();
+        if (now >= deadline) {
+            runner_last_words("the runtime's program was not ready in time");
+            return false;
+        }
+        struct timespec timeout = {got_line ? 0 : (time_t)((deadline - now) / SECOND_NS) + 1, 0};
+        struct pollfd polled[5] = {{.fd = CONTROL, .events = POLLIN},
+                                   {.fd = child_signal, .events = POLLIN},
+                                   {.fd = runner.out, .events = POLLIN},
+                                   {.fd = runner.log, .events = POLLIN},
+                                   runner_poll()};
+        if (ppoll(polled, 5, &timeout, NULL) < 0 && errno != EINTR)
+            _exit(BROKEN);
+        if (polled[0].revents != 0)
+            check_host();
+        runner_send();
+        runner_keep_start(&runner.out);
+        runner_keep_start(&runner.log);
+        char *line = runner.control >= 0 ? runner_line() : NULL;
+        got_line = line != NULL;
+        if (line != NULL && strcmp(line, "result stdout") == 0)
+            runner.result_on_stdout = true;
+        if (line != NULL && strncmp(line, "ready ", 6) == 0) {
+            runner.forks = strncmp(line + 6, "fork", 4) == 0;
+            if (runner.forks || special.keep_state)
+                parent_remember(runner.pid, runner.forks);
+            snprintf(runner.told, sizeof runner.told, "%s", line + 6);
+            return true;
+        }
+        if (line != NULL && strncmp(line, "refused ", 8) == 0) {
+            snprintf(runner.told, sizeof runner.told, "%s", line + 8);
+            return false;
+        }
+        int status = 0;
+        bool more = false;
+        forget_child_signal();
+        if (reap(runner.pid, &status, &more)) {
+            runner_keep_start(&runner.log);
+            char what[96];
+            struct end end = end_of(status);
+            snprintf(what, sizeof what, "the runtime's program %s %" PRIu32 " before it was ready",
+                     end.kind == EXITED ? "ended with status" : "was killed by signal", end.code);
+            runner_last_words(what);
+            runner.pid = 0;
+            return false;
+        }
+    }
+}
+
+// Starts the runner. Else `told` says why not, and it is gone.
+bool runner_spawn(void)
+{
+    int fds[3] = {-1, -1, -1}, control = -1;
+    could_not(NULL, "", 0);
+    runner.forks = runner.result_on_stdout = false;
+    runner.start_log_used = 0;
+    bool fine = runner_open(fds, &control);
+    pid_t pid = fine ? start(HANDLER, fds, control, CONTROL, special.argv, special.env) : -1;
+    if (fine && pid < 0)
+        could_not("make a process", "", errno);
+    close_all(fds);
+    if (control >= 0)
+        close(control);
+    runner.pid = pid;
+    if (failure.step == NULL)
+        return true;
+    snprintf(runner.told, sizeof runner.told, "the sandbox could not %s%.300s: %s", failure.step,
+             failure.name, strerror(failure.error));
+    return false;
+}
+
+// Starts it and waits until it can take a call.
+bool runner_start(void)
+{
+    return runner_spawn() && runner_await();
+}
+
+// Ends one that was prepared and cannot be used.
+void runner_drop(void)
+{
+    kill(runner.pid, SIGKILL);
+    waitpid(runner.pid, NULL, 0);
+    runner_close();
+}
+
+// Tells a runner that was prepared what it is for: "load DIRECTORY_BYTES VARIABLES_BYTES", filled up
+// like the head of a call, and that many bytes of each.
+bool runner_load(void)
+{
+    size_t directory = strlen(special.cwd);
+    unsigned char *at = ask + ASK_HEAD;
+    memcpy(at, special.cwd, directory);
+    at += directory;
+    for (size_t i = 0; i < special.env_count; i++) {
+        size_t n = strlen(special.env[i]) + 1;
+        memcpy(at, special.env[i], n);
+        at += n;
+    }
+    int n = snprintf((char *)ask, ASK_HEAD, "load %zu %td", directory,
+                     at - ask - ASK_HEAD - (ptrdiff_t)directory);
+    memset(ask + n, ' ', (size_t)(ASK_HEAD - 1 - n));
+    ask[ASK_HEAD - 1] = '\n';
+    runner.ask_sent = 0;
+    runner.ask_used = (size_t)(at - ask);
+    bool ready = runner_await();
+    runner_forget_call();
+    return ready;
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// From vfork to execve.
+
+#include "start.h"
+#include "frames.h"
+#include "privileges.h"
+#include "processes.h"
+#include "protocol.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+
+struct failure volatile failure;
+
+void could_not(const char *step, const char *name, int error)
+{
+    failure.step = step;
+    failure.name = name;
+    failure.error = error;
+}
+
+// Memory pressure shall take handlers, not pid 1. A process inherits the score of its parent, so pid
+// 1 takes the handlers' for the moment of a start: opening the child's own file instead makes four
+// objects under /proc for every call, and takes them apart again at its end. In that moment there is
+// nobody else to take, since the kernel passes over the child of a vfork.
+static const char *oom_score_adj;
+static char own_oom_score[16];
+static int oom_score_fd = -1;
+
+static bool set_oom_score(const char *score)
+{
+    size_t length = strlen(score);
+    return pwrite(oom_score_fd, score, length, 0) == (ssize_t)length;
+}
+
+// A process may lower its score to where that of its sandbox began, which would be ours. So handlers
+// find a /proc that nothing can be written to, and we write by a mount of it that is gone again.
+// Nothing under gVisor: scores are its own there, and the host never hears of them.
+bool prepare_oom_score(const char *of_handlers)
+{
+    oom_score_adj = of_handlers;
+    const unsigned long as_it_is = MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    const char *own = in_gvisor ? "/proc/self/oom_score_adj" : "/tmp/self/oom_score_adj";
+    if (!in_gvisor && mount("/proc", "/tmp", NULL, MS_BIND, NULL) != 0)
+        return false;
+    oom_score_fd = open(own, O_RDWR | O_CLOEXEC);
+    if (!in_gvisor && (umount2("/tmp", MNT_DETACH | UMOUNT_NOFOLLOW) != 0 ||
+                       mount(NULL, "/proc", NULL, as_it_is | MS_RDONLY, NULL) != 0))
+        return false;
+    return oom_score_fd >= 0 &&
+           pread(oom_score_fd, own_oom_score, sizeof own_oom_score - 1, 0) > 0 &&
+           set_oom_score(oom_score_adj) && set_oom_score(own_oom_score);
+}
+
+// Runs in the child of vfork: it borrows the guest's memory until execve, so it only makes system
+// calls. Nobody can use that loan: no other process of the handler's uid is alive, and the memory
+// is not dumpable. Umask, signal actions and groups are already as the handler shall have them.
+// It also gets the descriptor `more`, as number `as`, which is 3 or above. As GUEST it keeps our ids
+// and what of our capabilities we let be inherited: that is for the zygote alone (zygote.h).
+__attribute__((noinline, noreturn)) static void become(enum as who, const int fds[3], int more,
+                                                       int as, char **argv, char **env)
+{
+    static const struct __user_cap_data_struct no_capabilities[_LINUX_CAPABILITY_U32S_3];
+    struct __user_cap_header_struct version = {_LINUX_CAPABILITY_VERSION_3, 0};
+    sigset_t none;
+    const char *step = NULL, *name = "";
+    sigemptyset(&none);
+    if (setsid() < 0 || sigprocmask(SIG_SETMASK, &none, NULL) != 0)
+        step = "start a session";
+    // Raw calls: libc's versions are for threads, and must not run on borrowed memory.
+    else if (who == HANDLER &&
+             (syscall(SYS_setresgid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0 ||
+              syscall(SYS_setresuid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0 ||
+              syscall(SYS_capset, &version, no_capabilities) != 0))
+        step = "take the handler's ids";
+    // The three are above 3, for the guest keeps 0 to 3 occupied, so none overwrites another.
+    else if (dup2(fds[0], 0) < 0 || dup2(fds[1], 1) < 0 || dup2(fds[2], 2) < 0)
+        step = "connect the standard streams";
+    else if (more >= 0 && (more == as ? fcntl(as, F_SETFD, 0) : dup2(more, as)) < 0)
+        step = "connect its own descriptor";
+    // Everything of ours is close-on-exec already; this is the second lock on the same door. INT_MAX,
+    // which no descriptor is above: gVisor takes no more.
+    else if ((more < 0 || as > 3) &&
+             syscall(SYS_close_range, 3, more < 0 ? INT_MAX : as - 1, 0) != 0)
+        step = "close its descriptors";
+    else if (more >= 0 && syscall(SYS_close_range, as + 1, INT_MAX, 0) != 0)
+        step = "close its descriptors";
+    else if (who == HANDLER && chdir(special.cwd) != 0)
+        step = "enter ", name = special.cwd;
+    else if (execve(argv[0], argv, env) != 0)
+        step = "execute ", name = argv[0];
+    could_not(step, name, errno);
+    _exit(127);
+}
+
+__attribute__((noinline)) pid_t start(enum as who, const int fds[3], int more, int as,
+                                             char **argv, char **env)
+{
+    if (!set_oom_score(oom_score_adj))
+        _exit(BROKEN);
+    childless = false;
+    pid_t pid = vfork();
+    if (pid == 0)
+        become(who, fds, more, as, argv, env);
+    if (!set_oom_score(own_oom_score))
+        _exit(BROKEN);
+    return pid;
+}

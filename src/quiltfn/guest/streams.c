@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Pipes and files of a call.
+
+#include "streams.h"
+#include "clock.h"
+#include "host.h"
+#include "protocol.h"
+#include "start.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+// Younger than the headers of some distributions we build on; the number is the kernel's ABI.
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
+// Bytes of standard output, of standard error and of the result that are sent on; the rest of each is
+// counted. A host that names no limit for results has them counted as standard output.
+static uint32_t stdout_max = 6 * 1024 * 1024, stderr_max = 1024 * 1024, result_max;
+bool result_has_limit;
+
+bool set_output_max(const char *numbers)
+{
+    int found = sscanf(numbers, "%" SCNu32 ",%" SCNu32 ",%" SCNu32, &stdout_max, &stderr_max,
+                       &result_max);
+    result_has_limit = found == 3;
+    return found >= 2;
+}
+
+// How many bytes of a stream may still be sent on.
+size_t room_of(const struct stream *stream)
+{
+    uint64_t most = stream->kind == 'E'                       ? stderr_max
+                    : stream->kind == 'T' && result_has_limit ? result_max
+                                                              : stdout_max;
+    return stream->sent < most ? (size_t)(most - stream->sent) : 0;
+}
+
+// Not executable where the kernel can promise that; kernels before 6.3 do not know the flag.
+int payload_file(void)
+{
+    int fd = memfd_create("payload", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL)
+        fd = memfd_create("payload", MFD_CLOEXEC);
+    return fd;
+}
+
+// Everything is new for each call, /dev/null too: flags and owners of an open file would otherwise
+// be a channel from one call to the next. Only our ends of the pipes do not block: the flag belongs
+// to an end, and the handler's shall be ordinary. Called as the handler, whose they shall be.
+bool open_streams(bool has_payload, int fds[3], struct stream streams[2])
+{
+    int pair[2];
+    fds[0] = has_payload ? payload_file() : open("/dev/null", O_RDONLY | O_CLOEXEC);
+    bool fine = fds[0] >= 0;
+    for (int i = 0; i < 2 && fine; i++) {
+        fine = pipe2(pair, O_CLOEXEC) == 0;
+        if (!fine)
+            break;
+        streams[i].fd = pair[0];
+        fds[i + 1] = pair[1];
+        fine = fcntl(pair[0], F_SETFL, O_NONBLOCK) == 0;
+    }
+    if (!fine)
+        could_not("make the standard streams", "", errno);
+    return fine;
+}
+
+void close_if_open(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+// Our copies of a handler's ends; it has its own once it was started.
+void close_all(int fds[3])
+{
+    for (int i = 0; i < 3; i++)
+        close_if_open(&fds[i]);
+}
+
+// Sends bytes, and with the first of them descriptors.
+ssize_t send_with(int to, struct iovec *bytes, const int *fds, size_t count, int flags)
+{
+    union {
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(FORK_FDS * sizeof(int))];
+    } rights;
+    memset(&rights, 0, sizeof rights);
+    struct msghdr message = {.msg_iov = bytes, .msg_iovlen = 1, .msg_control = rights.bytes,
+                             .msg_controllen = CMSG_SPACE(count * sizeof(int))};
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN(count * sizeof(int));
+    memcpy(CMSG_DATA(head), fds, count * sizeof(int));
+    return sendmsg(to, &message, flags);
+}
+
+// The payload goes from the socket into the file as it comes. When it cannot be kept, the rest is
+// still read, since the frame's end is where the next frame begins.
+bool take_payload(int fd, size_t length)
+{
+    bool fine = fd >= 0;
+    while (length > 0) {
+        unsigned char *at;
+        size_t n = in_some(&at, length);
+        length -= n;
+        while (fine && n > 0) {
+            ssize_t written = write(fd, at, n);
+            if (written < 0 && errno == EINTR)
+                continue;
+            if (written <= 0) {
+                could_not("keep the payload", "", written < 0 ? errno : ENOSPC);
+                fine = false;
+                break;
+            }
+            at += written;
+            n -= (size_t)written;
+        }
+    }
+    if (fine && lseek(fd, 0, SEEK_SET) != 0) {
+        could_not("rewind the payload", "", errno);
+        fine = false;
+    }
+    return fine;
+}
+
+// Moves at most one chunk. False when there was nothing to move.
+bool pump(struct stream *stream, uint64_t nonce)
+{
+    static unsigned char discarded[CHUNK_MAX];
+    enum { FULL = HEADER + NONCE + CHUNK_MAX, PAGE = 4096 };
+    unsigned char *to = discarded;
+    size_t room = sizeof discarded, before = 0;
+    size_t left = room_of(stream);
+    bool keep = left > 0, opened = false;
+    if (keep) {
+        // Room for a page at least: of a pipe in packet mode, read cuts off what does not fit. A
+        // runner's answer may have gone beyond FULL, so nothing is subtracted here.
+        if (out.used + HEADER + NONCE + PAGE > FULL)
+            out_send();
+        if (out.used == 0)
+            out.since = now_ns();
+        before = out.used;
+        opened = out.stream != stream->kind;
+        if (opened) {
+            put64(out_frame(stream->kind, NONCE), nonce);
+            out.stream = stream->kind;
+            out.open = before;
+        }
+        to = out.bytes + out.used;
+        room = FULL - out.used;
+        if (room > left)
+            room = left;
+    }
+    ssize_t n;
+    do
+        n = read(stream->fd, to, room);
+    while (n < 0 && errno == EINTR);
+    if (n > 0 && keep) {
+        out.used += (size_t)n;
+        stream->sent += (uint64_t)n;
+    } else if (n > 0) {
+        stream->dropped += (uint64_t)n;
+    } else {
+        stream->ended = n == 0;
+        if (opened) { // No frame without bytes.
+            out.used = before;
+            out.stream = 0;
+        }
+    }
+    return n > 0;
+}
+
+// Nobody is left to write after this, so what the pipes hold is all there will ever be. They may
+// still not be at their end (a descriptor can be under way inside a dead socket until the kernel
+// collects it), but they do not block.
+void empty(struct stream streams[2], uint64_t nonce)
+{
+    for (int i = 0; i < 2; i++)
+        while (streams[i].fd >= 0 && !streams[i].ended && pump(&streams[i], nonce)) {
+        }
+}
+
+void add_to(struct stream *stream, uint64_t nonce, const void *bytes, size_t n)
+{
+    size_t room = room_of(stream), keep = n < room ? n : room;
+    stream->dropped += n - keep;
+    if (keep == 0)
+        return;
+    out.since = now_ns();
+    unsigned char *at = out_frame(stream->kind, NONCE + keep);
+    put64(at, nonce);
+    memcpy(at + NONCE, bytes, keep);
+    stream->sent += keep;
+}
