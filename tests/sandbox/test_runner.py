@@ -346,7 +346,7 @@ def python(
     environment |= {"QUILT_HANDLER": "mod:handler", "QUILT_KEEP": str(int(keep))}
     runner = app / "runner.py"
     runner.write_text(source_of_runner)
-    argv = ["/usr/bin/python3", "-P", "-s", str(runner)]
+    argv = ["/usr/bin/python3", "-s", str(runner)]
     return bare_guest.specialise(
         argv, "/", environment, flags=RESIDENT | keep * (KEEP_STATE | KEEP_TMP)
     )
@@ -357,7 +357,7 @@ def prepared(bare_guest: BareGuest, app: Path, source: str, flags: int = RESIDEN
     (app / "mod.py").write_text(source)
     runner = app / "runner.py"
     runner.write_text(RUNNER.read_text().replace('HOME = "/app"', f'HOME = "{app}"'))
-    argv = ["/usr/bin/python3", "-P", "-s", str(runner)]
+    argv = ["/usr/bin/python3", "-s", str(runner)]
     bare_guest.socket.sendall(
         encode_prepare(argv=argv, environment={"QUILT_PREWARMED": "1", "OLD": "1"})
     )

@@ -1,2 +1,1 @@
-"""The guest, process 1 of every sandbox (units of C; `guest.c` has its `main`), and the codec of its
-frames (`wire.py`)."""
+"""The guest, process 1 of every sandbox (`guest.c` and its units), and its codec (`wire.py`)."""

@@ -43,7 +43,7 @@ EXIT_KINDS = {
 
 # Where the host image has what runs a language's handlers (launcher/host_image.py puts it there).
 RUNNERS = {
-    Kind.PYTHON: ("/usr/bin/python3", "-P", "-s", "/.runners/python.py"),
+    Kind.PYTHON: ("/usr/bin/python3", "-s", "/.runners/python.py"),
     Kind.NODE: ("/usr/bin/node", "/.runners/node.js"),
 }
 # Node does not see its control group; with the machine's memory in mind it would collect too late.

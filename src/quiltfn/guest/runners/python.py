@@ -16,6 +16,10 @@ import json
 import os
 import sys
 
+# A handler's modules are looked for where the handler is, and not beside this file.
+if not getattr(sys.flags, "safe_path", False):
+    del sys.path[0]
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
@@ -261,14 +265,14 @@ def encode(result: object) -> bytes:
     """What is answered: text and bytes as they stand, everything else as JSON."""
     if isinstance(result, str):
         return result.encode("utf-8", "replace")
-    if isinstance(result, bytes | bytearray | memoryview):
+    if isinstance(result, (bytes, bytearray, memoryview)):  # 3.9 has no unions here
         return bytes(result)
     return json.dumps(result, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def encode_part(part: object) -> bytes:
     """One item of a generator: JSON values stand on lines of their own."""
-    text = isinstance(part, str | bytes | bytearray | memoryview)
+    text = isinstance(part, (str, bytes, bytearray, memoryview))
     return encode(part) if text else encode(part) + b"\n"
 
 
