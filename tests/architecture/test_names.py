@@ -108,7 +108,6 @@ ALLOWED: dict[tuple[str, str], str] = {
 }
 # Rows whose rename is under way.
 NOT_YET: set[str] = {
-    "Asked",
     "Visit",
     "Answer",
     "Answers",
