@@ -1,17 +1,25 @@
-"""Writes the files that follow from the code: the settings' reference page and sample, the pages of
-the states and of the security tests.
+"""Writes the files that follow from the code: the settings' reference page and sample, the list of
+the Python client's methods, the pages of the states and of the security tests.
 
 .venv/bin/python scripts/generate.py
 """
 
 import dataclasses
+import inspect
 import json
+import re
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from quiltfn import settings
+from quiltfn import Client, settings
 from quiltfn.model import function, instance, invocation
+from quiltfn.sdk.elasticity import ElasticityMethods
+from quiltfn.sdk.functions import FunctionMethods
+from quiltfn.sdk.keys import KeyMethods
+from quiltfn.sdk.methods import Listing
+from quiltfn.sdk.runtimes import RuntimeMethods
+from quiltfn.sdk.system import SystemMethods
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a service needs to be different from a server that is started in a directory by hand.
@@ -78,7 +86,71 @@ def security_tests() -> str:
     return str(page["page"](rows["CASES"]))
 
 
+CLIENT = ROOT / "docs" / "reference" / "python-client.md"
+MADE = "<!-- From here on made by scripts/generate.py, from the library itself. -->\n"
+GROUPS = {
+    "functions": FunctionMethods,
+    "elasticity": ElasticityMethods,
+    "runtimes": RuntimeMethods,
+    "keys": KeyMethods,
+    "system": SystemMethods,
+}
+
+
+def python_client() -> str:
+    """docs/reference/python-client.md: what is written by hand, then every method."""
+    by_hand, _, _ = CLIENT.read_text().partition(MADE)
+    parts = [by_hand, MADE, "\n`client.invoke` is `client.functions.invoke`.\n"]
+    with Client() as client:
+        for group, methods in GROUPS.items():
+            parts.append(f"\n### client.{group}\n")
+            for name in vars(methods):
+                if not name.startswith("_"):
+                    parts.append(described(group, name, getattr(getattr(client, group), name)))
+    return "".join(parts)
+
+
+def described(group: str, name: str, method: Any) -> str:
+    signature = inspect.signature(method)
+    parameters = ", ".join(parameter(one) for one in in_order(signature))
+    result = get_args(signature.return_annotation)[-1]
+    is_list = get_origin(signature.return_annotation) is Listing
+    answer = f"iterates over {kind(result)}" if is_list else f"→ {kind(result)}"
+    about = inspect.cleandoc(method.__doc__)
+    return f"\n`{group}.{name}({parameters})` {answer}\n\n{about}\n"
+
+
+def in_order(signature: inspect.Signature) -> list[inspect.Parameter | None]:
+    """The parameters, None before those that have to be named."""
+    found: list[inspect.Parameter | None] = []
+    for one in signature.parameters.values():
+        if one.kind is one.KEYWORD_ONLY and None not in found:
+            found.append(None)
+        found.append(one)
+    return found
+
+
+def parameter(one: inspect.Parameter | None) -> str:
+    if one is None:
+        return "*"
+    text = f"{one.name}: {kind(one.annotation)}"
+    if one.default is one.empty:
+        return text
+    known = isinstance(one.default, str | int | float | None)
+    return f"{text} = {one.default!r}" if known else f"{text} = …"
+
+
+def kind(annotation: Any) -> str:
+    """A type without the modules that it is in."""
+    if annotation is type(None):
+        return "None"
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    text = str(annotation) if get_args(annotation) else text
+    return re.sub(r"\b[a-z_]+\.(?:[a-z_]+\.)*", "", text)
+
+
 FILES = {
+    CLIENT: python_client,
     ROOT / "docs" / "states.md": states,
     ROOT / "packaging" / "quiltfn.toml": sample,
     ROOT / "docs" / "reference" / "settings.md": settings.reference,

@@ -1,5 +1,5 @@
-"""Documents, word for word, as a newcomer does: every block of commands of every page is run in one
-directory, one after the other, and prints what is said that it prints.
+"""Documents, word for word, as a newcomer does: every block of commands and of Python of every page
+is run in one directory, one after the other, and prints what is said that it prints.
 
 A block that cannot be run says why in a comment before it: `<!-- not run: REASON -->`.
 """
@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 FIRST = "README.md"
 PAGES = [
     "docs/tutorial.md",
+    "docs/tutorial-python-client.md",
+    "docs/reference/python-client.md",
     "docs/how-to/runtimes.md",
     "docs/reference/handlers.md",
     "docs/how-to/custom-runtime.md",
@@ -42,7 +44,7 @@ PAGES = [
     "docs/how-to/release.md",
 ]
 BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<why>[^\n]+) -->\n)?^```(?P<kind>sh|text)\n(?P<text>.*?)^```$",
+    r"(?:^<!-- not run: (?P<why>[^\n]+) -->\n)?^```(?P<kind>sh|python|text)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 # Nothing that a newcomer has not: neither settings of ours nor a proxy.
@@ -73,9 +75,9 @@ class Terminal:
         is there for the next one."""
         parts, expected = [f". {self.state}"], []
         for number, one in enumerate(blocks(page)):
-            if one["kind"] == "sh" and not one["why"]:
+            if one["kind"] != "text" and not one["why"]:
                 mark = f"printf '\\n@@ {number}\\n'"
-                parts += [mark, f"{mark} >&2", str(one["text"])]
+                parts += [mark, f"{mark} >&2", command_of(one)]
                 expected.append((number, str(one["text"]), []))
             elif one["kind"] == "text" and expected:
                 expected[-1][2].extend(str(one["text"]).splitlines())
@@ -111,6 +113,12 @@ def newcomer() -> dict[str, str]:
     mine = {name: os.environ[name] for name in KEPT if name in os.environ}
     # Packages were fetched before, since there is no way out of this network.
     return {**mine, "PATH": "/usr/local/bin:/usr/bin:/bin", "COLUMNS": "200", "UV_OFFLINE": "1"}
+
+
+def command_of(block: dict[str, str | None]) -> str:
+    """A block as a shell runs it; one of Python is a program of its own."""
+    text = str(block["text"])
+    return text if block["kind"] == "sh" else f"python3 - <<'END OF BLOCK'\n{text}END OF BLOCK\n"
 
 
 def part_of(printed: str, number: int) -> str:
@@ -200,7 +208,11 @@ def test_what_is_not_run_says_why(page: str, why: str) -> None:
 
 def test_every_page_with_commands_is_run() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    with_commands = {str(one.relative_to(ROOT)) for one in pages if "\n```sh" in one.read_text()}
+    with_commands = {
+        str(one.relative_to(ROOT))
+        for one in pages
+        if re.search(r"^```(sh|python)$", one.read_text(), re.MULTILINE)
+    }
     assert with_commands <= {FIRST, *PAGES}
     assert QUILTFN.exists()
 

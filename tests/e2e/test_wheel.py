@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import struct
 import subprocess
@@ -129,6 +130,70 @@ def test_an_installed_wheel_serves(
         assert (record["status"], record["stdout"]) == ("success", "hello, wheel\n")
     finally:
         server.close()
+
+
+SERVER_ALONE = {"starlette", "uvicorn", "sqlalchemy", "alembic", "structlog", "httptools", "jwt"}
+SERVER_ALONE |= {"prometheus_client", "uvloop", "httpx", "rich"}
+
+
+@pytest.fixture(scope="module")
+def python(command: Path) -> Path:
+    """The interpreter that the wheel was installed for."""
+    return command.resolve().parent / "python"
+
+
+def test_the_client_library_loads_none_of_the_server(python: Path, away: Path) -> None:
+    show = "import sys; print(*sys.modules)"
+    for line in ("import quiltfn", "from quiltfn import Client; Client()"):
+        loaded = set(run(python, "-c", f"{line}; {show}", cwd=away).split())
+        assert "quiltfn" in loaded
+        assert not loaded & SERVER_ALONE
+        ours = {one.split(".")[1] for one in loaded if one.startswith("quiltfn.")}
+        assert ours <= {"sdk", "wire"}
+
+
+def test_a_type_checker_sees_its_types(python: Path, away: Path) -> None:
+    program = away / "program.py"
+    program.write_text(
+        "from quiltfn import AsyncClient, Client\n"
+        "with Client() as client:\n"
+        "    reveal_type(client.invoke('hello', payload={'a': 1}).exit_code)\n"
+        "    for one in client.functions.list():\n"
+        "        reveal_type(one.memory_limit_mb)\n"
+        "    client.functions.create(name='a', handler='b', colour='red')\n"
+        "reveal_type(AsyncClient().keys.list)\n"
+    )
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python]
+    done = subprocess.run(
+        [*mypy, "--cache-dir", away / "mypy", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=away,
+        timeout=300,
+    )
+    told = [line.partition("program.py:")[2] for line in done.stdout.splitlines()]
+    assert told[0].startswith('3: note: Revealed type is "int | None"'), done.stdout
+    assert told[1].startswith('5: note: Revealed type is "int"')
+    assert told[2].startswith('6: error: Unexpected keyword argument "colour"')
+    assert "Awaitable[list[quiltfn.wire.keys.Key]]" in told[3]
+
+
+def test_the_example_of_the_readme_runs_word_for_word(
+    python: Path, command: Path, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert "Client()" in example
+    monkeypatch.setattr(server_module, "QUILTFN", command)
+    with short_dir() as directory:
+        server = Server(directory)
+        try:
+            server.start()
+            at = {**os.environ, "QUILT_BASE_URL": server.url, "PYTHONPATH": ""}
+            assert run(python, "-c", example, cwd=away, env=at) == "hello, world\n\n"
+        finally:
+            server.close()
 
 
 @pytest.mark.skipif(shutil.which(CROSS_COMPILER) is None, reason=f"needs {CROSS_COMPILER}")

@@ -6,8 +6,25 @@ documentation.
 """
 
 import functools
+import inspect
+import operator
+import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    overload,
+)
+
+from msgspec import UnsetType
 
 from quiltfn.sdk.request import Flow
 
@@ -168,10 +185,11 @@ def with_fields_of(
     """A decorator: the flow takes the fields of a shape as its parameters."""
 
     def taking(flow: Callable[[S], Flow[T]]) -> Callable[P, Flow[T]]:
+        @functools.wraps(flow)
         def taken(*args: P.args, **kwargs: P.kwargs) -> Flow[T]:
             return flow(shape(*args, **kwargs))
 
-        return _like(taken, flow)
+        return _described(taken, flow, shape)
 
     return taking
 
@@ -182,15 +200,33 @@ def with_name_and_fields_of(
     """As `with_fields_of`, for a flow that takes the name or id of something first."""
 
     def taking(flow: Callable[[str, S], Flow[T]]) -> Callable[Concatenate[str, P], Flow[T]]:
+        @functools.wraps(flow)
         def taken(name: str, /, *args: P.args, **kwargs: P.kwargs) -> Flow[T]:
             return flow(name, shape(*args, **kwargs))
 
-        return _like(taken, flow)
+        return _described(taken, flow, shape)
 
     return taking
 
 
-def _like(taken: Callable[P, T], flow: Callable[..., Any]) -> Callable[P, T]:
-    taken.__name__, taken.__doc__ = flow.__name__, flow.__doc__
-    taken.__qualname__, taken.__module__ = flow.__qualname__, flow.__module__
+def _described(
+    taken: Callable[P, T], flow: Callable[..., Any], shape: Callable[..., Any]
+) -> Callable[P, T]:
+    """With the signature that `help` and editors show: the flow's, the shape's fields in it."""
+    *others, _ = inspect.signature(flow).parameters.values()
+    fields = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=_bare(one.annotation))
+        for one in inspect.signature(shape).parameters.values()
+    ]
+    signature = inspect.signature(flow).replace(parameters=[*others, *fields])
+    taken.__signature__ = signature  # type: ignore[attr-defined]
     return taken
+
+
+def _bare(kind: Any) -> Any:
+    """A field's type without its meaning, and without "may be left out"."""
+    if get_origin(kind) is Annotated:
+        return get_args(kind)[0]
+    parts = [_bare(one) for one in get_args(kind) if one is not UnsetType]
+    is_union = get_origin(kind) in (Union, types.UnionType)
+    return functools.reduce(operator.or_, parts) if is_union else kind
