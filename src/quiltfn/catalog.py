@@ -1,12 +1,11 @@
-"""Every function in memory, so that the way of a call never asks the database."""
+"""Every function in memory, so that a call never asks the database."""
 
-import asyncio
 import contextlib
 import hashlib
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -19,22 +18,16 @@ from quiltfn.ports import ChangeKind, FunctionCounters, Store, Stored
 MIB = 1024 * 1024
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A function as it is now, the version it points to, and who is changing it.
+    """A function at one moment and the version it pointed to then; a change makes a new entry.
 
-    `lock`: one lifecycle verb at a time. `deployment`: the deploy that is under way. `preparing`:
-    what the verb that has the lock waits for, instances of a version. `stop_requests`: how many
-    wait for the lock to pause or delete the function, which makes that wait pointless.
+    `counters` are shared by all entries of the function: calls go on whatever changes.
     """
 
     function: Function
     version: Version
     counters: FunctionCounters
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    deployment: "asyncio.Task[None] | None" = None
-    preparing: "asyncio.Task[None] | None" = None
-    stop_requests: int = 0
 
     def fingerprint(self) -> str:
         """Another one after every change of the function or its version; calls do not change it."""
@@ -56,24 +49,25 @@ class Catalog:
         self._ids: defaultdict[str, list[str]] = defaultdict(list)  # by tenant, in order
 
     @contextlib.contextmanager
-    def room(
+    def reserve(
         self, tenant_id: str, spec: VersionSpec, instead_of: VersionSpec | None = None
     ) -> Iterator[None]:
-        """Room for a function of that content, until it is in the catalog. Raises `RateLimited`
-        where the tenant's functions would take more than its half, and `CapacityFull` where all
-        would take more than there is.
+        """Reserves memory for a function with that spec until it is in the catalog.
+
+        Raises `RateLimited` where the tenant's functions would take more than its half, and
+        `CapacityFull` where all would take more than there is.
         """
         more = spec.size - (instead_of.size if instead_of is not None else 0)
         if instead_of is None or more > 0:
-            self._check_room(tenant_id, more)
-        more = max(0, more)  # what gets shorter gives back once it is in the catalog
+            self._check_size(tenant_id, more)
+        more = max(0, more)  # a shorter spec frees memory once it is in the catalog
         self._grow(tenant_id, more)
         try:
             yield
         finally:
             self._grow(tenant_id, -more)
 
-    def _check_room(self, tenant_id: str, more: int) -> None:
+    def _check_size(self, tenant_id: str, more: int) -> None:
         has, most = self._size_of.get(tenant_id, 0), self._size_max // 2
         if has + more > most:
             raise RateLimited(
@@ -97,41 +91,58 @@ class Catalog:
             del self._size_of[tenant_id]
 
     def add(self, entry: Entry) -> None:
-        known = self._by_id.get(entry.function.id)
-        if known is not None:  # brought by `follow_change` before the verb that made it was done
-            self.remove(known)
-        self._grow(entry.function.tenant_id, entry.version.spec.size)
-        self._by_id[entry.function.id] = entry
-        insort(self._ids[entry.function.tenant_id], entry.function.id)
-        self._by_name[entry.function.tenant_id, entry.function.name] = entry
+        """A new function."""
+        known = self._by_id.get(entry.function.id)  # `follow_change` was faster than who made it
+        if known is None:
+            insort(self._ids[entry.function.tenant_id], entry.function.id)
+        self._put(known, entry)
 
-    def replace(self, entry: Entry, function: Function, version: Version | None = None) -> None:
-        """The function changed; its old name, if it had another, is free."""
-        self._release_name(entry)
-        entry.function = function
-        if version is not None:
-            more = version.spec.size - entry.version.spec.size
-            self._grow(function.tenant_id, more)
-            entry.version = version
-        self._by_name[function.tenant_id, function.name] = entry
+    def replace(self, function: Function, version: Version | None = None) -> Entry:
+        """The entry of a function that changed; without `version` it points to the one it did.
+
+        Its old name, if it had another, is free. Raises `NotFound`.
+        """
+        before = self.get(function.id)
+        if before.function.revision > function.revision:
+            return before  # another server's change of it was faster, and knows of this one
+        entry = Entry(function, version or before.version, before.counters)
+        self._put(before, entry)
+        return entry
 
     def remove(self, entry: Entry) -> None:
-        """Harmless if it is gone."""
-        if self._by_id.get(entry.function.id) is not entry:
+        """Takes the function out, whatever it is by now, and frees its name; harmless if gone."""
+        before = self._by_id.get(entry.function.id)
+        if before is None:
             return
-        self._grow(entry.function.tenant_id, -entry.version.spec.size)
-        del self._by_id[entry.function.id]
-        ids = self._ids[entry.function.tenant_id]
-        del ids[bisect_left(ids, entry.function.id)]
+        ids = self._ids[before.function.tenant_id]
+        del ids[bisect_left(ids, before.function.id)]
         if not ids:
-            del self._ids[entry.function.tenant_id]
-        self._release_name(entry)
+            del self._ids[before.function.tenant_id]
+        self._put(before, None)
 
-    def _release_name(self, entry: Entry) -> None:
-        # The store freed the name a moment ago: somebody else's function may have it by now.
-        key = (entry.function.tenant_id, entry.function.name)
-        if self._by_name.get(key) is entry:
-            del self._by_name[key]
+    def _put(self, before: Entry | None, after: Entry | None) -> None:
+        """The one place where what is known of a function changes."""
+        if before is not None:
+            function = before.function
+            self._grow(function.tenant_id, -before.version.spec.size)
+            if after is None:
+                del self._by_id[function.id]
+            # The store freed a name a moment ago: somebody else's function may have it by now.
+            key = (function.tenant_id, function.name)
+            if self._by_name.get(key) is before:
+                del self._by_name[key]
+        if after is not None:
+            function = after.function
+            self._grow(function.tenant_id, after.version.spec.size)
+            self._by_id[function.id] = after
+            self._by_name[function.tenant_id, function.name] = after
+
+    def get(self, function_id: str) -> Entry:
+        """A function as it is now, whoever's it is. Raises `NotFound`."""
+        entry = self._by_id.get(function_id)
+        if entry is None:
+            raise NotFound("there is no such function")
+        return entry
 
     def follow_change(self, function_id: str, stored: Stored | None) -> None:
         """Takes over what the store has of a function, if it is newer; None: it was deleted."""
@@ -142,7 +153,7 @@ class Catalog:
         elif entry is None:
             self.add(Entry(stored.function, stored.version, stored.counters))
         elif entry.function.revision < stored.function.revision:
-            self.replace(entry, stored.function, stored.version)
+            self.replace(stored.function, stored.version)
 
     def by_id(self, tenant_id: str, function_id: str) -> Entry:
         """Raises `NotFound`, for another tenant's id in just the same words."""

@@ -1,15 +1,17 @@
-"""The verbs over functions: create, update, deploy, pause, resume, roll back, delete.
+"""The operations on functions: create, update, deploy, pause, resume, roll back, delete.
 
-A verb holds the function's lock while it decides and writes; what is written is on disk before the
-pools hear of it, so that a crash leaves the old state or the new one, never half of each.
+Each holds the function's lock while it decides and writes. A change is committed in one step:
+first to the store, then to the catalog, then to the pool, so that a crash leaves the old state or
+the new one. What a version needs before that, instances that are ready, is one `async with` block,
+and leaving the block without a commit undoes it.
 """
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -34,19 +36,30 @@ from quiltfn.model.invocation import ExitKind
 from quiltfn.model.pool import PoolLimits
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.version import HostLimits, Version, VersionSpec, check_number
-from quiltfn.ports import Clock, FunctionCounters, Page, Pools, SandboxFailed, SandboxRefused, Store
+from quiltfn.ports import (
+    Clock,
+    FunctionCounters,
+    NotPrepared,
+    Page,
+    Pools,
+    Preparation,
+    Store,
+)
 from quiltfn.runtimes import Runtimes
 
 DEPLOY_ANSWERS_WITHIN_S = 20.0
 UPDATE_READY_WITHIN_S = 10.0
 DELETE_GRACE_S = 5.0
+STOPPED = "the function was paused or deleted meanwhile"
 SPEC_FIELDS = frozenset(VersionSpec.__struct_fields__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
-    """Where this server runs: its node's name, what the machine allows, how its pools behave.
-    `tenant_instances`: how many a tenant's functions may have together."""
+    """What the operations need to know of this node: its id, what a function may ask of the
+    machine, the limits of its pools. `tenant_instances`: how many instances a tenant may have."""
 
     node_id: str
     host: HostLimits
@@ -55,14 +68,35 @@ class NodeConfig:
     tenant_instances: float = UNBOUNDED
 
 
+@dataclass(slots=True, eq=False)
+class Activity:
+    """What is being done to one function.
+
+    `lock`: one operation at a time. `deployment`: the deploy that is under way. `preparing`: the
+    time that the operation which holds the lock gives a version's instances to become ready.
+    `stop_requests`: how many wait for the lock to pause or delete the function; then there is no
+    point in waiting for its instances.
+    """
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    deployment: "asyncio.Task[None] | None" = None
+    preparing: asyncio.Timeout | None = None
+    stop_requests: int = 0
+
+
 class Lifecycle:
-    """Changes functions, one verb at a time for each."""
+    """Changes functions, each by one operation at a time.
+
+    Every method takes an entry of any age and goes by what the function is once it has the lock;
+    it raises `NotFound` if the function was deleted. What it returns is the function after it.
+    """
 
     def __init__(
         self, catalog: Catalog, store: Store, pools: Pools, clock: Clock, node: NodeConfig
     ) -> None:
         self._catalog, self._store, self._pools = catalog, store, pools
         self._clock, self._node = clock, node
+        self._activities: dict[str, Activity] = {}
         self._background: set[asyncio.Task[None]] = set()
 
     async def restore(self) -> None:
@@ -73,7 +107,7 @@ class Lifecycle:
             if stored.function.state is FunctionState.ACTIVE:
                 self._pools.open(stored.function.id, stored.version, self._limits(stored.function))
             elif stored.function.state is FunctionState.DEPLOYING:
-                self._begin_deployment(entry)
+                self._begin_deployment(stored.function.id)
 
     async def create(self, tenant_id: str, new: NewFunction, spec: VersionSpec) -> Entry:
         """A pending function with version 1. Raises `Unprocessable`, `Conflict`."""
@@ -98,10 +132,14 @@ class Lifecycle:
         spec.validate(self._node.host)
         version = self._version(function, 1, spec, now)
         entry = Entry(function, version, FunctionCounters())
-        with self._catalog.room(tenant_id, spec):
+
+        async def commit() -> Entry:
             await self._store.create(function, version)
             self._catalog.add(entry)
-        return entry
+            return entry
+
+        with self._catalog.reserve(tenant_id, spec):
+            return await uninterrupted(commit())
 
     async def update(
         self, entry: Entry, changes: Mapping[str, Any], expected: set[str] | None = None
@@ -109,97 +147,94 @@ class Lifecycle:
         """A new version with `changes` (names and types already checked), serving at once.
 
         Raises `PreconditionFailed` where the function is none of the `expected` fingerprints.
-        On an active function the new version stands before it takes over; one that cannot stand
-        leaves the old one serving and says why in `error_message`.
+        On an active function the new version's instances are ready before it takes over; where
+        that fails the old version goes on serving and `error_message` says why.
         """
-        async with changing(entry):
-            if expected is not None and entry.fingerprint() not in expected:
+        async with self._changing(entry) as current:
+            if expected is not None and current.fingerprint() not in expected:
                 raise PreconditionFailed(
                     hint="GET it again and repeat the change on what it is now"
                 )
             now = int(self._clock.unix())
             ours = {name: value for name, value in changes.items() if name in SPEC_FIELDS}
             rest = {name: value for name, value in changes.items() if name not in SPEC_FIELDS}
-            spec = msgspec.structs.replace(entry.version.spec, **ours)
-            spec = self._node.runtimes.pin(entry.function.tenant_id, spec)
+            spec = msgspec.structs.replace(current.version.spec, **ours)
+            spec = self._node.runtimes.pin(current.function.tenant_id, spec)
             function = msgspec.structs.replace(
-                entry.function, **rest, updated_at=now, error_message=None
+                current.function, **rest, updated_at=now, error_message=None
             )
             function.validate()
             if "min_instances" in changes:
                 self._check_quota(function.min_instances)
             spec.validate(self._node.host)
-            with self._catalog.room(function.tenant_id, spec, entry.version.spec):
+            with self._catalog.reserve(function.tenant_id, spec, current.version.spec):
                 newest = await self._store.newest_number(function.id)
                 version = self._version(function, newest + 1, spec, now)
-                await self._repoint(entry, function, version, is_new=True)
-        return entry
+                return await self._point_to(function, version, is_new=True)
 
     async def rollback(self, entry: Entry, number: int) -> Entry:
-        """Points back to an existing version, without making one; forgets why an update failed.
-
-        Raises `NotFound`.
+        """Points back to an existing version, without making one; clears the `error_message` of a
+        failed update. Raises `NotFound`.
         """
         check_number(number)
-        async with changing(entry):
-            version = await self._store.version(entry.function.id, number)
+        async with self._changing(entry) as current:
+            version = await self._store.version(current.function.id, number)
             if version is None:
                 raise NotFound(f"the function has no version {number}")
             function = msgspec.structs.replace(
-                entry.function, updated_at=int(self._clock.unix()), error_message=None
+                current.function, updated_at=int(self._clock.unix()), error_message=None
             )
-            if number != entry.function.current_version:
-                with self._catalog.room(function.tenant_id, version.spec, entry.version.spec):
-                    await self._repoint(entry, function, version, is_new=False)
-            elif function.state is FunctionState.ACTIVE and entry.function.error_message:
-                self._catalog.replace(entry, await self._save(entry, function))
-        return entry
+            if number != current.function.current_version:
+                with self._catalog.reserve(function.tenant_id, version.spec, current.version.spec):
+                    return await self._point_to(function, version, is_new=False)
+            if function.state is FunctionState.ACTIVE and current.function.error_message:
+                return await self._commit(function)
+            return current
 
     async def set_scaling(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
         """New scaling targets, at once and without a version. Raises `Unprocessable`."""
-        async with changing(entry):
+        async with self._changing(entry) as current:
             check_targets(min_instances, max_instances)
             self._check_quota(min_instances)
             function = msgspec.structs.replace(
-                entry.function,
+                current.function,
                 min_instances=min_instances,
                 max_instances=max_instances,
                 updated_at=int(self._clock.unix()),
             )
-            self._catalog.replace(entry, await self._save(entry, function))
-            self._pools.set_scaling(function.id, self._limits(function))
-        return entry
+            return await self._commit(function, self._scale)
 
     async def deploy(self, entry: Entry) -> Entry:
         """Makes `max(1, min_instances)` instances ready; then active, error, or deploying still."""
-        async with changing(entry):
-            function = entry.function
-            if function.state is FunctionState.ACTIVE:
-                await self._top_up(entry)
-                return entry
-            if function.state is not FunctionState.DEPLOYING:
-                await self._move(entry, FunctionEvent.DEPLOY)
-                self._begin_deployment(entry)
-            elif entry.deployment is None or entry.deployment.done():
-                self._begin_deployment(entry)  # the last attempt could not write its outcome
-        if entry.deployment is not None:
-            await asyncio.wait([entry.deployment], timeout=DEPLOY_ANSWERS_WITHIN_S)
-        return entry
+        function_id = entry.function.id
+        async with self._changing(entry) as current:
+            activity = self._activities[function_id]
+            if current.function.state is FunctionState.ACTIVE:
+                return await self._top_up(current)
+            if current.function.state is not FunctionState.DEPLOYING:
+                await self._move(current, FunctionEvent.DEPLOY)
+                self._begin_deployment(function_id)
+            elif activity.deployment is None or activity.deployment.done():
+                self._begin_deployment(function_id)  # the last one could not write its outcome
+        if activity.deployment is not None:
+            await asyncio.wait([activity.deployment], timeout=DEPLOY_ANSWERS_WITHIN_S)
+        return self._catalog.get(function_id)
 
-    async def pause(self, entry: Entry) -> None:
+    async def pause(self, entry: Entry) -> Entry:
         """Refuses new and waiting calls, lets running ones end. Raises `Conflict`."""
-        async with stopping(entry):
-            state = entry.function.state
+        async with self._stopping(entry) as current:
+            state = current.function.state
             if state in (FunctionState.PENDING, FunctionState.ERROR):
                 raise Conflict(
-                    f"a function that is {state} cannot be paused", details=_state(entry)
+                    f"a function that is {state} cannot be paused", details=_state(current)
                 )
-            if state is not FunctionState.PAUSED:
-                await self._move(entry, FunctionEvent.PAUSE)
-                self._pools.close(entry.function.id, "paused")
+            if state is FunctionState.PAUSED:
+                return current
+            return await self._move(current, FunctionEvent.PAUSE, self._close)
 
     async def resume(self, entry: Entry) -> Entry:
         """Deploys a paused function again. Raises `Conflict`."""
+        entry = self._catalog.get(entry.function.id)
         state = entry.function.state
         if state in (FunctionState.PENDING, FunctionState.ERROR):
             raise Conflict(f"a function that is {state} cannot be resumed", details=_state(entry))
@@ -209,12 +244,17 @@ class Lifecycle:
 
     async def delete(self, entry: Entry) -> None:
         """Gone at once for every caller; running calls have a moment and end `cancelled`."""
-        async with stopping(entry):
-            await self._store.delete(entry.function.id)
+        function_id = entry.function.id
+
+        async def commit() -> None:
+            await self._store.delete(function_id)
             self._catalog.remove(entry)
-            entry.function = entry.function.after(FunctionEvent.DELETE, int(self._clock.unix()))
-            self._pools.close(entry.function.id, "deleted")
-        self._in_background(self._end_deleted(entry.function.id))
+            self._pools.close(function_id, FunctionState.DELETED)
+            del self._activities[function_id]
+            self._in_background(self._end_deleted(function_id))
+
+        async with self._stopping(entry):
+            await uninterrupted(commit())
 
     async def versions(
         self, entry: Entry, after: str | None = None, limit: int = 1000
@@ -222,111 +262,188 @@ class Lifecycle:
         """Some versions, newest first, behind the one with the id `after`."""
         return await self._store.versions(entry.function.id, after, limit)
 
-    # How -------------------------------------------------------------------------------------
+    # One operation at a time -----------------------------------------------------------------
 
-    async def _repoint(
-        self, entry: Entry, function: Function, version: Version, *, is_new: bool
-    ) -> None:
-        """Makes `version` the current one, on an active function only once it stands."""
-        stored = version if is_new else None
-        target = msgspec.structs.replace(function, current_version=version.number)
-        serves = version
-        try:
-            if function.state is FunctionState.ACTIVE:
-                reason = await self._why_not(entry, target, version, UPDATE_READY_WITHIN_S)
-                if reason is not None:
-                    message = f"version {version.number} cannot serve: {reason}"
-                    target = msgspec.structs.replace(function, error_message=message)
-                    serves = entry.version
-            saved = await self._save(entry, target, stored)
-            self._catalog.replace(entry, saved, serves)
-        finally:  # where that was not stored, the pools too go on with what was
-            self._pools.set_scaling(entry.function.id, self._limits(entry.function))
-            if entry.function.state is FunctionState.ACTIVE:
-                self._pools.promote(entry.function.id, entry.version)
+    @asynccontextmanager
+    async def _changing(self, entry: Entry) -> AsyncIterator[Entry]:
+        """The function as it is once its lock is held. Raises `NotFound` if it was deleted."""
+        function_id = self._catalog.get(entry.function.id).function.id
+        async with self._activities.setdefault(function_id, Activity()).lock:
+            yield self._catalog.get(function_id)
 
-    async def _why_not(
-        self, entry: Entry, function: Function, version: Version, within_s: float
-    ) -> str | None:
-        """None once `version` stands beside what serves; else why it does not."""
-        in_vain = "the function was paused or deleted meanwhile"
-        if entry.stop_requests:
-            return in_vain
-        entry.preparing = preparing = asyncio.ensure_future(self._prepare(entry, function, version))
+    @asynccontextmanager
+    async def _stopping(self, entry: Entry) -> AsyncIterator[Entry]:
+        """As `_changing`, for an operation after which the function no longer serves: one that
+        waits for instances of it gives up.
+        """
+        function_id = self._catalog.get(entry.function.id).function.id
+        activity = self._activities.setdefault(function_id, Activity())
+        activity.stop_requests += 1
         try:
-            async with asyncio.timeout(within_s):
-                await preparing
-        except (SandboxRefused, SandboxFailed, TimeoutError) as error:
-            return str(error) or f"no instance stood within {within_s:.0f} s"
-        except asyncio.CancelledError:
-            own = asyncio.current_task()
-            if own is None or own.cancelling() or not entry.stop_requests:
-                raise
-            return in_vain
+            if activity.preparing is not None and not activity.preparing.expired():
+                activity.preparing.reschedule(asyncio.get_running_loop().time())
+            async with self._changing(entry) as now:
+                yield now
         finally:
-            entry.preparing = None
-        return None
+            activity.stop_requests -= 1
 
-    async def _top_up(self, entry: Entry) -> None:
-        """Deploy of a function that serves already: the same number of instances is made ready."""
-        within = DEPLOY_ANSWERS_WITHIN_S
-        error = await self._why_not(entry, entry.function, entry.version, within)
-        if error != entry.function.error_message:
-            function = msgspec.structs.replace(entry.function, error_message=error)
-            self._catalog.replace(entry, await self._save(entry, function))
-        self._pools.promote(entry.function.id, entry.version)
+    # Prepare, commit -------------------------------------------------------------------------
 
-    async def _prepare(self, entry: Entry, function: Function, version: Version) -> None:
-        count = max(1, function.min_instances)
-        await self._pools.prepare(entry.function.id, version, self._limits(function), count)
-
-    def _begin_deployment(self, entry: Entry) -> None:
-        entry.deployment = self._in_background(self._deployment(entry))
-
-    async def _deployment(self, entry: Entry) -> None:
-        """Until the version that is current by then stands, or one cannot."""
-        while self._is_deploying(entry):
-            version = entry.version
-            error: str | None = None
+    @asynccontextmanager
+    async def _prepared(
+        self, function: Function, version: Version, within_s: float
+    ) -> AsyncIterator[Preparation]:
+        """`Pools.prepared` with a time limit, for an operation that holds the function's lock.
+        Entering raises `NotPrepared`, also if the function is to be paused or deleted.
+        """
+        activity = self._activities[function.id]
+        if activity.stop_requests:
+            raise NotPrepared(STOPPED)
+        async with AsyncExitStack() as stack:
             try:
-                await self._prepare(entry, entry.function, version)
+                async with asyncio.timeout(within_s) as activity.preparing:
+                    preparation = await stack.enter_async_context(self._ready(function, version))
+            except TimeoutError:
+                late = f"no instance was ready within {within_s:.0f} s"
+                raise NotPrepared(STOPPED if activity.stop_requests else late) from None
+            finally:
+                activity.preparing = None
+            yield preparation
+
+    def _ready(
+        self, function: Function, version: Version
+    ) -> AbstractAsyncContextManager[Preparation]:
+        count = max(1, function.min_instances)
+        return self._pools.prepared(function.id, version, self._limits(function), count)
+
+    async def _commit(
+        self,
+        function: Function,
+        then: Callable[[Function], None] = lambda _: None,
+        *,
+        version: Version | None = None,
+        new_version: Version | None = None,
+    ) -> Entry:
+        """Stores the function and its new version, if there is one, and only then changes the
+        catalog and, by `then`, the pool. `version`: the one that the function points to from now
+        on. Raises what the store raises, and then nothing has changed. After an `Outdated`, where
+        another server changed the function meanwhile, the catalog has what that made of it, so
+        that the caller may repeat the operation.
+        """
+
+        async def commit() -> Entry:
+            try:
+                saved = await self._store.save(function, new_version)
+            except Outdated:
+                self._catalog.follow_change(function.id, await self._store.find(function.id))
+                raise
+            entry = self._catalog.replace(saved, version)
+            then(saved)
+            return entry
+
+        return await uninterrupted(commit())
+
+    async def _move(
+        self,
+        entry: Entry,
+        event: FunctionEvent,
+        then: Callable[[Function], None] = lambda _: None,
+        error: str | None = None,
+    ) -> Entry:
+        return await self._commit(entry.function.after(event, int(self._clock.unix()), error), then)
+
+    def _scale(self, function: Function) -> None:
+        self._pools.set_scaling(function.id, self._limits(function))
+
+    def _close(self, function: Function) -> None:
+        self._pools.close(function.id, function.state)
+
+    async def _point_to(self, function: Function, version: Version, *, is_new: bool) -> Entry:
+        """Makes `version` the current one, on an active function once its instances are ready.
+        Where they cannot be, the old one goes on serving, and `error_message` says why.
+        """
+        new_version = version if is_new else None
+        target = msgspec.structs.replace(function, current_version=version.number)
+        if function.state is not FunctionState.ACTIVE:
+            return await self._commit(target, self._scale, version=version, new_version=new_version)
+        try:
+            async with self._prepared(target, version, UPDATE_READY_WITHIN_S) as preparation:
+                return await self._commit(
+                    target,
+                    lambda _: preparation.promote(),
+                    version=version,
+                    new_version=new_version,
+                )
+        except NotPrepared as error:
+            message = f"version {version.number} cannot serve: {error}"
+        failed = msgspec.structs.replace(function, error_message=message)
+        return await self._commit(failed, self._scale, new_version=new_version)
+
+    async def _top_up(self, entry: Entry) -> Entry:
+        """Deploy of a function that serves already: the same number of instances is made ready."""
+        error: str | None = None
+        try:
+            async with self._prepared(
+                entry.function, entry.version, DEPLOY_ANSWERS_WITHIN_S
+            ) as preparation:
+                preparation.promote()
+        except NotPrepared as refused:
+            error = str(refused)
+        if error == entry.function.error_message:
+            return entry
+        return await self._commit(msgspec.structs.replace(entry.function, error_message=error))
+
+    def _begin_deployment(self, function_id: str) -> None:
+        activity = self._activities.setdefault(function_id, Activity())
+        activity.deployment = self._in_background(self._deployment(function_id, activity))
+
+    async def _deployment(self, function_id: str, activity: Activity) -> None:
+        """Until the version that is current by then is ready, or cannot be."""
+        while (entry := self._being_deployed(function_id, activity)) is not None:
+            try:
+                async with self._ready(entry.function, entry.version) as preparation:
+                    if await self._deployed(entry, activity, preparation):
+                        return
             except ShuttingDown:
                 return  # it stays deploying, and the next start deploys it again
-            except (SandboxRefused, SandboxFailed) as refused:
-                error = str(refused)
-            async with entry.lock:
-                if not self._is_deploying(entry):
-                    return  # the pool was closed by whatever came between
-                if entry.version.digest != version.digest:
-                    continue  # updated meanwhile
-                if error is not None:
-                    await self._move(entry, FunctionEvent.FAILED, error)
-                    self._pools.close(entry.function.id, "error")
-                else:
-                    await self._move(entry, FunctionEvent.READY)
-                    self._pools.promote(entry.function.id, entry.version)
+            except NotPrepared as error:
+                if await self._failed(entry, activity, str(error)):
+                    return
 
-    def _is_deploying(self, entry: Entry) -> bool:
-        """Not paused or deleted meanwhile, nor paused and resumed: then that is another's task."""
-        mine = entry.deployment is asyncio.current_task()
-        return mine and entry.function.state is FunctionState.DEPLOYING
+    async def _deployed(self, entry: Entry, activity: Activity, preparation: Preparation) -> bool:
+        """Commits that the version is ready; whether the deployment is over."""
+        async with activity.lock:
+            now = self._being_deployed(entry.function.id, activity)
+            if now is None:
+                return True
+            if now.version.digest != entry.version.digest:
+                return False  # it was updated meanwhile
+            version = now.version
+            await self._move(now, FunctionEvent.READY, lambda _: preparation.promote(version))
+            return True
 
-    async def _move(self, entry: Entry, event: FunctionEvent, error: str | None = None) -> None:
-        function = entry.function.after(event, int(self._clock.unix()), error)
-        self._catalog.replace(entry, await self._save(entry, function))
+    async def _failed(self, entry: Entry, activity: Activity, error: str) -> bool:
+        """Commits that the version cannot be made ready; whether the deployment is over."""
+        async with activity.lock:
+            now = self._being_deployed(entry.function.id, activity)
+            if now is None:
+                return True
+            if now.version.digest != entry.version.digest:
+                return False
+            await self._move(now, FunctionEvent.FAILED, self._close, error)
+            return True
 
-    async def _save(
-        self, entry: Entry, function: Function, version: Version | None = None
-    ) -> Function:
-        """The function as it was stored. Raises `Outdated` where what was to be changed is not the
-        newest: the entry is the newest then, so that the caller may repeat it.
+    def _being_deployed(self, function_id: str, activity: Activity) -> Entry | None:
+        """The function, unless it was paused or deleted meanwhile, or paused and resumed: then
+        another task deploys it.
         """
+        if activity.deployment is not asyncio.current_task():
+            return None
         try:
-            return await self._store.save(function, version)
-        except Outdated:
-            function_id = entry.function.id
-            self._catalog.follow_change(function_id, await self._store.find(function_id))
-            raise
+            entry = self._catalog.get(function_id)
+        except NotFound:
+            return None
+        return entry if entry.function.state is FunctionState.DEPLOYING else None
 
     async def _end_deleted(self, function_id: str) -> None:
         await asyncio.sleep(DELETE_GRACE_S)
@@ -366,28 +483,23 @@ class Lifecycle:
         return task
 
 
-@asynccontextmanager
-async def changing(entry: Entry) -> AsyncIterator[None]:
-    """The function's lock, and the certainty that it was not deleted while waiting for it."""
-    async with entry.lock:
-        if entry.function.state is FunctionState.DELETED:
-            raise NotFound("there is no such function")
-        yield
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Runs `work` to its end, also if the caller is cancelled meanwhile; only then is it cancelled.
 
-
-@asynccontextmanager
-async def stopping(entry: Entry) -> AsyncIterator[None]:
-    """As `changing`, for who does not want the function to serve any longer: a verb that waits for
-    instances of it stops waiting.
+    So what is stored and what is in memory do not part.
     """
-    entry.stop_requests += 1
-    try:
-        if entry.preparing is not None:
-            entry.preparing.cancel()
-        async with changing(entry):
-            yield
-    finally:
-        entry.stop_requests -= 1
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # or it would be reported as one that nobody looked at
+        raise cancelled
+    return task.result()
 
 
 def _state(entry: Entry) -> dict[str, str]:

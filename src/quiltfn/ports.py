@@ -191,6 +191,21 @@ class PendingLease(AbstractAsyncContextManager[Lease], Protocol):
         """As `Sandbox.end_call`, once it is entered. Its instance is destroyed when it is left."""
 
 
+class NotPrepared(Exception):
+    """The instances of a version could not be made ready; the text says why."""
+
+
+class Preparation(Protocol):
+    """A version whose instances are ready, until the end of the block (`Pools.prepared`)."""
+
+    def promote(self, version: Version | None = None) -> None:
+        """From now on every new and waiting call gets the version; running calls end on theirs.
+
+        `version`: the same spec under the number that is current by now. Without effect where the
+        pool was closed meanwhile.
+        """
+
+
 class Pools(Protocol):
     """The instances and the waiting line of every function on this node, and their memory.
     `tenant_instances`: the quota of each tenant."""
@@ -206,17 +221,16 @@ class Pools(Protocol):
         left, cancelled in the tick of the hand-over included, the instance is given back once.
         """
 
-    async def prepare(
+    def prepared(
         self, function_id: str, version: Version, limits: PoolLimits, count: int
-    ) -> None:
-        """Makes `count` instances of `version` ready beside what serves, without switching.
+    ) -> AbstractAsyncContextManager[Preparation]:
+        """Inside the block `count` instances of `version` are ready beside what serves.
 
-        Raises `SandboxRefused`, `SandboxFailed` or, once the pools close, `ShuttingDown`; what
-        serves is untouched by that.
+        Entering waits for them. It raises `NotPrepared` or, once the pools close, `ShuttingDown`.
+        If the block is left without `promote`, for whatever reason, the pool goes back to what it
+        was: the instances end, and the scaling targets are the ones from before. What serves is
+        not touched by any of this. One preparation at a time for each function.
         """
-
-    def promote(self, function_id: str, version: Version) -> None:
-        """From now on every new and waiting call gets `version`; running ones end on theirs."""
 
     def close(self, function_id: str, why: str) -> None:
         """No call is served any more; who waits is refused for `why`; who runs may finish."""

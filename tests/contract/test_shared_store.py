@@ -177,7 +177,7 @@ async def test_what_a_server_changed_itself_is_not_brought_again(
     assert one.catalog.by_id("default", function.id) is entry
     assert [found.function.id for found in one.catalog.of_tenant("default")] == [function.id]
     saved = await one.store.save(replace(function, description="new"))
-    one.catalog.replace(entry, saved)
+    entry = one.catalog.replace(saved)
     await one.follower.refresh()
     assert one.catalog.by_name("default", "mine").function == saved
     await one.store.delete(function.id)

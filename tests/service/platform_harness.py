@@ -14,6 +14,7 @@ from quiltfn.catalog import Entry
 from quiltfn.health import HostFacts
 from quiltfn.invoke import Request
 from quiltfn.model.access import Caller
+from quiltfn.model.errors import NotFound
 from quiltfn.model.function import FunctionState, NewFunction
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.memory import Memory
@@ -65,7 +66,13 @@ class Harness:
         assert entry.function.state is FunctionState.ACTIVE, entry.function.error_message
         return entry
 
+    def now(self, entry: Entry) -> Entry:
+        """The function as it is now, which a change makes another entry of."""
+        return self.catalog.by_id(TENANT, entry.function.id)
+
     async def invoke(self, entry: Entry, **request: Any) -> Invocation:
+        with contextlib.suppress(NotFound):
+            entry = self.catalog.get(entry.function.id)
         async with asyncio.timeout(10):  # a call that hangs is a failed test, not a hung one
             return await self.invoker.invoke(entry, Request(may_write=True, **request))
 

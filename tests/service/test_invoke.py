@@ -31,7 +31,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Harness]:
 async def test_create_deploy_invoke(server: Harness) -> None:
     entry = await server.create("echo hello")
     assert entry.function.state is FunctionState.PENDING
-    await server.lifecycle.deploy(entry)
+    entry = await server.lifecycle.deploy(entry)
     record = await server.invoke(entry)
     assert (record.status, record.exit_code, record.stdout) == (Status.SUCCESS, 0, b"hello\n")
     assert record.cold_start is False  # deploy made one ready
@@ -83,14 +83,14 @@ async def test_a_function_that_is_not_active_names_its_state_and_the_call_that_h
 ) -> None:
     entry = await server.create("fail-to-start" if state == "error" else "echo hello")
     if state == "error":
-        await server.lifecycle.deploy(entry)
+        entry = await server.lifecycle.deploy(entry)
     elif state == "paused":
-        await server.lifecycle.deploy(entry)
-        await server.lifecycle.pause(entry)
+        entry = await server.lifecycle.deploy(entry)
+        entry = await server.lifecycle.pause(entry)
     elif state == "deploying":
         server.sandboxes.may_start.clear()
         server.tasks.append(asyncio.ensure_future(server.lifecycle.deploy(entry)))
-        await until(lambda: entry.function.state is FunctionState.DEPLOYING)
+        await until(lambda: server.now(entry).function.state is FunctionState.DEPLOYING)
     with pytest.raises(FunctionNotActive) as error:
         await server.invoke(entry)
     assert error.value.details == {"state": state}

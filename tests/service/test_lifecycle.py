@@ -55,8 +55,8 @@ async def test_a_deploy_that_cannot_stand_is_an_error_with_a_reason(
     assert entry.function.error_message
     await until(lambda: server.sandboxes.alive == {})
     # And once it is mended it can be deployed.
-    await server.lifecycle.update(entry, {"handler": "echo hello"})
-    await server.lifecycle.deploy(entry)
+    entry = await server.lifecycle.update(entry, {"handler": "echo hello"})
+    entry = await server.lifecycle.deploy(entry)
     assert entry.function.state is FunctionState.ACTIVE
     assert entry.function.error_message is None
 
@@ -68,8 +68,8 @@ async def test_deploy_of_an_active_function_tops_up_and_changes_nothing_else(
     version = entry.version
     await server.running(entry)
     server.pools.set_scaling(entry.function.id, lifecycle.PoolLimits(max_instances=5))
-    await server.lifecycle.update(entry, {"min_instances": 2})
-    await server.lifecycle.deploy(entry)
+    entry = await server.lifecycle.update(entry, {"min_instances": 2})
+    entry = await server.lifecycle.deploy(entry)
     assert server.counts(entry)["ready"] >= 1
     assert entry.version.digest == version.digest
 
@@ -82,8 +82,8 @@ async def test_a_deploy_that_takes_long_answers_deploying_and_goes_on(
     entry = await server.lifecycle.deploy(await server.create())
     assert entry.function.state is FunctionState.DEPLOYING
     server.sandboxes.may_start.set()
-    await server.lifecycle.deploy(entry)  # the same deployment, awaited again
-    await until(lambda: entry.function.state is FunctionState.ACTIVE)
+    entry = await server.lifecycle.deploy(entry)  # the same deployment, awaited again
+    await until(lambda: server.now(entry).function.state is FunctionState.ACTIVE)
     assert len(server.sandboxes.created) == 1
 
 
@@ -91,8 +91,8 @@ async def test_what_is_updated_while_deploying_is_what_stands(server: Harness) -
     server.sandboxes.may_start.clear()
     entry = await server.create("echo old")
     deploying = background(server, server.lifecycle.deploy(entry))
-    await until(lambda: entry.function.state is FunctionState.DEPLOYING)
-    await server.lifecycle.update(entry, {"handler": "echo new", "max_instances": 1})
+    await until(lambda: server.now(entry).function.state is FunctionState.DEPLOYING)
+    entry = await server.lifecycle.update(entry, {"handler": "echo new", "max_instances": 1})
     server.sandboxes.may_start.set()
     await deploying
     assert (await server.invoke(entry)).stdout == b"new\n"
@@ -106,7 +106,7 @@ async def test_targets_that_are_updated_while_deploying_hold_once_it_stands(
     entry = await server.create("sleep 60")
     deploying = background(server, server.lifecycle.deploy(entry))
     await until(lambda: server.counts(entry) == {"warming": 1})
-    await server.lifecycle.update(entry, {"max_instances": 1})
+    entry = await server.lifecycle.update(entry, {"max_instances": 1})
     server.sandboxes.may_start.set()
     await deploying
     for _ in range(3):
@@ -128,10 +128,12 @@ async def test_a_deployment_that_could_not_write_its_outcome_can_be_deployed_aga
 
     with monkeypatch.context() as patch:
         patch.setattr(server.store, "save", fails)
-        await server.lifecycle.deploy(entry)
+        entry = await server.lifecycle.deploy(entry)
         assert entry.function.state is FunctionState.DEPLOYING
-        assert isinstance(entry.deployment.exception(), StoreUnavailable)
-    await server.lifecycle.deploy(entry)
+        deployment = server.lifecycle._activities[entry.function.id].deployment
+        assert deployment is not None
+        assert isinstance(deployment.exception(), StoreUnavailable)
+    entry = await server.lifecycle.deploy(entry)
     assert entry.function.state is FunctionState.ACTIVE
 
 
@@ -144,8 +146,8 @@ async def test_a_change_of_what_another_server_changed_is_refused_once_and_then_
     saved = await server.store.save(other)
     with pytest.raises(Conflict, match="changed by another server"):
         await server.lifecycle.update(entry, {"max_instances": 2})
-    assert entry.function == saved
-    await server.lifecycle.update(entry, {"max_instances": 2})
+    assert server.now(entry).function == saved
+    entry = await server.lifecycle.update(entry, {"max_instances": 2})
     assert (entry.function.description, entry.function.max_instances) == ("by the other", 2)
 
 
@@ -158,14 +160,14 @@ async def test_pause_refuses_who_waits_lets_who_runs_end_and_leaves_nothing_read
     entry = await server.active("sleep 0.05", max_instances=1)
     running = await server.running(entry)
     waiting = await server.running(entry)
-    await server.lifecycle.pause(entry)
+    entry = await server.lifecycle.pause(entry)
     with pytest.raises(FunctionNotActive) as error:
         await waiting
     assert error.value.details == {"state": "paused"}
     assert (await running).status is Status.SUCCESS
     await until(lambda: server.counts(entry) == {})
-    await server.lifecycle.pause(entry)  # once more is fine
-    await server.lifecycle.resume(entry)
+    entry = await server.lifecycle.pause(entry)  # once more is fine
+    entry = await server.lifecycle.resume(entry)
     assert (await server.invoke(entry)).status is Status.SUCCESS
 
 
@@ -174,8 +176,8 @@ async def test_pause_while_deploying_ends_the_deployment(server: Harness) -> Non
     entry = await server.create()
     deploying = background(server, server.lifecycle.deploy(entry))
     await until(lambda: server.counts(entry) == {"warming": 1})
-    await server.lifecycle.pause(entry)
-    await deploying
+    entry = await server.lifecycle.pause(entry)
+    entry = await deploying
     assert entry.function.state is FunctionState.PAUSED
     server.sandboxes.may_start.set()
     await until(lambda: server.sandboxes.alive == {})
@@ -188,11 +190,11 @@ async def test_pause_and_resume_at_once_while_deploying_ends_active(server: Harn
     entry = await server.create()
     background(server, server.lifecycle.deploy(entry))
     await until(lambda: server.counts(entry) == {"warming": 1})
-    await server.lifecycle.pause(entry)
+    entry = await server.lifecycle.pause(entry)
     resuming = background(server, server.lifecycle.resume(entry))
     await asyncio.sleep(0.01)
     server.sandboxes.may_start.set()
-    await resuming
+    entry = await resuming
     assert (entry.function.state, entry.function.error_message) == (FunctionState.ACTIVE, None)
 
 
@@ -252,7 +254,8 @@ async def test_delete_while_deploying_leaves_nothing(
     deploying = background(server, server.lifecycle.deploy(entry))
     await until(lambda: server.counts(entry) == {"warming": 1})
     await server.lifecycle.delete(entry)
-    await deploying
+    with pytest.raises(NotFound):
+        await deploying
     server.sandboxes.may_start.set()
     await until(lambda: server.pools._pools == {})
 
@@ -267,12 +270,12 @@ async def test_a_restart_brings_back_what_was_and_deploys_what_was_being_deploye
         await server.create(name="pending")
         await server.active(name="active", min_instances=1)
         paused = await server.active(name="paused")
-        await server.lifecycle.pause(paused)
+        paused = await server.lifecycle.pause(paused)
         await server.lifecycle.deploy(await server.create("fail-to-start", name="error"))
         server.sandboxes.may_start.clear()
         deploying = await server.create(name="deploying")
         background(server, server.lifecycle.deploy(deploying))
-        await until(lambda: deploying.function.state is FunctionState.DEPLOYING)
+        await until(lambda: server.now(deploying).function.state is FunctionState.DEPLOYING)
     async with open_harness(tmp_path) as server:
         states = {entry.function.name: entry.function.state for entry in server.catalog.all()}
         assert {name: state.value for name, state in states.items()} == {
@@ -282,7 +285,7 @@ async def test_a_restart_brings_back_what_was_and_deploys_what_was_being_deploye
         await until(lambda: server.counts(active) == {"ready": 1})
         assert (await server.invoke(active)).status is Status.SUCCESS
         deploying = server.catalog.by_name(TENANT, "deploying")
-        await until(lambda: deploying.function.state is FunctionState.ACTIVE)
+        await until(lambda: server.now(deploying).function.state is FunctionState.ACTIVE)
 
 
 # Many at once --------------------------------------------------------------------------------
@@ -321,7 +324,6 @@ async def test_a_name_that_was_freed_and_taken_again_stays_with_its_new_owner(
     # The store frees a name a moment before the catalog hears of it; in between somebody is faster.
     old = await server.create(name="one")
     new = await server.create(name="two")
-    new.function = replace(new.function, name="one")
-    server.catalog.add(new)
+    new = server.catalog.replace(replace(new.function, name="one"))
     server.catalog.remove(old)
     assert server.catalog.by_name(TENANT, "one") is new

@@ -70,7 +70,7 @@ async def test_who_waits_for_too_long_is_told_why_and_other_tenants_notice_nothi
     async with open_harness(tmp_path, settings={"tenant_instances": 1}) as harness:
         one = await harness.active(name="one")
         other = await harness.active(name="other")  # for which the first one's instance has left
-        await harness.lifecycle.set_scaling(other, 1, 5)  # and this one stays
+        other = await harness.lifecycle.set_scaling(other, 1, 5)  # and this one stays
         waiting = await harness.running(one)
         theirs = await of_another_tenant(harness)
         assert (await harness.invoke(theirs)).status == "success"
@@ -78,7 +78,7 @@ async def test_who_waits_for_too_long_is_told_why_and_other_tenants_notice_nothi
         harness.pass_time(10)
         with pytest.raises(CapacityFull, match="the tenant has as many instances as its quota"):
             await waiting
-        await harness.lifecycle.set_scaling(other, 0, 5)
+        other = await harness.lifecycle.set_scaling(other, 0, 5)
         assert (await harness.invoke(one)).stdout == b"hello\n"
         assert (live(harness), live(harness, "umbrella")) == (1, 1)
 
@@ -94,7 +94,7 @@ async def test_a_deploy_that_has_no_place_says_so_and_changes_nothing(tmp_path: 
         await until(lambda: live(harness) == 2)
         assert harness.counts(kept) == {"ready": 2}
         # Once there is room it stands.
-        await harness.lifecycle.set_scaling(kept, 0, 5)
+        kept = await harness.lifecycle.set_scaling(kept, 0, 5)
         late = await harness.lifecycle.deploy(late)
         assert late.function.state is FunctionState.ACTIVE
         assert harness.counts(late) == {"ready": 2}
@@ -104,19 +104,19 @@ async def test_a_deploy_that_has_no_place_says_so_and_changes_nothing(tmp_path: 
 async def test_an_update_that_has_no_place_leaves_what_serves(tmp_path: Path) -> None:
     async with open_harness(tmp_path, settings={"tenant_instances": 2}) as harness:
         entry = await harness.active(name="f", min_instances=2)
-        await harness.lifecycle.update(entry, {"handler": "echo new"})
+        entry = await harness.lifecycle.update(entry, {"handler": "echo new"})
         assert entry.function.current_version == 1
         assert "its quota" in (entry.function.error_message or "")
         assert (await harness.invoke(entry)).stdout == b"hello\n"
-        await harness.lifecycle.set_scaling(entry, 1, 5)
-        await harness.lifecycle.update(entry, {"handler": "echo new"})
+        entry = await harness.lifecycle.set_scaling(entry, 1, 5)
+        entry = await harness.lifecycle.update(entry, {"handler": "echo new"})
         assert (await harness.invoke(entry)).stdout == b"new\n"
 
 
 async def test_what_is_kept_for_a_rollback_counts_and_leaves_first(tmp_path: Path) -> None:
     async with open_harness(tmp_path, settings={"tenant_instances": 2}) as harness:
         entry = await harness.active(name="f")
-        await harness.lifecycle.update(entry, {"handler": "echo new"})
+        entry = await harness.lifecycle.update(entry, {"handler": "echo new"})
         assert live(harness) == 2  # the old one is kept
         other = await harness.active(name="other")
         assert harness.counts(entry) == {"ready": 1}
@@ -151,7 +151,7 @@ async def test_whatever_happens_it_is_never_exceeded_and_nobody_is_forgotten(
         ]
         calls: list[asyncio.Future[Any]] = []
         for _ in range(120):
-            entry = chance.choice(entries)
+            entry = harness.catalog.get(chance.choice(entries).function.id)
             verb = chance.choice(["deploy", "pause", "update", "scale", "tick", *["call"] * 6])
             if verb == "call":
                 calls.append(asyncio.ensure_future(harness.invoke(entry)))

@@ -1,8 +1,10 @@
 """Stories of functions over the API, on fake sandboxes and a real store."""
 
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,6 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from quiltfn.model.invocation import Invocation, Status
-from quiltfn.model.version import Version
 from service.platform_harness import Harness
 from service.story_fake import FakeDriver
 from service.story_machine import ON_FAKES, StoryMachine
@@ -62,14 +63,18 @@ def forgets_what_ended_by_itself(harness: Harness) -> None:
     harness.journal.amended = partial(but_not_those, amended)  # type: ignore[method-assign]
 
 
-def answers_before_the_pool_has_switched(harness: Harness) -> None:
-    promote = harness.pools.promote
+def answers_before_the_pool_has_promoted(harness: Harness) -> None:
+    prepared = harness.pools.prepared
 
-    def never(function_id: str, version: Version) -> None:
-        if harness.pools._pools[function_id].model.current is None:  # it is deployed
-            promote(function_id, version)
+    @asynccontextmanager
+    async def never(function_id: str, *rest: Any) -> AsyncIterator[Any]:
+        async with prepared(function_id, *rest) as preparation:
+            if harness.pools._pools[function_id].model.current is None:  # it is deployed
+                yield preparation
+            else:
+                yield SimpleNamespace(promote=lambda *_: None)
 
-    harness.pools.promote = never  # type: ignore[method-assign]
+    harness.pools.prepared = never  # type: ignore[method-assign,assignment]
 
 
 def never_ends_what_was_deleted(harness: Harness) -> None:
@@ -85,7 +90,7 @@ def never_ends_what_was_deleted(harness: Harness) -> None:
         (uses_numbers_again, "and not the new number"),
         (keeps_its_pool_on_pause, "an empty pool"),
         (forgets_what_ended_by_itself, "but these are its records"),
-        (answers_before_the_pool_has_switched, "is none of"),
+        (answers_before_the_pool_has_promoted, "is none of"),
         (never_ends_what_was_deleted, "the call of what was deleted"),
     ],
 )

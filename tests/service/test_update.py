@@ -42,7 +42,7 @@ async def test_an_update_serves_at_once_and_running_calls_end_on_the_old_version
 ) -> None:
     entry = await server.active("sleep 0.05")
     running = await server.running(entry)
-    await server.lifecycle.update(entry, {"handler": "echo new"})
+    entry = await server.lifecycle.update(entry, {"handler": "echo new"})
     assert entry.function.current_version == 2
     assert not running.done()
     record = await server.invoke(entry)
@@ -84,11 +84,11 @@ async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: Harness,
         with pytest.raises(NotFound):
             await late
         return
-    await late
+    entry = await late
     assert entry.function.state is FunctionState.PAUSED
     assert await numbers(server, entry) == [3, 2, 1]
     assert entry.function.current_version == 3  # on a paused function it only repoints
-    await server.lifecycle.resume(entry)
+    entry = await server.lifecycle.resume(entry)
     assert (await server.invoke(entry)).stdout == b"newer\n"
 
 
@@ -96,12 +96,12 @@ async def test_an_update_that_cannot_stand_leaves_the_old_version_serving_and_sa
     server: Harness,
 ) -> None:
     entry = await server.active("echo old")
-    await server.lifecycle.update(entry, {"working_directory": "/missing"})
+    entry = await server.lifecycle.update(entry, {"working_directory": "/missing"})
     assert (entry.function.state, entry.function.current_version) == (FunctionState.ACTIVE, 1)
     assert "version 2 cannot serve: working_directory /missing" in entry.function.error_message
     assert await numbers(server, entry) == [2, 1]
     assert (await server.invoke(entry)).stdout == b"old\n"
-    await server.lifecycle.update(entry, {"handler": "echo new"})
+    entry = await server.lifecycle.update(entry, {"handler": "echo new"})
     assert entry.function.current_version == 3
     assert entry.function.error_message is None
 
@@ -110,9 +110,9 @@ async def test_a_rollback_to_the_version_that_serves_forgets_the_update_that_fai
     server: Harness,
 ) -> None:
     entry = await server.active("echo old")
-    await server.lifecycle.update(entry, {"working_directory": "/missing"})
+    entry = await server.lifecycle.update(entry, {"working_directory": "/missing"})
     assert entry.function.error_message is not None
-    await server.lifecycle.rollback(entry, 1)
+    entry = await server.lifecycle.rollback(entry, 1)
     assert (entry.function.current_version, entry.function.error_message) == (1, None)
     kept = next(one for one in await server.store.load() if one.function.id == entry.function.id)
     assert kept.function.error_message is None
@@ -124,8 +124,8 @@ async def test_an_update_that_does_not_stand_in_time_is_given_up(
     monkeypatch.setattr(lifecycle, "UPDATE_READY_WITHIN_S", 0.01)
     entry = await server.active("echo old")
     server.sandboxes.may_start.clear()
-    await server.lifecycle.update(entry, {"handler": "echo new"})
-    assert "no instance stood within" in entry.function.error_message
+    entry = await server.lifecycle.update(entry, {"handler": "echo new"})
+    assert "no instance was ready within" in entry.function.error_message
     assert entry.function.current_version == 1
     server.sandboxes.may_start.set()
     await until(lambda: server.counts(entry) == {"ready": 1})
@@ -145,7 +145,9 @@ async def test_an_update_that_cannot_be_stored_changes_nothing_and_keeps_no_room
     with monkeypatch.context() as patch:
         patch.setattr(server.store, "save", fails)
         with pytest.raises(StoreUnavailable):
-            await server.lifecycle.update(entry, {"handler": "echo new", "max_instances": 3})
+            entry = await server.lifecycle.update(
+                entry, {"handler": "echo new", "max_instances": 3}
+            )
     assert (await server.invoke(entry)).stdout == b"old\n"
     assert server.pools._pools[entry.function.id].model.limits.max_instances == 1
     assert await numbers(server, entry) == [1]
@@ -155,7 +157,7 @@ async def test_an_update_with_a_maximum_of_one_fails_no_call(server: Harness) ->
     entry = await server.active("sleep 0.02", max_instances=1)
     running = await server.running(entry)
     waiting = await server.running(entry)
-    await server.lifecycle.update(entry, {"handler": "echo new"})
+    entry = await server.lifecycle.update(entry, {"handler": "echo new"})
     assert (await running).status is Status.SUCCESS
     assert (await waiting).stdout == b"new\n"
     assert server.sandboxes.most_alive == 1
@@ -172,7 +174,7 @@ async def test_an_update_under_load_with_a_full_minimum_fails_no_call(server: Ha
     calls = [background(server, caller()) for _ in range(8)]
     for n in range(5):
         await asyncio.sleep(0.005)
-        await server.lifecycle.update(entry, {"environment": {"N": str(n)}})
+        entry = await server.lifecycle.update(entry, {"environment": {"N": str(n)}})
         assert entry.function.error_message is None
     await asyncio.gather(*calls)
     assert ended == [Status.SUCCESS] * 480
@@ -183,13 +185,13 @@ async def test_long_calls_do_not_keep_an_update_from_standing(server: Harness) -
     entry = await server.active("sleep 60", min_instances=3, max_instances=3)
     await server.running(entry)
     await server.running(entry)
-    await server.lifecycle.update(entry, {"handler": "echo new"})
+    entry = await server.lifecycle.update(entry, {"handler": "echo new"})
     assert (await server.invoke(entry)).stdout == b"new\n"
 
 
 async def test_an_equal_content_reuses_the_instances_under_the_new_number(server: Harness) -> None:
     entry = await server.active()
-    await server.lifecycle.update(entry, {"description": "says hello"})
+    entry = await server.lifecycle.update(entry, {"description": "says hello"})
     assert entry.function.current_version == 2
     await server.invoke(entry)
     assert len(server.sandboxes.created) == 1
@@ -197,40 +199,40 @@ async def test_an_equal_content_reuses_the_instances_under_the_new_number(server
 
 async def test_a_function_that_is_not_active_is_only_repointed(server: Harness) -> None:
     entry = await server.create("echo old")
-    await server.lifecycle.update(entry, {"handler": "echo new"})
+    entry = await server.lifecycle.update(entry, {"handler": "echo new"})
     assert (entry.function.state, entry.function.current_version) == (FunctionState.PENDING, 2)
     assert server.sandboxes.created == []
 
 
 async def test_rollback_points_back_without_a_new_version(server: Harness) -> None:
     entry = await server.active("echo old")
-    await server.lifecycle.update(entry, {"handler": "echo new"})
-    await server.lifecycle.rollback(entry, 1)
+    entry = await server.lifecycle.update(entry, {"handler": "echo new"})
+    entry = await server.lifecycle.rollback(entry, 1)
     assert (await server.invoke(entry)).stdout == b"old\n"
     assert await numbers(server, entry) == [2, 1]
     # The next version is not numbered 2 again.
-    await server.lifecycle.update(entry, {"handler": "echo newer"})
+    entry = await server.lifecycle.update(entry, {"handler": "echo newer"})
     assert entry.function.current_version == 3
     with pytest.raises(NotFound):
-        await server.lifecycle.rollback(entry, 4)
+        entry = await server.lifecycle.rollback(entry, 4)
 
 
 async def test_version_numbers_are_not_used_again_after_one_that_never_served(
     server: Harness,
 ) -> None:
     entry = await server.active()
-    await server.lifecycle.update(entry, {"handler": "refuse-to-specialise"})
-    await server.lifecycle.update(entry, {"handler": "echo 3"})
+    entry = await server.lifecycle.update(entry, {"handler": "refuse-to-specialise"})
+    entry = await server.lifecycle.update(entry, {"handler": "echo 3"})
     assert entry.function.current_version == 3
 
 
 async def test_a_new_name_is_used_and_the_old_one_is_free(server: Harness) -> None:
     entry = await server.create(name="old")
-    await server.lifecycle.update(entry, {"name": "new"})
+    entry = await server.lifecycle.update(entry, {"name": "new"})
     assert server.catalog.by_name(TENANT, "new") is entry
     other = await server.create(name="old")
     with pytest.raises(Conflict):
-        await server.lifecycle.update(other, {"name": "new"})
+        other = await server.lifecycle.update(other, {"name": "new"})
     assert server.catalog.by_name(TENANT, "old") is other
 
 
@@ -239,6 +241,7 @@ async def test_twenty_simultaneous_updates_make_consecutive_versions(server: Har
     await asyncio.gather(
         *(server.lifecycle.update(entry, {"handler": f"echo {n}"}) for n in range(20))
     )
+    entry = server.now(entry)
     assert await numbers(server, entry) == list(range(21, 0, -1))
     assert entry.function.current_version == 21
     assert server.sandboxes.most_alive <= 2

@@ -58,14 +58,14 @@ def test_a_tenant_has_half_of_the_room_and_all_have_the_whole() -> None:
     catalog = Catalog(4 * one.size)
     with contextlib.ExitStack() as making:
         for tenant in "aabb":
-            making.enter_context(catalog.room(tenant, one))
-        with pytest.raises(RateLimited, match="the tenant's functions"), catalog.room("a", one):
+            making.enter_context(catalog.reserve(tenant, one))
+        with pytest.raises(RateLimited, match="the tenant's functions"), catalog.reserve("a", one):
             pass
-        with pytest.raises(CapacityFull, match="all functions"), catalog.room("c", one):
+        with pytest.raises(CapacityFull, match="all functions"), catalog.reserve("c", one):
             pass
-        with catalog.room("a", one, instead_of=one):  # which takes no more than before
+        with catalog.reserve("a", one, instead_of=one):  # which takes no more than before
             pass
-    with catalog.room("c", one):  # those that came to nothing gave their room back
+    with catalog.reserve("c", one):  # those that came to nothing gave their room back
         pass
 
 
@@ -75,10 +75,10 @@ def test_what_is_in_the_catalog_counts_once() -> None:
     catalog = Catalog(4 * size)
     for one in made[:2]:
         entry = an_entry(one)
-        with catalog.room("a", entry.version.spec):
+        with catalog.reserve("a", entry.version.spec):
             catalog.add(entry)
-    with pytest.raises(RateLimited), catalog.room("a", entry.version.spec):
+    with pytest.raises(RateLimited), catalog.reserve("a", entry.version.spec):
         pass
     catalog.remove(entry)
-    with catalog.room("a", entry.version.spec):
+    with catalog.reserve("a", entry.version.spec):
         catalog.add(entry)

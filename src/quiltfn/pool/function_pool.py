@@ -7,7 +7,8 @@ There is one place where a call is handed an instance (`_perform`) and one where
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from types import TracebackType
 
 import structlog
@@ -23,7 +24,15 @@ from quiltfn.observe import metrics
 from quiltfn.pool.memory_arbiter import MemoryArbiter
 from quiltfn.pool.refusals import CLOSING, refusal
 from quiltfn.pool.tenant_pools import TenantPools
-from quiltfn.ports import Call, Clock, Sandbox, Sandboxes, SandboxFailed, SandboxRefused
+from quiltfn.ports import (
+    Call,
+    Clock,
+    NotPrepared,
+    Sandbox,
+    Sandboxes,
+    SandboxFailed,
+    SandboxRefused,
+)
 
 _log = structlog.get_logger("quiltfn.pool")
 ENDED_BY_ITSELF = (ExitKind.EXITED, ExitKind.SIGNALLED)
@@ -95,6 +104,30 @@ class PoolLease:
             self._pool.cancel(self._waiter)
 
 
+class Preparation:
+    """`ports.Preparation`: one version in one pool, its instances being made ready or ready."""
+
+    __slots__ = ("_pool", "limits", "limits_before", "ready", "version")
+
+    def __init__(
+        self, pool: "FunctionPool", version: Version, limits: PoolLimits, before: PoolLimits
+    ) -> None:
+        self._pool, self.version = pool, version
+        self.limits, self.limits_before = limits, before
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def promote(self, version: Version | None = None) -> None:
+        self._pool.promote(self, version or self.version)
+
+    def succeed(self) -> None:
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(error)
+
+
 class FunctionPool:
     """One function's pure pool and the sandboxes and futures that belong to its numbers."""
 
@@ -115,7 +148,7 @@ class FunctionPool:
         self.start_timings: dict[int, StartTiming] = {}
         self._versions: dict[str, Version] = {}
         self._waiters: dict[int, asyncio.Future[tuple[int, bool]]] = {}
-        self._preparations: dict[str, asyncio.Future[None]] = {}
+        self._preparation: Preparation | None = None
         self._waiter_numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._blocked_before = 0  # by the networks of instances that are gone
@@ -169,40 +202,66 @@ class FunctionPool:
 
     # Lifecycle -------------------------------------------------------------------------------
 
-    async def prepare(self, version: Version, limits: PoolLimits, count: int) -> None:
+    @asynccontextmanager
+    async def prepared(
+        self, version: Version, limits: PoolLimits, count: int
+    ) -> AsyncIterator[Preparation]:
+        """`ports.Pools.prepared`."""
+        preparation = self._prepare(version, limits, count)
+        try:
+            await preparation.ready
+            yield preparation
+        finally:
+            self._roll_back(preparation)
+
+    def _prepare(self, version: Version, limits: PoolLimits, count: int) -> Preparation:
+        if self._preparation is not None:
+            self._preparation.fail(NotPrepared("another version is being prepared instead"))
         now = self._clock.now()
+        preparation = Preparation(self, version, limits, self.model.limits)
         self._versions.setdefault(version.digest, version)
-        future = self._preparations.get(version.digest)
-        if future is None or future.done():
-            future = asyncio.get_running_loop().create_future()
-            self._preparations[version.digest] = future
         self._perform(self.model.set_scaling(limits, now))
+        self._preparation = preparation  # only now, or it would hear of an earlier one's instances
         footprint = version.spec.footprint()
         self._perform(self.model.prepare(version.digest, count, now, footprint))
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError:
-            if self.model.prepared == version.digest:
-                self._perform(self.model.abandon(self._clock.now()))
-            raise
+        return preparation
 
-    def promote(self, version: Version) -> None:
+    def _roll_back(self, preparation: Preparation) -> None:
+        """Unless it was promoted, or the pool was closed or prepares another version by now."""
+        if self._preparation is not preparation:
+            return
+        self._preparation = None
+        if self.model.prepared == preparation.version.digest:
+            self._perform(self.model.abandon(self._clock.now()))
+        if self.model.limits is preparation.limits:  # nobody has set others meanwhile
+            self.set_scaling(preparation.limits_before)
+        self._forget_versions()
+
+    def promote(self, preparation: Preparation, version: Version) -> None:
+        """Serves `version` from now on. Without effect where the preparation is over."""
+        if self._preparation is preparation:
+            self._preparation = None
+            self.serve(version)
+
+    def serve(self, version: Version) -> None:
+        """Every new and waiting call gets `version` from now on."""
         self._versions[version.digest] = version
         footprint = version.spec.footprint()
         self._perform(self.model.promote(version.digest, self._clock.now(), footprint))
-        used = {version.digest} | {one.digest for one in self.model.instances.values()}
-        self._versions = {digest: self._versions[digest] for digest in used}
-        self._preparations = {
-            d: future for d, future in self._preparations.items() if not future.done()
-        }
+        self._forget_versions()
+
+    def _forget_versions(self) -> None:
+        """Those that neither serve, nor are being prepared, nor have an instance."""
+        used = {self.model.current, self.model.prepared}
+        used |= {one.digest for one in self.model.instances.values()}
+        self._versions = {key: one for key, one in self._versions.items() if key in used}
 
     def close(self, why: str) -> None:
         self._perform(self.model.close(why, self._clock.now()))
-        for digest in list(self._preparations):
-            meanwhile = SandboxRefused(f"the function became {why} meanwhile")
-            self._finish_preparation(
-                digest, ShuttingDown(retry_after=5) if why == CLOSING else meanwhile
-            )
+        preparation, self._preparation = self._preparation, None
+        if preparation is not None:
+            meanwhile = NotPrepared(f"the function became {why} meanwhile")
+            preparation.fail(ShuttingDown(retry_after=5) if why == CLOSING else meanwhile)
 
     def set_scaling(self, limits: PoolLimits) -> None:
         self._perform(self.model.set_scaling(limits, self._clock.now()))
@@ -282,9 +341,9 @@ class FunctionPool:
                 case decided.TickAt(at=at):
                     self._wake_at(at)
                 case decided.Prepared(digest=digest):
-                    self._finish_preparation(digest, None)
+                    self._end_preparation(digest, None)
                 case decided.PrepareFailed(digest=digest, reason=reason):
-                    self._finish_preparation(digest, SandboxRefused(reason))
+                    self._end_preparation(digest, NotPrepared(reason))
         self._arbiter.serve_waiting()
         self.tenant_pools.serve_waiting()
 
@@ -292,15 +351,13 @@ class FunctionPool:
         if number in self.sandboxes:  # else its start is under way and will see it
             self._spawn(self._destroy(number, self.sandboxes[number]))
 
-    def _finish_preparation(self, digest: str, error: Exception | None) -> None:
-        future = self._preparations.get(digest)
-        if future is None or future.done():
-            return
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
-            future.exception()  # nobody may be waiting for it any more
+    def _end_preparation(self, digest: str, error: NotPrepared | None) -> None:
+        preparation = self._preparation
+        if preparation is not None and preparation.version.digest == digest:
+            if error is None:
+                preparation.succeed()
+            else:
+                preparation.fail(error)
 
     def _assign(self, waiter: int, instance: int, cold: bool) -> None:
         future = self._waiters.pop(waiter)
@@ -359,6 +416,7 @@ class FunctionPool:
             self._blocked_before += blocked
         del self.sandboxes[number], self.start_timings[number]
         self._perform(self.model.gone(number, self._clock.now()))
+        self._forget_versions()
         self._emptied.set()
 
     def _cleaned(self, number: int) -> None:

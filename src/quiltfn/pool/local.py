@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 from quiltfn.model.errors import RuntimeUnavailable, ShuttingDown
 from quiltfn.model.invocation import ExitKind
@@ -10,7 +11,7 @@ from quiltfn.model.memory import Memory
 from quiltfn.model.pool import PoolCounts, PoolLimits
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.version import Version
-from quiltfn.pool.function_pool import FunctionPool, PoolLease
+from quiltfn.pool.function_pool import FunctionPool, PoolLease, Preparation
 from quiltfn.pool.memory_arbiter import MemoryArbiter
 from quiltfn.pool.refusals import CLOSING
 from quiltfn.pool.tenant_pools import TenantPools
@@ -44,22 +45,18 @@ class LocalPools:
             raise RuntimeUnavailable("the function has no pool on this node")
         return PoolLease(pool)
 
-    async def prepare(
+    def prepared(
         self, function_id: str, version: Version, limits: PoolLimits, count: int
-    ) -> None:
+    ) -> AbstractAsyncContextManager[Preparation]:
         if self._closing:
             raise ShuttingDown(retry_after=5)
-        await self._pool(function_id, limits).prepare(version, limits, count)
+        return self._pool(function_id, limits).prepared(version, limits, count)
 
     def open(self, function_id: str, version: Version, limits: PoolLimits) -> None:
         pool = self._pool(function_id, limits)
-        pool.promote(version)
+        pool.serve(version)
         pool.tick()
         self._sandboxes.expect(version.spec)
-
-    def promote(self, function_id: str, version: Version) -> None:
-        if not self._closing:
-            self._pools[function_id].promote(version)
 
     def close(self, function_id: str, why: str) -> None:
         if function_id in self._pools:
