@@ -263,6 +263,7 @@ class Invoker:
             status=transition(NEXT, Status.QUEUED, event),
             ended_at=int(self._clock.unix()),
             error_message=message,
+            version=call.entry.version.number,
         )
 
     def _close(self, entry: Entry, record: Invocation, ended: float) -> Invocation:

@@ -1,6 +1,8 @@
-"""The ports: what each side may rely on, above all when something goes wrong.
+"""The interfaces between the verbs and everything that does I/O, and what each side may rely on.
 
-Every port has a real implementation and a fake, and one contract suite that both pass.
+`tests/contract` has one suite for each interface and runs it on every implementation. `Sandboxes`
+has two: the launcher's, and a fake for tests without root. The store has one, SQLite, which every
+test uses as it is; a second one is an entry in the suite's list.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -386,6 +388,11 @@ class Journal(Protocol):
     """
 
     is_strict: bool
+
+    @property
+    def problem(self) -> str | None:
+        """Why the database does not take records, or other writes, as of the last try; None: it
+        does."""
 
     def stalled_s(self) -> float:
         """How long the event loop has been waiting for the disk to take a record; 0: it is not.

@@ -17,7 +17,7 @@ from quiltfn.model.errors import (
     Unprocessable,
 )
 from quiltfn.model.function import FunctionState
-from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Status
+from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Source, Status
 from quiltfn.model.pool import PoolLimits
 from service.platform_harness import Harness, open_harness, until
 
@@ -35,6 +35,7 @@ async def test_create_deploy_invoke(server: Harness) -> None:
     record = await server.invoke(entry)
     assert (record.status, record.exit_code, record.stdout) == (Status.SUCCESS, 0, b"hello\n")
     assert record.cold_start is False  # deploy made one ready
+    assert (record.version, record.source, record.attempt) == (1, Source.SYNC, 1)
     assert await server.records(entry) == [record]
     assert entry.counters.invocation_count == 1
 

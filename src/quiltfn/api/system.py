@@ -201,6 +201,7 @@ async def get_metrics(context: RequestContext) -> Response:
     metrics.show_memory(services.pools.memory.held_mib)
     metrics.show_prewarmed(services.warm_stock.count())
     metrics.show_images(services.holdings.bytes_in_all())
+    metrics.show_store(services.journal.problem is None)
     return text_response(metrics.text(), metrics.CONTENT_TYPE)
 
 

@@ -93,7 +93,9 @@ _images = Gauge(
 _waiting = Gauge("quiltfn_waiting_calls", "Calls that wait for an instance.", registry=registry)
 _build = Gauge("quiltfn_build", "1, with the version as a label.", ("version",), registry=registry)
 _store_ok = Gauge(
-    "quiltfn_store_ok", "1 while records reach the database, else 0.", registry=registry
+    "quiltfn_store_ok",
+    "1 while the database takes writes, records of calls included, else 0.",
+    registry=registry,
 )
 
 
@@ -162,7 +164,7 @@ def show_lines(waiting: int) -> None:
 
 
 def show_store(fine: bool) -> None:
-    """Whether the last group commit went well."""
+    """Whether the database takes writes at this moment."""
     _store_ok.set(1 if fine else 0)
 
 

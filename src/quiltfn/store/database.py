@@ -59,6 +59,7 @@ class Database:
     def __init__(self, directory: DataDirectory, busy_timeout_s: float, node_id: str = "") -> None:
         self.directory = directory
         self._node_id = node_id
+        self.problem: str | None = None  # Why the last write failed, or the next ones will.
         self._boot: Boot | None = None
         self.check = IntegrityCheck(directory.database)
         self.reserve = DiskReserve(directory.path)
@@ -134,14 +135,19 @@ class Database:
     def _transact(
         self, work: Work[T], deadline: float, after: Callable[[], None] | None, frees: bool
     ) -> T:
-        if self.reserve.is_spent and not frees:
-            raise DiskFull(REFUSED)
         try:
-            result = self._perform(work, deadline)
-        except DiskFull:
-            if not (frees and self.reserve.release()):
-                raise
-            result = self._perform(work, deadline)
+            if self.reserve.is_spent and not frees:
+                raise DiskFull(REFUSED)
+            try:
+                result = self._perform(work, deadline)
+            except DiskFull:
+                if not (frees and self.reserve.release()):
+                    raise
+                result = self._perform(work, deadline)
+        except StoreUnavailable as error:
+            self.problem = str(error)
+            raise
+        self.problem = REFUSED if self.reserve.is_spent else None
         if after is not None:
             after()
         return result

@@ -139,6 +139,10 @@ class SpoolJournal:
         """Why the last group commit failed, while it does."""
         return str(self._failure) if self._failure else None
 
+    @property
+    def problem(self) -> str | None:
+        return self.trouble or self._database.problem
+
     def stalled_s(self) -> float:
         began = [one.writing_since for one in (self._spool, self._other) if one.writing_since]
         return monotonic() - min(began) if began else 0.0

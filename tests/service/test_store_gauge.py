@@ -1,0 +1,53 @@
+"""The gauge `quiltfn_store_ok` follows the store: the real one, with a database that is locked."""
+
+import asyncio
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+
+import httpx
+
+from contract.stores import eventually
+from quiltfn.api.app import make_app
+from quiltfn.model.errors import StoreUnavailable
+from service.platform_harness import open_harness
+
+
+async def gauge(http: httpx.AsyncClient) -> float:
+    text = (await http.get("/metrics")).text
+    (line,) = [one for one in text.splitlines() if one.startswith("quiltfn_store_ok ")]
+    return float(line.split()[1])
+
+
+async def becomes(http: httpx.AsyncClient, value: float) -> None:
+    async def is_so() -> bool:
+        await asyncio.sleep(0.02)
+        return await gauge(http) == value
+
+    await eventually(is_so, within_s=10)
+
+
+async def test_the_gauge_is_0_while_the_database_takes_no_writes_and_1_again_after_it(
+    tmp_path: Path,
+) -> None:
+    async with open_harness(tmp_path) as harness:
+        harness.store.database._busy_s = 0.2
+        entry = await harness.active("echo hello")
+        app = httpx.ASGITransport(app=make_app(harness.services))
+        database = sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)
+        async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1") as http:
+            with closing(database):
+                assert await gauge(http) == 1
+                database.execute("BEGIN IMMEDIATE")
+                await harness.invoke(entry)  # It is answered; its record waits in the spool.
+                await becomes(http, 0)
+                database.execute("ROLLBACK")
+                await becomes(http, 1)  # With the next try to store the record.
+
+                database.execute("BEGIN IMMEDIATE")
+                with suppress(StoreUnavailable):
+                    await harness.store.ping()
+                assert await gauge(http) == 0  # A server without calls notices it, too.
+                database.execute("ROLLBACK")
+                await harness.store.ping()
+                assert await gauge(http) == 1
