@@ -10,6 +10,7 @@ import httpx
 from contract.stores import eventually
 from quiltfn.api.app import make_app
 from quiltfn.model.errors import StoreUnavailable
+from service.in_process import InProcess
 from service.platform_harness import open_harness
 
 
@@ -33,7 +34,7 @@ async def test_the_gauge_is_0_while_the_database_takes_no_writes_and_1_again_aft
     async with open_harness(tmp_path) as harness:
         harness.store.database._busy_s = 0.2
         entry = await harness.active("echo hello")
-        app = httpx.ASGITransport(app=make_app(harness.services))
+        app = InProcess(make_app(harness.services))
         database = sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)
         async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1") as http:
             with closing(database):
