@@ -49,6 +49,8 @@ class Access:
     def __init__(self, keys: Keys, clock: Clock, verify: Verifier | None = None) -> None:
         self._keys, self._clock, self._verify = keys, clock, verify
         self._by_prefix: dict[str, Key] = {}
+        # No key was ever made and no token is trusted: whoever reaches the server is the owner.
+        self.is_open = verify is None
         self._revision = -1
         self._stamp: object = None
         self._looked_at = float("-inf")
@@ -57,11 +59,6 @@ class Access:
         self._asking: asyncio.Task[None] | None = None
         self._last_asked = float("-inf")
         self._failures: defaultdict[str, deque[float]] = defaultdict(deque)
-
-    @property
-    def is_open(self) -> bool:
-        """No key was ever made and no token is trusted: whoever reaches the server is the owner."""
-        return not self._by_prefix and self._verify is None
 
     @property
     def is_outdated(self) -> bool:
@@ -164,6 +161,7 @@ class Access:
             if revision != self._revision:
                 keys = await self._keys.load()
                 self._by_prefix = {key.prefix: key for key in keys}
+                self.is_open = not keys and self._verify is None
                 self._revision = revision
             self._stamp = stamp
 

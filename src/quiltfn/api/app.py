@@ -26,6 +26,7 @@ from quiltfn.api.route import RequestContext, Route, Services
 from quiltfn.api.routes import ROUTES
 from quiltfn.api.system import field_limits
 from quiltfn.ids import new_id
+from quiltfn.model.access import Caller
 from quiltfn.model.errors import (
     BadRequest,
     Internal,
@@ -114,7 +115,8 @@ class Endpoint:
 
     async def respond(self, request: Request) -> Response:
         """One response, whatever happens, with the request's id. Raises `ClientDisconnected`."""
-        request_id = _request_id(request)
+        given = request.headers.get("x-request-id")
+        request_id = new_id() if given is None else own_or_new_id(given)
         route = self._routes.get(request.method, self._any_method)
         context = RequestContext(
             services=self._services,
@@ -142,7 +144,7 @@ class Endpoint:
             if context.reserved_bytes:
                 bodies = self._services.budgets.bodies
                 bodies.give_back(context.reserved_bytes, context.tenant_id)
-        if response.status >= 400 or context.action is not None:
+        if response.status >= 400 or (route is not None and route.action is not None):
             _log_request(context, response)
         response.headers.append(("x-request-id", request_id))
         return response
@@ -163,11 +165,7 @@ class Endpoint:
                 return Response(status=204, headers=[("allow", self._allow)])
             raise MethodNotAllowed(f"{request.method} is not one of: {self._allow}")
         if route.scope is not None:
-            if is_open:
-                caller = ANYBODY
-            else:
-                check_credentials(request)
-                caller = await access.identify(request.headers, request.client)
+            caller = ANYBODY if is_open else await self._identify(request)
             context.caller, context.tenant_id = caller, caller.tenant_id
             caller.must_have(route.scope)
         if route.action is not None and services.health.draining:
@@ -175,28 +173,34 @@ class Endpoint:
         if route.is_invoke and request.is_reserved:
             check_connection(request)
         if request.method in ("POST", "PUT") and not route.streams:
-            await self._read(context, request, route)
+            limits = services.limits
+            limit = limits.invoke_body_max if route.is_invoke else limits.body_max
+            if request.is_whole:
+                self._take_body(context, request, route, limit)
+            else:
+                reserve = partial(self._reserve, context, route)
+                timeout_s = limits.body_timeout_s
+                context.raw_body = await body.read_whole(request, limit, timeout_s, reserve)
         key = request.headers.get("idempotency-key") if route.is_idempotent else None
         if key is None:
             return await self._execute(context, request, route)
         return await self._execute_once(context, request, route, key)
 
-    async def _read(self, context: RequestContext, request: Request, route: Route) -> None:
-        """Takes the body, which most often is there already."""
-        limits = self._services.limits
-        limit = body.body_limit(route, limits)
+    async def _identify(self, request: Request) -> Caller:
+        """Whose credential it is. Raises `Unauthorized`."""
+        check_credentials(request)
+        return await self._services.access.identify(request.headers, request.client)
 
-        if request.is_whole:
-            size = request.unread_bytes
-            if size > limit:
-                raise body.too_long(limit)
-            if size > SHORT_BYTES:
-                self._reserve(context, route, size)
-            context.raw_body = request.take_body()
-        else:
-            reserve = partial(self._reserve, context, route)
-            timeout_s = limits.body_timeout_s
-            context.raw_body = await body.read_whole(request, limit, timeout_s, reserve)
+    def _take_body(
+        self, context: RequestContext, request: Request, route: Route, limit: int
+    ) -> None:
+        """A body that is there already, as most are."""
+        size = len(request.body)
+        if size > limit:
+            raise body.too_long(limit)
+        if size > SHORT_BYTES:
+            self._reserve(context, route, size)
+        context.raw_body = request.take_body()
 
     def _reserve(self, context: RequestContext, route: Route, size: int) -> None:
         """Counts a body that has so many bytes by now, if it is long. Raises `RateLimited` and
@@ -305,13 +309,13 @@ def _query(route: Route, request: Request) -> dict[str, str]:
 
 
 async def _no_such_route(request: Request) -> Response:
-    request_id = _request_id(request)
+    request_id = own_or_new_id(request.headers.get("x-request-id", ""))
     error = NotFound("there is no such route", hint="GET /api/functions/help lists the routes")
     response = failure(error, request_id)
     response.headers.append(("x-request-id", request_id))
     return response
 
 
-def _request_id(request: Request) -> str:
-    given = request.headers.get("x-request-id")
-    return given if given and REQUEST_ID.fullmatch(given) else new_id()
+def own_or_new_id(given: str) -> str:
+    """The client's own id of its request, if it is one."""
+    return given if REQUEST_ID.fullmatch(given) else new_id()

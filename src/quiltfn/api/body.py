@@ -10,13 +10,6 @@ from quiltfn.api.route import ApiLimits, Route
 from quiltfn.model.errors import BadRequest, PayloadTooLarge, Unprocessable, UnsupportedMediaType
 
 
-def body_limit(route: Route, limits: ApiLimits) -> int:
-    """How many bytes a route's body may have."""
-    if route.streams:
-        return limits.image_max
-    return limits.invoke_body_max if route.is_invoke else limits.body_max
-
-
 def too_long(limit: int) -> PayloadTooLarge:
     """What a body of more than `limit` bytes is refused with."""
     return PayloadTooLarge(f"the body is longer than the {limit} bytes this route takes")
@@ -64,7 +57,8 @@ def parsed(route: Route, raw: bytes, request: Request, limits: Mapping[str, floa
         raise UnsupportedMediaType(
             "the body must be JSON, sent with Content-Type: application/json"
         )
-    _check_encoding(request)
+    if "content-encoding" in request.headers:
+        _check_encoding(request)
     value = parse.json_value(raw)
     if route.body is None:
         if value != {}:
@@ -82,7 +76,7 @@ def streamed(route: Route, request: Request, limits: ApiLimits) -> AsyncIterator
         known = " or ".join(route.streams)
         raise UnsupportedMediaType(f"the body must be an archive, sent with Content-Type: {known}")
     _check_encoding(request)
-    limit = body_limit(route, limits)
+    limit = limits.image_max
     _check_announced(request, limit)
     return _bounded(request, limit, limits.body_timeout_s)
 

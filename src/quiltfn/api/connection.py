@@ -159,7 +159,10 @@ class HttpConnection(asyncio.Protocol):
             # The parser hands a header on only when it is whole, so one without an end is counted
             # here, by the bytes that led to nothing.
             self._unfinished_bytes += len(data)
-        self._parse(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
+            self._parse_on(data, error)
         if self._queue and self._current is None:
             self._start_next()
         if self._queue or self._queued_bytes or self._is_in_head:
@@ -170,18 +173,17 @@ class HttpConnection(asyncio.Protocol):
         if self._arriving is None and self._unfinished_bytes > 2 * self._limits.head_max_bytes:
             self._refuse(TOO_LARGE)
 
-    def _parse(self, data: bytes) -> None:
-        while True:
+    def _parse_on(self, data: bytes, stopped: Exception) -> None:
+        """What is to be done where the parser has stopped within `data`."""
+        # This server has no other protocol, so what follows on a request to change is the next one.
+        while isinstance(stopped, httptools.HttpParserUpgrade):
+            data = data[stopped.args[0] :]
             try:
                 self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                # This server has no other protocol, so what follows is the next request.
-                data = data[upgrade.args[0] :]
-                if data and self._last_words is None:
-                    continue
-            except httptools.HttpParserError:
-                self._refuse(self._refusal)
-            return
+                return
+            except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
+                stopped = error
+        self._refuse(self._refusal)
 
     # What the parser finds -------------------------------------------------------------------
 
@@ -239,13 +241,16 @@ class HttpConnection(asyncio.Protocol):
             if self._rest_bytes > REST_MAX_BYTES:
                 self._transport.close()
             return
-        request.feed(data)
-        if request.unread_bytes > SHORT_BYTES:
+        if not request.body and request.reader is None:
+            request.body = data
+        else:
+            request.feed(data)
+        if len(request.body) > SHORT_BYTES:
             if request is not (self._current or self._queue[0]):  # it is not its turn
                 self._queue.pop()
                 self._arriving = None
                 self._stop(b"")
-            if request.unread_bytes > BODY_AHEAD_BYTES:
+            if len(request.body) > BODY_AHEAD_BYTES:
                 self._set_reading()
 
     def on_message_complete(self) -> None:
@@ -304,13 +309,16 @@ class HttpConnection(asyncio.Protocol):
 
     def _write_whole(self, request: Request, response: Response, body: bytes) -> None:
         framing = "" if response.status in (204, 304) else f"content-length: {len(body)}\r\n"
-        closes = response.closes or not request.keep_alive or self._is_last()
+        closes = response.closes or not request.keep_alive
+        if self._last_words == b"" and not self._queue:
+            closes = True
         data = self._head(response, framing, closes)
         if request.method == "HEAD":
             body = b""
         if len(body) <= COPIED_BYTES:
             data += body
-            self._write(data)
+            self._written += len(data)
+            self._transport.write(data)
         else:
             self._write(data)
             self._write(body)
@@ -325,7 +333,9 @@ class HttpConnection(asyncio.Protocol):
         has_body = request.method != "HEAD" and response.status not in (204, 304)
         is_chunked = has_body and length is None and request.version == "1.1"
         has_end = is_chunked or length is not None or not has_body
-        closes = response.closes or not request.keep_alive or not has_end or self._is_last()
+        closes = response.closes or not request.keep_alive or not has_end
+        if self._last_words == b"" and not self._queue:
+            closes = True
         self._stream = asyncio.current_task()
         try:
             await self._may_write()
@@ -373,10 +383,6 @@ class HttpConnection(asyncio.Protocol):
         text = f"{own}{framing}connection: close\r\n\r\n" if closes else f"{own}{framing}\r\n"
         begin = STATUS_LINES[response.status] + self._connections.common_headers
         return begin + text.encode("latin-1")
-
-    def _is_last(self) -> bool:
-        """Whether nothing follows the response that is being written."""
-        return self._last_words == b"" and not self._queue
 
     def _write(self, data: bytes) -> None:
         self._written += len(data)
@@ -476,7 +482,7 @@ class HttpConnection(asyncio.Protocol):
     def _set_reading(self) -> None:
         """Receives while nothing stands against it."""
         body = self._arriving
-        is_full = body is not None and body.unread_bytes > BODY_AHEAD_BYTES
+        is_full = body is not None and len(body.body) > BODY_AHEAD_BYTES
         may_read = not (self._is_write_paused or self._queue or is_full)
         if may_read == self._is_reading or self._is_lost or self._transport.is_closing():
             return
@@ -490,7 +496,7 @@ class HttpConnection(asyncio.Protocol):
         """Counts what came before its turn in the bytes that all connections have for that."""
         held = self._unfinished_bytes if self._is_in_head else 0
         for request in self._queue:
-            held += QUEUED_BYTES + request.head_bytes + request.unread_bytes
+            held += QUEUED_BYTES + request.head_bytes + len(request.body)
         if self._connections.count_queued(held - self._queued_bytes):
             self._queued_bytes = held
         elif self.is_idle:

@@ -1,6 +1,7 @@
 """The routes over functions: what each does, parse being done: call a verb, render."""
 
 import itertools
+from collections.abc import Awaitable
 
 from quiltfn import wire
 from quiltfn.api import pages, parse, shapes
@@ -114,17 +115,17 @@ async def resume_function(context: RequestContext) -> Response:
     return _shown(context, await context.services.lifecycle.resume(context.entry()))
 
 
-async def invoke_function(context: RequestContext) -> Response:
+def invoke_function(context: RequestContext) -> Awaitable[Response]:
     """Invoke a function and wait for its end. A handler that fails is an answer, not an error:
     read status and exit_code.
     """
-    return await _invoke(context, context.entry())
+    return _invoke(context, context.entry())
 
 
-async def invoke_function_by_name(context: RequestContext) -> Response:
+def invoke_function_by_name(context: RequestContext) -> Awaitable[Response]:
     """Invoke a function, by its name, and wait for its end."""
     entry = context.services.catalog.by_name(context.tenant_id, context.parameters["name"])
-    return await _invoke(context, entry)
+    return _invoke(context, entry)
 
 
 def _request(context: RequestContext, output: CallOutputBudget) -> Request:

@@ -20,21 +20,22 @@ def check_origin(request: Request, *, is_public: bool) -> None:
     as well; what has neither header is no page. `is_public`: what anybody may read anyway, and
     follow a link to.
     """
-    hosts = request.headers.getlist("host")
-    if len(hosts) != 1:
+    headers = request.headers
+    host = headers.get("host")
+    if host is None or "host" in headers.repeated:
         raise BadRequest("there must be one Host header")
-    if not _is_loopback("//" + hosts[0]):
+    if not _is_loopback("//" + host):
         raise Forbidden(
             "this server has no keys and answers only to loopback names",
             hint="call it as http://127.0.0.1 or http://localhost",
         )
     is_other = False
-    if origins := request.headers.getlist("origin"):
-        own = hosts[0].lower()
+    if "origin" in headers:
+        own = host.lower()
         same = (f"http://{own}", f"https://{own}")
-        is_other = any(one.lower() not in same for one in origins)
+        is_other = any(one.lower() not in same for one in headers.getlist("origin"))
     if not is_public:
-        is_other |= request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+        is_other |= headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
     if is_other:
         raise Forbidden(
             "this server has no keys and takes no calls from other pages, nor from those of other "
@@ -52,7 +53,7 @@ def check_connection(request: Request) -> None:
 def check_credentials(request: Request) -> None:
     """Each credential once: of two, another party on the way may have counted the other one."""
     for key, name in CREDENTIALS.items():
-        if len(request.headers.getlist(key)) > 1:
+        if key in request.headers.repeated:
             raise Unauthorized(f"there must be one {name} header", hint=f"send {name} once")
 
 

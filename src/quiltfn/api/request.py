@@ -16,22 +16,17 @@ class Headers(dict[str, str]):
     first value; `getlist` has all of them.
     """
 
-    __slots__ = ("_repeated",)
-
-    def __init__(self, fields: Mapping[str, str] | None = None) -> None:
-        super().__init__(fields or ())
-        self._repeated: dict[str, list[str]] | None = None
+    # The names that came several times, each with all of its values; most requests have none.
+    repeated: Mapping[str, list[str]] = {}
 
     def repeat(self, name: str, value: str) -> None:
         """A further value of a name that is there."""
-        if self._repeated is None:
-            self._repeated = {}
-        self._repeated.setdefault(name, [self[name]]).append(value)
+        self.repeated = {**self.repeated, name: [*self.getlist(name), value]}
 
     def getlist(self, name: str) -> list[str]:
         """Every value of a name, in the order in which they came."""
-        if self._repeated is not None and name in self._repeated:
-            return self._repeated[name]
+        if name in self.repeated:
+            return self.repeated[name]
         value = self.get(name)
         return [] if value is None else [value]
 
@@ -46,12 +41,13 @@ class BodySource(Protocol):
 class Request:
     """One request. `path` is percent-decoded, `query` is not; `client`: the address it came from;
     `parameters`: what the router found in the path. `is_reserved`: it came on a connection that is
-    reserved for management, so it must not be a call. `keep_alive`: another may follow it.
+    reserved for management, so it must not be a call. `keep_alive`: another may follow it. `body`:
+    as much of it as has arrived and was not taken yet; all of it once `is_whole`.
     """
 
     __slots__ = (
-        "_body",
         "_source",
+        "body",
         "client",
         "expects_continue",
         "head_bytes",
@@ -93,20 +89,20 @@ class Request:
         self.is_lost = False
         self.task: asyncio.Task[None] | None = None
         self._source = source
-        self._body: bytes | bytearray = b""
+        self.body: bytes | bytearray = b""
         self.reader: asyncio.Future[None] | None = None
 
     # For whoever answers it ------------------------------------------------------------------
 
     def take_body(self) -> bytes:
         """What has arrived since the last time. It is not kept here any longer."""
-        body, self._body = self._body, b""
+        body, self.body = self.body, b""
         return bytes(body)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body while it arrives. Raises `ClientDisconnected`."""
         while True:
-            if self._body:
+            if self.body:
                 yield self.take_body()
             elif self.is_whole:
                 return
@@ -120,20 +116,15 @@ class Request:
 
     # For the connection ----------------------------------------------------------------------
 
-    @property
-    def unread_bytes(self) -> int:
-        """Of the body, those that arrived and were not taken yet."""
-        return len(self._body)
-
     def feed(self, data: bytes) -> None:
         """A piece of the body."""
-        if not self._body:
-            self._body = data
-        elif isinstance(self._body, bytearray):
-            self._body += data
+        if not self.body:
+            self.body = data
+        elif isinstance(self.body, bytearray):
+            self.body += data
         else:
-            self._body = bytearray(self._body)
-            self._body += data
+            self.body = bytearray(self.body)
+            self.body += data
         if self.reader is not None:
             self.wake()
 
@@ -145,4 +136,4 @@ class Request:
 
     def forget_body(self) -> None:
         """It is answered: nobody will ask for what has arrived."""
-        self._body = b""
+        self.body = b""
