@@ -39,7 +39,7 @@ def background_tasks(
     keep_s = chosen.keep_invocations_days * DAY_S
     size = StorageLimit(tenant=chosen.tenant_invocations_bytes, all=chosen.keep_invocations_bytes)
     keep = RetentionPolicy(count=chosen.keep_invocations, seconds=keep_s, size=size)
-    trail = StorageLimit(tenant=chosen.tenant_audit_bytes, all=chosen.audit_bytes)
+    audit_limit = StorageLimit(tenant=chosen.tenant_audit_bytes, all=chosen.audit_bytes)
     retention = SqlRetention(database, clock)
     return (
         follow_wall_clock(clock, SqlClockStore(database)),
@@ -52,6 +52,6 @@ def background_tasks(
             chosen.audit_days,
         ),
         prune_until_done(lambda: retention.prune_some(keep), clock),
-        prune_until_done(SqlAuditRetention(database, trail).prune_some, clock),
+        prune_until_done(SqlAuditRetention(database, audit_limit).prune_some, clock),
         collect_images(holdings, SqlRuntimes(database), warm_stock, chosen.image_grace_s),
     )

@@ -482,7 +482,7 @@ class IdempotencyStore(Protocol):
 
 
 class Audit(Protocol):
-    """The trail of every call that changes something."""
+    """The audit log: every call that changed something, or was refused to."""
 
     async def append(self, entry: AuditEntry) -> None:
         """Keeps an entry, on disk when it returns."""

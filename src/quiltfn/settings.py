@@ -214,10 +214,10 @@ class Settings:
         256 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
     )
     audit_days: int = setting(
-        90, "how long the audit trail and ended operations are kept", low=1, high=36_500
+        90, "how long the audit log and ended operations are kept", low=1, high=36_500
     )
     audit_bytes: int = setting(
-        512 * MIB, "bytes of the audit trail, and of operations; 0: no bound", low=0, high=2**50
+        512 * MIB, "bytes of the audit log, and of operations; 0: no bound", low=0, high=2**50
     )
     tenant_audit_bytes: int = setting(
         128 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50

@@ -106,11 +106,6 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("stem", "tests/architecture/"): "`Path.stem`",
     ("pinned", "src/quiltfn/store/"): "the column's name in data directories that exist",
 }
-# Rows whose rename is under way.
-NOT_YET: set[str] = {
-    "Answer",
-    "trail",
-}
 
 ENDS = {tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT}
 IN_C = {"ahead": "prefork", "ANEW": "FRESH"}
@@ -176,15 +171,15 @@ def found(name: str, text: str) -> Iterator[str]:
     reader = READERS.get(Path(name).suffix)
     if reader is not None:
         for word, line in reader(text):
-            if word in NAMES and word not in NOT_YET and not may_stay(word, name):
+            if word in NAMES and not may_stay(word, name):
                 yield f"{name}:{line}: {word} is now {NAMES[word]}"
     for pattern, new in WORDS.items():
-        if pattern not in NOT_YET and not may_stay(pattern, name):
+        if not may_stay(pattern, name):
             for match in re.finditer(pattern, text, re.IGNORECASE):
                 line = text.count("\n", 0, match.start()) + 1
                 yield f"{name}:{line}: “{match[0]}” is now {new}"
     for pattern, new in FILES.items():
-        if pattern not in NOT_YET and re.search(pattern, name) and not may_stay(pattern, name):
+        if re.search(pattern, name) and not may_stay(pattern, name):
             yield f"{name}: named after {new}"
 
 
@@ -236,6 +231,5 @@ def test_an_old_name_is_noticed_where_it_is_a_name(
     name: str, text: str, finds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control."""
-    monkeypatch.setattr(f"{__name__}.NOT_YET", set())
     monkeypatch.setattr(f"{__name__}.ALLOWED", {})
     assert bool(list(found(name, text))) is finds

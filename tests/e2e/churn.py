@@ -19,7 +19,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from e2e.server import Server
-from e2e.timed_client import Answer, Client, Marked, Sampler, client_of, create, listed, until
+from e2e.timed_client import (
+    Client,
+    Marked,
+    Sampler,
+    TimedResponse,
+    client_of,
+    create,
+    listed,
+    until,
+)
 from e2e.timed_client import sandboxes as on_host
 from spec.api_client import watched
 
@@ -93,7 +102,7 @@ class Churn:
             else:
                 self._note(verb, await self._do(verb, dice.choice(self.functions), dice))
 
-    async def _do(self, verb: str, function: Marked, dice: random.Random) -> Answer:
+    async def _do(self, verb: str, function: Marked, dice: random.Random) -> TimedResponse:
         if verb == "invoke":
             return await function.invoke()
         if verb == "update":
@@ -105,7 +114,7 @@ class Churn:
             return await function.rollback(dice.randint(1, 5))
         return await function.verb(verb)
 
-    def _note(self, verb: str, answer: Answer) -> None:
+    def _note(self, verb: str, answer: TimedResponse) -> None:
         self.report.told[f"{verb}: {answer.what}"] += 1
         if answer.what not in MAY_BE[verb]:
             self.report.wrong.append(f"{verb}: {answer.status} {answer.body}")
@@ -137,7 +146,7 @@ class Churn:
             report.wrong.append(f"more than {BUDGET_MIB} MiB: {stats}")
 
 
-def _retry(answer: Answer) -> bool:
+def _retry(answer: TimedResponse) -> bool:
     return answer.body["retry_after"] >= 1 and "retry-after" in answer.headers
 
 

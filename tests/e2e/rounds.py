@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from e2e.server import Server
-from e2e.timed_client import Answer, Client, Marked, client_of, deploy, is_free, until
+from e2e.timed_client import Client, Marked, TimedResponse, client_of, deploy, is_free, until
 from spec.api_client import watched
 
 CALLERS = (2, 8)
@@ -51,8 +51,8 @@ class Race:
     told: Told = field(default_factory=Told)
 
     async def run(
-        self, function: Marked, change: Callable[[], Awaitable[Answer]]
-    ) -> tuple[Answer, list[Answer]]:
+        self, function: Marked, change: Callable[[], Awaitable[TimedResponse]]
+    ) -> tuple[TimedResponse, list[TimedResponse]]:
         """The change's answer, and those of every call; each caller's last began after it."""
         gate, changed = asyncio.Event(), asyncio.Event()
         callers = [
@@ -75,11 +75,11 @@ class Race:
 
     async def _call(
         self, function: Marked, gate: asyncio.Event, changed: asyncio.Event
-    ) -> list[Answer]:
+    ) -> list[TimedResponse]:
         late = self.random.uniform(0, LATE_S)
         await gate.wait()
         await asyncio.sleep(late)
-        answers: list[Answer] = []
+        answers: list[TimedResponse] = []
         while True:
             is_last = changed.is_set()
             answers.append(await function.invoke())
@@ -89,8 +89,11 @@ class Race:
                 await asyncio.sleep(0.002)
 
     async def _change(
-        self, change: Callable[[], Awaitable[Answer]], gate: asyncio.Event, changed: asyncio.Event
-    ) -> Answer:
+        self,
+        change: Callable[[], Awaitable[TimedResponse]],
+        gate: asyncio.Event,
+        changed: asyncio.Event,
+    ) -> TimedResponse:
         late = self.random.uniform(0, LATE_S)
         await gate.wait()
         await asyncio.sleep(late)
@@ -100,13 +103,13 @@ class Race:
             changed.set()
 
 
-def check_switch(done: Answer, answers: list[Answer], old: str, new: str) -> None:
+def check_switch(done: TimedResponse, answers: list[TimedResponse], old: str, new: str) -> None:
     """No call failed; all ran the old or the new, and the new if they began after the change."""
     for one in answers:
         assert one.mark in ({new} if one.began > done.ended else {old, new}), (done, one)
 
 
-def check_closed(done: Answer, answers: list[Answer], old: str, code: str) -> None:
+def check_closed(done: TimedResponse, answers: list[TimedResponse], old: str, code: str) -> None:
     """Every call ran or was refused, and was refused if it began after the change."""
     for one in answers:
         if one.began > done.ended or one.status != 200:

@@ -13,7 +13,7 @@ import pytest
 
 from e2e.churn import OPTIONS, churn
 from e2e.server import Server
-from e2e.timed_client import Answer, Marked, Sampler, client_of, deploy, sandboxes, until
+from e2e.timed_client import Marked, Sampler, TimedResponse, client_of, deploy, sandboxes, until
 
 pytestmark = pytest.mark.sandbox
 
@@ -24,7 +24,7 @@ GOES = 5
 SAMPLE_S = 0.003
 
 
-async def herd(server: Server, **fields: Any) -> list[Answer]:
+async def herd(server: Server, **fields: Any) -> list[TimedResponse]:
     """Of a cold function, asked for within that time: on a busy machine that takes a few goes."""
     for _ in range(GOES):
         answers = await _herd(server, fields)
@@ -35,7 +35,7 @@ async def herd(server: Server, **fields: Any) -> list[Answer]:
     pytest.skip(f"this machine did not send {HERD} calls within {WITHIN_S} s")
 
 
-async def _herd(server: Server, fields: dict[str, Any]) -> list[Answer]:
+async def _herd(server: Server, fields: dict[str, Any]) -> list[TimedResponse]:
     """So many calls at once of a function that has no instance; it never has more than it may."""
     async with client_of(server) as client:
         function = await deploy(client, "1", max_instances=MOST, **fields)
@@ -64,7 +64,7 @@ async def _is_cold(function: Marked) -> bool:
     return bool((await function.pool())["total_count"] == 0)
 
 
-def _order(answers: list[Answer]) -> str:
+def _order(answers: list[TimedResponse]) -> str:
     """How long calls waited, and how far they were from first come, first served.
 
     Who came first the server knows: the ids of calls are made in that order.
@@ -84,7 +84,7 @@ def _order(answers: list[Answer]) -> str:
     )
 
 
-def _came(one: Answer) -> str:
+def _came(one: TimedResponse) -> str:
     return str(one.body["invocation_id"])
 
 

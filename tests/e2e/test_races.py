@@ -17,9 +17,9 @@ from e2e.rounds import KINDS, play
 from e2e.server import Server
 from e2e.timed_client import (
     ECHO,
-    Answer,
     Client,
     Marked,
+    TimedResponse,
     client_of,
     create,
     crun_root,
@@ -145,7 +145,7 @@ async def test_a_name_is_free_the_moment_its_function_is_deleted(counted: Server
         await check_instances(counted, [])
 
 
-async def _try_create(client: Client, mark: str) -> Answer:
+async def _try_create(client: Client, mark: str) -> TimedResponse:
     body = {"name": "same", "handler": ECHO, "environment": {"MARK": mark}}
     return await client.ask("POST", "/api/functions", body | {"min_instances": 2})
 

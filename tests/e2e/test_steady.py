@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from e2e.server import Server
-from e2e.timed_client import Answer, Marked, client_of, deploy
+from e2e.timed_client import Marked, TimedResponse, client_of, deploy
 
 pytestmark = pytest.mark.sandbox
 
@@ -25,7 +25,7 @@ class Load:
     """Calls that begin when it is time for them, whether those before have ended or not."""
 
     function: Marked
-    calls: list[asyncio.Task[Answer]] = field(default_factory=list)
+    calls: list[asyncio.Task[TimedResponse]] = field(default_factory=list)
     _done: bool = False
 
     async def run(self) -> None:
@@ -35,14 +35,14 @@ class Load:
             due = begun + len(self.calls) / CALLS_PER_S
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
-    async def end(self) -> list[Answer]:
+    async def end(self) -> list[TimedResponse]:
         self._done = True
         return await asyncio.gather(*self.calls)
 
 
-async def switch_often(function: Marked) -> list[tuple[str, Answer]]:
+async def switch_often(function: Marked) -> list[tuple[str, TimedResponse]]:
     """Updates, then rollbacks all the way back; the mark that each leads to, and its answer."""
-    made: list[tuple[str, Answer]] = []
+    made: list[tuple[str, TimedResponse]] = []
     for number in range(2, SWITCHES + 2):
         made.append((str(number), await function.put(str(number))))
         await asyncio.sleep(BETWEEN_S)
@@ -56,7 +56,7 @@ async def switch_often(function: Marked) -> list[tuple[str, Answer]]:
     return made
 
 
-def check_marks(answers: list[Answer], switches: list[tuple[str, Answer]]) -> None:
+def check_marks(answers: list[TimedResponse], switches: list[tuple[str, TimedResponse]]) -> None:
     """Each ran what the last switch before it led to, or one that was made while it ran."""
     for one in answers:
         serving = ["1"]
@@ -68,7 +68,7 @@ def check_marks(answers: list[Answer], switches: list[tuple[str, Answer]]) -> No
         assert one.mark in serving, (serving, one)
 
 
-async def reasons(function: Marked, answers: list[Answer]) -> Counter[str]:
+async def reasons(function: Marked, answers: list[TimedResponse]) -> Counter[str]:
     """Why calls were cold."""
     found: Counter[str] = Counter()
     for one in answers:

@@ -29,7 +29,7 @@ _names = itertools.count(1)
 
 
 @dataclass
-class Answer:
+class TimedResponse:
     """One answer. `began`, `ended`: monotonic seconds, before it was sent, after it was read."""
 
     status: int
@@ -79,7 +79,7 @@ class Client:
     timeout_s: float = 60.0
     _free: list[_Wire] = field(default_factory=list)
 
-    async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+    async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> TimedResponse:
         text = b"" if body is None else json.dumps(body).encode()
         lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(text)}"]
         if body is not None:
@@ -121,13 +121,13 @@ class Client:
         self._free.clear()
 
 
-async def _read(reader: asyncio.StreamReader, began: float) -> Answer:
+async def _read(reader: asyncio.StreamReader, began: float) -> TimedResponse:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     status = int(head[0].split()[1])
     headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
     text = await reader.readexactly(int(headers.get("content-length", "0")))
     ended = time.monotonic()
-    return Answer(status, json.loads(text) if text else None, headers, began, ended)
+    return TimedResponse(status, json.loads(text) if text else None, headers, began, ended)
 
 
 @contextlib.asynccontextmanager
@@ -151,23 +151,23 @@ class Marked:
     def path(self) -> str:
         return f"/api/functions/{self.id}"
 
-    async def invoke(self) -> Answer:
+    async def invoke(self) -> TimedResponse:
         return await self.client.ask("POST", f"{self.path}/invoke", {})
 
-    async def put(self, mark: str, **headers: str) -> Answer:
+    async def put(self, mark: str, **headers: str) -> TimedResponse:
         return await self.client.ask("PUT", self.path, {"environment": {"MARK": mark}}, **headers)
 
-    async def rollback(self, number: int) -> Answer:
+    async def rollback(self, number: int) -> TimedResponse:
         return await self.client.ask("POST", f"{self.path}/rollback", {"version": number})
 
-    async def verb(self, name: str) -> Answer:
+    async def verb(self, name: str) -> TimedResponse:
         """deploy, pause or resume."""
         return await self.client.ask("POST", f"{self.path}/{name}")
 
-    async def delete(self) -> Answer:
+    async def delete(self) -> TimedResponse:
         return await self.client.ask("DELETE", self.path)
 
-    async def get(self) -> Answer:
+    async def get(self) -> TimedResponse:
         return await self.client.ask("GET", self.path)
 
     async def pool(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ if __name__ != "__main__":
     from timeouts import scaled
 
     @dataclass
-    class Answer:
+    class Outcome:
         """What one call gave, and how many times the host had to read for it."""
 
         end: End | None = None
@@ -200,9 +200,9 @@ if __name__ != "__main__":
                 )
             )
 
-        def answer(self) -> Answer:
+        def answer(self) -> Outcome:
             """Reads up to CLEAN; every frame must be of the call in hand."""
-            answer, began = Answer(), time.monotonic()
+            answer, began = Outcome(), time.monotonic()
             out, err = bytearray(), bytearray()
             while True:
                 if not self.waiting:
@@ -231,11 +231,11 @@ if __name__ != "__main__":
             *,
             timeout_ms: int = 10_000,
             env_replaces: bool = False,
-        ) -> Answer:
+        ) -> Outcome:
             self.send_call(environment, payload, timeout_ms=timeout_ms, env_replaces=env_replaces)
             return self.answer()
 
-        def run(self, script: str, *, timeout_ms: int = 10_000) -> Answer:
+        def run(self, script: str, *, timeout_ms: int = 10_000) -> Outcome:
             """For a guest specialised with `sh -c 'eval "$SCRIPT"'`: another handler each time."""
             return self.call({"SCRIPT": script}, timeout_ms=timeout_ms)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from quiltfn.guest.wire import SHELL, ExitKind
-from sandbox.bare_guest import SANITIZER_EXIT, SHOWN, Answer, BareGuest, build_guest
+from sandbox.bare_guest import SANITIZER_EXIT, SHOWN, BareGuest, Outcome, build_guest
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -132,7 +132,7 @@ def state(pid: int) -> str:
     return ""
 
 
-def seen(answer: Answer) -> tuple[object, ...]:
+def seen(answer: Outcome) -> tuple[object, ...]:
     assert answer.end is not None
     return answer.end.kind, answer.end.code, answer.stdout, answer.stderr
 

@@ -25,7 +25,7 @@ from quiltfn.guest.wire import (
     Specialised,
     encode_prepare,
 )
-from sandbox.bare_guest import SANITIZER_EXIT, Answer, BareGuest, build_guest
+from sandbox.bare_guest import SANITIZER_EXIT, BareGuest, Outcome, build_guest
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -76,7 +76,7 @@ while True:
 """
 
 
-def words(answer: Answer) -> list[str]:
+def words(answer: Outcome) -> list[str]:
     assert answer.end is not None
     assert (answer.end.kind, answer.end.code) == (ExitKind.EXITED, 0)
     return answer.stdout.decode().split()

@@ -1,4 +1,4 @@
-"""The audit trail as the API and `quiltfn keys` write it: a real store, and no socket."""
+"""The audit log as the API and `quiltfn keys` write it: a real store, and no socket."""
 
 import json
 from collections.abc import AsyncIterator, Sequence

@@ -1,4 +1,4 @@
-"""The contract: idempotency, elasticity, the audit trail, metrics and the limits of a tenant."""
+"""The contract: idempotency, elasticity, the audit log, metrics and the limits of a tenant."""
 
 import json
 import re

@@ -17,7 +17,7 @@ from quiltfn.api.response import Response
 
 CHUNK = b"x" * 65536
 PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
-Answer = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Door:
 
     connections: Connections
     port: int = 0
-    answers: dict[str, Answer] = field(default_factory=dict)
+    answers: dict[str, Handler] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
 
     async def app(self, request: Request) -> Response:

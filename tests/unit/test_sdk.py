@@ -83,7 +83,7 @@ REFUSAL = {
     "hint": "resume it",
 }
 
-Answer = Callable[[httpx.Request], httpx.Response]
+Responder = Callable[[httpx.Request], httpx.Response]
 Call = Callable[[Client], Any]
 
 
@@ -93,11 +93,11 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QUILT_API_KEY", raising=False)
 
 
-def client(answer: Answer, **given: Any) -> Client:
+def client(answer: Responder, **given: Any) -> Client:
     return Client(transport=Canned(answer), **{"retries": 0, **given})
 
 
-def answering(status: int, body: Any, **headers: str) -> Answer:
+def answering(status: int, body: Any, **headers: str) -> Responder:
     return lambda _: httpx.Response(
         status, json=body, headers={k.replace("_", "-"): v for k, v in headers.items()}
     )

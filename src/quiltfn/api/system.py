@@ -1,4 +1,4 @@
-"""The routes about the server itself, its keys and its audit trail."""
+"""The routes about the server itself, its keys and its audit log."""
 
 import base64
 import hashlib

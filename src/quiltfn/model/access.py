@@ -52,7 +52,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Whoever sent a request, as its credential says. `credential`: an id for the audit trail.
+    """Whoever sent a request, as its credential says. `credential`: an id for the audit log.
     `expires_at`: when a key ends that does, in Unix seconds."""
 
     tenant_id: str

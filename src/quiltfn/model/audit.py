@@ -1,4 +1,4 @@
-"""An entry of the audit trail."""
+"""An entry of the audit log."""
 
 import msgspec
 

@@ -97,7 +97,7 @@ async def perform(
 
 
 def entry(key: Key, action: str, status: int, clock: SystemClock) -> AuditEntry:
-    """What the audit trail keeps of a change that was made without a server."""
+    """What the audit log keeps of a change that was made without a server."""
     return AuditEntry(
         id=new_id(),
         at=int(clock.timestamp()),

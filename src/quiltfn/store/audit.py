@@ -1,4 +1,4 @@
-"""The audit trail in the database: rows that are added, read and, when old, removed."""
+"""The audit log in the database: rows that are added, read and, when old, removed."""
 
 from sqlalchemy import Connection, delete, insert, select
 

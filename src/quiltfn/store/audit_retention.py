@@ -1,4 +1,4 @@
-"""The audit trail and operations within their bounds: the oldest of whoever has most go."""
+"""The audit log and operations within their bounds: the oldest of whoever has most go."""
 
 from sqlalchemy import Column, Connection, delete, select
 
