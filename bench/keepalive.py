@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from quiltfn.model.replay import Placed, Traced, frontier, replay
-from quiltfn.operator.simulate import fixed_frontier, made
-from quiltfn.operator.trace import BadTrace, read
+from quiltfn.operator.simulate.command import any_policy, fixed_frontier
+from quiltfn.operator.simulate.replay import Placement, TracedFunction, frontier, replay
+from quiltfn.operator.simulate.trace import BadTrace, read
 
 AT_S = 300.0
 HYBRID_S = (60, 120, 180, 300, 420, 600, 900, 1200, 1800, 3600, 7200, 14_400)
@@ -36,23 +36,23 @@ def main() -> None:
         sys.exit(f"bench: {error}")
     busy = [dataclasses.replace(one, duration_s=max(one.duration_s, BUSY_S)) for one in functions]
     rounds = [
-        {"variant": "start", **compared(functions, Placed.START)},
-        {"variant": "even", **compared(functions, Placed.EVEN)},
-        {"variant": "busy minutes", **compared(busy, Placed.START)},
-        {"variant": "even half of the functions", **compared(functions[::2], Placed.START)},
-        {"variant": "odd half of the functions", **compared(functions[1::2], Placed.START)},
+        {"variant": "start", **compared(functions, Placement.START)},
+        {"variant": "even", **compared(functions, Placement.EVEN)},
+        {"variant": "busy minutes", **compared(busy, Placement.START)},
+        {"variant": "even half of the functions", **compared(functions[::2], Placement.START)},
+        {"variant": "odd half of the functions", **compared(functions[1::2], Placement.START)},
     ]
     for one in rounds:
         print(one)
     harness.save("keepalive", {"at_s": AT_S, "rounds": rounds})
 
 
-def compared(functions: list[Traced], placed: Placed) -> dict[str, Any]:
+def compared(functions: list[TracedFunction], placed: Placement) -> dict[str, Any]:
     """Cold starts of each at the idle time of the fixed rule; None: it cannot idle so little."""
-    fixed = replay(functions, made("fixed", AT_S), placed)
+    fixed = replay(functions, any_policy("fixed", AT_S), placed)
     idle = fixed.idle_minutes
-    hybrid = frontier(replay(functions, made("hybrid", one), placed) for one in HYBRID_S)
-    ours = frontier(replay(functions, made("histogram", one), placed) for one in OURS_S)
+    hybrid = frontier(replay(functions, any_policy("hybrid", one), placed) for one in HYBRID_S)
+    ours = frontier(replay(functions, any_policy("histogram", one), placed) for one in OURS_S)
     return {
         "idle_minutes": idle,
         "calls": fixed.calls,

@@ -48,9 +48,9 @@ def run(word: str) -> int:
         act = backup.backup if word == "backup" else backup.restore
         return act(sys.argv[2:])
     if word == "simulate":
-        from quiltfn.operator import simulate  # noqa: PLC0415
+        from quiltfn.operator.simulate import command  # noqa: PLC0415
 
-        return simulate.main(sys.argv[2:])
+        return command.main(sys.argv[2:])
     if word == "service":
         from quiltfn.operator import service  # noqa: PLC0415
 

@@ -30,7 +30,7 @@ from quiltfn.images import ImageDirectory
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle, NodeConfig
 from quiltfn.model.errors import ShuttingDown, StoreUnavailable
-from quiltfn.model.keepalive import KeepAlive, maker
+from quiltfn.model.keepalive import KeepAlive, policy_maker
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import Memory
 from quiltfn.model.retention import StorageLimit
@@ -226,7 +226,7 @@ def keep_alive_policy(chosen: Settings) -> Callable[[], KeepAlive | None]:
     """Under the fixed rule each instance has its own time, whatever its function's calls do."""
     if chosen.keep_alive == "fixed":
         return lambda: None
-    return maker(chosen.keep_alive, chosen.idle_s)
+    return policy_maker(chosen.keep_alive, chosen.idle_s)
 
 
 async def restored_holdings(chosen: Settings, store: SqliteStore, clock: Clock) -> Holdings:

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from quiltfn.model import keepalive
 from quiltfn.model.keepalive import (
-    Commons,
     Fixed,
     Histogram,
-    Hybrid,
     KeepAlive,
+    SharedGaps,
     Window,
     is_wanted,
-    maker,
     next_change,
     plan,
+    policy_maker,
 )
+from quiltfn.operator.simulate.hybrid import Hybrid
 
 WORTH_S = 1200.0
 MINUTE = 60.0
@@ -102,27 +102,27 @@ def test_a_dearer_cold_start_is_waited_for_longer() -> None:
 
 
 def test_a_new_function_learns_from_the_others() -> None:
-    commons = Commons()
+    shared = SharedGaps()
     for _ in range(200):
-        told(Histogram(WORTH_S, commons), 0, 45)
+        told(Histogram(WORTH_S, shared), 0, 45)
     at = 45 * MINUTE
-    assert is_wanted(told(Histogram(WORTH_S, commons), 0).windows(), at)
+    assert is_wanted(told(Histogram(WORTH_S, shared), 0).windows(), at)
     assert not is_wanted(told(Histogram(WORTH_S), 0).windows(), at)
 
 
 def test_what_others_did_long_ago_fades_and_stays_finite() -> None:
-    commons = Commons()
-    commons.saw(0, 9)
+    shared = SharedGaps()
+    shared.record(0, 9)
     for _ in range(30_000):
-        commons.saw(0, 2)
-    gaps, unit = commons.gaps(0)
+        shared.record(0, 2)
+    gaps, unit = shared.gaps(0)
     assert gaps[9] / sum(gaps) < 1e-6
-    assert 0 < unit <= Commons.TOO_HEAVY
+    assert 0 < unit <= SharedGaps.WEIGHT_MAX
 
 
 def test_the_past_of_a_function_stays_small() -> None:
     policy = told(Histogram(WORTH_S), *every(1, 10_000))
-    assert policy._calls.bit_length() == keepalive.REMEMBERED
+    assert policy._calls.bit_length() == keepalive.HISTORY_MINUTES
 
 
 def test_hybrid_keeps_fixed_until_it_knows_and_then_prewarms() -> None:
@@ -159,27 +159,27 @@ def test_the_plan_is_the_cheapest_of_all_plans() -> None:
 
 
 def test_maker_knows_its_policies_and_shares_what_is_learnt() -> None:
-    assert isinstance(maker("fixed", 300)(), Fixed)
-    assert isinstance(maker("histogram", 0)(), Fixed)
-    make = maker("histogram", 300)
+    assert isinstance(policy_maker("fixed", 300)(), Fixed)
+    assert isinstance(policy_maker("histogram", 0)(), Fixed)
+    make = policy_maker("histogram", 300)
     one, other = make(), make()
     assert isinstance(one, Histogram)
     assert isinstance(other, Histogram)
     assert one.worth_s == WORTH_S
-    assert one._commons is other._commons
+    assert one._shared is other._shared
     with pytest.raises(ValueError, match="fixed, histogram"):
-        maker("lucky", 300)
+        policy_maker("lucky", 300)
 
 
-GAPS = st.lists(st.tuples(st.floats(0, 40_000), st.floats(0, 2000)), min_size=1, max_size=60)
+GAPS_MAX = st.lists(st.tuples(st.floats(0, 40_000), st.floats(0, 2000)), min_size=1, max_size=60)
 
 
 @pytest.mark.parametrize("policy", ["fixed", "histogram", "hybrid"])
-@given(gaps=GAPS, idle_s=st.floats(1, 86_400))
+@given(gaps=GAPS_MAX, idle_s=st.floats(1, 86_400))
 def test_windows_are_in_order_apart_and_behind_the_last_call(
     policy: str, gaps: list[tuple[float, float]], idle_s: float
 ) -> None:
-    it = Hybrid(idle_s) if policy == "hybrid" else maker(policy, idle_s)()
+    it = Hybrid(idle_s) if policy == "hybrid" else policy_maker(policy, idle_s)()
     at = 1e6
     for gap, took in gaps:
         at += gap

@@ -5,18 +5,25 @@ from pathlib import Path
 
 import pytest
 
-from quiltfn.model.keepalive import Fixed, Window, maker
-from quiltfn.model.replay import Frontier, Placed, Traced, arrivals, replay, spent
-from quiltfn.operator import simulate
+from quiltfn.model.keepalive import Fixed, Window, policy_maker
+from quiltfn.operator.simulate import command
+from quiltfn.operator.simulate.replay import (
+    Frontier,
+    Placement,
+    TracedFunction,
+    arrivals,
+    replay,
+    spent,
+)
 
-START, EVEN = Placed.START, Placed.EVEN
+START, EVEN = Placement.START, Placement.EVEN
 
 
-def at(*minutes: int, length: int = 60) -> Traced:
-    return Traced("f", [int(minute in minutes) for minute in range(length)], 6.0, 512.0)
+def at(*minutes: int, length: int = 60) -> TracedFunction:
+    return TracedFunction("f", [int(minute in minutes) for minute in range(length)], 6.0, 512.0)
 
 
-def fixed(traced: Traced, minutes: float) -> tuple[int, float]:
+def fixed(traced: TracedFunction, minutes: float) -> tuple[int, float]:
     cost = replay([traced], lambda: Fixed(minutes * 60), START)
     return cost.cold, round(cost.idle_minutes, 6)
 
@@ -38,7 +45,7 @@ def test_memory_weighs_and_the_first_call_is_left_out() -> None:
 
 
 def test_a_call_that_comes_while_one_runs_is_neither_cold_nor_idle() -> None:
-    traced = Traced("f", [1, 1, 0, 0], duration_s=90)
+    traced = TracedFunction("f", [1, 1, 0, 0], duration_s=90)
     assert replay([traced], lambda: Fixed(0), START).cold == 0
 
 
@@ -50,8 +57,8 @@ def test_a_prewarm_is_charged_a_minute_and_only_if_it_happened() -> None:
 
 
 def test_where_calls_are_put_in_their_minute() -> None:
-    assert list(arrivals([Traced("f", [2, 1])], EVEN)) == [(15, 0), (45, 0), (90, 0)]
-    assert list(arrivals([Traced("f", [2, 1]), Traced("g", [1])], START)) == [
+    assert list(arrivals([TracedFunction("f", [2, 1])], EVEN)) == [(15, 0), (45, 0), (90, 0)]
+    assert list(arrivals([TracedFunction("f", [2, 1]), TracedFunction("g", [1])], START)) == [
         (0, 0),
         (0, 1),
         (60, 0),
@@ -65,10 +72,10 @@ def test_a_frontier_is_the_lower_hull() -> None:
 
 
 @pytest.mark.parametrize("placed", [START, EVEN])
-def test_a_timer_costs_ours_a_fraction_of_what_it_costs_a_fixed_time(placed: Placed) -> None:
+def test_a_timer_costs_ours_a_fraction_of_what_it_costs_a_fixed_time(placed: Placement) -> None:
     traced = [at(*range(0, 480, 30), length=480)] * 4
-    ours = replay(traced, maker("histogram", 300), placed)
-    kept = replay(traced, maker("fixed", 1800), placed)
+    ours = replay(traced, policy_maker("histogram", 300), placed)
+    kept = replay(traced, policy_maker("fixed", 1800), placed)
     assert kept.cold == 0
     assert ours.cold <= 4 * 3
     assert ours.idle_minutes < kept.idle_minutes / 4
@@ -78,7 +85,9 @@ def test_the_policy_looks_at_nothing_that_comes_later() -> None:
     # Negative control: two traces that differ in their last call cost the same up to it.
     one, other = (at(0, 9, 14, 30, last, length=200) for last in (50, 190))
     cut = [list(one.calls[:49]), list(other.calls[:49])]
-    costs = [replay([Traced("f", calls)], maker("histogram", 300), START) for calls in cut]
+    costs = [
+        replay([TracedFunction("f", calls)], policy_maker("histogram", 300), START) for calls in cut
+    ]
     assert costs[0] == costs[1]
 
 
@@ -95,12 +104,12 @@ def test_it_prints_a_line_for_each_policy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path, invocations=TRACE)
-    assert simulate.main([str(tmp_path), "--idle-s", "60"]) == 0
+    assert command.main([str(tmp_path), "--idle-s", "60"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["POLICY", "fixed", "hybrid", "histogram"]
-    assert simulate.main([str(tmp_path / "invocations.csv"), "--policy", "fixed", "--json"]) == 0
+    assert command.main([str(tmp_path / "invocations.csv"), "--policy", "fixed", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["policies"]
-    assert [one["idle_s"] for one in found] == list(simulate.IDLE_S)
+    assert [one["idle_s"] for one in found] == list(command.IDLE_S)
     assert (found[0]["calls"], found[0]["cold_starts"], found[1]["cold_starts"]) == (1, 1, 0)
 
 
@@ -111,7 +120,7 @@ def test_durations_and_memory_are_used(tmp_path: Path, capsys: pytest.CaptureFix
         durations="HashOwner,HashApp,HashFunction,Average\no,a,f,30000\n",
         memory="HashOwner,HashApp,AverageAllocatedMb\no,a,1024\n",
     )
-    assert simulate.main([str(tmp_path), "--policy", "fixed", "--idle-s", "3600", "--json"]) == 0
+    assert command.main([str(tmp_path), "--policy", "fixed", "--idle-s", "3600", "--json"]) == 0
     (one,) = json.loads(capsys.readouterr().out)["policies"]
     assert one["idle_minutes"] == one["idle_gib_minutes"] == 1.5 + 0.5 + 1.5
 
@@ -139,12 +148,12 @@ def test_durations_and_memory_are_used(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_wrong_file_is_named_with_the_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], files: dict[str, str], words: str
 ) -> None:
-    assert simulate.main([str(write(tmp_path, **files))]) == 2
+    assert command.main([str(write(tmp_path, **files))]) == 2
     assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["0", "nan", "-1", "soon", "1e9"])
 def test_a_wrong_idle_time_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SystemExit) as end:
-        simulate.main([str(tmp_path), f"--idle-s={text}"])
+        command.main([str(tmp_path), f"--idle-s={text}"])
     assert end.value.code == 2

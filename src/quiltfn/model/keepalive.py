@@ -1,18 +1,18 @@
-"""KeepAlive: when an idle instance of a function is to be there, learnt from the calls before.
+"""KeepAlive: when an idle instance of a function should be there, learnt from earlier calls.
 
 Rule 1: no clock, no I/O; a policy sees only what has happened, never what will.
-Rule 2: `called` and `ended` are on the way of every call and cost a microsecond; all that takes
-longer is in `windows`, which is asked once a function has been idle for some seconds.
-Rule 3: an answer is a few stretches of time; before, between and behind them nothing is kept.
+Rule 2: `called` and `ended` run in every call and take a microsecond; anything slower is in
+`windows`, which is asked once a function has been idle for some seconds.
+Rule 3: an answer is a few periods; outside of them no instance is kept.
 
-Times are seconds on any clock that only goes forward. Three policies:
+Times are seconds on any clock that only goes forward. Two policies:
 
 - `Fixed`: an idle time, the same for all.
-- `Hybrid`: the published one, to compare with (Shahrad et al., Serverless in the Wild, USENIX ATC
-  2020, section 4), without its ARIMA branch. Not offered as a setting.
-- `Histogram`: ours. How likely a call is in each coming minute is put together from what this
-  function did and what functions in general do; a dynamic programme then finds the cheapest plan
-  of keeping, stopping and starting again, where a cold start has a price in idle time.
+- `Histogram`: the probability of a call in each coming minute is estimated from what this function
+  did and what functions in general do. A dynamic programme then finds the cheapest plan of keeping,
+  stopping and starting an instance, where a cold start has a price in idle time.
+
+`quiltfn simulate` compares both with the published policy (`operator/simulate/hybrid.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,18 +21,18 @@ from itertools import accumulate
 from typing import Protocol
 
 MINUTE_S = 60.0
-# How far ahead we plan, in minutes: four hours, as the published policy does.
+# How far we plan, in minutes: four hours, as the published policy does.
 HORIZON = 240
-# A cold start is worth so many times the idle time of the fixed rule: four of it cost about as
-# much idle time as the rule itself does.
+# The price of a cold start in idle times of the fixed rule. At four, `Histogram` idles about as
+# long in total as the fixed rule does.
 PRICE_IN_IDLE_TIMES = 4.0
-# Whatever was learnt, for so long after a call the next one finds its instance.
-AT_LEAST_S = 10.0
+# An instance stays at least this long after a call, whatever was learnt.
+KEEP_AT_LEAST_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """From `begins` to `ends` an instance is to be there. One that begins later than the idle time
+    """An instance should be there from `begins` to `ends`. A window that begins after the idle time
     did is a pre-warm: an instance is started for it."""
 
     begins: float
@@ -52,17 +52,20 @@ class KeepAlive(Protocol):
         """A call is over. Constant time. Harmless when others still run."""
 
     def windows(self) -> Windows:
-        """When an instance is to be there, if no call comes. Asked while the function is idle; in
-        order, apart from each other, none before the end of the last call. None before any call."""
+        """When an instance should be there if no call comes; asked while the function is idle.
+
+        The windows are in order, do not touch each other, and none begins before the end of the
+        last call. Empty before the first call.
+        """
 
 
 def is_wanted(windows: Windows, at: float) -> bool:
-    """Whether an idle instance is to be there now."""
+    """Whether an idle instance should be there now."""
     return any(one.begins <= at < one.ends for one in windows)
 
 
 def next_change(windows: Windows, after: float) -> float | None:
-    """When `is_wanted` will next say something else; None: never."""
+    """When `is_wanted` changes next; None: never."""
     edges = (edge for one in windows for edge in (one.begins, one.ends))
     return next((edge for edge in edges if edge > after), None)
 
@@ -86,135 +89,76 @@ class Fixed:
         return () if self._ended is None else (Window(self._ended, self._ended + self.idle_s),)
 
 
-class Hybrid:
-    """The published hybrid histogram policy: idle times in bins of a minute over four hours;
-    stopped at once and started again at 0.9 of the 5th percentile (rounded down to its bin; the
-    first bin: kept), unloaded at 1.1 of the 99th (rounded up).
-
-    Without a representative histogram (coefficient of variation of the bins' counts at most 2, or
-    half of the idle times beyond the last bin) `idle_s` as in `Fixed`. The paper lets ARIMA predict
-    functions with too many such idle times; that is left out, and `idle_s` serves them.
-    """
-
-    __slots__ = ("_beyond", "_counts", "_ended", "_squares", "_total", "idle_s")
-
-    def __init__(self, idle_s: float) -> None:
-        self.idle_s = idle_s
-        self._counts = [0] * HORIZON
-        self._total = self._squares = self._beyond = 0
-        self._ended: float | None = None
-
-    def called(self, at: float) -> None:
-        if self._ended is None:
-            return
-        gap = int((at - self._ended) / MINUTE_S)
-        self._ended = None
-        if gap >= HORIZON:
-            self._beyond += 1
-            return
-        self._squares += 2 * self._counts[gap] + 1
-        self._counts[gap] += 1
-        self._total += 1
-
-    def ended(self, at: float) -> None:
-        self._ended = at
-
-    def windows(self) -> Windows:
-        since = self._ended
-        if since is None:
-            return ()
-        if not self._is_representative():
-            return (Window(since, since + self.idle_s),)
-        head, tail = self._percentile(0.05), self._percentile(0.99) + 1
-        begins = since if head == 0 else since + 0.9 * head * MINUTE_S
-        return (Window(begins, since + 1.1 * tail * MINUTE_S),)
-
-    def _is_representative(self) -> bool:
-        if self._beyond >= self._total:
-            return False
-        mean = self._total / HORIZON
-        return self._squares / HORIZON - mean * mean > (2.0 * mean) ** 2
-
-    def _percentile(self, share: float) -> int:
-        """The bin in which it lies."""
-        seen = 0
-        for gap, count in enumerate(self._counts):
-            seen += count
-            if seen >= share * self._total:
-                return gap
-        return HORIZON - 1
-
-
-# What `Histogram` is made of. Round numbers; docs/reference/keep-alive.md says how little they
-# matter.
-REMEMBERED = 2880  # minutes of a function's past, one bit each
-GAPS = 128  # of which so many gaps count
-FADES = 0.98  # a gap against the next younger one
-BLURRED = 0.15  # share of a gap that counts for the minute before, and for the one after
-OTHERS = 1.5  # what functions in general do weighs like so many gaps of one's own
-LAGS = (5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240)  # minutes; what people write into timers
+# The constants of `Histogram`. They are round numbers, and docs/reference/keep-alive.md shows that
+# the results hardly depend on them.
+HISTORY_MINUTES = 2880  # how long the calls of a function are remembered, one bit a minute
+GAPS_MAX = 128  # how many gaps between calls count
+DECAY = 0.98  # weight of a gap relative to the next younger one
+BLUR = 0.15  # share of a gap that counts for each of its neighbour minutes
+PRIOR_WEIGHT = 1.5  # what other functions did counts as so many gaps of this one
+LAGS = (5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240)  # minutes; usual periods of timers
 LEVELS = 8
-BEYOND = HORIZON + 1
+OVERFLOW = HORIZON + 1
 
 
-class Commons:
-    """What functions in general do: gaps in minutes, by how many gaps their function had shown
-    before (0, 1, 2 and 3, 4 to 7, …). All functions of a server share one.
+class SharedGaps:
+    """Gaps between calls, in minutes, of all functions of a server together, by how many gaps their
+    function had had before (0, 1, 2 and 3, 4 to 7, …).
 
-    The young count more: each weighs a little more than the one before, which costs a
-    multiplication where letting all others fade would cost a walk.
+    Younger gaps count more: each gets a slightly larger weight than the one before. That is one
+    multiplication, where lowering the weight of all others would be a loop over them.
     """
 
     __slots__ = ("_levels", "_weights")
-    GROWS = 1.001
-    TOO_HEAVY = 1e9
+    GROWTH = 1.001
+    WEIGHT_MAX = 1e9
 
     def __init__(self) -> None:
-        # To begin with, any order of magnitude is as likely as any other.
-        start = [2.0 / ((gap + 1) * (gap + 2)) for gap in range(BEYOND)] + [2.0 / BEYOND]
+        # At the start every order of magnitude is equally likely.
+        start = [2.0 / ((gap + 1) * (gap + 2)) for gap in range(OVERFLOW)] + [2.0 / OVERFLOW]
         self._levels = [list(start) for _ in range(LEVELS)]
         self._weights = [1.0] * LEVELS
 
-    def saw(self, shown: int, gap: int) -> None:
-        """A function that had shown so many gaps showed this one."""
+    def record(self, shown: int, gap: int) -> None:
+        """A function had this gap after `shown` others."""
         level = min(shown.bit_length(), LEVELS - 1)
-        weight = self._weights[level] = self._weights[level] * self.GROWS
+        weight = self._weights[level] = self._weights[level] * self.GROWTH
         count(self._levels[level], gap, weight)
-        if weight > self.TOO_HEAVY:
+        if weight > self.WEIGHT_MAX:
             self._levels[level] = [one / weight for one in self._levels[level]]
             self._weights[level] = 1.0
 
     def gaps(self, shown: int) -> tuple[list[float], float]:
-        """Weights by gap, not to be changed, and the weight that makes one of now 1."""
+        """The weight of each gap (do not change it), and the weight of a gap recorded now."""
         level = min(shown.bit_length(), LEVELS - 1)
         return self._levels[level], self._weights[level]
 
 
 def count(gaps: list[float], gap: int, weight: float) -> None:
-    """Adds one gap, blurred."""
-    if not 1 < gap < BEYOND:
-        gaps[min(gap, BEYOND)] += weight
+    """Adds one gap, a part of it to the neighbour minutes."""
+    if not 1 < gap < OVERFLOW:
+        gaps[min(gap, OVERFLOW)] += weight
         return
-    aside = BLURRED * weight
+    aside = BLUR * weight
     gaps[gap] += weight - 2 * aside
     gaps[gap - 1] += aside
     gaps[gap + 1] += aside
 
 
 class Histogram:
-    """Keeps, stops and starts again where that is cheapest, if a cold start costs as much as an
-    instance that idles for `worth_s`.
+    """Keeps, stops and starts an instance where that is cheapest, if a cold start costs as much as
+    an instance that idles for `worth_s`.
 
-    Time is cut into minutes around the first call, so that a timer falls into the middle of one
-    and may be half a minute early or late. Of its past a function keeps the minutes in which it
+    Time is divided into minutes centred on the first call, so that a timer falls into the middle
+    of a minute and may be half a minute early or late. A function remembers in which minutes it
     was called, as bits of one number: 400 bytes.
     """
 
-    __slots__ = ("_calls", "_commons", "_ended", "_minute", "_origin", "_plan", "_shown", "worth_s")
+    __slots__ = ("_calls", "_ended", "_minute", "_origin", "_plan", "_shared", "_shown", "worth_s")
 
-    def __init__(self, worth_s: float, commons: Commons | None = None) -> None:
+    def __init__(self, worth_s: float, shared: SharedGaps | None = None) -> None:
         self.worth_s = worth_s
-        self._commons = commons or Commons()
+        self._shared = shared or SharedGaps()
         self._origin: float | None = None
         self._ended = 0.0
         self._minute = 0
@@ -230,10 +174,12 @@ class Histogram:
         passed = minute - self._minute
         if passed <= 0:
             return
-        self._commons.saw(self._shown, min(passed, BEYOND))
+        self._shared.record(self._shown, min(passed, OVERFLOW))
         self._shown += 1
         self._minute = minute
-        self._calls = ((self._calls << passed) | 1) & ALL if passed < REMEMBERED else 1
+        self._calls = (
+            ((self._calls << passed) | 1) & HISTORY_MASK if passed < HISTORY_MINUTES else 1
+        )
         self._plan = None
 
     def ended(self, at: float) -> None:
@@ -242,9 +188,9 @@ class Histogram:
     def windows(self) -> Windows:
         if self._origin is None:
             return ()
-        # Minute n of the plan is the one around `base` + n minutes.
+        # Minute n of the plan is centred on `base` + n minutes.
         base = self._origin + self._minute * MINUTE_S
-        surely = self._ended + AT_LEAST_S
+        surely = self._ended + KEEP_AT_LEAST_S
         first = max(0, int((surely - base) / MINUTE_S + 0.5))
         if self._plan is None or self._plan[0] != first:
             self._plan = first, plan(self._chances(), MINUTE_S / self.worth_s, first)
@@ -259,11 +205,11 @@ class Histogram:
         return tuple(found)
 
     def _chances(self) -> list[float]:
-        """For each coming minute: how likely its call is, if none came before."""
+        """For each coming minute: the probability of a call in it, if none came before."""
         gaps = self._gaps()
         own, after_such = histograms(gaps)
-        others, unit = self._commons.gaps(self._shown)
-        # Of each, what has not come before the minute; all of these run backwards.
+        others, unit = self._shared.gaps(self._shown)
+        # Sums from each minute to the last one, which is why all of these run backwards.
         left = zip(
             accumulate(own[::-1]),
             accumulate(after_such[::-1]),
@@ -272,27 +218,32 @@ class Histogram:
         )
         behind = zip(own[::-1], after_such[::-1], others[::-1], left, strict=True)
         next(behind)  # the gaps beyond the horizon
-        # Others as `OTHERS` gaps more, and that as one gap more after such a gap: a beta prior
-        # each. What never happened to anybody has a chance too, as small as it is.
+        # Two beta priors: what other functions did counts as `PRIOR_WEIGHT` more gaps, and the sum
+        # of both as one more gap after a gap like the last. A gap that nobody ever had still has a
+        # chance, a very small one.
         never = 1e-9 * unit
         chances = [
-            (such + (one + OTHERS * (other + never) / (other_left + never)) / (one_left + OTHERS))
+            (
+                such
+                + (one + PRIOR_WEIGHT * (other + never) / (other_left + never))
+                / (one_left + PRIOR_WEIGHT)
+            )
             / (such_left + 1.0)
             for one, such, other, (one_left, such_left, other_left) in behind
         ]
-        return list(map(max, reversed(chances), echoes(self._calls)))
+        return list(map(max, reversed(chances), lag_chances(self._calls)))
 
     def _gaps(self) -> list[int]:
         """In minutes, the oldest first."""
-        runs = f"{self._calls:b}".rsplit("1", GAPS + 1)[1:-1]
-        return [min(len(zeros) + 1, BEYOND) for zeros in runs]
+        runs = f"{self._calls:b}".rsplit("1", GAPS_MAX + 1)[1:-1]
+        return [min(len(zeros) + 1, OVERFLOW) for zeros in runs]
 
 
-WEIGHTS = [FADES**age for age in range(GAPS)]
+WEIGHTS = [DECAY**age for age in range(GAPS_MAX)]
 
 
 def histograms(gaps: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Of all the gaps, the oldest first, and of those that followed one like the last."""
+    """Two histograms of `gaps` (oldest first): of all, and of those after a gap like the last."""
     own: dict[int, float] = {}
     such: dict[int, float] = {}
     for gap, before, weight in zip(gaps[::-1], [*gaps[-2::-1], 0], WEIGHTS, strict=False):
@@ -303,21 +254,22 @@ def histograms(gaps: Sequence[int]) -> tuple[list[float], list[float]]:
 
 
 def blurred(weights: Mapping[int, float]) -> list[float]:
-    found = [0.0] * (BEYOND + 1)
+    found = [0.0] * (OVERFLOW + 1)
     for gap, weight in weights.items():
         count(found, gap, weight)
     return found
 
 
-ALL = (1 << REMEMBERED) - 1
+HISTORY_MASK = (1 << HISTORY_MINUTES) - 1
 
 
-def echoes(calls: int) -> list[float]:
-    """For each coming minute: how well a call some round time before it has foretold one so far.
+def lag_chances(calls: int) -> list[float]:
+    """For each coming minute: how often a call a usual period before it was followed by one so far.
 
-    Several timers on one function, or a timer among other calls, show no gap twice, yet every
-    call comes back an hour later. Foretold is what came within a minute of it; two that did not
-    come are thought to every lag.
+    Where several timers call one function, or a timer calls it among other callers, no gap occurs
+    twice, and yet every call comes back an hour later. A call counts as followed if another came
+    within a minute of the expected time. Two misses are added to every lag, so that few
+    observations do not count as certainty.
     """
     best = [0.0] * (HORIZON + 1)
     about = calls | (calls << 1) | (calls >> 1)
@@ -336,16 +288,17 @@ def echoes(calls: int) -> list[float]:
 
 
 def plan(chances: Sequence[float], minute_costs: float, first: int) -> list[tuple[int, int]]:
-    """The cheapest stretches of minutes, both ends included, to have an instance in.
+    """The cheapest periods, as first and last minute, in which to have an instance.
 
-    `chances[n]`: of a call in minute n if none came before. A cold start costs 1, an idle minute
-    `minute_costs`, and so does every start of an instance ahead of a call. An instance is there in
-    minute `first`; in minute 0 it stays in any case. Solved from the last minute backwards.
+    `chances[n]`: the probability of a call in minute n if none came before. A cold start costs 1;
+    an idle minute costs `minute_costs`, and so does a start of an instance before its call. In
+    minute `first` there is an instance; in minute 0 it stays in any case. The plan is computed from
+    the last minute backwards.
     """
     last = len(chances) - 1
     if first > last:
         return []
-    kept = lacking = 0.0  # what the minutes behind cost, with an instance and without
+    kept = lacking = 0.0  # the cost of all later minutes, with an instance and without
     stays, starts = bytearray(last + 1), bytearray(last + 1)  # what to do on entering the minute
     for minute in range(last, -1, -1):
         chance = chances[minute]
@@ -371,14 +324,14 @@ def plan(chances: Sequence[float], minute_costs: float, first: int) -> list[tupl
 POLICIES = ("fixed", "histogram")
 
 
-def maker(policy: str, idle_s: float) -> Callable[[], KeepAlive]:
-    """What makes a policy for each function of a server; those of one maker learn together.
-
-    `idle_s` is the fixed rule's idle time, and what `histogram` costs as well, about.
+def policy_maker(policy: str, idle_s: float) -> Callable[[], KeepAlive]:
+    """A function that makes the policy of each function of a server. Its policies share what they
+    learn. `idle_s`: the idle time of the fixed rule; `histogram` idles about as long in total.
+    Raises `ValueError` for an unknown policy.
     """
     if policy == "fixed" or idle_s == 0:
         return lambda: Fixed(idle_s)
     if policy == "histogram":
-        commons = Commons()
-        return lambda: Histogram(PRICE_IN_IDLE_TIMES * idle_s, commons)
+        shared = SharedGaps()
+        return lambda: Histogram(PRICE_IN_IDLE_TIMES * idle_s, shared)
     raise ValueError(f"a keep-alive policy is one of {', '.join(POLICIES)}, not {policy}")

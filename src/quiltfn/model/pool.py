@@ -23,7 +23,7 @@ from quiltfn.model.actions import (
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.counts import PoolCounts, sum_counts
 from quiltfn.model.instance import InstanceEvent
-from quiltfn.model.keepalive import AT_LEAST_S
+from quiltfn.model.keepalive import KEEP_AT_LEAST_S
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import EvictionCandidate, Footprint
 from quiltfn.model.rules import NEVER, PARKED, READY, RECYCLING, TERMINATING, WARMING, PoolRules
@@ -75,7 +75,7 @@ class Pool(PoolRules):
         self.queue.record_duration(now - instance.since)
         if self.keep_alive is not None:
             self.keep_alive.ended(now)
-            self._is_expected, self._look_again_at = True, now + AT_LEAST_S
+            self._is_expected, self._look_again_at = True, now + KEEP_AT_LEAST_S
         if not healthy:
             return self._stop(instance, now, ColdStartReason.REPLACED)
         wanted = self._wanted(instance.digest)

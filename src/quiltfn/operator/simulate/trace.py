@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from quiltfn.model.replay import Traced
+from quiltfn.operator.simulate.replay import TracedFunction
 
 NAME = "HashFunction"
 IDS = ("HashOwner", "HashApp", NAME)
@@ -16,19 +16,19 @@ class BadTrace(Exception):
     """The file, the place and what was expected there."""
 
 
-def read(path: Path) -> list[Traced]:
+def read(path: Path) -> list[TracedFunction]:
     """A directory with invocations.csv and, if they are there, durations.csv and memory.csv; or one
     file like the first. Raises `BadTrace`.
 
     Without durations a call takes no time. A function that such a file lacks has the median.
     """
     if not path.is_dir():
-        return [Traced(name[-1], calls) for name, calls in _calls(path)]
+        return [TracedFunction(name[-1], calls) for name, calls in _calls(path)]
     durations = _figures(path / "durations.csv", "Average")
     memory = _figures(path / "memory.csv", "AverageAllocatedMb")
     usual_ms, usual_mib = _usual(durations), _usual(memory)
     return [
-        Traced(
+        TracedFunction(
             name[-1], calls, durations.get(name, usual_ms) / 1000, _of_app(memory, name, usual_mib)
         )
         for name, calls in _calls(path / "invocations.csv")

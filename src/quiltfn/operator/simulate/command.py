@@ -10,9 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quiltfn.model.keepalive import MINUTE_S, POLICIES, Hybrid, KeepAlive, maker
-from quiltfn.model.replay import Cost, Frontier, Placed, Traced, frontier, replay
-from quiltfn.operator.trace import BadTrace, read
+from quiltfn.model.keepalive import MINUTE_S, POLICIES, KeepAlive, policy_maker
+from quiltfn.operator.simulate.hybrid import Hybrid
+from quiltfn.operator.simulate.replay import (
+    Cost,
+    Frontier,
+    Placement,
+    TracedFunction,
+    frontier,
+    replay,
+)
+from quiltfn.operator.simulate.trace import BadTrace, read
 
 FINE, BAD_TRACE = 0, 2
 HYBRID = "hybrid"
@@ -51,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     except BadTrace as error:
         print(f"quiltfn: {error}", file=sys.stderr)
         return BAD_TRACE
-    placed = Placed(given.placed)
+    placed = Placement(given.placed)
     policies = given.policy or ALL
     found = simulate(functions, policies, given.idle_s or IDLE_S, placed)
     print(as_json(found) if given.output == "json" else as_text(found))
@@ -59,28 +67,32 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def simulate(
-    functions: Sequence[Traced], policies: Sequence[str], idle_s: Sequence[float], placed: Placed
+    functions: Sequence[TracedFunction],
+    policies: Sequence[str],
+    idle_s: Sequence[float],
+    placed: Placement,
 ) -> list[Found]:
     """Every policy at every idle time, against what the fixed rule has at equal idle time."""
     fixed = fixed_frontier(functions, placed)
     found = []
     for policy in policies:
         for idle in idle_s:
-            cost = replay(functions, made(policy, idle), placed)
+            cost = replay(functions, any_policy(policy, idle), placed)
             found.append(Found(policy, idle, cost, fixed.at(cost.idle_minutes)))
     return found
 
 
-def fixed_frontier(functions: Sequence[Traced], placed: Placed) -> Frontier:
+def fixed_frontier(functions: Sequence[TracedFunction], placed: Placement) -> Frontier:
     """The best of the fixed rule for every idle time."""
     return frontier(
-        replay(functions, made("fixed", minutes * MINUTE_S), placed) for minutes in FIXED_MINUTES
+        replay(functions, any_policy("fixed", minutes * MINUTE_S), placed)
+        for minutes in FIXED_MINUTES
     )
 
 
-def made(policy: str, idle_s: float) -> Callable[[], KeepAlive]:
+def any_policy(policy: str, idle_s: float) -> Callable[[], KeepAlive]:
     """The published policy is here to be compared with and no setting of the server."""
-    return (lambda: Hybrid(idle_s)) if policy == HYBRID else maker(policy, idle_s)
+    return (lambda: Hybrid(idle_s)) if policy == HYBRID else policy_maker(policy, idle_s)
 
 
 def as_text(found: Sequence[Found]) -> str:
@@ -150,8 +162,8 @@ def parser() -> argparse.ArgumentParser:
     )
     it.add_argument(
         "--placed",
-        choices=[str(one) for one in Placed],
-        default=str(Placed.START),
+        choices=[str(one) for one in Placement],
+        default=str(Placement.START),
         help="where in its minute a call is put (default start)",
     )
     it.add_argument("--output", "-o", choices=["table", "json"], default="table")

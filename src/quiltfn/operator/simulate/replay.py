@@ -19,7 +19,7 @@ PLACED_MAX = 4
 MIB_PER_GIB = 1024.0
 
 
-class Placed(StrEnum):
+class Placement(StrEnum):
     """Where in its minute a call is put, of which the trace says nothing."""
 
     START = "start"  # all at its start
@@ -27,7 +27,7 @@ class Placed(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Traced:
+class TracedFunction:
     """One function: its calls in each minute of the trace, what a call takes, its memory."""
 
     name: str
@@ -61,7 +61,9 @@ class _Function:
     busy_until: float
 
 
-def replay(functions: Sequence[Traced], make: Callable[[], KeepAlive], placed: Placed) -> Cost:
+def replay(
+    functions: Sequence[TracedFunction], make: Callable[[], KeepAlive], placed: Placement
+) -> Cost:
     """All functions through policies that `make` makes, each call at its time."""
     cost = Cost()
     known: dict[int, _Function] = {}
@@ -110,7 +112,7 @@ def spent(windows: Windows, since: float, until: float) -> tuple[float, int]:
     return idle_s, prewarms
 
 
-def arrivals(functions: Sequence[Traced], placed: Placed) -> Iterator[tuple[float, int]]:
+def arrivals(functions: Sequence[TracedFunction], placed: Placement) -> Iterator[tuple[float, int]]:
     """Every call's time and its function's place, in order of time."""
     length = max((len(one.calls) for one in functions), default=0)
     for minute in range(length):
@@ -123,8 +125,8 @@ def arrivals(functions: Sequence[Traced], placed: Placed) -> Iterator[tuple[floa
         yield from sorted(found)
 
 
-def _places(calls: int, placed: Placed) -> list[float]:
-    if placed is Placed.START:
+def _places(calls: int, placed: Placement) -> list[float]:
+    if placed is Placement.START:
         return [0.0]
     shown = min(calls, PLACED_MAX)
     return [(place + 0.5) / shown for place in range(shown)]

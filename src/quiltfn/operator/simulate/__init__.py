@@ -1,0 +1,1 @@
+"""`quiltfn simulate`: what keep-alive policies would have cost on a trace of calls."""
