@@ -4,10 +4,11 @@ import re
 import typing
 from pathlib import Path
 
+import pytest
+
 from quiltfn.launcher import host_image, images, verbs
 
 ROOT = Path(__file__).resolve().parents[2]
-ARCHITECTURE = ROOT / "docs" / "architecture.md"
 FILE = r"`([\w./-]+\.(?:py|h|c|js|sql|json|html))`"
 
 
@@ -28,8 +29,9 @@ def has(file: str, name: str) -> bool:
     return False
 
 
-def test_what_the_architecture_names_is_there() -> None:
-    assert missing(ARCHITECTURE.read_text()) == []
+@pytest.mark.parametrize("page", ["architecture.md", "glossary.md"])
+def test_what_the_page_names_is_there(page: str) -> None:
+    assert missing((ROOT / "docs" / page).read_text()) == []
 
 
 def test_what_is_not_there_is_noticed() -> None:
