@@ -5,6 +5,7 @@ machine, and the secrets that only root may read.
 import argparse
 import ctypes
 import json
+import resource
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 
 import msgspec
 
-from quiltfn import settings
+from quiltfn import host_packages, settings
 from quiltfn.health import HostFacts
 
 BUDGET_SHARE = 0.75
+# Standard streams, event loop, listener, database, spool, and what a request opens for a moment.
+FILES_OF_ITS_OWN = 64
 PR_SET_DUMPABLE = 4
 
 
@@ -53,6 +56,9 @@ def inherit(arguments: list[str]) -> Inherited:
         one.set_inheritable(False)
     facts = given["facts"] | {"node_id": chosen.node_id, "transport": transport_of(chosen)}
     facts["memory_max_mib"] = budget_mib(chosen, facts["memory_max_mib"])
+    facts["connections_max"] = connections_max(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    facts["interpreters"] = host_packages.interpreters()
+    facts["packages"] = host_packages.packages_hash()
     return Inherited(
         channel=channel,
         listener=listener,
@@ -65,6 +71,11 @@ def inherit(arguments: list[str]) -> Inherited:
 def budget_mib(chosen: settings.Settings, machine_mib: int) -> int:
     """What instances may hold of the machine's memory: so no function may have more, either."""
     return min(chosen.memory_budget_mib or int(BUDGET_SHARE * machine_mib), machine_mib)
+
+
+def connections_max(files: int) -> int:
+    """Connections that a server with so many open files may have: the sandboxes get the rest."""
+    return (files - FILES_OF_ITS_OWN) // 2
 
 
 def transport_of(chosen: settings.Settings) -> str:

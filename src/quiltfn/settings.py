@@ -332,26 +332,6 @@ def read_file(path: Path) -> dict[str, Any]:
     return found
 
 
-def reference() -> str:
-    """The settings as a Markdown page."""
-    lines = [
-        "# Settings",
-        "",
-        "Each is set on the command line of `quiltfn serve` (`--idle-s 60`), in the environment",
-        "(`QUILTFN_IDLE_S=60`) or in the TOML file that `--config` names (`idle_s = 60`); the",
-        "first of these that says something wins. Generated from `src/quiltfn/settings.py`.",
-        "",
-        "| setting | default | range | meaning |",
-        "|---|---|---|---|",
-    ]
-    for field in dataclasses.fields(Settings):
-        low, high = _range(field)
-        shown = field.default if field.default not in ("", Path()) else "none"
-        span = f"{low} … {high}" if low is not None else ""
-        lines.append(f"| `{field.name}` | {shown} | {span} | {field.metadata['about']} |")
-    return "\n".join([*lines, ""])
-
-
 def _range(field: "dataclasses.Field[Any]") -> tuple[Any, Any]:
     return field.metadata["low"], field.metadata["high"]
 

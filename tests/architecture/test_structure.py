@@ -44,7 +44,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "sdk": {"wire"},
     "cli": {"sdk", "wire"},
     "settings": set(),
-    "inherited": {"health", "settings"},
+    "inherited": {"health", "host_packages", "settings"},
+    "host_packages": set(),
     "operator": {
         "images",
         "launcher",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quiltfn.launcher.cgroups import Limits
-from quiltfn.launcher.verbs import Blocked, Create, Destroy, Kill, Limit, Refused, Used, parse
+from quiltfn.launcher.verbs import ON_SANDBOX, Create, Limit, OnSandbox, Refused, parse
 from quiltfn.model.runtime import FIXED_TREES
 
 MEMORY_MAX, CORES = 4096, 2
@@ -42,9 +42,9 @@ def test_the_verbs() -> None:
     assert ask(CREATE | everything) == Create(
         1, limits, DIGEST, "egress", ("/data", "/var/cache"), "gvisor"
     )
-    assert ask(DESTROY) == Destroy(2, ID)
-    assert ask(DESTROY | {"verb": "kill"}) == Kill(2, ID)
-    assert ask(DESTROY | {"verb": "blocked"}) == Blocked(2, ID)
+    assert ask(DESTROY) == OnSandbox(2, "destroy", ID)
+    assert ask(DESTROY | {"verb": "kill"}) == OnSandbox(2, "kill", ID)
+    assert ask(DESTROY | {"verb": "blocked"}) == OnSandbox(2, "blocked", ID)
     limits = {"verb": "limit", "memory_mib": 512, "cpu_percent": 50}
     assert ask(DESTROY | limits) == Limit(2, ID, Limits(memory_mib=512, cpu_percent=50.0))
 
@@ -239,6 +239,7 @@ def test_whatever_is_accepted_is_within_bounds(request: dict[str, object]) -> No
         case Create(limits=limits):
             assert 1 <= limits.memory_mib <= MEMORY_MAX
             assert 1 <= limits.cpu_percent <= 100 * CORES
-        case Kill() | Used() | Blocked() | Destroy() as one:
+        case OnSandbox() as one:
+            assert one.verb in ON_SANDBOX
             sandbox = one.sandbox
             assert os.path.basename(sandbox) == sandbox == ID

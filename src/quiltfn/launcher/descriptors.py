@@ -1,13 +1,13 @@
-"""How many files launcher and server may have open, and what that is divided into.
+"""How many files the launcher may have open, and so how many sandboxes there can be.
 
-Connections get half of what a server needs not for itself, sandboxes the other half, so that
-neither callers nor instances can leave the other without any.
+The server has the same limit. It keeps half of it for connections (`inherited.py`), so that neither
+callers nor instances can leave the other without any.
 """
 
 import resource
 
 LEAST = 1024  # as many as a handler may have; crun cannot give it more than the launcher has
-# Standard streams, event loop, listener, database, spool, and what a request opens for a moment.
+# Standard streams, event loop, signals, the server's channel, and what a verb opens for a moment.
 OWN = 64
 # A sandbox with a network of its own needs most: processes, namespace, tap device, rules. Of the
 # server it needs two.
@@ -26,11 +26,6 @@ def raise_limit() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
-
-
-def connections(files: int) -> int:
-    """Connections that a server with so many files may have at once."""
-    return (files - OWN) // 2
 
 
 def sandboxes(files: int) -> int:

@@ -4,7 +4,6 @@ Nothing has to be downloaded, and `sh`, `python3` or `node` are there if the hos
 """
 
 import contextlib
-import hashlib
 import os
 import platform
 import shutil
@@ -15,9 +14,6 @@ from quiltfn.launcher.oci import GUEST, HANDLER_UID, SHELL_LIBRARY, Host
 
 # Where a sandbox finds the programs that run handlers of a language.
 RUNNERS = "/.runners"
-# Where Debian keeps which packages are installed, and so what /usr holds.
-PACKAGES = Path("/var/lib/dpkg/status")
-INTERPRETERS = {"python": Path("/usr/bin/python3"), "node": Path("/usr/bin/node")}
 
 # Directories for writable paths: some are of runtimes that are long gone, but this many are not.
 MADE_MAX = 4096
@@ -62,23 +58,6 @@ class Skeleton:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(directory, 0o755, dir_fd=self._handle)
             self._made.add(directory)
-
-
-def packages_hash() -> str:
-    """A name for the state of the host's packages; the host's own files cannot be pinned."""
-    try:
-        return hashlib.sha256(PACKAGES.read_bytes()).hexdigest()[:32]
-    except OSError:
-        return "unknown"
-
-
-def interpreters() -> dict[str, str]:
-    """The languages that the host image can run → the interpreter's path, links resolved."""
-    return {
-        kind: str(path.resolve())
-        for kind, path in INTERPRETERS.items()
-        if path.exists() and str(path.resolve()).startswith("/usr/")
-    }
 
 
 def build(root: Path, guest: Path) -> Skeleton:

@@ -204,11 +204,8 @@ class Launcher:
             "protections": seen,
             "memory_max_mib": self.memory_max_mib,
             "cores": self.cores,
-            "connections_max": descriptors.connections(descriptors.limit()),
             "oci_runtime": self.options.crun,
             "no_gvisor": gvisor.why_not,
-            "interpreters": host_image.interpreters(),
-            "packages": host_image.packages_hash(),
         }
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -344,17 +341,17 @@ class Launcher:
                     self._answer({"n": n, "error": f"its limits cannot be set: {error}"})
                 else:
                     self._answer({"n": n})
-            case verbs.Kill(sandbox=sandbox):
+            case verbs.OnSandbox(verb="kill", sandbox=sandbox):
                 self.sandboxes.kill(sandbox)
                 self._answer({"n": n})
-            case verbs.Used(sandbox=sandbox):
+            case verbs.OnSandbox(verb="used", sandbox=sandbox):
                 try:
                     self._answer({"n": n, "bytes": self.sandboxes.used(sandbox)})
                 except (OSError, ValueError) as error:
                     self._answer({"n": n, "error": f"its memory cannot be read: {error}"})
-            case verbs.Blocked(sandbox=sandbox):
+            case verbs.OnSandbox(verb="blocked", sandbox=sandbox):
                 self._answer({"n": n, "blocked": self.sandboxes.blocked(sandbox)})
-            case verbs.Destroy(sandbox=sandbox):
+            case verbs.OnSandbox(sandbox=sandbox):
                 self.sandboxes.destroy(
                     sandbox, lambda blocked: self._answer({"n": n, "blocked": blocked})
                 )

@@ -53,36 +53,16 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
+class OnSandbox:
+    """`verb`: one of `ON_SANDBOX`."""
+
     n: int
+    verb: str
     sandbox: str
 
 
-@dataclass(frozen=True, slots=True)
-class Used:
-    n: int
-    sandbox: str
-
-
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    n: int
-    sandbox: str
-
-
-@dataclass(frozen=True, slots=True)
-class Destroy:
-    n: int
-    sandbox: str
-
-
-Verb = Create | Limit | Kill | Used | Blocked | Destroy
-OF_A_SANDBOX: dict[str, type[Kill | Used | Blocked | Destroy]] = {
-    "kill": Kill,
-    "used": Used,
-    "blocked": Blocked,
-    "destroy": Destroy,
-}
+Verb = Create | Limit | OnSandbox
+ON_SANDBOX = ("kill", "used", "blocked", "destroy")
 
 
 def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
@@ -110,9 +90,9 @@ def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
     if verb == "limit":
         _only(request, {"n", "verb", "sandbox", "memory_mib", "cpu_percent"})
         return Limit(n, _sandbox(request), _limits(request, memory_max_mib, cores))
-    if isinstance(verb, str) and verb in OF_A_SANDBOX:
+    if isinstance(verb, str) and verb in ON_SANDBOX:
         _only(request, {"n", "verb", "sandbox"})
-        return OF_A_SANDBOX[verb](n, _sandbox(request))
+        return OnSandbox(n, verb, _sandbox(request))
     raise Refused(f"there is no verb {verb!r}")
 
 
