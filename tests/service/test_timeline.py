@@ -22,8 +22,8 @@ async def server(tmp_path: Path) -> AsyncIterator[Harness]:
 
 def why(record: Invocation) -> ColdStartReason | None:
     assert record.timeline is not None
-    assert record.cold_start == (record.timeline.why is not None)
-    return record.timeline.why
+    assert record.cold_start == (record.timeline.reason is not None)
+    return record.timeline.reason
 
 
 class Ticking(ManualClock):

@@ -271,7 +271,7 @@ class PoolSimulation:
         assert len(self.simulated) < most, "a start above the maximum"
         assert digest in (self.pool.current, self.pool.prepared), "a start for nobody"
         assert number not in self.simulated, "a number used twice"
-        self._check_why(self.pool.instances[number].why, digest)
+        self._check_why(self.pool.instances[number].reason, digest)
         self.simulated[number] = SimulatedSandbox(digest)
 
     def _unpark(self, number: int) -> None:
@@ -281,7 +281,7 @@ class PoolSimulation:
         assert not sandbox.dead, "taken back from the dead"
         wanted = (self.pool.current, self.pool.prepared)
         assert sandbox.digest in wanted, "taken back for nobody"
-        self._check_why(self.pool.instances[number].why, sandbox.digest, is_taken_back=True)
+        self._check_why(self.pool.instances[number].reason, sandbox.digest, is_taken_back=True)
         sandbox.become_ready(self.now, self.waiting)
 
     def _note_how_it_went(self, sandbox: SimulatedSandbox) -> None:

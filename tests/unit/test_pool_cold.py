@@ -14,7 +14,7 @@ def reason(sim: PoolSimulation) -> ColdStartReason:
     assert sim.answers[caller].cold  # type: ignore[union-attr]
     number = sim.held(caller)
     assert number is not None
-    return sim.pool.instances[number].why
+    return sim.pool.instances[number].reason
 
 
 def test_the_first_one_since_the_start_is_the_first() -> None:
@@ -24,7 +24,7 @@ def test_the_first_one_since_the_start_is_the_first() -> None:
 def test_those_that_are_started_before_any_stands_are_first_ones_too() -> None:
     sim = a_pool()
     sim.acquire(), sim.acquire()
-    assert [one.why for one in sim.pool.instances.values()] == [
+    assert [one.reason for one in sim.pool.instances.values()] == [
         ColdStartReason.FIRST,
         ColdStartReason.FIRST,
     ]
@@ -67,7 +67,7 @@ def test_an_update_with_a_maximum_of_one_is_the_reason_of_its_cold_start() -> No
     sim.started(2)
     sim.promote("b")
     assert sim.held(waiting) == 2
-    assert sim.pool.instances[2].why is ColdStartReason.UPDATED
+    assert sim.pool.instances[2].reason is ColdStartReason.UPDATED
 
 
 def test_after_the_grace_a_rollback_to_what_served_before_is_an_update() -> None:

@@ -133,7 +133,7 @@ def test_the_next_call_gets_it_at_once_and_cold_since_it_was_evicted() -> None:
     sim = a_parked_one()
     caller = sim.acquire()
     assert sim.answers[caller] == Assign(1, caller, cold=True)
-    assert sim.pool.instances[1].why is ColdStartReason.EVICTED
+    assert sim.pool.instances[1].reason is ColdStartReason.EVICTED
 
 
 def test_the_call_after_that_is_warm() -> None:
@@ -183,4 +183,4 @@ def test_one_that_dies_while_it_is_parked_was_no_eviction() -> None:
     sim.gone(1)
     sim.acquire()
     assert sim.states() == {2: WARMING}
-    assert sim.pool.instances[2].why is ColdStartReason.REPLACED
+    assert sim.pool.instances[2].reason is ColdStartReason.REPLACED

@@ -127,7 +127,7 @@ def timeline(record: Invocation, kept: Timeline) -> wire.Timeline:
     return wire.Timeline(
         invocation_id=record.invocation_id,
         cold_start=record.cold_start,
-        cold_reason=kept.why,
+        cold_reason=kept.reason,
         phases=[wire.Phase(name=name, microseconds=getattr(kept, name)) for name in PHASES],
         total_microseconds=kept.total,
     )

@@ -1,4 +1,4 @@
-"""What a pool may decide: its actions, which the shell around it performs, one by one."""
+"""The actions that a pool returns; `pool/function_pool.py` performs them in order."""
 
 import msgspec
 
@@ -11,7 +11,7 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Assign(msgspec.Struct, frozen=True):
-    """Give the instance to the waiter. `cold`: it had to wait for this one to be started."""
+    """Give the instance to the waiting call. `cold`: that waited for this one to be started."""
 
     instance: int
     waiter: int
@@ -19,14 +19,14 @@ class Assign(msgspec.Struct, frozen=True):
 
 
 class Unpark(msgspec.Struct, frozen=True):
-    """A parked instance serves again, from this moment on."""
+    """A parked instance is ready again from now on."""
 
     instance: int
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """Tell the waiter no: the line is full, its wait is over, or the function was closed.
-    `retry_after_s`: the seconds after which it is likely to be served, where that is known."""
+    """Refuse the call: the queue is full, it waited too long, or the function does not serve.
+    `retry_after_s`: the seconds after which it would probably be served, as far as known."""
 
     waiter: int
     why: str
@@ -34,7 +34,7 @@ class Refuse(msgspec.Struct, frozen=True):
 
 
 class Fail(msgspec.Struct, frozen=True):
-    """Tell the waiter that the instance it waited for could not be made."""
+    """Tell the waiting call that its instance could not be made."""
 
     waiter: int
     instance: int
@@ -42,7 +42,7 @@ class Fail(msgspec.Struct, frozen=True):
 
 
 class Destroy(msgspec.Struct, frozen=True):
-    """Give everything of the instance back to the machine; then `gone`."""
+    """End the instance and free everything it has; then `gone`."""
 
     instance: int
 
@@ -54,26 +54,26 @@ class TickAt(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """The standby content has as many instances ready as were asked for."""
+    """The prepared version has as many instances ready as were asked for."""
 
     digest: str
 
 
 class PrepareFailed(msgspec.Struct, frozen=True):
-    """No instance of the standby content could be made."""
+    """No instance of the prepared version could be made."""
 
     digest: str
     reason: str
 
 
 class RequestMemory(msgspec.Struct, frozen=True):
-    """The machine's memory lacks what the pool wants, `mib` in all: somebody should leave."""
+    """The pool needs `mib` of memory that the machine has not free: something should be evicted."""
 
     mib: float
 
 
 class RequestQuota(msgspec.Struct, frozen=True):
-    """The tenant's quota of instances lacks what the pool wants: somebody should leave."""
+    """The tenant's quota has no instance left for the pool: something should be evicted."""
 
 
 Action = (

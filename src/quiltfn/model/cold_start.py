@@ -1,18 +1,18 @@
-"""Why an instance had to be started: decided from what a pool remembers of those before it."""
+"""Why an instance had to be started, told from the instances that the pool had before."""
 
 from enum import StrEnum
 
 
 class ColdStartReason(StrEnum):
-    """Why a call waited for an instance to be started.
+    """Why a call had to wait for an instance to be started.
 
-    FIRST: none of the function had stood since the server's start or the last deploy.
-    SCALED_OUT: others of this content stand, and none of them was free.
-    UPDATED: what stood before had another content.
-    EVICTED: the last one of this content was let go in good health: idle for too long, or its
-    room was wanted.
-    REPLACED: the last one of this content ended badly: timeout, out of memory, died, or was given
-    up with a call in it.
+    FIRST: the function had no instance since the server's start or the last deploy.
+    SCALED_OUT: there were instances of this version, and all of them were busy.
+    UPDATED: the instances so far were of another version.
+    EVICTED: the last instance of this version was ended in good health: it was idle for too long,
+    or its memory or place was needed.
+    REPLACED: the last instance of this version was ended after a timeout, an out-of-memory kill, a
+    crash, or a call that was given up.
     """
 
     FIRST = "first"
@@ -23,8 +23,8 @@ class ColdStartReason(StrEnum):
 
 
 class StartHistory:
-    """What a pool remembers of instances that stood: whether there were any, and how the last one
-    of each content went that is still wanted."""
+    """What a pool remembers of instances that were ready: whether there were any, and why the last
+    one of each version that is still needed was ended."""
 
     def __init__(self) -> None:
         self._has_any = False
@@ -35,21 +35,21 @@ class StartHistory:
         self._has_any = True
 
     def ended(self, digest: str, how: ColdStartReason) -> None:
-        """One that had stood goes; the last one's way is what is remembered."""
-        self._has_any = True  # It may have run on over a close.
+        """An instance that had been ready is ended; only the last one's reason is remembered."""
+        self._has_any = True  # It may have been running when the function was closed.
         self._last[digest] = how
 
     def retain(self, *digests: str | None) -> None:
-        """Only these contents are wanted from now on."""
+        """Forgets all versions but these."""
         self._last = {digest: how for digest, how in self._last.items() if digest in digests}
 
     def clear(self) -> None:
-        """The function closed: what is started after that is the first of a new beginning."""
+        """The function stopped serving: the next instance is the first one again."""
         self._has_any = False
         self._last.clear()
 
     def reason_for(self, digest: str, *, others_ready: bool) -> ColdStartReason:
-        """The reason for a start of this content. `others_ready`: that others of it do."""
+        """The reason for a start of this version. `others_ready`: it has other instances."""
         if others_ready:
             return ColdStartReason.SCALED_OUT
         if digest in self._last:
@@ -57,6 +57,6 @@ class StartHistory:
         return ColdStartReason.UPDATED if self._has_any else ColdStartReason.FIRST
 
     def check(self, *digests: str | None) -> None:
-        """Asserts that nothing is remembered but of these contents, and nothing of nobody."""
-        assert self._last.keys() <= set(digests), "a pool remembers what nobody wants"
-        assert self._has_any or not self._last, "something left that never stood"
+        """Asserts that nothing is remembered except of these versions."""
+        assert self._last.keys() <= set(digests), "a pool remembers a version that it does not need"
+        assert self._has_any or not self._last, "an instance was ended that was never ready"

@@ -1,4 +1,4 @@
-"""What the API says of a pool: its five states, counted."""
+"""PoolCounts: how many instances a pool has in each of the API's five states."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PoolCounts:
-    """The five states, counted; the API's numbers are these and no others."""
+    """How many instances are in each of the five states; the API shows exactly these."""
 
     warming: int = 0
     ready: int = 0

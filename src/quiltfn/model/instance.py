@@ -1,4 +1,4 @@
-"""Instance: a sandbox specialised for one version content, and the states it goes through."""
+"""Instance: a sandbox specialised for one version, and the states it goes through."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from quiltfn.model.state_machine import transition
 
 
 class InstanceState(StrEnum):
-    """The states that the API counts as five (parked ones as warming), and the end."""
+    """The states of an instance. The API counts parked instances as warming."""
 
     WARMING = "warming"
     PARKED = "parked"
@@ -48,29 +48,31 @@ NEXT: Mapping[InstanceState, Mapping[InstanceEvent, InstanceState]] = {
 
 
 DESCRIPTIONS: Mapping[InstanceState, str] = {
-    S.WARMING: "Its sandbox is being made, or being specialised for a version.",
-    S.PARKED: "It stands and takes no call as it is: kept for a rollback, or for the next start of "
-    "a Python function that was idle for long. The API counts it as warming.",
-    S.READY: "It stands, nothing of an earlier call is in it, and the next call can have it.",
-    S.BUSY: "One call has it.",
+    S.WARMING: "Its sandbox is being made, or specialised for a version.",
+    S.PARKED: "It takes no call: it is kept for a rollback, or for the next start of a Python "
+    "function that was idle for long. The API counts it as warming.",
+    S.READY: "Nothing of an earlier call is left in it, and the next call can have it.",
+    S.BUSY: "One call runs in it.",
     S.RECYCLING: "Its call is over, and what that left is being removed.",
-    S.TERMINATING: "It is being ended, and counts until the machine has everything back.",
-    S.GONE: "It does not exist any more, and counts nowhere.",
+    S.TERMINATING: "It is being ended. It counts until the machine has everything back.",
+    S.GONE: "It does not exist any more and counts nowhere.",
 }
 
 
 @dataclass(slots=True)
 class Instance:
-    """One instance as its pool knows it. `since`: monotonic seconds of its last event. `why`: it
-    was started, or taken back from being parked. `idle_mib`: what it uses when idle, `charge_mib`:
-    what it counts now. `worth`: those worth less go first where memory is short. `start_ms`: what
-    making it took. `ready_at`: when it was made; `is_fresh`: and has had no call since.
-    `is_speculative`: it was started for a call that was only expected."""
+    """One instance as its pool knows it. Times in monotonic seconds.
+
+    `since`: when its last event was. `reason`: why it was started or unparked. `idle_mib`: what it
+    uses when idle; `charge_mib`: what it counts now. `worth`: the least worthy is evicted first.
+    `start_ms`: how long its start took. `ready_at`: when it was started or unparked; `is_fresh`: it
+    has had no call since. `is_speculative`: it was started for a call that was only expected.
+    """
 
     id: int
     digest: str
     since: float
-    why: ColdStartReason = ColdStartReason.FIRST
+    reason: ColdStartReason = ColdStartReason.FIRST
     idle_mib: float = 0.0
     charge_mib: float = 0.0
     worth: float = 0.0
@@ -84,11 +86,11 @@ class Instance:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it stands and has no call."""
+        """Whether it is ready or parked."""
         return self.state in (InstanceState.READY, InstanceState.PARKED)
 
     def apply(self, event: InstanceEvent, now: float) -> None:
-        """Moves on by the table, or raises with the last events."""
+        """Changes the state by the table. Raises `InvalidTransition` with the last events."""
         self.state = transition(NEXT, self.state, event, self.history)
         self.history.append(event)
         self.since = now

@@ -1,4 +1,4 @@
-"""Holding: the instances of one pool, and what each of them counts in the machine's memory."""
+"""InstanceTable: the instances of one pool, and what each counts in memory and quota."""
 
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.counts import PoolCounts
@@ -12,10 +12,10 @@ UNKNOWN = Footprint()
 
 
 class InstanceTable:
-    """Instances by number. Whatever happens to one is told here, so that nothing goes uncounted.
+    """Instances by number. Every event of an instance goes through here, so that all are counted.
 
-    Every call asks several times who is in a state, so that is kept, not looked for; and whoever
-    has been in a state for longest is the first there, since time only goes forward.
+    Every call asks several times which instances are in a state, so they are kept by state. The one
+    that has been in a state for longest is the first there.
     """
 
     def __init__(self, memory: Memory, quota: Quota) -> None:
@@ -26,20 +26,20 @@ class InstanceTable:
         self._next_number = 1
 
     def set_footprint(self, digest: str, footprint: Footprint) -> None:
-        """What instances of this content weigh."""
+        """Notes how much memory instances of this version need."""
         self._footprints[digest] = footprint
 
     def retain_footprints(self, *wanted: str | None) -> None:
-        """Other contents without instances are forgotten."""
+        """Forgets other versions that have no instances."""
         used = {one.digest for one in self.instances.values()}.union(wanted)
         self._footprints = {key: one for key, one in self._footprints.items() if key in used}
 
     def footprint(self, digest: str) -> Footprint:
         return self._footprints.get(digest, UNKNOWN)
 
-    def add(self, digest: str, now: float, why: ColdStartReason, charge_mib: float) -> Instance:
-        """A new one, which is warming and counts `charge_mib` until it is ready."""
-        one = Instance(self._next_number, digest, now, why, self.footprint(digest).idle_mib)
+    def add(self, digest: str, now: float, reason: ColdStartReason, charge_mib: float) -> Instance:
+        """A new instance, which is warming and counts `charge_mib` until it is ready."""
+        one = Instance(self._next_number, digest, now, reason, self.footprint(digest).idle_mib)
         self._next_number += 1
         self.instances[one.id] = self._in[S.WARMING][one.id] = one
         self._charge(one, charge_mib)
@@ -47,7 +47,7 @@ class InstanceTable:
         return one
 
     def apply(self, one: Instance, event: InstanceEvent, now: float) -> None:
-        """Moves the instance on by its table, and what it counts with it."""
+        """Changes the instance's state, and with it what the instance counts."""
         before = one.state
         one.apply(event, now)
         del self._in[before][one.id]
@@ -61,7 +61,7 @@ class InstanceTable:
             self._quota.leaving += 1
 
     def remove(self, number: int, now: float) -> None:
-        """It is gone, and no longer counts."""
+        """The instance is gone and no longer counts."""
         one = self.instances.pop(number)
         del self._in[one.state][number]
         one.apply(InstanceEvent.VANISHED, now)
@@ -71,7 +71,7 @@ class InstanceTable:
         self._charge(one, 0.0)
 
     def measured(self, number: int, mib: float) -> None:
-        """What an idle instance really uses."""
+        """Notes what an idle instance uses, which it counts from now on while it is idle."""
         one = self.instances.get(number)
         if one is not None:
             one.idle_mib = mib
@@ -79,7 +79,7 @@ class InstanceTable:
                 self._charge(one, mib)
 
     def can_take_call(self, one: Instance) -> bool:
-        """Whether a call in it is within the machine's memory."""
+        """Whether the machine has enough memory for a call in it."""
         return self._memory.fits(self.footprint(one.digest).limit_mib - one.charge_mib)
 
     # What there is ---------------------------------------------------------------------------
@@ -94,7 +94,7 @@ class InstanceTable:
         )
 
     def in_state(self, state: InstanceState, digest: str | None = None) -> list[Instance]:
-        """Those in the state, the longest in it first; of one content, if given."""
+        """The instances in the state, the longest in it first; of one version, if given."""
         there = self._in[state]
         if not there:
             return []
@@ -107,18 +107,18 @@ class InstanceTable:
         return sum(one.digest == digest for one in there.values())
 
     def count_serving(self, digest: str) -> int:
-        """How many of a content serve calls or are about to: neither parked nor ending."""
+        """How many instances of a version serve calls or soon can: not parked, not terminating."""
         return sum(self.count(state, digest) for state in (S.WARMING, S.READY, *WITH_A_CALL))
 
     def count_live(self) -> int:
-        """Instances that are not on their way out."""
+        """How many instances are not terminating."""
         return len(self.instances) - len(self._in[S.TERMINATING])
 
     def check(self) -> None:
-        """Asserts that nothing counts that should not, or less than it should."""
+        """Asserts that every instance counts what it should."""
         assert self.instances.keys() == {n for there in self._in.values() for n in there}
         for one in self.instances.values():
-            assert one.id in self._in[one.state], f"{one} is looked for elsewhere"
+            assert one.id in self._in[one.state], f"{one} is in another state's table"
             limit = self.footprint(one.digest).limit_mib
             assert one.state not in WITH_A_CALL or one.charge_mib == limit, f"{one} counts wrong"
             assert not one.is_idle or one.charge_mib == one.idle_mib, f"{one} counts wrong"

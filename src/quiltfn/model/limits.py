@@ -1,14 +1,17 @@
-"""What a pool may hold, and how long it waits for what."""
+"""PoolLimits: how many instances and waiting calls a pool may have, and for how long."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolLimits:
-    """`*_s` in seconds. A recycling instance is waited for `patience_s` before one is started;
-    one that is not clean after `recycle_s` is given up. Instances of the content before the current
-    one are kept for `grace_s`; a parked one stays for `park_s`. `tenant_id`: whose quota they count
-    against."""
+    """`*_s` in seconds.
+
+    A call waits for a recycling instance for `patience_s` before one is started for it. An instance
+    that is not clean after `recycle_s` is ended. Instances of the previous version stay for
+    `grace_s`; a parked one stays for `park_s`. `tenant_id`: the tenant whose quota they count
+    against.
+    """
 
     min_instances: int = 0
     max_instances: int = 5

@@ -21,8 +21,8 @@ ROUNDING_MIB = 1e-6  # sums of floats that should be equal may differ by less
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """What instances of a content count, in MiB: `limit_mib` with a call, `idle_mib` without one
-    until it is measured. `parks`: its last instance is parked when it has been idle for long."""
+    """What instances of a version count, in MiB: `limit_mib` with a call; without one `idle_mib`,
+    until that is measured. `parks`: its last instance is parked when it was idle for too long."""
 
     limit_mib: float = 256.0
     idle_mib: float = 1.0
@@ -44,9 +44,9 @@ class EvictionCandidate:
 class Memory:
     """The budget, in MiB, and what counts against it.
 
-    `leaving_mib`: the part of `held_mib` that is being given back. `waiting`: who waits for memory,
-    by the time (monotonic seconds) since which. `prewarmed_mib`: the part of `held_mib` that is
-    prewarmed sandboxes. `frees`: how often some was given back, or who waits for it changed.
+    `leaving_mib`: the part of `held_mib` that is being freed. `prewarmed_mib`: the part of it that
+    prewarmed sandboxes have. `waiting`: the pools that wait for memory, and since when (monotonic
+    seconds). `frees`: how often memory was freed or `waiting` changed.
     """
 
     budget_mib: float = UNBOUNDED
@@ -58,30 +58,30 @@ class Memory:
     waiting: dict[Hashable, float] = field(default_factory=dict)
 
     def count(self, mib: float) -> None:
-        """So much more is held; less, if negative."""
+        """Adds to what is held; subtracts, if negative."""
         self.held_mib += mib
         self.frees += mib < 0
 
     def fits(self, mib: float) -> bool:
-        """Whether so much more is within the budget; less than nothing always is."""
+        """Whether so much more is within the budget; zero and less always are."""
         return mib <= 0 or self.held_mib + mib <= self.budget_mib + ROUNDING_MIB
 
     def lacks(self, mib: float) -> float:
-        """How much must be evicted for that, beside what is leaving already."""
+        """How much must be evicted so that `mib` more fit, beside what is leaving already."""
         return max(0.0, self.held_mib - self.leaving_mib + mib - self.budget_mib)
 
     def is_turn_of(self, who: object, since: float) -> bool:
-        """Whether nobody else waits for memory for longer than `since`."""
+        """Whether no other pool has waited for memory for longer than `since`."""
         return not self.waiting or all(
             since <= other for one, other in self.waiting.items() if one is not who
         )
 
     def pass_turn(self) -> None:
-        """Somebody no longer waits, or since later: it may be another's turn."""
+        """A pool no longer waits, or its first call waits since later: another may be next."""
         self.frees += 1
 
     def worth(self, calls: int, start_ms: float, size_mib: float) -> float:
-        """Of an instance that becomes idle now."""
+        """The worth of an instance that becomes idle now."""
         return self.clock + calls * start_ms / max(size_mib, 0.1)
 
     def choose(

@@ -1,14 +1,17 @@
-"""Pool: the joint machine of one function's instances and its waiting line.
+"""Pool: the state machine of one function's instances and of the calls that wait for one.
 
-Rule 1: who holds which instance is known here and nowhere else.
+Rule 1: which call has which instance is known here and nowhere else.
 Rule 2: nothing here waits, reads a clock or touches the kernel: time comes in, actions go out.
-Rule 3: whoever waits is handed an instance; nobody is woken to go and look for one.
+Rule 3: a waiting call is given an instance; it is never woken up to look for one.
 
-`current` is the digest of the version content that serves calls; None while the function is not
-active. `prepared` is a content that is being made ready beside it, for a deploy or an update:
-its instances stand idle until `promote` makes it current. `previous` was current before, and its
-instances are kept, parked, for a while, so that going back to it is going back to them.
+A version spec is known here by its digest. `current` is the one that serves calls; None while the
+function is not active. `prepared` is one whose instances are being made ready beside it, for a
+deploy or an update; they stay idle until `promote` makes it the current one. `previous` was current
+before, and its instances stay parked for a while, so that a rollback finds them.
 """
+
+from collections.abc import Sequence
+from itertools import islice
 
 from quiltfn.model.actions import (
     FULL,
@@ -16,28 +19,120 @@ from quiltfn.model.actions import (
     OVER_QUOTA,
     WAITED_TOO_LONG,
     Action,
+    Assign,
+    Destroy,
     Fail,
+    Prepared,
     PrepareFailed,
     Refuse,
+    RequestMemory,
+    RequestQuota,
+    Start,
+    TickAt,
+    Unpark,
 )
-from quiltfn.model.cold_start import ColdStartReason
+from quiltfn.model.cold_start import ColdStartReason, StartHistory
 from quiltfn.model.counts import PoolCounts, sum_counts
-from quiltfn.model.instance import InstanceEvent
-from quiltfn.model.keepalive import KEEP_AT_LEAST_S
+from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
+from quiltfn.model.instance_table import InstanceTable
+from quiltfn.model.keepalive import KEEP_AT_LEAST_S, KeepAlive, is_wanted, next_change
 from quiltfn.model.limits import PoolLimits
-from quiltfn.model.memory import EvictionCandidate, Footprint
-from quiltfn.model.rules import NEVER, PARKED, READY, RECYCLING, TERMINATING, WARMING, PoolRules
+from quiltfn.model.memory import EvictionCandidate, Footprint, Memory
+from quiltfn.model.quota import Quota
+from quiltfn.model.wait_queue import Waiter, WaitQueue
 
 __all__ = ["Pool", "PoolCounts", "PoolLimits", "sum_counts"]
 
+WARMING, PARKED, READY = InstanceState.WARMING, InstanceState.PARKED, InstanceState.READY
+BUSY, RECYCLING = InstanceState.BUSY, InstanceState.RECYCLING
+TERMINATING = InstanceState.TERMINATING
+NEVER = float("inf")
 
-class Pool(PoolRules):
-    """One function's instances and waiting line. Every event returns the actions it calls for."""
+
+class Pool:
+    """One function's instances and wait queue. Every event returns the actions it calls for."""
+
+    def __init__(
+        self,
+        limits: PoolLimits,
+        memory: Memory | None = None,
+        keep_alive: KeepAlive | None = None,
+        quota: Quota | None = None,
+    ) -> None:
+        self.limits = limits
+        # What earlier calls say about the next one; None: `idle_s` is the rule for every instance.
+        self.keep_alive = keep_alive
+        self._is_expected, self._look_again_at = False, NEVER
+        self.current: str | None = None
+        self.prepared: str | None = None
+        self.prepared_count = 0
+        self.previous: str | None = None
+        self.closed_because = "pending"
+        self.queue = WaitQueue()
+        self.memory = memory or Memory()
+        self._previous_until = 0.0
+        self.quota = quota or Quota()
+        # How many instances the quota denied when some were wanted last.
+        self._quota_denied = 0
+        self._table = InstanceTable(self.memory, self.quota)
+        self._history = StartHistory()
+        self._calls = 0
+        # The most instances there may be. Lowering max_instances does not end running calls, so
+        # this comes down to it as they end.
+        self._instance_cap = limits.max_instances
+
+    @property
+    def instances(self) -> dict[int, Instance]:
+        return self._table.instances
+
+    def counts(self) -> PoolCounts:
+        return self._table.counts()
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether any instance is idle."""
+        return bool(self._table.count(READY) or self._table.count(PARKED))
+
+    @property
+    def quota_shortfall(self) -> int:
+        """How many instances that it still wants the tenant's quota denies it."""
+        if not self._quota_denied:
+            return 0
+        if self.queue or self.prepared is not None:
+            return self._quota_denied
+        missing = self.limits.min_instances - self._table.count_serving(self.current or "")
+        return min(self._quota_denied, max(0, missing)) if self.current is not None else 0
+
+    def check(self) -> None:
+        """Asserts everything that must hold between two events."""
+        if self.queue:
+            assert self.current is not None, "a call waits at a closed function"
+            idle = self._table.count(READY, self.current) + self._table.count(PARKED, self.current)
+            assert not idle or self in self.memory.waiting, "a call waits beside a ready instance"
+        assert self.queue or self not in self.memory.waiting, (
+            "the pool waits for memory, and no call waits"
+        )
+        assert len(self.queue) <= self.limits.queue_max, "the queue is longer than its limit"
+        assert len(self.instances) <= self._instance_cap, "more instances than the maximum"
+        assert self._instance_cap >= self.limits.max_instances, "the cap is below the maximum"
+        holders = [one.holder for one in self.instances.values() if one.holder is not None]
+        everywhere = holders + [one.id for one in self.queue.waiting]
+        assert len(set(everywhere)) == len(everywhere), "a call is in two places"
+        for instance in self.instances.values():
+            held = instance.holder is not None
+            assert held == (instance.state is BUSY), (
+                f"{instance} is busy without a call, or idle with one"
+            )
+            assert not self._is_unwanted(instance), f"{instance} serves no version"
+        self._table.check()
+        self._history.check(self.current, self.prepared)
+        total = self.counts().total
+        assert total == len(self.instances), "an instance is in none of the five states"
 
     # What a call does ------------------------------------------------------------------------
 
     def acquire(self, waiter: int, now: float) -> list[Action]:
-        """A call wants an instance: it is handed one, put in line, or refused."""
+        """A call wants an instance: it is given one, queued, or refused."""
         if self.current is None:
             return [Refuse(waiter, self.closed_because)]
         self._calls += 1
@@ -45,8 +140,8 @@ class Pool(PoolRules):
             self.keep_alive.called(now)
         if not self.queue:
             idle = self._table.in_state(READY, digest=self.current)
-            # The newest has the warmest caches, and only this choice lets the others grow old
-            # enough for the idle rule.
+            # The one that became ready last has the warmest caches, and only this choice lets the
+            # others be idle for long enough to be ended.
             if idle and self._may_assign(idle[-1], now):
                 return [self._assign(idle[-1], waiter, now, cold=False)]
         if len(self.queue) >= self.limits.queue_max:
@@ -57,7 +152,7 @@ class Pool(PoolRules):
         return self._provide(now)
 
     def cancel(self, waiter: int, now: float) -> list[Action]:
-        """The call went away: out of the line, or its untouched instance goes to the next."""
+        """The call went away: it leaves the queue, or its unused instance serves the next."""
         if self.queue.discard(waiter):
             return self._provide(now) if self in self.memory.waiting else []
         number = self.held_by(waiter)
@@ -69,7 +164,7 @@ class Pool(PoolRules):
         return self._settle(instance, now)
 
     def release(self, number: int, now: float, *, healthy: bool) -> list[Action]:
-        """The call is over. The healthy are cleaned for the next, the sick do not return."""
+        """The call is over. A healthy instance is cleaned for the next call, any other is ended."""
         instance = self.instances[number]
         instance.holder = None
         self.queue.record_duration(now - instance.since)
@@ -99,7 +194,7 @@ class Pool(PoolRules):
     def failed(self, number: int, reason: str, now: float) -> list[Action]:
         """A sandbox could not be made, and nothing is left of the attempt.
 
-        The first in line is told: it was started for somebody. Others get an attempt of their own.
+        The call that has waited longest fails. For the others a new attempt is made.
         """
         instance = self.instances[number]
         was_stopped = instance.state is TERMINATING
@@ -128,7 +223,7 @@ class Pool(PoolRules):
         return [*self._stop(instance, now, ColdStartReason.REPLACED), *self._provide(now)]
 
     def gone(self, number: int, now: float) -> list[Action]:
-        """The machine has everything back; only now does the instance stop to count."""
+        """The machine has everything back; only from now on the instance does not count."""
         self._table.remove(number, now)
         self._instance_cap = max(
             self.limits.max_instances, min(self._instance_cap, len(self.instances))
@@ -140,7 +235,9 @@ class Pool(PoolRules):
     def prepare(
         self, digest: str, count: int, now: float, footprint: Footprint | None = None
     ) -> list[Action]:
-        """Make `count` instances of `digest` ready beside what serves: Stands or CannotStand."""
+        """Makes `count` instances of `digest` ready beside what serves; then `Prepared`, or
+        `PrepareFailed`.
+        """
         actions: list[Action] = []
         if self.prepared not in (None, digest):
             actions += self.abandon(now)
@@ -150,10 +247,9 @@ class Pool(PoolRules):
         return [*actions, *self._check_prepared()]
 
     def promote(self, digest: str, now: float, footprint: Footprint | None = None) -> list[Action]:
-        """From now on every new and waiting call is served by `digest`; others drain, and for a
-        while what is idle of the one before is kept.
-
-        Whatever else stood by is given up.
+        """From now on every new and waiting call is served by `digest`. Running calls end on the
+        version they began on, whose idle instances stay parked for `grace_s`. Another prepared
+        version is abandoned.
         """
         self._set_footprint(digest, footprint)
         if digest != self.current:
@@ -167,13 +263,13 @@ class Pool(PoolRules):
         return [*actions, *self._release_unwanted(now), *self._provide(now)]
 
     def abandon(self, now: float) -> list[Action]:
-        """Give the standby content up."""
+        """Gives the prepared version up."""
         self.prepared = None
         self._history.retain(self.current)
         return self._release_unwanted(now)
 
     def close(self, why: str, now: float) -> list[Action]:
-        """The function stops serving: who waits is refused, who runs may finish."""
+        """The function stops serving: waiting calls are refused, running ones may finish."""
         self.current = self.prepared = self.previous = None
         self.closed_because = why
         self._history.clear()
@@ -182,7 +278,7 @@ class Pool(PoolRules):
         return [Refuse(one.id, why) for one in self.queue.clear()] + self._release_unwanted(now)
 
     def set_scaling(self, limits: PoolLimits, now: float) -> list[Action]:
-        """New scaling targets: idle instances above the new maximum go, missing ones come."""
+        """New scaling targets: ends idle instances above the new maximum, starts missing ones."""
         self._instance_cap = max(limits.max_instances, min(self._instance_cap, len(self.instances)))
         self.limits = limits
         self.prepared_count = min(self.prepared_count, limits.max_instances)
@@ -193,7 +289,9 @@ class Pool(PoolRules):
         return [*actions, *self.tick(now), *self._check_prepared()]
 
     def tick(self, now: float) -> list[Action]:
-        """Time has passed: waits that are over, instances idle for too long, the minimum."""
+        """Time has passed: refuses calls that waited too long, ends instances that were idle too
+        long, starts what min_instances or the keep-alive rule asks for.
+        """
         actions: list[Action] = []
         for instance in self._table.in_state(RECYCLING):
             if now - instance.since >= self.limits.recycle_s:
@@ -224,7 +322,7 @@ class Pool(PoolRules):
         return actions + self._provide(now)
 
     def quota_exhausted(self, now: float) -> list[Action]:
-        """The tenant's quota is used up by what may not go: the standby cannot stand."""
+        """The tenant's quota is used up, and none of its instances may be ended for a deploy."""
         if self.prepared is None:
             return []
         return [PrepareFailed(self.prepared, self.quota.refusal), *self.abandon(now)]
@@ -232,19 +330,21 @@ class Pool(PoolRules):
     # What the machine's memory does ----------------------------------------------------------
 
     def provide(self, now: float) -> list[Action]:
-        """There may be memory now for those who wait."""
+        """There may be memory now for waiting calls."""
         return self._provide(now)
 
     def evict(self, number: int, now: float) -> list[Action]:
-        """An idle instance leaves, since others need its memory more."""
+        """Ends an idle instance whose memory or place is needed more elsewhere."""
         instance = self.instances.get(number)
         if instance is None or not instance.is_idle:
             return []
         return self._stop(instance, now)
 
     def eviction_candidates(self) -> list[EvictionCandidate]:
-        """The idle instances that nobody waits for whose turn it is, nor min_instances, nor a
-        deploy: what is being made ready would be started again at once."""
+        """The idle instances that may be ended for others. Not those that a call whose turn it is
+        waits for, nor those that min_instances or a deploy asks for: they would be started again
+        at once.
+        """
         awaited = 0
         if self.queue and self.memory.is_turn_of(self, self.queue.first.since):
             awaited = len(self.queue)
@@ -276,5 +376,294 @@ class Pool(PoolRules):
         return not (self.instances or self.queue or self.prepared or holds)
 
     def held_by(self, waiter: int) -> int | None:
-        """The instance that the waiter was handed, if it was."""
+        """The number of the instance that this waiter was given, if any."""
         return next((one.id for one in self.instances.values() if one.holder == waiter), None)
+
+    # The decisions ---------------------------------------------------------------------------
+
+    def _provide(self, now: float) -> list[Action]:
+        """Starts what the prepared version and the queue still need, within the maximum."""
+        actions: list[Action] = []
+        if (
+            self.prepared is not None
+        ):  # first, or a queue that is never empty would take every place
+            missing = self.prepared_count - self._table.count_serving(self.prepared)
+            actions += self._start(self.prepared, missing, now)
+        return actions + self._serve_queue(now)
+
+    def _serve_queue(self, now: float) -> list[Action]:
+        """Serves the queue, and starts what it still needs.
+
+        An instance that is recycling will be ready in a moment. So as many calls wait for those,
+        each for at most `patience_s`, before instances are started for them.
+        """
+        actions: list[Action] = []
+        short_since = self.memory.waiting.pop(self, None)
+        if self.queue and self.current is not None:
+            actions += self._assign_idle(now)
+        if self.queue and self.current is not None and self not in self.memory.waiting:
+            recycling = self._table.count(RECYCLING, digest=self.current)
+            impatient = self.queue.count_waiting(now, self.limits.patience_s)
+            warming = self._table.count(WARMING, digest=self.current)
+            need = max(len(self.queue) - recycling, impatient)
+            if need > warming:
+                callers = list(islice(self.queue.waiting, warming, need))
+                actions += self._start(self.current, len(callers), now, callers=callers)
+            if recycling and impatient < len(self.queue):
+                since = self.queue.waiting[impatient].since
+                actions.append(TickAt(since + self.limits.patience_s))
+        if short_since not in (None, self.memory.waiting.get(self)):
+            self.memory.pass_turn()
+        return actions
+
+    def _assign_idle(self, now: float) -> list[Action]:
+        """Gives idle instances to the queue, as far as the machine's memory allows."""
+        actions: list[Action] = []
+        ready = self._table.in_state(READY, digest=self.current)
+        for instance in [*reversed(ready), *self._table.in_state(PARKED, digest=self.current)]:
+            if not self.queue:
+                break
+            since = self.queue.first.since
+            if not self._may_assign(instance, since):
+                limit = self._table.footprint(instance.digest).limit_mib
+                actions += self._wait_for_memory(limit - instance.charge_mib, since)
+                break
+            if instance.state is PARKED:
+                actions += self._unpark(instance, now)
+            waiting = self.queue.popleft()
+            # A call is cold if it is the first to get this instance and waited while that was
+            # started or unparked.
+            cold = instance.is_fresh and instance.ready_at >= waiting.since
+            actions.append(self._assign(instance, waiting.id, now, cold=cold))
+        return actions
+
+    def _wait_for_memory(self, mib: float, since: float) -> list[Action]:
+        """A call has waited for memory since then. Nothing is evicted for it before its turn."""
+        self.memory.waiting[self] = since
+        return [RequestMemory(mib)] if self.memory.is_turn_of(self, since) else []
+
+    def _start(
+        self, digest: str, count: int, now: float, *, callers: Sequence[Waiter] = ()
+    ) -> list[Action]:
+        """Starts up to `count` instances, for as many `callers` if there are any, and unparks first
+        what is parked. At the maximum it ends idle instances of another version instead: those
+        kept for a rollback, or those that these replace.
+        """
+        actions: list[Action] = []
+        for instance in self._table.in_state(PARKED, digest=digest)[: max(0, count)]:
+            actions += self._unpark(instance, now)
+            count -= 1
+        if count <= 0:
+            return actions
+        places = max(0, self.limits.max_instances - len(self.instances))
+        if places:
+            actions += self._start_new(digest, min(count, places), now, callers)
+        short = count - places - self._table.count(TERMINATING)
+        if short > 0:
+            for instance in self._replaceable(digest)[:short]:
+                actions += self._stop(instance, now)
+        return actions
+
+    def _replaceable(self, digest: str) -> list[Instance]:
+        """The instances that may be ended to make place for `digest`, the first to go first."""
+        others = [one for one in self._table.in_state(PARKED) if one.digest != digest]
+        others += [one for one in self._table.in_state(RECYCLING) if not self._wanted(one.digest)]
+        if digest == self.prepared:
+            others += [one for one in self._table.in_state(READY) if one.digest != digest]
+        return others
+
+    def _start_new(
+        self, digest: str, count: int, now: float, callers: Sequence[Waiter]
+    ) -> list[Action]:
+        """Starts `count`, as far as quota and memory allow and it is their callers' turn."""
+        actions: list[Action] = []
+        coming = self._table.count(WARMING, digest)
+        others = self._table.count_serving(digest) > coming or self._table.count(PARKED, digest) > 0
+        why = self._history.reason_for(digest, others_ready=others)
+        weight = self._table.footprint(digest)
+        charge = weight.limit_mib if callers else weight.idle_mib
+        self._quota_denied = 0
+        for index in range(count):
+            if not self.quota.has_capacity:
+                self._quota_denied = count - index
+                actions.append(RequestQuota())
+                break
+            since = callers[index].since if callers else None
+            is_turn = since is None or self.memory.is_turn_of(self, since)
+            if not (self.memory.fits(charge) and is_turn):
+                actions += (
+                    [RequestMemory(charge)]
+                    if since is None
+                    else self._wait_for_memory(charge, since)
+                )
+                break
+            instance = self._table.add(digest, now, why, charge)
+            actions.append(Start(instance.id, digest))
+        return actions
+
+    def _end_expired(self, digest: str, now: float) -> list[Action]:
+        """Ends instances that were idle for too long, except as many as min_instances asks for.
+        The last one of a version that is slow to start is parked.
+        """
+        if digest == self.prepared:
+            return []  # more are being made ready, so none of them is one too many
+        actions: list[Action] = []
+        for instance in self._table.in_state(PARKED, digest=digest):
+            if now - instance.since >= self.limits.park_s:
+                actions += self._stop(instance, now)
+        spare = self._table.count_serving(digest) - self.limits.min_instances
+        for instance in self._table.in_state(READY, digest=digest)[: max(0, spare)]:
+            is_last = (
+                self._table.count(PARKED, digest=digest) + self._table.count_serving(digest) == 1
+            )
+            # An instance that was asked for and has had no call stays for `idle_s`, whatever was
+            # learnt.
+            learnt = self.keep_alive is not None and (
+                instance.is_speculative or not instance.is_fresh
+            )
+            if is_last and learnt:
+                if self._is_expected:
+                    break
+            elif now - instance.since < self.limits.idle_s:
+                break
+            if is_last and self._table.footprint(digest).parks and self.limits.park_s > 0:
+                self._history.ended(digest, ColdStartReason.EVICTED)
+                self._table.apply(instance, InstanceEvent.PARKED, now)
+            else:
+                actions += self._stop(instance, now)
+        return actions
+
+    def _can_afford_speculation(self) -> bool:
+        """Whether memory and quota are left for an instance that no call has asked for."""
+        idle = self._table.footprint(self.current or "").idle_mib
+        return not self.memory.waiting and self.memory.fits(idle) and self.quota.has_capacity
+
+    def _expects_call(self, now: float) -> bool:
+        """Whether earlier calls say that an instance should be there now."""
+        if (
+            self.keep_alive is not None
+            and now >= self._look_again_at
+            and not self._table.count(BUSY)
+        ):
+            windows = self.keep_alive.windows()
+            self._is_expected = is_wanted(windows, now)
+            change = next_change(windows, now)
+            self._look_again_at = NEVER if change is None else change
+        return self._is_expected
+
+    def _settle(self, instance: Instance, now: float) -> list[Action]:
+        """Decides what a ready instance does: serve a call, stay ready, be parked, or end."""
+        if not self._wanted(instance.digest):
+            return self._keep_previous(instance, now)
+        if not self.queue and self._is_surplus(instance):
+            return self._stop(instance, now)
+        self._set_worth(instance)
+        served = self._serve_queue(now) if self.queue and instance.digest == self.current else []
+        return served if self.prepared is None else [*served, *self._check_prepared()]
+
+    def _check_prepared(self) -> list[Action]:
+        """The prepared version is ready with as many instances as were wanted, or with one if only
+        busy instances hold the other places: waiting for those would keep the queue from the
+        instances that are ready.
+        """
+        if self.prepared is None:
+            return []
+        coming = self._table.count(WARMING, digest=self.prepared)
+        ready = self._table.count_serving(self.prepared) - coming
+        nothing_to_come = not coming and not self._table.count(TERMINATING)
+        full = len(self.instances) >= self.limits.max_instances
+        idle = self._table.in_state(READY) + self._table.in_state(PARKED)
+        only_busy = nothing_to_come and full and all(one.digest == self.prepared for one in idle)
+        enough = ready >= self.prepared_count or (ready > 0 and only_busy)
+        return [Prepared(self.prepared)] if enough else []
+
+    def _missing_prepared(self, prepared: str) -> int:
+        """How many instances the prepared version lacks beyond the places that are free, or will be
+        once what is terminating is gone.
+        """
+        places = max(0, self.limits.max_instances - len(self.instances))
+        leaving = self._table.count(TERMINATING)
+        return self.prepared_count - self._table.count_serving(prepared) - places - leaving
+
+    def _may_assign(self, instance: Instance, since: float) -> bool:
+        """Whether a call that has waited since then may run in it: enough memory, and its turn."""
+        return self._table.can_take_call(instance) and self.memory.is_turn_of(self, since)
+
+    def _assign(self, instance: Instance, waiter: int, now: float, *, cold: bool) -> Assign:
+        self._table.apply(instance, InstanceEvent.LEASED, now)
+        instance.holder, instance.is_fresh = waiter, False
+        return Assign(instance.id, waiter, cold)
+
+    def _unpark(self, instance: Instance, now: float) -> list[Action]:
+        instance.reason = self._history.reason_for(instance.digest, others_ready=False)
+        instance.ready_at, instance.is_fresh = now, True
+        self._set_worth(instance)
+        self._table.apply(instance, InstanceEvent.UNPARKED, now)
+        return [Unpark(instance.id)]
+
+    def _set_worth(self, instance: Instance) -> None:
+        instance.worth = self.memory.worth(self._calls, instance.start_ms, instance.idle_mib)
+
+    def _stop(
+        self, instance: Instance, now: float, how: ColdStartReason = ColdStartReason.EVICTED
+    ) -> list[Action]:
+        if instance.state is not WARMING and self._wanted(instance.digest):
+            self._history.ended(instance.digest, how)
+        self._table.apply(instance, InstanceEvent.STOPPED, now)
+        return [Destroy(instance.id)]
+
+    def _keep_previous(self, instance: Instance, now: float) -> list[Action]:
+        """Parks an instance of the previous version, if it may stay."""
+        if not self._may_keep_previous(instance):
+            return self._stop(instance, now)
+        instance.worth = 0.0
+        self._table.apply(instance, InstanceEvent.PARKED, now)
+        return []
+
+    def _release_unwanted(self, now: float) -> list[Action]:
+        """Parks or ends the instances that no longer serve."""
+        actions: list[Action] = []
+        for instance in [one for one in self.instances.values() if self._is_unwanted(one)]:
+            is_ready = instance.state is READY
+            actions += self._keep_previous(instance, now) if is_ready else self._stop(instance, now)
+        return actions
+
+    def _set_footprint(self, digest: str, footprint: Footprint | None) -> None:
+        """Notes what instances of this version need; forgets versions that have none."""
+        self._table.retain_footprints(self.current, self.prepared, self.previous)
+        if footprint is not None:
+            self._table.set_footprint(digest, footprint)
+
+    def _wanted(self, digest: str) -> bool:
+        return digest in (self.current, self.prepared)
+
+    def _is_unwanted(self, instance: Instance) -> bool:
+        """Whether it is idle, or will be, for a version that needs no idle instance."""
+        if instance.state in (PARKED, RECYCLING):
+            return not self._wanted(instance.digest) and instance.digest != self.previous
+        return instance.state in (WARMING, READY) and not self._wanted(instance.digest)
+
+    def _may_keep_previous(self, instance: Instance) -> bool:
+        """Whether it is of the previous version and takes no place that is needed."""
+        full = len(self.instances) >= self.limits.max_instances
+        in_the_way = self._is_surplus(instance) or (self.queue and full)
+        return instance.digest == self.previous and not in_the_way
+
+    def _is_surplus(self, instance: Instance) -> bool:
+        """Whether this idle instance is one too many: above the maximum, or in a place that the
+        prepared version needs.
+        """
+        if self._table.count_live() > self.limits.max_instances:
+            return True
+        if self.prepared is None or instance.digest == self.prepared:
+            return False
+        return self._missing_prepared(self.prepared) > 0
+
+    def _must_yield(self, instance: Instance) -> bool:
+        """As `_is_surplus`, though calls may wait for it: so only the first makes way for the
+        prepared version, and the rest serve the queue until an instance of that is ready."""
+        above = self._table.count_live() > self.limits.max_instances
+        if self.prepared is None:
+            return above
+        begun = self._table.count_serving(self.prepared) or self._table.count(TERMINATING)
+        return self._is_surplus(instance) and (not begun or above)

@@ -1,7 +1,7 @@
-"""Quota: how many instances a tenant's functions may have together, in whatever state.
+"""Quota: how many instances a tenant's functions may have together, whatever their state.
 
-Each takes a range of the machine's uids, of which there are few thousand, whether it serves, is
-idle, parked, kept for a rollback, being made or being ended. It counts until it is gone.
+Each instance takes a range of the machine's uids, of which there are a few thousand, also while it
+is idle, parked, being made or being ended. It counts until it is gone.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Quota:
 
     @property
     def refusal(self) -> str:
-        """What whoever wants one more is told."""
+        """The message for whoever wants one more."""
         return (
             f"the tenant has {self.used} instances, its quota: pause or delete a function, or "
             "lower its min_instances"

@@ -1,6 +1,6 @@
-"""What the three state machines share: a table of what may follow what, and a clear complaint.
+"""What the three state machines share: a step by a table, and a clear error.
 
-The tables themselves stand beside their nouns; each is meant to be read aloud.
+Each table is in the module of its noun.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ E = TypeVar("E", bound=StrEnum)
 
 
 class InvalidTransition(RuntimeError):
-    """Something was heard that cannot happen in this state: a bug, never a user's mistake."""
+    """An event that cannot happen in this state: a bug, never a user's mistake."""
 
 
 def transition(

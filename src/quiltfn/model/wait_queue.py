@@ -1,4 +1,4 @@
-"""Line: the calls of one function that wait for an instance, first come, first served."""
+"""WaitQueue: the calls of one function that wait for an instance, first come, first served."""
 
 import math
 from collections import deque
@@ -10,14 +10,14 @@ NEWEST_COUNTS = 0.2
 
 @dataclass(slots=True)
 class Waiter:
-    """A call in line since `since` (monotonic seconds)."""
+    """A waiting call. `since`: monotonic seconds."""
 
     id: int
     since: float
 
 
 class WaitQueue:
-    """Who waits, and how long calls have been taking of late."""
+    """The waiting calls, and how long recent calls took."""
 
     def __init__(self) -> None:
         self.waiting: deque[Waiter] = deque()
@@ -34,11 +34,11 @@ class WaitQueue:
         self.waiting.append(Waiter(waiter, now))
 
     def popleft(self) -> Waiter:
-        """The first, who is served and leaves."""
+        """Removes and returns the first."""
         return self.waiting.popleft()
 
     def discard(self, waiter: int) -> bool:
-        """Whether that call was in line; it no longer is."""
+        """Removes that call. Returns whether it was there."""
         for waiting in self.waiting:
             if waiting.id == waiter:
                 self.waiting.remove(waiting)
@@ -46,31 +46,32 @@ class WaitQueue:
         return False
 
     def clear(self) -> list[Waiter]:
-        """Everybody, and nobody is left."""
-        everybody = list(self.waiting)
+        """Removes and returns all."""
+        removed = list(self.waiting)
         self.waiting.clear()
-        return everybody
+        return removed
 
     def pop_expired(self, now: float, wait_s: float) -> list[Waiter]:
-        """Those who have waited for so long; they leave."""
+        """Removes and returns those that have waited for `wait_s`."""
         late: list[Waiter] = []
         while self.waiting and now - self.first.since >= wait_s:
             late.append(self.popleft())
         return late
 
     def count_waiting(self, now: float, patience_s: float) -> int:
-        """How many have waited for so long; they stay."""
+        """How many have waited for `patience_s`; they stay."""
         return sum(now >= one.since + patience_s for one in self.waiting)
 
     def record_duration(self, seconds: float) -> None:
-        """A call took so long: the newest weigh most."""
+        """Notes how long a call took; newer ones have more weight."""
         known = seconds if self._run_s is None else self._run_s
         self._run_s = known + NEWEST_COUNTS * (seconds - known)
 
     def retry_after_s(self, instances: int, waited_s: float) -> int:
-        """Whole seconds after which a call that is refused now would probably be served: those in
-        line before it, as fast as so many instances have served them of late. Where no call has
-        ended yet, calls take at least what the first in line has `waited_s`."""
+        """Whole seconds after which a call that is refused now would probably be served: the time
+        that so many instances take for the calls that wait before it. If no call has ended yet,
+        one is taken to last as long as the first in the queue has waited (`waited_s`).
+        """
         ahead = (len(self.waiting) + 1) / max(1, instances)
         run_s = waited_s if self._run_s is None else self._run_s
         return max(1, min(LONGEST_RETRY_S, math.ceil(ahead * run_s)))

@@ -332,8 +332,8 @@ class FunctionPool:
                     self._fail(waiter, error)
                 case decided.Unpark(instance=instance):
                     now = self._clock.now()
-                    why = self.model.instances[instance].why
-                    self.start_timings[instance] = StartTiming(why, now, now, now)
+                    reason = self.model.instances[instance].reason
+                    self.start_timings[instance] = StartTiming(reason, now, now, now)
                 case decided.RequestMemory(mib=mib):
                     self._arbiter.free_memory(mib)
                 case decided.RequestQuota():
@@ -370,7 +370,7 @@ class FunctionPool:
             future.set_exception(error)
 
     async def _start(self, number: int, version: Version) -> None:
-        start_timing = StartTiming(self.model.instances[number].why, self._clock.now())
+        start_timing = StartTiming(self.model.instances[number].reason, self._clock.now())
         self.start_timings[number] = start_timing
         try:
             sandbox = await self._make(version, start_timing)
