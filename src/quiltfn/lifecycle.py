@@ -35,7 +35,7 @@ from quiltfn.model.function import (
 from quiltfn.model.invocation import ExitKind
 from quiltfn.model.pool import PoolLimits
 from quiltfn.model.quota import UNBOUNDED
-from quiltfn.model.version import HostLimits, Version, VersionSpec, check_number
+from quiltfn.model.version import HostLimits, Version, VersionSpec
 from quiltfn.ports import (
     Clock,
     FunctionCounters,
@@ -126,7 +126,7 @@ class Lifecycle:
             created_at=now,
             updated_at=now,
         )
-        function.validate()
+        check_targets(function.min_instances, function.max_instances)
         self._check_quota(function.min_instances)
         spec = self._node.runtimes.pin(tenant_id, spec)
         spec.validate(self._node.host)
@@ -163,7 +163,7 @@ class Lifecycle:
             function = msgspec.structs.replace(
                 current.function, **rest, updated_at=now, error_message=None
             )
-            function.validate()
+            check_targets(function.min_instances, function.max_instances)
             if "min_instances" in changes:
                 self._check_quota(function.min_instances)
             spec.validate(self._node.host)
@@ -176,7 +176,6 @@ class Lifecycle:
         """Points back to an existing version, without making one; clears the `error_message` of a
         failed update. Raises `NotFound`.
         """
-        check_number(number)
         async with self._changing(entry) as current:
             version = await self._store.version(current.function.id, number)
             if version is None:

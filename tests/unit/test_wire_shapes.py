@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quiltfn import wire
 from quiltfn.access import EXPIRES_MAX_S
 from quiltfn.api.routes import ROUTES
-from quiltfn.model import access, function, invocation, runtime, version
+from quiltfn.model import access, invocation, runtime, version
 from quiltfn.wire import check, functions, invocations, keys, runtimes
 from quiltfn.wire.check import Invalid, checked
 from quiltfn.wire.fields import fields_of
@@ -145,8 +145,6 @@ def test_the_model_has_the_same_numbers_and_words() -> None:
     assert list(runtime.Isolation) == list(runtimes.Isolation)
     assert runtime.RESERVED_NAMES == runtimes.RESERVED_RUNTIME_NAMES
     assert runtime.WRITABLE_MAX == runtimes.WRITABLE_PATHS_MAX
-    assert function.RESERVED_NAMES == functions.RESERVED_FUNCTION_NAMES
-    assert function.INSTANCES_MAX == functions.INSTANCES_MAX
     assert version.ENVIRONMENT_MAX_BYTES == functions.ENVIRONMENT_MAX_BYTES
     assert version.RESERVED_PREFIX == functions.RESERVED_PREFIX
     assert version.MASK == functions.MASK

@@ -1,6 +1,5 @@
 """Function: what the user named, the state of its deployment and its scaling targets."""
 
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -8,16 +7,6 @@ import msgspec
 
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.state_machine import transition
-
-NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
-RESERVED_NAMES = frozenset(
-    # The API's fixed words, those of routes to come included.
-    {"by-name", "invoke", "pool", "stats", "health", "help", "examples"}
-    | {"runtimes", "schedules", "keys", "audit", "nodes"}
-)
-DESCRIPTION_MAX = 1024
-CLUSTER_ID_MAX = 128
-INSTANCES_MAX = 1000
 
 
 class FunctionState(StrEnum):
@@ -84,32 +73,6 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None = None
     revision: int = 1
 
-    def validate(self) -> None:
-        """Raises `Unprocessable` for the first field that is out of its range."""
-        if not NAME.fullmatch(self.name):
-            raise Unprocessable.field(
-                "name",
-                "1 to 64 letters, digits, dots, dashes or underscores, ending in a letter or digit",
-                self.name,
-                "my-function",
-            )
-        if self.name in RESERVED_NAMES:
-            raise Unprocessable.field(
-                "name", "none of the API's own words", self.name, "my-function"
-            )
-        if self.description is not None and len(self.description) > DESCRIPTION_MAX:
-            raise Unprocessable.field(
-                "description",
-                f"at most {DESCRIPTION_MAX} characters",
-                self.description,
-                "What it does",
-            )
-        if self.cluster_id is not None and len(self.cluster_id) > CLUSTER_ID_MAX:
-            raise Unprocessable.field(
-                "cluster_id", f"at most {CLUSTER_ID_MAX} characters", self.cluster_id, "cluster_123"
-            )
-        check_targets(self.min_instances, self.max_instances)
-
     def after(self, event: FunctionEvent, now: int, error: str | None = None) -> "Function":
         """The function after `event`; `error` is kept as its error_message, or cleared."""
         state = transition(NEXT, self.state, event)
@@ -117,11 +80,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_targets(min_instances: int, max_instances: int) -> None:
-    """0 ≤ min ≤ max and 1 ≤ max ≤ 1000, or `Unprocessable`."""
-    if not 1 <= max_instances <= INSTANCES_MAX:
-        raise Unprocessable.field(
-            "max_instances", f"between 1 and {INSTANCES_MAX}", max_instances, 5
-        )
+    """0 ≤ min ≤ max, or `Unprocessable`. What `max` may be by itself is written in `wire`."""
     if not 0 <= min_instances <= max_instances:
         expected = f"between 0 and max_instances ({max_instances})"
         raise Unprocessable.field("min_instances", expected, min_instances, 0)

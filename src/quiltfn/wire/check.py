@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 
+from quiltfn.wire.constraints import Constraint, Documented
 from quiltfn.wire.fields import Field, fields_of
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -43,24 +44,30 @@ def checked(value: Any, shape: type[T], limits: Mapping[str, float] = NO_LIMITS)
         made = msgspec.convert(value, shape, strict=True)
     except msgspec.ValidationError:
         raise _explained(value, shape) from None
-    for field in _constrained(shape):
+    for field, constraints in _constrained(shape):
         given = getattr(made, field.name)
         if given is None or given is msgspec.UNSET:
             continue
-        for constraint in field.constraints:
+        for constraint in constraints:
             found = constraint.violation(given, limits.get(field.name))
             if found is not None:
                 raise Invalid.field(field.name, found.expected, found.received, field.example)
     return made
 
 
-_CONSTRAINED: dict[type, tuple[Field, ...]] = {}
+Constrained = tuple[tuple[Field, tuple[Constraint, ...]], ...]
+_CONSTRAINED: dict[type, Constrained] = {}
 
 
-def _constrained(shape: type[msgspec.Struct]) -> tuple[Field, ...]:
+def _constrained(shape: type[msgspec.Struct]) -> Constrained:
+    """The fields that have something to be checked besides their type."""
     found = _CONSTRAINED.get(shape)
     if found is None:
-        found = tuple(one for one in fields_of(shape).values() if one.constraints)
+        found = tuple(
+            (one, tuple(each for each in one.constraints if not isinstance(each, Documented)))
+            for one in fields_of(shape).values()
+        )
+        found = tuple((one, constraints) for one, constraints in found if constraints)
         _CONSTRAINED[shape] = found
     return found
 
