@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from quiltfn.clock import ResumableClock
 from quiltfn.holdings import Holdings
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
-from quiltfn.ports import WarmStock
+from quiltfn.ports import Retention, WarmStock
 from quiltfn.retention import (
     collect_images,
     follow_wall_clock,
@@ -40,7 +40,7 @@ def background_tasks(
     size = StorageLimit(tenant=chosen.tenant_invocations_bytes, all=chosen.keep_invocations_bytes)
     keep = RetentionPolicy(count=chosen.keep_invocations, seconds=keep_s, size=size)
     audit_limit = StorageLimit(tenant=chosen.tenant_audit_bytes, all=chosen.audit_bytes)
-    retention = SqlRetention(database, clock)
+    retention: Retention = SqlRetention(database, clock)
     return (
         follow_wall_clock(clock, SqlClockStore(database)),
         reclaim_disk(SqlDiskSpace(database), clock),

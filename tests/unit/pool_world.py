@@ -76,7 +76,7 @@ class PoolSimulation:
 
     def release(self, number: int, *, healthy: bool = True) -> None:
         sandbox = self.simulated[number]
-        sandbox.holder, sandbox.has_served, sandbox.cleaning = None, True, True
+        sandbox.holder, sandbox.cleaning = None, True
         sandbox.is_sick, sandbox.cleaning_since = not healthy or sandbox.dead, self.now
         self._perform(self.pool.release(number, self.now, healthy=healthy and not sandbox.dead))
 

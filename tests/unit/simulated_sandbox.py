@@ -14,7 +14,6 @@ class SimulatedSandbox:
     cleaning: bool = False
     destroying: bool = False
     dead: bool = False
-    has_served: bool = False
     was_ready: bool = False
     is_sick: bool = False
     cleaning_since: float = 0.0
