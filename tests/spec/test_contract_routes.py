@@ -239,6 +239,13 @@ def test_system_info(tenant: Api) -> None:
     assert info["limits"]["body_bytes"] == 1024 * 1024
 
 
+def test_system_info_says_whose_key_it_was(keyed: Keyed) -> None:
+    name = new_name()
+    for scope in ("read", "admin"):
+        info = keyed.caller(name, scope).good("GET", "/api/system/info")
+        assert (info["tenant_id"], info["scope"]) == (name, scope)
+
+
 @pytest.mark.parametrize("word", WORDS)
 def test_no_function_bears_a_reserved_word(tenant: Api, word: str) -> None:
     body = {"name": word, "handler": "echo"}

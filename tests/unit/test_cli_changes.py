@@ -232,12 +232,14 @@ def test_health_is_told_and_is_the_exit_code(
 
 
 def test_info_is_told(fake: Fake, capsys: Captured) -> None:
-    told = {**INFO, "limits": {"body_bytes": 1048576}}
+    told = {**INFO, "limits": {"body_bytes": 1048576}, "tenant_id": "acme", "scope": "read"}
     fake.answers["GET", "/api/system/info"] = (200, told)
     assert run(["info"]) == 0
     rows = [row.split() for row in capsys.readouterr().out.splitlines()]
     assert ["node", "n1"] in rows
     assert ["body", "bytes", "1048576"] in rows
+    assert ["your", "tenant", "acme"] in rows
+    assert ["your", "scope", "read"] in rows
 
 
 @pytest.mark.usefixtures("fake")

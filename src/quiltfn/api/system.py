@@ -102,6 +102,8 @@ async def get_system_info(context: RequestContext) -> Response:
                 "budget_mib": services.pools.memory.budget_mib,
                 "held_mib": round(services.pools.memory.held_mib, 1),
             },
+            tenant_id=context.tenant_id,
+            scope=context.caller.scope,
         )
     )
 

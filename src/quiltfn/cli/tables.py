@@ -111,6 +111,8 @@ def info(one: SystemInfo) -> None:
         ("OCI runtime", one.oci_runtime),
         ("durability", one.durability),
     ]
+    if one.tenant_id is not None:
+        rows += [("your tenant", one.tenant_id), ("your scope", one.scope)]
     rows += [(kind, path) for kind, path in one.interpreters.items()]
     rows += [(_words(name), f"{value:.15g}") for name, value in one.limits.items()]
     rows += [(f"memory {_words(name)}", f"{value:.15g}") for name, value in one.memory.items()]

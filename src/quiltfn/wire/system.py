@@ -15,6 +15,7 @@ class SystemInfo(Struct, kw_only=True, frozen=True):
     """The server and its machine. `interpreters`: the paths of those that runtimes can use.
     `memory`: what all instances together may hold (`budget_mib`) and what counts now (`held_mib`).
     `durability`: strict where the record of a call is synced before its answer, else relaxed.
+    `tenant_id` and `scope`: those of the credential that asked.
     """
 
     version: str
@@ -26,6 +27,8 @@ class SystemInfo(Struct, kw_only=True, frozen=True):
     interpreters: dict[str, str]
     limits: dict[str, float]
     memory: dict[str, float]
+    tenant_id: str | None = None
+    scope: str | None = None
 
 
 class Check(Struct, kw_only=True, frozen=True):
