@@ -1,8 +1,9 @@
-"""Credentials: making, checking and revoking keys, and trusting signed tokens.
+"""Credentials: making, checking and revoking keys, and checking signed tokens.
 
-Every valid key is in memory, so that a call asks no database. Another process may make or revoke
-keys in the data directory: `refresh` sees that within half a second, a key that nobody knows has
-the store asked at once, and a server that nobody needs a key for looks whether that is still so.
+All valid keys are in memory, so that a request needs no query. Another process may make or revoke
+keys in the data directory. `keep_fresh` notices that within half a second; a request whose key is
+not in memory asks the store at once; a server without keys looks before each request whether one
+was made.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from quiltfn.model.errors import (
 from quiltfn.ports import Clock, Keys
 
 REFRESH_S = 0.5
-# Keys that nobody knows: all of them together have the store asked so often at most, and each once.
+# Requests with unknown keys ask the store this often at most, and once for each key.
 ASK_EVERY_S = 0.05
 ASKED_MAX = 10_000
 LOOK_EVERY_S = 0.001
@@ -37,19 +38,19 @@ NOBODY = Key(
     id="", tenant_id="", scope=Scope.READ, prefix="", digest=digest_of("nobody"), created_at=0
 )
 
-# Who calls while nobody needs a credential.
+# The caller of every request while the server has no keys.
 ANYBODY = Caller(tenant_id="default", scope=Scope.OPERATOR, credential="open")
 
 Verifier = Callable[[str], Caller]
 
 
 class Access:
-    """Who a request comes from. `verify` reads signed tokens, where that was configured."""
+    """Tells who a request comes from. `verify` checks signed tokens, if that is configured."""
 
     def __init__(self, keys: Keys, clock: Clock, verify: Verifier | None = None) -> None:
         self._keys, self._clock, self._verify = keys, clock, verify
         self._by_prefix: dict[str, Key] = {}
-        # No key was ever made and no token is trusted: whoever reaches the server is the owner.
+        # No key was ever made and no tokens are configured: every client has all rights.
         self.is_open = verify is None
         self._revision = -1
         self._stamp: object = None
@@ -64,7 +65,8 @@ class Access:
     def is_outdated(self) -> bool:
         """Whether another process has changed keys since the last `refresh`.
 
-        A look at a file, once a millisecond at most: who changes keys takes longer to say so.
+        It looks at a file, once a millisecond at most: a command that changes keys takes longer to
+        report that.
         """
         now = self._clock.now()
         if now - self._looked_at < LOOK_EVERY_S:
@@ -73,10 +75,11 @@ class Access:
         return self._keys.stamp() != self._stamp
 
     async def identify(self, headers: Mapping[str, str], address: str) -> Caller:
-        """The caller. Raises `Unauthorized`, or `RateLimited` after too many failures from there.
+        """The caller. Raises `Unauthorized`, `RateLimited` after too many failures from `address`,
+        and `StoreUnavailable` if the store has to be asked and does not answer.
 
-        A valid credential passes however many wrong ones came from the same address, and however
-        new it is. Raises `StoreUnavailable` where that could not be found out.
+        A valid credential always passes, however new it is and however many wrong ones came from
+        the same address.
         """
         if self.is_open:
             return ANYBODY
@@ -86,12 +89,12 @@ class Access:
             secret = bearer[7:].strip()
         caller = self._caller(secret) if secret else None
         if caller is None and secret:
-            # Also where the prefix is known, so that time does not tell which prefixes exist.
+            # Even if the prefix is known: the time must not tell which prefixes exist.
             await self._ask_about(prefix_of(secret))
             caller = self._caller(secret)
         if caller is not None:
             return caller
-        if secret:  # who sends none guesses none
+        if secret:  # a request without a credential is no guess
             self._count_failure(address)
         raise Unauthorized(
             "the credential is wrong, expired or revoked" if secret else "a credential is needed",
@@ -102,7 +105,7 @@ class Access:
         prefix = prefix_of(secret)
         if prefix is None:
             return self._token(secret)
-        # An unknown prefix is compared as well, so that time does not tell which prefixes exist.
+        # An unknown prefix is compared, too: the time must not tell which prefixes exist.
         key = self._by_prefix.get(prefix, NOBODY)
         fits = hmac.compare_digest(key.digest, digest_of(secret))
         if not fits or not key.is_valid(int(self._clock.unix())):
@@ -137,7 +140,7 @@ class Access:
         recent.append(now)
 
     async def _ask_about(self, prefix: str | None) -> None:
-        """Takes over what changed, once for each prefix; whoever asks meanwhile asks together."""
+        """Refreshes once for each prefix. Later requests wait for a refresh that is under way."""
         if prefix is None or prefix in self._asked:
             return
         if self._asking is None:
@@ -150,11 +153,11 @@ class Access:
     async def _ask(self) -> None:
         await asyncio.sleep(max(0.0, self._last_asked + ASK_EVERY_S - self._clock.now()))
         self._last_asked = self._clock.now()
-        self._asking = None  # who comes from here on may have a key that is newer than the answer
+        self._asking = None  # a later request may have a key that is newer than this refresh
         await self.refresh()
 
     async def refresh(self) -> None:
-        """Takes over what changed in the store."""
+        """Loads the keys if the store has others than were loaded last."""
         async with self._refreshing:
             stamp = self._keys.stamp()
             revision = await self._keys.revision()
@@ -166,7 +169,7 @@ class Access:
             self._stamp = stamp
 
     async def keep_fresh(self) -> None:
-        """Refreshes until it is cancelled. What fails is tried again: a revocation must be seen."""
+        """Refreshes until it is cancelled. A failure is tried again: a revocation must be seen."""
         while True:
             await asyncio.sleep(REFRESH_S)
             with contextlib.suppress(StoreUnavailable):
@@ -176,9 +179,9 @@ class Access:
 async def make_key(
     keys: Keys, clock: Clock, tenant_id: str, scope: Scope | None, expires_s: int | None
 ) -> tuple[Key, str]:
-    """A new key and its text, which is shown this once. Raises `Unprocessable`.
+    """A new key, and its text, which is not kept. Raises `Unprocessable`.
 
-    Without `scope` the first key ever made is an operator's, every later one may write.
+    Without `scope`, the first key ever made has scope `operator` and every later one `write`.
     """
     check_tenant(tenant_id)
     if expires_s is not None and not 1 <= expires_s <= EXPIRES_MAX_S:
@@ -199,8 +202,8 @@ async def make_key(
 
 
 async def revoke_key(keys: Keys, clock: Clock, key_id: str, by: Caller | None = None) -> Key:
-    """Ends a key; again changes nothing. Raises `NotFound`, also for another tenant's key, and
-    `Forbidden` for one that may more than who asks. `by` None: somebody who may everything."""
+    """Revokes a key; a second time changes nothing. `by` None: without a check of scopes. Raises
+    `NotFound`, also for another tenant's key, and `Forbidden` for a key of a higher scope."""
     for key in await keys.load():
         if key.id != key_id or not (by is None or by.reaches(key.tenant_id)):
             continue

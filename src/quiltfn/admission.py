@@ -1,7 +1,7 @@
-"""Per-tenant limits: calls in flight, and calls per second where one was set.
+"""Per-tenant limits: functions, calls in flight, and calls per second if that is configured.
 
-They bound invocations alone, so a tenant that has used up its own can always pause, scale or
-delete what uses it up.
+The limits of calls apply to invocations only, so a tenant that has reached one can still pause,
+scale or delete the function that uses it up.
 """
 
 from collections import defaultdict
@@ -31,7 +31,7 @@ class _Bucket:
 
 
 class InFlight(msgspec.Struct, eq=False):
-    """A call that was let in and counts until the `with` block ends."""
+    """A call that was admitted; it counts until the `with` block ends."""
 
     counts: dict[str, int]
     tenant_id: str
@@ -46,7 +46,7 @@ class InFlight(msgspec.Struct, eq=False):
 
 
 class Admission:
-    """Lets calls in, or refuses them with the time to wait."""
+    """Admits calls, or refuses them and says how long to wait."""
 
     def __init__(self, clock: Clock, limits: TenantLimits) -> None:
         self.limits = limits

@@ -1,4 +1,4 @@
-"""Room for what is long: who gets it, who waits, and that all of it comes back."""
+"""Budgets of long bodies, responses and output: who gets them, who waits, what is released."""
 
 import asyncio
 import contextlib
@@ -7,9 +7,9 @@ import pytest
 
 from quiltfn.api import budgets
 from quiltfn.api.budgets import (
+    MANAGEMENT_BYTES,
     MIB,
     SHORT_BYTES,
-    SPARE_BYTES,
     BodyBudget,
     Budgets,
     CallOutputBudget,
@@ -21,37 +21,37 @@ from quiltfn.model.errors import CapacityFull, RateLimited
 
 
 def test_bodies_of_calls_leave_room_for_others() -> None:
-    room = BodyBudget(100)
-    room.take(50, "a", is_call=True)
-    room.take(50, "b", is_call=True)
+    budget = BodyBudget(100)
+    budget.reserve(50, "a", is_call=True)
+    budget.reserve(50, "b", is_call=True)
     with pytest.raises(CapacityFull):
-        room.take(1, "c", is_call=True)
-    room.take(SHORT_BYTES, "c", is_call=False)
-    room.give_back(50, "a")
-    room.give_back(50, "b")
-    room.give_back(SHORT_BYTES, "c")
-    assert room.held == 0
+        budget.reserve(1, "c", is_call=True)
+    budget.reserve(SHORT_BYTES, "c", is_call=False)
+    budget.release(50, "a")
+    budget.release(50, "b")
+    budget.release(SHORT_BYTES, "c")
+    assert budget.held == 0
 
 
 def test_bodies_of_one_tenant_leave_half_to_others() -> None:
-    room = BodyBudget(100)
-    room.take(40, "a", is_call=True)
+    budget = BodyBudget(100)
+    budget.reserve(40, "a", is_call=True)
     with pytest.raises(RateLimited):
-        room.take(11, "a", is_call=True)
-    room.take(50, "b", is_call=True)
-    room.give_back(40, "a")
-    room.take(50, "a", is_call=True)
+        budget.reserve(11, "a", is_call=True)
+    budget.reserve(50, "b", is_call=True)
+    budget.release(40, "a")
+    budget.reserve(50, "a", is_call=True)
     with pytest.raises(RateLimited):  # and so it is with what is kept free for other requests
-        room.take(SPARE_BYTES // 2 + 1, "a", is_call=False)
-    room.take(SPARE_BYTES // 2, "a", is_call=False)
-    room.take(SPARE_BYTES // 2, "b", is_call=False)
+        budget.reserve(MANAGEMENT_BYTES // 2 + 1, "a", is_call=False)
+    budget.reserve(MANAGEMENT_BYTES // 2, "a", is_call=False)
+    budget.reserve(MANAGEMENT_BYTES // 2, "b", is_call=False)
 
 
 async def test_a_long_answer_waits_for_those_before_it() -> None:
-    room, order = ResponseBudget(100), []
+    budget, order = ResponseBudget(100), []
 
     async def answer(name: str, size: int) -> None:
-        async with room.reserve(size, "a"):
+        async with budget.reserve(size, "a"):
             order.append(name)
             await asyncio.sleep(0.01)
 
@@ -66,10 +66,10 @@ async def test_a_long_answer_waits_for_those_before_it() -> None:
 async def test_many_answers_of_one_tenant_are_not_all_before_one_of_another(
     tenant: str, order: list[str]
 ) -> None:
-    room, made = ResponseBudget(100), []
+    budget, made = ResponseBudget(100), []
 
     async def answer(name: str, tenant_id: str) -> None:
-        async with room.reserve(100, tenant_id):
+        async with budget.reserve(100, tenant_id):
             made.append(name)
             await asyncio.sleep(0.01)
 
@@ -80,7 +80,7 @@ async def test_many_answers_of_one_tenant_are_not_all_before_one_of_another(
 async def test_kept_answers_are_loaded_one_at_a_time_and_no_tenant_waits_for_all_of_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(budgets, "ANSWER_WAIT_S", 0.3)
+    monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 0.3)
     ours, loaded, now = Budgets(), [], 0
 
     async def load(tenant_id: str) -> None:
@@ -103,37 +103,37 @@ async def test_kept_answers_are_loaded_one_at_a_time_and_no_tenant_waits_for_all
 async def test_what_nobody_reads_keeps_the_next_from_being_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(budgets, "ANSWER_WAIT_S", 0.05)
-    room = ResponseBudget(100)
-    room.add_unsent(90)
+    monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 0.05)
+    budget = ResponseBudget(100)
+    budget.add_unsent(90)
     with pytest.raises(CapacityFull):
-        async with room.reserve(20, "a"):
+        async with budget.reserve(20, "a"):
             pass
-    assert not room.is_wanted
-    waits = asyncio.ensure_future(room.reserve(20, "a").__aenter__())
+    assert not budget.is_wanted
+    waits = asyncio.ensure_future(budget.reserve(20, "a").__aenter__())
     await asyncio.sleep(0.01)
-    assert room.is_wanted
-    room.add_unsent(-90)
+    assert budget.is_wanted
+    budget.add_unsent(-90)
     await waits
 
 
 def test_long_output_counts_as_many_mib_as_it_has() -> None:
-    room, told = OutputBudget(steps=8, places=0), []
+    budget, told = OutputBudget(steps=8, places=0), []
     with contextlib.ExitStack() as calls:
         for _ in range(4):
-            assert calls.enter_context(CallOutputBudget(room, "a")).take(300_000, lambda: None)
-        waits = calls.enter_context(CallOutputBudget(room, "a"))
+            assert calls.enter_context(CallOutputBudget(budget, "a")).take(300_000, lambda: None)
+        waits = calls.enter_context(CallOutputBudget(budget, "a"))
         assert not waits.take(300_000, lambda: told.append("waits"))
         for _ in range(2):
-            assert calls.enter_context(CallOutputBudget(room, "b")).take(2 * MIB, lambda: None)
+            assert calls.enter_context(CallOutputBudget(budget, "b")).take(2 * MIB, lambda: None)
         assert told == []
-    assert room.is_unused
+    assert budget.is_unused
 
 
 def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() -> None:
-    room = OutputBudget()
+    budget = OutputBudget()
     with contextlib.ExitStack() as calls:
-        kept = [calls.enter_context(CallOutputBudget(room, "a")) for _ in range(100)]
+        kept = [calls.enter_context(CallOutputBudget(budget, "a")) for _ in range(100)]
         assert sum(one.take(7 * MIB, lambda: None) for one in kept) == 2  # its half
         # Calls that have begun and wait for each other all end, whatever each has by then.
         ended: list[CallOutputBudget] = []
@@ -147,18 +147,18 @@ def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() 
             one.__exit__()
 
         for number in range(40):
-            one = calls.enter_context(CallOutputBudget(room, "bcd"[number % 3]))
+            one = calls.enter_context(CallOutputBudget(budget, "bcd"[number % 3]))
             if one.take(MIB, lambda one=one: going.append(one)):  # type: ignore[misc]
                 going.append(one)
         while going:
             write(going.pop(0))
         assert len(set(ended)) == len(ended) == 40
-    assert room.is_unused
+    assert budget.is_unused
 
 
 def test_without_a_place_calls_that_wait_for_each_others_room_would_not_end() -> None:
-    room, told = OutputBudget(steps=4, places=0), []
-    with CallOutputBudget(room, "a") as one, CallOutputBudget(room, "a") as other:
+    budget, told = OutputBudget(steps=4, places=0), []
+    with CallOutputBudget(budget, "a") as one, CallOutputBudget(budget, "a") as other:
         for call in (one, other):
             assert call.take(MIB, lambda: None)
         for call in (one, other):
@@ -167,13 +167,13 @@ def test_without_a_place_calls_that_wait_for_each_others_room_would_not_end() ->
 
 
 def test_long_output_that_is_given_up_gives_its_room_to_the_next() -> None:
-    room, told = OutputBudget(steps=2, places=0), []
-    with CallOutputBudget(room, "a") as first:
+    budget, told = OutputBudget(steps=2, places=0), []
+    with CallOutputBudget(budget, "a") as first:
         assert first.take(MIB, lambda: told.append("first"))
         with (
-            CallOutputBudget(room, "a") as gave_up,
-            CallOutputBudget(room, "a") as second,
-            CallOutputBudget(room, "a"),
+            CallOutputBudget(budget, "a") as gave_up,
+            CallOutputBudget(budget, "a") as second,
+            CallOutputBudget(budget, "a"),
         ):
             assert not gave_up.take(MIB, lambda: told.append("gave up"))
             assert not second.take(MIB, lambda: told.append("second"))
@@ -181,12 +181,12 @@ def test_long_output_that_is_given_up_gives_its_room_to_the_next() -> None:
             assert told == []
             first.__exit__()
             assert told == ["second"]
-    assert room.is_unused
+    assert budget.is_unused
 
 
 def test_images_arrive_a_few_at_a_time() -> None:
-    room = UploadSlots(1)
-    with room, pytest.raises(CapacityFull), room:
+    budget = UploadSlots(1)
+    with budget, pytest.raises(CapacityFull), budget:
         pass
-    with room:
+    with budget:
         pass

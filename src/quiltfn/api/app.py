@@ -143,7 +143,7 @@ class Endpoint:
         finally:
             if context.reserved_bytes:
                 bodies = self._services.budgets.bodies
-                bodies.give_back(context.reserved_bytes, context.tenant_id)
+                bodies.release(context.reserved_bytes, context.tenant_id)
         if response.status >= 400 or (route is not None and route.action is not None):
             _log_request(context, response)
         response.headers.append(("x-request-id", request_id))
@@ -209,7 +209,7 @@ class Endpoint:
         if size > SHORT_BYTES:
             more = size - context.reserved_bytes
             bodies = self._services.budgets.bodies
-            bodies.take(more, context.tenant_id, is_call=route.is_invoke)
+            bodies.reserve(more, context.tenant_id, is_call=route.is_invoke)
             context.reserved_bytes = size
 
     async def _execute_once(

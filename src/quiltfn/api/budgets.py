@@ -1,6 +1,6 @@
-"""Bytes that long bodies, long responses and long output may take, in all and for each tenant.
+"""Bounds on the memory of long bodies, long responses and long output, in all and for each tenant.
 
-What is short is not counted: there is one of it for each connection at most, and those are bounded.
+Short ones are not counted: a connection has one of them at most, and connections are bounded.
 """
 
 import asyncio
@@ -15,30 +15,28 @@ import msgspec
 from quiltfn.model.errors import CapacityFull, RateLimited
 
 MIB = 1024 * 1024
-# Bodies and answers up to here are short.
+# Bodies and responses up to here are short.
 SHORT_BYTES = 16 * 1024
-# What other requests than calls have for their bodies beside those, so that a server that is full
-# of calls can still be managed.
-SPARE_BYTES = 16 * MIB
-ANSWER_WAIT_S = 10.0
+# Requests that are not calls may use so much more, so that a server that is full of calls can still
+# be managed.
+MANAGEMENT_BYTES = 16 * MIB
+RESPONSE_WAIT_S = 10.0
 SHORTER_OR_LATER = "send it again once other requests are done, or a shorter body"
 
 
 class BodyBudget:
-    """Bytes of the bodies that are held for requests that are not answered yet, half of them at
-    most for one tenant.
-    """
+    """The bytes of all long bodies whose requests are not answered yet. One tenant may use half."""
 
     def __init__(self, most: int = 64 * MIB) -> None:
         self._most = most
         self.held = 0
         self._held_of: Counter[str] = Counter()
 
-    def take(self, size: int, tenant_id: str, *, is_call: bool) -> None:
-        """Room for `size` more bytes; give them back. Raises `RateLimited` where it would be more
-        than the tenant's half, `CapacityFull` where it would be more than all.
+    def reserve(self, size: int, tenant_id: str, *, is_call: bool) -> None:
+        """Reserves `size` more bytes, until `release`. Raises `RateLimited` if the tenant would
+        have more than half, and `CapacityFull` if there are not so many left.
         """
-        most = self._most if is_call else self._most + SPARE_BYTES
+        most = self._most if is_call else self._most + MANAGEMENT_BYTES
         has = self._held_of[tenant_id]
         if has + size > most // 2:
             raise RateLimited(
@@ -55,24 +53,25 @@ class BodyBudget:
         self.held += size
         _count(self._held_of, tenant_id, size)
 
-    def give_back(self, size: int, tenant_id: str) -> None:
+    def release(self, size: int, tenant_id: str) -> None:
         self.held -= size
         _count(self._held_of, tenant_id, -size)
 
 
 class ResponseBudget:
-    """Bytes of long answers: those that are being made, those that are not kept for their key yet,
-    and those that their readers have not taken yet. A long answer is not begun before there is room
-    for it; the first is begun in any case. Tenants wait side by side: however many of one are in
-    the line, the first of another is next.
+    """The bytes of all long responses that are being made, are being stored for an Idempotency-Key,
+    or are not taken by their clients yet.
+
+    A long response is not begun before there is memory for it, unless it is the only one. Tenants
+    take turns: however many requests of one tenant wait, the first of another one is next.
     """
 
     def __init__(self, most: int = 48 * MIB) -> None:
         self._most = most
         self._making = 0
         self._unsent = 0
-        # In the order of their turns; beside each, how many of its tenant it found there.
-        self._line: list[asyncio.Future[None]] = []
+        # In the order of their turns, and for each how many of its tenant waited before it.
+        self._queue: list[asyncio.Future[None]] = []
         self._ranks: list[int] = []
         self._waiting: Counter[str] = Counter()
 
@@ -83,21 +82,21 @@ class ResponseBudget:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody waits for room."""
-        return bool(self._line)
+        """Whether a request waits for memory."""
+        return bool(self._queue)
 
     def add_unsent(self, more: int) -> None:
-        """So many bytes more wait for the store or for their readers; fewer, if negative."""
+        """`more` bytes are waiting for the store or for their clients; negative: no longer."""
         self._unsent += more
         if more < 0:
             self._call_next()
 
     @contextlib.asynccontextmanager
     async def reserve(self, size: int, tenant_id: str) -> AsyncIterator[None]:
-        """Room for an answer of up to `size` bytes until it is handed to its connection. Raises
+        """Memory for a response of up to `size` bytes, until it is handed to its connection. Raises
         `CapacityFull` if there is none within ten seconds.
         """
-        if self._line or not self._fits(size):
+        if self._queue or not self._fits(size):
             await self._wait(size, tenant_id)
         self._making += size
         try:
@@ -111,47 +110,47 @@ class ResponseBudget:
         return self.held == 0 or self.held + size <= self._most
 
     async def _wait(self, size: int, tenant_id: str) -> None:
-        """Until it is our turn and there is room."""
+        """Returns once it is this request's turn and there is memory for it."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         rank = self._waiting[tenant_id]
         at = bisect_right(self._ranks, rank)
         self._ranks.insert(at, rank)
-        self._line.insert(at, turn)
+        self._queue.insert(at, turn)
         _count(self._waiting, tenant_id, 1)
         try:
-            async with asyncio.timeout(ANSWER_WAIT_S):
-                while self._line[0] is not turn or not self._fits(size):
+            async with asyncio.timeout(RESPONSE_WAIT_S):
+                while self._queue[0] is not turn or not self._fits(size):
                     await turn
-                    turn = self._again(turn)
+                    turn = self._renew(turn)
         except TimeoutError:
             raise CapacityFull(
-                "long answers that nobody reads fill the server",
+                "responses that nobody reads use up the server's memory for them",
                 hint="ask for fewer records, or without their output: limit, output=none",
                 retry_after=1,
             ) from None
         finally:
-            at = self._line.index(turn)
-            del self._line[at], self._ranks[at]
+            at = self._queue.index(turn)
+            del self._queue[at], self._ranks[at]
             _count(self._waiting, tenant_id, -1)
 
-    def _again(self, turn: "asyncio.Future[None]") -> "asyncio.Future[None]":
-        """Another future at the same place in the line."""
+    def _renew(self, turn: "asyncio.Future[None]") -> "asyncio.Future[None]":
+        """Another future at the same place in the queue."""
         again: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line[self._line.index(turn)] = again
+        self._queue[self._queue.index(turn)] = again
         return again
 
     def _call_next(self) -> None:
-        if self._line and not self._line[0].done():
-            self._line[0].set_result(None)
+        if self._queue and not self._queue[0].done():
+            self._queue[0].set_result(None)
 
 
 class OutputBudget:
-    """Memory for the long output of calls, from where it begins to the answer.
+    """The memory of the long output of all calls, from its first long piece to the response.
 
-    A call has what it has written, in steps of 1 MiB, as long as there are any. If none is left it
-    waits for a place that is large enough for whatever it may still write. Who has a place never
-    waits again, so that calls that wait for each other's steps end one after the other. A tenant
-    has half of everything, and one that keeps its half keeps nobody else from going on.
+    A call reserves what it has written in steps of 1 MiB. When no step is left, it waits for a
+    *place*, which is large enough for everything that it may still write. A call with a place never
+    waits again. So calls that wait for each other's steps finish one after the other, where with
+    steps alone they could wait for ever. One tenant may use half of the steps and of the places.
     """
 
     def __init__(self, steps: int = 14, places: int = 2) -> None:
@@ -159,24 +158,25 @@ class OutputBudget:
         self._free_places, self._places_of_one = places, places // 2
         self._steps_of: Counter[str] = Counter()
         self._places_of: Counter[str] = Counter()
-        self._line: list[CallOutputBudget] = []
+        self._queue: list[CallOutputBudget] = []
 
     @property
     def is_unused(self) -> bool:
-        """Whether all of it has come back."""
-        return not (self._line or self._steps_of or self._places_of)
+        """Whether nothing is reserved and no call waits."""
+        return not (self._queue or self._steps_of or self._places_of)
 
-    def enter(self, one: "CallOutputBudget") -> bool:
-        """Whether it has what it wants; if not, it is told once it has."""
-        if one not in self._line:
+    def extend(self, one: "CallOutputBudget") -> bool:
+        """Whether the call has what it wants now; if not, its `go_on` is called once it has."""
+        if one not in self._queue:
             if self._give(one):
                 return True
-            self._line.append(one)
+            self._queue.append(one)
         return False
 
-    def leave(self, one: "CallOutputBudget") -> None:
-        if one in self._line:
-            self._line.remove(one)
+    def release(self, one: "CallOutputBudget") -> None:
+        """The call is over: others may have what it had."""
+        if one in self._queue:
+            self._queue.remove(one)
         self._take_back(one)
         if one.has_place:
             one.has_place = False
@@ -185,11 +185,11 @@ class OutputBudget:
         self._serve()
 
     def _serve(self) -> None:
-        """Whoever has most goes first: so it ends soon, and gives most back."""
-        waits = sorted(self._line, key=lambda it: -it.steps)
+        """Serves the calls that have most first: they end soonest and release most."""
+        waits = sorted(self._queue, key=lambda it: -it.steps)
         while served := next((one for one in waits if self._give(one)), None):
             waits.remove(served)
-            self._line.remove(served)
+            self._queue.remove(served)
             served.go_on()
 
     def _give(self, one: "CallOutputBudget") -> bool:
@@ -217,7 +217,7 @@ class OutputBudget:
 
 
 class CallOutputBudget(msgspec.Struct, eq=False):
-    """`ports.LongOutput`. `wanted` and `steps`: MiB that it needs and has, without a place."""
+    """`ports.LongOutput` of one call. `wanted` and `steps`: MiB that it needs and has reserved."""
 
     budget: OutputBudget
     tenant_id: str
@@ -229,7 +229,7 @@ class CallOutputBudget(msgspec.Struct, eq=False):
     def take(self, size: int, ready: Callable[[], None]) -> bool:
         self._ready = ready
         self.wanted = -(-size // MIB)
-        return self.budget.enter(self)
+        return self.budget.extend(self)
 
     def go_on(self) -> None:
         if self._ready is not None:
@@ -241,18 +241,18 @@ class CallOutputBudget(msgspec.Struct, eq=False):
     def __exit__(self, *_: object) -> None:
         if self._ready is not None:  # it was asked for
             self._ready = None
-            self.budget.leave(self)
+            self.budget.release(self)
 
 
 def _count(held: Counter[str], tenant_id: str, more: int) -> None:
-    """Who holds nothing is not kept."""
+    """Adds to a tenant's count, and forgets tenants that have nothing."""
     held[tenant_id] += more
     if not held[tenant_id]:
         del held[tenant_id]
 
 
 class UploadSlots:
-    """How many archives may arrive at a time, of all tenants together."""
+    """How many archives may be uploaded at a time, by all tenants together."""
 
     def __init__(self, most: int = 8) -> None:
         self._free = most
@@ -270,26 +270,26 @@ class UploadSlots:
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """Those of one server."""
+    """The budgets of one server."""
 
     bodies: BodyBudget = field(default_factory=BodyBudget)
     responses: ResponseBudget = field(default_factory=ResponseBudget)
     outputs: OutputBudget = field(default_factory=OutputBudget)
     uploads: UploadSlots = field(default_factory=UploadSlots)
     _parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _loading: ResponseBudget = field(default_factory=lambda: ResponseBudget(0))  # so for one alone
+    _loading: ResponseBudget = field(default_factory=lambda: ResponseBudget(0))  # for one at a time
 
     @contextlib.asynccontextmanager
     async def stored_response(self, tenant_id: str) -> AsyncIterator[None]:
-        """Room for the answer that is kept for a key, however long it is: one is loaded at a time,
-        and none while those before it are not read. Raises `CapacityFull`.
+        """Memory to load a stored response of any length: one is loaded at a time, and none while
+        the budget of responses is used up. Raises `CapacityFull`.
         """
         async with self._loading.reserve(1, tenant_id), self.responses.reserve(0, tenant_id):
             yield
 
     async def turn(self) -> None:
-        """Before a long body is parsed: of many that are there at once one is taken at a time, and
-        others are answered in between.
+        """To be awaited before a long body is parsed: one is parsed at a time, and other requests
+        are answered in between.
         """
         async with self._parsing:
             await asyncio.sleep(0)

@@ -8,10 +8,10 @@ ONE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*")
 
 
 def part_of(size: int, wanted: str | None) -> tuple[int, int] | None:
-    """The first byte and the one behind the last; None for all of them.
+    """The first byte and the one after the last; None: the whole body.
 
-    What is no range of bytes, and several at once, are passed over, as the standard allows. Raises
-    `RangeNotSatisfiable` for one that begins behind the end.
+    A header that is not a range of bytes, or names several ranges, is ignored, as the standard
+    allows. Raises `RangeNotSatisfiable` for a range that begins after the end.
     """
     found = ONE.fullmatch(wanted or "")
     if found is None or found.groups() == ("", ""):

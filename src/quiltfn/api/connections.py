@@ -20,7 +20,7 @@ from quiltfn.api.budgets import ResponseBudget
 
 MIB = 1024 * 1024
 RESERVED = 32
-TRIES = 64  # so that a newcomer costs little where everybody is busy
+TRIES = 64  # so that a new connection costs little when all others are busy
 LEAST_PROGRESS = 64 * 1024
 PATIENCE_S = 5.0
 
@@ -45,16 +45,16 @@ class ConnectionLimits:
 
 
 class Connection(Protocol):
-    """What is asked of a connection."""
+    """What `Connections` asks of a connection."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request of it is under way."""
+        """Whether it has no request that is not answered."""
         ...
 
     @property
     def is_arriving(self) -> bool:
-        """Whether its request is not there yet, or not in full."""
+        """Whether its request has not arrived completely."""
         ...
 
     def unsent(self) -> int:
@@ -95,12 +95,12 @@ class Connections:
         self._reserved: dict[Connection, None] = {}
         # Since when each client has taken less than it should, and how much it had taken then.
         self._readers: dict[Connection, tuple[float, int]] = {}
-        # Those whose reading is paused, oldest first: since when, and the bytes that are counted.
+        # Connections that wait for their clients, oldest first: since when, and the bytes counted.
         self._paused: dict[Connection, tuple[float, int]] = {}
         self._queued = 0
 
     def add(self, one: Connection) -> SlotKind:
-        """The place of a new connection."""
+        """The slot of a new connection; `NONE`: it must be refused."""
         if len(self._regular) < self.limits.most or _make_way(self._regular, lambda it: it.is_idle):
             self._regular[one] = None
             return SlotKind.REGULAR
@@ -120,21 +120,21 @@ class Connections:
         self.resumed(one)
 
     def paused(self, one: Connection, now: float) -> None:
-        """Its reader is slower than its answers."""
+        """Its client is slower than its responses."""
         since, counted = self._paused.get(one, (now, 0))
         size = one.unsent()
         self._paused[one] = (since, size)
         self.responses.add_unsent(size - counted)
 
     def resumed(self, one: Connection) -> None:
-        """Its reader has taken nearly all."""
+        """Its client has taken nearly everything."""
         _, counted = self._paused.pop(one, (0.0, 0))
         if counted:
             self.responses.add_unsent(-counted)
 
     def count_queued(self, more: int) -> bool:
-        """Bytes more (or fewer) that came before it was their turn; False where that is too much,
-        and nothing was counted.
+        """Counts `more` bytes (or fewer) of requests that wait for those before them. False if that
+        is too much; then nothing was counted.
         """
         if more > 0 and self._queued + more > self._queued_max:
             return False
@@ -173,7 +173,7 @@ class Connections:
 
 
 def _make_way(places: dict[Connection, None], may_go: Callable[[Connection], bool]) -> bool:
-    """Ends the first that may go; those before it are looked at last the next time."""
+    """Ends the first connection that `may_go`; those before it move to the end."""
     for _ in range(min(TRIES, len(places))):
         first = next(iter(places))
         del places[first]

@@ -12,10 +12,10 @@ from quiltfn.api.response import Response, encode, json_response
 from quiltfn.api.route import RequestContext
 from quiltfn.model.cursors import to_cursor
 
-# Entries are made into text a piece at a time, so that others have their turn in between.
+# Entries are encoded in pieces of this size; other requests are answered in between.
 PIECE_BYTES = 256 * 1024
-# Lists that had no cursor before they had pages: where all is there, they are as they were.
-WHOLE_AS_A_RULE = frozenset({"versions"})
+# Lists that clients knew before there were pages: a page that is the whole list has no cursor.
+WITHOUT_LAST_CURSOR = frozenset({"versions"})
 
 
 def reserved(context: RequestContext) -> AbstractAsyncContextManager[None]:
@@ -49,7 +49,7 @@ async def page_response(
             piece = 0
             await asyncio.sleep(0)
     page: dict[str, Any] = {name: found}
-    if cursor is not None or name not in WHOLE_AS_A_RULE:
+    if cursor is not None or name not in WITHOUT_LAST_CURSOR:
         page["next_cursor"] = cursor
     links = parse.next_link(context.path, context.query, limit, cursor)
     return json_response(page, headers=links.items())

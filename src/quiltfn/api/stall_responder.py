@@ -1,8 +1,8 @@
-"""Answering while the event loop waits for a disk that does not take writes.
+"""Answers clients while the event loop is blocked by a disk that does not finish a write.
 
-The record of a call is written by the event loop itself: handing it to a thread would cost every
-call more than the write does. So a disk that hangs stops the loop. This thread notices, and until
-the loop is back it takes the connections that arrive and says so on each.
+The event loop writes the record of a call itself, because handing it to a thread would cost more
+than the write. So a disk that hangs blocks the loop. The thread of this module notices that. Until
+the loop goes on, it accepts new connections and answers 503, or 200 for /health.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from quiltfn.ids import new_id
 from quiltfn.model.errors import StoreUnavailable
 
 LOOK_EVERY_S, STALLED_S = 1.0, 1.0
-# How long one connection may take in all, however it trickles, and how many are answered at a time.
+# How long one connection may take in all, and how many are answered at a time.
 ANSWER_WITHIN_S, AT_ONCE, HEAD_MAX = 1.0, 32, 16 * 1024
-REST_MAX = 16 * 1024 * 1024  # of a body that is not wanted
+REST_MAX = 16 * 1024 * 1024  # bytes of a body that are read and thrown away
 ALIVE = b'{"status":"ok"}'
 _log = structlog.get_logger("quiltfn.api")
 
@@ -50,7 +50,7 @@ class StallResponder:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends what is under way too."""
+        """Ends the connections that are being answered, too."""
         self._over.set()
         with self._open_lock:
             for connection in self._open:
@@ -67,7 +67,7 @@ class StallResponder:
                 _log.warning("the disk takes writes again")
 
     def _serve(self) -> None:
-        """Until the loop is back."""
+        """Answers connections until the event loop goes on."""
         ready, places = select.poll(), threading.BoundedSemaphore(AT_ONCE)
         ready.register(self._listener, select.POLLIN)
         with ThreadPoolExecutor(AT_ONCE, "stall-responder") as others:
@@ -76,7 +76,7 @@ class StallResponder:
                     continue
                 try:
                     connection = self._listener.accept()[0]
-                except OSError:  # somebody was faster, or the client has gone
+                except OSError:  # the event loop was faster, or the client has left
                     places.release()
                     continue
                 answered = others.submit(self._answer, connection, stalled)
@@ -84,7 +84,7 @@ class StallResponder:
 
     def _answer(self, connection: socket.socket, stalled_s: float) -> None:
         until = monotonic() + ANSWER_WITHIN_S
-        # It has gone, or takes too long.
+        # An OSError: the client has left, or takes too long.
         with connection, contextlib.suppress(OSError), self._ended_by_stop(connection):
             connection.settimeout(ANSWER_WITHIN_S)
             if self._context is not None:
@@ -95,8 +95,8 @@ class StallResponder:
 
     @contextlib.contextmanager
     def _ended_by_stop(self, connection: socket.socket) -> Iterator[None]:
-        """`stop` shuts it down meanwhile. Raises OSError where that has been called."""
-        # Its own descriptor: encryption takes over that of the connection.
+        """While this is open, `stop` shuts the connection down. Raises OSError after `stop`."""
+        # A descriptor of its own, because TLS takes over that of the connection.
         with connection.dup() as same:
             with self._open_lock:
                 if self._over.is_set():
@@ -111,7 +111,7 @@ class StallResponder:
     def _talk(self, connection: socket.socket, stalled_s: float, until: float) -> None:
         head = b""
         while b"\r\n\r\n" not in head and len(head) < HEAD_MAX:
-            data = _hear(connection, until)
+            data = _receive(connection, until)
             if not data:
                 return
             head += data
@@ -129,13 +129,13 @@ class StallResponder:
         )
         connection.sendall(answer.encode() + body)
         connection.shutdown(socket.SHUT_WR)
-        rest = 0  # of a body: if that is not read, the answer may be dropped
-        while rest < REST_MAX and (data := _hear(connection, until)):
+        rest = 0  # Of the body: if it is not read, the kernel may drop the response.
+        while rest < REST_MAX and (data := _receive(connection, until)):
             rest += len(data)
 
 
-def _hear(connection: socket.socket, until: float) -> bytes:
-    """What comes next. Raises TimeoutError where nothing does before that monotonic second."""
+def _receive(connection: socket.socket, until: float) -> bytes:
+    """The next bytes. Raises TimeoutError if there are none before the monotonic time `until`."""
     left = until - monotonic()
     if left <= 0:
         raise TimeoutError

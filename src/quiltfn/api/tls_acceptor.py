@@ -1,7 +1,7 @@
-"""TLS connections until they are connections: how many may shake hands, and how long.
+"""Accepting TLS connections: how many handshakes may be under way, and for how long.
 
-The event loop's own server tells nobody of a connection before its handshake is over, so whoever
-never ends one would hold a descriptor that no bound counts.
+The event loop's own server reports a connection only after its handshake. A client that never ends
+its handshake would hold a descriptor that is counted nowhere.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ BACKLOG = 2048
 
 
 class TlsAcceptor:
-    """Accepts on `listener`. One handshake too many ends the oldest."""
+    """Accepts connections on `listener`. If there are too many handshakes, the oldest is ended."""
 
     def __init__(
         self,
@@ -27,32 +27,32 @@ class TlsAcceptor:
     ) -> None:
         self._listener, self._context, self._make = listener, context, make
         self._loop = asyncio.get_running_loop()
-        self._shaking: dict[asyncio.Task[None], None] = {}
+        self._handshakes: dict[asyncio.Task[None], None] = {}
         listener.setblocking(False)
         listener.listen(BACKLOG)
         self._loop.add_reader(listener.fileno(), self._accept)
 
     def close(self) -> None:
         self._loop.remove_reader(self._listener.fileno())
-        for task in list(self._shaking):
+        for task in list(self._handshakes):
             task.cancel()
 
     async def wait_closed(self) -> None:
-        await asyncio.gather(*self._shaking, return_exceptions=True)
+        await asyncio.gather(*self._handshakes, return_exceptions=True)
 
     def _accept(self) -> None:
         for _ in range(AT_ONCE):
             try:
                 one, _address = self._listener.accept()
-            except OSError:  # there is none, or it has gone again
+            except OSError:  # there is no connection, or the client has left
                 return
-            if len(self._shaking) >= HANDSHAKES_MAX:
-                oldest = next(iter(self._shaking))
-                del self._shaking[oldest]
+            if len(self._handshakes) >= HANDSHAKES_MAX:
+                oldest = next(iter(self._handshakes))
+                del self._handshakes[oldest]
                 oldest.cancel()
             task = self._loop.create_task(self._shake_hands(one))
-            self._shaking[task] = None
-            task.add_done_callback(lambda task: self._shaking.pop(task, None))
+            self._handshakes[task] = None
+            task.add_done_callback(lambda task: self._handshakes.pop(task, None))
 
     async def _shake_hands(self, one: socket.socket) -> None:
         one.setblocking(False)
