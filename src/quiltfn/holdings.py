@@ -1,8 +1,8 @@
-"""Which tenant has which images, and what they come to: the rights over what `ports.Images` keeps.
+"""Which tenant owns which images, and what they count: the rights over what `ports.Images` stores.
 
-The files of an image are kept once, whoever uploaded them. That must not be noticed: a tenant has
-what it has uploaded itself, is answered as if nobody else had anything, and is charged for all of
-it. What an operator has made for everybody belongs to `SHARED`.
+The files of an image are stored once, whoever uploaded them. No tenant may notice that: it owns
+what it has uploaded itself, is answered as if nobody else had images, and is charged for all of
+its own. What an operator has made for all tenants belongs to `SHARED`.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from quiltfn.model.runtime import SHARED
 from quiltfn.ports import Clock, HoldingStore, Images
 
 MIB = 1024 * 1024
-# An archive takes room while it arrives, which no quota counts.
+# An archive takes room on the disk while it arrives, and no quota counts that.
 UPLOADS_OF_A_TENANT = 2
 
 
@@ -36,11 +36,11 @@ class Holdings:
         self._all_bytes = all_bytes
         self.quota_bytes = quota_bytes
         self._counted: defaultdict[str, dict[str, int]] = defaultdict(dict)
-        self._wanted_at: dict[tuple[str, str], float] = {}
+        self._used_at: dict[tuple[str, str], float] = {}
         self._uploads: defaultdict[str, int] = defaultdict(int)
 
     async def restore(self) -> None:
-        """At start. What was kept before tenants had images of their own is measured now."""
+        """Loads all holdings at the start. Measures those that an earlier release did not."""
         for one in await self._store.held():
             if one.is_measured:
                 self._note(one)
@@ -54,11 +54,11 @@ class Holdings:
                 self._note(measured)
 
     async def take(self, tenant_id: str, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
-        """Keeps an uploaded image for the tenant; `is_new`: the tenant did not have it.
+        """Stores an uploaded image for the tenant. `is_new`: the tenant did not have it before.
 
-        Raises as `Images.take` does, `RateLimited` where it is more than the quota allows or others
-        of the tenant are arriving, and `CapacityFull` where all images together would be more than
-        is kept; the tenant has then what it had before.
+        Raises as `Images.take` does; `RateLimited` beyond the tenant's quota or its number of
+        uploads at a time; `CapacityFull` beyond the bound for all images. The tenant then has what
+        it had before.
         """
         if self._uploads[tenant_id] >= UPLOADS_OF_A_TENANT:
             raise RateLimited(
@@ -81,7 +81,7 @@ class Holdings:
             nonlocal added
             if image.digest not in self._counted.get(tenant_id, ()):
                 self._check_quota(tenant_id, image)
-                # At once, so that nobody else counts on the room.
+                # At once, so that no other upload is admitted for the same room.
                 self._counted[tenant_id][image.digest] = image.counted_bytes
                 added = image.digest
 
@@ -97,14 +97,14 @@ class Holdings:
         return replace(image, is_new=added is not None)
 
     def hold(self, tenant_id: str, digest: str) -> bool:
-        """Whether it is the tenant's; if so, it is as good as new for `collect`."""
+        """Whether the tenant has the image; if so, its time of last use is now."""
         if digest not in self._counted.get(tenant_id, ()) or not self._images.hold(digest):
             return False
-        self._wanted_at[tenant_id, digest] = self._clock.now()
+        self._used_at[tenant_id, digest] = self._clock.now()
         return True
 
     async def share(self, tenant_id: str, digest: str) -> bool:
-        """Makes it everybody's, if it is the tenant's or everybody's already. Says whether."""
+        """Shares an image of the tenant with all tenants. Returns whether it is shared now."""
         if self.hold(SHARED, digest):
             return True
         if not self.hold(tenant_id, digest):
@@ -117,17 +117,17 @@ class Holdings:
     async def collect(
         self, in_use: frozenset[tuple[str, str]], shown: frozenset[str], grace_s: float
     ) -> None:
-        """Takes from each tenant the images that it has not used for `grace_s`, and removes the
-        files of those that nobody has. `in_use`: tenants with their digests; `shown`: digests that
-        sandboxes show.
+        """Takes from each tenant the images that it has not used for `grace_s` seconds, and removes
+        the files of images that nobody has. `in_use`: pairs of tenant and digest; `shown`: digests
+        that sandboxes have mounted.
         """
         now, digests = self._clock.now(), frozenset(digest for _, digest in in_use)
-        for held, at in list(self._wanted_at.items()):
+        for held, at in list(self._used_at.items()):
             tenant_id, digest = held
-            # A shared image is charged to nobody else while any version has it.
+            # A shared image stays shared while any version of any tenant uses it.
             is_used = held in in_use or (tenant_id == SHARED and digest in digests)
             if is_used:
-                self._wanted_at[held] = now
+                self._used_at[held] = now
             elif now - at >= grace_s:
                 self._forget(tenant_id, digest)
                 await self._store.drop(tenant_id, digest)
@@ -138,7 +138,7 @@ class Holdings:
         return sum(self._counted.get(tenant_id, {}).values())
 
     def bytes_in_all(self) -> int:
-        """What all images count, each once, whoever has it."""
+        """What all images count together, each once, however many tenants have it."""
         found: dict[str, int] = {}
         for held in self._counted.values():
             found |= held
@@ -155,7 +155,7 @@ class Holdings:
                 "after that (image_grace_s)",
                 retry_after=60,
             )
-        # Though somebody may have the same files: that must not be noticed.
+        # Also where another tenant has the same files: no tenant may notice that.
         if 0 < self._all_bytes < self.bytes_in_all() + image.counted_bytes:
             raise CapacityFull(
                 "there is no room for another image on this server",
@@ -165,10 +165,10 @@ class Holdings:
 
     def _note(self, one: TenantImage) -> None:
         self._counted[one.tenant_id][one.digest] = one.counted_bytes
-        self._wanted_at[one.tenant_id, one.digest] = self._clock.now()
+        self._used_at[one.tenant_id, one.digest] = self._clock.now()
 
     def _forget(self, tenant_id: str, digest: str) -> None:
-        self._wanted_at.pop((tenant_id, digest), None)
+        self._used_at.pop((tenant_id, digest), None)
         held = self._counted[tenant_id]
         held.pop(digest, None)
         if not held:

@@ -1,4 +1,4 @@
-"""The story of one invocation, told once, from top to bottom."""
+"""Runs one invocation, from the request to its final record."""
 
 import asyncio
 import contextlib
@@ -40,8 +40,8 @@ CANCELLED = "the call was cancelled"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for. `timeout_seconds` None means the function's own. `may_write`: whether
-    the caller's scope is `write` or more, so that it may set any variable."""
+    """What a caller asks for. `timeout_seconds` None: the function's own. `may_write`: whether the
+    caller's scope is `write` or more; only then it may set any variable."""
 
     payload: bytes | None = None
     environment: dict[str, str] | None = None
@@ -53,10 +53,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _CallState(msgspec.Struct):
-    """A request that was accepted. `accepted` in monotonic seconds. `is_handed_over`: from here on
-    the handler may have done its work. `running`: its record, as long as that has no end.
-    `cancelled`: why somebody cancelled it before it was handed over. `on_end`: gets its record once
-    the call is over, or None if there is no record; made for who waits for that.
+    """A request that was accepted. `accepted` in monotonic seconds. `is_handed_over`: the handler
+    may have started. `running`: the record, until it is final. `cancelled`: the reason, if the call
+    was cancelled before the hand-over. `on_end`: gets the final record, or None if the call left
+    none; it exists if somebody waits for it.
     """
 
     entry: Entry
@@ -75,7 +75,7 @@ class _Withdrawn(Exception):
 
 
 class Invoker:
-    """Runs calls and knows those that have not ended, to cancel one or to drain the server."""
+    """Runs calls, ends one by its id, and drains the server."""
 
     def __init__(self, pools: Pools, journal: Journal, clock: Clock, node_id: str) -> None:
         self._pools, self._journal, self._clock, self._node_id = pools, journal, clock, node_id
@@ -89,12 +89,12 @@ class Invoker:
         return len(self._calls)
 
     async def invoke(self, entry: Entry, request: Request) -> Invocation:
-        """One call from request to record. Raises what the caller is to be told instead of one.
+        """Runs one call and returns its final record.
 
-        `CapacityFull`, `Forbidden`, `FunctionNotActive`, `NotFound` and `Unprocessable` leave no
-        record; an instance that could not be made leaves one with status `error` and raises
-        `RuntimeUnavailable`, as does a sandbox that ended under the call. A call that did not end
-        before the server had to raises `ShuttingDown`, with its record. One that `cancel` ended
+        Raises `CapacityFull`, `Forbidden`, `FunctionNotActive`, `NotFound` or `Unprocessable`, and
+        then leaves no record. Raises `RuntimeUnavailable` if no instance could be made or the
+        sandbox ended during the call, with a record of status `error`. Raises `ShuttingDown`, with
+        a record, if the server had to stop before the call ended. A call that `cancel` ended
         returns its record, with status `cancelled`.
         """
         accepted = self._clock.now()
@@ -135,11 +135,11 @@ class Invoker:
     async def cancel(
         self, function_id: str, invocation_id: str, reason: str = CANCELLED
     ) -> Invocation | None:
-        """Ends one call of the function, wherever it is, and returns its final record.
+        """Ends one call of the function, at whatever step it is, and returns its final record.
 
-        The record's status is `cancelled` with `reason` as its message. A call that had its result
-        before keeps it, and its own record is returned. None: no such call is under way on this
-        node (its record may be in the journal), or it left no record.
+        The record has the status `cancelled` and `reason` as its message. A call that has its
+        result already keeps it, and that record is returned. Returns None if no such call is under
+        way on this node (its record may be in the journal), or if it leaves no record.
         """
         call = self._calls.get(invocation_id)
         if call is None or call.entry.function.id != function_id:
@@ -154,8 +154,8 @@ class Invoker:
         return await asyncio.shield(call.on_end)
 
     async def _failed(self, call: _CallState, error: Exception) -> None:
-        """What there is to be known of a call that `error` came of instead of an answer. Raises
-        another error where that says more.
+        """Records a call that ended with `error` instead of a result. Raises another error where
+        that tells the caller more.
         """
         if call.is_handed_over:
             if call.running is not None:
@@ -176,7 +176,7 @@ class Invoker:
                 raise
 
     async def _run(self, call: _CallState, lease: Lease) -> Invocation:
-        """The call itself: record opened, one round trip, record closed."""
+        """Opens the record, makes the round trip to the guest, and closes the record."""
         function, version, start_timing = call.entry.function, lease.version, lease.start_timing
         timeout = call.request.timeout_seconds or version.spec.timeout_seconds
         handed_over, started = self._clock.unix(), self._clock.now()
@@ -230,7 +230,7 @@ class Invoker:
         return self._close(call.entry, record, started + took)
 
     def _record_mistake(self, call: _CallState, record: Invocation) -> None:
-        """A mistake of ours came between a call and its end: its record ends all the same."""
+        """Ends the record of a call that failed because of a mistake in this server."""
         result = CallResult(kind=ExitKind.SANDBOX_GONE, reason=MISTAKE)
         now = self._clock.unix()
         took_ms = max(0, math.ceil((now - (record.started_at or now)) * 1000))
@@ -238,7 +238,7 @@ class Invoker:
             self._close(call.entry, record.after(result, int(now), took_ms), self._clock.now())
 
     def _record_failure(self, call: _CallState, error: RuntimeUnavailable) -> None:
-        """The platform could not run the call."""
+        """Records a call for which no instance could be made."""
         now = self._clock.now()
         kept = timeline.of_call(call.accepted, now, error.start_timing)
         record = self._never_started(call, CallEvent.ERROR, str(error))
@@ -246,7 +246,7 @@ class Invoker:
         self._close(call.entry, record, now)
 
     def _record_cancelled(self, call: _CallState) -> Invocation:
-        """Somebody cancelled the call before its handler was started."""
+        """Records a call that was cancelled before its handler was started."""
         now = self._clock.now()
         record = self._never_started(call, CallEvent.CANCELLED, call.cancelled or CANCELLED)
         kept = timeline.of_call(call.accepted, now, None)
@@ -267,7 +267,7 @@ class Invoker:
         )
 
     def _close(self, entry: Entry, record: Invocation, ended: float) -> Invocation:
-        """Writes the end of a call; what writing it took is known only after that."""
+        """Writes the final record. How long that took is added after it, without a write."""
         self._count(entry, record)
         self._journal.closed(record)
         if record.timeline is not None:
@@ -283,7 +283,7 @@ class Invoker:
         entry.counters.last_invoked_at = record.started_at or record.ended_at
 
     async def drain(self, timeout_s: float) -> None:
-        """Takes no new calls and waits for the running ones, at most `timeout_s`."""
+        """Refuses new calls and waits for those under way, at most `timeout_s` seconds."""
         self._draining = True
         if not self._calls:
             return
@@ -302,7 +302,7 @@ def not_callable(state: FunctionState) -> QuiltfnError:
 
 
 def failure_of(record: Invocation) -> QuiltfnError:
-    """What the caller is told of a call that the platform could not bring to its own end."""
+    """The error for a caller whose call the platform could not run to its own end."""
     failure: QuiltfnError = (
         RuntimeUnavailable(record.error_message)
         if record.status is Status.ERROR
@@ -313,7 +313,7 @@ def failure_of(record: Invocation) -> QuiltfnError:
 
 
 def check(version: Version, request: Request) -> None:
-    """Raises `Unprocessable` or `Forbidden` for what this version does not take from the caller."""
+    """Raises `Unprocessable` or `Forbidden` for a request that this version does not accept."""
     limit = version.spec.timeout_seconds
     timeout = request.timeout_seconds
     if timeout is not None and not 1 <= timeout <= limit:

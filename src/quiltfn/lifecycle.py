@@ -128,7 +128,7 @@ class Lifecycle:
         )
         check_targets(function.min_instances, function.max_instances)
         self._check_quota(function.min_instances)
-        spec = self._node.runtimes.pin(tenant_id, spec)
+        spec = self._node.runtimes.with_snapshot(tenant_id, spec)
         spec.validate(self._node.host)
         version = self._version(function, 1, spec, now)
         entry = Entry(function, version, FunctionCounters())
@@ -159,7 +159,7 @@ class Lifecycle:
             ours = {name: value for name, value in changes.items() if name in SPEC_FIELDS}
             rest = {name: value for name, value in changes.items() if name not in SPEC_FIELDS}
             spec = msgspec.structs.replace(current.version.spec, **ours)
-            spec = self._node.runtimes.pin(current.function.tenant_id, spec)
+            spec = self._node.runtimes.with_snapshot(current.function.tenant_id, spec)
             function = msgspec.structs.replace(
                 current.function, **rest, updated_at=now, error_message=None
             )

@@ -1,4 +1,4 @@
-"""The verbs over runtimes: what a name stands for now, and what a version is given of it."""
+"""Runtimes by name: add and remove them, and give a new version a snapshot of the one it names."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +16,9 @@ from quiltfn.ports import Clock, RuntimeStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostImage:
-    """What this machine has of its own: `packages` is a hash of what is installed.
+    """What this machine offers without any upload. `packages`: a hash of the installed packages.
 
-    `no_gvisor`: why a sandbox cannot be gVisor's here; empty where it can.
+    `no_gvisor`: why there are no gVisor sandboxes here; empty where there are.
     """
 
     built_in: Mapping[str, Runtime]
@@ -28,7 +28,7 @@ class HostImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantRules:
-    """What tenants may make runtimes of, and how many each may have; operators may everything."""
+    """Which runtimes tenants may add, and how many each may have. Operators have no such limits."""
 
     kinds: frozenset[Kind] = frozenset(Kind)
     isolations: frozenset[Isolation] = frozenset({Isolation.CRUN})
@@ -37,7 +37,7 @@ class TenantRules:
 
     @classmethod
     def of(cls, words: Callable[[str], Sequence[str]], runtimes: int) -> "TenantRules":
-        """As settings say it: `words` has the words of each."""
+        """The rules that the settings give. `words` returns the words of a setting, by its name."""
         return cls(
             kinds=frozenset(map(Kind, words("tenant_runtime_kinds"))),
             isolations=frozenset(map(Isolation, words("tenant_runtime_isolations"))),
@@ -46,7 +46,7 @@ class TenantRules:
         )
 
     def check(self, wanted: Runtime) -> None:
-        """Raises `Forbidden` for what the operator does not allow tenants."""
+        """Raises `Forbidden` for a runtime that tenants may not add."""
         for name, value, allowed in (
             ("kind", wanted.kind, self.kinds),
             ("isolation", wanted.isolation, self.isolations),
@@ -61,8 +61,8 @@ class TenantRules:
 
 
 @dataclass(slots=True, kw_only=True)
-class Named:
-    """A runtime and whose it is. `tenant_id`: `SHARED` for the server's own and an operator's."""
+class OwnedRuntime:
+    """A runtime and its owner. `tenant_id`: `SHARED` for built-in and operators' runtimes."""
 
     tenant_id: str = SHARED
     runtime: Runtime = field()
@@ -73,9 +73,9 @@ class Named:
 
 
 class Runtimes:
-    """Every runtime in memory: the server's own, those that an operator has added for all tenants,
-    and those of each tenant, which hide shared ones of the same name from it and exist for nobody
-    else.
+    """Every runtime, in memory: built-in ones, those that operators have added for all tenants, and
+    those of each tenant. A tenant's own runtime hides a shared one of the same name from that
+    tenant, and other tenants cannot see it.
     """
 
     def __init__(
@@ -92,31 +92,31 @@ class Runtimes:
         self._changing = asyncio.Lock()
 
     async def restore(self) -> None:
-        """At start: every name stands for what it stood for."""
+        """Loads the stored runtimes, once, at the start."""
         for tenant_id, runtime in await self._store.load():
             self._of.setdefault(tenant_id, {}).setdefault(runtime.name, runtime)
 
-    def all(self, tenant_id: str) -> list[Named]:
-        """What the tenant's functions can name: by name, the server's own first."""
-        shared = {name: Named(runtime=one) for name, one in self._of[SHARED].items()}
+    def all(self, tenant_id: str) -> list[OwnedRuntime]:
+        """The runtimes that the tenant's functions can use, by name, built-in ones first."""
+        shared = {name: OwnedRuntime(runtime=one) for name, one in self._of[SHARED].items()}
         own = {
-            name: Named(tenant_id=tenant_id, runtime=one)
+            name: OwnedRuntime(tenant_id=tenant_id, runtime=one)
             for name, one in self._of.get(tenant_id, {}).items()
         }
         return sorted(
             (shared | own).values(), key=lambda one: (not is_own(one.runtime), one.runtime.name)
         )
 
-    def get(self, tenant_id: str, name: str) -> Named:
-        """What the name stands for to the tenant. Raises `NotFound`."""
+    def get(self, tenant_id: str, name: str) -> OwnedRuntime:
+        """The runtime that the tenant means by the name. Raises `NotFound`."""
         for owner in (tenant_id, SHARED):
             runtime = self._of.get(owner, {}).get(name)
             if runtime is not None:
-                return Named(tenant_id=owner, runtime=runtime)
+                return OwnedRuntime(tenant_id=owner, runtime=runtime)
         raise NotFound("there is no runtime of this name")
 
-    def pin(self, tenant_id: str, spec: VersionSpec) -> VersionSpec:
-        """The content with what its runtime's name stands for now. Raises `Unprocessable`."""
+    def with_snapshot(self, tenant_id: str, spec: VersionSpec) -> VersionSpec:
+        """The spec with a snapshot of the runtime that it names. Raises `Unprocessable`."""
         try:
             named = self.get(tenant_id, spec.runtime)
         except NotFound:
@@ -129,19 +129,19 @@ class Runtimes:
             why = self._host.no_gvisor
             expected = f"one with isolation crun: this server has no gVisor ({why})"
             raise Unprocessable.field("runtime", expected, spec.runtime, "shell")
-        if runtime.image is not None:  # so that it is not collected before the version is stored
+        if runtime.image is not None:  # it must not be removed before the version is stored
             self._holdings.hold(named.tenant_id, runtime.image)
         return msgspec.structs.replace(spec, runtime_snapshot=runtime)
 
     async def add(
         self, tenant_id: str, wanted: Runtime, *, shared: bool = False, is_operator: bool = False
-    ) -> tuple[Named, bool]:
-        """What the name stands for from now on, to the tenant or, `shared`, to all of them; and
-        whether that is another revision than before.
+    ) -> tuple[OwnedRuntime, bool]:
+        """Gives the name to a runtime, for the tenant or, `shared`, for all tenants. Returns the
+        runtime, and whether it differs from the one that had the name.
 
-        `wanted`: with everything but id, host and time; its image is one of the tenant's. Existing
-        versions go on with what they were made with. Raises `Unprocessable`, `Conflict` for a name
-        of the server's own, and, unless an operator asks, `Forbidden` and `RateLimited`.
+        `wanted`: a runtime without id, host and time; its image must belong to the tenant. Existing
+        versions keep their snapshots. Raises `Unprocessable`; `Conflict` for a built-in name; and,
+        unless an operator asks, `Forbidden` and `RateLimited`.
         """
         check_not_own(wanted.name, "replaced")
         wanted.validate()
@@ -162,7 +162,7 @@ class Runtimes:
             owner = SHARED if shared else tenant_id
             there = self._of.get(owner, {})
             if wanted.name in there and there[wanted.name].same_as(runtime):
-                return Named(tenant_id=owner, runtime=there[wanted.name]), False
+                return OwnedRuntime(tenant_id=owner, runtime=there[wanted.name]), False
             if not is_operator and wanted.name not in there:
                 self._check_count(len(there))
             if wanted.image is not None and not await self._hold(owner, tenant_id, wanted.image):
@@ -172,13 +172,13 @@ class Runtimes:
                 raise Unprocessable.field("image", expected, wanted.image)
             await self._store.save(owner, runtime)
             self._of.setdefault(owner, {})[runtime.name] = runtime
-        return Named(tenant_id=owner, runtime=runtime), True
+        return OwnedRuntime(tenant_id=owner, runtime=runtime), True
 
     async def remove(self, tenant_id: str, name: str, *, shared: bool = False) -> None:
-        """New versions are refused the name from then on; those that have it go on with it.
+        """Removes the name. New versions cannot use it; existing versions keep their snapshots.
 
-        Raises `NotFound`, and `Conflict` for a name of the server's own, or one that stands for a
-        shared runtime where one of the tenant's own was meant.
+        Raises `NotFound`, and `Conflict` for a built-in name, and for a shared runtime where
+        `shared` is not given.
         """
         check_not_own(name, "removed")
         owner = SHARED if shared else tenant_id
@@ -206,7 +206,7 @@ class Runtimes:
 
 
 def is_own(runtime: Runtime) -> bool:
-    """Whether it is the server's and not an operator's."""
+    """Whether the runtime is built in."""
     return runtime.name in OWN_NAMES
 
 

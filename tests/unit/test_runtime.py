@@ -271,20 +271,20 @@ def runtimes(store: MemoryRuntimes, holdings: Holdings) -> Runtimes:
 
 def test_an_unknown_runtime_is_refused_and_the_known_ones_are_named(runtimes: Runtimes) -> None:
     with pytest.raises(Unprocessable, match=r"^runtime must be one of: python, shell$"):
-        runtimes.pin(T, VersionSpec(handler="x", runtime="cobol"))
+        runtimes.with_snapshot(T, VersionSpec(handler="x", runtime="cobol"))
 
 
 async def test_a_version_has_what_the_name_stood_for_then(
     runtimes: Runtimes, images: SomeImages
 ) -> None:
     first, _ = await runtimes.add(T, a_runtime(image=DIGEST))
-    version = runtimes.pin(T, VersionSpec(handler="app:main", runtime="etl"))
+    version = runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl"))
     second, is_new = await runtimes.add(T, a_runtime(environment={"A": "1"}))
     assert version.runtime_snapshot == first.runtime
     older, newer = first.runtime, second.runtime
     assert (is_new, older.id == newer.id, older.created_at) == (True, False, 1_760_000_000)
     assert (
-        runtimes.pin(T, VersionSpec(handler="app:main", runtime="etl")).runtime_snapshot
+        runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl")).runtime_snapshot
         == second.runtime
     )
     assert older.host == "p1"
@@ -304,7 +304,7 @@ async def test_a_removed_name_is_refused_and_may_be_given_again(
     await runtimes.remove(T, "etl")
     assert store.rows == {}
     with pytest.raises(Unprocessable):
-        runtimes.pin(T, VersionSpec(handler="app:main", runtime="etl"))
+        runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl"))
     with pytest.raises(NotFound):
         await runtimes.remove(T, "etl")
     with pytest.raises(NotFound):
@@ -355,7 +355,7 @@ async def test_a_tenants_runtime_exists_for_that_tenant_alone(runtimes: Runtimes
     with pytest.raises(NotFound):
         await runtimes.remove(U, "etl")
     with pytest.raises(Unprocessable, match=r"^runtime must be one of: python, shell$"):
-        runtimes.pin(U, VersionSpec(handler="app:main", runtime="etl"))
+        runtimes.with_snapshot(U, VersionSpec(handler="app:main", runtime="etl"))
     theirs, is_new = await runtimes.add(U, a_runtime())
     assert is_new
     assert not theirs.runtime.same_as(mine.runtime)

@@ -6,7 +6,7 @@ from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext
 from quiltfn.model.access import Scope
 from quiltfn.model.image import Archive
-from quiltfn.runtimes import Named
+from quiltfn.runtimes import OwnedRuntime
 
 
 async def list_runtimes(context: RequestContext) -> Response:
@@ -75,6 +75,6 @@ async def upload_image(context: RequestContext) -> Response:
     )
 
 
-def _answer(context: RequestContext, named: Named) -> wire.Runtime:
+def _answer(context: RequestContext, named: OwnedRuntime) -> wire.Runtime:
     show = context.caller.scope.includes(Scope.OPERATOR if named.is_shared else Scope.WRITE)
     return shapes.runtime(named, show=show)

@@ -17,7 +17,7 @@ from quiltfn.model.pool import PoolCounts
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
 from quiltfn.model.timeline import PHASES, Timeline
 from quiltfn.model.version import MASK, Version, VersionSpec
-from quiltfn.runtimes import Named, is_own
+from quiltfn.runtimes import OwnedRuntime, is_own
 
 T = TypeVar("T", bound=msgspec.Struct)
 REPLAY = "ELASTICITY_IDEMPOTENCY_REPLAY"
@@ -153,7 +153,7 @@ def pool_stats(counts: PoolCounts) -> wire.PoolStats:
     )
 
 
-def runtime(named: Named, *, show: bool) -> wire.Runtime:
+def runtime(named: OwnedRuntime, *, show: bool) -> wire.Runtime:
     """`show`: whether the caller may see the values of the environment."""
     one = named.runtime
     return gathered(

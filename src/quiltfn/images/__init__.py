@@ -1,8 +1,8 @@
 """The files of runtimes: archives that are uploaded become directories named by their content.
 
-`tar` reads an archive within limits, `archive_rules` says what may be in one, `unpack` writes its
-files, and `image_store` has the directory of images. Nothing here trusts an archive, and nothing in
-one is ever followed.
+`tar` reads an archive within limits, `archive_rules` says what it may contain, `unpack` writes its
+files, and `image_store` manages the directory of images. No archive is trusted, and no link in one
+is ever followed.
 """
 
 from quiltfn.images.image_store import ImageDirectory

@@ -1,8 +1,8 @@
-"""What an image may consist of. Pure: names and links come in, refusals go out.
+"""What an archive may contain. Pure: it takes names and links, and raises refusals.
 
-Rule 1: every name leads down from the image's own root, and only down.
-Rule 2: a link leads to the image's own files or to the host image's /usr, wherever it stands.
-Rule 3: what is refused is said with the member's name and changes nothing.
+Rule 1: every name leads down from the image's root, and only down.
+Rule 2: a link leads to the image's own files or to the host image's /usr, wherever the link is.
+Rule 3: a refusal names the member, and nothing was changed.
 """
 
 import posixpath
@@ -17,7 +17,7 @@ SET_ID = 0o6000
 
 
 def refusal(why: str, name: str | None = None) -> Unprocessable:
-    """The image is refused for that, at that member."""
+    """The error for an image that is refused because of `why`, and of the member `name`."""
     if name is None:
         return Unprocessable(f"the image is refused: {why}")
     told = truncate(name.encode("utf-8", "backslashreplace").decode(), 200)
@@ -25,7 +25,7 @@ def refusal(why: str, name: str | None = None) -> Unprocessable:
 
 
 def parts_of(name: str) -> tuple[str, ...]:
-    """The steps from the image's root to a member; () for the root itself."""
+    """A member's path from the image's root, as its parts; () for the root itself."""
     if name.startswith("/"):
         raise refusal("has an absolute path", name)
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
@@ -46,13 +46,13 @@ def parts_of(name: str) -> tuple[str, ...]:
 
 
 def check_mode(mode: int, name: str) -> None:
-    """Refuses what would run as somebody else."""
+    """Refuses setuid and setgid bits: such a program would run as another user."""
     if mode & SET_ID:
         raise refusal("has the setuid or setgid bit", name)
 
 
 def check_link(parts: tuple[str, ...], target: str) -> None:
-    """Whether the symbolic link at `parts` may lead to `target`."""
+    """Refuses a symbolic link at `parts` that may not lead to `target`."""
     name = "/".join(parts)
     if not target or len(_encoded(target, name)) > PATH_MAX_BYTES or has_controls(target):
         raise refusal("is a link to no usable path", name)

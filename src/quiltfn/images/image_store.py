@@ -1,8 +1,8 @@
-"""The directory of images: one directory for each, named by the digest of what is in it.
+"""The directory of images: one directory for each, named by the digest of its content.
 
-Rule 1: an image appears under its name only when it is whole and on disk.
-Rule 2: nothing in an image is ever changed; it goes as a whole, once nobody wants it.
-Rule 3: what a crash leaves (names with a dot) is removed by the next start.
+Rule 1: an image gets its name only when it is complete and on disk.
+Rule 2: nothing in an image is ever changed; an image that nobody uses is removed as a whole.
+Rule 3: what a crash leaves (names that start with a dot) is removed by the next start.
 """
 
 import asyncio
@@ -30,25 +30,25 @@ WRITE_BYTES = 1024 * 1024
 
 
 class ImageDirectory:
-    """`ports.Images` in a directory. `start` comes before everything else."""
+    """`ports.Images` in a directory. Call `start` first."""
 
     def __init__(self, path: Path, clock: Clock, limits: ImageLimits) -> None:
         self._path, self._clock, self._limits = path, clock, limits
-        self._wanted_at: dict[str, float] = {}
-        # Unpacking keeps a core and the disk busy; two at once would only take from the calls.
+        self._used_at: dict[str, float] = {}
+        # One at a time: unpacking keeps a core and the disk busy, which calls need, too.
         self._unpacking = asyncio.Lock()
         self._removing: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Makes the directory and removes what a crash has left in it. Blocks.
+        """Makes the directory, and removes what a crash has left in it. Blocks.
 
-        Raises `StoreUnavailable` where it cannot be used.
+        Raises `StoreUnavailable` if the directory cannot be used.
         """
         with _translate_errors("the directory of images cannot be used"):
             self._path.mkdir(mode=0o700, exist_ok=True)
             for one in self._path.iterdir():
                 if DIGEST.fullmatch(one.name):
-                    self._wanted_at[one.name] = self._clock.now()
+                    self._used_at[one.name] = self._clock.now()
                 elif one.name.startswith("."):
                     _remove(one)
 
@@ -69,22 +69,22 @@ class ImageDirectory:
             task = asyncio.ensure_future(asyncio.to_thread(_remove, place))
             self._removing.add(task)
             task.add_done_callback(self._removing.discard)
-        self._wanted_at[image.digest] = self._clock.now()
+        self._used_at[image.digest] = self._clock.now()
         return image
 
     def hold(self, digest: str) -> bool:
-        if digest not in self._wanted_at:
+        if digest not in self._used_at:
             return False
-        self._wanted_at[digest] = self._clock.now()
+        self._used_at[digest] = self._clock.now()
         return True
 
     async def collect(self, in_use: frozenset[str], grace_s: float) -> int:
         now = self._clock.now()
-        self._wanted_at.update((one, now) for one in in_use if one in self._wanted_at)
-        unwanted = [one for one, at in self._wanted_at.items() if now - at >= grace_s]
+        self._used_at.update((one, now) for one in in_use if one in self._used_at)
+        unwanted = [one for one, at in self._used_at.items() if now - at >= grace_s]
         for digest in unwanted:
-            # Both in one step of the event loop: whoever asks for it next is told that it is gone.
-            del self._wanted_at[digest]
+            # Both in one step of the event loop, so that nobody is given an image that is going.
+            del self._used_at[digest]
             gone = self._path / f".old-{digest}-{secrets.token_hex(4)}"
             (self._path / digest).rename(gone)
             await asyncio.to_thread(_remove, gone)
@@ -105,10 +105,10 @@ class ImageDirectory:
     def _unpack(
         self, archive: Archive, file: BinaryIO, admit: Callable[[Image], None]
     ) -> tuple[Image, Path]:
-        """In a thread: the image and where its files are. What was made is gone if this raises.
+        """Runs in a thread. Returns the image and where its files are. Leaves nothing if it fails.
 
-        For an image that was there already that is a place of its own, to be removed later: how
-        long it takes must not tell whether somebody else has the image.
+        If the image exists already, the new files get a path of their own and are removed later:
+        the time that an upload takes must not tell whether another tenant has the image.
         """
         fresh = self._path / f".new-{secrets.token_hex(8)}"
         fresh.mkdir(mode=0o755)
@@ -148,7 +148,7 @@ class ImageDirectory:
 
 
 def _sync(directory: int) -> None:
-    """Everything of its file system is on disk: one call instead of one for each file."""
+    """Syncs the whole file system to disk: one call instead of one for each file."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syncfs(directory) != 0:
         number = ctypes.get_errno()
@@ -156,7 +156,7 @@ def _sync(directory: int) -> None:
 
 
 def _measured(path: Path) -> int | None:
-    """What the image there counts, or None where there is none."""
+    """What the image at `path` counts, or None if there is none."""
     if not path.is_dir():
         return None
     size = entries = 0
@@ -177,7 +177,7 @@ def _remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def _translate_errors(what: str) -> Iterator[None]:
-    """Turns a full or broken disk into what the caller is told of it, without a path."""
+    """Turns `OSError`, such as a full disk, into `StoreUnavailable` without a path in it."""
     try:
         yield
     except OSError as error:

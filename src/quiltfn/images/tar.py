@@ -1,6 +1,6 @@
-"""Reading a tar archive, member by member, with a bound on everything that is kept in memory.
+"""Reads a tar archive, member by member, with a bound on everything that is held in memory.
 
-The standard library decodes each header; the way through the archive is walked here, because
+The standard library decodes each header. This module goes from header to header itself, because
 `tarfile` takes a damaged header for the end of the archive and reads extended headers of any size.
 Formats: POSIX.1-2001 (pax), ustar, GNU long names.
 """
@@ -51,7 +51,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry as the archive has it. `name` and `target` are not checked yet."""
+    """One entry of the archive. `name` and `target` are not checked yet."""
 
     name: str
     kind: Kind
@@ -61,7 +61,7 @@ class Member:
 
 
 class Source:
-    """The bytes of an archive, `limit` of them at most, however small it was packed."""
+    """The unpacked bytes of an archive, at most `limit` of them."""
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         self._file, self._limit, self._taken = file, limit, 0
@@ -78,14 +78,14 @@ class Source:
         return data
 
     def exactly(self, size: int) -> bytes:
-        """That many bytes. Raises `Unprocessable` where the archive has ended before."""
+        """Exactly `size` bytes. Raises `Unprocessable` if the archive ends before."""
         data = self.read(size)
         if len(data) != size:
             raise refusal("the archive ends in the middle")
         return data
 
     def pieces(self, size: int) -> Iterator[bytes]:
-        """That many bytes, piece by piece, and past the padding behind them."""
+        """Yields `size` bytes in pieces, and reads the padding after them."""
         left = size
         while left:
             piece = self.exactly(min(left, CHUNK))
@@ -95,9 +95,9 @@ class Source:
 
 
 def members(source: Source) -> Iterator[Member]:
-    """Every member in its order. Take a file's `pieces` before asking for the next one.
+    """Yields the members in order. Read a file's `pieces` before the next member.
 
-    Raises `Unprocessable` for everything that is not a whole, plain tar archive.
+    Raises `Unprocessable` for anything but a complete, plain tar archive.
     """
     common: dict[str, str] = {}
     own: dict[str, str] = {}
@@ -148,7 +148,7 @@ def _member(header: tarfile.TarInfo, extended: dict[str, str]) -> Member:
 
 
 def _records(data: bytes) -> dict[str, str]:
-    """What a pax header says of the things that matter here: `length key=value\\n`, repeated."""
+    """The fields of a pax header that are used here. Its form: `length key=value\\n`, repeated."""
     found: dict[str, str] = {}
     at = 0
     while at < len(data) and data[at]:
@@ -169,7 +169,7 @@ def _records(data: bytes) -> dict[str, str]:
 
 
 def _finish(source: Source) -> None:
-    """Up to the file's own end, so that a compressed archive's checksum is read, too."""
+    """Reads to the end of the file, so that the checksum of a compressed archive is verified."""
     left = AFTER_END_MAX_BYTES
     while piece := source.read(CHUNK):
         left -= len(piece)

@@ -1,10 +1,10 @@
-"""From an archive to a tree of files, the same tree whatever the archive was like.
+"""Unpacks an archive to a tree of files. Archives with equal content give equal trees.
 
-Rule 1: a file is opened below a directory that this module made itself, by descriptor, without
-following anything, and only where nothing is yet.
-Rule 2: modes are 0755 and 0644, times are one constant, owners are the server: what an archive says
-of these is not kept.
-Rule 3: the digest is of the sorted list of what there is, so equal trees have equal digests.
+Rule 1: a file is created by descriptor, below a directory that this module made, without following
+a link, and only where nothing exists yet.
+Rule 2: modes are 0755 and 0644, times are one constant, and the server owns the files, whatever the
+archive says.
+Rule 3: the digest is that of the sorted list of all entries, so equal trees have equal digests.
 """
 
 import contextlib
@@ -20,26 +20,26 @@ from quiltfn.images.tar import Kind, Member, Source
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 MTIME_NS = (946_684_800 * 10**9,) * 2  # the year 2000: some tools cannot say less than 1980
-# An archive says some blocks more than its files hold, for each of them.
+# An archive is longer than its files: headers and padding for each, and some at its end.
 OVERHEAD_BYTES, OVERHEAD_EACH_BYTES = 2 * 1024 * 1024, 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
-    """`files_max` counts directories and links, too."""
+    """Limits of one image. `files_max` counts directories and links, too."""
 
     unpacked_max_bytes: int = 2 * 1024 * 1024 * 1024
     files_max: int = 100_000
 
     @property
     def archive_max_bytes(self) -> int:
-        """How long an archive may be once its compression is undone."""
+        """How long an archive may be when it is decompressed."""
         return self.unpacked_max_bytes + OVERHEAD_BYTES + OVERHEAD_EACH_BYTES * self.files_max
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What was unpacked. `files` without directories, `entries` with them."""
+    """What was unpacked. `files` counts files and links, `entries` directories as well."""
 
     digest: str
     files: int
@@ -48,17 +48,17 @@ class Tree:
 
 
 class Unpacker:
-    """Lays one archive out below the empty directory `root`, a descriptor."""
+    """Unpacks one archive into an empty directory. `root`: its descriptor."""
 
     def __init__(self, root: int, limits: ImageLimits) -> None:
         self._root, self._limits = root, limits
-        # What is there by now: its path → one letter for its kind and what else tells it apart.
+        # What exists so far: path → one letter for the kind, then the hash of a file or the target.
         self._found: dict[str, str] = {"": "d"}
         self._explicit: set[str] = set()
         self._size = 0
 
     def unpack(self, source: Source) -> Tree:
-        """Raises `Unprocessable`; what was made until then is the caller's to remove."""
+        """Raises `Unprocessable`; the caller then removes what was made until then."""
         for member in tar.members(source):
             self._add(member, source)
         if len(self._found) == 1:
@@ -93,7 +93,7 @@ class Unpacker:
                 self._hard_link(parts, member)
 
     def _is_other(self, path: str, kind: Kind) -> bool:
-        """Whether something stands there; a directory may have been made for what is in it."""
+        """Whether another member is there; a directory may exist because of what is in it."""
         found = self._found.get(path)
         return found is not None and not (found == "d" and kind is Kind.DIRECTORY)
 
@@ -128,7 +128,7 @@ class Unpacker:
         self._count("/".join(parts), kind + content.hexdigest())
 
     def _hard_link(self, parts: tuple[str, ...], member: Member) -> None:
-        """A second name for a file of this archive; anything else is refused."""
+        """Links to an earlier file of this archive; any other target is refused."""
         if member.target.startswith("/") or ".." in member.target.split("/"):
             raise archive_rules.refusal(
                 "is a hard link that leads outside of the image", member.name
@@ -158,7 +158,7 @@ class Unpacker:
 
     @contextlib.contextmanager
     def _opened(self, parts: tuple[str, ...]) -> Iterator[int]:
-        """The directory at `parts`, reached step by step."""
+        """A descriptor of the directory at `parts`, opened step by step without following links."""
         at = os.dup(self._root)
         try:
             for part in parts:
@@ -170,7 +170,7 @@ class Unpacker:
             os.close(at)
 
     def _settle(self) -> None:
-        """Directories last, because whatever is made in one changes its time."""
+        """Sets modes and times of directories last: each new entry changes its directory's time."""
         for path, what in self._found.items():
             if what == "d":
                 with self._opened(tuple(path.split("/")) if path else ()) as directory:

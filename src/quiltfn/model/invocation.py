@@ -92,7 +92,7 @@ FINAL = frozenset(status for status, then in NEXT.items() if not then)
 
 
 class ExitKind(enum.Enum):
-    """How the guest (or its silence) says that a handler ended."""
+    """How a handler ended, as the guest reports it or as its silence shows."""
 
     EXITED = "exited"
     SIGNALLED = "signalled"
@@ -104,8 +104,8 @@ class ExitKind(enum.Enum):
 
 
 class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The end of one call as a sandbox reports it. `code`: exit code or signal number.
-    `*_dropped`: bytes of a stream beyond those that are kept."""
+    """What one call gave, as its sandbox reports it. `code`: exit code or signal number.
+    `*_dropped`: bytes of a stream beyond its limit, which are not kept."""
 
     kind: ExitKind
     code: int = 0
@@ -164,11 +164,11 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
         *,
         is_value: bool = False,
     ) -> "Invocation":
-        """The final record of a running call. `now`: its start and its duration added, for the wall
+        """The final record of a running call. `now`: its start plus its duration, because the wall
         clock may have been set meanwhile.
 
-        `is_value`: its standard output is the value that a handler returned. A part of that is no
-        result, so one that is too large fails.
+        `is_value`: its standard output is the value that a handler returned. A part of a value is
+        of no use, so a call whose value is too large fails.
         """
         event, exit_code, message = conclude(result)
         if is_value and result.stdout_dropped and event is CallEvent.SUCCESS:
@@ -195,7 +195,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
 
 def _with_dropped(message: str | None, result: CallResult) -> str | None:
-    """The sentence of a record, and what its output lacks."""
+    """The message of a record, with how much output was dropped."""
     if not (result.stdout_dropped or result.stderr_dropped):
         return message
     told = [message] if message else []
@@ -211,10 +211,10 @@ def _lacks(stream: str, kept: bytes, dropped: int) -> str:
 
 
 def conclude(result: CallResult) -> tuple[CallEvent, int | None, str | None]:
-    """What an end means: the event, the exit code and the sentence of the record.
+    """What a result means: the event, the exit code and the message of the record.
 
-    An out-of-memory kill counts only where the handler did not end well: a shell may lose a child
-    to it, cope and exit 0, and that is a success.
+    An out-of-memory kill counts only if the handler did not exit with 0: a shell may lose a child
+    to it, go on and exit 0, and that is a success.
     """
     if result.kind is ExitKind.CANCELLED:
         return CallEvent.CANCELLED, None, result.reason or "the call was cancelled"

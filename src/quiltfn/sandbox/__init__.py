@@ -1,1 +1,1 @@
-"""Sandboxes from the server's side: the launcher makes them, the guest inside answers calls."""
+"""The server's side of sandboxes: the launcher makes them, and the guest inside runs calls."""

@@ -76,7 +76,7 @@ class LauncherChannel:
     def _receive(self) -> None:
         while True:
             try:
-                # Not socket.recv_fds: it ignores its flags, and the descriptors would be inherited.
+                # socket.recv_fds ignores its flags, so processes started later would inherit these.
                 data, ancillary, flags, _ = self._socket.recvmsg(
                     MESSAGE_MAX,
                     socket.CMSG_SPACE(DESCRIPTORS_MAX * 4),
@@ -86,7 +86,7 @@ class LauncherChannel:
                 return
             except OSError:
                 data, ancillary, flags = b"", [], 0
-            if not data:  # the launcher is gone; the kernel is about to end us too
+            if not data:  # the launcher has ended, and the kernel is about to end this process
                 self._loop.remove_reader(self._socket.fileno())
                 return
             descriptors = array("i")
@@ -95,7 +95,7 @@ class LauncherChannel:
                     descriptors.frombytes(content[: len(content) - len(content) % 4])
             message = json.loads(data)
             if flags & socket.MSG_CTRUNC:
-                # Some could not be taken over, so what did arrive is of no use, nor the sandbox.
+                # A descriptor is missing, so the others and the sandbox are of no use.
                 self._unclaimed(message, descriptors)
                 message, descriptors = {"n": message["n"], "error": TRUNCATED}, array("i")
             future = self._waiting.get(message["n"])
@@ -105,8 +105,8 @@ class LauncherChannel:
                 self._unclaimed(message, descriptors)
 
     def _unclaimed(self, message: dict[str, Any], descriptors: "array[int]") -> None:
-        """Nobody can use it: whoever asked was cancelled, or it came incomplete. A sandbox is given
-        back.
+        """Closes the descriptors of a reply that nobody can use, and destroys its sandbox: whoever
+        asked was cancelled, or the reply came incomplete.
         """
         for descriptor in descriptors:
             os.close(descriptor)

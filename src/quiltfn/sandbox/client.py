@@ -1,4 +1,4 @@
-"""Where the server's sandboxes come from: the launcher makes one and hands its socket over."""
+"""Makes sandboxes: asks the launcher for one and connects to the guest inside."""
 
 import asyncio
 import socket
@@ -44,7 +44,7 @@ class SandboxTemplate:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits: memory in MiB, processor in percent of one core."""
+    """Limits of a sandbox: memory in MiB, processor in percent of one core."""
 
     memory_mib: int = MEMORY_MIN_MIB
     cpu_percent: float = 100.0
@@ -55,22 +55,22 @@ class Limits:
 
 
 PLAIN = SandboxTemplate(Kind.SHELL, None, "none", (), Isolation.CRUN)
-# How long a sandbox that was made proves that others can be; how soon it is tried again after one
-# that could not be; and how long somebody waits for the proof.
-FRESH_S, AGAIN_S, PROOF_S = 10.0, 1.0, 2.0
+# How long a sandbox that was made proves that others can be made; how long after a failure the next
+# probe is made; and how long a caller waits for a probe. All in seconds.
+PROVEN_S, RETRY_S, PROBE_TIMEOUT_S = 10.0, 1.0, 2.0
 NEVER = -1e9
 now = time.monotonic
 
 
 class LauncherSandboxes:
-    """`ports.Sandboxes` over the launcher: each is made when it is wanted. `output_max`: bytes that
-    a guest sends on of both streams of a call together."""
+    """`ports.Sandboxes` over the launcher: every sandbox is made on demand. `output_max`: bytes of
+    output that a guest sends of one call, both streams together."""
 
     def __init__(self, channel: LauncherChannel, output_max: int = OUTPUT_MAX) -> None:
         self._channel, self._output_max = channel, output_max
         self._made_at = self._tried_at = NEVER
         self._why_not: str | None = None
-        self._proof: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
 
     async def create(self, spec: VersionSpec) -> Sandbox:
         return await self.make(SandboxTemplate.of(spec.runtime_snapshot), Limits.of(spec))
@@ -82,39 +82,39 @@ class LauncherSandboxes:
         """Does nothing: there are no prewarmed sandboxes."""
 
     async def make(self, template: SandboxTemplate, limits: Limits) -> GuestSandbox:
-        """One that is nobody's yet. Raises `SandboxFailed`."""
+        """Makes a sandbox that is not specialised yet. Raises `SandboxFailed`."""
         try:
             sandbox = await self._make(template, limits)
         except SandboxFailed:
-            self._made_at = NEVER  # Its image or its network may be why: to be found out.
+            self._made_at = NEVER  # Its image or its network may be the reason; a probe will tell.
             raise
         if template.isolation is Isolation.CRUN:
             self._made_at, self._why_not = now(), None
         return sandbox
 
     async def why_not(self) -> str | None:
-        """Why no sandbox can be made, if that is so: by the last one, or by making one."""
-        if now() - self._made_at < FRESH_S:
+        """Why no sandbox can be made, or None: from the last attempt, or from a probe made now."""
+        if now() - self._made_at < PROVEN_S:
             return None
-        if self._why_not is not None and now() - self._tried_at < AGAIN_S:
+        if self._why_not is not None and now() - self._tried_at < RETRY_S:
             return self._why_not
-        if self._proof is None:
-            self._proof = asyncio.ensure_future(self._prove())
+        if self._probing is None:
+            self._probing = asyncio.ensure_future(self._probe())
         try:
-            async with asyncio.timeout(PROOF_S):
-                await asyncio.shield(self._proof)
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await asyncio.shield(self._probing)
         except TimeoutError:
-            return self._why_not or f"one is not made within {PROOF_S:g} s"
+            return self._why_not or f"one is not made within {PROBE_TIMEOUT_S:g} s"
         return self._why_not
 
-    async def _prove(self) -> None:
+    async def _probe(self) -> None:
         try:
             sandbox = await self.make(PLAIN, Limits())
             await sandbox.destroy()
         except SandboxFailed as error:
             self._why_not = str(error)
         finally:
-            self._tried_at, self._proof = now(), None
+            self._tried_at, self._probing = now(), None
 
     async def _make(self, template: SandboxTemplate, limits: Limits) -> GuestSandbox:
         answer = await self._channel.ask(
@@ -133,7 +133,7 @@ class LauncherSandboxes:
             await sandbox.greet(socket.socket(fileno=control))
         except BaseException as error:
             await sandbox.destroy()
-            if isinstance(error, OSError):  # say, no descriptor for its transport
+            if isinstance(error, OSError):  # for example, no descriptor is left for its transport
                 raise SandboxFailed(f"the guest cannot be talked to: {error}") from None
             raise
         return sandbox

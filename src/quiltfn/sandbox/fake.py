@@ -1,7 +1,7 @@
-"""Sandboxes without processes, for tests and for trying things out: they keep the port's promises.
+"""Fake sandboxes, without processes, for tests. They keep the promises of the port.
 
 The handlers they know: `echo TEXT` (or `echo $NAME`, from the environment), `cat` (the payload),
-`exit N`, `sleep SECONDS`, `oom`, `die` (the sandbox ends under the call), `fail-to-start` (no
+`exit N`, `sleep SECONDS`, `oom`, `die` (the sandbox ends during the call), `fail-to-start` (no
 sandbox can be made) and `refuse-to-specialise`. A working directory called `/missing`, or anything
 below it, does not exist.
 """
@@ -51,7 +51,7 @@ class FakeSandboxes:
         """Does nothing: there are no prewarmed sandboxes."""
 
     async def create(self, spec: VersionSpec) -> Sandbox:
-        # It counts from here on: the machine pays for a sandbox while it is being made, too.
+        # It counts from here on: a sandbox takes memory while it is being made, too.
         sandbox = FakeSandbox(f"fake-{next(self._numbers)}", self)
         self.alive[sandbox.id] = sandbox
         self.most_alive = max(self.most_alive, len(self.alive))
@@ -125,7 +125,7 @@ class FakeSandbox:
         await asyncio.shield(self._destroyed)
 
     def end_by_itself(self) -> None:
-        """What a test calls to have it die, in a call or between two."""
+        """Makes it die, during a call or between two. For tests."""
         self.is_alive = False
         self._finish(CallResult(kind=ExitKind.SANDBOX_GONE))
         if self._destroyed is None:

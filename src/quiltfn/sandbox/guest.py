@@ -1,7 +1,7 @@
-"""One sandbox: a connection to its guest, and the verdicts on what comes through it.
+"""One sandbox: a connection to its guest, and what the guest's frames mean.
 
-Nothing that a handler does can make `call` raise; what a guest may not send ends the connection,
-and with it the sandbox.
+Nothing that a handler does can make `call` raise. A guest that sends what it may not loses its
+connection, which ends the sandbox.
 """
 
 import asyncio
@@ -20,16 +20,18 @@ from quiltfn.ports import Call, LongOutput, OutputSink, SandboxFailed, SandboxRe
 from quiltfn.sandbox.channel import LauncherChannel
 
 GREETING_TIMEOUT_S = 10.0
-# Bytes that a guest sends on of both streams of a call together, where it was not told otherwise.
+# Bytes of output that a guest sends of one call, both streams together, unless it is told another
+# limit.
 OUTPUT_MAX = wire.STDOUT_MAX + wire.STDERR_MAX
 MIB = 1024 * 1024
-# The guest keeps the deadline; if it has not answered by then, the sandbox is killed from outside.
+# The guest keeps the deadline. If it has not reported the end so long after, the sandbox is killed
+# from outside.
 OUTER_DEADLINE_S = 0.5
-# Output beyond this is read once there is room for long output.
+# Output beyond this is read only when there is room for long output.
 SHORT_OUTPUT_BYTES = 256 * 1024
-# Why the guest's output is not read for now; both may be true at a time.
+# Why reading from the guest is paused; both reasons may hold at a time.
 NO_ROOM, SINK_IS_FULL = 1, 2
-# A runner has 120 s by the guest's clock, which its own sandbox may slow down.
+# The guest gives a runner 120 s to start. A busy sandbox may be late to notice the end of these.
 RUNNER_STARTS_WITHIN_S = 125.0
 DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
 
@@ -41,17 +43,18 @@ EXIT_KINDS = {
 }
 
 
-# Where the host image has what runs a language's handlers (launcher/host_image.py puts it there).
+# The programs that run handlers, as paths in the sandbox (see launcher/host_image.py).
 RUNNERS = {
     Kind.PYTHON: ("/usr/bin/python3", "-s", "/.runners/python.py"),
     Kind.NODE: ("/usr/bin/node", "/.runners/node.js"),
 }
-# Node does not see its control group; with the machine's memory in mind it would collect too late.
+# Node does not read its control group's limit. By the machine's memory it would collect garbage too
+# late.
 NODE_HEAP_SHARE = 0.75
 
 
 def handler_argv(spec: VersionSpec) -> list[str]:
-    """What the guest executes. The shell expands variables; argv never shows on the host."""
+    """The command line that the guest executes. A shell expands variables in it."""
     kind = spec.runtime_snapshot.kind
     if kind is Kind.SHELL:
         return ["/bin/sh", "-c", spec.handler]
@@ -64,12 +67,12 @@ def handler_argv(spec: VersionSpec) -> list[str]:
     return [program, *rest]
 
 
-# Read by an interpreter when it starts; one that has started already would not know of them.
+# Variables that an interpreter reads only when it starts.
 READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_")
 
 
 def prepare_frame(kind: Kind) -> bytes | None:
-    """What starts a runner of this kind for whatever version will come, if there can be one."""
+    """The frame that starts a runner before the version is known; None if no runner can be."""
     if kind is not Kind.PYTHON:
         return None
     variables = environment.ALWAYS | {"QUILT_PREWARMED": "1"}
@@ -77,7 +80,7 @@ def prepare_frame(kind: Kind) -> bytes | None:
 
 
 def specialise_frame(spec: VersionSpec) -> bytes:
-    """What the guest is told that its sandbox is for."""
+    """The frame that makes a sandbox an instance of `spec`."""
     variables, flags = environment.of_version(spec), 0
     if not spec.cleanup_on_exit:
         flags |= wire.KEEP_TMP
@@ -98,7 +101,7 @@ def specialise_frame(spec: VersionSpec) -> bytes:
 
 
 def default_directory(spec: VersionSpec) -> str:
-    """Where a handler is that did not say: among its own files, where it has some."""
+    """The working directory of a version that names none: its files, or /tmp if it has none."""
     return DEFAULT_DIRECTORY if spec.runtime_snapshot.image is None else IMAGE_DIRECTORY
 
 
@@ -139,7 +142,7 @@ class GuestSandbox(asyncio.Protocol):
         self._blocked = 0
 
     async def greet(self, control: socket.socket) -> None:
-        """Waits until the guest said hello. Raises `SandboxFailed`."""
+        """Connects to the guest and waits for its hello. Raises `SandboxFailed`."""
         await self._loop.create_unix_connection(lambda: self, sock=control)
         try:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
@@ -150,13 +153,13 @@ class GuestSandbox(asyncio.Protocol):
             raise SandboxFailed(f"the guest speaks protocol {version}, not {wire.PROTOCOL_VERSION}")
 
     def prepare(self, kind: Kind) -> None:
-        """Lets it start what a sandbox of this kind will need."""
+        """Starts the runner of this kind, where it can be started before the version is known."""
         frame = prepare_frame(kind)
         if frame is not None:
             self._write(frame)
 
     async def limit(self, spec: VersionSpec) -> None:
-        """Gives it the limits of `spec`. Raises `SandboxFailed`."""
+        """Sets the limits of `spec`. Raises `SandboxFailed`."""
         await self._channel.ask(
             "limit",
             sandbox=self.id,
@@ -174,7 +177,7 @@ class GuestSandbox(asyncio.Protocol):
             raise SandboxRefused("the guest ended while it was being specialised") from None
         if told.errno:
             raise SandboxRefused(told.text)
-        self.note = told.text.partition(" ")[2]  # behind the word that says how calls are served
+        self.note = told.text.partition(" ")[2]  # after the word that says how calls are served
 
     async def call(self, call: Call) -> CallResult:
         self._nonce += 1
@@ -197,7 +200,7 @@ class GuestSandbox(asyncio.Protocol):
             )
         self.is_clean = False
         self._write(frame)
-        del frame  # it may be long, and the guest has it
+        del frame  # it may be long, and was sent
         self._overdue_at = self._loop.time() + call.timeout_s + OUTER_DEADLINE_S
         if self._outer is None or self._outer.when() > self._overdue_at:
             self._look_again_at(self._overdue_at)
@@ -227,7 +230,7 @@ class GuestSandbox(asyncio.Protocol):
     # What comes from the guest ---------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are not subclasses of asyncio.Transport, only like it.
+        # uvloop's transports have the methods of asyncio.Transport, but are no subclasses.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
@@ -242,7 +245,7 @@ class GuestSandbox(asyncio.Protocol):
         for future in (self._greeted, self._specialised):
             if not future.done():
                 future.set_exception(ConnectionResetError("the guest ended"))
-                future.exception()  # nobody may be waiting for it
+                future.exception()  # marks it as seen: perhaps nobody waits for it
         killed_for_memory = self._was_killed_for_memory()
         if self._overdue:
             self._finish(
@@ -254,7 +257,7 @@ class GuestSandbox(asyncio.Protocol):
             self._on_lost()
 
     def _hear(self, event: wire.Event) -> None:
-        # The likeliest first; `match` would take several times as long, and this is once for each.
+        # The most frequent first. `match` takes several times as long, and this runs per frame.
         if isinstance(event, wire.Output) and self._awaits(event.nonce):
             self._output[event.stream].append(event.data)
             self._output_bytes += len(event.data)
@@ -283,7 +286,7 @@ class GuestSandbox(asyncio.Protocol):
             self._pause(SINK_IS_FULL)
 
     def _make_room(self, room: LongOutput) -> None:
-        """The handler writes no further before there is room for what it has written."""
+        """Pauses reading, and so soon the handler, until there is room for its output."""
         if room.take(self._output_bytes, self._read_on):
             self._room_bytes = -(-self._output_bytes // MIB) * MIB
         else:
@@ -304,7 +307,7 @@ class GuestSandbox(asyncio.Protocol):
         self._resume(NO_ROOM)
 
     def _sink_ready(self, nonce: int) -> None:
-        """The sink of that call takes more; it may say so when the next call is running."""
+        """The sink takes more. It may say so late, when the sandbox runs another call."""
         if nonce == self._nonce:
             self._resume(SINK_IS_FULL)
 
@@ -312,7 +315,7 @@ class GuestSandbox(asyncio.Protocol):
         return nonce == self._nonce and self._end is not None
 
     def _ended(self, end: wire.End) -> CallResult:
-        # Let go of here: an instance that is idle keeps nothing of its last call.
+        # Dropped here, so that an idle instance holds nothing of its last call.
         output, self._output = self._output, {"stdout": [], "stderr": []}
         return CallResult(
             kind=EXIT_KINDS[end.kind],
@@ -326,11 +329,11 @@ class GuestSandbox(asyncio.Protocol):
         )
 
     def _finish(self, result: CallResult) -> bool:
-        """Gives the running call its result; returns whether there was one without."""
+        """Gives the running call its result. Returns False if there is none, or it has one."""
         future, self._end = self._end, None
         if self._sink is not None:
             self._sink, self._sink_is_ready = None, _nothing
-        if self._paused:  # the end came together with the output that filled the room or the sink
+        if self._paused:  # the call ended with the output that caused the pause
             self._resume()
         if future is None or future.done():
             return False
@@ -338,7 +341,7 @@ class GuestSandbox(asyncio.Protocol):
         return True
 
     def _was_killed_for_memory(self) -> bool:
-        """Whether the kernel's count of such kills rose since it was last asked."""
+        """Whether the kernel has killed for memory in this control group since the last look."""
         if self._events < 0:
             return False
         try:
@@ -356,7 +359,7 @@ class GuestSandbox(asyncio.Protocol):
             self._transport.write(frame)
 
     def _look_again_at(self, at: float) -> None:
-        """One timer that sees whether the call in hand is overdue, not one for each call."""
+        """Sets the one timer of this sandbox; a timer for each call would cost every warm call."""
         if self._outer is not None:
             self._outer.cancel()
         self._outer = self._loop.call_at(at, self._kill_if_overdue)
@@ -370,7 +373,7 @@ class GuestSandbox(asyncio.Protocol):
             return
         self._overdue = True
         self._long_output = self._sink = None
-        self._resume()  # or its end would not be noticed
+        self._resume()  # else the end of the connection would not be seen
         self._channel.tell("kill", sandbox=self.id)
 
     def _break(self) -> None:
