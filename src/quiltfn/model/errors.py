@@ -151,7 +151,7 @@ class RangeNotSatisfiable(QuiltfnError):
 
 
 class CapacityFull(QuiltfnError):
-    """Every instance is busy and the waiting line is full, or its wait was over."""
+    """Every instance is busy and the wait queue is full, or the call waited too long."""
 
     code, blame = "CAPACITY_FULL", "platform"
 

@@ -1,6 +1,7 @@
-"""One function's pool: events go into the pure pool, its actions are performed here.
+"""FunctionPool: one function's sandboxes. Events go into the pure pool (`model/pool.py`), and the
+actions that it returns are performed here.
 
-There is one place where a call is handed an instance (`_perform`) and one where it is given back
+There is one place where a call is given an instance (`_perform`) and one where it gives it back
 (`PoolLease.__aexit__`).
 """
 
@@ -39,7 +40,7 @@ ENDED_BY_ITSELF = (ExitKind.EXITED, ExitKind.SIGNALLED)
 
 
 class PoolLease:
-    """One instance, held by one call from `async with` to its end. `ports.Lease` inside."""
+    """One instance for one call, from `async with` to its end. `ports.Lease` inside the block."""
 
     __slots__ = (
         "_ended_well",
@@ -63,13 +64,13 @@ class PoolLease:
     async def __aenter__(self) -> "PoolLease":
         pool = self._pool
         self._waiter, handed = pool.acquire()
-        if isinstance(handed, decided.Assign):  # warm: nobody waits for anything
+        if isinstance(handed, decided.Assign):  # warm: there is nothing to wait for
             self.instance, cold = handed.instance, handed.cold
         else:
             try:
                 self.instance, cold = await handed
             except asyncio.CancelledError:
-                # It may have been handed an instance in this very tick; the pool knows.
+                # It may have been given an instance in this very tick; the pool knows.
                 pool.cancel(self._waiter)
                 raise
         self.start_timing = pool.start_timings[self.instance] if cold else None
@@ -129,7 +130,7 @@ class Preparation:
 
 
 class FunctionPool:
-    """One function's pure pool and the sandboxes and futures that belong to its numbers."""
+    """One function's pure pool, and the sandboxes and futures behind its numbers."""
 
     def __init__(
         self,
@@ -160,8 +161,8 @@ class FunctionPool:
     # Calls -----------------------------------------------------------------------------------
 
     def acquire(self) -> tuple[int, "decided.Assign | asyncio.Future[tuple[int, bool]]"]:
-        """A waiter's number, and what it is handed at once, or the future that its instance (and
-        whether cold) comes by.
+        """The number of a new waiter, and either the instance that it gets at once or a future. The
+        result of that is the instance, and whether the call is cold.
         """
         waiter = next(self._waiter_numbers)
         actions = self.model.acquire(waiter, self._clock.now())
@@ -193,11 +194,11 @@ class FunctionPool:
         sandbox = self.sandboxes[number]
         healthy = healthy and sandbox.is_alive
         self._perform(self.model.release(number, self._clock.now(), healthy=healthy))
-        if healthy and sandbox.is_clean:  # it was clean before the call's answer was read
+        if healthy and sandbox.is_clean:  # it was clean before the call's result was read
             self._perform(self.model.cleaned(number, self._clock.now()))
 
     def version_of(self, number: int) -> Version:
-        """The version as it is numbered now: equal contents share instances."""
+        """The version of an instance under its current number: equal specs share instances."""
         return self._versions[self.model.instances[number].digest]
 
     # Lifecycle -------------------------------------------------------------------------------
@@ -215,10 +216,11 @@ class FunctionPool:
             self._roll_back(preparation)
 
     def _prepare(self, version: Version, limits: PoolLimits, count: int) -> Preparation:
-        if self._preparation is not None:
-            self._preparation.fail(NotPrepared("another version is being prepared instead"))
-        now = self._clock.now()
-        preparation = Preparation(self, version, limits, self.model.limits)
+        now, before, earlier = self._clock.now(), self.model.limits, self._preparation
+        if earlier is not None:
+            earlier.fail(NotPrepared("another version is being prepared instead"))
+            before = earlier.limits_before if before is earlier.limits else before
+        preparation = Preparation(self, version, limits, before)
         self._versions.setdefault(version.digest, version)
         self._perform(self.model.set_scaling(limits, now))
         self._preparation = preparation  # only now, or it would hear of an earlier one's instances
@@ -282,7 +284,7 @@ class FunctionPool:
         self._perform(self.model.quota_exhausted(self._clock.now()))
 
     async def measure(self) -> None:
-        """Asks what those use that have become idle since this was done last."""
+        """Measures the memory of instances that became idle since it was done last."""
         before, self._measured = self._measured, self._clock.now()
         for number, sandbox in list(self.sandboxes.items()):
             instance = self.model.instances.get(number)
@@ -291,7 +293,7 @@ class FunctionPool:
             since = instance.since
             with contextlib.suppress(SandboxFailed):  # it ended meanwhile
                 used = await sandbox.used_mib()
-                if instance.is_idle and instance.since == since:  # else a call may count in it
+                if instance.is_idle and instance.since == since:  # else a call ran in it meanwhile
                     self.model.measured(number, used)
 
     async def end_running(self, kind: ExitKind, reason: str) -> None:
@@ -308,12 +310,12 @@ class FunctionPool:
             await self._emptied.wait()
 
     async def blocked(self) -> int:
-        """How many attempts the networks of its instances have refused."""
+        """How many connections the networks of its instances have refused."""
         alive = list(self.sandboxes.values())
         counts = await asyncio.gather(*(sandbox.count_blocked() for sandbox in alive))
         return self._blocked_before + sum(counts)
 
-    # Performing what was decided ---------------------------------------------------------------
+    # Performing actions ------------------------------------------------------------------------
 
     def _perform(self, actions: list[decided.Action]) -> None:
         for action in actions:

@@ -29,8 +29,9 @@ class LocalPools:
         keep_alive: Callable[[], KeepAlive | None] = lambda: None,
         tenant_instances: float = UNBOUNDED,
     ) -> None:
-        """`keep_alive` makes what one function's calls teach; None: the idle rule alone.
-        `tenant_instances`: how many a tenant's functions may have together."""
+        """`keep_alive` makes the keep-alive policy of one function; None: the idle time alone.
+        `tenant_instances`: how many instances a tenant's functions may have together.
+        """
         self._sandboxes, self._clock = sandboxes, clock
         self.memory = memory or Memory()
         self._arbiter = MemoryArbiter(sandboxes, self.memory, keep_alive)
@@ -86,7 +87,7 @@ class LocalPools:
         return [key for key, pool in self._pools.items() if pool.model.instances]
 
     async def blocked(self, function_id: str) -> int:
-        """Attempts that the network of its instances has refused since this server started."""
+        """How many connections the networks of its instances have refused since the server started."""
         pool = self._pools.get(function_id)
         return await pool.blocked() if pool else 0
 
@@ -94,20 +95,21 @@ class LocalPools:
         return sum(len(pool.model.queue) for pool in self._pools.values())
 
     def tick(self) -> None:
-        """Lets every pool look at the time; the reaper calls it once a second."""
+        """Lets every pool do what is due; the reaper calls it once a second."""
         for pool in list(self._pools.values()):
-            if not pool.model.is_at_rest:  # with thousands of functions most are
+            if not pool.model.is_at_rest:  # with thousands of functions most are at rest
                 pool.tick()
 
     async def measure(self) -> None:
-        """Asks what instances use that have become idle; the reaper calls it every few seconds."""
+        """Measures the instances that became idle; the reaper calls it every ten seconds."""
         for pool in list(self._pools.values()):
             if pool.model.instances:
                 await pool.measure()
 
     async def aclose(self) -> None:
-        """Ends running calls as interrupted, and every instance; whoever waits for one to stand, or
-        asks from now on, is told that the server shuts down."""
+        """Ends running calls as interrupted, and every instance. Calls that wait and preparations
+        get `ShuttingDown`, and so does whoever asks from now on.
+        """
         self._closing = True
         pools = list(self._pools.values())
         for pool in pools:

@@ -1,5 +1,6 @@
-"""Memory over all pools of this node: who leaves when it is short, and who is served when there is
-some again. What is decided is decided in `model/memory.py`.
+"""MemoryArbiter: one memory budget for all pools of this node. Evicts idle instances when calls need
+their memory, and serves waiting calls when memory is free again. The rules are in
+`model/memory.py`.
 """
 
 from collections.abc import Callable, Hashable
@@ -12,7 +13,7 @@ from quiltfn.ports import Sandboxes
 
 
 class Member(Protocol):
-    """A pool's shell, as far as memory is concerned."""
+    """What the arbiter needs of a `FunctionPool`."""
 
     model: Pool
 
@@ -22,7 +23,7 @@ class Member(Protocol):
 
 
 class MemoryArbiter:
-    """Lets idle instances go where others need their memory, and serves who waits for some."""
+    """Evicts idle instances for calls that need memory, and serves the calls that wait for it."""
 
     def __init__(
         self, sandboxes: Sandboxes, memory: Memory, keep_alive: Callable[[], KeepAlive | None]
@@ -40,24 +41,24 @@ class MemoryArbiter:
         del self._members[member.model]
 
     def free_memory(self, mib: float) -> None:
-        """Ends what is idle and worth least, so that so much more may be held."""
+        """Evicts what is worth least, so that `mib` more may be held."""
         if self.memory.lacks(mib) <= 0:
-            return  # there is enough, or it is leaving
+            return  # there is enough, or will be once what is ending is gone
         models = [one.model for one in self._members.values() if one.model.instances]
         candidates = [candidate for model in models for candidate in model.eviction_candidates()]
         of_prewarmed, chosen = self.memory.choose(candidates, mib)
         if of_prewarmed > 0:
             self._sandboxes.give_up(of_prewarmed, self.serve_waiting)
-        # Nobody is served meanwhile, or what was chosen may be handed out before it is its turn.
-        is_relieving, self._is_serving = self._is_serving, True
+        # No call is served meanwhile, or an instance that was chosen could be given to one first.
+        was_serving, self._is_serving = self._is_serving, True
         try:
             for candidate in chosen:
                 self._members[candidate.pool].evict(candidate.instance)
         finally:
-            self._is_serving = is_relieving
+            self._is_serving = was_serving
 
     def serve_waiting(self) -> None:
-        """After something was given back: serves who waits for memory, the longest first."""
+        """After memory was freed: serves the pools that wait for it, in the order of their waits."""
         memory = self.memory
         if not memory.waiting or self._is_serving:
             return
@@ -68,6 +69,6 @@ class MemoryArbiter:
                 for pool in sorted(memory.waiting, key=memory.waiting.__getitem__):
                     self._members[pool].provide()
                     if pool in memory.waiting:
-                        break  # it is its turn, whatever others could do with less
+                        break  # it is first, even if others needed less
         finally:
             self._is_serving = False

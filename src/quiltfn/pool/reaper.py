@@ -1,5 +1,5 @@
-"""Once a second every pool looks at the time: idle instances, waits that are over, the minimum.
-And now and then it is asked what those use that have become idle.
+"""Once a second every pool checks what is due: idle instances, expired waits, the minimum. Every ten
+seconds the memory of instances that became idle is measured.
 """
 
 import asyncio

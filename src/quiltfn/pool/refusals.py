@@ -1,4 +1,4 @@
-"""What a pool's refusal of a call is to the caller."""
+"""The error that a caller gets when a pool refuses its call."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from quiltfn.model.errors import (
 
 CLOSING = "closing"
 FULL_BECAUSE = {
-    decided.FULL: "every instance of the function is busy and its waiting line is full",
+    decided.FULL: "every instance of the function is busy and its wait queue is full",
     decided.WAITED_TOO_LONG: "every instance of the function was busy for too long",
     decided.OVER_QUOTA: "the tenant has as many instances as its quota allows, and none was free "
     "for this function for too long",

@@ -1,5 +1,5 @@
-"""The pools of one tenant, which share its quota of instances: who leaves and who is served when it
-is used up. How many there are is counted in `model/quota.py`.
+"""TenantPools: the pools of one tenant, which share its quota of instances (`model/quota.py`). When it
+is used up, idle instances are evicted for the pools that need one.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ LOOK_EVERY_S = 0.05
 
 
 class Member(Protocol):
-    """A pool's shell, as far as the quota is concerned."""
+    """What `TenantPools` needs of a `FunctionPool`."""
 
     model: Pool
 
@@ -30,7 +30,7 @@ class TenantPools:
     def __init__(self, limit: float) -> None:
         self.quota = Quota(limit)
         self._members: dict[Hashable, Member] = {}
-        # Who wants an instance that the quota denies it, the first to be served first.
+        # The pools that lack instances because of the quota, in the order in which they are served.
         self._waiting: dict[Pool, None] = {}
         self._is_serving = False
         self._made_capacity_at = float("-inf")
@@ -47,9 +47,8 @@ class TenantPools:
         self._waiting.pop(member.model, None)
 
     def request(self, member: Member) -> None:
-        """The member lacks instances that the quota denies it. What is idle in the tenant's other
-        pools leaves for them. Looking through all of them for each call would cost the server, so
-        it is done 20 times a second at most.
+        """The member lacks instances because of the quota: idle ones of the tenant's other pools are
+        evicted. That looks at every pool of the tenant, so it is done at most 20 times a second.
         """
         self._waiting.setdefault(member.model)
         now = asyncio.get_running_loop().time()
@@ -59,7 +58,7 @@ class TenantPools:
             self._make_capacity_later()
 
     def serve_waiting(self) -> None:
-        """After an instance is gone: whoever waits for longest is served."""
+        """After an instance is gone: serves the pools that lack one, in order."""
         if not self._waiting or self._is_serving:
             return
         self._is_serving = True
@@ -67,7 +66,7 @@ class TenantPools:
             while self._waiting and self.quota.has_capacity:
                 pool = next(iter(self._waiting))
                 del self._waiting[pool]
-                self._members[pool].provide()  # which waits anew for what it still lacks
+                self._members[pool].provide()  # which is added again if it still lacks some
         finally:
             self._is_serving = False
 
@@ -94,7 +93,7 @@ class TenantPools:
             self._make_capacity_later()
 
     def _pools(self) -> list[Pool]:
-        """Those that have something idle."""
+        """Those that have an idle instance."""
         return [one.model for one in self._members.values() if one.model.has_idle]
 
     def _make_capacity_later(self) -> None:
