@@ -1,4 +1,4 @@
-"""Pool targets set from outside: directly, or as a controlled operation that happens once."""
+"""Scaling targets set over the API: directly, or as an operation that is executed once."""
 
 import msgspec
 
@@ -21,9 +21,9 @@ class Elasticity:
         self._lifecycle, self._operations, self._clock = lifecycle, operations, clock
 
     async def restore(self) -> None:
-        """At start: what the last server left without an end has failed, as far as anybody knows.
+        """At start: marks the operations that the last server did not finish as failed.
 
-        A repetition with another key does no harm: targets are set, not added to.
+        To repeat one with another key is harmless: it sets targets, it does not add to them.
         """
         for operation in await self._operations.interrupted():
             ended = msgspec.structs.replace(
@@ -43,7 +43,7 @@ class Elasticity:
     async def controlled(
         self, entry: Entry, targets: tuple[int, int], key: str, action_id: str
     ) -> tuple[Operation, bool]:
-        """The operation, and whether it is a replay: then nothing was done this time."""
+        """The operation, and whether it is a repetition: then nothing was done this time."""
         operation = Operation(
             operation_id=new_id(),
             tenant_id=entry.function.tenant_id,

@@ -18,8 +18,8 @@ DISK_MIN_BYTES = 64 * 1024 * 1024
 class HostFacts:
     """What the launcher found out at start: facts, and protections read back from the kernel.
 
-    `no_gvisor`: why a sandbox cannot be gVisor's; empty where it can. `connections_max`: what the
-    files that may be open allow.
+    `no_gvisor`: why sandboxes with gVisor are not possible; empty if they are. `connections_max`:
+    how many connections the limit of open files allows.
     """
 
     node_id: str
@@ -36,7 +36,7 @@ class HostFacts:
 
 
 class Health:
-    """Looks at everything a call needs."""
+    """Checks everything that a call needs."""
 
     def __init__(
         self,
@@ -46,24 +46,24 @@ class Health:
         data_dir: Path,
         why_no_sandbox: Callable[[], Awaitable[str | None]],
     ) -> None:
-        """`why_no_sandbox`: why none can be made at the moment, if so."""
+        """`why_no_sandbox`: why no sandbox can be made at the moment; None if one can."""
         self.machine, self._why_no_sandbox = machine, why_no_sandbox
         self._store, self._journal, self._data_dir = store, journal, data_dir
         self.draining = False
 
     @property
     def durability(self) -> str:
-        """strict: a call's record is synced before its answer; relaxed: a moment later."""
+        """strict: a call's record is synced before the response; relaxed: a moment later."""
         return "strict" if self._journal.is_strict else "relaxed"
 
     async def report(self) -> dict[str, Any]:
-        """Each part with ok and a reason; `ready` is true where every part is ok."""
+        """Each part with `ok` and a reason; `ready` is true if every part is ok."""
         parts = {
             "store": await self._store_part(),
             "records": _part(*self._store.condition()),
             "disk": self._disk_part(),
             "oci_runtime": await self._sandbox_part(),
-            # Its end is the server's end.
+            # If it ends, the server ends.
             "launcher": _part(True, f"cgroup {self.machine.cgroup_mode}"),
             "accepting_calls": _part(not self.draining, "draining" if self.draining else "yes"),
         }
@@ -96,7 +96,7 @@ class Health:
         try:
             free = shutil.disk_usage(self._data_dir).free
         except OSError as error:
-            return _part(False, f"its room cannot be read: {error.strerror}")
+            return _part(False, f"its free space cannot be read: {error.strerror}")
         return _part(free >= DISK_MIN_BYTES, f"{free // (1024 * 1024)} MiB free")
 
 

@@ -209,8 +209,9 @@ class Preparation(Protocol):
 
 
 class Pools(Protocol):
-    """The instances and the waiting line of every function on this node, and their memory.
-    `tenant_instances`: the quota of each tenant."""
+    """The instances and the wait queue of every function on this node, and their memory.
+    `tenant_instances`: how many instances each tenant may have.
+    """
 
     memory: Memory
     tenant_instances: float
@@ -218,9 +219,10 @@ class Pools(Protocol):
     def lease(self, function_id: str) -> PendingLease:
         """Holds an instance of the function's current version.
 
-        Raises `CapacityFull` (line full or its wait over), `FunctionNotActive`, `NotFound` (closed
-        while waiting) or `RuntimeUnavailable` (an instance could not be made). However the block is
-        left, cancelled in the tick of the hand-over included, the instance is given back once.
+        Raises `CapacityFull` (the queue is full, or the call waited too long), `FunctionNotActive`
+        or `NotFound` (closed while waiting), or `RuntimeUnavailable` (no instance could be made).
+        However the block is left, the instance is given back exactly once, also if the caller is
+        cancelled in the tick in which it gets the instance.
         """
 
     def prepared(
@@ -235,10 +237,10 @@ class Pools(Protocol):
         """
 
     def close(self, function_id: str, why: str) -> None:
-        """No call is served any more; who waits is refused for `why`; who runs may finish."""
+        """Serves no more calls. Waiting calls are refused for `why`; running ones may finish."""
 
     def open(self, function_id: str, version: Version, limits: PoolLimits) -> None:
-        """Serves `version` without having made anything ready: for functions found at start."""
+        """Serves `version` without waiting for instances: for functions loaded at start."""
 
     def set_scaling(self, function_id: str, limits: PoolLimits) -> None:
         """New scaling targets, at once."""
@@ -247,19 +249,19 @@ class Pools(Protocol):
         """Ends running calls that way and waits until every instance is gone: after `close`."""
 
     def forget(self, function_id: str) -> None:
-        """Drops the empty pool of a deleted function."""
+        """Removes the empty pool of a deleted function."""
 
     def counts(self, function_id: str) -> PoolCounts:
-        """The five states, counted; zeros for a function without a pool."""
+        """How many instances are in each of the five states; zeros without a pool."""
 
     def occupied(self) -> Sequence[str]:
-        """The functions that have an instance, in whatever state."""
+        """The ids of the functions that have an instance in any state."""
 
     async def blocked(self, function_id: str) -> int:
         """Attempts that the network of its instances has refused since this server started."""
 
     def waiting(self) -> int:
-        """How many calls are in line, over all functions."""
+        """How many calls wait for an instance, over all functions."""
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):

@@ -156,6 +156,19 @@ async def test_scaling_that_was_set_meanwhile_stays(server: Harness) -> None:
     await is_as_before(server, entry, other)
 
 
+async def test_a_second_preparation_ends_the_first_and_undoes_both(server: Harness) -> None:
+    entry = await server.active("echo old")
+    limits = pool_of(server, entry).model.limits
+    other = VersionSpec(handler="echo other")
+    async with server.pools.prepared(entry.function.id, version(entry), WIDER, 1) as first:
+        async with server.pools.prepared(
+            entry.function.id, version(entry, other), replace(WIDER, max_instances=4), 1
+        ):
+            first.promote()  # it is over: the other one has its place
+            assert (await server.invoke(entry)).stdout == b"old\n"
+    await is_as_before(server, entry, limits)
+
+
 async def test_a_pool_that_was_closed_meanwhile_stays_closed(server: Harness) -> None:
     entry = await server.active("echo old")
     async with server.pools.prepared(entry.function.id, version(entry), WIDER, 1) as preparation:

@@ -49,7 +49,8 @@ WHEN = {
     "INTERNAL": "A bug of the server; its log has the rest.",
     "RUNTIME_UNAVAILABLE": "The sandbox could not be made, or it ended under the call. Where "
     "`x-invocation-id` is set, a record exists.",
-    "CAPACITY_FULL": "Every instance is busy and the wait queue is full, or the call waited too long.",
+    "CAPACITY_FULL": "Every instance is busy and the wait queue is full, "
+    "or the call waited too long.",
     "SHUTTING_DOWN": "The server is being stopped.",
     "STORE_UNAVAILABLE": "The database does not take writes at the moment.",
 }

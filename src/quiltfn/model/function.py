@@ -1,4 +1,4 @@
-"""Function: what the user named, the state of its deployment and its scaling targets."""
+"""Function: what the user created and named, its state and its scaling targets."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -43,11 +43,11 @@ NEXT: Mapping[FunctionState, Mapping[FunctionEvent, FunctionState]] = {
 
 DESCRIPTIONS: Mapping[FunctionState, str] = {
     S.PENDING: "It was created and never deployed; a call is refused (409).",
-    S.DEPLOYING: "Its first instances are being made; a call is refused (409) until they stand.",
-    S.ACTIVE: "It serves calls, those of its current version.",
-    S.PAUSED: "It serves no call (409) and holds no instance; calls that ran may end.",
-    S.ERROR: "No instance could be made at deploy; error_message says why, and deploy tries again.",
-    S.DELETED: "It does not exist any more for anybody (404); calls that ran have 5 s to end.",
+    S.DEPLOYING: "Its first instances are being started; until they are ready, calls get 409.",
+    S.ACTIVE: "It serves calls with its current version.",
+    S.PAUSED: "It serves no call (409) and has no instance; running calls may end.",
+    S.ERROR: "Its deployment failed; error_message says why. Deploy tries again.",
+    S.DELETED: "It no longer exists (404); running calls have 5 s to end.",
 }
 
 
@@ -55,7 +55,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     """A named function of one tenant. Times in Unix seconds.
 
     `current_version` is the number of the version that serves (or would serve) calls. `revision`
-    counts what was stored of it: the store takes a change of the newest revision alone.
+    grows with every change: the store accepts a change only of the newest revision.
     """
 
     id: str
@@ -74,7 +74,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 1
 
     def after(self, event: FunctionEvent, now: int, error: str | None = None) -> "Function":
-        """The function after `event`; `error` is kept as its error_message, or cleared."""
+        """The function after `event`. `error` becomes its error_message; None clears that."""
         state = transition(NEXT, self.state, event)
         return msgspec.structs.replace(self, state=state, error_message=error, updated_at=now)
 
@@ -87,7 +87,7 @@ def check_targets(min_instances: int, max_instances: int) -> None:
 
 
 class NewFunction(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody who makes a function has to say besides its first version's content."""
+    """What a new function has besides the spec of its first version."""
 
     name: str
     cluster_id: str | None = None

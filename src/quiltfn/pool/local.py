@@ -87,7 +87,7 @@ class LocalPools:
         return [key for key, pool in self._pools.items() if pool.model.instances]
 
     async def blocked(self, function_id: str) -> int:
-        """How many connections the networks of its instances have refused since the server started."""
+        """Connections that the networks of its instances refused since the server started."""
         pool = self._pools.get(function_id)
         return await pool.blocked() if pool else 0
 

@@ -1,6 +1,7 @@
-"""MemoryArbiter: one memory budget for all pools of this node. Evicts idle instances when calls need
-their memory, and serves waiting calls when memory is free again. The rules are in
-`model/memory.py`.
+"""MemoryArbiter: one memory budget for all pools of this node.
+
+It evicts idle instances when calls need their memory, and serves waiting calls when memory is free
+again. The rules are in `model/memory.py`.
 """
 
 from collections.abc import Callable, Hashable
@@ -49,7 +50,7 @@ class MemoryArbiter:
         of_prewarmed, chosen = self.memory.choose(candidates, mib)
         if of_prewarmed > 0:
             self._sandboxes.give_up(of_prewarmed, self.serve_waiting)
-        # No call is served meanwhile, or an instance that was chosen could be given to one first.
+        # No call is served meanwhile: it could be given an instance that was chosen.
         was_serving, self._is_serving = self._is_serving, True
         try:
             for candidate in chosen:
@@ -58,7 +59,7 @@ class MemoryArbiter:
             self._is_serving = was_serving
 
     def serve_waiting(self) -> None:
-        """After memory was freed: serves the pools that wait for it, in the order of their waits."""
+        """After memory was freed: serves the pools that wait for it, the longest waiting first."""
         memory = self.memory
         if not memory.waiting or self._is_serving:
             return

@@ -1,5 +1,6 @@
-"""Once a second every pool checks what is due: idle instances, expired waits, the minimum. Every ten
-seconds the memory of instances that became idle is measured.
+"""Once a second every pool checks what is due: idle instances, expired waits, the minimum.
+
+Every ten seconds the memory of instances that became idle is measured.
 """
 
 import asyncio

@@ -1,5 +1,6 @@
-"""TenantPools: the pools of one tenant, which share its quota of instances (`model/quota.py`). When it
-is used up, idle instances are evicted for the pools that need one.
+"""TenantPools: the pools of one tenant, which share its quota of instances (`model/quota.py`).
+
+When it is used up, idle instances are evicted for the pools that need one.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ class TenantPools:
     def __init__(self, limit: float) -> None:
         self.quota = Quota(limit)
         self._members: dict[Hashable, Member] = {}
-        # The pools that lack instances because of the quota, in the order in which they are served.
+        # The pools that lack instances because of the quota, the first to be served first.
         self._waiting: dict[Pool, None] = {}
         self._is_serving = False
         self._made_capacity_at = float("-inf")
@@ -47,7 +48,7 @@ class TenantPools:
         self._waiting.pop(member.model, None)
 
     def request(self, member: Member) -> None:
-        """The member lacks instances because of the quota: idle ones of the tenant's other pools are
+        """The member lacks instances for the quota: idle ones of the tenant's other pools are
         evicted. That looks at every pool of the tenant, so it is done at most 20 times a second.
         """
         self._waiting.setdefault(member.model)
