@@ -72,7 +72,7 @@ class Access:
         if now - self._looked_at < LOOK_EVERY_S:
             return False
         self._looked_at = now
-        return self._keys.stamp() != self._stamp
+        return self._keys.change_token() != self._stamp
 
     async def identify(self, headers: Mapping[str, str], address: str) -> Caller:
         """The caller. Raises `Unauthorized`, `RateLimited` after too many failures from `address`,
@@ -159,7 +159,7 @@ class Access:
     async def refresh(self) -> None:
         """Loads the keys if the store has others than were loaded last."""
         async with self._refreshing:
-            stamp = self._keys.stamp()
+            stamp = self._keys.change_token()
             revision = await self._keys.revision()
             if revision != self._revision:
                 keys = await self._keys.load()

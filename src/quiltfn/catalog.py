@@ -13,7 +13,7 @@ from quiltfn.model.cursors import BEFORE_EVERY_ID
 from quiltfn.model.errors import CapacityFull, NotFound, RateLimited
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version, VersionSpec
-from quiltfn.ports import ChangeKind, FunctionCounters, Store, Stored
+from quiltfn.ports import ChangeKind, FunctionCounters, Store, StoredFunction
 
 MIB = 1024 * 1024
 
@@ -144,7 +144,7 @@ class Catalog:
             raise NotFound("there is no such function")
         return entry
 
-    def follow_change(self, function_id: str, stored: Stored | None) -> None:
+    def follow_change(self, function_id: str, stored: StoredFunction | None) -> None:
         """Takes over what the store has of a function, if it is newer; None: it was deleted."""
         entry = self._by_id.get(function_id)
         if stored is None:

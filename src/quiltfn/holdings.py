@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from quiltfn.model.errors import CapacityFull, RateLimited
 from quiltfn.model.image import Archive, Image, TenantImage
 from quiltfn.model.runtime import SHARED
-from quiltfn.ports import Clock, HoldingStore, Images
+from quiltfn.ports import Clock, Images, TenantImageStore
 
 MIB = 1024 * 1024
 # An archive takes room on the disk while it arrives, and no quota counts that.
@@ -26,7 +26,7 @@ class Holdings:
 
     def __init__(
         self,
-        store: HoldingStore,
+        store: TenantImageStore,
         images: Images,
         clock: Clock,
         quota_bytes: int,

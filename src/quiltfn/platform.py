@@ -47,12 +47,12 @@ from quiltfn.store import (
     SpoolJournal,
     SqlAudit,
     SqlClockStore,
-    SqlHoldings,
     SqlIdempotencyStore,
     SqliteStore,
     SqlKeys,
     SqlOperations,
     SqlRuntimes,
+    SqlTenantImages,
 )
 from quiltfn.tokens import verifier
 
@@ -234,7 +234,7 @@ async def restored_holdings(chosen: Settings, store: SqliteStore, clock: Clock) 
     images = ImageDirectory(chosen.data_dir / "images", clock, image_limits(chosen))
     images.start()
     holdings = Holdings(
-        SqlHoldings(store.database),
+        SqlTenantImages(store.database),
         images,
         clock,
         chosen.tenant_image_bytes,

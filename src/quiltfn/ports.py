@@ -298,7 +298,7 @@ class FunctionCounters(msgspec.Struct, kw_only=True):
     last_invoked_at: int | None = None
 
 
-class Stored(msgspec.Struct, frozen=True, kw_only=True):
+class StoredFunction(msgspec.Struct, frozen=True, kw_only=True):
     """A function as the store keeps it, with the version it points to."""
 
     function: Function
@@ -338,10 +338,10 @@ class Store(Protocol):
     nothing.
     """
 
-    async def load(self) -> Sequence[Stored]:
+    async def load(self) -> Sequence[StoredFunction]:
         """Every function that was not deleted, once, at start."""
 
-    async def find(self, function_id: str) -> Stored | None:
+    async def find(self, function_id: str) -> StoredFunction | None:
         """One function; None if it was deleted or never made."""
 
     async def newest_change(self) -> int:
@@ -442,7 +442,7 @@ class Keys(Protocol):
     async def revision(self) -> int:
         """A number that is another one after every change, whoever made it; cheap to ask."""
 
-    def stamp(self) -> object:
+    def change_token(self) -> object:
         """Another value after every change, whoever made it, as far as that can be told without
         waiting for the database. Costs a microsecond and never raises."""
 
@@ -471,7 +471,7 @@ class IdempotencyStore(Protocol):
         time; `made_at`: time stamp of the row, if another. A call that still runs keeps its key.
         """
 
-    async def keep(
+    async def complete(
         self, request: IdempotentRequest, status: int, headers: dict[str, str], body: bytes
     ) -> None:
         """The first call's answer."""
@@ -534,7 +534,7 @@ class RuntimeStore(Protocol):
         """Tenants with the digests that a runtime or any version of a function of theirs has."""
 
 
-class HoldingStore(Protocol):
+class TenantImageStore(Protocol):
     """Which tenant has which images. Raises `StoreUnavailable`."""
 
     async def held(self) -> Sequence[TenantImage]:

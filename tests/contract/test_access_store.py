@@ -36,11 +36,11 @@ from quiltfn.model.runtime import SHARED, SHELL
 from quiltfn.ports import Audit, Keys, Operations
 from quiltfn.store import (
     SqlAudit,
-    SqlHoldings,
     SqliteStore,
     SqlKeys,
     SqlOperations,
     SqlRuntimes,
+    SqlTenantImages,
     batches,
     migrations,
     tables,
@@ -348,7 +348,7 @@ async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
         version = a_version(function, runtime_snapshot=replace(SHELL, image=snapshot))
         connection.execute(insert(tables.version), tables.version_row(version))
     async with open_store(tmp_path) as store:
-        runtimes, holdings = SqlRuntimes(store.database), SqlHoldings(store.database)
+        runtimes, holdings = SqlRuntimes(store.database), SqlTenantImages(store.database)
         assert await runtimes.load() == [(SHARED, old)]
         assert await runtimes.images_in_use() == {(SHARED, named), (function.tenant_id, snapshot)}
         assert await holdings.held() == [

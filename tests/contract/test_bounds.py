@@ -312,7 +312,7 @@ async def answered(
     answers: SqlIdempotencyStore, request: IdempotentRequest, size: int = 5000
 ) -> None:
     assert await answers.reserve(request, NOW) is None
-    await answers.keep(request, 200, {"x-invocation-id": request.key}, b"x" * size)
+    await answers.complete(request, 200, {"x-invocation-id": request.key}, b"x" * size)
 
 
 async def test_the_oldest_answers_make_room_and_their_keys_stay_known(
@@ -405,7 +405,7 @@ async def fill_with_keys(answers: SqlIdempotencyStore, room: int) -> None:
     assert room // A_KEY - 2 <= count <= room // A_KEY
     for number in range(count):
         request = a_keyed_request(f"{number}", "flood")
-        await answers.keep(request, 200, {"x-invocation-id": "i" * 36}, b"x" * 100)
+        await answers.complete(request, 200, {"x-invocation-id": "i" * 36}, b"x" * 100)
 
 
 # The trail and operations --------------------------------------------------------------------

@@ -209,10 +209,10 @@ async def test_a_lock_file_that_is_deleted_lets_nobody_in_and_comes_back(
         with pytest.raises(StoreBroken, match="Another quiltfn"):
             async with open_store(tmp_path):
                 pass
-        visitor = DataDirectory(tmp_path)
-        visitor.enter(alone=False, wait_s=0)
-        assert not visitor.holds_lock
-        visitor.leave()
+        tool = DataDirectory(tmp_path)
+        tool.enter(alone=False, wait_s=0)
+        assert not tool.holds_lock
+        tool.leave()
         await a_stored_function(store, name="kept")
         lock = tmp_path / "quiltfn.lock"
         assert lock.read_text().startswith("open")

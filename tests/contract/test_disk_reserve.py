@@ -183,7 +183,7 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
 
     async def is_well() -> bool:
         await asyncio.sleep(0.01)
-        return journal.trouble is None
+        return journal.problem is None
 
     await eventually(is_well)
     later = a_call(function)

@@ -33,7 +33,7 @@ async def test_a_slot_is_taken_once_and_then_tells_what_was_answered(
         assert await answers.reserve(other_body, NOW) == StoredResponse(body_digest="d1")
         for other in ("tenant_id", "method", "path", "key"):
             assert await answers.reserve(replace(REQUEST, **{other: "other"}), NOW) is None
-        await answers.keep(REQUEST, 201, {"etag": '"ä"'}, b"\x00\xff{}")
+        await answers.complete(REQUEST, 201, {"etag": '"ä"'}, b"\x00\xff{}")
     async with open_store(tmp_path) as store:
         kept = await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW + 1)
     assert kept == StoredResponse(
@@ -48,9 +48,9 @@ async def test_a_released_slot_is_free_and_an_answered_one_is_not_released(
     await answers.reserve(REQUEST, NOW)
     await answers.release(REQUEST)
     assert await answers.reserve(REQUEST, NOW) is None
-    await answers.keep(REQUEST, 200, {}, b"first")
+    await answers.complete(REQUEST, 200, {}, b"first")
     await answers.release(REQUEST)
-    await answers.keep(REQUEST, 200, {}, b"second")
+    await answers.complete(REQUEST, 200, {}, b"second")
     kept = await answers.reserve(REQUEST, NOW)
     assert kept is not None
     assert kept.body == b"first"
@@ -103,7 +103,7 @@ async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(
         answers = SqlIdempotencyStore(store.database)
         await answers.reserve(old, NOW - DAY_S)
         await answers.reserve(answered, NOW)
-        await answers.keep(answered, 200, {}, b"fine")
+        await answers.complete(answered, 200, {}, b"fine")
         await restart(store)
 
         await answers.start(INTERRUPTED)
@@ -132,7 +132,7 @@ async def test_a_call_that_runs_keeps_its_slot_however_old_it_is(store: SqliteSt
 async def test_an_answer_is_as_old_as_its_stamp_says(store: SqliteStore) -> None:
     answers = SqlIdempotencyStore(store.database)
     await answers.reserve(REQUEST, NOW, made_at=NOW + 100)
-    await answers.keep(REQUEST, 200, {}, b"")
+    await answers.complete(REQUEST, 200, {}, b"")
     assert await answers.reserve(REQUEST, NOW + DAY_S + 99) is not None
     assert await answers.reserve(REQUEST, NOW + DAY_S + 100) is None
 
@@ -141,9 +141,9 @@ async def test_a_tool_does_not_end_the_calls_of_a_running_server(
     store: SqliteStore, tmp_path: Path
 ) -> None:
     await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW)
-    async with SqliteStore.open(tmp_path, alone=False) as visitor:
+    async with SqliteStore.open(tmp_path, alone=False) as tool:
         with pytest.raises(StoreBroken, match="Only a server"):
-            await SqlIdempotencyStore(visitor.database).start(INTERRUPTED)
+            await SqlIdempotencyStore(tool.database).start(INTERRUPTED)
     assert await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW) == StoredResponse(
         body_digest="d1"
     )
@@ -152,12 +152,12 @@ async def test_a_tool_does_not_end_the_calls_of_a_running_server(
 async def test_a_slot_is_good_for_24_hours(store: SqliteStore) -> None:
     answers = SqlIdempotencyStore(store.database)
     await answers.reserve(REQUEST, NOW)
-    await answers.keep(REQUEST, 200, {}, b"first")
+    await answers.complete(REQUEST, 200, {}, b"first")
     assert await answers.reserve(REQUEST, NOW + DAY_S - 1) is not None
     later = replace(REQUEST, body_digest="d2")
     assert await answers.reserve(later, NOW + DAY_S) is None
     # It is another call's by now: neither the old answer nor the old owner is in its way.
-    await answers.keep(REQUEST, 200, {}, b"late")
+    await answers.complete(REQUEST, 200, {}, b"late")
     await answers.release(REQUEST)
     assert await answers.reserve(later, NOW + DAY_S) == StoredResponse(body_digest="d2")
 
@@ -168,7 +168,7 @@ async def test_answers_are_pruned_after_24_hours_in_steps(
     answers = SqlIdempotencyStore(store.database)
     for number in range(7):
         await answers.reserve(replace(REQUEST, key=str(number)), NOW)
-        await answers.keep(replace(REQUEST, key=str(number)), 200, {}, b"")
+        await answers.complete(replace(REQUEST, key=str(number)), 200, {}, b"")
     young = replace(REQUEST, key="young")
     await answers.reserve(young, NOW + 1)
     monkeypatch.setattr(batches, "BATCH_ROWS", 3)

@@ -413,7 +413,7 @@ async def test_nothing_is_lost_while_another_process_holds_the_lock(
         journal.closed(first)
         with pytest.raises(StoreUnavailable):
             await journal.synced()
-        assert journal.trouble
+        assert journal.problem
         second = a_call(function)
         journal.opened(second)
         for record in (first, second):
@@ -427,7 +427,7 @@ async def test_nothing_is_lost_while_another_process_holds_the_lock(
 
     async def is_well() -> bool:
         await asyncio.sleep(0.01)
-        return journal.trouble is None
+        return journal.problem is None
 
     await eventually(is_well, within_s=1.0)
     await journal.synced()

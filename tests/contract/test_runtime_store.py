@@ -1,4 +1,4 @@
-"""The promises of `ports.RuntimeStore` and `ports.HoldingStore`."""
+"""The promises of `ports.RuntimeStore` and `ports.TenantImageStore`."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from contract.stores import StoreOpener, a_function, a_version, an_id
 from quiltfn.model.image import TenantImage
 from quiltfn.model.runtime import SHARED, SHELL, Kind, Network, Runtime
-from quiltfn.ports import HoldingStore, RuntimeStore
-from quiltfn.store import SqlHoldings, SqliteStore, SqlRuntimes
+from quiltfn.ports import RuntimeStore, TenantImageStore
+from quiltfn.store import SqliteStore, SqlRuntimes, SqlTenantImages
 
 
 def a_runtime(name: str = "etl", **changes: Any) -> Runtime:
@@ -105,11 +105,11 @@ async def test_images_are_held_until_they_are_dropped(
 ) -> None:
     mine, theirs = TenantImage("acme", "ab" * 32, 5000), TenantImage("umbrella", "ab" * 32, 5000)
     async with open_store(tmp_path) as store:
-        holdings: HoldingStore = SqlHoldings(store.database)
+        holdings: TenantImageStore = SqlTenantImages(store.database)
         for one in (mine, theirs, mine):
             await holdings.hold(one)
     async with open_store(tmp_path) as store:
-        holdings = SqlHoldings(store.database)
+        holdings = SqlTenantImages(store.database)
         assert await holdings.held() == [mine, theirs]
         for _ in range(2):
             await holdings.drop("acme", mine.digest)

@@ -162,10 +162,10 @@ async def test_a_data_directory_has_one_server_and_lets_tools_in(
         with pytest.raises(StoreBroken, match="Another quiltfn"):
             async with open_store(tmp_path):
                 pass
-        async with SqliteStore.open(tmp_path, alone=False) as visitor:
-            await a_stored_function(visitor, name="brought")
+        async with SqliteStore.open(tmp_path, alone=False) as tool:
+            await a_stored_function(tool, name="brought")
             with pytest.raises(StoreBroken, match="Only a server"):
-                async with opened_journal(visitor, tmp_path):
+                async with opened_journal(tool, tmp_path):
                     pass
             # The server is killed while the tool is in: the tool's leaving removes the log, and the
             # next server must not take that for a loss.

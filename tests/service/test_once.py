@@ -281,7 +281,7 @@ async def test_after_a_restart_such_a_key_is_answered_and_nothing_runs(
 ) -> None:
     """A kill: nothing is told to the store any more."""
     with monkeypatch.context() as patch:
-        patch.setattr(SqlIdempotencyStore, "keep", fails_late)
+        patch.setattr(SqlIdempotencyStore, "complete", fails_late)
         told(await door.call(), "STORE_UNAVAILABLE")
     await restart(door.harness.store)
     answers = SqlIdempotencyStore(door.harness.store.database)
@@ -298,7 +298,7 @@ async def test_an_end_of_a_server_tells_the_store_what_is_left(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(SqlIdempotencyStore, "keep", fails_late)
+        patch.setattr(SqlIdempotencyStore, "complete", fails_late)
         invocation_id = told(await door.call(), "STORE_UNAVAILABLE")
     await door.idempotency.aclose()
     kept = await SqlIdempotencyStore(door.harness.store.database).reserve(
@@ -314,7 +314,7 @@ async def test_what_waits_for_the_store_is_bounded(
     """Beyond it the key is answered with the id of its record and without the answer."""
     monkeypatch.setattr(idempotency, "UNSTORED_MAX_BYTES", 600)
     with monkeypatch.context() as patch:
-        patch.setattr(SqlIdempotencyStore, "keep", fails_late)
+        patch.setattr(SqlIdempotencyStore, "complete", fails_late)
         ids = [
             told(await door.call({"Idempotency-Key": f"k{n}"}), "STORE_UNAVAILABLE")
             for n in range(4)
@@ -383,7 +383,7 @@ async def test_a_long_answer_has_its_room_until_the_store_has_kept_it(
     door: Door, monkeypatch: pytest.MonkeyPatch, is_taken: bool
 ) -> None:
     output, written, may_go_on = b"\1" * 200_000, asyncio.Event(), asyncio.Event()
-    keep = SqlIdempotencyStore.keep
+    keep = SqlIdempotencyStore.complete
 
     async def long(*_: object) -> CallResult:
         return CallResult(kind=ExitKind.EXITED, code=0, stdout=output)
@@ -394,7 +394,7 @@ async def test_a_long_answer_has_its_room_until_the_store_has_kept_it(
         await (keep(self, *given) if is_taken else fails_late())
 
     monkeypatch.setattr(fake.FakeSandbox, "_handle", long)
-    monkeypatch.setattr(SqlIdempotencyStore, "keep", held_up)
+    monkeypatch.setattr(SqlIdempotencyStore, "complete", held_up)
     call = asyncio.create_task(door.call())
     await written.wait()
     held = door.budgets.responses.held

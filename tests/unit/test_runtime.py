@@ -176,7 +176,7 @@ class MemoryRuntimes:
 
 
 class MemoryHoldings:
-    """`ports.HoldingStore` in memory. `broken`: it takes no writes."""
+    """`ports.TenantImageStore` in memory. `broken`: it takes no writes."""
 
     def __init__(self, *rows: TenantImage) -> None:
         self.rows = {(one.tenant_id, one.digest): one for one in rows}

@@ -123,7 +123,7 @@ class Idempotency:
                 await self._responses.release(end.request)
             else:
                 status, headers, body = response.status, response.headers, response.body
-                await self._responses.keep(end.request, status, headers, body)
+                await self._responses.complete(end.request, status, headers, body)
         except StoreUnavailable as error:
             return error
         return None

@@ -14,7 +14,7 @@ from quiltfn.store.journal import SpoolJournal
 from quiltfn.store.keys import SqlKeys
 from quiltfn.store.operations import SqlOperations
 from quiltfn.store.retention import SqlRetention
-from quiltfn.store.runtimes import SqlHoldings, SqlRuntimes
+from quiltfn.store.runtimes import SqlRuntimes, SqlTenantImages
 from quiltfn.store.sqlite import SqliteStore
 from quiltfn.store.vacuum import SqlDiskSpace
 
@@ -24,12 +24,12 @@ __all__ = [
     "SqlAuditRetention",
     "SqlClockStore",
     "SqlDiskSpace",
-    "SqlHoldings",
     "SqlIdempotencyStore",
     "SqlKeys",
     "SqlOperations",
     "SqlRetention",
     "SqlRuntimes",
+    "SqlTenantImages",
     "SqliteStore",
     "StoreBroken",
 ]

@@ -24,7 +24,7 @@ def examine(directory: DataDirectory) -> None:
     found, first = sqlite_header.in_file(database), sqlite_header.first_in_log(log)
     if found is None:
         return  # No database: opening it will say so.
-    if note.keepers and found.keeper not in note.keepers:
+    if note.owners and found.keeper not in note.owners:
         left = [log.name] if first is not None else []
         left += [one for one in SPOOLS if is_filled(directory, one)]
         if left:
@@ -33,7 +33,7 @@ def examine(directory: DataDirectory) -> None:
                 "of that one is still there, and they do not go together. Restore a backup with "
                 "quiltfn restore, or move away what is left of the other."
             )
-        directory.tell("the database is another one than the last server's")
+        directory.add_notice("the database is another one than the last server's")
         return
     if first is not None and is_older(following(found.commit), first.commit):
         raise StoreBroken(

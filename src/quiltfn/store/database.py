@@ -157,8 +157,8 @@ class Database:
         if left <= 0:
             raise StoreUnavailable("the database does not take writes at the moment: it is busy")
         self.directory.look()
-        if self.directory.trouble is not None:
-            raise StoreUnavailable(self.directory.trouble)
+        if self.directory.problem is not None:
+            raise StoreUnavailable(self.directory.problem)
         with self._translate_errors():
             driver = self._driver()
             driver.execute(f"PRAGMA busy_timeout = {max(1, int(left * 1000))}").close()
@@ -334,7 +334,7 @@ class Database:
             if other.name != copy:
                 other.unlink()
         self.directory.sync()
-        self.directory.tell(f"the schema was brought up to date; {copy} is the old one")
+        self.directory.add_notice(f"the schema was brought up to date; {copy} is the old one")
 
     def _copy_to(self, fresh: Path) -> None:
         fresh.unlink(missing_ok=True)

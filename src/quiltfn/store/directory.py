@@ -46,10 +46,10 @@ class StoreBroken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What the last keeper left in the lock file. `keepers`: whose database it may be."""
+    """What the last keeper left in the lock file. `owners`: whose database it may be."""
 
     word: str
-    keepers: tuple[int, ...] = ()
+    owners: tuple[int, ...] = ()
     commit: int | None = None
     spools: str = "--"
 
@@ -66,7 +66,7 @@ class DataDirectory:
         # How the last keeper left; read once, by the next one.
         self.note = Note("")
         # Why nothing can be kept here at the moment, if so; and what is to be told of the start.
-        self.trouble: str | None = None
+        self.problem: str | None = None
         self.notices: list[str] = []
         self._lock = self._directory = -1
         # The database and its log, as they were first seen: SQLite goes on writing to these.
@@ -75,7 +75,7 @@ class DataDirectory:
     def enter(self, alone: bool, wait_s: float) -> None:
         """Becomes the keeper, waiting up to `wait_s` for another one to leave.
 
-        Who need not be `alone` does not wait and is a visitor where there is a keeper already.
+        Who need not be `alone` does not wait and is a tool where there is a keeper already.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -119,20 +119,20 @@ class DataDirectory:
         return False
 
     def mark(
-        self, word: Literal["open", "closed"], keepers: tuple[int, int], commit: int, spools: str
+        self, word: Literal["open", "closed"], owners: tuple[int, int], commit: int, spools: str
     ) -> None:
         """Says how it stands with the database. Only the keeper does."""
         self.sync()  # The log's name first: "open" without a log means that one was deleted.
         text = (
-            f"{word:<6}\ndatabase {keepers[0]:010} {keepers[1]:010}\n"
+            f"{word:<6}\ndatabase {owners[0]:010} {owners[1]:010}\n"
             f"commit {commit:010}\nspool {spools}\n"
         )
         os.pwrite(self._lock, text.encode(), 0)
         os.ftruncate(self._lock, len(text))
         os.fsync(self._lock)
 
-    def stamp_keys(self) -> None:
-        """Lets every process that looks at `keys_stamp` see that keys were changed."""
+    def mark_keys_changed(self) -> None:
+        """Lets every process that looks at `keys_token` see that keys were changed."""
         # A full disk: others see it when they next ask the database.
         with contextlib.suppress(OSError):
             file = open_own(Path(self._stamp), os.O_WRONLY | os.O_CREAT)
@@ -142,8 +142,8 @@ class DataDirectory:
             finally:
                 os.close(file)
 
-    def keys_stamp(self) -> object:
-        """Another value after every `stamp_keys`, in whatever process."""
+    def keys_token(self) -> object:
+        """Another value after every `mark_keys_changed`, in whatever process."""
         try:
             found = os.stat(self._stamp, follow_symlinks=False)
         except OSError:
@@ -169,26 +169,26 @@ class DataDirectory:
         """Finds out whether files are still reached by their names; see `trouble`."""
         try:
             if not os.path.samestat(os.stat(self.path), os.fstat(self._directory)):
-                self.trouble = "another directory was put in place of the data directory"
+                self.problem = "another directory was put in place of the data directory"
                 return
             if not self._served:
                 names = self.database.name, self.log.name
                 self._served = {name: self._stat(name) for name in names}
             for name, served in self._served.items():
                 if not os.path.samestat(self._stat(name), served):
-                    self.trouble = f"another {name} was put in place of the one that is served from"
+                    self.problem = f"another {name} was put in place of the one that is served from"
                     return
             if self.holds_lock and not self._is_locked_by_name():
                 self._lock_again()
         except OSError as error:
             part = f" ({error.filename})" if error.filename in self._served else ""
-            self.trouble = (
+            self.problem = (
                 f"the data directory was removed, or a part of it{part}: {error.strerror}"
             )
             return
-        self.trouble = None
+        self.problem = None
 
-    def tell(self, notice: str) -> None:
+    def add_notice(self, notice: str) -> None:
         """Something that the operator should know of this start, for the log and for health."""
         import structlog  # noqa: PLC0415 — commands beside a server do without it
 
@@ -202,13 +202,13 @@ class DataDirectory:
     def retire(self, commit: int) -> None:
         """Before the last connection closes, which removes the log: notes that this is in order.
 
-        A visitor notes it too where the keeper has died meanwhile.
+        A tool notes it too where the keeper has died meanwhile.
         """
         if self._lock >= 0 and (self.holds_lock or self._try_lock()):
             with contextlib.suppress(OSError):  # A full disk: the next start says what is missing.
                 note = self._read_note()
-                keepers = (*note.keepers, 0, 0)[:2]
-                self.mark("closed", (keepers[0], keepers[1]), commit, note.spools)
+                owners = (*note.owners, 0, 0)[:2]
+                self.mark("closed", (owners[0], owners[1]), commit, note.spools)
 
     def leave(self) -> None:
         """Gives the locks back. Harmless when repeated."""

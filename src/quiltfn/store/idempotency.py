@@ -4,7 +4,7 @@ There is room for so many bytes of them. Beyond, the oldest bodies go, and what 
 was a call: a repetition is refused, not run.
 
 A row is made before its call runs and completed after it:
-    (absent) ──reserve──▶ running ──keep──▶ answered ──24 h──▶ (absent)
+    (absent) ──reserve──▶ running ──complete──▶ answered ──24 h──▶ (absent)
                              ├──release──▶ (absent)      a running one never expires
                              └──the server dies, start──▶ answered: interrupted
 """
@@ -77,7 +77,7 @@ class SqlIdempotencyStore:
             raise found
         return found
 
-    async def keep(
+    async def complete(
         self, request: IdempotentRequest, status: int, headers: dict[str, str], body: bytes
     ) -> None:
         """As the port says. Nothing happens if the key belongs to another request by now.

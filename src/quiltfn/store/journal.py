@@ -2,9 +2,9 @@
 
 The price of that is one `write` each; the database follows in group commits.
 
-There are two spool segments. One takes new records, the other is being absorbed or is empty:
-    write → pending, segment A  ──swap──▶  absorbing, one transaction, synced  ──▶  A emptied
-A record leaves its segment only after the transaction that holds it was synced, and absorbing it
+There are two spool segments. One takes new records, the other is being committed or is empty:
+    write → pending, segment A  ──swap──▶  committing, one transaction, synced  ──▶  A emptied
+A record leaves its segment only after the transaction that holds it was synced, and committing it
 twice changes nothing, so a kill between any two steps loses and doubles nothing.
 
 Nothing runs while nothing is written: the first record after a commit sets the timer of the next.
@@ -61,7 +61,7 @@ class SpoolJournal:
         self._clock = clock
         self._commit_after_s, self._retry_after_s = commit_after_s, retry_after_s
         self._pending: dict[str, Invocation] = {}
-        self._absorbing: dict[str, Invocation] = {}
+        self._committing: dict[str, Invocation] = {}
         self._spool: Spool
         self._other: Spool
         self._timer: asyncio.TimerHandle | None = None
@@ -117,7 +117,7 @@ class SpoolJournal:
         and is shown from memory. New calls are refused until the database has taken it.
         """
         self._left_to_do = work
-        self._absorbing = {one: records.interrupted(record, now) for one, record in left.items()}
+        self._committing = {one: records.interrupted(record, now) for one, record in left.items()}
         self._written = self._taken = 1
         self._failure = error
         self._timer = self._loop.call_later(self._retry_after_s, self._commit_now)
@@ -135,13 +135,8 @@ class SpoolJournal:
             self._close()
 
     @property
-    def trouble(self) -> str | None:
-        """Why the last group commit failed, while it does."""
-        return str(self._failure) if self._failure else None
-
-    @property
     def problem(self) -> str | None:
-        return self.trouble or self._database.problem
+        return str(self._failure) if self._failure else self._database.problem
 
     def stalled_s(self) -> float:
         began = [one.writing_since for one in (self._spool, self._other) if one.writing_since]
@@ -150,10 +145,10 @@ class SpoolJournal:
     def opened(self, record: Invocation) -> None:
         if self._database.reserve.is_spent or self._left_to_do is not None:
             raise DiskFull(REFUSED)
-        if self._database.directory.trouble is not None:
+        if self._database.directory.problem is not None:
             self._check_directory()
         if self._spool.size > SEGMENT_MAX_BYTES:
-            raise StoreUnavailable(f"too much waits to be stored ({self.trouble or 'it is slow'})")
+            raise StoreUnavailable(f"too much waits to be stored ({self.problem or 'it is slow'})")
         try:
             self._spool.append(record)
         except OSError as error:
@@ -163,7 +158,7 @@ class SpoolJournal:
     def closed(self, record: Invocation) -> None:
         # Remembered in any case: the call has run, and the database may still take its end.
         self._remember(record)
-        if self._database.directory.trouble is not None:
+        if self._database.directory.problem is not None:
             self._check_directory()
         try:
             self._append_end(record)
@@ -197,7 +192,7 @@ class SpoolJournal:
                 raise StoreUnavailable(str(self._failure))
 
     async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
-        fresh = self._pending.get(invocation_id) or self._absorbing.get(invocation_id)
+        fresh = self._pending.get(invocation_id) or self._committing.get(invocation_id)
         if fresh is not None:
             return fresh if fresh.function_id == function_id else None
         return await self._database.read(
@@ -210,7 +205,7 @@ class SpoolJournal:
         # nothing in neither. A fresh record replaces its row, also where only the row would match.
         fresh = {
             record.invocation_id: record
-            for record in (*self._absorbing.values(), *self._pending.values())
+            for record in (*self._committing.values(), *self._pending.values())
             if record.function_id == query.function_id
         }
         most = query.limit + 1 + len(fresh)
@@ -233,7 +228,7 @@ class SpoolJournal:
         directory = self._directory
         for one, held in zip((self._spool, self._other), directory.note.spools, strict=True):
             if held == "+" and one.size == 0:
-                directory.tell(
+                directory.add_notice(
                     f"{one.path.name} held records when the last server ended, and is empty now: "
                     "some calls that were answered then have none"
                 )
@@ -241,10 +236,10 @@ class SpoolJournal:
     def _check_directory(self) -> None:
         """What is written to a file that was deleted is lost. Raises `StoreUnavailable`."""
         directory = self._database.directory
-        if directory.trouble is not None:
+        if directory.problem is not None:
             directory.look()
-        if directory.trouble is not None:
-            raise StoreUnavailable(directory.trouble)
+        if directory.problem is not None:
+            raise StoreUnavailable(directory.problem)
 
     def _remember(self, record: Invocation) -> None:
         self._pending[record.invocation_id] = record
@@ -270,11 +265,11 @@ class SpoolJournal:
         return self._commit
 
     async def _group_commit(self) -> None:
-        if not self._absorbing:  # After a failure the same batch is tried again.
-            self._absorbing, self._pending = self._pending, {}
+        if not self._committing:  # After a failure the same batch is tried again.
+            self._committing, self._pending = self._pending, {}
             self._spool, self._other = self._other, self._spool
             self._taken = self._written
-        batch = list(self._absorbing.values())
+        batch = list(self._committing.values())
         try:
             await self._store(batch)
         except (StoreUnavailable, OSError) as error:
@@ -286,7 +281,7 @@ class SpoolJournal:
                 {"message": "group commit failed", "exception": error}
             )
         else:
-            self._absorbing, self._kept, self._failure = {}, self._taken, None
+            self._committing, self._kept, self._failure = {}, self._taken, None
         self._commit = None
         if self._failure is not None:
             self._timer = self._loop.call_later(self._retry_after_s, self._commit_now)

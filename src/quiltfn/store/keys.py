@@ -18,8 +18,8 @@ class SqlKeys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def stamp(self) -> object:
-        return self._database.directory.keys_stamp()
+    def change_token(self) -> object:
+        return self._database.directory.keys_token()
 
     async def revision(self) -> int:
         query = select(tables.key_revision.c.number)
@@ -52,7 +52,7 @@ class SqlKeys:
             return kept
 
         try:
-            return await self._database.write(work, self._database.directory.stamp_keys)
+            return await self._database.write(work, self._database.directory.mark_keys_changed)
         except exc.IntegrityError as error:
             raise Conflict("there is a key of this id or prefix already; make another") from error
 
@@ -70,7 +70,9 @@ class SqlKeys:
             return tables.read(row, Key)
 
         # Frees nothing, but it must work on a full disk, too.
-        return await self._database.write(work, self._database.directory.stamp_keys, frees=True)
+        return await self._database.write(
+            work, self._database.directory.mark_keys_changed, frees=True
+        )
 
 
 def count_up(connection: Connection, key: Key) -> None:

@@ -63,8 +63,8 @@ class SqlRuntimes:
         return await self._database.read(work)
 
 
-class SqlHoldings:
-    """`ports.HoldingStore` over the table of `database`."""
+class SqlTenantImages:
+    """`ports.TenantImageStore` over the table of `database`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -13,7 +13,7 @@ from quiltfn.model.cursors import to_cursor
 from quiltfn.model.errors import Conflict, NotFound, Outdated, StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version
-from quiltfn.ports import PAGE_MAX_BYTES, ChangeKind, ChangePage, Page, Stored
+from quiltfn.ports import PAGE_MAX_BYTES, ChangeKind, ChangePage, Page, StoredFunction
 from quiltfn.store import changes, records, tables
 from quiltfn.store.database import Database, Work, violated
 from quiltfn.store.directory import DataDirectory, StoreBroken
@@ -60,11 +60,11 @@ class SqliteStore:
                 await asyncio.wait([store._sweeping])
             await store.database.aclose()
 
-    async def load(self) -> Sequence[Stored]:
+    async def load(self) -> Sequence[StoredFunction]:
         query = with_version().order_by(tables.function.c.id)
         return await self.database.read(lambda connection: read_functions(connection, query))
 
-    async def find(self, function_id: str) -> Stored | None:
+    async def find(self, function_id: str) -> StoredFunction | None:
         query = with_version().where(tables.function.c.id == function_id)
         found = await self.database.read(lambda connection: read_functions(connection, query))
         return found[0] if found else None
@@ -194,7 +194,7 @@ def with_version() -> Select[tuple[Any, ...]]:
     return select(tables.function, *version).outerjoin(tables.version, current)
 
 
-def read_functions(connection: Connection, query: Select[tuple[Any, ...]]) -> list[Stored]:
+def read_functions(connection: Connection, query: Select[tuple[Any, ...]]) -> list[StoredFunction]:
     """Raises `StoreBroken` where the version is missing."""
     rows = connection.execute(query).mappings().all()
     for row in rows:

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.version import Version, VersionSpec
-from quiltfn.ports import FunctionCounters, Stored
+from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. Kept here so that a start at head need not import
 # Alembic, which costs more than opening the database does.
@@ -334,9 +334,9 @@ def read_version(row: RowMapping, prefix: str = "") -> Version:
     return msgspec.convert({name: row[prefix + name] for name in names} | {"spec": spec}, Version)
 
 
-def read_stored(row: RowMapping) -> Stored:
+def read_stored(row: RowMapping) -> StoredFunction:
     """A function with its counters and, in columns named version_…, its current version."""
-    return Stored(
+    return StoredFunction(
         function=msgspec.convert({n: row[n] for n in Function.__struct_fields__}, Function),
         version=read_version(row, "version_"),
         counters=msgspec.convert({name: row[name] for name in COUNTER_COLUMNS}, FunctionCounters),
