@@ -207,8 +207,8 @@ def node_config(chosen: Settings, machine: HostFacts, runtimes: Runtimes) -> Nod
         tenant_instances=chosen.tenant_instances,
         pools=PoolLimits(
             idle_s=chosen.idle_s,
-            queue_max=chosen.line_max,
-            queue_wait_s=chosen.line_wait_s,
+            queue_max=chosen.queue_max,
+            queue_wait_s=chosen.queue_wait_s,
             grace_s=chosen.rollback_grace_s,
             park_s=chosen.park_s,
         ),

@@ -98,7 +98,7 @@ async def test_of_a_herd_that_is_too_long_the_rest_is_told_when_to_come_again(
     another: Callable[..., Server],
 ) -> None:
     line = 100
-    server = another(options=f"--prewarmed 0 --idle-s 0.5 --line-max {line}").start()
+    server = another(options=f"--prewarmed 0 --idle-s 0.5 --queue-max {line}").start()
     # A hundred short calls would be over before anybody had looked ten times.
     answers = await herd(server, handler="sleep 0.02")
     told = Counter(one.what for one in answers)

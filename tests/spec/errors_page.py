@@ -79,7 +79,7 @@ class Scene:
         return thread
 
 
-OPTIONS = "--line-max 1 --line-wait-s 1 --tenant-functions 8"
+OPTIONS = "--queue-max 1 --queue-wait-s 1 --tenant-functions 8"
 
 
 def collect() -> dict[str, httpx.Response]:

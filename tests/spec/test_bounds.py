@@ -177,7 +177,7 @@ FLOODS = {
 def test_a_flood_of_connections_leaves_room_for_management(
     another: Callable[..., Server], kind: str
 ) -> None:
-    server = another("--connections-max 50 --line-wait-s 30").start()
+    server = another("--connections-max 50 --queue-wait-s 30").start()
     function = server.deploy("sleep 4", max_instances=1)
     function_path, data = function.path, FLOODS[kind](function.path)
     wires = flood(server.url, 150, data)
@@ -230,7 +230,7 @@ def test_too_few_files_are_told() -> None:
 
 
 def test_a_long_body_that_waits_is_kept_once(another: Callable[..., Server]) -> None:
-    server = another("--line-wait-s 60").start()
+    server = another("--queue-wait-s 60").start()
     function = server.deploy("sleep 3", max_instances=1)
     function.invoke()
     body = json.dumps({"payload": "x" * (6 * MIB)}).encode()
@@ -250,7 +250,7 @@ def test_a_long_body_that_waits_is_kept_once(another: Callable[..., Server]) -> 
 def test_long_bodies_have_room_in_bytes_and_short_calls_go_on(
     another: Callable[..., Server],
 ) -> None:
-    server = another("--bodies-max-bytes 24000000 --line-wait-s 30").start()
+    server = another("--bodies-max-bytes 24000000 --queue-wait-s 30").start()
     function = server.deploy("sleep 2", max_instances=1)
     quick = server.deploy("cat")
     with ThreadPoolExecutor(8) as pool:

@@ -242,8 +242,8 @@ DEFAULTS = {
     "body_max_bytes": str(1024 * 1024),
     "invoke_body_max_bytes": str(8 * 1024 * 1024),
     "head_max_bytes": str(16 * 1024),
-    "line_max": "1000",
-    "line_wait_s": "10",
+    "queue_max": "1000",
+    "queue_wait_s": "10",
 }
 
 

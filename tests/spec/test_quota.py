@@ -29,7 +29,7 @@ class LimitedServer:
 
 @pytest.fixture
 def limited(another: Callable[..., Server]) -> LimitedServer:
-    server = another(f"--tenant-instances {QUOTA} --prewarmed 0 --line-wait-s 2")
+    server = another(f"--tenant-instances {QUOTA} --prewarmed 0 --queue-wait-s 2")
     tenants = ("acme", "umbrella")
     keys = [make_key(server.data_dir, "--tenant", one, "--scope", "write") for one in tenants]
     server.start()

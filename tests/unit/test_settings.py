@@ -31,9 +31,9 @@ def test_the_command_line_beats_the_environment_beats_the_file_beats_the_default
     tmp_path: Path,
 ) -> None:
     given = config(tmp_path, "port = 1\nline_max = 1\nkeep_alive_s = 1\n")
-    environ = {PREFIX + "PORT": "2", PREFIX + "LINE_MAX": "2"}
+    environ = {PREFIX + "PORT": "2", PREFIX + "QUEUE_MAX": "2"}
     found = from_everywhere({**given, "port": "3"}, environ)
-    assert (found.port, found.line_max, found.keep_alive_s) == (3, 2, 1)
+    assert (found.port, found.queue_max, found.keep_alive_s) == (3, 2, 1)
     assert found.audit_days == 90
 
 
