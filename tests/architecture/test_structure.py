@@ -188,3 +188,19 @@ def test_the_import_rule_can_fail(tmp_path: Path) -> None:
         "def late():\n    import quiltfn.api.app\n"
     )
     assert rooms_known(bad) - MAY_KNOW["model"] == {"store", "api"}
+
+
+GUEST_LINES_MAX = 2500
+
+
+def lines_of_code(text: str) -> int:
+    """Without comments and empty lines."""
+    return sum(not re.fullmatch(r"\s*(//.*)?", line) for line in text.splitlines())
+
+
+def test_the_guest_can_be_read_in_one_sitting() -> None:
+    """It has capabilities and meets hostile code: all its units together, headers included."""
+    texts = [one.read_text() for one in (PACKAGE / "guest").glob("*.[ch]")]
+    assert len(texts) > 20
+    assert 0 < sum(map(lines_of_code, texts)) <= GUEST_LINES_MAX
+    assert lines_of_code("// why\n\nint a; // what\n    // more\n}\n") == 2

@@ -64,7 +64,7 @@ def watch():
                         if "w" in mode:
                             memory.seek(start)
                             if secret in memory.read(stop - start):
-                                for fd, said in ((2, b"stolen"), (ANSWER, b"forged")):
+                                for fd, said in ((2, b"stolen"), (RESULT, b"forged")):
                                     try: os.write(fd, said)
                                     except OSError: pass
                                 os.kill(pid, 9)
@@ -76,8 +76,8 @@ def handler(event):
         secret = event + "-of-the-victim"
         time.sleep(0.3)
         return [sorted(processes() - {os.getpid()}), len(secret)]
-    global ANSWER
-    ANSWER = sys.modules["__main__"].ANSWER
+    global RESULT
+    RESULT = sys.modules["__main__"].RESULT
     if leave() == 0:
         os.setsid()
         watch()
@@ -123,7 +123,7 @@ def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("blind")
     right = "static bool alone_with(pid_t kept)\n{\n"
     mistaken = f"{right}    if (kill_children_but(kept) == 0)\n        return true;\n"
-    source = with_mistake(directory, "others.c", right, mistaken)
+    source = with_mistake(directory, "survivors.c", right, mistaken)
     return build_guest(directory / "program", sanitized=False, source=source)
 
 
@@ -211,7 +211,7 @@ SPOILING = [
 ]
 def look():
     found = []
-    for fd in (0, 1, 2, sys.modules["__main__"].ANSWER):
+    for fd in (0, 1, 2, sys.modules["__main__"].RESULT):
         seen = os.fstat(fd)
         text = open(f"/proc/self/fdinfo/{fd}").read()
         size = fcntl.fcntl(fd, 1032) if stat.S_ISFIFO(seen.st_mode) else 0
@@ -222,7 +222,7 @@ def look():
 def handler(event):
     found = look()
     if event == "spoil":
-        for fd in (0, 1, 2, sys.modules["__main__"].ANSWER):
+        for fd in (0, 1, 2, sys.modules["__main__"].RESULT):
             for spoil in SPOILING:
                 try: spoil(fd)
                 except OSError: pass
@@ -323,7 +323,7 @@ NAP = "    nanosleep(&(struct timespec){0, 50 * (long)MS_NS}, NULL);\n"
 @pytest.fixture(scope="module")
 def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("late")
-    source = with_mistake(directory, "others.c", LATE, LATE + NAP)
+    source = with_mistake(directory, "survivors.c", LATE, LATE + NAP)
     return build_guest(directory / "program", sanitized=False, source=source)
 
 
@@ -331,7 +331,7 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def late_and_blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One that does not look how the runner is, either."""
     directory = tmp_path_factory.mktemp("late-and-blind")
-    source = with_mistake(directory, "others.c", LATE, LATE + NAP)
+    source = with_mistake(directory, "survivors.c", LATE, LATE + NAP)
     right = "        spoilt = !same || !waits;\n"
     call = source / "call.c"
     text = call.read_text()

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One call: started or told to a runner, watched, ended, cleaned up after.
-//
-// Read it from the bottom: serve_call, serve_by_process and serve_by_runner, watch.
+// One call: it is started, or a runner is told of it; it is watched until its end; then what it left is
+// cleaned up. Read from the bottom: serve_call, serve_by_process and serve_by_runner, watch.
 
 #include "call.h"
 #include "clean.h"
 #include "clock.h"
 #include "frames.h"
 #include "host.h"
-#include "others.h"
+#include "parent.h"
 #include "prefork.h"
 #include "privileges.h"
 #include "processes.h"
@@ -17,6 +16,7 @@
 #include "runner.h"
 #include "start.h"
 #include "streams.h"
+#include "survivors.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -26,15 +26,15 @@
 #include <time.h>
 #include <unistd.h>
 
-// Output waits this long for more of it or for the end, so that a short handler costs the host one
-// wake-up instead of two. A person who follows the output does not notice two milliseconds.
+// Output is held back this long, for more output or the end of the call to be sent with it. So a short
+// handler wakes the host once and not twice. A person who follows the output does not notice 2 ms.
 #define LINGER_NS UINT64_C(2000000)
 
 // Waits for the handler's end or its deadline, whichever is seen first, and moves output meanwhile.
-// Every turn moves one chunk of each stream, reaps, and looks at the clock: a flood on one stream
-// starves neither the other nor the deadline.
+// Every turn moves at most one chunk of each stream, reaps children and looks at the clock, so that a
+// flood on one stream delays neither the other nor the deadline.
 //
-// With a runner, `handler` is its process, and the end is what it says or its own.
+// With a runner, `handler` is the runner's process. The call ends when the runner says so or ends.
 static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[3], uint64_t nonce)
 {
     struct end end;
@@ -68,7 +68,7 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
             pump(&streams[0], nonce);
         if (polled[3].revents != 0)
             pump(&streams[1], nonce);
-        // Before its death is looked at: what it said before it died counts.
+        // Before its end is noticed: what the runner said before it ended counts.
         if (polled[4].revents != 0 && runner_turn(polled[4].revents, nonce, streams, &end))
             return end;
         if (polled[1].revents != 0 || more) {
@@ -81,9 +81,9 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
     }
 }
 
-// Sends END, cleans, sends CLEAN. Looking costs microseconds and cleaning may not, so a call that
-// left nothing behind is reported and clean in one send, and one that did is reported first.
-// A runner that keeps its state keeps what it has open as well, so there nothing is taken from it.
+// Sends END, cleans, sends CLEAN. Looking for leftovers takes microseconds, removing them may take
+// longer. So where there are none, END and CLEAN are one send; else END is sent before the cleaning.
+// Of a runner that keeps its state, shared memory and System V objects are part of that state.
 static void finish(uint64_t nonce, bool start_again)
 {
     int highest[3];
@@ -185,7 +185,7 @@ static void serve_by_process(struct call *call)
 static void serve_by_runner(struct call *call)
 {
     if (runner.pid == 0)
-        _exit(BAD_FRAME); // It ended with the call before, and the host was told so.
+        _exit(BAD_FRAME); // The runner ended with the call before, and the host was told so.
     struct stream streams[3] = {{.fd = runner.out, .kind = runner_out_kind()},
                                 {.fd = runner.log, .kind = 'E'},
                                 {.fd = -1, .kind = 'T'}};
@@ -216,7 +216,7 @@ static void serve_by_runner(struct call *call)
     if (runner.forks)
         runner_close_streams(&streams[1], call->nonce);
     if (goes_on) {
-        // The longer it has had to come to rest, the better.
+        // Last, so that the runner has had time to come to rest.
         bool same = there && (!runner.forks || parent_is_as_it_was(runner.pid));
         bool waits = there && parent_waits(runner.pid, runner.forks);
         spoilt = !same || !waits;
@@ -231,15 +231,15 @@ static void serve_by_runner(struct call *call)
     report(call->nonce, end, streams);
     runner_forget_call();
     if (end.kind == DEADLINE || (stays && spoilt)) {
-        // It was killed at an unknown point, or by somebody who may do worse, or would take what is
-        // left of this call for the next: never used again.
+        // The sandbox is not used again: the runner was killed at an unknown point, or the call has
+        // changed it, or it would read the rest of this call as the next.
         out_send();
         _exit(GONE);
     }
     if (!stays)
         runner_close();
     finish(call->nonce, !stays);
-    // Else the call says why there are none.
+    // If they cannot be made now, the next call tries again and reports why.
     if (!runner_open_streams())
         could_not(NULL, "", 0);
 }

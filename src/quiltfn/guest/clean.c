@@ -38,9 +38,9 @@ bool touched(const char *path)
     return s.f_ffree != s.f_files - 1 || s.f_bfree != s.f_blocks;
 }
 
-// A new file system rather than a recursive delete: it is cheaper, it cannot be held up by what a
-// handler arranged (deep trees, strange modes), and the guest never walks a handler's paths.
-// Unmounting comes first so that the memory is free before the new one needs some.
+// Mounts a new file system instead of deleting files: it is cheaper, a handler cannot delay it (by deep
+// trees or strange modes), and the guest never walks a handler's paths. It unmounts first, so that the
+// memory is free before the new file system needs some.
 void renew(const char *path, unsigned long flags, const char *options)
 {
     if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) != 0 ||
@@ -73,9 +73,9 @@ unsigned long count_sysv(int highest[3])
     return (unsigned long)shm.used_ids + (unsigned long)sem.semusz + (unsigned long)msg.msgpool;
 }
 
-// The _ANY commands: a handler may have taken every permission off its objects, and the guest has
-// no capability that would overlook that; removing is allowed by SYS_ADMIN. Outlived objects would
-// be a channel between calls, and their memory stays charged to the sandbox.
+// The _ANY commands, since a handler may have taken all permissions off its objects, and the guest has no
+// capability to read them nevertheless; SYS_ADMIN lets it remove them. Objects that were left would be a
+// channel between calls, and their memory would stay charged to the sandbox.
 void remove_sysv(const int highest[3])
 {
     struct shmid_ds shm;

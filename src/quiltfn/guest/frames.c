@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Frames of the host, understood where they lie.
+// Parses the host's frames in place.
 
 #include "frames.h"
 
@@ -25,9 +25,9 @@ static bool take32(struct bytes *from, uint32_t *value)
     return true;
 }
 
-// A blob becomes a C string where it lies: it moves over its own length, and the four bytes that
-// frees at its end have room for the NUL. So execve needs no second copy. A NUL inside is refused:
-// the host and the kernel would not agree about where the string ends.
+// Makes a C string of a blob in place: its bytes move over its length field, which leaves room for the
+// NUL. So execve needs no second copy. A blob with a NUL inside is refused, since the host and the
+// kernel would not agree about where the string ends.
 static char *take_string(struct bytes *from)
 {
     uint32_t length;
@@ -53,7 +53,7 @@ static bool take_strings(struct bytes *from, char **to, size_t *count, bool vari
         to[i] = take_string(from);
         if (to[i] == NULL)
             return false;
-        // "=x" and "x" are not variables; a program may read either as it likes.
+        // "=x" and "x" are not variables; programs differ in how they read them.
         if (variables && (to[i][0] == '=' || strchr(to[i], '=') == NULL))
             return false;
     }
@@ -88,8 +88,8 @@ bool parse_specialise(unsigned char *at, size_t length)
     return true;
 }
 
-// What a runner is started with before anybody knows what for; the strings lie in special_bytes
-// until the sandbox is specialised.
+// What a runner is started with before the version is known. The strings stay in special_bytes until
+// the sandbox is specialised.
 bool parse_prepare(unsigned char *at, size_t length)
 {
     struct bytes from = {at, length};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the frames of the host say. Understanding them does no I/O: this is what a fuzzer calls.
+// Parsing the host's frames. It does no I/O, so a fuzzer can call it.
 
 #pragma once
 
@@ -10,13 +10,13 @@
 
 #include "protocol.h"
 
-// What the sandbox was specialised for. The strings lie in special_bytes for good.
+// What the sandbox was specialised for. The strings stay in special_bytes.
 extern struct special {
     bool ready;
     bool keep_tmp;
     bool resident;   // argv is a runner, started before the first call.
     bool fresh;      // A runner that was prepared is of no use for it.
-    bool shell;      // argv is a shell, -c and a command line, so that it can be started ahead.
+    bool shell;      // argv is a shell, -c and a command line, so that it can be preforked.
     bool keep_state; // It may serve call after call; else nothing of a call may be left in it.
     const char *cwd;
     char *argv[STRINGS_MAX + 1];
@@ -41,7 +41,7 @@ struct call {
 extern unsigned char special_bytes[SPECIALISE_MAX];
 extern unsigned char call_env[ENV_MAX];
 
-// False for what the protocol does not allow; then nothing may be believed of what they filled in.
+// These return false for what the protocol does not allow. What they filled in is then worth nothing.
 bool parse_specialise(unsigned char *at, size_t length);
 bool parse_prepare(unsigned char *at, size_t length);
 bool parse_call_head(const unsigned char *at, size_t frame_length, struct call *call);

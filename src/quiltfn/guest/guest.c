@@ -6,15 +6,16 @@
 // streams what it writes, reports how it ended, kills whatever is left, cleans, and says so.
 // docs/reference/guest-protocol.md describes the frames.
 //
-// Rule 1: it never waits for a handler without a deadline, and never trusts one with a choice.
-// Rule 2: what it cannot prove it does not survive: on a broken frame or an unfinished clean-up it
-//         exits, the kernel then kills the whole PID namespace, and the host makes a new sandbox.
+// Rule 1: it never waits for a handler without a deadline, and no handler decides what it does.
+// Rule 2: it goes on only from a state that it has checked. On a broken frame or an unfinished clean-up
+//         it exits; the kernel then kills the whole PID namespace, and the host makes a new sandbox.
 // Rule 3: nothing grows from call to call. Every buffer is static and has a limit; there is no
 //         heap, so that a handler that ate all memory cannot take from the guest what it needs.
 // Rule 4: its own umask, directory, signal mask and ids are the same before and after every call.
 //
-// Read it from the bottom: main, serve_call, watch, then the tools above them. frames.h has the
-// bytes that come and go, runner.h what concerns a program that stays between calls.
+// Start reading at `main` below and go on with serve_call in call.c. Each other unit is one tool of
+// these, and its header says what it does. All units together stay under 2,500 lines of code, so that
+// they can be read in one sitting.
 
 #include "call.h"
 #include "clean.h"
@@ -44,7 +45,7 @@
 
 enum { PENDING_SIGNALS = 128 };
 
-// Starts a runner for whatever version will come. Its failure shows when one does.
+// Starts a runner before the version is known. If it fails, SPECIALISE reports that.
 static void prepare_runner(size_t length)
 {
     if (special.ready || runner.pid != 0 || length > SPECIALISE_MAX)
@@ -83,8 +84,8 @@ static void specialise(size_t length)
     if (error != 0)
         _exit(GONE);
 
-    // The pages that the end of a call needs are made ours now, while memory is there: at the end a
-    // handler's files may have used up all there is. Prewarmed sandboxes that wait do not pay for them.
+    // Touches the pages that the end of a call needs, while there is memory: by then, a handler's files
+    // may have used all of it. Prewarmed sandboxes that wait do not pay for them.
     for (size_t i = 0; i < sizeof out.bytes; i += 4096)
         ((volatile unsigned char *)out.bytes)[i] = 0;
     special.ready = true;
@@ -93,7 +94,7 @@ static void specialise(size_t length)
 
 static void prepare(const char *handlers_score)
 {
-    // Standard streams of our own, so that no descriptor of a call is ever 0, 1 or 2. Under gVisor
+    // Opens standard streams of our own, so that no descriptor of a call is ever 0, 1 or 2. Under gVisor
     // those that came along are files of the host, which a handler could open again by /proc/1/fd.
     for (int fd = 0; fd < 3; fd++) {
         if (in_gvisor)
@@ -127,8 +128,9 @@ static void prepare(const char *handlers_score)
         _exit(BAD_START);
     if (!prepare_oom_score(handlers_score))
         _exit(BAD_START);
-    // Here and not by the runtime: the limit that holds when a user namespace is made becomes one for
-    // all users of its maker together, and one handler's timers would take those of every sandbox.
+    // Set here and not by the OCI runtime: the limit that holds when a user namespace is made also bounds
+    // all namespaces of its maker together, so that one handler's timers would use up those of every
+    // sandbox. gVisor accounts for pending signals itself and lets nobody change the limit.
     struct rlimit pending = {PENDING_SIGNALS, PENDING_SIGNALS};
     if (!in_gvisor && setrlimit(RLIMIT_SIGPENDING, &pending) != 0)
         _exit(BAD_START);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What goes to the host and comes from it.
+// Reading from the host and writing to it.
 
 #include "host.h"
 
@@ -12,8 +12,8 @@
 
 struct out out;
 
-// One buffered reader: a small call is one recv. It may read past a frame, and nothing is lost by
-// that, for the host may not send anything between a call and its CLEAN: see expect_silence.
+// A buffered reader, so that a small call is one recv. It may read past a frame. That does no harm: the
+// host may not send anything between a call and its CLEAN (see expect_silence).
 static struct {
     unsigned char bytes[CHUNK_MAX];
     size_t start, end, most; // most: how far it has been filled since the last wipe.
@@ -26,7 +26,7 @@ size_t in_some(unsigned char **at, size_t most)
         do
             n = recv(CONTROL, in.bytes, sizeof in.bytes, 0);
         while (n < 0 && errno == EINTR);
-        // ECONNRESET is an end as well: the host went away with frames of ours unread.
+        // ECONNRESET is an end as well: the host closed the socket with frames of ours unread.
         if (n <= 0)
             _exit(n == 0 || errno == ECONNRESET ? GONE : BROKEN);
         in.start = 0;
@@ -63,7 +63,7 @@ void expect_silence(void)
         _exit(BAD_FRAME);
 }
 
-// What has come from the host during a call: nothing is legal, hanging up is.
+// Called when the host's socket is readable during a call: it may hang up, and nothing else.
 void check_host(void)
 {
     unsigned char byte;
@@ -88,8 +88,8 @@ void out_send(void)
     out_seal();
     size_t sent = 0;
     while (sent < out.used) {
-        // Blocking on purpose: a host that does not read is a host that has its own, outer
-        // deadline. MSG_NOSIGNAL, so that SIGPIPE need not be ignored and stays default for execve.
+        // This may block: a host that does not read has a deadline of its own for us. MSG_NOSIGNAL, so
+        // that SIGPIPE need not be ignored, which handlers would inherit.
         ssize_t n = send(CONTROL, out.bytes + sent, out.used - sent, MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR)
             continue;

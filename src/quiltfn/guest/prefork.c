@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The next call's shell, started while the sandbox is idle: the call then finds a shell that has
-// loaded, parsed the command line and only waits to read its variables.
+// The next call's shell, which is started while the sandbox is idle. When the call comes, the shell has
+// been loaded and only waits for its variables.
 //
 // Rule 1: it is started when everything of the call before is gone, and knows nothing of any call.
-// Rule 2: what it does must be what `sh -c HANDLER` does. Where it could not be, or it has ended
-//         already (a first line that is no shell makes it), the call starts a shell of its own.
+// Rule 2: it must do what `sh -c HANDLER` does. If it cannot, or has ended already (a syntax error in the
+//         first line ends it), the call starts a shell of its own.
 //
-// It is a fork of the zygote (zygote.h) that has not come to its main yet, and is told its variables
-// before it does. Where no zygote can be had, it is a shell of its own that reads them as a script:
-// `sh -c '. /dev/fd/9;HANDLER'` rather than a script on a descriptor, for $0, $-, line numbers and the
-// words of every message stay what they are without it.
+// It is a fork of the zygote (zygote.c), before its main. Without a zygote it is another shell, which
+// reads its variables as a script: `sh -c '. /dev/fd/9;HANDLER'`. So $0, $-, line numbers and messages
+// are those of `sh -c HANDLER`, which they would not be with the whole handler on a descriptor.
 
 #include "prefork.h"
 #include "privileges.h"
@@ -28,7 +27,7 @@
 enum { SCRIPT_FD = 9, SCRIPT_MAX = 60 * 1024 }; // A pipe holds 64 KiB, so writing never waits.
 
 static struct {
-    pid_t pid; // 0: there is none, or it is a fork of the zygote, which has not said yet.
+    pid_t pid; // 0: there is none, or the zygote has not yet told which process its fork is.
     bool forked;
     int input, script;
     struct stream streams[2];
@@ -60,8 +59,8 @@ static void prefork_drop(void)
     prefork_forget();
 }
 
-// The shell that reads its variables as a script. Returns its process, or 0. A command line that a
-// shell takes for an option would not be one behind that script.
+// Starts the shell that reads its variables as a script. Returns its process, or 0. Not for a command
+// line that begins like an option: behind the script, the shell would not take it for one.
 static pid_t prefork_execute(const int fds[3], int script)
 {
     if (special.argv[2][0] == '-' || special.argv[2][0] == '+')
@@ -78,7 +77,7 @@ static pid_t prefork_execute(const int fds[3], int script)
     return 0;
 }
 
-// Not being able to is no failure: then the call starts its shell itself, and says what is wrong.
+// If this fails, the call starts its shell itself and reports what is wrong.
 void prefork_start(void)
 {
     if (!special.shell)
@@ -89,7 +88,7 @@ void prefork_start(void)
     // Its standard input is a file that the payload is put into later.
     act_as_handler();
     bool fine = open_streams(true, fds, prefork.streams) && pipe2(script, O_CLOEXEC) == 0;
-    act_as_guest(); // Before anybody runs: who has our effective id may renice us.
+    act_as_guest(); // Before the process runs: one with our effective id could change our priority.
     prefork.forked = fine && zygote_ask(fds, script[0]);
     if (fine && !prefork.forked)
         prefork.pid = prefork_execute(fds, script[0]);
@@ -133,14 +132,14 @@ static size_t prefork_write_script(const struct call *call)
     return n + sizeof end - 1;
 }
 
-// Lets the waiting shell serve the call. Its process, -1 where that failed (see `failure`), or 0
-// where the call has to start one itself.
+// Lets the waiting shell serve the call. Returns its process, -1 with `failure` set, or 0 if the call
+// has to start a shell itself.
 pid_t prefork_take(const struct call *call, struct stream streams[2])
 {
     if (prefork.forked)
         prefork.pid = zygote_told();
-    // Variables that replace others would take effect in another way than from the environment, if
-    // they came as a script: IFS would, and some shells refuse to have a few set.
+    // A script cannot replace all variables: setting IFS there has an effect that it has not in the
+    // environment, and some shells refuse to set a few.
     unsigned char *told = prefork.forked ? fork_block : prefork_script;
     size_t length = 0;
     if (prefork.pid > 0 && prefork.forked)

@@ -31,9 +31,8 @@ void act_as_guest(void)
         _exit(BROKEN);
 }
 
-// A handler's bounding set is what pid 1 had, so pid 1 empties its own. That takes nothing from the
-// guest, whose permitted set stays. SETPCAP goes last because dropping needs it. A bit that is
-// already absent is fine; a bit that stays is not.
+// Handlers inherit pid 1's bounding set, so pid 1 empties it. The guest loses nothing, since its
+// permitted set stays. SETPCAP goes last because dropping needs it.
 void drop_bounding_set(void)
 {
     int held;

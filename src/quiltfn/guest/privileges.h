@@ -8,7 +8,7 @@
 
 enum { HANDLER_ID = 1000 }; // User and group of every handler.
 
-// Under gVisor's kernel, which pays for pending signals itself and lets nobody change their limit.
+// Whether the kernel is gVisor's.
 extern bool in_gvisor;
 
 void act_as_handler(void);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Children, and everybody who descends from them.
+// The guest's children and their descendants.
 
 #include "processes.h"
 #include "clock.h"
-#include "others.h"
+#include "survivors.h"
 #include "zygote.h"
 
 #include <errno.h>
@@ -25,8 +25,9 @@ void forget_child_signal(void)
         _exit(BROKEN);
 }
 
-// Reaps what has ended, orphans too. At most 256 at a time, so that a handler that forks without
-// end cannot keep us from the clock; `more` then says that there may be more.
+// Reaps children that have ended, orphans included. True if `handler` was among them. At most 256 at a
+// time, so that a handler that forks without end cannot delay the deadline; `more` says that there may
+// be others.
 bool reap(pid_t handler, int *status, bool *more)
 {
     bool ended = false;
@@ -58,12 +59,13 @@ struct end end_of(int status)
     return (struct end){KILLED, (uint32_t)WTERMSIG(status)};
 }
 
-// Kills every process of the sandbox but ourselves, and returns when none is left. Where we have no
-// child, or the zygote alone, there is nobody of a call, and the kernel need not look at every process
-// of the host; where there is somebody the zygote goes with them, and another is started later.
-// Outside a PID namespace this line would kill the machine, hence the check right here. ESRCH is the
-// proof. A fork cannot slip through, since the kernel refuses to fork with a signal pending. Whatever
-// does not die within a second of turns is not ours to wait for.
+// Kills every process of the sandbox but ourselves, and returns when none is left. If we have no child,
+// or the zygote alone, no process of a call is left, and nothing is done: kill(-1) makes the kernel look
+// at every process of the host. Else the zygote is killed with the rest, and another is started later.
+//
+// Outside a PID namespace kill(-1) would kill the machine, hence the check right before it. ESRCH proves
+// that nobody is left. No fork escapes, since the kernel refuses to fork with a signal pending. If
+// processes are still there after a second, the guest gives up.
 void kill_everyone(void)
 {
     if (childless || (zygote_process() > 0 && kill_children_but(zygote_process()) == 0))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The processes of the sandbox: heard of, reaped, and all of them killed.
+// The processes of the sandbox: noticing their ends, reaping them, killing all of them.
 
 #pragma once
 
@@ -10,9 +10,9 @@
 
 #include "protocol.h"
 
-// Whether the last look found that we have no child at all. Then nothing of a call is alive: every
-// process of the namespace descends from us, and one whose parent ends becomes our child before that
-// parent can be reaped.
+// Whether the last wait found that we have no child. Then no process of a call is alive: every process
+// of the namespace descends from us, and one whose parent ends becomes our child before that parent can
+// be reaped.
 extern bool childless;
 
 // Whether the call in hand had processes beside its handler.

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A runner: a program that is started before the call comes and then told of it, so that a language
-// need not start its interpreter for every call. docs/reference/runner-protocol.md is what it
-// speaks.
+// A runner is a program that is started before a call comes and is then told of the call, so that a
+// language need not start its interpreter for every call. docs/reference/runner-protocol.md describes
+// what the two say to each other.
 //
-// Rule 1: it is a handler like any other: same ids, same fence, never trusted. What it says ends a
-//         call of its own and nothing else.
+// Rule 1: a runner is as little trusted as a handler and has the same ids and limits. All that its
+//         words can do is end its own call.
 // Rule 2: unless its version lets state survive, a process that has run a handler's code serves no
-//         second call. Either it forks one that does, or it is killed and started anew.
-// Rule 3: of one that forks, no two calls have a descriptor in common, and a call that changed what
-//         the next would inherit takes the sandbox with it; others.c.
+//         second call. Either the runner forks a process for each call, or it is killed and another
+//         is started.
+// Rule 3: two calls of a runner that forks share no descriptor. A call that changed what the next would
+//         inherit ends the sandbox (parent.c).
 
 #include "runner.h"
 #include "clock.h"
 #include "host.h"
-#include "others.h"
+#include "parent.h"
 #include "privileges.h"
 #include "protocol.h"
 #include "start.h"
@@ -66,8 +67,8 @@ void runner_forget_call(void)
 
 // "call NONCE TIMEOUT_MS all|add VARIABLES_BYTES PAYLOAD_BYTES", filled up with spaces to ASK_HEAD
 // bytes with the newline, so that a runner can read it and leave the rest to the process that it
-// makes for the call; the variables with a NUL behind each; the payload. A large payload waits in a
-// file, so that a runner that does not read holds up nothing but its own call.
+// makes for the call; then the variables with a NUL behind each; then the payload. A large payload is
+// kept in a file, so that a runner which does not read delays only its own call.
 bool runner_ask(const struct call *call)
 {
     unsigned char *at = ask + ASK_HEAD;
@@ -98,9 +99,9 @@ bool runner_ask(const struct call *call)
     return fine;
 }
 
-// Makes the streams of its next call, if it is one that forks and they are not made yet. What calls
-// had in common with each other would be a way from one to the next: who gets a signal when a pipe is
-// read from, how much it holds, its flags and times.
+// Makes the streams of the next call of a runner that forks, if there are none yet. If calls shared a
+// pipe, one could reach the next through its settings: its owner, who gets signals when it is read
+// from, its size, flags and times.
 bool runner_open_streams(void)
 {
     if (!runner.forks || runner.given[0] >= 0)
@@ -128,8 +129,8 @@ static ssize_t runner_send_streams(void)
     return n;
 }
 
-// What the runner that forked a call has to say itself, at most a pipe's worth at a time, and the end
-// of the call's streams.
+// Takes what the runner itself has written, at most what one pipe holds each, and closes the streams of
+// the call.
 void runner_close_streams(struct stream *log, uint64_t nonce)
 {
     int *own[] = {&runner.out, &runner.log};
@@ -154,7 +155,7 @@ void runner_send(void)
                         : send(runner.control, ask + runner.ask_sent,
                                runner.ask_used - runner.ask_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0)
-            return; // Full: poll will tell. Gone: its end will.
+            return; // Full: poll tells when there is room. Gone: its end is noticed elsewhere.
         runner.ask_sent += (size_t)n;
     }
     while (runner.file_left > 0) {
@@ -165,7 +166,7 @@ void runner_send(void)
     }
 }
 
-// Whether it has taken all that it was sent. What one call did not read would be there for the next.
+// Whether it has read all that it was sent. Anything left would be read as the next call.
 bool runner_has_read(void)
 {
     int unread = 0;
@@ -182,8 +183,8 @@ struct pollfd runner_poll(void)
 
 // ------------------------------------------------------------------------------ hearing from it
 
-// One line without its newline, or NULL while it is incomplete. A line that is too long, and an end
-// of the socket, silence the runner for good: the deadline or its end decide.
+// One line without its newline, or NULL while it is incomplete. After a line that is too long, or the
+// end of the socket, nothing more is read from the runner: the call ends at its deadline or with it.
 static char *runner_line(void)
 {
     static char line[LINE];
@@ -210,8 +211,9 @@ static char *runner_line(void)
     }
 }
 
-// The result behind a `done`, as far as it has come: first what was read with the line. It is counted
-// with what comes on descriptor 1 where that is result too, or where results have no limit of their own.
+// Sends on the result behind a `done`, as far as it has come, first what was read with the line. Its
+// bytes are counted with those of descriptor 1 if these are the result too, or if results have no
+// limit of their own.
 static void runner_result(struct stream streams[3], uint64_t nonce)
 {
     bool together = streams[0].kind == 'T' || !result_has_limit;
@@ -250,8 +252,8 @@ static void runner_result(struct stream streams[3], uint64_t nonce)
     }
 }
 
-// "done NONCE exited|killed CODE [BYTES]" and that many bytes of result: true when that is what
-// came, about this call. What it wrote to its standard output before is sent on before the result.
+// Reads "done NONCE exited|killed CODE [BYTES]" and that many bytes of result. True when all of it has
+// come and is about this call. Standard output written before it is sent on before the result.
 bool runner_turn(short revents, uint64_t nonce, struct stream streams[3], struct end *end)
 {
     if ((revents & POLLOUT) != 0)
@@ -313,7 +315,7 @@ static void runner_keep_start(int *fd)
         bool keep = runner.start_log_used < sizeof start_log;
         unsigned char *to = keep ? start_log + runner.start_log_used : beyond;
         ssize_t n = read(*fd, to, keep ? sizeof start_log - runner.start_log_used : sizeof beyond);
-        if (n == 0) { // It closed it; polling it would wake us for ever.
+        if (n == 0) { // The runner closed it, and poll would return at once for ever.
             close(*fd);
             *fd = -1;
         }
@@ -330,7 +332,7 @@ void runner_tell_start(struct stream *log, uint64_t nonce)
     runner.start_log_used = 0;
 }
 
-// The last words of what it wrote, in one line.
+// Sets `told` to `what` and the last line that the runner wrote.
 static void runner_last_words(const char *what)
 {
     size_t n = runner.start_log_used, most = 200;

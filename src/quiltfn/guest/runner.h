@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A runner: a program that is started before the call comes and then told of it.
+// A program that is started before a call comes and is then told of it.
 
 #pragma once
 

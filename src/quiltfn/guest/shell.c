@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What makes a shell a zygote: a process that has been started, linked and set up, waits before its
-// first own step, and of which every call is given a fork. To start a shell is to load it, find its
-// libraries, look at the processor and relocate, which takes several times as long as to run a short
-// command line in it; to fork one that has done so already is not.
+// Makes a shell a zygote: a process that has been loaded and linked, waits before its main, and of which
+// every call gets a fork. Loading a shell, finding its libraries and relocating it takes several times
+// as long as a short command line in it; forking one that is loaded does not.
 //
-// This is a library that the guest has the sandbox's /bin/sh preload. Its constructor runs when
-// everything is loaded and main was not yet called, and returns in forks alone: these then go on as
-// `sh -c HANDLER`, with ids, streams, directory and variables as if they had been started just now.
+// This is a library that the guest lets the sandbox's /bin/sh preload. Its constructor runs before main
+// and returns in the forks alone. They go on as `sh -c HANDLER`, with ids, streams, directory and
+// variables as if they had just been started.
 //
-// Rule 1: the zygote never has anything of a call in its memory; what concerns one is read in its
-//         fork, after that has given up what a handler may not have.
-// Rule 2: it is as privileged as it takes to give a fork the handler's ids, and so no handler may
-//         signal it, trace it, or set its limits. It hears the guest and nobody else.
-// Rule 3: without this library the shell would run its own command line with these privileges. So
-//         that is a comment, as long as the handler's, which each fork writes over it.
+// Rule 1: the zygote never has anything of a call in its memory. A fork reads what concerns its call,
+//         after it has given up what a handler may not have.
+// Rule 2: it has the privileges that it needs to give a fork the handler's ids. So no handler may signal
+//         it, trace it, or set its limits, and it listens to the guest alone.
+// Rule 3: without this library the shell would run its command line with these privileges. So its command
+//         line is a comment, as long as the handler's, which each fork replaces.
 //
 // zygote.h is the guest's side.
 
@@ -41,13 +40,13 @@
 #endif
 
 enum { CONTROL = 3, HANDLER_ID = 1000, STREAMS = 3, RECEIVED = 4, CANNOT = 126 };
-// Both are bounded by what the guest sends: a command line by the kernel's MAX_ARG_STRLEN, a call's
-// variables by what a pipe holds, so that the guest never waits for who reads them.
+// A command line is bounded by the kernel's MAX_ARG_STRLEN. A call's variables are bounded by what a pipe
+// holds, so that the guest can write them without waiting for a reader.
 enum { TEXT_MAX = 128 * 1024 + PATH_MAX, BLOCK_MAX = 64 * 1024, VARIABLES_MAX = BLOCK_MAX / 2 };
 
 extern char **environ;
 
-// Pages of these that nobody touches do not exist.
+// Pages of these that are not used take no memory.
 static char text[TEXT_MAX];
 static char block[BLOCK_MAX];
 static char *variables[VARIABLES_MAX + 1];
@@ -67,8 +66,7 @@ static int read_exactly(int fd, void *to, size_t length)
     return 1;
 }
 
-// The ends of a call's streams, and of the pipe that its variables come by. Their copies close when
-// somebody is executed, whatever happens before.
+// Receives the ends of a call's streams and of the pipe for its variables. They are close-on-exec.
 static int receive(int fds[RECEIVED])
 {
     char byte;
@@ -92,9 +90,9 @@ static int receive(int fds[RECEIVED])
     return 1;
 }
 
-// The guest's child and not ours, so that it hears of its end without our help, and so that the
-// fork's parent is who a handler's parent always is. A plain system call leaves libc's note of the
-// thread's id as it was, so the kernel is told where that stands.
+// Forks a child of the guest instead of our own. So the guest learns of its end without our help, and
+// its parent is a handler's usual one. A plain system call does not update the thread id that libc
+// keeps, so the kernel is told to write it.
 static pid_t fork_for_guest(int *thread_id)
 {
     unsigned long flags = CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD;
@@ -105,8 +103,8 @@ static pid_t fork_for_guest(int *thread_id)
 #endif
 }
 
-// What `start` of the guest does before it executes. The ids go first: nothing of a call is looked at
-// with any other.
+// Does what the guest's `start` does before execve. The ids come first: nothing of a call is read with
+// other ids.
 static void become_handler(const int fds[RECEIVED], const char *directory)
 {
     struct __user_cap_header_struct version = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -121,8 +119,8 @@ static void become_handler(const int fds[RECEIVED], const char *directory)
     failed |= dup2(fds[STREAMS], CONTROL) < 0;
     failed |= syscall(SYS_close_range, CONTROL + 1, INT_MAX, 0) != 0;
     failed |= chdir(directory) != 0;
-    // As after execve; else its own files in /proc would be root's. Last of all: until the zygote's end
-    // of the guest's socket is closed, nobody of the same ids could look in, should there be anybody.
+    // As after execve; else its files in /proc would belong to root. It comes last, so that no process
+    // with the same ids could have looked in before the guest's socket was closed.
     failed |= prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0;
     if (failed)
         _exit(CANNOT); // The guest then starts a shell of its own, which says what is wrong.
@@ -152,13 +150,13 @@ __attribute__((constructor)) static void serve(int argc, char **argv, char **env
     int *thread_id = NULL;
     int fds[RECEIVED];
     if (argc != 3 || geteuid() != 0 || !read_exactly(CONTROL, lengths, sizeof lengths))
-        return; // Somebody else has had it preloaded: it is an ordinary shell.
+        return; // It was not the guest that preloaded it: this is an ordinary shell.
     size_t both = (size_t)lengths[0] + lengths[1];
     if (both > sizeof text || !read_exactly(CONTROL, text, both) ||
         strlen(argv[2]) + 1 != lengths[1] || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 ||
         prctl(PR_GET_TID_ADDRESS, &thread_id, 0, 0, 0) != 0)
         _exit(CANNOT);
-    // What a fork shows as its first environment is nobody's.
+    // What a fork shows as its initial environment shall be empty.
     for (; *env != NULL; env++)
         memset(*env, 0, strlen(*env));
     while (receive(fds)) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// From vfork to execve.
+// Starts processes: vfork, the ids and streams of the new process, execve.
 
 #include "start.h"
 #include "frames.h"
@@ -31,10 +31,10 @@ void could_not(const char *step, const char *name, int error)
     failure.error = error;
 }
 
-// Memory pressure shall take handlers, not pid 1. A process inherits the score of its parent, so pid
-// 1 takes the handlers' for the moment of a start: opening the child's own file instead makes four
-// objects under /proc for every call, and takes them apart again at its end. In that moment there is
-// nobody else to take, since the kernel passes over the child of a vfork.
+// Under memory pressure the kernel shall kill handlers, not pid 1. A process inherits its parent's score,
+// so pid 1 has the handlers' score while it starts one. Writing to the child's own file would make the
+// kernel create and free four objects under /proc for every call. Meanwhile the kernel has nobody else
+// to kill, since it passes over the child of a vfork.
 static const char *oom_score_adj;
 static char own_oom_score[16];
 static int oom_score_fd = -1;
@@ -45,9 +45,9 @@ static bool set_oom_score(const char *score)
     return pwrite(oom_score_fd, score, length, 0) == (ssize_t)length;
 }
 
-// A process may lower its score to where that of its sandbox began, which would be ours. So handlers
-// find a /proc that nothing can be written to, and we write by a mount of it that is gone again.
-// Nothing under gVisor: scores are its own there, and the host never hears of them.
+// A process may lower its score down to the one that its sandbox began with, which is ours. So /proc is
+// read-only for handlers, and we open our own file by another mount of /proc, which is removed again.
+// Not needed under gVisor, whose scores never reach the host.
 bool prepare_oom_score(const char *of_handlers)
 {
     oom_score_adj = of_handlers;
@@ -64,11 +64,11 @@ bool prepare_oom_score(const char *of_handlers)
            set_oom_score(oom_score_adj) && set_oom_score(own_oom_score);
 }
 
-// Runs in the child of vfork: it borrows the guest's memory until execve, so it only makes system
-// calls. Nobody can use that loan: no other process of the handler's uid is alive, and the memory
-// is not dumpable. Umask, signal actions and groups are already as the handler shall have them.
-// It also gets the descriptor `more`, as number `as`, which is 3 or above. As GUEST it keeps our ids
-// and what of our capabilities we let be inherited: that is for the zygote alone (zygote.h).
+// Runs in the child of vfork, which shares the guest's memory until execve, so it only makes system
+// calls. No handler can reach that memory: no other process of the handler's uid is alive, and it is not
+// dumpable. Umask, signal actions and groups already are as the handler shall have them.
+// The process also gets the descriptor `more` as its number `as`, which is 3 or above. As GUEST it keeps
+// our ids and inheritable capabilities; only the zygote is started so.
 __attribute__((noinline, noreturn)) static void become(enum as who, const int fds[3], int more,
                                                        int as, char **argv, char **env)
 {
@@ -90,8 +90,8 @@ __attribute__((noinline, noreturn)) static void become(enum as who, const int fd
         step = "connect the standard streams";
     else if (more >= 0 && (more == as ? fcntl(as, F_SETFD, 0) : dup2(more, as)) < 0)
         step = "connect its own descriptor";
-    // Everything of ours is close-on-exec already; this is the second lock on the same door. INT_MAX,
-    // which no descriptor is above: gVisor takes no more.
+    // All our descriptors are close-on-exec; this makes sure. INT_MAX because gVisor takes nothing
+    // larger.
     else if ((more < 0 || as > 3) &&
              syscall(SYS_close_range, 3, more < 0 ? INT_MAX : as - 1, 0) != 0)
         step = "close its descriptors";

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-// The child of vfork tells here where it failed; the memory is shared until it execs.
+// Why something could not be started. The child of vfork sets it, too: it shares our memory.
 extern struct failure {
     const char *step;
     const char *name;
@@ -16,10 +16,10 @@ extern struct failure {
 
 void could_not(const char *step, const char *name, int error);
 
-// The score that handlers have, from 0 to 1000, and what lets us write it. False where it cannot be had.
+// Opens what sets our oom_score_adj and checks it. `of_handlers`: the handlers' score, as text.
 bool prepare_oom_score(const char *of_handlers);
 
 enum as { HANDLER, GUEST };
 
-// The process, or -1. Where it could not become what it was to be, `failure` says so.
+// Returns the process, or -1. If it failed before execve, `failure` says where.
 pid_t start(enum as who, const int fds[3], int more, int as, char **argv, char **env);

@@ -53,9 +53,9 @@ int payload_file(void)
     return fd;
 }
 
-// Everything is new for each call, /dev/null too: flags and owners of an open file would otherwise
-// be a channel from one call to the next. Only our ends of the pipes do not block: the flag belongs
-// to an end, and the handler's shall be ordinary. Called as the handler, whose they shall be.
+// Everything is new for each call, even /dev/null: otherwise a call could pass bits to the next in the
+// flags and owners of an open file. Only our ends of the pipes are non-blocking, since a handler expects
+// ordinary ones. Called with the handler's effective ids, so that they belong to the handler.
 bool open_streams(bool has_payload, int fds[3], struct stream streams[2])
 {
     int pair[2];
@@ -81,7 +81,7 @@ void close_if_open(int *fd)
     *fd = -1;
 }
 
-// Our copies of a handler's ends; it has its own once it was started.
+// Closes our copies of a handler's ends. A handler that was started has its own.
 void close_all(int fds[3])
 {
     for (int i = 0; i < 3; i++)
@@ -106,8 +106,8 @@ ssize_t send_with(int to, struct iovec *bytes, const int *fds, size_t count, int
     return sendmsg(to, &message, flags);
 }
 
-// The payload goes from the socket into the file as it comes. When it cannot be kept, the rest is
-// still read, since the frame's end is where the next frame begins.
+// Copies the payload from the socket into the file. If the file cannot hold it, the rest is read all
+// the same, since the next frame begins behind it.
 bool take_payload(int fd, size_t length)
 {
     bool fine = fd >= 0;
@@ -145,8 +145,8 @@ bool pump(struct stream *stream, uint64_t nonce)
     size_t left = room_of(stream);
     bool keep = left > 0, opened = false;
     if (keep) {
-        // Room for a page at least: of a pipe in packet mode, read cuts off what does not fit. A
-        // runner's answer may have gone beyond FULL, so nothing is subtracted here.
+        // Leaves room for a page at least: reading a pipe in packet mode discards what does not fit. A
+        // runner's result may have filled the buffer beyond FULL, so this must not be a subtraction.
         if (out.used + HEADER + NONCE + PAGE > FULL)
             out_send();
         if (out.used == 0)
@@ -182,9 +182,9 @@ bool pump(struct stream *stream, uint64_t nonce)
     return n > 0;
 }
 
-// Nobody is left to write after this, so what the pipes hold is all there will ever be. They may
-// still not be at their end (a descriptor can be under way inside a dead socket until the kernel
-// collects it), but they do not block.
+// Reads what the pipes still hold. Called when no process is left that could write. They need not be at
+// their end (the kernel may not have collected a socket with a descriptor of theirs in it), but they do
+// not block.
 void empty(struct stream streams[2], uint64_t nonce)
 {
     for (int i = 0; i < 2; i++)

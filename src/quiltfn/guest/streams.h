@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The streams of a call: made, read and counted.
+// The streams of a call: making, reading and counting them.
 
 #pragma once
 
@@ -10,8 +10,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
-// Where a call's bytes come from, and the frames that they go into: 'O' and 'E' are its standard
-// output and error, 'T' is the result that a runner tells.
+// One source of a call's bytes. `kind` is that of their frames: 'O' and 'E' are standard output and
+// error, 'T' is the result.
 struct stream {
     int fd;
     unsigned char kind;
@@ -24,13 +24,15 @@ extern bool result_has_limit;
 bool set_output_max(const char *numbers);
 size_t room_of(const struct stream *stream);
 
-// Makes standard input and both outputs. False with `failure` set; what was made is in the arrays.
+// Makes standard input and both outputs. On failure returns false with `failure` set, and what was made
+// until then is in the arrays.
 bool open_streams(bool has_payload, int fds[3], struct stream streams[2]);
 void close_if_open(int *fd);
 void close_all(int fds[3]);
 
 int payload_file(void);
-// Reads a call's payload from the host into a file, or past it. False with `failure` set.
+// Copies a call's payload from the host into a file. On failure returns false with `failure` set, and
+// the payload has been read all the same.
 bool take_payload(int fd, size_t length);
 
 enum { FORK_FDS = 4 }; // The most descriptors that go with a message: streams and variables.

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The shell that has been started once and that every call is given a fork of; shell.c is what runs
-// in it.
+// The guest's side of the zygote: a shell that is started once, of which every call gets a fork. shell.c
+// is what runs in it.
 //
-// Rule 1: it has a part of the guest's privileges, to give its forks the handler's ids. No handler's
-//         code ever runs in it, and the version's variables are kept from it: some of them (LD_…) are
-//         obeyed by whoever is started with them.
-// Rule 2: whatever is wrong with it, calls are served without it. It is not there where the guest was
-//         not told of the library, where the shell does not load that, or where a variable has to be
-//         there when a shell starts.
+// Rule 1: it has some of the guest's privileges, to give its forks the handler's ids. No handler's code
+//         ever runs in it, and it does not get the version's variables, since a program obeys some of
+//         them (LD_…) when it starts.
+// Rule 2: whatever is wrong with it, calls are served without it. There is none if the guest was not
+//         told of the library, if the shell does not load it, or if a variable has to be there when a
+//         shell starts.
 
 #include "zygote.h"
 #include "protocol.h"
@@ -38,7 +38,7 @@ pid_t zygote_process(void)
     return zygote.pid;
 }
 
-// Read by the loader and by libc when a program starts; a fork has started already.
+// Whether there is a variable that the loader or libc reads when a program starts. A fork would not.
 static bool read_at_start(char **env)
 {
     static const char *const prefixes[] = {"LD_", "GLIBC_", "MALLOC_"};
@@ -49,7 +49,7 @@ static bool read_at_start(char **env)
     return false;
 }
 
-// It has ended: it was reaped, or is about to be.
+// Forgets it: it has been reaped, or will be.
 void zygote_gone(void)
 {
     if (zygote.control >= 0)
@@ -67,7 +67,7 @@ static void zygote_drop(void)
     zygote_gone();
 }
 
-// What it is to be for: the directory, and the command line that its own has room for.
+// Tells it the working directory and the command line of its forks.
 static bool zygote_tell(void)
 {
     uint32_t lengths[2] = {(uint32_t)strlen(special.cwd) + 1, (uint32_t)strlen(special.argv[2]) + 1};
@@ -91,7 +91,7 @@ static void zygote_start(void)
         zygote.unfit = true;
         return;
     }
-    // Whoever does not load the library runs this, and ends.
+    // A shell that does not load the library runs this comment, and ends.
     memset(comment, '#', strlen(special.argv[2]));
     snprintf(preload, sizeof preload, "LD_PRELOAD=%s", shell_library);
     char *argv[] = {special.argv[0], special.argv[1], comment, NULL};
@@ -100,7 +100,7 @@ static void zygote_start(void)
     zygote.control = pair[0];
     zygote.pid = start(GUEST, nothing, pair[1], CONTROL, argv, env);
     close(pair[1]);
-    // No answer within this is none: it has been stopped, or is not what it should be.
+    // If it does not answer within this, it has been stopped or is not what it should be.
     struct timeval patience = {2, 0};
     if (zygote.pid > 0 && failure.step == NULL && zygote_tell() &&
         setsockopt(zygote.control, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0)
@@ -111,8 +111,8 @@ static void zygote_start(void)
     zygote_gone();
 }
 
-// Has it fork the shell of the next call, with these streams and the end of a pipe that its variables
-// will come by. Who that is, it says meanwhile.
+// Has it fork the shell of the next call, with these streams and the end of a pipe for its variables.
+// Its answer, the fork's process, is read by zygote_told.
 bool zygote_ask(const int fds[3], int variables)
 {
     zygote_start();
@@ -127,7 +127,7 @@ bool zygote_ask(const int fds[3], int variables)
     return false;
 }
 
-// The process that it forked; 0 if it did not, and then it is given up.
+// Returns the process that it forked. 0 if there is none; then the zygote is given up.
 pid_t zygote_told(void)
 {
     int32_t pid = 0;
@@ -143,7 +143,8 @@ pid_t zygote_told(void)
     return 0;
 }
 
-// All of a call's variables, for its fork; 0 if they are too many, or would have to be there earlier.
+// Writes all variables of a call into fork_block and returns the length; 0 if they are too many, or one
+// has to be there when a shell starts.
 size_t zygote_write_block(const struct call *call)
 {
     size_t n = sizeof(uint32_t);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The shell that has been started once and that every call is given a fork of.
+// A shell that is started once, of which every call gets a fork.
 
 #pragma once
 

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 CONTROL, HEAD_BYTES, READ_BYTES = 3, 64, 1 << 16
-# An answer of up to this many bytes goes with the word that the call is done.
+# A result of up to this many bytes is sent with the line that says that the call is done.
 SMALL_BYTES = 60_000
 HOME = "/app"
 PACKAGES = "/app/site-packages"
 PR_SET_DUMPABLE, MSG_CMSG_CLOEXEC = 4, 0x40000000
 STREAMS, INT_BYTES = 3, 4
 CO_VARARGS = 0x04
-# Where answers go, once `main` has told it apart from what is printed.
-ANSWER = 1
+# The descriptor that results are written to. `main` sets it apart from what is printed.
+RESULT = 1
 
 
 class Refused(Exception):
@@ -45,7 +45,7 @@ class Refused(Exception):
 
 
 class Context:
-    """What a handler may know of its call beside the event."""
+    """What a handler is told of its call besides the event."""
 
     __slots__ = (
         "_deadline_ms",
@@ -72,7 +72,7 @@ class Context:
         return max(0, int(self._deadline_ms - time.time() * 1000))
 
     def get_remaining_time_in_millis(self) -> int:
-        """The same, under the name that handlers written for AWS Lambda call it by."""
+        """The same, under the name that AWS Lambda has for it."""
         return self.remaining_ms()
 
     @property
@@ -84,18 +84,18 @@ class Context:
 
 
 class Call:
-    """A call of which the head has been read; `rest` is what was read with it."""
+    """A call whose head has been read; `rest` is what was read behind the head."""
 
     def __init__(self, head: bytes, rest: bytes = b"") -> None:
         _, number, _timeout_ms, which, variables_bytes, payload_bytes = head.split()
         self.number = number.decode()
-        # Whether its variables are all that it shall have.
+        # Whether its variables replace those of the version.
         self.replaces = which == b"all"
         self._variables_bytes, self._payload_bytes = int(variables_bytes), int(payload_bytes)
         self._rest = rest
 
     def read(self) -> tuple[dict[str, str], bytes | None]:
-        """The rest of it: variables and payload."""
+        """Reads the rest: variables and payload."""
         end, size = self._variables_bytes, self._variables_bytes + max(0, self._payload_bytes)
         data = self._rest + exactly(size - len(self._rest))
         text = data[:end].decode("utf-8", "surrogateescape")
@@ -104,8 +104,8 @@ class Call:
 
 
 def hear(control: _socket.socket) -> tuple[Call, list[int]]:
-    """Waits for the next call, and reads no more than that there is one. The descriptors that come
-    with it are the call's standard streams.
+    """Waits for the next call and reads its head alone. The descriptors that come with it are the
+    call's standard streams.
     """
     room = STREAMS * INT_BYTES
     head, messages, _, _ = control.recvmsg(HEAD_BYTES, room + 64, MSG_CMSG_CLOEXEC)
@@ -118,7 +118,7 @@ def hear(control: _socket.socket) -> tuple[Call, list[int]]:
 
 
 def hear_all() -> Call:
-    """The next call, with as much of the call as has come: nothing else comes before it is done."""
+    """Waits for the next call and reads as much of it as has come."""
     data = os.read(CONTROL, READ_BYTES)
     if len(data) < HEAD_BYTES:
         if not data:
@@ -128,7 +128,7 @@ def hear_all() -> Call:
 
 
 def exactly(size: int) -> bytes:
-    """That many bytes from the control socket. Its end is the sandbox's."""
+    """Reads that many bytes from the control socket. At its end the sandbox is going away."""
     data = os.read(CONTROL, size) if size else b""
     if len(data) == size:
         return data
@@ -140,15 +140,15 @@ def exactly(size: int) -> bytes:
     return b"".join(parts)
 
 
-def say(line: str, answer: bytes = b"") -> None:
-    """A line and, behind a `done` that tells how long it is, an answer."""
-    rest = line.encode("utf-8", "replace") + b"\n" + answer
+def say(line: str, result: bytes = b"") -> None:
+    """Sends a line and, behind a `done` with its length, a result."""
+    rest = line.encode("utf-8", "replace") + b"\n" + result
     while rest:
         rest = rest[os.write(CONTROL, rest) :]
 
 
 def ready(mode: str) -> None:
-    """That calls may come, and that what is written to `ANSWER` is their result."""
+    """Says that calls may come, and that what is written to `RESULT` is their result."""
     say(f"result stdout\nready {mode}")
 
 
@@ -223,8 +223,8 @@ class Runner:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, payload: bytes | None, variables: dict[str, str]) -> tuple[int, bytes]:
-        """Calls it and writes what it returns to the call's standard output, but for the last of
-        it, which is returned behind the exit status.
+        """Calls the handler and writes the parts of its result. Returns the exit status and the
+        bytes of the result that are not written yet.
         """
         try:
             given = (event_of(payload), Context(variables))[: self._count]
@@ -262,7 +262,7 @@ async def _all(parts: AsyncIterable[Any]) -> Iterator[Any]:
 
 
 def encode(result: object) -> bytes:
-    """What is answered: text and bytes as they stand, everything else as JSON."""
+    """A result as bytes: text and bytes as they are, everything else as JSON."""
     if isinstance(result, str):
         return result.encode("utf-8", "replace")
     if isinstance(result, (bytes, bytearray, memoryview)):  # 3.9 has no unions here
@@ -271,14 +271,14 @@ def encode(result: object) -> bytes:
 
 
 def encode_part(part: object) -> bytes:
-    """One item of a generator: JSON values stand on lines of their own."""
+    """One item of a generator: a JSON value is a line of its own."""
     text = isinstance(part, (str, bytes, bytearray, memoryview))
     return encode(part) if text else encode(part) + b"\n"
 
 
 def write(data: bytes) -> None:
     while data:
-        data = data[os.write(ANSWER, data) :]
+        data = data[os.write(RESULT, data) :]
 
 
 def exit_status(error: SystemExit) -> int:
@@ -292,7 +292,7 @@ def exit_status(error: SystemExit) -> int:
 
 
 def show(error: BaseException) -> None:
-    """The traceback without the frames that are ours."""
+    """Prints the traceback without the runner's own frames."""
     trace = error.__traceback__
     while trace is not None and (
         trace.tb_frame.f_code.co_filename == __file__ or _of_importlib(trace)
@@ -310,22 +310,22 @@ def _of_importlib(trace: TracebackType) -> bool:
 
 
 def serve_all(runner: Runner) -> None:
-    """Call after call in this process; its state survives, its children do not."""
+    """Serves call after call in this process. Its state survives, its children do not."""
     own = dict(os.environ)
     before: set[str] = set()
     while True:
         call = hear_all()
         variables, payload = call.read()
-        # Most calls have the same names, so these are not taken away only to be set again.
+        # Most calls have variables of the same names, so only the others are removed.
         for name in before.difference(variables):
             if name in own:
                 os.environ[name] = own[name]
             else:
                 os.environ.pop(name, None)
         before = set(variables) | (set(own) if call.replaces else set())
-        code, answer = serve_here(runner, call, variables, payload)
+        code, result = serve_here(runner, call, variables, payload)
         end_children()
-        done(call, code, answer)
+        done(call, code, result)
 
 
 def serve_by_forks(runner: Runner) -> None:
@@ -338,8 +338,8 @@ def serve_by_forks(runner: Runner) -> None:
     import _socket
 
     control = _socket.socket(fileno=CONTROL)
-    # A call can send this process any signal. Those that the kernel sends as well are discarded; of
-    # the rest the guest finds that they wait, and gives this process up.
+    # A call can send this process any signal. Those that the kernel also sends are discarded. All
+    # others are blocked: the guest finds that they are pending, and gives this process up.
     discarded = {_signal.SIGIO, _signal.SIGURG, _signal.SIGCHLD, _signal.SIGCONT}
     actions = {}
     for number in discarded:
@@ -365,8 +365,8 @@ def serve_by_forks(runner: Runner) -> None:
                     _signal.signal(number, action)
                 _signal.pthread_sigmask(_signal.SIG_SETMASK, blocked)
                 reseed()
-                code, answer = serve_here(runner, call, variables, payload)
-                write(answer)
+                code, result = serve_here(runner, call, variables, payload)
+                write(result)
             finally:
                 os._exit(code)
         status = os.waitpid(child, 0)[1]
@@ -374,41 +374,41 @@ def serve_by_forks(runner: Runner) -> None:
             say(f"done {call.number} killed {os.WTERMSIG(status)}")
         else:
             say(f"done {call.number} exited {os.WEXITSTATUS(status)}")
-        # Not before: their ends would wake the guest once more.
+        # Closed last: closing them wakes the guest.
         for descriptor in streams:
             os.close(descriptor)
 
 
 def serve_once(runner: Runner) -> None:
-    """One call; the guest then ends this process and starts another."""
+    """Serves one call. The guest then ends this process and starts another."""
     call = hear_all()
     variables, payload = call.read()
     done(call, *serve_here(runner, call, variables, payload))
 
 
-def done(call: Call, code: int, answer: bytes) -> None:
-    """The last of the answer, and that the call is over."""
-    if len(answer) > SMALL_BYTES:
-        write(answer)
-        answer = b""
-    say(f"done {call.number} exited {code} {len(answer)}", answer)
+def done(call: Call, code: int, result: bytes) -> None:
+    """Sends the last part of the result and says that the call is over."""
+    if len(result) > SMALL_BYTES:
+        write(result)
+        result = b""
+    say(f"done {call.number} exited {code} {len(result)}", result)
 
 
 def serve_here(
     runner: Runner, call: Call, variables: dict[str, str], payload: bytes | None
 ) -> tuple[int, bytes]:
-    """The call itself, in this process; its exit status and the last of its answer."""
+    """Runs the call in this process. Returns its exit status and the last part of its result."""
     if call.replaces:
         os.environ.clear()
     os.environ.update(variables)
-    code, answer = runner.run(payload, variables)
+    code, result = runner.run(payload, variables)
     sys.stderr.flush()
-    return code, answer
+    return code, result
 
 
 def reseed() -> None:
-    """Two forks of one process must not draw the same numbers. `secrets`, `uuid4` and `ssl` ask the
-    kernel, or notice the fork themselves.
+    """Seeds random numbers again, so that two forks do not draw the same. `secrets`, `uuid4` and
+    `ssl` ask the kernel or notice the fork themselves.
     """
     modules = sys.modules
     if "random" in modules:
@@ -420,8 +420,8 @@ def reseed() -> None:
 
 
 def harden(closed: bool) -> None:
-    """While `closed`, no process of the same user may look into this one or write to it. A fork
-    opens itself again, so that a handler finds an ordinary /proc/self.
+    """If `closed`, no process of the same user can read or write this one's memory. A fork undoes
+    that, so that its handler finds an ordinary /proc/self.
     """
     import ctypes
 
@@ -430,7 +430,7 @@ def harden(closed: bool) -> None:
 
 
 def reap() -> None:
-    """Children that calls made in this process's name; the guest has killed them."""
+    """Reaps children that calls made for this process (CLONE_PARENT); the guest has killed them."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -441,12 +441,12 @@ def reap() -> None:
 
 
 def take(streams: list[int]) -> None:
-    """Makes these the standard streams, and the answer's, of this process, instead of those that
-    the process it was forked from has.
+    """Makes these the standard streams and the descriptor of results of this process, in place of
+    those of the process that it was forked from.
     """
-    null, answer, log = streams
+    null, result, log = streams
     os.dup2(null, 0)
-    os.dup2(answer, ANSWER)
+    os.dup2(result, RESULT)
     os.dup2(log, 1)
     os.dup2(log, 2)
     for descriptor in streams:
@@ -454,11 +454,11 @@ def take(streams: list[int]) -> None:
 
 
 def end_children() -> None:
-    """Kills what the handler started and left, children of every thread of this process."""
+    """Kills the children that the handler has left, those of every thread of this process."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
-        return  # there are none, which is cheaper to ask than who they are
+        return  # there are none; asking that is cheaper than listing them
     found = True
     while found:
         found = False
@@ -478,7 +478,7 @@ def end_children() -> None:
 
 
 def become() -> None:
-    """Waits to be told what this process is for: a directory and variables."""
+    """Waits for the version that this process is to serve: a directory and variables."""
     _, directory_bytes, variables_bytes = exactly(HEAD_BYTES).split()
     directory = exactly(int(directory_bytes))
     text = exactly(int(variables_bytes)).decode("utf-8", "surrogateescape")
@@ -505,23 +505,23 @@ def held_in_common() -> str:
     """
     for name in os.listdir("/proc/self/fd"):
         try:
-            if int(name) not in (0, 1, 2, CONTROL, ANSWER):
+            if int(name) not in (0, 1, 2, CONTROL, RESULT):
                 return f"keeps {os.readlink(f'/proc/self/fd/{name}')} open"
         except OSError:
-            pass  # that of the list itself
+            pass  # the descriptor of the list itself
     with open("/proc/self/maps", "rb") as file:
         shared = [line for line in file if line.split(None, 2)[1].startswith(b"rw-s")]
     return "shares memory" if shared else ""
 
 
 def main() -> None:
-    global ANSWER
+    global RESULT
     if os.environ.pop("QUILT_PREWARMED", "") == "1":
         import ctypes  # noqa: F401  # needed later, and now nobody waits
 
         become()
-    # What is returned goes to the first descriptor 1; whoever prints means the log.
-    ANSWER = os.dup(1)
+    # Descriptor 1 is for results. What a handler prints goes to the log.
+    RESULT = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     sys.path[:0] = [HOME]
@@ -529,11 +529,11 @@ def main() -> None:
         import site
 
         site.addsitedir(PACKAGES)
-        # Before the host's own packages: a function sees the versions that it was given.
+        # Before the host's own packages, so that a function gets the versions that it came with.
         sys.path.remove(PACKAGES)
         sys.path.insert(1, PACKAGES)
-    # A sandbox has a core or two and few processes; libraries that start a thread for each
-    # processor of the machine would only be in each other's way.
+    # A sandbox has a core or two and may have few processes, so libraries must not start a thread
+    # for each processor of the machine.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     keep = os.environ.pop("QUILT_KEEP", "0") == "1"

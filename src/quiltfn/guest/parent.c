@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Compares a runner with what it was before a call, by what the kernel says of it.
+//
+// A call runs as the runner's user. It can send the runner signals, and set what the kernel lets
+// processes of one user set for each other. Later calls are forked from the runner and inherit that.
+
+#include "parent.h"
+#include "clock.h"
+#include "privileges.h"
+#include "processes.h"
+#include "streams.h"
+#include "survivors.h"
+
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct {
+    int status;   // Of a runner that stays.
+    bool heeds;   // No signal can wait at it: see parent_heeds.
+    int children; // This and what follows: of one that forks.
+    int limits;
+    struct as_it_was {
+        unsigned char scheduling[128], processors[1024];
+        char limits[4096];
+        long answers[4];
+    } was;
+} parent = {.status = -1, .children = -1, .limits = -1};
+
+int parent_children(void)
+{
+    return parent.children;
+}
+
+void parent_forget(void)
+{
+    close_if_open(&parent.status);
+    close_if_open(&parent.children);
+    close_if_open(&parent.limits);
+}
+
+static uint64_t signals_in(const char *status, const char *name)
+{
+    const char *at = strstr(status, name); // gVisor shows none.
+    return at != NULL ? strtoull(at + strlen(name), NULL, 16) : 0;
+}
+
+// Signals that the kernel sends by itself. They do not matter: no runner ends or stops because of them.
+static const uint64_t usual = 1U << (SIGCHLD - 1) | 1U << (SIGCONT - 1);
+
+// Whether the runner has neither ended nor been stopped. Costs a small part of reading its status.
+static bool parent_lives(pid_t pid)
+{
+    siginfo_t info = {.si_pid = 0};
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WSTOPPED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid == 0;
+}
+
+// Whether the runner waits for the next call: it has not ended or been stopped, and no signal is pending
+// that would do so. Called when no process is alive that could send one. A signal that was sent before
+// is pending, or has woken the runner, which then ends or sleeps again. A runner that keeps state may be
+// busy and may have blocked signals. One that forks has a second to come to rest.
+//
+// If the call had no process but its handler, the runner acted on every signal before it said that the
+// call is done. Then it is enough that it lives, unless it forks and a signal can wait at it. gVisor
+// wakes a process some time after it was sent a signal.
+bool parent_waits(pid_t pid, bool by_forks)
+{
+    enum { TURNS = 10000, NAP_NS = 50000 };
+    static char text[4096];
+    if (!in_gvisor && !met_others && (!by_forks || parent.heeds))
+        return parent_lives(pid);
+    if (in_gvisor && met_others)
+        nanosleep(&(struct timespec){0, 2 * (long)MS_NS}, NULL);
+    for (int turn = 0; turn < TURNS; turn++) {
+        ssize_t n = pread(parent.status, text, sizeof text - 1, 0);
+        if (n <= 0)
+            return false;
+        text[n] = '\0';
+        const char *state = strstr(text, "\nState:\t");
+        // 't': stopped by a tracer on the host, since no handler can trace it. It will go on.
+        if (state == NULL || strchr("SRDt", state[8]) == NULL)
+            return false;
+        uint64_t pending = signals_in(text, "\nSigPnd:\t") | signals_in(text, "\nShdPnd:\t");
+        uint64_t blocked = signals_in(text, "\nSigBlk:\t");
+        if ((state[8] == 'S' || !met_others) && (pending & ~blocked) == 0)
+            return !by_forks || (pending & ~usual) == 0;
+        nanosleep(&(struct timespec){0, NAP_NS}, NULL);
+    }
+    return !by_forks;
+}
+
+// Whether no signal can wait at the runner or come late. It blocks none that matters, and it ignores
+// SIGIO, which a call can have the kernel send after the call's end, when we read from its pipes.
+static bool parent_heeds(void)
+{
+    static char text[4096];
+    ssize_t n = pread(parent.status, text, sizeof text - 1, 0);
+    if (n <= 0)
+        return false;
+    text[n] = '\0';
+    return (signals_in(text, "\nSigBlk:\t") & ~usual) == 0 &&
+           (signals_in(text, "\nSigIgn:\t") & 1U << (SIGIO - 1)) != 0;
+}
+
+// Reads all that a process can set for another one of its user that it may not trace, and that forks of
+// that one inherit: scheduling (policy, priority, flags), processors, priority of input and output,
+// limits. Memory, descriptors and files in /proc are out of its reach.
+static void parent_look(pid_t pid, struct as_it_was *to)
+{
+    memset(to, 0, sizeof *to);
+    to->answers[0] = syscall(SYS_sched_getattr, pid, to->scheduling, sizeof to->scheduling, 0);
+    to->answers[1] = syscall(SYS_sched_getaffinity, pid, sizeof to->processors, to->processors);
+    to->answers[2] = syscall(SYS_ioprio_get, 1 /* IOPRIO_WHO_PROCESS */, pid);
+    if (to->answers[0] < 0) // gVisor knows this alone of it.
+        to->answers[0] = syscall(SYS_getpriority, PRIO_PROCESS, pid);
+    to->answers[3] = pread(parent.limits, to->limits, sizeof to->limits, 0);
+}
+
+// Called when the runner is ready, and no call has come near it.
+void parent_remember(pid_t pid, bool by_forks)
+{
+    char children[32];
+    parent_forget();
+    parent.status = open_of(pid, "status");
+    if (parent.status < 0)
+        _exit(BROKEN);
+    if (!by_forks)
+        return;
+    parent.heeds = parent_heeds();
+    snprintf(children, sizeof children, "task/%d/children", (int)pid);
+    parent.children = open_of(pid, children);
+    parent.limits = open_of(pid, "limits");
+    if (parent.children < 0)
+        _exit(BROKEN);
+    parent_look(pid, &parent.was);
+}
+
+bool parent_is_as_it_was(pid_t pid)
+{
+    static struct as_it_was now;
+    parent_look(pid, &now);
+    return memcmp(&now, &parent.was, sizeof now) == 0;
+}
