@@ -227,6 +227,7 @@ async def test_who_has_missed_too_much_loads_everything_again(
 ) -> None:
     """The list of changes is bounded."""
     monkeypatch.setattr(changes, "KEPT", 5)
+    monkeypatch.setattr(changes, "REMOVE_EVERY", 1)
     one, two = servers
     gone, stays = await a_stored_function(one.store), await a_stored_function(one.store)
     await two.follower.refresh()

@@ -4,22 +4,23 @@ Whoever changes a function, a runtime or a key records that in the same transact
 changes are kept; who has read less than that has to load everything again.
 """
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, select
 
 from quiltfn.ports import Change, ChangeKind, ChangePage
 from quiltfn.store import tables
+from quiltfn.store.sql import SQL
 
-KEPT = 10_000
+# After each hundredth change all but so many are removed.
+KEPT, REMOVE_EVERY = 10_000, 100
 change = tables.change.c
 
 
 def record(connection: Connection, kind: ChangeKind, tenant_id: str, object_id: str) -> None:
     """Adds a change. To be called in the transaction that makes it."""
-    # Writers of SQLite come one after the other, so numbers appear in their order.
-    number = newest(connection) + 1
     row = {"kind": kind.value, "tenant_id": tenant_id, "object_id": object_id}
-    connection.execute(insert(tables.change), row | {"number": number})
-    connection.execute(delete(tables.change).where(change.number <= number - KEPT))
+    number: int = connection.exec_driver_sql(SQL["record_change"], row).scalar_one()
+    if number % REMOVE_EVERY == 0:
+        connection.execute(delete(tables.change).where(change.number <= number - KEPT))
 
 
 def newest(connection: Connection) -> int:

@@ -72,3 +72,9 @@ UPDATE invocation
 UPDATE idempotent_answer SET body = x''
  WHERE rowid = (SELECT rowid FROM idempotent_answer
                  WHERE tenant_id = :tenant_id AND length(body) > 0 ORDER BY made_at LIMIT 1);
+
+-- record_change: add a change with the next number. Writers of SQLite come one after the other, so
+-- numbers appear in their order.
+INSERT INTO change (number, kind, tenant_id, object_id)
+SELECT coalesce(max(number), 0) + 1, :kind, :tenant_id, :object_id FROM change
+RETURNING number;
