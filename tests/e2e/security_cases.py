@@ -7,7 +7,6 @@
 from dataclasses import dataclass
 
 HANDLERS = "tests/e2e/test_hostile_handlers.py"
-MORE = "tests/e2e/test_hostile_handlers_b.py"
 ENDS = "tests/e2e/test_hostile_ends.py"
 SHARING = "tests/e2e/test_hostile_sharing.py"
 REUSE = "tests/e2e/test_hostile_reuse.py"
@@ -184,7 +183,7 @@ CASES = (
         id="B14",
         tries="lists its descriptors, a child's and the guest's, cold and warm, in three runtimes",
         tests=(
-            f"{MORE}::test_no_descriptor_of_ours_is_a_handlers",
+            f"{HANDLERS}::test_no_descriptor_of_ours_is_a_handlers",
             f"{FENCE}::test_descriptors",
             "tests/spec/test_hostile_directory.py::test_from_a_directory_of_the_sandbox_nothing_of_the_host_is_reached",
         ),
@@ -199,7 +198,7 @@ CASES = (
         id="B15",
         tries="looks in every file that it can open for canaries of the host and of another call; asks for cloud metadata",
         tests=(
-            f"{MORE}::test_secrets_of_the_host_and_of_others_are_not_found",
+            f"{HANDLERS}::test_secrets_of_the_host_and_of_others_are_not_found",
             f"{FENCE}::test_only_its_own_processes",
         ),
         figure="1,101 files read, 5 canaries, 0 found; its own variable is found",
@@ -209,7 +208,7 @@ CASES = (
         id="B16",
         tries="connects to the API, the host, peers, databases, metadata, abstract sockets; raw, packet and ICMP sockets; names",
         tests=(
-            f"{MORE}::test_without_network_nobody_is_reached",
+            f"{HANDLERS}::test_without_network_nobody_is_reached",
             f"{FENCE}::test_only_loopback",
             f"{EGRESS}::test_nothing_else_is_reached",
             f"{EGRESS}::test_the_api_is_not_reached_by_any_of_its_host_s_names",
@@ -225,7 +224,7 @@ CASES = (
         id="B17",
         tries="takes every pid, kills and stops everybody, has memory run out, writes to the guest's descriptors",
         tests=(
-            f"{MORE}::test_the_guest_cannot_be_kept_from_its_work",
+            f"{HANDLERS}::test_the_guest_cannot_be_kept_from_its_work",
             f"{FENCE}::test_a_killed_guest_costs_one_call_and_is_replaced",
             f"{FENCE}::test_a_stopped_guest_ends_at_the_outer_deadline",
         ),
@@ -236,7 +235,7 @@ CASES = (
         id="B18",
         tries="writes forged ends of calls to every descriptor, and leaves a process that answers for the next",
         tests=(
-            f"{MORE}::test_no_result_is_forged",
+            f"{HANDLERS}::test_no_result_is_forged",
             f"{GUEST}::test_frames_written_by_a_handler_are_only_its_output",
         ),
         figure="2,000 calls, 0 forged; scripts/test: 200",
@@ -245,7 +244,7 @@ CASES = (
         id="B19",
         tries="lays out links, pipes and names for the host to follow, again and again",
         tests=(
-            f"{MORE}::test_the_host_opens_nothing_that_a_handler_has_laid_out",
+            f"{HANDLERS}::test_the_host_opens_nothing_that_a_handler_has_laid_out",
             "tests/spec/test_hostile_directory.py::test_a_link_of_the_image_leads_nowhere",
         ),
         figure="0 of the server's and the launcher's own system calls name a path inside a sandbox",
@@ -254,7 +253,7 @@ CASES = (
         id="B20",
         tries="leaves 8,000 directories within each other and all the files there is room for, with strange names and modes",
         tests=(
-            f"{MORE}::test_debris_is_gone_within_ten_seconds",
+            f"{HANDLERS}::test_debris_is_gone_within_ten_seconds",
             f"{GUEST}::test_a_full_tmp_and_a_deep_tree_are_cleaned",
         ),
         figure="17,383 names gone after 40 ms",

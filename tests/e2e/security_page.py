@@ -26,7 +26,7 @@ were ten times what is written; that a case holds there is said, how quickly it 
 `scripts/test` runs all of it, in small numbers; `scripts/soak hostile` in large ones; `scripts/test-v2` in small
 numbers on pure v2.
 
-**The host is watched.** Before and after `tests/e2e/test_hostile_handlers.py`, `test_hostile_handlers_b.py`,
+**The host is watched.** Before and after `tests/e2e/test_hostile_handlers.py`,
 `test_hostile_ends.py`, `test_hostile_sharing.py` and `test_hostile_reuse.py`, what a handler could have changed is compared, and must be the same: settings of the kernel, programs and password files by digest,
 canary files, modules, mounts, keys, System V objects, files and listening sockets of sandboxes' users, core dumps,
 complaints of the kernel; and at the end nothing of the server is left (processes, control groups, mounts,
