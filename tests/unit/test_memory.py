@@ -4,8 +4,8 @@ import pytest
 
 from quiltfn.model.memory import EvictionCandidate, Memory
 from quiltfn.model.pool import PoolLimits
-from unit.pool_machine import BUDGET_MIB, IDLE_MIB, Member, NodeSimulation
-from unit.pool_world import PoolSimulation
+from unit.node_simulation import BUDGET_MIB, IDLE_MIB, Member, NodeSimulation
+from unit.pool_simulation import PoolSimulation
 
 
 def candidate(number: int, size: float, worth: float, *, parked: bool = False) -> EvictionCandidate:

@@ -18,7 +18,7 @@ from quiltfn.model.actions import (
 )
 from quiltfn.model.pool import Pool, PoolCounts, PoolLimits, sum_counts
 from quiltfn.model.state_machine import InvalidTransition
-from unit.pool_world import BUSY, READY, RECYCLING, TERMINATING, WARMING, a_pool
+from unit.pool_simulation import BUSY, READY, RECYCLING, TERMINATING, WARMING, a_pool
 
 # A call wants an instance --------------------------------------------------------------------
 

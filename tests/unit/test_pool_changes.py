@@ -8,7 +8,7 @@ from quiltfn.model.actions import (
     Start,
 )
 from quiltfn.model.pool import Pool, PoolCounts, PoolLimits
-from unit.pool_world import BUSY, PARKED, READY, TERMINATING, WARMING, PoolSimulation, a_pool
+from unit.pool_simulation import BUSY, PARKED, READY, TERMINATING, WARMING, PoolSimulation, a_pool
 
 # Deploy and update: prepare, then switch or abandon ------------------------------------------
 

@@ -3,7 +3,7 @@
 import pytest
 
 from quiltfn.model.cold_start import ColdStartReason
-from unit.pool_world import PoolSimulation, a_pool
+from unit.pool_simulation import PoolSimulation, a_pool
 
 
 def reason(sim: PoolSimulation) -> ColdStartReason:

@@ -11,7 +11,7 @@ from quiltfn.model.instance import InstanceState
 from quiltfn.model.memory import EvictionCandidate, Memory
 from quiltfn.model.pool import Pool
 from quiltfn.pool.memory_arbiter import MemoryArbiter
-from unit.pool_machine import NodeSimulation
+from unit.node_simulation import NodeSimulation
 from unit.test_pool_property import EVENTS
 
 SIZES = (256.0, 512.0, 900.0)

@@ -13,7 +13,7 @@ from quiltfn.model.instance import Instance, InstanceState
 from quiltfn.model.memory import Footprint
 from quiltfn.model.pool import Pool, PoolLimits
 from quiltfn.model.wait_queue import Waiter, WaitQueue
-from unit.pool_world import PoolSimulation
+from unit.pool_simulation import PoolSimulation
 
 CONTENTS = ("a", "b", "c")
 QUEUE_MAX = 6
@@ -103,7 +103,7 @@ def live_through(story: list[tuple[str, int]], size: int, make: type[Pool] = Poo
 
 
 def come_to_an_end(sim: PoolSimulation) -> None:
-    """The world completes what it began: then what was promised must have come about."""
+    """Completes what is under way; then every promise must have been kept."""
     a_standby_stands_though_the_line_never_ends(sim)
     nobody_waits_for_ever(sim)
     the_minimum_is_restored_and_the_rest_leaves(sim)

@@ -3,7 +3,7 @@
 from quiltfn.model.keepalive import MINUTE_S, Window, Windows
 from quiltfn.model.memory import Memory
 from quiltfn.model.pool import Pool, PoolLimits
-from unit.pool_world import READY, WARMING, PoolSimulation
+from unit.pool_simulation import READY, WARMING, PoolSimulation
 
 LIMITS = PoolLimits(idle_s=300.0, grace_s=0.0)
 

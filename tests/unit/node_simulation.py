@@ -1,7 +1,7 @@
-"""Several worlds on one machine: pools that share its memory, and a warm stock of sandboxes.
+"""Several simulated pools on one node, which share its memory, and a warm stock of sandboxes.
 
-The machine keeps books of its own, from what its boxes are doing, of what counts against the
-budget, and complains about whatever breaks a promise over all pools.
+The node keeps its own records of what counts against the budget, and fails where a promise over all
+pools is broken.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,7 @@ from quiltfn.model.memory import Footprint, Memory
 from quiltfn.model.pool import Pool, PoolLimits
 from quiltfn.pool.memory_arbiter import MemoryArbiter
 from quiltfn.ports import Sandboxes
-from unit.pool_world import PoolSimulation
-from unit.simulated_sandbox import SimulatedSandbox
+from unit.pool_simulation import PoolSimulation, SimulatedSandbox
 
 # A little more than the limits of calls add up to, so that not every idle one has to leave.
 BUDGET_MIB, PREWARMED_MIB, IDLE_MIB = 1030.0, 6.0, 4.0
@@ -50,7 +49,7 @@ class WarmStock:
 
 
 class Member(PoolSimulation):
-    """One function's world on the machine; `pool.arbiter.Member` too."""
+    """One function's simulated pool on the node; also a `pool.memory_arbiter.Member`."""
 
     def __init__(self, machine: "NodeSimulation", limit_mib: float, limits: PoolLimits) -> None:
         self.machine, self.limit_mib = machine, limit_mib

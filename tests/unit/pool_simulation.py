@@ -1,10 +1,12 @@
-"""The world outside a pool, for tests: sandboxes that start, clean, vanish and die when told to.
+"""A simulation of everything outside one pool: sandboxes that start, clean, end and die when a test
+says so.
 
-`PoolSimulation` performs what the pool decides as a shell would, keeps its own books of it, and
-complains where an action is not what a caller or an operator was promised.
+`PoolSimulation` performs the pool's actions as `FunctionPool` would, keeps its own records of them,
+and fails where an action breaks a promise to a caller or an operator.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from quiltfn.model.actions import (
     FULL,
@@ -26,10 +28,39 @@ from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.memory import Footprint
 from quiltfn.model.pool import Pool, PoolLimits
-from unit.simulated_sandbox import SimulatedSandbox
 
 WARMING, PARKED, READY, BUSY = "warming", "parked", "ready", "busy"
 RECYCLING, TERMINATING = "recycling", "terminating"
+
+
+@dataclass
+class SimulatedSandbox:
+    """What a `PoolSimulation` knows of one sandbox."""
+
+    digest: str
+    pending: bool = True
+    holder: int | None = None
+    cleaning: bool = False
+    destroying: bool = False
+    dead: bool = False
+    was_ready: bool = False
+    is_sick: bool = False
+    cleaning_since: float = 0.0
+    idle_since: float = 0.0
+    is_parked: bool = False
+    is_fresh: bool = False  # started or unparked, and not used since; `seen_by`: who waited then
+    seen_by: frozenset[int] = frozenset()
+    ready_at: float = -1.0
+
+    @property
+    def is_idle(self) -> bool:
+        return self.holder is None and not (self.pending or self.cleaning or self.destroying)
+
+    def become_ready(self, now: float, waiting: Iterable[int]) -> None:
+        """It can be given to a call from now on; `waiting`: the calls that wait for that."""
+        self.is_parked, self.is_fresh = False, True
+        self.idle_since = self.ready_at = now
+        self.seen_by = frozenset(waiting)
 
 
 class PoolSimulation:
@@ -51,7 +82,9 @@ class PoolSimulation:
         self._previous_until = 0.0
         self._prepared_count = 0
         self._was_ready = False  # any, since the start or the last close
-        self._left_well: dict[str, bool] = {}  # how the last one of a content went
+        self._left_well: dict[
+            str, bool
+        ] = {}  # whether the last one of a version ended in good health
 
     # Events ----------------------------------------------------------------------------------
 
@@ -62,7 +95,7 @@ class PoolSimulation:
         return self._waiters
 
     def cancel(self, waiter: int) -> None:
-        """The caller goes away: in line, or with an instance in hand that it has not used."""
+        """The caller goes away while it waits, or with an instance that it has not used."""
         self.waiting.pop(waiter, None)
         self.cancelled.add(waiter)
         number = self.held(waiter)
@@ -138,7 +171,7 @@ class PoolSimulation:
         self._perform(self.pool.set_scaling(new, self.now), is_tick=True)
 
     def pass_time(self, seconds: float) -> None:
-        """Rings at the times that were asked for, and at the end as the reaper does."""
+        """Ticks at the times that were asked for, and at the end as the reaper does."""
         until = self.now + seconds
         while due := [at for at in self.wakes if at <= until]:
             self.now = max(self.now, min(due))
@@ -150,7 +183,7 @@ class PoolSimulation:
 
     @staticmethod
     def parks(digest: str | None) -> bool:
-        """Contents named so are parked when they are idle for long."""
+        """Versions of this name are parked when they are idle for long."""
         return digest == "c"
 
     def footprint(self, digest: str) -> Footprint:
@@ -182,7 +215,7 @@ class PoolSimulation:
 
     @property
     def kept(self) -> list[int]:
-        """Those that stand parked, by the world's own books."""
+        """Those that are parked, by the simulation's own records."""
         return self.those(lambda sandbox: sandbox.is_parked and not sandbox.destroying)
 
     def states(self) -> dict[int, str]:
@@ -190,7 +223,7 @@ class PoolSimulation:
         return {number: one.state.value for number, one in self.pool.instances.items()}
 
     def finish(self, *, release: bool = True) -> None:
-        """The world completes everything that is under way, until nothing is."""
+        """Completes everything that is under way, until nothing is."""
         for _ in range(10_000):
             if self.starting:
                 self.started(self.starting[0])
@@ -218,7 +251,7 @@ class PoolSimulation:
                 sandbox.is_parked = self._left_well[sandbox.digest] = self._was_ready = True
 
     def _is_to_be_parked(self, sandbox: SimulatedSandbox) -> bool:
-        """Idle for long, the last one of a content that is worth it, and in nobody's way."""
+        """Idle for long, the last one of a version that is worth parking, and in nobody's way."""
         limits, current = self.pool.limits, self.pool.current
         others = self.those(lambda b: b.digest == current and not b.destroying and b is not sandbox)
         is_last = not others and not limits.min_instances and self.pool.prepared != current
@@ -239,11 +272,11 @@ class PoolSimulation:
                     self.short.append(mib)
                 case Refuse(waiter=waiter, why=why, retry_after_s=retry_after_s):
                     assert 1 <= retry_after_s <= 60, f"to be asked again after {retry_after_s} s"
-                    self._leaves_line(waiter, action)
+                    self._leaves_queue(waiter, action)
                     self._may_refuse(waiter, why)
                 case Fail(waiter=waiter):
                     assert self.failing, "a caller is failed though no start failed"
-                    self._leaves_line(waiter, action)
+                    self._leaves_queue(waiter, action)
                 case Destroy(instance=number):
                     sandbox = self.simulated[number]
                     assert not sandbox.destroying, "destroyed twice"
@@ -258,10 +291,10 @@ class PoolSimulation:
                     self.wakes.append(at)
                 case Prepared(digest=digest):
                     ready = self.those(lambda b: b.digest == digest and not b.pending)
-                    assert ready, "nothing stands"
+                    assert ready, "nothing is ready"
                     self.ready_digests.append(digest)
                 case PrepareFailed(digest=digest):
-                    assert self.failing, "it is said not to stand though no start failed"
+                    assert self.failing, "it is said not to be ready though no start failed"
                     self.ready_digests.append(f"not {digest}")
         self._note_what_is_parked(is_tick=is_tick)
         self.check()
@@ -276,12 +309,12 @@ class PoolSimulation:
 
     def _unpark(self, number: int) -> None:
         sandbox = self.simulated[number]
-        assert sandbox.is_idle, "taken back, though it is not idle"
-        assert sandbox.is_parked, "taken back, though it is not parked"
-        assert not sandbox.dead, "taken back from the dead"
+        assert sandbox.is_idle, "unparked, though it is not idle"
+        assert sandbox.is_parked, "unparked, though it is not parked"
+        assert not sandbox.dead, "unparked, though it is dead"
         wanted = (self.pool.current, self.pool.prepared)
-        assert sandbox.digest in wanted, "taken back for nobody"
-        self._check_why(self.pool.instances[number].reason, sandbox.digest, is_taken_back=True)
+        assert sandbox.digest in wanted, "unparked for no version"
+        self._check_why(self.pool.instances[number].reason, sandbox.digest, is_unparked=True)
         sandbox.become_ready(self.now, self.waiting)
 
     def _note_how_it_went(self, sandbox: SimulatedSandbox) -> None:
@@ -290,16 +323,16 @@ class PoolSimulation:
             is_bad = sandbox.dead or sandbox.is_sick or (sandbox.cleaning and overdue)
             self._left_well[sandbox.digest], self._was_ready = not is_bad, True
 
-    def _check_why(self, why: ColdStartReason, digest: str, *, is_taken_back: bool = False) -> None:
-        """The reason of a start is one that the world has seen, too."""
+    def _check_why(self, why: ColdStartReason, digest: str, *, is_unparked: bool = False) -> None:
+        """The reason of a start agrees with the simulation's own records."""
         standing = self.those(lambda b: b.digest == digest and b.was_ready and not b.destroying)
-        if is_taken_back:
-            standing = []  # what is taken back was not lacking because others were busy
+        if is_unparked:
+            standing = []  # an unparked one was not missing because others were busy
         assert (why is ColdStartReason.SCALED_OUT) == bool(standing), f"{why} beside {standing}"
         if why is ColdStartReason.FIRST:
             assert not self._was_ready, "called the first, and is not"
         elif why is ColdStartReason.UPDATED:
-            assert self._was_ready, "called updated, and nothing stood before"
+            assert self._was_ready, "called updated, and nothing was ready before"
         elif why is not ColdStartReason.SCALED_OUT:
             assert self._left_well.get(digest, True) == (why is ColdStartReason.EVICTED), (
                 f"{why}: it was otherwise"
@@ -312,7 +345,7 @@ class PoolSimulation:
         assert not sandbox.destroying, "handed over while it ends"
         assert not sandbox.cleaning, "handed unclean"
         assert not sandbox.dead, "handed though it is known to be dead"
-        assert sandbox.digest == self.pool.current, "handed an instance of another content"
+        assert sandbox.digest == self.pool.current, "given an instance of another version"
         assert waiter == min(self.waiting, default=None), "somebody waited for longer"
         assert not sandbox.is_parked, "handed while it is parked"
         waited_for_it = sandbox.is_fresh and waiter in sandbox.seen_by
@@ -320,10 +353,10 @@ class PoolSimulation:
         assert is_tie or cold == waited_for_it, (
             f"called {'cold' if cold else 'warm'}, and it was not"
         )
-        self._leaves_line(waiter, None)
+        self._leaves_queue(waiter, None)
         sandbox.holder, sandbox.is_fresh = waiter, False
 
-    def _leaves_line(self, waiter: int, answer: Action | None) -> None:
+    def _leaves_queue(self, waiter: int, answer: Action | None) -> None:
         assert waiter not in self.cancelled, "an answer to somebody who went away"
         assert waiter not in self.answers, "a second answer"
         assert waiter in self.waiting, "an answer to nobody"
@@ -334,7 +367,7 @@ class PoolSimulation:
     def _may_refuse(self, waiter: int, why: str) -> None:
         limits = self.pool.limits
         if why == FULL:
-            assert len(self.waiting) >= limits.queue_max, "refused beside a line with room"
+            assert len(self.waiting) >= limits.queue_max, "refused beside a queue with room"
         elif why in (WAITED_TOO_LONG, NO_ROOM):
             assert waiter < min(self.waiting, default=waiter + 1), "the younger one gave up first"
         else:
@@ -351,7 +384,7 @@ class PoolSimulation:
         )
 
     def check(self) -> None:
-        """The pool agrees with itself and with the world."""
+        """The pool agrees with itself and with the simulation."""
         self.pool.check()
         if self.pool.is_at_rest:
             assert self.pool.tick(1e12) == [], "it is not at rest"
@@ -368,7 +401,7 @@ class PoolSimulation:
                 f"{number} is {said[number]}: {sandbox}"
             )
         line = [one.id for one in self.pool.queue.waiting]
-        assert line == sorted(self.waiting), "the lines differ"
+        assert line == sorted(self.waiting), "the queues differ"
         is_short = self.pool in self.pool.memory.waiting  # then a call has to end first
         full = len(self.simulated) >= self.pool.limits.max_instances and not is_short
         if full and not self.those(lambda sandbox: sandbox.destroying or sandbox.pending):
@@ -384,16 +417,16 @@ class PoolSimulation:
         nearly_ready = self.those(lambda b: b.cleaning and b.digest == current)
         useless = self.those(lambda b: b.digest not in (current, prepared) and b.holder is None)
         assert not useless or len(self.waiting) <= len(nearly_ready), (
-            "somebody waits beside one that is kept"
+            "a call waits beside one that is kept"
         )
         if prepared is not None and of(prepared) < self._prepared_count:
             assert all(self.simulated[n].digest == prepared for n in self.kept), (
-                "a standby waits beside one that is kept"
+                "a prepared version waits beside one that is kept"
             )
 
 
 def a_pool(ready: int = 0, **limits: float) -> PoolSimulation:
-    """A world around an open pool, with so many instances ready."""
+    """A simulation around an open pool with so many ready instances."""
     sim = PoolSimulation(PoolLimits(**limits))  # type: ignore[arg-type]
     sim.promote("a")
     callers = [sim.acquire() for _ in range(ready)]

@@ -3,7 +3,7 @@
 from quiltfn.model.actions import Assign
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.pool import PoolCounts, PoolLimits
-from unit.pool_world import (
+from unit.pool_simulation import (
     BUSY,
     PARKED,
     READY,
