@@ -3,7 +3,6 @@
 from collections.abc import Coroutine
 
 from quiltfn.clock import ResumableClock
-from quiltfn.holdings import Holdings
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
 from quiltfn.ports import Retention, WarmStock
 from quiltfn.retention import (
@@ -25,12 +24,13 @@ from quiltfn.store import (
     SqlRetention,
     SqlRuntimes,
 )
+from quiltfn.tenant_images import TenantImages
 
 
 def background_tasks(
     chosen: Settings,
     store: SqliteStore,
-    holdings: Holdings,
+    tenant_images: TenantImages,
     warm_stock: WarmStock,
     clock: ResumableClock,
 ) -> tuple[Coroutine[None, None, None], ...]:
@@ -53,5 +53,5 @@ def background_tasks(
         ),
         prune_until_done(lambda: retention.prune_some(keep), clock),
         prune_until_done(SqlAuditRetention(database, audit_limit).prune_some, clock),
-        collect_images(holdings, SqlRuntimes(database), warm_stock, chosen.image_grace_s),
+        collect_images(tenant_images, SqlRuntimes(database), warm_stock, chosen.image_grace_s),
     )

@@ -25,7 +25,6 @@ from quiltfn.catalog import Catalog
 from quiltfn.clock import ResumableClock
 from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health, HostFacts
-from quiltfn.holdings import Holdings
 from quiltfn.images import ImageDirectory
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle, NodeConfig
@@ -54,6 +53,7 @@ from quiltfn.store import (
     SqlRuntimes,
     SqlTenantImages,
 )
+from quiltfn.tenant_images import TenantImages
 from quiltfn.tokens import verifier
 
 UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
@@ -116,8 +116,8 @@ async def open_platform(
         pools = pools_of(settings, stock, clock, memory)
         stack.push_async_callback(pools.aclose)
         catalog = Catalog(settings.functions_max_bytes)
-        holdings = await restored_holdings(settings, opened, clock)
-        runtimes = await restored_runtimes(settings, node.machine, opened, holdings, clock)
+        tenant_images = await restored_tenant_images(settings, opened, clock)
+        runtimes = await restored_runtimes(settings, node.machine, opened, tenant_images, clock)
         config = node_config(settings, node.machine, runtimes)
         lifecycle = Lifecycle(catalog, opened, pools, clock, config)
         await lifecycle.restore()
@@ -125,7 +125,7 @@ async def open_platform(
         await elasticity.restore()
         health = Health(node.machine, opened, journal, settings.data_dir, stock.why_not)
         metrics.started(__version__)
-        work = background_tasks(settings, opened, holdings, stock, clock)
+        work = background_tasks(settings, opened, tenant_images, stock, clock)
         stack.push_async_callback(_end_all, _started(reap(pools), access.keep_fresh(), *work))
         services = Services(
             clock=clock,
@@ -142,7 +142,7 @@ async def open_platform(
             keys=keys,
             audit=SqlAudit(database),
             runtimes=runtimes,
-            holdings=holdings,
+            tenant_images=tenant_images,
             health=health,
             limits=api_limits(settings),
             budgets=Budgets(BodyBudget(settings.bodies_max_bytes)),
@@ -229,23 +229,29 @@ def keep_alive_policy(chosen: Settings) -> Callable[[], KeepAlive | None]:
     return policy_maker(chosen.keep_alive, chosen.idle_s)
 
 
-async def restored_holdings(chosen: Settings, store: SqliteStore, clock: Clock) -> Holdings:
+async def restored_tenant_images(
+    chosen: Settings, store: SqliteStore, clock: Clock
+) -> TenantImages:
     """Who has which images, as it was."""
     images = ImageDirectory(chosen.data_dir / "images", clock, image_limits(chosen))
     images.start()
-    holdings = Holdings(
+    tenant_images = TenantImages(
         SqlTenantImages(store.database),
         images,
         clock,
         chosen.tenant_image_bytes,
         chosen.images_bytes,
     )
-    await holdings.restore()
-    return holdings
+    await tenant_images.restore()
+    return tenant_images
 
 
 async def restored_runtimes(
-    chosen: Settings, machine: HostFacts, store: SqliteStore, holdings: Holdings, clock: Clock
+    chosen: Settings,
+    machine: HostFacts,
+    store: SqliteStore,
+    tenant_images: TenantImages,
+    clock: Clock,
 ) -> Runtimes:
     """What runtimes' names stand for, as it was."""
     host = HostImage(
@@ -254,6 +260,6 @@ async def restored_runtimes(
         no_gvisor=machine.no_gvisor,
     )
     rules = TenantRules.of(chosen.words, chosen.tenant_runtimes)
-    runtimes = Runtimes(host, SqlRuntimes(store.database), holdings, clock, rules)
+    runtimes = Runtimes(host, SqlRuntimes(store.database), tenant_images, clock, rules)
     await runtimes.restore()
     return runtimes

@@ -11,11 +11,11 @@ from typing import Protocol
 import structlog
 
 from quiltfn.clock import ClockStore, ResumableClock
-from quiltfn.holdings import Holdings
 from quiltfn.ids import continue_behind
 from quiltfn.model.cursors import first_id
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import Audit, Clock, IdempotencyStore, Operations, RuntimeStore, WarmStock
+from quiltfn.tenant_images import TenantImages
 
 # A jump of the wall clock is noticed within this time.
 LOOK_EVERY_S = 15.0
@@ -109,7 +109,7 @@ async def reclaim_disk(disk: DiskSpace, clock: Clock) -> None:
 
 
 async def collect_images(
-    holdings: Holdings, runtimes: RuntimeStore, warm_stock: WarmStock, grace_s: float
+    tenant_images: TenantImages, runtimes: RuntimeStore, warm_stock: WarmStock, grace_s: float
 ) -> None:
     """Removes images that nothing has referred to for `grace_s` to twice that.
 
@@ -118,5 +118,7 @@ async def collect_images(
     """
     while True:
         with contextlib.suppress(StoreUnavailable, OSError):
-            await holdings.collect(await runtimes.images_in_use(), warm_stock.images(), grace_s)
+            await tenant_images.collect(
+                await runtimes.images_in_use(), warm_stock.images(), grace_s
+            )
         await asyncio.sleep(grace_s / 2)

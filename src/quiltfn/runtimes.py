@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from quiltfn.holdings import Holdings
 from quiltfn.ids import new_id
 from quiltfn.model.errors import Conflict, Forbidden, NotFound, RateLimited, Unprocessable
 from quiltfn.model.runtime import OWN_NAMES, SHARED, Isolation, Kind, Network, Runtime
 from quiltfn.model.version import VersionSpec, check_environment
 from quiltfn.ports import Clock, RuntimeStore
+from quiltfn.tenant_images import TenantImages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +82,16 @@ class Runtimes:
         self,
         host: HostImage,
         store: RuntimeStore,
-        holdings: Holdings,
+        tenant_images: TenantImages,
         clock: Clock,
         rules: TenantRules | None = None,
     ) -> None:
-        self._host, self._store, self._holdings, self._clock = host, store, holdings, clock
+        self._host, self._store, self._tenant_images, self._clock = (
+            host,
+            store,
+            tenant_images,
+            clock,
+        )
         self.rules = rules or TenantRules()
         self._of: dict[str, dict[str, Runtime]] = {SHARED: dict(host.built_in)}
         self._changing = asyncio.Lock()
@@ -130,7 +135,7 @@ class Runtimes:
             expected = f"one with isolation crun: this server has no gVisor ({why})"
             raise Unprocessable.field("runtime", expected, spec.runtime, "shell")
         if runtime.image is not None:  # it must not be removed before the version is stored
-            self._holdings.hold(named.tenant_id, runtime.image)
+            self._tenant_images.hold(named.tenant_id, runtime.image)
         return msgspec.structs.replace(spec, runtime_snapshot=runtime)
 
     async def add(
@@ -193,8 +198,8 @@ class Runtimes:
 
     async def _hold(self, owner: str, tenant_id: str, digest: str) -> bool:
         if owner == SHARED:
-            return await self._holdings.share(tenant_id, digest)
-        return self._holdings.hold(tenant_id, digest)
+            return await self._tenant_images.share(tenant_id, digest)
+        return self._tenant_images.hold(tenant_id, digest)
 
     def _check_count(self, count: int) -> None:
         if count >= self.rules.runtimes:

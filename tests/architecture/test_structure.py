@@ -11,7 +11,7 @@ PACKAGE = ROOT / "src" / "quiltfn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 VERBS = {"catalog", "invoke", "lifecycle", "health", "ids", "access", "admission", "clock"}
-VERBS |= {"elasticity", "holdings", "runtimes", "retention", "tokens"}
+VERBS |= {"elasticity", "tenant_images", "runtimes", "retention", "tokens"}
 CORE = {"model", "ports", "observe"}
 # Who may import whom; a late import or one for type checking counts too. What is not in a row may
 # not be imported there, and a new module needs a row.
@@ -26,14 +26,14 @@ MAY_KNOW: dict[str, set[str]] = {
     "catalog": CORE,
     "invoke": CORE | {"catalog", "ids"},
     "lifecycle": CORE | {"catalog", "ids", "runtimes"},
-    "holdings": CORE,
-    "runtimes": CORE | {"holdings", "ids"},
+    "tenant_images": CORE,
+    "runtimes": CORE | {"tenant_images", "ids"},
     "health": CORE,
     "access": CORE | {"ids"},
     "admission": CORE,
     "elasticity": CORE | {"catalog", "ids", "lifecycle"},
-    "background": {"clock", "holdings", "settings", "store", "retention"} | CORE,
-    "retention": CORE | {"clock", "holdings", "ids"},
+    "background": {"clock", "tenant_images", "settings", "store", "retention"} | CORE,
+    "retention": CORE | {"clock", "tenant_images", "ids"},
     "tokens": CORE | {"access"},
     "pool": CORE,
     "sandbox": CORE | {"guest"},

@@ -348,10 +348,10 @@ async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
         version = a_version(function, runtime_snapshot=replace(SHELL, image=snapshot))
         connection.execute(insert(tables.version), tables.version_row(version))
     async with open_store(tmp_path) as store:
-        runtimes, holdings = SqlRuntimes(store.database), SqlTenantImages(store.database)
+        runtimes, tenant_images = SqlRuntimes(store.database), SqlTenantImages(store.database)
         assert await runtimes.load() == [(SHARED, old)]
         assert await runtimes.images_in_use() == {(SHARED, named), (function.tenant_id, snapshot)}
-        assert await holdings.held() == [
+        assert await tenant_images.held() == [
             TenantImage(SHARED, digest, NOT_MEASURED) for digest in (named, snapshot)
         ]
 

@@ -105,12 +105,12 @@ async def test_images_are_held_until_they_are_dropped(
 ) -> None:
     mine, theirs = TenantImage("acme", "ab" * 32, 5000), TenantImage("umbrella", "ab" * 32, 5000)
     async with open_store(tmp_path) as store:
-        holdings: TenantImageStore = SqlTenantImages(store.database)
+        tenant_images: TenantImageStore = SqlTenantImages(store.database)
         for one in (mine, theirs, mine):
-            await holdings.hold(one)
+            await tenant_images.hold(one)
     async with open_store(tmp_path) as store:
-        holdings = SqlTenantImages(store.database)
-        assert await holdings.held() == [mine, theirs]
+        tenant_images = SqlTenantImages(store.database)
+        assert await tenant_images.held() == [mine, theirs]
         for _ in range(2):
-            await holdings.drop("acme", mine.digest)
-        assert await holdings.held() == [theirs]
+            await tenant_images.drop("acme", mine.digest)
+        assert await tenant_images.held() == [theirs]

@@ -12,7 +12,6 @@ from manual_clock import ManualClock
 from quiltfn.access import Access
 from quiltfn.api.idempotency import Idempotency
 from quiltfn.elasticity import Elasticity
-from quiltfn.holdings import Holdings
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.memory import Memory
 from quiltfn.platform import CannotServe, Node, Platform, open_platform
@@ -21,6 +20,7 @@ from quiltfn.runtimes import Runtimes
 from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.settings import Settings
 from quiltfn.store import SpoolJournal, SqlIdempotencyStore, SqliteStore
+from quiltfn.tenant_images import TenantImages
 from service.platform_harness import FACTS
 
 OPENED = ["store", "journal", "sandboxes"]
@@ -124,7 +124,7 @@ HALF_WAY = [
     (SpoolJournal, "start", ["store"]),
     (SqlIdempotencyStore, "start", ["journal", "store"]),
     (Access, "refresh", ["idempotency", "journal", "store"]),
-    (Holdings, "restore", CLOSED[1:]),
+    (TenantImages, "restore", CLOSED[1:]),
     (Runtimes, "restore", CLOSED[1:]),
     (Lifecycle, "restore", CLOSED[1:]),
     (Elasticity, "restore", CLOSED[1:]),

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from quiltfn.holdings import MIB, Holdings
 from quiltfn.model.errors import (
     CapacityFull,
     Conflict,
@@ -32,6 +31,7 @@ from quiltfn.model.runtime import (
 )
 from quiltfn.model.version import VersionSpec
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
+from quiltfn.tenant_images import MIB, TenantImages
 
 DIGEST = "ab" * 32
 T, U = "acme", "umbrella"
@@ -175,7 +175,7 @@ class MemoryRuntimes:
         return frozenset((tenant_id, image) for tenant_id, image in found if image)
 
 
-class MemoryHoldings:
+class MemoryTenantImages:
     """`ports.TenantImageStore` in memory. `broken`: it takes no writes."""
 
     def __init__(self, *rows: TenantImage) -> None:
@@ -240,12 +240,14 @@ class Clock:
 OWN = HostImage(built_in=built_in({"python": "/usr/bin/python3.13"}, "p1"), packages="p1")
 
 
-async def holdings_of(
+async def tenant_images_of(
     images: SomeImages, *rows: TenantImage, clock: Clock | None = None
-) -> Holdings:
-    holdings = Holdings(MemoryHoldings(*rows), images, clock or Clock(), 3 * (MIB + 2 * 4096))
-    await holdings.restore()
-    return holdings
+) -> TenantImages:
+    tenant_images = TenantImages(
+        MemoryTenantImages(*rows), images, clock or Clock(), 3 * (MIB + 2 * 4096)
+    )
+    await tenant_images.restore()
+    return tenant_images
 
 
 @pytest.fixture
@@ -259,14 +261,14 @@ def images() -> SomeImages:
 
 
 @pytest.fixture
-async def holdings(images: SomeImages) -> Holdings:
+async def tenant_images(images: SomeImages) -> TenantImages:
     """Where the tenant has one image, of one MiB, and may have three in all."""
-    return await holdings_of(images, TenantImage(T, DIGEST, MIB))
+    return await tenant_images_of(images, TenantImage(T, DIGEST, MIB))
 
 
 @pytest.fixture
-def runtimes(store: MemoryRuntimes, holdings: Holdings) -> Runtimes:
-    return Runtimes(OWN, store, holdings, Clock())
+def runtimes(store: MemoryRuntimes, tenant_images: TenantImages) -> Runtimes:
+    return Runtimes(OWN, store, tenant_images, Clock())
 
 
 def test_an_unknown_runtime_is_refused_and_the_known_ones_are_named(runtimes: Runtimes) -> None:
@@ -336,10 +338,12 @@ async def test_what_cannot_work_is_refused_when_it_is_added(
     assert store.rows == {}
 
 
-async def test_names_come_back_after_a_restart(store: MemoryRuntimes, holdings: Holdings) -> None:
-    before = Runtimes(OWN, store, holdings, Clock())
+async def test_names_come_back_after_a_restart(
+    store: MemoryRuntimes, tenant_images: TenantImages
+) -> None:
+    before = Runtimes(OWN, store, tenant_images, Clock())
     added, _ = await before.add(T, a_runtime())
-    after = Runtimes(OWN, store, holdings, Clock())
+    after = Runtimes(OWN, store, tenant_images, Clock())
     await after.restore()
     assert after.get(T, "etl") == added
     assert [one.runtime.name for one in after.all(T)] == ["python", "shell", "etl"]
@@ -396,22 +400,22 @@ async def test_anothers_image_is_as_unknown_as_one_that_is_nowhere(runtimes: Run
     ("field", "value"), [("isolation", Isolation.GVISOR), ("network", Network.EGRESS)]
 )
 async def test_tenants_have_what_the_operator_allows_them(
-    store: MemoryRuntimes, holdings: Holdings, field: str, value: Any
+    store: MemoryRuntimes, tenant_images: TenantImages, field: str, value: Any
 ) -> None:
     host = dataclasses.replace(OWN, no_gvisor="")
-    strict = Runtimes(host, store, holdings, Clock())
+    strict = Runtimes(host, store, tenant_images, Clock())
     with pytest.raises(Forbidden, match=f"^{field} {value} is not allowed to tenants"):
         await strict.add(T, a_runtime(**{field: value}))
     assert store.rows == {}
     await strict.add(T, a_runtime(**{field: value}), is_operator=True)
     lenient = TenantRules(isolations=frozenset(Isolation), networks=frozenset(Network))
-    await Runtimes(host, store, holdings, Clock(), lenient).add(U, a_runtime(**{field: value}))
+    await Runtimes(host, store, tenant_images, Clock(), lenient).add(U, a_runtime(**{field: value}))
 
 
 async def test_a_tenant_has_so_many_runtimes_and_no_more(
-    store: MemoryRuntimes, holdings: Holdings
+    store: MemoryRuntimes, tenant_images: TenantImages
 ) -> None:
-    runtimes = Runtimes(OWN, store, holdings, Clock(), TenantRules(runtimes=1))
+    runtimes = Runtimes(OWN, store, tenant_images, Clock(), TenantRules(runtimes=1))
     await runtimes.add(T, a_runtime())
     with pytest.raises(RateLimited, match="has 1 runtimes, its limit"):
         await runtimes.add(T, a_runtime(name="b"))
@@ -426,51 +430,51 @@ async def uploaded(digest: str) -> AsyncIterator[bytes]:
     yield digest.encode()
 
 
-async def take(holdings: Holdings, tenant_id: str, digest: str) -> Image:
-    return await holdings.take(tenant_id, Archive.TAR, uploaded(digest))
+async def take(tenant_images: TenantImages, tenant_id: str, digest: str) -> Image:
+    return await tenant_images.take(tenant_id, Archive.TAR, uploaded(digest))
 
 
 async def test_an_upload_is_answered_as_if_nobody_else_had_anything(
-    holdings: Holdings, images: SomeImages
+    tenant_images: TenantImages, images: SomeImages
 ) -> None:
-    assert not holdings.hold(U, DIGEST)
-    assert (await take(holdings, U, DIGEST)).is_new
-    assert not (await take(holdings, U, DIGEST)).is_new
-    assert holdings.hold(U, DIGEST)
-    assert holdings.bytes_of(U) == MIB + 2 * 4096, "it counts for each who has it"
+    assert not tenant_images.hold(U, DIGEST)
+    assert (await take(tenant_images, U, DIGEST)).is_new
+    assert not (await take(tenant_images, U, DIGEST)).is_new
+    assert tenant_images.hold(U, DIGEST)
+    assert tenant_images.bytes_of(U) == MIB + 2 * 4096, "it counts for each who has it"
     assert images.digests == {DIGEST}
 
 
 async def test_all_images_together_are_bounded_for_everybody(images: SomeImages) -> None:
     one = MIB + 2 * 4096
-    held = MemoryHoldings(TenantImage(T, DIGEST, one))
-    holdings = Holdings(held, images, Clock(), 10 * one, 2 * one)
-    await holdings.restore()
-    await take(holdings, U, "1")
+    held = MemoryTenantImages(TenantImage(T, DIGEST, one))
+    tenant_images = TenantImages(held, images, Clock(), 10 * one, 2 * one)
+    await tenant_images.restore()
+    await take(tenant_images, U, "1")
     for tenant_id in (T, U, SHARED):
         with pytest.raises(CapacityFull, match="no room for another image"):
-            await take(holdings, tenant_id, "2")
+            await take(tenant_images, tenant_id, "2")
     with pytest.raises(CapacityFull):
-        await take(holdings, U, DIGEST)  # Else it would tell that somebody has it.
-    assert holdings.bytes_in_all() == 2 * one
-    assert not (await take(holdings, U, "1")).is_new
+        await take(tenant_images, U, DIGEST)  # Else it would tell that somebody has it.
+    assert tenant_images.bytes_in_all() == 2 * one
+    assert not (await take(tenant_images, U, "1")).is_new
 
 
 async def test_a_quota_bounds_what_a_tenants_images_count(
-    holdings: Holdings, images: SomeImages
+    tenant_images: TenantImages, images: SomeImages
 ) -> None:
     for digest in ("1", "2"):
-        await take(holdings, T, digest)
-    used = holdings.bytes_of(T)
+        await take(tenant_images, T, digest)
+    used = tenant_images.bytes_of(T)
     with pytest.raises(RateLimited, match=r"count 3\.0 MiB and this one 1\.0 MiB, more than"):
-        await take(holdings, T, "3")
-    assert holdings.bytes_of(T) == used
+        await take(tenant_images, T, "3")
+    assert tenant_images.bytes_of(T) == used
     assert "3" not in images.digests, "nothing is left of it"
-    assert not (await take(holdings, T, "1")).is_new, "what it has costs nothing more"
-    await take(holdings, U, "3")
+    assert not (await take(tenant_images, T, "1")).is_new, "what it has costs nothing more"
+    await take(tenant_images, U, "3")
 
 
-async def test_a_tenant_uploads_two_images_at_a_time(holdings: Holdings) -> None:
+async def test_a_tenant_uploads_two_images_at_a_time(tenant_images: TenantImages) -> None:
     may_end = asyncio.Event()
 
     async def slow(digest: str) -> AsyncIterator[bytes]:
@@ -478,42 +482,42 @@ async def test_a_tenant_uploads_two_images_at_a_time(holdings: Holdings) -> None
         yield digest.encode()
 
     arriving = [
-        asyncio.ensure_future(holdings.take(T, Archive.TAR, slow(digest))) for digest in "12"
+        asyncio.ensure_future(tenant_images.take(T, Archive.TAR, slow(digest))) for digest in "12"
     ]
     await asyncio.sleep(0)
     with pytest.raises(RateLimited, match="as many as it may at once"):
-        await take(holdings, T, "1")
-    await take(holdings, U, "1")
+        await take(tenant_images, T, "1")
+    await take(tenant_images, U, "1")
     may_end.set()
     await asyncio.gather(*arriving)
-    assert not (await take(holdings, T, "1")).is_new
+    assert not (await take(tenant_images, T, "1")).is_new
 
 
 async def test_an_upload_that_was_not_kept_is_not_the_tenants(images: SomeImages) -> None:
-    store = MemoryHoldings()
-    holdings = Holdings(store, images, Clock(), 10 * MIB)
+    store = MemoryTenantImages()
+    tenant_images = TenantImages(store, images, Clock(), 10 * MIB)
     store.broken = True
     with pytest.raises(StoreUnavailable):
-        await take(holdings, T, "1")
-    assert (holdings.bytes_of(T), holdings.hold(T, "1")) == (0, False)
+        await take(tenant_images, T, "1")
+    assert (tenant_images.bytes_of(T), tenant_images.hold(T, "1")) == (0, False)
 
 
 async def test_images_are_given_back_by_each_tenant_and_removed_with_the_last(
     images: SomeImages,
 ) -> None:
     clock, mine, theirs = Clock(), (T, DIGEST), (U, DIGEST)
-    holdings = await holdings_of(
+    tenant_images = await tenant_images_of(
         images, TenantImage(T, DIGEST, MIB), TenantImage(U, DIGEST, MIB), clock=clock
     )
     clock.time = 600.0
-    await holdings.collect(frozenset({theirs}), frozenset(), 600)
-    assert [holdings.hold(*one) for one in (mine, theirs)] == [False, True]
-    assert (holdings.bytes_of(T), holdings.bytes_of(U)) == (0, MIB)
+    await tenant_images.collect(frozenset({theirs}), frozenset(), 600)
+    assert [tenant_images.hold(*one) for one in (mine, theirs)] == [False, True]
+    assert (tenant_images.bytes_of(T), tenant_images.bytes_of(U)) == (0, MIB)
     clock.time = 1200.0
-    await holdings.collect(frozenset(), frozenset({DIGEST}), 600)
-    assert not holdings.hold(*theirs)
+    await tenant_images.collect(frozenset(), frozenset({DIGEST}), 600)
+    assert not tenant_images.hold(*theirs)
     assert images.digests == {DIGEST}, "a sandbox shows it"
-    await holdings.collect(frozenset(), frozenset(), 600)
+    await tenant_images.collect(frozenset(), frozenset(), 600)
     assert images.digests == set()
 
 
@@ -521,16 +525,16 @@ async def test_a_shared_image_counts_for_nobody_while_any_tenants_version_has_it
     images: SomeImages,
 ) -> None:
     clock = Clock()
-    holdings = await holdings_of(images, TenantImage(SHARED, DIGEST, MIB), clock=clock)
+    tenant_images = await tenant_images_of(images, TenantImage(SHARED, DIGEST, MIB), clock=clock)
     for _ in range(3):
         clock.time += 600
-        await holdings.collect(frozenset({(U, DIGEST)}), frozenset(), 600)
-    assert holdings.hold(SHARED, DIGEST)
-    assert (holdings.bytes_of(U), holdings.bytes_in_all()) == (0, MIB)
+        await tenant_images.collect(frozenset({(U, DIGEST)}), frozenset(), 600)
+    assert tenant_images.hold(SHARED, DIGEST)
+    assert (tenant_images.bytes_of(U), tenant_images.bytes_in_all()) == (0, MIB)
 
 
 async def test_what_was_there_before_tenants_had_images_is_measured(images: SomeImages) -> None:
     gone = TenantImage(SHARED, "cd" * 32, NOT_MEASURED)
-    holdings = await holdings_of(images, TenantImage(SHARED, DIGEST, NOT_MEASURED), gone)
-    assert holdings.bytes_of(SHARED) == 7 * MIB
-    assert not holdings.hold(SHARED, gone.digest)
+    tenant_images = await tenant_images_of(images, TenantImage(SHARED, DIGEST, NOT_MEASURED), gone)
+    assert tenant_images.bytes_of(SHARED) == 7 * MIB
+    assert not tenant_images.hold(SHARED, gone.digest)

@@ -15,12 +15,12 @@ from quiltfn.api.response import Response
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health
-from quiltfn.holdings import Holdings
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.access import Caller, Scope
 from quiltfn.ports import Audit, Clock, Journal, Keys, Pools, WarmStock
 from quiltfn.runtimes import Runtimes
+from quiltfn.tenant_images import TenantImages
 
 MIB = 1024 * 1024
 
@@ -43,7 +43,7 @@ class Services:
     keys: Keys
     audit: Audit
     runtimes: Runtimes
-    holdings: Holdings
+    tenant_images: TenantImages
     health: Health
     limits: "ApiLimits"
     budgets: Budgets = field(default_factory=Budgets)

@@ -67,7 +67,9 @@ async def upload_image(context: RequestContext) -> Response:
     have a quota. One that nothing of the tenant names is given back after a while.
     """
     kind = context.headers["content-type"].partition(";")[0].strip().lower()
-    image = await context.services.holdings.take(context.tenant_id, Archive(kind), context.body)
+    image = await context.services.tenant_images.take(
+        context.tenant_id, Archive(kind), context.body
+    )
     return json_response(
         shapes.image(image),
         status=201 if image.is_new else 200,

@@ -131,7 +131,7 @@ def limits_of(services: Services) -> dict[str, float]:
         "tenant_functions": services.admission.limits.functions,
         "tenant_instances": services.pools.tenant_instances,
         "tenant_runtimes": services.runtimes.rules.runtimes,
-        "tenant_image_bytes": services.holdings.quota_bytes,
+        "tenant_image_bytes": services.tenant_images.quota_bytes,
         "tenant_calls_per_second": services.admission.limits.calls_per_s,
     }
 
@@ -202,7 +202,7 @@ async def get_metrics(context: RequestContext) -> Response:
     metrics.show_lines(services.pools.waiting())
     metrics.show_memory(services.pools.memory.held_mib)
     metrics.show_prewarmed(services.warm_stock.count())
-    metrics.show_images(services.holdings.bytes_in_all())
+    metrics.show_images(services.tenant_images.bytes_in_all())
     metrics.show_store(services.journal.problem is None)
     return text_response(metrics.text(), metrics.CONTENT_TYPE)
 

@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 UPLOADS_OF_A_TENANT = 2
 
 
-class Holdings:
+class TenantImages:
     """The images of every tenant. `quota_bytes`: of each tenant, as `Image.counted_bytes` counts;
     `SHARED` has none. `all_bytes`: of all images together; 0: no bound."""
 
@@ -40,7 +40,7 @@ class Holdings:
         self._uploads: defaultdict[str, int] = defaultdict(int)
 
     async def restore(self) -> None:
-        """Loads all holdings at the start. Measures those that an earlier release did not."""
+        """At the start: loads them, and measures those that an earlier release did not."""
         for one in await self._store.held():
             if one.is_measured:
                 self._note(one)
