@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The zygote as the guest meets it: what it answers, when it ends and what becomes of its forks is on
-// the tape; what the guest tells it and them is judged. A part of kernel.h, not a header for others.
+// A simulated zygote. The tape says what it answers, when it ends and what its forks do. What the guest
+// tells them is checked. A part of kernel.h, not a header for others.
 
 enum { BLOCK_LIMIT = 60 * 1024, CALLS_MAX = 512, TEXTS_MAX = 6 };
 

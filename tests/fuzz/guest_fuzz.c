@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The guest under a fuzzer: its units as they are, in one, on a kernel of memory (kernel.h). The environment's
-// QUILTFN_FUZZ_TARGET names one of the targets at the end. With -DREPLAY it is a program that runs
-// through files instead, and says of each whether the guest took it.
+// The guest under a fuzzer: its unchanged units, compiled as one, on a simulated kernel (kernel.h). The
+// variable QUILTFN_FUZZ_TARGET names one of the targets at the end. With -DREPLAY it is a program that
+// runs through files instead, and says of each whether the guest accepted it.
 //
-// What the parsers say is compared with what a second reading of docs/reference/guest-protocol.md
-// says of the same bytes, here, where nothing is moved and nothing is kept.
+// The results of the guest's parsers are compared with those of a second implementation of
+// docs/reference/guest-protocol.md, below, which moves and keeps nothing.
 
 #include "kernel.h"
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A kernel for the guest that is nothing but memory: what its handlers, its runner and its host do is
-// read from a tape, the input of a fuzzer, and what the guest sends is judged as a host would.
+// A simulated kernel for the guest, in memory. The input of a fuzzer, the tape, says what handlers, runner
+// and host do. What the guest sends is checked as a host would check it.
 //
-// Rule 1: the guest's source is not changed for it. The calls it makes get other names, by the macros
-//         at the end; nothing of them reaches the machine.
-// Rule 2: one tape, one story. No clock, no real descriptor and no other process has a say.
-// Rule 3: what a real kernel would let pass but must not happen (a buffer shorter than it is said to
-//         be, a descriptor closed twice or not at all) ends the program.
+// Rule 1: the guest's sources are not changed for it. The macros at the end replace their system calls,
+//         so that none reaches the machine.
+// Rule 2: the same tape always has the same effect. No clock, real descriptor or other process matters.
+// Rule 3: what a real kernel would allow but a guest must not do (a buffer shorter than announced, a
+//         descriptor closed twice or never) ends the program.
 
 #include <dirent.h>
 #include <errno.h>
@@ -90,7 +90,7 @@ static struct {
     bool child_signal, host_gone, tmp_dirty;
     bool shown;   // The guest has read all that /proc shows.
     bool treated; // A call has set another limit for the runner.
-    uint8_t stirred; // It has sent it a signal: none, one that waits, one that stops, one that is heard.
+    uint8_t stirred; // A call's signal to the runner: none, a pending one, one that stops it, one it acts on.
     bool ignores, blocks; // The runner: SIGIO, and SIGINT, since before it was ready.
     uint64_t result_max; // Bytes of a call's result that the guest sends on; 0: it was told none.
     unsigned faults, pipes, scripts;
@@ -347,7 +347,7 @@ static int place_of(pid_t pid)
     return -1;
 }
 
-// No signal waits at a runner that blocks none and ignores what the kernel sends late.
+// No signal is pending at a runner that blocks none and ignores what the kernel sends late.
 static int signalled(void)
 {
     int how = world.stirred % 4;
@@ -682,7 +682,7 @@ static ssize_t read_stat(pid_t pid, char *to, size_t n)
                     world.processes[place].dead ? 'Z' : 'R');
 }
 
-// A signal that is heard wakes it, and it sleeps again.
+// A signal that the runner acts on wakes it; then it sleeps again.
 static ssize_t read_status(pid_t pid, char *to, size_t n)
 {
     int place = place_of(pid);
@@ -915,7 +915,7 @@ static pid_t fake_waitpid(pid_t pid, int *status, int options)
     return some ? 0 : fails(ECHILD);
 }
 
-// A signal that is heard was heard before its runner said that the call is done.
+// A runner has acted on such a signal before it said that the call is done.
 static int fake_waitid(int kind, pid_t pid, siginfo_t *to, int options)
 {
     int place = place_of(pid), how = signalled();

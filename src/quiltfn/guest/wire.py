@@ -1,12 +1,12 @@
 """The frames between host and guest: bytes in, events out.
 
-Rule 1: nothing here knows a socket, a clock or a log; the same bytes give the same events however
+Rule 1: nothing here uses a socket, a clock or a log; the same bytes give the same events however
 they were cut. Rule 2: what breaks a rule of `docs/reference/guest-protocol.md` raises `WireError`
-and nothing else, in both directions, and a decoder that has raised is of no more use. Rule 3:
-whose turn it is, and whether a nonce is the awaited one, is judged by who holds the socket.
+and nothing else, in both directions, and a decoder that has raised cannot be used any more. Rule 3:
+the owner of the socket judges whose turn it is and whether a nonce is the awaited one.
 
-This is on the way of every call: one `feed` usually holds a whole answer and is parsed where it
-lies, and events are not frozen, which would make each of them dearer by half.
+Every call passes here. One `feed` usually holds all frames of a call and is parsed in place. Events
+are not frozen, since making a frozen one takes half as long again.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@
 // Written for any Node from 18 on, with nothing loaded that a small handler does not need: every
 // module here is start-up time and memory of every idle instance.
 //
-// With QUILT_KEEP=1 one process serves call after call. Otherwise it serves one, and the guest ends
-// it and starts the next ahead of its call: Node has threads, so it cannot be forked as the runner
-// for Python forks. Between calls the process stands still in a read, and no timer or callback that
-// a call left behind runs until the next one.
+// With QUILT_KEEP=1 one process serves call after call. Otherwise it serves one call; then the guest
+// ends it and starts the next, before that one's call comes. Node has threads, so it cannot fork as
+// the runner for Python does. Between calls the process waits in a read: no timer or callback that a
+// call left behind runs before the next call.
 'use strict';
 
 const fs = require('fs');
@@ -25,7 +25,7 @@ const OURS = /^\s+at .*(?:\/\.runners\/node\.js|node:internal\/|node:diagnostics
 /** The handler cannot be run (a sentence). */
 class Refused extends Error {}
 
-/** What a handler may know of its call beside the event. */
+/** What a handler is told of its call besides the event. */
 class Context {
     #deadlineMs;
 
@@ -43,7 +43,7 @@ class Context {
         return Math.max(0, this.#deadlineMs - Date.now());
     }
 
-    /** The same, under the name that handlers written for AWS Lambda call it by. */
+    /** The same, under the name that AWS Lambda has for it. */
     getRemainingTimeInMillis() {
         return this.remainingMs();
     }
@@ -138,10 +138,10 @@ class Guest {
 
     #read(into, from) {
         const got = patiently(() => fs.readSync(CONTROL, into, from, into.length - from, null));
-        // The sandbox is going away: nothing of the handler's is to run any more.
+        // The sandbox is going away, and none of the handler's code may run any more.
         if (got === 0) {
             process.kill(process.pid, 'SIGKILL');
-            process.exit(0); // Whoever is the first process of its namespace outlives that.
+            process.exit(0); // The signal does not end process 1 of a namespace.
         }
         return got;
     }
@@ -158,13 +158,13 @@ function variablesOf(text) {
 
 // The streams ------------------------------------------------------------------------------------
 
-/** What is returned goes to the first descriptor 1; whoever prints, a child included, means the
- * log. Returns the answer's new descriptor. */
-function moveAnswer() {
-    const answer = fs.openSync('/proc/self/fd/1', 'w');
+/** Sets descriptor 1 apart for results: what is printed, by children too, goes to the log. Returns
+ * the new descriptor of results. */
+function moveResult() {
+    const resultFd = fs.openSync('/proc/self/fd/1', 'w');
     fs.closeSync(1);
     fs.openSync('/proc/self/fd/2', 'w'); // The lowest free descriptor: 1.
-    return answer;
+    return resultFd;
 }
 
 /** process.stdout and process.stderr that have written when they return, so that what is printed
@@ -230,7 +230,7 @@ async function load(name) {
     if (typeof found !== 'function') {
         throw new Refused(`${name} is of type ${typeof found}, not a function`);
     }
-    // Node's own functions know nothing of a context and would take it for an option.
+    // Node's own functions expect no context and would take it for an option.
     return isBuiltIn(moduleName) ? (event) => found(event) : found;
 }
 
@@ -253,12 +253,12 @@ async function imported(name) {
     }
 }
 
-/** The error and where it comes from, in a line. */
+/** The error and its place, in one line. */
 function sentence(error, file) {
     if (!(error instanceof Error)) return inspect(error);
     let place = /(\/[^\s():]+:\d+)/.exec(cleaned(error.stack ?? ''));
     if (place === null && error instanceof SyntaxError && file !== null) {
-        // Of an ES module, only Node itself may know the place.
+        // For an ES module, perhaps only Node itself knows the place.
         const { spawnSync } = require('child_process');
         const checked = spawnSync(process.execPath, ['--check', file], { encoding: 'utf8' });
         place = /(\/[^\s():]+:\d+)/.exec(checked.stderr ?? '');
@@ -327,7 +327,7 @@ function isText(result) {
     return typeof result === 'string' || result instanceof Uint8Array;
 }
 
-/** What is answered: text and bytes as they stand, everything else as JSON. */
+/** A result as it is sent: text and bytes as they are, everything else as JSON. */
 function encode(result) {
     if (isText(result)) return result;
     let text;
@@ -341,20 +341,20 @@ function encode(result) {
     return text;
 }
 
-/** Calls the handler and writes what it returns to `answer`; the exit status. */
-async function run(handler, call, answer) {
+/** Calls the handler and writes its result to `resultFd`. Resolves to the exit status. */
+async function run(handler, call, resultFd) {
     try {
         const event = eventOf(call.payload);
         const result = await outcome(handler, event, new Context(call.variables));
         if (isIterator(result)) {
             for await (const part of result) {
-                write(answer, encode(part));
-                if (!isText(part)) write(answer, '\n');
+                write(resultFd, encode(part));
+                if (!isText(part)) write(resultFd, '\n');
             }
         }
-        // A promise that was rejected and that nobody waits for is noticed now, before the answer.
+        // A rejected promise that nobody waits for is noticed now, before the result is written.
         await turn();
-        if (!isIterator(result)) write(answer, encode(result));
+        if (!isIterator(result)) write(resultFd, encode(result));
     } catch (error) {
         show(error);
         return 1;
@@ -367,38 +367,38 @@ function exitStatus() {
     return Number(process.exitCode ?? 0) & 0xff;
 }
 
-/** One turn of the event loop: what has come meanwhile is told to whoever waits for it. */
+/** One turn of the event loop, in which callbacks for what has come meanwhile run. */
 function turn() {
     return new Promise((resolve) => setImmediate(resolve));
 }
 
 // Serving ----------------------------------------------------------------------------------------
 
-/** Call after call in this process; its state survives, its children do not. */
-async function serveAll(guest, handler, answer) {
+/** Serves call after call in this process. Its state survives, its children do not. */
+async function serveAll(guest, handler, resultFd) {
     const own = { ...process.env };
     for (;;) {
         const call = guest.hear();
-        const code = await serveOne(handler, call, answer);
+        const code = await serveOne(handler, call, resultFd);
         restore(own, call);
         await endChildren();
         guest.say(`done ${call.number} exited ${code}`);
     }
 }
 
-/** One call; the guest then ends this process and starts another. */
-async function serveOnce(guest, handler, answer) {
+/** Serves one call. The guest then ends this process and starts another. */
+async function serveOnce(guest, handler, resultFd) {
     const call = guest.hear();
-    const code = await serveOne(handler, call, answer);
+    const code = await serveOne(handler, call, resultFd);
     guest.say(`done ${call.number} exited ${code}`);
     guest.rest();
 }
 
-async function serveOne(handler, call, answer) {
+async function serveOne(handler, call, resultFd) {
     process.exitCode = undefined;
     if (call.replaces) clear(process.env);
     for (const [name, value] of call.variables) process.env[name] = value;
-    // Connections that the other side closed while the process stood still are closed here, too.
+    // Connections that were closed from outside between calls are noticed here.
     await turn();
     const stuck = new Promise((resolve) => {
         now.stuck = () => {
@@ -406,7 +406,7 @@ async function serveOne(handler, call, answer) {
             resolve(1);
         };
     });
-    const code = await Promise.race([run(handler, call, answer), stuck]);
+    const code = await Promise.race([run(handler, call, resultFd), stuck]);
     now.stuck = null;
     return code;
 }
@@ -415,7 +415,7 @@ function clear(variables) {
     for (const name of Object.keys(variables)) delete variables[name];
 }
 
-/** Takes the call's variables away again. */
+/** Removes the call's variables again. */
 function restore(own, call) {
     if (call.replaces) clear(process.env);
     for (const name of call.replaces ? Object.keys(own) : call.variables.keys()) {
@@ -424,12 +424,12 @@ function restore(own, call) {
     }
 }
 
-/** Kills what the handler started and left, children of every thread of this process. */
+/** Kills the children that the handler has left, those of every thread of this process. */
 async function endChildren() {
-    // A look at /proc costs less than one at each thread, and there mostly is nobody else.
+    // Listing /proc is cheaper than looking at each thread, and mostly there is no other process.
     const others = fs.readdirSync('/proc').filter((one) => /^\d/.test(one) && one !== '1');
     if (others.length === 1 && Number(others[0]) === process.pid) return;
-    // Node itself waits for those that it started, in a turn; for others nobody does.
+    // Node reaps those that it started, in a turn of its event loop. Nobody reaps the others.
     for (let patience = 20; patience > 0; ) {
         const left = children();
         if (left.length === 0) return;
@@ -468,10 +468,10 @@ function readIfThere(path) {
     }
 }
 
-/** Ends of the process that do not come by way of the handler's result. */
+/** Handles ends of the process that do not come from the handler's result. */
 function watchEnds(guest) {
     process.on('uncaughtException', (error) => {
-        // A handler that listens itself decides itself.
+        // If the handler has a listener of its own, that decides.
         if (process.listenerCount('uncaughtException') > 1) return;
         show(error);
         if (now.loading !== '') {
@@ -491,7 +491,7 @@ function watchEnds(guest) {
 
 async function main() {
     const guest = new Guest();
-    const answer = moveAnswer();
+    const resultFd = moveResult();
     printToLog();
     const keep = process.env.QUILT_KEEP === '1';
     const name = process.env.QUILT_HANDLER ?? '';
@@ -513,9 +513,9 @@ async function main() {
         guest.refuse(error instanceof Refused ? error.message : `${name}: ${error}`);
         process.exit(1);
     }
-    // What is written to `answer` is the call's result.
+    // What is written to `resultFd` is the call's result.
     guest.say(`result stdout\nready ${keep ? 'keep' : 'once'}`);
-    await (keep ? serveAll : serveOnce)(guest, handler, answer);
+    await (keep ? serveAll : serveOnce)(guest, handler, resultFd);
 }
 
 main();
