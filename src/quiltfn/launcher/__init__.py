@@ -1,5 +1,5 @@
 """The privileged process: makes, kills and sweeps sandboxes, and nothing else.
 
-Standard library only, so that what runs as root can be read in one sitting. It is not on the way
-of a warm call.
+It uses the standard library alone, so that what runs as root can be read in one sitting. A warm
+call does not pass through it.
 """

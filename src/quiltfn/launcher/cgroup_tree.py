@@ -1,4 +1,4 @@
-"""Groups are directories, whatever the version: looking into one, ending and removing it."""
+"""Control groups as directories, for v1 and v2: list, kill and remove them."""
 
 import contextlib
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def children(group: Path) -> Iterator[Path]:
-    # A group has some forty files; scandir tells them from groups without asking for each.
+    # A group has some forty files; scandir tells files from directories without a stat.
     with contextlib.suppress(OSError), os.scandir(group) as entries:
         yield from (Path(one) for one in entries if one.is_dir(follow_symlinks=False))
 
 
 def write(file: Path, value: str) -> None:
-    """One write to a file that has to be there: `write_text` would make it where it is not."""
+    """One write to a file that must exist: `write_text` would create it."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, value.encode())
@@ -34,10 +34,12 @@ def kill_members(group: Path) -> None:
 
 
 def remove_tree(group: Path, tries: int) -> bool:
-    """rmdir, from the leaves up. A group stays busy for a moment after its last process ended, so
-    it is tried again, after a millisecond, two, three, …
+    """Removes the group and those below it. Returns whether it is gone.
+
+    A group stays busy for a moment after its last process has ended, so rmdir is tried again, after
+    one millisecond, two, three, …
     """
-    below = children(group)  # gone through once: each waits for itself
+    below = children(group)  # an iterator: each is removed once, and waits itself
     for attempt in range(tries):
         with contextlib.suppress(OSError):
             group.rmdir()

@@ -1,7 +1,7 @@
-"""Control groups behind one seam: pure v2, pure v1, and v1 beside v2 ("hybrid").
+"""Control groups behind one interface, for v2, v1, and v1 beside v2 ("hybrid").
 
-crun refuses hybrid hosts, so there (and on pure v1) the launcher's private mount namespace shows
-only the v1 controllers that we use. On every host our groups lie below one parent per server:
+crun refuses hybrid hosts, so there (and on v1) the launcher's private mount namespace shows only
+the v1 controllers that are used. On every host the groups of a server have one parent:
 `<base>/quiltfn/<server>/<sandbox>`.
 """
 
@@ -17,24 +17,24 @@ from quiltfn.launcher.cgroup_tree import children, kill_members, remove_tree, wr
 MOUNT = Path("/sys/fs/cgroup")
 PARENT = "quiltfn"
 SUPERVISOR = "supervisor"
-# A server's own group, beside those of its sandboxes, whose names are hexadecimal; on v2 a group
-# below the launcher's, so that whatever limits it has go on to hold for its server.
+# The group of a server's own processes, beside its sandboxes' groups with their hexadecimal names.
+# On v2 it is below the launcher's group, so that the launcher's limits hold for the server, too.
 OF_SERVER, V2_OF_SERVER = "server-process", "quiltfn-server-{}"
 V1_CONTROLLERS = ("memory", "pids", "cpu", "freezer", "devices")
 V2_CONTROLLERS = ("memory", "pids", "cpu")
 CPU_PERIOD_US = 100_000
 CPU_QUOTA_MIN_US = 1_000
-# No quota, as v1 and v2 write it. Processes wait for what their group has used beyond its quota,
-# even those that only have to die, so it ends with a kill: nothing alive can make use of that.
+# "No quota" in v1 and v2. It is set after a kill: processes of a group that has used up its quota
+# must wait for the next period, even to die.
 V1_NO_QUOTA, V2_NO_QUOTA = "-1", "max"
-# How often a removal is tried: some milliseconds in the event loop, a second where nobody waits.
+# How often a removal is tried: for milliseconds in the event loop, else for a second.
 TRIES, TRIES_AT_THE_END = 4, 50
 # v1 counts TCP's buffers apart: they may have this part of the memory limit on top. v2 adds them.
 SOCKET_SHARE = 4
 
 
 class CgroupsUnusable(Exception):
-    """This host's control groups cannot hold our limits (a sentence for the operator)."""
+    """This host's control groups cannot enforce the limits (a sentence for the operator)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Limits:
     devices: tuple[str, ...] = ()
 
     def cpu_quota_and_period_us(self) -> tuple[int, int]:
-        """The kernel refuses quotas below 1 ms, so small shares stretch the period (up to 1 s)."""
+        """The kernel refuses quotas below 1 ms, so small shares get a longer period (up to 1 s)."""
         period = CPU_PERIOD_US
         quota = round(period * self.cpu_percent / 100)
         if quota < CPU_QUOTA_MIN_US:
@@ -60,7 +60,7 @@ class Limits:
 
 
 class Cgroups(Protocol):
-    """Where a sandbox's limits are kept and its processes are counted."""
+    """The control groups of sandboxes and of the server."""
 
     mode: str
 
@@ -68,24 +68,24 @@ class Cgroups(Protocol):
         """Makes the parent group of this server's sandboxes."""
 
     def parent(self, controller: str) -> Path:
-        """The group above those of every server, whose limits hold for all sandboxes together."""
+        """The parent of all servers' groups; its limits hold for all sandboxes together."""
 
     def path(self, server: str, sandbox: str) -> str:
-        """What config.json's cgroupsPath says."""
+        """The value of cgroupsPath in config.json."""
 
     def enter(self, server: str, group: str, limits: Limits) -> None:
-        """Puts this very process into a new group with these limits. Raises OSError."""
+        """Moves this process into a new group with these limits. Raises OSError."""
 
     def enter_alone(self, server: str) -> None:
-        """Puts this very process, which becomes the server, into the new group `OF_SERVER`, which
-        `kill` and `remove` know as they know a sandbox. Raises OSError.
+        """Moves this process, which becomes the server, into the new group `OF_SERVER`. `kill` and
+        `remove` take its name like a sandbox's. Raises OSError.
         """
 
     def limit(self, server: str, sandbox: str, limits: Limits) -> None:
-        """Gives a sandbox that is there other limits for memory and processor. Raises OSError."""
+        """Sets other limits of memory and processor for a sandbox. Raises OSError."""
 
     def limit_sockets(self, server: str, sandbox: str, limits: Limits) -> None:
-        """What `limit` does of which config.json knows nothing on every host. Raises OSError."""
+        """Sets the limit of sockets alone, which config.json cannot set. Raises OSError."""
 
     def open_events(self, server: str, sandbox: str) -> int:
         """A read-only descriptor of the file that counts out-of-memory kills (`oom_kill N`)."""
@@ -94,22 +94,22 @@ class Cgroups(Protocol):
         """Bytes of memory that the sandbox uses now."""
 
     def kill(self, server: str, sandbox: str) -> None:
-        """SIGKILL to everything in the sandbox at once: no fork escapes it, no quota delays it."""
+        """Kills everything in the sandbox at once: no fork escapes, no quota delays it."""
 
     def remove(self, server: str, sandbox: str) -> bool:
-        """Removes a dead sandbox's groups. Whether none is left, and with it no process; takes some
-        milliseconds at most.
+        """Removes a dead sandbox's groups. Returns whether all are gone, and so all processes.
+        Takes some milliseconds at most.
         """
 
     def sandboxes(self, server: str) -> set[str]:
-        """Every sandbox of the server that still has a group."""
+        """The names of the server's sandboxes that still have a group."""
 
     def remove_server(self, server: str) -> None:
         """Removes the parent group once it is empty."""
 
 
 def detect() -> Cgroups:
-    """The seam for this host. Call it inside the launcher's own mount namespace."""
+    """The implementation for this host. Call it inside the launcher's own mount namespace."""
     mounts = _cgroup_mounts()
     if mounts.get("cgroup2") == MOUNT:
         return V2()
@@ -137,7 +137,7 @@ def _cgroup_mounts() -> dict[str, Path]:
 
 
 class V1:
-    """v1 controllers, alone or beside v2. Killing goes by the freezer: frozen, nobody forks."""
+    """v1 controllers, alone or beside v2. It kills frozen groups, which cannot fork."""
 
     def __init__(self, mounts: dict[str, Path], *, hybrid: bool) -> None:
         self.mode = "hybrid" if hybrid else "v1"
@@ -186,7 +186,7 @@ class V1:
             (self._group(controller, server, group) / "cgroup.procs").write_text("0")
 
     def enter_alone(self, server: str) -> None:
-        # The freezer's alone: limits of memory, processor and processes are its sandboxes'.
+        # Only the freezer: the server has no limits of memory, processor and processes.
         group = self._group("freezer", server, OF_SERVER)
         group.mkdir()
         write(group / "cgroup.procs", "0")
@@ -197,7 +197,7 @@ class V1:
         group = self._group("memory", server, sandbox)
         total = group / "memory.memsw.limit_in_bytes"
         with contextlib.suppress(FileNotFoundError):  # swap accounting may be off
-            # The sum may never be below the part, so which comes first depends on the direction.
+            # The limit with swap may never be below that of memory, so the order matters.
             with contextlib.suppress(OSError):
                 write(total, memory)
             write(group / "memory.limit_in_bytes", memory)
@@ -252,10 +252,10 @@ class V1:
 
 
 class V2:
-    """One unified tree. Inside a systemd service our groups stay in what it delegates to us.
+    """The unified tree. In a systemd service that delegates its group, groups are made below.
 
-    A service that delegates nothing, such as cron's or sshd's, is systemd's alone: then, as from a
-    shell, our groups lie below the root.
+    In a service that delegates nothing, such as cron's or sshd's, and in a shell, they are made
+    below the root.
     """
 
     mode = "v2"
@@ -268,8 +268,8 @@ class V2:
     def prepare(self, server: str) -> None:
         base = MOUNT / self._base.strip("/")
         if self._base != "/":
-            # v2 allows processes only in leaves once controllers are handed down. With
-            # DelegateSubgroup=supervisor systemd has started us there already.
+            # v2 allows processes only in leaves once controllers are enabled below a group. With
+            # DelegateSubgroup=supervisor systemd has started the launcher there already.
             leaf = base / SUPERVISOR
             leaf.mkdir(exist_ok=True)
             (leaf / "cgroup.procs").write_text(str(os.getpid()))
@@ -323,7 +323,7 @@ class V2:
         write(group / "cpu.max", f"{quota} {period}")
 
     def limit_sockets(self, server: str, sandbox: str, limits: Limits) -> None:
-        """The memory limit counts them."""
+        """Does nothing: the memory limit includes sockets."""
 
     def open_events(self, server: str, sandbox: str) -> int:
         name = self._group(server, sandbox) / "memory.events"
@@ -360,12 +360,12 @@ class V2:
         own = MOUNT / self._home.strip("/") / name
         if server == self._server:
             return own
-        # A dead one may have been started anywhere.
+        # A dead server may have been started anywhere.
         return next((Path(top) / name for top, below, _ in os.walk(MOUNT) if name in below), own)
 
     def _parent(self, server: str) -> Path:
-        """Our own server's is known. A dead one may have run elsewhere: in the service and not from
-        a shell, or the other way round.
+        """The parent of a server's groups. A dead server may have run elsewhere: in a service and
+        not in a shell, or the other way round.
         """
         own = self.parent("memory")
         if server == self._server or (own / server).exists():
@@ -382,9 +382,9 @@ def _own_group() -> str:
 
 
 def _delegated(own: str) -> str:
-    """The service whose control group is handed to us by systemd, or the root.
+    """The group of the systemd service that delegates it to this process, or the root.
 
-    `own`: the group that this process is in, the service's or the subgroup that it starts in.
+    `own`: the group that this process is in: the service's, or its subgroup for the launcher.
     """
     for group in (own, os.path.dirname(own)):
         if group.endswith(".service"):

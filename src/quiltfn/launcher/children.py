@@ -21,7 +21,7 @@ class _Watched:
 
 
 class Children:
-    """Tells of each child's end by callback from the event loop; nothing here blocks."""
+    """Reports each child's end by callback from the event loop. Nothing here blocks."""
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self.selector = selector
@@ -37,7 +37,7 @@ class Children:
             raise ChildProcessError(f"process {pid} is another's already")
         pidfd = os.pidfd_open(pid)
         try:
-            # It may have ended and been reaped meanwhile, and the number be somebody else's now.
+            # It may have been reaped meanwhile, and its number may be another process's now.
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             self.selector.register(pidfd, selectors.EVENT_READ, self.reap)
         except OSError:
@@ -65,11 +65,11 @@ class Children:
                 signal.pidfd_send_signal(self._watched[pid].pidfd, number)
 
     def knows(self, pid: int) -> bool:
-        """Whether it is watched and its end was not told yet."""
+        """Whether the child is watched and its end was not reported yet."""
         return pid in self._watched
 
     def reap(self) -> None:
-        """Takes leave of every child that has ended, and tells who watches it."""
+        """Reaps every child that has ended, and reports the watched ones."""
         with contextlib.suppress(ChildProcessError):  # there is no child at all
             while (end := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)) is not None:
                 watched = self._watched.pop(end.si_pid, None)
@@ -83,7 +83,7 @@ class Children:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One line of the machine's table of processes."""
+    """One process of the machine."""
 
     pid: int
     parent: int

@@ -1,4 +1,4 @@
-"""How the server's process loses everything it does not need before its program starts."""
+"""Takes everything that it does not need from the server's process, before its program starts."""
 
 import contextlib
 import os
@@ -17,10 +17,10 @@ class NotReadable(Exception):
 
 
 def reveal(readable: Sequence[Path], *writable: Path) -> None:
-    """Makes paths below a closed directory (say /root) reachable, and nothing else of it.
+    """Makes paths below a directory that other users cannot enter (such as /root) reachable.
 
-    Each such directory is hidden by an empty tmpfs, in this mount namespace only, in which just the
-    named paths appear. Call it in a namespace that belongs to the server alone.
+    Such a directory is covered by a tmpfs, in this mount namespace only, in which the named paths
+    appear and nothing else. Call it in a namespace that belongs to the server alone.
     """
     wanted = [(path.resolve(), True) for path in readable] + [
         (path.resolve(), False) for path in writable
@@ -52,8 +52,8 @@ def check_readable(program: Sequence[Path]) -> None:
 
 
 def check_reachable(directory: Path) -> None:
-    """Raises `NotReadable` where mapped users, who have no right over root's directories, could not
-    walk to `directory` (which need not exist yet).
+    """Raises `NotReadable` if the users of sandboxes, who have no rights of root's, could not walk
+    to `directory` (which need not exist yet).
     """
     for parent in directory.resolve().parents:
         if parent.exists() and not _open_to_others(parent):
@@ -64,15 +64,15 @@ def check_reachable(directory: Path) -> None:
 
 
 def give_up_root(launcher: int, uid: int) -> None:
-    """No root, no capabilities, no way back, and no life beyond the launcher's."""
+    """Gives up root and all capabilities for good, and lets the process end with the launcher."""
     become(uid, uid)
     syscalls.die_with_parent(signal.SIGKILL)
-    if os.getppid() != launcher:  # it ended before the line above took effect
+    if os.getppid() != launcher:  # the launcher ended before the line above took effect
         os._exit(70)
 
 
 def become(uid: int, gid: int) -> None:
-    """An ordinary user without capabilities, for good."""
+    """Makes this process an ordinary user's, without capabilities, for good."""
     syscalls.drop_bounding_set()
     os.setgroups([])
     os.setresgid(gid, gid, gid)
@@ -81,12 +81,12 @@ def become(uid: int, gid: int) -> None:
 
 
 def forget_the_launcher() -> None:
-    """In a forked child that will be another program: signals, streams and weight of its own."""
+    """In a forked child that will execute a program: resets signals, streams and its OOM score."""
     signal.set_wakeup_fd(-1)
     for one in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError):
             signal.signal(one, signal.SIG_DFL)
-    # The launcher may be among the last to be killed for memory; this is not.
+    # The launcher may be protected from out-of-memory kills; its children are not.
     score = max(HANDLER_OOM_SCORE, int(Path("/proc/self/oom_score_adj").read_text()))
     Path("/proc/self/oom_score_adj").write_text(str(score))
     null = os.open("/dev/null", os.O_RDWR)
@@ -95,10 +95,10 @@ def forget_the_launcher() -> None:
 
 
 def prepare_data_dir(path: Path, uid: int) -> None:
-    """Makes the data directory, owned by the server alone. Raises `NotReadable` for another's.
+    """Makes the data directory, owned by the server alone. Raises `NotReadable` if it is not one.
 
-    What is in it may have been laid there by a server that was taken over, so nothing is reached by
-    a name that could lead elsewhere, and no file of root's is given away that has a second name.
+    A compromised server may have put anything into it. So no name is followed that could lead
+    elsewhere, and no file of root's that has a second name gets another owner.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -113,10 +113,10 @@ def prepare_data_dir(path: Path, uid: int) -> None:
             )
         os.fchmod(directory, 0o700)
         if is_its_own:
-            for name in names:  # a file that root has put back is the server's again
+            for name in names:  # the server gets files that root has put back
                 _hand_over(name, directory, uid)
             return
-        os.fchown(directory, 0, 0)  # From here on nobody else moves anything in it.
+        os.fchown(directory, 0, 0)  # from here on nobody else can change it
         for where, directories, files, at in os.fwalk(".", dir_fd=directory):
             if where == ".":
                 directories[:] = [name for name in directories if name == "images"]
@@ -128,7 +128,7 @@ def prepare_data_dir(path: Path, uid: int) -> None:
 
 
 def _hand_over(name: str, directory: int, uid: int) -> None:
-    """Makes a file, link or directory the server's, unless it may be a second name of root's."""
+    """Gives a file or directory to the server, unless it may be a second name of a root's file."""
     try:
         entry = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:

@@ -6,11 +6,11 @@ callers nor instances can leave the other without any.
 
 import resource
 
-LEAST = 1024  # as many as a handler may have; crun cannot give it more than the launcher has
+LEAST = 1024  # as many as a handler may have; crun cannot set a limit above the launcher's
 # Standard streams, event loop, signals, the server's channel, and what a verb opens for a moment.
 OWN = 64
-# A sandbox with a network of its own needs most: processes, namespace, tap device, rules. Of the
-# server it needs two.
+# The most that one sandbox needs in the launcher, if it has egress: processes, namespace, tap
+# device and rules. It needs two in the server.
 OF_A_SANDBOX = 6
 
 
@@ -20,8 +20,8 @@ def limit() -> int:
 
 
 def raise_limit() -> int:
-    """Raises the limit to what it may be raised to, also for the processes that are started from
-    here on; sandboxes have one of their own. Returns it.
+    """Raises the limit to the hard limit and returns it. Processes that are started later inherit
+    it; sandboxes have a limit of their own.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

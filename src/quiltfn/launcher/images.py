@@ -1,8 +1,8 @@
-"""The files of runtimes, as sandboxes see them at /app: one read-only mount for each image.
+"""The files of runtimes, which sandboxes see at /app: one read-only mount for each image.
 
-The server, which unpacked them, names an image by its digest and nothing else. It is the server's
-directory, so what stands there is not trusted to be what it should be: only a real directory is
-bound, opened step by step without following a link, and from then on it is reached by the mount.
+The server has unpacked them and names an image by its digest alone. Since the server can change its
+directory at any time, that is not trusted: only a real directory is mounted, which was opened step
+by step without following a link, and later uses go through the mount.
 """
 
 import contextlib
@@ -12,23 +12,23 @@ from pathlib import Path
 from quiltfn.launcher import syscalls
 
 OPEN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Of mounts; each namespace that is made copies all of them. The one that was not wanted for the
-# longest time goes: a sandbox that has it keeps it.
+# How many images are mounted at most, since each new mount namespace copies all mounts. The least
+# recently used one is unmounted; sandboxes that have it keep it.
 MOUNTED_MAX = 512
 FENCE = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
 
 
 class Images:
-    """Mounts below `mounts`, in the launcher's own mount namespace, each made when first wanted."""
+    """Mounts below `mounts`, in the launcher's own mount namespace, each made at its first use."""
 
     def __init__(self, store: Path, mounts: Path) -> None:
         self._store, self._mounts = store, mounts
-        # What is mounted, and which directory of the store it was then: an image that was collected
-        # and uploaded again is another directory of the same name.
+        # What is mounted, with device and inode of its directory: an image that was removed and
+        # uploaded again is another directory of the same name.
         self._bound: dict[str, tuple[int, int]] = {}
 
     def path(self, digest: str) -> Path:
-        """Where the image is mounted. Raises OSError if there is none of that digest."""
+        """The path of the image's mount, made if needed. Raises OSError if there is no image."""
         target = self._mounts / digest
         image = self._open(digest)
         try:
@@ -41,7 +41,7 @@ class Images:
                 target.mkdir(mode=0o755, exist_ok=True)
                 syscalls.bind(f"/proc/self/fd/{image}", target, FENCE)
             self._bound.pop(digest, None)
-            self._bound[digest] = which  # as the last one wanted
+            self._bound[digest] = which  # moves it to the end: used last
         finally:
             os.close(image)
         return target
@@ -54,7 +54,7 @@ class Images:
             del self._bound[oldest]
 
     def close(self) -> None:
-        """Takes every mount away; a sandbox that still lives keeps its own."""
+        """Removes every mount; a sandbox that is alive keeps its own."""
         for digest in self._bound:
             with contextlib.suppress(OSError):
                 syscalls.unmount(self._mounts / digest)

@@ -1,6 +1,7 @@
-"""The programs that make sandboxes: children that the event loop watches, two for each processor,
-because each waits for the kernel half of its time, and more would only wait for each other.
+"""Runs the programs that make sandboxes, as children that the event loop watches.
 
+Two run for each processor: each waits for the kernel half of its time, and more of them would only
+wait for each other.
 Nothing here blocks for longer than a system call.
 """
 
@@ -20,9 +21,10 @@ from quiltfn.launcher import confine
 from quiltfn.launcher.children import Children, Process, kill_trees, processes
 from quiltfn.launcher.oci import CONTROL_FD
 
-# It takes some 20 ms. Less than a caller waits for an instance, so that he is told what failed.
+# A program takes some 20 ms. The limit is shorter than a caller waits for an instance, so that the
+# caller is told what failed.
 TIMEOUT_S = 6.0
-# What is left of a program that failed is killed again and again, for as long as this at most.
+# How long the processes that a failed program has left are killed, again and again.
 LEFT_BEHIND_S = 2.0
 NOT_STARTED = 127  # what a shell says of a program that it cannot start
 NO_PROCESS = (
@@ -35,18 +37,18 @@ STDIO_ON_NULL = [
     (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
 ]
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-# A variable of every program, which whatever it starts has, too: whose it is is known by that.
+# A variable that every program gets and its children inherit: it tells whose process one is.
 MARK = "QUILTFN_SERVER"
 
 
 @dataclass(slots=True)
 class Job:
-    """One process. `command`: a program's path and its arguments; `done` is told why it failed, or
-    nothing if it did not.
+    """One process. `command`: a program's path and its arguments. `done` gets the reason why it
+    failed, or "" if it did not.
 
-    `guest_socket`: handed over as the descriptor that a guest speaks on, and closed. `prepare`:
-    what the launcher does when its turn has come; `before`: what the child does before it becomes
-    the program. If one of them raises OSError, the program is not started.
+    `guest_socket`: becomes the guest's control descriptor, and is closed here. `prepare` runs in
+    the launcher just before the start, `before` in the child before it executes the program. If one
+    of them raises OSError, the program is not started.
     """
 
     command: list[str]
@@ -64,9 +66,9 @@ class Job:
 
 
 class Jobs:
-    """Runs them; every answer comes by callback from the event loop.
+    """Runs jobs. Every answer comes by callback from the event loop.
 
-    `server`: its id, which the names of all its control groups contain.
+    `server`: its id, which is part of the names of all its control groups.
     """
 
     def __init__(self, children: Children, server: str) -> None:
@@ -74,7 +76,7 @@ class Jobs:
         self._environment = {"PATH": PATH, MARK: server}
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
-        self._failed: list[Job] = []  # ended, but perhaps not all that they have started
+        self._failed: list[Job] = []  # ended; processes that they have started may be left
         self._jobs_max = 2 * (os.cpu_count() or 1)
 
     @property
@@ -91,7 +93,7 @@ class Jobs:
         self._run_waiting()
 
     def check(self, now: float) -> None:
-        """Ends programs that hang, so that their job fails, and what failed ones left behind."""
+        """Kills programs that hang, so that their jobs fail, and what failed programs have left."""
         late = [job for job in self._running if now >= job.deadline and not job.why]
         if late:
             kill_trees({job.pid for job in late}, list(processes()))
@@ -111,7 +113,7 @@ class Jobs:
             self._running.append(job)
 
     def _start(self, job: Job) -> str:
-        """Why it could not be started; empty where it was."""
+        """Why the program could not be started; "" if it was."""
         try:
             if job.prepare is not None:
                 job.prepare()
@@ -138,8 +140,8 @@ class Jobs:
         self._run_waiting()
 
     def _end_left_behind(self, now: float) -> None:
-        """A failed job is done when nothing that it has started is left: until then that could
-        still make groups and mounts of a sandbox that is taken for gone.
+        """Calls `done` of a failed job when nothing that it has started is left. Until then such a
+        process could still make groups and mounts of a sandbox that counts as removed.
         """
         failed = list(self._failed)
         if not failed:
@@ -153,17 +155,17 @@ class Jobs:
                 job.done(job.why)
 
     def _strays(self, table: list[Process]) -> set[int]:
-        """Children of ours that a program has left, that nobody waits for, and that are in no
-        control group of the server's: what is in one is ended with it.
+        """Children of the launcher that a program has left: nobody waits for them, and they are in
+        no control group of the server's. What is in such a group ends with the group.
         """
         own = os.getpid()
         found = [one.pid for one in table if one.parent == own and not one.is_dead]
-        # They may be of a program that has ended, but was not reaped yet: then they are known now.
+        # Reaping tells of programs that have ended, so that none is mistaken for a stray.
         self._children.reap()
         return {pid for pid in found if not self._children.knows(pid) and self._is_stray(pid)}
 
     def _is_stray(self, pid: int) -> bool:
-        """Not somebody else's: who is pid 1 of a container, say, adopts strangers as well."""
+        """Whether a program of this server left it: pid 1 of a container adopts others too."""
         process = Path(f"/proc/{pid}")
         with contextlib.suppress(OSError):  # it has ended
             is_marked = f"{MARK}={self._server}".encode() in (process / "environ").read_bytes()
@@ -172,13 +174,13 @@ class Jobs:
 
 
 def cannot_start(program: str, error: OSError) -> str:
-    """Why, for the operator."""
+    """The reason, in a sentence for the operator."""
     why = NO_PROCESS if error.errno == errno.EAGAIN else error.strerror or str(error)
     return f"{program} cannot be started: {why}"
 
 
 def explained(sentence: str) -> str:
-    """What a program said of its failure, for the operator, who need not know what fork is."""
+    """A program's own message, with an explanation where no process can be started."""
     return f"{sentence}: {NO_PROCESS}" if os.strerror(errno.EAGAIN) in sentence else sentence
 
 
@@ -196,7 +198,7 @@ def _spawn(job: Job, environment: dict[str, str]) -> int:
 
 
 def _fork(job: Job, environment: dict[str, str]) -> int:
-    """Dearer than `_spawn`, and needed where the child has something to do for itself first."""
+    """For a job with `before`. It costs more than `_spawn`, since it copies the page tables."""
     pid = os.fork()
     if pid:
         return pid

@@ -1,8 +1,8 @@
-"""The launcher's life: make the machine ready, start the server, serve its verbs, clean up.
+"""The launcher's life: prepare the machine, start the server, serve its verbs, clean up.
 
 Exit codes: 0 drained after SIGTERM or SIGINT; 69 this machine or address cannot be used; 70 the
 server ended unexpectedly (everything was swept; a supervisor starts both again); 73 the data
-directory cannot be used; 74 another server has it; 77 not root; whatever the server said if it
+directory cannot be used; 74 another server has it; 77 not root; the server's own exit code if it
 could not start.
 """
 
@@ -44,13 +44,13 @@ from quiltfn.launcher.server_uid import InUse, ServerUid
 
 UNUSABLE, SERVER_DIED, NO_DATA_DIR, IN_USE, NOT_ROOT = 69, 70, 73, 74, 77
 LEAVE_TIMEOUT_S = 10.0
-# Requests that are done before the event loop looks at everything else again.
+# How many requests are served before the event loop looks at everything else again.
 REQUESTS_AT_ONCE = 64
-# Processes and threads of the server; it has some forty threads.
+# Processes and threads that the server may have; it has some forty threads.
 SERVER_TASKS = 1024
-# What is long in the server (bodies, answers, handlers, chunks of output) goes back to the system
-# when it is freed. By default the C library keeps up to 32 MiB of each size once it was used; with
-# a threshold of 256 KiB, handlers and chunks of 64 KiB left holes that took 80 MiB.
+# Long objects of the server (bodies, responses, handlers, chunks of output) return to the system
+# when they are freed. By default the C library keeps up to 32 MiB of each size once it was used.
+# With a threshold of 256 KiB, handlers and chunks of 64 KiB left holes that took 80 MiB.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "1048576",
@@ -67,8 +67,8 @@ ROOTLESS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`server`: the server's command line. `given`: what it is to know, as JSON; the launcher adds
-    the machine's facts and hands it over in memory, since a command line is for everybody to read.
+    """`server`: the server's command line. `given`: what the server must know, as JSON. The
+    launcher adds the host facts and hands it over in memory: every user can read a command line.
     `program`: the paths that the server's program is read from. `output_max`: as in `oci.Host`.
     """
 
@@ -87,7 +87,7 @@ class Options:
 
 
 class CannotStart(Exception):
-    """A sentence for the operator, and the exit code that goes with it."""
+    """A sentence for the operator, with an exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -141,7 +141,7 @@ class Launcher:
         syscalls.adopt_orphans()
         try:
             groups = cgroups.detect()
-            # Before anything else: what a dead server has left may hold the data directory.
+            # First of all: leftovers of a dead server may hold the data directory.
             swept = state.sweep(self.options.run_dir, groups)
             self.owner = self._take_data_dir()
             self.state = state.ServerState(self.options.run_dir)
@@ -191,7 +191,7 @@ class Launcher:
             inodes = sandbox_roots.check(images_dir if images_dir.is_dir() else data)
             above = global_limit.put_above(groups, global_limit.of_this_machine())
             seen = preflight.check(self.sandboxes, self.state, groups, self._turn)
-            seen["ceiling"] = above  # a field of the API, by its first name
+            seen["ceiling"] = above  # the API's field has this name
             seen["inodes"] = inodes
             seen["egress"] = preflight.check_egress(egress, self.state, self._turn)
             seen["gvisor"] = preflight.check_gvisor(
@@ -224,21 +224,21 @@ class Launcher:
 
     def _server_ended(self, code: int) -> None:
         self._server_code = code
-        self.groups.kill(self.state.id, cgroups.OF_SERVER)  # what it has forked
-        self._hang_up()  # what a dead server had still asked for is not done any more
+        self.groups.kill(self.state.id, cgroups.OF_SERVER)  # its child processes
+        self._hang_up()  # its requests that were not served yet are dropped
 
     def _exit_code(self, server: int) -> int:
-        # A server that was still starting has no handler yet: it dies of SIGTERM itself.
+        # A server that is still starting has no signal handler, so SIGTERM kills it.
         if self._started_stopping and server in (0, -signal.SIGTERM):
             return 0
-        if 64 <= server <= 78:  # the server's own refusal to start, already explained
+        if 64 <= server <= 78:  # the server refused to start, and said why
             return server
         how = f"was killed by signal {-server}" if server < 0 else f"ended with {server}"
         print(f"quiltfn: the server {how}; its sandboxes were swept", file=sys.stderr)
         return SERVER_DIED
 
     def _start_server(self, channel: socket.socket, facts: dict[str, object]) -> int:
-        """Forks the server: confined first, then its program starts."""
+        """Forks the server, which gives up root and then executes its program."""
         launcher = os.getpid()
         pid = os.fork()
         if pid:
@@ -294,8 +294,8 @@ class Launcher:
                     raise CannotStart("stopped before the server was started", 0)
 
     def _requests(self) -> None:
-        """Packets that are there, but only some: a server that sends them without end keeps nobody
-        from the rest of our work. A packet that makes no sense is a broken server: end it.
+        """Serves some of the packets that are there: a server that sends without end must not keep
+        the launcher from its other work. A server that sends an invalid packet is killed.
         """
         for _ in range(REQUESTS_AT_ONCE):
             try:
@@ -316,7 +316,7 @@ class Launcher:
             self._perform(verb)
 
     def _hang_up(self) -> None:
-        with contextlib.suppress(KeyError):  # it was done already
+        with contextlib.suppress(KeyError):  # done already
             self.selector.unregister(self.channel)
 
     def _perform(self, verb: verbs.Verb) -> None:
@@ -357,7 +357,7 @@ class Launcher:
                 )
 
     def _with_files(self, spec: oci.SandboxSpec, image: str | None) -> oci.SandboxSpec:
-        """What the machine is changed for, so of an admitted request alone. Raises OSError."""
+        """Mounts the files of an admitted sandbox, since this changes the host. Raises OSError."""
         try:
             self.skeleton.make_mount_points(spec.writable_paths)
             return replace(spec, app=None if image is None else self.images.path(image))
@@ -375,8 +375,8 @@ class Launcher:
 
     def _answer(self, message: dict[str, object], descriptors: Sequence[int] = ()) -> None:
         data = json.dumps(message).encode()
-        # The server reads all the time; a full buffer means that it hangs, and then waiting here
-        # would stop the deadlines of everybody else's sandboxes, so give it a second at most.
+        # The server always reads, so a full buffer means that it hangs. Waiting for it here delays
+        # all other sandboxes, so it is given one second.
         self.channel.settimeout(1.0)
         try:
             socket.send_fds(self.channel, [data], list(descriptors))
@@ -389,7 +389,7 @@ class Launcher:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Binds the address, so that ports below 1024 work; the server listens once it has no root."""
+    """Binds the address as root, so that ports below 1024 work. The server listens without root."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

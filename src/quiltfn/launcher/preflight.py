@@ -1,7 +1,7 @@
-"""Before anybody may call: one real sandbox is made, and its fence is read back from the kernel.
+"""At the start: makes one real sandbox and reads its protections back from the kernel.
 
-What health reports as protections in force is what was seen here, not what was asked for. If one
-is missing the server does not start.
+Health reports what was seen here, not what was asked for. If a protection is missing, the server
+does not start.
 """
 
 import os
@@ -19,7 +19,7 @@ from quiltfn.launcher.sandboxes import Created, NotCreated, Sandboxes
 from quiltfn.launcher.state import UID_BASE, UIDS_PER_SANDBOX, ServerState
 
 PROBE = Limits(memory_mib=64, cpu_percent=50.0)
-# A kernel of its own has to start in it.
+# More memory: a kernel of its own has to start in it.
 GVISOR_PROBE = Limits(memory_mib=256, cpu_percent=50.0)
 WITHIN = "within the memory limit"
 COMMAND_LINE = Path("/proc/cmdline")
@@ -31,7 +31,7 @@ class PreflightFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the kernel says of the probe."""
+    """What the kernel reports about the probe."""
 
     status: dict[str, str]
     namespaces: set[str]
@@ -41,9 +41,9 @@ class Seen:
 def check(
     sandboxes: Sandboxes, state: ServerState, cgroups: Cgroups, turn: Callable[[], None]
 ) -> dict[str, str]:
-    """Makes the probe, looks, removes it. Returns protection → how it was seen.
+    """Makes the probe, examines it, and removes it. Returns each protection and what was seen.
 
-    `turn` runs the event loop once; raises `PreflightFailed`.
+    `turn` runs the event loop once. Raises `PreflightFailed`.
     """
     seen = _probe(SandboxSpec(limits=PROBE), sandboxes, state, cgroups, turn)
     return judge(seen, cgroups.mode)
@@ -56,9 +56,9 @@ def check_gvisor(
     cgroups: Cgroups,
     turn: Callable[[], None],
 ) -> str:
-    """The same with gVisor: what its sentry, the process that a handler's code is in, is held by.
+    """The same with gVisor: examines its sentry, the process in which a handler's code runs.
 
-    Returns how it was seen, or why there is no gVisor on this machine; then it is refused.
+    Returns what was seen, or "refused: " and why gVisor cannot be used on this machine.
     """
     if gvisor.find():
         gvisor.why_not = ""
@@ -85,7 +85,7 @@ def _probe(
     if isinstance(answer, NotCreated):
         raise PreflightFailed(answer.reason)
     try:
-        # The guest drops the bounding set before it says hello.
+        # The guest drops its bounding set of capabilities before it says hello.
         answer.control.settimeout(5)
         if not answer.control.recv(64):
             raise PreflightFailed("the guest ended before it said hello")
@@ -101,9 +101,9 @@ def _probe(
 
 
 def check_egress(egress: Egress, state: ServerState, turn: Callable[[], None]) -> str:
-    """Opens a network as sandboxes with egress get it, and tries what it must refuse.
+    """Opens a network like that of a sandbox with egress, and tries what it must refuse.
 
-    Returns how it was seen, or why there is no egress on this machine; then it is refused.
+    Returns what was seen, or "refused: " and why there is no egress on this machine.
     """
     answers: list[EgressProxy | str] = []
     lost: list[bool] = []
@@ -128,7 +128,7 @@ def check_egress(egress: Egress, state: ServerState, turn: Callable[[], None]) -
 
 
 def judge(seen: Seen, mode: str) -> dict[str, str]:
-    """Protection → how it was seen; raises `PreflightFailed` naming what is missing."""
+    """Each protection and what was seen. Raises `PreflightFailed`, which names what is missing."""
     demands = {
         **_identity(seen),
         "namespaces": (
@@ -145,10 +145,10 @@ def judge(seen: Seen, mode: str) -> dict[str, str]:
 
 
 def judge_gvisor(seen: Seen, version: str) -> str:
-    """How it was seen; raises `PreflightFailed` naming what is missing."""
+    """What was seen, in a sentence. Raises `PreflightFailed`, which names what is missing."""
     demands = {
         **_identity(seen),
-        # Its stub processes have to be in the host's pid namespace; nobody inside sees that one.
+        # Its stub processes must be in the host's pid namespace, which handlers cannot see.
         "namespaces": (seen.namespaces >= {"mnt", "net", "ipc", "uts", "user"}, ""),
         "seccomp": (seen.status["Seccomp"] == "2", ""),
         "no_new_privileges": (seen.status["NoNewPrivs"] == "1", ""),
@@ -219,7 +219,7 @@ def _look(pid: int, server: str, sandbox: str, cgroups: Cgroups) -> Seen:
             "period": MOUNT / "cpu" / group / "cpu.cfs_period_us",
             "pids": MOUNT / "pids" / group / "pids.max",
         }
-    # A host without swap accounting has no swap file to read: it must then have no swap either.
+    # A host without swap accounting has no such file to read. It must then have no swap either.
     limits = {n: f.read_text().strip() for n, f in files.items() if f.exists() or n != "swap"}
     if "swap" not in limits and len(Path("/proc/swaps").read_text().splitlines()) <= 1:
         limits["swap"] = "none"
@@ -231,7 +231,7 @@ def _look(pid: int, server: str, sandbox: str, cgroups: Cgroups) -> Seen:
 
 
 def _counts_sockets(stat: Path) -> bool:
-    """Whether v2 charges sockets to the memory limit; it can be told not to when it is booted."""
+    """Whether v2 charges sockets to the memory limit; a boot parameter can turn that off."""
     counted = any(line.startswith("sock ") for line in stat.read_text().splitlines())
     return counted and "nosocket" not in COMMAND_LINE.read_text()
 

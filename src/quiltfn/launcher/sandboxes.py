@@ -1,4 +1,4 @@
-"""Sandboxes as the launcher knows them: made by crun or runsc, ended by their control group.
+"""The launcher's sandboxes: crun or runsc makes them, killing their control group ends them.
 
 Nothing here blocks for longer than a system call.
 """
@@ -22,15 +22,15 @@ from quiltfn.launcher.jobs import Job, Jobs, explained
 from quiltfn.launcher.roots import Roots
 from quiltfn.launcher.state import ServerState
 
-# Groups that cannot be removed are tried again: at once, then ever more rarely.
+# When the removal of a control group is tried again: soon, then after ever longer pauses.
 RETRY_MIN_S, RETRY_MAX_S = 0.01, 5.0
-# So long whoever has asked for the end of a sandbox waits for such a group; its uids wait on.
+# How long a request to destroy a sandbox waits for such a group. Its uids are held for longer.
 ANSWER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """`control`: our end of the guest's socket; `events`: its counter of out-of-memory kills.
+    """`control`: the launcher's end of the guest's socket; `events`: counts out-of-memory kills.
 
     Both belong to the receiver, who closes them. `pid`: the guest, as the host numbers it.
     """
@@ -43,17 +43,17 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class NotCreated:
-    """Nothing is left of the attempt; `reason` is a sentence."""
+    """The attempt failed and left nothing. `reason` is a sentence."""
 
     reason: str
 
 
 @dataclass(slots=True)
 class _Sandbox:
-    """`is_starting`: crun is at it, or will be; until it has ended nothing can be deleted.
+    """`is_starting`: crun or runsc has not ended yet, so nothing can be deleted yet.
 
-    `limits`: what it was made with. `by_runsc`: it is gVisor's. `pid`: its first process, while
-    that is alive. `blocked`: what its network has refused, once that is closed.
+    `limits`: those that it was made with. `by_runsc`: it is a gVisor sandbox. `pid`: its first
+    process, while that is alive. `blocked`: how many attempts its network had refused at its end.
     """
 
     id: str
@@ -70,7 +70,7 @@ class _Sandbox:
 
 @dataclass(slots=True)
 class _Retry:
-    """A sandbox all of which has ended, but some group of which is still there."""
+    """A sandbox that has ended, but of which a control group is left."""
 
     sandbox: _Sandbox
     pause_s: float
@@ -80,14 +80,14 @@ class _Retry:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """What makes sandboxes. `crun`: a path; `gvisor` says itself whether it may be used."""
+    """The programs that make sandboxes. `crun`: a path. `gvisor` knows whether it can be used."""
 
     crun: str
     gvisor: Gvisor
 
 
 class Sandboxes:
-    """Creates, kills and destroys; every answer comes by callback from the event loop."""
+    """Creates, kills and destroys sandboxes. Every answer comes by callback from the event loop."""
 
     def __init__(
         self,
@@ -112,10 +112,10 @@ class Sandboxes:
         done: Callable[[Created | NotCreated], None],
         with_files: Callable[[], oci.SandboxSpec] | None = None,
     ) -> None:
-        """Makes a sandbox like that, whose guest runs and waits for its first frame.
+        """Makes a sandbox from `spec`. Its guest then runs and waits for its first frame.
 
-        `with_files` is asked for the same with its mount points and files, which may raise OSError;
-        only once it is certain that there is room for the sandbox and a network, if it wants one.
+        `with_files` returns the spec with mount points and files, and may raise OSError. It is
+        called only when there is room for the sandbox and, if it needs one, for its network.
         """
         by_runsc = spec.isolation == oci.GVISOR
         if by_runsc and (self._gvisor.why_not or spec.egress):
@@ -150,25 +150,25 @@ class Sandboxes:
         return 0 if sandbox is None or sandbox.proxy is None else sandbox.proxy.blocked()
 
     def used(self, name: str) -> int:
-        """Bytes of memory it uses. Raises OSError, also where there is none of that name."""
+        """Bytes of memory that it uses. Raises OSError, also if there is no such sandbox."""
         if name not in self._known:
             raise FileNotFoundError("there is no such sandbox")
         return self._cgroups.used(self._state.id, name)
 
     def limit(self, name: str, limits: Limits) -> None:
-        """Gives the sandbox other limits. Raises OSError, also where there is none of that name."""
+        """Sets other limits. Raises OSError, also if there is no such sandbox."""
         if name not in self._known:
             raise FileNotFoundError("there is no such sandbox")
         self._cgroups.limit(self._state.id, name, limits)
 
     def kill(self, name: str) -> None:
-        """Ends everything in the sandbox at once; `destroy` is still needed."""
+        """Kills everything in the sandbox at once. `destroy` is still needed."""
         if name in self._known:
             self._cgroups.kill(self._state.id, name)
 
     def destroy(self, name: str, done: Callable[[int], None]) -> None:
-        """Kills the sandbox and gives everything back; `done` comes when nothing of it is left,
-        with the number of attempts that its network has refused.
+        """Kills the sandbox and removes everything of it. Then calls `done` with the number of
+        attempts that its network has refused.
         """
         sandbox = self._known.get(name)
         if sandbox is None:
@@ -181,7 +181,7 @@ class Sandboxes:
                 self._end(sandbox)
 
     def destroy_all(self, timeout_s: float) -> None:
-        """Ends every sandbox and waits for it: the last thing a launcher does."""
+        """Destroys every sandbox and waits for that, when the launcher ends."""
         for name in list(self._known):
             self.destroy(name, lambda _: None)
         end = time.monotonic() + timeout_s
@@ -197,13 +197,13 @@ class Sandboxes:
         return RETRY_MIN_S if self._jobs.is_pressed or self._retries else 1.0
 
     def check(self, now: float) -> None:
-        """What nobody announces: programs that hang are ended, groups that stayed are removed."""
+        """Does what no event announces: kills programs that hang, removes groups that were left."""
         self._children.reap()
         self._egress.check_timeouts(now)
         self._jobs.check(now)
         self._retry(now)
 
-    # How it is done --------------------------------------------------------------------------
+    # The steps of a sandbox's life ------------------------------------------------------------
 
     def _connected(
         self,
@@ -243,7 +243,7 @@ class Sandboxes:
         self._jobs.add(job)
 
     def _crun_command(self, bundle: Path) -> list[str]:
-        # systemd's manager would put the groups elsewhere than our paths say.
+        # With systemd's manager the groups would have other paths than ours.
         always = ["--root", str(self._state.crun_root), "--cgroup-manager", "cgroupfs"]
         always += ["--log", str(bundle / "log")]
         run = ["run", "--detach", "--preserve-fds", "1", "--pid-file", str(bundle / "pid")]
@@ -252,7 +252,7 @@ class Sandboxes:
     def _give_up(
         self, sandbox: _Sandbox, reason: str, done: Callable[[Created | NotCreated], None]
     ) -> None:
-        """crun was not started for it yet."""
+        """Ends a sandbox for which no program was started yet."""
         answer = NotCreated(f"the sandbox could not be prepared: {reason}")
         sandbox.on_gone = [*(sandbox.on_gone or ()), lambda _: done(answer)]
         self._delete(sandbox)
@@ -287,7 +287,7 @@ class Sandboxes:
                 raise OSError(explained(in_log(bundle / "log") or why))
             if sandbox.proxy is not None and not sandbox.proxy.is_alive:
                 raise OSError("the process that leads out of its network ended")
-            # gVisor had more of the processor to start; crun has set the rest by config.json.
+            # A gVisor sandbox had more processor time to start. crun has set all but sockets.
             limit = self._cgroups.limit if sandbox.by_runsc else self._cgroups.limit_sockets
             limit(self._state.id, sandbox.id, sandbox.limits)
             pid = int((bundle / "pid").read_text())
@@ -313,18 +313,16 @@ class Sandboxes:
             self._delete(sandbox)
 
     def _ended(self, sandbox: _Sandbox) -> None:
-        """The guest is dead, and with pid 1 everything in its pid namespace; or the sentry is, and
-        what else is in its group was killed with it.
+        """The first process has ended. If it was the guest, everything in its pid namespace has; if
+        it was gVisor's sentry, the rest of its group is killed in `_delete`.
         """
         sandbox.pid = None
         if sandbox.on_gone is not None:
             self._delete(sandbox)
 
     def _delete(self, sandbox: _Sandbox) -> None:
-        """Removes what there is of it. Without crun or runsc, which would start a process to find
-        out that all is dead, and then remove files and groups, as is done here.
-        """
-        if sandbox.by_runsc:  # With a guest all is dead that was in its pid namespace.
+        """Removes files and groups. `crun delete` does the same, with a process more."""
+        if sandbox.by_runsc:  # its processes share no pid namespace that would end them
             self._cgroups.kill(self._state.id, sandbox.id)
         shutil.rmtree(self._state.bundles / sandbox.id, ignore_errors=True)
         shutil.rmtree(self._state.crun_root / sandbox.id, ignore_errors=True)
@@ -348,7 +346,7 @@ class Sandboxes:
         return False not in [self._cgroups.remove(self._state.id, name) for name in names]
 
     def _retry(self, now: float) -> None:
-        """Whatever is still in those groups is killed again, and may need a moment to end."""
+        """Kills again what is left in such groups, and tries to remove them."""
         for one in list(self._retries):
             if now >= one.next_at:
                 one.pause_s = min(2 * one.pause_s, RETRY_MAX_S)
@@ -361,7 +359,7 @@ class Sandboxes:
                     self._tell(one.sandbox)
 
     def _forget(self, sandbox: _Sandbox) -> None:
-        """Nothing is left of it: somebody else may have its uids."""
+        """Nothing of it is left, so another sandbox may have its uids."""
         self._state.give_back_uids(sandbox.uid_base)
         del self._known[sandbox.id]
         self._tell(sandbox)

@@ -1,8 +1,8 @@
-"""Which user a server is: one of its own, which owns its data directory and nothing else.
+"""The server's uid: each server has one of its own, which owns its data directory alone.
 
-The directory remembers the number: whoever owns it is who serves from it, until a server of that
-number runs elsewhere on the machine (the directory is a copy), or it is the one number that all
-servers once shared; then it is handed over to a new one.
+A data directory keeps its owner's uid over restarts. It gets a new owner if a server with that uid
+runs elsewhere on the machine (the directory is a copy), or if it has the uid that all servers of
+earlier releases shared.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from pathlib import Path
 from quiltfn.launcher import confine
 from quiltfn.launcher.state import SERVER_UIDS, SHARED_UID, UID_BASE, UIDS_DIR, UIDS_PER_SANDBOX
 
-# Each byte of these, which need not be there to be locked, stands for a uid that somebody is, and
-# for a directory that somebody serves from. They are root's: no server can hold on to one.
+# Files of which single bytes are locked (a byte need not exist for that): one for each uid in use,
+# one for each data directory in use. They belong to root, so that no server can keep a lock.
 UIDS, DIRECTORIES = "servers", "directories"
-# As the store waits for a keeper that is about to leave.
+# As long as the store waits for its lock.
 WAIT_S = 5.0
-# What a store locks, or locked before it locked the directory itself.
+# What the store locks: the directory; in earlier releases, a file.
 STORE_LOCKS = (".", "quiltfn.lock")
 TRIES = 1000
 
@@ -34,7 +34,7 @@ class InUse(Exception):
 
 
 class ServerUid:
-    """A data directory that is this server's, and the user that owns it: `uid`.
+    """Takes a data directory for this server. `uid`: the user that owns it.
 
     Raises `InUse`, `confine.NotReadable` or OSError.
     """
@@ -70,13 +70,13 @@ class ServerUid:
             self._held = held.pop_all()
 
     def close(self) -> None:
-        """Somebody else may have the directory and the number."""
+        """Releases the directory and the uid."""
         self._held.close()
 
 
 @contextlib.contextmanager
 def _named(data_dir: Path) -> Iterator[None]:
-    """An OSError that says of what, also where that was a descriptor."""
+    """Adds the path to an OSError that has none because it came from a descriptor."""
     try:
         yield
     except OSError as error:
@@ -95,7 +95,7 @@ def _take(locks: int, owner: int) -> int:
 
 
 def _lock_byte(locks: int, place: int) -> bool:
-    """A lock of the open file, which ends with the last descriptor of it."""
+    """Locks one byte with an open file description lock, which ends with its last descriptor."""
     # struct flock of fcntl.h
     lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
     return _try(lambda: fcntl.fcntl(locks, fcntl.F_OFD_SETLK, lock))
@@ -119,7 +119,7 @@ def _wait(is_locked: Callable[[], bool], data_dir: Path, wait_s: float) -> None:
 
 @contextlib.contextmanager
 def _store_is_free(directory: int, data_dir: Path, wait_s: float) -> Iterator[None]:
-    """Nobody who has the store open loses his directory: a server of another version, a tool."""
+    """Holds the store's locks, so that no server of another release or tool has it open."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with contextlib.ExitStack() as held:
         for name in STORE_LOCKS:

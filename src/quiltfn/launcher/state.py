@@ -1,11 +1,11 @@
-"""What a server leaves on the machine while it runs, and how the leftovers of a dead one are swept.
+"""What a running server has on the machine, and how the leftovers of a dead server are removed.
 
-Below the run directory every server has a directory of its own whose `lock` it holds. A directory
-whose lock is free belongs to a server that ended without cleaning up: it, its control groups and
-its sandboxes are swept, nothing else is touched.
+Below the run directory every server has a directory of its own, whose `lock` it holds. A directory
+whose lock is free belongs to a server that ended without clean-up: the sweep removes it, its
+control groups and its sandboxes, and nothing else.
 
-The uid ranges are shared out in one place for the whole machine, whatever run directories servers
-have: whoever holds the lock of a block may give its ranges to sandboxes.
+Uid ranges are allocated for the whole machine in one place, whatever run directories servers have:
+the server that holds the lock of a block may give its ranges to sandboxes.
 """
 
 import contextlib
@@ -26,21 +26,21 @@ UID_BASE = 0x7000_0000
 UIDS_PER_SANDBOX = 65_536
 BLOCK = 64
 BLOCKS = 60
-# Slot 0 of block 0 is never given to a sandbox: its uids are those of servers, one for each. The
-# first was shared by all of them once.
+# Slot 0 of block 0 is never given to a sandbox: each server has one of its uids. Earlier releases
+# ran all servers with the first.
 SERVER_UIDS = range(UID_BASE, UID_BASE + UIDS_PER_SANDBOX)
 SHARED_UID = UID_BASE
-# So long is waited for killed processes to end, all together.
+# How long killed processes have to end, all together.
 END_S = 10.0
-# What crun is told and keeps of each sandbox: some 60 KiB.
+# The bundles and crun's state: some 60 KiB for each sandbox.
 FILES_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 FILES_OPTIONS = "mode=711,size=1g"
 
 
 class ServerState:
-    """The directory and the locks of one running server. `id` is also its control groups' name.
+    """The directory and the locks of one running server. `id` is also the name of its parent group.
 
-    Made in the launcher's own mount namespace.
+    Make it in the launcher's own mount namespace.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -55,17 +55,17 @@ class ServerState:
         self.images = self.path / "images"
         (run_dir / "servers").mkdir(parents=True, exist_ok=True)
         UIDS_DIR.mkdir(mode=0o700, exist_ok=True)
-        with _exclusive(run_dir):  # so that a sweep never meets a directory without its lock
+        with _exclusive(run_dir):  # a sweep must not find the directory before its lock is held
             self.path.mkdir()
             self._lock = _try_lock(self.path / "lock")
-        # In memory and of this mount namespace alone: it ends with the launcher, however that ends.
-        # A run directory on a disk would take half as long again to make a sandbox.
+        # In memory, in this mount namespace alone, so that it always ends with the launcher. On a
+        # disk it would take half as long again to make a sandbox.
         self._sandboxes.mkdir()
         syscalls.mount("tmpfs", self._sandboxes, "tmpfs", FILES_FLAGS, FILES_OPTIONS)
         for directory in (self.crun_root, self.bundles):
             directory.mkdir(mode=0o700)
         self.roots.mkdir(mode=0o711)
-        # Mapped root must be able to walk to the root file system, and to nothing else.
+        # A sandbox's root user must be able to walk to the root file system, and to nothing else.
         for directory in (run_dir, run_dir / "servers", self.path):
             directory.chmod(0o711)
         for directory in (self.root, self.images):
@@ -74,21 +74,21 @@ class ServerState:
         self._free: list[int] = []
 
     def take_uids(self) -> int:
-        """The first host uid of a range that no other live sandbox has."""
+        """The first host uid of a free range. Raises OSError if there is none."""
         if not self._free:
             self._extend()
         return UID_BASE + self._free.pop() * UIDS_PER_SANDBOX
 
     def give_back_uids(self, base: int) -> None:
-        """Only once every process of the sandbox is gone."""
+        """Frees a range. Call it when every process of the sandbox has ended."""
         self._free.insert(0, (base - UID_BASE) // UIDS_PER_SANDBOX)
 
     def close(self, *, all_ended: bool) -> None:
-        """Gives everything back. Where not all has ended the directory stays, and with it the uid
-        ranges are nobody's until it is swept.
+        """Removes everything. Unless `all_ended`, the directory stays, and nobody gets the uid
+        ranges before a sweep has removed it.
         """
         for mounted in (self.root, self._sandboxes):
-            with contextlib.suppress(OSError):  # where the root was never bound
+            with contextlib.suppress(OSError):  # it was never mounted
                 syscalls.unmount(mounted)
         with _exclusive(self.run_dir):
             if all_ended:
@@ -98,7 +98,7 @@ class ServerState:
                     os.close(descriptor)
 
     def _extend(self) -> None:
-        """Locks one more block of uid ranges, passing over those of dead servers not yet swept."""
+        """Locks one more block of uid ranges, but none of a dead server that was not swept yet."""
         for block in range(BLOCKS):
             if block in self._blocks:
                 continue
@@ -107,7 +107,7 @@ class ServerState:
                 continue
             owner = os.fsdecode(os.pread(descriptor, 4096, 0))
             if owner and Path(owner) != self.path and Path(owner).exists():
-                os.close(descriptor)  # of a dead server that nobody has swept yet
+                os.close(descriptor)  # it has a dead server that was not swept yet
                 continue
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, os.fsencode(self.path), 0)
@@ -119,7 +119,7 @@ class ServerState:
 
 
 def sweep(run_dir: Path, cgroups: Cgroups) -> dict[str, int]:
-    """Ends and removes what dead servers left. Returns how many servers and sandboxes that were."""
+    """Removes what dead servers have left. Returns how many servers and sandboxes that were."""
     swept = {"servers": 0, "sandboxes": 0}
     if not (run_dir / "servers").is_dir():
         return swept
@@ -136,14 +136,14 @@ def sweep(run_dir: Path, cgroups: Cgroups) -> dict[str, int]:
 
 def _sweep_server(path: Path, cgroups: Cgroups) -> int:
     count, all_ended = end_everything(path.name, cgroups)
-    if all_ended:  # else its uids stay with it until a later sweep
+    if all_ended:  # else its uids stay reserved until a later sweep
         shutil.rmtree(path, ignore_errors=True)
     return count
 
 
 def end_everything(server: str, cgroups: Cgroups) -> tuple[int, bool]:
-    """Kills all that is in a group of this server's, its own processes first, and removes the
-    groups. Returns how many sandboxes had one, and whether nothing is left.
+    """Kills everything in the server's groups, its own processes first, and removes the groups.
+    Returns how many sandboxes had a group, and whether nothing is left.
     """
     left = [OF_SERVER, *sorted(cgroups.sandboxes(server))]
     count = sum("-" not in name for name in left)  # an egress proxy has a group of its own
@@ -160,7 +160,7 @@ def end_everything(server: str, cgroups: Cgroups) -> tuple[int, bool]:
 
 
 def _try_lock(path: Path) -> int | None:
-    """An exclusively locked descriptor, or None if somebody else holds the lock."""
+    """A descriptor with an exclusive lock, or None if another process holds the lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,7 +172,7 @@ def _try_lock(path: Path) -> int | None:
 
 @contextlib.contextmanager
 def _exclusive(run_dir: Path) -> Iterator[None]:
-    """One at a time through the moments in which directories and locks come and go."""
+    """Excludes other launchers while directories and locks are made or removed."""
     descriptor = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
