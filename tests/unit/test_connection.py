@@ -166,6 +166,31 @@ async def test_responses_come_in_the_order_of_the_requests(door: Door) -> None:
     assert bodies == sorted(bodies)
 
 
+async def test_a_response_without_content_has_no_body(door: Door) -> None:
+    async def none(_: Request) -> Response:
+        return Response(status=204, body=b"something")
+
+    door.answers["/none"] = none
+    answer = await door.ask(get("/none", CLOSE))
+    assert answer == b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
+
+
+async def test_a_request_that_waited_for_another_is_not_idle_time() -> None:
+    """Two slow requests in one packet; the second lasts longer than a connection may be idle."""
+
+    async def slow(request: Request) -> Response:
+        await asyncio.sleep(0.3)
+        return await plain(request)
+
+    async with serving(keep_alive_s=0.2) as door:
+        door.answers["/slow"] = slow
+        async with door.client() as (reader, writer):
+            writer.write(get("/slow") * 2)
+            for _ in range(2):
+                assert (await reader.readuntil(b"/slow")).startswith(b"HTTP/1.1 200 OK")
+            assert await reader.read() == b""  # and then it is
+
+
 # Streams -------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,8 @@ BODY_AHEAD_BYTES = 64 * 1024
 # A client that is answered before its body is whole may send the rest, so that it comes to read the
 # response; for how long, and how much of it.
 REST_TIMEOUT_S, REST_MAX_BYTES = 5.0, 16 * 1024 * 1024
+# Statuses whose responses have no body.
+BODILESS = (204, 304)
 # Longer bodies are not copied to be written in one piece with their heads.
 COPIED_BYTES = 64 * 1024
 # Targets up to here are split once; clients ask for the same few again and again.
@@ -275,6 +277,9 @@ class HttpConnection(asyncio.Protocol):
             return
         # Not within the parser: a response may close the connection that is being parsed.
         request = self._current = self._queue.popleft()
+        self._idle_since = None
+        if not self._is_reading:
+            self._set_reading()
         task = eager_task(self._loop, self._answer(request))
         if not task.done():
             request.task = task
@@ -308,7 +313,10 @@ class HttpConnection(asyncio.Protocol):
             self._answered(request)
 
     def _write_whole(self, request: Request, response: Response, body: bytes) -> None:
-        framing = "" if response.status in (204, 304) else f"content-length: {len(body)}\r\n"
+        if response.status in BODILESS:
+            framing, body = "", b""
+        else:
+            framing = f"content-length: {len(body)}\r\n"
         closes = response.closes or not request.keep_alive
         if self._last_words == b"" and not self._queue:
             closes = True
@@ -330,13 +338,14 @@ class HttpConnection(asyncio.Protocol):
     ) -> None:
         """Head, chunks and end, each once the client has taken most of what came before it."""
         length = response.header("content-length")
-        has_body = request.method != "HEAD" and response.status not in (204, 304)
+        has_body = request.method != "HEAD" and response.status not in BODILESS
         is_chunked = has_body and length is None and request.version == "1.1"
         has_end = is_chunked or length is not None or not has_body
         closes = response.closes or not request.keep_alive or not has_end
         if self._last_words == b"" and not self._queue:
             closes = True
         self._stream = asyncio.current_task()
+        request.expects_continue = False  # it is too late to say that now
         try:
             await self._may_write()
             if request.is_lost or self._transport.is_closing():
@@ -403,10 +412,11 @@ class HttpConnection(asyncio.Protocol):
         if self._queue:
             self._loop.call_soon(self._start_next)
             self._count_queued()
-        elif self._last_words is not None:
+            return
+        if self._last_words is not None:
             self._refuse(self._last_words)
             return
-        elif self._arriving is not None:
+        if self._arriving is not None:
             # The response is out before the body is in: that has to end soon.
             request.forget_body()
             self._rest_timer = self._loop.call_later(REST_TIMEOUT_S, self._transport.close)
