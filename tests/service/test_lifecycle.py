@@ -47,7 +47,7 @@ async def test_deploy_makes_the_minimum_ready_and_at_least_one(
 
 
 @pytest.mark.parametrize("handler", ["refuse-to-specialise", "fail-to-start"])
-async def test_a_deploy_that_cannot_stand_is_an_error_with_a_reason(
+async def test_a_deploy_that_cannot_be_prepared_is_an_error_with_a_reason(
     server: Harness, handler: str
 ) -> None:
     entry = await server.lifecycle.deploy(await server.create(handler))
@@ -87,7 +87,7 @@ async def test_a_deploy_that_takes_long_answers_deploying_and_goes_on(
     assert len(server.sandboxes.created) == 1
 
 
-async def test_what_is_updated_while_deploying_is_what_stands(server: Harness) -> None:
+async def test_what_is_updated_while_deploying_is_what_serves(server: Harness) -> None:
     server.sandboxes.may_start.clear()
     entry = await server.create("echo old")
     deploying = background(server, server.lifecycle.deploy(entry))
@@ -99,7 +99,7 @@ async def test_what_is_updated_while_deploying_is_what_stands(server: Harness) -
     server.pools._pools[entry.function.id].model.check()
 
 
-async def test_targets_that_are_updated_while_deploying_hold_once_it_stands(
+async def test_targets_that_are_updated_while_deploying_hold_once_it_is_active(
     server: Harness,
 ) -> None:
     server.sandboxes.may_start.clear()

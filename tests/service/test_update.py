@@ -1,4 +1,4 @@
-"""Update and rollback: the new version stands before it takes over, and no call fails."""
+"""Update and rollback: the new version is ready before it takes over, and no call fails."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -55,7 +55,7 @@ async def test_an_update_serves_at_once_and_running_calls_end_on_the_old_version
     await until(lambda: server.counts(entry) == {"ready": 1})
 
 
-async def test_calls_during_an_update_are_served_by_the_old_version_until_the_new_stands(
+async def test_calls_during_an_update_are_served_by_the_old_version_until_the_new_one_is_ready(
     server: Harness,
 ) -> None:
     entry = await server.active("echo old")
@@ -92,7 +92,7 @@ async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: Harness,
     assert (await server.invoke(entry)).stdout == b"newer\n"
 
 
-async def test_an_update_that_cannot_stand_leaves_the_old_version_serving_and_says_why(
+async def test_an_update_that_cannot_be_prepared_leaves_the_old_version_serving_and_says_why(
     server: Harness,
 ) -> None:
     entry = await server.active("echo old")
@@ -118,7 +118,7 @@ async def test_a_rollback_to_the_version_that_serves_forgets_the_update_that_fai
     assert kept.function.error_message is None
 
 
-async def test_an_update_that_does_not_stand_in_time_is_given_up(
+async def test_an_update_that_is_not_ready_in_time_is_given_up(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "UPDATE_READY_WITHIN_S", 0.01)
@@ -181,7 +181,7 @@ async def test_an_update_under_load_with_a_full_minimum_fails_no_call(server: Ha
     assert server.sandboxes.most_alive <= 4
 
 
-async def test_long_calls_do_not_keep_an_update_from_standing(server: Harness) -> None:
+async def test_long_calls_do_not_hold_up_an_update(server: Harness) -> None:
     entry = await server.active("sleep 60", min_instances=3, max_instances=3)
     await server.running(entry)
     await server.running(entry)
@@ -189,7 +189,7 @@ async def test_long_calls_do_not_keep_an_update_from_standing(server: Harness) -
     assert (await server.invoke(entry)).stdout == b"new\n"
 
 
-async def test_an_equal_content_reuses_the_instances_under_the_new_number(server: Harness) -> None:
+async def test_an_equal_spec_reuses_the_instances_under_the_new_number(server: Harness) -> None:
     entry = await server.active()
     entry = await server.lifecycle.update(entry, {"description": "says hello"})
     assert entry.function.current_version == 2
