@@ -1,8 +1,18 @@
-"""For every test: a machine that is busy with other work is no reason to fail."""
+"""What every folder of tests shares: the servers, what a test needs, and how long it may take.
+
+Every server ends by asking the host what is left of it (`e2e/leftovers.py`).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from e2e.server import Server, watched, why_not
+
+# A machine that is busy with other work is no reason to fail.
 ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("any machine", ANY_MACHINE)
 settings.load_profile("any machine")
@@ -15,3 +25,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=64,
         help="How long the stream is that a slow reader gets in test_connection.py, in MiB.",
     )
+
+
+NEED_SERVERS = {Path(__file__).parent / name for name in ("e2e", "spec")}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where no real server can be started, what needs one is skipped and says why."""
+    reason = why_not()
+    for item in items if reason else ():
+        if NEED_SERVERS & set(item.path.parents):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Server]:
+    """One server for the tests of a module that leave it as they found it."""
+    with watched() as server:
+        yield server.start()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server of the test's own, to be broken as it likes."""
+    with watched() as server:
+        yield server.start()
+
+
+@pytest.fixture
+def another() -> Iterator[Callable[..., Server]]:
+    """Makes further servers, not started yet, with what `watched` takes."""
+    with ExitStack() as stack:
+        yield lambda *options, **more: stack.enter_context(watched(*options, **more))

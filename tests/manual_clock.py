@@ -1,4 +1,4 @@
-"""The clock of tests: it stands still until a test moves it."""
+"""The clock of tests: it stands still until a test moves it, or moves by a step with each look."""
 
 from quiltfn.model.trusted_time import ClockState
 
@@ -9,10 +9,11 @@ class ManualClock:
     resumed: ClockState | None = None
     jump_s = 0.0
 
-    def __init__(self, time: float = 1_760_000_000.0) -> None:
-        self.time = time
+    def __init__(self, time: float = 1_760_000_000.0, step_s: float = 0.0) -> None:
+        self.time, self._step_s = time, step_s
 
     def now(self) -> float:
+        self.time += self._step_s
         return self.time
 
     def unix(self) -> float:

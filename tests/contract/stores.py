@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from manual_clock import ManualClock
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from quiltfn.model.version import Version, VersionSpec
@@ -32,27 +33,12 @@ SHARED_STORES: dict[str, SharedStoreOpener] = {
 }
 
 
-class FixedClock:
-    """Tells the time it was given."""
-
-    def __init__(self, unix: float = 1_760_000_000.0) -> None:
-        self.time = unix
-
-    def now(self) -> float:
-        return self.time
-
-    def unix(self) -> float:
-        return self.time
-
-    timestamp = trusted = unix
-
-
 @contextlib.asynccontextmanager
 async def opened_journal(
     store: SqliteStore, path: Path, **options: Any
 ) -> AsyncIterator[SpoolJournal]:
     """A started journal; closed at the end, whatever state it is in."""
-    journal = SpoolJournal(store.database, path, FixedClock(), **options)
+    journal = SpoolJournal(store.database, path, ManualClock(), **options)
     await journal.start()
     try:
         yield journal

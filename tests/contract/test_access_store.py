@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, create_engine, insert, pool, text
 
 from contract.stores import (
-    FixedClock,
     StoreOpener,
     a_function,
     a_version,
@@ -25,6 +24,7 @@ from contract.stores import (
     ids,
     rows,
 )
+from manual_clock import ManualClock
 from quiltfn.access import make_key
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
@@ -198,7 +198,7 @@ async def test_of_keys_that_are_made_at_once_one_is_the_first(
     async with SqliteStore.open(tmp_path, alone=False) as beside:
         stores = (store, beside) * 4
         made = await asyncio.gather(
-            *(make_key(SqlKeys(one.database), FixedClock(), "t", None, None) for one in stores)
+            *(make_key(SqlKeys(one.database), ManualClock(), "t", None, None) for one in stores)
         )
     scopes = sorted(key.scope for key, _ in made)
     assert scopes == [Scope.OPERATOR] + [Scope.WRITE] * 7

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from sqlalchemy import create_engine, pool
 
 from contract.stores import (
-    FixedClock,
     a_call,
     a_function,
     a_stored_function,
@@ -24,6 +23,7 @@ from contract.stores import (
     restart,
     rows,
 )
+from manual_clock import ManualClock
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.cursors import first_id
 from quiltfn.model.errors import CapacityFull, RateLimited
@@ -108,7 +108,7 @@ async def left(journal: SpoolJournal, function: Function) -> list[str]:
 
 
 async def prune(store: SqliteStore, count: int = 0, **bound: int) -> None:
-    retention = SqlRetention(store.database, FixedClock(NOW))
+    retention = SqlRetention(store.database, ManualClock(NOW))
     while await retention.prune_some(
         RetentionPolicy(count=count, seconds=0, size=StorageLimit(**bound))
     ):

@@ -17,7 +17,6 @@ from alembic import command
 from sqlalchemy import create_engine, pool
 
 from contract.stores import (
-    FixedClock,
     StoreOpener,
     a_call,
     a_stored_function,
@@ -27,6 +26,7 @@ from contract.stores import (
     opened_journal,
     rows,
 )
+from manual_clock import ManualClock
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import (
     SpoolJournal,
@@ -273,7 +273,7 @@ async def test_nothing_is_acknowledged_that_is_written_to_a_removed_log(
                     journal.opened(a_call(function))
             away.rename(log)
             await a_stored_function(store, name="found")
-        journal = SpoolJournal(store.database, data, FixedClock())
+        journal = SpoolJournal(store.database, data, ManualClock())
         await journal.start()
         journal.opened(record)
         await journal.synced()

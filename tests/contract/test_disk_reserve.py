@@ -12,7 +12,6 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import (
-    FixedClock,
     StoreOpener,
     a_call,
     a_function,
@@ -24,6 +23,7 @@ from contract.stores import (
     opened_journal,
     restart,
 )
+from manual_clock import ManualClock
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Status
@@ -54,7 +54,7 @@ async def filled_and_pruned(
     for one in ids(megabytes):
         journal.closed(done(a_call(function, invocation_id=one), stdout="x" * 1_000_000))
     await journal.synced()
-    retention = SqlRetention(store.database, FixedClock(LATER))
+    retention = SqlRetention(store.database, ManualClock(LATER))
     while await retention.prune_some(RetentionPolicy(count=1, seconds=0)):
         pass
 
@@ -165,7 +165,7 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
     ids = [one.invocation_id for one in (stored, fresh, ended)]
     with monkeypatch.context() as patch:
         patch.setattr(store.database, "write", full)
-        journal = SpoolJournal(store.database, tmp_path, FixedClock(), retry_after_s=0.05)
+        journal = SpoolJournal(store.database, tmp_path, ManualClock(), retry_after_s=0.05)
         await journal.start()
         with pytest.raises(DiskFull):
             journal.opened(a_call(function))
@@ -175,7 +175,7 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
         with pytest.raises(StoreUnavailable):
             await journal.aclose()
         assert (tmp_path / "journal-a.spool").stat().st_size > 0
-        journal = SpoolJournal(store.database, tmp_path, FixedClock(), retry_after_s=0.05)
+        journal = SpoolJournal(store.database, tmp_path, ManualClock(), retry_after_s=0.05)
         await journal.start()
         refused = replace(a_call(function), status=Status.ERROR, started_at=None)
         journal.closed(refused)  # A sandbox could not be made: that has a record without a start.

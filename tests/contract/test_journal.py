@@ -512,7 +512,7 @@ async def test_a_start_ends_what_the_last_server_left_open(
             assert found == replace(
                 call,
                 status=Status.INTERRUPTED,
-                ended_at=call.started_at,  # The clock stands before it: see FixedClock.
+                ended_at=call.started_at,  # The clock stands before it: see ManualClock.
                 error_message="the server ended while the call was running",
             )
     counters = await counters_of(store, function)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from contract.stores import (
-    FixedClock,
     a_call,
     a_stored_function,
     done,
     opened_journal,
     rows,
 )
+from manual_clock import ManualClock
 from quiltfn.model.cursors import first_id
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation
@@ -39,7 +39,7 @@ def made_at(second: int, function: Function, number: int = 0) -> Invocation:
 
 async def prune(store: SqliteStore, keep: RetentionPolicy, now: int = NOW) -> int:
     """Everything there is to do; returns how much that was."""
-    removed, retention = 0, SqlRetention(store.database, FixedClock(now))
+    removed, retention = 0, SqlRetention(store.database, ManualClock(now))
     while step := await retention.prune_some(keep):
         removed += step
     return removed
@@ -112,7 +112,7 @@ async def test_ids_that_are_ahead_of_time_do_not_keep_the_bound_from_holding(
     """A wall clock that was ahead once leaves ids of the future behind; their calls count as of the
     last minute for a minute of the monotonic clock.
     """
-    clock = FixedClock(NOW)
+    clock = ManualClock(NOW)
     retention = SqlRetention(store.database, clock)
     ids = await kept(journal, [made_at(NOW + 10 * DAY_S + n, function) for n in range(9)])
     for _ in range(3):
@@ -173,7 +173,7 @@ async def test_a_step_ends_by_the_clock(
 ) -> None:
     await kept(journal, [made_at(NOW - 5000 + n, function) for n in range(100)])
     monkeypatch.setattr(records, "STEP_S", 0.0)
-    removed = await SqlRetention(store.database, FixedClock(NOW)).prune_some(
+    removed = await SqlRetention(store.database, ManualClock(NOW)).prune_some(
         RetentionPolicy(count=1, seconds=0)
     )
     assert removed == records.AT_A_TIME

@@ -24,9 +24,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from e2e.server import Function, Server
+from e2e.server import Function, Server, watched
 from quiltfn.settings import Settings
-from spec.api_client import make_key, raw, request, statuses, watched
+from spec.api_client import make_key, raw, request, statuses
 
 MIB = 1024 * 1024
 RSS_MAX_MIB = 300

@@ -18,7 +18,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from e2e.server import Server
+from e2e.server import Server, watched
 from e2e.timed_client import (
     Client,
     Marked,
@@ -30,7 +30,6 @@ from e2e.timed_client import (
     until,
 )
 from e2e.timed_client import sandboxes as on_host
-from spec.api_client import watched
 
 BUDGET_MIB = 1024
 OPTIONS = f"--prewarmed 0 --memory-budget-mib {BUDGET_MIB}"

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from e2e import oracle
-from e2e.leftovers import look, nothing_since
 from e2e.oracle import Victim
-from e2e.server import CRUN, IN_FULL, Function, Server, short_dir
+from e2e.server import CRUN, IN_FULL, Function, Server, watched
 from spec.api_client import make_key
 from timeouts import scaled
 
@@ -38,18 +37,10 @@ class Ground:
 @contextmanager
 def serving(crun: str = CRUN, options: str = "--prewarmed 0") -> Iterator[Server]:
     """A server with keys; what it is asked is asked by tenant `attacker`."""
-    with short_dir() as root:
-        before = look(root, root / "run", ())
-        server = Server(root, crun=crun, options=options)
+    with watched(options, crun=crun) as server:
         attacker = make_key(server.data_dir, "--tenant", "attacker", "--scope", "operator")["key"]
-        try:
-            server.start()
-            server.http.headers["X-Api-Key"] = attacker
-            yield server
-        finally:
-            server.close()
-        left = nothing_since(before, root, server.run_dir, server.ids)
-        assert not left, f"left on the host: {left}\n{server.log.read_text()}"
+        server.start().http.headers["X-Api-Key"] = attacker
+        yield server
 
 
 @contextmanager

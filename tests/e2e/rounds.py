@@ -15,9 +15,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from e2e.server import Server
+from e2e.server import Server, watched
 from e2e.timed_client import Client, Marked, TimedResponse, client_of, deploy, is_free, until
-from spec.api_client import watched
 
 CALLERS = (2, 8)
 LATE_S = 0.03  # each begins up to so much after the start, so that every moment is met

@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from e2e import leftovers
 from timeouts import scaled
 
 QUILTFN = Path(sys.executable).parent / "quiltfn"
@@ -341,6 +342,26 @@ class Function:
     def delete(self) -> None:
         answer = self.server.call("DELETE", self.path)
         assert answer.status_code == 204, answer.text
+
+
+@contextlib.contextmanager
+def watched(
+    options: str = "", kind: Callable[..., Server] = Server, **more: Any
+) -> Iterator[Server]:
+    """A server, not started yet; at the end the host is asked what is left of it.
+
+    `options`: of `quiltfn serve`; ROOT stands for the server's own directory. `more`: as `kind`
+    takes them.
+    """
+    with short_dir() as root:
+        before = leftovers.look(root, root / "run", ())
+        server = kind(root, options=options.replace("ROOT", str(root)), **more)
+        try:
+            yield server
+        finally:
+            server.close()
+        left = leftovers.nothing_since(before, root, server.run_dir, server.ids)
+        assert not left, f"left on the host: {left}\n{server.log.read_text()}"
 
 
 def children(pid: int) -> list[int]:

@@ -15,9 +15,8 @@ from typing import Any, ClassVar
 
 import httpx
 
-from e2e.server import Server, until
+from e2e.server import Server, until, watched
 from service.story_machine import StoryMachine
-from spec.api_client import watched
 
 ANSWER_S = 60.0
 BEGUN_S = 0.03  # what a request has to get to its handler, or in line

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 
 from e2e import netlab
-from e2e.conftest import _watched
 from e2e.netlab import FORBIDDEN, HOST_LATER, HOST_RANGE, HOST_V4, HOST_V6, NAME, PORT, PUBLIC, Lab
-from e2e.server import Function, Server, children, short_dir, status_of, until
+from e2e.server import Function, Server, children, short_dir, status_of, until, watched
 
 NEEDED = ("/usr/sbin/nft", "/usr/bin/slirp4netns", "/dev/net/tun")
 pytestmark = [
@@ -72,12 +71,8 @@ def with_resolver(lab: Lab, command: list[str]) -> list[str]:
 def serving(
     lab: Lab, options: str = "", change: Callable[[list[str]], list[str]] = list
 ) -> Iterator[Server]:
-    def make(root: Path) -> Server:
-        server = Server(root, options=options)
+    with watched(options) as server:
         server._command = with_resolver(lab, change(server._command))
-        return server
-
-    with _watched(make) as server:
         yield add_runtime(server.start())
 
 

@@ -9,14 +9,10 @@ import pytest
 
 from quiltfn import access as module
 from quiltfn.access import ANYBODY, Access, make_key
+from quiltfn.clock import SystemClock
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import RateLimited, StoreUnavailable, Unauthorized
 from quiltfn.store import SqliteStore, SqlKeys
-
-
-class RealClock:
-    now = staticmethod(time.monotonic)
-    unix = staticmethod(time.time)
 
 
 class CountedKeys(SqlKeys):
@@ -37,11 +33,11 @@ class Box:
 
     def __init__(self, server: SqliteStore, tool: SqliteStore) -> None:
         self.keys, self.tool = CountedKeys(server.database), SqlKeys(tool.database)
-        self.access = Access(self.keys, RealClock())
+        self.access = Access(self.keys, SystemClock())
 
     async def create(self) -> str:
         """As `quiltfn keys create` does."""
-        return (await make_key(self.tool, RealClock(), "acme", Scope.READ, None))[1]
+        return (await make_key(self.tool, SystemClock(), "acme", Scope.READ, None))[1]
 
     async def who(self, key: str, address: str = "10.0.0.1") -> str:
         return (await self.access.identify({"x-api-key": key}, address)).tenant_id

@@ -58,22 +58,14 @@ class FakeSource:
         return self.made[-1]
 
 
-class MovingClock(ManualClock):
-    """Moves by itself a little with every look, so that it is soon calm."""
-
-    def now(self) -> float:
-        self.time += 0.001
-        return self.time
-
-
 @pytest.fixture
 async def made() -> AsyncIterator[
-    Callable[..., tuple[PrewarmedSandboxes, FakeSource, MovingClock]]
+    Callable[..., tuple[PrewarmedSandboxes, FakeSource, ManualClock]]
 ]:
     opened: list[PrewarmedSandboxes] = []
 
-    def make(count: int = 3, memory: Memory | None = None) -> tuple[Any, FakeSource, MovingClock]:
-        source, clock, memory = FakeSource(), MovingClock(), memory or Memory()
+    def make(count: int = 3, memory: Memory | None = None) -> tuple[Any, FakeSource, ManualClock]:
+        source, clock, memory = FakeSource(), ManualClock(step_s=0.001), memory or Memory()
         prewarmed = PrewarmedSandboxes(cast("LauncherSandboxes", source), clock, count, memory)
         prewarmed.start()
         opened.append(prewarmed)

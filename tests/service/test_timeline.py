@@ -26,17 +26,9 @@ def why(record: Invocation) -> ColdStartReason | None:
     return record.timeline.reason
 
 
-class Ticking(ManualClock):
-    """A millisecond passes whenever somebody looks."""
-
-    def now(self) -> float:
-        self.time += 0.001
-        return self.time
-
-
 async def test_the_phases_are_consecutive_and_kept_with_the_record(server: Harness) -> None:
     entry = await server.active()
-    server.invoker._clock = clock = Ticking()
+    server.invoker._clock = clock = ManualClock(step_s=0.001)
     before = clock.time
     record = await server.invoke(entry)
     assert record.timeline is not None

@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 import jwt
 
-from e2e import leftovers
-from e2e.server import START_S, Server, quiltfn, short_dir, until
+from e2e.server import START_S, Server, quiltfn, until
 
 TLS_READY = re.compile(r"listening on (https://127\.0\.0\.1:\d+)\n")
 ERROR_KEYS = ["error", "error_code", "request_id", "details", "retry_after", "hint"]
@@ -35,20 +34,6 @@ PAGE_INVOKE: dict[str, Any] = json.loads(
     '{"payload":"{\\"key\\":\\"value\\"}","environment":{"EXTRA_VAR":"value"},"timeout_seconds":30}'
 )
 _numbers = itertools.count(1)
-
-
-@contextlib.contextmanager
-def watched(options: str = "", kind: type[Server] = Server) -> Iterator[Server]:
-    """A server, not started yet; at the end the host is asked what is left of it."""
-    with short_dir() as root:
-        before = leftovers.look(root, root / "run", ())
-        server = kind(root, options=options.replace("ROOT", str(root)))
-        try:
-            yield server
-        finally:
-            server.close()
-        left = leftovers.nothing_since(before, root, server.run_dir, server.ids)
-        assert not left, f"left on the host: {left}\n{server.log.read_text()}"
 
 
 def new_address() -> str:

@@ -1,21 +1,13 @@
 """Servers for the tests of the contract: one without keys, one with keys and signed tokens."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from e2e.server import Server, why_not
-from spec.api_client import Api, make_key, make_secret, new_name, watched
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _can_run() -> None:
-    reason = why_not()
-    if reason:
-        pytest.skip(reason)
+from e2e.server import Server, watched
+from spec.api_client import Api, make_key, make_secret, new_name
 
 
 @dataclass
@@ -65,14 +57,3 @@ def tenant(keyed: Keyed) -> Iterator[Api]:
     api = keyed.caller(new_name())
     yield api
     api.clear()
-
-
-@pytest.fixture
-def another() -> Iterator[Callable[..., Server]]:
-    """Makes servers of the test's own (not started yet), with options."""
-    with ExitStack() as stack:
-
-        def make(options: str = "", kind: type[Server] = Server) -> Server:
-            return stack.enter_context(watched(options, kind))
-
-        yield make

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import httpx
 
-from e2e.server import Server, until
+from e2e.server import Server, until, watched
 from quiltfn.api.errors import STATUS, error_body
 from quiltfn.model.errors import Internal, StoreUnavailable
-from spec.api_client import Api, make_key, new_name, of, watched
+from spec.api_client import Api, make_key, new_name, of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "errors.md"
 FUNCTIONS = "/api/functions"

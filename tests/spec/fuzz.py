@@ -15,8 +15,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from e2e.server import Server
-from spec.api_client import Api, make_secret, token, watched
+from e2e.server import Server, watched
+from spec.api_client import Api, make_secret, token
 from spec.fuzz_hooks import HANDLERS
 
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e.server import Server, until
+from e2e.server import Server, until, watched
 from spec.api_client import (
     Api,
     TlsServer,
@@ -27,7 +27,6 @@ from spec.api_client import (
     request,
     rss_kib,
     statuses,
-    watched,
 )
 
 MIB = 1024 * 1024

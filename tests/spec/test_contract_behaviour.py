@@ -11,6 +11,8 @@ from quiltfn.settings import Settings
 from spec.api_client import Api, new_name, of
 from spec.test_contract_services import in_background
 
+SETTINGS_PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
+
 pytestmark = pytest.mark.sandbox
 SETTINGS_PAGE = Path(__file__).resolve().parents[2] / "docs/reference/settings.md"
 

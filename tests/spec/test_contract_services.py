@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e.server import Server, until
-from spec.api_client import Api, files_below, is_error, make_key, new_address, new_name, of, watched
+from e2e.server import Server, until, watched
+from spec.api_client import Api, files_below, is_error, make_key, new_address, new_name, of
 from spec.conftest import Keyed
 
 pytestmark = pytest.mark.sandbox

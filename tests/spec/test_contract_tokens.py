@@ -12,8 +12,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from e2e.server import Server
-from spec.api_client import Api, is_error, make_secret, new_address, watched
+from e2e.server import Server, watched
+from spec.api_client import Api, is_error, make_secret, new_address
 
 pytestmark = pytest.mark.sandbox
 

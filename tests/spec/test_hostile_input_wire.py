@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from e2e.server import Server
+from e2e.server import Server, watched
 from spec.api_client import (
     Api,
     Wire,
@@ -25,7 +25,6 @@ from spec.api_client import (
     request,
     rss_kib,
     statuses,
-    watched,
 )
 from spec.conftest import Keyed
 from spec.smuggling import FUNCTIONS, JSON, PHANTOM, REFUSED, create, post

@@ -2,6 +2,7 @@
 
 import pytest
 
+from manual_clock import ManualClock
 from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.response import Response
 from quiltfn.model.errors import Conflict
@@ -20,13 +21,6 @@ class Kept:
         return self.answer
 
 
-class Clock:
-    def trusted(self) -> float:
-        return 1.0
-
-    timestamp = trusted
-
-
 async def never() -> Response:
     raise AssertionError("it was executed again")
 
@@ -34,11 +28,11 @@ async def never() -> Response:
 async def test_a_call_whose_answer_had_to_make_room_is_not_run_again() -> None:
     kept = StoredResponse(body_digest="d", status=200, headers={"x-invocation-id": "i"}, body=b"")
     with pytest.raises(Conflict, match="was executed; its answer is not kept") as refused:
-        await Idempotency(Kept(kept), Clock()).run(REQUEST, never)  # type: ignore[arg-type]
+        await Idempotency(Kept(kept), ManualClock()).run(REQUEST, never)  # type: ignore[arg-type]
     assert refused.value.invocation_id == "i"
 
 
 async def test_a_kept_answer_is_given_again() -> None:
     kept = StoredResponse(body_digest="d", status=200, body=b"{}")
-    answer = await Idempotency(Kept(kept), Clock()).run(REQUEST, never)  # type: ignore[arg-type]
+    answer = await Idempotency(Kept(kept), ManualClock()).run(REQUEST, never)  # type: ignore[arg-type]
     assert (answer.status, answer.body) == (200, b"{}")

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from manual_clock import ManualClock
 from quiltfn.images import ImageDirectory, ImageLimits, image_store
 from quiltfn.images.tar import Source, members
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
@@ -40,22 +41,11 @@ from unit.sample_archives import (
 LIMITS = ImageLimits(unpacked_max_bytes=1_000_000, files_max=50)
 
 
-class ManualClock:
-    def __init__(self) -> None:
-        self.time = 100.0
-
-    def now(self) -> float:
-        return self.time
-
-    def unix(self) -> float:
-        return self.time
-
-
 class Box:
     """An image directory with something beside it that no archive may touch."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.store, self.clock = path, path / "images", ManualClock()
+        self.path, self.store, self.clock = path, path / "images", ManualClock(100.0)
         (path / "outside").mkdir()
         (path / "outside" / "secret").write_text("untouched")
         self.images = self.open()
@@ -391,7 +381,7 @@ async def test_a_start_removes_what_a_crash_has_left(box: Box) -> None:
 
 def test_a_place_that_is_none_is_said_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "images").write_text("a file")
-    images = ImageDirectory(tmp_path / "images", ManualClock(), LIMITS)
+    images = ImageDirectory(tmp_path / "images", ManualClock(100.0), LIMITS)
     with pytest.raises(StoreUnavailable, match="directory of images cannot be used"):
         images.start()
 

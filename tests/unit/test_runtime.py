@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from manual_clock import ManualClock
 from quiltfn.model.errors import (
     CapacityFull,
     Conflict,
@@ -227,24 +228,14 @@ class SomeImages:
         return before - len(self.digests)
 
 
-class Clock:
-    time = 0.0
-
-    def now(self) -> float:
-        return self.time
-
-    def unix(self) -> float:
-        return 1_760_000_000.5
-
-
 OWN = HostImage(built_in=built_in({"python": "/usr/bin/python3.13"}, "p1"), packages="p1")
 
 
 async def tenant_images_of(
-    images: SomeImages, *rows: TenantImage, clock: Clock | None = None
+    images: SomeImages, *rows: TenantImage, clock: ManualClock | None = None
 ) -> TenantImages:
     tenant_images = TenantImages(
-        MemoryTenantImages(*rows), images, clock or Clock(), 3 * (MIB + 2 * 4096)
+        MemoryTenantImages(*rows), images, clock or ManualClock(), 3 * (MIB + 2 * 4096)
     )
     await tenant_images.restore()
     return tenant_images
@@ -268,7 +259,7 @@ async def tenant_images(images: SomeImages) -> TenantImages:
 
 @pytest.fixture
 def runtimes(store: MemoryRuntimes, tenant_images: TenantImages) -> Runtimes:
-    return Runtimes(OWN, store, tenant_images, Clock())
+    return Runtimes(OWN, store, tenant_images, ManualClock())
 
 
 def test_an_unknown_runtime_is_refused_and_the_known_ones_are_named(runtimes: Runtimes) -> None:
@@ -341,9 +332,9 @@ async def test_what_cannot_work_is_refused_when_it_is_added(
 async def test_names_come_back_after_a_restart(
     store: MemoryRuntimes, tenant_images: TenantImages
 ) -> None:
-    before = Runtimes(OWN, store, tenant_images, Clock())
+    before = Runtimes(OWN, store, tenant_images, ManualClock())
     added, _ = await before.add(T, a_runtime())
-    after = Runtimes(OWN, store, tenant_images, Clock())
+    after = Runtimes(OWN, store, tenant_images, ManualClock())
     await after.restore()
     assert after.get(T, "etl") == added
     assert [one.runtime.name for one in after.all(T)] == ["python", "shell", "etl"]
@@ -403,19 +394,21 @@ async def test_tenants_have_what_the_operator_allows_them(
     store: MemoryRuntimes, tenant_images: TenantImages, field: str, value: Any
 ) -> None:
     host = dataclasses.replace(OWN, no_gvisor="")
-    strict = Runtimes(host, store, tenant_images, Clock())
+    strict = Runtimes(host, store, tenant_images, ManualClock())
     with pytest.raises(Forbidden, match=f"^{field} {value} is not allowed to tenants"):
         await strict.add(T, a_runtime(**{field: value}))
     assert store.rows == {}
     await strict.add(T, a_runtime(**{field: value}), is_operator=True)
     lenient = TenantRules(isolations=frozenset(Isolation), networks=frozenset(Network))
-    await Runtimes(host, store, tenant_images, Clock(), lenient).add(U, a_runtime(**{field: value}))
+    await Runtimes(host, store, tenant_images, ManualClock(), lenient).add(
+        U, a_runtime(**{field: value})
+    )
 
 
 async def test_a_tenant_has_so_many_runtimes_and_no_more(
     store: MemoryRuntimes, tenant_images: TenantImages
 ) -> None:
-    runtimes = Runtimes(OWN, store, tenant_images, Clock(), TenantRules(runtimes=1))
+    runtimes = Runtimes(OWN, store, tenant_images, ManualClock(), TenantRules(runtimes=1))
     await runtimes.add(T, a_runtime())
     with pytest.raises(RateLimited, match="has 1 runtimes, its limit"):
         await runtimes.add(T, a_runtime(name="b"))
@@ -448,7 +441,7 @@ async def test_an_upload_is_answered_as_if_nobody_else_had_anything(
 async def test_all_images_together_are_bounded_for_everybody(images: SomeImages) -> None:
     one = MIB + 2 * 4096
     held = MemoryTenantImages(TenantImage(T, DIGEST, one))
-    tenant_images = TenantImages(held, images, Clock(), 10 * one, 2 * one)
+    tenant_images = TenantImages(held, images, ManualClock(), 10 * one, 2 * one)
     await tenant_images.restore()
     await take(tenant_images, U, "1")
     for tenant_id in (T, U, SHARED):
@@ -495,7 +488,7 @@ async def test_a_tenant_uploads_two_images_at_a_time(tenant_images: TenantImages
 
 async def test_an_upload_that_was_not_kept_is_not_the_tenants(images: SomeImages) -> None:
     store = MemoryTenantImages()
-    tenant_images = TenantImages(store, images, Clock(), 10 * MIB)
+    tenant_images = TenantImages(store, images, ManualClock(), 10 * MIB)
     store.broken = True
     with pytest.raises(StoreUnavailable):
         await take(tenant_images, T, "1")
@@ -505,7 +498,7 @@ async def test_an_upload_that_was_not_kept_is_not_the_tenants(images: SomeImages
 async def test_images_are_given_back_by_each_tenant_and_removed_with_the_last(
     images: SomeImages,
 ) -> None:
-    clock, mine, theirs = Clock(), (T, DIGEST), (U, DIGEST)
+    clock, mine, theirs = ManualClock(0.0), (T, DIGEST), (U, DIGEST)
     tenant_images = await tenant_images_of(
         images, TenantImage(T, DIGEST, MIB), TenantImage(U, DIGEST, MIB), clock=clock
     )
@@ -524,7 +517,7 @@ async def test_images_are_given_back_by_each_tenant_and_removed_with_the_last(
 async def test_a_shared_image_counts_for_nobody_while_any_tenants_version_has_it(
     images: SomeImages,
 ) -> None:
-    clock = Clock()
+    clock = ManualClock()
     tenant_images = await tenant_images_of(images, TenantImage(SHARED, DIGEST, MIB), clock=clock)
     for _ in range(3):
         clock.time += 600
