@@ -1,14 +1,15 @@
-"""The door: commands that work on this machine go to `operator`, all others to the HTTP client.
+"""The entry point: commands for this machine go to `operator`, all others to the HTTP client.
 
-The imports stand inside on purpose: `serve` becomes the privileged launcher and must not carry a
-terminal library with it, and a client command must not load the server.
+The imports are inside functions on purpose: `serve` becomes the privileged launcher and must not
+load a terminal library, and a client command must not load the server.
 """
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
-# What a shell reports of programs that SIGINT and SIGPIPE ended.
+# The exit codes that a shell reports for programs ended by SIGINT and SIGPIPE.
 INTERRUPTED, NOBODY_READS = 130, 141
 
 
@@ -55,13 +56,19 @@ def run(word: str) -> int:
         from quiltfn.operator import service  # noqa: PLC0415
 
         return service.main(sys.argv[2:])
+    # A module in C whose import is interrupted by an exception may lose it, or fail in another way.
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_usual:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     from quiltfn import cli  # noqa: PLC0415
 
+    if is_usual:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return cli.main()
 
 
 def leave_silently() -> NoReturn:
-    """Whoever read has gone, as `head` does; what is still to be written goes nowhere."""
+    """The reader has closed the output, as `head` does; what is left is discarded."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number in (1, 2):
         os.dup2(nowhere, number)

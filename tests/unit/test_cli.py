@@ -150,7 +150,7 @@ def test_invoke_writes_the_bytes_behind_the_text(fake: Fake, capfdbinary: Bytes)
     assert run(["invoke", "hello"]) == 0
     printed = capfdbinary.readouterr()
     assert printed.out == "a\ufffd".encode()
-    assert b"the bytes of its stdout could not be had" in printed.err
+    assert b"the bytes of its stdout could not be read" in printed.err
 
 
 def test_invoke_says_what_the_record_says_beside_the_exit_code(

@@ -188,7 +188,7 @@ def test_timing_is_told_beside_the_output_and_never_fails_the_call(
     ]
     del fake.answers[path]
     assert run(["invoke", "hello", "--timing"]) == 0
-    assert "could not be had: there is no such function" in capsys.readouterr().err
+    assert "could not be read: there is no such function" in capsys.readouterr().err
     assert run(["invoke", "hello"]) == 0
     assert fake.asked[-1] == ("POST", "/invoke/hello")
 

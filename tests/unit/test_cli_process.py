@@ -208,7 +208,10 @@ def test_ctrl_c_while_it_starts_is_no_traceback_either(after_s: float) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=scaled(10))
     if "msgspec" in maps:
-        assert (process.returncode, err) == (130, "")
+        # Where it came within the source code that a dataclass makes, Python ends by the signal
+        # itself, even if that is handled; a shell reports both as 130.
+        assert process.returncode in (130, -signal.SIGINT)
+        assert err == ""
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
-"""What the server advises, as commands: it speaks to clients of its API, and names their calls."""
+"""The server's advice with commands in it. The server names calls of its API; a user of the command
+line needs the command that makes the call."""
 
 import re
 
 from quiltfn.sdk import ApiError
 
-# A call of the API, as an error names it, and the command that makes it.
+# A call of the API, as an error message has it, and the command that makes the call.
 COMMANDS = {
     "POST /api/functions/<id>/deploy": "quiltfn functions deploy {word}",
     "POST /api/functions/<id>/resume": "quiltfn functions resume {word}",
@@ -13,25 +14,28 @@ COMMANDS = {
     "POST /api/runtimes/images": "quiltfn runtimes add NAME --kind … --dir …",
 }
 CALL = re.compile(r"(?:GET|POST|PUT|DELETE) /api/[\w/<>.-]*")
-# What is said of headers is said of options here.
-OF_A_CODE = {
+# Hints that are about HTTP headers, as they are for a command line.
+HINTS = {
     "UNAUTHORIZED": "set QUILT_API_KEY to a key; on the server's machine this makes one: "
     "quiltfn keys create",
 }
-OF_A_FIELD = {"error_message": "its error (quiltfn functions get {word})"}
+FIELDS = {"error_message": "its error (quiltfn functions get {word})"}
 
 
 def translate_errors(error: ApiError, word: str | None) -> None:
-    """Changes the sentences of `error`; `word` is the function that the command named."""
+    """Replaces API calls by commands in the message and hint of `error`.
+
+    `word`: the function that the command named.
+    """
     error.message = commands_of(error.message, word)
-    hint = OF_A_CODE.get(error.code, error.hint)
+    hint = HINTS.get(error.code, error.hint)
     error.hint = None if hint is None else commands_of(hint, word)
 
 
 def commands_of(text: str, word: str | None) -> str:
-    """The text with commands for calls of the API."""
+    """The text with commands in place of API calls."""
     word = word or "NAME"
-    for field, said in OF_A_FIELD.items():
+    for field, said in FIELDS.items():
         text = text.replace(field, said.format(word=word))
     return CALL.sub(
         lambda call: COMMANDS.get(call[0], call[0]).format(word=word),

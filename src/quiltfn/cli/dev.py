@@ -1,4 +1,5 @@
-"""`quiltfn dev`: a directory as a function that follows every edit, and shows a call after each."""
+"""`quiltfn dev`: runs a directory as a function. After every edit it deploys the function again,
+calls it and shows the result."""
 
 import fcntl
 import hashlib
@@ -28,23 +29,24 @@ from quiltfn.sdk import (
 )
 from quiltfn.wire import Kind, Network
 
-# What comes within so many milliseconds of an edit belongs to it: editors write twice.
+# Events within SETTLES_MS of an edit count as one edit, since editors write a file several times.
 SETTLES_MS, LOOKS_EVERY_MS = 60, 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class DevOptions:
-    """What `dev` runs beside the directory."""
+    """How `dev` runs the directory."""
 
     handler: Annotated[
-        str, Option(help="What is run: module:function, or for shell a command line.")
+        str, Option(help="What to run: module:function, or for shell a command line.")
     ] = "main:handler"
-    kind: Annotated[Kind | None, Option(help="How it is run; else what the files look like.")] = (
-        None
-    )
-    payload: Annotated[str | None, Option(metavar="TEXT", help="What each call is given.")] = None
+    kind: Annotated[
+        Kind | None, Option(help="The kind of runtime; by default the files decide.")
+    ] = None
+    payload: Annotated[str | None, Option(metavar="TEXT", help="The payload of each call.")] = None
     payload_file: Annotated[
-        Path | None, Option(metavar="PATH", help="The same from a file, read each time.")
+        Path | None,
+        Option(metavar="PATH", help="Read the payload from this file before each call."),
     ] = None
     env: Environment = None
     network: Annotated[Network, Option(help="What a handler may reach.")] = Network.NONE
@@ -68,9 +70,9 @@ def dev(
     --payload and --payload-file the handler reads what is piped into this command.
     """
     kind = options.kind or kind_of(directory)
-    # Before anything is built, so that a payload that cannot be sent costs nobody a wait.
+    # Read before anything is built: a payload that cannot be sent is refused at once.
     piped = payload.of_call(options.payload, options.payload_file) if options.once else None
-    # Also where it was started with the signal ignored, as in the background of a script.
+    # A script that starts it in the background has these signals ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -90,8 +92,8 @@ def dev(
 
 
 def name_of(directory: Path) -> str:
-    """Of the function and its runtime: another one for every directory of every machine, and the
-    same the next time."""
+    """The name of the function and of its runtime. It is different for every directory and machine,
+    and the same each time."""
     path = directory.resolve()
     word = "".join(one if one.isalnum() else "-" for one in path.name)
     told = f"{platform.node()}\0{path}".encode(errors="surrogateescape")
@@ -101,13 +103,13 @@ def name_of(directory: Path) -> str:
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Refuses a second session of a directory, which would remove what the first one runs.
+    """Refuses a second session of the same directory: it would remove the first one's function.
 
     Raises `BadParameter`.
     """
     lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # Some network file systems lock no directory.
+        # Some network file systems cannot lock a directory; then there is no protection.
         with suppress(OSError):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,7 +123,7 @@ def alone(directory: Path) -> Iterator[None]:
 
 
 def watch(directory: Path, function: "DevFunction") -> None:
-    """A turn now and after every edit, until a signal ends it."""
+    """Deploys and calls now and after every edit, until a signal ends it."""
     import watchfiles  # noqa: PLC0415 — --help and --once do without it
 
     seen = stamp(directory)
@@ -134,7 +136,7 @@ def watch(directory: Path, function: "DevFunction") -> None:
         rust_timeout=500,
         yield_on_timeout=True,
     )
-    # What was edited while it was built, or before anybody watched, is told by no event.
+    # No event comes for an edit during a build or before watching began, so the files are compared.
     for _ in edits:
         now = stamp(directory)
         if now != seen:
@@ -143,7 +145,7 @@ def watch(directory: Path, function: "DevFunction") -> None:
 
 
 def stamp(directory: Path) -> dict[str, int]:
-    """When each file was last written, but for what tools make."""
+    """The time of the last write of each file, without files that tools make."""
     found = {}
     for place, below, names in os.walk(directory):
         below[:] = [name for name in below if name not in (*tree.LEFT_OUT, tree.MODULES)]
@@ -155,7 +157,7 @@ def stamp(directory: Path) -> dict[str, int]:
 
 
 def kind_of(directory: Path) -> Kind:
-    """What most of its files look like. Raises `BadParameter`."""
+    """The kind of runtime that the files are for. Raises `BadParameter`."""
     for kind, patterns in (
         (Kind.NODE, ("package.json", "*.js", "*.mjs", "*.cjs")),
         (Kind.PYTHON, ("*.py",)),
@@ -166,11 +168,12 @@ def kind_of(directory: Path) -> Kind:
 
 
 class Broken(ClientError):
-    """The files make no function that can be called."""
+    """The function could not be deployed from these files."""
 
 
 class ImageBuilder:
-    """Makes images of a directory; packages are installed once for what names them."""
+    """Builds images of a directory. Packages are installed again only if the files that list them
+    change."""
 
     def __init__(self, at: Session, directory: Path, kind: Kind) -> None:
         self._at, self.directory, self.kind = at, directory, kind
@@ -187,7 +190,7 @@ class ImageBuilder:
         self._made.cleanup()
 
     def image(self) -> str:
-        """The digest of the directory as it is now, uploaded."""
+        """Builds and uploads an image of the directory as it is now; returns its digest."""
         files = self._root / "tree"
         shutil.rmtree(files, ignore_errors=True)
         kept = self._packages()
@@ -201,7 +204,7 @@ class ImageBuilder:
         return self._at.client.runtimes.upload_image(archive).digest
 
     def _packages(self) -> Path | None:
-        """Where the packages are that the directory asks for, installed if that is new."""
+        """The directory of the packages that the files ask for; installs them if they are new."""
         names = {Kind.PYTHON: ["requirements.txt"], Kind.NODE: ["package.json", *manifest.LOCKS]}
         asked = [self.directory / name for name in names.get(self.kind, [])]
         asked = [path for path in asked if path.is_file()]
@@ -231,19 +234,19 @@ class ImageBuilder:
 
 
 class DevFunction:
-    """The function that is tried, from its first build to its removal."""
+    """The function that `dev` runs, from its first build to its removal."""
 
     def __init__(
         self, at: Session, builder: ImageBuilder, options: DevOptions, name: str, handed: str | None
     ) -> None:
-        """`handed`: the payload, where it is read once and for all."""
+        """`handed`: the payload, if it was read before."""
         self._at, self._builder, self._options, self._name = at, builder, options, name
         self._handed = handed
         self._function: str | None = None
         self._has_runtime = False
 
     def turn(self) -> None:
-        """As `run`; what goes wrong is shown, and the next edit counts."""
+        """As `run`, but shows errors instead of raising them: the next edit may mend them."""
         try:
             self.run()
         except ApiError as error:
@@ -255,9 +258,9 @@ class DevFunction:
             show.complain(str(error))
 
     def run(self) -> Invocation:
-        """Builds, deploys, calls, shows.
+        """Builds, deploys and calls the function, and shows the result.
 
-        Raises `Broken` where the files make no function, and what a client and packages raise.
+        Raises `Broken` if it cannot be deployed, and the errors of the client and the installers.
         """
         began = time.monotonic()
         function = self._deploy()
@@ -272,7 +275,7 @@ class DevFunction:
         return at.show(ended, lambda one: show_ended(at.client, one))
 
     def remove(self) -> None:
-        """Takes function and runtime away again, as far as there are any."""
+        """Removes the function and the runtime, if they were created."""
         client = self._at.client
         if self._function is not None:
             client.functions.delete(self._function)
@@ -280,7 +283,7 @@ class DevFunction:
             client.runtimes.remove(self._name)
 
     def _left_over(self) -> str | None:
-        """The function of a session that did not end well is gone on with."""
+        """The id of the function that a session left behind which was killed; it is used again."""
         try:
             return self._at.client.functions.get(self._name).id
         except ApiError as error:

@@ -1,4 +1,4 @@
-"""Tables. A module of its own, loaded for a table alone: what draws them takes its time to load."""
+"""Tables. A module of its own because the library that draws them is slow to import."""
 
 import io
 import re
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 _UNBOUNDED = 100_000
-# What fills a line up to the width of its last column; behind it only the end of a style.
+# The spaces at the end of a line; only the end of a style may come after them.
 PADDING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""`quiltfn functions …`: make, look at, change, deploy and delete functions."""
+"""`quiltfn functions …`: create, show, change, deploy and delete functions."""
 
 import base64
 import sys
@@ -13,7 +13,7 @@ from quiltfn.wire import FunctionChanges, NewFunction
 
 app = Group(
     name="functions",
-    help="Make, look at, change, deploy and delete functions.",
+    help="Create, show, change, deploy and delete functions.",
 )
 
 
@@ -40,7 +40,7 @@ def update(
     --env is the whole new environment: variables that are not named again are dropped.
     """
     if not fields:
-        raise BadParameter("say what to change; --help lists what there is")
+        raise BadParameter("name at least one field to change; --help lists them")
     with connection.session(name_or_id) as at:
         one = at.show(at.client.functions.update(name_or_id, **fields), _changed)
     _must_be_ready(one)
@@ -49,8 +49,10 @@ def update(
 @app.command("list")
 def list_functions(
     state: Annotated[str | None, Option(help="Only those in this state.")] = None,
-    limit: Annotated[int | None, Option(least=1, help="At most so many.")] = None,
-    cursor: Annotated[str | None, Option(help="Where the last list ended.")] = None,
+    limit: Annotated[int | None, Option(least=1, help="How many at most.")] = None,
+    cursor: Annotated[
+        str | None, Option(help="Where to go on: printed at the end of a list.")
+    ] = None,
     *,
     connection: Connection,
 ) -> None:
@@ -102,10 +104,10 @@ def resume(name_or_id: NameOrId, connection: Connection) -> None:
 @app.command()
 def rollback(
     name_or_id: NameOrId,
-    version: Annotated[int, Argument(least=1, help="As `versions` lists them.")],
+    version: Annotated[int, Argument(least=1, help="A number that `versions` lists.")],
     connection: Connection,
 ) -> None:
-    """Let an earlier version serve again. Names and scaling stay as they are."""
+    """Go back to an earlier version. The name and the scaling do not change."""
     with connection.session(name_or_id) as at:
         one = at.show(at.client.functions.rollback(name_or_id, version), _changed)
     _must_be_ready(one)
@@ -115,8 +117,10 @@ def rollback(
 def versions(
     name_or_id: NameOrId,
     *,
-    limit: Annotated[int | None, Option(least=1, help="At most so many.")] = None,
-    cursor: Annotated[str | None, Option(help="Where the last list ended.")] = None,
+    limit: Annotated[int | None, Option(least=1, help="How many at most.")] = None,
+    cursor: Annotated[
+        str | None, Option(help="Where to go on: printed at the end of a list.")
+    ] = None,
     connection: Connection,
 ) -> None:
     """List a function's versions, newest first."""
@@ -136,12 +140,14 @@ def pool(name_or_id: NameOrId, connection: Connection) -> None:
 def invocations(
     name_or_id: NameOrId,
     *,
-    limit: Annotated[int | None, Option(least=1, help="At most so many.")] = None,
-    status: Annotated[str | None, Option(help="Only those that ended so.")] = None,
+    limit: Annotated[int | None, Option(least=1, help="How many at most.")] = None,
+    status: Annotated[str | None, Option(help="Only calls with this status.")] = None,
     cold: Annotated[
-        bool | None, Option(("--cold",), off="--warm", help="Only those that began so.")
+        bool | None, Option(("--cold",), off="--warm", help="Only cold starts.")
     ] = None,
-    cursor: Annotated[str | None, Option(help="Where the last list ended.")] = None,
+    cursor: Annotated[
+        str | None, Option(help="Where to go on: printed at the end of a list.")
+    ] = None,
     connection: Connection,
 ) -> None:
     """List a function's calls, newest first."""
@@ -155,7 +161,7 @@ def invocations(
 @app.command()
 def output(
     name_or_id: NameOrId,
-    invocation_id: Annotated[str, Argument(help="As `invocations` lists them.")],
+    invocation_id: Annotated[str, Argument(help="An id that `invocations` lists.")],
     *,
     stream: Annotated[str, Option(help="stdout or stderr.")] = "stdout",
     connection: Connection,
@@ -175,7 +181,7 @@ def output(
 @app.command()
 def timeline(
     name_or_id: NameOrId,
-    invocation_id: Annotated[str, Argument(help="As `invocations` lists them.")],
+    invocation_id: Annotated[str, Argument(help="An id that `invocations` lists.")],
     connection: Connection,
 ) -> None:
     """Show where the time of a call went, and why it was cold."""
@@ -188,8 +194,12 @@ def timeline(
 def scale(
     name_or_id: NameOrId,
     *,
-    min_instances: Annotated[int | None, Option(("--min",), metavar="N", help="Kept warm.")] = None,
-    max_instances: Annotated[int | None, Option(("--max",), metavar="N", help="At most.")] = None,
+    min_instances: Annotated[
+        int | None, Option(("--min",), metavar="N", help="The smallest number of instances.")
+    ] = None,
+    max_instances: Annotated[
+        int | None, Option(("--max",), metavar="N", help="The largest number.")
+    ] = None,
     connection: Connection,
 ) -> None:
     """Set how many instances a function has, at once and without a new version."""
@@ -213,7 +223,7 @@ def delete(
     *,
     connection: Connection,
 ) -> None:
-    """Delete a function. Calls that run have a moment to end."""
+    """Delete a function. Running calls have 5 seconds to end."""
     with connection.session(name_or_id) as at:
         one = at.client.functions.get(name_or_id)
         if not yes:
@@ -240,7 +250,7 @@ def _show_state(one: Function) -> None:
     if one.state == "error":
         show.complain(one.error_message or "it could not be deployed")
     elif one.state == "deploying":
-        show.note(f"it takes its time; look again with: quiltfn functions get {one.name}")
+        show.note(f"it is not ready yet; look again with: quiltfn functions get {one.name}")
 
 
 def _changed(one: Function) -> None:

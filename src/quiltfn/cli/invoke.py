@@ -1,4 +1,4 @@
-"""`quiltfn invoke`: run a function as if it were a command of this machine."""
+"""`quiltfn invoke`: calls a function as if it were a command of this machine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from quiltfn.cli.session import Connection, NameOrId
 from quiltfn.sdk import Client, ClientError, Invocation
 from quiltfn.wire import NewInvocation
 
-# What a record shows for bytes that are not UTF-8.
+# A record has this character for bytes that are not UTF-8.
 REPLACEMENT = "\ufffd"
 
 
@@ -19,7 +19,7 @@ REPLACEMENT = "\ufffd"
 class PayloadOptions:
     """Where the handler's payload comes from."""
 
-    payload: Annotated[str | None, Option(metavar="TEXT", help="What the handler reads.")] = None
+    payload: Annotated[str | None, Option(metavar="TEXT", help="The payload.")] = None
     payload_file: Annotated[
         Path | None,
         Option(
@@ -34,12 +34,12 @@ def invoke(
     given: PayloadOptions,
     fields: Annotated[dict[str, Any], FieldsOf(NewInvocation, leave_out=["payload"])],
     timing: Annotated[
-        bool, Option(("--timing",), help="Then say on stderr where the time went.")
+        bool, Option(("--timing",), help="Print on stderr where the time went.")
     ] = False,
     *,
     connection: Connection,
 ) -> None:
-    """Run a function once. Its output is printed; if it fails, its exit code is this command's.
+    """Call a function once and print its output. If it fails, this command has its exit code.
 
     Without --payload and --payload-file the handler reads what is piped into this command; a pipe
     from which nothing comes for 5 s is an error, and </dev/null is no payload.
@@ -58,12 +58,12 @@ def invoke(
 
 
 def show_ended(client: Client, ended: Invocation) -> None:
-    """The call's output, and how it went."""
+    """Prints the call's output and its status."""
     show.invocation(ended, lambda stream: output_of(client, ended, stream))
 
 
 def output_of(client: Client, ended: Invocation, stream: str) -> bytes:
-    """The bytes behind the text of a record. Where they cannot be had, the text has to do."""
+    """The bytes of a stream; the record's text if they cannot be read."""
     text = (ended.stdout if stream == "stdout" else ended.stderr) or ""
     if REPLACEMENT not in text:
         return text.encode()
@@ -72,21 +72,21 @@ def output_of(client: Client, ended: Invocation, stream: str) -> bytes:
             ended.function_id, ended.invocation_id, stream=stream
         )
     except ClientError as error:
-        show.note(f"the bytes of its {stream} could not be had: {error}")
+        show.note(f"the bytes of its {stream} could not be read: {error}")
         return text.encode()
 
 
 def tell_timing(client: Client, ended: Invocation) -> None:
-    """The call went as it went, whether its timeline is to be had or not."""
+    """Prints the timeline, or a note if it cannot be read; the call has succeeded anyway."""
     try:
         found = client.functions.get_invocation_timeline(ended.function_id, ended.invocation_id)
         tables.timing(found)
     except ClientError as error:
-        show.note(f"its timeline could not be had: {error}")
+        show.note(f"its timeline could not be read: {error}")
 
 
 def exit_code(ended: Invocation) -> int:
-    """What a shell would report: 124 and 137 as timeout(1) and the kernel's OOM killer have it."""
+    """The exit code of the command: 124 for a timeout as timeout(1) has, 137 for out of memory."""
     match ended.status:
         case "success":
             return 0

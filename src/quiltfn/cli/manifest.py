@@ -1,4 +1,4 @@
-"""What a package.json and its lock file may name, so that npm runs nobody's code.
+"""Checks what a package.json and its lock file name, so that npm runs no code of packages.
 
 npm's own switch leaves install scripts out. It does not cover repositories: what is fetched by git
 is installed with its development packages and prepared.
@@ -20,7 +20,7 @@ TARBALL = re.compile(r"\.(tgz|tar\.gz|tar)$")
 
 
 def check(directory: Path) -> None:
-    """Raises `BadParameter` naming the line of what is refused."""
+    """Raises `BadParameter` that names the line with the entry that is refused."""
     if (directory / ".npmrc").exists():
         raise BadParameter(
             f"{directory / '.npmrc'} is not taken: it could name programs that npm starts, and "
@@ -54,7 +54,7 @@ def _named(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _resolved(said: object, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every address in a lock file, whatever its version has around it."""
+    """Every address in a lock file, in all versions of its format."""
     if isinstance(said, dict):
         for key, value in said.items():
             is_address = key in ("resolved", "from", "version") and isinstance(value, str)

@@ -1,4 +1,4 @@
-"""Options that are made from the shapes of the API: names, meanings and defaults stand there."""
+"""Makes options from the fields of the API (`quiltfn.wire`), with their meanings and defaults."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,13 +16,12 @@ Environment = Annotated[
     Option(("--env",), metavar="KEY=VALUE", help="An environment variable; repeatable."),
 ]
 METAVARS = {"MiB": "MB", "%": "PERCENT", "s": "SECONDS"}
-# Written as its opposite: what is kept is what has to be asked for.
+# These options are written as the opposite of the field.
 OPPOSITES = {
     "cleanup_on_exit": Option(
         ("--keep-state",),
         off="--clean",
-        help="What a call leaves in /tmp, and in an interpreter, is there for an instance's next "
-        "call.",
+        help="Keep /tmp and the interpreter's state for the next call of the same instance.",
     )
 }
 
@@ -49,7 +48,7 @@ class FieldsOf(Parameters):
         return found
 
     def value(self, said: dict[str, Any]) -> dict[str, Any]:
-        """Raises `BadParameter` for contradictions."""
+        """Raises `BadParameter` if options contradict each other."""
         given: dict[str, Any] = {}
         for name, one in self._fields().items():
             is_unset = said.get(f"unset {name}", False)

@@ -1,4 +1,4 @@
-"""Packages from their registries into a runtime's tree, without running any code of theirs.
+"""Installs packages into a runtime's tree without running any code of theirs.
 
 Only wheels, and npm without install scripts: what a package would do when it is installed, it does
 not do here. Of what the environment sets for pip and uv, they see their registries, proxies and
@@ -20,15 +20,15 @@ from quiltfn.cli.parsing import BadParameter
 
 PACKAGES = "site-packages"
 SAID_MAX = 2000
-# Where packages come from, and over which way; no other variable of the two tools is handed on.
+# Variables that say where packages come from and how to reach it; no other one is passed on.
 OURS = re.compile(r"(PIP|UV)_.*|PYTHON.*")
-HANDED_ON = re.compile(
+PASSED_ON = re.compile(
     r"PIP_(INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|CERT|CLIENT_CERT|PROXY|RETRIES"
     r"|TIMEOUT|DEFAULT_TIMEOUT|CACHE_DIR|NO_CACHE_DIR|CONFIG_FILE)"
     r"|UV_(INDEX|INDEX_.*|DEFAULT_INDEX|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|INSECURE_HOST|NATIVE_TLS"
     r"|SYSTEM_CERTS|CACHE_DIR|NO_CACHE|OFFLINE|HTTP_.*|KEYRING_PROVIDER|CONCURRENT_.*)"
 )
-# Both programs of npm's that a .npmrc may name are named here instead, as one that only fails.
+# A .npmrc can name two programs that npm starts. These options name one that only fails.
 NO_PROGRAM = "/bin/false"
 NO_WHEEL = (
     "every package must have a wheel for the server's Python, since none of their code is run here:"
@@ -37,25 +37,25 @@ NO_WHEEL = (
 
 
 def install_python(wanted: Path, tree: Path, interpreter: str) -> None:
-    """Wheels of the requirements file `wanted` into <tree>/site-packages, for the server's
+    """Installs the wheels that the file `wanted` lists into <tree>/site-packages, for the server's
     `interpreter`."""
     text = requirements.read(wanted)
     target = tree / PACKAGES
     command = [*_installer(Path(interpreter).name.removeprefix("python"))]
     command += ["--only-binary", ":all:", "--target", str(target)]
-    # In a directory of its own: neither tool finds settings, modules or packages there.
+    # In an empty directory, where neither tool finds settings, modules or packages.
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as empty:
         file = Path(empty) / "requirements.txt"
         file.write_text(text)
         command += ["-r", str(file)]
         _run(command, Path(empty), (f"the packages of {wanted}", NO_WHEEL))
-    # Programs of the packages, which name this machine's interpreter, and the installer's lock.
+    # Scripts that name this machine's interpreter, and the installer's lock file.
     shutil.rmtree(target / "bin", ignore_errors=True)
     (target / ".lock").unlink(missing_ok=True)
 
 
 def _installer(version: str) -> list[str]:
-    """uv where there is one, else pip. Raises `BadParameter` where there is neither."""
+    """The command of uv if it is installed, else of pip. Raises `BadParameter` without either."""
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
     if uv:
         command = [uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable]
@@ -69,7 +69,7 @@ def _installer(version: str) -> list[str]:
 
 
 def install_node(tree: Path) -> None:
-    """What package.json names into <tree>/node_modules; exactly, where there is a lock file."""
+    """Installs what package.json names into <tree>/node_modules; with a lock file, exactly that."""
     manifest.check(tree)
     npm = shutil.which("npm")
     if npm is None:
@@ -85,11 +85,11 @@ def install_node(tree: Path) -> None:
 
 
 def compile_python(tree: Path, interpreter: str) -> bool:
-    """Byte code for every module, since /app is read-only; whether there was a Python to do it."""
+    """Compiles every module, since /app is read-only. False if there is no such Python here."""
     python = interpreter if Path(interpreter).exists() else shutil.which(Path(interpreter).name)
     if python is None:
         return False
-    # Paths in tracebacks are those that the handler sees. A file that is no Python is left alone.
+    # Tracebacks have the paths that the handler sees. Files that do not compile are left alone.
     command = [
         python,
         "-I",
@@ -127,9 +127,9 @@ def _run(command: Sequence[str], directory: Path, about: tuple[str, str | None])
 
 
 def environment(ours: Mapping[str, str]) -> dict[str, str]:
-    """What the installers are given of this process's variables."""
+    """The variables of this process that the installers get."""
     return {
         name: value
         for name, value in ours.items()
-        if not OURS.fullmatch(name) or HANDED_ON.fullmatch(name)
+        if not OURS.fullmatch(name) or PASSED_ON.fullmatch(name)
     }

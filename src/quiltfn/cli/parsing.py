@@ -1,8 +1,8 @@
-"""A command line as the signature of a function: each parameter is an option or an argument.
+"""Reads a command line by the signature of a function: each parameter is an option or an argument.
 
 A parameter whose type is a dataclass is a group of options that several commands share; each of its
-fields is one. One whose metadata is a `Parameters` is a group that is worked out. The words are
-read by the standard library, which is loaded in a few milliseconds.
+fields is one. A parameter with a `Parameters` in its metadata is a group that code makes. The
+parser is the standard library's, which loads in a few milliseconds.
 """
 
 import argparse
@@ -19,8 +19,8 @@ WRONG = 2
 
 
 class BadParameter(Exception):
-    """What was typed makes no sense; the sentence says why. `hint`: what to do about it, where the
-    sentence does not say that itself."""
+    """The command line is wrong; the message says why. `hint`: what to do about it, if the message
+    does not say it."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -37,8 +37,8 @@ class Exit(Exception):
 
 @dataclass(frozen=True)
 class Option:
-    """How an option is written (else --name-of-the-parameter) and what is told of it. For a flag,
-    `off` is the option that says the opposite."""
+    """How an option is written (by default --name-of-the-parameter) and its help text. For a flag,
+    `off` is the opposite option."""
 
     names: tuple[str, ...] = ()
     help: str = ""
@@ -52,7 +52,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Argument:
-    """What is told of a word that has a place instead of a name, and what it must be."""
+    """The help text of a positional argument, and what it must be."""
 
     help: str = ""
     metavar: str | None = None
@@ -60,14 +60,14 @@ class Argument:
 
 
 class Parameters:
-    """Options that are worked out: the metadata of a parameter's type."""
+    """A group of options that code makes; it is the metadata of a parameter's type."""
 
     def parameters(self) -> dict[str, tuple[Any, Any]]:
-        """The type of each option, as a parameter has it, and its default; ... for none."""
+        """The annotated type of each option and its default; `...` if it is required."""
         raise NotImplementedError
 
     def value(self, said: dict[str, Any]) -> Any:
-        """The parameter's value, from that of each option. Raises `BadParameter`."""
+        """The value of the parameter, made from the options' values. Raises `BadParameter`."""
         raise NotImplementedError
 
 
@@ -76,14 +76,14 @@ Run = Callable[..., None]
 
 @dataclass
 class Group:
-    """Commands below one word."""
+    """The commands of one group, such as `quiltfn functions`."""
 
     name: str
     help: str
     commands: dict[str, Run] = field(default_factory=dict)
 
     def command(self, name: str | None = None) -> Callable[[Run], Run]:
-        """A decorator: the function is a command, by its own name or by `name`."""
+        """A decorator that makes the function a command, by its own name or by `name`."""
 
         def known(function: Run) -> Run:
             self.commands[name or function.__name__] = function
@@ -107,7 +107,7 @@ class Group:
 
 
 def run(function: Run, program: str, words: Sequence[str]) -> None:
-    """Calls the function with what the words say. Raises `Exit`, and what the function raises."""
+    """Parses `words` and calls the function. Raises `Exit`, and what the function raises."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=inspect.getdoc(function),
@@ -146,7 +146,7 @@ def run(function: Run, program: str, words: Sequence[str]) -> None:
 
 
 def joined(words: Sequence[str], valued: set[str]) -> list[str]:
-    """`--payload -5` as `--payload=-5`: what follows an option that takes a value is its value."""
+    """Turns `--payload -5` into `--payload=-5`: the word after such an option is its value."""
     out: list[str] = []
     rest = iter(words)
     for word in rest:
@@ -183,7 +183,7 @@ class Taken:
         return self.about.names or (f"--{self.name.replace('_', '-')}",)
 
     def valued(self) -> tuple[str, ...]:
-        """The options that have a value behind them."""
+        """The options that take a value."""
         return () if isinstance(self.about, Argument) or self.kind is bool else self.names
 
     def declare(self, parser: argparse.ArgumentParser) -> None:
@@ -220,7 +220,7 @@ class Taken:
             )
 
     def _read(self, text: str) -> Any:
-        """A word as what it stands for."""
+        """Converts a word to the option's type."""
         name = {int: "a whole number", float: "a number"}.get(self.kind)
         try:
             return self.kind(text)
@@ -230,7 +230,7 @@ class Taken:
             ) from None
 
     def checked(self, value: Any) -> Any:
-        """The value, if it is what it must be. Raises `BadParameter`."""
+        """Checks the value and returns it. Raises `BadParameter`."""
         about = self.about
         name = self.names[0] if isinstance(about, Option) else self.name
         if value is None:

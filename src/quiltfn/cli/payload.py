@@ -1,4 +1,4 @@
-"""What a handler is given to read: from options, a file, or standard input."""
+"""The payload of a call: from options, a file, or standard input."""
 
 import os
 import select
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quiltfn.cli.parsing import BadParameter
 
-# How long nothing may come from a pipe that nobody may be writing to, and how much may come.
+# The longest silence of a pipe, which may have no writer, and the most bytes read from it.
 SILENCE_S = 5.0
 PIPED_MAX_BYTES = 64 * 1024 * 1024
 CHUNK = 1 << 16
@@ -16,12 +16,12 @@ STANDARD_INPUT = "standard input"
 
 
 def of_call(text: str | None, path: Path | None) -> str | None:
-    """The payload of a call: what the options say, else what is piped in. Raises `BadParameter`."""
+    """The payload from the options, else from standard input. Raises `BadParameter`."""
     return piped() if text is None and path is None else of_options(text, path)
 
 
 def of_options(text: str | None, path: Path | None) -> str | None:
-    """The payload that two options name together. Raises `BadParameter`."""
+    """The payload that one of the two options gives. Raises `BadParameter`."""
     if path is None:
         return text
     if text is not None:

@@ -1,4 +1,4 @@
-"""pip, run so that it starts no other program: a package that would have to be built is refused.
+"""Runs pip so that it cannot start another program: it cannot build a package from source.
 
 `--only-binary :all:` speaks of indexes alone. A wheel may depend on a directory or a repository by
 its address, and pip would build that; building is always another process. Run as a script.
@@ -11,7 +11,7 @@ STARTS = ("subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os
 
 
 def refuse(event: str, _arguments: object) -> None:
-    """An audit hook, which nothing can take away again."""
+    """An audit hook; once added it cannot be removed."""
     if event.startswith(STARTS):
         raise PermissionError("no other program is started while packages are installed")
 

@@ -1,7 +1,7 @@
-"""What a requirements file may say, so that installing it runs no code and reads no other file.
+"""Checks a requirements file, so that installing it runs no code and reads no other file.
 
-A line is a package's name, or a wheel, with hashes behind it. The installer is given what was read
-here, line by line, and never the file itself: it cannot understand it in another way.
+A line is a package's name or a wheel, and hashes. The installer gets the lines that were checked
+here and not the file itself, so that it cannot read it differently.
 """
 
 import re
@@ -20,7 +20,7 @@ VARIABLE = re.compile(r"\$\{[^}]*\}")
 COMMENT = re.compile(r"(^|\s+)#.*$")
 SCHEMES = ("https", "http", "file")
 
-# Of options on a line of their own: these say nothing but which versions are taken.
+# Options on a line of their own that only say which versions are taken.
 HARMLESS = {"--require-hashes", "--pre", "--prefer-binary"}
 WHY = {
     "-e": "it runs the package's own code here; build a wheel of it and name its path",
@@ -44,9 +44,9 @@ LONG = {
 
 
 def read(path: Path) -> str:
-    """The text to give to the installer: one requirement a line, wheels by their absolute paths.
+    """The text for the installer: one requirement a line, wheels by their absolute paths.
 
-    Raises `BadParameter` naming the line of what is refused.
+    Raises `BadParameter` that names the line that is refused.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -64,7 +64,7 @@ def read(path: Path) -> str:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines that a backslash joins as one, without comments, each with the number of its first."""
+    """The lines without comments, with their numbers. Lines joined by a backslash are one."""
     start, joined = 1, ""
     for number, line in enumerate([*re.split(r"\r\n|\r|\n", text), ""], 1):
         start = start if joined else number
@@ -80,7 +80,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _understood(line: str, directory: Path) -> str:
-    """The line as it is handed on. Raises ValueError with the reason of a refusal."""
+    """The line as the installer gets it. Raises ValueError with the reason if it is refused."""
     if not line.isprintable():
         raise ValueError("it has characters that cannot be seen")
     if VARIABLE.search(line):
@@ -111,7 +111,7 @@ def _option(line: str) -> str:
 
 
 def _source(wanted: str, directory: Path) -> str:
-    """A package's name as it is; a wheel by an address that needs no directory to be understood."""
+    """A package's name unchanged; a wheel by its address or absolute path."""
     if BARE.fullmatch(wanted) and not _is_file(wanted):
         return wanted
     named = NAMED_SOURCE.fullmatch(wanted)

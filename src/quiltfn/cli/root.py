@@ -1,4 +1,4 @@
-"""The command itself: its words, and what becomes of errors. No traceback reaches a user."""
+"""The `quiltfn` command: finds the subcommand and turns errors into messages and exit codes."""
 
 import importlib
 import io
@@ -15,8 +15,8 @@ from quiltfn.sdk import ApiError, ClientError, ConnectionFailed
 
 NO_SERVER, INTERRUPTED = 3, 130
 
-# Where each word's code is. Only what a command line names is loaded: the rest takes longer to load
-# than a call takes.
+# The module of each subcommand. Only the one that is used is imported: importing all of them takes
+# longer than a call.
 GROUPS = {"functions": "functions", "runtimes": "runtimes"}
 COMMANDS = {
     "invoke": "invoke",
@@ -27,11 +27,11 @@ COMMANDS = {
 }
 ON_THIS_MACHINE = {
     "serve": "Start the server on this machine.",
-    "keys": "Make, list and revoke API keys in the data directory.",
+    "keys": "Create, list and revoke API keys in the data directory.",
     "service": "Write or remove the files of a systemd service.",
     "doctor": "Check this machine; --sweep removes what a crash left.",
-    "backup": "Keep everything that a server has in one archive, while it runs or not.",
-    "restore": "Make a data directory what it was when an archive was made.",
+    "backup": "Write everything that a server stores into one archive; it may be running.",
+    "restore": "Restore a data directory from such an archive.",
     "simulate": "Replay a trace of calls through the keep-alive policies.",
 }
 
@@ -44,7 +44,7 @@ EPILOG = (
 
 
 def perform(words: Sequence[str]) -> None:
-    """What the words say. Raises `Exit`, and what commands raise."""
+    """Runs the command that `words` name. Raises `Exit`, and what commands raise."""
     word = words[0] if words else "--help"
     program = f"quiltfn {word}"
     if word == "--version":
@@ -68,7 +68,7 @@ def perform(words: Sequence[str]) -> None:
 
 
 def overview() -> str:
-    """`quiltfn --help`."""
+    """The text of `quiltfn --help`."""
     told = {word: parsing.first_sentence(_command(word)) for word in COMMANDS}
     told |= {word: _group(word).help for word in GROUPS}
     lines = ["usage: quiltfn COMMAND …", "", ABOUT, "", "commands (each has --help):"]
@@ -90,14 +90,14 @@ def _command(word: str) -> Run:
 
 
 def _on_this_machine(word: str, arguments: list[str]) -> None:
-    # These need server code, which the client commands do without: another process, same name.
+    # These need the server's code, which client commands do not load: a new program takes over.
     os.execv(sys.executable, [sys.executable, "-m", "quiltfn", word, *arguments])
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command line, without the program's name; the answer is the exit code.
+    """Runs one command line, without the program's name; returns the exit code.
 
-    Raises BrokenPipeError where nobody reads what it prints.
+    Raises BrokenPipeError if the reader has closed the output.
     """
     try:
         perform(argv)
@@ -128,16 +128,15 @@ def run(argv: Sequence[str]) -> int:
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{os.path.basename(where.filename)}:{where.lineno}"
         show.complain(
-            f"quiltfn stumbled over itself: {type(error).__name__} at {place}: {error}",
-            "this is a bug; please report it with the line above",
+            f"quiltfn has a bug: {type(error).__name__} at {place}: {error}",
+            "please report it with the line above",
         )
         return 1
     return 0
 
 
 def main() -> int:
-    """The program; returns the exit code. What the terminal's encoding lacks is escaped rather than
-    fatal."""
+    """The program; returns the exit code. Characters that the terminal cannot show are escaped."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""`quiltfn runtimes …`: what functions are run by. Shared ones are an operator's to change."""
+"""`quiltfn runtimes …`: list, show, add and remove runtimes. Only operators change shared ones."""
 
 import shlex
 import tempfile
@@ -16,7 +16,7 @@ from quiltfn.wire import Kind, NewRuntime
 
 app = Group(
     name="runtimes",
-    help="List, show, add and remove what functions are run by.",
+    help="List, show, add and remove runtimes.",
 )
 
 
@@ -46,7 +46,7 @@ def remove(
         bool, Option(("--shared",), help="The one that all tenants share; operators only.")
     ] = False,
 ) -> None:
-    """Remove a runtime. Functions that have it go on with it; new versions cannot name it."""
+    """Remove a runtime. Existing versions of functions keep it; new versions cannot use it."""
     with connection.session() as at:
         gone = at.client.runtimes.remove(name, shared=shared)
         done = {"removed": True, "name": name}
@@ -82,10 +82,10 @@ def add(
     fields: Annotated[dict[str, Any], FieldsOf(NewRuntime, leave_out=["name", "image", "command"])],
     connection: Connection,
 ) -> None:
-    """Add a runtime, or give its name to another one.
+    """Add a runtime, or replace the one of that name.
 
-    Packages are installed here, as wheels and without their scripts. Functions that have the name
-    already go on with what they were made with until they are updated.
+    Packages are installed on this machine, as wheels and without running their scripts. Functions
+    that use the runtime keep what they have until they are updated.
     """
     began = time.monotonic()
     kind = Kind(fields["kind"])
@@ -108,7 +108,7 @@ def add(
 
 
 def _image(at: Session, kind: Kind, files: FilesOptions) -> Image | None:
-    """The files, put together here and kept there; None for a runtime without any."""
+    """Builds and uploads the files; None for a runtime without files."""
     directory, requirements = files.directory, files.requirements
     if requirements is None and kind is Kind.PYTHON and directory is not None:
         found = directory / "requirements.txt"
@@ -131,7 +131,7 @@ def _image(at: Session, kind: Kind, files: FilesOptions) -> Image | None:
 
 
 def python_of(at: Session) -> str:
-    """The interpreter that the server's sandboxes have. Raises `BadParameter` without one."""
+    """The path of Python in the server's sandboxes. Raises `BadParameter` if there is none."""
     interpreter = at.client.system.get_info().interpreters.get("python")
     if interpreter is None:
         raise BadParameter("the server's machine has no Python for runtimes")

@@ -1,4 +1,4 @@
-"""`quiltfn stats`, `health` and `info`: about the server and not about one function."""
+"""`quiltfn stats`, `health` and `info`: questions about the server."""
 
 from quiltfn.cli import tables
 from quiltfn.cli.parsing import Exit
@@ -12,7 +12,7 @@ def stats(connection: Connection) -> None:
 
 
 def health(connection: Connection) -> None:
-    """Say whether the server can do its work, and why not. Exit code 1 if it cannot."""
+    """Show whether the server is ready, and why not. The exit code is 1 if it is not."""
     with connection.session() as at:
         report = at.show(at.client.system.get_health(), tables.health)
     if not report.ready:

@@ -1,4 +1,4 @@
-"""What every command needs: the server it talks to, and how the answer is printed."""
+"""The connection of a command to its server, and how the answer is printed."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ class Session:
     def __init__(self, connection: "Connection", name_or_id: str | None = None) -> None:
         self.output, self.name_or_id, self.body = connection.output, name_or_id, b""
         try:
-            # A command says at once that something fails; whoever runs it can repeat it.
+            # A command reports a failure at once; its user decides whether to repeat it.
             self.client = Client(
                 connection.url,
                 api_key=connection.api_key,
@@ -50,8 +50,8 @@ class Session:
         print_it: Callable[[T], None],
         done: Mapping[str, object] | None = None,
     ) -> T:
-        """Print the answer that came last in the chosen way, and return it. `done`: what is printed
-        as JSON where the server's answer was empty."""
+        """Print the last answer as a table or as JSON, and return it. `done`: what to print as JSON
+        if the server's answer was empty."""
         self.print(answer, self.body or (show.encoded(done) if done else b""), print_it)
         return answer
 
@@ -67,7 +67,7 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """Which server is asked, with which key, and how its answer is printed."""
+    """The server, the key, and how the answer is printed."""
 
     url: Annotated[
         str | None,
@@ -77,14 +77,14 @@ class Connection:
         str | None,
         Option(
             metavar="KEY",
-            help="Better in QUILT_API_KEY: a command line is for everybody to read.",
+            help="Better set QUILT_API_KEY: other users can see command lines.",
         ),
     ] = None
     cacert: Annotated[
         Path | None,
         Option(
             metavar="FILE",
-            help="Whose certificates are believed (PEM); else SSL_CERT_FILE, else the machine's.",
+            help="Certificate authorities to trust (PEM); else SSL_CERT_FILE, else the machine's.",
         ),
     ] = None
     output: Annotated[

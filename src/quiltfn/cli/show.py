@@ -1,4 +1,4 @@
-"""How things look. Whatever came from elsewhere is made harmless before a terminal sees it."""
+"""Prints results. Text of other origin is escaped before it reaches a terminal."""
 
 import re
 import sys
@@ -13,37 +13,37 @@ from quiltfn.sdk import Function, FunctionPage, Invocation
 from quiltfn.wire import NewFunction
 from quiltfn.wire.fields import fields_of
 
-# Control characters but newline and tab, and the marks that turn the direction of writing:
-# a handler's output could use them to rewrite what the screen shows.
+# Control characters except newline and tab, and marks that change the direction of writing. With
+# these, a handler's output could change what the terminal shows elsewhere.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class NobodyReads(Exception):
-    """Whoever read the output has gone, as `head` does."""
+    """The reader of the output has closed it, as `head` does."""
 
 
 def visible(text: str) -> str:
-    """The text with what cannot be seen written as \\uXXXX, which JSON understands too."""
+    """The text with invisible characters written as \\uXXXX, as JSON does."""
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def pass_through(text: str, stream: TextIO) -> None:
-    """Somebody else's output: as it is into a pipe or file, harmless onto a terminal."""
+    """Prints text of other origin: unchanged into a pipe or file, escaped on a terminal."""
     write(stream, visible(text) if stream.isatty() else text)
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Everything that is printed comes through here, since whoever reads it may have gone."""
+    """All output goes through here. Raises `NobodyReads` if the reader has closed it."""
     try:
         stream.write(text)
         stream.flush()
     except BrokenPipeError:
-        # Not as it came: that would be reported as a mistake of ours.
+        # A BrokenPipeError would be reported as a bug.
         raise NobodyReads from None
 
 
 def write_bytes(stream: TextIO, output: bytes) -> None:
-    """Somebody else's output, byte for byte into a pipe or file; a terminal gets harmless text."""
+    """Prints bytes of other origin: unchanged into a pipe or file, escaped on a terminal."""
     if stream.isatty():
         write(stream, visible(output.decode("utf-8", "replace")))
         return
@@ -56,24 +56,24 @@ def write_bytes(stream: TextIO, output: bytes) -> None:
 
 
 def json(body: bytes) -> None:
-    """The server's own words, only indented."""
+    """Prints the server's JSON, indented."""
     pass_through(msgspec.json.format(body, indent=2).decode() + "\n", sys.stdout)
 
 
 def encoded(value: object) -> bytes:
-    """What no server said in JSON, as JSON."""
+    """A value as JSON, for what did not come from the server as JSON."""
     return msgspec.json.encode(value)
 
 
 def complain(sentence: str, *advice: str | None) -> None:
-    """An error, and what to do about it."""
+    """Prints an error and what to do about it."""
     lines = [f"error: {visible(sentence)}"]
     lines += [f"hint: {visible(hint)}" for hint in advice if hint]
     write(sys.stderr, "".join(f"{line}\n" for line in lines))
 
 
 def note(text: str) -> None:
-    """A dim line beside the output proper."""
+    """Prints a dim line on standard error."""
     dim = ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
     write(sys.stderr, f"{visible(text).join(dim)}\n")
 
@@ -100,7 +100,7 @@ def amount(count: int, one: str, several: str | None = None) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes in the unit that says most of it."""
+    """A number of bytes in a suitable unit."""
     for unit, factor in (("MiB", 1024 * 1024), ("KiB", 1024)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
@@ -131,7 +131,7 @@ def functions(page: FunctionPage) -> None:
         note(f"there are more: --cursor {page.next_cursor}")
 
 
-# Of what a client sets: what is shown at another place, or together with something.
+# Fields of a new function that have a place of their own in the table.
 SHOWN_ELSEWHERE = ("name", "cluster_id", "min_instances", "max_instances")
 
 
@@ -169,10 +169,13 @@ def setting(value: object, unit: str) -> str | None:
 
 
 def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
-    """The handler's own output, then one dim line about the call. `output`: what a stream holds."""
+    """Prints the handler's output, then a dim line about the call.
+
+    `output`: returns the bytes of a stream.
+    """
     write_bytes(sys.stdout, output("stdout"))
     write_bytes(sys.stderr, output("stderr"))
-    # The line about the call starts on a line of its own.
+    # The line about the call begins a new line.
     last, unended = one.stderr or one.stdout, bool(one.stderr) or sys.stdout.isatty()
     if last and not last.endswith("\n") and unended:
         write(sys.stderr, "\n")
@@ -182,14 +185,14 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
     took = "not started" if one.duration_ms is None else f"{one.duration_ms} ms"
     start = "cold" if one.cold_start else "warm"
     note(" · ".join([status, took, start, one.invocation_id]))
-    # What else there is to say: output that was dropped, a value that was too large, a signal.
+    # Other messages: dropped output, a returned value that was too large, a signal.
     said = f"the handler exited with code {one.exit_code}"
     if one.status in ("success", "failed") and one.error_message not in (None, said):
         note(str(one.error_message))
 
 
 def when(moment: int | None) -> str:
-    """A time as this machine's clock has it."""
+    """A time in this machine's time zone."""
     if moment is None:
         return "-"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
@@ -198,8 +201,8 @@ def when(moment: int | None) -> str:
 def table(
     head: Sequence[str] | None, rows: Iterable[Sequence[object]], drop: Sequence[str] = ()
 ) -> None:
-    """Columns with heads, or pairs without. Where the terminal is too narrow, the columns of `drop`
-    are left out, the first of them first; nothing else is cut off.
+    """Prints columns with heads, or pairs without heads. If the terminal is too narrow, the columns
+    in `drop` are left out, in that order; nothing else is cut.
     """
     from quiltfn.cli import drawing  # noqa: PLC0415 — for a table alone
 

@@ -1,4 +1,4 @@
-"""The longer tables; `show` has what they are drawn with."""
+"""The tables of most commands; `show` prints them."""
 
 import shlex
 
@@ -61,7 +61,7 @@ def timeline(one: Timeline) -> None:
 
 
 def timing(one: Timeline) -> None:
-    """The same, dim and beside the output proper."""
+    """Prints a timeline dimmed on standard error."""
     width = max(len(name) for name, _ in _timeline(one))
     for name, took in _timeline(one):
         show.note(f"{name:{width}}  {took}")
@@ -160,7 +160,7 @@ def _whose(one: Runtime) -> str:
 
 
 def _short(digest: str | None) -> str:
-    """Enough of it to tell one from another; the whole is in `show`."""
+    """The first digits, which tell one from another; `show` prints all of them."""
     kind, _, number = (digest or "-").partition(":")
     return f"{kind}:{number[:12]}" if number else kind
 
@@ -174,6 +174,6 @@ def _with_unit(value: float | None, unit: str) -> str:
 
 
 def _one_line(handler: str) -> str:
-    """Its first words; the whole of it is in --output json."""
+    """The beginning of a handler; --output json has all of it."""
     line = " ".join(handler.split())
     return line if len(line) <= HANDLER_SHOWN else line[: HANDLER_SHOWN - 1] + "…"

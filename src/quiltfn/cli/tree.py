@@ -1,4 +1,4 @@
-"""The files of a runtime, put together in a directory of our own, and packed."""
+"""Copies the files of a runtime into a directory and packs them into an archive."""
 
 import shutil
 import tarfile
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from quiltfn.cli.parsing import BadParameter
 
-# Made by tools, for this machine or this person, and of no use in an image.
+# Directories that tools make for this machine or user; an image has no use for them.
 LEFT_OUT = (".git", "__pycache__", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache")
 MODULES = "node_modules"
-MTIME = 946_684_800  # one for all files: the same tree is the same archive
+MTIME = 946_684_800  # the same for all files, so that equal trees give equal archives
 
 
 def copy(source: Path, tree: Path, *, with_modules: bool) -> None:
-    """Copies `source` to `tree`, links as links. `with_modules`: node_modules, too."""
+    """Copies `source` to `tree`; links stay links. `with_modules`: copies node_modules too."""
     left_out = LEFT_OUT if with_modules else (*LEFT_OUT, MODULES)
     try:
         shutil.copytree(
@@ -29,14 +29,15 @@ def copy(source: Path, tree: Path, *, with_modules: bool) -> None:
 
 
 def pack(tree: Path, archive: Path) -> None:
-    """One tar archive of everything in `tree`, in a fixed order, nobody's and of no time."""
+    """Packs everything in `tree` into one tar archive. Order, owner and time are fixed: equal trees
+    give equal archives."""
     with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
         for path in walk(tree):
             tar.add(path, str(path.relative_to(tree)), recursive=False, filter=_plain)
 
 
 def walk(tree: Path) -> Iterator[Path]:
-    """Everything below `tree`, a directory before what is in it; no link is followed."""
+    """Every path below `tree`; a directory comes before its contents. Links are not followed."""
     for path in sorted(tree.iterdir()):
         yield path
         if path.is_dir() and not path.is_symlink():

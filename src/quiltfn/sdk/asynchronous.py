@@ -1,4 +1,4 @@
-"""`Client`, for asyncio. A module of its own, since only asyncio's users need an HTTP library."""
+"""`AsyncClient`. A module of its own because it imports an HTTP library."""
 
 import asyncio
 import ssl
@@ -54,7 +54,7 @@ class AsyncClient:
             headers=headers_with(api_key),
             transport=transport,
             verify=trust_for(self.base_url, cacert) or False,
-            # A proxy named in the environment cannot reach this machine's own server.
+            # A proxy cannot reach a server on this machine's loopback address.
             trust_env=not is_loopback(urlsplit(self.base_url).hostname or ""),
         )
         self._retries, self._on_response = Retries(retries), on_response
@@ -113,7 +113,7 @@ class AsyncClient:
             request.path,
             content=request.body if file is None else _chunks(file),
             headers=headers_of(request, {}),
-            # Waiting for a free connection of our own pool is no fault of the server's: no limit.
+            # No limit on the wait for a free connection of our own pool.
             timeout=httpx.Timeout(
                 connect=CONNECT_S, write=WRITE_S, read=request.read_timeout_s, pool=None
             ),
@@ -140,7 +140,7 @@ async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
 
 
 def _cause(error: httpx.RequestError) -> Exception:
-    """The same, as the standard library would have said it."""
+    """The exception that the standard library would have raised."""
     below: BaseException | None = error
     while below is not None:
         if isinstance(below, ssl.SSLError):

@@ -143,7 +143,7 @@ class Client:
         self.close()
 
 
-# --- what both clients do ----------------------------------------------------------------------
+# --- shared by both clients ----------------------------------------------------------------------
 
 
 def base_url_of(given: str | None) -> str:
@@ -165,8 +165,8 @@ def headers_with(api_key: str | None) -> dict[str, str]:
     headers = {"Accept": "application/json", "User-Agent": "quiltfn-sdk"}
     key = (api_key or os.environ.get("QUILT_API_KEY") or "").strip()
     if not (key.isascii() and (key.isprintable() or not key)):
-        # Not shown: a mangled key is still most of a key.
-        raise ValueError("the API key holds characters no key has; was it copied whole?")
+        # The key is not shown: a damaged key still contains most of the secret.
+        raise ValueError("the API key has characters that no key has; was it copied whole?")
     return {**headers, "X-Api-Key": key} if key else headers
 
 
@@ -180,7 +180,7 @@ def headers_of(request: Request[T], always: dict[str, str]) -> dict[str, str]:
 
 
 def trust_for(url: str, cacert: Path | None) -> ssl.SSLContext | None:
-    """Nothing is loaded for http, which has no certificates. Raises ValueError."""
+    """The trusted authorities for https; None for http. Raises ValueError."""
     if urlsplit(url).scheme == "https":
         return trusted(cacert)
     if cacert is not None:
@@ -198,7 +198,7 @@ def opened(archive: Path | None) -> Iterator[BinaryIO | None]:
 
 
 def explained(url: str, request: Request[T], error: Exception) -> ClientError:
-    """Why no answer came, as a sentence."""
+    """The exception that says why there was no answer."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return NotTrusted(
             f"the certificate of {url} is not trusted: {error.verify_message.rstrip('.')}; "
@@ -206,7 +206,7 @@ def explained(url: str, request: Request[T], error: Exception) -> ClientError:
         )
     if isinstance(error, ssl.SSLError):
         return ConnectionFailed(
-            f"what listens at {url} does not speak TLS as it should "
+            f"the server at {url} does not speak TLS correctly "
             f"({error.reason or error}); is it a server without a certificate? then use http://"
         )
     if isinstance(error, NotConnected):
@@ -220,7 +220,7 @@ def explained(url: str, request: Request[T], error: Exception) -> ClientError:
         )
     if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
         return unreadable(url, error)
-    # A server with a certificate ends a connection that does not begin with TLS.
+    # A server with a certificate closes a connection that does not begin with TLS.
     secure = "" if url.startswith("https:") else "; if it has a certificate, use https://"
     return ConnectionFailed(
         f"the connection to {url} ended before the answer was there: "

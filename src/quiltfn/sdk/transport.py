@@ -1,7 +1,6 @@
-"""How a request gets to the server and an answer back: HTTP/1.1 by the standard library alone.
+"""Sends requests over HTTP/1.1 with the standard library alone.
 
-A command of one call starts in a tenth of a second that way; an HTTP library of its own would take
-longer to load than the call takes.
+An HTTP library would take longer to import than a call takes, and a command makes one call.
 """
 
 import base64
@@ -17,15 +16,15 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 CONNECT_S = 5.0
 WRITE_S = 30.0
-# An answer may take a day. Whether its server is still there is asked meanwhile: after a minute of
-# silence every 15 s, and four questions without an answer end the connection.
+# An answer may take a day. TCP keep-alive finds out whether the server still exists: after a minute
+# of silence it probes every 15 s, and four probes without an answer close the connection.
 KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRequest:
-    """One request as it goes out; `headers` has the length of a body that is a file."""
+    """One request. If the body is a file, `headers` has its length."""
 
     method: str
     url: str
@@ -36,7 +35,7 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpResponse:
-    """What came back; the names of headers are lower-case."""
+    """One response; the names of headers are lower-case."""
 
     status: int
     headers: Mapping[str, str]
@@ -44,7 +43,7 @@ class HttpResponse:
 
 
 class Transport(Protocol):
-    """Where the client's requests go.
+    """Sends requests.
 
     `exchange` raises NotConnected, AnswerTimeout, OSError (ssl.SSLError among them) or
     http.client.HTTPException.
@@ -56,7 +55,7 @@ class Transport(Protocol):
 
 
 class NotConnected(OSError):
-    """There is no connection to the server; the cause says why."""
+    """The connection could not be made; the cause says why."""
 
 
 class AnswerTimeout(OSError):
@@ -64,7 +63,7 @@ class AnswerTimeout(OSError):
 
 
 class HttpTransport:
-    """Connections that are kept between requests, one for each that is under way at once."""
+    """Connections, kept between requests: as many as there are requests at the same time."""
 
     def __init__(self, base_url: str, trust: ssl.SSLContext | None) -> None:
         """`trust` for https alone. Raises ValueError for a proxy that cannot be used."""
@@ -89,8 +88,8 @@ class HttpTransport:
             self._idle.pop().close()
 
     def _kept(self) -> http.client.HTTPConnection | None:
-        """One that nobody uses and that the server has not closed. A list's `pop` and `append` are
-        one step each, so that threads need no lock."""
+        """An idle connection that the server has not closed. Threads need no lock, since `pop` and
+        `append` of a list are atomic."""
         while self._idle:
             try:
                 connection = self._idle.pop()
@@ -142,7 +141,7 @@ class HttpTransport:
         try:
             connection.request(request.method, path, request.body, headers)
         except (BrokenPipeError, ConnectionResetError) as error:
-            refused = error  # It may have said why before it stopped reading.
+            refused = error  # The server may have answered before it stopped reading.
         connection.sock.settimeout(request.read_timeout_s)
         try:
             with connection.getresponse() as response:
@@ -156,7 +155,7 @@ class HttpTransport:
 
 
 def _is_open(sock: socket.socket | None) -> bool:
-    """Whether it can be used again: what the server has closed is readable."""
+    """Whether the connection can be used again. One that the server has closed is readable."""
     if sock is None:
         return False
     look = select.poll()
@@ -165,7 +164,7 @@ def _is_open(sock: socket.socket | None) -> bool:
 
 
 def _authorization(header: str, parts: SplitResult) -> dict[str, str]:
-    """A name and password that an address holds."""
+    """The header for the user name and password in an address."""
     if parts.username is None:
         return {}
     words = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -177,7 +176,7 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_for(to: SplitResult) -> SplitResult | None:
-    """The proxy that the environment names; none leads to this machine's own server."""
+    """The proxy that the environment names; None for a server on this machine."""
     host = to.hostname or ""
     if is_loopback(host):
         return None
@@ -195,7 +194,7 @@ def proxy_for(to: SplitResult) -> SplitResult | None:
 
 
 def trusted(authority: Path | None) -> ssl.SSLContext:
-    """Whose certificates are believed: the machine's authorities, or those of the file `authority`.
+    """The trusted authorities: the machine's, or those of the file `authority`.
 
     SSL_CERT_FILE and SSL_CERT_DIR take the place of the machine's. Raises ValueError where the
     file cannot be used.
