@@ -12,7 +12,7 @@ ACTION = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 async def set_pool_target(context: RequestContext) -> Response:
-    """Set a function's scaling targets, at once and without a new version."""
+    """Set how many instances a function has, at once and without a new version."""
     _check_tenant(context)
     entry = await context.services.elasticity.target(
         context.entry(), context.body.min_instances, context.body.max_instances
@@ -28,8 +28,8 @@ async def set_pool_target(context: RequestContext) -> Response:
 
 
 async def create_pool_target_operation(context: RequestContext) -> Response:
-    """Set scaling targets as an operation that happens once for its Idempotency-Key; a replay is
-    answered with 409 and the first operation's id.
+    """Set how many instances a function has, as an operation that happens once for its Idempotency-
+    Key. A repetition gets 409 and the id of the first operation.
     """
     _check_tenant(context)
     key = _needed(context, "idempotency-key")
@@ -45,7 +45,7 @@ async def create_pool_target_operation(context: RequestContext) -> Response:
 
 
 async def get_operation(context: RequestContext) -> Response:
-    """Show one controlled operation."""
+    """Show one operation."""
     operation = await context.services.elasticity.operation(
         context.tenant_id, context.parameters["operation_id"]
     )

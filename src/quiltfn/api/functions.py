@@ -31,7 +31,7 @@ LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.D
 
 
 async def create_function(context: RequestContext) -> Response:
-    """Create a function. It is pending and has version 1; deploy it next."""
+    """Create a function with version 1. Its state is pending until it is deployed."""
     new, spec = shapes.split(context.body)
     services = context.services
     services.admission.check_functions(services.catalog.count(context.tenant_id))
@@ -44,7 +44,7 @@ async def create_function(context: RequestContext) -> Response:
 
 
 async def list_functions(context: RequestContext) -> Response:
-    """List the tenant's functions, oldest first."""
+    """List the functions of the tenant, oldest first."""
     limit = parse.integer(context.query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
     after = from_cursor(context.query.get("cursor"), BEFORE_EVERY_ID)
     state = context.query.get("state")
@@ -64,20 +64,22 @@ async def list_functions(context: RequestContext) -> Response:
 
 
 async def get_function(context: RequestContext) -> Response:
-    """Show one function. Its ETag goes into If-Match of an update that must not overwrite."""
+    """Show one function. Send its ETag as If-Match with an update that must not overwrite another
+    change.
+    """
     return _shown(context, context.entry())
 
 
 async def get_function_by_name(context: RequestContext) -> Response:
-    """Show one function, by its name."""
+    """Show one function by its name."""
     catalog = context.services.catalog
     return _shown(context, catalog.by_name(context.tenant_id, context.parameters["name"]))
 
 
 async def update_function(context: RequestContext) -> Response:
-    """Update a function: every update makes a new version, none is ever changed. What is not named
-    stays; null resets what may be null. An active function answers once new calls are served by the
-    new version, or with error_message if that cannot stand.
+    """Update a function by making a new version. Existing versions never change. Fields that are
+    left out keep their values, and null resets a field that can be null. For an active function the
+    response comes once the new version serves calls, or with error_message if it cannot.
     """
     changes = shapes.changes_of(context.body)
     if not changes:
@@ -92,38 +94,42 @@ async def update_function(context: RequestContext) -> Response:
 
 
 async def delete_function(context: RequestContext) -> Response:
-    """Delete a function. New and waiting calls get 404 at once; running ones have 5 seconds."""
+    """Delete a function. New and waiting calls get 404 at once; running calls have 5 seconds to
+    end.
+    """
     await context.services.lifecycle.delete(context.entry())
     return Response(status=204)
 
 
 async def deploy_function(context: RequestContext) -> Response:
-    """Deploy: make instances ready. The answer says active, or error with error_message, or, after
-    20 seconds, deploying.
+    """Deploy a function by starting its instances. The response has the state active; or error, and
+    error_message says why; or deploying after 20 seconds.
     """
     return _shown(context, await context.services.lifecycle.deploy(context.entry()))
 
 
 async def pause_function(context: RequestContext) -> Response:
-    """Pause: new and waiting calls are refused, running ones finish, nothing stays warm."""
+    """Pause a function. New and waiting calls are refused, running calls finish, and no instance is
+    kept.
+    """
     await context.services.lifecycle.pause(context.entry())
     return json_response(wire.PauseResult())
 
 
 async def resume_function(context: RequestContext) -> Response:
-    """Resume a paused function; it is deployed again."""
+    """Resume a paused function by deploying it again."""
     return _shown(context, await context.services.lifecycle.resume(context.entry()))
 
 
 def invoke_function(context: RequestContext) -> Awaitable[Response]:
-    """Invoke a function and wait for its end. A handler that fails is an answer, not an error:
-    read status and exit_code.
+    """Call a function and wait for its end. A handler that fails is a normal response: look at
+    status and exit_code.
     """
     return _invoke(context, context.entry())
 
 
 def invoke_function_by_name(context: RequestContext) -> Awaitable[Response]:
-    """Invoke a function, by its name, and wait for its end."""
+    """Call a function by its name and wait for its end."""
     entry = context.services.catalog.by_name(context.tenant_id, context.parameters["name"])
     return _invoke(context, entry)
 
@@ -164,7 +170,7 @@ async def _invoke(context: RequestContext, entry: Entry) -> Response:
 
 
 async def list_invocations(context: RequestContext) -> Response:
-    """List a function's calls, newest first."""
+    """List the calls of a function, newest first."""
     entry, query = context.entry(), context.query
     status = query.get("status")
     if status is not None:
@@ -199,8 +205,8 @@ async def get_invocation(context: RequestContext) -> Response:
 
 
 async def get_invocation_output(context: RequestContext) -> Response:
-    """Read what the handler wrote, byte for byte; Range asks for a part. A record shows the same as
-    text, with U+FFFD for what is not UTF-8.
+    """Read the output of one call, byte for byte. Range asks for a part of it. The record of the
+    call has the same output as text, with U+FFFD for bytes that are not UTF-8.
     """
     stream = parse.one_of(context.query.get("stream", "stdout"), "stream", STREAMS, "stderr")
     async with pages.reserved(context):
@@ -237,7 +243,7 @@ async def get_invocation_timeline(context: RequestContext) -> Response:
 
 
 async def list_function_versions(context: RequestContext) -> Response:
-    """List a function's versions, newest first."""
+    """List the versions of a function, newest first."""
     entry, query = context.entry(), context.query
     limit = parse.integer(query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
     after = from_cursor(query["cursor"], "") if "cursor" in query else None
@@ -249,14 +255,14 @@ async def list_function_versions(context: RequestContext) -> Response:
 
 
 async def rollback_function(context: RequestContext) -> Response:
-    """Roll back to an earlier version; none is made by that."""
+    """Go back to an earlier version. This makes no new version."""
     entry = await context.services.lifecycle.rollback(context.entry(), context.body.version)
     return _shown(context, entry)
 
 
 async def get_function_pool(context: RequestContext) -> Response:
-    """Count a function's instances. Ready ones are started and invocable now; busy includes those
-    that are being cleaned.
+    """Count the instances of a function. Ready instances can take a call now; busy includes
+    instances that are being cleaned after a call.
     """
     entry = context.entry()
     counts = context.services.pools.counts(entry.function.id)
@@ -264,8 +270,8 @@ async def get_function_pool(context: RequestContext) -> Response:
 
 
 async def get_function_egress(context: RequestContext) -> Response:
-    """Show what the function's sandboxes may reach, and count the attempts that were refused since
-    the server started.
+    """Show what a function can reach on the network, and how many attempts were refused since the
+    server started.
     """
     entry = context.entry()
     return json_response(
@@ -278,7 +284,7 @@ async def get_function_egress(context: RequestContext) -> Response:
 
 
 async def get_pool_stats(context: RequestContext) -> Response:
-    """Count all instances of the tenant, state by state."""
+    """Count all instances of the tenant by state."""
     services = context.services
     own = services.catalog.owned(context.tenant_id, services.pools.occupied())
     counts = sum_counts(services.pools.counts(function_id) for function_id in own)

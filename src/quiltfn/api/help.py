@@ -21,11 +21,11 @@ DEBUGGING = [
     "went, and why it was cold.",
     "GET /api/functions/<id>/invocations/<invocation_id>/output?stream=stderr: all that is kept of "
     "a call's output, byte for byte; x-output-truncated counts what was dropped.",
-    "status failed: the handler ended with another code than 0; stderr has its words.",
+    "status failed: the handler's exit code was not 0; stderr has its messages.",
     "status timeout: the handler ran longer than timeout_seconds; give it more or do less.",
     "status oom: the handler needed more than memory_limit_mb.",
-    "status error or interrupted: the platform, not the handler, ended the call; error_message "
-    "says how.",
+    "status error or interrupted: the call was ended by the platform and not by the handler; "
+    "error_message says why.",
     "503 with CAPACITY_FULL: every instance is busy; wait for Retry-After or raise max_instances.",
     "GET /api/functions/health: can the server do its work, and which protections are in force?",
 ]

@@ -21,13 +21,13 @@ CALL_BY_ID, CALL_BY_NAME = FUNCTION + "/invoke", "/api/functions/invoke/{name}"
 
 LIMIT = Parameter(
     name="limit",
-    about="entries of a page at most",
+    about="the largest number of entries of the page",
     schema={"type": "integer", "minimum": 1, "maximum": functions.PAGE_MAX},
     example=50,
 )
 CURSOR = Parameter(
     name="cursor",
-    about="where to go on: next_cursor of the page before",
+    about="next_cursor of the previous page",
     schema={"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
 )
 STATE = Parameter(
@@ -40,33 +40,37 @@ STATUS = Parameter(
     name="status", about="only calls with this status", schema={"enum": list(Status)}
 )
 COLD = Parameter(
-    name="cold_start", about="only cold (or only warm) calls", schema={"type": "boolean"}
+    name="cold_start",
+    about="true: only cold starts; false: only warm calls",
+    schema={"type": "boolean"},
 )
 SLOW = Parameter(
     name="min_duration_ms",
-    about="only calls that took at least so many milliseconds",
+    about="only calls that took at least this many milliseconds",
     schema={"type": "integer", "minimum": 0, "maximum": 999_999_999},
 )
 STREAM = Parameter(
     name="stream",
-    about="which of the two; standard output by itself",
+    about="which stream; stdout by default",
     schema={"enum": list(functions.STREAMS)},
 )
-RANGE = Parameter(name="Range", where="header", about="a part of the bytes: bytes=0-1023")
+RANGE = Parameter(name="Range", where="header", about="a part of the output, such as bytes=0-1023")
 WITH_OUTPUT = Parameter(
     name="output",
-    about="full, or none: stdout and stderr are left empty",
+    about="full, or none to leave stdout and stderr empty",
     schema={"enum": list(functions.OUTPUTS)},
 )
 FORMAT = Parameter(name="format", about="markdown or json", schema={"enum": ["json", "markdown"]})
 IF_MATCH = Parameter(
-    name="If-Match", where="header", about="change it only if its ETag is still this one"
+    name="If-Match",
+    where="header",
+    about="make the change only if the function still has this ETag",
 )
 VISIBLE = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"}
 IDEMPOTENCY = Parameter(
     name="Idempotency-Key",
     where="header",
-    about="a repetition with the same key and body gets the first answer, for 24 hours",
+    about="within 24 hours, a repetition with the same key and body gets the first response",
     schema=VISIBLE,
 )
 TENANT = Parameter(
@@ -80,14 +84,14 @@ ONCE = Parameter(
     name="Idempotency-Key",
     where="header",
     required=True,
-    about="the operation happens once for it",
+    about="the operation happens once for each key",
     schema=VISIBLE,
 )
 ACTION_ID = Parameter(
     name="X-Orch-Action-Id",
     where="header",
     required=True,
-    about="the caller's name for the action",
+    about="your name for the action",
     schema=VISIBLE,
 )
 PLACED = ("CAPACITY_FULL", "RUNTIME_UNAVAILABLE", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE")
@@ -235,7 +239,7 @@ AUDIT = Route(
 )
 SHARED = Parameter(
     name="shared",
-    about="true: the one that all tenants share, which needs an operator's key",
+    about="true: the runtime that all tenants share; needs an operator's key",
     schema={"type": "boolean"},
 )
 LIST_RUNTIMES = Route(handler=runtimes.list_runtimes, scope=READ, answer=wire.RuntimeList)

@@ -10,7 +10,7 @@ from quiltfn.runtimes import OwnedRuntime
 
 
 async def list_runtimes(context: RequestContext) -> Response:
-    """List the runtimes that the tenant's functions can name, the server's own first: its own and
+    """List the runtimes that the tenant's functions can use: the server's own, the tenant's, and
     those that all tenants share.
     """
     shown = [_answer(context, one) for one in context.services.runtimes.all(context.tenant_id)]
@@ -18,19 +18,18 @@ async def list_runtimes(context: RequestContext) -> Response:
 
 
 async def get_runtime(context: RequestContext) -> Response:
-    """Show what a runtime's name stands for now. The values of its environment are shown to keys
-    that may write, those of a shared runtime to operators alone.
+    """Show a runtime. Keys that can write see the values of its environment; of a shared runtime
+    only operators see them.
     """
     named = context.services.runtimes.get(context.tenant_id, context.parameters["name"])
     return json_response(_answer(context, named))
 
 
 async def add_runtime(context: RequestContext) -> Response:
-    """Add a runtime to the tenant, or give its name to another one; an operator adds one for all
-    tenants with `shared`. Existing versions of functions go on with what they were made with; the
-    next update of a function takes what the name stands for then. The same runtime again answers
-    200 with what is there. The server's settings say what kinds, isolation and network tenants may
-    use.
+    """Add a runtime to the tenant, or replace the one of that name. With `shared`, an operator adds
+    it for all tenants. Existing versions of functions keep what they were made with; the next
+    update of a function uses the new runtime. If the same runtime exists already, the response is
+    200. The server's settings say which kinds, isolation and network tenants can use.
     """
     shared = context.body.shared
     if shared:
@@ -49,8 +48,8 @@ async def add_runtime(context: RequestContext) -> Response:
 
 
 async def remove_runtime(context: RequestContext) -> Response:
-    """Remove a runtime of the tenant, or, with `shared=true` and an operator's key, one that all
-    tenants share: new versions cannot name it any more, existing ones go on with it.
+    """Remove a runtime of the tenant or, with `shared=true` and an operator's key, a shared one.
+    New versions cannot use it; existing ones keep it.
     """
     shared = parse.boolean(context.query.get("shared", "false"), "shared")
     if shared:
@@ -61,10 +60,11 @@ async def remove_runtime(context: RequestContext) -> Response:
 
 
 async def upload_image(context: RequestContext) -> Response:
-    """Upload the files that a runtime shows at /app, as one tar archive, plain or gzipped. The
-    digest names them in a runtime of the tenant; the same files have the same digest however they
-    were packed, and answer 200 where the tenant has them already. All images of a tenant together
-    have a quota. One that nothing of the tenant names is given back after a while.
+    """Upload the files that a runtime has at /app, as one tar archive, plain or gzipped. A runtime
+    of the tenant names them by the digest in the response. The same files have the same digest
+    however they were packed; if the tenant has them already, the response is 200. All images of a
+    tenant together have a quota. An image that no runtime or version of the tenant uses is removed
+    after a while.
     """
     kind = context.headers["content-type"].partition(";")[0].strip().lower()
     image = await context.services.tenant_images.take(

@@ -20,41 +20,41 @@ AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
 
 
 async def get_liveness(_context: RequestContext) -> Response:
-    """Say that the server is alive; nothing is checked."""
+    """Show that the server answers. Nothing is checked."""
     return json_response(wire.Liveness())
 
 
 async def get_health(context: RequestContext) -> Response:
-    """Say whether the server can do its work, part by part, and which protections are in force."""
+    """Show whether the server is ready, the result of each check, and the protections in force."""
     report = await context.services.health.report()
     return _json_or_markdown(context, report, help_documents.health_text(report))
 
 
 async def get_elasticity_health(context: RequestContext) -> Response:
-    """Say whether pool targets can be set: the server's health."""
+    """Show the server's health; pool targets can be set while it is ready."""
     return await get_health(context)
 
 
 async def get_help(context: RequestContext) -> Response:
-    """Explain every route with its rules, the debugging flow and the common mistakes."""
+    """Show every route with its rules, and help with finding errors."""
     document = context.help.functions_help
     return _json_or_markdown(context, document, help_documents.help_text(document))
 
 
 async def list_examples(context: RequestContext) -> Response:
-    """Show canonical calls that work as they are printed."""
+    """Show example calls that work as printed."""
     document = context.help.functions_examples
     return _json_or_markdown(context, document, help_documents.examples_text(document))
 
 
 async def get_elasticity_help(context: RequestContext) -> Response:
-    """Explain how pool targets are set."""
+    """Show the routes for pool targets with their rules."""
     document = context.help.elasticity_help
     return _json_or_markdown(context, document, help_documents.help_text(document))
 
 
 async def list_elasticity_examples(context: RequestContext) -> Response:
-    """Show canonical calls that set pool targets."""
+    """Show example calls that set pool targets."""
     document = context.help.elasticity_examples
     return _json_or_markdown(context, document, help_documents.examples_text(document))
 
@@ -65,7 +65,7 @@ async def get_openapi_document(context: RequestContext) -> Response:
 
 
 async def get_docs_page(_context: RequestContext) -> Response:
-    """Show a page on which every route can be read about and tried."""
+    """Show a page that describes every route and can call it."""
     page = resources.files("quiltfn.api").joinpath("docs.html").read_text()
     headers = [("content-security-policy", policy_of(page)), ("referrer-policy", "no-referrer")]
     return text_response(page, "text/html; charset=utf-8", headers)
@@ -86,7 +86,7 @@ def policy_of(page: str) -> str:
 
 
 async def get_system_info(context: RequestContext) -> Response:
-    """Show the version, the node, the protections in force and the limits."""
+    """Show the server's version, node, protections and limits."""
     machine, services = context.services.health.machine, context.services
     return json_response(
         wire.SystemInfo(
@@ -137,10 +137,10 @@ def limits_of(services: Services) -> dict[str, float]:
 
 
 async def create_api_key(context: RequestContext) -> Response:
-    """Make an API key. The key itself is in this answer and nowhere else. An operator may make
-    keys for any tenant, an admin for its own and up to its own scope; a key that expires makes none
-    that lives longer. Without `scope` the first key of all is an operator's, if an operator makes
-    it, and every other one may write.
+    """Create an API key. Only this response has the key itself. An operator can create keys for
+    every tenant, an admin for its own tenant and with at most its own scope. A key that expires can
+    only create keys that expire no later. Without `scope` the key can write; the first key of all,
+    if an operator creates it, is an operator's.
     """
     body, caller = context.body, context.caller
     tenant = caller.tenant_id if body.tenant is None else body.tenant
@@ -166,8 +166,8 @@ async def create_api_key(context: RequestContext) -> Response:
 
 
 async def list_api_keys(context: RequestContext) -> Response:
-    """List the tenant's API keys, revoked ones and those of a higher scope included; an operator
-    sees all. Never the keys themselves.
+    """List the API keys of the tenant, including revoked ones and those of a higher scope. An
+    operator sees the keys of all tenants. The keys themselves are never shown.
     """
     keys = await context.services.keys.load()
     seen = [key for key in keys if context.caller.reaches(key.tenant_id)]
@@ -175,8 +175,8 @@ async def list_api_keys(context: RequestContext) -> Response:
 
 
 async def revoke_api_key(context: RequestContext) -> Response:
-    """Revoke an API key, for good and within a second. A key of a higher scope than the caller's
-    stays.
+    """Revoke an API key for good. The key stops working within a second. A caller cannot revoke a
+    key of a higher scope than its own.
     """
     services = context.services
     await revoke_key(services.keys, services.clock, context.parameters["key_id"], context.caller)
@@ -185,7 +185,7 @@ async def revoke_api_key(context: RequestContext) -> Response:
 
 
 async def list_audit_entries(context: RequestContext) -> Response:
-    """List who changed what, or was refused it, newest first; an operator sees every tenant's."""
+    """List changes and refused changes, newest first. An operator sees those of all tenants."""
     everything = context.caller.scope.includes(Scope.OPERATOR)
     limit = parse.integer(context.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
     page = await context.services.audit.query(

@@ -52,8 +52,8 @@ def _wrong_directory(path: str) -> str | None:
 FunctionName = Annotated[
     str,
     about(
-        "1 to 64 letters, digits, dots, dashes, underscores; a letter or digit first and last; "
-        "none of the API's own words; unique in the tenant",
+        "1 to 64 letters, digits, dots, dashes or underscores; begins and ends with a letter or "
+        "digit; none of the API's own words; unique in the tenant",
         "my-function",
         Pattern(
             "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?",
@@ -119,8 +119,8 @@ CpuLimitPercent = Annotated[
 TimeoutSeconds = Annotated[
     int,
     about(
-        "seconds, a whole number from 1 to what the server allows (limits in /api/system/info); of "
-        "a call: at most the function's",
+        "seconds, a whole number from 1 to what the server allows (limits in /api/system/info); a "
+        "call can have less than its function, not more",
         30,
         Between(1),
         short="timeout",
@@ -137,7 +137,7 @@ VARIABLES: dict[str, Any] = {
 Environment = Annotated[
     dict[str, str],
     about(
-        "strings by name; names of letters, digits and _, not a digit first, none beginning with "
+        "environment variables; names of letters, digits and _, not beginning with a digit or "
         f"{RESERVED_PREFIX}; {ENVIRONMENT_MAX_BYTES} bytes in all",
         {"NODE_ENV": "production"},
         Documented(VARIABLES),
@@ -147,7 +147,7 @@ Environment = Annotated[
 MinInstances = Annotated[
     int,
     about(
-        "instances that are always kept: a whole number from 0 to max_instances",
+        "the smallest number of instances, from 0 to max_instances",
         0,
         # The upper end depends on another field.
         Documented({"minimum": 0, "maximum": INSTANCES_MAX}),
@@ -157,7 +157,7 @@ MinInstances = Annotated[
 MaxInstances = Annotated[
     int,
     about(
-        f"live instances at most: a whole number from 1 to {INSTANCES_MAX}",
+        f"the largest number of instances, from 1 to {INSTANCES_MAX}",
         5,
         Between(1, INSTANCES_MAX),
         short="max",
@@ -165,7 +165,12 @@ MaxInstances = Annotated[
 ]
 CleanupOnExit = Annotated[
     bool,
-    about("true: /tmp is emptied after each call; false: it is kept", True, short="cleanup"),
+    about(
+        "true: nothing of a call is left for the next one; false: /tmp and the interpreter keep "
+        "their state",
+        True,
+        short="cleanup",
+    ),
 ]
 WorkingDirectory = Annotated[
     str,

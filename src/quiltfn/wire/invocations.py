@@ -21,9 +21,9 @@ Payload = Annotated[
 EnvironmentOfCall = Annotated[
     dict[str, str],
     about(
-        "for this call only, laid over the function's: strings by name, as the function's own. A "
-        "key below scope write sets only what the function declares with an empty value, and none "
-        "that programs run code by (BASH_ENV, LD_PRELOAD, NODE_OPTIONS, PATH, …)",
+        "environment variables of this call, in place of the function's. A key below scope write "
+        "can set only those that the function declares with an empty value, and none that makes "
+        "programs run code (BASH_ENV, LD_PRELOAD, NODE_OPTIONS, PATH, …)",
         {"EXTRA_VAR": "value"},
         Documented(VARIABLES),
         short="env",

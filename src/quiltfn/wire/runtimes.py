@@ -41,8 +41,8 @@ class Isolation(StrEnum):
 RuntimeName = Annotated[
     str,
     about(
-        "1 to 64 small letters, digits, dots, dashes, underscores; a letter or digit first and "
-        "last; none of the API's own words and none of the server's own runtimes",
+        "1 to 64 small letters, digits, dots, dashes or underscores; begins and ends with a letter "
+        "or digit; none of the API's own words and none of the server's own runtimes",
         "etl",
         Documented(
             {
@@ -67,7 +67,7 @@ ImageOfRuntime = Annotated[
 Command = Annotated[
     list[str],
     about(
-        "the absolute path of a program and its arguments; of a custom runtime only",
+        "the absolute path of a program and its arguments; only for the kind custom",
         None,  # a runtime of another kind has none
         Documented({"items": {"type": "string", "pattern": NO_NUL}}),
     ),
@@ -75,7 +75,7 @@ Command = Annotated[
 IsolationOfRuntime = Annotated[
     str,
     about(
-        "crun, or gvisor: a kernel of its own between handler and machine, where there is runsc",
+        "crun; or gvisor, a kernel of its own for the handler, on machines with runsc",
         "crun",
         OneOf(tuple(Isolation)),
     ),
@@ -83,7 +83,7 @@ IsolationOfRuntime = Annotated[
 NetworkOfRuntime = Annotated[
     str,
     about(
-        "none, or egress: public addresses, and nothing of the host or of private networks",
+        "none; or egress, which reaches public addresses but neither the host nor private networks",
         "none",
         OneOf(tuple(Network)),
     ),
@@ -91,15 +91,13 @@ NetworkOfRuntime = Annotated[
 WritablePaths = Annotated[
     list[str],
     about(
-        f"at most {WRITABLE_PATHS_MAX} absolute paths, beside /tmp, where a handler may write",
+        f"at most {WRITABLE_PATHS_MAX} absolute paths that a handler can write to, besides /tmp",
         ["/data"],
         Documented({"maxItems": WRITABLE_PATHS_MAX, "uniqueItems": True}),
         short="writable",
     ),
 ]
-Shared = Annotated[
-    bool, about("true: for all tenants, not the caller's alone; needs an operator's key", False)
-]
+Shared = Annotated[bool, about("true: for all tenants; needs an operator's key", False)]
 
 
 class NewRuntime(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
