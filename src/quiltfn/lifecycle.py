@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
+import structlog
 
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.ids import new_id
@@ -54,6 +55,7 @@ STOPPED = "the function was paused or deleted meanwhile"
 SPEC_FIELDS = frozenset(VersionSpec.__struct_fields__)
 
 T = TypeVar("T")
+_log = structlog.get_logger("quiltfn.lifecycle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -478,8 +480,13 @@ class Lifecycle:
     def _in_background(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task: asyncio.Task[None] = asyncio.ensure_future(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a change of a function failed in the background", error=repr(error))
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:

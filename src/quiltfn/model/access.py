@@ -23,7 +23,7 @@ class Scope(StrEnum):
     OPERATOR = "operator"
 
     def includes(self, other: "Scope") -> bool:
-        """Whether who has this scope may do what `other` allows."""
+        """Whether this scope allows everything that `other` allows."""
         return RANK[self] >= RANK[other]
 
 
@@ -52,8 +52,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Whoever sent a request, as its credential says. `credential`: an id for the audit log.
-    `expires_at`: when a key ends that does, in Unix seconds."""
+    """Who sent a request, from its credential. `credential`: an id for the audit log.
+    `expires_at`: when the key expires, in Unix seconds; None: never."""
 
     tenant_id: str
     scope: Scope
@@ -61,7 +61,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int | None = None
 
     def reaches(self, tenant_id: str) -> bool:
-        """Whether the tenant's keys are this caller's to see; an operator's are all."""
+        """Whether this caller may see the tenant's keys. An operator may see all."""
         return tenant_id == self.tenant_id or self.scope.includes(Scope.OPERATOR)
 
     def must_have(self, scope: Scope) -> None:
@@ -74,12 +74,12 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def digest_of(secret: str) -> str:
-    """How a key is stored and compared."""
+    """The digest by which a key is stored and compared."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def prefix_of(secret: str) -> str | None:
-    """The part of a key that it is found by; None for what is no key at all."""
+    """The part of a key by which its row is found; None if this is not a key."""
     match = KEY.fullmatch(secret)
     return match["prefix"] if match else None
 

@@ -1,4 +1,4 @@
-"""Cursors: where a page ended, as text that means nothing to whoever carries it back."""
+"""Cursors: the end of a page, as an opaque text that the caller sends back for the next."""
 
 import base64
 import binascii
@@ -7,23 +7,23 @@ import re
 from quiltfn.model.errors import Unprocessable
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-# Ids are hexadecimal, so these sort before and behind them under any collation.
+# Ids are hexadecimal, so these sort before and after all of them under any collation.
 BEFORE_EVERY_ID, AFTER_EVERY_ID = "", "g"
 
 
 def first_id(unix_s: int) -> str:
-    """What sorts just before every id that was made from that second on: ids are UUIDv7."""
+    """Sorts directly before every id made in that second or later. Ids are UUIDv7."""
     digits = f"{max(0, unix_s) * 1000:012x}"
     return f"{digits[:8]}-{digits[8:]}"
 
 
 def to_cursor(last_id: str) -> str:
-    """A cursor that continues behind the item with this id."""
+    """A cursor that continues after the item with this id."""
     return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
 
 
 def from_cursor(cursor: str | None, start: str) -> str:
-    """The id to continue behind; `start` without a cursor. Raises `Unprocessable` for what
+    """The id to continue after; `start` without a cursor. Raises `Unprocessable` for anything that
     `to_cursor` did not make.
     """
     if cursor is None:

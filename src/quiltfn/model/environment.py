@@ -1,4 +1,4 @@
-"""The variables that a handler finds, decided in one place."""
+"""The environment variables of a handler."""
 
 from quiltfn.model.invocation import PAYLOAD_IN_ENVIRONMENT_MAX_BYTES
 from quiltfn.model.version import Version, VersionSpec
@@ -11,7 +11,7 @@ ALWAYS = {
 
 
 def of_version(spec: VersionSpec) -> dict[str, str]:
-    """What every call of the version has."""
+    """The variables that every call of the version has."""
     return ALWAYS | spec.runtime_snapshot.environment | spec.environment
 
 
@@ -24,10 +24,10 @@ def of_call(
     payload: bytes | None,
     traceparent: str | None,
 ) -> dict[str, str]:
-    """What one call adds; the names are reserved, so that they never meet a version's own.
+    """The variables of one call. Their names are reserved, so a version cannot have them.
 
-    The payload is among them only while it is small and has no NUL, which a variable cannot carry;
-    standard input always has it.
+    The payload is one of them if it is small and has no NUL, which a variable cannot hold; it is
+    always on standard input.
     """
     variables = {
         "QUILT_INVOCATION_ID": invocation_id,

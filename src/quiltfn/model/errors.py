@@ -1,7 +1,7 @@
-"""What can go wrong, as the caller will read it.
+"""The errors that a caller can get.
 
-An error is a sentence, a stable code and somebody to blame. HTTP statuses are not known here:
-the one table for them is `api/errors.py`.
+An error is a sentence, a stable code and whose fault it is. HTTP statuses are not known here; the
+one table of them is `api/errors.py`.
 """
 
 import math
@@ -13,7 +13,7 @@ NUMBER_MAX_BITS = 63
 
 
 class QuiltfnError(Exception):
-    """Something went wrong and the caller is told so."""
+    """An error that the caller is told. Its first line is the message where none is given."""
 
     code: ClassVar[str] = "INTERNAL"
     blame: ClassVar[Literal["caller", "platform"]] = "platform"
@@ -34,8 +34,8 @@ class QuiltfnError(Exception):
         self.executed = False
 
     def with_record(self, invocation_id: str, *, executed: bool) -> None:
-        """Says that there is a record of the call, and whether its handler was given the call: then
-        it may have done its work, and must not be given it again.
+        """Adds the id of the call's record, and whether its handler got the call: then the handler
+        may have done its work, and the call must not be repeated for the caller.
         """
         self.invocation_id, self.executed = invocation_id, executed
         self.hint = self.hint or f"the call has a record: {invocation_id}"
@@ -60,25 +60,25 @@ class RateLimited(QuiltfnError):
 
 
 class Forbidden(QuiltfnError):
-    """This is not allowed from here."""
+    """The credential or the origin of this request does not allow it."""
 
     code, blame = "FORBIDDEN", "caller"
 
 
 class NotFound(QuiltfnError):
-    """There is no such thing."""
+    """It does not exist."""
 
     code, blame = "NOT_FOUND", "caller"
 
 
 class MethodNotAllowed(QuiltfnError):
-    """This address does not take that method."""
+    """This path does not support that method."""
 
     code, blame = "METHOD_NOT_ALLOWED", "caller"
 
 
 class Conflict(QuiltfnError):
-    """This does not go together with what is there already."""
+    """This conflicts with something that exists."""
 
     code, blame = "CONFLICT", "caller"
 
@@ -100,7 +100,7 @@ class FunctionNotActive(QuiltfnError):
 
     @classmethod
     def because(cls, state: str) -> "FunctionNotActive":
-        """Names the state and the call that helps."""
+        """Names the state and the request that helps."""
         return cls(
             f"the function is {state}, not active",
             details={"state": state},
@@ -109,13 +109,13 @@ class FunctionNotActive(QuiltfnError):
 
 
 class PayloadTooLarge(QuiltfnError):
-    """The body is longer than this route takes."""
+    """The body is longer than this route allows."""
 
     code, blame = "PAYLOAD_TOO_LARGE", "caller"
 
 
 class UnsupportedMediaType(QuiltfnError):
-    """The body must be JSON and say so."""
+    """The body must be JSON, and its Content-Type must say so."""
 
     code, blame = "UNSUPPORTED_MEDIA_TYPE", "caller"
 
@@ -129,7 +129,7 @@ class Unprocessable(QuiltfnError):
     def field(
         cls, name: str, expected: str, received: object = None, example: object = None
     ) -> "Unprocessable":
-        """The refusal of one field: names it, says what was expected, shows what would work."""
+        """An error about one field: its name, what was expected, and an example that works."""
         return cls(
             f"{name} must be {expected}",
             details={"expected": expected, "received": truncate(received), "example": example},
@@ -137,7 +137,7 @@ class Unprocessable(QuiltfnError):
 
 
 class RangeNotSatisfiable(QuiltfnError):
-    """The range begins behind the end. `size`: how many bytes there are in all."""
+    """The range begins after the last byte. `size`: the number of bytes in all."""
 
     code, blame = "RANGE_NOT_SATISFIABLE", "caller"
     size = 0
@@ -171,7 +171,7 @@ class StoreUnavailable(QuiltfnError):
 class RuntimeUnavailable(QuiltfnError):
     """No sandbox could be made for this call.
 
-    `start_timing`: of the instance that it waited for in vain, if that is why.
+    `start_timing`: of the start that failed, if that is the reason.
     """
 
     code, blame = "RUNTIME_UNAVAILABLE", "platform"
@@ -187,12 +187,12 @@ NEXT_STEP = {
 
 
 class Internal(QuiltfnError):
-    """The server made a mistake; its log has the rest."""
+    """The server made a mistake; its log has the details."""
 
 
 def truncate(value: object, most: int = 200) -> object:
-    """`value` as it may stand in an error: small things as they are, long ones cut, and numbers
-    that JSON cannot hold as text.
+    """`value` in a form that fits into an error: long texts are cut, containers are only counted,
+    and numbers that JSON cannot hold become text.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

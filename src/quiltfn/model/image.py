@@ -6,20 +6,21 @@ import msgspec
 
 
 class Archive(StrEnum):
-    """How an image is packed for its way to the server."""
+    """How an image is packed for its upload."""
 
     TAR = "application/x-tar"
     GZIP = "application/gzip"
 
 
-# What a file, link or directory takes of a disk beside its content, and an image beside its files.
+# What each file, link or directory takes on disk beside its content, and each image once more.
 ENTRY_BYTES = 4096
 NOT_MEASURED = -1
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
-    """The files of a runtime, unpacked. `files` without directories; `entries` with them.
-    `is_new`: not there before."""
+    """The files of a runtime, unpacked. `files`: without directories; `entries`: with them.
+    `is_new`: it did not exist before.
+    """
 
     digest: str
     files: int
@@ -29,12 +30,12 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def counted_bytes(self) -> int:
-        """What it counts against a quota: small files take room, too."""
+        """What it counts against a quota. Many small files take space, too."""
         return counted_bytes(self.size_bytes, self.entries)
 
 
 class TenantImage(msgspec.Struct, frozen=True):
-    """That an image is a tenant's, and what it counts against the tenant's quota."""
+    """An image that a tenant has, and what it counts against the tenant's quota."""
 
     tenant_id: str
     digest: str
@@ -42,10 +43,10 @@ class TenantImage(msgspec.Struct, frozen=True):
 
     @property
     def is_measured(self) -> bool:
-        """Whether it is known what it counts."""
+        """Whether its size is known."""
         return self.counted_bytes != NOT_MEASURED
 
 
 def counted_bytes(size_bytes: int, entries: int) -> int:
-    """What files of that many bytes in all, and that many entries, count against a quota."""
+    """What an image of that many bytes and entries counts against a quota."""
     return size_bytes + ENTRY_BYTES * (entries + 1)

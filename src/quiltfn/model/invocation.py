@@ -78,15 +78,15 @@ NEXT: Mapping[Status, Mapping[CallEvent, Status]] = {
     S.INTERRUPTED: {},
 }
 DESCRIPTIONS: Mapping[Status, str] = {
-    S.QUEUED: "It waits for an instance; nothing of it is kept yet.",
-    S.RUNNING: "An instance was handed to it, and the record of its start is written.",
+    S.QUEUED: "It waits for an instance; there is no record of it yet.",
+    S.RUNNING: "It has an instance, and the record of its start is written.",
     S.SUCCESS: "Its handler exited with 0.",
-    S.FAILED: "Its handler exited with another number or died by a signal (128 + its number).",
+    S.FAILED: "Its handler exited with another code, or was killed by a signal (128 + its number).",
     S.TIMEOUT: "It did not end by its deadline and was killed with everything it had started.",
-    S.OOM: "The kernel killed it for memory (137).",
-    S.CANCELLED: "It was ended because somebody asked for that, or deleted its function.",
+    S.OOM: "It needed more memory than its limit and the kernel killed it (137).",
+    S.CANCELLED: "It was ended on request, or because its function was deleted.",
     S.ERROR: "The platform could not run it; the caller got a 503.",
-    S.INTERRUPTED: "The server ended under it; whether its handler did its work is not known.",
+    S.INTERRUPTED: "The server ended while it ran; whether its handler did its work is not known.",
 }
 FINAL = frozenset(status for status, then in NEXT.items() if not then)
 
@@ -139,7 +139,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     ended_at: int | None = None
     duration_ms: int | None = None
     exit_code: int | None = None
-    # As JSON, in the journal, they are base64, and are called so.
+    # In the journal, which is JSON, they are base64.
     stdout: bytes = msgspec.field(default=b"", name="stdout_base64")
     stderr: bytes = msgspec.field(default=b"", name="stderr_base64")
     error_message: str | None = None

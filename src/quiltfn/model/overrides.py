@@ -1,18 +1,18 @@
-"""What a call may set of its function's variables, where its key may not write.
+"""Which variables a call may set if its key has no write scope.
 
-Whoever may write can run any code as the function anyway. Whoever may only call it must not: a
-variable that a shell, a loader or an interpreter reads is code, and an address that the
-function's own variables hold is where it sends its secrets. So such a call sets only what the
-function leaves open, and nothing that makes programs run code.
+A key that may write can run any code as the function anyway. A key that may only call must not: a
+variable that a shell, a loader or an interpreter reads is code, and an address in a variable of the
+function decides where its secrets go. So such a call may set only variables that the function
+leaves open, and none that makes programs run code.
 """
 
 from collections.abc import Mapping
 
 from quiltfn.model.errors import Forbidden
 
-# Read by programs that a handler is likely to start, and good for running code in them, for having
-# them load, fetch or write something else, or for sending what they say elsewhere. No list of these
-# is ever complete: it is the second fence, for names that a function empties to be safe from them.
+# Variables of programs that a handler is likely to start, which make these run code, load or write
+# other files, or send their output elsewhere. No such list is ever complete. It is a second line of
+# defence, for names that a function declares empty in order to be safe from them.
 PREFIXES = (
     *("BASH", "LD_", "DYLD_", "GLIBC_", "GCONV_", "MALLOC_", "LIBC_", "NSS_", "DBUS_", "XDG_"),
     *("PYTHON", "PIP_", "UV_", "VIRTUAL_ENV", "CONDA_", "NODE_", "NPM_", "YARN_", "COREPACK_"),
@@ -43,9 +43,9 @@ SUFFIXES = ("_PROXY", "_PRELOAD", "_STARTUP")
 
 
 def check_overrides(declared: Mapping[str, str], given: Mapping[str, str]) -> None:
-    """Refuses a variable that the function has not left open: `declared` with an empty value.
+    """Refuses variables that the function does not leave open by an empty value in `declared`.
 
-    Raises `Forbidden`, which names it. For callers whose scope is below `write`.
+    For callers whose scope is below `write`. Raises `Forbidden`, which names the variable.
     """
     for name in given:
         where = f"environment.{name[:80]}"
@@ -65,6 +65,6 @@ def check_overrides(declared: Mapping[str, str], given: Mapping[str, str]) -> No
 
 
 def makes_programs_run_code(name: str) -> bool:
-    """Whether a shell, a loader or an interpreter is known to be led by the variable."""
-    upper = name.upper()  # http_proxy and npm_config_… are as good
+    """Whether a shell, a loader or an interpreter is known to take orders from the variable."""
+    upper = name.upper()  # http_proxy and npm_config_… have the same effect
     return name in NAMES or upper.startswith(PREFIXES) or upper.endswith(SUFFIXES)

@@ -1,7 +1,7 @@
-"""Runtime: what a function's handler is run by, and in which read-only files it finds itself.
+"""Runtime: the program that runs a function's handler, and the read-only files that it has.
 
-A runtime's name may be given to something else later; a version keeps the whole runtime that it was
-made with, so nothing that is done to the name changes what a version runs.
+The name of a runtime can get a new definition later. A version keeps a copy of the runtime that it
+was made with, so a new definition changes no existing version.
 """
 
 import re
@@ -14,16 +14,16 @@ from quiltfn.model.errors import Unprocessable
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 IMAGE = re.compile(r"[0-9a-f]{64}")
-# Whose the runtimes and images are that an operator has made for all tenants. No tenant's id is
+# The owner of the runtimes and images that an operator made for all tenants. No tenant's id is
 # empty.
 SHARED = ""
 RESERVED_NAMES = frozenset({"images", "help", "examples", "health"})
-# The server's own, whether this machine has their interpreter or not.
+# Names of built-in runtimes, reserved whether or not this machine has their interpreter.
 OWN_NAMES = frozenset({"shell", "python", "node"})
 COMMAND_MAX_BYTES = 4096
 WRITABLE_MAX = 8
 PATH_MAX = 255
-# Of the sandbox's own; a file system laid over one of these would take away what it runs with.
+# Directories that every sandbox needs: nothing may be mounted over them.
 FIXED_TREES = (
     "/proc",
     "/sys",
@@ -61,35 +61,35 @@ OTHERS_IDLE_MIB = 0.6
 
 
 class Network(StrEnum):
-    """What a sandbox may reach."""
+    """Which network a sandbox has."""
 
     NONE = "none"
-    EGRESS = "egress"  # public addresses, and nothing of the host or of private networks
+    EGRESS = "egress"  # public addresses; neither the host nor private networks
 
 
 class Isolation(StrEnum):
-    """What stands between a handler and the machine's kernel."""
+    """What separates a handler from the machine's kernel."""
 
-    CRUN = "crun"  # the machine's own kernel, behind namespaces and a list of system calls
-    GVISOR = "gvisor"  # a kernel of the sandbox's own, in a process that the first one holds
+    CRUN = "crun"  # the machine's kernel, through namespaces and a list of allowed system calls
+    GVISOR = "gvisor"  # a kernel in user space for each sandbox, itself in a sandbox
 
 
-# What the sandbox's kernel uses in an idle instance beside that, in MiB.
+# What the kernel in user space of an idle instance uses beside that, in MiB.
 KERNEL_MIB: Mapping[Isolation, float] = {Isolation.CRUN: 0.0, Isolation.GVISOR: 20.0}
 
 
 def idle_mib(kind: Kind, isolation: Isolation) -> float:
-    """What a sandbox in which a runner of this kind was started uses, in MiB."""
+    """The memory of an idle sandbox with a runner of this kind, in MiB."""
     return IDLE_MIB.get(kind, OTHERS_IDLE_MIB) + KERNEL_MIB[isolation]
 
 
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     """One revision of a runtime. `created_at` in Unix seconds.
 
-    `image`: the digest (hexadecimal SHA-256) of the files at /app, over the host image; None for
-    the host image alone. `host`: a hash of the packages that the host image was made of then.
-    `command`: the program of a custom runtime and its arguments. `writable_paths`: further places
-    where a handler may write, emptied like /tmp.
+    `image`: the digest (hexadecimal SHA-256) of the files at /app; None for the host image alone.
+    `host`: a hash of the host's packages when this revision was made. `command`: the program of a
+    custom runtime and its arguments. `writable_paths`: further directories that a handler may write
+    to; they are emptied like /tmp.
     """
 
     id: str
@@ -106,27 +106,27 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def image_digest(self) -> str:
-        """What the sandbox's files are known by; the host's own can be told but not pinned."""
+        """A name for the sandbox's files. The host's files are named, but can change."""
         return f"sha256:{self.image}" if self.image else f"host:{self.host or 'unknown'}"
 
     @property
     def is_resident(self) -> bool:
-        """Whether a program is started before the call comes, rather than for it."""
+        """Whether its program is started before a call comes, not for each call."""
         return self.kind is not Kind.SHELL
 
     @property
     def returns_values(self) -> bool:
-        """Whether a handler's standard output is what it returned, and what it prints its log."""
+        """Whether a handler returns a value; what it prints is its log then."""
         return self.kind in (Kind.PYTHON, Kind.NODE)
 
     def same_as(self, other: "Runtime") -> bool:
-        """Whether the two differ in nothing that a handler could notice."""
+        """Whether a handler could not notice a difference between the two."""
         return msgspec.structs.replace(
             other, id=self.id, created_at=self.created_at
         ) == msgspec.structs.replace(self)
 
     def check_handler(self, handler: str) -> None:
-        """Raises `Unprocessable` for what this kind of runtime cannot mean by it."""
+        """Raises `Unprocessable` for a handler that this kind of runtime cannot run."""
         form, example = HANDLERS.get(self.kind, (None, ""))
         if form is not None and not form.fullmatch(handler):
             what = f"a module and a function of it, such as {example}, for a {self.kind} runtime"
@@ -180,7 +180,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_writable_place(path: str) -> bool:
-    """Whether a file system may be laid there without taking anything away."""
+    """Whether a file system may be mounted there without hiding anything that is needed."""
     if not re.fullmatch(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}){1,4}", path):
         return False
     trees = (*FIXED_TREES, "/lib32", "/lib64", "/libx32")
@@ -191,6 +191,6 @@ SHELL = Runtime(id="shell", name="shell", kind=Kind.SHELL)
 
 
 def built_in(interpreters: Mapping[str, str], host: str) -> dict[str, Runtime]:
-    """The runtimes that need nothing but the host image; `interpreters`: what of them it has."""
+    """The runtimes that need only the host image. `interpreters`: those that the host has."""
     kinds = [Kind.SHELL, *(kind for kind in (Kind.PYTHON, Kind.NODE) if kind in interpreters)]
     return {kind: Runtime(id=kind, name=kind, kind=kind, host=host) for kind in kinds}

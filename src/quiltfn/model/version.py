@@ -1,4 +1,4 @@
-"""Version: what a function runs, fixed for good, and what must go together in it."""
+"""Version: what a function runs. A version never changes; an update makes a new one."""
 
 import hashlib
 import re
@@ -27,7 +27,7 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
     timeout_max_s: int = TIMEOUT_MAX_S
 
 
-# What a function takes in memory beside its handler and its variables.
+# Bytes of memory that a function takes beside its handler and its variables.
 SIZE_AT_LEAST = 2048
 
 
@@ -50,9 +50,9 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
     cleanup_on_exit: bool = True
 
     def validate(self, host: HostLimits) -> None:
-        """Raises `Unprocessable` for what does not go together, or is too much for this machine.
+        """Raises `Unprocessable` for fields that contradict each other or exceed this machine.
 
-        What each field must be by itself is written in `wire` and was checked before.
+        The rules for each field alone are in `wire` and were checked before.
         """
         self.runtime_snapshot.check_handler(self.handler)
         check_environment(self.environment)
@@ -61,8 +61,9 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
         at_most("timeout_seconds", self.timeout_seconds, host.timeout_max_s, 30)
 
     def footprint(self) -> Footprint:
-        """What its instances weigh, and whether the last one is worth parking: a process that has
-        imported a handler's modules, and forks for each call, saves the next start all of that."""
+        """How much memory its instances need, and whether the last one is parked: a Python process
+        that forks for each call keeps its imported modules, which makes the next start short.
+        """
         kind = self.runtime_snapshot.kind
         return Footprint(
             limit_mib=float(self.memory_limit_mb),
@@ -72,7 +73,7 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """About the bytes of memory that it takes."""
+        """Roughly the bytes of memory that it takes."""
         texts = [self.handler, *self.environment.keys(), *self.environment.values()]
         texts += [
             *self.runtime_snapshot.environment.keys(),
@@ -82,8 +83,8 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def digest(self) -> str:
         """A name for exactly this spec: instances of the same digest are interchangeable."""
-        # Order keys, so that {"A":…, "B":…} and {"B":…, "A":…} are one spec.
-        # A percentage given as 50 and one given as 50.0 are one too.
+        # Sorted keys: {"A":…, "B":…} and {"B":…, "A":…} are the same spec, and so are the
+        # percentages 50 and 50.0.
         plain = msgspec.structs.replace(self, cpu_limit_percent=float(self.cpu_limit_percent))
         return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()[:32]
 
