@@ -25,7 +25,7 @@ INVOCATIONS_DEFAULT = 50
 STREAMS = ("stdout", "stderr")
 OCTETS = "application/octet-stream"
 OUTPUTS = ("full", "none")
-# Output of a call from which on its answer is a long one.
+# The response to a call with more output than this is a long one.
 LONG_OUTPUT_BYTES = 64 * 1024
 LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
 
@@ -135,7 +135,7 @@ def invoke_function_by_name(context: RequestContext) -> Awaitable[Response]:
 
 
 def _request(context: RequestContext, output: CallOutputBudget) -> Request:
-    """What the body asks for; the body is not kept, since the call may wait long."""
+    """The call that the body describes. The body is not kept, because the call may wait long."""
     body, context.body = context.body or wire.NewInvocation(), None
     return Request(
         payload=None if body.payload is None else body.payload.encode(),
@@ -214,7 +214,7 @@ async def get_invocation_output(context: RequestContext) -> Response:
         if record.status not in FINAL:
             raise NotFound("the call has not ended yet", hint="ask again once it has")
         whole: bytes = getattr(record, stream)
-        # Nothing here has a validator, so no If-Range can match, and the whole is to be sent then.
+        # There are no validators, so no If-Range can match, and then the whole body is sent.
         wanted = None if "if-range" in context.headers else context.headers.get("range")
         headers = [("accept-ranges", "bytes"), ("content-type", OCTETS), *_truncated(record)]
         part = part_of(len(whole), wanted)
@@ -292,7 +292,7 @@ async def get_pool_stats(context: RequestContext) -> Response:
 
 
 def _truncated(record: Invocation) -> list[Header]:
-    """The header that says how many bytes each stream lacks; none where nothing was dropped."""
+    """The header that says how many bytes of each stream were dropped; none if none were."""
     dropped = {"stdout": record.stdout_dropped, "stderr": record.stderr_dropped}
     counts = [f"{stream}={count}" for stream, count in dropped.items() if count]
     return [("x-output-truncated", ", ".join(counts))] if counts else []
@@ -309,7 +309,7 @@ async def _record(context: RequestContext) -> Invocation:
 
 
 def _sees_values(context: RequestContext) -> bool:
-    """Whether the caller may write: then it may see and set the environment's values."""
+    """Whether the caller has scope `write`, so that it may see and set environment values."""
     return context.caller.scope.includes(Scope.WRITE)
 
 
@@ -322,7 +322,7 @@ def _shown(context: RequestContext, entry: Entry) -> Response:
 
 
 def _if_match(context: RequestContext) -> set[str] | None:
-    """The fingerprints that If-Match allows; None where anything is fine."""
+    """The fingerprints that If-Match allows; None: any."""
     given = context.headers.get("if-match")
     if given is None or given.strip() == "*":
         return None
