@@ -93,7 +93,7 @@ async def test_a_deploy_that_has_no_place_says_so_and_changes_nothing(tmp_path: 
         assert late.function.error_message.startswith("the tenant has 3 instances, its quota")
         await until(lambda: live(harness) == 2)
         assert harness.counts(kept) == {"ready": 2}
-        # Once there is room it stands.
+        # Once there is room its instances are ready.
         kept = await harness.lifecycle.set_scaling(kept, 0, 5)
         late = await harness.lifecycle.deploy(late)
         assert late.function.state is FunctionState.ACTIVE

@@ -78,7 +78,7 @@ async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: Harness,
     closing = background(server, getattr(server.lifecycle, verb)(entry))
     late = background(server, server.lifecycle.update(entry, {"handler": "echo newer"}))
     await closing
-    assert (await updating).function.current_version == 1  # it stands aside, and says so
+    assert (await updating).function.current_version == 1  # it gives up, and says so
     server.sandboxes.may_start.set()
     if verb == "delete":
         with pytest.raises(NotFound):

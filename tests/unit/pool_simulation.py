@@ -400,8 +400,8 @@ class PoolSimulation:
             assert (said[number] == PARKED) == sandbox.is_parked, (
                 f"{number} is {said[number]}: {sandbox}"
             )
-        line = [one.id for one in self.pool.queue.waiting]
-        assert line == sorted(self.waiting), "the queues differ"
+        queued = [one.id for one in self.pool.queue.waiting]
+        assert queued == sorted(self.waiting), "the queues differ"
         is_short = self.pool in self.pool.memory.waiting  # then a call has to end first
         full = len(self.simulated) >= self.pool.limits.max_instances and not is_short
         if full and not self.those(lambda sandbox: sandbox.destroying or sandbox.pending):

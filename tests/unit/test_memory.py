@@ -187,7 +187,7 @@ def test_nor_what_min_instances_asks_for() -> None:
 
 
 def test_nor_what_a_deploy_is_making_ready() -> None:
-    # Else each one is evicted for a call as soon as it stands, and started again, for ever.
+    # Else each one is evicted for a call as soon as it is ready, and started again, for ever.
     machine = NodeSimulation([256.0])
     (one,) = machine.members
     ready(one)

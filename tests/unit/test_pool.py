@@ -2,7 +2,7 @@
 
 A `PoolSimulation` is everything outside the pool: it starts, cleans and removes sandboxes when a
 test says so, and complains about whatever breaks a promise. Instances and callers are numbered
-from 1. `a_pool()` is open and serves the content "a". What deploys, updates and new targets do to a
+from 1. `a_pool()` is open and serves the version "a". What deploys, updates and new targets do to a
 pool is told in `test_pool_changes.py`.
 """
 
@@ -81,7 +81,7 @@ def test_a_call_is_refused_once_it_has_waited_for_too_long() -> None:
     sim.pass_time(6)
     second = sim.acquire()
     sim.pass_time(4)
-    # One is in line before who comes again, and calls take at least the ten seconds it has waited.
+    # One call waits before this one, and calls take at least the ten seconds that it has waited.
     assert sim.answers[first] == Refuse(first, WAITED_TOO_LONG, retry_after_s=20)
     assert second not in sim.answers
 
@@ -105,8 +105,8 @@ def test_a_call_cancelled_while_in_line_leaves_it_and_the_start_is_for_the_next(
 
 def test_a_call_cancelled_in_the_tick_it_was_handed_an_instance_passes_it_on() -> None:
     # Ann's browser gives up at the very moment at which Ben's call ends: the pool has handed Ben's
-    # instance to Ann, but Ann's task wakes up cancelled and never uses it. Cem is next in line; if
-    # the instance were forgotten now, he and everybody after him would wait for nothing.
+    # instance to Ann, but Ann's task wakes up cancelled and never uses it. Cem waits next;
+    # if the instance were forgotten now, he and everybody after him would wait for nothing.
     sim = a_pool(ready=1, max_instances=1)
     sim.acquire()
     ann, cem = sim.acquire(), sim.acquire()

@@ -53,7 +53,7 @@ def test_an_update_serves_with_the_old_until_the_new_stands_and_then_switches() 
     old = sim.held(running)
     sim.release(old)
     sim.cleaned(old)
-    assert sim.states()[old] == PARKED  # who ran on the old content ended on it
+    assert sim.states()[old] == PARKED  # the call that ran on the old version ended on it
     sim.pass_time(60)
     assert sim.states()[old] == TERMINATING
 

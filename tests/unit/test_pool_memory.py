@@ -192,7 +192,7 @@ def test_an_arbiter_that_relieves_nobody_is_found_out() -> None:
 def test_a_memory_whose_turns_never_pass_is_found_out_by_its_story() -> None:
     # A large call waits, then a small one. The large one's caller goes away.
     waits = [("acquire", 0, 0), ("started", 0, 0), ("acquire", 2, 0), ("acquire", 1, 0)]
-    story = [*waits, ("cancel in line", 2, 0)]
+    story = [*waits, ("cancel while waiting", 2, 0)]
     live_through(story, NodeSimulation(list(SIZES)))
     with pytest.raises(AssertionError, match="there is memory for the first"):
         live_through(story, NodeSimulation(list(SIZES), memory=NeverPassesTheTurn()))

@@ -15,7 +15,7 @@ from quiltfn.model.pool import Pool, PoolLimits
 from quiltfn.model.wait_queue import Waiter, WaitQueue
 from unit.pool_simulation import PoolSimulation
 
-CONTENTS = ("a", "b", "c")
+DIGESTS = ("a", "b", "c")
 QUEUE_MAX = 6
 STEPS = (0.0, 0.001, 0.005, 0.3, 1.0, 6.0, 11.0, 59.0, 61.0, 400.0, 90_000.0)
 
@@ -49,7 +49,7 @@ def can_die(sim: PoolSimulation) -> list[int]:
     return sim.those(lambda sandbox: not (sandbox.pending or sandbox.destroying or sandbox.dead))
 
 
-def switch_to_what_stands(sim: PoolSimulation, _choice: int) -> None:
+def promote_what_is_ready(sim: PoolSimulation, _choice: int) -> None:
     if sim.pool.prepared is not None and sim.pool.prepared in sim.ready_digests:
         sim.promote(sim.pool.prepared)
 
@@ -62,7 +62,7 @@ def quiet_for_long(sim: PoolSimulation, _choice: int) -> None:
 EVENTS: dict[str, Callable[[PoolSimulation, int], object]] = {
     "acquire": lambda sim, _: sim.acquire(),
     "acquire three": lambda sim, _: [sim.acquire() for _ in range(3)],
-    "cancel in line": on(lambda w: list(w.waiting), PoolSimulation.cancel),
+    "cancel while waiting": on(lambda w: list(w.waiting), PoolSimulation.cancel),
     "cancel in the tick of the hand-over": on(unused, PoolSimulation.cancel),
     "release": on(lambda w: w.running, PoolSimulation.release),
     "release sick": on(lambda w: w.running, lambda w, n: w.release(n, healthy=False)),
@@ -71,9 +71,9 @@ EVENTS: dict[str, Callable[[PoolSimulation, int], object]] = {
     "cleaned": on(lambda w: w.those(lambda sandbox: sandbox.cleaning), PoolSimulation.cleaned),
     "lost": on(can_die, PoolSimulation.lost),
     "gone": on(lambda w: w.leaving, PoolSimulation.gone),
-    "prepare": lambda sim, n: sim.prepare(CONTENTS[n % 3], 1 + n // 3 % 4),
-    "switch to what stands": switch_to_what_stands,
-    "switch at once": lambda sim, n: sim.promote(CONTENTS[n % 3]),
+    "prepare": lambda sim, n: sim.prepare(DIGESTS[n % 3], 1 + n // 3 % 4),
+    "promote what is ready": promote_what_is_ready,
+    "promote at once": lambda sim, n: sim.promote(DIGESTS[n % 3]),
     "abandon": lambda sim, _: sim.abandon(),
     "close": lambda sim, _: sim.close(),
     "set scaling": lambda sim, n: sim.set_scaling(**targets(n // 4, n)),
@@ -129,7 +129,7 @@ def a_standby_stands_though_the_line_never_ends(sim: PoolSimulation) -> None:
         sim.pass_time(0.002)
         if digest in sim.ready_digests:
             break
-    assert digest in sim.ready_digests, "a standby that never stands"
+    assert digest in sim.ready_digests, "a version that never gets ready"
     sim.promote(digest)
 
 
@@ -180,7 +180,7 @@ def test_every_story_keeps_the_promises(story: list[tuple[str, int]], size: int)
 # The negative controls: each of these mistakes must be found, or the suite above proves nothing.
 
 
-class ForgetsTheCeiling(Pool):
+class ForgetsTheMaximum(Pool):
     def _start(
         self, digest: str, count: int, now: float, *, callers: Sequence[Waiter] = ()
     ) -> list[Action]:
@@ -216,14 +216,14 @@ class ServesTheYoungestFirst(Pool):
         return super().cleaned(number, now)
 
 
-class ForgetsTheLineWhenOneIsGone(Pool):
+class ForgetsTheQueueWhenOneIsGone(Pool):
     def gone(self, number: int, now: float) -> list[Action]:  # noqa: ARG002
         instance = self.instances.pop(number)
         assert instance.state is InstanceState.TERMINATING
         return []
 
 
-class ForgetsToWake(Pool):
+class ForgetsToTick(Pool):
     def tick(self, now: float) -> list[Action]:
         line, self.queue = self.queue, WaitQueue()
         actions = super().tick(now)
@@ -231,12 +231,12 @@ class ForgetsToWake(Pool):
         return actions
 
 
-class LetsTheLineKeepTheStandbyOut(Pool):
+class LetsTheQueueHoldUpThePrepared(Pool):
     def _must_yield(self, instance: object) -> bool:  # noqa: ARG002
         return self._table.count_live() > self.limits.max_instances
 
 
-class KeepsTheOldContent(Pool):
+class KeepsTheOldVersion(Pool):
     def _release_unwanted(self, now: float) -> list[Action]:  # noqa: ARG002
         return []
 
@@ -304,7 +304,7 @@ class HandsParkedAsWarm(Pool):
         return actions
 
 
-class SwitchesBackToNothing(Pool):
+class PromotesWithoutUnparking(Pool):
     def _unpark(self, instance: Instance, now: float) -> list[Action]:
         return self._stop(instance, now)
 
@@ -332,15 +332,15 @@ class AsksToComeBackAtOnce(Pool):
 @pytest.mark.parametrize(
     "broken",
     [
-        ForgetsTheCeiling,
+        ForgetsTheMaximum,
         AnswersTheCancelled,
         KeepsWhatTheCancelledHeld,
         ReusesTheSick,
         HandsOutTheUnclean,
         ServesTheYoungestFirst,
-        ForgetsTheLineWhenOneIsGone,
-        LetsTheLineKeepTheStandbyOut,
-        KeepsTheOldContent,
+        ForgetsTheQueueWhenOneIsGone,
+        LetsTheQueueHoldUpThePrepared,
+        KeepsTheOldVersion,
         ForgetsTheMinimum,
         ForgetsHowTheLastOneWent,
         ForgetsThatItClosed,
@@ -364,25 +364,25 @@ def test_a_pool_that_makes_this_mistake_is_found_out(broken: type[Pool]) -> None
 
 
 # Those that need more events in a row than chance soon brings about: the story is told. The size
-# says max_instances and the content.
+# says max_instances and the version.
 ONE, TWO, FOUR, FOUR_OF_C = 0, 1, 3, 23
 IDLE = [("acquire", 0), ("started", 0), ("all quiet", 0)]
-UPDATED = [*IDLE, ("switch at once", 1)]
+UPDATED = [*IDLE, ("promote at once", 1)]
 PARKED = [("acquire", 0), ("started", 0), ("quiet for long", 0)]
 TWO_BUSY = [("acquire", 0), ("started", 0)] * 2
 FULL_LINE = [("acquire three", 0)] * 3
 TOLD: dict[type[Pool], tuple[int, list[tuple[str, int]]]] = {
-    ForgetsToWake: (FOUR, [*TWO_BUSY, ("release", 0), ("acquire", 0), ("time", 3)]),
+    ForgetsToTick: (FOUR, [*TWO_BUSY, ("release", 0), ("acquire", 0), ("time", 3)]),
     KeepsForEver: (FOUR, [*UPDATED, ("time", STEPS.index(61.0))]),
     NeverKeeps: (FOUR, UPDATED),
     NeverGivesKeptWay: (TWO, [*UPDATED, ("acquire three", 0)]),
     KeepsWhatIsInTheWay: (
         TWO,
-        [*TWO_BUSY, ("switch at once", 1), ("acquire", 0), ("release", 0), ("cleaned", 0)],
+        [*TWO_BUSY, ("promote at once", 1), ("acquire", 0), ("release", 0), ("cleaned", 0)],
     ),
     KeepsAfterPause: (FOUR, [*IDLE, ("close", 0)]),
     HandsParkedAsWarm: (FOUR_OF_C, [*PARKED, ("acquire", 0)]),
-    SwitchesBackToNothing: (FOUR, [*UPDATED, ("switch at once", 0)]),
+    PromotesWithoutUnparking: (FOUR, [*UPDATED, ("promote at once", 0)]),
     ForgetsToPark: (FOUR_OF_C, PARKED),
     ParksForEver: (FOUR_OF_C, PARKED),
     AsksToComeBackAtOnce: (ONE, FULL_LINE),

@@ -3,51 +3,51 @@
 from quiltfn.model.wait_queue import LONGEST_RETRY_S, WaitQueue
 
 
-def a_line(*since: float) -> WaitQueue:
-    line = WaitQueue()
+def a_queue(*since: float) -> WaitQueue:
+    queue = WaitQueue()
     for number, at in enumerate(since, 1):
-        line.append(number, at)
-    return line
+        queue.append(number, at)
+    return queue
 
 
 def test_first_come_first_served() -> None:
-    line = a_line(0.0, 1.0)
-    assert [line.popleft().id, line.popleft().id] == [1, 2]
+    queue = a_queue(0.0, 1.0)
+    assert [queue.popleft().id, queue.popleft().id] == [1, 2]
 
 
 def test_who_leaves_is_no_longer_in_line_and_leaves_once() -> None:
-    line = a_line(0.0, 1.0)
-    assert line.discard(1)
-    assert not line.discard(1)
-    assert line.first.id == 2
+    queue = a_queue(0.0, 1.0)
+    assert queue.discard(1)
+    assert not queue.discard(1)
+    assert queue.first.id == 2
 
 
 def test_the_overdue_leave_and_the_impatient_stay() -> None:
-    line = a_line(0.0, 1.0, 9.0)
-    assert line.count_waiting(2.0, 1.0) == 2
-    assert [one.id for one in line.pop_expired(11.0, 10.0)] == [1, 2]
-    assert len(line) == 1
+    queue = a_queue(0.0, 1.0, 9.0)
+    assert queue.count_waiting(2.0, 1.0) == 2
+    assert [one.id for one in queue.pop_expired(11.0, 10.0)] == [1, 2]
+    assert len(queue) == 1
 
 
 def test_nobody_is_told_to_come_again_at_once_or_in_an_hour() -> None:
-    line = a_line(*[0.0] * 500)
-    assert line.retry_after_s(1, 0.0) == 1
-    assert a_line(0.0).retry_after_s(1, 10.0) == 20  # no call has ended yet: they take that long
-    line.record_duration(100.0)
-    assert line.retry_after_s(1, 0.0) == LONGEST_RETRY_S
-    assert line.retry_after_s(0, 0.0) == LONGEST_RETRY_S
+    queue = a_queue(*[0.0] * 500)
+    assert queue.retry_after_s(1, 0.0) == 1
+    assert a_queue(0.0).retry_after_s(1, 10.0) == 20  # no call has ended yet: they take that long
+    queue.record_duration(100.0)
+    assert queue.retry_after_s(1, 0.0) == LONGEST_RETRY_S
+    assert queue.retry_after_s(0, 0.0) == LONGEST_RETRY_S
 
 
 def test_the_estimate_is_the_line_before_one_as_fast_as_the_instances_served_of_late() -> None:
-    line = a_line(*[0.0] * 9)
-    line.record_duration(2.0)
-    assert line.retry_after_s(1, 0.0) == 20
-    assert line.retry_after_s(4, 0.0) == 5
+    queue = a_queue(*[0.0] * 9)
+    queue.record_duration(2.0)
+    assert queue.retry_after_s(1, 0.0) == 20
+    assert queue.retry_after_s(4, 0.0) == 5
 
 
 def test_of_what_calls_take_the_newest_weigh_most() -> None:
-    line = a_line(*[0.0] * 9)
-    line.record_duration(1.0)
+    queue = a_queue(*[0.0] * 9)
+    queue.record_duration(1.0)
     for _ in range(20):
-        line.record_duration(3.0)
-    assert 29 <= line.retry_after_s(1, 0.0) <= 30
+        queue.record_duration(3.0)
+    assert 29 <= queue.retry_after_s(1, 0.0) <= 30

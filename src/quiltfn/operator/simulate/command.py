@@ -37,8 +37,9 @@ FIXED_MINUTES: tuple[float, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A policy's cost, and the fixed rule's cold starts at the same idle time; None: it has none
-    there."""
+    """A policy's cost, and the cold starts of the fixed rule at the same idle time; None: the fixed
+    rule was not tried near that idle time.
+    """
 
     policy: str
     idle_s: float
@@ -47,12 +48,12 @@ class Found:
 
     @property
     def fewer_percent(self) -> float | None:
-        """Cold starts fewer than the fixed rule's."""
+        """How many percent fewer cold starts than the fixed rule has."""
         return None if not self.fixed_cold else 100 * (1 - self.cost.cold / self.fixed_cold)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints a line a policy and idle time; returns the exit code."""
+    """Prints one line for each policy and idle time. Returns the exit code."""
     given = parser().parse_args(arguments)
     try:
         functions = read(given.trace)
@@ -72,7 +73,7 @@ def simulate(
     idle_s: Sequence[float],
     placed: Placement,
 ) -> list[Found]:
-    """Every policy at every idle time, against what the fixed rule has at equal idle time."""
+    """Every policy at every idle time, compared with the fixed rule at equal idle time."""
     fixed = fixed_frontier(functions, placed)
     found = []
     for policy in policies:
@@ -83,7 +84,7 @@ def simulate(
 
 
 def fixed_frontier(functions: Sequence[TracedFunction], placed: Placement) -> Frontier:
-    """The best of the fixed rule for every idle time."""
+    """The fewest cold starts of the fixed rule for every idle time."""
     return frontier(
         replay(functions, any_policy("fixed", minutes * MINUTE_S), placed)
         for minutes in FIXED_MINUTES
@@ -91,7 +92,7 @@ def fixed_frontier(functions: Sequence[TracedFunction], placed: Placement) -> Fr
 
 
 def any_policy(policy: str, idle_s: float) -> Callable[[], KeepAlive]:
-    """The published policy is here to be compared with and no setting of the server."""
+    """A maker of that policy: one of the server's, or the published one."""
     return (lambda: Hybrid(idle_s)) if policy == HYBRID else policy_maker(policy, idle_s)
 
 
@@ -174,7 +175,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def idle_time(text: str) -> float:
-    """Seconds."""
+    """An option's value in seconds."""
     try:
         seconds = float(text)
     except ValueError:

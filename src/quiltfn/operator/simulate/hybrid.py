@@ -55,7 +55,7 @@ class Hybrid:
         return self._squares / HORIZON - mean * mean > (2.0 * mean) ** 2
 
     def _percentile(self, share: float) -> int:
-        """The bin in which it lies."""
+        """The bin that this share of the idle times reaches."""
         seen = 0
         for gap, count in enumerate(self._counts):
             seen += count

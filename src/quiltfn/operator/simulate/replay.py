@@ -1,9 +1,10 @@
 """Replay: what a keep-alive policy would have cost on a trace of calls per minute.
 
-The policies are the server's own. One instance of each function is looked at: more of them come
-and go with the load, whatever the policy. A function's first call is left out: no policy can know
-of it. Idle time runs from the end of a call to the next call or the unloading, up to the trace's
-end; every pre-warm costs a minute more, for the work of a start that perhaps nobody needed.
+The policies are the server's own. The replay looks at one instance of each function, because more
+of them start and end with the load, whatever the policy. It leaves out the first call of each
+function, which no policy can predict. Idle time runs from the end of a call to the next call, to
+the end of the instance or to the end of the trace. Each pre-warm adds a minute, for the work of a
+start that may have been useless.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,13 +15,13 @@ from itertools import pairwise
 from quiltfn.model.keepalive import MINUTE_S, KeepAlive, Windows
 
 PREWARM_S = 60.0
-# More calls within a minute change nothing for an instance that idles seconds between them.
+# More calls in a minute make no difference: between them an instance idles for seconds only.
 PLACED_MAX = 4
 MIB_PER_GIB = 1024.0
 
 
 class Placement(StrEnum):
-    """Where in its minute a call is put, of which the trace says nothing."""
+    """When in its minute a call happens; the trace does not say."""
 
     START = "start"  # all at its start
     EVEN = "even"  # spread evenly: one call in the middle, two at the quarters
@@ -28,7 +29,7 @@ class Placement(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TracedFunction:
-    """One function: its calls in each minute of the trace, what a call takes, its memory."""
+    """One function: its calls in each minute, the duration of a call, its memory."""
 
     name: str
     calls: Sequence[int]
@@ -38,7 +39,7 @@ class TracedFunction:
 
 @dataclass(slots=True)
 class Cost:
-    """What a policy cost. `prewarms` are in the idle time already, a minute each."""
+    """What a policy cost. The idle time includes a minute for each of the `prewarms`."""
 
     calls: int = 0
     cold: int = 0
@@ -64,7 +65,7 @@ class _Function:
 def replay(
     functions: Sequence[TracedFunction], make: Callable[[], KeepAlive], placed: Placement
 ) -> Cost:
-    """All functions through policies that `make` makes, each call at its time."""
+    """Replays the calls of all functions in order of time; `make` makes each function's policy."""
     cost = Cost()
     known: dict[int, _Function] = {}
     for at, number in arrivals(functions, placed):
@@ -90,7 +91,7 @@ def replay(
 
 
 def _idled(one: _Function, until: float, memory_mib: float, cost: Cost) -> bool:
-    """Adds what this idle time cost; says whether an instance is there at its end."""
+    """Adds the cost of this idle time. Returns whether there is an instance at its end."""
     windows = one.policy.windows()
     idle_s, prewarms = spent(windows, one.busy_until, until)
     cost.idle_s += idle_s
@@ -100,7 +101,7 @@ def _idled(one: _Function, until: float, memory_mib: float, cost: Cost) -> bool:
 
 
 def spent(windows: Windows, since: float, until: float) -> tuple[float, int]:
-    """Idle seconds between the end of a call and the next one, and pre-warms among them."""
+    """The idle seconds between a call's end and the next call, and the number of pre-warms."""
     idle_s, prewarms = 0.0, 0
     for window in windows:
         if window.begins >= until:
@@ -113,7 +114,7 @@ def spent(windows: Windows, since: float, until: float) -> tuple[float, int]:
 
 
 def arrivals(functions: Sequence[TracedFunction], placed: Placement) -> Iterator[tuple[float, int]]:
-    """Every call's time and its function's place, in order of time."""
+    """The time of each call and the index of its function, in order of time."""
     length = max((len(one.calls) for one in functions), default=0)
     for minute in range(length):
         found = [
@@ -133,11 +134,11 @@ def _places(calls: int, placed: Placement) -> list[float]:
 
 
 class Frontier:
-    """The fewest cold starts that one kind of policy has for an idle time: the lower convex hull of
-    what it cost at several of its settings. Between two of them lies what a mixture would have.
+    """The fewest cold starts of a policy at an idle time: the lower convex hull of its costs
+    at several settings. A point between two settings is what a mixture of both would cost.
 
-    Kinder to whom we compare with than a line from point to point, which would count a setting
-    against it that nobody would choose.
+    The hull favours the policy that we compare ours with: a line from point to point would include
+    settings that nobody would choose.
     """
 
     def __init__(self, points: Iterable[tuple[float, float]]) -> None:
@@ -151,7 +152,7 @@ class Frontier:
         self.hull = hull
 
     def at(self, idle: float) -> float | None:
-        """Cold starts; None where the idle time is out of what was tried."""
+        """Cold starts at that idle time; None outside of the range that was tried."""
         for left, right in pairwise(self.hull):
             if left[0] <= idle <= right[0]:
                 share = (idle - left[0]) / (right[0] - left[0])
@@ -167,5 +168,5 @@ def _turns_left(a: Point, b: Point, c: Point) -> bool:
 
 
 def frontier(costs: Iterable[Cost]) -> Frontier:
-    """Of cold starts over idle minutes."""
+    """The frontier of cold starts over idle minutes."""
     return Frontier((one.idle_minutes, one.cold) for one in costs)

@@ -1,4 +1,4 @@
-"""A trace of calls per minute in the format of the Azure Functions Trace 2019, read strictly."""
+"""A strict reader of traces of calls per minute in the format of the Azure Functions Trace 2019."""
 
 import csv
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ IDS = ("HashOwner", "HashApp", NAME)
 
 
 class BadTrace(Exception):
-    """The file, the place and what was expected there."""
+    """A trace that cannot be read; the message has the file, the place and what was expected."""
 
 
 def read(path: Path) -> list[TracedFunction]:
@@ -36,7 +36,7 @@ def read(path: Path) -> list[TracedFunction]:
 
 
 def _of_app(memory: dict[tuple[str, ...], float], name: tuple[str, ...], usual: float) -> float:
-    """The published files know the memory of an application, others that of a function."""
+    """The published files have the memory of applications, other files that of functions."""
     return memory.get(name, memory.get(name[:-1], usual))
 
 
@@ -69,7 +69,7 @@ def _calls(path: Path) -> Iterator[tuple[tuple[str, ...], list[int]]]:
 
 
 def _figures(path: Path, column: str) -> dict[tuple[str, ...], float]:
-    """One column by function, or by application; nothing where there is no such file."""
+    """One column by function or by application; empty if the file does not exist."""
     if not path.exists():
         return {}
     lines = _lines(path)
