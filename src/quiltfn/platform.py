@@ -18,7 +18,7 @@ from quiltfn.admission import Admission
 from quiltfn.api.budgets import BodyBudget, Budgets
 from quiltfn.api.errors import error_body
 from quiltfn.api.idempotency import Idempotency
-from quiltfn.api.route import Services
+from quiltfn.api.services import Services
 from quiltfn.background import background_tasks
 from quiltfn.bounds import api_limits, image_limits, tenant_limits
 from quiltfn.catalog import Catalog

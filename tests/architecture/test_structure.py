@@ -1,10 +1,16 @@
 """The rules that a machine can keep: who may know whom, and how large a thing may grow."""
 
 import ast
+import inspect
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from quiltfn.api.route import RouteServices
+from quiltfn.api.routes import ROUTES
+from quiltfn.api.services import Services
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "quiltfn"
@@ -163,6 +169,21 @@ def test_functions_and_parameter_lists_stay_small(path: Path) -> None:
             count = len([one for one in arguments if one.arg not in ("self", "cls")])
             excused = f"{name}:{node.name}" in TOO_MANY_PARAMETERS_WITH_REASON
             assert count <= 6 or excused, f"{name}:{node.name} has {count} parameters"
+
+
+def test_a_route_takes_the_services_that_its_module_names() -> None:
+    """A handler that took all services could come to depend on any of them unseen."""
+    handlers = [route.handler for _, ways in ROUTES for route in ways.values()]
+    assert len(handlers) > 30
+    for handler in handlers:
+        (context,) = inspect.signature(handler).parameters.values()
+        (services,) = get_args(context.annotation)
+        own = [
+            name for name in services.__annotations__ if name not in RouteServices.__annotations__
+        ]
+        assert services.__module__ == handler.__module__, f"{handler.__name__} takes {services}"
+        assert len(own) <= 7, f"{services.__name__} has {len(own)}: is it two kinds of routes?"
+    assert not inspect.get_annotations(Services), "a service that no kind of routes names"
 
 
 def test_no_module_is_a_drawer_for_everything() -> None:

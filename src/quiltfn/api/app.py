@@ -22,8 +22,9 @@ from quiltfn.api.help import HelpDocuments
 from quiltfn.api.idempotency import idempotent_request
 from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import Response, encode
-from quiltfn.api.route import RequestContext, Route, Services
+from quiltfn.api.route import RequestContext, Route
 from quiltfn.api.routes import ROUTES
+from quiltfn.api.services import Services
 from quiltfn.api.system import field_limits
 from quiltfn.ids import new_id
 from quiltfn.model.access import Caller
@@ -150,7 +151,7 @@ class Endpoint:
         return response
 
     async def _respond(
-        self, context: RequestContext, request: Request, route: Route | None
+        self, context: RequestContext[Services], request: Request, route: Route | None
     ) -> Response:
         """Who asks, for what, and may they? Then the route's own work, once or again."""
         services = self._services
@@ -192,7 +193,7 @@ class Endpoint:
         return await self._services.access.identify(request.headers, request.client)
 
     def _take_body(
-        self, context: RequestContext, request: Request, route: Route, limit: int
+        self, context: RequestContext[Services], request: Request, route: Route, limit: int
     ) -> None:
         """A body that is there already, as most are."""
         size = len(request.body)
@@ -202,7 +203,7 @@ class Endpoint:
             self._reserve(context, route, size)
         context.raw_body = request.take_body()
 
-    def _reserve(self, context: RequestContext, route: Route, size: int) -> None:
+    def _reserve(self, context: RequestContext[Services], route: Route, size: int) -> None:
         """Counts a body that has so many bytes by now, if it is long. Raises `RateLimited` and
         `CapacityFull`.
         """
@@ -213,7 +214,7 @@ class Endpoint:
             context.reserved_bytes = size
 
     async def _execute_once(
-        self, context: RequestContext, request: Request, route: Route, key: str
+        self, context: RequestContext[Services], request: Request, route: Route, key: str
     ) -> Response:
         """The first response to this Idempotency-Key, executed now or stored before."""
         responses, unstored = self._services.budgets.responses, 0
@@ -237,7 +238,9 @@ class Endpoint:
         finally:
             responses.add_unsent(-unstored)
 
-    async def _execute(self, context: RequestContext, request: Request, route: Route) -> Response:
+    async def _execute(
+        self, context: RequestContext[Services], request: Request, route: Route
+    ) -> Response:
         """The route's own work, its refusals rendered and, where it changes something, audited."""
         code = None
         try:
@@ -276,7 +279,7 @@ class Endpoint:
         return response
 
 
-def _log_request(context: RequestContext, response: Response) -> None:
+def _log_request(context: RequestContext[Services], response: Response) -> None:
     """Logs what was refused and what changed something. A call that went well has its record, and a
     line for each would cost more than keeping that. The path, never the query: it may hold a
     credential.

@@ -8,6 +8,7 @@ and then one a minute. Those beyond are in the log and in quiltfn_refused_reques
 
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 from quiltfn.api.response import Response
 from quiltfn.api.route import RequestContext
@@ -37,13 +38,15 @@ class AuditLog:
         self._audit, self._clock = audit, clock
         self._allowances: dict[str, _Allowance] = {}
 
-    async def executed(self, context: RequestContext, response: Response, code: str | None) -> None:
+    async def executed(
+        self, context: RequestContext[Any], response: Response, code: str | None
+    ) -> None:
         """Keeps the entry of a request whose work was begun. Raises `StoreUnavailable`."""
         context.is_executed = True
         if context.action is not None:
             await self._append(context, response, code)
 
-    async def refused(self, context: RequestContext, response: Response, code: str) -> None:
+    async def refused(self, context: RequestContext[Any], response: Response, code: str) -> None:
         """Keeps the entry of a call that was refused before its work, while there is room.
 
         Nothing was changed, so the refusal stands whether the store takes the entry or not.
@@ -55,7 +58,9 @@ class AuditLog:
         with contextlib.suppress(StoreUnavailable):
             await self._append(context, response, code)
 
-    async def _append(self, context: RequestContext, response: Response, code: str | None) -> None:
+    async def _append(
+        self, context: RequestContext[Any], response: Response, code: str | None
+    ) -> None:
         assert context.action is not None
         named = next(iter(context.parameters.values()), None)
         entry = AuditEntry(

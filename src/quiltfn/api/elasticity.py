@@ -1,17 +1,26 @@
 """The routes over pool targets: directly, and as controlled operations."""
 
 import re
+from dataclasses import dataclass
 
 from quiltfn import wire
 from quiltfn.api import shapes
 from quiltfn.api.response import Response, json_response
-from quiltfn.api.route import RequestContext
+from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.elasticity import Elasticity
 from quiltfn.model.errors import BadRequest, Forbidden, Unprocessable
 
 ACTION = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-async def set_pool_target(context: RequestContext) -> Response:
+@dataclass(frozen=True, kw_only=True)
+class ElasticityServices(RouteServices):
+    """What the routes of pool targets take."""
+
+    elasticity: Elasticity
+
+
+async def set_pool_target(context: RequestContext[ElasticityServices]) -> Response:
     """Set how many instances a function has, at once and without a new version."""
     _check_tenant(context)
     entry = await context.services.elasticity.target(
@@ -27,7 +36,7 @@ async def set_pool_target(context: RequestContext) -> Response:
     )
 
 
-async def create_pool_target_operation(context: RequestContext) -> Response:
+async def create_pool_target_operation(context: RequestContext[ElasticityServices]) -> Response:
     """Set how many instances a function has, as an operation that happens once for its Idempotency-
     Key. A repetition gets 409 and the id of the first operation.
     """
@@ -44,7 +53,7 @@ async def create_pool_target_operation(context: RequestContext) -> Response:
     return json_response(answer)
 
 
-async def get_operation(context: RequestContext) -> Response:
+async def get_operation(context: RequestContext[ElasticityServices]) -> Response:
     """Show one operation."""
     operation = await context.services.elasticity.operation(
         context.tenant_id, context.parameters["operation_id"]
@@ -52,13 +61,13 @@ async def get_operation(context: RequestContext) -> Response:
     return json_response(shapes.operation(operation))
 
 
-def _check_tenant(context: RequestContext) -> None:
+def _check_tenant(context: RequestContext[ElasticityServices]) -> None:
     given = _needed(context, "x-tenant-id")
     if given != context.tenant_id:
         raise Forbidden("X-Tenant-Id must be the tenant of the credential")
 
 
-def _needed(context: RequestContext, name: str) -> str:
+def _needed(context: RequestContext[ElasticityServices], name: str) -> str:
     value = context.headers.get(name)
     if value is None:
         raise BadRequest(f"the header {name} is missing")

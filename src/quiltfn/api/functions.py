@@ -2,23 +2,26 @@
 
 import itertools
 from collections.abc import Awaitable
+from dataclasses import dataclass
 
 from quiltfn import wire
+from quiltfn.admission import Admission
 from quiltfn.api import pages, parse, shapes
 from quiltfn.api.budgets import CallOutputBudget
 from quiltfn.api.byte_range import part_of
 from quiltfn.api.response import Header, Response, json_response
-from quiltfn.api.route import RequestContext
+from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.api.text_size import text_size
 from quiltfn.catalog import Entry
-from quiltfn.invoke import Request
+from quiltfn.invoke import Invoker, Request
+from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.access import Scope
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import CapacityFull, NotFound, PreconditionFailed, Unprocessable
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.pool import sum_counts
-from quiltfn.ports import InvocationQuery
+from quiltfn.ports import InvocationQuery, Journal, Pools
 
 PAGE_MAX = 1000
 INVOCATIONS_DEFAULT = 50
@@ -30,7 +33,18 @@ LONG_OUTPUT_BYTES = 64 * 1024
 LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
 
 
-async def create_function(context: RequestContext) -> Response:
+@dataclass(frozen=True, kw_only=True)
+class FunctionServices(RouteServices):
+    """What the routes of functions and their calls take."""
+
+    admission: Admission
+    invoker: Invoker
+    journal: Journal
+    lifecycle: Lifecycle
+    pools: Pools
+
+
+async def create_function(context: RequestContext[FunctionServices]) -> Response:
     """Create a function with version 1. Its state is pending until it is deployed."""
     new, spec = shapes.split(context.body)
     services = context.services
@@ -43,7 +57,7 @@ async def create_function(context: RequestContext) -> Response:
     return json_response(answer, status=201, object_id=function.id)
 
 
-async def list_functions(context: RequestContext) -> Response:
+async def list_functions(context: RequestContext[FunctionServices]) -> Response:
     """List the functions of the tenant, oldest first."""
     limit = parse.integer(context.query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
     after = from_cursor(context.query.get("cursor"), BEFORE_EVERY_ID)
@@ -63,20 +77,20 @@ async def list_functions(context: RequestContext) -> Response:
         return await pages.page_response(context, "functions", shown, limit)
 
 
-async def get_function(context: RequestContext) -> Response:
+async def get_function(context: RequestContext[FunctionServices]) -> Response:
     """Show one function. Send its ETag as If-Match with an update that must not overwrite another
     change.
     """
     return _shown(context, context.entry())
 
 
-async def get_function_by_name(context: RequestContext) -> Response:
+async def get_function_by_name(context: RequestContext[FunctionServices]) -> Response:
     """Show one function by its name."""
     catalog = context.services.catalog
     return _shown(context, catalog.by_name(context.tenant_id, context.parameters["name"]))
 
 
-async def update_function(context: RequestContext) -> Response:
+async def update_function(context: RequestContext[FunctionServices]) -> Response:
     """Update a function by making a new version. Existing versions never change. Fields that are
     left out keep their values, and null resets a field that can be null. For an active function the
     response comes once the new version serves calls, or with error_message if it cannot.
@@ -93,7 +107,7 @@ async def update_function(context: RequestContext) -> Response:
     return _shown(context, await context.services.lifecycle.update(entry, changes, expected))
 
 
-async def delete_function(context: RequestContext) -> Response:
+async def delete_function(context: RequestContext[FunctionServices]) -> Response:
     """Delete a function. New and waiting calls get 404 at once; running calls have 5 seconds to
     end.
     """
@@ -101,14 +115,14 @@ async def delete_function(context: RequestContext) -> Response:
     return Response(status=204)
 
 
-async def deploy_function(context: RequestContext) -> Response:
+async def deploy_function(context: RequestContext[FunctionServices]) -> Response:
     """Deploy a function by starting its instances. The response has the state active; or error, and
     error_message says why; or deploying after 20 seconds.
     """
     return _shown(context, await context.services.lifecycle.deploy(context.entry()))
 
 
-async def pause_function(context: RequestContext) -> Response:
+async def pause_function(context: RequestContext[FunctionServices]) -> Response:
     """Pause a function. New and waiting calls are refused, running calls finish, and no instance is
     kept.
     """
@@ -116,25 +130,25 @@ async def pause_function(context: RequestContext) -> Response:
     return json_response(wire.PauseResult())
 
 
-async def resume_function(context: RequestContext) -> Response:
+async def resume_function(context: RequestContext[FunctionServices]) -> Response:
     """Resume a paused function by deploying it again."""
     return _shown(context, await context.services.lifecycle.resume(context.entry()))
 
 
-def invoke_function(context: RequestContext) -> Awaitable[Response]:
+def invoke_function(context: RequestContext[FunctionServices]) -> Awaitable[Response]:
     """Call a function and wait for its end. A handler that fails is a normal response: look at
     status and exit_code.
     """
     return _invoke(context, context.entry())
 
 
-def invoke_function_by_name(context: RequestContext) -> Awaitable[Response]:
+def invoke_function_by_name(context: RequestContext[FunctionServices]) -> Awaitable[Response]:
     """Call a function by its name and wait for its end."""
     entry = context.services.catalog.by_name(context.tenant_id, context.parameters["name"])
     return _invoke(context, entry)
 
 
-def _request(context: RequestContext, output: CallOutputBudget) -> Request:
+def _request(context: RequestContext[FunctionServices], output: CallOutputBudget) -> Request:
     """The call that the body describes. The body is not kept, because the call may wait long."""
     body, context.body = context.body or wire.NewInvocation(), None
     return Request(
@@ -147,7 +161,7 @@ def _request(context: RequestContext, output: CallOutputBudget) -> Request:
     )
 
 
-async def _invoke(context: RequestContext, entry: Entry) -> Response:
+async def _invoke(context: RequestContext[FunctionServices], entry: Entry) -> Response:
     services = context.services
     tenant_id = context.tenant_id
     output = CallOutputBudget(services.budgets.outputs, tenant_id)
@@ -169,7 +183,7 @@ async def _invoke(context: RequestContext, entry: Entry) -> Response:
             raise
 
 
-async def list_invocations(context: RequestContext) -> Response:
+async def list_invocations(context: RequestContext[FunctionServices]) -> Response:
     """List the calls of a function, newest first."""
     entry, query = context.entry(), context.query
     status = query.get("status")
@@ -197,14 +211,14 @@ async def list_invocations(context: RequestContext) -> Response:
         return await pages.page_response(context, "invocations", shown, limit, page.next_cursor)
 
 
-async def get_invocation(context: RequestContext) -> Response:
+async def get_invocation(context: RequestContext[FunctionServices]) -> Response:
     """Show the record of one call."""
     async with pages.reserved(context):
         record = await _record(context)
         return json_response(shapes.invocation(record), headers=_truncated(record))
 
 
-async def get_invocation_output(context: RequestContext) -> Response:
+async def get_invocation_output(context: RequestContext[FunctionServices]) -> Response:
     """Read the output of one call, byte for byte. Range asks for a part of it. The record of the
     call has the same output as text, with U+FFFD for bytes that are not UTF-8.
     """
@@ -225,7 +239,7 @@ async def get_invocation_output(context: RequestContext) -> Response:
         return Response(status=206, headers=headers, body=whole[first:end])
 
 
-async def get_invocation_timeline(context: RequestContext) -> Response:
+async def get_invocation_timeline(context: RequestContext[FunctionServices]) -> Response:
     """Show where the time of one call went, phase by phase, in microseconds, and why it was cold.
     queued: in line for an instance. placed and specialised: the wait while a sandbox was made and
     became one of this version; cold calls only. ran: from the hand-over to the handler's end.
@@ -242,7 +256,7 @@ async def get_invocation_timeline(context: RequestContext) -> Response:
     return json_response(shapes.timeline(record, record.timeline))
 
 
-async def list_function_versions(context: RequestContext) -> Response:
+async def list_function_versions(context: RequestContext[FunctionServices]) -> Response:
     """List the versions of a function, newest first."""
     entry, query = context.entry(), context.query
     limit = parse.integer(query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
@@ -254,13 +268,13 @@ async def list_function_versions(context: RequestContext) -> Response:
         return await pages.page_response(context, "versions", shown, limit, page.next_cursor)
 
 
-async def rollback_function(context: RequestContext) -> Response:
+async def rollback_function(context: RequestContext[FunctionServices]) -> Response:
     """Go back to an earlier version. This makes no new version."""
     entry = await context.services.lifecycle.rollback(context.entry(), context.body.version)
     return _shown(context, entry)
 
 
-async def get_function_pool(context: RequestContext) -> Response:
+async def get_function_pool(context: RequestContext[FunctionServices]) -> Response:
     """Count the instances of a function. Ready instances can take a call now; busy includes
     instances that are being cleaned after a call.
     """
@@ -269,7 +283,7 @@ async def get_function_pool(context: RequestContext) -> Response:
     return json_response(shapes.pool(entry.function.id, counts))
 
 
-async def get_function_egress(context: RequestContext) -> Response:
+async def get_function_egress(context: RequestContext[FunctionServices]) -> Response:
     """Show what a function can reach on the network, and how many attempts were refused since the
     server started.
     """
@@ -283,7 +297,7 @@ async def get_function_egress(context: RequestContext) -> Response:
     )
 
 
-async def get_pool_stats(context: RequestContext) -> Response:
+async def get_pool_stats(context: RequestContext[FunctionServices]) -> Response:
     """Count all instances of the tenant by state."""
     services = context.services
     own = services.catalog.owned(context.tenant_id, services.pools.occupied())
@@ -298,7 +312,7 @@ def _truncated(record: Invocation) -> list[Header]:
     return [("x-output-truncated", ", ".join(counts))] if counts else []
 
 
-async def _record(context: RequestContext) -> Invocation:
+async def _record(context: RequestContext[FunctionServices]) -> Invocation:
     """The record that the path names."""
     entry = context.entry()
     journal = context.services.journal
@@ -308,20 +322,20 @@ async def _record(context: RequestContext) -> Invocation:
     return record
 
 
-def _sees_values(context: RequestContext) -> bool:
+def _sees_values(context: RequestContext[FunctionServices]) -> bool:
     """Whether the caller has scope `write`, so that it may see and set environment values."""
     return context.caller.scope.includes(Scope.WRITE)
 
 
-def _function(context: RequestContext, entry: Entry) -> wire.Function:
+def _function(context: RequestContext[FunctionServices], entry: Entry) -> wire.Function:
     return shapes.function(entry, show=_sees_values(context))
 
 
-def _shown(context: RequestContext, entry: Entry) -> Response:
+def _shown(context: RequestContext[FunctionServices], entry: Entry) -> Response:
     return json_response(_function(context, entry), headers=[("etag", f'"{entry.fingerprint()}"')])
 
 
-def _if_match(context: RequestContext) -> set[str] | None:
+def _if_match(context: RequestContext[FunctionServices]) -> set[str] | None:
     """The fingerprints that If-Match allows; None: any."""
     given = context.headers.get("if-match")
     if given is None or given.strip() == "*":

@@ -9,7 +9,7 @@ import msgspec
 
 from quiltfn.api import parse
 from quiltfn.api.response import Response, encode, json_response
-from quiltfn.api.route import RequestContext
+from quiltfn.api.route import RequestContext, S
 from quiltfn.model.cursors import to_cursor
 
 # Entries are encoded in pieces of this size; other requests are answered in between.
@@ -18,7 +18,7 @@ PIECE_BYTES = 256 * 1024
 WITHOUT_LAST_CURSOR = frozenset({"versions"})
 
 
-def reserved(context: RequestContext) -> AbstractAsyncContextManager[None]:
+def reserved(context: RequestContext[S]) -> AbstractAsyncContextManager[None]:
     """The memory of a page while it is made: what was read, its entries, and the whole. Raises
     `CapacityFull`.
     """
@@ -27,7 +27,7 @@ def reserved(context: RequestContext) -> AbstractAsyncContextManager[None]:
 
 
 async def page_response(
-    context: RequestContext,
+    context: RequestContext[S],
     name: str,
     shown: Iterable[tuple[str, Any]],
     limit: int,

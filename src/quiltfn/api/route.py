@@ -2,51 +2,17 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from quiltfn.access import Access
-from quiltfn.admission import Admission
 from quiltfn.api.budgets import Budgets
-from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.request import NO_PARAMETERS, Headers, Request
 from quiltfn.api.response import Response
 from quiltfn.catalog import Catalog, Entry
-from quiltfn.elasticity import Elasticity
-from quiltfn.health import Health
-from quiltfn.invoke import Invoker
-from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.access import Caller, Scope
-from quiltfn.ports import Audit, Clock, Journal, Keys, Pools, WarmStock
-from quiltfn.runtimes import Runtimes
-from quiltfn.tenant_images import TenantImages
 
 MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """The verbs and ports that the routes call."""
-
-    clock: Clock
-    access: Access
-    admission: Admission
-    idempotency: Idempotency
-    catalog: Catalog
-    lifecycle: Lifecycle
-    elasticity: Elasticity
-    invoker: Invoker
-    pools: Pools
-    warm_stock: WarmStock
-    journal: Journal
-    keys: Keys
-    audit: Audit
-    runtimes: Runtimes
-    tenant_images: TenantImages
-    health: Health
-    limits: "ApiLimits"
-    budgets: Budgets = field(default_factory=Budgets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +29,24 @@ class ApiLimits:
     page_max: int = 8 * MIB
 
 
+@dataclass(frozen=True, kw_only=True)
+class RouteServices:
+    """What any route may need. A module of routes adds what its own need in a class of its own;
+    `Services` (services.py) is all of these together.
+    """
+
+    catalog: Catalog
+    limits: ApiLimits
+    budgets: Budgets = field(default_factory=Budgets)
+
+
+S = TypeVar("S", bound=RouteServices)
+
 # Who a request comes from as long as no credential was checked.
 NOBODY = Caller(tenant_id="", scope=Scope.READ, credential="nobody")
 
 
-class RequestContext(msgspec.Struct, kw_only=True, eq=False):
+class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
     """One request and everything that is known about it by now; what a handler is given.
 
     `caller`: NOBODY until a credential says more; `tenant_id`: from the credential, and from
@@ -77,7 +56,7 @@ class RequestContext(msgspec.Struct, kw_only=True, eq=False):
     the route's own work was begun.
     """
 
-    services: Services
+    services: S
     help: Any
     request: Request
     request_id: str
@@ -103,7 +82,7 @@ class RequestContext(msgspec.Struct, kw_only=True, eq=False):
         return self.route.action if self.route is not None else None
 
 
-Handler = Callable[[RequestContext], Awaitable[Response]]
+Handler = Callable[[RequestContext[Any]], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,26 @@
 """The routes over runtimes: what each does, parse being done: call a verb, render."""
 
+from dataclasses import dataclass
+
 from quiltfn import wire
 from quiltfn.api import parse, shapes
 from quiltfn.api.response import Response, json_response
-from quiltfn.api.route import RequestContext
+from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.model.access import Scope
 from quiltfn.model.image import Archive
-from quiltfn.runtimes import OwnedRuntime
+from quiltfn.runtimes import OwnedRuntime, Runtimes
+from quiltfn.tenant_images import TenantImages
 
 
-async def list_runtimes(context: RequestContext) -> Response:
+@dataclass(frozen=True, kw_only=True)
+class RuntimeServices(RouteServices):
+    """What the routes of runtimes and their images take."""
+
+    runtimes: Runtimes
+    tenant_images: TenantImages
+
+
+async def list_runtimes(context: RequestContext[RuntimeServices]) -> Response:
     """List the runtimes that the tenant's functions can use: the server's own, the tenant's, and
     those that all tenants share.
     """
@@ -17,7 +28,7 @@ async def list_runtimes(context: RequestContext) -> Response:
     return json_response(wire.RuntimeList(runtimes=shown))
 
 
-async def get_runtime(context: RequestContext) -> Response:
+async def get_runtime(context: RequestContext[RuntimeServices]) -> Response:
     """Show a runtime. Keys that can write see the values of its environment; of a shared runtime
     only operators see them.
     """
@@ -25,7 +36,7 @@ async def get_runtime(context: RequestContext) -> Response:
     return json_response(_answer(context, named))
 
 
-async def add_runtime(context: RequestContext) -> Response:
+async def add_runtime(context: RequestContext[RuntimeServices]) -> Response:
     """Add a runtime to the tenant, or replace the one of that name. With `shared`, an operator adds
     it for all tenants. Existing versions of functions keep what they were made with; the next
     update of a function uses the new runtime. If the same runtime exists already, the response is
@@ -47,7 +58,7 @@ async def add_runtime(context: RequestContext) -> Response:
     )
 
 
-async def remove_runtime(context: RequestContext) -> Response:
+async def remove_runtime(context: RequestContext[RuntimeServices]) -> Response:
     """Remove a runtime of the tenant or, with `shared=true` and an operator's key, a shared one.
     New versions cannot use it; existing ones keep it.
     """
@@ -59,7 +70,7 @@ async def remove_runtime(context: RequestContext) -> Response:
     return Response(status=204)
 
 
-async def upload_image(context: RequestContext) -> Response:
+async def upload_image(context: RequestContext[RuntimeServices]) -> Response:
     """Upload the files that a runtime has at /app, as one tar archive, plain or gzipped. A runtime
     of the tenant names them by the digest in the response. The same files have the same digest
     however they were packed; if the tenant has them already, the response is 200. All images of a
@@ -77,6 +88,6 @@ async def upload_image(context: RequestContext) -> Response:
     )
 
 
-def _answer(context: RequestContext, named: OwnedRuntime) -> wire.Runtime:
+def _answer(context: RequestContext[RuntimeServices], named: OwnedRuntime) -> wire.Runtime:
     show = context.caller.scope.includes(Scope.OPERATOR if named.is_shared else Scope.WRITE)
     return shapes.runtime(named, show=show)

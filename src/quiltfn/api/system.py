@@ -3,68 +3,103 @@
 import base64
 import hashlib
 import re
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from quiltfn import __version__, wire
-from quiltfn.access import make_key, revoke_key
+from quiltfn.access import Access, make_key, revoke_key
+from quiltfn.admission import Admission
 from quiltfn.api import help as help_documents
 from quiltfn.api import parse, shapes
 from quiltfn.api.response import JSON, Response, json_response, text_response
-from quiltfn.api.route import RequestContext, Services
+from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.health import Health
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import Forbidden
 from quiltfn.observe import metrics
+from quiltfn.ports import Audit, Clock, Journal, Keys, Pools, WarmStock
+from quiltfn.runtimes import Runtimes
+from quiltfn.tenant_images import TenantImages
 
 AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
 
 
-async def get_liveness(_context: RequestContext) -> Response:
+@dataclass(frozen=True, kw_only=True)
+class SystemServices(RouteServices):
+    """What the routes about the server itself take."""
+
+    admission: Admission
+    health: Health
+    journal: Journal
+    pools: Pools
+    runtimes: Runtimes
+    tenant_images: TenantImages
+    warm_stock: WarmStock
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyServices(RouteServices):
+    """What the routes of keys take."""
+
+    access: Access
+    clock: Clock
+    keys: Keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditServices(RouteServices):
+    """What the route of the audit log takes."""
+
+    audit: Audit
+
+
+async def get_liveness(_context: RequestContext[SystemServices]) -> Response:
     """Show that the server answers. Nothing is checked."""
     return json_response(wire.Liveness())
 
 
-async def get_health(context: RequestContext) -> Response:
+async def get_health(context: RequestContext[SystemServices]) -> Response:
     """Show whether the server is ready, the result of each check, and the protections in force."""
     report = await context.services.health.report()
     return _json_or_markdown(context, report, help_documents.health_text(report))
 
 
-async def get_elasticity_health(context: RequestContext) -> Response:
+async def get_elasticity_health(context: RequestContext[SystemServices]) -> Response:
     """Show the server's health; pool targets can be set while it is ready."""
     return await get_health(context)
 
 
-async def get_help(context: RequestContext) -> Response:
+async def get_help(context: RequestContext[SystemServices]) -> Response:
     """Show every route with its rules, and help with finding errors."""
     document = context.help.functions_help
     return _json_or_markdown(context, document, help_documents.help_text(document))
 
 
-async def list_examples(context: RequestContext) -> Response:
+async def list_examples(context: RequestContext[SystemServices]) -> Response:
     """Show example calls that work as printed."""
     document = context.help.functions_examples
     return _json_or_markdown(context, document, help_documents.examples_text(document))
 
 
-async def get_elasticity_help(context: RequestContext) -> Response:
+async def get_elasticity_help(context: RequestContext[SystemServices]) -> Response:
     """Show the routes for pool targets with their rules."""
     document = context.help.elasticity_help
     return _json_or_markdown(context, document, help_documents.help_text(document))
 
 
-async def list_elasticity_examples(context: RequestContext) -> Response:
+async def list_elasticity_examples(context: RequestContext[SystemServices]) -> Response:
     """Show example calls that set pool targets."""
     document = context.help.elasticity_examples
     return _json_or_markdown(context, document, help_documents.examples_text(document))
 
 
-async def get_openapi_document(context: RequestContext) -> Response:
+async def get_openapi_document(context: RequestContext[SystemServices]) -> Response:
     """Show the OpenAPI 3.1 document of this server."""
     return Response(headers=[("content-type", JSON)], body=context.help.openapi)
 
 
-async def get_docs_page(_context: RequestContext) -> Response:
+async def get_docs_page(_context: RequestContext[SystemServices]) -> Response:
     """Show a page that describes every route and can call it."""
     page = resources.files("quiltfn.api").joinpath("docs.html").read_text()
     headers = [("content-security-policy", policy_of(page)), ("referrer-policy", "no-referrer")]
@@ -85,7 +120,7 @@ def policy_of(page: str) -> str:
     )
 
 
-async def get_system_info(context: RequestContext) -> Response:
+async def get_system_info(context: RequestContext[SystemServices]) -> Response:
     """Show the server's version, node, protections and limits."""
     machine, services = context.services.health.machine, context.services
     return json_response(
@@ -108,7 +143,7 @@ async def get_system_info(context: RequestContext) -> Response:
     )
 
 
-def field_limits(services: Services) -> dict[str, float]:
+def field_limits(services: SystemServices) -> dict[str, float]:
     """The fields whose maximum is this server's, with that maximum."""
     machine = services.health.machine
     return {
@@ -118,7 +153,7 @@ def field_limits(services: Services) -> dict[str, float]:
     }
 
 
-def limits_of(services: Services) -> dict[str, float]:
+def limits_of(services: SystemServices) -> dict[str, float]:
     """What this server allows, in all."""
     return {
         **field_limits(services),
@@ -136,7 +171,7 @@ def limits_of(services: Services) -> dict[str, float]:
     }
 
 
-async def create_api_key(context: RequestContext) -> Response:
+async def create_api_key(context: RequestContext[KeyServices]) -> Response:
     """Create an API key. Only this response has the key itself. An operator can create keys for
     every tenant, an admin for its own tenant and with at most its own scope. A key that expires can
     only create keys that expire no later. Without `scope` the key can write; the first key of all,
@@ -165,7 +200,7 @@ async def create_api_key(context: RequestContext) -> Response:
     return json_response(shapes.created_key(key, text), status=201, object_id=key.id)
 
 
-async def list_api_keys(context: RequestContext) -> Response:
+async def list_api_keys(context: RequestContext[KeyServices]) -> Response:
     """List the API keys of the tenant, including revoked ones and those of a higher scope. An
     operator sees the keys of all tenants. The keys themselves are never shown.
     """
@@ -174,7 +209,7 @@ async def list_api_keys(context: RequestContext) -> Response:
     return json_response(wire.KeyList(keys=[shapes.key(key) for key in seen]))
 
 
-async def revoke_api_key(context: RequestContext) -> Response:
+async def revoke_api_key(context: RequestContext[KeyServices]) -> Response:
     """Revoke an API key for good. The key stops working within a second. A caller cannot revoke a
     key of a higher scope than its own.
     """
@@ -184,7 +219,7 @@ async def revoke_api_key(context: RequestContext) -> Response:
     return Response(status=204)
 
 
-async def list_audit_entries(context: RequestContext) -> Response:
+async def list_audit_entries(context: RequestContext[AuditServices]) -> Response:
     """List changes and refused changes, newest first. An operator sees those of all tenants."""
     everything = context.caller.scope.includes(Scope.OPERATOR)
     limit = parse.integer(context.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
@@ -195,7 +230,7 @@ async def list_audit_entries(context: RequestContext) -> Response:
     return json_response(wire.AuditPage(entries=entries, next_cursor=page.next_cursor))
 
 
-async def get_metrics(context: RequestContext) -> Response:
+async def get_metrics(context: RequestContext[SystemServices]) -> Response:
     """Show the server's metrics in Prometheus' text format."""
     services = context.services
     metrics.show_pools(services.pools.counts(one) for one in services.pools.occupied())
@@ -207,7 +242,9 @@ async def get_metrics(context: RequestContext) -> Response:
     return text_response(metrics.text(), metrics.CONTENT_TYPE)
 
 
-def _json_or_markdown(context: RequestContext, document: Any, text: str) -> Response:
+def _json_or_markdown(
+    context: RequestContext[SystemServices], document: Any, text: str
+) -> Response:
     """JSON, or Markdown where the caller asks for it."""
     wanted = context.query.get("format")
     if wanted is not None:

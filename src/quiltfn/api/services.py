@@ -1,0 +1,37 @@
+"""Everything that the API takes, for the one place that makes it (`platform.py`)."""
+
+from dataclasses import dataclass
+
+from quiltfn.access import Access
+from quiltfn.api.elasticity import ElasticityServices
+from quiltfn.api.functions import FunctionServices
+from quiltfn.api.idempotency import Idempotency
+from quiltfn.api.route import RouteServices
+from quiltfn.api.runtimes import RuntimeServices
+from quiltfn.api.system import AuditServices, KeyServices, SystemServices
+from quiltfn.health import Health
+from quiltfn.ports import Audit, Clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineServices(RouteServices):
+    """What is done for every request, whatever its route."""
+
+    access: Access
+    audit: Audit
+    clock: Clock
+    health: Health
+    idempotency: Idempotency
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services(
+    PipelineServices,
+    FunctionServices,
+    ElasticityServices,
+    RuntimeServices,
+    SystemServices,
+    KeyServices,
+    AuditServices,
+):
+    """The services of a platform. A handler sees the part that its module names."""
