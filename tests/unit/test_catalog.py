@@ -1,8 +1,10 @@
 """The catalog: a tenant sees its own functions, in the order of their making, whatever there is."""
 
 import contextlib
+from dataclasses import FrozenInstanceError
 
 import pytest
+from msgspec.structs import replace
 
 from contract.stores import a_function, a_version, ids
 from quiltfn.catalog import Catalog, Entry
@@ -82,3 +84,35 @@ def test_what_is_in_the_catalog_counts_once() -> None:
     catalog.remove(entry)
     with catalog.reserve("a", entry.version.spec):
         catalog.add(entry)
+
+
+def test_a_change_makes_a_new_entry_and_leaves_the_old_one_as_it_was() -> None:
+    """Whoever read the function before the change goes on with what it was then."""
+    catalog, before = Catalog(), an_entry(ids(1)[0])
+    catalog.add(before)
+    after = catalog.replace(replace(before.function, name="other", revision=2))
+    assert catalog.get(before.function.id) is after
+    assert before.function.name != after.function.name
+    assert after.version is before.version
+    assert after.counters is before.counters
+    with pytest.raises(FrozenInstanceError):
+        before.function = after.function  # type: ignore[misc]
+    assert catalog.by_name("a", "other") is after
+    with pytest.raises(NotFound):
+        catalog.by_name("a", before.function.name)
+
+
+def test_an_older_change_does_not_replace_a_newer_one() -> None:
+    catalog, entry = Catalog(), an_entry(ids(1)[0])
+    catalog.add(entry)
+    newer = catalog.replace(replace(entry.function, revision=3))
+    assert catalog.replace(replace(entry.function, revision=2)) is newer
+
+
+def test_a_function_that_is_gone_cannot_be_changed() -> None:
+    catalog, entry = Catalog(), an_entry(ids(1)[0])
+    catalog.add(entry)
+    catalog.remove(entry)
+    catalog.remove(entry)  # once more is harmless
+    with pytest.raises(NotFound):
+        catalog.replace(entry.function)
