@@ -1,7 +1,6 @@
 """Makes options from the fields of the API (`quiltfn.wire`), with their meanings and defaults."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, get_origin
 
 from msgspec import UNSET, Struct
@@ -26,7 +25,6 @@ OPPOSITES = {
 }
 
 
-@dataclass(frozen=True)
 class FieldsOf(Parameters):
     """The fields of a shape as options: `Annotated[dict[str, Any], FieldsOf(NewFunction)]`.
 
@@ -34,8 +32,8 @@ class FieldsOf(Parameters):
     be left alone, one that can also be emptied has a further option, --unset-….
     """
 
-    shape: type[Struct]
-    leave_out: Sequence[str] = field(default=())
+    def __init__(self, shape: type[Struct], leave_out: Sequence[str] = ()) -> None:
+        self.shape, self.leave_out = shape, leave_out
 
     def parameters(self) -> dict[str, tuple[Any, Any]]:
         found: dict[str, tuple[Any, Any]] = {}

@@ -10,10 +10,11 @@ import dataclasses
 import inspect
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
+
+from msgspec import Struct
 
 WRONG = 2
 
@@ -35,8 +36,7 @@ class Exit(Exception):
         self.code = code
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(Struct, frozen=True):
     """How an option is written (by default --name-of-the-parameter) and its help text. For a flag,
     `off` is the opposite option."""
 
@@ -50,8 +50,7 @@ class Option:
     is_file: bool = False
 
 
-@dataclass(frozen=True)
-class Argument:
+class Argument(Struct, frozen=True):
     """The help text of a positional argument, and what it must be."""
 
     help: str = ""
@@ -74,13 +73,12 @@ class Parameters:
 Run = Callable[..., None]
 
 
-@dataclass
-class Group:
+class Group(Struct):
     """The commands of one group, such as `quiltfn functions`."""
 
     name: str
     help: str
-    commands: dict[str, Run] = field(default_factory=dict)
+    commands: dict[str, Run] = {}
 
     def command(self, name: str | None = None) -> Callable[[Run], Run]:
         """A decorator that makes the function a command, by its own name or by `name`."""

@@ -4,8 +4,6 @@ import importlib
 import io
 import os
 import sys
-import textwrap
-import traceback
 from collections.abc import Sequence
 
 from quiltfn import __version__
@@ -38,8 +36,8 @@ ON_THIS_MACHINE = {
 
 ABOUT = "Serverless functions on your own Linux machine."
 EPILOG = (
-    "The server is found at --url, else QUILT_BASE_URL, else http://127.0.0.1:8080. "
-    "The key, if it wants one: --api-key, else QUILT_API_KEY."
+    "The server is found at --url, else QUILT_BASE_URL, else http://127.0.0.1:8080.",
+    "The key, if it wants one: --api-key, else QUILT_API_KEY.",
 )
 
 
@@ -75,7 +73,7 @@ def overview() -> str:
     lines += [f"  {word:<11}{about}" for word, about in told.items()]
     lines += ["", "this machine:"]
     lines += [f"  {word:<11}{about}" for word, about in ON_THIS_MACHINE.items()]
-    lines += ["", *textwrap.wrap(EPILOG, 80), "", "--version shows the version."]
+    lines += ["", *EPILOG, "", "--version shows the version."]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -125,6 +123,8 @@ def run(argv: Sequence[str]) -> int:
         show.complain(str(error))
         return 1
     except Exception as error:
+        import traceback  # noqa: PLC0415 — for a bug alone
+
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{os.path.basename(where.filename)}:{where.lineno}"
         show.complain(

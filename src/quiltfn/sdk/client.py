@@ -6,21 +6,18 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
-from quiltfn.sdk.elasticity import Elasticity
 from quiltfn.sdk.errors import ClientError, ConnectionFailed, NotTrusted, UnreadableAnswer
 from quiltfn.sdk.functions import Functions
-from quiltfn.sdk.keys import ApiKeys
 from quiltfn.sdk.request import Flow, Request
 from quiltfn.sdk.retries import Retries
-from quiltfn.sdk.runtimes import Runtimes
-from quiltfn.sdk.system import System
 from quiltfn.sdk.transport import (
     AnswerTimeout,
     HttpRequest,
@@ -30,6 +27,12 @@ from quiltfn.sdk.transport import (
     is_loopback,
     trusted,
 )
+
+if TYPE_CHECKING:
+    from quiltfn.sdk.elasticity import Elasticity
+    from quiltfn.sdk.keys import ApiKeys
+    from quiltfn.sdk.runtimes import Runtimes
+    from quiltfn.sdk.system import System
 
 T = TypeVar("T")
 
@@ -72,11 +75,33 @@ class Client:
         )
         self._retries, self._on_response = Retries(retries), on_response
         self.functions = Functions(self)
-        self.elasticity = Elasticity(self)
-        self.runtimes = Runtimes(self)
-        self.keys = ApiKeys(self)
-        self.system = System(self)
         self.invoke = self.functions.invoke
+
+    # A command uses one of these: the others are not loaded.
+
+    @cached_property
+    def elasticity(self) -> "Elasticity":
+        from quiltfn.sdk.elasticity import Elasticity  # noqa: PLC0415
+
+        return Elasticity(self)
+
+    @cached_property
+    def runtimes(self) -> "Runtimes":
+        from quiltfn.sdk.runtimes import Runtimes  # noqa: PLC0415
+
+        return Runtimes(self)
+
+    @cached_property
+    def keys(self) -> "ApiKeys":
+        from quiltfn.sdk.keys import ApiKeys  # noqa: PLC0415
+
+        return ApiKeys(self)
+
+    @cached_property
+    def system(self) -> "System":
+        from quiltfn.sdk.system import System  # noqa: PLC0415
+
+        return System(self)
 
     def run(self, flow: Flow[T]) -> T:
         """Send what the flow asks for; returns its result."""

@@ -290,7 +290,7 @@ class FunctionPage(Struct, kw_only=True, frozen=True):
     """Some functions, oldest first."""
 
     functions: list[Function]
-    next_cursor: NextCursor | None = None
+    next_cursor: NextCursor | None
 
 
 class CreatedFunction(Struct, kw_only=True, frozen=True):

@@ -70,7 +70,7 @@ class InvocationPage(Struct, kw_only=True, frozen=True):
     """Some records, newest first."""
 
     invocations: list[Invocation]
-    next_cursor: NextCursor | None = None
+    next_cursor: NextCursor | None
 
 
 class Phase(Struct, kw_only=True, frozen=True):

@@ -90,4 +90,4 @@ class AuditPage(Struct, kw_only=True, frozen=True):
     """Some entries, newest first."""
 
     entries: list[AuditEntry]
-    next_cursor: NextCursor | None = None
+    next_cursor: NextCursor | None
