@@ -21,6 +21,19 @@ class Kept:
         return self.answer
 
 
+class Empty:
+    """A store without responses, which remembers what it is given to keep."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[object, ...]] = []
+
+    async def reserve(self, *_: object) -> None:
+        return None
+
+    async def complete(self, _: object, *given: object) -> None:
+        self.kept.append(given)
+
+
 async def never() -> Response:
     raise AssertionError("it was executed again")
 
@@ -36,3 +49,16 @@ async def test_a_kept_answer_is_given_again() -> None:
     kept = StoredResponse(body_digest="d", status=200, body=b"{}")
     answer = await Idempotency(Kept(kept), ManualClock()).run(REQUEST, never)  # type: ignore[arg-type]
     assert (answer.status, answer.body) == (200, b"{}")
+
+
+async def test_what_is_kept_is_the_response_without_the_id_of_its_request() -> None:
+    store = Empty()
+
+    async def execute() -> Response:
+        return Response(status=201, headers=[("a", "1"), ("b", "2"), ("a", "3")], body=b"{}")
+
+    keyed = Idempotency(store, ManualClock())  # type: ignore[arg-type]
+    response = await keyed.run(REQUEST, execute)
+    response.headers.append(("x-request-id", "r"))
+    assert store.kept == [(201, {"a": "1, 3", "b": "2"}, b"{}")]
+    assert response.headers[:3] == [("a", "1"), ("b", "2"), ("a", "3")]

@@ -162,7 +162,11 @@ def _kept(response: Response) -> _Kept:
     id of this request is not part of what a repetition gets.
     """
     body = response.body if isinstance(response.body, bytes) else b""
-    return _Kept(response.status, dict(response.headers), body)
+    headers: dict[str, str] = {}
+    # The values of one name may go out as a list (RFC 9110, 5.3).
+    for name, value in response.headers:
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return _Kept(response.status, headers, body)
 
 
 def _not_stored(response: Response, error: StoreUnavailable) -> StoreUnavailable:
