@@ -47,7 +47,7 @@ async def launcher_sandboxes(
     chosen = given.settings
     channel = LauncherChannel(given.channel)
     try:
-        source = LauncherSandboxes(channel, chosen.stdout_max_bytes + chosen.stderr_max_bytes)
+        source = LauncherSandboxes(channel, sum(chosen.output_max))
         prewarmed = PrewarmedSandboxes(source, clock, chosen.prewarmed, memory)
         prewarmed.start()
         try:

@@ -99,8 +99,14 @@ class Settings:
     )
     stdout_max_bytes: int = setting(
         6 * MIB,
-        "bytes of standard output, or of what a handler returns, that are kept of a call",
+        "bytes of standard output that are kept of a call",
         low=64 * 1024,
+        high=64 * MIB,
+    )
+    result_max_bytes: int = setting(
+        0,
+        "bytes of the value that a handler may return; 0: as many as stdout_max_bytes",
+        low=0,
         high=64 * MIB,
     )
     stderr_max_bytes: int = setting(
@@ -249,6 +255,12 @@ class Settings:
             raise BadSetting(
                 f"host must be an IP address or localhost, not {self.host!r}"
             ) from None
+
+    @property
+    def output_max(self) -> tuple[int, int, int]:
+        """Bytes that are kept of a call: standard output, standard error, and its result."""
+        result = self.result_max_bytes or self.stdout_max_bytes
+        return self.stdout_max_bytes, self.stderr_max_bytes, result
 
     def words(self, name: str) -> list[str]:
         """A setting that lists some of a few words, with commas. Raises `BadSetting`."""

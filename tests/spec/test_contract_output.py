@@ -146,3 +146,22 @@ def test_a_timeout_may_be_a_day_or_what_the_operator_says(another: Any, tenant: 
     assert answer.headers["x-output-truncated"] == "stdout=1"
     one = {"name": "one", "handler": "echo", "timeout_seconds": 2_592_001}
     api.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", one)
+
+
+def test_a_result_has_a_limit_of_its_own(another: Any) -> None:
+    server = another("--stdout-max-bytes 65536 --result-max-bytes 131072").start()
+    api = Api(server.url)
+    if "python" not in api.good("GET", "/api/system/info")["interpreters"]:
+        pytest.skip("this machine has no Python for handlers")
+    same = api.active("copy:copy", runtime="python")
+
+    def returned(size: int) -> dict[str, Any]:
+        answer = api("POST", f"{of(same)}/invoke", {"payload": f'"{"x" * size}"'})
+        record: dict[str, Any] = answer.json()
+        return record
+
+    most = returned(131_072)
+    assert (most["status"], len(most["stdout"])) == ("success", 131_072)
+    more = returned(131_073)
+    assert (more["status"], more["stdout"]) == ("failed", "")
+    assert "returned 131073 bytes; at most 131072 are kept" in more["error_message"]

@@ -78,15 +78,15 @@ class Host:
     """What config.json needs to know of the machine.
 
     `root`: the execution image's root directory. `binds`: read-only bind mounts, path in the
-    sandbox → path on the host. `output_max`: bytes that the guest keeps of standard output and of
-    standard error; None: its own idea.
+    sandbox → path on the host. `output_max`: bytes that the guest keeps of standard output, of
+    standard error and of a result; None: its defaults.
     """
 
     machine: str
     root: str
     binds: dict[str, str] = field(default_factory=dict)
     oom_score_min: int = 0
-    output_max: tuple[int, int] | None = None
+    output_max: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,9 +186,7 @@ def _known(options: str) -> str:
 
 def _process(host: Host, spec: SandboxSpec) -> dict[str, Any]:
     guest_oom_score, oom_score = _oom_scores(host.oom_score_min)
-    output = (
-        [] if host.output_max is None else [f"output={host.output_max[0]},{host.output_max[1]}"]
-    )
+    output = [] if host.output_max is None else [f"output={','.join(map(str, host.output_max))}"]
     return {
         "terminal": False,
         "user": {"uid": 0, "gid": 0},

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
             crun=settings.crun,
             runsc=settings.runsc,
             egress_dns=settings.egress_dns,
-            output_max=(settings.stdout_max_bytes, settings.stderr_max_bytes),
+            output_max=settings.output_max,
         )
     )
 
