@@ -33,8 +33,8 @@ NEED_SERVERS = {Path(__file__).parent / name for name in ("e2e", "spec")}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where no real server can be started, what needs one is skipped and says why."""
     reason = why_not()
-    for item in items if reason else ():
-        if NEED_SERVERS & set(item.path.parents):
+    for item in items:
+        if reason and NEED_SERVERS & set(item.path.parents):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 

@@ -15,7 +15,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = "tests/architecture/test_names.py"
-SEARCHED = ("src/", "tests/", "docs/", "scripts/", "bench/", "packaging/", "README.md")
+SEARCHED: tuple[str, ...] = (
+    "src/",
+    "tests/",
+    "docs/",
+    "scripts/",
+    "bench/",
+    "packaging/",
+    "README.md",
+)
 SEARCHED += ("SPECIFICATION.md", "SECURITY.md", "PRINCIPLES.md", "CONTRIBUTING.md")
 
 # Old identifier → the name that took its place. Whole identifiers, in Python and in `code`.

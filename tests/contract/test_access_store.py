@@ -271,7 +271,7 @@ async def test_old_entries_are_removed_in_steps(
     write, counts = store.database.write, list[int]()
 
     async def counted(work: Work[int], **more: bool) -> int:
-        counts.append(await write(work, **more))
+        counts.append(await write(work, **more))  # type: ignore[arg-type]
         return counts[-1]
 
     monkeypatch.setattr(store.database, "write", counted)

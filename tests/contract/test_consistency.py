@@ -333,7 +333,7 @@ def copies(path: Path) -> list[Path]:
 
 def of_the_schema_before(path: Path) -> str:
     """Makes a database as the version before did, and returns its schema."""
-    new = migrations.ScriptDirectory.from_config(migrations.config()).get_revision("head")
+    new = migrations.ScriptDirectory.from_config(migrations.config()).get_revision("head")  # type: ignore[attr-defined]
     assert new is not None
     engine = create_engine(f"sqlite:///{path}", poolclass=pool.NullPool)
     with engine.connect() as connection, connection.begin():

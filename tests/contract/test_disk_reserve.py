@@ -52,7 +52,7 @@ async def filled_and_pruned(
     store: SqliteStore, journal: SpoolJournal, function: Function, megabytes: int
 ) -> None:
     for one in ids(megabytes):
-        journal.closed(done(a_call(function, invocation_id=one), stdout="x" * 1_000_000))
+        journal.closed(done(a_call(function, invocation_id=one), stdout="x" * 1_000_000))  # type: ignore[arg-type]
     await journal.synced()
     retention = SqlRetention(store.database, ManualClock(LATER))
     while await retention.prune_some(RetentionPolicy(count=1, seconds=0)):

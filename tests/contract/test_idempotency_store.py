@@ -175,7 +175,7 @@ async def test_answers_are_pruned_after_24_hours_in_steps(
     write, counts = store.database.write, list[int]()
 
     async def counted(work: Work[int], **more: bool) -> int:
-        counts.append(await write(work, **more))
+        counts.append(await write(work, **more))  # type: ignore[arg-type]
         return counts[-1]
 
     with monkeypatch.context() as patch:

@@ -572,7 +572,7 @@ async def test_a_page_ends_where_its_bytes_end_and_goes_on_behind_that(
             await journal.synced()
     written.sort()  # of one millisecond in any order
     found: list[str] = []
-    sizes_of_pages, cursor = [], None
+    sizes_of_pages, cursor = list[int](), None
     while not sizes_of_pages or cursor is not None:
         query = InvocationQuery(function_id=function.id, limit=9, cursor=cursor, max_bytes=2500)
         page = await journal.query(query)
@@ -596,6 +596,6 @@ async def test_a_page_reads_no_more_than_it_answers(
     await journal.synced()
     read = []
     real = tables.read_invocation
-    monkeypatch.setattr(tables, "read_invocation", lambda row: read.append(1) or real(row))
+    monkeypatch.setattr(tables, "read_invocation", lambda row: read.append(1) or real(row))  # type: ignore[func-returns-value]
     await journal.query(InvocationQuery(function_id=function.id, limit=20, max_bytes=2500))
     assert len(read) == 3

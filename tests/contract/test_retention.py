@@ -185,7 +185,8 @@ async def test_finding_what_goes_reads_no_record(store: SqliteStore) -> None:
     bounds = {"before": first_id(int(time.time())), "most": 500}
     plan = await store.database.read(
         lambda c: c.exec_driver_sql(
-            "EXPLAIN QUERY PLAN " + records.SQL["oldest_ended"], bounds
+            "EXPLAIN QUERY PLAN " + records.SQL["oldest_ended"],  # type: ignore[attr-defined]
+            bounds,
         ).fetchall()
     )
     steps = " · ".join(str(row[3]) for row in plan)
@@ -197,7 +198,7 @@ async def test_finding_what_goes_reads_no_record(store: SqliteStore) -> None:
 async def test_a_start_looks_at_calls_without_an_end_alone(store: SqliteStore) -> None:
     plan = await store.database.read(
         lambda c: c.exec_driver_sql(
-            "EXPLAIN QUERY PLAN " + records.SQL["counters_of_left"],
+            "EXPLAIN QUERY PLAN " + records.SQL["counters_of_left"],  # type: ignore[attr-defined]
             {"now": NOW, "epoch": 1, "alone": True, "node": ""},
         ).fetchall()
     )

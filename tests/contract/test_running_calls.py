@@ -52,11 +52,11 @@ class Server:
         function = a_function(state=FunctionState.ACTIVE)
         version = a_version(function, handler=handler)
         await self.store.create(function, version)
-        self.pools.open(function.id, version, PoolLimits(max_instances=1, **limits))
+        self.pools.open(function.id, version, PoolLimits(max_instances=1, **limits))  # type: ignore[arg-type]
         return Entry(function, version, FunctionCounters())
 
     def call(self, entry: Entry, **request: object) -> "asyncio.Task[Invocation]":
-        return asyncio.ensure_future(self.invoker.invoke(entry, Request(**request)))
+        return asyncio.ensure_future(self.invoker.invoke(entry, Request(**request)))  # type: ignore[arg-type]
 
     async def until_running(self, count: int) -> list[str]:
         async def all_run() -> bool:

@@ -69,7 +69,7 @@ def foreign_container(directory: Path) -> Iterator[int]:
     with (directory / "log").open("w") as log:
         run = [*crun, "run", "--detach", "--bundle", str(bundle), "--pid-file", directory / "pid"]
         done = subprocess.run(
-            [*NO_HYBRID, *run, name],
+            [*NO_HYBRID, *run, name],  # type: ignore[list-item]
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -20,6 +20,6 @@ def with_the_clock(path: Any, command: Any, environment: Any) -> NoReturn:
     execve(path, command, environment)
 
 
-os.execve = with_the_clock
+os.execve = with_the_clock  # type: ignore[assignment]
 sys.argv[1:] = arguments
 main()

@@ -7,6 +7,7 @@ import string
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.sandbox
 MIB = 1024 * 1024
 
 
-def timed(work: Callable[[], dict]) -> tuple[dict, float]:
+def timed(work: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
     began = time.monotonic()
     return work(), time.monotonic() - began
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,7 @@ class Terminal:
     def run(self, page: str) -> int:
         """Every block of the page in one shell; returns how many there were. What a page exports
         is there for the next one."""
-        parts, expected = [f". {self.state}"], []
+        parts, expected = [f". {self.state}"], list[Any]()
         for number, one in enumerate(blocks(page)):
             if one["kind"] != "text" and not one["why"]:
                 mark = f"printf '\\n@@ {number}\\n'"
@@ -184,7 +185,7 @@ def end(pids: Path) -> None:
         pid = int(word)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-            until(lambda pid=pid: not is_alive(pid), 45.0)
+            until(lambda pid=pid: not is_alive(pid), 45.0)  # type: ignore[misc]
 
 
 def test_the_readme_does_what_it_says(terminal: Terminal) -> None:

@@ -42,7 +42,7 @@ def slow_or_quick(server: Server, **fields: object) -> Function:
     return server.deploy(SLOW_OR_QUICK, timeout_seconds=seconds, environment=environment, **fields)
 
 
-def running(server: Server, calls: int = CALLS) -> tuple[Function, list[Future]]:
+def running(server: Server, calls: int = CALLS) -> tuple[Function, list[Future[Any]]]:
     """A function with that many calls under way, and room for one more."""
     budget = server.call("GET", "/api/system/info").json()["memory"]["budget_mib"]
     assert budget >= (calls + 1) * INSTANCE_MIB, f"the machine's memory holds too few: {budget} MiB"
@@ -224,7 +224,7 @@ def serve(root: Path, *more: str, **how: object) -> tuple[int, str]:
         Path(run_dir).chmod(0o755)
         if "--run-dir" not in more:
             arguments += ["--run-dir", run_dir]
-        ended = quiltfn(*arguments, **how)
+        ended = quiltfn(*arguments, **how)  # type: ignore[arg-type]
     assert ended.stdout == ""
     assert "Traceback" not in ended.stderr
     assert ended.stderr.startswith("quiltfn: ")

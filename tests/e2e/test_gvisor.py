@@ -366,16 +366,16 @@ def host_listeners() -> Iterator[tuple[list[Any], list[str]]]:
                     come.append(str(listener))
 
         threads = [threading.Thread(target=accept, args=(one,)) for one in (inet, unix)]
-        for one in threads:
-            one.start()
+        for one in threads:  # type: ignore[assignment]
+            one.start()  # type: ignore[attr-defined]
         port = inet.getsockname()[1]
         own = {one[4][0] for one in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
         where = [(2, 1, (host, port)) for host in sorted({"127.0.0.1", *own})]
-        where += [(1, 1, "\0quiltfn-gvisor-test"), (2, 1, ("169.254.169.254", 80))]
+        where += [(1, 1, "\0quiltfn-gvisor-test"), (2, 1, ("169.254.169.254", 80))]  # type: ignore[list-item]
         yield where, come
         over.set()
-        for one in threads:
-            one.join()
+        for one in threads:  # type: ignore[assignment]
+            one.join()  # type: ignore[attr-defined]
 
 
 def test_no_network_but_its_own_loopback(

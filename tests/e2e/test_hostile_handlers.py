@@ -255,7 +255,7 @@ def test_every_deadline_is_kept(server: Server) -> None:
     assert late[0] >= 0
     until(lambda: not server.named("sleep"), 2.0)
     for one in functions:
-        until(lambda one=one: one.pool()["total_count"] == 0, 2.0)
+        until(lambda one=one: one.pool()["total_count"] == 0, 2.0)  # type: ignore[misc]
         one.delete()
     print(f"{len(calls)} of {len(calls)} deadlines kept, at most {late[-1] * 1000:.0f} ms late")
 

@@ -108,7 +108,7 @@ def test_ways_to_name_a_handler(shared: Server, name: str) -> None:
     instance = Class()
     """
     files = {"mod.py": source, "pack/__init__.py": "", "pack/sub.py": source}
-    runtime = sample_runtimes.add(shared, "python", files)
+    runtime = sample_runtimes.add(shared, "python", files)  # type: ignore[arg-type]
     assert shared.deploy(name, runtime=runtime).invoke()["stdout"] == "ok"
 
 
@@ -221,7 +221,7 @@ def test_the_handler_sees_its_packages_before_the_hosts(shared: Server) -> None:
         "mod.py": "import json, six\ndef handler(): return [six.WHO, json.__name__]\n",
         "site-packages/six.py": "WHO = 'ours'\n",
     }
-    runtime = sample_runtimes.add(shared, "python", files)
+    runtime = sample_runtimes.add(shared, "python", files)  # type: ignore[arg-type]
     assert answer(shared.deploy("mod:handler", runtime=runtime).invoke()) == ["ours", "json"]
 
 

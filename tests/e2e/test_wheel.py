@@ -165,7 +165,7 @@ def test_a_type_checker_sees_its_types(python: Path, away: Path) -> None:
     )
     mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python]
     done = subprocess.run(
-        [*mypy, "--cache-dir", away / "mypy", program],
+        [*mypy, "--cache-dir", away / "mypy", program],  # type: ignore[list-item]
         capture_output=True,
         text=True,
         check=False,

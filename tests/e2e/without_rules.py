@@ -32,5 +32,5 @@ if __name__ == "__main__":
     else:
         egress_rules.ruleset = no_rules  # type: ignore[assignment]
     if sys.argv[1] == "trusting":
-        egress.Egress.examine = trusting  # type: ignore[method-assign]
+        egress.Egress.examine = trusting  # type: ignore[assignment, method-assign]
     sys.exit(serve.main(sys.argv[3:]))

@@ -37,7 +37,7 @@ def build_replay(target: Path, guest: Path = SOURCE) -> Path:
 
 def _build(command: Sequence[str], target: Path, guest: Path) -> None:
     where = ["-I", guest, f'-DSHELL_SOURCE="{guest / "shell.c"}"']
-    subprocess.run([*command, *where, "-o", target, *HARNESS], check=True)
+    subprocess.run([*command, *where, "-o", target, *HARNESS], check=True)  # type: ignore[list-item]
 
 
 def can_build(compiler: str, directory: Path) -> bool:
@@ -52,7 +52,7 @@ def can_build(compiler: str, directory: Path) -> bool:
         "{\n    (void)data;\n    (void)size;\n    return 0;\n}\n"
     )
     command = [compiler, "-fsanitize=fuzzer,address", "-o", directory / "probe", source]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # type: ignore[arg-type]
 
 
 def as_target(name: str) -> dict[str, str]:

@@ -52,7 +52,7 @@ WORDS += [b'"name":"a"', b'"handler":"b"', b'"environment":{"A":"b"}', b'"max_in
 
 def with_atheris(name: str, corpus: Path, kept: Path, seconds: int, findings: Path) -> None:
     """Does not return: the fuzzer ends the process, with a status of its own."""
-    import atheris  # noqa: PLC0415
+    import atheris  # type: ignore[import-untyped]  # noqa: PLC0415
 
     with atheris.instrument_imports(include=["quiltfn.guest.wire", "quiltfn.api.parse"]):
         from fuzz import targets  # noqa: PLC0415

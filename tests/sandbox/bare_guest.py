@@ -286,6 +286,6 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
 
 if __name__ == "__main__":
     try:
-        _inside(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])
+        _inside(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])  # type: ignore[arg-type]
     finally:
         os._exit(97)

@@ -81,7 +81,7 @@ class StoryFakes(FakeSandboxes):
         assert found is not None, f"no handler of a story: {spec.handler}"
         key = found["key"]
         self._coming[key] += 1
-        self.most[key] = max(self.most[key], self.count(key))
+        self.most[key] = max(self.most[key], self.count_of(key))
         try:
             sandbox = await super().create(spec)
         finally:
@@ -91,7 +91,7 @@ class StoryFakes(FakeSandboxes):
         sandbox._handle = lambda call: play(found["mark"], call)  # type: ignore[method-assign]
         return sandbox
 
-    def count(self, key: str) -> int:
+    def count_of(self, key: str) -> int:
         return self._coming[key] + sum(self.keys.get(one) == key for one in self.alive)
 
     def standing(self) -> list[FakeSandbox]:
@@ -227,7 +227,7 @@ class FakeDriver:
         return len(self._fakes.alive)
 
     def of_function(self, key: str) -> tuple[int, int] | None:
-        now, most = self._fakes.count(key), self._fakes.most[key]
+        now, most = self._fakes.count_of(key), self._fakes.most[key]
         self._fakes.most[key] = now
         return now, max(now, most)
 

@@ -40,7 +40,7 @@ def app() -> App:
     return make_app(services())
 
 
-async def echo(context: RequestContext) -> Response:
+async def echo(context: RequestContext[Any]) -> Response:
     """Say how the request arrived."""
     rest = context.parameters["rest"]
     return text_response(f"{context.request.method} {rest}", "text/plain")

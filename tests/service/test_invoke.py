@@ -250,7 +250,9 @@ async def test_a_warm_call_reads_nothing_from_the_store(
     reads = []
     original = server.store.database.read
     monkeypatch.setattr(
-        server.store.database, "read", lambda work: reads.append(work) or original(work)
+        server.store.database,
+        "read",
+        lambda work: reads.append(work) or original(work),  # type: ignore[func-returns-value]
     )
     for _ in range(20):
         await server.invoke(entry)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -25,7 +26,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Harness]:
         yield server
 
 
-def background(server: Harness, work) -> "asyncio.Future":
+def background(server: Harness, work: Any) -> "asyncio.Future[Any]":
     task = asyncio.ensure_future(work)
     server.tasks.append(task)
     return task
@@ -67,7 +68,7 @@ async def test_deploy_of_an_active_function_tops_up_and_changes_nothing_else(
     entry = await server.active("sleep 60")
     version = entry.version
     await server.running(entry)
-    server.pools.set_scaling(entry.function.id, lifecycle.PoolLimits(max_instances=5))
+    server.pools.set_scaling(entry.function.id, lifecycle.PoolLimits(max_instances=5))  # type: ignore[attr-defined]
     entry = await server.lifecycle.update(entry, {"min_instances": 2})
     entry = await server.lifecycle.deploy(entry)
     assert server.counts(entry)["ready"] >= 1

@@ -38,7 +38,7 @@ async def test_they_are_served_in_the_order_in_which_they_came(tmp_path: Path) -
         for entry in others:
             harness.clock.time += 0.001
             call = await harness.running(entry)
-            call.add_done_callback(lambda _, name=entry.function.name: order.append(name))
+            call.add_done_callback(lambda _, name=entry.function.name: order.append(name))  # type: ignore[misc]
         await until(lambda: len(order) == 3)
         assert order == list(names)
 

@@ -196,7 +196,7 @@ async def test_a_call_that_no_instance_could_be_made_for_has_a_record_and_is_not
         with monkeypatch.context() as patch:
 
             async def none(*_: object) -> Any:
-                raise fake.SandboxFailed("there is no room for another sandbox")
+                raise fake.SandboxFailed("there is no room for another sandbox")  # type: ignore[attr-defined]
 
             patch.setattr(door.harness.sandboxes, "create", none)
             for name in list(door.harness.sandboxes.alive):

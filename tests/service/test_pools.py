@@ -111,7 +111,7 @@ async def test_cancelling_at_every_moment_loses_no_instance(server: Harness, see
             await asyncio.sleep(0)
     ends = await asyncio.gather(*calls, return_exceptions=True)
     for end in ends:
-        assert isinstance(end, asyncio.CancelledError) or end.status is Status.SUCCESS, end
+        assert isinstance(end, asyncio.CancelledError) or end.status is Status.SUCCESS, end  # type: ignore[union-attr]
     assert server.sandboxes.most_alive <= 2
     assert (await server.invoke(entry)).status is Status.SUCCESS
     await until(lambda: set(server.counts(entry)) <= {"ready"})
@@ -172,9 +172,9 @@ async def test_what_networks_refused_is_summed_over_living_and_ended_instances(
     await until(lambda: len(pool.sandboxes) == 2)
     first, second = list(pool.sandboxes.values())
     assert await server.pools.blocked(entry.function.id) == 0
-    first.blocked, second.blocked = 3, 4
+    first.blocked, second.blocked = 3, 4  # type: ignore[attr-defined]
     assert await server.pools.blocked(entry.function.id) == 7
-    first.end_by_itself()
+    first.end_by_itself()  # type: ignore[attr-defined]
     await until(lambda: first not in pool.sandboxes.values())
     assert await server.pools.blocked(entry.function.id) == 7
     assert await server.pools.blocked("no such function") == 0

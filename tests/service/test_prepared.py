@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ async def is_as_before(server: Harness, entry: Entry, limits: PoolLimits) -> Non
     pool.model.check()
 
 
-def live(pool: FunctionPool) -> list:
+def live(pool: FunctionPool) -> list[Any]:
     return list(pool.model.instances.values())
 
 

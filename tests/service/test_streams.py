@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ CHUNKS = 512
 REQUEST = "{} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nX-Request-Id: mine\r\n\r\n"
 
 
-async def stream_numbers(_context: RequestContext) -> Response:
+async def stream_numbers(_context: RequestContext[Any]) -> Response:
     """Send many bytes."""
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -32,7 +33,7 @@ async def stream_numbers(_context: RequestContext) -> Response:
     return Response(headers=[("content-type", "application/octet-stream")], body=chunks())
 
 
-async def keep_numbers(context: RequestContext) -> Response:
+async def keep_numbers(context: RequestContext[Any]) -> Response:
     """Send a stream to a request that may be repeated."""
     response = await stream_numbers(context)
     response.status = 201

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Harness]:
         yield server
 
 
-def background(server: Harness, work) -> "asyncio.Future":
+def background(server: Harness, work: Any) -> "asyncio.Future[Any]":
     task = asyncio.ensure_future(work)
     server.tasks.append(task)
     return task
@@ -98,7 +99,7 @@ async def test_an_update_that_cannot_be_prepared_leaves_the_old_version_serving_
     entry = await server.active("echo old")
     entry = await server.lifecycle.update(entry, {"working_directory": "/missing"})
     assert (entry.function.state, entry.function.current_version) == (FunctionState.ACTIVE, 1)
-    assert "version 2 cannot serve: working_directory /missing" in entry.function.error_message
+    assert "version 2 cannot serve: working_directory /missing" in entry.function.error_message  # type: ignore[operator]
     assert await numbers(server, entry) == [2, 1]
     assert (await server.invoke(entry)).stdout == b"old\n"
     entry = await server.lifecycle.update(entry, {"handler": "echo new"})
@@ -125,7 +126,7 @@ async def test_an_update_that_is_not_ready_in_time_is_given_up(
     entry = await server.active("echo old")
     server.sandboxes.may_start.clear()
     entry = await server.lifecycle.update(entry, {"handler": "echo new"})
-    assert "no instance was ready within" in entry.function.error_message
+    assert "no instance was ready within" in entry.function.error_message  # type: ignore[operator]
     assert entry.function.current_version == 1
     server.sandboxes.may_start.set()
     await until(lambda: server.counts(entry) == {"ready": 1})

@@ -9,7 +9,7 @@ from spec.api_client import Api, new_name, of
 
 pytestmark = pytest.mark.sandbox
 FUNCTIONS = "/api/functions"
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "runtime": "shell",
     "cluster_id": None,
     "description": None,

@@ -67,7 +67,7 @@ def table() -> set[tuple[str, str]]:
 # Examples --------------------------------------------------------------------------------------
 
 
-def run_as_printed(text: str, url: str, key: str | None) -> list[tuple[int, str]]:
+def run_as_printed(text: str, url: str, key: str | None) -> list[tuple[int, int]]:
     """Every code block, one after the other, in one bash; the status and the body of each call."""
     blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
     promised = [int(one) for one in re.findall(r"^Answers (\d{3})\.$", text, re.M)]
@@ -108,7 +108,7 @@ def test_the_examples_work_with_a_key(keyed: Keyed) -> None:
 
 
 def test_the_examples_as_json_work_in_order(keyed: Keyed) -> None:
-    caller, kept = keyed.caller(new_name()), {}
+    caller, kept = keyed.caller(new_name()), dict[str, Any]()
     for one in caller.good("GET", "/api/functions/examples")["examples"]:
         path = one["path"]
         for name, value in kept.items():

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -124,7 +125,7 @@ def test_deploy_pause_resume_without_a_body_or_a_content_type(tenant: Api) -> No
     function_id = tenant.create(max_instances=2)
     nothing = {"Content-Length": "0"}
 
-    def post(verb: str) -> dict:
+    def post(verb: str) -> dict[str, Any]:
         answer = tenant("POST", f"{of(function_id)}/{verb}", headers=nothing)
         assert "content-type" not in answer.request.headers
         assert answer.request.headers["content-length"] == "0"
@@ -147,7 +148,9 @@ def test_a_deploy_that_cannot_work_says_why(tenant: Api) -> None:
 
 
 @pytest.mark.parametrize("body", [None, {}, {"payload": None}])
-def test_invoke_by_id_and_by_name_with_or_without_a_body(tenant: Api, body: dict | None) -> None:
+def test_invoke_by_id_and_by_name_with_or_without_a_body(
+    tenant: Api, body: dict[str, Any] | None
+) -> None:
     name = new_name()
     function_id = tenant.active(name=name)
     for path in (f"{of(function_id)}/invoke", f"{FUNCTIONS}/invoke/{quote(name)}"):
@@ -389,7 +392,7 @@ def test_an_admin_makes_keys_of_its_tenant_and_up_to_its_scope_only(
     }
     for body in ({"tenant": "somebody-else"}, {"scope": "operator"}):
         admin.refused("FORBIDDEN", 403, "POST", "/api/keys", body)
-    for body in ({"tenant": ""}, {"tenant": "../x"}, {"scope": "root"}, {"expires_seconds": 0}):
+    for body in ({"tenant": ""}, {"tenant": "../x"}, {"scope": "root"}, {"expires_seconds": 0}):  # type: ignore[assignment]
         callers["operator"].refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/keys", body)
 
 

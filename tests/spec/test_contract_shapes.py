@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import threading
+from typing import Any
 
 import pytest
 
@@ -129,7 +130,7 @@ def test_a_version_has_exactly_its_fields(tenant: Api) -> None:
 def test_rollback_restores_what_the_version_fixes_and_nothing_else(tenant: Api) -> None:
     fixed = {"handler": "echo 1", "memory_limit_mb": 300, "environment": {"A": "1"}}
     name = new_name()
-    function_id = tenant.create(name=name, description="one", max_instances=2, **fixed)
+    function_id = tenant.create(name=name, description="one", max_instances=2, **fixed)  # type: ignore[arg-type]
     new = {"handler": "echo 2", "memory_limit_mb": 400, "environment": {}, "description": "two"}
     tenant.good("PUT", of(function_id), new | {"max_instances": 3, "name": f"{name}-b"})
     answer = tenant.good("POST", f"{of(function_id)}/rollback", {"version": 1})
@@ -205,7 +206,7 @@ def test_each_end_is_an_answer_with_its_exit_code(
 
 def test_a_call_of_a_deleted_function_ends_cancelled_after_five_seconds(tenant: Api) -> None:
     function_id = tenant.active("sleep 8", name=new_name(), timeout_seconds=20)
-    with_answer: list = []
+    with_answer: list[Any] = []
     call = threading.Thread(
         target=lambda: with_answer.append(tenant("POST", f"{of(function_id)}/invoke"))
     )
@@ -224,7 +225,7 @@ def test_a_call_that_the_platform_could_not_run_answers_503_and_has_a_record(
     anybody: Api, open_server: Server
 ) -> None:
     function_id = anybody.active("sleep 9")
-    found: list = []
+    found: list[Any] = []
     call = threading.Thread(
         target=lambda: found.append(anybody("POST", f"{of(function_id)}/invoke"))
     )

@@ -137,7 +137,7 @@ def test_a_call_that_an_update_made_wait_says_so(tenant: Api) -> None:
     update = later(lambda: tenant.good("PUT", of(function_id), {"handler": "echo new"}))
     time.sleep(0.1)
     record = tenant.invoke(function_id)
-    first.join(), update.join()
+    first.join(), update.join()  # type: ignore[func-returns-value]
     told = timeline(tenant, record)
     assert (record["stdout"], told["cold_reason"]) == ("new\n", "updated")
     assert phases(told)["queued"] > 100_000  # in line behind the first

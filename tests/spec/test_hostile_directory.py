@@ -123,7 +123,7 @@ def lay_out(image: Path, host: Path) -> None:
     (image / "closed").chmod(0o700)
     links = {"closed": image / "closed", "open": image / "open", "top": "/", "tmp": "/tmp"}
     for name, where in links.items():
-        (image / f"link-to-{name}").symlink_to(where)
+        (image / f"link-to-{name}").symlink_to(where)  # type: ignore[arg-type]
 
 
 def leaks(output: str, canary: Canary) -> list[str]:

@@ -107,13 +107,13 @@ def test_a_tenant_makes_runtimes_of_its_own_which_exist_for_nobody_else(keyed: K
             assert name not in told["error"]
         assert name not in {one["name"] for one in theirs.good("GET", RUNTIMES)["runtimes"]}
         # Nor can it have the files by their digest, or learn that somebody has uploaded them.
-        told = [
+        told = [  # type: ignore[assignment]
             theirs.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)["error"]
             for body in (
                 {"name": name, "kind": "shell", "image": image} for image in (digest, "ab" * 32)
             )
         ]
-        assert told[0] == told[1]
+        assert told[0] == told[1]  # type: ignore[index]
         assert upload(theirs, saying(name), 201) == digest
         assert upload(theirs, saying(name), 200) == digest
         # The name and the files are its own as well from now on.
@@ -139,7 +139,7 @@ def test_a_tenant_has_what_the_operator_allows_it_and_no_more(
     for field, value in (("kind", "custom"), ("isolation", "gvisor"), ("network", "egress")):
         body = {"name": "etl", "kind": "shell"} | {field: value}
         if value == "custom":
-            body["command"] = ["/bin/true"]
+            body["command"] = ["/bin/true"]  # type: ignore[assignment]
         told = acme.refused("FORBIDDEN", 403, "POST", RUNTIMES, body)
         assert told["error"].startswith(f"{field} {value} is not allowed to tenants"), told
     add(operator, "custom", kind="custom", command=["/bin/true"])
@@ -171,7 +171,7 @@ def test_everything_that_was_said_is_shown_and_secrets_to_writers_only(
         "network": "egress",
         "writable_paths": ["/data"],
     }
-    added = add(operator, name, **said)
+    added = add(operator, name, **said)  # type: ignore[arg-type]
     assert added.items() >= said.items()
     assert added["image_digest"] == f"sha256:{digest}"
     assert not added["built_in"]

@@ -57,7 +57,7 @@ class Member(PoolSimulation):
         self.uses: dict[int, float] = {}
         self.frozen: dict[int, float] = {}  # what those leaving count until they are gone
         super().__init__(limits, lambda chosen: machine.make(chosen, machine.memory))
-        machine.arbiter.add(self)
+        machine.arbiter.add(self)  # type: ignore[arg-type]
 
     @property
     def model(self) -> Pool:
@@ -236,7 +236,7 @@ class NodeSimulation:
                     (one.running, Member.release),
                 ):
                     if numbers:
-                        self.event(one, lambda w, n=numbers[0], do=complete: do(w, n))
+                        self.event(one, lambda w, n=numbers[0], do=complete: do(w, n))  # type: ignore[misc]
             self.warm_stock.gone()
             self.pass_time(0.006)
         assert not any(one.waiting for one in self.members), "somebody waits for ever"

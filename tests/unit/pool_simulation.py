@@ -166,7 +166,7 @@ class PoolSimulation:
         self._perform(self.pool.close(why, self.now))
 
     def set_scaling(self, **limits: int) -> None:
-        new = PoolLimits(**limits)
+        new = PoolLimits(**limits)  # type: ignore[arg-type]
         self._prepared_count = min(self._prepared_count, new.max_instances)
         self._perform(self.pool.set_scaling(new, self.now), is_tick=True)
 

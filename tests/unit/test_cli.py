@@ -25,7 +25,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     return one
 
 
-Captured, Bytes = pytest.CaptureFixture[str], pytest.CaptureFixture[bytes]
+Captured = pytest.CaptureFixture[str]
+Bytes = pytest.CaptureFixture[bytes]
 
 # --- functions ---------------------------------------------------------------------------------
 
@@ -322,7 +323,7 @@ def test_every_call_that_an_error_of_the_server_names_is_known_as_a_command() ->
             continue
         tree = ast.parse(path.read_text())
         said = [node for node in ast.walk(tree) if isinstance(node, ast.Raise | ast.Dict)]
-        said += [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        said += [node for node in ast.walk(tree) if isinstance(node, ast.Call)]  # type: ignore[misc]
         for node in said:
             for one in ast.walk(node):
                 if isinstance(one, ast.Constant) and isinstance(one.value, str):

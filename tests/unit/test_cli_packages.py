@@ -26,7 +26,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["uv", "pip"])
 def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "pip":
-        monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)
+        monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)  # type: ignore[attr-defined]
     elif not (Path(sys.executable).parent / "uv").exists():
         pytest.skip("needs uv")
     return str(request.param)

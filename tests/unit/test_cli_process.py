@@ -99,7 +99,7 @@ def answering(stdout: str = "hello\n") -> Iterator[tuple[str, list[Any]]]:
             self.end_headers()
             self.wfile.write(said)
 
-        kind.do_POST = answer  # type: ignore[method-assign]
+        kind.do_POST = answer
         yield f"http://127.0.0.1:{port}", bodies
 
 

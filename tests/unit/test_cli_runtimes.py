@@ -125,7 +125,9 @@ def test_packages_come_as_wheels_and_everything_is_compiled(
     if tool == "pip":
         which = shutil.which
         monkeypatch.setattr(
-            packages.shutil, "which", lambda word, **more: word != "uv" and which(word, **more)
+            packages.shutil,  # type: ignore[attr-defined]
+            "which",
+            lambda word, **more: word != "uv" and which(word, **more),
         )
     elif not (Path(sys.executable).parent / "uv").exists():
         pytest.skip("needs uv")
@@ -184,7 +186,7 @@ def test_npm_installs_what_the_package_names_and_runs_none_of_its_scripts(
 def test_without_npm_it_says_what_to_do(
     fake: Fake, app: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)  # type: ignore[attr-defined]
     (app / "package.json").write_text("{}")
     assert run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)]) == 2
     assert "no npm here" in capsys.readouterr().err

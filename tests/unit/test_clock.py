@@ -18,10 +18,10 @@ class JumpingClock(SystemClock):
         self._boot_id = boot
         self.resume(None)
 
-    def now(self) -> float:  # type: ignore[override]
+    def now(self) -> float:
         return self.awake_s
 
-    def unix(self) -> float:  # type: ignore[override]
+    def unix(self) -> float:
         return self.wall
 
     def _ran(self) -> float:  # type: ignore[override]

@@ -154,7 +154,7 @@ def test_room_for_the_database(
         free = mib * 1024 * 1024
 
     asked: list[Path] = []
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: asked.append(path) or Usage)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: asked.append(path) or Usage)  # type: ignore[attr-defined, func-returns-value]
     assert machine.disk(tmp_path / "not" / "yet").level is level
     assert asked == [tmp_path]
 

@@ -143,7 +143,7 @@ def test_in_a_service_that_delegates_v2_groups_stay_below_it(
             return b"1"
         raise OSError("no such attribute")
 
-    monkeypatch.setattr(cgroups.os, "getxattr", getxattr)
+    monkeypatch.setattr(cgroups.os, "getxattr", getxattr)  # type: ignore[attr-defined]
     mounts(V2_ONLY, f"0::{own}\n")
     assert cgroups.detect().path("a", "b") == f"{base}/quiltfn/a/b"
 
@@ -245,7 +245,7 @@ def test_v1_kills_what_is_left_of_a_server(tmp_path: Path, monkeypatch: pytest.M
     (group / "cgroup.procs").write_text("77\n78\n")
     seen = []
     state = group / "freezer.state"
-    monkeypatch.setattr(cgroups.os, "kill", lambda pid, _: seen.append((pid, state.read_text())))
+    monkeypatch.setattr(cgroups.os, "kill", lambda pid, _: seen.append((pid, state.read_text())))  # type: ignore[attr-defined]
     V1(tops, hybrid=False).kill("s", cgroups.OF_SERVER)
     assert seen == [(77, "FROZEN"), (78, "FROZEN")]
     assert state.read_text() == "THAWED"
@@ -331,7 +331,7 @@ def test_v1_ends_the_quota_of_what_it_kills_once_it_is_killed(
     quota = tops["cpu"] / "quiltfn" / "s" / "one" / "cpu.cfs_quota_us"
     quota.write_text("10000")
     seen = []
-    monkeypatch.setattr(cgroups.os, "kill", lambda pid, _: seen.append((pid, quota.read_text())))
+    monkeypatch.setattr(cgroups.os, "kill", lambda pid, _: seen.append((pid, quota.read_text())))  # type: ignore[attr-defined]
     V1(tops, hybrid=True).kill("s", "one")
     assert seen == [(77, "10000")], "whoever is alive has the quota"
     assert quota.read_text().startswith("-1")

@@ -128,7 +128,7 @@ def test_of_two_who_wait_in_one_pool_the_second_keeps_its_turn_when_the_first_is
     for _ in range(2):
         one.acquire()
         one.started(one.starting[0])
-    machine.event(one, PoolSimulation.acquire), machine.event(one, PoolSimulation.acquire)
+    machine.event(one, PoolSimulation.acquire), machine.event(one, PoolSimulation.acquire)  # type: ignore[func-returns-value]
     machine.event(other, PoolSimulation.acquire)
     assert machine.memory.waiting.keys() == {one.pool, other.pool}
     machine.event(one, lambda w: w.release(1))

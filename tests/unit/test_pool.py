@@ -36,8 +36,8 @@ def test_of_several_ready_instances_the_one_used_last_is_handed_out() -> None:
     first = sim.acquire()
     used = sim.held(first)
     sim.pass_time(1)
-    sim.release(used)
-    sim.cleaned(used)
+    sim.release(used)  # type: ignore[arg-type]
+    sim.cleaned(used)  # type: ignore[arg-type]
     assert sim.held(sim.acquire()) == used
 
 

@@ -51,11 +51,11 @@ def test_an_update_serves_with_the_old_until_the_new_stands_and_then_switches() 
     sim.promote("b")
     assert sim.held(sim.acquire()) == 3
     old = sim.held(running)
-    sim.release(old)
-    sim.cleaned(old)
-    assert sim.states()[old] == PARKED  # the call that ran on the old version ended on it
+    sim.release(old)  # type: ignore[arg-type]
+    sim.cleaned(old)  # type: ignore[arg-type]
+    assert sim.states()[old] == PARKED  # type: ignore[index]  # the call that ran on the old version ended on it
     sim.pass_time(60)
-    assert sim.states()[old] == TERMINATING
+    assert sim.states()[old] == TERMINATING  # type: ignore[index]
 
 
 def test_to_prepare_what_already_serves_stands_at_once() -> None:
@@ -156,7 +156,7 @@ def test_a_lower_maximum_ends_idle_instances_at_once_and_busy_ones_as_they_are_g
     first, _second = sim.acquire(), sim.acquire()
     sim.set_scaling(max_instances=1)
     assert sim.pool.counts() == PoolCounts(busy=2, terminating=2)
-    sim.release(sim.held(first))
+    sim.release(sim.held(first))  # type: ignore[arg-type]
     assert sim.pool.counts() == PoolCounts(busy=1, terminating=3)
 
 

@@ -42,7 +42,7 @@ def call(sim: PoolSimulation) -> bool:
     for number in list(sim.starting):
         sim.started(number)
     is_cold = sim.answers[waiter].cold  # type: ignore[union-attr]
-    number = sim.held(waiter)
+    number = sim.held(waiter)  # type: ignore[assignment]
     assert number is not None
     sim.release(number)
     sim.cleaned(number)

@@ -40,10 +40,11 @@ def live_through(story: list[tuple[str, int, int]], machine: NodeSimulation) -> 
         elif name == "set scaling":
             least, most = choice % 2, 1 + choice // 2 % 4
             machine.event(
-                member, lambda w, a=least, b=most: w.set_scaling(min_instances=a, max_instances=b)
+                member,
+                lambda w, a=least, b=most: w.set_scaling(min_instances=a, max_instances=b),  # type: ignore[misc]
             )
         else:
-            machine.event(member, lambda w, n=name, c=choice: EVENTS[n](w, c))
+            machine.event(member, lambda w, n=name, c=choice: EVENTS[n](w, c))  # type: ignore[misc]
         machine.check()
     machine.drain()
 

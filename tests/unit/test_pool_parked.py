@@ -149,7 +149,7 @@ def test_only_the_last_one_is_parked() -> None:
     sim = PoolSimulation(PoolLimits())
     sim.promote("c")
     callers = [sim.acquire(), sim.acquire()]
-    sim.started(1), sim.started(2)
+    sim.started(1), sim.started(2)  # type: ignore[func-returns-value]
     for caller in callers:
         sim.cancel(caller)
     sim.pass_time(300)

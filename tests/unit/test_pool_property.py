@@ -95,7 +95,7 @@ LIVELY = stories_of([*(name for name in EVENTS if "quiet" not in name), *COMMON]
 
 
 def live_through(story: list[tuple[str, int]], size: int, make: type[Pool] = Pool) -> None:
-    sim = PoolSimulation(PoolLimits(**targets(size // 4, size)), make)
+    sim = PoolSimulation(PoolLimits(**targets(size // 4, size)), make)  # type: ignore[arg-type]
     sim.promote("c" if size % 32 > 15 else "a")
     for event, choice in story:
         EVENTS[event](sim, choice)

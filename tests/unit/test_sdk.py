@@ -280,7 +280,7 @@ def test_an_invoke_may_take_the_longest_timeout_and_other_requests_do_not() -> N
     assert sent(lambda at: at.invoke(ID)).extensions["timeout"]["read"] == 86_430
     assert sent(lambda at: at.functions.get(ID)).extensions["timeout"]["read"] == 30
     for function in (ID, "a"):
-        out = sent(lambda at, function=function: at.invoke(function, timeout_seconds=5))
+        out = sent(lambda at, function=function: at.invoke(function, timeout_seconds=5))  # type: ignore[misc]
         assert out.extensions["timeout"]["read"] == 35
 
 
@@ -480,7 +480,7 @@ def test_a_handler_that_failed_is_a_result() -> None:
 
 
 async def test_the_bytes_of_a_response_can_be_had() -> None:
-    body, heard = b'{"success":true,  "message":null}', []
+    body, heard = b'{"success":true,  "message":null}', list[Any]()
     with client(lambda _: httpx.Response(200, content=body), on_response=heard.append) as at:
         assert at.functions.pause(ID).success
     answer = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
@@ -589,8 +589,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def wait(delay: float) -> None:
         waited.append(delay)
 
-    monkeypatch.setattr(client_module.time, "sleep", waited.append)
-    monkeypatch.setattr(asynchronous.asyncio, "sleep", wait)
+    monkeypatch.setattr(client_module.time, "sleep", waited.append)  # type: ignore[attr-defined]
+    monkeypatch.setattr(asynchronous.asyncio, "sleep", wait)  # type: ignore[attr-defined]
     return waited
 
 
@@ -732,4 +732,4 @@ def test_everything_that_is_exported_is_there() -> None:
         assert getattr(sdk, name) is not None
     assert sdk.Function is Function
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = sdk.nothing  # type: ignore[attr-defined]
+        _ = sdk.nothing

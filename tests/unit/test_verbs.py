@@ -45,8 +45,8 @@ def test_the_verbs() -> None:
     assert ask(DESTROY) == OnSandbox(2, "destroy", ID)
     assert ask(DESTROY | {"verb": "kill"}) == OnSandbox(2, "kill", ID)
     assert ask(DESTROY | {"verb": "blocked"}) == OnSandbox(2, "blocked", ID)
-    limits = {"verb": "limit", "memory_mib": 512, "cpu_percent": 50}
-    assert ask(DESTROY | limits) == Limit(2, ID, Limits(memory_mib=512, cpu_percent=50.0))
+    limits = {"verb": "limit", "memory_mib": 512, "cpu_percent": 50}  # type: ignore[assignment]
+    assert ask(DESTROY | limits) == Limit(2, ID, Limits(memory_mib=512, cpu_percent=50.0))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

@@ -140,9 +140,9 @@ def test_a_field_is_named_in_few_files(field: str) -> None:
 def test_the_model_has_the_same_numbers_and_words() -> None:
     """What is checked with several values is the model's, and documented here."""
     assert tuple(access.Scope) == keys.SCOPES
-    assert list(runtime.Kind) == list(runtimes.Kind)
-    assert list(runtime.Network) == list(runtimes.Network)
-    assert list(runtime.Isolation) == list(runtimes.Isolation)
+    assert list(runtime.Kind) == list(runtimes.Kind)  # type: ignore[comparison-overlap]
+    assert list(runtime.Network) == list(runtimes.Network)  # type: ignore[comparison-overlap]
+    assert list(runtime.Isolation) == list(runtimes.Isolation)  # type: ignore[comparison-overlap]
     assert runtime.RESERVED_NAMES == runtimes.RESERVED_RUNTIME_NAMES
     assert runtime.WRITABLE_MAX == runtimes.WRITABLE_PATHS_MAX
     assert version.ENVIRONMENT_MAX_BYTES == functions.ENVIRONMENT_MAX_BYTES

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,9 @@ def read(drawn: str) -> dict[tuple[str, str], str]:
     return arrows
 
 
-def check_table(table: Mapping, states: type[StrEnum], events: type[StrEnum], drawn: str) -> None:
+def check_table(
+    table: Mapping[Any, Any], states: type[StrEnum], events: type[StrEnum], drawn: str
+) -> None:
     """What is drawn happens; whatever is not drawn raises and tells the last events."""
     arrows = read(drawn)
     assert set(table) == set(states), "a state without a row"
