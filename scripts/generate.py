@@ -12,7 +12,7 @@ import runpy
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from quiltfn import Client, settings
+from quiltfn import Client, sdk, settings, wire
 from quiltfn.model import function, instance, invocation
 from quiltfn.sdk.elasticity import ElasticityMethods
 from quiltfn.sdk.functions import FunctionMethods
@@ -20,6 +20,7 @@ from quiltfn.sdk.keys import KeyMethods
 from quiltfn.sdk.methods import Listing
 from quiltfn.sdk.runtimes import RuntimeMethods
 from quiltfn.sdk.system import SystemMethods
+from quiltfn.wire.fields import fields_of
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a service needs to be different from a server that is started in a directory by hand.
@@ -127,7 +128,31 @@ def python_client() -> str:
             for name in vars(methods):
                 if not name.startswith("_"):
                     parts.append(described(group, name, getattr(getattr(client, group), name)))
+    parts.append("\n## Results\n\nAll of them are in `quiltfn.sdk`.\n")
+    parts += [result(getattr(wire, name)) for name in wire.__all__ if is_result(name)]
     return "".join(parts)
+
+
+def is_result(name: str) -> bool:
+    """Of the shapes: what a client gets, and is no page of a list."""
+    shape = getattr(wire, name)
+    is_sent = name.startswith(("New", "Error")) or name in (
+        "FunctionChanges",
+        "PoolTarget",
+        "Rollback",
+    )
+    return hasattr(shape, "__struct_fields__") and name in sdk.__all__ and not is_sent
+
+
+def result(shape: Any) -> str:
+    """A shape's fields with what they mean."""
+    about = " ".join((inspect.getdoc(shape) or "").split())
+    rows = [
+        f"| `{name}` | {kind(one.kind)}{' or None' if one.is_nullable else ''} | {one.meaning} |\n"
+        for name, one in fields_of(shape).items()
+    ]
+    head = "| field | type | meaning |\n|---|---|---|\n"
+    return f"\n### {shape.__name__}\n\n{about}\n\n{head}{''.join(rows)}"
 
 
 def described(group: str, name: str, method: Any) -> str:

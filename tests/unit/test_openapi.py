@@ -1,8 +1,9 @@
 """The OpenAPI document, as it is made from the route table. No server."""
 
 import re
+from typing import Any
 
-from quiltfn.api.openapi import operation_id
+from quiltfn.api.openapi import document, operation_id
 from quiltfn.api.routes import ROUTES
 
 VERBS = {
@@ -27,3 +28,38 @@ def test_every_operation_is_a_verb_and_what_it_is_done_to() -> None:
 def test_no_two_operations_share_a_name() -> None:
     found = operation_ids()
     assert len(found) == len(set(found))
+
+
+LIMITS = {"memory_limit_mb": 4096, "cpu_limit_percent": 200, "timeout_seconds": 60}
+
+
+def fields_of(schema: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = document(ROUTES, LIMITS)["components"]["schemas"]
+    return found[schema]["properties"]
+
+
+def part(field: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a field's value where that is not null."""
+    parts = field.get("anyOf", [field])
+    return next(one for one in parts if one.get("type") != "null")
+
+
+def test_every_field_of_a_request_is_described() -> None:
+    bodies = {way.body.__name__ for _, ways in ROUTES for way in ways.values() if way.body}
+    assert {"NewFunction", "FunctionChanges", "NewInvocation", "NewRuntime"} <= bodies
+    for body in bodies:
+        for name, field in fields_of(body).items():
+            assert part(field).get("description"), f"{body}.{name}"
+
+
+def test_bounds_and_examples_are_told_those_of_this_server_too() -> None:
+    fields = fields_of("NewFunction")
+    assert (
+        part(fields["memory_limit_mb"])["minimum"],
+        part(fields["memory_limit_mb"])["maximum"],
+    ) == (256, 4096)
+    assert part(fields["cluster_id"])["maxLength"] == 128
+    assert part(fields["handler"])["examples"] == ["echo hello"]
+    assert fields["cleanup_on_exit"]["default"] is True
+    # What a server answers may go beyond what it takes: a newer one allows more.
+    assert "maximum" not in part(fields_of("Function")["memory_limit_mb"])

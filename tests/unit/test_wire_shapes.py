@@ -115,6 +115,16 @@ def test_every_field_of_a_request_says_what_it_means(body: type[msgspec.Struct])
         assert field.meaning, field.name
 
 
+def test_every_field_of_a_response_says_what_it_means() -> None:
+    """But for those that hold other shapes, and what is for people as it stands."""
+    shapes = [getattr(wire, name) for name in wire.__all__]
+    for shape in (one for one in shapes if hasattr(one, "__struct_fields__")):
+        for field in fields_of(shape).values():
+            holds_shapes = "quiltfn.wire" in str(field.kind)
+            if not holds_shapes and shape not in (wire.Help, wire.ExampleList):
+                assert field.meaning, f"{shape.__name__}.{field.name}"
+
+
 @pytest.mark.parametrize("body", BODIES, ids=by_name)
 def test_every_example_is_accepted(body: type[msgspec.Struct]) -> None:
     fields = fields_of(body).values()

@@ -201,6 +201,27 @@ ImageDigest = Annotated[str, about("of the files it runs with", "host:3f9a")]
 InstanceCount = Annotated[int, about("instances", 1)]
 
 
+FunctionId = Annotated[str, about("the function's id", "01999999-0000-7000-8000-000000000001")]
+TenantId = Annotated[str, about("the tenant that owns it", "default")]
+NodeId = Annotated[str, about("the node that runs it", "node-1")]
+State = Annotated[str, about("pending, deploying, active, paused or error", "active")]
+InvocationCount = Annotated[int, about("how often it was called", 3)]
+ErrorCount = Annotated[int, about("how many calls did not succeed", 0)]
+VersionId = Annotated[str, about("the version's id", "01999999-0000-7000-8000-000000000001")]
+IsActive = Annotated[bool, about("whether it serves calls now", True)]
+Success = Annotated[bool, about("always true; a failure is an error", True)]
+PauseMessage = Annotated[str, about("what is still going on, or null", None)]
+NetworkOfFunction = Annotated[str, about("none or egress", "none")]
+BlockedCount = Annotated[int, about("attempts that were refused", 0)]
+OperationId = Annotated[str, about("the operation's id", "01999999-0000-7000-8000-000000000001")]
+OperationType = Annotated[str, about("what is changed", "pool_target")]
+ActionId = Annotated[str, about("the caller's name for the action", "action-17")]
+OperationStatus = Annotated[str, about("running, succeeded or failed", "succeeded")]
+ReasonCode = Annotated[str, about("why it failed or what it repeats, or null", None)]
+ReasonMessage = Annotated[str, about("the same in words, or null", None)]
+Retryable = Annotated[bool, about("whether it may succeed with a new key", False)]
+
+
 # --- what a client sends -----------------------------------------------------------------------
 
 
@@ -260,15 +281,15 @@ class PoolTarget(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 class Function(Struct, kw_only=True, frozen=True):
     """A function as it is now, with what its current version fixes. Times in Unix seconds."""
 
-    id: str
-    tenant_id: str
+    id: FunctionId
+    tenant_id: TenantId
     cluster_id: ClusterId | None
-    owner_node_id: str
+    owner_node_id: NodeId
     name: FunctionName
     description: Description | None
     handler: Handler
     runtime: RuntimeOfFunction
-    state: str
+    state: State
     current_version: VersionNumber
     memory_limit_mb: MemoryLimitMb
     cpu_limit_percent: CpuLimitPercent
@@ -281,8 +302,8 @@ class Function(Struct, kw_only=True, frozen=True):
     created_at: UnixSeconds
     updated_at: UnixSeconds
     last_invoked_at: UnixSeconds | None
-    invocation_count: int
-    error_count: int
+    invocation_count: InvocationCount
+    error_count: ErrorCount
     error_message: ErrorMessage | None
 
 
@@ -296,30 +317,30 @@ class FunctionPage(Struct, kw_only=True, frozen=True):
 class CreatedFunction(Struct, kw_only=True, frozen=True):
     """What a create answers."""
 
-    function_id: str
+    function_id: FunctionId
     name: FunctionName
-    state: str
+    state: State
     version: VersionNumber
 
 
 class PauseResult(Struct, kw_only=True, frozen=True):
     """What a pause answers."""
 
-    success: bool = True
-    message: str | None = None
+    success: Success = True
+    message: PauseMessage | None = None
 
 
 class Version(Struct, kw_only=True, frozen=True):
     """One version of a function; it never changes. `created_at` in Unix seconds."""
 
-    id: str
-    function_id: str
+    id: VersionId
+    function_id: FunctionId
     version: VersionNumber
     handler: Handler
     runtime: RuntimeOfFunction
     environment: Environment
     created_at: UnixSeconds
-    is_active: bool
+    is_active: IsActive
     description: Description | None
     working_directory: WorkingDirectory | None
     memory_limit_mb: MemoryLimitMb
@@ -339,7 +360,7 @@ class VersionPage(Struct, kw_only=True, frozen=True):
 class Pool(Struct, kw_only=True, frozen=True):
     """One function's instances. Busy includes those that are being cleaned for the next call."""
 
-    function_id: str
+    function_id: FunctionId
     warming_count: InstanceCount
     ready_count: InstanceCount
     busy_count: InstanceCount
@@ -366,15 +387,15 @@ class PoolStats(Struct, kw_only=True, frozen=True):
 class Egress(Struct, kw_only=True, frozen=True):
     """What a function may reach, and how often that was refused since the server started."""
 
-    function_id: str
-    network: str
-    blocked_count: int
+    function_id: FunctionId
+    network: NetworkOfFunction
+    blocked_count: BlockedCount
 
 
 class Scaling(Struct, kw_only=True, frozen=True):
     """How many instances a function has now, at least and at most."""
 
-    function_id: str
+    function_id: FunctionId
     min_instances: MinInstances
     max_instances: MaxInstances
 
@@ -382,10 +403,10 @@ class Scaling(Struct, kw_only=True, frozen=True):
 class Operation(Struct, kw_only=True, frozen=True):
     """A controlled change. `status`: running, succeeded or failed."""
 
-    operation_id: str
-    operation_type: str
-    action_id: str
-    status: str
-    reason_code: str | None
-    reason_message: str | None
-    retryable: bool
+    operation_id: OperationId
+    operation_type: OperationType
+    action_id: ActionId
+    status: OperationStatus
+    reason_code: ReasonCode | None
+    reason_message: ReasonMessage | None
+    retryable: Retryable

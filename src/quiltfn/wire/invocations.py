@@ -6,7 +6,15 @@ from msgspec import Struct
 
 from quiltfn.wire.constraints import Bytes, Documented
 from quiltfn.wire.fields import about
-from quiltfn.wire.functions import VARIABLES, FunctionName, NextCursor, TimeoutSeconds, UnixSeconds
+from quiltfn.wire.functions import (
+    VARIABLES,
+    FunctionId,
+    FunctionName,
+    NextCursor,
+    NodeId,
+    TimeoutSeconds,
+    UnixSeconds,
+)
 
 PAYLOAD_MAX_BYTES = 6 * 1024 * 1024
 
@@ -43,6 +51,23 @@ class NewInvocation(
     timeout_seconds: TimeoutSeconds | None = None
 
 
+InvocationId = Annotated[str, about("the call's id", "01999999-0000-7000-8000-000000000001")]
+InvocationStatus = Annotated[
+    str,
+    about(
+        "queued, running, success, failed, timeout, oom, cancelled, error or interrupted", "success"
+    ),
+]
+ExitCode = Annotated[int, about("the handler's exit code, or null", 0)]
+Output = Annotated[str, about("what the handler wrote, as text", "hello\n")]
+InvocationError = Annotated[str, about("why it did not succeed, or null", None)]
+ColdStart = Annotated[bool, about("whether the call waited for an instance to start", False)]
+ColdReason = Annotated[
+    str, about("first, scaled_out, updated, evicted or replaced; null of a warm call", None)
+]
+PhaseName = Annotated[str, about("queued, placed, specialised, ran or recorded", "ran")]
+
+
 class Invocation(Struct, kw_only=True, frozen=True):
     """The record of a call. `status` is success, failed, timeout, oom, cancelled, error or
     interrupted once it is final.
@@ -51,19 +76,19 @@ class Invocation(Struct, kw_only=True, frozen=True):
     not UTF-8 show as U+FFFD here.
     """
 
-    invocation_id: str
-    function_id: str
+    invocation_id: InvocationId
+    function_id: FunctionId
     function_name: FunctionName
-    execution_node_id: str
-    status: str
+    execution_node_id: NodeId
+    status: InvocationStatus
     started_at: UnixSeconds | None
     ended_at: UnixSeconds | None
     duration_ms: Milliseconds | None
-    exit_code: int | None
-    stdout: str
-    stderr: str
-    error_message: str | None
-    cold_start: bool
+    exit_code: ExitCode | None
+    stdout: Output
+    stderr: Output
+    error_message: InvocationError | None
+    cold_start: ColdStart
 
 
 class InvocationPage(Struct, kw_only=True, frozen=True):
@@ -76,7 +101,7 @@ class InvocationPage(Struct, kw_only=True, frozen=True):
 class Phase(Struct, kw_only=True, frozen=True):
     """A part of a call's time; 0 for what did not happen."""
 
-    name: str
+    name: PhaseName
     microseconds: Microseconds
 
 
@@ -86,8 +111,8 @@ class Timeline(Struct, kw_only=True, frozen=True):
     `cold_reason`: first, scaled_out, updated, evicted or replaced; null of a warm call.
     """
 
-    invocation_id: str
-    cold_start: bool
-    cold_reason: str | None
+    invocation_id: InvocationId
+    cold_start: ColdStart
+    cold_reason: ColdReason | None
     phases: list[Phase]
     total_microseconds: Microseconds

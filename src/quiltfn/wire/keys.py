@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from quiltfn.wire.constraints import Between, OneOf, Pattern
 from quiltfn.wire.fields import about
-from quiltfn.wire.functions import NextCursor, UnixSeconds
+from quiltfn.wire.functions import NextCursor, TenantId, UnixSeconds
 
 SCOPES = ("read", "invoke", "write", "admin", "operator")
 EXPIRES_MAX_SECONDS = 10 * 365 * 86_400
@@ -35,6 +35,23 @@ ExpiresSeconds = Annotated[
 ]
 
 
+KeyId = Annotated[str, about("the key's id", "01999999-0000-7000-8000-000000000001")]
+KeyPrefix = Annotated[str, about("the part of the key that tells it from others", "3f9a01b2c4d5")]
+Secret = Annotated[str, about("the key itself", None)]
+EntryId = Annotated[str, about("the entry's id", "01999999-0000-7000-8000-000000000001")]
+Credential = Annotated[
+    str, about("the key or token that was used", "01999999-0000-7000-8000-000000000001")
+]
+Action = Annotated[str, about("what was done", "function.create")]
+ObjectId = Annotated[str, about("what it was done to, or null", None)]
+HttpStatus = Annotated[int, about("the status of the response", 201)]
+ErrorCode = Annotated[str, about("why it was refused, or null", None)]
+Address = Annotated[str, about("the client's address", "127.0.0.1")]
+RequestId = Annotated[
+    str, about("the x-request-id of the response", "01999999-0000-7000-8000-000000000001")
+]
+
+
 class NewKey(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
     """A key to create."""
 
@@ -46,10 +63,10 @@ class NewKey(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit
 class Key(Struct, kw_only=True, frozen=True):
     """An API key without its secret. Times in Unix seconds."""
 
-    id: str
-    tenant_id: str
+    id: KeyId
+    tenant_id: TenantId
     scope: ScopeOfKey
-    prefix: str
+    prefix: KeyPrefix
     created_at: UnixSeconds
     expires_at: UnixSeconds | None
     revoked_at: UnixSeconds | None
@@ -58,7 +75,7 @@ class Key(Struct, kw_only=True, frozen=True):
 class CreatedKey(Key, kw_only=True, frozen=True):
     """A key just made. `key` is the secret: it is in this answer alone."""
 
-    key: str
+    key: Secret
 
     def __repr__(self) -> str:
         """Without the secret, which would end up in logs."""
@@ -74,16 +91,16 @@ class KeyList(Struct, kw_only=True, frozen=True):
 class AuditEntry(Struct, kw_only=True, frozen=True):
     """Who did what, and what came of it. `at` in Unix seconds."""
 
-    id: str
+    id: EntryId
     at: UnixSeconds
-    tenant_id: str
-    credential: str
-    action: str
-    object_id: str | None
-    status: int
-    error_code: str | None
-    address: str
-    request_id: str
+    tenant_id: TenantId
+    credential: Credential
+    action: Action
+    object_id: ObjectId | None
+    status: HttpStatus
+    error_code: ErrorCode | None
+    address: Address
+    request_id: RequestId
 
 
 class AuditPage(Struct, kw_only=True, frozen=True):

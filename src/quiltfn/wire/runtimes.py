@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from quiltfn.wire.constraints import NO_NUL, Documented, OneOf
 from quiltfn.wire.fields import about
-from quiltfn.wire.functions import Environment, UnixSeconds
+from quiltfn.wire.functions import Environment, ImageDigest, UnixSeconds
 
 RESERVED_RUNTIME_NAMES = frozenset({"images", "help", "examples", "health"})
 WRITABLE_PATHS_MAX = 8
@@ -100,6 +100,21 @@ WritablePaths = Annotated[
 Shared = Annotated[bool, about("true: for all tenants; needs an operator's key", False)]
 
 
+RuntimeId = Annotated[
+    str, about("the id of this revision of the runtime", "01999999-0000-7000-8000-000000000001")
+]
+BuiltIn = Annotated[bool, about("whether it is one of the server's own", False)]
+Digest = Annotated[
+    str,
+    about(
+        "the SHA-256 of the files, in hexadecimal",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    ),
+]
+FileCount = Annotated[int, about("files, without directories", 12)]
+SizeBytes = Annotated[int, about("bytes in all files", 48213)]
+
+
 class NewRuntime(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
     """A runtime to add."""
 
@@ -120,16 +135,16 @@ class Runtime(Struct, kw_only=True, frozen=True):
     """
 
     name: RuntimeName
-    id: str
+    id: RuntimeId
     kind: RuntimeKind
     image: ImageOfRuntime | None
-    image_digest: str
+    image_digest: ImageDigest
     command: Command
     environment: Environment
     isolation: IsolationOfRuntime
     network: NetworkOfRuntime
     writable_paths: WritablePaths
-    built_in: bool
+    built_in: BuiltIn
     shared: Shared
     created_at: UnixSeconds
 
@@ -143,6 +158,6 @@ class RuntimeList(Struct, kw_only=True, frozen=True):
 class Image(Struct, kw_only=True, frozen=True):
     """The files of a runtime. `files` without directories; `size_bytes` of what is in them."""
 
-    digest: str
-    files: int
-    size_bytes: int
+    digest: Digest
+    files: FileCount
+    size_bytes: SizeBytes
