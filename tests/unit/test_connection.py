@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
+import uvloop
 
 from quiltfn.api import connection
 from quiltfn.api.connection import HttpConnection
@@ -451,3 +452,31 @@ async def test_a_server_that_ends_answers_what_it_has_begun(door: Door) -> None:
 )
 def test_a_target_is_split_into_path_and_query(target: bytes, path: str, query: bytes) -> None:
     assert connection.split_target(target) == (path, query)
+
+
+@pytest.mark.parametrize(
+    "checked",
+    [
+        test_responses_come_in_the_order_of_the_requests,
+        test_a_stream_is_sent_in_chunks_and_ends,
+        test_a_stream_that_fails_has_no_end,
+        test_a_body_is_handed_on_while_it_arrives_and_not_kept,
+        test_a_client_that_leaves_within_its_body_is_told_to_the_reader_of_it,
+        test_what_is_no_http_is_refused_behind_the_answers_that_are_due,
+        test_a_server_that_ends_answers_what_it_has_begun,
+    ],
+)
+def test_so_it_is_on_the_loop_that_the_server_has(
+    checked: Callable[[Door], Awaitable[None]],
+) -> None:
+    async def check() -> None:
+        async with serving() as door:
+            await checked(door)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(check())
+
+
+def test_a_reader_that_stops_is_cut_off_on_the_loop_that_the_server_has() -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test_a_reader_that_stops_is_cut_off_and_one_that_is_slow_is_not())

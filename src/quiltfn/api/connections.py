@@ -78,7 +78,9 @@ DEFAULT_LIMITS = ConnectionLimits()
 
 
 class Connections:
-    """Those of one server. `tasks`: requests that are being answered, whoever is still there."""
+    """The connections of one server. `tasks`: requests that are being answered, even if their
+    clients have left.
+    """
 
     def __init__(
         self,

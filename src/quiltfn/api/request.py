@@ -92,7 +92,7 @@ class Request:
         self.body: bytes | bytearray = b""
         self.reader: asyncio.Future[None] | None = None
 
-    # For whoever answers it ------------------------------------------------------------------
+    # For who answers it ----------------------------------------------------------------------
 
     def take_body(self) -> bytes:
         """What has arrived since the last time. It is not kept here any longer."""
