@@ -1,4 +1,4 @@
-"""The settings that are bounds, as the parts that keep them take them."""
+"""Groups the settings that are limits, one group for each part that enforces them."""
 
 from quiltfn.admission import TenantLimits
 from quiltfn.api.route import ApiLimits

@@ -1,4 +1,4 @@
-"""What the launcher leaves to the server's process: two sockets, the settings, what is known of the
+"""What the launcher hands to the server's process: two sockets, the settings, the facts about the
 machine, and the secrets that only root may read.
 """
 
@@ -34,7 +34,7 @@ class Inherited:
 
 
 def close_memory() -> None:
-    """Nobody of this process' own uid may trace it, read its memory or take its descriptors."""
+    """Keeps other processes of this uid from tracing it and from its memory and descriptors."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "PR_SET_DUMPABLE")
@@ -69,7 +69,7 @@ def inherit(arguments: list[str]) -> Inherited:
 
 
 def budget_mib(chosen: settings.Settings, machine_mib: int) -> int:
-    """What instances may hold of the machine's memory: so no function may have more, either."""
+    """The memory for all instances together, and so the most that one function may have."""
     return min(chosen.memory_budget_mib or int(BUDGET_SHARE * machine_mib), machine_mib)
 
 

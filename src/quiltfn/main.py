@@ -59,7 +59,7 @@ async def launcher_sandboxes(
 
 
 async def serve(given: Inherited) -> None:
-    """Listens until SIGTERM, then drains: running calls end, new ones are refused."""
+    """Serves until SIGTERM, then refuses new calls and waits for running ones."""
     chosen = given.settings
     clock, node = SystemClock(), Node(machine=given.machine, secrets=given.secrets)
     sandboxes = partial(launcher_sandboxes, given, clock)
@@ -94,8 +94,8 @@ def connections_of(given: Inherited, budgets: Budgets) -> Connections:
 
 
 def tune_gc() -> None:
-    """What is there by now stays; and a call makes hundreds of objects that need no collector, so
-    it looks for cycles every few hundred calls instead of every few.
+    """Makes the collector run rarely. It never looks again at what exists now. A call creates
+    hundreds of objects and no cycle, so a run after every few hundred calls is enough.
     """
     gc.collect()
     gc.freeze()
@@ -103,7 +103,7 @@ def tune_gc() -> None:
 
 
 def tls_context(given: Inherited) -> ssl.SSLContext | None:
-    """From memory, since the key's file is root's. Raises `CannotServe`."""
+    """From the files' contents, because only root may read them. Raises `CannotServe`."""
     certificate, key = given.secrets.get("tls_cert"), given.secrets.get("tls_key")
     if certificate is None or key is None:
         return None
@@ -121,7 +121,7 @@ def tls_context(given: Inherited) -> ssl.SSLContext | None:
 
 
 async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) -> None:
-    """The first SIGTERM waits for running calls; a second one does not."""
+    """After the first SIGTERM waits for running calls, after a second one no longer."""
     asked = asyncio.Event()
     again = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(
@@ -136,7 +136,7 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
     for waiter in waiters:
         waiter.cancel()
-    # Calls that are not over by now end as interrupted, so that the server need not wait for them.
+    # Calls that still run end as interrupted, so the server does not wait for them.
     await platform.pools.aclose()
     server.leave()
 

@@ -64,12 +64,12 @@ OpenSandboxes = Callable[[Memory], AbstractAsyncContextManager[StockedSandboxes]
 
 
 class CannotServe(Exception):
-    """A sentence for the operator: the settings do not go together with what is there."""
+    """The settings do not fit the machine or the data directory: a sentence for the operator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """What a server is told of its machine, and secrets by the setting that names their file."""
+    """The facts about a server's machine. `secrets`: each by the setting that names its file."""
 
     machine: HostFacts
     secrets: Mapping[str, bytes] = field(default_factory=dict)
@@ -97,7 +97,7 @@ async def open_platform(
     clock: ResumableClock,
     node: Node,
 ) -> AsyncIterator[Platform]:
-    """Everything between sandboxes and routes, with what goes on beside calls.
+    """Opens every part between the sandboxes and the routes, and starts the background tasks.
 
     Raises `CannotServe`, and what opening the store and the sandboxes raises.
     """
@@ -155,7 +155,7 @@ def _started(*work: Coroutine[None, None, None]) -> list[asyncio.Task[None]]:
 
 
 async def _end_all(tasks: list[asyncio.Task[None]]) -> None:
-    """Waits until they have ended, for they use what is closed next."""
+    """Waits until they have ended, because they use what is closed next."""
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
@@ -183,7 +183,7 @@ async def _started_idempotency(
 
 
 def check_address(chosen: Settings, machine: HostFacts, access: Access) -> None:
-    """Raises `CannotServe` for an address that strangers reach while nobody needs a credential."""
+    """Raises `CannotServe` if other machines reach the address while no key is needed."""
     if machine.transport == "cleartext" and not access.is_open:
         log = structlog.get_logger("quiltfn.main")
         log.warning("other machines reach this server and it does not encrypt: set tls_cert")
@@ -223,7 +223,7 @@ def pools_of(
 
 
 def keep_alive_policy(chosen: Settings) -> Callable[[], KeepAlive | None]:
-    """Under the fixed rule each instance has its own time, whatever its function's calls do."""
+    """Makes a policy for each function; None under the fixed rule, which needs only `idle_s`."""
     if chosen.keep_alive == "fixed":
         return lambda: None
     return policy_maker(chosen.keep_alive, chosen.idle_s)
@@ -232,7 +232,7 @@ def keep_alive_policy(chosen: Settings) -> Callable[[], KeepAlive | None]:
 async def restored_tenant_images(
     chosen: Settings, store: SqliteStore, clock: Clock
 ) -> TenantImages:
-    """Who has which images, as it was."""
+    """Which tenant has which images, as stored."""
     images = ImageDirectory(chosen.data_dir / "images", clock, image_limits(chosen))
     images.start()
     tenant_images = TenantImages(
@@ -253,7 +253,7 @@ async def restored_runtimes(
     tenant_images: TenantImages,
     clock: Clock,
 ) -> Runtimes:
-    """What runtimes' names stand for, as it was."""
+    """What the names of runtimes stand for, as stored."""
     host = HostImage(
         built_in=built_in(machine.interpreters, machine.packages),
         packages=machine.packages,

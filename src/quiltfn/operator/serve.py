@@ -65,20 +65,20 @@ def read_secrets(settings: Settings) -> dict[str, str]:
 
 
 def as_text(settings: Settings) -> dict[str, str]:
-    """Every setting as the server will read it again; an empty path stays empty."""
+    """Every setting as text, for the server to read again. An unset path is an empty text."""
     fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     return {name: "" if value == Path() else str(value) for name, value in fields.items()}
 
 
 def program_paths() -> list[Path]:
-    """Everything that the server's program is read from."""
+    """The directories from which the server's process imports its code."""
     package = Path(quiltfn.__file__).resolve().parent.parent
     paths = [Path(sys.prefix), Path(sys.base_prefix), package]
     return list(dict.fromkeys(paths))
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: an option for each setting; what is not given comes from elsewhere."""
+    """The command line, with an option for each setting."""
     it = argparse.ArgumentParser(
         prog="quiltfn serve",
         description="Start the server here, as root: it gives root up before it listens.",
