@@ -11,6 +11,8 @@ TRACKED = subprocess.run(
     ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
 ).stdout.split("\0")
 EXAMPLE = "Processes incoming data"
+CHANGES = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
+VERSION = re.compile(r"## (\[Unreleased\]|\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d)")
 DOCUMENTS = [ROOT / name for name in TRACKED if name.endswith(".md")]
 
 
@@ -74,3 +76,36 @@ def test_the_map_has_every_page_and_every_decision_by_its_title() -> None:
         title = path.read_text().splitlines()[0].removeprefix("# ")
         assert title.startswith(f"{int(path.name[:4])}. "), f"{path.name}: # NUMBER. TITLE"
         assert links[path] == title, path.name
+
+
+def changelog_faults(text: str) -> list[str]:
+    """What is not of the form of Keep a Changelog: dated versions, and each line in a section."""
+    faults, section = [], ""
+    versions = [line for line in text.splitlines() if line.startswith("## ")]
+    if versions[:1] != ["## [Unreleased]"] or len(versions) != len(set(versions)):
+        faults.append("it begins with ## [Unreleased], and has each version once")
+    for line in text.splitlines():
+        if line.startswith("## "):
+            section = ""
+            if not VERSION.fullmatch(line):
+                faults.append(f"{line!r} is no version with its date")
+        elif line.startswith("### "):
+            section = line[4:]
+            if section not in CHANGES:
+                faults.append(f"{section!r} is none of {', '.join(CHANGES)}")
+        elif line.startswith("- ") and not section:
+            faults.append(f"{line[:60]!r} belongs under one of {', '.join(CHANGES)}")
+    return faults
+
+
+def test_the_changelog_has_its_form() -> None:
+    assert changelog_faults((ROOT / "CHANGELOG.md").read_text()) == []
+
+
+def test_a_line_without_a_section_is_noticed() -> None:
+    """Negative control."""
+    good = "# Changelog\n## [Unreleased]\n### Added\n- One.\n"
+    good += "## [0.1.0] - 2026-11-26\n### Fixed\n- Two.\n"
+    assert changelog_faults(good) == []
+    for bad in ("### Added\n", " - 2026-11-26", "[", "Fixed"):
+        assert changelog_faults(good.replace(bad, "", 1)), bad
