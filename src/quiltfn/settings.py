@@ -105,7 +105,7 @@ class Settings:
     )
     result_max_bytes: int = setting(
         0,
-        "bytes of the value that a handler may return; 0: as many as stdout_max_bytes",
+        "bytes of the value that a handler may return; 0: it counts as standard output",
         low=0,
         high=64 * MIB,
     )
@@ -257,10 +257,12 @@ class Settings:
             ) from None
 
     @property
-    def output_max(self) -> tuple[int, int, int]:
-        """Bytes that are kept of a call: standard output, standard error, and its result."""
-        result = self.result_max_bytes or self.stdout_max_bytes
-        return self.stdout_max_bytes, self.stderr_max_bytes, result
+    def output_max(self) -> tuple[int, ...]:
+        """Bytes that are kept of a call: standard output, standard error and, where it has a limit
+        of its own, the result. Without one a result counts as standard output.
+        """
+        streams = (self.stdout_max_bytes, self.stderr_max_bytes)
+        return (*streams, self.result_max_bytes) if self.result_max_bytes else streams
 
     def words(self, name: str) -> list[str]:
         """A setting that lists some of a few words, with commas. Raises `BadSetting`."""

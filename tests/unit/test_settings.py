@@ -198,7 +198,7 @@ def test_what_settings_may_not_import_they_repeat_rightly() -> None:
     assert settings.MEMORY_MIN_MIB == version.MEMORY_MIN_MIB
 
 
-def test_a_result_has_the_limit_of_standard_output_or_its_own() -> None:
-    assert from_everywhere({"stdout_max_bytes": "65536"}, {}).output_max == (65_536, 2**20, 65_536)
+def test_a_result_has_a_limit_of_its_own_or_counts_as_standard_output() -> None:
+    assert from_everywhere({"stdout_max_bytes": "65536"}, {}).output_max == (65_536, 2**20)
     given = {"stderr_max_bytes": "65536", "result_max_bytes": "7"}
     assert from_everywhere(given, {}).output_max == (6 * 2**20, 65_536, 7)

@@ -83,7 +83,7 @@ class Options:
     crun: str
     runsc: str = "/usr/bin/runsc"
     egress_dns: str = ""
-    output_max: tuple[int, int, int] | None = None
+    output_max: tuple[int, ...] | None = None
 
 
 class CannotStart(Exception):

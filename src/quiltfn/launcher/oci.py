@@ -79,14 +79,14 @@ class Host:
 
     `root`: the execution image's root directory. `binds`: read-only bind mounts, path in the
     sandbox → path on the host. `output_max`: bytes that the guest keeps of standard output, of
-    standard error and of a result; None: its defaults.
+    standard error and, if a third is given, of a result; None: its defaults.
     """
 
     machine: str
     root: str
     binds: dict[str, str] = field(default_factory=dict)
     oom_score_min: int = 0
-    output_max: tuple[int, int, int] | None = None
+    output_max: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

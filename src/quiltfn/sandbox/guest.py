@@ -323,7 +323,7 @@ class GuestSandbox(asyncio.Protocol):
             out_of_memory=self._was_killed_for_memory(),
             stdout=b"".join(output["stdout"]),
             stderr=b"".join(output["stderr"]),
-            stdout_dropped=end.dropped_stdout,
+            stdout_dropped=end.dropped_stdout + end.dropped_result,
             stderr_dropped=end.dropped_stderr,
             reason=end.text or None,
         )
