@@ -22,7 +22,6 @@ RESERVED_NAMES = frozenset({"images", "help", "examples", "health"})
 OWN_NAMES = frozenset({"shell", "python", "node"})
 COMMAND_MAX_BYTES = 4096
 WRITABLE_MAX = 8
-PATH_MAX = 255
 # Directories that every sandbox needs: nothing may be mounted over them.
 FIXED_TREES = (
     "/proc",
