@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from quiltfn.model.actions import (
-    FULL,
-    NO_ROOM,
+    NO_MEMORY,
+    QUEUE_FULL,
     WAITED_TOO_LONG,
     Action,
     Assign,
@@ -366,9 +366,9 @@ class PoolSimulation:
 
     def _may_refuse(self, waiter: int, why: str) -> None:
         limits = self.pool.limits
-        if why == FULL:
+        if why == QUEUE_FULL:
             assert len(self.waiting) >= limits.queue_max, "refused beside a queue with room"
-        elif why in (WAITED_TOO_LONG, NO_ROOM):
+        elif why in (WAITED_TOO_LONG, NO_MEMORY):
             assert waiter < min(self.waiting, default=waiter + 1), "the younger one gave up first"
         else:
             assert self.pool.current is None, "refused as closed while it is open"

@@ -9,7 +9,7 @@ pool is told in `test_pool_changes.py`.
 import pytest
 
 from quiltfn.model.actions import (
-    FULL,
+    QUEUE_FULL,
     WAITED_TOO_LONG,
     Assign,
     Destroy,
@@ -72,7 +72,7 @@ def test_a_full_line_refuses_the_next_call_at_once() -> None:
     sim = a_pool(max_instances=1, queue_max=2)
     sim.acquire(), sim.acquire()
     third = sim.acquire()
-    assert sim.answers[third] == Refuse(third, FULL)
+    assert sim.answers[third] == Refuse(third, QUEUE_FULL)
 
 
 def test_a_call_is_refused_once_it_has_waited_for_too_long() -> None:

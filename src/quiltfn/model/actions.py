@@ -90,7 +90,7 @@ Action = (
     | RequestQuota
 )
 
-FULL = "full"
+QUEUE_FULL = "queue full"
 WAITED_TOO_LONG = "waited too long"
-NO_ROOM = "no room"
+NO_MEMORY = "no memory"
 OVER_QUOTA = "over quota"

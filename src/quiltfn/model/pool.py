@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from itertools import islice
 
 from quiltfn.model.actions import (
-    FULL,
-    NO_ROOM,
+    NO_MEMORY,
     OVER_QUOTA,
+    QUEUE_FULL,
     WAITED_TOO_LONG,
     Action,
     Assign,
@@ -95,7 +95,7 @@ class Pool:
 
     @property
     def quota_shortfall(self) -> int:
-        """How many instances that it still wants the tenant's quota denies it."""
+        """How many instances it still wants and does not get because of the tenant's quota."""
         if not self._quota_denied:
             return 0
         if self.queue or self.prepared is not None:
@@ -147,7 +147,7 @@ class Pool:
         if len(self.queue) >= self.limits.queue_max:
             waited = now - self.queue.first.since if self.queue else 0.0
             retry = self.queue.retry_after_s(self.limits.max_instances, waited)
-            return [Refuse(waiter, FULL, retry)]
+            return [Refuse(waiter, QUEUE_FULL, retry)]
         self.queue.append(waiter, now)
         return self._provide(now)
 
@@ -161,7 +161,7 @@ class Pool:
         instance = self.instances[number]
         instance.holder = None
         self._table.apply(instance, InstanceEvent.UNUSED, now)
-        return self._settle(instance, now)
+        return self._became_ready(instance, now)
 
     def release(self, number: int, now: float, *, healthy: bool) -> list[Action]:
         """The call is over. A healthy instance is cleaned for the next call, any other is ended."""
@@ -189,7 +189,7 @@ class Pool:
         instance.start_ms, instance.ready_at = (now - instance.since) * 1000, now
         self._table.apply(instance, InstanceEvent.STARTED, now)
         self._history.ready()
-        return self._settle(instance, now)
+        return self._became_ready(instance, now)
 
     def failed(self, number: int, reason: str, now: float) -> list[Action]:
         """A sandbox could not be made, and nothing is left of the attempt.
@@ -213,7 +213,7 @@ class Pool:
         if instance.state is not RECYCLING:
             return []
         self._table.apply(instance, InstanceEvent.CLEANED, now)
-        return self._settle(instance, now)
+        return self._became_ready(instance, now)
 
     def lost(self, number: int, now: float) -> list[Action]:
         """The sandbox ended by itself. A busy one is reported by the call that holds it."""
@@ -296,7 +296,7 @@ class Pool:
         for instance in self._table.in_state(RECYCLING):
             if now - instance.since >= self.limits.recycle_s:
                 actions += self._stop(instance, now, ColdStartReason.REPLACED)
-        why = NO_ROOM if self in self.memory.waiting else WAITED_TOO_LONG
+        why = NO_MEMORY if self in self.memory.waiting else WAITED_TOO_LONG
         if self._quota_denied and not self.quota.has_capacity:
             why = OVER_QUOTA
         for waiting in self.queue.pop_expired(now, self.limits.queue_wait_s):
@@ -511,8 +511,8 @@ class Pool:
         for instance in self._table.in_state(PARKED, digest=digest):
             if now - instance.since >= self.limits.park_s:
                 actions += self._stop(instance, now)
-        spare = self._table.count_serving(digest) - self.limits.min_instances
-        for instance in self._table.in_state(READY, digest=digest)[: max(0, spare)]:
+        excess = self._table.count_serving(digest) - self.limits.min_instances
+        for instance in self._table.in_state(READY, digest=digest)[: max(0, excess)]:
             is_last = (
                 self._table.count(PARKED, digest=digest) + self._table.count_serving(digest) == 1
             )
@@ -551,7 +551,7 @@ class Pool:
             self._look_again_at = NEVER if change is None else change
         return self._is_expected
 
-    def _settle(self, instance: Instance, now: float) -> list[Action]:
+    def _became_ready(self, instance: Instance, now: float) -> list[Action]:
         """Decides what a ready instance does: serve a call, stay ready, be parked, or end."""
         if not self._wanted(instance.digest):
             return self._keep_previous(instance, now)

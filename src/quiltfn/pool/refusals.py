@@ -12,12 +12,12 @@ from quiltfn.model.errors import (
 )
 
 CLOSING = "closing"
-FULL_BECAUSE = {
-    decided.FULL: "every instance of the function is busy and its wait queue is full",
+CAPACITY_REASONS = {
+    decided.QUEUE_FULL: "every instance of the function is busy and its wait queue is full",
     decided.WAITED_TOO_LONG: "every instance of the function was busy for too long",
     decided.OVER_QUOTA: "the tenant has as many instances as its quota allows, and none was free "
     "for this function for too long",
-    decided.NO_ROOM: "the memory of this machine was taken by other calls for too long",
+    decided.NO_MEMORY: "the memory of this machine was taken by other calls for too long",
 }
 REFUSALS: dict[str, Callable[[], QuiltfnError]] = {
     "deleted": lambda: NotFound("there is no such function"),
@@ -27,7 +27,7 @@ REFUSALS: dict[str, Callable[[], QuiltfnError]] = {
 
 def refusal(why: str, retry_after_s: int) -> QuiltfnError:
     """The error for a call that the pool refuses; else `why` is the function's state."""
-    if why in FULL_BECAUSE:
-        return CapacityFull(FULL_BECAUSE[why], retry_after=retry_after_s)
+    if why in CAPACITY_REASONS:
+        return CapacityFull(CAPACITY_REASONS[why], retry_after=retry_after_s)
     make = REFUSALS.get(why)
     return make() if make else FunctionNotActive.because(why)
