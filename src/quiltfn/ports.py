@@ -1,8 +1,8 @@
 """The interfaces between the verbs and everything that does I/O, and what each side may rely on.
 
-`tests/contract` has one suite for each interface and runs it on every implementation. `Sandboxes`
-has two: the launcher's, and a fake for tests without root. The store has one, SQLite, which every
-test uses as it is; a second one is an entry in the suite's list.
+`tests/contract` has suites for these interfaces and runs each on every implementation that it lists.
+`Sandboxes` has two: the launcher's, and a fake for tests without root. The store has one, SQLite,
+which service tests use too. Doubles in unit tests are not implementations and promise nothing.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -265,7 +265,7 @@ class Pools(Protocol):
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
-    """A slice of a list and, where there is more, the cursor that continues it."""
+    """Some items of a list, and the cursor of the next page; None after the last one."""
 
     items: Sequence[T]
     next_cursor: str | None = None
@@ -275,9 +275,10 @@ PAGE_MAX_BYTES = 8 * 1024 * 1024
 
 
 class InvocationQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which records of a function, newest first. `cursor`: as a page gave it. `max_bytes`: of
-    output, after which the page ends, behind a whole record and one at least; `with_output` False
-    leaves it out.
+    """Which records of a function to return, newest first.
+
+    `cursor`: from the page before. `max_bytes`: the page ends after the record with which its
+    output reaches that size. `with_output` False leaves the output out.
     """
 
     function_id: str
@@ -291,7 +292,7 @@ class InvocationQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FunctionCounters(msgspec.Struct, kw_only=True):
-    """What a function's calls add up to. `last_invoked_at` in Unix seconds."""
+    """How often a function was called. `last_invoked_at` in Unix seconds."""
 
     invocation_count: int = 0
     error_count: int = 0
@@ -299,7 +300,7 @@ class FunctionCounters(msgspec.Struct, kw_only=True):
 
 
 class StoredFunction(msgspec.Struct, frozen=True, kw_only=True):
-    """A function as the store keeps it, with the version it points to."""
+    """A function as the store has it, with its current version."""
 
     function: Function
     version: Version
@@ -324,22 +325,23 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChangePage(msgspec.Struct, frozen=True, kw_only=True):
-    """Changes, oldest first. `is_complete` False: some before them are no longer kept, so whoever
-    follows has to load everything again."""
+    """Changes, oldest first. `is_complete` is False if earlier ones are no longer stored: then the
+    reader has to load everything again.
+    """
 
     items: Sequence[Change]
     is_complete: bool
 
 
 class Store(Protocol):
-    """The truth about functions and versions. A write that returned is on disk.
+    """Functions and their versions. When a write returns, it is on disk.
 
-    Every method raises `StoreUnavailable` when the database does not answer, and has then changed
-    nothing.
+    Every method raises `StoreUnavailable` if the database does not answer. Nothing has changed
+    then.
     """
 
     async def load(self) -> Sequence[StoredFunction]:
-        """Every function that was not deleted, once, at start."""
+        """Every function that is not deleted. Called once, at the start."""
 
     async def find(self, function_id: str) -> StoredFunction | None:
         """One function; None if it was deleted or never made."""
@@ -351,23 +353,23 @@ class Store(Protocol):
         """Changes of functions, runtimes and keys after the one with that number, by any server."""
 
     async def create(self, function: Function, version: Version) -> None:
-        """Raises `Conflict` if the tenant has a function of that name; else both are stored."""
+        """Stores both. Raises `Conflict` if the tenant has a function of that name."""
 
     async def save(self, function: Function, version: Version | None = None) -> Function:
-        """Stores the function's new row, and with it a new version if given: both or none.
+        """Stores the changed function and, if given, its new version, in one transaction.
 
         Returns the function with its new revision. Raises `Outdated`, a `Conflict`, unless
         `function.revision` is the newest, and `NotFound` if it was deleted.
         """
 
     async def delete(self, function_id: str) -> None:
-        """Removes the function, its versions and its records; its name is free from then on."""
+        """Removes the function, its versions and its records. Its name is free at once."""
 
     async def versions(
         self, function_id: str, after: str | None = None, limit: int = 1000
     ) -> Page[Version]:
-        """Up to `limit` versions, newest first, behind the one with the id `after`; fewer where
-        they are long, at least one.
+        """Up to `limit` versions, newest first, that come after the one with the id `after`. Long
+        versions make a page shorter; it has at least one.
         """
 
     async def version(self, function_id: str, number: int) -> Version | None:
@@ -377,86 +379,90 @@ class Store(Protocol):
         """The number of the newest version; 0 without any."""
 
     def condition(self) -> tuple[bool, str]:
-        """Whether what is kept is whole, as far as is known, and what is to be told of it."""
+        """Whether the data is undamaged, as far as is known, and a message for the operator."""
 
     async def ping(self) -> None:
         """Raises `StoreUnavailable` unless the database takes a write now."""
 
 
 class Journal(Protocol):
-    """The record of every call: what was acknowledged is not lost by `kill -9`.
+    """The records of calls. A record that was written survives `kill -9` of the server.
 
-    `is_strict`: nor by a power cut, for a call is acknowledged only once it is `synced`.
+    `is_strict`: it survives a power cut too, since a call is answered only after `synced`.
     """
 
     is_strict: bool
 
     @property
     def problem(self) -> str | None:
-        """Why the database does not take records, or other writes, as of the last try; None: it
-        does."""
+        """Why the last write to the database failed, of records or anything else; None if it did
+        not.
+        """
 
     def stalled_s(self) -> float:
-        """How long the event loop has been waiting for the disk to take a record; 0: it is not.
-
-        To be asked from another thread.
+        """For how many seconds the event loop has been waiting in a write to the disk; 0 if it is
+        not. Called from another thread.
         """
 
     def opened(self, record: Invocation) -> None:
-        """Writes that the call is about to be handed over. Raises `StoreUnavailable`: refuse it."""
+        """Writes that a handler is about to get the call. If it raises `StoreUnavailable`, refuse."""
 
     def closed(self, record: Invocation) -> None:
-        """Writes the end. Raises `StoreUnavailable` if it could not be kept."""
+        """Writes the end of the call. Raises `StoreUnavailable` if that failed."""
 
     def amended(self, record: Invocation) -> None:
-        """In the step of `closed`: what writing it has taught of a record. It costs no write and
-        never fails; `kill -9` before the next group commit may take it."""
+        """Replaces the record that `closed` has just written, for example by how long that took.
+
+        It costs no write and never fails. `kill -9` before the next group commit may undo it.
+        """
 
     async def drain(self) -> None:
-        """Returns once little waits in memory to be stored; at once where storing fails."""
+        """Waits while too much is to be committed; returns at once if commits fail."""
 
     async def synced(self) -> None:
-        """Returns once everything written so far is synced to disk and visible to the queries."""
+        """Waits until everything written so far is committed: synced, and found by queries."""
 
     async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
-        """One record, this instant's writes included."""
+        """One record, including what is not committed yet."""
 
     async def query(self, query: InvocationQuery) -> Page[Invocation]:
-        """Records of one function, newest first. Raises `Unprocessable` for a broken cursor."""
+        """Records of a function, newest first. Raises `Unprocessable` for an invalid cursor."""
 
 
 class Retention(Protocol):
-    """Takes records away, oldest first; never one without an end, nor one of the last minute."""
+    """Removes records, oldest first; none of a running call, none of the last minute."""
 
     async def prune_some(self, keep: RetentionPolicy) -> int:
-        """One step, so short that others who write do not notice. Returns how many records went; 0
-        once there are no more than are to be kept. Raises `StoreUnavailable`."""
+        """Removes some, for a millisecond, so that other writes hardly wait. Returns how many: 0 if
+        the policy allows all that are left. Raises `StoreUnavailable`.
+        """
 
 
 class Keys(Protocol):
-    """API keys, those revoked and expired included. Raises `StoreUnavailable` as the store does.
+    """API keys, including revoked and expired ones. Raises `StoreUnavailable` as the store does.
 
-    Another process may write them too; `revision` is how that is noticed.
+    `quiltfn keys` changes them beside a running server, which notices that by `revision`.
     """
 
     async def revision(self) -> int:
-        """A number that is another one after every change, whoever made it; cheap to ask."""
+        """A number that increases with every change, by whichever process."""
 
     def change_token(self) -> object:
-        """Another value after every change, whoever made it, as far as that can be told without
-        waiting for the database. Costs a microsecond and never raises."""
+        """A value that differs after every change, by whichever process, except on a full disk.
+
+        It costs a microsecond, does not ask the database and never raises.
+        """
 
     async def load(self) -> Sequence[Key]:
-        """Every key that was ever made, oldest first."""
+        """All keys, oldest first."""
 
     async def add(self, key: Key, first_scope: Scope | None = None) -> Key:
-        """Keeps a new key and returns it; the first key ever made gets `first_scope`, if given.
-
-        One step: of any number of keys that are added at once, one is the first.
+        """Stores a new key and returns it. The first key of all gets `first_scope`, if given: of
+        several that are added at the same time, exactly one.
         """
 
     async def revoke(self, key: Key, now: int) -> Key:
-        """Ends a key for good and returns it as it is then."""
+        """Revokes a key for good and returns it as it is then."""
 
 
 class IdempotencyStore(Protocol):
@@ -467,84 +473,85 @@ class IdempotencyStore(Protocol):
     ) -> StoredResponse | None:
         """Reserves the key for a first call (None: go ahead) or returns what is there, in one step.
 
-        On disk before it returns, so that a crash cannot let the call run twice. `now`: trusted
+        It is on disk before this returns, so a crash cannot let the call run twice. `now`: trusted
         time; `made_at`: time stamp of the row, if another. A call that still runs keeps its key.
         """
 
     async def complete(
         self, request: IdempotentRequest, status: int, headers: dict[str, str], body: bytes
     ) -> None:
-        """The first call's answer."""
+        """Stores the response to the first call."""
 
     async def release(self, request: IdempotentRequest) -> None:
-        """The call was refused before it was executed: the key is free again."""
+        """Frees the key: the call was refused before it was executed."""
 
     async def prune(self, now: int) -> int:
-        """Removes what is older than 24 hours in small steps; returns how much."""
+        """Removes responses older than 24 hours, in small steps; returns how many."""
 
 
 class Audit(Protocol):
     """The audit log: every call that changed something, or was refused to."""
 
     async def append(self, entry: AuditEntry) -> None:
-        """Keeps an entry, on disk when it returns."""
+        """Stores an entry; it is on disk when this returns."""
 
     async def query(
         self, tenant_id: str | None, limit: int, cursor: str | None
     ) -> Page[AuditEntry]:
-        """Entries of a tenant (None: of all), newest first. Raises `Unprocessable` for a cursor."""
+        """A tenant's entries (None: all), newest first. A bad cursor raises `Unprocessable`."""
 
     async def prune(self, before: int) -> int:
-        """Removes entries older than that in small steps; returns how many."""
+        """Removes entries from before that time, in small steps; returns how many."""
 
 
 class Operations(Protocol):
-    """Controlled changes, each once for its tenant and key."""
+    """Changes of scaling targets, each made once for its tenant and idempotency key."""
 
     async def add(self, operation: Operation) -> Operation | None:
-        """Keeps it (None), or returns the one that its tenant made before with the same key."""
+        """Stores it (None), or returns the tenant's earlier one with the same idempotency key."""
 
     async def finish(self, operation: Operation) -> None:
-        """Keeps its end."""
+        """Stores its end."""
 
     async def interrupted(self) -> Sequence[Operation]:
-        """Those that an earlier start of this server left without an end."""
+        """Those that were running when this server ended before its present start."""
 
     async def prune(self, before: int) -> int:
-        """Removes ended ones older than that in small steps; returns how many."""
+        """Removes those that ended and are from before that time; returns how many."""
 
     async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
         """One operation of the tenant."""
 
 
 class RuntimeStore(Protocol):
-    """What the names of a tenant's runtimes stand for, and, as those of `SHARED`, what an
-    operator's stand for to all tenants. Raises `StoreUnavailable`."""
+    """The runtimes of each tenant by name; those of the tenant `SHARED` are for all tenants.
+    Raises `StoreUnavailable`.
+    """
 
     async def load(self) -> Sequence[tuple[str, Runtime]]:
-        """Tenants, each with the newest revision of each name, once, at start."""
+        """All pairs of tenant and runtime. Called once, at the start."""
 
     async def save(self, tenant_id: str, runtime: Runtime) -> None:
-        """From now on the name stands for this; versions keep what they were made with."""
+        """Adds or replaces the runtime of that name. Versions keep their runtime snapshots."""
 
     async def remove(self, tenant_id: str, name: str) -> None:
-        """The name stands for nothing. Harmless where it did not."""
+        """Removes the runtime of that name, if there is one."""
 
     async def images_in_use(self) -> frozenset[tuple[str, str]]:
-        """Tenants with the digests that a runtime or any version of a function of theirs has."""
+        """Pairs of tenant and digest: each image that a runtime or a version of theirs names."""
 
 
 class TenantImageStore(Protocol):
     """Which tenant has which images. Raises `StoreUnavailable`."""
 
-    async def held(self) -> Sequence[TenantImage]:
-        """All of them, once, at start."""
+    async def load(self) -> Sequence[TenantImage]:
+        """All of them. Called once, at the start."""
 
-    async def hold(self, one: TenantImage) -> None:
-        """The tenant has the image from now on, on disk when this returns."""
+    async def add(self, one: TenantImage) -> None:
+        """Gives the tenant the image; it is on disk when this returns."""
 
-    async def drop(self, tenant_id: str, digest: str) -> None:
-        """The tenant no longer has the image. Harmless where it had not."""
+    async def remove(self, tenant_id: str, digest: str) -> None:
+        """Takes the image from the tenant, if it has it."""
 
 
 class Images(Protocol):

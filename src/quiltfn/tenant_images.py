@@ -41,16 +41,16 @@ class TenantImages:
 
     async def restore(self) -> None:
         """At the start: loads them, and measures those that an earlier release did not."""
-        for one in await self._store.held():
+        for one in await self._store.load():
             if one.is_measured:
                 self._note(one)
                 continue
             counted = await self._images.measure(one.digest)
             if counted is None:
-                await self._store.drop(one.tenant_id, one.digest)
+                await self._store.remove(one.tenant_id, one.digest)
             else:
                 measured = replace(one, counted_bytes=counted)
-                await self._store.hold(measured)
+                await self._store.add(measured)
                 self._note(measured)
 
     async def take(self, tenant_id: str, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
@@ -88,7 +88,7 @@ class TenantImages:
         try:
             image = await self._images.take(archive, chunks, admit)
             one = TenantImage(tenant_id, image.digest, image.counted_bytes)
-            await self._store.hold(one)
+            await self._store.add(one)
         except BaseException:
             if added is not None:
                 self._forget(tenant_id, added)
@@ -110,7 +110,7 @@ class TenantImages:
         if not self.hold(tenant_id, digest):
             return False
         one = TenantImage(SHARED, digest, self._counted[tenant_id][digest])
-        await self._store.hold(one)
+        await self._store.add(one)
         self._note(one)
         return True
 
@@ -130,7 +130,7 @@ class TenantImages:
                 self._used_at[held] = now
             elif now - at >= grace_s:
                 self._forget(tenant_id, digest)
-                await self._store.drop(tenant_id, digest)
+                await self._store.remove(tenant_id, digest)
         await self._images.collect(digests | shown, grace_s)
 
     def bytes_of(self, tenant_id: str) -> int:

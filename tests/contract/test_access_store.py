@@ -351,7 +351,7 @@ async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
         runtimes, tenant_images = SqlRuntimes(store.database), SqlTenantImages(store.database)
         assert await runtimes.load() == [(SHARED, old)]
         assert await runtimes.images_in_use() == {(SHARED, named), (function.tenant_id, snapshot)}
-        assert await tenant_images.held() == [
+        assert await tenant_images.load() == [
             TenantImage(SHARED, digest, NOT_MEASURED) for digest in (named, snapshot)
         ]
 

@@ -107,10 +107,10 @@ async def test_images_are_held_until_they_are_dropped(
     async with open_store(tmp_path) as store:
         tenant_images: TenantImageStore = SqlTenantImages(store.database)
         for one in (mine, theirs, mine):
-            await tenant_images.hold(one)
+            await tenant_images.add(one)
     async with open_store(tmp_path) as store:
         tenant_images = SqlTenantImages(store.database)
-        assert await tenant_images.held() == [mine, theirs]
+        assert await tenant_images.load() == [mine, theirs]
         for _ in range(2):
-            await tenant_images.drop("acme", mine.digest)
-        assert await tenant_images.held() == [theirs]
+            await tenant_images.remove("acme", mine.digest)
+        assert await tenant_images.load() == [theirs]

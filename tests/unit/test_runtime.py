@@ -183,15 +183,15 @@ class MemoryTenantImages:
         self.rows = {(one.tenant_id, one.digest): one for one in rows}
         self.broken = False
 
-    async def held(self) -> Sequence[TenantImage]:
+    async def load(self) -> Sequence[TenantImage]:
         return list(self.rows.values())
 
-    async def hold(self, one: TenantImage) -> None:
+    async def add(self, one: TenantImage) -> None:
         if self.broken:
             raise StoreUnavailable("no room")
         self.rows[one.tenant_id, one.digest] = one
 
-    async def drop(self, tenant_id: str, digest: str) -> None:
+    async def remove(self, tenant_id: str, digest: str) -> None:
         self.rows.pop((tenant_id, digest), None)
 
 

@@ -1,4 +1,4 @@
-"""Runtimes in the database: what each name stands for now, and which images anybody has."""
+"""Runtimes in the database, and which tenant has which images."""
 
 from collections.abc import Sequence
 
@@ -69,7 +69,7 @@ class SqlTenantImages:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def held(self) -> Sequence[TenantImage]:
+    async def load(self) -> Sequence[TenantImage]:
         query = select(held).order_by(held.c.tenant_id, held.c.digest)
 
         def work(connection: Connection) -> list[TenantImage]:
@@ -77,7 +77,7 @@ class SqlTenantImages:
 
         return await self._database.read(work)
 
-    async def hold(self, one: TenantImage) -> None:
+    async def add(self, one: TenantImage) -> None:
         this = (held.c.tenant_id == one.tenant_id) & (held.c.digest == one.digest)
 
         def work(connection: Connection) -> None:
@@ -86,7 +86,7 @@ class SqlTenantImages:
 
         await self._database.write(work)
 
-    async def drop(self, tenant_id: str, digest: str) -> None:
+    async def remove(self, tenant_id: str, digest: str) -> None:
         this = (held.c.tenant_id == tenant_id) & (held.c.digest == digest)
         statement = delete(held).where(this)
         await self._database.write(lambda c: c.execute(statement).close(), frees=True)
