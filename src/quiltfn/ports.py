@@ -1,6 +1,6 @@
 """The interfaces between the verbs and everything that does I/O, and what each side may rely on.
 
-`tests/contract` has suites for these interfaces and runs each on every implementation that it lists.
+`tests/contract` has suites for these interfaces and runs each on every implementation it lists.
 `Sandboxes` has two: the launcher's, and a fake for tests without root. The store has one, SQLite,
 which service tests use too. Doubles in unit tests are not implementations and promise nothing.
 """
@@ -405,7 +405,7 @@ class Journal(Protocol):
         """
 
     def opened(self, record: Invocation) -> None:
-        """Writes that a handler is about to get the call. If it raises `StoreUnavailable`, refuse."""
+        """Writes that a handler gets the call next. Raises `StoreUnavailable`: refuse the call."""
 
     def closed(self, record: Invocation) -> None:
         """Writes the end of the call. Raises `StoreUnavailable` if that failed."""

@@ -66,7 +66,7 @@ def _backup(file: Path, data_dir: Path, replace: bool) -> str:
 
 
 def _write(archive: BinaryIO, data_dir: Path, target: Path) -> str:
-    """As the owner: takes the snapshot, writes it into the archive and reads that back."""
+    """As the owner of the data: makes the snapshot, writes the archive and reads it back."""
     become_owner(data_dir, (target,))
     for _ in range(TRIES):
         with contextlib.suppress(ImageVanished):

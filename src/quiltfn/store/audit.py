@@ -1,4 +1,4 @@
-"""The audit log in the database: rows that are added, read and, when old, removed."""
+"""The audit log in the database."""
 
 from sqlalchemy import Connection, delete, insert, select
 
@@ -19,7 +19,7 @@ class SqlAudit:
         self._database = database
 
     async def append(self, entry: AuditEntry) -> None:
-        """As the port says. What frees room on a full disk has its entry there, too."""
+        """As the port says. On a full disk, entries of what frees space use the reserve."""
         row, frees = tables.row_of(entry), entry.action.endswith(FREES)
         await self._database.write(lambda c: c.execute(insert(audit), row).close(), frees=frees)
 

@@ -1,4 +1,4 @@
-"""The audit log and operations within their bounds: the oldest of whoever has most go."""
+"""Keeps the audit log and the operations within their limits: the largest tenant's oldest go."""
 
 from sqlalchemy import Column, Connection, delete, select
 
@@ -11,13 +11,13 @@ ENDED = tables.operation.c.status != "running"
 
 
 class SqlAuditRetention:
-    """`bound`: of each of the two kinds of rows."""
+    """Removes both kinds of rows; `bound` holds for each kind."""
 
     def __init__(self, database: Database, bound: StorageLimit) -> None:
         self._database, self._bound = database, bound
 
     async def prune_some(self) -> int:
-        """One step; how many rows went."""
+        """One step; returns how many rows went."""
         return await self._database.write(
             lambda connection: prune_some(connection, self._bound), frees=True
         )

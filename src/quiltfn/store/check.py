@@ -1,8 +1,8 @@
-"""Looking through a large database for damage while it is served from.
+"""Checks a large database for damage while the server runs.
 
-A small one is looked through at every start (see `database.py`). A large one takes too long for
-that; after an end that was not in order it is looked through in the background, in a thread of low
-priority with a connection of its own, table by table, so that the log can be folded in between.
+A small one is checked at every start (`database.py`). A large one takes too long for that. After a
+crash it is checked in the background, by a thread of low priority with its own connection, table by
+table, so that the log can be checkpointed in between.
 """
 
 import contextlib
@@ -19,19 +19,19 @@ NICE = 10
 
 
 class IntegrityCheck:
-    """`start` it where there is a reason, `stop` it before the database is closed."""
+    """Call `start` after a crash, and `stop` before the database is closed."""
 
     def __init__(self, database: Path) -> None:
         self._database = database
         self._connection: sqlite3.Connection | None = None
         self._thread: threading.Thread | None = None
         self._is_stopped = False
-        # What there is to tell, and whether that is damage.
+        # What to tell the operator, and whether that is damage.
         self.told = ""
         self.is_damaged = False
 
     def start(self) -> None:
-        """Begins in the background."""
+        """Starts the check in the background."""
         size = self._database.stat().st_size
         if size >= CHECK_BELOW_BYTES:
             self.told = (
@@ -44,7 +44,7 @@ class IntegrityCheck:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it, wherever it is. Blocks for a moment."""
+        """Stops the check, also in the middle. Blocks for a moment."""
         self._is_stopped = True
         if self._thread is not None:
             connection = self._connection
@@ -72,7 +72,7 @@ class IntegrityCheck:
         structlog.get_logger("quiltfn.store").error("the database is damaged", damage=damage)
 
     def _look(self) -> str | None:
-        """What is wrong, if anything is."""
+        """The first damage that is found, or None."""
         with closing(read_only(self._database)) as connection:
             self._connection = connection
             try:

@@ -1,7 +1,7 @@
-"""Whether what the last keeper left belongs together: the database, its log and the spool.
+"""Checks that the database, its log and the spool in a data directory belong together.
 
-SQLite takes any log that lies beside a file for that file's own, and leaves out without a word what
-is damaged at a log's end. Both are found out here, before it opens anything.
+SQLite uses any log file that lies beside a database, and silently ignores a damaged end of a log.
+Both would lose data, so this looks before SQLite opens anything.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ from quiltfn.store.sqlite_header import following, is_older
 
 
 def examine(directory: DataDirectory) -> None:
-    """Raises `StoreBroken`, and has changed nothing then.
+    """Raises `StoreBroken` if they do not belong together. Changes nothing.
 
-    Call it as the keeper, while this process has no connection to the database.
+    The caller holds the lock, and this process has no connection to the database.
     """
     note, database, log = directory.note, directory.database, directory.log
     found, first = sqlite_header.in_file(database), sqlite_header.first_in_log(log)
     if found is None:
-        return  # No database: opening it will say so.
-    if note.owners and found.keeper not in note.owners:
+        return  # It is no database. Opening it will say so.
+    if note.owners and found.owner not in note.owners:
         left = [log.name] if first is not None else []
         left += [one for one in SPOOLS if is_filled(directory, one)]
         if left:
@@ -60,23 +60,23 @@ def examine(directory: DataDirectory) -> None:
 
 
 def is_filled(directory: DataDirectory, spool: str) -> bool:
-    """Whether there is anything in that segment."""
+    """Whether the segment has any content."""
     with contextlib.suppress(OSError):
         return (directory.path / spool).stat().st_size > 0
     return False
 
 
 def last_commit(directory: DataDirectory) -> int | None:
-    """The number of the last transaction, with the log, as SQLite reads it; None if it cannot."""
+    """The number of the last transaction, log included, or None if SQLite cannot read it."""
     try:
         with closing(read_only(directory.database)) as connection:
             number: int = connection.execute("PRAGMA user_version").fetchone()[0]
             return number
     except sqlite3.Error:
-        return None  # Damage of another kind, which opening it will tell.
+        return None  # Damage of another kind. Opening it will say so.
 
 
 def read_only(database: Path) -> sqlite3.Connection:
-    """A connection, for any thread, that leaves the file and its log as they are."""
+    """A connection that changes neither the file nor its log. Any thread may use it."""
     where = f"file:{quote(str(database))}?mode=ro"
     return sqlite3.connect(where, uri=True, check_same_thread=False)

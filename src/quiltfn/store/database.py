@@ -1,8 +1,8 @@
-"""One SQLite file behind two threads: one that writes and one that reads.
+"""One SQLite file, used by two threads: one writes and one reads.
 
-There is one writing connection, so writes never wait for each other inside the process, only in
-line; readers see the last commit (write-ahead log) and wait for nobody. A thread of its own for
-each, because SQLite blocks and an event loop must not.
+SQLite calls block and an event loop must not, so each of the two connections has a thread. With one
+writing connection, writes of this process queue instead of locking each other out. Readers see the
+last commit (write-ahead log) and never wait.
 """
 
 import asyncio
@@ -47,20 +47,21 @@ ALWAYS = (
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
     f"PRAGMA journal_size_limit = {64 * 1024 * 1024}",
-    # Who commits folds the log into the database when it has so many pages, and everybody behind
-    # waits. Few at a time: with scattered writes, as of pruning, the default 1,000 take 20 ms.
+    # When the log has this many pages, a commit copies it into the database, and all writes behind
+    # it wait. With the default of 1,000 and scattered writes, as of pruning, that takes 20 ms.
     "PRAGMA wal_autocheckpoint = 250",
 )
 
 
 class Database:
-    """The connections and their threads. Made by `open`, which ends either whole or not at all."""
+    """The connections and their threads. `open` either succeeds or leaves nothing open."""
 
     def __init__(self, directory: DataDirectory, busy_timeout_s: float, node_id: str = "") -> None:
         self.directory = directory
         self._node_id = node_id
         self.problem: str | None = None  # Why the last write failed, or the next ones will.
         self._boot: Boot | None = None
+        self._is_registered = False  # Whether the epoch of the boot is stored.
         self.check = IntegrityCheck(directory.database)
         self.reserve = DiskReserve(directory.path)
         self._busy_s = busy_timeout_s
@@ -81,7 +82,7 @@ class Database:
 
     @property
     def boot(self) -> Boot:
-        """This start of the server. Raises `StoreBroken` for a tool, which is none."""
+        """This start of the server. Raises `StoreBroken` for a tool beside a server."""
         if self._boot is None:
             raise StoreBroken(
                 "Only a server may write records: the store was opened beside one, without a node."
@@ -89,7 +90,7 @@ class Database:
         return self._boot
 
     async def aclose(self) -> None:
-        """Closes both connections; the last one folds the write-ahead log into the database."""
+        """Closes both connections. Closing the last one copies the log into the database."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._reader_thread, self.check.stop)
         await loop.run_in_executor(self._reader_thread, self._close, "_reader")
@@ -103,12 +104,12 @@ class Database:
     async def write(
         self, work: Work[T], after: Callable[[], None] | None = None, *, frees: bool = False
     ) -> T:
-        """Does `work` in one transaction and syncs it; `after` runs in the thread, once it is kept.
+        """Runs `work` in one transaction and syncs it. `after` runs in the same thread, after the
+        commit.
 
-        `frees`: it removes something, so it may use the room that is kept for that on a full disk.
-        Raises `DiskFull`, else `StoreUnavailable`, at the latest when the busy timeout is over,
-        counted from here: who stands in line behind others that wait for a lock does not wait
-        longer than they do.
+        `frees`: the write removes something, so on a full disk it may use the reserve. Raises
+        `DiskFull` or another `StoreUnavailable`, at the latest after the busy timeout. That is
+        counted from the call of this method, time in the queue included.
         """
         deadline = time.monotonic() + self._busy_s
         loop = asyncio.get_running_loop()
@@ -117,14 +118,12 @@ class Database:
         )
 
     async def refill_reserve(self) -> bool:
-        """Sets the room aside again that only writes which free something may use; whether it is
-        there.
-        """
+        """Allocates the reserve for a full disk, if it was used; returns whether it is there."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._writer_thread, self.reserve.refill)
 
     async def read(self, work: Work[T]) -> T:
-        """Does `work` on the last committed state. Raises `StoreUnavailable`."""
+        """Runs `work` on the last committed state. Raises `StoreUnavailable`."""
 
         def run() -> T:
             with self._translate_errors(), self._reader.begin():
@@ -165,8 +164,10 @@ class Database:
             changes = driver.total_changes
             with self._writer.begin():
                 result = work(self._writer)
+                # What changes nothing writes nothing either, so that a full disk cannot refuse it.
                 number = self._count() if driver.total_changes != changes else None
         if number is not None:
+            self._is_registered = True
             self.directory.committed(number)
         return result
 
@@ -176,7 +177,11 @@ class Database:
         return driver
 
     def _count(self) -> int:
-        """Gives the transaction under way its number; see `sqlite_header.py`."""
+        """Numbers the transaction that is open; see `sqlite_header.py`. The first one of a server
+        stores its epoch too.
+        """
+        if self._boot is not None and not self._is_registered:
+            nodes.register(self._writer, self._boot)
         number = sqlite_header.following(self._number("user_version"))
         self._driver().execute(f"PRAGMA user_version = {number}").close()
         return number
@@ -208,7 +213,7 @@ class Database:
                 self._make()
             if path.stat().st_size == 0:
                 raise StoreBroken(f"{path} is empty. Restore a backup.")
-            # Not by opening it: closing a file that SQLite has open gives SQLite's locks back.
+            # O_PATH, because closing an ordinary descriptor would release SQLite's locks.
             named = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 if not stat.S_ISREG(os.fstat(named).st_mode):
@@ -223,7 +228,8 @@ class Database:
             if self.directory.holds_lock:
                 self._take_over()
             if alone or self._node_id:
-                self._boot = self._register(alone)
+                with self._writer.begin():
+                    self._boot = nodes.next_boot(self._writer, self._node_id, alone)
         except (exc.DBAPIError, sqlite3.Error, OSError) as error:
             reason = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
             raise StoreBroken(
@@ -231,7 +237,7 @@ class Database:
             ) from error
 
     def _take_over(self) -> None:
-        """Makes the file this keeper's, so that no log but its own will be taken for the file's."""
+        """Gives the file a new `application_id`, so that no other log is taken for its own."""
         directory, spools = self.directory, self.directory.note.spools
         last, ours = self._number("application_id"), 1 + secrets.randbelow(sqlite_header.NUMBERS)
         commit = self._number("user_version")
@@ -242,27 +248,16 @@ class Database:
         try:
             with self._writer.begin():
                 self._driver().execute(f"PRAGMA application_id = {ours}").close()
-            # Into the file itself, where it stays the same from now on.
+            # Into the file itself, which has it from now on.
             is_busy = self._driver().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except (exc.DBAPIError, sqlite3.Error) as error:
             if not is_full(error, directory.path):
                 raise
-            ours = self._number("application_id")  # The last keeper's, and its log goes on.
+            ours = self._number("application_id")  # The last server's; its log is continued.
         directory.mark("open", (last if is_busy else ours, ours), commit, spools)
         directory.look()
         if directory.note.word == "open" and not self._is_small():
             self.check.start()
-
-    def _register(self, is_alone: bool) -> Boot:
-        with self._writer.begin():
-            boot = nodes.next_boot(self._writer, self._node_id, is_alone)
-        try:
-            with self._writer.begin():
-                nodes.register(self._writer, boot)
-        except exc.DBAPIError as error:  # The journal registers it with the first record.
-            if not is_full(error, self.directory.path):
-                raise
-        return boot
 
     def _is_small(self) -> bool:
         return self.directory.database.stat().st_size < CHECK_ALL_BELOW_BYTES
@@ -280,7 +275,7 @@ class Database:
             self._reader.exec_driver_sql("SELECT 1 FROM probe")
 
     def _make(self) -> None:
-        """A new database appears under its name only when it is whole.
+        """Makes a new database under another name and renames it when it is complete.
 
         So a start that is killed half-way leaves nothing that looks like a damaged database.
         """
@@ -288,7 +283,7 @@ class Database:
         for leftover in (fresh, Path(f"{fresh}-wal"), Path(f"{fresh}-shm")):
             leftover.unlink(missing_ok=True)
         os.close(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
-        # auto_vacuum can be chosen only before there are tables; it lets space be given back later.
+        # auto_vacuum can be set only before there are tables. `vacuum.py` needs it.
         pragmas = ("PRAGMA auto_vacuum = INCREMENTAL", WAL)
         with self._engine(fresh, "BEGIN IMMEDIATE", *pragmas).connect() as connection:
             migrate(connection)
@@ -296,7 +291,7 @@ class Database:
         self.directory.sync()
 
     def _check(self) -> None:
-        """Whole, ours, and of the revision that this code knows, or made so."""
+        """Checks that the database is undamaged and ours, and migrates an older schema."""
         path, connection = self.directory.database, self._writer
         with connection.begin():
             names = connection.exec_driver_sql("SELECT name FROM sqlite_schema").scalars().all()
@@ -310,14 +305,14 @@ class Database:
                 )
             self._keep_copy(str(found))
             migrate(connection)
-        with connection.begin():  # Whole tables only while that is quick; the functions always.
+        with connection.begin():  # Everything if that is quick; functions always.
             for what in ("1",) if self._is_small() else ("function", "version"):
                 told = connection.exec_driver_sql(f"PRAGMA quick_check({what})").scalar()
                 if told != "ok":
                     raise StoreBroken(f"{path} is damaged: {told}. Restore a backup.")
 
     def _keep_copy(self, revision: str) -> None:
-        """The database as the version before knows it, so that there is a way back to that one.
+        """Copies the database before a migration, so that the older release can be used again.
 
         Only the newest copy is kept.
         """
@@ -325,7 +320,7 @@ class Database:
         fresh = path.with_name(f"{copy}.new")
         try:
             self._copy_to(fresh)
-        except BaseException:  # Half of one would keep what little room there is.
+        except BaseException:  # A partial copy would waste what little space is left.
             for left in (fresh, Path(f"{fresh}-journal")):
                 left.unlink(missing_ok=True)
             raise
@@ -347,9 +342,9 @@ class Database:
         os.close(descriptor)
 
     def _engine(self, path: Path, begin: str, *pragmas: str) -> Engine:
-        # The driver's own ideas about transactions are switched off and each begins as told.
+        # The driver begins no transactions by itself; `begin` says how each one starts.
         engine = create_engine(
-            URL.create("sqlite", database=str(path)),  # Quoted right, whatever is in the path.
+            URL.create("sqlite", database=str(path)),  # It quotes the path.
             poolclass=pool.NullPool,
             connect_args={
                 "isolation_level": None,
@@ -377,7 +372,7 @@ class Database:
 
     @contextlib.contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Turns what the database says into `StoreUnavailable`; our own mistakes pass."""
+        """Turns errors of the database into `StoreUnavailable`; programming errors pass."""
         try:
             yield
         except (exc.IntegrityError, exc.ProgrammingError):
@@ -385,7 +380,7 @@ class Database:
         except (exc.DBAPIError, sqlite3.Error) as error:
             if is_full(error, self.directory.path):
                 raise DiskFull(f"{FULL}: nothing can be stored") from error
-            # Only the driver's words: SQLAlchemy's would carry the statement and its values.
+            # The driver's text only: SQLAlchemy's has the statement and its values.
             reason = getattr(error, "orig", None) or error
             raise StoreUnavailable(
                 f"the database does not answer as it should: {reason}"
@@ -404,9 +399,9 @@ def violated(error: exc.IntegrityError, constraint: UniqueConstraint) -> bool:
 
 
 def migrate(connection: Connection) -> None:
-    """Brings the schema to the newest revision in one transaction. Raises `StoreBroken`."""
-    # Imported here: Alembic takes longer to import than the database to open, and is needed by the
-    # first start and the first one after an upgrade only.
+    """Migrates to the newest schema in one transaction. Raises `StoreBroken`."""
+    # Imported late: Alembic takes longer to import than the database takes to open, and only a
+    # first start or an upgrade needs it.
     from quiltfn.store import migrations  # noqa: PLC0415
 
     migrations.upgrade(connection)

@@ -1,13 +1,14 @@
-"""The data directory: who may write in it, and whether everything that must be there is.
+"""The data directory: its lock, and whether the files that must be there are there.
 
-Whoever serves from it is its keeper, and holds a lock on the directory and on `quiltfn.lock` in it;
-both end with the process, however that ends. What stands in the file tells the next server how the
-last one left, so that what somebody deleted, cut or put back meanwhile is noticed:
+The server locks the directory and `quiltfn.lock` in it. The kernel releases both locks when the
+process ends, however that happens. The lock file also says how the last server left, so that the
+next one notices files that were deleted, cut or replaced in between:
 
-    open                        "closed" once the database was closed in order
-    database 0123456789 …       whose file it was (see `sqlite_header.py`); two while that changes
-    commit 0123456789           the last transaction that was acknowledged
-    spool +-                    the segments that held records
+    open                        "closed" after the database was closed properly
+    database 0123456789 …       the `application_id` of the file (`sqlite_header.py`); two values
+                                while that changes
+    commit 0123456789           the number of the last committed transaction
+    spool +-                    which of the two segments held records
 """
 
 import contextlib
@@ -32,7 +33,7 @@ COMMIT_AT, SPOOL_AT = 45, 62  # where the last two numbers stand in the note
 
 
 def open_own(path: Path, flags: int) -> int:
-    """A file of ours, opened or made. Raises `OSError` for a link or anything but a file."""
+    """Opens or makes a regular file. Raises `OSError` for a link or anything else."""
     opened = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, OWNER_ONLY)
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
@@ -41,12 +42,12 @@ def open_own(path: Path, flags: int) -> int:
 
 
 class StoreBroken(Exception):
-    """What is on disk cannot be used as it is (a sentence). The server must not start on it."""
+    """The data on disk cannot be used as it is; the text says why. The server must not start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What the last keeper left in the lock file. `owners`: whose database it may be."""
+    """What the last server left in the lock file. `owners`: the `application_id`s of its file."""
 
     word: str
     owners: tuple[int, ...] = ()
@@ -55,7 +56,7 @@ class Note:
 
 
 class DataDirectory:
-    """The directory and its locks. Every method may block: call them from a thread."""
+    """The directory and its locks. Methods block, so call them from a thread."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -63,19 +64,19 @@ class DataDirectory:
         self._stamp = os.fspath(path / "keys.stamp")
         self.log = path / "quiltfn.db-wal"
         self.holds_lock = False
-        # How the last keeper left; read once, by the next one.
+        # What the last server left. Read once, when the lock is taken.
         self.note = Note("")
-        # Why nothing can be kept here at the moment, if so; and what is to be told of the start.
+        # Why nothing can be stored at the moment, if so; and notices about the start.
         self.problem: str | None = None
         self.notices: list[str] = []
         self._lock = self._directory = -1
-        # The database and its log, as they were first seen: SQLite goes on writing to these.
+        # The database and its log as they were opened: SQLite keeps writing to these files.
         self._served: dict[str, os.stat_result] = {}
 
     def enter(self, alone: bool, wait_s: float) -> None:
-        """Becomes the keeper, waiting up to `wait_s` for another one to leave.
+        """Takes the lock, and waits up to `wait_s` for another process to release it.
 
-        Who need not be `alone` does not wait and is a tool where there is a keeper already.
+        If `alone` is False and another process has the lock, this returns without it.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -97,12 +98,12 @@ class DataDirectory:
         self.note = self._read_note()
 
     def open_spool(self) -> None:
-        """Takes a directory that has a spool and no database: that one is shared, and elsewhere."""
+        """Locks a directory that has a spool only, because the database is shared and elsewhere."""
         self.enter(alone=True, wait_s=0)
         self.mark("open", (0, 0), 0, self.note.spools)
 
     def check(self) -> bool:
-        """Whether the database is to be made. Raises `StoreBroken` where something is missing."""
+        """Whether the database must be made. Raises `StoreBroken` if something is missing."""
         if (self.path / RESTORING).exists():
             raise StoreBroken(
                 f"A restore into {self.path} was cut off. Do it again: quiltfn restore."
@@ -121,8 +122,8 @@ class DataDirectory:
     def mark(
         self, word: Literal["open", "closed"], owners: tuple[int, int], commit: int, spools: str
     ) -> None:
-        """Says how it stands with the database. Only the keeper does."""
-        self.sync()  # The log's name first: "open" without a log means that one was deleted.
+        """Writes the lock file. Only the holder of the lock may."""
+        self.sync()  # The log's name first: "open" without a log means that it was deleted.
         text = (
             f"{word:<6}\ndatabase {owners[0]:010} {owners[1]:010}\n"
             f"commit {commit:010}\nspool {spools}\n"
@@ -132,18 +133,18 @@ class DataDirectory:
         os.fsync(self._lock)
 
     def mark_keys_changed(self) -> None:
-        """Lets every process that looks at `keys_token` see that keys were changed."""
-        # A full disk: others see it when they next ask the database.
+        """Changes `keys_token` for every process."""
+        # On a full disk the others notice when they next ask the database.
         with contextlib.suppress(OSError):
             file = open_own(Path(self._stamp), os.O_WRONLY | os.O_CREAT)
             try:
-                # The time alone is too coarse for two changes in a row.
+                # The file's time is too coarse to tell two changes in a row apart.
                 os.ftruncate(file, os.fstat(file).st_size % STAMP_MAX_BYTES + 1)
             finally:
                 os.close(file)
 
     def keys_token(self) -> object:
-        """Another value after every `mark_keys_changed`, in whatever process."""
+        """A value that differs after every `mark_keys_changed`, by whichever process."""
         try:
             found = os.stat(self._stamp, follow_symlinks=False)
         except OSError:
@@ -151,13 +152,15 @@ class DataDirectory:
         return found.st_mtime_ns, found.st_size
 
     def forget(self) -> None:
-        """What the last keeper left is replaced by a whole copy."""
+        """Empties the lock file: a restored copy replaces what the last server left."""
         os.ftruncate(self._lock, 0)
         os.fsync(self._lock)
 
     def committed(self, commit: int) -> None:
-        """Notes that this transaction is on disk. Not synced: it is about processes that die."""
-        with contextlib.suppress(OSError):  # An older note lets more pass, and refuses nothing.
+        """Notes the number of a committed transaction. Not synced: it serves after `kill -9`."""
+        with contextlib.suppress(
+            OSError
+        ):  # An older number makes the next start less strict, not wrong.
             os.pwrite(self._lock, b"%010d" % commit, COMMIT_AT)
 
     def holds(self, spool: str, anything: bool) -> None:
@@ -189,36 +192,38 @@ class DataDirectory:
         self.problem = None
 
     def add_notice(self, notice: str) -> None:
-        """Something that the operator should know of this start, for the log and for health."""
+        """Adds something that the operator should know of this start, for log and health."""
         import structlog  # noqa: PLC0415 — commands beside a server do without it
 
         self.notices.append(notice)
         structlog.get_logger("quiltfn.store").warning(notice)
 
     def sync(self) -> None:
-        """Makes the names in the directory durable."""
+        """Syncs the directory, so that its names survive a power cut."""
         os.fsync(self._directory)
 
     def retire(self, commit: int) -> None:
-        """Before the last connection closes, which removes the log: notes that this is in order.
+        """Writes "closed" before the last connection closes, which removes the log.
 
-        A tool notes it too where the keeper has died meanwhile.
+        A tool does this too if the server has died meanwhile.
         """
         if self._lock >= 0 and (self.holds_lock or self._try_lock()):
-            with contextlib.suppress(OSError):  # A full disk: the next start says what is missing.
+            with contextlib.suppress(
+                OSError
+            ):  # On a full disk the next start says that the log is missing.
                 note = self._read_note()
                 owners = (*note.owners, 0, 0)[:2]
                 self.mark("closed", (owners[0], owners[1]), commit, note.spools)
 
     def leave(self) -> None:
-        """Gives the locks back. Harmless when repeated."""
+        """Releases the locks. Harmless when repeated."""
         for descriptor in (self._lock, self._directory):
             if descriptor >= 0:
                 os.close(descriptor)
         self._lock, self._directory, self.holds_lock = -1, -1, False
 
     def _try_lock(self) -> bool:
-        """The directory's lock is the one that cannot be deleted under its keeper."""
+        """Takes both locks. The directory's one cannot be deleted by anybody."""
         try:
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -239,7 +244,7 @@ class DataDirectory:
         return os.stat(name, dir_fd=self._directory, follow_symlinks=False)
 
     def _lock_again(self) -> None:
-        """Makes the file anew that somebody removed. The directory's own lock kept others out."""
+        """Makes a removed lock file again. The lock on the directory kept others out."""
         note = os.pread(self._lock, 4096, 0)
         (self.path / "quiltfn.lock").unlink(missing_ok=True)
         fresh = open_own(self.path / "quiltfn.lock", os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -252,7 +257,7 @@ class DataDirectory:
     def _read_note(self) -> Note:
         text = os.pread(self._lock, 4096, 0).decode("ascii", "replace")
         found = NOTE.fullmatch(text)
-        if found is None:  # Of an older version, which wrote the word alone; or of nobody.
+        if found is None:  # Of an older release, which wrote the word alone; or new.
             return Note(text.strip() if text.strip() in ("open", "closed") else "")
         word, one, two, commit, spools = found.groups()
         return Note(word, (int(one), int(two)), int(commit), spools)

@@ -1,9 +1,9 @@
-"""Room on the disk that is set aside, for what has to work when there is no other left.
+"""Disk space that is set aside for what must work on a full disk.
 
-It is a file, `reserve`, that nobody reads. The end of a call that was under way, and a write that
-frees something, such as a DELETE, may let go of it when the disk is full. From then on nothing else
-is taken, neither a new call nor another write, until there is room to make the file again. A start
-lets go of it first, for it has to write before it can know.
+It is a file, `reserve`, that nobody reads. When the disk is full, the end of a running call or a
+write that frees something, such as a DELETE, releases it. After that nothing else is accepted,
+neither calls nor other writes, until the file can be made again. A start releases it first, since
+it has to write before it can know whether the disk is full.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from quiltfn.store.directory import open_own
 RESERVE_BYTES = 32 * 1024 * 1024
 FULL = "the disk is full"
 REFUSED = f"{FULL}: only what frees room is taken, such as deleting a function"
-# What a write of ours may need; with less free, an error that has no better reason is this one.
+# Below this much free space an I/O error is taken for a full disk.
 NEXT_TO_NOTHING_BYTES = 1024 * 1024
 
 
 class DiskFull(StoreUnavailable):
-    """There is no room on the disk for what is to be kept."""
+    """The disk has no space for what is to be stored."""
 
 
 class DiskReserve:
@@ -37,12 +37,12 @@ class DiskReserve:
         self.is_spent = False
 
     def refill(self) -> bool:
-        """Makes it whole where it is not; whether it is now. Blocks."""
+        """Allocates the file if it is not there; returns whether it is. Blocks."""
         self.is_spent = not (self._size() == RESERVE_BYTES or self._make())
         return not self.is_spent
 
     def release(self) -> bool:
-        """Gives the room to whoever writes next; whether there was any."""
+        """Frees the space for the next write; returns whether there was any."""
         if self._size() == 0:
             return False
         self.is_spent = True
@@ -56,7 +56,7 @@ class DiskReserve:
         return False
 
     def start(self) -> None:
-        """At a start: lets go, and refuses nothing until `refill`. Blocks."""
+        """At a start: frees the space and refuses nothing until `refill`. Blocks."""
         self.release()
         self.is_spent = False
 
@@ -83,8 +83,8 @@ class DiskReserve:
 
 
 def is_full(error: BaseException | None, where: Path) -> bool:
-    """Whether that is why: SQLite says so, the kernel does, or hardly anything is free."""
-    error = getattr(error, "orig", None) or error  # SQLAlchemy's own stands around SQLite's.
+    """Whether a full disk caused the error: SQLite or the kernel says so, or little is free."""
+    error = getattr(error, "orig", None) or error  # SQLAlchemy wraps SQLite's error.
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -1,7 +1,7 @@
-"""First answers of idempotent requests in the database.
+"""The responses to idempotent requests, in the database.
 
-There is room for so many bytes of them. Beyond, the oldest bodies go, and what stays is that there
-was a call: a repetition is refused, not run.
+Beyond a limit in bytes the oldest bodies are removed. The row stays, so that a repetition is
+refused and not run.
 
 A row is made before its call runs and completed after it:
     (absent) ──reserve──▶ running ──complete──▶ answered ──24 h──▶ (absent)
@@ -21,7 +21,7 @@ from quiltfn.store.database import Database
 from quiltfn.store.nodes import of_earlier_boots
 from quiltfn.store.sql import SQL
 
-# A step takes some in any case: a machine that is busy elsewhere refuses nobody for that.
+# A step removes at least some, so that nobody is refused because the machine is busy.
 KEPT_S, STEP_S, LEAST = 24 * 3600, 0.002, 16
 INTERRUPTED_STATUS = 503
 INTERRUPTED_HEADERS = {"content-type": "application/json"}
@@ -37,10 +37,10 @@ class SqlIdempotencyStore:
         self._database, self._bound = database, bound
 
     async def start(self, interrupted: bytes) -> None:
-        """Answers, with `interrupted` as the error body, every call that the last server left.
+        """Stores the error body `interrupted` for each call that this server's last start left.
 
-        It may have been executed, so a repetition must not execute it again. Raises `StoreBroken`
-        for a tool beside a server.
+        The call may have been executed, so a repetition must not execute it again. Raises
+        `StoreBroken` for a tool beside a server.
         """
         mine = of_earlier_boots(self._database.boot, answer.c.node_id, answer.c.epoch)
         left = update(answer).where(answer.c.status.is_(None), mine)
@@ -60,7 +60,7 @@ class SqlIdempotencyStore:
         row |= tables.owned_by(self._database.boot)
 
         def work(connection: Connection) -> StoredResponse | RateLimited | CapacityFull | None:
-            # No other writer comes between: the transaction has the write lock from its beginning.
+            # The transaction holds the write lock from its start, so no other writer intervenes.
             connection.execute(expired)
             found = connection.execute(select(answer).where(at(request))).mappings().one_or_none()
             if found is not None:
@@ -68,7 +68,7 @@ class SqlIdempotencyStore:
             connection.execute(insert(answer), row)
             self._make_room(connection)
             refused = self._refused(connection, request.tenant_id)
-            if refused is not None:  # The room that was made stays.
+            if refused is not None:  # What was removed for it stays removed.
                 connection.execute(delete(answer).where(at(request)))
             return refused
 
@@ -80,9 +80,9 @@ class SqlIdempotencyStore:
     async def complete(
         self, request: IdempotentRequest, status: int, headers: dict[str, str], body: bytes
     ) -> None:
-        """As the port says. Nothing happens if the key belongs to another request by now.
+        """As the port says. Does nothing if the key belongs to another request by now.
 
-        The end of a call that was taken: on a full disk it may use the room that is set aside.
+        It may use the reserve of a full disk, since the call was accepted.
         """
         change = update(answer).where(at(request), is_running(request))
         values = {"status": status, "headers": headers, "body": body}
@@ -94,8 +94,8 @@ class SqlIdempotencyStore:
         await self._database.write(work, frees=True)
 
     def _make_room(self, connection: Connection) -> None:
-        """Takes the oldest bodies of whoever has too much, for as long as a step may last. A key
-        stays known: its call is not run again.
+        """Removes the oldest bodies of tenants over the limit, until the time of a step is over.
+        The keys stay, so their calls are not run again.
         """
         until = time.perf_counter() + STEP_S
         turn = 0
@@ -124,12 +124,12 @@ class SqlIdempotencyStore:
         return None
 
     async def release(self, request: IdempotentRequest) -> None:
-        """As the port says. An answer that was kept stays."""
+        """As the port says. A stored response stays."""
         removal = delete(answer).where(at(request), is_running(request))
         await self._database.write(lambda c: c.execute(removal).close(), frees=True)
 
     async def prune(self, now: int) -> int:
-        """Removes answers older than 24 hours in steps; returns how many."""
+        """As the port says."""
         key = (answer.c.tenant_id, answer.c.method, answer.c.path, answer.c.key)
         some = select(*key).where(is_expired(now)).limit(batches.BATCH_ROWS)
         batch = delete(answer).where(tuple_(*key).in_(some))
@@ -147,10 +147,10 @@ def at(request: IdempotentRequest) -> ColumnElement[bool]:
 
 
 def is_expired(now: int) -> ColumnElement[bool]:
-    """Whether a row has been kept long enough by the trusted time."""
+    """Whether a row is older than 24 hours by trusted time, and its call has ended."""
     return and_(answer.c.made_at <= now - KEPT_S, answer.c.status.is_not(None))
 
 
 def is_running(request: IdempotentRequest) -> ColumnElement[bool]:
-    """Whether its call has no answer yet and the row was made for this request."""
+    """Whether its call has no response yet and the row was made for this request."""
     return and_(answer.c.status.is_(None), answer.c.body_digest == request.body_digest)

@@ -1,13 +1,13 @@
-"""The journal: every call is on record before it runs and before its answer leaves.
+"""The journal writes a record of every call before it runs, and again before it is answered.
 
-The price of that is one `write` each; the database follows in group commits.
+Each costs one `write` to the spool. Group commits move the records into the database later.
 
 There are two spool segments. One takes new records, the other is being committed or is empty:
     write → pending, segment A  ──swap──▶  committing, one transaction, synced  ──▶  A emptied
-A record leaves its segment only after the transaction that holds it was synced, and committing it
-twice changes nothing, so a kill between any two steps loses and doubles nothing.
+A record leaves its segment only after the transaction with it was synced, and committing it twice
+changes nothing. So a kill between any two steps neither loses nor doubles a record.
 
-Nothing runs while nothing is written: the first record after a commit sets the timer of the next.
+An idle journal does nothing: the first record after a commit sets the timer of the next one.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, 
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports import Clock, InvocationQuery, Page
-from quiltfn.store import nodes, records
+from quiltfn.store import records
 from quiltfn.store.database import Database, Work
 from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.disk_reserve import REFUSED, DiskFull
@@ -31,11 +31,11 @@ from quiltfn.store.spool import Spool, latest
 # With the commit itself a record is on disk within 50 ms.
 COMMIT_AFTER_S = 0.04
 RETRY_AFTER_S = 1.0
-# While the database fails the segment grows. Past this, calls are refused; ends are still taken.
+# The segment grows while commits fail. Beyond this size new calls are refused; ends are written.
 SEGMENT_MAX_BYTES = 64 * 1024 * 1024
-# What may wait to be stored when an answer leaves: beyond, callers wait for the disk.
+# Beyond this, calls wait for the commit before they are answered.
 WAITING_MAX_BYTES = 16 * 1024 * 1024
-# Beyond this the next commit does not wait: large output would fill the segment before its time.
+# Beyond this the next commit starts at once, because large output would fill the segment.
 COMMIT_AT_BYTES = 4 * 1024 * 1024
 
 
@@ -66,16 +66,19 @@ class SpoolJournal:
         self._other: Spool
         self._timer: asyncio.TimerHandle | None = None
         self._commit: asyncio.Task[None] | None = None
-        self._written, self._kept = 0, 0  # How many writes there were, and are in the database.
+        self._written, self._kept = (
+            0,
+            0,
+        )  # The number of writes so far, and of those that are committed.
         self._taken = 0  # _written at the time of the last swap.
         self._failure: StoreUnavailable | None = None
-        self._left_to_do: Work[None] | None = None  # What a start could not do on a full disk.
+        self._left_to_do: Work[None] | None = None  # What the start could not do on a full disk.
         self._boot: Boot
 
     async def start(self) -> None:
-        """Takes in what the last server left and ends its calls as interrupted.
+        """Stores what the last server left in the spool and ends its calls as interrupted.
 
-        Raises `StoreBroken` where a segment is damaged or the directory is somebody else's, and
+        Raises `StoreBroken` if a segment is damaged or another server uses it, and
         `StoreUnavailable`.
         """
         self._boot = self._database.boot
@@ -95,7 +98,6 @@ class SpoolJournal:
             boot, now = self._boot, int(self._clock.unix())
 
             def work(connection: Connection) -> None:
-                nodes.register(connection, boot)
                 records.upsert(connection, list(left.values()), boot.epoch - 1)
                 records.interrupt(connection, boot, now)
 
@@ -113,8 +115,8 @@ class SpoolJournal:
     def _put_off(
         self, work: Work[None], left: dict[str, Invocation], now: int, error: DiskFull
     ) -> None:
-        """A full disk keeps nobody from starting: what the last server left stays in the segments
-        and is shown from memory. New calls are refused until the database has taken it.
+        """On a full disk the server starts all the same. What the last one left stays in the
+        segments and is shown from memory. New calls are refused until it is stored.
         """
         self._left_to_do = work
         self._committing = {one: records.interrupted(record, now) for one, record in left.items()}
@@ -123,12 +125,13 @@ class SpoolJournal:
         self._timer = self._loop.call_later(self._retry_after_s, self._commit_now)
 
     async def aclose(self) -> None:
-        """Commits what is left. Raises `StoreUnavailable` if it could not: then it is still in the
-        spool, and the next start takes it in."""
+        """Commits what is left. If that raises `StoreUnavailable`, the spool still has it and the
+        next start stores it.
+        """
         try:
             await self.synced()
         finally:
-            if self._commit is not None:  # Cancelled while it ran: it still empties a segment.
+            if self._commit is not None:  # It may still be emptying a segment.
                 await asyncio.wait([self._commit])
             if self._timer is not None:
                 self._timer.cancel()
@@ -156,7 +159,7 @@ class SpoolJournal:
         self._remember(record)
 
     def closed(self, record: Invocation) -> None:
-        # Remembered in any case: the call has run, and the database may still take its end.
+        # In any case: the call has run, and the database may still take its end.
         self._remember(record)
         if self._database.directory.problem is not None:
             self._check_directory()
@@ -164,11 +167,11 @@ class SpoolJournal:
             self._append_end(record)
         except OSError as error:
             raise unwritable(error) from error
-        if self._spool.size > COMMIT_AT_BYTES:  # With this end, perhaps.
+        if self._spool.size > COMMIT_AT_BYTES:  # This end may have done it.
             self._commit_in_time()
 
     def _append_end(self, record: Invocation) -> None:
-        """Also on a full disk, where some room is set aside for it."""
+        """Writes an end, on a full disk with the help of the reserve."""
         try:
             self._spool.append(record)
         except OSError:
@@ -201,8 +204,9 @@ class SpoolJournal:
 
     async def query(self, query: InvocationQuery) -> Page[Invocation]:
         before = from_cursor(query.cursor, AFTER_EVERY_ID)
-        # First the fresh records, then the database: what is committed in between is in both, and
-        # nothing in neither. A fresh record replaces its row, also where only the row would match.
+        # First the records in memory, then the database: a record that is committed in between is
+        # in both, and none is in neither. A record in memory replaces its row, even if only the
+        # row would match.
         fresh = {
             record.invocation_id: record
             for record in (*self._committing.values(), *self._pending.values())
@@ -212,7 +216,7 @@ class SpoolJournal:
         stored, is_cut = await self._database.read(
             lambda connection: records.page(connection, query, before, most)
         )
-        # Below the last that was read there may be more in the database.
+        # The database may have more below the last record that was read.
         last = stored[-1].invocation_id if is_cut else BEFORE_EVERY_ID
         found = [record for record in stored if record.invocation_id not in fresh]
         for one in fresh.values():
@@ -234,7 +238,7 @@ class SpoolJournal:
                 )
 
     def _check_directory(self) -> None:
-        """What is written to a file that was deleted is lost. Raises `StoreUnavailable`."""
+        """Raises `StoreUnavailable` if the files were deleted: what is written would be lost."""
         directory = self._database.directory
         if directory.problem is not None:
             directory.look()
@@ -247,8 +251,8 @@ class SpoolJournal:
         self._commit_in_time()
 
     def _commit_in_time(self) -> None:
-        """Sees to it that what waits is committed, at once where it is much."""
-        if self._commit is not None:  # Looks itself at what came meanwhile.
+        """Schedules the next commit; at once if much is waiting."""
+        if self._commit is not None:  # At its end it schedules the next one.
             return
         if self._spool.size > COMMIT_AT_BYTES and self._failure is None:
             self._commit_now()
@@ -256,7 +260,7 @@ class SpoolJournal:
             self._timer = self._loop.call_later(self._commit_after_s, self._commit_now)
 
     def _commit_now(self) -> asyncio.Task[None]:
-        """The commit that is under way, or a new one."""
+        """The commit that is running, or a new one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -275,7 +279,7 @@ class SpoolJournal:
         except (StoreUnavailable, OSError) as error:
             self._failure = StoreUnavailable(str(error))
         except Exception as error:
-            # Our own mistake. The records are kept and tried again, and somebody hears of it.
+            # A bug. The records stay and are tried again, and it is logged.
             self._failure = StoreUnavailable("the records of calls cannot be stored")
             self._loop.call_exception_handler(
                 {"message": "group commit failed", "exception": error}
@@ -289,7 +293,7 @@ class SpoolJournal:
             self._commit_in_time()
 
     async def _store(self, batch: list[Invocation]) -> None:
-        """Into the database and out of the segment."""
+        """Moves the batch from the segment into the database."""
         epoch = self._boot.epoch
         if self._left_to_do is not None:
             left_to_do = self._left_to_do
@@ -300,7 +304,7 @@ class SpoolJournal:
 
             await self._database.write(work, self._other.clear, frees=True)
             self._left_to_do = None
-            if not self._pending:  # Else the next commit empties it.
+            if not self._pending:  # Otherwise the next commit empties it.
                 self._spool.clear()
             return
         try:

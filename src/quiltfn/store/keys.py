@@ -1,4 +1,4 @@
-"""API keys in the database. A server and a tool beside it may both write them."""
+"""API keys in the database. A server and a tool beside it may both change them."""
 
 from collections.abc import Sequence
 
@@ -39,11 +39,11 @@ class SqlKeys:
         return await self._database.read(work)
 
     async def add(self, key: Key, first_scope: Scope | None = None) -> Key:
-        """As the port says; raises `Conflict` where there is a key with its id or prefix."""
+        """As the port says. Raises `Conflict` if there is a key with its id or prefix."""
         any_key = select(tables.api_key.c.id).limit(1)
 
         def work(connection: Connection) -> Key:
-            # No other writer comes between: the transaction has the write lock from its beginning.
+            # The transaction holds the write lock from its start, so no other writer intervenes.
             kept = key
             if first_scope is not None and connection.execute(any_key).first() is None:
                 kept = replace(key, scope=first_scope)
@@ -57,7 +57,7 @@ class SqlKeys:
             raise Conflict("there is a key of this id or prefix already; make another") from error
 
     async def revoke(self, key: Key, now: int) -> Key:
-        """As the port says; the first time counts. Raises `NotFound` for a key never made."""
+        """As the port says. The first revocation counts. Raises `NotFound` for an unknown key."""
         this = tables.api_key.c.id == key.id
         change = update(tables.api_key).where(this, tables.api_key.c.revoked_at.is_(None))
 
@@ -69,13 +69,13 @@ class SqlKeys:
                 raise NotFound("there is no key with this id")
             return tables.read(row, Key)
 
-        # Frees nothing, but it must work on a full disk, too.
+        # It frees nothing, but it must work on a full disk too.
         return await self._database.write(
             work, self._database.directory.mark_keys_changed, frees=True
         )
 
 
 def count_up(connection: Connection, key: Key) -> None:
-    """Lets whoever asks for the revision, or for changes, see that this key changed."""
+    """Increases the revision and records the change of this key."""
     connection.execute(update(tables.key_revision).values(number=tables.key_revision.c.number + 1))
     changes.record(connection, ChangeKind.KEY, key.tenant_id, key.id)

@@ -24,7 +24,7 @@ class Boot(NamedTuple):
 
 
 def next_boot(connection: Connection, node_id: str, is_alone: bool) -> Boot:
-    """The boot that begins now. It counts once it was registered."""
+    """The boot that begins now. Its first transaction that changes something registers it."""
     newest = connection.execute(select(func.coalesce(func.max(node.epoch), 0))).scalar_one()
     return Boot(node_id, newest + 1, is_alone)
 

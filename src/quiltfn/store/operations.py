@@ -1,4 +1,4 @@
-"""Controlled operations in the database, one row for each key of a tenant."""
+"""Operations in the database, one row for each tenant and idempotency key."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ class SqlOperations:
         owner = tables.owned_by(self._database.boot)
 
         def work(connection: Connection) -> Operation | None:
-            # No other writer comes between: the transaction has the write lock from its beginning.
+            # The transaction holds the write lock from its start, so no other writer intervenes.
             found = connection.execute(earlier).mappings().one_or_none()
             if found is not None:
                 return tables.read(found, Operation)
@@ -57,7 +57,7 @@ class SqlOperations:
         return await self._database.read(work)
 
     async def prune(self, before: int) -> int:
-        """Removes those with an end that were begun before that second; returns how many."""
+        """As the port says. Times are Unix seconds."""
         some = select(table.c.operation_id).where(
             table.c.operation_id < first_id(before), table.c.status != "running"
         )

@@ -1,4 +1,4 @@
-"""Records in the database: taken in, counted exactly once, ended after a crash, and found again."""
+"""Stores the records of calls, counts each exactly once, ends those a crash left, finds them."""
 
 import time
 from collections import defaultdict
@@ -16,11 +16,11 @@ from quiltfn.store.sql import SQL
 from quiltfn.store.usage import RECORD_BYTES
 
 STATEMENT_ROWS = 1000
-# Removing takes what the rows need, which may be much where they are large or not in memory; so a
-# step ends by the clock, and is looked at after every few rows.
+# Removing a row can take long if it is large or not in memory. So a step ends by the clock, which
+# is read after every few rows.
 STEP_ROWS, STEP_S, AT_A_TIME = 500, 0.001, 10
-# Rows of one statement, the most first. Around each statement the interpreter goes from thread to
-# thread and back, and whoever answers calls waits for that: one for each row cost 50 µs a call.
+# Rows of one statement, largest first. Python switches threads around each statement, and the event
+# loop waits for that: with one statement for each row it was 50 µs a call.
 ROWS_AT_ONCE = (64, 8, 1)
 INTERRUPTED = "the server ended while the call was running"
 
@@ -82,8 +82,8 @@ def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) ->
 
 
 def _write(connection: Connection, records: Sequence[Invocation], epoch: int) -> int:
-    """Writes the records that may be written; returns how many those were."""
-    # Straight to the driver and by position: this is done for every call.
+    """Writes the records that are not final in the database yet; returns how many it wrote."""
+    # Without SQLAlchemy and by position, because this runs for every call.
     driver = connection.connection.driver_connection
     assert driver is not None
     written, at = 0, 0
@@ -106,7 +106,7 @@ def _write(connection: Connection, records: Sequence[Invocation], epoch: int) ->
 
 
 def remove(connection: Connection, ids: Sequence[str]) -> int:
-    """Removes these records, or as many as a step may take time for; returns how many."""
+    """Removes records until the time of a step is over; returns how many."""
     until, removed = time.perf_counter() + STEP_S, 0
     for at in range(0, len(ids), AT_A_TIME):
         rows = [{"invocation_id": one} for one in ids[at : at + AT_A_TIME]]
@@ -117,7 +117,7 @@ def remove(connection: Connection, ids: Sequence[str]) -> int:
 
 
 def drop_output(connection: Connection, ids: Sequence[str]) -> int:
-    """Keeps these records without their output, or as many as a step may take time for."""
+    """Removes the output of records until the time of a step is over; returns how many."""
     until, dropped = time.perf_counter() + STEP_S, 0
     for one in ids:
         row = {"invocation_id": one, "record_bytes": RECORD_BYTES}
@@ -128,7 +128,7 @@ def drop_output(connection: Connection, ids: Sequence[str]) -> int:
 
 
 def add_counters(connection: Connection, ended: Iterable[Invocation]) -> None:
-    """Adds calls to their functions' counters. Every end but success counts as an error."""
+    """Adds calls to their functions' counters. Every end except success is an error."""
     sums: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for record in ended:
         one = sums[record.function_id]
@@ -155,7 +155,7 @@ def interrupt(connection: Connection, boot: Boot, now: int) -> None:
 
 
 def interrupted(record: Invocation, now: int) -> Invocation:
-    """The record as `interrupt` will leave it."""
+    """The record as `interrupt` will store it."""
     if record.status is not Status.RUNNING:
         return record
     return msgspec.structs.replace(
@@ -167,7 +167,7 @@ def interrupted(record: Invocation, now: int) -> Invocation:
 
 
 def find(connection: Connection, function_id: str, invocation_id: str) -> Invocation | None:
-    """One record, unless its function was deleted."""
+    """One record; None if its function was deleted."""
     query = of_function(function_id).where(tables.invocation.c.invocation_id == invocation_id)
     row = connection.execute(query).mappings().one_or_none()
     return tables.read_invocation(row) if row else None
@@ -176,8 +176,8 @@ def find(connection: Connection, function_id: str, invocation_id: str) -> Invoca
 def page(
     connection: Connection, query: InvocationQuery, before: str, most: int
 ) -> tuple[list[Invocation], bool]:
-    """Up to `most` records with ids below `before`, newest first; and whether their bytes were why
-    there are not more. No more is read than that.
+    """Up to `most` records with ids below `before`, newest first, and whether the page ended
+    because of its bytes. Reads no more rows than it returns.
     """
     columns = tables.invocation.c
     select_some = of_function(query.function_id, with_output=query.with_output)
@@ -201,7 +201,7 @@ def page(
 
 
 def matches(record: Invocation, query: InvocationQuery, before: str) -> bool:
-    """What `page` asks of a row, asked of a record that is not in the database yet."""
+    """The conditions of `page`, for a record that is not in the database yet."""
     longest = record.duration_ms
     return (
         record.function_id == query.function_id

@@ -1,8 +1,8 @@
-"""Putting a restored copy in the place of whatever a data directory holds, or of nothing.
+"""Replaces the content of a data directory by a restored copy.
 
-The copy is laid out and looked through beside the rest. It is moved into its place under a mark,
-with which no server starts, so that an end half-way leaves nothing that looks whole; the same
-restore, begun again, finishes it.
+The copy is written and checked beside the old content. While files are moved, a mark in the
+directory keeps servers from starting, so a restore that was cut off never looks complete. Running
+the same restore again finishes it.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ from pathlib import Path
 from quiltfn.store.directory import RESTORING, DataDirectory, StoreBroken
 
 NEW, REPLACED = "restore.new", "replaced-"
-# What is nobody's data: our own, and what a file system's root directory has.
+# Files that are no data: our own marks, and what the root of a file system has.
 NO_DATA = {"quiltfn.lock", "keys.stamp", RESTORING, NEW, "lost+found"}
 
 
 @contextlib.contextmanager
 def replace_data(data_dir: Path, replace: bool) -> Iterator[Path]:
-    """An empty directory; what is in it at the end of the block is the data directory's content.
+    """Yields an empty directory. What it has at the end of the block becomes the data directory.
 
-    What was there is moved into `replaced-…` if it may be replaced; after an exception it is as it
-    was. Raises `StoreBroken`.
+    With `replace`, the old content is moved into `replaced-…`. After an exception nothing has
+    changed. Raises `StoreBroken`.
     """
     directory = DataDirectory(data_dir)
     directory.enter(alone=True, wait_s=0)
@@ -65,7 +65,7 @@ def replace_data(data_dir: Path, replace: bool) -> Iterator[Path]:
 
 
 def _data(data_dir: Path) -> list[Path]:
-    """What is there and is data. An empty `images` is none."""
+    """The data files that are there. An empty `images` does not count."""
     return sorted(
         one
         for one in data_dir.iterdir()
@@ -74,7 +74,7 @@ def _data(data_dir: Path) -> list[Path]:
 
 
 def _on_disk(directory: Path) -> None:
-    """Everything of its file system."""
+    """Syncs the file system of the directory."""
     opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(opened) != 0:

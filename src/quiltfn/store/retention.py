@@ -1,7 +1,7 @@
-"""Records are not kept for ever: the oldest go, in steps that nobody notices.
+"""Removes the oldest records, in short steps.
 
-A step ends after a millisecond or so, however large the records are or far apart on disk, since
-every other write stands in line behind it. How many records a tenant has is kept up in `usage`.
+Every other write waits behind a step, so one ends after about a millisecond, however large the
+records are or how far apart on disk. `usage` has how many records and bytes a tenant has.
 """
 
 import time
@@ -16,9 +16,9 @@ from quiltfn.store import records, usage
 from quiltfn.store.database import Database
 from quiltfn.store.sql import SQL
 
-# A spool segment that comes back after a power cut holds calls of the last minute at most; without
-# their rows they would be counted again. What an id says of its age is not enough to know them by:
-# once the wall clock was ahead, ids go on from there.
+# After a power cut an old state of a spool segment can come back, with calls of the last minute.
+# Their rows must still be there, or the calls would be counted again. An id alone does not tell the
+# age: after the wall clock was ahead, ids continue from there.
 YOUNG_S = 60
 LOOK_S = 15
 
@@ -28,7 +28,9 @@ class SqlRetention:
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database, self._clock = database, clock
-        self._newest: deque[tuple[float, str]] = deque()  # Ids, and when each was the newest.
+        self._newest: deque[tuple[float, str]] = (
+            deque()
+        )  # Ids with the time at which each was newest.
 
     async def prune_some(self, keep: RetentionPolicy) -> int:
         return await self._database.write(
@@ -51,12 +53,12 @@ class SqlRetention:
 
 
 def prune_some(connection: Connection, keep: RetentionPolicy, now: int, before: str) -> int:
-    """One step; returns how many records were removed. `before`: above every id that may go."""
+    """One step; returns how many records went. Only ids below `before` may go."""
     until = time.perf_counter() + records.STEP_S
-    # A tenant whose records are all of the last minute keeps nobody else's beyond the bounds.
+    # A tenant whose records are all too young must not stop the removal of others.
     for surplus in too_much(connection, keep):
         removed = records.remove(connection, oldest_of_tenant(connection, surplus, before))
-        if not removed and surplus.unit is usage.Unit.BYTES:  # Of the last minute the rows stay.
+        if not removed and surplus.unit is usage.Unit.BYTES:  # Rows of the last minute stay.
             some = oldest_of_tenant(connection, surplus, AFTER_EVERY_ID, usage.RECORD_BYTES)
             removed = records.drop_output(connection, some)
         if removed:
@@ -72,7 +74,7 @@ def prune_some(connection: Connection, keep: RetentionPolicy, now: int, before: 
 
 
 def too_much(connection: Connection, keep: RetentionPolicy) -> list[usage.Surplus]:
-    """Who has to give up records, for their bytes and then for their number."""
+    """The tenants that must give up records: first for bytes, then for the number."""
     found = usage.surpluses(connection, usage.RECORD, keep.size)
     if keep.count:
         count = StorageLimit(all=keep.count)
@@ -83,8 +85,8 @@ def too_much(connection: Connection, keep: RetentionPolicy) -> list[usage.Surplu
 def oldest_of_tenant(
     connection: Connection, surplus: usage.Surplus, before: str, above: int = 0
 ) -> list[str]:
-    """As many of its oldest records as take up what it has too much, or a step may remove. `above`:
-    the size of those that are not worth it.
+    """The tenant's oldest records that together are its surplus, at most one step. Records of up
+    to `above` bytes are skipped.
     """
     most = min(records.STEP_ROWS, surplus.rows + 1)
     bounds = {"tenant_id": surplus.tenant_id, "before": before, "above": above, "most": most}

@@ -1,7 +1,7 @@
-"""A copy of everything that was acknowledged until now, beside a running server or without one.
+"""Copies the database and the spool, beside a running server or without one.
 
-First the spool, then the database: a record leaves its segment only once the database has it, so
-whatever was acknowledged before the copy began is in one of the two, and being in both is no harm.
+The spool is copied first. A record leaves it only after the database has it, so every record that
+was acknowledged before the copy began is in at least one of the two. In both is harmless.
 """
 
 import os
@@ -36,9 +36,9 @@ class Snapshot:
 
 
 def take(data_dir: Path, target: Path) -> Snapshot:
-    """Writes `quiltfn.db` and the segments into the directory `target`, and looks them through.
+    """Writes `quiltfn.db` and the segments into the directory `target` and checks them.
 
-    Raises `StoreBroken` where what is there is missing, damaged or does not go together.
+    Raises `StoreBroken` if files are missing, damaged or do not belong together.
     """
     directory = DataDirectory(data_dir)
     if not directory.database.exists():
@@ -49,7 +49,7 @@ def take(data_dir: Path, target: Path) -> Snapshot:
         if directory.holds_lock:
             consistency.examine(directory)
     finally:
-        directory.leave()  # A server may start meanwhile, and need not wait for a long copy.
+        directory.leave()  # A server may start during the copy, which may take long.
     for name in SPOOLS:
         copy_segment(data_dir / name, target / name)
     copy_database(directory.database, target / DATABASE)
@@ -57,7 +57,7 @@ def take(data_dir: Path, target: Path) -> Snapshot:
 
 
 def copy_segment(source: Path, target: Path) -> None:
-    """The whole records of a segment that may be written to and emptied at the same time."""
+    """Copies the complete records of a segment that a server may write or empty meanwhile."""
     for attempt in range(TRIES):
         if _copy_lines(source, target):
             return
@@ -66,7 +66,7 @@ def copy_segment(source: Path, target: Path) -> None:
 
 
 def _copy_lines(source: Path, target: Path) -> bool:
-    """False where a line was none: the segment was emptied and filled again, or is damaged."""
+    """False if a line was invalid: the segment was emptied and refilled, or it is damaged."""
     with open(target, "wb", opener=_private) as copy:
         try:
             opened = open_own(source, os.O_RDONLY)
@@ -80,11 +80,11 @@ def _copy_lines(source: Path, target: Path) -> bool:
                     copy.write(line if line.endswith(b"\n") else line + b"\n")
                 elif line.endswith(b"\n"):
                     return False
-    return True  # What has no end was being written, and is not acknowledged.
+    return True  # A line without its end was being written, and not acknowledged.
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """In one step, so that others write on; the copy is told from its original by its number."""
+    """Copies the database without blocking writers, and gives the copy an id of its own."""
     os.close(_private(str(target), os.O_RDWR | os.O_CREAT | os.O_EXCL))
     try:
         with (
@@ -99,7 +99,7 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 def look_through(database: Path) -> Snapshot:
-    """Raises `StoreBroken` where the copy is damaged, as then its original is."""
+    """Checks the copy. Raises `StoreBroken` if it is damaged, because then the original is."""
     try:
         with closing(sqlite3.connect(database)) as connection:
             (told,) = connection.execute("PRAGMA integrity_check").fetchone()
@@ -115,7 +115,7 @@ def look_through(database: Path) -> Snapshot:
 
 
 def check_revision(revision: str) -> None:
-    """Raises `StoreBroken` for a schema that this version does not know yet."""
+    """Raises `StoreBroken` for a schema that is newer than this release."""
     if revision > REVISION:
         raise StoreBroken(
             f"The backup is of a newer quiltfn (its schema is {revision}, this one knows up to "

@@ -1,13 +1,12 @@
-"""The spool: records that the database does not have yet, one line each, in a file that only grows.
+"""The spool: an append-only file with the records that the database does not have yet.
 
-A line is `checksum record`, the record as JSON. Lines rather than length-prefixed frames, because
-a line finds its own end: JSON has no raw newline, so after damage anywhere the next record is
-found again, and damage (refused) is told apart from a write that was cut short by the end of the
-process (dropped, for it was never acknowledged). And a person can read it, but for the output of
-calls, which is bytes and stands there as base64.
+A line is `checksum record`, the record as JSON. JSON has no raw newline, so the next record can be
+found behind damage. That tells damage (refused) from a write that the end of the process cut short
+(dropped, since it was never acknowledged). A person can read the file, except for output, which is
+base64.
 
-One `write` a record and no sync: the page cache outlives `kill -9`; what a power cut may take is
-bounded by the group commit.
+There is one `write` for each record and no sync. The page cache survives `kill -9`; a power cut can
+lose what was written since the last group commit.
 """
 
 import os
@@ -25,12 +24,12 @@ encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Invocation).decode
 
 
-# A record with both outputs as long as settings allow, in base64, is shorter.
+# Longer than a record whose two outputs have the largest size that settings allow, in base64.
 LINE_MAX_BYTES = 192 * 1024 * 1024
 
 
 class _Older(msgspec.Struct):
-    """Of a line that an older server wrote: output was text then."""
+    """A line of a release in which output was text."""
 
     stdout: str = ""
     stderr: str = ""
@@ -43,21 +42,21 @@ RANK = {status: 2 if status in FINAL else 0 for status in Status} | {Status.RUNN
 
 
 class Spool:
-    """One segment. `size` in bytes, as far as it holds whole records."""
+    """One segment. `size`: the bytes of complete records."""
 
     def __init__(
         self, path: Path, holds: Callable[[str, bool], None] = lambda _name, _anything: None
     ) -> None:
-        """`holds` is told when the segment gets its first record, and before it is emptied."""
+        """`holds` is called when the segment gets its first record, and before it is emptied."""
         self.path, self._holds = path, holds
         self._file = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self.size = os.fstat(self._file).st_size
         self._is_torn = False
-        # When the write that is under way began; 0: none is. For another thread to look at.
+        # When the present write began; 0: there is none. Another thread reads it.
         self.writing_since = 0.0
 
     def append(self, record: Invocation) -> None:
-        """Writes one record, or raises `OSError` and leaves what was there."""
+        """Writes one record. If it raises `OSError`, the segment is as it was."""
         self.writing_since = monotonic()
         try:
             self._append(to_line(record))
@@ -70,7 +69,7 @@ class Spool:
         try:
             written = os.write(self._file, line)
         except OSError:
-            self._is_torn = True  # It should have written nothing; that is made sure of.
+            self._is_torn = True  # It may have written a part; the next write removes that.
             raise
         if written != len(line):
             self._is_torn = True
@@ -81,19 +80,19 @@ class Spool:
         self.size += written
 
     def read(self) -> list[Invocation]:
-        """Every whole record. Raises `StoreBroken` for anything but a torn last one."""
+        """All complete records, without a torn last one. Other damage raises `StoreBroken`."""
         with open(os.dup(self._file), "rb") as file:
             file.seek(0)
             return from_lines(file.read(), self.path)
 
     def clear(self) -> None:
-        """Empties the segment: all of it is in the database."""
+        """Empties the segment, after all of it was committed."""
         self._holds(self.path.name, False)
         os.ftruncate(self._file, 0)
         self.size, self._is_torn = 0, False
 
     def close(self) -> None:
-        """Gives the file back; whatever is written later fails."""
+        """Closes the file. Later writes fail."""
         os.close(self._file)
         self._file = -1
 
@@ -103,14 +102,14 @@ class Spool:
 
 
 def to_line(record: Invocation) -> bytes:
-    """The record as it stands in the spool."""
+    """The line of a record."""
     body = encode(record)
     return b"%08x %b\n" % (crc32(body), body)
 
 
 def from_lines(data: bytes, path: Path) -> list[Invocation]:
     """The records of a segment's content; see `Spool.read`."""
-    # After a power cut a file may have grown without its content: zeros at the end.
+    # After a power cut a file may end in zeros: its length was stored and its content was not.
     *lines, last = data.rstrip(b"\0").split(b"\n")
     records = []
     for number, line in enumerate(lines, 1):
@@ -121,12 +120,12 @@ def from_lines(data: bytes, path: Path) -> list[Invocation]:
                 "in the database yet; move it away to start without them."
             )
         records.append(record)
-    whole = from_line(last)  # Only its line end is missing.
+    whole = from_line(last)  # Only its newline is missing.
     return [*records, whole] if whole else records
 
 
 def from_line(line: bytes) -> Invocation | None:
-    """The record, or None if the line is not as it was written."""
+    """The record, or None if the line is damaged."""
     body = line[9:]
     if line[:9] != b"%08x " % crc32(body):
         return None
@@ -147,7 +146,7 @@ def _order(record: Invocation) -> tuple[int, int]:
 
 
 def latest(records: Iterable[Invocation]) -> dict[str, Invocation]:
-    """The last word on each call, by its id."""
+    """The newest record of each call, by its id."""
     found: dict[str, Invocation] = {}
     for record in records:
         known = found.get(record.invocation_id)

@@ -1,4 +1,4 @@
-"""The store of one machine: functions and versions in an SQLite file."""
+"""Functions and versions, in an SQLite file."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ class SqliteStore:
         node_id: str = "",
         busy_timeout_s: float = 5.0,
     ) -> AsyncIterator["SqliteStore"]:
-        """The store in `data_dir`, made on a first start. Raises `StoreBroken`, a sentence.
+        """Opens the store in `data_dir`; a first start makes it. Raises `StoreBroken`.
 
         A server is `alone` in its directory, or shares it with servers of other `node_id`s. A tool
         that reads or writes a row beside a running server is not alone and has no node. A write
@@ -52,7 +52,7 @@ class SqliteStore:
         await store.database.open(alone)
         try:
             if store.database.directory.holds_lock:
-                store._sweep()  # What a deletion had left when the last server was killed.
+                store._sweep()  # Finishes deletions that a kill interrupted.
             yield store
         finally:
             if store._sweeping is not None:
@@ -102,7 +102,7 @@ class SqliteStore:
         return saved
 
     async def delete(self, function_id: str) -> None:
-        """As the port says. The records are out of sight at once and removed in the background."""
+        """As the port says. Records are invisible at once, and removed in the background."""
 
         this = tables.function.c.id == function_id
         owner = select(tables.function.c.tenant_id).where(this)
@@ -143,13 +143,13 @@ class SqliteStore:
         )
 
     def condition(self) -> tuple[bool, str]:
-        """Whether what is kept is whole, as far as is known, and what is to be told of it."""
+        """As the port says."""
         check = self.database.check
-        told = [*self.database.directory.notices, *([check.told] if check.told else [])]
-        return not check.is_damaged, "; ".join(told) or "nothing is known to be missing"
+        messages = [*self.database.directory.notices, *([check.told] if check.told else [])]
+        return not check.is_damaged, "; ".join(messages) or "nothing is known to be missing"
 
     async def wait_swept(self) -> None:
-        """Waits until nothing is left of what was deleted so far."""
+        """Waits until the records of all functions deleted so far are removed."""
         while self._sweeping is not None and not self._sweeping.done():
             await asyncio.shield(self._sweeping)
 
@@ -172,9 +172,9 @@ class SqliteStore:
             self._sweeping = asyncio.get_running_loop().create_task(self._remove_records())
 
     async def _remove_records(self) -> None:
-        """Removes the records of deleted functions in steps, so that other writes get between."""
+        """Removes the records of deleted functions, in steps between which others can write."""
         while self._to_sweep:
-            self._to_sweep = False  # Set again by a deletion that this pass may have missed.
+            self._to_sweep = False  # A deletion during this pass sets it again.
             left = True
             while left:
                 try:
@@ -195,7 +195,7 @@ def with_version() -> Select[tuple[Any, ...]]:
 
 
 def read_functions(connection: Connection, query: Select[tuple[Any, ...]]) -> list[StoredFunction]:
-    """Raises `StoreBroken` where the version is missing."""
+    """The functions. Raises `StoreBroken` if a version is missing."""
     rows = connection.execute(query).mappings().all()
     for row in rows:
         if row["version_id"] is None:
@@ -204,7 +204,7 @@ def read_functions(connection: Connection, query: Select[tuple[Any, ...]]) -> li
 
 
 def remove_some(connection: Connection) -> bool:
-    """One step of removing records of a deleted function; whether there may be more to do."""
+    """Removes some records of a deleted function; returns whether there may be more."""
     function_id = connection.execute(select(tables.deletion.c.function_id).limit(1)).scalar()
     if function_id is None:
         return False
@@ -220,7 +220,7 @@ def remove_some(connection: Connection) -> bool:
 def read_versions(
     connection: Connection, function_id: str, after: str | None, limit: int
 ) -> Page[Version]:
-    """Some versions of a function, newest first. No more is read than that."""
+    """Some versions of a function, newest first. Reads no more rows than that."""
     columns = tables.version.c
     query = select(tables.version).where(columns.function_id == function_id)
     if after is not None:

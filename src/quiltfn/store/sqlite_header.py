@@ -1,11 +1,11 @@
-"""What the database file and its write-ahead log say of themselves, read without SQLite.
+"""Reads two numbers from the headers of the database and its write-ahead log, without SQLite.
 
-Two numbers stand in the file's header. `application_id` is another one for each server that has
-kept the file, and for each copy made by `quiltfn backup`. `user_version` counts transactions. Both
-are in every page 1, so also in the log: with them a log is told from the log of another file.
+`application_id` is a new random number for each start of a server and for each copy that
+`quiltfn backup` makes. `user_version` counts transactions. Both are in page 1, so also in the log:
+they tell whether a log belongs to a file.
 
-SQLite's locks belong to the process, and closing a file gives all of them back: nothing here may
-be called while this process has a connection to the database.
+SQLite's locks belong to the process, and closing any descriptor of a file releases all of them. So
+nothing here may be called while this process has a connection to the database.
 """
 
 import os
@@ -15,20 +15,20 @@ from typing import NamedTuple
 
 from quiltfn.store.directory import open_own
 
-NUMBERS = 0x7FFF_FFFF  # Both are 31 bits, and the count begins again after the last.
+NUMBERS = 0x7FFF_FFFF  # Both have 31 bits. The count starts again at 0 after the last.
 MAGIC = b"SQLite format 3\0"
 HEADER, LOG_HEADER, FRAME_HEADER = 100, 32, 24
 
 
 class Numbers(NamedTuple):
-    """`keeper`: whose file it is. `commit`: the transactions that are in it, counted."""
+    """`owner`: the `application_id`. `commit`: the `user_version`, the transactions so far."""
 
-    keeper: int
+    owner: int
     commit: int
 
 
 def in_file(database: Path) -> Numbers | None:
-    """Those of the file alone, without its log; None where it is no database."""
+    """The numbers of the file, without its log; None if it is no database."""
     opened = open_own(database, os.O_RDONLY)
     try:
         return _numbers(os.pread(opened, HEADER, 0))
@@ -37,7 +37,7 @@ def in_file(database: Path) -> Numbers | None:
 
 
 def first_in_log(log: Path) -> Numbers | None:
-    """Those of the first transaction in the log; None where there is no log or none in it."""
+    """The numbers of the first transaction in the log; None if there is no log or it has none."""
     try:
         opened = open_own(log, os.O_RDONLY)
     except FileNotFoundError:
@@ -47,9 +47,9 @@ def first_in_log(log: Path) -> Numbers | None:
         if len(head) < LOG_HEADER:
             return None
         (page_size,), salts, at = struct.unpack(">I", head[8:12]), head[16:24], LOG_HEADER
-        # What follows the newest frames is of an earlier round through the file.
+        # Frames with other salts are left over from before the log was restarted.
         while (frame := os.pread(opened, FRAME_HEADER, at))[8:16] == salts:
-            if frame[:4] == b"\0\0\0\0":  # No page: a hole, which may be as long as one likes.
+            if frame[:4] == b"\0\0\0\0":  # No page number: a hole in the file, of any length.
                 return None
             if frame[:4] == b"\0\0\0\1":
                 return _numbers(os.pread(opened, HEADER, at + FRAME_HEADER))
@@ -60,7 +60,7 @@ def first_in_log(log: Path) -> Numbers | None:
 
 
 def is_older(one: int, other: int) -> bool:
-    """Whether `one` was counted before `other`."""
+    """Whether `one` comes before `other`, also across the overflow of the count."""
     return 0 < (other - one) & NUMBERS <= NUMBERS // 2
 
 
@@ -71,5 +71,5 @@ def following(count: int) -> int:
 def _numbers(header: bytes) -> Numbers | None:
     if len(header) < HEADER or not header.startswith(MAGIC):
         return None
-    commit, keeper = struct.unpack(">I4xI", header[60:72])
-    return Numbers(keeper, commit)
+    commit, owner = struct.unpack(">I4xI", header[60:72])
+    return Numbers(owner, commit)

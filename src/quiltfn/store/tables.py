@@ -1,4 +1,4 @@
-"""The tables as the code sees them; `migrations/` makes them, and a test compares the two."""
+"""The tables as the code uses them. `migrations/` makes them, and a test compares the two."""
 
 from typing import Any, TypeVar
 
@@ -26,8 +26,8 @@ from quiltfn.model.invocation import Invocation
 from quiltfn.model.version import Version, VersionSpec
 from quiltfn.ports import FunctionCounters, StoredFunction
 
-# The newest revision in migrations/versions. Kept here so that a start at head need not import
-# Alembic, which costs more than opening the database does.
+# The newest revision in migrations/versions. It is repeated here so that a start with the newest
+# schema need not import Alembic, which takes longer than opening the database.
 REVISION = "0011"
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -92,8 +92,8 @@ version = Table(
     version_number,
 )
 
-# What a runtime's name stands for now; of an operator's for all tenants the tenant's id is empty. A
-# version needs no row here: it has its own copy.
+# Which tenant has which image, and its counted bytes. An empty tenant id is as above.
+# because they have a snapshot of their own.
 runtime = Table(
     "runtime",
     metadata,
@@ -111,7 +111,7 @@ runtime = Table(
     Column("created_at", BigInteger, nullable=False),
 )
 
-# Which tenant has which image, and what that counts; the tenant's id is empty as above.
+# Which tenant has which image, and what it counts in bytes. An empty tenant id is as above.
 tenant_image = Table(
     "tenant_image",
     metadata,
@@ -120,8 +120,8 @@ tenant_image = Table(
     Column("counted_bytes", BigInteger, nullable=False),
 )
 
-# function_id is no foreign key: a record may come late, after its function was deleted, and a
-# deleted function's records go in steps, after the function.
+# function_id is no foreign key: a record may be written after its function was deleted, and the
+# records of a deleted function are removed after it, in steps.
 invocation = Table(
     "invocation",
     metadata,
@@ -135,7 +135,7 @@ invocation = Table(
     Column("ended_at", BigInteger),
     Column("duration_ms", BigInteger),
     Column("exit_code", Integer),
-    # Bytes. Records from before 0008 have text here, which SQLite lets a column hold side by side.
+    # Bytes. Records from before schema 0008 have text here; SQLite allows both in one column.
     Column("stdout", Text, nullable=False),
     Column("stderr", Text, nullable=False),
     Column("error_message", Text),
@@ -153,8 +153,8 @@ invocation = Table(
     # what it counts in `usage`; by default, as one without output.
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("size_bytes", BigInteger, nullable=False, server_default=text("600")),
-    # Ids are UUIDv7, so their order is the order of time. The other three are in the index for the
-    # filters: they are decided without touching the rows, which may be megabytes apart.
+    # Ids are UUIDv7, so their order is the order of time. The other three columns let filters work
+    # on the index alone, since the rows may be megabytes apart.
     Index(
         "invocation_listing",
         *("function_id", "invocation_id", "status", "cold_start", "duration_ms"),
@@ -168,7 +168,7 @@ invocation = Table(
     ),
 )
 
-# How many rows a tenant has and how many bytes they take; kept up by triggers, see `usage.py`.
+# How many rows a tenant has, and their bytes. Triggers update it; see `usage.py`.
 usage = Table(
     "usage",
     metadata,
@@ -196,10 +196,10 @@ change = Table(
     Column("object_id", Text, nullable=False),
 )
 
-# Functions that are deleted and may still have records; emptied as these are removed.
+# Deleted functions whose records are still to be removed.
 deletion = Table("deletion", metadata, Column("function_id", Text, primary_key=True))
 
-# One row, once there was a server: which time it went by. See `model/trusted_time.py`.
+# At most one row, the state of the clock. See `model/trusted_time.py`.
 clock = Table(
     "clock",
     metadata,
@@ -209,7 +209,7 @@ clock = Table(
     Column("settled_at", BigInteger, nullable=False),
 )
 
-# One row that is written to learn whether writing works.
+# One row that is written to test whether writing works.
 probe = Table(
     "probe",
     metadata,
@@ -231,7 +231,7 @@ api_key = Table(
     UniqueConstraint("prefix", name="api_key_prefix"),
 )
 
-# One row, counted up in the transaction of every change to a key: how others notice it.
+# One row, increased in the transaction of every change to a key, so that others notice it.
 key_revision = Table(
     "key_revision",
     metadata,
@@ -254,14 +254,14 @@ idempotent_answer = Table(
     Column("made_at", BigInteger, nullable=False),
     *owner(),
     Index("idempotent_answer_age", "made_at"),
-    # Which answers can be taken to make room, the oldest first.
+    # The bodies that can be removed to free space, oldest first.
     Index(
         "idempotent_answer_with_body",
         *("tenant_id", "made_at"),
         sqlite_where=text("length(body) > 0"),
         postgresql_where=text("length(body) > 0"),
     ),
-    # A start looks for these, and must not read past every kept body to find them.
+    # A start looks for these and must not read every body to find them.
     Index(
         "idempotent_answer_running",
         "made_at",
@@ -315,7 +315,7 @@ SPEC_COLUMNS = VersionSpec.__struct_encode_fields__
 
 
 def function_row(one: Function) -> dict[str, Any]:
-    """The columns of a function without its counters."""
+    """The columns of a function, without its counters."""
     row: dict[str, Any] = msgspec.to_builtins(one)
     return row
 
@@ -344,7 +344,7 @@ def read_stored(row: RowMapping) -> StoredFunction:
 
 
 def invocation_row(one: Invocation) -> list[Any]:
-    """A record in the order of its fields, for the driver: it takes JSON as text."""
+    """A record in the order of its fields, for the driver, which takes JSON as text."""
     row = list(msgspec.structs.astuple(one))
     row[STATUS_AT] = one.status.value
     row[SOURCE_AT] = one.source.value
@@ -354,14 +354,14 @@ def invocation_row(one: Invocation) -> list[Any]:
 
 
 def read_invocation(row: RowMapping) -> Invocation:
-    """A record; without its output where the row has none."""
+    """A record. It has no output if the row has none."""
     fields = {name: row[name] for name in INVOCATION_COLUMNS if name in row}
     kept = {name: as_bytes(fields.pop(name, b"")) for name in OUTPUT_COLUMNS}
     return msgspec.structs.replace(msgspec.convert(fields, Invocation), **kept)
 
 
 def as_bytes(output: bytes | str) -> bytes:
-    """A stream of a record, whichever way it was stored."""
+    """An output stream, which may have been stored as text or as bytes."""
     return output.encode() if isinstance(output, str) else output
 
 

@@ -34,46 +34,46 @@ KINDS = (RECORD, ANSWER, AUDIT, OPERATION)
 
 
 def of_tenant(connection: Connection, kind: Kind, tenant_id: str) -> int:
-    """How many bytes the tenant's rows of that kind take."""
+    """The bytes of the tenant's rows of that kind."""
     named = {"kind": kind.name, "tenant_id": tenant_id}
     return int(connection.exec_driver_sql(SQL["usage_of_tenant"], named).scalar() or 0)
 
 
 def of_all(connection: Connection, kind: Kind) -> int:
-    """How many bytes the rows of that kind take, of all tenants together."""
+    """The bytes of all rows of that kind."""
     whole = connection.exec_driver_sql(_WHOLE[Unit.BYTES], {"kind": kind.name}).one()
     return int(whole[1])
 
 
 class Unit(Enum):
-    """What a bound counts."""
+    """The unit of a limit."""
 
     BYTES = "bytes"
     ROWS = "number"
 
 
 class Surplus(NamedTuple):
-    """What a tenant has to give up: so much of what the bound counts."""
+    """What a tenant must give up: an amount of the unit."""
 
     tenant_id: str
     unit: Unit
     amount: int
-    rows: int  # About so many, by what its rows take on average.
+    rows: int  # An estimate, by the average size of the tenant's rows.
 
     def of_row(self, size: int) -> int:
-        """How much of it a row of `size` bytes is."""
+        """What removing a row of `size` bytes contributes."""
         return size if self.unit is Unit.BYTES else 1
 
 
 def surpluses(
     connection: Connection, kind: Kind, bound: StorageLimit, unit: Unit = Unit.BYTES
 ) -> list[Surplus]:
-    """Who has to give up some, and how much, whoever has most first.
+    """The tenants that must give up rows, largest first.
 
-    Nobody may have more than the bound of a tenant. Where all together have too much, those who
-    have most give up until they are level and all together have no more than the bound: whoever
-    has less than that level gives nothing. A tenant that has nothing which may go (`Kind.may_go`)
-    is not among them, and the others make up for it.
+    No tenant may have more than the tenant's limit. If all together are over the common limit, the
+    largest tenants are cut to one level, chosen so that the total meets the limit; a tenant below
+    that level gives nothing. A tenant without removable rows (`Kind.may_go`) is left out, and the
+    others make up for it.
     """
     most, whole = connection.exec_driver_sql(_WHOLE[unit], {"kind": kind.name}).one()
     excess = whole - bound.all if bound.all else 0
@@ -94,7 +94,7 @@ def surpluses(
 
 
 def _level(largest_first: list[int], excess: int) -> int:
-    """What everybody who has more comes down to, so that together they give up `excess`."""
+    """The level to which larger tenants are cut, so that they give up `excess` in all."""
     if excess <= 0 or not largest_first:
         return largest_first[0] if largest_first else 0
     above, level = 0, 0

@@ -1,8 +1,8 @@
-"""Gives back to the disk what is free in the database, in steps that nobody notices.
+"""Returns free pages of the database to the disk, in steps of a millisecond.
 
-Freed pages are used again by the next rows, so some stay: a tenth of the file, or 16 MiB. On a full
-disk none does. A database that was made without incremental vacuum (by hand; ours have it from the
-first) keeps its size; its pages are used again all the same.
+The next rows can reuse free pages, so some are left: a tenth of the file, or 16 MiB. On a full disk
+none are. A database that somebody made without incremental vacuum keeps its size, and its free
+pages are reused all the same.
 """
 
 import time
@@ -33,7 +33,7 @@ class SqlDiskSpace:
 
 
 def vacuum_some(connection: Connection, to_the_last: bool = False) -> bool:
-    """One step; whether there may be more to do."""
+    """One step; returns whether there may be more to do."""
     if _pragma(connection, "auto_vacuum") != INCREMENTAL:
         return False
     driver = connection.connection.driver_connection
@@ -44,7 +44,7 @@ def vacuum_some(connection: Connection, to_the_last: bool = False) -> bool:
     until = time.perf_counter() + STEP_S
     while (surplus := _pragma(connection, "freelist_count") - slack) > 0:
         pages = min(surplus, PAGES_AT_A_TIME)
-        # A row without columns for each page, which is moved when that is asked for.
+        # SQLite moves a page each time the next row, an empty one, is fetched.
         driver.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
         if time.perf_counter() >= until:
             return True
