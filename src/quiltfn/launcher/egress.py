@@ -41,7 +41,7 @@ TRIED = (("169.254.169.254", 80), ("fd00:ec2::254", 80), (rules.GATEWAY_V4, 80))
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What this machine is, read when a sandbox is made. `resolv_conf`: the proxy's own."""
+    """The host's network when a sandbox is made. `resolv_conf`: the proxy's."""
 
     addresses: set[str]
     resolv_conf: str
@@ -68,12 +68,12 @@ class EgressProxy:
     _on_gone: list[Callable[[], None]] = field(default_factory=list)
 
     def end(self) -> None:
-        """Kills its process; `Egress.close` is still needed."""
+        """Kills the proxy's process. `Egress.close` is still needed."""
         if self.is_alive:
             self._kill()
 
     def blocked(self) -> int:
-        """Attempts that the rules refused so far."""
+        """How many attempts the rules have refused so far."""
         try:
             return self._netns.blocked()
         except OSError:  # it was closed
@@ -84,7 +84,7 @@ Opened = Callable[[EgressProxy | str], None]
 
 
 class Egress:
-    """Opens and closes proxies; answers come by callback from the event loop."""
+    """Opens and closes networks. Every answer comes by callback from the event loop."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Egress:
     def open(
         self, name: str, uid_base: int, limits: Limits, *, done: Opened, on_lost: Callable[[], None]
     ) -> None:
-        """`done` gets the proxy, its rules in force, or a sentence; `on_lost`: it died."""
+        """Calls `done` with the proxy or why there is none, and `on_lost` if it ends by itself."""
         if self.why_not:
             done(self.why_not)
             return
@@ -122,7 +122,7 @@ class Egress:
             try:
                 if code != 0:
                     raise OSError(f"nft ended with {code}")
-                netns.blocked()  # the rules are there: read back before anything leads out
+                netns.blocked()  # raises unless the rules are in force, before the proxy starts
                 netns.connect(v6=seen.v6)
                 proxy = self._start(name, uid_base, limits, netns, seen, on_lost)
             except OSError as error:
@@ -130,7 +130,7 @@ class Egress:
                 done(f"its network could not be made: {error.strerror or error}")
                 return
             self._open.append(proxy)
-            self._deny(proxy, addresses_of_the_host())  # some may have come since
+            self._deny(proxy, addresses_of_the_host())  # the host may have got some meanwhile
             done(proxy)
 
         try:
@@ -140,14 +140,14 @@ class Egress:
             done(cannot_start("nft", error))
 
     def close(self, proxy: EgressProxy, done: Callable[[], None]) -> None:
-        """Ends the process; `done` comes when nothing of it is left."""
+        """Ends the process, and calls `done` when nothing of it is left."""
         proxy._on_gone.append(done)
         proxy.end()
         if not proxy.is_alive:
             self._gone(proxy)
 
     def check_timeouts(self, now: float) -> None:
-        """Ends nft processes that hang; their sandbox is then refused."""
+        """Kills nft processes that hang; their sandboxes are then refused."""
         for pid, deadline in self._loading.items():
             if now >= deadline:
                 self._children.kill(pid)
@@ -174,7 +174,7 @@ class Egress:
             raise OSError(f"the rules did not count {len(tried)} attempts")
         return f"public addresses only; {' and '.join(one for one, _ in tried)} were refused"
 
-    # How it is done --------------------------------------------------------------------------
+    # The steps -------------------------------------------------------------------------------
 
     def _nft(self, netns: Netns, text: str, done: Callable[[int], None]) -> None:
         with open(os.memfd_create("rules"), "w+b") as file:
@@ -210,7 +210,7 @@ class Egress:
         seen: Seen,
         on_lost: Callable[[], None],
     ) -> EgressProxy:
-        """Forks the process that leads out. Raises OSError."""
+        """Forks the egress proxy. Raises OSError."""
         inner, outer = self._directory / f"{name}.inner", self._directory / f"{name}.outer"
         inner.write_text("".join(f"nameserver {one}\n" for one in seen.resolvers))
         outer.write_text(seen.resolv_conf)

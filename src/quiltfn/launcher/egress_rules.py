@@ -1,4 +1,4 @@
-"""Where a sandbox with `network: egress` may not go, and the nftables rules that keep it so.
+"""Where a sandbox with `network: egress` may not go, and the nftables rules that enforce it.
 
 Pure: addresses come in, text goes out. The rules are loaded into the sandbox's own network
 namespace, which belongs to the host's root, before it has an interface that leads anywhere.
@@ -115,7 +115,7 @@ def ruleset(host: Iterable[str], *, resolvers: Iterable[str]) -> str:
 
 
 def added(addresses: Iterable[str]) -> str:
-    """What nft is given when the host gets these addresses, too: nothing for what is denied."""
+    """The input of nft that denies more addresses of the host; empty if there are none."""
     text = ""
     for one in map(ipaddress.ip_network, addresses):
         ranges = map(ipaddress.ip_network, DENIED_V4 if one.version == 4 else DENIED_V6)
@@ -125,7 +125,7 @@ def added(addresses: Iterable[str]) -> str:
 
 
 def family(address: str) -> str:
-    """The keyword of nft for addresses of that kind."""
+    """The keyword of nft for the family of an address."""
     return "ip" if ipaddress.ip_address(address).version == 4 else "ip6"
 
 
@@ -151,7 +151,7 @@ def host_addresses(fib_trie: str, ipv6_route: str) -> set[str]:
 
 
 def has_v6(ipv6_route: str) -> bool:
-    """Whether IPv6 leads anywhere: /proc/net/ipv6_route has a default route out of the host."""
+    """Whether the host has a default route for IPv6, by the text of /proc/net/ipv6_route."""
     for line in ipv6_route.splitlines():
         words = line.split()
         if words[0] == "0" * 32 and words[1] == "00" and words[9] != "lo":

@@ -1,4 +1,4 @@
-"""gVisor: a kernel of the sandbox's own, in a process of the host's, started by `runsc`.
+"""gVisor: `runsc` starts a process of the host that is the sandbox's own kernel.
 
 What the host's kernel is asked for by a handler's code is asked by that process (the sentry), and
 by nobody else. Here: with which flags it is started, and whether this machine has it. It is not
@@ -22,7 +22,7 @@ PIDS = 512
 DEVICES = ("c 1:3 rw", "c 1:5 rw", "c 1:8 r", "c 1:9 r")
 VERSION_TIMEOUT_S = 5.0
 STARTS_AT_PERCENT = 100.0
-# One sandbox, one root directory: below the bundle, so that both go together.
+# runsc's root directory, one for each sandbox: in the bundle, so that both are removed together.
 ROOT, NAME = "runsc", "s"
 FLAGS = (
     "--platform=systrap",
@@ -35,7 +35,7 @@ FLAGS = (
     # The list of system calls holds inside, too, so that its own kernel is asked for no more.
     "--oci-seccomp",
     "--file-access=exclusive",
-    # The host's packages may change meanwhile.
+    # packages of the host may be upgraded meanwhile
     "--file-access-mounts=shared",
 )
 
@@ -49,7 +49,7 @@ class Gvisor:
         self.why_not = "gVisor was not tried yet"
 
     def find(self) -> bool:
-        """Whether the program is there and says what it is; the one method that waits."""
+        """Whether runsc exists and tells its version. The one method that blocks."""
         if not os.access(self.path, os.X_OK):
             self.why_not = f"there is no {self.path}: apt install runsc"
             return False
@@ -81,7 +81,7 @@ class Gvisor:
 
 
 def error_in(log: Path) -> str:
-    """What runsc's log says went wrong; empty where it says nothing."""
+    """The first error in runsc's log; "" if there is none."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         lines = [json.loads(line) for line in log.read_text(errors="replace").splitlines()]
         return next((str(one["msg"]) for one in lines if one["level"] == "error"), "")

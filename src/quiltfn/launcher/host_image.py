@@ -12,10 +12,10 @@ from pathlib import Path
 from quiltfn.launcher import syscalls
 from quiltfn.launcher.oci import GUEST, HANDLER_UID, SHELL_LIBRARY, Host
 
-# Where a sandbox finds the programs that run handlers of a language.
+# Where a sandbox has the runners of languages.
 RUNNERS = "/.runners"
 
-# Directories for writable paths: some are of runtimes that are long gone, but this many are not.
+# How many directories are made for writable paths; those of removed runtimes count, too.
 MADE_MAX = 4096
 MOUNT_POINTS = ("app", "dev", "proc", "tmp", "usr", "etc")
 LINKED_TO_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -34,7 +34,7 @@ WRITTEN = {
 
 
 class Skeleton:
-    """The image's own directories. Read-only to everybody, but for places to mount something at."""
+    """The image's own directories: read-only for sandboxes, while mount points can be added."""
 
     def __init__(self, root: Path, host: Host, handle: int) -> None:
         self.root, self.host = root, host
@@ -48,7 +48,7 @@ class Skeleton:
         """
         parts = [path[1:].split("/") for path in paths]
         wanted = {"/".join(one[:depth]) for one in parts for depth in range(1, len(one) + 1)}
-        missing = sorted(wanted - self._made)  # what lies above another comes first
+        missing = sorted(wanted - self._made)  # parents first
         if len(self._made) + len(missing) > MADE_MAX:
             raise OSError(
                 f"writable paths have needed {MADE_MAX} directories since the start of the server, "
@@ -61,7 +61,7 @@ class Skeleton:
 
 
 def build(root: Path, guest: Path) -> Skeleton:
-    """Lays the skeleton out below `root` (in the launcher's mount namespace) and describes it."""
+    """Makes the skeleton below `root`, in the launcher's mount namespace, and returns it."""
     for name in MOUNT_POINTS:
         (root / name).mkdir()
     binds = {"/usr": "/usr"}
@@ -90,7 +90,7 @@ def build(root: Path, guest: Path) -> Skeleton:
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path == target else 0o644)
     handle = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    # crun's own "readonly" leaves out nosuid and nodev, so the directory is bound with them.
+    # crun's "readonly" does not set nosuid and nodev, so the directory is bound with them.
     syscalls.bind(root, root, syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV)
     host = Host(
         machine=platform.machine(),

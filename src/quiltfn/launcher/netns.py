@@ -35,7 +35,7 @@ class Netns:
             syscalls.unshare_network()
             self._namespace = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                # It stays one of this namespace wherever its owner goes.
+                # The device stays in this namespace, whichever its owner is in.
                 self._netfilter = socket.socket(
                     socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
                 )
@@ -50,13 +50,13 @@ class Netns:
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
-        """Processes started and sockets made meanwhile are of this namespace."""
+        """Enters the namespace, for processes and sockets that are made meanwhile."""
         with _stepping_out():
             syscalls.enter_network(self._namespace)
             yield
 
     def connect(self, *, v6: bool) -> None:
-        """Loopback and the tap device come up. Only once the rules are in force. Raises OSError."""
+        """Sets loopback and the tap device up, after the rules are in force. Raises OSError."""
         name = rules.INTERFACE
         with self.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as v4_socket:
             _ioctl(v4_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
@@ -77,7 +77,7 @@ class Netns:
                     _address_v6(v6_socket, name)
 
     def blocked(self) -> int:
-        """How many attempts the rules refused so far. Raises OSError where there are no rules."""
+        """How many attempts the rules have refused. Raises OSError if there are no rules."""
         self._netfilter.send(rules.counter_request())
         found = rules.counted(self._netfilter.recv(4096))
         if found is None:
@@ -85,7 +85,7 @@ class Netns:
         return found
 
     def give_tap(self) -> None:
-        """The tap device is another process's now."""
+        """Closes the tap device, which another process has now."""
         if self.tap >= 0:
             os.close(self.tap)
             self.tap = -1
@@ -102,7 +102,7 @@ class Netns:
 
 @contextlib.contextmanager
 def _stepping_out() -> Iterator[None]:
-    """Whatever happens meanwhile: back to the namespace that we are in now, or the end."""
+    """Returns to the present namespace in any case, or ends the process."""
     own = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield
@@ -110,7 +110,7 @@ def _stepping_out() -> Iterator[None]:
         try:
             syscalls.enter_network(own)
         except OSError as error:
-            # Everything from here on would be done in the wrong place.
+            # everything from here on would happen in the wrong namespace
             raise SystemExit(f"quiltfn: cannot leave a sandbox's network: {error}") from None
         finally:
             os.close(own)
@@ -135,7 +135,7 @@ def _default_route(gateway: str) -> bytes:
 
 
 def _quiet_v6(name: str, *, wanted: bool) -> None:
-    """No solicitations, no waiting for duplicates; no IPv6 at all where it would lead nowhere."""
+    """Turns off solicitations and duplicate detection; IPv6 altogether unless it is wanted."""
     settings = {"accept_ra": "0", "accept_dad": "0", "router_solicitations": "0"}
     settings |= {"disable_ipv6": "0" if wanted else "1"}
     for key, value in settings.items():

@@ -1,4 +1,4 @@
-"""config.json: the one place where the fence of a sandbox is written down.
+"""config.json: the one place that defines how a sandbox is isolated.
 
 Pure: facts of the host and of the sandbox come in, the document goes out. It lives beside the
 launcher because whoever writes this document decides what root does; the server, which may be
@@ -19,7 +19,7 @@ from quiltfn.launcher.cgroups import Limits
 HANDLER_UID = 1000
 CONTROL_FD = 3
 GUEST = "/.guest"
-# What shells preload to be forked from; see guest/shell.c.
+# The library that a shell preloads to be forked; see guest/shell.c.
 SHELL_LIBRARY = "/.runners/shell.so"
 FORKING = f"shell={SHELL_LIBRARY}"
 TMP_OPTIONS = "mode=1777,size=64m,nr_inodes=16384"
@@ -67,7 +67,7 @@ CRUN, GVISOR = "crun", "gvisor"
 # gVisor's tmpfs cannot count inodes, and is then not mounted at all; what there is of them is held
 # by the memory limit.
 UNKNOWN_TO_GVISOR = ("nr_inodes=", "hidepid=", "gid=")
-# Its queues heed no limit and nobody can list them, so one would outlive the call that made it.
+# Its queues have no limit and cannot be listed, so one would outlive the call that made it.
 NOT_IN_GVISOR = ("mq_open", "mq_unlink")
 PENDING_SIGNALS = 128
 ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
@@ -75,7 +75,7 @@ ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """What config.json needs to know of the machine.
+    """The facts of the machine that config.json needs.
 
     `root`: the execution image's root directory. `binds`: read-only bind mounts, path in the
     sandbox → path on the host. `output_max`: bytes that the guest keeps of standard output, of
@@ -91,7 +91,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSpec:
-    """What a sandbox is to be.
+    """What the launcher needs to know to make one sandbox.
 
     `app`: the files it sees at /app, where it has some. `writable_paths`: where a tmpfs is laid
     beside /tmp; the mount points exist. `binds`: further read-only binds, path inside → outside.
@@ -159,7 +159,7 @@ def _for_gvisor(made: dict[str, Any], pids: int) -> dict[str, Any]:
             "oomScoreAdj": int(score),
             "rlimits": [
                 *process["rlimits"],
-                # The guest may not set it here; and the group counts gVisor's own processes, too.
+                # The guest may not set it here; the control group counts gVisor's processes, too.
                 {"type": "RLIMIT_SIGPENDING", "soft": PENDING_SIGNALS, "hard": PENDING_SIGNALS},
                 {"type": "RLIMIT_NPROC", "soft": pids, "hard": pids},
             ],
@@ -211,7 +211,7 @@ def _process(host: Host, spec: SandboxSpec) -> dict[str, Any]:
 
 
 def _oom_scores(floor: int) -> tuple[int, int]:
-    """The guest's and the handlers', each above the one before as far as there are numbers."""
+    """The OOM scores of guest and handlers: above the launcher's, and handlers above the guest."""
     guest = min(max(GUEST_OOM_SCORE, floor + 1), OOM_SCORE_MAX)
     return guest, min(max(HANDLER_OOM_SCORE, guest + 1), OOM_SCORE_MAX)
 

@@ -34,13 +34,13 @@ class Roots:
         self.host = host
         self.why_shared = ""
         self._directory = directory
-        (directory / "empty").mkdir()  # an overlay has two layers at least
+        (directory / "empty").mkdir()  # an overlay needs two layers
         self._empty = os.open(directory / "empty", OPEN)
         self._trees = list(_with_submounts(host.binds))
         self._mounted: set[str] = set()
 
     def check(self, images: Path) -> str:
-        """Tries whether this machine can make overlays, of files below `images`, too.
+        """Tries whether this machine can mount overlays, also of files below `images`.
 
         Returns what sandboxes get. Where it cannot, sandboxes are given binds.
         """
@@ -53,7 +53,7 @@ class Roots:
         return f"shared with other sandboxes: {self.why_shared}" if self.why_shared else OWN
 
     def described(self, name: str, spec: SandboxSpec) -> tuple[Host, SandboxSpec]:
-        """What a configuration has to say of the image and of the files at /app."""
+        """Host and spec as the configuration needs them, with the image and the files at /app."""
         if not self._is_overlaid(spec):
             return self.host, spec
         return replace(self.host, root=str(self._directory / name), binds={}), replace(
@@ -61,13 +61,13 @@ class Roots:
         )
 
     def make(self, name: str, spec: SandboxSpec) -> None:
-        """Mounts the root that `described` names. Raises OSError, and then nothing is left."""
+        """Mounts the root that `described` names. Raises OSError and then leaves nothing."""
         if self._is_overlaid(spec):
             with self._removed_on_error(name):
                 self._mount(name, spec.app)
 
     def remove(self, name: str) -> None:
-        """Detaches it; does nothing where there is none. A sandbox that has it keeps it."""
+        """Unmounts a root, if there is one. A sandbox that has it keeps it."""
         if name in self._mounted:
             self._mounted.discard(name)
             with contextlib.suppress(OSError):

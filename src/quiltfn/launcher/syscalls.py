@@ -1,4 +1,4 @@
-"""The few system calls that Python 3.11 does not offer, each a thin wrapper that raises OSError."""
+"""System calls that Python 3.11 does not have. Each is a thin wrapper that raises OSError."""
 
 import ctypes
 import os
@@ -43,18 +43,18 @@ def _checked(result: int, what: str) -> None:
 
 
 def unshare_mounts() -> None:
-    """A mount namespace of our own: the host's mounts still arrive, what we mount stays here."""
+    """Enters a new mount namespace. It sees new mounts of the host, which does not see its own."""
     _checked(_libc.unshare(CLONE_NEWNS), "unshare the mount namespace")
     mount(None, "/", None, MS_REC | MS_SLAVE)
 
 
 def unshare_network() -> None:
-    """A new network namespace, with nothing in it but a loopback device that is down."""
+    """Enters a new network namespace, which has only a loopback device that is down."""
     _checked(_libc.unshare(CLONE_NEWNET), "unshare the network namespace")
 
 
 def enter_network(namespace: int) -> None:
-    """Into the network namespace of that descriptor."""
+    """Enters the network namespace of a descriptor."""
     _checked(_libc.setns(namespace, CLONE_NEWNET), "enter a network namespace")
 
 
@@ -79,29 +79,29 @@ def mount(
 
 
 def bind(source: str | Path, target: str | Path, flags: int = 0) -> None:
-    """A bind mount, with all that is mounted below it; `flags` (say MS_RDONLY) are added to it."""
+    """A recursive bind mount with further `flags`, such as MS_RDONLY."""
     mount(source, target, None, MS_BIND | MS_REC)
     if flags:
         mount(None, target, None, MS_BIND | MS_REMOUNT | flags)
 
 
 def unmount(target: str | Path) -> None:
-    """Takes the topmost mount at `target` away, whoever still uses it."""
+    """Detaches the topmost mount at `target`, also if it is in use."""
     _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), f"unmount {target}")
 
 
 def die_with_parent(signal_number: int) -> None:
-    """The kernel sends us this signal when the process that forked us ends."""
+    """Has the kernel send this signal to this process when its parent ends."""
     _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "PR_SET_PDEATHSIG")
 
 
 def adopt_orphans() -> None:
-    """Descendants whose parent ended become our children, so that we see and reap their ends."""
+    """Makes this process the parent of descendants whose parent ends, so that it reaps them."""
     _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
 
 
 def no_new_privileges() -> None:
-    """No exec from here on can gain anything by set-uid bits or file capabilities."""
+    """From here on no exec gains rights by set-uid bits or file capabilities."""
     _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
 
 

@@ -1,4 +1,4 @@
-"""The fixed verbs that the server may ask the launcher for, and nothing beside them.
+"""The verbs that the server may send to the launcher. There are no others.
 
 One message is one JSON object in one packet of a SOCK_SEQPACKET pair without name or path.
 Requests: `{"n": int, "verb": "create", "memory_mib": int, "cpu_percent": number, "image": digest or
@@ -24,7 +24,7 @@ NETWORKS = ("none", "egress")
 ISOLATIONS = ("crun", "gvisor")
 WRITABLE_MAX = 8
 WRITABLE = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}){1,4}")
-# Nothing may be laid over what a sandbox runs with.
+# No file system may be mounted over what a sandbox needs.
 FIXED = frozenset(
     {"proc", "sys", "dev", "usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32"}
     | {"tmp", "app", "run"}
@@ -32,7 +32,7 @@ FIXED = frozenset(
 
 
 class Refused(Exception):
-    """The server sent something that no correct server sends."""
+    """The server sent what no correct server sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ ON_SANDBOX = ("kill", "used", "blocked", "destroy")
 
 
 def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
-    """The verb in a packet, every argument checked. Raises `Refused`."""
+    """The verb in a packet, with every argument checked. Raises `Refused`."""
     try:
         request = json.loads(message)
     except (ValueError, RecursionError) as error:
