@@ -16,9 +16,12 @@ from quiltfn.sdk import (
     AsyncClient,
     AuthenticationError,
     Client,
+    ClientError,
     ConflictError,
     ConnectionFailed,
+    DeployFailed,
     Function,
+    FunctionFailed,
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
@@ -26,6 +29,7 @@ from quiltfn.sdk import (
     ServerError,
     UnavailableError,
     UnreadableAnswer,
+    VersionFailed,
     asynchronous,
 )
 from quiltfn.sdk import client as client_module
@@ -535,6 +539,47 @@ def test_a_refusal_has_a_type_of_its_own(status: int, kind: type[ApiError]) -> N
     with client(answering(status, REFUSAL)) as at, pytest.raises(ApiError) as raised:
         at.invoke(ID)
     assert type(raised.value) is kind
+
+
+FAILED = {**FUNCTION, "error_message": "version 2 cannot serve: no module"}
+BROKEN = {**FUNCTION, "state": "error", "error_message": "no module"}
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "kind", "message"),
+    [
+        (
+            lambda at: at.functions.update(ID, handler="c"),
+            FAILED,
+            VersionFailed,
+            "version 2 cannot",
+        ),
+        (lambda at: at.functions.rollback(ID, 2), FAILED, VersionFailed, "version 2 cannot"),
+        (lambda at: at.functions.deploy(ID), BROKEN, DeployFailed, "no module"),
+        (lambda at: at.functions.resume(ID), BROKEN, DeployFailed, "no module"),
+    ],
+)
+async def test_a_function_that_cannot_serve_is_an_exception_that_carries_it(
+    call: Call, answer: Any, kind: type[FunctionFailed], message: str
+) -> None:
+    with client(answering(200, answer)) as at, pytest.raises(kind, match=message) as raised:
+        call(at)
+    assert isinstance(raised.value, ClientError)
+    assert raised.value.function.current_version == 1
+    transport = httpx.MockTransport(answering(200, answer))
+    async with AsyncClient(transport=transport) as also:
+        with pytest.raises(kind, match=message):
+            await call(also)  # type: ignore[arg-type]
+
+
+def test_what_serves_or_is_not_yet_deployed_is_a_result() -> None:
+    """Negative control; an update of a function in the state error makes a version all the same."""
+    stopped = {**FUNCTION, "state": "error", "current_version": 2}
+    with client(answering(200, stopped)) as at:
+        assert at.functions.update(ID, handler="c").state == "error"
+        assert at.functions.rollback(ID, 2).current_version == 2
+    with client(answering(200, {**FUNCTION, "state": "deploying"})) as at:
+        assert at.functions.deploy(ID).state == "deploying"
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"error":"\xff"}', b'{"error": 7}'])

@@ -25,6 +25,7 @@ from quiltfn.sdk import (
     ApiError,
     ClientError,
     Function,
+    FunctionFailed,
     Invocation,
 )
 from quiltfn.wire import Kind, Network
@@ -263,9 +264,10 @@ class DevFunction:
         Raises `Broken` if it cannot be deployed, and the errors of the client and the installers.
         """
         began = time.monotonic()
-        function = self._deploy()
-        if function.error_message:
-            raise Broken(function.error_message)
+        try:
+            function = self._deploy()
+        except FunctionFailed as failed:
+            raise Broken(str(failed)) from None
         took = time.monotonic() - began
         show.note(f"version {function.current_version} is live after {took:.2f} s")
         at, options, handed = self._at, self._options, self._handed
@@ -304,9 +306,11 @@ class DevFunction:
         if self._function is None:
             self._function = self._left_over()
             if self._function is not None:
-                client.functions.update(
-                    self._function, handler=options.handler, environment=environment
-                )
+                # Where the runtime does not suit the handler, the update below brings it.
+                with suppress(FunctionFailed):
+                    client.functions.update(
+                        self._function, handler=options.handler, environment=environment
+                    )
         if self._function is None:
             created = client.functions.create(
                 name=self._name,

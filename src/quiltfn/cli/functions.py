@@ -2,13 +2,14 @@
 
 import base64
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from quiltfn.cli import show, tables
 from quiltfn.cli.options import FieldsOf
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
 from quiltfn.cli.session import Connection, NameOrId
-from quiltfn.sdk import CreatedFunction, Function, PauseResult, Scaling
+from quiltfn.sdk import CreatedFunction, Function, FunctionFailed, PauseResult, Scaling
 from quiltfn.wire import FunctionChanges, NewFunction
 
 app = Group(
@@ -42,7 +43,7 @@ def update(
     if not fields:
         raise BadParameter("name at least one field to change; --help lists them")
     with connection.session(name_or_id) as at:
-        one = at.show(at.client.functions.update(name_or_id, **fields), _changed)
+        one = at.show(_outcome(lambda: at.client.functions.update(name_or_id, **fields)), _changed)
     _must_be_ready(one)
 
 
@@ -73,7 +74,7 @@ def get(name_or_id: NameOrId, connection: Connection) -> None:
 def deploy(name_or_id: NameOrId, connection: Connection) -> None:
     """Make a function ready to be called."""
     with connection.session(name_or_id) as at:
-        one = at.show(at.client.functions.deploy(name_or_id), _show_state)
+        one = at.show(_outcome(lambda: at.client.functions.deploy(name_or_id)), _show_state)
     if one.state == "error":
         raise Exit(1)
 
@@ -96,7 +97,7 @@ def pause(name_or_id: NameOrId, connection: Connection) -> None:
 def resume(name_or_id: NameOrId, connection: Connection) -> None:
     """Take calls again after a pause."""
     with connection.session(name_or_id) as at:
-        one = at.show(at.client.functions.resume(name_or_id), _show_state)
+        one = at.show(_outcome(lambda: at.client.functions.resume(name_or_id)), _show_state)
     if one.state == "error":
         raise Exit(1)
 
@@ -109,7 +110,7 @@ def rollback(
 ) -> None:
     """Go back to an earlier version. The name and the scaling do not change."""
     with connection.session(name_or_id) as at:
-        one = at.show(at.client.functions.rollback(name_or_id, version), _changed)
+        one = at.show(_outcome(lambda: at.client.functions.rollback(name_or_id, version)), _changed)
     _must_be_ready(one)
 
 
@@ -243,6 +244,15 @@ def _as_text(written: bytes) -> dict[str, str]:
 def _created(made: CreatedFunction) -> None:
     show.say(f"created {made.name} ({made.function_id}): version {made.version}, {made.state}")
     show.note(f"deploy it with: quiltfn functions deploy {made.name}")
+
+
+def _outcome(change: Callable[[], Function]) -> Function:
+    """The function after the change, also where it cannot serve: it is printed, then the command
+    fails."""
+    try:
+        return change()
+    except FunctionFailed as failed:
+        return failed.function
 
 
 def _show_state(one: Function) -> None:

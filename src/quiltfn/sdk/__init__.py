@@ -19,6 +19,8 @@ from quiltfn.sdk.errors import (
     ClientError,
     ConflictError,
     ConnectionFailed,
+    DeployFailed,
+    FunctionFailed,
     InvalidRequestError,
     NotFoundError,
     NotTrusted,
@@ -27,6 +29,7 @@ from quiltfn.sdk.errors import (
     ServerError,
     UnavailableError,
     UnreadableAnswer,
+    VersionFailed,
 )
 from quiltfn.wire import (
     AuditEntry,
@@ -75,9 +78,11 @@ __all__ = [
     "ConnectionFailed",
     "CreatedFunction",
     "CreatedKey",
+    "DeployFailed",
     "Egress",
     "Function",
     "FunctionChanges",
+    "FunctionFailed",
     "FunctionPage",
     "Health",
     "Image",
@@ -105,6 +110,7 @@ __all__ = [
     "UnavailableError",
     "UnreadableAnswer",
     "Version",
+    "VersionFailed",
     "VersionPage",
 ]
 

@@ -2,15 +2,19 @@
 
 `ApiError`: the server refused or failed; its subclasses say how. `ConnectionFailed`: there was no
 answer. `NotTrusted`: the server's certificate was not accepted. `UnreadableAnswer`: the answer was
-not one of a quiltfn server.
+not one of a quiltfn server. `FunctionFailed`: the server did what was asked, and the function
+cannot serve.
 
 A handler that fails raises none of them: that is an `Invocation` with another status than success.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from quiltfn.wire import Function
 
 
 class ClientError(Exception):
@@ -103,6 +107,26 @@ class NotTrusted(ClientError):
 
 class UnreadableAnswer(ClientError):
     """What answered did not send what a quiltfn server sends."""
+
+
+class FunctionFailed(ClientError):
+    """The function cannot serve as it was asked to. `function`: what it is now; the message is its
+    `error_message`.
+    """
+
+    def __init__(self, function: "Function") -> None:
+        super().__init__(function.error_message or f"{function.name} is in state {function.state}")
+        self.function = function
+
+
+class DeployFailed(FunctionFailed):
+    """A deploy or resume ended in the state `error`: the function takes no calls."""
+
+
+class VersionFailed(FunctionFailed):
+    """The version that an update made, or a rollback named, cannot serve. The one before it goes on
+    serving.
+    """
 
 
 class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from quiltfn.sdk.errors import NotFoundError
+from quiltfn.sdk.errors import DeployFailed, NotFoundError, VersionFailed
 from quiltfn.sdk.methods import (
     Listing,
     Method,
@@ -128,8 +128,11 @@ def list_functions(
 
 @with_name_and_fields_of(FunctionChanges)
 def update_function(function: str, changes: FunctionChanges) -> Flow[Function]:
-    """Change a function: a new version. What is not named stays, None resets what may be null."""
-    return on(
+    """Change a function: a new version. What is not named stays, None resets what may be null.
+
+    Raises VersionFailed where the new version cannot serve; the one before it goes on serving.
+    """
+    changed = yield from on(
         function,
         lambda one: Request(
             method="PUT",
@@ -138,6 +141,10 @@ def update_function(function: str, changes: FunctionChanges) -> Flow[Function]:
             body=encoded(changes),
         ),
     )
+    # The server clears the message of an earlier failure before it makes the version.
+    if changed.error_message is not None:
+        raise VersionFailed(changed)
+    return changed
 
 
 def delete_function(function: str) -> Flow[None]:
@@ -146,8 +153,11 @@ def delete_function(function: str) -> Flow[None]:
 
 
 def deploy_function(function: str) -> Flow[Function]:
-    """Make instances ready. `state` and `error_message` of the result say what came of it."""
-    return on(function, lambda one: post(f"{BASE}/{segment(one)}/deploy", Function))
+    """Make instances ready. After 20 s the result may still have the state `deploying`.
+
+    Raises DeployFailed where the state ends as `error`.
+    """
+    return _deployed(on(function, lambda one: post(f"{BASE}/{segment(one)}/deploy", Function)))
 
 
 def pause_function(function: str) -> Flow[PauseResult]:
@@ -156,8 +166,15 @@ def pause_function(function: str) -> Flow[PauseResult]:
 
 
 def resume_function(function: str) -> Flow[Function]:
-    """Take calls again after a pause."""
-    return on(function, lambda one: post(f"{BASE}/{segment(one)}/resume", Function))
+    """Take calls again after a pause. Raises DeployFailed where the state ends as `error`."""
+    return _deployed(on(function, lambda one: post(f"{BASE}/{segment(one)}/resume", Function)))
+
+
+def _deployed(flow: Flow[Function]) -> Flow[Function]:
+    one = yield from flow
+    if one.state == "error":
+        raise DeployFailed(one)
+    return one
 
 
 # --- versions ----------------------------------------------------------------------------------
@@ -176,12 +193,18 @@ def list_versions(
 
 
 def rollback_function(function: str, version: int) -> Flow[Function]:
-    """Let an earlier version serve again."""
+    """Let an earlier version serve again.
+
+    Raises VersionFailed where it cannot; the version that served goes on serving.
+    """
     body = Rollback(version=version)
-    return on(
+    now = yield from on(
         function,
         lambda one: post(f"{BASE}/{segment(one)}/rollback", Function, body, is_repeatable=True),
     )
+    if now.current_version != version:
+        raise VersionFailed(now)
+    return now
 
 
 # --- calls -------------------------------------------------------------------------------------
