@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from e2e.server import CRUN, Function, Server, until
+from e2e.server import CRUN, Function, Server, children, is_alive, until
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -43,6 +43,21 @@ def test_a_call_ends_at_its_deadline(shared: Server, handler: str) -> None:
     assert record["error_message"]
     until(lambda: not shared.named("sleep"), 1.0)
     until(lambda: function.pool()["total_count"] == 0, 2.0)
+
+
+def test_sandboxes_that_ended_leave_no_process_and_no_zombie(shared: Server) -> None:
+    functions = [shared.deploy("sleep 60 & echo on") for _ in range(3)]
+    for function in functions:
+        function.invoke()
+    before = shared.sandbox_pids()
+    for function in functions:
+        function.delete()
+    until(lambda: len(before.keys() - shared.sandbox_pids().keys()) >= len(functions))
+    ended = before.keys() - shared.sandbox_pids().keys()
+    # A zombie is in /proc like any other process.
+    known = [pid for sandbox in ended for pid in before[sandbox]]
+    until(lambda: not [pid for pid in known if Path(f"/proc/{pid}").exists()])
+    until(lambda: not [pid for pid in children(shared.launcher) if not is_alive(pid)])
 
 
 @pytest.mark.parametrize("end", ["exit 0", "sleep 30"], ids=["success", "timeout"])

@@ -7,14 +7,14 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from e2e.server import Function, Server, until
+from e2e.server import QUILTFN, Function, Server, quiltfn, until
 
 STRACE = shutil.which("strace")
 CALLS = "write,pwrite64,writev,sendto,sendmsg,fsync,fdatasync"
@@ -35,17 +35,28 @@ def trace(server: Server, tmp_path: Path, handler: str) -> list[str]:
     function.invoke()
     assert server.call("GET", "/api/functions/health").json()["ready"]  # nothing waits to be synced
     out = tmp_path / "trace"
-    command = [str(STRACE), "-f", "-s", "4096", "-e", f"trace={CALLS}", "-o", str(out)]
-    with subprocess.Popen([*command, "-p", str(server.pid)], stderr=subprocess.PIPE) as tracer:
-        assert tracer.stderr is not None
-        assert b"attached" in tracer.stderr.readline()
+    with traced(server, out):
         record = function.invoke()
         key = f'\\"invocation_id\\":\\"{record["invocation_id"]}\\"'
         until(lambda: "answer" in told(out.read_text(), key))
         time.sleep(0.5)
+    return told(out.read_text(), key)
+
+
+def strace_into(out: Path) -> list[str]:
+    return [str(STRACE), "-f", "-s", "8192", "-e", f"trace={CALLS}", "-o", str(out)]
+
+
+@contextmanager
+def traced(server: Server, out: Path) -> Iterator[None]:
+    """What the server's process writes and syncs meanwhile goes into the file `out`."""
+    command = [*strace_into(out), "-p", str(server.pid)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
+        assert tracer.stderr is not None
+        assert b"attached" in tracer.stderr.readline()
+        yield
         tracer.send_signal(signal.SIGINT)
         tracer.wait(10)
-    return told(out.read_text(), key)
 
 
 def told(lines: str, key: str) -> list[str]:
@@ -71,6 +82,65 @@ def test_under_strict_a_call_is_answered_once_its_end_is_synced(
 def test_relaxed_answers_before_and_syncs_by_itself(server: Server, tmp_path: Path) -> None:
     """The negative control of the test above."""
     assert trace(server, tmp_path, "echo hello")[:3] == ["end", "answer", "sync"]
+
+
+def order_of(lines: str, stored: str, answer: str) -> list[str]:
+    """`write` for each page with the text `stored` that went to the database, `sync`, and `answer`
+    for the write that has the text `answer`: in the kernel's order.
+    """
+    found = []
+    for line in lines.splitlines():
+        if answer in line and " pwrite64(" not in line:
+            found.append("answer")
+        elif stored in line and " pwrite64(" in line:
+            found.append("write")
+        elif SYNCED.search(line):
+            found.append("sync")
+    return [what for what, _ in itertools.groupby(found)]
+
+
+def is_synced_first(order: list[str]) -> bool:
+    """Whether the answer came after a sync that came after a write."""
+    before = order[: order.index("answer")]
+    return "write" in before and "sync" in before[before.index("write") :]
+
+
+@pytest.mark.skipif(STRACE is None, reason="needs strace")
+def test_a_function_and_its_version_are_synced_before_the_answer(
+    server: Server, tmp_path: Path
+) -> None:
+    out = tmp_path / "trace"
+    with traced(server, out):
+        function = server.create("echo the-first-handler", name="synced-function")
+        until(lambda: "answer" in order_of(out.read_text(), "", "HTTP/1.1 201"))
+        changes = {"handler": "echo the-second-handler"}
+        assert server.call("PUT", function.path, changes).status_code == 200
+        until(lambda: "answer" in order_of(out.read_text(), "", "HTTP/1.1 200"))
+    lines = out.read_text()
+    for stored in ("synced-function", "the-first-handler"):
+        order = order_of(lines, stored, "HTTP/1.1 201")
+        assert is_synced_first(order), order
+    order = order_of(lines, "the-second-handler", "HTTP/1.1 200")
+    assert is_synced_first(order), order
+
+
+@pytest.mark.skipif(STRACE is None, reason="needs strace")
+def test_a_key_is_synced_before_it_is_printed(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "trace"
+    # The first one has the database made new; the second is the one to look at.
+    first = quiltfn("keys", "create", "--data-dir", str(server.data_dir))
+    assert first.code == 0, first.stderr
+    command = [str(QUILTFN), "keys", "create", "--tenant", "synced-tenant"]
+    made = subprocess.run(
+        [*strace_into(out), *command, "--data-dir", str(server.data_dir)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "quilt_sk_" in made.stdout
+    order = order_of(out.read_text(), "synced-tenant", "quilt_sk_")
+    assert is_synced_first(order), order
 
 
 def test_the_durability_is_told(strict: Server, shared: Server) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from quiltfn import wire
 from quiltfn.access import EXPIRES_MAX_S
 from quiltfn.api.routes import ROUTES
+from quiltfn.launcher import verbs
 from quiltfn.model import access, invocation, runtime, version
 from quiltfn.wire import check, functions, invocations, keys, runtimes
 from quiltfn.wire.check import Invalid, checked
@@ -154,7 +155,7 @@ def test_the_model_has_the_same_numbers_and_words() -> None:
     assert list(runtime.Network) == list(runtimes.Network)  # type: ignore[comparison-overlap]
     assert list(runtime.Isolation) == list(runtimes.Isolation)  # type: ignore[comparison-overlap]
     assert runtime.RESERVED_NAMES == runtimes.RESERVED_RUNTIME_NAMES
-    assert runtime.WRITABLE_MAX == runtimes.WRITABLE_PATHS_MAX
+    assert runtime.WRITABLE_MAX == verbs.WRITABLE_MAX == runtimes.WRITABLE_PATHS_MAX
     assert version.ENVIRONMENT_MAX_BYTES == functions.ENVIRONMENT_MAX_BYTES
     assert version.RESERVED_PREFIX == functions.RESERVED_PREFIX
     assert version.MASK == functions.MASK
