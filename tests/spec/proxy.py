@@ -32,26 +32,29 @@ http {
     client_header_timeout 1s;
     client_body_timeout 1s;
     client_max_body_size 64m;
+    map $http_upgrade $upgrade { default upgrade; "" ""; }
     upstream server { server SERVER; keepalive 1; }
     server {
         listen 127.0.0.1:PORT;
+        proxy_set_header Host 127.0.0.1;
+        proxy_set_header X-Request-Id $request_id;
         MANNER
         location / {
             proxy_pass http://server;
             proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header Host 127.0.0.1;
-            proxy_set_header X-Request-Id $request_id;
             add_header X-Sent $request_id always;
         }
     }
 }
 """
-# How it treats a request: as Debian ships it; and handing on as much as it can be brought to.
+PLAIN = 'proxy_set_header Connection "";'
+# How it treats a request: as Debian ships it; with the lines that nginx documents for WebSockets;
+# and handing on as much as it can be brought to.
 MANNERS = {
-    "shipped": "",
-    "lax": "proxy_request_buffering off; ignore_invalid_headers off; underscores_in_headers on; "
-    "large_client_header_buffers 4 256k; merge_slashes off;",
+    "shipped": PLAIN,
+    "sockets": "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $upgrade;",
+    "lax": f"{PLAIN} proxy_request_buffering off; ignore_invalid_headers off; "
+    "underscores_in_headers on; large_client_header_buffers 4 256k; merge_slashes off;",
 }
 
 

@@ -23,10 +23,17 @@ PHANTOM = create("phantom")
 LENGTH = f"Content-Length: {len(PHANTOM)}"
 CHUNKED = b"0\r\n\r\n"
 HIDDEN = CHUNKED + PHANTOM
+UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
 
 
 def chunked(body: bytes) -> bytes:
     return post("Transfer-Encoding: chunked", body=body)
+
+
+def hiding(method: str, path: str, *lines: str) -> bytes:
+    """A request whose whole body is another one: whoever does not read it out meets it next."""
+    first = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", LENGTH, *lines]
+    return "\r\n".join([*first, "", ""]).encode() + PHANTOM
 
 
 # Each vector carries, where a second parser might see it, a request that would create a function.
@@ -49,6 +56,12 @@ REFUSED: dict[str, bytes] = {
     "unknown TE": post("Transfer-Encoding: xchunked", body=CHUNKED + PHANTOM),
     "TE chunked then identity": post("Transfer-Encoding: chunked, identity", body=HIDDEN),
     "TE identity": post("Transfer-Encoding: identity", body=PHANTOM),
+    "unknown TE and chunked": post("Transfer-Encoding: gzip, chunked", body=HIDDEN),
+    "unknown TE in a line of its own": post("Transfer-Encoding: gzip", "Transfer-Encoding: chunked",
+                                            body=HIDDEN),
+    "unknown TE with an upgrade": post("Transfer-Encoding: gzip, chunked", *UPGRADE, body=HIDDEN),
+    "CL and TE with an upgrade": post(LENGTH, "Transfer-Encoding: chunked", *UPGRADE, body=HIDDEN),
+    "length of 5,000 digits": post(f"Content-Length: {len(PHANTOM):05000}", body=PHANTOM),
     "TE behind a vertical tab": post("Transfer-Encoding:\x0bchunked", body=CHUNKED + PHANTOM),
     "TE in quotes": post('Transfer-Encoding: "chunked"', body=CHUNKED + PHANTOM),
     "space before the colon": post("Content-Length : 0", body=PHANTOM),
@@ -80,16 +93,13 @@ REFUSED: dict[str, bytes] = {
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + PHANTOM,
     "no method": b" /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
     "unknown method": b"BREW /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
+    "CONNECT to a host": hiding("CONNECT", "127.0.0.1:1"),
+    "CONNECT to a path": hiding("CONNECT", "/health"),
+    "CONNECT to an address": hiding("CONNECT", "http://127.0.0.1/health"),
+    "method of Icecast": hiding("SOURCE", "/health"),
     "space in the address": b"GET /he alth HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
     "TLS hello": bytes.fromhex("16030100a5010000a10303") + b"x" * 160,
 }  # fmt: skip
-
-
-def hiding(method: str, path: str, *lines: str) -> bytes:
-    """A request whose whole body is another one: whoever does not read it out meets it next."""
-    first = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", LENGTH, *lines]
-    return "\r\n".join([*first, "", ""]).encode() + PHANTOM
-
 
 MUCH = PHANTOM * (2 * 1024 * 1024 // len(PHANTOM))
 CHUNK = b"%x\r\n%s\r\n"
@@ -110,6 +120,11 @@ ONE_REQUEST: dict[str, bytes] = {
     "POST that expects more": hiding("POST", FUNCTIONS, "Expect: a-phantom"),
     "upgrade to a socket": hiding("GET", "/health", "Connection: Upgrade", "Upgrade: websocket"),
     "upgrade to HTTP/2": hiding("GET", "/health", "Connection: Upgrade", "Upgrade: h2c"),
+    "upgrade of a POST": hiding("POST", f"{FUNCTIONS}/invoke/nobody", *UPGRADE),
+    "upgrade of chunks": request("POST", f"{FUNCTIONS}/invoke/nobody",
+                                 {"Connection": "Upgrade", "Upgrade": "websocket",
+                                  "Transfer-Encoding": "chunked"},
+                                 CHUNK % (len(PHANTOM), PHANTOM) + CHUNKED),
     "length named as hop by hop": hiding("POST", FUNCTIONS, "Connection: Content-Length"),
     "length with an underscore in its name": hiding("POST", FUNCTIONS, "Content_Length: 0"),
     "TE with an underscore in its name": hiding("POST", FUNCTIONS, "Transfer_Encoding: chunked"),

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import shutil
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +29,7 @@ from spec.api_client import (
     statuses,
 )
 from spec.conftest import Keyed
-from spec.smuggling import FUNCTIONS, JSON, PHANTOM, REFUSED, create, post
+from spec.smuggling import FUNCTIONS, JSON, ONE_REQUEST, PHANTOM, REFUSED, create, post
 
 pytestmark = pytest.mark.sandbox
 MIB = 1024 * 1024
@@ -64,6 +66,28 @@ def test_a_connection_is_closed_after_a_refusal(open_server: Server) -> None:
     wire.socket.settimeout(2)
     assert wire.socket.recv(10) == b""
     wire.close()
+
+
+@pytest.mark.parametrize("vector", ONE_REQUEST.values(), ids=ONE_REQUEST.keys())
+def test_a_body_is_not_the_next_request(
+    open_server: Server, count: Callable[[], int], vector: bytes
+) -> None:
+    answer = raw(open_server.url, vector)
+    assert count() == 0, answer[:600]
+    found = [one for one in statuses(answer) if one != 100]
+    assert len(found) == 1, answer[:600]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+def test_a_call_that_offers_http_2_has_its_payload(
+    open_server: Server, anybody: Api, version: str
+) -> None:
+    function = of(anybody.active(handler="cat"))
+    command = ["curl", "-sS", version, "-H", "Content-Type: application/json"]
+    command += ["-d", '{"payload":"the payload"}', f"{open_server.url}{function}/invoke"]
+    answer = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
+    assert "the payload" in json.loads(answer)["stdout"]
 
 
 def test_the_probe_can_fail(open_server: Server, anybody: Api) -> None:

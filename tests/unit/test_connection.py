@@ -414,6 +414,117 @@ async def test_an_upgrade_is_passed_over(door: Door) -> None:
     assert answer.count(b"HTTP/1.1 200") == 2
 
 
+HIDDEN = get("/hidden", CLOSE)
+CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(HIDDEN), HIDDEN)
+UPGRADE = ("Connection: Upgrade", "Upgrade: h2c")
+FRAMINGS = [
+    (f"Content-Length: {len(HIDDEN)}", HIDDEN),
+    (f"Content-Length: {len(HIDDEN)} ", HIDDEN),
+    (f"Content-Length: 000{len(HIDDEN)}", HIDDEN),
+    ("Transfer-Encoding: chunked", CHUNKS),
+    ("Transfer-Encoding: Chunked ", CHUNKS),
+]
+
+
+async def told_bodies(door: Door, data: bytes, piece: int | None = None) -> list[bytes]:
+    """The bodies of the requests in `data`, which is sent in pieces of so many bytes."""
+    bodies: list[bytes] = []
+
+    async def read(request: Request) -> Response:
+        bodies.append(b"".join([chunk async for chunk in request.chunks()]))
+        return await plain(request)
+
+    door.answers |= {"/a": read, "/b": read, "/hidden": read}
+    door.begun.clear()
+    async with door.client() as (reader, writer):
+        for at in range(0, len(data), piece or len(data)):
+            writer.write(data[at : at + (piece or len(data))])
+            await writer.drain()
+            if piece:
+                await asyncio.sleep(0.001)
+        answer = await asyncio.wait_for(reader.read(), 10)
+    assert answer.count(b"HTTP/1.1 200") == len(bodies)
+    return bodies
+
+
+@pytest.mark.parametrize("piece", [None, 7])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(("framing", "body"), FRAMINGS)
+async def test_what_follows_the_offer_of_another_protocol_is_the_body_that_was_announced(
+    door: Door, framing: str, body: bytes, method: str, piece: int | None
+) -> None:
+    upgrade = get("/a", *UPGRADE, framing, method=method) + body
+    bodies = await told_bodies(door, upgrade + upgrade + get("/b", CLOSE), piece)
+    assert bodies == [HIDDEN, HIDDEN, b""]
+    assert door.begun == ["/a", "/a", "/b"]
+
+
+@pytest.mark.parametrize(("framing", "body"), [("X-A: 1", b""), *FRAMINGS])
+async def test_the_last_request_is_the_last_whatever_protocol_it_offers(
+    door: Door, framing: str, body: bytes
+) -> None:
+    last = get("/a", "Connection: Upgrade, close", "Upgrade: h2c", framing, method="POST")
+    assert await told_bodies(door, last + body + get("/b")) == [HIDDEN if body else b""]
+
+
+async def test_negative_control_a_new_parser_without_a_head_reads_the_body_as_a_request(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "body_head", lambda *_, **__: b"")
+    await told_bodies(door, get("/a", *UPGRADE, FRAMINGS[0][0]) + HIDDEN)
+    assert door.begun == ["/a", "/hidden"]
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [("CONNECT", "/a"), ("CONNECT", "a:443"), ("CONNECT", "http://a/a"), ("SOURCE", "/a")],
+)
+async def test_methods_of_other_protocols_are_refused_and_nothing_behind_them_is_read(
+    door: Door, method: str, target: str
+) -> None:
+    door.answers |= {"/a": plain, "/hidden": plain}
+    answer = await door.ask(get(target, FRAMINGS[0][0], method=method) + HIDDEN)
+    assert answer.startswith(b"HTTP/1.1 501 Not Implemented")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert door.begun == []
+    await door.ask(get("/a", method="OPTIONS") + HIDDEN)  # a control: so both are answered
+    assert door.begun == ["/a", "/hidden"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Transfer-Encoding: gzip, chunked"],
+        ["Transfer-Encoding: gzip", "Transfer-Encoding: chunked"],
+        [*UPGRADE, "Transfer-Encoding: gzip"],
+        [*UPGRADE, "Transfer-Encoding: gzip, chunked"],
+    ],
+)
+async def test_a_coding_that_is_not_known_is_refused(door: Door, lines: list[str]) -> None:
+    door.answers |= {"/a": plain, "/hidden": plain}
+    answer = await door.ask(get("/a", *lines, method="POST") + CHUNKS + HIDDEN)
+    assert answer.startswith(b"HTTP/1.1 501 Not Implemented")
+    assert answer.endswith(b"Transfer-Encoding must be: chunked")
+    assert door.begun == []
+    known = get("/a", "Transfer-Encoding: chunked", method="POST")
+    await door.ask(known + CHUNKS + HIDDEN)  # a control
+    assert door.begun == ["/a", "/hidden"]
+
+
+@pytest.mark.parametrize("upgrade", [(), UPGRADE])
+async def test_a_length_of_many_digits_is_refused(door: Door, upgrade: tuple[str, ...]) -> None:
+    door.answers |= {"/a": plain, "/hidden": plain}
+    for digits in (20, 5000):
+        line = f"Content-Length: {len(HIDDEN):0{digits}}"
+        answer = await door.ask(get("/a", line, *upgrade, method="POST") + HIDDEN + HIDDEN)
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert answer.endswith(b"Content-Length must have at most 19 digits.")
+        assert door.begun == []
+    line = f"Content-Length: {len(HIDDEN):019}"
+    await door.ask(get("/a", line, *upgrade, method="POST") + HIDDEN + HIDDEN)
+    assert door.begun == ["/a", "/hidden"]
+
+
 async def test_a_mistake_in_the_application_ends_its_connection_and_no_other(door: Door) -> None:
     async def broken(_: Request) -> Response:
         raise ZeroDivisionError

@@ -28,7 +28,15 @@ import structlog
 from quiltfn.api.app import Application
 from quiltfn.api.budgets import SHORT_BYTES
 from quiltfn.api.connections import Connections, SlotKind
-from quiltfn.api.early_responses import NOT_HTTP, STATUS_LINES, TOO_LARGE, connections_full
+from quiltfn.api.early_responses import (
+    BAD_LENGTH,
+    NOT_HTTP,
+    OTHER_CODING,
+    OTHER_METHOD,
+    STATUS_LINES,
+    TOO_LARGE,
+    connections_full,
+)
 from quiltfn.api.request import ClientDisconnected, Headers, Request
 from quiltfn.api.response import Response
 
@@ -41,6 +49,11 @@ BODY_AHEAD_BYTES = 64 * 1024
 # A client that is answered before its body is whole may send the rest, so that it comes to read the
 # response; for how long, and how much of it.
 REST_TIMEOUT_S, REST_MAX_BYTES = 5.0, 16 * 1024 * 1024
+# Methods that the parser knows and that are no requests to this server. What follows a CONNECT is
+# no HTTP, and SOURCE is of another protocol.
+OTHER_METHODS = ("CONNECT", "SOURCE")
+# Digits of a Content-Length; the parser takes any number of zeros before them.
+LENGTH_DIGITS = 19
 # Statuses whose responses have no body.
 BODILESS = (204, 304)
 # Longer bodies are not copied to be written in one piece with their heads.
@@ -69,6 +82,16 @@ def split_target(target: bytes) -> tuple[str, bytes]:
 _split_remembered = lru_cache(maxsize=1024)(split_target)
 
 
+def body_head(headers: Headers, *, keep_alive: bool) -> bytes:
+    """A head behind which a parser finds the same body as behind `headers`, which it has judged."""
+    if "transfer-encoding" in headers:
+        framing = "Transfer-Encoding: chunked"
+    else:
+        framing = f"Content-Length: {headers.get('content-length', '0').strip()}"
+    end = "" if keep_alive else "Connection: close\r\n"
+    return f"POST / HTTP/1.1\r\n{framing}\r\n{end}\r\n".encode()
+
+
 class RefusedRequestError(Exception):
     """Raised out of the parser: nothing more is read from this connection."""
 
@@ -80,9 +103,7 @@ class HttpConnection(asyncio.Protocol):
         self._app, self._connections = app, connections
         self._limits = connections.limits
         self._loop = asyncio.get_running_loop()
-        self._parser: Any = httptools.HttpRequestParser(self)
-        # What follows a request that shall be the last is passed over, not refused.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser = self._new_parser()
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._client = "unknown"
         self._slot = SlotKind.NONE
@@ -92,6 +113,8 @@ class HttpConnection(asyncio.Protocol):
         self._header_count = self._head_bytes = 0
         self._is_in_head = False
         self._unfinished_bytes = 0
+        # Of a request to change the protocol: a head without that, for a new parser.
+        self._body_head = b""
         self._refusal = NOT_HTTP
         # The request whose body is arriving, the one that is being answered, and those after it.
         self._arriving: Request | None = None
@@ -175,11 +198,21 @@ class HttpConnection(asyncio.Protocol):
         if self._arriving is None and self._unfinished_bytes > 2 * self._limits.head_max_bytes:
             self._refuse(TOO_LARGE)
 
+    def _new_parser(self) -> Any:
+        parser = httptools.HttpRequestParser(self)
+        # What follows a request that shall be the last is passed over, not refused.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
     def _parse_on(self, data: bytes, stopped: Exception) -> None:
         """What is to be done where the parser has stopped within `data`."""
-        # This server has no other protocol, so what follows on a request to change is the next one.
+        # This server has no other protocol, so a request to change to one is a request as any
+        # other: what follows its head is its body, and then the next request. The parser takes both
+        # for the other protocol, so that a new one goes on.
         while isinstance(stopped, httptools.HttpParserUpgrade):
-            data = data[stopped.args[0] :]
+            data = self._body_head + data[stopped.args[0] :]
+            self._body_head = b""
+            self._parser = self._new_parser()
             try:
                 self._parser.feed_data(data)
                 return
@@ -218,18 +251,31 @@ class HttpConnection(asyncio.Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+        if self._arriving is not None:
+            return  # the head that a new parser was given, of a request that is known
         if len(self._queue) >= QUEUED_MAX + (self._current is None):
             self._stop(b"")
         parser, target, headers = self._parser, self._target, self._headers
+        method = parser.get_method().decode("ascii")
+        if method in OTHER_METHODS:
+            self._stop(OTHER_METHOD)
+        if "transfer-encoding" in headers and (
+            headers["transfer-encoding"].strip().lower() != "chunked"
+            or "transfer-encoding" in headers.repeated
+        ):
+            self._stop(OTHER_CODING)
+        if "content-length" in headers and len(headers["content-length"].strip()) > LENGTH_DIGITS:
+            self._stop(BAD_LENGTH)
         split = _split_remembered if len(target) <= REMEMBERED_TARGET else split_target
         path, query = split(target)
-        method = parser.get_method().decode("ascii")
         request = Request(method, path, headers, query, self._client, self)
         request.version = parser.get_http_version()
         request.keep_alive = parser.should_keep_alive() and request.version != "1.0"
         request.head_bytes = self._head_bytes
         if self._slot is SlotKind.RESERVED:
             request.is_reserved, request.keep_alive = True, False
+        if "upgrade" in headers and parser.should_upgrade():
+            self._body_head = body_head(headers, keep_alive=request.keep_alive)
         if "expect" in headers:
             request.expects_continue = headers["expect"].lower() == "100-continue"
         self._arriving = request
@@ -256,6 +302,8 @@ class HttpConnection(asyncio.Protocol):
                 self._set_reading()
 
     def on_message_complete(self) -> None:
+        if self._body_head:
+            return  # only the head is complete: see `_parse_on`
         request, self._arriving = self._arriving, None
         assert request is not None
         if self._rest_timer is not None:
