@@ -541,6 +541,28 @@ def test_a_refusal_has_a_type_of_its_own(status: int, kind: type[ApiError]) -> N
     assert type(raised.value) is kind
 
 
+def test_a_repeated_operation_says_which_one_it_was() -> None:
+    body = {
+        **{"operation_id": "o1", "operation_type": "t", "action_id": "a", "status": "succeeded"},
+        **{"reason_code": "ELASTICITY_IDEMPOTENCY_REPLAY", "reason_message": "used before"},
+        "retryable": False,
+    }
+    path = f"/api/elasticity/control/functions/{ID}/pool-target"
+
+    def answer(out: httpx.Request) -> httpx.Response:
+        if out.url.path == path:
+            return httpx.Response(409, json=body, headers={"x-request-id": "r3"})
+        return httpx.Response(200, json=FUNCTION)
+
+    with client(answer) as at, pytest.raises(ConflictError, match="used before") as raised:
+        at.elasticity.create_operation(
+            ID, min_instances=1, max_instances=2, idempotency_key="k", action_id="a"
+        )
+    error = raised.value
+    assert (error.code, error.request_id) == ("ELASTICITY_IDEMPOTENCY_REPLAY", "r3")
+    assert error.details == body
+
+
 FAILED = {**FUNCTION, "error_message": "version 2 cannot serve: no module"}
 BROKEN = {**FUNCTION, "state": "error", "error_message": "no module"}
 

@@ -43,7 +43,8 @@ def create_operation(
 ) -> Flow[Operation]:
     """The same as an operation that happens once for its key; `action_id` is your name for it.
 
-    Raises ConflictError where it was done before for this key.
+    Raises ConflictError where it was done before for this key; `details` is then that operation,
+    with `operation_id` for `get_operation`.
     """
     found = yield from get_function(function)
     return (

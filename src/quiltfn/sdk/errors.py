@@ -9,12 +9,14 @@ A handler that fails raises none of them: that is an `Invocation` with another s
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 if TYPE_CHECKING:
     from quiltfn.wire import Function
+
+T = TypeVar("T")
 
 
 class ClientError(Exception):
@@ -140,14 +142,21 @@ class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):
     hint: str | None = None
 
 
+class ReplayBody(msgspec.Struct, frozen=True):
+    """The body of a repeated operation: the first one, whose reason says that it is repeated."""
+
+    operation_id: str
+    reason_code: str
+    reason_message: str
+
+
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
     """The error in an answer. A parser's or a proxy's refusal may lack the body; the status stays.
 
     `headers` are looked up by lower-case name.
     """
-    try:
-        said = msgspec.json.decode(body, type=ErrorBody)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    said = _decoded(body, ErrorBody) or _replay(headers, body)
+    if said is None:
         said = ErrorBody(
             error=f"the server answered with status {status} and no explanation",
             request_id=headers.get("x-request-id"),
@@ -155,6 +164,25 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ApiError
         )
     kind = CLASSES.get(status, ApiError)
     return kind(status, said, headers.get("x-invocation-id"))
+
+
+def _replay(headers: Mapping[str, str], body: bytes) -> ErrorBody | None:
+    found = _decoded(body, ReplayBody)
+    if found is None:
+        return None
+    return ErrorBody(
+        error=found.reason_message,
+        error_code=found.reason_code,
+        request_id=headers.get("x-request-id"),
+        details=msgspec.json.decode(body, type=dict[str, Any]),
+    )
+
+
+def _decoded(body: bytes, shape: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def _seconds(text: str | None) -> float | None:
