@@ -157,6 +157,7 @@ def terminal() -> Iterator[Terminal]:
         opened = Terminal(directory, holder.pid, state)
         try:
             opened.run(FIRST)
+            opened.directory = root / "quiltfn-try"  # where the README goes
             yield opened
         finally:
             end(root / "state.pids")
@@ -190,6 +191,8 @@ def end(pids: Path) -> None:
 
 def test_the_readme_does_what_it_says(terminal: Terminal) -> None:
     assert (terminal.directory / "etl" / "main.py").exists()
+    checkout = terminal.directory.with_name("quiltfn")
+    assert {one.name for one in checkout.iterdir()} == {".venv", "scripts"}  # nothing was added
     assert "QUILT_API_KEY" in terminal.state.read_text()
 
 
