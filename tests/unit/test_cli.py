@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import httpx
 import msgspec
 import pytest
 
-from quiltfn import __version__
-from quiltfn.cli import advice, run, session, show
+from quiltfn import __main__, __version__
+from quiltfn.cli import advice, invoke, parsing, root, run, session, show
 from quiltfn.cli.invoke import exit_code
 from quiltfn.model.errors import NEXT_STEP
+from quiltfn.model.invocation import FINAL
 from quiltfn.sdk import Invocation
 from unit.canned_server import FUNCTION, ID, INVOCATION, Fake, Terminal, answered_by
 
@@ -256,6 +258,19 @@ def test_the_exit_code_is_what_a_shell_would_report(
 ) -> None:
     ended = msgspec.convert({**INVOCATION, "status": status, "exit_code": handlers}, Invocation)
     assert exit_code(ended) == ours
+
+
+def test_the_page_of_exit_codes_has_the_codes_of_the_commands() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/exit-codes.md").read_text()
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", page, re.MULTILINE))
+    assert rows["`timeout`"].startswith(f"{invoke.TIMED_OUT},")
+    assert rows["`oom`"].startswith(f"{invoke.OUT_OF_MEMORY},")
+    most = invoke.HANDLERS_MAX
+    assert rows["`failed`"].startswith(f"the handler's, from 1 to {most - 1}; {most} where")
+    for code in (parsing.WRONG, root.NO_SERVER, root.INTERRUPTED, __main__.NOBODY_READS):
+        assert str(code) in rows
+    shown = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
+    assert {str(one) for one in FINAL} <= shown
 
 
 def test_a_failed_call_fails_the_command_in_json_too(fake: Fake, capsys: Captured) -> None:

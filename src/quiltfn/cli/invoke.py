@@ -13,6 +13,9 @@ from quiltfn.wire import NewInvocation
 
 # A record has this character for bytes that are not UTF-8.
 REPLACEMENT = "\ufffd"
+# As timeout(1) and a shell report them. docs/reference/exit-codes.md lists them.
+TIMED_OUT, OUT_OF_MEMORY = 124, 137
+HANDLERS_MAX = 125  # of a handler's greater codes; those say what ended a program of this machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +89,15 @@ def tell_timing(client: Client, ended: Invocation) -> None:
 
 
 def exit_code(ended: Invocation) -> int:
-    """The exit code of the command: 124 for a timeout as timeout(1) has, 137 for out of memory."""
+    """The exit code of the command."""
     match ended.status:
         case "success":
             return 0
         case "failed":
-            return min(max(ended.exit_code or 1, 1), 125)
+            return min(max(ended.exit_code or 1, 1), HANDLERS_MAX)
         case "timeout":
-            return 124
+            return TIMED_OUT
         case "oom":
-            return 137
+            return OUT_OF_MEMORY
         case _:
             return 1
