@@ -218,8 +218,66 @@ def pattern(path: str) -> str:
     [("a b", "a%20b"), ("a/b", "a%2Fb"), ("..", "%2E%2E"), ("ä?#", "%C3%A4%3F%23"), ("a.b", "a.b")],
 )
 def test_a_name_stays_one_segment_of_the_path_whatever_it_holds(word: str, segment: str) -> None:
-    out = sent(lambda at: at.functions.get(word), base_url="http://far.example/quilt/")
-    assert out.url.raw_path.decode() == f"/quilt/api/functions/by-name/{segment}"
+    out = sent(lambda at: at.runtimes.get(word), base_url="http://far.example/quilt/")
+    assert out.url.raw_path.decode() == f"/quilt/api/runtimes/{segment}"
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (
+            lambda at: at.functions.get(None),
+            TypeError,
+            "function must be a name or an id, not None",
+        ),
+        (lambda at: at.functions.get("a/b"), ValueError, "function must be .* not 'a/b'"),
+        (lambda at: at.functions.deploy(""), ValueError, "function must not be empty"),
+        (lambda at: at.runtimes.get(None), TypeError, "a name or id must be text, not None"),
+        (lambda at: at.runtimes.upload_image("no.tar"), ValueError, "archive: there is no file no"),
+        (lambda at: at.runtimes.upload_image(7), TypeError, "archive must be a path, not int"),
+        (lambda at: at.functions.list(page_size=0), ValueError, "page_size must be 1 or more"),
+        (lambda at: at.invoke(ID, {"a": [1, NAN]}), ValueError, r"payload\['a'\]\[1\] is nan"),
+        (lambda at: at.invoke(ID, {"a": {1}}), TypeError, r"payload\['a'\] is a set"),
+        (lambda at: at.functions.create(name="a"), TypeError, r"create\(\) missing .*'handler'"),
+        (lambda at: at.functions.get(), TypeError, r"get\(\) missing .*'function'"),
+        (lambda at: at.functions.list(colour=1), TypeError, r"list\(\) got .*'colour'"),
+    ],
+)
+async def test_an_argument_that_cannot_be_used_is_named_and_nothing_is_sent(
+    call: Call, kind: type[Exception], message: str
+) -> None:
+    asked: list[httpx.Request] = []
+
+    def answer(out: httpx.Request) -> httpx.Response:
+        asked.append(out)
+        return httpx.Response(500)
+
+    with client(answer) as at, pytest.raises(kind, match=message):
+        call(at)
+    async with AsyncClient(transport=httpx.MockTransport(answer)) as also:
+        with pytest.raises(kind, match=message):
+            await call(also)  # type: ignore[arg-type]
+    assert asked == []
+
+
+def test_fewer_than_no_retries_are_refused() -> None:
+    with pytest.raises(ValueError, match="retries must be 0 or more, not -1"):
+        Client(retries=-1)
+
+
+async def test_a_closed_client_refuses() -> None:
+    at = client(answering(200, FUNCTION))
+    assert at.functions.get(ID).id == ID
+    at.close()
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        at.functions.get(ID)
+    also = AsyncClient(transport=httpx.MockTransport(answering(200, FUNCTION)))
+    await also.close()
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        await also.functions.get(ID)
 
 
 def test_an_empty_name_is_refused_before_anything_is_sent() -> None:

@@ -280,7 +280,7 @@ async def test_a_certificate_that_is_not_trusted_is_told_as_that(certificate: Pa
         with client(url) as at, pytest.raises(NotTrusted, match=r"not trusted: self.signed"):
             at.system.get_liveness()
         async with async_client(url) as other:
-            with pytest.raises(NotTrusted, match=r"--cacert FILE, or SSL_CERT_FILE"):
+            with pytest.raises(NotTrusted, match=r"cacert=FILE, or SSL_CERT_FILE"):
                 await other.system.get_liveness()
 
 
@@ -313,11 +313,14 @@ def test_the_command_line_tells_certificates_from_a_missing_server(
     with secure(certificate) as port:
         url = ["--url", f"https://127.0.0.1:{port}"]
         assert run(["health", *url]) == 1
-        assert "is not trusted: self" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert "is not trusted: self" in told
+        assert "--cacert FILE, or SSL_CERT_FILE" in told
         # Past the certificate, it is only the answer that is none of quiltfn's.
         assert run(["health", *url, "--cacert", str(certificate)]) == 1
         assert "does not speak like quiltfn" in capsys.readouterr().err
         assert run(["health", *url, "--cacert", str(tmp_path / "none.pem")]) == 2
+        assert "--cacert: " in capsys.readouterr().err
         (tmp_path / "no.pem").write_text("nothing")
         assert run(["health", *url, "--cacert", str(tmp_path / "no.pem")]) == 2
         assert "holds no certificate" in capsys.readouterr().err

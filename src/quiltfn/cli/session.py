@@ -1,5 +1,6 @@
 """The connection of a command to its server, and how the answer is printed."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Annotated, TypeVar
 
 from quiltfn.cli import advice, show
 from quiltfn.cli.parsing import Argument, BadParameter, Option
-from quiltfn.sdk import ApiError, Client
+from quiltfn.sdk import ApiError, Client, NotTrusted
 
 T = TypeVar("T")
 
@@ -42,7 +43,8 @@ class Session:
                 on_response=self._keep,
             )
         except ValueError as error:
-            raise BadParameter(str(error)) from None
+            # The client names its argument; the command has an option for it.
+            raise BadParameter(re.sub(r"^cacert\b", "--cacert", str(error))) from None
 
     def show(
         self,
@@ -101,3 +103,5 @@ class Connection:
             except ApiError as error:
                 advice.translate_errors(error, session.name_or_id)
                 raise
+            except NotTrusted as error:
+                raise NotTrusted(str(error).replace("cacert=FILE", "--cacert FILE")) from error

@@ -67,6 +67,8 @@ class AsyncClient:
 
     async def run(self, flow: Flow[T]) -> T:
         """As `Client.run`."""
+        if self._http.is_closed:
+            raise RuntimeError("the client is closed")
         try:
             request = next(flow)
             while True:

@@ -74,6 +74,7 @@ class Client:
             self.base_url, trust_for(self.base_url, cacert)
         )
         self._retries, self._on_response = Retries(retries), on_response
+        self._is_closed = False
         self.functions = Functions(self)
         self.invoke = self.functions.invoke
 
@@ -104,7 +105,9 @@ class Client:
         return System(self)
 
     def run(self, flow: Flow[T]) -> T:
-        """Send what the flow asks for; returns its result."""
+        """Send what the flow asks for; returns its result. Raises RuntimeError after `close`."""
+        if self._is_closed:
+            raise RuntimeError("the client is closed")
         try:
             request = next(flow)
             while True:
@@ -154,6 +157,8 @@ class Client:
         return result
 
     def close(self) -> None:
+        """End the connections; the client can no longer be used."""
+        self._is_closed = True
         self._transport.close()
 
     def __enter__(self) -> "Client":
@@ -209,7 +214,7 @@ def trust_for(url: str, cacert: Path | None) -> ssl.SSLContext | None:
     if urlsplit(url).scheme == "https":
         return trusted(cacert)
     if cacert is not None:
-        raise ValueError(f"--cacert goes with an address that begins with https://, not {url}")
+        raise ValueError(f"cacert goes with an address that begins with https://, not {url}")
     return None
 
 
@@ -227,7 +232,7 @@ def explained(url: str, request: Request[T], error: Exception) -> ClientError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return NotTrusted(
             f"the certificate of {url} is not trusted: {error.verify_message.rstrip('.')}; "
-            "name the file with the authority that signed it: --cacert FILE, or SSL_CERT_FILE"
+            "name the file with the authority that signed it: cacert=FILE, or SSL_CERT_FILE"
         )
     if isinstance(error, ssl.SSLError):
         return ConnectionFailed(

@@ -4,6 +4,7 @@ A function is named by its name or its id. Where the API wants an id and a name 
 looked up first.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -83,7 +84,14 @@ def on(function: str, request: Callable[[str], Request[T]]) -> Flow[T]:
 def _either(
     function: str, with_id: Callable[[str], Flow[T]], with_name: Callable[[str], Flow[T]]
 ) -> Flow[T]:
-    """One of two ways, by what the word looks like."""
+    """One of two ways, by what the word looks like. Raises TypeError and ValueError for what cannot
+    be a name."""
+    if not isinstance(function, str):
+        raise TypeError(f"function must be a name or an id, not {type(function).__name__}")
+    if not function:
+        raise ValueError("function must not be empty: it is a name or an id")
+    if "/" in function:
+        raise ValueError(f"function must be a name or an id, which have no slash, not {function!r}")
     if not UUID.fullmatch(function):
         return (yield from with_name(function))
     try:
@@ -253,12 +261,31 @@ def invoke_function(
 
 
 def payload_text(payload: object) -> str | None:
-    """What a handler is given for `payload`. Raises ValueError for bytes that are not UTF-8."""
+    """What a handler is given for `payload`.
+
+    Raises ValueError for bytes that are not UTF-8, NaN and infinity, and TypeError for a set: JSON
+    has none of them, and the encoder would send something else.
+    """
     if payload is None or isinstance(payload, str):
         return payload
     if isinstance(payload, bytes):
         return payload.decode()
+    check_payload(payload, "payload")
     return msgspec.json.encode(payload).decode()
+
+
+def check_payload(value: object, where: str) -> None:
+    """Raises ValueError or TypeError for what JSON cannot hold; `where` names it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}, which JSON cannot hold")
+    if isinstance(value, set | frozenset):
+        raise TypeError(f"{where} is a set, which JSON cannot hold; give a list")
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            check_payload(one, f"{where}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for index, one in enumerate(value):
+            check_payload(one, f"{where}[{index}]")
 
 
 def list_invocations(

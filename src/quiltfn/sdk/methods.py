@@ -57,8 +57,11 @@ class Method(Generic[P, T]):
     """A flow as a method of both clients."""
 
     def __init__(self, flow: Callable[P, Flow[T]]) -> None:
-        self._flow = flow
+        self._flow, self._name = flow, flow.__name__
         self.__doc__ = flow.__doc__
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
 
     @overload
     def __get__(self, owner: None, kind: type) -> "Method[P, T]": ...
@@ -72,11 +75,11 @@ class Method(Generic[P, T]):
     def __get__(self, owner: OfClient | OfAsyncClient | None, kind: type) -> Any:
         if owner is None:
             return self
-        client, flow = owner._client, self._flow
+        client, flow, name = owner._client, self._flow, self._name
 
         @functools.wraps(flow)
         def method(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return client.run(flow(*args, **kwargs))
+            return client.run(_called(flow, name, args, kwargs))
 
         return method
 
@@ -153,8 +156,11 @@ class PagedMethod(Generic[P, Page, Item]):
     """A listing as a method of both clients."""
 
     def __init__(self, listing: Callable[P, Listing[Page, Item]]) -> None:
-        self._listing = listing
+        self._listing, self._name = listing, listing.__name__
         self.__doc__ = listing.__doc__
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
 
     @overload
     def __get__(self, owner: None, kind: type) -> "PagedMethod[P, Page, Item]": ...
@@ -168,15 +174,31 @@ class PagedMethod(Generic[P, Page, Item]):
     def __get__(self, owner: OfClient | OfAsyncClient | None, kind: type) -> Any:
         if owner is None:
             return self
-        listing = self._listing
+        listing, name = self._listing, self._name
 
         @functools.wraps(listing)
         def method(*args: P.args, **kwargs: P.kwargs) -> Any:
+            size: Any = kwargs.get("page_size")
+            if size is not None and size < 1:
+                raise ValueError(f"page_size must be 1 or more, not {size}")
+            found = _called(listing, name, args, kwargs)
             if isinstance(owner, OfClient):
-                return Pages(owner._client, listing(*args, **kwargs))
-            return AsyncPages(owner._client, listing(*args, **kwargs))
+                return Pages(owner._client, found)
+            return AsyncPages(owner._client, found)
 
         return method
+
+
+def _called(call: Callable[..., T], name: str, args: Any, kwargs: Any) -> T:
+    """What the call returns. Arguments that do not fit are told with the method's name."""
+    try:
+        return call(*args, **kwargs)
+    except TypeError:
+        try:
+            inspect.signature(call).bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{name}() {error}") from None
+        raise
 
 
 def with_fields_of(

@@ -80,6 +80,8 @@ def nothing(_body: bytes) -> None:
 
 def segment(word: str) -> str:
     """One path segment, whatever the word holds: "." and ".." would climb, "" would vanish."""
+    if not isinstance(word, str):
+        raise TypeError(f"a name or id must be text, not {type(word).__name__}")
     if not word:
         raise ValueError("a name or id must not be empty")
     text = quote(word, safe="")

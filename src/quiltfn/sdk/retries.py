@@ -21,6 +21,9 @@ class Retries:
     """At most `most` repetitions of a request, and none of one that could be done twice."""
 
     def __init__(self, most: int) -> None:
+        """Raises ValueError for a number below 0."""
+        if most < 0:
+            raise ValueError(f"retries must be 0 or more, not {most}")
         self.most = most
 
     def prepared(self, request: Request[T]) -> Request[T]:

@@ -38,8 +38,16 @@ def remove_runtime(name: str, *, shared: bool = False) -> Flow[None]:
     return ask(delete(f"{BASE}/{segment(name)}{query(shared=shared or None)}"))
 
 
-def upload_image(archive: Path) -> Flow[Image]:
-    """Upload a runtime's files: a tar archive, gzipped if its name ends in gz."""
+def upload_image(archive: Path | str) -> Flow[Image]:
+    """Upload a runtime's files: a tar archive, gzipped if its name ends in gz.
+
+    Raises ValueError where there is no such file.
+    """
+    if not isinstance(archive, str | Path):
+        raise TypeError(f"archive must be a path, not {type(archive).__name__}")
+    archive = Path(archive)
+    if not archive.is_file():
+        raise ValueError(f"archive: there is no file {archive}")
     is_gzip = archive.suffix in (".gz", ".tgz")
     request = Request(
         method="POST",

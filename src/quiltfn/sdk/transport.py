@@ -206,7 +206,7 @@ def trusted(authority: Path | None) -> ssl.SSLContext:
             why = (
                 "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
             )
-            raise ValueError(f"{authority} cannot be used as --cacert: {why}") from None
+            raise ValueError(f"cacert: {authority} cannot be used: {why}") from None
     paths = ssl.get_default_verify_paths()
     if paths.cafile or (paths.capath and any(Path(paths.capath).iterdir())):
         return ssl.create_default_context()
