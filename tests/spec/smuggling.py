@@ -91,6 +91,12 @@ REFUSED: dict[str, bytes] = {
     "HTTP/1.1 in small letters": b"GET /health http/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
     "HTTP/3.7": b"GET /health HTTP/3.7\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + PHANTOM,
+    "HTTP/2.0": b"GET /health HTTP/2.0\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
+    "HTTP/0.9 with a version": b"GET /health HTTP/0.9\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
+    "RTSP": b"GET /health RTSP/1.0\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
+    "Icecast": b"SOURCE /health ICE/1.0\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
+    "no host": b"GET /health HTTP/1.1\r\n\r\n" + PHANTOM,
+    "two hosts": post("Host: 127.0.0.1", "Content-Length: 0", body=PHANTOM),
     "no method": b" /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
     "unknown method": b"BREW /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
     "CONNECT to a host": hiding("CONNECT", "127.0.0.1:1"),
@@ -137,5 +143,7 @@ ONE_REQUEST: dict[str, bytes] = {
     "chunks to a GET": request("GET", "/health", {"Transfer-Encoding": "chunked"},
                                CHUNK % (len(PHANTOM), PHANTOM) + CHUNKED),
     "chunk with an extension": chunked(b"%x;a=b\r\n%s\r\n" % (len(PHANTOM), PHANTOM) + CHUNKED),
+    "chunks with a trailer": chunked(CHUNK % (len(PHANTOM), PHANTOM)
+                                     + b"0\r\nHost: evil.test\r\nContent-Length: 0\r\n\r\n"),
     "chunks that are too long": chunked(CHUNK % (len(MUCH), MUCH) + CHUNKED),
 }  # fmt: skip

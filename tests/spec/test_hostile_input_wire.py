@@ -1,5 +1,6 @@
 """Hostile bytes on a socket: smuggled requests, sizes, slow senders, credentials, strange paths."""
 
+import contextlib
 import gzip
 import json
 import shutil
@@ -128,6 +129,33 @@ def test_a_body_at_the_limit_is_taken_and_a_byte_more_is_not(anybody: Api) -> No
     for size, status in ((8 * MIB, 200), (8 * MIB + 1, 413)):
         body = b'{"payload":null}' + b" " * (size - 16)
         assert anybody("POST", path, content=body, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("tail", [b"0\r\nx-a: ", b"2;a="], ids=["trailer", "extension"])
+def test_a_line_without_an_end_behind_a_body_is_not_kept(open_server: Server, tail: bytes) -> None:
+    forget_peak(open_server.pid)
+    before = rss_kib(open_server.pid)
+    head = request("POST", FUNCTIONS, JSON | {"Transfer-Encoding": "chunked"})
+    wires = [Wire(open_server.url) for _ in range(4)]
+    for wire in wires:
+        wire.send(head + b"2\r\n{}\r\n" + tail)
+    began, sent = time.monotonic(), 0
+    for _ in range(64):
+        sent_before = sent
+        for wire in wires:
+            with contextlib.suppress(OSError):
+                wire.socket.sendall(b"x" * (256 * 1024))
+                sent += 256 * 1024
+        health = request("GET", "/health", {"Connection": "close"})
+        assert statuses(raw(open_server.url, health)) == [200]
+        if sent == sent_before:
+            break  # all of them were closed
+    took = time.monotonic() - began
+    for wire in wires:
+        wire.close()
+    assert sent <= 16 * MIB  # what the kernel takes of a sender, and no more
+    assert peak_kib(open_server.pid) - before < 8192
+    print(f"{sent // 1024} KiB were sent in {took:.1f} s")
 
 
 @pytest.mark.parametrize("path", [FUNCTIONS, f"{FUNCTIONS}/invoke/nobody"])

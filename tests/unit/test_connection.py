@@ -391,6 +391,13 @@ async def test_continue_is_said_to_who_waits_for_it(door: Door) -> None:
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"ok")
         assert (await reader.read()).endswith(b"\r\n\r\nok")
+    # HTTP/1.0 has no such response: what came instead would be taken for the last one.
+    async with door.client() as (reader, writer):
+        old = get("/read", "Content-Length: 2", "Expect: 100-continue", method="POST")
+        writer.write(old.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        await until(lambda: len(door.begun) == 2)
+        writer.write(b"ok")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
     # Nobody wants this one, and the answer says so at once.
     unwanted = get("/a", "Content-Length: 2", "Expect: 100-continue", CLOSE, method="POST")
     assert (await door.ask(unwanted)).startswith(b"HTTP/1.1 200")
@@ -523,6 +530,234 @@ async def test_a_length_of_many_digits_is_refused(door: Door, upgrade: tuple[str
     line = f"Content-Length: {len(HIDDEN):019}"
     await door.ask(get("/a", line, *upgrade, method="POST") + HIDDEN + HIDDEN)
     assert door.begun == ["/a", "/hidden"]
+
+
+@pytest.mark.parametrize(
+    "line", ["GET /a HTTP/2.0", "GET /a HTTP/0.9", "GET /a RTSP/1.0", "OPTIONS /a RTSP/1.1"]
+)
+async def test_another_protocol_or_version_is_refused(door: Door, line: str) -> None:
+    door.answers["/a"] = plain
+    rest = b"\r\nHost: a\r\n\r\n"
+    answer = await door.ask(line.encode() + rest + get("/a"))
+    assert answer.startswith(b"HTTP/1.1 505 HTTP Version Not Supported")
+    assert answer.count(b"HTTP/1.1 5") == 1
+    assert door.begun == []
+    fits = line.split(maxsplit=1)[0].encode() + b" /a HTTP/1.0"
+    assert (await door.ask(fits + rest)).startswith(b"HTTP/1.1 200")  # a control
+
+
+@pytest.mark.parametrize(
+    ("line", "status"), [("GET /a ICE/1.0", b"400"), ("SOURCE /a ICE/1.0", b"501")]
+)
+async def test_icecast_is_refused(door: Door, line: str, status: bytes) -> None:
+    door.answers["/a"] = plain
+    answer = await door.ask(line.encode() + b"\r\nHost: a\r\n\r\n" + get("/a"))
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert door.begun == []
+
+
+async def test_the_name_of_another_protocol_may_stand_in_a_header(door: Door) -> None:
+    door.answers["/a"] = plain
+    answer = await door.ask(get("/a", "X-A: GET /a RTSP/1.0", CLOSE))
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("version", "lines", "status"),
+    [
+        ("1.1", "", b"400"),
+        ("1.1", "Host: a\r\nHost: a\r\n", b"400"),
+        ("1.0", "Host: a\r\nHost: b\r\n", b"400"),
+        ("1.1", "Host: a\r\n", b"200"),
+        ("1.0", "Host: a\r\n", b"200"),
+        ("1.0", "", b"200"),
+    ],
+)
+async def test_there_is_one_host(door: Door, version: str, lines: str, status: bytes) -> None:
+    door.answers["/a"] = plain
+    answer = await door.ask(f"GET /a HTTP/{version}\r\n{lines}{CLOSE}\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert answer.endswith(b"/a" if status == b"200" else b"There must be one Host header.")
+
+
+# What follows a body ---------------------------------------------------------------------------
+
+
+async def test_a_trailer_field_is_no_header_field(door: Door) -> None:
+    told: list[dict[str, str]] = []
+
+    async def read(request: Request) -> Response:
+        begun = dict(request.headers)
+        async for _ in request.chunks():
+            pass
+        told.extend([begun, dict(request.headers)])
+        return await plain(request)
+
+    door.answers |= {"/a": read}
+    chunks = b"2\r\nok\r\n0\r\n"
+    trailers = b"X-A: 1\r\nX-Api-Key: k\r\nHost: b\r\nX-B: 2\r\n\r\n"
+    head = get("/a", "Transfer-Encoding: chunked", "X-C: 3", method="POST")
+    answer = await door.ask(head + chunks + trailers + get("/a", CLOSE))
+    assert answer.count(b"HTTP/1.1 200") == 2
+    assert told[0] == told[1] == {"host": "a", "transfer-encoding": "chunked", "x-c": "3"}
+    assert told[2] == told[3] == {"host": "a", "connection": "close"}
+    async with door.client() as (reader, writer):  # the trailer comes when the work has begun
+        writer.write(head + chunks)
+        await until(lambda: len(door.begun) == 3)
+        writer.write(trailers)
+        assert await reader.readuntil(b"/a")
+    assert told[4] == told[5] == told[0]
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+@pytest.mark.parametrize(
+    "endless",
+    [b"0\r\nx-a: ", b"0\r\nx", b"0;a=", b"2\r\nok\r\n0\r\nx-a: ", b"2\r\nok\r\n2;a="],
+)
+async def test_what_leads_to_nothing_within_a_body_is_bounded(
+    door: Door, endless: bytes, is_read: bool
+) -> None:
+    """In small pieces, before and behind the response."""
+
+    async def read(request: Request) -> Response:
+        size = sum([len(chunk) async for chunk in request.chunks()])
+        return Response(body=b"%d" % size)
+
+    door.answers["/a"] = read if is_read else plain
+    head = get("/a", "Transfer-Encoding: chunked", method="POST")
+    pieces, piece = 512, b"x" * 1024
+
+    async def send(begin: bytes) -> tuple[int, bytes]:
+        """How many pieces were taken, and what was answered."""
+        async with door.client() as (reader, writer):
+            writer.write(head + begin)
+            await until(lambda: door.begun and len(door.connections))
+            for number in range(pieces):
+                if len(door.connections) == 0:
+                    return number, await reader.read()
+                writer.write(piece)
+                await asyncio.sleep(0.0005)
+            writer.write(b"\r\n0\r\n\r\n")
+            return pieces, await reader.readuntil(str(pieces * 1024).encode() if is_read else b"/a")
+
+    taken, answer = await send(endless)
+    assert taken < 128
+    assert answer.startswith(b"HTTP/1.1 431" if is_read else b"HTTP/1.1 200")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert len(door.connections) == 0
+    door.begun.clear()
+    taken, answer = await send(b"%x\r\n" % (pieces * 1024))  # a control: the same as a body
+    assert (taken, answer[:12]) == (pieces, b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(("count", "size"), [(101, 1), (20, 1000)])
+async def test_trailer_fields_are_bounded_in_number_and_bytes(
+    door: Door, count: int, size: int
+) -> None:
+    async def read(request: Request) -> Response:
+        async for _ in request.chunks():
+            pass
+        return await plain(request)
+
+    door.answers["/a"] = read
+    for fields, status in ((count, b"431"), (count // 2, b"200")):
+        lines = b"".join(b"x-%d: %b\r\n" % (n, b"a" * size) for n in range(fields))
+        head = get("/a", "Transfer-Encoding: chunked", CLOSE, method="POST")
+        answer = await door.ask(head + b"0\r\n" + lines + b"\r\n")
+        assert answer.startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize("bad", [b"zz\r\n", b"0\r\nbad\r\n\r\n", b"0;a=\0\r\n"])
+async def test_a_body_that_turns_bad_behind_its_response_has_no_second_one(
+    door: Door, bad: bytes
+) -> None:
+    may_end = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"one"
+        await may_end.wait()
+        yield b"two"
+
+    async def read(request: Request) -> Response:
+        return Response(body=b"".join([chunk async for chunk in request.chunks()]))
+
+    door.answers |= {"/a": plain, "/read": read}
+    door.stream("/slow", slow)
+    async with door.client() as (reader, writer):
+        writer.write(get("/a", "Transfer-Encoding: chunked"))
+        assert (await reader.readuntil(b"/a")).startswith(b"HTTP/1.1 200")
+        writer.write(bad)
+        assert await asyncio.wait_for(reader.read(), 2) == b""
+    async with door.client() as (reader, writer):
+        writer.write(get("/slow", "Transfer-Encoding: chunked"))
+        await reader.readuntil(b"one\r\n")
+        writer.write(bad)
+        await asyncio.sleep(0.05)
+        may_end.set()
+        assert await asyncio.wait_for(reader.read(), 2) == b"3\r\ntwo\r\n0\r\n\r\n"
+    # A control: without a response there is a refusal.
+    answer = await door.ask(get("/read", "Transfer-Encoding: chunked", method="POST") + bad)
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+# Time ------------------------------------------------------------------------------------------
+
+
+async def slow_half_second(request: Request) -> Response:
+    await asyncio.sleep(0.5)
+    return await plain(request)
+
+
+async def test_a_head_that_is_not_read_has_time() -> None:
+    async with serving(head_timeout_s=0.2) as door:
+        door.answers |= {"/slow": slow_half_second, "/a": plain}
+        async with door.client() as (reader, writer):
+            half, rest = get("/a", CLOSE)[:20], get("/a", CLOSE)[20:]
+            writer.write(get("/slow") + get("/a") + half)
+            assert (await reader.readuntil(b"/slow")).startswith(b"HTTP/1.1 200")
+            await reader.readuntil(b"\r\n\r\n/a")
+            writer.write(rest)
+            assert (await reader.read()).endswith(b"\r\n\r\n/a")
+        async with door.client() as (reader, writer):  # a control: this one is read
+            writer.write(half)
+            assert await asyncio.wait_for(reader.read(), 1) == b""
+            assert door.begun == ["/slow", "/a", "/a"]
+
+
+async def test_a_head_that_does_not_come_does_not_cost_the_response_before_it() -> None:
+    async with serving(head_timeout_s=0.2) as door:
+        door.answers |= {"/slow": slow_half_second, "/a": plain}
+        async with door.client() as (reader, writer):
+            writer.write(get("/slow") + get("/a")[:20])
+            await asyncio.sleep(0.4)
+            writer.write(get("/a")[20:])  # too late: nothing more is read
+            answer = await reader.read()
+        assert answer.endswith(b"\r\n\r\n/slow")
+        assert door.begun == ["/slow"]
+
+
+async def test_the_rest_of_a_body_has_time_while_it_is_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that is slow to read a large response, and has not sent its whole body."""
+    monkeypatch.setattr(connection, "REST_TIMEOUT_S", 0.2)
+
+    async def large(_: Request) -> Response:
+        return Response(body=bytes(32 * 2**20))
+
+    async with serving() as door:
+        door.answers |= {"/large": large, "/a": plain}
+        async with door.client(receive_bytes=65536) as (reader, writer):
+            writer.write(get("/large", "Content-Length: 2"))
+            await until(lambda: door.begun)
+            await asyncio.sleep(0.5)
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(32 * 2**20)
+            writer.write(b"ok" + get("/a", CLOSE))
+            assert (await reader.read()).endswith(b"\r\n\r\n/a")
+        async with door.client() as (reader, writer):  # a control: this one is read
+            writer.write(get("/a", "Content-Length: 2"))
+            assert (await asyncio.wait_for(reader.read(), 1)).endswith(b"\r\n\r\n/a")
 
 
 async def test_a_mistake_in_the_application_ends_its_connection_and_no_other(door: Door) -> None:

@@ -13,6 +13,7 @@ Rule 4: what cannot be parsed is refused once, and nothing behind it is read.
 """
 
 import asyncio
+import re
 import socket
 import struct
 import sys
@@ -29,10 +30,12 @@ from quiltfn.api.app import Application
 from quiltfn.api.budgets import SHORT_BYTES
 from quiltfn.api.connections import Connections, SlotKind
 from quiltfn.api.early_responses import (
+    BAD_HOST,
     BAD_LENGTH,
     NOT_HTTP,
     OTHER_CODING,
     OTHER_METHOD,
+    OTHER_PROTOCOL,
     STATUS_LINES,
     TOO_LARGE,
     connections_full,
@@ -52,6 +55,8 @@ REST_TIMEOUT_S, REST_MAX_BYTES = 5.0, 16 * 1024 * 1024
 # Methods that the parser knows and that are no requests to this server. What follows a CONNECT is
 # no HTTP, and SOURCE is of another protocol.
 OTHER_METHODS = ("CONNECT", "SOURCE")
+# The parser takes a request of RTSP for one of HTTP, and does not tell.
+RTSP_REQUEST = re.compile(rb"\s*[A-Z_]+ [^ ]+ RTSP/")
 # Digits of a Content-Length; the parser takes any number of zeros before them.
 LENGTH_DIGITS = 19
 # Statuses whose responses have no body.
@@ -127,6 +132,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_lost = False
         self._is_reading = True
         self._is_write_paused = False
+        self._is_stream_begun = False
         self._written = 0
         self._writable: asyncio.Future[None] | None = None
         self._stream: asyncio.Task[Any] | None = None
@@ -180,10 +186,13 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._last_words is not None:
             return
-        if self._arriving is None:
-            # The parser hands a header on only when it is whole, so one without an end is counted
-            # here, by the bytes that led to nothing.
-            self._unfinished_bytes += len(data)
+        # The parser hands a header or a trailer field on only when it is whole, and an extension of
+        # a chunk never, so one without an end is counted here, by the bytes that led to nothing.
+        self._unfinished_bytes += len(data)
+        begins = self._arriving is None and not self._is_in_head
+        if begins and b" RTSP/" in data and RTSP_REQUEST.match(data):
+            self._refuse(OTHER_PROTOCOL)
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
@@ -193,9 +202,10 @@ class HttpConnection(asyncio.Protocol):
         if self._queue or self._queued_bytes or self._is_in_head:
             self._count_queued()
         # Most heads come whole; only for one that does not is there anything to time.
-        if self._is_in_head and self._head_timer is None:
+        if self._is_in_head and self._head_timer is None and self._is_reading:
             self._expect_head()
-        if self._arriving is None and self._unfinished_bytes > 2 * self._limits.head_max_bytes:
+        is_too_long = self._unfinished_bytes > 2 * self._limits.head_max_bytes
+        if is_too_long and self._last_words is None:
             self._refuse(TOO_LARGE)
 
     def _new_parser(self) -> Any:
@@ -239,6 +249,8 @@ class HttpConnection(asyncio.Protocol):
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > self._limits.head_max_bytes or self._header_count > HEADERS_MAX:
             self._stop(TOO_LARGE)
+        if self._arriving is not None:
+            return  # a trailer field: the request was judged without it
         key, text = name.lower().decode("latin-1"), value.decode("latin-1")
         if key in self._headers:
             self._headers.repeat(key, text)
@@ -266,24 +278,31 @@ class HttpConnection(asyncio.Protocol):
             self._stop(OTHER_CODING)
         if "content-length" in headers and len(headers["content-length"].strip()) > LENGTH_DIGITS:
             self._stop(BAD_LENGTH)
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._stop(OTHER_PROTOCOL)
+        if "host" in headers.repeated or (version == "1.1" and "host" not in headers):
+            self._stop(BAD_HOST)
         split = _split_remembered if len(target) <= REMEMBERED_TARGET else split_target
         path, query = split(target)
         request = Request(method, path, headers, query, self._client, self)
-        request.version = parser.get_http_version()
-        request.keep_alive = parser.should_keep_alive() and request.version != "1.0"
+        request.version = version
+        request.keep_alive = parser.should_keep_alive() and version != "1.0"
         request.head_bytes = self._head_bytes
         if self._slot is SlotKind.RESERVED:
             request.is_reserved, request.keep_alive = True, False
         if "upgrade" in headers and parser.should_upgrade():
             self._body_head = body_head(headers, keep_alive=request.keep_alive)
         if "expect" in headers:
-            request.expects_continue = headers["expect"].lower() == "100-continue"
+            is_told = headers["expect"].lower() == "100-continue"
+            request.expects_continue = is_told and version != "1.0"
         self._arriving = request
         self._queue.append(request)
 
     def on_body(self, data: bytes) -> None:
         request = self._arriving
         assert request is not None
+        self._unfinished_bytes = 0
         if request.is_answered:
             self._rest_bytes += len(data)
             if self._rest_bytes > REST_MAX_BYTES:
@@ -306,6 +325,7 @@ class HttpConnection(asyncio.Protocol):
             return  # only the head is complete: see `_parse_on`
         request, self._arriving = self._arriving, None
         assert request is not None
+        self._unfinished_bytes = 0
         if self._rest_timer is not None:
             self._rest_timer.cancel()
             self._rest_timer = None
@@ -400,6 +420,7 @@ class HttpConnection(asyncio.Protocol):
                 return
             framing = "transfer-encoding: chunked\r\n" if is_chunked else ""
             self._write(self._head(response, framing, closes))
+            self._is_stream_begun = True
             if has_body:
                 sent = await self._write_chunks(chunks, is_chunked)
                 if length is not None and sent != int(length):
@@ -412,6 +433,7 @@ class HttpConnection(asyncio.Protocol):
             raise
         finally:
             self._stream = None
+            self._is_stream_begun = False
             close = getattr(chunks, "aclose", None)
             if close is not None:
                 await close()
@@ -467,9 +489,10 @@ class HttpConnection(asyncio.Protocol):
         if self._arriving is not None:
             # The response is out before the body is in: that has to end soon.
             request.forget_body()
-            self._rest_timer = self._loop.call_later(REST_TIMEOUT_S, self._transport.close)
         if not self._is_reading:
             self._set_reading()
+        if self._arriving is not None:
+            self._expect_rest()
         self._idle_since = self._loop.time()
         if self._idle_timer is None:
             self._look_for_idleness_in(self._limits.keep_alive_s)
@@ -478,18 +501,21 @@ class HttpConnection(asyncio.Protocol):
 
     def _refuse(self, last_words: bytes) -> None:
         """Reads nothing more. What came before and is whole is answered first."""
-        self._last_words = last_words
         self._is_in_head = False
         self._stop_timers()
-        if self._arriving is not None and last_words:
-            # Its end will not come, and what is said of it is the refusal.
-            self._arriving.is_lost = True
-            self._arriving.wake()
-            if self._arriving is self._current:
-                self._current = None
-            elif self._arriving in self._queue:
-                self._queue.remove(self._arriving)
+        arriving = self._arriving
+        if arriving is not None and last_words:
+            # Its end will not come.
             self._arriving = None
+            arriving.is_lost = True
+            arriving.wake()
+            if arriving.is_answered or (arriving is self._current and self._is_stream_begun):
+                last_words = b""  # a second response would be taken for that to another request
+            elif arriving is self._current:
+                self._current = None
+            elif arriving in self._queue:
+                self._queue.remove(arriving)
+        self._last_words = last_words
         if self._current is None and not self._queue and not self._transport.is_closing():
             self._write(last_words)
             self._transport.close()
@@ -547,8 +573,13 @@ class HttpConnection(asyncio.Protocol):
         self._is_reading = may_read
         if may_read:
             self._transport.resume_reading()
+            if self._is_in_head:
+                self._expect_head()
+            elif body is not None and body.is_answered:
+                self._expect_rest()
         else:
             self._transport.pause_reading()
+            self._stop_arrival_timers()
 
     def _count_queued(self) -> None:
         """Counts what came before its turn in the bytes that all connections have for that."""
@@ -567,9 +598,23 @@ class HttpConnection(asyncio.Protocol):
 
     # Time ------------------------------------------------------------------------------------
 
+    # What has begun to arrive has so long while this server reads, not while it lets the client
+    # wait.
+
     def _expect_head(self) -> None:
+        # What came before it is answered.
         timeout_s = self._limits.head_timeout_s
-        self._head_timer = self._loop.call_later(timeout_s, self._transport.close)
+        self._head_timer = self._loop.call_later(timeout_s, self._refuse, b"")
+
+    def _expect_rest(self) -> None:
+        if self._is_reading and self._rest_timer is None:
+            self._rest_timer = self._loop.call_later(REST_TIMEOUT_S, self._transport.close)
+
+    def _stop_arrival_timers(self) -> None:
+        for timer in (self._head_timer, self._rest_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._rest_timer = None
 
     def _look_for_idleness_in(self, seconds: float) -> None:
         # One timer that sees how long it has been, rather than one made and ended for each request;
@@ -587,7 +632,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
 
     def _stop_timers(self) -> None:
-        for timer in (self._head_timer, self._rest_timer, self._idle_timer):
-            if timer is not None:
-                timer.cancel()
-        self._head_timer = self._rest_timer = self._idle_timer = None
+        self._stop_arrival_timers()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None

@@ -25,8 +25,10 @@ def _plain(status: int, sentence: str) -> bytes:
 
 
 NOT_HTTP = _plain(400, "Invalid HTTP request received.")
+BAD_HOST = _plain(400, "There must be one Host header.")
 BAD_LENGTH = _plain(400, "Content-Length must have at most 19 digits.")
 OTHER_METHOD = _plain(501, "This server has no such method.")
+OTHER_PROTOCOL = _plain(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
 OTHER_CODING = _plain(501, "Transfer-Encoding must be: chunked")
 TOO_LARGE = _plain(431, "The request's headers are too big.")
 
