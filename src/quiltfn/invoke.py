@@ -93,9 +93,10 @@ class Invoker:
 
         Raises `CapacityFull`, `Forbidden`, `FunctionNotActive`, `NotFound` or `Unprocessable`, and
         then leaves no record. Raises `RuntimeUnavailable` if no instance could be made or the
-        sandbox ended during the call, with a record of status `error`. Raises `ShuttingDown`, with
-        a record, if the server had to stop before the call ended. A call that `cancel` ended
-        returns its record, with status `cancelled`.
+        sandbox ended during the call, with a record of status `error`. Raises `ShuttingDown`: if
+        no new calls are accepted any more, without a record; if the server had to stop before the
+        call ended, with one. A call that `cancel` ended returns its record, with status
+        `cancelled`.
         """
         accepted = self._clock.now()
         if self._draining:

@@ -56,7 +56,10 @@ class LongOutput(Protocol):
 
 
 class OutputSink(Protocol):
-    """Takes the output of one call while the call runs: what its record keeps, no more."""
+    """Takes the output of one call while the call runs: what its record keeps, no more.
+
+    That is standard output and standard error. A result that a handler returned is not passed on.
+    """
 
     def write(self, stream: str, data: bytes, ready: Callable[[], None]) -> bool:
         """Takes `data` of "stdout" or "stderr". Returns whether more may come now.

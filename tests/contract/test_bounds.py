@@ -408,7 +408,7 @@ async def fill_with_keys(answers: SqlIdempotencyStore, room: int) -> None:
         await answers.complete(request, 200, {"x-invocation-id": "i" * 36}, b"x" * 100)
 
 
-# The trail and operations --------------------------------------------------------------------
+# The audit log and operations ----------------------------------------------------------------
 
 
 def an_entry(tenant_id: str, one: str) -> AuditEntry:

@@ -34,7 +34,7 @@ async def kind(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
         yield real
 
 
-class Box:
+class Sandboxes:
     """Makes sandboxes and gives every one of them back."""
 
     def __init__(self, kind: Kind) -> None:
@@ -50,8 +50,8 @@ class Box:
 
 
 @pytest.fixture
-async def box(kind: Kind) -> AsyncIterator[Box]:
-    box = Box(kind)
+async def box(kind: Kind) -> AsyncIterator[Sandboxes]:
+    box = Sandboxes(kind)
     yield box
     await asyncio.gather(*(sandbox.destroy() for sandbox in box.made))
 
@@ -70,38 +70,38 @@ async def until_clean(sandbox: Sandbox) -> None:
     await eventually(is_clean)
 
 
-async def test_a_handler_that_ends_well_gives_its_output(box: Box) -> None:
+async def test_a_handler_that_ends_well_gives_its_output(box: Sandboxes) -> None:
     sandbox = await box.sandbox("echo hello")
     assert await sandbox.call(call()) == CallResult(kind=ExitKind.EXITED, stdout=b"hello\n")
     assert sandbox.is_alive
 
 
-async def test_a_handler_that_fails_is_a_result(box: Box) -> None:
+async def test_a_handler_that_fails_is_a_result(box: Sandboxes) -> None:
     ended = await (await box.sandbox("exit 7")).call(call())
     assert (ended.kind, ended.code) == (ExitKind.EXITED, 7)
 
 
-async def test_a_command_that_does_not_exist_is_the_handlers_failure(box: Box) -> None:
+async def test_a_command_that_does_not_exist_is_the_handlers_failure(box: Sandboxes) -> None:
     ended = await (await box.sandbox("no-such-thing")).call(call())
     assert (ended.kind, ended.code) == (ExitKind.EXITED, 127)
     assert b"no-such-thing" in ended.stderr
 
 
-async def test_the_payload_is_on_standard_input(box: Box) -> None:
+async def test_the_payload_is_on_standard_input(box: Sandboxes) -> None:
     sandbox = await box.sandbox("cat")
     assert (await sandbox.call(call(b'{"key":"value"}'))).stdout == b'{"key":"value"}'
     await until_clean(sandbox)
     assert (await sandbox.call(call())).stdout == b""
 
 
-async def test_a_call_has_the_versions_variables_and_its_own(box: Box) -> None:
+async def test_a_call_has_the_versions_variables_and_its_own(box: Sandboxes) -> None:
     sandbox = await box.sandbox("echo $NAME", environment={"NAME": "version"})
     assert (await sandbox.call(call())).stdout == b"version\n"
     await until_clean(sandbox)
     assert (await sandbox.call(call(NAME="call"))).stdout == b"call\n"
 
 
-async def test_calls_leave_nothing_that_only_the_collector_frees(box: Box) -> None:
+async def test_calls_leave_nothing_that_only_the_collector_frees(box: Sandboxes) -> None:
     sandbox = await box.sandbox("echo hello")
     gc.disable()
     try:
@@ -115,13 +115,13 @@ async def test_calls_leave_nothing_that_only_the_collector_frees(box: Box) -> No
         gc.enable()
 
 
-async def test_a_call_may_replace_every_variable(box: Box) -> None:
+async def test_a_call_may_replace_every_variable(box: Sandboxes) -> None:
     sandbox = await box.sandbox("echo $NAME", environment={"NAME": "version"})
     alone = Call(payload=None, environment={"X": "1"}, replaces_environment=True, timeout_s=5)
     assert (await sandbox.call(alone)).stdout == b"\n"
 
 
-async def test_a_handler_is_ended_at_its_deadline(box: Box) -> None:
+async def test_a_handler_is_ended_at_its_deadline(box: Sandboxes) -> None:
     sandbox = await box.sandbox("sleep 20")
     began = time.monotonic()
     ended = await sandbox.call(call(timeout_s=0.2))
@@ -130,7 +130,7 @@ async def test_a_handler_is_ended_at_its_deadline(box: Box) -> None:
 
 
 async def test_a_sandbox_that_dies_under_the_call_is_a_result_and_known_to_be_dead(
-    box: Box,
+    box: Sandboxes,
 ) -> None:
     sandbox = await box.sandbox("sleep 20")
     running = asyncio.ensure_future(sandbox.call(call()))
@@ -143,12 +143,12 @@ async def test_a_sandbox_that_dies_under_the_call_is_a_result_and_known_to_be_de
     assert again.kind is ExitKind.SANDBOX_GONE
 
 
-async def test_a_handler_that_needs_too_much_memory_is_out_of_memory(box: Box) -> None:
+async def test_a_handler_that_needs_too_much_memory_is_out_of_memory(box: Sandboxes) -> None:
     sandbox = await box.sandbox(box.kind.out_of_memory)
     assert conclude(await sandbox.call(call()))[:2] == (CallEvent.OOM, 137)
 
 
-async def test_a_wait_that_is_cancelled_leaves_a_sandbox_to_be_destroyed(box: Box) -> None:
+async def test_a_wait_that_is_cancelled_leaves_a_sandbox_to_be_destroyed(box: Sandboxes) -> None:
     sandbox = await box.sandbox("sleep 20")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
@@ -158,7 +158,7 @@ async def test_a_wait_that_is_cancelled_leaves_a_sandbox_to_be_destroyed(box: Bo
     assert not sandbox.is_alive
 
 
-async def test_a_call_can_be_ended_from_outside(box: Box) -> None:
+async def test_a_call_can_be_ended_from_outside(box: Sandboxes) -> None:
     sandbox = await box.sandbox("sleep 20")
     running = asyncio.ensure_future(sandbox.call(call()))
     await asyncio.sleep(0.05)
@@ -167,28 +167,28 @@ async def test_a_call_can_be_ended_from_outside(box: Box) -> None:
     assert await running == CallResult(kind=ExitKind.CANCELLED, reason="the function was deleted")
 
 
-async def test_to_end_a_call_that_is_not_running_is_harmless(box: Box) -> None:
+async def test_to_end_a_call_that_is_not_running_is_harmless(box: Sandboxes) -> None:
     sandbox = await box.sandbox()
     assert not sandbox.end_call(ExitKind.CANCELLED, "nothing")
     assert (await sandbox.call(call())).kind is ExitKind.EXITED
     assert not sandbox.end_call(ExitKind.CANCELLED, "nothing")
 
 
-async def test_destroy_is_harmless_when_repeated_and_at_once(box: Box) -> None:
+async def test_destroy_is_harmless_when_repeated_and_at_once(box: Sandboxes) -> None:
     sandbox = await box.sandbox()
     await asyncio.gather(sandbox.destroy(), sandbox.destroy())
     await sandbox.destroy()
     assert not sandbox.is_alive
 
 
-async def test_a_sandbox_without_a_network_has_nothing_refused(box: Box) -> None:
+async def test_a_sandbox_without_a_network_has_nothing_refused(box: Sandboxes) -> None:
     sandbox = await box.sandbox()
     assert await sandbox.count_blocked() == 0
     await sandbox.destroy()
     assert await sandbox.count_blocked() == 0
 
 
-async def test_destroy_under_a_call_ends_the_call(box: Box) -> None:
+async def test_destroy_under_a_call_ends_the_call(box: Sandboxes) -> None:
     sandbox = await box.sandbox("sleep 20")
     running = asyncio.ensure_future(sandbox.call(call()))
     await asyncio.sleep(0.05)
@@ -196,14 +196,16 @@ async def test_destroy_under_a_call_ends_the_call(box: Box) -> None:
     assert (await running).kind is ExitKind.SANDBOX_GONE
 
 
-async def test_a_working_directory_that_does_not_exist_is_refused_in_a_sentence(box: Box) -> None:
+async def test_a_working_directory_that_does_not_exist_is_refused_in_a_sentence(
+    box: Sandboxes,
+) -> None:
     with pytest.raises(SandboxRefused, match="/missing") as error:
         await box.sandbox(working_directory="/missing")
     assert "does not exist" in str(error.value)
     await box.made[0].destroy()
 
 
-async def test_it_says_when_it_is_clean_after_each_call(box: Box) -> None:
+async def test_it_says_when_it_is_clean_after_each_call(box: Sandboxes) -> None:
     sandbox = await box.sandbox()
     cleaned: list[bool] = []
     sandbox.watch(lambda: cleaned.append(sandbox.is_clean), lambda: None)
@@ -214,7 +216,7 @@ async def test_it_says_when_it_is_clean_after_each_call(box: Box) -> None:
         assert cleaned == [True] * calls
 
 
-async def test_it_says_once_when_it_ends_by_itself(box: Box) -> None:
+async def test_it_says_once_when_it_ends_by_itself(box: Sandboxes) -> None:
     sandbox = await box.sandbox()
     lost: list[bool] = []
     sandbox.watch(lambda: None, lambda: lost.append(sandbox.is_alive))
@@ -229,7 +231,7 @@ async def test_it_says_once_when_it_ends_by_itself(box: Box) -> None:
     assert lost == [False]
 
 
-async def test_it_says_nothing_when_it_was_destroyed(box: Box) -> None:
+async def test_it_says_nothing_when_it_was_destroyed(box: Sandboxes) -> None:
     sandbox = await box.sandbox()
     lost: list[str] = []
     sandbox.watch(lambda: lost.append("clean"), lambda: lost.append("lost"))
@@ -239,14 +241,14 @@ async def test_it_says_nothing_when_it_was_destroyed(box: Box) -> None:
 
 
 async def test_output_beyond_the_limit_is_dropped_and_counted_and_nothing_is_put_in(
-    box: Box,
+    box: Sandboxes,
 ) -> None:
     ended = await (await box.sandbox(box.kind.long_output)).call(call())
     assert ended.stdout == b"x" * 6_291_456
     assert (ended.stdout_dropped, ended.stderr_dropped) == (25, 0)
 
 
-async def test_many_are_made_at_once_and_each_is_its_own(box: Box) -> None:
+async def test_many_are_made_at_once_and_each_is_its_own(box: Sandboxes) -> None:
     sandboxes = await asyncio.gather(*(box.sandbox(f"echo {n}") for n in range(8)))
     assert len({sandbox.id for sandbox in sandboxes}) == 8
     ends = await asyncio.gather(*(sandbox.call(call()) for sandbox in sandboxes))
@@ -255,7 +257,7 @@ async def test_many_are_made_at_once_and_each_is_its_own(box: Box) -> None:
 
 async def test_the_fake_counts_what_a_test_wants_to_know() -> None:
     kind = fake_kind()
-    box = Box(kind)
+    box = Sandboxes(kind)
     first, second = await box.sandbox(), await box.sandbox()
     await first.destroy()
     with pytest.raises(SandboxFailed):

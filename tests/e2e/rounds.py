@@ -24,7 +24,7 @@ MOST_S = 20.0
 
 
 @dataclass
-class Told:
+class Observed:
     """What was seen, by kind of change. `overlapping`: calls that ran while it was made."""
 
     rounds: int = 0
@@ -47,7 +47,7 @@ class Race:
     """Callers that call on and on, and one change in their midst."""
 
     random: random.Random
-    told: Told = field(default_factory=Told)
+    told: Observed = field(default_factory=Observed)
 
     async def run(
         self, function: Marked, change: Callable[[], Awaitable[TimedResponse]]
@@ -176,7 +176,7 @@ async def is_at_rest(client: Client) -> bool:
     return bool(stats["total_count"] == 0)
 
 
-async def play(server: Server, kind: str, rounds: int, seed: int) -> Told:
+async def play(server: Server, kind: str, rounds: int, seed: int) -> Observed:
     """So many rounds of one kind; at the end nothing of the functions is left."""
     race = Race(random.Random(seed))
     async with client_of(server) as client:

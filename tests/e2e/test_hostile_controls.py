@@ -42,7 +42,7 @@ WITHOUT_A_FILTER = {
 
 
 @dataclass
-class Box:
+class WeakenedServer:
     server: Server
     runtime: Weakened
 
@@ -57,24 +57,24 @@ class Box:
 
 
 @pytest.fixture(scope="module")
-def box() -> Iterator[Box]:
+def box() -> Iterator[WeakenedServer]:
     with short_dir() as directory:
         runtime = Weakened(directory)
         with serving(str(runtime.path)) as server:
-            yield Box(server, runtime)
+            yield WeakenedServer(server, runtime)
 
 
-def tries(box: Box, lacks: str) -> set[str]:
+def tries(box: WeakenedServer, lacks: str) -> set[str]:
     """Those of `forbidden.py` that succeed."""
     record = box.run(lacks, script(TRIES), environment={"PORT": "9"})
     return {name for name, code in json.loads(record["stdout"]).items() if code == 0}
 
 
-def test_the_whole_fence_fails_no_case(box: Box) -> None:
+def test_the_whole_fence_fails_no_case(box: WeakenedServer) -> None:
     assert tries(box, "") == set()
 
 
-def test_without_the_filter_forbidden_calls_succeed(box: Box) -> None:
+def test_without_the_filter_forbidden_calls_succeed(box: WeakenedServer) -> None:
     """B9, B22."""
     opened = tries(box, "seccomp")
     assert {"unshare user", "clone user", "AF_ALG", "keyctl"} & opened
@@ -87,7 +87,7 @@ def test_without_the_filter_forbidden_calls_succeed(box: Box) -> None:
     assert fence(sections(box.run("seccomp", WHO)["stdout"]))["seccomp"] == "0"  # B1
 
 
-def test_without_a_limit_of_processes_a_bomb_grows_beyond_it(box: Box) -> None:
+def test_without_a_limit_of_processes_a_bomb_grows_beyond_it(box: WeakenedServer) -> None:
     """B2."""
     box.runtime.lacks("pids")
     function = box.server.deploy(BOMBS["vfork"], timeout_seconds=round(scaled(1)))
@@ -98,12 +98,12 @@ def test_without_a_limit_of_processes_a_bomb_grows_beyond_it(box: Box) -> None:
     function.delete()
 
 
-def test_without_masks_secrets_of_the_kernel_are_read(box: Box) -> None:
+def test_without_masks_secrets_of_the_kernel_are_read(box: WeakenedServer) -> None:
     """B10, B15."""
     assert "interrupts" in tries(box, "masks")
 
 
-def test_without_uids_of_their_own_two_sandboxes_are_one_user(box: Box) -> None:
+def test_without_uids_of_their_own_two_sandboxes_are_one_user(box: WeakenedServer) -> None:
     """B1, C8."""
     server = box.server
     box.runtime.lacks("own uids")
@@ -118,7 +118,7 @@ def test_without_uids_of_their_own_two_sandboxes_are_one_user(box: Box) -> None:
     function.delete()
 
 
-def test_with_a_handler_of_the_guests_own_user_the_guest_is_in_reach(box: Box) -> None:
+def test_with_a_handler_of_the_guests_own_user_the_guest_is_in_reach(box: WeakenedServer) -> None:
     """B1, B17."""
     box.runtime.lacks("another uid for handlers")
     function = box.server.deploy(script(TRIES), environment={"PORT": "9"})
@@ -131,7 +131,7 @@ def test_with_a_handler_of_the_guests_own_user_the_guest_is_in_reach(box: Box) -
     assert seen["uid"] == {0}
 
 
-def test_with_large_file_systems_a_disk_is_filled_beyond_its_cap(box: Box) -> None:
+def test_with_large_file_systems_a_disk_is_filled_beyond_its_cap(box: WeakenedServer) -> None:
     """B4."""
     told = json.loads(box.run("small file systems", script(FILL))["stdout"])
     assert told["/tmp"][0] > 64 << 20

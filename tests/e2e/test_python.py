@@ -286,7 +286,7 @@ def test_a_value_that_is_too_large_fails(shared: Server, what: str, keep: bool) 
     ended = function.invoke()
     assert (ended["status"], ended["exit_code"], ended["stdout"]) == ("failed", 1, "")
     assert re.fullmatch(
-        rf"the handler returned 7\d+ bytes; at most {6 * MIB} are kept of an answer",
+        rf"the handler returned 7\d+ bytes; at most {6 * MIB} are kept of a result",
         ended["error_message"],
     )
     assert function.invoke()["status"] == "failed"

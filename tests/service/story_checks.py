@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from service.story_driver import Driver
-from service.story_model import FINAL, Told, Under, check_record, check_refusal
+from service.story_model import FINAL, KnownFunction, Under, check_record, check_refusal
 
 FUNCTIONS = "/api/functions"
 POOL = ("warming_count", "ready_count", "busy_count")
@@ -24,8 +24,8 @@ class StoryState:
     """A server, and what was done to it so far."""
 
     driver: Driver
-    live: dict[str, Told] = field(default_factory=dict)
-    gone: list[Told] = field(default_factory=list)
+    live: dict[str, KnownFunction] = field(default_factory=dict)
+    gone: list[KnownFunction] = field(default_factory=list)
     under: list[Under] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
     pools: dict[str, Any] = field(default_factory=dict)
@@ -50,11 +50,11 @@ class StoryState:
             self.driver.wait(step)
             passed, step = passed + step, min(2 * step, 0.5)
 
-    def calls(self, function: Told) -> list[Under]:
+    def calls(self, function: KnownFunction) -> list[Under]:
         """The function's calls that may still be running."""
         return [one for one in self.under if one.function is function and not one.running.done()]
 
-    def note(self, function: Told, state: str | None = None) -> None:
+    def note(self, function: KnownFunction, state: str | None = None) -> None:
         """The function changed, maybe under its calls."""
         function.is_changed = True
         if state is not None:
@@ -144,19 +144,19 @@ class StoryState:
             if listed == before:
                 return {one["id"]: one for one in listed}, records
 
-    def current(self, function: Told) -> dict[str, Any]:
+    def current(self, function: KnownFunction) -> dict[str, Any]:
         """The function as a GET shows it; a deployment may have ended meanwhile."""
         shown: dict[str, Any] = self.good("GET", function.path)
         self.hear(function, shown)
         return shown
 
-    def hear(self, function: Told, shown: dict[str, Any]) -> None:
+    def hear(self, function: KnownFunction, shown: dict[str, Any]) -> None:
         if function.state == "deploying" and shown["state"] in ("active", "error"):
             assert (shown["state"] == "active") == function.versions[function.current].stands
             function.is_ill = shown["state"] == "error"
             self.note(function, shown["state"])
 
-    def look_at(self, function: Told, shown: dict[str, Any]) -> None:
+    def look_at(self, function: KnownFunction, shown: dict[str, Any]) -> None:
         """The function as it is shown."""
         self.hear(function, shown)
         kind = function.versions[function.current]
@@ -173,7 +173,7 @@ class StoryState:
             assert (shown["error_message"] is not None) == function.is_ill, shown
 
     def look_at_records(
-        self, function: Told, shown: dict[str, Any], records: list[Any], running: int
+        self, function: KnownFunction, shown: dict[str, Any], records: list[Any], running: int
     ) -> None:
         """Its calls: what was acknowledged, nothing that nobody asked for, and their sums."""
         found = {one["invocation_id"]: one for one in records}
@@ -193,7 +193,7 @@ class StoryState:
         assert strange <= pending + function.unanswered, f"nobody made all of these: {found}"
         assert len(found) - len(ended) <= running, f"nobody waits for all of these: {found}"
 
-    def look_at_versions(self, function: Told) -> None:
+    def look_at_versions(self, function: KnownFunction) -> None:
         versions = self.good("GET", f"{function.path}/versions")["versions"]
         numbers = [one["version"] for one in versions]
         assert numbers == sorted(function.versions, reverse=True), numbers
@@ -205,14 +205,14 @@ class StoryState:
             assert {name: one[name] for name in body} == body
             assert one["function_id"] == function.id
 
-    def pool(self, function: Told) -> dict[str, Any]:
+    def pool(self, function: KnownFunction) -> dict[str, Any]:
         pool: dict[str, Any] = self.good("GET", f"{function.path}/pool")
         assert set(pool) == {"function_id", "total_count", *POOL}
         assert pool["function_id"] == function.id
         assert pool["total_count"] == sum(pool[name] for name in POOL), pool
         return pool
 
-    def look_at_pool(self, function: Told) -> None:
+    def look_at_pool(self, function: KnownFunction) -> None:
         pool = self.pools[function.id]
         now, most = self.driver.of_function(function.key) or (pool["total_count"],) * 2
         assert pool["total_count"] <= function.bound, f"{pool}, at most {function.bound}"
@@ -221,7 +221,7 @@ class StoryState:
         if function.state in ("pending", "paused", "error"):
             self.until(lambda: self._is_empty(function), EMPTY_WITHIN_S, "an empty pool")
 
-    def _is_empty(self, function: Told) -> bool:
+    def _is_empty(self, function: KnownFunction) -> bool:
         pool = self.pool(function)
         busy = pool["busy_count"] and not self.calls(function)
         return not (pool["ready_count"] or pool["warming_count"] or busy)

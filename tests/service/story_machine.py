@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.story_checks import COUNTED, FUNCTIONS, StoryState
 from service.story_driver import Tell
-from service.story_model import Kind, Told, Under
+from service.story_model import Kind, KnownFunction, Under
 
 ON_FAKES = settings(
     max_examples=200,
@@ -66,7 +66,7 @@ class StoryMachine(RuleBasedStateMachine):
             self.state.look()
             self.heard["steps"] += 1
 
-    def one(self, which: int) -> Told:
+    def one(self, which: int) -> KnownFunction:
         """One of the functions, as it is at this moment."""
         live = list(self.state.live.values())
         function = live[which % len(live)]
@@ -74,7 +74,7 @@ class StoryMachine(RuleBasedStateMachine):
             self.state.current(function)
         return function
 
-    def as_shown(self, function: Told, answer: dict[str, Any]) -> None:
+    def as_shown(self, function: KnownFunction, answer: dict[str, Any]) -> None:
         """What a change answers is what is shown afterwards; calls may be counted meanwhile."""
         shown = self.state.current(function)
         moving = {*COUNTED} if self.state.under else set()
@@ -107,7 +107,7 @@ class StoryMachine(RuleBasedStateMachine):
         number = answer["function_id"]
         state.new_id(number)
         assert answer == {"function_id": number, "name": name, "state": "pending", "version": 1}
-        function = Told(number, name, f"f{state.made}", {1: kind}, low, high)
+        function = KnownFunction(number, name, f"f{state.made}", {1: kind}, low, high)
         state.live[name] = function
         assert state.good("GET", f"{FUNCTIONS}/by-name/{name}") == state.current(function)
         if then == "deploy":
@@ -123,7 +123,9 @@ class StoryMachine(RuleBasedStateMachine):
     def update(self, which: int, limits: tuple[int, int], what: str, name: str) -> None:
         self._update(self.one(which), what, limits, name)
 
-    def _update(self, function: Told, what: str, limits: tuple[int, int], name: str) -> None:
+    def _update(
+        self, function: KnownFunction, what: str, limits: tuple[int, int], name: str
+    ) -> None:
         state = self.state
         kind = function.versions[function.current]
         if what in ("content", "ill"):
@@ -164,7 +166,7 @@ class StoryMachine(RuleBasedStateMachine):
     def roll_back(self, which: int, number: int) -> None:
         self._roll_back(self.one(which), number)
 
-    def _roll_back(self, function: Told, number: int) -> None:
+    def _roll_back(self, function: KnownFunction, number: int) -> None:
         state = self.state
         path, body = f"{function.path}/rollback", {"version": number}
         if number not in function.versions:
@@ -179,7 +181,9 @@ class StoryMachine(RuleBasedStateMachine):
         else:
             self._pointed(function, number, answer, crowded)
 
-    def _pointed(self, function: Told, number: int, answer: dict[str, Any], crowded: bool) -> None:
+    def _pointed(
+        self, function: KnownFunction, number: int, answer: dict[str, Any], crowded: bool
+    ) -> None:
         """The function was to point to that version, and this was the answer. `crowded`: calls
         were running, which may have kept it from standing in time.
         """
@@ -215,7 +219,7 @@ class StoryMachine(RuleBasedStateMachine):
         else:
             self._deploy(function, "resume")
 
-    def _deploy(self, function: Told, verb: str) -> None:
+    def _deploy(self, function: KnownFunction, verb: str) -> None:
         crowded = bool(self.state.calls(function))
         answer = self.state.good("POST", f"{function.path}/{verb}")
         if function.state == "active":
@@ -235,7 +239,7 @@ class StoryMachine(RuleBasedStateMachine):
     def pause(self, which: int) -> None:
         self._pause(self.one(which))
 
-    def _pause(self, function: Told) -> None:
+    def _pause(self, function: KnownFunction) -> None:
         state = self.state
         answer = state.driver.call("POST", f"{function.path}/pause")
         if function.state in ("pending", "error"):
@@ -252,7 +256,7 @@ class StoryMachine(RuleBasedStateMachine):
     def delete(self, which: int) -> None:
         self._remove(self.one(which))
 
-    def _remove(self, function: Told) -> None:
+    def _remove(self, function: KnownFunction) -> None:
         state, path = self.state, function.path
         state.good("DELETE", path, status=204)
         del state.live[function.name]
@@ -272,7 +276,7 @@ class StoryMachine(RuleBasedStateMachine):
 
     # Calls -----------------------------------------------------------------------------------
 
-    def _under(self, function: Told, payload: str) -> Under:
+    def _under(self, function: KnownFunction, payload: str) -> Under:
         alone = not self.state.calls(function)
         current, states = {function.current}, {function.state}
         return Under(function, Nobody(), payload, current, alone, states)
@@ -333,7 +337,7 @@ class StoryMachine(RuleBasedStateMachine):
             if again:
                 self._roll_back(function, function.newest - 1)
 
-    def _begin(self, function: Told, slow: int, count: int) -> None:
+    def _begin(self, function: KnownFunction, slow: int, count: int) -> None:
         payload = f"sleep {self.state.driver.slow[slow]:g}"
         for _ in range(count):
             call = self._under(function, payload)

@@ -41,7 +41,7 @@ class Kind:
 
 
 @dataclass
-class Told:
+class KnownFunction:
     """One function, as its story has it.
 
     `bound`: instances at most; it comes down to `high` with those that are there. `is_ill`: if
@@ -87,7 +87,7 @@ class Under:
     `versions`: those that were current since it began.
     """
 
-    function: Told
+    function: KnownFunction
     running: Running
     payload: str
     versions: set[int]
@@ -111,7 +111,9 @@ def check_refusal(body: dict[str, Any], status: int) -> str:
     return code
 
 
-def check_record(function: Told, payload: str, versions: set[int], record: dict[str, Any]) -> None:
+def check_record(
+    function: KnownFunction, payload: str, versions: set[int], record: dict[str, Any]
+) -> None:
     """A call that was run ended as its handler did, on a version that it may have had."""
     assert set(record) == INVOCATION, record
     assert record["function_id"] == function.id

@@ -28,7 +28,7 @@ class CountedKeys(SqlKeys):
         return await super().revision()
 
 
-class Box:
+class SharedKeys:
     """A server's view of the keys, and that of a tool beside it, over one directory."""
 
     def __init__(self, server: SqliteStore, tool: SqliteStore) -> None:
@@ -44,12 +44,12 @@ class Box:
 
 
 @pytest.fixture
-async def box(tmp_path: Path) -> AsyncIterator[Box]:
+async def box(tmp_path: Path) -> AsyncIterator[SharedKeys]:
     async with (
         SqliteStore.open(tmp_path) as server,
         SqliteStore.open(tmp_path, alone=False) as tool,
     ):
-        box = Box(server, tool)
+        box = SharedKeys(server, tool)
         await box.create()
         await box.access.refresh()
         yield box
@@ -59,7 +59,7 @@ def guess(number: int) -> str:
     return f"quilt_sk_{number:012x}_{'x' * 43}"
 
 
-async def test_a_new_key_is_known_in_the_very_next_request(box: Box) -> None:
+async def test_a_new_key_is_known_in_the_very_next_request(box: SharedKeys) -> None:
     for _ in range(20):
         assert await box.who(await box.create()) == "acme"
     key = await box.create()
@@ -68,14 +68,14 @@ async def test_a_new_key_is_known_in_the_very_next_request(box: Box) -> None:
     assert box.keys.asked == asked + 1, "they ask together"
 
 
-async def test_a_key_that_is_known_asks_nobody(box: Box) -> None:
+async def test_a_key_that_is_known_asks_nobody(box: SharedKeys) -> None:
     key = await box.create()
     await box.who(key)
     box.keys.broken = True
     assert await box.who(key) == "acme"
 
 
-async def test_guessing_has_the_store_asked_so_often_and_no_more(box: Box) -> None:
+async def test_guessing_has_the_store_asked_so_often_and_no_more(box: SharedKeys) -> None:
     asked, began = box.keys.asked, time.monotonic()
 
     async def wrong(number: int) -> None:
@@ -101,7 +101,7 @@ async def test_guessing_has_the_store_asked_so_often_and_no_more(box: Box) -> No
 
 
 async def test_what_is_remembered_of_guesses_is_bounded(
-    box: Box, monkeypatch: pytest.MonkeyPatch
+    box: SharedKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ASKED_MAX", 10)
     for number in range(30):
@@ -110,7 +110,7 @@ async def test_what_is_remembered_of_guesses_is_bounded(
     assert len(box.access._asked) == 10
 
 
-async def test_a_key_that_cannot_be_looked_for_is_not_said_to_be_wrong(box: Box) -> None:
+async def test_a_key_that_cannot_be_looked_for_is_not_said_to_be_wrong(box: SharedKeys) -> None:
     key = await box.create()
     box.keys.broken = True
     with pytest.raises(StoreUnavailable):
@@ -127,7 +127,7 @@ async def test_the_first_key_ends_the_open_mode_at_once(
         SqliteStore.open(tmp_path) as server,
         SqliteStore.open(tmp_path, alone=False) as tool,
     ):
-        box = Box(server, tool)
+        box = SharedKeys(server, tool)
         await box.access.refresh()
         assert box.access.is_open
         assert await box.access.identify({}, "10.0.0.1") == ANYBODY

@@ -31,7 +31,7 @@ WRONG = "quilt_sk_" + "0" * 12 + "_" + "x" * 43
 
 
 @dataclass
-class Door:
+class AuditedApp:
     """The application with nothing behind it: what gets as far as a function fails."""
 
     http: httpx.AsyncClient
@@ -54,7 +54,7 @@ class Door:
 
 
 @pytest.fixture
-async def door(tmp_path: Path) -> AsyncIterator[Door]:
+async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
     clock = ManualClock()
     async with SqliteStore.open(tmp_path) as store:
         access = Access(SqlKeys(store.database), clock)
@@ -71,13 +71,13 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
         )
         transport = InProcess(make_app(services), client="192.0.2.7")
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
-            yield Door(http, store, clock, access, services)
+            yield AuditedApp(http, store, clock, access, services)
 
 
 # Refused before its work ---------------------------------------------------------------------
 
 
-async def test_who_is_refused_before_the_work_leaves_an_entry(door: Door) -> None:
+async def test_who_is_refused_before_the_work_leaves_an_entry(door: AuditedApp) -> None:
     reader, may_read = await door.key(Scope.READ)
     writer, may_write = await door.key(Scope.WRITE)
     named = {"X-Request-Id": "r-1"}
@@ -108,12 +108,14 @@ async def test_who_is_refused_before_the_work_leaves_an_entry(door: Door) -> Non
     assert "secret" not in str(found)
 
 
-async def test_a_page_that_is_turned_away_from_an_open_server_leaves_an_entry(door: Door) -> None:
+async def test_a_page_that_is_turned_away_from_an_open_server_leaves_an_entry(
+    door: AuditedApp,
+) -> None:
     assert await door.post(CREATE, {"Origin": "https://evil.test"}, BODY) == 403
     assert [(one.credential, one.status) for one in await door.entries()] == [("nobody", 403)]
 
 
-async def test_what_would_change_nothing_leaves_none(door: Door) -> None:
+async def test_what_would_change_nothing_leaves_none(door: AuditedApp) -> None:
     await door.key(Scope.READ)
     assert (await door.http.get(CREATE)).status_code == 401
     assert (await door.http.patch(CREATE)).status_code == 405
@@ -122,7 +124,7 @@ async def test_what_would_change_nothing_leaves_none(door: Door) -> None:
 
 
 async def test_a_flood_of_refusals_leaves_a_hundred_entries_and_then_one_a_minute(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: AuditedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Somebody on the internet found the server and tries all night.
     monkeypatch.setattr(audit, "REFUSALS_AT_ONCE", 10)
@@ -147,7 +149,7 @@ async def test_a_flood_of_refusals_leaves_a_hundred_entries_and_then_one_a_minut
 
 
 async def test_the_memory_of_who_was_refused_is_bounded(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: AuditedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "CREDENTIALS_MAX", 3)
     kept = audit.AuditLog(SqlAudit(door.store.database), door.clock)
@@ -156,14 +158,14 @@ async def test_the_memory_of_who_was_refused_is_bounded(
         assert len(kept._allowances) <= 4
 
 
-async def test_a_path_that_is_refused_is_cut(door: Door) -> None:
+async def test_a_path_that_is_refused_is_cut(door: AuditedApp) -> None:
     await door.key(Scope.READ)
     await door.post(f"{CREATE}/{'x' * 9000}/deploy", {})
     assert [one.object_id for one in await door.entries()] == ["x" * audit.OBJECT_MAX]
 
 
 async def test_a_refusal_stands_where_the_store_takes_no_entry(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: AuditedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await door.key(Scope.READ)
 
@@ -175,7 +177,7 @@ async def test_a_refusal_stands_where_the_store_takes_no_entry(
 
 
 async def test_a_call_whose_entry_was_not_taken_is_not_entered_as_refused(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: AuditedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The work was done and may have changed something: "refused" would be a lie.
     _, may_write = await door.key(Scope.WRITE)
@@ -194,7 +196,7 @@ async def test_a_call_whose_entry_was_not_taken_is_not_entered_as_refused(
 
 
 @pytest.mark.parametrize("name", ["Authorization", "X-Api-Key"])
-async def test_of_two_credentials_in_one_header_none_counts(door: Door, name: str) -> None:
+async def test_of_two_credentials_in_one_header_none_counts(door: AuditedApp, name: str) -> None:
     # A proxy that checks the last header and a server that counts the first would disagree.
     _, good = await door.key(Scope.READ)
     text = good["X-Api-Key"] if name == "X-Api-Key" else f"Bearer {good['X-Api-Key']}"

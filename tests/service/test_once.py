@@ -1,4 +1,4 @@
-"""One Idempotency-Key, one execution: whatever fails, and wherever, on both ways of a call.
+"""An Idempotency-Key has one execution, whatever fails before the handler ran or after it.
 
 A real store and journal, and sandboxes that count how often a handler was given a call.
 """
@@ -37,7 +37,7 @@ LOST = error_body(UNKEPT)
 
 
 @dataclass
-class Door:
+class KeyedApp:
     """The application over services. `runs`: what handlers were given."""
 
     app: App
@@ -63,7 +63,7 @@ class Door:
 
 
 @contextlib.asynccontextmanager
-async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[Door]:
+async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[KeyedApp]:
     async with open_harness(path) as harness:
         harness.store.database._busy_s = 0.3
         app = make_app(harness.services)
@@ -72,11 +72,11 @@ async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[Door]
         transport = InProcess(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             services = harness.services
-            yield Door(app, http, harness, entry, services.budgets, services.idempotency)
+            yield KeyedApp(app, http, harness, entry, services.budgets, services.idempotency)
 
 
 @pytest.fixture
-async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Door]:
+async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KeyedApp]:
     runs: list[bytes | None] = []
     handle = fake.FakeSandbox._handle
 
@@ -114,7 +114,7 @@ def told(answer: httpx.Response, code: str, status: int = 503) -> str:
 # What is raised once the handler was given the call ---------------------------------------------
 
 
-def closing_fails(door: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
+def closing_fails(door: KeyedApp, patch: pytest.MonkeyPatch) -> tuple[str, int]:
     def full(_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -122,13 +122,13 @@ def closing_fails(door: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
     return "STORE_UNAVAILABLE", 503
 
 
-def syncing_fails(door: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
+def syncing_fails(door: KeyedApp, patch: pytest.MonkeyPatch) -> tuple[str, int]:
     patch.setattr(door.harness.journal, "is_strict", True)
     patch.setattr(door.harness.journal, "synced", fails_late)
     return "STORE_UNAVAILABLE", 503
 
 
-def the_sandbox_breaks(_: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
+def the_sandbox_breaks(_: KeyedApp, patch: pytest.MonkeyPatch) -> tuple[str, int]:
     call = fake.FakeSandbox.call
 
     async def broken(self: fake.FakeSandbox, one: Call) -> CallResult:
@@ -139,7 +139,7 @@ def the_sandbox_breaks(_: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
     return "INTERNAL", 500
 
 
-def amending_breaks(door: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
+def amending_breaks(door: KeyedApp, patch: pytest.MonkeyPatch) -> tuple[str, int]:
     def broken(_: object) -> None:
         raise ZeroDivisionError("a mistake of ours")
 
@@ -148,12 +148,12 @@ def amending_breaks(door: Door, patch: pytest.MonkeyPatch) -> tuple[str, int]:
 
 
 AFTER = [closing_fails, syncing_fails, the_sandbox_breaks, amending_breaks]
-Break = Callable[[Door, pytest.MonkeyPatch], tuple[str, int]]
+Break = Callable[[KeyedApp, pytest.MonkeyPatch], tuple[str, int]]
 
 
 @pytest.mark.parametrize("fault", AFTER)
 async def test_what_fails_after_the_hand_over_counts_as_executed(
-    door: Door, monkeypatch: pytest.MonkeyPatch, fault: Break
+    door: KeyedApp, monkeypatch: pytest.MonkeyPatch, fault: Break
 ) -> None:
     with monkeypatch.context() as patch:
         code, status = fault(door, patch)
@@ -175,7 +175,7 @@ async def test_what_fails_after_the_hand_over_counts_as_executed(
 
 
 async def test_what_fails_before_is_not_kept_and_runs_when_it_comes_again(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(door.harness.journal, "opened", fails)
@@ -231,7 +231,7 @@ def no_more_room(_: Path) -> Any:
 
 @pytest.mark.parametrize("fault", [locked, no_more_room])
 async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
-    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any
+    door: KeyedApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any
 ) -> None:
     inner = asyncio.Event()
     handle = fake.FakeSandbox._handle
@@ -262,7 +262,7 @@ async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
 
 
 async def test_a_key_that_could_not_be_freed_is_free_once_it_can(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(door.harness.journal, "opened", fails)
@@ -277,7 +277,7 @@ async def test_a_key_that_could_not_be_freed_is_free_once_it_can(
 
 
 async def test_after_a_restart_such_a_key_is_answered_and_nothing_runs(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill: nothing is told to the store any more."""
     with monkeypatch.context() as patch:
@@ -295,7 +295,7 @@ async def test_after_a_restart_such_a_key_is_answered_and_nothing_runs(
 
 
 async def test_an_end_of_a_server_tells_the_store_what_is_left(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(SqlIdempotencyStore, "complete", fails_late)
@@ -309,7 +309,7 @@ async def test_an_end_of_a_server_tells_the_store_what_is_left(
 
 
 async def test_what_waits_for_the_store_is_bounded(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond it the key is answered with the id of its record and without the answer."""
     monkeypatch.setattr(idempotency, "UNSTORED_MAX_BYTES", 600)
@@ -327,7 +327,7 @@ async def test_what_waits_for_the_store_is_bounded(
 
 
 async def test_a_call_that_was_cancelled_is_not_run_again(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = asyncio.Event()
 
@@ -352,7 +352,7 @@ async def test_a_call_that_was_cancelled_is_not_run_again(
     assert len(door.runs) == 1
 
 
-async def test_of_many_with_one_key_one_runs_and_no_answer_is_lost(door: Door) -> None:
+async def test_of_many_with_one_key_one_runs_and_no_answer_is_lost(door: KeyedApp) -> None:
     answers = await asyncio.gather(*(door.call() for _ in range(20)))
     assert {one.status_code for one in answers} <= {200, 409}
     assert len(door.runs) == 1
@@ -360,7 +360,7 @@ async def test_of_many_with_one_key_one_runs_and_no_answer_is_lost(door: Door) -
 
 
 async def test_a_create_that_the_trail_did_not_take_is_not_made_twice(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = {"name": "made", "handler": "echo"}
     with monkeypatch.context() as patch:
@@ -380,7 +380,7 @@ async def test_a_create_that_the_trail_did_not_take_is_not_made_twice(
 
 @pytest.mark.parametrize("is_taken", [True, False])
 async def test_a_long_answer_has_its_room_until_the_store_has_kept_it(
-    door: Door, monkeypatch: pytest.MonkeyPatch, is_taken: bool
+    door: KeyedApp, monkeypatch: pytest.MonkeyPatch, is_taken: bool
 ) -> None:
     output, written, may_go_on = b"\1" * 200_000, asyncio.Event(), asyncio.Event()
     keep = SqlIdempotencyStore.complete

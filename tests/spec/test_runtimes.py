@@ -392,7 +392,7 @@ def test_an_image_that_nothing_names_is_collected(another: Callable[..., Server]
 def test_every_change_is_audited(operator: Api, keyed: Keyed) -> None:
     name = new_name()
     digest = upload(operator, saying(name))
-    add(operator, name, image=digest, environment={"TOKEN": "never-in-the-trail"})
+    add(operator, name, image=digest, environment={"TOKEN": "never-in-the-audit"})
     operator.good("DELETE", f"{RUNTIMES}/{name}", status=204)
     is_error(operator("POST", f"{RUNTIMES}/images", content=b"x", headers=TAR),
              "UNPROCESSABLE_ENTITY", 422)  # fmt: skip
@@ -404,4 +404,4 @@ def test_every_change_is_audited(operator: Api, keyed: Keyed) -> None:
         ("runtime.add", name, 201),
         ("image.upload", digest, 201),
     ]
-    assert "never-in-the-trail" not in str(entries)
+    assert "never-in-the-audit" not in str(entries)

@@ -159,7 +159,7 @@ def test_invoke_writes_the_bytes_behind_the_text(fake: Fake, capfdbinary: Bytes)
 def test_invoke_says_what_the_record_says_beside_the_exit_code(
     fake: Fake, capsys: Captured
 ) -> None:
-    sentence = "the handler returned 7 bytes; at most 2 are kept of an answer"
+    sentence = "the handler returned 7 bytes; at most 2 are kept of a result"
     fake.ends(status="failed", exit_code=1, stdout="", error_message=sentence)
     assert run(["invoke", "hello"]) == 1
     assert capsys.readouterr().err.endswith(f"i1\n{sentence}\n")

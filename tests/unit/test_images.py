@@ -41,7 +41,7 @@ from unit.sample_archives import (
 LIMITS = ImageLimits(unpacked_max_bytes=1_000_000, files_max=50)
 
 
-class Box:
+class ImagesUnderTest:
     """An image directory with something beside it that no archive may touch."""
 
     def __init__(self, path: Path) -> None:
@@ -69,14 +69,14 @@ class Box:
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Box:
-    return Box(tmp_path)
+def box(tmp_path: Path) -> ImagesUnderTest:
+    return ImagesUnderTest(tmp_path)
 
 
 # What is taken -------------------------------------------------------------------------------
 
 
-async def test_a_good_archive_becomes_a_directory_named_by_its_digest(box: Box) -> None:
+async def test_a_good_archive_becomes_a_directory_named_by_its_digest(box: ImagesUnderTest) -> None:
     image = await box.take(good())
     root = box.store / image.digest
     for name, content in GOOD.items():
@@ -87,7 +87,7 @@ async def test_a_good_archive_becomes_a_directory_named_by_its_digest(box: Box) 
     assert box.images.hold(image.digest)
 
 
-async def test_modes_and_times_are_made_plain(box: Box) -> None:
+async def test_modes_and_times_are_made_plain(box: ImagesUnderTest) -> None:
     image = await box.take(
         packed(
             [
@@ -107,7 +107,9 @@ async def test_modes_and_times_are_made_plain(box: Box) -> None:
     assert len({one.lstat().st_mtime for one in [root, *root.rglob("*")]}) == 1
 
 
-async def test_the_same_tree_has_the_same_digest_however_it_was_packed(box: Box) -> None:
+async def test_the_same_tree_has_the_same_digest_however_it_was_packed(
+    box: ImagesUnderTest,
+) -> None:
     files = [file(name, data) for name, data in GOOD.items()]
     files.append(link("current", "lib/data.txt"))
     explicit: list[Entry] = [directory("./"), directory("./lib/"), directory("bin"), *files[::-1]]
@@ -138,21 +140,23 @@ async def test_the_same_tree_has_the_same_digest_however_it_was_packed(box: Box)
         lambda: link("app.py", "bin/run"),
     ],
 )
-async def test_every_difference_is_another_digest(box: Box, change: Callable[[], Entry]) -> None:
+async def test_every_difference_is_another_digest(
+    box: ImagesUnderTest, change: Callable[[], Entry]
+) -> None:
     rest = [file(name, data) for name, data in GOOD.items() if name != "app.py"]
     one = await box.take(packed([file("app.py", GOOD["app.py"]), *rest]))
     other = await box.take(packed([change(), *rest]))
     assert one.digest != other.digest
 
 
-async def test_long_and_foreign_names_are_kept(box: Box) -> None:
+async def test_long_and_foreign_names_are_kept(box: ImagesUnderTest) -> None:
     long = "/".join(["d" * 100] * 9)
     for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         image = await box.take(packed([file(f"{long}/ä 漢字.txt")], form=form))
         assert (box.store / image.digest / long / "ä 漢字.txt").read_bytes() == b"content"
 
 
-async def test_a_hard_link_within_is_a_second_name(box: Box) -> None:
+async def test_a_hard_link_within_is_a_second_name(box: ImagesUnderTest) -> None:
     image = await box.take(packed([file("a/x"), hard_link("y", "./a/x")]))
     copy = await box.take(packed([file("a/x"), file("y")]))
     assert image.digest == copy.digest
@@ -162,7 +166,7 @@ async def test_a_hard_link_within_is_a_second_name(box: Box) -> None:
 @pytest.mark.parametrize(
     "target", ["x", "../a/x", "./x", "/usr/bin/python3", "/app/a/x", "nowhere"]
 )
-async def test_a_link_that_is_taken_is_kept_as_it_is(box: Box, target: str) -> None:
+async def test_a_link_that_is_taken_is_kept_as_it_is(box: ImagesUnderTest, target: str) -> None:
     image = await box.take(packed([file("a/x"), link("a/l", target)]))
     assert os.readlink(box.store / image.digest / "a" / "l") == target
 
@@ -304,19 +308,19 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 async def test_what_is_hostile_is_refused_with_its_reason_and_leaves_nothing(
-    box: Box, what: str
+    box: ImagesUnderTest, what: str
 ) -> None:
     make, reason = HOSTILE[what]
     assert reason in await box.refused(make())
 
 
 @pytest.mark.parametrize("what", [one for one in HOSTILE if one != "a short word"])
-async def test_the_same_is_refused_when_it_is_compressed(box: Box, what: str) -> None:
+async def test_the_same_is_refused_when_it_is_compressed(box: ImagesUnderTest, what: str) -> None:
     make, reason = HOSTILE[what]
     assert reason in await box.refused(pressed(make()), Archive.GZIP)
 
 
-async def test_a_bomb_is_given_up_at_its_bound_whatever_it_says(box: Box) -> None:
+async def test_a_bomb_is_given_up_at_its_bound_whatever_it_says(box: ImagesUnderTest) -> None:
     """A few kilobytes that would unpack to 2 GB: the bound is on what comes out."""
     size = 200_000_000
     head = entry("zeros", size=size).tobuf(tarfile.GNU_FORMAT)
@@ -331,7 +335,7 @@ async def test_a_bomb_is_given_up_at_its_bound_whatever_it_says(box: Box) -> Non
 
 
 @pytest.mark.parametrize("cut", [5, 40, -1])
-async def test_damaged_compression_is_refused(box: Box, cut: int) -> None:
+async def test_damaged_compression_is_refused(box: ImagesUnderTest, cut: int) -> None:
     data = pressed(good())
     assert "compression is damaged" in await box.refused(data[:cut], Archive.GZIP)
     broken = bytearray(data)
@@ -340,13 +344,15 @@ async def test_damaged_compression_is_refused(box: Box, cut: int) -> None:
     assert "compression is damaged" in await box.refused(good(), Archive.GZIP)
 
 
-async def test_a_refusal_names_the_member_without_its_control_characters(box: Box) -> None:
+async def test_a_refusal_names_the_member_without_its_control_characters(
+    box: ImagesUnderTest,
+) -> None:
     said = await box.refused(packed([file("a\x1b[31mb\udcff")]))
     assert said.isprintable()
     assert "is no" in said or "UTF-8" in said
 
 
-async def test_a_chain_of_extended_headers_recurses_into_nothing(box: Box) -> None:
+async def test_a_chain_of_extended_headers_recurses_into_nothing(box: ImagesUnderTest) -> None:
     chain = [extended({"comment": "x"}) for _ in range(3000)]
     assert "it is empty" in await box.refused(raw(*chain))
 
@@ -368,7 +374,7 @@ def test_no_bytes_raise_anything_but_a_refusal(noise: bytes, at: int) -> None:
 # How they are kept ---------------------------------------------------------------------------
 
 
-async def test_a_start_removes_what_a_crash_has_left(box: Box) -> None:
+async def test_a_start_removes_what_a_crash_has_left(box: ImagesUnderTest) -> None:
     image = await box.take(good())
     for name in (".new-1", ".old-2"):
         (box.store / name / "deep").mkdir(parents=True)
@@ -386,7 +392,7 @@ def test_a_place_that_is_none_is_said_at_the_start(tmp_path: Path) -> None:
         images.start()
 
 
-async def test_what_nobody_has_named_for_the_grace_is_collected(box: Box) -> None:
+async def test_what_nobody_has_named_for_the_grace_is_collected(box: ImagesUnderTest) -> None:
     unused, used = await box.take(good()), await box.take(packed([file("other")]))
     in_use = frozenset({used.digest})
     box.clock.time += 599
@@ -407,7 +413,7 @@ async def test_what_nobody_has_named_for_the_grace_is_collected(box: Box) -> Non
 
 
 async def test_a_disk_without_room_is_told_and_leaves_nothing(
-    box: Box, monkeypatch: pytest.MonkeyPatch
+    box: ImagesUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_directory: int) -> None:
         raise OSError(28, "No space left on device")

@@ -8,7 +8,7 @@ from unit.transition_table import check_table
 
 TABLE = """
 warming:     started > ready, stopped > terminating
-parked:      resumed > ready, stopped > terminating
+parked:      unparked > ready, stopped > terminating
 ready:       leased > busy, parked > parked, stopped > terminating
 busy:        released > recycling, given back unused > ready, stopped > terminating
 recycling:   cleaned > ready, stopped > terminating

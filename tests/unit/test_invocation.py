@@ -94,7 +94,7 @@ def test_a_value_that_is_too_large_fails_and_no_part_of_it_is_the_result() -> No
     final = call.after(CUT, now=0, duration_ms=1, is_value=True)
     assert (final.status, final.exit_code, final.stdout) == (Status.FAILED, 1, b"")
     assert final.stdout_dropped == 7
-    assert final.error_message == "the handler returned 7 bytes; at most 2 are kept of an answer"
+    assert final.error_message == "the handler returned 7 bytes; at most 2 are kept of a result"
     whole = replace(CUT, stdout_dropped=0, stderr_dropped=9)  # its log may be cut
     final = call.after(whole, now=0, duration_ms=1, is_value=True)
     assert (final.status, final.stdout, final.stderr_dropped) == (Status.SUCCESS, b"ab", 9)

@@ -1,4 +1,4 @@
-"""The lint of config.json: whatever the limits are, the fence is the same, rule by rule."""
+"""Checks of config.json: whatever the limits are, it isolates the sandbox in the same way."""
 
 import json
 from collections.abc import Callable

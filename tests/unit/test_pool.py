@@ -57,7 +57,7 @@ def test_each_cold_call_has_a_start_of_its_own_up_to_the_maximum() -> None:
     assert sim.states() == {1: WARMING, 2: WARMING}
 
 
-def test_at_the_maximum_a_call_waits_in_line_and_is_handed_what_is_given_back() -> None:
+def test_at_the_maximum_a_call_waits_and_is_handed_what_is_given_back() -> None:
     sim = a_pool(ready=1, max_instances=1)
     sim.acquire()
     second, third = sim.acquire(), sim.acquire()
@@ -68,7 +68,7 @@ def test_at_the_maximum_a_call_waits_in_line_and_is_handed_what_is_given_back() 
     assert sim.waiting.keys() == {third}
 
 
-def test_a_full_line_refuses_the_next_call_at_once() -> None:
+def test_a_full_wait_queue_refuses_the_next_call_at_once() -> None:
     sim = a_pool(max_instances=1, queue_max=2)
     sim.acquire(), sim.acquire()
     third = sim.acquire()
@@ -94,7 +94,7 @@ def test_a_function_that_is_not_open_refuses_with_its_state() -> None:
 # A call goes away ----------------------------------------------------------------------------
 
 
-def test_a_call_cancelled_while_in_line_leaves_it_and_the_start_is_for_the_next() -> None:
+def test_a_call_cancelled_in_the_wait_queue_leaves_it_and_the_start_is_for_the_next() -> None:
     sim = a_pool()
     caller = sim.acquire()
     sim.cancel(caller)
@@ -199,7 +199,7 @@ def test_an_instance_that_does_not_get_clean_is_given_up() -> None:
 # An instance cannot be made ------------------------------------------------------------------
 
 
-def test_a_failed_start_fails_the_first_in_line_and_nobody_else() -> None:
+def test_a_failed_start_fails_the_first_in_the_wait_queue_and_nobody_else() -> None:
     sim = a_pool(max_instances=1)
     first, second = sim.acquire(), sim.acquire()
     sim.failed(1, "no such directory")
@@ -245,7 +245,7 @@ def test_a_sandbox_lost_under_a_call_is_reported_by_that_call() -> None:
 
 
 def test_never_more_instances_than_the_maximum_whatever_they_are_doing() -> None:
-    # World complains about any start above it; here is one of each kind.
+    # PoolSimulation fails at any start above the maximum. The instances here are in four states.
     sim = a_pool(ready=3, max_instances=4)
     for _ in range(3):
         sim.acquire()

@@ -1,4 +1,4 @@
-"""The scheduler, continued: deploy, update, pause and new targets, told in examples."""
+"""Examples of how the pool handles a deploy, an update, a pause and a change of its scaling."""
 
 from quiltfn.model.actions import (
     Assign,
@@ -10,7 +10,7 @@ from quiltfn.model.actions import (
 from quiltfn.model.pool import Pool, PoolCounts, PoolLimits
 from unit.pool_simulation import BUSY, PARKED, READY, TERMINATING, WARMING, PoolSimulation, a_pool
 
-# Deploy and update: prepare, then switch or abandon ------------------------------------------
+# Deploy and update: prepare, then promote or abandon -----------------------------------------
 
 
 def test_a_deploy_makes_instances_ready_before_the_function_is_open() -> None:
@@ -24,14 +24,14 @@ def test_a_deploy_makes_instances_ready_before_the_function_is_open() -> None:
     assert sim.states() == {1: READY, 2: READY}
 
 
-def test_a_deploy_whose_instance_cannot_be_made_does_not_stand() -> None:
+def test_a_deploy_whose_instance_cannot_be_made_fails() -> None:
     pool = Pool(PoolLimits())
     assert pool.prepare("a", 1, 0.0) == [Start(1, "a")]
     assert pool.failed(1, "no such directory", 0.0) == [PrepareFailed("a", "no such directory")]
     assert pool.prepared is None
 
 
-def test_of_an_update_that_cannot_stand_nothing_is_left_and_the_old_content_serves_on() -> None:
+def test_an_update_that_fails_leaves_nothing_and_the_old_version_serves_on() -> None:
     sim = a_pool(ready=1)
     sim.prepare("b", 2)
     sim.started(2)
@@ -41,7 +41,7 @@ def test_of_an_update_that_cannot_stand_nothing_is_left_and_the_old_content_serv
     assert sim.held(sim.acquire()) == 1
 
 
-def test_an_update_serves_with_the_old_until_the_new_stands_and_then_switches() -> None:
+def test_the_old_version_serves_until_the_new_one_is_promoted() -> None:
     sim = a_pool(ready=2)
     running = sim.acquire()
     sim.prepare("b")
@@ -58,7 +58,7 @@ def test_an_update_serves_with_the_old_until_the_new_stands_and_then_switches() 
     assert sim.states()[old] == TERMINATING  # type: ignore[index]
 
 
-def test_to_prepare_what_already_serves_stands_at_once() -> None:
+def test_to_prepare_the_current_version_takes_no_time() -> None:
     sim = a_pool(ready=1)
     assert sim.pool.prepare("a", 1, sim.now) == [Prepared("a")]
 
@@ -71,7 +71,7 @@ def test_at_the_maximum_an_idle_old_instance_gives_way_to_the_new_content() -> N
     assert sorted(sim.states().values()) == [READY, WARMING]
 
 
-def test_with_a_maximum_of_one_a_switch_costs_one_cold_start_and_fails_no_call() -> None:
+def test_with_a_maximum_of_one_a_promotion_costs_one_cold_start_and_fails_no_call() -> None:
     sim = a_pool(ready=1, max_instances=1)
     sim.acquire()
     sim.prepare("b")
@@ -86,9 +86,9 @@ def test_with_a_maximum_of_one_a_switch_costs_one_cold_start_and_fails_no_call()
     assert sim.answers[waiting] == Assign(2, waiting, cold=True)
 
 
-def test_a_standby_stands_with_fewer_where_only_busy_instances_are_in_its_way() -> None:
-    # Two long calls hold two of four instances: to wait for them would keep the other two, which
-    # stand by already, from a line of callers.
+def test_a_version_is_prepared_with_fewer_where_busy_instances_take_its_room() -> None:
+    # Two long calls hold two of four instances. To wait for their end would keep the other two,
+    # which are ready, from the calls that wait.
     sim = a_pool(ready=4, max_instances=4, min_instances=4)
     sim.acquire(), sim.acquire()
     sim.prepare("b", 4)
@@ -100,7 +100,7 @@ def test_a_standby_stands_with_fewer_where_only_busy_instances_are_in_its_way() 
     assert sim.ready_digests[-1] == "b"
 
 
-def test_to_abandon_a_standby_ends_its_instances_and_serves_the_line_as_before() -> None:
+def test_to_abandon_a_prepared_version_ends_its_instances_and_the_queue_is_served() -> None:
     sim = a_pool(ready=1, max_instances=1)
     sim.prepare("b")
     sim.gone(1)
@@ -112,7 +112,7 @@ def test_to_abandon_a_standby_ends_its_instances_and_serves_the_line_as_before()
     assert sim.answers[waiting] == Assign(3, waiting, cold=True)
 
 
-def test_a_switch_gives_up_whatever_else_stood_by() -> None:
+def test_a_promotion_abandons_another_prepared_version() -> None:
     # Its place is in the way of what serves: with a maximum of one, of everything.
     sim = a_pool(max_instances=1)
     sim.prepare("b")
@@ -160,14 +160,14 @@ def test_a_lower_maximum_ends_idle_instances_at_once_and_busy_ones_as_they_are_g
     assert sim.pool.counts() == PoolCounts(busy=1, terminating=3)
 
 
-def test_a_higher_maximum_starts_instances_for_the_line_at_once() -> None:
+def test_a_higher_maximum_starts_instances_for_the_wait_queue_at_once() -> None:
     sim = a_pool(ready=1, max_instances=1)
     sim.acquire(), sim.acquire()
     sim.set_scaling(max_instances=2)
     assert sim.states() == {1: BUSY, 2: WARMING}
 
 
-def test_a_maximum_that_shrinks_below_what_was_to_stand_asks_for_no_more_than_it() -> None:
+def test_a_lower_maximum_lowers_how_many_are_to_be_prepared() -> None:
     sim = PoolSimulation(PoolLimits(max_instances=4))
     sim.prepare("a", 3)
     sim.started(1)

@@ -21,7 +21,7 @@ def test_the_first_one_since_the_start_is_the_first() -> None:
     assert reason(a_pool()) is ColdStartReason.FIRST
 
 
-def test_those_that_are_started_before_any_stands_are_first_ones_too() -> None:
+def test_those_that_are_started_before_any_is_ready_are_first_ones_too() -> None:
     sim = a_pool()
     sim.acquire(), sim.acquire()
     assert [one.reason for one in sim.pool.instances.values()] == [
@@ -86,7 +86,7 @@ def test_after_the_idle_rule_it_was_evicted() -> None:
     assert reason(sim) is ColdStartReason.EVICTED
 
 
-def test_after_an_update_that_could_not_stand_took_its_room_it_was_evicted() -> None:
+def test_after_an_update_that_failed_took_its_room_it_was_evicted() -> None:
     sim = a_pool(ready=1, max_instances=1)
     sim.prepare("b")
     sim.gone(1)
@@ -116,7 +116,7 @@ def test_what_counts_is_how_the_last_one_went() -> None:
     assert reason(sim) is ColdStartReason.EVICTED
 
 
-def test_a_bad_end_beside_others_that_stand_is_no_reason() -> None:
+def test_a_bad_end_beside_others_that_are_ready_is_no_reason() -> None:
     # They would have served the call, had they been free.
     sim = a_pool(ready=2)
     sim.lost(1)

@@ -62,7 +62,7 @@ def test_at_the_maximum_it_gives_way_to_a_call() -> None:
     assert sim.states()[1] == TERMINATING
 
 
-def test_at_the_maximum_it_gives_way_to_a_standby() -> None:
+def test_at_the_maximum_it_gives_way_to_a_prepared_version() -> None:
     sim = after_an_update(max_instances=2)
     sim.prepare("c")
     assert sim.states() == {1: TERMINATING, 2: READY}

@@ -104,14 +104,14 @@ def live_through(story: list[tuple[str, int]], size: int, make: type[Pool] = Poo
 
 def come_to_an_end(sim: PoolSimulation) -> None:
     """Completes what is under way; then every promise must have been kept."""
-    a_standby_stands_though_the_line_never_ends(sim)
+    a_version_is_prepared_though_the_queue_never_ends(sim)
     nobody_waits_for_ever(sim)
     the_minimum_is_restored_and_the_rest_leaves(sim)
     for waiter in range(1, sim.acquire()):
         assert (waiter in sim.answers) != (waiter in sim.cancelled - sim.answers.keys())
 
 
-def a_standby_stands_though_the_line_never_ends(sim: PoolSimulation) -> None:
+def a_version_is_prepared_though_the_queue_never_ends(sim: PoolSimulation) -> None:
     digest = sim.pool.prepared
     if digest is None:
         return

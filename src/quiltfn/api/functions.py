@@ -241,8 +241,8 @@ async def get_invocation_output(context: RequestContext[FunctionServices]) -> Re
 
 async def get_invocation_timeline(context: RequestContext[FunctionServices]) -> Response:
     """Show where the time of one call went, phase by phase, in microseconds, and why it was cold.
-    queued: in line for an instance. placed and specialised: the wait while a sandbox was made and
-    became one of this version; cold calls only. ran: from the hand-over to the handler's end.
+    queued: in the wait queue. placed and specialised: the wait while a sandbox was made and became
+    one of this version; cold calls only. ran: from the hand-over to the handler's end.
     recorded: writing its records.
     """
     record = await _record(context)

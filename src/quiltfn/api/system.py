@@ -234,7 +234,7 @@ async def get_metrics(context: RequestContext[SystemServices]) -> Response:
     """Show the server's metrics in Prometheus' text format."""
     services = context.services
     metrics.show_pools(services.pools.counts(one) for one in services.pools.occupied())
-    metrics.show_lines(services.pools.waiting())
+    metrics.show_waiting(services.pools.waiting())
     metrics.show_memory(services.pools.memory.held_mib)
     metrics.show_prewarmed(services.warm_stock.count())
     metrics.show_images(services.tenant_images.bytes_in_all())

@@ -26,8 +26,8 @@ def of_call(
 ) -> dict[str, str]:
     """The variables of one call. Their names are reserved, so a version cannot have them.
 
-    The payload is one of them if it is small and has no NUL, which a variable cannot hold; it is
-    always on standard input.
+    The payload is one of them if it is small and has no NUL, which a variable cannot hold; of
+    any size, a shell handler has it on standard input, and a runner gets it over its socket.
     """
     variables = {
         "QUILT_INVOCATION_ID": invocation_id,

@@ -26,7 +26,7 @@ class InstanceEvent(StrEnum):
 
     STARTED = "started"
     PARKED = "parked"
-    UNPARKED = "resumed"
+    UNPARKED = "unparked"
     LEASED = "leased"
     UNUSED = "given back unused"
     RELEASED = "released"

@@ -78,7 +78,7 @@ NEXT: Mapping[Status, Mapping[CallEvent, Status]] = {
     S.INTERRUPTED: {},
 }
 DESCRIPTIONS: Mapping[Status, str] = {
-    S.QUEUED: "It waits for an instance; there is no record of it yet.",
+    S.QUEUED: "It waits for an instance and has no record yet.",
     S.RUNNING: "It has an instance, and the record of its start is written.",
     S.SUCCESS: "Its handler exited with 0.",
     S.FAILED: "Its handler exited with another code, or was killed by a signal (128 + its number).",
@@ -175,7 +175,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             most = len(result.stdout)
             size = most + result.stdout_dropped
             event, exit_code = CallEvent.FAILED, 1
-            message = f"the handler returned {size} bytes; at most {most} are kept of an answer"
+            message = f"the handler returned {size} bytes; at most {most} are kept of a result"
             result = msgspec.structs.replace(result, stdout=b"", stdout_dropped=size)
         else:
             message = _with_dropped(message, result)

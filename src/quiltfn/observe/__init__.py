@@ -1,1 +1,1 @@
-"""What the platform tells about itself: log, and later metrics, traces and audit."""
+"""What the server tells about itself: its log and its metrics."""

@@ -158,7 +158,7 @@ def show_pools(counts: Iterable[PoolCounts]) -> None:
         _instances.labels(state).set(getattr(total, state))
 
 
-def show_lines(waiting: int) -> None:
+def show_waiting(waiting: int) -> None:
     """How many calls wait, over all functions."""
     _waiting.set(waiting)
 

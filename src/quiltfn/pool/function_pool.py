@@ -1,8 +1,8 @@
 """FunctionPool: one function's sandboxes. Events go into the pure pool (`model/pool.py`), and the
 actions that it returns are performed here.
 
-There is one place where a call is given an instance (`_perform`) and one where it gives it back
-(`PoolLease.__aexit__`).
+A call is given an instance in `acquire` or, if it had to wait, in `_perform`. It gives the instance
+back in `PoolLease.__aexit__`.
 """
 
 import asyncio

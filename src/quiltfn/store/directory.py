@@ -169,7 +169,7 @@ class DataDirectory:
             os.pwrite(self._lock, b"+" if anything else b"-", SPOOL_AT + SPOOLS.index(spool))
 
     def look(self) -> None:
-        """Finds out whether files are still reached by their names; see `trouble`."""
+        """Finds out whether files are still reached by their names; see `problem`."""
         try:
             if not os.path.samestat(os.stat(self.path), os.fstat(self._directory)):
                 self.problem = "another directory was put in place of the data directory"

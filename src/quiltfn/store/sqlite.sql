@@ -33,14 +33,16 @@ SELECT invocation_id FROM invocation
    AND status NOT IN ('queued', 'running');
 
 -- counters_of_left: what the running calls add up to that earlier boots of a node left. Left to
--- itself SQLite groups along the other index and reads every record there is.
+-- itself SQLite groups along the other index and reads every record there is. The first condition on
+-- the status is that of the partial index, without which SQLite does not use it.
 SELECT function_id, count(*) AS calls, count(*) AS errors, max(coalesce(started_at, :now)) AS last
   FROM invocation INDEXED BY invocation_open
  WHERE status IN ('queued', 'running') AND status = 'running'
    AND epoch < :epoch AND (:alone OR execution_node_id = :node)
  GROUP BY function_id;
 
--- interrupt_left: end the running calls that earlier boots of a node left
+-- interrupt_left: end the running calls that earlier boots of a node left. Why there are two
+-- conditions on the status: see counters_of_left
 UPDATE invocation INDEXED BY invocation_open
    SET status = 'interrupted', ended_at = max(:now, coalesce(started_at, 0)), error_message = :why
  WHERE status IN ('queued', 'running') AND status = 'running'

@@ -92,8 +92,8 @@ version = Table(
     version_number,
 )
 
-# Which tenant has which image, and its counted bytes. An empty tenant id is as above.
-# because they have a snapshot of their own.
+# The runtimes by name, of a tenant or, with an empty tenant id, of all tenants. Versions do not
+# refer to these rows, because they have a snapshot of their own.
 runtime = Table(
     "runtime",
     metadata,
