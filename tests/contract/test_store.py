@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -23,6 +24,7 @@ from contract.stores import (
 )
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.function import FunctionState
+from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
 from quiltfn.store import SqliteStore
 
 # What is stored ------------------------------------------------------------------------------
@@ -52,6 +54,71 @@ async def test_what_was_created_is_loaded_after_a_restart(
     assert stored.version == version
     assert stored.version.spec.digest() == version.digest
     assert (stored.counters.invocation_count, stored.counters.last_invoked_at) == (0, None)
+
+
+def fields_at_default(struct: msgspec.Struct) -> list[str]:
+    """The fields that have their default, or nothing where they have no default."""
+    found = []
+    for field in msgspec.structs.fields(struct):
+        value = getattr(struct, field.name)
+        if field.default is not msgspec.NODEFAULT:
+            is_default = value == field.default
+        elif field.default_factory is not msgspec.NODEFAULT:
+            is_default = value == field.default_factory()
+        else:
+            is_default = not value
+        if is_default:
+            found.append(field.name)
+    return found
+
+
+async def test_every_field_of_a_function_and_of_its_version_is_stored(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    """None has its default here: a field without a column would come back with that."""
+    runtime = Runtime(
+        id="r",
+        name="etl",
+        kind=Kind.CUSTOM,
+        image="a" * 64,
+        host="h",
+        command=("/app/runner", "-v"),
+        environment={"A": "1"},
+        isolation=Isolation.GVISOR,
+        network=Network.EGRESS,
+        writable_paths=("/data",),
+        created_at=5,
+    )
+    function = a_function(
+        cluster_id="c",
+        description="What it does",
+        state=FunctionState.ERROR,
+        current_version=3,
+        min_instances=1,
+        max_instances=7,
+        error_message="no",
+        revision=4,
+    )
+    version = a_version(
+        function,
+        3,
+        runtime="etl",
+        runtime_snapshot=runtime,
+        environment={"B": "2"},
+        working_directory="/app",
+        memory_limit_mb=512,
+        cpu_limit_percent=25.0,
+        timeout_seconds=31,
+        cleanup_on_exit=False,
+    )
+    for struct in (function, version, version.spec, runtime):
+        assert not fields_at_default(struct), "give the new field a value in this test"
+    async with open_store(tmp_path) as store:
+        await store.create(function, version)
+    async with open_store(tmp_path) as store:
+        (stored,) = await store.load()
+    assert stored.function == function
+    assert stored.version == version
 
 
 async def test_a_name_is_unique_in_its_tenant_only(store: SqliteStore) -> None:

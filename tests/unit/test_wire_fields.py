@@ -7,6 +7,7 @@ import pytest
 
 from quiltfn import wire
 from quiltfn.api import parse
+from quiltfn.api.routes import ROUTES
 from quiltfn.model.errors import Unprocessable
 from quiltfn.wire import functions
 from quiltfn.wire.check import Invalid, checked
@@ -78,9 +79,14 @@ def test_a_name_that_is_refused(name: str) -> None:
 
 
 def test_the_words_of_the_api_are_reserved() -> None:
-    today = {"by-name", "invoke", "pool", "stats", "health", "help", "examples"}
-    to_come = {"runtimes", "schedules", "keys", "audit", "nodes"}
-    assert today | to_come <= functions.RESERVED_FUNCTION_NAMES
+    of_routes = {
+        parts[3]
+        for path, _ in ROUTES
+        if path.startswith("/api/functions/") and not (parts := path.split("/"))[3].startswith("{")
+    }
+    assert {"by-name", "pool"} <= of_routes
+    to_come = {"stats", "runtimes", "schedules", "keys", "audit", "nodes"}
+    assert of_routes | to_come <= functions.RESERVED_FUNCTION_NAMES
 
 
 @pytest.mark.parametrize(("field", "most"), [("description", 1024), ("cluster_id", 128)])
