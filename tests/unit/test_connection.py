@@ -22,7 +22,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass
-class Door:
+class ServerUnderTest:
     """A server whose responses are the test's: `answers` by path."""
 
     connections: Connections
@@ -63,8 +63,8 @@ class Door:
 
 
 @contextlib.asynccontextmanager
-async def serving(**limits: float) -> AsyncIterator[Door]:
-    door = Door(Connections(ConnectionLimits(**limits)))  # type: ignore[arg-type]
+async def serving(**limits: float) -> AsyncIterator[ServerUnderTest]:
+    door = ServerUnderTest(Connections(ConnectionLimits(**limits)))  # type: ignore[arg-type]
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: HttpConnection(door.app, door.connections), "127.0.0.1"
@@ -87,7 +87,7 @@ async def serving(**limits: float) -> AsyncIterator[Door]:
 
 
 @pytest.fixture
-async def door() -> AsyncIterator[Door]:
+async def door() -> AsyncIterator[ServerUnderTest]:
     async with serving() as door:
         yield door
 
@@ -123,7 +123,9 @@ def rss_kib() -> int:
 # Responses -----------------------------------------------------------------------------------
 
 
-async def test_a_header_may_come_several_times_and_bytes_have_a_length(door: Door) -> None:
+async def test_a_header_may_come_several_times_and_bytes_have_a_length(
+    door: ServerUnderTest,
+) -> None:
     door.answers["/a"] = plain
     head, body = (await door.ask(get("/a", CLOSE))).split(b"\r\n\r\n")
     lines = [b"HTTP/1.1 200 OK", b"x-a: 1", b"x-a: 2", b"content-length: 2", b"connection: close"]
@@ -131,14 +133,14 @@ async def test_a_header_may_come_several_times_and_bytes_have_a_length(door: Doo
     assert body == b"/a"
 
 
-async def test_head_has_the_length_and_no_body(door: Door) -> None:
+async def test_head_has_the_length_and_no_body(door: ServerUnderTest) -> None:
     door.answers["/a"] = plain
     answer = await door.ask(get("/a", method="HEAD") + get("/a", CLOSE, method="HEAD"))
     assert answer.count(b"content-length: 2") == 2
     assert answer.endswith(b"\r\n\r\n")
 
 
-async def test_what_would_break_out_of_a_header_is_not_sent(door: Door) -> None:
+async def test_what_would_break_out_of_a_header_is_not_sent(door: ServerUnderTest) -> None:
     for value in ("a\r\nset-cookie: b", "a\nb", "a\rb", "a\0b"):
 
         async def answer(_: Request, value: str = value) -> Response:
@@ -148,7 +150,7 @@ async def test_what_would_break_out_of_a_header_is_not_sent(door: Door) -> None:
         assert await door.ask(get("/a")) == b""
 
 
-async def test_responses_come_in_the_order_of_the_requests(door: Door) -> None:
+async def test_responses_come_in_the_order_of_the_requests(door: ServerUnderTest) -> None:
     may_end = asyncio.Event()
 
     async def slow(request: Request) -> Response:
@@ -167,7 +169,7 @@ async def test_responses_come_in_the_order_of_the_requests(door: Door) -> None:
     assert bodies == sorted(bodies)
 
 
-async def test_a_response_without_content_has_no_body(door: Door) -> None:
+async def test_a_response_without_content_has_no_body(door: ServerUnderTest) -> None:
     async def none(_: Request) -> Response:
         return Response(status=204, body=b"something")
 
@@ -195,7 +197,7 @@ async def test_a_request_that_waited_for_another_is_not_idle_time() -> None:
 # Streams -------------------------------------------------------------------------------------
 
 
-async def test_a_stream_is_sent_in_chunks_and_ends(door: Door) -> None:
+async def test_a_stream_is_sent_in_chunks_and_ends(door: ServerUnderTest) -> None:
     door.stream("/s", three)
     answer = await door.ask(get("/s", CLOSE))
     assert b"transfer-encoding: chunked" in answer
@@ -206,19 +208,21 @@ async def test_a_stream_is_sent_in_chunks_and_ends(door: Door) -> None:
     assert old.endswith(b"\r\n\r\nonetwothree")
 
 
-async def test_a_stream_of_known_length_has_that_length(door: Door) -> None:
+async def test_a_stream_of_known_length_has_that_length(door: ServerUnderTest) -> None:
     door.stream("/s", three, headers=[("content-length", "11")])
     answer = await door.ask(get("/s") + get("/s", CLOSE))
     assert answer.count(b"\r\n\r\nonetwothree") == 2
     assert b"chunked" not in answer
 
 
-async def test_a_stream_of_another_length_than_it_said_ends_the_connection(door: Door) -> None:
+async def test_a_stream_of_another_length_than_it_said_ends_the_connection(
+    door: ServerUnderTest,
+) -> None:
     door.stream("/s", three, headers=[("content-length", "12")])
     assert (await door.ask(get("/s"))).endswith(b"\r\n\r\nonetwothree")
 
 
-async def test_a_stream_that_fails_has_no_end(door: Door) -> None:
+async def test_a_stream_that_fails_has_no_end(door: ServerUnderTest) -> None:
     async def breaks() -> AsyncIterator[bytes]:
         yield b"one"
         raise ZeroDivisionError
@@ -233,7 +237,7 @@ async def test_a_stream_that_fails_has_no_end(door: Door) -> None:
             await reader.read()
 
 
-async def test_head_of_a_stream_asks_it_for_nothing_and_closes_it(door: Door) -> None:
+async def test_head_of_a_stream_asks_it_for_nothing_and_closes_it(door: ServerUnderTest) -> None:
     class Chunks:
         closed = False
 
@@ -255,7 +259,7 @@ async def test_head_of_a_stream_asks_it_for_nothing_and_closes_it(door: Door) ->
 
 
 @pytest.mark.parametrize("waits", [True, False])
-async def test_a_client_that_leaves_closes_the_stream(door: Door, waits: bool) -> None:
+async def test_a_client_that_leaves_closes_the_stream(door: ServerUnderTest, waits: bool) -> None:
     """Between two chunks, and while one is waited for that never comes."""
     closed = asyncio.Event()
 
@@ -336,7 +340,7 @@ async def test_a_reader_that_stops_is_cut_off_and_one_that_is_slow_is_not() -> N
 # Bodies --------------------------------------------------------------------------------------
 
 
-async def test_a_body_is_handed_on_while_it_arrives_and_not_kept(door: Door) -> None:
+async def test_a_body_is_handed_on_while_it_arrives_and_not_kept(door: ServerUnderTest) -> None:
     sizes: list[int] = []
     before = rss_kib()
 
@@ -360,7 +364,7 @@ async def test_a_body_is_handed_on_while_it_arrives_and_not_kept(door: Door) -> 
 
 
 async def test_a_client_that_leaves_within_its_body_is_told_to_the_reader_of_it(
-    door: Door,
+    door: ServerUnderTest,
 ) -> None:
     told: list[type[BaseException]] = []
 
@@ -380,7 +384,7 @@ async def test_a_client_that_leaves_within_its_body_is_told_to_the_reader_of_it(
     await until(lambda: told == [ClientDisconnected])
 
 
-async def test_continue_is_said_to_who_waits_for_it(door: Door) -> None:
+async def test_continue_is_said_to_who_waits_for_it(door: ServerUnderTest) -> None:
     async def read(request: Request) -> Response:
         return Response(body=b"".join([chunk async for chunk in request.chunks()]))
 
@@ -406,7 +410,9 @@ async def test_continue_is_said_to_who_waits_for_it(door: Door) -> None:
 # Refusals ------------------------------------------------------------------------------------
 
 
-async def test_what_is_no_http_is_refused_behind_the_answers_that_are_due(door: Door) -> None:
+async def test_what_is_no_http_is_refused_behind_the_answers_that_are_due(
+    door: ServerUnderTest,
+) -> None:
     door.answers["/a"] = plain
     answer = await door.ask(get("/a") + b"rubbish\r\n\r\n" + get("/a"))
     assert answer.index(b"HTTP/1.1 200") == 0
@@ -414,7 +420,7 @@ async def test_what_is_no_http_is_refused_behind_the_answers_that_are_due(door: 
     assert door.begun == ["/a"]
 
 
-async def test_an_upgrade_is_passed_over(door: Door) -> None:
+async def test_an_upgrade_is_passed_over(door: ServerUnderTest) -> None:
     door.answers |= {"/a": plain, "/b": plain}
     upgrade = get("/a", "Connection: Upgrade", "Upgrade: h2c")
     answer = await door.ask(upgrade + get("/b", CLOSE))
@@ -433,7 +439,7 @@ FRAMINGS = [
 ]
 
 
-async def told_bodies(door: Door, data: bytes, piece: int | None = None) -> list[bytes]:
+async def told_bodies(door: ServerUnderTest, data: bytes, piece: int | None = None) -> list[bytes]:
     """The bodies of the requests in `data`, which is sent in pieces of so many bytes."""
     bodies: list[bytes] = []
 
@@ -458,7 +464,7 @@ async def told_bodies(door: Door, data: bytes, piece: int | None = None) -> list
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize(("framing", "body"), FRAMINGS)
 async def test_what_follows_the_offer_of_another_protocol_is_the_body_that_was_announced(
-    door: Door, framing: str, body: bytes, method: str, piece: int | None
+    door: ServerUnderTest, framing: str, body: bytes, method: str, piece: int | None
 ) -> None:
     upgrade = get("/a", *UPGRADE, framing, method=method) + body
     bodies = await told_bodies(door, upgrade + upgrade + get("/b", CLOSE), piece)
@@ -468,14 +474,14 @@ async def test_what_follows_the_offer_of_another_protocol_is_the_body_that_was_a
 
 @pytest.mark.parametrize(("framing", "body"), [("X-A: 1", b""), *FRAMINGS])
 async def test_the_last_request_is_the_last_whatever_protocol_it_offers(
-    door: Door, framing: str, body: bytes
+    door: ServerUnderTest, framing: str, body: bytes
 ) -> None:
     last = get("/a", "Connection: Upgrade, close", "Upgrade: h2c", framing, method="POST")
     assert await told_bodies(door, last + body + get("/b")) == [HIDDEN if body else b""]
 
 
 async def test_negative_control_a_new_parser_without_a_head_reads_the_body_as_a_request(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: ServerUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "body_head", lambda *_, **__: b"")
     await told_bodies(door, get("/a", *UPGRADE, FRAMINGS[0][0]) + HIDDEN)
@@ -487,7 +493,7 @@ async def test_negative_control_a_new_parser_without_a_head_reads_the_body_as_a_
     [("CONNECT", "/a"), ("CONNECT", "a:443"), ("CONNECT", "http://a/a"), ("SOURCE", "/a")],
 )
 async def test_methods_of_other_protocols_are_refused_and_nothing_behind_them_is_read(
-    door: Door, method: str, target: str
+    door: ServerUnderTest, method: str, target: str
 ) -> None:
     door.answers |= {"/a": plain, "/hidden": plain}
     answer = await door.ask(get(target, FRAMINGS[0][0], method=method) + HIDDEN)
@@ -507,7 +513,9 @@ async def test_methods_of_other_protocols_are_refused_and_nothing_behind_them_is
         [*UPGRADE, "Transfer-Encoding: gzip, chunked"],
     ],
 )
-async def test_a_coding_that_is_not_known_is_refused(door: Door, lines: list[str]) -> None:
+async def test_a_coding_that_is_not_known_is_refused(
+    door: ServerUnderTest, lines: list[str]
+) -> None:
     door.answers |= {"/a": plain, "/hidden": plain}
     answer = await door.ask(get("/a", *lines, method="POST") + CHUNKS + HIDDEN)
     assert answer.startswith(b"HTTP/1.1 501 Not Implemented")
@@ -519,7 +527,9 @@ async def test_a_coding_that_is_not_known_is_refused(door: Door, lines: list[str
 
 
 @pytest.mark.parametrize("upgrade", [(), UPGRADE])
-async def test_a_length_of_many_digits_is_refused(door: Door, upgrade: tuple[str, ...]) -> None:
+async def test_a_length_of_many_digits_is_refused(
+    door: ServerUnderTest, upgrade: tuple[str, ...]
+) -> None:
     door.answers |= {"/a": plain, "/hidden": plain}
     for digits in (20, 5000):
         line = f"Content-Length: {len(HIDDEN):0{digits}}"
@@ -535,7 +545,7 @@ async def test_a_length_of_many_digits_is_refused(door: Door, upgrade: tuple[str
 @pytest.mark.parametrize(
     "line", ["GET /a HTTP/2.0", "GET /a HTTP/0.9", "GET /a RTSP/1.0", "OPTIONS /a RTSP/1.1"]
 )
-async def test_another_protocol_or_version_is_refused(door: Door, line: str) -> None:
+async def test_another_protocol_or_version_is_refused(door: ServerUnderTest, line: str) -> None:
     door.answers["/a"] = plain
     rest = b"\r\nHost: a\r\n\r\n"
     answer = await door.ask(line.encode() + rest + get("/a"))
@@ -549,14 +559,14 @@ async def test_another_protocol_or_version_is_refused(door: Door, line: str) -> 
 @pytest.mark.parametrize(
     ("line", "status"), [("GET /a ICE/1.0", b"400"), ("SOURCE /a ICE/1.0", b"501")]
 )
-async def test_icecast_is_refused(door: Door, line: str, status: bytes) -> None:
+async def test_icecast_is_refused(door: ServerUnderTest, line: str, status: bytes) -> None:
     door.answers["/a"] = plain
     answer = await door.ask(line.encode() + b"\r\nHost: a\r\n\r\n" + get("/a"))
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert door.begun == []
 
 
-async def test_the_name_of_another_protocol_may_stand_in_a_header(door: Door) -> None:
+async def test_the_name_of_another_protocol_may_stand_in_a_header(door: ServerUnderTest) -> None:
     door.answers["/a"] = plain
     answer = await door.ask(get("/a", "X-A: GET /a RTSP/1.0", CLOSE))
     assert answer.startswith(b"HTTP/1.1 200")
@@ -573,7 +583,9 @@ async def test_the_name_of_another_protocol_may_stand_in_a_header(door: Door) ->
         ("1.0", "", b"200"),
     ],
 )
-async def test_there_is_one_host(door: Door, version: str, lines: str, status: bytes) -> None:
+async def test_there_is_one_host(
+    door: ServerUnderTest, version: str, lines: str, status: bytes
+) -> None:
     door.answers["/a"] = plain
     answer = await door.ask(f"GET /a HTTP/{version}\r\n{lines}{CLOSE}\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 " + status)
@@ -583,7 +595,7 @@ async def test_there_is_one_host(door: Door, version: str, lines: str, status: b
 # What follows a body ---------------------------------------------------------------------------
 
 
-async def test_a_trailer_field_is_no_header_field(door: Door) -> None:
+async def test_a_trailer_field_is_no_header_field(door: ServerUnderTest) -> None:
     told: list[dict[str, str]] = []
 
     async def read(request: Request) -> Response:
@@ -615,7 +627,7 @@ async def test_a_trailer_field_is_no_header_field(door: Door) -> None:
     [b"0\r\nx-a: ", b"0\r\nx", b"0;a=", b"2\r\nok\r\n0\r\nx-a: ", b"2\r\nok\r\n2;a="],
 )
 async def test_what_leads_to_nothing_within_a_body_is_bounded(
-    door: Door, endless: bytes, is_read: bool
+    door: ServerUnderTest, endless: bytes, is_read: bool
 ) -> None:
     """In small pieces, before and behind the response."""
 
@@ -652,7 +664,7 @@ async def test_what_leads_to_nothing_within_a_body_is_bounded(
 
 @pytest.mark.parametrize(("count", "size"), [(101, 1), (20, 1000)])
 async def test_trailer_fields_are_bounded_in_number_and_bytes(
-    door: Door, count: int, size: int
+    door: ServerUnderTest, count: int, size: int
 ) -> None:
     async def read(request: Request) -> Response:
         async for _ in request.chunks():
@@ -669,7 +681,7 @@ async def test_trailer_fields_are_bounded_in_number_and_bytes(
 
 @pytest.mark.parametrize("bad", [b"zz\r\n", b"0\r\nbad\r\n\r\n", b"0;a=\0\r\n"])
 async def test_a_body_that_turns_bad_behind_its_response_has_no_second_one(
-    door: Door, bad: bytes
+    door: ServerUnderTest, bad: bytes
 ) -> None:
     may_end = asyncio.Event()
 
@@ -760,7 +772,9 @@ async def test_the_rest_of_a_body_has_time_while_it_is_not_read(
             assert (await asyncio.wait_for(reader.read(), 1)).endswith(b"\r\n\r\n/a")
 
 
-async def test_a_mistake_in_the_application_ends_its_connection_and_no_other(door: Door) -> None:
+async def test_a_mistake_in_the_application_ends_its_connection_and_no_other(
+    door: ServerUnderTest,
+) -> None:
     async def broken(_: Request) -> Response:
         raise ZeroDivisionError
 
@@ -769,7 +783,7 @@ async def test_a_mistake_in_the_application_ends_its_connection_and_no_other(doo
     assert (await door.ask(get("/a", CLOSE))).endswith(b"/a")
 
 
-async def test_a_server_that_ends_answers_what_it_has_begun(door: Door) -> None:
+async def test_a_server_that_ends_answers_what_it_has_begun(door: ServerUnderTest) -> None:
     may_end = asyncio.Event()
 
     async def slow(request: Request) -> Response:
@@ -813,7 +827,7 @@ def test_a_target_is_split_into_path_and_query(target: bytes, path: str, query: 
     ],
 )
 def test_so_it_is_on_the_loop_that_the_server_has(
-    checked: Callable[[Door], Awaitable[None]],
+    checked: Callable[[ServerUnderTest], Awaitable[None]],
 ) -> None:
     async def check() -> None:
         async with serving() as door:
