@@ -36,6 +36,22 @@ KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
 }
 # Settings by their old names, which go on working.
 RENAMED = {"stem_cells": "prewarmed", "line_max": "queue_max", "line_wait_s": "queue_wait_s"}
+# Variables that begin like settings and are none: the launcher's mark on its processes, and those
+# of the tests, benchmarks and scripts of this project.
+OTHER_VARIABLES = frozenset(
+    PREFIX + name
+    for name in (
+        "CONFIG",
+        "SERVER",
+        "MACHINE",
+        "TRACE",
+        "FUZZ_TARGET",
+        "HOSTILE_IN_FULL",
+        "THROW_AWAY_MACHINE",
+        "TEST_JUMP",
+        "TEST_TIME_FACTOR",
+    )
+)
 T = TypeVar("T")
 
 
@@ -316,6 +332,25 @@ def old_names(given: Mapping[str, Any], environ: Mapping[str, str] | None = None
         f"the setting {old} is now called {new}; the old name still works"
         for old, new in RENAMED.items()
         if any(value is not None for value in _values_of(old, given, environ, in_file))
+    ]
+
+
+def warnings_of(given: Mapping[str, Any]) -> list[str]:
+    """A sentence for each setting that its giver should look at. Raises `BadSetting`."""
+    return [*old_names(given), *unknown_variables()]
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """A sentence for each variable that begins as settings do and names none. Such a variable is no
+    error, as it would be in a settings file: the environment may hold other programs' variables.
+    """
+    environ = os.environ if environ is None else environ
+    names = [*(field.name for field in dataclasses.fields(Settings)), *RENAMED]
+    known = {PREFIX + name.upper() for name in names} | OTHER_VARIABLES
+    return [
+        f"the variable {name} is ignored: {name.removeprefix(PREFIX).lower()} is not a setting"
+        for name in sorted(environ)
+        if name.startswith(PREFIX) and name not in known
     ]
 
 

@@ -1,6 +1,7 @@
 """Settings: where they come from, what is refused, and that the page about them is current."""
 
 import dataclasses
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,15 @@ import pytest
 
 from quiltfn import settings
 from quiltfn.model import keepalive, version
-from quiltfn.settings import PREFIX, RENAMED, BadSetting, Settings, from_everywhere, old_names
+from quiltfn.settings import (
+    PREFIX,
+    RENAMED,
+    BadSetting,
+    Settings,
+    from_everywhere,
+    old_names,
+    unknown_variables,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = [one for one in dataclasses.fields(Settings) if one.metadata["low"] is not None]
@@ -43,6 +52,23 @@ def test_the_environment_may_name_the_file_and_the_command_line_another(tmp_path
     environ = {PREFIX + "CONFIG": str(first)}
     assert from_everywhere({}, environ).port == 1
     assert from_everywhere(config(tmp_path, "port = 2"), environ).port == 2
+
+
+def test_a_variable_that_is_no_setting_is_told() -> None:
+    told = unknown_variables({PREFIX + "PREWARMD": "3", PREFIX + "PREWARMED": "3", "PATH": "/bin"})
+    assert told == ["the variable QUILTFN_PREWARMD is ignored: prewarmd is not a setting"]
+    assert unknown_variables({PREFIX + old.upper(): "1" for old in RENAMED}) == []
+    assert unknown_variables({PREFIX + "CONFIG": "/etc/quiltfn.toml"}) == []
+
+
+def test_the_variables_of_tests_and_tools_are_known() -> None:
+    root = Path(__file__).parents[2]
+    tools = [root / "scripts", root / "bench", root / "tests" / "timeouts.py"]
+    files = [one for tool in tools for one in (tool.rglob("*") if tool.is_dir() else [tool])]
+    texts = [one.read_text() for one in files if one.is_file() and one.suffix in ("", ".py", ".sh")]
+    named = {name for text in texts for name in re.findall(rf"\b{PREFIX}[A-Z_]+\b", text)}
+    assert PREFIX + "TEST_TIME_FACTOR" in named
+    assert unknown_variables(dict.fromkeys(named, "")) == []
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import quiltfn
 from quiltfn.launcher import main as launcher
-from quiltfn.settings import RENAMED, BadSetting, Settings, from_everywhere, old_names
+from quiltfn.settings import RENAMED, BadSetting, Settings, from_everywhere, warnings_of
 
 EXIT_BAD_SETTING = 78
 GUEST = Path(quiltfn.__file__).parent / "guest" / "bin" / "guest"
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
     try:
         settings = from_everywhere(vars(given))
-        for sentence in old_names(vars(given)):
+        for sentence in warnings_of(vars(given)):
             print(f"quiltfn: {sentence}", file=sys.stderr)
         secrets = read_secrets(settings)
     except BadSetting as error:
