@@ -75,7 +75,7 @@ Command = Annotated[
 IsolationOfRuntime = Annotated[
     str,
     about(
-        "crun; or gvisor, a kernel of its own for the handler, on machines with runsc",
+        "what holds a handler: crun, or gvisor with a kernel of its own, on machines with runsc",
         "crun",
         OneOf(tuple(Isolation)),
     ),
@@ -83,7 +83,8 @@ IsolationOfRuntime = Annotated[
 NetworkOfRuntime = Annotated[
     str,
     about(
-        "none; or egress, which reaches public addresses but neither the host nor private networks",
+        "what a handler may reach: none, or egress: public addresses, but neither the host nor "
+        "private networks",
         "none",
         OneOf(tuple(Network)),
     ),
@@ -97,7 +98,7 @@ WritablePaths = Annotated[
         short="writable",
     ),
 ]
-Shared = Annotated[bool, about("true: for all tenants; needs an operator's key", False)]
+Shared = Annotated[bool, about("for all tenants; needs an operator's key", False)]
 
 
 RuntimeId = Annotated[
