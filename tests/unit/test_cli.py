@@ -347,6 +347,49 @@ def test_every_call_that_an_error_of_the_server_names_is_known_as_a_command() ->
     assert named <= set(advice.COMMANDS), named
 
 
+def test_an_error_about_a_field_names_its_option(fake: Fake, capsys: Captured) -> None:
+    said = "memory_limit_mb must be 256 or more, and min_instances at most max_instances"
+    body = {"error": said, "error_code": "UNPROCESSABLE_ENTITY", "hint": None}
+    fake.answers["POST", ""] = (422, body)
+    assert run(["functions", "create", "a", "--handler", "h", "--memory", "10"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: --memory must be 256 or more, and --min at most --max\n")
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("function list", "quiltfn functions?"),
+        ("functions lst", "quiltfn functions list?"),
+        ("invoke helo", "is it hello?"),
+        ("functions get helo", "is it hello?"),
+        ("functions get nothing", "list them"),
+        ("nonsense", "quiltfn --help says"),
+    ],
+)
+def test_a_typo_is_answered_with_the_nearest_word(capsys: Captured, line: str, hint: str) -> None:
+    assert run(line.split()) in (1, 2)
+    assert f"hint: {hint}" in capsys.readouterr().err
+
+
+def test_delete_without_anybody_to_ask_names_the_option(
+    fake: Fake, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert run(["functions", "delete", "hello"]) == 1
+    assert "--yes" in capsys.readouterr().err
+    assert ("DELETE", f"/{ID}") not in fake.asked
+
+
+@pytest.mark.parametrize("line", ["functions update", "functions create", "runtimes add"])
+def test_a_help_text_reads_as_one_of_a_command(line: str, capsys: Captured) -> None:
+    assert run([*line.split(), "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for odd in ("True:", "None;", "Crun;", "No env", "or null", "max_instances"):
+        assert odd not in told
+
+
 def test_no_server_is_exit_code_3_and_says_how_to_start_one(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

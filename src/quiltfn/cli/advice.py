@@ -17,7 +17,7 @@ CALL = re.compile(r"(?:GET|POST|PUT|DELETE) /api/[\w/<>.-]*")
 # Hints that are about HTTP headers, as they are for a command line.
 HINTS = {
     "UNAUTHORIZED": "set QUILT_API_KEY to a key; on the server's machine this makes one: "
-    "quiltfn keys create",
+    "quiltfn keys create --data-dir DIR, with the data directory of the server",
 }
 FIELDS = {"error_message": "its error (quiltfn functions get {word})"}
 
@@ -29,7 +29,23 @@ def translate_errors(error: ApiError, word: str | None) -> None:
     """
     error.message = commands_of(error.message, word)
     hint = HINTS.get(error.code, error.hint)
+    if error.code == "UNPROCESSABLE_ENTITY":
+        error.message = options_of(error.message)
+        hint = None if hint is None else options_of(hint)
     error.hint = None if hint is None else commands_of(hint, word)
+
+
+def options_of(text: str) -> str:
+    """The text with options in place of the fields of the API whose names no sentence has."""
+    from quiltfn.cli.options import option_of  # noqa: PLC0415 — for an error alone
+    from quiltfn.wire import NewFunction, NewRuntime  # noqa: PLC0415
+    from quiltfn.wire.fields import fields_of  # noqa: PLC0415
+
+    fields = [*fields_of(NewFunction).values(), *fields_of(NewRuntime).values()]
+    for one in fields:
+        if "_" in one.name:
+            text = re.sub(rf"\b{one.name}\b", option_of(one), text)
+    return re.sub(r"\benvironment\.(?=\w)", "--env ", text)
 
 
 def commands_of(text: str, word: str | None) -> str:

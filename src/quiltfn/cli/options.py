@@ -41,7 +41,8 @@ class FieldsOf(Parameters):
             default = ... if one.is_required else None
             found[name] = (Annotated[_kind(one), _option(one)], default)
             if self._can_be_emptied(one):
-                unset = Option((f"--unset-{one.short}",), help=f"No {one.short}.")
+                words = one.name.replace("_", " ")
+                unset = Option((f"--unset-{one.short}",), help=f"Remove the {words}.")
                 found[f"unset {name}"] = (Annotated[bool, unset], False)
         return found
 
@@ -83,15 +84,23 @@ def _option(one: Field) -> Option:
         return OPPOSITES[one.name]
     words = [each.words for each in one.constraints if isinstance(each, OneOf)]
     return Option(
-        (f"--{one.short.replace('_', '-')}",),
+        (option_of(one),),
         help=_help(one),
         metavar=_metavar(one),
         choices=words[0] if words else (),
     )
 
 
+def option_of(one: Field) -> str:
+    """The option of a field, as it is written."""
+    if one.name in OPPOSITES:
+        return OPPOSITES[one.name].names[0]
+    return f"--{one.short.replace('_', '-')}"
+
+
 def _help(one: Field) -> str:
-    meaning = advice.commands_of(one.meaning, None)
+    # A command line cannot say null; --unset-… does.
+    meaning = advice.options_of(advice.commands_of(one.meaning, None)).replace(", or null", "")
     repeats = "; repeatable" if get_origin(one.kind) in (dict, list) else ""
     has_default = isinstance(one.default, str | int | float) and not isinstance(one.default, bool)
     default = f" (else {one.default})" if has_default else ""

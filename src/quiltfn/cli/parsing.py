@@ -100,8 +100,27 @@ class Group(Struct):
             raise Exit(WRONG)
         if words[0] in self.commands:
             run(self.commands[words[0]], f"{program} {words[0]}", words[1:])
-        else:
+        elif words[0].startswith("-"):
             parser.parse_args(words)  # says what there is
+        else:
+            raise no_command(program, words[0], list(self.commands))
+
+
+def no_command(program: str, word: str, known: Sequence[str]) -> BadParameter:
+    """The error for a command that does not exist; its hint is the nearest one that does."""
+    meant = nearest(word, known)
+    return BadParameter(
+        f"{program} has no command {word!r}; there are: {', '.join(known)}",
+        f"{program} {meant}?" if meant else f"{program} --help says what there is",
+    )
+
+
+def nearest(word: str, known: Sequence[str]) -> str | None:
+    """The one of `known` that `word` may be meant to be."""
+    import difflib  # noqa: PLC0415 — for an error alone
+
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    return found[0] if found else None
 
 
 def run(function: Run, program: str, words: Sequence[str]) -> None:

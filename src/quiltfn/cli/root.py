@@ -58,11 +58,7 @@ def perform(words: Sequence[str]) -> None:
     elif word in ON_THIS_MACHINE:
         _on_this_machine(word, list(words[1:]))
     else:
-        known = ", ".join([*GROUPS, *COMMANDS, *ON_THIS_MACHINE])
-        raise BadParameter(
-            f"quiltfn has no command {word!r}; there are: {known}",
-            "quiltfn --help says what there is",
-        )
+        raise parsing.no_command("quiltfn", word, [*GROUPS, *COMMANDS, *ON_THIS_MACHINE])
 
 
 def overview() -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from quiltfn.cli import advice, show
-from quiltfn.cli.parsing import Argument, BadParameter, Option
-from quiltfn.sdk import ApiError, Client, NotTrusted
+from quiltfn.cli.parsing import Argument, BadParameter, Option, nearest
+from quiltfn.sdk import ApiError, Client, ClientError, NotTrusted
 
 T = TypeVar("T")
 
@@ -63,6 +63,19 @@ class Session:
         elif body:
             show.json(body)
 
+    def nearest_function(self, error: ApiError) -> str | None:
+        """A hint: the function that may have been meant, if there is none of the name."""
+        if error.code != "NOT_FOUND" or self.name_or_id is None:
+            return None
+        try:
+            page = self.client.functions.list().first()
+        except ClientError:
+            return None
+        names = [one.name for one in page.functions]
+        meant = nearest(self.name_or_id, names)
+        is_there = self.name_or_id in names or meant is None
+        return None if is_there else f"is it {meant}? quiltfn functions list shows all of them"
+
     def _keep(self, body: bytes) -> None:
         self.body = body
 
@@ -102,6 +115,7 @@ class Connection:
                 yield session
             except ApiError as error:
                 advice.translate_errors(error, session.name_or_id)
+                error.hint = session.nearest_function(error) or error.hint
                 raise
             except NotTrusted as error:
                 raise NotTrusted(str(error).replace("cacert=FILE", "--cacert FILE")) from error

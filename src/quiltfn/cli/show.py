@@ -79,14 +79,15 @@ def note(text: str) -> None:
 
 
 def ask(question: str) -> None:
-    """Waits for a yes; no answer is a no. Raises `Exit`."""
+    """Waits for a yes; no answer is a no. Raises `Exit`. The command has an option --yes."""
     while True:
         write(sys.stderr, f"{visible(question)} [y/N]: ")
         answer = sys.stdin.readline() if sys.stdin is not None else ""
         if answer.strip().lower() in ("y", "yes"):
             return
         if answer.strip().lower() in ("", "n", "no"):
-            complain("nothing was done")
+            nobody = "nobody was there to answer; --yes does not ask" if answer == "" else None
+            complain("nothing was done", nobody)
             raise Exit(1)
 
 
