@@ -25,8 +25,8 @@ class Elasticity:
 
         To repeat one with another key is harmless: it sets targets, it does not add to them.
         """
-        for operation in await self._operations.interrupted():
-            ended = msgspec.structs.replace(
+        ended = [
+            msgspec.structs.replace(
                 operation,
                 status=FAILED,
                 reason_code=INTERRUPTED,
@@ -34,7 +34,9 @@ class Elasticity:
                 "the function shows whether its targets were set",
                 retryable=True,
             )
-            await self._operations.finish(ended)
+            for operation in await self._operations.interrupted()
+        ]
+        await self._operations.finish_interrupted(ended)
 
     async def target(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
         """New targets, at once. Raises `Unprocessable`."""

@@ -519,6 +519,11 @@ class Operations(Protocol):
     async def interrupted(self) -> Sequence[Operation]:
         """Those that were running when this server ended before its present start."""
 
+    async def finish_interrupted(self, ended: Sequence[Operation]) -> None:
+        """Stores the ends of those, at a start. On a full disk `add` and `get` return them at once,
+        and they are stored when there is room.
+        """
+
     async def prune(self, before: int) -> int:
         """Removes those that ended and are from before that time; returns how many."""
 

@@ -26,12 +26,16 @@ from contract.stores import (
 from manual_clock import ManualClock
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
+from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 from quiltfn.model.invocation import Status
+from quiltfn.model.operation import Operation
 from quiltfn.model.retention import RetentionPolicy
 from quiltfn.store import (
     SpoolJournal,
     SqlDiskSpace,
+    SqlIdempotencyStore,
     SqliteStore,
+    SqlOperations,
     SqlRetention,
     disk_reserve,
     vacuum,
@@ -216,3 +220,63 @@ def test_a_damaged_database_on_a_full_disk_is_not_taken_for_a_full_disk(
         error.sqlite_errorcode = code
         assert is_full(error, tmp_path) is is_it
     assert not is_full(None, tmp_path)
+
+
+async def test_a_start_on_a_full_disk_puts_off_the_ends_of_keyed_calls_and_operations(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They show as ended at once, and are stored when the disk has room."""
+    request = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
+    left = Operation(
+        operation_id="o",
+        tenant_id="t",
+        operation_type="elasticity.function_pool_target",
+        idempotency_key="k",
+        action_id="a",
+        status="running",
+        reason_code=None,
+        reason_message=None,
+        retryable=False,
+        created_at=LATER,
+    )
+    await SqlIdempotencyStore(store.database).reserve(request, LATER)
+    await SqlOperations(store.database).add(left)
+    await restart(store)
+    answers, operations = SqlIdempotencyStore(store.database), SqlOperations(store.database)
+    ended = replace(left, status="failed", reason_code="ENDED", retryable=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.database.reserve, "is_spent", True)
+        await answers.start(b"interrupted")
+        await operations.finish_interrupted([ended])
+        assert not await refilled(store, patch, is_there=False)
+
+    async def seen(
+        answers: SqlIdempotencyStore, operations: SqlOperations
+    ) -> tuple[StoredResponse | None, list[Operation | None]]:
+        got = [await operations.get("t", "o"), await operations.add(replace(left, action_id="b"))]
+        return await answers.reserve(request, LATER), got
+
+    interrupted = StoredResponse(
+        body_digest="d",
+        status=503,
+        headers={"content-type": "application/json"},
+        body=b"interrupted",
+    )
+    fresh = replace(request, key="of this start")
+    for one in (fresh, fresh):  # A key of this start is running, whatever is put off.
+        running = await answers.reserve(one, LATER)
+    assert running == StoredResponse(body_digest="d")
+    assert await seen(answers, operations) == (interrupted, [ended, ended])
+    assert await operations.get("other", "o") is None
+    stored = SqlIdempotencyStore(store.database), SqlOperations(store.database)
+    # Negative control: it is from memory, since the database still has them as running.
+    assert await seen(*stored) == (StoredResponse(body_digest="d"), [left, left])
+    assert await refilled(store, monkeypatch, is_there=True)
+    for them in (stored, (answers, operations)):
+        assert await seen(*them) == (interrupted, [ended, ended])
+    assert await stored[0].reserve(fresh, LATER) == StoredResponse(body_digest="d")
+
+
+async def refilled(store: SqliteStore, patch: pytest.MonkeyPatch, *, is_there: bool) -> bool:
+    patch.setattr(store.database.reserve, "refill", lambda: is_there)
+    return await store.database.refill_reserve()

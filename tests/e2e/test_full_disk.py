@@ -1,8 +1,11 @@
 """A disk that is really full: what is refused, what works all the same, and that it passes."""
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
+import httpx
 import pytest
 
 from e2e.full_disk import Disk, small_disk
@@ -104,6 +107,47 @@ def test_a_server_starts_on_a_full_disk_though_it_cannot_take_in_what_was_left(
     disk.free()
     until(lambda: function.try_invoke(timeout_seconds=10).status_code == 200)
     check()
+
+
+@pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
+def test_a_server_starts_on_a_full_disk_though_a_keyed_call_and_an_operation_were_under_way(
+    server: Server, disk: Disk
+) -> None:
+    """Not a byte is free, the reserve included. They have ended, and are stored as such later."""
+    function = server.deploy("sleep 60")
+    under_way = server.later(keyed, server, "POST", f"{function.path}/invoke", "call")
+    until(lambda: len(server.named("sleep")) == 1)
+    target = f"/api/elasticity/control{function.path.removeprefix('/api')}/pool-target"
+    targets = {"min_instances": 0, "max_instances": 3}
+    operation = keyed(server, "POST", target, "operation", targets).json()
+    with closing(sqlite3.connect(disk.data / "quiltfn.db")) as database:
+        database.execute("UPDATE operation SET status = 'running'")  # As a kill may leave it.
+        database.commit()
+    path = f"/api/elasticity/control/operations/{operation['operation_id']}"
+    assert server.call("GET", path).json()["status"] == "running"
+    server.kill_server()
+    assert server.wait(20) == 70
+    assert under_way.exception(20) is not None
+    disk.data.joinpath("reserve").unlink()
+    disk.fill()
+    server.start()
+    ended = server.call("GET", path).json()
+    assert (ended["status"], ended["reason_code"]) == ("failed", "ELASTICITY_INTERRUPTED")
+    refused(server, "POST", f"{function.path}/invoke")
+    disk.free()
+    until(lambda: server.call("GET", "/api/functions/health").json()["checks"]["store"]["ok"])
+    for _ in range(2):
+        again = keyed(server, "POST", f"{function.path}/invoke", "call")
+        assert (again.status_code, again.headers["idempotency-replayed"]) == (503, "true")
+        assert "ended" in again.json()["error"], again.text
+        assert server.call("GET", path).json() == ended
+        server.restart()
+    assert not server.named("sleep")
+
+
+def keyed(server: Server, method: str, path: str, key: str, body: object = None) -> httpx.Response:
+    headers = {"Idempotency-Key": key, "X-Orch-Action-Id": "a", "X-Tenant-Id": "default"}
+    return server.http.request(method, path, json=body, headers=headers)
 
 
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)

@@ -64,6 +64,8 @@ class Database:
         self._is_registered = False  # Whether the epoch of the boot is stored.
         self.check = IntegrityCheck(directory.database)
         self.reserve = DiskReserve(directory.path)
+        # What the start could not store on a full disk, in order.
+        self._put_off: list[tuple[Work[None], Callable[[], None]]] = []
         self._busy_s = busy_timeout_s
         self._writer_thread = ThreadPoolExecutor(1, "store-writer")
         self._reader_thread = ThreadPoolExecutor(1, "store-reader")
@@ -117,10 +119,29 @@ class Database:
             self._writer_thread, self._transact, work, deadline, after, frees
         )
 
+    async def write_or_put_off(self, work: Work[None], after: Callable[[], None]) -> None:
+        """Like `write`, for what a start stores: on a full disk the server starts all the same, and
+        `work` is done when the reserve is there again.
+        """
+        try:
+            await self.write(work, after)
+        except DiskFull:
+            self._put_off.append((work, after))
+
     async def refill_reserve(self) -> bool:
-        """Allocates the reserve for a full disk, if it was used; returns whether it is there."""
+        """Allocates the reserve for a full disk, if it was used, and then does what was put off;
+        returns whether the reserve is there and nothing is put off any more.
+        """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._writer_thread, self.reserve.refill)
+        is_there = await loop.run_in_executor(self._writer_thread, self.reserve.refill)
+        while is_there and self._put_off:
+            work, after = self._put_off[0]
+            try:
+                await self.write(work, after)
+            except StoreUnavailable:  # `problem` says so, and the next call tries again.
+                break
+            del self._put_off[0]
+        return is_there and not self._put_off
 
     async def read(self, work: Work[T]) -> T:
         """Runs `work` on the last committed state. Raises `StoreUnavailable`."""

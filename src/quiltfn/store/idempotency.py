@@ -11,6 +11,7 @@ A row is made before its call runs and completed after it:
 
 import time
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, tuple_, update
 
 from quiltfn.model.errors import CapacityFull, RateLimited
@@ -35,21 +36,35 @@ class SqlIdempotencyStore:
 
     def __init__(self, database: Database, bound: StorageLimit = NO_BOUND) -> None:
         self._database, self._bound = database, bound
+        # The body for calls that an earlier start left, until it is stored for each of them.
+        self._interrupted: bytes | None = None
 
     async def start(self, interrupted: bytes) -> None:
         """Stores the error body `interrupted` for each call that this server's last start left.
 
-        The call may have been executed, so a repetition must not execute it again. Raises
-        `StoreBroken` for a tool beside a server.
+        The call may have been executed, so a repetition must not execute it again. On a full disk
+        `reserve` returns it at once, and it is stored when there is room. Raises `StoreBroken` for
+        a tool beside a server.
         """
-        mine = of_earlier_boots(self._database.boot, answer.c.node_id, answer.c.epoch)
-        left = update(answer).where(answer.c.status.is_(None), mine)
+        left = update(answer).where(self._is_left())
         values = {
             "status": INTERRUPTED_STATUS,
             "headers": INTERRUPTED_HEADERS,
             "body": interrupted,
         }
-        await self._database.write(lambda c: c.execute(left.values(values)).close())
+        self._interrupted = interrupted
+
+        def stored() -> None:
+            self._interrupted = None
+
+        await self._database.write_or_put_off(
+            lambda c: c.execute(left.values(values)).close(), stored
+        )
+
+    def _is_left(self) -> ColumnElement[bool]:
+        """Whether an earlier start of this server left the row without an answer."""
+        mine = of_earlier_boots(self._database.boot, answer.c.node_id, answer.c.epoch)
+        return and_(answer.c.status.is_(None), mine)
 
     async def reserve(
         self, request: IdempotentRequest, now: int, made_at: int | None = None
@@ -64,7 +79,7 @@ class SqlIdempotencyStore:
             connection.execute(expired)
             found = connection.execute(select(answer).where(at(request))).mappings().one_or_none()
             if found is not None:
-                return tables.read(found, StoredResponse)
+                return self._as_ended(connection, request, tables.read(found, StoredResponse))
             connection.execute(insert(answer), row)
             self._make_room(connection)
             refused = self._refused(connection, request.tenant_id)
@@ -75,6 +90,21 @@ class SqlIdempotencyStore:
         found = await self._database.write(work)
         if isinstance(found, Exception):
             raise found
+        return found
+
+    def _as_ended(
+        self, connection: Connection, request: IdempotentRequest, found: StoredResponse
+    ) -> StoredResponse:
+        """What was found, or what the start could not store in its place."""
+        if self._interrupted is None or found.status is not None:
+            return found
+        if connection.execute(select(answer.c.key).where(at(request), self._is_left())).first():
+            return msgspec.structs.replace(
+                found,
+                status=INTERRUPTED_STATUS,
+                headers=INTERRUPTED_HEADERS,
+                body=self._interrupted,
+            )
         return found
 
     async def complete(

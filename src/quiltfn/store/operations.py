@@ -18,6 +18,8 @@ class SqlOperations:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # By id: ends of interrupted operations that could not be stored yet.
+        self._ended: dict[str, Operation] = {}
 
     async def add(self, operation: Operation) -> Operation | None:
         earlier = select(table).where(
@@ -31,21 +33,28 @@ class SqlOperations:
             # The transaction holds the write lock from its start, so no other writer intervenes.
             found = connection.execute(earlier).mappings().one_or_none()
             if found is not None:
-                return tables.read(found, Operation)
+                stored = tables.read(found, Operation)
+                return self._ended.get(stored.operation_id, stored)
             connection.execute(insert(table), tables.row_of(operation) | owner)
             return None
 
         return await self._database.write(work)
 
     async def finish(self, operation: Operation) -> None:
-        change = update(table).where(table.c.operation_id == operation.operation_id)
-        values = {
-            "status": operation.status,
-            "reason_code": operation.reason_code,
-            "reason_message": operation.reason_message,
-            "retryable": operation.retryable,
-        }
-        await self._database.write(lambda c: c.execute(change.values(values)).close())
+        # It may use the reserve of a full disk, since the operation was accepted.
+        await self._database.write(lambda connection: finish(connection, operation), frees=True)
+
+    async def finish_interrupted(self, ended: Sequence[Operation]) -> None:
+        self._ended = {one.operation_id: one for one in ended}
+
+        def work(connection: Connection) -> None:
+            for one in ended:
+                finish(connection, one)
+
+        def stored() -> None:
+            self._ended = {}
+
+        await self._database.write_or_put_off(work, stored)
 
     async def interrupted(self) -> Sequence[Operation]:
         mine = of_earlier_boots(self._database.boot, table.c.node_id, table.c.epoch)
@@ -65,6 +74,9 @@ class SqlOperations:
         return await batches.delete(self._database, batch)
 
     async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
+        ended = self._ended.get(operation_id)
+        if ended is not None:
+            return ended if ended.tenant_id == tenant_id else None
         query = select(table).where(
             table.c.tenant_id == tenant_id, table.c.operation_id == operation_id
         )
@@ -74,3 +86,14 @@ class SqlOperations:
             return tables.read(row, Operation) if row is not None else None
 
         return await self._database.read(work)
+
+
+def finish(connection: Connection, operation: Operation) -> None:
+    change = update(table).where(table.c.operation_id == operation.operation_id)
+    values = {
+        "status": operation.status,
+        "reason_code": operation.reason_code,
+        "reason_message": operation.reason_message,
+        "retryable": operation.retryable,
+    }
+    connection.execute(change.values(values)).close()
