@@ -194,6 +194,45 @@ async def test_a_request_that_waited_for_another_is_not_idle_time() -> None:
             assert await reader.read() == b""  # and then it is
 
 
+@pytest.mark.parametrize("used", [0, 1])
+async def test_for_a_new_connection_the_one_that_has_been_idle_longest_ends(used: int) -> None:
+    """Of two that were used one is used again; then a third comes."""
+    async with serving(most=2) as door:
+        door.answers["/p"] = plain
+
+        async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(get("/p"))
+            assert (await reader.readuntil(b"/p")).startswith(b"HTTP/1.1 200 OK")
+            await asyncio.sleep(0.01)  # The clock of the loop counts in milliseconds.
+
+        async with door.client() as one, door.client() as two, contextlib.AsyncExitStack() as stack:
+            clients = [one, two]
+            for client in clients:
+                await ask(*client)
+            await ask(*clients[used])
+            third = await stack.enter_async_context(door.client())
+            await ask(*third)
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(clients[1 - used][0].read(), 10) == b""
+            await ask(*clients[used])
+
+
+async def test_one_that_has_sent_nothing_yet_is_idle_since_it_came() -> None:
+    async with serving(most=2) as door:
+        door.answers["/p"] = plain
+        async with door.client() as silent, door.client() as used:
+            await asyncio.sleep(0.01)
+            used[1].write(get("/p"))
+            await used[0].readuntil(b"/p")
+            async with door.client() as (reader, writer):
+                writer.write(get("/p"))
+                await reader.readuntil(b"/p")
+                with contextlib.suppress(ConnectionResetError):
+                    assert await asyncio.wait_for(silent[0].read(), 10) == b""
+                used[1].write(get("/p"))
+                await used[0].readuntil(b"/p")
+
+
 # Streams -------------------------------------------------------------------------------------
 
 

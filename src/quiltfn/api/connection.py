@@ -551,7 +551,18 @@ class HttpConnection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
+        """Whether each of its requests is answered."""
         return self._current is None and not self._queue
+
+    @property
+    def idle_since(self) -> float | None:
+        if not self.is_idle:
+            return None
+        if self._idle_since is not None:
+            return self._idle_since
+        if self._head_timer is not None:  # Since its first request, or a further one, is awaited.
+            return self._head_timer.when() - self._limits.head_timeout_s
+        return 0.0  # Nothing more is read: it is about to end.
 
     @property
     def is_arriving(self) -> bool:

@@ -48,8 +48,8 @@ class Connection(Protocol):
     """What `Connections` asks of a connection."""
 
     @property
-    def is_idle(self) -> bool:
-        """Whether it has no request that is not answered."""
+    def idle_since(self) -> float | None:
+        """Since when, by the loop's clock, each of its requests is answered; None: one is not."""
         ...
 
     @property
@@ -95,6 +95,10 @@ class Connections:
         self._queued_max = queued_max
         self._regular: dict[Connection, None] = {}
         self._reserved: dict[Connection, None] = {}
+        # Those that were idle when a slot was last looked for in all of them, with the time since
+        # when; longest first. Whatever became idle later has been so for less time than any of
+        # those that still are, so none is noted for each request.
+        self._idlest: dict[Connection, float] = {}
         # Since when each client has taken less than it should, and how much it had taken then.
         self._readers: dict[Connection, tuple[float, int]] = {}
         # Connections that wait for their clients, oldest first: since when, and the bytes counted.
@@ -103,13 +107,35 @@ class Connections:
 
     def add(self, one: Connection) -> SlotKind:
         """The slot of a new connection; `NONE`: it must be refused."""
-        if len(self._regular) < self.limits.most or _make_way(self._regular, lambda it: it.is_idle):
+        if len(self._regular) < self.limits.most or self._end_idlest():
             self._regular[one] = None
             return SlotKind.REGULAR
         if len(self._reserved) < RESERVED or _make_way(self._reserved, lambda it: it.is_arriving):
             self._reserved[one] = None
             return SlotKind.RESERVED
         return SlotKind.NONE
+
+    def _end_idlest(self) -> bool:
+        """Ends the one that has been idle longest, if any is."""
+        if self._end_first_still_idle():
+            return True
+        # All are looked at only if there is one to be found.
+        if not _is_any(self._regular, lambda it: it.idle_since is not None):
+            return False
+        found = ((since, one) for one in self._regular if (since := one.idle_since) is not None)
+        longest_first = sorted(found, key=lambda pair: pair[0])
+        self._idlest = {one: since for since, one in longest_first}
+        return self._end_first_still_idle()
+
+    def _end_first_still_idle(self) -> bool:
+        while self._idlest:
+            one = next(iter(self._idlest))
+            since = self._idlest.pop(one)
+            if one.idle_since == since:  # Otherwise it was used meanwhile.
+                del self._regular[one]
+                one.cut()
+                return True
+        return False
 
     def __len__(self) -> int:
         return len(self._regular) + len(self._reserved)
@@ -118,6 +144,7 @@ class Connections:
         """It has ended."""
         self._regular.pop(one, None)
         self._reserved.pop(one, None)
+        self._idlest.pop(one, None)
         self._readers.pop(one, None)
         self.resumed(one)
 
@@ -176,11 +203,20 @@ class Connections:
 
 def _make_way(places: dict[Connection, None], may_go: Callable[[Connection], bool]) -> bool:
     """Ends the first connection that `may_go`; those before it move to the end."""
+    if not _is_any(places, may_go):
+        return False
+    first = next(iter(places))
+    del places[first]
+    first.cut()
+    return True
+
+
+def _is_any(places: dict[Connection, None], may_go: Callable[[Connection], bool]) -> bool:
+    """Whether a connection `may_go`, which is the first then; those before it move to the end."""
     for _ in range(min(TRIES, len(places))):
         first = next(iter(places))
-        del places[first]
         if may_go(first):
-            first.cut()
             return True
+        del places[first]
         places[first] = None
     return False

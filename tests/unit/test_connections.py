@@ -1,0 +1,121 @@
+"""Which connection ends for a new one."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from quiltfn.api import connections as module
+from quiltfn.api.connections import RESERVED, TRIES, ConnectionLimits, Connections, SlotKind
+
+MOST = 3 * TRIES
+
+
+@dataclass(eq=False)
+class Peer:
+    """A connection that is idle since a time, or busy."""
+
+    idle_since: float | None
+    is_arriving: bool = False
+    was_cut: bool = False
+    looks: int = 0
+
+    def unsent(self) -> int:
+        return 0
+
+    def taken(self) -> int:
+        return 0
+
+    def finish(self) -> None:
+        raise AssertionError
+
+    def cut(self) -> None:
+        assert not self.was_cut
+        self.was_cut = True
+
+
+@dataclass(eq=False)
+class Counting(Peer):
+    """Counts how often it is asked."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "idle_since":
+            self.looks += 1
+        return super().__getattribute__(name)
+
+
+def full(*idle_since: float | None, kind: type[Peer] = Peer) -> tuple[Connections, list[Peer]]:
+    connections = Connections(ConnectionLimits(most=len(idle_since)))
+    peers = [kind(since) for since in idle_since]
+    assert {connections.add(one) for one in peers} == {SlotKind.REGULAR}
+    return connections, peers
+
+
+def ended_for(connections: Connections, peers: list[Peer]) -> int | None:
+    """Which of them ends for a new connection that stays busy."""
+    before = [one.was_cut for one in peers]
+    slot = connections.add(Peer(None))
+    ended = [at for at, one in enumerate(peers) if one.was_cut and not before[at]]
+    assert len(ended) <= 1
+    assert (slot is SlotKind.REGULAR) == bool(ended)
+    for at in ended:
+        connections.remove(peers[at])
+    return ended[0] if ended else None
+
+
+def test_the_one_that_has_been_idle_longest_ends_whichever_came_first() -> None:
+    connections, peers = full(30, 10, None, 20)
+    assert [ended_for(connections, peers) for _ in range(4)] == [1, 3, 0, None]
+    assert len(connections) == 5  # The last one took a reserved slot.
+
+
+def test_use_after_a_look_counts() -> None:
+    """The order was noted when the first had to end; since then two were used, and one ended."""
+    connections, peers = full(1, 2, 3, 4, 5, None)
+    assert ended_for(connections, peers) == 0
+    peers[1].idle_since, peers[2].idle_since, peers[5].idle_since = 8, None, 7
+    connections.remove(peers[3])
+    assert connections.add(Peer(9)) is SlotKind.REGULAR  # There is a free slot.
+    assert [ended_for(connections, peers) for _ in range(3)] == [4, 5, 1]
+    assert not peers[2].was_cut
+    assert not peers[3].was_cut
+
+
+def test_it_is_the_longest_of_many_even_far_behind() -> None:
+    connections, peers = full(*range(MOST, 0, -1))
+    order = [ended_for(connections, peers) for _ in range(MOST)]
+    assert order == list(range(MOST - 1, -1, -1))
+
+
+def test_a_new_connection_costs_little_when_all_others_are_busy() -> None:
+    connections, peers = full(*[None] * MOST, kind=Counting)
+    looks_before = sum(one.looks for one in peers)
+    assert ended_for(connections, peers) is None
+    assert 0 < sum(one.looks for one in peers) - looks_before <= TRIES
+
+
+def test_of_many_that_end_one_after_another_all_are_looked_at_once() -> None:
+    connections, peers = full(*range(MOST), kind=Counting)
+    for _ in range(MOST):
+        assert ended_for(connections, peers) is not None
+    assert sum(one.looks for one in peers) <= 3 * MOST
+
+
+def test_negative_control_the_order_of_acceptance_would_end_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def in_order(self: Connections) -> bool:
+        return module._make_way(self._regular, lambda it: it.idle_since is not None)
+
+    monkeypatch.setattr(Connections, "_end_idlest", in_order)
+    connections, peers = full(30, 10, None, 20)
+    assert ended_for(connections, peers) == 0
+
+
+def test_of_the_reserved_ones_the_first_whose_request_is_not_complete_ends() -> None:
+    connections, _ = full(None)
+    reserved = [Peer(None, is_arriving=at in (3, 5)) for at in range(RESERVED)]
+    assert {connections.add(one) for one in reserved} == {SlotKind.RESERVED}
+    for _ in range(2):
+        assert connections.add(Peer(None)) is SlotKind.RESERVED
+    assert [at for at, one in enumerate(reserved) if one.was_cut] == [3, 5]
+    assert connections.add(Peer(None)) is SlotKind.NONE
