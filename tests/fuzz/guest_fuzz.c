@@ -430,6 +430,11 @@ static void shell_target(const uint8_t *data, size_t size)
 
 // ----------------------------------------------------------------------------------- a guest's life
 
+static bool has_line_left(void)
+{
+    return runner.line_used > 0;
+}
+
 static void check_afterwards(void)
 {
     check(world.exit_status == GONE || world.exit_status == BAD_FRAME ||

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -59,6 +60,7 @@ __attribute__((noreturn, format(printf, 1, 2))) static void wrong(const char *wh
 // ----------------------------------------------------------------------------------- what there is
 
 enum { HOST_FD = 3, PROC_FD = 8, CHILDREN_FD = 9, FIRST_FD = 10, FD_MAX = 30, PROCESS_MAX = 6, QUEUE_MAX = 320 * 1024 };
+enum { READS_WITHOUT_POLL = 20000, FLOOD = 30000 };
 enum { PIPE_ROOM = 64 * 1024, FRAME_MAX = 8 + 8 + 64 * 1024, KEPT_MAX = 1024 * 1024 };
 enum what { SHUT, PLAIN, CHILDREN, SIGNALS, STDOUT, STDERR, LINES, SCRIPT, ZYGOTE, OTHER_END,
             STAT, OF_RUNNER, LIMITS, STATUS };
@@ -103,6 +105,8 @@ static struct {
     uint64_t nonce; // Of the last call that the host sent.
     bool raw;       // It sent something that is not its own frame, too.
     size_t fed;     // Bytes that were written for the guest to read.
+    unsigned flooded, flood_left; // Streams into which a byte comes for each that is read; how often.
+    unsigned reads; // Of streams, since the guest has last looked at all of them.
     int exit_status;
 } world;
 
@@ -160,6 +164,20 @@ static size_t get(struct queue *queue, void *to, size_t most)
     memcpy(to, queue->bytes + queue->start, n);
     queue->start += n;
     return n;
+}
+
+// What a pipe or the runner's socket gives, and what whoever writes into it puts in its place at once.
+static ssize_t get_flooded(struct queue *queue, void *to, size_t most)
+{
+    if (++world.reads > READS_WITHOUT_POLL)
+        wrong("it reads without end and does not look at the clock");
+    size_t n = get(queue, to, most);
+    unsigned which = queue == &lines ? 1 : queue == &out_pipe ? 2 : 4;
+    if ((world.flooded & which) != 0 && world.flood_left > 0 && !queue->closed) {
+        world.flood_left--;
+        put(queue, "\n", 1);
+    }
+    return (ssize_t)n;
 }
 
 static void start_queue(struct queue *queue)
@@ -278,6 +296,7 @@ static void judge_end(const unsigned char *at, size_t length)
 }
 
 static bool will_hear(void); // Of a runner that stays.
+static bool has_line_left(void); // The guest, of what its runner has said.
 static void judge_forks(void); // That none of a call is left.
 
 static void judge(const unsigned char *at, size_t length)
@@ -310,6 +329,8 @@ static void judge(const unsigned char *at, size_t length)
             wrong("%zu descriptors are left open by a call", open_fds());
         else if (opened(STATUS) == 1 && !will_hear())
             wrong("it is clean, and its runner will not hear the next call");
+        else if (opened(STATUS) == 1 && has_line_left())
+            wrong("it is clean, and its runner has said more than its answer");
         else
             judge_forks();
         if (kind == 'Z')
@@ -570,6 +591,7 @@ static bool next_event(void)
         case 23: world.stirred++; break;
         case 24: set_signals(next_byte()); break;
         case 25: put_text_line("result stdout\n"); break;
+        case 26: world.flooded = next_byte(), world.flood_left = FLOOD; break;
         default: break;
         }
     }
@@ -616,13 +638,26 @@ static ssize_t fake_recv(int fd, void *to, size_t n, int flags)
         return 0;
     if (lines.start == lines.end)
         return lines.closed ? 0 : fails(EAGAIN);
-    return (ssize_t)get(&lines, to, n);
+    return get_flooded(&lines, to, n);
+}
+
+static int fake_ioctl(int fd, unsigned long what, int *to)
+{
+    struct queue *queue = queue_of(fd);
+    if (queue == NULL)
+        return fails(ENOTTY);
+    bool same = queue->turn == world.fds[fd].turn;
+    *to = (int)(what == SIOCOUTQ ? world.unread : same ? queue->end - queue->start : 0);
+    return 0;
 }
 
 static ssize_t to_runner(const unsigned char *bytes, size_t n)
 {
     if (lines.closed)
         return fails(EPIPE);
+    if (bytes == world.ask && memcmp(bytes, "call ", 5) == 0 &&
+        (has_line_left() || lines.start < lines.end))
+        wrong("a runner is told of a call after it has written");
     n = least(least(n, world.chop), PIPE_ROOM - world.unread);
     if (n == 0)
         return fails(EAGAIN);
@@ -719,7 +754,7 @@ static ssize_t fake_read(int fd, void *to, size_t n)
         return 0;
     if (queue->start == queue->end)
         return queue->closed ? 0 : fails(EAGAIN);
-    return (ssize_t)get(queue, to, n);
+    return get_flooded(queue, to, n);
 }
 
 static ssize_t fake_write(int fd, const void *bytes, size_t n)
@@ -865,6 +900,7 @@ static int fake_socketpair(int pair[2])
 
 static int fake_poll(struct pollfd *polled, size_t n, const struct timespec *timeout)
 {
+    world.reads = 0;
     for (;;) {
         int ready = 0;
         for (size_t i = 0; i < n; i++) {
@@ -1044,7 +1080,7 @@ static int no_objects(int id, ...)
 #define pipe2(pair, flags) fake_pipe(pair)
 #define socketpair(family, kind, protocol, pair) fake_socketpair(pair)
 #define ppoll(polled, n, timeout, mask) fake_poll(polled, n, timeout)
-#define ioctl(fd, what, to) (*(to) = (int)world.unread, nothing())
+#define ioctl(fd, what, to) fake_ioctl(fd, what, to)
 #define fcntl(...) nothing()
 #define sendmsg(fd, message, flags) fake_sendmsg(fd, message, flags)
 #define setsockopt(fd, level, what, to, n) fake_setsockopt(fd, what, to)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fuzz.harness import with_mistake
 from quiltfn.guest.wire import (
     FRESH,
     KEEP_STATE,
@@ -323,6 +324,73 @@ time.sleep(60)
     bare_guest.call(timeout_ms=20_000)
     assert len(bare_guest.processes()) == 2
     words(bare_guest.call())
+
+
+# What a runner says at the wrong time -----------------------------------------------------------
+
+AHEAD = """
+say("ready keep")
+number = int(hear()[0])
+one = f"done {number} exited 0 4\\none.".encode()
+ahead = f"done {number + 1} exited 0 4\\nEVIL".encode()
+WRITE
+number = hear()[0]
+control.write(f"done {number} exited 0 4\\nmine".encode())
+time.sleep(60)
+"""
+
+
+def test_a_runner_that_says_more_than_its_answer_serves_no_other_call(
+    bare_guest: BareGuest,
+) -> None:
+    small(bare_guest, AHEAD.replace("WRITE", "control.write(one + ahead)"), keep=True)
+    bare_guest.send_call()
+    said = bare_guest.next()
+    assert isinstance(said, Output)
+    assert said.data == b"one."
+    assert end_of(bare_guest).kind is ExitKind.EXITED
+    assert bare_guest.wait() == 0
+
+
+def answer_after_one_ahead(bare_guest: BareGuest) -> tuple[bytes, End]:
+    """What the second call got; its answer was forged when the first had ended."""
+    late = "control.write(one); time.sleep(0.2); control.write(ahead)"
+    small(bare_guest, AHEAD.replace("WRITE", late), keep=True)
+    assert bare_guest.call().stdout == b"one."
+    time.sleep(0.5)
+    bare_guest.send_call()
+    said = b""
+    while not isinstance(event := bare_guest.next(), End):
+        assert isinstance(event, Output)
+        said += event.data
+    return said, event
+
+
+def test_what_a_runner_says_before_a_call_does_not_answer_it(bare_guest: BareGuest) -> None:
+    said, end = answer_after_one_ahead(bare_guest)
+    assert (said, end.kind) == (b"", ExitKind.NOT_STARTED)
+    assert "which wrote to its control socket first" in end.text
+    assert bare_guest.wait() == 0
+
+
+def test_negative_control_without_the_look_it_answers_the_call(tmp_path: Path) -> None:
+    right = "(runner.control >= 0 && held_by(runner.control) > 0)"
+    source = with_mistake(tmp_path, "runner.c", right, "false")
+    broken = build_guest(tmp_path / "broken", sanitized=False, source=source)
+    with BareGuest(broken) as bare_guest:
+        said, end = answer_after_one_ahead(bare_guest)
+        assert (said, end.kind) == (b"EVIL", ExitKind.EXITED)
+
+
+def test_a_runner_for_one_call_that_speaks_first_costs_that_call_alone(
+    bare_guest: BareGuest,
+) -> None:
+    small(bare_guest, "say('ready once'); say('done 42 exited 0'); time.sleep(60)")
+    for _ in range(2):
+        time.sleep(0.3)
+        answer = bare_guest.call()
+        assert answer.end is not None
+        assert answer.end.kind is ExitKind.NOT_STARTED
 
 
 # The Python runner itself -----------------------------------------------------------------------

@@ -193,6 +193,11 @@ static void serve_by_runner(struct call *call)
     met_others = false;
     bool fine = runner_open_streams();
     fine = runner_ask(call) && fine;
+    // What it has said before it is told of the call could otherwise be taken for the call's answer.
+    if (runner_has_written()) {
+        could_not("call the runtime's program", ", which wrote to its control socket first", EPROTO);
+        fine = false;
+    }
     if (runner.forks)
         memcpy(streams, runner.streams, sizeof runner.streams);
     expect_silence();
@@ -207,7 +212,7 @@ static void serve_by_runner(struct call *call)
         end.code = (uint32_t)failure.error;
 
     bool stays = special.keep_state || runner.forks;
-    bool spoilt = runner.pid == 0 || !runner_has_read();
+    bool spoilt = runner.pid == 0 || !runner_has_read() || runner.line_used > 0;
     bool goes_on = stays && !spoilt && end.kind != DEADLINE;
     bool there = goes_on && kill_all_but(runner.pid);
     if (!there)
@@ -232,7 +237,8 @@ static void serve_by_runner(struct call *call)
     runner_forget_call();
     if (end.kind == DEADLINE || (stays && spoilt)) {
         // The sandbox is not used again: the runner was killed at an unknown point, or the call has
-        // changed it, or it would read the rest of this call as the next.
+        // changed it, or it would read the rest of this call as the next, or it has said more than its
+        // answer, which would be read as that of the next.
         out_send();
         _exit(GONE);
     }

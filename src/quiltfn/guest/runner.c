@@ -33,7 +33,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ASK_HEAD = 64, START_LOG = 16 * 1024 };
+// READS_MAX: how often a turn reads from a runner that says nothing of use; more than its socket holds.
+enum { ASK_HEAD = 64, START_LOG = 16 * 1024, READS_MAX = 512 };
 #define START_NS (UINT64_C(120) * SECOND_NS)
 
 struct runner runner = {.control = -1, .out = -1, .log = -1, .file = -1, .given = {-1, -1, -1}};
@@ -174,6 +175,12 @@ bool runner_has_read(void)
            ioctl(runner.control, SIOCOUTQ, &unread) == 0 && unread == 0;
 }
 
+// Whether there is anything of it that was not asked for.
+bool runner_has_written(void)
+{
+    return runner.line_used > 0 || (runner.control >= 0 && held_by(runner.control) > 0);
+}
+
 struct pollfd runner_poll(void)
 {
     bool more = runner.ask_sent < runner.ask_used || runner.file_left > 0;
@@ -183,9 +190,10 @@ struct pollfd runner_poll(void)
 
 // ------------------------------------------------------------------------------ hearing from it
 
-// One line without its newline, or NULL while it is incomplete. After a line that is too long, or the
-// end of the socket, nothing more is read from the runner: the call ends at its deadline or with it.
-static char *runner_line(void)
+// One line without its newline, or NULL while it is incomplete or `reads` are used up. After a line that
+// is too long, or the end of the socket, nothing more is read from the runner: the call ends at its
+// deadline or with it.
+static char *runner_line(unsigned *reads)
 {
     static char line[LINE];
     for (;;) {
@@ -198,6 +206,9 @@ static char *runner_line(void)
             memmove(runner.line, end + 1, runner.line_used);
             return line;
         }
+        if (*reads == 0)
+            return NULL; // Poll tells that there is more.
+        --*reads;
         ssize_t n = recv(runner.control, runner.line + runner.line_used,
                          sizeof runner.line - runner.line_used, MSG_DONTWAIT);
         if (n < 0)
@@ -264,7 +275,8 @@ bool runner_turn(short revents, uint64_t nonce, struct stream streams[3], struct
         return runner.result_left == 0;
     }
     char *line;
-    while (runner.control >= 0 && (line = runner_line()) != NULL) {
+    unsigned reads = READS_MAX;
+    while (runner.control >= 0 && (line = runner_line(&reads)) != NULL) {
         uint64_t which;
         uint32_t code, bytes = 0;
         char how[8];
@@ -276,8 +288,8 @@ bool runner_turn(short revents, uint64_t nonce, struct stream streams[3], struct
             (!killed && strcmp(how, "exited") != 0))
             continue;
         *end = runner.end = (struct end){killed ? KILLED : EXITED, code};
-        while (bytes > 0 && streams[0].fd >= 0 && pump(&streams[0], nonce)) {
-        }
+        if (bytes > 0 && streams[0].fd >= 0)
+            pump_held(&streams[0], nonce);
         runner.result_left = bytes;
         runner_result(streams, nonce);
         return runner.result_left == 0;
@@ -307,11 +319,12 @@ static bool runner_open(int fds[3], int *control)
     return fine;
 }
 
-// Keeps the beginning of what it writes; the rest is thrown away.
+// Takes what the pipe holds now. The beginning of all that it writes is kept, the rest is thrown away.
 static void runner_keep_start(int *fd)
 {
     static unsigned char beyond[4096];
-    while (*fd >= 0) {
+    size_t held = *fd >= 0 ? held_by(*fd) : 0;
+    for (bool first = true; *fd >= 0 && (first || held > 0); first = false) {
         bool keep = runner.start_log_used < sizeof start_log;
         unsigned char *to = keep ? start_log + runner.start_log_used : beyond;
         ssize_t n = read(*fd, to, keep ? sizeof start_log - runner.start_log_used : sizeof beyond);
@@ -321,6 +334,7 @@ static void runner_keep_start(int *fd)
         }
         if (n <= 0)
             return;
+        held -= (size_t)n < held ? (size_t)n : held;
         if (keep)
             runner.start_log_used += (size_t)n;
     }
@@ -370,11 +384,15 @@ static bool runner_await(void)
         runner_send();
         runner_keep_start(&runner.out);
         runner_keep_start(&runner.log);
-        char *line = runner.control >= 0 ? runner_line() : NULL;
+        unsigned reads = READS_MAX;
+        char *line = runner.control >= 0 ? runner_line(&reads) : NULL;
         got_line = line != NULL;
         if (line != NULL && strcmp(line, "result stdout") == 0)
             runner.result_on_stdout = true;
         if (line != NULL && strncmp(line, "ready ", 6) == 0) {
+            // What it wrote before that line and after the look above.
+            runner_keep_start(&runner.out);
+            runner_keep_start(&runner.log);
             runner.forks = strncmp(line + 6, "fork", 4) == 0;
             if (runner.forks || special.keep_state)
                 parent_remember(runner.pid, runner.forks);

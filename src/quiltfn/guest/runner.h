@@ -54,5 +54,6 @@ void runner_send(void);
 struct pollfd runner_poll(void);
 bool runner_turn(short revents, uint64_t nonce, struct stream streams[3], struct end *end);
 bool runner_has_read(void);
+bool runner_has_written(void);
 void runner_close_streams(struct stream *log, uint64_t nonce);
 void runner_forget_call(void);

@@ -40,6 +40,8 @@ enum { FORK_FDS = 4 }; // The most descriptors that go with a message: streams a
 ssize_t send_with(int to, struct iovec *bytes, const int *fds, size_t count, int flags);
 
 bool pump(struct stream *stream, uint64_t nonce);
+size_t held_by(int fd);
+void pump_held(struct stream *stream, uint64_t nonce);
 void empty(struct stream streams[2], uint64_t nonce);
 // Adds to what a call wrote, as far as there is room.
 void add_to(struct stream *stream, uint64_t nonce, const void *bytes, size_t n);
