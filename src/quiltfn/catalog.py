@@ -47,6 +47,7 @@ class Catalog:
         self._by_id: dict[str, Entry] = {}
         self._by_name: dict[tuple[str, str], Entry] = {}
         self._ids: defaultdict[str, list[str]] = defaultdict(list)  # by tenant, in order
+        self._removals: list[set[str]] = []
 
     @contextlib.contextmanager
     def reserve(
@@ -111,6 +112,8 @@ class Catalog:
 
     def remove(self, entry: Entry) -> None:
         """Takes the function out, whatever it is by now, and frees its name; harmless if gone."""
+        for seen in self._removals:
+            seen.add(entry.function.id)
         before = self._by_id.get(entry.function.id)
         if before is None:
             return
@@ -143,6 +146,17 @@ class Catalog:
         if entry is None:
             raise NotFound("there is no such function")
         return entry
+
+    @contextlib.contextmanager
+    def removals(self) -> Iterator[set[str]]:
+        """The ids of the functions that are taken out meanwhile."""
+        seen: set[str] = set()
+        self._removals.append(seen)
+        try:
+            yield seen
+        finally:
+            # By identity: two sets that hold the same are equal.
+            self._removals = [one for one in self._removals if one is not seen]
 
     def follow_change(self, function_id: str, stored: StoredFunction | None) -> None:
         """Takes over what the store has of a function, if it is newer; None: it was deleted."""
@@ -214,13 +228,28 @@ class CatalogFollower:
                 return None
             functions = (one for one in page.items if one.kind is ChangeKind.FUNCTION)
             for function_id in dict.fromkeys(one.object_id for one in functions):
-                self._catalog.follow_change(function_id, await self._store.find(function_id))
+                await self._follow(function_id)
             self._seen = page.items[-1].number
+
+    async def _follow(self, function_id: str) -> None:
+        # A function that was removed here while the store answered stays removed.
+        with self._catalog.removals() as removed:
+            stored = await self._store.find(function_id)
+            if function_id not in removed:
+                self._catalog.follow_change(function_id, stored)
 
     async def _reload(self) -> None:
         """Some changes are no longer kept: compares every function."""
-        self._seen = await self._store.newest_change()
-        found = {one.function.id: one for one in await self._store.load()}
-        known = {entry.function.id for entry in self._catalog.all()}
-        for function_id in known | found.keys():
-            self._catalog.follow_change(function_id, found.get(function_id))
+        known = self._known()
+        with self._catalog.removals() as removed:
+            newest = await self._store.newest_change()
+            found = {one.function.id: one for one in await self._store.load()}
+            for function_id in (known | found.keys()) - removed:
+                self._catalog.follow_change(function_id, found.get(function_id))
+        # Those that were made here while the store answered need not be in its answer.
+        for function_id in self._known() - known - found.keys():
+            await self._follow(function_id)
+        self._seen = newest
+
+    def _known(self) -> set[str]:
+        return {entry.function.id for entry in self._catalog.all()}

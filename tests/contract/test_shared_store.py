@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from msgspec.structs import replace
@@ -24,7 +24,7 @@ from contract.stores import (
 )
 from quiltfn.catalog import Catalog, CatalogFollower, Entry
 from quiltfn.model.access import Key, Scope
-from quiltfn.model.errors import NotFound, Outdated
+from quiltfn.model.errors import NotFound, Outdated, StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.idempotency import IdempotentRequest
 from quiltfn.model.invocation import Invocation, Status
@@ -41,6 +41,7 @@ from quiltfn.store import (
     StoreBroken,
     changes,
 )
+from timeouts import scaled
 
 NOW = 1_760_000_000
 REQUEST = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
@@ -240,6 +241,110 @@ async def test_who_has_missed_too_much_loads_everything_again(
     await two.follower.refresh()
     assert names(two) == {stays.name: (8, 1), "brought": (1, 1)}
     assert not (await two.store.changes(10_000)).is_complete  # Of before a backup was restored.
+
+
+class HeldStore:
+    """A store whose next answer to one method is held back."""
+
+    def __init__(self, store: SqliteStore, method: str) -> None:
+        self._store, self._method = store, method
+        self.has_answered, self.may_return = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        ask = getattr(self._store, name)
+
+        async def held(*arguments: object) -> object:
+            answer = await ask(*arguments)
+            if name == self._method:
+                self.has_answered.set()
+                await self.may_return.wait()
+            return answer
+
+        return held
+
+
+async def refreshed_while(
+    server: Server, method: str, change: Callable[[], Awaitable[None]]
+) -> CatalogFollower:
+    """Refreshes after changes that are no longer all kept, or one of which `find` is asked for.
+    `change` is made here when the store has answered and the answer has not come.
+    """
+    held = HeldStore(server.store, method)
+    follower = CatalogFollower(server.catalog, held)
+    refreshing = asyncio.ensure_future(follower.refresh())
+    async with asyncio.timeout(scaled(5)):
+        await held.has_answered.wait()
+        await change()
+        held.may_return.set()
+        await refreshing
+    return follower
+
+
+def keep_few_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "KEPT", 1)
+    monkeypatch.setattr(changes, "REMOVE_EVERY", 1)
+
+
+@pytest.mark.parametrize("method", ["newest_change", "load"])
+async def test_what_a_server_makes_while_it_loads_everything_stays(
+    servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    one, two = servers
+    keep_few_changes(monkeypatch)
+    brought = await a_stored_function(two.store, name="brought")
+    brought = await two.store.save(brought)
+    mine = a_function(name="mine")
+
+    async def make() -> None:
+        version = a_version(mine)
+        await one.store.create(mine, version)
+        one.catalog.add(Entry(mine, version, FunctionCounters()))
+
+    follower = await refreshed_while(one, method, make)
+    assert names(one) == {"brought": (2, 1), "mine": (1, 1)}
+    await two.store.delete(mine.id)
+    await follower.refresh()
+    assert names(one) == {"brought": (2, 1)}
+
+
+@pytest.mark.parametrize("method", ["find", "load"])
+async def test_what_a_server_deletes_while_the_store_answers_stays_deleted(
+    servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    one, _ = servers
+    function = await a_stored_function(one.store, name="mine")
+    await one.follower.refresh()
+    if method == "load":
+        keep_few_changes(monkeypatch)
+        await one.store.save(function)
+
+    async def delete() -> None:
+        await one.store.delete(function.id)
+        one.catalog.remove(one.catalog.get(function.id))
+
+    added: list[Entry] = []
+    monkeypatch.setattr(one.catalog, "add", added.append)
+    await refreshed_while(one, method, delete)
+    assert names(one) == {}
+    assert added == []  # not for a moment either
+
+
+async def test_changes_that_could_not_be_loaded_are_loaded_the_next_time(
+    servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = servers
+    keep_few_changes(monkeypatch)
+    await two.store.save(await a_stored_function(two.store, name="brought"))
+    with monkeypatch.context() as broken:
+        broken.setattr(SqliteStore, "load", unavailable)
+        with pytest.raises(StoreUnavailable):
+            await one.follower.refresh()
+    await one.follower.refresh()
+    assert names(one) == {"brought": (2, 1)}
+
+
+async def unavailable(_store: SqliteStore) -> None:
+    raise StoreUnavailable("the disk is away")
 
 
 # Unfinished calls ----------------------------------------------------------------------------
