@@ -1,7 +1,9 @@
 """The client library: what it sends, how it reads, what it raises. No server, no socket."""
 
+import http.client
 import json
 import re
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -378,6 +380,74 @@ def test_address_and_key_come_from_the_argument_then_the_environment_then_the_de
 def test_an_address_that_cannot_work_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(ValueError, match=r"must look like http://127\.0\.0\.1:8080"):
         Client(url)
+
+
+SECRET_ADDRESSES = [
+    "ftp://user:s3cr3t@x",
+    "http://user:s3cr3t@x y",
+    "http://user:s3cr3t@",
+    "http://user:p/s3cr3t@x",
+    "http://us@er:s3cr3t@x:port",
+    "user:s3cr3t@x",
+]
+
+
+@pytest.mark.parametrize("url", SECRET_ADDRESSES)
+def test_a_password_in_what_is_no_address_is_not_shown(url: str) -> None:
+    for make in (Client, AsyncClient):
+        with pytest.raises(ValueError, match="must look like") as refused:
+            make(url)
+        assert "s3cr3t" not in str(refused.value)
+        assert "user" not in str(refused.value)
+
+
+FAILURES: list[Exception] = [
+    httpx.ConnectError("refused"),
+    httpx.ReadTimeout("late"),
+    httpx.ReadError("reset"),
+    ssl.SSLCertVerificationError("self-signed"),
+    ssl.SSLError("wrong version"),
+    http.client.BadStatusLine("SSH-2.0"),
+    UnicodeDecodeError("utf-8", b"x", 0, 1, "no text"),
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("user", ["user:s3cr3t@", "user:1/s3cr3t@", ""])
+def test_a_password_in_the_address_is_not_shown_with_a_failure(
+    failure: Exception, user: str
+) -> None:
+    def fail(_: httpx.Request) -> httpx.Response:
+        raise failure
+
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        failure.verify_message = "self-signed"
+    elif isinstance(failure, ssl.SSLError):
+        failure.reason = "WRONG_VERSION_NUMBER"
+    with client(fail, base_url=f"http://{user}far.example:81") as at:
+        with pytest.raises(ClientError) as raised:
+            at.functions.get(ID)
+    assert "s3cr3t" not in str(raised.value)
+    assert "far.example:81" in str(raised.value)
+    assert ("http://…@far.example:81" in str(raised.value)) is bool(user)
+
+
+def test_a_password_is_not_shown_with_a_certificate_that_goes_with_https() -> None:
+    with pytest.raises(ValueError, match="not http://…@x"):
+        Client("http://user:s3cr3t@x", cacert=Path("ca.pem"))
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://user:p/s3cr3t@p", "http://user:s3cr3t@\u2100p", "socks5://user:s3cr3t@p"]
+)
+def test_a_password_in_a_proxys_address_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(ValueError, match="must be an http:// address") as refused:
+        Client("http://far.example")
+    assert "s3cr3t" not in str(refused.value)
 
 
 def test_a_mangled_key_is_refused_and_not_shown() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from quiltfn.cli.parsing import BadParameter
+from quiltfn.sdk.client import without_user
 
 LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 SECTIONS = ("dependencies", "optionalDependencies", "peerDependencies")
@@ -78,9 +79,11 @@ def _refused(source: str) -> str | None:
     if parts.scheme in ("http", "https"):
         if TARBALL.search(parts.path):
             return None
-        return f"{source} is no archive; what is no .tgz may be taken for a repository"
+        shown = without_user(source)
+        return f"{shown} is no archive; what is no .tgz may be taken for a repository"
     if REPOSITORY.match(source) and not source.startswith(("file:", "npm:")):
-        return f"{source} is a repository, whose code npm would run to prepare it"
+        shown = without_user(source) if "://" in source else source
+        return f"{shown} is a repository, whose code npm would run to prepare it"
     return None
 
 

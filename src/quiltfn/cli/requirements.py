@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from quiltfn.cli.parsing import BadParameter
+from quiltfn.sdk.client import without_user
 
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 BARE = re.compile(rf"{NAME}\s*(?:\[[^\]/:@]*\])?\s*(?:\(?\s*[<>=!~][^/;@]*)?(?:;.*)?", re.DOTALL)
@@ -130,9 +131,9 @@ def _source(wanted: str, directory: Path) -> str:
             raise ValueError(f"there is no wheel {path}")
         return f"{path}{behind}"
     if parts.scheme not in SCHEMES or not unquote(parts.path).endswith(".whl"):
-        raise ValueError(_not_a_wheel(source))
+        raise ValueError(_not_a_wheel(without_user(source)))
     if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
-        raise ValueError(f"{source} names a file of another machine")
+        raise ValueError(f"{without_user(source)} names a file of another machine")
     return f"{name}{source}{behind}"
 
 

@@ -186,8 +186,18 @@ def base_url_of(given: str | None) -> str:
     except ValueError:
         is_address = False
     if not is_address or " " in url:
-        raise ValueError(f"the server's address must look like {DEFAULT_URL}, not {url!r}")
+        shown = repr(without_user(url))
+        raise ValueError(f"the server's address must look like {DEFAULT_URL}, not {shown}")
     return url.rstrip("/")
+
+
+def without_user(url: str) -> str:
+    """The address as it may be shown: what is before an @, even in what is no address, may be a
+    name and a password.
+    """
+    before, at, rest = url.rpartition("@")
+    scheme, colon, _ = before.partition("://")
+    return f"{scheme}://…@{rest}" if colon else f"…@{rest}" if at else url
 
 
 def headers_with(api_key: str | None) -> dict[str, str]:
@@ -214,7 +224,8 @@ def trust_for(url: str, cacert: Path | None) -> ssl.SSLContext | None:
     if urlsplit(url).scheme == "https":
         return trusted(cacert)
     if cacert is not None:
-        raise ValueError(f"cacert goes with an address that begins with https://, not {url}")
+        shown = without_user(url)
+        raise ValueError(f"cacert goes with an address that begins with https://, not {shown}")
     return None
 
 
@@ -229,6 +240,7 @@ def opened(archive: Path | None) -> Iterator[BinaryIO | None]:
 
 def explained(url: str, request: Request[T], error: Exception) -> ClientError:
     """The exception that says why there was no answer."""
+    url = without_user(url)
     if isinstance(error, ssl.SSLCertVerificationError):
         return NotTrusted(
             f"the certificate of {url} is not trusted: {error.verify_message.rstrip('.')}; "
@@ -266,5 +278,5 @@ def _advice(url: str, error: NotConnected) -> str:
 
 
 def unreadable(url: str, error: Exception) -> UnreadableAnswer:
-    said = str(error) or type(error).__name__
-    return UnreadableAnswer(f"what answers at {url} does not speak like quiltfn: {said}")
+    shown, said = without_user(url), str(error) or type(error).__name__
+    return UnreadableAnswer(f"what answers at {shown} does not speak like quiltfn: {said}")

@@ -186,10 +186,14 @@ def proxy_for(to: SplitResult) -> SplitResult | None:
     named = proxies.get(to.scheme) or proxies.get("all")
     if not named or proxy_bypass(host):
         return None
-    proxy = urlsplit(named if "://" in named else f"http://{named}")
-    if proxy.scheme != "http" or not proxy.hostname:
-        kind = proxy.scheme or named
-        raise ValueError(f"the proxy for {host} must be an http:// address, not {kind}")
+    try:
+        proxy = urlsplit(named if "://" in named else f"http://{named}")
+        is_address = proxy.scheme == "http" and bool(proxy.hostname) and proxy.port != 0
+        kind = f", not {proxy.scheme}" if proxy.scheme != "http" else ""
+    except ValueError:  # its text may have a part of the password
+        is_address, kind = False, ""
+    if not is_address:
+        raise ValueError(f"the proxy for {host} must be an http:// address{kind}")
     return proxy
 
 
