@@ -291,6 +291,25 @@ def test_on_a_terminal_control_characters_are_shown_and_not_obeyed(
     assert err.getvalue().startswith("\n"), "the line about the call starts a line"
 
 
+def test_a_line_of_the_servers_does_not_look_like_one_of_ours(fake: Fake, capsys: Captured) -> None:
+    told = {"error": "no\r\nhint: rm -rf", "error_code": "X", "hint": "a\nerror: b"}
+    fake.answers["POST", "/invoke/hello"] = (409, told)
+    assert run(["invoke", "hello"]) == 1
+    assert capsys.readouterr().err == (
+        "error: no\\u000d\\u000ahint: rm -rf\n"
+        "hint: a\\u000aerror: b\n"
+        "hint: recorded as invocation i1\n"
+    )
+    fake.ends(error_message="one\ntwo")
+    assert run(["invoke", "hello"]) == 0
+    assert capsys.readouterr().err.endswith("\none\\u000atwo\n")
+
+
+def test_lines_of_our_own_messages_stay_lines(capsys: Captured) -> None:
+    show.complain("one:\ntwo\x1b", own_lines=True)
+    assert capsys.readouterr().err == "error: one:\ntwo\\u001b\n"
+
+
 def test_json_made_visible_is_the_same_json() -> None:
     text = json.dumps({"a": "\x7f\x9b\u202e"}, ensure_ascii=False)
     assert show.visible(text).isascii()

@@ -254,7 +254,7 @@ class DevFunction:
             advice.translate_errors(error, self._name)
             show.complain(error.message, error.hint)
         except (BadParameter, OSError) as error:
-            show.complain(getattr(error, "message", None) or str(error))
+            show.complain(getattr(error, "message", None) or str(error), own_lines=True)
         except Broken as error:
             show.complain(str(error))
 

@@ -98,7 +98,7 @@ def run(argv: Sequence[str]) -> int:
     except Exit as end:
         return end.code
     except BadParameter as error:
-        show.complain(error.message, error.hint)
+        show.complain(error.message, error.hint, own_lines=True)
         return WRONG
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -27,6 +27,11 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def one_line(text: str) -> str:
+    """As `visible`, line feeds too: another's text must not look like a line of our own."""
+    return visible(text).replace("\n", "\\u000a")
+
+
 def pass_through(text: str, stream: TextIO) -> None:
     """Prints text of other origin: unchanged into a pipe or file, escaped on a terminal."""
     write(stream, visible(text) if stream.isatty() else text)
@@ -65,23 +70,23 @@ def encoded(value: object) -> bytes:
     return msgspec.json.encode(value)
 
 
-def complain(sentence: str, *advice: str | None) -> None:
-    """Prints an error and what to do about it."""
-    lines = [f"error: {visible(sentence)}"]
-    lines += [f"hint: {visible(hint)}" for hint in advice if hint]
+def complain(sentence: str, *advice: str | None, own_lines: bool = False) -> None:
+    """Prints an error and what to do about it. `own_lines`: the sentence has line feeds of ours."""
+    lines = [f"error: {(visible if own_lines else one_line)(sentence)}"]
+    lines += [f"hint: {one_line(hint)}" for hint in advice if hint]
     write(sys.stderr, "".join(f"{line}\n" for line in lines))
 
 
 def note(text: str) -> None:
     """Prints a dim line on standard error."""
     dim = ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
-    write(sys.stderr, f"{visible(text).join(dim)}\n")
+    write(sys.stderr, f"{one_line(text).join(dim)}\n")
 
 
 def ask(question: str) -> None:
     """Waits for a yes; no answer is a no. Raises `Exit`. The command has an option --yes."""
     while True:
-        write(sys.stderr, f"{visible(question)} [y/N]: ")
+        write(sys.stderr, f"{one_line(question)} [y/N]: ")
         answer = sys.stdin.readline() if sys.stdin is not None else ""
         if answer.strip().lower() in ("y", "yes"):
             return
@@ -92,7 +97,7 @@ def ask(question: str) -> None:
 
 
 def say(text: str) -> None:
-    write(sys.stdout, f"{visible(text)}\n")
+    write(sys.stdout, f"{one_line(text)}\n")
 
 
 def amount(count: int, one: str, several: str | None = None) -> str:
@@ -207,5 +212,6 @@ def table(
     """
     from quiltfn.cli import drawing  # noqa: PLC0415 — for a table alone
 
-    cells = [[visible(str(cell)) for cell in row] for row in rows]
+    shown = visible if head is None else one_line  # the second of a pair may have several lines
+    cells = [[shown(str(cell)) for cell in row] for row in rows]
     write(sys.stdout, drawing.drawn(head, cells, drop))
