@@ -209,9 +209,19 @@ def test_ctrl_c_while_it_starts_is_no_traceback_either(after_s: float) -> None:
         _, err = process.communicate(timeout=scaled(10))
     if "msgspec" in maps:
         # Where it came within the source code that a dataclass makes, Python ends by the signal
-        # itself, even if that is handled; a shell reports both as 130.
+        # itself, even if that is handled. Both are 130 to a shell; see the next test.
         assert process.returncode in (130, -signal.SIGINT)
         assert err == ""
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+@pytest.mark.parametrize("end", ["exit 130", "kill -INT $$"])
+def test_an_exit_code_of_130_and_an_end_by_sigint_are_the_same_to_a_shell(
+    shell: str, end: str
+) -> None:
+    words = [shell, "-c", '"$@"; echo $?', shell, "/bin/sh", "-c", end]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=scaled(20), check=False)
+    assert done.stdout == "130\n"
 
 
 @pytest.mark.parametrize(
