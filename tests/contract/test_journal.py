@@ -383,6 +383,34 @@ async def test_filters_hold_for_stored_and_for_fresh_records(
     assert await found(min_duration_ms=11) == []
 
 
+async def test_a_page_that_ends_with_its_bytes_keeps_a_record_that_was_committed_meanwhile(
+    journal: SpoolJournal, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two long records are listed while their commit is under way."""
+    journal._commit_after_s = NEVER_S
+    older, newer = (done(a_call(function, invocation_id=one), stdout=b"x" * 1000) for one in ids(2))
+    for record in (older, newer):
+        journal.opened(a_call(function, invocation_id=record.invocation_id))
+        journal.closed(record)
+    read = journal._database.read
+
+    async def read_after_commit(work: Any) -> Any:
+        monkeypatch.setattr(journal._database, "read", read)
+        await journal.synced()
+        return await read(work)
+
+    monkeypatch.setattr(journal._database, "read", read_after_commit)
+    found, cursor = [], None
+    while True:
+        page = await journal.query(
+            InvocationQuery(function_id=function.id, limit=50, max_bytes=500, cursor=cursor)
+        )
+        found += page.items
+        if (cursor := page.next_cursor) is None:
+            break
+    assert found == [newer, older]
+
+
 @pytest.mark.parametrize("cursor", ["", "x", "%%%", "ä", "AAAA", "Zg==", "x" * 5000, "\ud800"])
 async def test_a_broken_cursor_is_refused(journal: SpoolJournal, cursor: str) -> None:
     with pytest.raises(Unprocessable, match="cursor must be"):

@@ -220,7 +220,7 @@ class SpoolJournal:
         last = stored[-1].invocation_id if is_cut else BEFORE_EVERY_ID
         found = [record for record in stored if record.invocation_id not in fresh]
         for one in fresh.values():
-            if one.invocation_id > last and records.matches(one, query, before):
+            if one.invocation_id >= last and records.matches(one, query, before):
                 found.append(one if query.with_output else without_output(one))
         found.sort(key=lambda record: record.invocation_id, reverse=True)
         items = found[: query.limit]
