@@ -400,7 +400,8 @@ async def test_a_page_that_ends_with_its_bytes_keeps_a_record_that_was_committed
         return await read(work)
 
     monkeypatch.setattr(journal._database, "read", read_after_commit)
-    found, cursor = [], None
+    found: list[Invocation] = []
+    cursor: str | None = None
     while True:
         page = await journal.query(
             InvocationQuery(function_id=function.id, limit=50, max_bytes=500, cursor=cursor)
