@@ -279,8 +279,10 @@ async def test_a_restart_brings_back_what_was_and_deploys_what_was_being_deploye
         await until(lambda: server.now(deploying).function.state is FunctionState.DEPLOYING)
     async with open_harness(tmp_path) as server:
         states = {entry.function.name: entry.function.state for entry in server.catalog.all()}
+        # Its deployment goes on in the background since the start, and may be over by now.
+        assert states.pop("deploying") in (FunctionState.DEPLOYING, FunctionState.ACTIVE)
         assert {name: state.value for name, state in states.items()} == {
-            name: name for name in ("pending", "active", "paused", "error", "deploying")
+            name: name for name in ("pending", "active", "paused", "error")
         }
         active = server.catalog.by_name(TENANT, "active")
         await until(lambda: server.counts(active) == {"ready": 1})
