@@ -100,7 +100,7 @@ WHAT = """
 - **Command**: `quiltfn invoke` of a warm function from the start of the process to its end, and how many times
   the start of a Python that does nothing that is. That is some 10 ms where nothing else runs; on a busy machine
   both grow, and then the second row is the one to compare (2026-11-26: 35 ms, at a load of 9).
-- **RetentionPolicy-alive**: the server's own policy code on Azure's trace of 2019, no server; at the idle time of a fixed 300 s;
+- **Keep-alive**: the server's own policy code on Azure's trace of 2019, no server; at the idle time of a fixed 300 s;
   the spread is over three ways to count. [More](keep-alive.md).
 """
 
