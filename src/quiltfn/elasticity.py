@@ -36,7 +36,8 @@ class Elasticity:
             )
             for operation in await self._operations.interrupted()
         ]
-        await self._operations.finish_interrupted(ended)
+        if ended:  # or each start would make a transaction for nothing
+            await self._operations.finish_interrupted(ended)
 
     async def target(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
         """New targets, at once. Raises `Unprocessable`."""

@@ -403,35 +403,42 @@ class Lifecycle:
         while (entry := self._being_deployed(function_id, activity)) is not None:
             try:
                 async with self._ready(entry.function, entry.version) as preparation:
-                    if await self._deployed(entry, activity, preparation):
+                    if await self._conclude(
+                        entry,
+                        activity,
+                        FunctionEvent.READY,
+                        lambda _, version: preparation.promote(version),
+                    ):
                         return
             except ShuttingDown:
                 return  # it stays deploying, and the next start deploys it again
             except NotPrepared as error:
-                if await self._failed(entry, activity, str(error)):
+                if await self._conclude(
+                    entry,
+                    activity,
+                    FunctionEvent.FAILED,
+                    lambda function, _: self._close(function),
+                    str(error),
+                ):
                     return
 
-    async def _deployed(self, entry: Entry, activity: Activity, preparation: Preparation) -> bool:
-        """Commits that the version is ready; whether the deployment is over."""
+    async def _conclude(
+        self,
+        entry: Entry,
+        activity: Activity,
+        event: FunctionEvent,
+        then: Callable[[Function, Version], None],
+        error: str | None = None,
+    ) -> bool:
+        """Commits how making the version of `entry` ready ended; whether the deployment is over."""
         async with activity.lock:
             now = self._being_deployed(entry.function.id, activity)
             if now is None:
                 return True
-            if now.version.digest != entry.version.digest:
-                return False  # it was updated meanwhile
             version = now.version
-            await self._move(now, FunctionEvent.READY, lambda _: preparation.promote(version))
-            return True
-
-    async def _failed(self, entry: Entry, activity: Activity, error: str) -> bool:
-        """Commits that the version cannot be made ready; whether the deployment is over."""
-        async with activity.lock:
-            now = self._being_deployed(entry.function.id, activity)
-            if now is None:
-                return True
-            if now.version.digest != entry.version.digest:
-                return False
-            await self._move(now, FunctionEvent.FAILED, self._close, error)
+            if version.digest != entry.version.digest:
+                return False  # it was updated meanwhile
+            await self._move(now, event, lambda function: then(function, version), error)
             return True
 
     def _being_deployed(self, function_id: str, activity: Activity) -> Entry | None:

@@ -1,10 +1,12 @@
-"""Every implementation of the store, opened in a directory of the test's own."""
+"""Every implementation of the store, opened in a directory of the test's own, and of sandboxes."""
 
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from contract.sandboxes import Kind, fake_kind, launcher, real_kind, why_not_real
 from contract.stores import (
     SHARED_STORES,
     STORES,
@@ -35,3 +37,21 @@ async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[Sqlite
 @pytest.fixture
 async def function(store: SqliteStore) -> Function:
     return await a_stored_function(store)
+
+
+@pytest.fixture(scope="module")
+def channel() -> Iterator[socket.socket]:
+    reason = why_not_real()
+    if reason is not None:
+        pytest.skip(reason)
+    with launcher() as channel:
+        yield channel
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.sandbox)])
+async def kind(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
+    if request.param == "fake":
+        yield fake_kind()
+        return
+    async with real_kind(request.getfixturevalue("channel")) as real:
+        yield real

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from manual_clock import ManualClock
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
+from quiltfn.model.operation import Operation
 from quiltfn.model.version import Version, VersionSpec
 from quiltfn.store import SpoolJournal, SqliteStore, nodes
 
@@ -123,6 +124,22 @@ def done(
     """The record after its handler exited with `code`."""
     ended = CallResult(kind=ExitKind.EXITED, code=code, stdout=stdout)
     return record.after(ended, now=1_760_000_101, duration_ms=duration_ms)
+
+
+def an_operation(created_at: int) -> Operation:
+    """One that is under way."""
+    return Operation(
+        operation_id="o",
+        tenant_id="t",
+        operation_type="elasticity.function_pool_target",
+        idempotency_key="k",
+        action_id="a",
+        status="running",
+        reason_code=None,
+        reason_message=None,
+        retryable=False,
+        created_at=created_at,
+    )
 
 
 def child_environment() -> dict[str, str]:

@@ -17,6 +17,7 @@ from contract.stores import (
     a_function,
     a_stored_function,
     a_version,
+    an_operation,
     done,
     eventually,
     ids,
@@ -227,18 +228,7 @@ async def test_a_start_on_a_full_disk_puts_off_the_ends_of_keyed_calls_and_opera
 ) -> None:
     """They show as ended at once, and are stored when the disk has room."""
     request = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
-    left = Operation(
-        operation_id="o",
-        tenant_id="t",
-        operation_type="elasticity.function_pool_target",
-        idempotency_key="k",
-        action_id="a",
-        status="running",
-        reason_code=None,
-        reason_message=None,
-        retryable=False,
-        created_at=LATER,
-    )
+    left = an_operation(LATER)
     await SqlIdempotencyStore(store.database).reserve(request, LATER)
     await SqlOperations(store.database).add(left)
     await restart(store)

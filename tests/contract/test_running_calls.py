@@ -1,14 +1,13 @@
 """A running call is ended by its id and its output is followed, in fake and in real sandboxes."""
 
 import asyncio
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from contract.sandboxes import Kind, fake_kind, launcher, real_kind, why_not_real
+from contract.sandboxes import Kind
 from contract.stores import a_function, a_version, eventually
 from quiltfn.catalog import Entry
 from quiltfn.clock import SystemClock
@@ -21,24 +20,6 @@ from quiltfn.ports import FunctionCounters
 from quiltfn.store import SpoolJournal, SqliteStore
 
 READ_AT_ONCE = 256 * 1024  # by the event loop, of one connection
-
-
-@pytest.fixture(scope="module")
-def channel() -> Iterator[socket.socket]:
-    reason = why_not_real()
-    if reason is not None:
-        pytest.skip(reason)
-    with launcher() as channel:
-        yield channel
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.sandbox)])
-async def kind(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
-    if request.param == "fake":
-        yield fake_kind()
-        return
-    async with real_kind(request.getfixturevalue("channel")) as real:
-        yield real
 
 
 class Server:

@@ -2,36 +2,17 @@
 
 import asyncio
 import gc
-import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from contract.sandboxes import Kind, fake_kind, launcher, real_kind, why_not_real
+from contract.sandboxes import Kind, fake_kind
 from contract.stores import eventually
 from quiltfn.model.invocation import CallEvent, CallResult, ExitKind, conclude
 from quiltfn.model.version import VersionSpec
 from quiltfn.ports import Call, Sandbox, SandboxFailed, SandboxRefused
-
-
-@pytest.fixture(scope="module")
-def channel() -> Iterator[socket.socket]:
-    reason = why_not_real()
-    if reason is not None:
-        pytest.skip(reason)
-    with launcher() as channel:
-        yield channel
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.sandbox)])
-async def kind(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
-    if request.param == "fake":
-        yield fake_kind()
-        return
-    async with real_kind(request.getfixturevalue("channel")) as real:
-        yield real
 
 
 class Sandboxes:

@@ -17,6 +17,7 @@ from contract.stores import (
     a_function,
     a_stored_function,
     a_version,
+    an_operation,
     child_environment,
     done,
     opened_journal,
@@ -28,7 +29,6 @@ from quiltfn.model.errors import NotFound, Outdated, StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.idempotency import IdempotentRequest
 from quiltfn.model.invocation import Invocation, Status
-from quiltfn.model.operation import Operation
 from quiltfn.model.runtime import SHELL
 from quiltfn.ports import FunctionCounters
 from quiltfn.store import (
@@ -366,7 +366,7 @@ async def test_a_start_ends_its_own_calls_and_leaves_those_of_the_other_server(
             answers = SqlIdempotencyStore(two.store.database)
             assert await answers.reserve(REQUEST, NOW) is None
             operations = SqlOperations(two.store.database)
-            await operations.add(an_operation())
+            await operations.add(an_operation(NOW))
             assert list(await operations.interrupted()) == []
         async with started(open_shared, tmp_path, "three") as three:
             assert await three.journal.get(function.id, theirs.invocation_id) == theirs
@@ -384,27 +384,12 @@ async def test_a_start_ends_its_own_calls_and_leaves_those_of_the_other_server(
             assert kept is not None
             assert (kept.status, kept.body) == (503, LOST)
             interrupted = await SqlOperations(two.store.database).interrupted()
-            assert list(interrupted) == [an_operation()]
+            assert list(interrupted) == [an_operation(NOW)]
         one.journal.closed(done(ours))
         await one.journal.synced()
         stored = await one.store.find(function.id)
         assert stored is not None
         assert (stored.counters.invocation_count, stored.counters.error_count) == (2, 1)
-
-
-def an_operation() -> Operation:
-    return Operation(
-        operation_id="o",
-        tenant_id="t",
-        operation_type="elasticity.function_pool_target",
-        idempotency_key="k",
-        action_id="a",
-        status="running",
-        reason_code=None,
-        reason_message=None,
-        retryable=False,
-        created_at=NOW,
-    )
 
 
 async def test_a_server_that_was_renamed_ends_what_it_left_under_its_old_name(

@@ -36,50 +36,10 @@ from quiltfn.sdk import (
 )
 from quiltfn.sdk import client as client_module
 from quiltfn.sdk.functions import FunctionMethods
-from unit.canned_server import Canned
+from unit import canned_server
+from unit.canned_server import ID, INVOCATION, Canned
 
-ID = "01999999-0000-7000-8000-000000000001"
-FUNCTION: dict[str, Any] = {
-    "id": ID,
-    "tenant_id": "default",
-    "cluster_id": None,
-    "owner_node_id": "n1",
-    "name": "hello",
-    "description": None,
-    "handler": "echo hello",
-    "runtime": "shell",
-    "state": "active",
-    "current_version": 1,
-    "memory_limit_mb": 256,
-    "cpu_limit_percent": 100.0,
-    "timeout_seconds": 30,
-    "environment": {},
-    "min_instances": 0,
-    "max_instances": 5,
-    "cleanup_on_exit": True,
-    "working_directory": None,
-    "created_at": 1760000000,
-    "updated_at": 1760000000,
-    "last_invoked_at": None,
-    "invocation_count": 0,
-    "error_count": 0,
-    "error_message": None,
-}
-INVOCATION: dict[str, Any] = {
-    "invocation_id": "i1",
-    "function_id": ID,
-    "function_name": "hello",
-    "execution_node_id": "n1",
-    "status": "success",
-    "started_at": 1760000000,
-    "ended_at": 1760000000,
-    "duration_ms": 3,
-    "exit_code": 0,
-    "stdout": "hello\n",
-    "stderr": "",
-    "error_message": None,
-    "cold_start": False,
-}
+FUNCTION = canned_server.FUNCTION | {"description": None, "current_version": 1, "environment": {}}
 REFUSAL = {
     "error": "the function is paused",
     "error_code": "FUNCTION_NOT_ACTIVE",

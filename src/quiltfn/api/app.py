@@ -116,8 +116,7 @@ class Endpoint:
 
     async def respond(self, request: Request) -> Response:
         """One response, whatever happens, with the request's id. Raises `ClientDisconnected`."""
-        given = request.headers.get("x-request-id")
-        request_id = new_id() if given is None else own_or_new_id(given)
+        request_id = own_or_new_id(request)
         route = self._routes.get(request.method, self._any_method)
         context = RequestContext(
             services=self._services,
@@ -312,13 +311,14 @@ def _query(route: Route, request: Request) -> dict[str, str]:
 
 
 async def _no_such_route(request: Request) -> Response:
-    request_id = own_or_new_id(request.headers.get("x-request-id", ""))
+    request_id = own_or_new_id(request)
     error = NotFound("there is no such route", hint="GET /api/functions/help lists the routes")
     response = failure(error, request_id)
     response.headers.append(("x-request-id", request_id))
     return response
 
 
-def own_or_new_id(given: str) -> str:
-    """The client's own id of its request, if it is one."""
-    return given if REQUEST_ID.fullmatch(given) else new_id()
+def own_or_new_id(request: Request) -> str:
+    """The client's own id of its request, if it sent one."""
+    given = request.headers.get("x-request-id")
+    return given if given is not None and REQUEST_ID.fullmatch(given) else new_id()

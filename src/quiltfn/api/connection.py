@@ -385,9 +385,7 @@ class HttpConnection(asyncio.Protocol):
             framing, body = "", b""
         else:
             framing = f"content-length: {len(body)}\r\n"
-        closes = response.closes or not request.keep_alive
-        if self._last_words == b"" and not self._queue:
-            closes = True
+        closes = self._is_last(request, response)
         data = self._head(response, framing, closes)
         if request.method == "HEAD":
             body = b""
@@ -409,9 +407,7 @@ class HttpConnection(asyncio.Protocol):
         has_body = request.method != "HEAD" and response.status not in BODILESS
         is_chunked = has_body and length is None and request.version == "1.1"
         has_end = is_chunked or length is not None or not has_body
-        closes = response.closes or not request.keep_alive or not has_end
-        if self._last_words == b"" and not self._queue:
-            closes = True
+        closes = not has_end or self._is_last(request, response)
         self._stream = asyncio.current_task()
         request.expects_continue = False  # it is too late to say that now
         try:
@@ -452,6 +448,12 @@ class HttpConnection(asyncio.Protocol):
         if is_chunked:
             self._write(b"0\r\n\r\n")
         return sent
+
+    def _is_last(self, request: Request, response: Response) -> bool:
+        """Whether the connection ends with this response."""
+        if response.closes or not request.keep_alive:
+            return True
+        return self._last_words == b"" and not self._queue
 
     def _head(self, response: Response, framing: str, closes: bool) -> bytes:
         """Everything before the body. Raises `ValueError` for a header that would end its line."""
