@@ -1,6 +1,8 @@
 """Groups the settings that are limits, one group for each part that enforces them."""
 
 from quiltfn.admission import TenantLimits
+from quiltfn.api.budgets import BodyBudget, Budgets
+from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.route import ApiLimits
 from quiltfn.images import ImageLimits
 from quiltfn.settings import Settings
@@ -12,6 +14,12 @@ def tenant_limits(chosen: Settings) -> TenantLimits:
         calls_per_s=chosen.tenant_calls_per_s,
         functions=chosen.tenant_functions,
     )
+
+
+def budgets(chosen: Settings) -> Budgets:
+    # Half of the connections remain for requests, however many tenants have streams.
+    streams = StreamSlots(chosen.tenant_streams, max(1, chosen.connections_max // 2))
+    return Budgets(BodyBudget(chosen.bodies_max_bytes), streams=streams)
 
 
 def image_limits(chosen: Settings) -> ImageLimits:

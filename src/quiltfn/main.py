@@ -138,6 +138,7 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
         waiter.cancel()
     # Calls that still run end as interrupted, so the server does not wait for them.
     await platform.pools.aclose()
+    platform.services.budgets.streams.end()
     server.leave()
 
 

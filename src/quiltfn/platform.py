@@ -15,12 +15,11 @@ import structlog
 from quiltfn import __version__
 from quiltfn.access import Access
 from quiltfn.admission import Admission
-from quiltfn.api.budgets import BodyBudget, Budgets
 from quiltfn.api.errors import error_body
 from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.services import Services
 from quiltfn.background import background_tasks
-from quiltfn.bounds import api_limits, image_limits, tenant_limits
+from quiltfn.bounds import api_limits, budgets, image_limits, tenant_limits
 from quiltfn.catalog import Catalog
 from quiltfn.clock import ResumableClock
 from quiltfn.elasticity import Elasticity
@@ -145,7 +144,7 @@ async def open_platform(
             tenant_images=tenant_images,
             health=health,
             limits=api_limits(settings),
-            budgets=Budgets(BodyBudget(settings.bodies_max_bytes)),
+            budgets=budgets(settings),
         )
         yield Platform(services=services, store=opened, journal=journal, pools=pools, health=health)
 

@@ -183,6 +183,9 @@ class Settings:
     tenant_calls_per_s: float = setting(
         0.0, "calls a second of one tenant; 0: no such limit", low=0, high=1_000_000
     )
+    tenant_streams: int = setting(
+        100, "event streams of one tenant that are open at most", low=1, high=100_000
+    )
     tenant_functions: int = setting(
         10_000, "functions of one tenant at most", low=1, high=1_000_000
     )

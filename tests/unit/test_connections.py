@@ -16,6 +16,7 @@ class Peer:
 
     idle_since: float | None
     is_arriving: bool = False
+    is_streaming: bool = False
     was_cut: bool = False
     looks: int = 0
 

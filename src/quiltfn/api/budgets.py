@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from quiltfn.api.event_stream import StreamSlots
 from quiltfn.model.errors import CapacityFull, RateLimited
 
 MIB = 1024 * 1024
@@ -276,6 +277,7 @@ class Budgets:
     responses: ResponseBudget = field(default_factory=ResponseBudget)
     outputs: OutputBudget = field(default_factory=OutputBudget)
     uploads: UploadSlots = field(default_factory=UploadSlots)
+    streams: StreamSlots = field(default_factory=StreamSlots)
     _parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _loading: ResponseBudget = field(default_factory=lambda: ResponseBudget(0))  # for one at a time
 

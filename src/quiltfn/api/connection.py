@@ -570,6 +570,10 @@ class HttpConnection(asyncio.Protocol):
     def is_arriving(self) -> bool:
         return self.is_idle or self._arriving is not None
 
+    @property
+    def is_streaming(self) -> bool:
+        return self._is_stream_begun
+
     def unsent(self) -> int:
         return self._transport.get_write_buffer_size()
 

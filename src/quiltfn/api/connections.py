@@ -7,7 +7,8 @@ Rule 2: if none is idle it takes one of a few reserved slots, for one request th
 that health and management answer however many calls there are. If those are taken too, the oldest
 one whose request is not complete ends.
 Rule 3: a client that takes nothing of its response for `write_timeout_s` is cut off; a slow one, as
-soon as others wait for the memory that its response takes.
+soon as others wait for the memory that its response takes. Of a response that was made before it is
+sent, less than 64 KiB is nothing; of a stream, which holds little, any byte counts.
 """
 
 import asyncio
@@ -55,6 +56,11 @@ class Connection(Protocol):
     @property
     def is_arriving(self) -> bool:
         """Whether its request has not arrived completely."""
+        ...
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether it sends a stream, which is made only as its client takes it."""
         ...
 
     def unsent(self) -> int:
@@ -192,7 +198,7 @@ class Connections:
             if one in self._paused:
                 self.paused(one, now)
             since, before = self._readers.setdefault(one, (now, taken))
-            if taken > before + LEAST_PROGRESS:
+            if taken > before + (0 if one.is_streaming else LEAST_PROGRESS):
                 self._readers[one] = (now, taken)
             elif now - since >= self.limits.write_timeout_s:
                 one.cut()

@@ -163,6 +163,7 @@ def limits_of(services: SystemServices) -> dict[str, float]:
         "stderr_bytes": services.limits.stderr_max,
         "image_upload_bytes": services.limits.image_max,
         "tenant_calls_in_flight": services.admission.limits.in_flight,
+        "tenant_streams": services.budgets.streams.of_tenant,
         "tenant_functions": services.admission.limits.functions,
         "tenant_instances": services.pools.tenant_instances,
         "tenant_runtimes": services.runtimes.rules.runtimes,

@@ -1,0 +1,192 @@
+"""Server-sent events (WHATWG HTML, section 9.2): their framing, their heartbeat, and how many
+streams of them may be open.
+
+A route that answers with a stream does this:
+
+    with event_stream.opened(context) as stream:  # refused here where there are too many
+        ...  # what may still be refused
+        return stream.response(events_of(…))
+
+`events_of` is an async generator of whole events, as `event` makes them. It is asked for the next
+one only when the client has taken most of those before, and it is closed when the client is gone.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable
+from typing import TYPE_CHECKING, Any
+
+from quiltfn.api.guards import check_connection
+from quiltfn.api.request import Headers
+from quiltfn.api.response import Header, Response
+from quiltfn.model.errors import CapacityFull, RateLimited
+
+if TYPE_CHECKING:
+    from quiltfn.api.route import RequestContext
+
+EVENT_STREAM = "text/event-stream"
+HEARTBEAT_S = 15.0
+# A comment: clients pass over it, and proxies see that the connection is in use.
+HEARTBEAT = b":\n\n"
+# Nothing on the way may keep a stream or hold it back until it is long enough.
+HEADERS: tuple[Header, ...] = (
+    ("content-type", EVENT_STREAM),
+    ("cache-control", "no-store"),
+    ("x-accel-buffering", "no"),
+)
+
+Events = AsyncGenerator[bytes, None]
+
+
+def event(name: str, data: bytes, event_id: str | None = None) -> bytes:
+    """One event. `data`: JSON in one line. `event_id`: what a client that comes back sends as
+    Last-Event-ID to get the events after this one.
+    """
+    identified = "" if event_id is None else f"id: {event_id}\n"
+    return b"%bevent: %b\ndata: %b\n\n" % (identified.encode(), name.encode(), data)
+
+
+def wants_events(headers: Headers) -> bool:
+    """Whether Accept names the type of event streams; a `*/*` does not."""
+    if "accept" not in headers:
+        return False
+    for one in ",".join(headers.getlist("accept")).lower().split(","):
+        kind, *parameters = (part.strip() for part in one.split(";"))
+        if kind == EVENT_STREAM:
+            return not any(part in ("q=0", "q=0.0", "q=0.00", "q=0.000") for part in parameters)
+    return False
+
+
+class StreamSlots:
+    """How many streams may be open: of each tenant, and of all together."""
+
+    def __init__(self, of_tenant: int = 100, of_all: int = 1000) -> None:
+        self.of_tenant, self.of_all = of_tenant, of_all
+        self._open: Counter[str] = Counter()
+        self._endless: set[EventStream] = set()
+
+    @property
+    def open(self) -> int:
+        """How many there are now."""
+        return self._open.total()
+
+    def take(self, tenant_id: str) -> None:
+        """Raises `RateLimited` if the tenant has its number, `CapacityFull` if all together do."""
+        if self._open[tenant_id] >= self.of_tenant:
+            raise RateLimited(
+                f"the tenant has {self.of_tenant} streams open, its limit",
+                hint="close one that is not needed",
+                retry_after=5,
+            )
+        if self.open >= self.of_all:
+            raise CapacityFull(f"the server has {self.of_all} streams open", retry_after=5)
+        self._open[tenant_id] += 1
+
+    def release(self, tenant_id: str) -> None:
+        self._open[tenant_id] -= 1
+        if not self._open[tenant_id]:
+            del self._open[tenant_id]
+
+    def note(self, stream: "EventStream", *, is_open: bool) -> None:
+        """Remembers a stream that only its client or `end` ends, or forgets it."""
+        if is_open:
+            self._endless.add(stream)
+        else:
+            self._endless.discard(stream)
+
+    def end(self) -> None:
+        """The server is ending: ends the streams that would not end by themselves."""
+        for stream in list(self._endless):
+            stream.end()
+
+
+class EventStream:
+    """A slot, and then the body of the response that has it: the events, and a heartbeat wherever
+    none comes for 15 seconds. `aclose` closes the generator of the events and frees the slot.
+    """
+
+    def __init__(self, slots: StreamSlots, tenant_id: str) -> None:
+        self._slots, self._tenant_id = slots, tenant_id
+        self._events: Events | None = None
+        self._next: asyncio.Task[bytes] | None = None
+        self._is_ended = self._is_free = False
+        slots.take(tenant_id)
+
+    def response(
+        self, events: Events, headers: Iterable[Header] = (), *, is_endless: bool = False
+    ) -> Response:
+        """The response that streams `events`. `is_endless`: they come for as long as the client
+        stays, so the end of the server has to end them.
+        """
+        self._events = events
+        if is_endless:
+            self._slots.note(self, is_open=True)
+        return Response(headers=[*headers, *HEADERS], body=self)
+
+    def __enter__(self) -> "EventStream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._events is None:  # refused, or failed
+            self._free()
+
+    def __aiter__(self) -> "EventStream":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._is_ended or self._events is None:
+            raise StopAsyncIteration
+        if self._next is None:
+            self._next = asyncio.ensure_future(_next_of(self._events))
+        await asyncio.wait({self._next}, timeout=HEARTBEAT_S)
+        if not self._next.done():
+            return HEARTBEAT
+        task, self._next = self._next, None
+        if task.cancelled():  # by `end`
+            raise StopAsyncIteration
+        chunk = task.result()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    def end(self) -> None:
+        """Ends it as if there were no more events."""
+        self._is_ended = True
+        if self._next is not None:
+            self._next.cancel()
+
+    async def aclose(self) -> None:
+        self._is_ended = True
+        task, self._next = self._next, None
+        try:
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+                if not task.cancelled():
+                    task.exception()  # marks it as seen: nobody is there to be told
+            if self._events is not None:
+                await self._events.aclose()
+        finally:
+            self._free()
+
+    def _free(self) -> None:
+        if not self._is_free:
+            self._is_free = True
+            self._slots.note(self, is_open=False)
+            self._slots.release(self._tenant_id)
+
+
+async def _next_of(events: Events) -> bytes:
+    """The next event; nothing after the last. StopAsyncIteration cannot leave a task."""
+    with contextlib.suppress(StopAsyncIteration):
+        return await anext(events)
+    return b""
+
+
+def opened(context: "RequestContext[Any]") -> EventStream:
+    """A slot for the stream that answers this request. To be used in a `with` block, which frees it
+    unless `EventStream.response` was called. Raises `RateLimited` and `CapacityFull`.
+    """
+    check_connection(context.request)
+    return EventStream(context.services.budgets.streams, context.tenant_id)

@@ -1,0 +1,192 @@
+"""Event streams: how they are framed, kept alive, counted and ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from quiltfn.api import connections, event_stream
+from quiltfn.api.connections import ConnectionLimits, Connections
+from quiltfn.api.event_stream import HEARTBEAT, EventStream, StreamSlots, event, wants_events
+from quiltfn.api.request import Headers
+from quiltfn.model.errors import CapacityFull, RateLimited
+
+
+def test_an_event_is_lines_and_an_empty_one() -> None:
+    assert event("end", b'{"a":1}') == b'event: end\ndata: {"a":1}\n\n'
+    assert event("stdout", b"{}", "3-0") == b"id: 3-0\nevent: stdout\ndata: {}\n\n"
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        ("text/event-stream", True),
+        ("application/json, Text/Event-Stream;q=0.5", True),
+        ("text/event-stream;q=0", False),
+        ("*/*", False),
+        ("text/*", False),
+        ("application/json", False),
+        ("", False),
+    ],
+)
+def test_a_stream_is_sent_to_who_names_it(accept: str, wanted: bool) -> None:
+    assert wants_events(Headers(accept=accept)) is wanted
+
+
+def test_no_accept_is_no_wish() -> None:
+    assert not wants_events(Headers())
+
+
+class Source:
+    """Events that a test sends by hand, and whether their generator was closed."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self.is_closed = False
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        try:
+            while chunk := await self.queue.get():
+                yield chunk
+        finally:
+            self.is_closed = True
+
+
+async def test_a_heartbeat_comes_where_no_event_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "HEARTBEAT_S", 0.01)
+    slots, source = StreamSlots(), Source()
+    stream = EventStream(slots, "t")
+    stream.response(source.events())
+    assert await anext(stream) == HEARTBEAT
+    assert await anext(stream) == HEARTBEAT
+    source.queue.put_nowait(b"one")
+    source.queue.put_nowait(b"two")
+    source.queue.put_nowait(b"")
+    assert [chunk async for chunk in stream if chunk != HEARTBEAT] == [b"one", b"two"]
+    await stream.aclose()
+    assert (source.is_closed, slots.open) == (True, 0)
+
+
+async def test_a_stream_that_is_left_closes_its_events_and_frees_its_slot() -> None:
+    slots, source = StreamSlots(), Source()
+    stream = EventStream(slots, "t")
+    stream.response(source.events())
+    waits = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0.01)
+    waits.cancel()
+    await asyncio.wait({waits})
+    await stream.aclose()
+    await stream.aclose()
+    assert (source.is_closed, slots.open) == (True, 0)
+
+
+async def test_a_stream_that_was_never_read_frees_its_slot() -> None:
+    slots, source = StreamSlots(), Source()
+    stream = EventStream(slots, "t")
+    stream.response(source.events(), is_endless=True)
+    await stream.aclose()
+    assert slots.open == 0
+
+
+async def test_an_error_of_the_events_reaches_who_sends_them() -> None:
+    async def broken() -> AsyncGenerator[bytes, None]:
+        yield b"one"
+        raise ValueError("a mistake")
+
+    slots = StreamSlots()
+    stream = EventStream(slots, "t")
+    stream.response(broken())
+    assert await anext(stream) == b"one"
+    with pytest.raises(ValueError, match="a mistake"):
+        await anext(stream)
+    await stream.aclose()
+    assert slots.open == 0
+
+
+async def test_the_end_of_the_server_ends_what_would_not_end_by_itself() -> None:
+    slots, endless, ends = StreamSlots(), Source(), Source()
+    one, other = EventStream(slots, "t"), EventStream(slots, "t")
+    one.response(endless.events(), is_endless=True)
+    other.response(ends.events())
+    waits, goes_on = (asyncio.ensure_future(anext(it)) for it in (one, other))
+    await asyncio.sleep(0.01)
+    slots.end()
+    with pytest.raises(StopAsyncIteration):
+        await waits
+    ends.queue.put_nowait(b"the end")
+    assert await goes_on == b"the end"
+    await one.aclose()
+    await other.aclose()
+    assert slots.open == 0
+
+
+def test_a_tenant_has_so_many_streams_and_all_tenants_have_so_many() -> None:
+    slots = StreamSlots(of_tenant=2, of_all=3)
+    slots.take("a")
+    slots.take("a")
+    with pytest.raises(RateLimited, match="2 streams"):
+        slots.take("a")
+    slots.take("b")
+    with pytest.raises(CapacityFull, match="3 streams"):
+        slots.take("b")
+    slots.release("a")
+    slots.take("b")
+    assert slots.open == 3
+
+
+def test_a_slot_is_free_where_the_request_is_refused() -> None:
+    slots = StreamSlots()
+    context: Any = SimpleNamespace(
+        request=SimpleNamespace(is_reserved=False),
+        services=SimpleNamespace(budgets=SimpleNamespace(streams=slots)),
+        tenant_id="t",
+    )
+    with event_stream.opened(context):
+        assert slots.open == 1
+    assert slots.open == 0
+    context.request.is_reserved = True
+    with pytest.raises(CapacityFull), event_stream.opened(context):
+        pass
+    assert slots.open == 0
+
+
+class Reader:
+    """A connection with something unsent, of which the client takes a little each time."""
+
+    idle_since = None
+    is_arriving = was_cut = False
+
+    def __init__(self, *, is_streaming: bool, takes: int) -> None:
+        self.is_streaming, self.takes, self.had = is_streaming, takes, 0
+
+    def unsent(self) -> int:
+        return 65_536
+
+    def taken(self) -> int:
+        self.had += self.takes
+        return self.had
+
+    def finish(self) -> None:
+        raise AssertionError
+
+    def cut(self) -> None:
+        self.was_cut = True
+
+
+@pytest.mark.parametrize(
+    ("is_streaming", "takes", "is_cut"),
+    [(True, 1, False), (True, 0, True), (False, 1, True), (False, 100_000, False)],
+)
+def test_a_slow_reader_of_a_stream_is_kept_and_one_that_takes_nothing_is_not(
+    is_streaming: bool, takes: int, is_cut: bool
+) -> None:
+    both = Connections(ConnectionLimits(write_timeout_s=30.0))
+    one = Reader(is_streaming=is_streaming, takes=takes)
+    assert both.add(one) is connections.SlotKind.REGULAR
+    for now in range(0, 100, 10):
+        both.look(float(now))
+    assert one.was_cut is is_cut
