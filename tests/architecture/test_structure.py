@@ -192,7 +192,7 @@ def test_no_module_is_a_drawer_for_everything() -> None:
 
 
 def test_every_public_thing_of_the_model_and_the_ports_says_what_it_is() -> None:
-    for path in [*(PACKAGE / "model").rglob("*.py"), PACKAGE / "ports.py"]:
+    for path in [*(PACKAGE / "model").rglob("*.py"), *(PACKAGE / "ports").rglob("*.py")]:
         tree = ast.parse(path.read_text())
         assert ast.get_docstring(tree), path
         for node in tree.body:

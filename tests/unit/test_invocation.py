@@ -10,7 +10,7 @@ from unit.transition_table import check_table
 
 TABLE = """
 queued: handed over > running, cancelled > cancelled, error > error, interrupted > interrupted
-running: success > success, failed > failed, timeout > timeout, oom > oom, cancelled > cancelled, error > error, interrupted > interrupted
+running: retried > queued, success > success, failed > failed, timeout > timeout, oom > oom, cancelled > cancelled, error > error, interrupted > interrupted
 success:
 failed:
 timeout:

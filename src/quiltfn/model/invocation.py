@@ -43,6 +43,7 @@ class CallEvent(StrEnum):
     """What may happen to a call; an end is named as the status it leads to."""
 
     HANDED_OVER = "handed over"
+    RETRIED = "retried"
     SUCCESS = "success"
     FAILED = "failed"
     TIMEOUT = "timeout"
@@ -61,6 +62,7 @@ NEXT: Mapping[Status, Mapping[CallEvent, Status]] = {
         E.INTERRUPTED: S.INTERRUPTED,
     },
     S.RUNNING: {
+        E.RETRIED: S.QUEUED,
         E.SUCCESS: S.SUCCESS,
         E.FAILED: S.FAILED,
         E.TIMEOUT: S.TIMEOUT,
@@ -78,7 +80,7 @@ NEXT: Mapping[Status, Mapping[CallEvent, Status]] = {
     S.INTERRUPTED: {},
 }
 DESCRIPTIONS: Mapping[Status, str] = {
-    S.QUEUED: "It waits for an instance and has no record yet.",
+    S.QUEUED: "It waits for an instance. Accepted work has a record then; other calls have none yet.",
     S.RUNNING: "It has an instance, and the record of its start is written.",
     S.SUCCESS: "Its handler exited with 0.",
     S.FAILED: "Its handler exited with another code, or was killed by a signal (128 + its number).",
@@ -117,6 +119,19 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reason: str | None = None
 
 
+class WorkOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What becomes of accepted work after an attempt (`model/work.py` decides it).
+
+    `retry_at_ms`: when the next attempt is due, in Unix milliseconds; None: this was the last.
+    `dead_letter`: why the work is given up, "attempts" or "age"; None: it is not. `destination_id`:
+    the id of what the function's policy sends to a destination; None: nothing is sent.
+    """
+
+    retry_at_ms: int | None = None
+    dead_letter: str | None = None
+    destination_id: str | None = None
+
+
 class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The record of one call. Times in Unix seconds, `duration_ms` in milliseconds.
 
@@ -126,7 +141,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     `version`: the number of the version that ran; None in records of earlier releases, and until
     accepted work is handed over. `attempt`: 1 for the first. `due_at`: when accepted work may
     start. `parent_invocation_id`: the call that caused this one. `origin_invocation_id`: the call
-    that this one repeats.
+    that this one repeats. `output_order`: how its streams interleave, a JSON list of
+    [stream, bytes], oldest first; None: not known. `outcome`: of an attempt that is over, what
+    becomes of its work. It is in the journal and in no column: storing the record carries it out.
     """
 
     invocation_id: str
@@ -154,6 +171,37 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     due_at: int | None = None
     parent_invocation_id: str | None = None
     origin_invocation_id: str | None = None
+    output_order: str | None = None
+    outcome: WorkOutcome | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the call is over: its status is an end, and no attempt follows."""
+        again = self.outcome is not None and self.outcome.retry_at_ms is not None
+        return self.status in FINAL and not again
+
+    def after_attempt(self) -> "Invocation":
+        """The record of the call once this attempt is over: itself, or, where another attempt
+        follows, one that is queued again.
+        """
+        if self.outcome is None or self.outcome.retry_at_ms is None:
+            return self
+        return msgspec.structs.replace(
+            self,
+            status=transition(NEXT, Status.RUNNING, CallEvent.RETRIED),
+            started_at=None,
+            ended_at=None,
+            duration_ms=None,
+            exit_code=None,
+            stdout=b"",
+            stderr=b"",
+            stdout_dropped=0,
+            stderr_dropped=0,
+            timeline=None,
+            output_order=None,
+            due_at=self.outcome.retry_at_ms // 1000,
+            outcome=None,
+        )
 
     def after(
         self,

@@ -28,7 +28,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0011"
+REVISION = "0012"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -149,6 +149,7 @@ invocation = Table(
     Column("due_at", BigInteger),
     Column("parent_invocation_id", Text),
     Column("origin_invocation_id", Text),
+    Column("output_order", Text),
     # The last two are no fields of a record: the boot of `execution_node_id` that wrote it, and
     # what it counts in `usage`; by default, as one without output.
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
@@ -305,8 +306,156 @@ operation = Table(
     Index("operation_listing", "tenant_id", "operation_id"),
 )
 
+# Accepted work that is not over. Its record is in `invocation`, what the caller gave in `input`.
+# `attempts`: how many were claimed so far. An epoch of 0: it waits; else the boot of a node that
+# has claimed it, and `is_begun` says whether its attempt counts as started even where no record
+# says so.
+work = Table(
+    "work",
+    metadata,
+    Column("invocation_id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("function_id", Text, nullable=False),
+    Column("due_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("is_begun", Boolean, nullable=False, server_default=text("0")),
+    *owner(),
+    Index(
+        "work_due",
+        *("function_id", "due_at_ms"),
+        sqlite_where=text("epoch = 0"),
+        postgresql_where=text("epoch = 0"),
+    ),
+    Index(
+        "work_claimed",
+        "epoch",
+        sqlite_where=text("epoch > 0"),
+        postgresql_where=text("epoch > 0"),
+    ),
+)
+
+# What callers gave, where it is kept. `environment` is JSON, and so is what `is_encrypted` hides.
+input_table = Table(
+    "input",
+    metadata,
+    Column("invocation_id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("function_id", Text, nullable=False),
+    Column("payload", LargeBinary),
+    Column("environment", LargeBinary),
+    Column("timeout_seconds", Integer),
+    Column("version", Integer),
+    Column("caller", Text, nullable=False),
+    Column("may_write", Boolean, nullable=False),
+    Column("traceparent", Text),
+    Column("is_encrypted", Boolean, nullable=False, server_default=text("0")),
+    Column("size_bytes", BigInteger, nullable=False),
+    Index("input_of_tenant", "tenant_id", "invocation_id", "size_bytes"),
+)
+
+# The attempts of accepted work that are over. Times in Unix milliseconds.
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("invocation_id", Text, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("started_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("duration_ms", BigInteger),
+    Column("exit_code", Integer),
+    Column("error_message", Text),
+    Column("execution_node_id", Text, nullable=False),
+    Column("cold_start", Boolean, nullable=False),
+    Column("version", Integer),
+)
+
+# Accepted work that was given up. `reason`: "attempts" or "age".
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    Column("invocation_id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("function_id", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("died_at", BigInteger, nullable=False),
+    Index("dead_letter_listing", "function_id", "invocation_id"),
+)
+
+# The policies of a function that has other ones than the defaults, as JSON.
+function_policy = Table(
+    "function_policy",
+    metadata,
+    Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), primary_key=True),
+    Column("async_policy", JSON),
+    Column("record_policy", JSON),
+)
+
+# What is to be sent to a destination. `policy_field`: "on_success" or "on_failure" of the function's
+# policy, which says where to. An epoch of 0: nobody sends it at the moment.
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("function_id", Text, nullable=False),
+    Column("invocation_id", Text, nullable=False),
+    Column("policy_field", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("due_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("http_status", Integer),
+    Column("error_message", Text),
+    Column("ended_at", BigInteger),
+    *owner(),
+    Index("delivery_due", "status", "due_at_ms"),
+    Index("delivery_listing", "function_id", "id"),
+)
+
+# `next_due_ms`: the next tick in Unix milliseconds; None: it does not fire.
+schedule = Table(
+    "schedule",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("function_id", Text, nullable=False),
+    Column("cron", Text),
+    Column("every_seconds", Integer),
+    Column("timezone", Text, nullable=False),
+    Column("payload", Text),
+    Column("environment", JSON),
+    Column("overlap", Text, nullable=False),
+    Column("missed", Text, nullable=False),
+    Column("jitter_seconds", Integer, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("next_due_ms", BigInteger),
+    Column("missed_count", BigInteger, nullable=False, server_default=text("0")),
+    Column("skipped_count", BigInteger, nullable=False, server_default=text("0")),
+    Column("fired_count", BigInteger, nullable=False, server_default=text("0")),
+    UniqueConstraint("id", name="schedule_id"),
+    Index("schedule_due", "next_due_ms"),
+    Index("schedule_function", "function_id"),
+)
+
+# One row for each tick that was decided on: the key lets none happen twice.
+schedule_run = Table(
+    "schedule_run",
+    metadata,
+    Column("schedule_id", Text, primary_key=True),
+    Column("due_at_ms", BigInteger, primary_key=True),
+    Column("outcome", Text, nullable=False),
+    Column("invocation_id", Text),
+    Column("decided_at", BigInteger, nullable=False),
+)
+
 COUNTER_COLUMNS = FunctionCounters.__struct_fields__
-INVOCATION_COLUMNS = Invocation.__struct_fields__
+INVOCATION_COLUMNS = Invocation.__struct_fields__[:-1]  # without `outcome`, which is carried out
 OUTPUT_COLUMNS = ("stdout", "stderr")
 STATUS_AT = INVOCATION_COLUMNS.index("status")
 SOURCE_AT = INVOCATION_COLUMNS.index("source")
@@ -345,7 +494,7 @@ def read_stored(row: RowMapping) -> StoredFunction:
 
 def invocation_row(one: Invocation) -> list[Any]:
     """A record in the order of its fields, for the driver, which takes JSON as text."""
-    row = list(msgspec.structs.astuple(one))
+    row = list(msgspec.structs.astuple(one)[:-1])
     row[STATUS_AT] = one.status.value
     row[SOURCE_AT] = one.source.value
     if one.timeline is not None:

@@ -1,0 +1,89 @@
+"""Accepted work: what a function's policy says of its asynchronous calls, and what becomes of one
+after each attempt. Nothing here asks a clock or does I/O.
+"""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from quiltfn.model.invocation import Invocation, Status, WorkOutcome
+
+# The ends of an attempt after which a policy may ask for another.
+RETRYABLE = (Status.FAILED, Status.TIMEOUT, Status.OOM, Status.ERROR, Status.INTERRUPTED)
+OUT_OF_ATTEMPTS, TOO_OLD = "attempts", "age"
+
+
+class Backoff(msgspec.Struct, frozen=True, kw_only=True):
+    """The wait before the next attempt: `first` seconds, then `factor` times the one before, `most`
+    at most, each made up to `jitter` (a fraction) shorter or longer.
+    """
+
+    first: float = 1.0
+    factor: float = 2.0
+    most: float = 600.0
+    jitter: float = 0.2
+
+    def seconds(self, attempt: int, chance: float) -> float:
+        """The wait after attempt number `attempt` (1 is the first); `chance` is from [0, 1)."""
+        # Beyond 64 doublings the power may not be representable, and `most` holds long before.
+        plain = min(self.most, self.first * self.factor ** min(attempt - 1, 64))
+        return max(0.0, plain * (1 + self.jitter * (2 * chance - 1)))
+
+
+class Destination(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the end of accepted work is sent: a function of the tenant by its name, or a URL whose
+    requests are signed with `secret`.
+    """
+
+    function: str | None = None
+    url: str | None = None
+    secret: str | None = None
+
+
+class AsyncPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How a function's accepted work is run.
+
+    `max_age_seconds`: an attempt starts no later than so long after the work was first due.
+    `max_queued`: how many may wait. `max_concurrency`: how many may run at a time; None: as many as
+    there are instances for.
+    """
+
+    max_attempts: int = 1
+    backoff: Backoff = Backoff()
+    retry_on: Sequence[Status] = RETRYABLE
+    max_age_seconds: int = 21_600
+    max_queued: int = 100_000
+    max_concurrency: int | None = None
+    on_success: Destination | None = None
+    on_failure: Destination | None = None
+
+
+class RecordPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose inputs a function keeps: "async" (accepted work), "all" or "none" once it has ended."""
+
+    keep_input: str = "async"
+
+
+def outcome(
+    policy: AsyncPolicy,
+    ended: Invocation,
+    now_ms: int,
+    expires_at_ms: int,
+    chance: float,
+    new_id: Callable[[], str],
+) -> WorkOutcome:
+    """What becomes of work whose attempt is over. `ended`: the record of that attempt, with its
+    final status. `expires_at_ms`: when the work is too old to be started. `chance`: from [0, 1).
+    `new_id`: makes the id of what is sent to a destination.
+    """
+    if ended.status in policy.retry_on and ended.status in RETRYABLE:
+        due = now_ms + round(policy.backoff.seconds(ended.attempt, chance) * 1000)
+        if ended.attempt < policy.max_attempts and due <= expires_at_ms:
+            return WorkOutcome(retry_at_ms=due)
+        dead = OUT_OF_ATTEMPTS if ended.attempt >= policy.max_attempts else TOO_OLD
+    else:
+        dead = None if ended.status in (Status.SUCCESS, Status.CANCELLED) else OUT_OF_ATTEMPTS
+    target = policy.on_success if ended.status is Status.SUCCESS else policy.on_failure
+    if target is None or ended.status is Status.CANCELLED:
+        return WorkOutcome(dead_letter=dead)
+    return WorkOutcome(dead_letter=dead, destination_id=new_id())

@@ -1,0 +1,182 @@
+"""The interfaces to accepted work in the store, and what each side may rely on."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from quiltfn.model.invocation import Invocation, Source, Status
+from quiltfn.model.work import AsyncPolicy, RecordPolicy
+from quiltfn.ports import Page
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller gave to a call. `version`: None for the one that is current when the call runs.
+    `caller`: the credential that asked, by name.
+    """
+
+    payload: bytes | None = None
+    environment: dict[str, str] | None = None
+    timeout_seconds: int | None = None
+    version: int | None = None
+    caller: str = ""
+    may_write: bool = False
+    traceparent: str | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """What it counts."""
+        variables = (self.environment or {}).items()
+        return len(self.payload or b"") + sum(len(name) + len(value) for name, value in variables)
+
+
+class AcceptedWork(msgspec.Struct, frozen=True, kw_only=True):
+    """Work that a caller gives to the platform. `record`: in status `queued`. Times in Unix
+    milliseconds. `max_queued`: how many of the function may wait, with this one.
+    """
+
+    record: Invocation
+    input: Input
+    due_at_ms: int
+    expires_at_ms: int
+    max_queued: int
+
+
+class ClaimedWork(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt at accepted work, which is this node's to run. `record`: in status `queued`, with
+    the number of this attempt.
+    """
+
+    record: Invocation
+    input: Input
+    due_at_ms: int
+    expires_at_ms: int
+
+
+class FunctionQueue(msgspec.Struct, frozen=True, kw_only=True):
+    """The work of one function that waits. `next_due_ms`: of the first of it."""
+
+    function_id: str
+    tenant_id: str
+    waiting: int
+    next_due_ms: int
+
+
+class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """A function's work that is not over. `queued`: due and waiting; `delayed`: due later.
+    `oldest_due_ms`: since when the oldest of `queued` is due; None without any.
+    """
+
+    queued: int
+    delayed: int
+    running: int
+    dead_letters: int
+    oldest_due_ms: int | None
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt at a call that is over. `started_at` and `ended_at` in Unix milliseconds."""
+
+    attempt: int
+    status: Status
+    started_at: int | None
+    ended_at: int | None
+    duration_ms: int | None
+    exit_code: int | None
+    error_message: str | None
+    execution_node_id: str
+    cold_start: bool
+    version: int | None
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """Work that was given up. `reason`: "attempts" or "age". `died_at` in Unix seconds."""
+
+    invocation_id: str
+    reason: str
+    died_at: int
+    status: Status
+    attempts: int
+    error_message: str | None
+    source: Source
+
+
+class WorkStore(Protocol):
+    """The queue of accepted work, for any number of servers. Raises `StoreUnavailable`.
+
+    The end of an attempt is not written here: it is the record that `Journal.closed` gets, whose
+    `outcome` is carried out in the transaction that stores the record.
+    """
+
+    async def accept(self, work: AcceptedWork) -> None:
+        """Stores the record, its input and its place in the queue: on disk when this returns.
+
+        Calls that come at the same time share one transaction. Raises `CapacityFull` if as many
+        wait as may, or if inputs of the tenant or of all take too much, and `NotFound` if the
+        function was deleted. Storing the same id again changes nothing.
+        """
+
+    async def load(self) -> Sequence[FunctionQueue]:
+        """Every function that has work waiting. Called at the start."""
+
+    async def claim(
+        self, function_id: str, limit: int, now_ms: int, *, is_begun: bool
+    ) -> Sequence[ClaimedWork]:
+        """Makes up to `limit` due pieces of work this node's, oldest first: on disk when this
+        returns. No other server gets them. Work that is too old is ended instead: its record gets
+        the status `error`, and it becomes a dead letter.
+
+        `is_begun`: where the server ends before the journal has the attempt, the attempt counts as
+        interrupted all the same. Otherwise the work waits again after the next start, unless the
+        machine itself was started anew in between, for then the journal may have lost the attempt.
+        """
+
+    async def release(self, invocation_ids: Sequence[str], due_at_ms: int | None = None) -> None:
+        """Puts claimed work back that was not begun; the attempt does not count. `due_at_ms`: when
+        it is due now; None: as before.
+        """
+
+    async def cancel(self, function_id: str, invocation_id: str, now: int) -> Invocation | None:
+        """Ends work that waits; returns its record, `cancelled`. None where none such waits."""
+
+    async def counts(self, function_id: str, now_ms: int) -> QueueCounts:
+        """How much work the function has, by what it waits for."""
+
+    async def attempts(self, invocation_id: str) -> Sequence[Attempt]:
+        """The attempts at accepted work that are over, first to last."""
+
+    async def input(self, invocation_id: str) -> Input | None:
+        """What the caller gave, where it was kept. Raises `Unprocessable` where it is encrypted
+        and the key is another."""
+
+    async def keep_input(self, record: Invocation, kept: Input) -> None:
+        """Keeps the input of a call that was no accepted work."""
+
+    async def dead_letters(
+        self, function_id: str, limit: int, cursor: str | None
+    ) -> Page[DeadLetter]:
+        """The function's dead letters, newest first."""
+
+    async def redrive(
+        self, function_id: str, again: Sequence[tuple[str, AcceptedWork]]
+    ) -> Sequence[str]:
+        """Takes dead letters away and accepts each one's work again under a new id, in one
+        transaction. Pairs of the dead letter's id and its new work. Returns the new ids; a dead
+        letter that is gone by then is skipped.
+        """
+
+    async def drop_dead_letter(self, function_id: str, invocation_id: str) -> bool:
+        """Takes one away; its record stays. Returns whether it was there."""
+
+
+class PolicyStore(Protocol):
+    """What functions say of their accepted work and their records. Raises `StoreUnavailable`."""
+
+    async def load(self) -> Sequence[tuple[str, AsyncPolicy | None, RecordPolicy | None]]:
+        """Each function that has other policies than the defaults. Called at the start."""
+
+    async def save_async(self, function_id: str, policy: AsyncPolicy | None) -> None:
+        """Replaces a policy; None: the default. Raises `NotFound` if the function was deleted."""
+
+    async def save_record(self, function_id: str, policy: RecordPolicy | None) -> None:
+        """The same for the record policy."""

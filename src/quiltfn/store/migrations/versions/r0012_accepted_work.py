@@ -1,0 +1,166 @@
+"""Accepted work: its queue, inputs, attempts, dead letters and deliveries, policies of functions,
+and schedules. A record says how its two streams interleave.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0012"
+down_revision = "0011"
+
+ZERO = sa.text("0")
+
+
+def text(name: str, **options: Any) -> sa.Column[Any]:
+    return sa.Column(name, sa.Text, **options)
+
+
+def number(name: str, **options: Any) -> sa.Column[Any]:
+    return sa.Column(name, sa.BigInteger, **options)
+
+
+def owner() -> tuple[sa.Column[Any], ...]:
+    return (
+        text("node_id", nullable=False, server_default=sa.text("''")),
+        number("epoch", nullable=False, server_default=ZERO),
+    )
+
+
+def upgrade() -> None:
+    op.add_column("invocation", text("output_order"))
+    make_queue()
+    make_results()
+    make_deliveries()
+    make_schedules()
+
+
+def make_queue() -> None:
+    op.create_table(
+        "work",
+        text("invocation_id", primary_key=True),
+        text("tenant_id", nullable=False),
+        text("function_id", nullable=False),
+        number("due_at_ms", nullable=False),
+        number("expires_at_ms", nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False, server_default=ZERO),
+        sa.Column("is_begun", sa.Boolean, nullable=False, server_default=ZERO),
+        *owner(),
+    )
+    for name, columns, condition in (
+        ("work_due", ["function_id", "due_at_ms"], sa.text("epoch = 0")),
+        ("work_claimed", ["epoch"], sa.text("epoch > 0")),
+    ):
+        op.create_index(name, "work", columns, sqlite_where=condition, postgresql_where=condition)
+    op.create_table(
+        "input",
+        text("invocation_id", primary_key=True),
+        text("tenant_id", nullable=False),
+        text("function_id", nullable=False),
+        sa.Column("payload", sa.LargeBinary),
+        sa.Column("environment", sa.LargeBinary),
+        sa.Column("timeout_seconds", sa.Integer),
+        sa.Column("version", sa.Integer),
+        text("caller", nullable=False),
+        sa.Column("may_write", sa.Boolean, nullable=False),
+        text("traceparent"),
+        sa.Column("is_encrypted", sa.Boolean, nullable=False, server_default=ZERO),
+        number("size_bytes", nullable=False),
+    )
+    op.create_index("input_of_tenant", "input", ["tenant_id", "invocation_id", "size_bytes"])
+
+
+def make_results() -> None:
+    op.create_table(
+        "attempt",
+        text("invocation_id", primary_key=True),
+        sa.Column("attempt", sa.Integer, primary_key=True),
+        text("status", nullable=False),
+        number("started_at"),
+        number("ended_at"),
+        number("duration_ms"),
+        sa.Column("exit_code", sa.Integer),
+        text("error_message"),
+        text("execution_node_id", nullable=False),
+        sa.Column("cold_start", sa.Boolean, nullable=False),
+        sa.Column("version", sa.Integer),
+    )
+    op.create_table(
+        "dead_letter",
+        text("invocation_id", primary_key=True),
+        text("tenant_id", nullable=False),
+        text("function_id", nullable=False),
+        text("reason", nullable=False),
+        number("died_at", nullable=False),
+    )
+    op.create_index("dead_letter_listing", "dead_letter", ["function_id", "invocation_id"])
+    op.create_table(
+        "function_policy",
+        sa.Column(
+            "function_id",
+            sa.Text,
+            sa.ForeignKey("function.id", ondelete="CASCADE"),
+            primary_key=True,
+        ),
+        sa.Column("async_policy", sa.JSON),
+        sa.Column("record_policy", sa.JSON),
+    )
+
+
+def make_deliveries() -> None:
+    op.create_table(
+        "delivery",
+        text("id", primary_key=True),
+        text("tenant_id", nullable=False),
+        text("function_id", nullable=False),
+        text("invocation_id", nullable=False),
+        text("policy_field", nullable=False),
+        text("status", nullable=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False, server_default=ZERO),
+        number("due_at_ms", nullable=False),
+        number("expires_at_ms", nullable=False),
+        sa.Column("http_status", sa.Integer),
+        text("error_message"),
+        number("ended_at"),
+        *owner(),
+    )
+    op.create_index("delivery_due", "delivery", ["status", "due_at_ms"])
+    op.create_index("delivery_listing", "delivery", ["function_id", "id"])
+
+
+def make_schedules() -> None:
+    op.create_table(
+        "schedule",
+        text("tenant_id", primary_key=True),
+        text("name", primary_key=True),
+        text("id", nullable=False),
+        text("function_id", nullable=False),
+        text("cron"),
+        sa.Column("every_seconds", sa.Integer),
+        text("timezone", nullable=False),
+        text("payload"),
+        sa.Column("environment", sa.JSON),
+        text("overlap", nullable=False),
+        text("missed", nullable=False),
+        sa.Column("jitter_seconds", sa.Integer, nullable=False),
+        sa.Column("enabled", sa.Boolean, nullable=False),
+        number("created_at", nullable=False),
+        number("updated_at", nullable=False),
+        number("next_due_ms"),
+        number("missed_count", nullable=False, server_default=ZERO),
+        number("skipped_count", nullable=False, server_default=ZERO),
+        number("fired_count", nullable=False, server_default=ZERO),
+        sa.UniqueConstraint("id", name="schedule_id"),
+    )
+    op.create_index("schedule_due", "schedule", ["next_due_ms"])
+    op.create_index("schedule_function", "schedule", ["function_id"])
+    op.create_table(
+        "schedule_run",
+        text("schedule_id", primary_key=True),
+        number("due_at_ms", primary_key=True),
+        text("outcome", nullable=False),
+        text("invocation_id"),
+        number("decided_at", nullable=False),
+    )
