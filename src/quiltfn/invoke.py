@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+from collections.abc import Callable
 
 import msgspec
 
@@ -80,6 +81,8 @@ class Invoker:
     def __init__(self, pools: Pools, journal: Journal, clock: Clock, node_id: str) -> None:
         self._pools, self._journal, self._clock, self._node_id = pools, journal, clock, node_id
         self._calls: dict[str, _CallState] = {}
+        # Each is told of every end of an attempt, once it is written. It must not raise or wait.
+        self.on_closed: list[Callable[[Invocation], None]] = []
         self._draining = False
         self._idle = asyncio.Event()
 
@@ -275,6 +278,8 @@ class Invoker:
             whole = record.timeline.recorded_for(self._clock.now() - ended)
             record = msgspec.structs.replace(record, timeline=whole)
             self._journal.amended(record)
+        for told in self.on_closed:
+            told(record)
         return record
 
     def _count(self, entry: Entry, record: Invocation) -> None:

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "quiltfn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 VERBS = {"catalog", "invoke", "lifecycle", "health", "ids", "access", "admission", "clock"}
-VERBS |= {"elasticity", "tenant_images", "runtimes", "retention", "tokens"}
+VERBS |= {"elasticity", "tenant_images", "runtimes", "retention", "tokens", "policies"}
 CORE = {"model", "ports", "observe"}
 # Who may import whom; a late import or one for type checking counts too. What is not in a row may
 # not be imported there, and a new module needs a row.
@@ -32,6 +32,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "catalog": CORE,
     "invoke": CORE | {"catalog", "ids"},
     "lifecycle": CORE | {"catalog", "ids", "runtimes"},
+    "policies": CORE,
     "tenant_images": CORE,
     "runtimes": CORE | {"tenant_images", "ids"},
     "health": CORE,

@@ -1,0 +1,77 @@
+"""Policies in memory: what is stored first, and what a function has that says nothing."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.work import AsyncPolicy, RecordPolicy
+from quiltfn.policies import Policies
+
+Row = tuple[str, AsyncPolicy | None, RecordPolicy | None]
+TWICE, ALL = AsyncPolicy(max_attempts=2), RecordPolicy(keep_input="all")
+
+
+class Stored:
+    """A `PolicyStore` in memory, which a test can break."""
+
+    def __init__(self, rows: Sequence[Row] = ()) -> None:
+        self.rows, self.saved, self.is_broken = list(rows), list[object](), False
+
+    async def load(self) -> Sequence[Row]:
+        return self.rows
+
+    async def save_async(self, function_id: str, policy: AsyncPolicy | None) -> None:
+        self._save(function_id, policy)
+
+    async def save_record(self, function_id: str, policy: RecordPolicy | None) -> None:
+        self._save(function_id, policy)
+
+    def _save(self, function_id: str, policy: object) -> None:
+        if self.is_broken:
+            raise StoreUnavailable
+        self.saved.append((function_id, policy))
+
+
+def test_what_is_stored_is_there_after_a_start_and_the_rest_is_the_default() -> None:
+    policies = Policies(Stored([("a", TWICE, None), ("b", None, ALL)]))
+    asyncio.run(policies.restore())
+    assert (policies.policy_of("a"), policies.policy_of("b")) == (TWICE, AsyncPolicy())
+    assert (policies.record_policy_of("a"), policies.record_policy_of("b")) == (RecordPolicy(), ALL)
+
+
+def test_a_change_that_is_not_stored_changes_nothing() -> None:
+    store = Stored()
+    policies = Policies(store)
+    asyncio.run(policies.set_policy("a", TWICE))
+    store.is_broken = True
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(policies.set_policy("a", None))
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(policies.set_record_policy("a", ALL))
+    assert policies.policy_of("a") == TWICE
+    assert policies.record_policy_of("a") == RecordPolicy()
+
+
+def test_a_default_takes_no_room() -> None:
+    store = Stored()
+    policies = Policies(store)
+
+    async def change() -> None:
+        await policies.set_policy("a", TWICE)
+        await policies.set_policy("a", AsyncPolicy())
+        await policies.set_record_policy("a", ALL)
+        await policies.set_record_policy("a", RecordPolicy())
+
+    asyncio.run(change())
+    assert store.saved == [("a", TWICE), ("a", None), ("a", ALL), ("a", None)]
+    assert policies.policy_of("a") == AsyncPolicy()
+
+
+def test_a_deleted_function_has_none() -> None:
+    policies = Policies(Stored([("a", TWICE, ALL)]))
+    asyncio.run(policies.restore())
+    policies.forget("a")
+    assert policies.policy_of("a") == AsyncPolicy()
+    assert policies.record_policy_of("a") == RecordPolicy()
