@@ -80,7 +80,7 @@ NEXT: Mapping[Status, Mapping[CallEvent, Status]] = {
     S.INTERRUPTED: {},
 }
 DESCRIPTIONS: Mapping[Status, str] = {
-    S.QUEUED: "It waits for an instance. Accepted work has a record then; other calls have none yet.",
+    S.QUEUED: "It waits for an instance. Accepted work has a record by then; other calls do not.",
     S.RUNNING: "It has an instance, and the record of its start is written.",
     S.SUCCESS: "Its handler exited with 0.",
     S.FAILED: "Its handler exited with another code, or was killed by a signal (128 + its number).",

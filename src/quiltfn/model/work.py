@@ -80,7 +80,7 @@ def outcome(
         due = now_ms + round(policy.backoff.seconds(ended.attempt, chance) * 1000)
         if ended.attempt < policy.max_attempts and due <= expires_at_ms:
             return WorkOutcome(retry_at_ms=due)
-        dead = OUT_OF_ATTEMPTS if ended.attempt >= policy.max_attempts else TOO_OLD
+        dead: str | None = OUT_OF_ATTEMPTS if ended.attempt >= policy.max_attempts else TOO_OLD
     else:
         dead = None if ended.status in (Status.SUCCESS, Status.CANCELLED) else OUT_OF_ATTEMPTS
     target = policy.on_success if ended.status is Status.SUCCESS else policy.on_failure

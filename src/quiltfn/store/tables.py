@@ -392,8 +392,8 @@ function_policy = Table(
     Column("record_policy", JSON),
 )
 
-# What is to be sent to a destination. `policy_field`: "on_success" or "on_failure" of the function's
-# policy, which says where to. An epoch of 0: nobody sends it at the moment.
+# What is to be sent to a destination. `policy_field`: "on_success" or "on_failure" of the policy of
+# the function, which says where to. An epoch of 0: nobody sends it at the moment.
 delivery = Table(
     "delivery",
     metadata,
