@@ -53,6 +53,16 @@ class ClaimedWork(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_ms: int
 
 
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What one claim gave. `ended`: the records of work that was too old, which was ended instead.
+    `next_due_ms`: when the first of what still waits is due; None: nothing waits.
+    """
+
+    work: Sequence[ClaimedWork]
+    ended: Sequence[Invocation] = ()
+    next_due_ms: int | None = None
+
+
 class FunctionQueue(msgspec.Struct, frozen=True, kw_only=True):
     """The work of one function that waits. `next_due_ms`: of the first of it."""
 
@@ -121,7 +131,7 @@ class WorkStore(Protocol):
 
     async def claim(
         self, function_id: str, limit: int, now_ms: int, *, is_begun: bool
-    ) -> Sequence[ClaimedWork]:
+    ) -> Claim:
         """Makes up to `limit` due pieces of work this node's, oldest first: on disk when this
         returns. No other server gets them. Work that is too old is ended instead: its record gets
         the status `error`, and it becomes a dead letter.
