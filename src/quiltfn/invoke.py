@@ -79,9 +79,11 @@ class Invoker:
     """Runs calls, ends one by its id, and drains the server."""
 
     def __init__(self, pools: Pools, journal: Journal, clock: Clock, node_id: str) -> None:
-        self._pools, self._journal, self._clock, self._node_id = pools, journal, clock, node_id
+        self._pools, self._journal, self._clock = pools, journal, clock
+        self.node_id = node_id
         self._calls: dict[str, _CallState] = {}
-        # Each is told of every end of an attempt, once it is written. It must not raise or wait.
+        # Each is told of every end of an attempt, once it is written, and of the end of work that
+        # was never run. It must not raise or wait.
         self.on_closed: list[Callable[[Invocation], None]] = []
         self._draining = False
         self._idle = asyncio.Event()
@@ -90,6 +92,11 @@ class Invoker:
     def running(self) -> int:
         """How many calls have not ended, those that wait for an instance included."""
         return len(self._calls)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the server is ending and takes no calls any more."""
+        return self._draining
 
     async def invoke(self, entry: Entry, request: Request) -> Invocation:
         """Runs one call and returns its final record.
@@ -199,7 +206,7 @@ class Invoker:
             tenant_id=function.tenant_id,
             function_id=function.id,
             function_name=function.name,
-            execution_node_id=self._node_id,
+            execution_node_id=self.node_id,
             status=Status.RUNNING,
             started_at=int(handed_over),
             cold_start=start_timing is not None,
@@ -263,7 +270,7 @@ class Invoker:
             tenant_id=function.tenant_id,
             function_id=function.id,
             function_name=function.name,
-            execution_node_id=self._node_id,
+            execution_node_id=self.node_id,
             status=transition(NEXT, Status.QUEUED, event),
             ended_at=int(self._clock.unix()),
             error_message=message,
@@ -278,9 +285,19 @@ class Invoker:
             whole = record.timeline.recorded_for(self._clock.now() - ended)
             record = msgspec.structs.replace(record, timeline=whole)
             self._journal.amended(record)
+        self._tell_closed(record)
+        return record
+
+    def ended_unrun(self, entry: Entry, record: Invocation) -> None:
+        """Counts and tells the end of accepted work that the store has ended itself: it was
+        cancelled while it waited, or too old.
+        """
+        self._count(entry, record)
+        self._tell_closed(record)
+
+    def _tell_closed(self, record: Invocation) -> None:
         for told in self.on_closed:
             told(record)
-        return record
 
     def _count(self, entry: Entry, record: Invocation) -> None:
         metrics.count_call(record)

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "quiltfn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 VERBS = {"catalog", "invoke", "lifecycle", "health", "ids", "access", "admission", "clock"}
-VERBS |= {"elasticity", "tenant_images", "runtimes", "retention", "tokens", "policies"}
+VERBS |= {"elasticity", "tenant_images", "runtimes", "retention", "tokens", "policies", "work"}
 CORE = {"model", "ports", "observe"}
 # Who may import whom; a late import or one for type checking counts too. What is not in a row may
 # not be imported there, and a new module needs a row.
@@ -33,6 +33,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "invoke": CORE | {"catalog", "ids"},
     "lifecycle": CORE | {"catalog", "ids", "runtimes"},
     "policies": CORE,
+    "work": CORE | {"catalog", "ids", "invoke", "policies"},
     "tenant_images": CORE,
     "runtimes": CORE | {"tenant_images", "ids"},
     "health": CORE,

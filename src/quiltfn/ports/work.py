@@ -129,9 +129,7 @@ class WorkStore(Protocol):
     async def load(self) -> Sequence[FunctionQueue]:
         """Every function that has work waiting. Called at the start."""
 
-    async def claim(
-        self, function_id: str, limit: int, now_ms: int, *, is_begun: bool
-    ) -> Claim:
+    async def claim(self, function_id: str, limit: int, now_ms: int, *, is_begun: bool) -> Claim:
         """Makes up to `limit` due pieces of work this node's, oldest first: on disk when this
         returns. No other server gets them. Work that is too old is ended instead: its record gets
         the status `error`, and it becomes a dead letter.
@@ -190,3 +188,15 @@ class PolicyStore(Protocol):
 
     async def save_record(self, function_id: str, policy: RecordPolicy | None) -> None:
         """The same for the record policy."""
+
+
+class Queue(Protocol):
+    """Runs the accepted work of this node."""
+
+    def arrived(self, function_id: str, tenant_id: str, due_at_ms: int) -> None:
+        """Work of the function was accepted and is on disk."""
+
+    async def withdraw(self, invocation_id: str) -> bool:
+        """Puts work back that this node has claimed and not begun, so that it can be cancelled.
+        False where there is no such work.
+        """

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 import msgspec
 
 from quiltfn.wire.constraints import Constraint, Documented
-from quiltfn.wire.fields import Field, fields_of
+from quiltfn.wire.fields import Field, fields_of, is_shape
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -44,15 +44,23 @@ def checked(value: Any, shape: type[T], limits: Mapping[str, float] = NO_LIMITS)
         made = msgspec.convert(value, shape, strict=True)
     except msgspec.ValidationError:
         raise _explained(value, shape) from None
-    for field, constraints in _constrained(shape):
+    _check_constraints(made, limits, "")
+    return made
+
+
+def _check_constraints(made: msgspec.Struct, limits: Mapping[str, float], within: str) -> None:
+    """Raises `Invalid` for a field, or one of a shape within it, that breaks a constraint."""
+    for field, constraints in _constrained(type(made)):
         given = getattr(made, field.name)
         if given is None or given is msgspec.UNSET:
             continue
+        path = within + field.name
         for constraint in constraints:
             found = constraint.violation(given, limits.get(field.name))
             if found is not None:
-                raise Invalid.field(field.name, found.expected, found.received, field.example)
-    return made
+                raise Invalid.field(path, found.expected, found.received, field.example)
+        if field.is_shape:
+            _check_constraints(given, limits, f"{path}.")
 
 
 Constrained = tuple[tuple[Field, tuple[Constraint, ...]], ...]
@@ -60,14 +68,14 @@ _CONSTRAINED: dict[type, Constrained] = {}
 
 
 def _constrained(shape: type[msgspec.Struct]) -> Constrained:
-    """The fields that have something to be checked besides their type."""
+    """The fields that have something to be checked besides their type, in them or within them."""
     found = _CONSTRAINED.get(shape)
     if found is None:
         found = tuple(
             (one, tuple(each for each in one.constraints if not isinstance(each, Documented)))
             for one in fields_of(shape).values()
         )
-        found = tuple((one, constraints) for one, constraints in found if constraints)
+        found = tuple(pair for pair in found if pair[1] or pair[0].is_shape)
         _CONSTRAINED[shape] = found
     return found
 
@@ -81,21 +89,24 @@ def _explained(value: Any, shape: type[msgspec.Struct]) -> Invalid:
     )
 
 
-def _reasons(value: dict[str, Any], shape: type[msgspec.Struct]) -> Iterator[Invalid]:
+def _reasons(
+    value: dict[str, Any], shape: type[msgspec.Struct], within: str = ""
+) -> Iterator[Invalid]:
+    """`within`: what names of fields begin with, in a shape that is a field itself."""
     fields = fields_of(shape)
     for name in value:
         if name not in fields:
-            short = name if len(name) <= 80 else name[:80] + "…"
+            short = within + (name if len(name) <= 80 else name[:80] + "…")
             known = f"only: {', '.join(fields)}"
             message = f"{short} is not a field of this request"
-            yield Invalid(name, message, expected=known, received=short)
+            yield Invalid(within + name, message, expected=known, received=short)
     for name, field in fields.items():
         if name in value:
-            yield from _wrong_type(name, value[name], field)
+            yield from _wrong_type(within + name, value[name], field)
     for name, field in fields.items():
         if field.is_required and name not in value:
-            message = f"{name} is required"
-            yield Invalid(name, message, expected="a value", example=field.example)
+            message = f"{within}{name} is required"
+            yield Invalid(within + name, message, expected="a value", example=field.example)
 
 
 def _wrong_type(name: str, value: Any, field: Field) -> Iterator[Invalid]:
@@ -105,6 +116,8 @@ def _wrong_type(name: str, value: Any, field: Field) -> Iterator[Invalid]:
     if not _has_type(value, field.kind):
         either = f"{expected} or null" if field.is_nullable else expected
         yield Invalid.field(name, either, value, field.example)
+    elif field.is_shape:
+        yield from _reasons(value, field.kind, f"{name}.")
     elif field.kind is float and not _fits_in_a_float(value):
         yield Invalid.field(name, "a number of a usual size", value, field.example)
     elif get_origin(field.kind) is dict:
@@ -121,6 +134,8 @@ def _wrong_type(name: str, value: Any, field: Field) -> Iterator[Invalid]:
 
 def words_of(kind: Any) -> str:
     """A type in words: "a string"."""
+    if is_shape(kind):
+        return "an object"
     return WORDS_OF_CONTAINERS.get(get_origin(kind)) or WORDS.get(kind) or "another type"
 
 
@@ -129,6 +144,8 @@ def _has_type(value: Any, kind: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    if is_shape(kind):
+        return isinstance(value, dict)
     return isinstance(value, get_origin(kind) or kind)
 
 

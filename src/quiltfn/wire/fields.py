@@ -46,6 +46,16 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     short: str
     unit: str
 
+    @property
+    def is_shape(self) -> bool:
+        """Whether its value has fields of its own."""
+        return is_shape(self.kind)
+
+
+def is_shape(kind: Any) -> bool:
+    """Whether a type is a shape."""
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
 
 @cache
 def fields_of(shape: type[msgspec.Struct]) -> Mapping[str, Field]:

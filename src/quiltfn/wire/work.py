@@ -1,0 +1,345 @@
+"""Accepted work: policies, attempts, inputs, dead letters and queues, as they are sent and
+answered.
+"""
+
+from typing import Annotated
+
+from msgspec import Struct, field
+
+from quiltfn.wire.constraints import Between, Bytes, OneOf, Pattern, Rule
+from quiltfn.wire.fields import about
+from quiltfn.wire.functions import (
+    Environment,
+    NextCursor,
+    NodeId,
+    UnixSeconds,
+    VersionNumber,
+)
+from quiltfn.wire.invocations import (
+    ColdStart,
+    ExitCode,
+    InvocationError,
+    InvocationId,
+    InvocationStatus,
+    Milliseconds,
+    Payload,
+)
+
+RETRYABLE = ("failed", "timeout", "oom", "error", "interrupted")
+KEEP_INPUT = ("async", "all", "none")
+MODES = ("sync", "async")
+DAY_S = 86_400
+ATTEMPTS_MAX = 10
+AGE_MAX_S = 14 * DAY_S
+QUEUED_MAX = 1_000_000
+IDS_MAX = 1000
+URL_MAX_BYTES = 2048
+SECRET = "whsec_[A-Za-z0-9+/]{32,88}={0,2}"
+
+
+def _wrong_statuses(statuses: list[str]) -> str | None:
+    if any(one not in RETRYABLE for one in statuses) or len(set(statuses)) < len(statuses):
+        return f"a list of some of these, each once: {', '.join(RETRYABLE)}"
+    return None
+
+
+def _wrong_ids(ids: list[str]) -> str | None:
+    if not 1 <= len(ids) <= IDS_MAX or any(not 1 <= len(one) <= 64 for one in ids):
+        return f"a list of 1 to {IDS_MAX} ids of calls"
+    return None
+
+
+BackoffFirst = Annotated[
+    float,
+    about(f"seconds to the second attempt, from 0 to {DAY_S}", 1.0, Between(0, DAY_S), unit="s"),
+]
+BackoffFactor = Annotated[
+    float, about("how many times longer each wait is, from 1 to 100", 2.0, Between(1, 100))
+]
+BackoffMost = Annotated[
+    float, about(f"the longest wait in seconds, from 0 to {DAY_S}", 600.0, Between(0, DAY_S))
+]
+BackoffJitter = Annotated[
+    float,
+    about("how far each wait differs by chance: a fraction from 0 to 1", 0.2, Between(0, 1)),
+]
+DestinationFunction = Annotated[
+    str, about("the name of a function of the tenant, or null", "record-failure", Bytes(1, 64))
+]
+DestinationUrl = Annotated[
+    str,
+    about(
+        f"an https address of at most {URL_MAX_BYTES} bytes, or null",
+        "https://example.com/hooks/thumbnails",
+        Bytes(1, URL_MAX_BYTES),
+        Pattern("https?://[!-~]+", "an address that begins with https://"),
+    ),
+]
+DestinationSecret = Annotated[
+    str,
+    about(
+        "what requests to the url are signed with: whsec_ and 24 to 64 random bytes in base64; "
+        "reads *** below scope write",
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        Pattern(SECRET, "whsec_ followed by 24 to 64 bytes in base64", shows_value=False),
+    ),
+]
+MaxAttempts = Annotated[
+    int,
+    about(
+        f"how often the function is run for it at most, from 1 to {ATTEMPTS_MAX}; with 1 nothing "
+        "is ever run twice",
+        3,
+        Between(1, ATTEMPTS_MAX),
+    ),
+]
+RetryOn = Annotated[
+    list[str],
+    about(
+        f"the ends after which another attempt is made: some of {', '.join(RETRYABLE)}",
+        ["failed", "timeout"],
+        Rule(
+            _wrong_statuses,
+            {"items": {"type": "string", "enum": list(RETRYABLE)}, "uniqueItems": True},
+        ),
+    ),
+]
+MaxAgeSeconds = Annotated[
+    int,
+    about(
+        f"an attempt starts no later than so many seconds after the work was first due, from 1 to "
+        f"{AGE_MAX_S}",
+        21_600,
+        Between(1, AGE_MAX_S),
+        unit="s",
+    ),
+]
+MaxQueued = Annotated[
+    int,
+    about(
+        f"how much work of the function may wait, from 1 to {QUEUED_MAX}",
+        100_000,
+        Between(1, QUEUED_MAX),
+    ),
+]
+MaxConcurrency = Annotated[
+    int,
+    about(
+        "how much of it runs at a time, from 1 to 1000; null: as much as there are instances for "
+        "beside synchronous calls",
+        4,
+        Between(1, 1000),
+    ),
+]
+KeepInput = Annotated[
+    str,
+    about(
+        "whose inputs are kept: async (accepted work), all, or none (only until the work is over)",
+        "all",
+        OneOf(KEEP_INPUT),
+    ),
+]
+AttemptNumber = Annotated[int, about("1 for the first", 1)]
+Source = Annotated[
+    str, about("sync, async, schedule, url, redrive, replay or destination", "async")
+]
+CallerName = Annotated[str, about("the credential that asked for it, by name", "key nightly")]
+Count = Annotated[int, about("how many", 3)]
+AgeSeconds = Annotated[
+    int, about("for how many seconds the oldest of it has been due; null without any", 12)
+]
+Mode = Annotated[str, about("sync: wait for its end; async: queue it", "async", OneOf(MODES))]
+DeadReason = Annotated[
+    str, about("attempts: there are none left; age: it was too old to be started", "attempts")
+]
+InvocationIds = Annotated[
+    list[str],
+    about(
+        f"1 to {IDS_MAX} ids of dead letters, or null",
+        ["01999999-0000-7000-8000-000000000001"],
+        Rule(
+            _wrong_ids,
+            {
+                "minItems": 1,
+                "maxItems": IDS_MAX,
+                "items": {"type": "string", "minLength": 1, "maxLength": 64},
+            },
+        ),
+    ),
+]
+All = Annotated[bool, about("true: all of them, 1000 at a time; remaining says what is left", True)]
+
+
+# --- what a client sends -----------------------------------------------------------------------
+
+
+class Backoff(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """How long the next attempt waits: `first` seconds, then `factor` times the wait before, up to
+    `most`, each shorter or longer by chance, by up to `jitter` of it.
+    """
+
+    first: BackoffFirst = 1.0
+    factor: BackoffFactor = 2.0
+    most: BackoffMost = 600.0
+    jitter: BackoffJitter = 0.2
+
+
+class NewDestination(
+    Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True
+):
+    """Where the end of accepted work is sent: either a function, or a url with its secret."""
+
+    function: DestinationFunction | None = None
+    url: DestinationUrl | None = None
+    secret: DestinationSecret | None = None
+
+
+BackoffSeconds = Annotated[
+    Backoff,
+    about(
+        "the wait before the next attempt",
+        {"first": 1, "factor": 2, "most": 600, "jitter": 0.2},
+    ),
+]
+OnSuccess = Annotated[
+    NewDestination,
+    about("where a call that succeeded is told, or null", {"function": "publish"}),
+]
+OnFailure = Annotated[
+    NewDestination,
+    about("where a call that was given up is told, or null", {"function": "record-failure"}),
+]
+
+
+class NewAsyncPolicy(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """How a function's accepted work is run. What is left out takes the default."""
+
+    max_attempts: MaxAttempts = 1
+    backoff_seconds: BackoffSeconds = Backoff()
+    retry_on: RetryOn = field(default_factory=lambda: list(RETRYABLE))
+    max_age_seconds: MaxAgeSeconds = 21_600
+    max_queued: MaxQueued = 100_000
+    max_concurrency: MaxConcurrency | None = None
+    on_success: OnSuccess | None = None
+    on_failure: OnFailure | None = None
+
+
+class RecordPolicy(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What is kept of a function's calls besides their records."""
+
+    keep_input: KeepInput = "async"
+
+
+class Replay(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """How a kept input is run again. `version`: null for the current one, else one that the
+    function has.
+    """
+
+    version: VersionNumber | None = None
+    mode: Mode = "sync"
+
+
+class Redrive(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
+    """Which dead letters are queued again: those that are named, or all."""
+
+    invocation_ids: InvocationIds | None = None
+    all: All = False
+
+
+# --- what a server answers ---------------------------------------------------------------------
+
+
+class Destination(Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """Where the end of accepted work is sent. The secret reads *** below scope write."""
+
+    function: str | None = None
+    url: str | None = None
+    secret: str | None = None
+
+
+class AsyncPolicy(Struct, kw_only=True, frozen=True):
+    """How a function's accepted work is run."""
+
+    max_attempts: MaxAttempts
+    backoff_seconds: Backoff
+    retry_on: list[str]
+    max_age_seconds: MaxAgeSeconds
+    max_queued: MaxQueued
+    max_concurrency: MaxConcurrency | None
+    on_success: Destination | None
+    on_failure: Destination | None
+
+
+class Attempt(Struct, kw_only=True, frozen=True):
+    """One attempt at a call. Times in Unix seconds, `started_at` null where it was never handed
+    over, `duration_ms` in milliseconds. `version`: null where it is not known.
+    """
+
+    attempt: AttemptNumber
+    status: InvocationStatus
+    started_at: UnixSeconds | None
+    ended_at: UnixSeconds | None
+    duration_ms: Milliseconds | None
+    exit_code: ExitCode | None
+    error_message: InvocationError | None
+    execution_node_id: NodeId
+    cold_start: ColdStart
+    version: VersionNumber | None
+
+
+class AttemptList(Struct, kw_only=True, frozen=True):
+    """The attempts at a call that are over, first to last."""
+
+    attempts: list[Attempt]
+
+
+class InvocationInput(Struct, kw_only=True, frozen=True):
+    """What a call was given, and by whom. `version`: null for the one that was current when it
+    ran.
+    """
+
+    payload: Payload | None
+    environment: Environment | None
+    version: VersionNumber | None
+    source: Source
+    caller: CallerName
+    parent_invocation_id: InvocationId | None
+
+
+class DeadLetter(Struct, kw_only=True, frozen=True):
+    """Work that was given up; its record says more."""
+
+    invocation_id: InvocationId
+    reason: DeadReason
+    died_at: UnixSeconds
+    status: InvocationStatus
+    attempts: Count
+    error_message: InvocationError | None
+    source: Source
+
+
+class DeadLetterPage(Struct, kw_only=True, frozen=True):
+    """Some dead letters, newest first."""
+
+    dead_letters: list[DeadLetter]
+    next_cursor: NextCursor | None
+
+
+class RedriveResult(Struct, kw_only=True, frozen=True):
+    """How many dead letters were queued again, under which new ids, and how many are left."""
+
+    redriven: Count
+    invocation_ids: list[InvocationId]
+    remaining: Count
+
+
+class FunctionQueue(Struct, kw_only=True, frozen=True):
+    """A function's accepted work that is not over. `queued`: due, and waiting; `delayed`: due
+    later.
+    """
+
+    queued: Count
+    delayed: Count
+    running: Count
+    oldest_age_seconds: AgeSeconds | None
+    dead_letters: Count

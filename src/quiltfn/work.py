@@ -1,0 +1,339 @@
+"""Accepted work: takes a caller's work, and what can be done with it afterwards.
+
+Work that was accepted is in the store, with its record and its input, before `accept` returns.
+Running it is the dispatcher's part (`ports.work.Queue`).
+"""
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from quiltfn.catalog import Entry
+from quiltfn.ids import new_id
+from quiltfn.invoke import Invoker, Request, check
+from quiltfn.model.errors import (
+    CapacityFull,
+    Conflict,
+    FunctionNotActive,
+    NotFound,
+    ShuttingDown,
+)
+from quiltfn.model.function import FunctionState
+from quiltfn.model.invocation import FINAL, Invocation, Source, Status
+from quiltfn.policies import Policies
+from quiltfn.ports import Clock, Journal, Page, Store
+from quiltfn.ports.work import (
+    AcceptedWork,
+    Attempt,
+    DeadLetter,
+    Input,
+    Queue,
+    QueueCounts,
+    WorkStore,
+)
+
+REFUSED_STATES = (FunctionState.PENDING, FunctionState.ERROR)
+REDRIVEN_AT_ONCE, REDRIVES_WITHIN_S = 100, 20.0
+# An attempt that ends just as its work is cancelled may queue it again; that needs another look.
+CANCEL_ROUNDS = 5
+INPUT_NOT_KEPT = "the input of this call is not kept"
+
+
+class Waiters:
+    """Those who wait for the final record of a call."""
+
+    def __init__(self) -> None:
+        self._events: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+
+    def closed(self, record: Invocation) -> None:
+        """An attempt is over: wakes those who wait for the call, if no other attempt follows."""
+        if self._events and record.is_final:
+            for event in self._events.get(record.invocation_id, ()):
+                event.set()
+
+    def release(self) -> None:
+        """Wakes everybody: the server is ending."""
+        for events in self._events.values():
+            for event in events:
+                event.set()
+
+    @contextlib.contextmanager
+    def waiting(self, invocation_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set once the call is over."""
+        event = asyncio.Event()
+        self._events[invocation_id].add(event)
+        try:
+            yield event
+        finally:
+            self._events[invocation_id].discard(event)
+            if not self._events[invocation_id]:
+                del self._events[invocation_id]
+
+
+class Redriven(msgspec.Struct, frozen=True, kw_only=True):
+    """What a redrive did. `invocation_ids`: those of the new calls. `remaining`: dead letters."""
+
+    invocation_ids: Sequence[str]
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What callers do with accepted work, and with calls that are over."""
+
+    store: WorkStore
+    functions: Store
+    policies: Policies
+    journal: Journal
+    invoker: Invoker
+    queue: Queue
+    clock: Clock
+    waiters: Waiters = field(default_factory=Waiters)
+
+    # Accepting -------------------------------------------------------------------------------
+
+    async def accept(
+        self,
+        entry: Entry,
+        given: Input,
+        *,
+        due_at_ms: int | None = None,
+        source: Source = Source.ASYNC,
+        parent_id: str | None = None,
+        origin_id: str | None = None,
+    ) -> Invocation:
+        """Queues a call and returns its record, in status `queued`: both are on disk by then.
+
+        `due_at_ms`: it does not start before; None, and what is past: as soon as it can. Raises
+        `CapacityFull` where as much waits as may, `Forbidden`, `FunctionNotActive` for a function
+        that was never deployed or is in error, `NotFound`, `ShuttingDown`, `StoreUnavailable` and
+        `Unprocessable`; then nothing is queued.
+        """
+        work = self.prepared(
+            entry, given, due_at_ms, source=source, parent_id=parent_id, origin_id=origin_id
+        )
+        await self.store.accept(work)
+        self.queue.arrived(entry.function.id, entry.function.tenant_id, work.due_at_ms)
+        return work.record
+
+    def prepared(
+        self,
+        entry: Entry,
+        given: Input,
+        due_at_ms: int | None = None,
+        *,
+        source: Source = Source.ASYNC,
+        parent_id: str | None = None,
+        origin_id: str | None = None,
+    ) -> AcceptedWork:
+        """The work as `accept` hands it to the store; raises the refusals that need no store."""
+        function = entry.function
+        if self.invoker.is_draining:
+            raise ShuttingDown(retry_after=5)
+        if function.state is FunctionState.DELETED:
+            raise NotFound("there is no such function")
+        if function.state in REFUSED_STATES:
+            raise FunctionNotActive.because(function.state)
+        if given.version is None:
+            check(entry.version, request_of(given))
+        policy = self.policies.policy_of(function.id)
+        now_ms = int(self.clock.unix() * 1000)
+        due_ms = now_ms if due_at_ms is None else max(now_ms, due_at_ms)
+        record = Invocation(
+            invocation_id=new_id(),
+            tenant_id=function.tenant_id,
+            function_id=function.id,
+            function_name=function.name,
+            execution_node_id=self.invoker.node_id,
+            status=Status.QUEUED,
+            source=source,
+            due_at=due_ms // 1000,
+            parent_invocation_id=parent_id,
+            origin_invocation_id=origin_id,
+        )
+        return AcceptedWork(
+            record=record,
+            input=given,
+            due_at_ms=due_ms,
+            expires_at_ms=due_ms + policy.max_age_seconds * 1000,
+            max_queued=policy.max_queued,
+        )
+
+    # Waiting and cancelling ------------------------------------------------------------------
+
+    async def wait(self, entry: Entry, invocation_id: str, seconds: float) -> Invocation:
+        """The record of a call: as soon as it is final, else as it is once the time is over.
+        Raises `NotFound`.
+        """
+        with self.waiters.waiting(invocation_id) as over:
+            record = await self._record(entry, invocation_id)
+            if record.is_final or self.invoker.is_draining:
+                return record
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await over.wait()
+            return await self._record(entry, invocation_id)
+
+    async def cancel(self, entry: Entry, invocation_id: str) -> Invocation:
+        """Ends a call, whether it waits or runs, and returns its record, `cancelled`.
+
+        Raises `Conflict` if it is over already, and `NotFound`.
+        """
+        function_id = entry.function.id
+        for _ in range(CANCEL_ROUNDS):
+            ended = await self.invoker.cancel(function_id, invocation_id)
+            if ended is not None and ended.status is Status.CANCELLED:
+                return ended
+            if ended is None:
+                ended = await self._record(entry, invocation_id)
+            if ended.is_final:
+                raise Conflict(
+                    f"the call is over: its status is {ended.status}",
+                    details={"state": ended.status},
+                )
+            await self.queue.withdraw(invocation_id)
+            waited = await self.store.cancel(function_id, invocation_id, int(self.clock.unix()))
+            if waited is not None:
+                self.invoker.ended_unrun(entry, waited)
+                return waited
+            await self.journal.synced()  # carries out what becomes of an attempt that has ended
+        raise Conflict("the call is between two attempts", hint="try again", retry_after=1)
+
+    # What is known of a call -----------------------------------------------------------------
+
+    async def attempts(self, entry: Entry, invocation_id: str) -> Sequence[Attempt]:
+        """The attempts at a call that are over, first to last. Raises `NotFound`."""
+        record = await self._record(entry, invocation_id)
+        if record.due_at is None:
+            return [attempt_of(record)] if _was_attempted(record) else []
+        await self.journal.synced()
+        return await self.store.attempts(invocation_id)
+
+    async def input(self, entry: Entry, invocation_id: str) -> tuple[Invocation, Input]:
+        """A call's record and what it was given. Raises `NotFound`, also where it is not kept."""
+        record = await self._record(entry, invocation_id)
+        given = await self.store.input(invocation_id)
+        if given is None:
+            hint = "PUT /api/functions/<id>/record-policy says whose inputs are kept"
+            raise NotFound(INPUT_NOT_KEPT, hint=hint)
+        return record, given
+
+    async def keep_input(self, record: Invocation, given: Input) -> None:
+        """Keeps the input of a synchronous call, if its function says so."""
+        if self.policies.record_policy_of(record.function_id).keep_input == "all":
+            await self.store.keep_input(record, given)
+
+    async def counts(self, entry: Entry, now_ms: int | None = None) -> QueueCounts:
+        """How much accepted work the function has."""
+        now_ms = int(self.clock.unix() * 1000) if now_ms is None else now_ms
+        return await self.store.counts(entry.function.id, now_ms)
+
+    # Running again ---------------------------------------------------------------------------
+
+    async def replayed(self, entry: Entry, invocation_id: str, version: int | None) -> Input:
+        """The kept input of a call, to be run on a version; None: the current one. Raises
+        `NotFound` where the function has no such version, or the input is not kept.
+        """
+        _, given = await self.input(entry, invocation_id)
+        current = entry.version.number
+        if version is not None and version != current:
+            if await self.functions.version(entry.function.id, version) is None:
+                raise NotFound(f"the function has no version {version}")
+        else:
+            version = None
+        return msgspec.structs.replace(given, version=version)
+
+    async def dead_letters(self, entry: Entry, limit: int, cursor: str | None) -> Page[DeadLetter]:
+        """The function's work that was given up, newest first."""
+        return await self.store.dead_letters(entry.function.id, limit, cursor)
+
+    async def redrive(self, entry: Entry, invocation_ids: Sequence[str] | None) -> Redriven:
+        """Queues dead letters again, each under a new id; None: all of them, or as many as there
+        is time for. What is no dead letter, or whose input is not kept, is left out. Raises as
+        `accept` does where not one could be queued.
+        """
+        made: list[str] = []
+        try:
+            if invocation_ids is None:
+                await self._redrive_all(entry, made)
+            else:
+                wanted = list(dict.fromkeys(invocation_ids))
+                for start in range(0, len(wanted), REDRIVEN_AT_ONCE):
+                    some = wanted[start : start + REDRIVEN_AT_ONCE]
+                    made += await self._redrive_some(entry, some)
+        except CapacityFull:
+            if not made:
+                raise
+        left = (await self.counts(entry)).dead_letters
+        return Redriven(invocation_ids=made, remaining=left)
+
+    async def _redrive_all(self, entry: Entry, made: list[str]) -> None:
+        cursor, end = None, self.clock.now() + REDRIVES_WITHIN_S
+        while self.clock.now() < end:
+            page = await self.store.dead_letters(entry.function.id, REDRIVEN_AT_ONCE, cursor)
+            made += await self._redrive_some(entry, [one.invocation_id for one in page.items])
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def _redrive_some(self, entry: Entry, invocation_ids: Sequence[str]) -> Sequence[str]:
+        again: list[tuple[str, AcceptedWork]] = []
+        for one in invocation_ids:
+            given = await self.store.input(one)
+            if given is not None:
+                work = self.prepared(entry, given, source=Source.REDRIVE, origin_id=one)
+                again.append((one, work))
+        if not again:
+            return []
+        ids = await self.store.redrive(entry.function.id, again)
+        if ids:
+            self.queue.arrived(entry.function.id, entry.function.tenant_id, again[0][1].due_at_ms)
+        return ids
+
+    async def drop(self, entry: Entry, invocation_id: str) -> None:
+        """Takes a dead letter away; its record stays. Raises `NotFound`."""
+        if not await self.store.drop_dead_letter(entry.function.id, invocation_id):
+            raise NotFound("the function has no dead letter with this id")
+
+    async def _record(self, entry: Entry, invocation_id: str) -> Invocation:
+        record = await self.journal.get(entry.function.id, invocation_id)
+        if record is None:
+            raise NotFound("the function has no invocation with this id")
+        return record
+
+
+def request_of(given: Input) -> Request:
+    """A kept input as a request, which is checked, or run at once."""
+    return Request(
+        payload=given.payload,
+        environment=given.environment,
+        timeout_seconds=given.timeout_seconds,
+        traceparent=given.traceparent,
+        may_write=given.may_write,
+    )
+
+
+def attempt_of(record: Invocation) -> Attempt:
+    """The one attempt at a call that was no accepted work."""
+    return Attempt(
+        attempt=record.attempt,
+        status=record.status,
+        started_at=None if record.started_at is None else record.started_at * 1000,
+        ended_at=None if record.ended_at is None else record.ended_at * 1000,
+        duration_ms=record.duration_ms,
+        exit_code=record.exit_code,
+        error_message=record.error_message,
+        execution_node_id=record.execution_node_id,
+        cold_start=record.cold_start,
+        version=record.version,
+    )
+
+
+def _was_attempted(record: Invocation) -> bool:
+    """Whether the call is over and was handed over, or could not be."""
+    started = record.started_at is not None or record.status is Status.ERROR
+    return record.status in FINAL and started
