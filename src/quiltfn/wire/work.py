@@ -167,7 +167,12 @@ InvocationIds = Annotated[
         ),
     ),
 ]
-All = Annotated[bool, about("true: all of them, 1000 at a time; remaining says what is left", True)]
+NewIds = Annotated[
+    list[str], about("the ids of the new calls", ["01999999-0000-7000-8000-000000000002"])
+]
+All = Annotated[
+    bool, about("true: all that there are, within 20 seconds; remaining says what is left", True)
+]
 
 
 # --- what a client sends -----------------------------------------------------------------------
@@ -252,9 +257,9 @@ class Redrive(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omi
 class Destination(Struct, kw_only=True, frozen=True, omit_defaults=True):
     """Where the end of accepted work is sent. The secret reads *** below scope write."""
 
-    function: str | None = None
-    url: str | None = None
-    secret: str | None = None
+    function: DestinationFunction | None = None
+    url: DestinationUrl | None = None
+    secret: DestinationSecret | None = None
 
 
 class AsyncPolicy(Struct, kw_only=True, frozen=True):
@@ -262,7 +267,7 @@ class AsyncPolicy(Struct, kw_only=True, frozen=True):
 
     max_attempts: MaxAttempts
     backoff_seconds: Backoff
-    retry_on: list[str]
+    retry_on: RetryOn
     max_age_seconds: MaxAgeSeconds
     max_queued: MaxQueued
     max_concurrency: MaxConcurrency | None
@@ -329,7 +334,7 @@ class RedriveResult(Struct, kw_only=True, frozen=True):
     """How many dead letters were queued again, under which new ids, and how many are left."""
 
     redriven: Count
-    invocation_ids: list[InvocationId]
+    invocation_ids: NewIds
     remaining: Count
 
 
