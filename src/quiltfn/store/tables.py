@@ -411,8 +411,14 @@ delivery = Table(
     Column("error_message", Text),
     Column("ended_at", BigInteger),
     *owner(),
-    Index("delivery_due", "status", "due_at_ms"),
+    Index(
+        "delivery_due",
+        *("function_id", "due_at_ms"),
+        sqlite_where=text("status = 'pending' AND epoch = 0"),
+        postgresql_where=text("status = 'pending' AND epoch = 0"),
+    ),
     Index("delivery_listing", "function_id", "id"),
+    Index("delivery_ended", "tenant_id", "ended_at"),
 )
 
 # `next_due_ms`: the next tick in Unix milliseconds; None: it does not fire.

@@ -126,8 +126,35 @@ def make_deliveries() -> None:
         number("ended_at"),
         *owner(),
     )
-    op.create_index("delivery_due", "delivery", ["status", "due_at_ms"])
+    waits = sa.text("status = 'pending' AND epoch = 0")
+    op.create_index(
+        "delivery_due",
+        "delivery",
+        ["function_id", "due_at_ms"],
+        sqlite_where=waits,
+        postgresql_where=waits,
+    )
     op.create_index("delivery_listing", "delivery", ["function_id", "id"])
+    op.create_index("delivery_ended", "delivery", ["tenant_id", "ended_at"])
+    counted = "kind = 'delivery' AND tenant_id = OLD.tenant_id"
+    for change, statement in (
+        (
+            "added AFTER INSERT",
+            "INSERT INTO usage VALUES ('delivery', NEW.tenant_id, 500 + length(NEW.body), 1) "
+            "ON CONFLICT (kind, tenant_id) DO UPDATE "
+            "SET bytes = bytes + excluded.bytes, number = number + 1",
+        ),
+        (
+            "removed AFTER DELETE",
+            f"UPDATE usage SET bytes = bytes - 500 - length(OLD.body), number = number - 1 "
+            f"WHERE {counted}",
+        ),
+        (
+            "changed AFTER UPDATE OF body",
+            f"UPDATE usage SET bytes = bytes - length(OLD.body) + length(NEW.body) WHERE {counted}",
+        ),
+    ):
+        op.execute(f"CREATE TRIGGER delivery_{change} ON delivery BEGIN {statement}; END")
 
 
 def make_schedules() -> None:

@@ -1,0 +1,133 @@
+"""Callbacks: requests that are sent to the URL of a destination. Which URLs, secrets and addresses
+are allowed, and how a request is signed by Standard Webhooks (https://www.standardwebhooks.com).
+
+Nothing here resolves a name or connects: `deliveries.py` does.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
+
+from quiltfn.model.errors import Unprocessable
+
+URL_MAX_CHARS = 2048
+SCHEMES = ("https", "http")
+SECRET_PREFIX = "whsec_"
+SECRET_MIN_BYTES, SECRET_MAX_BYTES = 24, 64
+EXAMPLE_URL = "https://example.com/hooks/quiltfn"
+EXAMPLE_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # from the specification's own text
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+AddressRange = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# The part of IPv6 that is given out. Everything else of it is of one link or one site, or leads to
+# an IPv4 address, which would have to be looked at for itself: ::/96 and ::ffff:0:0/96 (mapped),
+# 64:ff9b::/96 and 64:ff9b:1::/48 (NAT64).
+UNICAST = ipaddress.IPv6Network("2000::/3")
+# Within it, and within IPv4: what leads to an IPv4 address, or to nowhere (RFC 3056, 4380, 9637).
+TUNNELS: Sequence[AddressRange] = (
+    ipaddress.IPv6Network("2002::/16"),
+    ipaddress.IPv6Network("2001::/32"),
+    ipaddress.IPv6Network("3fff::/20"),
+    ipaddress.IPv4Network("192.88.99.0/24"),
+)
+
+
+def check_url(url: str, field: str) -> None:
+    """Raises `Unprocessable` that names `field` unless callbacks may be sent to the URL, as far as
+    it can be told without resolving its host. What was given is not repeated: it may hold a token.
+    """
+    problem = _problem_of(url)
+    if problem is not None:
+        expected = f"an absolute http or https URL of at most {URL_MAX_CHARS} characters"
+        raise Unprocessable.field(field, expected, problem, EXAMPLE_URL)
+
+
+def _problem_of(url: str) -> str | None:
+    if len(url) > URL_MAX_CHARS:
+        return f"{len(url)} characters"
+    if not re.fullmatch(r"[\x21-\x7e]+", url):
+        return "one with characters that are no visible ASCII: encode them"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "one whose host or port is not valid"
+    if parts.scheme not in SCHEMES:
+        return "one of another scheme, or none"
+    if "@" in parts.netloc:
+        return "one with a user name"
+    if parts.fragment:
+        return "one with a fragment"
+    if not host or "\\" in url or "%" in parts.netloc:
+        return "one without a valid host"
+    if port == 0:
+        return "one whose port is 0"
+    return None
+
+
+def check_secret(secret: str, field: str) -> None:
+    """Raises `Unprocessable` that names `field` unless the secret can sign. It is not repeated."""
+    try:
+        key_of(secret)
+    except ValueError as error:
+        expected = (
+            f"{SECRET_PREFIX} and the base64 of {SECRET_MIN_BYTES} to {SECRET_MAX_BYTES} bytes"
+        )
+        raise Unprocessable.field(field, expected, str(error), EXAMPLE_SECRET) from None
+
+
+def key_of(secret: str) -> bytes:
+    """The bytes that sign. Raises `ValueError`, which does not repeat the secret."""
+    if not secret.startswith(SECRET_PREFIX):
+        raise ValueError("one without that prefix")
+    try:
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX).encode(), validate=True)
+    except (UnicodeError, binascii.Error):
+        raise ValueError("one that is not base64") from None
+    if not SECRET_MIN_BYTES <= len(key) <= SECRET_MAX_BYTES:
+        raise ValueError(f"one of {len(key)} bytes")
+    return key
+
+
+def signed_headers(secret: str, message_id: str, now: int, body: bytes) -> dict[str, str]:
+    """The three headers of Standard Webhooks. `now` in Unix seconds."""
+    signed = b"%b.%d.%b" % (message_id.encode(), now, body)
+    digest = hmac.digest(key_of(secret), signed, hashlib.sha256)
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(now),
+        "webhook-signature": "v1," + base64.b64encode(digest).decode(),
+    }
+
+
+def is_public(address: Address) -> bool:
+    """Whether the address is one of the public Internet, and leads to no other address."""
+    if not address.is_global or address.is_multicast or address.is_reserved:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address not in UNICAST:
+        return False
+    return not any(address in one for one in TUNNELS)
+
+
+def may_be_called(address: Address, allowed: Iterable[AddressRange]) -> bool:
+    """Whether callbacks may go to the address. `allowed`: ranges that are not public and that the
+    operator allows.
+    """
+    return is_public(address) or any(address in one for one in allowed)
+
+
+def ranges_of(text: str) -> list[AddressRange]:
+    """Ranges in CIDR notation, with commas. Raises `ValueError` that names the wrong one."""
+    found: list[AddressRange] = []
+    for word in filter(None, map(str.strip, text.split(","))):
+        try:
+            found.append(ipaddress.ip_network(word))
+        except ValueError:
+            raise ValueError(f"ranges such as 10.0.0.0/8, with commas, not {word!r}") from None
+    return found

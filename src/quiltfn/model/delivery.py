@@ -1,0 +1,107 @@
+"""Deliveries: what is sent to a destination when accepted work has ended."""
+
+import datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from quiltfn.model.invocation import Invocation
+from quiltfn.model.work import Backoff
+
+# The wait between tries of a callback, and for how long it is tried: some seventeen times.
+BACKOFF = Backoff(first=5.0, factor=3.0, most=7200.0, jitter=0.2)
+LIFE_S = 24 * 3600
+# How much of each stream is sent: the record has all of it.
+OUTPUT_MAX_BYTES = 64 * 1024
+# Destinations in a row, each the end of the one before it: a function that is its own destination
+# would go on for ever.
+CHAIN_MAX = 16
+
+
+class DeliveryStatus(StrEnum):
+    """How far a delivery has come."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of one call, to be sent to a destination. Its id is the id of what is sent, at every
+    try: of the webhook, or of the call of the destination's function.
+
+    `policy_field`: "on_success" or "on_failure" of the function's policy, which says where to.
+    `body`: what is sent; empty once it is delivered. `attempts`: how many tries were begun.
+    `due_at_ms`, `expires_at_ms`: when the next one is due and when none is made any more, in Unix
+    milliseconds. `http_status`: of the last answer. `ended_at` in Unix seconds.
+    """
+
+    id: str
+    tenant_id: str
+    function_id: str
+    invocation_id: str
+    policy_field: str
+    status: DeliveryStatus
+    body: bytes
+    attempts: int = 0
+    due_at_ms: int
+    expires_at_ms: int
+    http_status: int | None = None
+    error_message: str | None = None
+    ended_at: int | None = None
+
+
+def delivery_of(record: Invocation, now_ms: int) -> Delivery:
+    """What is sent of a call that has ended. `record.outcome` has its `destination_id`."""
+    assert record.outcome is not None
+    assert record.outcome.destination_id is not None
+    return Delivery(
+        id=record.outcome.destination_id,
+        tenant_id=record.tenant_id,
+        function_id=record.function_id,
+        invocation_id=record.invocation_id,
+        policy_field="on_success" if record.status == "success" else "on_failure",
+        status=DeliveryStatus.PENDING,
+        body=body_of(record),
+        due_at_ms=now_ms,
+        expires_at_ms=now_ms + LIFE_S * 1000,
+    )
+
+
+def body_of(record: Invocation) -> bytes:
+    """The JSON that destinations get: a type, a time and the record, as Standard Webhooks asks. Of
+    each stream it has the first 64 KiB, as text; `is_truncated` says whether that is less than all.
+    """
+    data: dict[str, Any] = {
+        "invocation_id": record.invocation_id,
+        "function_id": record.function_id,
+        "function_name": record.function_name,
+        "version": record.version,
+        "source": record.source,
+        "status": record.status,
+        "attempts": record.attempt,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "duration_ms": record.duration_ms,
+        "exit_code": record.exit_code,
+        "error_message": record.error_message,
+        "stdout": record.stdout[:OUTPUT_MAX_BYTES].decode("utf-8", "replace"),
+        "stderr": record.stderr[:OUTPUT_MAX_BYTES].decode("utf-8", "replace"),
+        "is_truncated": max(len(record.stdout), len(record.stderr)) > OUTPUT_MAX_BYTES
+        or record.stdout_dropped + record.stderr_dropped > 0,
+    }
+    ended = datetime.datetime.fromtimestamp(record.ended_at or 0, datetime.UTC)
+    return msgspec.json.encode(
+        {
+            "type": f"invocation.{record.status}",
+            "timestamp": ended.isoformat().replace("+00:00", "Z"),
+            "data": data,
+        }
+    )
+
+
+def retry_due_ms(delivery: Delivery, now_ms: int, chance: float) -> int | None:
+    """When a try that failed is repeated; None: it is not. `chance`: from [0, 1)."""
+    due = now_ms + round(BACKOFF.seconds(delivery.attempts, chance) * 1000)
+    return due if due <= delivery.expires_at_ms else None

@@ -1,0 +1,164 @@
+"""Callbacks: which URLs, secrets and addresses are taken, and what a signature is."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+import pytest
+
+from quiltfn.model import callback
+from quiltfn.model.callback import check_secret, check_url, is_public, may_be_called, ranges_of
+from quiltfn.model.errors import Unprocessable
+
+# What the specification of Standard Webhooks signs as an example.
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+SIGNED = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com",
+        "http://example.com:8080/hooks?a=1&b=%20",
+        "https://xn--bcher-kva.example/",
+        "https://[2606:4700::1111]:444/x",
+        "https://example.com/" + "a" * (2048 - 20),
+    ],
+)
+def test_a_plain_url_is_taken(url: str) -> None:
+    check_url(url, "on_success.url")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "example.com/x",
+        "//example.com/x",
+        "ftp://example.com/",
+        "file:///etc/passwd",
+        "gopher://example.com/",
+        "https://",
+        "https:///path",
+        "https://user@example.com/",
+        "https://user:s3cret@example.com/",
+        "https://@example.com/",
+        "https://example.com\\@evil.example/",
+        "https://example.com:0/",
+        "https://example.com:65536/",
+        "https://example.com:x/",
+        "https://[::1/",
+        "https://ex%61mple.com/",
+        "https://example.com/#part",
+        "https://example.com/a b",
+        "https://example.com/\r\nx-injected: 1",
+        "https://bücher.example/",
+        "https://example.com/" + "a" * 2029,
+    ],
+)
+def test_any_other_url_is_refused_by_its_field_and_not_repeated(url: str) -> None:
+    with pytest.raises(Unprocessable, match=re.escape("on_success.url")) as refused:
+        check_url(url, "on_success.url")
+    assert "s3cret" not in str(refused.value) + str(refused.value.details)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["", SECRET.removeprefix("whsec_"), "whsec_***", "whsec_c2hvcnQ=", SECRET + "=", "***"],
+)
+def test_a_secret_that_cannot_sign_is_refused_and_not_repeated(secret: str) -> None:
+    with pytest.raises(Unprocessable, match=re.escape("on_failure.secret")) as refused:
+        check_secret(secret, "on_failure.secret")
+    assert refused.value.details is not None
+    assert not secret or refused.value.details["received"] != secret
+
+
+def test_the_example_of_the_specification_is_signed_as_there() -> None:
+    check_secret(SECRET, "secret")
+    body = b'{"test": 2432232314}'
+    headers = callback.signed_headers(SECRET, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body)
+    assert headers == {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": SIGNED,
+    }
+    other = callback.signed_headers(SECRET, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265331, body)
+    assert other["webhook-signature"] != SIGNED
+
+
+PUBLIC = ["1.1.1.1", "93.184.215.14", "2606:4700::1111", "2a00:1450:4001::200e"]
+NOT_PUBLIC = [
+    "0.0.0.0",
+    "0.1.2.3",
+    "10.1.2.3",
+    "100.64.0.1",
+    "127.0.0.1",
+    "127.255.255.254",
+    "169.254.169.254",
+    "172.16.0.1",
+    "192.0.0.8",
+    "192.0.2.1",
+    "192.88.99.1",
+    "192.168.1.1",
+    "198.18.0.1",
+    "198.51.100.1",
+    "203.0.113.1",
+    "224.0.0.1",
+    "239.255.255.250",
+    "240.0.0.1",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "::127.0.0.1",
+    "::ffff:127.0.0.1",
+    "::ffff:1.1.1.1",
+    "::ffff:0:127.0.0.1",
+    "64:ff9b::7f00:1",
+    "64:ff9b::101:101",
+    "64:ff9b:1::7f00:1",
+    "100::1",
+    "2001::1",
+    "2001:db8::1",
+    "2002:7f00:1::",
+    "2002:101:101::1",
+    "3fff::1",
+    "5f00::1",
+    "fc00::1",
+    "fd00:ec2::254",
+    "fe80::1",
+    "fe80::1%2",
+    "fec0::1",
+    "ff02::1",
+    "ff0e::1",
+]
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_public_addresses_may_be_called(address: str) -> None:
+    assert is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize("address", NOT_PUBLIC)
+def test_no_other_address_may_be_called(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
+    assert not may_be_called(ipaddress.ip_address(address), ranges_of("203.0.112.0/24"))
+
+
+def test_an_operator_may_allow_ranges() -> None:
+    allowed = ranges_of("127.0.0.0/8, fd00::/8")
+    for address, may in (
+        ("127.0.0.1", True),
+        ("fd00::1", True),
+        ("10.0.0.1", False),
+        ("::ffff:127.0.0.1", False),
+        ("::1", False),
+    ):
+        assert may_be_called(ipaddress.ip_address(address), allowed) is may, address
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1/8", "localhost", "10.0.0.0/33", "10.0.0.0/8;::1"])
+def test_a_range_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="10\\.0\\.0\\.0/8, with commas"):
+        ranges_of(text)
+    assert ranges_of(" ") == []
