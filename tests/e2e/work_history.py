@@ -1,0 +1,311 @@
+"""Accepted work while a server was ill-treated: what clients were told of it, what handlers did and
+what the server has afterwards, and whether these three agree.
+
+Pure: a storm (storms.py) writes down what it sends, hears and sees handlers do, and at the end
+compares. Seconds are those of the machine's uptime, which no clock that is set can move.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from e2e.history import FINAL
+
+Record = dict[str, Any]
+GOOD = {"success", "cancelled"}
+RAN = {"success", "failed"}
+
+
+class Rule(StrEnum):
+    """What must not happen, as reports say it."""
+
+    LOST = "accepted and lost"
+    CHANGED = "changed"
+    TWICE = "run twice"
+    NOT_RUN = "ended without a run"
+    UNFINISHED = "never final"
+    CANCELLED = "cancelled and run"
+    DEAD_LETTER = "dead letters wrong"
+    REDRIVE_LOST = "redrives lost"
+    REDRIVE_DOUBLED = "redrives doubled"
+    TICK_LOST = "ticks lost"
+    TICK_DOUBLED = "ticks doubled"
+    COUNT = "counts wrong"
+
+
+@dataclass
+class Job:
+    """Work with a payload, `token`, that no other has. `sent`: how many requests asked for it.
+
+    `key`: the Idempotency-Key of each of them, where they had one. `accepted`: the ids of the
+    answers. `told`: final records that a client got. `cancelled`: when the answer to a request to
+    cancel was read, by the id; None: there was no answer.
+    """
+
+    token: str
+    function: str
+    key: str | None = None
+    sent: int = 0
+    accepted: set[str] = field(default_factory=set)
+    told: list[Record] = field(default_factory=list)
+    cancelled: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass
+class Redrive:
+    """A request to run dead letters again. `made`: the new ids; None: there was no answer."""
+
+    dead: list[str]
+    made: list[str] | None = None
+
+
+@dataclass
+class WorkHistory:
+    """`max_attempts`: of each function by its id. `schedules`: the names of those acknowledged."""
+
+    max_attempts: dict[str, int] = field(default_factory=dict)
+    jobs: list[Job] = field(default_factory=list)
+    redrives: list[Redrive] = field(default_factory=list)
+    schedules: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A handler that began, as it says itself. `deadline_ms` differs between attempts."""
+
+    invocation_id: str
+    deadline_ms: int
+    at_s: float
+    token: str
+
+
+@dataclass
+class Schedule:
+    """What the server says of a schedule. `ticks`: when each was due, and the id of what it made;
+    None: nothing. `missed`, `skipped`: how many were counted as such, and may be no tick.
+    """
+
+    interval_ms: int
+    next_due_ms: int
+    fired: int
+    missed: int
+    skipped: int
+    ticks: list[tuple[int, str | None]]
+
+
+@dataclass
+class WorkSeen:
+    """What the server has. `records`, `attempts` and `tokens` by the id of the invocation; the rest
+    by the id of the function and, of schedules, by the name. `tokens`: payloads of accepted work.
+    """
+
+    records: dict[str, Record]
+    tokens: dict[str, str]
+    attempts: dict[str, list[Record]]
+    dead_letters: dict[str, list[str]]
+    queues: dict[str, Record]
+    functions: dict[str, Record]
+    schedules: dict[str, Schedule]
+
+
+@dataclass
+class WorkVerdict:
+    """How often each rule was broken, and some examples."""
+
+    found: Counter[Rule] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.found
+
+    def note(self, rule: Rule, example: str) -> None:
+        self.found[rule] += 1
+        if self.found[rule] <= 10:
+            self.examples.append(f"{rule}: {example}")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{rule} {self.found[rule]}" for rule in Rule)
+
+
+def judge_work(history: WorkHistory, runs: Iterable[Run], seen: WorkSeen) -> WorkVerdict:
+    """Compares, once the server has had the time to end what it accepted."""
+    verdict = WorkVerdict()
+    runs_of: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        runs_of[run.invocation_id].append(run)
+    ids_of: dict[str, set[str]] = defaultdict(set)
+    for invocation_id, token in seen.tokens.items():
+        ids_of[token].add(invocation_id)
+    for ran in runs_of.values():
+        ids_of[ran[0].token].add(ran[0].invocation_id)
+    dead = {one for letters in seen.dead_letters.values() for one in letters}
+    asked = {one for redrive in history.redrives for one in redrive.dead}
+    for job in history.jobs:
+        _judge_job(job, ids_of[job.token] | job.accepted, asked, seen, verdict)
+        _judge_cancellations(job, runs_of, seen, verdict)
+    for invocation_id, record in seen.records.items():
+        most = history.max_attempts[record["function_id"]]
+        _judge_record(record, runs_of[invocation_id], seen, most, verdict)
+    for invocation_id in set(runs_of) - set(seen.records):
+        if runs_of[invocation_id]:
+            verdict.note(Rule.LOST, f"{invocation_id} has run and has no record")
+    _judge_dead_letters(dead, asked, seen, verdict)
+    _judge_redrives(history, dead, seen, verdict)
+    for name in history.schedules:
+        _judge_schedule(name, seen, verdict)
+    _judge_counts(history, seen, verdict)
+    return verdict
+
+
+def _judge_job(
+    job: Job, ids: set[str], asked: set[str], seen: WorkSeen, verdict: WorkVerdict
+) -> None:
+    """`ids`: of all with this payload. Each request made one at most, and each redrive of one made
+    exactly one.
+    """
+    for one in job.accepted - set(seen.records):
+        verdict.note(Rule.LOST, f"{job.token}: {one}")
+    again = len(ids & asked)
+    made = min(job.sent, 1) if job.key is not None else job.sent
+    if len(ids) > made + again:
+        rule = Rule.REDRIVE_DOUBLED if again else Rule.TWICE
+        verdict.note(rule, f"{job.token}, sent {job.sent}, redriven {again}: {sorted(ids)}")
+    letters = {one for some in seen.dead_letters.values() for one in some}
+    gone = (ids & asked & set(seen.records)) - letters
+    if gone and len(ids) < 1 + len(gone):
+        verdict.note(Rule.REDRIVE_LOST, f"{job.token}: {sorted(gone)} left nothing behind")
+    for told in job.told:
+        kept = seen.records.get(told["invocation_id"])
+        if kept is not None and kept != told:
+            verdict.note(Rule.CHANGED, f"{job.token} was told {told}, kept is {kept}")
+
+
+def _judge_cancellations(
+    job: Job, runs_of: dict[str, list[Run]], seen: WorkSeen, verdict: WorkVerdict
+) -> None:
+    for one, at_s in job.cancelled.items():
+        if at_s is None:
+            continue
+        late = [run for run in runs_of[one] if run.at_s > at_s]
+        if late:
+            verdict.note(Rule.CANCELLED, f"{one} cancelled at {at_s}, run at {late[0].at_s}")
+        record = seen.records.get(one)
+        if record is not None and record["status"] != "cancelled":
+            verdict.note(Rule.CHANGED, f"{one} was cancelled and is {record['status']}")
+
+
+def _judge_record(
+    record: Record, ran: list[Run], seen: WorkSeen, max_attempts: int, verdict: WorkVerdict
+) -> None:
+    """A run belongs to one attempt, and an attempt has one run at most."""
+    name, status = record["invocation_id"], record["status"]
+    token = seen.tokens.get(name)
+    if status not in FINAL:
+        verdict.note(Rule.UNFINISHED, f"{name} is {status}")
+    if token is None:  # no accepted work
+        if len(ran) > 1:
+            verdict.note(Rule.TWICE, f"{name} has no attempts and {len(ran)} runs")
+        return
+    attempts = seen.attempts.get(name, [])
+    if len(ran) > max(len(attempts), status == "cancelled") or len(ran) > max_attempts:
+        verdict.note(
+            Rule.TWICE, f"{name}: {len(attempts)} of {max_attempts} attempts, {len(ran)} runs"
+        )
+    if len({run.deadline_ms for run in ran}) < len(ran):
+        verdict.note(Rule.TWICE, f"{name}: two runs with one deadline")
+    if len(ran) < sum(one["status"] in RAN for one in attempts):
+        verdict.note(Rule.NOT_RUN, f"{name}: {attempts} and {len(ran)} runs")
+    if status == "success" and record["stdout"] != token:
+        verdict.note(Rule.CHANGED, f"{name} of {token} says {record['stdout']!r}")
+    numbers = [one["attempt"] for one in attempts]
+    if numbers != list(range(1, len(numbers) + 1)) or len(numbers) > max_attempts:
+        verdict.note(Rule.COUNT, f"{name}: attempts {numbers} of {max_attempts}")
+    if any(one["status"] in GOOD for one in attempts[:-1]):
+        verdict.note(Rule.TWICE, f"{name} went on after its end: {attempts}")
+    if status in RAN and (not attempts or attempts[-1]["status"] != status):
+        verdict.note(Rule.COUNT, f"{name} is {status} after {attempts}")
+
+
+def _judge_dead_letters(
+    dead: set[str], asked: set[str], seen: WorkSeen, verdict: WorkVerdict
+) -> None:
+    """What ended badly is a dead letter until somebody asks to have it run again."""
+    for one in seen.tokens:
+        record = seen.records.get(one)
+        if record is None or record["status"] not in FINAL:
+            continue
+        if record["status"] in GOOD and one in dead:
+            verdict.note(Rule.DEAD_LETTER, f"{one} is {record['status']} and a dead letter")
+        if record["status"] not in GOOD and one not in dead | asked:
+            verdict.note(Rule.DEAD_LETTER, f"{one} is {record['status']} and no dead letter")
+    for one in dead - set(seen.records):
+        verdict.note(Rule.DEAD_LETTER, f"{one} is a dead letter without a record")
+
+
+def _judge_redrives(
+    history: WorkHistory, dead: set[str], seen: WorkSeen, verdict: WorkVerdict
+) -> None:
+    made: Counter[str] = Counter()
+    for redrive in history.redrives:
+        if redrive.made is None:
+            continue
+        made.update(redrive.made)
+        for one in redrive.made:
+            if one not in seen.records:
+                verdict.note(Rule.REDRIVE_LOST, f"{one}, made of one of {redrive.dead}")
+        for one in dead & set(redrive.dead):
+            verdict.note(Rule.REDRIVE_LOST, f"{one} was run again and is still a dead letter")
+        if len(redrive.made) > len(set(redrive.dead)):
+            verdict.note(Rule.REDRIVE_DOUBLED, f"{redrive.dead} became {redrive.made}")
+    for one, times in made.items():
+        if times > 1:
+            verdict.note(Rule.REDRIVE_DOUBLED, f"{one} was made {times} times")
+
+
+def _judge_schedule(name: str, seen: WorkSeen, verdict: WorkVerdict) -> None:
+    """Every due time since the first is a tick, or counted as missed or skipped."""
+    schedule = seen.schedules.get(name)
+    if schedule is None:
+        verdict.note(Rule.TICK_LOST, f"the schedule {name} itself")
+        return
+    due = [at for at, _ in schedule.ticks]
+    made = [one for _, one in schedule.ticks if one is not None]
+    for at, times in Counter(due).items():
+        if times > 1:
+            verdict.note(Rule.TICK_DOUBLED, f"{name}: {times} at {at}")
+    for one, times in Counter(made).items():
+        if times > 1:
+            verdict.note(Rule.TICK_DOUBLED, f"{name}: {one} was made by {times}")
+    for one in made:
+        if one not in seen.records:
+            verdict.note(Rule.TICK_LOST, f"{name}: {one}")
+    if len(made) != schedule.fired:
+        rule = Rule.TICK_LOST if len(made) < schedule.fired else Rule.TICK_DOUBLED
+        verdict.note(rule, f"{name}: {len(made)} made work, {schedule.fired} are counted")
+    if not due:
+        return
+    due_times = (schedule.next_due_ms - min(due)) // schedule.interval_ms
+    counted = schedule.fired + schedule.missed + schedule.skipped
+    if counted != due_times:
+        rule = Rule.TICK_LOST if counted < due_times else Rule.TICK_DOUBLED
+        verdict.note(rule, f"{name}: {due_times} were due, {counted} are counted: {schedule}")
+
+
+def _judge_counts(history: WorkHistory, seen: WorkSeen, verdict: WorkVerdict) -> None:
+    kept = Counter(
+        record["function_id"] for record in seen.records.values() if record["status"] in FINAL
+    )
+    for function in history.max_attempts:
+        queue, letters = seen.queues[function], seen.dead_letters[function]
+        told = seen.functions[function]["invocation_count"]
+        if told != kept[function]:
+            verdict.note(Rule.COUNT, f"{function}: {told} invocations, {kept[function]} records")
+        if queue["dead_letters"] != len(letters) or len(set(letters)) != len(letters):
+            verdict.note(Rule.COUNT, f"{function}: {queue} with {len(letters)} dead letters")
+        if queue["queued"] or queue["delayed"] or queue["running"]:
+            verdict.note(Rule.UNFINISHED, f"{function}: {queue}")
