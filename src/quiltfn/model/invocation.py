@@ -139,11 +139,12 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     wrote. `timeline`: None until it is final, and of a call that ended with its server.
 
     `version`: the number of the version that ran; None in records of earlier releases, and until
-    accepted work is handed over. `attempt`: 1 for the first. `due_at`: when accepted work may
-    start. `parent_invocation_id`: the call that caused this one. `origin_invocation_id`: the call
-    that this one repeats. `output_order`: how its streams interleave, a JSON list of
-    [stream, bytes], oldest first; None: not known. `outcome`: of an attempt that is over, what
-    becomes of its work. It is in the journal and in no column: storing the record carries it out.
+    accepted work is handed over. `attempt`: 1 for the first; of a queued call, the one that comes
+    next. `due_at`: when accepted work may start. `parent_invocation_id`: the call that caused this
+    one. `origin_invocation_id`: the call that this one repeats. `output_order`: how its streams
+    interleave, a JSON list of [stream, bytes], oldest first; None: not known. `outcome`: of an
+    attempt that is over, what becomes of its work. It is in the journal and in no column: storing
+    the record carries it out.
     """
 
     invocation_id: str
@@ -182,7 +183,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
     def after_attempt(self) -> "Invocation":
         """The record of the call once this attempt is over: itself, or, where another attempt
-        follows, one that is queued again.
+        follows, one that is queued again, with the number of that attempt.
         """
         if self.outcome is None or self.outcome.retry_at_ms is None:
             return self
@@ -199,6 +200,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             stderr_dropped=0,
             timeline=None,
             output_order=None,
+            attempt=self.attempt + 1,
             due_at=self.outcome.retry_at_ms // 1000,
             outcome=None,
         )

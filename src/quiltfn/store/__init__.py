@@ -2,7 +2,8 @@
 
 `SqliteStore` holds functions and their versions; `SpoolJournal` keeps the records of calls without
 making a call wait for the database. The other classes each keep one kind of row in the same file:
-API keys, answers to idempotent requests, audit entries, operations, runtimes, images of tenants.
+API keys, answers to idempotent requests, audit entries, operations, runtimes, images of tenants,
+accepted work, policies of functions.
 """
 
 from quiltfn.store.audit import SqlAudit
@@ -10,15 +11,19 @@ from quiltfn.store.audit_retention import SqlAuditRetention
 from quiltfn.store.clock import SqlClockStore
 from quiltfn.store.directory import StoreBroken
 from quiltfn.store.idempotency import SqlIdempotencyStore
+from quiltfn.store.inputs import RecordKey
 from quiltfn.store.journal import SpoolJournal
 from quiltfn.store.keys import SqlKeys
 from quiltfn.store.operations import SqlOperations
+from quiltfn.store.policies import SqlPolicies
 from quiltfn.store.retention import SqlRetention
 from quiltfn.store.runtimes import SqlRuntimes, SqlTenantImages
 from quiltfn.store.sqlite import SqliteStore
 from quiltfn.store.vacuum import SqlDiskSpace
+from quiltfn.store.work import SqlWork
 
 __all__ = [
+    "RecordKey",
     "SpoolJournal",
     "SqlAudit",
     "SqlAuditRetention",
@@ -27,9 +32,11 @@ __all__ = [
     "SqlIdempotencyStore",
     "SqlKeys",
     "SqlOperations",
+    "SqlPolicies",
     "SqlRetention",
     "SqlRuntimes",
     "SqlTenantImages",
+    "SqlWork",
     "SqliteStore",
     "StoreBroken",
 ]

@@ -21,7 +21,7 @@ from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, 
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports import Clock, InvocationQuery, Page
-from quiltfn.store import records
+from quiltfn.store import records, work_recovery
 from quiltfn.store.database import Database, Work
 from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.disk_reserve import REFUSED, DiskFull
@@ -93,12 +93,13 @@ class SpoolJournal:
         except OSError as error:
             raise StoreBroken(f"The journal cannot be written: {error}.") from error
         try:
-            self._look_for_lost()
+            is_whole = self._look_for_lost()
             left = latest(record for one in (self._spool, self._other) for record in one.read())
             boot, now = self._boot, int(self._clock.unix())
 
             def work(connection: Connection) -> None:
                 records.upsert(connection, list(left.values()), boot.epoch - 1)
+                work_recovery.recover(connection, boot, now, is_spool_whole=is_whole)
                 records.interrupt(connection, boot, now)
 
             try:
@@ -197,7 +198,7 @@ class SpoolJournal:
     async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
         fresh = self._pending.get(invocation_id) or self._committing.get(invocation_id)
         if fresh is not None:
-            return fresh if fresh.function_id == function_id else None
+            return fresh.after_attempt() if fresh.function_id == function_id else None
         return await self._database.read(
             lambda connection: records.find(connection, function_id, invocation_id)
         )
@@ -208,7 +209,7 @@ class SpoolJournal:
         # in both, and none is in neither. A record in memory replaces its row, even if only the
         # row would match.
         fresh = {
-            record.invocation_id: record
+            record.invocation_id: record.after_attempt()
             for record in (*self._committing.values(), *self._pending.values())
             if record.function_id == query.function_id
         }
@@ -228,14 +229,21 @@ class SpoolJournal:
             last = items[-1].invocation_id
         return Page(items, to_cursor(last) if last else None)
 
-    def _look_for_lost(self) -> None:
+    def _look_for_lost(self) -> bool:
+        """Whether the segments have all that the last server wrote; a notice says what they lack.
+
+        A directory that no server was in has nothing, wherever the node has written before.
+        """
         directory = self._directory
+        is_whole = directory.note.word != ""
         for one, held in zip((self._spool, self._other), directory.note.spools, strict=True):
             if held == "+" and one.size == 0:
+                is_whole = False
                 directory.add_notice(
                     f"{one.path.name} held records when the last server ended, and is empty now: "
                     "some calls that were answered then have none"
                 )
+        return is_whole
 
     def _check_directory(self) -> None:
         """Raises `StoreUnavailable` if the files were deleted: what is written would be lost."""

@@ -38,3 +38,65 @@ DELETE FROM invocation WHERE invocation_id = :invocation_id;
 
 -- probe: learn whether the database takes a write
 UPDATE probe SET count = count + 1 WHERE id = 1;
+
+-- add_work: put accepted work into its queue
+INSERT INTO work (invocation_id, tenant_id, function_id, due_at_ms, expires_at_ms)
+VALUES (?, ?, ?, ?, ?);
+
+-- add_input: keep what a caller gave, unless its function is deleted
+INSERT INTO input (
+    invocation_id, tenant_id, function_id, payload, environment, timeout_seconds, version, caller,
+    may_write, traceparent, is_encrypted, size_bytes)
+SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM function WHERE id = ?)
+    ON CONFLICT (invocation_id) DO NOTHING;
+
+-- number_of_work: how much work of a function is not over
+SELECT number FROM work_count WHERE function_id = ?;
+
+-- number_claimed: how much of it is claimed
+SELECT count(*) FROM work WHERE function_id = ? AND epoch > 0;
+
+-- next_due: when the first of it that waits is due
+SELECT due_at_ms FROM work WHERE function_id = ? AND epoch = 0 ORDER BY due_at_ms LIMIT 1;
+
+-- too_old: of the first due work of a function, what is too old to be started
+SELECT invocation_id FROM (
+    SELECT invocation_id, expires_at_ms FROM work
+     WHERE function_id = :function_id AND epoch = 0 AND due_at_ms <= :now
+     ORDER BY due_at_ms, invocation_id LIMIT :most) AS first
+ WHERE expires_at_ms < :now;
+
+-- release_work: let claimed work wait again; its attempt does not count
+UPDATE work
+   SET node_id = '', epoch = 0, machine_boot_id = '', is_begun = FALSE, attempts = attempts - 1,
+       due_at_ms = coalesce(:due, due_at_ms)
+ WHERE invocation_id = :invocation_id AND node_id = :node AND epoch = :epoch;
+
+-- retry_work: let work wait for its next attempt, after the one with that number
+UPDATE work
+   SET node_id = '', epoch = 0, machine_boot_id = '', is_begun = FALSE, due_at_ms = ?
+ WHERE invocation_id = ? AND attempts = ?;
+
+-- remove_work: the work is over
+DELETE FROM work WHERE invocation_id = ?;
+
+-- add_attempt: an attempt is over
+INSERT INTO attempt (
+    invocation_id, attempt, status, started_at, ended_at, duration_ms, exit_code, error_message,
+    execution_node_id, cold_start, version)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- add_dead_letter: the work is given up
+INSERT INTO dead_letter (invocation_id, tenant_id, function_id, reason, died_at)
+VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- drop_old_dead_letters: keep the newest of a function
+DELETE FROM dead_letter
+ WHERE function_id = :function_id
+   AND invocation_id <= (SELECT invocation_id FROM dead_letter WHERE function_id = :function_id
+                          ORDER BY invocation_id DESC LIMIT 1 OFFSET :kept);
+
+-- add_delivery: something is to be sent
+INSERT INTO delivery (
+    id, tenant_id, function_id, invocation_id, policy_field, status, body, due_at_ms, expires_at_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;

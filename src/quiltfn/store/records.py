@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, exists, select
 
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.ports import InvocationQuery
-from quiltfn.store import tables
+from quiltfn.store import outcomes, tables
 from quiltfn.store.nodes import Boot
 from quiltfn.store.sql import SQL
 from quiltfn.store.usage import RECORD_BYTES
@@ -58,37 +58,51 @@ def upsert_new(connection: Connection, records: Sequence[Invocation], epoch: int
 
     Raises `NotAllNew` if one is, or its function is deleted; the caller must roll back then.
     """
-    if _write(connection, records, epoch) != len(records):
+    if write(connection, records, epoch) != len(records):
         raise NotAllNew
-    add_counters(connection, [record for record in records if record.status in FINAL])
+    add_counters(connection, [record for record in records if record.is_final])
+    outcomes.carry_out(connection, [record for record in records if record.outcome is not None])
 
 
 def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) -> None:
-    """Stores records of a boot, and adds those that become final to their functions' counters.
+    """Stores records of a boot, adds those that become final to their functions' counters, and
+    carries out what becomes of accepted work whose attempt is over.
 
-    Harmless when repeated: a record that is final in the database is neither changed nor counted
-    again, whether a commit was repeated, a segment was read again or an old segment came back
-    after a power cut.
+    Harmless when repeated: a record that is final in the database, or of an attempt that is over,
+    is neither changed nor counted again, whether a commit was repeated, a segment was read again or
+    an old segment came back after a power cut.
     """
     for start in range(0, len(records), STATEMENT_ROWS):
         some = records[start : start + STATEMENT_ROWS]
         ended = {record.invocation_id: record for record in some if record.status in FINAL}
         if ended:
-            ids = msgspec.json.encode(list(ended)).decode()
-            for known in connection.exec_driver_sql(SQL["final_among"], {"ids": ids}).scalars():
-                del ended[known]
-        _write(connection, some, epoch)
-        add_counters(connection, ended.values())
+            ids = tables.as_json(list(ended))
+            for known, status, attempt in connection.exec_driver_sql(
+                SQL["over_among"], {"ids": ids}
+            ):
+                if status in FINAL or attempt > ended[known].attempt:
+                    del ended[known]
+        write(connection, some, epoch)
+        add_counters(connection, [record for record in ended.values() if record.is_final])
+        decided = [record for record in ended.values() if record.outcome is not None]
+        outcomes.carry_out(connection, [one for one in decided if has_function(connection, one)])
 
 
-def _write(connection: Connection, records: Sequence[Invocation], epoch: int) -> int:
+def has_function(connection: Connection, record: Invocation) -> bool:
+    """Whether the record's function is there, and not deleted."""
+    found = connection.exec_driver_sql(SQL["has_function"], (record.function_id,))
+    return found.first() is not None
+
+
+def write(connection: Connection, records: Sequence[Invocation], epoch: int) -> int:
     """Writes the records that are not final in the database yet; returns how many it wrote."""
     # Without SQLAlchemy and by position, because this runs for every call.
     driver = connection.connection.driver_connection
     assert driver is not None
     written, at = 0, 0
     small = []
-    for record in records:
+    for ended in records:
+        record = ended if ended.outcome is None else ended.after_attempt()
         size = len(record.stdout) + len(record.stderr)
         if size <= LARGE_BYTES:
             small.append(record)
@@ -164,6 +178,14 @@ def interrupted(record: Invocation, now: int) -> Invocation:
         ended_at=max(now, record.started_at or 0),
         error_message=INTERRUPTED,
     )
+
+
+def among(connection: Connection, ids: Iterable[str]) -> dict[str, Invocation]:
+    """The records with these ids, without their output."""
+    columns = [one for one in tables.invocation.c if one.name not in tables.OUTPUT_COLUMNS]
+    query = select(*columns).where(tables.invocation.c.invocation_id.in_(list(ids)))
+    rows = connection.execute(query).mappings()
+    return {row["invocation_id"]: tables.read_invocation(row) for row in rows}
 
 
 def find(connection: Connection, function_id: str, invocation_id: str) -> Invocation | None:

@@ -27,10 +27,41 @@ SELECT *, :epoch, :record_bytes + length(stdout) + length(stderr) FROM record
        output_order = excluded.output_order, epoch = excluded.epoch, size_bytes = excluded.size_bytes
  WHERE invocation.status IN ('queued', 'running') AND invocation.attempt <= excluded.attempt;
 
--- final_among: those of the given ids (a JSON array) whose record is final already
-SELECT invocation_id FROM invocation
+-- over_among: those of the given ids (a JSON array) whose record is final already, or of a later
+-- attempt than the first
+SELECT invocation_id, status, attempt FROM invocation
  WHERE invocation_id IN (SELECT value FROM json_each(:ids))
-   AND status NOT IN ('queued', 'running');
+   AND (status NOT IN ('queued', 'running') OR attempt > 1);
+
+-- ids_among: those of the given ids (a JSON array) that have a record
+SELECT invocation_id FROM invocation WHERE invocation_id IN (SELECT value FROM json_each(:ids));
+
+-- claim_work: take the first due work of a function, so that nobody else can, until the inputs of it
+-- reach a size; with PostgreSQL the innermost SELECT is one FOR UPDATE SKIP LOCKED
+UPDATE work SET node_id = :node, epoch = :epoch, machine_boot_id = :machine, is_begun = :is_begun,
+       attempts = attempts + 1
+ WHERE invocation_id IN (
+    SELECT invocation_id FROM (
+        SELECT first.invocation_id, first.expires_at_ms,
+               sum(input.size_bytes) OVER (ORDER BY first.due_at_ms, first.invocation_id)
+               - input.size_bytes AS before
+          FROM (SELECT invocation_id, due_at_ms, expires_at_ms FROM work
+                 WHERE function_id = :function_id AND epoch = 0 AND due_at_ms <= :now
+                   AND EXISTS (SELECT 1 FROM function WHERE id = :function_id)
+                 ORDER BY due_at_ms, invocation_id LIMIT :most) AS first
+          JOIN input ON input.invocation_id = first.invocation_id)
+     WHERE before < :bytes AND expires_at_ms >= :now)
+RETURNING invocation_id, attempts, due_at_ms, expires_at_ms;
+
+-- forget_inputs: of calls that are over (a JSON array of ids), the inputs that their functions do
+-- not keep; a dead letter keeps its own
+DELETE FROM input
+ WHERE invocation_id IN (SELECT value FROM json_each(:ids))
+   AND EXISTS (SELECT 1 FROM function_policy
+                WHERE function_policy.function_id = input.function_id
+                  AND record_policy ->> 'keep_input' = 'none')
+   AND NOT EXISTS (SELECT 1 FROM dead_letter
+                    WHERE dead_letter.invocation_id = input.invocation_id);
 
 -- counters_of_left: what the running calls add up to that earlier boots of a node left. Left to
 -- itself SQLite groups along the other index and reads every record there is. The first condition on

@@ -1,5 +1,6 @@
 """The tables as the code uses them. `migrations/` makes them, and a test compares the two."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -308,8 +309,8 @@ operation = Table(
 
 # Accepted work that is not over. Its record is in `invocation`, what the caller gave in `input`.
 # `attempts`: how many were claimed so far. An epoch of 0: it waits; else the boot of a node that
-# has claimed it, and `is_begun` says whether its attempt counts as started even where no record
-# says so.
+# has claimed it, `machine_boot_id` the boot of its kernel, and `is_begun` says whether its attempt
+# counts as started even where no record says so.
 work = Table(
     "work",
     metadata,
@@ -320,19 +321,28 @@ work = Table(
     Column("expires_at_ms", BigInteger, nullable=False),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("is_begun", Boolean, nullable=False, server_default=text("0")),
+    Column("machine_boot_id", Text, nullable=False, server_default=text("''")),
     *owner(),
     Index(
         "work_due",
-        *("function_id", "due_at_ms"),
+        *("function_id", "due_at_ms", "invocation_id"),
         sqlite_where=text("epoch = 0"),
         postgresql_where=text("epoch = 0"),
     ),
     Index(
         "work_claimed",
-        "epoch",
+        *("function_id", "epoch"),
         sqlite_where=text("epoch > 0"),
         postgresql_where=text("epoch > 0"),
     ),
+)
+
+# How much work of a function is not over. Triggers update it.
+work_count = Table(
+    "work_count",
+    metadata,
+    Column("function_id", Text, primary_key=True),
+    Column("number", BigInteger, nullable=False),
 )
 
 # What callers gave, where it is kept. `environment` is JSON, and so is what `is_encrypted` hides.
@@ -518,6 +528,11 @@ def read_invocation(row: RowMapping) -> Invocation:
 def as_bytes(output: bytes | str) -> bytes:
     """An output stream, which may have been stored as text or as bytes."""
     return output.encode() if isinstance(output, str) else output
+
+
+def as_json(ids: Sequence[str]) -> str:
+    """Ids as the JSON array that some statements take."""
+    return msgspec.json.encode(ids).decode()
 
 
 def owned_by(boot: tuple[str, int, bool]) -> dict[str, Any]:

@@ -30,7 +30,8 @@ RECORD = Kind("record", "invocation")
 ANSWER = Kind("answer", "idempotent_answer", "length(body) > 0")
 AUDIT = Kind("audit", "audit")
 OPERATION = Kind("operation", "operation", "status != 'running'")
-KINDS = (RECORD, ANSWER, AUDIT, OPERATION)
+INPUT = Kind("input", "input")
+KINDS = (RECORD, ANSWER, AUDIT, OPERATION, INPUT)
 
 
 def of_tenant(connection: Connection, kind: Kind, tenant_id: str) -> int:

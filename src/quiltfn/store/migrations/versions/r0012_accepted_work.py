@@ -46,13 +46,15 @@ def make_queue() -> None:
         number("expires_at_ms", nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False, server_default=ZERO),
         sa.Column("is_begun", sa.Boolean, nullable=False, server_default=ZERO),
+        text("machine_boot_id", nullable=False, server_default=sa.text("''")),
         *owner(),
     )
     for name, columns, condition in (
-        ("work_due", ["function_id", "due_at_ms"], sa.text("epoch = 0")),
-        ("work_claimed", ["epoch"], sa.text("epoch > 0")),
+        ("work_due", ["function_id", "due_at_ms", "invocation_id"], sa.text("epoch = 0")),
+        ("work_claimed", ["function_id", "epoch"], sa.text("epoch > 0")),
     ):
         op.create_index(name, "work", columns, sqlite_where=condition, postgresql_where=condition)
+    count_work()
     op.create_table(
         "input",
         text("invocation_id", primary_key=True),
@@ -69,6 +71,37 @@ def make_queue() -> None:
         number("size_bytes", nullable=False),
     )
     op.create_index("input_of_tenant", "input", ["tenant_id", "invocation_id", "size_bytes"])
+    count_inputs()
+
+
+def count_work() -> None:
+    op.create_table(
+        "work_count", text("function_id", primary_key=True), number("number", nullable=False)
+    )
+    op.execute(
+        "CREATE TRIGGER work_added AFTER INSERT ON work BEGIN "
+        "INSERT INTO work_count VALUES (NEW.function_id, 1) "
+        "ON CONFLICT (function_id) DO UPDATE SET number = number + 1; END"
+    )
+    op.execute(
+        "CREATE TRIGGER work_removed AFTER DELETE ON work BEGIN "
+        "UPDATE work_count SET number = number - 1 WHERE function_id = OLD.function_id; END"
+    )
+
+
+def count_inputs() -> None:
+    """As the other kinds of `usage` are counted; an input never changes."""
+    op.execute(
+        "CREATE TRIGGER input_added AFTER INSERT ON input BEGIN "
+        "INSERT INTO usage VALUES ('input', NEW.tenant_id, NEW.size_bytes, 1) "
+        "ON CONFLICT (kind, tenant_id) DO UPDATE SET "
+        "bytes = bytes + excluded.bytes, number = number + 1; END"
+    )
+    op.execute(
+        "CREATE TRIGGER input_removed AFTER DELETE ON input BEGIN "
+        "UPDATE usage SET bytes = bytes - OLD.size_bytes, number = number - 1 "
+        "WHERE kind = 'input' AND tenant_id = OLD.tenant_id; END"
+    )
 
 
 def make_results() -> None:

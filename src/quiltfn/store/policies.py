@@ -1,0 +1,72 @@
+"""The policies of functions: a row for each function that has other ones than the defaults."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, exists, insert, select, update
+
+from quiltfn.model.errors import NotFound
+from quiltfn.model.work import AsyncPolicy, RecordPolicy
+from quiltfn.store import tables
+from quiltfn.store.database import Database
+
+T = TypeVar("T", bound=msgspec.Struct)
+row = tables.function_policy
+DEFAULT = AsyncPolicy()
+
+
+class SqlPolicies:
+    """`ports.work.PolicyStore` over a table of `database`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self) -> Sequence[tuple[str, AsyncPolicy | None, RecordPolicy | None]]:
+        """As the port says."""
+
+        def work(connection: Connection) -> list[tuple[str, Any, Any]]:
+            return [
+                (
+                    one.function_id,
+                    read(one.async_policy, AsyncPolicy),
+                    read(one.record_policy, RecordPolicy),
+                )
+                for one in connection.execute(select(row).order_by(row.c.function_id))
+            ]
+
+        return await self._database.read(work)
+
+    async def save_async(self, function_id: str, policy: AsyncPolicy | None) -> None:
+        """As the port says."""
+        await self._save(function_id, {"async_policy": stored(policy)})
+
+    async def save_record(self, function_id: str, policy: RecordPolicy | None) -> None:
+        """As the port says."""
+        await self._save(function_id, {"record_policy": stored(policy)})
+
+    async def _save(self, function_id: str, values: dict[str, Any]) -> None:
+        there = select(exists().where(tables.function.c.id == function_id))
+        change = update(row).where(row.c.function_id == function_id).values(values)
+
+        def work(connection: Connection) -> None:
+            if not connection.execute(there).scalar_one():
+                raise NotFound("the function was deleted")
+            if not connection.execute(change).rowcount:
+                connection.execute(insert(row), {"function_id": function_id} | values)
+
+        await self._database.write(work)
+
+
+def policy_of(connection: Connection, function_id: str) -> AsyncPolicy:
+    """How a function's accepted work is run."""
+    query = select(row.c.async_policy).where(row.c.function_id == function_id)
+    return read(connection.execute(query).scalar(), AsyncPolicy) or DEFAULT
+
+
+def stored(policy: msgspec.Struct | None) -> Any:
+    return None if policy is None else msgspec.to_builtins(policy)
+
+
+def read(value: Any, kind: type[T]) -> T | None:
+    return None if value is None else msgspec.convert(value, kind)

@@ -1,0 +1,464 @@
+"""The queue of accepted work, in the database.
+
+    accept ──▶ waits (epoch 0) ──claim──▶ claimed ──the journal stores the end──▶ gone, or waits
+                 ├──cancel, too old──▶ gone   └──release, a start (`work_recovery.py`)──▶ waits
+What many callers give at the same time is accepted in one transaction.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+from sqlalchemy import Connection, delete, func, select
+
+from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
+from quiltfn.model.errors import CapacityFull, NotFound, QuiltfnError
+from quiltfn.model.invocation import NEXT, CallEvent, Invocation, Status, WorkOutcome
+from quiltfn.model.retention import StorageLimit
+from quiltfn.model.state_machine import transition
+from quiltfn.model.work import outcome_of_expired
+from quiltfn.ports import Page
+from quiltfn.ports.work import (
+    AcceptedWork,
+    Attempt,
+    Claim,
+    ClaimedWork,
+    DeadLetter,
+    FunctionQueue,
+    Input,
+    QueueCounts,
+)
+from quiltfn.store import outcomes, records, tables, usage
+from quiltfn.store.database import Database
+from quiltfn.store.inputs import RecordKey, input_row, read_input, size_of
+from quiltfn.store.policies import policy_of
+from quiltfn.store.sql import SQL
+
+MACHINE_BOOT = Path("/proc/sys/kernel/random/boot_id")
+# One transaction accepts so much, and one claim takes so much into memory.
+ACCEPTED_AT_ONCE, AT_ONCE_MAX_BYTES = 500, 16 * 1024 * 1024
+ENDED_AT_ONCE = 200
+RETRY_AFTER_S = 5
+CANCELLED = "the call was cancelled before it was started"
+WAITED_TOO_LONG = "the call waited longer than max_age_seconds of its function's policy"
+NO_BOUND = StorageLimit()
+
+work, dead_letter = tables.work.c, tables.dead_letter.c
+Refusal = QuiltfnError | None
+
+
+class SqlWork:
+    """`ports.work.WorkStore` over tables of `database`. `bound`: the bytes of inputs."""
+
+    def __init__(
+        self, database: Database, bound: StorageLimit = NO_BOUND, key: RecordKey | None = None
+    ) -> None:
+        self._database, self._bound, self._key = database, bound, key
+        self._machine_boot = machine_boot_id()
+        self._arrived: list[tuple[AcceptedWork, asyncio.Future[None]]] = []
+        self._accepting: asyncio.Task[None] | None = None
+
+    async def accept(self, accepted: AcceptedWork) -> None:
+        """As the port says."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[None] = loop.create_future()
+        self._arrived.append((accepted, answer))
+        if self._accepting is None:
+            self._accepting = loop.create_task(self._accept_arrived())
+        await answer
+
+    async def _accept_arrived(self) -> None:
+        """Accepts what has come, and what comes meanwhile."""
+        try:
+            while self._arrived:
+                some, size = [], 0
+                for one in self._arrived[:ACCEPTED_AT_ONCE]:
+                    some.append(one)
+                    size += one[0].input.size_bytes
+                    if size >= AT_ONCE_MAX_BYTES:
+                        break
+                del self._arrived[: len(some)]
+                await self._accept_some(some)
+        finally:
+            self._accepting = None
+
+    async def _accept_some(self, some: list[tuple[AcceptedWork, asyncio.Future[None]]]) -> None:
+        accepted = [one for one, _ in some]
+        told: Sequence[Exception | None]
+        try:
+            told = await self._database.write(
+                lambda connection: self.accept_in(connection, accepted)
+            )
+        except Exception as error:
+            told = [error] * len(some)
+        for (_, answer), refusal in zip(some, told, strict=True):
+            if answer.done():  # Its caller has gone; the work stays accepted.
+                continue
+            if refusal is None:
+                answer.set_result(None)
+            else:
+                answer.set_exception(refusal)
+
+    def accept_in(self, connection: Connection, given: Sequence[AcceptedWork]) -> list[Refusal]:
+        """Accepts work in a transaction of the caller's. Returns for each piece why it was refused
+        (`CapacityFull` or `NotFound`), or None.
+        """
+        ids = tables.as_json([one.record.invocation_id for one in given])
+        known = set(connection.exec_driver_sql(SQL["ids_among"], {"ids": ids}).scalars())
+        room = _Room(connection, self._bound)
+        refusals: list[Refusal] = []
+        taken: dict[str, AcceptedWork] = {}
+        for one in given:
+            is_known = one.record.invocation_id in known or one.record.invocation_id in taken
+            refusal = None if is_known else room.take(one)
+            refusals.append(refusal)
+            if not is_known and refusal is None:
+                taken[one.record.invocation_id] = one
+        new = list(taken.values())
+        records.write(connection, [one.record for one in new], self._database.boot.epoch)
+        rows = [input_row(one.record, one.input, self._key) for one in new]
+        outcomes.many(connection, "add_input", rows)
+        outcomes.many(connection, "add_work", [work_row(one) for one in new])
+        return refusals
+
+    async def load(self) -> Sequence[FunctionQueue]:
+        """As the port says."""
+        function, count = tables.function.c, tables.work_count.c
+        counted = select(count.function_id, function.tenant_id, count.number).where(
+            count.function_id == function.id, count.number > 0
+        )
+
+        def read(connection: Connection) -> list[FunctionQueue]:
+            found = []
+            for function_id, tenant_id, number in connection.execute(counted).all():
+                waiting = number - scalar(connection, "number_claimed", function_id)
+                due = scalar(connection, "next_due", function_id)
+                if due is not None:
+                    found.append(
+                        FunctionQueue(
+                            function_id=function_id,
+                            tenant_id=tenant_id,
+                            waiting=waiting,
+                            next_due_ms=due,
+                        )
+                    )
+            return found
+
+        return await self._database.read(read)
+
+    async def claim(self, function_id: str, limit: int, now_ms: int, *, is_begun: bool) -> Claim:
+        """As the port says."""
+        ended: list[Invocation] = []
+        while True:  # As long as there is nothing but old work.
+            some = await self._database.write(
+                lambda connection: self._claim_some(
+                    connection, function_id, limit, now_ms, is_begun
+                )
+            )
+            ended += some.ended
+            if some.work or not some.ended:
+                return replace(some, ended=ended)
+
+    def _claim_some(
+        self, connection: Connection, function_id: str, limit: int, now_ms: int, is_begun: bool
+    ) -> Claim:
+        look = {"function_id": function_id, "now": now_ms, "most": limit + ENDED_AT_ONCE}
+        too_old = connection.exec_driver_sql(SQL["too_old"], look).scalars().all()
+        ended = self._end_old(connection, function_id, too_old, now_ms)
+        values = {
+            "node": self._database.boot.node_id,
+            "epoch": self._database.boot.epoch,
+            "machine": self._machine_boot,
+            "is_begun": is_begun,
+            "function_id": function_id,
+            "now": now_ms,
+            "most": limit,
+            "bytes": AT_ONCE_MAX_BYTES,
+        }
+        rows = connection.exec_driver_sql(SQL["claim_work"], values).mappings().all()
+        claimed, unreadable = self._read_claimed(connection, rows, now_ms)
+        ended += self._end(connection, unreadable)
+        return Claim(
+            work=sorted(claimed, key=lambda one: (one.due_at_ms, one.record.invocation_id)),
+            ended=ended,
+            next_due_ms=scalar(connection, "next_due", function_id),
+        )
+
+    def _read_claimed(
+        self, connection: Connection, rows: Sequence[Any], now_ms: int
+    ) -> tuple[list[ClaimedWork], list[Invocation]]:
+        """The work, and records of what cannot be run because its input cannot be decrypted: as a
+        dead letter it waits for the key.
+        """
+        ids = [row["invocation_id"] for row in rows]
+        found = records.among(connection, ids)
+        query = select(tables.input_table).where(tables.input_table.c.invocation_id.in_(ids))
+        given = {row["invocation_id"]: row for row in connection.execute(query).mappings()}
+        claimed, unreadable = [], []
+        for row in rows:
+            record = replace(found[row["invocation_id"]], attempt=row["attempts"])
+            try:
+                kept = read_input(given[record.invocation_id], self._key)
+            except QuiltfnError as error:
+                dead = WorkOutcome(dead_letter="attempts")
+                unreadable.append(never_begun(record, str(error), dead, now_ms // 1000))
+                continue
+            claimed.append(
+                ClaimedWork(
+                    record=record,
+                    input=kept,
+                    due_at_ms=row["due_at_ms"],
+                    expires_at_ms=row["expires_at_ms"],
+                )
+            )
+        return claimed, unreadable
+
+    def _end_old(
+        self, connection: Connection, function_id: str, ids: Sequence[str], now_ms: int
+    ) -> list[Invocation]:
+        if not ids:
+            return []
+        policy = policy_of(connection, function_id)
+        ended = []
+        for record in records.among(connection, ids).values():
+            # One message at most is sent about a call, so its own id serves.
+            decided = outcome_of_expired(policy, record.invocation_id)
+            ended.append(never_begun(record, WAITED_TOO_LONG, decided, now_ms // 1000))
+        return self._end(connection, ended)
+
+    def _end(self, connection: Connection, ended: list[Invocation]) -> list[Invocation]:
+        """Stores ends of work that was not begun."""
+        if ended:
+            records.write(connection, ended, self._database.boot.epoch)
+            records.add_counters(connection, ended)
+            outcomes.carry_out(connection, ended, is_attempt=False)
+        return ended
+
+    async def release(self, invocation_ids: Sequence[str], due_at_ms: int | None = None) -> None:
+        """As the port says."""
+        boot = self._database.boot
+        mine = {"node": boot.node_id, "epoch": boot.epoch, "due": due_at_ms}
+        rows = [{"invocation_id": one} | mine for one in invocation_ids]
+        if rows:
+            await self._database.write(
+                lambda connection: connection.exec_driver_sql(SQL["release_work"], rows).close()
+            )
+
+    async def cancel(self, function_id: str, invocation_id: str, now: int) -> Invocation | None:
+        """As the port says."""
+        this = (work.invocation_id == invocation_id, work.function_id == function_id)
+        waits = select(work.invocation_id).where(*this, work.epoch == 0)
+
+        def write(connection: Connection) -> Invocation | None:
+            if connection.execute(waits).first() is None:
+                return None
+            record = records.among(connection, [invocation_id])[invocation_id]
+            event = CallEvent.CANCELLED
+            ended = never_begun(record, CANCELLED, WorkOutcome(), now, event)
+            return self._end(connection, [ended])[0]
+
+        return await self._database.write(write, frees=True)
+
+    async def counts(self, function_id: str, now_ms: int) -> QueueCounts:
+        """As the port says."""
+        waits = (work.function_id == function_id, work.epoch == 0)
+        later = select(func.count()).where(*waits, work.due_at_ms > now_ms)
+        dead = select(func.count()).where(dead_letter.function_id == function_id)
+
+        def read(connection: Connection) -> QueueCounts:
+            running = scalar(connection, "number_claimed", function_id)
+            waiting = (scalar(connection, "number_of_work", function_id) or 0) - running
+            delayed = connection.execute(later).scalar_one()
+            first = scalar(connection, "next_due", function_id)
+            return QueueCounts(
+                queued=waiting - delayed,
+                delayed=delayed,
+                running=running,
+                dead_letters=connection.execute(dead).scalar_one(),
+                oldest_due_ms=first if first is not None and first <= now_ms else None,
+            )
+
+        return await self._database.read(read)
+
+    async def attempts(self, invocation_id: str) -> Sequence[Attempt]:
+        """As the port says."""
+        rows = select(tables.attempt).where(tables.attempt.c.invocation_id == invocation_id)
+        rows = rows.order_by(tables.attempt.c.attempt)
+        return await self._database.read(
+            lambda connection: [
+                tables.read(row, Attempt) for row in connection.execute(rows).mappings()
+            ]
+        )
+
+    async def input(self, invocation_id: str) -> Input | None:
+        """As the port says."""
+        query = select(tables.input_table).where(
+            tables.input_table.c.invocation_id == invocation_id
+        )
+        row = await self._database.read(
+            lambda connection: connection.execute(query).mappings().one_or_none()
+        )
+        return None if row is None else read_input(row, self._key)
+
+    async def keep_input(self, record: Invocation, kept: Input) -> None:
+        """As the port says."""
+        values = input_row(record, kept, self._key)
+
+        def write(connection: Connection) -> None:
+            if _Room(connection, self._bound).fits(record.tenant_id, size_of(kept)) is None:
+                outcomes.many(connection, "add_input", [values])
+
+        await self._database.write(write)
+
+    async def dead_letters(
+        self, function_id: str, limit: int, cursor: str | None
+    ) -> Page[DeadLetter]:
+        """As the port says."""
+        call, attempt = tables.invocation.c, tables.attempt.c
+        made = select(func.count()).where(attempt.invocation_id == dead_letter.invocation_id)
+        query = (
+            select(
+                *(dead_letter.invocation_id, dead_letter.reason, dead_letter.died_at, call.status),
+                made.scalar_subquery().label("attempts"),
+                *(call.error_message, call.source),
+            )
+            .where(
+                dead_letter.function_id == function_id,
+                dead_letter.invocation_id < from_cursor(cursor, AFTER_EVERY_ID),
+                call.invocation_id == dead_letter.invocation_id,
+            )
+            .order_by(dead_letter.invocation_id.desc())
+            .limit(limit + 1)
+        )
+        found = await self._database.read(
+            lambda connection: [
+                tables.read(row, DeadLetter) for row in connection.execute(query).mappings()
+            ]
+        )
+        items = found[:limit]
+        return Page(items, to_cursor(items[-1].invocation_id) if len(found) > limit else None)
+
+    async def redrive(
+        self, function_id: str, again: Sequence[tuple[str, AcceptedWork]]
+    ) -> Sequence[str]:
+        """As the port says."""
+
+        def write(connection: Connection) -> list[str]:
+            there = [one for dead_id, one in again if _take(connection, function_id, dead_id)]
+            for refusal in self.accept_in(connection, there):
+                if refusal is not None:
+                    raise refusal
+            outcomes.forget_inputs(connection, [dead_id for dead_id, _ in again])
+            return [one.record.invocation_id for one in there]
+
+        return await self._database.write(write)
+
+    async def drop_dead_letter(self, function_id: str, invocation_id: str) -> bool:
+        """As the port says."""
+
+        def write(connection: Connection) -> bool:
+            was_there = _take(connection, function_id, invocation_id)
+            if was_there:
+                outcomes.forget_inputs(connection, [invocation_id])
+            return was_there
+
+        return await self._database.write(write, frees=True)
+
+
+class _Room:
+    """How much more work may be accepted in a transaction."""
+
+    def __init__(self, connection: Connection, bound: StorageLimit) -> None:
+        self._connection, self._bound = connection, bound
+        self._waiting: dict[str, int | None] = {}
+        self._has: Counter[str] = Counter()
+        self._all = usage.of_all(connection, usage.INPUT)
+
+    def take(self, one: AcceptedWork) -> Refusal:
+        """Why it is refused; else it counts from now on."""
+        function_id, tenant_id = one.record.function_id, one.record.tenant_id
+        waiting = self._waiting_of(function_id)
+        if waiting is None:
+            return NotFound("the function was deleted")
+        if waiting >= one.max_queued:
+            return CapacityFull(
+                f"{waiting} calls of the function wait already, and at most {one.max_queued} may",
+                retry_after=RETRY_AFTER_S,
+            )
+        size = size_of(one.input)
+        refusal = self.fits(tenant_id, size)
+        if refusal is None:
+            self._waiting[function_id] = waiting + 1
+            self._has[tenant_id] += size
+            self._all += size
+        return refusal
+
+    def fits(self, tenant_id: str, size: int) -> Refusal:
+        """Why an input of that size is refused, or None."""
+        if tenant_id not in self._has:
+            self._has[tenant_id] = usage.of_tenant(self._connection, usage.INPUT, tenant_id)
+        if 0 < self._bound.tenant < self._has[tenant_id] + size:
+            return CapacityFull(
+                "the inputs of the tenant's calls take as many bytes as they may",
+                details={"limit_bytes": self._bound.tenant},
+                retry_after=RETRY_AFTER_S,
+            )
+        if 0 < self._bound.all < self._all + size:
+            return CapacityFull(
+                "the inputs of all calls take as many bytes as they may",
+                retry_after=RETRY_AFTER_S,
+            )
+        return None
+
+    def _waiting_of(self, function_id: str) -> int | None:
+        """How many calls of the function wait; None: it is deleted."""
+        if function_id not in self._waiting:
+            self._waiting[function_id] = None
+            if scalar(self._connection, "has_function", function_id) is not None:
+                number = scalar(self._connection, "number_of_work", function_id) or 0
+                claimed = scalar(self._connection, "number_claimed", function_id)
+                self._waiting[function_id] = number - claimed
+        return self._waiting[function_id]
+
+
+def work_row(one: AcceptedWork) -> tuple[Any, ...]:
+    """The values of `add_work`."""
+    record = one.record
+    whose = record.invocation_id, record.tenant_id, record.function_id
+    return *whose, one.due_at_ms, one.expires_at_ms
+
+
+def never_begun(
+    record: Invocation,
+    message: str,
+    decided: WorkOutcome,
+    now: int,
+    event: CallEvent = CallEvent.ERROR,
+) -> Invocation:
+    """The final record of queued work that is not begun any more."""
+    return replace(
+        record,
+        status=transition(NEXT, Status.QUEUED, event),
+        ended_at=now,
+        error_message=message,
+        outcome=decided,
+    )
+
+
+def machine_boot_id() -> str:
+    """Another one after each start of the machine's kernel."""
+    return MACHINE_BOOT.read_text().strip()
+
+
+def scalar(connection: Connection, statement: str, function_id: str) -> Any:
+    """The one value that a statement about a function gives; None where it gives none."""
+    return connection.exec_driver_sql(SQL[statement], (function_id,)).scalar()
+
+
+def _take(connection: Connection, function_id: str, invocation_id: str) -> bool:
+    """Removes a dead letter; returns whether it was there."""
+    this = (dead_letter.invocation_id == invocation_id, dead_letter.function_id == function_id)
+    return bool(connection.execute(delete(tables.dead_letter).where(*this)).rowcount)

@@ -1,0 +1,86 @@
+"""At a start: what becomes of work that earlier boots of this server had claimed.
+
+An attempt whose start the journal has is interrupted, and the function's policy says what follows.
+Work without such a record was not begun and waits again, if the journal's spool can have lost
+nothing: `kill -9` leaves it whole, a start of the machine may not. Otherwise nobody knows whether
+it was begun, and it counts as interrupted: so work with one attempt is never run twice.
+"""
+
+import random
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+from sqlalchemy import Connection, RowMapping, select
+
+from quiltfn.model.invocation import FINAL, Invocation, Status
+from quiltfn.model.work import outcome
+from quiltfn.store import outcomes, records, tables
+from quiltfn.store.nodes import Boot, of_earlier_boots
+from quiltfn.store.policies import policy_of
+from quiltfn.store.sql import SQL
+from quiltfn.store.work import machine_boot_id
+
+UNKNOWN = "the server ended, and whether the call was started then is not known"
+
+
+def recover(connection: Connection, boot: Boot, now: int, *, is_spool_whole: bool) -> None:
+    """Ends attempts and releases work, after the journal's records were stored.
+
+    `is_spool_whole`: no file of the journal was removed since the last server ended.
+    """
+    work = tables.work.c
+    mine = of_earlier_boots(boot, work.node_id, work.epoch)
+    rows = connection.execute(select(tables.work).where(work.epoch > 0, mine)).mappings().all()
+    for start in range(0, len(rows), records.STATEMENT_ROWS):
+        _recover_some(
+            connection, boot, now, rows[start : start + records.STATEMENT_ROWS], is_spool_whole
+        )
+
+
+def _recover_some(
+    connection: Connection, boot: Boot, now: int, rows: Sequence[RowMapping], is_spool_whole: bool
+) -> None:
+    machine = machine_boot_id()
+    found = records.among(connection, [row["invocation_id"] for row in rows])
+    over, waiting, ended = [], [], []
+    for row in rows:
+        record = found.get(row["invocation_id"])
+        is_known = is_spool_whole and row["machine_boot_id"] == machine and not row["is_begun"]
+        if record is None or record.status in FINAL:
+            over.append((row["invocation_id"],))
+        elif record.status is Status.QUEUED and is_known:
+            waiting.append(
+                {key: row[key] for key in ("invocation_id", "epoch")}
+                | {"node": row["node_id"], "due": None}
+            )
+        else:
+            ended.append(_interrupted(connection, row, record, now))
+    outcomes.many(connection, "remove_work", over)
+    if waiting:
+        connection.exec_driver_sql(SQL["release_work"], waiting)
+    records.upsert(connection, ended, boot.epoch)
+
+
+def _interrupted(
+    connection: Connection, row: RowMapping, record: Invocation, now: int
+) -> Invocation:
+    """The record of the attempt, with what its function's policy makes of it."""
+    is_running = record.status is Status.RUNNING
+    ended = replace(
+        record,
+        attempt=row["attempts"],
+        execution_node_id=row["node_id"],
+        status=Status.INTERRUPTED,
+        ended_at=max(now, record.started_at or 0),
+        error_message=records.INTERRUPTED if is_running else UNKNOWN,
+    )
+    policy = policy_of(connection, record.function_id)
+    decided = outcome(
+        policy,
+        ended,
+        now * 1000,
+        row["expires_at_ms"],
+        random.random(),
+        lambda: record.invocation_id,  # One message at most is sent about a call.
+    )
+    return replace(ended, outcome=decided)
