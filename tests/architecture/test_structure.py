@@ -45,7 +45,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "tokens": CORE | {"access"},
     "pool": CORE,
     "sandbox": CORE | {"guest"},
-    "store": CORE,
+    "store": CORE | {"ids"},
     "images": CORE,
     "launcher": {"guest"},
     "api": CORE | VERBS | {"wire"},

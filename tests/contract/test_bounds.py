@@ -54,6 +54,7 @@ SIZES = {
     f"+ max({HEADERS_BYTES}, length(headers)) + length(body)",
     "audit": "500 + length(credential) + length(request_id)",
     "operation": "500 + length(idempotency_key) + length(action_id)",
+    "input": "size_bytes",
 }
 NOW = 1_760_000_000
 OUTPUT = 1000

@@ -3,8 +3,6 @@ after each attempt. Nothing here asks a clock or does I/O.
 """
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 
@@ -91,34 +89,7 @@ def outcome(
     return WorkOutcome(dead_letter=dead, destination_id=new_id())
 
 
-def outcome_of_expired(policy: AsyncPolicy, new_id: str) -> WorkOutcome:
+def outcome_of_expired(policy: AsyncPolicy, new_id: Callable[[], str]) -> WorkOutcome:
     """What becomes of work that is too old to be started. `new_id`: as `outcome` says."""
-    is_sent = policy.on_failure is not None
-    return WorkOutcome(dead_letter=TOO_OLD, destination_id=new_id if is_sent else None)
-
-
-# The fields that the API shows of a call, in its order, and how much of an output a delivery has.
-SHOWN = (
-    *("invocation_id", "function_id", "function_name", "execution_node_id", "status"),
-    *("started_at", "ended_at", "duration_ms", "exit_code", "stdout", "stderr"),
-    *("error_message", "cold_start"),
-)
-DELIVERED_OUTPUT_MAX_BYTES = 64 * 1024
-
-
-def delivery_body(record: Invocation) -> bytes:
-    """What is sent to a destination about a final record: JSON after Standard Webhooks.
-
-    The first 64 KiB of each stream are sent; `truncated` says that one of them had more.
-    """
-    data: dict[str, Any] = {name: getattr(record, name) for name in SHOWN}
-    is_cut = False
-    for stream in ("stdout", "stderr"):
-        output: bytes = data[stream]
-        data[stream] = output[:DELIVERED_OUTPUT_MAX_BYTES].decode(errors="replace")
-        is_cut = is_cut or len(output) > DELIVERED_OUTPUT_MAX_BYTES
-    if is_cut:
-        data["truncated"] = True
-    at = datetime.fromtimestamp(record.ended_at or 0, UTC).isoformat().replace("+00:00", "Z")
-    kind = f"invocation.{record.status.value}"
-    return msgspec.json.encode({"type": kind, "timestamp": at, "data": data})
+    destination_id = None if policy.on_failure is None else new_id()
+    return WorkOutcome(dead_letter=TOO_OLD, destination_id=destination_id)

@@ -11,16 +11,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from quiltfn.model.invocation import Invocation, Status
-from quiltfn.model.work import delivery_body
+from quiltfn.model.delivery import delivery_of
+from quiltfn.model.invocation import Invocation
 from quiltfn.store import tables
 from quiltfn.store.sql import SQL
 
 # Of one function; beyond that the oldest are dropped.
 DEAD_LETTERS_KEPT = 10_000
-DAY_MS = 86_400_000
-# The status of a delivery that nobody has sent yet.
-WAITING = "waiting"
 
 
 def carry_out(
@@ -77,12 +74,10 @@ def dead_letter_row(record: Invocation) -> tuple[Any, ...]:
 
 
 def delivery_row(record: Invocation) -> tuple[Any, ...]:
-    assert record.outcome is not None
-    due = in_ms(record.ended_at) or 0
-    field = "on_success" if record.status is Status.SUCCESS else "on_failure"
+    one = delivery_of(record, in_ms(record.ended_at) or 0)
     return (
-        *(record.outcome.destination_id, record.tenant_id, record.function_id),
-        *(record.invocation_id, field, WAITING, delivery_body(record), due, due + DAY_MS),
+        *(one.id, one.tenant_id, one.function_id, one.invocation_id, one.policy_field),
+        *(one.status.value, one.body, one.due_at_ms, one.expires_at_ms),
     )
 
 

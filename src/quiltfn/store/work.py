@@ -14,6 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 from sqlalchemy import Connection, delete, func, select
 
+from quiltfn.ids import new_id
 from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import CapacityFull, NotFound, QuiltfnError
 from quiltfn.model.invocation import NEXT, CallEvent, Invocation, Status, WorkOutcome
@@ -224,8 +225,7 @@ class SqlWork:
         policy = policy_of(connection, function_id)
         ended = []
         for record in records.among(connection, ids).values():
-            # One message at most is sent about a call, so its own id serves.
-            decided = outcome_of_expired(policy, record.invocation_id)
+            decided = outcome_of_expired(policy, new_id)
             ended.append(never_begun(record, WAITED_TOO_LONG, decided, now_ms // 1000))
         return self._end(connection, ended)
 

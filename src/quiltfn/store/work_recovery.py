@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 from sqlalchemy import Connection, RowMapping, select
 
+from quiltfn.ids import continue_behind, new_id
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.work import outcome
 from quiltfn.store import outcomes, records, tables
@@ -31,6 +32,8 @@ def recover(connection: Connection, boot: Boot, now: int, *, is_spool_whole: boo
     work = tables.work.c
     mine = of_earlier_boots(boot, work.node_id, work.epoch)
     rows = connection.execute(select(tables.work).where(work.epoch > 0, mine)).mappings().all()
+    if rows:  # New ids may be needed, which must sort behind all others.
+        continue_behind(connection.exec_driver_sql(SQL["newest_id"]).scalar_one())
     for start in range(0, len(rows), records.STATEMENT_ROWS):
         _recover_some(
             connection, boot, now, rows[start : start + records.STATEMENT_ROWS], is_spool_whole
@@ -81,6 +84,6 @@ def _interrupted(
         now * 1000,
         row["expires_at_ms"],
         random.random(),
-        lambda: record.invocation_id,  # One message at most is sent about a call.
+        new_id,
     )
     return replace(ended, outcome=decided)
