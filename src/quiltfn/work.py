@@ -25,7 +25,7 @@ from quiltfn.model.errors import (
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import FINAL, Invocation, Source, Status
 from quiltfn.policies import Policies
-from quiltfn.ports import Clock, Journal, Page, Store
+from quiltfn.ports import Clock, Journal, LongOutput, Page, Store
 from quiltfn.ports.work import (
     AcceptedWork,
     Attempt,
@@ -74,6 +74,28 @@ class Waiters:
                 del self._events[invocation_id]
 
 
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """What asked for work. `parent_id`: the call that caused it. `origin_id`: the call that it
+    repeats. `invocation_id`: None for a new one.
+    """
+
+    source: Source = Source.ASYNC
+    parent_id: str | None = None
+    origin_id: str | None = None
+    invocation_id: str | None = None
+
+
+BY_CALLER = Cause()
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call is run again. `version`: None for the current one. `caller`: who asked."""
+
+    version: int | None
+    is_async: bool
+    caller: str
+
+
 class Redriven(msgspec.Struct, frozen=True, kw_only=True):
     """What a redrive did. `invocation_ids`: those of the new calls. `remaining`: dead letters."""
 
@@ -97,14 +119,7 @@ class Work:
     # Accepting -------------------------------------------------------------------------------
 
     async def accept(
-        self,
-        entry: Entry,
-        given: Input,
-        *,
-        due_at_ms: int | None = None,
-        source: Source = Source.ASYNC,
-        parent_id: str | None = None,
-        origin_id: str | None = None,
+        self, entry: Entry, given: Input, due_at_ms: int | None = None, cause: Cause = BY_CALLER
     ) -> Invocation:
         """Queues a call and returns its record, in status `queued`: both are on disk by then.
 
@@ -113,24 +128,17 @@ class Work:
         that was never deployed or is in error, `NotFound`, `ShuttingDown`, `StoreUnavailable` and
         `Unprocessable`; then nothing is queued.
         """
-        work = self.prepared(
-            entry, given, due_at_ms, source=source, parent_id=parent_id, origin_id=origin_id
-        )
+        work = self.prepared(entry, given, due_at_ms, cause)
         await self.store.accept(work)
         self.queue.arrived(entry.function.id, entry.function.tenant_id, work.due_at_ms)
         return work.record
 
     def prepared(
-        self,
-        entry: Entry,
-        given: Input,
-        due_at_ms: int | None = None,
-        *,
-        source: Source = Source.ASYNC,
-        parent_id: str | None = None,
-        origin_id: str | None = None,
+        self, entry: Entry, given: Input, due_at_ms: int | None = None, cause: Cause = BY_CALLER
     ) -> AcceptedWork:
-        """The work as `accept` hands it to the store; raises the refusals that need no store."""
+        """The work as `accept` hands it to the store, for those who store it in a transaction of
+        their own. Raises the refusals that need no store.
+        """
         function = entry.function
         if self.invoker.is_draining:
             raise ShuttingDown(retry_after=5)
@@ -144,16 +152,16 @@ class Work:
         now_ms = int(self.clock.unix() * 1000)
         due_ms = now_ms if due_at_ms is None else max(now_ms, due_at_ms)
         record = Invocation(
-            invocation_id=new_id(),
+            invocation_id=cause.invocation_id or new_id(),
             tenant_id=function.tenant_id,
             function_id=function.id,
             function_name=function.name,
             execution_node_id=self.invoker.node_id,
             status=Status.QUEUED,
-            source=source,
+            source=cause.source,
             due_at=due_ms // 1000,
-            parent_invocation_id=parent_id,
-            origin_invocation_id=origin_id,
+            parent_invocation_id=cause.parent_id,
+            origin_invocation_id=cause.origin_id,
         )
         return AcceptedWork(
             record=record,
@@ -234,18 +242,34 @@ class Work:
 
     # Running again ---------------------------------------------------------------------------
 
-    async def replayed(self, entry: Entry, invocation_id: str, version: int | None) -> Input:
-        """The kept input of a call, to be run on a version; None: the current one. Raises
-        `NotFound` where the function has no such version, or the input is not kept.
+    async def replay(
+        self, entry: Entry, origin_id: str, run: Replay, output: LongOutput
+    ) -> Invocation:
+        """Runs the kept input of a call again, under a new id. With `run.is_async` the record is
+        `queued`, else it is that of the end. Raises `NotFound` where the function has no such
+        version or the input is not kept, and as `accept` and `Invoker.invoke` do.
         """
-        _, given = await self.input(entry, invocation_id)
-        current = entry.version.number
-        if version is not None and version != current:
-            if await self.functions.version(entry.function.id, version) is None:
-                raise NotFound(f"the function has no version {version}")
-        else:
-            version = None
-        return msgspec.structs.replace(given, version=version)
+        _, given = await self.input(entry, origin_id)
+        version = None
+        if run.version is not None and run.version != entry.version.number:
+            version = await self.functions.version(entry.function.id, run.version)
+            if version is None:
+                raise NotFound(f"the function has no version {run.version}")
+        number = None if version is None else version.number
+        given = msgspec.structs.replace(given, version=number, caller=run.caller)
+        if run.is_async:
+            cause = Cause(source=Source.REPLAY, origin_id=origin_id)
+            return await self.accept(entry, given, cause=cause)
+        request = msgspec.structs.replace(
+            request_of(given),
+            version=version,
+            source=Source.REPLAY,
+            origin_invocation_id=origin_id,
+            long_output=output,
+        )
+        record = await self.invoker.invoke(entry, request)
+        await self.keep_input(record, given)
+        return record
 
     async def dead_letters(self, entry: Entry, limit: int, cursor: str | None) -> Page[DeadLetter]:
         """The function's work that was given up, newest first."""
@@ -285,7 +309,8 @@ class Work:
         for one in invocation_ids:
             given = await self.store.input(one)
             if given is not None:
-                work = self.prepared(entry, given, source=Source.REDRIVE, origin_id=one)
+                cause = Cause(source=Source.REDRIVE, origin_id=one)
+                work = self.prepared(entry, given, cause=cause)
                 again.append((one, work))
         if not again:
             return []
