@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import msgspec
 
@@ -30,19 +32,33 @@ from quiltfn.model.invocation import (
     Invocation,
     Status,
 )
+from quiltfn.model.output import OutputLog
 from quiltfn.model.overrides import check_overrides
 from quiltfn.model.state_machine import transition
 from quiltfn.model.version import Version, check_environment
 from quiltfn.observe import metrics
-from quiltfn.ports import Call, Clock, Journal, Lease, LongOutput, OutputSink, PendingLease, Pools
+from quiltfn.ports import Call, Clock, Journal, Lease, LongOutput, PendingLease, Pools
 
 MISTAKE = "the server made a mistake; its log has more"
 CANCELLED = "the call was cancelled"
 
 
+class RunningCall(msgspec.Struct, frozen=True):
+    """A call that its handler has: its record so far, and what it has written."""
+
+    record: Invocation
+    output: OutputLog
+
+
+# Is told of a call when its handler gets it. It must not raise or wait.
+Listener = Callable[[RunningCall], None]
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for. `timeout_seconds` None: the function's own. `may_write`: whether the
-    caller's scope is `write` or more; only then it may set any variable."""
+    caller's scope is `write` or more; only then it may set any variable. `invocation_id`: its id,
+    where the caller has made one. `on_start`: is told of this call.
+    """
 
     payload: bytes | None = None
     environment: dict[str, str] | None = None
@@ -50,7 +66,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
     may_write: bool = False
     long_output: LongOutput | None = None
-    output_sink: OutputSink | None = None
+    invocation_id: str | None = None
+    on_start: Listener | None = None
 
 
 class _CallState(msgspec.Struct):
@@ -67,6 +84,7 @@ class _CallState(msgspec.Struct):
     lease: PendingLease
     is_handed_over: bool = False
     running: Invocation | None = None
+    output: OutputLog | None = None
     cancelled: str | None = None
     on_end: asyncio.Future[Invocation | None] | None = None
 
@@ -85,6 +103,8 @@ class Invoker:
         # Each is told of every end of an attempt, once it is written, and of the end of work that
         # was never run. It must not raise or wait.
         self.on_closed: list[Callable[[Invocation], None]] = []
+        self._listeners: defaultdict[str, list[Listener]] = defaultdict(list)
+        self._background: set[asyncio.Task[None]] = set()
         self._draining = False
         self._idle = asyncio.Event()
 
@@ -115,7 +135,7 @@ class Invoker:
             raise not_callable(entry.function.state)
         check(entry.version, request)
         lease = self._pools.lease(entry.function.id)
-        call = _CallState(entry, request, new_id(), accepted, lease)
+        call = _CallState(entry, request, request.invocation_id or new_id(), accepted, lease)
         self._calls[call.invocation_id] = call
         record: Invocation | None = None
         try:
@@ -135,6 +155,8 @@ class Invoker:
             raise
         finally:
             del self._calls[call.invocation_id]
+            if call.output is not None:
+                call.output.close()
             if call.on_end is not None:
                 call.on_end.set_result(record)
             if self._draining and not self._calls:
@@ -163,6 +185,37 @@ class Invoker:
         elif call.running is not None:
             call.lease.end_call(ExitKind.CANCELLED, reason)
         return await asyncio.shield(call.on_end)
+
+    def running_call(self, function_id: str, invocation_id: str) -> RunningCall | None:
+        """The call of the function with this id, if its handler has it on this node."""
+        call = self._calls.get(invocation_id)
+        if call is None or call.entry.function.id != function_id:
+            return None
+        return _as_running(call)
+
+    def running_calls(self, function_id: str) -> Sequence[RunningCall]:
+        """The calls of the function that handlers have on this node."""
+        found = (
+            _as_running(it) for it in self._calls.values() if it.entry.function.id == function_id
+        )
+        return [one for one in found if one is not None]
+
+    def listen(self, function_id: str, listener: Listener) -> None:
+        """From now on `listener` is told of each call of the function on this node."""
+        self._listeners[function_id].append(listener)
+
+    def unlisten(self, function_id: str, listener: Listener) -> None:
+        self._listeners[function_id].remove(listener)
+        if not self._listeners[function_id]:
+            del self._listeners[function_id]
+
+    def _tell(self, call: _CallState) -> None:
+        running = _as_running(call)
+        if running is not None:
+            if call.request.on_start is not None:
+                call.request.on_start(running)
+            for listener in self._listeners.get(call.entry.function.id, ()):
+                listener(running)
 
     async def _failed(self, call: _CallState, error: Exception) -> None:
         """Records a call that ended with `error` instead of a result. Raises another error where
@@ -215,7 +268,9 @@ class Invoker:
         before = self._clock.now()
         self._journal.opened(record)
         recorded = self._clock.now() - before
-        call.is_handed_over, call.running = True, record
+        call.is_handed_over, call.running, call.output = True, record, OutputLog()
+        if self._listeners or call.request.on_start is not None:
+            self._tell(call)
         result = await lease.call(
             Call(
                 payload=call.request.payload,
@@ -223,7 +278,7 @@ class Invoker:
                 replaces_environment=bool(call.request.environment),
                 timeout_s=timeout,
                 long_output=call.request.long_output,
-                output_sink=call.request.output_sink,
+                output=call.output,
             )
         )
         took = self._clock.now() - started
@@ -242,7 +297,10 @@ class Invoker:
 
     def _record_mistake(self, call: _CallState, record: Invocation) -> None:
         """Ends the record of a call that failed because of a mistake in this server."""
-        result = CallResult(kind=ExitKind.SANDBOX_GONE, reason=MISTAKE)
+        stdout, stderr = call.output.take() if call.output is not None else (b"", b"")
+        result = CallResult(
+            kind=ExitKind.SANDBOX_GONE, reason=MISTAKE, stdout=stdout, stderr=stderr
+        )
         now = self._clock.unix()
         took_ms = max(0, math.ceil((now - (record.started_at or now)) * 1000))
         with contextlib.suppress(StoreUnavailable):
@@ -305,6 +363,23 @@ class Invoker:
         entry.counters.error_count += record.status is not Status.SUCCESS
         entry.counters.last_invoked_at = record.started_at or record.ended_at
 
+    def in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Does work that goes on if whoever asked for it goes away."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: "asyncio.Task[None]") -> None:
+        self._background.discard(task)
+        if not task.cancelled():
+            task.exception()  # marks it as seen: perhaps nobody is there any more to be told
+
+    async def aclose(self) -> None:
+        """Waits for what is in the background, once no call can run any more."""
+        if self._background:
+            await asyncio.wait(self._background)
+
     async def drain(self, timeout_s: float) -> None:
         """Refuses new calls and waits for those under way, at most `timeout_s` seconds."""
         self._draining = True
@@ -315,6 +390,12 @@ class Invoker:
                 await self._idle.wait()
         except TimeoutError:
             return
+
+
+def _as_running(call: _CallState) -> RunningCall | None:
+    if call.running is None or call.output is None:
+        return None
+    return RunningCall(call.running, call.output)
 
 
 def not_callable(state: FunctionState) -> QuiltfnError:

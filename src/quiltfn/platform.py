@@ -113,6 +113,8 @@ async def open_platform(
         memory = Memory(budget_mib=node.machine.memory_max_mib)
         stock = await stack.enter_async_context(sandboxes(memory))
         pools = pools_of(settings, stock, clock, memory)
+        invoker = Invoker(pools, journal, clock, node.machine.node_id)
+        stack.push_async_callback(invoker.aclose)
         stack.push_async_callback(pools.aclose)
         catalog = Catalog(settings.functions_max_bytes)
         tenant_images = await restored_tenant_images(settings, opened, clock)
@@ -134,7 +136,7 @@ async def open_platform(
             catalog=catalog,
             lifecycle=lifecycle,
             elasticity=elasticity,
-            invoker=Invoker(pools, journal, clock, node.machine.node_id),
+            invoker=invoker,
             pools=pools,
             warm_stock=stock,
             journal=journal,

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +11,14 @@ from contract.sandboxes import Kind
 from contract.stores import a_function, a_version, eventually
 from quiltfn.catalog import Entry
 from quiltfn.clock import SystemClock
-from quiltfn.invoke import Invoker, Request
+from quiltfn.invoke import Invoker, Request, RunningCall
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.limits import PoolLimits
+from quiltfn.model.output import OutputLog
 from quiltfn.pool.local import LocalPools
 from quiltfn.ports import FunctionCounters
 from quiltfn.store import SpoolJournal, SqliteStore
-
-READ_AT_ONCE = 256 * 1024  # by the event loop, of one connection
 
 
 class Server:
@@ -58,27 +57,6 @@ async def server(kind: Kind, tmp_path: Path) -> AsyncIterator[Server]:
         yield Server(pools, journal, store)
         await pools.aclose()
         await journal.aclose()
-
-
-class Sink:
-    """Takes pieces until it has `most` bytes, and more once a test empties it."""
-
-    def __init__(self, most: float = float("inf")) -> None:
-        self.most = most
-        self.taken = {"stdout": b"", "stderr": b""}
-        self.held = 0
-        self.ready: Callable[[], None] | None = None
-
-    def write(self, stream: str, data: bytes, ready: Callable[[], None]) -> bool:
-        self.taken[stream] += data
-        self.held += len(data)
-        self.ready = ready
-        return self.held < self.most
-
-    def empty(self) -> None:
-        self.held = 0
-        if self.ready is not None:
-            self.ready()
 
 
 async def test_a_call_is_ended_by_its_id_and_the_next_gets_its_place(server: Server) -> None:
@@ -130,59 +108,67 @@ async def test_cancelling_around_the_end_of_a_call_gives_one_end(
         assert await server.journal.get(entry.function.id, invocation_id) == ended
 
 
-async def test_output_reaches_the_sink_and_the_record(server: Server, kind: Kind) -> None:
-    entry, sink = await server.function(kind.long_output), Sink()
-    record = await server.call(entry, output_sink=sink)
+class Reader:
+    """Reads a running call's output, a piece whenever there is one."""
+
+    def __init__(self) -> None:
+        self.taken = {"stdout": b"", "stderr": b""}
+        self.log: OutputLog | None = None
+
+    def attach(self, running: RunningCall) -> None:
+        assert running.record.status is Status.RUNNING
+        self.log = running.output
+        self.log.watch(self.take)
+
+    def take(self) -> None:
+        assert self.log is not None
+        for stream, size in self.log.sizes.items():
+            self.taken[stream] += self.log.read(stream, len(self.taken[stream]), size)
+
+
+async def test_what_readers_see_is_what_the_record_has(server: Server, kind: Kind) -> None:
+    entry = await server.function(kind.long_output)
+    readers = [Reader(), Reader()]
+    server.invoker.listen(entry.function.id, readers[0].attach)
+    record = await server.call(entry, on_start=readers[1].attach)
     assert record.status is Status.SUCCESS
-    assert sink.taken == {"stdout": record.stdout, "stderr": record.stderr}
     assert len(record.stdout) > 6_000_000
+    for reader in readers:
+        assert reader.taken == {"stdout": record.stdout, "stderr": record.stderr}
+        assert reader.log is not None
+        assert reader.log.is_closed
+        assert set(reader.log.sizes.values()) == {0}, "a closed log holds bytes"
+    server.invoker.unlisten(entry.function.id, readers[0].attach)
+    assert not server.invoker._listeners
 
 
-async def test_a_slow_sink_holds_the_handler_up_and_no_other_call(
-    server: Server, kind: Kind
-) -> None:
-    slow, sink = await server.function(kind.long_output), Sink(most=65_536)
-    other = await server.function("echo hello")
-    call = server.call(slow, output_sink=sink)
-
-    async def is_full() -> bool:
-        await asyncio.sleep(0.002)
-        return sink.held >= 65_536
-
-    await eventually(is_full)
-    await asyncio.sleep(0.1)
-    assert sink.held <= 65_536 + 2 * READ_AT_ONCE
-    assert not call.done()
-    assert (await server.call(other)).status is Status.SUCCESS
-    while not call.done():
-        sink.empty()
-        await asyncio.sleep(0)
-    record = await call
-    assert (record.status, sink.taken["stdout"]) == (Status.SUCCESS, record.stdout)
+async def test_a_call_that_nobody_follows_is_found_by_its_id(server: Server) -> None:
+    entry = await server.function("sleep 20")
+    call = server.call(entry)
+    (one,) = await server.until_running(1)
+    running = server.invoker.running_call(entry.function.id, one)
+    assert running is not None
+    assert running.record.invocation_id == one
+    assert server.invoker.running_call("another", one) is None
+    assert [it.record for it in server.invoker.running_calls(entry.function.id)] == [running.record]
+    await server.invoker.cancel(entry.function.id, one)
+    await call
+    assert running.output.is_closed
+    assert server.invoker.running_call(entry.function.id, one) is None
 
 
-async def test_a_sink_that_stays_full_keeps_no_call_from_its_deadline(
-    server: Server, kind: Kind
-) -> None:
-    entry, sink = await server.function(kind.long_output), Sink(most=1)
-    record = await server.call(entry, output_sink=sink, timeout_seconds=1)
-    assert record.status is Status.TIMEOUT
-    taken = len(sink.taken["stdout"])
-    sink.empty()
-    assert (await server.call(entry)).status is Status.SUCCESS
-    assert len(sink.taken["stdout"]) == taken
-
-
-async def test_a_call_with_a_full_sink_can_be_cancelled(server: Server, kind: Kind) -> None:
-    entry, sink = await server.function(kind.long_output), Sink(most=1)
-    call = server.call(entry, output_sink=sink)
-
-    async def is_full() -> bool:
-        await asyncio.sleep(0.002)
-        return sink.held > 0
-
-    await eventually(is_full)
-    (invocation_id,) = await server.until_running(1)
-    record = await server.invoker.cancel(entry.function.id, invocation_id)
-    assert record is not None
-    assert (await call).status is record.status is Status.CANCELLED
+async def test_the_output_of_a_record_is_read_by_parts(server: Server, kind: Kind) -> None:
+    entry = await server.function(kind.long_output)
+    record = await server.call(entry)
+    ids = (entry.function.id, record.invocation_id)
+    for _ in range(2):  # from memory, and from the database
+        outline = await server.journal.outline(*ids)
+        assert outline is not None
+        assert outline.sizes == {"stdout": len(record.stdout), "stderr": 0}
+        assert (outline.record.status, outline.record.stdout) == (Status.SUCCESS, b"")
+        part = await server.journal.read_output(*ids, "stdout", 6_000_000, 65_536)
+        assert part == record.stdout[6_000_000:6_065_536]
+        assert await server.journal.read_output(*ids, "stdout", 10**9, 10) == b""
+        assert await server.journal.read_output(*ids, "stderr", 0, 10) == b""
+        assert await server.journal.outline("another", record.invocation_id) is None
+        await server.journal.synced()

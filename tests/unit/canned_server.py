@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -133,6 +134,10 @@ class Canned:
             raise OSError(str(error) or type(error).__name__) from error
         headers = {name.lower(): value for name, value in given.headers.items()}
         return HttpResponse(status=given.status_code, headers=headers, content=given.content)
+
+    def open(self, request: HttpRequest) -> tuple[HttpResponse, Generator[bytes, None, None]]:
+        whole = self.exchange(request)
+        return replace(whole, content=b""), (one for one in [whole.content] if one)
 
     def close(self) -> None:
         pass

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from quiltfn.guest import wire
-from quiltfn.model.invocation import CallResult
+from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.ports import Call
 from quiltfn.sandbox.guest import MIB, SHORT_OUTPUT_BYTES, GuestSandbox
 from unit.test_wire import as_guest
@@ -50,21 +50,8 @@ class Room:
         return self.has_room
 
 
-class Sink:
-    """`ports.OutputSink` that is full after every piece."""
-
-    def __init__(self) -> None:
-        self.taken: list[bytes] = []
-        self.ready: Callable[[], None] = lambda: None
-
-    def write(self, _stream: str, data: bytes, ready: Callable[[], None]) -> bool:
-        self.taken.append(data)
-        self.ready = ready
-        return False
-
-
 async def called(
-    room: Room | None = None, sink: Sink | None = None
+    room: Room | None = None,
 ) -> tuple[GuestSandbox, Transport, asyncio.Future[CallResult]]:
     sandbox, transport = GuestSandbox("one", -1, cast("Any", None)), Transport()
     sandbox.connection_made(cast("Any", transport))
@@ -74,7 +61,6 @@ async def called(
         replaces_environment=False,
         timeout_s=60,
         long_output=room,
-        output_sink=sink,
     )
     running = asyncio.ensure_future(sandbox.call(call))
     await asyncio.sleep(0)
@@ -113,59 +99,30 @@ async def test_a_call_that_ended_without_room_leaves_an_instance_that_is_heard(p
     assert sandbox.is_clean
 
 
-async def test_nothing_is_read_until_a_full_sink_is_ready() -> None:
-    sink = Sink()
-    sandbox, transport, running = await called(sink=sink)
-    sandbox.data_received(as_guest(PIECE))
-    assert not transport.is_reading
-    sink.ready()
-    assert transport.is_reading
+async def test_what_came_is_in_the_log_while_the_call_runs_and_in_its_result() -> None:
+    sandbox, _, running = await called()
+    log = sandbox._output
+    assert log is not None
+    seen: list[dict[str, int]] = []
+    log.watch(lambda: seen.append(dict(log.sizes)))
+    pieces = [
+        wire.Output(1, "stdout", b"one "),
+        wire.Output(1, "stderr", b"and "),
+        wire.Result(1, "stdout", b"two"),
+    ]
+    for piece in pieces:
+        sandbox.data_received(as_guest(piece))
+    assert seen[-1] == {"stdout": 7, "stderr": 4}
     sandbox.data_received(as_guest(END))
-    assert sink.taken == [(await running).stdout]
+    result = await running
+    assert (result.stdout, result.stderr) == (b"one two", b"and ")
+    assert result.output_order == '[["stdout",4],["stderr",4],["stdout",3]]'
+    assert sandbox._output is None
 
 
-async def test_reading_goes_on_once_there_is_room_and_the_sink_is_ready() -> None:
-    room, sink = Room(has_room=False), Sink()
-    sandbox, transport, running = await called(room, sink)
-    sandbox.data_received(as_guest(PIECE) * 5)
-    room.ready()
-    assert not transport.is_reading
-    sink.ready()
-    assert transport.is_reading
-    sandbox.data_received(as_guest(PIECE) * 5)
-    sink.ready()
-    assert not transport.is_reading
-    room.ready()
-    assert transport.is_reading
-    running.cancel()
-
-
-async def test_a_sink_that_is_ready_late_does_not_go_on_for_the_next_call() -> None:
-    sink, next_sink = Sink(), Sink()
-    sandbox, transport, running = await called(sink=sink)
-    sandbox.data_received(as_guest(PIECE) + as_guest(END) + as_guest(wire.Clean(1)))
-    await running
-    assert transport.is_reading
-    call = Call(
-        payload=None,
-        environment={},
-        replaces_environment=False,
-        timeout_s=60,
-        output_sink=next_sink,
-    )
-    following = asyncio.ensure_future(sandbox.call(call))
-    await asyncio.sleep(0)
-    sandbox.data_received(as_guest(wire.Output(2, "stdout", b"x")))
-    sink.ready()
-    assert not transport.is_reading
-    next_sink.ready()
-    assert transport.is_reading
-    following.cancel()
-
-
-async def test_a_result_is_no_output_and_does_not_reach_the_sink() -> None:
-    sink = Sink()
-    sandbox, _, running = await called(sink=sink)
-    sandbox.data_received(as_guest(wire.Result(1, "stdout", b"42")) + as_guest(END))
-    assert (await running).stdout == b"42"
-    assert sink.taken == []
+async def test_a_call_that_is_ended_from_outside_keeps_what_has_come() -> None:
+    sandbox, _, running = await called()
+    sandbox.data_received(as_guest(wire.Output(1, "stdout", b"so far")))
+    assert sandbox.end_call(ExitKind.CANCELLED, "enough")
+    result = await running
+    assert (result.kind, result.stdout) == (ExitKind.CANCELLED, b"so far")

@@ -120,6 +120,22 @@ CALLS: list[tuple[Call, str, str]] = [
     ),
     (lambda at: at.functions.list_versions(ID).first(), "GET", f"{BASE}/{ID}/versions"),
     (lambda at: at.functions.rollback(ID, 1), "POST", f"{BASE}/{ID}/rollback"),
+    (
+        lambda at: at.functions.get_invocation_logs(ID, "i1", stream="stderr", tail=5),
+        "GET",
+        f"{BASE}/{ID}/invocations/i1/logs?stream=stderr&tail=5",
+    ),
+    (
+        lambda at: list(at.functions.follow_invocation_logs(ID, "i1", after="3-0")),
+        "GET",
+        f"{BASE}/{ID}/invocations/i1/logs?follow=true&offset=3-0",
+    ),
+    (
+        lambda at: list(at.functions.follow_logs(ID)),
+        "GET",
+        f"{BASE}/{ID}/logs?follow=true",
+    ),
+    (lambda at: list(at.functions.stream("hello")), "POST", f"{BASE}/invoke/hello"),
     (lambda at: at.functions.get_pool(ID), "GET", f"{BASE}/{ID}/pool"),
     (lambda at: at.functions.get_egress(ID), "GET", f"{BASE}/{ID}/egress"),
     (lambda at: at.functions.get_pool_stats(), "GET", f"{BASE}/pool/stats"),

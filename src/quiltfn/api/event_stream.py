@@ -7,14 +7,15 @@ A route that answers with a stream does this:
         ...  # what may still be refused
         return stream.response(events_of(…))
 
-`events_of` is an async generator of whole events, as `event` makes them. It is asked for the next
-one only when the client has taken most of those before, and it is closed when the client is gone.
+`events_of` is an async generator of events as `event` makes them, or of parts of them. It is asked
+for the next one only when the client has taken most of those before, and it is closed when the
+client is gone.
 """
 
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from quiltfn.api.guards import check_connection
@@ -51,7 +52,10 @@ def wants_events(headers: Headers) -> bool:
     """Whether Accept names the type of event streams; a `*/*` does not."""
     if "accept" not in headers:
         return False
-    for one in ",".join(headers.getlist("accept")).lower().split(","):
+    given = ",".join(headers.getlist("accept")).lower()
+    if EVENT_STREAM not in given:
+        return False
+    for one in given.split(","):
         kind, *parameters = (part.strip() for part in one.split(";"))
         if kind == EVENT_STREAM:
             return not any(part in ("q=0", "q=0.0", "q=0.00", "q=0.000") for part in parameters)
@@ -110,16 +114,24 @@ class EventStream:
         self._slots, self._tenant_id = slots, tenant_id
         self._events: Events | None = None
         self._next: asyncio.Task[bytes] | None = None
+        self._on_close: Callable[[], None] | None = None
+        self._is_within = False  # whether the last chunk was a part of an event
         self._is_ended = self._is_free = False
         slots.take(tenant_id)
 
     def response(
-        self, events: Events, headers: Iterable[Header] = (), *, is_endless: bool = False
+        self,
+        events: Events,
+        headers: Iterable[Header] = (),
+        *,
+        is_endless: bool = False,
+        on_close: Callable[[], None] | None = None,
     ) -> Response:
         """The response that streams `events`. `is_endless`: they come for as long as the client
-        stays, so the end of the server has to end them.
+        stays, so the end of the server has to end them. `on_close`: is called once it is over,
+        also if the client left before it began.
         """
-        self._events = events
+        self._events, self._on_close = events, on_close
         if is_endless:
             self._slots.note(self, is_open=True)
         return Response(headers=[*headers, *HEADERS], body=self)
@@ -139,7 +151,7 @@ class EventStream:
             raise StopAsyncIteration
         if self._next is None:
             self._next = asyncio.ensure_future(_next_of(self._events))
-        await asyncio.wait({self._next}, timeout=HEARTBEAT_S)
+        await asyncio.wait({self._next}, timeout=None if self._is_within else HEARTBEAT_S)
         if not self._next.done():
             return HEARTBEAT
         task, self._next = self._next, None
@@ -148,6 +160,7 @@ class EventStream:
         chunk = task.result()
         if not chunk:
             raise StopAsyncIteration
+        self._is_within = not chunk.endswith(b"\n\n")
         return chunk
 
     def end(self) -> None:
@@ -175,6 +188,8 @@ class EventStream:
             self._is_free = True
             self._slots.note(self, is_open=False)
             self._slots.release(self._tenant_id)
+            if self._on_close is not None:
+                self._on_close()
 
 
 async def _next_of(events: Events) -> bytes:

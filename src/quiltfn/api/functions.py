@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from quiltfn import wire
 from quiltfn.admission import Admission
-from quiltfn.api import pages, parse, shapes
+from quiltfn.api import event_stream, pages, parse, shapes
 from quiltfn.api.budgets import CallOutputBudget
 from quiltfn.api.byte_range import part_of
-from quiltfn.api.response import Header, Response, json_response
+from quiltfn.api.live_call import cancelled_if_lost, stream_call
+from quiltfn.api.logs import truncated
+from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.api.text_size import text_size
 from quiltfn.catalog import Entry
+from quiltfn.ids import new_id
 from quiltfn.invoke import Invoker, Request
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.access import Scope
@@ -20,12 +23,12 @@ from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import CapacityFull, NotFound, PreconditionFailed, Unprocessable
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import FINAL, Invocation, Status
+from quiltfn.model.output import STREAMS
 from quiltfn.model.pool import sum_counts
 from quiltfn.ports import InvocationQuery, Journal, Pools
 
 PAGE_MAX = 1000
 INVOCATIONS_DEFAULT = 50
-STREAMS = ("stdout", "stderr")
 OCTETS = "application/octet-stream"
 OUTPUTS = ("full", "none")
 # The response to a call with more output than this is a long one.
@@ -148,7 +151,11 @@ def invoke_function_by_name(context: RequestContext[FunctionServices]) -> Awaita
     return _invoke(context, entry)
 
 
-def _request(context: RequestContext[FunctionServices], output: CallOutputBudget) -> Request:
+def _request(
+    context: RequestContext[FunctionServices],
+    output: CallOutputBudget,
+    invocation_id: str | None = None,
+) -> Request:
     """The call that the body describes. The body is not kept, because the call may wait long."""
     body, context.body = context.body or wire.NewInvocation(), None
     return Request(
@@ -158,6 +165,7 @@ def _request(context: RequestContext[FunctionServices], output: CallOutputBudget
         traceparent=context.headers.get("traceparent"),
         may_write=_sees_values(context),
         long_output=output,
+        invocation_id=invocation_id,
     )
 
 
@@ -165,11 +173,16 @@ async def _invoke(context: RequestContext[FunctionServices], entry: Entry) -> Re
     services = context.services
     tenant_id = context.tenant_id
     output = CallOutputBudget(services.budgets.outputs, tenant_id)
+    if event_stream.wants_events(context.headers):
+        return await stream_call(context, entry, _request(context, output, new_id()), output)
     with services.admission.call(tenant_id), output:
-        record = await services.invoker.invoke(entry, _request(context, output))
+        if "x-on-disconnect" in context.headers:
+            record = await _invoke_for_client(context, entry, output)
+        else:
+            record = await services.invoker.invoke(entry, _request(context, output))
         headers = [("x-invocation-id", record.invocation_id)]
         if record.stdout_dropped or record.stderr_dropped:
-            headers += _truncated(record)
+            headers += truncated(record)
         if record.timeline is not None:
             headers.append(("server-timing", record.timeline.server_timing()))
         if len(record.stdout) + len(record.stderr) <= LONG_OUTPUT_BYTES:
@@ -181,6 +194,15 @@ async def _invoke(context: RequestContext[FunctionServices], entry: Entry) -> Re
         except CapacityFull as error:
             error.with_record(record.invocation_id, executed=True)
             raise
+
+
+async def _invoke_for_client(
+    context: RequestContext[FunctionServices], entry: Entry, output: CallOutputBudget
+) -> Invocation:
+    """A call that ends when its client goes away, if the client has asked for that."""
+    request = _request(context, output, new_id())
+    async with cancelled_if_lost(context, entry, request):
+        return await context.services.invoker.invoke(entry, request)
 
 
 async def list_invocations(context: RequestContext[FunctionServices]) -> Response:
@@ -215,7 +237,7 @@ async def get_invocation(context: RequestContext[FunctionServices]) -> Response:
     """Show the record of one call."""
     async with pages.reserved(context):
         record = await _record(context)
-        return json_response(shapes.invocation(record), headers=_truncated(record))
+        return json_response(shapes.invocation(record), headers=truncated(record))
 
 
 async def get_invocation_output(context: RequestContext[FunctionServices]) -> Response:
@@ -230,7 +252,7 @@ async def get_invocation_output(context: RequestContext[FunctionServices]) -> Re
         whole: bytes = getattr(record, stream)
         # There are no validators, so no If-Range can match, and then the whole body is sent.
         wanted = None if "if-range" in context.headers else context.headers.get("range")
-        headers = [("accept-ranges", "bytes"), ("content-type", OCTETS), *_truncated(record)]
+        headers = [("accept-ranges", "bytes"), ("content-type", OCTETS), *truncated(record)]
         part = part_of(len(whole), wanted)
         if part is None:
             return Response(headers=headers, body=whole)
@@ -303,13 +325,6 @@ async def get_pool_stats(context: RequestContext[FunctionServices]) -> Response:
     own = services.catalog.owned(context.tenant_id, services.pools.occupied())
     counts = sum_counts(services.pools.counts(function_id) for function_id in own)
     return json_response(shapes.pool_stats(counts))
-
-
-def _truncated(record: Invocation) -> list[Header]:
-    """The header that says how many bytes of each stream were dropped; none if none were."""
-    dropped = {"stdout": record.stdout_dropped, "stderr": record.stderr_dropped}
-    counts = [f"{stream}={count}" for stream, count in dropped.items() if count]
-    return [("x-output-truncated", ", ".join(counts))] if counts else []
 
 
 async def _record(context: RequestContext[FunctionServices]) -> Invocation:

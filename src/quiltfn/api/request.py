@@ -114,6 +114,12 @@ class Request:
                     self._source.want_body()
                 await self.reader
 
+    async def lost(self) -> None:
+        """Returns once the client has gone. To be called when the body is whole."""
+        while not self.is_lost:
+            self.reader = asyncio.get_running_loop().create_future()
+            await self.reader
+
     # For the connection ----------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:

@@ -4,14 +4,18 @@ from quiltfn import wire
 from quiltfn.api import (
     elasticity,
     functions,
+    live_call,
+    logs,
     runtimes,
     system,
 )
+from quiltfn.api.event_stream import EVENT_STREAM
 from quiltfn.api.route import Handler, Parameter, Route
 from quiltfn.model.access import Scope
 from quiltfn.model.function import FunctionState
 from quiltfn.model.image import Archive
 from quiltfn.model.invocation import Status
+from quiltfn.model.output import STREAMS
 
 READ, INVOKE, WRITE, ADMIN = Scope.READ, Scope.INVOKE, Scope.WRITE, Scope.ADMIN
 OPERATOR = Scope.OPERATOR
@@ -52,7 +56,7 @@ SLOW = Parameter(
 STREAM = Parameter(
     name="stream",
     about="which stream; stdout by default",
-    schema={"enum": list(functions.STREAMS)},
+    schema={"enum": list(STREAMS)},
 )
 RANGE = Parameter(name="Range", where="header", about="a part of the output, such as bytes=0-1023")
 WITH_OUTPUT = Parameter(
@@ -93,6 +97,33 @@ ACTION_ID = Parameter(
     required=True,
     about="your name for the action",
     schema=VISIBLE,
+)
+ON_DISCONNECT = Parameter(
+    name="X-On-Disconnect",
+    where="header",
+    about="cancel: the call ends when its caller goes away; continue, the default: it goes on",
+    schema={"enum": list(live_call.ON_DISCONNECT)},
+)
+FOLLOW = Parameter(
+    name="follow",
+    about="true: as server-sent events, as it is written; as Accept: text/event-stream",
+    schema={"type": "boolean"},
+)
+ONE_STREAM = Parameter(
+    name="stream", about="only this stream; both by default", schema={"enum": list(STREAMS)}
+)
+TAIL = Parameter(
+    name="tail",
+    about="begin with so many of the last lines",
+    schema={"type": "integer", "minimum": 0, "maximum": logs.TAIL_MAX},
+)
+OFFSET = Parameter(
+    name="offset",
+    about="begin behind the event with this id; with stream, behind so many bytes of it",
+    schema={"type": "string", "pattern": "^[0-9]{1,15}(-[0-9]{1,15})?$"},
+)
+LAST_EVENT = Parameter(
+    name="Last-Event-ID", where="header", about="begin behind the event with this id"
 )
 PLACED = ("CAPACITY_FULL", "RUNTIME_UNAVAILABLE", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE")
 GONE = ("NOT_FOUND",)
@@ -157,7 +188,8 @@ def invoking(handler: Handler) -> Route:
         needs_body=False,
         is_invoke=True,
         is_idempotent=True,
-        parameters=(IDEMPOTENCY,),
+        parameters=(IDEMPOTENCY, ON_DISCONNECT),
+        texts=(EVENT_STREAM,),
         codes=(*PLACED, "CONFLICT"),
         headers=("x-invocation-id", "server-timing", "x-output-truncated"),
     )
@@ -184,6 +216,23 @@ OUTPUT = Route(
     parameters=(STREAM, RANGE),
     codes=("RANGE_NOT_SATISFIABLE",),
     headers=("x-output-truncated", "accept-ranges", "content-range"),
+)
+LOGS = Route(
+    handler=logs.get_invocation_logs,
+    scope=READ,
+    answer=str,
+    texts=("text/plain", EVENT_STREAM),
+    parameters=(FOLLOW, ONE_STREAM, TAIL, OFFSET, LAST_EVENT),
+    codes=("CAPACITY_FULL",),
+    headers=("x-output-truncated",),
+)
+FUNCTION_LOGS = Route(
+    handler=logs.get_function_logs,
+    scope=READ,
+    answer=str,
+    texts=(EVENT_STREAM,),
+    parameters=(FOLLOW, ONE_STREAM),
+    codes=("CAPACITY_FULL",),
 )
 TIMELINE = Route(handler=functions.get_invocation_timeline, scope=READ, answer=wire.Timeline)
 VERSIONS = Route(
@@ -320,6 +369,8 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     (FUNCTION + "/invocations", {"GET": INVOCATIONS}),
     (FUNCTION + "/invocations/{invocation_id}", {"GET": INVOCATION}),
     (FUNCTION + "/invocations/{invocation_id}/output", {"GET": OUTPUT}),
+    (FUNCTION + "/invocations/{invocation_id}/logs", {"GET": LOGS}),
+    (FUNCTION + "/logs", {"GET": FUNCTION_LOGS}),
     (FUNCTION + "/invocations/{invocation_id}/timeline", {"GET": TIMELINE}),
     (FUNCTION + "/versions", {"GET": VERSIONS}),
     (FUNCTION + "/rollback", {"POST": ROLLBACK}),

@@ -6,6 +6,7 @@ from quiltfn.access import Access
 from quiltfn.api.elasticity import ElasticityServices
 from quiltfn.api.functions import FunctionServices
 from quiltfn.api.idempotency import Idempotency
+from quiltfn.api.logs import LogServices
 from quiltfn.api.route import RouteServices
 from quiltfn.api.runtimes import RuntimeServices
 from quiltfn.api.system import AuditServices, KeyServices, SystemServices
@@ -28,6 +29,7 @@ class PipelineServices(RouteServices):
 class Services(
     PipelineServices,
     FunctionServices,
+    LogServices,
     ElasticityServices,
     RuntimeServices,
     SystemServices,

@@ -4,7 +4,7 @@ from codecs import getincrementaldecoder
 
 CONTROL, ESCAPED = bytes(range(32)), b'"\\'
 PIECE_BYTES = 64 * 1024
-_Decoder = getincrementaldecoder("utf-8")
+Decoder = getincrementaldecoder("utf-8")
 
 
 def text_size(output: bytes) -> int:
@@ -16,7 +16,7 @@ def text_size(output: bytes) -> int:
     escapes = 5 * (size - printable) + sum(output.count(one) for one in ESCAPED)
     if output.isascii():  # a str of it is its own UTF-8
         return 2 * size + escapes
-    decoder, chars, utf8 = _Decoder("replace"), 0, 0
+    decoder, chars, utf8 = Decoder("replace"), 0, 0
     for at in range(0, size, PIECE_BYTES):
         piece = output[at : at + PIECE_BYTES]
         text = decoder.decode(piece, at + PIECE_BYTES >= size)

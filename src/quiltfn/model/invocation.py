@@ -107,7 +107,8 @@ class ExitKind(enum.Enum):
 
 class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one call gave, as its sandbox reports it. `code`: exit code or signal number.
-    `*_dropped`: bytes of a stream beyond its limit, which are not kept."""
+    `*_dropped`: bytes of a stream beyond its limit, which are not kept. `output_order`: as in the
+    record."""
 
     kind: ExitKind
     code: int = 0
@@ -116,6 +117,7 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stderr: bytes = b""
     stdout_dropped: int = 0
     stderr_dropped: int = 0
+    output_order: str | None = None
     reason: str | None = None
 
 
@@ -226,7 +228,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             size = most + result.stdout_dropped
             event, exit_code = CallEvent.FAILED, 1
             message = f"the handler returned {size} bytes; at most {most} are kept of a result"
-            result = msgspec.structs.replace(result, stdout=b"", stdout_dropped=size)
+            result = msgspec.structs.replace(
+                result, stdout=b"", stdout_dropped=size, output_order=None
+            )
         else:
             message = _with_dropped(message, result)
         return msgspec.structs.replace(
@@ -241,6 +245,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             timeline=timeline,
             stdout_dropped=result.stdout_dropped,
             stderr_dropped=result.stderr_dropped,
+            output_order=result.output_order,
         )
 
 

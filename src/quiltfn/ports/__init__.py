@@ -5,7 +5,7 @@
 which service tests use too. Doubles in unit tests are not implementations and promise nothing.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
@@ -20,6 +20,7 @@ from quiltfn.model.image import Archive, Image, TenantImage
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from quiltfn.model.memory import Memory
 from quiltfn.model.operation import Operation
+from quiltfn.model.output import OutputLog
 from quiltfn.model.pool import PoolCounts, PoolLimits
 from quiltfn.model.retention import RetentionPolicy
 from quiltfn.model.runtime import Runtime
@@ -55,29 +56,13 @@ class LongOutput(Protocol):
         ...
 
 
-class OutputSink(Protocol):
-    """Takes the output of one call while the call runs: what its record keeps, no more.
-
-    That is standard output and standard error. A result that a handler returned is not passed on.
-    """
-
-    def write(self, stream: str, data: bytes, ready: Callable[[], None]) -> bool:
-        """Takes `data` of "stdout" or "stderr". Returns whether more may come now.
-
-        It never waits and never raises. After False nothing more is read from the sandbox until
-        `ready` is called, once or more often: its handler soon cannot write any further, while its
-        deadline stays. What was read already still comes, 256 KiB at most. When `Sandbox.call`
-        returns, everything has come.
-        """
-        ...
-
-
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What one call brings to a sandbox.
 
     `environment`: variables for this call. They are added to the version's own, or, with
     `replaces_environment`, are all there is. `timeout_s`: seconds from the hand-over. `long_output`
-    None: there is room for all of it. `output_sink` None: nobody follows the output.
+    None: there is room for all of it. `output`: gets the output while the handler runs; after the
+    call it has what the result has.
     """
 
     payload: bytes | None
@@ -85,7 +70,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     replaces_environment: bool
     timeout_s: float
     long_output: LongOutput | None = None
-    output_sink: OutputSink | None = None
+    output: OutputLog = msgspec.field(default_factory=OutputLog)
 
 
 class SandboxRefused(Exception):
@@ -294,6 +279,13 @@ class InvocationQuery(msgspec.Struct, frozen=True, kw_only=True):
     with_output: bool = True
 
 
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """A record without its output. `sizes`: the bytes of each stream that it has."""
+
+    record: Invocation
+    sizes: Mapping[str, int]
+
+
 class FunctionCounters(msgspec.Struct, kw_only=True):
     """How often a function was called. `last_invoked_at` in Unix seconds."""
 
@@ -427,6 +419,16 @@ class Journal(Protocol):
 
     async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
         """One record, including what is not committed yet."""
+
+    async def outline(self, function_id: str, invocation_id: str) -> Outline | None:
+        """One record without its output, and how long that is."""
+
+    async def read_output(
+        self, function_id: str, invocation_id: str, stream: str, start: int, size: int
+    ) -> bytes:
+        """A part of the output of one call; the rest of it is not loaded. Less than was asked for,
+        or nothing, where there is no more.
+        """
 
     async def query(self, query: InvocationQuery) -> Page[Invocation]:
         """Records of a function, newest first. Raises `Unprocessable` for an invalid cursor."""

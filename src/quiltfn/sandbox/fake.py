@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 from quiltfn.model import environment
 from quiltfn.model.invocation import CallResult, ExitKind
+from quiltfn.model.output import OutputLog, to_text
 from quiltfn.model.version import VersionSpec
-from quiltfn.ports import Call, OutputSink, Sandbox, SandboxFailed, SandboxRefused
+from quiltfn.ports import Call, Sandbox, SandboxFailed, SandboxRefused
 
 PIECE = 65_536
 STDOUT_MAX, STDERR_MAX = 6 * 1024 * 1024, 1024 * 1024
@@ -79,6 +80,7 @@ class FakeSandbox:
         self.blocked = 0  # a test says what the network has refused
         self._source = source
         self._spec: VersionSpec | None = None
+        self._output = OutputLog()
         self._end: asyncio.Future[CallResult] | None = None
         self._on_clean: Callable[[], None] = _nothing
         self._on_lost: Callable[[], None] = _nothing
@@ -100,7 +102,7 @@ class FakeSandbox:
             )
         self.is_clean = False
         end: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
-        self._end = end
+        self._end, self._output = end, call.output
         handler = asyncio.ensure_future(self._run(call))
         try:
             return await end
@@ -108,7 +110,7 @@ class FakeSandbox:
             handler.cancel()
 
     def end_call(self, kind: ExitKind, reason: str) -> bool:
-        return self._finish(CallResult(kind=kind, reason=reason))
+        return self._finish(self._ended_now(kind, reason))
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         self._on_clean, self._on_lost = on_clean, on_lost
@@ -127,7 +129,7 @@ class FakeSandbox:
     def end_by_itself(self) -> None:
         """Makes it die, during a call or between two. For tests."""
         self.is_alive = False
-        self._finish(CallResult(kind=ExitKind.SANDBOX_GONE))
+        self._finish(self._ended_now(ExitKind.SANDBOX_GONE))
         if self._destroyed is None:
             self._on_lost()
 
@@ -136,10 +138,9 @@ class FakeSandbox:
         try:
             async with asyncio.timeout(call.timeout_s):
                 result = await self._handle(call)
-                if call.output_sink is not None:
-                    await _pass_on(result, call.output_sink)
+                await self._write(result)
         except TimeoutError:
-            result = CallResult(kind=ExitKind.DEADLINE)
+            result = self._ended_now(ExitKind.DEADLINE)
             self.is_alive = False
         if result.kind is ExitKind.SANDBOX_GONE:
             self.end_by_itself()
@@ -171,6 +172,22 @@ class FakeSandbox:
                 return CallResult(kind=ExitKind.SANDBOX_GONE)
         return _exited(127, stderr=f"sh: 1: {command}: not found\n".encode())
 
+    async def _write(self, result: CallResult) -> None:
+        """Writes the output piece by piece, as a handler does."""
+        for stream, data in (("stdout", result.stdout), ("stderr", result.stderr)):
+            for start in range(0, len(data), PIECE):
+                if self._end is not None:
+                    self._output.append(stream, data[start : start + PIECE])
+                await asyncio.sleep(0)
+
+    def _ended_now(self, kind: ExitKind, reason: str | None = None) -> CallResult:
+        """A result with the output that was written by now."""
+        stdout, stderr = self._output.take()
+        order = to_text(self._output.order)
+        return CallResult(
+            kind=kind, reason=reason, stdout=stdout, stderr=stderr, output_order=order
+        )
+
     def _cleaned(self) -> None:
         if self.is_alive:
             self.is_clean = True
@@ -185,18 +202,10 @@ class FakeSandbox:
 
     async def _destroy(self) -> None:
         self.is_alive = False
-        self._finish(CallResult(kind=ExitKind.SANDBOX_GONE))
+        self._finish(self._ended_now(ExitKind.SANDBOX_GONE))
         await self._source.may_end.wait()
         del self._source.alive[self.id]
         self._source.destroyed.append(self.id)
-
-
-async def _pass_on(result: CallResult, sink: OutputSink) -> None:
-    for stream, data in (("stdout", result.stdout), ("stderr", result.stderr)):
-        for start in range(0, len(data), PIECE):
-            ready = asyncio.Event()
-            if not sink.write(stream, data[start : start + PIECE], ready.set):
-                await ready.wait()
 
 
 def _exited(code: int = 0, stdout: bytes = b"", stderr: bytes = b"") -> CallResult:

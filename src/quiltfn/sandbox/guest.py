@@ -8,15 +8,15 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from quiltfn.guest import wire
-from quiltfn.model import environment
+from quiltfn.model import environment, output
 from quiltfn.model.invocation import CallResult, ExitKind
+from quiltfn.model.output import OutputLog
 from quiltfn.model.runtime import Kind
 from quiltfn.model.version import VersionSpec
-from quiltfn.ports import Call, LongOutput, OutputSink, SandboxFailed, SandboxRefused
+from quiltfn.ports import Call, LongOutput, SandboxFailed, SandboxRefused
 from quiltfn.sandbox.channel import LauncherChannel
 
 GREETING_TIMEOUT_S = 10.0
@@ -29,8 +29,6 @@ MIB = 1024 * 1024
 OUTER_DEADLINE_S = 0.5
 # Output beyond this is read only when there is room for long output.
 SHORT_OUTPUT_BYTES = 256 * 1024
-# Why reading from the guest is paused; both reasons may hold at a time.
-NO_ROOM, SINK_IS_FULL = 1, 2
 # The guest gives a runner 120 s to start. A busy sandbox may be late to notice the end of these.
 RUNNER_STARTS_WITHIN_S = 125.0
 DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
@@ -131,13 +129,11 @@ class GuestSandbox(asyncio.Protocol):
         self._overdue_at = 0.0
         self._overdue = False
         self._out_of_memory_kills = 0
-        self._output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        self._output: OutputLog | None = None
         self._output_bytes = 0
         self._room_bytes = SHORT_OUTPUT_BYTES
         self._long_output: LongOutput | None = None
-        self._sink: OutputSink | None = None
-        self._sink_is_ready: Callable[[], None] = _nothing
-        self._paused = 0
+        self._is_paused = False
         self._destroyed: asyncio.Task[None] | None = None
         self._blocked = 0
 
@@ -188,11 +184,8 @@ class GuestSandbox(asyncio.Protocol):
             payload=call.payload,
             env_replaces=call.replaces_environment,
         )
-        self._output = {"stdout": [], "stderr": []}
+        self._output, self._long_output = call.output, call.long_output
         self._output_bytes, self._room_bytes = 0, SHORT_OUTPUT_BYTES
-        self._long_output, self._sink = call.long_output, call.output_sink
-        if self._sink is not None:
-            self._sink_is_ready = partial(self._sink_ready, self._nonce)
         self._end = self._loop.create_future()
         if not self.is_alive:
             return CallResult(
@@ -207,7 +200,7 @@ class GuestSandbox(asyncio.Protocol):
         return await self._end
 
     def end_call(self, kind: ExitKind, reason: str) -> bool:
-        return self._finish(CallResult(kind=kind, reason=reason))
+        return self._finish(kind, reason=reason)
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         self._on_clean, self._on_lost = on_clean, on_lost
@@ -248,27 +241,31 @@ class GuestSandbox(asyncio.Protocol):
                 future.exception()  # marks it as seen: perhaps nobody waits for it
         killed_for_memory = self._was_killed_for_memory()
         if self._overdue:
-            self._finish(
-                CallResult(kind=ExitKind.DEADLINE, reason="killed from outside at its deadline")
-            )
+            self._finish(ExitKind.DEADLINE, reason="killed from outside at its deadline")
         else:
-            self._finish(CallResult(kind=ExitKind.SANDBOX_GONE, out_of_memory=killed_for_memory))
+            self._finish(ExitKind.SANDBOX_GONE, out_of_memory=killed_for_memory)
         if self._destroyed is None:
             self._on_lost()
 
     def _hear(self, event: wire.Event) -> None:
         # The most frequent first. `match` takes several times as long, and this runs per frame.
         if isinstance(event, wire.Output) and self._awaits(event.nonce):
-            self._output[event.stream].append(event.data)
+            assert self._output is not None
+            self._output.append(event.stream, event.data)
             self._output_bytes += len(event.data)
-            if self._sink is not None:
-                self._pass_on(event, self._sink)
             if self._output_bytes > self._room_bytes and self._long_output is not None:
                 self._make_room(self._long_output)
             if self._output_bytes > self._output_max:
                 self._break()
         elif isinstance(event, wire.End) and self._awaits(event.nonce):
-            self._finish(self._ended(event))
+            self._finish(
+                EXIT_KINDS[event.kind],
+                code=event.code,
+                out_of_memory=self._was_killed_for_memory(),
+                stdout_dropped=event.dropped_stdout + event.dropped_result,
+                stderr_dropped=event.dropped_stderr,
+                reason=event.text or None,
+            )
         elif isinstance(event, wire.Clean) and event.nonce == self._nonce and self._end is None:
             self.is_clean = True
             self._on_clean()
@@ -279,65 +276,39 @@ class GuestSandbox(asyncio.Protocol):
         else:
             self._break()
 
-    def _pass_on(self, event: wire.Output, sink: OutputSink) -> None:
-        if isinstance(event, wire.Result):
-            return
-        if not sink.write(event.stream, event.data, self._sink_is_ready):
-            self._pause(SINK_IS_FULL)
-
     def _make_room(self, room: LongOutput) -> None:
         """Pauses reading, and so soon the handler, until there is room for its output."""
         if room.take(self._output_bytes, self._read_on):
             self._room_bytes = -(-self._output_bytes // MIB) * MIB
-        else:
-            self._pause(NO_ROOM)
-
-    def _pause(self, why: int) -> None:
-        if self._transport is not None:
-            self._paused |= why
+        elif self._transport is not None:
+            self._is_paused = True
             self._transport.pause_reading()
 
-    def _resume(self, why: int = NO_ROOM | SINK_IS_FULL) -> None:
-        self._paused &= ~why
-        transport = self._transport
-        if not self._paused and transport is not None and not transport.is_closing():
-            transport.resume_reading()
-
     def _read_on(self) -> None:
-        self._resume(NO_ROOM)
-
-    def _sink_ready(self, nonce: int) -> None:
-        """The sink takes more. It may say so late, when the sandbox runs another call."""
-        if nonce == self._nonce:
-            self._resume(SINK_IS_FULL)
+        self._is_paused = False
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.resume_reading()
 
     def _awaits(self, nonce: int) -> bool:
         return nonce == self._nonce and self._end is not None
 
-    def _ended(self, end: wire.End) -> CallResult:
-        # Dropped here, so that an idle instance holds nothing of its last call.
-        output, self._output = self._output, {"stdout": [], "stderr": []}
-        return CallResult(
-            kind=EXIT_KINDS[end.kind],
-            code=end.code,
-            out_of_memory=self._was_killed_for_memory(),
-            stdout=b"".join(output["stdout"]),
-            stderr=b"".join(output["stderr"]),
-            stdout_dropped=end.dropped_stdout + end.dropped_result,
-            stderr_dropped=end.dropped_stderr,
-            reason=end.text or None,
-        )
-
-    def _finish(self, result: CallResult) -> bool:
-        """Gives the running call its result. Returns False if there is none, or it has one."""
+    def _finish(self, kind: ExitKind, **more: Any) -> bool:
+        """Gives the running call its result, with the output that has come. Returns False if there
+        is no call, or it has a result.
+        """
         future, self._end = self._end, None
-        if self._sink is not None:
-            self._sink, self._sink_is_ready = None, _nothing
-        if self._paused:  # the call ended with the output that caused the pause
-            self._resume()
-        if future is None or future.done():
+        if self._is_paused:  # the call ended with the output that caused the pause
+            self._read_on()
+        # Dropped here, so that an idle instance holds nothing of its last call.
+        log, self._output = self._output, None
+        if future is None or future.done() or log is None:
             return False
-        future.set_result(result)
+        stdout, stderr = log.take()
+        order = output.to_text(log.order)
+        future.set_result(
+            CallResult(kind=kind, stdout=stdout, stderr=stderr, output_order=order, **more)
+        )
         return True
 
     def _was_killed_for_memory(self) -> bool:
@@ -372,8 +343,8 @@ class GuestSandbox(asyncio.Protocol):
             self._look_again_at(self._overdue_at)
             return
         self._overdue = True
-        self._long_output = self._sink = None
-        self._resume()  # else the end of the connection would not be seen
+        self._long_output = None
+        self._read_on()  # else the end of the connection would not be seen
         self._channel.tell("kill", sandbox=self.id)
 
     def _break(self) -> None:

@@ -31,6 +31,7 @@ from quiltfn.sdk.errors import (
     UnreadableAnswer,
     VersionFailed,
 )
+from quiltfn.sdk.events import End, Event, Gap, Output, Started
 from quiltfn.wire import (
     AuditEntry,
     AuditPage,
@@ -80,10 +81,13 @@ __all__ = [
     "CreatedKey",
     "DeployFailed",
     "Egress",
+    "End",
+    "Event",
     "Function",
     "FunctionChanges",
     "FunctionFailed",
     "FunctionPage",
+    "Gap",
     "Health",
     "Image",
     "InvalidRequestError",
@@ -96,6 +100,7 @@ __all__ = [
     "NotFoundError",
     "NotTrusted",
     "Operation",
+    "Output",
     "PauseResult",
     "PermissionDeniedError",
     "Phase",
@@ -105,6 +110,7 @@ __all__ = [
     "Runtime",
     "Scaling",
     "ServerError",
+    "Started",
     "SystemInfo",
     "Timeline",
     "UnavailableError",

@@ -5,7 +5,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -97,6 +97,10 @@ class AsyncClient:
             attempt += 1
 
     async def _exchange(self, request: Request[T]) -> T:
+        if request.streams:
+            chunks: Any = self._opened(request)
+            await anext(chunks)  # the head, or the refusal
+            return chunks  # type: ignore[no-any-return]
         try:
             with opened(request.archive) as file:
                 answer = await self._http.send(self._built(request, file))
@@ -108,6 +112,23 @@ class AsyncClient:
         if self._on_response is not None:
             self._on_response(answer.content)
         return result
+
+    async def _opened(self, request: Request[Any]) -> AsyncIterator[bytes]:
+        """Nothing once the answer has begun, and then its chunks."""
+        try:
+            answer = await self._http.send(self._built(request, None), stream=True)
+            try:
+                if not 200 <= answer.status_code < 300:
+                    request.understand(answer.status_code, answer.headers, await answer.aread())
+                yield b""
+                async for chunk in answer.aiter_bytes():
+                    yield chunk
+            finally:
+                await answer.aclose()
+        except httpx.RequestError as error:
+            raise explained(self.base_url, request, _cause(error)) from error
+        except NONSENSE as error:
+            raise unreadable(self.base_url, error) from error
 
     def _built(self, request: Request[T], file: BinaryIO | None) -> httpx.Request:
         return self._http.build_request(

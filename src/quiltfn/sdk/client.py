@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -136,17 +136,13 @@ class Client:
             attempt += 1
 
     def _exchange(self, request: Request[T]) -> T:
+        if request.streams:
+            chunks: Any = self._opened(request)
+            next(chunks)  # the head, or the refusal
+            return chunks  # type: ignore[no-any-return]
         try:
             with opened(request.archive) as file:
-                answer = self._transport.exchange(
-                    HttpRequest(
-                        method=request.method,
-                        url=self.base_url + request.path,
-                        headers=headers_of(request, self._headers),
-                        body=request.body if file is None else file,
-                        read_timeout_s=request.read_timeout_s,
-                    )
-                )
+                answer = self._transport.exchange(self._built(request, file))
             result = request.understand(answer.status, answer.headers, answer.content)
         except FAILURES as error:
             raise explained(self.base_url, request, error) from error
@@ -155,6 +151,31 @@ class Client:
         if self._on_response is not None:
             self._on_response(answer.content)
         return result
+
+    def _opened(self, request: Request[Any]) -> Iterator[bytes]:
+        """Nothing once the answer has begun, and then its chunks."""
+        try:
+            answer, chunks = self._transport.open(self._built(request, None))
+            try:
+                if not 200 <= answer.status < 300:
+                    request.understand(answer.status, answer.headers, b"".join(chunks))
+                yield b""
+                yield from chunks
+            finally:
+                chunks.close()
+        except FAILURES as error:
+            raise explained(self.base_url, request, error) from error
+        except NONSENSE as error:
+            raise unreadable(self.base_url, error) from error
+
+    def _built(self, request: Request[Any], file: BinaryIO | None) -> HttpRequest:
+        return HttpRequest(
+            method=request.method,
+            url=self.base_url + request.path,
+            headers=headers_of(request, self._headers),
+            body=request.body if file is None else file,
+            read_timeout_s=request.read_timeout_s,
+        )
 
     def close(self) -> None:
         """End the connections; the client can no longer be used."""

@@ -7,7 +7,7 @@ looked up first.
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from quiltfn.sdk.methods import (
     OfAsyncClient,
     OfClient,
     PagedMethod,
+    StreamMethod,
     with_fields_of,
     with_name_and_fields_of,
 )
@@ -32,6 +33,7 @@ from quiltfn.sdk.request import (
     post,
     query,
     segment,
+    stream,
 )
 from quiltfn.wire import (
     CreatedFunction,
@@ -233,11 +235,7 @@ def invoke_function(
     for it however often the call is repeated, and the client repeats it where the connection was
     lost.
     """
-    body = NewInvocation(
-        payload=payload_text(payload),
-        environment=None if environment is None else dict(environment),
-        timeout_seconds=timeout_seconds,
-    )
+    body = new_invocation(payload, environment, timeout_seconds)
     runs_s = CALL_MAX_S if timeout_seconds is None else timeout_seconds
     headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
 
@@ -257,6 +255,42 @@ def invoke_function(
         function,
         lambda one: call(f"{BASE}/{segment(one)}/invoke"),
         lambda one: call(f"{BASE}/invoke/{segment(one)}"),
+    )
+
+
+def stream_function(
+    function: str,
+    payload: object = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    timeout_seconds: int | None = None,
+    on_disconnect: str | None = None,
+) -> Flow[Any]:
+    """Call a function and follow it: `Started`, each `Output` as it is written, and `End`.
+
+    The arguments are those of `invoke`. `on_disconnect`: "cancel" ends the call when the iterator
+    is closed or the connection is lost; otherwise it goes on.
+    """
+    body = new_invocation(payload, environment, timeout_seconds)
+    headers = {} if on_disconnect is None else {"X-On-Disconnect": on_disconnect}
+
+    def call(path: str) -> Flow[Any]:
+        return ask(stream("POST", path, body, headers=headers))
+
+    return _either(
+        function,
+        lambda one: call(f"{BASE}/{segment(one)}/invoke"),
+        lambda one: call(f"{BASE}/invoke/{segment(one)}"),
+    )
+
+
+def new_invocation(
+    payload: object, environment: Mapping[str, str] | None, timeout_seconds: int | None
+) -> NewInvocation:
+    return NewInvocation(
+        payload=payload_text(payload),
+        environment=None if environment is None else dict(environment),
+        timeout_seconds=timeout_seconds,
     )
 
 
@@ -346,6 +380,50 @@ def get_invocation_output(
     )
 
 
+def get_invocation_logs(
+    function: str, invocation_id: str, *, stream: str | None = None, tail: int | None = None
+) -> Flow[bytes]:
+    """What a call has written by now: both streams in order of arrival, or `stream` alone. `tail`:
+    so many of its last lines.
+    """
+    wanted = query(stream=stream, tail=tail)
+    return on(
+        function,
+        lambda one: Request(
+            method="GET",
+            path=f"{_invocation(one, invocation_id)}/logs{wanted}",
+            read=bytes,
+            headers={"Accept": "text/plain"},
+            is_repeatable=True,
+        ),
+    )
+
+
+def follow_invocation_logs(
+    function: str,
+    invocation_id: str,
+    *,
+    only: str | None = None,
+    tail: int | None = None,
+    after: str | None = None,
+) -> Flow[Any]:
+    """Follow what a call writes until its `End`, from its beginning, also of a call that is over.
+    `only`: this stream alone. `tail`: begin with so many of its last lines. `after`: begin behind
+    so many bytes of standard output and of standard error, such as "120-0".
+    """
+    wanted = query(follow=True, stream=only, tail=tail, offset=after)
+    return on(
+        function,
+        lambda one: stream("GET", f"{_invocation(one, invocation_id)}/logs{wanted}"),
+    )
+
+
+def follow_function_logs(function: str, *, only: str | None = None) -> Flow[Any]:
+    """Follow what all calls of a function write, from now on. It does not end by itself."""
+    wanted = query(follow=True, stream=only)
+    return on(function, lambda one: stream("GET", f"{BASE}/{segment(one)}/logs{wanted}"))
+
+
 def get_invocation_timeline(function: str, invocation_id: str) -> Flow[Timeline]:
     """Where the time of one call went."""
     return on(function, lambda one: get(f"{_invocation(one, invocation_id)}/timeline", Timeline))
@@ -385,11 +463,15 @@ class FunctionMethods:
     pause = Method(pause_function)
     resume = Method(resume_function)
     invoke = Method(invoke_function)
+    stream = StreamMethod(stream_function)
     list_versions = PagedMethod(list_versions)
     rollback = Method(rollback_function)
     list_invocations = PagedMethod(list_invocations)
     get_invocation = Method(get_invocation)
     get_invocation_output = Method(get_invocation_output)
+    get_invocation_logs = Method(get_invocation_logs)
+    follow_invocation_logs = StreamMethod(follow_invocation_logs)
+    follow_logs = StreamMethod(follow_function_logs, is_endless=True)
     get_invocation_timeline = Method(get_invocation_timeline)
     get_pool = Method(get_pool)
     get_pool_stats = Method(get_pool_stats)

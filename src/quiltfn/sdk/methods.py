@@ -26,6 +26,7 @@ from typing import (
 
 from msgspec import UnsetType
 
+from quiltfn.sdk.events import Event, EventReader
 from quiltfn.sdk.request import Flow
 
 if TYPE_CHECKING:
@@ -187,6 +188,59 @@ class PagedMethod(Generic[P, Page, Item]):
             return AsyncPages(owner._client, found)
 
         return method
+
+
+class StreamMethod(Generic[P]):
+    """A flow that asks for events, as a method of both clients that gives an iterator of them."""
+
+    def __init__(self, flow: Callable[P, Flow[Any]], *, is_endless: bool = False) -> None:
+        self._flow, self._name, self._is_endless = flow, flow.__name__, is_endless
+        self.__doc__ = flow.__doc__
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> "StreamMethod[P]": ...
+
+    @overload
+    def __get__(self, owner: OfClient, kind: type) -> Callable[P, Iterator[Event]]: ...
+
+    @overload
+    def __get__(self, owner: OfAsyncClient, kind: type) -> Callable[P, AsyncIterator[Event]]: ...
+
+    def __get__(self, owner: OfClient | OfAsyncClient | None, kind: type) -> Any:
+        if owner is None:
+            return self
+        flow, name, is_endless = self._flow, self._name, self._is_endless
+
+        @functools.wraps(flow)
+        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
+            asks, reader = _called(flow, name, args, kwargs), EventReader(is_endless=is_endless)
+            if isinstance(owner, OfClient):
+                return _events(owner._client, asks, reader)
+            return _async_events(owner._client, asks, reader)
+
+        return method
+
+
+def _events(client: "Client", asks: Flow[Any], reader: EventReader) -> Iterator[Event]:
+    chunks = client.run(asks)
+    try:
+        yield from reader.read(chunks)
+    finally:
+        chunks.close()
+
+
+async def _async_events(
+    client: "AsyncClient", asks: Flow[Any], reader: EventReader
+) -> AsyncIterator[Event]:
+    chunks = await client.run(asks)
+    try:
+        async for event in reader.read_async(chunks):
+            yield event
+    finally:
+        await chunks.aclose()
 
 
 def _called(call: Callable[..., T], name: str, args: Any, kwargs: Any) -> T:

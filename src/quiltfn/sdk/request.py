@@ -17,14 +17,18 @@ from quiltfn.sdk.errors import read_error
 T = TypeVar("T")
 
 READ_S = 30.0
+# A server sends something every 15 s while there are no events.
+STREAM_READ_S = 60.0
+EVENTS = {"Accept": "text/event-stream"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request(Generic[T]):
     """One request and how its answer becomes a T.
 
-    `archive`: a file that is its body instead. `is_repeatable`: sending it twice does what sending
-    it once does. `takes_key`: it is repeatable with an Idempotency-Key, which the client adds.
+    `archive`: a file that is its body instead. `streams`: its answer is not read, but handed on in
+    chunks. `is_repeatable`: sending it twice does what sending it once does. `takes_key`: it is
+    repeatable with an Idempotency-Key, which the client adds.
     """
 
     method: str
@@ -34,6 +38,7 @@ class Request(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     read_timeout_s: float = READ_S
     archive: Path | None = None
+    streams: bool = False
     is_repeatable: bool = False
     takes_key: bool = False
 
@@ -59,6 +64,21 @@ def get(path: str, shape: type[T]) -> Request[T]:
 
 def post(path: str, shape: type[T], body: object = None, **more: Any) -> Request[T]:
     return Request(method="POST", path=path, read=as_json(shape), body=encoded(body), **more)
+
+
+def stream(method: str, path: str, body: object = None, **more: Any) -> Request[Any]:
+    """A request for events. The client gives the chunks of its answer as they come."""
+    headers = {**more.pop("headers", {}), **EVENTS}
+    more.setdefault("read_timeout_s", STREAM_READ_S)
+    return Request(
+        method=method,
+        path=path,
+        read=bytes,
+        body=encoded(body),
+        headers=headers,
+        streams=True,
+        **more,
+    )
 
 
 def delete(path: str) -> Request[None]:

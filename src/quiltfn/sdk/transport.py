@@ -8,14 +8,15 @@ import http.client
 import select
 import socket
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
 CONNECT_S = 5.0
 WRITE_S = 30.0
+CHUNK_BYTES = 64 * 1024
 # An answer may take a day. TCP keep-alive finds out whether the server still exists: after a minute
 # of silence it probes every 15 s, and four probes without an answer close the connection.
 KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
@@ -45,11 +46,17 @@ class HttpResponse:
 class Transport(Protocol):
     """Sends requests.
 
-    `exchange` raises NotConnected, AnswerTimeout, OSError (ssl.SSLError among them) or
+    Each raises NotConnected, AnswerTimeout, OSError (ssl.SSLError among them) or
     http.client.HTTPException.
     """
 
     def exchange(self, request: HttpRequest) -> HttpResponse: ...
+
+    def open(self, request: HttpRequest) -> tuple[HttpResponse, Generator[bytes, None, None]]:
+        """An answer whose content comes in chunks; its own `content` is empty. Closing the iterator
+        ends the connection.
+        """
+        ...
 
     def close(self) -> None: ...
 
@@ -82,6 +89,15 @@ class HttpTransport:
         if connection.sock is not None:
             self._idle.append(connection)
         return answer
+
+    def open(self, request: HttpRequest) -> tuple[HttpResponse, Generator[bytes, None, None]]:
+        connection = self._connected()  # closed when it is left, so it is nobody else's
+        try:
+            response = self._asked(connection, request)
+        except BaseException:
+            connection.close()
+            raise
+        return _head_of(response), _chunks_of(connection, response)
 
     def close(self) -> None:
         while self._idle:
@@ -130,6 +146,18 @@ class HttpTransport:
     def _exchanged(
         self, connection: http.client.HTTPConnection, request: HttpRequest
     ) -> HttpResponse:
+        response = self._asked(connection, request)
+        try:
+            with response:
+                content = response.read()
+        except TimeoutError as error:
+            raise AnswerTimeout(*error.args) from error
+        return replace(_head_of(response), content=content)
+
+    def _asked(
+        self, connection: http.client.HTTPConnection, request: HttpRequest
+    ) -> http.client.HTTPResponse:
+        """Sends the request; the head of the answer has come."""
         headers = {**request.headers, **_authorization("Authorization", self._to)}
         parts = urlsplit(request.url)
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
@@ -144,14 +172,29 @@ class HttpTransport:
             refused = error  # The server may have answered before it stopped reading.
         connection.sock.settimeout(request.read_timeout_s)
         try:
-            with connection.getresponse() as response:
-                content = response.read()
+            return connection.getresponse()
         except TimeoutError as error:
             raise AnswerTimeout(*error.args) from error
         except (OSError, http.client.HTTPException) as error:
             raise refused or error from None
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return HttpResponse(status=response.status, headers=headers, content=content)
+
+
+def _head_of(response: http.client.HTTPResponse) -> HttpResponse:
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return HttpResponse(status=response.status, headers=headers, content=b"")
+
+
+def _chunks_of(
+    connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+) -> Generator[bytes, None, None]:
+    try:
+        while chunk := response.read1(CHUNK_BYTES):
+            yield chunk
+    except TimeoutError as error:
+        raise AnswerTimeout(*error.args) from error
+    finally:
+        response.close()
+        connection.close()
 
 
 def _is_open(sock: socket.socket | None) -> bool:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import Invocation
-from quiltfn.ports import Clock, InvocationQuery, Page
+from quiltfn.ports import Clock, InvocationQuery, Outline, Page
 from quiltfn.store import records, work_recovery
 from quiltfn.store.database import Database, Work
 from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
@@ -202,6 +202,32 @@ class SpoolJournal:
         return await self._database.read(
             lambda connection: records.find(connection, function_id, invocation_id)
         )
+
+    async def outline(self, function_id: str, invocation_id: str) -> Outline | None:
+        fresh = self._pending.get(invocation_id) or self._committing.get(invocation_id)
+        if fresh is None:
+            return await self._database.read(
+                lambda connection: records.outline(connection, function_id, invocation_id)
+            )
+        if fresh.function_id != function_id:
+            return None
+        sizes = {"stdout": len(fresh.stdout), "stderr": len(fresh.stderr)}
+        return Outline(record=without_output(fresh), sizes=sizes)
+
+    async def read_output(
+        self, function_id: str, invocation_id: str, stream: str, start: int, size: int
+    ) -> bytes:
+        fresh = self._pending.get(invocation_id) or self._committing.get(invocation_id)
+        if fresh is None:
+            return await self._database.read(
+                lambda connection: records.read_output(
+                    connection, (invocation_id, function_id), stream, start, size
+                )
+            )
+        if fresh.function_id != function_id:
+            return b""
+        kept = fresh.stdout if stream == "stdout" else fresh.stderr
+        return kept[start : start + size]
 
     async def query(self, query: InvocationQuery) -> Page[Invocation]:
         before = from_cursor(query.cursor, AFTER_EVERY_ID)

@@ -4,12 +4,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Select, exists, select
 
 from quiltfn.model.invocation import FINAL, Invocation, Status
-from quiltfn.ports import InvocationQuery
+from quiltfn.ports import InvocationQuery, Outline
 from quiltfn.store import outcomes, tables
 from quiltfn.store.nodes import Boot
 from quiltfn.store.sql import SQL
@@ -193,6 +194,47 @@ def find(connection: Connection, function_id: str, invocation_id: str) -> Invoca
     query = of_function(function_id).where(tables.invocation.c.invocation_id == invocation_id)
     row = connection.execute(query).mappings().one_or_none()
     return tables.read_invocation(row) if row else None
+
+
+def outline(connection: Connection, function_id: str, invocation_id: str) -> Outline | None:
+    """One record without its output; None if its function was deleted."""
+    query = of_function(function_id, with_output=False)
+    query = query.where(tables.invocation.c.invocation_id == invocation_id)
+    row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        return None
+    sizes = {}
+    for stream in tables.OUTPUT_COLUMNS:
+        with opened_output(connection, (invocation_id, function_id), stream) as blob:
+            sizes[stream] = len(blob)
+    return Outline(record=tables.read_invocation(row), sizes=sizes)
+
+
+def read_output(
+    connection: Connection, call: tuple[str, str], stream: str, start: int, size: int
+) -> bytes:
+    """A part of one stream. Nothing where there is no such record any more. `call`: its id and that
+    of its function.
+    """
+    try:
+        with opened_output(connection, call, stream) as blob:
+            blob.seek(min(start, len(blob)))
+            part: bytes = blob.read(size)
+            return part
+    except LookupError:
+        return b""
+
+
+def opened_output(connection: Connection, call: tuple[str, str], stream: str) -> Any:
+    """One stream of a record as a file of SQLite's, which loads only what is read of it. Raises
+    `LookupError`.
+    """
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    found = driver.execute(SQL["rowid_of_invocation"], call).fetchone()
+    if found is None:
+        raise LookupError(call)
+    return driver.blobopen("invocation", stream, found[0], readonly=True)
 
 
 def page(

@@ -94,6 +94,9 @@ SELECT invocation_id, size_bytes FROM invocation INDEXED BY invocation_of_tenant
                               WHERE status IN ('queued', 'running'))
  ORDER BY invocation_id LIMIT :most;
 
+-- rowid_of_invocation: the number by which SQLite opens a part of a record's row
+SELECT rowid FROM invocation WHERE invocation_id = ? AND function_id = ?;
+
 -- drop_output: keep a record without its output, which counts as dropped
 UPDATE invocation
    SET stdout_dropped = stdout_dropped + length(stdout),

@@ -21,7 +21,17 @@ from quiltfn.wire.functions import (
     Version,
     VersionPage,
 )
-from quiltfn.wire.invocations import Invocation, InvocationPage, NewInvocation, Phase, Timeline
+from quiltfn.wire.invocations import (
+    CallsGap,
+    CallStarted,
+    Invocation,
+    InvocationPage,
+    NewInvocation,
+    OutputChunk,
+    OutputGap,
+    Phase,
+    Timeline,
+)
 from quiltfn.wire.keys import (
     AuditEntry,
     AuditPage,
@@ -74,6 +84,8 @@ __all__ = [
     "AuditEntry",
     "AuditPage",
     "Backoff",
+    "CallStarted",
+    "CallsGap",
     "Check",
     "CreatedFunction",
     "CreatedKey",
@@ -107,6 +119,8 @@ __all__ = [
     "NewKey",
     "NewRuntime",
     "Operation",
+    "OutputChunk",
+    "OutputGap",
     "PauseResult",
     "Phase",
     "Pool",

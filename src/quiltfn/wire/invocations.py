@@ -91,6 +91,43 @@ class Invocation(Struct, kw_only=True, frozen=True):
     cold_start: ColdStart
 
 
+StreamName = Annotated[str, about("stdout or stderr", "stdout")]
+Offset = Annotated[int, about("how many bytes of the stream come before", 0)]
+
+
+class CallStarted(Struct, kw_only=True, frozen=True):
+    """The event `started`: a handler has the call."""
+
+    invocation_id: InvocationId
+    cold_start: ColdStart
+
+
+class OutputChunk(Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """The events `stdout` and `stderr`: what a handler wrote, as text where it is UTF-8."""
+
+    offset: Offset
+    text: Annotated[str, about("the bytes as text", "hello\n")] | None = None
+    base64: Annotated[str, about("the bytes, where they are not UTF-8", "//4=")] | None = None
+    invocation_id: InvocationId | None = None
+
+
+class OutputGap(Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """The event `gap`: so many bytes from `offset` on are not in the record. They were written
+    beyond its limit, or belong to a returned value that is too large.
+    """
+
+    stream: StreamName
+    offset: Offset
+    bytes: Annotated[int, about("how many bytes are missing", 1951424)]
+    invocation_id: InvocationId | None = None
+
+
+class CallsGap(Struct, kw_only=True, frozen=True):
+    """The event `gap` of a function's logs: so many calls are left out, as the reader was slow."""
+
+    calls: Annotated[int, about("how many calls are left out", 12)]
+
+
 class InvocationPage(Struct, kw_only=True, frozen=True):
     """Some records, newest first."""
 

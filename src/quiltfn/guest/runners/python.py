@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
     import asyncio
-    from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterable, Awaitable, Callable
     from types import CodeType, TracebackType
     from typing import Any
 
@@ -232,7 +232,8 @@ class Runner:
             if hasattr(result, "__await__"):
                 result = self._wait(result)
             if hasattr(result, "__aiter__"):
-                result = self._wait(_all(result))
+                self._wait(_write_all(result))
+                return 0, b""
             if not hasattr(result, "__next__"):
                 return 0, encode(result)
             for part in result:
@@ -257,8 +258,9 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-async def _all(parts: AsyncIterable[Any]) -> Iterator[Any]:
-    return iter([part async for part in parts])
+async def _write_all(parts: AsyncIterable[Any]) -> None:
+    async for part in parts:
+        write(encode_part(part))
 
 
 def encode(result: object) -> bytes:

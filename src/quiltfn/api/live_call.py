@@ -1,0 +1,132 @@
+"""A call whose caller stays to watch it: its output comes as it is written, and it may end with its
+caller.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from quiltfn.api import event_stream, parse
+from quiltfn.api.budgets import CallOutputBudget
+from quiltfn.api.event_stream import Events, event
+from quiltfn.api.failures import failure, log_bug
+from quiltfn.api.live_output import OutputReader, live_events, started
+from quiltfn.api.response import Response
+from quiltfn.api.route import RequestContext
+from quiltfn.catalog import Entry
+from quiltfn.invoke import Request, RunningCall
+from quiltfn.model.errors import Internal, QuiltfnError
+
+ON_DISCONNECT = ("continue", "cancel")
+LEFT = "its caller went away"
+
+
+def ends_with_caller(context: RequestContext[Any]) -> bool:
+    """Whether the call is to be cancelled when its caller goes away. Raises `Unprocessable`."""
+    wanted = context.headers.get("x-on-disconnect", "continue")
+    return parse.one_of(wanted, "X-On-Disconnect", ON_DISCONNECT, "cancel") == "cancel"
+
+
+@contextlib.asynccontextmanager
+async def cancelled_if_lost(
+    context: RequestContext[Any], entry: Entry, request: Request
+) -> AsyncIterator[None]:
+    """In the block, the call of `request` is cancelled if the client goes away and wants that."""
+    if not ends_with_caller(context):
+        yield
+        return
+    watch = asyncio.ensure_future(_cancel_when_lost(context, entry, request))
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
+async def _cancel_when_lost(context: RequestContext[Any], entry: Entry, request: Request) -> None:
+    await context.request.lost()
+    context.services.invoker.in_background(_cancel(context, entry, request))
+
+
+async def _cancel(context: RequestContext[Any], entry: Entry, request: Request) -> None:
+    assert request.invocation_id is not None
+    await context.services.invoker.cancel(entry.function.id, request.invocation_id, LEFT)
+
+
+async def stream_call(
+    context: RequestContext[Any], entry: Entry, request: Request, output: CallOutputBudget
+) -> Response:
+    """Runs the call, and answers with its events once its handler has it. Until then it is refused
+    as any other call. It goes on if the client goes away, unless that has asked for its end.
+    """
+    invoker = context.services.invoker
+    with event_stream.opened(context) as stream:
+        cancels = ends_with_caller(context)
+        begun: asyncio.Future[RunningCall] = asyncio.get_running_loop().create_future()
+        request = msgspec.structs.replace(request, on_start=begun.set_result)
+        reserved, context.reserved_bytes = context.reserved_bytes, 0
+        call = invoker.in_background(_run(context, entry, request, output, reserved))
+        async with cancelled_if_lost(context, entry, request):
+            await asyncio.wait({call, begun}, return_when=asyncio.FIRST_COMPLETED)
+        if not begun.done():
+            call.result()  # raises why it was not started
+
+        def end_with_client() -> None:
+            if cancels and not call.done():
+                invoker.in_background(_cancel(context, entry, request))
+
+        return stream.response(
+            _events(context, entry, request, begun.result() if begun.done() else None, call),
+            [("x-invocation-id", request.invocation_id or "")],
+            on_close=end_with_client,
+        )
+
+
+async def _run(
+    context: RequestContext[Any],
+    entry: Entry,
+    request: Request,
+    output: CallOutputBudget,
+    reserved_bytes: int,
+) -> None:
+    """The call, and what it holds until its end. `reserved_bytes`: of the budget of long bodies."""
+    services, tenant_id = context.services, context.tenant_id
+    try:
+        with services.admission.call(tenant_id), output:
+            await services.invoker.invoke(entry, request)
+    except Internal:
+        log_bug(context.request, context.request_id)
+        raise
+    finally:
+        services.budgets.bodies.release(reserved_bytes, tenant_id)
+
+
+async def _events(
+    context: RequestContext[Any],
+    entry: Entry,
+    request: Request,
+    running: RunningCall | None,
+    call: "asyncio.Task[None]",
+) -> Events:
+    """From `started` to `end`, or to an `error` where the call has no ordinary end."""
+    journal, one = context.services.journal, request.invocation_id
+    reader = OutputReader(journal, entry.function.id, one or "")
+    try:
+        if running is not None:
+            yield started(running)
+            async for piece in live_events(reader, running):
+                yield piece
+        await asyncio.wait({call})
+        async for piece in reader.events():
+            yield piece
+        call.result()
+        async for piece in reader.last_events():
+            yield piece
+    except QuiltfnError as error:
+        body = failure(error, context.request_id).body
+        assert isinstance(body, bytes)
+        yield event("error", body)
+    finally:
+        reader.close()

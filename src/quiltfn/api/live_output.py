@@ -1,0 +1,320 @@
+"""The output of calls as readers follow it: of a running call from what has come, then from its
+record, by slices.
+
+Rule 1: what a reader is given is what the record has, byte for byte. Bytes that the record does not
+have are told as a `gap`, before the `end`.
+Rule 2: nothing here holds up a handler, and a reader holds a slice at a time, however slow it is.
+"""
+
+import asyncio
+import base64
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
+
+from quiltfn import wire
+from quiltfn.api import shapes
+from quiltfn.api.event_stream import event
+from quiltfn.api.response import encode
+from quiltfn.api.text_size import Decoder
+from quiltfn.invoke import Invoker, RunningCall
+from quiltfn.model.errors import NotFound
+from quiltfn.model.output import STREAMS, Cursor, Part, backwards, from_text, text_or_bytes
+from quiltfn.ports import Journal, Outline
+
+SLICE_BYTES = 16 * 1024
+RECORD_SLICE_BYTES = 64 * 1024
+# Calls of a function that a slow reader may be behind with; more are told as a gap.
+CALLS_MAX = 1000
+# How often it is looked whether a call that is not under way here has begun or ended.
+LOOK_EVERY_S = 1.0
+NOWHERE: Mapping[str, int] = dict.fromkeys(STREAMS, 0)
+
+Events = AsyncGenerator[bytes, None]
+
+
+class OutputReader:
+    """Reads the output of one call, from `at` on. `changed` is called when there may be more; to be
+    closed. `streams`: those that are read. `names_call`: whether each event says which call it is.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        function_id: str,
+        invocation_id: str,
+        streams: Sequence[str] = STREAMS,
+        *,
+        names_call: bool = False,
+    ) -> None:
+        self._journal, self._function_id, self._invocation_id = journal, function_id, invocation_id
+        self._streams, self._names_call = streams, names_call
+        self._cursor = Cursor(NOWHERE, streams)
+        self._running: RunningCall | None = None
+        self._changed: Callable[[], None] | None = None
+        self.outline: Outline | None = None
+
+    def start(self, at: Mapping[str, int]) -> None:
+        """Reads from there on."""
+        self._cursor = Cursor(at, self._streams)
+
+    def attach(self, running: RunningCall, changed: Callable[[], None] | None = None) -> None:
+        """Reads what the running call writes. `changed` is called when there may be more."""
+        self.close()
+        self._running, self._changed = running, changed
+        if changed is not None:
+            running.output.watch(changed)
+
+    def close(self) -> None:
+        if self._running is not None and self._changed is not None:
+            self._running.output.unwatch(self._changed)
+        self._running = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the call runs and is followed."""
+        return self._running is not None and not self._running.output.is_closed
+
+    async def load(self) -> Outline:
+        """The record as it is now. Raises `NotFound`."""
+        self.close()
+        self.outline = await self._journal.outline(self._function_id, self._invocation_id)
+        if self.outline is None:
+            raise NotFound("the function has no invocation with this id")
+        return self.outline
+
+    async def next(self, most: int = SLICE_BYTES) -> tuple[Part, bytes] | None:
+        """The next bytes, which the reader passes with `pass_by`; None: there are none now."""
+        if self._running is not None and not self._running.output.is_closed:
+            log = self._running.output
+            part = self._cursor.next(log.order, log.sizes, most, is_live=True)
+            if part is None:
+                return None
+            return part, log.read(part.stream, part.start, part.size)
+        if self._running is not None or self.outline is None:
+            await self.load()
+        assert self.outline is not None
+        order = from_text(self.outline.record.output_order)
+        part = self._cursor.next(order, self.outline.sizes, most, is_live=False)
+        if part is None:
+            return None
+        return part, await self._read(part.stream, part.start, part.size)
+
+    def pass_by(self, stream: str, size: int) -> None:
+        self._cursor.advance(stream, size)
+
+    async def _read(self, stream: str, start: int, size: int) -> bytes:
+        if self.is_live:
+            assert self._running is not None
+            return self._running.output.read(stream, start, size)
+        return await self._journal.read_output(
+            self._function_id, self._invocation_id, stream, start, size
+        )
+
+    async def last_lines(self, count: int) -> Mapping[str, int]:
+        """Where the last `count` lines of the output begin."""
+        if self._running is not None and self.is_live:
+            order, sizes = list(self._running.output.order), self._running.output.sizes
+        else:
+            outline = self.outline or await self.load()
+            order, sizes = list(from_text(outline.record.output_order)), outline.sizes
+        wanted = {stream: sizes[stream] if stream in self._streams else 0 for stream in STREAMS}
+        order = [run for run in order if run[0] in self._streams]
+        at, is_last = dict(wanted), True
+        for stream, start, size in backwards(order, wanted, RECORD_SLICE_BYTES):
+            data = await self._read(stream, start, size)
+            end = len(data) - (is_last and data.endswith(b"\n"))
+            is_last = False
+            while count and (found := data.rfind(b"\n", 0, end)) >= 0:
+                count, end = count - 1, found
+            if not count:
+                return at | {stream: start + end + 1}
+            at[stream] = start
+        return at
+
+    # As events -------------------------------------------------------------------------------
+
+    async def events(self) -> Events:
+        """Everything that has come by now, as `stdout` and `stderr`."""
+        while (found := await self.next()) is not None:
+            part, data = found
+            pieces = text_or_bytes(data, is_open=part.is_open)
+            if not pieces:
+                return  # half a character: the rest has not come
+            for piece in pieces:
+                yield self._chunk(part.stream, piece)
+
+    def _chunk(self, stream: str, piece: str | bytes) -> bytes:
+        at = self._cursor.at
+        named = self._invocation_id if self._names_call else None
+        if isinstance(piece, str):
+            size = len(piece.encode())
+            chunk = wire.OutputChunk(offset=at[stream], text=piece, invocation_id=named)
+        else:
+            size, text = len(piece), base64.b64encode(piece).decode()
+            chunk = wire.OutputChunk(offset=at[stream], base64=text, invocation_id=named)
+        self.pass_by(stream, size)
+        return event(stream, encode(chunk), None if self._names_call else self.event_id)
+
+    @property
+    def event_id(self) -> str:
+        """Where the reader is, to come back to."""
+        return f"{self._cursor.at['stdout']}-{self._cursor.at['stderr']}"
+
+    async def last_events(self) -> Events:
+        """What the record does not have, as `gap`, and the record itself as `end`."""
+        outline = self.outline or await self.load()
+        record = outline.record
+        dropped = {"stdout": record.stdout_dropped, "stderr": record.stderr_dropped}
+        for stream in self._streams:
+            if dropped[stream]:
+                gap = wire.OutputGap(
+                    stream=stream,
+                    offset=outline.sizes[stream],
+                    bytes=dropped[stream],
+                    invocation_id=self._invocation_id if self._names_call else None,
+                )
+                yield event("gap", encode(gap))
+        async for piece in self._end(outline):
+            yield piece
+
+    async def _end(self, outline: Outline) -> Events:
+        """The `end` event, whose JSON has all output of the call and is never whole in memory."""
+        left = event("end", encode(shapes.invocation(outline.record)))
+        for stream in STREAMS:
+            before, mark, left = left.partition(b'"%b":""' % stream.encode())
+            yield before + mark[:-1]
+            decoder, start = Decoder("replace"), 0
+            while start < outline.sizes[stream]:
+                data = await self._read(stream, start, RECORD_SLICE_BYTES)
+                start += RECORD_SLICE_BYTES
+                text = decoder.decode(data, start >= outline.sizes[stream])
+                if text:
+                    yield encode(text)[1:-1]
+            left = b'"' + left
+        yield left
+
+
+async def written(reader: OutputReader) -> AsyncGenerator[bytes, None]:
+    """The output by now, as bytes, both streams in the order in which they came."""
+    try:
+        while (found := await reader.next(RECORD_SLICE_BYTES)) is not None:
+            part, data = found
+            if not data:
+                return
+            reader.pass_by(part.stream, len(data))
+            yield data
+    finally:
+        reader.close()
+
+
+async def live_events(reader: OutputReader, running: RunningCall) -> Events:
+    """The output of a running call as it comes; the rest is in its record then."""
+    change = asyncio.Event()
+    reader.attach(running, change.set)
+    while reader.is_live:
+        change.clear()
+        async for one in reader.events():
+            yield one
+        if reader.is_live:
+            await change.wait()
+
+
+async def follow_call(reader: OutputReader, find: Callable[[], RunningCall | None]) -> Events:
+    """The output of a call as it comes, until its end. `find`: the call, if it runs here."""
+    try:
+        while True:
+            running = find()
+            if running is not None:
+                async for one in live_events(reader, running):
+                    yield one
+            outline = await reader.load()
+            if outline.record.is_final:
+                break
+            # It waits, is between two attempts, or runs on another server.
+            if running is not None:
+                reader.start(NOWHERE)
+            await asyncio.sleep(LOOK_EVERY_S)
+        async for one in reader.events():
+            yield one
+        async for one in reader.last_events():
+            yield one
+    finally:
+        reader.close()
+
+
+def started(running: RunningCall) -> bytes:
+    """The event that says that a handler has its call."""
+    record = running.record
+    told = wire.CallStarted(invocation_id=record.invocation_id, cold_start=record.cold_start)
+    return event("started", encode(told))
+
+
+async def follow_function(
+    invoker: Invoker, journal: Journal, function_id: str, streams: Sequence[str]
+) -> Events:
+    """The output of all calls of a function on this server, as they come."""
+    arrived: deque[RunningCall] = deque()
+    readers: dict[str, OutputReader] = {}
+    changed: dict[str, None] = {}
+    missed, change = 0, asyncio.Event()
+
+    def arrive(running: RunningCall) -> None:
+        nonlocal missed
+        if len(arrived) + len(readers) < CALLS_MAX:
+            arrived.append(running)
+        else:
+            missed += 1
+        change.set()
+
+    def note(invocation_id: str) -> None:
+        changed[invocation_id] = None
+        change.set()
+
+    invoker.listen(function_id, arrive)
+    try:
+        for running in invoker.running_calls(function_id):
+            arrive(running)
+        while True:
+            await change.wait()
+            change.clear()
+            if missed:
+                gap, missed = wire.CallsGap(calls=missed), 0
+                yield event("gap", encode(gap))
+            while arrived:
+                running = arrived.popleft()
+                one = running.record.invocation_id
+                readers[one] = OutputReader(journal, function_id, one, streams, names_call=True)
+                readers[one].attach(running, partial(note, one))
+                changed[one] = None
+                yield started(running)
+            while changed:
+                one = next(iter(changed))
+                del changed[one]
+                async for piece in _news_of(readers[one]):
+                    yield piece
+                if not readers[one].is_live:
+                    readers.pop(one).close()
+                    changed.pop(one, None)  # it was noted at its end
+    finally:
+        invoker.unlisten(function_id, arrive)
+        for reader in readers.values():
+            reader.close()
+
+
+async def _news_of(reader: OutputReader) -> Events:
+    """What has come of a call, with its end if it has ended."""
+    try:
+        was_live = reader.is_live
+        async for piece in reader.events():
+            yield piece
+        if was_live and reader.is_live:
+            return
+        outline = await reader.load()
+        async for piece in reader.events():  # what came while the rest was sent
+            yield piece
+        if outline.record.is_final:
+            async for piece in reader.last_events():
+                yield piece
+    except NotFound:  # it is deleted with its function
+        reader.close()

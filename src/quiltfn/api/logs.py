@@ -1,0 +1,114 @@
+"""The routes that show what calls have written, once or as it comes."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from quiltfn.api import event_stream, parse
+from quiltfn.api.live_output import OutputReader, follow_call, follow_function, written
+from quiltfn.api.response import Header, Response
+from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.invoke import Invoker
+from quiltfn.model.errors import Unprocessable
+from quiltfn.model.invocation import Invocation
+from quiltfn.model.output import STREAMS
+from quiltfn.ports import Journal
+
+PLAIN = "text/plain; charset=utf-8"
+TAIL_MAX = 1_000_000
+# How far in stdout and in stderr, as the ids of events say it; or in the one stream asked for.
+POSITION = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
+OFFSET = re.compile(r"[0-9]{1,15}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogServices(RouteServices):
+    """What the routes of logs take."""
+
+    invoker: Invoker
+    journal: Journal
+
+
+async def get_invocation_logs(context: RequestContext[LogServices]) -> Response:
+    """Read what a call has written by now: both streams, in the order in which it came. With follow
+    it comes as server-sent events, of a running call as it is written: stdout and stderr, gap for
+    what is not kept, and at last end with the record of the call. Who was disconnected goes on
+    with Last-Event-ID.
+    """
+    services, query = context.services, context.query
+    follows = _follows(context)
+    streams = _streams(query)
+    at, tail = _start_of(context, streams)
+    function_id, one = context.entry().function.id, context.parameters["invocation_id"]
+    reader = OutputReader(services.journal, function_id, one, streams)
+    find = partial(services.invoker.running_call, function_id, one)
+    running = find()
+    headers: list[Header] = []
+    if running is not None:
+        reader.attach(running)
+    else:
+        headers += truncated((await reader.load()).record)
+    if tail is not None:
+        at = await reader.last_lines(tail)
+    reader.start(at)
+    if not follows:
+        return Response(headers=[*headers, ("content-type", PLAIN)], body=written(reader))
+    with event_stream.opened(context) as stream:
+        return stream.response(follow_call(reader, find))
+
+
+async def get_function_logs(context: RequestContext[LogServices]) -> Response:
+    """Follow what all calls of a function write, from now on, as server-sent events: for each call
+    started, stdout and stderr, and end with its record; each names its call. A reader that is more
+    than 1,000 calls behind gets a gap with the number of those that are left out.
+    """
+    if not _follows(context):
+        raise Unprocessable.field("follow", "true", context.query.get("follow"), "true")
+    services, function_id = context.services, context.entry().function.id
+    streams = _streams(context.query)
+    with event_stream.opened(context) as stream:
+        events = follow_function(services.invoker, services.journal, function_id, streams)
+        return stream.response(events, is_endless=True)
+
+
+def truncated(record: Invocation) -> list[Header]:
+    """The header that says how many bytes of each stream were dropped; none if none were."""
+    dropped = {"stdout": record.stdout_dropped, "stderr": record.stderr_dropped}
+    counts = [f"{stream}={count}" for stream, count in dropped.items() if count]
+    return [("x-output-truncated", ", ".join(counts))] if counts else []
+
+
+def _follows(context: RequestContext[LogServices]) -> bool:
+    follow = context.query.get("follow")
+    if follow is None:
+        return event_stream.wants_events(context.headers)
+    return parse.boolean(follow, "follow")
+
+
+def _streams(query: Mapping[str, str]) -> Sequence[str]:
+    stream = query.get("stream")
+    return STREAMS if stream is None else (parse.one_of(stream, "stream", STREAMS, "stderr"),)
+
+
+def _start_of(
+    context: RequestContext[LogServices], streams: Sequence[str]
+) -> tuple[Mapping[str, int], int | None]:
+    """Where to begin, or with how many of the last lines."""
+    query, tail = context.query, None
+    if "tail" in query:
+        tail = parse.integer(query["tail"], "tail", 0, TAIL_MAX)
+    if "last-event-id" in context.headers:  # a client that comes back sends its query again
+        return _position(context.headers["last-event-id"], "Last-Event-ID", streams), None
+    if "offset" in query and tail is not None:
+        raise Unprocessable.field("tail", "left out where there is an offset", query["tail"])
+    return _position(query.get("offset", "0-0"), "offset", streams), tail
+
+
+def _position(text: str, name: str, streams: Sequence[str]) -> Mapping[str, int]:
+    if (found := POSITION.fullmatch(text)) is not None:
+        return {"stdout": int(found[1]), "stderr": int(found[2])}
+    if len(streams) == 1 and OFFSET.fullmatch(text):
+        return dict.fromkeys(STREAMS, 0) | {streams[0]: int(text)}
+    expected = "the id of an event, such as 120-0, or with stream a number of bytes"
+    raise Unprocessable.field(name, expected, text, "120-0")

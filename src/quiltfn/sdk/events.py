@@ -1,0 +1,129 @@
+"""What a stream of a call's output consists of, and how it is read from server-sent events."""
+
+import base64
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+
+from quiltfn.sdk.errors import ConnectionFailed, read_error
+from quiltfn.wire import CallStarted, Invocation, OutputChunk
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A handler has the call."""
+
+    invocation_id: str
+    cold_start: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A handler wrote `data` to `stream` ("stdout" or "stderr"), behind `offset` bytes. In the logs
+    of a function `invocation_id` says which call it was.
+    """
+
+    stream: str
+    offset: int
+    data: bytes
+    invocation_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The data as text, with U+FFFD for what is not UTF-8."""
+        return self.data.decode("utf-8", "replace")
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """`bytes` bytes from `offset` of `stream` on are not kept. In the logs of a function also: so
+    many `calls` are left out, because the reader was slow.
+    """
+
+    stream: str | None = None
+    offset: int = 0
+    bytes: int = 0
+    invocation_id: str | None = None
+    calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The call is over; `invocation` is its record."""
+
+    invocation: Invocation
+
+
+Event: TypeAlias = Started | Output | Gap | End
+
+
+class EventReader:
+    """Bytes in, events out, however the bytes are cut. `is_endless`: no event is the last one."""
+
+    def __init__(self, *, is_endless: bool = False) -> None:
+        self._is_endless = is_endless
+        self._is_over, self._name = False, ""
+        self._parts: list[bytes] = []
+        self.last_id: str | None = None
+
+    def read(self, chunks: Iterator[bytes]) -> Iterator[Event]:
+        """The events of the chunks. Raises `ApiError` for an error that the server tells, and
+        `ConnectionFailed` if the end does not come.
+        """
+        for chunk in chunks:
+            yield from self._events(chunk)
+        self._check_end()
+
+    async def read_async(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+        """As `read`."""
+        async for chunk in chunks:
+            for event in self._events(chunk):
+                yield event
+        self._check_end()
+
+    def _check_end(self) -> None:
+        if not self._is_over:
+            raise ConnectionFailed("the stream ended before the call did")
+
+    def _events(self, chunk: bytes) -> Iterator[Event]:
+        *whole, rest = chunk.split(b"\n")
+        for line in whole:
+            yield from self._line(b"".join([*self._parts, line]))
+            self._parts.clear()
+        if rest:
+            self._parts.append(rest)
+
+    def _line(self, line: bytes) -> Iterator[Event]:
+        # The server sends `id`, `event` and `data` once for each event, in this order.
+        field, _, value = line.partition(b": ")
+        if field == b"event":
+            self._name = value.decode()
+        elif field == b"id":
+            self.last_id = value.decode()
+        elif field == b"data":
+            event = self._event(value)
+            if event is not None:
+                yield event
+
+    def _event(self, data: bytes) -> Event | None:
+        if self._name == "started":
+            told = msgspec.json.decode(data, type=CallStarted)
+            return Started(told.invocation_id, told.cold_start)
+        if self._name in ("stdout", "stderr"):
+            chunk = msgspec.json.decode(data, type=OutputChunk)
+            written = (
+                base64.b64decode(chunk.base64)
+                if chunk.base64 is not None
+                else (chunk.text or "").encode()
+            )
+            return Output(self._name, chunk.offset, written, chunk.invocation_id)
+        if self._name == "gap":
+            return msgspec.json.decode(data, type=Gap)
+        if self._name == "end":
+            self._is_over = not self._is_endless
+            return End(msgspec.json.decode(data, type=Invocation))
+        if self._name == "error":
+            self._is_over = True
+            raise read_error(503, {}, data)
+        return None  # of a newer server

@@ -1,0 +1,431 @@
+"""The contract: what a call writes is seen while it runs, and what was seen is what is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from e2e.server import Server, until
+from quiltfn.sdk import AsyncClient, Client, End, Output, Started
+from quiltfn.sdk import Event as SdkEvent
+from spec.api_client import Api, is_error, new_name, of
+from spec.conftest import Keyed
+from spec.live_events import Event, all_of, output, streaming
+from timeouts import scaled
+
+pytestmark = pytest.mark.sandbox
+
+IN_TURNS = "for i in 1 2 3; do echo out$i; sleep 0.03; echo err$i >&2; sleep 0.03; done"
+TURNS = [("stdout", b"out1\n"), ("stderr", b"err1\n"), ("stdout", b"out2\n")]
+TURNS += [("stderr", b"err2\n"), ("stdout", b"out3\n"), ("stderr", b"err3\n")]
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def api(open_server: Server) -> Iterator[Api]:
+    one = Api(open_server.url)
+    yield one
+    one.clear()
+
+
+def turns(found: list[Event]) -> list[tuple[str, bytes]]:
+    pieces = [(one.name, one.bytes) for one in found if one.name in ("stdout", "stderr")]
+    grouped = itertools.groupby(pieces, lambda one: one[0])
+    return [(stream, b"".join(data for _, data in some)) for stream, some in grouped]
+
+
+def logs(record: dict[str, str] | Event, query: str = "") -> str:
+    found = record.data if isinstance(record, Event) else record
+    return f"{of(found['function_id'])}/invocations/{found['invocation_id']}/logs{query}"
+
+
+def invoke(function_id: str) -> str:
+    return f"{of(function_id)}/invoke"
+
+
+# The call that is watched ------------------------------------------------------------------------
+
+
+def test_a_call_is_seen_from_its_start_to_its_end(api: Api) -> None:
+    function_id = api.active(IN_TURNS)
+    with streaming(api, "POST", invoke(function_id), {"payload": None}) as (answer, coming):
+        assert answer.headers["content-type"] == "text/event-stream"
+        assert answer.headers["x-accel-buffering"] == "no"
+        assert answer.headers["cache-control"] == "no-store"
+        found = list(coming)
+    first, last = found[0], found[-1]
+    assert first.name == "started"
+    assert first.data == {"invocation_id": answer.headers["x-invocation-id"], "cold_start": False}
+    assert turns(found) == TURNS
+    assert last.name == "end"
+    assert last.data == api.good("GET", logs(last).removesuffix("/logs"))
+    assert last.data["stdout"] == "out1\nout2\nout3\n"
+    assert [one.name for one in found].count("end") == 1
+
+
+def test_a_call_by_name_is_seen_as_well(api: Api) -> None:
+    name = new_name()
+    api.active("echo hello", name=name)
+    found = all_of(api, "POST", f"/api/functions/invoke/{name}")
+    assert [one.name for one in found] == ["started", "stdout", "end"]
+    assert found[1].data == {"offset": 0, "text": "hello\n"}
+    assert found[-1].data["status"] == "success"
+
+
+def test_output_comes_while_the_handler_runs(api: Api) -> None:
+    function_id = api.active("echo first; read line; echo last")
+    slow = api.active("echo first; sleep 2; echo last")
+    began = time.monotonic()
+    with streaming(api, "POST", invoke(slow)) as (_, coming):
+        assert [next(coming).name, next(coming).bytes] == ["started", b"first\n"]
+        assert time.monotonic() - began < 1.9
+        assert (
+            output([Event("stdout", one.data | {"offset": 0}) for one in coming][:1]) == b"last\n"
+        )
+    assert api.invoke(function_id)["status"] == "success"
+
+
+def test_what_is_not_utf_8_is_base64_and_no_character_is_split(api: Api) -> None:
+    function_id = api.active(
+        r"printf 'caf\303'; sleep 0.05; printf '\251 '; sleep 0.05; printf '\377\376'"
+    )
+    found = all_of(api, "POST", invoke(function_id))
+    assert output(found) == b"caf\xc3\xa9 \xff\xfe"
+    texts = [one.data["text"] for one in found if "text" in one.data]
+    assert "".join(texts) == "café "
+    assert [one.data for one in found if "base64" in one.data] == [{"offset": 6, "base64": "//4="}]
+
+
+def test_a_refusal_before_the_start_is_an_ordinary_one(api: Api) -> None:
+    with streaming(api, "POST", invoke(api.create("echo hello"))) as (answer, _):
+        is_error(answer, "FUNCTION_NOT_ACTIVE", 409)
+    with streaming(api, "POST", invoke(new_name())) as (answer, _):
+        is_error(answer, "NOT_FOUND", 404)
+    with streaming(api, "POST", invoke(api.active()), {"timeout_seconds": 999}) as (answer, _):
+        is_error(answer, "UNPROCESSABLE_ENTITY", 422)
+
+
+def test_every_end_is_told(api: Api) -> None:
+    for handler, status in (("echo no; exit 3", "failed"), ("echo so; sleep 9", "timeout")):
+        found = all_of(api, "POST", invoke(api.active(handler, timeout_seconds=1)))
+        assert found[-1].name == "end"
+        assert found[-1].data["status"] == status
+        assert output(found).decode() == found[-1].data["stdout"] != ""
+
+
+def test_long_output_ends_with_what_was_dropped(api: Api) -> None:
+    function_id = api.active(f"head -c {7 * MIB} /dev/zero | tr '\\0' x; echo e >&2")
+    found = all_of(api, "POST", invoke(function_id))
+    assert output(found) == b"x" * (6 * MIB)
+    assert output(found, "stderr") == b"e\n"
+    gap, end = found[-2:]
+    assert (gap.name, end.name) == ("gap", "end")
+    assert gap.data == {"stream": "stdout", "offset": 6 * MIB, "bytes": MIB}
+    assert end.data["stdout"] == "x" * (6 * MIB)
+    record = api.good("GET", logs(end).removesuffix("/logs"))
+    assert end.data == record
+
+
+def test_text_that_json_must_escape_is_whole_in_the_end(api: Api) -> None:
+    text = r'"\\\t\303\251\377 "stderr":""'
+    handler = f"i=0; while [ $i -lt 9000 ]; do printf '{text}'; i=$((i+1)); done"
+    end = all_of(api, "POST", invoke(api.active(handler)))[-1]
+    assert end.data == api.good("GET", logs(end).removesuffix("/logs"))
+    assert len(end.data["stdout"]) > 100_000
+
+
+def test_a_call_that_is_cancelled_keeps_what_it_wrote(api: Api) -> None:
+    function_id = api.active("echo so far; sleep 20")
+    with streaming(api, "POST", invoke(function_id)) as (_, coming):
+        assert [next(coming).name, next(coming).bytes] == ["started", b"so far\n"]
+        api("DELETE", of(function_id))
+        end = next(one for one in coming if one.name in ("end", "error"))
+    assert end.name == "end" or end.data["error_code"] == "NOT_FOUND"
+
+
+# A caller that goes away -------------------------------------------------------------------------
+
+
+def leave(api: Api, function_id: str, *headers: str, first: bytes) -> None:
+    """Sends a call, waits for what it first writes where it is streamed, and goes away."""
+    to = urlsplit(str(api.http.base_url))
+    with socket.create_connection((to.hostname, to.port)) as client:
+        lines = [f"POST {invoke(function_id)} HTTP/1.1", "Host: 127.0.0.1", "Content-Length: 0"]
+        client.sendall("\r\n".join([*lines, *headers, "", ""]).encode())
+        client.settimeout(scaled(10))
+        got = b""
+        while first not in got:
+            got += client.recv(65536)
+
+
+def only_record(api: Api, function_id: str) -> dict[str, str]:
+    def final() -> dict[str, str] | None:
+        found = api.good("GET", f"{of(function_id)}/invocations")["invocations"]
+        return found[0] if found and found[0]["status"] != "running" else None
+
+    return until(final)
+
+
+SEEN = "Accept: text/event-stream"
+CANCELS = "X-On-Disconnect: cancel"
+
+
+@pytest.mark.parametrize("headers", [[SEEN], [SEEN, "X-On-Disconnect: continue"]])
+def test_a_call_goes_on_when_its_reader_goes_away(api: Api, headers: list[str]) -> None:
+    function_id = api.active("echo begun; sleep 0.5; echo done", max_instances=1)
+    leave(api, function_id, *headers, first=b"begun")
+    record = only_record(api, function_id)
+    assert (record["status"], record["stdout"]) == ("success", "begun\ndone\n")
+    assert api.invoke(function_id)["status"] == "success"
+
+
+def test_a_call_is_cancelled_with_its_reader_where_that_is_asked_for(api: Api) -> None:
+    function_id = api.active("echo begun; sleep 20; echo done", max_instances=1)
+    began = time.monotonic()
+    leave(api, function_id, SEEN, CANCELS, first=b"begun")
+    record = only_record(api, function_id)
+    assert (record["status"], record["stdout"]) == ("cancelled", "begun\n")
+    assert record["error_message"] == "its caller went away"
+    assert time.monotonic() - began < scaled(5)
+    assert until(lambda: api.pool(function_id)["busy_count"] == 0)
+
+
+def test_a_call_without_a_stream_is_cancelled_as_well(api: Api) -> None:
+    function_id = api.active("sleep 20", max_instances=1)
+    leave(api, function_id, CANCELS, first=b"")
+    record = only_record(api, function_id)
+    assert record["status"] == "cancelled"
+    stays = api.active("sleep 0.3; echo done")
+    leave(api, stays, first=b"")
+    assert only_record(api, stays)["status"] == "success"
+
+
+def test_a_call_that_waits_for_an_instance_is_cancelled_before_it_runs(api: Api) -> None:
+    function_id = api.active("sleep 1; echo done", max_instances=1)
+    busy = threading.Thread(target=api.invoke, args=(function_id,))
+    busy.start()
+    until(lambda: api.pool(function_id)["busy_count"] == 1)
+    for headers in ([CANCELS], [SEEN, CANCELS]):
+        leave(api, function_id, *headers, first=b"")
+    busy.join()
+    found = api.good("GET", f"{of(function_id)}/invocations")["invocations"]
+    assert sorted(one["status"] for one in found) == ["cancelled", "cancelled", "success"]
+    assert all(one["started_at"] is None for one in found if one["status"] == "cancelled")
+
+
+def test_an_unknown_wish_is_refused(api: Api) -> None:
+    answer = api("POST", invoke(api.active()), headers={"x-on-disconnect": "stop"})
+    assert is_error(answer, "UNPROCESSABLE_ENTITY", 422)["error"].startswith("X-On-Disconnect")
+
+
+# The logs of a call ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ended(api: Api) -> tuple[Api, dict[str, str]]:
+    """A call that is over."""
+    return api, api.invoke(api.active(IN_TURNS))
+
+
+def test_both_streams_are_text_in_order_of_arrival(ended: tuple[Api, dict[str, str]]) -> None:
+    api, record = ended
+    answer = api("GET", logs(record))
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.content == b"".join(data for _, data in TURNS)
+    assert api("GET", logs(record, "?stream=stderr")).text == "err1\nerr2\nerr3\n"
+    assert api("GET", logs(record, "?tail=2")).text == "out3\nerr3\n"
+    assert api("GET", logs(record, "?tail=0")).text == ""
+    assert api("GET", logs(record, "?tail=99")).content == answer.content
+    assert api("GET", logs(record, "?stream=stdout&tail=1")).text == "out3\n"
+    assert api("GET", logs(record, "?offset=5-5")).text == "out2\nerr2\nout3\nerr3\n"
+    assert api("GET", logs(record, "?stream=stdout&offset=10")).text == "out3\n"
+
+
+def test_the_order_is_still_known_when_the_record_is_in_the_database(
+    ended: tuple[Api, dict[str, str]],
+) -> None:
+    api, record = ended
+    time.sleep(0.3)
+    assert api("GET", logs(record)).content == b"".join(data for _, data in TURNS)
+    assert turns(all_of(api, "GET", logs(record, "?follow=true"))) == TURNS
+
+
+def test_the_events_of_a_call_that_is_over_end_with_its_record(
+    ended: tuple[Api, dict[str, str]],
+) -> None:
+    api, record = ended
+    found = all_of(api, "GET", logs(record))
+    assert turns(found) == TURNS
+    assert found[-1].name == "end"
+    assert found[-1].data == record
+    assert all(one.data["offset"] % 5 == 0 for one in found[:-1])
+
+
+def test_a_reader_comes_back_behind_the_last_event_it_had(
+    ended: tuple[Api, dict[str, str]],
+) -> None:
+    api, record = ended
+    found = all_of(api, "GET", logs(record))
+    for index, one in enumerate(found[:-1]):
+        assert one.id is not None
+        again = all_of(api, "GET", logs(record), last_event_id=one.id)
+        assert turns(again) == turns(found[index + 1 :])
+        assert again[-1].data == record
+        assert turns(all_of(api, "GET", logs(record, f"?offset={one.id}"))) == turns(again)
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("?stream=stdin", "stream"),
+        ("?tail=-1", "tail"),
+        ("?offset=5", "offset"),
+        ("?offset=1-1&tail=3", "tail"),
+        ("?follow=perhaps", "follow"),
+        ("?since=1", "the query parameter since"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    ended: tuple[Api, dict[str, str]], query: str, names: str
+) -> None:
+    api, record = ended
+    refusal = is_error(api("GET", logs(record, query)), "UNPROCESSABLE_ENTITY", 422)
+    assert refusal["error"].startswith(names)
+    is_error(api("GET", logs(record).replace(record["invocation_id"], "none")), "NOT_FOUND", 404)
+
+
+def test_a_running_call_is_followed_by_any_number_of_readers(api: Api) -> None:
+    function_id = api.active("for i in 1 2 3 4 5 6; do echo $i; sleep 0.1; done")
+    with streaming(api, "POST", invoke(function_id)) as (answer, coming):
+        next(coming)
+        path = logs(
+            {"function_id": function_id, "invocation_id": answer.headers["x-invocation-id"]}
+        )
+        found: list[list[Event]] = []
+        readers = [
+            threading.Thread(target=lambda: found.append(all_of(api, "GET", path)))
+            for _ in range(10)
+        ]
+        for reader in readers:
+            reader.start()
+        assert api("GET", path).status_code == 200  # what there is by now
+        for reader in readers:
+            reader.join()
+        own = list(coming)
+    assert output(own) == b"1\n2\n3\n4\n5\n6\n"
+    assert [output(one) for one in found] == [output(own)] * 10
+    assert all(one[-1].data == own[-1].data for one in found)
+
+
+# The logs of a function --------------------------------------------------------------------------
+
+
+def test_all_calls_of_a_function_are_followed(api: Api) -> None:
+    function_id, other = api.active("echo $QUILT_PAYLOAD; echo e >&2"), api.active("echo other")
+    with streaming(api, "GET", f"{of(function_id)}/logs?follow=true") as (answer, coming):
+        assert answer.headers["content-type"] == "text/event-stream"
+        records = [api.invoke(function_id, str(number)) for number in range(3)]
+        api.invoke(other)
+        found: dict[str, list[Event]] = {}
+        while sum(one[-1].name == "end" for one in found.values()) < 3:
+            event = next(coming)
+            found.setdefault(event.data["invocation_id"], []).append(event)
+    assert set(found) == {record["invocation_id"] for record in records}
+    for record in records:
+        seen = found[record["invocation_id"]]
+        assert seen[0].name == "started"
+        assert output(seen).decode() == record["stdout"]
+        assert output(seen, "stderr") == b"e\n"
+        assert seen[-1].data == record
+
+
+def test_a_function_has_no_logs_but_those_to_be_followed(api: Api) -> None:
+    refusal = api.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{of(api.active())}/logs")
+    assert refusal["error"].startswith("follow must be true")
+
+
+# Bounds and tenants ------------------------------------------------------------------------------
+
+
+def test_another_tenant_sees_nothing_of_it(keyed: Keyed, tenant: Api) -> None:
+    function_id = tenant.active("echo hello")
+    record = tenant.invoke(function_id)
+    stranger = keyed.caller(new_name())
+    for path in (logs(record), logs(record, "?follow=true"), f"{of(function_id)}/logs?follow=true"):
+        is_error(stranger("GET", path), "NOT_FOUND", 404)
+    reader = keyed.caller(new_name(), "read")
+    is_error(
+        reader("POST", invoke(function_id), headers={"accept": "text/event-stream"}),
+        "FORBIDDEN",
+        403,
+    )
+
+
+def test_a_tenant_has_so_many_streams_and_those_that_left_do_not_count(tenant: Api) -> None:
+    function_id = tenant.active("echo hello")
+    path = f"{of(function_id)}/logs?follow=true"
+    to = urlsplit(str(tenant.http.base_url))
+    head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Api-Key: {tenant.key}\r\n\r\n"
+    clients = [socket.create_connection((to.hostname, to.port)) for _ in range(100)]
+    try:
+        for client in clients:
+            client.sendall(head.encode())
+            client.settimeout(scaled(10))
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        refused = tenant("GET", path)
+        assert is_error(refused, "RATE_LIMITED", 429)["retry_after"] == 5
+        is_error(
+            tenant("POST", invoke(function_id), headers={"accept": "text/event-stream"}),
+            "RATE_LIMITED",
+            429,
+        )
+        assert tenant.invoke(function_id)["status"] == "success"
+    finally:
+        for client in clients:
+            client.close()
+
+    def admitted() -> bool:
+        with streaming(tenant, "GET", path) as (answer, _):
+            return answer.status_code == 200
+
+    until(admitted)
+
+
+# The client library ------------------------------------------------------------------------------
+
+
+def test_both_clients_follow_calls(open_server: Server, api: Api) -> None:
+    function_id = api.active(IN_TURNS)
+    with Client(open_server.url) as client:
+        started, *pieces, end = client.functions.stream(function_id)
+        assert isinstance(started, Started)
+        assert isinstance(end, End)
+        assert [one.data for one in pieces if isinstance(one, Output)] == [one for _, one in TURNS]
+        ids = (function_id, started.invocation_id)
+        assert client.functions.get_invocation_logs(*ids, tail=1) == b"err3\n"
+        assert list(client.functions.follow_invocation_logs(*ids)) == [*pieces, end]
+
+    async def ask() -> list[SdkEvent]:
+        async with AsyncClient(open_server.url) as at:
+            return [one async for one in at.functions.follow_invocation_logs(*ids)]
+
+    assert asyncio.run(ask()) == [*pieces, end]
+
+
+def test_an_iterator_that_is_closed_ends_its_call_where_that_is_asked_for(
+    open_server: Server, api: Api
+) -> None:
+    function_id = api.active("echo begun; sleep 20")
+    with Client(open_server.url) as client:
+        coming = client.functions.stream(function_id, on_disconnect="cancel")
+        assert isinstance(next(coming), Started)
+        assert isinstance(next(coming), Output)
+        coming.close()  # type: ignore[attr-defined]
+    assert only_record(api, function_id)["status"] == "cancelled"
