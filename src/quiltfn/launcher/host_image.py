@@ -6,6 +6,7 @@ Nothing has to be downloaded, and `sh`, `python3` or `node` are there if the hos
 import contextlib
 import os
 import platform
+import py_compile
 import shutil
 from pathlib import Path
 
@@ -60,6 +61,15 @@ class Skeleton:
             self._made.add(directory)
 
 
+def copy_runners(source: Path, target: Path) -> None:
+    """Copies the runners, and compiles the one of Python. A sandbox's Python uses that if it is of
+    the launcher's version, and never asks whether the source is another one.
+    """
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(target / "python.py"), doraise=True, invalidation_mode=unchecked)
+
+
 def build(root: Path, guest: Path) -> Skeleton:
     """Makes the skeleton below `root`, in the launcher's mount namespace, and returns it."""
     for name in MOUNT_POINTS:
@@ -81,7 +91,7 @@ def build(root: Path, guest: Path) -> Skeleton:
             shutil.copyfile(Path("/etc") / name, root / "etc" / name)
     for name, text in WRITTEN.items():
         (root / "etc" / name).write_text(text)
-    shutil.copytree(guest.parent.parent / "runners", root / RUNNERS.lstrip("/"))
+    copy_runners(guest.parent.parent / "runners", root / RUNNERS.lstrip("/"))
     shutil.copyfile(guest.with_name(Path(SHELL_LIBRARY).name), root / SHELL_LIBRARY.lstrip("/"))
     target = root / GUEST.lstrip("/")
     shutil.copyfile(guest, target)

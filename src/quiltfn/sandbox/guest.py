@@ -43,7 +43,7 @@ EXIT_KINDS = {
 
 # The programs that run handlers, as paths in the sandbox (see launcher/host_image.py).
 RUNNERS = {
-    Kind.PYTHON: ("/usr/bin/python3", "-s", "/.runners/python.py"),
+    Kind.PYTHON: ("/usr/bin/python3", "-s", "/.runners/start_python.py"),
     Kind.NODE: ("/usr/bin/node", "/.runners/node.js"),
 }
 # Node does not read its control group's limit. By the machine's memory it would collect garbage too
