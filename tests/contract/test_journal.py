@@ -5,6 +5,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -249,6 +250,27 @@ async def test_new_records_are_kept_many_at_a_time_and_not_asked_about(
     query = InvocationQuery(function_id=function.id, limit=count)
     newest_first = sorted(ends, key=lambda one: one.invocation_id, reverse=True)
     assert (await journal.query(query)).items == newest_first
+
+
+async def test_a_commit_of_many_records_takes_few_statements_and_no_file_of_its_own(
+    store: SqliteStore, function: Function
+) -> None:
+    calls = [done(a_call(function, invocation_id=one)) for one in ids(1000)]
+
+    def statements_and_files(connection: Connection, some: list[Invocation]) -> tuple[int, int]:
+        driver: Any = connection.connection.driver_connection
+        told: list[str] = []
+        driver.set_trace_callback(told.append)
+        records.upsert_new(connection, some, 1)
+        driver.set_trace_callback(None)
+        inserts = {one for one in told if "INSERT INTO invocation (" in one}  # triggers repeat it
+        open_now = Path("/proc/self/fd").iterdir()
+        files = [one for one in open_now if "etilqs_" in str(one.resolve(strict=False))]
+        return len(inserts), len(files)
+
+    for some, statements in ((calls[:127], 7), (calls[127:], 10)):
+        told = await store.database.write(partial(statements_and_files, some=some))
+        assert told == (statements, 0)
 
 
 async def test_a_record_is_found_under_its_own_function_only(

@@ -51,6 +51,11 @@ ALWAYS = (
     # it wait. With the default of 1,000 and scattered writes, as of pruning, that takes 20 ms.
     "PRAGMA wal_autocheckpoint = 250",
 )
+# A statement that a trigger adds to notes the pages that it changes, in case it must be undone. By
+# default SQLite puts what is beyond 64 KiB of that into a file, page by page. Only for the writer,
+# and after a migration: an index that is made has its rows sorted there, too.
+UNDO_IN_MEMORY = "PRAGMA temp_store = MEMORY"
+BUSY_STEPS = 64
 
 
 class Database:
@@ -66,7 +71,7 @@ class Database:
         self.reserve = DiskReserve(directory.path)
         # What the start could not store on a full disk, in order.
         self._put_off: list[tuple[Work[None], Callable[[], None]]] = []
-        self._busy_s = busy_timeout_s
+        self._busy_s, self._busy_ms = busy_timeout_s, 0  # The second as the writer has it.
         self._writer_thread = ThreadPoolExecutor(1, "store-writer")
         self._reader_thread = ThreadPoolExecutor(1, "store-reader")
         self._writer: Connection
@@ -181,7 +186,7 @@ class Database:
             raise StoreUnavailable(self.directory.problem)
         with self._translate_errors():
             driver = self._driver()
-            driver.execute(f"PRAGMA busy_timeout = {max(1, int(left * 1000))}").close()
+            self._wait_at_most(left)
             changes = driver.total_changes
             with self._writer.begin():
                 result = work(self._writer)
@@ -191,6 +196,16 @@ class Database:
             self._is_registered = True
             self.directory.committed(number)
         return result
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Lets the next statements wait for other processes: so long, or a little shorter, so that
+        it rarely has to be set again.
+        """
+        step_ms = max(1, int(self._busy_s * 1000 / BUSY_STEPS))
+        busy_ms = max(1, int(seconds * 1000) // step_ms * step_ms)
+        if busy_ms != self._busy_ms:
+            self._driver().execute(f"PRAGMA busy_timeout = {busy_ms}").close()
+            self._busy_ms = busy_ms
 
     def _driver(self) -> Any:
         driver = self._writer.connection.driver_connection
@@ -246,6 +261,7 @@ class Database:
                 consistency.examine(self.directory)
             self._writer = self._engine(path, "BEGIN IMMEDIATE", WAL).connect()
             self._check()
+            self._driver().execute(UNDO_IN_MEMORY).close()
             if self.directory.holds_lock:
                 self._take_over()
             if alone or self._node_id:

@@ -72,6 +72,9 @@ class DataDirectory:
         self._lock = self._directory = -1
         # The database and its log as they were opened: SQLite keeps writing to these files.
         self._served: dict[str, os.stat_result] = {}
+        # The directory and the lock file as they were opened.
+        self._entered: os.stat_result
+        self._locked: os.stat_result
 
     def enter(self, alone: bool, wait_s: float) -> None:
         """Takes the lock, and waits up to `wait_s` for another process to release it.
@@ -82,6 +85,7 @@ class DataDirectory:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._lock = open_own(self.path / "quiltfn.lock", os.O_RDWR | os.O_CREAT)
+            self._entered, self._locked = os.fstat(self._directory), os.fstat(self._lock)
         except OSError as error:
             reason = error.strerror
             raise StoreBroken(
@@ -171,7 +175,7 @@ class DataDirectory:
     def look(self) -> None:
         """Finds out whether files are still reached by their names; see `problem`."""
         try:
-            if not os.path.samestat(os.stat(self.path), os.fstat(self._directory)):
+            if not os.path.samestat(os.stat(self.path), self._entered):
                 self.problem = "another directory was put in place of the data directory"
                 return
             if not self._served:
@@ -238,7 +242,7 @@ class DataDirectory:
             named = self._stat("quiltfn.lock")
         except FileNotFoundError:
             return False
-        return os.path.samestat(named, os.fstat(self._lock))
+        return os.path.samestat(named, self._locked)
 
     def _stat(self, name: str) -> os.stat_result:
         return os.stat(name, dir_fd=self._directory, follow_symlinks=False)
@@ -251,6 +255,7 @@ class DataDirectory:
         fcntl.flock(fresh, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.pwrite(fresh, note, 0)
         os.dup2(fresh, self._lock, inheritable=False)
+        self._locked = os.fstat(fresh)
         os.close(fresh)
         self.sync()
 

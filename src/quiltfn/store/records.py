@@ -21,8 +21,9 @@ STATEMENT_ROWS = 1000
 # is read after every few rows.
 STEP_ROWS, STEP_S, AT_A_TIME = 500, 0.001, 10
 # Rows of one statement, largest first. Python switches threads around each statement, and the event
-# loop waits for that: with one statement for each row it was 50 µs a call.
-ROWS_AT_ONCE = (64, 8, 1)
+# loop waits for that: with one statement for each row it was 50 µs a call. With powers of two a
+# batch takes few statements, and there are few to be kept prepared.
+ROWS_AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
 INTERRUPTED = "the server ended while the call was running"
 
 
