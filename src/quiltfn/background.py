@@ -19,12 +19,18 @@ from quiltfn.store import (
     SqlClockStore,
     SqlDiskSpace,
     SqlIdempotencyStore,
+    SqlInputRetention,
     SqliteStore,
     SqlOperations,
     SqlRetention,
     SqlRuntimes,
 )
 from quiltfn.tenant_images import TenantImages
+
+
+def inputs_bound(chosen: Settings) -> StorageLimit:
+    """The bytes of what callers gave to calls."""
+    return StorageLimit(tenant=chosen.tenant_inputs_bytes, all=chosen.keep_inputs_bytes)
 
 
 def background_tasks(
@@ -52,6 +58,7 @@ def background_tasks(
             chosen.audit_days,
         ),
         prune_until_done(lambda: retention.prune_some(keep), clock),
+        prune_until_done(SqlInputRetention(database, inputs_bound(chosen)).prune_some, clock),
         prune_until_done(SqlAuditRetention(database, audit_limit).prune_some, clock),
         collect_images(tenant_images, SqlRuntimes(database), warm_stock, chosen.image_grace_s),
     )

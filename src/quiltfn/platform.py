@@ -18,7 +18,7 @@ from quiltfn.admission import Admission
 from quiltfn.api.errors import error_body
 from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.services import Services
-from quiltfn.background import background_tasks
+from quiltfn.background import background_tasks, inputs_bound
 from quiltfn.bounds import api_limits, budgets, image_limits, tenant_limits
 from quiltfn.catalog import Catalog
 from quiltfn.clock import ResumableClock
@@ -27,7 +27,7 @@ from quiltfn.health import Health, HostFacts
 from quiltfn.images import ImageDirectory
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle, NodeConfig
-from quiltfn.model.errors import ShuttingDown, StoreUnavailable
+from quiltfn.model.errors import ShuttingDown, StoreUnavailable, Unprocessable
 from quiltfn.model.keepalive import KeepAlive, policy_maker
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import Memory
@@ -35,6 +35,7 @@ from quiltfn.model.retention import StorageLimit
 from quiltfn.model.runtime import built_in
 from quiltfn.model.version import HostLimits
 from quiltfn.observe import metrics
+from quiltfn.policies import Policies
 from quiltfn.pool.local import LocalPools
 from quiltfn.pool.reaper import reap
 from quiltfn.ports import Clock, StockedSandboxes
@@ -49,9 +50,12 @@ from quiltfn.store import (
     SqliteStore,
     SqlKeys,
     SqlOperations,
+    SqlPolicies,
     SqlRuntimes,
     SqlTenantImages,
+    SqlWork,
 )
+from quiltfn.store.record_key import RecordKey
 from quiltfn.tenant_images import TenantImages
 from quiltfn.tokens import verifier
 
@@ -77,7 +81,7 @@ class Node:
         return self.secrets.get(name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Platform:
     """A server without its socket: the services that routes call, and the parts below them."""
 
@@ -86,6 +90,8 @@ class Platform:
     journal: SpoolJournal
     pools: LocalPools
     health: Health
+    work_store: SqlWork
+    policies: Policies
 
 
 @asynccontextmanager
@@ -107,9 +113,7 @@ async def open_platform(
         await resume_clock(clock, SqlClockStore(database))
         idempotency = await _started_idempotency(settings, opened, clock, stack)
         keys = SqlKeys(database)
-        access = Access(keys, clock, verifier(node.secret("jwt_secret"), node.secret("jwt_jwks")))
-        await access.refresh()
-        check_address(settings, node.machine, access)
+        access = await _started_access(settings, keys, clock, node)
         memory = Memory(budget_mib=node.machine.memory_max_mib)
         stock = await stack.enter_async_context(sandboxes(memory))
         pools = pools_of(settings, stock, clock, memory)
@@ -124,6 +128,7 @@ async def open_platform(
         await lifecycle.restore()
         elasticity = Elasticity(lifecycle, SqlOperations(database), clock)
         await elasticity.restore()
+        work_store, policies = await restored_work(settings, opened, node)
         health = Health(node.machine, opened, journal, settings.data_dir, stock.why_not)
         metrics.started(__version__)
         work = background_tasks(settings, opened, tenant_images, stock, clock)
@@ -148,7 +153,7 @@ async def open_platform(
             limits=api_limits(settings),
             budgets=budgets(settings),
         )
-        yield Platform(services=services, store=opened, journal=journal, pools=pools, health=health)
+        yield Platform(services, opened, journal, pools, health, work_store, policies)
 
 
 def _started(*work: Coroutine[None, None, None]) -> list[asyncio.Task[None]]:
@@ -160,6 +165,13 @@ async def _end_all(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+
+
+async def _started_access(settings: Settings, keys: SqlKeys, clock: Clock, node: Node) -> Access:
+    access = Access(keys, clock, verifier(node.secret("jwt_secret"), node.secret("jwt_jwks")))
+    await access.refresh()
+    check_address(settings, node.machine, access)
+    return access
 
 
 async def _started_journal(
@@ -181,6 +193,24 @@ async def _started_idempotency(
     idempotency = Idempotency(answers, clock, error_body(UNKEPT))
     stack.push_async_callback(idempotency.aclose)
     return idempotency
+
+
+async def restored_work(
+    chosen: Settings, store: SqliteStore, node: Node
+) -> tuple[SqlWork, Policies]:
+    """The queue of accepted work, and what functions say of theirs. Raises `CannotServe` for a key
+    that does not open its inputs.
+    """
+    policies = Policies(SqlPolicies(store.database))
+    await policies.restore()
+    secret = node.secret("record_key_file")
+    try:
+        cipher = RecordKey(secret) if secret is not None else None
+        work = SqlWork(store.database, inputs_bound(chosen), cipher)
+        await work.check_key()
+    except (ValueError, Unprocessable) as error:
+        raise CannotServe(f"record_key_file cannot be used: {error}") from None
+    return work, policies
 
 
 def check_address(chosen: Settings, machine: HostFacts, access: Access) -> None:

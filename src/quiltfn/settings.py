@@ -81,6 +81,9 @@ class Settings:
     tls_key: Path = setting(Path(), "PEM file with the certificate's key")
     jwt_secret: Path = setting(Path(), "file with the secret of HS256 tokens, 32 bytes or more")
     jwt_jwks: Path = setting(Path(), "JWKS file with the public keys of RS256 and ES256 tokens")
+    record_key_file: Path = setting(
+        Path(), "file with the key, 32 bytes or more, that kept inputs of calls are encrypted with"
+    )
     prewarmed: int = setting(
         4, "prewarmed sandboxes that are kept for each runtime in use; 0 for none", high=64
     )
@@ -236,6 +239,16 @@ class Settings:
         1024 * MIB, "bytes of answers kept for an Idempotency-Key; 0: no bound", low=0, high=2**50
     )
     tenant_answers_bytes: int = setting(
+        256 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
+    )
+    keep_inputs_bytes: int = setting(
+        1024 * MIB,
+        "bytes of what callers gave to calls: of accepted work that waits, and what is kept of "
+        "calls that are over; 0: no bound",
+        low=0,
+        high=2**50,
+    )
+    tenant_inputs_bytes: int = setting(
         256 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
     )
     audit_days: int = setting(

@@ -11,9 +11,9 @@ from quiltfn.store.audit_retention import SqlAuditRetention
 from quiltfn.store.clock import SqlClockStore
 from quiltfn.store.directory import StoreBroken
 from quiltfn.store.idempotency import SqlIdempotencyStore
-from quiltfn.store.inputs import RecordKey
 from quiltfn.store.journal import SpoolJournal
 from quiltfn.store.keys import SqlKeys
+from quiltfn.store.old_inputs import SqlInputRetention
 from quiltfn.store.operations import SqlOperations
 from quiltfn.store.policies import SqlPolicies
 from quiltfn.store.retention import SqlRetention
@@ -23,13 +23,13 @@ from quiltfn.store.vacuum import SqlDiskSpace
 from quiltfn.store.work import SqlWork
 
 __all__ = [
-    "RecordKey",
     "SpoolJournal",
     "SqlAudit",
     "SqlAuditRetention",
     "SqlClockStore",
     "SqlDiskSpace",
     "SqlIdempotencyStore",
+    "SqlInputRetention",
     "SqlKeys",
     "SqlOperations",
     "SqlPolicies",

@@ -1,13 +1,8 @@
-"""What callers gave to calls: as rows, encrypted where a key is set, and within limits of bytes."""
+"""What callers gave to calls, as rows: encrypted where a key is set."""
 
-import os
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import RowMapping
 
 from quiltfn.model.errors import Unprocessable
@@ -16,50 +11,33 @@ from quiltfn.ports.work import Input
 
 # What an input takes beside its content: its own columns, its queue's, and their index entries.
 INPUT_BYTES = 800
-KEY_MIN_BYTES, NONCE_BYTES = 32, 12
+KEY_HINT = "set record_key_file to the file with the key that it was encrypted with"
 
 
-class RecordKey:
-    """The key that inputs are encrypted with at rest: AES-256-GCM.
-
-    Each call has a key of its own, derived from this one and its id (HKDF, RFC 5869). So the random
-    nonces never become too many for one key, and a row does not pass for that of another call.
-    """
-
-    def __init__(self, secret: bytes) -> None:
-        """Raises `ValueError` (a sentence) for a secret that is too short."""
-        self._secret = secret.strip()
-        if len(self._secret) < KEY_MIN_BYTES:
-            raise ValueError(f"the record key must have at least {KEY_MIN_BYTES} bytes")
+class Cipher(Protocol):
+    """Encrypts inputs at rest. `field`: which part of the call's input."""
 
     def encrypt(self, invocation_id: str, field: str, content: bytes) -> bytes:
-        """The content with its nonce in front. `field`: which one of the call it is."""
-        nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._of(invocation_id).encrypt(nonce, content, field.encode())
+        """The content as it is stored."""
+        ...
 
     def decrypt(self, invocation_id: str, field: str, sealed: bytes) -> bytes:
-        """Raises `InvalidTag` where the key is another, or the content was changed."""
-        nonce, content = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
-        return self._of(invocation_id).decrypt(nonce, content, field.encode())
-
-    def _of(self, invocation_id: str) -> AESGCM:
-        derived = HKDF(SHA256(), 32, None, invocation_id.encode()).derive(self._secret)
-        return AESGCM(derived)
+        """The content. Raises `Unprocessable` where the key is another, or `sealed` was changed."""
+        ...
 
 
-def input_row(record: Invocation, given: Input, key: RecordKey | None) -> tuple[Any, ...]:
+def input_row(record: Invocation, given: Input, cipher: Cipher | None) -> tuple[Any, ...]:
     """The values of `add_input`."""
+    payload, call = given.payload, record.invocation_id
     environment = None if given.environment is None else msgspec.json.encode(given.environment)
-    payload = given.payload
-    if key is not None:
-        if payload is not None:
-            payload = key.encrypt(record.invocation_id, "payload", payload)
-        if environment is not None:
-            environment = key.encrypt(record.invocation_id, "environment", environment)
+    if cipher is not None and payload is not None:
+        payload = cipher.encrypt(call, "payload", payload)
+    if cipher is not None and environment is not None:
+        environment = cipher.encrypt(call, "environment", environment)
     return (
-        *(record.invocation_id, record.tenant_id, record.function_id, payload, environment),
+        *(call, record.tenant_id, record.function_id, payload, environment),
         *(given.timeout_seconds, given.version, given.caller, given.may_write, given.traceparent),
-        *(key is not None, size_of(given), record.function_id),
+        *(cipher is not None, size_of(given), record.function_id),
     )
 
 
@@ -68,12 +46,12 @@ def size_of(given: Input) -> int:
     return INPUT_BYTES + given.size_bytes
 
 
-def read_input(row: RowMapping, key: RecordKey | None) -> Input:
+def read_input(row: RowMapping, cipher: Cipher | None) -> Input:
     """The input in a row. Raises `Unprocessable` where it cannot be decrypted."""
     payload, environment = row["payload"], row["environment"]
     if row["is_encrypted"]:
-        payload = _opened(row, "payload", key)
-        environment = _opened(row, "environment", key)
+        payload = _opened(row, "payload", cipher)
+        environment = _opened(row, "environment", cipher)
     return Input(
         payload=payload,
         environment=None if environment is None else msgspec.json.decode(environment),
@@ -85,18 +63,11 @@ def read_input(row: RowMapping, key: RecordKey | None) -> Input:
     )
 
 
-def _opened(row: RowMapping, field: str, key: RecordKey | None) -> bytes | None:
+def _opened(row: RowMapping, field: str, cipher: Cipher | None) -> bytes | None:
     if row[field] is None:
         return None
-    if key is None:
+    if cipher is None:
         raise Unprocessable(
-            "the input of the call is encrypted, and this server has no key",
-            hint="set record_key_file to the file with the key that it was encrypted with",
+            "the input of the call is encrypted, and this server has no key", hint=KEY_HINT
         )
-    try:
-        return key.decrypt(row["invocation_id"], field, row[field])
-    except InvalidTag:
-        raise Unprocessable(
-            "the input of the call is encrypted with another key than this server's",
-            hint="set record_key_file to the file with the key that it was encrypted with",
-        ) from None
+    return cipher.decrypt(row["invocation_id"], field, row[field])

@@ -36,8 +36,24 @@ SELECT max(coalesce(id, '')) FROM (
 -- remove_invocation: take one record away
 DELETE FROM invocation WHERE invocation_id = :invocation_id;
 
+-- remove_attempts: take the attempts of one call away
+DELETE FROM attempt WHERE invocation_id = :invocation_id;
+
+-- remove_dead_letter: likewise its dead letter
+DELETE FROM dead_letter WHERE invocation_id = :invocation_id;
+
+-- remove_input_of: likewise its input
+DELETE FROM input WHERE invocation_id = :invocation_id;
+
 -- probe: learn whether the database takes a write
 UPDATE probe SET count = count + 1 WHERE id = 1;
+
+-- remove_input: take an input away
+DELETE FROM input WHERE invocation_id = ?;
+
+-- next_inputs: the inputs of a tenant behind an id, and their sizes, without touching the rows
+SELECT invocation_id, size_bytes FROM input
+ WHERE tenant_id = :tenant_id AND invocation_id > :after ORDER BY invocation_id LIMIT :most;
 
 -- add_work: put accepted work into its queue
 INSERT INTO work (invocation_id, tenant_id, function_id, due_at_ms, expires_at_ms)
@@ -58,6 +74,10 @@ SELECT count(*) FROM work WHERE function_id = ? AND epoch > 0;
 
 -- next_due: when the first of it that waits is due
 SELECT due_at_ms FROM work WHERE function_id = ? AND epoch = 0 ORDER BY due_at_ms LIMIT 1;
+
+-- first_waiting: the first of it that waits
+SELECT invocation_id FROM work WHERE function_id = ? AND epoch = 0
+ ORDER BY due_at_ms, invocation_id LIMIT 1;
 
 -- too_old: of the first due work of a function, what is too old to be started
 SELECT invocation_id FROM (

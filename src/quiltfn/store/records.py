@@ -122,10 +122,14 @@ def write(connection: Connection, records: Sequence[Invocation], epoch: int) -> 
 
 
 def remove(connection: Connection, ids: Sequence[str]) -> int:
-    """Removes records until the time of a step is over; returns how many."""
+    """Removes records, each with its input and attempts, until the time of a step is over; returns
+    how many.
+    """
     until, removed = time.perf_counter() + STEP_S, 0
     for at in range(0, len(ids), AT_A_TIME):
         rows = [{"invocation_id": one} for one in ids[at : at + AT_A_TIME]]
+        for of_call in ("remove_attempts", "remove_dead_letter", "remove_input_of"):
+            connection.exec_driver_sql(SQL[of_call], rows)
         removed += connection.exec_driver_sql(SQL["remove_invocation"], rows).rowcount
         if time.perf_counter() >= until:
             break

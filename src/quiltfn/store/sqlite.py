@@ -14,7 +14,7 @@ from quiltfn.model.errors import Conflict, NotFound, Outdated, StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version
 from quiltfn.ports import PAGE_MAX_BYTES, ChangeKind, ChangePage, Page, StoredFunction
-from quiltfn.store import changes, records, tables
+from quiltfn.store import changes, sweep, tables
 from quiltfn.store.database import Database, Work, violated
 from quiltfn.store.directory import DataDirectory, StoreBroken
 from quiltfn.store.sql import SQL
@@ -102,7 +102,9 @@ class SqliteStore:
         return saved
 
     async def delete(self, function_id: str) -> None:
-        """As the port says. Records are invisible at once, and removed in the background."""
+        """As the port says. Its records are invisible and its work is not claimed from now on; what
+        there is of them is removed in the background.
+        """
 
         this = tables.function.c.id == function_id
         owner = select(tables.function.c.tenant_id).where(this)
@@ -149,7 +151,7 @@ class SqliteStore:
         return not check.is_damaged, "; ".join(messages) or "nothing is known to be missing"
 
     async def wait_swept(self) -> None:
-        """Waits until the records of all functions deleted so far are removed."""
+        """Waits until everything of all functions deleted so far is removed."""
         while self._sweeping is not None and not self._sweeping.done():
             await asyncio.shield(self._sweeping)
 
@@ -172,13 +174,13 @@ class SqliteStore:
             self._sweeping = asyncio.get_running_loop().create_task(self._remove_records())
 
     async def _remove_records(self) -> None:
-        """Removes the records of deleted functions, in steps between which others can write."""
+        """Removes what deleted functions leave, in steps between which others can write."""
         while self._to_sweep:
             self._to_sweep = False  # A deletion during this pass sets it again.
             left = True
             while left:
                 try:
-                    left = await self.database.write(remove_some, frees=True)
+                    left = await self.database.write(sweep.remove_some, frees=True)
                     await asyncio.sleep(SWEEP_REST_S)
                 except StoreUnavailable:
                     await asyncio.sleep(SWEEP_RETRY_S)
@@ -201,20 +203,6 @@ def read_functions(connection: Connection, query: Select[tuple[Any, ...]]) -> li
         if row["version_id"] is None:
             raise StoreBroken(f"Function {row['id']} points to a version that is missing.")
     return [tables.read_stored(row) for row in rows]
-
-
-def remove_some(connection: Connection) -> bool:
-    """Removes some records of a deleted function; returns whether there may be more."""
-    function_id = connection.execute(select(tables.deletion.c.function_id).limit(1)).scalar()
-    if function_id is None:
-        return False
-    step = {"function_id": function_id, "most": records.STEP_ROWS}
-    some = connection.exec_driver_sql(SQL["some_of_function"], step).scalars().all()
-    if records.remove(connection, some) == len(some) < records.STEP_ROWS:
-        connection.execute(
-            delete(tables.deletion).where(tables.deletion.c.function_id == function_id)
-        )
-    return True
 
 
 def read_versions(

@@ -36,6 +36,11 @@ SELECT invocation_id, status, attempt FROM invocation
 -- ids_among: those of the given ids (a JSON array) that have a record
 SELECT invocation_id FROM invocation WHERE invocation_id IN (SELECT value FROM json_each(:ids));
 
+-- needed_among: those of the given ids (a JSON array) of work that is not over, or a dead letter
+SELECT value FROM json_each(:ids)
+ WHERE EXISTS (SELECT 1 FROM work WHERE invocation_id = value)
+    OR EXISTS (SELECT 1 FROM dead_letter WHERE invocation_id = value);
+
 -- claim_work: take the first due work of a function, so that nobody else can, until the inputs of it
 -- reach a size; with PostgreSQL the innermost SELECT is one FOR UPDATE SKIP LOCKED
 UPDATE work SET node_id = :node, epoch = :epoch, machine_boot_id = :machine, is_begun = :is_begun,
@@ -79,19 +84,19 @@ UPDATE invocation INDEXED BY invocation_open
  WHERE status IN ('queued', 'running') AND status = 'running'
    AND epoch < :epoch AND (:alone OR execution_node_id = :node);
 
--- oldest_ended: the oldest records that have an end and an id below the given one
-SELECT invocation_id FROM invocation
- WHERE invocation_id < :before
-   AND invocation_id NOT IN (SELECT invocation_id FROM invocation INDEXED BY invocation_open
-                              WHERE status IN ('queued', 'running'))
- ORDER BY invocation_id LIMIT :most;
+-- oldest_ended: the oldest records of each tenant that have an end and an id below the given one.
+-- However many wait, the index has those with an end only.
+SELECT invocation.invocation_id
+  FROM usage CROSS JOIN invocation INDEXED BY invocation_of_tenant
+ WHERE usage.kind = 'record' AND usage.number > 0 AND invocation.tenant_id = usage.tenant_id
+   AND invocation.status NOT IN ('queued', 'running') AND invocation.invocation_id < :before
+ LIMIT :most;
 
 -- oldest_of_tenant: the oldest records of a tenant that have an end, an id below the given one and a
 -- size above the given one; and their sizes, without touching the rows
 SELECT invocation_id, size_bytes FROM invocation INDEXED BY invocation_of_tenant
  WHERE tenant_id = :tenant_id AND invocation_id < :before AND size_bytes > :above
-   AND invocation_id NOT IN (SELECT invocation_id FROM invocation INDEXED BY invocation_open
-                              WHERE status IN ('queued', 'running'))
+   AND status NOT IN ('queued', 'running')
  ORDER BY invocation_id LIMIT :most;
 
 -- rowid_of_invocation: the number by which SQLite opens a part of a record's row

@@ -161,7 +161,13 @@ invocation = Table(
         "invocation_listing",
         *("function_id", "invocation_id", "status", "cold_start", "duration_ms"),
     ),
-    Index("invocation_of_tenant", "tenant_id", "invocation_id", "size_bytes"),
+    # What retention looks at, however many wait.
+    Index(
+        "invocation_of_tenant",
+        *("tenant_id", "invocation_id", "size_bytes", "status"),
+        sqlite_where=text("status NOT IN ('queued', 'running')"),
+        postgresql_where=text("status NOT IN ('queued', 'running')"),
+    ),
     Index(
         "invocation_open",
         "invocation_id",
@@ -362,6 +368,7 @@ input_table = Table(
     Column("is_encrypted", Boolean, nullable=False, server_default=text("0")),
     Column("size_bytes", BigInteger, nullable=False),
     Index("input_of_tenant", "tenant_id", "invocation_id", "size_bytes"),
+    Index("input_of_function", "function_id"),
 )
 
 # The attempts of accepted work that are over. Times in Unix milliseconds.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, RowMapping, delete, func, select
 
 from quiltfn.ids import new_id
 from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
@@ -34,7 +34,8 @@ from quiltfn.ports.work import (
 )
 from quiltfn.store import outcomes, records, tables, usage
 from quiltfn.store.database import Database
-from quiltfn.store.inputs import RecordKey, input_row, read_input, size_of
+from quiltfn.store.inputs import Cipher, input_row, read_input, size_of
+from quiltfn.store.old_inputs import OldInputs
 from quiltfn.store.policies import policy_of
 from quiltfn.store.sql import SQL
 
@@ -55,10 +56,10 @@ class SqlWork:
     """`ports.work.WorkStore` over tables of `database`. `bound`: the bytes of inputs."""
 
     def __init__(
-        self, database: Database, bound: StorageLimit = NO_BOUND, key: RecordKey | None = None
+        self, database: Database, bound: StorageLimit = NO_BOUND, cipher: Cipher | None = None
     ) -> None:
-        self._database, self._bound, self._key = database, bound, key
-        self._machine_boot = machine_boot_id()
+        self._database, self._bound, self._cipher = database, bound, cipher
+        self._machine_boot, self._old_inputs = machine_boot_id(), OldInputs()
         self._arrived: list[tuple[AcceptedWork, asyncio.Future[None]]] = []
         self._accepting: asyncio.Task[None] | None = None
 
@@ -109,7 +110,7 @@ class SqlWork:
         """
         ids = tables.as_json([one.record.invocation_id for one in given])
         known = set(connection.exec_driver_sql(SQL["ids_among"], {"ids": ids}).scalars())
-        room = _Room(connection, self._bound)
+        room = _Room(connection, self._bound, self._old_inputs)
         refusals: list[Refusal] = []
         taken: dict[str, AcceptedWork] = {}
         for one in given:
@@ -120,7 +121,7 @@ class SqlWork:
                 taken[one.record.invocation_id] = one
         new = list(taken.values())
         records.write(connection, [one.record for one in new], self._database.boot.epoch)
-        rows = [input_row(one.record, one.input, self._key) for one in new]
+        rows = [input_row(one.record, one.input, self._cipher) for one in new]
         outcomes.many(connection, "add_input", rows)
         outcomes.many(connection, "add_work", [work_row(one) for one in new])
         return refusals
@@ -149,6 +150,25 @@ class SqlWork:
             return found
 
         return await self._database.read(read)
+
+    async def check_key(self) -> None:
+        """Raises `Unprocessable` if the work that functions have waiting cannot be decrypted. Of
+        each it looks at the first; one that is missed becomes a dead letter when it is claimed.
+        """
+        given = tables.input_table
+
+        def read(connection: Connection) -> list[RowMapping]:
+            found: list[RowMapping] = []
+            for function_id in connection.execute(
+                select(tables.work_count.c.function_id)
+            ).scalars():
+                first = connection.exec_driver_sql(SQL["first_waiting"], (function_id,)).scalar()
+                row = connection.execute(select(given).where(given.c.invocation_id == first))
+                found += row.mappings().all()
+            return found
+
+        for row in await self._database.read(read):
+            read_input(row, self._cipher)
 
     async def claim(self, function_id: str, limit: int, now_ms: int, *, is_begun: bool) -> Claim:
         """As the port says."""
@@ -202,7 +222,7 @@ class SqlWork:
         for row in rows:
             record = replace(found[row["invocation_id"]], attempt=row["attempts"])
             try:
-                kept = read_input(given[record.invocation_id], self._key)
+                kept = read_input(given[record.invocation_id], self._cipher)
             except QuiltfnError as error:
                 dead = WorkOutcome(dead_letter="attempts")
                 unreadable.append(never_begun(record, str(error), dead, now_ms // 1000))
@@ -301,14 +321,15 @@ class SqlWork:
         row = await self._database.read(
             lambda connection: connection.execute(query).mappings().one_or_none()
         )
-        return None if row is None else read_input(row, self._key)
+        return None if row is None else read_input(row, self._cipher)
 
     async def keep_input(self, record: Invocation, kept: Input) -> None:
         """As the port says."""
-        values = input_row(record, kept, self._key)
+        values = input_row(record, kept, self._cipher)
 
         def write(connection: Connection) -> None:
-            if _Room(connection, self._bound).fits(record.tenant_id, size_of(kept)) is None:
+            room = _Room(connection, self._bound, self._old_inputs)
+            if room.fits(record.tenant_id, size_of(kept)) is None:
                 outcomes.many(connection, "add_input", [values])
 
         await self._database.write(write)
@@ -371,8 +392,8 @@ class SqlWork:
 class _Room:
     """How much more work may be accepted in a transaction."""
 
-    def __init__(self, connection: Connection, bound: StorageLimit) -> None:
-        self._connection, self._bound = connection, bound
+    def __init__(self, connection: Connection, bound: StorageLimit, old: OldInputs) -> None:
+        self._connection, self._bound, self._old = connection, bound, old
         self._waiting: dict[str, int | None] = {}
         self._has: Counter[str] = Counter()
         self._all = usage.of_all(connection, usage.INPUT)
@@ -397,20 +418,20 @@ class _Room:
         return refusal
 
     def fits(self, tenant_id: str, size: int) -> Refusal:
-        """Why an input of that size is refused, or None."""
+        """Why an input of that size is refused, or None. Those of calls that are over make room."""
         if tenant_id not in self._has:
             self._has[tenant_id] = usage.of_tenant(self._connection, usage.INPUT, tenant_id)
-        if 0 < self._bound.tenant < self._has[tenant_id] + size:
-            return CapacityFull(
-                "the inputs of the tenant's calls take as many bytes as they may",
-                details={"limit_bytes": self._bound.tenant},
-                retry_after=RETRY_AFTER_S,
-            )
-        if 0 < self._bound.all < self._all + size:
-            return CapacityFull(
-                "the inputs of all calls take as many bytes as they may",
-                retry_after=RETRY_AFTER_S,
-            )
+        too_much = self._has[tenant_id] + size - self._bound.tenant
+        if self._bound.tenant and too_much > 0:
+            surplus = usage.Surplus(tenant_id, usage.Unit.BYTES, too_much, 1)
+            freed = self._old.remove_some(self._connection, [surplus])
+            self._has[tenant_id] -= freed
+            self._all -= freed
+            if freed < too_much:
+                return full("the inputs of the tenant's calls", self._bound.tenant)
+        too_much = self._all + size - self._bound.all
+        if self._bound.all and too_much > 0:
+            return full("the inputs of all calls", self._bound.all)
         return None
 
     def _waiting_of(self, function_id: str) -> int | None:
@@ -422,6 +443,15 @@ class _Room:
                 claimed = scalar(self._connection, "number_claimed", function_id)
                 self._waiting[function_id] = number - claimed
         return self._waiting[function_id]
+
+
+def full(what: str, limit: int) -> CapacityFull:
+    return CapacityFull(
+        f"{what} take as many bytes as they may",
+        details={"limit_bytes": limit},
+        hint="work that waits and dead letters keep theirs: redrive or delete dead letters",
+        retry_after=RETRY_AFTER_S,
+    )
 
 
 def work_row(one: AcceptedWork) -> tuple[Any, ...]:

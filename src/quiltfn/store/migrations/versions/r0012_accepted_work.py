@@ -30,10 +30,24 @@ def owner() -> tuple[sa.Column[Any], ...]:
 
 def upgrade() -> None:
     op.add_column("invocation", text("output_order"))
+    index_ended()
     make_queue()
     make_results()
     make_deliveries()
     make_schedules()
+
+
+def index_ended() -> None:
+    """Retention must not read every record that waits, and there may be many from now on."""
+    has_end = sa.text("status NOT IN ('queued', 'running')")
+    op.drop_index("invocation_of_tenant", "invocation")
+    op.create_index(
+        "invocation_of_tenant",
+        "invocation",
+        ["tenant_id", "invocation_id", "size_bytes", "status"],
+        sqlite_where=has_end,
+        postgresql_where=has_end,
+    )
 
 
 def make_queue() -> None:
@@ -71,6 +85,7 @@ def make_queue() -> None:
         number("size_bytes", nullable=False),
     )
     op.create_index("input_of_tenant", "input", ["tenant_id", "invocation_id", "size_bytes"])
+    op.create_index("input_of_function", "input", ["function_id"])
     count_inputs()
 
 

@@ -1,0 +1,69 @@
+"""Removes inputs of calls that are over, oldest first, where inputs take more bytes than they may.
+
+The input of accepted work that is not over stays, and so does that of a dead letter: it is what the
+work is done again with.
+"""
+
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from quiltfn.model.cursors import BEFORE_EVERY_ID
+from quiltfn.model.retention import StorageLimit
+from quiltfn.store import tables, usage
+from quiltfn.store.database import Database
+from quiltfn.store.sql import SQL
+
+STEP_ROWS, STEP_S, AT_A_TIME = 500, 0.001, 10
+
+
+class OldInputs:
+    """Finds them in steps. Between steps it remembers where it was: before that there may be any
+    number of inputs that stay.
+    """
+
+    def __init__(self) -> None:
+        self._after: dict[str, str] = {}  # By tenant; none for a tenant that is at its beginning.
+
+    def remove_some(self, connection: Connection, surpluses: Sequence[usage.Surplus]) -> int:
+        """Removes some for about a millisecond; returns how many bytes went."""
+        until, freed = time.perf_counter() + STEP_S, 0
+        for surplus in surpluses:
+            freed += self._remove_of(connection, surplus, until)
+            if time.perf_counter() >= until:
+                break
+        return freed
+
+    def _remove_of(self, connection: Connection, surplus: usage.Surplus, until: float) -> int:
+        tenant_id, freed = surplus.tenant_id, 0
+        after = self._after.pop(tenant_id, BEFORE_EVERY_ID)
+        look = {"tenant_id": tenant_id, "after": after, "most": STEP_ROWS}
+        found = connection.exec_driver_sql(SQL["next_inputs"], look).all()
+        ids = tables.as_json([one for one, _ in found])
+        staying = set(connection.exec_driver_sql(SQL["needed_among"], {"ids": ids}).scalars())
+        for number, (invocation_id, size) in enumerate(found, 1):
+            if invocation_id not in staying:
+                connection.exec_driver_sql(SQL["remove_input"], (invocation_id,))
+                freed += size
+            is_over = number % AT_A_TIME == 0 and time.perf_counter() >= until
+            if freed >= surplus.amount or is_over or number == STEP_ROWS:
+                self._after[tenant_id] = invocation_id
+                break
+        return freed
+
+
+class SqlInputRetention:
+    """Keeps the inputs of `database` within the bound."""
+
+    def __init__(self, database: Database, bound: StorageLimit) -> None:
+        self._database, self._bound, self._old = database, bound, OldInputs()
+
+    async def prune_some(self) -> int:
+        """Removes some, for a millisecond; returns how many bytes, 0 if no more may go."""
+
+        def work(connection: Connection) -> int:
+            surpluses = usage.surpluses(connection, usage.INPUT, self._bound)
+            return self._old.remove_some(connection, surpluses) if surpluses else 0
+
+        return await self._database.write(work, frees=True)

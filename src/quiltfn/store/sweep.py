@@ -1,0 +1,50 @@
+"""Removes what deleted functions leave, in steps between which others can write."""
+
+import time
+
+from sqlalchemy import Column, ColumnElement, Connection, Delete, delete, select
+
+from quiltfn.store import records, tables
+from quiltfn.store.sql import SQL
+
+AT_A_TIME = 10
+
+
+def remove_some(connection: Connection) -> bool:
+    """Removes something of one deleted function; returns whether there may be more."""
+    deletion = tables.deletion.c.function_id
+    function_id = connection.execute(select(deletion).limit(1)).scalar()
+    if function_id is None:
+        return False
+    until = time.perf_counter() + records.STEP_S
+    for batch in batches(function_id):
+        while connection.execute(batch).rowcount:
+            if time.perf_counter() >= until:
+                return True
+    step = {"function_id": function_id, "most": records.STEP_ROWS}
+    some = connection.exec_driver_sql(SQL["some_of_function"], step).scalars().all()
+    if records.remove(connection, some) == len(some) < records.STEP_ROWS:
+        connection.execute(delete(tables.deletion).where(deletion == function_id))
+    return True
+
+
+def batches(function_id: str) -> list[Delete]:
+    """Each removes a few rows that belong to the function and not to one of its records."""
+    work, given, dead = tables.work.c, tables.input_table.c, tables.dead_letter.c
+    delivery, schedule, run = tables.delivery.c, tables.schedule.c, tables.schedule_run.c
+    schedules = select(schedule.id).where(schedule.function_id == function_id)
+    return [
+        # Two, because each has a partial index.
+        some(work.invocation_id, work.function_id == function_id, work.epoch == 0),
+        some(work.invocation_id, work.function_id == function_id, work.epoch > 0),
+        some(dead.invocation_id, dead.function_id == function_id),
+        some(given.invocation_id, given.function_id == function_id),
+        some(delivery.id, delivery.function_id == function_id),
+        delete(tables.schedule_run).where(run.schedule_id.in_(schedules)),
+        delete(tables.schedule).where(schedule.function_id == function_id),
+        delete(tables.work_count).where(tables.work_count.c.function_id == function_id),
+    ]
+
+
+def some(key: Column[str], *conditions: ColumnElement[bool]) -> Delete:
+    return delete(key.table).where(key.in_(select(key).where(*conditions).limit(AT_A_TIME)))
