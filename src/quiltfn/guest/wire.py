@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
 from struct import Struct
 from typing import Final, Literal
 
@@ -250,10 +251,19 @@ def _blobs(texts: Sequence[str]) -> bytes:
 
 
 def _variables(environment: Mapping[str, str]) -> bytes:
+    # In one piece, because every call has some.
     for name in environment:
         if not name or "=" in name:
             raise WireError(f"{name!r} cannot be the name of a variable")
-    return _blobs([f"{name}={value}" for name, value in environment.items()])
+    texts = [f"{name}={value}" for name, value in environment.items()]
+    joined = "\0".join(texts)
+    if not joined.isascii() or len(joined) > STRING_MAX or joined.count("\0") != len(texts) - 1:
+        return _blobs(texts)
+    if len(texts) > STRINGS_MAX:
+        raise FrameTooLong(f"{len(texts)} strings, at most {STRINGS_MAX}")
+    lengths = map(_U32.pack, map(len, texts))
+    parts = zip(lengths, joined.encode().split(b"\0"), strict=True)
+    return b"".join([_U32.pack(len(texts)), *chain.from_iterable(parts)])
 
 
 class Decoder:
