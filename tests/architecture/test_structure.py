@@ -17,7 +17,16 @@ PACKAGE = ROOT / "src" / "quiltfn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 VERBS = {"catalog", "invoke", "lifecycle", "health", "ids", "access", "admission", "clock"}
-VERBS |= {"elasticity", "tenant_images", "runtimes", "retention", "tokens", "policies", "work"}
+VERBS |= {
+    "elasticity",
+    "tenant_images",
+    "runtimes",
+    "retention",
+    "tokens",
+    "policies",
+    "work",
+    "deliveries",
+}
 CORE = {"model", "ports", "observe"}
 # Who may import whom; a late import or one for type checking counts too. What is not in a row may
 # not be imported there, and a new module needs a row.
@@ -34,6 +43,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "lifecycle": CORE | {"catalog", "ids", "runtimes"},
     "policies": CORE,
     "work": CORE | {"catalog", "ids", "invoke", "policies"},
+    "callbacks": CORE,
+    "deliveries": CORE | {"catalog", "work"},
     "tenant_images": CORE,
     "runtimes": CORE | {"tenant_images", "ids"},
     "health": CORE,
@@ -76,7 +87,7 @@ MAY_KNOW: dict[str, set[str]] = {
 # Rooms whose process must stay small or privileged: nothing but the standard library there.
 STANDARD_LIBRARY_ALONE = {"launcher", "guest", "settings", "operator"}
 LIBRARIES = {"msgspec", "structlog", "httptools", "uvloop", "sqlalchemy", "alembic"}
-LIBRARIES |= {"httpx", "rich", "watchfiles"}
+LIBRARIES |= {"httpcore", "httpx", "rich", "watchfiles"}
 
 TOO_MANY_PARAMETERS_WITH_REASON: dict[str, str] = {}
 READS_ENVIRONMENT_WITH_REASON = {

@@ -55,6 +55,7 @@ SIZES = {
     "audit": "500 + length(credential) + length(request_id)",
     "operation": "500 + length(idempotency_key) + length(action_id)",
     "input": "size_bytes",
+    "delivery": "500 + length(body)",
 }
 NOW = 1_760_000_000
 OUTPUT = 1000

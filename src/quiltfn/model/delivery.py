@@ -22,7 +22,7 @@ CHAIN_MAX = 16
 class DeliveryStatus(StrEnum):
     """How far a delivery has come."""
 
-    PENDING = "pending"
+    WAITING = "waiting"
     DELIVERED = "delivered"
     FAILED = "failed"
 
@@ -62,7 +62,7 @@ def delivery_of(record: Invocation, now_ms: int) -> Delivery:
         function_id=record.function_id,
         invocation_id=record.invocation_id,
         policy_field="on_success" if record.status == "success" else "on_failure",
-        status=DeliveryStatus.PENDING,
+        status=DeliveryStatus.WAITING,
         body=body_of(record),
         due_at_ms=now_ms,
         expires_at_ms=now_ms + LIFE_S * 1000,

@@ -1,6 +1,6 @@
 """The interface to deliveries in the store, to which the commit of a call's last record adds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -41,7 +41,7 @@ class DeliveryStore(Protocol):
         """Puts one back whose try was not begun; it does not count."""
 
     async def finish(self, delivery: Delivery) -> None:
-        """Stores what became of a try: one that is pending is due again."""
+        """Stores what became of a try: one that waits is due again."""
 
     async def accept(self, delivery: Delivery, work: AcceptedWork) -> None:
         """Stores it as delivered and the work of the destination's function, which has the
@@ -66,5 +66,18 @@ class DeliveryStore(Protocol):
         that is delivered is returned as it is.
         """
 
-    async def prune(self, before: int) -> int:
-        """Removes those that ended before that time; returns how many."""
+
+class CallbackFailed(Exception):
+    """A callback got no answer; a sentence that says why and has nothing of its URL."""
+
+
+class CallbackSender(Protocol):
+    """Sends callbacks to addresses that may be called."""
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        """The status of the answer, whatever it is; a redirect is an answer. Raises
+        `CallbackFailed`, also where the host has an address that may not be called.
+        """
+
+    async def aclose(self) -> None:
+        """Closes every connection."""

@@ -3,12 +3,13 @@
 `SqliteStore` holds functions and their versions; `SpoolJournal` keeps the records of calls without
 making a call wait for the database. The other classes each keep one kind of row in the same file:
 API keys, answers to idempotent requests, audit entries, operations, runtimes, images of tenants,
-accepted work, policies of functions.
+accepted work, policies of functions, deliveries.
 """
 
 from quiltfn.store.audit import SqlAudit
 from quiltfn.store.audit_retention import SqlAuditRetention
 from quiltfn.store.clock import SqlClockStore
+from quiltfn.store.deliveries import SqlDeliveries
 from quiltfn.store.directory import StoreBroken
 from quiltfn.store.idempotency import SqlIdempotencyStore
 from quiltfn.store.journal import SpoolJournal
@@ -27,6 +28,7 @@ __all__ = [
     "SqlAudit",
     "SqlAuditRetention",
     "SqlClockStore",
+    "SqlDeliveries",
     "SqlDiskSpace",
     "SqlIdempotencyStore",
     "SqlInputRetention",

@@ -431,8 +431,8 @@ delivery = Table(
     Index(
         "delivery_due",
         *("function_id", "due_at_ms"),
-        sqlite_where=text("status = 'pending' AND epoch = 0"),
-        postgresql_where=text("status = 'pending' AND epoch = 0"),
+        sqlite_where=text("status = 'waiting' AND epoch = 0"),
+        postgresql_where=text("status = 'waiting' AND epoch = 0"),
     ),
     Index("delivery_listing", "function_id", "id"),
     Index("delivery_ended", "tenant_id", "ended_at"),

@@ -31,7 +31,8 @@ ANSWER = Kind("answer", "idempotent_answer", "length(body) > 0")
 AUDIT = Kind("audit", "audit")
 OPERATION = Kind("operation", "operation", "status != 'running'")
 INPUT = Kind("input", "input")
-KINDS = (RECORD, ANSWER, AUDIT, OPERATION, INPUT)
+DELIVERY = Kind("delivery", "delivery")
+KINDS = (RECORD, ANSWER, AUDIT, OPERATION, INPUT, DELIVERY)
 
 
 def of_tenant(connection: Connection, kind: Kind, tenant_id: str) -> int:

@@ -174,7 +174,7 @@ def make_deliveries() -> None:
         number("ended_at"),
         *owner(),
     )
-    waits = sa.text("status = 'pending' AND epoch = 0")
+    waits = sa.text("status = 'waiting' AND epoch = 0")
     op.create_index(
         "delivery_due",
         "delivery",

@@ -1,0 +1,119 @@
+"""Sends callbacks: one request each, to an address that was checked, over HTTP/1.1 by httpcore.
+
+The name of the host is resolved here, every address is checked, and the connection goes to one of
+those very addresses: a resolver that answers otherwise a moment later changes nothing. Redirects
+are not followed, and no proxy is used. Only the status of an answer is read.
+
+It takes some megabytes of memory to import and open, so a server does that with its first callback.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import httpcore
+
+from quiltfn.model.callback import Address, AddressRange, may_be_called
+from quiltfn.ports.deliveries import CallbackFailed
+
+TIMEOUT_S = 15.0
+ADDRESSES_TRIED = 3
+Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
+
+
+async def resolved(host: str, port: int) -> Sequence[Address]:
+    """Every address of a host, as the system resolves it. Raises `CallbackFailed`."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise CallbackFailed("the name of the host cannot be resolved") from None
+    return [ipaddress.ip_address(one[4][0]) for one in found]
+
+
+class CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Connects to hosts all of whose addresses may be called."""
+
+    def __init__(self, allowed: Iterable[AddressRange], resolve: Resolve) -> None:
+        self._allowed, self._resolve = tuple(allowed), resolve
+        self._plain = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore calls it so
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        addresses = await self._resolve(host, port)
+        if not addresses:
+            raise CallbackFailed("the name of the host has no address")
+        if not all(may_be_called(one, self._allowed) for one in addresses):
+            raise CallbackFailed("the host has an address that callbacks may not go to")
+        failure: Exception | None = None
+        for one in addresses[:ADDRESSES_TRIED]:
+            try:
+                return await self._plain.connect_tcp(
+                    str(one), port, timeout, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure or CallbackFailed("no connection could be made")
+
+
+class Callbacks:
+    """`ports.deliveries.CallbackSender`. `allowed`: ranges that are not public and may be called.
+    `trust`: whose certificates are taken; None: the machine's.
+    """
+
+    def __init__(
+        self,
+        allowed: Iterable[AddressRange],
+        resolve: Resolve = resolved,
+        timeout_s: float = TIMEOUT_S,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=trust or ssl.create_default_context(),
+            max_connections=None,  # whoever calls this has a bound of its own
+            max_keepalive_connections=0,  # the next one resolves and checks anew
+            network_backend=CheckedBackend(allowed, resolve),
+        )
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        """As the port says."""
+        sent = [*headers.items(), ("connection", "close")]
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                async with self._pool.stream("POST", url, headers=sent, content=body) as answer:
+                    return int(answer.status)
+        except TimeoutError:
+            raise CallbackFailed(f"there was no answer within {self._timeout_s:g} s") from None
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
+            raise CallbackFailed(_sentence(error)) from None
+        except (OSError, httpcore.UnsupportedProtocol, ValueError):
+            raise CallbackFailed("the request could not be sent") from None
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+
+def _sentence(error: BaseException) -> str:
+    """What went wrong, without anything of the URL: what libraries say may have that."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and len(chain) < 10:
+        chain.append(cause)
+    if any(isinstance(one, ssl.SSLCertVerificationError) for one in chain):
+        return "the certificate of the host is not valid for it, or not trusted"
+    if any(isinstance(one, ssl.SSLError) for one in chain):
+        return "the connection could not be encrypted"
+    if isinstance(error, httpcore.ConnectError | httpcore.ConnectTimeout):
+        return "no connection could be made"
+    if isinstance(error, httpcore.ProtocolError):
+        return "the answer was not valid HTTP, or the connection ended before it"
+    return "the connection ended before an answer"

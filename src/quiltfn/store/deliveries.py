@@ -1,0 +1,261 @@
+"""Deliveries in the database. The commit of a call's last record adds them (`outcomes.py`).
+
+waiting (epoch 0) ──claim──▶ claimed ──finish, accept──▶ delivered, failed or waiting
+                                └──release, a start──▶ waiting
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    LargeBinary,
+    delete,
+    exists,
+    func,
+    literal,
+    select,
+    update,
+)
+
+from quiltfn.model.cursors import AFTER_EVERY_ID, first_id, from_cursor, to_cursor
+from quiltfn.model.delivery import Delivery, DeliveryStatus
+from quiltfn.model.retention import StorageLimit
+from quiltfn.ports import Page
+from quiltfn.ports.deliveries import DueDeliveries
+from quiltfn.ports.work import AcceptedWork
+from quiltfn.store import tables, usage
+from quiltfn.store.database import Database
+from quiltfn.store.nodes import of_earlier_boots
+from quiltfn.store.work import SqlWork
+
+STEP_ROWS = 200
+ROW_BYTES = 500  # What one takes without its body.
+TOO_MUCH = "more was to be sent than the tenant, or all together, may have waiting"
+NOBODY = {"node_id": "", "epoch": 0}
+
+table = tables.delivery
+one = table.c
+COLUMNS = [one[name] for name in Delivery.__struct_fields__]
+WITHOUT_BODY = [
+    literal(b"", LargeBinary).label("body") if column is one.body else column for column in COLUMNS
+]
+WAITS = one.status == DeliveryStatus.WAITING
+
+
+class SqlDeliveries:
+    """`ports.deliveries.DeliveryStore` over the table of `database`. `bound`: the bytes of all."""
+
+    def __init__(
+        self, database: Database, work: SqlWork, bound: StorageLimit | None = None
+    ) -> None:
+        self._database, self._work, self._bound = database, work, bound or StorageLimit()
+
+    async def load(self) -> Sequence[DueDeliveries]:
+        """As the port says."""
+        mine = of_earlier_boots(self._database.boot, one.node_id, one.epoch)
+        free = update(table).where(WAITS, one.epoch > 0, mine).values(NOBODY)
+        query = (
+            select(one.function_id, one.tenant_id, func.min(one.due_at_ms))
+            .where(WAITS, one.epoch == 0)
+            .group_by(one.function_id, one.tenant_id)
+        )
+
+        def work(connection: Connection) -> list[DueDeliveries]:
+            connection.execute(free).close()
+            return [_due(row) for row in connection.execute(query)]
+
+        return await self._database.write(work, frees=True)
+
+    async def next_due(self, function_id: str) -> DueDeliveries | None:
+        query = (
+            select(one.function_id, one.tenant_id, one.due_at_ms)
+            .where(one.function_id == function_id, WAITS, one.epoch == 0)
+            .order_by(one.due_at_ms)
+            .limit(1)
+        )
+
+        def work(connection: Connection) -> DueDeliveries | None:
+            row = connection.execute(query).one_or_none()
+            return None if row is None else _due(row)
+
+        return await self._database.read(work)
+
+    async def claim(self, function_id: str, limit: int, now_ms: int) -> Sequence[Delivery]:
+        """As the port says."""
+        due = (
+            select(one.id)
+            .where(one.function_id == function_id, WAITS, one.epoch == 0, one.due_at_ms <= now_ms)
+            .where(exists().where(tables.function.c.id == function_id))
+            .order_by(one.due_at_ms)
+            .limit(limit)
+        )
+        owner = tables.owned_by(self._database.boot)
+        take = (
+            update(table)
+            .where(one.id.in_(due))
+            .values(**owner, attempts=one.attempts + 1)
+            .returning(*COLUMNS)
+        )
+
+        def work(connection: Connection) -> list[Delivery]:
+            return [_read(row) for row in connection.execute(take)]
+
+        # It may use the reserve of a full disk, since what is sent is freed.
+        found = await self._database.write(work, frees=True)
+        return sorted(found, key=lambda each: (each.due_at_ms, each.id))
+
+    async def release(self, delivery: Delivery) -> None:
+        values = {**NOBODY, "attempts": delivery.attempts - 1}
+        await self._change(delivery, values)
+
+    async def finish(self, delivery: Delivery) -> None:
+        await self._change(delivery, _end_of(delivery))
+
+    async def accept(self, delivery: Delivery, work: AcceptedWork) -> None:
+        """As the port says."""
+        delivered = {
+            **_end_of(delivery),
+            "status": DeliveryStatus.DELIVERED,
+            "error_message": None,
+            "body": b"",
+        }
+        change = self._owned(delivery).values(delivered)
+
+        def both(connection: Connection) -> None:
+            (refusal,) = self._work.accept_in(connection, [work])
+            if refusal is not None:
+                raise refusal
+            connection.execute(change).close()
+
+        await self._database.write(both)
+
+    async def depth(self, invocation_id: str, most: int) -> int:
+        """As the port says. A record that is gone is as one that nothing caused."""
+        record = tables.invocation.c
+
+        def work(connection: Connection) -> int:
+            seen: str | None = invocation_id
+            for depth in range(1, most):
+                query = select(record.parent_invocation_id).where(record.invocation_id == seen)
+                seen = connection.execute(query).scalar()
+                if seen is None:
+                    return depth
+            return most
+
+        return await self._database.read(work)
+
+    async def list(
+        self, function_id: str, limit: int, cursor: str | None, status: DeliveryStatus | None
+    ) -> Page[Delivery]:
+        """As the port says. Raises `Unprocessable` for an invalid cursor."""
+        query = select(*WITHOUT_BODY).where(
+            one.function_id == function_id, one.id < from_cursor(cursor, AFTER_EVERY_ID)
+        )
+        if status is not None:
+            query = query.where(one.status == status)
+        query = query.order_by(one.id.desc()).limit(limit + 1)
+
+        def work(connection: Connection) -> list[Delivery]:
+            return [_read(row) for row in connection.execute(query)]
+
+        found = await self._database.read(work)
+        items = found[:limit]
+        return Page(items, to_cursor(items[-1].id) if len(found) > limit else None)
+
+    async def retry(
+        self, function_id: str, delivery_id: str, now_ms: int, expires_at_ms: int
+    ) -> Delivery | None:
+        """As the port says. One that is being sent stays as it is."""
+        this = (one.function_id == function_id, one.id == delivery_id)
+        change = (
+            update(table)
+            .where(*this, one.status != DeliveryStatus.DELIVERED, one.epoch == 0)
+            .values(
+                status=DeliveryStatus.WAITING,
+                due_at_ms=now_ms,
+                expires_at_ms=expires_at_ms,
+                ended_at=None,
+            )
+        )
+
+        def work(connection: Connection) -> Delivery | None:
+            connection.execute(change).close()
+            row = connection.execute(select(*WITHOUT_BODY).where(*this)).one_or_none()
+            return None if row is None else _read(row)
+
+        return await self._database.write(work)
+
+    async def prune_some(self, before: int | None, now: int) -> int:
+        """Removes some that ended before that time (Unix seconds; None: none), and some of those
+        that take more than they may, oldest first. Where there is nothing else, the oldest that
+        wait fail, without their bodies. Returns how many; 0: there is nothing to do.
+        """
+
+        def work(connection: Connection) -> int:
+            changed = 0
+            if before is not None:
+                old = (
+                    select(one.id)
+                    .where(one.id < first_id(before), one.ended_at < before)
+                    .limit(STEP_ROWS)
+                )
+                changed += connection.execute(delete(table).where(one.id.in_(old))).rowcount
+            for surplus in usage.surpluses(connection, usage.DELIVERY, self._bound):
+                changed += _give_up(connection, surplus, now)
+            return changed
+
+        return await self._database.write(work, frees=True)
+
+    def _owned(self, delivery: Delivery) -> Any:
+        """A change of one that this server has claimed, for the try that the delivery says."""
+        owner = tables.owned_by(self._database.boot)
+        return update(table).where(
+            one.id == delivery.id,
+            one.epoch == owner["epoch"],
+            one.node_id == owner["node_id"],
+            one.attempts == delivery.attempts,
+        )
+
+    async def _change(self, delivery: Delivery, values: dict[str, Any]) -> None:
+        change = self._owned(delivery).values(values)
+        await self._database.write(
+            lambda connection: connection.execute(change).close(), frees=True
+        )
+
+
+def _give_up(connection: Connection, surplus: usage.Surplus, now: int) -> int:
+    """Removes the oldest that have ended, or lets the oldest that wait fail."""
+    size = (ROW_BYTES + func.length(one.body)).label("size")
+    theirs = select(one.id, size).where(one.tenant_id == surplus.tenant_id)
+    ended = theirs.where(one.ended_at.is_not(None)).order_by(one.ended_at).limit(STEP_ROWS)
+    rows = connection.execute(ended).all()
+    if rows:
+        change: Any = delete(table)
+    else:
+        waiting = theirs.where(one.ended_at.is_(None)).order_by(one.id).limit(STEP_ROWS)
+        rows = connection.execute(waiting).all()
+        failed = {**NOBODY, "status": DeliveryStatus.FAILED, "body": b"", "ended_at": now}
+        change = update(table).values(**failed, error_message=TOO_MUCH)
+    chosen, freed = [], 0
+    for row in rows:
+        if freed >= surplus.amount:
+            break
+        chosen.append(row.id)
+        freed += row.size
+    return int(connection.execute(change.where(one.id.in_(chosen))).rowcount)
+
+
+def _end_of(delivery: Delivery) -> dict[str, Any]:
+    """What a try may have changed; nobody has it any more."""
+    names = ("status", "due_at_ms", "http_status", "error_message", "ended_at", "body")
+    return {**NOBODY, **{name: getattr(delivery, name) for name in names}}
+
+
+def _read(row: Any) -> Delivery:
+    values = dict(row._mapping)
+    return Delivery(**values | {"status": DeliveryStatus(values["status"])})
+
+
+def _due(row: Any) -> DueDeliveries:
+    return DueDeliveries(function_id=row[0], tenant_id=row[1], next_due_ms=row[2])

@@ -1,0 +1,191 @@
+"""Deliveries, on every store: what it promises in `ports/deliveries.py`."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from contract.stores import a_stored_function, an_id, done, ids, opened_journal, restart
+from contract.test_work_store import NOW_MS, NOW_S, a_piece, begun
+from quiltfn.model.delivery import DeliveryStatus
+from quiltfn.model.errors import CapacityFull, NotFound
+from quiltfn.model.function import Function
+from quiltfn.model.invocation import WorkOutcome
+from quiltfn.model.retention import StorageLimit
+from quiltfn.store import SpoolJournal, SqlDeliveries, SqliteStore, SqlWork
+
+
+@pytest.fixture
+async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+    async with opened_journal(store, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def queue(store: SqliteStore) -> SqlWork:
+    return SqlWork(store.database)
+
+
+@pytest.fixture
+def deliveries(store: SqliteStore, queue: SqlWork) -> SqlDeliveries:
+    return SqlDeliveries(store.database, queue)
+
+
+async def ended(journal: SpoolJournal, function: Function, *, destination_id: str) -> str:
+    """A call of the function whose end is to be sent; returns the call's id."""
+    running = begun(a_piece(function).record)
+    journal.opened(running)
+    outcome = WorkOutcome(destination_id=destination_id)
+    journal.closed(replace(done(running), outcome=outcome))
+    await journal.synced()
+    return running.invocation_id
+
+
+async def test_the_commit_of_a_record_makes_its_delivery_once(
+    deliveries: SqlDeliveries, journal: SpoolJournal, function: Function
+) -> None:
+    delivery_id = an_id()
+    invocation_id = await ended(journal, function, destination_id=delivery_id)
+    (due,) = await deliveries.load()
+    assert (due.function_id, due.tenant_id) == (function.id, function.tenant_id)
+    (one,) = (await deliveries.list(function.id, 10, None, None)).items
+    assert (one.id, one.invocation_id, one.status) == (delivery_id, invocation_id, "waiting")
+    assert (one.body, one.attempts) == (b"", 0)
+    assert one.expires_at_ms - one.due_at_ms == 24 * 3600 * 1000
+
+
+async def test_a_claimed_one_is_nobody_elses_until_the_next_start(
+    deliveries: SqlDeliveries, journal: SpoolJournal, function: Function, store: SqliteStore
+) -> None:
+    await ended(journal, function, destination_id=an_id())
+    assert await deliveries.claim(function.id, 10, 0) == []
+    (one,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    assert one.attempts == 1
+    assert b'"type":"invocation.success"' in one.body
+    assert await deliveries.claim(function.id, 10, NOW_MS * 2) == []
+    assert await deliveries.next_due(function.id) is None
+    assert await deliveries.load() == []
+    await restart(store)
+    assert [due.function_id for due in await deliveries.load()] == [function.id]
+    await deliveries.finish(replace(one, status=DeliveryStatus.DELIVERED))  # of an earlier start
+    (again,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    assert (again.id, again.attempts) == (one.id, 2)
+
+
+async def test_a_try_that_failed_is_due_again_and_one_that_was_not_begun_does_not_count(
+    deliveries: SqlDeliveries, journal: SpoolJournal, function: Function
+) -> None:
+    await ended(journal, function, destination_id=an_id())
+    (one,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    await deliveries.release(one)
+    (one,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    assert one.attempts == 1
+    later = replace(one, due_at_ms=NOW_MS * 2 + 5000, http_status=500, error_message="no")
+    await deliveries.finish(later)
+    following = await deliveries.next_due(function.id)
+    assert following is not None
+    assert following.next_due_ms == NOW_MS * 2 + 5000
+    (shown,) = (await deliveries.list(function.id, 10, None, DeliveryStatus.WAITING)).items
+    assert (shown.http_status, shown.error_message) == (500, "no")
+
+
+async def test_a_function_gets_it_in_the_step_in_which_it_is_delivered(
+    deliveries: SqlDeliveries,
+    queue: SqlWork,
+    journal: SpoolJournal,
+    function: Function,
+    store: SqliteStore,
+) -> None:
+    target = await a_stored_function(store)
+    parent = await ended(journal, function, destination_id=an_id())
+    (one,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    piece = a_piece(target)
+    piece = replace(
+        piece,
+        record=replace(piece.record, invocation_id=one.id, parent_invocation_id=parent),
+    )
+    with pytest.raises(CapacityFull):
+        await deliveries.accept(one, replace(piece, max_queued=0))
+    assert (await deliveries.list(function.id, 10, None, None)).items[0].status == "waiting"
+    await deliveries.accept(one, piece)
+    await deliveries.accept(one, piece)
+    assert (await deliveries.list(function.id, 10, None, None)).items[0].status == "delivered"
+    claim = await queue.claim(target.id, 10, NOW_MS, is_begun=False)
+    assert [work.record.invocation_id for work in claim.work] == [one.id]
+    assert await deliveries.depth(parent, 16) == 1
+    assert await deliveries.depth(one.id, 16) == 2
+    assert await deliveries.depth(one.id, 1) == 1
+    gone = a_piece(replace(function, id=an_id()))
+    with pytest.raises(NotFound):
+        await deliveries.accept(one, gone)
+
+
+async def test_lists_are_pages_newest_first(
+    deliveries: SqlDeliveries, journal: SpoolJournal, function: Function
+) -> None:
+    made = ids(5)
+    for one in made:
+        await ended(journal, function, destination_id=one)
+    first = await deliveries.list(function.id, 3, None, None)
+    rest = await deliveries.list(function.id, 3, first.next_cursor, None)
+    assert [one.id for one in (*first.items, *rest.items)] == made[::-1]
+    assert rest.next_cursor is None
+    assert (await deliveries.list(an_id(), 3, None, None)).items == []
+
+
+async def test_a_failed_one_is_tried_again_on_request(
+    deliveries: SqlDeliveries, journal: SpoolJournal, function: Function
+) -> None:
+    await ended(journal, function, destination_id=an_id())
+    (one,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    failed = replace(one, status=DeliveryStatus.FAILED, ended_at=NOW_S)
+    await deliveries.finish(failed)
+    assert await deliveries.next_due(function.id) is None
+    assert await deliveries.retry(an_id(), one.id, 7, 9) is None
+    again = await deliveries.retry(function.id, one.id, 7, 9)
+    assert again is not None
+    assert (again.status, again.due_at_ms, again.expires_at_ms) == ("waiting", 7, 9)
+    (one,) = await deliveries.claim(function.id, 10, 7)
+    assert one.body
+    await deliveries.finish(replace(one, status=DeliveryStatus.DELIVERED, body=b"", ended_at=8))
+    again = await deliveries.retry(function.id, one.id, 7, 9)
+    assert again is not None
+    assert again.status == "delivered"
+
+
+async def test_nothing_is_sent_for_a_deleted_function_and_nothing_is_left(
+    deliveries: SqlDeliveries, journal: SpoolJournal, function: Function, store: SqliteStore
+) -> None:
+    await ended(journal, function, destination_id=an_id())
+    await store.delete(function.id)
+    assert await deliveries.claim(function.id, 10, NOW_MS * 2) == []
+    await store.wait_swept()
+    assert (await deliveries.list(function.id, 10, None, None)).items == []
+
+
+async def test_what_has_ended_goes_by_age_and_what_is_too_much_goes_oldest_first(
+    deliveries: SqlDeliveries,
+    queue: SqlWork,
+    journal: SpoolJournal,
+    function: Function,
+    store: SqliteStore,
+) -> None:
+    made = ids(4)
+    for one in made:
+        await ended(journal, function, destination_id=one)
+    for each in await deliveries.claim(function.id, 2, NOW_MS * 2):
+        await deliveries.finish(replace(each, status=DeliveryStatus.FAILED, ended_at=NOW_S))
+    assert await deliveries.prune_some(NOW_S, NOW_S) == 0
+    bounded = SqlDeliveries(store.database, queue, StorageLimit(tenant=2200))
+    while await bounded.prune_some(None, NOW_S):
+        pass
+    left = (await deliveries.list(function.id, 10, None, None)).items
+    assert [(one.id, one.status) for one in left] == [(made[3], "waiting"), (made[2], "waiting")]
+    tight = SqlDeliveries(store.database, queue, StorageLimit(tenant=1100))
+    assert await tight.prune_some(None, NOW_S) == 1
+    left = (await deliveries.list(function.id, 10, None, None)).items
+    assert [(one.id, one.status) for one in left] == [(made[3], "waiting"), (made[2], "failed")]
+    assert await deliveries.prune_some(2**40, NOW_S) == 1
+    left = (await deliveries.list(function.id, 10, None, None)).items
+    assert [one.status for one in left] == ["waiting"]

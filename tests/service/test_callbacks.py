@@ -1,0 +1,264 @@
+"""Callbacks over real sockets: what a receiver, a resolver or a network may do to the sender.
+
+Two addresses of this machine play the parts: 127.0.0.2 is allowed, as a public address would be,
+and 127.0.0.1 is what must not be reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import ssl
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+import httpcore
+import httpx
+import pytest
+
+from quiltfn.callbacks import Callbacks, CheckedBackend, resolved
+from quiltfn.model.callback import Address, may_be_called, ranges_of
+from quiltfn.ports.deliveries import CallbackFailed
+
+OUTSIDE, INSIDE = "127.0.0.2", "127.0.0.1"
+ALLOWED = ranges_of(f"{OUTSIDE}/32")
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+LENGTH = b"content-length:"
+SECRET_PATH = "/token-4711"
+Replies = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Receiver:
+    """A server on one address: how often it was reached, and what came."""
+
+    def __init__(self) -> None:
+        self.reached = 0
+        self.received = b""
+        self.closed = asyncio.Event()
+        self.port = 0
+
+
+@contextlib.asynccontextmanager
+async def receiver(
+    host: str,
+    answer: Replies | bytes = OK,
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[Receiver]:
+    told = Receiver()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told.reached += 1
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            told_length = [one for one in head.lower().split(b"\r\n") if one.startswith(LENGTH)]
+            length = int(told_length[0].removeprefix(LENGTH)) if told_length else 0
+            told.received += head + await reader.readexactly(length)
+            if isinstance(answer, bytes):
+                writer.write(answer)
+                await writer.drain()
+            else:
+                await answer(reader, writer)
+        told.closed.set()
+        writer.close()
+
+    server = await asyncio.start_server(serve, host, port, ssl=tls)
+    told.port = server.sockets[0].getsockname()[1]
+    try:
+        yield told
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+def answers(*turns: Sequence[str]) -> Callable[[str, int], Awaitable[Sequence[Address]]]:
+    """A resolver that says something else each time it is asked; the last turn stays."""
+    asked = list(turns)
+
+    async def resolve(_host: str, _port: int) -> Sequence[Address]:
+        turn = asked.pop(0) if len(asked) > 1 else asked[0]
+        return [ipaddress.ip_address(one) for one in turn]
+
+    return resolve
+
+
+async def post(callbacks: Callbacks, url: str) -> int:
+    try:
+        return await callbacks.post(url, {"content-type": "application/json"}, b'{"a":1}')
+    finally:
+        await callbacks.aclose()
+
+
+async def refused(callbacks: Callbacks, url: str) -> str:
+    with pytest.raises(CallbackFailed) as failed:
+        await post(callbacks, url)
+    assert "token-4711" not in str(failed.value)
+    assert "hook.example" not in str(failed.value)
+    return str(failed.value)
+
+
+async def test_a_callback_reaches_an_address_that_is_allowed() -> None:
+    async with receiver(OUTSIDE) as there:
+        url = f"http://hook.example:{there.port}{SECRET_PATH}"
+        assert await post(Callbacks(ALLOWED, answers([OUTSIDE])), url) == 200
+    assert there.received.startswith(b"POST /token-4711 HTTP/1.1\r\n")
+    assert b"\r\nHost: hook.example:%d\r\n" % there.port in there.received
+    assert there.reached == 1
+
+
+@pytest.mark.parametrize("host", [INSIDE, "localhost", "127.1", "2130706433", "0x7f.1", "0.0.0.0"])
+async def test_no_way_to_write_loopback_leads_there(host: str) -> None:
+    async with receiver("0.0.0.0") as inside:
+        url = f"http://{host}:{inside.port}{SECRET_PATH}"
+        assert "may not go to" in await refused(Callbacks([]), url)
+        assert inside.reached == 0
+        # The control: the same name does lead there.
+        everything = ranges_of("0.0.0.0/0, ::/0")
+        assert await post(Callbacks(everything), url) == 200
+        assert inside.reached == 1
+
+
+async def test_one_address_that_is_not_allowed_spoils_a_name() -> None:
+    async with receiver(OUTSIDE) as there, receiver(INSIDE, port=there.port) as inside:
+        url = f"http://hook.example:{there.port}{SECRET_PATH}"
+        both = answers([OUTSIDE, INSIDE])
+        assert "may not go to" in await refused(Callbacks(ALLOWED, both), url)
+        assert (there.reached, inside.reached) == (0, 0)
+
+
+class ResolvesTwice(CheckedBackend):
+    """The mistake that rebinding lives of: what was checked is not what is connected to."""
+
+    async def connect_tcp(
+        self, host: str, port: int, *_rest, **_named
+    ) -> httpcore.AsyncNetworkStream:
+        assert all(may_be_called(one, self._allowed) for one in await self._resolve(host, port))
+        (then,) = await self._resolve(host, port)
+        return await self._plain.connect_tcp(str(then), port)
+
+
+async def test_a_resolver_that_changes_its_mind_leads_nowhere_else() -> None:
+    async with receiver(OUTSIDE) as there, receiver(INSIDE, port=there.port) as inside:
+        url = f"http://hook.example:{there.port}{SECRET_PATH}"
+        assert await post(Callbacks(ALLOWED, answers([OUTSIDE], [INSIDE])), url) == 200
+        assert (there.reached, inside.reached) == (1, 0)
+        # The next one is checked anew.
+        callbacks = Callbacks(ALLOWED, answers([OUTSIDE], [INSIDE]))
+        assert await callbacks.post(url, {}, b"") == 200
+        assert "may not go to" in await refused(callbacks, url)
+        assert inside.reached == 0
+        # The control: the attack works where the name is resolved again.
+        weak = Callbacks(ALLOWED)
+        weak._pool._network_backend = ResolvesTwice(ALLOWED, answers([OUTSIDE], [INSIDE]))
+        assert await post(weak, url) == 200
+        assert inside.reached == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(status: int) -> None:
+    async with receiver(INSIDE) as inside:
+        head = f"HTTP/1.1 {status} Elsewhere\r\nlocation: http://{INSIDE}:{inside.port}/\r\n"
+        async with receiver(OUTSIDE, head.encode() + b"content-length: 0\r\n\r\n") as there:
+            url = f"http://hook.example:{there.port}{SECRET_PATH}"
+            assert await post(Callbacks(ALLOWED, answers([OUTSIDE])), url) == status
+            assert inside.reached == 0
+            # The control: a client that follows does arrive there.
+            async with httpx.AsyncClient(follow_redirects=True, trust_env=False) as follows:
+                await follows.post(f"http://{OUTSIDE}:{there.port}/")
+            assert inside.reached == 1
+
+
+async def endless_body(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    while True:
+        writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+        await writer.drain()
+
+
+async def endless_head(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        writer.write(b"x-more: " + b"x" * 8000 + b"\r\n")
+        await writer.drain()
+
+
+async def slow_drip(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nx-slow: ")
+    while True:
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+async def endless_promises(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n")
+        await writer.drain()
+
+
+async def silence(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def test_of_an_endless_body_only_the_status_is_read() -> None:
+    async with receiver(OUTSIDE, endless_body) as there:
+        url = f"http://hook.example:{there.port}{SECRET_PATH}"
+        assert await post(Callbacks(ALLOWED, answers([OUTSIDE]), timeout_s=5), url) == 200
+        async with asyncio.timeout(5):
+            await there.closed.wait()  # the connection ended
+
+
+@pytest.mark.parametrize("answer", [endless_head, slow_drip, endless_promises, silence])
+async def test_an_answer_that_does_not_come_to_its_point_is_given_up(answer: Replies) -> None:
+    async with receiver(OUTSIDE, answer) as there:
+        url = f"http://hook.example:{there.port}{SECRET_PATH}"
+        before = time.monotonic()
+        await refused(Callbacks(ALLOWED, answers([OUTSIDE]), timeout_s=0.5), url)
+        assert time.monotonic() - before < 5
+        async with asyncio.timeout(5):
+            await there.closed.wait()
+
+
+async def test_a_name_that_is_none_and_a_port_that_nobody_has_are_told_as_that() -> None:
+    assert "resolved" in await refused(Callbacks([]), f"http://nothing.invalid{SECRET_PATH}")
+    with pytest.raises(CallbackFailed, match="resolved"):
+        await resolved("nothing.invalid", 80)
+    async with receiver(OUTSIDE) as there:
+        port = there.port
+    url = f"http://hook.example:{port}{SECRET_PATH}"
+    assert "no connection" in await refused(Callbacks(ALLOWED, answers([OUTSIDE])), url)
+    assert "no address" in await refused(Callbacks(ALLOWED, answers([])), url)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of hook.example that only who is told trusts."""
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "2", "-subj", "/CN=hook.example", "-keyout", str(path)]
+    command += ["-addext", "subjectAltName=DNS:hook.example", "-out", str(path) + ".crt"]
+    subprocess.run(command, check=True, capture_output=True)
+    path.write_text(path.read_text() + Path(str(path) + ".crt").read_text())
+    return path
+
+
+async def test_the_certificate_must_be_the_named_hosts_though_an_address_is_connected_to(
+    certificate: Path,
+) -> None:
+    serves = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serves.load_cert_chain(certificate)
+    names: list[str] = []
+    serves.sni_callback = lambda _socket, name, _context: names.append(name or "")
+    trust = ssl.create_default_context(cafile=str(certificate) + ".crt")
+    async with receiver(OUTSIDE, tls=serves) as there:
+        resolve = answers([OUTSIDE])
+        url = f"https://hook.example:{there.port}{SECRET_PATH}"
+        assert await post(Callbacks(ALLOWED, resolve, trust=trust), url) == 200
+        assert names == ["hook.example"]
+        other = f"https://other.example:{there.port}{SECRET_PATH}"
+        assert "certificate" in await refused(Callbacks(ALLOWED, resolve, trust=trust), other)
+        assert "certificate" in await refused(Callbacks(ALLOWED, resolve), url)
+        assert names == ["hook.example", "other.example", "hook.example"]

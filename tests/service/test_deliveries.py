@@ -1,0 +1,392 @@
+"""Deliveries: from the commit of a record to what a receiver or a function got of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from msgspec.structs import replace
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from contract.stores import a_stored_function, a_version, an_id, done, restart
+from contract.test_work_store import a_piece, begun
+from quiltfn.callbacks import Callbacks
+from quiltfn.catalog import Catalog, Entry
+from quiltfn.clock import SystemClock
+from quiltfn.deliveries import AT_ONCE, OF_HOST, Deliveries
+from quiltfn.model import delivery as model
+from quiltfn.model.callback import ranges_of
+from quiltfn.model.delivery import CHAIN_MAX, Delivery
+from quiltfn.model.errors import Conflict, NotFound
+from quiltfn.model.function import Function, FunctionState
+from quiltfn.model.invocation import WorkOutcome
+from quiltfn.model.work import AsyncPolicy, Backoff, Destination
+from quiltfn.policies import Policies
+from quiltfn.ports import FunctionCounters
+from quiltfn.ports.deliveries import CallbackFailed
+from quiltfn.store import SpoolJournal, SqlDeliveries, SqliteStore, SqlPolicies, SqlWork
+from quiltfn.work import Work
+from service.test_callbacks import receiver
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+URL = "https://hook.example/x"
+Reply = int | CallbackFailed
+SOON_S = 10.0
+
+
+class Sender:
+    """`CallbackSender` that remembers; `reply` says what each URL answers."""
+
+    def __init__(self) -> None:
+        self.posts: list[tuple[str, Mapping[str, str], bytes]] = []
+        self.reply: Callable[[str], Awaitable[int]] = self.fine
+        self.opened = 0
+        self.posted = asyncio.Event()
+        self.now = self.most = 0
+        self.most_of: dict[str, int] = {}
+        self._now_of: dict[str, int] = {}
+
+    def open(self) -> Sender:
+        self.opened += 1
+        return self
+
+    async def fine(self, _url: str) -> int:
+        return 204
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        self.posts.append((url, headers, body))
+        self.posted.set()
+        self.now += 1
+        self._now_of[url] = self._now_of.get(url, 0) + 1
+        self.most = max(self.most, self.now)
+        self.most_of[url] = max(self.most_of.get(url, 0), self._now_of[url])
+        try:
+            return await self.reply(url)
+        finally:
+            self.now -= 1
+            self._now_of[url] -= 1
+
+    async def aclose(self) -> None:
+        pass
+
+
+class World:
+    """A store with functions and policies, and deliveries that run."""
+
+    def __init__(self, store: SqliteStore, journal: SpoolJournal) -> None:
+        self.store, self.journal, self.clock = store, journal, SystemClock()
+        self.sender = Sender()
+        self.catalog = Catalog()
+        self.policies = Policies(SqlPolicies(store.database))
+        self.queue = SimpleNamespace(arrived=lambda *told: self.arrived.append(told))
+        self.arrived: list[tuple[str, str, int]] = []
+        self.work_store = SqlWork(store.database)
+        self.kept = SqlDeliveries(store.database, self.work_store)
+        self.deliveries = self.made()
+
+    def made(self, opener: Callable[[], Any] | None = None) -> Deliveries:
+        invoker = SimpleNamespace(is_draining=False, node_id="node-1")
+        work = Work(
+            store=self.work_store,
+            functions=self.store,
+            policies=self.policies,
+            journal=self.journal,
+            invoker=cast("Any", invoker),
+            queue=cast("Any", self.queue),
+            clock=self.clock,
+        )
+        opener = opener or self.sender.open
+        return Deliveries(self.kept, self.catalog, work, self.journal, self.clock, opener)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.ensure_future(self.deliveries.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def function(self, name: str, to: Destination | None = None, **changes: Any) -> Function:
+        changes = {"state": FunctionState.ACTIVE} | changes
+        function = await a_stored_function(self.store, name=name, **changes)
+        version = a_version(function)
+        self.catalog.add(Entry(function, version, FunctionCounters()))
+        if to is not None:
+            await self.policies.set_policy(function.id, AsyncPolicy(on_success=to))
+        return function
+
+    async def end_call(
+        self, function: Function, delivery_id: str | None = None, **changes: Any
+    ) -> str:
+        """A call of the function ends; returns the id of its delivery."""
+        delivery_id = delivery_id or an_id()
+        running = replace(begun(a_piece(function).record), **changes)
+        self.journal.opened(running)
+        outcome, now = WorkOutcome(destination_id=delivery_id), int(self.clock.unix())
+        record = replace(done(running), ended_at=now, outcome=outcome)
+        self.journal.closed(record)
+        self.deliveries.ended(record)
+        return delivery_id
+
+    async def one(self, function: Function, delivery_id: str) -> Delivery:
+        found = (await self.deliveries.list(self.entry(function), 100, None, None)).items
+        return next(one for one in found if one.id == delivery_id)
+
+    def entry(self, function: Function) -> Entry:
+        return self.catalog.get(function.id)
+
+    async def until(self, function: Function, delivery_id: str, **wanted: Any) -> Delivery:
+        """The delivery once its fields are as wanted."""
+        async with asyncio.timeout(SOON_S):
+            while True:
+                one = await self.one(function, delivery_id)
+                if all(getattr(one, name) == value for name, value in wanted.items()):
+                    return one
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(model, "BACKOFF", Backoff(first=0.05, factor=1, most=0.05, jitter=0))
+    async with SqliteStore.open(tmp_path) as store:
+        journal = SpoolJournal(store.database, tmp_path, SystemClock())
+        await journal.start()
+        try:
+            yield World(store, journal)
+        finally:
+            await journal.aclose()
+
+
+TO_URL = Destination(url=URL, secret=SECRET)
+
+
+async def test_a_receiver_gets_a_signed_message_of_the_record(world: World) -> None:
+    """The other side is the library that Standard Webhooks offers to receivers."""
+    async with receiver("127.0.0.2") as there:
+        url = f"http://127.0.0.2:{there.port}/hook"
+        function = await world.function("f", Destination(url=url, secret=SECRET))
+        allowed = ranges_of("127.0.0.2/32")
+        world.deliveries = world.made(lambda: Callbacks(allowed))
+        async with world.running():
+            delivery_id = await world.end_call(function)
+            one = await world.until(function, delivery_id, status="delivered")
+    assert (one.http_status, one.attempts, one.body) == (200, 1, b"")
+    head, _, body = there.received.partition(b"\r\n\r\n")
+    lines = (line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+    headers = {name.lower(): value for name, value in lines}
+    assert headers["webhook-id"] == delivery_id
+    message = Webhook(SECRET).verify(body, headers)
+    assert message["type"] == "invocation.success"
+    assert message["data"]["function_id"] == function.id
+    assert message["data"]["stdout"] == "hello\n"
+    with pytest.raises(WebhookVerificationError):  # the control
+        Webhook(SECRET).verify(body.replace(b"success", b"failure"), headers)
+
+
+async def test_what_is_not_taken_is_tried_again_with_the_same_id(world: World) -> None:
+    replies: list[Reply] = [500, CallbackFailed("no connection could be made"), 302, 200]
+
+    async def reply(_url: str) -> int:
+        turn = replies.pop(0)
+        if isinstance(turn, CallbackFailed):
+            raise turn
+        return turn
+
+    world.sender.reply = reply
+    function = await world.function("f", TO_URL)
+    async with world.running():
+        delivery_id = await world.end_call(function)
+        one = await world.until(function, delivery_id, status="delivered")
+    assert (one.attempts, one.http_status, one.error_message) == (4, 200, None)
+    assert {headers["webhook-id"] for _, headers, _ in world.sender.posts} == {delivery_id}
+    assert len({body for _, _, body in world.sender.posts}) == 1
+
+
+async def test_410_and_age_end_the_tries_and_a_failed_one_can_be_sent_again(world: World) -> None:
+    async def gone(_url: str) -> int:
+        return 410
+
+    world.sender.reply = gone
+    function = await world.function("f", TO_URL)
+    async with world.running():
+        delivery_id = await world.end_call(function)
+        one = await world.until(function, delivery_id, status="failed")
+        assert (one.attempts, one.http_status) == (1, 410)
+        world.sender.reply = world.sender.fine
+        again = await world.deliveries.retry(world.entry(function), delivery_id)
+        assert again.status == "waiting"
+        await world.until(function, delivery_id, status="delivered")
+        with pytest.raises(Conflict):
+            await world.deliveries.retry(world.entry(function), delivery_id)
+        with pytest.raises(NotFound):
+            await world.deliveries.retry(world.entry(function), an_id())
+
+
+def test_the_tries_go_on_for_a_day_and_not_longer() -> None:
+    one = Delivery(
+        id="d",
+        tenant_id="t",
+        function_id="f",
+        invocation_id="i",
+        policy_field="on_success",
+        status=model.DeliveryStatus.WAITING,
+        body=b"",
+        due_at_ms=0,
+        expires_at_ms=24 * 3600 * 1000,
+    )
+    now_ms, tries, waits = 0, 0, []
+    while True:
+        tries += 1
+        due = model.retry_due_ms(replace(one, attempts=tries), now_ms, 0.5)
+        if due is None:
+            break
+        waits.append((due - now_ms) / 1000)
+        now_ms = due
+    assert waits[:4] == [5, 15, 45, 135]
+    assert max(waits) == 7200
+    assert 15 <= tries <= 20
+    assert now_ms > 22 * 3600 * 1000
+
+
+async def test_a_function_destination_is_called_once_by_the_deliverys_own_id(world: World) -> None:
+    target = await world.function("record")
+    function = await world.function("f", Destination(function="record"))
+    async with world.running():
+        delivery_id = await world.end_call(function)
+        await world.until(function, delivery_id, status="delivered")
+    assert world.sender.opened == 0  # no callback, so nothing to send them with
+    ((told, _, due_ms),) = world.arrived
+    assert told == target.id
+    claim = await world.work_store.claim(target.id, 10, due_ms, is_begun=False)
+    (work,) = claim.work
+    assert work.record.invocation_id == delivery_id
+    assert work.record.source == "destination"
+    parent = (await world.one(function, delivery_id)).invocation_id
+    assert work.record.parent_invocation_id == parent
+    payload = json.loads(work.input.payload or b"")
+    assert payload["data"]["invocation_id"] == parent
+
+
+@pytest.mark.parametrize("state", [None, FunctionState.PENDING])
+async def test_a_destination_that_is_missing_or_never_deployed_is_a_failed_delivery(
+    world: World, state: FunctionState | None
+) -> None:
+    if state is not None:
+        await world.function("record", state=state)
+    function = await world.function("f", Destination(function="record"))
+    async with world.running():
+        delivery_id = await world.end_call(function)
+        one = await world.until(function, delivery_id, status="failed")
+    assert ("no function named record" if state is None else "pending") in (one.error_message or "")
+    assert world.arrived == []
+
+
+async def test_a_policy_that_names_nothing_any_more_is_a_failed_delivery(world: World) -> None:
+    function = await world.function("f", TO_URL)
+    await world.policies.set_policy(function.id, None)
+    async with world.running():
+        delivery_id = await world.end_call(function)
+        one = await world.until(function, delivery_id, status="failed")
+    assert "names no destination" in (one.error_message or "")
+
+
+async def test_a_chain_of_destinations_ends(world: World) -> None:
+    """A function that is its own destination: each end causes the next call."""
+    function = await world.function("f", Destination(function="f"))
+    parent: str | None = None
+    async with world.running():
+        for _ in range(CHAIN_MAX - 1):
+            changes = {} if parent is None else {"invocation_id": parent}
+            record_parent = await self_parent(world, parent)
+            delivery_id = await world.end_call(
+                function, parent_invocation_id=record_parent, **changes
+            )
+            await world.until(function, delivery_id, status="delivered")
+            now_ms = int(world.clock.unix() * 1000)
+            claim = await world.work_store.claim(function.id, 1, now_ms, is_begun=False)
+            assert [work.record.invocation_id for work in claim.work] == [delivery_id]
+            parent = delivery_id
+        delivery_id = await world.end_call(
+            function,
+            parent_invocation_id=await self_parent(world, parent),
+            **({"invocation_id": parent} if parent else {}),
+        )
+        one = await world.until(function, delivery_id, status="failed")
+    assert f"{CHAIN_MAX} calls in a row" in (one.error_message or "")
+
+
+async def self_parent(world: World, invocation_id: str | None) -> str | None:
+    """The parent of a call, as its queued record says."""
+    if invocation_id is None:
+        return None
+    for entry in world.catalog.all():
+        record = await world.journal.get(entry.function.id, invocation_id)
+        if record is not None:
+            return record.parent_invocation_id
+    return None
+
+
+async def test_a_slow_host_keeps_nobody_elses_waiting(world: World) -> None:
+    release = asyncio.Event()
+
+    async def reply(url: str) -> int:
+        if "slow" in url:
+            await release.wait()
+        return 200
+
+    world.sender.reply = reply
+    slow = await world.function("s", Destination(url="https://slow.example/a", secret=SECRET))
+    quick = await world.function("q", TO_URL)
+    async with world.running():
+        for _ in range(AT_ONCE * 2):
+            last_slow = await world.end_call(slow)
+        delivery_id = await world.end_call(quick)
+        await world.until(quick, delivery_id, status="delivered")
+        assert world.sender.most_of["https://slow.example/a"] == OF_HOST
+        release.set()
+        await world.until(slow, last_slow, status="delivered")
+    assert world.sender.most_of["https://slow.example/a"] == OF_HOST
+    assert world.sender.most <= AT_ONCE
+
+
+async def test_what_was_not_sent_when_the_server_ended_is_sent_by_the_next(world: World) -> None:
+    async def never(_url: str) -> int:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    world.sender.reply = never
+    function = await world.function("f", TO_URL)
+    async with world.running():
+        delivery_id = await world.end_call(function)
+        async with asyncio.timeout(SOON_S):
+            await world.sender.posted.wait()
+    await restart(world.store)
+    world.sender.reply = world.sender.fine
+    world.deliveries = world.made()
+    async with world.running():
+        one = await world.until(function, delivery_id, status="delivered")
+    assert one.attempts == 2
+    assert [headers["webhook-id"] for _, headers, _ in world.sender.posts] == [delivery_id] * 2
+
+
+async def test_nothing_wakes_while_nothing_is_due(world: World) -> None:
+    """One timer for what is due next; no polling."""
+    looks = 0
+    claim = world.kept.claim
+
+    async def counted(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await claim(*args)
+
+    cast("Any", world.kept).claim = counted
+    async with world.running():
+        await asyncio.sleep(0.3)
+    assert looks == 0
