@@ -65,7 +65,9 @@ class Redrive:
 
 @dataclass
 class WorkHistory:
-    """`max_attempts`: of each function by its id. `schedules`: the names of those acknowledged."""
+    """`max_attempts`: of each function by its id. `schedules`: the names of those acknowledged,
+    which are the payloads of their ticks as well.
+    """
 
     max_attempts: dict[str, int] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
@@ -151,8 +153,10 @@ def judge_work(history: WorkHistory, runs: Iterable[Run], seen: WorkSeen) -> Wor
     for invocation_id, record in seen.records.items():
         most = history.max_attempts[record["function_id"]]
         _judge_record(record, runs_of[invocation_id], seen, most, verdict)
+    work = {*(job.token for job in history.jobs), *history.schedules}
     for invocation_id in set(runs_of) - set(seen.records):
-        if runs_of[invocation_id]:
+        # A power cut may cost the record of a synchronous call that was not answered.
+        if any(run.token in work for run in runs_of[invocation_id]):
             verdict.note(Rule.LOST, f"{invocation_id} has run and has no record")
     _judge_dead_letters(dead, asked, seen, verdict)
     _judge_redrives(history, dead, seen, verdict)
@@ -212,7 +216,7 @@ def _judge_record(
             verdict.note(Rule.TWICE, f"{name} has no attempts and {len(ran)} runs")
         return
     attempts = seen.attempts.get(name, [])
-    if len(ran) > max(len(attempts), status == "cancelled") or len(ran) > max_attempts:
+    if len(ran) > min(len(attempts), max_attempts):
         verdict.note(
             Rule.TWICE, f"{name}: {len(attempts)} of {max_attempts} attempts, {len(ran)} runs"
         )

@@ -1,0 +1,333 @@
+"""`kill -9`: work that the store accepted is there afterwards, and no attempt is run twice.
+
+A child accepts, claims, runs, cancels and redrives work at once and tells of each step over a pipe,
+as callers and handlers would. It is killed in the middle of that, at a random moment, over and over
+on the same directory; in the end `e2e.work_history` compares. The negative control runs work before
+the journal has its start, and the very same check must find that out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from contract.stores import a_stored_function, an_id, child_environment, done, opened_journal
+from e2e.work_history import (
+    Job,
+    Record,
+    Redrive,
+    Rule,
+    Run,
+    WorkHistory,
+    WorkSeen,
+    WorkVerdict,
+    judge_work,
+)
+from quiltfn.model.function import Function
+from quiltfn.model.invocation import Invocation, Source, Status
+from quiltfn.model.work import AsyncPolicy, Backoff, outcome
+from quiltfn.ports import InvocationQuery
+from quiltfn.ports.work import AcceptedWork, ClaimedWork, Input
+from quiltfn.store import SpoolJournal, SqliteStore, SqlPolicies, SqlWork
+
+ROUNDS, CONTROL_ROUNDS, LIFE_S = 8, 4, 0.8
+NOW_S = 1_760_000_100
+# All work is due by then, also after back-off.
+LATER_MS, EXPIRES_MS = (NOW_S + 3600) * 1000, (NOW_S + 7200) * 1000
+POLICIES = (AsyncPolicy(), AsyncPolicy(max_attempts=3, backoff=Backoff(first=0.01)))
+
+
+class Child:
+    """What is killed. `eager`: it breaks the promise on purpose."""
+
+    def __init__(self, store: SqliteStore, journal: SpoolJournal, eager: bool) -> None:
+        self.queue, self.journal = SqlWork(store.database), journal
+        self.eager, self.dice = eager, random.Random()
+
+    async def live(self, functions: list[tuple[Function, AsyncPolicy]]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for function, policy in functions:
+                for _ in range(4):
+                    tasks.create_task(self.accept_for_ever(function))
+                for _ in range(2):
+                    tasks.create_task(self.run_for_ever(function, policy))
+
+    async def accept_for_ever(self, function: Function) -> None:
+        while True:
+            piece = a_piece(function, token := an_id())
+            tell("giving", function.id, token)
+            await self.queue.accept(piece)
+            tell("accepted", token, piece.record.invocation_id)
+            if self.dice.random() < 0.1:
+                tell("cancelling", token, piece.record.invocation_id)
+                name = piece.record.invocation_id
+                if await self.queue.cancel(function.id, name, NOW_S) is not None:
+                    tell("cancelled", token, name, time.monotonic())
+            if self.dice.random() < 0.05:
+                await self.redrive(function)
+            await asyncio.sleep(self.dice.random() * 0.005)
+
+    async def redrive(self, function: Function) -> None:
+        dead = [
+            one.invocation_id for one in (await self.queue.dead_letters(function.id, 5, None)).items
+        ]
+        again = []
+        for one in dead:
+            given = await self.queue.input(one)
+            assert given is not None
+            assert given.payload is not None
+            again.append((one, a_piece(function, given.payload.decode(), Source.REDRIVE)))
+        tell("redriving", ",".join(dead))
+        made = await self.queue.redrive(function.id, again)
+        tell("redriven", ",".join(dead), ",".join(made))
+
+    async def run_for_ever(self, function: Function, policy: AsyncPolicy) -> None:
+        while True:
+            most = self.dice.randint(1, 8)
+            claim = await self.queue.claim(function.id, most, LATER_MS, is_begun=False)
+            for number, one in enumerate(claim.work):
+                if number and self.dice.random() < 0.05:
+                    left = [other.record.invocation_id for other in claim.work[number:]]
+                    await self.queue.release(left)
+                    break
+                await self.run(one, policy)
+            await asyncio.sleep(self.dice.random() * 0.005)
+
+    async def run(self, work: ClaimedWork, policy: AsyncPolicy) -> None:
+        assert work.input.payload is not None
+        token, name = work.input.payload.decode(), work.record.invocation_id
+        record = replace(work.record, status=Status.RUNNING, started_at=NOW_S, version=1)
+        if not self.eager:
+            self.journal.opened(record)
+        tell("run", name, record.attempt, time.monotonic(), token)
+        await asyncio.sleep(self.dice.random() * (0.02 if self.eager else 0.002))
+        if self.eager:
+            self.journal.opened(record)
+        ended = ended_well(record, token) if self.dice.random() < 0.6 else done(record, 7, b"")
+        decided = outcome(policy, ended, NOW_S * 1000, work.expires_at_ms, 0.5, an_id)
+        ended = replace(ended, outcome=decided)
+        self.journal.closed(ended)
+        if ended.is_final:
+            tell("ended", token, name, ended.status.value)
+
+
+def a_piece(function: Function, token: str, source: Source = Source.ASYNC) -> AcceptedWork:
+    record = Invocation(
+        invocation_id=an_id(),
+        tenant_id=function.tenant_id,
+        function_id=function.id,
+        function_name=function.name,
+        execution_node_id="node-1",
+        status=Status.QUEUED,
+        source=source,
+        due_at=NOW_S,
+    )
+    return AcceptedWork(
+        record=record,
+        input=Input(payload=token.encode()),
+        due_at_ms=NOW_S * 1000,
+        expires_at_ms=EXPIRES_MS,
+        max_queued=100_000,
+    )
+
+
+def ended_well(record: Invocation, token: str) -> Invocation:
+    return done(record, 0, token.encode())
+
+
+def tell(*words: object) -> None:
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[tuple[SqliteStore, SpoolJournal]]:
+    async with SqliteStore.open(path) as store, opened_journal(store, path) as journal:
+        yield store, journal
+
+
+async def child(path: Path, *, eager: bool) -> None:
+    async with opened(path) as (store, journal):
+        functions = [one.function for one in await store.load()]
+        policies = {key: policy for key, policy, _ in await SqlPolicies(store.database).load()}
+        tell("ready")
+        of = [(one, policies.get(one.id) or POLICIES[0]) for one in functions]
+        await Child(store, journal, eager).live(of)
+
+
+# The parent ---------------------------------------------------------------------------------------
+
+
+async def run_and_kill(path: Path, after_s: float, *, eager: bool) -> list[str]:
+    """The lines of a child, up to the last whole one."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, __file__, str(path), "eager" if eager else "honest"),
+        stdout=asyncio.subprocess.PIPE,
+        env=child_environment(),
+        limit=1 << 30,
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    reading = asyncio.create_task(process.stdout.read())
+    await asyncio.sleep(after_s)
+    process.kill()
+    told = (await reading).decode()
+    assert await process.wait() == -signal.SIGKILL
+    return told[: told.rfind("\n") + 1].splitlines()
+
+
+class Told:
+    """What children said, as a history and runs."""
+
+    def __init__(self, functions: dict[str, int]) -> None:
+        self.history = WorkHistory(max_attempts=functions)
+        self.jobs: dict[str, Job] = {}
+        self.runs: list[Run] = []
+        self.ends: list[tuple[str, str]] = []
+
+    def take(self, lines: list[str]) -> None:
+        for line in lines:
+            what, *words = line.split(" ")
+            if what == "giving":
+                self.jobs[words[1]] = Job(words[1], words[0], sent=1)
+                self.history.jobs.append(self.jobs[words[1]])
+            elif what == "accepted":
+                self.jobs[words[0]].accepted.add(words[1])
+            elif what in ("cancelling", "cancelled"):
+                at_s = float(words[2]) if what == "cancelled" else None
+                self.jobs[words[0]].cancelled[words[1]] = at_s
+            elif what == "run":
+                self.runs.append(Run(words[0], int(words[1]), float(words[2]), words[3]))
+            elif what == "redriving" and words[0]:
+                self.history.redrives.append(Redrive(words[0].split(",")))
+            elif what == "redriven" and words[0]:
+                made = words[1].split(",") if words[1] else []
+                self.history.redrives.append(Redrive(words[0].split(","), made))
+            elif what == "ended":
+                self.ends.append((words[1], words[2]))
+
+
+async def finished(path: Path, told: Told) -> WorkSeen:
+    """Ends all that still waits, and reads everything."""
+    async with opened(path) as (store, journal):
+        one = Child(store, journal, eager=False)
+        functions = [stored.function for stored in await store.load()]
+        for function in functions:
+            while True:
+                claim = await one.queue.claim(function.id, 500, LATER_MS, is_begun=False)
+                if not claim.work:
+                    break
+                for work in claim.work:
+                    assert work.input.payload is not None
+                    token, record = work.input.payload.decode(), work.record
+                    record = replace(record, status=Status.RUNNING, started_at=NOW_S)
+                    journal.opened(record)
+                    name = record.invocation_id
+                    told.runs.append(Run(name, record.attempt, time.monotonic(), token))
+                    ended = ended_well(record, token)
+                    policy = POLICIES[told.history.max_attempts[function.id] > 1]
+                    decided = outcome(policy, ended, NOW_S * 1000, EXPIRES_MS, 0.5, an_id)
+                    journal.closed(replace(ended, outcome=decided))
+                await journal.synced()
+        return await look(store, journal, one.queue, functions)
+
+
+async def look(
+    store: SqliteStore, journal: SpoolJournal, queue: SqlWork, functions: list[Function]
+) -> WorkSeen:
+    seen = WorkSeen({}, {}, {}, {}, {}, {}, {})
+    for function in functions:
+        cursor = None
+        while True:
+            page = await journal.query(
+                InvocationQuery(function_id=function.id, limit=1000, cursor=cursor)
+            )
+            for record in page.items:
+                name = record.invocation_id
+                seen.records[name] = shape(record)
+                given = await queue.input(name)
+                if given is not None and given.payload is not None:
+                    seen.tokens[name] = given.payload.decode()
+                seen.attempts[name] = [
+                    {"attempt": one.attempt, "status": one.status.value}
+                    for one in await queue.attempts(name)
+                ]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        letters, cursor = [], None
+        while True:
+            some = await queue.dead_letters(function.id, 1000, cursor)
+            letters += [one.invocation_id for one in some.items]
+            cursor = some.next_cursor
+            if cursor is None:
+                break
+        seen.dead_letters[function.id] = letters
+        counts = await queue.counts(function.id, LATER_MS)
+        names = ("queued", "delayed", "running", "dead_letters")
+        seen.queues[function.id] = {name: getattr(counts, name) for name in names}
+    for stored in await store.load():
+        counted = stored.counters.invocation_count
+        seen.functions[stored.function.id] = {"invocation_count": counted}
+    return seen
+
+
+def shape(record: Invocation) -> Record:
+    return {
+        "invocation_id": record.invocation_id,
+        "function_id": record.function_id,
+        "status": record.status.value,
+        "stdout": record.stdout.decode(),
+    }
+
+
+async def two_functions(path: Path) -> dict[str, int]:
+    """Ids of functions with one attempt and with three."""
+    async with SqliteStore.open(path) as store:
+        found = {}
+        for policy in POLICIES:
+            function = await a_stored_function(store)
+            await SqlPolicies(store.database).save_async(function.id, policy)
+            found[function.id] = policy.max_attempts
+        return found
+
+
+async def storm(path: Path, rounds: int, *, eager: bool) -> tuple[WorkVerdict, Told, WorkSeen]:
+    told, dice = Told(await two_functions(path)), random.Random()
+    for _ in range(rounds):
+        told.take(await run_and_kill(path, dice.random() * LIFE_S, eager=eager))
+    seen = await finished(path, told)
+    return judge_work(told.history, told.runs, seen), told, seen
+
+
+async def test_kills_lose_no_accepted_work_and_run_no_attempt_twice(tmp_path: Path) -> None:
+    verdict, told, seen = await storm(tmp_path, ROUNDS, eager=False)
+    assert verdict.is_clean, f"{verdict}\n" + "\n".join(verdict.examples)
+    # What was told to have ended has ended so.
+    changed = [
+        one for one in told.ends if seen.records[one[0]]["status"] not in (one[1], "cancelled")
+    ]
+    assert not changed
+    statuses = {record["status"] for record in seen.records.values()}
+    assert statuses >= {"success", "failed", "cancelled"}
+    assert sum(len(job.accepted) for job in told.history.jobs) > 10 * ROUNDS
+    assert any(one.made for one in told.history.redrives)
+
+
+async def test_the_check_would_notice_work_that_runs_before_the_journal_has_its_start(
+    tmp_path: Path,
+) -> None:
+    verdict, _, _ = await storm(tmp_path, CONTROL_ROUNDS, eager=True)
+    assert verdict.found[Rule.TWICE] > 0, verdict
+
+
+if __name__ == "__main__":
+    asyncio.run(child(Path(sys.argv[1]), eager=sys.argv[2] == "eager"))
