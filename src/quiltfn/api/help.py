@@ -21,6 +21,9 @@ DEBUGGING = [
     "went, and why it was cold.",
     "GET /api/functions/<id>/invocations/<invocation_id>/output?stream=stderr: all that is kept of "
     "a call's output, byte for byte; x-output-truncated counts what was dropped.",
+    "GET /api/functions/<id>/invocations/<invocation_id>/logs: both streams of a call in the order "
+    "in which they came; ?follow=true goes on while it runs. POST …/invoke with Accept: "
+    "text/event-stream shows a call from its start.",
     "status failed: the handler's exit code was not 0; stderr has its messages.",
     "status timeout: the handler ran longer than timeout_seconds; give it more or do less.",
     "status oom: the handler needed more than memory_limit_mb.",
@@ -83,6 +86,9 @@ FUNCTION_EXAMPLES = [
     example("See where its time went", "GET", f"{ID}/invocations/$INVOCATION_ID/timeline", 200),
     example(
         "Read its output, byte for byte", "GET", f"{ID}/invocations/$INVOCATION_ID/output", 200
+    ),
+    example(
+        "Read what it wrote, both streams", "GET", f"{ID}/invocations/$INVOCATION_ID/logs", 200
     ),
     example("Show it", "GET", ID, 200),
     example("Show it by name", "GET", "/api/functions/by-name/my-function", 200),

@@ -1,14 +1,20 @@
 """`quiltfn invoke`: calls a function as if it were a command of this machine."""
 
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
+
 from quiltfn.cli import payload, show, tables
 from quiltfn.cli.options import FieldsOf
 from quiltfn.cli.parsing import Exit, Option
-from quiltfn.cli.session import Connection, NameOrId
+from quiltfn.cli.session import Connection, NameOrId, Session
+from quiltfn.cli.session import Output as Form
 from quiltfn.sdk import Client, ClientError, Invocation
+from quiltfn.sdk.events import End, Event, Output
 from quiltfn.wire import NewInvocation
 
 # A record has this character for bytes that are not UTF-8.
@@ -39,6 +45,7 @@ def invoke(
     timing: Annotated[
         bool, Option(("--timing",), help="Print on stderr where the time went.")
     ] = False,
+    stream: Annotated[bool, Option(help="Print its output as it is written.")] = False,
     *,
     connection: Connection,
 ) -> None:
@@ -53,11 +60,28 @@ def invoke(
     """
     text = payload.of_call(given.payload, given.payload_file)
     with connection.session(name_or_id) as at:
-        ended = at.client.invoke(name_or_id, text, **fields)
-        at.show(ended, lambda one: show_ended(at.client, one))
+        if stream:
+            ended = watched(at, at.client.functions.stream(name_or_id, text, **fields))
+        else:
+            ended = at.client.invoke(name_or_id, text, **fields)
+            at.show(ended, lambda one: show_ended(at.client, one))
         if timing:
             tell_timing(at.client, ended)
     raise Exit(exit_code(ended))
+
+
+def watched(at: Session, events: Iterator[Event]) -> Invocation:
+    """Prints a call's output as it comes and its status, or its record for a program."""
+    ended = None
+    for event in events:
+        if isinstance(event, Output) and at.output is not Form.JSON:
+            show.write_bytes(sys.stdout if event.stream == "stdout" else sys.stderr, event.data)
+        elif isinstance(event, End):
+            ended = event.invocation
+    assert ended is not None, "the client has seen the end"
+    nothing = msgspec.structs.replace(ended, stdout="", stderr="")
+    at.print(nothing, show.encoded(ended), lambda one: show.invocation(one, lambda _: b""))
+    return ended
 
 
 def show_ended(client: Client, ended: Invocation) -> None:

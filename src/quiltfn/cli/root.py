@@ -18,6 +18,7 @@ NO_SERVER, INTERRUPTED = 3, 130
 GROUPS = {"functions": "functions", "runtimes": "runtimes"}
 COMMANDS = {
     "invoke": "invoke",
+    "logs": "logs",
     "dev": "dev",
     "stats": "server",
     "health": "server",

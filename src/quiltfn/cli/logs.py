@@ -1,0 +1,129 @@
+"""`quiltfn logs`: what the calls of a function wrote, and what they are writing."""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated
+
+from quiltfn.cli import show
+from quiltfn.cli.parsing import BadParameter, Option
+from quiltfn.cli.session import Connection, NameOrId
+from quiltfn.cli.session import Output as Form
+from quiltfn.sdk import Client, Invocation
+from quiltfn.sdk.events import End, Event, Gap, Output, Started
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+CALLS = 10
+
+
+class Stream(StrEnum):
+    """What a handler writes to."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """Which output is shown."""
+
+    call: Annotated[
+        str | None, Option(metavar="ID", help="Only the call with this id, even as it runs.")
+    ] = None
+    since: Annotated[
+        str | None,
+        Option(metavar="AGE", help="Calls that are no older: 90s, 10m, 2h, 1d. Else the last 10."),
+    ] = None
+    tail: Annotated[
+        int | None, Option(metavar="LINES", help="Of each call only so many of its last lines.")
+    ] = None
+    stream: Annotated[Stream | None, Option(help="Only this stream.")] = None
+
+
+def logs(
+    name_or_id: NameOrId,
+    wanted: LogOptions,
+    follow: Annotated[
+        bool, Option(("--follow", "-f"), help="Go on with what calls write from now on.")
+    ] = False,
+    *,
+    connection: Connection,
+) -> None:
+    """Show what the calls of a function wrote, oldest first: their standard output on standard
+    output and their standard error on standard error, each as they are, in the order they came.
+    """
+    age = None if wanted.since is None else seconds(wanted.since)
+    only = None if wanted.stream is None else str(wanted.stream)
+    with connection.session(name_or_id) as at:
+        functions, as_json = at.client.functions, at.output is Form.JSON
+
+        def show_call(function: str, one: str) -> None:
+            found = functions.follow_invocation_logs(function, one, only=only, tail=wanted.tail)
+            write(found, as_json=as_json)
+
+        if wanted.call is not None:
+            show_call(name_or_id, wanted.call)
+            return
+        if not follow or wanted != LogOptions(stream=wanted.stream):
+            for record in recent(at.client, name_or_id, age):
+                show_call(record.function_id, record.invocation_id)
+        if follow:
+            write(functions.follow_logs(name_or_id, only=only), as_json=as_json)
+
+
+def seconds(age: str) -> float:
+    """An age as it is written. Raises `BadParameter`."""
+    number, unit = age[:-1], age[-1:]
+    if unit not in UNITS or not number.isdecimal():
+        raise BadParameter(f"--since must be an age such as 90s, 10m, 2h or 1d, not {age!r}")
+    return float(number) * UNITS[unit]
+
+
+def recent(client: Client, function: str, age: float | None) -> list[Invocation]:
+    """The last calls that are over, oldest first: those no older than `age` seconds, or some."""
+    oldest = None if age is None else time.time() - age
+    found: list[Invocation] = []
+    for one in client.functions.list_invocations(function, page_size=CALLS):
+        began = one.started_at or one.ended_at or 0
+        if (len(found) == CALLS) if oldest is None else began < oldest:
+            break
+        if one.ended_at is not None:
+            found.append(one)
+    return found[::-1]
+
+
+def write(events: Iterator[Event], *, as_json: bool) -> None:
+    """Prints output as it comes, and notes of the rest; or each event as a line of JSON."""
+    for event in events:
+        if as_json:
+            show.pass_through(show.encoded(as_object(event)).decode() + "\n", sys.stdout)
+        elif isinstance(event, Output):
+            to = sys.stdout if event.stream == "stdout" else sys.stderr
+            show.write_bytes(to, event.data)
+        elif isinstance(event, Started):
+            show.note(f"{event.invocation_id} started{' cold' if event.cold_start else ''}")
+        elif isinstance(event, Gap):
+            show.note(missing(event))
+        elif isinstance(event, End):
+            ended = event.invocation
+            told = f" in {ended.duration_ms} ms" if ended.duration_ms is not None else ""
+            show.note(f"{ended.invocation_id} {ended.status}{told}")
+
+
+def as_object(event: Event) -> dict[str, object]:
+    if isinstance(event, End):
+        return {"event": "end", "invocation": event.invocation}
+    if isinstance(event, Started):
+        return {"event": "started", "invocation_id": event.invocation_id}
+    if isinstance(event, Gap):
+        return {"event": "gap", "gap": event}
+    named = {"invocation_id": event.invocation_id} if event.invocation_id else {}
+    return {"event": event.stream, "offset": event.offset, "text": event.text, **named}
+
+
+def missing(gap: Gap) -> str:
+    if gap.calls:
+        return f"{show.amount(gap.calls, 'call')} left out: this reader was too slow"
+    return f"{show.size(gap.bytes)} of its {gap.stream} are not kept, from byte {gap.offset} on"

@@ -1,0 +1,179 @@
+"""Output is seen as it is written, whatever writes it, and nobody who looks on is in the way."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from e2e import sample_runtimes
+from e2e.server import Function, Server, until, watched
+from spec.api_client import Api
+from spec.live_events import events, output, streaming
+from timeouts import scaled
+
+pytestmark = pytest.mark.sandbox
+
+RUNSC = "/usr/bin/runsc"
+GIB = 1024 * 1024 * 1024
+MIB = 1024 * 1024
+PYTHON = {
+    "generator": """
+        import time
+        def handler(event):
+            for number in range(3):
+                yield {"number": number}
+                time.sleep(0.4)
+    """,
+    "async generator": """
+        import asyncio
+        async def handler(event):
+            for number in range(3):
+                yield {"number": number}
+                await asyncio.sleep(0.4)
+    """,
+}
+NODE = {
+    "async iterable": """
+        exports.handler = async function* () {
+            for (let number = 0; number < 3; number++) {
+                yield { number };
+                await new Promise((resolve) => setTimeout(resolve, 400));
+            }
+        };
+    """,
+    "stream": """
+        const { Readable } = require('stream');
+        exports.handler = async () => Readable.from((async function* () {
+            for (let number = 0; number < 3; number++) {
+                yield `{"number": ${number}}\\n`;
+                await new Promise((resolve) => setTimeout(resolve, 400));
+            }
+        })());
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with watched() as one:
+        yield one.start()
+
+
+def comes_in_parts(server: Server, function: Function) -> None:
+    api = Api(server.url)
+    with streaming(api, "POST", f"/api/functions/{function.id}/invoke") as (_, coming):
+        arrived = [(time.monotonic(), one) for one in coming]
+    outs = [(at, one) for at, one in arrived if one.name == "stdout"]
+    assert [one.bytes.replace(b" ", b"") for _, one in outs] == [
+        b'{"number":%d}\n' % number for number in range(3)
+    ]
+    gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(outs)]
+    assert min(gaps) > 0.2, "they came together"
+    end = arrived[-1][1]
+    assert end.name == "end"
+    assert end.data["status"] == "success"
+    assert end.data["stdout"].encode() == output(one for _, one in arrived)
+
+
+@pytest.mark.parametrize("cleanup", [True, False], ids=["cleaned", "kept"])
+@pytest.mark.parametrize("kind", PYTHON)
+def test_what_python_yields_comes_as_it_is_yielded(
+    server: Server, kind: str, cleanup: bool
+) -> None:
+    comes_in_parts(server, sample_runtimes.python(server, PYTHON[kind], cleanup_on_exit=cleanup))
+
+
+@pytest.mark.parametrize("cleanup", [True, False], ids=["cleaned", "kept"])
+@pytest.mark.parametrize("kind", NODE)
+def test_what_node_yields_comes_as_it_is_yielded(server: Server, kind: str, cleanup: bool) -> None:
+    comes_in_parts(server, sample_runtimes.node(server, NODE[kind], cleanup_on_exit=cleanup))
+
+
+@pytest.mark.skipif(not os.access(RUNSC, os.X_OK), reason=f"needs {RUNSC}: apt install runsc")
+def test_output_comes_as_it_is_written_under_gvisor(server: Server) -> None:
+    runtime = sample_runtimes.add(
+        server, "python", {"mod.py": PYTHON["async generator"]}, isolation="gvisor"
+    )
+    comes_in_parts(server, server.deploy("mod:handler", runtime=runtime))
+
+
+def test_a_value_that_is_too_large_is_taken_back(server: Server) -> None:
+    function = sample_runtimes.python(
+        server, "def handler(event):\n    return 'x' * (8 * 1024 * 1024)\n"
+    )
+    with streaming(Api(server.url), "POST", f"/api/functions/{function.id}/invoke") as (_, coming):
+        *_, gap, end = coming
+    assert (gap.name, gap.data) == ("gap", {"stream": "stdout", "offset": 0, "bytes": 8 * MIB})
+    assert (end.data["status"], end.data["stdout"]) == ("failed", "")
+
+
+def rss_bytes(pid: int) -> int:
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+class SlowReader:
+    """Reads a byte a second until it is told to read on; keeps what it read."""
+
+    def __init__(self, url: str, path: str) -> None:
+        to = urlsplit(url)
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        self._socket.connect((to.hostname, to.port))
+        head = f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
+        self._socket.sendall(head.encode())
+        self._socket.settimeout(scaled(60))
+        self.is_slow, self.whole = threading.Event(), b""
+        self.thread = threading.Thread(target=self._read)
+        self.thread.start()
+
+    def _read(self) -> None:
+        with self._socket:
+            while not self.is_slow.wait(1):
+                self.whole += self._socket.recv(1)
+            while more := self._socket.recv(MIB):
+                self.whole += more
+
+    def read_on(self) -> bytes:
+        self.is_slow.set()
+        self.thread.join()
+        return self.whole
+
+
+def test_a_reader_of_a_byte_a_second_is_in_nobodys_way(server: Server) -> None:
+    """A handler writes 1 GiB. It takes as long as without a reader, the server's memory stays, and
+    the reader is told what it missed."""
+    function = server.deploy(f"yes xxxxxxx | head -c {GIB}", timeout_seconds=120)
+    alone = function.invoke()
+    assert alone["status"] == "success"
+    before = rss_bytes(server.pid)
+    most = before
+    running = server.later(function.invoke)
+    call = until(lambda: [one for one in function.records() if one != alone["invocation_id"]])[0]
+    path = f"/api/functions/{function.id}/invocations/{call}/logs?follow=true"
+    readers = [SlowReader(server.url, path) for _ in range(4)]
+    while not running.done():
+        most = max(most, rss_bytes(server.pid))
+        time.sleep(0.05)
+    record = running.result()
+    time.sleep(3)
+    most = max(most, rss_bytes(server.pid))
+    assert record["status"] == "success"
+    assert record["duration_ms"] < 2 * alone["duration_ms"] + 2000
+    assert most - before < 24 * MIB, f"{(most - before) / MIB:.1f} MiB more"
+    for reader in readers:
+        whole = reader.read_on()
+        head, _, body = whole.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        *pieces, gap, end = events(body.decode().split("\n")[:-1])
+        assert output(pieces) == b"xxxxxxx\n" * (6 * MIB // 8)
+        assert gap.name == "gap"
+        assert gap.data == {"stream": "stdout", "offset": 6 * MIB, "bytes": GIB - 6 * MIB}
+        assert end.data["invocation_id"] == call

@@ -1,0 +1,80 @@
+"""The commands that show output as it is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+
+import pytest
+
+from e2e.server import QUILTFN, Server, quiltfn
+from spec.api_client import Api, new_name
+
+pytestmark = pytest.mark.sandbox
+
+
+@pytest.fixture
+def name(anybody: Api) -> str:
+    """A function that writes to both streams and fails."""
+    one = new_name()
+    anybody.active("echo out; sleep 0.3; echo err >&2; echo more; exit 3", name=one)
+    return one
+
+
+def command(server: Server, *words: str) -> tuple[int, str, str]:
+    done = quiltfn(*words, "--url", server.url)
+    return done.code, done.stdout, done.stderr
+
+
+def test_a_call_is_shown_as_it_writes(open_server: Server, name: str) -> None:
+    words = [str(QUILTFN), "invoke", name, "--stream", "--url", open_server.url]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"out\n"
+        first = time.monotonic()
+        assert process.stdout.read() == b"more\n"
+        assert time.monotonic() - first > 0.2
+    assert process.returncode == 3
+
+
+def test_the_record_is_its_json(open_server: Server, name: str) -> None:
+    code, out, _ = command(open_server, "invoke", name, "--stream", "-o", "json")
+    record = json.loads(out)
+    assert (code, record["status"], record["stdout"]) == (3, "failed", "out\nmore\n")
+
+
+def test_the_logs_of_a_function_are_those_of_its_last_calls(
+    open_server: Server, anybody: Api
+) -> None:
+    name = new_name()
+    function_id = anybody.active('echo "$QUILT_PAYLOAD"; echo e >&2; echo last', name=name)
+    calls = [anybody.invoke(function_id, str(number)) for number in range(3)]
+    code, out, err = command(open_server, "logs", name)
+    assert (code, out) == (0, "0\nlast\n1\nlast\n2\nlast\n")
+    assert err.count("e\n") == 3
+    assert all(one["invocation_id"] in err for one in calls)
+    assert command(open_server, "logs", name, "--tail", "1", "--stream", "stdout")[1] == (
+        "last\n" * 3
+    )
+    assert command(open_server, "logs", name, "--since", "1h")[1] == out
+    only = command(open_server, "logs", function_id, "--call", calls[1]["invocation_id"])
+    assert only[1] == "1\nlast\n"
+    lines = command(open_server, "logs", name, "-o", "json")[1].splitlines()
+    assert [json.loads(one)["event"] for one in lines[-1:]] == ["end"]
+    code, _, err = command(open_server, "logs", name, "--since", "soon")
+    assert (code, "--since must be an age" in err) == (2, True)
+
+
+def test_the_logs_of_a_function_are_followed(open_server: Server, anybody: Api, name: str) -> None:
+    function_id = anybody.good("GET", f"/api/functions/by-name/{name}")["id"]
+    words = [str(QUILTFN), "logs", name, "-f", "--url", open_server.url]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        deadline = time.monotonic() + 20
+        seen = b""
+        while not seen and time.monotonic() < deadline:
+            anybody.invoke(function_id)  # until the command listens
+            seen = process.stdout.readline()
+        process.terminate()
+    assert seen == b"out\n"
