@@ -30,7 +30,9 @@ from quiltfn.model.invocation import (
     CallResult,
     ExitKind,
     Invocation,
+    Source,
     Status,
+    WorkOutcome,
 )
 from quiltfn.model.output import OutputLog
 from quiltfn.model.overrides import check_overrides
@@ -56,8 +58,11 @@ Listener = Callable[[RunningCall], None]
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for. `timeout_seconds` None: the function's own. `may_write`: whether the
-    caller's scope is `write` or more; only then it may set any variable. `invocation_id`: its id,
-    where the caller has made one. `on_start`: is told of this call.
+    caller's scope is `write` or more; only then it may set any variable. `on_start`: is told of
+    this call. `version`: one that is not the current one. `invocation_id`: None for a new one; the
+    next five are kept in the record.
+
+    `conclude`: says what becomes of accepted work, from the record of an attempt that is over.
     """
 
     payload: bytes | None = None
@@ -66,8 +71,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
     may_write: bool = False
     long_output: LongOutput | None = None
-    invocation_id: str | None = None
     on_start: Listener | None = None
+    version: Version | None = None
+    invocation_id: str | None = None
+    source: Source = Source.SYNC
+    attempt: int = 1
+    due_at: int | None = None
+    parent_invocation_id: str | None = None
+    origin_invocation_id: str | None = None
+    conclude: Callable[[Invocation], WorkOutcome] | None = None
 
 
 class _CallState(msgspec.Struct):
@@ -119,22 +131,22 @@ class Invoker:
         return self._draining
 
     async def invoke(self, entry: Entry, request: Request) -> Invocation:
-        """Runs one call and returns its final record.
+        """Runs one call, or one attempt at accepted work, and returns the record of its end.
 
         Raises `CapacityFull`, `Forbidden`, `FunctionNotActive`, `NotFound` or `Unprocessable`, and
         then leaves no record. Raises `RuntimeUnavailable` if no instance could be made or the
         sandbox ended during the call, with a record of status `error`. Raises `ShuttingDown`: if
         no new calls are accepted any more, without a record; if the server had to stop before the
-        call ended, with one. A call that `cancel` ended returns its record, with status
-        `cancelled`.
+        call ended, with one. An error with a record has its `invocation_id`. A call that `cancel`
+        ended returns its record, with status `cancelled`.
         """
         accepted = self._clock.now()
         if self._draining:
             raise ShuttingDown(retry_after=5)
         if entry.function.state is not FunctionState.ACTIVE:
             raise not_callable(entry.function.state)
-        check(entry.version, request)
-        lease = self._pools.lease(entry.function.id)
+        check(request.version or entry.version, request)
+        lease = self._pools.lease(entry.function.id, request.version)
         call = _CallState(entry, request, request.invocation_id or new_id(), accepted, lease)
         self._calls[call.invocation_id] = call
         record: Invocation | None = None
@@ -254,12 +266,10 @@ class Invoker:
         )
         if call.request.environment:
             variables = environment.of_version(version.spec) | call.request.environment | variables
-        record = Invocation(
-            invocation_id=call.invocation_id,
-            tenant_id=function.tenant_id,
-            function_id=function.id,
-            function_name=function.name,
-            execution_node_id=self.node_id,
+        record = self._record(
+            call.entry,
+            call.request,
+            call.invocation_id,
             status=Status.RUNNING,
             started_at=int(handed_over),
             cold_start=start_timing is not None,
@@ -293,7 +303,7 @@ class Invoker:
             is_value=version.spec.runtime_snapshot.returns_values,
         )
         call.running = None
-        return self._close(call.entry, record, started + took)
+        return self._close(call, record, started + took)
 
     def _record_mistake(self, call: _CallState, record: Invocation) -> None:
         """Ends the record of a call that failed because of a mistake in this server."""
@@ -304,41 +314,72 @@ class Invoker:
         now = self._clock.unix()
         took_ms = max(0, math.ceil((now - (record.started_at or now)) * 1000))
         with contextlib.suppress(StoreUnavailable):
-            self._close(call.entry, record.after(result, int(now), took_ms), self._clock.now())
+            self._close(call, record.after(result, int(now), took_ms), self._clock.now())
 
     def _record_failure(self, call: _CallState, error: RuntimeUnavailable) -> None:
         """Records a call for which no instance could be made."""
         now = self._clock.now()
         kept = timeline.of_call(call.accepted, now, error.start_timing)
-        record = self._never_started(call, CallEvent.ERROR, str(error))
-        record = msgspec.structs.replace(record, cold_start=True, timeline=kept)
-        self._close(call.entry, record, now)
+        record = self._unstarted(call.entry, call.request, call.invocation_id, CallEvent.ERROR)
+        record = msgspec.structs.replace(
+            record, error_message=str(error), cold_start=True, timeline=kept
+        )
+        self._close(call, record, now)
 
     def _record_cancelled(self, call: _CallState) -> Invocation:
         """Records a call that was cancelled before its handler was started."""
-        now = self._clock.now()
-        record = self._never_started(call, CallEvent.CANCELLED, call.cancelled or CANCELLED)
+        now, why = self._clock.now(), call.cancelled or CANCELLED
         kept = timeline.of_call(call.accepted, now, None)
-        return self._close(call.entry, msgspec.structs.replace(record, timeline=kept), now)
+        record = self._unstarted(call.entry, call.request, call.invocation_id, CallEvent.CANCELLED)
+        record = msgspec.structs.replace(record, error_message=why, timeline=kept)
+        return self._close(call, record, now)
 
-    def _never_started(self, call: _CallState, event: CallEvent, message: str) -> Invocation:
-        function = call.entry.function
+    def end_unstarted(
+        self, entry: Entry, request: Request, event: CallEvent, message: str
+    ) -> Invocation:
+        """Ends an attempt at accepted work that was not given to `invoke`, as `error` or
+        `cancelled`. Raises `StoreUnavailable`; the record is then stored once that is possible.
+        """
+        record = self._unstarted(entry, request, request.invocation_id or new_id(), event)
+        record = msgspec.structs.replace(record, error_message=message)
+        record = self._write(entry, request, record)
+        self._tell_closed(record)
+        return record
+
+    def _unstarted(
+        self, entry: Entry, request: Request, invocation_id: str, event: CallEvent
+    ) -> Invocation:
+        return self._record(
+            entry,
+            request,
+            invocation_id,
+            status=transition(NEXT, Status.QUEUED, event),
+            ended_at=int(self._clock.unix()),
+            version=(request.version or entry.version).number,
+        )
+
+    def _record(
+        self, entry: Entry, request: Request, invocation_id: str, **more: Any
+    ) -> Invocation:
+        """The record of a call. `more`: what depends on how far it has come."""
+        function = entry.function
         return Invocation(
-            invocation_id=call.invocation_id,
+            invocation_id=invocation_id,
             tenant_id=function.tenant_id,
             function_id=function.id,
             function_name=function.name,
             execution_node_id=self.node_id,
-            status=transition(NEXT, Status.QUEUED, event),
-            ended_at=int(self._clock.unix()),
-            error_message=message,
-            version=call.entry.version.number,
+            source=request.source,
+            attempt=request.attempt,
+            due_at=request.due_at,
+            parent_invocation_id=request.parent_invocation_id,
+            origin_invocation_id=request.origin_invocation_id,
+            **more,
         )
 
-    def _close(self, entry: Entry, record: Invocation, ended: float) -> Invocation:
-        """Writes the final record. How long that took is added after it, without a write."""
-        self._count(entry, record)
-        self._journal.closed(record)
+    def _close(self, call: _CallState, record: Invocation, ended: float) -> Invocation:
+        """Writes the end. How long that took is added after it, without a write."""
+        record = self._write(call.entry, call.request, record)
         if record.timeline is not None:
             whole = record.timeline.recorded_for(self._clock.now() - ended)
             record = msgspec.structs.replace(record, timeline=whole)
@@ -356,6 +397,15 @@ class Invoker:
     def _tell_closed(self, record: Invocation) -> None:
         for told in self.on_closed:
             told(record)
+
+    def _write(self, entry: Entry, request: Request, record: Invocation) -> Invocation:
+        """Writes the end of a call, and of accepted work what becomes of it."""
+        if request.conclude is not None:
+            record = msgspec.structs.replace(record, outcome=request.conclude(record))
+        if record.is_final:
+            self._count(entry, record)
+        self._journal.closed(record)
+        return record
 
     def _count(self, entry: Entry, record: Invocation) -> None:
         metrics.count_call(record)

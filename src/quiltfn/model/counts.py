@@ -1,4 +1,6 @@
-"""PoolCounts: how many instances a pool has in each of the API's five states."""
+"""PoolCounts: how many instances a pool has in each of the API's five states. Headroom: how many
+more calls it could serve.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -18,6 +20,20 @@ class PoolCounts:
     @property
     def total(self) -> int:
         return self.warming + self.ready + self.busy + self.recycling + self.terminating
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """How many more calls could begin without a wait: `idle`: in instances that are ready, or will
+    be in a moment; `startable`: in those that may be started for them. What waits comes first.
+    """
+
+    idle: int = 0
+    startable: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.idle + self.startable
 
 
 def sum_counts(counts: Iterable[PoolCounts]) -> PoolCounts:

@@ -32,7 +32,7 @@ from quiltfn.model.actions import (
     Unpark,
 )
 from quiltfn.model.cold_start import ColdStartReason, StartHistory
-from quiltfn.model.counts import PoolCounts, sum_counts
+from quiltfn.model.counts import Headroom, PoolCounts, sum_counts
 from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
 from quiltfn.model.instance_table import InstanceTable
 from quiltfn.model.keepalive import KEEP_AT_LEAST_S, KeepAlive, is_wanted, next_change
@@ -374,6 +374,40 @@ class Pool:
         looks = self._is_expected or self._look_again_at < NEVER
         holds = self.current is not None and (self.limits.min_instances > 0 or looks)
         return not (self.instances or self.queue or self.prepared or holds)
+
+    def headroom(self) -> Headroom:
+        """How many more calls could begin now without a wait, behind the calls that wait already.
+
+        Nothing while calls of any function wait for memory, and no instance that would take the
+        place of another version's or would have to be made room for elsewhere.
+        """
+        if self.current is None or self.memory.waiting:
+            return Headroom()
+        there = sum(
+            self._table.count(state, self.current) for state in (READY, PARKED, WARMING, RECYCLING)
+        )
+        limit = self._table.footprint(self.current).limit_mib
+        free = max(0.0, self.memory.budget_mib - self.memory.held_mib)
+        # What is idle counts less than its limit, and grows to it with the call.
+        affordable = there
+        if free < there * limit:
+            growth = sum(
+                limit - one.charge_mib
+                for state in (READY, PARKED, WARMING, RECYCLING)
+                for one in self._table.in_state(state, self.current)
+            )
+            affordable = there if growth <= free else int(free // limit)
+            free -= min(free, growth)
+        else:
+            free -= there * limit
+        idle = min(there, affordable)
+        places = max(0, self.limits.max_instances - len(self.instances))
+        places = int(min(places, max(0.0, self.quota.limit - self.quota.used)))
+        if limit > 0 and free < places * limit:
+            places = int(free // limit)
+        waiting = len(self.queue)
+        behind = max(0, idle - waiting)
+        return Headroom(behind, max(0, places - max(0, waiting - idle)))
 
     def held_by(self, waiter: int) -> int | None:
         """The number of the instance that this waiter was given, if any."""

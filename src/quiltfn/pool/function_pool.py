@@ -152,7 +152,7 @@ class FunctionPool:
         self._preparation: Preparation | None = None
         self._waiter_numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._blocked_before = 0  # by the networks of instances that are gone
+        self.blocked_before = 0  # by the networks of instances that are gone
         self._emptied = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._wake_time = 0.0
@@ -196,6 +196,11 @@ class FunctionPool:
         self._perform(self.model.release(number, self._clock.now(), healthy=healthy))
         if healthy and sandbox.is_clean:  # it was clean before the call's result was read
             self._perform(self.model.cleaned(number, self._clock.now()))
+
+    def serves(self, version: Version) -> bool:
+        """Whether it is the version that calls get now."""
+        current = self._versions.get(self.model.current or "")
+        return current is not None and current.id == version.id
 
     def version_of(self, number: int) -> Version:
         """The version of an instance under its current number: equal specs share instances."""
@@ -313,7 +318,7 @@ class FunctionPool:
         """How many connections the networks of its instances have refused."""
         alive = list(self.sandboxes.values())
         counts = await asyncio.gather(*(sandbox.count_blocked() for sandbox in alive))
-        return self._blocked_before + sum(counts)
+        return self.blocked_before + sum(counts)
 
     # Performing actions ------------------------------------------------------------------------
 
@@ -415,7 +420,7 @@ class FunctionPool:
             function = self._versions[self.model.instances[number].digest].function_id
             _log.warning("egress was refused", function=function, attempts=blocked)
             metrics.count_blocked(blocked)
-            self._blocked_before += blocked
+            self.blocked_before += blocked
         del self.sandboxes[number], self.start_timings[number]
         self._perform(self.model.gone(number, self._clock.now()))
         self._forget_versions()

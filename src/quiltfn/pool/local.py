@@ -1,14 +1,16 @@
 """The pools of this node, one for each function, and the memory that they share."""
 
 import asyncio
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 
+from quiltfn.model.counts import Headroom
 from quiltfn.model.errors import RuntimeUnavailable, ShuttingDown
 from quiltfn.model.invocation import ExitKind
 from quiltfn.model.keepalive import KeepAlive
 from quiltfn.model.memory import Memory
-from quiltfn.model.pool import PoolCounts, PoolLimits
+from quiltfn.model.pool import PoolCounts, PoolLimits, sum_counts
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.version import Version
 from quiltfn.pool.function_pool import FunctionPool, PoolLease, Preparation
@@ -16,6 +18,8 @@ from quiltfn.pool.memory_arbiter import MemoryArbiter
 from quiltfn.pool.refusals import CLOSING
 from quiltfn.pool.tenant_pools import TenantPools
 from quiltfn.ports import Clock, Sandboxes
+
+SIDE_IDLE_S = 10.0
 
 
 class LocalPools:
@@ -38,13 +42,21 @@ class LocalPools:
         self.tenant_instances = tenant_instances
         self._tenants: dict[str, TenantPools] = {}
         self._pools: dict[str, FunctionPool] = {}
+        # Of each function, by version: pools of versions that are not the current one.
+        self._side_pools: dict[str, dict[str, FunctionPool]] = {}
         self._closing = False
 
-    def lease(self, function_id: str) -> PoolLease:
+    def lease(self, function_id: str, version: Version | None = None) -> PoolLease:
         pool = self._pools.get(function_id)
         if pool is None:
             raise RuntimeUnavailable("the function has no pool on this node")
-        return PoolLease(pool)
+        if version is None or pool.model.current is None or pool.serves(version):
+            return PoolLease(pool)
+        return PoolLease(self._side_pool(function_id, version, pool.model.limits))
+
+    def headroom(self, function_id: str) -> Headroom:
+        pool = self._pools.get(function_id)
+        return pool.model.headroom() if pool else Headroom()
 
     def prepared(
         self, function_id: str, version: Version, limits: PoolLimits, count: int
@@ -60,49 +72,49 @@ class LocalPools:
         self._sandboxes.expect(version.spec)
 
     def close(self, function_id: str, why: str) -> None:
-        if function_id in self._pools:
-            self._pools[function_id].close(why)
+        for pool in self._of(function_id):
+            pool.close(why)
 
     def set_scaling(self, function_id: str, limits: PoolLimits) -> None:
         if function_id in self._pools:
             self._pools[function_id].set_scaling(limits)
 
     async def end_running(self, function_id: str, kind: ExitKind, reason: str) -> None:
-        if function_id in self._pools:
-            await self._pools[function_id].end_running(kind, reason)
+        await asyncio.gather(*(pool.end_running(kind, reason) for pool in self._of(function_id)))
 
     def forget(self, function_id: str) -> None:
-        pool = self._pools.pop(function_id, None)
-        if pool is not None:
-            self._arbiter.remove(pool)
-            pool.tenant_pools.remove(pool)
-            if not pool.tenant_pools:
-                del self._tenants[pool.model.limits.tenant_id]
+        for pool in self._of(function_id):
+            self._leave(pool)
+        self._pools.pop(function_id, None)
+        self._side_pools.pop(function_id, None)
 
     def counts(self, function_id: str) -> PoolCounts:
-        pool = self._pools.get(function_id)
-        return pool.model.counts() if pool else PoolCounts()
+        if function_id not in self._side_pools:
+            pool = self._pools.get(function_id)
+            return pool.model.counts() if pool else PoolCounts()
+        return sum_counts(pool.model.counts() for pool in self._of(function_id))
 
     def occupied(self) -> list[str]:
-        return [key for key, pool in self._pools.items() if pool.model.instances]
+        return [key for key in self._pools if any(pool.model.instances for pool in self._of(key))]
 
     async def blocked(self, function_id: str) -> int:
         """Connections that the networks of its instances refused since the server started."""
-        pool = self._pools.get(function_id)
-        return await pool.blocked() if pool else 0
+        counts = await asyncio.gather(*(pool.blocked() for pool in self._of(function_id)))
+        return sum(counts)
 
     def waiting(self) -> int:
-        return sum(len(pool.model.queue) for pool in self._pools.values())
+        return sum(len(pool.model.queue) for pool in self._all())
 
     def tick(self) -> None:
         """Lets every pool do what is due; the reaper calls it once a second."""
-        for pool in list(self._pools.values()):
+        for pool in list(self._all()):
             if not pool.model.is_at_rest:  # with thousands of functions most are at rest
                 pool.tick()
+        self._drop_side_pools()
 
     async def measure(self) -> None:
         """Measures the instances that became idle; the reaper calls it every ten seconds."""
-        for pool in list(self._pools.values()):
+        for pool in list(self._all()):
             if pool.model.instances:
                 await pool.measure()
 
@@ -111,18 +123,61 @@ class LocalPools:
         get `ShuttingDown`, and so does whoever asks from now on.
         """
         self._closing = True
-        pools = list(self._pools.values())
+        pools = list(self._all())
         for pool in pools:
             pool.close(CLOSING)
         reason = "the server was stopped while the call was running"
         await asyncio.gather(*(pool.end_running(ExitKind.INTERRUPTED, reason) for pool in pools))
 
+    def _of(self, function_id: str) -> list[FunctionPool]:
+        """The function's pool and its side pools."""
+        own = [self._pools[function_id]] if function_id in self._pools else []
+        return [*own, *self._side_pools.get(function_id, {}).values()]
+
+    def _all(self) -> Iterator[FunctionPool]:
+        yield from self._pools.values()
+        for pools in self._side_pools.values():
+            yield from pools.values()
+
     def _pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
-        pool = self._pools.get(function_id)
+        if function_id not in self._pools:
+            self._pools[function_id] = self._new_pool(limits)
+        return self._pools[function_id]
+
+    def _side_pool(self, function_id: str, version: Version, limits: PoolLimits) -> FunctionPool:
+        """For the calls that ask for this version. It has one instance, which counts against the
+        memory and the tenant's quota like any other, and ends soon after its last call.
+        """
+        pools = self._side_pools.setdefault(function_id, {})
+        pool = pools.get(version.id)
         if pool is None:
-            tenant_pools = self._tenants.setdefault(
-                limits.tenant_id, TenantPools(self.tenant_instances)
+            beside = dataclasses.replace(
+                limits, min_instances=0, max_instances=1, idle_s=SIDE_IDLE_S, grace_s=0, park_s=0
             )
-            pool = FunctionPool(self._sandboxes, self._clock, limits, self._arbiter, tenant_pools)
-            self._pools[function_id] = pool
+            pool = pools[version.id] = self._new_pool(beside)
+            pool.model.keep_alive = None  # a repeated call says nothing of the next
+        if not pool.serves(version):  # it is new, or was closed and is empty or will be
+            pool.serve(version)
         return pool
+
+    def _new_pool(self, limits: PoolLimits) -> FunctionPool:
+        quota = TenantPools(self.tenant_instances)
+        tenant_pools = self._tenants.setdefault(limits.tenant_id, quota)
+        return FunctionPool(self._sandboxes, self._clock, limits, self._arbiter, tenant_pools)
+
+    def _drop_side_pools(self) -> None:
+        """Those that have no instance any more, and no call."""
+        for function_id, pools in list(self._side_pools.items()):
+            for key in [key for key, pool in pools.items() if pool.model.is_at_rest]:
+                pool = pools.pop(key)
+                self._leave(pool)
+                if function_id in self._pools:
+                    self._pools[function_id].blocked_before += pool.blocked_before
+            if not pools:
+                del self._side_pools[function_id]
+
+    def _leave(self, pool: FunctionPool) -> None:
+        self._arbiter.remove(pool)
+        pool.tenant_pools.remove(pool)
+        if not pool.tenant_pools:
+            del self._tenants[pool.model.limits.tenant_id]

@@ -14,6 +14,7 @@ import msgspec
 
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
+from quiltfn.model.counts import Headroom
 from quiltfn.model.function import Function
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 from quiltfn.model.image import Archive, Image, TenantImage
@@ -204,8 +205,11 @@ class Pools(Protocol):
     memory: Memory
     tenant_instances: float
 
-    def lease(self, function_id: str) -> PendingLease:
-        """Holds an instance of the function's current version.
+    def lease(self, function_id: str, version: Version | None = None) -> PendingLease:
+        """Holds an instance of the function's current version, or of the one given.
+
+        Calls of a version that is not the current one have one instance of that version, beside
+        those that `max_instances` allows. It ends with the function's own.
 
         Raises `CapacityFull` (the queue is full, or the call waited too long), `FunctionNotActive`
         or `NotFound` (closed while waiting), or `RuntimeUnavailable` (no instance could be made).
@@ -223,6 +227,10 @@ class Pools(Protocol):
         was: the instances end, and the scaling targets are the ones from before. What serves is
         not touched by any of this. One preparation at a time for each function.
         """
+
+    def headroom(self, function_id: str) -> Headroom:
+        """How many more calls of the current version could begin without a wait; none without a
+        pool."""
 
     def close(self, function_id: str, why: str) -> None:
         """Serves no more calls. Waiting calls are refused for `why`; running ones may finish."""

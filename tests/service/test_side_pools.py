@@ -1,0 +1,98 @@
+"""Calls of a version that is not the current one, beside the function's own instances."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from quiltfn.catalog import Entry
+from quiltfn.model.errors import FunctionNotActive, NotFound
+from quiltfn.model.invocation import ExitKind, Status
+from quiltfn.model.version import Version
+from service.platform_harness import Harness, open_harness, until
+
+DELETED = (ExitKind.CANCELLED, "the function was deleted")
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with open_harness(tmp_path, settings={"tenant_instances": 3}) as server:
+        yield server
+
+
+async def updated(server: Harness, first: str = "echo one") -> tuple[Entry, Version]:
+    """A function whose current version is the second, and the first of it."""
+    entry = await server.active(first)
+    version = entry.version
+    entry = await server.lifecycle.update(entry, {"handler": "echo two"})
+    server.pass_time(61.0)  # beyond the time for a rollback
+    await until(lambda: server.counts(entry) == {"ready": 1})
+    return entry, version
+
+
+async def test_a_call_runs_on_the_version_that_it_names(server: Harness) -> None:
+    entry, first = await updated(server)
+    record = await server.invoke(entry, version=first)
+    assert (record.stdout, record.version) == (b"one\n", 1)
+    assert record.cold_start is True
+    assert (await server.invoke(entry, version=first)).cold_start is False
+    record = await server.invoke(entry)
+    assert (record.stdout, record.version, record.cold_start) == (b"two\n", 2, False)
+    assert (await server.invoke(entry, version=entry.version)).cold_start is False
+
+
+async def test_its_instance_counts_as_the_functions_and_leaves_soon(server: Harness) -> None:
+    entry, first = await updated(server)
+    await server.invoke(entry, version=first)
+    await until(lambda: server.counts(entry) == {"ready": 2})
+    server.pass_time(11.0)
+    await until(lambda: server.counts(entry) == {"ready": 1})
+    server.pass_time(1.0)
+    assert not server.pools._side_pools
+    assert server.pools.occupied() == [entry.function.id]
+
+
+async def test_it_counts_against_the_tenants_quota(server: Harness) -> None:
+    entry, first = await updated(server, "sleep 60")
+    other = await server.active("sleep 60", name="g")
+    await server.running(other)
+    waiting = await server.running(entry, version=first)
+    await until(lambda: server.counts(entry) == {"ready": 1, "busy": 1})
+    third = await server.running(other)
+    # The one that is idle made room for it; the one that runs was left alone.
+    await until(lambda: server.counts(entry) == {"busy": 1})
+    assert not waiting.done()
+    assert not third.done()
+
+
+async def test_a_second_call_waits_for_the_one_instance(server: Harness) -> None:
+    entry, first = await updated(server, "sleep 0.01")
+    records = await asyncio.gather(*(server.invoke(entry, version=first) for _ in range(3)))
+    assert {one.status for one in records} == {Status.SUCCESS}
+    assert sum(one.cold_start for one in records) == 1
+
+
+async def test_pause_refuses_it_and_resume_serves_it_again(server: Harness) -> None:
+    entry, first = await updated(server)
+    await server.invoke(entry, version=first)
+    await server.lifecycle.pause(entry)
+    with pytest.raises(FunctionNotActive):
+        await server.invoke(entry, version=first)
+    await until(lambda: server.counts(entry) == {})
+    await server.lifecycle.resume(entry)
+    assert (await server.invoke(entry, version=first)).stdout == b"one\n"
+
+
+async def test_delete_ends_it_with_the_function(server: Harness) -> None:
+    entry, first = await updated(server, "sleep 60")
+    running = await server.running(entry, version=first)
+    await until(lambda: server.counts(entry) == {"ready": 1, "busy": 1})
+    await server.lifecycle.delete(entry)
+    server.clock.time += 6.0
+    with pytest.raises(NotFound):
+        await server.invoke(entry, version=first)
+    await server.pools.end_running(entry.function.id, *DELETED)
+    assert (await running).status is Status.CANCELLED
+    await until(lambda: not server.pools._side_pools)
+    assert server.counts(entry) == {}

@@ -1,0 +1,124 @@
+"""How many more calls a pool could serve without a wait: so many are served, and no call waits."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from quiltfn.model.counts import Headroom
+from quiltfn.model.memory import Footprint, Memory
+from quiltfn.model.pool import Pool, PoolLimits
+from quiltfn.model.quota import Quota
+from unit.node_simulation import NodeSimulation
+from unit.pool_simulation import PoolSimulation
+from unit.test_pool_memory import SIZES
+from unit.test_pool_memory import STORIES as STORIES_OF_SEVERAL
+from unit.test_pool_memory import live_through as live_through_several
+from unit.test_pool_property import EVENTS, QUEUE_MAX, STORIES, targets
+
+
+def so_many_are_served(sim: PoolSimulation, pass_time: Callable[[float], object]) -> None:
+    """Without the end of a call that runs: what is being started or cleaned is all they need."""
+    headroom = sim.pool.headroom().total
+    waited = len(sim.waiting)
+    callers = [sim.acquire() for _ in range(min(headroom, QUEUE_MAX - waited))]
+    for _ in range(3):
+        sim.finish(release=False)
+        pass_time(0.006)
+    assert not set(callers) & set(sim.waiting), f"of {headroom} some wait"
+
+
+def live_through(story: list[tuple[str, int]], size: int, make: type[Pool] = Pool) -> None:
+    sim = PoolSimulation(PoolLimits(**targets(size // 4, size)), make)  # type: ignore[arg-type]
+    sim.promote("a")
+    for event, choice in story:
+        EVENTS[event](sim, choice)
+    so_many_are_served(sim, sim.pass_time)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(story=STORIES, size=st.integers(0, 63))
+def test_as_many_calls_as_there_is_headroom_for_are_served(
+    story: list[tuple[str, int]], size: int
+) -> None:
+    live_through(story, size)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(story=STORIES_OF_SEVERAL, which=st.integers(0, 2))
+def test_and_so_where_several_pools_share_the_memory(
+    story: list[tuple[str, int, int]], which: int
+) -> None:
+    class Node(NodeSimulation):
+        def drain(self) -> None:
+            """Instead of the end of the story."""
+
+    node = Node(list(SIZES))
+    live_through_several(story, node)
+    so_many_are_served(node.members[which], node.pass_time)
+
+
+class ForgetsWhoWaits(Pool):
+    def headroom(self) -> Headroom:
+        line, self.queue.waiting = self.queue.waiting, type(self.queue.waiting)()
+        headroom = super().headroom()
+        self.queue.waiting = line
+        return headroom
+
+
+class CountsTheBusy(Pool):
+    def headroom(self) -> Headroom:
+        return Headroom(super().headroom().idle + self.counts().busy)
+
+
+@pytest.mark.parametrize("mistake", [ForgetsWhoWaits, CountsTheBusy])
+def test_a_mistake_is_found(mistake: type[Pool]) -> None:
+    """Negative control."""
+
+    @settings(
+        max_examples=2000,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+        derandomize=True,
+    )
+    @given(story=STORIES, size=st.integers(0, 63))
+    def every_story(story: list[tuple[str, int]], size: int) -> None:
+        live_through(story, size, mistake)
+
+    with pytest.raises(AssertionError, match="some wait"):
+        every_story()
+
+
+def serving(limits: PoolLimits, memory: Memory | None = None, quota: Quota | None = None) -> Pool:
+    pool = Pool(limits, memory, quota=quota)
+    pool.promote("a", 0.0, Footprint(limit_mib=100.0, idle_mib=10.0))
+    return pool
+
+
+def test_a_closed_function_has_none() -> None:
+    assert Pool(PoolLimits()).headroom() == Headroom()
+
+
+def test_what_is_idle_counts_apart_from_what_may_be_started() -> None:
+    pool = serving(PoolLimits(max_instances=3))
+    assert pool.headroom() == Headroom(0, 3)
+    pool.acquire(1, 0.0)
+    assert pool.headroom() == Headroom(0, 2)  # one is made for the call that waits
+    pool.started(1, 1.0)
+    assert pool.headroom() == Headroom(0, 2)
+    pool.release(1, 2.0, healthy=True)
+    assert pool.headroom() == Headroom(1, 2)  # it is clean in a moment
+
+
+def test_memory_and_the_quota_of_the_tenant_bound_it() -> None:
+    assert serving(PoolLimits(), Memory(budget_mib=250.0)).headroom() == Headroom(0, 2)
+    assert serving(PoolLimits(), quota=Quota(limit=4, used=3)).headroom() == Headroom(0, 1)
+
+
+def test_there_is_none_while_another_function_waits_for_memory() -> None:
+    memory = Memory()
+    pool = serving(PoolLimits(), memory)
+    memory.waiting["another pool"] = 0.0
+    assert pool.headroom() == Headroom()
