@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -48,6 +48,8 @@ class Catalog:
         self._by_name: dict[tuple[str, str], Entry] = {}
         self._ids: defaultdict[str, list[str]] = defaultdict(list)  # by tenant, in order
         self._removals: list[set[str]] = []
+        # Each is told of a function that was added, changed or removed. It must not raise or wait.
+        self.on_change: list[Callable[[str], None]] = []
 
     @contextlib.contextmanager
     def reserve(
@@ -139,6 +141,8 @@ class Catalog:
             self._grow(function.tenant_id, after.version.spec.size)
             self._by_id[function.id] = after
             self._by_name[function.tenant_id, function.name] = after
+        for told in self.on_change:
+            told(function.id)
 
     def get(self, function_id: str) -> Entry:
         """A function as it is now, whoever's it is. Raises `NotFound`."""

@@ -130,6 +130,11 @@ class Invoker:
         """Whether the server is ending and takes no calls any more."""
         return self._draining
 
+    def has_begun(self, invocation_id: str) -> bool:
+        """Whether the call is under way and no longer waits for an instance."""
+        call = self._calls.get(invocation_id)
+        return call is not None and call.is_handed_over
+
     async def invoke(self, entry: Entry, request: Request) -> Invocation:
         """Runs one call, or one attempt at accepted work, and returns the record of its end.
 

@@ -22,6 +22,7 @@ from quiltfn.background import background_tasks, inputs_bound
 from quiltfn.bounds import api_limits, budgets, image_limits, tenant_limits
 from quiltfn.catalog import Catalog
 from quiltfn.clock import ResumableClock
+from quiltfn.dispatch import Dispatcher
 from quiltfn.elasticity import Elasticity
 from quiltfn.health import Health, HostFacts
 from quiltfn.images import ImageDirectory
@@ -58,6 +59,7 @@ from quiltfn.store import (
 from quiltfn.store.record_key import RecordKey
 from quiltfn.tenant_images import TenantImages
 from quiltfn.tokens import verifier
+from quiltfn.work import Work
 
 UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
 DIED = ShuttingDown("the server ended while the first call with this key was running")
@@ -82,6 +84,18 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class CallParts:
+    """What calls run on."""
+
+    store: SqliteStore
+    catalog: Catalog
+    pools: LocalPools
+    journal: SpoolJournal
+    invoker: Invoker
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
 class Platform:
     """A server without its socket: the services that routes call, and the parts below them."""
 
@@ -90,8 +104,8 @@ class Platform:
     journal: SpoolJournal
     pools: LocalPools
     health: Health
-    work_store: SqlWork
-    policies: Policies
+    work: Work
+    dispatcher: Dispatcher
 
 
 @asynccontextmanager
@@ -118,21 +132,21 @@ async def open_platform(
         stock = await stack.enter_async_context(sandboxes(memory))
         pools = pools_of(settings, stock, clock, memory)
         invoker = Invoker(pools, journal, clock, node.machine.node_id)
-        stack.push_async_callback(invoker.aclose)
-        stack.push_async_callback(pools.aclose)
         catalog = Catalog(settings.functions_max_bytes)
+        queue, policies = await restored_work(settings, opened, node)
+        parts = CallParts(opened, catalog, pools, journal, invoker, clock)
+        work, dispatcher = work_of(parts, queue, policies)
+        for close in (invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop):
+            stack.push_async_callback(close)
         tenant_images = await restored_tenant_images(settings, opened, clock)
         runtimes = await restored_runtimes(settings, node.machine, opened, tenant_images, clock)
         config = node_config(settings, node.machine, runtimes)
-        lifecycle = Lifecycle(catalog, opened, pools, clock, config)
-        await lifecycle.restore()
-        elasticity = Elasticity(lifecycle, SqlOperations(database), clock)
-        await elasticity.restore()
-        work_store, policies = await restored_work(settings, opened, node)
+        lifecycle, elasticity = await restored_lifecycle(parts, config)
         health = Health(node.machine, opened, journal, settings.data_dir, stock.why_not)
         metrics.started(__version__)
-        work = background_tasks(settings, opened, tenant_images, stock, clock)
-        stack.push_async_callback(_end_all, _started(reap(pools), access.keep_fresh(), *work))
+        background = background_tasks(settings, opened, tenant_images, stock, clock)
+        stack.push_async_callback(_end_all, _started(reap(pools), access.keep_fresh(), *background))
+        await dispatcher.start()
         services = Services(
             clock=clock,
             access=access,
@@ -153,7 +167,41 @@ async def open_platform(
             limits=api_limits(settings),
             budgets=budgets(settings),
         )
-        yield Platform(services, opened, journal, pools, health, work_store, policies)
+        yield Platform(services, opened, journal, pools, health, work, dispatcher)
+
+
+async def restored_lifecycle(parts: CallParts, config: NodeConfig) -> tuple[Lifecycle, Elasticity]:
+    """The functions as they were, and what changes them."""
+    lifecycle = Lifecycle(parts.catalog, parts.store, parts.pools, parts.clock, config)
+    await lifecycle.restore()
+    elasticity = Elasticity(lifecycle, SqlOperations(parts.store.database), parts.clock)
+    await elasticity.restore()
+    return lifecycle, elasticity
+
+
+def work_of(parts: CallParts, queue: SqlWork, policies: Policies) -> tuple[Work, Dispatcher]:
+    """What callers do with accepted work, and what runs it."""
+    dispatcher = Dispatcher(
+        store=queue,
+        functions=parts.store,
+        catalog=parts.catalog,
+        pools=parts.pools,
+        invoker=parts.invoker,
+        policies=policies,
+        journal=parts.journal,
+        clock=parts.clock,
+    )
+    work = Work(
+        store=queue,
+        functions=parts.store,
+        policies=policies,
+        journal=parts.journal,
+        invoker=parts.invoker,
+        queue=dispatcher,
+        clock=parts.clock,
+    )
+    parts.invoker.on_closed.append(work.waiters.closed)
+    return work, dispatcher
 
 
 def _started(*work: Coroutine[None, None, None]) -> list[asyncio.Task[None]]:

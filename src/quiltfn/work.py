@@ -149,7 +149,7 @@ class Work:
         if given.version is None:
             check(entry.version, request_of(given))
         policy = self.policies.policy_of(function.id)
-        now_ms = int(self.clock.unix() * 1000)
+        now_ms = int(self.clock.trusted() * 1000)
         due_ms = now_ms if due_at_ms is None else max(now_ms, due_at_ms)
         record = Invocation(
             invocation_id=cause.invocation_id or new_id(),
@@ -237,7 +237,7 @@ class Work:
 
     async def counts(self, entry: Entry, now_ms: int | None = None) -> QueueCounts:
         """How much accepted work the function has."""
-        now_ms = int(self.clock.unix() * 1000) if now_ms is None else now_ms
+        now_ms = int(self.clock.trusted() * 1000) if now_ms is None else now_ms
         return await self.store.counts(entry.function.id, now_ms)
 
     # Running again ---------------------------------------------------------------------------

@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 VERBS = {"catalog", "invoke", "lifecycle", "health", "ids", "access", "admission", "clock"}
 VERBS |= {
+    "dispatch",
     "elasticity",
     "tenant_images",
     "runtimes",
@@ -42,6 +43,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "invoke": CORE | {"catalog", "ids"},
     "lifecycle": CORE | {"catalog", "ids", "runtimes"},
     "policies": CORE,
+    "claims": CORE,
+    "dispatch": CORE | {"catalog", "claims", "ids", "invoke", "policies", "work"},
     "work": CORE | {"catalog", "ids", "invoke", "policies"},
     "callbacks": CORE,
     "deliveries": CORE | {"catalog", "work"},

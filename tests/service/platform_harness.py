@@ -55,6 +55,7 @@ class Harness:
         self.journal, self.pools = self.platform.journal, self.platform.pools
         self.catalog, self.lifecycle = self.services.catalog, self.services.lifecycle
         self.invoker = self.services.invoker
+        self.work, self.dispatcher = self.platform.work, self.platform.dispatcher
 
     async def create(self, handler: str = "echo hello", name: str = "f", **more: Any) -> Entry:
         own = {key: more.pop(key) for key in list(more) if key in NewFunction.__struct_fields__}
@@ -99,6 +100,7 @@ class Harness:
         """What the reaper does once so much time has passed."""
         self.clock.time += seconds
         self.pools.tick()
+        self.dispatcher.tick()
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from quiltfn.model.invocation import FINAL, Invocation
+from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.pool import PoolCounts, sum_counts
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -51,6 +51,24 @@ class Durations(Collector):
         yield HistogramMetricFamily(self._name, self._about, buckets, self._sum)
 
 
+_attempts = Counter(
+    "quiltfn_work_attempts",
+    "Attempts at accepted work that ended, by status.",
+    ("status",),
+    registry=registry,
+)
+_dead_letters = Counter(
+    "quiltfn_dead_letters",
+    "Accepted work that was given up, by why.",
+    ("reason",),
+    registry=registry,
+)
+_queued = Gauge("quiltfn_queued_calls", "Accepted work that waits, due or not.", registry=registry)
+_oldest_due = Gauge(
+    "quiltfn_queue_oldest_due_seconds",
+    "For how long the accepted work that waits has been due, the first of it; else 0.",
+    registry=registry,
+)
 _duration = Durations(
     "quiltfn_invocation_duration_seconds",
     "From the hand-over to the handler until its end was seen.",
@@ -120,6 +138,16 @@ def count_call(record: Invocation) -> None:
         _duration.observe(record.duration_ms / 1000)
 
 
+def count_attempt(ended: Status) -> None:
+    """An attempt at accepted work has ended."""
+    _attempts.labels(ended).inc()
+
+
+def count_dead_letter(reason: str) -> None:
+    """Accepted work was given up."""
+    _dead_letters.labels(reason).inc()
+
+
 def count_blocked(attempts: int) -> None:
     """An instance has ended whose network had refused that many attempts."""
     _blocked.inc(attempts)
@@ -161,6 +189,12 @@ def show_pools(counts: Iterable[PoolCounts]) -> None:
 def show_waiting(waiting: int) -> None:
     """How many calls wait, over all functions."""
     _waiting.set(waiting)
+
+
+def show_queue(waiting: int, oldest_due_s: float) -> None:
+    """The accepted work that waits at this moment."""
+    _queued.set(waiting)
+    _oldest_due.set(oldest_due_s)
 
 
 def show_store(fine: bool) -> None:

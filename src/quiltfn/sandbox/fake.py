@@ -30,7 +30,7 @@ class FakeSandboxes:
         self.created: list[str] = []
         self.destroyed: list[str] = []
         self.alive: dict[str, FakeSandbox] = {}
-        self.most_alive = 0
+        self.most_alive = self.calls = 0  # `calls`: how many began
         self.may_start, self.may_end = asyncio.Event(), asyncio.Event()
         self.may_start.set()
         self.may_end.set()
@@ -101,6 +101,7 @@ class FakeSandbox:
                 kind=ExitKind.SANDBOX_GONE, reason="the sandbox had ended before the call"
             )
         self.is_clean = False
+        self._source.calls += 1
         end: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
         self._end, self._output = end, call.output
         handler = asyncio.ensure_future(self._run(call))

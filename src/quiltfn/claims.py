@@ -1,0 +1,136 @@
+"""Claims: the accepted work that this node has taken from the store and not begun.
+
+Work is claimed in slices, so that one commit is paid for many calls. With a journal that is strict
+only what can begin at once is claimed, and it counts as begun from then on.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from quiltfn.model.dispatch import slice_size
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.invocation import Invocation
+from quiltfn.ports import Clock
+from quiltfn.ports.work import ClaimedWork, WorkStore
+
+# Beyond so many bytes of inputs work is claimed piece by piece.
+HELD_MAX_BYTES = 64 * 1024 * 1024
+RELEASED_AT_ONCE = 500
+
+
+@dataclass(slots=True, eq=False)
+class Backlog:
+    """The work of one function. `next_due_ms`: of what waits in the store; None: nothing waits.
+    `held`: claimed and not begun, by id. `running`: ids of attempts; `launched`: how many of those
+    have not asked for an instance yet. `claim`: the one under way. `begun`: how many were begun
+    since the last claim, at `claimed_at` (monotonic seconds).
+    """
+
+    function_id: str
+    tenant_id: str
+    next_due_ms: int | None = None
+    held: dict[str, ClaimedWork] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)
+    launched: int = 0
+    claim: "asyncio.Task[None] | None" = None
+    begun: int = 0
+    claimed_at: float = 0.0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known of it that must be remembered."""
+        return self.next_due_ms is None and not (self.held or self.running or self.claim)
+
+    def first_due_ms(self) -> int | None:
+        """When the piece that would be begun next is due."""
+        for work in self.held.values():
+            return work.due_at_ms
+        return self.next_due_ms
+
+    def waits_until(self, due_at_ms: int | None) -> None:
+        """Work waits in the store that is due then."""
+        if due_at_ms is not None and (self.next_due_ms is None or due_at_ms < self.next_due_ms):
+            self.next_due_ms = due_at_ms
+
+
+class Claims:
+    """Claims work, holds it, and puts it back."""
+
+    def __init__(self, store: WorkStore, clock: Clock, *, is_strict: bool) -> None:
+        self._store, self._clock, self._is_strict = store, clock, is_strict
+        self._held_bytes = 0
+
+    def slice_size(self, backlog: Backlog, could_begin: int) -> int:
+        """How much of its work to claim now."""
+        if self._is_strict:
+            return could_begin
+        if self._held_bytes > HELD_MAX_BYTES:
+            return 1
+        took_s = max(0.001, self._clock.now() - backlog.claimed_at)
+        return slice_size(backlog.begun / took_s, could_begin)
+
+    def wants_more(self, backlog: Backlog, size: int, now_ms: int) -> bool:
+        """Whether to claim ahead of what is held."""
+        is_due = backlog.next_due_ms is not None and backlog.next_due_ms <= now_ms
+        return is_due and not (self._is_strict or backlog.claim) and len(backlog.held) * 2 < size
+
+    async def claim(self, backlog: Backlog, size: int, now_ms: int) -> Sequence[Invocation]:
+        """Takes a slice; returns the records of what was too old. Raises `StoreUnavailable`, and
+        then nothing was taken.
+        """
+        # What arrives meanwhile is noted in its place.
+        before, backlog.next_due_ms = backlog.next_due_ms, None
+        backlog.begun, backlog.claimed_at = 0, self._clock.now()
+        try:
+            got = await self._store.claim(
+                backlog.function_id, size, now_ms, is_begun=self._is_strict
+            )
+        except BaseException:
+            backlog.waits_until(before)
+            raise
+        backlog.waits_until(got.next_due_ms)
+        for work in got.work:
+            self._hold(backlog, work)
+        return got.ended
+
+    def take(self, backlog: Backlog, invocation_id: str | None = None) -> ClaimedWork:
+        """A piece that is held, which is the caller's now; None: the first."""
+        work = backlog.held.pop(invocation_id or next(iter(backlog.held)))
+        self._held_bytes -= work.input.size_bytes
+        return work
+
+    def take_all(self, backlog: Backlog) -> list[ClaimedWork]:
+        """Everything that is held of the backlog."""
+        return [self.take(backlog) for _ in range(len(backlog.held))]
+
+    async def put_back(
+        self, backlog: Backlog, works: Sequence[ClaimedWork], not_before_ms: int = 0
+    ) -> None:
+        """Releases work that was not begun. It is not claimed again by this node before that time.
+        Raises `StoreUnavailable`, and then it is held as before.
+        """
+        try:
+            await self._release(one.record.invocation_id for one in works)
+        except StoreUnavailable:
+            for work in works:
+                self._hold(backlog, work)
+            raise
+        for work in works:
+            backlog.waits_until(max(work.due_at_ms, not_before_ms))
+
+    async def release_all(self, lines: Iterable[Backlog]) -> None:
+        """Puts everything back at the end. Raises `StoreUnavailable`; the next start does it then,
+        if what was not begun can be told by then.
+        """
+        works = [work for backlog in lines for work in self.take_all(backlog)]
+        await self._release(one.record.invocation_id for one in works)
+
+    async def _release(self, invocation_ids: Iterable[str]) -> None:
+        ids = list(invocation_ids)
+        for start in range(0, len(ids), RELEASED_AT_ONCE):
+            await self._store.release(ids[start : start + RELEASED_AT_ONCE])
+
+    def _hold(self, backlog: Backlog, work: ClaimedWork) -> None:
+        backlog.held[work.record.invocation_id] = work
+        self._held_bytes += work.input.size_bytes

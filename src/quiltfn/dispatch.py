@@ -1,0 +1,431 @@
+"""Runs accepted work: claims what is due, in slices, and gives it to the invoker.
+
+Of each function that has work it knows when the first piece is due, and holds the slice that it has
+claimed and not begun. Everything else is in the store. It looks when work arrives or comes due,
+when a call of the function ends, and when the function changes; `model/dispatch.py` decides.
+
+    arrived, due ──▶ rota ──turn──▶ begun ──▶ the invoker writes the end, and what becomes of it
+                      ▲   └─ no slice: claims one    │
+                      └──────────────────────────────┘
+"""
+
+import asyncio
+import contextlib
+import heapq
+import random
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from msgspec.structs import replace
+
+from quiltfn.catalog import Catalog, Entry
+from quiltfn.claims import Backlog, Claims
+from quiltfn.ids import new_id
+from quiltfn.invoke import Invoker, Request
+from quiltfn.model.dispatch import Load, Rota, may_start
+from quiltfn.model.errors import (
+    Forbidden,
+    NotFound,
+    QuiltfnError,
+    StoreUnavailable,
+    Unprocessable,
+)
+from quiltfn.model.function import FunctionState
+from quiltfn.model.invocation import CallEvent, Invocation, WorkOutcome
+from quiltfn.model.version import Version
+from quiltfn.model.work import outcome
+from quiltfn.observe import metrics
+from quiltfn.policies import Policies
+from quiltfn.ports import Clock, Journal, Pools, Store
+from quiltfn.ports.work import ClaimedWork, WorkStore
+from quiltfn.work import request_of
+
+_log = structlog.get_logger("quiltfn.dispatch")
+RETRY_AFTER_S = 1.0
+# What is due and may not start is looked at again so often, apart from what wakes it.
+BLOCKED_LOOK_S, BLOCKED_EACH_S = 0.1, 0.001
+SETTLE_AFTER_S = 0.05
+LONGEST_SLEEP_S = 60.0
+VERSIONS_MAX = 64
+
+
+@dataclass(eq=False, kw_only=True)
+class Dispatcher:
+    """`ports.work.Queue`. `start` it once the functions are loaded; `stop`, then `join` it."""
+
+    store: WorkStore
+    functions: Store
+    catalog: Catalog
+    pools: Pools
+    invoker: Invoker
+    policies: Policies
+    journal: Journal
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        self._claims = Claims(self.store, self.clock, is_strict=self.journal.is_strict)
+        self._backlogs: dict[str, Backlog] = {}
+        self._rota = Rota()
+        self._due: list[tuple[int, str]] = []  # a heap; what is no longer so is skipped
+        self._blocked: set[str] = set()
+        # Once a turn needed a new instance, the lines that need one, too; None before it.
+        self._cold: list[Backlog] | None = None
+        self._retries: list[tuple[str, str, int]] = []
+        self._versions: dict[tuple[str, int], Version] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_pumping = self._is_settling = self._is_stopping = False
+        self._claims_again_at = 0.0  # monotonic seconds; later than now where the store failed
+        self._timer: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self.invoker.on_closed.append(self._call_ended)
+        self.catalog.on_change.append(self._function_changed)
+
+    async def start(self) -> None:
+        """Begins to run what waits in the store. Raises `StoreUnavailable`."""
+        for one in await self.store.load():
+            self.arrived(one.function_id, one.tenant_id, one.next_due_ms)
+
+    async def stop(self) -> None:
+        """Begins nothing more, and puts back what was claimed and not begun."""
+        self._is_stopping = True
+        for timer in (self._timer, self._look):
+            if timer is not None:
+                timer.cancel()
+        claims = [backlog.claim for backlog in self._backlogs.values() if backlog.claim is not None]
+        if claims:
+            await asyncio.wait(claims)
+        try:
+            await self._claims.release_all(self._backlogs.values())
+        except StoreUnavailable as error:
+            _log.warning(f"claimed work could not be put back; the next start does it: {error}")
+
+    async def join(self) -> None:
+        """Waits until the attempts under way are over: after the pools were closed."""
+        self._retries.clear()  # they are in the store, and nothing is begun any more
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # What wakes it ---------------------------------------------------------------------------
+
+    def arrived(self, function_id: str, tenant_id: str, due_at_ms: int) -> None:
+        """Work of the function waits in the store that is due then."""
+        backlog = self._backlogs.get(function_id)
+        if backlog is None:
+            backlog = self._backlogs[function_id] = Backlog(function_id, tenant_id)
+        backlog.waits_until(due_at_ms)
+        self._consider(backlog)
+
+    def tick(self) -> None:
+        """Looks at what has come due; its timer calls it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now_ms = self._now_ms()
+        while self._due and self._due[0][0] <= now_ms:
+            _, function_id = heapq.heappop(self._due)
+            if function_id in self._backlogs:
+                self._consider(self._backlogs[function_id])
+        self._sleep()
+
+    async def withdraw(self, invocation_id: str) -> bool:
+        """Puts work back that was claimed and not begun, so that it can be cancelled. False where
+        there is no such work. Raises `StoreUnavailable`.
+        """
+        backlog = self._holder(invocation_id)
+        if backlog is None:
+            claims = [one.claim for one in self._backlogs.values() if one.claim is not None]
+            if claims:
+                await asyncio.wait(claims)
+            backlog = self._holder(invocation_id)
+        if backlog is None:
+            return False
+        # Who withdraws it wants it not to be claimed again at once.
+        later_ms = self._now_ms() + round(RETRY_AFTER_S * 1000)
+        await self._claims.put_back(backlog, [self._claims.take(backlog, invocation_id)], later_ms)
+        self._consider(backlog)
+        return True
+
+    def _holder(self, invocation_id: str) -> Backlog | None:
+        return next((one for one in self._backlogs.values() if invocation_id in one.held), None)
+
+    def _call_ended(self, record: Invocation) -> None:
+        """A call of the function is over, and its instance is free in a moment."""
+        backlog = self._backlogs.get(record.function_id) if self._blocked else None
+        if backlog is not None and record.function_id in self._blocked:
+            self._blocked.discard(record.function_id)
+            self._ready(backlog)
+
+    def _function_changed(self, function_id: str) -> None:
+        """It may have been resumed, scaled, paused or deleted."""
+        backlog = self._backlogs.get(function_id)
+        if backlog is not None and self._entry_of(backlog) is not None:
+            self._consider(backlog)
+
+    def _consider(self, backlog: Backlog) -> None:
+        """Adds the backlog to the rota if some of its work is due, else sleeps until it is."""
+        due = backlog.first_due_ms()
+        if self._backlogs.get(backlog.function_id) is not backlog:  # the function was deleted
+            return
+        if due is None or self._is_stopping:
+            if backlog.is_empty:
+                self._forget(backlog)
+        elif due <= self._now_ms():
+            self._ready(backlog)
+        else:
+            heapq.heappush(self._due, (due, backlog.function_id))
+            self._sleep()
+
+    def _ready(self, backlog: Backlog) -> None:
+        self._rota.add(backlog.tenant_id, backlog.function_id)
+        if not self._is_pumping:
+            self._is_pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _sleep(self) -> None:
+        """Sets the timer for what is due next."""
+        if not self._due or self._is_stopping:
+            return
+        loop = asyncio.get_running_loop()
+        wait = min(LONGEST_SLEEP_S, max(0.0, (self._due[0][0] - self._now_ms()) / 1000))
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + wait:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(wait, self.tick)
+
+    def _block(self, backlog: Backlog) -> None:
+        """Something is due and may not start now: it is looked at when a call of the function
+        ends, and after a while in any case, for instances come and go for other reasons, too.
+        """
+        self._blocked.add(backlog.function_id)
+        if self._look is None and not self._is_stopping:
+            wait = BLOCKED_LOOK_S + BLOCKED_EACH_S * len(self._blocked)
+            self._look = asyncio.get_running_loop().call_later(wait, self._look_again)
+
+    def _look_again(self) -> None:
+        self._look, blocked = None, self._blocked
+        self._blocked = set()
+        for function_id in blocked & self._backlogs.keys():
+            self._consider(self._backlogs[function_id])
+
+    def _entry_of(self, backlog: Backlog) -> Entry | None:
+        """The function as it is now; None if it was deleted, and its work with it."""
+        try:
+            return self.catalog.get(backlog.function_id)
+        except NotFound:
+            self._forget(backlog)
+            return None
+
+    def _forget(self, backlog: Backlog) -> None:
+        self._claims.take_all(backlog)
+        self._rota.remove(backlog.tenant_id, backlog.function_id)
+        self._blocked.discard(backlog.function_id)
+        if self._backlogs.get(backlog.function_id) is backlog:
+            del self._backlogs[backlog.function_id]
+
+    # Beginning -------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Begins everything that may begin now.
+
+        An instance that is started for one function may be one less for another. So of those only
+        one is begun before the pools are asked again.
+        """
+        self._is_pumping, self._cold = False, None
+        if self._is_stopping:
+            return
+        while self._rota.turn(self._begin_one):
+            pass
+        if self._cold:
+            for backlog in self._cold:
+                self._ready(backlog)
+
+    def _begin_one(self, function_id: str) -> bool:
+        """Begins an attempt of the function, or claims work first. False where none was begun."""
+        backlog = self._backlogs[function_id]
+        entry = self._entry_of(backlog)
+        if entry is None:
+            return False
+        if entry.function.state is not FunctionState.ACTIVE:
+            if backlog.held:
+                self._spawn(self._put_back(backlog, self._claims.take_all(backlog)))
+            return False  # it is considered again when it changes
+        due = backlog.first_due_ms()
+        if due is None or due > self._now_ms():
+            self._consider(backlog)
+            return False
+        headroom = self.pools.headroom(function_id)
+        room = headroom.total - backlog.launched
+        count = may_start(self._load(backlog, due, room), room)
+        if not count:
+            self._block(backlog)
+            return False
+        size = self._claims.slice_size(backlog, count)
+        if not backlog.held:
+            self._claim_some(backlog, size)
+            return False
+        if headroom.idle - backlog.launched <= 0:
+            if self._cold is not None:
+                self._cold.append(backlog)
+                return False
+            self._cold = []
+        self._begin(backlog, entry)
+        if self._claims.wants_more(backlog, size, self._now_ms()):
+            self._claim_some(backlog, size)
+        return True
+
+    def _load(self, backlog: Backlog, due_ms: int, room: int) -> Load:
+        in_line = 0
+        if room <= 0:  # Only then it matters.
+            in_line = sum(not self.invoker.has_begun(one) for one in backlog.running)
+        return Load(
+            running=len(backlog.running),
+            in_line=in_line,
+            waited_s=(self._now_ms() - due_ms) / 1000,
+            max_concurrency=self.policies.policy_of(backlog.function_id).max_concurrency,
+        )
+
+    def _begin(self, backlog: Backlog, entry: Entry) -> None:
+        work = self._claims.take(backlog)
+        if work.expires_at_ms < self._now_ms():  # The next claim ends it.
+            self._spawn(self._put_back(backlog, [work]))
+            return
+        backlog.running.add(work.record.invocation_id)
+        backlog.launched += 1
+        backlog.begun += 1
+        self._spawn(self._run(backlog, entry, work))
+
+    async def _run(self, backlog: Backlog, entry: Entry, work: ClaimedWork) -> None:
+        """The whole of one attempt."""
+        backlog.launched -= 1
+        request = self._request(backlog, work)
+        try:
+            try:
+                if work.input.version not in (None, entry.version.number):
+                    version = await self._version(entry, work.input.version or 0)
+                    request = replace(request, version=version)
+                await self.invoker.invoke(entry, request)
+            except (Unprocessable, Forbidden) as error:
+                # The function is another than it was when the work was accepted.
+                self.invoker.end_unstarted(entry, request, CallEvent.ERROR, str(error))
+        except QuiltfnError as error:
+            if error.invocation_id is None and not isinstance(error, NotFound):
+                await self._put_back(backlog, [work])
+        except Exception:
+            _log.exception("an attempt failed before it was begun", function=backlog.function_id)
+            await self._put_back(backlog, [work])
+        finally:
+            backlog.running.discard(work.record.invocation_id)
+            if backlog.function_id not in self._blocked:
+                self._consider(backlog)
+
+    def _request(self, backlog: Backlog, work: ClaimedWork) -> Request:
+        record = work.record
+
+        def conclude(ended: Invocation) -> WorkOutcome:
+            return self._conclude(backlog, work, ended)
+
+        return replace(
+            request_of(work.input),
+            invocation_id=record.invocation_id,
+            source=record.source,
+            attempt=record.attempt,
+            due_at=record.due_at,
+            parent_invocation_id=record.parent_invocation_id,
+            origin_invocation_id=record.origin_invocation_id,
+            conclude=conclude,
+        )
+
+    def _conclude(self, backlog: Backlog, work: ClaimedWork, ended: Invocation) -> WorkOutcome:
+        """Decides what becomes of the work, in the step in which its end is written."""
+        policy = self.policies.policy_of(backlog.function_id)
+        chance = random.random()
+        decided = outcome(policy, ended, self._now_ms(), work.expires_at_ms, chance, new_id)
+        metrics.count_attempt(ended.status)
+        if decided.dead_letter is not None:
+            metrics.count_dead_letter(decided.dead_letter)
+        if decided.retry_at_ms is not None:
+            self._retries.append((backlog.function_id, backlog.tenant_id, decided.retry_at_ms))
+            if not self._is_settling and not self._is_stopping:
+                self._is_settling = True
+                self._spawn(self._settle())
+        return decided
+
+    async def _settle(self) -> None:
+        """Retries can be claimed once the ends before them are committed."""
+        try:
+            while self._retries:
+                await asyncio.sleep(SETTLE_AFTER_S)
+                some, self._retries = self._retries, []
+                try:
+                    await self.journal.synced()
+                except StoreUnavailable:
+                    self._retries += some
+                    await asyncio.sleep(RETRY_AFTER_S)
+                    continue
+                for one in some:
+                    self.arrived(*one)
+        finally:
+            self._is_settling = False
+
+    async def _version(self, entry: Entry, number: int) -> Version:
+        """A version that is not the current one. Raises `Unprocessable` if there is none."""
+        key = entry.function.id, number
+        if key not in self._versions:
+            version = await self.functions.version(*key)
+            if version is None:
+                raise Unprocessable(f"the function has no version {number}")
+            while len(self._versions) >= VERSIONS_MAX:
+                del self._versions[next(iter(self._versions))]
+            self._versions[key] = version
+        return self._versions[key]
+
+    # Claiming and putting back ---------------------------------------------------------------
+
+    def _claim_some(self, backlog: Backlog, size: int) -> None:
+        if backlog.claim is not None or backlog.next_due_ms is None:
+            return
+        if self.clock.now() < self._claims_again_at:
+            self._block(backlog)
+        else:
+            backlog.claim = self._spawn(self._claim(backlog, size))
+
+    async def _claim(self, backlog: Backlog, size: int) -> None:
+        try:
+            ended = await self._claims.claim(backlog, size, self._now_ms())
+        except Exception as error:
+            if not isinstance(error, StoreUnavailable):
+                _log.exception("work could not be claimed", function=backlog.function_id)
+            self._claims_again_at = self.clock.now() + RETRY_AFTER_S
+            self._block(backlog)
+            return
+        finally:
+            backlog.claim = None
+        for record in ended:
+            self._ended_unrun(backlog, record)
+        self._consider(backlog)
+
+    def _ended_unrun(self, backlog: Backlog, record: Invocation) -> None:
+        if record.outcome is not None and record.outcome.dead_letter is not None:
+            metrics.count_dead_letter(record.outcome.dead_letter)
+        entry = self._entry_of(backlog)
+        if entry is not None:
+            self.invoker.ended_unrun(entry, record)
+
+    async def _put_back(self, backlog: Backlog, works: list[ClaimedWork]) -> None:
+        """Releases work that was claimed and not begun. If that fails, it stays claimed."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._claims.put_back(backlog, works)
+        if self._entry_of(backlog) is not None:
+            self._block(backlog)
+
+    def _now_ms(self) -> int:
+        return int(self.clock.trusted() * 1000)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

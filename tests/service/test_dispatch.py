@@ -1,0 +1,353 @@
+"""Accepted work on fake sandboxes, by a clock moved by hand: when it is run, how often, whose."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manual_clock import ManualClock
+from quiltfn.catalog import Entry
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Source, Status
+from quiltfn.model.work import AsyncPolicy, Backoff
+from quiltfn.ports.work import Input
+from service.platform_harness import Harness, open_harness, until
+
+EXACT = Backoff(first=10.0, factor=2.0, jitter=0.0)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with open_harness(tmp_path) as server:
+        yield server
+
+
+async def accept(server: Harness, entry: Entry, count: int = 1, **more: Any) -> list[str]:
+    """The ids of so many pieces of work of a function."""
+    due = more.pop("due_at_ms", None)
+    given = Input(may_write=True, **more)
+    records = [await server.work.accept(entry, given, due) for _ in range(count)]
+    return [one.invocation_id for one in records]
+
+
+async def record_of(server: Harness, entry: Entry, invocation_id: str) -> Invocation:
+    record = await server.journal.get(entry.function.id, invocation_id)
+    assert record is not None
+    return record
+
+
+async def final(server: Harness, entry: Entry, invocation_id: str) -> Invocation:
+    return await server.work.wait(entry, invocation_id, 5.0)
+
+
+def busy(server: Harness, entry: Entry) -> int:
+    return server.pools.counts(entry.function.id).busy
+
+
+async def statuses(server: Harness, entry: Entry, invocation_id: str) -> list[Status]:
+    """Of its attempts that are over."""
+    return [one.status for one in await server.work.attempts(entry, invocation_id)]
+
+
+async def quiet(server: Harness) -> None:
+    """Until nothing that could be run is left, and what became of it is stored."""
+    for _ in range(3):
+        await until(lambda: not server.dispatcher._tasks)
+        await server.journal.synced()
+        await asyncio.sleep(0)
+
+
+async def test_what_is_accepted_is_run_and_its_record_says_so(server: Harness) -> None:
+    entry = await server.active("cat")
+    (one,) = await accept(server, entry, payload=b"grain")
+    record = await final(server, entry, one)
+    assert (record.status, record.stdout, record.source) == (
+        Status.SUCCESS,
+        b"grain",
+        Source.ASYNC,
+    )
+    assert (record.attempt, record.version) == (1, 1)
+    await quiet(server)
+    assert await statuses(server, entry, one) == [Status.SUCCESS]
+    assert entry.counters.invocation_count == 1
+    assert server.dispatcher._backlogs == {}
+
+
+async def test_work_is_run_when_it_is_due(server: Harness) -> None:
+    entry = await server.active()
+    due = round((server.clock.time + 60) * 1000)
+    (later,) = await accept(server, entry, due_at_ms=due)
+    (now,) = await accept(server, entry)
+    assert (await final(server, entry, now)).status is Status.SUCCESS
+    server.pass_time(59.0)
+    await quiet(server)
+    assert (await record_of(server, entry, later)).status is Status.QUEUED
+    server.pass_time(1.5)
+    assert (await final(server, entry, later)).status is Status.SUCCESS
+
+
+async def test_a_failed_attempt_is_made_again_after_the_wait_and_then_given_up(
+    server: Harness,
+) -> None:
+    entry = await server.active("exit 3")
+    policy = AsyncPolicy(max_attempts=3, backoff=EXACT)
+    await server.work.policies.set_policy(entry.function.id, policy)
+    (one,) = await accept(server, entry)
+    for made, wait_s in ((1, 10.0), (2, 20.0)):
+        await until(lambda n=made: server.sandboxes.calls == n)  # type: ignore[misc]
+        await quiet(server)
+        record = await record_of(server, entry, one)
+        assert (record.status, record.attempt) == (Status.QUEUED, made + 1)
+        server.pass_time(wait_s - 0.5)
+        await quiet(server)
+        assert server.sandboxes.calls == made
+        server.pass_time(1.0)
+    record = await final(server, entry, one)
+    assert (record.status, record.attempt) == (Status.FAILED, 3)
+    await quiet(server)
+    assert await statuses(server, entry, one) == [Status.FAILED] * 3
+    (dead,) = (await server.work.dead_letters(entry, 10, None)).items
+    assert (dead.invocation_id, dead.reason) == (one, "attempts")
+    assert entry.counters.invocation_count == 1
+
+
+async def test_work_that_is_too_old_is_not_started(server: Harness) -> None:
+    entry = await server.active()
+    await server.work.policies.set_policy(entry.function.id, AsyncPolicy(max_age_seconds=60))
+    await server.lifecycle.pause(entry)
+    (one,) = await accept(server, server.now(entry))
+    server.clock.time += 61
+    await server.lifecycle.resume(entry)
+    record = await final(server, entry, one)
+    assert (record.status, record.started_at) == (Status.ERROR, None)
+    assert server.sandboxes.calls == 0
+    (dead,) = (await server.work.dead_letters(entry, 10, None)).items
+    assert dead.reason == "age"
+    assert entry.counters.error_count == 1
+
+
+async def test_no_more_run_at_a_time_than_the_policy_says(server: Harness) -> None:
+    entry = await server.active("sleep 60", max_instances=5)
+    await server.work.policies.set_policy(entry.function.id, AsyncPolicy(max_concurrency=2))
+    await accept(server, entry, 6)
+    await until(lambda: busy(server, entry) == 2)
+    await asyncio.sleep(0.15)  # longer than what is due and waits is left alone
+    assert busy(server, entry) == 2
+
+
+async def test_without_a_bound_it_takes_what_may_be_started(server: Harness) -> None:
+    entry = await server.active("sleep 60", max_instances=3)
+    await accept(server, entry, 6)
+    await until(lambda: busy(server, entry) == 3)
+    assert server.pools.waiting() == 0
+
+
+async def test_a_caller_who_waits_is_served_before_accepted_work(server: Harness) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    await accept(server, entry, 3)
+    await until(lambda: busy(server, entry) == 1)
+    caller = await server.running(entry)
+    for _ in range(2):
+        await end_one(server)
+    # The first end was that of work, the second the caller's, though two more pieces were due.
+    assert caller.done()
+    assert (await caller).status is Status.SUCCESS
+
+
+async def end_one(server: Harness) -> None:
+    """The call that runs ends, and its instance is clean."""
+    await until(lambda: [one for one in server.sandboxes.alive.values() if one._end])
+    (sandbox,) = [one for one in server.sandboxes.alive.values() if one._end]
+    assert sandbox._finish(CallResult(kind=ExitKind.EXITED))
+    await asyncio.sleep(0)
+    sandbox._cleaned()
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_callers_who_fill_a_function_do_not_keep_its_work_from_running_for_ever(
+    server: Harness,
+) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    callers = [await server.running(entry) for _ in range(2)]
+    (one, two) = await accept(server, entry, 2)
+    await asyncio.sleep(0.15)
+    assert server.pools.waiting() == 1  # the second caller: the work keeps back
+    server.clock.time += 2.5
+    server.dispatcher._look_again()
+    await until(lambda: server.pools.waiting() == 2)  # one of the two has joined the line
+    later = await server.running(entry)
+    for _ in range(3):
+        await end_one(server)
+    assert all(caller.done() for caller in callers)
+    assert (await record_of(server, entry, one)).status is Status.SUCCESS
+    assert not later.done()
+    assert (await record_of(server, entry, two)).status is Status.QUEUED
+
+
+async def test_tenants_and_functions_take_turns(server: Harness) -> None:
+    long, short = await server.active("echo l", name="l"), await server.active("echo s", name="s")
+    due = round((server.clock.time + 60) * 1000)
+    for entry, count in ((long, 30), (short, 3)):
+        policy = AsyncPolicy(max_concurrency=1)
+        await server.work.policies.set_policy(entry.function.id, policy)
+        await accept(server, entry, count, due_at_ms=due)
+    ended: list[str] = []
+    server.invoker.on_closed.append(lambda record: ended.append(record.function_name))
+    server.pass_time(61.0)
+    await until(lambda: len(ended) == 33)
+    assert "s" not in ended[12:]
+
+
+async def test_a_paused_function_accepts_and_runs_after_resume(server: Harness) -> None:
+    entry = await server.active()
+    await server.lifecycle.pause(entry)
+    (one,) = await accept(server, server.now(entry))
+    await quiet(server)
+    assert (await record_of(server, entry, one)).status is Status.QUEUED
+    await server.lifecycle.resume(entry)
+    assert (await final(server, entry, one)).status is Status.SUCCESS
+
+
+async def test_what_a_pause_finds_claimed_is_put_back(server: Harness) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    await accept(server, entry, 4)
+    await until(lambda: busy(server, entry) == 1)
+    await server.lifecycle.pause(entry)
+    await until(lambda: not any(one.held for one in server.dispatcher._backlogs.values()))
+    await quiet_but(server, 1)
+    counts = await server.work.counts(entry)
+    assert (counts.queued, counts.running) == (3, 1)
+
+
+async def quiet_but(server: Harness, running: int) -> None:
+    await until(lambda: len(server.dispatcher._tasks) == running)
+
+
+async def test_a_deleted_functions_work_is_never_run(server: Harness) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    await accept(server, entry, 3)
+    await until(lambda: busy(server, entry) == 1)
+    await server.lifecycle.delete(entry)
+    await server.pools.end_running(entry.function.id, ExitKind.CANCELLED, "deleted")
+    await until(lambda: server.dispatcher._backlogs == {})
+    await quiet(server)
+    assert server.sandboxes.calls == 1
+
+
+async def test_waiting_work_is_cancelled_also_where_it_was_claimed(server: Harness) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    running, held, waits = await accept(server, entry, 3)
+    await until(lambda: busy(server, entry) == 1)
+    for one in (held, waits, running):
+        async with asyncio.timeout(5):
+            record = await server.work.cancel(entry, one)
+        assert record.status is Status.CANCELLED
+    await quiet(server)
+    server.pass_time(2.0)
+    await quiet(server)
+    assert server.sandboxes.calls == 1
+    counts = await server.work.counts(entry)
+    assert (counts.queued, counts.running, counts.dead_letters) == (0, 0, 0)
+
+
+async def test_a_version_other_than_the_current_one_is_run(server: Harness) -> None:
+    entry = await server.active("echo one")
+    entry = await server.lifecycle.update(entry, {"handler": "echo two"})
+    (old,) = await accept(server, entry, version=1)
+    (none,) = await accept(server, entry, version=7)
+    record = await final(server, entry, old)
+    assert (record.stdout, record.version) == (b"one\n", 1)
+    record = await final(server, entry, none)
+    assert (record.status, record.error_message) == (
+        Status.ERROR,
+        "the function has no version 7",
+    )
+
+
+async def test_what_no_longer_fits_the_function_is_an_error_that_says_why(server: Harness) -> None:
+    entry = await server.active(timeout_seconds=30)
+    due = round((server.clock.time + 60) * 1000)
+    (one,) = await accept(server, entry, timeout_seconds=20, due_at_ms=due)
+    await server.lifecycle.update(entry, {"timeout_seconds": 10})
+    server.pass_time(61.0)
+    record = await final(server, entry, one)
+    assert record.status is Status.ERROR
+    assert "timeout_seconds" in (record.error_message or "")
+
+
+async def test_a_store_that_does_not_answer_for_a_while_loses_and_doubles_nothing(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await server.active()
+    claim = server.work.store.claim
+    failures = 0
+
+    async def fails(*arguments: Any, **more: Any) -> Any:
+        nonlocal failures
+        failures += 1
+        if failures % 2:
+            raise StoreUnavailable
+        return await claim(*arguments, **more)
+
+    monkeypatch.setattr(server.work.store, "claim", fails)
+    ids = await accept(server, entry, 5)
+    for _ in range(20):
+        await asyncio.sleep(0.02)
+        server.pass_time(1.1)
+        server.dispatcher._look_again()
+    for one in ids:
+        assert (await final(server, entry, one)).status is Status.SUCCESS
+    assert server.sandboxes.calls == 5
+
+
+async def test_a_stop_puts_back_what_is_claimed_and_the_next_start_runs_it(
+    tmp_path: Path,
+) -> None:
+    clock = ManualClock()
+    async with open_harness(tmp_path, clock) as server:
+        entry = await server.active("sleep 60", max_instances=1)
+        policy = AsyncPolicy(max_attempts=2, backoff=EXACT)
+        await server.work.policies.set_policy(entry.function.id, policy)
+        ids = await accept(server, entry, 4)
+        await until(lambda: busy(server, entry) == 1)
+        await server.dispatcher.stop()
+        counts = await server.work.counts(entry)
+        assert (counts.queued, counts.running) == (3, 1)
+    # The one that ran was interrupted with its server, and is due again after its wait.
+    clock.time += 11
+    async with open_harness(tmp_path, clock) as server:
+        entry = server.catalog.get(entry.function.id)
+        attempts = []
+        for _ in ids:
+            await until(lambda: busy(server, entry) == 1)
+            (sandbox,) = server.sandboxes.alive.values()
+            sandbox._finish(CallResult(kind=ExitKind.EXITED))
+            await asyncio.sleep(0)
+            sandbox._cleaned()
+        for one in ids:
+            assert (await final(server, entry, one)).status is Status.SUCCESS
+            await server.journal.synced()
+            attempts.append(await statuses(server, entry, one))
+        interrupted = [Status.INTERRUPTED, Status.SUCCESS]
+        assert sorted(attempts) == sorted([interrupted, *[[Status.SUCCESS]] * 3])
+
+
+@pytest.mark.parametrize("durability", ["relaxed", "strict"])
+async def test_a_thousand_pieces_are_each_run_once(tmp_path: Path, durability: str) -> None:
+    async with open_harness(tmp_path, settings={"durability": durability}) as server:
+        entry = await server.active("echo hello", max_instances=4)
+        many = 1000 if durability == "relaxed" else 100
+        accepted = await asyncio.gather(*(accept(server, entry) for _ in range(many)))
+        for (one,) in accepted:
+            assert (await final(server, entry, one)).status is Status.SUCCESS
+        assert server.sandboxes.calls == many
+        await quiet(server)
+        assert server.dispatcher._backlogs == {}
+        assert server.dispatcher._claims._held_bytes == 0
+        with contextlib.suppress(StoreUnavailable):
+            counts = await server.work.counts(entry)
+            assert (counts.queued, counts.running) == (0, 0)
