@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from contract.pieces import NOW_MS, NOW_S, a_piece, begun
 from contract.stores import a_stored_function, an_id, done, ids, opened_journal, restart
-from contract.test_work_store import NOW_MS, NOW_S, a_piece, begun
 from quiltfn.model.delivery import DeliveryStatus
 from quiltfn.model.errors import CapacityFull, NotFound
 from quiltfn.model.function import Function

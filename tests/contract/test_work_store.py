@@ -3,49 +3,34 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from contract.stores import a_stored_function, an_id, done, opened_journal
-from quiltfn.model.errors import CapacityFull, NotFound
+from contract.pieces import HOUR_MS, NOW_MS, NOW_S, a_piece, an_accepted, attempted, begun, claimed
+from contract.stores import (
+    SharedStoreOpener,
+    StoreOpener,
+    a_call,
+    a_stored_function,
+    change,
+    done,
+    opened_journal,
+    rows,
+)
+from quiltfn.model.errors import CapacityFull, NotFound, Unprocessable
 from quiltfn.model.function import Function
-from quiltfn.model.invocation import Invocation, Source, Status, WorkOutcome
+from quiltfn.model.invocation import Invocation, Status, WorkOutcome
+from quiltfn.model.work import AsyncPolicy, Backoff, Destination, RecordPolicy
 from quiltfn.ports import InvocationQuery
-from quiltfn.ports.work import AcceptedWork, Input
-from quiltfn.store import SpoolJournal, SqliteStore, SqlWork
+from quiltfn.ports.work import Input
+from quiltfn.store import SpoolJournal, SqliteStore, SqlPolicies, SqlWork, outcomes, records
+from quiltfn.store.record_key import RecordKey
+from quiltfn.store.sql import SQL
+from quiltfn.store.work import AT_ONCE_MAX_BYTES
 
-NOW_S = 1_760_000_100
-NOW_MS = NOW_S * 1000
-
-
-def a_piece(function: Function, **changes: Any) -> AcceptedWork:
-    """Work that is due."""
-    record = Invocation(
-        invocation_id=an_id(),
-        tenant_id=function.tenant_id,
-        function_id=function.id,
-        function_name=function.name,
-        execution_node_id="node-1",
-        status=Status.QUEUED,
-        source=Source.ASYNC,
-        due_at=NOW_S,
-    )
-    given = Input(payload=b'{"n": 1}', environment={"COLOUR": "blue"}, caller="key-1")
-    piece = AcceptedWork(
-        record=record,
-        input=given,
-        due_at_ms=NOW_MS,
-        expires_at_ms=NOW_MS + 3_600_000,
-        max_queued=1000,
-    )
-    return replace(piece, **changes)
-
-
-def begun(record: Invocation) -> Invocation:
-    """The record of the hand-over of claimed work."""
-    return replace(record, status=Status.RUNNING, started_at=NOW_S, version=1)
+OF_FUNCTION = ("work", "input", "attempt", "dead_letter", "delivery", "work_count", "schedule")
+NEVER = Destination(url="https://example.org/hook")
 
 
 @pytest.fixture
@@ -59,6 +44,14 @@ async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJour
         yield opened
 
 
+@pytest.fixture
+async def policies(store: SqliteStore) -> SqlPolicies:
+    return SqlPolicies(store.database)
+
+
+# Accepting and claiming ----------------------------------------------------------------------
+
+
 async def test_accepted_work_is_claimed_once_with_what_its_caller_gave(
     queue: SqlWork, journal: SpoolJournal, function: Function
 ) -> None:
@@ -68,10 +61,10 @@ async def test_accepted_work_is_claimed_once_with_what_its_caller_gave(
     (waiting,) = await queue.load()
     assert (waiting.function_id, waiting.waiting, waiting.next_due_ms) == (function.id, 1, NOW_MS)
     claim = await queue.claim(function.id, 10, NOW_MS, is_begun=False)
-    (claimed,) = claim.work
-    assert (claimed.record, claimed.input) == (piece.record, piece.input)
+    (one,) = claim.work
+    assert (one.record, one.input) == (piece.record, piece.input)
     assert claim.next_due_ms is None
-    assert (await queue.claim(function.id, 10, NOW_MS, is_begun=False)).work == []
+    assert await claimed(queue, function) == []
     assert await queue.load() == []
 
 
@@ -82,10 +75,8 @@ async def test_what_many_give_at_once_is_accepted_together(
     before = await commits(store)
     await asyncio.gather(*(queue.accept(one) for one in pieces))
     assert await commits(store) - before < 10
-    claim = await queue.claim(function.id, 100, NOW_MS, is_begun=False)
-    assert {one.record.invocation_id for one in claim.work} == {
-        one.record.invocation_id for one in pieces
-    }
+    given = {one.invocation_id for one in await claimed(queue, function, 100)}
+    assert given == {one.record.invocation_id for one in pieces}
 
 
 async def commits(store: SqliteStore) -> int:
@@ -94,41 +85,32 @@ async def commits(store: SqliteStore) -> int:
     )
 
 
-async def test_a_retry_waits_again_and_the_last_end_is_counted_once(
-    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqliteStore
+async def test_a_caller_that_gives_up_takes_nobody_with_it(
+    queue: SqlWork, function: Function
+) -> None:
+    pieces = [a_piece(function) for _ in range(3)]
+    tasks = [asyncio.create_task(queue.accept(one)) for one in pieces]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    told = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in told] == [type(None), asyncio.CancelledError, type(None)]
+    assert len(await claimed(queue, function, 5)) == 3
+
+
+async def test_accepting_the_same_id_again_changes_nothing(
+    queue: SqlWork, journal: SpoolJournal, function: Function
 ) -> None:
     piece = a_piece(function)
+    await asyncio.gather(queue.accept(piece), queue.accept(piece))
+    (record,) = await claimed(queue, function, 5)
+    await queue.accept(replace(piece, input=Input(payload=b"other")))
+    assert await queue.input(record.invocation_id) == piece.input
+    await attempted(journal, record)
     await queue.accept(piece)
-    (first,) = (await queue.claim(function.id, 1, NOW_MS, is_begun=False)).work
-    journal.opened(begun(first.record))
-    again = done(begun(first.record), code=7)
-    journal.closed(replace(again, outcome=WorkOutcome(retry_at_ms=NOW_MS + 5000)))
-    shown = await journal.get(function.id, piece.record.invocation_id)
+    assert await claimed(queue, function, 5) == []
+    shown = await journal.get(function.id, record.invocation_id)
     assert shown is not None
-    assert (shown.status, shown.attempt, shown.due_at) == (Status.QUEUED, 2, NOW_S + 5)
-    await journal.synced()
-    assert await journal.get(function.id, piece.record.invocation_id) == shown
-    (listed,) = (await journal.query(InvocationQuery(function_id=function.id, limit=5))).items
-    assert listed.status is Status.QUEUED
-    assert (await queue.claim(function.id, 1, NOW_MS, is_begun=False)).next_due_ms == NOW_MS + 5000
-    (second,) = (await queue.claim(function.id, 1, NOW_MS + 5000, is_begun=False)).work
-    assert second.record.attempt == 2
-    journal.opened(begun(second.record))
-    journal.closed(
-        replace(done(begun(second.record), code=8), outcome=WorkOutcome(dead_letter="attempts"))
-    )
-    await journal.synced()
-    attempts = await queue.attempts(piece.record.invocation_id)
-    assert [(one.attempt, one.status, one.exit_code) for one in attempts] == [
-        (1, Status.FAILED, 7),
-        (2, Status.FAILED, 8),
-    ]
-    (stored,) = await store.load()
-    assert (stored.counters.invocation_count, stored.counters.error_count) == (1, 1)
-    (dead,) = (await queue.dead_letters(function.id, 5, None)).items
-    assert (dead.reason, dead.status, dead.attempts) == ("attempts", Status.FAILED, 2)
-    counts = await queue.counts(function.id, NOW_MS)
-    assert (counts.queued, counts.delayed, counts.running, counts.dead_letters) == (0, 0, 0, 1)
+    assert shown.status is Status.SUCCESS
 
 
 async def test_work_beyond_the_bound_or_of_a_deleted_function_is_refused(
@@ -142,3 +124,488 @@ async def test_work_beyond_the_bound_or_of_a_deleted_function_is_refused(
     with pytest.raises(NotFound):
         await queue.accept(a_piece(other))
     assert (await queue.counts(function.id, NOW_MS)).queued == 2
+    await claimed(queue, function)  # What is claimed waits no more.
+    await queue.accept(a_piece(function, max_queued=2))
+
+
+async def test_the_oldest_due_work_is_claimed_first_and_none_before_it_is_due(
+    queue: SqlWork, function: Function
+) -> None:
+    due = [NOW_MS + 3, NOW_MS + 1, NOW_MS + 5000, NOW_MS + 2]
+    ids = [await an_accepted(queue, function, due_at_ms=one) for one in due]
+    claim = await queue.claim(function.id, 2, NOW_MS + 10, is_begun=False)
+    assert [one.record.invocation_id for one in claim.work] == [ids[1], ids[3]]
+    assert claim.next_due_ms == NOW_MS + 3
+    counts = await queue.counts(function.id, NOW_MS + 10)
+    assert (counts.queued, counts.delayed, counts.running) == (1, 1, 2)
+    assert counts.oldest_due_ms == NOW_MS + 3
+    claim = await queue.claim(function.id, 9, NOW_MS + 10, is_begun=False)
+    assert [one.record.invocation_id for one in claim.work] == [ids[0]]
+    assert claim.next_due_ms == NOW_MS + 5000
+
+
+async def test_a_claim_takes_so_many_bytes_into_memory_and_at_least_one_piece(
+    queue: SqlWork, function: Function
+) -> None:
+    for _ in range(4):
+        await an_accepted(queue, function, payload=bytes(AT_ONCE_MAX_BYTES // 2))
+    assert [len(await claimed(queue, function, 9)) for _ in range(3)] == [2, 2, 0]
+    await an_accepted(queue, function, payload=bytes(AT_ONCE_MAX_BYTES + 1))
+    assert len(await claimed(queue, function, 9)) == 1
+
+
+async def test_released_work_waits_again_and_its_attempt_does_not_count(
+    queue: SqlWork, function: Function
+) -> None:
+    first = await an_accepted(queue, function)
+    second = await an_accepted(queue, function)
+    await claimed(queue, function, 2)
+    await queue.release([first], NOW_MS + 500)
+    await queue.release([second])
+    await queue.release([second])  # Again: nothing is claimed any more.
+    (again,) = await claimed(queue, function, 2)
+    assert (again.invocation_id, again.attempt) == (second, 1)
+    (later,) = await claimed(queue, function, 2, NOW_MS + 500)
+    assert (later.invocation_id, later.attempt) == (first, 1)
+
+
+async def test_another_server_claims_what_this_one_has_not(
+    open_shared: SharedStoreOpener, tmp_path: Path
+) -> None:
+    """Two servers claim, work and accept at the same time: each piece is run once."""
+    async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
+        function = await a_stored_function(one)
+        queues = [SqlWork(one.database), SqlWork(two.database)]
+        pieces = [a_piece(function) for _ in range(200)]
+
+        async def give(number: int) -> None:
+            for piece in pieces[number::2]:
+                await queues[number].accept(piece)
+
+        seen: list[str] = []
+
+        async def take(queue: SqlWork) -> None:
+            while len(seen) < len(pieces):
+                claim = await queue.claim(function.id, 7, NOW_MS, is_begun=False)
+                seen.extend(work.record.invocation_id for work in claim.work)
+
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(give(n) for n in (0, 1)), *map(take, queues))
+        assert sorted(seen) == sorted(piece.record.invocation_id for piece in pieces)
+
+
+async def test_work_can_be_accepted_in_a_transaction_of_the_callers(
+    queue: SqlWork, function: Function, store: SqliteStore
+) -> None:
+    kept, undone = a_piece(function), a_piece(function)
+    refused = a_piece(function, max_queued=1)
+    told = await store.database.write(lambda c: queue.accept_in(c, [kept, refused]))
+    assert [type(one) for one in told] == [type(None), CapacityFull]
+
+    def fail(connection: object) -> None:
+        queue.accept_in(connection, [undone])  # type: ignore[arg-type]
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await store.database.write(fail)
+    (record,) = await claimed(queue, function, 9)
+    assert record == kept.record
+
+
+# The ends of attempts ------------------------------------------------------------------------
+
+
+async def test_a_retry_waits_again_and_the_last_end_is_counted_once(
+    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqliteStore
+) -> None:
+    call = await an_accepted(queue, function)
+    (first,) = await claimed(queue, function)
+    journal.opened(begun(first))
+    again = WorkOutcome(retry_at_ms=NOW_MS + 5000)
+    journal.closed(replace(done(begun(first), code=7), outcome=again))
+    shown = await journal.get(function.id, call)
+    assert shown is not None
+    assert (shown.status, shown.attempt, shown.due_at) == (Status.QUEUED, 2, NOW_S + 5)
+    (listed,) = (await journal.query(InvocationQuery(function_id=function.id, limit=5))).items
+    assert listed.status is Status.QUEUED
+    await journal.synced()
+    assert await journal.get(function.id, call) == shown
+    assert (await queue.claim(function.id, 1, NOW_MS, is_begun=False)).next_due_ms == NOW_MS + 5000
+    (second,) = await claimed(queue, function, 1, NOW_MS + 5000)
+    assert second.attempt == 2
+    await attempted(journal, second, 8, dead_letter="attempts")
+    told = [(one.attempt, one.status, one.exit_code) for one in await queue.attempts(call)]
+    assert told == [(1, Status.FAILED, 7), (2, Status.FAILED, 8)]
+    (stored,) = await store.load()
+    assert (stored.counters.invocation_count, stored.counters.error_count) == (1, 1)
+    (dead,) = (await queue.dead_letters(function.id, 5, None)).items
+    assert (dead.reason, dead.status, dead.attempts) == ("attempts", Status.FAILED, 2)
+    counts = await queue.counts(function.id, NOW_MS)
+    assert (counts.queued, counts.delayed, counts.running, counts.dead_letters) == (0, 0, 0, 1)
+
+
+async def test_a_record_that_is_stored_again_is_carried_out_once(
+    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqliteStore, tmp_path: Path
+) -> None:
+    """After a power cut an old segment may come back, whatever has happened since."""
+    call = await an_accepted(queue, function)
+    (first,) = await claimed(queue, function)
+    retried = await attempted(journal, first, 7, retry_at_ms=NOW_MS)
+    stale = [begun(first), retried]
+    states = []
+
+    async def again(*stored: Invocation) -> None:
+        for one in (*stored, *stored[::-1]):
+            await store.database.write(lambda c, one=one: records.upsert(c, [one], 1))  # type: ignore[misc]
+        states.append(rows(tmp_path, "SELECT epoch, attempts, due_at_ms FROM work"))
+
+    await again(*stale)
+    (second,) = await claimed(queue, function)
+    await again(*stale)
+    ended = await attempted(journal, second, 8, dead_letter="attempts", destination_id="d-1")
+    await queue.drop_dead_letter(function.id, call)
+    await again(*stale, begun(second), ended)
+    epoch = store.database.boot.epoch
+    assert states == [[(0, 1, NOW_MS)], [(epoch, 2, NOW_MS)], []]
+    assert rows(tmp_path, "SELECT id FROM delivery") == [("d-1",)]
+    assert rows(tmp_path, "SELECT count(*) FROM dead_letter") == [(0,)]
+    assert [one.exit_code for one in await queue.attempts(call)] == [7, 8]
+    (stored,) = await store.load()
+    assert stored.counters.invocation_count == 1
+
+
+async def test_what_is_to_be_sent_is_stored_with_the_end(
+    queue: SqlWork, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    await an_accepted(queue, function)
+    (record,) = await claimed(queue, function)
+    await attempted(journal, record, destination_id="d-1")
+    query = "SELECT id, function_id, invocation_id, policy_field, status, body FROM delivery"
+    ((key, owner, call, field, status, body),) = rows(tmp_path, query)
+    assert (key, owner, call) == ("d-1", function.id, record.invocation_id)
+    assert (field, status) == ("on_success", "waiting")
+    assert record.invocation_id.encode() in body  # type: ignore[operator]
+
+
+async def test_work_that_is_too_old_becomes_a_dead_letter_and_is_sent_on(
+    queue: SqlWork,
+    journal: SpoolJournal,
+    policies: SqlPolicies,
+    function: Function,
+    store: SqliteStore,
+    tmp_path: Path,
+) -> None:
+    await policies.save_async(function.id, AsyncPolicy(on_failure=NEVER))
+    old = [await an_accepted(queue, function, expires_at_ms=NOW_MS + 1) for _ in range(3)]
+    young = await an_accepted(queue, function, due_at_ms=NOW_MS + 1)
+    claim = await queue.claim(function.id, 2, NOW_MS + 2, is_begun=False)
+    assert [one.record.invocation_id for one in claim.work] == [young]
+    assert sorted(one.invocation_id for one in claim.ended) == old
+    shown = await journal.get(function.id, old[0])
+    assert shown is not None
+    assert (shown.status, shown.ended_at) == (Status.ERROR, NOW_S)
+    assert "max_age_seconds" in (shown.error_message or "")
+    assert await queue.attempts(old[0]) == []
+    dead = (await queue.dead_letters(function.id, 2, None)).items
+    assert [(one.invocation_id, one.reason, one.attempts) for one in dead] == [
+        (old[2], "age", 0),
+        (old[1], "age", 0),
+    ]
+    (stored,) = await store.load()
+    assert (stored.counters.invocation_count, stored.counters.error_count) == (3, 3)
+    sent = rows(tmp_path, "SELECT id, invocation_id FROM delivery ORDER BY 2")
+    assert [call for _, call in sent] == old
+    assert not {key for key, _ in sent} & set(old)  # The id of what is sent is one of its own.
+
+
+async def test_a_queue_of_old_work_alone_is_ended_in_one_claim(
+    queue: SqlWork, function: Function
+) -> None:
+    old = [a_piece(function, expires_at_ms=NOW_MS + 1) for _ in range(450)]
+    await asyncio.gather(*(queue.accept(one) for one in old))
+    young = await an_accepted(queue, function, due_at_ms=NOW_MS + 1)
+    claim = await queue.claim(function.id, 3, NOW_MS + 2, is_begun=False)
+    assert ([one.record.invocation_id for one in claim.work], len(claim.ended)) == ([young], 450)
+
+
+async def test_work_that_waits_can_be_cancelled_and_no_other(
+    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqliteStore
+) -> None:
+    other = await a_stored_function(store)
+    call = await an_accepted(queue, function)
+    running = await an_accepted(queue, function, due_at_ms=NOW_MS - 1)
+    await claimed(queue, function)
+    assert await queue.cancel(other.id, call, NOW_S) is None
+    assert await queue.cancel(function.id, running, NOW_S) is None
+    cancelled = await queue.cancel(function.id, call, NOW_S + 3)
+    assert cancelled is not None
+    assert (cancelled.status, cancelled.ended_at) == (Status.CANCELLED, NOW_S + 3)
+    shown = await journal.get(function.id, call)
+    assert shown is not None
+    assert shown.status is Status.CANCELLED
+    assert await queue.cancel(function.id, call, NOW_S) is None
+    assert await claimed(queue, function) == []
+    assert (await queue.dead_letters(function.id, 5, None)).items == []
+    counters = {one.function.id: one.counters for one in await store.load()}
+    assert counters[function.id].invocation_count == 1
+
+
+# Dead letters --------------------------------------------------------------------------------
+
+
+async def dead(queue: SqlWork, journal: SpoolJournal, function: Function) -> str:
+    call = await an_accepted(queue, function)
+    (record,) = await claimed(queue, function)
+    await attempted(journal, record, 1, dead_letter="attempts")
+    return call
+
+
+async def test_dead_letters_are_listed_in_pages_newest_first(
+    queue: SqlWork, journal: SpoolJournal, function: Function
+) -> None:
+    made = [await dead(queue, journal, function) for _ in range(3)]
+    page = await queue.dead_letters(function.id, 2, None)
+    rest = await queue.dead_letters(function.id, 2, page.next_cursor)
+    told = [one.invocation_id for one in (*page.items, *rest.items)]
+    assert (told, rest.next_cursor) == (made[::-1], None)
+    with pytest.raises(Unprocessable):
+        await queue.dead_letters(function.id, 2, "no cursor")
+
+
+async def test_a_redrive_takes_dead_letters_once_and_all_or_none(
+    queue: SqlWork, journal: SpoolJournal, function: Function
+) -> None:
+    one, other = [await dead(queue, journal, function) for _ in range(2)]
+    full = [(key, a_piece(function, max_queued=1)) for key in (one, other)]
+    with pytest.raises(CapacityFull):
+        await queue.redrive(function.id, full)
+    assert len((await queue.dead_letters(function.id, 5, None)).items) == 2
+    again = [(key, a_piece(function)) for key in (one, other)]
+    await queue.drop_dead_letter(function.id, other)
+    told = await asyncio.gather(*(queue.redrive(function.id, again) for _ in range(3)))
+    new = again[0][1].record.invocation_id
+    assert sorted(map(list, told)) == [[], [], [new]]
+    assert [record.invocation_id for record in await claimed(queue, function, 9)] == [new]
+
+
+async def test_a_dropped_dead_letter_leaves_its_record(
+    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqliteStore
+) -> None:
+    other = await a_stored_function(store)
+    call = await dead(queue, journal, function)
+    assert not await queue.drop_dead_letter(other.id, call)
+    assert await queue.drop_dead_letter(function.id, call)
+    assert not await queue.drop_dead_letter(function.id, call)
+    assert await journal.get(function.id, call) is not None
+
+
+async def test_a_function_keeps_so_many_dead_letters_and_the_newest(
+    queue: SqlWork, journal: SpoolJournal, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcomes, "DEAD_LETTERS_KEPT", 3)
+    made = [await dead(queue, journal, function) for _ in range(5)]
+    kept = (await queue.dead_letters(function.id, 9, None)).items
+    assert [one.invocation_id for one in kept] == made[:1:-1]
+
+
+# Inputs --------------------------------------------------------------------------------------
+
+
+async def test_inputs_are_kept_as_the_record_policy_says(
+    queue: SqlWork, journal: SpoolJournal, policies: SqlPolicies, function: Function
+) -> None:
+    kept = await an_accepted(queue, function)
+    (record,) = await claimed(queue, function)
+    await attempted(journal, record)
+    assert await queue.input(kept) is not None
+    await policies.save_record(function.id, RecordPolicy(keep_input="none"))
+    await an_accepted(queue, function)
+    (record,) = await claimed(queue, function)
+    assert await queue.input(record.invocation_id) is not None
+    await attempted(journal, record, 7, retry_at_ms=NOW_MS)
+    assert await queue.input(record.invocation_id) is not None
+    (record,) = await claimed(queue, function)
+    await attempted(journal, record)
+    assert await queue.input(record.invocation_id) is None
+    failed = await dead(queue, journal, function)  # It may be done again.
+    assert await queue.input(failed) is not None
+    await queue.drop_dead_letter(function.id, failed)
+    assert await queue.input(failed) is None
+    waiting = await an_accepted(queue, function)
+    await queue.cancel(function.id, waiting, NOW_S)
+    assert await queue.input(waiting) is None
+
+
+async def test_the_input_of_any_call_can_be_kept(queue: SqlWork, function: Function) -> None:
+    call = done(a_call(function))
+    given = Input(
+        payload=b"\xff\x00", environment={"A": "ü"}, version=3, caller="k", may_write=True
+    )
+    await queue.keep_input(call, given)
+    await queue.keep_input(call, Input())
+    assert await queue.input(call.invocation_id) == given
+
+
+async def test_inputs_are_encrypted_where_a_key_is_set(
+    function: Function, store: SqliteStore, tmp_path: Path
+) -> None:
+    sealed = SqlWork(store.database, cipher=RecordKey(b"k" * 32 + b"\n"))
+    given = Input(payload=b"a secret that nobody reads", environment={"PASSWORD": "hunter2hunter2"})
+    call = await an_accepted(sealed, function, input=given)
+    empty = await an_accepted(sealed, function, input=Input(payload=b""))
+    plain = await an_accepted(SqlWork(store.database), function)
+    assert await sealed.input(call) == given
+    assert await sealed.input(empty) == Input(payload=b"")
+    assert await sealed.input(plain) is not None
+    assert not found_on_disk(tmp_path, b"a secret that nobody", b"hunter2hunter2")
+    assert found_on_disk(tmp_path, call.encode())  # It looks where the input is.
+    for other in (None, RecordKey(b"j" * 32)):
+        wrong = SqlWork(store.database, cipher=other)
+        with pytest.raises(Unprocessable, match="encrypted"):
+            await wrong.input(call)
+        with pytest.raises(Unprocessable, match="encrypted"):
+            await wrong.check_key()
+    await sealed.check_key()
+    with pytest.raises(ValueError, match="32 bytes"):
+        RecordKey(b"short")
+
+
+def found_on_disk(path: Path, *secrets: bytes) -> bool:
+    written = b"".join(one.read_bytes() for one in path.glob("quiltfn.db*"))
+    return any(secret in written for secret in secrets)
+
+
+async def test_the_input_of_one_call_does_not_pass_for_that_of_another(
+    function: Function, store: SqliteStore, tmp_path: Path
+) -> None:
+    sealed = SqlWork(store.database, cipher=RecordKey(b"k" * 32))
+    one, other = await an_accepted(sealed, function), await an_accepted(sealed, function)
+    change(
+        tmp_path,
+        "UPDATE input SET payload = (SELECT payload FROM input AS given "
+        f"WHERE given.invocation_id = '{one}') WHERE invocation_id = '{other}'",
+    )
+    assert await sealed.input(one) is not None
+    with pytest.raises(Unprocessable):
+        await sealed.input(other)
+
+
+async def test_work_that_cannot_be_decrypted_waits_for_its_key_as_a_dead_letter(
+    function: Function, store: SqliteStore
+) -> None:
+    sealed = SqlWork(store.database, cipher=RecordKey(b"k" * 32))
+    call = await an_accepted(sealed, function)
+    claim = await SqlWork(store.database).claim(function.id, 5, NOW_MS, is_begun=False)
+    assert (claim.work, [one.status for one in claim.ended]) == ([], [Status.ERROR])
+    (letter,) = (await sealed.dead_letters(function.id, 5, None)).items
+    assert letter.invocation_id == call
+    assert "encrypted" in (letter.error_message or "")
+    assert await sealed.input(call) is not None
+
+
+# Deletion ------------------------------------------------------------------------------------
+
+
+async def test_a_deleted_functions_work_is_never_claimed_and_goes_with_it(
+    queue: SqlWork, function: Function, store: SqliteStore, journal: SpoolJournal, tmp_path: Path
+) -> None:
+    await dead(queue, journal, function)
+    await an_accepted(queue, function)
+    (running,) = await claimed(queue, function)
+    journal.opened(begun(running))
+    await journal.synced()
+    await asyncio.gather(*(queue.accept(a_piece(function)) for _ in range(30)))
+    claims = asyncio.gather(*(claimed(queue, function) for _ in range(20)))
+    await store.delete(function.id)
+    await claims
+    assert await claimed(queue, function, 99) == []
+    assert await queue.load() == []
+    with pytest.raises(NotFound):
+        await queue.accept(a_piece(function))
+    await store.wait_swept()
+    ended = done(begun(running), 1)
+    for decided in (
+        WorkOutcome(retry_at_ms=NOW_MS),
+        WorkOutcome(dead_letter="age", destination_id="d"),
+    ):
+        journal.closed(replace(ended, outcome=decided))
+        await journal.synced()
+    left = {table: rows(tmp_path, f"SELECT count(*) FROM {table}") for table in OF_FUNCTION}
+    assert left == {table: [(0,)] for table in OF_FUNCTION}
+    assert rows(tmp_path, "SELECT count(*) FROM invocation") == [(0,)]
+
+
+# Policies ------------------------------------------------------------------------------------
+
+
+async def test_policies_are_stored_and_go_with_their_function(
+    policies: SqlPolicies, function: Function, store: SqliteStore
+) -> None:
+    policy = AsyncPolicy(
+        max_attempts=3,
+        backoff=Backoff(first=2.5),
+        retry_on=(Status.FAILED,),
+        max_concurrency=4,
+        on_success=Destination(function="next"),
+        on_failure=NEVER,
+    )
+    record = RecordPolicy(keep_input="all")
+    await policies.save_async(function.id, policy)
+    await policies.save_record(function.id, record)
+    ((key, kept, kept_record),) = await policies.load()
+    assert (key, kept_record) == (function.id, record)
+    assert kept is not None
+    assert replace(kept, retry_on=tuple(kept.retry_on)) == policy
+    await policies.save_async(function.id, None)
+    assert await policies.load() == [(function.id, None, record)]
+    await store.delete(function.id)
+    assert await policies.load() == []
+    with pytest.raises(NotFound):
+        await policies.save_record(function.id, record)
+
+
+# What it costs -------------------------------------------------------------------------------
+
+
+async def test_however_long_the_queue_the_hot_statements_use_its_indexes(
+    store: SqliteStore,
+) -> None:
+    values = {"function_id": "f", "now": 1, "most": 9, "bytes": 1, "ids": "[]", "is_begun": False}
+    values |= {"node": "n", "epoch": 1, "machine": "", "tenant_id": "t", "after": "", "kept": 5}
+    for name, index in (
+        ("claim_work", "INDEX work_due (function_id=? AND due_at_ms<?)"),
+        ("too_old", "INDEX work_due (function_id=? AND due_at_ms<?)"),
+        ("next_due", "COVERING INDEX work_due (function_id=?)"),
+        ("first_waiting", "COVERING INDEX work_due (function_id=?)"),
+        ("number_claimed", "COVERING INDEX work_claimed (function_id=? AND epoch>?)"),
+        ("next_inputs", "COVERING INDEX input_of_tenant (tenant_id=? AND invocation_id>?)"),
+        ("drop_old_dead_letters", "COVERING INDEX dead_letter_listing (function_id=?)"),
+    ):
+        given = ("f",) if "?" in SQL[name] else values
+        plan = await store.database.read(
+            lambda c, name=name, given=given: c.exec_driver_sql(  # type: ignore[misc]
+                "EXPLAIN QUERY PLAN " + SQL[name], given
+            ).fetchall()
+        )
+        told = " · ".join(str(row[3]) for row in plan)
+        assert index in told, name
+        for table in ("work", "input", "dead_letter"):
+            assert f"SCAN {table} " not in told + " ", name
+
+
+async def test_a_store_that_was_closed_has_the_queue_as_it_was(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    async with open_store(tmp_path) as store:
+        function = await a_stored_function(store)
+        waiting = await an_accepted(SqlWork(store.database), function)
+        later = await an_accepted(
+            SqlWork(store.database), function, due_at_ms=NOW_MS + HOUR_MS, expires_at_ms=2 * NOW_MS
+        )
+    async with open_store(tmp_path) as store, opened_journal(store, tmp_path):
+        queue = SqlWork(store.database)
+        (found,) = await queue.load()
+        assert (found.waiting, found.next_due_ms) == (2, NOW_MS)
+        assert [one.invocation_id for one in await claimed(queue, function, 5)] == [waiting]
+        (record,) = await claimed(queue, function, 5, NOW_MS + HOUR_MS)
+        assert record.invocation_id == later

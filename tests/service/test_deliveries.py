@@ -14,8 +14,8 @@ import pytest
 from msgspec.structs import replace
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from contract.pieces import a_piece, begun
 from contract.stores import a_stored_function, a_version, an_id, done, restart
-from contract.test_work_store import a_piece, begun
 from quiltfn.callbacks import Callbacks
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.clock import SystemClock

@@ -26,6 +26,11 @@ class OldInputs:
     def __init__(self) -> None:
         self._after: dict[str, str] = {}  # By tenant; none for a tenant that is at its beginning.
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there are inputs that were not looked at since the first step."""
+        return bool(self._after)
+
     def remove_some(self, connection: Connection, surpluses: Sequence[usage.Surplus]) -> int:
         """Removes some for about a millisecond; returns how many bytes went."""
         until, freed = time.perf_counter() + STEP_S, 0
@@ -60,10 +65,12 @@ class SqlInputRetention:
         self._database, self._bound, self._old = database, bound, OldInputs()
 
     async def prune_some(self) -> int:
-        """Removes some, for a millisecond; returns how many bytes, 0 if no more may go."""
+        """Removes some, for a millisecond; returns 0 if no more may go."""
 
         def work(connection: Connection) -> int:
             surpluses = usage.surpluses(connection, usage.INPUT, self._bound)
-            return self._old.remove_some(connection, surpluses) if surpluses else 0
+            if not surpluses:
+                return 0
+            return self._old.remove_some(connection, surpluses) + self._old.is_under_way
 
         return await self._database.write(work, frees=True)

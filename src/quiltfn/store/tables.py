@@ -358,8 +358,6 @@ input_table = Table(
     Column("invocation_id", Text, primary_key=True),
     Column("tenant_id", Text, nullable=False),
     Column("function_id", Text, nullable=False),
-    Column("payload", LargeBinary),
-    Column("environment", LargeBinary),
     Column("timeout_seconds", Integer),
     Column("version", Integer),
     Column("caller", Text, nullable=False),
@@ -367,6 +365,9 @@ input_table = Table(
     Column("traceparent", Text),
     Column("is_encrypted", Boolean, nullable=False, server_default=text("0")),
     Column("size_bytes", BigInteger, nullable=False),
+    # Last, because SQLite reads a long value to get at what is behind it.
+    Column("payload", LargeBinary),
+    Column("environment", LargeBinary),
     Index("input_of_tenant", "tenant_id", "invocation_id", "size_bytes"),
     Index("input_of_function", "function_id"),
 )

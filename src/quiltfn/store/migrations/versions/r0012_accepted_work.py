@@ -74,8 +74,6 @@ def make_queue() -> None:
         text("invocation_id", primary_key=True),
         text("tenant_id", nullable=False),
         text("function_id", nullable=False),
-        sa.Column("payload", sa.LargeBinary),
-        sa.Column("environment", sa.LargeBinary),
         sa.Column("timeout_seconds", sa.Integer),
         sa.Column("version", sa.Integer),
         text("caller", nullable=False),
@@ -83,6 +81,8 @@ def make_queue() -> None:
         text("traceparent"),
         sa.Column("is_encrypted", sa.Boolean, nullable=False, server_default=ZERO),
         number("size_bytes", nullable=False),
+        sa.Column("payload", sa.LargeBinary),
+        sa.Column("environment", sa.LargeBinary),
     )
     op.create_index("input_of_tenant", "input", ["tenant_id", "invocation_id", "size_bytes"])
     op.create_index("input_of_function", "input", ["function_id"])

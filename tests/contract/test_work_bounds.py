@@ -1,0 +1,171 @@
+"""What callers can have kept of accepted work is bounded, and its removal takes short steps."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from contract.pieces import NOW_MS, a_piece, an_accepted, attempted, claimed
+from contract.stores import a_call, a_stored_function, done, opened_journal, rows
+from manual_clock import ManualClock
+from quiltfn.model.errors import CapacityFull
+from quiltfn.model.function import Function
+from quiltfn.model.retention import RetentionPolicy, StorageLimit
+from quiltfn.ports.work import Input
+from quiltfn.store import (
+    SpoolJournal,
+    SqlInputRetention,
+    SqliteStore,
+    SqlRetention,
+    SqlWork,
+    old_inputs,
+)
+from quiltfn.store.inputs import INPUT_BYTES
+
+SIZE = 1000
+ONE = INPUT_BYTES + SIZE
+LATE_S = 4_000_000_000
+
+
+@pytest.fixture
+async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+    async with opened_journal(store, tmp_path) as opened:
+        yield opened
+
+
+GIVEN = Input(payload=bytes(SIZE))
+
+
+async def given(queue: SqlWork, function: Function, count: int) -> list[str]:
+    return [await an_accepted(queue, function, input=GIVEN) for _ in range(count)]
+
+
+async def finished(
+    queue: SqlWork, journal: SpoolJournal, function: Function, count: int
+) -> list[str]:
+    made = await given(queue, function, count)
+    for record in await claimed(queue, function, count):
+        await attempted(journal, record)
+    return made
+
+
+def kept(path: Path) -> list[object]:
+    return [one for (one,) in rows(path, "SELECT invocation_id FROM input ORDER BY 1")]
+
+
+async def test_what_waits_fills_its_room_and_then_no_more_is_accepted(
+    store: SqliteStore, function: Function, tmp_path: Path
+) -> None:
+    other = await a_stored_function(store, tenant_id="other")
+    queue = SqlWork(store.database, StorageLimit(tenant=5 * ONE, all=8 * ONE))
+    made = await given(queue, function, 5)
+    with pytest.raises(CapacityFull) as refused:
+        await given(queue, function, 1)
+    assert refused.value.details == {"limit_bytes": 5 * ONE}
+    made += await given(queue, other, 3)
+    with pytest.raises(CapacityFull, match="all calls"):
+        await given(queue, other, 1)
+    pieces = [a_piece(function, input=GIVEN) for _ in range(4)]  # Likewise all at once.
+    told = await asyncio.gather(*map(queue.accept, pieces), return_exceptions=True)
+    assert {type(one) for one in told} == {CapacityFull}
+    assert kept(tmp_path) == sorted(made)
+
+
+async def test_inputs_of_calls_that_are_over_make_room_oldest_first(
+    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    queue = SqlWork(store.database, StorageLimit(tenant=6 * ONE))
+    waiting = [await an_accepted(queue, function, due_at_ms=2 * NOW_MS, input=GIVEN)]
+    over = await finished(queue, journal, function, 5)
+    waiting += await given(queue, function, 2)
+    assert kept(tmp_path) == sorted(waiting + over[2:])
+    assert await queue.input(over[0]) is None
+    assert await journal.get(function.id, over[0]) is not None
+
+
+async def test_the_input_of_a_dead_letter_does_not_make_room(
+    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    queue = SqlWork(store.database, StorageLimit(tenant=2 * ONE))
+    made = await given(queue, function, 2)
+    for record in await claimed(queue, function, 2):
+        await attempted(journal, record, 1, dead_letter="attempts")
+    with pytest.raises(CapacityFull) as refused:
+        await given(queue, function, 1)
+    assert "dead letters" in (refused.value.hint or "")
+    await queue.drop_dead_letter(function.id, made[1])
+    (new,) = await given(queue, function, 1)
+    assert kept(tmp_path) == [made[0], new]
+
+
+async def test_the_input_of_another_call_is_kept_only_where_there_is_room(
+    store: SqliteStore, function: Function, tmp_path: Path
+) -> None:
+    queue = SqlWork(store.database, StorageLimit(tenant=2 * ONE))
+    made = await given(queue, function, 2)
+    await queue.keep_input(done(a_call(function)), Input(payload=bytes(SIZE)))
+    assert kept(tmp_path) == made
+
+
+async def test_inputs_are_pruned_beyond_the_bound_of_all_whoever_has_most_first(
+    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    other = await a_stored_function(store, tenant_id="other")
+    queue = SqlWork(store.database)
+    most = await finished(queue, journal, function, 6)
+    least = await finished(queue, journal, other, 2)
+    retention = SqlInputRetention(store.database, StorageLimit(all=5 * ONE))
+    while await retention.prune_some():
+        pass
+    assert kept(tmp_path) == sorted(most[3:] + least)
+
+
+async def test_what_stays_is_passed_over_once_and_not_in_every_step(
+    store: SqliteStore,
+    journal: SpoolJournal,
+    function: Function,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The oldest wait, however many they are: a step looks at some, and the next one goes on."""
+    monkeypatch.setattr(old_inputs, "STEP_ROWS", 4)
+    queue = SqlWork(store.database)
+    for _ in range(10):
+        await an_accepted(queue, function, due_at_ms=2 * NOW_MS, input=GIVEN)
+    over = await finished(queue, journal, function, 3)
+    retention = SqlInputRetention(store.database, StorageLimit(tenant=11 * ONE))
+    steps = 0
+    while await retention.prune_some():
+        steps += 1
+    assert steps == 3
+    assert len(kept(tmp_path)) == 11
+    assert over[2] in kept(tmp_path)
+
+
+async def test_a_record_takes_its_input_attempts_and_dead_letter_with_it(
+    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    queue = SqlWork(store.database)
+    waiting = await given(queue, function, 3)
+    for record in await claimed(queue, function, 1):
+        await attempted(journal, record, 1, dead_letter="attempts")
+    retention = SqlRetention(store.database, ManualClock(LATE_S))
+    while await retention.prune_some(RetentionPolicy(count=0, seconds=60)):
+        pass
+    assert kept(tmp_path) == waiting[1:]
+    for table in ("attempt", "dead_letter"):
+        assert rows(tmp_path, f"SELECT count(*) FROM {table}") == [(0,)]
+    assert len(await claimed(queue, function, 5)) == 2
+
+
+async def test_a_record_whose_work_waits_is_never_pruned(
+    store: SqliteStore, journal: SpoolJournal, function: Function
+) -> None:
+    queue = SqlWork(store.database)
+    waiting = await given(queue, function, 5)
+    retention = SqlRetention(store.database, ManualClock(LATE_S))
+    keep = RetentionPolicy(count=1, seconds=60, size=StorageLimit(tenant=1, all=1))
+    assert await retention.prune_some(keep) == 0
+    assert [one.invocation_id for one in await claimed(queue, function, 9)] == waiting
+    assert await journal.get(function.id, waiting[0]) is not None

@@ -1,0 +1,283 @@
+"""A start after a crash: what becomes of work that the last server had claimed."""
+
+import json
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from alembic import command
+from msgspec.structs import replace
+from sqlalchemy import create_engine, pool
+
+from contract.pieces import HOUR_MS, NOW_MS, NOW_S, an_accepted, attempted, begun, claimed
+from contract.stores import (
+    SharedStoreOpener,
+    StoreOpener,
+    a_call,
+    a_function,
+    a_stored_function,
+    a_version,
+    change,
+    done,
+    opened_journal,
+    rows,
+)
+from manual_clock import ManualClock
+from quiltfn.model.function import Function
+from quiltfn.model.invocation import Status, WorkOutcome
+from quiltfn.model.retention import RetentionPolicy
+from quiltfn.model.work import AsyncPolicy, Backoff, Destination
+from quiltfn.store import (
+    SpoolJournal,
+    SqlPolicies,
+    SqlRetention,
+    SqlWork,
+    migrations,
+    snapshot,
+    tables,
+)
+from quiltfn.store.directory import SPOOLS
+from quiltfn.store.work_recovery import UNKNOWN
+
+TWICE = AsyncPolicy(max_attempts=2, backoff=Backoff(first=1, jitter=0))
+LATE_MS = 2_000_000_000_000
+
+
+class Crashed(NamedTuple):
+    """A directory whose server ended while it had one piece of work. `start`: runs the next one."""
+
+    function: Function
+    call: str
+
+
+async def crashed(
+    open_store: StoreOpener,
+    path: Path,
+    before: Callable[[SqlWork, SpoolJournal, Function], Awaitable[None]],
+    policy: AsyncPolicy | None = None,
+) -> Crashed:
+    """Work is accepted, `before` happens, and the server ends as by `kill -9`: nothing is released
+    and the spool has what was not committed.
+    """
+    async with open_store(path) as store:
+        function = await a_stored_function(store)
+        await SqlPolicies(store.database).save_async(function.id, policy)
+        queue = SqlWork(store.database)
+        call = await an_accepted(queue, function, expires_at_ms=LATE_MS)
+        clock = ManualClock(NOW_S)
+        journal = SpoolJournal(store.database, path, clock, commit_after_s=1000)
+        await journal.start()
+        await before(queue, journal, function)
+        journal._close()  # Without the commit that a proper end makes.
+        if journal._timer is not None:
+            journal._timer.cancel()
+    return Crashed(function, call)
+
+
+async def claim(queue: SqlWork, _: SpoolJournal, function: Function) -> None:
+    await claimed(queue, function)
+
+
+async def claim_as_begun(queue: SqlWork, _: SpoolJournal, function: Function) -> None:
+    await queue.claim(function.id, 1, NOW_MS, is_begun=True)
+
+
+async def hand_over(queue: SqlWork, journal: SpoolJournal, function: Function) -> None:
+    (record,) = await claimed(queue, function)
+    journal.opened(begun(record))
+
+
+async def hand_over_and_commit(queue: SqlWork, journal: SpoolJournal, function: Function) -> None:
+    await hand_over(queue, journal, function)
+    await journal.synced()
+
+
+async def end(queue: SqlWork, journal: SpoolJournal, function: Function) -> None:
+    (record,) = await claimed(queue, function)
+    journal.opened(begun(record))
+    journal.closed(replace(done(begun(record)), outcome=WorkOutcome()))
+
+
+async def end_for_a_retry(queue: SqlWork, journal: SpoolJournal, function: Function) -> None:
+    (record,) = await claimed(queue, function)
+    again = WorkOutcome(retry_at_ms=NOW_MS + 1)
+    journal.closed(replace(done(begun(record), 9), outcome=again))
+
+
+async def state(path: Path, open_store: StoreOpener, was: Crashed) -> tuple[object, ...]:
+    """After the next start: the record's status, what waits, and how the attempts so far ended."""
+    async with open_store(path) as store, opened_journal(store, path) as journal:
+        queue = SqlWork(store.database)
+        record = await journal.get(was.function.id, was.call)
+        assert record is not None
+        attempts = [one.status.value for one in await queue.attempts(was.call)]
+        waiting = [one.waiting for one in await queue.load()]
+        (counted,) = await store.load()
+        assert counted.counters.invocation_count == (record.status is not Status.QUEUED)
+        return record.status.value, sum(waiting), attempts
+
+
+@pytest.mark.parametrize(
+    ("before", "once", "twice"),
+    [
+        (claim, ("queued", 1, []), ("queued", 1, [])),
+        (
+            claim_as_begun,
+            ("interrupted", 0, ["interrupted"]),
+            ("queued", 1, ["interrupted"]),
+        ),
+        (hand_over, ("interrupted", 0, ["interrupted"]), ("queued", 1, ["interrupted"])),
+        (hand_over_and_commit, ("interrupted", 0, ["interrupted"]), ("queued", 1, ["interrupted"])),
+        (end, ("success", 0, ["success"]), ("success", 0, ["success"])),
+        (end_for_a_retry, ("queued", 1, ["failed"]), ("queued", 1, ["failed"])),
+    ],
+)
+async def test_an_attempt_that_may_have_begun_counts_and_no_other(
+    open_store: StoreOpener,
+    tmp_path: Path,
+    before: Callable[[SqlWork, SpoolJournal, Function], Awaitable[None]],
+    once: tuple[object, ...],
+    twice: tuple[object, ...],
+) -> None:
+    for name, policy, expected in (("once", None, once), ("twice", TWICE, twice)):
+        path = tmp_path / name
+        was = await crashed(open_store, path, before, policy)
+        for _ in range(2):  # Another start changes nothing more.
+            assert await state(path, open_store, was) == expected
+        if expected[0] == "queued":
+            async with open_store(path) as store:
+                (again,) = await claimed(SqlWork(store.database), was.function, 5, LATE_MS)
+                assert again.attempt == len(expected[2]) + 1  # type: ignore[arg-type]
+
+
+async def test_after_a_start_of_the_machine_nobody_knows_whether_an_attempt_had_begun(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    """The record of its hand-over was not synced, and a power cut may have taken it."""
+    was = await crashed(open_store, tmp_path, claim)
+    change(tmp_path, "UPDATE work SET machine_boot_id = 'another'")
+    assert await state(tmp_path, open_store, was) == ("interrupted", 0, ["interrupted"])
+    ((message,),) = rows(tmp_path, "SELECT error_message FROM attempt")
+    assert message == UNKNOWN
+    assert rows(tmp_path, "SELECT reason FROM dead_letter") == [("attempts",)]
+
+
+async def test_without_the_spool_nobody_knows_it_either(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    was = await crashed(open_store, tmp_path, hand_over)
+    for name in SPOOLS:
+        (tmp_path / name).unlink()
+    assert await state(tmp_path, open_store, was) == ("interrupted", 0, ["interrupted"])
+
+
+async def test_the_policy_says_what_follows_an_attempt_that_was_interrupted(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    policy = AsyncPolicy(on_failure=Destination(url="https://example.org"))
+    was = await crashed(open_store, tmp_path, hand_over, policy)
+    assert await state(tmp_path, open_store, was) == ("interrupted", 0, ["interrupted"])
+    ((key, call, field),) = rows(tmp_path, "SELECT id, invocation_id, policy_field FROM delivery")
+    assert (call, field) == (was.call, "on_failure")
+    assert key != was.call
+
+
+async def test_the_work_of_a_server_that_still_runs_is_left_alone(
+    open_shared: SharedStoreOpener, tmp_path: Path
+) -> None:
+    """One of two servers dies and starts again; the other one's work goes on."""
+    nodes = tmp_path / "one", tmp_path / "two"
+    async with open_shared(tmp_path, "one") as one, opened_journal(one, nodes[0]) as journal:
+        function = await a_stored_function(one)
+        for _ in range(2):
+            await an_accepted(SqlWork(one.database), function, expires_at_ms=LATE_MS)
+        (ours,) = await claimed(SqlWork(one.database), function)
+        async with open_shared(tmp_path, "two") as two, opened_journal(two, nodes[1]):
+            (theirs,) = await claimed(SqlWork(two.database), function)
+        async with open_shared(tmp_path, "two") as two, opened_journal(two, nodes[1]):
+            (again,) = await claimed(SqlWork(two.database), function, 5)
+            assert (again.invocation_id, again.attempt) == (theirs.invocation_id, 1)
+        await attempted(journal, ours)
+        assert rows(tmp_path, "SELECT invocation_id FROM work") == [(theirs.invocation_id,)]
+
+
+async def test_a_synchronous_call_ends_as_ever(open_store: StoreOpener, tmp_path: Path) -> None:
+    async def hand_over_another(queue: SqlWork, journal: SpoolJournal, function: Function) -> None:
+        await hand_over(queue, journal, function)
+        journal.opened(a_call(function))
+
+    was = await crashed(open_store, tmp_path, hand_over_another, TWICE)
+    async with open_store(tmp_path) as store, opened_journal(store, tmp_path):
+        (counted,) = await store.load()
+        assert counted.counters.invocation_count == 1
+    found = rows(tmp_path, "SELECT invocation_id, status FROM invocation ORDER BY status")
+    assert [status for _, status in found] == ["interrupted", "queued"]
+    assert found[1][0] == was.call
+
+
+async def test_a_backup_has_the_queue(open_store: StoreOpener, tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    copy.mkdir()
+    async with open_store(source) as store, opened_journal(store, source) as journal:
+        function = await a_stored_function(store)
+        queue = SqlWork(store.database)
+        call = await an_accepted(queue, function)
+        failed = await an_accepted(queue, function, due_at_ms=NOW_MS - 1)
+        (record,) = await claimed(queue, function)
+        await attempted(journal, record, 1, dead_letter="attempts")
+        snapshot.take(source, copy)
+    async with open_store(copy) as store, opened_journal(store, copy):
+        queue = SqlWork(store.database)
+        (letter,) = (await queue.dead_letters(function.id, 5, None)).items
+        assert letter.invocation_id == failed
+        (one,) = (await queue.claim(function.id, 5, NOW_MS + HOUR_MS, is_begun=False)).work
+        assert one.record.invocation_id == call
+        assert one.input.payload == b'{"n": 1}'
+
+
+async def test_a_database_of_the_release_before_gets_a_queue(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    """Its records stay, those that have an end are found by retention, and work is accepted."""
+    engine = create_engine(f"sqlite:///{tmp_path}/quiltfn.db", poolclass=pool.NullPool)
+    function = a_function()
+    ended, ran = done(a_call(function)), a_call(function)
+    with engine.begin() as connection:
+        command.upgrade(migrations.config(connection), "0011")
+    engine.dispose()
+    with closing(sqlite3.connect(tmp_path / "quiltfn.db")) as driver, driver:
+        add(driver, "function", tables.function_row(function))
+        version = tables.version_row(a_version(function))
+        lists = (dict, list)
+        add(
+            driver,
+            "version",
+            {
+                name: json.dumps(one) if isinstance(one, lists) else one
+                for name, one in version.items()
+            },
+        )
+        for record in (ended, ran):
+            values = tables.invocation_row(record)
+            row = dict(zip(tables.INVOCATION_COLUMNS, values, strict=True))
+            add(driver, "invocation", {name: row[name] for name in row if name != "output_order"})
+    async with open_store(tmp_path) as store, opened_journal(store, tmp_path) as journal:
+        assert await journal.get(function.id, ended.invocation_id) == ended
+        queue = SqlWork(store.database)
+        call = await an_accepted(queue, function)
+        assert [one.invocation_id for one in await claimed(queue, function, 5)] == [call]
+        keep = RetentionPolicy(count=1, seconds=0)
+        retention = SqlRetention(store.database, ManualClock(LATE_MS // 1000))
+        while await retention.prune_some(keep):
+            pass
+        left = {one for (one,) in rows(tmp_path, "SELECT invocation_id FROM invocation")}
+        assert left == {call}
+        assert rows(tmp_path, "SELECT number FROM usage WHERE kind = 'record'") == [(1,)]
+
+
+def add(driver: sqlite3.Connection, table: str, row: dict[str, object]) -> None:
+    places = ", ".join("?" * len(row))
+    driver.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", [*row.values()])
