@@ -53,6 +53,7 @@ def main() -> None:
         ("size", size),
         ("keepalive", keepalive),
         ("command", command),
+        ("stream", stream),
     ):
         file = harness.RESULTS / f"{name}.json"
         if file.exists():
@@ -100,6 +101,8 @@ WHAT = """
 - **Command**: `quiltfn invoke` of a warm function from the start of the process to its end, and how many times
   the start of a Python that does nothing that is. That is some 10 ms where nothing else runs; on a busy machine
   both grow, and then the second row is the one to compare (2026-11-26: 35 ms, at a load of 9).
+- **Live output**: from the moment at which a handler writes a line to the moment at which a reader has it; the handler writes
+  every 10 ms. The guest waits up to 2 ms for more output. The readers share the two cores with the server.
 - **Keep-alive**: the server's own policy code on Azure's trace of 2019, no server; at the idle time of a fixed 300 s;
   the spread is over three ways to count. [More](keep-alive.md).
 """
@@ -107,6 +110,25 @@ WHAT = """
 
 def ratio(rounds: list[dict[str, Any]], row: str) -> list[float]:
     return [one[row][0] / one[row][1] for one in rounds]
+
+
+def stream(figures: dict[str, Any]) -> list[Row]:
+    def each(row: str) -> list[float]:
+        return [one[row] / 1000 for one in figures["rounds"]]
+
+    return [
+        Row("live output of a shell, p50", "ms", 3.0, 1.0, each("shell, p50, µs")),
+        Row(
+            "live output of a Python generator, p50", "ms", 3.0, 1.0, each("Python yield, p50, µs")
+        ),
+        Row(
+            "live output, 200 readers of one function, p50",
+            "ms",
+            20.0,
+            5.0,
+            each("200 readers, p50, µs"),
+        ),
+    ]
 
 
 def warm(figures: dict[str, Any]) -> list[Row]:

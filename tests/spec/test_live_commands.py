@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import selectors
 import subprocess
 import time
 
 import pytest
 
-from e2e.server import QUILTFN, Server, quiltfn
+from e2e.server import QUILTFN, Server, quiltfn, until
 from spec.api_client import Api, new_name
 
 pytestmark = pytest.mark.sandbox
@@ -71,10 +72,14 @@ def test_the_logs_of_a_function_are_followed(open_server: Server, anybody: Api, 
     words = [str(QUILTFN), "logs", name, "-f", "--url", open_server.url]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        deadline = time.monotonic() + 20
-        seen = b""
-        while not seen and time.monotonic() < deadline:
+        look = selectors.DefaultSelector()
+        look.register(process.stdout, selectors.EVENT_READ)
+
+        def is_seen() -> bool:
             anybody.invoke(function_id)  # until the command listens
-            seen = process.stdout.readline()
+            return bool(look.select(0))
+
+        until(is_seen, 30)
+        seen = process.stdout.readline()
         process.terminate()
     assert seen == b"out\n"
