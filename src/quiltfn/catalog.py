@@ -48,8 +48,9 @@ class Catalog:
         self._by_name: dict[tuple[str, str], Entry] = {}
         self._ids: defaultdict[str, list[str]] = defaultdict(list)  # by tenant, in order
         self._removals: list[set[str]] = []
-        # Each is told of a function that was added, changed or removed. It must not raise or wait.
-        self.on_change: list[Callable[[str], None]] = []
+        # Each is told of every change: of the function before it and after it. It must not raise
+        # or wait.
+        self.on_change: list[Callable[[Function | None, Function | None], None]] = []
 
     @contextlib.contextmanager
     def reserve(
@@ -142,7 +143,7 @@ class Catalog:
             self._by_id[function.id] = after
             self._by_name[function.tenant_id, function.name] = after
         for told in self.on_change:
-            told(function.id)
+            told(before.function if before else None, after.function if after else None)
 
     def get(self, function_id: str) -> Entry:
         """A function as it is now, whoever's it is. Raises `NotFound`."""

@@ -32,7 +32,7 @@ from quiltfn.model.errors import (
     StoreUnavailable,
     Unprocessable,
 )
-from quiltfn.model.function import FunctionState
+from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import CallEvent, Invocation, WorkOutcome
 from quiltfn.model.version import Version
 from quiltfn.model.work import outcome
@@ -157,9 +157,10 @@ class Dispatcher:
             self._blocked.discard(record.function_id)
             self._ready(backlog)
 
-    def _function_changed(self, function_id: str) -> None:
+    def _function_changed(self, before: Function | None, after: Function | None) -> None:
         """It may have been resumed, scaled, paused or deleted."""
-        backlog = self._backlogs.get(function_id)
+        function = after or before
+        backlog = self._backlogs.get(function.id) if function else None
         if backlog is not None and self._entry_of(backlog) is not None:
             self._consider(backlog)
 

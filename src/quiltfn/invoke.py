@@ -112,6 +112,8 @@ class Invoker:
         self._pools, self._journal, self._clock = pools, journal, clock
         self.node_id = node_id
         self._calls: dict[str, _CallState] = {}
+        # Each is told of every hand-over, once it is written. It must not raise or wait.
+        self.on_opened: list[Callable[[Invocation], None]] = []
         # Each is told of every end of an attempt, once it is written, and of the end of work that
         # was never run. It must not raise or wait.
         self.on_closed: list[Callable[[Invocation], None]] = []
@@ -284,6 +286,8 @@ class Invoker:
         self._journal.opened(record)
         recorded = self._clock.now() - before
         call.is_handed_over, call.running, call.output = True, record, OutputLog()
+        for told in self.on_opened:
+            told(record)
         if self._listeners or call.request.on_start is not None:
             self._tell(call)
         result = await lease.call(

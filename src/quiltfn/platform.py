@@ -24,6 +24,7 @@ from quiltfn.catalog import Catalog
 from quiltfn.clock import ResumableClock
 from quiltfn.dispatch import Dispatcher
 from quiltfn.elasticity import Elasticity
+from quiltfn.events import Events
 from quiltfn.health import Health, HostFacts
 from quiltfn.images import ImageDirectory
 from quiltfn.invoke import Invoker
@@ -155,6 +156,7 @@ async def open_platform(
             catalog=catalog,
             lifecycle=lifecycle,
             elasticity=elasticity,
+            events=connected_events(clock, opened, catalog, invoker, pools),
             invoker=invoker,
             pools=pools,
             warm_stock=stock,
@@ -202,6 +204,18 @@ def work_of(parts: CallParts, queue: SqlWork, policies: Policies) -> tuple[Work,
     )
     parts.invoker.on_closed.append(work.waiters.closed)
     return work, dispatcher
+
+
+def connected_events(
+    clock: Clock, store: SqliteStore, catalog: Catalog, invoker: Invoker, pools: LocalPools
+) -> Events:
+    """The events, told of what happens from now on."""
+    events = Events(clock, store.database.boot.epoch, pools.counts)
+    catalog.on_change.append(events.function_changed)
+    invoker.on_opened.append(events.call_started)
+    invoker.on_closed.append(events.call_ended)
+    pools.on_change.append(events.pool_changed)
+    return events
 
 
 def _started(*work: Coroutine[None, None, None]) -> list[asyncio.Task[None]]:

@@ -136,6 +136,11 @@ CALLS: list[tuple[Call, str, str]] = [
         f"{BASE}/{ID}/logs?follow=true",
     ),
     (lambda at: list(at.functions.stream("hello")), "POST", f"{BASE}/invoke/hello"),
+    (
+        lambda at: list(at.system.follow_events(ID, types=["function", "pool"])),
+        "GET",
+        f"/api/events?follow=true&function_id={ID}&types=function%2Cpool",
+    ),
     (lambda at: at.functions.get_pool(ID), "GET", f"{BASE}/{ID}/pool"),
     (lambda at: at.functions.get_egress(ID), "GET", f"{BASE}/{ID}/egress"),
     (lambda at: at.functions.get_pool_stats(), "GET", f"{BASE}/pool/stats"),

@@ -3,6 +3,7 @@
 from quiltfn import wire
 from quiltfn.api import (
     elasticity,
+    events,
     functions,
     live_call,
     logs,
@@ -12,6 +13,7 @@ from quiltfn.api import (
 from quiltfn.api.event_stream import EVENT_STREAM
 from quiltfn.api.route import Handler, Parameter, Route
 from quiltfn.model.access import Scope
+from quiltfn.model.event import WORDS
 from quiltfn.model.function import FunctionState
 from quiltfn.model.image import Archive
 from quiltfn.model.invocation import Status
@@ -121,6 +123,18 @@ OFFSET = Parameter(
     name="offset",
     about="begin behind the event with this id; with stream, behind so many bytes of it",
     schema={"type": "string", "pattern": "^[0-9]{1,15}(-[0-9]{1,15})?$"},
+)
+FOLLOW_EVENTS = Parameter(
+    name="follow",
+    about="true, unless Accept names text/event-stream",
+    schema={"type": "boolean"},
+    example=True,
+)
+OF_FUNCTION = Parameter(name="function_id", about="only what happens to this function")
+EVENT_TYPES = Parameter(
+    name="types",
+    about=f"only these, with commas: {', '.join(WORDS)}",
+    example="function,invocation.ended",
 )
 LAST_EVENT = Parameter(
     name="Last-Event-ID", where="header", about="begin behind the event with this id"
@@ -233,6 +247,14 @@ FUNCTION_LOGS = Route(
     texts=(EVENT_STREAM,),
     parameters=(FOLLOW, ONE_STREAM),
     codes=("CAPACITY_FULL",),
+)
+EVENTS = Route(
+    handler=events.list_events,
+    scope=READ,
+    answer=str,
+    texts=(EVENT_STREAM,),
+    parameters=(FOLLOW_EVENTS, OF_FUNCTION, EVENT_TYPES, LAST_EVENT),
+    codes=("CAPACITY_FULL", "NOT_FOUND"),
 )
 TIMELINE = Route(handler=functions.get_invocation_timeline, scope=READ, answer=wire.Timeline)
 VERSIONS = Route(
@@ -395,6 +417,7 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
         "/api/system/info",
         {"GET": Route(handler=system.get_system_info, scope=READ, answer=wire.SystemInfo)},
     ),
+    ("/api/events", {"GET": EVENTS}),
     ("/api/runtimes", {"GET": LIST_RUNTIMES, "POST": ADD_RUNTIME}),
     ("/api/runtimes/images", {"POST": UPLOAD_IMAGE}),
     ("/api/runtimes/{name}", {"GET": GET_RUNTIME, "DELETE": REMOVE_RUNTIME}),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from quiltfn.access import Access
 from quiltfn.api.elasticity import ElasticityServices
+from quiltfn.api.events import EventServices
 from quiltfn.api.functions import FunctionServices
 from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.logs import LogServices
@@ -30,6 +31,7 @@ class Services(
     PipelineServices,
     FunctionServices,
     LogServices,
+    EventServices,
     ElasticityServices,
     RuntimeServices,
     SystemServices,

@@ -20,6 +20,7 @@ COMMANDS = {
     "invoke": "invoke",
     "logs": "logs",
     "dev": "dev",
+    "events": "events",
     "stats": "server",
     "health": "server",
     "info": "server",

@@ -8,7 +8,7 @@ back in `PoolLease.__aexit__`.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from types import TracebackType
 
@@ -145,6 +145,7 @@ class FunctionPool:
         self.model = Pool(limits, arbiter.memory, arbiter.keep_alive(), tenant_pools.quota)
         arbiter.add(self)
         tenant_pools.add(self)
+        self.on_change: Callable[[FunctionPool], None] = lambda _: None
         self.sandboxes: dict[int, Sandbox] = {}
         self.start_timings: dict[int, StartTiming] = {}
         self._versions: dict[str, Version] = {}
@@ -168,6 +169,7 @@ class FunctionPool:
         actions = self.model.acquire(waiter, self._clock.now())
         match actions:
             case [decided.Assign(waiter=to) as hand] if to == waiter:
+                self.on_change(self)
                 return waiter, hand
         future: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = future
@@ -353,6 +355,7 @@ class FunctionPool:
                     self._end_preparation(digest, NotPrepared(reason))
         self._arbiter.serve_waiting()
         self.tenant_pools.serve_waiting()
+        self.on_change(self)
 
     def _end(self, number: int) -> None:
         if number in self.sandboxes:  # else its start is under way and will see it

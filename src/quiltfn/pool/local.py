@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from quiltfn.model.counts import Headroom
 from quiltfn.model.errors import RuntimeUnavailable, ShuttingDown
@@ -45,6 +46,9 @@ class LocalPools:
         # Of each function, by version: pools of versions that are not the current one.
         self._side_pools: dict[str, dict[str, FunctionPool]] = {}
         self._closing = False
+        # Each is told that instances changed: of which tenant and function. It must not raise or
+        # wait.
+        self.on_change: list[Callable[[str, str], None]] = []
 
     def lease(self, function_id: str, version: Version | None = None) -> PoolLease:
         pool = self._pools.get(function_id)
@@ -141,7 +145,7 @@ class LocalPools:
 
     def _pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
         if function_id not in self._pools:
-            self._pools[function_id] = self._new_pool(limits)
+            self._pools[function_id] = self._new_pool(function_id, limits)
         return self._pools[function_id]
 
     def _side_pool(self, function_id: str, version: Version, limits: PoolLimits) -> FunctionPool:
@@ -154,16 +158,22 @@ class LocalPools:
             beside = dataclasses.replace(
                 limits, min_instances=0, max_instances=1, idle_s=SIDE_IDLE_S, grace_s=0, park_s=0
             )
-            pool = pools[version.id] = self._new_pool(beside)
+            pool = pools[version.id] = self._new_pool(function_id, beside)
             pool.model.keep_alive = None  # a repeated call says nothing of the next
         if not pool.serves(version):  # it is new, or was closed and is empty or will be
             pool.serve(version)
         return pool
 
-    def _new_pool(self, limits: PoolLimits) -> FunctionPool:
+    def _new_pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
         quota = TenantPools(self.tenant_instances)
         tenant_pools = self._tenants.setdefault(limits.tenant_id, quota)
-        return FunctionPool(self._sandboxes, self._clock, limits, self._arbiter, tenant_pools)
+        pool = FunctionPool(self._sandboxes, self._clock, limits, self._arbiter, tenant_pools)
+        pool.on_change = partial(self._tell, function_id)
+        return pool
+
+    def _tell(self, function_id: str, pool: FunctionPool) -> None:
+        for told in self.on_change:
+            told(pool.model.limits.tenant_id, function_id)
 
     def _drop_side_pools(self) -> None:
         """Those that have no instance any more, and no call."""

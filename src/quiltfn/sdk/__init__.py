@@ -31,7 +31,7 @@ from quiltfn.sdk.errors import (
     UnreadableAnswer,
     VersionFailed,
 )
-from quiltfn.sdk.events import End, Event, Gap, Output, Started
+from quiltfn.sdk.events import End, Event, Gap, Output, Started, TenantEvent
 from quiltfn.wire import (
     AuditEntry,
     AuditPage,
@@ -112,6 +112,7 @@ __all__ = [
     "ServerError",
     "Started",
     "SystemInfo",
+    "TenantEvent",
     "Timeline",
     "UnavailableError",
     "UnreadableAnswer",

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -58,7 +58,21 @@ class End:
 Event: TypeAlias = Started | Output | Gap | End
 
 
-class EventReader:
+@dataclass(frozen=True, slots=True)
+class TenantEvent:
+    """Something happened in the tenant: `type` says what, such as "invocation.ended", and `data` to
+    what. `id`: what to go on after, within a minute.
+    """
+
+    type: str
+    data: dict[str, Any]
+    id: str
+
+
+E = TypeVar("E")
+
+
+class Reader(Generic[E]):
     """Bytes in, events out, however the bytes are cut. `is_endless`: no event is the last one."""
 
     def __init__(self, *, is_endless: bool = False) -> None:
@@ -67,7 +81,7 @@ class EventReader:
         self._parts: list[bytes] = []
         self.last_id: str | None = None
 
-    def read(self, chunks: Iterator[bytes]) -> Iterator[Event]:
+    def read(self, chunks: Iterator[bytes]) -> Iterator[E]:
         """The events of the chunks. Raises `ApiError` for an error that the server tells, and
         `ConnectionFailed` if the end does not come.
         """
@@ -75,7 +89,7 @@ class EventReader:
             yield from self._events(chunk)
         self._check_end()
 
-    async def read_async(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+    async def read_async(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[E]:
         """As `read`."""
         async for chunk in chunks:
             for event in self._events(chunk):
@@ -86,7 +100,7 @@ class EventReader:
         if not self._is_over:
             raise ConnectionFailed("the stream ended before the call did")
 
-    def _events(self, chunk: bytes) -> Iterator[Event]:
+    def _events(self, chunk: bytes) -> Iterator[E]:
         *whole, rest = chunk.split(b"\n")
         for line in whole:
             yield from self._line(b"".join([*self._parts, line]))
@@ -94,7 +108,7 @@ class EventReader:
         if rest:
             self._parts.append(rest)
 
-    def _line(self, line: bytes) -> Iterator[Event]:
+    def _line(self, line: bytes) -> Iterator[E]:
         # The server sends `id`, `event` and `data` once for each event, in this order.
         field, _, value = line.partition(b": ")
         if field == b"event":
@@ -105,6 +119,14 @@ class EventReader:
             event = self._event(value)
             if event is not None:
                 yield event
+
+    def _event(self, data: bytes) -> E | None:
+        """The event whose name was read, with its data; None: it is not known here."""
+        raise NotImplementedError
+
+
+class EventReader(Reader[Event]):
+    """Of what calls write."""
 
     def _event(self, data: bytes) -> Event | None:
         if self._name == "started":
@@ -127,3 +149,13 @@ class EventReader:
             self._is_over = True
             raise read_error(503, {}, data)
         return None  # of a newer server
+
+
+class TenantEventReader(Reader[TenantEvent]):
+    """Of what happens in a tenant: every name is one."""
+
+    def __init__(self) -> None:
+        super().__init__(is_endless=True)
+
+    def _event(self, data: bytes) -> TenantEvent:
+        return TenantEvent(self._name, msgspec.json.decode(data), self.last_id or "")

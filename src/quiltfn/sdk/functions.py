@@ -7,11 +7,13 @@ looked up first.
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
 from quiltfn.sdk.errors import DeployFailed, NotFoundError, VersionFailed
+from quiltfn.sdk.events import EventReader
 from quiltfn.sdk.methods import (
     Listing,
     Method,
@@ -463,15 +465,15 @@ class FunctionMethods:
     pause = Method(pause_function)
     resume = Method(resume_function)
     invoke = Method(invoke_function)
-    stream = StreamMethod(stream_function)
+    stream = StreamMethod(stream_function, EventReader)
     list_versions = PagedMethod(list_versions)
     rollback = Method(rollback_function)
     list_invocations = PagedMethod(list_invocations)
     get_invocation = Method(get_invocation)
     get_invocation_output = Method(get_invocation_output)
     get_invocation_logs = Method(get_invocation_logs)
-    follow_invocation_logs = StreamMethod(follow_invocation_logs)
-    follow_logs = StreamMethod(follow_function_logs, is_endless=True)
+    follow_invocation_logs = StreamMethod(follow_invocation_logs, EventReader)
+    follow_logs = StreamMethod(follow_function_logs, partial(EventReader, is_endless=True))
     get_invocation_timeline = Method(get_invocation_timeline)
     get_pool = Method(get_pool)
     get_pool_stats = Method(get_pool_stats)

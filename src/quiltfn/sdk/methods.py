@@ -26,7 +26,7 @@ from typing import (
 
 from msgspec import UnsetType
 
-from quiltfn.sdk.events import Event, EventReader
+from quiltfn.sdk.events import Reader
 from quiltfn.sdk.request import Flow
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 Page = TypeVar("Page")
 Item = TypeVar("Item")
+Event = TypeVar("Event")
 
 
 class OfClient:
@@ -190,18 +191,18 @@ class PagedMethod(Generic[P, Page, Item]):
         return method
 
 
-class StreamMethod(Generic[P]):
+class StreamMethod(Generic[P, Event]):
     """A flow that asks for events, as a method of both clients that gives an iterator of them."""
 
-    def __init__(self, flow: Callable[P, Flow[Any]], *, is_endless: bool = False) -> None:
-        self._flow, self._name, self._is_endless = flow, flow.__name__, is_endless
+    def __init__(self, flow: Callable[P, Flow[Any]], reader: Callable[[], Reader[Event]]) -> None:
+        self._flow, self._name, self._reader = flow, flow.__name__, reader
         self.__doc__ = flow.__doc__
 
     def __set_name__(self, _owner: type, name: str) -> None:
         self._name = name
 
     @overload
-    def __get__(self, owner: None, kind: type) -> "StreamMethod[P]": ...
+    def __get__(self, owner: None, kind: type) -> "StreamMethod[P, Event]": ...
 
     @overload
     def __get__(self, owner: OfClient, kind: type) -> Callable[P, Iterator[Event]]: ...
@@ -212,11 +213,11 @@ class StreamMethod(Generic[P]):
     def __get__(self, owner: OfClient | OfAsyncClient | None, kind: type) -> Any:
         if owner is None:
             return self
-        flow, name, is_endless = self._flow, self._name, self._is_endless
+        flow, name, make_reader = self._flow, self._name, self._reader
 
         @functools.wraps(flow)
         def method(*args: P.args, **kwargs: P.kwargs) -> Any:
-            asks, reader = _called(flow, name, args, kwargs), EventReader(is_endless=is_endless)
+            asks, reader = _called(flow, name, args, kwargs), make_reader()
             if isinstance(owner, OfClient):
                 return _events(owner._client, asks, reader)
             return _async_events(owner._client, asks, reader)
@@ -224,7 +225,7 @@ class StreamMethod(Generic[P]):
         return method
 
 
-def _events(client: "Client", asks: Flow[Any], reader: EventReader) -> Iterator[Event]:
+def _events(client: "Client", asks: Flow[Any], reader: Reader[Event]) -> Iterator[Event]:
     chunks = client.run(asks)
     try:
         yield from reader.read(chunks)
@@ -233,7 +234,7 @@ def _events(client: "Client", asks: Flow[Any], reader: EventReader) -> Iterator[
 
 
 async def _async_events(
-    client: "AsyncClient", asks: Flow[Any], reader: EventReader
+    client: "AsyncClient", asks: Flow[Any], reader: Reader[Event]
 ) -> AsyncIterator[Event]:
     chunks = await client.run(asks)
     try:

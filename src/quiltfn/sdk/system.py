@@ -1,7 +1,19 @@
 """`client.system`: the server itself, and its audit log."""
 
-from quiltfn.sdk.methods import Listing, Method, OfAsyncClient, OfClient, PagedMethod
-from quiltfn.sdk.request import Flow, ask, get, query
+from collections.abc import Sequence
+from typing import Any
+
+from quiltfn.sdk.events import TenantEventReader
+from quiltfn.sdk.functions import on
+from quiltfn.sdk.methods import (
+    Listing,
+    Method,
+    OfAsyncClient,
+    OfClient,
+    PagedMethod,
+    StreamMethod,
+)
+from quiltfn.sdk.request import Flow, Request, ask, get, query, stream
 from quiltfn.wire import AuditEntry, AuditPage, Health, Liveness, SystemInfo
 
 
@@ -31,6 +43,22 @@ def list_audit_entries(
     return Listing(page_after, lambda page: page.entries, cursor)
 
 
+def follow_events(
+    function: str | None = None, *, types: Sequence[str] = (), after: str | None = None
+) -> Flow[Any]:
+    """Follow what happens in the tenant, from now on, as `TenantEvent`s; it does not end by itself.
+    `function`: only what happens to this one. `types`: only these, such as "function" or
+    "invocation.ended". `after`: go on behind the event with this id, at most a minute old.
+    """
+    headers = {} if after is None else {"Last-Event-ID": after}
+
+    def of(function_id: str | None) -> Request[Any]:
+        wanted = query(follow=True, function_id=function_id, types=",".join(types) or None)
+        return stream("GET", f"/api/events{wanted}", headers=headers)
+
+    return ask(of(None)) if function is None else on(function, of)
+
+
 class SystemMethods:
     """What both clients can ask a server about itself."""
 
@@ -38,6 +66,7 @@ class SystemMethods:
     get_health = Method(get_health)
     get_liveness = Method(get_liveness)
     list_audit_entries = PagedMethod(list_audit_entries)
+    follow_events = StreamMethod(follow_events, TenantEventReader)
 
 
 class System(SystemMethods, OfClient):

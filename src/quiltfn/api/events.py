@@ -1,0 +1,65 @@
+"""The route that follows what happens in a tenant."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from quiltfn.api import event_stream, parse
+from quiltfn.api.response import Response
+from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.events import Events
+from quiltfn.model.errors import Unprocessable
+from quiltfn.model.event import WORDS, Event, EventType, types_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventServices(RouteServices):
+    """What the route of events takes."""
+
+    events: Events
+
+
+async def list_events(context: RequestContext[EventServices]) -> Response:
+    """Follow what happens in the tenant, from now on, as server-sent events: changes of functions,
+    starts and ends of calls, counts of instances and of accepted work, ticks of schedules. They
+    have ids and numbers, and nothing that callers or handlers wrote. Who was disconnected goes on
+    with Last-Event-ID within a minute; a reset says that it was too late, and a gap that the reader
+    was too slow.
+    """
+    query, services = context.query, context.services
+    if not _follows(context):
+        raise Unprocessable.field("follow", "true", query.get("follow"), "true")
+    function_id = query.get("function_id")
+    if function_id is not None:
+        services.catalog.by_id(context.tenant_id, function_id)
+    last_id = context.headers.get("last-event-id")
+    with event_stream.opened(context) as stream:
+        found = services.events.reader(
+            context.tenant_id, function_id, _types(query.get("types")), last_id
+        )
+        return stream.response(_framed(found), is_endless=True)
+
+
+def _follows(context: RequestContext[EventServices]) -> bool:
+    follow = context.query.get("follow")
+    if follow is None:
+        return event_stream.wants_events(context.headers)
+    return parse.boolean(follow, "follow")
+
+
+def _types(text: str | None) -> frozenset[EventType] | None:
+    if text is None:
+        return None
+    words = text.split(",")
+    for word in words:
+        if word not in WORDS:
+            expected = f"some of these, with commas: {', '.join(WORDS)}"
+            raise Unprocessable.field("types", expected, text, "function,invocation.ended")
+    return types_of(words)
+
+
+async def _framed(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
+    try:
+        async for one in events:
+            yield event_stream.event(one.type, one.data, one.id)
+    finally:
+        await events.aclose()

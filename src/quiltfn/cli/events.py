@@ -1,0 +1,52 @@
+"""`quiltfn events`: what happens in the tenant, as it happens."""
+
+import sys
+import time
+from typing import Annotated
+
+from quiltfn.cli import show
+from quiltfn.cli.parsing import BadParameter, Option
+from quiltfn.cli.session import Connection, Output
+from quiltfn.sdk import TenantEvent
+
+
+def events(
+    function: Annotated[
+        str | None, Option(metavar="NAME_OR_ID", help="Only what happens to this function.")
+    ] = None,
+    types: Annotated[
+        str | None,
+        Option(metavar="TYPES", help="Only these, with commas: function,invocation.ended."),
+    ] = None,
+    after: Annotated[
+        str | None, Option(metavar="ID", help="Go on behind this event; a minute old at most.")
+    ] = None,
+    follow: Annotated[
+        bool, Option(("--follow", "-f"), help="Show them as they come, until Ctrl-C.")
+    ] = False,
+    *,
+    connection: Connection,
+) -> None:
+    """Follow what happens: changes of functions, calls, instances, accepted work and schedules."""
+    if not follow:
+        raise BadParameter("events are not kept: follow them with --follow")
+    with connection.session(function) as at:
+        wanted = types.split(",") if types else ()
+        for one in at.client.system.follow_events(function, types=wanted, after=after):
+            if at.output is Output.JSON:
+                told = {"id": one.id, "type": one.type, "data": one.data}
+                show.pass_through(show.encoded(told).decode() + "\n", sys.stdout)
+            else:
+                show.say(line_of(one))
+
+
+def line_of(one: TenantEvent) -> str:
+    """The event in one line, with the time of this machine."""
+    told = " ".join(f"{name}={_word(value)}" for name, value in one.data.items())
+    return f"{time.strftime('%H:%M:%S')} {one.type:<20} {told}".rstrip()
+
+
+def _word(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}:{count}" for name, count in value.items()) or "-"
+    return "-" if value is None else str(value)

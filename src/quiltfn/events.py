@@ -1,0 +1,302 @@
+"""Tells those who follow a tenant what happens in it.
+
+A tenant that somebody follows has a ring with the events of the last minute, within bounds. Readers
+have only a position in it, so a slow one costs nothing: what it missed is gone, and a `gap` says
+so. Nobody's events are kept while nobody follows, nor is anything counted then.
+
+Each part of the server tells in one place: `catalog.py` of functions, `invoke.py` of calls, the
+pools of their counts, the dispatcher of queues and the schedules of what they fire. `platform.py`
+connects them.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from quiltfn.model.counts import PoolCounts
+from quiltfn.model.event import (
+    CallSummary,
+    Event,
+    EventType,
+    change_of,
+    told_of_end,
+    told_of_function,
+    told_of_start,
+)
+from quiltfn.model.function import Function
+from quiltfn.model.invocation import Invocation
+from quiltfn.ports import Clock
+
+KEPT_S, KEPT_EVENTS, KEPT_BYTES = 60.0, 2000, 512 * 1024
+# How often the counts of a function and sums of its calls are told at most.
+EVERY_S = 0.25
+# So many starts and ends of a function's calls are told one by one in that time.
+ONE_BY_ONE = 6
+# A reader that waits shows this often that it is still there.
+TOUCH_S = 20.0
+POSITION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
+
+Told = Callable[[], Mapping[str, Any]]
+
+
+class _Kept(msgspec.Struct, frozen=True, gc=False):
+    """An event in a ring. `at` in monotonic seconds."""
+
+    number: int
+    at: float
+    type: EventType
+    function_id: str
+    data: bytes
+
+
+class _Ring:
+    """The last events of one tenant. `touched`: when somebody last read, in monotonic seconds."""
+
+    def __init__(self, following: int, now: float) -> None:
+        self.kept: deque[_Kept] = deque()
+        self.following = following  # the number of the next event
+        self.size = 0
+        self.touched = now
+        self.changed = asyncio.Event()
+        self.counts: dict[tuple[EventType, str], bytes] = {}  # as they were told last
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest event that is kept, or of the next one."""
+        return self.kept[0].number if self.kept else self.following
+
+    def add(self, one: _Kept) -> None:
+        self.kept.append(one)
+        self.following = one.number + 1
+        self.size += len(one.data)
+        while len(self.kept) > KEPT_EVENTS or self.size > KEPT_BYTES:
+            self.drop_first()
+        self.drop_old(one.at)
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+    def drop_old(self, now: float) -> None:
+        while self.kept and self.kept[0].at < now - KEPT_S:
+            self.drop_first()
+
+    def drop_first(self) -> None:
+        self.size -= len(self.kept.popleft().data)
+
+
+class _Burst:
+    """The calls of a function in the time since the last sum of them was told."""
+
+    def __init__(self) -> None:
+        self.told = 0
+        self.rest: CallSummary | None = None
+
+    def summary(self) -> CallSummary | None:
+        """What this one more is added to; None: it is told by itself."""
+        if self.told < ONE_BY_ONE:
+            self.told += 1
+            return None
+        if self.rest is None:
+            self.rest = CallSummary()
+        return self.rest
+
+
+class Events:
+    """What happens in each tenant. `epoch`: of this start of the server. `pool_counts`: counts the
+    instances of a function.
+    """
+
+    def __init__(self, clock: Clock, epoch: int, pool_counts: Callable[[str], PoolCounts]) -> None:
+        self._clock, self._epoch, self._pool_counts = clock, epoch, pool_counts
+        self._rings: dict[str, _Ring] = {}
+        self._first = 1  # numbers below this one may have been given to events that are gone
+        self._bursts: dict[str, _Burst] = {}
+        self._waiting: set[tuple[EventType, str]] = set()
+
+    # What is told ----------------------------------------------------------------------------
+
+    def function_changed(self, before: Function | None, after: Function | None) -> None:
+        """A function was made (`before` None), changed or deleted (`after` None)."""
+        one = after or before
+        if not self._rings or one is None:
+            return
+        kind = change_of(before, after)
+        self._tell(one.tenant_id, kind, one.id, told_of_function(one))
+
+    def call_started(self, record: Invocation) -> None:
+        """A handler gets a call next."""
+        if not self._rings or record.tenant_id not in self._rings:
+            return
+        summary = self._burst(record).summary()
+        if summary is None:
+            told = told_of_start(record)
+            self._tell(record.tenant_id, EventType.INVOCATION_STARTED, record.function_id, told)
+        else:
+            summary.add_start(record)
+
+    def call_ended(self, record: Invocation) -> None:
+        """An attempt at a call is over."""
+        if not self._rings or record.tenant_id not in self._rings:
+            return
+        summary = self._burst(record).summary()
+        if summary is None:
+            told = told_of_end(record)
+            self._tell(record.tenant_id, EventType.INVOCATION_ENDED, record.function_id, told)
+        else:
+            summary.add_end(record)
+
+    def pool_changed(self, tenant_id: str, function_id: str) -> None:
+        """The instances of a function changed. They are counted a moment later."""
+        if not self._rings or tenant_id not in self._rings:
+            return
+
+        def told() -> Mapping[str, Any]:
+            pool = msgspec.to_builtins(self._pool_counts(function_id))
+            return {"function_id": function_id, **pool}
+
+        self._tell_counts(tenant_id, EventType.POOL, function_id, told)
+
+    def queue_changed(
+        self, tenant_id: str, function_id: str, counts: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """The accepted work of a function changed. `counts` is called a moment later."""
+        if not self._rings or tenant_id not in self._rings:
+            return
+        self._tell_counts(
+            tenant_id,
+            EventType.QUEUE,
+            function_id,
+            lambda: {"function_id": function_id, **counts()},
+        )
+
+    def schedule_fired(
+        self, tenant_id: str, schedule: str, function_id: str, invocation_id: str
+    ) -> None:
+        """A tick of a schedule has become a call."""
+        told = {
+            "schedule": schedule,
+            "function_id": function_id,
+            "invocation_id": invocation_id,
+        }
+        self._tell(tenant_id, EventType.SCHEDULE_FIRED, function_id, told)
+
+    # Following -------------------------------------------------------------------------------
+
+    def reader(
+        self,
+        tenant_id: str,
+        function_id: str | None = None,
+        types: frozenset[EventType] | None = None,
+        last_id: str | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """The events of a tenant from now on, or behind the one with the id `last_id`; None: of any
+        function, of every type. It does not end by itself.
+
+        What is no longer there is told by an event: `reset` where that is all since `last_id`, and
+        `gap` with the number of events where this reader was slow.
+        """
+        now = self._clock.now()
+        ring = self._rings.get(tenant_id)
+        if ring is None:
+            ring = self._rings[tenant_id] = _Ring(self._first, now)
+            asyncio.get_running_loop().call_later(KEPT_S, self._forget, tenant_id)
+        ring.touched = now
+        ring.drop_old(now)
+        start = ring.following if last_id is None else self._behind(ring, last_id)
+        return self._events(ring, start, function_id, types)
+
+    def _behind(self, ring: _Ring, last_id: str) -> int | None:
+        """The number that follows the event; None where events may be missing."""
+        found = POSITION.fullmatch(last_id)
+        if found is None or int(found[1]) != self._epoch:
+            return None
+        number = int(found[2]) + 1
+        return number if ring.first <= number <= ring.following else None
+
+    async def _events(
+        self,
+        ring: _Ring,
+        start: int | None,
+        function_id: str | None,
+        types: frozenset[EventType] | None,
+    ) -> AsyncGenerator[Event, None]:
+        at = ring.following if start is None else start
+        if start is None:
+            yield self._event(at - 1, EventType.RESET, b"{}")
+        while True:
+            ring.touched = self._clock.now()
+            changed = ring.changed
+            if at < ring.first:
+                missed, at = ring.first - at, ring.first
+                yield self._event(at - 1, EventType.GAP, b'{"events":%d}' % missed)
+            elif at < ring.following:
+                one = ring.kept[at - ring.first]
+                at += 1
+                if (function_id is None or one.function_id == function_id) and (
+                    types is None or one.type in types
+                ):
+                    yield self._event(one.number, one.type, one.data)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(TOUCH_S):
+                        await changed.wait()
+
+    def _event(self, number: int, kind: EventType, data: bytes) -> Event:
+        return Event(id=f"{self._epoch}-{number}", type=kind, data=data)
+
+    def _forget(self, tenant_id: str) -> None:
+        """Drops a ring that nobody has read for a minute; else looks again a minute later."""
+        ring = self._rings[tenant_id]
+        if self._clock.now() - ring.touched >= KEPT_S:
+            self._first = max(self._first, ring.following)
+            del self._rings[tenant_id]
+        else:
+            asyncio.get_running_loop().call_later(KEPT_S, self._forget, tenant_id)
+
+    # Telling ---------------------------------------------------------------------------------
+
+    def _tell(
+        self, tenant_id: str, kind: EventType, function_id: str, told: Mapping[str, Any]
+    ) -> None:
+        ring = self._rings.get(tenant_id)
+        if ring is not None:
+            data = msgspec.json.encode(told)
+            ring.add(_Kept(ring.following, self._clock.now(), kind, function_id, data))
+
+    def _burst(self, record: Invocation) -> _Burst:
+        burst = self._bursts.get(record.function_id)
+        if burst is None:
+            burst = self._bursts[record.function_id] = _Burst()
+            self._later(self._end_burst, record.tenant_id, record.function_id)
+        return burst
+
+    def _end_burst(self, tenant_id: str, function_id: str) -> None:
+        rest = self._bursts.pop(function_id).rest
+        if rest is not None:
+            self._bursts[function_id] = _Burst()
+            self._tell(tenant_id, EventType.CALLS, function_id, rest.told(function_id))
+            self._later(self._end_burst, tenant_id, function_id)
+
+    def _tell_counts(self, tenant_id: str, kind: EventType, function_id: str, counts: Told) -> None:
+        key = (kind, function_id)
+        if key not in self._waiting:
+            self._waiting.add(key)
+            self._later(self._end_wait, tenant_id, key, counts)
+
+    def _end_wait(self, tenant_id: str, key: tuple[EventType, str], counts: Told) -> None:
+        self._waiting.discard(key)
+        ring = self._rings.get(tenant_id)
+        if ring is None:
+            return
+        told = counts()
+        data = msgspec.json.encode(told)
+        if ring.counts.get(key) != data:
+            ring.counts[key] = data
+            self._tell(tenant_id, *key, told)
+
+    def _later(self, then: Callable[..., None], *what: Any) -> None:
+        asyncio.get_running_loop().call_later(EVERY_S, then, *what)

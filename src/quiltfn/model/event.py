@@ -1,0 +1,138 @@
+"""Events: what happens in a tenant, as it is told to those who follow it. Ids and counts only."""
+
+from collections import Counter
+from collections.abc import Collection
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from quiltfn.model.function import Function, FunctionState
+from quiltfn.model.invocation import Invocation
+
+
+class EventType(StrEnum):
+    """What an event tells; `TOLD` says what is in it."""
+
+    FUNCTION_CREATED = "function.created"
+    FUNCTION_UPDATED = "function.updated"
+    FUNCTION_DEPLOYED = "function.deployed"
+    FUNCTION_PAUSED = "function.paused"
+    FUNCTION_ROLLED_BACK = "function.rolled_back"
+    FUNCTION_ERROR = "function.error"
+    FUNCTION_DELETED = "function.deleted"
+    INVOCATION_STARTED = "invocation.started"
+    INVOCATION_ENDED = "invocation.ended"
+    CALLS = "calls"
+    POOL = "pool"
+    QUEUE = "queue"
+    SCHEDULE_FIRED = "schedule.fired"
+    GAP = "gap"
+    RESET = "reset"
+
+
+E = EventType
+# These come to every reader: they tell of what it did not get.
+ALWAYS = frozenset((E.GAP, E.RESET))
+GROUPS: dict[str, frozenset[EventType]] = {
+    "function": frozenset(one for one in E if one.startswith("function.")),
+    # `calls` stands for starts and ends that have no event of their own.
+    "invocation": frozenset((E.INVOCATION_STARTED, E.INVOCATION_ENDED, E.CALLS)),
+    "schedule": frozenset((E.SCHEDULE_FIRED,)),
+}
+# What a reader may ask for.
+WORDS = (*GROUPS, *(one for one in E if one not in ALWAYS))
+
+
+def types_of(words: Collection[str]) -> frozenset[EventType]:
+    """The types that some of `WORDS` mean."""
+    found: set[EventType] = set()
+    for word in words:
+        found |= GROUPS.get(word) or {EventType(word)}
+    return frozenset(found)
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One event. `id`: the boot's epoch and a number that grows. `data`: JSON in one line."""
+
+    id: str
+    type: EventType
+    data: bytes
+
+
+class CallSummary(msgspec.Struct, kw_only=True):
+    """Starts and ends of a function's calls that get no event of their own."""
+
+    started: int = 0
+    cold_starts: int = 0
+    ended: Counter[str] = msgspec.field(default_factory=Counter)
+    duration_ms: int = 0
+    longest_ms: int = 0
+
+    def add_start(self, record: Invocation) -> None:
+        self.started += 1
+        self.cold_starts += record.cold_start
+
+    def add_end(self, record: Invocation) -> None:
+        self.ended[record.status.value] += 1
+        took = record.duration_ms or 0
+        self.duration_ms += took
+        self.longest_ms = max(self.longest_ms, took)
+
+    def told(self, function_id: str) -> dict[str, Any]:
+        """The data of a `calls` event. `duration_ms`: of all that ended, together."""
+        return {
+            "function_id": function_id,
+            "started": self.started,
+            "cold_starts": self.cold_starts,
+            "ended": dict(self.ended),
+            "duration_ms": self.duration_ms,
+            "longest_ms": self.longest_ms,
+        }
+
+
+def change_of(before: Function | None, after: Function | None) -> EventType:
+    """What a change of a function is called."""
+    if before is None:
+        return E.FUNCTION_CREATED
+    if after is None:
+        return E.FUNCTION_DELETED
+    if after.error_message and after.error_message != before.error_message:
+        return E.FUNCTION_ERROR
+    if after.state is not before.state:
+        if after.state is FunctionState.ACTIVE:
+            return E.FUNCTION_DEPLOYED
+        if after.state is FunctionState.PAUSED:
+            return E.FUNCTION_PAUSED
+        if after.state is FunctionState.ERROR:
+            return E.FUNCTION_ERROR
+    if after.current_version < before.current_version:
+        return E.FUNCTION_ROLLED_BACK
+    return E.FUNCTION_UPDATED
+
+
+def told_of_function(one: Function) -> dict[str, Any]:
+    """The data of an event about a function."""
+    return {"function_id": one.id, "state": one.state, "version": one.current_version}
+
+
+def told_of_start(record: Invocation) -> dict[str, Any]:
+    """The data of `invocation.started`."""
+    return {
+        "invocation_id": record.invocation_id,
+        "function_id": record.function_id,
+        "version": record.version,
+        "source": record.source,
+        "attempt": record.attempt,
+        "cold_start": record.cold_start,
+    }
+
+
+def told_of_end(record: Invocation) -> dict[str, Any]:
+    """The data of `invocation.ended`. `is_final` False: another attempt follows."""
+    return {
+        **told_of_start(record),
+        "status": record.status,
+        "duration_ms": record.duration_ms,
+        "is_final": record.is_final,
+    }

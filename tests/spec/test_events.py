@@ -1,0 +1,209 @@
+"""The contract: who follows a tenant sees what happens in it, and nothing of another's."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from e2e.server import Server
+from quiltfn.sdk import Client, TenantEvent
+from spec.api_client import Api, is_error, new_name, of, rss_kib
+from spec.conftest import Keyed
+from spec.live_events import Event, streaming
+from timeouts import scaled
+
+pytestmark = pytest.mark.sandbox
+
+FOLLOW = "/api/events?follow=true"
+SECRET = "s3cret-4711"
+
+
+@pytest.fixture
+def api(open_server: Server) -> Iterator[Api]:
+    one = Api(open_server.url)
+    yield one
+    one.clear()
+
+
+def until_type(coming: Iterator[Event], name: str) -> list[Event]:
+    """The events up to the first of that type."""
+    found: list[Event] = []
+    end = time.monotonic() + scaled(20)
+    for one in coming:
+        found.append(one)
+        if one.name == name:
+            return found
+        assert time.monotonic() < end, [each.name for each in found]
+    raise AssertionError("the stream ended")
+
+
+def test_the_life_of_a_function_is_seen(api: Api) -> None:
+    with streaming(api, "GET", FOLLOW) as (answer, coming):
+        assert answer.headers["content-type"] == "text/event-stream"
+        assert answer.headers["x-accel-buffering"] == "no"
+        function_id = api.active(f"echo {SECRET}", environment={"WORD": SECRET})
+        record = api.good("POST", f"{of(function_id)}/invoke", {"payload": SECRET})
+        found = until_type(coming, "pool")  # which is told a moment later
+        api.good("PUT", of(function_id), {"handler": "echo two"})
+        api.good("POST", f"{of(function_id)}/rollback", {"version": 1})
+        api.good("POST", f"{of(function_id)}/pause")
+        api("DELETE", of(function_id))
+        found += until_type(coming, "function.deleted")
+    names = [one.name for one in found]
+    told = [name for name in names if name != "pool"]
+    assert told == [
+        "function.created",
+        "function.updated",  # it is being deployed
+        "function.deployed",
+        "invocation.started",
+        "invocation.ended",
+        "function.updated",
+        "function.rolled_back",
+        "function.paused",
+        "function.deleted",
+    ]
+    (ended,) = (one for one in found if one.name == "invocation.ended")
+    assert ended.data == {
+        "invocation_id": record["invocation_id"],
+        "function_id": function_id,
+        "version": 1,
+        "source": "sync",
+        "attempt": 1,
+        "cold_start": False,
+        "status": "success",
+        "duration_ms": record["duration_ms"],
+        "is_final": True,
+    }
+    assert all(one.data["function_id"] == function_id for one in found)
+    assert SECRET not in json.dumps([one.data for one in found])
+    numbers = [tuple(map(int, (one.id or "").split("-"))) for one in found]
+    assert numbers == sorted(numbers)
+    assert len({epoch for epoch, _ in numbers}) == 1
+
+
+def test_who_comes_back_goes_on_where_it_was_and_filters_are_kept(api: Api) -> None:
+    function_id = api.active("echo hello")
+    path = f"{FOLLOW}&function_id={function_id}&types=invocation"
+    with streaming(api, "GET", path) as (_, coming):
+        api.good("POST", f"{of(function_id)}/invoke")
+        (_, first) = until_type(coming, "invocation.ended")
+    missed = api.good("POST", f"{of(function_id)}/invoke")["invocation_id"]
+    other = api.active("echo other")
+    api.good("POST", f"{of(other)}/invoke")
+    with streaming(api, "GET", path, last_event_id=first.id or "") as (_, coming):
+        found = until_type(coming, "invocation.ended")
+    assert [one.name for one in found] == ["invocation.started", "invocation.ended"]
+    assert {one.data["invocation_id"] for one in found} == {missed}
+
+
+def test_who_comes_back_from_another_start_is_told_to_fetch_again(api: Api) -> None:
+    with streaming(api, "GET", FOLLOW, last_event_id="999999-1") as (_, coming):
+        (reset,) = until_type(coming, "reset")
+    assert reset.data == {}
+
+
+def test_what_does_not_fit_is_refused_by_its_name(api: Api) -> None:
+    for path, field in (
+        ("/api/events", "follow"),
+        ("/api/events?follow=false", "follow"),
+        (f"{FOLLOW}&types=function,nonsense", "types"),
+        (f"{FOLLOW}&types=", "types"),
+    ):
+        assert field in is_error(api("GET", path), "UNPROCESSABLE_ENTITY", 422)["error"]
+    is_error(api("GET", f"{FOLLOW}&function_id=nothing"), "NOT_FOUND", 404)
+
+
+def test_tenants_see_nothing_of_each_other(keyed: Keyed) -> None:
+    ours, theirs = keyed.caller(new_name()), keyed.caller(new_name())
+    with streaming(theirs, "GET", FOLLOW) as (_, coming):
+        function_id = ours.active("echo hello")
+        ours.good("POST", f"{of(function_id)}/invoke")
+        own = theirs.active("echo mine")
+        found = until_type(coming, "function.deployed")
+        assert {one.data["function_id"] for one in found} == {own}
+    refused = theirs("GET", f"{FOLLOW}&function_id={function_id}")
+    is_error(refused, "NOT_FOUND", 404)
+
+
+def test_many_calls_are_summed_up(api: Api) -> None:
+    function_id = api.active("true", max_instances=1)
+    with streaming(api, "GET", f"{FOLLOW}&types=invocation") as (_, coming):
+        calls = 0
+        end = time.monotonic() + scaled(5)
+        while calls < 60 or (time.monotonic() < end and calls < 200):
+            api.good("POST", f"{of(function_id)}/invoke")
+            calls += 1
+        started = ended = summed = 0
+        for one in coming:
+            if one.name == "calls":
+                summed += 1
+                started += one.data["started"]
+                ended += sum(one.data["ended"].values())
+            started += one.name == "invocation.started"
+            ended += one.name == "invocation.ended"
+            if (started, ended) == (calls, calls):
+                break
+    assert summed or calls < 60
+
+
+def test_a_reader_that_does_not_read_costs_nothing_and_slows_nobody(
+    api: Api, open_server: Server
+) -> None:
+    function_id = api.active("true", max_instances=2)
+    at = urlsplit(open_server.url)
+    stuck = socket.create_connection((at.hostname or "", at.port or 0))
+    stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with stuck:
+        head = f"GET {FOLLOW} HTTP/1.1\r\nhost: {at.netloc}\r\n\r\n"
+        stuck.sendall(head.encode())
+        assert stuck.recv(15) == b"HTTP/1.1 200 OK"
+        api.good("POST", f"{of(function_id)}/invoke")
+        before = rss_kib(open_server.pid)
+        for number in range(150):
+            api.good("PUT", of(function_id), {"description": f"change {number}"})
+            api.good("POST", f"{of(function_id)}/invoke")
+        assert rss_kib(open_server.pid) - before < 8 * 1024
+
+
+def test_the_client_library_and_the_command_follow(api: Api, open_server: Server) -> None:
+    function_id = api.active("true")
+    name = api.get(function_id)["name"]
+
+    def changes() -> None:
+        while not over.is_set():
+            api.good("PUT", of(function_id), {"description": new_name()})
+            over.wait(0.2)
+
+    over = threading.Event()
+    changing = threading.Thread(target=changes)
+    changing.start()
+    try:
+        with Client(base_url=open_server.url) as client:
+            one = next(client.system.follow_events(name, types=["function.updated"]))
+        told = command(open_server.url, "events", "-f", "--types", "function.updated")
+    finally:
+        over.set()
+        changing.join()
+    assert isinstance(one, TenantEvent)
+    assert (one.type, one.data["function_id"]) == ("function.updated", function_id)
+    assert f"function.updated     function_id={function_id} state=active" in told
+
+
+def command(url: str, *words: str) -> str:
+    """The first line that a command prints; then it is interrupted."""
+    words = (sys.executable, "-m", "quiltfn", *words, "--url", url)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        line = running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(scaled(10)) == 130
+    return line

@@ -1,0 +1,249 @@
+"""Events: what a reader gets, what it missed, and that nobody's are kept while nobody follows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from contract.stores import a_call, a_function, done
+from manual_clock import ManualClock
+from quiltfn import events as module
+from quiltfn.events import KEPT_BYTES, KEPT_EVENTS, KEPT_S, ONE_BY_ONE, Events
+from quiltfn.model.counts import PoolCounts
+from quiltfn.model.event import ALWAYS, WORDS, Event, EventType, change_of, types_of
+from quiltfn.model.function import FunctionState
+from quiltfn.model.invocation import Status, WorkOutcome
+
+FUNCTION = a_function(state=FunctionState.ACTIVE)
+TENANT = FUNCTION.tenant_id
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(1000.0)
+
+
+@pytest.fixture
+def events(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Events:
+    monkeypatch.setattr(module, "EVERY_S", 0.02)
+    return Events(clock, 7, lambda _: PoolCounts(busy=1))
+
+
+async def some(reader: AsyncGenerator[Event, None], count: int) -> list[Event]:
+    async with asyncio.timeout(5):
+        return [await anext(reader) for _ in range(count)]
+
+
+async def nothing_more(reader: AsyncGenerator[Event, None]) -> bool:
+    """Whether the reader waits. It cannot be read any further then."""
+    task = asyncio.ensure_future(anext(reader))
+    await asyncio.wait({task}, timeout=0.05)
+    task.cancel()
+    await asyncio.wait({task})
+    return task.cancelled()
+
+
+def data(one: Event) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(one.data)
+    return found
+
+
+async def test_nothing_is_kept_and_no_timer_runs_while_nobody_follows(events: Events) -> None:
+    call = a_call(FUNCTION)
+    events.function_changed(None, FUNCTION)
+    events.call_started(call)
+    events.call_ended(done(call))
+    events.pool_changed(TENANT, FUNCTION.id)
+    events.queue_changed(TENANT, FUNCTION.id, dict)
+    events.schedule_fired(TENANT, "s", FUNCTION.id, "i")
+    assert (events._rings, events._bursts, events._waiting) == ({}, {}, set())
+
+
+async def test_a_reader_gets_what_happens_from_now_on_with_ids_that_grow(events: Events) -> None:
+    reader = events.reader(TENANT)
+    call = a_call(FUNCTION)
+    events.function_changed(None, FUNCTION)
+    events.call_started(call)
+    events.call_ended(replace(done(call), duration_ms=5))
+    found = await some(reader, 3)
+    assert [one.id for one in found] == ["7-1", "7-2", "7-3"]
+    assert [one.type for one in found] == [
+        "function.created",
+        "invocation.started",
+        "invocation.ended",
+    ]
+    assert data(found[0]) == {"function_id": FUNCTION.id, "state": "active", "version": 1}
+    assert data(found[2])["invocation_id"] == call.invocation_id
+    assert (data(found[2])["status"], data(found[2])["duration_ms"]) == ("success", 5)
+    assert all(b"hello" not in one.data for one in found)  # what the handler wrote
+    assert await nothing_more(reader)
+
+
+async def test_a_tenant_sees_its_own_alone(events: Events) -> None:
+    ours, theirs = events.reader(TENANT), events.reader("other")
+    events.function_changed(None, FUNCTION)
+    (one,) = await some(ours, 1)
+    assert one.type == "function.created"
+    assert await nothing_more(theirs)
+
+
+async def test_filters_leave_out_what_was_not_asked_for(events: Events) -> None:
+    other = a_function()
+    reader = events.reader(TENANT, FUNCTION.id, types_of(["invocation", "function.deleted"]))
+    events.function_changed(None, FUNCTION)
+    events.call_started(a_call(other))
+    events.call_started(a_call(FUNCTION))
+    events.function_changed(FUNCTION, None)
+    found = await some(reader, 2)
+    assert [one.type for one in found] == ["invocation.started", "function.deleted"]
+    assert [one.id for one in found] == ["7-3", "7-4"]
+
+
+async def test_who_comes_back_within_a_minute_misses_nothing(
+    events: Events, clock: ManualClock
+) -> None:
+    reader = events.reader(TENANT)
+    events.function_changed(None, FUNCTION)
+    (first,) = await some(reader, 1)
+    await reader.aclose()
+    events.function_changed(FUNCTION, None)
+    clock.time += KEPT_S - 1
+    again = events.reader(TENANT, last_id=first.id)
+    (one,) = await some(again, 1)
+    assert (one.id, one.type) == ("7-2", "function.deleted")
+
+
+@pytest.mark.parametrize("last_id", ["7-1", "6-1", "7-99", "7-", "x", "", "7-1 ", "7-" + "9" * 30])
+async def test_who_comes_back_too_late_or_from_elsewhere_is_told_to_begin_anew(
+    events: Events, clock: ManualClock, last_id: str
+) -> None:
+    events.reader(TENANT)
+    for _ in range(3):
+        events.function_changed(None, FUNCTION)
+    clock.time += KEPT_S + 1
+    reader = events.reader(TENANT, last_id=last_id)
+    (reset,) = await some(reader, 1)
+    assert (reset.type, reset.id) == ("reset", "7-3")
+    events.function_changed(FUNCTION, None)
+    (one,) = await some(reader, 1)
+    assert one.id == "7-4"
+
+
+async def test_a_slow_reader_is_told_how_many_it_missed_and_keeps_nothing(events: Events) -> None:
+    reader, quick = events.reader(TENANT), events.reader(TENANT)
+    for _ in range(KEPT_EVENTS + 10):
+        events.function_changed(None, FUNCTION)
+        await some(quick, 1)
+    (ring,) = events._rings.values()
+    assert len(ring.kept) == KEPT_EVENTS
+    gap, one = await some(reader, 2)
+    assert (gap.type, data(gap), gap.id) == ("gap", {"events": 10}, "7-10")
+    assert one.id == "7-11"
+
+
+async def test_a_ring_is_bounded_in_bytes_as_well(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT_BYTES", 1000)
+    events.reader(TENANT)
+    for _ in range(100):
+        events.function_changed(None, FUNCTION)
+    (ring,) = events._rings.values()
+    assert 0 < len(ring.kept) < 20
+    assert ring.size == sum(len(one.data) for one in ring.kept) <= 1000
+    assert KEPT_BYTES <= 1024 * 1024
+
+
+async def test_where_calls_are_many_they_are_summed_up(events: Events) -> None:
+    reader = events.reader(TENANT)
+    calls = [a_call(FUNCTION) for _ in range(50)]
+    for call in calls:
+        events.call_started(replace(call, cold_start=True))
+    for call in calls:
+        events.call_ended(replace(done(call), duration_ms=4))
+    found = await some(reader, ONE_BY_ONE + 1)
+    assert {one.type for one in found[:-1]} == {EventType.INVOCATION_STARTED}
+    assert found[-1].type == "calls"
+    assert data(found[-1]) == {
+        "function_id": FUNCTION.id,
+        "started": 50 - ONE_BY_ONE,
+        "cold_starts": 50 - ONE_BY_ONE,
+        "ended": {"success": 50},
+        "duration_ms": 200,
+        "longest_ms": 4,
+    }
+    await asyncio.sleep(0.06)
+    assert events._bursts == {}
+    events.call_started(calls[0])
+    assert [one.type for one in await some(reader, 1)] == [EventType.INVOCATION_STARTED]
+
+
+async def test_counts_are_told_a_moment_later_once_and_only_where_they_changed(
+    events: Events,
+) -> None:
+    reader = events.reader(TENANT)
+    for _ in range(10):
+        events.pool_changed(TENANT, FUNCTION.id)
+        events.queue_changed(TENANT, FUNCTION.id, lambda: {"waiting": 3})
+    pool, queue = await some(reader, 2)
+    assert (pool.type, data(pool)["busy"], data(pool)["ready"]) == ("pool", 1, 0)
+    assert (queue.type, data(queue)) == ("queue", {"function_id": FUNCTION.id, "waiting": 3})
+    events.pool_changed(TENANT, FUNCTION.id)
+    assert await nothing_more(reader)
+
+
+async def test_a_ring_goes_a_minute_after_its_last_reader(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT_S", 0.05)
+    events = Events(clock, 7, lambda _: PoolCounts())
+    events.reader(TENANT)
+    events.function_changed(None, FUNCTION)
+    await asyncio.sleep(0.12)
+    assert TENANT in events._rings  # by this clock no time has passed
+    clock.time += 1
+    await asyncio.sleep(0.12)
+    assert events._rings == {}
+    # Its numbers are not given again.
+    reader = events.reader(TENANT, last_id="7-1")
+    events.function_changed(None, FUNCTION)
+    assert [one.id for one in await some(reader, 1)] == ["7-2"]
+
+
+def test_each_change_of_a_function_has_a_name() -> None:
+    active = FUNCTION
+    newer = replace(active, current_version=2)
+    for before, after, name in (
+        (None, active, "created"),
+        (active, None, "deleted"),
+        (active, newer, "updated"),
+        (newer, active, "rolled_back"),
+        (active, replace(active, state=FunctionState.PAUSED), "paused"),
+        (replace(active, state=FunctionState.DEPLOYING), active, "deployed"),
+        (active, replace(active, max_instances=9), "updated"),
+        (active, replace(active, error_message="version 2 cannot serve"), "error"),
+        (
+            replace(active, state=FunctionState.DEPLOYING),
+            replace(active, state=FunctionState.ERROR, error_message="no"),
+            "error",
+        ),
+    ):
+        assert change_of(before, after) == f"function.{name}"
+
+
+async def test_an_attempt_that_another_follows_is_not_the_end(events: Events) -> None:
+    reader = events.reader(TENANT)
+    ended = replace(done(a_call(FUNCTION)), status=Status.FAILED)
+    events.call_ended(replace(ended, outcome=WorkOutcome(retry_at_ms=1)))
+    events.call_ended(ended)
+    first, last = await some(reader, 2)
+    assert (data(first)["is_final"], data(last)["is_final"]) == (False, True)
+
+
+def test_the_words_to_ask_by_are_every_type_but_those_that_always_come() -> None:
+    assert types_of(WORDS) == frozenset(EventType) - ALWAYS
