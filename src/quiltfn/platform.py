@@ -134,9 +134,8 @@ async def open_platform(
         pools = pools_of(settings, stock, clock, memory)
         invoker = Invoker(pools, journal, clock, node.machine.node_id)
         catalog = Catalog(settings.functions_max_bytes)
-        queue, policies = await restored_work(settings, opened, node)
         parts = CallParts(opened, catalog, pools, journal, invoker, clock)
-        work, dispatcher = work_of(parts, queue, policies)
+        work, dispatcher = work_of(parts, *await restored_work(settings, opened, node))
         for close in (invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop):
             stack.push_async_callback(close)
         tenant_images = await restored_tenant_images(settings, opened, clock)
@@ -166,6 +165,7 @@ async def open_platform(
             runtimes=runtimes,
             tenant_images=tenant_images,
             health=health,
+            work=work,
             limits=api_limits(settings),
             budgets=budgets(settings),
         )

@@ -24,6 +24,7 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import FINAL, Invocation, Source, Status
+from quiltfn.observe import metrics
 from quiltfn.policies import Policies
 from quiltfn.ports import Clock, Journal, LongOutput, Page, Store
 from quiltfn.ports.work import (
@@ -239,6 +240,13 @@ class Work:
         """How much accepted work the function has."""
         now_ms = int(self.clock.trusted() * 1000) if now_ms is None else now_ms
         return await self.store.counts(entry.function.id, now_ms)
+
+    async def show_queues(self) -> None:
+        """Shows what waits of all functions in the metrics."""
+        now_ms, queues = int(self.clock.trusted() * 1000), await self.store.load()
+        first_ms = min((one.next_due_ms for one in queues), default=now_ms)
+        waiting = sum(one.waiting for one in queues)
+        metrics.show_queue(waiting, max(0, now_ms - first_ms) / 1000)
 
     # Running again ---------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from quiltfn.catalog import Entry
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Source, Status
 from quiltfn.model.work import AsyncPolicy, Backoff
+from quiltfn.observe import metrics
 from quiltfn.ports.work import Input
 from service.platform_harness import Harness, open_harness, until
 
@@ -351,3 +352,32 @@ async def test_a_thousand_pieces_are_each_run_once(tmp_path: Path, durability: s
         with contextlib.suppress(StoreUnavailable):
             counts = await server.work.counts(entry)
             assert (counts.queued, counts.running) == (0, 0)
+
+
+async def test_metrics_count_attempts_dead_letters_and_what_waits(server: Harness) -> None:
+    entry = await server.active("exit 3")
+    before = figures()
+    (one,) = await accept(server, entry)
+    await final(server, entry, one)
+    await accept(server, entry, 3, due_at_ms=round((server.clock.time + 60) * 1000))
+    await quiet(server)
+    await server.work.show_queues()
+    after = figures()
+    assert after['quiltfn_work_attempts_total{status="failed"}'] == (
+        before.get('quiltfn_work_attempts_total{status="failed"}', 0) + 1
+    )
+    assert after['quiltfn_dead_letters_total{reason="attempts"}'] == (
+        before.get('quiltfn_dead_letters_total{reason="attempts"}', 0) + 1
+    )
+    assert after["quiltfn_queued_calls"] == 3
+    assert after["quiltfn_queue_oldest_due_seconds"] == 0
+    await server.lifecycle.pause(entry)
+    server.clock.time += 70
+    await server.work.show_queues()
+    assert figures()["quiltfn_queue_oldest_due_seconds"] == pytest.approx(10, abs=0.1)
+
+
+def figures() -> dict[str, float]:
+    """Of the metrics, by name and labels."""
+    lines = [one for one in metrics.text().splitlines() if not one.startswith("#")]
+    return {name: float(value) for name, value in (one.rsplit(" ", 1) for one in lines)}

@@ -10,7 +10,7 @@ from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.logs import LogServices
 from quiltfn.api.route import RouteServices
 from quiltfn.api.runtimes import RuntimeServices
-from quiltfn.api.system import AuditServices, KeyServices, SystemServices
+from quiltfn.api.system import AuditServices, KeyServices, MetricServices, SystemServices
 from quiltfn.health import Health
 from quiltfn.ports import Audit, Clock
 
@@ -35,6 +35,7 @@ class Services(
     ElasticityServices,
     RuntimeServices,
     SystemServices,
+    MetricServices,
     KeyServices,
     AuditServices,
 ):

@@ -1,6 +1,7 @@
 """The routes about the server itself, its keys and its audit log."""
 
 import base64
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from quiltfn.api.response import JSON, Response, json_response, text_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.health import Health
 from quiltfn.model.access import Scope
-from quiltfn.model.errors import Forbidden
+from quiltfn.model.errors import Forbidden, StoreUnavailable
 from quiltfn.observe import metrics
 from quiltfn.ports import Audit, Clock, Journal, Keys, Pools, WarmStock
 from quiltfn.runtimes import Runtimes
 from quiltfn.tenant_images import TenantImages
+from quiltfn.work import Work
 
 AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
 
@@ -31,11 +33,20 @@ class SystemServices(RouteServices):
 
     admission: Admission
     health: Health
-    journal: Journal
     pools: Pools
     runtimes: Runtimes
     tenant_images: TenantImages
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricServices(RouteServices):
+    """What the metrics are read from when they are asked for."""
+
+    journal: Journal
+    pools: Pools
+    tenant_images: TenantImages
     warm_stock: WarmStock
+    work: Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +242,7 @@ async def list_audit_entries(context: RequestContext[AuditServices]) -> Response
     return json_response(wire.AuditPage(entries=entries, next_cursor=page.next_cursor))
 
 
-async def get_metrics(context: RequestContext[SystemServices]) -> Response:
+async def get_metrics(context: RequestContext[MetricServices]) -> Response:
     """Show the server's metrics in Prometheus' text format."""
     services = context.services
     metrics.show_pools(services.pools.counts(one) for one in services.pools.occupied())
@@ -240,6 +251,8 @@ async def get_metrics(context: RequestContext[SystemServices]) -> Response:
     metrics.show_prewarmed(services.warm_stock.count())
     metrics.show_images(services.tenant_images.bytes_in_all())
     metrics.show_store(services.journal.problem is None)
+    with contextlib.suppress(StoreUnavailable):  # they are then as they were
+        await services.work.show_queues()
     return text_response(metrics.text(), metrics.CONTENT_TYPE)
 
 

@@ -1,0 +1,135 @@
+"""Whose accepted work is next, and how much of it: whatever arrives, nobody waits for ever."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quiltfn.model.dispatch import (
+    SLICE_LEAST,
+    SLICE_MOST,
+    STARVED_S,
+    Load,
+    Rota,
+    may_start,
+    slice_size,
+)
+
+FUNCTIONS = [(tenant, f"{tenant}{number}") for tenant in "abc" for number in range(3)]
+TENANT_OF = {function: tenant for tenant, function in FUNCTIONS}
+
+
+def load(
+    running: int = 0, in_line: int = 0, waited_s: float = 0.0, most: int | None = None
+) -> Load:
+    return Load(running=running, in_line=in_line, waited_s=waited_s, max_concurrency=most)
+
+
+LOADS = st.builds(
+    load,
+    running=st.integers(0, 20),
+    in_line=st.integers(0, 3),
+    waited_s=st.floats(0, 100),
+    most=st.none() | st.integers(1, 10),
+)
+
+
+@given(load=LOADS, headroom=st.integers(-5, 20))
+def test_no_more_may_start_than_the_policy_and_the_pool_allow(load: Load, headroom: int) -> None:
+    count = may_start(load, headroom)
+    assert count >= 0
+    if load.max_concurrency is not None:
+        assert count <= max(0, load.max_concurrency - load.running)
+    if headroom > 0:
+        assert count <= headroom
+    elif load.waited_s < STARVED_S or load.in_line:
+        assert count == 0, "it takes a place from a caller who waits"
+    else:
+        assert count <= 1, "more than one joins the line"
+
+
+@given(load=LOADS, headroom=st.integers(-5, 20))
+def test_what_has_waited_for_long_may_always_join_the_line(load: Load, headroom: int) -> None:
+    has_place = load.max_concurrency is None or load.running < load.max_concurrency
+    if load.waited_s >= STARVED_S and not load.in_line and has_place:
+        assert may_start(load, headroom) >= 1
+
+
+@given(rate=st.floats(0, 1e6), could=st.integers(0, 10_000))
+def test_a_slice_is_bounded_and_covers_what_could_begin(rate: float, could: int) -> None:
+    size = slice_size(rate, could)
+    assert SLICE_LEAST <= size <= SLICE_MOST
+    assert size >= min(could, SLICE_MOST)
+
+
+# Arrivals, and turns at which some functions have no headroom.
+EVENTS = st.lists(
+    st.one_of(
+        st.sampled_from(FUNCTIONS),
+        st.sets(st.sampled_from([function for _, function in FUNCTIONS])),
+    ),
+    max_size=120,
+)
+
+
+@settings(max_examples=300)
+@given(events=EVENTS)
+def test_who_is_ready_waits_for_a_bounded_number_of_turns(
+    events: list[tuple[str, str] | set[str]],
+) -> None:
+    rota, waits = Rota(), Counter[str]()
+    ready: dict[str, int] = {}  # how many turns of others it has seen
+    for event in [*events, *[set[str]()] * 12]:
+        if isinstance(event, tuple):
+            rota.add(*event)
+            ready.setdefault(event[1], 0)
+            continue
+        had_it = rota.turn(lambda one, blocked=event: one not in blocked)  # type: ignore[misc]
+        # Those that were asked and could not start anything have left the rota.
+        ready = {one: n for one, n in ready.items() if one in everybody(rota)}
+        assert (had_it is None) == (not rota) or had_it in ready
+        for one in ready:
+            ready[one] = 0 if one == had_it else ready[one] + (had_it is not None)
+            waits[one] = max(waits[one], ready[one])
+            # Of its own tenant two others come before it, and two tenants before each of its own.
+            assert ready[one] <= 3 * 3, f"{one} has waited for {ready[one]} turns"
+
+
+def everybody(rota: Rota) -> set[str]:
+    return {one for functions in rota._tenants.values() for one in functions}
+
+
+@given(counts=st.tuples(st.integers(1, 3), st.integers(1, 3)), turns=st.integers(1, 200))
+def test_tenants_have_equal_shares_however_many_functions_they_have(
+    counts: tuple[int, int], turns: int
+) -> None:
+    rota = Rota()
+    for tenant, count in zip("ab", counts, strict=True):
+        for number in range(count):
+            rota.add(tenant, f"{tenant}{number}")
+    had = Counter(rota.turn(lambda _: True) for _ in range(turns))
+    of_tenant = Counter[str]()
+    for function, count in had.items():
+        of_tenant[TENANT_OF[str(function)]] += count
+    assert abs(of_tenant["a"] - of_tenant["b"]) <= 1
+    for tenant, count in zip("ab", counts, strict=True):
+        shares = [had[f"{tenant}{number}"] for number in range(count)]
+        assert max(shares) - min(shares) <= 1
+
+
+def test_a_function_that_is_removed_has_no_turn() -> None:
+    rota = Rota()
+    rota.add("a", "a0")
+    rota.remove("a", "a0")
+    rota.remove("b", "b0")
+    assert not rota
+    assert rota.turn(lambda _: True) is None
+
+
+@pytest.mark.parametrize("adds", [1, 2])
+def test_a_function_that_is_there_already_keeps_its_place(adds: int) -> None:
+    rota = Rota()
+    for function in ("a0", "a1", *["a0"] * adds):
+        rota.add("a", function)
+    assert [rota.turn(lambda _: True) for _ in range(3)] == ["a0", "a1", "a0"]
