@@ -125,7 +125,7 @@ def python_client() -> str:
     with Client() as client:
         for group, methods in GROUPS.items():
             parts.append(f"\n### client.{group}\n")
-            for name in vars(methods):
+            for name in {**vars(methods), **vars(methods.__base__)}:
                 if not name.startswith("_"):
                     parts.append(described(group, name, getattr(getattr(client, group), name)))
     parts.append("\n## Results\n\nAll of them are in `quiltfn.sdk`.\n")
@@ -140,6 +140,8 @@ def is_result(name: str) -> bool:
         "FunctionChanges",
         "PoolTarget",
         "Rollback",
+        "Redrive",
+        "Replay",
     )
     return hasattr(shape, "__struct_fields__") and name in sdk.__all__ and not is_sent
 

@@ -129,6 +129,7 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     )
     await asked.wait()
     platform.health.draining = True
+    platform.services.work.waiters.release()
     await platform.dispatcher.stop()
     waiters = [
         asyncio.ensure_future(platform.services.invoker.drain(drain_s)),

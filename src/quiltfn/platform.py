@@ -157,6 +157,7 @@ async def open_platform(
             elasticity=elasticity,
             events=connected_events(clock, opened, catalog, invoker, pools),
             invoker=invoker,
+            work=work,
             pools=pools,
             warm_stock=stock,
             journal=journal,
@@ -165,7 +166,6 @@ async def open_platform(
             runtimes=runtimes,
             tenant_images=tenant_images,
             health=health,
-            work=work,
             limits=api_limits(settings),
             budgets=budgets(settings),
         )

@@ -231,13 +231,14 @@ class Work:
             raise NotFound(INPUT_NOT_KEPT, hint=hint)
         return record, given
 
-    async def keep_input(self, record: Invocation, given: Input) -> None:
-        """Keeps the input of a synchronous call, if its function says so."""
+    async def keep_input(self, record: Invocation, request: Request, caller: str) -> None:
+        """Keeps the input of a synchronous call, if its function says so. `caller`: who asked."""
         if self.policies.record_policy_of(record.function_id).keep_input == "all":
-            await self.store.keep_input(record, given)
+            await self.store.keep_input(record, input_of(request, caller))
 
     async def counts(self, entry: Entry, now_ms: int | None = None) -> QueueCounts:
-        """How much accepted work the function has."""
+        """How much accepted work the function has. What a caller has seen the end of is over."""
+        await self.journal.synced()
         now_ms = int(self.clock.trusted() * 1000) if now_ms is None else now_ms
         return await self.store.counts(entry.function.id, now_ms)
 
@@ -276,11 +277,14 @@ class Work:
             long_output=output,
         )
         record = await self.invoker.invoke(entry, request)
-        await self.keep_input(record, given)
+        await self.keep_input(record, request, run.caller)
         return record
 
     async def dead_letters(self, entry: Entry, limit: int, cursor: str | None) -> Page[DeadLetter]:
-        """The function's work that was given up, newest first."""
+        """The function's work that was given up, newest first. What a caller has seen the end of is
+        among it.
+        """
+        await self.journal.synced()
         return await self.store.dead_letters(entry.function.id, limit, cursor)
 
     async def redrive(self, entry: Entry, invocation_ids: Sequence[str] | None) -> Redriven:
@@ -289,6 +293,7 @@ class Work:
         `accept` does where not one could be queued.
         """
         made: list[str] = []
+        await self.journal.synced()
         try:
             if invocation_ids is None:
                 await self._redrive_all(entry, made)
@@ -329,6 +334,7 @@ class Work:
 
     async def drop(self, entry: Entry, invocation_id: str) -> None:
         """Takes a dead letter away; its record stays. Raises `NotFound`."""
+        await self.journal.synced()
         if not await self.store.drop_dead_letter(entry.function.id, invocation_id):
             raise NotFound("the function has no dead letter with this id")
 
@@ -347,6 +353,19 @@ def request_of(given: Input) -> Request:
         timeout_seconds=given.timeout_seconds,
         traceparent=given.traceparent,
         may_write=given.may_write,
+    )
+
+
+def input_of(request: Request, caller: str) -> Input:
+    """What `request` gives to its call, as it is kept."""
+    return Input(
+        payload=request.payload,
+        environment=request.environment,
+        timeout_seconds=request.timeout_seconds,
+        version=None if request.version is None else request.version.number,
+        caller=caller,
+        may_write=request.may_write,
+        traceparent=request.traceparent,
     )
 
 

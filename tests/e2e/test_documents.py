@@ -34,6 +34,7 @@ PAGES = [
     "docs/how-to/custom-runtime.md",
     "docs/how-to/gvisor.md",
     "docs/how-to/egress.md",
+    "docs/how-to/asynchronous-calls.md",
     "docs/how-to/change-under-load.md",
     "docs/how-to/watch-calls.md",
     "docs/how-to/records.md",

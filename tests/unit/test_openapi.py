@@ -7,8 +7,8 @@ from quiltfn.api.openapi import document, operation_id
 from quiltfn.api.routes import ROUTES
 
 VERBS = {
-    *("add", "create", "delete", "deploy", "get", "invoke", "list", "pause", "remove", "resume"),
-    *("revoke", "rollback", "set", "update", "upload"),
+    *("add", "cancel", "create", "delete", "deploy", "get", "invoke", "list", "pause", "redrive"),
+    *("remove", "replay", "resume", "revoke", "rollback", "set", "update", "upload"),
 }
 
 

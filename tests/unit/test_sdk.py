@@ -5,6 +5,7 @@ import json
 import re
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from quiltfn.sdk import (
 )
 from quiltfn.sdk import client as client_module
 from quiltfn.sdk.functions import FunctionMethods
+from quiltfn.sdk.work import WorkMethods
 from unit import canned_server
 from unit.canned_server import ID, INVOCATION, Canned
 
@@ -141,6 +143,63 @@ CALLS: list[tuple[Call, str, str]] = [
         "GET",
         f"/api/events?follow=true&function_id={ID}&types=function%2Cpool",
     ),
+    (lambda at: at.functions.submit(ID), "POST", f"{BASE}/{ID}/invoke?mode=async"),
+    (
+        lambda at: at.functions.submit("a", not_before=timedelta(seconds=0.5)),
+        "POST",
+        f"{BASE}/invoke/a?mode=async&delay_seconds=1",
+    ),
+    (
+        lambda at: at.functions.submit(ID, not_before=datetime(2026, 1, 1, tzinfo=UTC)),
+        "POST",
+        f"{BASE}/{ID}/invoke?mode=async&not_before=1767225600",
+    ),
+    (
+        lambda at: at.functions.wait(ID, "i1"),
+        "GET",
+        f"{BASE}/{ID}/invocations/i1?wait_seconds=60",
+    ),
+    (lambda at: at.functions.cancel(ID, "i1"), "POST", f"{BASE}/{ID}/invocations/i1/cancel"),
+    (lambda at: at.functions.replay(ID, "i1"), "POST", f"{BASE}/{ID}/invocations/i1/replay"),
+    (
+        lambda at: at.functions.list_attempts(ID, "i1"),
+        "GET",
+        f"{BASE}/{ID}/invocations/i1/attempts",
+    ),
+    (
+        lambda at: at.functions.get_invocation_input(ID, "i1"),
+        "GET",
+        f"{BASE}/{ID}/invocations/i1/input",
+    ),
+    (
+        lambda at: at.functions.list_dead_letters(ID, page_size=5).first(),
+        "GET",
+        f"{BASE}/{ID}/dead-letters?limit=5",
+    ),
+    (
+        lambda at: at.functions.redrive_dead_letters(ID),
+        "POST",
+        f"{BASE}/{ID}/dead-letters/redrive",
+    ),
+    (
+        lambda at: at.functions.drop_dead_letter(ID, "i1"),
+        "DELETE",
+        f"{BASE}/{ID}/dead-letters/i1",
+    ),
+    (lambda at: at.functions.get_queue(ID), "GET", f"{BASE}/{ID}/queue"),
+    (lambda at: at.functions.get_async_policy(ID), "GET", f"{BASE}/{ID}/async-policy"),
+    (
+        lambda at: at.functions.set_async_policy(ID, max_attempts=2),
+        "PUT",
+        f"{BASE}/{ID}/async-policy",
+    ),
+    (lambda at: at.functions.delete_async_policy(ID), "DELETE", f"{BASE}/{ID}/async-policy"),
+    (lambda at: at.functions.get_record_policy(ID), "GET", f"{BASE}/{ID}/record-policy"),
+    (
+        lambda at: at.functions.set_record_policy(ID, keep_input="all"),
+        "PUT",
+        f"{BASE}/{ID}/record-policy",
+    ),
     (lambda at: at.functions.get_pool(ID), "GET", f"{BASE}/{ID}/pool"),
     (lambda at: at.functions.get_egress(ID), "GET", f"{BASE}/{ID}/egress"),
     (lambda at: at.functions.get_pool_stats(), "GET", f"{BASE}/pool/stats"),
@@ -225,6 +284,16 @@ NAN = float("nan")
         (lambda at: at.invoke(ID, {"a": [1, NAN]}), ValueError, r"payload\['a'\]\[1\] is nan"),
         (lambda at: at.invoke(ID, {"a": {1}}), TypeError, r"payload\['a'\] is a set"),
         (lambda at: at.functions.create(name="a"), TypeError, r"create\(\) missing .*'handler'"),
+        (
+            lambda at: at.functions.submit(ID, not_before=timedelta(seconds=-1)),
+            ValueError,
+            "not_before must not be negative",
+        ),
+        (
+            lambda at: at.functions.submit(ID, not_before=datetime(2026, 1, 1)),
+            ValueError,
+            "not_before must be a datetime with a time zone",
+        ),
         (lambda at: at.functions.get(), TypeError, r"get\(\) missing .*'function'"),
         (lambda at: at.functions.list(colour=1), TypeError, r"list\(\) got .*'colour'"),
     ],
@@ -892,12 +961,68 @@ async def test_an_archive_is_streamed_with_its_length_and_kind(tmp_path: Path, n
     assert seen == [(kind, "700000", 700_000)] * 2
 
 
+# --- asynchronous calls ------------------------------------------------------------------------
+
+
+async def test_a_wait_asks_again_until_the_call_is_over_and_looks_a_name_up_once() -> None:
+    asked: list[str] = []
+    statuses = iter(["queued", "running", "success"] * 2)
+
+    def answer(out: httpx.Request) -> httpx.Response:
+        asked.append(out.url.path)
+        if "by-name" in out.url.path:
+            return httpx.Response(200, json=FUNCTION)
+        return httpx.Response(200, json=INVOCATION | {"status": next(statuses)})
+
+    with client(answer) as one:
+        assert one.functions.wait("a", "i1").status == "success"
+    async with AsyncClient(transport=httpx.MockTransport(answer)) as other:
+        assert (await other.functions.wait("a", "i1")).status == "success"
+    assert asked == [f"{BASE}/by-name/a", *[f"{BASE}/{ID}/invocations/i1"] * 3] * 2
+
+
+def test_a_wait_that_takes_too_long_says_so() -> None:
+    running = answering(200, INVOCATION | {"status": "running"})
+    with client(running) as one, pytest.raises(TimeoutError, match="still running after 0 s"):
+        one.functions.wait(ID, "i1", timeout_seconds=0)
+
+
+def test_a_submit_is_repeated_only_with_a_key() -> None:
+    keys: list[str | None] = []
+
+    def answer(out: httpx.Request) -> httpx.Response:
+        keys.append(out.headers.get("idempotency-key"))
+        raise httpx.ReadError("gone")
+
+    with client(answer, retries=1) as one:
+        with pytest.raises(ConnectionFailed):
+            one.functions.submit(ID)
+        assert keys == [None]
+        with pytest.raises(ConnectionFailed):
+            one.functions.submit(ID, idempotency_key="k")
+    assert keys == [None, "k", "k"]
+
+
+def test_a_policy_is_sent_as_it_was_given() -> None:
+    out = sent(
+        lambda at: at.functions.set_async_policy(
+            ID,
+            max_attempts=3,
+            backoff_seconds=sdk.Backoff(first=5),
+            on_failure=sdk.NewDestination(function="b"),
+        )
+    )
+    body = json.loads(out.read())
+    assert (body["max_attempts"], body["on_failure"]) == (3, {"function": "b"})
+    assert body["backoff_seconds"]["first"] == 5
+
+
 # --- what a reader of the code is told ---------------------------------------------------------
 
 
 def test_methods_have_the_names_and_the_documentation_of_what_they_do() -> None:
     with client(answering(500, {})) as at:
-        for name in vars(FunctionMethods):
+        for name in {**vars(FunctionMethods), **vars(WorkMethods)}:
             if not name.startswith("_"):
                 assert getattr(at.functions, name).__doc__, name
                 assert getattr(FunctionMethods, name).__doc__, name

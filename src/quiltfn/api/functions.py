@@ -5,22 +5,22 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from quiltfn import wire
-from quiltfn.admission import Admission
 from quiltfn.api import event_stream, pages, parse, shapes
 from quiltfn.api.budgets import CallOutputBudget
 from quiltfn.api.byte_range import part_of
+from quiltfn.api.call_response import call_response, truncated
+from quiltfn.api.guards import check_connection
 from quiltfn.api.live_call import cancelled_if_lost, stream_call
-from quiltfn.api.logs import truncated
 from quiltfn.api.response import Response, json_response
-from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.api.text_size import text_size
+from quiltfn.api.route import RequestContext
+from quiltfn.api.work import WAIT_MAX_S, WorkServices, accept_call, wants_async
 from quiltfn.catalog import Entry
 from quiltfn.ids import new_id
-from quiltfn.invoke import Invoker, Request
+from quiltfn.invoke import Request
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.access import Scope
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
-from quiltfn.model.errors import CapacityFull, NotFound, PreconditionFailed, Unprocessable
+from quiltfn.model.errors import NotFound, PreconditionFailed, Unprocessable
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.output import STREAMS
@@ -31,17 +31,13 @@ PAGE_MAX = 1000
 INVOCATIONS_DEFAULT = 50
 OCTETS = "application/octet-stream"
 OUTPUTS = ("full", "none")
-# The response to a call with more output than this is a long one.
-LONG_OUTPUT_BYTES = 64 * 1024
 LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FunctionServices(RouteServices):
+class FunctionServices(WorkServices):
     """What the routes of functions and their calls take."""
 
-    admission: Admission
-    invoker: Invoker
     journal: Journal
     lifecycle: Lifecycle
     pools: Pools
@@ -114,7 +110,9 @@ async def delete_function(context: RequestContext[FunctionServices]) -> Response
     """Delete a function. New and waiting calls get 404 at once; running calls have 5 seconds to
     end.
     """
-    await context.services.lifecycle.delete(context.entry())
+    entry = context.entry()
+    await context.services.lifecycle.delete(entry)
+    context.services.work.policies.forget(entry.function.id)
     return Response(status=204)
 
 
@@ -170,6 +168,8 @@ def _request(
 
 
 async def _invoke(context: RequestContext[FunctionServices], entry: Entry) -> Response:
+    if wants_async(context):
+        return await accept_call(context, entry)
     services = context.services
     tenant_id = context.tenant_id
     output = CallOutputBudget(services.budgets.outputs, tenant_id)
@@ -177,32 +177,14 @@ async def _invoke(context: RequestContext[FunctionServices], entry: Entry) -> Re
         return await stream_call(context, entry, _request(context, output, new_id()), output)
     with services.admission.call(tenant_id), output:
         if "x-on-disconnect" in context.headers:
-            record = await _invoke_for_client(context, entry, output)
+            request = _request(context, output, new_id())
+            async with cancelled_if_lost(context, entry, request):
+                record = await services.invoker.invoke(entry, request)
         else:
-            record = await services.invoker.invoke(entry, _request(context, output))
-        headers = [("x-invocation-id", record.invocation_id)]
-        if record.stdout_dropped or record.stderr_dropped:
-            headers += truncated(record)
-        if record.timeline is not None:
-            headers.append(("server-timing", record.timeline.server_timing()))
-        if len(record.stdout) + len(record.stderr) <= LONG_OUTPUT_BYTES:
-            return json_response(shapes.invocation(record), headers=headers)
-        try:
-            size = text_size(record.stdout) + text_size(record.stderr)
-            async with services.budgets.responses.reserve(size, tenant_id):
-                return json_response(shapes.invocation(record), headers=headers)
-        except CapacityFull as error:
-            error.with_record(record.invocation_id, executed=True)
-            raise
-
-
-async def _invoke_for_client(
-    context: RequestContext[FunctionServices], entry: Entry, output: CallOutputBudget
-) -> Invocation:
-    """A call that ends when its client goes away, if the client has asked for that."""
-    request = _request(context, output, new_id())
-    async with cancelled_if_lost(context, entry, request):
-        return await context.services.invoker.invoke(entry, request)
+            request = _request(context, output)
+            record = await services.invoker.invoke(entry, request)
+        await services.work.keep_input(record, request, context.caller.credential)
+        return await call_response(context, record)
 
 
 async def list_invocations(context: RequestContext[FunctionServices]) -> Response:
@@ -234,7 +216,14 @@ async def list_invocations(context: RequestContext[FunctionServices]) -> Respons
 
 
 async def get_invocation(context: RequestContext[FunctionServices]) -> Response:
-    """Show the record of one call."""
+    """Show the record of one call. With wait_seconds the answer comes as soon as the call is over,
+    else as it is once the time is.
+    """
+    wait = parse.integer(context.query.get("wait_seconds", "0"), "wait_seconds", 0, WAIT_MAX_S)
+    if wait:
+        check_connection(context.request)
+        invocation_id = context.parameters["invocation_id"]
+        await context.services.work.wait(context.entry(), invocation_id, wait)
     async with pages.reserved(context):
         record = await _record(context)
         return json_response(shapes.invocation(record), headers=truncated(record))

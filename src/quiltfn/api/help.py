@@ -30,6 +30,8 @@ DEBUGGING = [
     "status error or interrupted: the call was ended by the platform and not by the handler; "
     "error_message says why.",
     "503 with CAPACITY_FULL: every instance is busy; wait for Retry-After or raise max_instances.",
+    "GET /api/functions/<id>/queue: does asynchronous work wait, how long, and was any given up? "
+    "GET …/dead-letters says why, and GET …/invocations/<invocation_id>/attempts what was tried.",
     "GET /api/functions/health: can the server do its work, and which protections are in force?",
 ]
 MISTAKES = [
@@ -40,6 +42,9 @@ MISTAKES = [
     "A handler that fails is an answer with HTTP 200: look at status and exit_code.",
     "stdout is what the handler wrote and nothing else; as text it has U+FFFD for bytes that are "
     "not UTF-8. A value that python or node returns and that is too large fails the call.",
+    "A 202 is kept, not done: its record has status queued until it runs. By default it is tried "
+    "once; async-policy says more. A handler that is tried again must be safe to repeat: "
+    "QUILT_INVOCATION_ID is the same in every attempt.",
     "timeout_seconds of a call may be shorter than the function's, never longer.",
     "There is no source code in the API: the handler is what the runtime runs, a command line for "
     "shell; its files come with the runtime.",
@@ -90,6 +95,17 @@ FUNCTION_EXAMPLES = [
     example(
         "Read what it wrote, both streams", "GET", f"{ID}/invocations/$INVOCATION_ID/logs", 200
     ),
+    example(
+        "Queue a call",
+        "POST",
+        f"{ID}/invoke",
+        202,
+        headers={"Prefer": "respond-async"},
+        body=INVOKE_BODY,
+        keeps={"QUEUED_ID": "invocation_id"},
+    ),
+    example("Wait for its end", "GET", f"{ID}/invocations/$QUEUED_ID?wait_seconds=30", 200),
+    example("See each attempt at it", "GET", f"{ID}/invocations/$QUEUED_ID/attempts", 200),
     example("Show it", "GET", ID, 200),
     example("Show it by name", "GET", "/api/functions/by-name/my-function", 200),
     example("List functions", "GET", "/api/functions?limit=10", 200),

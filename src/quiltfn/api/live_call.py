@@ -95,7 +95,8 @@ async def _run(
     services, tenant_id = context.services, context.tenant_id
     try:
         with services.admission.call(tenant_id), output:
-            await services.invoker.invoke(entry, request)
+            record = await services.invoker.invoke(entry, request)
+            await services.work.keep_input(record, request, context.caller.credential)
     except Internal:
         log_bug(context.request, context.request_id)
         raise

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from quiltfn.api import event_stream, parse
+from quiltfn.api.call_response import truncated
 from quiltfn.api.live_output import OutputReader, follow_call, follow_function, written
 from quiltfn.api.response import Header, Response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.invoke import Invoker
 from quiltfn.model.errors import Unprocessable
-from quiltfn.model.invocation import Invocation
 from quiltfn.model.output import STREAMS
 from quiltfn.ports import Journal
 
@@ -70,13 +70,6 @@ async def get_function_logs(context: RequestContext[LogServices]) -> Response:
     with event_stream.opened(context) as stream:
         events = follow_function(services.invoker, services.journal, function_id, streams)
         return stream.response(events, is_endless=True)
-
-
-def truncated(record: Invocation) -> list[Header]:
-    """The header that says how many bytes of each stream were dropped; none if none were."""
-    dropped = {"stdout": record.stdout_dropped, "stderr": record.stderr_dropped}
-    counts = [f"{stream}={count}" for stream, count in dropped.items() if count]
-    return [("x-output-truncated", ", ".join(counts))] if counts else []
 
 
 def _follows(context: RequestContext[LogServices]) -> bool:

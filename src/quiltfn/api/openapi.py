@@ -25,6 +25,14 @@ HEADERS = {
 }
 
 OWN_HEADERS = {
+    "location": {
+        "description": "Where the record of the queued call is.",
+        "schema": {"type": "string"},
+    },
+    "preference-applied": {
+        "description": "respond-async: the call is queued.",
+        "schema": {"type": "string"},
+    },
     "x-invocation-id": {
         "description": "The id of the call's record.",
         "schema": {"type": "string"},
@@ -47,6 +55,13 @@ OWN_HEADERS = {
     },
 }
 
+ACCEPTED = 202
+ACCEPTED_HEADERS = {
+    name: OWN_HEADERS[name] for name in ("location", "preference-applied", "x-invocation-id")
+}
+# What a further status of a good answer means, where that is not "Done before."
+ALSO = {ACCEPTED: "Queued: its record says what becomes of it.", 206: "A part of it."}
+
 
 def document(table: Table, limits: Mapping[str, float]) -> dict[str, Any]:
     """The whole document. `limits`: what this server allows, by the names of fields."""
@@ -59,7 +74,7 @@ def document(table: Table, limits: Mapping[str, float]) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(types, ref_template=REF)
     bodies = {way.body for _, ways in routes for way in ways.values() if way.body is not None}
     for body in bodies:
-        _constrain(components[body.__name__], body, limits)
+        _constrain(components, body, limits)
     components[wire.FunctionChanges.__name__]["minProperties"] = 1
     return {
         "openapi": "3.1.0",
@@ -83,14 +98,17 @@ def document(table: Table, limits: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def _constrain(schema: dict[str, Any], body: type, limits: Mapping[str, float]) -> None:
+def _constrain(components: dict[str, Any], body: type, limits: Mapping[str, float]) -> None:
     """Adds what a field of a body must be besides its type. Answers have no such promise: a newer
     server may allow more.
     """
     for name, field in fields_of(body).items():
-        one = schema["properties"][name]
+        one = components[body.__name__]["properties"][name]
         # Of a field that may be null, it is about the part that is not null.
         parts = [part for part in one.get("anyOf", [one]) if part.get("type") != "null"]
+        if field.is_shape:
+            parts[0]["description"] = field.meaning
+            _constrain(components, field.kind, limits)
         for constraint in field.constraints:
             parts[0].update(constraint.schema(limits.get(name)))
 
@@ -180,9 +198,10 @@ def _responses(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
         }
     for status, kind in way.also.items():
         json = {"application/json": {"schema": _reference(kind)}} if kind is not bytes else None
+        more = ACCEPTED_HEADERS if status == ACCEPTED else {}
         responses[str(status)] = {
-            "description": "Done before." if json else "A part of it.",
-            "headers": HEADERS if json else headers,
+            "description": ALSO.get(status, "Done before."),
+            "headers": HEADERS | more if json else headers,
             "content": json or content,
         }
     return responses

@@ -9,6 +9,7 @@ from quiltfn.api import (
     logs,
     runtimes,
     system,
+    work,
 )
 from quiltfn.api.event_stream import EVENT_STREAM
 from quiltfn.api.route import Handler, Parameter, Route
@@ -139,6 +140,32 @@ EVENT_TYPES = Parameter(
 LAST_EVENT = Parameter(
     name="Last-Event-ID", where="header", about="begin behind the event with this id"
 )
+MODE = Parameter(
+    name="mode",
+    about="async: answer 202 once the call is queued, as Prefer: respond-async; sync: wait",
+    schema={"enum": ["sync", "async"]},
+)
+PREFER = Parameter(
+    name="Prefer",
+    where="header",
+    about="respond-async: answer 202 once the call is queued",
+)
+DELAY = Parameter(
+    name="delay_seconds",
+    about="of an asynchronous call: start it so many seconds from now at the earliest",
+    schema={"type": "integer", "minimum": 0, "maximum": work.DELAY_MAX_S},
+)
+NOT_BEFORE = Parameter(
+    name="not_before",
+    about="of an asynchronous call: start it at this time at the earliest, in Unix seconds, at "
+    "most a year from now",
+    schema={"type": "integer", "minimum": 0, "maximum": work.UNIX_MAX},
+)
+WAIT = Parameter(
+    name="wait_seconds",
+    about="answer as soon as the call is over, else after so many seconds",
+    schema={"type": "integer", "minimum": 0, "maximum": work.WAIT_MAX_S},
+)
 PLACED = ("CAPACITY_FULL", "RUNTIME_UNAVAILABLE", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE")
 GONE = ("NOT_FOUND",)
 
@@ -202,9 +229,10 @@ def invoking(handler: Handler) -> Route:
         needs_body=False,
         is_invoke=True,
         is_idempotent=True,
-        parameters=(IDEMPOTENCY, ON_DISCONNECT),
+        parameters=(IDEMPOTENCY, ON_DISCONNECT, PREFER, MODE, DELAY, NOT_BEFORE),
         texts=(EVENT_STREAM,),
         codes=(*PLACED, "CONFLICT"),
+        also={202: wire.Invocation},
         headers=("x-invocation-id", "server-timing", "x-output-truncated"),
     )
 
@@ -219,6 +247,7 @@ INVOCATION = Route(
     handler=functions.get_invocation,
     scope=READ,
     answer=wire.Invocation,
+    parameters=(WAIT,),
     headers=("x-output-truncated",),
 )
 OUTPUT = Route(
@@ -257,6 +286,66 @@ EVENTS = Route(
     codes=("CAPACITY_FULL", "NOT_FOUND"),
 )
 TIMELINE = Route(handler=functions.get_invocation_timeline, scope=READ, answer=wire.Timeline)
+CANCEL = Route(
+    handler=work.cancel_invocation,
+    scope=INVOKE,
+    answer=wire.Invocation,
+    codes=("CONFLICT",),
+    action="invocation.cancel",
+)
+ATTEMPTS = Route(handler=work.list_invocation_attempts, scope=READ, answer=wire.AttemptList)
+INPUT = Route(handler=work.get_invocation_input, scope=WRITE, answer=wire.InvocationInput)
+REPLAY = Route(
+    handler=work.replay_invocation,
+    scope=WRITE,
+    answer=wire.Invocation,
+    body=wire.Replay,
+    needs_body=False,
+    is_invoke=True,
+    is_idempotent=True,
+    parameters=(IDEMPOTENCY,),
+    codes=(*PLACED, "CONFLICT"),
+    also={202: wire.Invocation},
+    headers=("x-invocation-id", "server-timing", "x-output-truncated"),
+    action="invocation.replay",
+)
+GET_ASYNC_POLICY = Route(handler=work.get_async_policy, scope=READ, answer=wire.AsyncPolicy)
+SET_ASYNC_POLICY = Route(
+    handler=work.set_async_policy,
+    scope=WRITE,
+    answer=wire.AsyncPolicy,
+    body=wire.NewAsyncPolicy,
+    action="async_policy.set",
+)
+DELETE_ASYNC_POLICY = Route(
+    handler=work.delete_async_policy, scope=WRITE, status=204, action="async_policy.delete"
+)
+GET_RECORD_POLICY = Route(handler=work.get_record_policy, scope=READ, answer=wire.RecordPolicy)
+SET_RECORD_POLICY = Route(
+    handler=work.set_record_policy,
+    scope=WRITE,
+    answer=wire.RecordPolicy,
+    body=wire.RecordPolicy,
+    action="record_policy.set",
+)
+DEAD_LETTERS = Route(
+    handler=work.list_dead_letters,
+    scope=READ,
+    answer=wire.DeadLetterPage,
+    parameters=(LIMIT, CURSOR),
+)
+REDRIVE = Route(
+    handler=work.redrive_dead_letters,
+    scope=WRITE,
+    answer=wire.RedriveResult,
+    body=wire.Redrive,
+    is_idempotent=True,
+    parameters=(IDEMPOTENCY,),
+    codes=("CAPACITY_FULL", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE", "CONFLICT"),
+    action="dead_letters.redrive",
+)
+DROP = Route(handler=work.delete_dead_letter, scope=WRITE, status=204, action="dead_letter.delete")
+QUEUE = Route(handler=work.get_function_queue, scope=READ, answer=wire.FunctionQueue)
 VERSIONS = Route(
     handler=functions.list_function_versions,
     scope=READ,
@@ -394,6 +483,19 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     (FUNCTION + "/invocations/{invocation_id}/logs", {"GET": LOGS}),
     (FUNCTION + "/logs", {"GET": FUNCTION_LOGS}),
     (FUNCTION + "/invocations/{invocation_id}/timeline", {"GET": TIMELINE}),
+    (FUNCTION + "/invocations/{invocation_id}/cancel", {"POST": CANCEL}),
+    (FUNCTION + "/invocations/{invocation_id}/attempts", {"GET": ATTEMPTS}),
+    (FUNCTION + "/invocations/{invocation_id}/input", {"GET": INPUT}),
+    (FUNCTION + "/invocations/{invocation_id}/replay", {"POST": REPLAY}),
+    (
+        FUNCTION + "/async-policy",
+        {"GET": GET_ASYNC_POLICY, "PUT": SET_ASYNC_POLICY, "DELETE": DELETE_ASYNC_POLICY},
+    ),
+    (FUNCTION + "/record-policy", {"GET": GET_RECORD_POLICY, "PUT": SET_RECORD_POLICY}),
+    (FUNCTION + "/dead-letters", {"GET": DEAD_LETTERS}),
+    (FUNCTION + "/dead-letters/redrive", {"POST": REDRIVE}),
+    (FUNCTION + "/dead-letters/{invocation_id}", {"DELETE": DROP}),
+    (FUNCTION + "/queue", {"GET": QUEUE}),
     (FUNCTION + "/versions", {"GET": VERSIONS}),
     (FUNCTION + "/rollback", {"POST": ROLLBACK}),
     (FUNCTION + "/pool", {"GET": POOL}),

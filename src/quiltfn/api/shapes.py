@@ -17,6 +17,7 @@ from quiltfn.model.pool import PoolCounts
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
 from quiltfn.model.timeline import PHASES, Timeline
 from quiltfn.model.version import MASK, Version, VersionSpec
+from quiltfn.ports.work import Attempt, DeadLetter
 from quiltfn.runtimes import OwnedRuntime, is_own
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -121,6 +122,20 @@ def invocation(record: Invocation) -> wire.Invocation:
         error_message=record.error_message,
         cold_start=record.cold_start,
     )
+
+
+def attempt(one: Attempt) -> wire.Attempt:
+    return gathered(
+        wire.Attempt, one, started_at=_seconds(one.started_at), ended_at=_seconds(one.ended_at)
+    )
+
+
+def _seconds(milliseconds: int | None) -> int | None:
+    return None if milliseconds is None else milliseconds // 1000
+
+
+def dead_letter(one: DeadLetter) -> wire.DeadLetter:
+    return gathered(wire.DeadLetter, one)
 
 
 def timeline(record: Invocation, kept: Timeline) -> wire.Timeline:

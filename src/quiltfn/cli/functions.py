@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from quiltfn.cli import show, tables
+from quiltfn.cli import show, tables, work
 from quiltfn.cli.options import FieldsOf
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
 from quiltfn.cli.session import Connection, NameOrId
@@ -189,6 +189,12 @@ def timeline(
     with connection.session(name_or_id) as at:
         found = at.client.functions.get_invocation_timeline(name_or_id, invocation_id)
         at.show(found, tables.timeline)
+
+
+app.command()(work.attempts)
+app.command("input")(work.input_of)
+app.command("async-policy")(work.async_policy)
+app.command("record-policy")(work.record_policy)
 
 
 @app.command()

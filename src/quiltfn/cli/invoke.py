@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import msgspec
 
 from quiltfn.cli import payload, show, tables
 from quiltfn.cli.options import FieldsOf
-from quiltfn.cli.parsing import Exit, Option
+from quiltfn.cli.parsing import BadParameter, Exit, Option
 from quiltfn.cli.session import Connection, NameOrId, Session
 from quiltfn.cli.session import Output as Form
 from quiltfn.sdk import Client, ClientError, Invocation
@@ -38,18 +39,46 @@ class PayloadOptions:
     ] = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class CallMode:
+    """Whether the call is queued, watched, or waited for in silence."""
+
+    is_async: Annotated[bool, Option(("--async",), help="Queue the call and print its id.")] = False
+    wait: Annotated[bool, Option(help="With --async: wait for its end and print its output.")] = (
+        False
+    )
+    delay: Annotated[
+        int | None,
+        Option(metavar="SECONDS", least=0, help="With --async: start it so much later."),
+    ] = None
+
+    stream: Annotated[bool, Option(help="Print its output as it is written.")] = False
+
+    def check(self) -> None:
+        """Raises `BadParameter` for what goes with --async alone, and what does not go with it."""
+        if self.is_async and self.stream:
+            raise BadParameter("give --async or --stream, not both")
+        for name, is_given in (("--wait", self.wait), ("--delay", self.delay is not None)):
+            if is_given and not self.is_async:
+                raise BadParameter(f"{name} goes with --async")
+
+
 def invoke(
     name_or_id: NameOrId,
     given: PayloadOptions,
+    mode: CallMode,
     fields: Annotated[dict[str, Any], FieldsOf(NewInvocation, leave_out=["payload"])],
     timing: Annotated[
         bool, Option(("--timing",), help="Print on stderr where the time went.")
     ] = False,
-    stream: Annotated[bool, Option(help="Print its output as it is written.")] = False,
     *,
     connection: Connection,
 ) -> None:
     """Call a function once and print its output. If it fails, this command has its exit code.
+    Ctrl-C ends the call.
+
+    With --async the call is queued, also while nothing can run it, and its id is printed; --wait
+    prints its output once it is over, and Ctrl-C leaves it alone.
 
     Without --payload and --payload-file the handler reads what is piped into this command; a pipe
     from which nothing comes for 5 s is an error, and </dev/null is no payload.
@@ -59,11 +88,16 @@ def invoke(
       base64 -w0 photo.jpg | quiltfn invoke thumb >thumb.png
     """
     text = payload.of_call(given.payload, given.payload_file)
+    mode.check()
     with connection.session(name_or_id) as at:
-        if stream:
-            ended = watched(at, at.client.functions.stream(name_or_id, text, **fields))
+        if mode.stream:
+            events = at.client.functions.stream(name_or_id, text, on_disconnect="cancel", **fields)
+            ended = watched(at, events)
         else:
-            ended = at.client.invoke(name_or_id, text, **fields)
+            if mode.is_async:
+                ended = _queued(at, name_or_id, mode, text, fields)
+            else:
+                ended = at.client.invoke(name_or_id, text, on_disconnect="cancel", **fields)
             at.show(ended, lambda one: show_ended(at.client, one))
         if timing:
             tell_timing(at.client, ended)
@@ -82,6 +116,24 @@ def watched(at: Session, events: Iterator[Event]) -> Invocation:
     nothing = msgspec.structs.replace(ended, stdout="", stderr="")
     at.print(nothing, show.encoded(ended), lambda one: show.invocation(one, lambda _: b""))
     return ended
+
+
+def _queued(
+    at: Session, function: str, mode: CallMode, text: str | None, fields: dict[str, Any]
+) -> Invocation:
+    """Queues the call. Ends the command with its id, or returns its record once it is over."""
+    delay = None if mode.delay is None else timedelta(seconds=mode.delay)
+    one = at.client.functions.submit(function, text, not_before=delay, **fields)
+    if not mode.wait:
+        at.show(one, lambda queued: show_queued(function, queued))
+        raise Exit(0)
+    return at.client.functions.wait(one.function_id, one.invocation_id)
+
+
+def show_queued(function: str, one: Invocation) -> None:
+    """Prints the id alone, for scripts, and what to do with it."""
+    show.say(one.invocation_id)
+    show.note(f"queued; wait for its end with: quiltfn wait {function} {one.invocation_id}")
 
 
 def show_ended(client: Client, ended: Invocation) -> None:

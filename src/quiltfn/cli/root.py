@@ -13,12 +13,20 @@ from quiltfn.sdk import ApiError, ClientError, ConnectionFailed
 
 NO_SERVER, INTERRUPTED = 3, 130
 
-# The module of each subcommand. Only the one that is used is imported: importing all of them takes
-# longer than a call.
-GROUPS = {"functions": "functions", "runtimes": "runtimes"}
+# The module of each subcommand; of a group, with its name there. Only the one that is used is
+# imported: importing all of them takes longer than a call.
+GROUPS = {
+    "functions": "functions.app",
+    "runtimes": "runtimes.app",
+    "dead-letters": "work.dead_letters",
+}
 COMMANDS = {
     "invoke": "invoke",
     "logs": "logs",
+    "wait": "work",
+    "cancel": "work",
+    "replay": "work",
+    "queue": "work",
     "dev": "dev",
     "events": "events",
     "stats": "server",
@@ -68,15 +76,16 @@ def overview() -> str:
     told = {word: parsing.first_sentence(_command(word)) for word in COMMANDS}
     told |= {word: _group(word).help for word in GROUPS}
     lines = ["usage: quiltfn COMMAND …", "", ABOUT, "", "commands (each has --help):"]
-    lines += [f"  {word:<11}{about}" for word, about in told.items()]
+    lines += [f"  {word:<14}{about}" for word, about in told.items()]
     lines += ["", "this machine:"]
-    lines += [f"  {word:<11}{about}" for word, about in ON_THIS_MACHINE.items()]
+    lines += [f"  {word:<14}{about}" for word, about in ON_THIS_MACHINE.items()]
     lines += ["", *EPILOG, "", "--version shows the version."]
     return "".join(f"{line}\n" for line in lines)
 
 
 def _group(word: str) -> Group:
-    group: Group = importlib.import_module(f"quiltfn.cli.{GROUPS[word]}").app
+    module, _, name = GROUPS[word].partition(".")
+    group: Group = getattr(importlib.import_module(f"quiltfn.cli.{module}"), name)
     return group
 
 

@@ -4,6 +4,11 @@ import shlex
 
 from quiltfn.cli import show
 from quiltfn.sdk import (
+    AsyncPolicy,
+    Attempt,
+    DeadLetterPage,
+    Destination,
+    FunctionQueue,
     Health,
     InvocationPage,
     Pool,
@@ -54,6 +59,75 @@ def invocations(page: InvocationPage) -> None:
     show.table(("STARTED", "STATUS", "TOOK", "START", "ID"), rows, drop=("START",))
     if page.next_cursor:
         show.note(f"there are more: --cursor {page.next_cursor}")
+
+
+def attempts(found: list[Attempt]) -> None:
+    if not found:
+        show.note("no attempt is over")
+        return
+    rows = (
+        (
+            one.attempt,
+            f"failed ({one.exit_code})" if one.status == "failed" else one.status,
+            show.when(one.started_at),
+            _with_unit(one.duration_ms, "ms"),
+            "cold" if one.cold_start else "warm",
+            one.version or "-",
+            one.error_message or "",
+        )
+        for one in found
+    )
+    columns = ("ATTEMPT", "STATUS", "STARTED", "TOOK", "START", "VERSION", "WHY")
+    show.table(columns, rows, drop=("START", "VERSION"))
+
+
+def dead_letters(page: DeadLetterPage) -> None:
+    if not page.dead_letters:
+        show.note("no dead letters")
+        return
+    rows = (
+        (
+            show.when(one.died_at),
+            one.reason,
+            one.status,
+            one.attempts,
+            one.invocation_id,
+            one.error_message or "",
+        )
+        for one in page.dead_letters
+    )
+    show.table(("DIED", "OUT OF", "STATUS", "ATTEMPTS", "ID", "WHY"), rows, drop=("WHY",))
+    if page.next_cursor:
+        show.note(f"there are more: --cursor {page.next_cursor}")
+
+
+def queue(one: FunctionQueue) -> None:
+    columns = ("QUEUED", "DELAYED", "RUNNING", "OLDEST", "DEAD LETTERS")
+    oldest = _with_unit(one.oldest_age_seconds, "s")
+    show.table(columns, [(one.queued, one.delayed, one.running, oldest, one.dead_letters)])
+
+
+def async_policy(one: AsyncPolicy) -> None:
+    wait = one.backoff_seconds
+    rows: list[tuple[str, object]] = [
+        ("attempts", one.max_attempts),
+        (
+            "wait",
+            f"{wait.first:g} s, then {wait.factor:g} times as long, at most {wait.most:g} s, "
+            f"{wait.jitter:.0%} more or less",
+        ),
+        ("retry on", ", ".join(one.retry_on) or "nothing"),
+        ("max age", f"{one.max_age_seconds} s"),
+        ("max queued", one.max_queued),
+        ("max concurrency", one.max_concurrency or "what is free"),
+        ("on success", _destination(one.on_success)),
+        ("on failure", _destination(one.on_failure)),
+    ]
+    show.table(None, rows)
+
+
+def _destination(one: Destination | None) -> str:
+    return "-" if one is None else one.function or one.url or "-"
 
 
 def timeline(one: Timeline) -> None:

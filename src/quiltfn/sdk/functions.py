@@ -1,18 +1,12 @@
-"""`client.functions`: create, deploy, call, change and watch functions.
-
-A function is named by its name or its id. Where the API wants an id and a name was given, it is
-looked up first.
+"""`client.functions`: create, deploy, call, change and watch functions, which are named by their
+names or ids. What is particular to asynchronous calls is in `work.py`.
 """
 
-import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
-
-from quiltfn.sdk.errors import DeployFailed, NotFoundError, VersionFailed
+from quiltfn.sdk.errors import DeployFailed, VersionFailed
 from quiltfn.sdk.events import EventReader
 from quiltfn.sdk.methods import (
     Listing,
@@ -24,6 +18,8 @@ from quiltfn.sdk.methods import (
     with_fields_of,
     with_name_and_fields_of,
 )
+from quiltfn.sdk.named_function import BASE, by_id, by_name, either, invocation_path, on
+from quiltfn.sdk.payload import key_header, new_invocation
 from quiltfn.sdk.request import (
     Flow,
     Request,
@@ -37,6 +33,7 @@ from quiltfn.sdk.request import (
     segment,
     stream,
 )
+from quiltfn.sdk.work import WorkMethods
 from quiltfn.wire import (
     CreatedFunction,
     Egress,
@@ -46,7 +43,6 @@ from quiltfn.wire import (
     Invocation,
     InvocationPage,
     NewFunction,
-    NewInvocation,
     PauseResult,
     Pool,
     PoolStats,
@@ -56,56 +52,8 @@ from quiltfn.wire import (
     VersionPage,
 )
 
-T = TypeVar("T")
-
-BASE = "/api/functions"
-UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 WAIT_S = 30.0  # a call may wait for an instance before it runs, and its answer takes a moment
 CALL_MAX_S = 86_400.0  # what a function's own timeout is at most, unless the server says more
-
-
-# --- which function is meant -------------------------------------------------------------------
-
-
-def by_id(function_id: str) -> Request[Function]:
-    return get(f"{BASE}/{segment(function_id)}", Function)
-
-
-def by_name(name: str) -> Request[Function]:
-    return get(f"{BASE}/by-name/{segment(name)}", Function)
-
-
-def on(function: str, request: Callable[[str], Request[T]]) -> Flow[T]:
-    """The request on a function by its id, which is looked up where a name is given."""
-
-    def after_looking_up(name: str) -> Flow[T]:
-        found = yield from ask(by_name(name))
-        return (yield from ask(request(found.id)))
-
-    return _either(function, lambda one: ask(request(one)), after_looking_up)
-
-
-def _either(
-    function: str, with_id: Callable[[str], Flow[T]], with_name: Callable[[str], Flow[T]]
-) -> Flow[T]:
-    """One of two ways, by what the word looks like. Raises TypeError and ValueError for what cannot
-    be a name."""
-    if not isinstance(function, str):
-        raise TypeError(f"function must be a name or an id, not {type(function).__name__}")
-    if not function:
-        raise ValueError("function must not be empty: it is a name or an id")
-    if "/" in function:
-        raise ValueError(f"function must be a name or an id, which have no slash, not {function!r}")
-    if not UUID.fullmatch(function):
-        return (yield from with_name(function))
-    try:
-        return (yield from with_id(function))
-    except NotFoundError as no_such_id:
-        # A name may look like an id. If it is neither, the id's refusal is the one to tell.
-        try:
-            return (yield from with_name(function))
-        except NotFoundError:
-            raise no_such_id from None
 
 
 # --- functions ---------------------------------------------------------------------------------
@@ -119,7 +67,7 @@ def create_function(new: NewFunction) -> Flow[CreatedFunction]:
 
 def get_function(function: str) -> Flow[Function]:
     """One function, by its name or id."""
-    return _either(function, lambda one: ask(by_id(one)), lambda one: ask(by_name(one)))
+    return either(function, lambda one: ask(by_id(one)), lambda one: ask(by_name(one)))
 
 
 def list_functions(
@@ -229,17 +177,20 @@ def invoke_function(
     environment: Mapping[str, str] | None = None,
     timeout_seconds: int | None = None,
     idempotency_key: str | None = None,
+    on_disconnect: str | None = None,
 ) -> Flow[Invocation]:
     """Call a function and wait for its end.
 
     `payload`: a text as it is, anything else as JSON. A handler that fails is a result, not an
     exception: look at `status` and `exit_code`. With an `idempotency_key` the function runs once
     for it however often the call is repeated, and the client repeats it where the connection was
-    lost.
+    lost. `on_disconnect`: "cancel" ends the call when the connection is lost.
     """
     body = new_invocation(payload, environment, timeout_seconds)
     runs_s = CALL_MAX_S if timeout_seconds is None else timeout_seconds
-    headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+    headers = key_header(idempotency_key)
+    if on_disconnect is not None:
+        headers["X-On-Disconnect"] = on_disconnect
 
     def call(path: str) -> Flow[Invocation]:
         return ask(
@@ -253,7 +204,7 @@ def invoke_function(
             )
         )
 
-    return _either(
+    return either(
         function,
         lambda one: call(f"{BASE}/{segment(one)}/invoke"),
         lambda one: call(f"{BASE}/invoke/{segment(one)}"),
@@ -279,49 +230,11 @@ def stream_function(
     def call(path: str) -> Flow[Any]:
         return ask(stream("POST", path, body, headers=headers))
 
-    return _either(
+    return either(
         function,
         lambda one: call(f"{BASE}/{segment(one)}/invoke"),
         lambda one: call(f"{BASE}/invoke/{segment(one)}"),
     )
-
-
-def new_invocation(
-    payload: object, environment: Mapping[str, str] | None, timeout_seconds: int | None
-) -> NewInvocation:
-    return NewInvocation(
-        payload=payload_text(payload),
-        environment=None if environment is None else dict(environment),
-        timeout_seconds=timeout_seconds,
-    )
-
-
-def payload_text(payload: object) -> str | None:
-    """What a handler is given for `payload`.
-
-    Raises ValueError for bytes that are not UTF-8, NaN and infinity, and TypeError for a set: JSON
-    has none of them, and the encoder would send something else.
-    """
-    if payload is None or isinstance(payload, str):
-        return payload
-    if isinstance(payload, bytes):
-        return payload.decode()
-    check_payload(payload, "payload")
-    return msgspec.json.encode(payload).decode()
-
-
-def check_payload(value: object, where: str) -> None:
-    """Raises ValueError or TypeError for what JSON cannot hold; `where` names it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} is {value}, which JSON cannot hold")
-    if isinstance(value, set | frozenset):
-        raise TypeError(f"{where} is a set, which JSON cannot hold; give a list")
-    if isinstance(value, Mapping):
-        for key, one in value.items():
-            check_payload(one, f"{where}[{key!r}]")
-    elif isinstance(value, list | tuple):
-        for index, one in enumerate(value):
-            check_payload(one, f"{where}[{index}]")
 
 
 def list_invocations(
@@ -353,7 +266,7 @@ def list_invocations(
 
 def get_invocation(function: str, invocation_id: str) -> Flow[Invocation]:
     """The record of one call."""
-    return on(function, lambda one: get(_invocation(one, invocation_id), Invocation))
+    return on(function, lambda one: get(invocation_path(one, invocation_id), Invocation))
 
 
 def get_invocation_output(
@@ -374,7 +287,7 @@ def get_invocation_output(
         function,
         lambda one: Request(
             method="GET",
-            path=f"{_invocation(one, invocation_id)}/output{query(stream=stream)}",
+            path=f"{invocation_path(one, invocation_id)}/output{query(stream=stream)}",
             read=bytes,
             headers=headers,
             is_repeatable=True,
@@ -393,7 +306,7 @@ def get_invocation_logs(
         function,
         lambda one: Request(
             method="GET",
-            path=f"{_invocation(one, invocation_id)}/logs{wanted}",
+            path=f"{invocation_path(one, invocation_id)}/logs{wanted}",
             read=bytes,
             headers={"Accept": "text/plain"},
             is_repeatable=True,
@@ -416,7 +329,7 @@ def follow_invocation_logs(
     wanted = query(follow=True, stream=only, tail=tail, offset=after)
     return on(
         function,
-        lambda one: stream("GET", f"{_invocation(one, invocation_id)}/logs{wanted}"),
+        lambda one: stream("GET", f"{invocation_path(one, invocation_id)}/logs{wanted}"),
     )
 
 
@@ -428,11 +341,9 @@ def follow_function_logs(function: str, *, only: str | None = None) -> Flow[Any]
 
 def get_invocation_timeline(function: str, invocation_id: str) -> Flow[Timeline]:
     """Where the time of one call went."""
-    return on(function, lambda one: get(f"{_invocation(one, invocation_id)}/timeline", Timeline))
-
-
-def _invocation(function_id: str, invocation_id: str) -> str:
-    return f"{BASE}/{segment(function_id)}/invocations/{segment(invocation_id)}"
+    return on(
+        function, lambda one: get(f"{invocation_path(one, invocation_id)}/timeline", Timeline)
+    )
 
 
 # --- instances ---------------------------------------------------------------------------------
@@ -453,7 +364,7 @@ def get_egress(function: str) -> Flow[Egress]:
     return on(function, lambda one: get(f"{BASE}/{segment(one)}/egress", Egress))
 
 
-class FunctionMethods:
+class FunctionMethods(WorkMethods):
     """What both clients can do with functions."""
 
     create = Method(create_function)

@@ -81,6 +81,13 @@ def stream(method: str, path: str, body: object = None, **more: Any) -> Request[
     )
 
 
+def put(path: str, shape: type[T], body: object) -> Request[T]:
+    """Repeatable: it says what there is to be."""
+    return Request(
+        method="PUT", path=path, read=as_json(shape), body=encoded(body), is_repeatable=True
+    )
+
+
 def delete(path: str) -> Request[None]:
     """Repeatable: that there is nothing any more is what was wanted."""
     return Request(method="DELETE", path=path, read=nothing, is_repeatable=True)

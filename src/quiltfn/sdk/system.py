@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from quiltfn.sdk.events import TenantEventReader
-from quiltfn.sdk.functions import on
 from quiltfn.sdk.methods import (
     Listing,
     Method,
@@ -13,6 +12,7 @@ from quiltfn.sdk.methods import (
     PagedMethod,
     StreamMethod,
 )
+from quiltfn.sdk.named_function import on
 from quiltfn.sdk.request import Flow, Request, ask, get, query, stream
 from quiltfn.wire import AuditEntry, AuditPage, Health, Liveness, SystemInfo
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Struct, field
 
-from quiltfn.wire.constraints import Between, Bytes, OneOf, Pattern, Rule
+from quiltfn.wire.constraints import Between, Bytes, Documented, OneOf, Rule
 from quiltfn.wire.fields import about
 from quiltfn.wire.functions import (
     Environment,
@@ -34,7 +34,7 @@ AGE_MAX_S = 14 * DAY_S
 QUEUED_MAX = 1_000_000
 IDS_MAX = 1000
 URL_MAX_BYTES = 2048
-SECRET = "whsec_[A-Za-z0-9+/]{32,88}={0,2}"
+SECRET = "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$"
 
 
 def _wrong_statuses(statuses: list[str]) -> str | None:
@@ -69,10 +69,11 @@ DestinationFunction = Annotated[
 DestinationUrl = Annotated[
     str,
     about(
-        f"an https address of at most {URL_MAX_BYTES} bytes, or null",
+        f"an http or https address of at most {URL_MAX_BYTES} characters, or null",
         "https://example.com/hooks/thumbnails",
         Bytes(1, URL_MAX_BYTES),
-        Pattern("https?://[!-~]+", "an address that begins with https://"),
+        # Which hosts and addresses there may be is checked where they are known.
+        Documented({"pattern": "^https?://[!-~]+$"}),
     ),
 ]
 DestinationSecret = Annotated[
@@ -81,7 +82,7 @@ DestinationSecret = Annotated[
         "what requests to the url are signed with: whsec_ and 24 to 64 random bytes in base64; "
         "reads *** below scope write",
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-        Pattern(SECRET, "whsec_ followed by 24 to 64 bytes in base64", shows_value=False),
+        Documented({"pattern": SECRET}),
     ),
 ]
 MaxAttempts = Annotated[

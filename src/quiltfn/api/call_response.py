@@ -1,0 +1,38 @@
+"""The response to a call that has ended, with the memory that a long one takes."""
+
+from quiltfn.api import shapes
+from quiltfn.api.response import Header, Response, json_response
+from quiltfn.api.route import RequestContext, S
+from quiltfn.api.text_size import text_size
+from quiltfn.model.errors import CapacityFull
+from quiltfn.model.invocation import Invocation
+
+# The response to a call with more output than this is a long one.
+LONG_OUTPUT_BYTES = 64 * 1024
+
+
+async def call_response(context: RequestContext[S], record: Invocation) -> Response:
+    """The record of a call, as its caller gets it. Raises `CapacityFull` if too much is to be sent
+    at the moment; the call was executed then.
+    """
+    headers = [("x-invocation-id", record.invocation_id)]
+    if record.stdout_dropped or record.stderr_dropped:
+        headers += truncated(record)
+    if record.timeline is not None:
+        headers.append(("server-timing", record.timeline.server_timing()))
+    if len(record.stdout) + len(record.stderr) <= LONG_OUTPUT_BYTES:
+        return json_response(shapes.invocation(record), headers=headers)
+    try:
+        size = text_size(record.stdout) + text_size(record.stderr)
+        async with context.services.budgets.responses.reserve(size, context.tenant_id):
+            return json_response(shapes.invocation(record), headers=headers)
+    except CapacityFull as error:
+        error.with_record(record.invocation_id, executed=True)
+        raise
+
+
+def truncated(record: Invocation) -> list[Header]:
+    """The header that says how many bytes of each stream were dropped; none if none were."""
+    dropped = {"stdout": record.stdout_dropped, "stderr": record.stderr_dropped}
+    counts = [f"{stream}={count}" for stream, count in dropped.items() if count]
+    return [("x-output-truncated", ", ".join(counts))] if counts else []

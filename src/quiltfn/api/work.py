@@ -1,0 +1,330 @@
+"""The routes over accepted work: asynchronous calls, policies, attempts, inputs, dead letters."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from quiltfn import wire
+from quiltfn.admission import Admission
+from quiltfn.api import pages, parse, shapes
+from quiltfn.api.budgets import CallOutputBudget
+from quiltfn.api.call_response import call_response
+from quiltfn.api.response import Response, json_response
+from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.catalog import Entry
+from quiltfn.invoke import Invoker
+from quiltfn.model.access import Scope
+from quiltfn.model.callback import check_secret, check_url
+from quiltfn.model.errors import NotFound, Unprocessable
+from quiltfn.model.invocation import Invocation, Status
+from quiltfn.model.version import MASK
+from quiltfn.model.work import AsyncPolicy, Backoff, Destination, RecordPolicy
+from quiltfn.ports.work import Input
+from quiltfn.wire.work import MODES
+from quiltfn.work import Replay, Work
+
+RESPOND_ASYNC = "respond-async"
+DELAY_MAX_S = 365 * 86_400
+WAIT_MAX_S = 60
+UNIX_MAX = 4_102_444_800  # the year 2100
+DEAD_LETTERS_DEFAULT, DEAD_LETTERS_MAX = 50, 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkServices(RouteServices):
+    """What the routes of accepted work take."""
+
+    admission: Admission
+    invoker: Invoker
+    work: Work
+
+
+W = TypeVar("W", bound=WorkServices)
+
+
+# --- accepting ---------------------------------------------------------------------------------
+
+
+def wants_async(context: RequestContext[W]) -> bool:
+    """Whether the call is to be queued: `mode=async`, or `Prefer: respond-async` (RFC 7240)."""
+    query = context.query
+    if query:
+        mode = query.get("mode")
+        if mode is not None:
+            parse.one_of(mode, "mode", MODES, "async")
+        is_async = mode == "async" or (mode is None and _prefers_async(context))
+        for name in ("delay_seconds", "not_before"):
+            if name in query and not is_async:
+                expected = "left out, or sent with mode=async or Prefer: respond-async"
+                raise Unprocessable.field(name, expected, query[name])
+        return is_async
+    return "prefer" in context.headers and _prefers_async(context)
+
+
+def _prefers_async(context: RequestContext[W]) -> bool:
+    preferences = ",".join(context.headers.getlist("prefer")).split(",")
+    return any(one.partition(";")[0].strip().lower() == RESPOND_ASYNC for one in preferences)
+
+
+async def accept_call(context: RequestContext[W], entry: Entry) -> Response:
+    """Queues the call that the body describes: 202, once it is on disk."""
+    services = context.services
+    body, context.body = context.body or wire.NewInvocation(), None
+    given = Input(
+        payload=None if body.payload is None else body.payload.encode(),
+        environment=body.environment,
+        timeout_seconds=body.timeout_seconds,
+        caller=context.caller.credential,
+        may_write=_sees_values(context),
+        traceparent=context.headers.get("traceparent"),
+    )
+    with services.admission.call(context.tenant_id):
+        record = await services.work.accept(entry, given, due_at_ms=_due_at_ms(context))
+    return accepted(record)
+
+
+def _due_at_ms(context: RequestContext[W]) -> int | None:
+    """When the call may start, in Unix milliseconds; None: now."""
+    query = context.query
+    if not query:
+        return None
+    delay, not_before = query.get("delay_seconds"), query.get("not_before")
+    if delay is not None and not_before is not None:
+        raise Unprocessable.field("not_before", "left out where there is delay_seconds", not_before)
+    clock = context.services.work.clock
+    if delay is not None:
+        seconds = parse.integer(delay, "delay_seconds", 0, DELAY_MAX_S)
+        return int((clock.trusted() + seconds) * 1000)
+    if not_before is None:
+        return None
+    now = clock.unix()
+    latest = min(UNIX_MAX, int(now) + DELAY_MAX_S)
+    if not (not_before.isascii() and not_before.isdigit() and int(not_before[:11]) <= latest):
+        expected = f"Unix seconds, a whole number up to {latest} (a year from now)"
+        raise Unprocessable.field("not_before", expected, not_before, int(now) + 3600)
+    # The caller's time is the wall clock's; the queue keeps a time that does not jump.
+    return int((clock.trusted() + int(not_before) - now) * 1000)
+
+
+def accepted(record: Invocation) -> Response:
+    """202 with the record of a call that was queued, and where to look for it."""
+    headers = [
+        ("location", f"/api/functions/{record.function_id}/invocations/{record.invocation_id}"),
+        ("preference-applied", RESPOND_ASYNC),
+        ("x-invocation-id", record.invocation_id),
+    ]
+    return json_response(shapes.invocation(record), status=202, headers=headers)
+
+
+# --- policies ----------------------------------------------------------------------------------
+
+
+async def get_async_policy(context: RequestContext[WorkServices]) -> Response:
+    """Show how a function's asynchronous calls are run."""
+    entry = context.entry()
+    policy = context.services.work.policies.policy_of(entry.function.id)
+    return json_response(_policy(policy, show=_sees_values(context)))
+
+
+async def set_async_policy(context: RequestContext[WorkServices]) -> Response:
+    """Set how a function's asynchronous calls are run: how often, after which waits, how many at a
+    time, and who is told of their end. What is left out takes the default. It applies to calls
+    that wait already.
+    """
+    entry, body = context.entry(), context.body
+    policy = AsyncPolicy(
+        max_attempts=body.max_attempts,
+        backoff=Backoff(**msgspec.structs.asdict(body.backoff_seconds)),
+        retry_on=tuple(Status(one) for one in body.retry_on),
+        max_age_seconds=body.max_age_seconds,
+        max_queued=body.max_queued,
+        max_concurrency=body.max_concurrency,
+        on_success=_destination(context, entry, body.on_success, "on_success"),
+        on_failure=_destination(context, entry, body.on_failure, "on_failure"),
+    )
+    await context.services.work.policies.set_policy(entry.function.id, policy)
+    return json_response(_policy(policy, show=True))
+
+
+async def delete_async_policy(context: RequestContext[WorkServices]) -> Response:
+    """Go back to the default: one attempt, and nobody is told."""
+    await context.services.work.policies.set_policy(context.entry().function.id, None)
+    return Response(status=204)
+
+
+async def get_record_policy(context: RequestContext[WorkServices]) -> Response:
+    """Show what is kept of a function's calls besides their records."""
+    policy = context.services.work.policies.record_policy_of(context.entry().function.id)
+    return json_response(wire.RecordPolicy(keep_input=policy.keep_input))
+
+
+async def set_record_policy(context: RequestContext[WorkServices]) -> Response:
+    """Set whose inputs are kept. It applies to calls from now on."""
+    policy = RecordPolicy(keep_input=context.body.keep_input)
+    await context.services.work.policies.set_record_policy(context.entry().function.id, policy)
+    return json_response(context.body)
+
+
+def _destination(
+    context: RequestContext[WorkServices],
+    entry: Entry,
+    given: wire.NewDestination | None,
+    name: str,
+) -> Destination | None:
+    """Raises `Unprocessable` that names the field for what cannot be a destination."""
+    if given is None:
+        return None
+    example = {"function": "record-failure"}
+    if (given.function is None) == (given.url is None):
+        raise Unprocessable.field(name, "either a function or a url", None, example)
+    if given.function is not None:
+        if given.secret is not None:
+            raise Unprocessable.field(f"{name}.secret", "left out: it goes with a url", None)
+        try:
+            target = context.services.catalog.by_name(context.tenant_id, given.function)
+        except NotFound:
+            expected = "the name of a function of the tenant"
+            raise Unprocessable.field(f"{name}.function", expected, given.function) from None
+        if target.function.id == entry.function.id:
+            raise Unprocessable.field(f"{name}.function", "another function", given.function)
+    else:
+        check_url(given.url or "", f"{name}.url")
+        check_secret(given.secret or "", f"{name}.secret")
+    return Destination(function=given.function, url=given.url, secret=given.secret)
+
+
+def _policy(policy: AsyncPolicy, *, show: bool) -> wire.AsyncPolicy:
+    """`show`: whether the caller may see the secrets."""
+
+    def masked(one: Destination | None) -> wire.Destination | None:
+        if one is None:
+            return None
+        secret = one.secret if show or one.secret is None else MASK
+        return wire.Destination(function=one.function, url=one.url, secret=secret)
+
+    return wire.AsyncPolicy(
+        max_attempts=policy.max_attempts,
+        backoff_seconds=wire.Backoff(**msgspec.structs.asdict(policy.backoff)),
+        retry_on=[str(one) for one in policy.retry_on],
+        max_age_seconds=policy.max_age_seconds,
+        max_queued=policy.max_queued,
+        max_concurrency=policy.max_concurrency,
+        on_success=masked(policy.on_success),
+        on_failure=masked(policy.on_failure),
+    )
+
+
+# --- one call ----------------------------------------------------------------------------------
+
+
+async def cancel_invocation(context: RequestContext[WorkServices]) -> Response:
+    """Cancel a call, whether it waits or runs: its processes are killed. A call that is over
+    already stays as it is: 409.
+    """
+    record = await context.services.work.cancel(context.entry(), _invocation_id(context))
+    async with pages.reserved(context):
+        return json_response(shapes.invocation(record))
+
+
+async def list_invocation_attempts(context: RequestContext[WorkServices]) -> Response:
+    """List the attempts at a call that are over, first to last."""
+    found = await context.services.work.attempts(context.entry(), _invocation_id(context))
+    return json_response(wire.AttemptList(attempts=[shapes.attempt(one) for one in found]))
+
+
+async def get_invocation_input(context: RequestContext[WorkServices]) -> Response:
+    """Show what a call was given. Inputs of asynchronous calls are kept with their records, others
+    where the function's record policy says so.
+    """
+    async with pages.reserved(context):
+        record, given = await context.services.work.input(context.entry(), _invocation_id(context))
+        return json_response(
+            wire.InvocationInput(
+                payload=None if given.payload is None else given.payload.decode("utf-8", "replace"),
+                environment=given.environment,
+                version=given.version,
+                source=record.source,
+                caller=given.caller,
+                parent_invocation_id=record.parent_invocation_id,
+            )
+        )
+
+
+async def replay_invocation(context: RequestContext[WorkServices]) -> Response:
+    """Run the kept input of a call again, on the current version or any other. The new call has an
+    id and a record of its own. Answers as an invoke does.
+    """
+    services, body = context.services, context.body or wire.Replay()
+    run = Replay(
+        version=body.version, is_async=body.mode == "async", caller=context.caller.credential
+    )
+    output = CallOutputBudget(services.budgets.outputs, context.tenant_id)
+    with services.admission.call(context.tenant_id), output:
+        record = await services.work.replay(context.entry(), _invocation_id(context), run, output)
+        return accepted(record) if run.is_async else await call_response(context, record)
+
+
+# --- dead letters and the queue ----------------------------------------------------------------
+
+
+async def list_dead_letters(context: RequestContext[WorkServices]) -> Response:
+    """List a function's asynchronous calls that were given up, newest first: they were out of
+    attempts, or too old to be started.
+    """
+    entry, query = context.entry(), context.query
+    default = str(DEAD_LETTERS_DEFAULT)
+    limit = parse.integer(query.get("limit", default), "limit", 1, DEAD_LETTERS_MAX)
+    async with pages.reserved(context):
+        page = await context.services.work.dead_letters(entry, limit, query.get("cursor"))
+        shown = ((one.invocation_id, shapes.dead_letter(one)) for one in page.items)
+        return await pages.page_response(context, "dead_letters", shown, limit, page.next_cursor)
+
+
+async def redrive_dead_letters(context: RequestContext[WorkServices]) -> Response:
+    """Queue calls again that were given up, each under a new id. Ids that name no dead letter are
+    left out. The answer says how many were queued and how many dead letters are left.
+    """
+    body = context.body
+    if (body.invocation_ids is None) == (not body.all):
+        expected = "given, or all true, and not both"
+        raise Unprocessable.field("invocation_ids", expected, None, {"all": True})
+    done = await context.services.work.redrive(context.entry(), body.invocation_ids)
+    return json_response(
+        wire.RedriveResult(
+            redriven=len(done.invocation_ids),
+            invocation_ids=list(done.invocation_ids),
+            remaining=done.remaining,
+        )
+    )
+
+
+async def delete_dead_letter(context: RequestContext[WorkServices]) -> Response:
+    """Drop a dead letter. The record of its call stays."""
+    await context.services.work.drop(context.entry(), _invocation_id(context))
+    return Response(status=204)
+
+
+async def get_function_queue(context: RequestContext[WorkServices]) -> Response:
+    """Count a function's asynchronous calls that are not over."""
+    now_ms = int(context.services.work.clock.trusted() * 1000)
+    counts = await context.services.work.counts(context.entry(), now_ms)
+    oldest = counts.oldest_due_ms
+    return json_response(
+        wire.FunctionQueue(
+            queued=counts.queued,
+            delayed=counts.delayed,
+            running=counts.running,
+            oldest_age_seconds=None if oldest is None else max(0, now_ms - oldest) // 1000,
+            dead_letters=counts.dead_letters,
+        )
+    )
+
+
+def _invocation_id(context: RequestContext[WorkServices]) -> str:
+    return context.parameters["invocation_id"]
+
+
+def _sees_values(context: RequestContext[W]) -> bool:
+    """Whether the caller may see secrets and set any variable."""
+    return context.caller.scope.includes(Scope.WRITE)

@@ -1,0 +1,269 @@
+"""Asynchronous calls: `quiltfn wait`, `cancel`, `replay`, `queue` and `dead-letters …`, and what
+`quiltfn functions` has for them.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from quiltfn.cli import show, tables
+from quiltfn.cli.invoke import exit_code, show_ended, show_queued
+from quiltfn.cli.options import FieldsOf, pairs_of
+from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
+from quiltfn.cli.session import Connection, NameOrId, Session
+from quiltfn.sdk import Invocation, InvocationInput, RedriveResult
+from quiltfn.wire import Backoff, NewAsyncPolicy, NewDestination, RecordPolicy
+from quiltfn.wire.fields import fields_of
+
+InvocationId = Annotated[str, Argument(help="The id of a call.")]
+Ids = Annotated[
+    list[str] | None, Option(("--id",), metavar="ID", help="Only this one; repeatable.")
+]
+Timeout = Annotated[
+    int | None,
+    Option(("--timeout",), metavar="SECONDS", least=1, help="Wait no longer than this."),
+]
+STILL_RUNS = 1
+WRITTEN_OTHERWISE = ["backoff_seconds", "retry_on", "on_success", "on_failure"]
+
+dead_letters = Group(
+    name="dead-letters",
+    help="List, redrive and drop asynchronous calls that were given up.",
+)
+
+
+def wait(
+    name_or_id: NameOrId,
+    invocation_id: InvocationId,
+    timeout: Timeout = None,
+    *,
+    connection: Connection,
+) -> None:
+    """Wait for the end of a call and print its output. If it failed, so does this command."""
+    with connection.session(name_or_id) as at:
+        ended = wait_for(at, name_or_id, invocation_id, timeout)
+        at.show(ended, lambda one: show_ended(at.client, one))
+    raise Exit(exit_code(ended))
+
+
+def wait_for(at: Session, function: str, invocation_id: str, timeout: int | None) -> Invocation:
+    """The final record. Exits if there is none in time; the call goes on, also after Ctrl-C."""
+    try:
+        return at.client.functions.wait(function, invocation_id, timeout_seconds=timeout)
+    except TimeoutError as error:
+        show.complain(str(error), f"quiltfn wait {function} {invocation_id}")
+        raise Exit(STILL_RUNS) from None
+
+
+def cancel(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connection) -> None:
+    """Cancel a call, whether it waits or runs."""
+    with connection.session(name_or_id) as at:
+        at.show(
+            at.client.functions.cancel(name_or_id, invocation_id),
+            lambda one: show.say(f"{one.invocation_id} is {one.status}"),
+        )
+
+
+def replay(
+    name_or_id: NameOrId,
+    invocation_id: InvocationId,
+    *,
+    version: Annotated[
+        int | None, Option(least=1, help="Run this version; else the current one.")
+    ] = None,
+    is_async: Annotated[
+        bool, Option(("--async",), help="Queue it, and print the new call's id.")
+    ] = False,
+    connection: Connection,
+) -> None:
+    """Run the input of a call again and print the output of the new call."""
+    with connection.session(name_or_id) as at:
+        mode = "async" if is_async else "sync"
+        record = at.client.functions.replay(name_or_id, invocation_id, version=version, mode=mode)
+        if is_async:
+            at.show(record, lambda one: show_queued(name_or_id, one))
+            return
+        at.show(record, lambda one: show_ended(at.client, one))
+    raise Exit(exit_code(record))
+
+
+def queue(name_or_id: NameOrId, connection: Connection) -> None:
+    """Count a function's asynchronous calls: queued, delayed, running, and those given up."""
+    with connection.session(name_or_id) as at:
+        at.show(at.client.functions.get_queue(name_or_id), tables.queue)
+
+
+@dead_letters.command("list")
+def list_dead_letters(
+    name_or_id: NameOrId,
+    limit: Annotated[int | None, Option(least=1, help="How many at most.")] = None,
+    cursor: Annotated[
+        str | None, Option(help="Where to go on: printed at the end of a list.")
+    ] = None,
+    *,
+    connection: Connection,
+) -> None:
+    """List a function's calls that were given up, newest first."""
+    with connection.session(name_or_id) as at:
+        found = at.client.functions.list_dead_letters(name_or_id, page_size=limit, cursor=cursor)
+        at.show(found.first(), tables.dead_letters)
+
+
+@dead_letters.command()
+def redrive(
+    name_or_id: NameOrId,
+    ids: Ids = None,
+    all_of_them: Annotated[bool, Option(("--all",), help="All of them.")] = False,
+    *,
+    connection: Connection,
+) -> None:
+    """Queue calls again that were given up, each under a new id."""
+    if bool(ids) == all_of_them:
+        raise BadParameter("give --id (repeatable) or --all")
+
+    def told(done: RedriveResult) -> None:
+        show.say(f"queued {show.amount(done.redriven, 'call')} again")
+        if done.remaining:
+            show.note(f"{show.amount(done.remaining, 'dead letter')} left")
+
+    with connection.session(name_or_id) as at:
+        at.show(at.client.functions.redrive_dead_letters(name_or_id, ids), told)
+
+
+@dead_letters.command()
+def drop(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connection) -> None:
+    """Drop one of them; its record stays."""
+    with connection.session(name_or_id) as at:
+        gone = at.client.functions.drop_dead_letter(name_or_id, invocation_id)
+        done = {"dropped": True, "invocation_id": invocation_id}
+        at.show(gone, lambda _: show.say(f"dropped {invocation_id}"), done)
+
+
+# --- of `quiltfn functions` --------------------------------------------------------------------
+
+
+def attempts(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connection) -> None:
+    """List the attempts at a call."""
+    with connection.session(name_or_id) as at:
+        at.show(at.client.functions.list_attempts(name_or_id, invocation_id), tables.attempts)
+
+
+def input_of(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connection) -> None:
+    """Print the payload that a call was given; -o json says more."""
+
+    def told(one: InvocationInput) -> None:
+        show.pass_through(one.payload or "", sys.stdout)
+        show.note(f"source {one.source}, from {one.caller}")
+
+    with connection.session(name_or_id) as at:
+        at.show(at.client.functions.get_invocation_input(name_or_id, invocation_id), told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyOptions:
+    """What of a policy is written on a command line otherwise than in the API."""
+
+    backoff: Annotated[
+        list[str] | None,
+        Option(
+            metavar="KEY=NUMBER",
+            help="The wait between attempts: first, factor, most, jitter; repeatable.",
+        ),
+    ] = None
+    retry_on: Annotated[
+        list[str] | None,
+        Option(metavar="STATUS", help="Only these ends are tried again; repeatable."),
+    ] = None
+    on_success: Annotated[
+        str | None, Option(metavar="FUNCTION_OR_URL", help="Is told of calls that succeeded.")
+    ] = None
+    on_failure: Annotated[
+        str | None, Option(metavar="FUNCTION_OR_URL", help="Is told of calls that were given up.")
+    ] = None
+    secret_file: Annotated[
+        Path | None,
+        Option(metavar="PATH", help="The file with the secret that signs requests to a URL."),
+    ] = None
+
+    def fields(self) -> dict[str, Any]:
+        """By their names in the API. Raises `BadParameter`."""
+        found: dict[str, Any] = {}
+        if self.backoff:
+            found["backoff_seconds"] = _backoff(self.backoff)
+        if self.retry_on:
+            found["retry_on"] = self.retry_on
+        if self.on_success is not None:
+            found["on_success"] = _destination(self.on_success, self.secret_file)
+        if self.on_failure is not None:
+            found["on_failure"] = _destination(self.on_failure, self.secret_file)
+        return found
+
+
+def async_policy(
+    name_or_id: NameOrId,
+    fields: Annotated[dict[str, Any], FieldsOf(NewAsyncPolicy, leave_out=WRITTEN_OTHERWISE)],
+    options: PolicyOptions,
+    reset: Annotated[bool, Option(help="Go back to the default.")] = False,
+    *,
+    connection: Connection,
+) -> None:
+    """Show how a function's asynchronous calls are run, or set it.
+
+    With any option the whole policy is set: what is not named takes the default.
+    """
+    given = fields | options.fields()
+    if reset and given:
+        raise BadParameter("give --reset alone")
+    with connection.session(name_or_id) as at:
+        functions = at.client.functions
+        if reset:
+            gone = functions.delete_async_policy(name_or_id)
+            at.show(gone, lambda _: show.say("it has the default policy"), {"reset": True})
+        elif given:
+            at.show(functions.set_async_policy(name_or_id, **given), tables.async_policy)
+        else:
+            at.show(functions.get_async_policy(name_or_id), tables.async_policy)
+
+
+def record_policy(
+    name_or_id: NameOrId,
+    fields: Annotated[dict[str, Any], FieldsOf(RecordPolicy)],
+    connection: Connection,
+) -> None:
+    """Show whose inputs a function keeps, or set it."""
+
+    def told(one: RecordPolicy) -> None:
+        show.table(None, [("keep input", one.keep_input)])
+
+    with connection.session(name_or_id) as at:
+        functions = at.client.functions
+        if fields:
+            at.show(functions.set_record_policy(name_or_id, **fields), told)
+        else:
+            at.show(functions.get_record_policy(name_or_id), told)
+
+
+def _backoff(words: list[str]) -> Backoff:
+    known = ", ".join(fields_of(Backoff))
+    given: dict[str, float] = {}
+    for key, value in pairs_of("--backoff", words).items():
+        try:
+            given[key] = float(value)
+        except ValueError:
+            raise BadParameter(f"--backoff {key} must be a number, not {value!r}") from None
+    try:
+        return Backoff(**given)
+    except TypeError:
+        raise BadParameter(f"--backoff takes {known}") from None
+
+
+def _destination(word: str, secret_file: Path | None) -> NewDestination:
+    if "://" not in word:
+        return NewDestination(function=word)
+    if secret_file is None:
+        raise BadParameter(f"requests to {word} are signed: give --secret-file")
+    try:
+        return NewDestination(url=word, secret=secret_file.read_text().strip())
+    except OSError as error:
+        raise BadParameter(f"--secret-file: {error.strerror}: {secret_file}") from None

@@ -1,0 +1,62 @@
+"""Which function is meant: its name or its id.
+
+Where the API wants an id and a name was given, it is looked up first.
+"""
+
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from quiltfn.sdk.errors import NotFoundError
+from quiltfn.sdk.request import Flow, Request, ask, get, segment
+from quiltfn.wire import Function
+
+T = TypeVar("T")
+
+BASE = "/api/functions"
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def by_id(function_id: str) -> Request[Function]:
+    return get(f"{BASE}/{segment(function_id)}", Function)
+
+
+def by_name(name: str) -> Request[Function]:
+    return get(f"{BASE}/by-name/{segment(name)}", Function)
+
+
+def on(function: str, request: Callable[[str], Request[T]]) -> Flow[T]:
+    """The request on a function by its id, which is looked up where a name is given."""
+
+    def after_looking_up(name: str) -> Flow[T]:
+        found = yield from ask(by_name(name))
+        return (yield from ask(request(found.id)))
+
+    return either(function, lambda one: ask(request(one)), after_looking_up)
+
+
+def either(
+    function: str, with_id: Callable[[str], Flow[T]], with_name: Callable[[str], Flow[T]]
+) -> Flow[T]:
+    """One of two ways, by what the word looks like. Raises TypeError and ValueError for what cannot
+    be a name."""
+    if not isinstance(function, str):
+        raise TypeError(f"function must be a name or an id, not {type(function).__name__}")
+    if not function:
+        raise ValueError("function must not be empty: it is a name or an id")
+    if "/" in function:
+        raise ValueError(f"function must be a name or an id, which have no slash, not {function!r}")
+    if not UUID.fullmatch(function):
+        return (yield from with_name(function))
+    try:
+        return (yield from with_id(function))
+    except NotFoundError as no_such_id:
+        # A name may look like an id. If it is neither, the id's refusal is the one to tell.
+        try:
+            return (yield from with_name(function))
+        except NotFoundError:
+            raise no_such_id from None
+
+
+def invocation_path(function_id: str, invocation_id: str) -> str:
+    return f"{BASE}/{segment(function_id)}/invocations/{segment(invocation_id)}"

@@ -1,0 +1,249 @@
+"""Asynchronous calls, as part of `client.functions`: submit, wait, cancel, replay, redrive."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+
+from quiltfn.sdk.methods import Listing, Method, PagedMethod, with_name_and_fields_of
+from quiltfn.sdk.named_function import BASE, either, invocation_path, on
+from quiltfn.sdk.payload import key_header, new_invocation
+from quiltfn.sdk.request import Flow, Request, as_json, ask, delete, get, post, put, query, segment
+from quiltfn.wire import (
+    AsyncPolicy,
+    Attempt,
+    AttemptList,
+    DeadLetter,
+    DeadLetterPage,
+    FunctionQueue,
+    Invocation,
+    InvocationInput,
+    NewAsyncPolicy,
+    RecordPolicy,
+    Redrive,
+    RedriveResult,
+    Replay,
+)
+
+UNDER_WAY = ("queued", "running")
+WAIT_MAX_S = 60  # what one request may ask for
+ANSWER_S = 30.0  # what its answer may take besides
+REDRIVE_S = 60.0
+RUNS_MAX_S = 86_400.0
+
+
+def submit_function(
+    function: str,
+    payload: object = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    timeout_seconds: int | None = None,
+    not_before: datetime | timedelta | None = None,
+    idempotency_key: str | None = None,
+) -> Flow[Invocation]:
+    """Queue a call and return its record at once, in status `queued`. It survives from then on.
+
+    `not_before`: it does not start before that time, which has a time zone, or so long from now.
+    With an `idempotency_key` it is queued once however often this is repeated, and the client
+    repeats it where the connection was lost. The rest is as for `invoke`.
+    """
+    body = new_invocation(payload, environment, timeout_seconds)
+    wanted = query(mode="async", **_start(not_before))
+
+    def call(path: str) -> Flow[Invocation]:
+        is_repeatable = idempotency_key is not None
+        headers = key_header(idempotency_key)
+        return ask(
+            post(path + wanted, Invocation, body, headers=headers, is_repeatable=is_repeatable)
+        )
+
+    return either(
+        function,
+        lambda one: call(f"{BASE}/{segment(one)}/invoke"),
+        lambda one: call(f"{BASE}/invoke/{segment(one)}"),
+    )
+
+
+def _start(not_before: datetime | timedelta | None) -> dict[str, int]:
+    """The query parameters that say when a call may start, in whole seconds."""
+    if not_before is None:
+        return {}
+    if isinstance(not_before, timedelta):
+        if not_before < timedelta():
+            raise ValueError(f"not_before must not be negative, not {not_before}")
+        return {"delay_seconds": math.ceil(not_before.total_seconds())}
+    if not_before.tzinfo is None:
+        raise ValueError("not_before must be a datetime with a time zone")
+    return {"not_before": math.ceil(not_before.timestamp())}
+
+
+def wait_for_invocation(
+    function: str, invocation_id: str, *, timeout_seconds: float | None = None
+) -> Flow[Invocation]:
+    """The final record of a call, as soon as there is one. Raises TimeoutError if there is none
+    after `timeout_seconds`; None: wait as long as it takes.
+    """
+    end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    named = function
+    while True:
+        left = WAIT_MAX_S if end is None else max(0.0, end - time.monotonic())
+        wait = partial(_wait, invocation_id, min(WAIT_MAX_S, math.ceil(left)))
+        record = yield from on(named, wait)
+        if record.status not in UNDER_WAY:
+            return record
+        if end is not None and time.monotonic() >= end:
+            raise TimeoutError(f"the call is still {record.status} after {timeout_seconds:g} s")
+        named = record.function_id
+
+
+def _wait(invocation_id: str, wait_s: int, function_id: str) -> Request[Invocation]:
+    return Request(
+        method="GET",
+        path=invocation_path(function_id, invocation_id) + query(wait_seconds=wait_s),
+        read=as_json(Invocation),
+        read_timeout_s=wait_s + ANSWER_S,
+        is_repeatable=True,
+    )
+
+
+def cancel_invocation(function: str, invocation_id: str) -> Flow[Invocation]:
+    """Cancel a call, whether it waits or runs. Raises ConflictError if it is over already."""
+    return on(
+        function, lambda one: post(f"{invocation_path(one, invocation_id)}/cancel", Invocation)
+    )
+
+
+def list_attempts(function: str, invocation_id: str) -> Flow[list[Attempt]]:
+    """The attempts at a call that are over, first to last."""
+    found = yield from on(
+        function, lambda one: get(f"{invocation_path(one, invocation_id)}/attempts", AttemptList)
+    )
+    return found.attempts
+
+
+def get_invocation_input(function: str, invocation_id: str) -> Flow[InvocationInput]:
+    """What a call was given, where that is kept. Needs scope write."""
+    return on(
+        function, lambda one: get(f"{invocation_path(one, invocation_id)}/input", InvocationInput)
+    )
+
+
+def replay_invocation(
+    function: str,
+    invocation_id: str,
+    *,
+    version: int | None = None,
+    mode: str = "sync",
+    idempotency_key: str | None = None,
+) -> Flow[Invocation]:
+    """Run the kept input of a call again, on the current version or another. `mode`: sync waits for
+    the end, async returns a record in status `queued`.
+    """
+    body = Replay(version=version, mode=mode)
+    return on(
+        function,
+        lambda one: post(
+            f"{invocation_path(one, invocation_id)}/replay",
+            Invocation,
+            body,
+            headers=key_header(idempotency_key),
+            read_timeout_s=ANSWER_S + (RUNS_MAX_S if mode == "sync" else 0),
+            is_repeatable=idempotency_key is not None,
+        ),
+    )
+
+
+def list_dead_letters(
+    function: str, *, page_size: int | None = None, cursor: str | None = None
+) -> Listing[DeadLetterPage, DeadLetter]:
+    """A function's asynchronous calls that were given up, newest first."""
+
+    def page_after(after: str | None) -> Flow[DeadLetterPage]:
+        wanted = f"/dead-letters{query(limit=page_size, cursor=after)}"
+        return on(function, lambda one: get(f"{BASE}/{segment(one)}{wanted}", DeadLetterPage))
+
+    return Listing(page_after, lambda page: page.dead_letters, cursor)
+
+
+def redrive_dead_letters(
+    function: str, invocation_ids: Sequence[str] | None = None
+) -> Flow[RedriveResult]:
+    """Queue dead letters again, each under a new id; None: all of them. What is no dead letter is
+    left out, so nothing is queued twice if this is repeated.
+    """
+    body = (
+        Redrive(all=True) if invocation_ids is None else Redrive(invocation_ids=[*invocation_ids])
+    )
+    return on(
+        function,
+        lambda one: post(
+            f"{BASE}/{segment(one)}/dead-letters/redrive",
+            RedriveResult,
+            body,
+            read_timeout_s=REDRIVE_S,
+            takes_key=True,
+        ),
+    )
+
+
+def drop_dead_letter(function: str, invocation_id: str) -> Flow[None]:
+    """Drop a dead letter; its record stays."""
+    return on(
+        function,
+        lambda one: delete(f"{BASE}/{segment(one)}/dead-letters/{segment(invocation_id)}"),
+    )
+
+
+def get_queue(function: str) -> Flow[FunctionQueue]:
+    """How many of a function's asynchronous calls wait and run, and how many were given up."""
+    return on(function, lambda one: get(f"{BASE}/{segment(one)}/queue", FunctionQueue))
+
+
+def get_async_policy(function: str) -> Flow[AsyncPolicy]:
+    """How a function's asynchronous calls are run."""
+    return on(function, lambda one: get(f"{BASE}/{segment(one)}/async-policy", AsyncPolicy))
+
+
+@with_name_and_fields_of(NewAsyncPolicy)
+def set_async_policy(function: str, policy: NewAsyncPolicy) -> Flow[AsyncPolicy]:
+    """Set how a function's asynchronous calls are run. What is not named takes the default."""
+    return on(function, lambda one: put(f"{BASE}/{segment(one)}/async-policy", AsyncPolicy, policy))
+
+
+def delete_async_policy(function: str) -> Flow[None]:
+    """Go back to the default: one attempt, and nobody is told."""
+    return on(function, lambda one: delete(f"{BASE}/{segment(one)}/async-policy"))
+
+
+def get_record_policy(function: str) -> Flow[RecordPolicy]:
+    """What is kept of a function's calls besides their records."""
+    return on(function, lambda one: get(f"{BASE}/{segment(one)}/record-policy", RecordPolicy))
+
+
+@with_name_and_fields_of(RecordPolicy)
+def set_record_policy(function: str, policy: RecordPolicy) -> Flow[RecordPolicy]:
+    """Set whose inputs a function keeps: async, all or none."""
+    return on(
+        function, lambda one: put(f"{BASE}/{segment(one)}/record-policy", RecordPolicy, policy)
+    )
+
+
+class WorkMethods:
+    """What both clients can do with asynchronous calls."""
+
+    submit = Method(submit_function)
+    wait = Method(wait_for_invocation)
+    cancel = Method(cancel_invocation)
+    replay = Method(replay_invocation)
+    list_attempts = Method(list_attempts)
+    get_invocation_input = Method(get_invocation_input)
+    list_dead_letters = PagedMethod(list_dead_letters)
+    redrive_dead_letters = Method(redrive_dead_letters)
+    drop_dead_letter = Method(drop_dead_letter)
+    get_queue = Method(get_queue)
+    get_async_policy = Method(get_async_policy)
+    set_async_policy = Method(set_async_policy)
+    delete_async_policy = Method(delete_async_policy)
+    get_record_policy = Method(get_record_policy)
+    set_record_policy = Method(set_record_policy)

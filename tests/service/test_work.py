@@ -1,0 +1,555 @@
+"""What callers see of accepted work: accepting, policies, cancelling, waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from quiltfn.api.app import make_app
+from service.in_process import InProcess
+from service.platform_harness import Harness, open_harness, until
+
+ASYNC = {"Prefer": "respond-async"}
+
+
+class Api:
+    """The application of a harness, asked in process."""
+
+    def __init__(self, harness: Harness, http: httpx.AsyncClient) -> None:
+        self.harness, self.http = harness, http
+
+    async def __call__(
+        self, method: str, path: str, body: Any = None, **more: Any
+    ) -> httpx.Response:
+        if body is not None:
+            more["json"] = body
+        return await self.http.request(method, path, **more)
+
+    async def good(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+        answer = await self(method, path, body, **more)
+        assert answer.status_code < 300, answer.text
+        return answer.json() if answer.content else None
+
+    async def refused(
+        self, status: int, method: str, path: str, body: Any = None, **more: Any
+    ) -> Any:
+        answer = await self(method, path, body, **more)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    async def function(self, handler: str = "echo hello", name: str = "f", **more: Any) -> str:
+        """The path of an active one."""
+        entry = await self.harness.active(handler, name, **more)
+        return f"/api/functions/{entry.function.id}"
+
+    async def submit(
+        self, function: str, payload: str | None = None, **query: Any
+    ) -> dict[str, Any]:
+        answer = await self(
+            "POST", f"{function}/invoke", {"payload": payload}, headers=ASYNC, params=query
+        )
+        assert answer.status_code == 202, answer.text
+        return answer.json()
+
+    async def ended(self, function: str, invocation_id: str) -> dict[str, Any]:
+        path = f"{function}/invocations/{invocation_id}?wait_seconds=10"
+        return await self.good("GET", path)
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path, **more: Any) -> AsyncIterator[Api]:
+    async with open_harness(path, **more) as harness:
+        transport = InProcess(make_app(harness.services))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            yield Api(harness, http)
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with opened(tmp_path) as one:
+        yield one
+
+
+# Accepting -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "query"),
+    [
+        ({"Prefer": "respond-async"}, ""),
+        ({"Prefer": "wait=10, Respond-Async; x=1"}, ""),
+        ({}, "?mode=async"),
+    ],
+)
+async def test_an_asynchronous_call_is_answered_with_202_and_where_it_is(
+    api: Api, headers: dict[str, str], query: str
+) -> None:
+    function = await api.function()
+    answer = await api("POST", f"{function}/invoke{query}", {"payload": "x"}, headers=headers)
+    assert answer.status_code == 202, answer.text
+    record = answer.json()
+    assert record["status"] == "queued"
+    assert answer.headers["location"] == f"{function}/invocations/{record['invocation_id']}"
+    assert answer.headers["preference-applied"] == "respond-async"
+    shown = await api.good("GET", answer.headers["location"])
+    assert shown.keys() == record.keys()
+
+
+async def test_mode_sync_is_stronger_than_a_preference(api: Api) -> None:
+    function = await api.function()
+    answer = await api("POST", f"{function}/invoke?mode=sync", {}, headers=ASYNC)
+    assert (answer.status_code, answer.json()["status"]) == (200, "success")
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("mode=later", "mode"),
+        ("mode=async&delay_seconds=-1", "delay_seconds"),
+        ("mode=async&delay_seconds=31536001", "delay_seconds"),
+        ("mode=async&not_before=soon", "not_before"),
+        ("mode=async&not_before=99999999999", "not_before"),
+        ("mode=async&not_before=1&delay_seconds=1", "not_before"),
+        ("delay_seconds=1", "delay_seconds"),
+        ("mode=sync&not_before=1", "not_before"),
+    ],
+)
+async def test_a_time_that_cannot_be_is_refused_by_name(api: Api, query: str, name: str) -> None:
+    function = await api.function()
+    refusal = await api.refused(422, "POST", f"{function}/invoke?{query}", {})
+    assert refusal["error"].startswith(f"{name} must be ")
+    assert refusal["details"]["expected"]
+
+
+async def test_delayed_work_waits_for_its_time(api: Api) -> None:
+    function = await api.function()
+    await api.submit(function, delay_seconds=60)
+    later = int(api.harness.clock.unix()) + 60
+    await api.submit(function, not_before=later)
+    queue = await api.good("GET", f"{function}/queue")
+    assert queue == {
+        "queued": 0,
+        "delayed": 2,
+        "running": 0,
+        "oldest_age_seconds": None,
+        "dead_letters": 0,
+    }
+
+
+async def test_a_function_that_was_never_deployed_takes_no_work(api: Api) -> None:
+    entry = await api.harness.create()
+    path = f"/api/functions/{entry.function.id}/invoke?mode=async"
+    refusal = await api.refused(409, "POST", path, {})
+    assert (refusal["error_code"], refusal["details"]["state"]) == (
+        "FUNCTION_NOT_ACTIVE",
+        "pending",
+    )
+
+
+async def test_a_paused_function_accepts_until_its_bound(api: Api) -> None:
+    function = await api.function()
+    await api.good("PUT", f"{function}/async-policy", {"max_queued": 2})
+    await api.good("POST", f"{function}/pause")
+    await api.submit(function)
+    await api.submit(function)
+    refusal = await api.refused(503, "POST", f"{function}/invoke?mode=async", {})
+    assert refusal["error_code"] == "CAPACITY_FULL"
+    assert refusal["retry_after"] >= 1
+    queue = await api.good("GET", f"{function}/queue")
+    assert (queue["queued"], queue["oldest_age_seconds"]) == (2, 0)
+
+
+async def test_what_no_version_would_take_is_refused_and_queues_nothing(api: Api) -> None:
+    function = await api.function(timeout_seconds=5)
+    for body, name in (
+        ({"timeout_seconds": 6}, "timeout_seconds"),
+        ({"environment": {"QUILT_X": "1"}}, "environment.QUILT_X"),
+        ({"payload": 1}, "payload"),
+    ):
+        refusal = await api.refused(422, "POST", f"{function}/invoke?mode=async", body)
+        assert refusal["error"].startswith(name)
+    assert (await api.good("GET", f"{function}/invocations"))["invocations"] == []
+
+
+async def test_a_key_queues_a_call_once(api: Api) -> None:
+    function = await api.function()
+    await api.good("POST", f"{function}/pause")
+    headers = ASYNC | {"Idempotency-Key": "nightly-1"}
+    answers = [
+        await api("POST", f"{function}/invoke", {"payload": "x"}, headers=headers) for _ in range(3)
+    ]
+    assert [one.status_code for one in answers] == [202, 202, 202]
+    assert len({one.text for one in answers}) == 1
+    assert len({one.headers["location"] for one in answers}) == 1
+    assert (await api.good("GET", f"{function}/queue"))["queued"] == 1
+    other = await api("POST", f"{function}/invoke", {"payload": "y"}, headers=headers)
+    assert other.status_code == 422
+
+
+# Policies ------------------------------------------------------------------------------------
+
+DEFAULT = {
+    "max_attempts": 1,
+    "backoff_seconds": {"first": 1.0, "factor": 2.0, "most": 600.0, "jitter": 0.2},
+    "retry_on": ["failed", "timeout", "oom", "error", "interrupted"],
+    "max_age_seconds": 21_600,
+    "max_queued": 100_000,
+    "max_concurrency": None,
+    "on_success": None,
+    "on_failure": None,
+}
+SECRET = "whsec_c29tZSByYW5kb20gYnl0ZXMgb2Ygb3VyIG93bg=="
+
+
+async def test_a_policy_is_set_as_a_whole_and_taken_back(api: Api) -> None:
+    function = await api.function()
+    await api.function(name="other")
+    assert await api.good("GET", f"{function}/async-policy") == DEFAULT
+    given = {"max_attempts": 3, "on_failure": {"function": "other"}}
+    given |= {"on_success": {"url": "https://example.com/x", "secret": SECRET}}
+    answer = await api.good("PUT", f"{function}/async-policy", given)
+    assert answer == DEFAULT | given
+    assert await api.good("GET", f"{function}/async-policy") == answer
+    answer = await api.good("PUT", f"{function}/async-policy", {"max_attempts": 2})
+    assert answer == DEFAULT | {"max_attempts": 2}
+    assert (await api("DELETE", f"{function}/async-policy")).status_code == 204
+    assert await api.good("GET", f"{function}/async-policy") == DEFAULT
+
+
+async def test_policies_outlive_the_server(tmp_path: Path) -> None:
+    async with opened(tmp_path) as api:
+        function = await api.function()
+        await api.good("PUT", f"{function}/async-policy", {"max_attempts": 4})
+        await api.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
+    async with opened(tmp_path) as api:
+        assert (await api.good("GET", f"{function}/async-policy"))["max_attempts"] == 4
+        assert await api.good("GET", f"{function}/record-policy") == {"keep_input": "all"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "name"),
+    [
+        ({"on_failure": {}}, "on_failure"),
+        ({"on_failure": {"function": "g", "url": "https://a"}}, "on_failure"),
+        ({"on_failure": {"function": "nobody"}}, "on_failure.function"),
+        ({"on_success": {"function": "f"}}, "on_success.function"),
+        ({"on_success": {"function": "g", "secret": SECRET}}, "on_success.secret"),
+        ({"on_success": {"url": "https://a.example"}}, "on_success.secret"),
+        ({"on_success": {"url": "ftp://a.example", "secret": SECRET}}, "on_success.url"),
+        ({"on_success": {"url": "https://a.example", "secret": "***"}}, "on_success.secret"),
+        ({"backoff_seconds": {"first": -1}}, "backoff_seconds.first"),
+    ],
+)
+async def test_a_policy_that_cannot_be_is_refused_by_name(
+    api: Api, policy: dict[str, Any], name: str
+) -> None:
+    function = await api.function()
+    await api.function(name="g")
+    refusal = await api.refused(422, "PUT", f"{function}/async-policy", policy)
+    assert refusal["error"].startswith(f"{name} must be ")
+    assert SECRET not in str(refusal)
+    assert await api.good("GET", f"{function}/async-policy") == DEFAULT
+
+
+async def test_the_policies_of_a_deleted_function_are_gone(api: Api) -> None:
+    function = await api.function()
+    await api.good("PUT", f"{function}/async-policy", {"max_attempts": 4})
+    await api.good("DELETE", function)
+    await api.refused(404, "GET", f"{function}/async-policy")
+    await api.refused(404, "PUT", f"{function}/async-policy", {})
+    assert not api.harness.services.work.policies._async
+
+
+# Cancelling ----------------------------------------------------------------------------------
+
+
+async def test_work_that_waits_is_cancelled_at_once_and_never_again(api: Api) -> None:
+    function = await api.function()
+    await api.good("POST", f"{function}/pause")
+    record = await api.submit(function)
+    path = f"{function}/invocations/{record['invocation_id']}"
+    cancelled = await api.good("POST", f"{path}/cancel")
+    assert (cancelled["status"], cancelled["started_at"]) == ("cancelled", None)
+    assert await api.good("GET", path) == cancelled
+    assert (await api.good("GET", f"{function}/queue"))["queued"] == 0
+    refusal = await api.refused(409, "POST", f"{path}/cancel")
+    assert (refusal["error_code"], refusal["details"]["state"]) == ("CONFLICT", "cancelled")
+    shown = await api.good("GET", function)
+    assert (shown["invocation_count"], shown["error_count"]) == (1, 1)
+
+
+async def test_a_synchronous_call_is_cancelled_too(api: Api) -> None:
+    function = await api.function("sleep 1000")
+    entry = api.harness.catalog.get(function.rsplit("/", 1)[1])
+    call = await api.harness.running(entry)
+    (running,) = await api.harness.records(entry)
+    path = f"{function}/invocations/{running.invocation_id}"
+    assert (await api.good("POST", f"{path}/cancel"))["status"] == "cancelled"
+    assert (await call).status == "cancelled"
+    await api.refused(409, "POST", f"{path}/cancel")
+
+
+async def test_nothing_is_done_to_calls_that_there_are_not(api: Api) -> None:
+    function = await api.function()
+    other = await api.function(name="other")
+    record = await api.submit(other, delay_seconds=60)
+    for one in ("nobody", record["invocation_id"]):
+        path = f"{function}/invocations/{one}"
+        await api.refused(404, "POST", f"{path}/cancel")
+        await api.refused(404, "GET", f"{path}/attempts")
+        await api.refused(404, "GET", f"{path}/input")
+        await api.refused(404, "POST", f"{path}/replay", {})
+        await api.refused(404, "GET", f"{path}?wait_seconds=1")
+        await api.refused(404, "DELETE", f"{function}/dead-letters/{one}")
+
+
+# Waiting -------------------------------------------------------------------------------------
+
+
+async def test_who_waits_for_a_call_is_woken_by_its_end(api: Api) -> None:
+    function = await api.function("sleep 1000")
+    entry = api.harness.catalog.get(function.rsplit("/", 1)[1])
+    call = await api.harness.running(entry)
+    (running,) = await api.harness.records(entry)
+    path = f"{function}/invocations/{running.invocation_id}"
+    waiting = asyncio.ensure_future(api.good("GET", f"{path}?wait_seconds=60"))
+    waiters = api.harness.services.work.waiters
+    await until(lambda: waiters._events)
+    assert not waiting.done()
+    await api.good("POST", f"{path}/cancel")
+    async with asyncio.timeout(5):
+        assert (await waiting)["status"] == "cancelled"
+    await call
+    assert not waiters._events, "nobody is remembered who waits no longer"
+
+
+async def test_a_wait_ends_with_its_time(api: Api) -> None:
+    function = await api.function()
+    record = await api.submit(function, delay_seconds=60)
+    path = f"{function}/invocations/{record['invocation_id']}"
+    assert (await api.good("GET", f"{path}?wait_seconds=1"))["status"] == "queued"
+    for wrong in ("61", "-1", "x"):
+        refusal = await api.refused(422, "GET", f"{path}?wait_seconds={wrong}")
+        assert refusal["error"].startswith("wait_seconds must be a whole number between 0 and 60")
+
+
+async def test_nobody_keeps_waiting_while_the_server_ends(api: Api) -> None:
+    function = await api.function()
+    record = await api.submit(function, delay_seconds=60)
+    path = f"{function}/invocations/{record['invocation_id']}?wait_seconds=60"
+    waiting = asyncio.ensure_future(api.good("GET", path))
+    work = api.harness.services.work
+    await until(lambda: work.waiters._events)
+    work.waiters.release()
+    async with asyncio.timeout(5):
+        assert (await waiting)["status"] == "queued"
+
+
+# Inputs, replay, attempts --------------------------------------------------------------------
+
+
+async def test_the_input_of_accepted_work_is_kept(api: Api) -> None:
+    function = await api.function()
+    record = await api.submit(function, "hello", delay_seconds=60)
+    assert await api.good("GET", f"{function}/invocations/{record['invocation_id']}/input") == {
+        "payload": "hello",
+        "environment": None,
+        "version": None,
+        "source": "async",
+        "caller": "open",
+        "parent_invocation_id": None,
+    }
+
+
+async def test_the_input_of_a_synchronous_call_is_kept_where_the_policy_says_so(api: Api) -> None:
+    function = await api.function("cat")
+    for policy, status in (("async", 404), ("all", 200), ("none", 404)):
+        await api.good("PUT", f"{function}/record-policy", {"keep_input": policy})
+        ended = await api.good("POST", f"{function}/invoke", {"payload": "hello"})
+        path = f"{function}/invocations/{ended['invocation_id']}/input"
+        answer = await api("GET", path)
+        assert answer.status_code == status, (policy, answer.text)
+    refusal = await api.refused(422, "PUT", f"{function}/record-policy", {"keep_input": "some"})
+    assert refusal["error"] == "keep_input must be one of: async, all, none"
+
+
+async def test_a_call_is_replayed_on_the_version_that_is_named(api: Api) -> None:
+    function = await api.function("echo one")
+    await api.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
+    ended = await api.good("POST", f"{function}/invoke", {"payload": "x"})
+    await api.good("PUT", function, {"handler": "echo two"})
+    path = f"{function}/invocations/{ended['invocation_id']}/replay"
+    again = await api.good("POST", path)
+    assert (again["status"], again["stdout"]) == ("success", "two\n")
+    assert again["invocation_id"] != ended["invocation_id"]
+    old = await api.good("POST", path, {"version": 1})
+    assert (old["status"], old["stdout"]) == ("success", "one\n")
+    await api.refused(404, "POST", path, {"version": 3})
+    given = await api.good("GET", f"{function}/invocations/{old['invocation_id']}/input")
+    assert (given["source"], given["version"]) == ("replay", 1)
+    entry = api.harness.catalog.get(function.rsplit("/", 1)[1])
+    origins = {one.origin_invocation_id for one in await api.harness.records(entry)}
+    assert origins == {None, ended["invocation_id"]}
+
+
+async def test_a_replay_may_be_queued(api: Api) -> None:
+    function = await api.function("echo one")
+    record = await api.submit(function, "x", delay_seconds=60)
+    await api.good("POST", f"{function}/pause")
+    path = f"{function}/invocations/{record['invocation_id']}/replay"
+    answer = await api("POST", path, {"mode": "async"})
+    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+    given = await api.good("GET", f"{answer.headers['location']}/input")
+    assert (given["source"], given["payload"]) == ("replay", "x")
+
+
+async def test_a_synchronous_call_has_one_attempt(api: Api) -> None:
+    function = await api.function("exit 3")
+    ended = await api.good("POST", f"{function}/invoke", {})
+    found = await api.good("GET", f"{function}/invocations/{ended['invocation_id']}/attempts")
+    (attempt,) = found["attempts"]
+    assert (attempt["attempt"], attempt["status"], attempt["exit_code"]) == (1, "failed", 3)
+    assert (attempt["started_at"], attempt["ended_at"]) == (ended["started_at"], ended["ended_at"])
+    assert attempt["version"] == 1
+
+
+# Running it ----------------------------------------------------------------------------------
+
+AT_ONCE = {"first": 0, "jitter": 0}
+
+
+async def test_accepted_work_is_run_and_its_record_is_as_any_other(api: Api) -> None:
+    function = await api.function("cat")
+    record = await api.submit(function, "hello")
+    ended = await api.ended(function, record["invocation_id"])
+    assert (ended["status"], ended["stdout"]) == ("success", "hello")
+    found = await api.good("GET", f"{function}/invocations/{record['invocation_id']}/attempts")
+    (attempt,) = found["attempts"]
+    assert (attempt["attempt"], attempt["status"], attempt["version"]) == (1, "success", 1)
+    shown = await api.good("GET", function)
+    assert (shown["invocation_count"], shown["error_count"]) == (1, 0)
+
+
+async def test_what_fails_is_tried_again_then_a_dead_letter_and_queued_again_on_request(
+    api: Api,
+) -> None:
+    function = await api.function("exit 3")
+    policy = {"max_attempts": 3, "backoff_seconds": AT_ONCE}
+    await api.good("PUT", f"{function}/async-policy", policy)
+    record = await api.submit(function, "x")
+    first = record["invocation_id"]
+    assert (await api.ended(function, first))["status"] == "failed"
+    found = await api.good("GET", f"{function}/invocations/{first}/attempts")
+    assert [one["attempt"] for one in found["attempts"]] == [1, 2, 3]
+    (letter,) = (await api.good("GET", f"{function}/dead-letters"))["dead_letters"]
+    assert (letter["invocation_id"], letter["reason"], letter["attempts"]) == (first, "attempts", 3)
+    assert (await api.good("GET", f"{function}/queue"))["dead_letters"] == 1
+    shown = await api.good("GET", function)
+    assert (shown["invocation_count"], shown["error_count"]) == (1, 1), "a call counts once"
+
+    await api.good("PUT", function, {"handler": "cat"})
+    redrive = f"{function}/dead-letters/redrive"
+    done = await api.good("POST", redrive, {"invocation_ids": [first, "nobody"]})
+    (again,) = done.pop("invocation_ids")
+    assert done == {"redriven": 1, "remaining": 0}
+    ended = await api.ended(function, again)
+    assert (ended["status"], ended["stdout"]) == ("success", "x")
+    given = await api.good("GET", f"{function}/invocations/{again}/input")
+    assert given["source"] == "redrive"
+    assert (await api.good("POST", redrive, {"all": True}))["redriven"] == 0
+
+
+async def test_all_dead_letters_are_queued_again_and_one_can_be_dropped(api: Api) -> None:
+    function = await api.function("exit 3")
+    records = [await api.submit(function, str(number)) for number in range(5)]
+    for one in records:
+        await api.ended(function, one["invocation_id"])
+    page = await api.good("GET", f"{function}/dead-letters?limit=2")
+    assert len(page["dead_letters"]) == 2
+    rest = await api.good("GET", f"{function}/dead-letters?cursor={page['next_cursor']}")
+    listed = [one["invocation_id"] for one in [*page["dead_letters"], *rest["dead_letters"]]]
+    assert listed == [one["invocation_id"] for one in reversed(records)]
+    dropped = f"{function}/dead-letters/{listed[0]}"
+    assert (await api("DELETE", dropped)).status_code == 204
+    await api.refused(404, "DELETE", dropped)
+    assert (await api.good("GET", f"{function}/invocations/{listed[0]}"))["status"] == "failed"
+    await api.good("PUT", function, {"handler": "cat"})
+    done = await api.good("POST", f"{function}/dead-letters/redrive", {"all": True})
+    assert (done["redriven"], done["remaining"]) == (4, 0)
+    ended = [await api.ended(function, one) for one in done["invocation_ids"]]
+    assert {one["stdout"] for one in ended} == {"0", "1", "2", "3"}
+
+
+@pytest.mark.parametrize("body", [{}, {"all": False}, {"all": True, "invocation_ids": ["x"]}])
+async def test_a_redrive_says_which(api: Api, body: dict[str, Any]) -> None:
+    function = await api.function()
+    refusal = await api.refused(422, "POST", f"{function}/dead-letters/redrive", body)
+    assert refusal["error"].startswith("invocation_ids must be given, or all true")
+
+
+async def test_accepted_work_that_runs_is_cancelled_and_not_tried_again(api: Api) -> None:
+    function = await api.function("sleep 1000")
+    policy = {"max_attempts": 5, "backoff_seconds": AT_ONCE}
+    await api.good("PUT", f"{function}/async-policy", policy)
+    record = await api.submit(function)
+    path = f"{function}/invocations/{record['invocation_id']}"
+    await until(lambda: api.harness.sandboxes.calls)
+    assert (await api.good("POST", f"{path}/cancel"))["status"] == "cancelled"
+    await api.refused(409, "POST", f"{path}/cancel")
+    queue = await api.good("GET", f"{function}/queue")
+    assert (queue["queued"], queue["running"], queue["dead_letters"]) == (0, 0, 0)
+
+
+async def test_work_that_waits_for_its_next_attempt_can_be_cancelled(api: Api) -> None:
+    """Between two attempts it is neither running nor quite queued yet."""
+    function = await api.function("exit 1")
+    policy = {"max_attempts": 2, "backoff_seconds": {"first": 60, "jitter": 0}}
+    await api.good("PUT", f"{function}/async-policy", policy)
+    record = await api.submit(function)
+    path = f"{function}/invocations/{record['invocation_id']}"
+    await until(lambda: api.harness.sandboxes.calls)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    cancelled = await api.good("POST", f"{path}/cancel")
+    assert cancelled["status"] == "cancelled"
+    assert (await api.good("GET", path))["status"] == "cancelled"
+    assert (await api.good("GET", f"{function}/queue"))["delayed"] == 0
+
+
+async def test_what_a_paused_function_accepted_runs_after_resume(api: Api) -> None:
+    function = await api.function("cat")
+    await api.good("POST", f"{function}/pause")
+    records = [await api.submit(function, str(number)) for number in range(3)]
+    assert (await api.good("GET", f"{function}/queue"))["queued"] == 3
+    await api.good("POST", f"{function}/resume")
+    ended = [await api.ended(function, one["invocation_id"]) for one in records]
+    assert [one["stdout"] for one in ended] == ["0", "1", "2"]
+
+
+async def test_a_restart_loses_no_work_and_runs_it_once(tmp_path: Path) -> None:
+    async with opened(tmp_path) as api:
+        function = await api.function("cat")
+        await api.good("POST", f"{function}/pause")
+        records = [await api.submit(function, str(number)) for number in range(3)]
+    async with opened(tmp_path) as api:
+        assert (await api.good("GET", f"{function}/queue"))["queued"] == 3
+        await api.good("POST", f"{function}/resume")
+        ended = [await api.ended(function, one["invocation_id"]) for one in records]
+        assert [one["stdout"] for one in ended] == ["0", "1", "2"]
+        assert api.harness.sandboxes.calls == 3
+
+
+async def test_the_input_is_gone_after_the_end_where_the_policy_keeps_none(api: Api) -> None:
+    function = await api.function("cat")
+    await api.good("PUT", f"{function}/record-policy", {"keep_input": "none"})
+    record = await api.submit(function, "hello")
+    assert (await api.ended(function, record["invocation_id"]))["stdout"] == "hello"
+    await api.harness.journal.synced()
+    path = f"{function}/invocations/{record['invocation_id']}/input"
+    await api.refused(404, "GET", path)

@@ -1,0 +1,251 @@
+"""The contract, "Accepted work": each row against a real server, with real sandboxes."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from spec.api_client import Api, new_name, of
+from spec.conftest import Keyed
+
+pytestmark = pytest.mark.sandbox
+ASYNC = {"Prefer": "respond-async"}
+AT_ONCE = {"first": 0, "jitter": 0}
+# Fails until it was called often enough: /dev/shm is not kept, so the attempt says how often.
+RECORD = [
+    *("invocation_id", "function_id", "function_name", "execution_node_id", "status"),
+    *("started_at", "ended_at", "duration_ms", "exit_code", "stdout", "stderr"),
+    *("error_message", "cold_start"),
+]
+ATTEMPT = [
+    *("attempt", "status", "started_at", "ended_at", "duration_ms", "exit_code"),
+    *("error_message", "execution_node_id", "cold_start", "version"),
+]
+
+
+def submit(api: Api, function_id: str, payload: str | None = None, query: str = "") -> Any:
+    path = f"{of(function_id)}/invoke{query}"
+    return api.good("POST", path, {"payload": payload}, 202, headers=ASYNC)
+
+
+def call(function_id: str, record: dict[str, Any], more: str = "") -> str:
+    return f"{of(function_id)}/invocations/{record['invocation_id']}{more}"
+
+
+def ended(api: Api, function_id: str, record: dict[str, Any]) -> Any:
+    return api.good("GET", call(function_id, record, "?wait_seconds=30"))
+
+
+def test_an_accepted_call_is_202_then_runs_and_is_a_record_like_any_other(tenant: Api) -> None:
+    function_id = tenant.active("cat")
+    answer = tenant("POST", f"{of(function_id)}/invoke", {"payload": "hello"}, headers=ASYNC)
+    assert answer.status_code == 202
+    record = answer.json()
+    assert (list(record), record["status"]) == (RECORD, "queued")
+    assert answer.headers["location"] == call(function_id, record)
+    assert answer.headers["preference-applied"] == "respond-async"
+    end = ended(tenant, function_id, record)
+    assert (list(end), end["status"], end["stdout"]) == (RECORD, "success", "hello")
+    by_name = tenant.get(function_id)["name"]
+    other = tenant.good("POST", f"/api/functions/invoke/{by_name}?mode=async", {}, 202)
+    assert ended(tenant, function_id, other)["status"] == "success"
+    assert tenant.get(function_id)["invocation_count"] == 2
+    listed = tenant.good("GET", f"{of(function_id)}/invocations")["invocations"]
+    assert [one["invocation_id"] for one in listed] == [
+        other["invocation_id"],
+        record["invocation_id"],
+    ]
+
+
+def test_who_is_refused_and_with_what(tenant: Api) -> None:
+    pending = tenant.create()
+    path = f"{of(pending)}/invoke?mode=async"
+    tenant.refused("FUNCTION_NOT_ACTIVE", 409, "POST", path, {})
+    tenant.refused("NOT_FOUND", 404, "POST", "/api/functions/invoke/nobody?mode=async", {})
+    paused = tenant.active()
+    tenant.good("PUT", f"{of(paused)}/async-policy", {"max_queued": 1})
+    tenant.good("POST", f"{of(paused)}/pause")
+    kept = submit(tenant, paused)
+    full = tenant.refused("CAPACITY_FULL", 503, "POST", f"{of(paused)}/invoke?mode=async", {})
+    assert full["retry_after"] >= 1
+    tenant.good("POST", f"{of(paused)}/resume")
+    assert ended(tenant, paused, kept)["status"] == "success"
+
+
+def test_a_delay_is_kept(tenant: Api) -> None:
+    function_id = tenant.active("date +%s.%N")
+    began = time.time()
+    later = submit(tenant, function_id, query="?delay_seconds=2")
+    at = submit(tenant, function_id, query=f"?not_before={int(began) + 3}")
+    queue = tenant.good("GET", f"{of(function_id)}/queue")
+    assert (queue["delayed"], queue["oldest_age_seconds"]) == (2, None)
+    assert float(ended(tenant, function_id, later)["stdout"]) >= began + 2
+    assert float(ended(tenant, function_id, at)["stdout"]) >= int(began) + 3 - 0.01
+
+
+def test_a_failing_call_is_tried_again_and_then_is_a_dead_letter(tenant: Api) -> None:
+    function_id = tenant.active('echo "$QUILT_INVOCATION_ID"; exit 3')
+    policy = {"max_attempts": 3, "backoff_seconds": AT_ONCE}
+    set_to = tenant.good("PUT", f"{of(function_id)}/async-policy", policy)
+    assert set_to == tenant.good("GET", f"{of(function_id)}/async-policy")
+    record = submit(tenant, function_id, "x")
+    end = ended(tenant, function_id, record)
+    assert (end["status"], end["exit_code"]) == ("failed", 3)
+    assert end["stdout"].strip() == record["invocation_id"], "it is the same in every attempt"
+    attempts = tenant.good("GET", call(function_id, record, "/attempts"))["attempts"]
+    assert [one["attempt"] for one in attempts] == [1, 2, 3]
+    assert all(list(one) == ATTEMPT for one in attempts)
+    assert {one["exit_code"] for one in attempts} == {3}
+    (letter,) = tenant.good("GET", f"{of(function_id)}/dead-letters")["dead_letters"]
+    assert (letter["reason"], letter["attempts"]) == ("attempts", 3)
+    tenant.good("PUT", of(function_id), {"handler": "cat"})
+    done = tenant.good("POST", f"{of(function_id)}/dead-letters/redrive", {"all": True})
+    assert (done["redriven"], done["remaining"]) == (1, 0)
+    again = {"invocation_id": done["invocation_ids"][0]}
+    assert ended(tenant, function_id, again)["stdout"] == "x"
+
+
+def test_five_hundred_calls_that_fail_one_time_in_ten_all_succeed(tenant: Api) -> None:
+    chance = '[ "$(od -An -N1 -tu1 /dev/urandom)" -ge 26 ] && printf %s "$QUILT_PAYLOAD"'
+    function_id = tenant.active(chance, max_instances=4)
+    policy = {"max_attempts": 8, "backoff_seconds": {"first": 0.01, "most": 0.1}}
+    tenant.good("PUT", f"{of(function_id)}/async-policy", policy)
+    with ThreadPoolExecutor(8) as threads:
+        records = list(threads.map(lambda n: submit(tenant, function_id, str(n)), range(500)))
+        ends = list(threads.map(lambda one: ended(tenant, function_id, one), records))
+    assert {one["status"] for one in ends} == {"success"}
+    assert {one["stdout"] for one in ends} == {str(number) for number in range(500)}
+    shown = tenant.get(function_id)
+    assert (shown["invocation_count"], shown["error_count"]) == (500, 0)
+
+
+def test_cancel_ends_what_waits_at_once_and_what_runs_within_a_second(tenant: Api) -> None:
+    function_id = tenant.active("sleep 60 & sleep 60")
+    delayed = submit(tenant, function_id, query="?delay_seconds=600")
+    waiting = tenant.good("POST", call(function_id, delayed, "/cancel"))
+    assert (waiting["status"], waiting["started_at"]) == ("cancelled", None)
+    running = submit(tenant, function_id)
+    until_running(tenant, function_id, running)
+    began = time.monotonic()
+    assert tenant.good("POST", call(function_id, running, "/cancel"))["status"] == "cancelled"
+    assert time.monotonic() - began < 1.5
+    for record in (delayed, running):
+        tenant.refused("CONFLICT", 409, "POST", call(function_id, record, "/cancel"))
+
+
+def test_a_synchronous_call_is_cancelled_by_anybody_who_may_call(tenant: Api) -> None:
+    function_id = tenant.active("sleep 60")
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(lambda: tenant.invoke(function_id))
+        record = first_record(tenant, function_id)
+        assert tenant.good("POST", call(function_id, record, "/cancel"))["status"] == "cancelled"
+        assert waiting.result(5)["status"] == "cancelled"
+
+
+def until_running(api: Api, function_id: str, record: dict[str, Any]) -> None:
+    for _ in range(200):
+        if api.good("GET", call(function_id, record))["status"] == "running":
+            return
+        time.sleep(0.05)
+    raise AssertionError("it does not run")
+
+
+def first_record(api: Api, function_id: str) -> dict[str, Any]:
+    for _ in range(200):
+        found = api.good("GET", f"{of(function_id)}/invocations")["invocations"]
+        if found:
+            return found[0]
+        time.sleep(0.05)
+    raise AssertionError("there is no record")
+
+
+def test_inputs_replay_and_versions(tenant: Api) -> None:
+    function_id = tenant.active('echo "one $QUILT_PAYLOAD"')
+    tenant.good("PUT", f"{of(function_id)}/record-policy", {"keep_input": "all"})
+    record = tenant.invoke(function_id, "x")
+    assert list(tenant.good("GET", call(function_id, record, "/input"))) == [
+        *("payload", "environment", "version", "source", "caller", "parent_invocation_id"),
+    ]
+    tenant.good("PUT", of(function_id), {"handler": 'echo "two $QUILT_PAYLOAD"'})
+    replay = call(function_id, record, "/replay")
+    assert tenant.good("POST", replay)["stdout"] == "two x\n"
+    assert tenant.good("POST", replay, {"version": 1})["stdout"] == "one x\n"
+    tenant.refused("NOT_FOUND", 404, "POST", replay, {"version": 9})
+    later = tenant.good("POST", replay, {"version": 1, "mode": "async"}, 202)
+    assert ended(tenant, function_id, later)["stdout"] == "one x\n"
+    assert tenant.good("GET", call(function_id, later, "/input"))["source"] == "replay"
+
+
+def test_a_deleted_function_runs_nothing_any_more(tenant: Api) -> None:
+    function_id = tenant.active()
+    record = submit(tenant, function_id, query="?delay_seconds=600")
+    assert tenant("DELETE", of(function_id)).status_code == 204
+    tenant.refused("NOT_FOUND", 404, "GET", call(function_id, record))
+    tenant.refused("NOT_FOUND", 404, "GET", f"{of(function_id)}/queue")
+
+
+READS = ["/async-policy", "/record-policy", "/dead-letters", "/queue"]
+READS += ["/invocations/{}/attempts", "/invocations/{}?wait_seconds=1"]
+WRITES: list[tuple[str, str, Any]] = [
+    ("PUT", "/async-policy", {}),
+    ("DELETE", "/async-policy", None),
+    ("PUT", "/record-policy", {"keep_input": "all"}),
+    ("GET", "/invocations/{}/input", None),
+    ("POST", "/invocations/{}/replay", {}),
+    ("POST", "/dead-letters/redrive", {"all": True}),
+    ("DELETE", "/dead-letters/{}", None),
+]
+
+
+def test_scopes_and_tenants(keyed: Keyed) -> None:
+    name = new_name()
+    owner = keyed.caller(name, "write")
+    function_id = owner.active("cat")
+    record = submit(owner, function_id, "secret", query="?delay_seconds=600")
+    one = record["invocation_id"]
+    reader, caller = keyed.caller(name, "read"), keyed.caller(name, "invoke")
+    stranger = keyed.caller(new_name(), "admin")
+    for path in READS:
+        reader.good("GET", of(function_id) + path.format(one))
+        stranger.refused("NOT_FOUND", 404, "GET", of(function_id) + path.format(one))
+    for method, path, body in WRITES:
+        caller.refused("FORBIDDEN", 403, method, of(function_id) + path.format(one), body)
+        stranger.refused("NOT_FOUND", 404, method, of(function_id) + path.format(one), body)
+    reader.refused("FORBIDDEN", 403, "POST", call(function_id, record, "/cancel"))
+    reader.refused("FORBIDDEN", 403, "POST", f"{of(function_id)}/invoke?mode=async", {})
+    stranger.refused("NOT_FOUND", 404, "POST", call(function_id, record, "/cancel"))
+    stranger.refused("NOT_FOUND", 404, "POST", f"{of(function_id)}/invoke?mode=async", {})
+    assert caller.good("POST", call(function_id, record, "/cancel"))["status"] == "cancelled"
+
+
+def test_the_secret_of_a_destination_is_shown_to_those_who_may_write(keyed: Keyed) -> None:
+    name = new_name()
+    owner = keyed.caller(name, "write")
+    function_id = owner.active()
+    url = {"url": "https://example.com/x", "secret": "whsec_" + "c2Vj" * 8}
+    owner.good("PUT", f"{of(function_id)}/async-policy", {"on_failure": url})
+    assert owner.good("GET", f"{of(function_id)}/async-policy")["on_failure"] == url
+    shown = keyed.caller(name, "invoke").good("GET", f"{of(function_id)}/async-policy")
+    assert shown["on_failure"] == url | {"secret": "***"}
+
+
+def test_what_changes_something_is_in_the_audit_log(keyed: Keyed) -> None:
+    owner = keyed.caller(new_name())
+    function_id = owner.active()
+    record = submit(owner, function_id, query="?delay_seconds=600")
+    owner.good("PUT", f"{of(function_id)}/async-policy", {"max_attempts": 2})
+    owner.good("PUT", f"{of(function_id)}/record-policy", {"keep_input": "all"})
+    owner.good("POST", call(function_id, record, "/cancel"))
+    owner.good("POST", call(function_id, record, "/replay"))
+    owner.good("POST", f"{of(function_id)}/dead-letters/redrive", {"all": True})
+    actions = [one["action"] for one in owner.good("GET", "/api/audit?limit=20")["entries"]]
+    assert actions[:5] == [
+        "dead_letters.redrive",
+        "invocation.replay",
+        "invocation.cancel",
+        "record_policy.set",
+        "async_policy.set",
+    ]

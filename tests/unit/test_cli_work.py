@@ -1,0 +1,204 @@
+"""Asynchronous calls on the command line: what is sent, what is printed, and how it exits."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quiltfn.cli import run
+from unit.canned_server import ID, INVOCATION, Fake, answered_by
+
+Captured = pytest.CaptureFixture[str]
+QUEUED = {**INVOCATION, "status": "queued", "started_at": None, "stdout": ""}
+POLICY: dict[str, Any] = {
+    "max_attempts": 3,
+    "backoff_seconds": {"first": 1, "factor": 2, "most": 600, "jitter": 0.2},
+    "retry_on": ["failed"],
+    "max_age_seconds": 21_600,
+    "max_queued": 100_000,
+    "max_concurrency": None,
+    "on_success": None,
+    "on_failure": {"function": "other"},
+}
+ONE = f"/{ID}/invocations/i1"
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    one = Fake()
+    answered_by(one, monkeypatch)
+    return one
+
+
+def test_a_call_is_queued_and_its_id_is_all_that_a_script_gets(
+    fake: Fake, capsys: Captured
+) -> None:
+    fake.answers["POST", "/invoke/hello"] = (202, QUEUED)
+    assert run(["invoke", "hello", "--payload", "x", "--async", "--delay", "60"]) == 0
+    assert fake.query == "mode=async&delay_seconds=60"
+    assert fake.body == {"payload": "x"}
+    printed = capsys.readouterr()
+    assert printed.out == "i1\n"
+    assert "quiltfn wait hello i1" in printed.err
+
+
+def test_a_queued_call_that_is_waited_for_ends_like_any_other(fake: Fake, capsys: Captured) -> None:
+    fake.answers["POST", "/invoke/hello"] = (202, QUEUED)
+    fake.answers["GET", ONE] = (200, {**INVOCATION, "status": "failed", "exit_code": 3})
+    assert run(["invoke", "hello", "--payload", "x", "--async", "--wait"]) == 3
+    assert fake.query == "wait_seconds=60"
+    assert capsys.readouterr().out == "hello\n"
+
+
+@pytest.mark.parametrize("words", [["--wait"], ["--delay", "3"]])
+def test_what_goes_with_async_is_refused_without_it(
+    fake: Fake, capsys: Captured, words: list[str]
+) -> None:
+    assert run(["invoke", "hello", "--payload", "x", *words]) == 2
+    assert f"{words[0]} goes with --async" in capsys.readouterr().err
+    assert fake.asked == []
+
+
+def test_a_call_that_is_waited_for_here_ends_with_the_command(fake: Fake) -> None:
+    assert run(["invoke", "hello", "--payload", "x"]) == 0
+    assert fake.headers["x-on-disconnect"] == "cancel"
+
+
+def test_wait_says_if_the_call_is_not_over_in_time(fake: Fake, capsys: Captured) -> None:
+    fake.answers["GET", ONE] = (200, {**INVOCATION, "status": "running"})
+
+    def late(*_: object, **__: object) -> None:
+        raise TimeoutError("the call is still running after 1 s")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("quiltfn.sdk.work.WorkMethods.wait", late)
+        assert run(["wait", "hello", "i1", "--timeout", "1"]) == 1
+    assert "still running after 1 s" in capsys.readouterr().err
+
+
+def test_cancel(fake: Fake, capsys: Captured) -> None:
+    fake.answers["POST", f"{ONE}/cancel"] = (200, {**INVOCATION, "status": "cancelled"})
+    assert run(["cancel", "hello", "i1"]) == 0
+    assert capsys.readouterr().out == "i1 is cancelled\n"
+
+
+def test_replay_here_and_in_the_queue(fake: Fake, capsys: Captured) -> None:
+    fake.answers["POST", f"{ONE}/replay"] = (200, {**INVOCATION, "invocation_id": "i2"})
+    assert run(["replay", "hello", "i1", "--version", "2"]) == 0
+    assert fake.body == {"version": 2, "mode": "sync"}
+    assert capsys.readouterr().out == "hello\n"
+    fake.answers["POST", f"{ONE}/replay"] = (202, {**QUEUED, "invocation_id": "i2"})
+    assert run(["replay", "hello", "i1", "--async"]) == 0
+    assert capsys.readouterr().out == "i2\n"
+
+
+def test_queue(fake: Fake, capsys: Captured) -> None:
+    counts = {"queued": 3, "delayed": 1, "running": 2, "oldest_age_seconds": 7, "dead_letters": 4}
+    fake.answers["GET", f"/{ID}/queue"] = (200, counts)
+    assert run(["queue", "hello"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["3", "1", "2", "7", "s", "4"]
+
+
+def test_dead_letters(fake: Fake, capsys: Captured) -> None:
+    letter = {
+        "invocation_id": "i1",
+        "reason": "attempts",
+        "died_at": 1760000000,
+        "status": "failed",
+        "attempts": 3,
+        "error_message": "the handler exited with code 1",
+        "source": "async",
+    }
+    page = {"dead_letters": [letter], "next_cursor": "c2"}
+    fake.answers["GET", f"/{ID}/dead-letters"] = (200, page)
+    assert run(["dead-letters", "list", "hello", "--limit", "1"]) == 0
+    printed = capsys.readouterr()
+    assert "i1" in printed.out
+    assert "--cursor c2" in printed.err
+    again = {"redriven": 1, "invocation_ids": ["i2"], "remaining": 0}
+    fake.answers["POST", f"/{ID}/dead-letters/redrive"] = (200, again)
+    assert run(["dead-letters", "redrive", "hello", "--id", "i1"]) == 0
+    assert fake.body == {"invocation_ids": ["i1"]}
+    assert run(["dead-letters", "redrive", "hello", "--all"]) == 0
+    assert fake.body == {"all": True}
+    assert capsys.readouterr().out == "queued 1 call again\n" * 2
+    assert run(["dead-letters", "redrive", "hello"]) == 2
+    fake.answers["DELETE", f"/{ID}/dead-letters/i1"] = (204, None)
+    assert run(["dead-letters", "drop", "hello", "i1"]) == 0
+
+
+def test_attempts_and_input(fake: Fake, capsys: Captured) -> None:
+    attempt = {
+        "attempt": 1,
+        "status": "failed",
+        "started_at": 1760000000,
+        "ended_at": 1760000000,
+        "duration_ms": 5,
+        "exit_code": 3,
+        "error_message": "the handler exited with code 3",
+        "execution_node_id": "n1",
+        "cold_start": False,
+        "version": 1,
+    }
+    fake.answers["GET", f"{ONE}/attempts"] = (200, {"attempts": [attempt]})
+    assert run(["functions", "attempts", "hello", "i1"]) == 0
+    assert "failed (3)" in capsys.readouterr().out
+    given = {
+        "payload": "hello",
+        "environment": None,
+        "version": None,
+        "source": "async",
+        "caller": "key 1",
+        "parent_invocation_id": None,
+    }
+    fake.answers["GET", f"{ONE}/input"] = (200, given)
+    assert run(["functions", "input", "hello", "i1"]) == 0
+    assert capsys.readouterr().out == "hello"
+
+
+def test_the_async_policy_is_shown_set_and_reset(
+    fake: Fake, capsys: Captured, tmp_path: Path
+) -> None:
+    fake.answers["GET", f"/{ID}/async-policy"] = (200, POLICY)
+    assert run(["functions", "async-policy", "hello"]) == 0
+    assert "at most 600 s" in capsys.readouterr().out
+    secret = tmp_path / "secret"
+    secret.write_text("whsec_x\n")
+    fake.answers["PUT", f"/{ID}/async-policy"] = (200, POLICY)
+    words = "--max-attempts 3 --backoff first=5 --backoff most=60 --retry-on failed"
+    words += f" --on-success https://example.com/a --secret-file {secret} --on-failure other"
+    assert run(["functions", "async-policy", "hello", *words.split()]) == 0
+    assert fake.body["max_attempts"] == 3
+    assert fake.body["backoff_seconds"] == {"first": 5, "factor": 2, "most": 60, "jitter": 0.2}
+    assert fake.body["retry_on"] == ["failed"]
+    assert fake.body["on_success"] == {"url": "https://example.com/a", "secret": "whsec_x"}
+    assert fake.body["on_failure"] == {"function": "other"}
+    fake.answers["DELETE", f"/{ID}/async-policy"] = (204, None)
+    assert run(["functions", "async-policy", "hello", "--reset"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--backoff first=soon", "--backoff first must be a number, not 'soon'"),
+        ("--backoff last=1", "--backoff takes first, factor, most, jitter"),
+        ("--on-success https://example.com/a", "give --secret-file"),
+        ("--reset --max-attempts 3", "give --reset alone"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_not_sent(
+    fake: Fake, capsys: Captured, words: str, message: str
+) -> None:
+    assert run(["functions", "async-policy", "hello", *words.split()]) == 2
+    assert message in capsys.readouterr().err
+    assert fake.asked == []
+
+
+def test_the_record_policy_is_shown_and_set(fake: Fake, capsys: Captured) -> None:
+    fake.answers["GET", f"/{ID}/record-policy"] = (200, {"keep_input": "async"})
+    fake.answers["PUT", f"/{ID}/record-policy"] = (200, {"keep_input": "all"})
+    assert run(["functions", "record-policy", "hello", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"keep_input": "async"}
+    assert run(["functions", "record-policy", "hello", "--keep-input", "all"]) == 0
+    assert fake.body == {"keep_input": "all"}
