@@ -72,6 +72,14 @@ SELECT number FROM work_count WHERE function_id = ?;
 -- number_claimed: how much of it is claimed
 SELECT count(*) FROM work WHERE function_id = ? AND epoch > 0;
 
+-- number_delayed: how much of it waits and is due later
+SELECT count(*) FROM work WHERE function_id = :function_id AND epoch = 0 AND due_at_ms > :now;
+
+-- claimed_before: what earlier boots of a server have claimed; the first condition is that of the
+-- index
+SELECT * FROM work
+ WHERE epoch > 0 AND epoch < :epoch AND (:alone OR node_id = :node);
+
 -- next_due: when the first of it that waits is due
 SELECT due_at_ms FROM work WHERE function_id = ? AND epoch = 0 ORDER BY due_at_ms LIMIT 1;
 

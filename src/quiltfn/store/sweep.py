@@ -2,7 +2,7 @@
 
 import time
 
-from sqlalchemy import Column, ColumnElement, Connection, Delete, delete, select
+from sqlalchemy import Column, ColumnElement, Connection, Delete, TextClause, delete, select, text
 
 from quiltfn.store import records, tables
 from quiltfn.store.sql import SQL
@@ -34,9 +34,9 @@ def batches(function_id: str) -> list[Delete]:
     delivery, schedule, run = tables.delivery.c, tables.schedule.c, tables.schedule_run.c
     schedules = select(schedule.id).where(schedule.function_id == function_id)
     return [
-        # Two, because each has a partial index.
-        some(work.invocation_id, work.function_id == function_id, work.epoch == 0),
-        some(work.invocation_id, work.function_id == function_id, work.epoch > 0),
+        # Two, because each has a partial index, which takes no placeholder in its condition.
+        some(work.invocation_id, work.function_id == function_id, text("epoch = 0")),
+        some(work.invocation_id, work.function_id == function_id, text("epoch > 0")),
         some(dead.invocation_id, dead.function_id == function_id),
         some(given.invocation_id, given.function_id == function_id),
         some(delivery.id, delivery.function_id == function_id),
@@ -46,5 +46,5 @@ def batches(function_id: str) -> list[Delete]:
     ]
 
 
-def some(key: Column[str], *conditions: ColumnElement[bool]) -> Delete:
+def some(key: Column[str], *conditions: ColumnElement[bool] | TextClause) -> Delete:
     return delete(key.table).where(key.in_(select(key).where(*conditions).limit(AT_A_TIME)))

@@ -284,14 +284,13 @@ class SqlWork:
 
     async def counts(self, function_id: str, now_ms: int) -> QueueCounts:
         """As the port says."""
-        waits = (work.function_id == function_id, work.epoch == 0)
-        later = select(func.count()).where(*waits, work.due_at_ms > now_ms)
+        later = {"function_id": function_id, "now": now_ms}
         dead = select(func.count()).where(dead_letter.function_id == function_id)
 
         def read(connection: Connection) -> QueueCounts:
             running = scalar(connection, "number_claimed", function_id)
             waiting = (scalar(connection, "number_of_work", function_id) or 0) - running
-            delayed = connection.execute(later).scalar_one()
+            delayed = connection.exec_driver_sql(SQL["number_delayed"], later).scalar_one()
             first = scalar(connection, "next_due", function_id)
             return QueueCounts(
                 queued=waiting - delayed,

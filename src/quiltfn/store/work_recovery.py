@@ -10,13 +10,13 @@ import random
 from collections.abc import Sequence
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, RowMapping
 
 from quiltfn.ids import continue_behind, new_id
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.work import outcome
-from quiltfn.store import outcomes, records, tables
-from quiltfn.store.nodes import Boot, of_earlier_boots
+from quiltfn.store import outcomes, records
+from quiltfn.store.nodes import Boot
 from quiltfn.store.policies import policy_of
 from quiltfn.store.sql import SQL
 from quiltfn.store.work import machine_boot_id
@@ -29,9 +29,8 @@ def recover(connection: Connection, boot: Boot, now: int, *, is_spool_whole: boo
 
     `is_spool_whole`: no file of the journal was removed since the last server ended.
     """
-    work = tables.work.c
-    mine = of_earlier_boots(boot, work.node_id, work.epoch)
-    rows = connection.execute(select(tables.work).where(work.epoch > 0, mine)).mappings().all()
+    mine = {"epoch": boot.epoch, "alone": boot.is_alone, "node": boot.node_id}
+    rows = connection.exec_driver_sql(SQL["claimed_before"], mine).mappings().all()
     if rows:  # New ids may be needed, which must sort behind all others.
         continue_behind(connection.exec_driver_sql(SQL["newest_id"]).scalar_one())
     for start in range(0, len(rows), records.STATEMENT_ROWS):
