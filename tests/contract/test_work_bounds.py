@@ -5,12 +5,22 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from contract.pieces import NOW_MS, a_piece, an_accepted, attempted, claimed
-from contract.stores import a_call, a_stored_function, done, opened_journal, rows
+from contract.pieces import NOW_MS, NOW_S, a_piece, an_accepted, attempted, begun, claimed
+from contract.stores import (
+    a_call,
+    a_stored_function,
+    done,
+    eventually,
+    opened_journal,
+    restart,
+    rows,
+)
 from manual_clock import ManualClock
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.function import Function
+from quiltfn.model.invocation import Status, WorkOutcome
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
 from quiltfn.ports.work import Input
 from quiltfn.store import (
@@ -21,6 +31,7 @@ from quiltfn.store import (
     SqlWork,
     old_inputs,
 )
+from quiltfn.store.disk_reserve import DiskFull
 from quiltfn.store.inputs import INPUT_BYTES
 
 SIZE = 1000
@@ -169,3 +180,58 @@ async def test_a_record_whose_work_waits_is_never_pruned(
     assert await retention.prune_some(keep) == 0
     assert [one.invocation_id for one in await claimed(queue, function, 9)] == waiting
     assert await journal.get(function.id, waiting[0]) is not None
+
+
+async def test_on_a_full_disk_nothing_is_accepted_and_what_runs_ends(
+    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    queue = SqlWork(store.database)
+    made = await given(queue, function, 4)
+    ends, retried = await claimed(queue, function, 2)
+    for record in (ends, retried):
+        journal.opened(begun(record))
+    await journal.synced()
+    store.database.reserve.is_spent = True
+    with pytest.raises(DiskFull, match="disk is full"):
+        await given(queue, function, 1)
+    with pytest.raises(DiskFull, match="disk is full"):
+        await claimed(queue, function)
+    journal.closed(replace(done(begun(ends)), outcome=WorkOutcome()))
+    journal.closed(replace(done(begun(retried), 1), outcome=WorkOutcome(retry_at_ms=NOW_MS)))
+    await journal.synced()
+    assert await queue.cancel(function.id, made[3], NOW_S) is not None
+    left = rows(tmp_path, "SELECT invocation_id, epoch FROM work ORDER BY invocation_id")
+    assert left == [(made[1], 0), (made[2], 0)]
+    store.database.reserve.is_spent = False
+    again = await claimed(queue, function, 5)
+    assert sorted((one.invocation_id, one.attempt) for one in again) == [(made[1], 2), (made[2], 1)]
+
+
+async def test_a_start_on_a_full_disk_puts_off_what_becomes_of_claimed_work(
+    store: SqliteStore, function: Function, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = SqlWork(store.database)
+    async with opened_journal(store, tmp_path) as journal:
+        (call,) = await given(queue, function, 1)
+        (record,) = await claimed(queue, function)
+        journal.opened(begun(record))
+    await restart(store)
+
+    async def full(*_: object, **__: object) -> None:
+        raise DiskFull("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.database, "write", full)
+        journal = SpoolJournal(store.database, tmp_path, ManualClock(), retry_after_s=0.01)
+        await journal.start()
+    assert rows(tmp_path, "SELECT epoch > 0 FROM work") == [(1,)]
+
+    async def is_over() -> bool:
+        await asyncio.sleep(0.01)
+        return rows(tmp_path, "SELECT 1 FROM work") == []
+
+    await eventually(is_over)
+    found = await journal.get(function.id, call)
+    assert found is not None
+    assert found.status is Status.INTERRUPTED
+    await journal.aclose()
