@@ -1,4 +1,5 @@
-"""Storms: a server is ill-treated under load, and afterwards its history is checked (history.py).
+"""Storms: a server is ill-treated under load, and afterwards its history is checked (history.py,
+work_history.py).
 
 `scripts/soak storms` plays each kind for ten minutes, `test_storms.py` for some seconds.
 
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,19 +33,23 @@ from pathlib import Path
 from typing import Any
 
 from e2e.history import Call, History, Owned, Seen, Verdict, judge
+from e2e.rebooting import MISTAKES
 from e2e.server import Server, watched
 from e2e.test_clock import Jump
+from e2e.work_history import WorkVerdict, judge_work
+from e2e.work_load import WITNESSED, WorkLoad, pages, witness
 from quiltfn.launcher import syscalls
 
 CLIENTS = 4
 PAUSE_S = 0.01
+AWAY_S = 0.05  # before a client asks again that nobody could serve
 # `_IOR('X', 125, __u32)`, and the flag to drop what is in the journal, as a cut of power does.
 EXT4_SHUTDOWN, WITHOUT_JOURNAL = 0x8004587D, 2
 # A power cut may cost 50 ms where durability is relaxed, and the time that the disk takes to sync.
 # What it did cost is printed.
 RELAXED_S = 0.5
 DISK_MIB = 192
-HANDLER = 'printf %s "$QUILT_PAYLOAD"'
+HERE = Path(__file__).parent
 OPTIONS = "--prewarmed 1"
 
 
@@ -59,7 +65,7 @@ class Load:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self, seed: int) -> None:
-        self.called = self.server.deploy(HANDLER, max_instances=CLIENTS).id
+        self.called = self.server.deploy(WITNESSED, max_instances=CLIENTS).id
         for number in range(CLIENTS):
             one = threading.Thread(target=self._live, args=(number, random.Random(seed + number)))
             one.start()
@@ -97,7 +103,7 @@ class Load:
     def _call(self, call: Call) -> None:
         headers = {} if call.key is None else {"Idempotency-Key": call.key}
         path = f"/api/functions/{call.function}/invoke"
-        status, body = self._ask("POST", path, {"payload": call.token}, headers)
+        status, body = self.ask("POST", path, {"payload": call.token}, headers)
         call.codes[self._name(status, body)] += 1
         if status == 200:
             call.answers.append((time.monotonic(), body))
@@ -110,7 +116,7 @@ class Load:
             self.history.functions.append(one)
             body = {"name": name, "handler": "true", "description": "made"}
             one.sent.append("made")
-            status, answer = self._ask("POST", "/api/functions", body)
+            status, answer = self.ask("POST", "/api/functions", body)
             if status == 201:
                 one.id, one.description = answer["function_id"], "made"
             return
@@ -119,16 +125,16 @@ class Load:
             owned.remove(one)
         elif kind < 0.8:
             one.sent.append(name)
-            status, _ = self._ask("PUT", f"/api/functions/{one.id}", {"description": name})
+            status, _ = self.ask("PUT", f"/api/functions/{one.id}", {"description": name})
             if status == 200:
                 one.description, one.sent = name, []
         else:
             one.asked_to_delete = True
-            status, _ = self._ask("DELETE", f"/api/functions/{one.id}")
+            status, _ = self.ask("DELETE", f"/api/functions/{one.id}")
             one.is_deleted = status in (204, 404)
             owned.remove(one)
 
-    def _ask(
+    def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
         """Status and body; 0 where there was no answer."""
@@ -144,6 +150,8 @@ class Load:
             told = (0, None)
         finally:
             connection.close()
+        if told[0] in (0, 503):
+            time.sleep(AWAY_S)
         self.codes[f"{method} {self._name(*told)}"] += 1
         return told
 
@@ -159,24 +167,12 @@ def look(load: Load) -> Seen:
     """All records and functions of the server, page by page."""
     return Seen(
         {
-            load.called: _pages(
+            load.called: pages(
                 load.server, f"/api/functions/{load.called}/invocations", "invocations"
             )
         },
-        {one["name"]: one for one in _pages(load.server, "/api/functions", "functions")},
+        {one["name"]: one for one in pages(load.server, "/api/functions", "functions")},
     )
-
-
-def _pages(server: Server, path: str, name: str) -> list[dict[str, Any]]:
-    found, cursor = [], ""
-    while True:
-        answer = server.call("GET", f"{path}?limit=1000{cursor}")
-        assert answer.status_code == 200, answer.text
-        page = answer.json()
-        found += page[name]
-        if page["next_cursor"] is None:
-            return found
-        cursor = f"&cursor={page['next_cursor']}"
 
 
 # The kinds ---------------------------------------------------------------------------------------
@@ -229,6 +225,7 @@ def power_storm(storm: Storm, until: float) -> None:
         storm.cuts.append((cut, time.monotonic()))
         device.unmount()
         device.mount()
+        storm.server.machine_starts_again()  # type: ignore[attr-defined]
         storm.start_again()
 
 
@@ -332,12 +329,19 @@ def run(*command: str) -> None:
 class ServerOnADisk(Server):
     """Its data directory is on a disk of its own."""
 
-    def __init__(self, root: Path, *, options: str) -> None:
-        super().__init__(root, options=options)
+    def __init__(self, root: Path, *, options: str, crun: str, mistake: str = "none") -> None:
+        self._boot_id = root / "boot_id"
+        self.machine_starts_again()
+        program = [sys.executable, str(HERE / "rebooting.py"), str(self._boot_id), mistake]
+        super().__init__(root, options=options, crun=crun, program=program)
         self.disk = Disk(root / "disk.img", root / "disk")
         self.disk.make()
         self.data_dir = self.disk.path / "data"
         self._command[self._command.index("--data-dir") + 1] = str(self.data_dir)
+
+    def machine_starts_again(self) -> None:
+        """So far as the server can tell: the kernel has another id for each of its starts."""
+        self._boot_id.write_text(f"{uuid.uuid4()}\n")
 
     def close(self) -> None:
         try:
@@ -349,9 +353,9 @@ class ServerOnADisk(Server):
 class ServerWithAClock(Server):
     """Its wall clock is as far from the real one as `jump` says."""
 
-    def __init__(self, root: Path, *, options: str) -> None:
+    def __init__(self, root: Path, *, options: str, crun: str) -> None:
         self.jump = Jump(root)
-        super().__init__(root, options=options, program=self.jump.program)
+        super().__init__(root, options=options, crun=crun, program=self.jump.program)
 
 
 KINDS: dict[str, tuple[Callable[[Storm, float], None], type[Server], str]] = {
@@ -368,7 +372,13 @@ class Report:
     kind: str
     seconds: float
     storm: Storm
+    work: WorkLoad
     verdict: Verdict
+    work_verdict: WorkVerdict
+
+    @property
+    def is_clean(self) -> bool:
+        return self.verdict.is_clean and self.work_verdict.is_clean
 
     def __str__(self) -> str:
         storm, load = self.storm, self.storm.load
@@ -379,26 +389,42 @@ class Report:
             f"{self.kind}, {self.seconds:.0f} s: {blows}; "
             f"slowest start {storm.slowest_start_s:.1f} s\n"
             f"  {len(load.history.calls)} calls, {keyed} of them with a key, "
-            f"{load.history.acknowledged()} answers acknowledged\n  {codes}\n  {self.verdict}"
+            f"{load.history.acknowledged()} answers acknowledged\n  {codes}\n  {self.verdict}\n"
+            f"  {self.work}\n  {self.work_verdict}"
         )
 
 
-def play(kind: str, seconds: float, seed: int) -> Report:
-    """One storm of that kind, and what its history says."""
+def play(kind: str, seconds: float, seed: int, mistake: str | None = None) -> Report:
+    """One storm of that kind, and what its history says. `mistake`: of rebooting.py, which the
+    server makes.
+    """
     storm_of, server_of, options = KINDS[kind]
-    with watched(f"{OPTIONS} {options}", server_of) as server:
+    more = {}
+    if mistake is not None:
+        server_of, more = ServerOnADisk, {"mistake": mistake}
+    with (
+        witness() as seen,
+        watched(f"{OPTIONS} {options}", server_of, crun=str(seen.crun), **more) as server,
+    ):
         server.start()
         load = Load(server)
+        work = WorkLoad(server, load.ask, is_clock_set=kind == "clock")
+        if mistake is not None:  # Found out it is in any case.
+            work.over_s = 1.0
         storm = Storm(server, load, random.Random(seed))
         load.start(seed)
         try:
+            work.start(seed, load.called, CLIENTS)
             storm_of(storm, time.monotonic() + seconds)
         finally:
             load.stop()
+            work.stop()
         storm.start_again() if server.process is None else None
         cuts = storm.cuts if kind == "power" else []
+        found = work.look(seen)
+        work_verdict = judge_work(work.history, seen.runs(), found)
         verdict = judge(load.history, look(load), cuts, RELAXED_S)
-    return Report(kind, seconds, storm, verdict)
+    return Report(kind, seconds, storm, work, verdict, work_verdict)
 
 
 def main() -> int:
@@ -410,17 +436,18 @@ def main() -> int:
     parser.add_argument("--kind", choices=sorted(KINDS), action="append")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--mistake", choices=sorted(MISTAKES), help="a control: it must be found")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     # Other servers' mount namespaces would keep a disk of ours mounted after it was cut off.
     syscalls.unshare_mounts()
     clean = True
     for kind in given.kind or KINDS:
-        report = play(kind, given.seconds, given.seed)
+        report = play(kind, given.seconds, given.seed, given.mistake)
         print(report, flush=True)
-        for example in report.verdict.examples:
+        for example in [*report.verdict.examples, *report.work_verdict.examples]:
             print(f"  {example}")
-        clean = clean and report.verdict.is_clean
+        clean = clean and report.is_clean
     return 0 if clean else 1
 
 

@@ -46,7 +46,7 @@ class Case:
         for number in (1, 2, 4):
             self.record(f"tick-{number}", "tick", ONE, ["success"])
         ticks = [(number * 1000, f"tick-{number}") for number in (1, 2, 4)]
-        self.seen.schedules["every-second"] = Schedule(1000, 5000, 3, 1, 0, [*ticks])
+        self.seen.schedules["every-second"] = Schedule(5, 3, 1, 0, 1, [*ticks])
         self.seen.dead_letters[THREE].append("dead")
         for function in (ONE, THREE):
             of = [one for one in self.seen.records.values() if one["function_id"] == function]

@@ -1,0 +1,350 @@
+"""Clients that give a server work and look after it, and a witness of what handlers really do.
+
+The witness is a pipe that the test has the OCI runtime mount into every sandbox. A handler writes a
+line to it as it begins; what is in the pipe outlives every process of the server and a power cut.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import select
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from e2e.history import FINAL
+from e2e.server import CRUN, Server, short_dir
+from e2e.work_history import Job, Record, Redrive, Run, Schedule, WorkHistory, WorkSeen
+from timeouts import scaled
+
+Ask = Callable[..., tuple[int, Any]]
+
+WITNESSED = """\
+read -r up _ < /proc/uptime
+echo "$QUILT_INVOCATION_ID $QUILT_DEADLINE_MS $up $QUILT_PAYLOAD" > /dev/witness
+case $QUILT_PAYLOAD in
+    bad*) exit 1;;
+    flaky*) case $QUILT_DEADLINE_MS in *[13579]) exit 1;; esac;;
+    slow*) sleep 0.3;;
+esac
+printf %s "$QUILT_PAYLOAD"
+"""
+# The pipe's place is behind the sandbox's own /dev.
+RUNTIME = """\
+#!/bin/sh
+case " $* " in *" run "*)
+    for word; do
+        [ "$before" != --bundle ] || sed -i '{edit}' "$word/config.json"
+        before=$word
+    done;;
+esac
+exec {crun} "$@"
+"""
+DEV = '{"destination": "/dev", [^}]*}'
+MOUNT = '{"destination": "/dev/witness", "type": "bind", "source": "PIPE", "options": ["bind"]}'
+PIPE_BYTES = 1 << 20
+
+
+class Witness:
+    """`crun`: the runtime for a server whose handlers are to be seen. `runs`: what was seen."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.crun, pipe = directory, directory / "crun", directory / "witness"
+        os.mkfifo(pipe)
+        pipe.chmod(0o666)
+        edit = f"s|{DEV}|&, {MOUNT.replace('PIPE', str(pipe))}|"
+        self.crun.write_text(RUNTIME.format(edit=edit, crun=shlex.quote(CRUN)))
+        self.crun.chmod(0o755)
+        # Open for writing as well: without any other writer it would be at its end.
+        self._pipe = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+        fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._text = bytearray()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while not self._stop.is_set():
+            if select.select([self._pipe], [], [], 0.1)[0]:
+                self._text += os.read(self._pipe, PIPE_BYTES)
+
+    def runs(self) -> list[Run]:
+        """In the order in which they began."""
+        lines = [line.split(" ", 3) for line in bytes(self._text).decode().splitlines()]
+        return [Run(name, int(end), float(at), token) for name, end, at, token in lines]
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        os.close(self._pipe)
+
+
+@contextmanager
+def witness() -> Iterator[Witness]:
+    with short_dir() as directory:
+        one = Witness(directory)
+        try:
+            yield one
+        finally:
+            one.close()
+
+
+def uptime() -> float:
+    """As /proc/uptime has it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+# The clients --------------------------------------------------------------------------------------
+
+PAUSE_S = 0.01
+WAITING_MAX = 300  # of a function, before a client that sees it takes a break
+KINDS = ("ok",) * 6 + ("bad", "flaky", "flaky", "slow")
+# Their work is over this long after the storm, or it counts as never final.
+OVER_S = 120.0
+ONCE = {"max_attempts": 1}
+AGAIN = {"max_attempts": 3, "backoff_seconds": {"first": 0.1, "most": 1}}
+SCHEDULES: tuple[dict[str, str], ...] = ()
+
+
+@dataclass
+class WorkLoad:
+    """Clients that queue calls, wait for them, cancel them and have dead letters run again, on
+    functions with one attempt and with three; and schedules with a tick every second.
+
+    `is_clock_set`: the server's clock is. `over_s`: how long to wait for the end of it all.
+    Synchronous clients may call one of the functions meanwhile.
+    """
+
+    server: Server
+    ask: Ask
+    is_clock_set: bool = False
+    over_s: float = OVER_S
+    history: WorkHistory = field(default_factory=WorkHistory)
+    attempts: int = 0
+    ticks: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def start(self, seed: int, shared: str, clients: int) -> None:
+        again = self.server.deploy(WITNESSED, max_instances=4).id
+        for function, policy in ((shared, ONCE), (again, AGAIN)):
+            answer = self.server.call("PUT", f"/api/functions/{function}/async-policy", policy)
+            assert answer.status_code == 200, answer.text
+            self.history.max_attempts[function] = int(policy["max_attempts"])  # type: ignore[call-overload]
+        names = {one["id"]: one["name"] for one in self._functions()}
+        for number, fields in enumerate(SCHEDULES):
+            name = f"tick-{number}"
+            body = {"name": name, "function": names[shared], "every_seconds": 1, "payload": name}
+            answer = self.server.call("POST", "/api/schedules", body | fields)
+            assert answer.status_code == 201, answer.text
+            self.history.schedules.append(name)
+        for number in range(clients):
+            dice = random.Random(seed + 1000 + number)
+            one = threading.Thread(target=self._live, args=(number, dice))
+            one.start()
+            self._threads.append(one)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for one in self._threads:
+            one.join()
+
+    def __str__(self) -> str:
+        jobs, redrives = self.history.jobs, self.history.redrives
+        cancelled = sum(at is not None for job in jobs for at in job.cancelled.values())
+        redriven = sum(len(one.made or ()) for one in redrives)
+        return (
+            f"{sum(len(job.accepted) for job in jobs)} calls accepted, {cancelled} cancelled, "
+            f"{redriven} redriven; {self.attempts} attempts, {self.ticks} ticks"
+        )
+
+    def _live(self, number: int, dice: random.Random) -> None:
+        functions = list(self.history.max_attempts)
+        mine: list[Job] = []  # those that are young
+        for turn in range(1_000_000_000):
+            if self._stop.is_set():
+                return
+            time.sleep(PAUSE_S)
+            if turn % 20 == 0:
+                self._take_a_break(dice.choice(functions))
+            kind = dice.random()
+            if kind < 0.75 or not mine:
+                again = [job for job in mine if job.key and (not job.accepted or kind < 0.02)]
+                if again:
+                    job = again[0]
+                else:
+                    token = f"{dice.choice(KINDS)}-w{number}-{turn}"
+                    key = f"key-{token}" if dice.random() < 0.3 else None
+                    job = Job(token, dice.choice(functions), key)
+                    self.history.jobs.append(job)
+                    mine = [*mine, job][-20:]
+                self._give(job, "&delay_seconds=1" if dice.random() < 0.2 else "")
+            elif kind < 0.85:
+                self._cancel(dice.choice(mine[-3:]))
+            elif kind < 0.96:
+                self._wait(dice.choice(mine))
+            else:
+                self._redrive(dice.choice(functions), dice)
+
+    def _take_a_break(self, function: str) -> None:
+        while not self._stop.is_set():
+            status, queue = self.ask("GET", f"/api/functions/{function}/queue")
+            if status != 200 or queue["queued"] < WAITING_MAX:
+                return
+            time.sleep(0.2)
+
+    def _give(self, job: Job, more: str) -> None:
+        job.sent += 1
+        headers = {} if job.key is None else {"Idempotency-Key": job.key}
+        # A key is for one and the same request.
+        path = f"/api/functions/{job.function}/invoke?mode=async{more if job.key is None else ''}"
+        status, body = self.ask("POST", path, {"payload": job.token}, headers)
+        if status == 202:
+            job.accepted.add(body["invocation_id"])
+
+    def _cancel(self, job: Job) -> None:
+        for one in job.accepted:
+            job.cancelled.setdefault(one, None)
+            path = f"/api/functions/{job.function}/invocations/{one}/cancel"
+            status, body = self.ask("POST", path)
+            if status == 200:
+                job.cancelled[one] = uptime()
+                job.told.append(body)
+
+    def _wait(self, job: Job) -> None:
+        for one in job.accepted:
+            path = f"/api/functions/{job.function}/invocations/{one}?wait_seconds=1"
+            status, body = self.ask("GET", path)
+            if status == 200 and body["status"] in FINAL:
+                job.told.append(body)
+
+    def _redrive(self, function: str, dice: random.Random) -> None:
+        path = f"/api/functions/{function}/dead-letters"
+        status, body = self.ask("GET", f"{path}?limit=5")
+        letters = [one["invocation_id"] for one in body["dead_letters"]] if status == 200 else []
+        if letters:
+            redrive = Redrive(dice.sample(letters, dice.randint(1, len(letters))))
+            self.history.redrives.append(redrive)
+            wanted = {"invocation_ids": redrive.dead}
+            status, body = self.ask("POST", f"{path}/redrive", wanted)
+            if status == 200:
+                redrive.made = body["invocation_ids"]
+
+    # Afterwards ------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Waits until the work is over, or as long as it may take."""
+        end = time.monotonic() + scaled(self.over_s)
+        while time.monotonic() < end and any(map(self._has_work, self.history.max_attempts)):
+            time.sleep(0.2)
+
+    def _has_work(self, function: str) -> bool:
+        queue = self._queue(function)
+        return bool(queue["queued"] or queue["delayed"] or queue["running"])
+
+    def _queue(self, function: str) -> Record:
+        queue: Record = self.server.call("GET", f"/api/functions/{function}/queue").json()
+        return queue
+
+    def _functions(self) -> list[Record]:
+        return pages(self.server, "/api/functions", "functions")
+
+    def look(self, seen: Witness) -> WorkSeen:
+        """Stops the schedules, lets the work end, and asks for everything."""
+        schedules = {name: self._end_schedule(name) for name in self.history.schedules}
+        self.drain()
+        functions = {one["id"]: one for one in self._functions()}
+        records = {
+            one["invocation_id"]: one
+            for function in self.history.max_attempts
+            for one in pages(self.server, f"/api/functions/{function}/invocations", "invocations")
+        }
+        known = {run.invocation_id: run.token for run in seen.runs()}
+        known |= {one: job.token for job in self.history.jobs for one in job.accepted}
+        with ThreadPoolExecutor(8) as threads:
+            found = threads.map(
+                lambda one: self._token(one, known.get(one["invocation_id"])), records.values()
+            )
+            tokens = {name: token for name, token in zip(records, found, strict=True) if token}
+            attempts = dict(
+                zip(
+                    tokens,
+                    threads.map(lambda one: self._attempts(records[one]), tokens),
+                    strict=True,
+                )
+            )
+        self.attempts = sum(map(len, attempts.values()))
+        self.ticks = sum(one.fired for one in schedules.values())
+        letters = {
+            function: [
+                one["invocation_id"]
+                for one in pages(
+                    self.server, f"/api/functions/{function}/dead-letters", "dead_letters"
+                )
+            ]
+            for function in self.history.max_attempts
+        }
+        queues = {function: self._queue(function) for function in self.history.max_attempts}
+        return WorkSeen(records, tokens, attempts, letters, queues, functions, schedules)
+
+    def _token(self, record: Record, known: str | None) -> str | None:
+        """The payload of accepted work; None: it is no accepted work."""
+        if known is not None:
+            return known if known.split("-")[0] in {*KINDS, "tick"} else None
+        answer = self.server.call("GET", f"{_path(record)}/input")
+        if answer.status_code == 404:
+            return None
+        assert answer.status_code == 200, answer.text
+        payload: str = answer.json()["payload"]
+        return payload
+
+    def _attempts(self, record: Record) -> list[Record]:
+        answer = self.server.call("GET", f"{_path(record)}/attempts")
+        assert answer.status_code == 200, answer.text
+        attempts: list[Record] = answer.json()["attempts"]
+        return attempts
+
+    def _end_schedule(self, name: str) -> Schedule:
+        """What there is of it, and no tick from now on."""
+        path, before = f"/api/schedules/{name}", None
+        while True:  # Until nothing has come in between.
+            told = self.server.call("GET", path).json()
+            if told == before:
+                break
+            runs, before = pages(self.server, f"{path}/runs", "runs"), told
+        answer = self.server.call("PUT", path, {"enabled": False})
+        assert answer.status_code == 200, answer.text
+        due = told["next_runs"][0] - told["created_at"] - 1  # The first is a second after that.
+        return Schedule(
+            due=None if self.is_clock_set else due // told["every_seconds"],
+            fired=told["fired_count"],
+            missed=told["missed_count"],
+            skipped=told["skipped_count"],
+            waiting=sum(one["outcome"] == "waiting" for one in runs),
+            ticks=[(one["due_at"], one["invocation_id"]) for one in runs],
+        )
+
+
+def _path(record: Record) -> str:
+    return f"/api/functions/{record['function_id']}/invocations/{record['invocation_id']}"
+
+
+def pages(server: Server, path: str, name: str) -> list[Record]:
+    """A whole list, page by page."""
+    found, cursor = [], ""
+    while True:
+        answer = server.call("GET", f"{path}?limit=1000{cursor}")
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        found += page[name]
+        if page["next_cursor"] is None:
+            return found
+        cursor = f"&cursor={page['next_cursor']}"
