@@ -17,6 +17,7 @@ from quiltfn.store import (
     SqlAudit,
     SqlAuditRetention,
     SqlClockStore,
+    SqlDeliveries,
     SqlDiskSpace,
     SqlIdempotencyStore,
     SqlInputRetention,
@@ -24,6 +25,7 @@ from quiltfn.store import (
     SqlOperations,
     SqlRetention,
     SqlRuntimes,
+    SqlWork,
 )
 from quiltfn.tenant_images import TenantImages
 
@@ -46,6 +48,16 @@ def background_tasks(
     size = StorageLimit(tenant=chosen.tenant_invocations_bytes, all=chosen.keep_invocations_bytes)
     keep = RetentionPolicy(count=chosen.keep_invocations, seconds=keep_s, size=size)
     audit_limit = StorageLimit(tenant=chosen.tenant_audit_bytes, all=chosen.audit_bytes)
+    deliveries = SqlDeliveries(
+        database,
+        SqlWork(database),
+        StorageLimit(tenant=chosen.tenant_deliveries_bytes, all=chosen.deliveries_bytes),
+    )
+
+    def oldest_kept() -> int | None:
+        """Deliveries that ended before that are removed, as records are."""
+        return int(clock.trusted() - keep_s) if keep_s else None
+
     retention: Retention = SqlRetention(database, clock)
     return (
         follow_wall_clock(clock, SqlClockStore(database)),
@@ -60,5 +72,6 @@ def background_tasks(
         prune_until_done(lambda: retention.prune_some(keep), clock),
         prune_until_done(SqlInputRetention(database, inputs_bound(chosen)).prune_some, clock),
         prune_until_done(SqlAuditRetention(database, audit_limit).prune_some, clock),
+        prune_until_done(lambda: deliveries.prune_some(oldest_kept(), int(clock.unix())), clock),
         collect_images(tenant_images, SqlRuntimes(database), warm_stock, chosen.image_grace_s),
     )

@@ -22,6 +22,7 @@ from quiltfn.background import background_tasks, inputs_bound
 from quiltfn.bounds import api_limits, budgets, image_limits, tenant_limits
 from quiltfn.catalog import Catalog
 from quiltfn.clock import ResumableClock
+from quiltfn.deliveries import Deliveries
 from quiltfn.dispatch import Dispatcher
 from quiltfn.elasticity import Elasticity
 from quiltfn.events import Events
@@ -41,6 +42,7 @@ from quiltfn.policies import Policies
 from quiltfn.pool.local import LocalPools
 from quiltfn.pool.reaper import reap
 from quiltfn.ports import Clock, StockedSandboxes
+from quiltfn.ports.deliveries import CallbackSender
 from quiltfn.retention import resume_clock
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
 from quiltfn.settings import Settings, is_loopback
@@ -48,6 +50,7 @@ from quiltfn.store import (
     SpoolJournal,
     SqlAudit,
     SqlClockStore,
+    SqlDeliveries,
     SqlIdempotencyStore,
     SqliteStore,
     SqlKeys,
@@ -123,11 +126,10 @@ async def open_platform(
     """
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(store)
-        database = opened.database
         journal = await _started_journal(settings, opened, clock, stack)
-        await resume_clock(clock, SqlClockStore(database))
+        await resume_clock(clock, SqlClockStore(opened.database))
         idempotency = await _started_idempotency(settings, opened, clock, stack)
-        keys = SqlKeys(database)
+        keys = SqlKeys(opened.database)
         access = await _started_access(settings, keys, clock, node)
         memory = Memory(budget_mib=node.machine.memory_max_mib)
         stock = await stack.enter_async_context(sandboxes(memory))
@@ -135,17 +137,17 @@ async def open_platform(
         invoker = Invoker(pools, journal, clock, node.machine.node_id)
         catalog = Catalog(settings.functions_max_bytes)
         parts = CallParts(opened, catalog, pools, journal, invoker, clock)
-        work, dispatcher = work_of(parts, *await restored_work(settings, opened, node))
+        work, dispatcher, deliveries = await work_of(parts, settings, node)
         for close in (invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop):
             stack.push_async_callback(close)
         tenant_images = await restored_tenant_images(settings, opened, clock)
         runtimes = await restored_runtimes(settings, node.machine, opened, tenant_images, clock)
-        config = node_config(settings, node.machine, runtimes)
-        lifecycle, elasticity = await restored_lifecycle(parts, config)
+        lifecycle, elasticity = await restored_lifecycle(parts, settings, node, runtimes)
         health = Health(node.machine, opened, journal, settings.data_dir, stock.why_not)
         metrics.started(__version__)
-        background = background_tasks(settings, opened, tenant_images, stock, clock)
-        stack.push_async_callback(_end_all, _started(reap(pools), access.keep_fresh(), *background))
+        kept = background_tasks(settings, opened, tenant_images, stock, clock)
+        tasks = _started(reap(pools), access.keep_fresh(), deliveries.run(), *kept)
+        stack.push_async_callback(_end_all, tasks)
         await dispatcher.start()
         services = Services(
             clock=clock,
@@ -155,14 +157,15 @@ async def open_platform(
             catalog=catalog,
             lifecycle=lifecycle,
             elasticity=elasticity,
-            events=connected_events(clock, opened, catalog, invoker, pools),
+            deliveries=deliveries,
+            events=connected_events(parts),
             invoker=invoker,
             work=work,
             pools=pools,
             warm_stock=stock,
             journal=journal,
             keys=keys,
-            audit=SqlAudit(database),
+            audit=SqlAudit(opened.database),
             runtimes=runtimes,
             tenant_images=tenant_images,
             health=health,
@@ -172,8 +175,11 @@ async def open_platform(
         yield Platform(services, opened, journal, pools, health, work, dispatcher)
 
 
-async def restored_lifecycle(parts: CallParts, config: NodeConfig) -> tuple[Lifecycle, Elasticity]:
+async def restored_lifecycle(
+    parts: CallParts, chosen: Settings, node: Node, runtimes: Runtimes
+) -> tuple[Lifecycle, Elasticity]:
     """The functions as they were, and what changes them."""
+    config = node_config(chosen, node.machine, runtimes)
     lifecycle = Lifecycle(parts.catalog, parts.store, parts.pools, parts.clock, config)
     await lifecycle.restore()
     elasticity = Elasticity(lifecycle, SqlOperations(parts.store.database), parts.clock)
@@ -181,8 +187,11 @@ async def restored_lifecycle(parts: CallParts, config: NodeConfig) -> tuple[Life
     return lifecycle, elasticity
 
 
-def work_of(parts: CallParts, queue: SqlWork, policies: Policies) -> tuple[Work, Dispatcher]:
-    """What callers do with accepted work, and what runs it."""
+async def work_of(
+    parts: CallParts, chosen: Settings, node: Node
+) -> tuple[Work, Dispatcher, Deliveries]:
+    """What callers do with accepted work, what runs it and what tells its end to destinations."""
+    queue, policies = await restored_work(chosen, parts.store, node)
     dispatcher = Dispatcher(
         store=queue,
         functions=parts.store,
@@ -203,18 +212,31 @@ def work_of(parts: CallParts, queue: SqlWork, policies: Policies) -> tuple[Work,
         clock=parts.clock,
     )
     parts.invoker.on_closed.append(work.waiters.closed)
-    return work, dispatcher
+    return work, dispatcher, deliveries_of(parts, queue, work, chosen)
 
 
-def connected_events(
-    clock: Clock, store: SqliteStore, catalog: Catalog, invoker: Invoker, pools: LocalPools
-) -> Events:
+def deliveries_of(parts: CallParts, queue: SqlWork, work: Work, chosen: Settings) -> Deliveries:
+    """What sends the ends of accepted work to destinations, told of those from now on."""
+
+    def open_sender() -> CallbackSender:
+        # Imported late: it takes some megabytes, which a server without callbacks need not have.
+        from quiltfn.callbacks import Callbacks  # noqa: PLC0415
+
+        return Callbacks(chosen.callback_ranges())
+
+    store = SqlDeliveries(parts.store.database, queue)
+    deliveries = Deliveries(store, parts.catalog, work, parts.journal, parts.clock, open_sender)
+    parts.invoker.on_closed.append(deliveries.ended)
+    return deliveries
+
+
+def connected_events(parts: CallParts) -> Events:
     """The events, told of what happens from now on."""
-    events = Events(clock, store.database.boot.epoch, pools.counts)
-    catalog.on_change.append(events.function_changed)
-    invoker.on_opened.append(events.call_started)
-    invoker.on_closed.append(events.call_ended)
-    pools.on_change.append(events.pool_changed)
+    events = Events(parts.clock, parts.store.database.boot.epoch, parts.pools.counts)
+    parts.catalog.on_change.append(events.function_changed)
+    parts.invoker.on_opened.append(events.call_started)
+    parts.invoker.on_closed.append(events.call_ended)
+    parts.pools.on_change.append(events.pool_changed)
     return events
 
 

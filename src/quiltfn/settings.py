@@ -220,6 +220,16 @@ class Settings:
     tenant_runtime_isolations: str = setting("crun", "likewise of isolation: crun, gvisor")
     tenant_runtime_networks: str = setting("none", "likewise of network: none, egress")
     egress_dns: str = setting("", "resolver of sandboxes with egress; empty: the host's own")
+    callback_networks: str = setting(
+        "",
+        "ranges that callbacks may go to beside public addresses, such as 10.0.0.0/8, with commas",
+    )
+    deliveries_bytes: int = setting(
+        512 * MIB, "bytes of deliveries to destinations; 0: no bound", low=0, high=2**50
+    )
+    tenant_deliveries_bytes: int = setting(
+        128 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
+    )
     durability: str = setting(
         "relaxed", "relaxed, or strict: a call's record is synced before its answer"
     )
@@ -274,6 +284,7 @@ class Settings:
             raise BadSetting(f"keep_alive must be fixed or histogram, not {self.keep_alive!r}")
         for name in CHOICES:
             self.words(name)
+        self.callback_ranges()
         if 0 < self.memory_budget_mib < MEMORY_MIN_MIB:
             raise BadSetting(
                 f"memory_budget_mib must be 0 or at least {MEMORY_MIN_MIB}, what the smallest "
@@ -295,6 +306,18 @@ class Settings:
         """
         streams = (self.stdout_max_bytes, self.stderr_max_bytes)
         return (*streams, self.result_max_bytes) if self.result_max_bytes else streams
+
+    def callback_ranges(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """The ranges of `callback_networks`. Raises `BadSetting`."""
+        found = []
+        for word in filter(None, map(str.strip, self.callback_networks.split(","))):
+            try:
+                found.append(ipaddress.ip_network(word))
+            except ValueError:
+                raise BadSetting(
+                    f"callback_networks must be ranges such as 10.0.0.0/8, not {word!r}"
+                ) from None
+        return found
 
     def words(self, name: str) -> list[str]:
         """A setting that lists some of a few words, with commas. Raises `BadSetting`."""

@@ -82,7 +82,7 @@ MAY_KNOW: dict[str, set[str]] = {
         "store",
     },
     "bounds": {"api", "images", "settings"} | CORE | VERBS,
-    "platform": {"background", "api", "bounds", "images", "pool", "store", "settings"}
+    "platform": {"background", "callbacks", "api", "bounds", "images", "pool", "store", "settings"}
     | CORE
     | VERBS,
     "main": {"api", "clock", "inherited", "platform", "sandbox", "store", "tokens"} | CORE,

@@ -20,8 +20,14 @@ import httpx
 import pytest
 
 from quiltfn.callbacks import Callbacks, CheckedBackend, resolved
-from quiltfn.model.callback import Address, may_be_called, ranges_of
+from quiltfn.model.callback import Address, AddressRange, may_be_called
 from quiltfn.ports.deliveries import CallbackFailed
+from quiltfn.settings import Settings
+
+
+def ranges_of(text: str) -> list[AddressRange]:
+    return Settings(callback_networks=text).callback_ranges()
+
 
 OUTSIDE, INSIDE = "127.0.0.2", "127.0.0.1"
 ALLOWED = ranges_of(f"{OUTSIDE}/32")

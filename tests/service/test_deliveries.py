@@ -21,7 +21,6 @@ from quiltfn.catalog import Catalog, Entry
 from quiltfn.clock import SystemClock
 from quiltfn.deliveries import AT_ONCE, OF_HOST, Deliveries
 from quiltfn.model import delivery as model
-from quiltfn.model.callback import ranges_of
 from quiltfn.model.delivery import CHAIN_MAX, Delivery
 from quiltfn.model.errors import Conflict, NotFound
 from quiltfn.model.function import Function, FunctionState
@@ -30,9 +29,11 @@ from quiltfn.model.work import AsyncPolicy, Backoff, Destination
 from quiltfn.policies import Policies
 from quiltfn.ports import FunctionCounters
 from quiltfn.ports.deliveries import CallbackFailed
+from quiltfn.ports.work import Input
 from quiltfn.store import SpoolJournal, SqlDeliveries, SqliteStore, SqlPolicies, SqlWork
 from quiltfn.work import Work
-from service.test_callbacks import receiver
+from service.platform_harness import open_harness
+from service.test_callbacks import ranges_of, receiver
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 URL = "https://hook.example/x"
@@ -390,3 +391,26 @@ async def test_nothing_wakes_while_nothing_is_due(world: World) -> None:
     async with world.running():
         await asyncio.sleep(0.3)
     assert looks == 0
+
+
+async def test_a_platform_sends_the_end_of_what_it_accepted(tmp_path: Path) -> None:
+    """From the acceptance of a call by way of the dispatcher to a function and to a receiver."""
+    async with receiver("127.0.0.2") as there:
+        url = f"http://127.0.0.2:{there.port}/hook"
+        async with open_harness(tmp_path, settings={"callback_networks": "127.0.0.2/32"}) as server:
+            target = await server.active("cat")
+            entry = await server.active("exit 3", "fails")
+            to_url = Destination(url=url, secret=SECRET)
+            to_function = Destination(function=entry.function.name)
+            policies = server.work.policies
+            await policies.set_policy(entry.function.id, AsyncPolicy(on_failure=to_url))
+            await policies.set_policy(target.function.id, AsyncPolicy(on_success=to_function))
+            first = await server.work.accept(target, Input(payload=b"grain"))
+            async with asyncio.timeout(SOON_S):
+                await there.closed.wait()
+    _, _, body = there.received.partition(b"\r\n\r\n")
+    told = json.loads(body)
+    assert told["type"] == "invocation.failed"
+    assert told["data"]["source"] == "destination"
+    assert told["data"]["function_id"] == entry.function.id
+    assert told["data"]["invocation_id"] != first.invocation_id

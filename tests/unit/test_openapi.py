@@ -8,7 +8,7 @@ from quiltfn.api.routes import ROUTES
 
 VERBS = {
     *("add", "cancel", "create", "delete", "deploy", "get", "invoke", "list", "pause", "redrive"),
-    *("remove", "replay", "resume", "revoke", "rollback", "set", "update", "upload"),
+    *("remove", "replay", "resume", "retry", "revoke", "rollback", "set", "update", "upload"),
 }
 
 

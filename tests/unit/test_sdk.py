@@ -200,6 +200,12 @@ CALLS: list[tuple[Call, str, str]] = [
         "PUT",
         f"{BASE}/{ID}/record-policy",
     ),
+    (
+        lambda at: at.functions.list_deliveries(ID, status="failed").first(),
+        "GET",
+        f"{BASE}/{ID}/deliveries?status=failed",
+    ),
+    (lambda at: at.functions.retry_delivery(ID, "d1"), "POST", f"{BASE}/{ID}/deliveries/d1/retry"),
     (lambda at: at.functions.get_pool(ID), "GET", f"{BASE}/{ID}/pool"),
     (lambda at: at.functions.get_egress(ID), "GET", f"{BASE}/{ID}/egress"),
     (lambda at: at.functions.get_pool_stats(), "GET", f"{BASE}/pool/stats"),

@@ -2,6 +2,7 @@
 
 from quiltfn import wire
 from quiltfn.api import (
+    deliveries,
     elasticity,
     events,
     functions,
@@ -14,6 +15,7 @@ from quiltfn.api import (
 from quiltfn.api.event_stream import EVENT_STREAM
 from quiltfn.api.route import Handler, Parameter, Route
 from quiltfn.model.access import Scope
+from quiltfn.model.delivery import DeliveryStatus
 from quiltfn.model.event import WORDS
 from quiltfn.model.function import FunctionState
 from quiltfn.model.image import Archive
@@ -45,6 +47,11 @@ STATE = Parameter(
 CLUSTER = Parameter(name="cluster_id", about="only functions with this label")
 STATUS = Parameter(
     name="status", about="only calls with this status", schema={"enum": list(Status)}
+)
+DELIVERY_STATUS = Parameter(
+    name="status",
+    about="only deliveries with this status",
+    schema={"enum": list(DeliveryStatus)},
 )
 COLD = Parameter(
     name="cold_start",
@@ -362,6 +369,19 @@ ROLLBACK = Route(
 )
 POOL = Route(handler=functions.get_function_pool, scope=READ, answer=wire.Pool)
 EGRESS = Route(handler=functions.get_function_egress, scope=READ, answer=wire.Egress)
+DELIVERIES = Route(
+    handler=deliveries.list_deliveries,
+    scope=READ,
+    answer=wire.DeliveryPage,
+    parameters=(LIMIT, CURSOR, DELIVERY_STATUS),
+)
+RETRY_DELIVERY = Route(
+    handler=deliveries.retry_delivery,
+    scope=WRITE,
+    answer=wire.Delivery,
+    codes=("CONFLICT",),
+    action="delivery.retry",
+)
 POOL_STATS = Route(handler=functions.get_pool_stats, scope=READ, answer=wire.PoolStats)
 TARGETS = Route(
     handler=elasticity.set_pool_target,
@@ -500,6 +520,8 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     (FUNCTION + "/rollback", {"POST": ROLLBACK}),
     (FUNCTION + "/pool", {"GET": POOL}),
     (FUNCTION + "/egress", {"GET": EGRESS}),
+    (FUNCTION + "/deliveries", {"GET": DELIVERIES}),
+    (FUNCTION + "/deliveries/{delivery_id}/retry", {"POST": RETRY_DELIVERY}),
     ("/api/elasticity" + TARGET, {"POST": TARGETS}),
     ("/api/elasticity/control" + TARGET, {"POST": CONTROLLED}),
     ("/api/elasticity/control/operations/{operation_id}", {"GET": OPERATION}),

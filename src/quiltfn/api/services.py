@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from quiltfn.access import Access
+from quiltfn.api.deliveries import DeliveryServices
 from quiltfn.api.elasticity import ElasticityServices
 from quiltfn.api.events import EventServices
 from quiltfn.api.functions import FunctionServices
@@ -32,6 +33,7 @@ class Services(
     FunctionServices,
     LogServices,
     EventServices,
+    DeliveryServices,
     ElasticityServices,
     RuntimeServices,
     SystemServices,

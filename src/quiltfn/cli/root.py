@@ -19,6 +19,7 @@ GROUPS = {
     "functions": "functions.app",
     "runtimes": "runtimes.app",
     "dead-letters": "work.dead_letters",
+    "deliveries": "deliveries.app",
 }
 COMMANDS = {
     "invoke": "invoke",

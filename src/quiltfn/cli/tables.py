@@ -7,6 +7,7 @@ from quiltfn.sdk import (
     AsyncPolicy,
     Attempt,
     DeadLetterPage,
+    DeliveryPage,
     Destination,
     FunctionQueue,
     Health,
@@ -192,6 +193,25 @@ def info(one: SystemInfo) -> None:
     rows += [(f"memory {_words(name)}", f"{value:.15g}") for name, value in one.memory.items()]
     rows += [(_words(name), seen) for name, seen in one.protections.items()]
     show.table(None, rows)
+
+
+def deliveries(page: DeliveryPage) -> None:
+    columns = ("ID", "OF CALL", "STATUS", "TRIES", "NEXT TRY", "ANSWER", "WHY")
+    rows = (
+        (
+            one.delivery_id,
+            one.invocation_id,
+            one.status,
+            one.attempts,
+            show.when(one.next_attempt_at) if one.next_attempt_at else "-",
+            one.http_status or "-",
+            one.error_message or "-",
+        )
+        for one in page.deliveries
+    )
+    show.table(columns, rows, drop=("OF CALL",))
+    if page.next_cursor:
+        show.note(f"there are more: --cursor {page.next_cursor}")
 
 
 def runtimes(found: list[Runtime]) -> None:

@@ -120,14 +120,3 @@ def may_be_called(address: Address, allowed: Iterable[AddressRange]) -> bool:
     operator allows.
     """
     return is_public(address) or any(address in one for one in allowed)
-
-
-def ranges_of(text: str) -> list[AddressRange]:
-    """Ranges in CIDR notation, with commas. Raises `ValueError` that names the wrong one."""
-    found: list[AddressRange] = []
-    for word in filter(None, map(str.strip, text.split(","))):
-        try:
-            found.append(ipaddress.ip_network(word))
-        except ValueError:
-            raise ValueError(f"ranges such as 10.0.0.0/8, with commas, not {word!r}") from None
-    return found

@@ -36,6 +36,8 @@ from quiltfn.sdk.request import (
 from quiltfn.sdk.work import WorkMethods
 from quiltfn.wire import (
     CreatedFunction,
+    Delivery,
+    DeliveryPage,
     Egress,
     Function,
     FunctionChanges,
@@ -346,6 +348,33 @@ def get_invocation_timeline(function: str, invocation_id: str) -> Flow[Timeline]
     )
 
 
+# --- deliveries --------------------------------------------------------------------------------
+
+
+def list_deliveries(
+    function: str,
+    *,
+    status: str | None = None,
+    page_size: int | None = None,
+    cursor: str | None = None,
+) -> Listing[DeliveryPage, Delivery]:
+    """What was sent to the destinations of a function's policy, or is to be, newest first."""
+
+    def page_after(after: str | None) -> Flow[DeliveryPage]:
+        wanted = query(limit=page_size, cursor=after, status=status)
+        return on(
+            function, lambda one: get(f"{BASE}/{segment(one)}/deliveries{wanted}", DeliveryPage)
+        )
+
+    return Listing(page_after, lambda page: page.deliveries, cursor)
+
+
+def retry_delivery(function: str, delivery_id: str) -> Flow[Delivery]:
+    """Send one that failed, or waits for its next try, at once."""
+    again = f"deliveries/{segment(delivery_id)}/retry"
+    return on(function, lambda one: post(f"{BASE}/{segment(one)}/{again}", Delivery))
+
+
 # --- instances ---------------------------------------------------------------------------------
 
 
@@ -386,6 +415,8 @@ class FunctionMethods(WorkMethods):
     follow_invocation_logs = StreamMethod(follow_invocation_logs, EventReader)
     follow_logs = StreamMethod(follow_function_logs, partial(EventReader, is_endless=True))
     get_invocation_timeline = Method(get_invocation_timeline)
+    list_deliveries = PagedMethod(list_deliveries)
+    retry_delivery = Method(retry_delivery)
     get_pool = Method(get_pool)
     get_pool_stats = Method(get_pool_stats)
     get_egress = Method(get_egress)

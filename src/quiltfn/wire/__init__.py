@@ -4,6 +4,7 @@ The server, the client library and the command line use these very types. This p
 them, and nothing but msgspec.
 """
 
+from quiltfn.wire.deliveries import Delivery, DeliveryPage
 from quiltfn.wire.functions import (
     CreatedFunction,
     Egress,
@@ -91,6 +92,8 @@ __all__ = [
     "CreatedKey",
     "DeadLetter",
     "DeadLetterPage",
+    "Delivery",
+    "DeliveryPage",
     "Destination",
     "Egress",
     "ErrorBody",

@@ -1,0 +1,61 @@
+"""The routes over deliveries to destinations."""
+
+from dataclasses import dataclass
+
+from quiltfn import wire
+from quiltfn.api import pages, parse
+from quiltfn.api.response import Response, json_response
+from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.deliveries import Deliveries
+from quiltfn.model.delivery import Delivery, DeliveryStatus
+
+PAGE_MAX, PAGE_DEFAULT = 1000, 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryServices(RouteServices):
+    """What the routes of deliveries take."""
+
+    deliveries: Deliveries
+
+
+async def list_deliveries(context: RequestContext[DeliveryServices]) -> Response:
+    """List what was sent, or is to be sent, to the destinations of a function's policy, newest
+    first. What has failed stays listed until the records of its time are removed.
+    """
+    query, status = context.query, context.query.get("status")
+    if status is not None:
+        parse.one_of(status, "status", tuple(DeliveryStatus), "failed")
+    limit = parse.integer(query.get("limit", str(PAGE_DEFAULT)), "limit", 1, PAGE_MAX)
+    wanted = DeliveryStatus(status) if status is not None else None
+    page = await context.services.deliveries.list(
+        context.entry(), limit, query.get("cursor"), wanted
+    )
+    shown = ((one.id, shown_delivery(one)) for one in page.items)
+    return await pages.page_response(context, "deliveries", shown, limit, page.next_cursor)
+
+
+async def retry_delivery(context: RequestContext[DeliveryServices]) -> Response:
+    """Send a delivery that failed, or that waits for its next try, at once; it is tried for another
+    day then.
+    """
+    found = await context.services.deliveries.retry(
+        context.entry(), context.parameters["delivery_id"]
+    )
+    return json_response(shown_delivery(found))
+
+
+def shown_delivery(one: Delivery) -> wire.Delivery:
+    waits = one.status is DeliveryStatus.WAITING
+    return wire.Delivery(
+        delivery_id=one.id,
+        function_id=one.function_id,
+        invocation_id=one.invocation_id,
+        policy_field=one.policy_field,
+        status=one.status,
+        attempts=one.attempts,
+        next_attempt_at=one.due_at_ms // 1000 if waits else None,
+        http_status=one.http_status,
+        error_message=one.error_message,
+        ended_at=one.ended_at,
+    )

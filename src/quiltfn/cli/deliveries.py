@@ -1,0 +1,47 @@
+"""`quiltfn deliveries …`: what was sent to the destinations of a function's policy."""
+
+from typing import Annotated
+
+from quiltfn.cli import show, tables
+from quiltfn.cli.parsing import Argument, Group, Option
+from quiltfn.cli.session import Connection, NameOrId
+
+app = Group(
+    name="deliveries",
+    help="List what was sent to destinations, and send it again.",
+)
+
+
+@app.command("list")
+def list_deliveries(
+    name_or_id: NameOrId,
+    status: Annotated[
+        str | None, Option(help="Only those that are waiting, delivered or failed.")
+    ] = None,
+    limit: Annotated[int | None, Option(least=1, help="How many at most.")] = None,
+    cursor: Annotated[
+        str | None, Option(help="Where to go on: printed at the end of a list.")
+    ] = None,
+    *,
+    connection: Connection,
+) -> None:
+    """List the deliveries of a function, newest first."""
+    with connection.session(name_or_id) as at:
+        found = at.client.functions.list_deliveries(
+            name_or_id, status=status, page_size=limit, cursor=cursor
+        )
+        at.show(found.first(), tables.deliveries)
+
+
+@app.command()
+def retry(
+    name_or_id: NameOrId,
+    delivery_id: Annotated[str, Argument(help="The delivery's id.")],
+    connection: Connection,
+) -> None:
+    """Send one that failed, or waits for its next try, at once."""
+    with connection.session(name_or_id) as at:
+        at.show(
+            at.client.functions.retry_delivery(name_or_id, delivery_id),
+            lambda one: show.say(f"{one.delivery_id} is {one.status}"),
+        )
