@@ -1,4 +1,4 @@
-"""Accepted work: what an acceptance costs beside the group commit of the same rows, how fast work is
+"""Accepted work: what an acceptance costs beside the group commit of the same rows, how fast it is
 drained beside callers of the same function, and what a long queue costs.
 """
 

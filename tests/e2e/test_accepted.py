@@ -1,0 +1,109 @@
+"""Accepted work in real sandboxes, with a server that is stopped and killed under it."""
+
+import random
+import time
+from typing import Any
+
+import pytest
+
+from e2e.server import Function, Server, until
+from timeouts import scaled
+
+pytestmark = pytest.mark.sandbox
+PIECES, KILLS = 150, 3
+FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"}
+
+
+def accept(server: Server, function: Function, count: int, **query: Any) -> list[str]:
+    """The ids of so many calls that were acknowledged."""
+    ids = []
+    for number in range(count):
+        answer = server.http.post(
+            f"{function.path}/invoke",
+            params={"mode": "async", **query},
+            json={"payload": str(number)},
+        )
+        assert answer.status_code == 202, answer.text
+        ids.append(answer.json()["invocation_id"])
+    return ids
+
+
+def policy(server: Server, function: Function, **fields: Any) -> None:
+    answer = server.call("PUT", f"{function.path}/async-policy", fields)
+    assert answer.status_code == 200, answer.text
+
+
+def record(server: Server, function: Function, invocation_id: str, wait_s: int = 0) -> Any:
+    query = f"?wait_seconds={wait_s}" if wait_s else ""
+    answer = server.call("GET", f"{function.path}/invocations/{invocation_id}{query}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def final(server: Server, function: Function, invocation_id: str) -> Any:
+    found = until(
+        lambda: [
+            one for one in [record(server, function, invocation_id, 5)] if one["status"] in FINAL
+        ],
+        scaled(60),
+    )
+    return found[0]
+
+
+def attempts(server: Server, function: Function, invocation_id: str) -> list[str]:
+    answer = server.call("GET", f"{function.path}/invocations/{invocation_id}/attempts")
+    return [one["status"] for one in answer.json()["attempts"]]
+
+
+def test_what_was_acknowledged_is_run_once_for_each_attempt_though_the_server_is_killed(
+    server: Server,
+) -> None:
+    chance = random.Random(20261126)
+    once = server.deploy("sleep 0.01; cat", max_instances=2)
+    often = server.deploy("sleep 0.01; cat", max_instances=2)
+    policy(server, often, max_attempts=10, backoff_seconds={"first": 0.1})
+    ids = {once.id: accept(server, once, PIECES), often.id: accept(server, often, PIECES)}
+    for _ in range(KILLS):
+        time.sleep(chance.uniform(0.05, 0.6))
+        server.kill_server()
+        server.wait(20)
+        server.start()
+    for function, allowed in ((once, {"success", "interrupted"}), (often, {"success"})):
+        for number, one in enumerate(ids[function.id]):
+            ended = final(server, function, one)
+            assert ended["status"] in allowed, ended
+            assert ended["status"] != "success" or ended["stdout"] == str(number)
+    for one in ids[once.id]:
+        assert len(attempts(server, once, one)) == 1
+    for one in ids[often.id]:
+        *before, last = attempts(server, often, one)
+        assert (set(before) <= {"interrupted"}, last) == (True, "success")
+    for function in (once, often):
+        queue = server.call("GET", f"{function.path}/queue").json()
+        assert (queue["queued"], queue["running"]) == (0, 0), queue
+
+
+def test_a_stop_puts_back_what_has_not_begun_and_lets_running_work_end(server: Server) -> None:
+    function = server.deploy("sleep 0.5; echo done", max_instances=1)
+    ids = accept(server, function, 4)
+    until(lambda: record(server, function, ids[0])["status"] == "running")
+    server.restart()
+    for one in ids:
+        assert final(server, function, one)["status"] == "success"
+        assert attempts(server, function, one) == ["success"]
+
+
+def test_a_replay_runs_on_the_version_that_it_names(server: Server) -> None:
+    function = server.deploy("echo one")
+    (one,) = accept(server, function, 1)
+    assert final(server, function, one)["stdout"] == "one\n"
+    answer = server.call("PUT", function.path, {"handler": "echo two"})
+    assert answer.status_code == 200, answer.text
+    for version, stdout in ((1, "one\n"), (None, "two\n")):
+        answer = server.call(
+            "POST",
+            f"{function.path}/invocations/{one}/replay",
+            {"version": version, "mode": "async"},
+        )
+        assert answer.status_code in (200, 202), answer.text
+        assert final(server, function, answer.json()["invocation_id"])["stdout"] == stdout
