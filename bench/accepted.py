@@ -35,7 +35,10 @@ NODE = "bench"
 def main() -> None:
     options = harness.arguments("accepted", rounds=3, queued=(LONG, "how long the long queue is"))
     with tempfile.TemporaryDirectory() as directory:
-        accepted = [accepting(Path(directory), options.seconds) for _ in range(options.rounds)]
+        accepted = [
+            accepting(Path(directory), options.seconds) | over_http(options.seconds)
+            for _ in range(options.rounds)
+        ]
     drained = [draining(options.seconds) for _ in range(options.rounds)]
     long = beside_a_long_queue(options.queued, options.seconds)
     figures = {"accepted": accepted, "drained": drained, "long": long}
@@ -57,6 +60,25 @@ def accepting(directory: Path, seconds: int) -> dict[str, float]:
         "one_p50_ms": harness.percentile(one, 50),
         "many_p50_ms": harness.percentile(many, 50),
         "many_p99_ms": harness.percentile(many, 99),
+    }
+
+
+def over_http(seconds: int) -> dict[str, float]:
+    """Acceptances of a server, for a function that is paused, so that nothing of it runs."""
+    with harness.server() as client:
+        function = deployed(client)
+        policy = {"max_queued": 10_000_000}
+        client.put(f"/api/functions/{function}/async-policy", json=policy).raise_for_status()
+        client.post(f"/api/functions/{function}/pause").raise_for_status()
+        path = f"/api/functions/{function}/invoke?mode=async"
+        harness.wrk(client, path, connections=CALLERS, seconds=1)
+        many = harness.wrk(client, path, connections=CALLERS, seconds=seconds)
+        one = harness.wrk(client, path, connections=1, seconds=seconds)
+    return {
+        "http_per_s": many["requests"] / many["seconds"],
+        "http_one_p50_ms": one["p50_us"] / 1000,
+        "http_many_p50_ms": many["p50_us"] / 1000,
+        "http_many_p99_ms": many["p99_us"] / 1000,
     }
 
 

@@ -53,6 +53,7 @@ def main() -> None:
         ("size", size),
         ("keepalive", keepalive),
         ("command", command),
+        ("accepted", accepted),
         ("stream", stream),
     ):
         file = harness.RESULTS / f"{name}.json"
@@ -98,6 +99,10 @@ WHAT = """
 - **Sandboxes made**: none prewarmed, against `crun run`, two at a time.
 - **Herd**: 500 calls within a tenth of a second for a function without an instance that may have five.
 - **Idle instance**: its control group's memory and its processes' PSS, the larger of the two.
+- **Accepted**: asynchronous calls over HTTP, each on disk before its 202, of a function that is paused; beside it what the store alone
+  accepts over what SQLite alone commits, the same rows in transactions of 32 that are synced. **Drain**: `echo hello` from a queue, over
+  callers who wait, on the same two instances.
+- **1,000,000 queued**: due tomorrow; what the server's RSS is more than with none, and a warm call over one with none.
 - **Command**: `quiltfn invoke` of a warm function from the start of the process to its end, and how many times
   the start of a Python that does nothing that is. That is some 10 ms where nothing else runs; on a busy machine
   both grow, and then the second row is the one to compare (2026-11-26: 35 ms, at a load of 9).
@@ -210,6 +215,26 @@ def command(figures: dict[str, Any]) -> list[Row]:
     return [
         Row("`quiltfn invoke`, whole process, p50", "ms", 200, 120, took),
         Row("`quiltfn invoke` over `python -c pass`", "x", 20, 12, over),
+    ]
+
+
+def accepted(figures: dict[str, Any]) -> list[Row]:
+    rounds, drained, long = figures["accepted"], figures["drained"], figures["long"]
+
+    def each(field: str) -> list[float]:
+        return [one[field] for one in rounds]
+
+    over = [one["per_s"] / one["floor_per_s"] for one in rounds]
+    drain = [one["drained_per_s"] / one["sync_per_s"] for one in drained]
+    grown = long["long"]["rss_mib"] - long["empty"]["rss_mib"]
+    warm = long["long"]["p50_us"] / long["empty"]["p50_us"]
+    return [
+        Row("accepted, 32 callers, rate", "/s", 2500, 5000, each("http_per_s"), is_rate=True),
+        Row("accepted, one caller, p50", "ms", 4, 2, each("http_one_p50_ms")),
+        Row("accepted by the store, over its commits", "x", 0.3, 0.6, over, is_rate=True),
+        Row("drain of a queue, rate", "x", 0.9, 1.0, drain, is_rate=True),
+        Row("1,000,000 queued, memory", "MiB", 10, 4, [max(0.0, grown)]),
+        Row("1,000,000 queued, warm shell, p50", "x", 1.05, 1.0, [warm]),
     ]
 
 
