@@ -45,6 +45,7 @@ from quiltfn.ports import Clock, StockedSandboxes
 from quiltfn.ports.deliveries import CallbackSender
 from quiltfn.retention import resume_clock
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
+from quiltfn.schedules import Schedules
 from quiltfn.settings import Settings, is_loopback
 from quiltfn.store import (
     SpoolJournal,
@@ -57,6 +58,7 @@ from quiltfn.store import (
     SqlOperations,
     SqlPolicies,
     SqlRuntimes,
+    SqlSchedules,
     SqlTenantImages,
     SqlWork,
 )
@@ -120,10 +122,8 @@ async def open_platform(
     clock: ResumableClock,
     node: Node,
 ) -> AsyncIterator[Platform]:
-    """Opens every part between the sandboxes and the routes, and starts the background tasks.
-
-    Raises `CannotServe`, and what opening the store and the sandboxes raises.
-    """
+    """Opens every part between sandboxes and routes, and starts the background tasks. Raises
+    `CannotServe`, and what opening the store and the sandboxes raises."""
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(store)
         journal = await _started_journal(settings, opened, clock, stack)
@@ -137,7 +137,7 @@ async def open_platform(
         invoker = Invoker(pools, journal, clock, node.machine.node_id)
         catalog = Catalog(settings.functions_max_bytes)
         parts = CallParts(opened, catalog, pools, journal, invoker, clock)
-        work, dispatcher, deliveries = await work_of(parts, settings, node)
+        work, dispatcher, deliveries, schedules = await work_of(parts, settings, node)
         for close in (invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop):
             stack.push_async_callback(close)
         tenant_images = await restored_tenant_images(settings, opened, clock)
@@ -145,10 +145,10 @@ async def open_platform(
         lifecycle, elasticity = await restored_lifecycle(parts, settings, node, runtimes)
         health = Health(node.machine, opened, journal, settings.data_dir, stock.why_not)
         metrics.started(__version__)
-        kept = background_tasks(settings, opened, tenant_images, stock, clock)
-        tasks = _started(reap(pools), access.keep_fresh(), deliveries.run(), *kept)
-        stack.push_async_callback(_end_all, tasks)
         await dispatcher.start()
+        kept = background_tasks(settings, opened, tenant_images, stock, clock)
+        tasks = _started(reap(pools), access.keep_fresh(), deliveries.run(), schedules.run(), *kept)
+        stack.push_async_callback(_end_all, tasks)
         services = Services(
             clock=clock,
             access=access,
@@ -158,7 +158,7 @@ async def open_platform(
             lifecycle=lifecycle,
             elasticity=elasticity,
             deliveries=deliveries,
-            events=connected_events(parts),
+            events=connected_events(parts, schedules),
             invoker=invoker,
             work=work,
             pools=pools,
@@ -168,6 +168,7 @@ async def open_platform(
             audit=SqlAudit(opened.database),
             runtimes=runtimes,
             tenant_images=tenant_images,
+            schedules=schedules,
             health=health,
             limits=api_limits(settings),
             budgets=budgets(settings),
@@ -189,8 +190,10 @@ async def restored_lifecycle(
 
 async def work_of(
     parts: CallParts, chosen: Settings, node: Node
-) -> tuple[Work, Dispatcher, Deliveries]:
-    """What callers do with accepted work, what runs it and what tells its end to destinations."""
+) -> tuple[Work, Dispatcher, Deliveries, Schedules]:
+    """What callers do with accepted work, what runs it, what tells its end to destinations, and
+    what gives more of it when it is due.
+    """
     queue, policies = await restored_work(chosen, parts.store, node)
     dispatcher = Dispatcher(
         store=queue,
@@ -212,7 +215,13 @@ async def work_of(
         clock=parts.clock,
     )
     parts.invoker.on_closed.append(work.waiters.closed)
-    return work, dispatcher, deliveries_of(parts, queue, work, chosen)
+    schedules = Schedules(
+        SqlSchedules(parts.store.database, queue.accept_in),
+        parts.catalog,
+        work,
+        chosen.tenant_schedules,
+    )
+    return work, dispatcher, deliveries_of(parts, queue, work, chosen), schedules
 
 
 def deliveries_of(parts: CallParts, queue: SqlWork, work: Work, chosen: Settings) -> Deliveries:
@@ -230,13 +239,14 @@ def deliveries_of(parts: CallParts, queue: SqlWork, work: Work, chosen: Settings
     return deliveries
 
 
-def connected_events(parts: CallParts) -> Events:
+def connected_events(parts: CallParts, schedules: Schedules) -> Events:
     """The events, told of what happens from now on."""
     events = Events(parts.clock, parts.store.database.boot.epoch, parts.pools.counts)
     parts.catalog.on_change.append(events.function_changed)
     parts.invoker.on_opened.append(events.call_started)
     parts.invoker.on_closed.append(events.call_ended)
     parts.pools.on_change.append(events.pool_changed)
+    schedules.on_fired.append(events.schedule_fired)
     return events
 
 

@@ -198,6 +198,7 @@ class Settings:
         low=1,
         high=1_000_000,
     )
+    tenant_schedules: int = setting(1000, "schedules of one tenant at most", low=0, high=100_000)
     tenant_runtimes: int = setting(
         100, "runtimes of one tenant at most; operators add more", low=0, high=100_000
     )

@@ -27,6 +27,7 @@ VERBS |= {
     "policies",
     "work",
     "deliveries",
+    "schedules",
 }
 VERBS |= {"deliveries", "events"}
 CORE = {"model", "ports", "observe"}
@@ -50,6 +51,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "callbacks": CORE,
     "events": CORE,
     "deliveries": CORE | {"catalog", "work"},
+    "schedules": CORE | {"catalog", "ids", "invoke", "work"},
     "tenant_images": CORE,
     "runtimes": CORE | {"tenant_images", "ids"},
     "health": CORE,
@@ -93,6 +95,7 @@ MAY_KNOW: dict[str, set[str]] = {
 STANDARD_LIBRARY_ALONE = {"launcher", "guest", "settings", "operator"}
 LIBRARIES = {"msgspec", "structlog", "httptools", "uvloop", "sqlalchemy", "alembic"}
 LIBRARIES |= {"httpcore", "httpx", "rich", "watchfiles"}
+LIBRARIES |= {"cronsim", "httpx", "rich", "watchfiles"}
 
 TOO_MANY_PARAMETERS_WITH_REASON: dict[str, str] = {}
 READS_ENVIRONMENT_WITH_REASON = {

@@ -75,7 +75,8 @@ def document(table: Table, limits: Mapping[str, float]) -> dict[str, Any]:
     bodies = {way.body for _, ways in routes for way in ways.values() if way.body is not None}
     for body in bodies:
         _constrain(components, body, limits)
-    components[wire.FunctionChanges.__name__]["minProperties"] = 1
+    for changes in (wire.FunctionChanges, wire.ScheduleChanges):
+        components[changes.__name__]["minProperties"] = 1
     return {
         "openapi": "3.1.0",
         "info": {

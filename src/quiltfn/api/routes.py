@@ -9,6 +9,7 @@ from quiltfn.api import (
     live_call,
     logs,
     runtimes,
+    schedules,
     system,
     work,
 )
@@ -453,6 +454,53 @@ UPLOAD_IMAGE = Route(
     action="image.upload",
 )
 
+MAKE_SCHEDULE = Route(
+    handler=schedules.create_schedule,
+    scope=WRITE,
+    answer=wire.Schedule,
+    status=201,
+    body=wire.NewSchedule,
+    is_idempotent=True,
+    parameters=(IDEMPOTENCY,),
+    codes=("CONFLICT", "RATE_LIMITED", "NOT_FOUND"),
+    action="schedule.create",
+)
+LIST_SCHEDULES = Route(
+    handler=schedules.list_schedules,
+    scope=READ,
+    answer=wire.SchedulePage,
+    parameters=(LIMIT, CURSOR),
+)
+GET_SCHEDULE = Route(handler=schedules.get_schedule, scope=READ, answer=wire.Schedule)
+UPDATE_SCHEDULE = Route(
+    handler=schedules.update_schedule,
+    scope=WRITE,
+    answer=wire.Schedule,
+    body=wire.ScheduleChanges,
+    codes=("CONFLICT",),
+    action="schedule.update",
+)
+DELETE_SCHEDULE = Route(
+    handler=schedules.delete_schedule, scope=WRITE, status=204, action="schedule.delete"
+)
+RUN_SCHEDULE = Route(
+    handler=schedules.invoke_schedule,
+    scope=INVOKE,
+    answer=wire.Invocation,
+    status=202,
+    is_idempotent=True,
+    parameters=(IDEMPOTENCY,),
+    codes=("CAPACITY_FULL", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE", "CONFLICT"),
+    headers=("x-invocation-id", "location"),
+    action="schedule.run",
+)
+SCHEDULE_RUNS = Route(
+    handler=schedules.list_schedule_runs,
+    scope=READ,
+    answer=wire.ScheduleRunPage,
+    parameters=(LIMIT, CURSOR),
+)
+
 
 def document(handler: Handler, answer: type) -> Route:
     return Route(
@@ -545,6 +593,13 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ("/api/runtimes", {"GET": LIST_RUNTIMES, "POST": ADD_RUNTIME}),
     ("/api/runtimes/images", {"POST": UPLOAD_IMAGE}),
     ("/api/runtimes/{name}", {"GET": GET_RUNTIME, "DELETE": REMOVE_RUNTIME}),
+    ("/api/schedules", {"GET": LIST_SCHEDULES, "POST": MAKE_SCHEDULE}),
+    (
+        "/api/schedules/{name}",
+        {"GET": GET_SCHEDULE, "PUT": UPDATE_SCHEDULE, "DELETE": DELETE_SCHEDULE},
+    ),
+    ("/api/schedules/{name}/run", {"POST": RUN_SCHEDULE}),
+    ("/api/schedules/{name}/runs", {"GET": SCHEDULE_RUNS}),
     ("/api/keys", {"GET": LIST_KEYS, "POST": MAKE_KEY}),
     ("/api/keys/{key_id}", {"DELETE": REVOKE_KEY}),
     ("/api/audit", {"GET": AUDIT}),

@@ -11,6 +11,7 @@ from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.logs import LogServices
 from quiltfn.api.route import RouteServices
 from quiltfn.api.runtimes import RuntimeServices
+from quiltfn.api.schedules import ScheduleServices
 from quiltfn.api.system import AuditServices, KeyServices, MetricServices, SystemServices
 from quiltfn.health import Health
 from quiltfn.ports import Audit, Clock
@@ -36,6 +37,7 @@ class Services(
     DeliveryServices,
     ElasticityServices,
     RuntimeServices,
+    ScheduleServices,
     SystemServices,
     MetricServices,
     KeyServices,

@@ -15,12 +15,15 @@ from quiltfn.model.invocation import Invocation
 from quiltfn.model.operation import Operation
 from quiltfn.model.pool import PoolCounts
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
+from quiltfn.model.schedule import Schedule
 from quiltfn.model.timeline import PHASES, Timeline
 from quiltfn.model.version import MASK, Version, VersionSpec
+from quiltfn.ports.schedules import ScheduleRun, StoredSchedule
 from quiltfn.ports.work import Attempt, DeadLetter
 from quiltfn.runtimes import OwnedRuntime, is_own
 
 T = TypeVar("T", bound=msgspec.Struct)
+NEXT_RUNS = 5
 REPLAY = "ELASTICITY_IDEMPOTENCY_REPLAY"
 
 
@@ -70,6 +73,13 @@ def runtime_of(new: wire.NewRuntime) -> Runtime:
         network=Network(new.network),
         writable_paths=tuple(new.writable_paths),
     )
+
+
+def schedule_of(new: wire.NewSchedule) -> Schedule:
+    """Without what the server itself decides."""
+    fields = msgspec.structs.asdict(new)
+    del fields["function"]
+    return msgspec.convert(fields | {"id": "", "tenant_id": "", "function_id": ""}, Schedule)
 
 
 # --- what is answered --------------------------------------------------------------------------
@@ -209,3 +219,25 @@ def as_replay(answer: wire.Operation) -> wire.Operation:
         reason_code=REPLAY,
         reason_message="this Idempotency-Key was used before; this is the operation it made",
     )
+
+
+def schedule(stored: StoredSchedule, function: str, *, show: bool) -> wire.Schedule:
+    """`function`: its name. `show`: whether the caller may see what its runs are given."""
+    one, last = stored.schedule, stored.last_run
+    payload, environment = one.payload, one.environment
+    if not show:
+        payload = None if payload is None else MASK
+        environment = None if environment is None else dict.fromkeys(environment, MASK)
+    return gathered(
+        wire.Schedule,
+        one,
+        function=function,
+        payload=payload,
+        environment=environment,
+        next_runs=[due_ms // 1000 for due_ms in one.next_runs(NEXT_RUNS)],
+        last_run=None if last is None else schedule_run(last),
+    )
+
+
+def schedule_run(one: ScheduleRun) -> wire.ScheduleRun:
+    return gathered(wire.ScheduleRun, one, due_at=one.tick_ms // 1000, manual=one.is_manual)

@@ -18,6 +18,7 @@ NO_SERVER, INTERRUPTED = 3, 130
 GROUPS = {
     "functions": "functions.app",
     "runtimes": "runtimes.app",
+    "schedules": "schedules.app",
     "dead-letters": "work.dead_letters",
     "deliveries": "deliveries.app",
 }

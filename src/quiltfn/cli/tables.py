@@ -15,6 +15,10 @@ from quiltfn.sdk import (
     Pool,
     PoolStats,
     Runtime,
+    Schedule,
+    SchedulePage,
+    ScheduleRun,
+    ScheduleRunPage,
     SystemInfo,
     Timeline,
     VersionPage,
@@ -244,6 +248,77 @@ def runtime(one: Runtime) -> None:
         ("added", None if one.built_in else show.when(one.created_at)),
     ]
     show.table(None, ((key, value) for key, value in rows if value not in (None, "")))
+
+
+def schedules(page: SchedulePage) -> None:
+    if not page.schedules:
+        show.note("no schedules")
+        return
+    rows = (
+        (
+            one.name,
+            one.function,
+            _timing(one),
+            show.when(one.next_runs[0]) if one.next_runs else "paused",
+            "-" if one.last_run is None else _result(one.last_run),
+        )
+        for one in page.schedules
+    )
+    show.table(("NAME", "FUNCTION", "WHEN", "NEXT", "LAST"), rows, drop=("LAST",))
+    if page.next_cursor:
+        show.note(f"there are more: --cursor {page.next_cursor}")
+
+
+def schedule(one: Schedule) -> None:
+    last = one.last_run
+    variables = (one.environment or {}).items()
+    rows: list[tuple[str, object]] = [
+        ("name", one.name),
+        ("function", one.function),
+        ("when", _timing(one)),
+        ("jitter", f"{one.jitter_seconds} s" if one.jitter_seconds else None),
+        ("next", "\n".join(show.when(each) for each in one.next_runs) or "paused"),
+        ("last", None if last is None else f"{show.when(last.due_at)}, {_result(last)}"),
+        ("runs", one.fired_count),
+        ("skipped", one.skipped_count),
+        ("missed", one.missed_count),
+        ("on overlap", one.overlap),
+        ("on missed", one.missed),
+        ("payload", one.payload),
+        ("environment", "\n".join(f"{key}={value}" for key, value in variables)),
+        ("created", show.when(one.created_at)),
+        ("updated", show.when(one.updated_at)),
+    ]
+    show.table(None, ((key, value) for key, value in rows if value not in (None, "")))
+
+
+def schedule_runs(page: ScheduleRunPage) -> None:
+    if not page.runs:
+        show.note("no runs")
+        return
+    rows = (
+        (
+            show.when(one.due_at),
+            "now" if one.manual else "due",
+            _result(one),
+            one.invocation_id or "-",
+            one.reason or "",
+        )
+        for one in page.runs
+    )
+    show.table(("AT", "BY", "RESULT", "INVOCATION", "WHY NOT"), rows, drop=("BY", "WHY NOT"))
+    if page.next_cursor:
+        show.note(f"there are more: --cursor {page.next_cursor}")
+
+
+def _timing(one: Schedule) -> str:
+    return f"{one.cron} {one.timezone}" if one.cron else f"every {one.every_seconds} s"
+
+
+def _result(one: ScheduleRun) -> str:
+    if one.missed > 1:
+        return f"{one.missed} missed"
+    return one.status or one.outcome
 
 
 def _whose(one: Runtime) -> str:

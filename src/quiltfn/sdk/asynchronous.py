@@ -27,6 +27,7 @@ from quiltfn.sdk.keys import AsyncApiKeys
 from quiltfn.sdk.request import Flow, Request
 from quiltfn.sdk.retries import Retries
 from quiltfn.sdk.runtimes import AsyncRuntimes
+from quiltfn.sdk.schedules import AsyncSchedules
 from quiltfn.sdk.system import AsyncSystem
 from quiltfn.sdk.transport import CONNECT_S, WRITE_S, AnswerTimeout, NotConnected, is_loopback
 
@@ -61,6 +62,7 @@ class AsyncClient:
         self.functions = AsyncFunctions(self)
         self.elasticity = AsyncElasticity(self)
         self.runtimes = AsyncRuntimes(self)
+        self.schedules = AsyncSchedules(self)
         self.keys = AsyncApiKeys(self)
         self.system = AsyncSystem(self)
         self.invoke = self.functions.invoke

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from quiltfn.sdk.elasticity import Elasticity
     from quiltfn.sdk.keys import ApiKeys
     from quiltfn.sdk.runtimes import Runtimes
+    from quiltfn.sdk.schedules import Schedules
     from quiltfn.sdk.system import System
 
 T = TypeVar("T")
@@ -91,6 +92,12 @@ class Client:
         from quiltfn.sdk.runtimes import Runtimes  # noqa: PLC0415
 
         return Runtimes(self)
+
+    @cached_property
+    def schedules(self) -> "Schedules":
+        from quiltfn.sdk.schedules import Schedules  # noqa: PLC0415
+
+        return Schedules(self)
 
     @cached_property
     def keys(self) -> "ApiKeys":

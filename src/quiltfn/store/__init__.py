@@ -19,6 +19,7 @@ from quiltfn.store.operations import SqlOperations
 from quiltfn.store.policies import SqlPolicies
 from quiltfn.store.retention import SqlRetention
 from quiltfn.store.runtimes import SqlRuntimes, SqlTenantImages
+from quiltfn.store.schedules import SqlSchedules
 from quiltfn.store.sqlite import SqliteStore
 from quiltfn.store.vacuum import SqlDiskSpace
 from quiltfn.store.work import SqlWork
@@ -37,6 +38,7 @@ __all__ = [
     "SqlPolicies",
     "SqlRetention",
     "SqlRuntimes",
+    "SqlSchedules",
     "SqlTenantImages",
     "SqlWork",
     "SqliteStore",

@@ -2,7 +2,17 @@
 
 import time
 
-from sqlalchemy import Column, ColumnElement, Connection, Delete, TextClause, delete, select, text
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Delete,
+    TextClause,
+    delete,
+    select,
+    text,
+    tuple_,
+)
 
 from quiltfn.store import records, tables
 from quiltfn.store.sql import SQL
@@ -31,8 +41,13 @@ def remove_some(connection: Connection) -> bool:
 def batches(function_id: str) -> list[Delete]:
     """Each removes a few rows that belong to the function and not to one of its records."""
     work, given, dead = tables.work.c, tables.input_table.c, tables.dead_letter.c
-    delivery, schedule, run = tables.delivery.c, tables.schedule.c, tables.schedule_run.c
-    schedules = select(schedule.id).where(schedule.function_id == function_id)
+    delivery, run = tables.delivery.c, tables.schedule_run.c
+    key = tuple_(run.schedule_id, run.tick_ms, run.is_manual)
+    runs = (
+        select(run.schedule_id, run.tick_ms, run.is_manual)
+        .where(run.function_id == function_id)
+        .limit(AT_A_TIME)
+    )
     return [
         # Two, because each has a partial index, which takes no placeholder in its condition.
         some(work.invocation_id, work.function_id == function_id, text("epoch = 0")),
@@ -40,8 +55,7 @@ def batches(function_id: str) -> list[Delete]:
         some(dead.invocation_id, dead.function_id == function_id),
         some(given.invocation_id, given.function_id == function_id),
         some(delivery.id, delivery.function_id == function_id),
-        delete(tables.schedule_run).where(run.schedule_id.in_(schedules)),
-        delete(tables.schedule).where(schedule.function_id == function_id),
+        delete(tables.schedule_run).where(key.in_(runs)),
         delete(tables.work_count).where(tables.work_count.c.function_id == function_id),
     ]
 

@@ -439,26 +439,30 @@ delivery = Table(
     Index("delivery_ended", "tenant_id", "ended_at"),
 )
 
-# `next_due_ms`: the next tick in Unix milliseconds; None: it does not fire.
+# As `model.schedule.Schedule` says.
 schedule = Table(
     "schedule",
     metadata,
     Column("tenant_id", Text, primary_key=True),
     Column("name", Text, primary_key=True),
     Column("id", Text, nullable=False),
-    Column("function_id", Text, nullable=False),
+    Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), nullable=False),
     Column("cron", Text),
-    Column("every_seconds", Integer),
+    Column("every_seconds", BigInteger),
     Column("timezone", Text, nullable=False),
     Column("payload", Text),
-    Column("environment", JSON),
+    Column("environment", JSON(none_as_null=True)),
     Column("overlap", Text, nullable=False),
     Column("missed", Text, nullable=False),
-    Column("jitter_seconds", Integer, nullable=False),
+    Column("jitter_seconds", BigInteger, nullable=False),
     Column("enabled", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("anchor_ms", BigInteger, nullable=False),
+    Column("next_tick_ms", BigInteger),
     Column("next_due_ms", BigInteger),
+    Column("looked_at_ms", BigInteger, nullable=False),
     Column("missed_count", BigInteger, nullable=False, server_default=text("0")),
     Column("skipped_count", BigInteger, nullable=False, server_default=text("0")),
     Column("fired_count", BigInteger, nullable=False, server_default=text("0")),
@@ -467,15 +471,28 @@ schedule = Table(
     Index("schedule_function", "function_id"),
 )
 
-# One row for each tick that was decided on: the key lets none happen twice.
+# One row for each tick that was decided on, and one for all that were missed at one time: the key
+# lets none be run twice. `missed`: how many missed ticks the row stands for.
 schedule_run = Table(
     "schedule_run",
     metadata,
     Column("schedule_id", Text, primary_key=True),
-    Column("due_at_ms", BigInteger, primary_key=True),
+    Column("tick_ms", BigInteger, primary_key=True),
+    Column("function_id", Text, nullable=False),
     Column("outcome", Text, nullable=False),
     Column("invocation_id", Text),
+    Column("reason", Text),
+    Column("missed", BigInteger, nullable=False),
+    Column("is_manual", Boolean, primary_key=True),
     Column("decided_at", BigInteger, nullable=False),
+    Index(
+        "schedule_run_waiting",
+        "schedule_id",
+        "tick_ms",
+        sqlite_where=text("outcome = 'waiting'"),
+        postgresql_where=text("outcome = 'waiting'"),
+    ),
+    Index("schedule_run_of_function", "function_id"),
 )
 
 COUNTER_COLUMNS = FunctionCounters.__struct_fields__

@@ -50,6 +50,14 @@ from quiltfn.wire.runtimes import (
     Runtime,
     RuntimeList,
 )
+from quiltfn.wire.schedules import (
+    NewSchedule,
+    Schedule,
+    ScheduleChanges,
+    SchedulePage,
+    ScheduleRun,
+    ScheduleRunPage,
+)
 from quiltfn.wire.system import (
     Check,
     ErrorBody,
@@ -121,6 +129,7 @@ __all__ = [
     "NewInvocation",
     "NewKey",
     "NewRuntime",
+    "NewSchedule",
     "Operation",
     "OutputChunk",
     "OutputGap",
@@ -137,6 +146,11 @@ __all__ = [
     "Runtime",
     "RuntimeList",
     "Scaling",
+    "Schedule",
+    "ScheduleChanges",
+    "SchedulePage",
+    "ScheduleRun",
+    "ScheduleRunPage",
     "SystemInfo",
     "Timeline",
     "Version",

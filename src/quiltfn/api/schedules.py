@@ -1,0 +1,132 @@
+"""The routes over schedules: what each does, parse being done: call a verb, render."""
+
+from dataclasses import dataclass
+
+from quiltfn import wire
+from quiltfn.admission import Admission
+from quiltfn.api import pages, parse, shapes
+from quiltfn.api.functions import INVOCATIONS_DEFAULT, PAGE_MAX
+from quiltfn.api.response import Response, json_response
+from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.model.access import Scope
+from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
+from quiltfn.model.errors import Unprocessable
+from quiltfn.ports.schedules import StoredSchedule
+from quiltfn.schedules import Schedules
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleServices(RouteServices):
+    """What the routes of schedules take."""
+
+    admission: Admission
+    schedules: Schedules
+
+
+async def create_schedule(context: RequestContext[ScheduleServices]) -> Response:
+    """Make a schedule, which runs a function by a cron expression or an interval. Each run is an
+    asynchronous call: it is queued when it is due, and retried as the function's async policy says.
+    """
+    body = context.body
+    made = await context.services.schedules.create(
+        context.tenant_id, body.function, shapes.schedule_of(body)
+    )
+    return _shown(context, made, status=201)
+
+
+async def list_schedules(context: RequestContext[ScheduleServices]) -> Response:
+    """List the schedules of the tenant, oldest first."""
+    limit = _limit(context)
+    after = from_cursor(context.query.get("cursor"), BEFORE_EVERY_ID)
+    async with pages.reserved(context):
+        found = await context.services.schedules.of_tenant(context.tenant_id, after, limit + 1)
+        shown = ((one.schedule.id, _schedule(context, one)) for one in found)
+        return await pages.page_response(context, "schedules", shown, limit)
+
+
+async def get_schedule(context: RequestContext[ScheduleServices]) -> Response:
+    """Show a schedule: when it is due the next five times, and what came of it last."""
+    named = context.parameters["name"]
+    return _shown(context, await context.services.schedules.get(context.tenant_id, named))
+
+
+async def update_schedule(context: RequestContext[ScheduleServices]) -> Response:
+    """Change a schedule. Fields that are left out keep their values. Where it is due at other times
+    by the change, an interval begins anew.
+    """
+    changes = shapes.changes_of(context.body)
+    if not changes:
+        known = ", ".join(wire.ScheduleChanges.__struct_fields__)
+        raise Unprocessable(
+            "a change must name at least one field",
+            details={"expected": f"one or more of: {known}", "example": {"enabled": False}},
+        )
+    function = changes.pop("function", None)
+    changed = await context.services.schedules.change(
+        context.tenant_id, context.parameters["name"], function, changes
+    )
+    return _shown(context, changed)
+
+
+async def delete_schedule(context: RequestContext[ScheduleServices]) -> Response:
+    """Delete a schedule. Calls that it has queued still run."""
+    await context.services.schedules.remove(context.tenant_id, context.parameters["name"])
+    return Response(status=204)
+
+
+async def invoke_schedule(context: RequestContext[ScheduleServices]) -> Response:
+    """Queue a run now, whatever the schedule says of overlap and whether or not it is enabled. The
+    times at which it is due stay as they are.
+    """
+    services = context.services
+    with services.admission.call(context.tenant_id):
+        record = await services.schedules.run_now(
+            context.tenant_id, context.parameters["name"], context.caller.credential
+        )
+    where = f"/api/functions/{record.function_id}/invocations/{record.invocation_id}"
+    return json_response(
+        shapes.invocation(record),
+        status=202,
+        headers=[("location", where), ("x-invocation-id", record.invocation_id)],
+    )
+
+
+async def list_schedule_runs(context: RequestContext[ScheduleServices]) -> Response:
+    """List what was decided each time that a schedule was due, newest first. Times that were missed
+    together are one entry, and the number is in it. The last 1000 are kept.
+    """
+    limit = _limit(context)
+    schedules, named = context.services.schedules, context.parameters["name"]
+    cursor = from_cursor(context.query.get("cursor"), "")
+    async with pages.reserved(context):
+        page = await schedules.runs(
+            context.tenant_id, named, _tick_of(cursor) if cursor else None, limit + 1
+        )
+        shown = ((_place(one.tick_ms), shapes.schedule_run(one)) for one in page.items)
+        return await pages.page_response(context, "runs", shown, limit)
+
+
+def _limit(context: RequestContext[ScheduleServices]) -> int:
+    given = context.query.get("limit", str(INVOCATIONS_DEFAULT))
+    return parse.integer(given, "limit", 1, PAGE_MAX)
+
+
+def _place(tick_ms: int) -> str:
+    """A tick in the form of an id, which cursors are made of."""
+    digits = f"{tick_ms:012x}"
+    return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
+
+
+def _tick_of(place: str) -> int:
+    return int(place[:8] + place[9:13], 16)
+
+
+def _schedule(context: RequestContext[ScheduleServices], one: StoredSchedule) -> wire.Schedule:
+    name = context.services.schedules.function_name(one.schedule)
+    return shapes.schedule(one, name, show=context.caller.scope.includes(Scope.WRITE))
+
+
+def _shown(
+    context: RequestContext[ScheduleServices], one: StoredSchedule, status: int = 200
+) -> Response:
+    return json_response(_schedule(context, one), status=status, object_id=one.schedule.id)

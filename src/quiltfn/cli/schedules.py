@@ -1,0 +1,157 @@
+"""`quiltfn schedules …`: run functions by a cron expression or an interval."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from quiltfn.cli import payload as payloads
+from quiltfn.cli import show, tables
+from quiltfn.cli.options import FieldsOf
+from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
+from quiltfn.cli.session import Connection
+from quiltfn.sdk import Invocation, Schedule
+from quiltfn.wire import NewSchedule, ScheduleChanges
+
+app = Group(
+    name="schedules",
+    help="Run functions by a cron expression or an interval.",
+)
+
+Name = Annotated[str, Argument(help="The schedule's name.")]
+Limit = Annotated[int | None, Option(least=1, help="How many at most.")]
+Cursor = Annotated[str | None, Option(help="Where to go on: printed at the end of a list.")]
+PayloadFile = Annotated[
+    Path | None, Option(metavar="FILE", help="A file with the payload; - is standard input.")
+]
+
+
+@app.command()
+def add(
+    name: Name,
+    function: Annotated[str, Argument(help="The name of the function that it runs.")],
+    *,
+    payload_file: PayloadFile = None,
+    fields: Annotated[
+        dict[str, Any], FieldsOf(NewSchedule, leave_out=["name", "function", "enabled"])
+    ],
+    paused: Annotated[bool, Option(("--paused",), help="Make it, but do not start it.")] = False,
+    connection: Connection,
+) -> None:
+    """Make a schedule. Give --cron or --every."""
+    if not {"cron", "every_seconds"} & fields.keys():
+        raise BadParameter(
+            "give --cron or --every", f'quiltfn schedules add {name} {function} --cron "0 3 * * *"'
+        )
+    fields |= _payload(fields, payload_file)
+    with connection.session() as at:
+        made = at.client.schedules.create(
+            name=name, function=function, enabled=not paused, **fields
+        )
+        at.show(made, _told)
+
+
+@app.command()
+def update(
+    name: Name,
+    *,
+    payload_file: PayloadFile = None,
+    fields: Annotated[
+        dict[str, Any],
+        FieldsOf(ScheduleChanges, leave_out=["enabled"]),
+    ],
+    connection: Connection,
+) -> None:
+    """Change a schedule; all else stays as it was. An interval begins anew if its time changes."""
+    fields |= _payload(fields, payload_file)
+    if not fields:
+        raise BadParameter("name at least one field to change; --help lists them")
+    with connection.session() as at:
+        at.show(at.client.schedules.update(name, **fields), _told)
+
+
+@app.command("list")
+def list_schedules(
+    limit: Limit = None,
+    cursor: Cursor = None,
+    *,
+    connection: Connection,
+) -> None:
+    """List schedules."""
+    with connection.session() as at:
+        found = at.client.schedules.list(page_size=limit, cursor=cursor)
+        at.show(found.first(), tables.schedules)
+
+
+@app.command("show")
+def show_schedule(name: Name, connection: Connection) -> None:
+    """Show one schedule: when it is due next, and what came of it last."""
+    with connection.session() as at:
+        at.show(at.client.schedules.get(name), tables.schedule)
+
+
+@app.command()
+def run(name: Name, connection: Connection) -> None:
+    """Queue a run now."""
+
+    def queued(record: Invocation) -> None:
+        show.say(f"queued {record.invocation_id}")
+        show.note(f"see what came of it with: quiltfn schedules runs {name}")
+
+    with connection.session() as at:
+        at.show(at.client.schedules.run(name), queued)
+
+
+@app.command()
+def pause(name: Name, connection: Connection) -> None:
+    """Do not run the function any more until it is resumed."""
+    with connection.session() as at:
+        at.show(at.client.schedules.pause(name), _told)
+
+
+@app.command()
+def resume(name: Name, connection: Connection) -> None:
+    """Run the function again, from now on."""
+    with connection.session() as at:
+        at.show(at.client.schedules.resume(name), _told)
+
+
+@app.command()
+def remove(
+    name: Name,
+    yes: Annotated[bool, Option(("--yes", "-y"), help="Do not ask.")] = False,
+    *,
+    connection: Connection,
+) -> None:
+    """Delete a schedule. Calls that it has queued still run."""
+    with connection.session() as at:
+        one = at.client.schedules.get(name)
+        if not yes:
+            show.ask(f"Delete the schedule {one.name} of {one.function}?")
+        done = {"removed": True, "name": one.name}
+        gone = at.client.schedules.delete(one.name)
+        at.show(gone, lambda _: show.say(f"removed {one.name}"), done)
+
+
+@app.command()
+def runs(
+    name: Name,
+    *,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    connection: Connection,
+) -> None:
+    """List what came of each time that it was due, newest first."""
+    with connection.session() as at:
+        found = at.client.schedules.list_runs(name, page_size=limit, cursor=cursor)
+        at.show(found.first(), tables.schedule_runs)
+
+
+def _payload(fields: dict[str, Any], path: Path | None) -> dict[str, Any]:
+    found = payloads.of_options(fields.get("payload"), path)
+    return {} if found is None else {"payload": found}
+
+
+def _told(one: Schedule) -> None:
+    if not one.enabled:
+        show.say(f"{one.name} is paused")
+    elif one.next_runs:
+        show.say(f"{one.name} runs {one.function} next at {show.when(one.next_runs[0])}")

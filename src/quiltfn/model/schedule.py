@@ -1,0 +1,254 @@
+"""Schedules: when each is due, and what becomes of every tick. Nothing here asks a clock.
+
+A tick is an instant that a cron expression or an interval names. It is due up to `jitter_seconds`
+later, by an amount that depends on the schedule's id and the tick alone, and always before the next
+tick.
+
+Rule 1: ticks are decided on in their order, and each once.
+Rule 2: of the ticks that are due at one look, the newest is run if it is at most a minute late. The
+others were missed: they are counted.
+Rule 3: with `missed: run_once` the newest is run however late it is.
+
+Cron expressions and their daylight-saving rules are cronsim's, which are those of Debian's cron.
+"""
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, tzinfo
+from enum import StrEnum
+from itertools import islice
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+from cronsim import CronSim, CronSimError
+
+from quiltfn.model.errors import Unprocessable
+
+LATE_MS = 60_000
+# A clock that NTP slews may go back by this much; more, and it was set.
+SLEWED_MS = 30_000
+# So many ticks of a cron expression are looked at in one step.
+STEP_TICKS = 1000
+TIMING = ("cron", "every_seconds", "timezone", "jitter_seconds", "enabled")
+CRON_FIELDS = ("minute", "hour", "day of month", "month", "day of week")
+CRON_EXPECTED = f"an expression of five fields: {', '.join(CRON_FIELDS)}"
+CRON_EXAMPLE = "0 3 * * *"
+
+
+class Overlap(StrEnum):
+    """What a tick does while an earlier run of its schedule is not over."""
+
+    ALLOW = "allow"
+    SKIP = "skip"
+    QUEUE = "queue"
+
+
+class Missed(StrEnum):
+    """What is done about ticks that could not be run when they were due."""
+
+    SKIP = "skip"
+    RUN_ONCE = "run_once"
+
+
+class RunOutcome(StrEnum):
+    """What was decided on a tick."""
+
+    ACCEPTED = "accepted"
+    WAITING = "waiting"
+    SKIPPED = "skipped"
+    MISSED = "missed"
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """When a function is called by itself, and with what. One of `cron` and `every_seconds` is set.
+
+    `anchor_ms`: an interval's ticks are so many seconds apart, counted from here. `next_tick_ms`:
+    the first tick that was not decided on; None: it does not fire. `next_due_ms`: when that one is
+    due. `looked_at_ms`: the time by which it was found. Times of these in Unix milliseconds, others
+    in Unix seconds. `revision`: how often it was changed by callers.
+    """
+
+    id: str
+    tenant_id: str
+    name: str
+    function_id: str
+    cron: str | None = None
+    every_seconds: int | None = None
+    timezone: str = "UTC"
+    payload: str | None = None
+    environment: dict[str, str] | None = None
+    overlap: Overlap = Overlap.ALLOW
+    missed: Missed = Missed.SKIP
+    jitter_seconds: int = 0
+    enabled: bool = True
+    created_at: int = 0
+    updated_at: int = 0
+    revision: int = 1
+    anchor_ms: int = 0
+    next_tick_ms: int | None = None
+    next_due_ms: int | None = None
+    looked_at_ms: int = 0
+    missed_count: int = 0
+    skipped_count: int = 0
+    fired_count: int = 0
+
+    def check(self) -> None:
+        """Raises `Unprocessable` where the fields are no schedule that ever comes due."""
+        if (self.cron is None) == (self.every_seconds is None):
+            raise Unprocessable(
+                "exactly one of cron and every_seconds must be given",
+                details={"expected": "cron or every_seconds", "example": {"cron": CRON_EXAMPLE}},
+            )
+        zone_of(self.timezone)
+        if self.cron is not None:
+            check_cron(self.cron)
+
+    def changed(self, changes: Mapping[str, Any], now_ms: int) -> "Schedule":
+        """The same with other values of some fields. Where it comes due by other rules now, a tick
+        that was not due yet is dropped, and the next one comes after `now_ms`. Naming one of `cron`
+        and `every_seconds` sets the other to None. Raises `Unprocessable`.
+        """
+        values = dict(changes)
+        for name, other in (("cron", "every_seconds"), ("every_seconds", "cron")):
+            if values.get(name) is not None and other not in values:
+                values[other] = None
+        after = msgspec.structs.replace(self, **values, updated_at=now_ms // 1000)
+        after.check()
+        is_timed_alike = all(getattr(self, name) == getattr(after, name) for name in TIMING)
+        return after if is_timed_alike else after.from_now(now_ms)
+
+    def from_now(self, now_ms: int) -> "Schedule":
+        """The same, with its ticks counted from now: the next one comes after `now_ms`."""
+        anchored = msgspec.structs.replace(self, anchor_ms=now_ms, looked_at_ms=now_ms)
+        return anchored.with_next(anchored.tick_after(now_ms) if self.enabled else None)
+
+    def with_next(self, tick_ms: int | None) -> "Schedule":
+        """The same, with this tick as the next."""
+        due_ms = None if tick_ms is None else self.due_ms(tick_ms)
+        return msgspec.structs.replace(self, next_tick_ms=tick_ms, next_due_ms=due_ms)
+
+    def was_set_back(self, now_ms: int) -> bool:
+        """Whether the clock was set back since the next tick was found. Then ticks would be waited
+        for that may be far away; `from_now` finds the next one again.
+        """
+        return self.enabled and now_ms < self.looked_at_ms - SLEWED_MS
+
+    def tick_after(self, after_ms: int) -> int | None:
+        """The first tick after that time; None if there is none within 50 years."""
+        return next(self.ticks(after_ms), None)
+
+    def ticks(self, after_ms: int) -> Iterator[int]:
+        """All ticks after that time, in order."""
+        if self.every_seconds is not None:
+            step = self.every_seconds * 1000
+            tick = self.anchor_ms + max(0, (after_ms - self.anchor_ms) // step + 1) * step
+            while True:
+                if tick > after_ms:
+                    yield tick
+                tick += step
+        yield from _cron_ticks(str(self.cron), zone_of(self.timezone), after_ms)
+
+    def due_ms(self, tick_ms: int) -> int:
+        """When the tick is due: the same whenever and wherever it is asked."""
+        if not self.jitter_seconds:
+            return tick_ms
+        following = self.tick_after(tick_ms)
+        room = self.jitter_seconds * 1000 + 1
+        if following is not None:
+            room = min(room, following - tick_ms)
+        digest = hashlib.sha256(f"{self.id} {tick_ms}".encode()).digest()
+        return tick_ms + int.from_bytes(digest[:8]) % room
+
+    def next_runs(self, count: int) -> list[int]:
+        """When the next ticks are due, in Unix milliseconds."""
+        if self.next_tick_ms is None:
+            return []
+        later = islice(self.ticks(self.next_tick_ms), count - 1)
+        return [self.due_ms(tick) for tick in (self.next_tick_ms, *later)]
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of ticks that are due. `run_tick_ms`: the one that is run; None: none of them.
+    `missed`: how many were missed, up to `missed_tick_ms`. `next`: the schedule after it.
+    """
+
+    run_tick_ms: int | None
+    missed: int
+    missed_tick_ms: int | None
+    next: Schedule
+
+
+def decide(schedule: Schedule, now_ms: int) -> Decision | None:
+    """Rules 1 to 3 at the time `now_ms`; None: nothing is due. Where very many ticks were missed it
+    decides on some of them, and the next one is due already.
+    """
+    first = schedule.next_tick_ms
+    if first is None or schedule.next_due_ms is None or schedule.next_due_ms > now_ms:
+        return None
+    newest, before, count, following = _due(schedule, first, now_ms)
+    after = msgspec.structs.replace(schedule, looked_at_ms=now_ms).with_next(following)
+    is_last = after.next_due_ms is None or after.next_due_ms > now_ms
+    is_late = now_ms - schedule.due_ms(newest) > LATE_MS
+    if is_last and (schedule.missed is Missed.RUN_ONCE or not is_late):
+        missed_tick = before if count > 1 else None
+        return Decision(
+            run_tick_ms=newest, missed=count - 1, missed_tick_ms=missed_tick, next=after
+        )
+    return Decision(run_tick_ms=None, missed=count, missed_tick_ms=newest, next=after)
+
+
+def _due(schedule: Schedule, first: int, now_ms: int) -> tuple[int, int, int, int | None]:
+    """Of the ticks that are due: the newest, the one before it, how many; and the tick after."""
+    if schedule.every_seconds is not None:
+        step = schedule.every_seconds * 1000
+        newest = max(first, first + (now_ms - first) // step * step)
+        if schedule.due_ms(newest) > now_ms:
+            newest -= step
+        return newest, newest - step, (newest - first) // step + 1, newest + step
+    newest, before, count = first, first, 1
+    for tick in schedule.ticks(first):
+        if count == STEP_TICKS or tick > now_ms or schedule.due_ms(tick) > now_ms:
+            return newest, before, count, tick
+        newest, before, count = tick, newest, count + 1
+    return newest, before, count, None
+
+
+def check_cron(expression: str) -> None:
+    """Raises `Unprocessable` for what is no cron expression, or one that never comes due."""
+    if len(expression.split()) != len(CRON_FIELDS):
+        raise Unprocessable.field("cron", CRON_EXPECTED, expression, CRON_EXAMPLE)
+    try:
+        found = next(CronSim(expression, datetime(2000, 1, 1)), None)
+    except CronSimError as error:
+        wrong = str(error).removeprefix("Bad ").replace("-", " ")
+        expected = f"{CRON_EXPECTED}; its {wrong} is not one"
+        raise Unprocessable.field("cron", expected, expression, CRON_EXAMPLE) from None
+    except (ValueError, AssertionError, TypeError):  # what cronsim says of some odd mixtures
+        raise Unprocessable.field("cron", CRON_EXPECTED, expression, CRON_EXAMPLE) from None
+    if found is None:
+        expected = "an expression that comes due within 50 years"
+        raise Unprocessable.field("cron", expected, expression, CRON_EXAMPLE)
+
+
+@functools.lru_cache(maxsize=1024)
+def zone_of(name: str) -> tzinfo:
+    """A time zone by its name. Raises `Unprocessable` where this machine does not have it."""
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (LookupError, ValueError, OSError):
+        expected = "a time zone that this machine knows (Debian package tzdata), by its full name"
+        raise Unprocessable.field("timezone", expected, name, "Europe/Paris") from None
+
+
+def _cron_ticks(expression: str, zone: tzinfo, after_ms: int) -> Iterator[int]:
+    # cronsim goes by the local time: where that is put back, its first results may lie before.
+    last = after_ms
+    for found in CronSim(expression, datetime.fromtimestamp(after_ms // 1000, zone)):
+        tick = round(found.timestamp()) * 1000
+        if tick > last:  # two local times that the clock skips are one instant
+            last = tick
+            yield tick

@@ -1,0 +1,123 @@
+"""`client.schedules`: run functions by a cron expression or an interval."""
+
+from quiltfn.sdk.methods import (
+    Listing,
+    Method,
+    OfAsyncClient,
+    OfClient,
+    PagedMethod,
+    with_fields_of,
+    with_name_and_fields_of,
+)
+from quiltfn.sdk.request import (
+    Flow,
+    Request,
+    as_json,
+    ask,
+    delete,
+    encoded,
+    get,
+    post,
+    query,
+    segment,
+)
+from quiltfn.wire import (
+    Invocation,
+    NewSchedule,
+    Schedule,
+    ScheduleChanges,
+    SchedulePage,
+    ScheduleRun,
+    ScheduleRunPage,
+)
+
+BASE = "/api/schedules"
+
+
+@with_fields_of(NewSchedule)
+def create_schedule(new: NewSchedule) -> Flow[Schedule]:
+    """Make a schedule; one of `cron` and `every_seconds` says when it runs the function."""
+    return ask(post(BASE, Schedule, new, takes_key=True))
+
+
+def list_schedules(
+    *, page_size: int | None = None, cursor: str | None = None
+) -> Listing[SchedulePage, Schedule]:
+    """The tenant's schedules, oldest first."""
+
+    def page_after(after: str | None) -> Flow[SchedulePage]:
+        return ask(get(BASE + query(limit=page_size, cursor=after), SchedulePage))
+
+    return Listing(page_after, lambda page: page.schedules, cursor)
+
+
+def get_schedule(name: str) -> Flow[Schedule]:
+    """One schedule: when it is due next, and what came of it last."""
+    return ask(get(f"{BASE}/{segment(name)}", Schedule))
+
+
+@with_name_and_fields_of(ScheduleChanges)
+def update_schedule(name: str, changes: ScheduleChanges) -> Flow[Schedule]:
+    """Change a schedule. What is not named stays, None resets what may be null."""
+    return ask(
+        Request(
+            method="PUT",
+            path=f"{BASE}/{segment(name)}",
+            read=as_json(Schedule),
+            body=encoded(changes),
+        )
+    )
+
+
+def pause_schedule(name: str) -> Flow[Schedule]:
+    """Stop a schedule from running its function until `resume`."""
+    return update_schedule(name, enabled=False)
+
+
+def resume_schedule(name: str) -> Flow[Schedule]:
+    """Let a schedule run its function again, from now on."""
+    return update_schedule(name, enabled=True)
+
+
+def delete_schedule(name: str) -> Flow[None]:
+    """Delete a schedule. Calls that it has queued still run."""
+    return ask(delete(f"{BASE}/{segment(name)}"))
+
+
+def run_schedule(name: str) -> Flow[Invocation]:
+    """Queue a run now. The result is the record of the call, which has not begun."""
+    return ask(post(f"{BASE}/{segment(name)}/run", Invocation, takes_key=True))
+
+
+def list_schedule_runs(
+    name: str, *, page_size: int | None = None, cursor: str | None = None
+) -> Listing[ScheduleRunPage, ScheduleRun]:
+    """What was decided each time that the schedule was due, newest first."""
+
+    def page_after(after: str | None) -> Flow[ScheduleRunPage]:
+        wanted = query(limit=page_size, cursor=after)
+        return ask(get(f"{BASE}/{segment(name)}/runs{wanted}", ScheduleRunPage))
+
+    return Listing(page_after, lambda page: page.runs, cursor)
+
+
+class ScheduleMethods:
+    """What both clients can do with schedules."""
+
+    create = Method(create_schedule)
+    list = PagedMethod(list_schedules)
+    get = Method(get_schedule)
+    update = Method(update_schedule)
+    pause = Method(pause_schedule)
+    resume = Method(resume_schedule)
+    delete = Method(delete_schedule)
+    run = Method(run_schedule)
+    list_runs = PagedMethod(list_schedule_runs)
+
+
+class Schedules(ScheduleMethods, OfClient):
+    """`Client.schedules`."""
+
+
+class AsyncSchedules(ScheduleMethods, OfAsyncClient):
+    """`AsyncClient.schedules`."""

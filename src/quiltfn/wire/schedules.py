@@ -1,0 +1,218 @@
+"""Schedules and their runs, as they are sent and answered."""
+
+from typing import Annotated
+
+from msgspec import UNSET, Struct, UnsetType
+
+from quiltfn.wire.constraints import Between, Bytes, Documented, OneOf, Pattern
+from quiltfn.wire.fields import about
+from quiltfn.wire.functions import (
+    VARIABLES,
+    FunctionName,
+    NextCursor,
+    UnixSeconds,
+)
+from quiltfn.wire.invocations import InvocationId, InvocationStatus
+
+PAYLOAD_MAX_BYTES = 64 * 1024
+INTERVAL_MAX_S = 366 * 86_400
+JITTER_MAX_S = 86_400
+OVERLAPS = ("allow", "skip", "queue")
+MISSED = ("skip", "run_once")
+
+ScheduleName = Annotated[
+    str,
+    about(
+        "1 to 64 letters, digits, dots, dashes or underscores; begins and ends with a letter or "
+        "digit; unique in the tenant",
+        "nightly",
+        Pattern(
+            "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?",
+            "1 to 64 letters, digits, dots, dashes or underscores, ending in a letter or digit",
+        ),
+    ),
+]
+FunctionOfSchedule = Annotated[
+    str,
+    about("the name of a function of the tenant", "my-function", Bytes(1, 64)),
+]
+Cron = Annotated[
+    str,
+    about(
+        "minute, hour, day of month, month and day of week, as in Debian's cron; null with "
+        "every_seconds",
+        "0 3 * * *",
+        Bytes(9, 256),
+    ),
+]
+EverySeconds = Annotated[
+    int,
+    about(
+        f"seconds from one run to the next, from 1 to {INTERVAL_MAX_S}; null with cron",
+        None,  # a schedule has one of the two
+        Between(1, INTERVAL_MAX_S),
+        short="every",
+        unit="s",
+    ),
+]
+Timezone = Annotated[
+    str,
+    about("the time zone of cron, by its name", "Europe/Paris", Bytes(1, 64)),
+]
+PayloadOfSchedule = Annotated[
+    str,
+    about(
+        f"what each run is given: at most {PAYLOAD_MAX_BYTES} bytes, or null",
+        '{"key":"value"}',
+        Bytes(0, PAYLOAD_MAX_BYTES),
+    ),
+]
+EnvironmentOfSchedule = Annotated[
+    dict[str, str],
+    about(
+        "environment variables of each run, in place of the function's",
+        {"EXTRA_VAR": "value"},
+        Documented(VARIABLES),
+        short="env",
+    ),
+]
+OverlapOfSchedule = Annotated[
+    str,
+    about(
+        "while an earlier run is not over: allow another one, skip it, or queue it until then",
+        "skip",
+        OneOf(OVERLAPS),
+    ),
+]
+MissedOfSchedule = Annotated[
+    str,
+    about(
+        "what could not run when it was due: skip it, or run_once for all of them",
+        "run_once",
+        OneOf(MISSED),
+    ),
+]
+JitterSeconds = Annotated[
+    int,
+    about(
+        f"each run is up to so many seconds later, from 0 to {JITTER_MAX_S}, and always before the "
+        "next",
+        0,
+        Between(0, JITTER_MAX_S),
+        short="jitter",
+        unit="s",
+    ),
+]
+Enabled = Annotated[bool, about("whether it runs the function when it is due", True)]
+ScheduleId = Annotated[str, about("the schedule's id", "01999999-0000-7000-8000-000000000001")]
+NextRuns = Annotated[list[int], about("when it is due next, in Unix seconds", [1760000000])]
+MissedCount = Annotated[int, about("how many could not run when they were due", 0)]
+SkippedCount = Annotated[int, about("how many were skipped because of overlap", 0)]
+FiredCount = Annotated[int, about("how many runs there were", 3)]
+RunResult = Annotated[
+    str,
+    about(
+        "accepted: it was queued as a call; waiting: for an earlier run; skipped or missed: there "
+        "was no run",
+        "accepted",
+    ),
+]
+RunReason = Annotated[str, about("why it did not run, or null", None)]
+MissedInRow = Annotated[int, about("how many missed ones this stands for", 0)]
+IsManual = Annotated[bool, about("whether a caller asked for it", False)]
+
+
+# --- what a client sends -----------------------------------------------------------------------
+
+
+class NewSchedule(
+    Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True
+):
+    """A schedule to make: one of cron and every_seconds says when."""
+
+    name: ScheduleName
+    function: FunctionOfSchedule
+    cron: Cron | None = None
+    every_seconds: EverySeconds | None = None
+    timezone: Timezone = "UTC"
+    payload: PayloadOfSchedule | None = None
+    environment: EnvironmentOfSchedule | None = None
+    overlap: OverlapOfSchedule = "allow"
+    missed: MissedOfSchedule = "skip"
+    jitter_seconds: JitterSeconds = 0
+    enabled: Enabled = True
+
+
+class ScheduleChanges(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What a change sets. What is left out stays; null resets what may be null. Naming one of cron
+    and every_seconds resets the other.
+    """
+
+    function: FunctionOfSchedule | UnsetType = UNSET
+    cron: Cron | UnsetType | None = UNSET
+    every_seconds: EverySeconds | UnsetType | None = UNSET
+    timezone: Timezone | UnsetType = UNSET
+    payload: PayloadOfSchedule | UnsetType | None = UNSET
+    environment: EnvironmentOfSchedule | UnsetType | None = UNSET
+    overlap: OverlapOfSchedule | UnsetType = UNSET
+    missed: MissedOfSchedule | UnsetType = UNSET
+    jitter_seconds: JitterSeconds | UnsetType = UNSET
+    enabled: Enabled | UnsetType = UNSET
+
+
+# --- what a server answers ---------------------------------------------------------------------
+
+
+class ScheduleRun(Struct, kw_only=True, frozen=True):
+    """What was decided on a time at which a schedule was due, in Unix seconds. `status`: of its
+    call; null where there is none, or its record is no longer kept.
+    """
+
+    due_at: UnixSeconds
+    outcome: RunResult
+    invocation_id: InvocationId | None
+    status: InvocationStatus | None
+    reason: RunReason | None
+    missed: MissedInRow
+    manual: IsManual
+    decided_at: UnixSeconds
+
+
+class ScheduleRunPage(Struct, kw_only=True, frozen=True):
+    """Some runs, newest first."""
+
+    runs: list[ScheduleRun]
+    next_cursor: NextCursor | None
+
+
+class Schedule(Struct, kw_only=True, frozen=True):
+    """A schedule. `payload` and the values of `environment` read *** below scope write. Times in
+    Unix seconds.
+    """
+
+    id: ScheduleId
+    name: ScheduleName
+    function: FunctionName
+    cron: Cron | None
+    every_seconds: EverySeconds | None
+    timezone: Timezone
+    payload: PayloadOfSchedule | None
+    environment: EnvironmentOfSchedule | None
+    overlap: OverlapOfSchedule
+    missed: MissedOfSchedule
+    jitter_seconds: JitterSeconds
+    enabled: Enabled
+    created_at: UnixSeconds
+    updated_at: UnixSeconds
+    next_runs: NextRuns
+    last_run: ScheduleRun | None
+    fired_count: FiredCount
+    skipped_count: SkippedCount
+    missed_count: MissedCount
+
+
+class SchedulePage(Struct, kw_only=True, frozen=True):
+    """Some schedules, oldest first."""
+
+    schedules: list[Schedule]
+    next_cursor: NextCursor | None

@@ -1,0 +1,324 @@
+"""The promises of `ports.schedules.ScheduleStore`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import select
+
+from contract.stores import SharedStoreOpener, StoreOpener, a_stored_function, an_id
+from quiltfn.model.errors import CapacityFull, Conflict, NotFound, Outdated, RateLimited
+from quiltfn.model.function import Function
+from quiltfn.model.invocation import Invocation, Source, Status
+from quiltfn.model.schedule import Missed, Overlap, RunOutcome, Schedule, decide
+from quiltfn.ports.schedules import Firing, ScheduleRun, ScheduleStore
+from quiltfn.ports.work import AcceptedWork, Input
+from quiltfn.store import SqliteStore, SqlSchedules, SqlWork, tables
+from quiltfn.store.schedules import RUNS_KEPT, WAITING_MAX
+
+NOW = 1_760_000_000_000
+MINUTE = 60_000
+MANY = 100
+
+
+def schedules_of(store: SqliteStore) -> ScheduleStore:
+    return SqlSchedules(store.database, SqlWork(store.database).accept_in)
+
+
+def a_schedule(function: Function, **changes: Any) -> Schedule:
+    fields: dict[str, Any] = {"name": "nightly", "every_seconds": 60} | changes
+    one = Schedule(id=an_id(), tenant_id=function.tenant_id, function_id=function.id, **fields)
+    return one.from_now(NOW)
+
+
+async def a_stored_schedule(store: SqliteStore, function: Function, **changes: Any) -> Schedule:
+    one = a_schedule(function, **changes)
+    await schedules_of(store).add(one, MANY)
+    return one
+
+
+def work_for(function: Function, due_ms: int = NOW, max_queued: int = 100) -> AcceptedWork:
+    record = Invocation(
+        invocation_id=an_id(),
+        tenant_id=function.tenant_id,
+        function_id=function.id,
+        function_name=function.name,
+        execution_node_id="node-1",
+        status=Status.QUEUED,
+        source=Source.SCHEDULE,
+        due_at=due_ms // 1000,
+    )
+    return AcceptedWork(
+        record=record,
+        input=Input(payload=b"{}", caller="schedule nightly"),
+        due_at_ms=due_ms,
+        expires_at_ms=due_ms + 3_600_000,
+        max_queued=max_queued,
+    )
+
+
+def firing(schedule: Schedule, function: Function, now_ms: int, **work: int) -> Firing:
+    decision = decide(schedule, now_ms)
+    assert decision is not None
+    made = work_for(function, now_ms, **work) if decision.run_tick_ms is not None else None
+    return Firing(schedule=schedule, decision=decision, work=made, refusal=None, now=now_ms // 1000)
+
+
+async def fire(
+    store: SqliteStore, function: Function, now_ms: int, **work: int
+) -> RunOutcome | None:
+    """What becomes of the schedule `nightly` at that time."""
+    schedules = schedules_of(store)
+    stored = await schedules.get(function.tenant_id, "nightly")
+    assert stored is not None
+    (outcome,) = await schedules.fire([firing(stored.schedule, function, now_ms, **work)])
+    return outcome
+
+
+async def runs(store: SqliteStore, schedule: Schedule, limit: int = 5000) -> Sequence[ScheduleRun]:
+    return (await schedules_of(store).runs(schedule.id, None, limit)).items
+
+
+async def ids_of_work(store: SqliteStore, function: Function) -> list[str]:
+    ids = select(tables.work.c.invocation_id).where(tables.work.c.function_id == function.id)
+    return await store.database.read(lambda connection: list(connection.execute(ids).scalars()))
+
+
+async def test_a_schedule_comes_back_as_it_was_stored(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    async with open_store(tmp_path) as store:
+        function = await a_stored_function(store)
+        one = await a_stored_schedule(
+            store, function, payload="ä", environment={"A": "b"}, missed=Missed.RUN_ONCE
+        )
+        other = await a_stored_schedule(
+            store, function, name="b", every_seconds=None, cron="0 3 * * *"
+        )
+    async with open_store(tmp_path) as store:
+        schedules = schedules_of(store)
+        found = await schedules.get("default", "nightly")
+        assert found is not None
+        assert (found.schedule, found.last_run) == (one, None)
+        assert await schedules.get("else", "nightly") is None
+        listed = await schedules.of_tenant("default", "", 10)
+        assert [each.schedule for each in listed] == [one, other]
+        assert [each.schedule for each in await schedules.of_tenant("default", one.id, 10)] == [
+            other
+        ]
+        assert await schedules.of_tenant("else", "", 10) == []
+        assert await schedules.next_due_ms() == min(one.next_due_ms or 0, other.next_due_ms or 0)
+
+
+async def test_names_numbers_and_functions_are_bounds(
+    store: SqliteStore, function: Function
+) -> None:
+    schedules = schedules_of(store)
+    await schedules.add(a_schedule(function), 2)
+    with pytest.raises(Conflict, match="is taken"):
+        await schedules.add(a_schedule(function), 2)
+    await schedules.add(a_schedule(function, name="b"), 2)
+    with pytest.raises(RateLimited, match="2 schedules, its limit"):
+        await schedules.add(a_schedule(function, name="c"), 2)
+    gone = replace(function, id=an_id())
+    with pytest.raises(NotFound):
+        await schedules.add(a_schedule(gone, name="c"), 9)
+
+
+async def test_a_tick_is_accepted_and_the_next_one_is_next(
+    store: SqliteStore, function: Function
+) -> None:
+    one = await a_stored_schedule(store, function)
+    assert await schedules_of(store).due(NOW + MINUTE - 1, 10) == []
+    assert await schedules_of(store).due(NOW + MINUTE, 10) == [one]
+    assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
+    stored = await schedules_of(store).get("default", "nightly")
+    assert stored is not None
+    assert (stored.schedule.next_tick_ms, stored.schedule.fired_count) == (NOW + 2 * MINUTE, 1)
+    assert stored.last_run is not None
+    (accepted,) = await ids_of_work(store, function)
+    assert stored.last_run.invocation_id == accepted
+    assert (stored.last_run.tick_ms, stored.last_run.status) == (NOW + MINUTE, "queued")
+
+
+async def test_servers_that_share_the_store_fire_a_tick_once(
+    open_shared: SharedStoreOpener, tmp_path: Path
+) -> None:
+    """Both read it as due; the second finds that it was decided on."""
+    async with open_shared(tmp_path, "a") as one, open_shared(tmp_path, "b") as other:
+        function = await a_stored_function(one)
+        schedule = await a_stored_schedule(one, function)
+        mine = firing(schedule, function, NOW + MINUTE)
+        theirs = firing(schedule, function, NOW + MINUTE)
+        assert await schedules_of(one).fire([mine]) == [RunOutcome.ACCEPTED]
+        assert await schedules_of(other).fire([theirs]) == [None]
+        assert len(await runs(other, schedule)) == 1
+        assert len(await ids_of_work(other, function)) == 1
+
+
+async def test_a_change_and_a_tick_do_not_overwrite_each_other(
+    store: SqliteStore, function: Function
+) -> None:
+    schedules = schedules_of(store)
+    read = await a_stored_schedule(store, function)
+    late = firing(read, function, NOW + MINUTE)
+    saved = await schedules.save(read.changed({"every_seconds": 5}, NOW + 1), read)
+    assert saved.revision == 2
+    assert await schedules.fire([late]) == [None]
+    with pytest.raises(Outdated):
+        await schedules.save(read.changed({"every_seconds": 6}, NOW + 1), read)
+    assert await fire(store, function, NOW + 5001) is RunOutcome.ACCEPTED
+    with pytest.raises(Outdated):
+        await schedules.save(saved.changed({"payload": "x"}, NOW), saved)
+    stored = await schedules.get("default", "nightly")
+    assert stored is not None
+    assert (stored.schedule.every_seconds, stored.schedule.fired_count) == (5, 1)
+    await schedules.remove("default", "nightly")
+    with pytest.raises(NotFound):
+        await schedules.save(stored.schedule, stored.schedule)
+
+
+async def test_missed_ticks_are_one_row_and_are_counted(
+    store: SqliteStore, function: Function
+) -> None:
+    one = await a_stored_schedule(store, function)
+    assert await fire(store, function, NOW + 10 * MINUTE + 5000) is RunOutcome.ACCEPTED
+    newest, missed = await runs(store, one)
+    assert (newest.outcome, newest.tick_ms) == (RunOutcome.ACCEPTED, NOW + 10 * MINUTE)
+    assert (missed.outcome, missed.missed) == (RunOutcome.MISSED, 9)
+    stored = await schedules_of(store).get("default", "nightly")
+    assert stored is not None
+    assert (stored.schedule.missed_count, stored.schedule.fired_count) == (9, 1)
+
+
+async def test_work_that_is_refused_is_a_missed_tick_with_its_reason(
+    store: SqliteStore, function: Function
+) -> None:
+    one = await a_stored_schedule(store, function)
+    assert await fire(store, function, NOW + MINUTE, max_queued=1) is RunOutcome.ACCEPTED
+    assert await fire(store, function, NOW + 2 * MINUTE, max_queued=1) is RunOutcome.MISSED
+    newest = (await runs(store, one))[0]
+    assert (newest.outcome, newest.missed, newest.invocation_id) == (RunOutcome.MISSED, 1, None)
+    assert newest.reason
+    assert len(await ids_of_work(store, function)) == 1
+
+
+async def test_a_tick_is_skipped_while_an_earlier_run_is_not_over(
+    store: SqliteStore, function: Function
+) -> None:
+    one = await a_stored_schedule(store, function, overlap=Overlap.SKIP)
+    assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
+    assert await fire(store, function, NOW + 2 * MINUTE) is RunOutcome.SKIPPED
+    await end(store, function, (await runs(store, one))[-1])
+    assert await fire(store, function, NOW + 3 * MINUTE) is RunOutcome.ACCEPTED
+    stored = await schedules_of(store).get("default", "nightly")
+    assert stored is not None
+    assert (stored.schedule.fired_count, stored.schedule.skipped_count) == (2, 1)
+
+
+async def test_a_tick_waits_for_an_earlier_run_and_is_accepted_once(
+    store: SqliteStore, function: Function
+) -> None:
+    one = await a_stored_schedule(store, function, overlap=Overlap.QUEUE)
+    schedules = schedules_of(store)
+    assert await schedules.waiting(10) == ([], False)
+    assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
+    for number in range(WAITING_MAX):
+        assert await fire(store, function, NOW + (2 + number) * MINUTE) is RunOutcome.WAITING
+    more = NOW + (2 + WAITING_MAX) * MINUTE
+    assert await fire(store, function, more) is RunOutcome.SKIPPED
+    assert await schedules.waiting(10) == ([], True)
+    assert await schedules.start_waiting(one, work_for(function)) is None
+    await end(store, function, (await runs(store, one))[-1])
+    (ready,), waits = await schedules.waiting(10)
+    assert (ready.id, waits) == (one.id, True)
+    assert await schedules.start_waiting(one, work_for(function)) is RunOutcome.ACCEPTED
+    assert await schedules.start_waiting(one, work_for(function)) is None
+    oldest = (await runs(store, one))[-2]
+    assert (oldest.tick_ms, oldest.outcome) == (NOW + 2 * MINUTE, RunOutcome.ACCEPTED)
+    await schedules.drop_waiting(one, "no more")
+    assert await schedules.waiting(10) == ([], False)
+    stored = await schedules.get("default", "nightly")
+    assert stored is not None
+    counts = (
+        stored.schedule.fired_count,
+        stored.schedule.skipped_count,
+        stored.schedule.missed_count,
+    )
+    assert counts == (2, 1, WAITING_MAX - 1)
+
+
+async def test_after_the_clock_was_set_back_a_tick_that_was_run_is_not_run_again(
+    store: SqliteStore, function: Function
+) -> None:
+    one = await a_stored_schedule(store, function, every_seconds=None, cron="* * * * *")
+    schedules = schedules_of(store)
+    first = one.next_tick_ms or 0
+    assert await fire(store, function, first) is RunOutcome.ACCEPTED
+    assert await fire(store, function, first + 11 * MINUTE) is RunOutcome.ACCEPTED
+    assert await schedules.set_back(first + 11 * MINUTE, 10) == []
+    (read,) = await schedules.set_back(first - MINUTE, 10)
+    await schedules.save(read.from_now(first - MINUTE), read)
+    assert await fire(store, function, first) is None
+    # The last of those that were missed comes again, and is run this time.
+    for number in range(1, 11):
+        assert await fire(store, function, first + number * MINUTE) is RunOutcome.ACCEPTED
+    assert await fire(store, function, first + 11 * MINUTE) is None
+    assert len(await ids_of_work(store, function)) == 12
+
+
+async def test_a_run_that_a_caller_asks_for_leaves_the_next_tick(
+    store: SqliteStore, function: Function
+) -> None:
+    one = await a_stored_schedule(store, function)
+    schedules = schedules_of(store)
+    await schedules.run_now(one, work_for(function), NOW + MINUTE)
+    await schedules.run_now(one, work_for(function), NOW + MINUTE)
+    assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
+    assert [each.is_manual for each in await runs(store, one)].count(True) == 2
+    with pytest.raises(CapacityFull):
+        await schedules.run_now(one, work_for(function, max_queued=3), NOW + MINUTE)
+    assert len(await runs(store, one)) == 3
+
+
+async def test_the_newest_runs_are_kept_and_those_that_are_not_over(
+    store: SqliteStore, function: Function
+) -> None:
+    one = await a_stored_schedule(store, function, overlap=Overlap.SKIP)
+    assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
+    for number in range(2, RUNS_KEPT + 12):
+        assert await fire(store, function, NOW + number * MINUTE) is RunOutcome.SKIPPED
+    kept = await runs(store, one)
+    assert len(kept) == RUNS_KEPT + 1
+    assert kept[-1].outcome is RunOutcome.ACCEPTED
+    page = (await schedules_of(store).runs(one.id, kept[3].tick_ms, 2)).items
+    assert list(page) == list(kept[4:6])
+
+
+async def test_nothing_is_left_of_a_schedule_or_of_a_functions_schedules(
+    store: SqliteStore, function: Function
+) -> None:
+    schedules = schedules_of(store)
+    one = await a_stored_schedule(store, function)
+    assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
+    assert await schedules.remove("default", "nightly")
+    assert not await schedules.remove("default", "nightly")
+    assert await runs(store, one) == []
+    again = await a_stored_schedule(store, function)
+    assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
+    late = firing(replace(again, next_tick_ms=NOW + 2 * MINUTE), function, NOW + 2 * MINUTE)
+    await store.delete(function.id)
+    assert await schedules.get("default", "nightly") is None
+    assert await schedules.next_due_ms() is None
+    assert await schedules.fire([late]) == [None]
+    await store.wait_swept()
+    assert await runs(store, again) == []
+
+
+async def end(store: SqliteStore, function: Function, run: ScheduleRun) -> None:
+    """Its call is over."""
+    assert run.invocation_id is not None
+    cancelled = await SqlWork(store.database).cancel(function.id, run.invocation_id, NOW // 1000)
+    assert cancelled is not None
