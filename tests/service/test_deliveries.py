@@ -32,7 +32,7 @@ from quiltfn.ports.deliveries import CallbackFailed
 from quiltfn.ports.work import Input
 from quiltfn.store import SpoolJournal, SqlDeliveries, SqliteStore, SqlPolicies, SqlWork
 from quiltfn.work import Work
-from service.platform_harness import open_harness
+from service.platform_harness import open_harness, until
 from service.test_callbacks import ranges_of, receiver
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -262,6 +262,7 @@ async def test_a_function_destination_is_called_once_by_the_deliverys_own_id(wor
     async with world.running():
         delivery_id = await world.end_call(function)
         await world.until(function, delivery_id, status="delivered")
+        await until(lambda: world.arrived != [])  # told a step later
     assert world.sender.opened == 0  # no callback, so nothing to send them with
     ((told, _, due_ms),) = world.arrived
     assert told == target.id

@@ -1,0 +1,88 @@
+"""Deliveries of a real server that is killed: what a receiver outside of it has counted."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from e2e.server import Server, until
+
+pytestmark = pytest.mark.sandbox
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+CALLS = 60
+
+
+class Counting(ThreadingHTTPServer):
+    """Counts the ids that it answers with 204."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Post)
+        self.ids: Counter[str] = Counter()
+        self.lock = threading.Lock()
+
+
+class Post(BaseHTTPRequestHandler):
+    server: Counting
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        with self.server.lock:
+            self.server.ids[self.headers["webhook-id"]] += 1
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def counting() -> Iterator[Counting]:
+    with Counting() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_every_end_arrives_though_the_server_is_killed_again_and_again(
+    another: Callable[..., Server],
+) -> None:
+    server = another(options="--callback-networks 127.0.0.1/32").start()
+    with counting() as receiver:
+        function = server.deploy("true")
+        to_url = {"url": f"http://127.0.0.1:{receiver.server_port}/hook", "secret": SECRET}
+        policy = {"max_attempts": 5, "on_success": to_url}
+        answer = server.call("PUT", f"{function.path}/async-policy", json=policy)
+        assert answer.status_code == 200, answer.text
+        accepted = 0
+        for _ in range(3):
+            for _ in range(CALLS // 3):
+                answer = server.call("POST", f"{function.path}/invoke?mode=async")
+                assert answer.status_code == 202, answer.text
+                accepted += 1
+            server.kill_server()
+            assert server.wait(20) == 70
+            server.start()
+
+        def delivered() -> list[str]:
+            path = f"{function.path}/deliveries?limit=1000&status=delivered"
+            return [one["delivery_id"] for one in server.call("GET", path).json()["deliveries"]]
+
+        until(lambda: len(delivered()) == accepted, 60)
+        assert set(delivered()) == set(receiver.ids)
+        assert len(receiver.ids) == accepted
+        log = server.log.read_text()
+    assert SECRET not in log
+    assert f":{receiver.server_port}/hook" not in log
