@@ -22,14 +22,16 @@ RELEASED_AT_ONCE = 500
 @dataclass(slots=True, eq=False)
 class Backlog:
     """The work of one function. `next_due_ms`: of what waits in the store; None: nothing waits.
-    `held`: claimed and not begun, by id. `running`: ids of attempts; `launched`: how many of those
-    have not asked for an instance yet. `claim`: the one under way. `begun`: how many were begun
-    since the last claim, at `claimed_at` (monotonic seconds).
+    `alarm_ms`: when it is looked at for that, if it was set. `held`: claimed and not begun, by id.
+    `running`: ids of attempts; `launched`: how many of those have not asked for an instance yet.
+    `claim`: the one under way. `begun`: how many were begun since the last claim, at `claimed_at`
+    (monotonic seconds).
     """
 
     function_id: str
     tenant_id: str
     next_due_ms: int | None = None
+    alarm_ms: int | None = None
     held: dict[str, ClaimedWork] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
     launched: int = 0

@@ -124,9 +124,11 @@ class Dispatcher:
             self._timer = None
         now_ms = self._now_ms()
         while self._due and self._due[0][0] <= now_ms:
-            _, function_id = heapq.heappop(self._due)
-            if function_id in self._backlogs:
-                self._consider(self._backlogs[function_id])
+            due, function_id = heapq.heappop(self._due)
+            backlog = self._backlogs.get(function_id)
+            if backlog is not None and backlog.alarm_ms == due:
+                backlog.alarm_ms = None
+                self._consider(backlog)
         self._sleep()
 
     async def withdraw(self, invocation_id: str) -> bool:
@@ -174,7 +176,8 @@ class Dispatcher:
                 self._forget(backlog)
         elif due <= self._now_ms():
             self._ready(backlog)
-        else:
+        elif backlog.alarm_ms is None or due < backlog.alarm_ms:
+            backlog.alarm_ms = due
             heapq.heappush(self._due, (due, backlog.function_id))
             self._sleep()
 
@@ -406,7 +409,11 @@ class Dispatcher:
             backlog.claim = None
         for record in ended:
             self._ended_unrun(backlog, record)
-        self._consider(backlog)
+        due = backlog.first_due_ms()
+        if backlog.held or due is None or due > self._now_ms():
+            self._consider(backlog)
+        else:  # Due, and yet not claimed: it must not be asked for again at once.
+            self._block(backlog)
 
     def _ended_unrun(self, backlog: Backlog, record: Invocation) -> None:
         if record.outcome is not None and record.outcome.dead_letter is not None:

@@ -90,6 +90,21 @@ async def test_work_is_run_when_it_is_due(server: Harness) -> None:
     assert (await final(server, entry, later)).status is Status.SUCCESS
 
 
+async def test_however_much_is_due_later_one_time_is_remembered(server: Harness) -> None:
+    entry = await server.active()
+    for seconds in (60, 90, 30, 120):
+        await accept(server, entry, 20, due_at_ms=round((server.clock.time + seconds) * 1000))
+    assert len(server.dispatcher._due) == 2  # the first, and the one that came to be the first
+    server.pass_time(31.0)
+    await until(lambda: server.sandboxes.calls == 20)
+    await quiet(server)
+    assert len(server.dispatcher._due) <= 2
+    server.pass_time(100.0)
+    await until(lambda: server.sandboxes.calls == 80)
+    await quiet(server)
+    assert server.dispatcher._backlogs == {}
+
+
 async def test_a_failed_attempt_is_made_again_after_the_wait_and_then_given_up(
     server: Harness,
 ) -> None:
@@ -324,11 +339,7 @@ async def test_a_stop_puts_back_what_is_claimed_and_the_next_start_runs_it(
         entry = server.catalog.get(entry.function.id)
         attempts = []
         for _ in ids:
-            await until(lambda: busy(server, entry) == 1)
-            (sandbox,) = server.sandboxes.alive.values()
-            sandbox._finish(CallResult(kind=ExitKind.EXITED))
-            await asyncio.sleep(0)
-            sandbox._cleaned()
+            await end_one(server)
         for one in ids:
             assert (await final(server, entry, one)).status is Status.SUCCESS
             await server.journal.synced()
