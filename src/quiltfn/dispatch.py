@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import heapq
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,8 @@ class Dispatcher:
     clock: Clock
 
     def __post_init__(self) -> None:
+        # Each is told of whose function work arrived. It must not raise or wait.
+        self.on_arrived: list[Callable[[str, str], None]] = []
         self._claims = Claims(self.store, self.clock, is_strict=self.journal.is_strict)
         self._backlogs: dict[str, Backlog] = {}
         self._rota = Rota()
@@ -116,6 +118,8 @@ class Dispatcher:
             backlog = self._backlogs[function_id] = Backlog(function_id, tenant_id)
         backlog.waits_until(due_at_ms)
         self._consider(backlog)
+        for told in self.on_arrived:
+            told(tenant_id, function_id)
 
     def tick(self) -> None:
         """Looks at what has come due; its timer calls it."""

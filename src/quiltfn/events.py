@@ -160,18 +160,17 @@ class Events:
 
         self._tell_counts(tenant_id, EventType.POOL, function_id, told)
 
-    def queue_changed(
-        self, tenant_id: str, function_id: str, counts: Callable[[], Mapping[str, int]]
-    ) -> None:
-        """The accepted work of a function changed. `counts` is called a moment later."""
+    def queue_changed(self, tenant_id: str, function_id: str) -> None:
+        """Accepted work of a function arrived, or an attempt at it began or ended."""
         if not self._rings or tenant_id not in self._rings:
             return
-        self._tell_counts(
-            tenant_id,
-            EventType.QUEUE,
-            function_id,
-            lambda: {"function_id": function_id, **counts()},
-        )
+        told = {"function_id": function_id}
+        self._tell_counts(tenant_id, EventType.QUEUE, function_id, lambda: told)
+
+    def work_changed(self, record: Invocation) -> None:
+        """As `queue_changed`, of the record of an attempt; other calls have no queue."""
+        if record.due_at is not None:
+            self.queue_changed(record.tenant_id, record.function_id)
 
     def schedule_fired(
         self, tenant_id: str, schedule: str, function_id: str, invocation_id: str
@@ -294,7 +293,7 @@ class Events:
             return
         told = counts()
         data = msgspec.json.encode(told)
-        if ring.counts.get(key) != data:
+        if key[0] is EventType.QUEUE or ring.counts.get(key) != data:
             ring.counts[key] = data
             self._tell(tenant_id, *key, told)
 

@@ -158,7 +158,7 @@ async def open_platform(
             lifecycle=lifecycle,
             elasticity=elasticity,
             deliveries=deliveries,
-            events=connected_events(parts, schedules),
+            events=connected_events(parts, dispatcher, schedules),
             invoker=invoker,
             work=work,
             pools=pools,
@@ -239,13 +239,16 @@ def deliveries_of(parts: CallParts, queue: SqlWork, work: Work, chosen: Settings
     return deliveries
 
 
-def connected_events(parts: CallParts, schedules: Schedules) -> Events:
+def connected_events(parts: CallParts, dispatcher: Dispatcher, schedules: Schedules) -> Events:
     """The events, told of what happens from now on."""
     events = Events(parts.clock, parts.store.database.boot.epoch, parts.pools.counts)
     parts.catalog.on_change.append(events.function_changed)
     parts.invoker.on_opened.append(events.call_started)
     parts.invoker.on_closed.append(events.call_ended)
     parts.pools.on_change.append(events.pool_changed)
+    for changes in (parts.invoker.on_opened, parts.invoker.on_closed):
+        changes.append(events.work_changed)
+    dispatcher.on_arrived.append(events.queue_changed)
     schedules.on_fired.append(events.schedule_fired)
     return events
 

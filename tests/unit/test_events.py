@@ -59,7 +59,7 @@ async def test_nothing_is_kept_and_no_timer_runs_while_nobody_follows(events: Ev
     events.call_started(call)
     events.call_ended(done(call))
     events.pool_changed(TENANT, FUNCTION.id)
-    events.queue_changed(TENANT, FUNCTION.id, dict)
+    events.queue_changed(TENANT, FUNCTION.id)
     events.schedule_fired(TENANT, "s", FUNCTION.id, "i")
     assert (events._rings, events._bursts, events._waiting) == ({}, {}, set())
 
@@ -189,10 +189,10 @@ async def test_counts_are_told_a_moment_later_once_and_only_where_they_changed(
     reader = events.reader(TENANT)
     for _ in range(10):
         events.pool_changed(TENANT, FUNCTION.id)
-        events.queue_changed(TENANT, FUNCTION.id, lambda: {"waiting": 3})
+        events.queue_changed(TENANT, FUNCTION.id)
     pool, queue = await some(reader, 2)
     assert (pool.type, data(pool)["busy"], data(pool)["ready"]) == ("pool", 1, 0)
-    assert (queue.type, data(queue)) == ("queue", {"function_id": FUNCTION.id, "waiting": 3})
+    assert (queue.type, data(queue)) == ("queue", {"function_id": FUNCTION.id})
     events.pool_changed(TENANT, FUNCTION.id)
     assert await nothing_more(reader)
 

@@ -20,8 +20,8 @@ class EventServices(RouteServices):
 
 async def list_events(context: RequestContext[EventServices]) -> Response:
     """Follow what happens in the tenant, from now on, as server-sent events: changes of functions,
-    starts and ends of calls, counts of instances and of accepted work, ticks of schedules. They
-    have ids and numbers, and nothing that callers or handlers wrote. Who was disconnected goes on
+    starts and ends of calls, counts of instances, that accepted work changed, ticks of schedules.
+    Nothing in them was written by callers or handlers. Who was disconnected goes on
     with Last-Event-ID within a minute; a reset says that it was too late, and a gap that the reader
     was too slow.
     """
