@@ -67,7 +67,7 @@ def over_http(seconds: int) -> dict[str, float]:
     """Acceptances of a server, for a function that is paused, so that nothing of it runs."""
     with harness.server() as client:
         function = deployed(client)
-        policy = {"max_queued": 10_000_000}
+        policy = {"max_queued": 1_000_000}
         client.put(f"/api/functions/{function}/async-policy", json=policy).raise_for_status()
         client.post(f"/api/functions/{function}/pause").raise_for_status()
         path = f"/api/functions/{function}/invoke?mode=async"
