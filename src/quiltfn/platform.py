@@ -147,8 +147,9 @@ async def open_platform(
         metrics.started(__version__)
         await dispatcher.start()
         kept = background_tasks(settings, opened, tenant_images, stock, clock)
-        tasks = _started(reap(pools), access.keep_fresh(), deliveries.run(), schedules.run(), *kept)
-        stack.push_async_callback(_end_all, tasks)
+        own = reap(pools), access.keep_fresh(), deliveries.run(), schedules.run()
+        recovered = run_recovered(journal, dispatcher)
+        stack.push_async_callback(_end_all, _started(*own, recovered, *kept))
         services = Services(
             clock=clock,
             access=access,
@@ -237,6 +238,12 @@ def deliveries_of(parts: CallParts, queue: SqlWork, work: Work, chosen: Settings
     deliveries = Deliveries(store, parts.catalog, work, parts.journal, parts.clock, open_sender)
     parts.invoker.on_closed.append(deliveries.ended)
     return deliveries
+
+
+async def run_recovered(journal: SpoolJournal, dispatcher: Dispatcher) -> None:
+    """After a start on a full disk: work that the last server had claimed waits again later."""
+    if await journal.recovered():
+        await dispatcher.start()
 
 
 def connected_events(parts: CallParts, dispatcher: Dispatcher, schedules: Schedules) -> Events:

@@ -12,7 +12,6 @@ from contract.stores import (
     a_call,
     a_stored_function,
     done,
-    eventually,
     opened_journal,
     restart,
     rows,
@@ -224,13 +223,12 @@ async def test_a_start_on_a_full_disk_puts_off_what_becomes_of_claimed_work(
         patch.setattr(store.database, "write", full)
         journal = SpoolJournal(store.database, tmp_path, ManualClock(), retry_after_s=0.01)
         await journal.start()
-    assert rows(tmp_path, "SELECT epoch > 0 FROM work") == [(1,)]
-
-    async def is_over() -> bool:
-        await asyncio.sleep(0.01)
-        return rows(tmp_path, "SELECT 1 FROM work") == []
-
-    await eventually(is_over)
+        recovered = asyncio.create_task(journal.recovered())
+        await asyncio.sleep(0)
+        assert not recovered.done()
+        assert rows(tmp_path, "SELECT epoch > 0 FROM work") == [(1,)]
+    assert await recovered
+    assert rows(tmp_path, "SELECT 1 FROM work") == []
     found = await journal.get(function.id, call)
     assert found is not None
     assert found.status is Status.INTERRUPTED

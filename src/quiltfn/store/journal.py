@@ -73,6 +73,7 @@ class SpoolJournal:
         self._taken = 0  # _written at the time of the last swap.
         self._failure: StoreUnavailable | None = None
         self._left_to_do: Work[None] | None = None  # What the start could not do on a full disk.
+        self._is_recovered = asyncio.Event()  # It was done.
         self._boot: Boot
 
     async def start(self) -> None:
@@ -109,6 +110,7 @@ class SpoolJournal:
             else:
                 self._spool.clear()
                 self._other.clear()
+                self._is_recovered.set()
         except BaseException:
             self._close()
             raise
@@ -124,6 +126,14 @@ class SpoolJournal:
         self._written = self._taken = 1
         self._failure = error
         self._timer = self._loop.call_later(self._retry_after_s, self._commit_now)
+
+    async def recovered(self) -> bool:
+        """Waits until what the last server left is stored, which a start puts off on a full disk;
+        returns whether it was put off.
+        """
+        was_put_off = not self._is_recovered.is_set()
+        await self._is_recovered.wait()
+        return was_put_off
 
     async def aclose(self) -> None:
         """Commits what is left. If that raises `StoreUnavailable`, the spool still has it and the
@@ -338,6 +348,7 @@ class SpoolJournal:
 
             await self._database.write(work, self._other.clear, frees=True)
             self._left_to_do = None
+            self._is_recovered.set()
             if not self._pending:  # Otherwise the next commit empties it.
                 self._spool.clear()
             return
