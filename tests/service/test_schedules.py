@@ -1,0 +1,75 @@
+"""Schedules in the composed platform, by a clock that a test moves over weeks."""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from manual_clock import ManualClock
+from quiltfn.model.schedule import Missed, Schedule
+from service.platform_harness import TENANT, Harness, open_harness
+
+
+def new(**fields: object) -> Schedule:
+    given = {"cron": "30 2 * * *"} if "every_seconds" not in fields else {}
+    return Schedule(**{"id": "", "tenant_id": "", "function_id": "", "name": "n"} | given | fields)  # type: ignore[arg-type]
+
+
+async def days(harness: Harness, end: datetime, step: timedelta = timedelta(minutes=30)) -> None:
+    """Time passes, and the server looks at it as its timer would."""
+    while harness.clock.time < end.timestamp():
+        harness.clock.time += step.total_seconds()
+        await harness.services.schedules.fire_due()
+
+
+async def ticks(harness: Harness, name: str = "n") -> list[tuple[float, str, int]]:
+    page = await harness.services.schedules.runs(TENANT, name, None, 1000)
+    return [(one.tick_ms / 1000, one.outcome, one.missed) for one in reversed(page.items)]
+
+
+@pytest.mark.parametrize(
+    ("zone", "start", "shift"),
+    [
+        ("Europe/Paris", datetime(2026, 3, 20, tzinfo=UTC), 29),
+        ("Europe/Paris", datetime(2026, 10, 15, tzinfo=UTC), None),
+        ("America/New_York", datetime(2026, 3, 1, tzinfo=UTC), 8),
+        ("America/New_York", datetime(2028, 2, 20, tzinfo=UTC), None),  # with a leap day
+    ],
+)
+async def test_over_weeks_a_job_runs_once_a_day(
+    tmp_path: Path, zone: str, start: datetime, shift: int | None
+) -> None:
+    """`shift`: the day of the month on which 2:30 does not exist, and 3:00 takes its place."""
+    async with open_harness(tmp_path, ManualClock(start.timestamp())) as harness:
+        await harness.active()
+        await harness.services.schedules.create(TENANT, "f", new(timezone=zone))
+        await days(harness, start + timedelta(days=21))
+        found = await ticks(harness)
+    assert {outcome for _, outcome, _ in found} == {"accepted"}
+    local = [datetime.fromtimestamp(at, ZoneInfo(zone)) for at, _, _ in found]
+    assert Counter(Counter(one.date() for one in local).values()) == {1: 21}
+    others = [one for one in local if (one.hour, one.minute) != (2, 30)]
+    assert [(one.day, one.hour, one.minute) for one in others] == (
+        [] if shift is None else [(shift, 3, 0)]
+    )
+
+
+@pytest.mark.parametrize("missed", list(Missed))
+async def test_what_a_stopped_server_missed_is_counted_or_run_once(
+    tmp_path: Path, missed: Missed
+) -> None:
+    clock = ManualClock(datetime(2026, 6, 1, tzinfo=UTC).timestamp())
+    async with open_harness(tmp_path, clock) as harness:
+        await harness.active()
+        await harness.services.schedules.create(TENANT, "f", new(missed=missed))
+    clock.time += timedelta(days=10, hours=5).total_seconds()
+    async with open_harness(tmp_path, clock) as harness:
+        await harness.services.schedules.fire_due()
+        stored = await harness.services.schedules.get(TENANT, "n")
+        found = await ticks(harness)
+    ran = missed is Missed.RUN_ONCE
+    assert stored.schedule.missed_count == (10 if ran else 11)
+    assert stored.schedule.fired_count == int(ran)
+    assert sum(count or 1 for _, _, count in found) == 11
