@@ -111,7 +111,7 @@ KINDS = ("ok",) * 6 + ("bad", "flaky", "flaky", "slow")
 OVER_S = 120.0
 ONCE = {"max_attempts": 1}
 AGAIN = {"max_attempts": 3, "backoff_seconds": {"first": 0.1, "most": 1}}
-SCHEDULES: tuple[dict[str, str], ...] = ()
+SCHEDULES = ({"overlap": "allow", "missed": "skip"}, {"overlap": "queue", "missed": "run_once"})
 
 
 @dataclass
