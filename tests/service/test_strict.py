@@ -40,6 +40,19 @@ async def test_relaxed_does_not(server: Harness, tmp_path: Path) -> None:
     assert ended(tmp_path) == {}
 
 
+async def test_whoever_asks_for_the_record_waits_for_it_too(
+    server: Harness, tmp_path: Path
+) -> None:
+    """The end of accepted work is learnt from its record alone."""
+    entry = await server.active("echo hello")
+    server.journal.is_strict = False
+    record = await server.invoke(entry)
+    assert ended(tmp_path) == {}
+    server.journal.is_strict = True
+    assert await server.journal.get(entry.function.id, record.invocation_id) == record
+    assert ended(tmp_path) == {record.invocation_id: "success"}
+
+
 async def test_a_refusal_that_has_a_record_waits_too(server: Harness, tmp_path: Path) -> None:
     entry = await server.active("die")
     with pytest.raises(RuntimeUnavailable) as error:

@@ -426,7 +426,9 @@ class Journal(Protocol):
         """Waits until everything written so far is committed: synced, and found by queries."""
 
     async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
-        """One record, including what is not committed yet."""
+        """One record, including what is not committed yet; where the journal is strict, an end is
+        committed first. Raises `StoreUnavailable` if that fails.
+        """
 
     async def outline(self, function_id: str, invocation_id: str) -> Outline | None:
         """One record without its output, and how long that is."""

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.model.invocation import Invocation
+from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.ports import Clock, InvocationQuery, Outline, Page
 from quiltfn.store import records, work_recovery
 from quiltfn.store.database import Database, Work
@@ -207,8 +207,13 @@ class SpoolJournal:
 
     async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
         fresh = self._pending.get(invocation_id) or self._committing.get(invocation_id)
+        if fresh is not None and fresh.function_id != function_id:
+            return None
         if fresh is not None:
-            return fresh.after_attempt() if fresh.function_id == function_id else None
+            # Whoever is told of an end may rely on it as much as the caller.
+            if self.is_strict and fresh.status in FINAL and self._left_to_do is None:
+                await self.synced()
+            return fresh.after_attempt()
         return await self._database.read(
             lambda connection: records.find(connection, function_id, invocation_id)
         )
