@@ -35,6 +35,7 @@ PAGES = [
     "docs/how-to/gvisor.md",
     "docs/how-to/egress.md",
     "docs/how-to/asynchronous-calls.md",
+    "docs/how-to/webhooks-out.md",
     "docs/how-to/schedules.md",
     "docs/how-to/change-under-load.md",
     "docs/how-to/watch-calls.md",

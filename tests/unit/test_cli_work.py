@@ -51,6 +51,37 @@ def test_a_queued_call_that_is_waited_for_ends_like_any_other(fake: Fake, capsys
     assert capsys.readouterr().out == "hello\n"
 
 
+@pytest.mark.parametrize("mode", [[], ["--async"]])
+def test_a_call_has_the_callers_key(fake: Fake, mode: list[str]) -> None:
+    fake.answers["POST", "/invoke/hello"] = (202, QUEUED) if mode else (200, INVOCATION)
+    words = ["invoke", "hello", "--payload", "x", "--idempotency-key", "order-17", *mode]
+    assert run(words) == 0
+    assert fake.headers["idempotency-key"] == "order-17"
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("--stream --idempotency-key k", "--idempotency-key"),
+        ("--stream --async", "--async"),
+        ("--async --timing", "--timing"),
+    ],
+)
+def test_options_that_nothing_can_come_of_are_refused(
+    fake: Fake, capsys: Captured, words: str, option: str
+) -> None:
+    assert run(["invoke", "hello", "--payload", "x", *words.split()]) == 2
+    assert option in capsys.readouterr().err
+    assert fake.asked == []
+
+
+def test_a_call_that_never_started_was_neither_warm_nor_cold(fake: Fake, capsys: Captured) -> None:
+    ended = {**QUEUED, "status": "cancelled", "duration_ms": None}
+    fake.answers["GET", ONE] = (200, ended)
+    assert run(["wait", "hello", "i1"]) == 1
+    assert "cancelled · not started · i1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["--wait"], ["--delay", "3"]])
 def test_what_goes_with_async_is_refused_without_it(
     fake: Fake, capsys: Captured, words: list[str]
@@ -124,6 +155,8 @@ def test_dead_letters(fake: Fake, capsys: Captured) -> None:
     assert fake.body == {"all": True}
     assert capsys.readouterr().out == "queued 1 call again\n" * 2
     assert run(["dead-letters", "redrive", "hello"]) == 2
+    assert run(["dead-letters", "redrive", "hello", "--id", "i1", "--id", "i9"]) == 1
+    assert "1 id is of no dead letter" in capsys.readouterr().err
     fake.answers["DELETE", f"/{ID}/dead-letters/i1"] = (204, None)
     assert run(["dead-letters", "drop", "hello", "i1"]) == 0
 
@@ -155,6 +188,20 @@ def test_attempts_and_input(fake: Fake, capsys: Captured) -> None:
     fake.answers["GET", f"{ONE}/input"] = (200, given)
     assert run(["functions", "input", "hello", "i1"]) == 0
     assert capsys.readouterr().out == "hello"
+    fake.answers["GET", f"{ONE}/input"] = (200, {**given, "caller": "open"})
+    assert run(["functions", "input", "hello", "i1"]) == 0
+    assert "from a caller without a key" in capsys.readouterr().err
+
+
+def test_who_has_no_input_is_told_the_command_that_keeps_it(fake: Fake, capsys: Captured) -> None:
+    told = {
+        "error": "the input of this call is not kept",
+        "error_code": "NOT_FOUND",
+        "hint": "PUT /api/functions/<id>/record-policy says whose inputs are kept",
+    }
+    fake.answers["GET", f"{ONE}/input"] = (404, told)
+    assert run(["functions", "input", "hello", "i1"]) == 1
+    assert "quiltfn functions record-policy hello says" in capsys.readouterr().err
 
 
 def test_the_async_policy_is_shown_set_and_reset(
@@ -202,3 +249,41 @@ def test_the_record_policy_is_shown_and_set(fake: Fake, capsys: Captured) -> Non
     assert json.loads(capsys.readouterr().out) == {"keep_input": "async"}
     assert run(["functions", "record-policy", "hello", "--keep-input", "all"]) == 0
     assert fake.body == {"keep_input": "all"}
+
+
+def test_a_schedule_says_its_times_in_its_own_time_zone(fake: Fake, capsys: Captured) -> None:
+    at_three = 1_795_744_800  # 2026-11-27 02:00:00 UTC
+    answer = {
+        "id": "s1",
+        "name": "nightly",
+        "function": "hello",
+        "cron": "0 3 * * *",
+        "every_seconds": None,
+        "timezone": "Europe/Paris",
+        "payload": None,
+        "environment": None,
+        "overlap": "allow",
+        "missed": "skip",
+        "jitter_seconds": 0,
+        "enabled": True,
+        "next_runs": [at_three],
+        "last_run": None,
+        "fired_count": 0,
+        "skipped_count": 0,
+        "missed_count": 0,
+        "created_at": 1_760_000_000,
+        "updated_at": 1_760_000_000,
+    }
+    fake.answers["GET", "/api/schedules/nightly"] = (200, answer)
+    assert run(["schedules", "show", "nightly"]) == 0
+    assert "2026-11-27 03:00:00 CET" in capsys.readouterr().out
+    unknown = {**answer, "timezone": "Europe/Nowhere"}
+    fake.answers["GET", "/api/schedules/nightly"] = (200, unknown)
+    assert run(["schedules", "show", "nightly"]) == 0
+    assert "next" in capsys.readouterr().out
+
+
+def test_no_option_of_the_command_line_takes_null(capsys: Captured) -> None:
+    for words in ("functions async-policy", "schedules add"):
+        assert run([*words.split(), "--help"]) == 0
+        assert "null" not in capsys.readouterr().out

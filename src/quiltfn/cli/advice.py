@@ -11,6 +11,7 @@ COMMANDS = {
     "POST /api/functions/<id>/resume": "quiltfn functions resume {word}",
     "GET /api/functions/help": "quiltfn --help",
     "GET /api/runtimes": "quiltfn runtimes list",
+    "PUT /api/functions/<id>/record-policy": "quiltfn functions record-policy {word}",
     "POST /api/runtimes/images": "quiltfn runtimes add NAME --kind … --dir …",
 }
 CALL = re.compile(r"(?:GET|POST|PUT|DELETE) /api/[\w/<>.-]*")

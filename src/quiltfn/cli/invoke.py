@@ -53,11 +53,17 @@ class CallMode:
     ] = None
 
     stream: Annotated[bool, Option(help="Print its output as it is written.")] = False
+    idempotency_key: Annotated[
+        str | None,
+        Option(metavar="KEY", help="Run it once for this key, however often this is repeated."),
+    ] = None
 
     def check(self) -> None:
         """Raises `BadParameter` for what goes with --async alone, and what does not go with it."""
         if self.is_async and self.stream:
             raise BadParameter("give --async or --stream, not both")
+        if self.stream and self.idempotency_key is not None:
+            raise BadParameter("give --idempotency-key or --stream, not both")
         for name, is_given in (("--wait", self.wait), ("--delay", self.delay is not None)):
             if is_given and not self.is_async:
                 raise BadParameter(f"{name} goes with --async")
@@ -87,8 +93,10 @@ def invoke(
     any bytes:
       base64 -w0 photo.jpg | quiltfn invoke thumb >thumb.png
     """
-    text = payload.of_call(given.payload, given.payload_file)
     mode.check()
+    if timing and mode.is_async and not mode.wait:
+        raise BadParameter("--timing goes with --async only beside --wait")
+    text = payload.of_call(given.payload, given.payload_file)
     with connection.session(name_or_id) as at:
         if mode.stream:
             events = at.client.functions.stream(name_or_id, text, on_disconnect="cancel", **fields)
@@ -97,7 +105,13 @@ def invoke(
             if mode.is_async:
                 ended = _queued(at, name_or_id, mode, text, fields)
             else:
-                ended = at.client.invoke(name_or_id, text, on_disconnect="cancel", **fields)
+                ended = at.client.invoke(
+                    name_or_id,
+                    text,
+                    on_disconnect="cancel",
+                    idempotency_key=mode.idempotency_key,
+                    **fields,
+                )
             at.show(ended, lambda one: show_ended(at.client, one))
         if timing:
             tell_timing(at.client, ended)
@@ -123,7 +137,9 @@ def _queued(
 ) -> Invocation:
     """Queues the call. Ends the command with its id, or returns its record once it is over."""
     delay = None if mode.delay is None else timedelta(seconds=mode.delay)
-    one = at.client.functions.submit(function, text, not_before=delay, **fields)
+    one = at.client.functions.submit(
+        function, text, not_before=delay, idempotency_key=mode.idempotency_key, **fields
+    )
     if not mode.wait:
         at.show(one, lambda queued: show_queued(function, queued))
         raise Exit(0)

@@ -1,5 +1,6 @@
 """Makes options from the fields of the API (`quiltfn.wire`), with their meanings and defaults."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, get_origin
 
@@ -101,6 +102,7 @@ def option_of(one: Field) -> str:
 def _help(one: Field) -> str:
     # A command line cannot say null; --unset-… does.
     meaning = advice.options_of(advice.commands_of(one.meaning, None)).replace(", or null", "")
+    meaning = re.sub(r"; null with \w+", "", meaning).replace("; null: ", "; without it, ")
     repeats = "; repeatable" if get_origin(one.kind) in (dict, list) else ""
     has_default = isinstance(one.default, str | int | float) and not isinstance(one.default, bool)
     default = f" (else {one.default})" if has_default else ""

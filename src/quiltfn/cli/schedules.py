@@ -154,4 +154,5 @@ def _told(one: Schedule) -> None:
     if not one.enabled:
         show.say(f"{one.name} is paused")
     elif one.next_runs:
-        show.say(f"{one.name} runs {one.function} next at {show.when(one.next_runs[0])}")
+        due = show.when(one.next_runs[0], tables.zone_of(one))
+        show.say(f"{one.name} runs {one.function} next at {due}")

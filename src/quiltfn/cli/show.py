@@ -1,5 +1,6 @@
 """Prints results. Text of other origin is escaped before it reaches a terminal."""
 
+import contextlib
 import re
 import sys
 import time
@@ -188,19 +189,28 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
     status = one.status
     if one.status == "failed" and one.exit_code is not None:
         status = f"failed (exit code {one.exit_code})"
-    took = "not started" if one.duration_ms is None else f"{one.duration_ms} ms"
-    start = "cold" if one.cold_start else "warm"
-    note(" · ".join([status, took, start, one.invocation_id]))
+    took = [f"{one.duration_ms} ms", "cold" if one.cold_start else "warm"]
+    if one.duration_ms is None:
+        took = ["not started"]
+    note(" · ".join([status, *took, one.invocation_id]))
     # Other messages: dropped output, a returned value that was too large, a signal.
     said = f"the handler exited with code {one.exit_code}"
     if one.status in ("success", "failed") and one.error_message not in (None, said):
         note(str(one.error_message))
 
 
-def when(moment: int | None) -> str:
-    """A time in this machine's time zone."""
+def when(moment: int | None, zone: str | None = None) -> str:
+    """A time in this machine's time zone, or in `zone`, then with the zone's letters. A zone that
+    this machine does not know is not used.
+    """
     if moment is None:
         return "-"
+    if zone is not None:
+        from datetime import datetime  # noqa: PLC0415 — for schedules alone
+        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415
+
+        with contextlib.suppress(ZoneInfoNotFoundError):
+            return f"{datetime.fromtimestamp(moment, ZoneInfo(zone)):%Y-%m-%d %H:%M:%S %Z}"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 

@@ -259,7 +259,7 @@ def schedules(page: SchedulePage) -> None:
             one.name,
             one.function,
             _timing(one),
-            show.when(one.next_runs[0]) if one.next_runs else "paused",
+            show.when(one.next_runs[0], zone_of(one)) if one.next_runs else "paused",
             "-" if one.last_run is None else _result(one.last_run),
         )
         for one in page.schedules
@@ -277,8 +277,11 @@ def schedule(one: Schedule) -> None:
         ("function", one.function),
         ("when", _timing(one)),
         ("jitter", f"{one.jitter_seconds} s" if one.jitter_seconds else None),
-        ("next", "\n".join(show.when(each) for each in one.next_runs) or "paused"),
-        ("last", None if last is None else f"{show.when(last.due_at)}, {_result(last)}"),
+        ("next", "\n".join(show.when(each, zone_of(one)) for each in one.next_runs) or "paused"),
+        (
+            "last",
+            None if last is None else f"{show.when(last.due_at, zone_of(one))}, {_result(last)}",
+        ),
         ("runs", one.fired_count),
         ("skipped", one.skipped_count),
         ("missed", one.missed_count),
@@ -309,6 +312,11 @@ def schedule_runs(page: ScheduleRunPage) -> None:
     show.table(("AT", "BY", "RESULT", "INVOCATION", "WHY NOT"), rows, drop=("BY", "WHY NOT"))
     if page.next_cursor:
         show.note(f"there are more: --cursor {page.next_cursor}")
+
+
+def zone_of(one: Schedule) -> str | None:
+    """The time zone in which its times are read; None: this machine's."""
+    return one.timezone if one.cron is not None else None
 
 
 def _timing(one: Schedule) -> str:

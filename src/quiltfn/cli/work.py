@@ -25,6 +25,7 @@ Timeout = Annotated[
     Option(("--timeout",), metavar="SECONDS", least=1, help="Wait no longer than this."),
 ]
 STILL_RUNS = 1
+OPEN = "open"  # who calls a server that has no keys
 WRITTEN_OTHERWISE = ["backoff_seconds", "retry_on", "on_success", "on_failure"]
 
 dead_letters = Group(
@@ -128,7 +129,15 @@ def redrive(
             show.note(f"{show.amount(done.remaining, 'dead letter')} left")
 
     with connection.session(name_or_id) as at:
-        at.show(at.client.functions.redrive_dead_letters(name_or_id, ids), told)
+        done = at.client.functions.redrive_dead_letters(name_or_id, ids)
+        at.show(done, told)
+    unknown = len(set(ids or [])) - done.redriven
+    if unknown > 0:
+        show.complain(
+            f"{show.amount(unknown, 'id is', 'ids are')} of no dead letter of this function",
+            f"quiltfn dead-letters list {name_or_id}",
+        )
+        raise Exit(1)
 
 
 @dead_letters.command()
@@ -154,7 +163,8 @@ def input_of(name_or_id: NameOrId, invocation_id: InvocationId, connection: Conn
 
     def told(one: InvocationInput) -> None:
         show.pass_through(one.payload or "", sys.stdout)
-        show.note(f"source {one.source}, from {one.caller}")
+        who = "a caller without a key" if one.caller == OPEN else one.caller
+        show.note(f"source {one.source}, from {who}")
 
     with connection.session(name_or_id) as at:
         at.show(at.client.functions.get_invocation_input(name_or_id, invocation_id), told)
@@ -173,7 +183,7 @@ class PolicyOptions:
     ] = None
     retry_on: Annotated[
         list[str] | None,
-        Option(metavar="STATUS", help="Only these ends are tried again; repeatable."),
+        Option(metavar="STATUS", help="Only this end is tried again, such as failed; repeatable."),
     ] = None
     on_success: Annotated[
         str | None, Option(metavar="FUNCTION_OR_URL", help="Is told of calls that succeeded.")
@@ -183,7 +193,10 @@ class PolicyOptions:
     ] = None
     secret_file: Annotated[
         Path | None,
-        Option(metavar="PATH", help="The file with the secret that signs requests to a URL."),
+        Option(
+            metavar="PATH",
+            help="The file with the secret that signs requests to a URL: whsec_ and base64.",
+        ),
     ] = None
 
     def fields(self) -> dict[str, Any]:
