@@ -50,6 +50,7 @@ class Access:
     def __init__(self, keys: Keys, clock: Clock, verify: Verifier | None = None) -> None:
         self._keys, self._clock, self._verify = keys, clock, verify
         self._by_prefix: dict[str, Key] = {}
+        self._by_id: dict[str, Key] = {}
         # No key was ever made and no tokens are configured: every client has all rights.
         self.is_open = verify is None
         self._revision = -1
@@ -100,6 +101,18 @@ class Access:
             "the credential is wrong, expired or revoked" if secret else "a credential is needed",
             hint="send a key as X-Api-Key or as Authorization: Bearer",
         )
+
+    def still_holds(self, caller: Caller) -> bool:
+        """Whether the credential of a caller that was identified is valid by now: of a server that
+        needed none, whether it still needs none.
+        """
+        if caller is ANYBODY:
+            return self.is_open
+        now = int(self._clock.unix())
+        if caller.token_ends_at is not None:
+            return now < caller.token_ends_at
+        key = self._by_id.get(caller.credential)
+        return key is not None and key.is_valid(now)
 
     def _caller(self, secret: str) -> Caller | None:
         prefix = prefix_of(secret)
@@ -164,6 +177,7 @@ class Access:
             if revision != self._revision:
                 keys = await self._keys.load()
                 self._by_prefix = {key.prefix: key for key in keys}
+                self._by_id = {key.id: key for key in keys}
                 self.is_open = not keys and self._verify is None
                 self._revision = revision
             self._stamp = stamp

@@ -74,4 +74,9 @@ def caller_of(claims: dict[str, Any]) -> Caller:
         raise ValueError("tenant")
     if not isinstance(subject, str) or not SUBJECT.fullmatch(subject):
         raise ValueError("sub")
-    return Caller(tenant_id=tenant, scope=Scope(scope), credential=f"jwt:{subject}")
+    return Caller(
+        tenant_id=tenant,
+        scope=Scope(scope),
+        credential=f"jwt:{subject}",
+        token_ends_at=int(claims["exp"]),
+    )

@@ -160,4 +160,6 @@ def open_access() -> Any:
     async def identify(*_arguments: object) -> Caller:
         return ANYBODY
 
-    return SimpleNamespace(is_open=True, is_outdated=False, identify=identify)
+    return SimpleNamespace(
+        is_open=True, is_outdated=False, identify=identify, still_holds=lambda _caller: True
+    )

@@ -1,6 +1,7 @@
 """The contract, "Base, auth, ids": addresses, credentials, scopes, request ids."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -26,6 +27,7 @@ from spec.api_client import (
     token,
 )
 from spec.conftest import Keyed
+from spec.live_events import streaming
 
 pytestmark = pytest.mark.sandbox
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -120,6 +122,30 @@ def test_a_revoked_key_is_refused_within_a_second(keyed: Keyed, by: str) -> None
         assert done.code == 0, done.stderr
         time.sleep(1.0)
     is_error(with_headers(keyed.server, X_Api_Key=key["key"]), "UNAUTHORIZED", 401)
+
+
+def test_a_stream_ends_with_its_credential(keyed: Keyed) -> None:
+    name = new_name()
+    admin, key = keyed.caller(name), keyed.key(name, "read")
+    function_id = admin.active("echo secret")
+    short = token(keyed.secret, tenant=name, scope="read", exp=int(time.time()) + 3)
+    readers = [Api(keyed.server.url, key["key"]), Api(keyed.server.url, short)]
+    with contextlib.ExitStack() as stack:
+        follow = [
+            stack.enter_context(streaming(reader, "GET", f"{path}?follow=true"))[1]
+            for reader in readers
+            for path in (f"{of(function_id)}/logs", "/api/events")
+        ]
+        admin.good("POST", f"{of(function_id)}/invoke", {})
+        for events in follow:  # while it is valid, they see the call
+            next(events)
+        keyed.operator.good("DELETE", f"/api/keys/{key['id']}", status=204)
+        time.sleep(3.0)
+        after = admin.good("POST", f"{of(function_id)}/invoke", {})["invocation_id"]
+        for events in follow:  # they end
+            for one in events:
+                assert one.data.get("invocation_id") != after
+    admin.clear()
 
 
 def test_a_key_made_by_command_works_in_the_very_next_request(keyed: Keyed) -> None:

@@ -124,6 +124,19 @@ async def test_the_end_of_the_server_ends_what_would_not_end_by_itself() -> None
     assert slots.open == 0
 
 
+async def test_nothing_is_sent_for_a_credential_that_is_no_longer_valid() -> None:
+    slots, source, is_valid = StreamSlots(), Source(), [True]
+    stream = EventStream(slots, "t", lambda: is_valid[0])
+    stream.response(source.events(), is_endless=True)
+    source.queue.put_nowait(b"one")
+    assert await anext(stream) == b"one"
+    is_valid[0] = False
+    source.queue.put_nowait(b"a secret")
+    assert [chunk async for chunk in stream] == []
+    await stream.aclose()
+    assert (source.is_closed, slots.open) == (True, 0)
+
+
 def test_a_tenant_has_so_many_streams_and_all_tenants_have_so_many() -> None:
     slots = StreamSlots(of_tenant=2, of_all=3)
     slots.take("a")
@@ -142,7 +155,10 @@ def test_a_slot_is_free_where_the_request_is_refused() -> None:
     slots = StreamSlots()
     context: Any = SimpleNamespace(
         request=SimpleNamespace(is_reserved=False),
-        services=SimpleNamespace(budgets=SimpleNamespace(streams=slots)),
+        services=SimpleNamespace(
+            access=SimpleNamespace(still_holds=lambda _caller: True), budgets=SimpleNamespace(streams=slots)
+        ),
+        caller=None,
         tenant_id="t",
     )
     with event_stream.opened(context):

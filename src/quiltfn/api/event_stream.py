@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quiltfn.api.guards import check_connection
@@ -108,10 +109,13 @@ class StreamSlots:
 class EventStream:
     """A slot, and then the body of the response that has it: the events, and a heartbeat wherever
     none comes for 15 seconds. `aclose` closes the generator of the events and frees the slot.
+    It ends once `may_go_on` says no: nothing is sent for a credential that is no longer valid.
     """
 
-    def __init__(self, slots: StreamSlots, tenant_id: str) -> None:
-        self._slots, self._tenant_id = slots, tenant_id
+    def __init__(
+        self, slots: StreamSlots, tenant_id: str, may_go_on: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._slots, self._tenant_id, self._may_go_on = slots, tenant_id, may_go_on
         self._events: Events | None = None
         self._next: asyncio.Task[bytes] | None = None
         self._on_close: Callable[[], None] | None = None
@@ -152,6 +156,9 @@ class EventStream:
         if self._next is None:
             self._next = asyncio.ensure_future(_next_of(self._events))
         await asyncio.wait({self._next}, timeout=None if self._is_within else HEARTBEAT_S)
+        if not self._may_go_on():  # `aclose` ends what it waited for
+            self._is_ended = True
+            raise StopAsyncIteration
         if not self._next.done():
             return HEARTBEAT
         task, self._next = self._next, None
@@ -204,4 +211,9 @@ def opened(context: "RequestContext[Any]") -> EventStream:
     unless `EventStream.response` was called. Raises `RateLimited` and `CapacityFull`.
     """
     check_connection(context.request)
-    return EventStream(context.services.budgets.streams, context.tenant_id)
+    services = context.services
+    return EventStream(
+        services.budgets.streams,
+        context.tenant_id,
+        partial(services.access.still_holds, context.caller),
+    )

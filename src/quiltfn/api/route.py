@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from quiltfn.access import Access
 from quiltfn.api.budgets import Budgets
 from quiltfn.api.request import NO_PARAMETERS, Headers, Request
 from quiltfn.api.response import Response
@@ -35,6 +36,7 @@ class RouteServices:
     `Services` (services.py) is all of these together.
     """
 
+    access: Access
     catalog: Catalog
     limits: ApiLimits
     budgets: Budgets = field(default_factory=Budgets)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from quiltfn.access import Access
 from quiltfn.api.deliveries import DeliveryServices
 from quiltfn.api.elasticity import ElasticityServices
 from quiltfn.api.events import EventServices
@@ -21,7 +20,6 @@ from quiltfn.ports import Audit, Clock
 class PipelineServices(RouteServices):
     """What is done for every request, whatever its route."""
 
-    access: Access
     audit: Audit
     clock: Clock
     health: Health

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from quiltfn import __version__, wire
-from quiltfn.access import Access, make_key, revoke_key
+from quiltfn.access import make_key, revoke_key
 from quiltfn.admission import Admission
 from quiltfn.api import help as help_documents
 from quiltfn.api import parse, shapes
@@ -53,7 +53,6 @@ class MetricServices(RouteServices):
 class KeyServices(RouteServices):
     """What the routes of keys take."""
 
-    access: Access
     clock: Clock
     keys: Keys
 

@@ -53,12 +53,14 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Who sent a request, from its credential. `credential`: an id for the audit log.
-    `expires_at`: when the key expires, in Unix seconds; None: never."""
+    `expires_at`: when the key expires, `token_ends_at`: when the token does, in Unix seconds; None:
+    never, or it is none."""
 
     tenant_id: str
     scope: Scope
     credential: str
     expires_at: int | None = None
+    token_ends_at: int | None = None
 
     def reaches(self, tenant_id: str) -> bool:
         """Whether this caller may see the tenant's keys. An operator may see all."""
