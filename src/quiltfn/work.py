@@ -39,6 +39,8 @@ from quiltfn.ports.work import (
 
 REFUSED_STATES = (FunctionState.PENDING, FunctionState.ERROR)
 REDRIVEN_AT_ONCE, REDRIVES_WITHIN_S = 100, 20.0
+# Inputs of so many bytes, and one more, are in memory for all redrives together.
+REDRIVEN_BYTES = 8 * 1024 * 1024
 # An attempt that ends just as its work is cancelled may queue it again; that needs another look.
 CANCEL_ROUNDS = 5
 INPUT_NOT_KEPT = "the input of this call is not kept"
@@ -116,6 +118,7 @@ class Work:
     queue: Queue
     clock: Clock
     waiters: Waiters = field(default_factory=Waiters)
+    redriving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # Accepting -------------------------------------------------------------------------------
 
@@ -318,13 +321,24 @@ class Work:
                 return
 
     async def _redrive_some(self, entry: Entry, invocation_ids: Sequence[str]) -> Sequence[str]:
+        left, ids = list(invocation_ids), list[str]()
+        while left:
+            async with self.redriving:
+                ids += await self._redrive_slice(entry, left)
+        return ids
+
+    async def _redrive_slice(self, entry: Entry, left: list[str]) -> Sequence[str]:
+        """Takes the first of `left`, as many as may be in memory at a time."""
         again: list[tuple[str, AcceptedWork]] = []
-        for one in invocation_ids:
-            given = await self.store.input(one)
+        size = 0
+        while left and size < REDRIVEN_BYTES:
+            one = left.pop(0)
+            given = await self.store.dead_input(entry.function.id, one)
             if given is not None:
                 cause = Cause(source=Source.REDRIVE, origin_id=one)
                 work = self.prepared(entry, given, cause=cause)
                 again.append((one, work))
+                size += given.size_bytes
         if not again:
             return []
         ids = await self.store.redrive(entry.function.id, again)

@@ -486,6 +486,40 @@ async def test_all_dead_letters_are_queued_again_and_one_can_be_dropped(api: Api
     assert {one["stdout"] for one in ended} == {"0", "1", "2", "3"}
 
 
+async def test_a_redrive_looks_at_no_call_of_another_function(api: Api) -> None:
+    other = await api.function("exit 3", "other", timeout_seconds=77)
+    body = {"timeout_seconds": 66}
+    answer = await api("POST", f"{other}/invoke", body, headers=ASYNC)
+    theirs = answer.json()["invocation_id"]
+    await api.ended(other, theirs)
+    function = await api.function(timeout_seconds=5)
+    redrive = f"{function}/dead-letters/redrive"
+    done = await api.good("POST", redrive, {"invocation_ids": [theirs]})
+    assert (done["redriven"], done["invocation_ids"]) == (0, [])
+    assert (await api.good("GET", f"{other}/queue"))["dead_letters"] == 1
+
+
+async def test_a_redrive_has_few_inputs_in_memory_at_a_time(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = await api.function("exit 3")
+    for _ in range(6):
+        record = await api.submit(function, "x" * 1000)
+        await api.ended(function, record["invocation_id"])
+    monkeypatch.setattr("quiltfn.work.REDRIVEN_BYTES", 1500)
+    store, sizes = api.harness.services.work.store, list[int]()
+    redrive = store.redrive
+
+    async def measured(function_id: str, again: Any) -> Any:
+        sizes.append(sum(work.input.size_bytes for _, work in again))
+        return await redrive(function_id, again)
+
+    monkeypatch.setattr(store, "redrive", measured)
+    done = await api.good("POST", f"{function}/dead-letters/redrive", {"all": True})
+    assert done["redriven"] == 6
+    assert max(sizes) < 1500 + 1100
+
+
 @pytest.mark.parametrize("body", [{}, {"all": False}, {"all": True, "invocation_ids": ["x"]}])
 async def test_a_redrive_says_which(api: Api, body: dict[str, Any]) -> None:
     function = await api.function()

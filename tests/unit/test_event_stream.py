@@ -156,7 +156,8 @@ def test_a_slot_is_free_where_the_request_is_refused() -> None:
     context: Any = SimpleNamespace(
         request=SimpleNamespace(is_reserved=False),
         services=SimpleNamespace(
-            access=SimpleNamespace(still_holds=lambda _caller: True), budgets=SimpleNamespace(streams=slots)
+            access=SimpleNamespace(still_holds=lambda _caller: True),
+            budgets=SimpleNamespace(streams=slots),
         ),
         caller=None,
         tenant_id="t",

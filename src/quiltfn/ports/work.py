@@ -157,6 +157,9 @@ class WorkStore(Protocol):
         """What the caller gave, where it was kept. Raises `Unprocessable` where it is encrypted
         and the key is another."""
 
+    async def dead_input(self, function_id: str, invocation_id: str) -> Input | None:
+        """Likewise, if the call is a dead letter of the function; else None."""
+
     async def keep_input(self, record: Invocation, kept: Input) -> None:
         """Keeps the input of a call that was no accepted work."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, RowMapping, delete, func, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, exists, func, select
 
 from quiltfn.ids import new_id
 from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
@@ -314,8 +314,19 @@ class SqlWork:
 
     async def input(self, invocation_id: str) -> Input | None:
         """As the port says."""
+        return await self._input(invocation_id)
+
+    async def dead_input(self, function_id: str, invocation_id: str) -> Input | None:
+        """As the port says."""
+        this = (
+            dead_letter.invocation_id == invocation_id,
+            dead_letter.function_id == function_id,
+        )
+        return await self._input(invocation_id, exists().where(*this))
+
+    async def _input(self, invocation_id: str, *where: ColumnElement[bool]) -> Input | None:
         query = select(tables.input_table).where(
-            tables.input_table.c.invocation_id == invocation_id
+            tables.input_table.c.invocation_id == invocation_id, *where
         )
         row = await self._database.read(
             lambda connection: connection.execute(query).mappings().one_or_none()
