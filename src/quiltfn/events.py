@@ -10,7 +10,6 @@ connects them.
 """
 
 import asyncio
-import contextlib
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -33,12 +32,12 @@ from quiltfn.model.invocation import Invocation
 from quiltfn.ports import Clock
 
 KEPT_S, KEPT_EVENTS, KEPT_BYTES = 60.0, 2000, 512 * 1024
+# Of so many functions it is remembered which counts were told last.
+COUNTS_KEPT = 20_000
 # How often the counts of a function and sums of its calls are told at most.
 EVERY_S = 0.25
 # So many starts and ends of a function's calls are told one by one in that time.
 ONE_BY_ONE = 6
-# A reader that waits shows this often that it is still there.
-TOUCH_S = 20.0
 POSITION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
 Told = Callable[[], Mapping[str, Any]]
@@ -55,13 +54,16 @@ class _Kept(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Ring:
-    """The last events of one tenant. `touched`: when somebody last read, in monotonic seconds."""
+    """The last events of one tenant. `touched`: when its last reader came or left, in monotonic
+    seconds.
+    """
 
     def __init__(self, following: int, now: float) -> None:
         self.kept: deque[_Kept] = deque()
         self.following = following  # the number of the next event
         self.size = 0
         self.touched = now
+        self.readers = 0
         self.changed = asyncio.Event()
         self.counts: dict[tuple[EventType, str], bytes] = {}  # as they were told last
 
@@ -224,33 +226,37 @@ class Events:
         types: frozenset[EventType] | None,
     ) -> AsyncGenerator[Event, None]:
         at = ring.following if start is None else start
-        if start is None:
-            yield self._event(at - 1, EventType.RESET, b"{}")
-        while True:
+        ring.readers += 1
+        try:
+            if start is None:
+                yield self._event(at - 1, EventType.RESET, b"{}")
+            while True:
+                changed = ring.changed
+                if at < ring.first:
+                    missed, at = ring.first - at, ring.first
+                    yield self._event(at - 1, EventType.GAP, b'{"events":%d}' % missed)
+                elif at < ring.following:
+                    one = ring.kept[at - ring.first]
+                    at += 1
+                    if (function_id is None or one.function_id == function_id) and (
+                        types is None or one.type in types
+                    ):
+                        yield self._event(one.number, one.type, one.data)
+                else:
+                    await changed.wait()
+        finally:
+            ring.readers -= 1
             ring.touched = self._clock.now()
-            changed = ring.changed
-            if at < ring.first:
-                missed, at = ring.first - at, ring.first
-                yield self._event(at - 1, EventType.GAP, b'{"events":%d}' % missed)
-            elif at < ring.following:
-                one = ring.kept[at - ring.first]
-                at += 1
-                if (function_id is None or one.function_id == function_id) and (
-                    types is None or one.type in types
-                ):
-                    yield self._event(one.number, one.type, one.data)
-            else:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(TOUCH_S):
-                        await changed.wait()
 
     def _event(self, number: int, kind: EventType, data: bytes) -> Event:
         return Event(id=f"{self._epoch}-{number}", type=kind, data=data)
 
     def _forget(self, tenant_id: str) -> None:
-        """Drops a ring that nobody has read for a minute; else looks again a minute later."""
+        """Drops a ring that nobody has read for a minute; else looks again a minute later. One that
+        has a reader stays, however slow that is.
+        """
         ring = self._rings[tenant_id]
-        if self._clock.now() - ring.touched >= KEPT_S:
+        if not ring.readers and self._clock.now() - ring.touched >= KEPT_S:
             self._first = max(self._first, ring.following)
             del self._rings[tenant_id]
         else:
@@ -295,6 +301,8 @@ class Events:
         data = msgspec.json.encode(told)
         if key[0] is EventType.QUEUE or ring.counts.get(key) != data:
             ring.counts[key] = data
+            if len(ring.counts) > COUNTS_KEPT:  # functions come and go
+                del ring.counts[next(iter(ring.counts))]
             self._tell(tenant_id, *key, told)
 
     def _later(self, then: Callable[..., None], *what: Any) -> None:

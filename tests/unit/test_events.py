@@ -197,6 +197,32 @@ async def test_counts_are_told_a_moment_later_once_and_only_where_they_changed(
     assert await nothing_more(reader)
 
 
+async def test_a_ring_stays_while_a_reader_is_slow(
+    events: Events, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT_S", 0.02)
+    reader = events.reader(TENANT)
+    events.function_changed(None, FUNCTION)
+    await some(reader, 1)
+    clock.time += 1000  # meanwhile its client took nothing
+    await asyncio.sleep(0.1)
+    events.function_changed(None, FUNCTION)
+    (one,) = await some(reader, 1)
+    assert one.id == "7-2"
+    await reader.aclose()
+
+
+async def test_counts_of_functions_that_came_and_went_are_forgotten(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "COUNTS_KEPT", 3)
+    events.reader(TENANT)
+    for number in range(10):
+        events.pool_changed(TENANT, f"f{number}")
+    await asyncio.sleep(0.1)
+    assert len(events._rings[TENANT].counts) == 3
+
+
 async def test_a_ring_goes_a_minute_after_its_last_reader(
     clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
