@@ -12,6 +12,8 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpcore
@@ -20,18 +22,50 @@ from quiltfn.model.callback import Address, AddressRange, may_be_called
 from quiltfn.ports.deliveries import CallbackFailed
 
 TIMEOUT_S = 15.0
+# A name server may take far longer to fail than anybody waits for it, and a thread with it. These
+# threads are for the names of callbacks alone; once they are all taken, callbacks wait and fail.
+RESOLVERS = 64
 ADDRESSES_TRIED = 3
+# Addresses for documents: no machine has them.
+NOBODYS = {4: ipaddress.ip_address("192.0.2.1"), 6: ipaddress.ip_address("2001:db8::1")}
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 
 
-async def resolved(host: str, port: int) -> Sequence[Address]:
-    """Every address of a host, as the system resolves it. Raises `CallbackFailed`."""
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise CallbackFailed("the name of the host cannot be resolved") from None
-    return [ipaddress.ip_address(one[4][0]) for one in found]
+class Resolver:
+    """Resolves names as the system does, in threads of its own."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(RESOLVERS, "callback-names")
+
+    async def __call__(self, host: str, port: int) -> Sequence[Address]:
+        """Every address of a host. Raises `CallbackFailed`."""
+        look = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, look)
+        except (OSError, UnicodeError):
+            raise CallbackFailed("the name of the host cannot be resolved") from None
+        return [ipaddress.ip_address(one[4][0]) for one in found]
+
+    def close(self) -> None:
+        """Waits for nobody."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def is_of_this_machine(address: Address) -> bool:
+    """Whether the address is one of this machine's own: what listens there may be meant for it
+    alone, however public the address is. Unknown, and False, where `ip_nonlocal_bind` is set.
+    """
+    return _can_bind(address) and not _can_bind(NOBODYS[address.version])
+
+
+def _can_bind(address: Address) -> bool:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(address), 0))
+        except OSError:
+            return False
+        return True
 
 
 class CheckedBackend(httpcore.AsyncNetworkBackend):
@@ -52,7 +86,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         addresses = await self._resolve(host, port)
         if not addresses:
             raise CallbackFailed("the name of the host has no address")
-        if not all(may_be_called(one, self._allowed) for one in addresses):
+        if not all(self._may_be_called(one) for one in addresses):
             raise CallbackFailed("the host has an address that callbacks may not go to")
         failure: Exception | None = None
         for one in addresses[:ADDRESSES_TRIED]:
@@ -64,6 +98,9 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
                 failure = error
         raise failure or CallbackFailed("no connection could be made")
 
+    def _may_be_called(self, address: Address) -> bool:
+        return may_be_called(address, self._allowed, is_own=is_of_this_machine(address))
+
 
 class Callbacks:
     """`ports.deliveries.CallbackSender`. `allowed`: ranges that are not public and may be called.
@@ -73,16 +110,17 @@ class Callbacks:
     def __init__(
         self,
         allowed: Iterable[AddressRange],
-        resolve: Resolve = resolved,
+        resolve: Resolve | None = None,
         timeout_s: float = TIMEOUT_S,
         trust: ssl.SSLContext | None = None,
     ) -> None:
         self._timeout_s = timeout_s
+        self._resolver = Resolver()
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=trust or ssl.create_default_context(),
             max_connections=None,  # whoever calls this has a bound of its own
             max_keepalive_connections=0,  # the next one resolves and checks anew
-            network_backend=CheckedBackend(allowed, resolve),
+            network_backend=CheckedBackend(allowed, resolve or self._resolver),
         )
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
@@ -101,6 +139,7 @@ class Callbacks:
 
     async def aclose(self) -> None:
         await self._pool.aclose()
+        self._resolver.close()
 
 
 def _sentence(error: BaseException) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ import httpcore
 import httpx
 import pytest
 
-from quiltfn.callbacks import Callbacks, CheckedBackend, resolved
+from quiltfn.callbacks import Callbacks, CheckedBackend, Resolver
 from quiltfn.model.callback import Address, AddressRange, may_be_called
 from quiltfn.ports.deliveries import CallbackFailed
 from quiltfn.settings import Settings
@@ -231,7 +233,7 @@ async def test_an_answer_that_does_not_come_to_its_point_is_given_up(answer: Rep
 async def test_a_name_that_is_none_and_a_port_that_nobody_has_are_told_as_that() -> None:
     assert "resolved" in await refused(Callbacks([]), f"http://nothing.invalid{SECRET_PATH}")
     with pytest.raises(CallbackFailed, match="resolved"):
-        await resolved("nothing.invalid", 80)
+        await Resolver()("nothing.invalid", 80)
     async with receiver(OUTSIDE) as there:
         port = there.port
     url = f"http://hook.example:{port}{SECRET_PATH}"
@@ -268,3 +270,37 @@ async def test_the_certificate_must_be_the_named_hosts_though_an_address_is_conn
         assert "certificate" in await refused(Callbacks(ALLOWED, resolve, trust=trust), other)
         assert "certificate" in await refused(Callbacks(ALLOWED, resolve), url)
         assert names == ["hook.example", "other.example", "hook.example"]
+
+
+async def test_an_address_of_this_machine_is_not_public_whatever_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("quiltfn.model.callback.is_public", lambda _address: True)
+    async with receiver(OUTSIDE) as there:
+        url = f"http://hook.example:{there.port}{SECRET_PATH}"
+        callbacks = Callbacks([], answers([OUTSIDE]))
+        assert "may not go to" in await refused(callbacks, url)
+        assert there.reached == 0
+        assert await post(Callbacks(ALLOWED, answers([OUTSIDE])), url) == 200
+
+
+async def test_names_that_nobody_answers_for_hold_up_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    is_over = threading.Event()
+
+    def silent(*_arguments: object, **_named: object) -> list[object]:
+        is_over.wait(20)
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    resolver = Resolver()
+    some = [asyncio.ensure_future(resolver(f"{n}.example", 80)) for n in range(40)]
+    try:
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):  # the threads of everything else are free
+            assert await asyncio.to_thread(lambda: 1) == 1
+    finally:
+        is_over.set()
+        await asyncio.gather(*some, return_exceptions=True)
+        resolver.close()

@@ -71,6 +71,13 @@ def _problem_of(url: str) -> str | None:
     return None
 
 
+def without_path(url: str) -> str:
+    """The URL for those who may not see secrets: in its path or query many receivers have one."""
+    parts = urlsplit(url)
+    is_bare = parts.path in ("", "/") and not parts.query
+    return url if is_bare else f"{parts.scheme}://{parts.netloc}/***"
+
+
 def check_secret(secret: str, field: str) -> None:
     """Raises `Unprocessable` that names `field` unless the secret can sign. It is not repeated."""
     try:
@@ -115,8 +122,10 @@ def is_public(address: Address) -> bool:
     return not any(address in one for one in TUNNELS)
 
 
-def may_be_called(address: Address, allowed: Iterable[AddressRange]) -> bool:
-    """Whether callbacks may go to the address. `allowed`: ranges that are not public and that the
-    operator allows.
+def may_be_called(
+    address: Address, allowed: Iterable[AddressRange], *, is_own: bool = False
+) -> bool:
+    """Whether callbacks may go to the address. `allowed`: ranges that the operator allows beside
+    public ones. `is_own`: it is one of this machine's, which are no more public than its loopback.
     """
-    return is_public(address) or any(address in one for one in allowed)
+    return (is_public(address) and not is_own) or any(address in one for one in allowed)
