@@ -1,7 +1,7 @@
 """Groups the settings that are limits, one group for each part that enforces them."""
 
 from quiltfn.admission import TenantLimits
-from quiltfn.api.budgets import BodyBudget, Budgets
+from quiltfn.api.budgets import WAITING, BodyBudget, Budgets
 from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.route import ApiLimits
 from quiltfn.images import ImageLimits
@@ -19,7 +19,8 @@ def tenant_limits(chosen: Settings) -> TenantLimits:
 def budgets(chosen: Settings) -> Budgets:
     # Half of the connections remain for requests, however many tenants have streams.
     streams = StreamSlots(chosen.tenant_streams, max(1, chosen.connections_max // 2))
-    return Budgets(BodyBudget(chosen.bodies_max_bytes), streams=streams)
+    waits = StreamSlots(max(1, chosen.connections_max // 4), streams.of_all, WAITING)
+    return Budgets(BodyBudget(chosen.bodies_max_bytes), streams=streams, waits=waits)
 
 
 def image_limits(chosen: Settings) -> ImageLimits:

@@ -14,6 +14,7 @@ import contextlib
 import heapq
 import random
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,7 @@ from quiltfn.model.version import Version
 from quiltfn.model.work import outcome
 from quiltfn.observe import metrics
 from quiltfn.policies import Policies
-from quiltfn.ports import Clock, Journal, Pools, Store
+from quiltfn.ports import Clock, Journal, LongOutput, Pools, Store
 from quiltfn.ports.work import ClaimedWork, WorkStore
 from quiltfn.work import request_of
 
@@ -53,7 +54,10 @@ VERSIONS_MAX = 64
 
 @dataclass(eq=False, kw_only=True)
 class Dispatcher:
-    """`ports.work.Queue`. `start` it once the functions are loaded; `stop`, then `join` it."""
+    """`ports.work.Queue`. `start` it once the functions are loaded; `stop`, then `join` it.
+
+    `long_output`: the memory for long output of one attempt of a tenant, until its end is written.
+    """
 
     store: WorkStore
     functions: Store
@@ -63,6 +67,7 @@ class Dispatcher:
     policies: Policies
     journal: Journal
     clock: Clock
+    long_output: Callable[[str], AbstractContextManager[LongOutput]]
 
     def __post_init__(self) -> None:
         # Each is told of whose function work arrived. It must not raise or wait.
@@ -314,7 +319,8 @@ class Dispatcher:
                 if work.input.version not in (None, entry.version.number):
                     version = await self._version(entry, work.input.version or 0)
                     request = replace(request, version=version)
-                await self.invoker.invoke(entry, request)
+                with self.long_output(backlog.tenant_id) as output:
+                    await self.invoker.invoke(entry, replace(request, long_output=output))
             except (Unprocessable, Forbidden) as error:
                 # The function is another than it was when the work was accepted.
                 self.invoker.end_unstarted(entry, request, CallEvent.ERROR, str(error))

@@ -9,12 +9,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
 from quiltfn import __version__
 from quiltfn.access import Access
 from quiltfn.admission import Admission
+from quiltfn.api.budgets import Budgets, CallOutputBudget
 from quiltfn.api.errors import error_body
 from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.services import Services
@@ -99,6 +101,7 @@ class CallParts:
     journal: SpoolJournal
     invoker: Invoker
     clock: Clock
+    budgets: Budgets
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ async def open_platform(
         pools = pools_of(settings, stock, clock, memory)
         invoker = Invoker(pools, journal, clock, node.machine.node_id)
         catalog = Catalog(settings.functions_max_bytes)
-        parts = CallParts(opened, catalog, pools, journal, invoker, clock)
+        parts = CallParts(opened, catalog, pools, journal, invoker, clock, budgets(settings))
         work, dispatcher, deliveries, schedules = await work_of(parts, settings, node)
         for close in (invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop):
             stack.push_async_callback(close)
@@ -172,7 +175,7 @@ async def open_platform(
             schedules=schedules,
             health=health,
             limits=api_limits(settings),
-            budgets=budgets(settings),
+            budgets=parts.budgets,
         )
         yield Platform(services, opened, journal, pools, health, work, dispatcher)
 
@@ -205,6 +208,7 @@ async def work_of(
         policies=policies,
         journal=parts.journal,
         clock=parts.clock,
+        long_output=partial(CallOutputBudget, parts.budgets.outputs),
     )
     work = Work(
         store=queue,

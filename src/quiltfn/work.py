@@ -7,7 +7,7 @@ Running it is the dispatcher's part (`ports.work.Queue`).
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -255,13 +255,20 @@ class Work:
     # Running again ---------------------------------------------------------------------------
 
     async def replay(
-        self, entry: Entry, origin_id: str, run: Replay, output: LongOutput
+        self,
+        entry: Entry,
+        origin_id: str,
+        run: Replay,
+        output: LongOutput,
+        reserve: Callable[[int], None],
     ) -> Invocation:
         """Runs the kept input of a call again, under a new id. With `run.is_async` the record is
-        `queued`, else it is that of the end. Raises `NotFound` where the function has no such
+        `queued`, else it is that of the end. `reserve`: is told how many bytes of input are in
+        memory until then, and may refuse. Raises `NotFound` where the function has no such
         version or the input is not kept, and as `accept` and `Invoker.invoke` do.
         """
         _, given = await self.input(entry, origin_id)
+        reserve(given.size_bytes)
         version = None
         if run.version is not None and run.version != entry.version.number:
             version = await self.functions.version(entry.function.id, run.version)

@@ -587,3 +587,52 @@ async def test_the_input_is_gone_after_the_end_where_the_policy_keeps_none(api: 
     await api.harness.journal.synced()
     path = f"{function}/invocations/{record['invocation_id']}/input"
     await api.refused(404, "GET", path)
+
+
+async def test_attempts_have_the_memory_for_long_output_that_calls_have(api: Api) -> None:
+    function = await api.function("sleep 1000")
+    record = await api.submit(function)
+    path = f"{function}/invocations/{record['invocation_id']}"
+    outputs = api.harness.services.budgets.outputs
+    calls = api.harness.services.invoker._calls
+    await until(lambda: calls)
+    (call,) = calls.values()
+    assert call.request.long_output is not None
+    assert call.request.long_output.take(3 * 1024 * 1024, lambda: None)
+    assert not outputs.is_unused
+    await api.good("POST", f"{path}/cancel")
+    await until(lambda: outputs.is_unused)
+
+
+async def test_a_tenant_has_so_many_requests_that_wait_for_ends(api: Api) -> None:
+    function = await api.function("sleep 1000")
+    record = await api.submit(function)
+    path = f"{function}/invocations/{record['invocation_id']}"
+    waits = api.harness.services.budgets.waits
+    waits.of_tenant = 1
+    first = asyncio.ensure_future(api.good("GET", f"{path}?wait_seconds=60"))
+    await until(lambda: waits.open == 1)
+    refusal = await api.refused(429, "GET", f"{path}?wait_seconds=60")
+    assert refusal["error"] == (
+        "the tenant has 1 requests that wait for the end of a call, its limit"
+    )
+    assert (await api.good("GET", path))["status"] in ("queued", "running")
+    await api.good("POST", f"{path}/cancel")
+    assert (await first)["status"] == "cancelled"
+    assert waits.open == 0
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_what_is_replayed_counts_as_a_body_that_was_sent(api: Api, mode: str) -> None:
+    function = await api.function("cat")
+    record = await api.submit(function, "x" * 100_000)
+    await api.ended(function, record["invocation_id"])
+    replay = f"{function}/invocations/{record['invocation_id']}/replay"
+    bodies = api.harness.services.budgets.bodies
+    room = 32 * 1024 * 1024 - 50_000
+    bodies.reserve(room, "default", is_call=True)
+    refusal = await api.refused(429, "POST", replay, {"mode": mode})
+    assert refusal["error_code"] == "RATE_LIMITED"
+    bodies.release(room, "default")
+    await api.good("POST", replay, {"mode": mode})
+    assert bodies.held == 0

@@ -168,3 +168,17 @@ def test_a_range_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(BadSetting, match="such as 10\\.0\\.0\\.0/8"):
         ranges_of(text)
     assert ranges_of(" ") == []
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://a.example", "https://a.example"),
+        ("https://a.example:8443/", "https://a.example:8443/"),
+        ("https://a.example/T0/token", "https://a.example/***"),
+        ("https://a.example?key=token", "https://a.example/***"),
+        ("https://a.example/?key=token", "https://a.example/***"),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_a_secret(url: str, shown: str) -> None:
+    assert callback.without_path(url) == shown

@@ -22,6 +22,7 @@ SHORT_BYTES = 16 * 1024
 # be managed.
 MANAGEMENT_BYTES = 16 * MIB
 RESPONSE_WAIT_S = 10.0
+WAITING = "requests that wait for the end of a call"
 SHORTER_OR_LATER = "send it again once other requests are done, or a shorter body"
 
 
@@ -278,6 +279,7 @@ class Budgets:
     outputs: OutputBudget = field(default_factory=OutputBudget)
     uploads: UploadSlots = field(default_factory=UploadSlots)
     streams: StreamSlots = field(default_factory=StreamSlots)
+    waits: StreamSlots = field(default_factory=lambda: StreamSlots(500, 1000, WAITING))
     _parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _loading: ResponseBudget = field(default_factory=lambda: ResponseBudget(0))  # for one at a time
 

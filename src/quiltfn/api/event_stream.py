@@ -15,7 +15,7 @@ client is gone.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +64,12 @@ def wants_events(headers: Headers) -> bool:
 
 
 class StreamSlots:
-    """How many streams may be open: of each tenant, and of all together."""
+    """How many streams may be open: of each tenant, and of all together. `what`: they are."""
 
-    def __init__(self, of_tenant: int = 100, of_all: int = 1000) -> None:
-        self.of_tenant, self.of_all = of_tenant, of_all
+    def __init__(
+        self, of_tenant: int = 100, of_all: int = 1000, what: str = "streams open"
+    ) -> None:
+        self.of_tenant, self.of_all, self._what = of_tenant, of_all, what
         self._open: Counter[str] = Counter()
         self._endless: set[EventStream] = set()
 
@@ -80,13 +82,22 @@ class StreamSlots:
         """Raises `RateLimited` if the tenant has its number, `CapacityFull` if all together do."""
         if self._open[tenant_id] >= self.of_tenant:
             raise RateLimited(
-                f"the tenant has {self.of_tenant} streams open, its limit",
-                hint="close one that is not needed",
+                f"the tenant has {self.of_tenant} {self._what}, its limit",
+                hint="end one that is not needed",
                 retry_after=5,
             )
         if self.open >= self.of_all:
-            raise CapacityFull(f"the server has {self.of_all} streams open", retry_after=5)
+            raise CapacityFull(f"the server has {self.of_all} {self._what}", retry_after=5)
         self._open[tenant_id] += 1
+
+    @contextlib.contextmanager
+    def taken(self, tenant_id: str) -> Iterator[None]:
+        """One, until the end of the block. Raises as `take` does."""
+        self.take(tenant_id)
+        try:
+            yield
+        finally:
+            self.release(tenant_id)
 
     def release(self, tenant_id: str) -> None:
         self._open[tenant_id] -= 1

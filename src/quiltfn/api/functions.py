@@ -223,7 +223,8 @@ async def get_invocation(context: RequestContext[FunctionServices]) -> Response:
     if wait:
         check_connection(context.request)
         invocation_id = context.parameters["invocation_id"]
-        await context.services.work.wait(context.entry(), invocation_id, wait)
+        with context.services.budgets.waits.taken(context.tenant_id):
+            await context.services.work.wait(context.entry(), invocation_id, wait)
     async with pages.reserved(context):
         record = await _record(context)
         return json_response(shapes.invocation(record), headers=truncated(record))

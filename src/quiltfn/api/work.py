@@ -8,14 +8,14 @@ import msgspec
 from quiltfn import wire
 from quiltfn.admission import Admission
 from quiltfn.api import pages, parse, shapes
-from quiltfn.api.budgets import CallOutputBudget
+from quiltfn.api.budgets import SHORT_BYTES, CallOutputBudget
 from quiltfn.api.call_response import call_response
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.catalog import Entry
 from quiltfn.invoke import Invoker
 from quiltfn.model.access import Scope
-from quiltfn.model.callback import check_secret, check_url
+from quiltfn.model.callback import check_secret, check_url, without_path
 from quiltfn.model.errors import NotFound, Unprocessable
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.version import MASK
@@ -200,8 +200,9 @@ def _policy(policy: AsyncPolicy, *, show: bool) -> wire.AsyncPolicy:
     def masked(one: Destination | None) -> wire.Destination | None:
         if one is None:
             return None
-        secret = one.secret if show or one.secret is None else MASK
-        return wire.Destination(function=one.function, url=one.url, secret=secret)
+        if show or one.url is None:
+            return wire.Destination(function=one.function, url=one.url, secret=one.secret)
+        return wire.Destination(url=without_path(one.url), secret=MASK)
 
     return wire.AsyncPolicy(
         max_attempts=policy.max_attempts,
@@ -260,8 +261,17 @@ async def replay_invocation(context: RequestContext[WorkServices]) -> Response:
         version=body.version, is_async=body.mode == "async", caller=context.caller.credential
     )
     output = CallOutputBudget(services.budgets.outputs, context.tenant_id)
+
+    def reserve(size: int) -> None:
+        """It counts as a body that the caller had sent."""
+        if size > SHORT_BYTES:
+            services.budgets.bodies.reserve(size, context.tenant_id, is_call=True)
+            context.reserved_bytes += size
+
     with services.admission.call(context.tenant_id), output:
-        record = await services.work.replay(context.entry(), _invocation_id(context), run, output)
+        record = await services.work.replay(
+            context.entry(), _invocation_id(context), run, output, reserve
+        )
         return accepted(record) if run.is_async else await call_response(context, record)
 
 

@@ -256,7 +256,9 @@ class Redrive(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omi
 
 
 class Destination(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """Where the end of accepted work is sent. The secret reads *** below scope write."""
+    """Where the end of accepted work is sent. Below scope write the secret reads ***, and so does
+    what follows the host of the url.
+    """
 
     function: DestinationFunction | None = None
     url: DestinationUrl | None = None
