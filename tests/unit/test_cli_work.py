@@ -225,6 +225,25 @@ def test_the_async_policy_is_shown_set_and_reset(
     assert run(["functions", "async-policy", "hello", "--reset"]) == 0
 
 
+def test_what_a_policy_change_does_not_name_stays_as_it_is(fake: Fake) -> None:
+    signed = {"function": None, "url": "https://example.com/a", "secret": "whsec_x"}
+    now = {**POLICY, "max_concurrency": 4, "on_success": signed}
+    fake.answers["GET", f"/{ID}/async-policy"] = (200, now)
+    fake.answers["PUT", f"/{ID}/async-policy"] = (200, now)
+    assert run(["functions", "async-policy", "hello", "--backoff", "first=5"]) == 0
+    assert fake.body["backoff_seconds"] == {"first": 5, "factor": 2, "most": 600, "jitter": 0.2}
+    assert fake.body["max_attempts"] == 3
+    assert fake.body["max_concurrency"] == 4
+    assert fake.body["retry_on"] == ["failed"]
+    assert fake.body["on_success"]["secret"] == "whsec_x"
+    assert fake.body["on_failure"]["function"] == "other"
+    words = "--unset-on-success --unset-on-failure --unset-max-concurrency"
+    assert run(["functions", "async-policy", "hello", *words.split()]) == 0
+    assert fake.body["max_attempts"] == 3
+    emptied = ("on_success", "on_failure", "max_concurrency")
+    assert [fake.body.get(name) for name in emptied] == [None] * 3
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

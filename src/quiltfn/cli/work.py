@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
+
 from quiltfn.cli import show, tables
 from quiltfn.cli.invoke import exit_code, show_ended, show_queued
 from quiltfn.cli.options import FieldsOf, pairs_of
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
 from quiltfn.cli.session import Connection, NameOrId, Session
 from quiltfn.sdk import Invocation, InvocationInput, RedriveResult
-from quiltfn.wire import Backoff, NewAsyncPolicy, NewDestination, RecordPolicy
+from quiltfn.wire import AsyncPolicy, Backoff, NewAsyncPolicy, NewDestination, RecordPolicy
 from quiltfn.wire.fields import fields_of
 
 InvocationId = Annotated[str, Argument(help="The id of a call.")]
@@ -199,9 +201,21 @@ class PolicyOptions:
         ),
     ] = None
 
+    unset_on_success: Annotated[bool, Option(help="Tell nobody of calls that succeeded.")] = False
+    unset_on_failure: Annotated[bool, Option(help="Tell nobody of calls that were given up.")] = (
+        False
+    )
+    unset_max_concurrency: Annotated[bool, Option(help="Run as many at a time as is free.")] = False
+
     def fields(self) -> dict[str, Any]:
-        """By their names in the API. Raises `BadParameter`."""
+        """By their names in the API, of the wait what was named. Raises `BadParameter`."""
         found: dict[str, Any] = {}
+        if self.unset_max_concurrency:
+            found["max_concurrency"] = None
+        if self.unset_on_success:
+            found["on_success"] = None
+        if self.unset_on_failure:
+            found["on_failure"] = None
         if self.backoff:
             found["backoff_seconds"] = _backoff(self.backoff)
         if self.retry_on:
@@ -221,9 +235,9 @@ def async_policy(
     *,
     connection: Connection,
 ) -> None:
-    """Show how a function's asynchronous calls are run, or set it.
+    """Show how a function's asynchronous calls are run, or change it.
 
-    With any option the whole policy is set: what is not named takes the default.
+    What is not named stays as it is.
     """
     given = fields | options.fields()
     if reset and given:
@@ -234,7 +248,8 @@ def async_policy(
             gone = functions.delete_async_policy(name_or_id)
             at.show(gone, lambda _: show.say("it has the default policy"), {"reset": True})
         elif given:
-            at.show(functions.set_async_policy(name_or_id, **given), tables.async_policy)
+            changed = _changed(functions.get_async_policy(name_or_id), given)
+            at.show(functions.set_async_policy(name_or_id, **changed), tables.async_policy)
         else:
             at.show(functions.get_async_policy(name_or_id), tables.async_policy)
 
@@ -257,7 +272,17 @@ def record_policy(
             at.show(functions.get_record_policy(name_or_id), told)
 
 
-def _backoff(words: list[str]) -> Backoff:
+def _changed(now: AsyncPolicy, given: dict[str, Any]) -> dict[str, Any]:
+    """All fields of the policy, of those that are given the new values."""
+    fields = {name: getattr(now, name) for name in fields_of(NewAsyncPolicy)}
+    for name in ("on_success", "on_failure"):
+        if (one := fields[name]) is not None:
+            fields[name] = NewDestination(function=one.function, url=one.url, secret=one.secret)
+    wait = msgspec.structs.replace(now.backoff_seconds, **given.get("backoff_seconds", {}))
+    return fields | given | {"backoff_seconds": wait}
+
+
+def _backoff(words: list[str]) -> dict[str, float]:
     known = ", ".join(fields_of(Backoff))
     given: dict[str, float] = {}
     for key, value in pairs_of("--backoff", words).items():
@@ -265,10 +290,9 @@ def _backoff(words: list[str]) -> Backoff:
             given[key] = float(value)
         except ValueError:
             raise BadParameter(f"--backoff {key} must be a number, not {value!r}") from None
-    try:
-        return Backoff(**given)
-    except TypeError:
-        raise BadParameter(f"--backoff takes {known}") from None
+    if not given.keys() <= fields_of(Backoff).keys():
+        raise BadParameter(f"--backoff takes {known}")
+    return given
 
 
 def _destination(word: str, secret_file: Path | None) -> NewDestination:
