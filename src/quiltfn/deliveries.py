@@ -140,7 +140,10 @@ class Deliveries:
     async def _begin_due(self) -> float | None:
         """Begins what is due and has room; returns in how many seconds more is due."""
         now_ms = self._now_ms()
-        for function_id, (tenant_id, due_ms) in list(self._due.items()):
+        # First those of tenants that have fewest under way, however many functions others have.
+        busy = self._busy
+        in_turn = sorted(self._due.items(), key=lambda one: busy["tenant", one[1][0]])
+        for function_id, (tenant_id, due_ms) in in_turn:
             room = self._room(function_id, tenant_id) if due_ms <= now_ms else 0
             if room > 0:
                 await self._begin(function_id, tenant_id, room, now_ms)

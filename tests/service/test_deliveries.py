@@ -19,7 +19,7 @@ from contract.stores import a_stored_function, a_version, an_id, done, restart
 from quiltfn.callbacks import Callbacks
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.clock import SystemClock
-from quiltfn.deliveries import AT_ONCE, OF_HOST, Deliveries
+from quiltfn.deliveries import AT_ONCE, OF_HOST, OF_TENANT, Deliveries
 from quiltfn.model import delivery as model
 from quiltfn.model.delivery import CHAIN_MAX, Delivery
 from quiltfn.model.errors import Conflict, NotFound
@@ -356,6 +356,31 @@ async def test_a_slow_host_keeps_nobody_elses_waiting(world: World) -> None:
         await world.until(slow, last_slow, status="delivered")
     assert world.sender.most_of["https://slow.example/a"] == OF_HOST
     assert world.sender.most <= AT_ONCE
+
+
+async def test_the_next_place_is_of_the_tenant_that_has_fewest(world: World) -> None:
+    answers = asyncio.Semaphore(0)
+
+    async def reply(url: str) -> int:
+        if "slow" in url:
+            await answers.acquire()
+        return 200
+
+    world.sender.reply = reply
+    quick = await world.function("q", TO_URL, tenant_id="c")
+    async with world.running():
+        for tenant in ("a", "b"):
+            for number in range(OF_TENANT * 2):
+                to = Destination(url=f"https://slow{number}.{tenant}.example", secret=SECRET)
+                slow = await world.function(f"s{number}", to, tenant_id=tenant)
+                await world.end_call(slow)
+        async with asyncio.timeout(SOON_S):
+            while len(world.sender.posts) < AT_ONCE:  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0.01)
+        delivery_id = await world.end_call(quick)
+        await asyncio.sleep(0.2)
+        answers.release()  # one place becomes free
+        await world.until(quick, delivery_id, status="delivered")
 
 
 async def test_what_was_not_sent_when_the_server_ended_is_sent_by_the_next(world: World) -> None:
