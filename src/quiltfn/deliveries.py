@@ -119,6 +119,9 @@ class Deliveries:
                     wait_s = await self._begin_due()
                 except StoreUnavailable:
                     wait_s = STORE_AGAIN_S
+                except Exception:  # A mistake of ours must not end the deliveries of all tenants.
+                    _log.exception("deliveries could not be begun; they are tried again")
+                    wait_s = STORE_AGAIN_S
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await self._changed.wait()

@@ -30,6 +30,7 @@ from quiltfn.ports.schedules import Firing, ScheduleRun, ScheduleStore, StoredSc
 from quiltfn.ports.work import AcceptedWork, Input
 from quiltfn.work import Cause, Work, request_of
 
+_log = structlog.get_logger("quiltfn.schedules")
 # A clock that was set is noticed within this time.
 LOOK_EVERY_S = 15.0
 RETRY_S = 1.0
@@ -147,6 +148,9 @@ class Schedules:
                 next_due_ms = await self.fire_due()
             except (StoreUnavailable, ShuttingDown):
                 await asyncio.sleep(RETRY_S)
+            except Exception:  # A mistake of ours must not end the schedules of all tenants.
+                _log.exception("schedules could not be fired; they are tried again")
+                await asyncio.sleep(RETRY_S)
             else:
                 await self._wait(next_due_ms)
 
@@ -238,8 +242,7 @@ class Schedules:
                     await self._store.save(schedule.from_now(now_ms), schedule)
 
     async def _stop(self, schedule: Schedule, error: QuiltfnError) -> None:
-        log = structlog.get_logger("quiltfn.schedules")
-        log.error("a schedule cannot come due", schedule_id=schedule.id, reason=str(error))
+        _log.error("a schedule cannot come due", schedule_id=schedule.id, reason=str(error))
         with contextlib.suppress(Outdated, NotFound):
             await self._store.save(schedule.with_next(None), schedule)
 

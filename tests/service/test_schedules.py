@@ -1,5 +1,6 @@
 """Schedules in the composed platform, by a clock that a test moves over weeks."""
 
+import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -73,3 +74,26 @@ async def test_what_a_stopped_server_missed_is_counted_or_run_once(
     assert stored.schedule.missed_count == (10 if ran else 11)
     assert stored.schedule.fired_count == int(ran)
     assert sum(count or 1 for _, _, count in found) == 11
+
+
+async def test_a_mistake_while_firing_does_not_end_the_schedules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_harness(tmp_path, ManualClock()) as harness:
+        schedules = harness.services.schedules
+        went_on, looks = asyncio.Event(), 0
+
+        async def fire_due() -> int | None:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                raise RuntimeError("a mistake")
+            went_on.set()
+            return None
+
+        monkeypatch.setattr(schedules, "fire_due", fire_due)
+        monkeypatch.setattr("quiltfn.schedules.RETRY_S", 0.01)
+        running = asyncio.ensure_future(schedules.run())
+        async with asyncio.timeout(10):
+            await went_on.wait()
+        running.cancel()
