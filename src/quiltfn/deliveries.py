@@ -277,7 +277,7 @@ class Deliveries:
             return self._failed(delivery, str(error))
         except QuiltfnError as error:
             return self._again(delivery, str(error))
-        self._work.queue.arrived(entry.function.id, entry.function.tenant_id, work.due_at_ms)
+        self._work.stored(work)
         return None
 
     async def _post(self, delivery: Delivery, target: Destination) -> Delivery:

@@ -134,14 +134,14 @@ class Work:
         """
         work = self.prepared(entry, given, due_at_ms, cause)
         await self.store.accept(work)
-        self.queue.arrived(entry.function.id, entry.function.tenant_id, work.due_at_ms)
+        self.stored(work)
         return work.record
 
     def prepared(
         self, entry: Entry, given: Input, due_at_ms: int | None = None, cause: Cause = BY_CALLER
     ) -> AcceptedWork:
         """The work as `accept` hands it to the store, for those who store it in a transaction of
-        their own. Raises the refusals that need no store.
+        their own and then call `stored`. Raises the refusals that need no store.
         """
         function = entry.function
         if self.invoker.is_draining:
@@ -174,6 +174,11 @@ class Work:
             expires_at_ms=due_ms + policy.max_age_seconds * 1000,
             max_queued=policy.max_queued,
         )
+
+    def stored(self, work: AcceptedWork) -> None:
+        """The work is on disk: it is run when it is due."""
+        record = work.record
+        self.queue.arrived(record.function_id, record.tenant_id, work.due_at_ms)
 
     # Waiting and cancelling ------------------------------------------------------------------
 
@@ -350,7 +355,7 @@ class Work:
             return []
         ids = await self.store.redrive(entry.function.id, again)
         if ids:
-            self.queue.arrived(entry.function.id, entry.function.tenant_id, again[0][1].due_at_ms)
+            self.stored(again[0][1])
         return ids
 
     async def drop(self, entry: Entry, invocation_id: str) -> None:

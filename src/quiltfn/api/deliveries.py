@@ -9,8 +9,6 @@ from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.deliveries import Deliveries
 from quiltfn.model.delivery import Delivery, DeliveryStatus
 
-PAGE_MAX, PAGE_DEFAULT = 1000, 50
-
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryServices(RouteServices):
@@ -26,13 +24,13 @@ async def list_deliveries(context: RequestContext[DeliveryServices]) -> Response
     query, status = context.query, context.query.get("status")
     if status is not None:
         parse.one_of(status, "status", tuple(DeliveryStatus), "failed")
-    limit = parse.integer(query.get("limit", str(PAGE_DEFAULT)), "limit", 1, PAGE_MAX)
+    limit = pages.limit_of(context)
     wanted = DeliveryStatus(status) if status is not None else None
-    page = await context.services.deliveries.list(
-        context.entry(), limit, query.get("cursor"), wanted
-    )
-    shown = ((one.id, shown_delivery(one)) for one in page.items)
-    return await pages.page_response(context, "deliveries", shown, limit, page.next_cursor)
+    deliveries, cursor = context.services.deliveries, query.get("cursor")
+    async with pages.reserved(context):
+        page = await deliveries.list(context.entry(), limit, cursor, wanted)
+        shown = ((one.id, shown_delivery(one)) for one in page.items)
+        return await pages.page_response(context, "deliveries", shown, limit, page.next_cursor)
 
 
 async def retry_delivery(context: RequestContext[DeliveryServices]) -> Response:

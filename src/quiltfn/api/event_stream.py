@@ -19,10 +19,11 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from quiltfn.api import parse
 from quiltfn.api.guards import check_connection
 from quiltfn.api.request import Headers
 from quiltfn.api.response import Header, Response
-from quiltfn.model.errors import CapacityFull, RateLimited
+from quiltfn.model.errors import CapacityFull, RateLimited, Unprocessable
 
 if TYPE_CHECKING:
     from quiltfn.api.route import RequestContext
@@ -61,6 +62,18 @@ def wants_events(headers: Headers) -> bool:
         if kind == EVENT_STREAM:
             return not any(part in ("q=0", "q=0.0", "q=0.00", "q=0.000") for part in parameters)
     return False
+
+
+def follows(context: "RequestContext[Any]") -> bool:
+    """Whether the client asks for events: by `follow`, else by Accept. Raises `Unprocessable`."""
+    given = context.query.get("follow")
+    return wants_events(context.headers) if given is None else parse.boolean(given, "follow")
+
+
+def check_follows(context: "RequestContext[Any]") -> None:
+    """For routes that have events alone: raises `Unprocessable` if they are not asked for."""
+    if not follows(context):
+        raise Unprocessable.field("follow", "true", context.query.get("follow"), "true")
 
 
 class StreamSlots:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from quiltfn.api import event_stream, parse
+from quiltfn.api import event_stream
 from quiltfn.api.response import Response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.events import Events
@@ -26,8 +26,7 @@ async def list_events(context: RequestContext[EventServices]) -> Response:
     was too slow.
     """
     query, services = context.query, context.services
-    if not _follows(context):
-        raise Unprocessable.field("follow", "true", query.get("follow"), "true")
+    event_stream.check_follows(context)
     function_id = query.get("function_id")
     if function_id is not None:
         services.catalog.by_id(context.tenant_id, function_id)
@@ -37,13 +36,6 @@ async def list_events(context: RequestContext[EventServices]) -> Response:
             context.tenant_id, function_id, _types(query.get("types")), last_id
         )
         return stream.response(_framed(found), is_endless=True)
-
-
-def _follows(context: RequestContext[EventServices]) -> bool:
-    follow = context.query.get("follow")
-    if follow is None:
-        return event_stream.wants_events(context.headers)
-    return parse.boolean(follow, "follow")
 
 
 def _types(text: str | None) -> frozenset[EventType] | None:

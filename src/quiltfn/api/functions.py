@@ -27,8 +27,6 @@ from quiltfn.model.output import STREAMS
 from quiltfn.model.pool import sum_counts
 from quiltfn.ports import InvocationQuery, Journal, Pools
 
-PAGE_MAX = 1000
-INVOCATIONS_DEFAULT = 50
 OCTETS = "application/octet-stream"
 OUTPUTS = ("full", "none")
 LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
@@ -58,7 +56,7 @@ async def create_function(context: RequestContext[FunctionServices]) -> Response
 
 async def list_functions(context: RequestContext[FunctionServices]) -> Response:
     """List the functions of the tenant, oldest first."""
-    limit = parse.integer(context.query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
+    limit = pages.limit_of(context, pages.PAGE_MAX)
     after = from_cursor(context.query.get("cursor"), BEFORE_EVERY_ID)
     state = context.query.get("state")
     if state is not None:
@@ -195,7 +193,7 @@ async def list_invocations(context: RequestContext[FunctionServices]) -> Respons
         parse.one_of(status, "status", tuple(Status), "success")
     cold = query.get("cold_start")
     slow = query.get("min_duration_ms")
-    limit = parse.integer(query.get("limit", str(INVOCATIONS_DEFAULT)), "limit", 1, PAGE_MAX)
+    limit = pages.limit_of(context)
     output = parse.one_of(query.get("output", "full"), "output", OUTPUTS, "none")
     wanted = InvocationQuery(
         function_id=entry.function.id,
@@ -271,7 +269,7 @@ async def get_invocation_timeline(context: RequestContext[FunctionServices]) -> 
 async def list_function_versions(context: RequestContext[FunctionServices]) -> Response:
     """List the versions of a function, newest first."""
     entry, query = context.entry(), context.query
-    limit = parse.integer(query.get("limit", str(PAGE_MAX)), "limit", 1, PAGE_MAX)
+    limit = pages.limit_of(context, pages.PAGE_MAX)
     after = from_cursor(query["cursor"], "") if "cursor" in query else None
     current, show = entry.function.current_version, _sees_values(context)
     async with pages.reserved(context):

@@ -37,7 +37,7 @@ async def get_invocation_logs(context: RequestContext[LogServices]) -> Response:
     with Last-Event-ID.
     """
     services, query = context.services, context.query
-    follows = _follows(context)
+    follows = event_stream.follows(context)
     streams = _streams(query)
     at, tail = _start_of(context, streams)
     function_id, one = context.entry().function.id, context.parameters["invocation_id"]
@@ -63,20 +63,12 @@ async def get_function_logs(context: RequestContext[LogServices]) -> Response:
     started, stdout and stderr, and end with its record; each names its call. A reader that is more
     than 1,000 calls behind gets a gap with the number of those that are left out.
     """
-    if not _follows(context):
-        raise Unprocessable.field("follow", "true", context.query.get("follow"), "true")
+    event_stream.check_follows(context)
     services, function_id = context.services, context.entry().function.id
     streams = _streams(context.query)
     with event_stream.opened(context) as stream:
         events = follow_function(services.invoker, services.journal, function_id, streams)
         return stream.response(events, is_endless=True)
-
-
-def _follows(context: RequestContext[LogServices]) -> bool:
-    follow = context.query.get("follow")
-    if follow is None:
-        return event_stream.wants_events(context.headers)
-    return parse.boolean(follow, "follow")
 
 
 def _streams(query: Mapping[str, str]) -> Sequence[str]:

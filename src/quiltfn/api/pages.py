@@ -14,8 +14,14 @@ from quiltfn.model.cursors import to_cursor
 
 # Entries are encoded in pieces of this size; other requests are answered in between.
 PIECE_BYTES = 256 * 1024
+PAGE_MAX, PAGE_DEFAULT = 1000, 50
 # Lists that clients knew before there were pages: a page that is the whole list has no cursor.
 WITHOUT_LAST_CURSOR = frozenset({"versions"})
+
+
+def limit_of(context: RequestContext[S], default: int = PAGE_DEFAULT) -> int:
+    """How many entries the page may have at most. Raises `Unprocessable`."""
+    return parse.integer(context.query.get("limit", str(default)), "limit", 1, PAGE_MAX)
 
 
 def reserved(context: RequestContext[S]) -> AbstractAsyncContextManager[None]:

@@ -8,6 +8,7 @@ from quiltfn.api import (
     functions,
     live_call,
     logs,
+    pages,
     runtimes,
     schedules,
     system,
@@ -32,7 +33,7 @@ CALL_BY_ID, CALL_BY_NAME = FUNCTION + "/invoke", "/api/functions/invoke/{name}"
 LIMIT = Parameter(
     name="limit",
     about="the largest number of entries of the page",
-    schema={"type": "integer", "minimum": 1, "maximum": functions.PAGE_MAX},
+    schema={"type": "integer", "minimum": 1, "maximum": pages.PAGE_MAX},
     example=50,
 )
 CURSOR = Parameter(

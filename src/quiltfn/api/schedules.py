@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from quiltfn import wire
 from quiltfn.admission import Admission
-from quiltfn.api import pages, parse, shapes
-from quiltfn.api.functions import INVOCATIONS_DEFAULT, PAGE_MAX
+from quiltfn.api import pages, shapes
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.api.work import accepted
 from quiltfn.model.access import Scope
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import Unprocessable
@@ -36,7 +36,7 @@ async def create_schedule(context: RequestContext[ScheduleServices]) -> Response
 
 async def list_schedules(context: RequestContext[ScheduleServices]) -> Response:
     """List the schedules of the tenant, oldest first."""
-    limit = _limit(context)
+    limit = pages.limit_of(context)
     after = from_cursor(context.query.get("cursor"), BEFORE_EVERY_ID)
     async with pages.reserved(context):
         found = await context.services.schedules.of_tenant(context.tenant_id, after, limit + 1)
@@ -83,19 +83,14 @@ async def invoke_schedule(context: RequestContext[ScheduleServices]) -> Response
         record = await services.schedules.run_now(
             context.tenant_id, context.parameters["name"], context.caller.credential
         )
-    where = f"/api/functions/{record.function_id}/invocations/{record.invocation_id}"
-    return json_response(
-        shapes.invocation(record),
-        status=202,
-        headers=[("location", where), ("x-invocation-id", record.invocation_id)],
-    )
+    return accepted(record)
 
 
 async def list_schedule_runs(context: RequestContext[ScheduleServices]) -> Response:
     """List what was decided each time that a schedule was due, newest first. Times that were missed
     together are one entry, and the number is in it. The last 1000 are kept.
     """
-    limit = _limit(context)
+    limit = pages.limit_of(context)
     schedules, named = context.services.schedules, context.parameters["name"]
     cursor = from_cursor(context.query.get("cursor"), "")
     async with pages.reserved(context):
@@ -104,11 +99,6 @@ async def list_schedule_runs(context: RequestContext[ScheduleServices]) -> Respo
         )
         shown = ((_place(one.tick_ms), shapes.schedule_run(one)) for one in page.items)
         return await pages.page_response(context, "runs", shown, limit)
-
-
-def _limit(context: RequestContext[ScheduleServices]) -> int:
-    given = context.query.get("limit", str(INVOCATIONS_DEFAULT))
-    return parse.integer(given, "limit", 1, PAGE_MAX)
 
 
 def _place(tick_ms: int) -> str:

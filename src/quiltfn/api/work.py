@@ -28,7 +28,6 @@ RESPOND_ASYNC = "respond-async"
 DELAY_MAX_S = 365 * 86_400
 WAIT_MAX_S = 60
 UNIX_MAX = 4_102_444_800  # the year 2100
-DEAD_LETTERS_DEFAULT, DEAD_LETTERS_MAX = 50, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,8 +282,7 @@ async def list_dead_letters(context: RequestContext[WorkServices]) -> Response:
     attempts, or too old to be started.
     """
     entry, query = context.entry(), context.query
-    default = str(DEAD_LETTERS_DEFAULT)
-    limit = parse.integer(query.get("limit", default), "limit", 1, DEAD_LETTERS_MAX)
+    limit = pages.limit_of(context)
     async with pages.reserved(context):
         page = await context.services.work.dead_letters(entry, limit, query.get("cursor"))
         shown = ((one.invocation_id, shapes.dead_letter(one)) for one in page.items)
