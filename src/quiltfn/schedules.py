@@ -211,7 +211,7 @@ class Schedules:
         work, refusal = None, None
         if decision.run_tick_ms is not None:
             try:
-                work = self._prepared(schedule, decision.run_tick_ms)
+                work = self._prepared(schedule)
             except (ShuttingDown, StoreUnavailable):
                 raise
             except QuiltfnError as error:
@@ -220,9 +220,12 @@ class Schedules:
             schedule=schedule, decision=decision, work=work, refusal=refusal, now=now_ms // 1000
         )
 
-    def _prepared(self, schedule: Schedule, tick_ms: int | None) -> AcceptedWork:
+    def _prepared(self, schedule: Schedule) -> AcceptedWork:
+        """What a tick that is due becomes: work that is due at once. A tick's time is of the wall
+        clock, and the queue goes by trusted time.
+        """
         entry = self._catalog.get(schedule.function_id)
-        return self._work.prepared(entry, input_of(schedule), tick_ms, BY_SCHEDULE)
+        return self._work.prepared(entry, input_of(schedule), cause=BY_SCHEDULE)
 
     async def _settled(self, tenant_id: str, name: str) -> StoredSchedule:
         """The schedule, once everything is decided that is due."""
@@ -252,7 +255,7 @@ class Schedules:
         ready, self._may_wait = await self._store.waiting(AT_ONCE)
         for schedule in ready:
             try:
-                work = self._prepared(schedule, None)
+                work = self._prepared(schedule)
             except NotFound:  # Its function is being deleted, and the schedule with it.
                 continue
             except ShuttingDown:
@@ -268,8 +271,8 @@ class Schedules:
             self._changed.set()
 
     def _fired(self, schedule: Schedule, work: AcceptedWork) -> None:
+        self._work.stored(work)
         record = work.record
-        self._work.queue.arrived(record.function_id, record.tenant_id, work.due_at_ms)
         for told in self.on_fired:
             told(record.tenant_id, schedule.name, record.function_id, record.invocation_id)
 

@@ -9,8 +9,21 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from manual_clock import ManualClock
+from quiltfn.model.invocation import Status
 from quiltfn.model.schedule import Missed, Schedule
 from service.platform_harness import TENANT, Harness, open_harness
+
+
+class SetClock(ManualClock):
+    """Its wall clock was just set `ahead` seconds forward: trusted time has not followed."""
+
+    ahead = 0.0
+
+    def unix(self) -> float:
+        return self.time + self.ahead
+
+    def trusted(self) -> float:
+        return self.time
 
 
 def new(**fields: object) -> Schedule:
@@ -97,3 +110,16 @@ async def test_a_mistake_while_firing_does_not_end_the_schedules(
         async with asyncio.timeout(10):
             await went_on.wait()
         running.cancel()
+
+
+async def test_a_tick_is_run_at_once_when_the_clock_was_set_forward(tmp_path: Path) -> None:
+    clock = SetClock(datetime(2026, 6, 1, tzinfo=UTC).timestamp())
+    async with open_harness(tmp_path, clock) as harness:
+        entry = await harness.active()
+        await harness.services.schedules.create(TENANT, "f", new(every_seconds=60))
+        clock.ahead = 1800.0
+        await harness.services.schedules.fire_due()
+        found = (await harness.services.schedules.runs(TENANT, "n", None, 10)).items
+        (made,) = [one.invocation_id for one in found if one.invocation_id is not None]
+        record = await harness.work.wait(entry, made, 5)
+    assert record.status is Status.SUCCESS
