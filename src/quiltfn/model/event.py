@@ -12,7 +12,7 @@ from quiltfn.model.invocation import Invocation
 
 
 class EventType(StrEnum):
-    """What an event tells; `TOLD` says what is in it."""
+    """What an event tells."""
 
     FUNCTION_CREATED = "function.created"
     FUNCTION_UPDATED = "function.updated"
