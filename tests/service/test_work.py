@@ -188,8 +188,10 @@ async def test_a_key_queues_a_call_once(api: Api) -> None:
     assert len({one.text for one in answers}) == 1
     assert len({one.headers["location"] for one in answers}) == 1
     assert (await api.good("GET", f"{function}/queue"))["queued"] == 1
-    other = await api("POST", f"{function}/invoke", {"payload": "y"}, headers=headers)
-    assert other.status_code == 422
+    for query, payload in (("", "y"), ("?mode=sync", "x"), ("?delay_seconds=60", "x")):
+        path, body = f"{function}/invoke{query}", {"payload": payload}
+        refusal = await api.refused(422, "POST", path, body, headers=headers)
+        assert "another body or query" in refusal["details"]["expected"]
 
 
 # Policies ------------------------------------------------------------------------------------

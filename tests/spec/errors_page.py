@@ -42,8 +42,8 @@ WHEN = {
     "Content-Encoding.",
     "RANGE_NOT_SATISFIABLE": "`Range` begins behind the end of the output.",
     "UNPROCESSABLE_ENTITY": "A field, parameter or header is missing, unknown, of the wrong type "
-    "or out of range; an `Idempotency-Key` was used before with another body; or an archive "
-    "holds what no image may hold.",
+    "or out of range; an `Idempotency-Key` was used before with another body or query; or an "
+    "archive holds what no image may hold.",
     "RATE_LIMITED": "A limit of the tenant was reached, or 20 wrong credentials came from one "
     "address.",
     "INTERNAL": "A bug of the server; its log has the rest.",

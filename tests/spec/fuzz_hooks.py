@@ -2,11 +2,25 @@
 
 import gzip
 import io
+import re
 import tarfile
 from typing import Any
 
 import schemathesis
 
+# Of what a client sends: the highest value that is harmless, and the highest that is taken.
+BODY_CAPS = {
+    "timeout_seconds": (2, 86_400),
+    "min_instances": (1, 1000),
+    "max_instances": (2, 1000),
+    "max_attempts": (2, 10),
+}
+QUERY_CAPS = {"wait_seconds": (1, 60), "delay_seconds": (1, 31_536_000)}
+HOUR_S, PAST_S, YEAR_2100 = 3600, 1_760_000_000, 4_102_444_800
+URL = re.compile("https?://[!-~]{1,2040}")
+NOBODY = "https://hooks.invalid/"  # no such host, now or ever (RFC 2606)
+# These go on for as long as their reader stays: tests/spec/test_events.py, test_live_output.py.
+ENDLESS = ("/api/events", "/api/functions/{function_id}/logs")
 HANDLERS = ("echo hello", "cat", "exit 3", "sleep 0.05")
 HANDLER_MAX = 64 * 1024
 
@@ -19,15 +33,41 @@ def map_body(context: Any, body: Any) -> Any:  # noqa: ARG001
     handler = body.get("handler")
     if isinstance(handler, str) and 0 < len(handler) <= HANDLER_MAX and "\0" not in handler:
         body["handler"] = HANDLERS[len(handler) % len(HANDLERS)]
-    for name, most, high in (
-        ("timeout_seconds", 2, 86_400),
-        ("min_instances", 1, 1000),
-        ("max_instances", 2, 1000),
-    ):
+    for name, (most, high) in BODY_CAPS.items():
         value = body.get(name)
         if type(value) is int and most < value <= high:
             body[name] = most
+    often = body.get("every_seconds")
+    if type(often) is int and 1 <= often < HOUR_S:
+        body["every_seconds"] = HOUR_S
+    for name in ("on_success", "on_failure"):
+        told = body.get(name)
+        if isinstance(told, dict) and URL.fullmatch(str(told.get("url"))):
+            told["url"] = NOBODY
     return body
+
+
+@schemathesis.hook
+def map_query(context: Any, query: Any) -> Any:
+    """As `map_body`, of what waits, is put off, or never ends."""
+    if not isinstance(query, dict):
+        return query
+    for name, (most, high) in QUERY_CAPS.items():
+        value = whole(query.get(name))
+        if value is not None and most < value <= high:
+            query[name] = most
+    value = whole(query.get("not_before"))
+    if value is not None and PAST_S < value <= YEAR_2100:
+        query["not_before"] = PAST_S
+    if context.operation.path in ENDLESS and str(query.get("follow")).lower() == "true":
+        query["follow"] = False
+    return query
+
+
+def whole(value: Any) -> int | None:
+    """A whole number that a query may have as a text."""
+    text = str(value)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
 
 
 @schemathesis.serializer("application/x-tar", "application/gzip")

@@ -228,8 +228,8 @@ class Endpoint:
             return response
 
         tenant_id = context.tenant_id
-        raw = context.raw_body or b""
-        keyed = idempotent_request(tenant_id, request.method, request.path, key, raw)
+        raw, path = context.raw_body or b"", request.path
+        keyed = idempotent_request(tenant_id, request.method, path, key, raw, request.query)
         del raw
         budget = self._services.budgets.stored_response(tenant_id)
         try:

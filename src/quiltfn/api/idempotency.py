@@ -63,9 +63,10 @@ class Idempotency:
         budget: AbstractAsyncContextManager[None] | None = None,
     ) -> Response:
         """The first request's response, or the stored one. Raises `Conflict` while the first one
-        still runs, `Unprocessable` for another body, and `StoreUnavailable` if the key could not be
-        reserved or, with `executed`, if the response could not be stored: a repetition will get
-        that. `budget`: the memory in which a stored response is loaded, since it may be long.
+        still runs, `Unprocessable` for another body or query, and `StoreUnavailable` if the key
+        could not be reserved or, with `executed`, if the response could not be stored: a repetition
+        will get that. `budget`: the memory in which a stored response is loaded, since it may be
+        long.
         """
         name = (request.tenant_id, request.method, request.path, request.key)
         turn = self._turns.setdefault(name, asyncio.Lock())
@@ -186,11 +187,10 @@ def still_runs() -> Conflict:
 
 
 def check_body(digest: str, request: IdempotentRequest) -> None:
-    """Raises `Unprocessable` where the first call with this key had another body."""
+    """Raises `Unprocessable` where the first call with this key had another body or query."""
     if digest != request.body_digest:
-        raise Unprocessable.field(
-            "Idempotency-Key", "a new one: this one was used with another body", request.key
-        )
+        expected = "a new one: this one was used with another body or query"
+        raise Unprocessable.field("Idempotency-Key", expected, request.key)
 
 
 def gone(kept: StoredResponse) -> Conflict:
@@ -204,14 +204,16 @@ def gone(kept: StoredResponse) -> Conflict:
 
 
 def idempotent_request(
-    tenant_id: str, method: str, path: str, key: str, body: bytes
+    tenant_id: str, method: str, path: str, key: str, body: bytes, query: bytes = b""
 ) -> IdempotentRequest:
-    """Raises `Unprocessable` for what cannot be a key."""
+    """Raises `Unprocessable` for what cannot be a key. `query`: as it was sent."""
     if not KEY.fullmatch(key):
         raise Unprocessable.field(
             "Idempotency-Key", "1 to 255 visible ASCII characters", key, "order-2041"
         )
-    digest = hashlib.sha256(body).hexdigest()
+    digest = hashlib.sha256(body)
+    if query:  # The digest of a body alone is what earlier versions have stored.
+        digest = hashlib.sha256(digest.digest() + query)
     return IdempotentRequest(
-        tenant_id=tenant_id, method=method, path=path, key=key, body_digest=digest
+        tenant_id=tenant_id, method=method, path=path, key=key, body_digest=digest.hexdigest()
     )

@@ -8,6 +8,7 @@ import msgspec
 
 from quiltfn import __version__, wire
 from quiltfn.api import errors
+from quiltfn.api.event_stream import EVENT_STREAM
 from quiltfn.api.route import Parameter, Route
 from quiltfn.wire.fields import fields_of
 
@@ -24,6 +25,11 @@ HEADERS = {
     }
 }
 
+EVENT = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    "required": ["event", "data"],
+}
 OWN_HEADERS = {
     "location": {
         "description": "Where the record of the queued call is.",
@@ -209,7 +215,11 @@ def _responses(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
 
 
 def _text(kind: str) -> dict[str, Any]:
-    """What is known of an answer that is no JSON: bytes have no schema (OpenAPI 3.1, 4.8.14.1)."""
+    """What is known of an answer that is no JSON: bytes have no schema (OpenAPI 3.1, 4.8.14.1), and
+    that of a stream is the schema of each event, as tools for 3.1 take it.
+    """
+    if kind == EVENT_STREAM:
+        return {"schema": EVENT}
     return {"schema": {"type": "string"}} if kind.startswith("text/") else {}
 
 

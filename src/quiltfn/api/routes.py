@@ -86,7 +86,7 @@ VISIBLE = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x
 IDEMPOTENCY = Parameter(
     name="Idempotency-Key",
     where="header",
-    about="within 24 hours, a repetition with the same key and body gets the first response",
+    about="within 24 hours, a repetition with the same key, query and body gets the first response",
     schema=VISIBLE,
 )
 TENANT = Parameter(

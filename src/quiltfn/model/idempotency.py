@@ -4,7 +4,9 @@ import msgspec
 
 
 class IdempotentRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Identifies one request of a tenant; `body_digest` tells a repetition from a reused key."""
+    """Identifies one request of a tenant; `body_digest`, of its body and query, tells a
+    repetition from a reused key.
+    """
 
     tenant_id: str
     method: str
