@@ -133,3 +133,22 @@ def test_a_function_that_is_there_already_keeps_its_place(adds: int) -> None:
     for function in ("a0", "a1", *["a0"] * adds):
         rota.add("a", function)
     assert [rota.turn(lambda _: True) for _ in range(3)] == ["a0", "a1", "a0"]
+
+
+def test_a_function_may_leave_the_rota_or_come_back_in_its_own_turn() -> None:
+    rota = Rota()
+
+    def leaves(function: str) -> bool:
+        rota.remove("a", function)
+        return False
+
+    def comes_back(function: str) -> bool:
+        rota.add("a", function)
+        return False
+
+    rota.add("a", "a0")
+    assert rota.turn(leaves) is None
+    assert not rota
+    rota.add("a", "a0")
+    assert rota.turn(comes_back) is None
+    assert rota.turn(lambda _: True) == "a0"

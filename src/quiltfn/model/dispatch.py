@@ -74,11 +74,11 @@ class Rota:
         The others that were asked cannot start anything, and leave. Returns who had it, or None.
         """
         for tenant_id in list(self._tenants):
-            for function_id in list(self._tenants[tenant_id]):
-                del self._tenants[tenant_id][function_id]
+            for function_id in list(self._tenants.get(tenant_id, ())):
+                # Before, for `start` may take the function out, or add it again.
+                self.remove(tenant_id, function_id)
                 if start(function_id):
-                    functions = self._tenants.pop(tenant_id)
+                    functions = self._tenants.pop(tenant_id, {})
                     self._tenants[tenant_id] = functions | {function_id: None}
                     return function_id
-            del self._tenants[tenant_id]
         return None
