@@ -52,8 +52,6 @@ def event(name: str, data: bytes, event_id: str | None = None) -> bytes:
 
 def wants_events(headers: Headers) -> bool:
     """Whether Accept names the type of event streams; a `*/*` does not."""
-    if "accept" not in headers:
-        return False
     given = ",".join(headers.getlist("accept")).lower()
     if EVENT_STREAM not in given:
         return False

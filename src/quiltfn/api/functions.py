@@ -166,15 +166,16 @@ def _request(
 
 
 async def _invoke(context: RequestContext[FunctionServices], entry: Entry) -> Response:
-    if wants_async(context):
+    headers = context.headers
+    if (context.query or "prefer" in headers) and wants_async(context):
         return await accept_call(context, entry)
     services = context.services
     tenant_id = context.tenant_id
     output = CallOutputBudget(services.budgets.outputs, tenant_id)
-    if event_stream.wants_events(context.headers):
+    if "accept" in headers and event_stream.wants_events(headers):
         return await stream_call(context, entry, _request(context, output, new_id()), output)
     with services.admission.call(tenant_id), output:
-        if "x-on-disconnect" in context.headers:
+        if "x-on-disconnect" in headers:
             request = _request(context, output, new_id())
             async with cancelled_if_lost(context, entry, request):
                 record = await services.invoker.invoke(entry, request)
