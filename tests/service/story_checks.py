@@ -10,7 +10,15 @@ from typing import Any
 import httpx
 
 from service.story_driver import Driver
-from service.story_model import FINAL, KnownFunction, Under, check_record, check_refusal
+from service.story_model import (
+    FINAL,
+    KnownFunction,
+    Submitted,
+    Under,
+    check_record,
+    check_refusal,
+)
+from service.story_work import finish, look_at_queue, look_at_work
 
 FUNCTIONS = "/api/functions"
 POOL = ("warming_count", "ready_count", "busy_count")
@@ -54,6 +62,13 @@ class StoryState:
         """The function's calls that may still be running."""
         return [one for one in self.under if one.function is function and not one.running.done()]
 
+    def is_busy(self, function: KnownFunction) -> bool:
+        """Whether anything of the function may be running."""
+        return bool(self.calls(function) or function.unfinished)
+
+    def unfinished(self) -> list[Submitted]:
+        return [work for one in self.live.values() for work in one.unfinished]
+
     def note(self, function: KnownFunction, state: str | None = None) -> None:
         """The function changed, maybe under its calls."""
         function.is_changed = True
@@ -63,6 +78,9 @@ class StoryState:
             if one.function is function:
                 one.versions.add(function.current)
                 one.states.add(function.state)
+        for work in function.unfinished:
+            work.versions.add(function.current)
+            work.rests = False
 
     def new_id(self, one: str) -> None:
         assert one not in self.ids, f"the id {one} was given twice"
@@ -122,6 +140,7 @@ class StoryState:
         for function in self.live.values():
             self.look_at(function, listed[function.id])
             found = records[function.id]
+            look_at_work(self, function, {one["invocation_id"]: one for one in found})
             self.look_at_records(function, listed[function.id], found, running[function.id])
             if function.is_changed:
                 self.look_at_versions(function)
@@ -189,9 +208,10 @@ class StoryState:
             kept = {name: found[number][name] for name in answer}
             assert kept == answer, "the record is another than the one that was acknowledged"
         pending = sum(one.function is function for one in self.under)
-        strange = len(found) - len(function.answers)
-        assert strange <= pending + function.unanswered, f"nobody made all of these: {found}"
-        assert len(found) - len(ended) <= running, f"nobody waits for all of these: {found}"
+        strange = found.keys() - function.answers.keys() - function.works.keys()
+        assert len(strange) <= pending + function.unanswered, f"nobody made all of these: {found}"
+        alive = found.keys() - ended - function.works.keys()
+        assert len(alive) <= running, f"nobody waits for all of these: {found}"
 
     def look_at_versions(self, function: KnownFunction) -> None:
         versions = self.good("GET", f"{function.path}/versions")["versions"]
@@ -223,7 +243,7 @@ class StoryState:
 
     def _is_empty(self, function: KnownFunction) -> bool:
         pool = self.pool(function)
-        busy = pool["busy_count"] and not self.calls(function)
+        busy = pool["busy_count"] and not self.is_busy(function)
         return not (pool["ready_count"] or pool["warming_count"] or busy)
 
     def stats(self) -> dict[str, int]:
@@ -247,10 +267,14 @@ class StoryState:
         """Every call has ended: then what is there is what is counted, and nothing is stuck."""
         for call in list(self.under):
             self.join(call)
+        finish(self)
         self.until(self._is_at_rest, REST_WITHIN_S, "rest")
         for function in self.gone:
             held = self.driver.of_function(function.key)
             assert held is None or held[0] == 0, f"{function.name} was deleted and is alive"
+        self.look()
+        for function in self.live.values():
+            look_at_queue(self, function)
 
     def _is_at_rest(self) -> bool:
         stats = self.stats()

@@ -41,6 +41,16 @@ class Driver(Protocol):
     def slow(self) -> Sequence[float]:
         """How long slow handlers run, in seconds, from a moment to long."""
 
+    @property
+    def delays(self) -> Sequence[int]:
+        """By how much accepted work is delayed, in seconds, from nothing to long."""
+
+    def unix(self) -> float:
+        """The time, in Unix seconds."""
+
+    def runs(self, invocation_id: str) -> int | None:
+        """How often a handler began with that call; None where nobody can tell."""
+
     def call(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:

@@ -74,6 +74,7 @@ class StoryFakes(FakeSandboxes):
         self.may_end = Pace(end_s)  # type: ignore[assignment]
         self.keys: dict[str, str] = {}
         self.most: Counter[str] = Counter()
+        self.runs: Counter[str] = Counter()
         self._coming: Counter[str] = Counter()
 
     async def create(self, spec: VersionSpec) -> Sandbox:
@@ -88,8 +89,12 @@ class StoryFakes(FakeSandboxes):
             self._coming[key] -= 1
         assert isinstance(sandbox, FakeSandbox)
         self.keys[sandbox.id] = key
-        sandbox._handle = lambda call: play(found["mark"], call)  # type: ignore[method-assign]
+        sandbox._handle = lambda call: self._play(found["mark"], call)  # type: ignore[method-assign]
         return sandbox
+
+    async def _play(self, mark: str, call: Call) -> CallResult:
+        self.runs[call.environment["QUILT_INVOCATION_ID"]] += 1
+        return await play(mark, call)
 
     def count_of(self, key: str) -> int:
         return self._coming[key] + sum(self.keys.get(one) == key for one in self.alive)
@@ -136,7 +141,7 @@ class FakeRunning:
 class FakeDriver:
     """`story_driver.Driver`. `change`: breaks something of every server before it starts."""
 
-    slow = (2.0, 7.0, 40.0)
+    slow, delays = (2.0, 7.0, 40.0), (0, 0, 3, 90)
 
     def __init__(self, speed: int, change: Callable[[Harness], None] = lambda _: None) -> None:
         self._speed, self._change = SPEEDS[speed % len(SPEEDS)], change
@@ -144,7 +149,7 @@ class FakeDriver:
         memory = Path("/dev/shm")
         where = memory if memory.is_dir() else None
         self._root = Path(tempfile.mkdtemp(prefix="quiltfn-story-", dir=where))
-        self._lives = 0
+        self._lives, self._runs = 0, Counter[str]()
         self._running: list[FakeRunning] = []
         self._said: list[str] = []
         self._log = structlog.get_config()
@@ -188,6 +193,12 @@ class FakeDriver:
         self.wait(0.0)
         return running
 
+    def unix(self) -> float:
+        return EPOCH + self._loop.time()
+
+    def runs(self, invocation_id: str) -> int:
+        return self._runs[invocation_id]
+
     # The operator ----------------------------------------------------------------------------
 
     def wait(self, seconds: float) -> None:
@@ -216,6 +227,7 @@ class FakeDriver:
             for one in self._running:
                 one.is_lost = not one.done()
             self._running.clear()
+            self._fakes.runs = Counter()  # what it still does is what nobody did
             self.run(self._end())
             shutil.rmtree(before)
         else:
@@ -250,6 +262,7 @@ class FakeDriver:
 
     def _start(self) -> None:
         self._fakes = StoryFakes(*self._speed)
+        self._fakes.runs = self._runs
         self._life = serving(self._data_dir, self._fakes, LoopClock(self._loop), self._change)
         self._harness, self._http = self.run(self._life.__aenter__())
 

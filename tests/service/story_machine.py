@@ -17,9 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from service.story_checks import COUNTED, FUNCTIONS, StoryState
 from service.story_driver import Tell
 from service.story_model import Kind, KnownFunction, Under
+from service.story_work import WorkRules
 
 ON_FAKES = settings(
-    max_examples=200,
+    max_examples=160,
     stateful_step_count=15,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -34,7 +35,7 @@ some_function = precondition(lambda self: bool(self.state.live))
 some_call = precondition(lambda self: bool(self.state.under))
 
 
-class StoryMachine(RuleBasedStateMachine):
+class StoryMachine(WorkRules, RuleBasedStateMachine):
     """One story. `tell` opens the server that it is told on; `speed` is one of its kinds."""
 
     tell: ClassVar[Tell]
@@ -77,7 +78,7 @@ class StoryMachine(RuleBasedStateMachine):
     def as_shown(self, function: KnownFunction, answer: dict[str, Any]) -> None:
         """What a change answers is what is shown afterwards; calls may be counted meanwhile."""
         shown = self.state.current(function)
-        moving = {*COUNTED} if self.state.under else set()
+        moving = {*COUNTED} if self.state.under or function.unfinished else set()
         if function.state != answer["state"]:
             moving |= {"state", "updated_at", "error_message"}
         for name in shown.keys() - moving:
@@ -144,7 +145,7 @@ class StoryMachine(RuleBasedStateMachine):
             function.name, state.live[name] = name, function
         number = function.newest + 1
         function.versions[number] = kind
-        crowded = bool(state.calls(function))
+        crowded = state.is_busy(function)
         answer = state.good("PUT", function.path, body)
         told = answer["current_version"]
         assert told in (number, function.current), f"{told}, and not the new number {number}"
@@ -172,7 +173,7 @@ class StoryMachine(RuleBasedStateMachine):
         if number not in function.versions:
             state.refused("NOT_FOUND", 404, state.driver.call("POST", path, body))
             return
-        crowded = bool(state.calls(function))
+        crowded = state.is_busy(function)
         answer = state.good("POST", path, body)
         if number == function.current:
             assert answer["current_version"] == number
@@ -220,7 +221,7 @@ class StoryMachine(RuleBasedStateMachine):
             self._deploy(function, "resume")
 
     def _deploy(self, function: KnownFunction, verb: str) -> None:
-        crowded = bool(self.state.calls(function))
+        crowded = self.state.is_busy(function)
         answer = self.state.good("POST", f"{function.path}/{verb}")
         if function.state == "active":
             assert answer["state"] == "active", answer
@@ -266,6 +267,8 @@ class StoryMachine(RuleBasedStateMachine):
         gets = [f"{path}/{noun}" for noun in ("invocations", "versions", "pool", "egress")]
         calls: list[tuple[str, str, Any]] = [("POST", one, None) for one in posts]
         calls += [("GET", one, None) for one in (path, *gets, f"{path}/invocations/{path[-36:]}")]
+        calls += [("GET", f"{path}/{noun}", None) for noun in ("queue", "dead-letters")]
+        calls += [("POST", f"{path}/invoke?mode=async", None)]
         calls += [("POST", f"{path}/rollback", {"version": 1}), ("DELETE", path, None)]
         calls += [("GET", f"{FUNCTIONS}/by-name/{function.name}", None)]
         calls += [("POST", f"{FUNCTIONS}/invoke/{function.name}", None)]
@@ -277,7 +280,7 @@ class StoryMachine(RuleBasedStateMachine):
     # Calls -----------------------------------------------------------------------------------
 
     def _under(self, function: KnownFunction, payload: str) -> Under:
-        alone = not self.state.calls(function)
+        alone = not self.state.is_busy(function)
         current, states = {function.current}, {function.state}
         return Under(function, Nobody(), payload, current, alone, states)
 
@@ -318,24 +321,31 @@ class StoryMachine(RuleBasedStateMachine):
     def change_under_calls(self, which: int, slow: int, count: int, what: str, again: bool) -> None:
         function = self.one(which)
         self._begin(function, slow, count)
+        if what == "pause":
+            self._pause(function)
+            if again and function.state == "paused":
+                self._deploy(function, "resume")
+            return
+        self.suffer(function, what, count)
+        if again and what in ("content", "ill"):
+            self._roll_back(function, function.newest - 1)
+
+    def suffer(self, function: KnownFunction, what: str, which: int) -> None:
+        """What happens to a function under its calls. `which`: the sandbox that is lost."""
         if what == "delete":
             self._remove(function)
         elif what == "pause":
             self._pause(function)
-            if again and function.state == "paused":
-                self._deploy(function, "resume")
         elif what == "deploy":
             self._deploy(function, "deploy")
         elif what in ("end", "kill"):
             self._restart(kill=what == "kill")
         elif what == "lose":
-            self._kill_sandbox(count)
+            self._kill_sandbox(which)
         elif what == "roll back":
             self._roll_back(function, max(1, function.current - 1))
         else:
             self._update(function, what, (function.low, function.high), function.name)
-            if again:
-                self._roll_back(function, function.newest - 1)
 
     def _begin(self, function: KnownFunction, slow: int, count: int) -> None:
         payload = f"sleep {self.state.driver.slow[slow]:g}"
@@ -373,6 +383,8 @@ class StoryMachine(RuleBasedStateMachine):
         if self.state.driver.kill_sandbox(which):
             for call in self.state.under:
                 call.is_hurt = True
+            for work in self.state.unfinished():
+                work.is_hurt = True
 
     @some_function
     @rule(kill=st.booleans())
@@ -383,6 +395,8 @@ class StoryMachine(RuleBasedStateMachine):
         state = self.state
         for call in state.under:
             call.is_stopped = True
+        for work in state.unfinished():
+            work.is_stopped = True
         state.driver.restart(kill=kill)
         for call in list(state.under):
             state.join(call)

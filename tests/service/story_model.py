@@ -41,13 +41,34 @@ class Kind:
 
 
 @dataclass
+class Submitted:
+    """A call that was queued. `due`: it must not begin before, in Unix seconds. `versions`,
+    `attempts`: those that were current, and how many its policy allowed, since it was accepted.
+    `final`: its status, once somebody has seen it end. `rests`: it was queued, and its function
+    paused, when somebody looked last.
+    """
+
+    id: str
+    payload: str
+    due: float
+    versions: set[int]
+    attempts: set[int]
+    final: str | None = None
+    is_cancelled: bool = False
+    is_hurt: bool = False
+    is_stopped: bool = False
+    rests: bool = False
+
+
+@dataclass
 class KnownFunction:
     """One function, as its story has it.
 
     `bound`: instances at most; it comes down to `high` with those that are there. `is_ill`: if
     error_message must be set, None where it may be. `answers`: of acknowledged calls, by id; whole,
     or the status alone. `unanswered`: calls whose answer nobody got. `is_changed`: since somebody
-    looked at its versions.
+    looked at its versions. `works`: its accepted work, by id, of which `dead` are the dead letters.
+    `attempts`: how many its policy allows.
     """
 
     id: str
@@ -63,6 +84,9 @@ class KnownFunction:
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     unanswered: int = 0
     is_changed: bool = True
+    works: dict[str, Submitted] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
+    attempts: int = 1
 
     def __post_init__(self) -> None:
         self.bound = self.high
@@ -70,6 +94,11 @@ class KnownFunction:
     @property
     def path(self) -> str:
         return f"/api/functions/{self.id}"
+
+    @property
+    def unfinished(self) -> list[Submitted]:
+        """Its accepted work whose end nobody has seen."""
+        return [one for one in self.works.values() if one.final is None]
 
     @property
     def newest(self) -> int:

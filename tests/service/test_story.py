@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
+from msgspec.structs import replace
 
 from quiltfn.model.invocation import Invocation, Status
+from quiltfn.model.work import AsyncPolicy
+from quiltfn.ports import Page
+from quiltfn.ports.work import AcceptedWork
 from service.platform_harness import Harness
 from service.story_fake import FakeDriver
 from service.story_machine import ON_FAKES, StoryMachine
@@ -84,6 +88,46 @@ def never_ends_what_was_deleted(harness: Harness) -> None:
     harness.lifecycle._end_deleted = nothing  # type: ignore[method-assign,assignment]
 
 
+def tries_once_more_than_it_may(harness: Harness) -> None:
+    policy_of = harness.work.policies.policy_of
+
+    def more(function_id: str) -> AsyncPolicy:
+        policy = policy_of(function_id)
+        return replace(policy, max_attempts=policy.max_attempts + 1)
+
+    harness.dispatcher.policies = SimpleNamespace(policy_of=more)  # type: ignore[assignment]
+
+
+def forgets_the_delay(harness: Harness) -> None:
+    accept = harness.work.store.accept
+
+    def at_once(work: AcceptedWork) -> Any:
+        return accept(replace(work, due_at_ms=int(harness.clock.unix() * 1000)))
+
+    harness.work.store.accept = at_once  # type: ignore[method-assign]
+
+
+def runs_what_was_cancelled(harness: Harness) -> None:
+    cancel = harness.work.store.cancel
+
+    async def in_the_record_alone(function_id: str, invocation_id: str, now: int) -> Any:
+        again = "UPDATE invocation SET status = 'queued' WHERE invocation_id = ?"
+        record = await cancel(function_id, invocation_id, now)
+        await harness.store.database.write(
+            lambda connection: connection.exec_driver_sql(again, (invocation_id,))
+        )
+        return record
+
+    harness.work.store.cancel = in_the_record_alone  # type: ignore[method-assign]
+
+
+def forgets_dead_letters(harness: Harness) -> None:
+    async def nothing(*_: Any) -> Page[Any]:
+        return Page(items=[], next_cursor=None)
+
+    harness.work.store.dead_letters = nothing  # type: ignore[method-assign,assignment]
+
+
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [
@@ -92,6 +136,10 @@ def never_ends_what_was_deleted(harness: Harness) -> None:
         (forgets_what_ended_by_itself, "but these are its records"),
         (answers_before_the_pool_has_promoted, "is none of"),
         (never_ends_what_was_deleted, "the call of what was deleted"),
+        (tries_once_more_than_it_may, "more attempts than its policies allow"),
+        (forgets_the_delay, "before its time"),
+        (runs_what_was_cancelled, "was cancelled"),
+        (forgets_dead_letters, "are no dead letters"),
     ],
 )
 def test_a_server_that_makes_this_mistake_is_found_out(
