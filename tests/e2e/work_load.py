@@ -314,14 +314,17 @@ class WorkLoad:
 
     def _end_schedule(self, name: str) -> Schedule:
         """What there is of it, and no tick from now on."""
-        path, before = f"/api/schedules/{name}", None
+        path, before, end = f"/api/schedules/{name}", None, time.monotonic() + scaled(60)
         while True:  # Until nothing has come in between.
             told = self.server.call("GET", path).json()
             if told == before:
-                break
+                answer = self.server.call("PUT", path, {"enabled": False})
+                if answer.status_code == 200:
+                    break
+                # After a full disk it is refused until the server has its reserve again.
+                assert time.monotonic() < end, answer.text
+                time.sleep(0.5)
             runs, before = pages(self.server, f"{path}/runs", "runs"), told
-        answer = self.server.call("PUT", path, {"enabled": False})
-        assert answer.status_code == 200, answer.text
         due = told["next_runs"][0] - told["created_at"] - 1  # The first is a second after that.
         return Schedule(
             due=None if self.is_clock_set else due // told["every_seconds"],
