@@ -187,13 +187,13 @@ class Work:
         Raises `NotFound`.
         """
         with self.waiters.waiting(invocation_id) as over:
-            record = await self._record(entry, invocation_id)
+            record = await self.record(entry, invocation_id)
             if record.is_final or self.invoker.is_draining:
                 return record
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await over.wait()
-            return await self._record(entry, invocation_id)
+            return await self.record(entry, invocation_id)
 
     async def cancel(self, entry: Entry, invocation_id: str) -> Invocation:
         """Ends a call, whether it waits or runs, and returns its record, `cancelled`.
@@ -206,7 +206,7 @@ class Work:
             if ended is not None and ended.status is Status.CANCELLED:
                 return ended
             if ended is None:
-                ended = await self._record(entry, invocation_id)
+                ended = await self.record(entry, invocation_id)
             if ended.is_final:
                 raise Conflict(
                     f"the call is over: its status is {ended.status}",
@@ -224,7 +224,7 @@ class Work:
 
     async def attempts(self, entry: Entry, invocation_id: str) -> Sequence[Attempt]:
         """The attempts at a call that are over, first to last. Raises `NotFound`."""
-        record = await self._record(entry, invocation_id)
+        record = await self.record(entry, invocation_id)
         if record.due_at is None:
             return [attempt_of(record)] if _was_attempted(record) else []
         await self.journal.synced()
@@ -232,7 +232,7 @@ class Work:
 
     async def input(self, entry: Entry, invocation_id: str) -> tuple[Invocation, Input]:
         """A call's record and what it was given. Raises `NotFound`, also where it is not kept."""
-        record = await self._record(entry, invocation_id)
+        record = await self.record(entry, invocation_id)
         given = await self.store.input(invocation_id)
         if given is None:
             hint = "PUT /api/functions/<id>/record-policy says whose inputs are kept"
@@ -364,7 +364,8 @@ class Work:
         if not await self.store.drop_dead_letter(entry.function.id, invocation_id):
             raise NotFound("the function has no dead letter with this id")
 
-    async def _record(self, entry: Entry, invocation_id: str) -> Invocation:
+    async def record(self, entry: Entry, invocation_id: str) -> Invocation:
+        """The record of a call. Raises `NotFound`."""
         record = await self.journal.get(entry.function.id, invocation_id)
         if record is None:
             raise NotFound("the function has no invocation with this id")

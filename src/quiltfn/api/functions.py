@@ -18,7 +18,6 @@ from quiltfn.catalog import Entry
 from quiltfn.ids import new_id
 from quiltfn.invoke import Request
 from quiltfn.lifecycle import Lifecycle
-from quiltfn.model.access import Scope
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import NotFound, PreconditionFailed, Unprocessable
 from quiltfn.model.function import FunctionState
@@ -159,7 +158,7 @@ def _request(
         environment=body.environment,
         timeout_seconds=body.timeout_seconds,
         traceparent=context.headers.get("traceparent"),
-        may_write=_sees_values(context),
+        may_write=context.sees_values,
         long_output=output,
         invocation_id=invocation_id,
     )
@@ -272,7 +271,7 @@ async def list_function_versions(context: RequestContext[FunctionServices]) -> R
     entry, query = context.entry(), context.query
     limit = pages.limit_of(context, pages.PAGE_MAX)
     after = from_cursor(query["cursor"], "") if "cursor" in query else None
-    current, show = entry.function.current_version, _sees_values(context)
+    current, show = entry.function.current_version, context.sees_values
     async with pages.reserved(context):
         page = await context.services.lifecycle.versions(entry, after, limit)
         shown = ((one.id, shapes.version(one, current, show=show)) for one in page.items)
@@ -318,21 +317,11 @@ async def get_pool_stats(context: RequestContext[FunctionServices]) -> Response:
 
 async def _record(context: RequestContext[FunctionServices]) -> Invocation:
     """The record that the path names."""
-    entry = context.entry()
-    journal = context.services.journal
-    record = await journal.get(entry.function.id, context.parameters["invocation_id"])
-    if record is None:
-        raise NotFound("the function has no invocation with this id")
-    return record
-
-
-def _sees_values(context: RequestContext[FunctionServices]) -> bool:
-    """Whether the caller has scope `write`, so that it may see and set environment values."""
-    return context.caller.scope.includes(Scope.WRITE)
+    return await context.services.work.record(context.entry(), context.parameters["invocation_id"])
 
 
 def _function(context: RequestContext[FunctionServices], entry: Entry) -> wire.Function:
-    return shapes.function(entry, show=_sees_values(context))
+    return shapes.function(entry, show=context.sees_values)
 
 
 def _shown(context: RequestContext[FunctionServices], entry: Entry) -> Response:

@@ -79,6 +79,11 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
         return self.services.catalog.by_id(self.tenant_id, self.parameters["function_id"])
 
     @property
+    def sees_values(self) -> bool:
+        """Whether the caller has scope `write`: it may see secrets and set any variable."""
+        return self.caller.scope.includes(Scope.WRITE)
+
+    @property
     def action(self) -> str | None:
         """Its name in the audit log, if it is there to change something."""
         return self.route.action if self.route is not None else None

@@ -8,7 +8,6 @@ from quiltfn.api import pages, shapes
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.api.work import accepted
-from quiltfn.model.access import Scope
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import Unprocessable
 from quiltfn.ports.schedules import StoredSchedule
@@ -113,7 +112,7 @@ def _tick_of(place: str) -> int:
 
 def _schedule(context: RequestContext[ScheduleServices], one: StoredSchedule) -> wire.Schedule:
     name = context.services.schedules.function_name(one.schedule)
-    return shapes.schedule(one, name, show=context.caller.scope.includes(Scope.WRITE))
+    return shapes.schedule(one, name, show=context.sees_values)
 
 
 def _shown(

@@ -14,7 +14,6 @@ from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.catalog import Entry
 from quiltfn.invoke import Invoker
-from quiltfn.model.access import Scope
 from quiltfn.model.callback import check_secret, check_url, without_path
 from quiltfn.model.errors import NotFound, Unprocessable
 from quiltfn.model.invocation import Invocation, Status
@@ -48,17 +47,15 @@ W = TypeVar("W", bound=WorkServices)
 def wants_async(context: RequestContext[W]) -> bool:
     """Whether the call is to be queued: `mode=async`, or `Prefer: respond-async` (RFC 7240)."""
     query = context.query
-    if query:
-        mode = query.get("mode")
-        if mode is not None:
-            parse.one_of(mode, "mode", MODES, "async")
-        is_async = mode == "async" or (mode is None and _prefers_async(context))
-        for name in ("delay_seconds", "not_before"):
-            if name in query and not is_async:
-                expected = "left out, or sent with mode=async or Prefer: respond-async"
-                raise Unprocessable.field(name, expected, query[name])
-        return is_async
-    return "prefer" in context.headers and _prefers_async(context)
+    mode = query.get("mode")
+    if mode is not None:
+        parse.one_of(mode, "mode", MODES, "async")
+    is_async = mode == "async" or (mode is None and _prefers_async(context))
+    for name in ("delay_seconds", "not_before"):
+        if name in query and not is_async:
+            expected = "left out, or sent with mode=async or Prefer: respond-async"
+            raise Unprocessable.field(name, expected, query[name])
+    return is_async
 
 
 def _prefers_async(context: RequestContext[W]) -> bool:
@@ -75,7 +72,7 @@ async def accept_call(context: RequestContext[W], entry: Entry) -> Response:
         environment=body.environment,
         timeout_seconds=body.timeout_seconds,
         caller=context.caller.credential,
-        may_write=_sees_values(context),
+        may_write=context.sees_values,
         traceparent=context.headers.get("traceparent"),
     )
     with services.admission.call(context.tenant_id):
@@ -123,7 +120,7 @@ async def get_async_policy(context: RequestContext[WorkServices]) -> Response:
     """Show how a function's asynchronous calls are run."""
     entry = context.entry()
     policy = context.services.work.policies.policy_of(entry.function.id)
-    return json_response(_policy(policy, show=_sees_values(context)))
+    return json_response(_policy(policy, show=context.sees_values))
 
 
 async def set_async_policy(context: RequestContext[WorkServices]) -> Response:
@@ -331,8 +328,3 @@ async def get_function_queue(context: RequestContext[WorkServices]) -> Response:
 
 def _invocation_id(context: RequestContext[WorkServices]) -> str:
     return context.parameters["invocation_id"]
-
-
-def _sees_values(context: RequestContext[W]) -> bool:
-    """Whether the caller may see secrets and set any variable."""
-    return context.caller.scope.includes(Scope.WRITE)

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from quiltfn.cli import show, tables
+from quiltfn.cli.options import Cursor, Limit
 from quiltfn.cli.parsing import Argument, Group, Option
 from quiltfn.cli.session import Connection, NameOrId
 
@@ -18,10 +19,8 @@ def list_deliveries(
     status: Annotated[
         str | None, Option(help="Only those that are waiting, delivered or failed.")
     ] = None,
-    limit: Annotated[int | None, Option(least=1, help="How many at most.")] = None,
-    cursor: Annotated[
-        str | None, Option(help="Where to go on: printed at the end of a list.")
-    ] = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
     *,
     connection: Connection,
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from quiltfn.cli import show, tables, work
-from quiltfn.cli.options import FieldsOf
+from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
 from quiltfn.cli.session import Connection, NameOrId
 from quiltfn.sdk import CreatedFunction, Function, FunctionFailed, PauseResult, Scaling
@@ -50,10 +50,8 @@ def update(
 @app.command("list")
 def list_functions(
     state: Annotated[str | None, Option(help="Only those in this state.")] = None,
-    limit: Annotated[int | None, Option(least=1, help="How many at most.")] = None,
-    cursor: Annotated[
-        str | None, Option(help="Where to go on: printed at the end of a list.")
-    ] = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
     *,
     connection: Connection,
 ) -> None:
@@ -118,10 +116,8 @@ def rollback(
 def versions(
     name_or_id: NameOrId,
     *,
-    limit: Annotated[int | None, Option(least=1, help="How many at most.")] = None,
-    cursor: Annotated[
-        str | None, Option(help="Where to go on: printed at the end of a list.")
-    ] = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
     connection: Connection,
 ) -> None:
     """List a function's versions, newest first."""
@@ -141,14 +137,12 @@ def pool(name_or_id: NameOrId, connection: Connection) -> None:
 def invocations(
     name_or_id: NameOrId,
     *,
-    limit: Annotated[int | None, Option(least=1, help="How many at most.")] = None,
+    limit: Limit = None,
     status: Annotated[str | None, Option(help="Only calls with this status.")] = None,
     cold: Annotated[
         bool | None, Option(("--cold",), off="--warm", help="Only cold starts.")
     ] = None,
-    cursor: Annotated[
-        str | None, Option(help="Where to go on: printed at the end of a list.")
-    ] = None,
+    cursor: Cursor = None,
     connection: Connection,
 ) -> None:
     """List a function's calls, newest first."""

@@ -15,6 +15,8 @@ Environment = Annotated[
     list[str] | None,
     Option(("--env",), metavar="KEY=VALUE", help="An environment variable; repeatable."),
 ]
+Limit = Annotated[int | None, Option(least=1, help="How many at most.")]
+Cursor = Annotated[str | None, Option(help="Where to go on: printed at the end of a list.")]
 METAVARS = {"MiB": "MB", "%": "PERCENT", "s": "SECONDS"}
 # These options are written as the opposite of the field.
 OPPOSITES = {

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from quiltfn.cli import payload as payloads
 from quiltfn.cli import show, tables
-from quiltfn.cli.options import FieldsOf
+from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
 from quiltfn.cli.session import Connection
 from quiltfn.sdk import Invocation, Schedule
@@ -17,8 +17,6 @@ app = Group(
 )
 
 Name = Annotated[str, Argument(help="The schedule's name.")]
-Limit = Annotated[int | None, Option(least=1, help="How many at most.")]
-Cursor = Annotated[str | None, Option(help="Where to go on: printed at the end of a list.")]
 PayloadFile = Annotated[
     Path | None, Option(metavar="FILE", help="A file with the payload; - is standard input.")
 ]

@@ -11,7 +11,7 @@ import msgspec
 
 from quiltfn.cli import show, tables
 from quiltfn.cli.invoke import exit_code, show_ended, show_queued
-from quiltfn.cli.options import FieldsOf, pairs_of
+from quiltfn.cli.options import Cursor, FieldsOf, Limit, pairs_of
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
 from quiltfn.cli.session import Connection, NameOrId, Session
 from quiltfn.sdk import Invocation, InvocationInput, RedriveResult
@@ -100,10 +100,8 @@ def queue(name_or_id: NameOrId, connection: Connection) -> None:
 @dead_letters.command("list")
 def list_dead_letters(
     name_or_id: NameOrId,
-    limit: Annotated[int | None, Option(least=1, help="How many at most.")] = None,
-    cursor: Annotated[
-        str | None, Option(help="Where to go on: printed at the end of a list.")
-    ] = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
     *,
     connection: Connection,
 ) -> None:
