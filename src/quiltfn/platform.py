@@ -45,7 +45,7 @@ from quiltfn.pool.local import LocalPools
 from quiltfn.pool.reaper import reap
 from quiltfn.ports import Clock, StockedSandboxes
 from quiltfn.ports.deliveries import CallbackSender
-from quiltfn.retention import resume_clock
+from quiltfn.retention import continue_ids, resume_clock
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
 from quiltfn.schedules import Schedules
 from quiltfn.settings import Settings, is_loopback
@@ -129,8 +129,10 @@ async def open_platform(
     `CannotServe`, and what opening the store and the sandboxes raises."""
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(store)
+        clock_store = SqlClockStore(opened.database)
+        await resume_clock(clock, clock_store)
         journal = await _started_journal(settings, opened, clock, stack)
-        await resume_clock(clock, SqlClockStore(opened.database))
+        await continue_ids(clock, clock_store)
         idempotency = await _started_idempotency(settings, opened, clock, stack)
         keys = SqlKeys(opened.database)
         access = await _started_access(settings, keys, clock, node)

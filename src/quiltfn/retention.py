@@ -40,9 +40,12 @@ class DiskSpace(Protocol):
 
 
 async def resume_clock(clock: ResumableClock, store: ClockStore) -> None:
-    """At a start: trusted time continues, and new ids sort after every id in the store."""
-    state = await store.load()
-    clock.resume(state)
+    """At a start, before anything is compared with it: trusted time continues."""
+    clock.resume(await store.load())
+
+
+async def continue_ids(clock: ResumableClock, store: ClockStore) -> None:
+    """At a start, once the journal is stored: new ids sort after every id in the store."""
     for one in (await store.newest_id(), first_id(int(clock.trusted()))):
         if one:
             continue_behind(one)

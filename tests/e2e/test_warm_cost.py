@@ -22,6 +22,8 @@ pytestmark = [
 ]
 CALLS = 20
 LINE = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?(\w+)\((.*?)\)? += (-?\d+|\?)")
+# epoll_wait(4, [], 1024, 0) and epoll_pwait(4, [], 1024, 0, NULL, 8)
+WITHOUT_WAIT = re.compile(r", \d+, 0(?:, NULL, \d+)?\)")
 NEW_PROCESS = {"fork", "vfork", "clone", "clone3"}
 
 
@@ -104,9 +106,10 @@ def test_a_server_without_calls_hardly_wakes(lone: Server, tmp_path: Path) -> No
     time.sleep(2)
     with traced(lone.pid, "epoll_wait,epoll_pwait", tmp_path) as seen:
         time.sleep(3)
-    # In a second: the date of answers, a look at the pools, and twice one at the keys, by another
-    # thread; awake, it asks twice.
-    assert sum(seen.counts().values()) < 3 * 15, seen.lines
+    # In a second: the date of answers, a look at the pools, and twice one at the keys, for which
+    # another thread may wake it. Awake, it asks again without a wait, which is not counted.
+    sleeps = [line for line in seen.lines if not WITHOUT_WAIT.search(line)]
+    assert 3 < len(sleeps) < 3 * 10, seen.lines
 
 
 def test_a_warm_shell_call_is_one_round_trip_and_one_fork(lone: Server, tmp_path: Path) -> None:

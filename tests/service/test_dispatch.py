@@ -205,7 +205,8 @@ async def test_callers_who_fill_a_function_do_not_keep_its_work_from_running_for
 
 
 async def test_tenants_and_functions_take_turns(server: Harness) -> None:
-    long, short = await server.active("echo l", name="l"), await server.active("echo s", name="s")
+    # A call takes longer than the claim of the other function's work.
+    long, short = [await server.active("sleep 0.02", name=name) for name in ("l", "s")]
     due = round((server.clock.time + 60) * 1000)
     for entry, count in ((long, 30), (short, 3)):
         policy = AsyncPolicy(max_concurrency=1)

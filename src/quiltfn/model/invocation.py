@@ -127,11 +127,13 @@ class WorkOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     `retry_at_ms`: when the next attempt is due, in Unix milliseconds; None: this was the last.
     `dead_letter`: why the work is given up, "attempts" or "age"; None: it is not. `destination_id`:
     the id of what the function's policy sends to a destination; None: nothing is sent.
+    `decided_at_ms`: the trusted time at which it was decided, in Unix milliseconds.
     """
 
     retry_at_ms: int | None = None
     dead_letter: str | None = None
     destination_id: str | None = None
+    decided_at_ms: int = 0
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -97,10 +97,11 @@ class SpoolJournal:
             is_whole = self._look_for_lost()
             left = latest(record for one in (self._spool, self._other) for record in one.read())
             boot, now = self._boot, int(self._clock.unix())
+            start = work_recovery.StartTime(now, int(self._clock.trusted() * 1000))
 
             def work(connection: Connection) -> None:
                 records.upsert(connection, list(left.values()), boot.epoch - 1)
-                work_recovery.recover(connection, boot, now, is_spool_whole=is_whole)
+                work_recovery.recover(connection, boot, start, is_spool_whole=is_whole)
                 records.interrupt(connection, boot, now)
 
             try:

@@ -74,7 +74,7 @@ def dead_letter_row(record: Invocation) -> tuple[Any, ...]:
 
 
 def delivery_row(record: Invocation) -> tuple[Any, ...]:
-    one = delivery_of(record, in_ms(record.ended_at) or 0)
+    one = delivery_of(record)
     return (
         *(one.id, one.tenant_id, one.function_id, one.invocation_id, one.policy_field),
         *(one.status.value, one.body, one.due_at_ms, one.expires_at_ms),

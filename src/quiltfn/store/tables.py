@@ -29,7 +29,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0012"
+REVISION = "0013"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -493,6 +493,37 @@ schedule_run = Table(
         postgresql_where=text("outcome = 'waiting'"),
     ),
     Index("schedule_run_of_function", "function_id"),
+)
+
+# What the calls of a function came to between `start` (Unix seconds) and `step_s` later. It outlives
+# the records, and the function. `stats`: a `model.stats.CallStats`.
+call_stats = Table(
+    "call_stats",
+    metadata,
+    Column("function_id", Text, primary_key=True),
+    Column("step_s", Integer, primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("stats", LargeBinary, nullable=False),
+    Index("call_stats_of_tenant", "tenant_id", "step_s", "start"),
+    Index("call_stats_by_age", "step_s", "start"),
+    sqlite_with_rowid=False,
+)
+
+# A row for each function that has a URL. `url`: a `model.url.FunctionUrl`.
+function_url = Table(
+    "function_url",
+    metadata,
+    Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), primary_key=True),
+    Column("url", JSON, nullable=False),
+)
+
+# A row for each tenant that has other quotas than the settings. `quota`: a `model.tenant_quota.TenantQuota`.
+tenant_quota = Table(
+    "tenant_quota",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("quota", JSON, nullable=False),
 )
 
 COUNTER_COLUMNS = FunctionCounters.__struct_fields__

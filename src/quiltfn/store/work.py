@@ -224,7 +224,7 @@ class SqlWork:
             try:
                 kept = read_input(given[record.invocation_id], self._cipher)
             except QuiltfnError as error:
-                dead = WorkOutcome(dead_letter="attempts")
+                dead = WorkOutcome(dead_letter="attempts", decided_at_ms=now_ms)
                 unreadable.append(never_begun(record, str(error), dead, now_ms // 1000))
                 continue
             claimed.append(
@@ -245,7 +245,7 @@ class SqlWork:
         policy = policy_of(connection, function_id)
         ended = []
         for record in records.among(connection, ids).values():
-            decided = outcome_of_expired(policy, new_id)
+            decided = outcome_of_expired(policy, now_ms, new_id)
             ended.append(never_begun(record, WAITED_TOO_LONG, decided, now_ms // 1000))
         return self._end(connection, ended)
 

@@ -8,6 +8,7 @@ it was begun, and it counts as interrupted: so work with one attempt is never ru
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, RowMapping
@@ -24,7 +25,17 @@ from quiltfn.store.work import machine_boot_id
 UNKNOWN = "the server ended, and whether the call was started then is not known"
 
 
-def recover(connection: Connection, boot: Boot, now: int, *, is_spool_whole: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class StartTime:
+    """When the server starts: by the wall clock in Unix seconds, which records have, and by trusted
+    time in Unix milliseconds, which queues go by.
+    """
+
+    unix: int
+    trusted_ms: int
+
+
+def recover(connection: Connection, boot: Boot, now: StartTime, *, is_spool_whole: bool) -> None:
     """Ends attempts and releases work, after the journal's records were stored.
 
     `is_spool_whole`: no file of the journal was removed since the last server ended.
@@ -40,7 +51,11 @@ def recover(connection: Connection, boot: Boot, now: int, *, is_spool_whole: boo
 
 
 def _recover_some(
-    connection: Connection, boot: Boot, now: int, rows: Sequence[RowMapping], is_spool_whole: bool
+    connection: Connection,
+    boot: Boot,
+    now: StartTime,
+    rows: Sequence[RowMapping],
+    is_spool_whole: bool,
 ) -> None:
     machine = machine_boot_id()
     found = records.among(connection, [row["invocation_id"] for row in rows])
@@ -64,7 +79,7 @@ def _recover_some(
 
 
 def _interrupted(
-    connection: Connection, row: RowMapping, record: Invocation, now: int
+    connection: Connection, row: RowMapping, record: Invocation, now: StartTime
 ) -> Invocation:
     """The record of the attempt, with what its function's policy makes of it."""
     is_running = record.status is Status.RUNNING
@@ -73,14 +88,14 @@ def _interrupted(
         attempt=row["attempts"],
         execution_node_id=row["node_id"],
         status=Status.INTERRUPTED,
-        ended_at=max(now, record.started_at or 0),
+        ended_at=max(now.unix, record.started_at or 0),
         error_message=records.INTERRUPTED if is_running else UNKNOWN,
     )
     policy = policy_of(connection, record.function_id)
     decided = outcome(
         policy,
         ended,
-        now * 1000,
+        now.trusted_ms,
         row["expires_at_ms"],
         random.random(),
         new_id,
