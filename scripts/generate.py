@@ -80,6 +80,17 @@ The three state machines, from the tables that the code goes by (`src/quiltfn/mo
 in a table cannot happen: it would be a mistake of ours, raises, and is logged with the last events.
 Made by scripts/generate.py.
 """
+DELIVERY = """
+## Delivery
+
+It has no table of its own: each change is one statement (`src/quiltfn/store/deliveries.py`).
+
+| state | means | then |
+|---|---|---|
+| waiting | It is being sent, or will be tried again. | taken → delivered; given up → failed |
+| delivered | The receiver took it; its body is not kept. | the end |
+| failed | Nothing is tried any more, and the list says why. | retried on request → waiting |
+"""
 MACHINES = (
     ("Function", function.DESCRIPTIONS, function.NEXT),
     ("Instance", instance.DESCRIPTIONS, instance.NEXT),
@@ -95,7 +106,7 @@ def states() -> str:
         for state, sentence in means.items():
             arrows = [f"{event.value} → {then.value}" for event, then in following[state].items()]
             parts.append(f"| {state.value} | {sentence} | {'; '.join(arrows) or 'the end'} |\n")
-    return "".join(parts)
+    return "".join([*parts, DELIVERY])
 
 
 def security_tests() -> str:

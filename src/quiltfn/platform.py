@@ -129,10 +129,7 @@ async def open_platform(
     `CannotServe`, and what opening the store and the sandboxes raises."""
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(store)
-        clock_store = SqlClockStore(opened.database)
-        await resume_clock(clock, clock_store)
         journal = await _started_journal(settings, opened, clock, stack)
-        await continue_ids(clock, clock_store)
         idempotency = await _started_idempotency(settings, opened, clock, stack)
         keys = SqlKeys(opened.database)
         access = await _started_access(settings, keys, clock, node)
@@ -285,12 +282,16 @@ async def _started_access(settings: Settings, keys: SqlKeys, clock: Clock, node:
 
 
 async def _started_journal(
-    chosen: Settings, store: SqliteStore, clock: Clock, stack: AsyncExitStack
+    chosen: Settings, store: SqliteStore, clock: ResumableClock, stack: AsyncExitStack
 ) -> SpoolJournal:
+    """It decides about the work of the last server by trusted time, so the clock goes first."""
+    clock_store = SqlClockStore(store.database)
+    await resume_clock(clock, clock_store)
     is_strict = chosen.durability == "strict"
     journal = SpoolJournal(store.database, chosen.data_dir, clock, is_strict=is_strict)
     await journal.start()
     stack.push_async_callback(journal.aclose)
+    await continue_ids(clock, clock_store)
     return journal
 
 

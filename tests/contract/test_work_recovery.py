@@ -153,6 +153,38 @@ async def test_an_attempt_that_may_have_begun_counts_and_no_other(
                 assert again.attempt == len(expected[2]) + 1  # type: ignore[arg-type]
 
 
+class WrongClock(ManualClock):
+    """Its wall clock was set ten days ahead, and trusted time does not follow yet."""
+
+    def unix(self) -> float:
+        return self.time + 10 * 24 * 3600
+
+    def trusted(self) -> float:
+        return self.time
+
+
+async def test_a_start_with_a_wrong_clock_makes_no_retry_late_and_no_delivery_old(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    told = replace(TWICE, on_failure=Destination(function="told"))
+    for name, policy in (("again", told), ("over", replace(told, max_attempts=1))):
+        path = tmp_path / name
+        was = await crashed(open_store, path, hand_over, policy)
+        async with open_store(path) as store:
+            journal = SpoolJournal(store.database, path, WrongClock(NOW_S))
+            await journal.start()
+            await journal.aclose()
+        if name == "again":
+            (found,) = rows(path, "SELECT due_at_ms FROM work")
+            assert found == (NOW_MS + 1000,)
+        else:
+            (found,) = rows(path, "SELECT due_at_ms, expires_at_ms FROM delivery")
+            assert found == (NOW_MS, NOW_MS + 24 * HOUR_MS)
+            ((ended,),) = rows(path, "SELECT ended_at FROM attempt")
+            assert ended == (NOW_S + 10 * 24 * 3600) * 1000  # what the wall clock showed
+        assert was.call
+
+
 async def test_after_a_start_of_the_machine_nobody_knows_whether_an_attempt_had_begun(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:

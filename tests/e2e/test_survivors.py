@@ -202,7 +202,9 @@ def handler(event):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGSTOP])
 def test_no_call_ends_or_stops_what_the_next_is_forked_from(shared: Server, number: int) -> None:
     function = deploy(shared, "python", "crun", ENDING, max_instances=1)
-    for microseconds in [*range(0, 160, 4)] * 3:
+    # A runner that was stopped is missed only after most of a second.
+    rounds = 1 if number == signal.SIGSTOP else 3
+    for microseconds in [*range(0, 160, 4)] * rounds:
         function.try_invoke(json.dumps([number, microseconds]))
         record = function.invoke()
         assert (record["status"], record["stdout"]) == ("success", "fine"), record

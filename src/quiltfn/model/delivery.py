@@ -33,8 +33,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
     `policy_field`: "on_success" or "on_failure" of the function's policy, which says where to.
     `body`: what is sent; empty once it is delivered. `attempts`: how many tries were begun.
-    `due_at_ms`, `expires_at_ms`: when the next one is due and when none is made any more, by trusted
-    time in Unix milliseconds. `http_status`: of the last answer. `ended_at` in Unix seconds.
+    `due_at_ms`, `expires_at_ms`: when the next one is due and when none is made any more, by
+    trusted time in Unix milliseconds. `http_status`: of the last answer. `ended_at`: Unix seconds.
     """
 
     id: str
@@ -55,7 +55,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 def delivery_of(record: Invocation) -> Delivery:
     """What is sent of a call that has ended. `record.outcome` has its `destination_id`."""
     assert record.outcome is not None
-    now_ms = record.outcome.decided_at_ms
+    # What the release before wrote does not say when it was decided.
+    now_ms = record.outcome.decided_at_ms or (record.ended_at or 0) * 1000
     assert record.outcome.destination_id is not None
     return Delivery(
         id=record.outcome.destination_id,

@@ -73,8 +73,8 @@ def outcome(
     new_id: Callable[[], str],
 ) -> WorkOutcome:
     """What becomes of work whose attempt is over. `ended`: the record of that attempt, with its
-    final status. `now_ms`: trusted time. `expires_at_ms`: when the work is too old to be started. `chance`: from [0, 1).
-    `new_id`: makes the id of what is sent to a destination.
+    final status. `now_ms`: trusted time. `expires_at_ms`: when the work is too old to be started.
+    `chance`: from [0, 1). `new_id`: makes the id of what is sent to a destination.
     """
     if ended.status in policy.retry_on and ended.status in RETRYABLE:
         due = now_ms + round(policy.backoff.seconds(ended.attempt, chance) * 1000)
@@ -89,11 +89,7 @@ def outcome(
     return WorkOutcome(dead_letter=dead, destination_id=new_id(), decided_at_ms=now_ms)
 
 
-def outcome_of_expired(
-    policy: AsyncPolicy, now_ms: int, new_id: Callable[[], str]
-) -> WorkOutcome:
+def outcome_of_expired(policy: AsyncPolicy, now_ms: int, new_id: Callable[[], str]) -> WorkOutcome:
     """What becomes of work that is too old to be started. `now_ms`, `new_id`: as `outcome` says."""
     destination_id = None if policy.on_failure is None else new_id()
-    return WorkOutcome(
-        dead_letter=TOO_OLD, destination_id=destination_id, decided_at_ms=now_ms
-    )
+    return WorkOutcome(dead_letter=TOO_OLD, destination_id=destination_id, decided_at_ms=now_ms)

@@ -207,33 +207,42 @@ class SpoolJournal:
                 raise StoreUnavailable(str(self._failure))
 
     async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
-        fresh = self._pending.get(invocation_id) or self._committing.get(invocation_id)
+        fresh = self._unstored(invocation_id)
         if fresh is not None and fresh.function_id != function_id:
             return None
         if fresh is not None:
-            # Whoever is told of an end may rely on it as much as the caller.
-            if self.is_strict and fresh.status in FINAL and self._left_to_do is None:
-                await self.synced()
-            return fresh.after_attempt()
+            await self._make_sure_of(fresh)
+            return fresh
         return await self._database.read(
             lambda connection: records.find(connection, function_id, invocation_id)
         )
 
-    async def outline(self, function_id: str, invocation_id: str) -> Outline | None:
+    def _unstored(self, invocation_id: str) -> Invocation | None:
+        """The record as it will be stored, if it has not been."""
         fresh = self._pending.get(invocation_id) or self._committing.get(invocation_id)
+        return None if fresh is None else fresh.after_attempt()
+
+    async def _make_sure_of(self, fresh: Invocation) -> None:
+        """Whoever is told of an end may rely on it as much as the caller."""
+        if self.is_strict and fresh.status in FINAL and self._left_to_do is None:
+            await self.synced()
+
+    async def outline(self, function_id: str, invocation_id: str) -> Outline | None:
+        fresh = self._unstored(invocation_id)
         if fresh is None:
             return await self._database.read(
                 lambda connection: records.outline(connection, function_id, invocation_id)
             )
         if fresh.function_id != function_id:
             return None
+        await self._make_sure_of(fresh)
         sizes = {"stdout": len(fresh.stdout), "stderr": len(fresh.stderr)}
         return Outline(record=without_output(fresh), sizes=sizes)
 
     async def read_output(
         self, function_id: str, invocation_id: str, stream: str, start: int, size: int
     ) -> bytes:
-        fresh = self._pending.get(invocation_id) or self._committing.get(invocation_id)
+        fresh = self._unstored(invocation_id)
         if fresh is None:
             return await self._database.read(
                 lambda connection: records.read_output(

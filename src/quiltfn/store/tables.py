@@ -495,8 +495,8 @@ schedule_run = Table(
     Index("schedule_run_of_function", "function_id"),
 )
 
-# What the calls of a function came to between `start` (Unix seconds) and `step_s` later. It outlives
-# the records, and the function. `stats`: a `model.stats.CallStats`.
+# What the calls of a function came to between `start` (Unix seconds) and `step_s` later. It
+# outlives the records and the function. `stats`: a `model.stats.CallStats`.
 call_stats = Table(
     "call_stats",
     metadata,
@@ -518,7 +518,8 @@ function_url = Table(
     Column("url", JSON, nullable=False),
 )
 
-# A row for each tenant that has other quotas than the settings. `quota`: a `model.tenant_quota.TenantQuota`.
+# A row for each tenant that has other quotas than the settings. `quota`: a
+# `model.tenant_quota.TenantQuota`.
 tenant_quota = Table(
     "tenant_quota",
     metadata,
