@@ -879,3 +879,63 @@ def test_so_it_is_on_the_loop_that_the_server_has(
 def test_a_reader_that_stops_is_cut_off_on_the_loop_that_the_server_has() -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(test_a_reader_that_stops_is_cut_off_and_one_that_is_slow_is_not())
+
+
+async def refuse(_: Request) -> Response:
+    return Response(status=413, body=b"too long", closes=True)
+
+
+def refused_while_sending(port: int, size: int) -> bytes:
+    """What a client has of the response that sends its whole body before it reads."""
+    with socket.create_connection(("127.0.0.1", port), 10) as one:
+        head = get("/a", f"Content-Length: {size}", method="POST")
+        one.sendall(head)
+        one.sendall(b"x" * size)
+        one.shutdown(socket.SHUT_WR)
+        found = b""
+        while data := one.recv(65536):
+            found += data
+        return found
+
+
+async def test_a_client_that_is_still_sending_gets_the_last_response(
+    door: ServerUnderTest,
+) -> None:
+    door.answers["/a"] = refuse
+    for _ in range(5):
+        found = await asyncio.to_thread(refused_while_sending, door.port, 4 * 1024 * 1024)
+        assert found.startswith(b"HTTP/1.1 413 ")
+        assert found.endswith(b"too long")
+
+
+async def test_negative_control_a_close_at_once_takes_the_response_back(
+    door: ServerUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HttpConnection, "_end", lambda it: it._transport.close())
+    door.answers["/a"] = refuse
+    with pytest.raises(ConnectionError):
+        await asyncio.to_thread(refused_while_sending, door.port, 4 * 1024 * 1024)
+
+
+@pytest.mark.parametrize("stops", [True, False])
+async def test_the_rest_of_a_refused_body_is_read_for_a_while_only(
+    door: ServerUnderTest, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """By time, and by bytes."""
+    if stops:
+        monkeypatch.setattr(connection, "REST_TIMEOUT_S", 0.2)
+    else:
+        monkeypatch.setattr(connection, "REST_MAX_BYTES", 1024 * 1024)
+    door.answers["/a"] = refuse
+    async with door.client() as (reader, writer):
+        writer.write(get("/a", "Content-Length: 999999999", method="POST"))
+        assert (await reader.read()).endswith(b"too long")
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(keep_sending(writer, b"x" if stops else CHUNK), 5)
+
+
+async def keep_sending(writer: asyncio.StreamWriter, data: bytes) -> None:
+    while True:
+        writer.write(data)
+        await writer.drain()
+        await asyncio.sleep(0.01)

@@ -129,6 +129,8 @@ class HttpConnection(asyncio.Protocol):
         self._rest_bytes = 0
         # Nothing more is read: once what came before is answered, these bytes end it.
         self._last_words: bytes | None = None
+        # Its last response is out, and the rest of a body is dropped until the client stops.
+        self._is_ending = False
         self._is_lost = False
         self._is_reading = True
         self._is_write_paused = False
@@ -185,6 +187,10 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._last_words is not None:
+            if self._is_ending:
+                self._rest_bytes += len(data)
+                if self._rest_bytes > REST_MAX_BYTES:
+                    self._transport.close()
             return
         # The parser hands a header or a trailer field on only when it is whole, and an extension of
         # a chunk never, so one without an end is counted here, by the bytes that led to nothing.
@@ -397,7 +403,7 @@ class HttpConnection(asyncio.Protocol):
             self._write(data)
             self._write(body)
         if closes:
-            self._transport.close()
+            self._end()
 
     async def _write_stream(
         self, request: Request, response: Response, chunks: AsyncIterator[bytes]
@@ -422,7 +428,7 @@ class HttpConnection(asyncio.Protocol):
                 if length is not None and sent != int(length):
                     raise ValueError(f"a stream of {length} bytes had {sent}")
             if closes:
-                self._transport.close()
+                self._end()
         except BaseException:
             if not has_end:
                 self._reset()  # an ordinary end would look like that of the body
@@ -479,7 +485,7 @@ class HttpConnection(asyncio.Protocol):
         """The response is out, or there will be none: what comes next?"""
         self._current = None
         request.is_answered = True
-        if self._is_lost or self._transport.is_closing():
+        if self._is_lost or self._is_ending or self._transport.is_closing():
             return
         if self._queue:
             self._loop.call_soon(self._start_next)
@@ -503,6 +509,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _refuse(self, last_words: bytes) -> None:
         """Reads nothing more. What came before and is whole is answered first."""
+        if self._is_ending:
+            return
         self._is_in_head = False
         self._stop_timers()
         arriving = self._arriving
@@ -521,6 +529,23 @@ class HttpConnection(asyncio.Protocol):
         if self._current is None and not self._queue and not self._transport.is_closing():
             self._write(last_words)
             self._transport.close()
+
+    def _end(self) -> None:
+        """Closes the connection behind its last response. Where a body is still under way, that is
+        read and dropped until the client has stopped, for a while: a close with unread bytes takes
+        back what the client has not read of the response (RFC 9112, section 9.6).
+        """
+        arriving = self._arriving
+        if arriving is None or self._is_lost:
+            self._transport.close()
+            return
+        arriving.forget_body()
+        self._arriving, self._is_ending, self._last_words = None, True, b""
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._set_reading()
+        self._stop_arrival_timers()
+        self._rest_timer = self._loop.call_later(REST_TIMEOUT_S, self._transport.close)
 
     def finish(self) -> None:
         """The server is ending: what has come is answered, and nothing after that."""
