@@ -1,5 +1,5 @@
-"""Build hook: compiles the guest and the library of its shells, so that a wheel or an editable
-install carries them.
+"""Build hook: compiles the guest and the library of its shells, and builds the dashboard, so that a
+wheel or an editable install carries them. A source archive carries the dashboard, as it was built.
 
 An editable install compiles it in place. A wheel compiles it elsewhere, for the processor that
 QUILTFN_MACHINE names, and leaves the binary that the checkout runs with alone.
@@ -7,6 +7,7 @@ QUILTFN_MACHINE names, and leaves the binary that the checkout runs with alone.
 
 import os
 import platform
+import runpy
 import shutil
 import subprocess
 import tempfile
@@ -62,9 +63,10 @@ class GuestBuildHook(BuildHookInterface[Any]):
     """Puts the compiled guest into every wheel and marks the wheel as made for one platform."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        root = Path(self.root)
+        self._build_dashboard(root)
         if self.target_name != "wheel":
             return
-        root = Path(self.root)
         machine = platform.machine()
         if version == "editable":
             compile_in_place(root)
@@ -84,6 +86,18 @@ class GuestBuildHook(BuildHookInterface[Any]):
         # The guest is static, the library asks for what every libc has, and the rest is Python: any
         # Linux of this processor runs it.
         build_data["tag"] = f"py3-none-linux_{machine}"
+
+    def _build_dashboard(self, root: Path) -> None:
+        """Without it a server runs and says so at /ui. A source archive must have it: who builds a
+        wheel of that may have no network.
+        """
+        found = runpy.run_path(str(root / "ui" / "build.py"))
+        try:
+            found["build"](root)
+        except found["BuildFailed"] as error:
+            if self.target_name == "sdist":
+                raise
+            self.app.display_warning(f"the dashboard was not built: {error}")
 
     def finalize(self, _version: str, _build_data: dict[str, Any], _artifact_path: str) -> None:
         if hasattr(self, "_elsewhere"):

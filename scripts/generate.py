@@ -1,5 +1,6 @@
 """Writes the files that follow from the code: the settings' reference page and sample, the list of
-the Python client's methods, the pages of the states and of the security tests.
+the Python client's methods, the pages of the states and of the security tests, the types of the
+dashboard.
 
 .venv/bin/python scripts/generate.py
 """
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from quiltfn import Client, sdk, settings, wire
+from quiltfn.api import openapi
+from quiltfn.api.routes import ROUTES
 from quiltfn.model import function, instance, invocation
 from quiltfn.sdk.elasticity import ElasticityMethods
 from quiltfn.sdk.functions import FunctionMethods
@@ -207,7 +210,43 @@ def kind(annotation: Any) -> str:
     return re.sub(r"\b[a-z_]+\.(?:[a-z_]+\.)*", "", text)
 
 
+def page_types() -> str:
+    """ui/src/wire.ts: every shape of the API, for the type checker of the dashboard."""
+    shapes = openapi.document(ROUTES, {})["components"]["schemas"]
+    lines = ["// Every shape of the API. Made by scripts/generate.py of src/quiltfn/wire.", ""]
+    for name in sorted(shapes):
+        shape = shapes[name]
+        lines.append(f"export interface {name} {{")
+        for field, schema in shape["properties"].items():
+            mark = "" if field in shape.get("required", ()) else "?"
+            lines.append(f"  {field}{mark}: {page_type(schema)};")
+        lines += ["}", ""]
+    return "\n".join(lines)
+
+
+def page_type(schema: dict[str, Any]) -> str:
+    """The type of TypeScript that a JSON Schema means."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2]
+    for union in ("anyOf", "oneOf"):
+        if union in schema:
+            return " | ".join(page_type(one) for one in schema[union])
+    if "enum" in schema:
+        return " | ".join(json.dumps(one) for one in schema["enum"])
+    kind = schema.get("type")
+    if kind == "array":
+        inner = page_type(schema.get("items", {}))
+        return f"({inner})[]" if " | " in inner else f"{inner}[]"
+    if kind == "object":
+        more = schema.get("additionalProperties", {})
+        return f"Record<string, {page_type(more) if isinstance(more, dict) else 'unknown'}>"
+    plain = {"integer": "number", "number": "number"}
+    simple = ("string", "boolean", "null")
+    return plain.get(kind or "", kind if kind in simple else "unknown")
+
+
 FILES = {
+    ROOT / "ui" / "src" / "wire.ts": page_types,
     CLIENT: python_client,
     ROOT / "docs" / "states.md": states,
     ROOT / "packaging" / "quiltfn.toml": sample,

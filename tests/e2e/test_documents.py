@@ -39,6 +39,7 @@ PAGES = [
     "docs/how-to/schedules.md",
     "docs/how-to/change-under-load.md",
     "docs/how-to/watch-calls.md",
+    "docs/how-to/dashboard.md",
     "docs/how-to/records.md",
     "docs/how-to/slow-calls.md",
     "docs/reference/keep-alive.md",

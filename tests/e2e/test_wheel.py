@@ -111,6 +111,28 @@ def test_a_wheel_is_made_for_its_platform_and_holds_a_static_guest(wheel: Path) 
     check_guest(wheel, {"x86_64": X86_64, "aarch64": AARCH64}[platform.machine()])
 
 
+def test_a_wheel_of_the_source_archive_needs_no_tools_for_the_dashboard(
+    wheel: Path, away: Path
+) -> None:
+    hatchling = [sys.executable, "-m", "hatchling", "build", "--directory", away / "source"]
+    run(*hatchling, "--target", "sdist", cwd=ROOT)
+    (archive,) = (away / "source").glob("*.tar.gz")
+    shutil.unpack_archive(archive, away / "unpacked", filter="data")
+    (tree,) = (away / "unpacked").iterdir()
+    assert not (tree / "ui" / "node_modules").exists()
+    without = {**os.environ, "PATH": "/usr/bin:/bin", "https_proxy": "http://127.0.0.1:9"}
+    run(*hatchling, "--target", "wheel", cwd=tree, env=without)
+    (again,) = (away / "source").glob("*.whl")
+    assert dashboard_of(again) == dashboard_of(wheel)
+    assert any(name.endswith("index.html") for name in dashboard_of(again))
+
+
+def dashboard_of(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [one for one in archive.namelist() if one.startswith("quiltfn/web/")]
+        return {name: archive.read(name) for name in names}
+
+
 def test_an_installed_wheel_serves(
     command: Path, away: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

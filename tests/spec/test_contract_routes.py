@@ -262,6 +262,7 @@ def test_no_function_bears_a_reserved_word(tenant: Api, word: str) -> None:
 SCOPES = ["read", "invoke", "write", "admin", "operator"]
 ID = "/api/functions/01a20e60-4498-7000-aca5-20281701ad36"
 PUBLIC = [("GET", "/health"), ("GET", "/openapi.json"), ("GET", "/docs")]
+PUBLIC += [("GET", "/ui"), ("GET", "/ui/"), ("GET", "/ui/{file}"), ("GET", "/")]
 NEEDS = {
     ("GET", FUNCTIONS): "read",
     ("POST", FUNCTIONS): "write",

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import structlog
 
 from quiltfn.access import ANYBODY
-from quiltfn.api import body, openapi
+from quiltfn.api import body, openapi, web
 from quiltfn.api.audit import AuditLog
 from quiltfn.api.budgets import SHORT_BYTES
 from quiltfn.api.failures import bug, failure, log_bug
@@ -52,6 +52,7 @@ Application = Callable[[Request], Awaitable[Response]]
 
 def make_app(services: Services, routes: RouteTable = ROUTES) -> "App":
     """The application over `services`."""
+    web.files()  # read now: a disk that hangs later stops nobody
     table = list(routes)
     limits = field_limits(services)
     documents = HelpDocuments(table, encode(openapi.document(table, limits)), limits)

@@ -50,6 +50,8 @@ def _types(text: str | None) -> frozenset[EventType] | None:
 
 
 async def _framed(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
+    # At once, so that a client sees whether something on the way holds streams back.
+    yield event_stream.HEARTBEAT
     try:
         async for one in events:
             yield event_stream.event(one.type, one.data, one.id)

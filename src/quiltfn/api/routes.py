@@ -12,6 +12,7 @@ from quiltfn.api import (
     runtimes,
     schedules,
     system,
+    web,
     work,
 )
 from quiltfn.api.event_stream import EVENT_STREAM
@@ -512,6 +513,20 @@ def document(handler: Handler, answer: type) -> Route:
 # Its numbers are of the whole node, so no tenant may read them.
 METRICS = Route(handler=system.get_metrics, scope=OPERATOR, answer=str, texts=("text/plain",))
 DOCS = Route(handler=system.get_docs_page, scope=None, answer=str, texts=("text/html",))
+DASHBOARD = Route(
+    handler=web.get_dashboard,
+    scope=None,
+    answer=str,
+    texts=("text/html",),
+    codes=("NOT_FOUND",),
+)
+DASHBOARD_FILE = Route(
+    handler=web.get_dashboard_file,
+    scope=None,
+    answer=str,
+    texts=tuple(kind.partition(";")[0] for kind in web.CONTENT_TYPES.values()),
+    codes=("NOT_FOUND",),
+)
 HEALTH = document(system.get_health, wire.Health)
 
 # Fixed words come before {function_id}; the first path that fits wins. Invoking comes first of all:
@@ -607,4 +622,11 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ("/metrics", {"GET": METRICS}),
     ("/openapi.json", {"GET": Route(handler=system.get_openapi_document, scope=None, answer=dict)}),
     ("/docs", {"GET": DOCS}),
+    (
+        "/",
+        {"GET": Route(handler=web.get_start_page, scope=None, status=302, codes=("NOT_FOUND",))},
+    ),
+    ("/ui", {"GET": Route(handler=web.get_dashboard_directory, scope=None, status=302)}),
+    ("/ui/", {"GET": DASHBOARD}),
+    ("/ui/{file}", {"GET": DASHBOARD_FILE}),
 ]

@@ -12,6 +12,7 @@ from quiltfn.api.route import RouteServices
 from quiltfn.api.runtimes import RuntimeServices
 from quiltfn.api.schedules import ScheduleServices
 from quiltfn.api.system import AuditServices, KeyServices, MetricServices, SystemServices
+from quiltfn.api.web import WebServices
 from quiltfn.health import Health
 from quiltfn.ports import Audit, Clock
 
@@ -40,5 +41,6 @@ class Services(
     MetricServices,
     KeyServices,
     AuditServices,
+    WebServices,
 ):
     """The services of a platform. A handler sees the part that its module names."""

@@ -1,0 +1,105 @@
+"""The dashboard as a browser asks for it: where it is, what it is made of, what it may do."""
+
+import re
+from urllib.parse import urljoin
+
+import pytest
+
+from quiltfn.api import web
+from spec.api_client import Api, is_error
+from spec.conftest import Keyed
+
+pytestmark = pytest.mark.sandbox
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+built = pytest.mark.skipif(not web.files(), reason="the dashboard was not built: scripts/setup")
+
+
+def parts_of(page: str) -> list[str]:
+    """The addresses that a page names, as they stand in it."""
+    return re.findall(r'(?:src|href)="([^"]+\.(?:js|css|svg))"', page)
+
+
+def test_a_browser_is_led_to_the_dashboard_wherever_a_proxy_has_put_the_server(
+    anybody: Api,
+) -> None:
+    for path, headers in (("/", BROWSER), ("/ui", {})):
+        answer = anybody("GET", path, headers=headers)
+        assert answer.status_code == 302
+        for front in ("http://x.test", "http://x.test/deep/below"):
+            assert urljoin(front + path, answer.headers["location"]) == f"{front}/ui/"
+
+
+def test_other_clients_are_told_that_there_is_no_such_route(anybody: Api) -> None:
+    for headers in ({}, {"Accept": "application/json"}, {"Accept": "*/*"}):
+        is_error(anybody("GET", "/", headers=headers), "NOT_FOUND", 404)
+
+
+@built
+def test_the_dashboard_and_all_its_parts_are_there_without_a_credential(keyed: Keyed) -> None:
+    stranger = Api(keyed.server.url)
+    page = stranger("GET", "/ui/", headers=BROWSER)
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    named = parts_of(page.text)
+    assert any(one.startswith("main-") for one in named)
+    for name in named:
+        assert "/" not in name, "it is beside the page, wherever that is"
+        part = stranger("GET", f"/ui/{name}")
+        assert part.status_code == 200, name
+        assert "immutable" in part.headers["cache-control"]
+    is_error(stranger("GET", "/api/functions"), "UNAUTHORIZED", 401)
+
+
+@built
+def test_a_part_is_sent_compressed_and_once(anybody: Api) -> None:
+    name = next(one for one in parts_of(anybody("GET", "/ui/").text) if one.endswith(".js"))
+    packed = anybody("GET", f"/ui/{name}", headers={"Accept-Encoding": "gzip"})
+    plain = anybody("GET", f"/ui/{name}", headers={"Accept-Encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"]) / 2
+    assert packed.content == plain.content
+    known = {"Accept-Encoding": "gzip", "If-None-Match": packed.headers["etag"]}
+    again = anybody("GET", f"/ui/{name}", headers=known)
+    assert (again.status_code, again.content) == (304, b"")
+    head = anybody("HEAD", f"/ui/{name}", headers={"Accept-Encoding": "gzip"})
+    assert head.content == b""
+    for header in ("content-length", "etag", "content-type", "cache-control"):
+        assert head.headers[header] == packed.headers[header]
+
+
+@built
+def test_the_page_can_run_its_own_code_and_reach_its_own_server_alone(anybody: Api) -> None:
+    headers = anybody("GET", "/ui/").headers
+    policy = headers["content-security-policy"]
+    for one in (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "frame-ancestors 'none'",
+        "form-action 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    ):
+        assert one in policy
+    assert "unsafe" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "set-cookie" not in headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/ui/../settings.py",
+        "/ui/%2e%2e%2fsettings.py",
+        "/ui/..%2fapi%2fweb.py",
+        "/ui/%2fetc%2fpasswd",
+        "/ui/made-of",
+        "/ui/index.html%00.js",
+        "/ui/web/index.html",
+        "/ui/nothing-ABCDEF12.js",
+    ],
+)
+def test_nothing_but_its_files_can_be_read(anybody: Api, path: str) -> None:
+    is_error(anybody("GET", path), "NOT_FOUND", 404)

@@ -1,0 +1,143 @@
+"""The files of the dashboard: what is served of them, and how they are built. No server."""
+
+import gzip
+import os
+import runpy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quiltfn.api import web
+from quiltfn.api.request import Headers
+from quiltfn.api.web import WebFile, has_tag, takes_gzip
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKED = WebFile.of("main-ABCDEF12.js", gzip.compress(b"code"), is_packed=True)
+PLAIN = WebFile.of("index.html", b"<!doctype html>", is_packed=False)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "taken"),
+    [
+        ("gzip", True),
+        ("br, GZIP;q=0.5", True),
+        ("deflate, gzip;q=1.0", True),
+        ("", False),
+        ("identity", False),
+        ("gzip;q=0", False),
+        ("gzip;q=0.000", False),
+        ("notgzip", False),
+    ],
+)
+def test_who_takes_gzip(accepted: str, taken: bool) -> None:
+    assert takes_gzip(accepted) is taken
+
+
+def test_a_packed_file_goes_out_as_the_client_can_read_it() -> None:
+    packed = PACKED.response(Headers({"accept-encoding": "gzip"}))
+    plain = PACKED.response(Headers())
+    assert isinstance(packed.body, bytes)
+    assert gzip.decompress(packed.body) == plain.body == b"code"
+    assert packed.header("content-encoding") == "gzip"
+    assert plain.header("content-encoding") is None
+    assert packed.header("vary") == plain.header("vary") == "accept-encoding"
+    assert packed.header("etag") != plain.header("etag"), "they are two representations"
+
+
+def test_a_name_with_a_digest_is_kept_forever_and_others_are_asked_for() -> None:
+    assert "immutable" in (PACKED.response(Headers()).header("cache-control") or "")
+    assert PLAIN.response(Headers()).header("cache-control") == "no-cache"
+
+
+def test_a_client_that_has_a_file_is_told_so_without_it() -> None:
+    tag = PLAIN.response(Headers()).header("etag") or ""
+    for given in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = PLAIN.response(Headers({"if-none-match": given}))
+        assert (again.status, again.body, again.header("etag")) == (304, b"", tag)
+    assert PLAIN.response(Headers({"if-none-match": '"other"'})).status == 200
+    assert not has_tag("", tag)
+
+
+def test_what_a_page_may_do_is_said_with_every_file() -> None:
+    policy = PLAIN.response(Headers()).header("content-security-policy") or ""
+    assert "default-src 'none'" in policy
+    assert "require-trusted-types-for 'script'" in policy
+    assert "unsafe" not in policy
+
+
+# The build -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def build() -> dict[str, Any]:
+    """What ui/build.py defines."""
+    return runpy.run_path(str(ROOT / "ui" / "build.py"))
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A checkout's sources of the dashboard, without libraries."""
+    ignored = shutil.ignore_patterns("node_modules", ".build")
+    shutil.copytree(ROOT / "ui", tmp_path / "ui", ignore=ignored)
+    (tmp_path / "src" / "quiltfn").mkdir(parents=True)
+    return tmp_path
+
+
+def test_what_was_built_is_current_until_a_source_changes(
+    build: dict[str, Any], sources: Path
+) -> None:
+    assert not build["is_current"](sources)
+    made = sources / build["WEB"] / build["MADE_OF"]
+    made.parent.mkdir()
+    made.write_text(build["made_of"](sources))
+    assert build["is_current"](sources)
+    build["build"](sources)  # nothing to do, so neither deno nor the network is needed
+    (sources / "ui" / "README.md").write_text("a page about it")
+    assert build["is_current"](sources)
+    (sources / "ui" / "src" / "html.ts").rename(sources / "ui" / "src" / "markup.ts")
+    assert not build["is_current"](sources)
+
+
+def test_without_deno_the_build_says_so_and_what_was_there_stays(
+    build: dict[str, Any], sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sources / build["WEB"] / "index.html"
+    before.parent.mkdir()
+    before.write_text("before")
+    monkeypatch.setenv("PATH", str(sources))
+    with pytest.raises(build["BuildFailed"], match="there is no deno"):
+        build["build"](sources)
+    assert before.read_text() == "before"
+
+
+def test_the_lock_names_no_host() -> None:
+    assert "://" not in (ROOT / "ui" / "deno.lock").read_text()
+
+
+@pytest.mark.skipif(not web.files(), reason="the dashboard was not built: see scripts/setup")
+def test_the_page_asks_for_files_that_are_there_and_for_nothing_else() -> None:
+    files = web.files()
+    page = files["index.html"].content.decode()
+    named = {
+        part.partition('"')[0]
+        for part in page.split('"')[1:]
+        if part.endswith((".js", ".css", ".svg"))
+    }
+    assert named
+    assert named <= files.keys()
+    assert "style=" not in page
+    assert "preact 11" in files["LICENSES.txt"].content.decode()
+
+
+@pytest.mark.skipif(not (ROOT / "ui" / "node_modules").exists(), reason="deno did not install")
+def test_two_builds_are_identical(build: dict[str, Any], tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        out = tmp_path / name
+        out.mkdir()
+        build["bundle"](ROOT / "ui", out)
+        found.append({one.name: one.read_bytes() for one in out.iterdir()})
+    assert found[0] == found[1]
+    assert os.fsencode(str(ROOT)) not in b"".join(found[0].values()), "no path of this machine"

@@ -1,0 +1,160 @@
+// All functions, as they are now.
+import { computed, signal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { BUCKETS, lastCallOf, minuteAt, minuteOf, poolOf } from "../activity.ts";
+import { html } from "../html.ts";
+import { Choice } from "../parts/choice.ts";
+import { Copy } from "../parts/copy.ts";
+import { count, percent } from "../parts/format.ts";
+import { type Column, List } from "../parts/list.ts";
+import { Notice } from "../parts/notice.ts";
+import { PoolBar } from "../parts/pool.ts";
+import { fits, Search } from "../parts/search.ts";
+import { Status } from "../parts/status.ts";
+import { Ago } from "../parts/time.ts";
+import { href, note, route } from "../router.ts";
+import { areAllLoaded, functions, load, now, problem } from "../store.ts";
+import type { Function } from "../wire.ts";
+
+const STATES = ["active", "paused", "pending", "deploying", "error"] as const;
+const COLUMNS: Column[] = [
+  { name: "Name", sort: "name" },
+  { name: "Runtime", class: "wide" },
+  { name: "Version", class: "wide" },
+  { name: "Pool" },
+  { name: "Calls", class: "right wide", sort: "calls" },
+  { name: "Errors", class: "right wide", sort: "errors" },
+  { name: "Last call", class: "right", sort: "last" },
+];
+const WIDTHS = "minmax(15rem, 1fr) 5rem 4rem 9.5rem 8.5rem 4rem 5.5rem";
+const lastCall = (one: Function): number =>
+  Math.max(lastCallOf(one.id).peek() ?? 0, one.last_invoked_at ?? 0);
+const SORTS: Record<string, (one: Function) => string | number> = {
+  name: (one) => one.name.toLowerCase(),
+  calls: (one) => one.invocation_count,
+  errors: (one) => one.invocation_count ? one.error_count / one.invocation_count : -1,
+  last: lastCall,
+};
+
+const text = signal("");
+const state = signal("");
+const sorted = signal({ by: "last", isDown: true });
+
+export const shown = computed(() => {
+  const { by, isDown } = sorted.value;
+  const value = SORTS[by] ?? lastCall;
+  const found = [...functions.value.values()].filter((one) =>
+    (!state.value || one.state === state.value) && fits(text.value, one.name, one.description)
+  );
+  const keyed = found.map((one) => ({ one, key: value(one) }));
+  keyed.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0) * (isDown ? -1 : 1));
+  return keyed.map(({ one }) => one);
+});
+
+/** Names are read from A, numbers from the largest. */
+function sort(by: string): void {
+  const { by: before, isDown } = sorted.peek();
+  sorted.value = { by, isDown: by === before ? !isDown : by !== "name" };
+}
+
+/** The last minute in twelve bars, beside its sum. */
+function Rate({ id }: { id: string }) {
+  const bars = minuteAt(minuteOf(id).value, now.value);
+  const sum = bars.reduce((a, b) => a + b, 0);
+  const most = Math.max(3, ...bars);
+  if (sum === 0) return html`<span class="muted">–</span>`;
+  return html`
+    <svg width=${BUCKETS * 4} height="16"
+      aria-hidden="true">${bars.map((v, n) =>
+        v > 0 &&
+        html`<rect x=${n * 4} width="3" y=${16 - 16 * v / most} height=${16 * v / most} key=${n} />`
+      )}</svg><span>${count(sum)} / min</span>
+  `;
+}
+
+function Row({ one, tabindex }: { one: Function; tabindex: number }) {
+  const errors = one.error_count ? "some" : "";
+  const known = lastCallOf(one.id).value ?? one.last_invoked_at;
+  return html`
+    <span role="cell" class="name"><${Status} of=${one.state} isQuiet />
+          <div><a href=${href(["functions", one.id])} tabindex=${tabindex}>${one.name}</a
+            ><small>${one.error_message ?? one.description}</small></div></span>
+    <span role="cell" class="small muted wide">${one.runtime}</span>
+    <span role="cell" class="num small muted wide">v${one.current_version}</span>
+    <span role="cell">${one.state === "pending"
+      ? html`<span class="small muted">not deployed</span>`
+      : html`<${PoolBar} counts=${poolOf(one.id).value} most=${one.max_instances} />`}</span>
+    <span role="cell" class="rate num small right wide"><${Rate} id=${one.id} /></span>
+    <span role="cell" class=${`num small right wide ${errors}`}>${percent(
+      one.error_count,
+      one.invocation_count,
+    )}</span>
+    <span role="cell" class="num small right"><${Ago} at=${known} /></span>
+  `;
+}
+
+function Empty() {
+  if (functions.value.size > 0) {
+    return html`
+      <p
+        class="empty">No function fits. <button class="button" type="button" onClick=${() => {
+          text.value = state.value = "";
+        }}>Show all</button></p>
+    `;
+  }
+  return html`
+    <div class="card empty teach">
+      <h2>No functions yet</h2>
+      <p>A function is a piece of code that runs when it is called, in a sandbox of its own.</p>
+      <p><a class="button primary" href="#/functions/new">Write one here</a></p>
+      <p>or in a terminal:</p>
+      <${Copy} text="quiltfn functions create hello --handler 'echo hello'" />
+      <${Copy} text="quiltfn functions deploy hello" />
+      <${Copy} text="quiltfn invoke hello" />
+    </div>
+  `;
+}
+
+export default function Functions() {
+  useEffect(() => {
+    const query = route.peek().query;
+    text.value = query.get("q") ?? "";
+    state.value = query.get("state") ?? "";
+    const by = query.get("sort");
+    if (by && by in SORTS) sorted.value = { by, isDown: query.get("order") === "desc" };
+  }, []);
+  const { by, isDown } = sorted.value;
+  const q = text.value;
+  const only = state.value;
+  useEffect(() => {
+    const isUsual = by === "last" && isDown;
+    note({ q, state: only, sort: isUsual ? "" : by, order: !isUsual && isDown ? "desc" : "" });
+  }, [q, only, by, isDown]);
+  const all = shown.value;
+  const whole = functions.value.size;
+  return html`
+    <div
+      class="bar"><h1>Functions</h1><span class="muted num" role="status">${all.length === whole
+        ? count(whole)
+        : `${count(all.length)} of ${count(whole)}`}${areAllLoaded.value ? "" : " …"}</span>
+          <a class="button primary push" href="#/functions/new">New function</a></div>
+        ${problem.value && html`<${Notice} of=${problem.value} onRetry=${load} />`}
+        ${(whole > 0 || q || only) &&
+          html`
+            <div class="bar">
+              <${Search} text=${text} label="Search by name or description" />
+              <${Choice} label="State" options=${STATES} chosen=${state} />
+            </div>
+          `}
+        ${all.length > 0
+          ? html`
+            <${List} label="Functions" columns=${COLUMNS} widths=${WIDTHS} items=${all}
+              sorted=${sorted.value}
+              onSort=${sort} keyOf=${(one: Function) => one.id} cells=${(
+                one: Function,
+                tabindex: number,
+              ) => html`<${Row} one=${one} tabindex=${tabindex} />`} />
+          `
+          : areAllLoaded.value && html`<${Empty} />`}
+  `;
+}

@@ -1,0 +1,208 @@
+// From code to a first answer on one page.
+import { type Signal, useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { html } from "../html.ts";
+import {
+  type Draft,
+  type Language,
+  languageOf,
+  LANGUAGES,
+  mainFile,
+  Making,
+  nameOf,
+  type Step,
+  stepsOf,
+} from "../making.ts";
+import { Code } from "../parts/code.ts";
+import { bytes, duration } from "../parts/format.ts";
+import { CTRL_ENTER } from "../parts/keys.ts";
+import { Notice } from "../parts/notice.ts";
+import { Output } from "../parts/output.ts";
+import { Status } from "../parts/status.ts";
+import { Steps } from "../parts/steps.ts";
+import type { File as ImageFile } from "../parts/tar.ts";
+import { href } from "../router.ts";
+import type { Invocation } from "../wire.ts";
+
+const NAME = "[A-Za-z0-9]([A-Za-z0-9._\\-]{0,62}[A-Za-z0-9])?";
+const FIRST: Language = "python";
+const valueOf = (event: Event): string => (event.target as HTMLInputElement).value;
+
+function Identity({ draft, change }: { draft: Draft; change: (part: Partial<Draft>) => void }) {
+  function choose(event: Event) {
+    const language = valueOf(event) as Language;
+    const isUntouched = draft.code === LANGUAGES[draft.language].start;
+    change({ language, ...(isUntouched && { code: LANGUAGES[language].start }) });
+  }
+  return html`
+    <div class="inside pair">
+      <div class="field"><label for="name">Name</label>
+          <input class="text" id="name" required pattern=${NAME} maxlength="64" placeholder="my-function"
+            autocomplete="off" spellcheck="false" value=${draft.name} aria-describedby="name-about"
+            onInput=${(event: Event) => change({ name: valueOf(event) })} />
+          <small id="name-about" class="muted">letters, digits, dots, dashes, underscores</small></div>
+      <div class="field"><label for="language">Language</label><select class="text" id="language"
+          value=${draft.language} onChange=${choose}>${Object.entries(LANGUAGES).map((
+            [one, { title }],
+          ) =>
+            html`<option value=${one} key=${one} selected=${
+              one === draft.language
+            }>${title}</option>`
+          )}</select></div>
+    </div>
+  `;
+}
+
+function Files({ files, change }: {
+  files: readonly ImageFile[];
+  change: (files: readonly ImageFile[]) => void;
+}) {
+  if (files.length === 0) return null;
+  return html`<ul class="files" aria-label="Further files">${
+    files.map((one) =>
+      html`
+        <li
+          key=${one.path}><span class="mono">${one
+            .path}</span><span class="muted num small">${bytes(
+              one.content.length,
+            )}</span><button class="button icon" type="button" aria-label=${`Leave out ${one.path}`}
+                onClick=${() => change(files.filter((other) => other !== one))}>✕</button></li>
+      `
+    )
+  }</ul>`;
+}
+
+/** Takes files that were dropped or chosen: the first one with code goes into the editor. */
+async function take(list: Iterable<File>, draft: Draft): Promise<Partial<Draft>> {
+  const part: Partial<Draft> = {};
+  const files = new Map(draft.files.map((one) => [one.path, one]));
+  for (const one of list) {
+    const content = new Uint8Array(await one.arrayBuffer());
+    const language = languageOf(one.name);
+    if (language && part.code === undefined) {
+      Object.assign(part, { language, code: new TextDecoder().decode(content) });
+      if (!draft.name) part.name = nameOf(one.name);
+    } else files.set(one.name, { path: one.name, content });
+  }
+  return { ...part, files: [...files.values()] };
+}
+
+function Answer({ of, name, id }: { of: Invocation; name: string; id: string }) {
+  return html`<section class="card after" aria-labelledby="first"><header><h2 id="first">First answer</h2>
+      <${Status} of=${of.status} /><span class="num muted small">${duration(of.duration_ms)}</span>
+      ${of.cold_start && html`<span class="cold">cold</span>`}
+      <a class="push" href=${href(["functions", id])}>Go to ${name}</a></header>
+    ${of.error_message && html`<p class="inside">${of.error_message}</p>`}
+    ${of.stdout && html`<${Output} text=${of.stdout} label="Output" />`}
+    ${of.stderr && html`<${Output} text=${of.stderr} label="Error output" isError />`}
+    ${!of.stdout && !of.stderr && html`<p class="empty">It wrote nothing.</p>`}</section>`;
+}
+
+function Progress({ draft, step, problem }: {
+  draft: Draft;
+  step: Signal<Step | "done" | null>;
+  problem: Signal<Error | null>;
+}) {
+  const names = stepsOf(draft);
+  const at = step.value === null
+    ? -1
+    : step.value === "done"
+    ? names.length
+    : names.indexOf(step.value);
+  return html`<${Steps} names=${names} at=${at} isBroken=${problem.value !== null} />
+    ${problem.value && html`<${Notice} of=${problem.value} />`}`;
+}
+
+export default function New() {
+  const draft = useSignal<Draft>({
+    name: "",
+    language: FIRST,
+    code: LANGUAGES[FIRST].start,
+    files: [],
+    payload: "",
+  });
+  const step = useSignal<Step | "done" | null>(null);
+  const problem = useSignal<Error | null>(null);
+  const answer = useSignal<Invocation | null>(null);
+  const isOver = useSignal(false);
+  const making = useRef(new Making());
+  const result = useRef<HTMLDivElement>(null);
+  const now = draft.value;
+  const change = (part: Partial<Draft>) => {
+    draft.value = { ...draft.peek(), ...part };
+  };
+  const isBusy = step.value !== null && step.value !== "done" && problem.value === null;
+  async function go(event?: Event) {
+    event?.preventDefault();
+    if (isBusy) return;
+    problem.value = answer.value = null;
+    try {
+      answer.value = await making.current.run(draft.peek(), (one) => {
+        step.value = one;
+      });
+      step.value = "done";
+    } catch (error) {
+      problem.value = error as Error;
+    }
+  }
+  async function dropped(event: DragEvent) {
+    isOver.value = false;
+    if (!event.dataTransfer?.files.length) return;
+    event.preventDefault();
+    change(await take(event.dataTransfer.files, draft.peek()));
+  }
+  async function chosen(event: Event) {
+    const field = event.target as HTMLInputElement;
+    change(await take(field.files ?? [], draft.peek()));
+    field.value = "";
+  }
+  useEffect(() => {
+    if (step.value === "done" || problem.value) {
+      result.current?.scrollIntoView({ block: "nearest" });
+    }
+  }, [step.value, problem.value]);
+  const over = (event: DragEvent) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    isOver.value = true;
+  };
+  return html`
+    <form onSubmit=${go} onKeyDown=${(event: KeyboardEvent) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+        event.preventDefault();
+        (event.currentTarget as HTMLFormElement).requestSubmit();
+      }
+    }}>
+      <p class="crumbs"><a href="#/">Functions</a> / new</p>
+      <div class="title"><h1>New function</h1><button class="button primary push" type="submit"
+          disabled=${isBusy}>${isBusy ? "Working …" : "Create, deploy and call"} <kbd class="wide"
+          aria-hidden="true">${CTRL_ENTER}</kbd></button></div>
+      <section class=${`card drop ${
+        isOver.value ? "over" : ""
+      }`} aria-label="Code" onDragOver=${over}
+        onDragLeave=${() => {
+          isOver.value = false;
+        }} onDrop=${dropped}>
+        <${Identity} draft=${now} change=${change} />
+        <div
+          class="code-head small muted"><span class="mono">${mainFile(
+            now.language,
+            now.code,
+          )}</span><label class="push link">Choose files<input type="file" multiple class="hidden-visually"
+            onChange=${chosen} /></label><span class="wide">or drop them here</span></div>
+        <${Code} text=${now.code} language=${now.language} label="Code" onText=${(code: string) =>
+          change({ code })} />
+        <${Files} files=${now.files} change=${(files: readonly ImageFile[]) => change({ files })} />
+      </section>
+      <section class="card after">
+        <div class="inside field"><label for="payload">Payload of the first call</label>
+          <textarea id="payload" rows="2" spellcheck="false" value=${now
+            .payload} placeholder="Text, often JSON; may be empty"
+            onInput=${(event: Event) => change({ payload: valueOf(event) })} /></div>
+      </section>
+      <div ref=${result}><${Progress} draft=${now} step=${step} problem=${problem} />
+        ${answer.value &&
+          html`<${Answer} of=${answer.value} name=${now.name} id=${making.current.functionId} />`}</div>
+    </form>
+  `;
+}

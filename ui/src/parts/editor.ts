@@ -1,0 +1,133 @@
+// CodeMirror as the element <q-code>, in a shadow root: there its styles are a constructed sheet, which
+// a strict policy lets pass; in the document they would be a <style> element. Fetched when first used.
+import { defaultKeymap, history, historyKeymap } from "@codemirror/commands";
+import { javascript } from "@codemirror/lang-javascript";
+import { python } from "@codemirror/lang-python";
+import {
+  bracketMatching,
+  HighlightStyle,
+  indentOnInput,
+  indentUnit,
+  StreamLanguage,
+  syntaxHighlighting,
+} from "@codemirror/language";
+import { shell } from "@codemirror/legacy-modes/mode/shell";
+import { unifiedMergeView } from "@codemirror/merge";
+import { Compartment, EditorState, type Extension } from "@codemirror/state";
+import {
+  drawSelection,
+  EditorView,
+  highlightActiveLine,
+  keymap,
+  lineNumbers,
+} from "@codemirror/view";
+import { tags } from "@lezer/highlight";
+
+const LANGUAGES: Record<string, () => Extension> = {
+  python: () => [python(), indentUnit.of("    ")],
+  node: () => javascript(),
+  shell: () => StreamLanguage.define(shell),
+};
+const ground = (share: string, name: string) =>
+  `color-mix(in oklab, var(--${name}) ${share}, transparent)`;
+const look = EditorView.theme({
+  "&": {
+    font: "var(--t-1)/1.55 var(--mono)",
+    color: "var(--text)",
+    backgroundColor: "var(--output)",
+  },
+  "&.cm-focused": { outline: "none" },
+  ".cm-scroller": { fontFamily: "inherit", lineHeight: "inherit" },
+  ".cm-content, .cm-gutter": { minHeight: "var(--code-height, 14rem)" },
+  ".cm-gutters": {
+    backgroundColor: "var(--output)",
+    color: "var(--quiet)",
+    border: "0",
+    paddingLeft: "6px",
+  },
+  ".cm-activeLine, .cm-activeLineGutter": { backgroundColor: ground("60%", "raised") },
+  ".cm-cursor": { borderLeftColor: "var(--text)" },
+  "&.cm-focused .cm-selectionBackground, .cm-selectionBackground": {
+    backgroundColor: `${ground("25%", "accent")} !important`,
+  },
+  ".cm-changedLine": { backgroundColor: ground("12%", "good") },
+  ".cm-changedText": { background: ground("24%", "good") },
+  ".cm-deletedChunk": { backgroundColor: ground("12%", "bad") },
+  ".cm-deletedChunk .cm-deletedText": { background: ground("24%", "bad") },
+});
+const { keyword, operatorKeyword, modifier, string, special, number, bool, comment } = tags;
+const { function: fn, definition, variableName, className } = tags;
+const colours = syntaxHighlighting(HighlightStyle.define([
+  { tag: [keyword, operatorKeyword, modifier], color: "var(--memory)" },
+  { tag: [string, special(string)], color: "var(--good)" },
+  { tag: [number, bool, tags.null], color: "var(--slow)" },
+  { tag: [fn(variableName), definition(fn(variableName)), className], color: "var(--busy)" },
+  { tag: comment, color: "var(--quiet)", fontStyle: "italic" },
+]));
+const languageOf = (name: string): Extension =>
+  (LANGUAGES[name] ?? LANGUAGES.shell ?? (() => []))();
+
+/** What <q-code> is made with. `before`: the text that the differences are shown to. */
+export interface Setup {
+  text: string;
+  language: string;
+  label: string;
+  isReadOnly: boolean;
+  before: string | null;
+}
+
+export class CodeEditor extends HTMLElement {
+  #view: EditorView | null = null;
+  #language = new Compartment();
+
+  /** Makes the editor; the element must be in the document. `onText`: hears every change. */
+  begin(setup: Setup, onText: (text: string) => void): void {
+    const root = this.shadowRoot ?? this.attachShadow({ mode: "open", delegatesFocus: true });
+    this.#view?.destroy();
+    this.#view = new EditorView({
+      root,
+      parent: root,
+      state: EditorState.create({ doc: setup.text, extensions: this.#extensions(setup, onText) }),
+    });
+  }
+
+  #extensions(setup: Setup, onText: (text: string) => void): Extension[] {
+    const { language, label, isReadOnly, before } = setup;
+    return [
+      lineNumbers(),
+      history(),
+      drawSelection(),
+      isReadOnly ? [EditorState.readOnly.of(true)] : highlightActiveLine(),
+      bracketMatching(),
+      indentOnInput(),
+      look,
+      colours,
+      this.#language.of(languageOf(language)),
+      before === null ? [] : unifiedMergeView({ original: before, mergeControls: false }),
+      // Tab leaves the editor, and Ctrl Enter is the page's.
+      keymap.of([{ key: "Mod-Enter", run: () => true }, ...defaultKeymap, ...historyKeymap]),
+      EditorView.contentAttributes.of({ "aria-label": label }),
+      EditorView.updateListener.of((update) => {
+        if (update.docChanged) onText(update.state.doc.toString());
+      }),
+    ];
+  }
+
+  /** Another text, unless it is what is there: the cursor then stays. */
+  set text(text: string) {
+    const doc = this.#view?.state.doc;
+    if (!doc || doc.toString() === text) return;
+    this.#view?.dispatch({ changes: { from: 0, to: doc.length, insert: text } });
+  }
+
+  set language(name: string) {
+    this.#view?.dispatch({ effects: this.#language.reconfigure(languageOf(name)) });
+  }
+
+  disconnectedCallback(): void {
+    this.#view?.destroy();
+    this.#view = null;
+  }
+}
+
+customElements.define("q-code", CodeEditor);

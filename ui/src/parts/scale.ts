@@ -1,0 +1,17 @@
+// Round marks of axes.
+
+/** From 0 to `most` at most so many steps, each a round number. */
+export function marks(most: number, steps = 5): number[] {
+  if (!(most > 0)) return [0];
+  const raw = most / steps;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= raw * 0.999_999) ?? raw;
+  return Array.from({ length: Math.floor(most / step + 1e-9) + 1 }, (_, n) => n * step);
+}
+
+const SECONDS = [10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400];
+
+/** How many seconds lie between the marks of a time axis that has room for so many. */
+export function secondsBetween(span: number, room: number): number {
+  return SECONDS.find((one) => span / one <= Math.max(2, room)) ?? 7 * 86_400;
+}

@@ -1,0 +1,49 @@
+// A status is a glyph, a word and a colour; never the colour alone.
+import { html } from "../html.ts";
+
+const PATHS: Record<string, string> = {
+  check: "M3 8.5l3.2 3L13 4.5",
+  cross: "M4 4l8 8M12 4l-8 8",
+  clock: "M8 4v4l3 2M8 1.8a6.2 6.2 0 1 0 .01 0",
+  full: "M3 3h10v10H3zM3 8h10M8 8v5",
+  dot: "M8 5a3 3 0 1 0 .01 0",
+  ring: "M8 3a5 5 0 1 0 .01 0",
+  bar: "M8 2.5a5.5 5.5 0 1 0 .01 0M4 12L12 4",
+  pause: "M5.5 3.5v9M10.5 3.5v9",
+  bang: "M8 3v6M8 12.2v.3",
+  bolt: "M9 2L4 9h4l-1 5 5-7H8z",
+};
+const GLYPHS: Record<string, string> = {
+  success: "check",
+  active: "check",
+  ready: "check",
+  failed: "cross",
+  error: "bang",
+  timeout: "clock",
+  oom: "full",
+  running: "dot",
+  busy: "dot",
+  queued: "ring",
+  pending: "ring",
+  cancelled: "bar",
+  interrupted: "bolt",
+  deploying: "clock",
+  warming: "clock",
+  paused: "pause",
+};
+
+export function Glyph({ name, size = 16 }: { name: string; size?: number }) {
+  return html`
+    <svg class="glyph" width=${size} height=${size} viewBox="0 0 16 16" fill="none"
+      stroke="currentColor" stroke-width="1.8" stroke-linecap="round" stroke-linejoin="round"
+      aria-hidden="true">
+      <path d=${PATHS[name]} />
+    </svg>
+  `;
+}
+
+/** `of`: a state of a function or a status of a call. `isQuiet`: its word is only read aloud. */
+export function Status({ of, isQuiet = false }: { of: string; isQuiet?: boolean }) {
+  return html`<span class=${`status ${of}`} title=${of}><${Glyph} name=${GLYPHS[of] ?? "ring"} />
+    <span class=${isQuiet ? "hidden-visually" : ""}>${of}</span></span>`;
+}

@@ -1,0 +1,57 @@
+// Short notes on what was just done, with a way back where the API has one.
+import { signal } from "@preact/signals";
+import { html } from "../html.ts";
+
+export interface Toast {
+  id: number;
+  text: string;
+  isBad: boolean;
+  /** What takes it back, such as a rollback to the version before. */
+  undo: (() => void | Promise<unknown>) | null;
+}
+
+const STAYS_MS = 6_000;
+const STAYS_WITH_UNDO_MS = 12_000;
+const MOST = 4;
+
+export const toasts = signal<Toast[]>([]);
+let last = 0;
+
+/** Shows a note for some seconds. `undo`: is offered as a button. */
+export function toast(text: string, more: { isBad?: boolean; undo?: Toast["undo"] } = {}): void {
+  const one = { id: ++last, text, isBad: more.isBad ?? false, undo: more.undo ?? null };
+  toasts.value = [...toasts.peek(), one].slice(-MOST);
+  setTimeout(() => dismiss(one.id), one.undo ? STAYS_WITH_UNDO_MS : STAYS_MS);
+}
+
+/** What failed, in its own words. */
+export function toastError(error: unknown): void {
+  toast(error instanceof Error ? error.message : String(error), { isBad: true });
+}
+
+export function dismiss(id: number): void {
+  toasts.value = toasts.peek().filter((one) => one.id !== id);
+}
+
+async function takeBack(one: Toast): Promise<void> {
+  dismiss(one.id);
+  try {
+    await one.undo?.();
+  } catch (error) {
+    toastError(error);
+  }
+}
+
+export function Toasts() {
+  return html`<div class="toasts" role="status" aria-live="polite">${
+    toasts.value.map((one) =>
+      html`<div class=${`toast ${one.isBad ? "bad" : ""}`} key=${one.id}><span>${one.text}</span>
+        ${
+        one.undo && html`<button class="button" type="button" onClick=${() =>
+          takeBack(one)}>Undo</button>`
+      }
+        <button class="button icon" type="button" aria-label="Dismiss" onClick=${() =>
+        dismiss(one.id)}>✕</button></div>`
+    )
+  }</div>`;
+}

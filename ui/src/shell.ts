@@ -1,0 +1,141 @@
+// What is around every page: navigation, connection, theme, sign-in, and what a page fails with.
+import { useSignal } from "@preact/signals";
+import { Component, type ComponentType } from "preact";
+import { useEffect, useRef } from "preact/hooks";
+import { needsKey } from "./api.ts";
+import { html } from "./html.ts";
+import { type Page, type PageProps, PAGES } from "./pages.ts";
+import { Confirm } from "./parts/confirm.ts";
+import { Notice } from "./parts/notice.ts";
+import { ThemeSwitch } from "./parts/theme.ts";
+import { Toasts } from "./parts/toast.ts";
+import { match, path, route } from "./router.ts";
+import { SignIn } from "./sign_in.ts";
+import { connection, server, signOut } from "./store.ts";
+import type { Connection } from "./stream.ts";
+
+const SAID: Record<Connection, string> = {
+  live: "Live",
+  lost: "Connection lost, trying again",
+  polling: "Every 2 s",
+  paused: "Paused",
+};
+
+/** The page of a path with its parameters; null where there is none. */
+export function find(parts: string[]): { page: Page; parameters: PageProps } | null {
+  for (const page of PAGES) {
+    const parameters = match(page.pattern, parts);
+    if (parameters) return { page, parameters };
+  }
+  return null;
+}
+
+/** A page that fails says so, and the others still work. */
+class Boundary extends Component<{ children?: unknown }, { error: Error | null }> {
+  override state = { error: null };
+  static override getDerivedStateFromError(error: Error): { error: Error } {
+    return { error };
+  }
+  override render(): never {
+    const { error } = this.state;
+    return (error ? html`<${Notice} of=${error} />` : this.props.children) as never;
+  }
+}
+
+/** A page whose code is fetched first. */
+function Loaded({ page, parameters }: { page: Page; parameters: PageProps }) {
+  const ready = useSignal<ComponentType<PageProps> | null>(null);
+  const problem = useSignal<Error | null>(null);
+  useEffect(() => {
+    page.load().then((found) => {
+      ready.value = found.default;
+    }, (error) => {
+      problem.value = error;
+    });
+  }, []);
+  if (problem.value) {
+    return html`<${Notice} of=${new Error(
+      "A part of the page could not be fetched: reload it.",
+    )} />`;
+  }
+  const Ready = ready.value;
+  return Ready && html`<${Ready} ...${parameters} />`;
+}
+
+function Navigation({ here }: { here: Page | undefined }) {
+  const current = here?.nav ?? here?.under;
+  return html`<nav aria-label="Pages">${
+    PAGES.filter((one) => one.nav).map((one) =>
+      html`<a href=${`#/${one.pattern}`} aria-current=${
+        one.nav === current ? "page" : null
+      }>${one.nav}</a>`
+    )
+  }</nav>`;
+}
+
+function Brand() {
+  const squares = [[1, 1, "busy"], [9, 1, "good"], [1, 9, "slow"], [9, 9, "busy"]];
+  return html`
+    <a class="brand" href="#/" aria-label="quiltfn, all functions"
+    ><svg width="18" height="18" viewBox="0 0 16 16" aria-hidden="true">${squares.map((
+      [x, y, name],
+    ) =>
+      html`<rect x=${x} y=${y} width="6" height="6" rx="1.5" fill=${`var(--${name})`} />`
+    )}</svg><span class="wide">quiltfn</span></a>
+  `;
+}
+
+function Account() {
+  const who = server.value;
+  if (!who?.scope || needsKey.value) return null;
+  const said = `${who.tenant_id}, ${who.scope}`;
+  return html`<span class="account small muted wide" title="tenant, scope">${said}</span>
+    ${
+    sessionStorage.getItem("quiltfn.key") &&
+    html`<button class="button quiet" type="button" onClick=${signOut}>Sign out</button>`
+  }`;
+}
+
+export function Shell() {
+  const main = useRef<HTMLElement>(null);
+  const found = find(route.value.parts);
+  const where = path.value;
+  const title = found?.page.title ?? "Not found";
+  useEffect(() => {
+    document.title = `${title} · quiltfn`;
+  }, [title]);
+  useEffect(() => {
+    const keys = (event: KeyboardEvent) => {
+      const target = event.target as HTMLElement;
+      if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (target.closest("input, textarea, select, q-code, [contenteditable]")) return;
+      const search = document.querySelector<HTMLInputElement>("main input[type=search]");
+      if (!search) return;
+      event.preventDefault();
+      search.select();
+    };
+    addEventListener("keydown", keys);
+    return () => removeEventListener("keydown", keys);
+  }, []);
+  return html`
+    <button class="skip" type="button" onClick=${() =>
+      main.current?.focus()}>To the content</button>
+    <header class="top">
+      <${Brand} />
+      <${Navigation} here=${found?.page} />
+      <span class="line" data-state=${connection.value} role="status"
+      ><span class="wide">${SAID[connection.value]}</span></span>
+      <${Account} />
+      <${ThemeSwitch} />
+    </header>
+    <main ref=${main} tabindex="-1">${needsKey.value ? html`<${SignIn} />` : found
+      ? html`
+        <${Boundary} key=${where}>
+          <${Loaded} ...${found} />
+          </${Boundary}>
+      `
+      : html`<p class="empty">There is no such page. <a href="#/">All functions</a></p>`}</main>
+    <${Toasts} />
+    <${Confirm} />
+  `;
+}

@@ -1,0 +1,45 @@
+// Where the server has keys and this tab has none that it takes.
+import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { credential, get, type Refused } from "./api.ts";
+import { html } from "./html.ts";
+import { Copy } from "./parts/copy.ts";
+
+export function SignIn() {
+  const text = useSignal("");
+  const problem = useSignal<string | null>(null);
+  const isBusy = useSignal(false);
+  const field = useRef<HTMLInputElement>(null);
+  useEffect(() => field.current?.focus(), []);
+  async function enter(event: Event) {
+    event.preventDefault();
+    const before = credential.get();
+    isBusy.value = true;
+    problem.value = null;
+    try {
+      sessionStorage.setItem("quiltfn.key", text.value.trim());
+      await get("api/system/info");
+      credential.set(text.value.trim());
+    } catch (error) {
+      if (before === null) sessionStorage.removeItem("quiltfn.key");
+      problem.value = (error as Refused).message;
+    }
+    isBusy.value = false;
+  }
+  return html`
+    <form class="card sign-in" onSubmit=${enter}>
+      <h1>Sign in</h1>
+      <p class="muted">This server asks for a key. It is kept for this tab alone.</p>
+      <div class="field"><label for="key">API key</label>
+          <input class="text mono" id="key" ref=${field} type="password" required autocomplete="off"
+            spellcheck="false" placeholder="quilt_sk_…" value=${text.value}
+            aria-describedby="key-problem" onInput=${(event: InputEvent) => {
+              text.value = (event.target as HTMLInputElement).value;
+            }} /></div>
+      <p id="key-problem" role="alert" class="some">${problem.value}</p>
+      <button class="button primary" type="submit" disabled=${isBusy.value}>Sign in</button>
+      <p class="muted small">On the server's machine this makes one:</p>
+      <${Copy} text="quiltfn keys create --scope write" />
+    </form>
+  `;
+}

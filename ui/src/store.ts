@@ -1,0 +1,162 @@
+// What the page knows of the server, and how it stays true: it is fetched once, events change it, and
+// after a gap it is fetched again.
+import { effect, type Signal, signal } from "@preact/signals";
+import { credential, get, needsKey, pages, Refused, urlOf } from "./api.ts";
+import { type Connection, Following } from "./stream.ts";
+import type { Function, FunctionPage, SystemInfo } from "./wire.ts";
+
+/** What an event of /api/events tells; which fields there are depends on its type. */
+export interface Happened {
+  type: string;
+  function_id?: string;
+  invocation_id?: string;
+  [field: string]: unknown;
+}
+
+/** The time, in Unix seconds, to the second. */
+export const now = signal(Date.now() / 1000);
+export const connection = signal<Connection>("lost");
+/** Who the caller is and what the server allows; null until it is known. */
+export const server = signal<SystemInfo | null>(null);
+/** Why what a page shows could not be fetched. */
+export const problem = signal<Refused | null>(null);
+
+/** Every function, in the order of their creation, by id. */
+export const functions = signal<ReadonlyMap<string, Function>>(new Map());
+export const areAllLoaded = signal(false);
+
+type Listener = (one: Happened) => void;
+const listeners = new Set<Listener>();
+const refetchers = new Set<() => void>();
+
+/** Hears every event until the function that it gives back is called. */
+export function onEvent(listener: Listener): () => void {
+  listeners.add(listener);
+  return () => void listeners.delete(listener);
+}
+
+/** Is called whenever events were missed, and every two seconds where none can be had. */
+export function onRefetch(refetch: () => void): () => void {
+  refetchers.add(refetch);
+  return () => void refetchers.delete(refetch);
+}
+
+const CHANGED = /^function\./;
+const waiting = new Set<string>();
+let loading: AbortController | null = null;
+
+export async function load(): Promise<void> {
+  loading?.abort();
+  const mine = loading = new AbortController();
+  try {
+    server.value = await get<SystemInfo>("api/system/info", {}, mine.signal);
+    const all = new Map<string, Function>();
+    const more = pages<FunctionPage>("api/functions", { limit: 1000 }, mine.signal);
+    for await (const page of more) {
+      for (const one of page.functions) all.set(one.id, one);
+      // The first page is shown at once; a list that is there already is replaced as a whole.
+      if (!areAllLoaded.value) functions.value = new Map(all);
+    }
+    functions.value = all;
+    areAllLoaded.value = true;
+    problem.value = null;
+    loadedAt = Date.now();
+  } catch (error) {
+    if (!mine.signal.aborted) problem.value = error as Refused;
+  } finally {
+    if (loading === mine) loading = null;
+  }
+}
+
+/** Fetches one function again: it was changed. */
+export async function reload(id: string): Promise<void> {
+  try {
+    put(id, await get<Function>(`api/functions/${id}`));
+  } catch (error) {
+    if (error instanceof Refused && error.status === 404) put(id, null);
+  }
+}
+
+/** A function as it is now; null: it is gone. */
+export function put(id: string, one: Function | null): void {
+  const next = new Map(functions.peek());
+  if (one) next.set(id, one);
+  else next.delete(id);
+  functions.value = next;
+}
+
+function heard(type: string, data: unknown): void {
+  const one: Happened = { ...(data as object), type };
+  if (CHANGED.test(type) && one.function_id) change(type, one.function_id);
+  for (const listener of listeners) listener(one);
+}
+
+const MANY = 50;
+let soon: ReturnType<typeof setTimeout> | undefined;
+
+/** Fetches what has changed: each function once however many events of it come together, and all of
+ * them where many have changed.
+ */
+function change(type: string, id: string): void {
+  if (type === "function.deleted") return put(id, null);
+  if (waiting.has(id)) return;
+  if (waiting.size >= MANY) {
+    clearTimeout(soon);
+    soon = setTimeout(load, 1000);
+    return;
+  }
+  waiting.add(id);
+  setTimeout(() => {
+    waiting.delete(id);
+    reload(id);
+  }, 50);
+}
+
+const POLLED_MS = 15_000; // without events the list is fetched so often; what is small more often
+let loadedAt = 0;
+
+function refetch(): void {
+  const isFresh = loading !== null || Date.now() - loadedAt < POLLED_MS;
+  if (connection.peek() !== "polling" || !isFresh) load();
+  for (const one of refetchers) one();
+}
+
+/** Begins to follow the server, again after each sign-in. */
+export function start(): void {
+  setInterval(() => {
+    now.value = Date.now() / 1000;
+  }, 1000);
+  let following: Following | null = null;
+  effect(() => {
+    const isOut = needsKey.value;
+    following?.end();
+    following = isOut ? null : new Following(urlOf("api/events", { follow: true }), {
+      onEvent: heard,
+      onState: (state) => {
+        connection.value = state;
+      },
+      onGap: refetch,
+    });
+    if (!isOut) refetch();
+  });
+}
+
+/** Forgets the key and everything that it showed. */
+export function signOut(): void {
+  credential.forget();
+  functions.value = new Map();
+  areAllLoaded.value = false;
+  server.value = null;
+}
+
+/** A signal for each id, made when it is first asked for: an event then redraws one row. */
+export function byId<T>(first: T): (id: string) => Signal<T> {
+  const all = new Map<string, Signal<T>>();
+  return (id) => {
+    const known = all.get(id);
+    if (known) return known;
+    const made = signal(first);
+    all.set(id, made);
+    return made;
+  };
+}

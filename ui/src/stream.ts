@@ -1,0 +1,177 @@
+// Server-sent events over fetch: EventSource cannot send a header, and a key in a query string ends
+// in logs.
+import { refusalOf, withKey } from "./api.ts";
+
+export interface ServerEvent {
+  event: string;
+  data: string;
+  id: string | undefined;
+}
+
+/** Bytes in any cut, events out. */
+export class EventParser {
+  #decoder = new TextDecoder();
+  #rest = "";
+  #event = "message";
+  #data: string[] = [];
+  #id: string | undefined;
+
+  push(bytes: Uint8Array): ServerEvent[] {
+    const found: ServerEvent[] = [];
+    const text = this.#rest + this.#decoder.decode(bytes, { stream: true });
+    const lines = text.split(/\r\n|\n|\r(?!$)/);
+    this.#rest = lines.pop() ?? "";
+    for (const line of lines) {
+      if (line === "") {
+        if (this.#data.length > 0) {
+          found.push({ event: this.#event, data: this.#data.join("\n"), id: this.#id });
+        }
+        [this.#event, this.#data, this.#id] = ["message", [], undefined];
+        continue;
+      }
+      const colon = line.indexOf(":");
+      const name = colon < 0 ? line : line.slice(0, colon);
+      const value = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
+      if (name === "data") this.#data.push(value);
+      else if (name === "event") this.#event = value;
+      else if (name === "id") this.#id = value;
+    }
+    return found;
+  }
+}
+
+/** Reads the events of a response until it ends. `heard`: called for each piece, events or not. */
+export async function* eventsOf(
+  response: Response,
+  heard: () => void = () => {},
+): AsyncGenerator<ServerEvent> {
+  const parser = new EventParser();
+  for await (const bytes of response.body ?? []) {
+    heard();
+    yield* parser.push(bytes as Uint8Array);
+  }
+}
+
+/** live: events come; lost: the next try is due; polling: no events can be had; paused: hidden. */
+export type Connection = "live" | "lost" | "polling" | "paused";
+
+export interface Follower {
+  onEvent(event: string, data: unknown): void;
+  onState(state: Connection): void;
+  /** Something was missed: what is known must be fetched again. */
+  onGap(): void;
+}
+
+const SILENCE_MS = 40_000; // two heartbeats and a bit
+const HIDDEN_MS = 5_000; // a tab that nobody sees gives its connection back: a browser has six
+const FIRST_MS = 6_000; // a proxy that holds back so long what a stream begins with eats streams
+const POLL_MS = 2_000;
+const EATEN_MOST = 2;
+const REFUSED = [403, 404];
+
+/** Follows a stream for as long as the page is seen, and heals by itself. */
+export class Following {
+  #last: string | undefined;
+  #tries = 0;
+  #eaten = 0;
+  #missed = false;
+  #abort: AbortController | undefined;
+  #wake: () => void = () => {};
+  #hiddenTimer: ReturnType<typeof setTimeout> | undefined;
+  #ended = false;
+
+  constructor(readonly url: URL, readonly follower: Follower) {
+    document.addEventListener("visibilitychange", this.#seen);
+    this.#run();
+  }
+
+  end(): void {
+    this.#ended = true;
+    document.removeEventListener("visibilitychange", this.#seen);
+    clearTimeout(this.#hiddenTimer);
+    this.#abort?.abort();
+    this.#wake();
+  }
+
+  #seen = (): void => {
+    clearTimeout(this.#hiddenTimer);
+    if (document.hidden) this.#hiddenTimer = setTimeout(() => this.#abort?.abort(), HIDDEN_MS);
+    else this.#wake();
+  };
+
+  async #run(): Promise<void> {
+    while (!this.#ended) {
+      if (document.hidden) {
+        this.follower.onState("paused");
+        await this.#pause(600_000);
+      } else if (this.#eaten >= EATEN_MOST) {
+        this.follower.onState("polling");
+        this.follower.onGap();
+        await this.#pause(POLL_MS);
+      } else {
+        await this.#once().catch(() => {});
+        if (!this.#ended && !document.hidden && this.#eaten < EATEN_MOST) {
+          this.follower.onState("lost");
+          await this.#pause(
+            Math.min(10_000, 250 * 2 ** this.#tries++) * (0.75 + Math.random() / 2),
+          );
+        }
+      }
+    }
+  }
+
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  /** One connection, until it ends or is silent for too long. */
+  async #once(): Promise<void> {
+    const abort = this.#abort = new AbortController();
+    let began = false;
+    let silence = setTimeout(() => {
+      this.#eaten++;
+      abort.abort();
+    }, FIRST_MS);
+    const heard = (): void => {
+      clearTimeout(silence);
+      silence = setTimeout(() => abort.abort(), SILENCE_MS);
+      if (began) return;
+      began = true;
+      this.#begin();
+    };
+    try {
+      const own: Record<string, string> = this.#last ? { "Last-Event-ID": this.#last } : {};
+      const response = await fetch(this.url, {
+        headers: withKey({ ...own, Accept: "text/event-stream" }),
+        signal: abort.signal,
+        cache: "no-store",
+        credentials: "omit",
+      });
+      if (REFUSED.includes(response.status)) this.#eaten = EATEN_MOST;
+      if (!response.ok) throw await refusalOf(response);
+      for await (const one of eventsOf(response, heard)) this.#take(one);
+    } finally {
+      clearTimeout(silence);
+      if (began && this.#last === undefined) this.#missed = true;
+    }
+  }
+
+  #begin(): void {
+    this.#tries = this.#eaten = 0;
+    this.follower.onState("live");
+    if (this.#missed) this.follower.onGap();
+    this.#missed = false;
+  }
+
+  #take(one: ServerEvent): void {
+    if (one.id !== undefined) this.#last = one.id;
+    if (one.event === "reset" || one.event === "gap") this.follower.onGap();
+    else this.follower.onEvent(one.event, JSON.parse(one.data));
+  }
+}

@@ -1,0 +1,538 @@
+// Every shape of the API. Made by scripts/generate.py of src/quiltfn/wire.
+
+export interface AsyncPolicy {
+  max_attempts: number;
+  backoff_seconds: Backoff;
+  retry_on: string[];
+  max_age_seconds: number;
+  max_queued: number;
+  max_concurrency: number | null;
+  on_success: Destination | null;
+  on_failure: Destination | null;
+}
+
+export interface Attempt {
+  attempt: number;
+  status: string;
+  started_at: number | null;
+  ended_at: number | null;
+  duration_ms: number | null;
+  exit_code: number | null;
+  error_message: string | null;
+  execution_node_id: string;
+  cold_start: boolean;
+  version: number | null;
+}
+
+export interface AttemptList {
+  attempts: Attempt[];
+}
+
+export interface AuditEntry {
+  id: string;
+  at: number;
+  tenant_id: string;
+  credential: string;
+  action: string;
+  object_id: string | null;
+  status: number;
+  error_code: string | null;
+  address: string;
+  request_id: string;
+}
+
+export interface AuditPage {
+  entries: AuditEntry[];
+  next_cursor: string | null;
+}
+
+export interface Backoff {
+  first?: number;
+  factor?: number;
+  most?: number;
+  jitter?: number;
+}
+
+export interface Check {
+  ok: boolean;
+  reason: string;
+}
+
+export interface CreatedFunction {
+  function_id: string;
+  name: string;
+  state: string;
+  version: number;
+}
+
+export interface CreatedKey {
+  id: string;
+  tenant_id: string;
+  scope: string;
+  prefix: string;
+  created_at: number;
+  expires_at: number | null;
+  revoked_at: number | null;
+  key: string;
+}
+
+export interface DeadLetter {
+  invocation_id: string;
+  reason: string;
+  died_at: number;
+  status: string;
+  attempts: number;
+  error_message: string | null;
+  source: string;
+}
+
+export interface DeadLetterPage {
+  dead_letters: DeadLetter[];
+  next_cursor: string | null;
+}
+
+export interface Delivery {
+  delivery_id: string;
+  function_id: string;
+  invocation_id: string;
+  policy_field: string;
+  status: string;
+  attempts: number;
+  next_attempt_at: number | null;
+  http_status: number | null;
+  error_message: string | null;
+  ended_at: number | null;
+}
+
+export interface DeliveryPage {
+  deliveries: Delivery[];
+  next_cursor: string | null;
+}
+
+export interface Destination {
+  function?: string | null;
+  url?: string | null;
+  secret?: string | null;
+}
+
+export interface Egress {
+  function_id: string;
+  network: string;
+  blocked_count: number;
+}
+
+export interface ErrorBody {
+  error: string;
+  error_code: string;
+  request_id: string;
+  details?: ErrorDetails | null;
+  retry_after?: number | null;
+  hint?: string | null;
+}
+
+export interface ErrorDetails {
+  expected?: unknown;
+  received?: unknown;
+  example?: unknown;
+  state?: string | null;
+  exit_code?: number | null;
+}
+
+export interface ExampleList {
+  examples: Record<string, unknown>[];
+}
+
+export interface Function {
+  id: string;
+  tenant_id: string;
+  cluster_id: string | null;
+  owner_node_id: string;
+  name: string;
+  description: string | null;
+  handler: string;
+  runtime: string;
+  state: string;
+  current_version: number;
+  memory_limit_mb: number;
+  cpu_limit_percent: number;
+  timeout_seconds: number;
+  environment: Record<string, string>;
+  min_instances: number;
+  max_instances: number;
+  cleanup_on_exit: boolean;
+  working_directory: string | null;
+  created_at: number;
+  updated_at: number;
+  last_invoked_at: number | null;
+  invocation_count: number;
+  error_count: number;
+  error_message: string | null;
+}
+
+export interface FunctionChanges {
+  name?: string;
+  handler?: string;
+  runtime?: string;
+  description?: string | null;
+  memory_limit_mb?: number;
+  cpu_limit_percent?: number;
+  timeout_seconds?: number;
+  environment?: Record<string, string>;
+  min_instances?: number;
+  max_instances?: number;
+  cleanup_on_exit?: boolean;
+  working_directory?: string | null;
+}
+
+export interface FunctionPage {
+  functions: Function[];
+  next_cursor: string | null;
+}
+
+export interface FunctionQueue {
+  queued: number;
+  delayed: number;
+  running: number;
+  oldest_age_seconds: number | null;
+  dead_letters: number;
+}
+
+export interface Health {
+  status: string;
+  ready: boolean;
+  transport: string;
+  durability: string;
+  checks: Record<string, Check>;
+  protections: Record<string, string>;
+}
+
+export interface Help {
+  title: string;
+  routes: Record<string, unknown>[];
+  debugging: string[];
+  common_mistakes: string[];
+}
+
+export interface Image {
+  digest: string;
+  files: number;
+  size_bytes: number;
+}
+
+export interface Invocation {
+  invocation_id: string;
+  function_id: string;
+  function_name: string;
+  execution_node_id: string;
+  status: string;
+  started_at: number | null;
+  ended_at: number | null;
+  duration_ms: number | null;
+  exit_code: number | null;
+  stdout: string;
+  stderr: string;
+  error_message: string | null;
+  cold_start: boolean;
+}
+
+export interface InvocationInput {
+  payload: string | null;
+  environment: Record<string, string> | null;
+  version: number | null;
+  source: string;
+  caller: string;
+  parent_invocation_id: string | null;
+}
+
+export interface InvocationPage {
+  invocations: Invocation[];
+  next_cursor: string | null;
+}
+
+export interface Key {
+  id: string;
+  tenant_id: string;
+  scope: string;
+  prefix: string;
+  created_at: number;
+  expires_at: number | null;
+  revoked_at: number | null;
+}
+
+export interface KeyList {
+  keys: Key[];
+}
+
+export interface Liveness {
+  status?: string;
+}
+
+export interface NewAsyncPolicy {
+  max_attempts?: number;
+  backoff_seconds?: Backoff;
+  retry_on?: ("failed" | "timeout" | "oom" | "error" | "interrupted")[];
+  max_age_seconds?: number;
+  max_queued?: number;
+  max_concurrency?: number | null;
+  on_success?: NewDestination | null;
+  on_failure?: NewDestination | null;
+}
+
+export interface NewDestination {
+  function?: string | null;
+  url?: string | null;
+  secret?: string | null;
+}
+
+export interface NewFunction {
+  name: string;
+  handler: string;
+  runtime?: string;
+  cluster_id?: string | null;
+  description?: string | null;
+  memory_limit_mb?: number;
+  cpu_limit_percent?: number;
+  timeout_seconds?: number;
+  environment?: Record<string, string>;
+  min_instances?: number;
+  max_instances?: number;
+  cleanup_on_exit?: boolean;
+  working_directory?: string | null;
+}
+
+export interface NewInvocation {
+  payload?: string | null;
+  environment?: Record<string, string> | null;
+  timeout_seconds?: number | null;
+}
+
+export interface NewKey {
+  tenant?: string | null;
+  scope?: "read" | "invoke" | "write" | "admin" | "operator" | null;
+  expires_seconds?: number | null;
+}
+
+export interface NewRuntime {
+  name: string;
+  kind: "shell" | "python" | "node" | "custom";
+  image?: string | null;
+  command?: string[] | null;
+  environment?: Record<string, string>;
+  isolation?: "crun" | "gvisor";
+  network?: "none" | "egress";
+  writable_paths?: string[];
+  shared?: boolean;
+}
+
+export interface NewSchedule {
+  name: string;
+  function: string;
+  cron?: string | null;
+  every_seconds?: number | null;
+  timezone?: string;
+  payload?: string | null;
+  environment?: Record<string, string> | null;
+  overlap?: "allow" | "skip" | "queue";
+  missed?: "skip" | "run_once";
+  jitter_seconds?: number;
+  enabled?: boolean;
+}
+
+export interface Operation {
+  operation_id: string;
+  operation_type: string;
+  action_id: string;
+  status: string;
+  reason_code: string | null;
+  reason_message: string | null;
+  retryable: boolean;
+}
+
+export interface PauseResult {
+  success?: boolean;
+  message?: string | null;
+}
+
+export interface Phase {
+  name: string;
+  microseconds: number;
+}
+
+export interface Pool {
+  function_id: string;
+  warming_count: number;
+  ready_count: number;
+  busy_count: number;
+  total_count: number;
+}
+
+export interface PoolStats {
+  total_count: number;
+  warming_count: number;
+  ready_count: number;
+  busy_count: number;
+  recycling_count: number;
+  terminating_count: number;
+  total_containers: number;
+  warming_containers: number;
+  ready_containers: number;
+  busy_containers: number;
+  recycling_containers: number;
+  terminating_containers: number;
+}
+
+export interface PoolTarget {
+  min_instances: number;
+  max_instances: number;
+}
+
+export interface RecordPolicy {
+  keep_input?: "async" | "all" | "none";
+}
+
+export interface Redrive {
+  invocation_ids?: string[] | null;
+  all?: boolean;
+}
+
+export interface RedriveResult {
+  redriven: number;
+  invocation_ids: string[];
+  remaining: number;
+}
+
+export interface Replay {
+  version?: number | null;
+  mode?: "sync" | "async";
+}
+
+export interface Rollback {
+  version: number;
+}
+
+export interface Runtime {
+  name: string;
+  id: string;
+  kind: string;
+  image: string | null;
+  image_digest: string;
+  command: string[];
+  environment: Record<string, string>;
+  isolation: string;
+  network: string;
+  writable_paths: string[];
+  built_in: boolean;
+  shared: boolean;
+  created_at: number;
+}
+
+export interface RuntimeList {
+  runtimes: Runtime[];
+}
+
+export interface Scaling {
+  function_id: string;
+  min_instances: number;
+  max_instances: number;
+}
+
+export interface Schedule {
+  id: string;
+  name: string;
+  function: string;
+  cron: string | null;
+  every_seconds: number | null;
+  timezone: string;
+  payload: string | null;
+  environment: Record<string, string> | null;
+  overlap: string;
+  missed: string;
+  jitter_seconds: number;
+  enabled: boolean;
+  created_at: number;
+  updated_at: number;
+  next_runs: number[];
+  last_run: ScheduleRun | null;
+  fired_count: number;
+  skipped_count: number;
+  missed_count: number;
+}
+
+export interface ScheduleChanges {
+  function?: string;
+  cron?: string | null;
+  every_seconds?: number | null;
+  timezone?: string;
+  payload?: string | null;
+  environment?: Record<string, string> | null;
+  overlap?: "allow" | "skip" | "queue";
+  missed?: "skip" | "run_once";
+  jitter_seconds?: number;
+  enabled?: boolean;
+}
+
+export interface SchedulePage {
+  schedules: Schedule[];
+  next_cursor: string | null;
+}
+
+export interface ScheduleRun {
+  due_at: number;
+  outcome: string;
+  invocation_id: string | null;
+  status: string | null;
+  reason: string | null;
+  missed: number;
+  manual: boolean;
+  decided_at: number;
+}
+
+export interface ScheduleRunPage {
+  runs: ScheduleRun[];
+  next_cursor: string | null;
+}
+
+export interface SystemInfo {
+  version: string;
+  node_id: string;
+  cgroup_mode: string;
+  oci_runtime: string;
+  durability: string;
+  protections: Record<string, string>;
+  interpreters: Record<string, string>;
+  limits: Record<string, number>;
+  memory: Record<string, number>;
+  tenant_id?: string | null;
+  scope?: string | null;
+}
+
+export interface Timeline {
+  invocation_id: string;
+  cold_start: boolean;
+  cold_reason: string | null;
+  phases: Phase[];
+  total_microseconds: number;
+}
+
+export interface Version {
+  id: string;
+  function_id: string;
+  version: number;
+  handler: string;
+  runtime: string;
+  environment: Record<string, string>;
+  created_at: number;
+  is_active: boolean;
+  description: string | null;
+  working_directory: string | null;
+  memory_limit_mb: number;
+  cpu_limit_percent: number;
+  timeout_seconds: number;
+  cleanup_on_exit: boolean;
+  image_digest: string;
+}
+
+export interface VersionPage {
+  versions: Version[];
+  next_cursor?: string | null;
+}

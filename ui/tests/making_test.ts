@@ -1,0 +1,103 @@
+import assert from "node:assert/strict";
+import { answered } from "./page.ts";
+import { freeName, languageOf, mainFile, Making, nameOf, stepsOf } from "../src/making.ts";
+import { tar } from "../src/parts/tar.ts";
+
+const bytes = (text: string) => new TextEncoder().encode(text);
+const draft = {
+  name: "Etl",
+  language: "python" as const,
+  code: "x",
+  files: [],
+  payload: '{"a":1}',
+};
+
+Deno.test("a runtime's name takes no other runtime's place", () => {
+  assert.equal(freeName("Etl", new Set(["shell"])), "etl");
+  assert.equal(freeName("Etl", new Set(["etl", "etl-2"])), "etl-3");
+});
+
+Deno.test("a file's name becomes a function's", () => {
+  assert.deepEqual(["my job.py", "_x_.js", "ü.sh", "a/b.min.js"].map(nameOf), [
+    "my-job",
+    "x",
+    "",
+    "b.min",
+  ]);
+  assert.deepEqual(["a.py", "a.mjs", "a.sh", "a.txt"].map(languageOf), [
+    "python",
+    "node",
+    "shell",
+    null,
+  ]);
+});
+
+Deno.test("CommonJS is kept in a file that says so", () => {
+  assert.equal(mainFile("node", "module.exports.handler = () => 1"), "main.cjs");
+  assert.equal(mainFile("node", "export const handler = () => 'module'"), "main.mjs");
+});
+
+Deno.test("shell code alone needs no image", () => {
+  assert.deepEqual(stepsOf({ language: "shell", files: [] }), ["function", "deploy", "call"]);
+  assert.equal(stepsOf({ language: "node", files: [] })[0], "image");
+});
+
+Deno.test("each step is one request, and what was done is not done again", async () => {
+  const began: string[] = [];
+  const making = new Making();
+  const run = () => making.run(draft, (one) => began.push(one));
+  const sent = await answered([
+    [201, { digest: "d" }],
+    [200, { runtimes: [{ name: "etl" }] }],
+    [201, { name: "etl-2" }],
+    [201, { function_id: "F" }],
+    [200, { state: "error", error_message: "no such module" }],
+  ], () => assert.rejects(run(), /no such module/));
+  assert.deepEqual(began, ["image", "runtime", "function", "deploy"]);
+  assert.deepEqual(sent.map((one) => `${one.method} ${one.path}`), [
+    "POST api/runtimes/images",
+    "GET api/runtimes",
+    "POST api/runtimes",
+    "POST api/functions",
+    "POST api/functions/F/deploy",
+  ]);
+  assert.equal(sent[0]?.headers.get("content-type"), "application/x-tar");
+  const again = await answered([
+    [200, { digest: "e" }],
+    [201, { name: "etl-2" }],
+    [200, {}],
+    [200, { state: "active" }],
+    [200, { status: "success" }],
+  ], run);
+  assert.deepEqual(again.map((one) => `${one.method} ${one.path}`), [
+    "POST api/runtimes/images",
+    "POST api/runtimes",
+    "PUT api/functions/F",
+    "POST api/functions/F/deploy",
+    "POST api/functions/F/invoke",
+  ]);
+  assert.equal(JSON.parse(again[4]?.body ?? "").payload, '{"a":1}');
+});
+
+Deno.test("an archive is what tar reads", async () => {
+  const files = [{ path: "b.txt", content: bytes("x".repeat(513)) }, {
+    path: `${"d/".repeat(70)}a.py`,
+    content: bytes("pass\n"),
+  }];
+  const listed = new Deno.Command("tar", { args: ["-tvf", "-"], stdin: "piped", stdout: "piped" })
+    .spawn();
+  const writer = listed.stdin.getWriter();
+  await writer.write(tar(files));
+  await writer.close();
+  const text = new TextDecoder().decode((await listed.output()).stdout);
+  assert.match(text, /-rw-r--r-- .* 513 .* b\.txt/);
+  assert.match(text, /-rw-r--r-- .* 5 .* (d\/){70}a\.py/);
+});
+
+Deno.test("equal files give an equal archive, in whatever order", () => {
+  const [a, b] = [{ path: "a", content: bytes("1") }, { path: "b", content: bytes("2") }];
+  assert.deepEqual(tar([a, b]), tar([b, a]));
+});
+
+Deno.test("a path that is too long is refused", () =>
+  assert.throws(() => tar([{ path: "x".repeat(101), content: bytes("") }]), /too long/));

@@ -1,0 +1,160 @@
+import assert from "node:assert/strict";
+import { signal } from "@preact/signals";
+import { renderToString } from "preact-render-to-string";
+import "./page.ts";
+import { html } from "../src/html.ts";
+import { Choice } from "../src/parts/choice.ts";
+import { asked, confirm } from "../src/parts/confirm.ts";
+import { runs, words } from "../src/parts/chart.ts";
+import { windowOf } from "../src/parts/list.ts";
+import { Notice } from "../src/parts/notice.ts";
+import { Output } from "../src/parts/output.ts";
+import { PoolBar } from "../src/parts/pool.ts";
+import { fits } from "../src/parts/search.ts";
+import { Status } from "../src/parts/status.ts";
+import { Steps } from "../src/parts/steps.ts";
+import { Ago } from "../src/parts/time.ts";
+import { dismiss, toast, toasts } from "../src/parts/toast.ts";
+import { coldSentence, lanes, Waterfall } from "../src/parts/waterfall.ts";
+import { Refused } from "../src/api.ts";
+
+const some = (text: string, pattern: RegExp) => text.match(new RegExp(pattern, "g"))?.length ?? 0;
+
+Deno.test("a status has its word and a glyph, also where the word is only read aloud", () => {
+  for (const isQuiet of [false, true]) {
+    const text = renderToString(html`<${Status} of="failed" isQuiet=${isQuiet} />`);
+    assert.match(text, /failed<\/span>/);
+    assert.match(text, /<path d="M4 4l8 8/);
+    assert.equal(text.includes("hidden-visually"), isQuiet);
+  }
+});
+
+Deno.test("a pool has a cell for each instance and says it in words", () => {
+  const counts = { busy_count: 2, ready_count: 1, warming_count: 0 };
+  const text = renderToString(html`<${PoolBar} counts=${counts} most=${5} />`);
+  assert.deepEqual([some(text, /<i /), some(text, /class="busy"/)], [5, 2]);
+  assert.match(text, /aria-label="2 busy, 1 ready, 0 warming, of 5 at most"/);
+});
+
+Deno.test("a large pool is a rail in proportion", () => {
+  const counts = { busy_count: 50, ready_count: 25, warming_count: 0 };
+  const text = renderToString(html`<${PoolBar} counts=${counts} most=${100} />`);
+  assert.match(text, /class="busy" style="width:\s?50%/);
+});
+
+Deno.test("an instance above the limit, as while a limit is lowered, is shown as well", () => {
+  const counts = { busy_count: 3, ready_count: 0, warming_count: 0 };
+  assert.equal(some(renderToString(html`<${PoolBar} counts=${counts} most=${1} />`), /<i /), 3);
+});
+
+Deno.test("only rows in sight are drawn, and some around them", () => {
+  assert.deepEqual(windowOf(10_000, -200, 900, 50), { from: 0, to: 20 });
+  assert.deepEqual(windowOf(10_000, 5000, 900, 50), { from: 94, to: 124 });
+  assert.deepEqual(windowOf(3, 0, 900, 50), { from: 0, to: 3 });
+  assert.deepEqual(windowOf(5, 400_000, 900, 50), { from: 5, to: 5 });
+});
+
+Deno.test("every word of a search must be somewhere, whatever the case", () => {
+  assert.ok(fits("BILL resize", "resize-image", "for billing"));
+  assert.ok(!fits("bill resize", "resize-image", null));
+  assert.ok(fits("  ", "anything"));
+});
+
+Deno.test("markup in output stays text", () => {
+  const text = renderToString(html`<${Output} text="<script>alert(1)</script>" label="Output" />`);
+  assert.match(text, /&lt;script/);
+});
+
+Deno.test("of long output the rest is counted", () => {
+  const text = renderToString(
+    html`<${Output} text=${"a\n".repeat(30)} label="Output" most=${10} />`,
+  );
+  assert.match(text, /and 20 more lines/);
+});
+
+const timeline = {
+  cold_start: true,
+  cold_reason: "scaled_out",
+  phases: [{ name: "queued", microseconds: 1000 }, { name: "placed", microseconds: 0 }, {
+    name: "ran",
+    microseconds: 3000,
+  }],
+};
+
+Deno.test("phases stand one behind the other and fill the whole", () => {
+  assert.deepEqual(lanes(timeline).map((one) => [one.from, one.width]), [[0, 25], [25, 0], [
+    25,
+    75,
+  ]]);
+  const text = renderToString(html`<${Waterfall} timeline=${timeline} />`);
+  assert.match(text, /all of them were busy/);
+  assert.equal(some(text, /<i class/), 2);
+});
+
+Deno.test("a warm call says so", () =>
+  assert.match(coldSentence({ cold_start: false, cold_reason: null }), /^Warm/));
+
+Deno.test("a gap in the data is a gap in the line", () =>
+  assert.deepEqual(runs([1, 2, null, 3]), [[[0, 1], [1, 2]], [[3, 3]]]));
+
+Deno.test("a moment of a chart in words", () => {
+  const data = {
+    at: [0, 60],
+    calls: [1, 4],
+    failed: [0, 2],
+    cold: [0, 1],
+    p50: [null, 5],
+    p99: [null, 9],
+  };
+  assert.match(words(data, 0), /: 1 call$/);
+  assert.match(words(data, 1), /: 4 calls, 2 failed, 1 cold, p50 5 ms, p99 9 ms$/);
+});
+
+Deno.test("a choice says which one is pressed", () => {
+  const chosen = signal("b");
+  const text = renderToString(
+    html`<${Choice} label="State" options=${["a", "b"]} chosen=${chosen} />`,
+  );
+  assert.match(text, /aria-pressed="true"[^>]*>b</);
+  assert.equal(some(text, /aria-pressed="true"/), 1);
+});
+
+Deno.test("a step that failed is told apart from one under way", () => {
+  const of = (isBroken: boolean) =>
+    renderToString(html`<${Steps} names=${["a", "b", "c"]} at=${1} isBroken=${isBroken} />`);
+  assert.match(of(true), /class="done".*class="broken" aria-current="step"/);
+  assert.match(of(false), /class="now"/);
+});
+
+Deno.test("a notice has the hint of a refusal", () => {
+  const refusal = new Refused(409, { error: "taken", hint: "choose another" });
+  const text = renderToString(html`<${Notice} of=${refusal} />`);
+  assert.match(text, /role="alert".*taken.*choose another/s);
+});
+
+Deno.test("what never happened has no date", () => {
+  assert.match(renderToString(html`<${Ago} at=${null} />`), /never/);
+  assert.match(renderToString(html`<${Ago} at=${0} />`), /datetime="1970-01-01T00:00:00.000Z"/i);
+});
+
+Deno.test("a toast goes when it is dismissed, and the oldest when there are many", () => {
+  const timers: number[] = [];
+  const real = globalThis.setTimeout;
+  globalThis.setTimeout = ((_: unknown, ms: number) => timers.push(ms)) as never;
+  for (const text of ["a", "b", "c", "d", "e"]) {
+    toast(text, { undo: text === "e" ? () => {} : null });
+  }
+  globalThis.setTimeout = real;
+  assert.deepEqual(toasts.value.map((one) => one.text), ["b", "c", "d", "e"]);
+  assert.ok((timers[4] ?? 0) > (timers[3] ?? 0), "what can be taken back stays longer");
+  for (const one of toasts.value) dismiss(one.id);
+  assert.deepEqual(toasts.value, []);
+});
+
+Deno.test("a question is answered once, and a second one answers the first with no", async () => {
+  const question = { title: "Delete?", text: "It is gone then.", verb: "Delete" };
+  const [first, second] = [confirm(question), confirm(question)];
+  asked.value?.answer(true);
+  assert.deepEqual([await first, await second], [false, true]);
+  assert.equal(asked.value, null);
+});
