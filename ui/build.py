@@ -100,7 +100,7 @@ def install(root: Path, work: Path) -> None:
 
 def deno_environment(work: Path) -> dict[str, str]:
     """Deno keeps what it fetches below ui, and trusts the machine's own authorities."""
-    own = {"DENO_DIR": str(work / "deno"), "DENO_NO_UPDATE_CHECK": "1"}
+    own = {"DENO_DIR": str(work / "deno"), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
     return {**os.environ, "DENO_TLS_CA_STORE": "system", **own}
 
 

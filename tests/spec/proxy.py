@@ -74,7 +74,7 @@ class Proxy:
 def nginx(to: str, manner: str) -> Iterator[Proxy]:
     """`to`: the URL of what it stands before."""
     with short_dir() as root:
-        port = _free_port()
+        port = free_port()
         text = CONFIG.replace("MANNER", MANNERS[manner]).replace("SERVER", urlsplit(to).netloc)
         (root / "conf").write_text(text.replace("PORT", str(port)).replace("ROOT", str(root)))
         command = [NGINX, "-p", str(root), "-c", str(root / "conf"), "-e", str(root / "errors")]
@@ -89,7 +89,7 @@ def nginx(to: str, manner: str) -> Iterator[Proxy]:
             process.wait(10)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         return int(taken.getsockname()[1])
 
