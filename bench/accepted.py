@@ -149,6 +149,7 @@ def a_piece(function_id: str, delay_ms: int, payload: bytes = b'{"n":1}') -> Acc
     return AcceptedWork(
         record=record,
         input=Input(payload=payload, may_write=True),
+        given_at=1_760_000_000,
         due_at_ms=now_ms + delay_ms,
         expires_at_ms=now_ms + delay_ms + DAY_MS,
         max_queued=10**9,

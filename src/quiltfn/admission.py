@@ -1,4 +1,5 @@
-"""Per-tenant limits: functions, calls in flight, and calls per second if that is configured.
+"""Per-tenant limits: functions, calls in flight, and, if that is configured, calls per second and
+GB-seconds per day.
 
 The limits of calls apply to invocations only, so a tenant that has reached one can still pause,
 scale or delete the function that uses it up.
@@ -10,16 +11,9 @@ from dataclasses import dataclass
 import msgspec
 
 from quiltfn.model.errors import RateLimited
+from quiltfn.model.stats import DAY_S, MIB_PER_GB
+from quiltfn.model.tenant_quota import TenantLimits
 from quiltfn.ports import Clock
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TenantLimits:
-    """Of each tenant. `calls_per_s` 0 means no such limit."""
-
-    in_flight: int = 1000
-    calls_per_s: float = 0.0
-    functions: int = 10_000
 
 
 @dataclass(slots=True)
@@ -28,6 +22,18 @@ class _Bucket:
 
     tokens: float
     at: float
+
+
+@dataclass(slots=True)
+class DayUse:
+    """What the calls of a tenant have used on a day: `day` counts from 1970, in UTC."""
+
+    day: int
+    mib_ms: int
+
+    @property
+    def gb_seconds(self) -> float:
+        return self.mib_ms / MIB_PER_GB / 1000
 
 
 class InFlight(msgspec.Struct, eq=False):
@@ -46,36 +52,93 @@ class InFlight(msgspec.Struct, eq=False):
 
 
 class Admission:
-    """Admits calls, or refuses them and says how long to wait."""
+    """Admits calls, or refuses them and says how long to wait. `limits`: of each tenant that has
+    none of its own.
+    """
 
     def __init__(self, clock: Clock, limits: TenantLimits) -> None:
         self.limits = limits
         self._clock = clock
+        self._own: dict[str, TenantLimits] = {}
         self._in_flight: defaultdict[str, int] = defaultdict(int)
         self._buckets: dict[str, _Bucket] = {}
+        self._days: dict[str, DayUse] = {}
+
+    def limits_of(self, tenant_id: str) -> TenantLimits:
+        """The limits that hold for the tenant."""
+        return self._own.get(tenant_id, self.limits)
+
+    def set_limits(self, tenant_id: str, limits: TenantLimits | None) -> None:
+        """Gives the tenant limits of its own; None: none any more. They hold for the next call."""
+        self._own.pop(tenant_id, None)
+        self._buckets.pop(tenant_id, None)  # so that the next call has the new rate
+        if limits is not None:
+            self._own[tenant_id] = limits
 
     def call(self, tenant_id: str) -> "InFlight":
         """One invocation, from here to the end of the `with` block. Raises `RateLimited`."""
-        if self._in_flight[tenant_id] >= self.limits.in_flight:
+        limits = self._own.get(tenant_id, self.limits)
+        if self._in_flight[tenant_id] >= limits.calls_in_flight:
             raise RateLimited(
-                f"the tenant has {self.limits.in_flight} calls in flight, its limit", retry_after=1
+                f"the tenant has {limits.calls_in_flight} calls in flight, its limit",
+                retry_after=1,
             )
-        if self.limits.calls_per_s:
-            self._take_token(tenant_id)
+        if limits.gb_seconds_per_day:
+            self._check_day(tenant_id, limits.gb_seconds_per_day)
+        if limits.calls_per_second:
+            self._take_token(tenant_id, limits.calls_per_second)
         self._in_flight[tenant_id] += 1
         return InFlight(self._in_flight, tenant_id)
 
-    def check_functions(self, count: int) -> None:
-        """Whether a tenant with `count` functions may have one more. Raises `RateLimited`."""
-        if count >= self.limits.functions:
+    def check_functions(self, tenant_id: str, count: int) -> None:
+        """Whether the tenant, which has `count` functions, may have one more. Raises
+        `RateLimited`.
+        """
+        if count >= self.limits_of(tenant_id).functions:
             raise RateLimited(
                 f"the tenant has {count} functions, its limit",
                 hint="delete one that is not needed",
                 retry_after=60,
             )
 
-    def _take_token(self, tenant_id: str) -> None:
-        rate, now = self.limits.calls_per_s, self._clock.now()
+    def in_flight(self, tenant_id: str) -> int:
+        """How many calls of the tenant run or wait."""
+        return self._in_flight.get(tenant_id, 0)
+
+    def image_bytes(self, tenant_id: str) -> int:
+        """What the tenant's images may count."""
+        return self.limits_of(tenant_id).image_bytes
+
+    def used_today(self, tenant_id: str) -> DayUse:
+        """What the tenant's calls have used today, as far as that was counted."""
+        today = int(self._clock.unix()) // DAY_S
+        use = self._days.get(tenant_id)
+        return use if use is not None and use.day == today else DayUse(today, 0)
+
+    def use(self, tenant_id: str, day: int, mib_ms: int) -> None:
+        """Counts what calls that ended on that day have used."""
+        use = self._days.get(tenant_id)
+        if use is None or use.day < day:
+            self._days[tenant_id] = DayUse(day, mib_ms)
+        elif use.day == day:
+            use.mib_ms += mib_ms
+
+    def forget_use(self, tenant_id: str) -> None:
+        self._days.pop(tenant_id, None)
+
+    def _check_day(self, tenant_id: str, most: float) -> None:
+        used = self._days.get(tenant_id)
+        now = int(self._clock.unix())
+        if used is None or used.day != now // DAY_S or used.gb_seconds < most:
+            return
+        raise RateLimited(
+            f"the tenant's calls have used {used.gb_seconds:.1f} GB-seconds today, and "
+            f"{most:g} are its limit of a day (UTC)",
+            retry_after=DAY_S - now % DAY_S,
+        )
+
+    def _take_token(self, tenant_id: str, rate: float) -> None:
+        now = self._clock.now()
         most = max(1.0, rate)
         bucket = self._buckets.setdefault(tenant_id, _Bucket(most, now))
         bucket.tokens = min(most, bucket.tokens + (now - bucket.at) * rate)

@@ -25,6 +25,7 @@ from quiltfn.store import (
     SqlOperations,
     SqlRetention,
     SqlRuntimes,
+    SqlStats,
     SqlWork,
 )
 from quiltfn.tenant_images import TenantImages
@@ -40,6 +41,7 @@ def background_tasks(
     store: SqliteStore,
     tenant_images: TenantImages,
     warm_stock: WarmStock,
+    stats: SqlStats,
     clock: ResumableClock,
 ) -> tuple[Coroutine[None, None, None], ...]:
     """Everything that runs beside calls to follow the clock and to remove what has expired."""
@@ -70,6 +72,7 @@ def background_tasks(
             chosen.audit_days,
         ),
         prune_until_done(lambda: retention.prune_some(keep), clock),
+        prune_until_done(stats.prune_some, clock),
         prune_until_done(SqlInputRetention(database, inputs_bound(chosen)).prune_some, clock),
         prune_until_done(SqlAuditRetention(database, audit_limit).prune_some, clock),
         prune_until_done(lambda: deliveries.prune_some(oldest_kept(), int(clock.unix())), clock),

@@ -1,18 +1,20 @@
 """Groups the settings that are limits, one group for each part that enforces them."""
 
-from quiltfn.admission import TenantLimits
 from quiltfn.api.budgets import WAITING, BodyBudget, Budgets
 from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.route import ApiLimits
 from quiltfn.images import ImageLimits
+from quiltfn.model.tenant_quota import TenantLimits
 from quiltfn.settings import Settings
 
 
 def tenant_limits(chosen: Settings) -> TenantLimits:
     return TenantLimits(
-        in_flight=chosen.tenant_calls_in_flight,
-        calls_per_s=chosen.tenant_calls_per_s,
+        calls_in_flight=chosen.tenant_calls_in_flight,
+        calls_per_second=chosen.tenant_calls_per_s,
         functions=chosen.tenant_functions,
+        image_bytes=chosen.tenant_image_bytes,
+        gb_seconds_per_day=chosen.tenant_gb_seconds_per_day,
     )
 
 

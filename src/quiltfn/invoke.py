@@ -309,6 +309,7 @@ class Invoker:
             int(handed_over + took),
             math.ceil(took * 1000),
             kept,
+            memory_mib=version.spec.memory_limit_mb,
             is_value=version.spec.runtime_snapshot.returns_values,
         )
         call.running = None

@@ -42,9 +42,11 @@ from quiltfn.model.version import HostLimits
 from quiltfn.observe import metrics
 from quiltfn.policies import Policies
 from quiltfn.pool.local import LocalPools
+from quiltfn.pool.metering import Metering
 from quiltfn.pool.reaper import reap
 from quiltfn.ports import Clock, StockedSandboxes
 from quiltfn.ports.deliveries import CallbackSender
+from quiltfn.quotas import Quotas
 from quiltfn.retention import continue_ids, resume_clock
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
 from quiltfn.schedules import Schedules
@@ -59,8 +61,10 @@ from quiltfn.store import (
     SqlKeys,
     SqlOperations,
     SqlPolicies,
+    SqlQuotas,
     SqlRuntimes,
     SqlSchedules,
+    SqlStats,
     SqlTenantImages,
     SqlWork,
 )
@@ -125,37 +129,36 @@ async def open_platform(
     clock: ResumableClock,
     node: Node,
 ) -> AsyncIterator[Platform]:
-    """Opens every part between sandboxes and routes, and starts the background tasks. Raises
-    `CannotServe`, and what opening the store and the sandboxes raises."""
+    """Opens every part between sandboxes and routes. Raises `CannotServe`, and what they raise."""
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(store)
         journal = await _started_journal(settings, opened, clock, stack)
         idempotency = await _started_idempotency(settings, opened, clock, stack)
-        keys = SqlKeys(opened.database)
-        access = await _started_access(settings, keys, clock, node)
+        access = await _started_access(settings, SqlKeys(opened.database), clock, node)
         memory = Memory(budget_mib=node.machine.memory_max_mib)
         stock = await stack.enter_async_context(sandboxes(memory))
         pools = pools_of(settings, stock, clock, memory)
         invoker = Invoker(pools, journal, clock, node.machine.node_id)
         catalog = Catalog(settings.functions_max_bytes)
         parts = CallParts(opened, catalog, pools, journal, invoker, clock, budgets(settings))
+        admission, stats, quotas = await restored_quotas(settings, parts)
         work, dispatcher, deliveries, schedules = await work_of(parts, settings, node)
-        for close in (invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop):
+        meter = Metering(pools, stats, clock)
+        for close in (meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop):
             stack.push_async_callback(close)
-        tenant_images = await restored_tenant_images(settings, opened, clock)
+        tenant_images = await restored_tenant_images(settings, opened, clock, admission)
         runtimes = await restored_runtimes(settings, node.machine, opened, tenant_images, clock)
         lifecycle, elasticity = await restored_lifecycle(parts, settings, node, runtimes)
-        health = Health(node.machine, opened, journal, settings.data_dir, stock.why_not)
         metrics.started(__version__)
         await dispatcher.start()
-        kept = background_tasks(settings, opened, tenant_images, stock, clock)
-        own = reap(pools), access.keep_fresh(), deliveries.run(), schedules.run()
+        kept = background_tasks(settings, opened, tenant_images, stock, stats, clock)
+        own = reap(pools), access.keep_fresh(), deliveries.run(), schedules.run(), meter.run()
         recovered = run_recovered(journal, dispatcher)
         stack.push_async_callback(_end_all, _started(*own, recovered, *kept))
         services = Services(
             clock=clock,
             access=access,
-            admission=Admission(clock, tenant_limits(settings)),
+            admission=admission,
             idempotency=idempotency,
             catalog=catalog,
             lifecycle=lifecycle,
@@ -167,16 +170,31 @@ async def open_platform(
             pools=pools,
             warm_stock=stock,
             journal=journal,
-            keys=keys,
+            keys=SqlKeys(opened.database),
             audit=SqlAudit(opened.database),
             runtimes=runtimes,
             tenant_images=tenant_images,
             schedules=schedules,
-            health=health,
+            stats=stats,
+            quotas=quotas,
+            health=Health(node.machine, opened, journal, settings.data_dir, stock.why_not),
             limits=api_limits(settings),
             budgets=parts.budgets,
         )
-        yield Platform(services, opened, journal, pools, health, work, dispatcher)
+        yield Platform(services, opened, journal, pools, services.health, work, dispatcher)
+
+
+async def restored_quotas(chosen: Settings, parts: CallParts) -> tuple[Admission, SqlStats, Quotas]:
+    """What admits calls, the statistics of calls, and the quotas, which are told of every commit
+    because they are counted by it.
+    """
+    database, admission = parts.store.database, Admission(parts.clock, tenant_limits(chosen))
+    bound = StorageLimit(tenant=chosen.tenant_stats_bytes, all=chosen.stats_bytes)
+    stats = SqlStats(database, parts.clock, bound)
+    quotas = Quotas(SqlQuotas(database), stats, admission, parts.clock)
+    await quotas.restore()
+    parts.journal.on_counted.append(quotas.counted)
+    return admission, stats, quotas
 
 
 async def restored_lifecycle(
@@ -372,7 +390,7 @@ def keep_alive_policy(chosen: Settings) -> Callable[[], KeepAlive | None]:
 
 
 async def restored_tenant_images(
-    chosen: Settings, store: SqliteStore, clock: Clock
+    chosen: Settings, store: SqliteStore, clock: Clock, admission: Admission
 ) -> TenantImages:
     """Which tenant has which images, as stored."""
     images = ImageDirectory(chosen.data_dir / "images", clock, image_limits(chosen))
@@ -381,7 +399,7 @@ async def restored_tenant_images(
         SqlTenantImages(store.database),
         images,
         clock,
-        chosen.tenant_image_bytes,
+        admission.image_bytes,
         chosen.images_bytes,
     )
     await tenant_images.restore()

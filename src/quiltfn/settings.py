@@ -186,6 +186,13 @@ class Settings:
     tenant_calls_per_s: float = setting(
         0.0, "calls a second of one tenant; 0: no such limit", low=0, high=1_000_000
     )
+    tenant_gb_seconds_per_day: float = setting(
+        0.0,
+        "memory limit times duration of one tenant's calls of a day (UTC), in GB and seconds; "
+        "0: no such limit",
+        low=0,
+        high=1e12,
+    )
     tenant_streams: int = setting(
         100, "event streams of one tenant that are open at most", low=1, high=100_000
     )
@@ -261,6 +268,15 @@ class Settings:
     )
     tenant_inputs_bytes: int = setting(
         256 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
+    )
+    stats_bytes: int = setting(
+        256 * MIB,
+        "bytes of statistics of calls, for time series and usage; 0: no bound",
+        low=0,
+        high=2**50,
+    )
+    tenant_stats_bytes: int = setting(
+        64 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
     )
     audit_days: int = setting(
         90, "how long the audit log and ended operations are kept", low=1, high=36_500

@@ -6,7 +6,7 @@ its own. What an operator has made for all tenants belongs to `SHARED`.
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from msgspec.structs import replace
 
@@ -21,7 +21,7 @@ UPLOADS_OF_A_TENANT = 2
 
 
 class TenantImages:
-    """The images of every tenant. `quota_bytes`: of each tenant, as `Image.counted_bytes` counts;
+    """The images of every tenant. `quota_bytes`: of a tenant, as `Image.counted_bytes` counts;
     `SHARED` has none. `all_bytes`: of all images together; 0: no bound."""
 
     def __init__(
@@ -29,12 +29,12 @@ class TenantImages:
         store: TenantImageStore,
         images: Images,
         clock: Clock,
-        quota_bytes: int,
+        quota_bytes: Callable[[str], int],
         all_bytes: int = 0,
     ) -> None:
         self._store, self._images, self._clock = store, images, clock
         self._all_bytes = all_bytes
-        self.quota_bytes = quota_bytes
+        self._quota_bytes = quota_bytes
         self._counted: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._used_at: dict[tuple[str, str], float] = {}
         self._uploads: defaultdict[str, int] = defaultdict(int)
@@ -145,12 +145,12 @@ class TenantImages:
         return sum(found.values())
 
     def _check_quota(self, tenant_id: str, image: Image) -> None:
-        used = self.bytes_of(tenant_id)
-        if tenant_id != SHARED and used + image.counted_bytes > self.quota_bytes:
+        used, quota_bytes = self.bytes_of(tenant_id), self._quota_bytes(tenant_id)
+        if tenant_id != SHARED and used + image.counted_bytes > quota_bytes:
             raise RateLimited(
                 f"the tenant's images count {used / MIB:.1f} MiB and this one "
                 f"{image.counted_bytes / MIB:.1f} MiB, more than the quota of "
-                f"{self.quota_bytes / MIB:.1f} MiB",
+                f"{quota_bytes / MIB:.1f} MiB",
                 hint="remove runtimes and functions that have images; they are given back a while "
                 "after that (image_grace_s)",
                 retry_after=60,

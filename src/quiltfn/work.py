@@ -170,6 +170,7 @@ class Work:
         return AcceptedWork(
             record=record,
             input=given,
+            given_at=int(self.clock.unix()),
             due_at_ms=due_ms,
             expires_at_ms=due_ms + policy.max_age_seconds * 1000,
             max_queued=policy.max_queued,

@@ -31,6 +31,7 @@ def a_piece(function: Function, payload: bytes = b'{"n": 1}', **changes: Any) ->
     piece = AcceptedWork(
         record=record,
         input=Input(payload=payload, environment={"COLOUR": "blue"}, caller="key-1"),
+        given_at=1_760_000_000,
         due_at_ms=NOW_MS,
         expires_at_ms=NOW_MS + HOUR_MS,
         max_queued=1000,

@@ -56,6 +56,7 @@ SIZES = {
     "operation": "500 + length(idempotency_key) + length(action_id)",
     "input": "size_bytes",
     "delivery": "500 + length(body)",
+    "stats": "150 + length(stats)",
 }
 NOW = 1_760_000_000
 OUTPUT = 1000

@@ -11,15 +11,19 @@ import random
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from contract.stores import a_call, a_stored_function, child_environment, done, opened_journal
+from manual_clock import ManualClock
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import FINAL, Invocation, Status
+from quiltfn.model.retention import StorageLimit
+from quiltfn.model.stats import DAY_S
 from quiltfn.ports import InvocationQuery
-from quiltfn.store import SqliteStore
+from quiltfn.store import SqliteStore, SqlStats
 from quiltfn.store.spool import Spool
 
 ROUNDS = 12
@@ -102,6 +106,12 @@ async def recorded(path: Path, function: Function) -> dict[str, Invocation]:
         errors = sum(record.status is not Status.SUCCESS for record in found.values())
         assert stored.counters.invocation_count == len(found)
         assert stored.counters.error_count == errors
+        stats = SqlStats(store.database, ManualClock(), StorageLimit())
+        used = await stats.usage(function.tenant_id, (0, 2**40), DAY_S)
+        counted = Counter[str]()
+        for one in used.values():
+            counted.update(one.calls)
+        assert counted == Counter(record.status.value for record in found.values())
         check = await store.database.read(
             lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar()
         )

@@ -164,9 +164,9 @@ async def test_destroy_is_harmless_when_repeated_and_at_once(box: Sandboxes) -> 
 
 async def test_a_sandbox_without_a_network_has_nothing_refused(box: Sandboxes) -> None:
     sandbox = await box.sandbox()
-    assert await sandbox.count_blocked() == 0
+    assert (await sandbox.counters()).blocked == 0
     await sandbox.destroy()
-    assert await sandbox.count_blocked() == 0
+    assert (await sandbox.counters()).blocked == 0
 
 
 async def test_destroy_under_a_call_ends_the_call(box: Sandboxes) -> None:

@@ -53,6 +53,7 @@ def work_for(function: Function, due_ms: int = NOW, max_queued: int = 100) -> Ac
     return AcceptedWork(
         record=record,
         input=Input(payload=b"{}", caller="schedule nightly"),
+        given_at=1_760_000_000,
         due_at_ms=due_ms,
         expires_at_ms=due_ms + 3_600_000,
         max_queued=max_queued,

@@ -133,6 +133,7 @@ def a_piece(function: Function, token: str, source: Source = Source.ASYNC) -> Ac
     return AcceptedWork(
         record=record,
         input=Input(payload=token.encode()),
+        given_at=1_760_000_000,
         due_at_ms=NOW_S * 1000,
         expires_at_ms=EXPIRES_MS,
         max_queued=100_000,

@@ -537,7 +537,7 @@ FLOOD = r"""
 got, pids = [], []
 signal.signal(signal.SIGTERM, lambda *_: got.append(1))
 def ask_on():
-    packet = json.dumps({"n": 1, "verb": "blocked", "sandbox": "0" * 24}).encode()
+    packet = json.dumps({"n": 1, "verb": "counters", "sandbox": "0" * 24}).encode()
     while True: channel.send(packet)
 def take_answers():
     while True: channel.recv(65536)

@@ -66,7 +66,7 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
         access=SimpleNamespace(is_open=False, identify=identify),
         health=SimpleNamespace(machine=known, draining=False),
         limits=ApiLimits(),
-        admission=SimpleNamespace(check_functions=lambda _: None),
+        admission=SimpleNamespace(check_functions=lambda *_: None),
         catalog=SimpleNamespace(count=lambda _: 0),
         lifecycle=SimpleNamespace(create=create),
         clock=SimpleNamespace(unix=lambda: 0.0, timestamp=lambda: 0.0),

@@ -202,7 +202,7 @@ def test_counts_of_a_pool_and_of_all(fake: Fake, capsys: Captured) -> None:
     fake.answers["GET", "/pool/stats"] = (200, stats)
     assert run(["functions", "pool", "hello"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["1", "2", "3", "6"]
-    assert run(["stats"]) == 0
+    assert run(["pool-stats"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["1", "2", "3", "4", "5", "15"]
 
 

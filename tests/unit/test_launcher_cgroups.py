@@ -404,7 +404,10 @@ def test_uids_are_given_back_when_every_process_is_gone(tmp_path: Path) -> None:
     )
     is_gone, killed = [True], []
     cgroups: Any = SimpleNamespace(
-        path=lambda *_: "", remove=lambda *_: is_gone[0], kill=lambda *_: killed.append(1)
+        path=lambda *_: "",
+        remove=lambda *_: is_gone[0],
+        kill=lambda *_: killed.append(1),
+        cpu_us=lambda *_: 5,
     )
     nothing: Any = None
     children: Any = SimpleNamespace(reap=lambda: None)

@@ -235,7 +235,7 @@ async def tenant_images_of(
     images: SomeImages, *rows: TenantImage, clock: ManualClock | None = None
 ) -> TenantImages:
     tenant_images = TenantImages(
-        MemoryTenantImages(*rows), images, clock or ManualClock(), 3 * (MIB + 2 * 4096)
+        MemoryTenantImages(*rows), images, clock or ManualClock(), lambda _: 3 * (MIB + 2 * 4096)
     )
     await tenant_images.restore()
     return tenant_images
@@ -441,7 +441,7 @@ async def test_an_upload_is_answered_as_if_nobody_else_had_anything(
 async def test_all_images_together_are_bounded_for_everybody(images: SomeImages) -> None:
     one = MIB + 2 * 4096
     held = MemoryTenantImages(TenantImage(T, DIGEST, one))
-    tenant_images = TenantImages(held, images, ManualClock(), 10 * one, 2 * one)
+    tenant_images = TenantImages(held, images, ManualClock(), lambda _: 10 * one, 2 * one)
     await tenant_images.restore()
     await take(tenant_images, U, "1")
     for tenant_id in (T, U, SHARED):
@@ -488,7 +488,7 @@ async def test_a_tenant_uploads_two_images_at_a_time(tenant_images: TenantImages
 
 async def test_an_upload_that_was_not_kept_is_not_the_tenants(images: SomeImages) -> None:
     store = MemoryTenantImages()
-    tenant_images = TenantImages(store, images, ManualClock(), 10 * MIB)
+    tenant_images = TenantImages(store, images, ManualClock(), lambda _: 10 * MIB)
     store.broken = True
     with pytest.raises(StoreUnavailable):
         await take(tenant_images, T, "1")

@@ -44,7 +44,7 @@ def test_the_verbs() -> None:
     )
     assert ask(DESTROY) == OnSandbox(2, "destroy", ID)
     assert ask(DESTROY | {"verb": "kill"}) == OnSandbox(2, "kill", ID)
-    assert ask(DESTROY | {"verb": "blocked"}) == OnSandbox(2, "blocked", ID)
+    assert ask(DESTROY | {"verb": "counters"}) == OnSandbox(2, "counters", ID)
     limits = {"verb": "limit", "memory_mib": 512, "cpu_percent": 50}  # type: ignore[assignment]
     assert ask(DESTROY | limits) == Limit(2, ID, Limits(memory_mib=512, cpu_percent=50.0))  # type: ignore[operator]
 
@@ -191,7 +191,7 @@ def test_numbers_that_are_none_in_json(word: str) -> None:
         {"id": ID},
     ],
 )
-@pytest.mark.parametrize("verb", ["kill", "blocked", "destroy"])
+@pytest.mark.parametrize("verb", ["kill", "counters", "destroy"])
 def test_an_id_that_is_none(verb: str, sandbox: object) -> None:
     with pytest.raises(Refused, match="sandbox"):
         ask({"n": 1, "verb": verb, "sandbox": sandbox})
@@ -227,7 +227,7 @@ json_values = st.recursive(
 @given(
     st.dictionaries(
         st.sampled_from(["n", "verb", "memory_mib", "cpu_percent", "sandbox"]),
-        json_values | st.sampled_from(["create", "kill", "blocked", "destroy", ID]),
+        json_values | st.sampled_from(["create", "kill", "counters", "destroy", ID]),
     )
 )
 def test_whatever_is_accepted_is_within_bounds(request: dict[str, object]) -> None:

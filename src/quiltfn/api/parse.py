@@ -67,7 +67,7 @@ def shape(value: Any, kind: type[T], limits: Mapping[str, float] = NO_LIMITS) ->
 
 def integer(text: str, name: str, low: int, high: int) -> int:
     """A query parameter that is a whole number. Raises `Unprocessable`."""
-    if re.fullmatch(r"[0-9]{1,9}", text) and low <= int(text) <= high:
+    if re.fullmatch(r"[0-9]{1,10}", text) and low <= int(text) <= high:
         return int(text)
     raise Unprocessable.field(name, f"a whole number between {low} and {high}", text, high)
 

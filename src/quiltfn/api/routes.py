@@ -9,8 +9,10 @@ from quiltfn.api import (
     live_call,
     logs,
     pages,
+    quotas,
     runtimes,
     schedules,
+    stats,
     system,
     web,
     work,
@@ -24,6 +26,8 @@ from quiltfn.model.function import FunctionState
 from quiltfn.model.image import Archive
 from quiltfn.model.invocation import Status
 from quiltfn.model.output import STREAMS
+from quiltfn.model.stats import STEPS
+from quiltfn.wire.stats import USAGE_STEPS
 
 READ, INVOKE, WRITE, ADMIN = Scope.READ, Scope.INVOKE, Scope.WRITE, Scope.ADMIN
 OPERATOR = Scope.OPERATOR
@@ -385,6 +389,65 @@ RETRY_DELIVERY = Route(
     codes=("CONFLICT",),
     action="delivery.retry",
 )
+WINDOW = Parameter(
+    name="window",
+    about="of the last so many seconds",
+    schema={"type": "integer", "minimum": stats.WINDOW_MIN_S, "maximum": stats.WINDOW_MAX_S},
+    example=3600,
+)
+MOMENT = {"type": "integer", "minimum": 0, "maximum": stats.UNIX_MAX}
+FROM = Parameter(
+    name="from", about="what ended at this time or later, in Unix seconds", schema=MOMENT
+)
+TO = Parameter(
+    name="to",
+    about="what ended before this time, in Unix seconds; the end of the present second by default",
+    schema=MOMENT | {"minimum": 1},
+)
+STATS_STEP = Parameter(
+    name="step",
+    about="how many seconds a point stands for",
+    schema={"enum": [str(one) for one in STEPS]},
+    example=60,
+)
+USAGE_STEP = Parameter(
+    name="step", about="by hours or, by default, days of UTC", schema={"enum": list(USAGE_STEPS)}
+)
+BY = Parameter(
+    name="by",
+    about="function: a row for each function; all together by default",
+    schema={"enum": ["function"]},
+)
+STATS = Route(
+    handler=stats.list_function_stats,
+    scope=READ,
+    answer=wire.FunctionStatsPage,
+    parameters=(WINDOW, CURSOR),
+)
+SERIES = Route(
+    handler=stats.get_function_series,
+    scope=READ,
+    answer=wire.Series,
+    parameters=(FROM, TO, STATS_STEP),
+)
+USAGE = Route(
+    handler=stats.get_usage,
+    scope=READ,
+    answer=wire.Usage,
+    parameters=(FROM, TO, USAGE_STEP, BY),
+)
+QUOTA = Route(handler=quotas.get_tenant_quota, scope=OPERATOR, answer=wire.Quota)
+SET_QUOTA = Route(
+    handler=quotas.set_tenant_quota,
+    scope=OPERATOR,
+    answer=wire.Quota,
+    body=wire.NewQuota,
+    codes=("CAPACITY_FULL",),
+    action="quota.set",
+)
+DELETE_QUOTA = Route(
+    handler=quotas.delete_tenant_quota, scope=OPERATOR, status=204, action="quota.delete"
+)
 POOL_STATS = Route(handler=functions.get_pool_stats, scope=READ, answer=wire.PoolStats)
 TARGETS = Route(
     handler=elasticity.set_pool_target,
@@ -546,6 +609,7 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
         {"GET": document(system.list_examples, wire.ExampleList)},
     ),
     ("/api/functions/pool/stats", {"GET": POOL_STATS}),
+    ("/api/functions/stats", {"GET": STATS}),
     (
         "/api/functions/by-name/{name}",
         {
@@ -584,6 +648,7 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     (FUNCTION + "/rollback", {"POST": ROLLBACK}),
     (FUNCTION + "/pool", {"GET": POOL}),
     (FUNCTION + "/egress", {"GET": EGRESS}),
+    (FUNCTION + "/series", {"GET": SERIES}),
     (FUNCTION + "/deliveries", {"GET": DELIVERIES}),
     (FUNCTION + "/deliveries/{delivery_id}/retry", {"POST": RETRY_DELIVERY}),
     ("/api/elasticity" + TARGET, {"POST": TARGETS}),
@@ -619,6 +684,11 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ("/api/keys", {"GET": LIST_KEYS, "POST": MAKE_KEY}),
     ("/api/keys/{key_id}", {"DELETE": REVOKE_KEY}),
     ("/api/audit", {"GET": AUDIT}),
+    ("/api/usage", {"GET": USAGE}),
+    (
+        "/api/tenants/{tenant}/quota",
+        {"GET": QUOTA, "PUT": SET_QUOTA, "DELETE": DELETE_QUOTA},
+    ),
     ("/metrics", {"GET": METRICS}),
     ("/openapi.json", {"GET": Route(handler=system.get_openapi_document, scope=None, answer=dict)}),
     ("/docs", {"GET": DOCS}),

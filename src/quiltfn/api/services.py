@@ -8,9 +8,11 @@ from quiltfn.api.events import EventServices
 from quiltfn.api.functions import FunctionServices
 from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.logs import LogServices
+from quiltfn.api.quotas import QuotaServices
 from quiltfn.api.route import RouteServices
 from quiltfn.api.runtimes import RuntimeServices
 from quiltfn.api.schedules import ScheduleServices
+from quiltfn.api.stats import StatsServices
 from quiltfn.api.system import AuditServices, KeyServices, MetricServices, SystemServices
 from quiltfn.api.web import WebServices
 from quiltfn.health import Health
@@ -37,6 +39,8 @@ class Services(
     ElasticityServices,
     RuntimeServices,
     ScheduleServices,
+    StatsServices,
+    QuotaServices,
     SystemServices,
     MetricServices,
     KeyServices,

@@ -142,7 +142,7 @@ async def get_system_info(context: RequestContext[SystemServices]) -> Response:
             durability=services.health.durability,
             protections=machine.protections,
             interpreters=machine.interpreters,
-            limits=limits_of(services),
+            limits=limits_of(services, context.tenant_id),
             memory={
                 "budget_mib": services.pools.memory.budget_mib,
                 "held_mib": round(services.pools.memory.held_mib, 1),
@@ -163,8 +163,9 @@ def field_limits(services: SystemServices) -> dict[str, float]:
     }
 
 
-def limits_of(services: SystemServices) -> dict[str, float]:
-    """What this server allows, in all."""
+def limits_of(services: SystemServices, tenant_id: str) -> dict[str, float]:
+    """What this server allows the tenant, in all."""
+    own = services.admission.limits_of(tenant_id)
     return {
         **field_limits(services),
         "body_bytes": services.limits.body_max,
@@ -172,13 +173,14 @@ def limits_of(services: SystemServices) -> dict[str, float]:
         "stdout_bytes": services.limits.stdout_max,
         "stderr_bytes": services.limits.stderr_max,
         "image_upload_bytes": services.limits.image_max,
-        "tenant_calls_in_flight": services.admission.limits.in_flight,
+        "tenant_calls_in_flight": own.calls_in_flight,
         "tenant_streams": services.budgets.streams.of_tenant,
-        "tenant_functions": services.admission.limits.functions,
+        "tenant_functions": own.functions,
         "tenant_instances": services.pools.tenant_instances,
         "tenant_runtimes": services.runtimes.rules.runtimes,
-        "tenant_image_bytes": services.tenant_images.quota_bytes,
-        "tenant_calls_per_second": services.admission.limits.calls_per_s,
+        "tenant_image_bytes": own.image_bytes,
+        "tenant_calls_per_second": own.calls_per_second,
+        "tenant_gb_seconds_per_day": own.gb_seconds_per_day,
     }
 
 

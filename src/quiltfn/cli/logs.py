@@ -8,13 +8,13 @@ from enum import StrEnum
 from typing import Annotated
 
 from quiltfn.cli import show
-from quiltfn.cli.parsing import BadParameter, Option
+from quiltfn.cli.options import seconds_of
+from quiltfn.cli.parsing import Option
 from quiltfn.cli.session import Connection, NameOrId
 from quiltfn.cli.session import Output as Form
 from quiltfn.sdk import Client, Invocation
 from quiltfn.sdk.events import End, Event, Gap, Output, Started
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 CALLS = 10
 
 
@@ -54,7 +54,7 @@ def logs(
     """Show what the calls of a function wrote, oldest first: their standard output on standard
     output and their standard error on standard error, each as they are, in the order they came.
     """
-    age = None if wanted.since is None else seconds(wanted.since)
+    age = None if wanted.since is None else seconds_of("--since", wanted.since)
     only = None if wanted.stream is None else str(wanted.stream)
     with connection.session(name_or_id) as at:
         functions, as_json = at.client.functions, at.output is Form.JSON
@@ -71,14 +71,6 @@ def logs(
                 show_call(record.function_id, record.invocation_id)
         if follow:
             write(functions.follow_logs(name_or_id, only=only), as_json=as_json)
-
-
-def seconds(age: str) -> float:
-    """An age as it is written. Raises `BadParameter`."""
-    number, unit = age[:-1], age[-1:]
-    if unit not in UNITS or not number.isdecimal():
-        raise BadParameter(f"--since must be an age such as 90s, 10m, 2h or 1d, not {age!r}")
-    return float(number) * UNITS[unit]
 
 
 def recent(client: Client, function: str, age: float | None) -> list[Invocation]:

@@ -28,6 +28,17 @@ OPPOSITES = {
 }
 
 
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def seconds_of(option: str, age: str) -> int:
+    """An age as it is written. Raises `BadParameter`."""
+    number, unit = age[:-1], age[-1:]
+    if unit not in UNITS or not number.isdecimal():
+        raise BadParameter(f"{option} must be an age such as 90s, 10m, 2h or 1d, not {age!r}")
+    return int(number) * UNITS[unit]
+
+
 class FieldsOf(Parameters):
     """The fields of a shape as options: `Annotated[dict[str, Any], FieldsOf(NewFunction)]`.
 

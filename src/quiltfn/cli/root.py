@@ -21,6 +21,7 @@ GROUPS = {
     "schedules": "schedules.app",
     "dead-letters": "work.dead_letters",
     "deliveries": "deliveries.app",
+    "quota": "quotas.app",
 }
 COMMANDS = {
     "invoke": "invoke",
@@ -31,7 +32,10 @@ COMMANDS = {
     "queue": "work",
     "dev": "dev",
     "events": "events",
-    "stats": "server",
+    "stats": "stats",
+    "series": "stats",
+    "usage": "stats",
+    "pool-stats": "server",
     "health": "server",
     "info": "server",
 }
@@ -92,7 +96,9 @@ def _group(word: str) -> Group:
 
 
 def _command(word: str) -> Run:
-    command: Run = getattr(importlib.import_module(f"quiltfn.cli.{COMMANDS[word]}"), word)
+    command: Run = getattr(
+        importlib.import_module(f"quiltfn.cli.{COMMANDS[word]}"), word.replace("-", "_")
+    )
     return command
 
 

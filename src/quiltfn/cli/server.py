@@ -1,14 +1,14 @@
-"""`quiltfn stats`, `health` and `info`: questions about the server."""
+"""`quiltfn pool-stats`, `health` and `info`: questions about the server."""
 
 from quiltfn.cli import tables
 from quiltfn.cli.parsing import Exit
 from quiltfn.cli.session import Connection
 
 
-def stats(connection: Connection) -> None:
+def pool_stats(connection: Connection) -> None:
     """Count your instances by state."""
     with connection.session() as at:
-        at.show(at.client.functions.get_pool_stats(), tables.stats)
+        at.show(at.client.functions.get_pool_stats(), tables.pool_stats)
 
 
 def health(connection: Connection) -> None:

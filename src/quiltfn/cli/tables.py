@@ -1,6 +1,7 @@
 """The tables of most commands; `show` prints them."""
 
 import shlex
+from collections.abc import Mapping
 
 from quiltfn.cli import show
 from quiltfn.sdk import (
@@ -10,17 +11,23 @@ from quiltfn.sdk import (
     DeliveryPage,
     Destination,
     FunctionQueue,
+    FunctionStatsPage,
     Health,
     InvocationPage,
+    NewQuota,
     Pool,
     PoolStats,
+    Quota,
     Runtime,
     Schedule,
     SchedulePage,
     ScheduleRun,
     ScheduleRunPage,
+    Series,
     SystemInfo,
     Timeline,
+    Usage,
+    UsageSums,
     VersionPage,
 )
 
@@ -159,7 +166,7 @@ def pool(one: Pool) -> None:
     show.table(columns, [(one.warming_count, one.ready_count, one.busy_count, one.total_count)])
 
 
-def stats(one: PoolStats) -> None:
+def pool_stats(one: PoolStats) -> None:
     counts = (
         one.warming_count,
         one.ready_count,
@@ -197,6 +204,92 @@ def info(one: SystemInfo) -> None:
     rows += [(f"memory {_words(name)}", f"{value:.15g}") for name, value in one.memory.items()]
     rows += [(_words(name), seen) for name, seen in one.protections.items()]
     show.table(None, rows)
+
+
+def function_stats(page: FunctionStatsPage, names: Mapping[str, str]) -> None:
+    """`names`: of functions, by their ids."""
+    if not page.functions:
+        show.note("no calls")
+        return
+    rows = (
+        (
+            names.get(one.function_id, one.function_id),
+            one.calls,
+            one.errors,
+            one.cold_starts,
+            _latency(one.p50_ms),
+            _latency(one.p99_ms),
+        )
+        for one in page.functions
+    )
+    show.table(("NAME", "CALLS", "ERRORS", "COLD", "P50", "P99"), rows)
+    if page.next_cursor:
+        show.note(f"these are the first {len(page.functions)} functions")
+
+
+def series(one: Series) -> None:
+    if not one.points:
+        show.note("no calls")
+        return
+    rows = (
+        (
+            show.when(point.start),
+            point.calls,
+            point.errors,
+            point.cold_starts,
+            _latency(point.p50_ms),
+            _latency(point.p99_ms),
+        )
+        for point in one.points
+    )
+    show.table(("FROM", "CALLS", "ERRORS", "COLD", "P50", "P99"), rows)
+
+
+def usage(one: Usage) -> None:
+    if not one.rows:
+        show.note("no calls")
+        return
+    by_function = any(row.function_id is not None for row in one.rows)
+
+    def used(whose: str, start: str, sums: UsageSums) -> tuple[object, ...]:
+        cells = (
+            sums.calls,
+            sums.calls - sums.statuses.get("success", 0),
+            f"{sums.gb_seconds:.1f}",
+            f"{sums.cpu_seconds:.1f}",
+            sums.queued,
+            sums.egress_refused,
+        )
+        return (start, whose, *cells) if by_function else (start, *cells)
+
+    rows = [
+        used(row.function_name or row.function_id or "others", show.when(row.start), row)
+        for row in one.rows
+    ]
+    columns = ("CALLS", "ERRORS", "GB-SECONDS", "CPU-SECONDS", "QUEUED", "REFUSED")
+    head = ("FROM", "FUNCTION") if by_function else ("FROM",)
+    show.table((*head, *columns), [*rows, used("", "in all", one.total)], drop=("REFUSED",))
+
+
+def quota(one: Quota) -> None:
+    used = {name: getattr(one.used, name) for name in ("calls_in_flight", "functions")}
+    used |= {"image_bytes": one.used.image_bytes, "gb_seconds_per_day": one.used.gb_seconds_today}
+    rows = [
+        (
+            _words(name),
+            f"{getattr(one, name):.15g}" if getattr(one, name) or name == "image_bytes" else "-",
+            f"{used[name]:.10g}" if name in used else "",
+            one.tenant_id if name in one.own else "server",
+        )
+        for name in NewQuota.__struct_fields__
+    ]
+    show.table(("LIMIT", "MOST", "USED", "SET FOR"), rows)
+
+
+def _latency(milliseconds: float | None) -> str:
+    if milliseconds is None:
+        return "-"
+    return f"{milliseconds:.3g} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
 
 
 def deliveries(page: DeliveryPage) -> None:

@@ -21,6 +21,8 @@ SUPERVISOR = "supervisor"
 # On v2 it is below the launcher's group, so that the launcher's limits hold for the server, too.
 OF_SERVER, V2_OF_SERVER = "server-process", "quiltfn-server-{}"
 V1_CONTROLLERS = ("memory", "pids", "cpu", "freezer", "devices")
+# Where it is mounted apart from "cpu" it is one more; elsewhere the two are one.
+V1_ACCOUNTING = "cpuacct"
 V2_CONTROLLERS = ("memory", "pids", "cpu")
 CPU_PERIOD_US = 100_000
 CPU_QUOTA_MIN_US = 1_000
@@ -93,6 +95,11 @@ class Cgroups(Protocol):
     def used(self, server: str, sandbox: str) -> int:
         """Bytes of memory that the sandbox uses now."""
 
+    def cpu_us(self, server: str, sandbox: str) -> int:
+        """Microseconds of processor time that the sandbox has used since it was made. Raises
+        OSError, also where the host does not count it.
+        """
+
     def kill(self, server: str, sandbox: str) -> None:
         """Kills everything in the sandbox at once: no fork escapes, no quota delays it."""
 
@@ -115,7 +122,10 @@ def detect() -> Cgroups:
         return V2()
     found = {name for name in V1_CONTROLLERS if name in mounts}
     if found == set(V1_CONTROLLERS):
-        return V1({name: mounts[name] for name in V1_CONTROLLERS}, hybrid="cgroup2" in mounts)
+        used = {name: mounts[name] for name in V1_CONTROLLERS}
+        if mounts.get(V1_ACCOUNTING, used["cpu"]) != used["cpu"]:
+            used[V1_ACCOUNTING] = mounts[V1_ACCOUNTING]
+        return V1(used, hybrid="cgroup2" in mounts)
     missing = ", ".join(sorted(set(V1_CONTROLLERS) - found))
     raise CgroupsUnusable(
         f"neither cgroup v2 at {MOUNT} nor every v1 controller is mounted (missing: {missing})"
@@ -218,6 +228,11 @@ class V1:
 
     def used(self, server: str, sandbox: str) -> int:
         return int((self._group("memory", server, sandbox) / "memory.usage_in_bytes").read_text())
+
+    def cpu_us(self, server: str, sandbox: str) -> int:
+        controller = V1_ACCOUNTING if V1_ACCOUNTING in self._mounts else "cpu"
+        group = self._group(controller, server, sandbox)
+        return int((group / "cpuacct.usage").read_text()) // 1000
 
     def kill(self, server: str, sandbox: str) -> None:
         group = self._group("freezer", server, sandbox)
@@ -331,6 +346,10 @@ class V2:
 
     def used(self, server: str, sandbox: str) -> int:
         return int((self._group(server, sandbox) / "memory.current").read_text())
+
+    def cpu_us(self, server: str, sandbox: str) -> int:
+        text = (self._group(server, sandbox) / "cpu.stat").read_text()
+        return int(text.partition("usage_usec ")[2].split("\n", 1)[0])
 
     def kill(self, server: str, sandbox: str) -> None:
         group = self._group(server, sandbox)

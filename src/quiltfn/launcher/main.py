@@ -349,11 +349,11 @@ class Launcher:
                     self._answer({"n": n, "bytes": self.sandboxes.used(sandbox)})
                 except (OSError, ValueError) as error:
                     self._answer({"n": n, "error": f"its memory cannot be read: {error}"})
-            case verbs.OnSandbox(verb="blocked", sandbox=sandbox):
-                self._answer({"n": n, "blocked": self.sandboxes.blocked(sandbox)})
+            case verbs.OnSandbox(verb="counters", sandbox=sandbox):
+                self._answer({"n": n, **self.sandboxes.counters(sandbox)._asdict()})
             case verbs.OnSandbox(sandbox=sandbox):
                 self.sandboxes.destroy(
-                    sandbox, lambda blocked: self._answer({"n": n, "blocked": blocked})
+                    sandbox, lambda counters: self._answer({"n": n, **counters._asdict()})
                 )
 
     def _with_files(self, spec: oci.SandboxSpec, image: str | None) -> oci.SandboxSpec:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from quiltfn.launcher import descriptors, oci
 from quiltfn.launcher.cgroups import Cgroups, Limits
@@ -48,12 +49,24 @@ class NotCreated:
     reason: str
 
 
+class Counters(NamedTuple):
+    """What is counted of a sandbox. `blocked`: how many attempts its network has refused. `cpu_us`:
+    microseconds of processor time; 0 where the host does not count it.
+    """
+
+    blocked: int = 0
+    cpu_us: int = 0
+
+
+NOTHING = Counters()
+
+
 @dataclass(slots=True)
 class _Sandbox:
     """`is_starting`: crun or runsc has not ended yet, so nothing can be deleted yet.
 
     `limits`: those that it was made with. `by_runsc`: it is a gVisor sandbox. `pid`: its first
-    process, while that is alive. `blocked`: how many attempts its network had refused at its end.
+    process, while that is alive. `counters`: as they were at its end.
     """
 
     id: str
@@ -63,9 +76,9 @@ class _Sandbox:
     with_files: Callable[[], oci.SandboxSpec]
     is_starting: bool = True
     pid: int | None = None
-    blocked: int = 0
+    counters: Counters = NOTHING
     proxy: EgressProxy | None = None
-    on_gone: list[Callable[[int], None]] | None = None
+    on_gone: list[Callable[[Counters], None]] | None = None
 
 
 @dataclass(slots=True)
@@ -144,10 +157,10 @@ class Sandboxes:
         else:
             self._run(sandbox, done)
 
-    def blocked(self, name: str) -> int:
-        """How many attempts the sandbox's network has refused so far."""
+    def counters(self, name: str) -> Counters:
+        """What is counted of the sandbox so far."""
         sandbox = self._known.get(name)
-        return 0 if sandbox is None or sandbox.proxy is None else sandbox.proxy.blocked()
+        return NOTHING if sandbox is None else self._count(sandbox)
 
     def used(self, name: str) -> int:
         """Bytes of memory that it uses. Raises OSError, also if there is no such sandbox."""
@@ -166,13 +179,13 @@ class Sandboxes:
         if name in self._known:
             self._cgroups.kill(self._state.id, name)
 
-    def destroy(self, name: str, done: Callable[[int], None]) -> None:
-        """Kills the sandbox and removes everything of it. Then calls `done` with the number of
-        attempts that its network has refused.
+    def destroy(self, name: str, done: Callable[[Counters], None]) -> None:
+        """Kills the sandbox and removes everything of it. Then calls `done` with what was counted
+        of it.
         """
         sandbox = self._known.get(name)
         if sandbox is None:
-            done(0)
+            done(NOTHING)
         elif sandbox.on_gone is not None:
             sandbox.on_gone.append(done)
         else:
@@ -326,11 +339,18 @@ class Sandboxes:
             self._cgroups.kill(self._state.id, sandbox.id)
         shutil.rmtree(self._state.bundles / sandbox.id, ignore_errors=True)
         shutil.rmtree(self._state.crun_root / sandbox.id, ignore_errors=True)
+        sandbox.counters = self._count(sandbox)
         if sandbox.proxy is None:
             self._remove(sandbox)
         else:
-            sandbox.blocked = sandbox.proxy.blocked()
             self._egress.close(sandbox.proxy, lambda: self._remove(sandbox))
+
+    def _count(self, sandbox: _Sandbox) -> Counters:
+        blocked = 0 if sandbox.proxy is None else sandbox.proxy.blocked()
+        try:
+            return Counters(blocked, self._cgroups.cpu_us(self._state.id, sandbox.id))
+        except (OSError, ValueError):  # it has no group yet, or the host does not count it
+            return Counters(blocked, sandbox.counters.cpu_us)
 
     def _remove(self, sandbox: _Sandbox) -> None:
         if self._are_groups_gone(sandbox):
@@ -367,7 +387,7 @@ class Sandboxes:
     def _tell(self, sandbox: _Sandbox) -> None:
         waiting, sandbox.on_gone = sandbox.on_gone or (), []
         for done in waiting:
-            done(sandbox.blocked)
+            done(sandbox.counters)
 
 
 def _first_line(log: Path) -> str:

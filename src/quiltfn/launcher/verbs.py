@@ -4,10 +4,11 @@ One message is one JSON object in one packet of a SOCK_SEQPACKET pair without na
 Requests: `{"n": int, "verb": "create", "memory_mib": int, "cpu_percent": number, "image": digest or
 null, "network": "none" | "egress", "writable_paths": [path, …], "isolation": "crun" | "gvisor"}`,
 `{"n": int, "verb": "limit", "sandbox": id, "memory_mib": int, "cpu_percent": number}`, `{"n": int,
-"verb": "kill" | "used" | "blocked" | "destroy", "sandbox": id}`. Answers repeat `n`; a create's
+"verb": "kill" | "used" | "counters" | "destroy", "sandbox": id}`. Answers repeat `n`; a create's
 answer carries two descriptors, the control socket and the event counter; that of used carries
-`bytes` of memory; those of blocked and destroy carry `blocked`: how many attempts to reach
-something the sandbox's network has refused.
+`bytes` of memory; those of counters and destroy carry `blocked`, how many attempts to reach
+something the sandbox's network has refused, and `cpu_us`, the microseconds of processor time that
+the sandbox has used.
 """
 
 import json
@@ -62,7 +63,7 @@ class OnSandbox:
 
 
 Verb = Create | Limit | OnSandbox
-ON_SANDBOX = ("kill", "used", "blocked", "destroy")
+ON_SANDBOX = ("kill", "used", "counters", "destroy")
 
 
 def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:

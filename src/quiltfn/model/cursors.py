@@ -17,6 +17,12 @@ def first_id(unix_s: int) -> str:
     return f"{digits[:8]}-{digits[8:]}"
 
 
+def minute_before(last_id: str) -> str:
+    """Sorts before every id that was made within the minute before the one given."""
+    made_ms = int(last_id[:8] + last_id[9:13], 16)
+    return first_id(made_ms // 1000 - 60)
+
+
 def to_cursor(last_id: str) -> str:
     """A cursor that continues after the item with this id."""
     return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")

@@ -146,9 +146,11 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     accepted work is handed over. `attempt`: 1 for the first; of a queued call, the one that comes
     next. `due_at`: when accepted work may start. `parent_invocation_id`: the call that caused this
     one. `origin_invocation_id`: the call that this one repeats. `output_order`: how its streams
-    interleave, a JSON list of [stream, bytes], oldest first; None: not known. `outcome`: of an
-    attempt that is over, what becomes of its work. It is in the journal and in no column: storing
-    the record carries it out.
+    interleave, a JSON list of [stream, bytes], oldest first; None: not known.
+
+    The last two are in the journal and in no column; storing the record counts the one and carries
+    out the other. `memory_mib`: the limit of an attempt that is over. `outcome`: what becomes of
+    the work that the attempt was of.
     """
 
     invocation_id: str
@@ -177,6 +179,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     parent_invocation_id: str | None = None
     origin_invocation_id: str | None = None
     output_order: str | None = None
+    memory_mib: int = 0
     outcome: WorkOutcome | None = None
 
     @property
@@ -204,6 +207,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             stderr_dropped=0,
             timeline=None,
             output_order=None,
+            memory_mib=0,
             attempt=self.attempt + 1,
             due_at=self.outcome.retry_at_ms // 1000,
             outcome=None,
@@ -216,10 +220,11 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
         duration_ms: int,
         timeline: Timeline | None = None,
         *,
+        memory_mib: int = 0,
         is_value: bool = False,
     ) -> "Invocation":
         """The final record of a running call. `now`: its start plus its duration, because the wall
-        clock may have been set meanwhile.
+        clock may have been set meanwhile. `memory_mib`: the limit of the instance that ran it.
 
         `is_value`: its standard output is the value that a handler returned. A part of a value is
         of no use, so a call whose value is too large fails.
@@ -248,6 +253,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             stdout_dropped=result.stdout_dropped,
             stderr_dropped=result.stderr_dropped,
             output_order=result.output_order,
+            memory_mib=memory_mib,
         )
 
 

@@ -30,12 +30,14 @@ from quiltfn.ports import (
     Clock,
     NotPrepared,
     Sandbox,
+    SandboxCounters,
     Sandboxes,
     SandboxFailed,
     SandboxRefused,
 )
 
 _log = structlog.get_logger("quiltfn.pool")
+NOTHING = SandboxCounters()
 ENDED_BY_ITSELF = (ExitKind.EXITED, ExitKind.SIGNALLED)
 
 
@@ -157,7 +159,11 @@ class FunctionPool:
         self._emptied = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._wake_time = 0.0
-        self._measured = 0.0
+        self._measured = self._metered = 0.0
+        # What was read of each instance last.
+        self._counters: dict[int, SandboxCounters] = {}
+        # Is told what an instance has used since the last time. It must not raise or wait.
+        self.on_use: Callable[[SandboxCounters], None] = lambda _: None
 
     # Calls -----------------------------------------------------------------------------------
 
@@ -319,8 +325,30 @@ class FunctionPool:
     async def blocked(self) -> int:
         """How many connections the networks of its instances have refused."""
         alive = list(self.sandboxes.values())
-        counts = await asyncio.gather(*(sandbox.count_blocked() for sandbox in alive))
-        return self.blocked_before + sum(counts)
+        counters = await asyncio.gather(*(sandbox.counters() for sandbox in alive))
+        return self.blocked_before + sum(one.blocked for one in counters)
+
+    async def meter(self) -> None:
+        """Reads the counters of instances that have run something since it was done last."""
+        before, self._metered = self._metered, self._clock.now()
+        for number, sandbox in list(self.sandboxes.items()):
+            instance = self.model.instances.get(number)
+            if instance is None or (instance.is_idle and instance.since < before):
+                continue
+            with contextlib.suppress(SandboxFailed):
+                counters = await sandbox.counters()
+                if number in self.sandboxes:  # else its end was counted meanwhile
+                    self._use(number, counters)
+
+    def _use(self, number: int, counters: SandboxCounters) -> None:
+        """Tells what an instance has used since its counters were read last."""
+        before = self._counters.get(number, NOTHING)
+        self._counters[number] = counters
+        self.on_use(
+            SandboxCounters(
+                blocked=counters.blocked - before.blocked, cpu_us=counters.cpu_us - before.cpu_us
+            )
+        )
 
     # Performing actions ------------------------------------------------------------------------
 
@@ -418,7 +446,10 @@ class FunctionPool:
 
     async def _destroy(self, number: int, sandbox: Sandbox) -> None:
         await sandbox.destroy()
-        blocked = await sandbox.count_blocked()
+        counters = await sandbox.counters()
+        self._use(number, counters)
+        del self._counters[number]
+        blocked = counters.blocked
         if blocked:
             function = self._versions[self.model.instances[number].digest].function_id
             _log.warning("egress was refused", function=function, attempts=blocked)

@@ -13,12 +13,13 @@ from quiltfn.model.keepalive import KeepAlive
 from quiltfn.model.memory import Memory
 from quiltfn.model.pool import PoolCounts, PoolLimits, sum_counts
 from quiltfn.model.quota import UNBOUNDED
+from quiltfn.model.stats import CallStats
 from quiltfn.model.version import Version
 from quiltfn.pool.function_pool import FunctionPool, PoolLease, Preparation
 from quiltfn.pool.memory_arbiter import MemoryArbiter
 from quiltfn.pool.refusals import CLOSING
 from quiltfn.pool.tenant_pools import TenantPools
-from quiltfn.ports import Clock, Sandboxes
+from quiltfn.ports import Clock, SandboxCounters, Sandboxes
 
 SIDE_IDLE_S = 10.0
 
@@ -49,6 +50,7 @@ class LocalPools:
         # Each is told that instances changed: of which tenant and function. It must not raise or
         # wait.
         self.on_change: list[Callable[[str, str], None]] = []
+        self._used: dict[tuple[str, str], CallStats] = {}
 
     def lease(self, function_id: str, version: Version | None = None) -> PoolLease:
         pool = self._pools.get(function_id)
@@ -122,6 +124,17 @@ class LocalPools:
             if pool.model.instances:
                 await pool.measure()
 
+    async def meter(self) -> None:
+        """As the port says."""
+        for pool in list(self._all()):
+            if pool.model.instances:
+                await pool.meter()
+
+    def take_use(self) -> dict[tuple[str, str], CallStats]:
+        """As the port says."""
+        used, self._used = self._used, {}
+        return used
+
     async def aclose(self) -> None:
         """Ends running calls as interrupted, and every instance. Calls that wait and preparations
         get `ShuttingDown`, and so does whoever asks from now on.
@@ -169,7 +182,14 @@ class LocalPools:
         tenant_pools = self._tenants.setdefault(limits.tenant_id, quota)
         pool = FunctionPool(self._sandboxes, self._clock, limits, self._arbiter, tenant_pools)
         pool.on_change = partial(self._tell, function_id)
+        pool.on_use = partial(self._use, (limits.tenant_id, function_id))
         return pool
+
+    def _use(self, whose: tuple[str, str], used: SandboxCounters) -> None:
+        if used.cpu_us or used.blocked:
+            one = self._used.setdefault(whose, CallStats())
+            one.cpu_us += used.cpu_us
+            one.egress_refused += used.blocked
 
     def _tell(self, function_id: str, pool: FunctionPool) -> None:
         for told in self.on_change:

@@ -25,6 +25,7 @@ from quiltfn.model.output import OutputLog
 from quiltfn.model.pool import PoolCounts, PoolLimits
 from quiltfn.model.retention import RetentionPolicy
 from quiltfn.model.runtime import Runtime
+from quiltfn.model.stats import CallStats
 from quiltfn.model.timeline import StartTiming
 from quiltfn.model.version import Version, VersionSpec
 
@@ -82,6 +83,16 @@ class SandboxFailed(Exception):
     """No sandbox could be made; nothing of the attempt is left (a sentence)."""
 
 
+class SandboxCounters(msgspec.Struct, frozen=True, kw_only=True):
+    """What is counted of a sandbox from its making on. `blocked`: how many attempts to reach
+    something its network has refused. `cpu_us`: microseconds of processor time of everything in it;
+    0 where the host does not count that.
+    """
+
+    blocked: int = 0
+    cpu_us: int = 0
+
+
 class Sandbox(Protocol):
     """The fenced place. It serves one version content, one call at a time.
 
@@ -122,8 +133,8 @@ class Sandbox(Protocol):
     async def used_mib(self) -> float:
         """What it uses of the machine's memory now, in MiB. Raises `SandboxFailed` if not known."""
 
-    async def count_blocked(self) -> int:
-        """How many attempts to reach something its network has refused so far, or until its end."""
+    async def counters(self) -> SandboxCounters:
+        """What is counted of it so far, or was until its end."""
 
     async def destroy(self) -> None:
         """Gives everything back to the machine. Harmless in any state and when repeated."""
@@ -252,6 +263,14 @@ class Pools(Protocol):
 
     def occupied(self) -> Sequence[str]:
         """The ids of the functions that have an instance in any state."""
+
+    async def meter(self) -> None:
+        """Reads the counters of instances that have run something since it was done last."""
+
+    def take_use(self) -> Mapping[tuple[str, str], CallStats]:
+        """What instances have used since the last time, as far as their counters were read: by
+        tenant and function.
+        """
 
     async def blocked(self, function_id: str) -> int:
         """Attempts that the network of its instances has refused since this server started."""

@@ -32,11 +32,13 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 
 class AcceptedWork(msgspec.Struct, frozen=True, kw_only=True):
     """Work that a caller gives to the platform. `record`: in status `queued`. Times in Unix
-    milliseconds. `max_queued`: how many of the function may wait, with this one.
+    milliseconds; `given_at` in seconds, by the wall clock. `max_queued`: how many of the function
+    may wait, with this one.
     """
 
     record: Invocation
     input: Input
+    given_at: int
     due_at_ms: int
     expires_at_ms: int
     max_queued: int

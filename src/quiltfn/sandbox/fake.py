@@ -14,7 +14,7 @@ from quiltfn.model import environment
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.output import OutputLog, to_text
 from quiltfn.model.version import VersionSpec
-from quiltfn.ports import Call, Sandbox, SandboxFailed, SandboxRefused
+from quiltfn.ports import Call, Sandbox, SandboxCounters, SandboxFailed, SandboxRefused
 
 PIECE = 65_536
 STDOUT_MAX, STDERR_MAX = 6 * 1024 * 1024, 1024 * 1024
@@ -77,7 +77,7 @@ class FakeSandbox:
         self.is_clean = True
         self.note = ""
         self.uses_mib = 1.0
-        self.blocked = 0  # a test says what the network has refused
+        self.blocked, self.cpu_us = 0, 0  # a test says what was counted of it
         self._source = source
         self._spec: VersionSpec | None = None
         self._output = OutputLog()
@@ -119,8 +119,8 @@ class FakeSandbox:
     async def used_mib(self) -> float:
         return self.uses_mib
 
-    async def count_blocked(self) -> int:
-        return self.blocked
+    async def counters(self) -> SandboxCounters:
+        return SandboxCounters(blocked=self.blocked, cpu_us=self.cpu_us)
 
     async def destroy(self) -> None:
         if self._destroyed is None:

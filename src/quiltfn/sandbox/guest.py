@@ -16,8 +16,8 @@ from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.output import OutputLog
 from quiltfn.model.runtime import Kind
 from quiltfn.model.version import VersionSpec
-from quiltfn.ports import Call, LongOutput, SandboxFailed, SandboxRefused
-from quiltfn.sandbox.channel import LauncherChannel
+from quiltfn.ports import Call, LongOutput, SandboxCounters, SandboxFailed, SandboxRefused
+from quiltfn.sandbox.channel import LauncherChannel, Reply
 
 GREETING_TIMEOUT_S = 10.0
 # Bytes of output that a guest sends of one call, both streams together, unless it is told another
@@ -135,7 +135,7 @@ class GuestSandbox(asyncio.Protocol):
         self._long_output: LongOutput | None = None
         self._is_paused = False
         self._destroyed: asyncio.Task[None] | None = None
-        self._blocked = 0
+        self._counters = SandboxCounters()
 
     async def greet(self, control: socket.socket) -> None:
         """Connects to the guest and waits for its hello. Raises `SandboxFailed`."""
@@ -209,11 +209,10 @@ class GuestSandbox(asyncio.Protocol):
         answer = await self._channel.ask("used", sandbox=self.id)
         return float(answer.message["bytes"]) / MIB
 
-    async def count_blocked(self) -> int:
+    async def counters(self) -> SandboxCounters:
         if self._destroyed is None:
-            answer = await self._channel.ask("blocked", sandbox=self.id)
-            self._blocked = max(self._blocked, answer.message["blocked"])
-        return self._blocked
+            self._count(await self._channel.ask("counters", sandbox=self.id))
+        return self._counters
 
     async def destroy(self) -> None:
         if self._destroyed is None:
@@ -325,6 +324,13 @@ class GuestSandbox(asyncio.Protocol):
 
     # What goes to guest and launcher ---------------------------------------------------------
 
+    def _count(self, answer: Reply) -> None:
+        """Counters never fall, also where the launcher knows the sandbox no more."""
+        told, before = answer.message, self._counters
+        self._counters = SandboxCounters(
+            blocked=max(before.blocked, told["blocked"]), cpu_us=max(before.cpu_us, told["cpu_us"])
+        )
+
     def _write(self, frame: bytes) -> None:
         if self._transport is not None:
             self._transport.write(frame)
@@ -354,8 +360,7 @@ class GuestSandbox(asyncio.Protocol):
     async def _destroy(self) -> None:
         self.is_alive = False
         try:
-            answer = await self._channel.ask("destroy", sandbox=self.id)
-            self._blocked = max(self._blocked, answer.message["blocked"])
+            self._count(await self._channel.ask("destroy", sandbox=self.id))
         finally:
             self._break()
             if self._outer is not None:

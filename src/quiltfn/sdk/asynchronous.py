@@ -24,6 +24,7 @@ from quiltfn.sdk.elasticity import AsyncElasticity
 from quiltfn.sdk.errors import ClientError
 from quiltfn.sdk.functions import AsyncFunctions
 from quiltfn.sdk.keys import AsyncApiKeys
+from quiltfn.sdk.quotas import AsyncQuotas
 from quiltfn.sdk.request import Flow, Request
 from quiltfn.sdk.retries import Retries
 from quiltfn.sdk.runtimes import AsyncRuntimes
@@ -64,6 +65,7 @@ class AsyncClient:
         self.runtimes = AsyncRuntimes(self)
         self.schedules = AsyncSchedules(self)
         self.keys = AsyncApiKeys(self)
+        self.quotas = AsyncQuotas(self)
         self.system = AsyncSystem(self)
         self.invoke = self.functions.invoke
 

@@ -31,6 +31,7 @@ from quiltfn.sdk.transport import (
 if TYPE_CHECKING:
     from quiltfn.sdk.elasticity import Elasticity
     from quiltfn.sdk.keys import ApiKeys
+    from quiltfn.sdk.quotas import Quotas
     from quiltfn.sdk.runtimes import Runtimes
     from quiltfn.sdk.schedules import Schedules
     from quiltfn.sdk.system import System
@@ -104,6 +105,12 @@ class Client:
         from quiltfn.sdk.keys import ApiKeys  # noqa: PLC0415
 
         return ApiKeys(self)
+
+    @cached_property
+    def quotas(self) -> "Quotas":
+        from quiltfn.sdk.quotas import Quotas  # noqa: PLC0415
+
+        return Quotas(self)
 
     @cached_property
     def system(self) -> "System":

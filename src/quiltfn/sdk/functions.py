@@ -42,6 +42,8 @@ from quiltfn.wire import (
     Function,
     FunctionChanges,
     FunctionPage,
+    FunctionStats,
+    FunctionStatsPage,
     Invocation,
     InvocationPage,
     NewFunction,
@@ -49,6 +51,7 @@ from quiltfn.wire import (
     Pool,
     PoolStats,
     Rollback,
+    Series,
     Timeline,
     Version,
     VersionPage,
@@ -393,6 +396,34 @@ def get_egress(function: str) -> Flow[Egress]:
     return on(function, lambda one: get(f"{BASE}/{segment(one)}/egress", Egress))
 
 
+def list_stats(
+    *, window_seconds: int | None = None, cursor: str | None = None
+) -> Listing[FunctionStatsPage, FunctionStats]:
+    """What the calls of each function came to in the last seconds (3600 by default); functions
+    without calls are left out.
+    """
+
+    def page_after(after: str | None) -> Flow[FunctionStatsPage]:
+        wanted = query(window=window_seconds, cursor=after)
+        return ask(get(f"{BASE}/stats{wanted}", FunctionStatsPage))
+
+    return Listing(page_after, lambda page: page.functions, cursor)
+
+
+def get_series(
+    function: str,
+    *,
+    start: int | None = None,
+    end: int | None = None,
+    step_seconds: int | None = None,
+) -> Flow[Series]:
+    """What the calls of a function came to over time. `start` and `end` in Unix seconds: the last
+    hour by default. `step_seconds`: 10, 60, 300 or 3600.
+    """
+    wanted = query(**{"from": start, "to": end, "step": step_seconds})
+    return on(function, lambda one: get(f"{BASE}/{segment(one)}/series{wanted}", Series))
+
+
 class FunctionMethods(WorkMethods):
     """What both clients can do with functions."""
 
@@ -420,6 +451,8 @@ class FunctionMethods(WorkMethods):
     get_pool = Method(get_pool)
     get_pool_stats = Method(get_pool_stats)
     get_egress = Method(get_egress)
+    list_stats = PagedMethod(list_stats)
+    get_series = Method(get_series)
 
 
 class Functions(FunctionMethods, OfClient):

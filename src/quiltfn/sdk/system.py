@@ -14,7 +14,7 @@ from quiltfn.sdk.methods import (
 )
 from quiltfn.sdk.named_function import on
 from quiltfn.sdk.request import Flow, Request, ask, get, query, stream
-from quiltfn.wire import AuditEntry, AuditPage, Health, Liveness, SystemInfo
+from quiltfn.wire import AuditEntry, AuditPage, Health, Liveness, SystemInfo, Usage
 
 
 def get_info() -> Flow[SystemInfo]:
@@ -59,6 +59,20 @@ def follow_events(
     return ask(of(None)) if function is None else on(function, of)
 
 
+def get_usage(
+    *,
+    start: int | None = None,
+    end: int | None = None,
+    step: str | None = None,
+    by: str | None = None,
+) -> Flow[Usage]:
+    """What the tenant's calls used. `start` and `end` in Unix seconds. `step`: "hour" or "day", the
+    default. `by`: "function" for a row for each function.
+    """
+    wanted = query(**{"from": start, "to": end, "step": step, "by": by})
+    return ask(get(f"/api/usage{wanted}", Usage))
+
+
 class SystemMethods:
     """What both clients can ask a server about itself."""
 
@@ -66,6 +80,7 @@ class SystemMethods:
     get_health = Method(get_health)
     get_liveness = Method(get_liveness)
     list_audit_entries = PagedMethod(list_audit_entries)
+    get_usage = Method(get_usage)
     follow_events = StreamMethod(follow_events, TenantEventReader)
 
 

@@ -3,7 +3,7 @@
 `SqliteStore` holds functions and their versions; `SpoolJournal` keeps the records of calls without
 making a call wait for the database. The other classes each keep one kind of row in the same file:
 API keys, answers to idempotent requests, audit entries, operations, runtimes, images of tenants,
-accepted work, policies of functions, deliveries.
+accepted work, policies of functions, deliveries, statistics of calls, quotas of tenants.
 """
 
 from quiltfn.store.audit import SqlAudit
@@ -17,10 +17,12 @@ from quiltfn.store.keys import SqlKeys
 from quiltfn.store.old_inputs import SqlInputRetention
 from quiltfn.store.operations import SqlOperations
 from quiltfn.store.policies import SqlPolicies
+from quiltfn.store.quotas import SqlQuotas
 from quiltfn.store.retention import SqlRetention
 from quiltfn.store.runtimes import SqlRuntimes, SqlTenantImages
 from quiltfn.store.schedules import SqlSchedules
 from quiltfn.store.sqlite import SqliteStore
+from quiltfn.store.stats import SqlStats
 from quiltfn.store.vacuum import SqlDiskSpace
 from quiltfn.store.work import SqlWork
 
@@ -36,9 +38,11 @@ __all__ = [
     "SqlKeys",
     "SqlOperations",
     "SqlPolicies",
+    "SqlQuotas",
     "SqlRetention",
     "SqlRuntimes",
     "SqlSchedules",
+    "SqlStats",
     "SqlTenantImages",
     "SqlWork",
     "SqliteStore",

@@ -11,6 +11,7 @@ An idle journal does nothing: the first record after a commit sets the timer of 
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
@@ -27,6 +28,7 @@ from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.disk_reserve import REFUSED, DiskFull
 from quiltfn.store.nodes import Boot
 from quiltfn.store.spool import Spool, latest
+from quiltfn.store.stats import Sums
 
 # With the commit itself a record is on disk within 50 ms.
 COMMIT_AFTER_S = 0.04
@@ -72,6 +74,8 @@ class SpoolJournal:
         )  # The number of writes so far, and of those that are committed.
         self._taken = 0  # _written at the time of the last swap.
         self._failure: StoreUnavailable | None = None
+        # Each is told what a commit added to the statistics of calls. It must not raise or wait.
+        self.on_counted: list[Callable[[Sums], None]] = []
         self._left_to_do: Work[None] | None = None  # What the start could not do on a full disk.
         self._is_recovered = asyncio.Event()  # It was done.
         self._boot: Boot
@@ -368,17 +372,19 @@ class SpoolJournal:
                 self._spool.clear()
             return
         try:
-            await self._database.write(
+            sums = await self._database.write(
                 lambda connection: records.upsert_new(connection, batch, epoch),
                 self._other.clear,
                 frees=True,  # The segment.
             )
         except records.NotAllNew:
-            await self._database.write(
+            sums = await self._database.write(
                 lambda connection: records.upsert(connection, batch, epoch),
                 self._other.clear,
                 frees=True,
             )
+        for told in self.on_counted:
+            told(sums)
 
     def _close(self) -> None:
         self._spool.close()

@@ -128,3 +128,55 @@ DELETE FROM dead_letter
 INSERT INTO delivery (
     id, tenant_id, function_id, invocation_id, policy_field, status, body, due_at_ms, expires_at_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- stats_of: the statistics of a function and a stretch of time
+SELECT stats FROM call_stats
+ WHERE tenant_id = ? AND step_s = ? AND start = ? AND function_id = ?;
+
+-- put_stats: keep statistics, in place of those that were there
+INSERT INTO call_stats (tenant_id, step_s, start, function_id, stats) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (tenant_id, step_s, start, function_id) DO UPDATE SET stats = excluded.stats;
+
+-- remove_stats: take statistics away
+DELETE FROM call_stats WHERE tenant_id = ? AND step_s = ? AND start = ? AND function_id = ?;
+
+-- stats_of_tenant: statistics of one step and all functions of a tenant, behind a function and a
+-- start
+SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
+ WHERE tenant_id = :tenant_id AND step_s = :step_s AND start < :before
+   AND (start, function_id) > (:start, :function_id)
+ ORDER BY start, function_id LIMIT :most;
+
+-- stats_of_function: likewise of one function
+SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
+ WHERE function_id = :function_id AND step_s = :step_s AND start >= :start AND start < :before
+   AND tenant_id = :tenant_id
+ ORDER BY start;
+
+-- stats_by_age: the oldest statistics of a step that start before a moment
+SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
+ WHERE step_s = :step_s AND start < :before ORDER BY start LIMIT :most;
+
+-- oldest_stats_of_tenant: of a tenant, those of the shortest step first, and the oldest of these
+SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
+ WHERE tenant_id = :tenant_id AND step_s = :step_s AND function_id > :function_id
+ ORDER BY start, function_id LIMIT :most;
+
+-- oldest_sums_of_tenant: of a tenant, what is no longer told apart by function, the oldest first
+SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
+ WHERE tenant_id = :tenant_id AND step_s = :step_s AND function_id = ''
+ ORDER BY start LIMIT :most;
+
+-- note_counted: remember that a call was counted that leaves no record
+INSERT INTO counted_call (invocation_id, ended_at) VALUES (?, ?) ON CONFLICT DO NOTHING;
+
+-- note_counted_of: likewise of calls whose records are about to go
+INSERT INTO counted_call (invocation_id, ended_at)
+SELECT invocation_id, ended_at FROM invocation
+ WHERE invocation_id = ? AND ended_at IS NOT NULL
+    ON CONFLICT DO NOTHING;
+
+-- forget_counted: forget calls that ended before a moment
+DELETE FROM counted_call
+ WHERE invocation_id IN (SELECT invocation_id FROM counted_call
+                          WHERE ended_at < :before ORDER BY ended_at LIMIT :most);

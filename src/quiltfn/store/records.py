@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, exists, select
 
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.ports import InvocationQuery, Outline
-from quiltfn.store import outcomes, tables
+from quiltfn.store import outcomes, stats, tables
 from quiltfn.store.nodes import Boot
 from quiltfn.store.sql import SQL
 from quiltfn.store.usage import RECORD_BYTES
@@ -55,25 +55,31 @@ class NotAllNew(Exception):
     """Some of the records were final in the database already, or their function is deleted."""
 
 
-def upsert_new(connection: Connection, records: Sequence[Invocation], epoch: int) -> None:
+def upsert_new(connection: Connection, records: Sequence[Invocation], epoch: int) -> stats.Sums:
     """`upsert` for records that are not final yet in the database: a third cheaper.
 
-    Raises `NotAllNew` if one is, or its function is deleted; the caller must roll back then.
+    Raises `NotAllNew` if one is, or its function is deleted; the caller must roll back then. Also
+    if an attempt is over that another one follows, because its row would not tell that it is there.
     """
-    if write(connection, records, epoch) != len(records):
+    ended = [record for record in records if record.status in FINAL]
+    final = [record for record in ended if record.is_final]
+    if len(ended) != len(final) or write(connection, records, epoch) != len(records):
         raise NotAllNew
-    add_counters(connection, [record for record in records if record.is_final])
-    outcomes.carry_out(connection, [record for record in records if record.outcome is not None])
+    add_counters(connection, final)
+    outcomes.carry_out(connection, [record for record in final if record.outcome is not None])
+    return stats.add_ended(connection, final)
 
 
-def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) -> None:
-    """Stores records of a boot, adds those that become final to their functions' counters, and
-    carries out what becomes of accepted work whose attempt is over.
+def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) -> stats.Sums:
+    """Stores records of a boot, adds those that become final to their functions' counters and what
+    ended to the statistics, and carries out what becomes of accepted work whose attempt is over.
+    Returns what was added to the statistics.
 
     Harmless when repeated: a record that is final in the database, or of an attempt that is over,
     is neither changed nor counted again, whether a commit was repeated, a segment was read again or
     an old segment came back after a power cut.
     """
+    sums: stats.Sums = {}
     for start in range(0, len(records), STATEMENT_ROWS):
         some = records[start : start + STATEMENT_ROWS]
         ended = {record.invocation_id: record for record in some if record.status in FINAL}
@@ -85,15 +91,20 @@ def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) ->
                 if status in FINAL or attempt > ended[known].attempt:
                     del ended[known]
         write(connection, some, epoch)
-        add_counters(connection, [record for record in ended.values() if record.is_final])
-        decided = [record for record in ended.values() if record.outcome is not None]
-        outcomes.carry_out(connection, [one for one in decided if has_function(connection, one)])
+        there = functions_among(connection, ended.values())
+        kept = [record for record in ended.values() if record.function_id in there]
+        add_counters(connection, [record for record in kept if record.is_final])
+        outcomes.carry_out(connection, [record for record in kept if record.outcome is not None])
+        gone = [record for record in ended.values() if record.function_id not in there]
+        kept += stats.not_counted(connection, gone)
+        stats.add_up(sums, stats.add_ended(connection, kept))
+    return sums
 
 
-def has_function(connection: Connection, record: Invocation) -> bool:
-    """Whether the record's function is there, and not deleted."""
-    found = connection.exec_driver_sql(SQL["has_function"], (record.function_id,))
-    return found.first() is not None
+def functions_among(connection: Connection, records: Iterable[Invocation]) -> set[str]:
+    """Those of the records' functions that are there, and not deleted."""
+    ids = {record.function_id for record in records}
+    return {one for one in ids if connection.exec_driver_sql(SQL["has_function"], (one,)).first()}
 
 
 def write(connection: Connection, records: Sequence[Invocation], epoch: int) -> int:
@@ -171,6 +182,7 @@ def interrupt(connection: Connection, boot: Boot, now: int) -> None:
     sums = connection.exec_driver_sql(SQL["counters_of_left"], ours).mappings().all()
     if sums:
         connection.exec_driver_sql(SQL["add_to_counters"], [dict(row) for row in sums])
+        stats.add_interrupted(connection, sums, now)
         connection.exec_driver_sql(SQL["interrupt_left"], ours | {"why": INTERRUPTED})
 
 

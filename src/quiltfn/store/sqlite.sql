@@ -71,7 +71,8 @@ DELETE FROM input
 -- counters_of_left: what the running calls add up to that earlier boots of a node left. Left to
 -- itself SQLite groups along the other index and reads every record there is. The first condition on
 -- the status is that of the partial index, without which SQLite does not use it.
-SELECT function_id, count(*) AS calls, count(*) AS errors, max(coalesce(started_at, :now)) AS last
+SELECT function_id, max(tenant_id) AS tenant_id, count(*) AS calls, count(*) AS errors,
+       max(coalesce(started_at, :now)) AS last
   FROM invocation INDEXED BY invocation_open
  WHERE status IN ('queued', 'running') AND status = 'running'
    AND epoch < :epoch AND (:alone OR execution_node_id = :node)

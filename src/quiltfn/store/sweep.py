@@ -1,6 +1,7 @@
 """Removes what deleted functions leave, in steps between which others can write."""
 
 import time
+from collections.abc import Sequence
 
 from sqlalchemy import (
     Column,
@@ -14,7 +15,9 @@ from sqlalchemy import (
     tuple_,
 )
 
+from quiltfn.model.cursors import minute_before
 from quiltfn.store import records, tables
+from quiltfn.store.outcomes import many
 from quiltfn.store.sql import SQL
 
 AT_A_TIME = 10
@@ -33,9 +36,20 @@ def remove_some(connection: Connection) -> bool:
                 return True
     step = {"function_id": function_id, "most": records.STEP_ROWS}
     some = connection.exec_driver_sql(SQL["some_of_function"], step).scalars().all()
+    remember_young(connection, some)
     if records.remove(connection, some) == len(some) < records.STEP_ROWS:
         connection.execute(delete(tables.deletion).where(deletion == function_id))
     return True
+
+
+def remember_young(connection: Connection, ids: Sequence[str]) -> None:
+    """Notes which of the calls whose records go are of the last minute: an old state of the journal
+    may come back with them (`retention.py`), and nothing else would tell that they were counted.
+    """
+    if ids:
+        newest = connection.exec_driver_sql(SQL["newest_record"]).scalar_one()
+        young = minute_before(newest)
+        many(connection, "note_counted_of", [(one,) for one in ids if one > young])
 
 
 def batches(function_id: str) -> list[Delete]:

@@ -32,7 +32,8 @@ AUDIT = Kind("audit", "audit")
 OPERATION = Kind("operation", "operation", "status != 'running'")
 INPUT = Kind("input", "input")
 DELIVERY = Kind("delivery", "delivery")
-KINDS = (RECORD, ANSWER, AUDIT, OPERATION, INPUT, DELIVERY)
+STATS = Kind("stats", "call_stats")
+KINDS = (RECORD, ANSWER, AUDIT, OPERATION, INPUT, DELIVERY, STATS)
 
 
 def of_tenant(connection: Connection, kind: Kind, tenant_id: str) -> int:

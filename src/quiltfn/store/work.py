@@ -32,7 +32,7 @@ from quiltfn.ports.work import (
     Input,
     QueueCounts,
 )
-from quiltfn.store import outcomes, records, tables, usage
+from quiltfn.store import outcomes, records, stats, tables, usage
 from quiltfn.store.database import Database
 from quiltfn.store.inputs import Cipher, input_row, read_input, size_of
 from quiltfn.store.old_inputs import OldInputs
@@ -124,6 +124,7 @@ class SqlWork:
         rows = [input_row(one.record, one.input, self._cipher) for one in new]
         outcomes.many(connection, "add_input", rows)
         outcomes.many(connection, "add_work", [work_row(one) for one in new])
+        stats.add_queued(connection, [(one.record, one.given_at) for one in new])
         return refusals
 
     async def load(self) -> Sequence[FunctionQueue]:
@@ -254,6 +255,7 @@ class SqlWork:
         if ended:
             records.write(connection, ended, self._database.boot.epoch)
             records.add_counters(connection, ended)
+            stats.add_ended(connection, ended)
             outcomes.carry_out(connection, ended, is_attempt=False)
         return ended
 

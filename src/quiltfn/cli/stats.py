@@ -1,0 +1,66 @@
+"""`quiltfn stats`, `series` and `usage`: what calls came to."""
+
+import time
+from typing import Annotated
+
+from quiltfn.cli import tables
+from quiltfn.cli.options import seconds_of
+from quiltfn.cli.parsing import Option
+from quiltfn.cli.session import Connection, NameOrId, Output
+
+Since = Annotated[str | None, Option(metavar="AGE", help="How far back, such as 30m, 12h or 7d.")]
+
+
+def stats(
+    window: Annotated[
+        str, Option(metavar="AGE", help="Of the last so long, from 1m to 24h.")
+    ] = "1h",
+    *,
+    connection: Connection,
+) -> None:
+    """Show what the calls of each function came to: how many, how many in error, how long."""
+    with connection.session() as at:
+        seconds = seconds_of("--window", window)
+        page = at.show(
+            at.client.functions.list_stats(window_seconds=seconds).first(), lambda _: None
+        )
+        if at.output is Output.TABLE:
+            names = {one.id: one.name for one in at.client.functions.list()}
+            tables.function_stats(page, names)
+
+
+def series(
+    name_or_id: NameOrId,
+    since: Since = None,
+    step: Annotated[
+        int | None, Option(metavar="SECONDS", help="Seconds of a row: 10, 60, 300 or 3600.")
+    ] = None,
+    *,
+    connection: Connection,
+) -> None:
+    """Show what the calls of a function came to over time; an hour by default."""
+    start = start_of(since)
+    with connection.session(name_or_id) as at:
+        found = at.client.functions.get_series(name_or_id, start=start, step_seconds=step)
+        at.show(found, tables.series)
+
+
+def usage(
+    since: Since = None,
+    step: Annotated[
+        str | None, Option(choices=("hour", "day"), help="By hours or days of UTC (else day).")
+    ] = None,
+    by: Annotated[
+        str | None, Option(choices=("function",), help="function: a row for each function.")
+    ] = None,
+    *,
+    connection: Connection,
+) -> None:
+    """Show what your calls used: memory times time, processor time; 30 days by default."""
+    start = start_of(since)
+    with connection.session() as at:
+        at.show(at.client.system.get_usage(start=start, step=step, by=by), tables.usage)
+
+
+def start_of(since: str | None) -> int | None:
+    return None if since is None else int(time.time()) - seconds_of("--since", since)

@@ -1,0 +1,182 @@
+"""Call statistics: what the calls of one function came to within a stretch of time.
+
+Latencies are counted in bins whose bounds grow by a constant factor, as in DDSketch (Masson, Rim
+and Lee, VLDB 2019), so that a percentile is at most 5 % from the latency of a call, two statistics
+can be added up without loss, and one takes at most some 260 bins, mostly a handful.
+
+A stretch has the length of a step (`STEPS`) and begins at a multiple of it. What ends is added to
+one of 10 seconds; older stretches are folded into longer ones. Each call is in exactly one at any
+time.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from quiltfn.model.invocation import FINAL, Invocation, Status
+
+ERROR_MAX = 0.05
+GROWTH = (1 + ERROR_MAX) / (1 - ERROR_MAX)
+_LOG_GROWTH = math.log(GROWTH)
+
+MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
+FINEST_S = 10
+# How long statistics of each step are kept, in seconds; then those of the next step have them.
+KEPT_S: Mapping[int, int] = {
+    FINEST_S: HOUR_S,
+    MINUTE_S: DAY_S,
+    5 * MINUTE_S: 8 * DAY_S,
+    HOUR_S: 400 * DAY_S,
+}
+STEPS = tuple(KEPT_S)
+# In place of a function's id: what is no longer told apart by function.
+ANY_FUNCTION = ""
+MIB_PER_GB = 1024
+
+
+class CallStats(msgspec.Struct, array_like=True, gc=False):
+    """What calls came to; it is added to, and added up with others.
+
+    `calls`: how many ended, by status. `latency`: how many calls are in each bin (see `bin_of`).
+    `mib_ms`: memory limit times duration, of every attempt. `cpu_us`: measured processor time, in
+    microseconds. `egress_refused`: connections that networks of instances have refused. `queued`:
+    accepted work that came into the queue.
+    """
+
+    calls: dict[str, int] = {}
+    cold_starts: int = 0
+    latency: dict[int, int] = {}
+    mib_ms: int = 0
+    cpu_us: int = 0
+    egress_refused: int = 0
+    queued: int = 0
+
+    def add_ended(self, record: Invocation) -> None:
+        """Adds an attempt that is over, and the call if that is over with it."""
+        if record.duration_ms:
+            self.mib_ms += record.memory_mib * record.duration_ms
+        if not record.is_final:
+            return
+        status = record.status.value
+        self.calls[status] = self.calls.get(status, 0) + 1
+        self.cold_starts += record.cold_start
+        latency = latency_us(record)
+        if latency is not None:
+            at = bin_of(latency)
+            self.latency[at] = self.latency.get(at, 0) + 1
+
+    def add(self, other: "CallStats") -> None:
+        """Adds what others came to."""
+        for status, count in other.calls.items():
+            self.calls[status] = self.calls.get(status, 0) + count
+        for at, count in other.latency.items():
+            self.latency[at] = self.latency.get(at, 0) + count
+        self.cold_starts += other.cold_starts
+        self.mib_ms += other.mib_ms
+        self.cpu_us += other.cpu_us
+        self.egress_refused += other.egress_refused
+        self.queued += other.queued
+
+    @property
+    def count(self) -> int:
+        """How many calls ended."""
+        return sum(self.calls.values())
+
+    @property
+    def errors(self) -> int:
+        """How many calls ended in another way than success."""
+        return self.count - self.calls.get(Status.SUCCESS.value, 0)
+
+    @property
+    def gb_seconds(self) -> float:
+        return self.mib_ms / MIB_PER_GB / 1000
+
+    def percentiles_ms(self, *shares: float) -> list[float | None]:
+        """The latencies that these shares of the calls did not exceed, in milliseconds, within 5 %.
+        None where no call has a latency. `shares`: ascending.
+        """
+        left = list(shares)
+        known, seen = sum(self.latency.values()), 0
+        found: list[float | None] = []
+        for at in sorted(self.latency):
+            seen += self.latency[at]
+            while left and seen >= left[0] * known:
+                del left[0]
+                found.append(round(middle_us(at) / 1000, 3))
+        return found or [None] * len(shares)
+
+
+class Stretch(NamedTuple):
+    """Which statistics: whose, of how many seconds, and from when, in Unix seconds."""
+
+    tenant_id: str
+    step_s: int
+    start: int
+    function_id: str
+
+
+def latency_us(record: Invocation) -> int | None:
+    """From the moment a call was accepted to its end, in microseconds; None where that is not
+    known, as of a call that ended with its server. Of one without a timeline it is the duration.
+    """
+    if record.timeline is not None:
+        return record.timeline.total
+    return None if record.duration_ms is None else record.duration_ms * 1000
+
+
+def bin_of(latency: int) -> int:
+    """The bin of a latency in microseconds: bin n reaches from GROWTH^(n-1) to GROWTH^n."""
+    return math.ceil(math.log(latency) / _LOG_GROWTH) if latency > 1 else 0
+
+
+def middle_us(at: int) -> float:
+    """The latency that is at most 5 % from every other one in the bin."""
+    return 2 * GROWTH**at / (GROWTH + 1)
+
+
+def floor_to(step_s: int, at: int) -> int:
+    """The start of the stretch that a moment is in."""
+    return at - at % step_s
+
+
+def of_ended(ended: Iterable[Invocation]) -> dict[Stretch, CallStats]:
+    """What attempts that are over add to the statistics of which functions."""
+    sums: dict[Stretch, CallStats] = {}
+    for record in ended:
+        if record.status not in FINAL:
+            continue
+        at = record.ended_at or 0
+        key = Stretch(record.tenant_id, FINEST_S, at - at % FINEST_S, record.function_id)
+        one = sums.get(key)
+        if one is None:
+            one = sums[key] = CallStats()
+        one.add_ended(record)
+    return sums
+
+
+def folded(stats: Iterable[tuple[Stretch, CallStats]], step_s: int) -> dict[Stretch, CallStats]:
+    """Statistics of shorter stretches added up over `step_s` seconds each."""
+    sums: dict[Stretch, CallStats] = {}
+    for key, one in stats:
+        into = Stretch(key.tenant_id, step_s, floor_to(step_s, key.start), key.function_id)
+        if into in sums:
+            sums[into].add(one)
+        else:
+            sums[into] = CallStats()
+            sums[into].add(one)
+    return sums
+
+
+def next_step(step_s: int) -> int | None:
+    """The step that statistics of this one are folded into; None for the last."""
+    at = STEPS.index(step_s) + 1
+    return STEPS[at] if at < len(STEPS) else None
+
+
+def folded_before(step_s: int, now: int) -> int:
+    """Statistics of a step that start before this moment are folded, or removed if it is the last:
+    a whole number of the next step.
+    """
+    return floor_to(next_step(step_s) or step_s, now - KEPT_S[step_s])

@@ -1,0 +1,37 @@
+"""Tenant quota: the limits of one tenant, where they are other ones than the server's settings."""
+
+import msgspec
+
+
+class TenantQuota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an operator has set for a tenant; None: as the settings have it.
+
+    `gb_seconds_per_day`: memory limit times duration of the calls of a day, in GB (1024 MiB) and
+    seconds; 0: no such limit, as for `calls_per_second`.
+    """
+
+    calls_in_flight: int | None = None
+    calls_per_second: float | None = None
+    functions: int | None = None
+    image_bytes: int | None = None
+    gb_seconds_per_day: float | None = None
+
+
+class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits that hold for a tenant, each as in `TenantQuota`."""
+
+    calls_in_flight: int = 1000
+    calls_per_second: float = 0.0
+    functions: int = 10_000
+    image_bytes: int = 4096 * 1024 * 1024
+    gb_seconds_per_day: float = 0.0
+
+    def under(self, quota: TenantQuota) -> "TenantLimits":
+        """These limits, with those that the quota names in their place."""
+        return msgspec.structs.replace(self, **own_limits(quota))
+
+
+def own_limits(quota: TenantQuota) -> dict[str, float]:
+    """The limits that a quota names."""
+    fields = msgspec.structs.asdict(quota)
+    return {name: value for name, value in fields.items() if value is not None}

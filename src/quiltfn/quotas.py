@@ -1,0 +1,107 @@
+"""Quotas of tenants, and how much of a day's GB-seconds each has used.
+
+The use is counted where a limit needs it, from what commits add to the statistics of calls. So it
+is what the statistics have, also after a restart, and costs a call nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from quiltfn.admission import Admission
+from quiltfn.model.errors import CapacityFull
+from quiltfn.model.stats import DAY_S, CallStats, Stretch
+from quiltfn.model.tenant_quota import TenantQuota
+from quiltfn.ports import Clock
+from quiltfn.ports.quotas import QuotaStore
+from quiltfn.ports.stats import StatsStore
+
+# They are all in memory, a few hundred bytes each.
+QUOTAS_MAX = 100_000
+NONE = TenantQuota()
+
+
+class Quotas:
+    """What operators have set for tenants. A change is stored first and holds only then."""
+
+    def __init__(
+        self, store: QuotaStore, stats: StatsStore, admission: Admission, clock: Clock
+    ) -> None:
+        self._store, self._stats = store, stats
+        self._admission, self._clock = admission, clock
+        self._quotas: dict[str, TenantQuota] = {}
+        self._counted: set[str] = set()  # The tenants whose use of today is in memory.
+
+    async def restore(self) -> None:
+        """Loads quotas, and what was used today where a limit needs it. Called at the start."""
+        for tenant_id, quota in (await self._store.load()).items():
+            self._hold(tenant_id, quota)
+        limited = {one for one in self._quotas if self._is_limited(one)}
+        if self._admission.limits.gb_seconds_per_day:
+            limited |= set(await self._stats.tenants())
+        for tenant_id in limited:
+            if self._is_limited(tenant_id):
+                await self._count(tenant_id)
+
+    def of(self, tenant_id: str) -> TenantQuota:
+        """What was set for the tenant; nothing where that is nothing."""
+        return self._quotas.get(tenant_id, NONE)
+
+    async def set(self, tenant_id: str, quota: TenantQuota) -> None:
+        """Sets a tenant's quota, as a whole. Raises `CapacityFull` if there are too many."""
+        kept = None if quota == NONE else quota
+        if kept is not None and tenant_id not in self._quotas and len(self._quotas) >= QUOTAS_MAX:
+            raise CapacityFull(
+                f"{QUOTAS_MAX} tenants have a quota, as many as may",
+                hint="delete one that is not needed",
+                retry_after=60,
+            )
+        await self._store.save(tenant_id, kept)
+        self._hold(tenant_id, kept)
+        if not self._is_limited(tenant_id):
+            self._counted.discard(tenant_id)
+            self._admission.forget_use(tenant_id)
+        elif tenant_id not in self._counted:
+            await self._count(tenant_id)
+
+    async def gb_seconds_today(self, tenant_id: str) -> float:
+        """What the tenant's calls have used today."""
+        if tenant_id in self._counted:
+            return self._admission.used_today(tenant_id).gb_seconds
+        return sum(one.gb_seconds for one in (await self._today(tenant_id)).values())
+
+    def counted(self, sums: Mapping[Stretch, CallStats]) -> None:
+        """Is told what a commit added to the statistics."""
+        used: defaultdict[tuple[str, int], int] = defaultdict(int)
+        for key, one in sums.items():
+            used[key.tenant_id, key.start // DAY_S] += one.mib_ms
+        for (tenant_id, day), mib_ms in used.items():
+            if tenant_id in self._counted:
+                self._admission.use(tenant_id, day, mib_ms)
+            elif self._is_limited(tenant_id) and tenant_id not in self._quotas:
+                # The first calls of a tenant since the start, so all that it has used today.
+                self._counted.add(tenant_id)
+                self._admission.use(tenant_id, day, mib_ms)
+
+    def _hold(self, tenant_id: str, quota: TenantQuota | None) -> None:
+        self._quotas.pop(tenant_id, None)
+        limits = None
+        if quota is not None:
+            self._quotas[tenant_id] = quota
+            limits = self._admission.limits.under(quota)
+        self._admission.set_limits(tenant_id, limits)
+
+    def _is_limited(self, tenant_id: str) -> bool:
+        return bool(self._admission.limits_of(tenant_id).gb_seconds_per_day)
+
+    async def _count(self, tenant_id: str) -> None:
+        """Begins to count what the tenant uses: so far from the statistics, then from commits."""
+        used = await self._today(tenant_id)
+        self._counted.add(tenant_id)
+        self._admission.forget_use(tenant_id)
+        for key, one in used.items():
+            self._admission.use(tenant_id, key.start // DAY_S, one.mib_ms)
+
+    async def _today(self, tenant_id: str) -> Mapping[Stretch, CallStats]:
+        now = int(self._clock.unix())
+        start = now - now % DAY_S
+        return await self._stats.usage(tenant_id, (start, start + DAY_S), DAY_S)

@@ -1,0 +1,43 @@
+"""`client.quotas`: the limits of tenants, for operators."""
+
+from quiltfn.sdk.methods import Method, OfAsyncClient, OfClient, with_name_and_fields_of
+from quiltfn.sdk.request import Flow, ask, delete, get, put, segment
+from quiltfn.wire import NewQuota, Quota
+
+
+def get_quota(tenant: str) -> Flow[Quota]:
+    """The limits of a tenant, and how much it has used."""
+    return ask(get(_path(tenant), Quota))
+
+
+@with_name_and_fields_of(NewQuota)
+def set_quota(tenant: str, quota: NewQuota) -> Flow[Quota]:
+    """Set the quota of a tenant, as a whole: what is left out is as the server's settings have
+    it.
+    """
+    return ask(put(_path(tenant), Quota, quota))
+
+
+def delete_quota(tenant: str) -> Flow[None]:
+    """Go back to the limits of the server's settings."""
+    return ask(delete(_path(tenant)))
+
+
+def _path(tenant: str) -> str:
+    return f"/api/tenants/{segment(tenant)}/quota"
+
+
+class QuotaMethods:
+    """What both clients can do with quotas."""
+
+    get = Method(get_quota)
+    set = Method(set_quota)
+    delete = Method(delete_quota)
+
+
+class Quotas(QuotaMethods, OfClient):
+    """`Client.quotas`."""
+
+
+class AsyncQuotas(QuotaMethods, OfAsyncClient):
+    """`AsyncClient.quotas`."""

@@ -1,0 +1,39 @@
+"""Quotas of tenants: a row for each tenant that has one."""
+
+from collections.abc import Mapping
+
+import msgspec
+from sqlalchemy import Connection, delete, insert, select
+
+from quiltfn.model.tenant_quota import TenantQuota
+from quiltfn.store import tables
+from quiltfn.store.database import Database
+
+row = tables.tenant_quota
+
+
+class SqlQuotas:
+    """`ports.quotas.QuotaStore` over a table of `database`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self) -> Mapping[str, TenantQuota]:
+        """As the port says."""
+
+        def work(connection: Connection) -> dict[str, TenantQuota]:
+            rows = connection.execute(select(row)).all()
+            return {one.tenant_id: msgspec.convert(one.quota, TenantQuota) for one in rows}
+
+        return await self._database.read(work)
+
+    async def save(self, tenant_id: str, quota: TenantQuota | None) -> None:
+        """As the port says."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(row).where(row.c.tenant_id == tenant_id)).close()
+            if quota is not None:
+                values = {"tenant_id": tenant_id, "quota": msgspec.to_builtins(quota)}
+                connection.execute(insert(row), values).close()
+
+        await self._database.write(work)

@@ -1,0 +1,260 @@
+"""Call statistics in the database: added to, read, folded and removed.
+
+    a record is stored for the first time ──add, the same transaction──▶ a row of 10 s
+    a row is older than its step is kept  ──fold──▶ a row of the next step ──▶ … ──▶ gone
+    a tenant has too many                 ──fold──▶ … ──▶ a row of no function ──▶ gone
+A row of no function has what functions came to that are no longer told apart, so that the usage of
+the tenant stays right.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, RowMapping, select
+
+from quiltfn.model.cursors import AFTER_EVERY_ID
+from quiltfn.model.invocation import Invocation, Status
+from quiltfn.model.retention import StorageLimit
+from quiltfn.model.stats import (
+    ANY_FUNCTION,
+    FINEST_S,
+    HOUR_S,
+    STEPS,
+    CallStats,
+    Stretch,
+    floor_to,
+    folded,
+    folded_before,
+    next_step,
+    of_ended,
+)
+from quiltfn.ports import Clock
+from quiltfn.store import tables, usage
+from quiltfn.store.database import Database
+from quiltfn.store.outcomes import many
+from quiltfn.store.sql import SQL
+
+# Rows of one read, which keeps other readers waiting for some milliseconds, and of one step of
+# removal, which keeps writers waiting for a millisecond or two.
+READ_ROWS, FOLD_ROWS = 2000, 100
+# How long a call that leaves no record is remembered. Journals of the last minute may come back.
+REMEMBERED_S = 600
+FOREVER = 2**62
+
+Row = tuple[Stretch, CallStats]
+Sums = dict[Stretch, CallStats]
+
+encode = msgspec.msgpack.encode
+decode = msgspec.msgpack.Decoder(CallStats).decode
+
+
+def add_ended(connection: Connection, ended: Iterable[Invocation]) -> Sums:
+    """Counts attempts that are over; returns what was added."""
+    sums = of_ended(ended)
+    add(connection, sums)
+    return sums
+
+
+def add_queued(connection: Connection, accepted: Iterable[tuple[Invocation, int]]) -> None:
+    """Counts work that was accepted: the record of each, and when that was, in Unix seconds."""
+    sums: Sums = {}
+    for record, at in accepted:
+        key = Stretch(record.tenant_id, FINEST_S, floor_to(FINEST_S, at), record.function_id)
+        sums.setdefault(key, CallStats()).queued += 1
+    add(connection, sums)
+
+
+def add_interrupted(connection: Connection, left: Iterable[RowMapping], now: int) -> None:
+    """Counts calls that an earlier start left, by function: how long they ran is not known."""
+    start = floor_to(FINEST_S, now)
+    sums = {
+        Stretch(row["tenant_id"], FINEST_S, start, row["function_id"]): CallStats(
+            calls={Status.INTERRUPTED.value: row["calls"]}
+        )
+        for row in left
+    }
+    add(connection, sums)
+
+
+def add(connection: Connection, sums: Mapping[Stretch, CallStats]) -> None:
+    """Adds to the rows of statistics; one statement reads and one writes each."""
+    if not sums:
+        return
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    rows = []
+    for key, one in sums.items():
+        found = driver.execute(SQL["stats_of"], key).fetchone()
+        if found is not None:
+            known = decode(found[0])
+            known.add(one)
+            rows.append((*key, encode(known)))
+        else:
+            rows.append((*key, encode(one)))
+    many(connection, "put_stats", rows)
+
+
+def not_counted(connection: Connection, ended: Sequence[Invocation]) -> list[Invocation]:
+    """Those of some calls of deleted functions that were not counted yet; they are from now on."""
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    found = []
+    for record in ended:
+        noted = driver.execute(SQL["note_counted"], (record.invocation_id, record.ended_at or 0))
+        if noted.rowcount:
+            found.append(record)
+    return found
+
+
+class SqlStats:
+    """`ports.stats.StatsStore` over a table of `database`, and its retention. `bound`: bytes."""
+
+    def __init__(self, database: Database, clock: Clock, bound: StorageLimit) -> None:
+        self._database, self._clock, self._bound = database, clock, bound
+        # Nothing is folded while a reader of many rows, which reads them in slices, is half-way.
+        self._folding = asyncio.Lock()
+
+    async def of_function(
+        self, tenant_id: str, function_id: str, span: tuple[int, int], step_s: int
+    ) -> Sequence[tuple[int, CallStats]]:
+        """As the port says."""
+        whose = {"tenant_id": tenant_id, "function_id": function_id}
+        times = {"start": span[0], "before": span[1]}
+
+        def read(connection: Connection) -> list[Row]:
+            found: list[Row] = []
+            for step in (one for one in STEPS if one <= step_s):
+                look = whose | times | {"step_s": step}
+                found += read_rows("stats_of_function", look, connection)
+            return found
+
+        sums = folded(await self._database.read(read), step_s)
+        return sorted((key.start, one) for key, one in sums.items())
+
+    async def of_tenant(self, tenant_id: str, since: int) -> Mapping[str, CallStats]:
+        """As the port says."""
+        sums: dict[str, CallStats] = {}
+        async with self._folding:
+            for step in STEPS:
+                # From the stretch that `since` is in.
+                async for some in self._slices(tenant_id, step, (floor_to(step, since), FOREVER)):
+                    for key, one in some:
+                        if key.function_id in sums:
+                            sums[key.function_id].add(one)
+                        else:
+                            sums[key.function_id] = one
+        return sums
+
+    async def usage(
+        self, tenant_id: str, span: tuple[int, int], step_s: int
+    ) -> Mapping[Stretch, CallStats]:
+        """As the port says."""
+        sums: Sums = {}
+        async with self._folding:
+            for step in STEPS:
+                async for some in self._slices(tenant_id, step, span):
+                    add_up(sums, folded(some, step_s))
+        return sums
+
+    async def _slices(
+        self, tenant_id: str, step_s: int, span: tuple[int, int]
+    ) -> AsyncIterator[list[Row]]:
+        """A tenant's statistics of a step that start within `span`, some at a time."""
+        start, function_id = span[0] - 1, AFTER_EVERY_ID
+        while True:
+            look = {
+                "tenant_id": tenant_id,
+                "step_s": step_s,
+                "start": start,
+                "function_id": function_id,
+                "before": span[1],
+                "most": READ_ROWS,
+            }
+            some = await self._database.read(partial(read_rows, "stats_of_tenant", look))
+            yield some
+            if len(some) < READ_ROWS:
+                return
+            start, function_id = some[-1][0].start, some[-1][0].function_id
+
+    async def tenants(self) -> Sequence[str]:
+        """As the port says."""
+        count = tables.usage.c
+        query = select(count.tenant_id).where(count.kind == usage.STATS.name, count.number > 0)
+        return await self._database.read(
+            lambda connection: connection.execute(query).scalars().all()
+        )
+
+    async def add(self, sums: Mapping[Stretch, CallStats]) -> None:
+        """As the port says."""
+        await self._database.write(lambda connection: add(connection, sums))
+
+    async def prune_some(self) -> int:
+        """One short step of folding and removing; returns how many rows it handled."""
+        now = int(self._clock.trusted())
+        async with self._folding:
+            return await self._database.write(
+                lambda connection: prune_some(connection, now, self._bound), frees=True
+            )
+
+
+def read_rows(statement: str, values: Mapping[str, Any], connection: Connection) -> list[Row]:
+    # Without SQLAlchemy, whose rows would take half of the time.
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    rows = driver.execute(SQL[statement], values).fetchall()
+    return [(Stretch(*row[:4]), decode(row[4])) for row in rows]
+
+
+def add_up(sums: Sums, more: Mapping[Stretch, CallStats]) -> None:
+    for key, one in more.items():
+        if key in sums:
+            sums[key].add(one)
+        else:
+            sums[key] = one
+
+
+def prune_some(connection: Connection, now: int, bound: StorageLimit) -> int:
+    """Folds or removes some rows that are old, and some of tenants that have too many."""
+    old = {"before": now - REMEMBERED_S, "most": FOLD_ROWS}
+    handled: int = connection.exec_driver_sql(SQL["forget_counted"], old).rowcount
+    for step in STEPS:
+        look = {"step_s": step, "before": folded_before(step, now), "most": FOLD_ROWS}
+        some = read_rows("stats_by_age", look, connection)
+        if some:
+            move(connection, some, next_step(step))
+            return handled + len(some)
+    for surplus in usage.surpluses(connection, usage.STATS, bound):
+        most = min(FOLD_ROWS, surplus.rows + 1)
+        handled += give_up(connection, surplus.tenant_id, most)
+    return handled
+
+
+def move(connection: Connection, rows: Sequence[Row], step_s: int | None) -> None:
+    """Adds rows to those of a longer step, in place of them. None: removes them."""
+    if step_s is not None:
+        add(connection, folded(rows, step_s))
+    many(connection, "remove_stats", [key for key, _ in rows])
+
+
+def give_up(connection: Connection, tenant_id: str, most: int) -> int:
+    """Makes room: first from the shortest step, and of that the oldest rows. Returns how many it
+    folded or removed.
+    """
+    whose = {"tenant_id": tenant_id, "most": most, "function_id": ANY_FUNCTION}
+    for step in STEPS:
+        some = read_rows("oldest_stats_of_tenant", whose | {"step_s": step}, connection)
+        longer = next_step(step)
+        if some and longer is not None:
+            move(connection, some, longer)
+        elif some:
+            for key, one in some:
+                add(connection, {key._replace(function_id=ANY_FUNCTION): one})
+            move(connection, some, None)
+        if some:
+            return len(some)
+    some = read_rows("oldest_sums_of_tenant", whose | {"step_s": HOUR_S}, connection)
+    move(connection, some, None)
+    return len(some)

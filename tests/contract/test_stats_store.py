@@ -1,0 +1,367 @@
+"""Statistics of calls in the store: each call counts once, whatever happens, and is kept, folded
+and given up as is promised.
+"""
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from contract.pieces import NOW_MS, a_piece
+from contract.stores import a_call, a_stored_function, done, opened_journal, restart, rows
+from manual_clock import ManualClock
+from quiltfn.model.function import Function
+from quiltfn.model.invocation import Invocation, Status, WorkOutcome
+from quiltfn.model.retention import StorageLimit
+from quiltfn.model.stats import (
+    ANY_FUNCTION,
+    DAY_S,
+    FINEST_S,
+    HOUR_S,
+    KEPT_S,
+    MINUTE_S,
+    STEPS,
+    CallStats,
+    Stretch,
+    floor_to,
+)
+from quiltfn.store import SpoolJournal, SqliteStore, SqlStats, SqlWork
+from quiltfn.store.directory import SPOOLS
+from quiltfn.store.stats import FOLD_ROWS
+
+ENDED = 1_760_000_101  # as `done` says
+NEVER_S = 3600.0
+WHOLE = (0, 2**40)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(ENDED)
+
+
+@pytest.fixture
+def stats(store: SqliteStore, clock: ManualClock) -> SqlStats:
+    return SqlStats(store.database, clock, StorageLimit())
+
+
+@pytest.fixture
+async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+    async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as opened:
+        yield opened
+
+
+async def of_all_time(stats: SqlStats, function: Function) -> CallStats:
+    """What a function's calls came to, however they are kept."""
+    found = await stats.usage(function.tenant_id, WHOLE, DAY_S)
+    whole = CallStats()
+    for key, one in found.items():
+        if key.function_id == function.id:
+            whole.add(one)
+    return whole
+
+
+def called(journal: SpoolJournal, function: Function, code: int = 0) -> Invocation:
+    record = a_call(function)
+    journal.opened(record)
+    ended = replace(done(record, code), memory_mib=512)
+    journal.closed(ended)
+    return ended
+
+
+async def test_a_commit_counts_what_ended_in_the_stretch_in_which_it_did(
+    stats: SqlStats, journal: SpoolJournal, function: Function
+) -> None:
+    for code in (0, 0, 7):
+        called(journal, function, code)
+    journal.opened(a_call(function))  # it runs, and is no call that ended
+    await journal.synced()
+    ((start, one),) = await stats.of_function("default", function.id, WHOLE, FINEST_S)
+    assert start == floor_to(FINEST_S, ENDED)
+    assert one.calls == {"success": 2, "failed": 1}
+    assert one.mib_ms == 3 * 512 * 3
+    assert one.percentiles_ms(0.5) == [pytest.approx(3, rel=0.05)]
+
+
+async def test_many_commits_of_a_stretch_are_one_row(
+    stats: SqlStats, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    for _ in range(5):
+        called(journal, function)
+        await journal.synced()
+    assert rows(tmp_path, "SELECT count(*) FROM call_stats") == [(1,)]
+    assert (await of_all_time(stats, function)).count == 5
+
+
+async def test_a_commit_tells_what_it_added(journal: SpoolJournal, function: Function) -> None:
+    told: list[tuple[Stretch, int]] = []
+    journal.on_counted.append(lambda sums: told.extend((k, v.mib_ms) for k, v in sums.items()))
+    called(journal, function)
+    await journal.synced()
+    start = floor_to(FINEST_S, ENDED)
+    assert told == [(Stretch("default", FINEST_S, start, function.id), 3 * 512)]
+
+
+@pytest.mark.parametrize("is_swept", [True, False])
+async def test_a_segment_that_comes_back_counts_nothing_again(
+    store: SqliteStore, stats: SqlStats, function: Function, tmp_path: Path, is_swept: bool
+) -> None:
+    """A power cut can bring back calls that were committed, also of a function deleted since."""
+    gone = await a_stored_function(store)
+    late = await a_stored_function(store)
+    async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
+        for one in (function, gone, late):
+            called(journal, one)
+        if not is_swept:  # deleted while its calls run: they leave no record
+            await store.delete(late.id)
+            await store.wait_swept()
+        stale = {name: (tmp_path / name).read_bytes() for name in SPOOLS}
+        await journal.synced()
+    await store.delete(gone.id)
+    await store.wait_swept()
+    for name, content in stale.items():
+        (tmp_path / name).write_bytes(content)
+    async with opened_journal(store, tmp_path):
+        for one in (function, gone, late):
+            assert (await of_all_time(stats, one)).count == 1
+
+
+async def test_the_check_would_find_a_call_that_was_counted_twice(
+    store: SqliteStore, stats: SqlStats, function: Function, tmp_path: Path
+) -> None:
+    """The negative control: nothing remembers that the calls of a deleted function were counted."""
+    async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
+        called(journal, function)
+        stale = {name: (tmp_path / name).read_bytes() for name in SPOOLS}
+        await journal.synced()
+    await store.delete(function.id)
+    await store.wait_swept()
+    await store.database.write(
+        lambda connection: connection.exec_driver_sql("DELETE FROM counted_call").close()
+    )
+    for name, content in stale.items():
+        (tmp_path / name).write_bytes(content)
+    async with opened_journal(store, tmp_path):
+        assert (await of_all_time(stats, function)).count == 2
+
+
+async def test_a_commit_whose_segment_could_not_be_emptied_counts_once(
+    stats: SqlStats, journal: SpoolJournal, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again, with calls that are over, and with an attempt that another follows."""
+    again = WorkOutcome(retry_at_ms=ENDED * 1000 + 1000)
+    record = a_call(function)
+    journal.opened(record)
+    journal.closed(replace(done(record, 7), memory_mib=256, outcome=again))
+    called(journal, function)
+    spool = journal._spool
+    monkeypatch.setattr(spool, "clear", refused)
+    with pytest.raises(Exception, match="cannot be emptied"):
+        await journal.synced()
+    monkeypatch.undo()
+    await journal.synced()
+    one = await of_all_time(stats, function)
+    assert one.calls == {"success": 1}
+    assert one.mib_ms == 3 * (512 + 256)
+
+
+def refused() -> None:
+    raise OSError("it cannot be emptied")
+
+
+async def test_calls_that_a_crash_left_running_count_as_interrupted(
+    store: SqliteStore, stats: SqlStats, function: Function, tmp_path: Path
+) -> None:
+    async with opened_journal(store, tmp_path) as journal:
+        for _ in range(3):
+            journal.opened(a_call(function))
+        await journal.synced()
+    await restart(store)
+    async with opened_journal(store, tmp_path):
+        one = await of_all_time(stats, function)
+    assert one.calls == {Status.INTERRUPTED.value: 3}
+    async with opened_journal(store, tmp_path):
+        assert (await of_all_time(stats, function)).count == 3
+
+
+async def test_accepted_work_counts_when_it_is_queued_and_when_it_is_cancelled(
+    store: SqliteStore, stats: SqlStats, function: Function
+) -> None:
+    work = SqlWork(store.database)
+    piece = a_piece(function)
+    for _ in range(2):  # a repetition is none
+        await work.accept(piece)
+    await work.cancel(function.id, piece.record.invocation_id, NOW_MS // 1000)
+    one = await of_all_time(stats, function)
+    assert (one.queued, one.calls) == (1, {"cancelled": 1})
+
+
+async def test_statistics_outlive_the_function(
+    store: SqliteStore, stats: SqlStats, journal: SpoolJournal, function: Function
+) -> None:
+    called(journal, function)
+    await journal.synced()
+    await store.delete(function.id)
+    await store.wait_swept()
+    assert (await of_all_time(stats, function)).count == 1
+
+
+async def test_no_tenant_sees_another_s(
+    store: SqliteStore, stats: SqlStats, journal: SpoolJournal, function: Function
+) -> None:
+    other = await a_stored_function(store, tenant_id="umbrella")
+    called(journal, function)
+    called(journal, other)
+    await journal.synced()
+    assert set(await stats.of_tenant("umbrella", 0)) == {other.id}
+    assert {key.function_id for key in await stats.usage("umbrella", WHOLE, HOUR_S)} == {other.id}
+    assert await stats.of_function("umbrella", function.id, WHOLE, FINEST_S) == []
+    assert sorted(await stats.tenants()) == ["default", "umbrella"]
+
+
+# --- folding, and what is given up --------------------------------------------------------------
+
+
+async def fill(stats: SqlStats, starts: Sequence[int], functions: Sequence[str] = ("f",)) -> None:
+    sums = {
+        Stretch("default", FINEST_S, floor_to(FINEST_S, at), one): CallStats(
+            calls={"success": 1}, latency={40: 1}, mib_ms=1024, cpu_us=5
+        )
+        for at in starts
+        for one in functions
+    }
+    await stats.add(sums)
+
+
+async def prune_all(stats: SqlStats) -> None:
+    for _ in range(1000):
+        if not await stats.prune_some():
+            return
+    raise AssertionError("it never comes to an end")
+
+
+async def sums_of(stats: SqlStats) -> CallStats:
+    whole = CallStats()
+    for one in (await stats.usage("default", WHOLE, DAY_S)).values():
+        whole.add(one)
+    return whole
+
+
+async def test_rows_are_folded_by_their_age_and_removed_at_last(
+    stats: SqlStats, clock: ManualClock, tmp_path: Path
+) -> None:
+    now = ENDED
+    ages = [0, 1800, 2 * HOUR_S, 2 * DAY_S, 9 * DAY_S, 399 * DAY_S, 402 * DAY_S]
+    await fill(stats, [now - age for age in ages])
+    await prune_all(stats)
+    found = rows(tmp_path, "SELECT step_s, count(*) FROM call_stats GROUP BY 1 ORDER BY 1")
+    assert found == [(10, 2), (60, 1), (300, 1), (3600, 2)]
+    assert (await sums_of(stats)).count == len(ages) - 1
+    # A year later there is one row for each hour that is not yet 400 days old.
+    clock.time += 366 * DAY_S
+    await prune_all(stats)
+    found = rows(tmp_path, "SELECT step_s, count(*) FROM call_stats GROUP BY 1")
+    assert found == [(3600, 4)]
+
+
+async def test_folding_loses_nothing_whenever_it_happens(
+    stats: SqlStats, clock: ManualClock
+) -> None:
+    pick = random.Random(7)
+    count = 0
+    for _ in range(12):
+        starts = [int(clock.time) - pick.randrange(3 * HOUR_S) for _ in range(60)]
+        starts = list({floor_to(FINEST_S, one) for one in starts})
+        await fill(stats, starts, ["f", "g"])
+        count += 2 * len(starts)
+        for _ in range(pick.randrange(4)):
+            await stats.prune_some()
+        whole = await sums_of(stats)
+        assert (whole.count, whole.mib_ms, whole.cpu_us) == (count, 1024 * count, 5 * count)
+        assert whole.latency == {40: count}
+        clock.time += pick.randrange(2 * HOUR_S)
+    await prune_all(stats)
+    assert (await sums_of(stats)).count == count
+
+
+async def test_a_step_handles_a_bounded_number_of_rows(stats: SqlStats) -> None:
+    await fill(stats, range(0, 10 * FOLD_ROWS * FINEST_S, FINEST_S))
+    assert await stats.prune_some() <= 2 * FOLD_ROWS
+
+
+async def test_a_series_has_finer_rows_added_up_and_no_coarser_ones(stats: SqlStats) -> None:
+    now = floor_to(MINUTE_S, ENDED)
+    await fill(stats, [now - 10, now - 20, now - 3 * HOUR_S])
+    await prune_all(stats)
+    span = (now - 4 * HOUR_S, now + 60)
+    fine = await stats.of_function("default", "f", span, FINEST_S)
+    assert [start for start, _ in fine] == [now - 20, now - 10]
+    minutes = await stats.of_function("default", "f", span, MINUTE_S)
+    assert [(start, one.count) for start, one in minutes] == [(now - 3 * HOUR_S, 1), (now - 60, 2)]
+
+
+async def test_what_a_window_has_begins_with_the_stretch_that_it_begins_in(
+    stats: SqlStats,
+) -> None:
+    now = floor_to(MINUTE_S, ENDED)
+    await fill(stats, [now - 5, now - 65, now - 700])
+    assert (await stats.of_tenant("default", now - 60))["f"].count == 1
+    assert (await stats.of_tenant("default", now - 70))["f"].count == 2
+    assert (await stats.of_tenant("default", now - 701))["f"].count == 3
+
+
+async def test_a_tenant_over_its_bound_keeps_its_sums_and_loses_detail(
+    store: SqliteStore, clock: ManualClock, tmp_path: Path
+) -> None:
+    """First the oldest of the shortest step are folded, in the end functions are added up."""
+    row_bytes = 250
+    stats = SqlStats(store.database, clock, StorageLimit(tenant=40 * row_bytes))
+    starts = [ENDED - 10 * n for n in range(300)]
+    await fill(stats, starts)
+    await prune_all(stats)
+    steps = {one for (one,) in rows(tmp_path, "SELECT DISTINCT step_s FROM call_stats")}
+    assert steps <= {10, 60}, "the newest are still there by ten seconds, or minutes"
+    assert (await sums_of(stats)).count == 300
+    # Many functions, which no step makes fewer.
+    await fill(stats, [ENDED], [f"f-{n:04}" for n in range(500)])
+    await prune_all(stats)
+    assert (await sums_of(stats)).count == 800
+    ((size,),) = rows(tmp_path, "SELECT bytes FROM usage WHERE kind = 'stats'")
+    assert int(str(size)) <= 40 * row_bytes
+    assert any(not key.function_id for key in await stats.usage("default", WHOLE, HOUR_S))
+
+
+async def test_at_last_the_oldest_sums_go(
+    store: SqliteStore, clock: ManualClock, tmp_path: Path
+) -> None:
+    stats = SqlStats(store.database, clock, StorageLimit(all=10 * 250))
+    await fill(stats, [ENDED - HOUR_S * n for n in range(100)])
+    await prune_all(stats)
+    found = rows(tmp_path, "SELECT function_id, start FROM call_stats ORDER BY start")
+    assert 0 < len(found) <= 16
+    assert int(str(found[-1][1])) >= floor_to(HOUR_S, ENDED)
+    assert {one for one, _ in found} <= {ANY_FUNCTION, "f"}
+
+
+async def test_what_is_remembered_of_deleted_functions_calls_is_forgotten_in_time(
+    store: SqliteStore,
+    stats: SqlStats,
+    journal: SpoolJournal,
+    function: Function,
+    clock: ManualClock,
+    tmp_path: Path,
+) -> None:
+    called(journal, function)
+    await store.delete(function.id)
+    await journal.synced()
+    await stats.prune_some()
+    assert rows(tmp_path, "SELECT count(*) FROM counted_call") == [(1,)]
+    clock.time += 700
+    await prune_all(stats)
+    assert rows(tmp_path, "SELECT count(*) FROM counted_call") == [(0,)]
+
+
+def test_how_long_each_step_is_kept() -> None:
+    days = {step: KEPT_S[step] / DAY_S for step in STEPS}
+    assert days == {10: 1 / 24, 60: 1, 300: 8, 3600: 400}

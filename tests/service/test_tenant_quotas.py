@@ -1,0 +1,165 @@
+"""Quotas of tenants and statistics, on a platform with fake sandboxes."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from quiltfn.model.errors import RateLimited
+from quiltfn.model.stats import DAY_S, FINEST_S, floor_to
+from quiltfn.model.tenant_quota import TenantQuota
+from service.platform_harness import TENANT, Harness, open_harness
+
+
+async def used_today(harness: Harness) -> float:
+    await harness.journal.synced()
+    return await harness.services.quotas.gb_seconds_today(TENANT)
+
+
+async def test_a_limit_of_calls_in_flight_holds_for_its_tenant_alone(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        await harness.services.quotas.set("acme", TenantQuota(calls_in_flight=1))
+        admission = harness.services.admission
+        with admission.call("acme"):
+            with pytest.raises(RateLimited, match="1 calls in flight"):
+                admission.call("acme")
+            with admission.call("umbrella"), admission.call("umbrella"):
+                pass
+        await harness.services.quotas.set("acme", TenantQuota())
+        with admission.call("acme"), admission.call("acme"):
+            pass
+
+
+async def test_calls_a_second(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        await harness.services.quotas.set("acme", TenantQuota(calls_per_second=2))
+        admission = harness.services.admission
+        for _ in range(2):
+            with admission.call("acme"):
+                pass
+        with pytest.raises(RateLimited, match="2 calls a second"):
+            admission.call("acme")
+        harness.clock.time += 0.5
+        with admission.call("acme"):
+            pass
+
+
+async def test_a_day_s_gb_seconds_end_with_it_and_survive_a_restart(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
+        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=2))
+        admission = harness.services.admission
+        for _ in range(2):
+            with admission.call(TENANT):
+                call = await harness.running(entry)
+                harness.clock.time += 1
+                await call
+            await harness.journal.synced()
+        assert await used_today(harness) == pytest.approx(2, rel=0.1)
+        with pytest.raises(RateLimited, match=r"2\.\d GB-seconds today") as refused:
+            admission.call(TENANT)
+        left = DAY_S - int(harness.clock.time) % DAY_S
+        assert refused.value.retry_after == left
+        with admission.call("umbrella"):
+            pass
+        clock = harness.clock
+    async with open_harness(tmp_path, clock) as harness:
+        with pytest.raises(RateLimited):
+            harness.services.admission.call(TENANT)
+        assert await used_today(harness) == pytest.approx(2, rel=0.1)
+        clock.time += left
+        with harness.services.admission.call(TENANT):
+            pass
+        assert await used_today(harness) == 0
+
+
+async def test_a_limit_set_later_counts_what_was_used_before_it(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
+        call = await harness.running(entry)
+        harness.clock.time += 3
+        await call
+        await harness.journal.synced()
+        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=1))
+        with pytest.raises(RateLimited):
+            harness.services.admission.call(TENANT)
+        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=10))
+        with harness.services.admission.call(TENANT):
+            pass
+
+
+async def test_the_setting_limits_every_tenant_also_after_a_restart(tmp_path: Path) -> None:
+    settings = {"tenant_gb_seconds_per_day": 1.0}
+    async with open_harness(tmp_path, settings=settings) as harness:
+        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
+        call = await harness.running(entry)
+        harness.clock.time += 2
+        await call
+        await harness.journal.synced()
+        with pytest.raises(RateLimited):
+            harness.services.admission.call(TENANT)
+        # A quota of its own lifts it.
+        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=0))
+        with harness.services.admission.call(TENANT):
+            pass
+        await harness.services.quotas.set(TENANT, TenantQuota())
+        clock = harness.clock
+    async with open_harness(tmp_path, clock, settings=settings) as harness:
+        with pytest.raises(RateLimited):
+            harness.services.admission.call(TENANT)
+
+
+async def test_functions_and_images_have_the_tenant_s_own_limits(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        await harness.services.quotas.set("acme", TenantQuota(functions=1, image_bytes=7))
+        admission = harness.services.admission
+        with pytest.raises(RateLimited, match="has 1 functions"):
+            admission.check_functions("acme", 1)
+        admission.check_functions("umbrella", 1)
+        assert admission.image_bytes("acme") == 7
+        assert admission.limits_of("acme").calls_in_flight == admission.limits.calls_in_flight
+
+
+async def test_what_instances_used_is_in_the_statistics_once(tmp_path: Path) -> None:
+    """Read while they run, and at their end."""
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active(min_instances=1)
+        await harness.invoke(entry)
+        (sandbox,) = harness.sandboxes.alive.values()
+        sandbox.cpu_us, sandbox.blocked = 700, 2
+        await harness.pools.meter()
+        await harness.pools.meter()
+        assert used(harness) == (700, 2)
+        sandbox.cpu_us, sandbox.blocked = 1000, 3
+        await harness.lifecycle.delete(entry)
+        for _ in range(200):
+            await asyncio.sleep(0.001)
+            if not harness.sandboxes.alive:
+                break
+        harness.clock.time += 10
+        for _ in range(50):
+            await asyncio.sleep(0)
+        total = used(harness)
+    assert total == (300, 1)
+
+
+def used(harness: Harness) -> tuple[int, int]:
+    found = harness.pools.take_use()
+    return (
+        sum(one.cpu_us for one in found.values()),
+        sum(one.egress_refused for one in found.values()),
+    )
+
+
+async def test_what_was_used_is_stored_at_the_end_of_the_server(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active(min_instances=1)
+        await harness.invoke(entry)
+        (sandbox,) = harness.sandboxes.alive.values()
+        sandbox.cpu_us = 1234
+        clock = harness.clock
+    async with open_harness(tmp_path, clock) as harness:
+        start = floor_to(FINEST_S, int(clock.time)) - DAY_S
+        sums = await harness.services.stats.usage(TENANT, (start, start + 2 * DAY_S), DAY_S)
+        assert sum(one.cpu_us for one in sums.values()) == 1234
+        assert sum(one.count for one in sums.values()) == 1

@@ -1,0 +1,216 @@
+"""Statistics, usage and quotas on a real server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from e2e.server import Server, until
+from spec.api_client import Api, is_error, make_key, new_name, of
+from spec.conftest import Keyed
+
+pytestmark = pytest.mark.sandbox
+STATS, USAGE = "/api/functions/stats", "/api/usage"
+BURN = "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done"
+
+
+def stats_of(api: Api, function_id: str, calls: int) -> dict[str, Any]:
+    """What the list says of a function, once it has so many calls."""
+
+    def found() -> dict[str, Any] | None:
+        shown = api.good("GET", f"{STATS}?window=600")["functions"]
+        mine = [one for one in shown if one["function_id"] == function_id]
+        return mine[0] if mine and mine[0]["calls"] == calls else None
+
+    return until(found)
+
+
+def test_calls_are_in_stats_series_and_usage(tenant: Api) -> None:
+    good, bad = tenant.active(), tenant.active("exit 3")
+    for one, count in ((good, 3), (bad, 2)):
+        for _ in range(count):
+            tenant.invoke(one)
+    told = stats_of(tenant, good, 3)
+    assert (told["errors"], told["cold_starts"] <= 1) == (0, True)
+    assert 0 < told["p50_ms"] <= told["p99_ms"]
+    assert stats_of(tenant, bad, 2)["errors"] == 2
+
+    series = tenant.good("GET", f"{of(bad)}/series?step=10")
+    assert series["function_id"] == bad
+    assert series["step_seconds"] == 10
+    assert sum(one["statuses"]["failed"] for one in series["points"]) == 2
+    assert all(series["start"] <= one["start"] < series["end"] for one in series["points"])
+    assert all(one["start"] % 10 == 0 for one in series["points"])
+
+    usage = tenant.good("GET", f"{USAGE}?step=hour&by=function")
+    by_function = {one["function_id"]: one for one in usage["rows"]}
+    assert by_function[good]["statuses"] == {"success": 3}
+    assert by_function[good]["function_name"] == tenant.get(good)["name"]
+    assert by_function[good]["gb_seconds"] > 0
+    assert usage["total"]["calls"] == 5
+    assert usage["total"]["statuses"] == {"success": 3, "failed": 2}
+    whole = tenant.good("GET", f"{USAGE}?step=day")
+    assert [one["function_id"] for one in whole["rows"]] == [None]
+    assert whole["rows"][0]["calls"] == 5
+
+
+def test_usage_outlives_the_function_and_no_other_tenant_sees_it(tenant: Api, keyed: Keyed) -> None:
+    function_id = tenant.active()
+    tenant.invoke(function_id)
+    stats_of(tenant, function_id, 1)
+    other = keyed.caller(new_name())
+    assert other.good("GET", STATS)["functions"] == []
+    assert other.good("GET", USAGE)["rows"] == []
+    is_error(other("GET", f"{of(function_id)}/series"), "NOT_FOUND", 404)
+    tenant.good("DELETE", of(function_id), status=204)
+    assert tenant.good("GET", STATS)["functions"] == []
+    (row,) = tenant.good("GET", f"{USAGE}?by=function")["rows"]
+    assert (row["function_id"], row["function_name"], row["calls"]) == (function_id, None, 1)
+
+
+def test_queued_work_counts(tenant: Api) -> None:
+    function_id = tenant.active()
+    queued = tenant.good("POST", f"{of(function_id)}/invoke?mode=async", {}, 202)
+    path = f"{of(function_id)}/invocations/{queued['invocation_id']}?wait_seconds=20"
+    assert tenant.good("GET", path)["status"] == "success"
+    stats_of(tenant, function_id, 1)
+    assert tenant.good("GET", USAGE)["total"]["queued"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (f"{STATS}?window=59", "window"),
+        (f"{STATS}?window=86401", "window"),
+        (f"{USAGE}?step=week", "step"),
+        (f"{USAGE}?by=tenant", "by"),
+        (f"{USAGE}?from=20&to=10", "from"),
+        (f"{USAGE}?from=x", "from"),
+        (f"{USAGE}?from=0&to=4102444800&step=hour", "from"),
+        ("SERIES?step=11", "step"),
+        ("SERIES?step=10&from=1", "step"),
+        ("SERIES?from=1", "from"),
+        ("SERIES?from=5&to=5", "from"),
+        ("SERIES?to=99999999999", "to"),
+    ],
+)
+def test_what_is_wrong_is_named(tenant: Api, path: str, name: str) -> None:
+    if path.startswith("SERIES"):
+        path = path.replace("SERIES", f"{of(tenant.create())}/series")
+    told = tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", path)
+    assert told["error"].startswith(f"{name} must be"), told
+
+
+def test_a_step_is_chosen_by_what_is_kept_and_by_the_number_of_points(tenant: Api) -> None:
+    path, now = f"{of(tenant.create())}/series", int(time.time())
+    hour, day = 3600, 86_400
+    spans = {hour: 10, 6 * hour: 60, 7 * day: 300, 90 * day: 3600}
+    steps = [
+        tenant.good("GET", f"{path}?from={now - age}&to={now}")["step_seconds"] for age in spans
+    ]
+    assert steps == list(spans.values())
+
+
+@pytest.fixture
+def acme(another: Callable[..., Server]) -> tuple[Server, Api, Api]:
+    """A server of the test's own, with an operator and a tenant."""
+    server = another("--prewarmed 0")
+    operator = make_key(server.data_dir, "--tenant", "default", "--scope", "operator")["key"]
+    key = make_key(server.data_dir, "--tenant", "acme", "--scope", "write")["key"]
+    server.start()
+    return server, Api(server.url, operator), Api(server.url, key)
+
+
+def test_processor_time_is_measured(acme: tuple[Server, Api, Api]) -> None:
+    """What the handler's shell says of itself is in it, beside what starting and cleaning takes; of
+    a handler that sleeps it is that alone.
+    """
+    _, _, api = acme
+    burning, sleeping = api.active(f"{BURN}; times"), api.active("sleep 1")
+    own = own_seconds(api.invoke(burning)["stdout"])
+    api.invoke(sleeping)
+    assert own > 0.1
+    for one in (burning, sleeping):
+        api.good("DELETE", of(one), status=204)
+
+    def used() -> dict[str, float] | None:
+        rows = api.good("GET", f"{USAGE}?by=function")["rows"]
+        found = {one["function_id"]: one["cpu_seconds"] for one in rows}
+        return found if all(found.get(one) for one in (burning, sleeping)) else None
+
+    cpu = until(used, 30)
+    assert own <= cpu[burning] + 0.01, "`times` counts in hundredths"
+    assert cpu[burning] - own < 1
+    assert abs(cpu[burning] - own - cpu[sleeping]) < 0.5
+
+
+def own_seconds(times: str) -> float:
+    """What a shell's `times` says of itself."""
+    user, system = times.splitlines()[0].split()
+    return sum(
+        60 * int(one.partition("m")[0]) + float(one.partition("m")[2].rstrip("s"))
+        for one in (user, system)
+    )
+
+
+def test_a_quota_is_set_enforced_and_taken_away(acme: tuple[Server, Api, Api]) -> None:
+    server, operator, api = acme
+    path = "/api/tenants/acme/quota"
+    function_id = api.active(memory_limit_mb=1024)
+    before = operator.good("GET", path)
+    assert (before["own"], before["functions"], before["used"]["functions"]) == ([], 10_000, 1)
+    given = {"functions": 1, "gb_seconds_per_day": 1e-6}
+    told = operator.good("PUT", path, given)
+    assert told["own"] == ["functions", "gb_seconds_per_day"]
+    assert (told["functions"], told["calls_in_flight"]) == (1, before["calls_in_flight"])
+    refusal = {"name": new_name(), "handler": "true"}
+    api.refused("RATE_LIMITED", 429, "POST", "/api/functions", refusal)
+    api.invoke(function_id)
+    stats_of(api, function_id, 1)
+    late = until(lambda: limited(api, function_id))
+    assert "GB-seconds today" in late["error"]
+    assert 0 < late["retry_after"] <= 86_400
+    api.refused("RATE_LIMITED", 429, "POST", f"{of(function_id)}/invoke?mode=async", {})
+    assert operator.good("GET", path)["used"]["gb_seconds_today"] > 0
+    server.restart()
+    operator, api = Api(server.url, operator.key), Api(server.url, api.key)
+    api.refused("RATE_LIMITED", 429, "POST", f"{of(function_id)}/invoke", {})
+    operator.good("DELETE", path, status=204)
+    assert operator.good("GET", path)["own"] == []
+    assert api.invoke(function_id)["status"] == "success"
+    (entry, *_) = operator.good("GET", "/api/audit")["entries"]
+    assert entry["action"] == "quota.delete"
+
+
+def limited(api: Api, function_id: str) -> dict[str, Any] | None:
+    answer = api("POST", f"{of(function_id)}/invoke", {})
+    return answer.json() if answer.status_code == 429 else None
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"functions": 0}, "functions"),
+        ({"calls_in_flight": 0}, "calls_in_flight"),
+        ({"calls_per_second": -1}, "calls_per_second"),
+        ({"image_bytes": "1"}, "image_bytes"),
+        ({"gb_seconds": 5}, "gb_seconds"),
+    ],
+)
+def test_a_quota_that_is_none_changes_nothing(
+    keyed: Keyed, given: dict[str, Any], name: str
+) -> None:
+    path = f"/api/tenants/{new_name()}/quota"
+    told = keyed.operator.refused("UNPROCESSABLE_ENTITY", 422, "PUT", path, given)
+    assert name in told["error"]
+    assert keyed.operator.good("GET", path)["own"] == []
+
+
+def test_only_an_operator_sees_a_quota(tenant: Api, keyed: Keyed) -> None:
+    for method in ("GET", "PUT", "DELETE"):
+        is_error(tenant(method, "/api/tenants/default/quota", {}), "FORBIDDEN", 403)
+    told = keyed.operator.refused("UNPROCESSABLE_ENTITY", 422, "GET", "/api/tenants/a b/quota")
+    assert told["error"].startswith("tenant must be")

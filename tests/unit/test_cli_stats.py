@@ -1,0 +1,126 @@
+"""`quiltfn stats`, `series`, `usage` and `quota` against the fake."""
+
+import time
+from typing import Any
+
+import pytest
+
+from quiltfn.cli import run
+from unit.canned_server import FUNCTION, ID, Fake, answered_by
+
+Captured = pytest.CaptureFixture[str]
+SUMS = {
+    "calls": 5,
+    "statuses": {"success": 4, "failed": 1},
+    "cold_starts": 1,
+    "gb_seconds": 41.66,
+    "cpu_seconds": 12.94,
+    "egress_refused": 2,
+    "queued": 3,
+}
+LIMITS = {
+    "calls_in_flight": 50,
+    "calls_per_second": 0.0,
+    "functions": 10_000,
+    "image_bytes": 0,
+    "gb_seconds_per_day": 3600.0,
+}
+QUOTA = {
+    "tenant_id": "acme",
+    **LIMITS,
+    "own": ["calls_in_flight", "gb_seconds_per_day"],
+    "used": {
+        "calls_in_flight": 2,
+        "functions": 7,
+        "image_bytes": 0,
+        "gb_seconds_today": 12.5,
+    },
+}
+OF_ACME = "/api/tenants/acme/quota"
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    one = Fake()
+    answered_by(one, monkeypatch)
+    one.answers["GET", ""] = (200, {"functions": [FUNCTION], "next_cursor": None})
+    return one
+
+
+def lines(capsys: Captured) -> list[list[str]]:
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_stats_are_told_by_name(fake: Fake, capsys: Captured) -> None:
+    counts = {"calls": 12, "errors": 3, "cold_starts": 1, "p50_ms": 1.234, "p99_ms": 1530.4}
+    page = {"functions": [{"function_id": ID, **counts}], "next_cursor": None}
+    fake.answers["GET", "/stats"] = (200, page)
+    assert run(["stats", "--window", "10m"]) == 0
+    head, row = lines(capsys)
+    assert head == ["NAME", "CALLS", "ERRORS", "COLD", "P50", "P99"]
+    assert row == ["hello", "12", "3", "1", "1.23", "ms", "1530", "ms"]
+    assert run(["stats", "-o", "json"]) == 0
+    assert fake.query == "window=3600"
+
+
+def test_a_time_that_is_none_is_refused_before_anything_is_asked(fake: Fake) -> None:
+    assert run(["stats", "--window", "soon"]) == 2
+    assert run(["usage", "--since", "5"]) == 2
+    assert fake.asked == []
+
+
+def test_a_series_is_asked_for_by_its_age(fake: Fake, capsys: Captured) -> None:
+    counts = {"calls": 2, "errors": 0, "cold_starts": 0, "p50_ms": None, "p99_ms": None}
+    point = {"start": 1_760_000_000, "statuses": {"success": 2}, **counts}
+    told = {
+        "function_id": ID,
+        "start": 0,
+        "end": 60,
+        "step_seconds": 60,
+        "points": [point],
+    }
+    fake.answers["GET", f"/{ID}/series"] = (200, told)
+    assert run(["series", "hello", "--since", "2h", "--step", "60"]) == 0
+    start = int(fake.query.partition("from=")[2].partition("&")[0])
+    assert abs(time.time() - 7200 - start) < 60
+    assert fake.query.endswith("&step=60")
+    _, row = lines(capsys)
+    assert row[2:] == ["2", "0", "0", "-", "-"]
+
+
+@pytest.mark.parametrize("by", [None, "function"])
+def test_usage_ends_with_the_whole(fake: Fake, capsys: Captured, by: str | None) -> None:
+    named: dict[str, Any] = {"function_id": ID, "function_name": "hello"} if by else {}
+    row = {"start": 1_760_000_000, "function_id": None, "function_name": None, **SUMS} | named
+    told = {"start": 0, "end": 1, "step": "day", "rows": [row], "total": SUMS}
+    fake.answers["GET", "/api/usage"] = (200, told)
+    assert run(["usage", *(["--by", by] if by else [])]) == 0
+    head, first, last = lines(capsys)
+    assert head[:2] == (["FROM", "FUNCTION"] if by else ["FROM", "CALLS"])
+    assert ("hello" in first) == (by is not None)
+    assert last[:2] == ["in", "all"]
+    assert last[-6:] == ["5", "1", "41.7", "12.9", "3", "2"]
+
+
+def test_nothing_is_told_as_that(fake: Fake, capsys: Captured) -> None:
+    fake.answers["GET", "/stats"] = (200, {"functions": [], "next_cursor": None})
+    assert run(["stats"]) == 0
+    assert capsys.readouterr().err == "no calls\n"
+
+
+def test_a_quota_is_shown_set_and_taken_away(fake: Fake, capsys: Captured) -> None:
+    fake.answers["GET", OF_ACME] = (200, QUOTA)
+    fake.answers["PUT", OF_ACME] = (200, QUOTA)
+    fake.answers["DELETE", OF_ACME] = (204, None)
+    assert run(["quota", "show", "acme"]) == 0
+    found = [" ".join(row) for row in lines(capsys)]
+    assert "calls in flight 50 2 acme" in found
+    assert "calls per second - server" in found
+    assert "gb seconds per day 3600 12.5 acme" in found
+    words = "--calls-in-flight 50 --gb-seconds-per-day 3600"
+    assert run(["quota", "set", "acme", *words.split()]) == 0
+    assert fake.body == {"calls_in_flight": 50, "gb_seconds_per_day": 3600.0}
+    assert run(["quota", "set", "acme"]) == 2
+    capsys.readouterr()
+    assert run(["quota", "remove", "acme"]) == 0
+    assert capsys.readouterr().out == "acme has the server's limits\n"
