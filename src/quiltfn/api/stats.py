@@ -57,13 +57,13 @@ async def list_function_stats(context: RequestContext[StatsServices]) -> Respons
         since = int(services.clock.unix()) - window
         sums = await services.stats.of_tenant(context.tenant_id, since)
 
-        def shown() -> Iterator[tuple[str, Any]]:
+        def entries() -> Iterator[tuple[str, Any]]:
             for function_id in sorted(services.catalog.owned(context.tenant_id, sums)):
                 one = sums[function_id]
                 if function_id > after and one.calls:
                     yield function_id, _function_stats(function_id, one)
 
-        return await pages.page_response(context, "functions", shown(), FUNCTIONS_MAX)
+        return await pages.page_response(context, "functions", entries(), FUNCTIONS_MAX)
 
 
 async def get_function_series(context: RequestContext[StatsServices]) -> Response:
