@@ -31,10 +31,20 @@ export const poolOf = byId<Counts>(NO_INSTANCES);
 export const minuteOf = byId<Minute>(EMPTY);
 export const lastCallOf = byId<number | null>(null);
 
+/** What an event `pool` says: an instance that is being cleaned is busy, as for other clients. */
+export function countsOf(one: Happened): Counts {
+  const number = (name: string) => Number(one[name] ?? 0);
+  return {
+    busy_count: number("busy") + number("recycling"),
+    ready_count: number("ready"),
+    warming_count: number("warming"),
+  };
+}
+
 function heard(one: Happened): void {
   const id = one.function_id;
   if (!id) return;
-  if (one.type === "pool") poolOf(id).value = one as unknown as Counts;
+  if (one.type === "pool") poolOf(id).value = countsOf(one);
   if (one.type === "invocation.ended") ended(id, 1);
   if (one.type === "calls") {
     ended(id, Object.values(one.ended as Record<string, number>).reduce((a, b) => a + b, 0));

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import "./page.ts";
-import { BUCKETS, EMPTY, minuteAt, withCalls } from "../src/activity.ts";
+import { BUCKETS, countsOf, EMPTY, minuteAt, withCalls } from "../src/activity.ts";
 
 const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);
 
@@ -14,4 +14,9 @@ Deno.test("calls stay in sight for a minute", () => {
     0,
   ]);
   assert.equal(minuteAt(one, 1031).length, BUCKETS);
+});
+
+Deno.test("an instance that is being cleaned is busy", () => {
+  const told = { type: "pool", warming: 1, ready: 2, busy: 3, recycling: 4, terminating: 5 };
+  assert.deepEqual(countsOf(told), { busy_count: 7, ready_count: 2, warming_count: 1 });
 });
