@@ -197,6 +197,20 @@ export interface FunctionQueue {
   dead_letters: number;
 }
 
+export interface FunctionStats {
+  function_id: string;
+  calls: number;
+  errors: number;
+  cold_starts: number;
+  p50_ms: number | null;
+  p99_ms: number | null;
+}
+
+export interface FunctionStatsPage {
+  functions: FunctionStats[];
+  next_cursor: string | null;
+}
+
 export interface Health {
   status: string;
   ready: boolean;
@@ -312,6 +326,14 @@ export interface NewKey {
   expires_seconds?: number | null;
 }
 
+export interface NewQuota {
+  calls_in_flight?: number | null;
+  calls_per_second?: number | null;
+  functions?: number | null;
+  image_bytes?: number | null;
+  gb_seconds_per_day?: number | null;
+}
+
 export interface NewRuntime {
   name: string;
   kind: "shell" | "python" | "node" | "custom";
@@ -384,6 +406,24 @@ export interface PoolStats {
 export interface PoolTarget {
   min_instances: number;
   max_instances: number;
+}
+
+export interface Quota {
+  tenant_id: string;
+  calls_in_flight: number;
+  calls_per_second: number;
+  functions: number;
+  image_bytes: number;
+  gb_seconds_per_day: number;
+  own: string[];
+  used: QuotaUse;
+}
+
+export interface QuotaUse {
+  calls_in_flight: number;
+  functions: number;
+  image_bytes: number;
+  gb_seconds_today: number;
 }
 
 export interface RecordPolicy {
@@ -492,6 +532,24 @@ export interface ScheduleRunPage {
   next_cursor: string | null;
 }
 
+export interface Series {
+  function_id: string;
+  start: number;
+  end: number;
+  step_seconds: number;
+  points: SeriesPoint[];
+}
+
+export interface SeriesPoint {
+  start: number;
+  calls: number;
+  errors: number;
+  statuses: Record<string, number>;
+  cold_starts: number;
+  p50_ms: number | null;
+  p99_ms: number | null;
+}
+
 export interface SystemInfo {
   version: string;
   node_id: string;
@@ -512,6 +570,37 @@ export interface Timeline {
   cold_reason: string | null;
   phases: Phase[];
   total_microseconds: number;
+}
+
+export interface Usage {
+  start: number;
+  end: number;
+  step: string;
+  rows: UsageRow[];
+  total: UsageSums;
+}
+
+export interface UsageRow {
+  calls: number;
+  statuses: Record<string, number>;
+  cold_starts: number;
+  gb_seconds: number;
+  cpu_seconds: number;
+  egress_refused: number;
+  queued: number;
+  start: number;
+  function_id: string | null;
+  function_name: string | null;
+}
+
+export interface UsageSums {
+  calls: number;
+  statuses: Record<string, number>;
+  cold_starts: number;
+  gb_seconds: number;
+  cpu_seconds: number;
+  egress_refused: number;
+  queued: number;
 }
 
 export interface Version {
