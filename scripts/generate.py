@@ -19,6 +19,7 @@ from quiltfn.api.routes import ROUTES
 from quiltfn.model import function, instance, invocation
 from quiltfn.sdk.elasticity import ElasticityMethods
 from quiltfn.sdk.functions import FunctionMethods
+from quiltfn.sdk.invocations import InvocationMethods
 from quiltfn.sdk.keys import KeyMethods
 from quiltfn.sdk.methods import Listing
 from quiltfn.sdk.runtimes import RuntimeMethods
@@ -125,6 +126,7 @@ CLIENT = ROOT / "docs" / "reference" / "python-client.md"
 MADE = "<!-- From here on made by scripts/generate.py, from the library itself. -->\n"
 GROUPS = {
     "functions": FunctionMethods,
+    "invocations": InvocationMethods,
     "elasticity": ElasticityMethods,
     "runtimes": RuntimeMethods,
     "keys": KeyMethods,

@@ -14,7 +14,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 
 from quiltfn.ids import new_id
-from quiltfn.model.access import Caller, Key, Scope, check_tenant, digest_of, prefix_of
+from quiltfn.model.access import Caller, Key, Scope, check_label, check_tenant, digest_of, prefix_of
 from quiltfn.model.errors import (
     Forbidden,
     NotFound,
@@ -191,13 +191,19 @@ class Access:
 
 
 async def make_key(
-    keys: Keys, clock: Clock, tenant_id: str, scope: Scope | None, expires_s: int | None
+    keys: Keys,
+    clock: Clock,
+    tenant_id: str,
+    scope: Scope | None,
+    expires_s: int | None,
+    label: str | None = None,
 ) -> tuple[Key, str]:
     """A new key, and its text, which is not kept. Raises `Unprocessable`.
 
     Without `scope`, the first key ever made has scope `operator` and every later one `write`.
     """
     check_tenant(tenant_id)
+    check_label(label)
     if expires_s is not None and not 1 <= expires_s <= EXPIRES_MAX_S:
         raise Unprocessable.field("expires", "between 1 second and 10 years", expires_s, "30d")
     prefix = secrets.token_hex(6)
@@ -211,6 +217,7 @@ async def make_key(
         digest=digest_of(text),
         created_at=now,
         expires_at=None if expires_s is None else now + expires_s,
+        label=label,
     )
     return await keys.add(key, None if scope else Scope.OPERATOR), text
 

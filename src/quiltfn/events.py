@@ -10,14 +10,16 @@ connects them.
 """
 
 import asyncio
+import contextlib
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from quiltfn.model.counts import PoolCounts
+from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.event import (
     CallSummary,
     Event,
@@ -30,6 +32,7 @@ from quiltfn.model.event import (
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports import Clock
+from quiltfn.ports.work import QueueCounts
 
 KEPT_S, KEPT_EVENTS, KEPT_BYTES = 60.0, 2000, 512 * 1024
 # Of so many functions it is remembered which counts were told last.
@@ -109,11 +112,21 @@ class _Burst:
 
 class Events:
     """What happens in each tenant. `epoch`: of this start of the server. `pool_counts`: counts the
-    instances of a function.
+    instances of a function, `queue_counts` its accepted work; that is asked for one function at a
+    time.
     """
 
-    def __init__(self, clock: Clock, epoch: int, pool_counts: Callable[[str], PoolCounts]) -> None:
-        self._clock, self._epoch, self._pool_counts = clock, epoch, pool_counts
+    def __init__(
+        self,
+        clock: Clock,
+        epoch: int,
+        pool_counts: Callable[[str], PoolCounts],
+        queue_counts: Callable[[str], Awaitable[QueueCounts]],
+    ) -> None:
+        self._clock, self._epoch = clock, epoch
+        self._pool_counts, self._queue_counts = pool_counts, queue_counts
+        self._counting = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._rings: dict[str, _Ring] = {}
         self._first = 1  # numbers below this one may have been given to events that are gone
         self._bursts: dict[str, _Burst] = {}
@@ -160,14 +173,19 @@ class Events:
             pool = msgspec.to_builtins(self._pool_counts(function_id))
             return {"function_id": function_id, **pool}
 
-        self._tell_counts(tenant_id, EventType.POOL, function_id, told)
+        key = (EventType.POOL, function_id)
+        if key not in self._waiting:
+            self._waiting.add(key)
+            self._later(self._end_wait, tenant_id, key, told)
 
     def queue_changed(self, tenant_id: str, function_id: str) -> None:
         """Accepted work of a function arrived, or an attempt at it began or ended."""
         if not self._rings or tenant_id not in self._rings:
             return
-        told = {"function_id": function_id}
-        self._tell_counts(tenant_id, EventType.QUEUE, function_id, lambda: told)
+        key = (EventType.QUEUE, function_id)
+        if key not in self._waiting:
+            self._waiting.add(key)
+            self._later(self._count_queue, tenant_id, function_id)
 
     def work_changed(self, record: Invocation) -> None:
         """As `queue_changed`, of the record of an attempt; other calls have no queue."""
@@ -286,12 +304,6 @@ class Events:
             self._tell(tenant_id, EventType.CALLS, function_id, rest.told(function_id))
             self._later(self._end_burst, tenant_id, function_id)
 
-    def _tell_counts(self, tenant_id: str, kind: EventType, function_id: str, counts: Told) -> None:
-        key = (kind, function_id)
-        if key not in self._waiting:
-            self._waiting.add(key)
-            self._later(self._end_wait, tenant_id, key, counts)
-
     def _end_wait(self, tenant_id: str, key: tuple[EventType, str], counts: Told) -> None:
         self._waiting.discard(key)
         ring = self._rings.get(tenant_id)
@@ -299,11 +311,37 @@ class Events:
             return
         told = counts()
         data = msgspec.json.encode(told)
-        if key[0] is EventType.QUEUE or ring.counts.get(key) != data:
+        if ring.counts.get(key) != data:
             ring.counts[key] = data
             if len(ring.counts) > COUNTS_KEPT:  # functions come and go
                 del ring.counts[next(iter(ring.counts))]
             self._tell(tenant_id, *key, told)
+
+    def _count_queue(self, tenant_id: str, function_id: str) -> None:
+        task = asyncio.ensure_future(self._tell_queue(tenant_id, function_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tell_queue(self, tenant_id: str, function_id: str) -> None:
+        """Tells of a queue with what is in it, or without where the store does not answer."""
+        told: dict[str, Any] = {"function_id": function_id}
+        async with self._counting:
+            # What changes from here on is told again.
+            self._waiting.discard((EventType.QUEUE, function_id))
+            if tenant_id not in self._rings:
+                return
+            with contextlib.suppress(StoreUnavailable):
+                counts = await self._queue_counts(function_id)
+                for name in ("queued", "delayed", "running", "dead_letters"):
+                    told[name] = getattr(counts, name)
+        self._tell(tenant_id, EventType.QUEUE, function_id, told)
+
+    async def aclose(self) -> None:
+        """Ends what is being counted: the store closes next."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _later(self, then: Callable[..., None], *what: Any) -> None:
         asyncio.get_running_loop().call_later(EVERY_S, then, *what)

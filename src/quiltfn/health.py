@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quiltfn.host_findings import Finding, disk, fine, of_the_host, warn
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import Journal, Store
 
@@ -76,6 +77,29 @@ class Health:
             "checks": parts,
             "protections": self.machine.protections,
         }
+
+    async def findings(self) -> list[Finding]:
+        """What `quiltfn doctor` finds, as far as this process can see it: without root."""
+        return await asyncio.to_thread(self._findings)
+
+    def _findings(self) -> list[Finding]:
+        machine, data_dir = self.machine, self._data_dir
+        found = [
+            fine("cgroups", f"control groups: {machine.cgroup_mode}"),
+            disk(data_dir),
+            *of_the_host(Path("/"), machine.cgroup_mode),
+        ]
+        if machine.no_gvisor:
+            found.append(fine("runsc", f"isolation: gvisor is refused: {machine.no_gvisor}"))
+        else:
+            found.append(fine("runsc", "isolation: gvisor is offered"))
+        if machine.transport == "cleartext":
+            advice = "set tls_cert and tls_key, or put a proxy with TLS before it"
+            sentence = "other machines reach this server, and it does not encrypt"
+            found.append(warn("transport", sentence, advice))
+        else:
+            found.append(fine("transport", f"requests come by {machine.transport}"))
+        return found
 
     async def _store_part(self) -> dict[str, Any]:
         try:

@@ -35,9 +35,14 @@ def continue_behind(last_id: str) -> None:
     goes on with what another has made calls it before it makes ids of its own.
     """
     global _millisecond, _count
-    made_ms = int(last_id[:8] + last_id[9:13], 16)
+    made_ms = made_at_ms(last_id)
     if made_ms >= _millisecond:
         _millisecond, _count = made_ms, _COUNT_MAX
+
+
+def made_at_ms(one: str) -> int:
+    """When an id was made, in Unix milliseconds."""
+    return int(one[:8] + one[9:13], 16)
 
 
 def _random_ends() -> list[str]:

@@ -37,6 +37,7 @@ from quiltfn.model.invocation import (
 from quiltfn.model.output import OutputLog
 from quiltfn.model.overrides import check_overrides
 from quiltfn.model.state_machine import transition
+from quiltfn.model.timeline import StartTiming, Timeline
 from quiltfn.model.version import Version, check_environment
 from quiltfn.observe import metrics
 from quiltfn.ports import Call, Clock, Journal, Lease, LongOutput, PendingLease, Pools
@@ -50,6 +51,16 @@ class RunningCall(msgspec.Struct, frozen=True):
 
     record: Invocation
     output: OutputLog
+
+
+class CallProgress(msgspec.Struct, frozen=True):
+    """A call that is under way: where its time went by now, its record once it was handed over, and
+    the names of the variables that its caller gave.
+    """
+
+    timeline: Timeline
+    record: Invocation | None
+    variables: tuple[str, ...]
 
 
 # Is told of a call when its handler gets it. It must not raise or wait.
@@ -84,7 +95,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 class _CallState(msgspec.Struct):
     """A request that was accepted. `accepted` in monotonic seconds. `is_handed_over`: the handler
-    may have started. `running`: the record, until it is final. `cancelled`: the reason, if the call
+    may have started; `started` and `started_at`: when that was, in monotonic and in Unix seconds.
+    `running`: the record, until it is final. `cancelled`: the reason, if the call
     was cancelled before the hand-over. `on_end`: gets the final record, or None if the call left
     none; it exists if somebody waits for it.
     """
@@ -97,6 +109,9 @@ class _CallState(msgspec.Struct):
     is_handed_over: bool = False
     running: Invocation | None = None
     output: OutputLog | None = None
+    started: float = 0.0
+    started_at: float = 0.0
+    start_timing: StartTiming | None = None
     cancelled: str | None = None
     on_end: asyncio.Future[Invocation | None] | None = None
 
@@ -212,6 +227,24 @@ class Invoker:
             return None
         return _as_running(call)
 
+    def progress(self, function_id: str, invocation_id: str) -> CallProgress | None:
+        """Where the time of a call that is under way on this node has gone by now."""
+        call = self._calls.get(invocation_id)
+        if call is None or call.entry.function.id != function_id:
+            return None
+        now = self._clock.now()
+        variables = tuple(call.request.environment or ())
+        if not call.is_handed_over:
+            return CallProgress(timeline.of_call(call.accepted, now, None), None, variables)
+        spent = timeline.of_call(
+            call.accepted,
+            call.started,
+            call.start_timing,
+            ran=now - call.started,
+            started_ms=int(call.started_at * 1000),
+        )
+        return CallProgress(spent, call.running, variables)
+
     def running_calls(self, function_id: str) -> Sequence[RunningCall]:
         """The calls of the function that handlers have on this node."""
         found = (
@@ -286,6 +319,7 @@ class Invoker:
         self._journal.opened(record)
         recorded = self._clock.now() - before
         call.is_handed_over, call.running, call.output = True, record, OutputLog()
+        call.started, call.started_at, call.start_timing = started, handed_over, start_timing
         for told in self.on_opened:
             told(record)
         if self._listeners or call.request.on_start is not None:
@@ -301,8 +335,9 @@ class Invoker:
             )
         )
         took = self._clock.now() - started
+        ran, at_ms = took - recorded, int(handed_over * 1000)
         kept = timeline.of_call(
-            call.accepted, started, start_timing, ran=took - recorded, recorded=recorded
+            call.accepted, started, start_timing, ran=ran, recorded=recorded, started_ms=at_ms
         )
         record = record.after(
             result,

@@ -164,7 +164,7 @@ async def open_platform(
             lifecycle=lifecycle,
             elasticity=elasticity,
             deliveries=deliveries,
-            events=connected_events(parts, dispatcher, schedules),
+            events=connected_events(parts, work, dispatcher, schedules, stack),
             invoker=invoker,
             work=work,
             pools=pools,
@@ -267,9 +267,17 @@ async def run_recovered(journal: SpoolJournal, dispatcher: Dispatcher) -> None:
         await dispatcher.start()
 
 
-def connected_events(parts: CallParts, dispatcher: Dispatcher, schedules: Schedules) -> Events:
-    """The events, told of what happens from now on."""
-    events = Events(parts.clock, parts.store.database.boot.epoch, parts.pools.counts)
+def connected_events(
+    parts: CallParts,
+    work: Work,
+    dispatcher: Dispatcher,
+    schedules: Schedules,
+    stack: AsyncExitStack,
+) -> Events:
+    """The events, told of what happens from now on, until the stack is closed."""
+    epoch = parts.store.database.boot.epoch
+    events = Events(parts.clock, epoch, parts.pools.counts, work.stored_counts)
+    stack.push_async_callback(events.aclose)
     parts.catalog.on_change.append(events.function_changed)
     parts.invoker.on_opened.append(events.call_started)
     parts.invoker.on_closed.append(events.call_ended)

@@ -6,12 +6,12 @@ its own. What an operator has made for all tenants belongs to `SHARED`.
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from msgspec.structs import replace
 
 from quiltfn.model.errors import CapacityFull, RateLimited
-from quiltfn.model.image import Archive, Image, TenantImage
+from quiltfn.model.image import Archive, Image, ImageFile, Package, TenantImage
 from quiltfn.model.runtime import SHARED
 from quiltfn.ports import Clock, Images, TenantImageStore
 
@@ -102,6 +102,14 @@ class TenantImages:
             return False
         self._used_at[tenant_id, digest] = self._clock.now()
         return True
+
+    async def files(self, digest: str, after: str, count: int) -> Sequence[ImageFile]:
+        """As `Images.files`; the caller has found that the tenant may see the image."""
+        return await self._images.files(digest, after, count) if self._images.hold(digest) else ()
+
+    async def packages(self, digest: str) -> tuple[Sequence[Package], bool]:
+        """As `Images.packages`, likewise."""
+        return await self._images.packages(digest) if self._images.hold(digest) else ((), True)
 
     async def share(self, tenant_id: str, digest: str) -> bool:
         """Shares an image of the tenant with all tenants. Returns whether it is shared now."""

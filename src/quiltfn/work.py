@@ -183,18 +183,17 @@ class Work:
 
     # Waiting and cancelling ------------------------------------------------------------------
 
-    async def wait(self, entry: Entry, invocation_id: str, seconds: float) -> Invocation:
-        """The record of a call: as soon as it is final, else as it is once the time is over.
-        Raises `NotFound`.
+    async def wait(self, entry: Entry, invocation_id: str, seconds: float) -> None:
+        """Returns as soon as the record of a call is final, or once the time is over. Raises
+        `NotFound`.
         """
         with self.waiters.waiting(invocation_id) as over:
-            record = await self.record(entry, invocation_id)
+            record = await self.outline(entry, invocation_id)
             if record.is_final or self.invoker.is_draining:
-                return record
+                return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await over.wait()
-            return await self.record(entry, invocation_id)
 
     async def cancel(self, entry: Entry, invocation_id: str) -> Invocation:
         """Ends a call, whether it waits or runs, and returns its record, `cancelled`.
@@ -207,7 +206,7 @@ class Work:
             if ended is not None and ended.status is Status.CANCELLED:
                 return ended
             if ended is None:
-                ended = await self.record(entry, invocation_id)
+                ended = await self.outline(entry, invocation_id)
             if ended.is_final:
                 raise Conflict(
                     f"the call is over: its status is {ended.status}",
@@ -225,15 +224,20 @@ class Work:
 
     async def attempts(self, entry: Entry, invocation_id: str) -> Sequence[Attempt]:
         """The attempts at a call that are over, first to last. Raises `NotFound`."""
-        record = await self.record(entry, invocation_id)
+        return await self.attempts_at(await self.outline(entry, invocation_id))
+
+    async def attempts_at(self, record: Invocation) -> Sequence[Attempt]:
+        """The attempts at the call of a record that are over, first to last."""
         if record.due_at is None:
             return [attempt_of(record)] if _was_attempted(record) else []
         await self.journal.synced()
-        return await self.store.attempts(invocation_id)
+        return await self.store.attempts(record.invocation_id)
 
     async def input(self, entry: Entry, invocation_id: str) -> tuple[Invocation, Input]:
-        """A call's record and what it was given. Raises `NotFound`, also where it is not kept."""
-        record = await self.record(entry, invocation_id)
+        """A call's record without its output, and what it was given. Raises `NotFound`, also where
+        it is not kept.
+        """
+        record = await self.outline(entry, invocation_id)
         given = await self.store.input(invocation_id)
         if given is None:
             hint = "PUT /api/functions/<id>/record-policy says whose inputs are kept"
@@ -250,6 +254,14 @@ class Work:
         await self.journal.synced()
         now_ms = int(self.clock.trusted() * 1000) if now_ms is None else now_ms
         return await self.store.counts(entry.function.id, now_ms)
+
+    async def stored_counts(self, function_id: str) -> QueueCounts:
+        """As `counts`, of what is committed by now; it waits for no commit."""
+        return await self.store.counts(function_id, int(self.clock.trusted() * 1000))
+
+    async def queued(self) -> int:
+        """How much accepted work of all functions waits."""
+        return sum(one.waiting for one in await self.store.load())
 
     async def show_queues(self) -> None:
         """Shows what waits of all functions in the metrics."""
@@ -369,8 +381,19 @@ class Work:
         """The record of a call. Raises `NotFound`."""
         record = await self.journal.get(entry.function.id, invocation_id)
         if record is None:
-            raise NotFound("the function has no invocation with this id")
+            raise no_such_call()
         return record
+
+    async def outline(self, entry: Entry, invocation_id: str) -> Invocation:
+        """The record of a call without its output. Raises `NotFound`."""
+        found = await self.journal.outline(entry.function.id, invocation_id)
+        if found is None:
+            raise no_such_call()
+        return found.record
+
+
+def no_such_call() -> NotFound:
+    return NotFound("the function has no invocation with this id")
 
 
 def request_of(given: Input) -> Request:
@@ -402,7 +425,7 @@ def attempt_of(record: Invocation) -> Attempt:
     return Attempt(
         attempt=record.attempt,
         status=record.status,
-        started_at=None if record.started_at is None else record.started_at * 1000,
+        started_at=record.started_ms,
         ended_at=None if record.ended_at is None else record.ended_at * 1000,
         duration_ms=record.duration_ms,
         exit_code=record.exit_code,

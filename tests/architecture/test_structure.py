@@ -21,6 +21,8 @@ VERBS |= {
     "dispatch",
     "elasticity",
     "events",
+    "call_timeline",
+    "function_list",
     "tenant_images",
     "runtimes",
     "retention",
@@ -43,6 +45,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "clock": {"model", "ports"},
     "ids": {"clock"},
     "catalog": CORE,
+    "function_list": CORE | {"catalog"},
+    "call_timeline": CORE | {"catalog", "work"},
     "invoke": CORE | {"catalog", "ids"},
     "lifecycle": CORE | {"catalog", "ids", "runtimes"},
     "policies": CORE,
@@ -56,7 +60,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "tenant_images": CORE,
     "quotas": CORE | {"admission"},
     "runtimes": CORE | {"tenant_images", "ids"},
-    "health": CORE,
+    "health": CORE | {"host_findings"},
     "access": CORE | {"ids"},
     "admission": CORE,
     "elasticity": CORE | {"catalog", "ids", "lifecycle"},
@@ -74,7 +78,9 @@ MAY_KNOW: dict[str, set[str]] = {
     "settings": set(),
     "inherited": {"health", "host_packages", "settings"},
     "host_packages": set(),
+    "host_findings": set(),
     "operator": {
+        "host_findings",
         "images",
         "launcher",
         "settings",
@@ -94,7 +100,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "__init__": {"sdk"},
 }
 # Rooms whose process must stay small or privileged: nothing but the standard library there.
-STANDARD_LIBRARY_ALONE = {"launcher", "guest", "settings", "operator"}
+STANDARD_LIBRARY_ALONE = {"launcher", "guest", "settings", "operator", "host_findings"}
 LIBRARIES = {"msgspec", "structlog", "httptools", "uvloop", "sqlalchemy", "alembic"}
 LIBRARIES |= {"cronsim", "httpcore", "httpx", "rich", "watchfiles"}
 

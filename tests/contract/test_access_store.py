@@ -28,12 +28,13 @@ from manual_clock import ManualClock
 from quiltfn.access import make_key
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
+from quiltfn.model.cursors import first_id
 from quiltfn.model.errors import Conflict, NotFound, Unprocessable
 from quiltfn.model.function import Function
 from quiltfn.model.image import NOT_MEASURED, TenantImage
 from quiltfn.model.operation import Operation
 from quiltfn.model.runtime import SHARED, SHELL
-from quiltfn.ports import Audit, Keys, Operations
+from quiltfn.ports import Audit, AuditQuery, Keys, Operations
 from quiltfn.store import (
     SqlAudit,
     SqliteStore,
@@ -45,6 +46,7 @@ from quiltfn.store import (
     migrations,
     tables,
 )
+from quiltfn.store import audit as audit_module
 from quiltfn.store.database import Work
 
 NOW = 1_760_000_000
@@ -232,13 +234,13 @@ async def test_the_trail_is_read_in_pages_newest_first(
         found: list[AuditEntry] = []
         cursor, sizes = None, []
         while True:
-            page = await audit.query("default", 2, cursor)
+            page = await audit.query(AuditQuery(tenant_id="default", limit=2, cursor=cursor))
             found += page.items
             sizes.append(len(page.items))
             cursor = page.next_cursor
             if cursor is None:
                 break
-        whole = await audit.query("default", 5, None)
+        whole = await audit.query(AuditQuery(tenant_id="default", limit=5))
     assert found == made[::-1]
     assert sizes == [2, 2, 1]
     assert (list(whole.items), whole.next_cursor) == (found, None)
@@ -252,12 +254,69 @@ async def test_a_tenant_reads_its_own_trail_and_the_operator_all(store: SqliteSt
     )
     for entry in (mine, other, newest):
         await audit.append(entry)
-    assert list((await audit.query("default", 10, None)).items) == [newest, mine]
-    assert list((await audit.query("other", 10, None)).items) == [other]
-    assert list((await audit.query("nobody", 10, None)).items) == []
-    assert list((await audit.query(None, 10, None)).items) == [newest, other, mine]
+    assert list((await audit.query(AuditQuery(tenant_id="default", limit=10))).items) == [
+        newest,
+        mine,
+    ]
+    assert list((await audit.query(AuditQuery(tenant_id="other", limit=10))).items) == [other]
+    assert list((await audit.query(AuditQuery(tenant_id="nobody", limit=10))).items) == []
+    assert list((await audit.query(AuditQuery(tenant_id=None, limit=10))).items) == [
+        newest,
+        other,
+        mine,
+    ]
     with pytest.raises(Unprocessable, match="cursor"):
-        await audit.query("default", 10, "x" * 48)
+        await audit.query(AuditQuery(tenant_id="default", limit=10, cursor="x" * 48))
+
+
+async def test_filters_of_the_trail_hold_together(store: SqliteStore) -> None:
+    audit = SqlAudit(store.database)
+    made = [
+        an_entry(id=f"{first_id(NOW + number)}-7000-8000-000000000000", **changes)
+        for number, changes in enumerate(
+            (
+                {"action": "function.create", "object_id": "f", "credential": "k1"},
+                {"action": "function.delete", "object_id": "f", "credential": "k2"},
+                {"action": "functional", "object_id": "g", "credential": "k2"},
+                {"action": "key.create", "object_id": "k3", "credential": "k1"},
+            )
+        )
+    ]
+    for entry in made:
+        await audit.append(entry)
+
+    async def found(**filters: Any) -> list[int]:
+        page = await audit.query(AuditQuery(tenant_id="default", limit=10, **filters))
+        return [made.index(one) for one in page.items]
+
+    assert await found(action="function") == [1, 0]
+    assert await found(action="function.create") == [0]
+    assert await found(action="function%") == []
+    assert await found(credential="k2") == [2, 1]
+    assert await found(object_id="f", credential="k1") == [0]
+    assert await found(since=NOW + 1, until=NOW + 3) == [2, 1]
+    assert await found(since=NOW + 4) == []
+
+
+async def test_a_filter_that_few_entries_pass_ends_a_page_early_and_loses_none(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = SqlAudit(store.database)
+    made = [an_entry(id=one, object_id="f" if n % 7 == 0 else "g") for n, one in enumerate(ids(20))]
+    for entry in made:
+        await audit.append(entry)
+    monkeypatch.setattr(audit_module, "STEP_ENTRIES", 3)
+    monkeypatch.setattr(audit_module, "STEPS_S", 0.0)
+    found, cursor, pages = list[AuditEntry](), None, 0
+    while True:
+        query = AuditQuery(tenant_id="default", limit=2, object_id="f", cursor=cursor)
+        page = await audit.query(query)
+        found += page.items
+        pages += 1
+        if (cursor := page.next_cursor) is None:
+            break
+    assert found == [one for one in made[::-1] if one.object_id == "f"]
+    assert pages > 5
 
 
 async def test_old_entries_are_removed_in_steps(
@@ -277,7 +336,10 @@ async def test_old_entries_are_removed_in_steps(
     monkeypatch.setattr(store.database, "write", counted)
     assert await audit.prune(NOW + 6) == 6
     assert counts == [4, 2]
-    assert list((await audit.query(None, 10, None)).items) == [made[7], made[6]]
+    assert list((await audit.query(AuditQuery(tenant_id=None, limit=10))).items) == [
+        made[7],
+        made[6],
+    ]
     assert await audit.prune(NOW + 6) == 0
 
 

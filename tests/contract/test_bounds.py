@@ -31,7 +31,7 @@ from quiltfn.model.function import Function
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 from quiltfn.model.operation import Operation
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
-from quiltfn.ports import InvocationQuery
+from quiltfn.ports import AuditQuery, InvocationQuery
 from quiltfn.store import (
     SpoolJournal,
     SqlAudit,
@@ -453,10 +453,10 @@ async def test_the_trail_and_operations_are_bounded(store: SqliteStore, tmp_path
     while await retention.prune_some():
         pass
     exact(tmp_path)
-    kept = [one.id for one in (await audit.query("large", 100, None)).items]
+    kept = [one.id for one in (await audit.query(AuditQuery(tenant_id="large", limit=100))).items]
     assert 9 <= len(kept) <= 12
     assert kept == [one for number, one in enumerate(made) if number % 10][::-1][: len(kept)]
-    assert len((await audit.query("small", 100, None)).items) == 3
+    assert len((await audit.query(AuditQuery(tenant_id="small", limit=100))).items) == 3
     await restart(store)
     running = [one.operation_id for one in await operations.interrupted()]
     assert running[:3] == made[:3]

@@ -40,6 +40,7 @@ PAGES = [
     "docs/how-to/change-under-load.md",
     "docs/how-to/watch-calls.md",
     "docs/how-to/dashboard.md",
+    "docs/how-to/look-around.md",
     "docs/how-to/records.md",
     "docs/how-to/usage.md",
     "docs/how-to/slow-calls.md",

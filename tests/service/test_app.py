@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from quiltfn.api.app import ANY_METHOD, App, make_app, path_pattern
+from quiltfn.api.budgets import Budgets
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response, text_response
 from quiltfn.api.route import ApiLimits, RequestContext, Route
@@ -30,6 +31,7 @@ def services() -> Any:
         catalog=SimpleNamespace(by_id=broken, by_name=broken),
         health=SimpleNamespace(machine=SimpleNamespace(memory_max_mib=1024, cores=1)),
         limits=ApiLimits(),
+        budgets=Budgets(),
         clock=SimpleNamespace(unix=lambda: 0.0),
         audit=None,
     )

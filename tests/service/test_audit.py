@@ -21,6 +21,7 @@ from quiltfn.model.access import Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.operator import keys as keys_command
+from quiltfn.ports import AuditQuery
 from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqliteStore, SqlKeys
 from service.in_process import InProcess
 
@@ -50,7 +51,9 @@ class AuditedApp:
         return (await self.http.post(path, headers=headers, json=body)).status_code
 
     async def entries(self) -> Sequence[AuditEntry]:
-        return (await SqlAudit(self.store.database).query(None, 1000, None)).items
+        return (
+            await SqlAudit(self.store.database).query(AuditQuery(tenant_id=None, limit=1000))
+        ).items
 
 
 @pytest.fixture
@@ -223,7 +226,7 @@ async def test_the_keys_command_leaves_entries_without_a_server(
     await command("list")
     await command("revoke", key["id"])
     async with SqliteStore.open(tmp_path) as store:
-        found = (await SqlAudit(store.database).query("mine", 10, None)).items
+        found = (await SqlAudit(store.database).query(AuditQuery(tenant_id="mine", limit=10))).items
     assert [(one.action, one.status) for one in found] == [("key.revoke", 204), ("key.create", 201)]
     assert {one.object_id for one in found} == {key["id"]}
     assert {(one.credential, one.address) for one in found} == {("cli", "local")}

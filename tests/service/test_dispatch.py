@@ -41,7 +41,8 @@ async def record_of(server: Harness, entry: Entry, invocation_id: str) -> Invoca
 
 
 async def final(server: Harness, entry: Entry, invocation_id: str) -> Invocation:
-    return await server.work.wait(entry, invocation_id, 5.0)
+    await server.work.wait(entry, invocation_id, 5.0)
+    return await server.work.record(entry, invocation_id)
 
 
 def busy(server: Harness, entry: Entry) -> int:

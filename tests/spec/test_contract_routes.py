@@ -23,7 +23,7 @@ from spec.conftest import Keyed
 
 pytestmark = pytest.mark.sandbox
 FUNCTIONS = "/api/functions"
-WORDS = ["by-name", "invoke", "pool", "stats", "health", "help", "examples"]
+WORDS = ["by-name", "invoke", "pool", "pools", "stats", "health", "help", "examples"]
 WORDS += ["runtimes", "schedules", "keys", "audit", "nodes"]
 
 
@@ -76,6 +76,48 @@ def test_list_refuses_what_it_does_not_know(tenant: Api, query: str) -> None:
 def test_a_state_that_is_none_is_told_the_states_there_are(tenant: Api) -> None:
     refusal = tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{FUNCTIONS}?state=running")
     assert refusal["error"] == "state must be one of: pending, deploying, active, paused, error"
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("sort", ["name", "created_at", "last_invoked_at", "invocation_count"])
+def test_list_in_any_order(tenant: Api, sort: str, order: str) -> None:
+    made = [tenant.create(name=f"{letter}-{number}") for number, letter in enumerate("cAb")]
+    tenant.good("POST", f"{of(made[1])}/deploy")
+    for _ in range(2):
+        tenant.invoke(made[1])
+    by_name, by_use = [made[1], made[2], made[0]], [made[0], made[2], made[1]]
+    expected = {"name": by_name, "created_at": made}.get(sort, by_use)
+    seen, path = [], f"{FUNCTIONS}?limit=1&sort={sort}&order={order}"
+    while path:
+        answer = tenant("GET", path)
+        seen += [one["id"] for one in answer.json()["functions"]]
+        link = answer.headers.get("link")
+        path = re.fullmatch(r'<(.*)>; rel="next"', link)[1] if link else ""  # type: ignore[index]
+    assert seen == (expected if order == "asc" else expected[::-1])
+
+
+def test_list_by_text_and_in_brief(tenant: Api) -> None:
+    tenant.create(name="invoices", environment={"TOKEN": "secret"})
+    described = tenant.create(name="other", description="Sends Invoices")
+    tenant.create(name="third")
+    found = tenant.good("GET", f"{FUNCTIONS}?q=INVOICE&sort=name&order=desc")["functions"]
+    assert [one["name"] for one in found] == ["other", "invoices"]
+    brief = tenant.good("GET", f"{FUNCTIONS}?q=sends&view=brief")["functions"]
+    whole = tenant.get(described)
+    assert brief == [{k: v for k, v in whole.items() if k not in ("handler", "environment")}]
+    for query in ("q=", f"q={'x' * 201}", "sort=handler", "order=up", "view=short"):
+        tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{FUNCTIONS}?{query}")
+    cursor = tenant.good("GET", f"{FUNCTIONS}?limit=1&sort=name")["next_cursor"]
+    for other in (f"sort=invocation_count&cursor={cursor}", f"cursor={cursor}"):
+        told = tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{FUNCTIONS}?{other}")
+        assert "cursor" in told["error"]
+
+
+def test_pools_are_those_that_are_not_empty(tenant: Api, keyed: Keyed) -> None:
+    tenant.create()
+    active = tenant.active()
+    assert tenant.good("GET", f"{FUNCTIONS}/pools") == {"pools": [tenant.pool(active)]}
+    assert keyed.caller(new_name()).good("GET", f"{FUNCTIONS}/pools") == {"pools": []}
 
 
 def test_get_by_id_and_by_percent_encoded_name(tenant: Api) -> None:
@@ -249,6 +291,50 @@ def test_system_info_says_whose_key_it_was(keyed: Keyed) -> None:
         assert (info["tenant_id"], info["scope"]) == (name, scope)
 
 
+def test_whoami_says_whose_key_it_is_and_until_when(keyed: Keyed) -> None:
+    tenant = new_name()
+    made = keyed.key(tenant, "invoke", expires_seconds=600)
+    told = Api(keyed.server.url, made["key"]).good("GET", "/api/whoami")
+    assert (told["tenant_id"], told["scope"]) == (tenant, "invoke")
+    assert (told["credential"], told["expires_at"]) == (made["id"], made["expires_at"])
+    assert told["needs_credential"] is True
+    assert {"functions", "schedules", "events", "shell", "custom"} <= set(told["offers"])
+    assert keyed.operator.good("GET", "/api/whoami")["expires_at"] is None
+
+
+def test_whoami_needs_no_key_where_the_server_needs_none(anybody: Api) -> None:
+    told = anybody.good("GET", "/api/whoami")
+    assert (told["tenant_id"], told["scope"]) == ("default", "operator")
+    assert (told["credential"], told["needs_credential"]) == ("open", False)
+
+
+def test_the_doctor_of_a_running_server(keyed: Keyed) -> None:
+    told = keyed.operator.good("GET", "/api/system/doctor")
+    names = [one["name"] for one in told["findings"]]
+    assert {"kernel", "user_namespaces", "seccomp", "disk", "swap", "cgroups"} <= set(names)
+    assert len(names) == len(set(names))
+    for one in told["findings"]:
+        assert one["level"] in ("ok", "warn", "NO")
+        assert one["sentence"]
+        assert (one["advice"] is None) == (one["level"] == "ok"), one
+    assert told["protections"] == keyed.operator.good("GET", "/api/system/info")["protections"]
+
+
+def test_instances_of_every_tenant_for_an_operator(tenant: Api, keyed: Keyed) -> None:
+    function_id = tenant.active(name="seen", memory_limit_mb=256)
+    path = f"/api/instances?function_id={function_id}"
+    (one,) = keyed.operator.good("GET", path)["instances"]
+    assert (one["function_name"], one["state"], one["version"]) == ("seen", "ready", 1)
+    assert 0 < one["memory_mib"] < 256
+    assert one["age_seconds"] >= one["state_seconds"] >= 0
+    told = keyed.operator.good("GET", "/api/instances?limit=1")
+    assert len(told["instances"]) == 1
+    assert told["total_count"] >= 1
+    assert told["memory"]["held_mib"] <= told["memory"]["budget_mib"]
+    assert {"prewarmed_count", "waiting_calls", "queued_calls"} <= set(told)
+    tenant.good("DELETE", of(function_id), status=204)
+
+
 @pytest.mark.parametrize("word", WORDS)
 def test_no_function_bears_a_reserved_word(tenant: Api, word: str) -> None:
     body = {"name": word, "handler": "echo"}
@@ -297,6 +383,7 @@ NEEDS = {
     ("GET", f"{ID}/deliveries"): "read",
     ("POST", f"{ID}/deliveries/x/retry"): "write",
     ("GET", "/api/events"): "read",
+    ("GET", "/api/invocations"): "read",
     ("GET", f"{ID}/versions"): "read",
     ("GET", f"{ID}/pool"): "read",
     ("GET", f"{ID}/egress"): "read",
@@ -308,6 +395,7 @@ NEEDS = {
     ("GET", "/api/tenants/x/quota"): "operator",
     ("PUT", "/api/tenants/x/quota"): "operator",
     ("DELETE", "/api/tenants/x/quota"): "operator",
+    ("GET", f"{FUNCTIONS}/pools"): "read",
     ("GET", f"{FUNCTIONS}/health"): "read",
     ("GET", f"{FUNCTIONS}/help"): "read",
     ("GET", f"{FUNCTIONS}/examples"): "read",
@@ -318,8 +406,13 @@ NEEDS = {
     ("POST", f"/api/elasticity/control{ID[4:]}/pool-target"): "write",
     ("GET", "/api/elasticity/control/operations/x"): "read",
     ("GET", "/api/system/info"): "read",
+    ("GET", "/api/system/doctor"): "operator",
+    ("GET", "/api/whoami"): "read",
+    ("GET", "/api/instances"): "operator",
     ("GET", "/api/runtimes"): "read",
     ("GET", "/api/runtimes/nobody"): "read",
+    ("GET", "/api/runtimes/nobody/files"): "read",
+    ("GET", "/api/runtimes/nobody/packages"): "read",
     ("POST", "/api/runtimes"): "write",
     ("POST", "/api/runtimes/images"): "write",
     ("DELETE", "/api/runtimes/nobody"): "write",

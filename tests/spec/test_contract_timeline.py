@@ -60,6 +60,9 @@ def test_a_timeline_has_its_keys_and_adds_up_to_the_time_of_the_call(tenant: Api
         "cold_reason",
         "phases",
         "total_microseconds",
+        *("status", "accepted_at_ms", "version", "source", "due_at"),
+        *("parent_invocation_id", "origin_invocation_id", "children"),
+        *("environment_names", "attempts"),
     ]
     assert [one["name"] for one in told["phases"]] == PHASES
     parts = phases(told)
@@ -68,6 +71,48 @@ def test_a_timeline_has_its_keys_and_adds_up_to_the_time_of_the_call(tenant: Api
     assert 200 <= parts["ran"] / 1000 <= answer.json()["duration_ms"]
     assert told["total_microseconds"] / 1000 <= took_ms
     assert parts["recorded"] > 0
+    assert (told["status"], told["version"], told["source"]) == ("success", 1, "sync")
+    (attempt,) = told["attempts"]
+    waited_ms = attempt["started_at_ms"] - told["accepted_at_ms"]
+    assert 0 <= waited_ms <= sum(parts[one] for one in PHASES[:3]) / 1000 + 2
+    assert attempt["started_at_ms"] // 1000 == answer.json()["started_at"]
+    assert attempt["duration_ms"] == answer.json()["duration_ms"]
+
+
+def test_it_names_the_variables_and_tells_no_value(tenant: Api) -> None:
+    function_id = tenant.active(environment={"OF_VERSION": "hidden-1"})
+    tenant.good("PUT", f"{of(function_id)}/record-policy", {"keep_input": "all"})
+    body = {"environment": {"OF_CALL": "hidden-2"}}
+    record = tenant.good("POST", f"{of(function_id)}/invoke", body)
+    tenant.good("PUT", of(function_id), {"environment": {"LATER": "hidden-3"}})
+    told = timeline(tenant, record)
+    assert told["environment_names"] == ["OF_CALL", "OF_VERSION"]
+    assert "hidden" not in str(told)
+
+
+def test_it_tells_every_attempt_and_what_came_of_the_call(tenant: Api) -> None:
+    after = tenant.active(name="after-it")
+    function_id = tenant.active("exit 3")
+    policy = {
+        "max_attempts": 2,
+        "backoff_seconds": {"first": 0.2, "factor": 1, "most": 1, "jitter": 0},
+        "on_failure": {"function": "after-it"},
+    }
+    tenant.good("PUT", f"{of(function_id)}/async-policy", policy)
+    record = tenant.good("POST", f"{of(function_id)}/invoke?mode=async", {}, 202)
+
+    def told() -> dict[str, Any] | None:
+        found = timeline(tenant, record)
+        return found if found["children"] and found["children"][0]["status"] == "success" else None
+
+    found = until(told)
+    assert (found["status"], found["source"]) == ("failed", "async")
+    first, second = found["attempts"]
+    assert (first["attempt"], second["attempt"]) == (1, 2)
+    assert second["started_at_ms"] - first["started_at_ms"] >= 200
+    (child,) = found["children"]
+    assert (child["function_id"], child["source"]) == (after, "destination")
+    assert timeline(tenant, child)["parent_invocation_id"] == record["invocation_id"]
 
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "the-longer-way"}], ids=str)
@@ -84,14 +129,19 @@ def name(api: Api, function_id: str) -> str:
     return api.get(function_id)["name"]
 
 
-def test_a_call_that_runs_still_and_one_that_is_not_there_have_none(tenant: Api) -> None:
+def test_a_call_that_runs_tells_what_it_has_taken_so_far(tenant: Api) -> None:
     function_id = tenant.active("sleep 0.5")
-    call = later(lambda: tenant.invoke(function_id))
+    body = {"environment": {"OF_CALL": "hidden"}}
+    call = later(lambda: tenant.good("POST", f"{of(function_id)}/invoke", body))
     path = f"{of(function_id)}/invocations"
     running = until(lambda: tenant.good("GET", path)["invocations"])[0]
-    told = tenant.refused("NOT_FOUND", 404, "GET", f"{path}/{running['invocation_id']}/timeline")
-    assert "not ended" in told["error"]
-    assert told["hint"]
+    first, second = timeline(tenant, running), timeline(tenant, running)
+    assert first["status"] == second["status"] == "running"
+    assert phases(first)["ran"] < phases(second)["ran"]
+    assert phases(first)["recorded"] == 0
+    (attempt,) = second["attempts"]
+    assert (attempt["status"], attempt["duration_ms"]) == ("running", None)
+    assert second["environment_names"] == ["OF_CALL"]
     call.join()
     assert phases(timeline(tenant, running))["ran"] >= 500_000
     tenant.refused("NOT_FOUND", 404, "GET", f"{path}/{function_id}/timeline")
@@ -166,10 +216,9 @@ def test_it_survives_a_kill_and_older_records_have_none(another: Callable[..., S
             "UPDATE invocation SET timeline = NULL WHERE invocation_id = ?", (old["invocation_id"],)
         )
     server.start()
-    path = f"{of(function_id)}/invocations/{old['invocation_id']}/timeline"
-    told = Api(server.url).refused("NOT_FOUND", 404, "GET", path)
-    assert "no timeline" in told["error"]
-    assert told["hint"]
+    told = timeline(Api(server.url), old)
+    assert (told["phases"], told["total_microseconds"]) == ([], 0)
+    assert told["attempts"][0]["started_at_ms"] == old["started_at"] * 1000
 
 
 def test_the_command_line_tells_it(open_server: Server, anybody: Api) -> None:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from quiltfn.api.app import make_app
+from quiltfn.api.budgets import Budgets
 from quiltfn.api.errors import STATUS
 from quiltfn.api.route import ApiLimits
 from quiltfn.model.access import Caller, Scope
@@ -66,6 +67,7 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
         access=SimpleNamespace(is_open=False, identify=identify),
         health=SimpleNamespace(machine=known, draining=False),
         limits=ApiLimits(),
+        budgets=Budgets(),
         admission=SimpleNamespace(check_functions=lambda *_: None),
         catalog=SimpleNamespace(count=lambda _: 0),
         lifecycle=SimpleNamespace(create=create),

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from quiltfn import host_findings
+from quiltfn.host_findings import Finding, Level
 from quiltfn.operator import doctor, machine
-from quiltfn.operator.machine import Finding, Level
 from quiltfn.operator.serve import GUEST
 from quiltfn.settings import Settings
 
@@ -49,7 +50,7 @@ def named(findings: list[Finding], name: str) -> Finding:
 
 
 def test_a_good_machine_is_told_nothing_to_do(root: MakeRoot) -> None:
-    for one in machine.of_the_host(root({}), "v2"):
+    for one in host_findings.of_the_host(root({}), "v2"):
         assert (one.level, one.advice) == (Level.OK, ""), one
 
 
@@ -94,7 +95,7 @@ UNIT = "etc/systemd/system/quiltfn.service"
 def test_what_is_found_and_what_it_means(
     root: MakeRoot, changes: dict[str, str | None], name: str, level: Level, words: str
 ) -> None:
-    found = named(list(machine.of_the_host(root(changes), "v2")), name)
+    found = named(list(host_findings.of_the_host(root(changes), "v2")), name)
     assert found.level is level
     assert words in found.sentence
     assert bool(found.advice) is (level is not Level.OK), "who is warned is told what to do"
@@ -155,7 +156,7 @@ def test_room_for_the_database(
 
     asked: list[Path] = []
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: asked.append(path) or Usage)  # type: ignore[attr-defined, func-returns-value]
-    assert machine.disk(tmp_path / "not" / "yet").level is level
+    assert host_findings.disk(tmp_path / "not" / "yet").level is level
     assert asked == [tmp_path]
 
 
@@ -214,9 +215,9 @@ def test_where_no_server_ever_ran_nothing_is_left_and_nothing_is_made(tmp_path: 
 # How it is told ------------------------------------------------------------------------------
 
 FINDINGS = [
-    machine.fine("a", "good"),
-    machine.warn("b", "doubtful", "look"),
-    machine.refuse("c", "bad", "mend it"),
+    host_findings.fine("a", "good"),
+    host_findings.warn("b", "doubtful", "look"),
+    host_findings.refuse("c", "bad", "mend it"),
 ]
 
 

@@ -15,12 +15,18 @@ from manual_clock import ManualClock
 from quiltfn import events as module
 from quiltfn.events import KEPT_BYTES, KEPT_EVENTS, KEPT_S, ONE_BY_ONE, Events
 from quiltfn.model.counts import PoolCounts
+from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.event import ALWAYS, WORDS, Event, EventType, change_of, types_of
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import Status, WorkOutcome
+from quiltfn.ports.work import QueueCounts
 
 FUNCTION = a_function(state=FunctionState.ACTIVE)
 TENANT = FUNCTION.tenant_id
+
+
+async def queue_counts(_function_id: str) -> QueueCounts:
+    return QueueCounts(queued=3, delayed=2, running=1, dead_letters=4, oldest_due_ms=None)
 
 
 @pytest.fixture
@@ -31,7 +37,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 def events(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Events:
     monkeypatch.setattr(module, "EVERY_S", 0.02)
-    return Events(clock, 7, lambda _: PoolCounts(busy=1))
+    return Events(clock, 7, lambda _: PoolCounts(busy=1), queue_counts)
 
 
 async def some(reader: AsyncGenerator[Event, None], count: int) -> list[Event]:
@@ -192,9 +198,51 @@ async def test_counts_are_told_a_moment_later_once_and_only_where_they_changed(
         events.queue_changed(TENANT, FUNCTION.id)
     pool, queue = await some(reader, 2)
     assert (pool.type, data(pool)["busy"], data(pool)["ready"]) == ("pool", 1, 0)
-    assert (queue.type, data(queue)) == ("queue", {"function_id": FUNCTION.id})
+    counted = {"queued": 3, "delayed": 2, "running": 1, "dead_letters": 4}
+    assert (queue.type, data(queue)) == ("queue", {"function_id": FUNCTION.id, **counted})
     events.pool_changed(TENANT, FUNCTION.id)
     assert await nothing_more(reader)
+
+
+async def test_a_queue_is_told_without_counts_where_the_store_does_not_answer(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVERY_S", 0.01)
+
+    async def broken(_function_id: str) -> QueueCounts:
+        raise StoreUnavailable("it is gone")
+
+    events = Events(clock, 7, lambda _: PoolCounts(), broken)
+    reader = events.reader(TENANT)
+    events.queue_changed(TENANT, FUNCTION.id)
+    (queue,) = await some(reader, 1)
+    assert data(queue) == {"function_id": FUNCTION.id}
+    await events.aclose()
+
+
+async def test_queues_are_counted_one_at_a_time_and_each_once_however_much_changes(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVERY_S", 0.01)
+    asked, go_on = list[str](), asyncio.Event()
+
+    async def slow(function_id: str) -> QueueCounts:
+        asked.append(function_id)
+        await go_on.wait()
+        return await queue_counts(function_id)
+
+    events = Events(clock, 7, lambda _: PoolCounts(), slow)
+    reader = events.reader(TENANT)
+    for _ in range(5):
+        for one in ("f1", "f2"):
+            events.queue_changed(TENANT, one)
+        await asyncio.sleep(0.03)
+    assert len(asked) == 1
+    assert len(events._tasks) <= 3
+    go_on.set()
+    told = [data(one)["function_id"] for one in await some(reader, 3)]
+    assert sorted(told) == ["f1", "f1", "f2"] or sorted(told) == ["f1", "f2", "f2"]
+    await events.aclose()
 
 
 async def test_a_ring_stays_while_a_reader_is_slow(
@@ -227,7 +275,7 @@ async def test_a_ring_goes_a_minute_after_its_last_reader(
     clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "KEPT_S", 0.05)
-    events = Events(clock, 7, lambda _: PoolCounts())
+    events = Events(clock, 7, lambda _: PoolCounts(), queue_counts)
     events.reader(TENANT)
     events.function_changed(None, FUNCTION)
     await asyncio.sleep(0.12)

@@ -9,7 +9,7 @@ import pytest
 
 from contract.stores import a_function, a_version, ids
 from quiltfn.access import ANYBODY
-from quiltfn.api import functions, pages
+from quiltfn.api import function_list, pages
 from quiltfn.api.budgets import Budgets
 from quiltfn.api.request import Headers, Request
 from quiltfn.api.route import ApiLimits, RequestContext
@@ -35,7 +35,7 @@ def listing(catalog: Catalog, budgets: Budgets) -> "asyncio.Task[list[str]]":
     )
 
     async def listed() -> list[str]:
-        response = await functions.list_functions(context)
+        response = await function_list.list_functions(context)
         assert isinstance(response.body, bytes)
         return [one["id"] for one in json.loads(response.body)["functions"]]
 

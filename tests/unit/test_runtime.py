@@ -18,7 +18,7 @@ from quiltfn.model.errors import (
     StoreUnavailable,
     Unprocessable,
 )
-from quiltfn.model.image import NOT_MEASURED, Archive, Image, TenantImage
+from quiltfn.model.image import NOT_MEASURED, Archive, Image, ImageFile, Package, TenantImage
 from quiltfn.model.runtime import (
     COMMAND_MAX_BYTES,
     FIXED_TREES,
@@ -216,6 +216,14 @@ class SomeImages:
 
     async def measure(self, digest: str) -> int | None:
         return 7 * MIB if digest in self.digests else None
+
+    async def files(self, digest: str, after: str, count: int) -> list[ImageFile]:
+        assert digest in self.digests
+        return [one for one in [ImageFile(path="a", size_bytes=MIB)] if one.path > after][:count]
+
+    async def packages(self, digest: str) -> tuple[list[Package], bool]:
+        assert digest in self.digests
+        return [], True
 
     def hold(self, digest: str) -> bool:
         self.held.append(digest)

@@ -95,6 +95,17 @@ CALLS: list[tuple[Call, str, str]] = [
         "GET",
         f"{BASE}?limit=2&state=active",
     ),
+    (
+        lambda at: at.functions.list(search="a b", sort="name", order="desc").first(),
+        "GET",
+        f"{BASE}?q=a+b&sort=name&order=desc",
+    ),
+    (
+        lambda at: at.functions.list_summaries(sort="invocation_count").first(),
+        "GET",
+        f"{BASE}?view=brief&sort=invocation_count",
+    ),
+    (lambda at: at.functions.list_pools(), "GET", f"{BASE}/pools"),
     (lambda at: at.functions.get(ID), "GET", f"{BASE}/{ID}"),
     (lambda at: at.functions.get("a"), "GET", f"{BASE}/by-name/a"),
     (lambda at: at.functions.update(ID, handler="c"), "PUT", f"{BASE}/{ID}"),
@@ -108,6 +119,16 @@ CALLS: list[tuple[Call, str, str]] = [
         lambda at: at.functions.list_invocations(ID, cold_start=True).first(),
         "GET",
         f"{BASE}/{ID}/invocations?cold_start=true",
+    ),
+    (
+        lambda at: at.invocations.list_of(ID, status="failed", since=5, version=2).first(),
+        "GET",
+        f"/api/invocations?function_id={ID}&status=failed&version=2&from=5",
+    ),
+    (
+        lambda at: at.invocations.list(until=datetime(2026, 1, 1, tzinfo=UTC)).first(),
+        "GET",
+        "/api/invocations?to=1767225600",
     ),
     (lambda at: at.functions.get_invocation(ID, "i1"), "GET", f"{BASE}/{ID}/invocations/i1"),
     (
@@ -230,10 +251,22 @@ CALLS: list[tuple[Call, str, str]] = [
     (lambda at: at.system.get_health(), "GET", f"{BASE}/health"),
     (lambda at: at.system.get_liveness(), "GET", "/health"),
     (lambda at: at.system.get_info(), "GET", "/api/system/info"),
+    (lambda at: at.system.whoami(), "GET", "/api/whoami"),
+    (lambda at: at.system.get_doctor_report(), "GET", "/api/system/doctor"),
+    (
+        lambda at: at.system.list_instances(ID, most=5),
+        "GET",
+        f"/api/instances?function_id={ID}&limit=5",
+    ),
     (
         lambda at: at.system.list_audit_entries(page_size=5, cursor="c").first(),
         "GET",
         "/api/audit?limit=5&cursor=c",
+    ),
+    (
+        lambda at: at.system.list_audit_entries(action="key", object_id="k1", since=5).first(),
+        "GET",
+        "/api/audit?action=key&object_id=k1&from=5",
     ),
     (
         lambda at: at.elasticity.get_operation("o1"),
@@ -242,6 +275,8 @@ CALLS: list[tuple[Call, str, str]] = [
     ),
     (lambda at: at.runtimes.list(), "GET", "/api/runtimes"),
     (lambda at: at.runtimes.get("etl"), "GET", "/api/runtimes/etl"),
+    (lambda at: at.runtimes.list_files("etl").first(), "GET", "/api/runtimes/etl/files"),
+    (lambda at: at.runtimes.list_packages("etl"), "GET", "/api/runtimes/etl/packages"),
     (lambda at: at.runtimes.add(name="etl", kind="shell"), "POST", "/api/runtimes"),
     (lambda at: at.runtimes.remove("etl"), "DELETE", "/api/runtimes/etl"),
     (lambda at: at.runtimes.remove("e", shared=True), "DELETE", "/api/runtimes/e?shared=true"),

@@ -50,8 +50,10 @@ def test_the_phases_add_up_and_none_is_negative(
 
 
 def test_it_is_kept_as_a_short_list() -> None:
-    line = Timeline(ColdStartReason.SCALED_OUT, 1, 2, 3, 4, 5)
-    assert msgspec.json.encode(line) == b'["scaled_out",1,2,3,4,5]'
+    line = Timeline(ColdStartReason.SCALED_OUT, 1, 2, 3, 4, 5, 6)
+    assert msgspec.json.encode(line) == b'["scaled_out",1,2,3,4,5,6]'
+    of_before = msgspec.json.decode(b'["scaled_out",1,2,3,4,5]', type=Timeline)
+    assert (of_before.recorded, of_before.started_ms) == (5, 0)
     assert msgspec.json.decode(msgspec.json.encode(line), type=Timeline) == line
 
 

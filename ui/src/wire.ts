@@ -73,6 +73,7 @@ export interface CreatedKey {
   created_at: number;
   expires_at: number | null;
   revoked_at: number | null;
+  label?: string | null;
   key: string;
 }
 
@@ -115,6 +116,11 @@ export interface Destination {
   secret?: string | null;
 }
 
+export interface DoctorReport {
+  findings: Finding[];
+  protections: Record<string, string>;
+}
+
 export interface Egress {
   function_id: string;
   network: string;
@@ -140,6 +146,13 @@ export interface ErrorDetails {
 
 export interface ExampleList {
   examples: Record<string, unknown>[];
+}
+
+export interface Finding {
+  name: string;
+  level: string;
+  sentence: string;
+  advice: string | null;
 }
 
 export interface Function {
@@ -211,6 +224,36 @@ export interface FunctionStatsPage {
   next_cursor: string | null;
 }
 
+export interface FunctionSummary {
+  id: string;
+  tenant_id: string;
+  cluster_id: string | null;
+  owner_node_id: string;
+  name: string;
+  description: string | null;
+  runtime: string;
+  state: string;
+  current_version: number;
+  memory_limit_mb: number;
+  cpu_limit_percent: number;
+  timeout_seconds: number;
+  min_instances: number;
+  max_instances: number;
+  cleanup_on_exit: boolean;
+  working_directory: string | null;
+  created_at: number;
+  updated_at: number;
+  last_invoked_at: number | null;
+  invocation_count: number;
+  error_count: number;
+  error_message: string | null;
+}
+
+export interface FunctionSummaryPage {
+  functions: FunctionSummary[];
+  next_cursor: string | null;
+}
+
 export interface Health {
   status: string;
   ready: boolean;
@@ -231,6 +274,28 @@ export interface Image {
   digest: string;
   files: number;
   size_bytes: number;
+}
+
+export interface Instance {
+  function_id: string;
+  function_name: string;
+  tenant_id: string;
+  number: number;
+  version: number;
+  state: string;
+  memory_mib: number;
+  age_seconds: number;
+  state_seconds: number;
+  start_reason: string;
+}
+
+export interface InstanceList {
+  instances: Instance[];
+  total_count: number;
+  prewarmed_count: number;
+  waiting_calls: number;
+  queued_calls: number;
+  memory: Record<string, number>;
 }
 
 export interface Invocation {
@@ -263,6 +328,31 @@ export interface InvocationPage {
   next_cursor: string | null;
 }
 
+export interface InvocationSummary {
+  invocation_id: string;
+  function_id: string;
+  function_name: string;
+  execution_node_id: string;
+  status: string;
+  started_at: number | null;
+  ended_at: number | null;
+  duration_ms: number | null;
+  exit_code: number | null;
+  error_message: string | null;
+  cold_start: boolean;
+  version: number | null;
+  source: string;
+  attempt: number;
+  due_at: number | null;
+  parent_invocation_id: string | null;
+  origin_invocation_id: string | null;
+}
+
+export interface InvocationSummaryPage {
+  invocations: InvocationSummary[];
+  next_cursor: string | null;
+}
+
 export interface Key {
   id: string;
   tenant_id: string;
@@ -271,6 +361,7 @@ export interface Key {
   created_at: number;
   expires_at: number | null;
   revoked_at: number | null;
+  label?: string | null;
 }
 
 export interface KeyList {
@@ -324,6 +415,7 @@ export interface NewKey {
   tenant?: string | null;
   scope?: "read" | "invoke" | "write" | "admin" | "operator" | null;
   expires_seconds?: number | null;
+  label?: string | null;
 }
 
 export interface NewQuota {
@@ -386,6 +478,10 @@ export interface Pool {
   ready_count: number;
   busy_count: number;
   total_count: number;
+}
+
+export interface PoolList {
+  pools: Pool[];
 }
 
 export interface PoolStats {
@@ -466,8 +562,31 @@ export interface Runtime {
   created_at: number;
 }
 
+export interface RuntimeFile {
+  path: string;
+  size_bytes: number;
+  is_link: boolean;
+  is_executable: boolean;
+}
+
+export interface RuntimeFilePage {
+  files: RuntimeFile[];
+  next_cursor: string | null;
+}
+
 export interface RuntimeList {
   runtimes: Runtime[];
+}
+
+export interface RuntimePackage {
+  kind: string;
+  name: string;
+  version: string;
+}
+
+export interface RuntimePackageList {
+  packages: RuntimePackage[];
+  is_complete: boolean;
 }
 
 export interface Scaling {
@@ -564,12 +683,32 @@ export interface SystemInfo {
   scope?: string | null;
 }
 
+export interface TimedAttempt {
+  attempt: number;
+  status: string;
+  started_at_ms: number | null;
+  duration_ms: number | null;
+  cold_start: boolean;
+  version: number | null;
+  execution_node_id: string;
+}
+
 export interface Timeline {
   invocation_id: string;
   cold_start: boolean;
   cold_reason: string | null;
   phases: Phase[];
   total_microseconds: number;
+  status?: string | null;
+  accepted_at_ms?: number | null;
+  version?: number | null;
+  source?: string | null;
+  due_at?: number | null;
+  parent_invocation_id?: string | null;
+  origin_invocation_id?: string | null;
+  children?: InvocationSummary[];
+  environment_names?: string[];
+  attempts?: TimedAttempt[];
 }
 
 export interface Usage {
@@ -624,4 +763,15 @@ export interface Version {
 export interface VersionPage {
   versions: Version[];
   next_cursor?: string | null;
+}
+
+export interface Whoami {
+  tenant_id: string;
+  scope: string;
+  credential: string;
+  expires_at: number | null;
+  needs_credential: boolean;
+  version: string;
+  node_id: string;
+  offers: string[];
 }

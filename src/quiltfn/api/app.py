@@ -16,6 +16,7 @@ from quiltfn.access import ANYBODY
 from quiltfn.api import body, openapi, web
 from quiltfn.api.audit import AuditLog
 from quiltfn.api.budgets import SHORT_BYTES
+from quiltfn.api.compression import Compression
 from quiltfn.api.failures import bug, failure, log_bug
 from quiltfn.api.guards import check_connection, check_credentials, check_origin
 from quiltfn.api.help import HelpDocuments
@@ -57,7 +58,9 @@ def make_app(services: Services, routes: RouteTable = ROUTES) -> "App":
     limits = field_limits(services)
     documents = HelpDocuments(table, encode(openapi.document(table, limits)), limits)
     audit_log = AuditLog(services.audit, services.clock)
-    return App([(path, Endpoint(services, documents, audit_log, ways)) for path, ways in table])
+    compression = Compression(services.budgets.responses)
+    make = partial(Endpoint, services, documents, audit_log, compression)
+    return App([(path, make(ways)) for path, ways in table])
 
 
 class App:
@@ -106,9 +109,11 @@ class Endpoint:
         services: Services,
         documents: HelpDocuments,
         audit_log: AuditLog,
+        compression: Compression,
         routes: Mapping[str, Route],
     ) -> None:
         self._services, self._help, self._audit_log = services, documents, audit_log
+        self._compression = compression
         self._routes = dict(routes)
         self._any_method = self._routes.pop(ANY_METHOD, None)
         if "GET" in self._routes:
@@ -145,6 +150,8 @@ class Endpoint:
             if context.reserved_bytes:
                 bodies = self._services.budgets.bodies
                 bodies.release(context.reserved_bytes, context.tenant_id)
+        if route is not None and not route.is_invoke and route is not self._any_method:
+            await self._compression.apply(response, request.headers)
         if response.status >= 400 or (route is not None and route.action is not None):
             _log_request(context, response)
         response.headers.append(("x-request-id", request_id))

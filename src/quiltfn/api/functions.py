@@ -1,6 +1,5 @@
 """The routes over functions: what each does, parse being done: call a verb, render."""
 
-import itertools
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
@@ -14,21 +13,19 @@ from quiltfn.api.live_call import cancelled_if_lost, stream_call
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext
 from quiltfn.api.work import WAIT_MAX_S, WorkServices, accept_call, wants_async
+from quiltfn.call_timeline import call_timeline
 from quiltfn.catalog import Entry
 from quiltfn.ids import new_id
 from quiltfn.invoke import Request
 from quiltfn.lifecycle import Lifecycle
-from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
+from quiltfn.model.cursors import from_cursor
 from quiltfn.model.errors import NotFound, PreconditionFailed, Unprocessable
-from quiltfn.model.function import FunctionState
-from quiltfn.model.invocation import FINAL, Invocation, Status
+from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.model.output import STREAMS
 from quiltfn.model.pool import sum_counts
-from quiltfn.ports import InvocationQuery, Journal, Pools
+from quiltfn.ports import Journal, Pools
 
 OCTETS = "application/octet-stream"
-OUTPUTS = ("full", "none")
-LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,26 +48,6 @@ async def create_function(context: RequestContext[FunctionServices]) -> Response
         function_id=function.id, name=function.name, state=function.state, version=1
     )
     return json_response(answer, status=201, object_id=function.id)
-
-
-async def list_functions(context: RequestContext[FunctionServices]) -> Response:
-    """List the functions of the tenant, oldest first."""
-    limit = pages.limit_of(context, pages.PAGE_MAX)
-    after = from_cursor(context.query.get("cursor"), BEFORE_EVERY_ID)
-    state = context.query.get("state")
-    if state is not None:
-        parse.one_of(state, "state", LISTED_STATES, "active")
-    cluster = context.query.get("cluster_id")
-    async with pages.reserved(context):
-        matching = (
-            entry
-            for entry in context.services.catalog.of_tenant(context.tenant_id, after)
-            if (state is None or entry.function.state == state)
-            and (cluster is None or entry.function.cluster_id == cluster)
-        )
-        found = list(itertools.islice(matching, limit + 1))
-        shown = ((entry.function.id, _function(context, entry)) for entry in found)
-        return await pages.page_response(context, "functions", shown, limit)
 
 
 async def get_function(context: RequestContext[FunctionServices]) -> Response:
@@ -185,34 +162,6 @@ async def _invoke(context: RequestContext[FunctionServices], entry: Entry) -> Re
         return await call_response(context, record)
 
 
-async def list_invocations(context: RequestContext[FunctionServices]) -> Response:
-    """List the calls of a function, newest first."""
-    entry, query = context.entry(), context.query
-    status = query.get("status")
-    if status is not None:
-        parse.one_of(status, "status", tuple(Status), "success")
-    cold = query.get("cold_start")
-    slow = query.get("min_duration_ms")
-    limit = pages.limit_of(context)
-    output = parse.one_of(query.get("output", "full"), "output", OUTPUTS, "none")
-    wanted = InvocationQuery(
-        function_id=entry.function.id,
-        limit=limit,
-        cursor=query.get("cursor"),
-        status=Status(status) if status is not None else None,
-        cold_start=parse.boolean(cold, "cold_start") if cold is not None else None,
-        min_duration_ms=parse.integer(slow, "min_duration_ms", 0, 999_999_999)
-        if slow is not None
-        else None,
-        max_bytes=context.services.limits.page_max,
-        with_output=output == "full",
-    )
-    async with pages.reserved(context):
-        page = await context.services.journal.query(wanted)
-        shown = ((one.invocation_id, shapes.invocation(one)) for one in page.items)
-        return await pages.page_response(context, "invocations", shown, limit, page.next_cursor)
-
-
 async def get_invocation(context: RequestContext[FunctionServices]) -> Response:
     """Show the record of one call. With wait_seconds the answer comes as soon as the call is over,
     else as it is once the time is.
@@ -250,20 +199,15 @@ async def get_invocation_output(context: RequestContext[FunctionServices]) -> Re
 
 
 async def get_invocation_timeline(context: RequestContext[FunctionServices]) -> Response:
-    """Show where the time of one call went, phase by phase, in microseconds, and why it was cold.
-    queued: in the wait queue. placed and specialised: the wait while a sandbox was made and became
-    one of this version; cold calls only. ran: from the hand-over to the handler's end.
-    recorded: writing its records.
+    """Show where the time of one call went, phase by phase, in microseconds, and why it was cold;
+    while it runs, by now. queued: in the wait queue. placed and specialised: the wait while a
+    sandbox was made and became one of this version; cold calls only. ran: from the hand-over to the
+    handler's end. recorded: writing its records. Beside that: its attempts, the call that caused it
+    and those that it caused, and the names of its variables.
     """
-    record = await _record(context)
-    if record.timeline is None:
-        if record.status not in FINAL:
-            raise NotFound("the call has not ended yet", hint="ask again once it has")
-        raise NotFound(
-            "no timeline was kept of this invocation",
-            hint="there is none of calls that ended with their server, or before it kept any",
-        )
-    return json_response(shapes.timeline(record, record.timeline))
+    services = context.services
+    found = await call_timeline(services.work, context.entry(), context.parameters["invocation_id"])
+    return json_response(shapes.timeline(found))
 
 
 async def list_function_versions(context: RequestContext[FunctionServices]) -> Response:

@@ -159,6 +159,8 @@ class HelpDocuments:
         elastic = [(path, ways) for path, ways in routes if path.startswith("/api/elasticity")]
         others = [(path, ways) for path, ways in routes if not path.startswith("/api/elasticity")]
         self.openapi, self.limits = openapi, limits
+        words = [path.split("/")[2] for path, _ in routes if path.startswith("/api/")]
+        self.parts = sorted(set(words))  # of the API, by the first word of their paths
         self.functions_help = help_document("The functions API", others)
         self.elasticity_help = help_document("Pool targets", elastic)
         self.functions_examples = {"examples": FUNCTION_EXAMPLES}

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -75,7 +75,7 @@ def document(table: Table, limits: Mapping[str, float]) -> dict[str, Any]:
     types: list[Any] = [wire.ErrorBody]
     for _, ways in routes:
         for way in ways.values():
-            shapes = (way.body, way.answer, *way.also.values())
+            shapes = (way.body, *_shapes(way.answer), *way.also.values())
             types += [one for one in shapes if hasattr(one, "__struct_fields__")]
     _, components = msgspec.json.schema_components(types, ref_template=REF)
     bodies = {way.body for _, ways in routes for way in ways.values() if way.body is not None}
@@ -223,7 +223,14 @@ def _text(kind: str) -> dict[str, Any]:
     return {"schema": {"type": "string"}} if kind.startswith("text/") else {}
 
 
+def _shapes(answer: Any) -> tuple[Any, ...]:
+    """The shapes of which an answer has one."""
+    return get_args(answer) or (answer,)
+
+
 def _reference(kind: Any) -> dict[str, Any]:
     if kind is dict:
         return {"type": "object"}
+    if len(_shapes(kind)) > 1:
+        return {"anyOf": [_reference(one) for one in _shapes(kind)]}
     return {"$ref": REF.format(name=kind.__name__)}

@@ -106,7 +106,8 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """`scope` None: anybody, without a credential. `answer` None: no body; str: text alone.
+    """`scope` None: anybody, without a credential. `answer` None: no body; str: text alone; a
+    union: one of these shapes.
 
     `texts`: the content types of an answer that is text, always or where the caller asks for it.
     `also`: further statuses with answers of their own; bytes: those of the first of `texts`.

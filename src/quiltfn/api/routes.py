@@ -5,7 +5,10 @@ from quiltfn.api import (
     deliveries,
     elasticity,
     events,
+    function_list,
     functions,
+    instances,
+    invocation_list,
     live_call,
     logs,
     pages,
@@ -19,12 +22,12 @@ from quiltfn.api import (
 )
 from quiltfn.api.event_stream import EVENT_STREAM
 from quiltfn.api.route import Handler, Parameter, Route
+from quiltfn.function_list import FunctionSort, Order
 from quiltfn.model.access import Scope
 from quiltfn.model.delivery import DeliveryStatus
 from quiltfn.model.event import WORDS
-from quiltfn.model.function import FunctionState
 from quiltfn.model.image import Archive
-from quiltfn.model.invocation import Status
+from quiltfn.model.invocation import Source, Status
 from quiltfn.model.output import STREAMS
 from quiltfn.model.stats import STEPS
 from quiltfn.wire.stats import USAGE_STEPS
@@ -49,9 +52,28 @@ CURSOR = Parameter(
 STATE = Parameter(
     name="state",
     about="only functions in this state",
-    schema={"enum": [state for state in FunctionState if state is not FunctionState.DELETED]},
+    schema={"enum": list(function_list.LISTED_STATES)},
 )
 CLUSTER = Parameter(name="cluster_id", about="only functions with this label")
+TEXT = Parameter(
+    name="q",
+    about="only functions with this text in their name or description, in small or capital letters",
+    schema={"type": "string", "minLength": 1, "maxLength": function_list.TEXT_MAX_CHARACTERS},
+    example="hello",
+)
+SORT = Parameter(
+    name="sort",
+    about="what the list is sorted by; created_at by default",
+    schema={"enum": list(FunctionSort)},
+)
+ORDER = Parameter(
+    name="order", about="asc, the default, or desc", schema={"enum": list(Order)}, example="desc"
+)
+VIEW = Parameter(
+    name="view",
+    about="brief: without handler and environment",
+    schema={"enum": list(function_list.VIEWS)},
+)
 STATUS = Parameter(
     name="status", about="only calls with this status", schema={"enum": list(Status)}
 )
@@ -68,8 +90,28 @@ COLD = Parameter(
 SLOW = Parameter(
     name="min_duration_ms",
     about="only calls that took at least this many milliseconds",
-    schema={"type": "integer", "minimum": 0, "maximum": 999_999_999},
+    schema={"type": "integer", "minimum": 0, "maximum": invocation_list.DURATION_MAX_MS},
 )
+SOURCE = Parameter(
+    name="source", about="only calls that this asked for", schema={"enum": list(Source)}
+)
+VERSION = Parameter(
+    name="version",
+    about="only calls that this version ran",
+    schema={"type": "integer", "minimum": 1, "maximum": invocation_list.VERSION_MAX},
+)
+SINCE = Parameter(
+    name="from",
+    about="only calls that were accepted at this time or later, in Unix seconds",
+    schema={"type": "integer", "minimum": 0, "maximum": work.UNIX_MAX},
+)
+UNTIL = Parameter(
+    name="to",
+    about="only calls that were accepted before this time, in Unix seconds",
+    schema={"type": "integer", "minimum": 0, "maximum": work.UNIX_MAX},
+)
+OF_ONE = Parameter(name="function_id", about="only calls of this function")
+FUNCTION_OF_INSTANCES = Parameter(name="function_id", about="only instances of this function")
 STREAM = Parameter(
     name="stream",
     about="which stream; stdout by default",
@@ -79,7 +121,7 @@ RANGE = Parameter(name="Range", where="header", about="a part of the output, suc
 WITH_OUTPUT = Parameter(
     name="output",
     about="full, or none to leave stdout and stderr empty",
-    schema={"enum": list(functions.OUTPUTS)},
+    schema={"enum": list(invocation_list.OUTPUTS)},
 )
 FORMAT = Parameter(name="format", about="markdown or json", schema={"enum": ["json", "markdown"]})
 IF_MATCH = Parameter(
@@ -180,6 +222,22 @@ WAIT = Parameter(
     about="answer as soon as the call is over, else after so many seconds",
     schema={"type": "integer", "minimum": 0, "maximum": work.WAIT_MAX_S},
 )
+ACTION = Parameter(
+    name="action",
+    about="only this action, such as function.create, or all of its kind: function",
+)
+CREDENTIAL = Parameter(name="credential", about="only what this key or token did, by its id")
+OBJECT = Parameter(
+    name="object_id", about="only what was done to this, such as a function, by its id"
+)
+ENTRIES_SINCE = Parameter(
+    name="from",
+    about="only what was done at this time or later, in Unix seconds",
+    schema=SINCE.schema,
+)
+ENTRIES_UNTIL = Parameter(
+    name="to", about="only what was done before this time, in Unix seconds", schema=SINCE.schema
+)
 PLACED = ("CAPACITY_FULL", "RUNTIME_UNAVAILABLE", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE")
 GONE = ("NOT_FOUND",)
 
@@ -195,10 +253,10 @@ CREATE = Route(
     action="function.create",
 )
 LIST = Route(
-    handler=functions.list_functions,
+    handler=function_list.list_functions,
     scope=READ,
-    answer=wire.FunctionPage,
-    parameters=(LIMIT, CURSOR, STATE, CLUSTER),
+    answer=wire.FunctionPage | wire.FunctionSummaryPage,
+    parameters=(LIMIT, CURSOR, STATE, CLUSTER, TEXT, SORT, ORDER, VIEW),
 )
 GET = Route(handler=functions.get_function, scope=READ, answer=wire.Function)
 UPDATE = Route(
@@ -252,10 +310,17 @@ def invoking(handler: Handler) -> Route:
 
 
 INVOCATIONS = Route(
-    handler=functions.list_invocations,
+    handler=invocation_list.list_invocations,
     scope=READ,
     answer=wire.InvocationPage,
-    parameters=(LIMIT, CURSOR, STATUS, COLD, SLOW, WITH_OUTPUT),
+    parameters=(LIMIT, CURSOR, STATUS, COLD, SLOW, SOURCE, VERSION, SINCE, UNTIL, WITH_OUTPUT),
+)
+ALL_INVOCATIONS = Route(
+    handler=invocation_list.list_tenant_invocations,
+    scope=READ,
+    answer=wire.InvocationSummaryPage,
+    parameters=(LIMIT, CURSOR, OF_ONE, STATUS, COLD, SLOW, SOURCE, VERSION, SINCE, UNTIL),
+    codes=GONE,
 )
 INVOCATION = Route(
     handler=functions.get_invocation,
@@ -448,6 +513,7 @@ SET_QUOTA = Route(
 DELETE_QUOTA = Route(
     handler=quotas.delete_tenant_quota, scope=OPERATOR, status=204, action="quota.delete"
 )
+POOLS = Route(handler=function_list.list_function_pools, scope=READ, answer=wire.PoolList)
 POOL_STATS = Route(handler=functions.get_pool_stats, scope=READ, answer=wire.PoolStats)
 TARGETS = Route(
     handler=elasticity.set_pool_target,
@@ -481,7 +547,7 @@ AUDIT = Route(
     handler=system.list_audit_entries,
     scope=ADMIN,
     answer=wire.AuditPage,
-    parameters=(LIMIT, CURSOR),
+    parameters=(LIMIT, CURSOR, ACTION, CREDENTIAL, OBJECT, ENTRIES_SINCE, ENTRIES_UNTIL),
 )
 SHARED = Parameter(
     name="shared",
@@ -490,6 +556,15 @@ SHARED = Parameter(
 )
 LIST_RUNTIMES = Route(handler=runtimes.list_runtimes, scope=READ, answer=wire.RuntimeList)
 GET_RUNTIME = Route(handler=runtimes.get_runtime, scope=READ, answer=wire.Runtime)
+RUNTIME_FILES = Route(
+    handler=runtimes.list_runtime_files,
+    scope=READ,
+    answer=wire.RuntimeFilePage,
+    parameters=(LIMIT, CURSOR),
+)
+RUNTIME_PACKAGES = Route(
+    handler=runtimes.list_runtime_packages, scope=READ, answer=wire.RuntimePackageList
+)
 ADD_RUNTIME = Route(
     handler=runtimes.add_runtime,
     scope=WRITE,
@@ -574,6 +649,13 @@ def document(handler: Handler, answer: type) -> Route:
 
 
 # Its numbers are of the whole node, so no tenant may read them.
+INSTANCES = Route(
+    handler=instances.list_instances,
+    scope=OPERATOR,
+    answer=wire.InstanceList,
+    parameters=(LIMIT, FUNCTION_OF_INSTANCES),
+)
+DOCTOR = Route(handler=system.get_doctor_report, scope=OPERATOR, answer=wire.DoctorReport)
 METRICS = Route(handler=system.get_metrics, scope=OPERATOR, answer=str, texts=("text/plain",))
 DOCS = Route(handler=system.get_docs_page, scope=None, answer=str, texts=("text/html",))
 DASHBOARD = Route(
@@ -610,6 +692,7 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ),
     ("/api/functions/pool/stats", {"GET": POOL_STATS}),
     ("/api/functions/stats", {"GET": STATS}),
+    ("/api/functions/pools", {"GET": POOLS}),
     (
         "/api/functions/by-name/{name}",
         {
@@ -670,10 +753,19 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
         "/api/system/info",
         {"GET": Route(handler=system.get_system_info, scope=READ, answer=wire.SystemInfo)},
     ),
+    ("/api/system/doctor", {"GET": DOCTOR}),
+    (
+        "/api/whoami",
+        {"GET": Route(handler=system.get_whoami, scope=READ, answer=wire.Whoami)},
+    ),
+    ("/api/instances", {"GET": INSTANCES}),
     ("/api/events", {"GET": EVENTS}),
+    ("/api/invocations", {"GET": ALL_INVOCATIONS}),
     ("/api/runtimes", {"GET": LIST_RUNTIMES, "POST": ADD_RUNTIME}),
     ("/api/runtimes/images", {"POST": UPLOAD_IMAGE}),
     ("/api/runtimes/{name}", {"GET": GET_RUNTIME, "DELETE": REMOVE_RUNTIME}),
+    ("/api/runtimes/{name}/files", {"GET": RUNTIME_FILES}),
+    ("/api/runtimes/{name}/packages", {"GET": RUNTIME_PACKAGES}),
     ("/api/schedules", {"GET": LIST_SCHEDULES, "POST": MAKE_SCHEDULE}),
     (
         "/api/schedules/{name}",

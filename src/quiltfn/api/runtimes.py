@@ -1,13 +1,15 @@
 """The routes over runtimes: what each does, parse being done: call a verb, render."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quiltfn import wire
-from quiltfn.api import parse, shapes
+from quiltfn.api import pages, parse, shapes
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.model.access import Scope
-from quiltfn.model.image import Archive
+from quiltfn.model.cursors import no_cursor, text_of
+from quiltfn.model.image import Archive, ImageFile
 from quiltfn.runtimes import OwnedRuntime, Runtimes
 from quiltfn.tenant_images import TenantImages
 
@@ -68,6 +70,37 @@ async def remove_runtime(context: RequestContext[RuntimeServices]) -> Response:
     runtimes = context.services.runtimes
     await runtimes.remove(context.tenant_id, context.parameters["name"], shared=shared)
     return Response(status=204)
+
+
+async def list_runtime_files(context: RequestContext[RuntimeServices]) -> Response:
+    """List the files that a runtime has at /app, in the order of their paths. A runtime without an
+    image has none of its own.
+    """
+    limit, cursor = pages.limit_of(context), context.query.get("cursor")
+    after = "" if cursor is None else text_of(cursor)
+    if cursor is not None and not after:
+        raise no_cursor(cursor)
+    services = context.services
+    image = services.runtimes.get(context.tenant_id, context.parameters["name"]).runtime.image
+    async with pages.reserved(context):
+        found: Sequence[ImageFile] = ()
+        if image is not None:
+            found = await services.tenant_images.files(image, after, limit + 1)
+        shown = ((one.path, shapes.runtime_file(one)) for one in found)
+        return await pages.page_response(context, "files", shown, limit)
+
+
+async def list_runtime_packages(context: RequestContext[RuntimeServices]) -> Response:
+    """List the packages of Python and Node among the files of a runtime, by what they say of
+    themselves.
+    """
+    services = context.services
+    image = services.runtimes.get(context.tenant_id, context.parameters["name"]).runtime.image
+    found, is_complete = (
+        ((), True) if image is None else await services.tenant_images.packages(image)
+    )
+    packages = [shapes.runtime_package(one) for one in found]
+    return json_response(wire.RuntimePackageList(packages=packages, is_complete=is_complete))
 
 
 async def upload_image(context: RequestContext[RuntimeServices]) -> Response:

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from quiltfn.api.deliveries import DeliveryServices
 from quiltfn.api.elasticity import ElasticityServices
 from quiltfn.api.events import EventServices
+from quiltfn.api.function_list import FunctionListServices
 from quiltfn.api.functions import FunctionServices
 from quiltfn.api.idempotency import Idempotency
+from quiltfn.api.instances import InstanceServices
+from quiltfn.api.invocation_list import CallListServices
 from quiltfn.api.logs import LogServices
 from quiltfn.api.quotas import QuotaServices
 from quiltfn.api.route import RouteServices
@@ -33,6 +36,8 @@ class PipelineServices(RouteServices):
 class Services(
     PipelineServices,
     FunctionServices,
+    FunctionListServices,
+    CallListServices,
     LogServices,
     EventServices,
     DeliveryServices,
@@ -42,6 +47,7 @@ class Services(
     StatsServices,
     QuotaServices,
     SystemServices,
+    InstanceServices,
     MetricServices,
     KeyServices,
     AuditServices,

@@ -6,17 +6,19 @@ from typing import Any, TypeVar
 import msgspec
 
 from quiltfn import wire
+from quiltfn.call_timeline import CallTimeline
 from quiltfn.catalog import Entry
+from quiltfn.ids import made_at_ms
 from quiltfn.model.access import Key
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.function import NewFunction
-from quiltfn.model.image import Image
+from quiltfn.model.image import Image, ImageFile, Package
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.operation import Operation
 from quiltfn.model.pool import PoolCounts
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
 from quiltfn.model.schedule import Schedule
-from quiltfn.model.timeline import PHASES, Timeline
+from quiltfn.model.timeline import PHASES
 from quiltfn.model.version import MASK, Version, VersionSpec
 from quiltfn.ports.schedules import ScheduleRun, StoredSchedule
 from quiltfn.ports.work import Attempt, DeadLetter
@@ -97,6 +99,10 @@ def function(entry: Entry, *, show: bool) -> wire.Function:
     )
 
 
+def function_summary(entry: Entry) -> wire.FunctionSummary:
+    return gathered(wire.FunctionSummary, entry.function, entry.counters, entry.version.spec)
+
+
 def version(one: Version, current: int, *, show: bool) -> wire.Version:
     """`show`: whether the caller may see the values of the environment."""
     return gathered(
@@ -134,6 +140,10 @@ def invocation(record: Invocation) -> wire.Invocation:
     )
 
 
+def invocation_summary(record: Invocation) -> wire.InvocationSummary:
+    return gathered(wire.InvocationSummary, record)
+
+
 def attempt(one: Attempt) -> wire.Attempt:
     return gathered(
         wire.Attempt, one, started_at=_seconds(one.started_at), ended_at=_seconds(one.ended_at)
@@ -148,14 +158,24 @@ def dead_letter(one: DeadLetter) -> wire.DeadLetter:
     return gathered(wire.DeadLetter, one)
 
 
-def timeline(record: Invocation, kept: Timeline) -> wire.Timeline:
-    return wire.Timeline(
-        invocation_id=record.invocation_id,
-        cold_start=record.cold_start,
-        cold_reason=kept.reason,
-        phases=[wire.Phase(name=name, microseconds=getattr(kept, name)) for name in PHASES],
-        total_microseconds=kept.total,
+def timeline(found: CallTimeline) -> wire.Timeline:
+    kept, record = found.timeline, found.record
+    spent = [] if kept is None else [(name, getattr(kept, name)) for name in PHASES]
+    return gathered(
+        wire.Timeline,
+        record,
+        cold_reason=None if kept is None else kept.reason,
+        phases=[wire.Phase(name=name, microseconds=took) for name, took in spent],
+        total_microseconds=0 if kept is None else kept.total,
+        accepted_at_ms=made_at_ms(record.invocation_id),
+        children=[invocation_summary(one) for one in found.children],
+        environment_names=list(found.variables),
+        attempts=[timed_attempt(one) for one in found.attempts],
     )
+
+
+def timed_attempt(one: Attempt) -> wire.TimedAttempt:
+    return gathered(wire.TimedAttempt, one, started_at_ms=one.started_at)
 
 
 def pool(function_id: str, counts: PoolCounts) -> wire.Pool:
@@ -190,6 +210,14 @@ def runtime(named: OwnedRuntime, *, show: bool) -> wire.Runtime:
         built_in=is_own(one),
         shared=named.is_shared,
     )
+
+
+def runtime_file(one: ImageFile) -> wire.RuntimeFile:
+    return gathered(wire.RuntimeFile, one)
+
+
+def runtime_package(one: Package) -> wire.RuntimePackage:
+    return gathered(wire.RuntimePackage, one)
 
 
 def image(one: Image) -> wire.Image:

@@ -15,11 +15,13 @@ from quiltfn.api import help as help_documents
 from quiltfn.api import parse, shapes
 from quiltfn.api.response import JSON, Response, json_response, text_response
 from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.api.work import UNIX_MAX
 from quiltfn.health import Health
 from quiltfn.model.access import Scope
-from quiltfn.model.errors import Forbidden, StoreUnavailable
+from quiltfn.model.errors import Forbidden, StoreUnavailable, Unprocessable
+from quiltfn.model.runtime import Isolation, Kind
 from quiltfn.observe import metrics
-from quiltfn.ports import Audit, Clock, Journal, Keys, Pools, WarmStock
+from quiltfn.ports import Audit, AuditQuery, Clock, Journal, Keys, Pools, WarmStock
 from quiltfn.runtimes import Runtimes
 from quiltfn.tenant_images import TenantImages
 from quiltfn.work import Work
@@ -153,6 +155,43 @@ async def get_system_info(context: RequestContext[SystemServices]) -> Response:
     )
 
 
+async def get_whoami(context: RequestContext[SystemServices]) -> Response:
+    """Show whose credential it is, what it may do and until when, and what this server offers. On a
+    server that needs no credential it works without one.
+    """
+    caller, services = context.caller, context.services
+    machine = services.health.machine
+    isolation = () if machine.no_gvisor else (Isolation.GVISOR.value,)
+    ends = [one for one in (caller.expires_at, caller.token_ends_at) if one is not None]
+    kinds = (Kind.SHELL.value, Kind.CUSTOM.value, *machine.interpreters)
+    return json_response(
+        wire.Whoami(
+            tenant_id=caller.tenant_id,
+            scope=caller.scope,
+            credential=caller.credential,
+            expires_at=min(ends, default=None),
+            needs_credential=not services.access.is_open,
+            version=__version__,
+            node_id=machine.node_id,
+            offers=sorted({*context.help.parts, *kinds, *isolation}),
+        )
+    )
+
+
+async def get_doctor_report(context: RequestContext[SystemServices]) -> Response:
+    """Show what `quiltfn doctor` finds on the server's machine, as far as the running server sees
+    it, without root; and the protections that are in force.
+    """
+    health = context.services.health
+    found = [
+        wire.Finding(
+            name=one.name, level=one.level, sentence=one.sentence, advice=one.advice or None
+        )
+        for one in await health.findings()
+    ]
+    return json_response(wire.DoctorReport(findings=found, protections=health.machine.protections))
+
+
 def field_limits(services: SystemServices) -> dict[str, float]:
     """The fields whose maximum is this server's, with that maximum."""
     machine = services.health.machine
@@ -208,7 +247,7 @@ async def create_api_key(context: RequestContext[KeyServices]) -> Response:
                 hint=f"give expires_seconds of {left} or less",
             )
     services = context.services
-    key, text = await make_key(services.keys, services.clock, tenant, scope, expires)
+    key, text = await make_key(services.keys, services.clock, tenant, scope, expires, body.label)
     await context.services.access.refresh()
     return json_response(shapes.created_key(key, text), status=201, object_id=key.id)
 
@@ -233,11 +272,29 @@ async def revoke_api_key(context: RequestContext[KeyServices]) -> Response:
 
 
 async def list_audit_entries(context: RequestContext[AuditServices]) -> Response:
-    """List changes and refused changes, newest first. An operator sees those of all tenants."""
+    """List changes and refused changes, newest first. An operator sees those of all tenants. Where
+    few of very many match, a page may have few or none and a next_cursor all the same.
+    """
     everything = context.caller.scope.includes(Scope.OPERATOR)
     limit = parse.integer(context.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
+    query = context.query
+    since, until = (
+        parse.integer(query[name], name, 0, UNIX_MAX) if name in query else None
+        for name in ("from", "to")
+    )
+    if since is not None and until is not None and since > until:
+        raise Unprocessable.field("from", "at or before to", query["from"])
     page = await context.services.audit.query(
-        None if everything else context.tenant_id, limit, context.query.get("cursor")
+        AuditQuery(
+            tenant_id=None if everything else context.tenant_id,
+            limit=limit,
+            cursor=query.get("cursor"),
+            action=query.get("action"),
+            credential=query.get("credential"),
+            object_id=query.get("object_id"),
+            since=since,
+            until=until,
+        )
     )
     entries = [shapes.audit_entry(entry) for entry in page.items]
     return json_response(wire.AuditPage(entries=entries, next_cursor=page.next_cursor))

@@ -3,6 +3,7 @@
 import base64
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from quiltfn.cli import show, tables, work
@@ -47,17 +48,34 @@ def update(
     _must_be_ready(one)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """Which functions are listed, and in which order."""
+
+    state: Annotated[str | None, Option(help="Only those in this state.")] = None
+    search: Annotated[
+        str | None, Option(help="Only those with this text in their name or description.")
+    ] = None
+    sort: Annotated[
+        str | None, Option(help="By name, created_at, last_invoked_at or invocation_count.")
+    ] = None
+    order: Annotated[str | None, Option(help="asc or desc.")] = None
+
+
 @app.command("list")
 def list_functions(
-    state: Annotated[str | None, Option(help="Only those in this state.")] = None,
-    limit: Limit = None,
-    cursor: Cursor = None,
-    *,
-    connection: Connection,
+    wanted: ListOptions, *, limit: Limit = None, cursor: Cursor = None, connection: Connection
 ) -> None:
-    """List functions."""
+    """List functions, oldest first unless --sort says otherwise."""
     with connection.session() as at:
-        found = at.client.functions.list(state=state, page_size=limit, cursor=cursor)
+        found = at.client.functions.list(
+            state=wanted.state,
+            search=wanted.search,
+            sort=wanted.sort,
+            order=wanted.order,
+            page_size=limit,
+            cursor=cursor,
+        )
         at.show(found.first(), show.functions)
 
 

@@ -25,6 +25,7 @@ GROUPS = {
 }
 COMMANDS = {
     "invoke": "invoke",
+    "invocations": "invocations",
     "logs": "logs",
     "wait": "work",
     "cancel": "work",
@@ -32,6 +33,8 @@ COMMANDS = {
     "queue": "work",
     "dev": "dev",
     "events": "events",
+    "whoami": "server",
+    "instances": "server",
     "stats": "stats",
     "series": "stats",
     "usage": "stats",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from quiltfn.cli import packages, show, tables, tree
-from quiltfn.cli.options import FieldsOf
+from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import Image, Runtime
@@ -35,6 +35,23 @@ def show_runtime(name: Name, connection: Connection) -> None:
     """Show one runtime."""
     with connection.session() as at:
         at.show(at.client.runtimes.get(name), tables.runtime)
+
+
+@app.command()
+def files(
+    name: Name, *, limit: Limit = None, cursor: Cursor = None, connection: Connection
+) -> None:
+    """List the files that a runtime has at /app."""
+    with connection.session() as at:
+        found = at.client.runtimes.list_files(name, page_size=limit, cursor=cursor)
+        at.show(found.first(), tables.runtime_files)
+
+
+@app.command("packages")
+def list_packages(name: Name, connection: Connection) -> None:
+    """List the packages among a runtime's files."""
+    with connection.session() as at:
+        at.show(at.client.runtimes.list_packages(name), tables.runtime_packages)
 
 
 @app.command()

@@ -1,8 +1,31 @@
-"""`quiltfn pool-stats`, `health` and `info`: questions about the server."""
+"""`quiltfn whoami`, `instances`, `pool-stats`, `health` and `info`: questions about the server."""
+
+from typing import Annotated
 
 from quiltfn.cli import tables
-from quiltfn.cli.parsing import Exit
+from quiltfn.cli.options import Limit
+from quiltfn.cli.parsing import Exit, Option
 from quiltfn.cli.session import Connection
+
+
+def whoami(connection: Connection) -> None:
+    """Show whose key it is, what it may do, and what the server offers."""
+    with connection.session() as at:
+        at.show(at.client.system.whoami(), tables.whoami)
+
+
+def instances(
+    function: Annotated[
+        str | None, Option(metavar="NAME_OR_ID", help="Only instances of this function.")
+    ] = None,
+    limit: Limit = None,
+    *,
+    connection: Connection,
+) -> None:
+    """List the instances of all tenants and what they share; operators only."""
+    with connection.session(function) as at:
+        found = at.client.system.list_instances(function, most=limit)
+        at.show(found, tables.instances)
 
 
 def pool_stats(connection: Connection) -> None:
@@ -19,7 +42,17 @@ def health(connection: Connection) -> None:
         raise Exit(1)
 
 
-def info(connection: Connection) -> None:
+def info(
+    findings: Annotated[
+        bool,
+        Option(("--findings",), help="What doctor finds on the server's machine; operators only."),
+    ] = False,
+    *,
+    connection: Connection,
+) -> None:
     """Show the server's version, node, protections and limits."""
     with connection.session() as at:
-        at.show(at.client.system.get_info(), tables.info)
+        if findings:
+            at.show(at.client.system.get_doctor_report(), tables.findings)
+        else:
+            at.show(at.client.system.get_info(), tables.info)

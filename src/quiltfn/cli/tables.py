@@ -10,15 +10,20 @@ from quiltfn.sdk import (
     DeadLetterPage,
     DeliveryPage,
     Destination,
+    DoctorReport,
     FunctionQueue,
     FunctionStatsPage,
     Health,
+    InstanceList,
     InvocationPage,
+    InvocationSummaryPage,
     NewQuota,
     Pool,
     PoolStats,
     Quota,
     Runtime,
+    RuntimeFilePage,
+    RuntimePackageList,
     Schedule,
     SchedulePage,
     ScheduleRun,
@@ -29,6 +34,7 @@ from quiltfn.sdk import (
     Usage,
     UsageSums,
     VersionPage,
+    Whoami,
 )
 
 HANDLER_SHOWN = 40
@@ -69,6 +75,28 @@ def invocations(page: InvocationPage) -> None:
         for one in page.invocations
     )
     show.table(("STARTED", "STATUS", "TOOK", "START", "ID"), rows, drop=("START",))
+    if page.next_cursor:
+        show.note(f"there are more: --cursor {page.next_cursor}")
+
+
+def all_invocations(page: InvocationSummaryPage) -> None:
+    if not page.invocations and not page.next_cursor:
+        show.note("no calls")
+        return
+    rows = (
+        (
+            show.when(one.started_at),
+            one.function_name,
+            f"failed ({one.exit_code})" if one.status == "failed" else one.status,
+            _with_unit(one.duration_ms, "ms"),
+            "cold" if one.cold_start else "warm",
+            one.source,
+            one.invocation_id,
+        )
+        for one in page.invocations
+    )
+    columns = ("STARTED", "FUNCTION", "STATUS", "TOOK", "START", "BY", "ID")
+    show.table(columns, rows, drop=("START", "BY"))
     if page.next_cursor:
         show.note(f"there are more: --cursor {page.next_cursor}")
 
@@ -292,6 +320,54 @@ def _latency(milliseconds: float | None) -> str:
     return f"{milliseconds:.3g} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
 
 
+def whoami(one: Whoami) -> None:
+    expires = "never" if one.expires_at is None else show.when(one.expires_at)
+    rows: list[tuple[str, object]] = [
+        ("tenant", one.tenant_id),
+        ("scope", one.scope),
+        ("credential", one.credential if one.needs_credential else "none is needed"),
+        ("expires", expires),
+        ("server", f"quiltfn {one.version} on {one.node_id}"),
+        ("offers", ", ".join(one.offers)),
+    ]
+    show.table(None, rows)
+
+
+def instances(found: InstanceList) -> None:
+    rows = (
+        (
+            one.function_name or one.function_id,
+            one.tenant_id,
+            one.state,
+            one.version,
+            _with_unit(one.memory_mib, "MiB"),
+            f"{one.age_seconds:.0f} s",
+            one.start_reason,
+        )
+        for one in found.instances
+    )
+    columns = ("FUNCTION", "TENANT", "STATE", "VERSION", "MEMORY", "AGE", "STARTED AS")
+    show.table(columns, rows, drop=("STARTED AS", "VERSION"))
+    left_out = found.total_count - len(found.instances)
+    if left_out:
+        show.note(f"{left_out} more; --limit shows up to 1000")
+    memory = found.memory
+    show.note(
+        f"{found.prewarmed_count} prewarmed · {found.waiting_calls} calls wait for an instance · "
+        f"{found.queued_calls} queued · {memory.get('held_mib') or 0:.10g} of "
+        f"{memory.get('budget_mib') or 0:.10g} MiB"
+    )
+
+
+def findings(report: DoctorReport) -> None:
+    rows = [(one.name, one.level, one.sentence) for one in report.findings]
+    rows += [(name, "ok", seen) for name, seen in report.protections.items()]
+    show.table(("PART", "", "WHAT"), [(_words(name), *rest) for name, *rest in rows])
+    for one in report.findings:
+        if one.advice:
+            show.note(f"{_words(one.name)}: {one.advice}")
+
+
 def deliveries(page: DeliveryPage) -> None:
     columns = ("ID", "OF CALL", "STATUS", "TRIES", "NEXT TRY", "ANSWER", "WHY")
     rows = (
@@ -420,6 +496,25 @@ def _result(one: ScheduleRun) -> str:
     if one.missed > 1:
         return f"{one.missed} missed"
     return one.status or one.outcome
+
+
+def runtime_files(page: RuntimeFilePage) -> None:
+    if not page.files:
+        show.note("no files of its own")
+        return
+    rows = ((show.size(one.size_bytes), one.path) for one in page.files)
+    show.table(("SIZE", "PATH"), rows)
+    if page.next_cursor:
+        show.note(f"there are more: --cursor {page.next_cursor}")
+
+
+def runtime_packages(found: RuntimePackageList) -> None:
+    if not found.packages:
+        show.note("no packages")
+        return
+    show.table(("KIND", "NAME", "VERSION"), [(o.kind, o.name, o.version) for o in found.packages])
+    if not found.is_complete:
+        show.note("there are more than the server looks for")
 
 
 def _whose(one: Runtime) -> str:

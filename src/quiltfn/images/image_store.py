@@ -15,14 +15,15 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from quiltfn.images import contents
 from quiltfn.images.tar import Source
 from quiltfn.images.unpack import DIRECTORY, ImageLimits, Unpacker
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.model.image import Archive, Image, counted_bytes
+from quiltfn.model.image import Archive, Image, ImageFile, Package, counted_bytes
 from quiltfn.ports import Clock
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -37,6 +38,8 @@ class ImageDirectory:
         self._used_at: dict[str, float] = {}
         # One at a time: unpacking keeps a core and the disk busy, which calls need, too.
         self._unpacking = asyncio.Lock()
+        # Likewise, of what a page is made of.
+        self._reading = asyncio.Lock()
         self._removing: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -92,6 +95,17 @@ class ImageDirectory:
 
     async def measure(self, digest: str) -> int | None:
         return await asyncio.to_thread(_measured, self._path / digest)
+
+    async def files(self, digest: str, after: str, count: int) -> Sequence[ImageFile]:
+        with _translate_errors("the image cannot be read"):
+            async with self._reading:
+                root = self._path / digest
+                return await asyncio.to_thread(contents.files_of, root, after, count)
+
+    async def packages(self, digest: str) -> tuple[Sequence[Package], bool]:
+        with _translate_errors("the image cannot be read"):
+            async with self._reading:
+                return await asyncio.to_thread(contents.packages_of, self._path / digest)
 
     async def _receive(self, chunks: AsyncIterator[bytes], file: BinaryIO) -> None:
         held = bytearray()

@@ -10,6 +10,7 @@ import msgspec
 from quiltfn.model.errors import Forbidden, Unprocessable
 
 KEY = re.compile(r"quilt_sk_(?P<prefix>[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]{1,100}")
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -31,7 +32,8 @@ RANK: Mapping[Scope, int] = {scope: rank for rank, scope in enumerate(Scope)}
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """An API key as it is stored: never the key itself. Times in Unix seconds.
+    """An API key as it is stored: never the key itself. Times in Unix seconds. `label`: what its
+    maker has called it.
 
     The key has 256 random bits, so a plain digest cannot be guessed back, and a slow one would only
     slow every call down.
@@ -45,6 +47,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     expires_at: int | None = None
     revoked_at: int | None = None
+    label: str | None = None
 
     def is_valid(self, now: int) -> bool:
         """Whether it is neither revoked nor expired."""
@@ -84,6 +87,13 @@ def prefix_of(secret: str) -> str | None:
     """The part of a key by which its row is found; None if this is not a key."""
     match = KEY.fullmatch(secret)
     return match["prefix"] if match else None
+
+
+def check_label(label: str | None) -> None:
+    """Raises `Unprocessable` for a text that no key can be called."""
+    if label is not None and not LABEL.fullmatch(label):
+        expected = "1 to 100 characters in one line, none of them a control character"
+        raise Unprocessable.field("label", expected, label, "nightly build")
 
 
 def check_tenant(tenant_id: str) -> None:

@@ -23,9 +23,11 @@ def minute_before(last_id: str) -> str:
     return first_id(made_ms // 1000 - 60)
 
 
-def to_cursor(last_id: str) -> str:
-    """A cursor that continues after the item with this id."""
-    return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
+def to_cursor(last: str) -> str:
+    """A cursor that continues after the item with this id, or at the place that `last` describes
+    where a list is not in the order of ids.
+    """
+    return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
 
 
 def from_cursor(cursor: str | None, start: str) -> str:
@@ -34,11 +36,21 @@ def from_cursor(cursor: str | None, start: str) -> str:
     """
     if cursor is None:
         return start
+    found = text_of(cursor)
+    if not ID.fullmatch(found):
+        raise no_cursor(cursor)
+    return found
+
+
+def text_of(cursor: str) -> str:
+    """What `to_cursor` was given, or some other text; empty for what is no cursor at all."""
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
-        found = base64.b64decode(padded.encode(), b"-_", validate=True).decode()
+        return base64.b64decode(padded.encode(), b"-_", validate=True).decode()
     except (UnicodeError, binascii.Error):
-        found = ""
-    if not ID.fullmatch(found):
-        raise Unprocessable.field("cursor", "a next_cursor as an earlier page gave it", cursor)
-    return found
+        return ""
+
+
+def no_cursor(cursor: str) -> Unprocessable:
+    """The refusal of a cursor that no page of the list gave."""
+    return Unprocessable.field("cursor", "a next_cursor as an earlier page gave it", cursor)

@@ -34,6 +34,32 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
         return counted_bytes(self.size_bytes, self.entries)
 
 
+class ImageFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file or a link in an image. `path`: below its root, without a slash first. `size_bytes`: 0
+    of a link.
+    """
+
+    path: str
+    size_bytes: int
+    is_link: bool = False
+    is_executable: bool = False
+
+
+class PackageKind(StrEnum):
+    """Whose package it is."""
+
+    PYTHON = "python"
+    NODE = "node"
+
+
+class Package(msgspec.Struct, frozen=True, kw_only=True):
+    """A package that an image has, by what it says of itself."""
+
+    kind: PackageKind
+    name: str
+    version: str
+
+
 class TenantImage(msgspec.Struct, frozen=True):
     """An image that a tenant has, and what it counts against the tenant's quota."""
 

@@ -67,6 +67,7 @@ class Instance:
     uses when idle; `charge_mib`: what it counts now. `worth`: the least worthy is evicted first.
     `start_ms`: how long its start took. `ready_at`: when it was started or unparked; `is_fresh`: it
     has had no call since. `is_speculative`: it was started for a call that was only expected.
+    `made_at`: when its start began.
     """
 
     id: int
@@ -82,6 +83,7 @@ class Instance:
     is_speculative: bool = False
     state: InstanceState = InstanceState.WARMING
     holder: int | None = None
+    made_at: float = 0.0
     history: deque[str] = field(default_factory=lambda: deque(maxlen=8))
 
     @property

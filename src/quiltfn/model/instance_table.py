@@ -41,6 +41,7 @@ class InstanceTable:
         """A new instance, which is warming and counts `charge_mib` until it is ready."""
         one = Instance(self._next_number, digest, now, reason, self.footprint(digest).idle_mib)
         self._next_number += 1
+        one.made_at = now
         self.instances[one.id] = self._in[S.WARMING][one.id] = one
         self._charge(one, charge_mib)
         self._quota.used += 1

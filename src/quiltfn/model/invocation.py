@@ -188,6 +188,14 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
         again = self.outcome is not None and self.outcome.retry_at_ms is not None
         return self.status in FINAL and not again
 
+    @property
+    def started_ms(self) -> int | None:
+        """When the handler got it, in Unix milliseconds, of whole seconds where no more is kept."""
+        if self.started_at is None:
+            return None
+        kept = 0 if self.timeline is None else self.timeline.started_ms
+        return kept or self.started_at * 1000
+
     def after_attempt(self) -> "Invocation":
         """The record of the call once this attempt is over: itself, or, where another attempt
         follows, one that is queued again, with the number of that attempt.

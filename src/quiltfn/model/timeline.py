@@ -31,6 +31,8 @@ class StartTiming:
 
 class Timeline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Microseconds by phase; 0 for one that did not happen. `reason`: None for a warm call.
+    `started_ms`: when the handler got the call, in Unix milliseconds; 0 if it did not, or in a
+    record of an earlier release.
 
     Every record has it, stored as a list in this order.
     """
@@ -41,6 +43,7 @@ class Timeline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     specialised: int
     ran: int
     recorded: int
+    started_ms: int = 0
 
     @property
     def total(self) -> int:
@@ -55,6 +58,7 @@ class Timeline(msgspec.Struct, frozen=True, array_like=True, gc=False):
             self.specialised,
             self.ran,
             self.recorded + _us(seconds),
+            self.started_ms,
         )
 
     def server_timing(self) -> str:
@@ -74,22 +78,25 @@ def of_call(
     *,
     ran: float = 0.0,
     recorded: float = 0.0,
+    started_ms: int = 0,
 ) -> Timeline:
     """The timeline of a call that was accepted and then given an instance, or refused one.
 
     `start_timing`: of the instance that it waited for, handed to it or not; None for a warm call.
-    `accepted` and `handed` in monotonic seconds, as `start_timing` has them; the others in seconds.
+    `accepted` and `handed` in monotonic seconds, as `start_timing` has them; `ran` and `recorded`
+    in seconds; `started_ms` as in the timeline.
     """
     wait = _us(handed - accepted)
     if start_timing is None:
-        return Timeline(None, wait, 0, 0, _us(ran), _us(recorded))
+        return Timeline(None, wait, 0, 0, _us(ran), _us(recorded), started_ms)
     # Only the part of the start that falls into the call's wait counts.
     started = min(max(start_timing.started, accepted), handed)
     placed = max(started, handed if start_timing.placed is None else start_timing.placed)
     ready = max(placed, handed if start_timing.specialised is None else start_timing.specialised)
     placing, specialising = _us(placed - started), _us(ready - placed)
     queued = max(0, wait - placing - specialising)
-    return Timeline(start_timing.reason, queued, placing, specialising, _us(ran), _us(recorded))
+    took = (queued, placing, specialising, _us(ran), _us(recorded))
+    return Timeline(start_timing.reason, *took, started_ms)
 
 
 def _us(seconds: float) -> int:

@@ -14,9 +14,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from quiltfn import host_findings
+from quiltfn.host_findings import Finding, Level
 from quiltfn.launcher import cgroups, state
 from quiltfn.operator import machine
-from quiltfn.operator.machine import Finding, Level
 from quiltfn.operator.serve import GUEST
 from quiltfn.settings import BadSetting, Settings, from_everywhere
 
@@ -56,8 +57,8 @@ def examine(settings: Settings, root: Path = Path("/")) -> list[Finding]:
         groups,
         machine.crun(settings.crun),
         machine.guest(GUEST, platform.machine()),
-        machine.disk(settings.data_dir),
-        *machine.of_the_host(root, mode),
+        host_findings.disk(settings.data_dir),
+        *host_findings.of_the_host(root, mode),
         machine.egress(),
         machine.gvisor(settings.runsc),
         leftovers(settings.run_dir),
@@ -66,8 +67,10 @@ def examine(settings: Settings, root: Path = Path("/")) -> list[Finding]:
 
 def user() -> Finding:
     if os.geteuid() == 0:
-        return machine.fine("root", "started as root")
-    return machine.refuse("root", "not root: serve needs it", "start it as root, say with sudo")
+        return host_findings.fine("root", "started as root")
+    return host_findings.refuse(
+        "root", "not root: serve needs it", "start it as root, say with sudo"
+    )
 
 
 def control_groups() -> tuple[Finding, str]:
@@ -76,9 +79,11 @@ def control_groups() -> tuple[Finding, str]:
         found = cgroups.detect()
     except cgroups.CgroupsUnusable as error:
         advice = "mount cgroup v2 at /sys/fs/cgroup"
-        return machine.refuse("cgroups", f"control groups: {error}", advice), "none"
+        return host_findings.refuse("cgroups", f"control groups: {error}", advice), "none"
     where = os.path.dirname(found.path("server", "")).removesuffix("/server") or "/"
-    return machine.fine("cgroups", f"control groups: {found.mode}, ours below {where}"), found.mode
+    return host_findings.fine(
+        "cgroups", f"control groups: {found.mode}, ours below {where}"
+    ), found.mode
 
 
 def leftovers(run_dir: Path) -> Finding:
@@ -86,7 +91,9 @@ def leftovers(run_dir: Path) -> Finding:
     try:
         return machine.leftovers(sorted(dead_servers(run_dir)))
     except PermissionError:
-        return machine.warn("leftovers", f"{run_dir} is for root to read", "run doctor as root")
+        return host_findings.warn(
+            "leftovers", f"{run_dir} is for root to read", "run doctor as root"
+        )
 
 
 def dead_servers(run_dir: Path) -> Iterator[str]:

@@ -77,7 +77,7 @@ async def perform(
     if given.verb == "create":
         scope = Scope(given.scope) if given.scope else None
         expires = seconds(given.expires) if given.expires else None
-        key, text = await make_key(keys, clock, given.tenant, scope, expires)
+        key, text = await make_key(keys, clock, given.tenant, scope, expires, given.label)
         await audit.append(entry(key, "key.create", CREATED, clock))
         if as_json:
             print(json.dumps(fields_of(key) | {"key": text}))
@@ -123,13 +123,14 @@ def seconds(text: str) -> int:
 def fields_of(key: Key) -> dict[str, Any]:
     """A key without its digest."""
     names = ("id", "tenant_id", "scope", "prefix", "created_at", "expires_at", "revoked_at")
-    return {name: getattr(key, name) for name in names}
+    return {name: getattr(key, name) for name in (*names, "label")}
 
 
 def line(key: Key) -> str:
     """A key for a person."""
     ends = "revoked" if key.revoked_at else f"expires {day(key.expires_at)}"
-    return f"{key.id}  {key.tenant_id}  {key.scope}  quilt_sk_{key.prefix}_…  {ends}"
+    called = f"  {key.label}" if key.label else ""
+    return f"{key.id}  {key.tenant_id}  {key.scope}  quilt_sk_{key.prefix}_…  {ends}{called}"
 
 
 def day(at: int | None) -> str:
@@ -161,6 +162,7 @@ def parser() -> argparse.ArgumentParser:
         help="what it allows; default: operator for the first key, write for later ones",
     )
     create.add_argument("--expires", help="when it ends, such as 30d, 12h or 90s; default: never")
+    create.add_argument("--label", help="what you call it, such as 'nightly build'")
     verbs.add_parser("list", parents=[shared], help="every key that was ever made")
     revoke = verbs.add_parser("revoke", parents=[shared], help="end a key for good")
     revoke.add_argument("id", help="its id, as list shows it")

@@ -28,6 +28,7 @@ from quiltfn.pool.tenant_pools import TenantPools
 from quiltfn.ports import (
     Call,
     Clock,
+    InstanceView,
     NotPrepared,
     Sandbox,
     SandboxCounters,
@@ -213,6 +214,23 @@ class FunctionPool:
     def version_of(self, number: int) -> Version:
         """The version of an instance under its current number: equal specs share instances."""
         return self._versions[self.model.instances[number].digest]
+
+    def instances(self, function_id: str) -> list[InstanceView]:
+        """Its instances. `function_id`: the function's."""
+        now = self._clock.now()
+        return [
+            InstanceView(
+                function_id=function_id,
+                number=one.id,
+                version=self._versions[one.digest].number,
+                state=one.state,
+                memory_mib=one.charge_mib,
+                age_s=now - one.made_at,
+                in_state_s=now - one.since,
+                start_reason=one.reason,
+            )
+            for one in self.model.instances.values()
+        ]
 
     # Lifecycle -------------------------------------------------------------------------------
 

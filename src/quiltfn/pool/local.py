@@ -19,7 +19,7 @@ from quiltfn.pool.function_pool import FunctionPool, PoolLease, Preparation
 from quiltfn.pool.memory_arbiter import MemoryArbiter
 from quiltfn.pool.refusals import CLOSING
 from quiltfn.pool.tenant_pools import TenantPools
-from quiltfn.ports import Clock, SandboxCounters, Sandboxes
+from quiltfn.ports import Clock, InstanceView, SandboxCounters, Sandboxes
 
 SIDE_IDLE_S = 10.0
 
@@ -107,6 +107,11 @@ class LocalPools:
         """Connections that the networks of its instances refused since the server started."""
         counts = await asyncio.gather(*(pool.blocked() for pool in self._of(function_id)))
         return sum(counts)
+
+    def instances(self, function_id: str | None = None) -> list[InstanceView]:
+        ids = list(self._pools) if function_id is None else [function_id]
+        found = [one for key in ids for pool in self._of(key) for one in pool.instances(key)]
+        return sorted(found, key=lambda one: -one.age_s)
 
     def waiting(self) -> int:
         return sum(len(pool.model.queue) for pool in self._all())

@@ -14,11 +14,13 @@ import msgspec
 
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
+from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.counts import Headroom
 from quiltfn.model.function import Function
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
-from quiltfn.model.image import Archive, Image, TenantImage
-from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
+from quiltfn.model.image import Archive, Image, ImageFile, Package, TenantImage
+from quiltfn.model.instance import InstanceState
+from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Source, Status
 from quiltfn.model.memory import Memory
 from quiltfn.model.operation import Operation
 from quiltfn.model.output import OutputLog
@@ -208,6 +210,22 @@ class Preparation(Protocol):
         """
 
 
+class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
+    """One instance, as an operator sees it. `number`: within its function's pool on this node.
+    `memory_mib`: what it counts in the memory budget now. `age_s`, `in_state_s`: since its start
+    began and since it has that state, in seconds. `start_reason`: why it was started.
+    """
+
+    function_id: str
+    number: int
+    version: int
+    state: InstanceState
+    memory_mib: float
+    age_s: float
+    in_state_s: float
+    start_reason: ColdStartReason
+
+
 class Pools(Protocol):
     """The instances and the wait queue of every function on this node, and their memory.
     `tenant_instances`: how many instances each tenant may have.
@@ -275,6 +293,9 @@ class Pools(Protocol):
     async def blocked(self, function_id: str) -> int:
         """Attempts that the network of its instances has refused since this server started."""
 
+    def instances(self, function_id: str | None = None) -> Sequence[InstanceView]:
+        """Every instance, or those of one function, the oldest first."""
+
     def waiting(self) -> int:
         """How many calls wait for an instance, over all functions."""
 
@@ -290,18 +311,25 @@ PAGE_MAX_BYTES = 8 * 1024 * 1024
 
 
 class InvocationQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which records of a function to return, newest first.
+    """Which records to return, newest first: those of `function_id`, or of all functions of
+    `tenant_id`; exactly one of the two is given.
 
-    `cursor`: from the page before. `max_bytes`: the page ends after the record with which its
-    output reaches that size. `with_output` False leaves the output out.
+    `cursor`: from the page before. `since`, `until`: accepted at or after the one and before the
+    other, in Unix seconds. `max_bytes`: the page ends after the record with which its output
+    reaches that size. `with_output` False leaves the output out.
     """
 
-    function_id: str
+    function_id: str | None = None
+    tenant_id: str | None = None
     limit: int
     cursor: str | None = None
     status: Status | None = None
     cold_start: bool | None = None
     min_duration_ms: int | None = None
+    source: Source | None = None
+    version: int | None = None
+    since: int | None = None
+    until: int | None = None
     max_bytes: int = PAGE_MAX_BYTES
     with_output: bool = True
 
@@ -450,7 +478,7 @@ class Journal(Protocol):
         """
 
     async def outline(self, function_id: str, invocation_id: str) -> Outline | None:
-        """One record without its output, and how long that is."""
+        """As `get`, one record without its output, and how long that is."""
 
     async def read_output(
         self, function_id: str, invocation_id: str, stream: str, start: int, size: int
@@ -460,7 +488,14 @@ class Journal(Protocol):
         """
 
     async def query(self, query: InvocationQuery) -> Page[Invocation]:
-        """Records of a function, newest first. Raises `Unprocessable` for an invalid cursor."""
+        """Records, newest first. A page may have fewer than `limit`, or none, and a cursor all the
+        same, where few of very many match. Raises `Unprocessable` for an invalid cursor.
+        """
+
+    async def children(self, tenant_id: str, invocation_id: str, most: int) -> Sequence[Invocation]:
+        """The newest `most` calls that a call of the tenant has caused, oldest first, without their
+        output.
+        """
 
 
 class Retention(Protocol):
@@ -523,16 +558,32 @@ class IdempotencyStore(Protocol):
         """Removes responses older than 24 hours, in small steps; returns how many."""
 
 
+class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which entries to return, newest first. `tenant_id` None: of all tenants. `action`: its name,
+    or the part of it before the dot. `since`, `until`: made at or after the one and before the
+    other, in Unix seconds.
+    """
+
+    tenant_id: str | None
+    limit: int
+    cursor: str | None = None
+    action: str | None = None
+    credential: str | None = None
+    object_id: str | None = None
+    since: int | None = None
+    until: int | None = None
+
+
 class Audit(Protocol):
     """The audit log: every call that changed something, or was refused to."""
 
     async def append(self, entry: AuditEntry) -> None:
         """Stores an entry; it is on disk when this returns."""
 
-    async def query(
-        self, tenant_id: str | None, limit: int, cursor: str | None
-    ) -> Page[AuditEntry]:
-        """A tenant's entries (None: all), newest first. A bad cursor raises `Unprocessable`."""
+    async def query(self, query: AuditQuery) -> Page[AuditEntry]:
+        """Entries, newest first. A page may have fewer than `limit`, or none, and a cursor all the
+        same, where few of very many match. A bad cursor raises `Unprocessable`.
+        """
 
     async def prune(self, before: int) -> int:
         """Removes entries from before that time, in small steps; returns how many."""
@@ -608,6 +659,16 @@ class Images(Protocol):
 
     async def measure(self, digest: str) -> int | None:
         """What the image counts, as `Image.counted_bytes` says; None where there is none."""
+
+    async def files(self, digest: str, after: str, count: int) -> Sequence[ImageFile]:
+        """Up to `count` files and links of an image that is there, in the order of their paths,
+        those behind the path `after`. Raises `StoreUnavailable`.
+        """
+
+    async def packages(self, digest: str) -> tuple[Sequence[Package], bool]:
+        """The packages of an image that is there, and whether these are all. Raises
+        `StoreUnavailable`.
+        """
 
     def hold(self, digest: str) -> bool:
         """Whether it is there; if so, it is as good as new for `collect`. Never waits."""

@@ -159,6 +159,11 @@ class WorkStore(Protocol):
         """What the caller gave, where it was kept. Raises `Unprocessable` where it is encrypted
         and the key is another."""
 
+    async def input_variables(self, invocation_id: str) -> Sequence[str]:
+        """The names of the variables that the caller gave; none where they are not kept, or are
+        encrypted with another key.
+        """
+
     async def dead_input(self, function_id: str, invocation_id: str) -> Input | None:
         """Likewise, if the call is a dead letter of the function; else None."""
 

@@ -23,6 +23,7 @@ from quiltfn.sdk.client import (
 from quiltfn.sdk.elasticity import AsyncElasticity
 from quiltfn.sdk.errors import ClientError
 from quiltfn.sdk.functions import AsyncFunctions
+from quiltfn.sdk.invocations import AsyncInvocations
 from quiltfn.sdk.keys import AsyncApiKeys
 from quiltfn.sdk.quotas import AsyncQuotas
 from quiltfn.sdk.request import Flow, Request
@@ -61,6 +62,7 @@ class AsyncClient:
         )
         self._retries, self._on_response = Retries(retries), on_response
         self.functions = AsyncFunctions(self)
+        self.invocations = AsyncInvocations(self)
         self.elasticity = AsyncElasticity(self)
         self.runtimes = AsyncRuntimes(self)
         self.schedules = AsyncSchedules(self)

@@ -30,6 +30,7 @@ from quiltfn.sdk.transport import (
 
 if TYPE_CHECKING:
     from quiltfn.sdk.elasticity import Elasticity
+    from quiltfn.sdk.invocations import Invocations
     from quiltfn.sdk.keys import ApiKeys
     from quiltfn.sdk.quotas import Quotas
     from quiltfn.sdk.runtimes import Runtimes
@@ -81,6 +82,12 @@ class Client:
         self.invoke = self.functions.invoke
 
     # A command uses one of these: the others are not loaded.
+
+    @cached_property
+    def invocations(self) -> "Invocations":
+        from quiltfn.sdk.invocations import Invocations  # noqa: PLC0415
+
+        return Invocations(self)
 
     @cached_property
     def elasticity(self) -> "Elasticity":

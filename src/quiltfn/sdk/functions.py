@@ -8,6 +8,7 @@ from typing import Any
 
 from quiltfn.sdk.errors import DeployFailed, VersionFailed
 from quiltfn.sdk.events import EventReader
+from quiltfn.sdk.filters import CallFilters, FunctionFilters, parameters_of
 from quiltfn.sdk.methods import (
     Listing,
     Method,
@@ -44,11 +45,14 @@ from quiltfn.wire import (
     FunctionPage,
     FunctionStats,
     FunctionStatsPage,
+    FunctionSummary,
+    FunctionSummaryPage,
     Invocation,
     InvocationPage,
     NewFunction,
     PauseResult,
     Pool,
+    PoolList,
     PoolStats,
     Rollback,
     Series,
@@ -75,20 +79,31 @@ def get_function(function: str) -> Flow[Function]:
     return either(function, lambda one: ask(by_id(one)), lambda one: ask(by_name(one)))
 
 
-def list_functions(
-    *,
-    state: str | None = None,
-    cluster_id: str | None = None,
-    page_size: int | None = None,
-    cursor: str | None = None,
-) -> Listing[FunctionPage, Function]:
-    """The tenant's functions, oldest first."""
+@with_fields_of(FunctionFilters)
+def list_functions(filters: FunctionFilters) -> Listing[FunctionPage, Function]:
+    """The tenant's functions, oldest first.
+
+    `search`: only those with this text in their name or description. `sort`: "name", "created_at",
+    "last_invoked_at" or "invocation_count". `order`: "asc" or "desc".
+    """
 
     def page_after(after: str | None) -> Flow[FunctionPage]:
-        wanted = query(limit=page_size, cursor=after, state=state, cluster_id=cluster_id)
-        return ask(get(BASE + wanted, FunctionPage))
+        return ask(get(BASE + query(**parameters_of(filters, after)), FunctionPage))
 
-    return Listing(page_after, lambda page: page.functions, cursor)
+    return Listing(page_after, lambda page: page.functions, filters.cursor)
+
+
+@with_fields_of(FunctionFilters)
+def list_function_summaries(
+    filters: FunctionFilters,
+) -> Listing[FunctionSummaryPage, FunctionSummary]:
+    """As `list`, without handlers and environments."""
+
+    def page_after(after: str | None) -> Flow[FunctionSummaryPage]:
+        wanted = query(view="brief", **parameters_of(filters, after))
+        return ask(get(BASE + wanted, FunctionSummaryPage))
+
+    return Listing(page_after, lambda page: page.functions, filters.cursor)
 
 
 @with_name_and_fields_of(FunctionChanges)
@@ -242,31 +257,21 @@ def stream_function(
     )
 
 
-def list_invocations(
-    function: str,
-    *,
-    status: str | None = None,
-    cold_start: bool | None = None,
-    min_duration_ms: int | None = None,
-    page_size: int | None = None,
-    cursor: str | None = None,
-) -> Listing[InvocationPage, Invocation]:
-    """The records of a function's calls, newest first."""
+@with_name_and_fields_of(CallFilters)
+def list_invocations(function: str, filters: CallFilters) -> Listing[InvocationPage, Invocation]:
+    """The records of a function's calls, newest first. `source`: what asked for them, such as
+    "schedule". `since`, `until`: accepted at or after the one and before the other, as a time or
+    in Unix seconds. A page may be short or empty where few of very many calls match.
+    """
 
     def page_after(after: str | None) -> Flow[InvocationPage]:
-        wanted = query(
-            limit=page_size,
-            cursor=after,
-            status=status,
-            cold_start=cold_start,
-            min_duration_ms=min_duration_ms,
-        )
+        wanted = query(**parameters_of(filters, after))
         return on(
             function,
             lambda one: get(f"{BASE}/{segment(one)}/invocations{wanted}", InvocationPage),
         )
 
-    return Listing(page_after, lambda page: page.invocations, cursor)
+    return Listing(page_after, lambda page: page.invocations, filters.cursor)
 
 
 def get_invocation(function: str, invocation_id: str) -> Flow[Invocation]:
@@ -386,6 +391,12 @@ def get_pool(function: str) -> Flow[Pool]:
     return on(function, lambda one: get(f"{BASE}/{segment(one)}/pool", Pool))
 
 
+def list_pools() -> Flow[list[Pool]]:
+    """The instances of each function that has some, by state."""
+    found = yield from ask(get(f"{BASE}/pools", PoolList))
+    return found.pools
+
+
 def get_pool_stats() -> Flow[PoolStats]:
     """How many instances the tenant has, by state."""
     return ask(get(f"{BASE}/pool/stats", PoolStats))
@@ -430,6 +441,7 @@ class FunctionMethods(WorkMethods):
     create = Method(create_function)
     get = Method(get_function)
     list = PagedMethod(list_functions)
+    list_summaries = PagedMethod(list_function_summaries)
     update = Method(update_function)
     delete = Method(delete_function)
     deploy = Method(deploy_function)
@@ -449,6 +461,7 @@ class FunctionMethods(WorkMethods):
     list_deliveries = PagedMethod(list_deliveries)
     retry_delivery = Method(retry_delivery)
     get_pool = Method(get_pool)
+    list_pools = Method(list_pools)
     get_pool_stats = Method(get_pool_stats)
     get_egress = Method(get_egress)
     list_stats = PagedMethod(list_stats)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
+R = TypeVar("R")
 Page = TypeVar("Page")
 Item = TypeVar("Item")
 Event = TypeVar("Event")
@@ -258,12 +259,12 @@ def _called(call: Callable[..., T], name: str, args: Any, kwargs: Any) -> T:
 
 def with_fields_of(
     shape: Callable[P, S],
-) -> Callable[[Callable[[S], Flow[T]]], Callable[P, Flow[T]]]:
+) -> Callable[[Callable[[S], R]], Callable[P, R]]:
     """A decorator: the flow takes the fields of a shape as its parameters."""
 
-    def taking(flow: Callable[[S], Flow[T]]) -> Callable[P, Flow[T]]:
+    def taking(flow: Callable[[S], R]) -> Callable[P, R]:
         @functools.wraps(flow)
-        def taken(*args: P.args, **kwargs: P.kwargs) -> Flow[T]:
+        def taken(*args: P.args, **kwargs: P.kwargs) -> R:
             return flow(shape(*args, **kwargs))
 
         return _described(taken, flow, shape)
@@ -273,12 +274,12 @@ def with_fields_of(
 
 def with_name_and_fields_of(
     shape: Callable[P, S],
-) -> Callable[[Callable[[str, S], Flow[T]]], Callable[Concatenate[str, P], Flow[T]]]:
+) -> Callable[[Callable[[str, S], R]], Callable[Concatenate[str, P], R]]:
     """As `with_fields_of`, for a flow that takes the name or id of something first."""
 
-    def taking(flow: Callable[[str, S], Flow[T]]) -> Callable[Concatenate[str, P], Flow[T]]:
+    def taking(flow: Callable[[str, S], R]) -> Callable[Concatenate[str, P], R]:
         @functools.wraps(flow)
-        def taken(name: str, /, *args: P.args, **kwargs: P.kwargs) -> Flow[T]:
+        def taken(name: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
             return flow(name, shape(*args, **kwargs))
 
         return _described(taken, flow, shape)

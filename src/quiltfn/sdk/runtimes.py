@@ -2,9 +2,24 @@
 
 from pathlib import Path
 
-from quiltfn.sdk.methods import Method, OfAsyncClient, OfClient, with_fields_of
+from quiltfn.sdk.methods import (
+    Listing,
+    Method,
+    OfAsyncClient,
+    OfClient,
+    PagedMethod,
+    with_fields_of,
+)
 from quiltfn.sdk.request import Flow, Request, as_json, ask, delete, get, post, query, segment
-from quiltfn.wire import Image, NewRuntime, Runtime, RuntimeList
+from quiltfn.wire import (
+    Image,
+    NewRuntime,
+    Runtime,
+    RuntimeFile,
+    RuntimeFilePage,
+    RuntimeList,
+    RuntimePackageList,
+)
 
 BASE = "/api/runtimes"
 UPLOAD_READ_S = 600.0  # the server answers once it has unpacked and kept every file
@@ -19,6 +34,23 @@ def list_runtimes() -> Flow[list[Runtime]]:
 def get_runtime(name: str) -> Flow[Runtime]:
     """What a runtime's name stands for now."""
     return ask(get(f"{BASE}/{segment(name)}", Runtime))
+
+
+def list_files(
+    name: str, *, page_size: int | None = None, cursor: str | None = None
+) -> Listing[RuntimeFilePage, RuntimeFile]:
+    """The files that a runtime has at /app, in the order of their paths."""
+
+    def page_after(after: str | None) -> Flow[RuntimeFilePage]:
+        wanted = query(limit=page_size, cursor=after)
+        return ask(get(f"{BASE}/{segment(name)}/files{wanted}", RuntimeFilePage))
+
+    return Listing(page_after, lambda page: page.files, cursor)
+
+
+def list_packages(name: str) -> Flow[RuntimePackageList]:
+    """The packages of Python and Node among the files of a runtime."""
+    return ask(get(f"{BASE}/{segment(name)}/packages", RuntimePackageList))
 
 
 @with_fields_of(NewRuntime)
@@ -66,6 +98,8 @@ class RuntimeMethods:
 
     list = Method(list_runtimes)
     get = Method(get_runtime)
+    list_files = PagedMethod(list_files)
+    list_packages = Method(list_packages)
     add = Method(add_runtime)
     remove = Method(remove_runtime)
     upload_image = Method(upload_image)

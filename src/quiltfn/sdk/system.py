@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from quiltfn.sdk.events import TenantEventReader
+from quiltfn.sdk.filters import AuditFilters, parameters_of
 from quiltfn.sdk.methods import (
     Listing,
     Method,
@@ -11,15 +12,49 @@ from quiltfn.sdk.methods import (
     OfClient,
     PagedMethod,
     StreamMethod,
+    with_fields_of,
 )
 from quiltfn.sdk.named_function import on
 from quiltfn.sdk.request import Flow, Request, ask, get, query, stream
-from quiltfn.wire import AuditEntry, AuditPage, Health, Liveness, SystemInfo, Usage
+from quiltfn.wire import (
+    AuditEntry,
+    AuditPage,
+    DoctorReport,
+    Health,
+    InstanceList,
+    Liveness,
+    SystemInfo,
+    Usage,
+    Whoami,
+)
 
 
 def get_info() -> Flow[SystemInfo]:
     """Version, node, protections in force and limits."""
     return ask(get("/api/system/info", SystemInfo))
+
+
+def whoami() -> Flow[Whoami]:
+    """Whose key it is, what it may do and until when, and what the server offers."""
+    return ask(get("/api/whoami", Whoami))
+
+
+def get_doctor_report() -> Flow[DoctorReport]:
+    """What `quiltfn doctor` finds on the server's machine, as far as a running server sees it, and
+    the protections in force; operators only.
+    """
+    return ask(get("/api/system/doctor", DoctorReport))
+
+
+def list_instances(function: str | None = None, *, most: int | None = None) -> Flow[InstanceList]:
+    """The instances of all tenants, the oldest first, and what they share; operators only.
+    `function`: only those of this one, by its name or id. `most`: at most so many.
+    """
+
+    def of(function_id: str | None) -> Request[InstanceList]:
+        return get(f"/api/instances{query(function_id=function_id, limit=most)}", InstanceList)
+
+    return ask(of(None)) if function is None else on(function, of)
 
 
 def get_health() -> Flow[Health]:
@@ -32,15 +67,16 @@ def get_liveness() -> Flow[Liveness]:
     return ask(get("/health", Liveness))
 
 
-def list_audit_entries(
-    *, page_size: int | None = None, cursor: str | None = None
-) -> Listing[AuditPage, AuditEntry]:
-    """Who changed what, or was refused it, newest first."""
+@with_fields_of(AuditFilters)
+def list_audit_entries(filters: AuditFilters) -> Listing[AuditPage, AuditEntry]:
+    """Who changed what, or was refused it, newest first. `action`: only this, such as
+    "function.create", or all of its kind: "function". `object_id`: only what was done to this one.
+    """
 
     def page_after(after: str | None) -> Flow[AuditPage]:
-        return ask(get(f"/api/audit{query(limit=page_size, cursor=after)}", AuditPage))
+        return ask(get(f"/api/audit{query(**parameters_of(filters, after))}", AuditPage))
 
-    return Listing(page_after, lambda page: page.entries, cursor)
+    return Listing(page_after, lambda page: page.entries, filters.cursor)
 
 
 def follow_events(
@@ -77,6 +113,9 @@ class SystemMethods:
     """What both clients can ask a server about itself."""
 
     get_info = Method(get_info)
+    whoami = Method(whoami)
+    get_doctor_report = Method(get_doctor_report)
+    list_instances = Method(list_instances)
     get_health = Method(get_health)
     get_liveness = Method(get_liveness)
     list_audit_entries = PagedMethod(list_audit_entries)

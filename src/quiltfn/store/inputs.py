@@ -46,15 +46,18 @@ def size_of(given: Input) -> int:
     return INPUT_BYTES + given.size_bytes
 
 
+def read_environment(row: RowMapping, cipher: Cipher | None) -> dict[str, str] | None:
+    """The variables in a row. Raises `Unprocessable` where they cannot be decrypted."""
+    text = _opened(row, "environment", cipher) if row["is_encrypted"] else row["environment"]
+    found: dict[str, str] | None = None if text is None else msgspec.json.decode(text)
+    return found
+
+
 def read_input(row: RowMapping, cipher: Cipher | None) -> Input:
     """The input in a row. Raises `Unprocessable` where it cannot be decrypted."""
-    payload, environment = row["payload"], row["environment"]
-    if row["is_encrypted"]:
-        payload = _opened(row, "payload", cipher)
-        environment = _opened(row, "environment", cipher)
     return Input(
-        payload=payload,
-        environment=None if environment is None else msgspec.json.decode(environment),
+        payload=_opened(row, "payload", cipher) if row["is_encrypted"] else row["payload"],
+        environment=read_environment(row, cipher),
         timeout_seconds=row["timeout_seconds"],
         version=row["version"],
         caller=row["caller"],

@@ -11,18 +11,18 @@ An idle journal does nothing: the first record after a commit sets the timer of 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
 import msgspec
 from sqlalchemy import Connection
 
-from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, to_cursor
+from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.ports import Clock, InvocationQuery, Outline, Page
-from quiltfn.store import records, work_recovery
+from quiltfn.store import record_list, records, work_recovery
 from quiltfn.store.database import Database, Work
 from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.disk_reserve import REFUSED, DiskFull
@@ -266,23 +266,35 @@ class SpoolJournal:
         fresh = {
             record.invocation_id: record.after_attempt()
             for record in (*self._committing.values(), *self._pending.values())
-            if record.function_id == query.function_id
+            if query.function_id in (None, record.function_id)
+            and query.tenant_id in (None, record.tenant_id)
         }
-        most = query.limit + 1 + len(fresh)
-        stored, is_cut = await self._database.read(
-            lambda connection: records.page(connection, query, before, most)
+        most = query.limit + 1
+        stored, last = await self._database.read(
+            lambda connection: record_list.page(connection, query, before, most, fresh.keys())
         )
-        # The database may have more below the last record that was read.
-        last = stored[-1].invocation_id if is_cut else BEFORE_EVERY_ID
-        found = [record for record in stored if record.invocation_id not in fresh]
+        found = list(stored)
         for one in fresh.values():
-            if one.invocation_id >= last and records.matches(one, query, before):
+            if one.invocation_id >= last and record_list.matches(one, query, before):
                 found.append(one if query.with_output else without_output(one))
         found.sort(key=lambda record: record.invocation_id, reverse=True)
         items = found[: query.limit]
         if len(found) > len(items):
             last = items[-1].invocation_id
         return Page(items, to_cursor(last) if last else None)
+
+    async def children(self, tenant_id: str, invocation_id: str, most: int) -> Sequence[Invocation]:
+        known = [*self._committing.values(), *self._pending.values()]
+        fresh = {
+            one.invocation_id: without_output(one.after_attempt())
+            for one in known
+            if one.parent_invocation_id == invocation_id and one.tenant_id == tenant_id
+        }
+        stored = await self._database.read(
+            lambda connection: record_list.children(connection, tenant_id, invocation_id, most)
+        )
+        found = {one.invocation_id: one for one in stored} | fresh
+        return sorted(found.values(), key=lambda one: one.invocation_id)[-most:]
 
     def _look_for_lost(self) -> bool:
         """Whether the segments have all that the last server wrote; a notice says what they lack.

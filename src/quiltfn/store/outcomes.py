@@ -57,7 +57,7 @@ def many(connection: Connection, statement: str, rows: Iterable[tuple[Any, ...]]
 def attempt_row(record: Invocation) -> tuple[Any, ...]:
     return (
         *(record.invocation_id, record.attempt, record.status.value),
-        *(in_ms(record.started_at), in_ms(record.ended_at), record.duration_ms, record.exit_code),
+        *(record.started_ms, in_ms(record.ended_at), record.duration_ms, record.exit_code),
         *(record.error_message, record.execution_node_id, record.cold_start, record.version),
     )
 

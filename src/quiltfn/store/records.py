@@ -1,4 +1,4 @@
-"""Stores the records of calls, counts each exactly once, ends those a crash left, finds them."""
+"""Stores the records of calls, counts each exactly once, ends those a crash left, finds one."""
 
 import time
 from collections import defaultdict
@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Select, exists, select
 
 from quiltfn.model.invocation import FINAL, Invocation, Status
-from quiltfn.ports import InvocationQuery, Outline
+from quiltfn.ports import Outline
 from quiltfn.store import outcomes, stats, tables
 from quiltfn.store.nodes import Boot
 from quiltfn.store.sql import SQL
@@ -252,48 +252,6 @@ def opened_output(connection: Connection, call: tuple[str, str], stream: str) ->
     if found is None:
         raise LookupError(call)
     return driver.blobopen("invocation", stream, found[0], readonly=True)
-
-
-def page(
-    connection: Connection, query: InvocationQuery, before: str, most: int
-) -> tuple[list[Invocation], bool]:
-    """Up to `most` records with ids below `before`, newest first, and whether the page ended
-    because of its bytes. Reads no more rows than it returns.
-    """
-    columns = tables.invocation.c
-    select_some = of_function(query.function_id, with_output=query.with_output)
-    select_some = select_some.where(columns.invocation_id < before)
-    if query.status is not None:
-        select_some = select_some.where(columns.status == query.status.value)
-    if query.cold_start is not None:
-        select_some = select_some.where(columns.cold_start == query.cold_start)
-    if query.min_duration_ms is not None:
-        select_some = select_some.where(columns.duration_ms >= query.min_duration_ms)
-    select_some = select_some.order_by(columns.invocation_id.desc()).limit(most)
-    found: list[Invocation] = []
-    left = query.max_bytes
-    with connection.execute(select_some) as rows:
-        for row in rows.mappings():
-            found.append(tables.read_invocation(row))
-            left -= len(found[-1].stdout) + len(found[-1].stderr)
-            if left <= 0:
-                return found, True
-    return found, False
-
-
-def matches(record: Invocation, query: InvocationQuery, before: str) -> bool:
-    """The conditions of `page`, for a record that is not in the database yet."""
-    longest = record.duration_ms
-    return (
-        record.function_id == query.function_id
-        and record.invocation_id < before
-        and query.status in (None, record.status)
-        and query.cold_start in (None, record.cold_start)
-        and (
-            query.min_duration_ms is None
-            or (longest is not None and longest >= query.min_duration_ms)
-        )
-    )
 
 
 def of_function(function_id: str, *, with_output: bool = True) -> Select[tuple[object, ...]]:

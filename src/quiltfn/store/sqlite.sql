@@ -100,6 +100,63 @@ SELECT invocation_id, size_bytes FROM invocation INDEXED BY invocation_of_tenant
    AND status NOT IN ('queued', 'running')
  ORDER BY invocation_id LIMIT :most;
 
+-- records_of_function: the newest records of a function that match, from one id up to another, without
+-- touching the rows
+SELECT invocation_id FROM invocation INDEXED BY invocation_listing
+ WHERE function_id = :owner AND invocation_id < :before AND invocation_id >= :start
+   AND (:status IS NULL OR status = :status)
+   AND (:cold_start IS NULL OR cold_start = :cold_start)
+   AND (:min_duration_ms IS NULL OR duration_ms >= :min_duration_ms)
+   AND (:source IS NULL OR source = :source) AND (:version IS NULL OR version = :version)
+   AND EXISTS (SELECT 1 FROM function WHERE id = :owner)
+ ORDER BY invocation_id DESC LIMIT :most;
+
+-- step_of_function: the id that so many of a function's records further on has
+SELECT invocation_id FROM invocation INDEXED BY invocation_listing
+ WHERE function_id = :owner AND invocation_id < :before AND invocation_id >= :start
+ ORDER BY invocation_id DESC LIMIT 1 OFFSET :entries;
+
+-- ended_records: the newest records of a tenant that have an end and match, likewise
+SELECT invocation_id FROM invocation INDEXED BY invocation_of_tenant
+ WHERE tenant_id = :owner AND invocation_id < :before AND invocation_id >= :start
+   AND status NOT IN ('queued', 'running')
+   AND (:status IS NULL OR status = :status)
+   AND (:cold_start IS NULL OR cold_start = :cold_start)
+   AND (:min_duration_ms IS NULL OR duration_ms >= :min_duration_ms)
+   AND (:source IS NULL OR source = :source) AND (:version IS NULL OR version = :version)
+   AND EXISTS (SELECT 1 FROM function WHERE id = invocation.function_id)
+ ORDER BY invocation_id DESC LIMIT :most;
+
+-- step_of_ended: the id that so many of them further on has
+SELECT invocation_id FROM invocation INDEXED BY invocation_of_tenant
+ WHERE tenant_id = :owner AND invocation_id < :before AND invocation_id >= :start
+   AND status NOT IN ('queued', 'running')
+ ORDER BY invocation_id DESC LIMIT 1 OFFSET :entries;
+
+-- open_records: the newest records of a tenant that have no end and match; these have no output yet,
+-- so their rows are short
+SELECT invocation_id FROM invocation INDEXED BY invocation_open
+ WHERE tenant_id = :owner AND invocation_id < :before AND invocation_id >= :start
+   AND status IN ('queued', 'running')
+   AND (:status IS NULL OR status = :status)
+   AND (:cold_start IS NULL OR cold_start = :cold_start)
+   AND (:min_duration_ms IS NULL OR duration_ms >= :min_duration_ms)
+   AND (:source IS NULL OR source = :source) AND (:version IS NULL OR version = :version)
+   AND EXISTS (SELECT 1 FROM function WHERE id = invocation.function_id)
+ ORDER BY invocation_id DESC LIMIT :most;
+
+-- step_of_open: the id that so many of them further on has
+SELECT invocation_id FROM invocation INDEXED BY invocation_open
+ WHERE tenant_id = :owner AND invocation_id < :before AND invocation_id >= :start
+   AND status IN ('queued', 'running')
+ ORDER BY invocation_id DESC LIMIT 1 OFFSET :entries;
+
+-- children_of: the newest calls that a call has caused
+SELECT invocation_id FROM invocation INDEXED BY invocation_children
+ WHERE parent_invocation_id = :parent AND tenant_id = :tenant_id
+   AND EXISTS (SELECT 1 FROM function WHERE id = invocation.function_id)
+ ORDER BY invocation_id DESC LIMIT :most;
+
 -- rowid_of_invocation: the number by which SQLite opens a part of a record's row
 SELECT rowid FROM invocation WHERE invocation_id = ? AND function_id = ?;
 

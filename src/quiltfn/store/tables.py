@@ -155,24 +155,32 @@ invocation = Table(
     # what it counts in `usage`; by default, as one without output.
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("size_bytes", BigInteger, nullable=False, server_default=text("600")),
-    # Ids are UUIDv7, so their order is the order of time. The other three columns let filters work
-    # on the index alone, since the rows may be megabytes apart.
+    # Ids are UUIDv7, so their order is the order of time. The other columns let filters work on the
+    # index alone, since the rows may be megabytes apart.
     Index(
         "invocation_listing",
         *("function_id", "invocation_id", "status", "cold_start", "duration_ms"),
+        *("source", "version"),
     ),
-    # What retention looks at, however many wait.
+    # What retention looks at, however many wait, and the list of all calls of a tenant.
     Index(
         "invocation_of_tenant",
         *("tenant_id", "invocation_id", "size_bytes", "status"),
+        *("function_id", "cold_start", "duration_ms", "source", "version"),
         sqlite_where=text("status NOT IN ('queued', 'running')"),
         postgresql_where=text("status NOT IN ('queued', 'running')"),
     ),
     Index(
         "invocation_open",
-        "invocation_id",
+        *("tenant_id", "invocation_id", "status"),
         sqlite_where=text("status IN ('queued', 'running')"),
         postgresql_where=text("status IN ('queued', 'running')"),
+    ),
+    Index(
+        "invocation_children",
+        *("parent_invocation_id", "invocation_id"),
+        sqlite_where=text("parent_invocation_id IS NOT NULL"),
+        postgresql_where=text("parent_invocation_id IS NOT NULL"),
     ),
 )
 
@@ -236,6 +244,7 @@ api_key = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
+    Column("label", Text),
     UniqueConstraint("prefix", name="api_key_prefix"),
 )
 

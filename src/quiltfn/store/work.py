@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, delete, exists, fu
 
 from quiltfn.ids import new_id
 from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
-from quiltfn.model.errors import CapacityFull, NotFound, QuiltfnError
+from quiltfn.model.errors import CapacityFull, NotFound, QuiltfnError, Unprocessable
 from quiltfn.model.invocation import NEXT, CallEvent, Invocation, Status, WorkOutcome
 from quiltfn.model.retention import StorageLimit
 from quiltfn.model.state_machine import transition
@@ -34,7 +34,7 @@ from quiltfn.ports.work import (
 )
 from quiltfn.store import outcomes, records, stats, tables, usage
 from quiltfn.store.database import Database
-from quiltfn.store.inputs import Cipher, input_row, read_input, size_of
+from quiltfn.store.inputs import Cipher, input_row, read_environment, read_input, size_of
 from quiltfn.store.old_inputs import OldInputs
 from quiltfn.store.policies import policy_of
 from quiltfn.store.sql import SQL
@@ -317,6 +317,17 @@ class SqlWork:
     async def input(self, invocation_id: str) -> Input | None:
         """As the port says."""
         return await self._input(invocation_id)
+
+    async def input_variables(self, invocation_id: str) -> Sequence[str]:
+        """As the port says."""
+        table = tables.input_table.c
+        columns = (table.invocation_id, table.environment, table.is_encrypted)
+        query = select(*columns).where(table.invocation_id == invocation_id)
+        row = await self._database.read(lambda c: c.execute(query).mappings().one_or_none())
+        try:
+            return () if row is None else sorted(read_environment(row, self._cipher) or ())
+        except Unprocessable:
+            return ()
 
     async def dead_input(self, function_id: str, invocation_id: str) -> Input | None:
         """As the port says."""

@@ -21,7 +21,7 @@ from quiltfn.wire.fields import about
 
 # The words of the API's own addresses, those of routes to come included.
 RESERVED_FUNCTION_NAMES = frozenset(
-    {"by-name", "invoke", "pool", "stats", "health", "help", "examples"}
+    {"by-name", "invoke", "pool", "pools", "stats", "health", "help", "examples"}
     | {"runtimes", "schedules", "keys", "audit", "nodes"}
 )
 DESCRIPTION_MAX_CHARACTERS = 1024
@@ -307,8 +307,42 @@ class Function(Struct, kw_only=True, frozen=True):
     error_message: ErrorMessage | None
 
 
+class FunctionSummary(Struct, kw_only=True, frozen=True):
+    """A function without its handler and environment. Times in Unix seconds."""
+
+    id: FunctionId
+    tenant_id: TenantId
+    cluster_id: ClusterId | None
+    owner_node_id: NodeId
+    name: FunctionName
+    description: Description | None
+    runtime: RuntimeOfFunction
+    state: State
+    current_version: VersionNumber
+    memory_limit_mb: MemoryLimitMb
+    cpu_limit_percent: CpuLimitPercent
+    timeout_seconds: TimeoutSeconds
+    min_instances: MinInstances
+    max_instances: MaxInstances
+    cleanup_on_exit: CleanupOnExit
+    working_directory: WorkingDirectory | None
+    created_at: UnixSeconds
+    updated_at: UnixSeconds
+    last_invoked_at: UnixSeconds | None
+    invocation_count: InvocationCount
+    error_count: ErrorCount
+    error_message: ErrorMessage | None
+
+
+class FunctionSummaryPage(Struct, kw_only=True, frozen=True):
+    """Some functions in brief, in the order that was asked for."""
+
+    functions: list[FunctionSummary]
+    next_cursor: NextCursor | None
+
+
 class FunctionPage(Struct, kw_only=True, frozen=True):
-    """Some functions, oldest first."""
+    """Some functions, in the order that was asked for."""
 
     functions: list[Function]
     next_cursor: NextCursor | None
@@ -365,6 +399,12 @@ class Pool(Struct, kw_only=True, frozen=True):
     ready_count: InstanceCount
     busy_count: InstanceCount
     total_count: InstanceCount
+
+
+class PoolList(Struct, kw_only=True, frozen=True):
+    """The pools that are not empty, oldest function first."""
+
+    pools: list[Pool]
 
 
 class PoolStats(Struct, kw_only=True, frozen=True):

@@ -39,6 +39,15 @@ EnvironmentOfCall = Annotated[
 ]
 Milliseconds = Annotated[int, about("milliseconds", 3)]
 Microseconds = Annotated[int, about("microseconds", 420)]
+UnixMilliseconds = Annotated[int, about("Unix milliseconds", 1760000000123)]
+EnvironmentNames = Annotated[
+    list[str],
+    about(
+        "names of the variables that the runtime, the version and the call have set; those of the "
+        "call alone while it runs or where its input is kept",
+        ["EXTRA_VAR", "NODE_ENV"],
+    ),
+]
 
 
 class NewInvocation(
@@ -89,6 +98,51 @@ class Invocation(Struct, kw_only=True, frozen=True):
     stderr: Output
     error_message: InvocationError | None
     cold_start: ColdStart
+
+
+Source = Annotated[
+    str, about("sync, async, schedule, url, redrive, replay or destination", "async")
+]
+VersionOfCall = Annotated[int, about("the number of the version that ran, or null", 1)]
+AttemptNumber = Annotated[
+    int, about("1 for the first; of a queued call, the one that comes next", 1)
+]
+DueAt = Annotated[
+    int, about("since when an asynchronous call may run, in Unix seconds, or null", None)
+]
+ParentId = Annotated[str, about("the id of the call that caused this one, or null", None)]
+OriginId = Annotated[str, about("the id of the call that this one repeats, or null", None)]
+
+
+class InvocationSummary(Struct, kw_only=True, frozen=True):
+    """A call without its output. Times in Unix seconds, `duration_ms` in milliseconds."""
+
+    invocation_id: InvocationId
+    function_id: FunctionId
+    function_name: FunctionName
+    execution_node_id: NodeId
+    status: InvocationStatus
+    started_at: UnixSeconds | None
+    ended_at: UnixSeconds | None
+    duration_ms: Milliseconds | None
+    exit_code: ExitCode | None
+    error_message: InvocationError | None
+    cold_start: ColdStart
+    version: VersionOfCall | None
+    source: Source
+    attempt: AttemptNumber
+    due_at: DueAt | None
+    parent_invocation_id: ParentId | None
+    origin_invocation_id: OriginId | None
+
+
+class InvocationSummaryPage(Struct, kw_only=True, frozen=True):
+    """Some calls, newest first. A page may have few or none and a `next_cursor` all the same, where
+    few of very many match.
+    """
+
+    invocations: list[InvocationSummary]
+    next_cursor: NextCursor | None
 
 
 StreamName = Annotated[str, about("stdout or stderr", "stdout")]
@@ -142,10 +196,26 @@ class Phase(Struct, kw_only=True, frozen=True):
     microseconds: Microseconds
 
 
+class TimedAttempt(Struct, kw_only=True, frozen=True):
+    """One attempt at a call. `started_at_ms`: null where it was never handed over; in whole seconds
+    where no more is known. `duration_ms`: null while it is under way.
+    """
+
+    attempt: AttemptNumber
+    status: InvocationStatus
+    started_at_ms: UnixMilliseconds | None
+    duration_ms: Milliseconds | None
+    cold_start: ColdStart
+    version: VersionOfCall | None
+    execution_node_id: NodeId
+
+
 class Timeline(Struct, kw_only=True, frozen=True):
-    """Where the time of a call went: its phases add up to the total.
+    """Where the time of a call went: its phases add up to the total. While it runs they are those
+    so far; there are none where none were kept.
 
     `cold_reason`: first, scaled_out, updated, evicted or replaced; null of a warm call.
+    `children`: the newest calls that it caused, at most 100, oldest first.
     """
 
     invocation_id: InvocationId
@@ -153,3 +223,13 @@ class Timeline(Struct, kw_only=True, frozen=True):
     cold_reason: ColdReason | None
     phases: list[Phase]
     total_microseconds: Microseconds
+    status: InvocationStatus | None = None
+    accepted_at_ms: UnixMilliseconds | None = None
+    version: VersionOfCall | None = None
+    source: Source | None = None
+    due_at: DueAt | None = None
+    parent_invocation_id: ParentId | None = None
+    origin_invocation_id: OriginId | None = None
+    children: list[InvocationSummary] = []
+    environment_names: EnvironmentNames = []
+    attempts: list[TimedAttempt] = []

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Struct
 
-from quiltfn.wire.constraints import Between, OneOf, Pattern
+from quiltfn.wire.constraints import Between, Documented, OneOf, Pattern
 from quiltfn.wire.fields import about
 from quiltfn.wire.functions import NextCursor, TenantId, UnixSeconds
 
@@ -35,6 +35,17 @@ ExpiresSeconds = Annotated[
 ]
 
 
+LABEL_MAX_CHARACTERS = 100
+Label = Annotated[
+    str,
+    about(
+        f"what you call the key: 1 to {LABEL_MAX_CHARACTERS} characters in one line, or null",
+        "nightly build",
+        Documented({"minLength": 1, "maxLength": LABEL_MAX_CHARACTERS}),
+    ),
+]
+
+
 KeyId = Annotated[str, about("the key's id", "01999999-0000-7000-8000-000000000001")]
 KeyPrefix = Annotated[str, about("the part of the key that tells it from others", "3f9a01b2c4d5")]
 Secret = Annotated[str, about("the key itself", None)]
@@ -58,6 +69,7 @@ class NewKey(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit
     tenant: Tenant | None = None
     scope: ScopeOfKey | None = None
     expires_seconds: ExpiresSeconds | None = None
+    label: Label | None = None
 
 
 class Key(Struct, kw_only=True, frozen=True):
@@ -70,6 +82,7 @@ class Key(Struct, kw_only=True, frozen=True):
     created_at: UnixSeconds
     expires_at: UnixSeconds | None
     revoked_at: UnixSeconds | None
+    label: Label | None = None
 
 
 class CreatedKey(Key, kw_only=True, frozen=True):

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from quiltfn.wire.constraints import NO_NUL, Documented, OneOf
 from quiltfn.wire.fields import about
-from quiltfn.wire.functions import Environment, ImageDigest, UnixSeconds
+from quiltfn.wire.functions import Environment, ImageDigest, NextCursor, UnixSeconds
 
 RESERVED_RUNTIME_NAMES = frozenset({"images", "help", "examples", "health"})
 WRITABLE_PATHS_MAX = 8
@@ -116,6 +116,16 @@ FileCount = Annotated[int, about("files, without directories", 12)]
 SizeBytes = Annotated[int, about("bytes in all files", 48213)]
 
 
+FilePath = Annotated[str, about("where it is below /app", "etl/main.py")]
+FileSize = Annotated[int, about("bytes", 1204)]
+IsLink = Annotated[bool, about("whether it is a symbolic link", False)]
+IsExecutable = Annotated[bool, about("whether it can be executed", False)]
+PackageKind = Annotated[str, about("python or node", "python")]
+PackageName = Annotated[str, about("the package's name", "requests")]
+PackageVersion = Annotated[str, about("the package's version", "2.32.3")]
+IsComplete = Annotated[bool, about("false where there are more than the server looks for", True)]
+
+
 class NewRuntime(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
     """A runtime to add."""
 
@@ -162,3 +172,34 @@ class Image(Struct, kw_only=True, frozen=True):
     digest: Digest
     files: FileCount
     size_bytes: SizeBytes
+
+
+class RuntimeFile(Struct, kw_only=True, frozen=True):
+    """A file or a link of a runtime, below /app. `size_bytes`: 0 of a link."""
+
+    path: FilePath
+    size_bytes: FileSize
+    is_link: IsLink
+    is_executable: IsExecutable
+
+
+class RuntimeFilePage(Struct, kw_only=True, frozen=True):
+    """Some files, in the order of their paths."""
+
+    files: list[RuntimeFile]
+    next_cursor: NextCursor | None
+
+
+class RuntimePackage(Struct, kw_only=True, frozen=True):
+    """A package among the files of a runtime, by what it says of itself."""
+
+    kind: PackageKind
+    name: PackageName
+    version: PackageVersion
+
+
+class RuntimePackageList(Struct, kw_only=True, frozen=True):
+    """The packages of a runtime, by kind and name."""
+
+    packages: list[RuntimePackage]
+    is_complete: IsComplete

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from msgspec import Struct
 
 from quiltfn.wire.fields import about
+from quiltfn.wire.functions import FunctionId, TenantId
 
 ServerVersion = Annotated[str, about("the release of quiltfn", "0.1.0")]
 NodeId = Annotated[str, about("the name of the machine", "node-1")]
@@ -32,6 +33,37 @@ IsReady = Annotated[bool, about("whether the server takes calls", True)]
 TransportKind = Annotated[str, about("tls, cleartext or loopback", "loopback")]
 CallersTenant = Annotated[str, about("the tenant of the caller", "default")]
 CallersScope = Annotated[str, about("what the caller's key may do", "write")]
+CallersCredential = Annotated[
+    str, about("the id of the key or token", "01999999-0000-7000-8000-000000000001")
+]
+ExpiresAt = Annotated[int, about("when it expires, in Unix seconds, or null", None)]
+NeedsCredential = Annotated[
+    bool, about("whether requests need a credential here; false until the first key", True)
+]
+Offers = Annotated[
+    list[str],
+    about(
+        "what this server has: the parts of its API by their first word, the kinds of runtimes "
+        "that its machine can run, and gvisor where it is there",
+        ["events", "functions", "python", "schedules", "shell"],
+    ),
+]
+FindingName = Annotated[str, about("one word for programs", "swap")]
+FindingLevel = Annotated[str, about("ok, warn, or NO where a server cannot do without it", "warn")]
+FindingSentence = Annotated[str, about("what was found", "swap is on")]
+FindingAdvice = Annotated[str, about("what to do about it, or null", "swapoff -a, or encrypt it")]
+NameOfFunction = Annotated[str, about("the function's name", "my-function")]
+InstanceNumber = Annotated[int, about("its number in the function's pool since the start", 1)]
+VersionOfInstance = Annotated[int, about("the number of the version that it runs", 1)]
+InstanceState = Annotated[
+    str, about("warming, parked, ready, busy, recycling or terminating", "ready")
+]
+Mib = Annotated[float, about("MiB", 12.5)]
+Seconds = Annotated[float, about("seconds", 42.5)]
+StartReason = Annotated[
+    str, about("why it was started: first, scaled_out, updated, evicted or replaced", "first")
+]
+Count = Annotated[int, about("how many", 3)]
 ErrorSentence = Annotated[str, about("what is wrong, in a sentence", "name is required")]
 StableCode = Annotated[str, about("the stable name of the error", "UNPROCESSABLE_ENTITY")]
 RequestOfError = Annotated[
@@ -70,6 +102,72 @@ class SystemInfo(Struct, kw_only=True, frozen=True):
     memory: Memory
     tenant_id: CallersTenant | None = None
     scope: CallersScope | None = None
+
+
+class Whoami(Struct, kw_only=True, frozen=True):
+    """Whose credential it is, and what the server that was asked can do. `credential`: the key's
+    id, or the token's subject; `open` on a server that needs none. `expires_at` in Unix seconds;
+    null: it does not expire.
+    """
+
+    tenant_id: CallersTenant
+    scope: CallersScope
+    credential: CallersCredential
+    expires_at: ExpiresAt | None
+    needs_credential: NeedsCredential
+    version: ServerVersion
+    node_id: NodeId
+    offers: Offers
+
+
+class Finding(Struct, kw_only=True, frozen=True):
+    """One thing that was looked at on the server's machine."""
+
+    name: FindingName
+    level: FindingLevel
+    sentence: FindingSentence
+    advice: FindingAdvice | None
+
+
+class DoctorReport(Struct, kw_only=True, frozen=True):
+    """What `quiltfn doctor` finds, as far as the running server sees it, and the protections that
+    are in force.
+    """
+
+    findings: list[Finding]
+    protections: Protections
+
+
+class Instance(Struct, kw_only=True, frozen=True):
+    """One instance. `memory_mib`: what it counts in the memory budget: its limit while it has a
+    call, and what it uses while it is idle.
+    """
+
+    function_id: FunctionId
+    function_name: NameOfFunction
+    tenant_id: TenantId
+    number: InstanceNumber
+    version: VersionOfInstance
+    state: InstanceState
+    memory_mib: Mib
+    age_seconds: Seconds
+    state_seconds: Seconds
+    start_reason: StartReason
+
+
+class InstanceList(Struct, kw_only=True, frozen=True):
+    """The oldest instances, how many there are in all, and what they share. `prewarmed_count`:
+    sandboxes that are nobody's yet. `waiting_calls`: calls that wait for an instance.
+    `queued_calls`: accepted work that waits. `memory`: `budget_mib` of all instances together,
+    `held_mib` and `prewarmed_mib` of it.
+    """
+
+    instances: list[Instance]
+    total_count: Count
+    prewarmed_count: Count
+    waiting_calls: Count
+    queued_calls: Count
+    memory: Memory
 
 
 class Check(Struct, kw_only=True, frozen=True):

@@ -16,6 +16,7 @@ from quiltfn.wire.functions import (
     VersionNumber,
 )
 from quiltfn.wire.invocations import (
+    AttemptNumber,
     ColdStart,
     ExitCode,
     InvocationError,
@@ -23,6 +24,7 @@ from quiltfn.wire.invocations import (
     InvocationStatus,
     Milliseconds,
     Payload,
+    Source,
 )
 
 RETRYABLE = ("failed", "timeout", "oom", "error", "interrupted")
@@ -139,10 +141,6 @@ KeepInput = Annotated[
         "all",
         OneOf(KEEP_INPUT),
     ),
-]
-AttemptNumber = Annotated[int, about("1 for the first", 1)]
-Source = Annotated[
-    str, about("sync, async, schedule, url, redrive, replay or destination", "async")
 ]
 CallerName = Annotated[str, about("the credential that asked for it, by name", "key nightly")]
 Count = Annotated[int, about("how many", 3)]

@@ -1,4 +1,6 @@
-"""What calls came to over time, URLs of functions, and quotas of tenants."""
+"""What calls came to over time, URLs of functions, quotas of tenants, lists of all calls, and names
+of keys.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,6 +11,8 @@ down_revision = "0012"
 
 def upgrade() -> None:
     make_statistics()
+    index_calls()
+    op.add_column("api_key", sa.Column("label", sa.Text))
     op.create_table(
         "function_url",
         sa.Column(
@@ -24,6 +28,27 @@ def upgrade() -> None:
         sa.Column("tenant_id", sa.Text, primary_key=True),
         sa.Column("quota", sa.JSON, nullable=False),
     )
+
+
+def index_calls() -> None:
+    """Every filter of a list of calls works on an index alone, of one function or of a tenant."""
+    filters = ["cold_start", "duration_ms", "source", "version"]
+    of_function, of_tenant = ["function_id", "invocation_id"], ["tenant_id", "invocation_id"]
+    parent = ["parent_invocation_id", "invocation_id"]
+    for name, columns, condition in (
+        ("invocation_listing", [*of_function, "status", *filters], None),
+        (
+            "invocation_of_tenant",
+            [*of_tenant, "size_bytes", "status", "function_id", *filters],
+            "status NOT IN ('queued', 'running')",
+        ),
+        ("invocation_open", [*of_tenant, "status"], "status IN ('queued', 'running')"),
+        ("invocation_children", parent, "parent_invocation_id IS NOT NULL"),
+    ):
+        if name != "invocation_children":
+            op.drop_index(name, "invocation")
+        where = None if condition is None else sa.text(condition)
+        op.create_index(name, "invocation", columns, sqlite_where=where, postgresql_where=where)
 
 
 def make_statistics() -> None:

@@ -1,0 +1,91 @@
+"""The routes that look at all functions of a tenant at once."""
+
+from dataclasses import dataclass
+
+from quiltfn import wire
+from quiltfn.api import pages, parse, shapes
+from quiltfn.api.response import Response, json_response
+from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.catalog import Entry
+from quiltfn.function_list import (
+    FunctionQuery,
+    FunctionSort,
+    Order,
+    first_of,
+    position_from_cursor,
+    position_text,
+)
+from quiltfn.model.errors import Unprocessable
+from quiltfn.model.function import FunctionState
+from quiltfn.ports import Pools
+
+VIEWS = ("full", "brief")
+LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
+TEXT_MAX_CHARACTERS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionListServices(RouteServices):
+    """What the lists of functions and of pools take."""
+
+    pools: Pools
+
+
+async def list_functions(context: RequestContext[FunctionListServices]) -> Response:
+    """List the functions of the tenant, oldest first, or in the order that `sort` names: functions
+    that were never called come first there, or last with order=desc. Keep q, sort and order from
+    page to page. view=brief leaves handlers and environments out.
+    """
+    wanted, limit = _query(context), pages.limit_of(context, pages.PAGE_MAX)
+    view = parse.one_of(context.query.get("view", "full"), "view", VIEWS, "brief")
+    async with pages.reserved(context):
+        entries = list(context.services.catalog.of_tenant(context.tenant_id, wanted.begins_behind))
+        found = await first_of(entries, wanted, limit + 1)
+        shown = (
+            (position_text(position, wanted.sort), _shown(context, entry, view))
+            for position, entry in found
+        )
+        return await pages.page_response(context, "functions", shown, limit)
+
+
+async def list_function_pools(context: RequestContext[FunctionListServices]) -> Response:
+    """Count the instances of each function that has some, in any state."""
+    services = context.services
+    pools = [
+        shapes.pool(one, services.pools.counts(one))
+        for one in services.catalog.owned(context.tenant_id, services.pools.occupied())
+    ]
+    return json_response(wire.PoolList(pools=pools))
+
+
+def _query(context: RequestContext[FunctionListServices]) -> FunctionQuery:
+    """Which functions are asked for, and in which order. Raises `Unprocessable`."""
+    query = context.query
+    text, state = query.get("q"), query.get("state")
+    if text is not None and not 1 <= len(text) <= TEXT_MAX_CHARACTERS:
+        expected = f"1 to {TEXT_MAX_CHARACTERS} characters"
+        raise Unprocessable.field("q", expected, f"{len(text)} characters", "resize")
+    if state is not None:
+        parse.one_of(state, "state", LISTED_STATES, "active")
+    default = FunctionSort.CREATED_AT
+    sort = FunctionSort(
+        parse.one_of(query.get("sort", default), "sort", tuple(FunctionSort), "name")
+    )
+    order = parse.one_of(query.get("order", Order.ASCENDING), "order", tuple(Order), "desc")
+    cursor = query.get("cursor")
+    return FunctionQuery(
+        text=text,
+        state=None if state is None else FunctionState(state),
+        cluster_id=query.get("cluster_id"),
+        sort=sort,
+        order=Order(order),
+        after=None if cursor is None else position_from_cursor(cursor, sort),
+    )
+
+
+def _shown(
+    context: RequestContext[FunctionListServices], entry: Entry, view: str
+) -> wire.Function | wire.FunctionSummary:
+    if view == "brief":
+        return shapes.function_summary(entry)
+    return shapes.function(entry, show=context.sees_values)

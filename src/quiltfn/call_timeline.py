@@ -1,0 +1,68 @@
+"""What is known of one call, put together: where its time went, its attempts, and what it is part
+of. It works while the call runs as well.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from quiltfn.catalog import Entry
+from quiltfn.model.invocation import Invocation
+from quiltfn.model.timeline import Timeline
+from quiltfn.model.version import Version
+from quiltfn.ports.work import Attempt
+from quiltfn.work import Work, attempt_of
+
+CHILDREN_MAX = 100
+
+
+class CallTimeline(msgspec.Struct, frozen=True, kw_only=True):
+    """One call. `record`: without its output. `timeline`: up to now, if it is under way; None if
+    none was kept. `attempts`: first to last, with the one that is under way. `children`: the newest
+    calls that it has caused, oldest first. `variables`: the names of what was set for it.
+    """
+
+    record: Invocation
+    timeline: Timeline | None
+    attempts: Sequence[Attempt]
+    children: Sequence[Invocation]
+    variables: Sequence[str]
+
+
+async def call_timeline(work: Work, entry: Entry, invocation_id: str) -> CallTimeline:
+    """What is known of a call of the function. Raises `NotFound`."""
+    function = entry.function
+    record = await work.outline(entry, invocation_id)
+    attempts = list(await work.attempts_at(record))
+    children = await work.journal.children(function.tenant_id, invocation_id, CHILDREN_MAX)
+    given = await work.store.input_variables(invocation_id)
+    version = await _version_of(work, entry, record)
+    # Last, and nothing is waited for from here on: the call may end meanwhile.
+    progress = work.invoker.progress(function.id, invocation_id)
+    timeline = record.timeline
+    if progress is not None and not record.is_final:
+        timeline, given = progress.timeline, (*given, *progress.variables)
+        if progress.record is not None:
+            record = msgspec.structs.replace(progress.record, timeline=timeline)
+            attempts.append(attempt_of(record))
+    return CallTimeline(
+        record=record,
+        timeline=timeline,
+        attempts=attempts,
+        children=children,
+        variables=_names(version, given),
+    )
+
+
+async def _version_of(work: Work, entry: Entry, record: Invocation) -> Version | None:
+    """The version that ran, or would run now; None if it is not known any more."""
+    if record.version is None or record.version == entry.version.number:
+        return entry.version
+    return await work.functions.version(entry.function.id, record.version)
+
+
+def _names(version: Version | None, given: Sequence[str]) -> Sequence[str]:
+    names = set(given)
+    if version is not None:
+        names |= version.spec.runtime_snapshot.environment.keys() | version.spec.environment.keys()
+    return sorted(names)

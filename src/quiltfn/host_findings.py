@@ -1,0 +1,211 @@
+"""What the kernel and the files of this machine say of it, finding by finding: what a server needs,
+and what makes its fence stronger or weaker. `quiltfn doctor` tells it, and a running server too.
+
+Each function takes the root directory to look below, so that a test can make a machine of files.
+"""
+
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+KERNEL_MIN = (5, 10)
+FREE_MIN_MIB, FREE_ADVISED_MIB = 64, 1024
+
+
+class Level(StrEnum):
+    """`NO`: the server cannot start. `WARN`: it can, and the operator should know."""
+
+    OK = "ok"
+    WARN = "warn"
+    NO = "NO"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`name`: one word for programs. `advice`: what to do, where there is something to do."""
+
+    name: str
+    level: Level
+    sentence: str
+    advice: str = ""
+
+
+def fine(name: str, sentence: str) -> Finding:
+    return Finding(name, Level.OK, sentence)
+
+
+def warn(name: str, sentence: str, advice: str) -> Finding:
+    return Finding(name, Level.WARN, sentence, advice)
+
+
+def refuse(name: str, sentence: str, advice: str) -> Finding:
+    return Finding(name, Level.NO, sentence, advice)
+
+
+# What a server cannot do without -----------------------------------------------------------------
+
+
+def kernel(release: str) -> Finding:
+    match = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    if version < KERNEL_MIN:
+        return refuse(
+            "kernel", f"Linux {release} is older than 5.10", "install a newer kernel and restart"
+        )
+    return fine("kernel", f"Linux {release}")
+
+
+def namespaces(root: Path) -> Finding:
+    name, advice = "user_namespaces", "sysctl -w user.max_user_namespaces=16384"
+    allowed = _number(root / "proc/sys/user/max_user_namespaces")
+    if not allowed:
+        return refuse(name, "the kernel allows no user namespaces", advice)
+    return fine(name, f"user namespaces allowed: {allowed}")
+
+
+def seccomp(root: Path) -> Finding:
+    if "errno" in _text(root / "proc/sys/kernel/seccomp/actions_avail").split():
+        return fine("seccomp", "seccomp filters are available")
+    advice = "use a kernel with CONFIG_SECCOMP_FILTER"
+    return refuse("seccomp", "the kernel has no seccomp filters", advice)
+
+
+def disk(path: Path) -> Finding:
+    """Free space where the database is, or will be."""
+    path = path.absolute()
+    existing = next(one for one in (path, *path.parents) if one.exists())
+    free = shutil.disk_usage(existing).free // (1024 * 1024)
+    sentence, advice = f"{free} MiB free for {path}", "make room, or name another --data-dir"
+    if free < FREE_MIN_MIB:
+        return refuse("disk", sentence, advice)
+    if free < FREE_ADVISED_MIB:
+        return warn("disk", sentence, advice)
+    return fine("disk", sentence)
+
+
+# What makes the fence stronger or weaker ---------------------------------------------------------
+
+
+def swap(root: Path) -> Finding:
+    if len(_text(root / "proc/swaps").splitlines()) <= 1:
+        return fine("swap", "no swap")
+    return warn(
+        "swap",
+        "swap is on: what handlers and keys held in memory may be on the disk",
+        "swapoff -a, or encrypt it",
+    )
+
+
+def same_pages(root: Path) -> Finding:
+    if _number(root / "sys/kernel/mm/ksm/run") in (None, 0, 2):
+        return fine("ksm", "same pages are not merged (KSM is off)")
+    return warn(
+        "ksm",
+        "KSM merges same pages: a handler can find out what others hold in memory",
+        "echo 2 > /sys/kernel/mm/ksm/run",
+    )
+
+
+def threads(root: Path) -> Finding:
+    if _number(root / "sys/devices/system/cpu/smt/active") != 1:
+        return fine("smt", "no two threads share a core (SMT is off)")
+    return warn(
+        "smt",
+        "two threads share a core (SMT): handlers on it may spy on each other by side channels",
+        "for hostile code: echo off > /sys/devices/system/cpu/smt/control",
+    )
+
+
+def io_uring(root: Path) -> Finding:
+    if _number(root / "proc/sys/kernel/io_uring_disabled") == 2:
+        return fine("io_uring", "io_uring is off")
+    return fine("io_uring", "io_uring is on; the sandboxes' seccomp filter refuses it")
+
+
+def bpf(root: Path) -> Finding:
+    if _number(root / "proc/sys/kernel/unprivileged_bpf_disabled") in (1, 2):
+        return fine("bpf", "unprivileged bpf is off")
+    return warn(
+        "bpf",
+        "unprivileged bpf is on; the sandboxes' seccomp filter refuses it, other users may use it",
+        "sysctl -w kernel.unprivileged_bpf_disabled=2",
+    )
+
+
+def core_pattern(root: Path) -> Finding:
+    pattern = _text(root / "proc/sys/kernel/core_pattern").strip()
+    if pattern.startswith("|"):
+        return warn(
+            "core_pattern",
+            f"a crash is piped into a program that runs as root on the host ({pattern[1:60]}), "
+            "whatever limit the crashed process has: handlers can feed it",
+            "sysctl -w kernel.core_pattern=core, unless you need it",
+        )
+    return fine("core_pattern", f"core dumps go to files ({pattern or 'none'}); handlers make none")
+
+
+def security_modules(root: Path) -> Finding:
+    loaded = _text(root / "sys/kernel/security/lsm").strip().split(",")
+    found = [name for name in ("apparmor", "selinux") if name in loaded]
+    if found:
+        return fine("lsm", f"{' and '.join(found)} loaded; sandboxes get no profile of their own")
+    return fine("lsm", "neither AppArmor nor SELinux: the fence does without them")
+
+
+def cgroup_start(root: Path, mode: str) -> Finding:
+    """Whether moving a process into a group waits for all processors."""
+    mounts = _text(root / "proc/self/mountinfo")
+    if mode != "v2" or "favordynmods" in mounts:
+        return fine("favordynmods", "nothing to gain from favordynmods here")
+    return fine(
+        "favordynmods",
+        "slow cold starts may gain from mounting cgroup2 with favordynmods, which costs every "
+        "fork a little: mount -o remount,favordynmods /sys/fs/cgroup",
+    )
+
+
+def service(root: Path, mode: str) -> Finding:
+    """Whether a systemd service of ours may make groups below its own."""
+    unit = root / "etc/systemd/system/quiltfn.service"
+    if not unit.exists():
+        return fine("service", "no quiltfn.service is installed")
+    words = re.findall(r"^Delegate=(.*)$", unit.read_text(), re.MULTILINE)
+    if mode == "v2" and not any(word.strip() not in ("", "no", "false", "0") for word in words):
+        return warn(
+            "service",
+            f"{unit} does not delegate control groups: systemd may take them away",
+            "add Delegate=cpu memory pids to its [Service]",
+        )
+    return fine("service", "quiltfn.service is installed")
+
+
+def of_the_host(root: Path, mode: str) -> Iterator[Finding]:
+    """Everything that is read from files alone."""
+    yield kernel(_text(root / "proc/sys/kernel/osrelease").strip() or platform.release())
+    yield namespaces(root)
+    yield seccomp(root)
+    yield swap(root)
+    yield same_pages(root)
+    yield threads(root)
+    yield io_uring(root)
+    yield bpf(root)
+    yield core_pattern(root)
+    yield security_modules(root)
+    yield cgroup_start(root, mode)
+    yield service(root, mode)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else None

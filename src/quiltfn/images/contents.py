@@ -1,0 +1,120 @@
+"""What is in an image: its files, in the order of their paths, and the packages among them.
+
+Who uploaded an image chose every name and byte in it. So no link is followed, nothing but regular
+files is opened, and of a file only its beginning is read.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from quiltfn.model.image import ImageFile, Package, PackageKind
+
+# Of a file that describes a package so much is read, and so many characters of a name are told.
+HEAD_BYTES, NAME_MAX = 64 * 1024, 200
+# So many packages are told, of so many entries that are looked at.
+PACKAGES_MAX, ENTRIES_MAX = 2000, 200_000
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+DIST_INFO = ".dist-info"
+
+
+def files_of(root: Path, after: str, count: int) -> list[ImageFile]:
+    """Up to `count` files and links, those whose paths come after `after`. Blocks."""
+    behind = tuple(after.split("/")) if after else ()
+    return list(islice(_files(root, (), behind), count))
+
+
+def _files(where: Path, parts: tuple[str, ...], behind: tuple[str, ...]) -> Iterator[ImageFile]:
+    """In the order of their parts. A directory that lies before `behind` is not looked into."""
+    for one in sorted(os.scandir(where), key=lambda entry: entry.name):
+        path = (*parts, one.name)
+        if one.is_dir(follow_symlinks=False):
+            if path >= behind[: len(path)]:
+                yield from _files(where / one.name, path, behind)
+        elif path > behind:
+            status = one.stat(follow_symlinks=False)
+            is_link = stat.S_ISLNK(status.st_mode)
+            yield ImageFile(
+                path="/".join(path),
+                size_bytes=0 if is_link else status.st_size,
+                is_link=is_link,
+                is_executable=not is_link and bool(status.st_mode & 0o100),
+            )
+
+
+def packages_of(root: Path) -> tuple[list[Package], bool]:
+    """The packages of Python and Node in an image, by kind and name, and whether these are all.
+    Blocks.
+    """
+    found: set[Package] = set()
+    seen = 0
+    for where, directories, _ in os.walk(root):
+        seen += 1 + len(directories)
+        if seen > ENTRIES_MAX or len(found) >= PACKAGES_MAX:
+            return _sorted(found), False
+        directory = Path(where)
+        for name in directories:
+            one = _python(directory / name) or _node(directory, name)
+            if one is not None:
+                found.add(one)
+    return _sorted(found), True
+
+
+def _sorted(found: set[Package]) -> list[Package]:
+    return sorted(found, key=lambda one: (one.kind, one.name.lower(), one.version))[:PACKAGES_MAX]
+
+
+def _python(directory: Path) -> Package | None:
+    """An installed distribution (Core metadata specifications, PEP 376)."""
+    if not directory.name.endswith(DIST_INFO):
+        return None
+    told: dict[str, str] = {}
+    for line in _head(directory / "METADATA").decode("utf-8", "replace").splitlines():
+        if not line:
+            break  # the description follows
+        name, colon, value = line.partition(":")
+        if colon:
+            told.setdefault(name.lower(), value.strip())
+    return _package(PackageKind.PYTHON, told.get("name"), told.get("version"))
+
+
+def _node(parent: Path, name: str) -> Package | None:
+    """A package in a directory node_modules, or in a scope there."""
+    is_scoped = parent.name.startswith("@") and parent.parent.name == "node_modules"
+    if parent.name != "node_modules" and not is_scoped:
+        return None
+    told = None
+    with suppress(ValueError, RecursionError):
+        told = json.loads(_head(parent / name / "package.json"))
+    if not isinstance(told, dict):
+        return None
+    return _package(PackageKind.NODE, told.get("name"), told.get("version"))
+
+
+def _package(kind: PackageKind, name: object, version: object) -> Package | None:
+    if not (isinstance(name, str) and isinstance(version, str) and name and version):
+        return None
+    return Package(kind=kind, name=sendable(name)[:NAME_MAX], version=sendable(version)[:NAME_MAX])
+
+
+def _head(path: Path) -> bytes:
+    """The beginning of a file; nothing where there is none, or where it is none."""
+    try:
+        descriptor = os.open(path, READ)
+    except OSError:
+        return b""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return b""
+        return os.read(descriptor, HEAD_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def sendable(text: str) -> str:
+    """A name that can be sent: what is not UTF-8 in it reads U+FFFD."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

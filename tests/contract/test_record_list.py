@@ -1,0 +1,198 @@
+"""Lists of calls over all functions of a tenant: what is in them, and what they cost."""
+
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from contract.stores import a_call, a_stored_function, done, ids, opened_journal
+from quiltfn.model.cursors import first_id
+from quiltfn.model.invocation import Invocation, Source, Status
+from quiltfn.ports import InvocationQuery
+from quiltfn.store import SpoolJournal, SqliteStore, record_list
+from quiltfn.store.sql import SQL
+
+NEVER_S = 3600.0
+TENANT = "default"
+
+
+@pytest.fixture
+async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+    async with opened_journal(store, tmp_path, retry_after_s=0.05) as opened:
+        opened._commit_after_s = NEVER_S
+        yield opened
+
+
+async def listed(journal: SpoolJournal, limit: int = 50, **filters: Any) -> list[Invocation]:
+    """Every page of the list."""
+    owner = {} if "function_id" in filters else {"tenant_id": TENANT}
+    found, cursor = list[Invocation](), None
+    for _ in itertools.repeat(None, 1000):
+        query = InvocationQuery(limit=limit, cursor=cursor, with_output=False, **(owner | filters))
+        page = await journal.query(query)
+        assert len(page.items) <= limit
+        found += page.items
+        if (cursor := page.next_cursor) is None:
+            return found
+    raise AssertionError("the list does not end")
+
+
+def an_id_at(unix_s: int, number: int) -> str:
+    return f"{first_id(unix_s)}-7000-8000-{number:012x}"
+
+
+async def kept(journal: SpoolJournal, records: list[Invocation]) -> None:
+    for one in records:
+        if one.status is Status.RUNNING:
+            journal.opened(one)
+        else:
+            journal.closed(one)
+
+
+@pytest.mark.parametrize("stored", [0, 5, 12])
+@pytest.mark.parametrize("limit", [1, 4, 50])
+async def test_calls_of_all_functions_are_listed_whatever_is_stored_yet(
+    store: SqliteStore, journal: SpoolJournal, stored: int, limit: int
+) -> None:
+    """Calls that have an end and calls that have none come from two indexes, in one order."""
+    functions = [await a_stored_function(store) for _ in range(3)]
+    stranger = await a_stored_function(store, tenant_id="other")
+    records = []
+    for number, one in enumerate(ids(12)):
+        call = a_call(functions[number % 3], invocation_id=one)
+        records.append(call if number % 4 == 0 else done(call))
+    for number, record in enumerate(records):
+        await kept(journal, [record])
+        if number + 1 == stored:
+            await journal.synced()
+    await kept(journal, [done(a_call(stranger))])
+    assert await listed(journal, limit) == [replace(one, stdout=b"") for one in records[::-1]]
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+@pytest.mark.parametrize("of_function", [False, True])
+async def test_filters_hold_together_for_stored_and_for_fresh_records(
+    store: SqliteStore, journal: SpoolJournal, is_stored: bool, of_function: bool
+) -> None:
+    function = await a_stored_function(store)
+    base = 1_760_000_000
+    kinds: list[dict[str, Any]] = [
+        {"version": 1, "source": Source.SCHEDULE},
+        {"version": 2, "source": Source.SCHEDULE, "cold_start": True},
+        {"version": 2},
+        {"version": 3},
+    ]
+    calls = [
+        a_call(function, invocation_id=an_id_at(base + number, number), **kind)
+        for number, kind in enumerate(kinds)
+    ]
+    records = [*(done(one, duration_ms=10 * n) for n, one in enumerate(calls[:3])), calls[3]]
+    await kept(journal, records)
+    if is_stored:
+        await journal.synced()
+
+    async def found(**filters: Any) -> list[int]:
+        owner: dict[str, Any] = {"function_id": function.id} if of_function else {}
+        known = [one.invocation_id for one in records]
+        return [known.index(one.invocation_id) for one in await listed(journal, **owner, **filters)]
+
+    assert await found() == [3, 2, 1, 0]
+    assert await found(source=Source.SCHEDULE) == [1, 0]
+    assert await found(version=2) == [2, 1]
+    assert await found(version=2, source=Source.SYNC) == [2]
+    assert await found(cold_start=True) == [1]
+    assert await found(status=Status.RUNNING) == [3]
+    assert await found(status=Status.SUCCESS) == [2, 1, 0]
+    assert await found(min_duration_ms=10) == [2, 1]
+    assert await found(since=base + 1, until=base + 3) == [2, 1]
+    assert await found(since=base + 4) == []
+
+
+@pytest.mark.parametrize("of_function", [False, True])
+async def test_a_filter_that_few_pass_ends_a_page_early_and_loses_none(
+    store: SqliteStore, journal: SpoolJournal, monkeypatch: pytest.MonkeyPatch, of_function: bool
+) -> None:
+    monkeypatch.setattr(record_list, "STEP_ENTRIES", 3)
+    monkeypatch.setattr(record_list, "STEPS_S", 0.0)
+    function = await a_stored_function(store)
+    records = [
+        done(a_call(function, invocation_id=one), code=int(number % 9 == 0))
+        for number, one in enumerate(ids(40))
+    ]
+    await kept(journal, records)
+    await journal.synced()
+    failed = [one.invocation_id for one in records[::-1] if one.status is Status.FAILED]
+    owner: dict[str, Any] = {"tenant_id": TENANT}
+    if of_function:
+        owner = {"function_id": function.id}
+    first = await journal.query(InvocationQuery(limit=50, status=Status.FAILED, **owner))
+    assert len(first.items) < len(failed)
+    assert first.next_cursor is not None
+    for limit in (1, 2, 50):
+        found = await listed(journal, limit, status=Status.FAILED, **owner)
+        assert [one.invocation_id for one in found] == failed
+
+
+async def test_records_of_a_function_that_was_deleted_are_not_listed(
+    store: SqliteStore, journal: SpoolJournal
+) -> None:
+    gone, stays = [await a_stored_function(store) for _ in range(2)]
+    await kept(journal, [done(a_call(gone)), a_call(gone), done(a_call(stays))])
+    await journal.synced()
+    await store.delete(gone.id)
+    assert [one.function_id for one in await listed(journal)] == [stays.id]
+    await store.wait_swept()
+
+
+async def test_calls_that_a_call_has_caused_are_found_stored_or_not(
+    store: SqliteStore, journal: SpoolJournal
+) -> None:
+    function = await a_stored_function(store)
+    stranger = await a_stored_function(store, tenant_id="other")
+    parent = done(a_call(function))
+    made = [done(a_call(function, invocation_id=one, parent_invocation_id=parent.invocation_id))
+            for one in ids(4)]  # fmt: skip
+    foreign = done(a_call(stranger, parent_invocation_id=parent.invocation_id))
+    await kept(journal, [parent, *made[:2], foreign])
+    await journal.synced()
+    await kept(journal, made[2:])
+
+    async def children(most: int) -> list[Invocation]:
+        return list(await journal.children(TENANT, parent.invocation_id, most))
+
+    assert await children(10) == [replace(one, stdout=b"") for one in made]
+    assert [one.invocation_id for one in await children(3)] == [
+        one.invocation_id for one in made[1:]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "index", "is_covering"),
+    [
+        ("records_of_function", "invocation_listing", True),
+        ("step_of_function", "invocation_listing", True),
+        ("ended_records", "invocation_of_tenant", True),
+        ("step_of_ended", "invocation_of_tenant", True),
+        ("open_records", "invocation_open", False),
+        ("step_of_open", "invocation_open", True),
+        ("children_of", "invocation_children", False),
+    ],
+)
+async def test_what_matches_is_read_from_an_index_from_one_end(
+    store: SqliteStore, statement: str, index: str, is_covering: bool
+) -> None:
+    """Rows with long output would be slow; those of calls without an end have none."""
+    values: dict[str, Any] = {"owner": "o", "before": "g", "start": "", "parent": "p"}
+    values |= {"most": 1, "entries": 1}
+    values |= dict.fromkeys(("status", "cold_start", "min_duration_ms", "source", "version"))
+    values["tenant_id"] = TENANT
+    plan = await store.database.read(
+        lambda c: c.exec_driver_sql("EXPLAIN QUERY PLAN " + SQL[statement], values).fetchall()
+    )
+    told = [str(row[3]) for row in plan]
+    assert f"INDEX {index} (" in told[0]
+    assert ("COVERING" in told[0]) == is_covering
+    assert not any("TEMP B-TREE" in one for one in told)

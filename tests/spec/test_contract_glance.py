@@ -1,0 +1,256 @@
+"""The contract: what there is, at a glance: calls of all functions, files of runtimes, the audit
+log; and that long answers come compressed.
+"""
+
+import gzip
+import io
+import json
+import tarfile
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from e2e.server import Server, quiltfn
+from spec.api_client import Api, make_key, new_name, of
+from spec.conftest import Keyed
+
+pytestmark = pytest.mark.sandbox
+CALLS = "/api/invocations"
+FUNCTIONS = "/api/functions"
+KEYS = [
+    *("invocation_id", "function_id", "function_name", "execution_node_id", "status"),
+    *("started_at", "ended_at", "duration_ms", "exit_code", "error_message", "cold_start"),
+    *("version", "source", "attempt", "due_at", "parent_invocation_id", "origin_invocation_id"),
+]
+
+
+def ids(answer: dict[str, Any]) -> list[str]:
+    return [one["invocation_id"] for one in answer["invocations"]]
+
+
+def test_calls_of_all_functions_by_every_filter(tenant: Api) -> None:
+    began = int(time.time())
+    one = tenant.active("exit ${QUILT_PAYLOAD:-0}")
+    other = tenant.active("sleep ${QUILT_PAYLOAD:-0}")
+    made = [tenant.invoke(one, "0"), tenant.invoke(one, "3"), tenant.invoke(other, "0.2")]
+    tenant.good("PUT", of(one), {"handler": "echo second"})
+    made.append(tenant.invoke(one))
+    queued = tenant.good("POST", f"{of(other)}/invoke?mode=async&delay_seconds=600", {}, 202)
+    expected = [call["invocation_id"] for call in [*made, queued]]
+
+    whole = tenant.good("GET", CALLS)
+    assert list(whole) == ["invocations", "next_cursor"]
+    assert (ids(whole), whole["next_cursor"]) == (expected[::-1], None)
+    assert list(whole["invocations"][0]) == KEYS
+    assert (whole["invocations"][0]["status"], whole["invocations"][0]["source"]) == (
+        "queued",
+        "async",
+    )
+    for query, found in (
+        (f"function_id={one}", [3, 1, 0]),
+        ("status=failed", [1]),
+        ("status=queued", [4]),
+        ("status=success", [3, 2, 0]),
+        ("min_duration_ms=200", [2]),
+        ("source=async", [4]),
+        ("source=sync", [3, 2, 1, 0]),
+        ("version=2", [3]),
+        (f"version=1&function_id={one}", [1, 0]),
+        ("cold_start=true", []),
+        (f"from={began}&to={began + 3600}", [4, 3, 2, 1, 0]),
+        (f"to={began}", []),
+        (f"from={began + 3600}", []),
+    ):
+        told = ids(tenant.good("GET", f"{CALLS}?{query}"))
+        assert told == [expected[number] for number in found], query
+    one_by_one, path = [], f"{CALLS}?limit=2"
+    while path:
+        answer = tenant("GET", path)
+        one_by_one += ids(answer.json())
+        link = answer.headers.get("link")
+        path = link.partition(">")[0][1:] if link else ""
+    assert one_by_one == expected[::-1]
+    tenant.good("POST", f"{of(other)}/invocations/{queued['invocation_id']}/cancel")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("status=done", "source=cron", "version=0", "version=x", "from=-1", "to=99999999999"),
+        *("from=5&to=4", "cold_start=1", "limit=0", "cursor=AAAA", "output=full", "q=x"),
+    ],
+)
+def test_a_filter_that_is_none_is_refused(tenant: Api, query: str) -> None:
+    tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{CALLS}?{query}")
+
+
+def test_calls_of_another_tenant_are_nobodys(tenant: Api, keyed: Keyed) -> None:
+    function_id = tenant.active()
+    tenant.invoke(function_id)
+    stranger = keyed.caller(new_name())
+    assert stranger.good("GET", CALLS) == {"invocations": [], "next_cursor": None}
+    stranger.refused("NOT_FOUND", 404, "GET", f"{CALLS}?function_id={function_id}")
+    stranger.refused("NOT_FOUND", 404, "GET", f"{CALLS}?function_id={'0' * 36}")
+
+
+# Runtimes ----------------------------------------------------------------------------------------
+
+
+def archive(files: dict[str, str]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for path, text in files.items():
+            info = tarfile.TarInfo(path)
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return packed.getvalue()
+
+
+def test_the_files_and_packages_of_a_runtime(tenant: Api, keyed: Keyed) -> None:
+    files = {
+        "main.sh": "echo main",
+        "lib/a": "12345",
+        "requests-2.32.3.dist-info/METADATA": "Name: requests\nVersion: 2.32.3\n",
+        "node_modules/left-pad/package.json": '{"name":"left-pad","version":"1.3.0"}',
+    }
+    kind = {"Content-Type": "application/x-tar"}
+    image = tenant("POST", "/api/runtimes/images", content=archive(files), headers=kind).json()
+    body = {"name": "looked-into", "kind": "shell", "image": image["digest"]}
+    tenant.good("POST", "/api/runtimes", body, 201)
+    path = "/api/runtimes/looked-into"
+    told = tenant.good("GET", f"{path}/files")
+    assert told["next_cursor"] is None
+    assert {one["path"]: one["size_bytes"] for one in told["files"]} == {
+        name: len(text) for name, text in files.items()
+    }
+    first = tenant.good("GET", f"{path}/files?limit=3")
+    rest = tenant.good("GET", f"{path}/files?limit=3&cursor={first['next_cursor']}")
+    assert first["files"] + rest["files"] == told["files"]
+    assert tenant.good("GET", f"{path}/packages") == {
+        "packages": [
+            {"kind": "node", "name": "left-pad", "version": "1.3.0"},
+            {"kind": "python", "name": "requests", "version": "2.32.3"},
+        ],
+        "is_complete": True,
+    }
+    assert tenant.good("GET", "/api/runtimes/shell/files")["files"] == []
+    stranger = keyed.caller(new_name())
+    for part in ("files", "packages"):
+        stranger.refused("NOT_FOUND", 404, "GET", f"{path}/{part}")
+    tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{path}/files?cursor=%25")
+    tenant.good("DELETE", path, status=204)
+
+
+# Keys and the audit log --------------------------------------------------------------------------
+
+
+def test_a_key_keeps_its_label(keyed: Keyed) -> None:
+    tenant = new_name()
+    made = keyed.key(tenant, "admin", label="nightly build ä")
+    assert made["label"] == "nightly build ä"
+    admin = Api(keyed.server.url, made["key"])
+    without = admin.good("POST", "/api/keys", {"scope": "read"}, 201)
+    labels = {one["id"]: one["label"] for one in admin.good("GET", "/api/keys")["keys"]}
+    assert labels == {made["id"]: "nightly build ä", without["id"]: None}
+    for label in ("", "x" * 101, "two\nlines", "\u202e", 5):
+        told = admin.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/keys", {"label": label})
+        assert "label" in told["error"]
+    by_command = make_key(
+        keyed.server.data_dir, "--tenant", tenant, "--scope", "read", "--label", "by hand"
+    )
+    assert by_command["label"] == "by hand"
+    listed = quiltfn("keys", "list", "--data-dir", str(keyed.server.data_dir)).stdout
+    assert any(by_command["id"] in one and "by hand" in one for one in listed.splitlines())
+
+
+def test_the_audit_log_by_filters(tenant: Api, keyed: Keyed) -> None:
+    began = int(time.time())
+    function_id = tenant.create()
+    other = tenant.create()
+    tenant.good("PUT", of(function_id), {"handler": "echo two"})
+    me = tenant.good("GET", "/api/whoami")
+    writer = keyed.key(me["tenant_id"], "write")
+    Api(keyed.server.url, writer["key"]).good("DELETE", of(other), status=204)
+
+    def found(query: str) -> list[tuple[str, str]]:
+        entries = tenant.good("GET", f"/api/audit?{query}")["entries"]
+        return [(one["action"], one["object_id"]) for one in entries]
+
+    created = [("function.create", other), ("function.create", function_id)]
+    assert found("action=function.create") == created
+    assert found(f"action=function&credential={writer['id']}") == [("function.delete", other)]
+    assert found(f"object_id={function_id}") == [("function.update", function_id), created[1]]
+    assert len(found(f"action=function&from={began}")) == 4
+    assert found(f"to={began - 60}") == []
+    assert found("action=func") == []
+    tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", "/api/audit?from=5&to=4")
+
+
+# Compression -------------------------------------------------------------------------------------
+
+
+def sent(api: Api, path: str, accept: str, method: str = "GET") -> tuple[dict[str, str], bytes]:
+    """The headers of an answer, and its body as it was sent."""
+    headers = {"Accept-Encoding": accept, "X-Api-Key": str(api.key)}
+    with (
+        httpx.Client() as client,
+        client.stream(method, api.http.base_url.join(path), headers=headers) as answer,
+    ):
+        return dict(answer.headers), b"".join(answer.iter_raw())
+
+
+def test_long_answers_are_compressed_for_those_who_ask(tenant: Api) -> None:
+    function_id = tenant.active(f"echo {'long ' * 1000}")
+    tenant.invoke(function_id)
+    for path in ("/openapi.json", FUNCTIONS, f"{of(function_id)}/invocations"):
+        _, whole = sent(tenant, path, "identity")
+        headers, packed = sent(tenant, path, "gzip, br")
+        assert (headers["content-encoding"], headers["vary"]) == ("gzip", "accept-encoding")
+        assert int(headers["content-length"]) == len(packed) < len(whole)
+        assert gzip.decompress(packed) == whole
+        assert json.loads(whole)
+    headers, body = sent(tenant, "/openapi.json", "gzip", "HEAD")
+    assert (headers["content-encoding"], body) == ("gzip", b"")
+
+
+def test_calls_octets_and_short_answers_are_never_compressed(tenant: Api) -> None:
+    function_id = tenant.active(f"echo {'long ' * 1000}")
+    record = tenant.invoke(function_id)
+    call = f"{of(function_id)}/invocations/{record['invocation_id']}"
+    for method, path in (
+        ("POST", f"{of(function_id)}/invoke"),
+        ("GET", f"{call}/output"),
+        ("GET", of(function_id)),
+        ("GET", "/health"),
+    ):
+        headers, body = sent(tenant, path, "gzip", method)
+        assert "content-encoding" not in headers, path
+        assert body
+
+
+# The command line --------------------------------------------------------------------------------
+
+
+def test_the_command_line_looks_around(open_server: Server, anybody: Api) -> None:
+    function_id = anybody.active("exit 3", name="looked-at", description="Sends invoices")
+    call = anybody.invoke(function_id)["invocation_id"]
+    to = ("--url", open_server.url)
+
+    def told(*words: str) -> str:
+        done = quiltfn(*words, *to)
+        assert done.code == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert "default" in told("whoami")
+    listed = told("functions", "list", "--search", "INVOICE", "--sort", "name", "--order", "desc")
+    assert "looked-at" in listed
+    assert call in told("invocations", "--function", "looked-at", "--status", "failed")
+    assert call in told("invocations", "--since", "10m", "--source", "sync", "--version", "1")
+    assert "no calls" in told("invocations", "--function", "looked-at", "--status", "success")
+    assert "looked-at" in told("instances", "--function", "looked-at")
+    assert "MiB" in told("instances", "--limit", "1")
+    assert "kernel" in told("info", "--findings")
+    assert "no files" in told("runtimes", "files", "shell")
+    assert "no packages" in told("runtimes", "packages", "shell")
