@@ -67,6 +67,7 @@ class Deliveries:
         """`open_sender`: called once, with the first callback."""
         self._store, self._catalog, self._work = store, catalog, work
         self._journal, self._clock, self._open_sender = journal, clock, open_sender
+        self._tracer = work.tracer
         self._sender: CallbackSender | None = None
         self._due: dict[str, tuple[str, int]] = {}  # by function: its tenant, and when
         self._arrived: set[str] = set()
@@ -227,7 +228,7 @@ class Deliveries:
 
     async def _send(self, delivery: Delivery) -> None:
         """One try, and the note of what became of it."""
-        policy = self._work.policies.policy_of(delivery.function_id)
+        policy, started = self._work.policies.policy_of(delivery.function_id), self._clock.now()
         target: Destination | None = getattr(policy, delivery.policy_field)
         if target is None:
             after = self._failed(delivery, "the policy names no destination any more")
@@ -238,6 +239,11 @@ class Deliveries:
             after = tried
         else:
             after = await self._post(delivery, target)
+        is_call = target is not None and target.function is not None
+        if self._tracer is not None:
+            self._tracer.delivery_tried(after, started, to_function=is_call)
+        if is_call and after.status is DeliveryStatus.DELIVERED:
+            return  # which was noted with the call
         await self._insist(lambda: self._store.finish(after))
         if after.status is DeliveryStatus.WAITING:
             self._note(after.function_id, after.tenant_id, after.due_at_ms)
@@ -250,7 +256,9 @@ class Deliveries:
             )
 
     async def _accept(self, delivery: Delivery, name: str) -> Delivery | None:
-        """Gives it to a function; returns what to note, None where it is noted already."""
+        """Gives it to a function; returns what to note, as delivered where that is noted already.
+        None: the server is ending.
+        """
         try:
             deep = await self._store.depth(delivery.invocation_id, CHAIN_MAX)
             if deep >= CHAIN_MAX:
@@ -263,7 +271,8 @@ class Deliveries:
                 parent_id=delivery.invocation_id,
                 invocation_id=delivery.id,  # the same delivery makes no second call
             )
-            given = Input(payload=delivery.body, caller=caller)
+            traceparent = self._traceparent(delivery)
+            given = Input(payload=delivery.body, caller=caller, traceparent=traceparent)
             work = self._work.prepared(entry, given, cause=cause)
             await self._store.accept(replace(delivery, ended_at=self._now_s()), work)
         except ShuttingDown:
@@ -278,7 +287,11 @@ class Deliveries:
         except QuiltfnError as error:
             return self._again(delivery, str(error))
         self._work.stored(work)
-        return None
+        return replace(delivery, status=DeliveryStatus.DELIVERED)
+
+    def _traceparent(self, delivery: Delivery) -> str | None:
+        """What who gets it is told of this try."""
+        return None if self._tracer is None else self._tracer.delivery_traceparent(delivery)
 
     async def _post(self, delivery: Delivery, target: Destination) -> Delivery:
         """Posts it to a URL; returns what to note."""
@@ -292,6 +305,9 @@ class Deliveries:
             "user-agent": USER_AGENT,
             **callback.signed_headers(target.secret, delivery.id, now, delivery.body),
         }
+        traceparent = self._traceparent(delivery)
+        if traceparent is not None:
+            headers["traceparent"] = traceparent
         try:
             status = await self._sender.post(target.url, headers, delivery.body)
         except CallbackFailed as error:

@@ -40,6 +40,7 @@ from quiltfn.model.state_machine import transition
 from quiltfn.model.timeline import StartTiming, Timeline
 from quiltfn.model.version import Version, check_environment
 from quiltfn.observe import metrics
+from quiltfn.observe.trace import Tracer
 from quiltfn.ports import Call, Clock, Journal, Lease, LongOutput, PendingLease, Pools
 
 MISTAKE = "the server made a mistake; its log has more"
@@ -123,9 +124,16 @@ class _Withdrawn(Exception):
 class Invoker:
     """Runs calls, ends one by its id, and drains the server."""
 
-    def __init__(self, pools: Pools, journal: Journal, clock: Clock, node_id: str) -> None:
+    def __init__(
+        self,
+        pools: Pools,
+        journal: Journal,
+        clock: Clock,
+        node_id: str,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._pools, self._journal, self._clock = pools, journal, clock
-        self.node_id = node_id
+        self.node_id, self.tracer = node_id, tracer
         self._calls: dict[str, _CallState] = {}
         # Each is told of every hand-over, once it is written. It must not raise or wait.
         self.on_opened: list[Callable[[Invocation], None]] = []
@@ -302,7 +310,7 @@ class Invoker:
             version=version,
             deadline_unix_ms=round((handed_over + timeout) * 1000),
             payload=call.request.payload,
-            traceparent=call.request.traceparent,
+            traceparent=self._traceparent(call),
         )
         if call.request.environment:
             variables = environment.of_version(version.spec) | call.request.environment | variables
@@ -350,6 +358,18 @@ class Invoker:
         call.running = None
         return self._close(call, record, started + took)
 
+    def _traceparent(self, call: _CallState) -> str | None:
+        """What the handler is told: the caller's header, or the span of the handler itself."""
+        request = call.request
+        if self.tracer is None:
+            return request.traceparent
+        return self.tracer.handler_traceparent(
+            call.invocation_id,
+            request.attempt,
+            request.traceparent,
+            is_accepted=request.due_at is not None,
+        )
+
     def _record_mistake(self, call: _CallState, record: Invocation) -> None:
         """Ends the record of a call that failed because of a mistake in this server."""
         stdout, stderr = call.output.take() if call.output is not None else (b"", b"")
@@ -388,7 +408,7 @@ class Invoker:
         record = self._unstarted(entry, request, request.invocation_id or new_id(), event)
         record = msgspec.structs.replace(record, error_message=message)
         record = self._write(entry, request, record)
-        self._tell_closed(record)
+        self._tell_closed(record, request)
         return record
 
     def _unstarted(
@@ -429,7 +449,7 @@ class Invoker:
             whole = record.timeline.recorded_for(self._clock.now() - ended)
             record = msgspec.structs.replace(record, timeline=whole)
             self._journal.amended(record)
-        self._tell_closed(record)
+        self._tell_closed(record, call.request)
         return record
 
     def ended_unrun(self, entry: Entry, record: Invocation) -> None:
@@ -439,7 +459,9 @@ class Invoker:
         self._count(entry, record)
         self._tell_closed(record)
 
-    def _tell_closed(self, record: Invocation) -> None:
+    def _tell_closed(self, record: Invocation, request: Request | None = None) -> None:
+        if self.tracer is not None:
+            self.tracer.call_ended(record, None if request is None else request.traceparent)
         for told in self.on_closed:
             told(record)
 

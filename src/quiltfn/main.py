@@ -34,6 +34,7 @@ from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
 from quiltfn.sandbox.prewarmed import PrewarmedSandboxes
 from quiltfn.store import SqliteStore, StoreBroken
+from quiltfn.telemetry import CannotSend
 from quiltfn.tokens import BadTokenSettings
 
 EXIT_STORE_BROKEN, EXIT_STORE_UNAVAILABLE, EXIT_REFUSED = 74, 75, 78
@@ -154,7 +155,7 @@ def main() -> int:
     except (StoreBroken, StoreUnavailable) as error:
         print(f"quiltfn: {error}", file=sys.stderr)
         return EXIT_STORE_BROKEN if isinstance(error, StoreBroken) else EXIT_STORE_UNAVAILABLE
-    except (CannotServe, BadTokenSettings) as error:
+    except (CannotServe, CannotSend, BadTokenSettings) as error:
         print(f"quiltfn: {error}", file=sys.stderr)
         return EXIT_REFUSED
     structlog.get_logger("quiltfn.main").info("stopped")

@@ -6,20 +6,20 @@ which they need each other and close backwards; where opening fails, what was op
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
 
-from quiltfn import __version__
 from quiltfn.access import Access
 from quiltfn.admission import Admission
 from quiltfn.api.budgets import Budgets, CallOutputBudget
 from quiltfn.api.errors import error_body
 from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.services import Services
+from quiltfn.api.system import refresh_metrics
 from quiltfn.background import background_tasks, inputs_bound
 from quiltfn.bounds import api_limits, budgets, image_limits, tenant_limits
 from quiltfn.catalog import Catalog
@@ -39,7 +39,6 @@ from quiltfn.model.memory import Memory
 from quiltfn.model.retention import StorageLimit
 from quiltfn.model.runtime import built_in
 from quiltfn.model.version import HostLimits
-from quiltfn.observe import metrics
 from quiltfn.policies import Policies
 from quiltfn.pool.local import LocalPools
 from quiltfn.pool.metering import Metering
@@ -69,6 +68,7 @@ from quiltfn.store import (
     SqlWork,
 )
 from quiltfn.store.record_key import RecordKey
+from quiltfn.telemetry import Telemetry, open_telemetry
 from quiltfn.tenant_images import TenantImages
 from quiltfn.tokens import verifier
 from quiltfn.work import Work
@@ -129,8 +129,9 @@ async def open_platform(
     clock: ResumableClock,
     node: Node,
 ) -> AsyncIterator[Platform]:
-    """Opens every part between sandboxes and routes. Raises `CannotServe`, and what they raise."""
+    """Opens every part and starts the background tasks. Raises `CannotServe` and as parts do."""
     async with AsyncExitStack() as stack:
+        telemetry = await stack.enter_async_context(telemetry_of(settings, clock, node))
         opened = await stack.enter_async_context(store)
         journal = await _started_journal(settings, opened, clock, stack)
         idempotency = await _started_idempotency(settings, opened, clock, stack)
@@ -138,23 +139,20 @@ async def open_platform(
         memory = Memory(budget_mib=node.machine.memory_max_mib)
         stock = await stack.enter_async_context(sandboxes(memory))
         pools = pools_of(settings, stock, clock, memory)
-        invoker = Invoker(pools, journal, clock, node.machine.node_id)
+        invoker = Invoker(pools, journal, clock, node.machine.node_id, telemetry.tracer)
         catalog = Catalog(settings.functions_max_bytes)
         parts = CallParts(opened, catalog, pools, journal, invoker, clock, budgets(settings))
         admission, stats, quotas = await restored_quotas(settings, parts)
         work, dispatcher, deliveries, schedules = await work_of(parts, settings, node)
         meter = Metering(pools, stats, clock)
-        for close in (meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop):
-            stack.push_async_callback(close)
+        _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
         tenant_images = await restored_tenant_images(settings, opened, clock, admission)
         runtimes = await restored_runtimes(settings, node.machine, opened, tenant_images, clock)
         lifecycle, elasticity = await restored_lifecycle(parts, settings, node, runtimes)
-        metrics.started(__version__)
         await dispatcher.start()
-        kept = background_tasks(settings, opened, tenant_images, stock, stats, clock)
         own = reap(pools), access.keep_fresh(), deliveries.run(), schedules.run(), meter.run()
-        recovered = run_recovered(journal, dispatcher)
-        stack.push_async_callback(_end_all, _started(*own, recovered, *kept))
+        kept = background_tasks(settings, opened, tenant_images, stock, stats, clock)
+        _run_until_closed(stack, *own, run_recovered(journal, dispatcher), *kept)
         services = Services(
             clock=clock,
             access=access,
@@ -180,7 +178,9 @@ async def open_platform(
             health=Health(node.machine, opened, journal, settings.data_dir, stock.why_not),
             limits=api_limits(settings),
             budgets=parts.budgets,
+            tracer=telemetry.tracer,
         )
+        _run_until_closed(stack, telemetry.send_metrics(partial(refresh_metrics, services)))
         yield Platform(services, opened, journal, pools, services.health, work, dispatcher)
 
 
@@ -195,6 +195,12 @@ async def restored_quotas(chosen: Settings, parts: CallParts) -> tuple[Admission
     await quotas.restore()
     parts.journal.on_counted.append(quotas.counted)
     return admission, stats, quotas
+
+
+def telemetry_of(
+    chosen: Settings, clock: Clock, node: Node
+) -> AbstractAsyncContextManager[Telemetry]:
+    return open_telemetry(chosen, node.machine, clock, node.secret("otlp_headers_file"))
 
 
 async def restored_lifecycle(
@@ -235,6 +241,7 @@ async def work_of(
         invoker=parts.invoker,
         queue=dispatcher,
         clock=parts.clock,
+        tracer=parts.invoker.tracer,
     )
     parts.invoker.on_closed.append(work.waiters.closed)
     schedules = Schedules(
@@ -289,8 +296,14 @@ def connected_events(
     return events
 
 
-def _started(*work: Coroutine[None, None, None]) -> list[asyncio.Task[None]]:
-    return [asyncio.ensure_future(one) for one in work]
+def _end(stack: AsyncExitStack, *closes: Callable[[], Awaitable[None]]) -> None:
+    """At the end these are called, the last one first."""
+    for close in closes:
+        stack.push_async_callback(close)
+
+
+def _run_until_closed(stack: AsyncExitStack, *work: Coroutine[None, None, None]) -> None:
+    stack.push_async_callback(_end_all, [asyncio.ensure_future(one) for one in work])
 
 
 async def _end_all(tasks: list[asyncio.Task[None]]) -> None:

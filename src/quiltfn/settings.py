@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 PREFIX = "QUILTFN_"
 DAY_S = 86_400
@@ -26,6 +27,7 @@ CHOICES = {
     "tenant_runtime_kinds": ("python", "node", "shell", "custom"),
     "tenant_runtime_isolations": ("crun", "gvisor"),
     "tenant_runtime_networks": ("none", "egress"),
+    "otlp_signals": ("traces", "metrics", "logs"),
 }
 # What a setting of each type may be given as.
 KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
@@ -288,6 +290,23 @@ class Settings:
         128 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
     )
 
+    otlp_endpoint: str = setting(
+        "", "URL of an OpenTelemetry collector, such as http://127.0.0.1:4318; empty: none"
+    )
+    otlp_signals: str = setting(
+        "traces,metrics,logs", "what is sent there: traces, metrics, logs, with commas"
+    )
+    otlp_sample_ratio: float = setting(
+        1.0,
+        "share of the traces that begin here that are sent; else the caller decides",
+        low=0,
+        high=1,
+    )
+    otlp_metrics_s: float = setting(60.0, "how often metrics are sent", low=1, high=3600)
+    otlp_headers_file: Path = setting(
+        Path(), "file with headers for the collector, such as a key: a line name: value for each"
+    )
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, low, high = getattr(self, field.name), *_range(field)
@@ -302,6 +321,11 @@ class Settings:
         for name in CHOICES:
             self.words(name)
         self.callback_ranges()
+        if self.otlp_endpoint and not _is_http_url(self.otlp_endpoint):
+            raise BadSetting(
+                "otlp_endpoint must be a URL with http or https and no query, such as "
+                f"http://127.0.0.1:4318, not {self.otlp_endpoint!r}"
+            )
         if 0 < self.memory_budget_mib < MEMORY_MIN_MIB:
             raise BadSetting(
                 f"memory_budget_mib must be 0 or at least {MEMORY_MIN_MIB}, what the smallest "
@@ -349,6 +373,17 @@ class Settings:
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the address. Raises `ValueError` for what is none."""
     return host == "localhost" or ipaddress.ip_address(host).is_loopback
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    is_plain = text.isascii() and text.isprintable() and " " not in text
+    is_plain = is_plain and not (parts.query or parts.fragment or "@" in parts.netloc)
+    return is_plain and parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
 
 
 def _is_address(text: str) -> bool:

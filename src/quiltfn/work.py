@@ -25,6 +25,7 @@ from quiltfn.model.errors import (
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import FINAL, Invocation, Source, Status
 from quiltfn.observe import metrics
+from quiltfn.observe.trace import Tracer
 from quiltfn.policies import Policies
 from quiltfn.ports import Clock, Journal, LongOutput, Page, Store
 from quiltfn.ports.work import (
@@ -92,11 +93,14 @@ BY_CALLER = Cause()
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
-    """How a call is run again. `version`: None for the current one. `caller`: who asked."""
+    """How a call is run again. `version`: None for the current one. `caller`: who asked.
+    `traceparent`: None for that of the call that is repeated.
+    """
 
     version: int | None
     is_async: bool
     caller: str
+    traceparent: str | None = None
 
 
 class Redriven(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +121,7 @@ class Work:
     invoker: Invoker
     queue: Queue
     clock: Clock
+    tracer: Tracer | None = None
     waiters: Waiters = field(default_factory=Waiters)
     redriving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -180,6 +185,11 @@ class Work:
         """The work is on disk: it is run when it is due."""
         record = work.record
         self.queue.arrived(record.function_id, record.tenant_id, work.due_at_ms)
+        self._traced(work)
+
+    def _traced(self, work: AcceptedWork) -> None:
+        if self.tracer is not None:
+            self.tracer.work_accepted(work.record, work.input.traceparent)
 
     # Waiting and cancelling ------------------------------------------------------------------
 
@@ -293,7 +303,12 @@ class Work:
             if version is None:
                 raise NotFound(f"the function has no version {run.version}")
         number = None if version is None else version.number
-        given = msgspec.structs.replace(given, version=number, caller=run.caller)
+        given = msgspec.structs.replace(
+            given,
+            version=number,
+            caller=run.caller,
+            traceparent=run.traceparent or given.traceparent,
+        )
         if run.is_async:
             cause = Cause(source=Source.REPLAY, origin_id=origin_id)
             return await self.accept(entry, given, cause=cause)
@@ -367,8 +382,12 @@ class Work:
         if not again:
             return []
         ids = await self.store.redrive(entry.function.id, again)
-        if ids:
-            self.stored(again[0][1])
+        made = set(ids)
+        taken = [work for _, work in again if work.record.invocation_id in made]
+        if taken:  # all of one function, and due at once
+            self.stored(taken[0])
+        for work in taken[1:]:
+            self._traced(work)
         return ids
 
     async def drop(self, entry: Entry, invocation_id: str) -> None:

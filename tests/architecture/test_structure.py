@@ -67,6 +67,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "background": {"clock", "tenant_images", "settings", "store", "retention"} | CORE,
     "retention": CORE | {"clock", "tenant_images", "ids"},
     "tokens": CORE | {"access"},
+    "telemetry": CORE | {"health", "settings"},
     "pool": CORE,
     "sandbox": CORE | {"guest"},
     "store": CORE | {"ids"},
@@ -93,9 +94,11 @@ MAY_KNOW: dict[str, set[str]] = {
     },
     "bounds": {"api", "images", "settings"} | CORE | VERBS,
     "platform": {"background", "callbacks", "api", "bounds", "images", "pool", "store", "settings"}
+    | {"telemetry"}
     | CORE
     | VERBS,
-    "main": {"api", "clock", "inherited", "platform", "sandbox", "store", "tokens"} | CORE,
+    "main": {"api", "clock", "inherited", "platform", "sandbox", "store", "telemetry", "tokens"}
+    | CORE,
     "__main__": {"cli", "operator"},
     "__init__": {"sdk"},
 }

@@ -41,6 +41,7 @@ PAGES = [
     "docs/how-to/watch-calls.md",
     "docs/how-to/dashboard.md",
     "docs/how-to/look-around.md",
+    "docs/how-to/monitoring.md",
     "docs/how-to/records.md",
     "docs/how-to/usage.md",
     "docs/how-to/slow-calls.md",

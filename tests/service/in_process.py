@@ -2,8 +2,8 @@
 
 import httpx
 
-from quiltfn.api.app import Application
 from quiltfn.api.request import Headers, Request
+from quiltfn.api.route import Application
 
 
 def request_of(

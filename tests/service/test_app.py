@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from quiltfn.api.app import ANY_METHOD, App, make_app, path_pattern
+from quiltfn.api.app import ANY_METHOD, make_app, path_pattern
 from quiltfn.api.budgets import Budgets
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response, text_response
-from quiltfn.api.route import ApiLimits, RequestContext, Route
+from quiltfn.api.route import ApiLimits, Application, RequestContext, Route
 from quiltfn.api.routes import ROUTES
 from service.in_process import request_of
 from service.platform_harness import open_access
@@ -34,11 +34,12 @@ def services() -> Any:
         budgets=Budgets(),
         clock=SimpleNamespace(unix=lambda: 0.0),
         audit=None,
+        tracer=None,
     )
 
 
 @pytest.fixture
-def app() -> App:
+def app() -> Application:
     return make_app(services())
 
 
@@ -49,14 +50,14 @@ async def echo(context: RequestContext[Any]) -> Response:
 
 
 @pytest.fixture
-def echoing() -> App:
+def echoing() -> Application:
     """With a route that takes every method."""
     route = Route(handler=echo, scope=None, answer=str, texts=("text/plain",))
     return make_app(services(), [("/fn/{rest:path}", {ANY_METHOD: route}), *ROUTES])
 
 
 @pytest.mark.parametrize("path", [BY_ID, BY_NAME])
-async def test_a_mistake_of_ours_is_told_as_such(app: App, path: str) -> None:
+async def test_a_mistake_of_ours_is_told_as_such(app: Application, path: str) -> None:
     response = await app(request_of("POST", path, HEADERS, b"{}"))
     assert response.status == 500
     assert isinstance(response.body, bytes)
@@ -66,7 +67,7 @@ async def test_a_mistake_of_ours_is_told_as_such(app: App, path: str) -> None:
     assert b"secret" not in response.body
 
 
-async def test_an_id_of_the_client_s_own_comes_back_if_it_is_one(app: App) -> None:
+async def test_an_id_of_the_client_s_own_comes_back_if_it_is_one(app: Application) -> None:
     for given, kept in (("r-1", True), ("two words", False)):
         request = request_of("POST", BY_ID, HEADERS | {"x-request-id": given}, b"{}")
         response = await app(request)
@@ -76,12 +77,12 @@ async def test_an_id_of_the_client_s_own_comes_back_if_it_is_one(app: App) -> No
 @pytest.mark.parametrize(
     "path", ["/api/functions/", f"{BY_ID}/", "/api/functions/invoke/", "/api/functions/invoke/a/b"]
 )
-async def test_what_is_no_route_is_told_as_such(app: App, path: str) -> None:
+async def test_what_is_no_route_is_told_as_such(app: Application, path: str) -> None:
     response = await app(request_of("POST", path, HEADERS, b"{}"))
     assert response.status == 404
 
 
-async def test_head_is_get_and_options_says_what_there_is(app: App) -> None:
+async def test_head_is_get_and_options_says_what_there_is(app: Application) -> None:
     for method in ("GET", "HEAD"):
         response = await app(request_of(method, "/health", HEADERS))
         assert (response.status, response.body) == (200, b'{"status":"ok"}')
@@ -93,13 +94,13 @@ async def test_head_is_get_and_options_says_what_there_is(app: App) -> None:
     assert refused.header("allow") == "OPTIONS, POST"
 
 
-async def test_options_tells_another_site_nothing_about_an_open_server(app: App) -> None:
+async def test_options_tells_another_site_nothing_about_an_open_server(app: Application) -> None:
     headers = HEADERS | {"origin": "https://evil.test"}
     assert (await app(request_of("OPTIONS", "/api/functions", headers))).status == 403
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "BREW", "OPTIONS"])
-async def test_a_route_can_take_every_method(echoing: App, method: str) -> None:
+async def test_a_route_can_take_every_method(echoing: Application, method: str) -> None:
     response = await echoing(request_of(method, "/fn/a/b?c=1", HEADERS))
     assert (response.status, response.body) == (200, f"{method} a/b".encode())
 
@@ -111,7 +112,7 @@ def test_the_pattern_of_a_path_takes_whole_segments() -> None:
         assert not pattern.fullmatch(path)
 
 
-async def test_a_function_around_the_application_sees_every_request(app: App) -> None:
+async def test_a_function_around_the_application_sees_every_request(app: Application) -> None:
     """What a tracer will be."""
     seen: list[tuple[str, int]] = []
 

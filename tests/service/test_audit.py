@@ -71,6 +71,7 @@ async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
             idempotency=Idempotency(SqlIdempotencyStore(store.database), clock),
             limits=ApiLimits(body_max=200),
             budgets=Budgets(),
+            tracer=None,
         )
         transport = InProcess(make_app(services), client="192.0.2.7")
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:

@@ -17,10 +17,11 @@ import pytest
 
 from contract.stores import files_at_most, restart
 from quiltfn.api import idempotency
-from quiltfn.api.app import App, make_app
+from quiltfn.api.app import make_app
 from quiltfn.api.budgets import Budgets
 from quiltfn.api.errors import error_body
 from quiltfn.api.idempotency import Idempotency
+from quiltfn.api.route import Application
 from quiltfn.catalog import Entry
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind
@@ -40,7 +41,7 @@ LOST = error_body(UNKEPT)
 class KeyedApp:
     """The application over services. `runs`: what handlers were given."""
 
-    app: App
+    app: Application
     http: httpx.AsyncClient
     harness: Harness
     entry: Entry

@@ -72,6 +72,7 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
         catalog=SimpleNamespace(count=lambda _: 0),
         lifecycle=SimpleNamespace(create=create),
         clock=SimpleNamespace(unix=lambda: 0.0, timestamp=lambda: 0.0),
+        tracer=None,
         audit=SimpleNamespace(append=append),
     )
     transport = InProcess(make_app(services))

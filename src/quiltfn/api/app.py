@@ -5,7 +5,7 @@ back. Whatever is to see every request, such as a tracer, is a function around t
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from functools import lru_cache, partial
 from types import MappingProxyType
 from urllib.parse import parse_qsl
@@ -23,10 +23,11 @@ from quiltfn.api.help import HelpDocuments
 from quiltfn.api.idempotency import idempotent_request
 from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import Response, encode
-from quiltfn.api.route import RequestContext, Route
+from quiltfn.api.route import Application, RequestContext, Route, RouteTable
 from quiltfn.api.routes import ROUTES
 from quiltfn.api.services import Services
 from quiltfn.api.system import field_limits
+from quiltfn.api.tracing import traced
 from quiltfn.ids import new_id
 from quiltfn.model.access import Caller
 from quiltfn.model.errors import (
@@ -46,12 +47,8 @@ ANY_METHOD = "*"
 REMEMBERED_PATH = 128
 _log = structlog.get_logger("quiltfn.api")
 
-RouteTable = Iterable[tuple[str, Mapping[str, Route]]]
-# What a connection calls, and what a middleware takes and gives.
-Application = Callable[[Request], Awaitable[Response]]
 
-
-def make_app(services: Services, routes: RouteTable = ROUTES) -> "App":
+def make_app(services: Services, routes: RouteTable = ROUTES) -> Application:
     """The application over `services`."""
     web.files()  # read now: a disk that hangs later stops nobody
     table = list(routes)
@@ -60,14 +57,15 @@ def make_app(services: Services, routes: RouteTable = ROUTES) -> "App":
     audit_log = AuditLog(services.audit, services.clock)
     compression = Compression(services.budgets.responses)
     make = partial(Endpoint, services, documents, audit_log, compression)
-    return App([(path, make(ways)) for path, ways in table])
+    app = App([(path, make(ways)) for path, ways in table])
+    return app if services.tracer is None else traced(app, app.route_of, services.tracer)
 
 
 class App:
     """Finds the endpoint of a request. The first path of the table that fits is taken."""
 
     def __init__(self, endpoints: "Iterable[tuple[str, Endpoint]]") -> None:
-        self._endpoints = [(path_pattern(path), endpoint) for path, endpoint in endpoints]
+        self._endpoints = [(path, path_pattern(path), endpoint) for path, endpoint in endpoints]
         self._find_remembered = lru_cache(maxsize=1024)(self._find)
 
     def __call__(self, request: Request) -> Awaitable[Response]:
@@ -80,8 +78,16 @@ class App:
         endpoint, request.parameters = found
         return endpoint.respond(request)
 
+    def route_of(self, request: Request) -> tuple[str, Route] | None:
+        """The route that answers a request, with its path as it is in the table."""
+        for path, pattern, endpoint in self._endpoints:
+            if pattern.fullmatch(request.path) is not None:
+                route = endpoint.route(request.method)
+                return None if route is None else (path, route)
+        return None
+
     def _find(self, path: str) -> "tuple[Endpoint, Mapping[str, str]] | None":
-        for pattern, endpoint in self._endpoints:
+        for _, pattern, endpoint in self._endpoints:
             match = pattern.fullmatch(path)
             if match is not None:
                 return endpoint, MappingProxyType(match.groupdict())
@@ -119,6 +125,10 @@ class Endpoint:
         if "GET" in self._routes:
             self._routes.setdefault("HEAD", self._routes["GET"])
         self._allow = ", ".join(sorted({*self._routes, "OPTIONS"}))
+
+    def route(self, method: str) -> Route | None:
+        """The route of a method, if the path has one."""
+        return self._routes.get(method, self._any_method)
 
     async def respond(self, request: Request) -> Response:
         """One response, whatever happens, with the request's id. Raises `ClientDisconnected`."""

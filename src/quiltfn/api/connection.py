@@ -26,7 +26,6 @@ from urllib.parse import unquote
 import httptools
 import structlog
 
-from quiltfn.api.app import Application
 from quiltfn.api.budgets import SHORT_BYTES
 from quiltfn.api.connections import Connections, SlotKind
 from quiltfn.api.early_responses import (
@@ -42,6 +41,7 @@ from quiltfn.api.early_responses import (
 )
 from quiltfn.api.request import ClientDisconnected, Headers, Request
 from quiltfn.api.response import Response
+from quiltfn.api.route import Application
 
 HEADERS_MAX = 100
 # Requests that wait on one connection for those before them, and what one is taken to hold beside

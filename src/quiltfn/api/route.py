@@ -1,6 +1,6 @@
 """What a route is: its handler, who may call it, what it takes, and everything it can answer."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -138,3 +138,9 @@ class Route:
     def about(self) -> str:
         """What it does, in its handler's own words."""
         return " ".join((self.handler.__doc__ or "").split())
+
+
+# Every path with its methods, in the order in which paths are looked at.
+RouteTable = Iterable[tuple[str, Mapping[str, Route]]]
+# What a connection calls, and what a middleware takes and gives.
+Application = Callable[[Request], Awaitable[Response]]

@@ -6,9 +6,9 @@ import socket
 import ssl
 from email.utils import formatdate
 
-from quiltfn.api.app import Application
 from quiltfn.api.connection import HttpConnection
 from quiltfn.api.connections import Connections
+from quiltfn.api.route import Application
 from quiltfn.api.tls_acceptor import BACKLOG, TlsAcceptor
 
 # Every response is taken for what it says it is, and shown within no other site's page.

@@ -19,6 +19,7 @@ from quiltfn.api.stats import StatsServices
 from quiltfn.api.system import AuditServices, KeyServices, MetricServices, SystemServices
 from quiltfn.api.web import WebServices
 from quiltfn.health import Health
+from quiltfn.observe.trace import Tracer
 from quiltfn.ports import Audit, Clock
 
 
@@ -30,6 +31,7 @@ class PipelineServices(RouteServices):
     clock: Clock
     health: Health
     idempotency: Idempotency
+    tracer: Tracer | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -302,16 +302,21 @@ async def list_audit_entries(context: RequestContext[AuditServices]) -> Response
 
 async def get_metrics(context: RequestContext[MetricServices]) -> Response:
     """Show the server's metrics in Prometheus' text format."""
-    services = context.services
+    await refresh_metrics(context.services)
+    return text_response(metrics.text(), metrics.CONTENT_TYPE)
+
+
+async def refresh_metrics(services: MetricServices) -> None:
+    """Shows what is so at this moment."""
     metrics.show_pools(services.pools.counts(one) for one in services.pools.occupied())
     metrics.show_waiting(services.pools.waiting())
-    metrics.show_memory(services.pools.memory.held_mib)
+    memory = services.pools.memory
+    metrics.show_memory(memory.held_mib, memory.budget_mib)
     metrics.show_prewarmed(services.warm_stock.count())
     metrics.show_images(services.tenant_images.bytes_in_all())
     metrics.show_store(services.journal.problem is None)
     with contextlib.suppress(StoreUnavailable):  # they are then as they were
         await services.work.show_queues()
-    return text_response(metrics.text(), metrics.CONTENT_TYPE)
 
 
 def _json_or_markdown(

@@ -254,7 +254,10 @@ async def replay_invocation(context: RequestContext[WorkServices]) -> Response:
     """
     services, body = context.services, context.body or wire.Replay()
     run = Replay(
-        version=body.version, is_async=body.mode == "async", caller=context.caller.credential
+        version=body.version,
+        is_async=body.mode == "async",
+        caller=context.caller.credential,
+        traceparent=context.headers.get("traceparent"),
     )
     output = CallOutputBudget(services.budgets.outputs, context.tenant_id)
 

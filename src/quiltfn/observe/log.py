@@ -2,8 +2,16 @@
 
 import logging
 import sys
+from collections.abc import Callable, MutableMapping
+from typing import Any
 
 import structlog
+
+from quiltfn.observe.trace import current
+
+LogLine = MutableMapping[str, Any]
+# Is told of every line, in whatever thread it is written. It must not raise or wait.
+_reader: Callable[[LogLine], None] | None = None
 
 
 def configure() -> None:
@@ -13,6 +21,7 @@ def configure() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _hand_on,
             # ASCII only, so that nothing a caller sent reaches a terminal as a control sequence.
             structlog.processors.JSONRenderer(ensure_ascii=True),
         ],
@@ -20,3 +29,20 @@ def configure() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def read_by(reader: Callable[[LogLine], None] | None) -> None:
+    """From now on `reader` gets every line as well; None: nobody does."""
+    global _reader
+    _reader = reader
+
+
+def _hand_on(_logger: Any, _method: str, line: LogLine) -> LogLine:
+    """A line that is written while a traced request is answered names its span."""
+    request = current.get()
+    if request is not None:
+        line["trace_id"] = f"{request.trace_id:032x}"
+        line["span_id"] = f"{request.span_id:016x}"
+    if _reader is not None:
+        _reader(line)
+    return line

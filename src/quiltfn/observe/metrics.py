@@ -63,6 +63,9 @@ _dead_letters = Counter(
     ("reason",),
     registry=registry,
 )
+# From the start at 0: of a series that begins with 1, nobody could see the increase.
+for _reason in ("attempts", "age"):
+    _dead_letters.labels(_reason)
 _queued = Gauge("quiltfn_queued_calls", "Accepted work that waits, due or not.", registry=registry)
 _oldest_due = Gauge(
     "quiltfn_queue_oldest_due_seconds",
@@ -103,12 +106,29 @@ _held = Gauge(
     "What instances and prewarmed sandboxes count against the memory budget.",
     registry=registry,
 )
+_budget = Gauge(
+    "quiltfn_memory_budget_mebibytes",
+    "The memory for all instances together.",
+    registry=registry,
+)
 _images = Gauge(
     "quiltfn_image_bytes",
     "What the images of all runtimes count, each once: content, and 4,096 for each file.",
     registry=registry,
 )
 _waiting = Gauge("quiltfn_waiting_calls", "Calls that wait for an instance.", registry=registry)
+_exported = Counter(
+    "quiltfn_otlp_exported",
+    "Spans, log records and metrics that the collector has taken, by signal.",
+    ("signal",),
+    registry=registry,
+)
+_not_exported = Counter(
+    "quiltfn_otlp_dropped",
+    "Likewise those that it did not get: it failed, or too many waited (calls and requests then).",
+    ("signal", "reason"),
+    registry=registry,
+)
 _build = Gauge("quiltfn_build", "1, with the version as a label.", ("version",), registry=registry)
 _store_ok = Gauge(
     "quiltfn_store_ok",
@@ -163,9 +183,20 @@ def count_refusal(code: str) -> None:
     _refused.labels(code).inc()
 
 
-def show_memory(held_mib: float) -> None:
+def count_exported(signal: str, count: int) -> None:
+    """The collector has taken so many."""
+    _exported.labels(signal).inc(count)
+
+
+def count_not_exported(signal: str, reason: str, count: int) -> None:
+    """So many were dropped. `reason`: "failed" or "full"."""
+    _not_exported.labels(signal, reason).inc(count)
+
+
+def show_memory(held_mib: float, budget_mib: float) -> None:
     """What counts against the memory budget at this moment."""
     _held.set(held_mib)
+    _budget.set(budget_mib)
 
 
 def show_prewarmed(count: int) -> None:
@@ -200,6 +231,11 @@ def show_queue(waiting: int, oldest_due_s: float) -> None:
 def show_store(fine: bool) -> None:
     """Whether the database takes writes at this moment."""
     _store_ok.set(1 if fine else 0)
+
+
+def families() -> list[Metric]:
+    """Everything, as prometheus_client collects it."""
+    return list(registry.collect())
 
 
 def text() -> str:

@@ -13,7 +13,14 @@ from quiltfn.settings import RENAMED, BadSetting, Settings, from_everywhere, war
 EXIT_BAD_SETTING = 78
 GUEST = Path(quiltfn.__file__).parent / "guest" / "bin" / "guest"
 # Files that only root may have to read: read here, given to the server as text.
-SECRET_FILES = ("tls_cert", "tls_key", "jwt_secret", "jwt_jwks", "record_key_file")
+SECRET_FILES = (
+    "tls_cert",
+    "tls_key",
+    "jwt_secret",
+    "jwt_jwks",
+    "record_key_file",
+    "otlp_headers_file",
+)
 
 
 def main(arguments: Sequence[str]) -> int:

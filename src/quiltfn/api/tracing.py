@@ -1,0 +1,56 @@
+"""Traces requests: continues the caller's trace, or begins one."""
+
+from collections.abc import Callable
+
+from quiltfn.api.request import Request
+from quiltfn.api.response import Response
+from quiltfn.api.route import Application, Route
+from quiltfn.observe.trace import Answered, Tracer, Value, current
+
+HEADER = "traceparent"
+METRICS = "/metrics"
+ACCEPTED, SERVER_ERROR = 202, 500
+IDS = {"quiltfn.request_id": "x-request-id", "faas.invocation_id": "x-invocation-id"}
+
+
+def traced(
+    app: Application, route_of: Callable[[Request], tuple[str, Route] | None], tracer: Tracer
+) -> Application:
+    """The same application, whose requests have a span each: those of routes that need a key, but
+    for the metrics, which are asked for all the time. What reads a request's `traceparent` finds
+    that span in it, so all that is done for the request belongs to it.
+    """
+
+    async def respond(request: Request) -> Response:
+        found = route_of(request)
+        if found is None or found[1].scope is None or found[0] == METRICS:
+            return await app(request)
+        trace = tracer.request(request.headers.get(HEADER))
+        request.headers[HEADER] = trace.context.traceparent
+        token = current.set(trace.context)
+        try:
+            response = await app(request)
+        finally:
+            current.reset(token)
+        if trace.context.is_sampled:
+            tracer.answered(trace, _answered(request, found[0], response))
+        return response
+
+    return respond
+
+
+def _answered(request: Request, path: str, response: Response) -> Answered:
+    """By OpenTelemetry's names. The path, never the query: it may hold a credential."""
+    attributes: dict[str, Value] = {
+        "http.request.method": request.method,
+        "http.route": path,
+        "url.path": request.path,
+        "http.response.status_code": response.status,
+    }
+    for name, header in IDS.items():
+        value = response.header(header)
+        if value is not None:
+            attributes[name] = value
+    error = f"HTTP {response.status}" if response.status >= SERVER_ERROR else None
+    work_id = response.header("x-invocation-id") if response.status == ACCEPTED else None
+    return Answered(f"{request.method} {path}", attributes, error, work_id)

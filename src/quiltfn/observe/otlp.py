@@ -1,0 +1,334 @@
+"""Sends spans, log lines and metrics to a collector: OTLP over HTTP, by OpenTelemetry's exporters.
+
+Imported only where a server is to send something: it takes a tenth of a second and some megabytes.
+Everything costly is done in one thread; who hands something over only appends it to a queue with a
+bound. A collector that is down, slow or refuses loses what it does not take, and nobody waits.
+"""
+
+import contextlib
+import logging
+import ssl
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from itertools import pairwise
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+import structlog
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.metrics import export as otel
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanKind, TraceFlags
+from opentelemetry.trace import SpanContext as OtelContext
+from opentelemetry.trace.status import Status, StatusCode
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
+
+from quiltfn.observe import metrics
+from quiltfn.observe.trace import Kind, Span, SpanContext, Traced
+
+TRACES, LOGS, METRICS = "traces", "logs", "metrics"
+# What may wait: some seconds of a busy server, and some ten megabytes.
+TRACED_MAX, LINES_MAX = 8192, 2048
+TEXT_MAX = 4096
+# Calls and requests in one message: a few hundred spans.
+TRACED_AT_ONCE, LINES_AT_ONCE = 100, 500
+SEND_EVERY_S = 1.0
+# For how long the thread may keep the interpreter to itself while calls want it: with Python's own
+# 5 ms the slowest calls of a hundred waited three times as long.
+SWITCH_S = 0.0005
+TIMEOUT_S = 10.0
+FLUSH_S = 3.0
+KINDS = {kind: SpanKind[kind.name] for kind in Kind}
+SEVERITIES = {
+    "debug": SeverityNumber.DEBUG,
+    "info": SeverityNumber.INFO,
+    "warning": SeverityNumber.WARN,
+    "error": SeverityNumber.ERROR,
+    "critical": SeverityNumber.FATAL,
+}
+SCOPE = InstrumentationScope("quiltfn")
+T = TypeVar("T")
+
+_log = structlog.get_logger("quiltfn.otlp")
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to send what. `endpoint`: without the path of a signal. `resource`: who sends it, by
+    OpenTelemetry's names.
+    """
+
+    endpoint: str
+    signals: frozenset[str]
+    headers: Mapping[str, str]
+    resource: Mapping[str, str]
+
+    def url(self, signal: str) -> str:
+        return f"{self.endpoint.rstrip('/')}/v1/{signal}"
+
+
+class Bounded(Generic[T]):
+    """What waits to be sent of one signal. What finds no room is dropped and counted."""
+
+    def __init__(self, signal: str, most: int) -> None:
+        self._signal, self._most = signal, most
+        self._waiting: deque[T] = deque()
+
+    def put(self, one: T) -> None:
+        if len(self._waiting) < self._most:
+            self._waiting.append(one)
+        else:
+            metrics.count_not_exported(self._signal, "full", 1)
+
+    def take(self, most: int) -> list[T]:
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+
+class Sender:
+    """Sends what it is given until `close`. `unix`: the wall clock, in seconds."""
+
+    def __init__(self, target: Target, unix: Callable[[], float]) -> None:
+        self._target, self._unix = target, unix
+        self._resource = Resource(dict(target.resource))
+        self._started_ns = self._unix_ns()
+        self._traced: Bounded[Traced] = Bounded(TRACES, TRACED_MAX)
+        self._lines: Bounded[tuple[int, dict[str, Any]]] = Bounded(LOGS, LINES_MAX)
+        self._families: Sequence[Metric] | None = None
+        self._reasons = _Reasons()
+        # The log has one line for all that fails, of what failed first; it ends with that.
+        self._failing: set[str] = set()
+        self._told_of: str | None = None
+        paths = ssl.get_default_verify_paths()  # the machine's own, not those of a package
+        more: dict[str, Any] = {
+            "headers": dict(target.headers),
+            "timeout": TIMEOUT_S,
+            "compression": Compression.NoCompression,
+            "certificate_file": paths.cafile or paths.capath,
+        }
+        self._spans_out = OTLPSpanExporter(target.url(TRACES), **more)
+        self._logs_out = OTLPLogExporter(target.url(LOGS), **more)
+        self._metrics_out = OTLPMetricExporter(target.url(METRICS), **more)
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="otlp", daemon=True)
+
+    def start(self) -> None:
+        self._reasons.listen()
+        self._switched_s = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
+        self._thread.start()
+
+    def put_traced(self, one: Traced) -> None:
+        """Something that is over, for its spans."""
+        self._traced.put(one)
+
+    def put_line(self, line: MutableMapping[str, Any]) -> None:
+        """A line of the log."""
+        kept = {name: _short(value) for name, value in line.items()}
+        self._lines.put((self._unix_ns(), kept))
+
+    def put_metrics(self, families: Sequence[Metric]) -> None:
+        """Every metric as it is now. Those of before are of no use, if they were not sent yet."""
+        self._families = families
+
+    def close(self) -> None:
+        """Sends what is left, if the collector takes it within three seconds. To be called in a
+        thread that may wait."""
+        self._ending.set()
+        self._thread.join(FLUSH_S)
+        for exporter in (self._spans_out, self._logs_out, self._metrics_out):
+            exporter.shutdown()  # ends the waits between tries
+        self._thread.join(0.5)
+        sys.setswitchinterval(self._switched_s)
+        self._reasons.unlisten()
+
+    # In the thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            is_ending = self._ending.wait(SEND_EVERY_S)
+            try:
+                self._send_spans()
+                self._send_lines()
+                self._send_metrics()
+            except Exception:  # a mistake of ours, which must not end all telemetry
+                with contextlib.suppress(Exception):  # standard error may be gone
+                    _log.exception("telemetry could not be made; what it was is lost")
+            if is_ending:
+                return
+
+    def _send_spans(self) -> None:
+        while some := self._traced.take(TRACED_AT_ONCE):
+            spans = [self._span(span) for one in some for span in one.spans()]
+            if not self._send(TRACES, len(spans), lambda: self._spans_out.export(spans)):  # noqa: B023
+                return
+
+    def _send_lines(self) -> None:
+        while some := self._lines.take(LINES_AT_ONCE):
+            records = [self._record(at_ns, line) for at_ns, line in some]
+            if not self._send(LOGS, len(records), lambda: self._logs_out.export(records)):  # noqa: B023
+                return
+
+    def _send_metrics(self) -> None:
+        families, self._families = self._families, None
+        if families is not None:
+            now_ns = self._unix_ns()
+            found = [
+                one for family in families for one in of_family(family, self._started_ns, now_ns)
+            ]
+            data = self._metrics_data(found)
+            self._send(METRICS, len(found), lambda: self._metrics_out.export(data))
+
+    def _send(self, signal: str, count: int, export: Callable[[], Any]) -> bool:
+        """One message. False if it was not taken."""
+        self._reasons.last = ""
+        try:
+            is_taken = export().name == "SUCCESS"
+        except Exception as error:
+            is_taken, self._reasons.last = False, repr(error)
+        if is_taken:
+            metrics.count_exported(signal, count)
+            self._failing.discard(signal)
+            if self._told_of == signal:
+                self._told_of = None
+                _log.info("the collector takes telemetry again")
+            return True
+        metrics.count_not_exported(signal, "failed", count)
+        if self._told_of is None and signal not in self._failing:
+            self._told_of = signal
+            _log.warning(
+                "the collector takes no telemetry; what it does not take is dropped and counted",
+                url=self._target.url(signal),
+                reason=self._reasons.last,
+            )
+        self._failing.add(signal)
+        return False
+
+    # By OpenTelemetry's names ----------------------------------------------------------------
+
+    def _span(self, span: Span) -> ReadableSpan:
+        parent = None
+        if span.parent_id is not None:
+            of_caller = SpanContext(span.context.trace_id, span.parent_id, is_sampled=True)
+            parent = _context(of_caller, is_remote=span.kind is not Kind.INTERNAL)
+        status = Status() if span.error is None else Status(StatusCode.ERROR, span.error)
+        return ReadableSpan(
+            name=span.name,
+            context=_context(span.context),
+            parent=parent,
+            resource=self._resource,
+            attributes=dict(span.attributes),
+            links=() if span.link is None else (Link(_context(span.link, is_remote=True)),),
+            kind=KINDS[span.kind],
+            status=status,
+            start_time=span.start_ns,
+            end_time=span.end_ns,
+            instrumentation_scope=SCOPE,
+        )
+
+    def _record(self, at_ns: int, line: dict[str, Any]) -> ReadableLogRecord:
+        line.pop("timestamp", None)
+        level = str(line.pop("level", "info"))
+        trace_id, span_id = line.pop("trace_id", None), line.pop("span_id", None)
+        record = LogRecord(
+            timestamp=at_ns,
+            observed_timestamp=at_ns,
+            body=line.pop("event", ""),
+            severity_text=level,
+            severity_number=SEVERITIES.get(level, SeverityNumber.INFO),
+            attributes=line,
+        )
+        if trace_id is not None and span_id is not None:
+            record.trace_id, record.span_id = int(trace_id, 16), int(span_id, 16)
+        return ReadableLogRecord(record, self._resource, SCOPE)
+
+    def _metrics_data(self, found: Sequence[otel.Metric]) -> otel.MetricsData:
+        scope = otel.ScopeMetrics(SCOPE, found, "")
+        return otel.MetricsData([otel.ResourceMetrics(self._resource, [scope], "")])
+
+    def _unix_ns(self) -> int:
+        return int(self._unix() * 1e9)
+
+
+class _Reasons(logging.Handler):
+    """Keeps what the exporters say of their failures from standard error, and the last of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = ""
+        self._loggers = [logging.getLogger(name) for name in ("opentelemetry", "urllib3")]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            self.last = self.last or record.getMessage()[:TEXT_MAX]
+
+    def listen(self) -> None:
+        for logger in self._loggers:
+            logger.addHandler(self)
+            logger.propagate = False
+
+    def unlisten(self) -> None:
+        for logger in self._loggers:
+            logger.removeHandler(self)
+            logger.propagate = True
+
+
+def of_family(family: Metric, started_ns: int, now_ns: int) -> Iterable[otel.Metric]:
+    """A metric of Prometheus as one of OpenTelemetry, by the name that /metrics has it under."""
+    times: dict[str, Any] = {"start_time_unix_nano": started_ns, "time_unix_nano": now_ns}
+    samples = [one for one in family.samples if not one.name.endswith("_created")]
+    if not samples:
+        return
+    about, name = family.documentation, samples[0].name
+    data: otel.DataT
+    if family.type == "histogram":
+        name, data = family.name, _histogram(samples, times)
+    else:
+        points = [
+            otel.NumberDataPoint(attributes=dict(one.labels), value=one.value, **times)
+            for one in samples
+        ]
+        if family.type == "counter":
+            data = otel.Sum(points, otel.AggregationTemporality.CUMULATIVE, is_monotonic=True)
+        else:
+            data = otel.Gauge(points)
+    yield otel.Metric(name, about, "", data)
+
+
+def _histogram(samples: Sequence[Sample], times: Mapping[str, Any]) -> otel.Histogram:
+    """Prometheus counts what is below a bound, OpenTelemetry what is between two."""
+    buckets = [(one.labels["le"], int(one.value)) for one in samples if "le" in one.labels]
+    below = [0, *(count for _, count in buckets)]
+    total = next(one.value for one in samples if one.name.endswith("_sum"))
+    point = otel.HistogramDataPoint(
+        attributes={},
+        count=below[-1],
+        sum=total,
+        bucket_counts=[after - before for before, after in pairwise(below)],
+        explicit_bounds=[float(bound) for bound, _ in buckets[:-1]],
+        min=cast("float", None),  # not known, which OTLP has a way to say
+        max=cast("float", None),
+        **times,
+    )
+    return otel.Histogram([point], otel.AggregationTemporality.CUMULATIVE)
+
+
+def _context(context: SpanContext, *, is_remote: bool = False) -> OtelContext:
+    flags = TraceFlags(TraceFlags.SAMPLED if context.is_sampled else TraceFlags.DEFAULT)
+    return OtelContext(context.trace_id, context.span_id, is_remote, flags)
+
+
+def _short(value: Any) -> Any:
+    """What a log record may hold: numbers as they are, all else as text of a bounded length."""
+    return value if isinstance(value, bool | int | float) else str(value)[:TEXT_MAX]

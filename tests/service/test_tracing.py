@@ -1,0 +1,488 @@
+"""Telemetry of a whole platform on fake sandboxes, as a collector gets it over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from quiltfn.api import tracing
+from quiltfn.api.app import make_app
+from quiltfn.clock import SystemClock
+from quiltfn.observe import log, metrics, otlp, trace
+from quiltfn.observe.trace import Answered
+from quiltfn.settings import Settings
+from quiltfn.telemetry import CannotSend, headers_of, open_telemetry
+from service.in_process import InProcess, request_of
+from service.otlp_collector import Collector, values
+from service.platform_harness import FACTS, Harness, open_harness, until
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+HEADER = f"00-{TRACE}-{SPAN}-01"
+HOST = {"host": "127.0.0.1", "content-type": "application/json"}
+
+
+@pytest.fixture(autouse=True)
+def sends_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otlp, "SEND_EVERY_S", 0.02)
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector().running() as one:
+        yield one
+
+
+@pytest.fixture
+def said() -> Iterator[list[dict[str, Any]]]:
+    """The lines of the log, as they are written."""
+    lines: list[dict[str, Any]] = []
+
+    def keep(_logger: Any, _method: str, line: Any) -> Any:
+        lines.append(dict(line))
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    processors = [structlog.processors.add_log_level, log._hand_on, keep]
+    structlog.configure(processors=processors, cache_logger_on_first_use=False)
+    yield lines
+    structlog.configure(**before)
+
+
+class Traced:
+    """A platform whose telemetry goes to `url`, and a client of it."""
+
+    def __init__(self, harness: Harness, client: httpx.AsyncClient) -> None:
+        self.harness, self.client = harness, client
+
+    async def post(self, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.post(path, json=body or {}, headers=sent)
+
+    async def invoke(self, name: str = "f", **headers: str) -> dict[str, Any]:
+        answer = await self.post(f"/api/functions/invoke/{name}", **headers)
+        assert answer.status_code in (200, 202), answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+@asynccontextmanager
+async def open_traced(path: Path, url: str, **settings: Any) -> AsyncIterator[Traced]:
+    given = {"otlp_endpoint": url, **settings}
+    clock: Any = SystemClock()
+    async with open_harness(path, clock=clock, settings=given) as harness:
+        transport = InProcess(make_app(harness.services))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            yield Traced(harness, client)
+
+
+@pytest.fixture
+async def traced(tmp_path: Path, collector: Collector) -> AsyncIterator[Traced]:
+    async with open_traced(tmp_path, collector.url) as one:
+        yield one
+
+
+async def got(collector: Collector, name: str, count: int = 1) -> list[Span]:
+    return await asyncio.to_thread(collector.named, name, count)
+
+
+def ids(span: Span) -> tuple[str, str, str]:
+    return span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()
+
+
+async def test_a_call_is_continued_from_its_caller_to_its_handler(
+    traced: Traced, collector: Collector
+) -> None:
+    await traced.harness.active("echo $TRACEPARENT")
+    record = await traced.invoke(traceparent=HEADER)
+    (handler,) = await got(collector, "handler")
+    (request,) = await got(collector, "POST /api/functions/invoke/{name}")
+    (call,) = await got(collector, "invoke f")
+    assert ids(request)[::2] == (TRACE, SPAN)
+    assert ids(call)[::2] == (TRACE, ids(request)[1])
+    assert ids(handler)[::2] == (TRACE, ids(call)[1])
+    assert record["stdout"].strip() == f"00-{TRACE}-{ids(handler)[1]}-01"
+    assert request.start_time_unix_nano <= call.start_time_unix_nano
+    assert call.end_time_unix_nano <= request.end_time_unix_nano
+    assert (request.kind, call.kind) == (Span.SPAN_KIND_SERVER, Span.SPAN_KIND_INTERNAL)
+    about = values(request.attributes)
+    assert about["http.response.status_code"] == 200
+    assert about["url.path"] == "/api/functions/invoke/f"
+    about = values(call.attributes)
+    assert about["faas.invocation_id"] == record["invocation_id"]
+    assert (about["faas.name"], about["quiltfn.status"]) == ("f", "success")
+    assert about["quiltfn.tenant_id"] == "default"
+    assert collector.resource["service.name"] == "quiltfn"
+    assert collector.resource["service.instance.id"] == FACTS.node_id
+
+
+async def test_a_cold_call_shows_its_sandbox_and_why(traced: Traced, collector: Collector) -> None:
+    await traced.harness.active("sleep 0.1", min_instances=0, max_instances=2)
+    traced.harness.sandboxes.start_s = 0.01
+    await asyncio.gather(traced.invoke(), traced.invoke())
+    (made,) = await got(collector, "sandbox create")
+    (sandbox,) = await got(collector, "sandbox")
+    assert ids(made)[2] == ids(sandbox)[1]
+    assert values(sandbox.attributes)["quiltfn.cold_start_reason"] in ("first", "scaled_out")
+    assert made.end_time_unix_nano - made.start_time_unix_nano >= 9_000_000
+
+
+async def test_a_call_that_fails_is_an_error_and_a_refusal_is_none(
+    traced: Traced, collector: Collector
+) -> None:
+    await traced.harness.active("exit 3")
+    await traced.invoke()
+    (call,) = await got(collector, "invoke f")
+    assert call.status.code == Status.STATUS_CODE_ERROR
+    assert call.status.message == "the handler exited with code 3"
+    assert (await traced.post("/api/functions/invoke/nobody")).status_code == 404
+    requests = await got(collector, "POST /api/functions/invoke/{name}", 2)
+    assert {one.status.code for one in requests} == {Status.STATUS_CODE_UNSET}
+    assert values(requests[-1].attributes)["http.response.status_code"] == 404
+
+
+async def test_what_its_caller_does_not_sample_is_not_sent_and_still_told(
+    traced: Traced, collector: Collector
+) -> None:
+    await traced.harness.active("echo $TRACEPARENT")
+    record = await traced.invoke(traceparent=f"{HEADER[:-2]}00")
+    assert re.fullmatch(f"00-{TRACE}-[0-9a-f]{{16}}-00", record["stdout"].strip())
+    await traced.invoke(traceparent=HEADER)
+    await got(collector, "handler")
+    assert len([one for one in collector.spans if one.name == "handler"]) == 1
+
+
+async def test_health_and_metrics_have_no_spans(traced: Traced, collector: Collector) -> None:
+    for path in ("/health", "/metrics", "/api/functions/help", "/api/functions"):
+        assert (await traced.client.get(path)).status_code == 200
+    await got(collector, "GET /api/functions")
+    assert {one.name for one in collector.spans} == {
+        "GET /api/functions",
+        "GET /api/functions/help",
+    }
+
+
+async def test_accepted_work_links_to_its_request_and_has_its_attempts_and_delivery(
+    traced: Traced, collector: Collector
+) -> None:
+    """A call that fails once more than it may is told to another function."""
+    first = await traced.harness.active("exit 3")
+    await traced.harness.active("echo $TRACEPARENT", name="told")
+    policy = {
+        "max_attempts": 2,
+        "backoff_seconds": {"first": 0.1, "factor": 1, "most": 1, "jitter": 0},
+        "on_failure": {"function": "told"},
+    }
+    path = f"/api/functions/{first.function.id}/async-policy"
+    assert (await traced.client.put(path, json=policy)).status_code == 200
+    record = await traced.invoke(traceparent=HEADER, prefer="respond-async")
+    assert record["status"] == "queued"
+    attempts = await got(collector, "attempt f", 2)
+    (root,), (request,) = (
+        await got(collector, "accept f"),
+        await got(collector, "POST /api/functions/invoke/{name}"),
+    )
+    work = record["invocation_id"].replace("-", "")
+    assert ids(root)[::2] == (work, "")
+    (link,), (back,) = root.links, request.links
+    assert (link.trace_id.hex(), link.span_id.hex()) == ids(request)[:2]
+    assert ids(request)[::2] == (TRACE, SPAN)
+    assert (back.trace_id.hex(), back.span_id.hex()) == ids(root)[:2]
+    assert {ids(one)[::2] for one in attempts} == {(work, ids(root)[1])}
+    assert len({ids(one)[1] for one in attempts}) == 2
+    assert sorted(values(one.attributes)["quiltfn.attempt"] for one in attempts) == [1, 2]
+    assert {one.kind for one in attempts} == {Span.SPAN_KIND_CONSUMER}
+    # The delivery is in the trace of the work; the call that it makes has one of its own.
+    (deliver,) = await got(collector, "deliver")
+    assert ids(deliver)[::2] == (work, ids(root)[1])
+    (caused,) = await got(collector, "accept told")
+    assert (caused.links[0].trace_id.hex(), caused.links[0].span_id.hex()) == ids(deliver)[:2]
+    assert (deliver.links[0].trace_id.hex(), deliver.links[0].span_id.hex()) == ids(caused)[:2]
+    (attempt,) = await got(collector, "attempt told")
+    assert ids(attempt)[::2] == ids(caused)[:2]
+
+
+async def test_work_that_is_cancelled_while_it_waits_has_a_span_that_says_so(
+    traced: Traced, collector: Collector
+) -> None:
+    entry = await traced.harness.active()
+    answer = await traced.post("/api/functions/invoke/f?mode=async&delay_seconds=3600")
+    call = f"/api/functions/{entry.function.id}/invocations/{answer.json()['invocation_id']}"
+    assert (await traced.post(f"{call}/cancel")).status_code == 200
+    (root,), (attempt,) = await got(collector, "accept f"), await got(collector, "attempt f")
+    assert ids(attempt)[::2] == ids(root)[:2]
+    assert values(attempt.attributes)["quiltfn.status"] == "cancelled"
+
+
+async def test_a_replay_belongs_to_the_request_that_asks_for_it(
+    traced: Traced, collector: Collector
+) -> None:
+    entry = await traced.harness.active("echo $TRACEPARENT")
+    record = await traced.invoke(prefer="respond-async")
+    await got(collector, "attempt f")
+    call = f"/api/functions/{entry.function.id}/invocations/{record['invocation_id']}"
+    again = await traced.post(f"{call}/replay", {"mode": "sync"}, traceparent=HEADER)
+    assert again.status_code == 200, again.text
+    assert again.json()["stdout"].startswith(f"00-{TRACE}-")
+
+
+# Metrics and logs --------------------------------------------------------------------------
+
+
+async def test_metrics_are_those_of_the_route_by_the_same_names(
+    tmp_path: Path, collector: Collector
+) -> None:
+    async with open_traced(tmp_path, collector.url, otlp_metrics_s=1.0) as traced:
+        await traced.harness.active()
+        await traced.invoke()
+        await traced.client.get("/api/functions/nobody")
+        await asyncio.to_thread(collector.wait, lambda: collector.metrics)
+        told = (await traced.client.get("/metrics")).text
+    names = set(re.findall(r"^(quiltfn_\w+?)(?:_bucket|_count|_sum)?[{ ]", told, re.MULTILINE))
+    names = {name for name in names if not name.endswith("_created")}
+    # What was sent itself is counted only after it was.
+    assert set(collector.metrics) | {"quiltfn_otlp_exported_total"} >= names
+    calls = collector.metrics["quiltfn_invocations_total"].sum
+    assert calls.is_monotonic
+    warm = {"status": "success", "start": "warm"}
+    (point,) = [one for one in calls.data_points if values(one.attributes) == warm]
+    assert f'{{start="warm",status="success"}} {point.as_double}' in told
+    (duration,) = collector.metrics["quiltfn_invocation_duration_seconds"].histogram.data_points
+    assert duration.count == sum(duration.bucket_counts) > 0
+    assert len(duration.bucket_counts) == len(duration.explicit_bounds) + 1
+    assert list(duration.explicit_bounds) == list(metrics.SECONDS)
+    ready = collector.metrics["quiltfn_instances"].gauge.data_points
+    assert {values(one.attributes)["state"]: one.as_double for one in ready}["ready"] == 1
+
+
+async def test_lines_of_the_log_name_the_request(
+    tmp_path: Path, collector: Collector, said: list[dict[str, Any]]
+) -> None:
+    async with open_traced(tmp_path, collector.url) as traced:
+        answer = await traced.post(
+            "/api/functions", {"name": "made", "handler": "true"}, traceparent=HEADER
+        )
+        assert answer.status_code == 201
+        await asyncio.to_thread(
+            collector.wait, lambda: [one for one in collector.logs if one.trace_id]
+        )
+    (line,) = [one for one in collector.logs if one.trace_id.hex() == TRACE]
+    (request,) = [one for one in collector.spans if one.name == "POST /api/functions"]
+    assert line.span_id == request.span_id
+    assert (line.body.string_value, line.severity_text) == ("request", "info")
+    about = values(line.attributes)
+    assert (about["path"], about["status"]) == ("/api/functions", 201)
+    assert [one["trace_id"] for one in said if one["event"] == "request"] == [TRACE]
+
+
+@pytest.mark.usefixtures("said")
+async def test_nothing_that_callers_or_handlers_say_is_sent(
+    tmp_path: Path, collector: Collector
+) -> None:
+    secret = "kept-between-us"
+    async with open_traced(tmp_path, collector.url) as traced:
+        await traced.harness.active("cat", environment={"NAME": secret})
+        body = {"payload": secret, "environment": {"OTHER": secret}}
+        path = "/api/functions/invoke/f"
+        for how in ("", "?mode=async", f"?unknown={secret}"):
+            await traced.post(f"{path}{how}", body, authorization=f"Bearer {secret}")
+        await got(collector, "attempt f")
+        await got(collector, "POST /api/functions/invoke/{name}", 3)
+    assert collector.logs
+    assert secret not in f"{collector.spans} {collector.logs}"
+
+
+async def test_only_the_signals_that_are_named_are_sent(
+    tmp_path: Path, collector: Collector
+) -> None:
+    given = {"otlp_signals": "metrics", "otlp_metrics_s": 1.0}
+    async with open_traced(tmp_path, collector.url, **given) as traced:
+        await traced.harness.active("echo $TRACEPARENT")
+        record = await traced.invoke(traceparent=HEADER)
+        await asyncio.to_thread(collector.wait, lambda: collector.metrics)
+    assert record["stdout"].strip() == HEADER  # as without telemetry
+    assert (collector.spans, collector.logs) == ([], [])
+
+
+async def test_what_is_left_is_sent_when_the_server_ends(
+    tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(otlp, "SEND_EVERY_S", 3600.0)
+    async with open_traced(tmp_path, collector.url) as traced:
+        await traced.harness.active()
+        await traced.invoke()
+        assert collector.spans == []
+    assert {"invoke f", "handler"} <= {one.name for one in collector.spans}
+
+
+# A collector that does not take it ---------------------------------------------------------
+
+
+def dropped(signal: str, reason: str) -> float:
+    return (
+        metrics.registry.get_sample_value(
+            "quiltfn_otlp_dropped_total", {"signal": signal, "reason": reason}
+        )
+        or 0.0
+    )
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otlp, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(otlp, "FLUSH_S", 0.5)
+
+
+async def more_dropped(before: float) -> None:
+    await until(lambda: dropped("traces", "failed") > before, turns=20_000)
+
+
+def complaints(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [one for one in said if "collector" in one["event"]]
+
+
+async def is_down(_collector: Collector) -> str:
+    return "http://127.0.0.1:9"  # discard: nobody listens there
+
+
+async def refuses(collector: Collector) -> str:
+    collector.status = 400
+    return collector.url
+
+
+async def is_busy(collector: Collector) -> str:
+    collector.status = 503
+    return collector.url
+
+
+async def is_slow(collector: Collector) -> str:
+    collector.delay_s = 0.5
+    return collector.url
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("way", [is_down, refuses, is_busy, is_slow])
+async def test_calls_do_not_notice_a_collector_that_takes_nothing(
+    tmp_path: Path,
+    collector: Collector,
+    way: Callable[[Collector], Any],
+    said: list[dict[str, Any]],
+) -> None:
+    before = dropped("traces", "failed")
+    url = await way(collector)
+    async with open_traced(tmp_path, url, otlp_signals="traces,metrics") as traced:
+        await traced.harness.active()
+        for _ in range(3):
+            assert (await traced.invoke())["status"] == "success"
+            await more_dropped(before)
+            before = dropped("traces", "failed")
+    (complaint,) = complaints(said)
+    assert (complaint["level"], complaint["url"]) == ("warning", f"{url}/v1/traces")
+    assert complaint["reason"]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_collector_that_comes_back_gets_what_comes_then(
+    tmp_path: Path, collector: Collector, said: list[dict[str, Any]]
+) -> None:
+    collector.status = 400
+    before = dropped("traces", "failed")
+    async with open_traced(tmp_path, collector.url, otlp_signals="traces") as traced:
+        await traced.harness.active()
+        await traced.invoke()
+        await more_dropped(before)
+        collector.status = 200
+        await traced.invoke()
+        await got(collector, "handler")
+    events = [one["event"] for one in complaints(said)]
+    assert [event.split(";")[0] for event in events] == [
+        "the collector takes no telemetry",
+        "the collector takes telemetry again",
+    ]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_what_waits_for_a_slow_collector_is_bounded_and_counted(
+    tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(otlp, "TRACED_MAX", 20)
+    monkeypatch.setattr(otlp, "SEND_EVERY_S", 3600.0)
+    before = dropped("traces", "full")
+    async with open_traced(tmp_path, collector.url) as traced:
+        await traced.harness.active()
+        for _ in range(30):  # a request and a call each
+            await traced.invoke()
+        assert dropped("traces", "full") == before + 40
+    assert len([one for one in collector.spans if one.name == "handler"]) == 10
+
+
+# Settings ----------------------------------------------------------------------------------
+
+
+async def test_headers_of_a_file_are_sent_with_everything(collector: Collector) -> None:
+    given = Settings(otlp_endpoint=f"{collector.url}/", otlp_metrics_s=1.0)
+    text = b"# of the collector\nx-api-key: s3cret, with: a colon\n\nX-Scope: a\n"
+    async with open_telemetry(given, FACTS, SystemClock(), text) as telemetry:
+        assert telemetry.tracer is not None
+        begun = telemetry.tracer.request(None)
+        telemetry.tracer.answered(begun, Answered("GET /x", {}))
+        await got(collector, "GET /x")
+    assert {one["x-api-key"] for one in collector.headers} == {"s3cret, with: a colon"}
+    assert {one["x-scope"] for one in collector.headers} == {"a"}
+
+
+@pytest.mark.parametrize("line", ["a key", ": value", "na me: value", "name: v\x07"])
+def test_a_line_that_is_no_header_is_refused_by_its_number(line: str) -> None:
+    with pytest.raises(CannotSend, match=r"otlp_headers_file: line 2 must be"):
+        headers_of(f"good: 1\n{line}\n".encode())
+
+
+async def test_without_the_extra_the_server_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in list(sys.modules):
+        if name.startswith("opentelemetry.exporter") or name == "quiltfn.observe.otlp":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter", None)
+    given = Settings(otlp_endpoint="http://127.0.0.1:4318")
+    with pytest.raises(CannotSend, match=r"install quiltfn\[otel\]"):
+        async with open_telemetry(given, FACTS, SystemClock(), None):
+            pass
+
+
+async def test_a_call_without_a_collector_makes_no_call_for_it(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active()
+        called: list[str] = []
+
+        def seen(frame: FrameType, event: str, _: object) -> None:
+            if event == "call" and frame.f_code.co_filename in (trace.__file__, tracing.__file__):
+                called.append(frame.f_code.co_name)
+
+        app = make_app(harness.services)
+        request = request_of("POST", f"/api/functions/{entry.function.id}/invoke", HOST, b"{}")
+        sys.setprofile(seen)
+        try:
+            response = await app(request)
+        finally:
+            sys.setprofile(None)
+    assert (response.status, called) == (200, [])
+
+
+def test_nothing_of_opentelemetry_is_imported_without_an_endpoint() -> None:
+    script = "import sys, quiltfn.main; print([m for m in sys.modules if 'opentelemetry' in m])"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
