@@ -55,6 +55,7 @@ def main() -> None:
         ("command", command),
         ("accepted", accepted),
         ("stream", stream),
+        ("url", url),
     ):
         file = harness.RESULTS / f"{name}.json"
         if file.exists():
@@ -108,6 +109,8 @@ WHAT = """
   both grow, and then the second row is the one to compare (2026-11-26: 35 ms, at a load of 9).
 - **Live output**: from the moment at which a handler writes a line to the moment at which a reader has it; the handler writes
   every 10 ms. The guest waits up to 2 ms for more output. The readers share the two cores with the server.
+- **By its URL**: what the same call takes longer by `/fn/…` than by `POST …/invoke`, in pairs, both on kept connections. **First byte**: from
+  the request to the first bytes of a Python generator's answer.
 - **Keep-alive**: the server's own policy code on Azure's trace of 2019, no server; at the idle time of a fixed 300 s;
   the spread is over three ways to count. [More](keep-alive.md).
 """
@@ -133,6 +136,18 @@ def stream(figures: dict[str, Any]) -> list[Row]:
             5.0,
             each("200 readers, p50, µs"),
         ),
+    ]
+
+
+def url(figures: dict[str, Any]) -> list[Row]:
+    def each(row: str) -> list[float]:
+        return [one[row] / 1000 for one in figures["rounds"]]
+
+    shell, python_, first = figures["rounds"][0]
+    return [
+        Row("a shell by its URL, over an invoke, p50", "ms", 0.1, 0.05, each(shell)),
+        Row("Python by its URL, over an invoke, p50", "ms", 0.1, 0.05, each(python_)),
+        Row("first byte of a stream by a URL, p50", "ms", 3.0, 1.5, each(first)),
     ]
 
 

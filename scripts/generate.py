@@ -141,7 +141,7 @@ def python_client() -> str:
     with Client() as client:
         for group, methods in GROUPS.items():
             parts.append(f"\n### client.{group}\n")
-            for name in {**vars(methods), **vars(methods.__base__)}:
+            for name in {name: 0 for one in methods.__mro__[:-1] for name in vars(one)}:
                 if not name.startswith("_"):
                     parts.append(described(group, name, getattr(getattr(client, group), name)))
     parts.append("\n## Results\n\nAll of them are in `quiltfn.sdk`.\n")

@@ -181,6 +181,10 @@ class Catalog:
             raise NotFound("there is no function with this id")
         return entry
 
+    def find(self, tenant_id: str, name: str) -> Entry | None:
+        """The function of the tenant with this name, if there is one."""
+        return self._by_name.get((tenant_id, name))
+
     def by_name(self, tenant_id: str, name: str) -> Entry:
         """Raises `NotFound`."""
         entry = self._by_name.get((tenant_id, name))

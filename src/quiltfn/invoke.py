@@ -75,6 +75,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     next five are kept in the record.
 
     `conclude`: says what becomes of accepted work, from the record of an attempt that is over.
+    `adds_environment`: `environment` has only names that the version's has not. `judge`: says why
+    the result of a handler that succeeded is none, and then the call has failed; None: it is one.
     """
 
     payload: bytes | None = None
@@ -92,6 +94,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     parent_invocation_id: str | None = None
     origin_invocation_id: str | None = None
     conclude: Callable[[Invocation], WorkOutcome] | None = None
+    adds_environment: bool = False
+    judge: Callable[[CallResult], str | None] | None = None
 
 
 class _CallState(msgspec.Struct):
@@ -301,22 +305,22 @@ class Invoker:
 
     async def _run(self, call: _CallState, lease: Lease) -> Invocation:
         """Opens the record, makes the round trip to the guest, and closes the record."""
-        function, version, start_timing = call.entry.function, lease.version, lease.start_timing
-        timeout = call.request.timeout_seconds or version.spec.timeout_seconds
+        request, version, start_timing = call.request, lease.version, lease.start_timing
+        timeout = request.timeout_seconds or version.spec.timeout_seconds
         handed_over, started = self._clock.unix(), self._clock.now()
         variables = environment.of_call(
             invocation_id=call.invocation_id,
-            function_name=function.name,
+            function_name=call.entry.function.name,
             version=version,
             deadline_unix_ms=round((handed_over + timeout) * 1000),
-            payload=call.request.payload,
+            payload=request.payload,
             traceparent=self._traceparent(call),
         )
-        if call.request.environment:
-            variables = environment.of_version(version.spec) | call.request.environment | variables
+        if request.environment:
+            variables = _with_own(variables, version, request)
         record = self._record(
             call.entry,
-            call.request,
+            request,
             call.invocation_id,
             status=Status.RUNNING,
             started_at=int(handed_over),
@@ -330,18 +334,20 @@ class Invoker:
         call.started, call.started_at, call.start_timing = started, handed_over, start_timing
         for told in self.on_opened:
             told(record)
-        if self._listeners or call.request.on_start is not None:
+        if self._listeners or request.on_start is not None:
             self._tell(call)
         result = await lease.call(
             Call(
-                payload=call.request.payload,
+                payload=request.payload,
                 environment=variables,
-                replaces_environment=bool(call.request.environment),
+                replaces_environment=bool(request.environment) and not request.adds_environment,
                 timeout_s=timeout,
-                long_output=call.request.long_output,
+                long_output=request.long_output,
                 output=call.output,
             )
         )
+        if request.judge is not None:
+            result = msgspec.structs.replace(result, refusal=request.judge(result))
         took = self._clock.now() - started
         ran, at_ms = took - recorded, int(handed_over * 1000)
         kept = timeline.of_call(
@@ -507,6 +513,14 @@ class Invoker:
                 await self._idle.wait()
         except TimeoutError:
             return
+
+
+def _with_own(variables: dict[str, str], version: Version, request: Request) -> dict[str, str]:
+    """The variables of a call that has some of its own."""
+    own = request.environment or {}
+    if request.adds_environment:
+        return own | variables
+    return environment.of_version(version.spec) | own | variables
 
 
 def _as_running(call: _CallState) -> RunningCall | None:

@@ -65,12 +65,14 @@ from quiltfn.store import (
     SqlSchedules,
     SqlStats,
     SqlTenantImages,
+    SqlUrls,
     SqlWork,
 )
 from quiltfn.store.record_key import RecordKey
 from quiltfn.telemetry import Telemetry, open_telemetry
 from quiltfn.tenant_images import TenantImages
 from quiltfn.tokens import verifier
+from quiltfn.urls import Urls
 from quiltfn.work import Work
 
 UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
@@ -136,9 +138,7 @@ async def open_platform(
         journal = await _started_journal(settings, opened, clock, stack)
         idempotency = await _started_idempotency(settings, opened, clock, stack)
         access = await _started_access(settings, SqlKeys(opened.database), clock, node)
-        memory = Memory(budget_mib=node.machine.memory_max_mib)
-        stock = await stack.enter_async_context(sandboxes(memory))
-        pools = pools_of(settings, stock, clock, memory)
+        stock, pools = await _opened_pools(settings, sandboxes, clock, node, stack)
         invoker = Invoker(pools, journal, clock, node.machine.node_id, telemetry.tracer)
         catalog = Catalog(settings.functions_max_bytes)
         parts = CallParts(opened, catalog, pools, journal, invoker, clock, budgets(settings))
@@ -148,7 +148,7 @@ async def open_platform(
         _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
         tenant_images = await restored_tenant_images(settings, opened, clock, admission)
         runtimes = await restored_runtimes(settings, node.machine, opened, tenant_images, clock)
-        lifecycle, elasticity = await restored_lifecycle(parts, settings, node, runtimes)
+        lifecycle, elasticity, urls = await restored_lifecycle(parts, settings, node, runtimes)
         await dispatcher.start()
         own = reap(pools), access.keep_fresh(), deliveries.run(), schedules.run(), meter.run()
         kept = background_tasks(settings, opened, tenant_images, stock, stats, clock)
@@ -174,6 +174,7 @@ async def open_platform(
             tenant_images=tenant_images,
             schedules=schedules,
             stats=stats,
+            urls=urls,
             quotas=quotas,
             health=Health(node.machine, opened, journal, settings.data_dir, stock.why_not),
             limits=api_limits(settings),
@@ -205,14 +206,17 @@ def telemetry_of(
 
 async def restored_lifecycle(
     parts: CallParts, chosen: Settings, node: Node, runtimes: Runtimes
-) -> tuple[Lifecycle, Elasticity]:
-    """The functions as they were, and what changes them."""
+) -> tuple[Lifecycle, Elasticity, Urls]:
+    """The functions as they were, what changes them, and the URLs that they have."""
     config = node_config(chosen, node.machine, runtimes)
     lifecycle = Lifecycle(parts.catalog, parts.store, parts.pools, parts.clock, config)
     await lifecycle.restore()
     elasticity = Elasticity(lifecycle, SqlOperations(parts.store.database), parts.clock)
     await elasticity.restore()
-    return lifecycle, elasticity
+    urls = Urls(SqlUrls(parts.store.database), parts.catalog, chosen.url_host)
+    await urls.restore()
+    parts.catalog.on_change.append(urls.function_changed)
+    return lifecycle, elasticity, urls
 
 
 async def work_of(
@@ -396,11 +400,14 @@ def node_config(chosen: Settings, machine: HostFacts, runtimes: Runtimes) -> Nod
     )
 
 
-def pools_of(
-    chosen: Settings, sandboxes: StockedSandboxes, clock: Clock, memory: Memory
-) -> LocalPools:
+async def _opened_pools(
+    chosen: Settings, sandboxes: OpenSandboxes, clock: Clock, node: Node, stack: AsyncExitStack
+) -> tuple[StockedSandboxes, LocalPools]:
+    """The sandboxes and the pools, which count in one memory."""
+    memory = Memory(budget_mib=node.machine.memory_max_mib)
+    stock = await stack.enter_async_context(sandboxes(memory))
     policy = keep_alive_policy(chosen)
-    return LocalPools(sandboxes, clock, memory, policy, chosen.tenant_instances)
+    return stock, LocalPools(stock, clock, memory, policy, chosen.tenant_instances)
 
 
 def keep_alive_policy(chosen: Settings) -> Callable[[], KeepAlive | None]:

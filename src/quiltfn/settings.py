@@ -8,6 +8,7 @@ by the environment (`QUILTFN_IDLE_S=60`), or by the TOML file that `--config` na
 import dataclasses
 import ipaddress
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Mapping
@@ -54,6 +55,7 @@ OTHER_VARIABLES = frozenset(
         "TEST_TIME_FACTOR",
     )
 )
+HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
 T = TypeVar("T")
 
 
@@ -230,6 +232,11 @@ class Settings:
     tenant_runtime_isolations: str = setting("crun", "likewise of isolation: crun, gvisor")
     tenant_runtime_networks: str = setting("none", "likewise of network: none, egress")
     egress_dns: str = setting("", "resolver of sandboxes with egress; empty: the host's own")
+    url_host: str = setting(
+        "",
+        "host that functions' URLs have of their own, such as fn.example.com: they are served "
+        "there alone, and the API is not; empty: they are sandboxed on the API's host",
+    )
     callback_networks: str = setting(
         "",
         "ranges that callbacks may go to beside public addresses, such as 10.0.0.0/8, with commas",
@@ -325,6 +332,11 @@ class Settings:
             raise BadSetting(
                 "otlp_endpoint must be a URL with http or https and no query, such as "
                 f"http://127.0.0.1:4318, not {self.otlp_endpoint!r}"
+            )
+        if self.url_host and not HOST_NAME.fullmatch(self.url_host):
+            raise BadSetting(
+                f"url_host must be a host's name without a port, such as fn.example.com, not "
+                f"{self.url_host!r}"
             )
         if 0 < self.memory_budget_mib < MEMORY_MIN_MIB:
             raise BadSetting(

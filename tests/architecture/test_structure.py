@@ -32,6 +32,7 @@ VERBS |= {
     "deliveries",
     "schedules",
     "quotas",
+    "urls",
 }
 CORE = {"model", "ports", "observe"}
 # Who may import whom; a late import or one for type checking counts too. What is not in a row may
@@ -57,6 +58,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "events": CORE,
     "deliveries": CORE | {"catalog", "work"},
     "schedules": CORE | {"catalog", "ids", "invoke", "work"},
+    "urls": CORE | {"catalog"},
+    "http_trigger": {"model"},
     "tenant_images": CORE,
     "quotas": CORE | {"admission"},
     "runtimes": CORE | {"tenant_images", "ids"},
@@ -73,7 +76,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "store": CORE | {"ids"},
     "images": CORE,
     "launcher": {"guest"},
-    "api": CORE | VERBS | {"wire"},
+    "api": CORE | VERBS | {"http_trigger", "wire"},
     "sdk": {"wire"},
     "cli": {"sdk", "wire"},
     "settings": set(),

@@ -36,6 +36,7 @@ PAGES = [
     "docs/how-to/egress.md",
     "docs/how-to/asynchronous-calls.md",
     "docs/how-to/webhooks-out.md",
+    "docs/how-to/urls-and-webhooks-in.md",
     "docs/how-to/schedules.md",
     "docs/how-to/change-under-load.md",
     "docs/how-to/watch-calls.md",

@@ -41,6 +41,7 @@ class InProcess(httpx.AsyncBaseTransport):
             request.url.query,
             self._client,
         )
+        given.target = request.url.raw_path
         given.feed(await request.aread())
         response = await self._app(given)
         body = response.body

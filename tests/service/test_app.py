@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from quiltfn.api.app import ANY_METHOD, make_app, path_pattern
+from quiltfn.api.app import make_app, path_pattern
 from quiltfn.api.budgets import Budgets
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response, text_response
-from quiltfn.api.route import ApiLimits, Application, RequestContext, Route
+from quiltfn.api.route import ANY_METHOD, ApiLimits, Application, RequestContext, Route
 from quiltfn.api.routes import ROUTES
 from service.in_process import request_of
 from service.platform_harness import open_access
@@ -35,6 +35,7 @@ def services() -> Any:
         clock=SimpleNamespace(unix=lambda: 0.0),
         audit=None,
         tracer=None,
+        urls=SimpleNamespace(host=""),
     )
 
 

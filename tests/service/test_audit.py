@@ -72,6 +72,7 @@ async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
             limits=ApiLimits(body_max=200),
             budgets=Budgets(),
             tracer=None,
+            urls=SimpleNamespace(host=""),
         )
         transport = InProcess(make_app(services), client="192.0.2.7")
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:

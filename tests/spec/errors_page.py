@@ -52,6 +52,9 @@ WHEN = {
     "CAPACITY_FULL": "Every instance is busy and the wait queue is full, "
     "or the call waited too long.",
     "SHUTTING_DOWN": "The server is being stopped.",
+    "HANDLER_FAILED": "The function behind the URL failed, or its answer is no HTTP. Callers with "
+    "a key are told why.",
+    "HANDLER_TIMEOUT": "The function behind the URL ran into its deadline.",
     "STORE_UNAVAILABLE": "The database does not take writes at the moment.",
 }
 # These two cannot be had from a healthy server, so their bodies are rendered without one; the tests
@@ -89,6 +92,8 @@ def collect() -> dict[str, httpx.Response]:
         api = Api(server.start().url, key)
         scene = Scene(server, api, api.active("sleep 3", name="busy", max_instances=1))
         found = {code: make(scene) for code, make in EASY.items()}
+        found["HANDLER_FAILED"] = _behind_a_url(scene, "exit 3")
+        found["HANDLER_TIMEOUT"] = _behind_a_url(scene, "sleep 9", timeout_seconds=1)
         found["CAPACITY_FULL"] = _capacity_full(scene)
         found["RUNTIME_UNAVAILABLE"] = _runtime_unavailable(scene)
         found["SHUTTING_DOWN"] = _shutting_down(scene)
@@ -117,6 +122,15 @@ def _behind_the_end(scene: Scene) -> httpx.Response:
     path = f"{of(record['function_id'])}/invocations/{record['invocation_id']}/output"
     answer = scene.api("GET", path, headers={"Range": "bytes=6-"})
     scene.api("DELETE", of(record["function_id"]))
+    return answer
+
+
+def _behind_a_url(scene: Scene, handler: str, **fields: int) -> httpx.Response:
+    name = new_name()
+    function = scene.api.active(handler, name=name, **fields)
+    scene.api.good("PUT", f"{of(function)}/url", {})
+    answer = scene.api("GET", f"/fn/default/{name}")
+    scene.api("DELETE", of(function))
     return answer
 
 

@@ -349,6 +349,8 @@ SCOPES = ["read", "invoke", "write", "admin", "operator"]
 ID = "/api/functions/01a20e60-4498-7000-aca5-20281701ad36"
 PUBLIC = [("GET", "/health"), ("GET", "/openapi.json"), ("GET", "/docs")]
 PUBLIC += [("GET", "/ui"), ("GET", "/ui/"), ("GET", "/ui/{file}"), ("GET", "/")]
+# Who may call the URL of a function is said by that URL: tests/service/test_urls.py.
+PUBLIC += [(method, "/fn/{path}") for method in ("GET", "PUT", "POST", "DELETE")]
 NEEDS = {
     ("GET", FUNCTIONS): "read",
     ("POST", FUNCTIONS): "write",
@@ -374,6 +376,9 @@ NEEDS = {
     ("GET", f"{ID}/async-policy"): "read",
     ("PUT", f"{ID}/async-policy"): "write",
     ("DELETE", f"{ID}/async-policy"): "write",
+    ("GET", f"{ID}/url"): "read",
+    ("PUT", f"{ID}/url"): "write",
+    ("DELETE", f"{ID}/url"): "write",
     ("GET", f"{ID}/record-policy"): "read",
     ("PUT", f"{ID}/record-policy"): "write",
     ("GET", f"{ID}/dead-letters"): "read",

@@ -74,6 +74,7 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
         clock=SimpleNamespace(unix=lambda: 0.0, timestamp=lambda: 0.0),
         tracer=None,
         audit=SimpleNamespace(append=append),
+        urls=SimpleNamespace(host=""),
     )
     transport = InProcess(make_app(services))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:

@@ -221,6 +221,9 @@ CALLS: list[tuple[Call, str, str]] = [
         "PUT",
         f"{BASE}/{ID}/record-policy",
     ),
+    (lambda at: at.functions.get_url(ID), "GET", f"{BASE}/{ID}/url"),
+    (lambda at: at.functions.set_url(ID, auth="none"), "PUT", f"{BASE}/{ID}/url"),
+    (lambda at: at.functions.delete_url(ID), "DELETE", f"{BASE}/{ID}/url"),
     (
         lambda at: at.functions.list_deliveries(ID, status="failed").first(),
         "GET",
@@ -306,7 +309,7 @@ def test_each_call_goes_to_its_route(call: Call, method: str, path: str) -> None
 
 
 def test_every_route_of_the_api_can_be_called() -> None:
-    """But for what is for people, and the server's own numbers."""
+    """But for what is for people or any HTTP client, and the server's own numbers."""
     told = {(method, pattern(path)) for path, ways in ROUTES for method in ways}
     called = {(method, path.partition("?")[0]) for _, method, path in CALLS}
     called |= {
@@ -319,10 +322,10 @@ def test_every_route_of_the_api_can_be_called() -> None:
         for method, path in told
         if not any(one == method and re.fullmatch(path, other) for one, other in called)
     }
-    documents = ("/docs", "/openapi", "/metrics", "help", "examples", "/api/elasticity/health")
     page = ("/", "/ui", "/ui/", "/ui/[^/]+")
     left = {(method, path) for method, path in left if path not in page}
-    assert not [path for _, path in left if not any(one in path for one in documents)]
+    others = ("/docs", "/openapi", "/metrics", "help", "examples", "/api/elasticity/health", "/fn/")
+    assert not [path for _, path in left if not any(one in path for one in others)]
 
 
 def pattern(path: str) -> str:

@@ -58,6 +58,15 @@ export interface Check {
   reason: string;
 }
 
+export interface CorsRule {
+  allow_origins?: string[];
+  allow_methods?: string[];
+  allow_headers?: string[];
+  expose_headers?: string[];
+  allow_credentials?: boolean;
+  max_age_seconds?: number;
+}
+
 export interface CreatedFunction {
   function_id: string;
   name: string;
@@ -254,6 +263,16 @@ export interface FunctionSummaryPage {
   next_cursor: string | null;
 }
 
+export interface FunctionUrl {
+  auth: string;
+  webhook: WebhookRule | null;
+  cors: CorsRule | null;
+  methods: string[] | null;
+  stream: boolean;
+  path: string;
+  host: string | null;
+}
+
 export interface Health {
   status: string;
   ready: boolean;
@@ -403,6 +422,14 @@ export interface NewFunction {
   max_instances?: number;
   cleanup_on_exit?: boolean;
   working_directory?: string | null;
+}
+
+export interface NewFunctionUrl {
+  auth?: "key" | "none" | "webhook";
+  webhook?: WebhookRule | null;
+  cors?: CorsRule | null;
+  methods?: string[] | null;
+  stream?: boolean;
 }
 
 export interface NewInvocation {
@@ -763,6 +790,11 @@ export interface Version {
 export interface VersionPage {
   versions: Version[];
   next_cursor?: string | null;
+}
+
+export interface WebhookRule {
+  scheme: "standard" | "github" | "stripe";
+  secret: string;
 }
 
 export interface Whoami {

@@ -17,13 +17,21 @@ from quiltfn.api import body, openapi, web
 from quiltfn.api.audit import AuditLog
 from quiltfn.api.budgets import SHORT_BYTES
 from quiltfn.api.compression import Compression
+from quiltfn.api.errors import for_strangers
 from quiltfn.api.failures import bug, failure, log_bug
-from quiltfn.api.guards import check_connection, check_credentials, check_origin
+from quiltfn.api.guards import check_connection, check_credentials, check_origin, is_for_host
 from quiltfn.api.help import HelpDocuments
 from quiltfn.api.idempotency import idempotent_request
 from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import Response, encode
-from quiltfn.api.route import Application, RequestContext, Route, RouteTable
+from quiltfn.api.route import (
+    ANY_METHOD,
+    NOBODY,
+    Application,
+    RequestContext,
+    Route,
+    RouteTable,
+)
 from quiltfn.api.routes import ROUTES
 from quiltfn.api.services import Services
 from quiltfn.api.system import field_limits
@@ -40,9 +48,9 @@ from quiltfn.model.errors import (
     StoreUnavailable,
     Unprocessable,
 )
+from quiltfn.model.url import PREFIX
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-ANY_METHOD = "*"
 # Paths up to here are looked up once; clients ask for the same few again and again.
 REMEMBERED_PATH = 128
 _log = structlog.get_logger("quiltfn.api")
@@ -57,20 +65,25 @@ def make_app(services: Services, routes: RouteTable = ROUTES) -> Application:
     audit_log = AuditLog(services.audit, services.clock)
     compression = Compression(services.budgets.responses)
     make = partial(Endpoint, services, documents, audit_log, compression)
-    app = App([(path, make(ways)) for path, ways in table])
+    app = App([(path, make(ways)) for path, ways in table], services.urls.host)
     return app if services.tracer is None else traced(app, app.route_of, services.tracer)
 
 
 class App:
-    """Finds the endpoint of a request. The first path of the table that fits is taken."""
+    """Finds the endpoint of a request. The first path of the table that fits is taken. `url_host`:
+    where the URLs of functions are and nothing else is, if that is a host of its own.
+    """
 
-    def __init__(self, endpoints: "Iterable[tuple[str, Endpoint]]") -> None:
+    def __init__(self, endpoints: "Iterable[tuple[str, Endpoint]]", url_host: str = "") -> None:
         self._endpoints = [(path, path_pattern(path), endpoint) for path, endpoint in endpoints]
+        self._url_host = url_host
         self._find_remembered = lru_cache(maxsize=1024)(self._find)
 
     def __call__(self, request: Request) -> Awaitable[Response]:
         """The response to `request`, refusals included. Raises `ClientDisconnected`."""
         path = request.path
+        if self._url_host and is_for_host(request, self._url_host) != path.startswith(PREFIX):
+            return _no_such_route(request)
         find = self._find_remembered if len(path) <= REMEMBERED_PATH else self._find
         found = find(path)
         if found is None:
@@ -147,7 +160,7 @@ class Endpoint:
         try:
             response = await self._respond(context, request, route)
         except QuiltfnError as error:
-            response = failure(error, request_id)
+            response = _failure(context, error)
             if isinstance(error, MethodNotAllowed):
                 response.headers.append(("allow", self._allow))
             await self._audit_log.refused(context, response, error.code)
@@ -175,6 +188,8 @@ class Endpoint:
         access = services.access
         if access.is_open and access.is_outdated:
             await access.refresh()
+        if route is not None and route.admit is not None:
+            return await self._respond_raw(context, request, route)
         is_open = access.is_open
         if is_open:
             check_origin(request, is_public=route is not None and route.scope is None)
@@ -196,13 +211,26 @@ class Endpoint:
             if request.is_whole:
                 self._take_body(context, request, route, limit)
             else:
-                reserve = partial(self._reserve, context, route)
-                timeout_s = limits.body_timeout_s
-                context.raw_body = await body.read_whole(request, limit, timeout_s, reserve)
+                await self._read_body(context, request, route, limit)
         key = request.headers.get("idempotency-key") if route.is_idempotent else None
         if key is None:
             return await self._execute(context, request, route)
         return await self._execute_once(context, request, route, key)
+
+    async def _respond_raw(
+        self, context: RequestContext[Services], request: Request, route: Route
+    ) -> Response:
+        """A request that its route admits by itself, with a body of any bytes."""
+        assert route.admit is not None
+        context.body = await route.admit(context)
+        if request.is_reserved:
+            check_connection(request)
+        limit = self._services.limits.bytes_max
+        if request.is_whole:
+            self._take_body(context, request, route, limit)
+        else:
+            await self._read_body(context, request, route, limit)
+        return await self._execute(context, request, route)
 
     async def _identify(self, request: Request) -> Caller:
         """Whose credential it is. Raises `Unauthorized`."""
@@ -219,6 +247,14 @@ class Endpoint:
         if size > SHORT_BYTES:
             self._reserve(context, route, size)
         context.raw_body = request.take_body()
+
+    async def _read_body(
+        self, context: RequestContext[Services], request: Request, route: Route, limit: int
+    ) -> None:
+        """A body that is still arriving."""
+        reserve = partial(self._reserve, context, route)
+        timeout_s = self._services.limits.body_timeout_s
+        context.raw_body = await body.read_whole(request, limit, timeout_s, reserve)
 
     def _reserve(self, context: RequestContext[Services], route: Route, size: int) -> None:
         """Counts a body that has so many bytes by now, if it is long. Raises `RateLimited` and
@@ -263,7 +299,9 @@ class Endpoint:
         try:
             if request.query and route.scope is not None:
                 context.query = _query(route, request)
-            if route.streams:
+            if route.admit is not None:
+                response = await route.handler(context)
+            elif route.streams:
                 with self._services.budgets.uploads:
                     context.body = body.streamed(route, request, self._services.limits)
                     response = await route.handler(context)
@@ -280,20 +318,35 @@ class Endpoint:
         except QuiltfnError as error:
             if isinstance(error, Internal):
                 log_bug(request, context.request_id)
-            response, code = failure(error, context.request_id), error.code
+            response, code = _failure(context, error), error.code
         except ClientDisconnected:  # a stream that ended early: nothing came of it
             raise
         except Exception:
             # Nobody knows how far it came: it counts as executed and is audited.
             response, code = bug(request, context.request_id), Internal.code
         if route.action is not None:
-            try:
-                await self._audit_log.executed(context, response, code)
-            except StoreUnavailable as error:
-                # What was done stays done, even if the audit log does not take its entry.
-                error.executed = response.executed
-                response = failure(error, context.request_id)
+            response = await self._audited(context, response, code)
         return response
+
+    async def _audited(
+        self, context: RequestContext[Services], response: Response, code: str | None
+    ) -> Response:
+        """The response once the audit log has it."""
+        try:
+            await self._audit_log.executed(context, response, code)
+        except StoreUnavailable as error:
+            # What was done stays done, even if the audit log does not take its entry.
+            error.executed = response.executed
+            return failure(error, context.request_id)
+        return response
+
+
+def _failure(context: RequestContext[Services], error: QuiltfnError) -> Response:
+    """A refusal or a failure, as far as it is for this caller."""
+    route = context.route
+    if route is not None and route.admit is not None and context.caller is NOBODY:
+        error = for_strangers(error)
+    return failure(error, context.request_id)
 
 
 def _log_request(context: RequestContext[Services], response: Response) -> None:

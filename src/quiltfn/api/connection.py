@@ -40,7 +40,7 @@ from quiltfn.api.early_responses import (
     connections_full,
 )
 from quiltfn.api.request import ClientDisconnected, Headers, Request
-from quiltfn.api.response import Response
+from quiltfn.api.response import CutShort, Response
 from quiltfn.api.route import Application
 
 HEADERS_MAX = 100
@@ -292,7 +292,7 @@ class HttpConnection(asyncio.Protocol):
         split = _split_remembered if len(target) <= REMEMBERED_TARGET else split_target
         path, query = split(target)
         request = Request(method, path, headers, query, self._client, self)
-        request.version = version
+        request.target, request.version = target, version
         request.keep_alive = parser.should_keep_alive() and version != "1.0"
         request.head_bytes = self._head_bytes
         if self._slot is SlotKind.RESERVED:
@@ -373,6 +373,8 @@ class HttpConnection(asyncio.Protocol):
                     self._write_whole(request, response, body)
         except ClientDisconnected:
             pass
+        except CutShort:
+            self._transport.close()
         except asyncio.CancelledError:
             if not request.is_lost:
                 self._transport.abort()

@@ -1,7 +1,14 @@
 """The one table from error codes to HTTP statuses, and the one body that every refusal has."""
 
 from quiltfn.api.response import JSON, Header, Response, encode
-from quiltfn.model.errors import PayloadTooLarge, QuiltfnError, RangeNotSatisfiable
+from quiltfn.model.errors import (
+    CapacityFull,
+    FunctionNotActive,
+    Internal,
+    PayloadTooLarge,
+    QuiltfnError,
+    RangeNotSatisfiable,
+)
 from quiltfn.wire import ErrorBody, ErrorDetails
 
 STATUS = {
@@ -23,7 +30,17 @@ STATUS = {
     "STORE_UNAVAILABLE": 503,
     "RUNTIME_UNAVAILABLE": 503,
     "INTERNAL": 500,
+    "HANDLER_FAILED": 502,
+    "HANDLER_TIMEOUT": 504,
 }
+
+# What strangers are told of refusals that would tell more.
+WORDS = {
+    "RATE_LIMITED": "there were too many calls",
+    "HANDLER_FAILED": "the function failed",
+    "HANDLER_TIMEOUT": "the function took too long",
+}
+RETRY_AFTER_S = 1
 
 
 def error_body(error: QuiltfnError, request_id: str = "") -> bytes:
@@ -51,6 +68,21 @@ def error_response(error: QuiltfnError, request_id: str) -> Response:
         # What is still to come of a body that is too long is not read.
         closes=isinstance(error, PayloadTooLarge),
     )
+
+
+def for_strangers(error: QuiltfnError) -> QuiltfnError:
+    """What somebody without a credential is told of `error`: nothing of the tenant, its function or
+    its calls.
+    """
+    status = STATUS[error.code]
+    if isinstance(error, FunctionNotActive) or status == STATUS[CapacityFull.code]:
+        seconds = error.retry_after or RETRY_AFTER_S
+        return CapacityFull("the function is not available at the moment", retry_after=seconds)
+    if status == STATUS[Internal.code]:
+        return Internal("the server made a mistake")
+    told = type(error)(WORDS.get(error.code, str(error)), retry_after=error.retry_after)
+    told.executed = error.executed
+    return told
 
 
 def _body(error: QuiltfnError, request_id: str) -> ErrorBody:

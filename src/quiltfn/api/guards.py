@@ -57,6 +57,12 @@ def check_credentials(request: Request) -> None:
             raise Unauthorized(f"there must be one {name} header", hint=f"send {name} once")
 
 
+def is_for_host(request: Request, name: str) -> bool:
+    """Whether the request names this host, whatever the port. `name`: in small letters."""
+    host, colon, port = request.headers.get("host", "").lower().rpartition(":")
+    return (host if colon and port.isdigit() else host + colon + port) == name
+
+
 @lru_cache(maxsize=256)
 def _is_loopback(url: str) -> bool:
     try:

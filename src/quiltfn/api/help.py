@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from quiltfn.api.route import Route
+from quiltfn.api.route import ANY_METHOD, Route
 from quiltfn.wire import NewFunction, NewInvocation
 from quiltfn.wire.fields import fields_of
 
@@ -192,8 +192,8 @@ def describe(method: str, path: str, way: Route) -> dict[str, Any]:
     if way.streams:
         fields["the body"] = {"rule": " or ".join(way.streams), "required": True, "example": None}
     return {
-        "method": method,
-        "path": path,
+        "method": "ANY" if method == ANY_METHOD else method,
+        "path": path.replace(":path}", "}"),
         "about": way.about,
         "scope": way.scope,
         "parameters": {one.name: one.about for one in way.parameters},

@@ -9,7 +9,7 @@ import msgspec
 from quiltfn import __version__, wire
 from quiltfn.api import errors
 from quiltfn.api.event_stream import EVENT_STREAM
-from quiltfn.api.route import Parameter, Route
+from quiltfn.api.route import ANY_METHOD, Parameter, Route
 from quiltfn.wire.fields import fields_of
 
 Table = Iterable[tuple[str, Mapping[str, Route]]]
@@ -61,6 +61,8 @@ OWN_HEADERS = {
     },
 }
 
+# What a route of any method is described as.
+COMMON_METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH")
 ACCEPTED = 202
 ACCEPTED_HEADERS = {
     name: OWN_HEADERS[name] for name in ("location", "preference-applied", "x-invocation-id")
@@ -94,7 +96,7 @@ def document(table: Table, limits: Mapping[str, float]) -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "security": [{"key": []}, {"bearer": []}, {}],
-        "paths": {path: _path(path, ways) for path, ways in routes},
+        "paths": {path.replace(":path}", "}"): _path(path, ways) for path, ways in routes},
         "components": {
             "schemas": components,
             "securitySchemes": {
@@ -122,14 +124,20 @@ def _constrain(components: dict[str, Any], body: type, limits: Mapping[str, floa
 
 def _path(path: str, ways: Mapping[str, Route]) -> dict[str, Any]:
     item: dict[str, Any] = {}
-    names = re.findall(r"{(\w+)}", path)
+    names = re.findall(r"{(\w+)(?::path)?}", path)
     if names:
         item["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             for name in names
         ]
     for method, way in ways.items():
-        item[method.lower()] = _operation(way, has_path_parameters=bool(names))
+        if method != ANY_METHOD:
+            item[method.lower()] = _operation(way, has_path_parameters=bool(names))
+            continue
+        for each in COMMON_METHODS:
+            operation = _operation(way, has_path_parameters=bool(names))
+            operation["operationId"] += each.capitalize()
+            item[each.lower()] = operation
     return item
 
 
@@ -140,7 +148,7 @@ def _operation(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
         "description": way.about + (f" Needs scope {way.scope}." if way.scope else ""),
         "responses": _responses(way, has_path_parameters=has_path_parameters),
     }
-    if way.scope is None:
+    if way.scope is None and way.admit is None:
         operation["security"] = []
     if way.parameters:
         operation["parameters"] = [_parameter(one) for one in way.parameters]
@@ -149,6 +157,8 @@ def _operation(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
             "required": way.needs_body,
             "content": {"application/json": {"schema": _reference(way.body)}},
         }
+    if way.admit is not None:
+        operation["requestBody"] = {"required": False, "content": {"*/*": {}}}
     if way.streams:  # bytes as they are have no schema (OpenAPI 3.1, 4.8.14.1)
         operation["requestBody"] = {
             "required": True,

@@ -3,6 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
+from urllib.parse import quote
+
+import httptools
 
 NO_PARAMETERS: Mapping[str, str] = {}
 
@@ -39,7 +42,8 @@ class BodySource(Protocol):
 
 
 class Request:
-    """One request. `path` is percent-decoded, `query` is not; `client`: the address it came from;
+    """One request. `path` is percent-decoded, `query` is not; `target`: both as they were sent, b""
+    of a request that came on no connection; `client`: the address it came from;
     `parameters`: what the router found in the path. `is_reserved`: it came on a connection that is
     reserved for management, so it must not be a call. `keep_alive`: another may follow it. `body`:
     as much of it as has arrived and was not taken yet; all of it once `is_whole`.
@@ -62,6 +66,7 @@ class Request:
         "path",
         "query",
         "reader",
+        "target",
         "task",
         "version",
     )
@@ -78,6 +83,7 @@ class Request:
         self.method, self.path, self.headers = method, path, headers
         self.query, self.client = query, client
         self.parameters = NO_PARAMETERS
+        self.target = b""
         self.version = "1.1"
         self.keep_alive = True
         self.is_reserved = False
@@ -93,6 +99,13 @@ class Request:
         self.reader: asyncio.Future[None] | None = None
 
     # For who answers it ----------------------------------------------------------------------
+
+    @property
+    def raw_path(self) -> str:
+        """The path as it was sent, percent-encoded."""
+        if not self.target:
+            return quote(self.path)
+        return (httptools.parse_url(self.target).path or b"").decode("ascii")
 
     def take_body(self) -> bytes:
         """What has arrived since the last time. It is not kept here any longer."""

@@ -14,6 +14,10 @@ Header = tuple[str, str]
 encode = msgspec.json.Encoder().encode
 
 
+class CutShort(Exception):
+    """Raised by the iterator of a body that cannot be sent to its end, for a known reason."""
+
+
 class Response(msgspec.Struct, kw_only=True, eq=False):
     """A status, headers in the order in which they are sent, and a body.
 

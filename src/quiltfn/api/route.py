@@ -12,8 +12,11 @@ from quiltfn.api.request import NO_PARAMETERS, Headers, Request
 from quiltfn.api.response import Response
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.model.access import Caller, Scope
+from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
 
 MIB = 1024 * 1024
+# In place of a method, in the table of routes: any.
+ANY_METHOD = "*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,11 @@ class ApiLimits:
     timeout_max_s: int = 86_400
     body_timeout_s: float = 30.0
     page_max: int = 8 * MIB
+
+    @property
+    def bytes_max(self) -> int:
+        """The longest body that goes to a handler as it is."""
+        return min(self.invoke_body_max, PAYLOAD_MAX_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +61,8 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
 
     `caller`: NOBODY until a credential says more; `tenant_id`: from the credential, and from
     nowhere else. `parameters`: what the path names; `query`: its parameters. `body`: as the shape
-    that the route declares, or, where the route takes a stream, its chunks while they arrive.
+    that the route declares; where the route takes a stream, its chunks while they arrive; where the
+    route admits by itself, what its `admit` has found.
     `raw_body`: until it is parsed. `reserved_bytes`: of the budget of long bodies. `is_executed`:
     the route's own work was begun.
     """
@@ -116,6 +125,8 @@ class Route:
     `codes`: the refusals of its own, beside those that every route has (see `openapi.py`).
     `action`: its name in the audit log, for what changes something.
     `streams`: the content types of a body that is no JSON and is handed on as it arrives.
+    `admit`: of a route without `scope`: says who asks and for what, before the body is read; raises
+    what it refuses. The body is then any bytes, whatever the method, and stays in `raw_body`.
     """
 
     handler: Handler
@@ -133,6 +144,7 @@ class Route:
     headers: tuple[str, ...] = ()
     action: str | None = None
     streams: tuple[str, ...] = ()
+    admit: Callable[[RequestContext[Any]], Awaitable[Any]] | None = None
 
     @property
     def about(self) -> str:

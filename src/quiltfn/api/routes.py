@@ -17,11 +17,13 @@ from quiltfn.api import (
     schedules,
     stats,
     system,
+    url_calls,
+    urls,
     web,
     work,
 )
 from quiltfn.api.event_stream import EVENT_STREAM
-from quiltfn.api.route import Handler, Parameter, Route
+from quiltfn.api.route import ANY_METHOD, Handler, Parameter, Route
 from quiltfn.function_list import FunctionSort, Order
 from quiltfn.model.access import Scope
 from quiltfn.model.delivery import DeliveryStatus
@@ -425,6 +427,32 @@ REDRIVE = Route(
 )
 DROP = Route(handler=work.delete_dead_letter, scope=WRITE, status=204, action="dead_letter.delete")
 QUEUE = Route(handler=work.get_function_queue, scope=READ, answer=wire.FunctionQueue)
+GET_URL = Route(handler=urls.get_function_url, scope=READ, answer=wire.FunctionUrl)
+SET_URL = Route(
+    handler=urls.set_function_url,
+    scope=WRITE,
+    answer=wire.FunctionUrl,
+    body=wire.NewFunctionUrl,
+    action="url.set",
+)
+DELETE_URL = Route(handler=urls.delete_function_url, scope=WRITE, status=204, action="url.delete")
+CALL_URL = Route(
+    handler=url_calls.invoke_function_url,
+    scope=None,
+    admit=url_calls.admit,
+    answer=str,
+    is_invoke=True,
+    texts=("*/*",),
+    codes=(
+        *PLACED,
+        "UNAUTHORIZED",
+        "RATE_LIMITED",
+        "PAYLOAD_TOO_LARGE",
+        "METHOD_NOT_ALLOWED",
+        "HANDLER_FAILED",
+        "HANDLER_TIMEOUT",
+    ),
+)
 VERSIONS = Route(
     handler=functions.list_function_versions,
     scope=READ,
@@ -679,6 +707,7 @@ HEALTH = document(system.get_health, wire.Health)
 ROUTES: list[tuple[str, dict[str, Route]]] = [
     (CALL_BY_ID, {"POST": invoking(functions.invoke_function)}),
     (CALL_BY_NAME, {"POST": invoking(functions.invoke_function_by_name)}),
+    ("/fn/{path:path}", {ANY_METHOD: CALL_URL}),
     (
         "/health",
         {"GET": Route(handler=system.get_liveness, scope=None, answer=wire.Liveness)},
@@ -722,6 +751,7 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
         FUNCTION + "/async-policy",
         {"GET": GET_ASYNC_POLICY, "PUT": SET_ASYNC_POLICY, "DELETE": DELETE_ASYNC_POLICY},
     ),
+    (FUNCTION + "/url", {"GET": GET_URL, "PUT": SET_URL, "DELETE": DELETE_URL}),
     (FUNCTION + "/record-policy", {"GET": GET_RECORD_POLICY, "PUT": SET_RECORD_POLICY}),
     (FUNCTION + "/dead-letters", {"GET": DEAD_LETTERS}),
     (FUNCTION + "/dead-letters/redrive", {"POST": REDRIVE}),

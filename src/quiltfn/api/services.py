@@ -17,6 +17,7 @@ from quiltfn.api.runtimes import RuntimeServices
 from quiltfn.api.schedules import ScheduleServices
 from quiltfn.api.stats import StatsServices
 from quiltfn.api.system import AuditServices, KeyServices, MetricServices, SystemServices
+from quiltfn.api.url_calls import UrlCallServices
 from quiltfn.api.web import WebServices
 from quiltfn.health import Health
 from quiltfn.observe.trace import Tracer
@@ -37,6 +38,7 @@ class PipelineServices(RouteServices):
 @dataclass(frozen=True, kw_only=True)
 class Services(
     PipelineServices,
+    UrlCallServices,
     FunctionServices,
     FunctionListServices,
     CallListServices,

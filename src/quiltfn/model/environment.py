@@ -26,8 +26,8 @@ def of_call(
 ) -> dict[str, str]:
     """The variables of one call. Their names are reserved, so a version cannot have them.
 
-    The payload is one of them if it is small and has no NUL, which a variable cannot hold; of
-    any size, a shell handler has it on standard input, and a runner gets it over its socket.
+    The payload is one of them if it is small and text without NUL, as a variable has to be; of any
+    kind and size, a shell handler has it on standard input, and a runner gets it over its socket.
     """
     variables = {
         "QUILT_INVOCATION_ID": invocation_id,
@@ -41,7 +41,16 @@ def of_call(
         and len(payload) <= PAYLOAD_IN_ENVIRONMENT_MAX_BYTES
         and b"\0" not in payload
     ):
-        variables["QUILT_PAYLOAD"] = payload.decode()
+        text = _text_of(payload)
+        if text is not None:
+            variables["QUILT_PAYLOAD"] = text
     if traceparent is not None:
         variables["TRACEPARENT"] = traceparent
     return variables
+
+
+def _text_of(payload: bytes) -> str | None:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        return None

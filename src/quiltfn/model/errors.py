@@ -178,6 +178,18 @@ class RuntimeUnavailable(QuiltfnError):
     start_timing: StartTiming | None = None
 
 
+class HandlerFailed(QuiltfnError):
+    """The function behind this URL failed."""
+
+    code, blame = "HANDLER_FAILED", "caller"
+
+
+class HandlerTimedOut(QuiltfnError):
+    """The function behind this URL ran into its deadline."""
+
+    code, blame = "HANDLER_TIMEOUT", "caller"
+
+
 NEXT_STEP = {
     "pending": "deploy it first: POST /api/functions/<id>/deploy",
     "deploying": "it is being deployed: try again in a moment",

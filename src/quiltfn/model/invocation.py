@@ -108,7 +108,7 @@ class ExitKind(enum.Enum):
 class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one call gave, as its sandbox reports it. `code`: exit code or signal number.
     `*_dropped`: bytes of a stream beyond its limit, which are not kept. `output_order`: as in the
-    record."""
+    record. `refusal`: why what it wrote is no result, if its handler exited with 0; None: it is."""
 
     kind: ExitKind
     code: int = 0
@@ -119,6 +119,7 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stderr_dropped: int = 0
     output_order: str | None = None
     reason: str | None = None
+    refusal: str | None = None
 
 
 class WorkOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -294,6 +295,8 @@ def conclude(result: CallResult) -> tuple[CallEvent, int | None, str | None]:
     if result.kind is ExitKind.DEADLINE:
         return CallEvent.TIMEOUT, None, result.reason or "the handler ran into its deadline"
     if result.kind is ExitKind.EXITED and result.code == 0:
+        if result.refusal is not None:
+            return CallEvent.FAILED, 1, result.refusal
         return CallEvent.SUCCESS, 0, None
     if result.out_of_memory:
         return CallEvent.OOM, 137, "the handler needed more memory than its limit and was killed"

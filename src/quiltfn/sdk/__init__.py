@@ -39,6 +39,7 @@ from quiltfn.wire import (
     AuditPage,
     Backoff,
     Check,
+    CorsRule,
     CreatedFunction,
     CreatedKey,
     DeadLetter,
@@ -57,6 +58,7 @@ from quiltfn.wire import (
     FunctionStatsPage,
     FunctionSummary,
     FunctionSummaryPage,
+    FunctionUrl,
     Health,
     Image,
     Instance,
@@ -102,6 +104,7 @@ from quiltfn.wire import (
     UsageSums,
     Version,
     VersionPage,
+    WebhookRule,
     Whoami,
 )
 
@@ -122,6 +125,7 @@ __all__ = [
     "ClientError",
     "ConflictError",
     "ConnectionFailed",
+    "CorsRule",
     "CreatedFunction",
     "CreatedKey",
     "DeadLetter",
@@ -144,6 +148,7 @@ __all__ = [
     "FunctionStatsPage",
     "FunctionSummary",
     "FunctionSummaryPage",
+    "FunctionUrl",
     "Gap",
     "Health",
     "Image",
@@ -202,6 +207,7 @@ __all__ = [
     "Version",
     "VersionFailed",
     "VersionPage",
+    "WebhookRule",
     "Whoami",
 ]
 

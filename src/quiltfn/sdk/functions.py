@@ -34,6 +34,7 @@ from quiltfn.sdk.request import (
     segment,
     stream,
 )
+from quiltfn.sdk.urls import UrlMethods
 from quiltfn.sdk.work import WorkMethods
 from quiltfn.wire import (
     CreatedFunction,
@@ -435,7 +436,7 @@ def get_series(
     return on(function, lambda one: get(f"{BASE}/{segment(one)}/series{wanted}", Series))
 
 
-class FunctionMethods(WorkMethods):
+class FunctionMethods(WorkMethods, UrlMethods):
     """What both clients can do with functions."""
 
     create = Method(create_function)

@@ -3,7 +3,7 @@
 `SqliteStore` holds functions and their versions; `SpoolJournal` keeps the records of calls without
 making a call wait for the database. The other classes each keep one kind of row in the same file:
 API keys, answers to idempotent requests, audit entries, operations, runtimes, images of tenants,
-accepted work, policies of functions, deliveries, statistics of calls, quotas of tenants.
+accepted work, policies and URLs of functions, deliveries, statistics of calls, quotas of tenants.
 """
 
 from quiltfn.store.audit import SqlAudit
@@ -23,6 +23,7 @@ from quiltfn.store.runtimes import SqlRuntimes, SqlTenantImages
 from quiltfn.store.schedules import SqlSchedules
 from quiltfn.store.sqlite import SqliteStore
 from quiltfn.store.stats import SqlStats
+from quiltfn.store.urls import SqlUrls
 from quiltfn.store.vacuum import SqlDiskSpace
 from quiltfn.store.work import SqlWork
 
@@ -44,6 +45,7 @@ __all__ = [
     "SqlSchedules",
     "SqlStats",
     "SqlTenantImages",
+    "SqlUrls",
     "SqlWork",
     "SqliteStore",
     "StoreBroken",

@@ -95,6 +95,7 @@ from quiltfn.wire.system import (
     SystemInfo,
     Whoami,
 )
+from quiltfn.wire.urls import CorsRule, FunctionUrl, NewFunctionUrl, WebhookRule
 from quiltfn.wire.work import (
     AsyncPolicy,
     Attempt,
@@ -123,6 +124,7 @@ __all__ = [
     "CallStarted",
     "CallsGap",
     "Check",
+    "CorsRule",
     "CreatedFunction",
     "CreatedKey",
     "DeadLetter",
@@ -144,6 +146,7 @@ __all__ = [
     "FunctionStatsPage",
     "FunctionSummary",
     "FunctionSummaryPage",
+    "FunctionUrl",
     "Health",
     "Help",
     "Image",
@@ -163,6 +166,7 @@ __all__ = [
     "NewAsyncPolicy",
     "NewDestination",
     "NewFunction",
+    "NewFunctionUrl",
     "NewInvocation",
     "NewKey",
     "NewQuota",
@@ -206,5 +210,6 @@ __all__ = [
     "UsageSums",
     "Version",
     "VersionPage",
+    "WebhookRule",
     "Whoami",
 ]

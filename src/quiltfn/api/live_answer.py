@@ -1,0 +1,156 @@
+"""The answer of a function by its URL, sent while the handler writes it.
+
+Rule: the status and the headers go out with the first bytes that the handler writes, and until then
+a call that fails is answered as any other. From then on the only way to tell a failure is to end
+the connection without the end of the body.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from quiltfn.api.budgets import CallOutputBudget
+from quiltfn.api.failures import log_bug
+from quiltfn.api.live_output import NOWHERE, RECORD_SLICE_BYTES, OutputReader
+from quiltfn.api.response import CutShort
+from quiltfn.api.route import RequestContext
+from quiltfn.catalog import Entry
+from quiltfn.http_trigger.answer import BadAnswer
+from quiltfn.http_trigger.prelude import PRELUDE_MAX_BYTES, Begin, begin_of
+from quiltfn.ids import new_id
+from quiltfn.invoke import Request, RunningCall
+from quiltfn.model.errors import HandlerFailed, Internal
+from quiltfn.model.invocation import Invocation, Status
+
+STDOUT = "stdout"
+# What is looked at for the begin of an answer.
+LOOKED_AT_BYTES = PRELUDE_MAX_BYTES + 1024
+
+
+class LiveReader:
+    """Reads the standard output of a call that runs."""
+
+    def __init__(self, context: RequestContext[Any], running: RunningCall) -> None:
+        record = running.record
+        self.invocation_id = record.invocation_id
+        self._running, self._change = running, asyncio.Event()
+        journal = context.services.journal
+        self._reader = OutputReader(journal, record.function_id, record.invocation_id, (STDOUT,))
+        self._reader.attach(running, self._change.set)
+
+    async def wait_for_begin(self, *, is_shell: bool) -> Begin | None:
+        """The begin of the answer, behind which `pieces` goes on; None: the call ended before it
+        was clear. Raises `BadAnswer`.
+        """
+        while self._reader.is_live:
+            self._change.clear()
+            output = self._running.output.read(STDOUT, 0, LOOKED_AT_BYTES)
+            begin = begin_of(output, is_shell=is_shell)
+            if begin is not None:
+                self._reader.start({**NOWHERE, STDOUT: begin.size})
+                return begin
+            await self._change.wait()
+        return None
+
+    async def live_pieces(self) -> AsyncGenerator[bytes, None]:
+        """What is written, as it comes, while the call runs."""
+        while self._reader.is_live:
+            self._change.clear()
+            async for piece in self.pieces():
+                yield piece
+            if self._reader.is_live:
+                await self._change.wait()
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """What has come by now; of a call that is over, the rest."""
+        while (found := await self._reader.next(RECORD_SLICE_BYTES)) is not None:
+            part, data = found
+            if not data:
+                return
+            self._reader.pass_by(part.stream, len(data))
+            yield data
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAnswer:
+    """An answer that has begun. `ended`: gets the record of the call once that is over."""
+
+    begin: Begin
+    reader: LiveReader
+    call: "asyncio.Task[None]"
+    ended: list[Invocation]
+
+    async def body(self) -> AsyncGenerator[bytes, None]:
+        """The rest of it. Raises `CutShort` if the call does not succeed."""
+        try:
+            async for piece in self.reader.live_pieces():
+                yield piece
+            await asyncio.wait({self.call})
+            if not self.ended or self.ended[0].status is not Status.SUCCESS:
+                raise CutShort
+            async for piece in self.reader.pieces():
+                yield piece
+        finally:
+            self.reader.close()
+
+
+async def stream_answer(
+    context: RequestContext[Any],
+    entry: Entry,
+    request: Request,
+    output: CallOutputBudget,
+    *,
+    is_shell: bool,
+) -> LiveAnswer | Invocation:
+    """Runs the call: its answer once that has begun, or the record if the call ended before. It
+    goes on if the client goes away. Raises as `Invoker.invoke` does, and `HandlerFailed`.
+    """
+    begun: asyncio.Future[RunningCall] = asyncio.get_running_loop().create_future()
+    request = msgspec.structs.replace(request, on_start=begun.set_result, invocation_id=new_id())
+    ended: list[Invocation] = []
+    work = _run(context, entry, request, output, ended)
+    call = context.services.invoker.in_background(work)
+    await asyncio.wait({call, begun}, return_when=asyncio.FIRST_COMPLETED)
+    if begun.done():
+        reader = LiveReader(context, begun.result())
+        try:
+            begin = await reader.wait_for_begin(is_shell=is_shell)
+        except BadAnswer as bad:
+            reader.close()
+            error = HandlerFailed(f"the handler's answer cannot be sent: {bad}")
+            error.with_record(reader.invocation_id, executed=True)
+            raise error from None
+        if begin is not None:
+            return LiveAnswer(begin, reader, call, ended)
+        reader.close()
+    await asyncio.wait({call})
+    call.result()  # raises why it has no record of an ordinary end
+    return ended[0]
+
+
+async def _run(
+    context: RequestContext[Any],
+    entry: Entry,
+    request: Request,
+    output: CallOutputBudget,
+    ended: list[Invocation],
+) -> None:
+    """The call, and what it holds until its end. `ended`: gets its record."""
+    services, tenant_id = context.services, context.tenant_id
+    reserved_bytes, context.reserved_bytes = context.reserved_bytes, 0  # of long bodies
+    try:
+        with services.admission.call(tenant_id), output:
+            record = await services.invoker.invoke(entry, request)
+            await services.work.keep_input(record, request, context.caller.credential)
+            ended.append(record)
+    except Internal:
+        log_bug(context.request, context.request_id)
+        raise
+    finally:
+        services.budgets.bodies.release(reserved_bytes, tenant_id)

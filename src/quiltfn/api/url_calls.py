@@ -1,0 +1,311 @@
+"""Calls of functions by their URLs: who may, what the handler is given, and what comes back.
+
+Rule 1: without a credential nobody learns which tenants, functions and URLs there are: of what is
+not public the answer is 401, whether it exists or not.
+Rule 2: a caller without a credential is told what the handler answered, or a status and its
+meaning; never the id of a call, nor why it failed.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import msgspec
+
+from quiltfn.api.budgets import CallOutputBudget
+from quiltfn.api.call_response import LONG_OUTPUT_BYTES
+from quiltfn.api.failures import failure
+from quiltfn.api.functions import FunctionServices
+from quiltfn.api.guards import check_credentials, check_origin
+from quiltfn.api.live_answer import LiveAnswer, stream_answer
+from quiltfn.api.response import Header, Response
+from quiltfn.api.route import NOBODY, RequestContext
+from quiltfn.api.urls import UrlServices
+from quiltfn.health import Health
+from quiltfn.http_trigger import cgi, cloudevents, cors, prelude
+from quiltfn.http_trigger.answer import BadAnswer, HandlerAnswer, Head, sent_headers
+from quiltfn.http_trigger.call import HttpCall, forwarded, passed_on
+from quiltfn.http_trigger.event import answer_of, event_of
+from quiltfn.http_trigger.target import Target, check_path, target_of
+from quiltfn.http_trigger.webhook import is_signed
+from quiltfn.invoke import Request
+from quiltfn.model.access import Caller, Scope
+from quiltfn.model.errors import (
+    HandlerFailed,
+    HandlerTimedOut,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    QuiltfnError,
+    Unauthorized,
+)
+from quiltfn.model.invocation import (
+    PAYLOAD_MAX_BYTES,
+    CallResult,
+    Invocation,
+    Source,
+    Status,
+)
+from quiltfn.model.runtime import Kind
+from quiltfn.model.url import Auth, FunctionUrl
+from quiltfn.model.version import ENVIRONMENT_MAX_BYTES, VersionSpec
+from quiltfn.ports import Clock
+from quiltfn.urls import Found
+
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+UNSIGNED = "the signature of this call is missing, wrong or too old"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UrlCallServices(UrlServices, FunctionServices):
+    """What calls of functions by their URLs take."""
+
+    clock: Clock
+    health: Health
+
+
+class UrlRequest(msgspec.Struct, frozen=True):
+    """A request that was admitted. `is_preflight`: it is answered without the function."""
+
+    found: Found
+    target: Target
+    is_preflight: bool = False
+
+    @property
+    def prefix(self) -> str:
+        return self.target.prefix(self.found.segments)
+
+    @property
+    def is_shell(self) -> bool:
+        return self.spec.runtime_snapshot.kind is Kind.SHELL
+
+    @property
+    def spec(self) -> VersionSpec:
+        return self.found.entry.version.spec
+
+    @property
+    def url(self) -> FunctionUrl:
+        return self.found.url
+
+
+@dataclass
+class Judge:
+    """Reads the answer out of a call's output, before the record of the call is closed."""
+
+    asked: UrlRequest
+    is_binary_event: bool
+    answer: HandlerAnswer | None = field(default=None)
+
+    def __call__(self, result: CallResult) -> str | None:
+        if result.stdout_dropped:
+            return f"its answer is longer than the {len(result.stdout)} bytes that are kept of one"
+        try:
+            self.answer = self._read(result.stdout)
+        except BadAnswer as error:
+            return f"the handler's answer cannot be sent: {error}"
+        return None
+
+    def _read(self, output: bytes) -> HandlerAnswer:
+        is_shell, is_binary = self.asked.is_shell, self.is_binary_event
+        if self.asked.url.stream:
+            return prelude.whole_of(output, is_shell=is_shell, is_binary_event=is_binary)
+        if is_shell:
+            return cgi.answer_of(output)
+        return answer_of(output, is_binary_event=is_binary)
+
+
+# --- who may -----------------------------------------------------------------------------------
+
+
+async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
+    """The function that the path names, for a caller who may call it. Raises `Unauthorized`,
+    `Forbidden`, `NotFound` and `RateLimited`.
+    """
+    request, services = context.request, context.services
+    target = target_of(request.raw_path)
+    found = None if target is None else services.urls.find(target.first, target.second)
+    if found is not None and target is not None:
+        asked, tenant_id = UrlRequest(found, target), found.entry.function.tenant_id
+        if asked.url.cors is not None and cors.is_preflight(request.method, context.headers):
+            context.tenant_id = tenant_id
+            return msgspec.structs.replace(asked, is_preflight=True)
+        if asked.url.auth is not Auth.KEY:
+            context.tenant_id = tenant_id
+            return asked
+    caller = await _identify(context)
+    if found is None or target is None or found.entry.function.tenant_id != caller.tenant_id:
+        raise NotFound("there is no such URL")
+    context.caller, context.tenant_id = caller, caller.tenant_id
+    caller.must_have(Scope.INVOKE)
+    return UrlRequest(found, target)
+
+
+async def _identify(context: RequestContext[UrlCallServices]) -> Caller:
+    access, request = context.services.access, context.request
+    if access.is_open:
+        check_origin(request, is_public=False)
+    else:
+        check_credentials(request)
+    return await access.identify(request.headers, request.client)
+
+
+# --- the call ----------------------------------------------------------------------------------
+
+
+async def invoke_function_url(context: RequestContext[UrlCallServices]) -> Response:
+    """Call a function by its URL: any method, any type of body; the answer is the handler's own.
+    /fn/<tenant>/<name>, or /fn/<name> for a function of the tenant default unless that is the name
+    of a tenant with URLs. What follows is the handler's path. Handlers of runners are given an
+    event of API Gateway's payload format 2.0, shells CGI/1.1.
+    """
+    asked: UrlRequest = context.body
+    url, body = asked.url, context.raw_body or b""
+    context.body = context.raw_body = None
+    if asked.is_preflight and url.cors is not None:
+        return Response(status=204, headers=cors.preflight(url.cors, context.headers))
+    if url.webhook is not None:
+        now = context.services.clock.unix()
+        if not is_signed(url.webhook, context.headers, body, now):
+            raise Unauthorized(UNSIGNED)
+    if not _is_allowed(context.request.method, url):
+        return _wrong_method(context, url)
+    check_path(asked.target.rest(asked.found.segments))
+    request, judge = _request(context, asked, body)
+    del body
+    services, entry = context.services, asked.found.entry
+    output = CallOutputBudget(services.budgets.outputs, context.tenant_id)
+    request = msgspec.structs.replace(request, long_output=output)
+    if url.stream:
+        live = await stream_answer(context, entry, request, output, is_shell=asked.is_shell)
+        if isinstance(live, LiveAnswer):
+            headers = _headers(context, asked, live.begin.head, live.reader.invocation_id)
+            headers.append(("x-accel-buffering", "no"))
+            return Response(status=live.begin.head.status, headers=headers, body=live.body())
+        return await _respond(context, asked, live, judge)
+    with services.admission.call(context.tenant_id), output:
+        record = await services.invoker.invoke(entry, request)
+        await services.work.keep_input(record, request, context.caller.credential)
+        return await _respond(context, asked, record, judge)
+
+
+def _is_allowed(method: str, url: FunctionUrl) -> bool:
+    if url.methods is None:
+        return method != "TRACE"
+    return method in url.methods or (method == "HEAD" and "GET" in url.methods)
+
+
+def _wrong_method(context: RequestContext[UrlCallServices], url: FunctionUrl) -> Response:
+    allowed = ", ".join(METHODS if url.methods is None else url.methods)
+    error = MethodNotAllowed(f"{context.request.method} is not one of: {allowed}")
+    response = failure(error, context.request_id)
+    response.headers.append(("allow", allowed))
+    return response
+
+
+def _request(
+    context: RequestContext[UrlCallServices], asked: UrlRequest, body: bytes
+) -> tuple[Request, Judge]:
+    """What the handler is given. Raises `BadRequest` and `PayloadTooLarge`."""
+    call = _call(context, asked, body)
+    event = cloudevents.read(call.headers, body)
+    judge = Judge(asked, cloudevents.is_binary(call.headers))
+    traceparent = context.headers.get("traceparent")
+    make = partial(Request, source=Source.URL, traceparent=traceparent, judge=judge)
+    if not asked.is_shell:
+        payload = event_of(call, event)
+        if len(payload) > PAYLOAD_MAX_BYTES:
+            raise PayloadTooLarge(
+                f"the event that this request makes has {len(payload)} bytes; a handler takes "
+                f"{PAYLOAD_MAX_BYTES}, and a body that is no text takes a third more"
+            )
+        return make(payload=payload), judge
+    if event is not None:
+        call = cgi.from_event(call, event)
+    own = asked.spec.runtime_snapshot.environment | asked.spec.environment
+    variables = cgi.variables_of(call, own)
+    if _size(variables) + _size(asked.spec.environment) > ENVIRONMENT_MAX_BYTES:
+        raise PayloadTooLarge(
+            f"the headers and the function's variables take more than the {ENVIRONMENT_MAX_BYTES} "
+            "bytes that a handler is given"
+        )
+    payload = call.body
+    return make(
+        payload=payload, environment=variables, adds_environment=True, may_write=True
+    ), judge
+
+
+def _size(variables: dict[str, str]) -> int:
+    return sum(len(name) + len(value.encode()) + 2 for name, value in variables.items())
+
+
+def _call(context: RequestContext[UrlCallServices], asked: UrlRequest, body: bytes) -> HttpCall:
+    request, headers, services = context.request, context.headers, context.services
+    fields = [
+        (name, value)
+        for name, first in headers.items()
+        for value in (headers.repeated.get(name) or (first,))
+    ]
+    function = asked.found.entry.function
+    call = HttpCall(
+        method=request.method,
+        prefix=asked.prefix,
+        path=asked.target.rest(asked.found.segments),
+        query=request.query.decode("latin-1"),
+        headers=passed_on(fields, is_ours=asked.url.auth is Auth.KEY),
+        body=body,
+        client=request.client,
+        scheme="https" if services.health.machine.transport == "tls" else "http",
+        protocol=f"HTTP/{request.version}",
+        tenant_id=function.tenant_id,
+        function_id=function.id,
+        request_id=context.request_id,
+        now=services.clock.unix(),
+    )
+    _, port = call.name_and_port
+    forwarded(call.headers, client=call.client, scheme=call.scheme, prefix=call.prefix, port=port)
+    return call
+
+
+# --- the answer --------------------------------------------------------------------------------
+
+
+async def _respond(
+    context: RequestContext[UrlCallServices], asked: UrlRequest, record: Invocation, judge: Judge
+) -> Response:
+    """The answer of a call that is over. Raises `HandlerFailed` and `HandlerTimedOut`."""
+    answer = judge.answer
+    if record.status is not Status.SUCCESS or answer is None:
+        raise failed(record)
+    response = Response(
+        status=answer.head.status,
+        headers=_headers(context, asked, answer.head, record.invocation_id),
+        body=answer.body,
+    )
+    if context.caller is not NOBODY and record.timeline is not None:
+        response.headers.append(("server-timing", record.timeline.server_timing()))
+    if len(answer.body) > LONG_OUTPUT_BYTES:
+        responses = context.services.budgets.responses
+        async with responses.reserve(len(answer.body), context.tenant_id):
+            return response
+    return response
+
+
+def _headers(
+    context: RequestContext[UrlCallServices], asked: UrlRequest, head: Head, invocation_id: str
+) -> list[Header]:
+    own_host = bool(context.services.urls.host)
+    fields = sent_headers(head, asked.prefix, has_own_host=own_host)
+    if asked.url.cors is not None:
+        fields = cors.answered(asked.url.cors, context.headers, fields)
+    if context.caller is not NOBODY:
+        fields.append(("x-invocation-id", invocation_id))
+    return fields
+
+
+def failed(record: Invocation) -> QuiltfnError:
+    """What a call without an answer is told as: to callers with a key with the id of its record."""
+    if record.status is Status.TIMEOUT:
+        error: QuiltfnError = HandlerTimedOut(record.error_message)
+    else:
+        error = HandlerFailed(record.error_message)
+    error.with_record(record.invocation_id, executed=True)
+    return error

@@ -1,0 +1,84 @@
+"""The routes over the URLs of functions: how each function is reached over plain HTTP."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from quiltfn import wire
+from quiltfn.api.response import Response, json_response
+from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.catalog import Entry
+from quiltfn.model.errors import NotFound
+from quiltfn.model.url import Auth, Cors, FunctionUrl, Scheme, Webhook, path_of
+from quiltfn.model.version import MASK
+from quiltfn.urls import Urls
+
+
+@dataclass(frozen=True, kw_only=True)
+class UrlServices(RouteServices):
+    """What the routes of URLs take."""
+
+    urls: Urls
+
+
+async def get_function_url(context: RequestContext[UrlServices]) -> Response:
+    """Show how a function is reached over plain HTTP."""
+    entry = context.entry()
+    url = context.services.urls.of(entry.function.id)
+    if url is None:
+        raise NotFound("the function has no URL", hint="PUT one: it has none until then")
+    return _shown(context, entry, url)
+
+
+async def set_function_url(context: RequestContext[UrlServices]) -> Response:
+    """Set how a function is reached over plain HTTP, at /fn/<tenant>/<name>. Nothing is reachable
+    before. It applies to calls from now on.
+    """
+    entry, body = context.entry(), context.body
+    webhook, cors = body.webhook, body.cors
+    url = FunctionUrl(
+        auth=Auth(body.auth),
+        webhook=None
+        if webhook is None
+        else Webhook(scheme=Scheme(webhook.scheme), secret=webhook.secret),
+        cors=None if cors is None else Cors(**_fields(cors)),
+        methods=body.methods,
+        stream=body.stream,
+    )
+    url.validate()
+    await context.services.urls.set(entry, url)
+    return _shown(context, entry, url)
+
+
+async def delete_function_url(context: RequestContext[UrlServices]) -> Response:
+    """Take a function's URL away. Calls that run are not ended."""
+    await context.services.urls.set(context.entry(), None)
+    return Response(status=204)
+
+
+def _shown(context: RequestContext[UrlServices], entry: Entry, url: FunctionUrl) -> Response:
+    function, webhook, cors = entry.function, url.webhook, url.cors
+    shown = wire.FunctionUrl(
+        auth=url.auth,
+        webhook=None
+        if webhook is None
+        else wire.WebhookRule(
+            scheme=webhook.scheme, secret=webhook.secret if context.sees_values else MASK
+        ),
+        cors=None if cors is None else wire.CorsRule(**_fields(cors)),
+        methods=None if url.methods is None else list(url.methods),
+        stream=url.stream,
+        path=path_of(function.tenant_id, function.name),
+        host=context.services.urls.host or None,
+    )
+    return json_response(shown)
+
+
+def _fields(one: msgspec.Struct) -> dict[str, Any]:
+    """Lists as lists: they are sequences in the model."""
+    fields = msgspec.structs.asdict(one)
+    return {
+        name: list(value) if isinstance(value, list | tuple) else value
+        for name, value in fields.items()
+    }

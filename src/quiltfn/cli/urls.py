@@ -1,0 +1,107 @@
+"""`quiltfn url …`: functions behind plain HTTP."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from quiltfn.cli import show
+from quiltfn.cli.options import FieldsOf
+from quiltfn.cli.parsing import BadParameter, Group, Option
+from quiltfn.cli.session import Connection, NameOrId
+from quiltfn.wire import CorsRule, FunctionUrl, NewFunctionUrl, WebhookRule
+from quiltfn.wire.urls import SCHEMES
+
+app = Group(name="url", help="Call functions over plain HTTP: set, show and delete their URLs.")
+WRITTEN_OTHERWISE = ["webhook", "cors", "methods"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UrlOptions:
+    """What of a URL is written on a command line otherwise than in the API."""
+
+    method: Annotated[
+        list[str] | None,
+        Option(metavar="METHOD", help="Only this method, such as POST; repeatable."),
+    ] = None
+    scheme: Annotated[
+        str | None,
+        Option(choices=SCHEMES, help="How webhooks are signed; with --secret-file."),
+    ] = None
+    secret_file: Annotated[
+        Path | None, Option(metavar="PATH", help="The file with the secret of webhooks.")
+    ] = None
+    cors_origin: Annotated[
+        list[str] | None,
+        Option(metavar="ORIGIN", help="Pages of this origin may call, or * for any; repeatable."),
+    ] = None
+    cors_credentials: Annotated[bool, Option(help="They may send cookies and credentials.")] = False
+
+    def fields(self) -> dict[str, Any]:
+        """By their names in the API. Raises `BadParameter`."""
+        found: dict[str, Any] = {}
+        if self.method:
+            found["methods"] = [one.upper() for one in self.method]
+        if (self.scheme is None) != (self.secret_file is None):
+            raise BadParameter("give --scheme and --secret-file together")
+        if self.scheme is not None and self.secret_file is not None:
+            found["auth"] = "webhook"
+            found["webhook"] = WebhookRule(scheme=self.scheme, secret=_read(self.secret_file))
+        if self.cors_origin:
+            found["cors"] = CorsRule(
+                allow_origins=self.cors_origin, allow_credentials=self.cors_credentials
+            )
+        elif self.cors_credentials:
+            raise BadParameter("give --cors-origin with --cors-credentials")
+        return found
+
+
+@app.command("set")
+def set_url(
+    name_or_id: NameOrId,
+    fields: Annotated[dict[str, Any], FieldsOf(NewFunctionUrl, leave_out=WRITTEN_OTHERWISE)],
+    options: UrlOptions,
+    *,
+    connection: Connection,
+) -> None:
+    """Make a function callable over plain HTTP, or change how. What is not named takes the default.
+
+    By default only those with a key may call.
+    """
+    given = options.fields()
+    if given.get("auth", fields.get("auth")) != fields.get("auth", given.get("auth")):
+        raise BadParameter("--scheme goes with --auth webhook")
+    with connection.session(name_or_id) as at:
+        at.show(at.client.functions.set_url(name_or_id, **(fields | given)), told)
+
+
+@app.command("show")
+def show_url(name_or_id: NameOrId, connection: Connection) -> None:
+    """Show how a function is called over plain HTTP."""
+    with connection.session(name_or_id) as at:
+        at.show(at.client.functions.get_url(name_or_id), told)
+
+
+@app.command("delete")
+def delete_url(name_or_id: NameOrId, connection: Connection) -> None:
+    """Take a function's URL away."""
+    with connection.session(name_or_id) as at:
+        gone = at.client.functions.delete_url(name_or_id)
+        at.show(gone, lambda _: show.say("it has no URL any more"), {"deleted": True})
+
+
+def told(one: FunctionUrl) -> None:
+    """The URL as a table."""
+    rows = [("path", one.path), ("host", one.host or "that of the API"), ("auth", one.auth)]
+    if one.webhook is not None:
+        rows.append(("webhook", f"{one.webhook.scheme}, secret {one.webhook.secret}"))
+    rows.append(("methods", ", ".join(one.methods) if one.methods else "any"))
+    if one.cors is not None:
+        rows.append(("origins", ", ".join(one.cors.allow_origins)))
+    show.table(None, [*rows, ("stream", "yes" if one.stream else "no")])
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise BadParameter(f"--secret-file: {error.strerror}: {path}") from None

@@ -1,0 +1,157 @@
+"""The answer of a handler, and what it may hold.
+
+Rule 1: what would change how this server's own bytes are read is refused: names and values that are
+no HTTP, statuses without a body of their own. Rule 2: what is this server's to say is dropped: the
+connection, the length, its ids, cookies and powers over the whole host.
+"""
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from quiltfn.http_trigger.call import HOP_BY_HOP, Field
+
+NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
+# Visible characters, spaces and tabs (RFC 9110, 5.5); anything above ASCII as UTF-8.
+VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+HEADERS_MAX, HEADERS_MAX_BYTES = 100, 32 * 1024
+STATUS_MIN, STATUS_MAX = 200, 599
+OURS = HOP_BY_HOP | {
+    "content-length",
+    "date",
+    "server",
+    "x-frame-options",
+    "x-content-type-options",
+    "x-invocation-id",
+    "x-request-id",
+    "server-timing",
+    "x-output-truncated",
+}
+# They hold for every page of the host, whoever's function answers there.
+OF_THE_HOST = frozenset(
+    {
+        "alt-svc",
+        "clear-site-data",
+        "nel",
+        "origin-agent-cluster",
+        "public-key-pins",
+        "report-to",
+        "reporting-endpoints",
+        "service-worker-allowed",
+        "strict-transport-security",
+    }
+)
+SET_COOKIE = "set-cookie"
+SANDBOX = "sandbox allow-scripts allow-forms"
+TEXT, JSON, OCTETS = "text/plain; charset=utf-8", "application/json", "application/octet-stream"
+
+
+class BadAnswer(Exception):
+    """What a handler answered is no HTTP answer (a sentence)."""
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Status and headers, names in small letters."""
+
+    status: int
+    headers: list[Field]
+
+    def with_type(self, kind: str) -> "Head":
+        """The same; `kind` is its content type where it names none."""
+        if any(name == "content-type" for name, _ in self.headers):
+            return self
+        return Head(self.status, [*self.headers, ("content-type", kind)])
+
+
+class HandlerAnswer(msgspec.Struct, frozen=True):
+    """A whole answer."""
+
+    head: Head
+    body: bytes
+
+
+def head_of(status: object, fields: Iterable[Field]) -> Head:
+    """Checks what a handler has said. Raises `BadAnswer`."""
+    headers: list[Field] = []
+    size = 0
+    for name, value in fields:
+        if not NAME.fullmatch(name):
+            raise BadAnswer(f"the name of a header is not valid: {name[:80]!a}")
+        if not VALUE.fullmatch(value):
+            raise BadAnswer(f"the value of the header {name} holds a control character")
+        size += len(name) + len(value)
+        headers.append((name.lower(), _as_latin(value)))
+    if len(headers) > HEADERS_MAX or size > HEADERS_MAX_BYTES:
+        raise BadAnswer(
+            f"it has {len(headers)} headers of {size} bytes; at most {HEADERS_MAX} of "
+            f"{HEADERS_MAX_BYTES} are sent"
+        )
+    return Head(status_of(status), headers)
+
+
+def status_of(status: object) -> int:
+    """Raises `BadAnswer` for what is no status of a whole answer."""
+    if isinstance(status, str) and re.fullmatch("[0-9]{3}", status):
+        status = int(status)
+    if isinstance(status, float) and status.is_integer():
+        status = int(status)
+    if isinstance(status, bool) or not isinstance(status, int):
+        status = 0
+    if STATUS_MIN <= status <= STATUS_MAX:
+        return status
+    raise BadAnswer(f"its status must be a number from {STATUS_MIN} to {STATUS_MAX}")
+
+
+def sent_headers(head: Head, prefix: str, *, has_own_host: bool) -> list[Field]:
+    """The headers that go to the caller. `prefix`: the path of the function's URL, to which its
+    cookies are confined. `has_own_host`: URLs have a host of their own, where the API is not.
+    """
+    dropped = set(OURS if has_own_host else OURS | OF_THE_HOST)
+    for name, value in head.headers:
+        if name == "connection":
+            dropped |= {one.strip().lower() for one in value.split(",")} - {SET_COOKIE}
+    found: list[Field] = []
+    for name, value in head.headers:
+        if name == SET_COOKIE:
+            found.append((name, cookie_of(value, prefix)))
+        elif name not in dropped or name == "content-type":
+            found.append((name, value))
+    if not has_own_host:
+        # The handler's own policy holds as well: a browser enforces each of several.
+        found.append(("content-security-policy", SANDBOX))
+    return found
+
+
+def cookie_of(value: str, prefix: str) -> str:
+    """A cookie that is sent to the function alone: not to the host's other functions, not to other
+    hosts of the domain.
+    """
+    first, *rest = value.split(";")
+    path, kept = prefix, [first.strip()]
+    for one in rest:
+        name, _, given = one.strip().partition("=")
+        if name.strip().lower() == "path":
+            path = _below(given.strip(), prefix)
+        elif name.strip().lower() != "domain":
+            kept.append(one.strip())
+    return "; ".join([*kept, f"Path={path}"])
+
+
+def _below(path: str, prefix: str) -> str:
+    """The path as one below `prefix`: a handler need not know where its URL is."""
+    if path == prefix or path.startswith(prefix + "/"):
+        return path
+    return (prefix + path).rstrip("/") if path.startswith("/") else prefix
+
+
+def _as_latin(value: str) -> str:
+    """Text whose Latin-1 is the UTF-8 of `value`: a connection sends headers as Latin-1. Raises
+    `BadAnswer`.
+    """
+    if value.isascii():
+        return value.strip(" \t")
+    try:
+        return value.strip(" \t").encode().decode("latin-1")
+    except UnicodeEncodeError:
+        raise BadAnswer("the value of a header holds half of a surrogate pair") from None

@@ -1,0 +1,61 @@
+"""CORS (WHATWG Fetch, section 3.2), answered for the handler."""
+
+from collections.abc import Mapping
+
+from quiltfn.http_trigger.call import Field
+from quiltfn.model.url import ANY_ORIGIN, Cors
+
+Headers = Mapping[str, str]
+VARY = ("vary", "Origin")
+OF_CORS = "access-control-"
+
+
+def is_preflight(method: str, headers: Headers) -> bool:
+    """Whether a browser asks what a page may do, before it does it."""
+    return (
+        method == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
+    )
+
+
+def preflight(cors: Cors, headers: Headers) -> list[Field]:
+    """The headers that answer it; without those that allow anything for an origin that is not
+    allowed.
+    """
+    fields = _of_origin(cors, headers)
+    vary = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
+    if len(fields) > 1:
+        asked_method = headers["access-control-request-method"]
+        methods = ", ".join(cors.allow_methods) or asked_method
+        fields.append(("access-control-allow-methods", methods))
+        asked = headers.get("access-control-request-headers", "")
+        allowed = ", ".join(cors.allow_headers) or asked
+        if allowed:
+            fields.append(("access-control-allow-headers", allowed))
+        fields.append(("access-control-max-age", str(cors.max_age_seconds)))
+    return [*(one for one in fields if one is not VARY), ("vary", vary)]
+
+
+def answered(cors: Cors, headers: Headers, fields: list[Field]) -> list[Field]:
+    """The headers of an answer, those of CORS as the function's URL says it: a handler's own are
+    replaced.
+    """
+    kept = [(name, value) for name, value in fields if not name.startswith(OF_CORS)]
+    more = _of_origin(cors, headers)
+    if len(more) > 1 and cors.expose_headers:
+        more.append(("access-control-expose-headers", ", ".join(cors.expose_headers)))
+    return [*kept, *more]
+
+
+def _of_origin(cors: Cors, headers: Headers) -> list[Field]:
+    """What is said to the origin that asks; `VARY` alone: nothing."""
+    origin = headers.get("origin")
+    if origin is None:
+        return [VARY]
+    if ANY_ORIGIN in cors.allow_origins:
+        return [VARY, ("access-control-allow-origin", ANY_ORIGIN)]
+    if origin.lower() not in cors.allow_origins:
+        return [VARY]
+    found = [VARY, ("access-control-allow-origin", origin)]
+    if cors.allow_credentials:
+        found.append(("access-control-allow-credentials", "true"))
+    return found

@@ -1,0 +1,188 @@
+"""A request as an event of API Gateway's payload format 2.0, and a result as the answer of a Lambda
+function URL, so that adapters for those work unchanged.
+
+https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html
+https://docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html#urls-payloads
+"""
+
+import base64
+import binascii
+import time
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from quiltfn.http_trigger import cloudevents
+from quiltfn.http_trigger.answer import (
+    JSON,
+    OCTETS,
+    SET_COOKIE,
+    TEXT,
+    BadAnswer,
+    HandlerAnswer,
+    Head,
+    head_of,
+)
+from quiltfn.http_trigger.call import Field, HttpCall
+from quiltfn.model.errors import BadRequest
+
+# Types whose bodies are text, besides text/*, *+json and *+xml.
+TEXT_TYPES = frozenset(
+    {
+        "",
+        "application/ecmascript",
+        "application/graphql",
+        "application/javascript",
+        "application/json",
+        "application/x-ndjson",
+        "application/x-www-form-urlencoded",
+        "application/xml",
+        "application/yaml",
+    }
+)
+PAIRS_MAX = 1000
+_encode = msgspec.json.Encoder().encode
+
+
+def event_of(call: HttpCall, cloud_event: cloudevents.Event | None = None) -> bytes:
+    """The event, as JSON. `cloud_event`: what the request carries, if it is a CloudEvent."""
+    headers = dict(call.headers)
+    cookies = headers.pop("cookie", None)
+    if call.body:
+        headers["content-length"] = str(len(call.body))
+    body, is_base64 = _body_of(call)
+    at = time.gmtime(call.now)
+    event: dict[str, Any] = {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": call.path,
+        "rawQueryString": call.query,
+        "headers": headers,
+        "requestContext": {
+            "accountId": call.tenant_id,
+            "apiId": call.function_id,
+            "domainName": call.host,
+            "domainPrefix": call.host.partition(".")[0],
+            "http": {
+                "method": call.method,
+                "path": call.path,
+                "protocol": call.protocol,
+                "sourceIp": call.client,
+                "userAgent": headers.get("user-agent", ""),
+            },
+            "requestId": call.request_id,
+            "routeKey": "$default",
+            "stage": "$default",
+            "time": time.strftime("%d/%b/%Y:%H:%M:%S +0000", at),
+            "timeEpoch": int(call.now * 1000),
+        },
+        "isBase64Encoded": is_base64,
+    }
+    if cookies:
+        event["cookies"] = [one.strip() for one in cookies.split(";") if one.strip()]
+    if call.query:
+        event["queryStringParameters"] = _parameters_of(call.query)
+    if body is not None:
+        event["body"] = body
+    if cloud_event is not None:
+        event["cloudEvent"] = cloud_event
+    return _encode(event)
+
+
+def _parameters_of(query: str) -> dict[str, str]:
+    """Decoded; of a name that comes several times, the values with commas. Beyond a thousand, only
+    `rawQueryString` has them.
+    """
+    found: dict[str, str] = {}
+    for number, (name, value) in enumerate(parse_qsl(query, keep_blank_values=True)):
+        if number >= PAIRS_MAX:
+            break
+        found[name] = f"{found[name]},{value}" if name in found else value
+    return found
+
+
+def _body_of(call: HttpCall) -> tuple[str | None, bool]:
+    if not call.body:
+        return None, False
+    if is_text(call.headers.get("content-type", "")) and "content-encoding" not in call.headers:
+        try:
+            return call.body.decode(), False
+        except UnicodeDecodeError:
+            pass
+    return base64.b64encode(call.body).decode(), True
+
+
+def is_text(content_type: str) -> bool:
+    """Whether a body of this type is given as text where it is UTF-8."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind in TEXT_TYPES or kind.startswith("text/") or kind.endswith(("+json", "+xml"))
+
+
+def answer_of(result: bytes, *, is_binary_event: bool = False) -> HandlerAnswer:
+    """The answer that a handler's result stands for: an object with `statusCode`, a CloudEvent, any
+    other JSON value, text, or bytes. `is_binary_event`: the request was a CloudEvent in binary
+    mode, and one that is answered goes the same way. Raises `BadAnswer`.
+    """
+    if not result:
+        return HandlerAnswer(Head(200, [("content-type", TEXT)]), b"")
+    try:
+        value = msgspec.json.decode(result)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return HandlerAnswer(Head(200, [("content-type", _kind_of(result))]), result)
+    if not isinstance(value, dict):
+        return HandlerAnswer(Head(200, [("content-type", JSON)]), result)
+    if "statusCode" in value:
+        return _answer(value)
+    if cloudevents.is_event(value):
+        try:
+            fields, body = cloudevents.message_of(value, is_binary=is_binary_event)
+        except BadRequest as error:
+            raise BadAnswer(str(error)) from None
+        return HandlerAnswer(head_of(200, fields), body)
+    return HandlerAnswer(Head(200, [("content-type", JSON)]), result)
+
+
+def _kind_of(result: bytes) -> str:
+    try:
+        result.decode()
+    except UnicodeDecodeError:
+        return OCTETS
+    return TEXT
+
+
+def _answer(value: dict[str, Any]) -> HandlerAnswer:
+    head = metadata_of(value)
+    body, is_base64 = value.get("body"), value.get("isBase64Encoded") or False
+    if not isinstance(is_base64, bool):
+        raise BadAnswer("isBase64Encoded must be true or false")
+    if body is None:
+        return HandlerAnswer(head.with_type(JSON), b"")
+    if not isinstance(body, str):
+        # As Lambda does: what is no text is sent as JSON.
+        return HandlerAnswer(head.with_type(JSON), _encode(body))
+    if not is_base64:
+        return HandlerAnswer(head.with_type(JSON), body.encode())
+    try:
+        data = base64.b64decode(body.encode(), validate=True)
+    except (binascii.Error, ValueError):
+        raise BadAnswer("isBase64Encoded is true, and body is not base64") from None
+    return HandlerAnswer(head.with_type(OCTETS), data)
+
+
+def metadata_of(value: dict[str, Any]) -> Head:
+    """`statusCode`, `headers` and `cookies` of a result. Raises `BadAnswer`."""
+    given, cookies = value.get("headers"), value.get("cookies")
+    headers = {} if given is None else given
+    cookies = [] if cookies is None else cookies
+    if not isinstance(headers, dict):
+        raise BadAnswer("headers must be an object")
+    fields: list[Field] = []
+    for name, one in headers.items():
+        if isinstance(one, bool) or not isinstance(one, str | int | float):
+            raise BadAnswer(f"the header {name[:80]!a} must be a string")
+        fields.append((name, str(one)))
+    if not isinstance(cookies, list) or not all(isinstance(one, str) for one in cookies):
+        raise BadAnswer("cookies must be a list of strings")
+    fields += [(SET_COOKIE, one) for one in cookies]
+    return head_of(value.get("statusCode"), fields)

@@ -1,0 +1,84 @@
+"""Whether a webhook is signed by who has the secret, and recently. Every comparison takes the same
+time, whatever is compared.
+
+Standard Webhooks: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+GitHub: https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries
+Stripe: https://docs.stripe.com/webhooks#verify-manually
+"""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+
+from quiltfn.model.callback import key_of
+from quiltfn.model.url import Scheme, Webhook
+
+TOLERANCE_S = 300
+# A sender signs with several secrets while it changes them; more are not looked at.
+SIGNATURES_MAX = 16
+DIGITS_MAX = 15
+
+Headers = Mapping[str, str]
+
+
+def is_signed(webhook: Webhook, headers: Headers, body: bytes, now: float) -> bool:
+    """Whether the request has a signature of this secret, and where the scheme has a time, one
+    within five minutes of `now` (Unix seconds).
+    """
+    return CHECKS[webhook.scheme](webhook.secret, headers, body, now)
+
+
+def _standard(secret: str, headers: Headers, body: bytes, now: float) -> bool:
+    message, time, given = (
+        headers.get(f"webhook-{name}") for name in ("id", "timestamp", "signature")
+    )
+    if message is None or time is None or given is None or not _is_recent(time, now):
+        return False
+    signed = b"%b.%b.%b" % (_bytes(message), time.encode(), body)
+    digest = base64.b64encode(hmac.digest(key_of(secret), signed, hashlib.sha256)).decode()
+    versions = [one.partition(",") for one in given.split(" ")[:SIGNATURES_MAX]]
+    return _any_equal([text for version, _, text in versions if version == "v1"], digest)
+
+
+def _github(secret: str, headers: Headers, body: bytes, _now: float) -> bool:
+    given = headers.get("x-hub-signature-256", "")
+    digest = hmac.digest(secret.encode(), body, hashlib.sha256).hex()
+    return _any_equal([given], f"sha256={digest}")
+
+
+def _stripe(secret: str, headers: Headers, body: bytes, now: float) -> bool:
+    parts = [
+        tuple(one.strip().split("=", 1)) for one in headers.get("stripe-signature", "").split(",")
+    ]
+    pairs = [(one[0], one[1]) for one in parts if len(one) == 2]
+    times = [value for name, value in pairs if name == "t"]
+    if len(times) != 1 or not _is_recent(times[0], now):
+        return False
+    signed = b"%b.%b" % (times[0].encode(), body)
+    digest = hmac.digest(secret.encode(), signed, hashlib.sha256).hex()
+    return _any_equal([value for name, value in pairs if name == "v1"][:SIGNATURES_MAX], digest)
+
+
+CHECKS: Mapping[Scheme, Callable[[str, Headers, bytes, float], bool]] = {
+    Scheme.STANDARD: _standard,
+    Scheme.GITHUB: _github,
+    Scheme.STRIPE: _stripe,
+}
+
+
+def _is_recent(text: str, now: float) -> bool:
+    if not (text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX):
+        return False
+    return abs(now - int(text)) <= TOLERANCE_S
+
+
+def _any_equal(given: list[str], expected: str) -> bool:
+    right = expected.encode()
+    # Each is compared: which one fits is nobody's to know.
+    return sum(hmac.compare_digest(_bytes(one), right) for one in given) > 0
+
+
+def _bytes(text: str) -> bytes:
+    """A header's value as it was sent."""
+    return text.encode("latin-1", "replace")

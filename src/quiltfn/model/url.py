@@ -1,0 +1,115 @@
+"""The URL of a function: who may call it over plain HTTP, and how. Nothing here does I/O."""
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+
+from quiltfn.model.callback import check_secret
+from quiltfn.model.errors import Unprocessable
+from quiltfn.model.version import MASK
+
+PREFIX = "/fn/"
+# The tenant whose functions also have the short form of a URL, without the tenant's name.
+SHORT_TENANT = "default"
+SECRET_MIN_BYTES, SECRET_MAX_BYTES = 16, 256
+STRIPE_PREFIX = "whsec_"
+ANY_ORIGIN = "*"
+# scheme "://" host [":" port], as a browser sends it (RFC 6454, 6.2).
+ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?")
+
+
+class Auth(StrEnum):
+    """Who may call: those with a key of the tenant, anybody, or those who can sign."""
+
+    KEY = "key"
+    NONE = "none"
+    WEBHOOK = "webhook"
+
+
+class Scheme(StrEnum):
+    """How a webhook is signed."""
+
+    STANDARD = "standard"
+    GITHUB = "github"
+    STRIPE = "stripe"
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """The signature that a call must have."""
+
+    scheme: Scheme
+    secret: str
+
+
+class Cors(msgspec.Struct, frozen=True, kw_only=True):
+    """Which pages of other origins may call, and read the answer (WHATWG Fetch, section 3.2).
+
+    `allow_methods` and `allow_headers` empty: those that the page asks for.
+    """
+
+    allow_origins: Sequence[str] = (ANY_ORIGIN,)
+    allow_methods: Sequence[str] = ()
+    allow_headers: Sequence[str] = ()
+    expose_headers: Sequence[str] = ()
+    allow_credentials: bool = False
+    max_age_seconds: int = 0
+
+
+class FunctionUrl(msgspec.Struct, frozen=True, kw_only=True):
+    """How a function is reached over plain HTTP. `methods` None: any."""
+
+    auth: Auth = Auth.KEY
+    webhook: Webhook | None = None
+    cors: Cors | None = None
+    methods: Sequence[str] | None = None
+    stream: bool = False
+
+    def validate(self) -> None:
+        """Raises `Unprocessable` that names the field for what contradicts itself."""
+        if self.auth is Auth.WEBHOOK and self.webhook is None:
+            example = {"scheme": "github", "secret": "a-long-random-text"}
+            raise Unprocessable.field("webhook", "given where auth is webhook", None, example)
+        if self.webhook is not None:
+            if self.auth is not Auth.WEBHOOK:
+                raise Unprocessable.field("webhook", f"left out where auth is {self.auth}", None)
+            check_webhook_secret(self.webhook)
+        if self.cors is not None:
+            _check_cors(self.cors)
+
+
+def check_webhook_secret(webhook: Webhook) -> None:
+    """Raises `Unprocessable` unless the secret is one of its scheme. It is not repeated."""
+    field, secret = "webhook.secret", webhook.secret
+    if secret == MASK:
+        expected = f"the real secret; {MASK} is what a masked one looks like"
+        raise Unprocessable.field(field, expected, MASK)
+    if webhook.scheme is Scheme.STANDARD:
+        check_secret(secret, field)
+        return
+    size = len(secret.encode("utf-8", "surrogatepass"))
+    if not SECRET_MIN_BYTES <= size <= SECRET_MAX_BYTES:
+        expected = f"{SECRET_MIN_BYTES} to {SECRET_MAX_BYTES} bytes long"
+        raise Unprocessable.field(field, expected, f"one of {size} bytes")
+    if webhook.scheme is Scheme.STRIPE and not secret.startswith(STRIPE_PREFIX):
+        expected = f"as Stripe shows it, beginning with {STRIPE_PREFIX}"
+        raise Unprocessable.field(field, expected, "one without that prefix")
+
+
+def _check_cors(cors: Cors) -> None:
+    for origin in cors.allow_origins:
+        if origin != ANY_ORIGIN and not ORIGIN.fullmatch(origin):
+            expected = "origins as browsers send them, or *"
+            raise Unprocessable.field(
+                "cors.allow_origins", expected, origin, ["https://app.example.com"]
+            )
+    if cors.allow_credentials and ANY_ORIGIN in cors.allow_origins:
+        raise Unprocessable.field(
+            "cors.allow_credentials", "false where allow_origins has *", True, False
+        )
+
+
+def path_of(tenant_id: str, name: str) -> str:
+    """The path of a function's URL, in its long form, which no other function can have."""
+    return f"{PREFIX}{tenant_id}/{name}"

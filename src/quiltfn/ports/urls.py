@@ -1,0 +1,28 @@
+"""What the verbs ask of whoever stores the URLs of functions."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from quiltfn.model.url import FunctionUrl
+
+
+class StoredUrl(msgspec.Struct, frozen=True, kw_only=True):
+    """The URL of a function of a tenant."""
+
+    function_id: str
+    tenant_id: str
+    url: FunctionUrl
+
+
+class UrlStore(Protocol):
+    """The URLs of functions; they go with their functions. Raises `StoreUnavailable`."""
+
+    async def load(self) -> Sequence[StoredUrl]:
+        """All of them. Called at the start."""
+
+    async def save(self, function_id: str, url: FunctionUrl | None) -> None:
+        """Replaces one; None: there is none any more. Raises `NotFound` if the function was
+        deleted.
+        """

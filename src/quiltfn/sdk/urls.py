@@ -1,0 +1,30 @@
+"""URLs of functions, as part of `client.functions`."""
+
+from quiltfn.sdk.methods import Method, with_name_and_fields_of
+from quiltfn.sdk.named_function import BASE, on
+from quiltfn.sdk.request import Flow, delete, get, put, segment
+from quiltfn.wire import FunctionUrl, NewFunctionUrl
+
+
+def get_url(function: str) -> Flow[FunctionUrl]:
+    """How a function is reached over plain HTTP. Raises NotFoundError if it is not."""
+    return on(function, lambda one: get(f"{BASE}/{segment(one)}/url", FunctionUrl))
+
+
+@with_name_and_fields_of(NewFunctionUrl)
+def set_url(function: str, url: NewFunctionUrl) -> Flow[FunctionUrl]:
+    """Set how a function is reached over plain HTTP. What is not named takes the default."""
+    return on(function, lambda one: put(f"{BASE}/{segment(one)}/url", FunctionUrl, url))
+
+
+def delete_url(function: str) -> Flow[None]:
+    """Take a function's URL away."""
+    return on(function, lambda one: delete(f"{BASE}/{segment(one)}/url"))
+
+
+class UrlMethods:
+    """What both clients can do with URLs of functions."""
+
+    get_url = Method(get_url)
+    set_url = Method(set_url)
+    delete_url = Method(delete_url)

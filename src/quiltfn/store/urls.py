@@ -1,0 +1,59 @@
+"""The URLs of functions: a row for each function that has one."""
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import Connection, delete, exists, insert, select, update
+
+from quiltfn.model.errors import NotFound
+from quiltfn.model.url import FunctionUrl
+from quiltfn.ports.urls import StoredUrl
+from quiltfn.store import tables
+from quiltfn.store.database import Database
+
+row = tables.function_url
+owner = tables.function
+
+
+class SqlUrls:
+    """`ports.urls.UrlStore` over a table of `database`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self) -> Sequence[StoredUrl]:
+        """As the port says."""
+        query = (
+            select(row.c.function_id, owner.c.tenant_id, row.c.url)
+            .join(owner, owner.c.id == row.c.function_id)
+            .order_by(row.c.function_id)
+        )
+
+        def work(connection: Connection) -> list[StoredUrl]:
+            return [
+                StoredUrl(
+                    function_id=one.function_id,
+                    tenant_id=one.tenant_id,
+                    url=msgspec.convert(one.url, FunctionUrl),
+                )
+                for one in connection.execute(query)
+            ]
+
+        return await self._database.read(work)
+
+    async def save(self, function_id: str, url: FunctionUrl | None) -> None:
+        """As the port says."""
+        there = select(exists().where(owner.c.id == function_id))
+
+        def work(connection: Connection) -> None:
+            if not connection.execute(there).scalar_one():
+                raise NotFound("the function was deleted")
+            if url is None:
+                connection.execute(delete(row).where(row.c.function_id == function_id))
+                return
+            values = {"url": msgspec.to_builtins(url)}
+            change = update(row).where(row.c.function_id == function_id).values(values)
+            if not connection.execute(change).rowcount:
+                connection.execute(insert(row), {"function_id": function_id} | values)
+
+        await self._database.write(work)

@@ -1,0 +1,83 @@
+"""The URLs of functions in memory, and which function a path below `/fn/` stands for.
+
+A URL has a long form, `/fn/<tenant>/<name>`, and for functions of the tenant `default` a short one,
+`/fn/<name>`. Rule: the first segment names a tenant where any function of that tenant has a URL;
+otherwise it is the name of a function of `default`. So the long form always means the same, and no
+tenant can be kept from it by what a function of `default` is called.
+"""
+
+from collections import Counter
+
+import msgspec
+
+from quiltfn.catalog import Catalog, Entry
+from quiltfn.model.function import Function
+from quiltfn.model.url import SHORT_TENANT, FunctionUrl
+from quiltfn.ports.urls import UrlStore
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A function with a URL. `segments`: how many of the path name it; 1 in the short form."""
+
+    entry: Entry
+    url: FunctionUrl
+    segments: int
+
+
+class Urls:
+    """Which functions have a URL. A change is stored first and is in memory only then.
+
+    `host`: where they are served, and nothing else is; "": on the host of the API.
+    """
+
+    def __init__(self, store: UrlStore, catalog: Catalog, host: str = "") -> None:
+        self._store, self._catalog, self.host = store, catalog, host.lower()
+        self._by_function: dict[str, FunctionUrl] = {}
+        # How many URLs each tenant has.
+        self._tenants: Counter[str] = Counter()
+
+    async def restore(self) -> None:
+        """Loads what is stored. Called at the start."""
+        for one in await self._store.load():
+            self._put(one.function_id, one.tenant_id, one.url)
+
+    def of(self, function_id: str) -> FunctionUrl | None:
+        return self._by_function.get(function_id)
+
+    async def set(self, entry: Entry, url: FunctionUrl | None) -> None:
+        """Replaces the URL of a function; None: it has none. Raises `NotFound` if the function was
+        deleted meanwhile, and `StoreUnavailable`.
+        """
+        function = entry.function
+        await self._store.save(function.id, url)
+        self._catalog.get(function.id)  # it may have been deleted in the same moment
+        self._put(function.id, function.tenant_id, url)
+
+    def find(self, first: str, second: str | None) -> Found | None:
+        """The function that a path names by its first two segments; None: there is no such URL."""
+        if first in self._tenants:
+            return None if second is None else self._named(first, second, 2)
+        return self._named(SHORT_TENANT, first, 1)
+
+    def tenant_of(self, first: str) -> str:
+        """Whose function a path with this first segment can name."""
+        return first if first in self._tenants else SHORT_TENANT
+
+    def function_changed(self, before: Function | None, after: Function | None) -> None:
+        """Is told by the catalog: the URL of a function that was deleted goes with it."""
+        if before is not None and after is None:
+            self._put(before.id, before.tenant_id, None)
+
+    def _named(self, tenant_id: str, name: str, segments: int) -> Found | None:
+        entry = self._catalog.find(tenant_id, name)
+        url = None if entry is None else self._by_function.get(entry.function.id)
+        return None if entry is None or url is None else Found(entry, url, segments)
+
+    def _put(self, function_id: str, tenant_id: str, url: FunctionUrl | None) -> None:
+        if self._by_function.pop(function_id, None) is not None:
+            self._tenants[tenant_id] -= 1
+        if url is not None:
+            self._by_function[function_id] = url
+            self._tenants[tenant_id] += 1
+        if not self._tenants[tenant_id]:
+            del self._tenants[tenant_id]

@@ -1,0 +1,198 @@
+"""The URL of a function, as it is set and shown."""
+
+import re
+from typing import Annotated
+
+from msgspec import Struct, field
+
+from quiltfn.wire.constraints import Between, Bytes, OneOf, Rule
+from quiltfn.wire.fields import about
+
+AUTHS = ("key", "none", "webhook")
+SCHEMES = ("standard", "github", "stripe")
+SECRET_MAX_BYTES = 256
+LIST_MAX, ITEM_MAX = 50, 256
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+METHOD = re.compile("[A-Z][A-Z-]{0,31}")
+# Methods that no handler is given: what follows a CONNECT is no HTTP, and TRACE would show a page
+# what it may not see.
+NO_METHODS = ("CONNECT", "TRACE")
+
+
+def _wrong_methods(methods: list[str]) -> str | None:
+    if (
+        not 1 <= len(methods) <= LIST_MAX
+        or len(set(methods)) < len(methods)
+        or any(not METHOD.fullmatch(one) or one in NO_METHODS for one in methods)
+    ):
+        return f"a list of 1 to {LIST_MAX} methods in capital letters, each once, none of them " + (
+            " or ".join(NO_METHODS)
+        )
+    return None
+
+
+def _wrong_cors_methods(methods: list[str]) -> str | None:
+    return _wrong_methods(methods) if methods else None
+
+
+def _wrong_names(names: list[str]) -> str | None:
+    if len(names) > LIST_MAX or any(not TOKEN.fullmatch(one) for one in names):
+        return f"a list of at most {LIST_MAX} names of headers"
+    return None
+
+
+def _wrong_origins(origins: list[str]) -> str | None:
+    if not 1 <= len(origins) <= LIST_MAX or any(not 1 <= len(one) <= ITEM_MAX for one in origins):
+        return f"a list of 1 to {LIST_MAX} origins, of at most {ITEM_MAX} characters each"
+    return None
+
+
+METHODS = {"items": {"type": "string", "pattern": "^[A-Z][A-Z-]{0,31}$"}, "maxItems": LIST_MAX}
+NAMES = {"items": {"type": "string", "minLength": 1, "maxLength": 64}, "maxItems": LIST_MAX}
+ORIGINS = {
+    "items": {"type": "string", "minLength": 1, "maxLength": ITEM_MAX},
+    "minItems": 1,
+    "maxItems": LIST_MAX,
+}
+
+UrlAuth = Annotated[
+    str,
+    about(
+        "who may call: key (a credential of the tenant, of scope invoke), none (anybody), or "
+        "webhook (who can sign)",
+        "key",
+        OneOf(AUTHS),
+    ),
+]
+WebhookScheme = Annotated[
+    str,
+    about(
+        "how calls are signed: standard (Standard Webhooks), github or stripe",
+        "github",
+        OneOf(SCHEMES),
+    ),
+]
+WebhookSecret = Annotated[
+    str,
+    about(
+        "what calls are signed with: of standard, whsec_ and 24 to 64 bytes in base64; of github, "
+        "16 to 256 bytes; of stripe, the endpoint's whsec_…; reads *** below scope write",
+        "a-long-random-text",
+        Bytes(1, SECRET_MAX_BYTES),
+    ),
+]
+UrlMethods = Annotated[
+    list[str],
+    about(
+        "the methods that the function is called with; null: any. Others are answered 405",
+        ["GET", "POST"],
+        Rule(_wrong_methods, METHODS | {"minItems": 1, "uniqueItems": True}),
+    ),
+]
+UrlStream = Annotated[
+    bool,
+    about("true: the answer is sent while the handler writes it, not once it has ended", True),
+]
+AllowOrigins = Annotated[
+    list[str],
+    about(
+        "origins whose pages may call, as browsers send them; * for any",
+        ["https://app.example.com"],
+        Rule(_wrong_origins, ORIGINS),
+    ),
+]
+AllowMethods = Annotated[
+    list[str],
+    about(
+        "methods that they may use; empty: any",
+        ["GET", "POST"],
+        Rule(_wrong_cors_methods, METHODS | {"uniqueItems": True}),
+    ),
+]
+AllowHeaders = Annotated[
+    list[str],
+    about("headers that they may send; empty: any", ["content-type"], Rule(_wrong_names, NAMES)),
+]
+ExposeHeaders = Annotated[
+    list[str],
+    about(
+        "headers of the answer that they may read besides the usual ones",
+        ["x-total"],
+        Rule(_wrong_names, NAMES),
+    ),
+]
+AllowCredentials = Annotated[
+    bool, about("true: they may send cookies and credentials; not with the origin *", False)
+]
+CorsAge = Annotated[
+    int,
+    about(
+        "for how long a browser may remember this, from 0 to 86400 seconds",
+        600,
+        Between(0, 86_400),
+        unit="s",
+    ),
+]
+UrlPath = Annotated[
+    str, about("the path of the URL: /fn/<tenant>/<name>", "/fn/default/my-function")
+]
+UrlHost = Annotated[
+    str,
+    about("the host that URLs have of their own; null: that of the API", "fn.example.com"),
+]
+
+
+class WebhookRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """The signature that a call must have."""
+
+    scheme: WebhookScheme
+    secret: WebhookSecret
+
+
+class CorsRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Which pages of other origins may call. Preflights are answered without the function."""
+
+    allow_origins: AllowOrigins = field(default_factory=lambda: ["*"])
+    allow_methods: AllowMethods = []
+    allow_headers: AllowHeaders = []
+    expose_headers: ExposeHeaders = []
+    allow_credentials: AllowCredentials = False
+    max_age_seconds: CorsAge = 0
+
+
+Webhook = Annotated[
+    WebhookRule,
+    about(
+        "the signature of calls, or null",
+        {"scheme": "github", "secret": "a-long-random-text"},
+    ),
+]
+Cors = Annotated[
+    CorsRule,
+    about(
+        "which pages of other origins may call, or null",
+        {"allow_origins": ["https://app.example.com"]},
+    ),
+]
+
+
+class NewFunctionUrl(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """How a function is reached over plain HTTP. What is left out takes the default."""
+
+    auth: UrlAuth = "key"
+    webhook: Webhook | None = None
+    cors: Cors | None = None
+    methods: UrlMethods | None = None
+    stream: UrlStream = False
+
+
+class FunctionUrl(Struct, kw_only=True, frozen=True):
+    """How a function is reached over plain HTTP. Below scope write the secret reads ***."""
+
+    auth: UrlAuth
+    webhook: WebhookRule | None
+    cors: CorsRule | None
+    methods: UrlMethods | None
+    stream: UrlStream
+    path: UrlPath
+    host: UrlHost | None

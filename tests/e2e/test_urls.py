@@ -1,0 +1,443 @@
+"""URLs of functions on real sandboxes: bytes, streams, attacks, and what nobody here wrote behind
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from e2e import sample_runtimes
+from e2e.server import Function, Server
+from e2e.test_real_code import deploy
+from spec.api_client import raw, request, statuses
+from timeouts import scaled
+
+pytestmark = pytest.mark.sandbox
+_numbers = itertools.count(1)
+
+
+def at_url(server: Server, function: Function, **url: Any) -> str:
+    """The path of the function's new URL."""
+    answer = server.call("PUT", f"{function.path}/url", {"auth": "none", **url})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["path"])
+
+
+def ask(server: Server, method: str, path: str, **more: Any) -> httpx.Response:
+    return httpx.request(method, server.url + path, timeout=60, **more)
+
+
+# --- what arrives, and what comes back ---------------------------------------------------------
+
+ECHO_PYTHON = """
+    import base64
+    import hashlib
+
+    def handler(event):
+        body = event.get("body") or ""
+        data = base64.b64decode(body) if event["isBase64Encoded"] else body.encode()
+        return {
+            "statusCode": 200,
+            "headers": {"content-type": "application/octet-stream",
+                        "x-digest": hashlib.sha256(data).hexdigest(),
+                        "x-path": event["rawPath"],
+                        "x-method": event["requestContext"]["http"]["method"]},
+            "cookies": ["a=1", "b=2; Path=/sub"],
+            "body": base64.b64encode(data).decode(),
+            "isBase64Encoded": True,
+        }
+"""
+ECHO_NODE = """
+    const { createHash } = require('crypto');
+    exports.handler = async (event) => {
+        const data = Buffer.from(event.body ?? '', event.isBase64Encoded ? 'base64' : 'utf8');
+        return {
+            statusCode: 200,
+            headers: { 'content-type': 'application/octet-stream',
+                       'x-digest': createHash('sha256').update(data).digest('hex'),
+                       'x-path': event.rawPath, 'x-method': event.requestContext.http.method },
+            cookies: ['a=1', 'b=2; Path=/sub'],
+            body: data.toString('base64'),
+            isBase64Encoded: true,
+        };
+    };
+"""
+ECHO_SHELL = """
+cat >/tmp/body
+printf 'Content-Type: application/octet-stream\\nX-Digest: %s\\nX-Path: %s\\nX-Method: %s\\n' \
+    "$(sha256sum /tmp/body | cut -d' ' -f1)" "$PATH_INFO" "$REQUEST_METHOD"
+printf 'Set-Cookie: a=1\\nSet-Cookie: b=2; Path=/sub\\n\\n'
+cat /tmp/body
+"""
+KINDS = ["shell", "python", "node"]
+
+
+def echo(server: Server, kind: str) -> Function:
+    if kind == "shell":
+        return server.deploy(ECHO_SHELL)
+    if kind == "node" and shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    make = sample_runtimes.python if kind == "python" else sample_runtimes.node
+    return make(server, ECHO_PYTHON if kind == "python" else ECHO_NODE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_bytes_arrive_and_come_back(shared: Server, kind: str) -> None:
+    path = at_url(shared, echo(shared, kind))
+    bodies = [b"", b"\0", bytes(range(256)) * 4, b"{}", "Zoë".encode(), b"x" * 65_537]
+    bodies.append(bytes(range(256)) * (4096 * 4))  # 4 MiB
+    for body, method in zip(bodies, itertools.cycle(["POST", "PATCH", "DELETE"]), strict=False):
+        answer = ask(shared, method, f"{path}/a%20b/c?x=1", content=body)
+        assert answer.status_code == 200, answer.text
+        assert answer.content == body
+        assert answer.headers["x-digest"] == hashlib.sha256(body).hexdigest()
+        assert answer.headers["x-method"] == method
+        assert answer.headers["x-path"] == ("/a b/c" if kind == "shell" else "/a%20b/c")
+        cookies = answer.headers.get_list("set-cookie")
+        assert cookies == [f"a=1; Path={path}", f"b=2; Path={path}/sub"]
+        assert answer.headers["content-security-policy"].endswith(
+            "sandbox allow-scripts allow-forms"
+        )
+
+
+def test_head_has_no_body_and_what_comes_next_is_right(shared: Server) -> None:
+    path = at_url(shared, shared.deploy("echo $REQUEST_METHOD"))
+    with httpx.Client(base_url=shared.url) as client:
+        for _ in range(3):
+            head = client.head(path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert client.get(path).text == "GET\n"
+
+
+# --- streams -----------------------------------------------------------------------------------
+
+STREAMS = {
+    "shell": "printf 'Status: 201\\nX-A: b\\n\\n'; for n in 0 1 2; do echo $n; sleep 0.4; done",
+    "python": """
+        import time
+        def handler(event):
+            yield {"statusCode": 201, "headers": {"x-a": "b"}}
+            for number in range(3):
+                yield f"{number}\\n"
+                time.sleep(0.4)
+    """,
+    "node": """
+        exports.handler = async function* () {
+            yield { statusCode: 201, headers: { 'x-a': 'b' } };
+            for (let number = 0; number < 3; number++) {
+                yield `${number}\\n`;
+                await new Promise((resolve) => setTimeout(resolve, 400));
+            }
+        };
+    """,
+}
+
+
+def streaming(server: Server, kind: str, source: str | None = None) -> Function:
+    source = source or STREAMS[kind]
+    if kind == "shell":
+        return server.deploy(source)
+    if kind == "node" and shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    return getattr(sample_runtimes, kind)(server, source)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_is_seen_while_it_is_written(shared: Server, kind: str) -> None:
+    path = at_url(shared, streaming(shared, kind), stream=True)
+    ask(shared, "GET", path)
+    began, seen = time.monotonic(), []
+    with httpx.stream("GET", shared.url + path, timeout=60) as answer:
+        assert (answer.status_code, answer.headers["x-a"]) == (201, "b")
+        for piece in answer.iter_raw():
+            seen.append((time.monotonic() - began, piece))
+    assert b"".join(piece for _, piece in seen) == b"0\n1\n2\n"
+    assert seen[0][0] < scaled(0.3), "the first is there before the second is written"
+    assert seen[-1][0] > 0.7
+
+
+def test_a_stream_that_fails_ends_without_its_end(shared: Server) -> None:
+    function = shared.deploy("echo begun; sleep 0.2; exit 3")
+    path = at_url(shared, function, stream=True)
+    told = raw(shared.url, request("GET", path, {"Connection": "close"}))
+    assert statuses(told) == [200]
+    assert b"begun\n" in told
+    assert not told.endswith(b"0\r\n\r\n"), "it must not look whole"
+    at_url(shared, function)
+    assert ask(shared, "GET", path).status_code == 502
+
+
+def test_a_reader_that_leaves_a_stream_leaves_nothing(shared: Server) -> None:
+    function = shared.deploy("i=0; while [ $i -lt 40 ]; do echo $i; sleep 0.02; i=$((i+1)); done")
+    path = at_url(shared, function, stream=True)
+    with httpx.stream("GET", shared.url + path) as answer:
+        next(answer.iter_raw())
+    end = time.monotonic() + scaled(10)
+    while [one["status"] for one in function.records().values()] != ["success"]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+# --- attacks -----------------------------------------------------------------------------------
+
+INJECTIONS = {
+    "python": [
+        '{"statusCode": 200, "headers": {"x-a": "b\\r\\nSet-Cookie: evil=1"}}',
+        '{"statusCode": 200, "headers": {"x-a\\r\\nx-evil": "b"}}',
+        '{"statusCode": 200, "headers": {"x-a": "b\\nx-evil: 1"}}',
+        '{"statusCode": 200, "cookies": ["a=b\\r\\nx-evil: 1"]}',
+        '{"statusCode": "200 OK\\r\\nx-evil: 1"}',
+        '{"statusCode": 101, "headers": {"upgrade": "websocket"}}',
+    ],
+    "shell": ["Status: 200\nX-A: b\rX-Evil: 1\n\n", "Status: 200 OK\rX-Evil: 1\n\n"],
+}
+
+
+def test_a_handler_brings_no_line_of_its_own_into_an_answer(shared: Server) -> None:
+    source = "def handler(event): return event['body']\n"
+    paths = {
+        "python": at_url(shared, sample_runtimes.python(shared, source)),
+        "shell": at_url(shared, shared.deploy("cat")),
+    }
+    for kind, vectors in INJECTIONS.items():
+        for vector in vectors:
+            answer = ask(
+                shared, "POST", paths[kind], content=vector, headers={"content-type": "text/plain"}
+            )
+            assert answer.status_code in (200, 502), vector
+            assert "x-evil" not in answer.headers, vector
+            assert "evil" not in answer.headers.get("set-cookie", ""), vector
+    # It is the check that stops them: a header without a line break does arrive.
+    plain = ask(shared, "POST", paths["shell"], content="Status: 200\nX-Evil: 1\n\n")
+    assert plain.headers["x-evil"] == "1"
+
+
+def test_a_handler_lies_about_no_length(shared: Server) -> None:
+    path = at_url(shared, shared.deploy("cat"))
+    lies = b"Status: 200\nContent-Length: 1\nTransfer-Encoding: chunked\n"
+    lies += b"Connection: keep-alive\n\nhello"
+    two = request("POST", path, {"Content-Length": str(len(lies))}, lies) + request(
+        "GET", path, {"Connection": "close"}
+    )
+    told = raw(shared.url, two)
+    assert statuses(told) == [200, 200]
+    first, _, _ = told.partition(b"hello")
+    assert first.lower().count(b"content-length: 5\r\n") == 1
+    assert b"transfer-encoding" not in first.lower()
+
+
+def smuggled(path: str) -> Iterator[bytes]:
+    """Requests whose bodies hold another one, framed in ways that two parsers read differently."""
+    hidden = request("GET", f"{path}/phantom")
+    size = str(len(hidden))
+    for headers in (
+        {"Content-Length": size, "Transfer-Encoding": "chunked"},
+        {"Transfer-Encoding": "xchunked", "Content-Length": size},
+        {"Transfer-Encoding": "chunked, identity"},
+        {"Content-Length": f"+{size}"},
+        {"Content-Length": "0, " + size},
+    ):
+        yield request("POST", path, headers, b"0\r\n\r\n" + hidden)
+    for method in ("GET", "DELETE", "PATCH", "PROPFIND", "OPTIONS", "HEAD", "POST"):
+        yield request(method, path, {"Content-Length": size}, hidden)
+
+
+def test_no_request_hides_in_the_body_of_another(shared: Server) -> None:
+    function = shared.deploy("echo $PATH_INFO; cat >/dev/null")
+    path = at_url(shared, function)
+    for vector in smuggled(path):
+        told = raw(shared.url, vector, 1.0)
+        assert b"/phantom\n" not in told, vector
+        assert len(statuses(told)) <= 1, vector
+    again = raw(shared.url, request("GET", f"{path}/phantom", {"Connection": "close"}))
+    assert b"/phantom\n" in again, "the request by itself is answered"
+
+
+def test_no_path_leads_elsewhere(shared: Server) -> None:
+    path = at_url(shared, shared.deploy("echo in $PATH_INFO"))
+    base = path.rsplit("/", 1)[0]
+    for target in (
+        f"{path}/../../../api/functions",
+        f"{path}/%2e%2e/%2e%2e/api/functions",
+        f"{path}/..%2f..%2fapi",
+        f"{path}/a/./b",
+        f"{path}%2f..%2f..%2fapi",
+        f"{base}/%2e%2e/api/functions",
+        "/fn/../api/functions",
+        "/fn/%2e%2e/api/functions",
+        "/fn%2f..%2fapi/functions",
+        "//fn/default",
+    ):
+        told = raw(shared.url, request("GET", target, {"Connection": "close"}))
+        assert statuses(told)[0] in (400, 404), target
+        assert b'"functions"' not in told
+        assert b"in /" not in told, target
+    told = raw(shared.url, request("GET", f"{path}/a/b", {"Connection": "close"}))
+    assert b"in /a/b\n" in told
+
+
+def test_a_shell_has_nothing_of_httpoxy(shared: Server) -> None:
+    path = at_url(shared, shared.deploy("env"))
+    headers = {
+        "Proxy": "http://evil.example",
+        "PATH": "/evil",
+        "LD_PRELOAD": "/evil",
+        "X_Y": "evil",
+    }
+    answer = ask(shared, "GET", path, headers=headers)
+    assert "PROXY" not in answer.text
+    assert "X_Y" not in answer.text
+    variables = dict(line.partition("=")[::2] for line in answer.text.splitlines())
+    assert "evil" not in variables["PATH"]
+    assert "LD_PRELOAD" not in variables
+    assert variables["HTTP_PATH"] == "/evil"
+    assert variables["GATEWAY_INTERFACE"] == "CGI/1.1"
+
+
+# --- adapters, as they come from their registries ----------------------------------------------
+
+
+def test_flask_behind_apig_wsgi(shared: Server, tmp_path: Path) -> None:
+    source = """
+    from apig_wsgi import make_lambda_handler
+    from flask import Flask, Response, request, session
+
+    app = Flask(__name__)
+    app.secret_key = "x"
+
+    @app.route("/items/<name>", methods=["GET", "POST"])
+    def item(name):
+        session["seen"] = name
+        return {"name": name, "args": request.args.to_dict(flat=False),
+                "json": request.get_json(silent=True),
+                "host": request.host, "scheme": request.scheme}
+
+    @app.route("/raw", methods=["PUT"])
+    def raw():
+        return Response(request.get_data()[::-1], 201, content_type="image/x")
+
+    handler = make_lambda_handler(app)
+    """
+    files = {"main.py": source, "requirements.txt": "apig-wsgi\nflask"}
+    path = at_url(shared, deploy(shared, tmp_path, files))
+    answer = ask(shared, "POST", f"{path}/items/a%20b?x=1&x=2", json={"k": [1]})
+    assert answer.status_code == 200, answer.text
+    host = urlsplit(shared.url).netloc
+    assert answer.json() == {
+        "name": "a b",
+        "args": {"x": ["1", "2"]},
+        "json": {"k": [1]},
+        "host": host,
+        "scheme": "http",
+    }
+    assert answer.headers["set-cookie"].endswith(f"Path={path}")
+    binary = ask(shared, "PUT", f"{path}/raw", content=bytes(range(256)))
+    assert (binary.status_code, binary.content) == (201, bytes(range(256))[::-1])
+    assert binary.headers["content-type"] == "image/x"
+    assert ask(shared, "GET", f"{path}/none").status_code == 404
+
+
+def test_django_behind_apig_wsgi(shared: Server, tmp_path: Path) -> None:
+    source = """
+    from apig_wsgi import make_lambda_handler
+    from django.conf import settings
+    from django.core.wsgi import get_wsgi_application
+    from django.http import JsonResponse
+    from django.urls import path
+
+    def show(request, name):
+        return JsonResponse({"name": name, "method": request.method, "body": request.body.decode(),
+                             "x": request.GET.getlist("x")}, status=202)
+
+    urlpatterns = [path("show/<str:name>", show)]
+    settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY="x")
+    handler = make_lambda_handler(get_wsgi_application())
+    """
+    files = {"main.py": source, "requirements.txt": "apig-wsgi\ndjango"}
+    path = at_url(shared, deploy(shared, tmp_path, files))
+    answer = ask(shared, "POST", f"{path}/show/me?x=1&x=2", content="hi")
+    assert answer.status_code == 202, answer.text
+    assert answer.json() == {"name": "me", "method": "POST", "body": "hi", "x": ["1", "2"]}
+
+
+def test_fastapi_behind_mangum(shared: Server, tmp_path: Path) -> None:
+    source = """
+    from fastapi import FastAPI, Request, Response
+    from mangum import Mangum
+
+    app = FastAPI()
+
+    @app.post("/items/{name}", status_code=201)
+    async def item(name: str, request: Request, response: Response):
+        response.set_cookie("a", "1")
+        response.set_cookie("b", "2")
+        return {"name": name, "size": len(await request.body()), "url": str(request.url.path),
+                "cookie": request.cookies.get("c")}
+
+    handler = Mangum(app, lifespan="off")
+    """
+    files = {"main.py": source, "requirements.txt": "fastapi\nmangum"}
+    path = at_url(shared, deploy(shared, tmp_path, files))
+    answer = ask(
+        shared,
+        "POST",
+        f"{path}/items/a%20b",
+        content=bytes(range(256)),
+        headers={"cookie": "c=3", "content-type": "application/octet-stream"},
+    )
+    assert answer.status_code == 201, answer.text
+    assert answer.json() == {"name": "a b", "size": 256, "url": "/items/a b", "cookie": "3"}
+    assert len(answer.headers.get_list("set-cookie")) == 2
+
+
+def test_express_behind_serverless_http(shared: Server, tmp_path: Path) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    source = """
+    const express = require('express');
+    const serverless = require('serverless-http');
+    const app = express();
+    app.use(express.json());
+    app.post('/items/:name', (request, response) => {
+        response.cookie('a', '1').status(201)
+            .json({ name: request.params.name, x: request.query.x, body: request.body });
+    });
+    exports.handler = serverless(app);
+    """
+    package = {
+        "name": "x",
+        "version": "1.0.0",
+        "dependencies": {"express": "^4.21.0", "serverless-http": "^3.2.0"},
+    }
+    files = {"main.js": source, "package.json": json.dumps(package)}
+    path = at_url(shared, deploy(shared, tmp_path, files, kind="node"))
+    answer = ask(shared, "POST", f"{path}/items/a%20b?x=1", json={"k": [1]})
+    assert answer.status_code == 201, answer.text
+    assert answer.json() == {"name": "a b", "x": "1", "body": {"k": [1]}}
+    assert answer.headers["set-cookie"] == f"a=1; Path={path}"
+
+
+# --- connections ------------------------------------------------------------------------------
+
+
+def test_a_connection_of_its_own_takes_call_after_call(shared: Server) -> None:
+    path = at_url(shared, shared.deploy("echo $QUERY_STRING"))
+    with socket.create_connection(urlsplit(shared.url).netloc.split(":")) as connection:  # type: ignore[arg-type]
+        for number in range(20):
+            connection.sendall(request("GET", f"{path}?n={number}"))
+            told = b""
+            while not told.endswith(b"n=%d\n" % number):
+                told += connection.recv(65_536)
+            assert statuses(told) == [200]

@@ -1,0 +1,138 @@
+"""CloudEvents, with the official SDK as the other side."""
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from cloudevents.core.bindings.http import (
+    HTTPMessage,
+    from_http_event,
+    to_binary_event,
+    to_structured_event,
+)
+from cloudevents.core.v1.event import CloudEvent
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quiltfn.http_trigger import cloudevents
+from quiltfn.http_trigger.answer import BadAnswer
+from quiltfn.http_trigger.event import answer_of
+from quiltfn.model.errors import BadRequest
+
+ATTRIBUTES: dict[str, Any] = {
+    "id": "A234-1234-1234",
+    "source": "/mycontext",
+    "type": "com.example.someevent",
+    "specversion": "1.0",
+    "subject": 'Ünïcode % "quoted"',
+    "time": datetime(2018, 4, 5, 17, 31, tzinfo=UTC),
+    "comexampleextension1": "value",
+}
+DATAS: list[tuple[str, Any]] = [
+    ("application/json", {"message": "Hello", "n": [1, 2]}),
+    ("text/plain", "plain text"),
+    ("application/octet-stream", b"\x00\xff\x01"),
+]
+MODES = {"binary": to_binary_event, "structured": to_structured_event}
+
+
+def of_sdk(kind: str, data: Any) -> CloudEvent:
+    return CloudEvent(attributes=ATTRIBUTES | {"datacontenttype": kind}, data=data)
+
+
+def lowered(headers: Any) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("kind", "data"), DATAS)
+def test_what_the_official_sdk_sends_is_read(mode: str, kind: str, data: Any) -> None:
+    message = MODES[mode](of_sdk(kind, data))
+    event = cloudevents.read(lowered(message.headers), message.body)
+    assert event is not None
+    for name in ("id", "source", "type", "specversion", "subject", "comexampleextension1"):
+        assert event[name] == ATTRIBUTES[name]
+    assert event["datacontenttype"] == kind
+    got = base64.b64decode(event["data_base64"]) if "data_base64" in event else event["data"]
+    assert got == data
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("kind", "data"), DATAS)
+def test_the_official_sdk_reads_what_is_answered(mode: str, kind: str, data: Any) -> None:
+    event = {**ATTRIBUTES, "time": "2018-04-05T17:31:00Z", "datacontenttype": kind}
+    if isinstance(data, bytes):
+        event["data_base64"] = base64.b64encode(data).decode()
+    else:
+        event["data"] = data
+    answer = answer_of(json.dumps(event).encode(), is_binary_event=mode == "binary")
+    assert answer.head.status == 200
+    read = from_http_event(HTTPMessage(headers=dict(answer.head.headers), body=answer.body))
+    attributes = read.get_attributes()
+    for name, value in ATTRIBUTES.items():
+        assert attributes[name] == value
+    assert read.get_data() == data
+
+
+def test_a_request_that_is_none_is_none() -> None:
+    assert cloudevents.read({"content-type": "application/json"}, b"{}") is None
+    assert cloudevents.read({"ce-id": "1"}, b"{}") is None
+
+
+RIGHT = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: None} for name in RIGHT),
+        *({name: ""} for name in RIGHT),
+        {"specversion": "0.3"},
+        {"specversion": 1.0},
+        {"Upper": "x"},
+        {"with_underscore": "x"},
+        {"nested": {"a": 1}},
+        {"data": 1, "data_base64": "AA=="},
+        {"data_base64": 5},
+    ],
+    ids=str,
+)
+def test_what_is_no_event_is_refused(change: dict[str, Any]) -> None:
+    event = RIGHT | change
+    headers = {"content-type": "application/cloudevents+json"}
+    with pytest.raises(BadRequest):
+        cloudevents.read(headers, json.dumps(event).encode())
+    assert not cloudevents.is_event(event)
+    assert cloudevents.is_event(RIGHT)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"1", b"{", b"\xff", b"[" * 10_000])
+def test_a_structured_request_that_is_no_object_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        cloudevents.read({"content-type": "application/cloudevents+json"}, body)
+
+
+def test_a_binary_request_without_an_attribute_is_refused() -> None:
+    headers = {f"ce-{name}": value for name, value in RIGHT.items()}
+    assert cloudevents.read(headers, b"") == RIGHT
+    for name in ("ce-id", "ce-source", "ce-type"):
+        with pytest.raises(BadRequest):
+            cloudevents.read({k: v for k, v in headers.items() if k != name}, b"")
+
+
+def test_an_answer_with_data_that_is_no_base64_is_refused() -> None:
+    event = json.dumps(RIGHT | {"data_base64": "***"}).encode()
+    with pytest.raises(BadAnswer):
+        answer_of(event, is_binary_event=True)
+
+
+@given(
+    st.dictionaries(st.text(max_size=10), st.text(max_size=20), max_size=4),
+    st.booleans(),
+)
+def test_no_attribute_breaks_out_of_its_header(more: dict[str, str], is_binary: bool) -> None:
+    answer = answer_of(json.dumps(RIGHT | more).encode(), is_binary_event=is_binary)
+    for name, value in answer.head.headers:
+        assert not set("\r\n\0") & set(name + value)

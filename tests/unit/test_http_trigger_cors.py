@@ -1,0 +1,73 @@
+"""CORS: what a browser is told of what pages of other origins may do."""
+
+import pytest
+
+from quiltfn.http_trigger.cors import answered, is_preflight, preflight
+from quiltfn.model.url import Cors
+
+APP = "https://app.example.com"
+ASKS = {"origin": APP, "access-control-request-method": "PUT"}
+ONE = Cors(
+    allow_origins=[APP],
+    allow_methods=["GET", "PUT"],
+    allow_headers=["content-type"],
+    expose_headers=["x-total"],
+    allow_credentials=True,
+    max_age_seconds=600,
+)
+ANY = Cors()
+
+
+def test_what_is_a_preflight() -> None:
+    assert is_preflight("OPTIONS", ASKS)
+    assert not is_preflight("GET", ASKS)
+    assert not is_preflight("OPTIONS", {"origin": APP})
+    assert not is_preflight("OPTIONS", {"access-control-request-method": "PUT"})
+
+
+def test_a_preflight_of_an_origin_that_may() -> None:
+    assert dict(preflight(ONE, ASKS)) == {
+        "access-control-allow-origin": APP,
+        "access-control-allow-credentials": "true",
+        "access-control-allow-methods": "GET, PUT",
+        "access-control-allow-headers": "content-type",
+        "access-control-max-age": "600",
+        "vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
+    }
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "http://app.example.com",
+        APP + ".evil.example",
+        APP + ":8443",
+        "null",
+        "",
+    ],
+)
+def test_no_other_origin_is_told_anything(origin: str) -> None:
+    told = dict(preflight(ONE, ASKS | {"origin": origin}))
+    assert list(told) == ["vary"]
+    assert dict(answered(ONE, {"origin": origin}, [])) == {"vary": "Origin"}
+
+
+def test_any_origin_may_what_it_asks_for() -> None:
+    told = dict(preflight(ANY, ASKS | {"access-control-request-headers": "x-a, x-b"}))
+    assert told["access-control-allow-origin"] == "*"
+    assert told["access-control-allow-methods"] == "PUT"
+    assert told["access-control-allow-headers"] == "x-a, x-b"
+    assert "access-control-allow-credentials" not in told
+
+
+def test_an_answer_says_what_the_url_says_and_not_what_the_handler_does() -> None:
+    own = [("Access-Control-Allow-Origin".lower(), "*"), ("x-total", "3")]
+    assert answered(ONE, {"origin": APP}, own) == [
+        ("x-total", "3"),
+        ("vary", "Origin"),
+        ("access-control-allow-origin", APP),
+        ("access-control-allow-credentials", "true"),
+        ("access-control-expose-headers", "x-total"),
+    ]
+    assert answered(ONE, {}, own) == [("x-total", "3"), ("vary", "Origin")]

@@ -1,0 +1,435 @@
+"""Events of API Gateway's payload format 2.0, and answers of Lambda function URLs."""
+
+import base64
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quiltfn.http_trigger.answer import (
+    JSON,
+    OCTETS,
+    SANDBOX,
+    TEXT,
+    BadAnswer,
+    Head,
+    cookie_of,
+    head_of,
+    sent_headers,
+)
+from quiltfn.http_trigger.call import HttpCall, forwarded, passed_on
+from quiltfn.http_trigger.event import answer_of, event_of
+from quiltfn.http_trigger.prelude import PRELUDE_MAX_BYTES, Begin, begin_of, whole_of
+from quiltfn.http_trigger.target import check_path, target_of
+from quiltfn.model.errors import BadRequest
+
+CALL = HttpCall(
+    method="POST",
+    prefix="/fn/acme/hello",
+    path="/a/b%20c",
+    query="x=1&x=2&empty=&y=%2F+z",
+    headers={
+        "host": "fn.example.com",
+        "content-type": "application/json; charset=utf-8",
+        "user-agent": "curl/8",
+        "cookie": "a=1; b=2",
+    },
+    body=b'{"k":1}',
+    client="192.0.2.7",
+    scheme="http",
+    protocol="HTTP/1.1",
+    tenant_id="acme",
+    function_id="f-1",
+    request_id="r-1",
+    now=1_583_348_638.390,
+)
+
+
+def event(**changes: Any) -> dict[str, Any]:
+    made = event_of(msgspec.structs.replace(CALL, **changes))
+    return json.loads(made)
+
+
+def test_the_event_of_a_request() -> None:
+    assert event() == {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": "/a/b%20c",
+        "rawQueryString": "x=1&x=2&empty=&y=%2F+z",
+        "cookies": ["a=1", "b=2"],
+        "headers": {
+            "host": "fn.example.com",
+            "content-type": "application/json; charset=utf-8",
+            "user-agent": "curl/8",
+            "content-length": "7",
+        },
+        "queryStringParameters": {"x": "1,2", "empty": "", "y": "/ z"},
+        "requestContext": {
+            "accountId": "acme",
+            "apiId": "f-1",
+            "domainName": "fn.example.com",
+            "domainPrefix": "fn",
+            "http": {
+                "method": "POST",
+                "path": "/a/b%20c",
+                "protocol": "HTTP/1.1",
+                "sourceIp": "192.0.2.7",
+                "userAgent": "curl/8",
+            },
+            "requestId": "r-1",
+            "routeKey": "$default",
+            "stage": "$default",
+            "time": "04/Mar/2020:19:03:58 +0000",
+            "timeEpoch": 1583348638390,
+        },
+        "body": '{"k":1}',
+        "isBase64Encoded": False,
+    }
+
+
+def test_what_a_request_has_not_is_left_out() -> None:
+    made = event(body=b"", query="", headers={})
+    assert not {"body", "cookies", "queryStringParameters"} & set(made)
+    assert made["isBase64Encoded"] is False
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "is_base64"),
+    [
+        ("text/plain", b"a", False),
+        ("application/x-www-form-urlencoded", b"a=1", False),
+        ("application/vnd.api+json", b"{}", False),
+        ("text/plain", b"\xff", True),
+        ("image/png", b"a", True),
+        ("application/octet-stream", b"text", True),
+        ("multipart/form-data; boundary=x", b"--x", True),
+    ],
+)
+def test_a_body_that_is_no_text_is_base64(kind: str, body: bytes, is_base64: bool) -> None:
+    made = event(body=body, headers={"content-type": kind})
+    assert made["isBase64Encoded"] is is_base64
+    assert (base64.b64decode(made["body"]) if is_base64 else made["body"].encode()) == body
+
+
+def test_a_compressed_body_is_base64() -> None:
+    made = event(headers={"content-type": "text/plain", "content-encoding": "gzip"}, body=b"abc")
+    assert made["isBase64Encoded"] is True
+
+
+@given(st.binary(max_size=100), st.text(st.characters(max_codepoint=255), max_size=40))
+def test_any_body_of_any_type_arrives(body: bytes, kind: str) -> None:
+    made = event(body=body, headers={"content-type": kind})
+    text = made.get("body", "")
+    assert (base64.b64decode(text) if made["isBase64Encoded"] else text.encode()) == body
+
+
+# --- what is passed on -------------------------------------------------------------------------
+
+
+def test_a_credential_of_ours_is_not_passed_on() -> None:
+    fields = [("authorization", "Bearer x"), ("x-api-key", "y"), ("x-other", "z")]
+    assert passed_on(fields, is_ours=True) == {"x-other": "z"}
+    assert passed_on(fields, is_ours=False) == dict(fields)
+    leaked = [("authorization", "Bearer quilt_sk_0123456789ab_x"), ("x-api-key", "quilt_sk_x")]
+    assert passed_on(leaked, is_ours=False) == {}
+
+
+def test_what_is_of_the_connection_is_not_passed_on() -> None:
+    fields = [
+        ("connection", "keep-alive, X-Secret-Hop"),
+        ("x-secret-hop", "1"),
+        ("transfer-encoding", "chunked"),
+        ("content-length", "5"),
+        ("upgrade", "websocket"),
+        ("te", "trailers"),
+        ("expect", "100-continue"),
+        ("x-forwarded-prefix", "/evil"),
+        ("host", "h"),
+    ]
+    assert passed_on(fields, is_ours=False) == {"host": "h"}
+
+
+def test_fields_of_one_name_become_one() -> None:
+    fields = [("x-a", "1"), ("x-a", "2"), ("cookie", "a=1"), ("cookie", "b=2")]
+    assert passed_on(fields, is_ours=False) == {"x-a": "1,2", "cookie": "a=1; b=2"}
+
+
+def test_where_it_came_from_is_added() -> None:
+    more = {"client": "192.0.2.1", "scheme": "http", "prefix": "/fn/a/b", "port": "8080"}
+    assert forwarded({}, **more) == {
+        "x-forwarded-for": "192.0.2.1",
+        "x-forwarded-proto": "http",
+        "x-forwarded-port": "8080",
+        "x-forwarded-prefix": "/fn/a/b",
+    }
+    proxy = {"x-forwarded-for": "198.51.100.1", "x-forwarded-proto": "https"}
+    told = forwarded(proxy, **more)
+    assert told["x-forwarded-for"] == "198.51.100.1, 192.0.2.1"
+    assert told["x-forwarded-proto"] == "https"
+
+
+# --- answers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "kind", "body"),
+    [
+        (b"", 200, TEXT, b""),
+        (b"hello", 200, TEXT, b"hello"),
+        (b"\xff\xfe", 200, OCTETS, b"\xff\xfe"),
+        (b'{"a": 1}', 200, JSON, b'{"a": 1}'),
+        (b"[1]", 200, JSON, b"[1]"),
+        (b"null", 200, JSON, b"null"),
+        (b'"text"', 200, JSON, b'"text"'),
+        (b'{"statusCode": 201}', 201, JSON, b""),
+        (b'{"statusCode": "404", "body": "no"}', 404, JSON, b"no"),
+        (b'{"statusCode": 200.0, "body": {"a": 1}}', 200, JSON, b'{"a":1}'),
+        (b'{"statusCode": 200, "body": "aGk=", "isBase64Encoded": true}', 200, OCTETS, b"hi"),
+        (b'{"statusCode": 200, "headers": {"Content-Type": "a/b"}, "body": "x"}', 200, "a/b", b"x"),
+        (b'{"statusCode": 200, "headers": null, "cookies": null, "body": null}', 200, JSON, b""),
+    ],
+)
+def test_what_a_result_is_answered_as(result: bytes, status: int, kind: str, body: bytes) -> None:
+    answer = answer_of(result)
+    assert (answer.head.status, answer.body) == (status, body)
+    assert answer.head.headers == [("content-type", kind)]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ({"statusCode": 99}, "status"),
+        ({"statusCode": 101}, "status"),
+        ({"statusCode": 600}, "status"),
+        ({"statusCode": True}, "status"),
+        ({"statusCode": None}, "status"),
+        ({"statusCode": "2e2"}, "status"),
+        ({"statusCode": 10**30}, "status"),
+        ({"statusCode": 200, "headers": []}, "headers"),
+        ({"statusCode": 200, "headers": {"a b": "c"}}, "name"),
+        ({"statusCode": 200, "headers": {"a:": "c"}}, "name"),
+        ({"statusCode": 200, "headers": {"": "c"}}, "name"),
+        ({"statusCode": 200, "headers": {"a\r\nx-injected": "c"}}, "name"),
+        ({"statusCode": 200, "headers": {"a": "b\r\nx-injected: c"}}, "control"),
+        ({"statusCode": 200, "headers": {"a": "b\nSet-Cookie: c"}}, "control"),
+        ({"statusCode": 200, "headers": {"a": "b\0"}}, "control"),
+        ({"statusCode": 200, "headers": {"a": ["b"]}}, "string"),
+        ({"statusCode": 200, "headers": {"a": True}}, "string"),
+        ({"statusCode": 200, "headers": {"a": None}}, "string"),
+        ({"statusCode": 200, "headers": {"a": "x" * 40_000}}, "bytes"),
+        ({"statusCode": 200, "headers": {f"a{n}": "x" for n in range(101)}}, "101 headers"),
+        ({"statusCode": 200, "cookies": "a=1"}, "cookies"),
+        ({"statusCode": 200, "cookies": [1]}, "cookies"),
+        ({"statusCode": 200, "cookies": ["a=1\r\nx: y"]}, "control"),
+        ({"statusCode": 200, "isBase64Encoded": "yes", "body": ""}, "isBase64Encoded"),
+        ({"statusCode": 200, "isBase64Encoded": True, "body": "***"}, "base64"),
+        ({"statusCode": 200, "isBase64Encoded": True, "body": "é"}, "base64"),
+    ],
+)
+def test_what_is_no_answer_is_refused_with_its_reason(value: Any, why: str) -> None:
+    with pytest.raises(BadAnswer, match=why):
+        answer_of(json.dumps(value).encode())
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "statusCode": JSON_VALUES | st.integers(100, 700),
+            "headers": JSON_VALUES | st.dictionaries(st.text(max_size=12), st.text(max_size=12)),
+            "cookies": JSON_VALUES | st.lists(st.text(max_size=12), max_size=3),
+            "body": JSON_VALUES,
+            "isBase64Encoded": st.booleans() | JSON_VALUES,
+        },
+    )
+)
+def test_no_result_brings_a_line_of_its_own_into_the_headers(value: Any) -> None:
+    try:
+        answer = answer_of(json.dumps(value).encode())
+    except BadAnswer:
+        return
+    assert 200 <= answer.head.status <= 599
+    for fields in (answer.head.headers, sent_headers(answer.head, "/fn/a/b", has_own_host=False)):
+        for name, one in fields:
+            assert not set("\r\n\0") & set(name + one)
+            (name + one).encode("latin-1")
+
+
+def test_text_beyond_ascii_is_sent_as_utf_8() -> None:
+    head = head_of(200, [("X-Name", "Zoë 🎈")])
+    assert head.headers[0][1].encode("latin-1").decode() == "Zoë 🎈"
+    with pytest.raises(BadAnswer, match="surrogate"):
+        head_of(200, [("x", "\ud800")])
+
+
+def test_what_is_ours_to_say_is_dropped() -> None:
+    fields = [
+        (name, "x")
+        for name in (
+            *("Connection", "Keep-Alive", "Transfer-Encoding", "Upgrade", "Trailer", "TE"),
+            *("Content-Length", "Date", "Server", "X-Request-Id", "X-Invocation-Id"),
+            *("X-Frame-Options", "X-Content-Type-Options", "Server-Timing"),
+        )
+    ]
+    for own_host in (True, False):
+        sent = sent_headers(head_of(200, fields), "/fn/a/b", has_own_host=own_host)
+        assert sent == ([] if own_host else [("content-security-policy", SANDBOX)])
+
+
+def test_what_the_handler_calls_its_connection_s_is_dropped_too() -> None:
+    head = head_of(200, [("Connection", "close, X-Hop"), ("X-Hop", "1"), ("X-Kept", "2")])
+    assert sent_headers(head, "/fn/a/b", has_own_host=True) == [("x-kept", "2")]
+
+
+def test_what_holds_for_the_whole_host_is_dropped_where_it_is_shared() -> None:
+    head = head_of(
+        200,
+        [
+            ("Strict-Transport-Security", "1"),
+            ("Clear-Site-Data", "*"),
+            ("Service-Worker-Allowed", "/"),
+        ],
+    )
+    assert len(sent_headers(head, "/fn/a/b", has_own_host=True)) == 3
+    assert sent_headers(head, "/fn/a/b", has_own_host=False) == [
+        ("content-security-policy", SANDBOX)
+    ]
+
+
+def test_a_policy_of_the_handler_s_own_holds_beside_ours() -> None:
+    head = head_of(200, [("Content-Security-Policy", "sandbox allow-same-origin")])
+    sent = sent_headers(head, "/fn/a/b", has_own_host=False)
+    assert [value for _, value in sent] == ["sandbox allow-same-origin", SANDBOX]
+
+
+@pytest.mark.parametrize(
+    ("cookie", "sent"),
+    [
+        ("a=1", "a=1; Path=/fn/t/n"),
+        ("a=1; Path=/", "a=1; Path=/fn/t/n"),
+        ("a=1; path=/sub; HttpOnly", "a=1; HttpOnly; Path=/fn/t/n/sub"),
+        ("a=1; Path=/fn/t/n/sub", "a=1; Path=/fn/t/n/sub"),
+        ("a=1; Path=/fn/t/n", "a=1; Path=/fn/t/n"),
+        ("a=1; Path=/fn/t/name", "a=1; Path=/fn/t/n/fn/t/name"),
+        ("a=1; Path=/api", "a=1; Path=/fn/t/n/api"),
+        ("a=1; Path=api", "a=1; Path=/fn/t/n"),
+        ("a=1; Path", "a=1; Path=/fn/t/n"),
+        ("a=1; Domain=example.com; Secure", "a=1; Secure; Path=/fn/t/n"),
+        ("a=1; DOMAIN =example.com", "a=1; Path=/fn/t/n"),
+        ("a=1; Path=/x; Path=/", "a=1; Path=/fn/t/n"),
+    ],
+)
+def test_a_cookie_is_for_its_function_alone(cookie: str, sent: str) -> None:
+    assert cookie_of(cookie, "/fn/t/n") == sent
+
+
+@given(st.text(max_size=60))
+def test_no_cookie_is_for_anybody_else(cookie: str) -> None:
+    *_, path = cookie_of(cookie, "/fn/t/n").split("; ")
+    assert path == "Path=/fn/t/n" or path.startswith("Path=/fn/t/n/")
+    parts = [
+        one.partition("=")[0].strip().lower() for one in cookie_of(cookie, "/fn/t/n").split(";")
+    ]
+    assert "domain" not in parts[1:]
+    assert parts[1:].count("path") == 1
+
+
+# --- the begin of a stream ---------------------------------------------------------------------
+
+
+def test_a_stream_begins_with_an_object_and_the_end_of_a_line_or_eight_nuls() -> None:
+    head = Head(201, [("x-a", "b"), ("content-type", OCTETS)])
+    told = b'{"statusCode": 201, "headers": {"X-A": "b"}}'
+    for end in (b"\n", b"\0" * 8):
+        output = told + end + b"body"
+        assert begin_of(output, is_shell=False) == Begin(head, len(told + end))
+        assert begin_of(output[: len(told)], is_shell=False) is None
+        assert whole_of(output, is_shell=False).body == b"body"
+    pretty = json.dumps({"statusCode": 201, "headers": {"X-A": "b"}}, indent=2).encode()
+    assert begin_of(pretty, is_shell=False) is None
+    assert begin_of(pretty + b"\0" * 8, is_shell=False) == Begin(head, len(pretty) + 8)
+
+
+def test_a_stream_without_a_begin_is_sent_as_it_comes() -> None:
+    plain = Begin(Head(200, [("content-type", OCTETS)]), 0)
+    assert begin_of(b"", is_shell=False) is None
+    assert begin_of(b"a", is_shell=False) == plain
+    assert begin_of(b"{" + b"x" * PRELUDE_MAX_BYTES, is_shell=False) == plain
+    assert begin_of(b"hello", is_shell=True) is None, "it may be the name of a header"
+    assert begin_of(b"hello\n", is_shell=True) == Begin(Head(200, [("content-type", TEXT)]), 0)
+
+
+def test_an_ordinary_answer_of_a_streaming_function_is_understood() -> None:
+    answer = whole_of(b'{"statusCode": 404, "body": "no"}', is_shell=False)
+    assert (answer.head.status, answer.body) == (404, b"no")
+
+
+def test_a_stream_whose_begin_is_no_http_is_refused() -> None:
+    with pytest.raises(BadAnswer, match="status"):
+        begin_of(b'{"statusCode": 99}\nbody', is_shell=False)
+
+
+# --- paths -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "first", "second"),
+    [
+        ("/fn/a", "a", None),
+        ("/fn/a/", "a", ""),
+        ("/fn/a/b", "a", "b"),
+        ("/fn/a/b/c", "a", "b"),
+        ("/fn/a%2Fb", "a/b", None),
+        ("/fn/%61", "a", None),
+        ("/fn/", "", None),
+        ("/fn//a", "", "a"),
+        ("/fn/../api/functions", "..", "api"),
+    ],
+)
+def test_a_path_is_split_as_it_was_sent(path: str, first: str, second: str | None) -> None:
+    target = target_of(path)
+    assert target is not None
+    assert (target.first, target.second) == (first, second)
+
+
+def test_what_stays_of_a_path_is_the_function_s() -> None:
+    target = target_of("/fn/acme/hello/a%2Fb//c/")
+    assert target is not None
+    assert (target.prefix(2), target.rest(2)) == ("/fn/acme/hello", "/a%2Fb//c/")
+    assert (target.prefix(1), target.rest(1)) == ("/fn/acme", "/hello/a%2Fb//c/")
+
+
+@pytest.mark.parametrize("path", ["/fn", "/fn%2Fa", "/%66n/a", "/FN/a", "//fn/a", "/api/fn/a", ""])
+def test_what_is_not_below_fn_is_no_target(path: str) -> None:
+    assert target_of(path) is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/..", "/../x", "/a/../b", "/.", "/a/./b", "/%2e%2e/x", "/%2E%2e", "/.%2e/x", "/..%2fx"),
+        *("/a%2f..%2fb", "/..%5cx", "/a\\..\\b", "/%00", "/a%00b", "/a/..", "/%2e"),
+    ],
+)
+def test_a_path_that_climbs_is_refused(path: str) -> None:
+    with pytest.raises(BadRequest):
+        check_path(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/a.b", "/a/..b", "/...", "/a%2fb", "/%252e%252e/", "/.well-known/x"]
+)
+def test_a_path_that_does_not_is_not(path: str) -> None:
+    check_path(path)
