@@ -565,3 +565,19 @@ def test_it_is_not_combined_with_egress(box: Server) -> None:
     answer = box.call("POST", "/api/runtimes", body)
     assert answer.status_code == 422
     assert answer.json()["error"] == "network must be none with isolation gvisor"
+
+
+def test_processor_time_is_measured_of_its_kernel_as_well(box: Server) -> None:
+    function = deploy(box, "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; times")
+    record = function.invoke()
+    user, system = record["stdout"].splitlines()[0].split()
+    own = sum(float(one.partition("m")[2].rstrip("s")) for one in (user, system))
+    assert own > 0.05
+    function.delete()
+
+    def used() -> float | None:
+        rows = box.call("GET", "/api/usage?by=function").json()["rows"]
+        return next((one["cpu_seconds"] for one in rows if one["function_id"] == function.id), None)
+
+    cpu = until(used, 30)
+    assert own <= cpu + 0.02

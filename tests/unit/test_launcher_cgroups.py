@@ -302,6 +302,35 @@ def test_v1_changes_the_limits_of_a_sandbox_that_is_there(tmp_path: Path, swap: 
     assert (cpu / "cpu.cfs_quota_us").read_text() == "50000"
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_v1_counts_processor_time_where_the_host_does(mounts, tmp_path: Path, apart: bool) -> None:
+    """`cpuacct` is mounted with `cpu`, or is a tree of its own, which sandboxes then are in too."""
+    own = line("/sys/fs/cgroup/cpuacct", "cgroup", "rw,cpuacct") if apart else ""
+    together = [one.replace("rw,cpu\n", "rw,cpu,cpuacct\n") for one in EACH]
+    mounts(ROOT + TMPFS + "".join(EACH if apart else together) + own)
+    found = cgroups.detect()
+    assert isinstance(found, V1)
+    names = set(cgroups.V1_CONTROLLERS) | ({"cpuacct"} if apart else set())
+    assert set(found._mounts) == names
+    found = V1({name: tmp_path / name for name in names}, hybrid=True)
+    group = tmp_path / ("cpuacct" if apart else "cpu") / "quiltfn" / "s" / "one"
+    group.mkdir(parents=True)
+    (group / "cpuacct.usage").write_text("1234567890\n")
+    assert found.cpu_us("s", "one") == 1_234_567
+    with pytest.raises(FileNotFoundError):
+        found.cpu_us("s", "other")
+
+
+def test_v2_counts_processor_time(unified: Path) -> None:
+    groups = V2()
+    group = unified / "quiltfn" / "s" / "one"
+    group.mkdir(parents=True)
+    (group / "cpu.stat").write_text("usage_usec 1234567\nuser_usec 1000000\nsystem_usec 234567\n")
+    assert groups.cpu_us("s", "one") == 1_234_567
+    with pytest.raises(FileNotFoundError):
+        groups.cpu_us("s", "other")
+
+
 def test_v1_does_not_do_without_a_limit_of_sockets(tmp_path: Path) -> None:
     tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
     group = tops["memory"] / "quiltfn" / "s" / "one"

@@ -142,7 +142,7 @@ DELETE FROM call_stats WHERE tenant_id = ? AND step_s = ? AND start = ? AND func
 
 -- stats_of_tenant: statistics of one step and all functions of a tenant, behind a function and a
 -- start
-SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
+SELECT start, function_id, stats FROM call_stats
  WHERE tenant_id = :tenant_id AND step_s = :step_s AND start < :before
    AND (start, function_id) > (:start, :function_id)
  ORDER BY start, function_id LIMIT :most;

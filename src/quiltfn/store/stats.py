@@ -8,9 +8,8 @@ the tenant stays right.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, RowMapping, select
@@ -44,6 +43,7 @@ READ_ROWS, FOLD_ROWS = 2000, 100
 REMEMBERED_S = 600
 FOREVER = 2**62
 
+K = TypeVar("K", bound=Hashable)
 Row = tuple[Stretch, CallStats]
 Sums = dict[Stretch, CallStats]
 
@@ -139,13 +139,8 @@ class SqlStats:
         sums: dict[str, CallStats] = {}
         async with self._folding:
             for step in STEPS:
-                # From the stretch that `since` is in.
-                async for some in self._slices(tenant_id, step, (floor_to(step, since), FOREVER)):
-                    for key, one in some:
-                        if key.function_id in sums:
-                            sums[key.function_id].add(one)
-                        else:
-                            sums[key.function_id] = one
+                span = floor_to(step, since), FOREVER  # from the stretch that `since` is in
+                await self._add_up(sums, lambda _, function_id: function_id, tenant_id, step, span)
         return sums
 
     async def usage(
@@ -153,31 +148,45 @@ class SqlStats:
     ) -> Mapping[Stretch, CallStats]:
         """As the port says."""
         sums: Sums = {}
+
+        def key(start: int, function_id: str) -> Stretch:
+            return Stretch(tenant_id, step_s, floor_to(step_s, start), function_id)
+
         async with self._folding:
             for step in STEPS:
-                async for some in self._slices(tenant_id, step, span):
-                    add_up(sums, folded(some, step_s))
+                await self._add_up(sums, key, tenant_id, step, span)
         return sums
 
-    async def _slices(
-        self, tenant_id: str, step_s: int, span: tuple[int, int]
-    ) -> AsyncIterator[list[Row]]:
-        """A tenant's statistics of a step that start within `span`, some at a time."""
+    async def _add_up(
+        self,
+        sums: dict[K, CallStats],
+        key: Callable[[int, str], K],
+        tenant_id: str,
+        step_s: int,
+        span: tuple[int, int],
+    ) -> None:
+        """Adds a tenant's statistics of a step that start within `span` to `sums`, some at a time.
+        `key`: what they are added to, from their start and their function.
+        """
+        whose = {"tenant_id": tenant_id, "step_s": step_s, "before": span[1], "most": READ_ROWS}
         start, function_id = span[0] - 1, AFTER_EVERY_ID
-        while True:
-            look = {
-                "tenant_id": tenant_id,
-                "step_s": step_s,
-                "start": start,
-                "function_id": function_id,
-                "before": span[1],
-                "most": READ_ROWS,
-            }
-            some = await self._database.read(partial(read_rows, "stats_of_tenant", look))
-            yield some
-            if len(some) < READ_ROWS:
-                return
-            start, function_id = some[-1][0].start, some[-1][0].function_id
+
+        def read(connection: Connection) -> tuple[int, int, str]:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            look = whose | {"start": start, "function_id": function_id}
+            rows = driver.execute(SQL["stats_of_tenant"], look).fetchall()
+            for at, whose_calls, text in rows:
+                into, one = key(at, whose_calls), decode(text)
+                if into in sums:
+                    sums[into].add(one)
+                else:
+                    sums[into] = one
+            return (len(rows), *rows[-1][:2]) if rows else (0, start, function_id)
+
+        count = READ_ROWS
+        while count == READ_ROWS:
+            count, start, function_id = await self._database.read(read)
 
     async def tenants(self) -> Sequence[str]:
         """As the port says."""
