@@ -147,11 +147,10 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     accepted work is handed over. `attempt`: 1 for the first; of a queued call, the one that comes
     next. `due_at`: when accepted work may start. `parent_invocation_id`: the call that caused this
     one. `origin_invocation_id`: the call that this one repeats. `output_order`: how its streams
-    interleave, a JSON list of [stream, bytes], oldest first; None: not known.
-
-    The last two are in the journal and in no column; storing the record counts the one and carries
-    out the other. `memory_mib`: the limit of an attempt that is over. `outcome`: what becomes of
-    the work that the attempt was of.
+    interleave, a JSON list of [stream, bytes], oldest first; None: not known. `memory_mib`: the
+    memory limit of the attempt, once it is over; 0 if none was run. `outcome`: of an attempt that
+    is over, what becomes of its work. It is in the journal and in no column: storing the record
+    carries it out.
     """
 
     invocation_id: str

@@ -373,11 +373,11 @@ class SpoolJournal:
         if self._left_to_do is not None:
             left_to_do = self._left_to_do
 
-            def work(connection: Connection) -> None:
+            def work(connection: Connection) -> Sums:
                 left_to_do(connection)
-                records.upsert(connection, batch, epoch)
+                return records.upsert(connection, batch, epoch)
 
-            await self._database.write(work, self._other.clear, frees=True)
+            self._tell(await self._database.write(work, self._other.clear, frees=True))
             self._left_to_do = None
             self._is_recovered.set()
             if not self._pending:  # Otherwise the next commit empties it.
@@ -395,6 +395,9 @@ class SpoolJournal:
                 self._other.clear,
                 frees=True,
             )
+        self._tell(sums)
+
+    def _tell(self, sums: Sums) -> None:
         for told in self.on_counted:
             told(sums)
 

@@ -7,12 +7,12 @@ INSERT INTO invocation (
     invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
     ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
     stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
-    origin_invocation_id, output_order, epoch, size_bytes)
+    origin_invocation_id, output_order, memory_mib, epoch, size_bytes)
 WITH record (
     invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
     ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
     stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
-    origin_invocation_id, output_order)
+    origin_invocation_id, output_order, memory_mib)
   AS (VALUES :rows)
 SELECT *, :epoch, :record_bytes + length(stdout) + length(stderr) FROM record
  WHERE EXISTS (SELECT 1 FROM function WHERE id = record.function_id)
@@ -24,7 +24,8 @@ SELECT *, :epoch, :record_bytes + length(stdout) + length(stderr) FROM record
        cold_start = excluded.cold_start, timeline = excluded.timeline,
        stdout_dropped = excluded.stdout_dropped, stderr_dropped = excluded.stderr_dropped,
        version = excluded.version, attempt = excluded.attempt, due_at = excluded.due_at,
-       output_order = excluded.output_order, epoch = excluded.epoch, size_bytes = excluded.size_bytes
+       output_order = excluded.output_order, memory_mib = excluded.memory_mib,
+       epoch = excluded.epoch, size_bytes = excluded.size_bytes
  WHERE invocation.status IN ('queued', 'running') AND invocation.attempt <= excluded.attempt;
 
 -- over_among: those of the given ids (a JSON array) whose record is final already, or of a later

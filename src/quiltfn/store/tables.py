@@ -151,6 +151,7 @@ invocation = Table(
     Column("parent_invocation_id", Text),
     Column("origin_invocation_id", Text),
     Column("output_order", Text),
+    Column("memory_mib", Integer, nullable=False, server_default=text("0")),
     # The last two are no fields of a record: the boot of `execution_node_id` that wrote it, and
     # what it counts in `usage`; by default, as one without output.
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
@@ -550,7 +551,7 @@ tenant_quota = Table(
 )
 
 COUNTER_COLUMNS = FunctionCounters.__struct_fields__
-INVOCATION_COLUMNS = Invocation.__struct_fields__[:-2]  # the last two are in no column
+INVOCATION_COLUMNS = Invocation.__struct_fields__[:-1]  # without `outcome`, which is carried out
 OUTPUT_COLUMNS = ("stdout", "stderr")
 STATUS_AT = INVOCATION_COLUMNS.index("status")
 SOURCE_AT = INVOCATION_COLUMNS.index("source")
@@ -589,7 +590,7 @@ def read_stored(row: RowMapping) -> StoredFunction:
 
 def invocation_row(one: Invocation) -> list[Any]:
     """A record in the order of its fields, for the driver, which takes JSON as text."""
-    row = list(msgspec.structs.astuple(one)[:-2])
+    row = list(msgspec.structs.astuple(one)[:-1])
     row[STATUS_AT] = one.status.value
     row[SOURCE_AT] = one.source.value
     if one.timeline is not None:

@@ -10,6 +10,10 @@ down_revision = "0012"
 
 
 def upgrade() -> None:
+    op.add_column(
+        "invocation",
+        sa.Column("memory_mib", sa.Integer, nullable=False, server_default=sa.text("0")),
+    )
     make_statistics()
     index_calls()
     op.add_column("api_key", sa.Column("label", sa.Text))
