@@ -301,7 +301,10 @@ def test_what_was_refused_is_counted_for_the_function_and_for_the_server(server:
     function = server.deploy(TRY, runtime="out")
     tried(function, attempts([*FORBIDDEN[:3], *PUBLIC]))
     shown = server.call("GET", f"{function.path}/egress").json()
-    assert shown == {"function_id": function.id, "network": "egress", "blocked_count": 6}
+    assert (shown["network"], shown["blocked_count"]) == ("egress", 6)
+    refused = {(one["address"], one["protocol"]) for one in shown["blocked_destinations"]}
+    assert refused == {(one, kind) for one in FORBIDDEN[:3] for kind in ("tcp", "udp")}
+    assert {one["port"] for one in shown["blocked_destinations"]} == {PORT}
     function.delete()
     assert until(lambda: counted() - before) == 6
     line = until(lambda: [one for one in log_lines(server) if function.id in one])[-1]

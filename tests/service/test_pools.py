@@ -8,7 +8,8 @@ import pytest
 
 from quiltfn.model.errors import ShuttingDown
 from quiltfn.model.invocation import CallResult, ExitKind, Status
-from quiltfn.ports import Call
+from quiltfn.pool import function_pool
+from quiltfn.ports import Call, Destination, EgressRefusals
 from service.platform_harness import Harness, open_harness, until
 
 CALL = Call(payload=None, environment={}, replaces_environment=False, timeout_s=5)
@@ -171,13 +172,21 @@ async def test_what_networks_refused_is_summed_over_living_and_ended_instances(
     pool = server.pools._pools[entry.function.id]
     await until(lambda: len(pool.sandboxes) == 2)
     first, second = list(pool.sandboxes.values())
-    assert await server.pools.blocked(entry.function.id) == 0
+    function_id = entry.function.id
+    assert await server.pools.egress(function_id) == EgressRefusals()
+    places = [Destination("192.0.2.1", port, "tcp") for port in range(3)]
     first.blocked, second.blocked = 3, 4  # type: ignore[attr-defined]
-    assert await server.pools.blocked(entry.function.id) == 7
+    first.refused, second.refused = tuple(places[:2]), tuple(places[1:])  # type: ignore[attr-defined]
+    assert await server.pools.egress(function_id) == EgressRefusals(7, tuple(places))
     first.end_by_itself()  # type: ignore[attr-defined]
     await until(lambda: first not in pool.sandboxes.values())
-    assert await server.pools.blocked(entry.function.id) == 7
-    assert await server.pools.blocked("no such function") == 0
+    assert await server.pools.egress(function_id) == EgressRefusals(7, tuple(places))
+    assert await server.pools.egress("no such function") == EgressRefusals()
+    many = tuple(Destination("192.0.2.2", port, "udp") for port in range(500))
+    second.refused = many  # type: ignore[attr-defined]
+    kept = (await server.pools.egress(function_id)).destinations
+    assert len(kept) == function_pool.DESTINATIONS_MAX
+    assert list(kept[:2]) == places[:2]
 
 
 async def test_a_sandbox_that_ends_by_itself_is_replaced_for_the_minimum(server: Harness) -> None:

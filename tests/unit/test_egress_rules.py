@@ -2,6 +2,8 @@
 
 import ipaddress
 import re
+import socket
+import struct
 from collections.abc import Iterable
 
 import pytest
@@ -189,6 +191,68 @@ def test_the_counter_is_asked_for_as_the_kernel_wants_it() -> None:
 @pytest.mark.parametrize("answer", [b"", b"\0" * 20, b"\x24\0\0\0\x02\0\0\0" + b"\0" * 28])
 def test_an_answer_without_a_counter_is_no_number(answer: bytes) -> None:
     assert rules.counted(answer) is None
+
+
+def attribute(kind: int, content: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(content), kind) + content + bytes(-len(content) % 4)
+
+
+def element(key: bytes) -> bytes:
+    return attribute(1, attribute(1 | 0x8000, attribute(1, key)) + attribute(3, b"flags"))
+
+
+def answer_of(*elements: bytes, kind: int = 10 << 8 | 12) -> bytes:
+    body = b"\1\0\0\0" + attribute(1, b"quiltfn\0") + attribute(3 | 0x8000, b"".join(elements))
+    return struct.pack("=IHHII", 16 + len(body), kind, 2, 1, 0) + body
+
+
+DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)
+V4 = socket.inet_aton("169.254.169.254") + b"\6\0\0\0" + b"\0\x50\0\0"
+V6 = socket.inet_pton(socket.AF_INET6, "fd00::2") + b"\x11\0\0\0" + b"\1\xbb\0\0"
+
+
+def test_the_destinations_are_asked_for_as_the_kernel_wants_it() -> None:
+    request = rules.elements_request(6)
+    assert len(request) == int.from_bytes(request[:4], "little")
+    assert request[4:6] == bytes([13, 10])
+    assert b"refused_v6\0" in request
+
+
+def test_the_destinations_are_read_out_of_what_the_kernel_answers() -> None:
+    v4, v6 = ("169.254.169.254", 80, "tcp"), ("fd00::2", 443, "udp")
+    assert rules.destinations(answer_of(element(V4)) + DONE, 4) == ([v4], True)
+    assert rules.destinations(answer_of(element(V4), element(V4)), 4) == ([v4, v4], False)
+    assert rules.destinations(answer_of(element(V6)) + DONE, 6) == ([v6], True)
+    assert rules.destinations(answer_of() + DONE, 4) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_last"),
+    [
+        (b"", False),
+        (DONE, True),
+        (answer_of(element(V4), kind=2), True),  # an error
+        (answer_of(element(V4))[:-20], True),  # shorter than it says
+        (answer_of(element(V4[:8])), False),
+        (answer_of(element(V4[:4] + b"\1" + V4[5:])), False),  # neither TCP nor UDP
+        (answer_of(b"\0\0\0\0"), False),
+    ],
+)
+def test_what_is_no_destination_is_passed_over(answer: bytes, is_last: bool) -> None:
+    assert rules.destinations(answer, 4) == ([], is_last)
+
+
+def test_a_refused_attempt_is_counted_first_and_refused_whatever_is_remembered() -> None:
+    lines = [line.strip() for line in rules.ruleset([], resolvers=[]).splitlines()]
+    start = lines.index("chain refused {")
+    assert lines[start + 1 : start + 7] == [
+        "counter name blocked",
+        "add @refused_v4 { ip daddr . meta l4proto . th dport }",
+        "add @refused_v6 { ip6 daddr . meta l4proto . th dport }",
+        "meta l4proto tcp reject with tcp reset",
+        "drop",
+        "}",
+    ]
 
 
 def test_connections_are_counted_once_they_may_leave() -> None:

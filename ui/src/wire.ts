@@ -53,6 +53,12 @@ export interface Backoff {
   jitter?: number;
 }
 
+export interface BlockedDestination {
+  address: string;
+  port: number;
+  protocol: string;
+}
+
 export interface Check {
   ok: boolean;
   reason: string;
@@ -134,6 +140,7 @@ export interface Egress {
   function_id: string;
   network: string;
   blocked_count: number;
+  blocked_destinations?: BlockedDestination[];
 }
 
 export interface ErrorBody {

@@ -238,15 +238,20 @@ async def get_function_pool(context: RequestContext[FunctionServices]) -> Respon
 
 
 async def get_function_egress(context: RequestContext[FunctionServices]) -> Response:
-    """Show what a function can reach on the network, and how many attempts were refused since the
-    server started.
+    """Show what a function can reach on the network, how many attempts were refused since the
+    server started, and where the first of them were to go.
     """
     entry = context.entry()
+    refused = await context.services.pools.egress(entry.function.id)
     return json_response(
         wire.Egress(
             function_id=entry.function.id,
             network=entry.version.spec.runtime_snapshot.network,
-            blocked_count=await context.services.pools.blocked(entry.function.id),
+            blocked_count=refused.attempts,
+            blocked_destinations=[
+                wire.BlockedDestination(address=one.address, port=one.port, protocol=one.protocol)
+                for one in refused.destinations
+            ],
         )
     )
 

@@ -39,6 +39,11 @@ RESOLV_CONF = Path("/etc/resolv.conf")
 TRIED = (("169.254.169.254", 80), ("fd00:ec2::254", 80), (rules.GATEWAY_V4, 80))
 
 
+# How many attempts were refused, and where the first of them were to go.
+Blocked = tuple[int, tuple[rules.Destination, ...]]
+NOTHING_BLOCKED: Blocked = (0, ())
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """The host's network when a sandbox is made. `resolv_conf`: the proxy's."""
@@ -66,6 +71,7 @@ class EgressProxy:
     _on_lost: Callable[[], None]
     is_alive: bool = True
     _on_gone: list[Callable[[], None]] = field(default_factory=list)
+    _last: Blocked = NOTHING_BLOCKED
 
     def end(self) -> None:
         """Kills the proxy's process. `Egress.close` is still needed."""
@@ -78,6 +84,14 @@ class EgressProxy:
             return self._netns.blocked()
         except OSError:  # it was closed
             return 0
+
+    def counted(self) -> Blocked:
+        """The same, and where the first of them were to go."""
+        blocked = self.blocked()
+        if blocked != self._last[0]:
+            with contextlib.suppress(OSError):
+                self._last = blocked, self._netns.refused()
+        return blocked, self._last[1]
 
 
 Opened = Callable[[EgressProxy | str], None]

@@ -7,7 +7,10 @@ namespace, which belongs to the host's root, before it has an interface that lea
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+# An address, a port, and tcp or udp.
+Destination = tuple[str, int, str]
 
 TABLE, COUNTER = "quiltfn", "blocked"
 INTERFACE = "eth0"
@@ -18,6 +21,9 @@ RTF_LOCAL, RTF_ANYCAST = 0x8000_0000, 0x0010_0000
 CONNECTIONS_MAX = 256  # of TCP at once
 # New connections, and UDP from or to another port; the kernel remembers each for minutes.
 FLOWS_PER_S, FLOWS_BURST = 200, 500
+# Of the destinations that were refused, the first are remembered: so many of each family.
+DESTINATIONS_MAX = 32
+PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
 
 # The IANA special-purpose registries, those that are globally reachable but reach nobody's server
 # among them, and what clouds answer on beside them.
@@ -55,13 +61,35 @@ DENIED_V6 = (
     "8000::/1",
 )
 
+# What is refused is counted, and remembered, before it is; a set that is full takes no more.
+REFUSED = f"""\
+  set refused_v4 {{
+    type ipv4_addr . inet_proto . inet_service
+    flags dynamic
+    size {DESTINATIONS_MAX}
+  }}
+  set refused_v6 {{
+    type ipv6_addr . inet_proto . inet_service
+    flags dynamic
+    size {DESTINATIONS_MAX}
+  }}
+  chain refused {{
+    counter name {COUNTER}
+    add @refused_v4 {{ ip daddr . meta l4proto . th dport }}
+    add @refused_v6 {{ ip6 daddr . meta l4proto . th dport }}
+    meta l4proto tcp reject with tcp reset
+    drop
+  }}
+"""
+
 
 def ruleset(host: Iterable[str], *, resolvers: Iterable[str]) -> str:
     """What nft is given. `host`: every address of the host; `resolvers`: who may be asked for
     names, though the address is a denied one.
 
-    A refused attempt fails at once, as ECONNREFUSED or (UDP) EPERM, and is counted. What is neither
-    TCP nor UDP, which a handler has no means to send, is dropped without a word.
+    A refused attempt fails at once, as ECONNREFUSED or (UDP) EPERM, and is counted; of the first
+    such destinations each is remembered. What is neither TCP nor UDP, which a handler has no means
+    to send, is dropped without a word.
     """
     own = [ipaddress.ip_network(one) for one in host]
     denied_v4 = [*DENIED_V4, *(str(one) for one in own if one.version == 4)]
@@ -86,11 +114,7 @@ def ruleset(host: Iterable[str], *, resolvers: Iterable[str]) -> str:
     auto-merge
     elements = {{ {", ".join(denied_v6)} }}
   }}
-  chain refused {{
-    counter name {COUNTER} meta l4proto tcp reject with tcp reset
-    drop
-  }}
-  chain out {{
+{REFUSED}  chain out {{
     type filter hook output priority 0; policy drop;
     oif lo accept
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
@@ -199,17 +223,50 @@ def counter_request() -> bytes:
     return struct.pack("=IHHII", 16 + len(body), kind, 1, 1, 0) + body  # NLM_F_REQUEST
 
 
+def elements_request(family: int) -> bytes:
+    """NFT_MSG_GETSETELEM for all elements of `refused_v4` or `refused_v6`."""
+    body = bytes([1, 0, 0, 0])  # NFPROTO_INET
+    body += _attribute(1, TABLE.encode() + b"\0")
+    body += _attribute(2, f"refused_v{family}".encode() + b"\0")
+    kind = 10 << 8 | 13  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETSETELEM
+    return struct.pack("=IHHII", 16 + len(body), kind, 0x301, 1, 0) + body  # a request to dump
+
+
+def destinations(data: bytes, family: int) -> tuple[list[Destination], bool]:
+    """What a netlink answer to `elements_request` has of the set, and whether that was the last of
+    it. Each element is a list of NFTA_SET_ELEM_KEY (1) with NFTA_DATA_VALUE (1): address, protocol
+    and port, each in whole words of four bytes.
+    """
+    found: list[Destination] = []
+    kind, size = (socket.AF_INET, 4) if family == 4 else (socket.AF_INET6, 16)
+    while len(data) >= 16:
+        length, message = struct.unpack_from("=IH", data)
+        if message in (2, 3) or not 16 <= length <= len(data):  # an error, or the end
+            return found, True
+        for _, element in _all_attributes(_attributes(data[20:length]).get(3, b"")):
+            value = _attributes(_attributes(element).get(1, b"")).get(1, b"")
+            if len(value) >= size + 8 and value[size] in PROTOCOLS:
+                (port,) = struct.unpack_from(">H", value, size + 4)
+                address = socket.inet_ntop(kind, value[:size])
+                found.append((address, port, PROTOCOLS[value[size]]))
+        data = data[(length + 3) & ~3 :]
+    return found, False
+
+
 def _attribute(kind: int, content: bytes) -> bytes:
     padded = content + b"\0" * (-len(content) % 4)
     return struct.pack("=HH", 4 + len(content), kind) + padded
 
 
 def _attributes(data: bytes) -> dict[int, bytes]:
-    found, at = {}, 0
+    return dict(_all_attributes(data))
+
+
+def _all_attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
     while at + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, at)
         if length < 4:
-            break
-        found[kind & 0x3FFF] = data[at + 4 : at + length]
+            return
+        yield kind & 0x3FFF, data[at + 4 : at + length]
         at += (length + 3) & ~3
-    return found

@@ -84,6 +84,17 @@ class Netns:
             raise OSError("the rules of its network are not in force")
         return found
 
+    def refused(self) -> tuple[rules.Destination, ...]:
+        """Where the first refused attempts were to go. Raises OSError."""
+        found: list[rules.Destination] = []
+        for family in (4, 6):
+            self._netfilter.send(rules.elements_request(family))
+            is_last = False
+            while not is_last:
+                some, is_last = rules.destinations(self._netfilter.recv(65_536), family)
+                found += some
+        return tuple(found)
+
     def give_tap(self) -> None:
         """Closes the tap device, which another process has now."""
         if self.tap >= 0:

@@ -17,7 +17,8 @@ from typing import NamedTuple
 from quiltfn.launcher import descriptors, oci
 from quiltfn.launcher.cgroups import Cgroups, Limits
 from quiltfn.launcher.children import Children
-from quiltfn.launcher.egress import SUFFIX, Egress, EgressProxy
+from quiltfn.launcher.egress import NOTHING_BLOCKED, SUFFIX, Egress, EgressProxy
+from quiltfn.launcher.egress_rules import Destination
 from quiltfn.launcher.gvisor import Gvisor, enter, error_in
 from quiltfn.launcher.jobs import Job, Jobs, explained
 from quiltfn.launcher.roots import Roots
@@ -50,12 +51,13 @@ class NotCreated:
 
 
 class Counters(NamedTuple):
-    """What is counted of a sandbox. `blocked`: how many attempts its network has refused. `cpu_us`:
-    microseconds of processor time; 0 where the host does not count it.
+    """What is counted of a sandbox: how many attempts its network has refused, microseconds of
+    processor time (0 where the host does not count it), and where the first refused ones led to.
     """
 
     blocked: int = 0
     cpu_us: int = 0
+    refused: tuple[Destination, ...] = ()
 
 
 NOTHING = Counters()
@@ -346,11 +348,12 @@ class Sandboxes:
             self._egress.close(sandbox.proxy, lambda: self._remove(sandbox))
 
     def _count(self, sandbox: _Sandbox) -> Counters:
-        blocked = 0 if sandbox.proxy is None else sandbox.proxy.blocked()
+        blocked, refused = NOTHING_BLOCKED if sandbox.proxy is None else sandbox.proxy.counted()
         try:
-            return Counters(blocked, self._cgroups.cpu_us(self._state.id, sandbox.id))
+            cpu_us = self._cgroups.cpu_us(self._state.id, sandbox.id)
         except (OSError, ValueError):  # it has no group yet, or the host does not count it
-            return Counters(blocked, sandbox.counters.cpu_us)
+            cpu_us = sandbox.counters.cpu_us
+        return Counters(blocked, cpu_us, refused)
 
     def _remove(self, sandbox: _Sandbox) -> None:
         if self._are_groups_gone(sandbox):

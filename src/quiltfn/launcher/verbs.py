@@ -7,8 +7,9 @@ null, "network": "none" | "egress", "writable_paths": [path, …], "isolation": 
 "verb": "kill" | "used" | "counters" | "destroy", "sandbox": id}`. Answers repeat `n`; a create's
 answer carries two descriptors, the control socket and the event counter; that of used carries
 `bytes` of memory; those of counters and destroy carry `blocked`, how many attempts to reach
-something the sandbox's network has refused, and `cpu_us`, the microseconds of processor time that
-the sandbox has used.
+something the sandbox's network has refused, `refused`, where the first of these were to go, as
+[address, port, "tcp" | "udp"], and `cpu_us`, the microseconds of processor time that the sandbox
+has used.
 """
 
 import json

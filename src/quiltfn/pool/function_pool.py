@@ -8,7 +8,7 @@ back in `PoolLease.__aexit__`.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 
@@ -28,6 +28,7 @@ from quiltfn.pool.tenant_pools import TenantPools
 from quiltfn.ports import (
     Call,
     Clock,
+    EgressRefusals,
     InstanceView,
     NotPrepared,
     Sandbox,
@@ -39,6 +40,8 @@ from quiltfn.ports import (
 
 _log = structlog.get_logger("quiltfn.pool")
 NOTHING = SandboxCounters()
+# Of the destinations that a function was refused, the first are kept.
+DESTINATIONS_MAX = 100
 ENDED_BY_ITSELF = (ExitKind.EXITED, ExitKind.SIGNALLED)
 
 
@@ -156,7 +159,7 @@ class FunctionPool:
         self._preparation: Preparation | None = None
         self._waiter_numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.blocked_before = 0  # by the networks of instances that are gone
+        self.egress_before = EgressRefusals()  # by the networks of instances that are gone
         self._emptied = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._wake_time = 0.0
@@ -340,11 +343,11 @@ class FunctionPool:
             self._emptied.clear()
             await self._emptied.wait()
 
-    async def blocked(self) -> int:
-        """How many connections the networks of its instances have refused."""
+    async def egress(self) -> EgressRefusals:
+        """What the networks of its instances have refused."""
         alive = list(self.sandboxes.values())
         counters = await asyncio.gather(*(sandbox.counters() for sandbox in alive))
-        return self.blocked_before + sum(one.blocked for one in counters)
+        return sum_egress([self.egress_before, *map(egress_of, counters)])
 
     async def meter(self) -> None:
         """Reads the counters of instances that have run something since it was done last."""
@@ -472,7 +475,7 @@ class FunctionPool:
             function = self._versions[self.model.instances[number].digest].function_id
             _log.warning("egress was refused", function=function, attempts=blocked)
             metrics.count_blocked(blocked)
-            self.blocked_before += blocked
+            self.egress_before = sum_egress([self.egress_before, egress_of(counters)])
         del self.sandboxes[number], self.start_timings[number]
         self._perform(self.model.gone(number, self._clock.now()))
         self._forget_versions()
@@ -501,3 +504,14 @@ class FunctionPool:
     def _woken(self) -> None:
         self._wake = None  # it may be a hair too early, and is then set again
         self.tick()
+
+
+def egress_of(counters: SandboxCounters) -> EgressRefusals:
+    return EgressRefusals(counters.blocked, counters.refused)
+
+
+def sum_egress(several: Sequence[EgressRefusals]) -> EgressRefusals:
+    """All together, with the first destinations."""
+    found = dict.fromkeys(to for one in several for to in one.destinations)
+    kept = tuple(itertools.islice(found, DESTINATIONS_MAX))
+    return EgressRefusals(sum(one.attempts for one in several), kept)

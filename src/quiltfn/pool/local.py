@@ -15,11 +15,11 @@ from quiltfn.model.pool import PoolCounts, PoolLimits, sum_counts
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.stats import CallStats
 from quiltfn.model.version import Version
-from quiltfn.pool.function_pool import FunctionPool, PoolLease, Preparation
+from quiltfn.pool.function_pool import FunctionPool, PoolLease, Preparation, sum_egress
 from quiltfn.pool.memory_arbiter import MemoryArbiter
 from quiltfn.pool.refusals import CLOSING
 from quiltfn.pool.tenant_pools import TenantPools
-from quiltfn.ports import Clock, InstanceView, SandboxCounters, Sandboxes
+from quiltfn.ports import Clock, EgressRefusals, InstanceView, SandboxCounters, Sandboxes
 
 SIDE_IDLE_S = 10.0
 
@@ -103,10 +103,9 @@ class LocalPools:
     def occupied(self) -> list[str]:
         return [key for key in self._pools if any(pool.model.instances for pool in self._of(key))]
 
-    async def blocked(self, function_id: str) -> int:
-        """Connections that the networks of its instances refused since the server started."""
-        counts = await asyncio.gather(*(pool.blocked() for pool in self._of(function_id)))
-        return sum(counts)
+    async def egress(self, function_id: str) -> EgressRefusals:
+        """What the networks of its instances refused since the server started."""
+        return sum_egress(await asyncio.gather(*(pool.egress() for pool in self._of(function_id))))
 
     def instances(self, function_id: str | None = None) -> list[InstanceView]:
         ids = list(self._pools) if function_id is None else [function_id]
@@ -207,7 +206,8 @@ class LocalPools:
                 pool = pools.pop(key)
                 self._leave(pool)
                 if function_id in self._pools:
-                    self._pools[function_id].blocked_before += pool.blocked_before
+                    own = self._pools[function_id]
+                    own.egress_before = sum_egress([own.egress_before, pool.egress_before])
             if not pools:
                 del self._side_pools[function_id]
 

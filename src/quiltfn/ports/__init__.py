@@ -85,14 +85,33 @@ class SandboxFailed(Exception):
     """No sandbox could be made; nothing of the attempt is left (a sentence)."""
 
 
+class Destination(msgspec.Struct, frozen=True):
+    """Where something in a sandbox wanted to go. `protocol`: tcp or udp."""
+
+    address: str
+    port: int
+    protocol: str
+
+
 class SandboxCounters(msgspec.Struct, frozen=True, kw_only=True):
     """What is counted of a sandbox from its making on. `blocked`: how many attempts to reach
-    something its network has refused. `cpu_us`: microseconds of processor time of everything in it;
-    0 where the host does not count that.
+    something its network has refused; `refused`: where the first of them were to go, at most 64.
+    `cpu_us`: microseconds of processor time of everything in it; 0 where the host does not count
+    that.
     """
 
     blocked: int = 0
     cpu_us: int = 0
+    refused: tuple[Destination, ...] = ()
+
+
+class EgressRefusals(msgspec.Struct, frozen=True):
+    """What the networks of a function's instances have refused since this server started: how many
+    attempts, and where the first of them were to go.
+    """
+
+    attempts: int = 0
+    destinations: Sequence[Destination] = ()
 
 
 class Sandbox(Protocol):
@@ -290,8 +309,8 @@ class Pools(Protocol):
         tenant and function.
         """
 
-    async def blocked(self, function_id: str) -> int:
-        """Attempts that the network of its instances has refused since this server started."""
+    async def egress(self, function_id: str) -> EgressRefusals:
+        """What the networks of its instances have refused since this server started."""
 
     def instances(self, function_id: str | None = None) -> Sequence[InstanceView]:
         """Every instance, or those of one function, the oldest first."""

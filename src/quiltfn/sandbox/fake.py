@@ -14,7 +14,14 @@ from quiltfn.model import environment
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.output import OutputLog, to_text
 from quiltfn.model.version import VersionSpec
-from quiltfn.ports import Call, Sandbox, SandboxCounters, SandboxFailed, SandboxRefused
+from quiltfn.ports import (
+    Call,
+    Destination,
+    Sandbox,
+    SandboxCounters,
+    SandboxFailed,
+    SandboxRefused,
+)
 
 PIECE = 65_536
 STDOUT_MAX, STDERR_MAX = 6 * 1024 * 1024, 1024 * 1024
@@ -78,6 +85,7 @@ class FakeSandbox:
         self.note = ""
         self.uses_mib = 1.0
         self.blocked, self.cpu_us = 0, 0  # a test says what was counted of it
+        self.refused: tuple[Destination, ...] = ()
         self._source = source
         self._spec: VersionSpec | None = None
         self._output = OutputLog()
@@ -120,7 +128,7 @@ class FakeSandbox:
         return self.uses_mib
 
     async def counters(self) -> SandboxCounters:
-        return SandboxCounters(blocked=self.blocked, cpu_us=self.cpu_us)
+        return SandboxCounters(blocked=self.blocked, cpu_us=self.cpu_us, refused=self.refused)
 
     async def destroy(self) -> None:
         if self._destroyed is None:

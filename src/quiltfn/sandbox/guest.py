@@ -16,7 +16,14 @@ from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.output import OutputLog
 from quiltfn.model.runtime import Kind
 from quiltfn.model.version import VersionSpec
-from quiltfn.ports import Call, LongOutput, SandboxCounters, SandboxFailed, SandboxRefused
+from quiltfn.ports import (
+    Call,
+    Destination,
+    LongOutput,
+    SandboxCounters,
+    SandboxFailed,
+    SandboxRefused,
+)
 from quiltfn.sandbox.channel import LauncherChannel, Reply
 
 GREETING_TIMEOUT_S = 10.0
@@ -327,8 +334,11 @@ class GuestSandbox(asyncio.Protocol):
     def _count(self, answer: Reply) -> None:
         """Counters never fall, also where the launcher knows the sandbox no more."""
         told, before = answer.message, self._counters
+        refused = tuple(Destination(*one) for one in told["refused"])
         self._counters = SandboxCounters(
-            blocked=max(before.blocked, told["blocked"]), cpu_us=max(before.cpu_us, told["cpu_us"])
+            blocked=max(before.blocked, told["blocked"]),
+            cpu_us=max(before.cpu_us, told["cpu_us"]),
+            refused=refused or before.refused,
         )
 
     def _write(self, frame: bytes) -> None:

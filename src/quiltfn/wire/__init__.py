@@ -6,6 +6,7 @@ them, and nothing but msgspec.
 
 from quiltfn.wire.deliveries import Delivery, DeliveryPage
 from quiltfn.wire.functions import (
+    BlockedDestination,
     CreatedFunction,
     Egress,
     Function,
@@ -121,6 +122,7 @@ __all__ = [
     "AuditEntry",
     "AuditPage",
     "Backoff",
+    "BlockedDestination",
     "CallStarted",
     "CallsGap",
     "Check",

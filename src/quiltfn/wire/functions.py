@@ -213,6 +213,9 @@ Success = Annotated[bool, about("always true; a failure is an error", True)]
 PauseMessage = Annotated[str, about("what is still going on, or null", None)]
 NetworkOfFunction = Annotated[str, about("none or egress", "none")]
 BlockedCount = Annotated[int, about("attempts that were refused", 0)]
+DestinationAddress = Annotated[str, about("an address of IPv4 or IPv6", "169.254.169.254")]
+DestinationPort = Annotated[int, about("a port", 80)]
+DestinationProtocol = Annotated[str, about("tcp or udp", "tcp")]
 OperationId = Annotated[str, about("the operation's id", "01999999-0000-7000-8000-000000000001")]
 OperationType = Annotated[str, about("what is changed", "pool_target")]
 ActionId = Annotated[str, about("the caller's name for the action", "action-17")]
@@ -424,12 +427,23 @@ class PoolStats(Struct, kw_only=True, frozen=True):
     terminating_containers: InstanceCount
 
 
+class BlockedDestination(Struct, kw_only=True, frozen=True):
+    """Where an attempt that was refused was to go."""
+
+    address: DestinationAddress
+    port: DestinationPort
+    protocol: DestinationProtocol
+
+
 class Egress(Struct, kw_only=True, frozen=True):
-    """What a function may reach, and how often that was refused since the server started."""
+    """What a function may reach, and how often that was refused since the server started.
+    `blocked_destinations`: the first of those that were refused, each once.
+    """
 
     function_id: FunctionId
     network: NetworkOfFunction
     blocked_count: BlockedCount
+    blocked_destinations: list[BlockedDestination] = []
 
 
 class Scaling(Struct, kw_only=True, frozen=True):
