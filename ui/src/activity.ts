@@ -1,7 +1,9 @@
 // What functions are doing: their pools, their calls of the last minute and when the last one was, from
 // events; a signal a function, so that an event redraws one row and nothing else.
 import { type Counts, NO_INSTANCES } from "./parts/pool.ts";
-import { byId, type Happened, onEvent } from "./store.ts";
+import { pages } from "./api.ts";
+import { byId, type Happened, onEvent, onRefetch } from "./store.ts";
+import type { FunctionStats, FunctionStatsPage } from "./wire.ts";
 
 export const BUCKETS = 12;
 const BUCKET_S = 60 / BUCKETS;
@@ -27,6 +29,13 @@ export function withCalls(one: Minute, calls: number, unix: number): Minute {
   return { last: Math.floor(unix / BUCKET_S), counts };
 }
 
+/** A last minute with so many calls of which only the number is known. */
+export function evenMinute(calls: number, unix: number): Minute {
+  return { last: Math.floor(unix / BUCKET_S), counts: Array(BUCKETS).fill(calls / BUCKETS) };
+}
+
+/** What the calls of the last hour came to; null where there were none. */
+export const statsOf = byId<FunctionStats | null>(null);
 export const poolOf = byId<Counts>(NO_INSTANCES);
 export const minuteOf = byId<Minute>(EMPTY);
 export const lastCallOf = byId<number | null>(null);
@@ -58,3 +67,66 @@ function ended(id: string, calls: number): void {
 }
 
 onEvent(heard);
+
+const WINDOW_S = 3600;
+const STALE_MS = 10_000; // how long after a call the statistics are fetched, at the latest
+
+/** Sets the signal of each function in a list that has only those with calls. */
+async function fetchStats(
+  window: number,
+  set: (id: string, one: FunctionStats | null) => void,
+  known: Set<string>,
+): Promise<void> {
+  const found = new Set<string>();
+  for await (
+    const page of pages<FunctionStatsPage>("api/functions/stats", { window })
+  ) {
+    for (const one of page.functions) {
+      found.add(one.function_id);
+      set(one.function_id, one);
+    }
+  }
+  for (const id of known) if (!found.has(id)) set(id, null);
+  for (const id of found) known.add(id);
+}
+
+const inHour = new Set<string>(), inMinute = new Set<string>();
+
+function fetchHour(): Promise<void> {
+  return fetchStats(WINDOW_S, (id, one) => {
+    statsOf(id).value = one;
+  }, inHour);
+}
+
+function fetchMinute(): Promise<void> {
+  return fetchStats(60, (id, one) => {
+    minuteOf(id).value = one ? evenMinute(one.calls, Date.now() / 1000) : EMPTY;
+  }, inMinute);
+}
+
+/** Keeps the statistics fresh until the function that it gives back is called: they are fetched now,
+ * after a gap, and soon after calls; while nothing is called nothing is fetched.
+ */
+export function watchStats(): () => void {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const hour = () => {
+    timer = undefined;
+    fetchHour().catch(() => {});
+  };
+  const all = () => {
+    fetchMinute().catch(() => {});
+    hour();
+  };
+  const ends = [
+    onRefetch(all),
+    onEvent((one) => {
+      const isEnd = one.type === "invocation.ended" || one.type === "calls";
+      if (isEnd) timer ??= setTimeout(hour, STALE_MS);
+    }),
+  ];
+  all();
+  return () => {
+    clearTimeout(timer);
+    for (const end of ends) end();
+  };
+}

@@ -1,11 +1,19 @@
 // All functions, as they are now.
 import { computed, signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { BUCKETS, lastCallOf, minuteAt, minuteOf, poolOf } from "../activity.ts";
+import {
+  BUCKETS,
+  lastCallOf,
+  minuteAt,
+  minuteOf,
+  poolOf,
+  statsOf,
+  watchStats,
+} from "../activity.ts";
 import { html } from "../html.ts";
 import { Choice } from "../parts/choice.ts";
 import { Copy } from "../parts/copy.ts";
-import { count, percent } from "../parts/format.ts";
+import { count, counted, duration, percent } from "../parts/format.ts";
 import { type Column, List } from "../parts/list.ts";
 import { Notice } from "../parts/notice.ts";
 import { PoolBar } from "../parts/pool.ts";
@@ -14,7 +22,7 @@ import { Status } from "../parts/status.ts";
 import { Ago } from "../parts/time.ts";
 import { href, note, route } from "../router.ts";
 import { areAllLoaded, functions, load, now, problem } from "../store.ts";
-import type { Function } from "../wire.ts";
+import type { Function, FunctionStats } from "../wire.ts";
 
 const STATES = ["active", "paused", "pending", "deploying", "error"] as const;
 const COLUMNS: Column[] = [
@@ -24,15 +32,22 @@ const COLUMNS: Column[] = [
   { name: "Pool" },
   { name: "Calls", class: "right wide", sort: "calls" },
   { name: "Errors", class: "right wide", sort: "errors" },
+  { name: "p50", class: "right wide", sort: "p50" },
+  { name: "p99", class: "right wide", sort: "p99" },
   { name: "Last call", class: "right", sort: "last" },
 ];
-const WIDTHS = "minmax(15rem, 1fr) 5rem 4rem 9.5rem 8.5rem 4rem 5.5rem";
+const WIDTHS = "minmax(12rem, 1fr) 5rem 3.5rem 9rem 8.5rem 4rem 4.5rem 4.5rem 5.5rem";
 const lastCall = (one: Function): number =>
   Math.max(lastCallOf(one.id).peek() ?? 0, one.last_invoked_at ?? 0);
 const SORTS: Record<string, (one: Function) => string | number> = {
   name: (one) => one.name.toLowerCase(),
-  calls: (one) => one.invocation_count,
-  errors: (one) => one.invocation_count ? one.error_count / one.invocation_count : -1,
+  calls: (one) => statsOf(one.id).peek()?.calls ?? 0,
+  errors: (one) => {
+    const stats = statsOf(one.id).peek();
+    return stats ? stats.errors / Math.max(1, stats.calls) : -1;
+  },
+  p50: (one) => statsOf(one.id).peek()?.p50_ms ?? -1,
+  p99: (one) => statsOf(one.id).peek()?.p99_ms ?? -1,
   last: lastCall,
 };
 
@@ -60,7 +75,7 @@ function sort(by: string): void {
 /** The last minute in twelve bars, beside its sum. */
 function Rate({ id }: { id: string }) {
   const bars = minuteAt(minuteOf(id).value, now.value);
-  const sum = bars.reduce((a, b) => a + b, 0);
+  const sum = Math.round(bars.reduce((a, b) => a + b, 0));
   const most = Math.max(3, ...bars);
   if (sum === 0) return html`<span class="muted">–</span>`;
   return html`
@@ -72,8 +87,24 @@ function Rate({ id }: { id: string }) {
   `;
 }
 
+/** What the calls of the last hour came to. */
+function Figures({ of }: { of: FunctionStats | null }) {
+  const said = of &&
+    `${counted(of.errors, "error")} in ${counted(of.calls, "call")} of the last hour`;
+  const cells = of
+    ? [percent(of.errors, of.calls), duration(of.p50_ms), duration(of.p99_ms)]
+    : ["–", "–", "–"];
+  return cells.map((text, n) =>
+    html`
+      <span role="cell" title=${said} key=${n}
+        class=${`num small right wide ${
+          !of ? "muted" : n === 0 && of.errors ? "some" : ""
+        }`}>${text}</span>
+    `
+  );
+}
+
 function Row({ one, tabindex }: { one: Function; tabindex: number }) {
-  const errors = one.error_count ? "some" : "";
   const known = lastCallOf(one.id).value ?? one.last_invoked_at;
   return html`
     <span role="cell" class="name"><${Status} of=${one.state} isQuiet />
@@ -85,10 +116,7 @@ function Row({ one, tabindex }: { one: Function; tabindex: number }) {
       ? html`<span class="small muted">not deployed</span>`
       : html`<${PoolBar} counts=${poolOf(one.id).value} most=${one.max_instances} />`}</span>
     <span role="cell" class="rate num small right wide"><${Rate} id=${one.id} /></span>
-    <span role="cell" class=${`num small right wide ${errors}`}>${percent(
-      one.error_count,
-      one.invocation_count,
-    )}</span>
+    <${Figures} of=${statsOf(one.id).value} />
     <span role="cell" class="num small right"><${Ago} at=${known} /></span>
   `;
 }
@@ -116,6 +144,7 @@ function Empty() {
 }
 
 export default function Functions() {
+  useEffect(watchStats, []);
   useEffect(() => {
     const query = route.peek().query;
     text.value = query.get("q") ?? "";
