@@ -1,9 +1,9 @@
 // What functions are doing: their pools, their calls of the last minute and when the last one was, from
 // events; a signal a function, so that an event redraws one row and nothing else.
 import { type Counts, NO_INSTANCES } from "./parts/pool.ts";
-import { pages } from "./api.ts";
+import { get, pages } from "./api.ts";
 import { byId, type Happened, onEvent, onRefetch } from "./store.ts";
-import type { FunctionStats, FunctionStatsPage } from "./wire.ts";
+import type { FunctionStats, FunctionStatsPage, PoolList } from "./wire.ts";
 
 export const BUCKETS = 12;
 const BUCKET_S = 60 / BUCKETS;
@@ -53,7 +53,10 @@ export function countsOf(one: Happened): Counts {
 function heard(one: Happened): void {
   const id = one.function_id;
   if (!id) return;
-  if (one.type === "pool") poolOf(id).value = countsOf(one);
+  if (one.type === "pool") {
+    standing.add(id);
+    poolOf(id).value = countsOf(one);
+  }
   if (one.type === "invocation.ended") ended(id, 1);
   if (one.type === "calls") {
     ended(id, Object.values(one.ended as Record<string, number>).reduce((a, b) => a + b, 0));
@@ -104,16 +107,27 @@ function fetchMinute(): Promise<void> {
   }, inMinute);
 }
 
-/** Keeps the statistics fresh until the function that it gives back is called: they are fetched now,
+const standing = new Set<string>();
+
+async function fetchPools(): Promise<void> {
+  const { pools: found } = await get<PoolList>("api/functions/pools");
+  const ids = new Set(found.map((one) => one.function_id));
+  for (const one of found) poolOf(one.function_id).value = one;
+  for (const id of standing) if (!ids.has(id)) poolOf(id).value = NO_INSTANCES;
+  for (const id of ids) standing.add(id);
+}
+
+/** Keeps pools and statistics fresh until the function that it gives back is called: they are fetched now,
  * after a gap, and soon after calls; while nothing is called nothing is fetched.
  */
-export function watchStats(): () => void {
+export function watchActivity(): () => void {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const hour = () => {
     timer = undefined;
     fetchHour().catch(() => {});
   };
   const all = () => {
+    fetchPools().catch(() => {});
     fetchMinute().catch(() => {});
     hour();
   };

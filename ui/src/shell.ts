@@ -11,7 +11,7 @@ import { ThemeSwitch } from "./parts/theme.ts";
 import { Toasts } from "./parts/toast.ts";
 import { match, path, route } from "./router.ts";
 import { SignIn } from "./sign_in.ts";
-import { connection, server, signOut } from "./store.ts";
+import { connection, signOut, who } from "./store.ts";
 import type { Connection } from "./stream.ts";
 
 const SAID: Record<Connection, string> = {
@@ -86,12 +86,11 @@ function Brand() {
 }
 
 function Account() {
-  const who = server.value;
-  if (!who?.scope || needsKey.value) return null;
-  const said = `${who.tenant_id}, ${who.scope}`;
-  return html`<span class="account small muted wide" title="tenant, scope">${said}</span>
+  const me = who.value;
+  if (!me || needsKey.value) return null;
+  return html`<span class="account small muted wide" title="tenant, scope">${me.tenant_id}, ${me.scope}</span>
     ${
-    sessionStorage.getItem("quiltfn.key") &&
+    me.needs_credential &&
     html`<button class="button quiet" type="button" onClick=${signOut}>Sign out</button>`
   }`;
 }

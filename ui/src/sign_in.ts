@@ -18,7 +18,7 @@ export function SignIn() {
     problem.value = null;
     try {
       sessionStorage.setItem("quiltfn.key", text.value.trim());
-      await get("api/system/info");
+      await get("api/whoami");
       credential.set(text.value.trim());
     } catch (error) {
       if (before === null) sessionStorage.removeItem("quiltfn.key");

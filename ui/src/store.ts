@@ -3,7 +3,7 @@
 import { effect, type Signal, signal } from "@preact/signals";
 import { credential, get, needsKey, pages, Refused, urlOf } from "./api.ts";
 import { type Connection, Following } from "./stream.ts";
-import type { Function, FunctionPage, SystemInfo } from "./wire.ts";
+import type { Function, FunctionSummary, FunctionSummaryPage, Whoami } from "./wire.ts";
 
 /** What an event of /api/events tells; which fields there are depends on its type. */
 export interface Happened {
@@ -16,13 +16,13 @@ export interface Happened {
 /** The time, in Unix seconds, to the second. */
 export const now = signal(Date.now() / 1000);
 export const connection = signal<Connection>("lost");
-/** Who the caller is and what the server allows; null until it is known. */
-export const server = signal<SystemInfo | null>(null);
+/** Who the caller is and what the server offers; null until it is known. */
+export const who = signal<Whoami | null>(null);
 /** Why what a page shows could not be fetched. */
 export const problem = signal<Refused | null>(null);
 
 /** Every function, in the order of their creation, by id. */
-export const functions = signal<ReadonlyMap<string, Function>>(new Map());
+export const functions = signal<ReadonlyMap<string, FunctionSummary>>(new Map());
 export const areAllLoaded = signal(false);
 
 type Listener = (one: Happened) => void;
@@ -49,9 +49,10 @@ export async function load(): Promise<void> {
   loading?.abort();
   const mine = loading = new AbortController();
   try {
-    server.value = await get<SystemInfo>("api/system/info", {}, mine.signal);
-    const all = new Map<string, Function>();
-    const more = pages<FunctionPage>("api/functions", { limit: 1000 }, mine.signal);
+    who.value = await get<Whoami>("api/whoami", {}, mine.signal);
+    const all = new Map<string, FunctionSummary>();
+    const query = { view: "brief", limit: 1000 };
+    const more = pages<FunctionSummaryPage>("api/functions", query, mine.signal);
     for await (const page of more) {
       for (const one of page.functions) all.set(one.id, one);
       // The first page is shown at once; a list that is there already is replaced as a whole.
@@ -78,7 +79,7 @@ export async function reload(id: string): Promise<void> {
 }
 
 /** A function as it is now; null: it is gone. */
-export function put(id: string, one: Function | null): void {
+export function put(id: string, one: FunctionSummary | null): void {
   const next = new Map(functions.peek());
   if (one) next.set(id, one);
   else next.delete(id);
@@ -146,7 +147,7 @@ export function signOut(): void {
   credential.forget();
   functions.value = new Map();
   areAllLoaded.value = false;
-  server.value = null;
+  who.value = null;
 }
 
 /** A signal for each id, made when it is first asked for: an event then redraws one row. */

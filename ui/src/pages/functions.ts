@@ -8,7 +8,7 @@ import {
   minuteOf,
   poolOf,
   statsOf,
-  watchStats,
+  watchActivity,
 } from "../activity.ts";
 import { html } from "../html.ts";
 import { Choice } from "../parts/choice.ts";
@@ -22,7 +22,7 @@ import { Status } from "../parts/status.ts";
 import { Ago } from "../parts/time.ts";
 import { href, note, route } from "../router.ts";
 import { areAllLoaded, functions, load, now, problem } from "../store.ts";
-import type { Function, FunctionStats } from "../wire.ts";
+import type { FunctionStats, FunctionSummary } from "../wire.ts";
 
 const STATES = ["active", "paused", "pending", "deploying", "error"] as const;
 const COLUMNS: Column[] = [
@@ -37,9 +37,9 @@ const COLUMNS: Column[] = [
   { name: "Last call", class: "right", sort: "last" },
 ];
 const WIDTHS = "minmax(12rem, 1fr) 5rem 3.5rem 9rem 8.5rem 4rem 4.5rem 4.5rem 5.5rem";
-const lastCall = (one: Function): number =>
+const lastCall = (one: FunctionSummary): number =>
   Math.max(lastCallOf(one.id).peek() ?? 0, one.last_invoked_at ?? 0);
-const SORTS: Record<string, (one: Function) => string | number> = {
+const SORTS: Record<string, (one: FunctionSummary) => string | number> = {
   name: (one) => one.name.toLowerCase(),
   calls: (one) => statsOf(one.id).peek()?.calls ?? 0,
   errors: (one) => {
@@ -104,7 +104,7 @@ function Figures({ of }: { of: FunctionStats | null }) {
   );
 }
 
-function Row({ one, tabindex }: { one: Function; tabindex: number }) {
+function Row({ one, tabindex }: { one: FunctionSummary; tabindex: number }) {
   const known = lastCallOf(one.id).value ?? one.last_invoked_at;
   return html`
     <span role="cell" class="name"><${Status} of=${one.state} isQuiet />
@@ -144,7 +144,7 @@ function Empty() {
 }
 
 export default function Functions() {
-  useEffect(watchStats, []);
+  useEffect(watchActivity, []);
   useEffect(() => {
     const query = route.peek().query;
     text.value = query.get("q") ?? "";
@@ -179,8 +179,8 @@ export default function Functions() {
           ? html`
             <${List} label="Functions" columns=${COLUMNS} widths=${WIDTHS} items=${all}
               sorted=${sorted.value}
-              onSort=${sort} keyOf=${(one: Function) => one.id} cells=${(
-                one: Function,
+              onSort=${sort} keyOf=${(one: FunctionSummary) => one.id} cells=${(
+                one: FunctionSummary,
                 tabindex: number,
               ) => html`<${Row} one=${one} tabindex=${tabindex} />`} />
           `
