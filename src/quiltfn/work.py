@@ -95,12 +95,14 @@ BY_CALLER = Cause()
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """How a call is run again. `version`: None for the current one. `caller`: who asked.
     `traceparent`: None for that of the call that is repeated.
+    `payload`: in place of the kept one; UNSET for the kept one.
     """
 
     version: int | None
     is_async: bool
     caller: str
     traceparent: str | None = None
+    payload: bytes | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Redriven(msgspec.Struct, frozen=True, kw_only=True):
@@ -309,6 +311,8 @@ class Work:
             caller=run.caller,
             traceparent=run.traceparent or given.traceparent,
         )
+        if run.payload is not msgspec.UNSET:
+            given = msgspec.structs.replace(given, payload=run.payload)
         if run.is_async:
             cause = Cause(source=Source.REPLAY, origin_id=origin_id)
             return await self.accept(entry, given, cause=cause)

@@ -173,6 +173,12 @@ def test_inputs_replay_and_versions(tenant: Api) -> None:
     replay = call(function_id, record, "/replay")
     assert tenant.good("POST", replay)["stdout"] == "two x\n"
     assert tenant.good("POST", replay, {"version": 1})["stdout"] == "one x\n"
+    other = tenant.good("POST", replay, {"version": 1, "payload": "y"})
+    assert other["stdout"] == "one y\n"
+    assert tenant.good("GET", call(function_id, other, "/input"))["payload"] == "y"
+    assert tenant.good("POST", replay, {"payload": None})["stdout"] == "two \n"
+    assert tenant.good("GET", call(function_id, record, "/input"))["payload"] == "x"
+    tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", replay, {"payload": 1})
     tenant.refused("NOT_FOUND", 404, "POST", replay, {"version": 9})
     later = tenant.good("POST", replay, {"version": 1, "mode": "async"}, 202)
     assert ended(tenant, function_id, later)["stdout"] == "one x\n"

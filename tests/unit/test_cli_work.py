@@ -120,7 +120,8 @@ def test_replay_here_and_in_the_queue(fake: Fake, capsys: Captured) -> None:
     assert fake.body == {"version": 2, "mode": "sync"}
     assert capsys.readouterr().out == "hello\n"
     fake.answers["POST", f"{ONE}/replay"] = (202, {**QUEUED, "invocation_id": "i2"})
-    assert run(["replay", "hello", "i1", "--async"]) == 0
+    assert run(["replay", "hello", "i1", "--async", "--payload", "x"]) == 0
+    assert fake.body == {"version": None, "mode": "async", "payload": "x"}
     assert capsys.readouterr().out == "i2\n"
 
 

@@ -249,15 +249,18 @@ async def get_invocation_input(context: RequestContext[WorkServices]) -> Respons
 
 
 async def replay_invocation(context: RequestContext[WorkServices]) -> Response:
-    """Run the kept input of a call again, on the current version or any other. The new call has an
-    id and a record of its own. Answers as an invoke does.
+    """Run the kept input of a call again, on the current version or any other, with another payload
+    where the body has one. The new call has an id and a record of its own. Answers as an invoke
+    does.
     """
     services, body = context.services, context.body or wire.Replay()
+    context.body = None
     run = Replay(
         version=body.version,
         is_async=body.mode == "async",
         caller=context.caller.credential,
         traceparent=context.headers.get("traceparent"),
+        payload=body.payload.encode() if isinstance(body.payload, str) else body.payload,
     )
     output = CallOutputBudget(services.budgets.outputs, context.tenant_id)
 

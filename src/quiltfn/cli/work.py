@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from quiltfn.cli import show, tables
-from quiltfn.cli.invoke import exit_code, show_ended, show_queued
+from quiltfn.cli import payload, show, tables
+from quiltfn.cli.invoke import PayloadOptions, exit_code, show_ended, show_queued
 from quiltfn.cli.options import Cursor, FieldsOf, Limit, pairs_of
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
 from quiltfn.cli.session import Connection, NameOrId, Session
@@ -71,6 +71,7 @@ def cancel(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connec
 def replay(
     name_or_id: NameOrId,
     invocation_id: InvocationId,
+    given: PayloadOptions,
     *,
     version: Annotated[
         int | None, Option(least=1, help="Run this version; else the current one.")
@@ -80,10 +81,18 @@ def replay(
     ] = False,
     connection: Connection,
 ) -> None:
-    """Run the input of a call again and print the output of the new call."""
+    """Run the input of a call again and print the output of the new call. With --payload or
+    --payload-file it is given that in place of its payload.
+    """
+    text = payload.of_options(given.payload, given.payload_file)
     with connection.session(name_or_id) as at:
-        mode = "async" if is_async else "sync"
-        record = at.client.functions.replay(name_or_id, invocation_id, version=version, mode=mode)
+        record = at.client.functions.replay(
+            name_or_id,
+            invocation_id,
+            version=version,
+            mode="async" if is_async else "sync",
+            payload=msgspec.UNSET if text is None else text,
+        )
         if is_async:
             at.show(record, lambda one: show_queued(name_or_id, one))
             return

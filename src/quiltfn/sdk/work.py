@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
+from msgspec import UNSET
+
 from quiltfn.sdk.methods import Listing, Method, PagedMethod, with_name_and_fields_of
 from quiltfn.sdk.named_function import BASE, either, invocation_path, on
-from quiltfn.sdk.payload import key_header, new_invocation
+from quiltfn.sdk.payload import key_header, new_invocation, payload_text
 from quiltfn.sdk.request import Flow, Request, as_json, ask, delete, get, post, put, query, segment
 from quiltfn.wire import (
     AsyncPolicy,
@@ -135,12 +137,14 @@ def replay_invocation(
     *,
     version: int | None = None,
     mode: str = "sync",
+    payload: object = UNSET,
     idempotency_key: str | None = None,
 ) -> Flow[Invocation]:
     """Run the kept input of a call again, on the current version or another. `mode`: sync waits for
-    the end, async returns a record in status `queued`.
+    the end, async returns a record in status `queued`. `payload`: in place of the kept one.
     """
-    body = Replay(version=version, mode=mode)
+    text = UNSET if payload is UNSET else payload_text(payload)
+    body = Replay(version=version, mode=mode, payload=text)
     return on(
         function,
         lambda one: post(

@@ -4,7 +4,7 @@ answered.
 
 from typing import Annotated
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 from quiltfn.wire.constraints import Between, Bytes, Documented, OneOf, Rule
 from quiltfn.wire.fields import about
@@ -236,11 +236,12 @@ class RecordPolicy(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
 
 class Replay(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """How a kept input is run again. `version`: null for the current one, else one that the
-    function has.
+    function has. `payload`: in place of the kept one, which is taken where it is left out.
     """
 
     version: VersionNumber | None = None
     mode: Mode = "sync"
+    payload: Payload | UnsetType | None = UNSET
 
 
 class Redrive(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
