@@ -25,9 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=64,
         help="How long the stream is that a slow reader gets in test_connection.py, in MiB.",
     )
+    parser.addoption(
+        "--pictures",
+        metavar="DIRECTORY",
+        help="Where tests/browser puts pictures of the pages; without it, it takes none.",
+    )
 
 
-NEED_SERVERS = {Path(__file__).parent / name for name in ("e2e", "spec")}
+NEED_SERVERS = {Path(__file__).parent / name for name in ("browser", "e2e", "spec")}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

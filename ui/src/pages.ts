@@ -26,4 +26,46 @@ export const PAGES: Page[] = [
     under: "Functions",
     load: () => import("./pages/new.ts"),
   },
+  {
+    pattern: "functions/:function_id/invocations/:invocation_id",
+    title: "Invocation",
+    under: "Invocations",
+    load: () => import("./pages/invocation.ts"),
+  },
+  {
+    pattern: "invocations",
+    title: "Invocations",
+    nav: "Invocations",
+    load: () => import("./pages/invocations.ts"),
+  },
+  {
+    pattern: "schedules",
+    title: "Schedules",
+    nav: "Schedules",
+    load: () => import("./pages/schedules.ts"),
+  },
+  {
+    pattern: "new-schedule",
+    title: "New schedule",
+    under: "Schedules",
+    load: () => import("./pages/new_schedule.ts"),
+  },
+  {
+    pattern: "schedules/:name",
+    title: "Schedule",
+    under: "Schedules",
+    load: () => import("./pages/schedule.ts"),
+  },
+  {
+    pattern: "runtimes",
+    title: "Runtimes",
+    nav: "Runtimes",
+    load: () => import("./pages/runtimes.ts"),
+  },
+  {
+    pattern: "runtimes/:name",
+    title: "Runtime",
+    under: "Runtimes",
+    load: () => import("./pages/runtime.ts"),
+  },
 ];

@@ -32,7 +32,7 @@ export function SignIn() {
       <p class="muted">This server asks for a key. It is kept for this tab alone.</p>
       <div class="field"><label for="key">API key</label>
           <input class="text mono" id="key" ref=${field} type="password" required autocomplete="off"
-            spellcheck="false" placeholder="quilt_sk_…" value=${text.value}
+            spellcheck=${false} placeholder="quilt_sk_…" value=${text.value}
             aria-describedby="key-problem" onInput=${(event: InputEvent) => {
               text.value = (event.target as HTMLInputElement).value;
             }} /></div>

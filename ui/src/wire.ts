@@ -574,6 +574,7 @@ export interface RedriveResult {
 export interface Replay {
   version?: number | null;
   mode?: "sync" | "async";
+  payload?: string | null;
 }
 
 export interface Rollback {

@@ -11,6 +11,7 @@ import {
   watchActivity,
 } from "../activity.ts";
 import { html } from "../html.ts";
+import { visible } from "../parts/ansi.ts";
 import { Choice } from "../parts/choice.ts";
 import { Copy } from "../parts/copy.ts";
 import { count, counted, duration, percent } from "../parts/format.ts";
@@ -109,7 +110,7 @@ function Row({ one, tabindex }: { one: FunctionSummary; tabindex: number }) {
   return html`
     <span role="cell" class="name"><${Status} of=${one.state} isQuiet />
           <div><a href=${href(["functions", one.id])} tabindex=${tabindex}>${one.name}</a
-            ><small>${one.error_message ?? one.description}</small></div></span>
+            ><small>${visible(one.error_message ?? one.description ?? "")}</small></div></span>
     <span role="cell" class="small muted wide">${one.runtime}</span>
     <span role="cell" class="num small muted wide">v${one.current_version}</span>
     <span role="cell">${one.state === "pending"

@@ -38,7 +38,7 @@ function Identity({ draft, change }: { draft: Draft; change: (part: Partial<Draf
     <div class="inside pair">
       <div class="field"><label for="name">Name</label>
           <input class="text" id="name" required pattern=${NAME} maxlength="64" placeholder="my-function"
-            autocomplete="off" spellcheck="false" value=${draft.name} aria-describedby="name-about"
+            autocomplete="off" spellcheck=${false} value=${draft.name} aria-describedby="name-about"
             onInput=${(event: Event) => change({ name: valueOf(event) })} />
           <small id="name-about" class="muted">letters, digits, dots, dashes, underscores</small></div>
       <div class="field"><label for="language">Language</label><select class="text" id="language"
@@ -196,7 +196,7 @@ export default function New() {
       </section>
       <section class="card after">
         <div class="inside field"><label for="payload">Payload of the first call</label>
-          <textarea id="payload" rows="2" spellcheck="false" value=${now
+          <textarea id="payload" rows="2" spellcheck=${false} value=${now
             .payload} placeholder="Text, often JSON; may be empty"
             onInput=${(event: Event) => change({ payload: valueOf(event) })} /></div>
       </section>

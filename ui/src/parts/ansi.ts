@@ -23,9 +23,10 @@ interface Style {
   strike: boolean;
 }
 
-const BIDI = /[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g;
+// Of direction, controls of the second set, and separators of lines that no terminal knows.
+const NAMED = /[\u0080-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
 // deno-lint-ignore no-control-regex
-const CONTROL = /[\u0000-\u0008\u000b-\u001a\u001c-\u001f\u007f]/g;
+const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f]/g;
 const SEQUENCE =
   // deno-lint-ignore no-control-regex
   /\u001b(?:\[([0-9;:<=>?]*)[ -/]*([@-~])|\][^\u0007\u001b]*(?:\u0007|\u001b\\)?|[PX^_][^\u001b]*(?:\u001b\\)?|[ -/]*[0-~]?)/g;
@@ -111,9 +112,9 @@ function look(style: Style): Omit<Piece, "text"> {
 }
 
 /** Text in which what cannot be seen is named. */
-function shown(raw: string): string {
+export function visible(raw: string): string {
   return raw
-    .replace(BIDI, (one) => `⟨U+${one.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`)
+    .replace(NAMED, (one) => `⟨U+${one.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`)
     .replace(
       CONTROL,
       (one) => one === "\u007f" ? "␡" : String.fromCharCode(0x2400 + one.charCodeAt(0)),
@@ -134,7 +135,7 @@ export function lines(text: string): Piece[][] {
         line.length = 0;
         part = part.slice(back + 1);
       }
-      const clean = shown(part);
+      const clean = visible(part);
       for (let at = 0; at < clean.length; at += LONGEST) {
         line.push({ text: clean.slice(at, at + LONGEST), ...look(style) });
       }

@@ -44,7 +44,7 @@ export function Code({ text, language, label, onText, before }: CodeProps) {
   }, [language]);
   if (ready) return html`<q-code class="code" ref=${box} />`;
   return html`
-    <textarea class="code" aria-label=${label} spellcheck="false" readonly=${!onText}
+    <textarea class="code" aria-label=${label} spellcheck=${false} readonly=${!onText}
       value=${text} onInput=${(event: InputEvent) => {
         onText?.((event.target as HTMLTextAreaElement).value);
       }} />

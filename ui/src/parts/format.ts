@@ -56,6 +56,16 @@ export function ago(unix: number | null | undefined, now: number): string {
   return `${Math.floor(s / 86_400)} d ago`;
 }
 
+/** How long it is to a Unix time; `now` in Unix seconds. */
+export function ahead(unix: number, now: number): string {
+  const s = Math.round(unix - now);
+  if (s < 1) return "now";
+  if (s < 60) return `in ${s} s`;
+  if (s < 3600) return `in ${Math.floor(s / 60)} min`;
+  if (s < 86_400) return `in ${Math.floor(s / 3600)} h`;
+  return `in ${Math.floor(s / 86_400)} d`;
+}
+
 /** The date and time of a Unix time, in the reader's own way. */
 export function exact(unix: number | null | undefined): string {
   return unix == null ? "" : new Date(unix * 1000).toLocaleString();

@@ -48,10 +48,14 @@ export interface ListProps<T> {
   cells: (item: T, tabindex: 0 | -1) => VNode;
   sorted?: { by: string; isDown: boolean };
   onSort?: (by: string) => void;
+  /** Of a list that is fetched as it is read: is called when its last rows come into sight. */
+  onEnd?: () => void;
+  /** Whether more rows may follow those that are there. */
+  isOpen?: boolean;
 }
 
 export function List<T>(props: ListProps<T>) {
-  const { label, columns, widths, items, keyOf, cells } = props;
+  const { label, columns, widths, items, keyOf, cells, onEnd, isOpen = false } = props;
   const body = useRef<HTMLDivElement>(null);
   const sight = useSignal({ top: 0, height: 900, row: 52 });
   const focused = useSignal(0);
@@ -73,6 +77,10 @@ export function List<T>(props: ListProps<T>) {
   const { top, height, row } = sight.value;
   const { from, to } = windowOf(items.length, top, height, row);
   const current = Math.min(focused.value, items.length - 1);
+  const isAtEnd = to === items.length;
+  useEffect(() => {
+    if (isAtEnd) onEnd?.();
+  }, [isAtEnd, items.length]);
 
   function keys(event: KeyboardEvent) {
     const step = STEPS[event.key];
@@ -94,8 +102,8 @@ export function List<T>(props: ListProps<T>) {
     if (at !== undefined) focused.value = Number(at);
   }
   return html`
-    <div class="card list" role="table" aria-label=${label} aria-rowcount=${items.length + 1}
-      style=${{ "--columns": widths }}>
+    <div class="card list" role="table" aria-label=${label}
+      aria-rowcount=${isOpen ? -1 : items.length + 1} style=${{ "--columns": widths }}>
       <div role="rowgroup" class="heads">
         <div role="row" class="head" aria-rowindex="1">${columns.map((one) =>
           html`<${Head} ...${props} one=${one} key=${one.name} />`

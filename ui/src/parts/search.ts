@@ -6,7 +6,7 @@ export function Search({ text, label }: { text: Signal<string>; label: string })
   return html`<label class="search"><span class="hidden-visually">${label}</span>
     <svg width="14" height="14" viewBox="0 0 16 16" fill="none" stroke="currentColor" stroke-width="1.8"
       aria-hidden="true"><path d="M7 2a5 5 0 1 0 .01 0M11 11l3.5 3.5" /></svg>
-    <input type="search" placeholder=${label} value=${text} autocomplete="off" spellcheck="false"
+    <input type="search" placeholder=${label} value=${text} autocomplete="off" spellcheck=${false}
       onInput=${(event: InputEvent) => {
     text.value = (event.target as HTMLInputElement).value;
   }} onKeyDown=${(event: KeyboardEvent) => {

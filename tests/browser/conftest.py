@@ -1,0 +1,106 @@
+"""A browser in front of a real server. Whatever it complains of fails the test."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, ViewportSize
+
+from browser.chromium import Complaints, launched, why_no_browser
+from browser.pictures import Camera
+from browser.scene import Scene, make_scene
+from browser.wire import Wire, wire_to
+from e2e.server import Server, watched
+from quiltfn.sdk import Client
+
+WINDOW: ViewportSize = {"width": 1280, "height": 900}
+SEEN_AS: dict[str, Any] = {
+    "locale": "en-GB",
+    "timezone_id": "Europe/Paris",
+    "color_scheme": "light",
+    "viewport": WINDOW,
+}
+# That the input of a call is not kept is what the API answers with this status.
+USUAL = [r"status of 404 .*/input\)$"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = why_no_browser()
+    for item in items:
+        if reason and item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Server]:
+    """The one server. Tests leave what they made there and give it names of their own."""
+    with watched() as server:
+        yield server.start()
+
+
+# Not for the whole session: while it is open, no other test can have an event loop of its own.
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def expected() -> list[str]:
+    """Patterns of complaints that a test provokes on purpose."""
+    return []
+
+
+@contextmanager
+def watched_page(browser: Browser, url: str, expected: list[str], **more: Any) -> Iterator[Page]:
+    """A page in a context of its own; at the end nothing may have been heard but `expected`."""
+    context = browser.new_context(base_url=url, **(SEEN_AS | more))
+    complaints = Complaints(context, url)
+    try:
+        yield context.new_page()
+    finally:
+        context.close()
+    known = [re.compile(pattern) for pattern in (*USUAL, *expected)]
+    left = [one for one in complaints.all() if not any(pattern.search(one) for pattern in known)]
+    assert not left, "\n".join(left)
+
+
+@pytest.fixture
+def open_page(
+    chromium: Browser, site: Server, expected: list[str]
+) -> Iterator[Callable[..., Page]]:
+    """Opens pages, each in a context of its own, with the options of `Browser.new_context`."""
+    with ExitStack() as stack:
+        yield lambda url=site.url, **more: stack.enter_context(
+            watched_page(chromium, url, expected, **more)
+        )
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Page]) -> Page:
+    return open_page()
+
+
+@pytest.fixture
+def wire(site: Server) -> Iterator[Wire]:
+    """A wire to the server that can be cut; pages behind it are opened at its port."""
+    address = urlsplit(site.url)
+    with wire_to(str(address.hostname), int(address.port or 0)) as wire:
+        yield wire
+
+
+@pytest.fixture
+def camera(request: pytest.FixtureRequest) -> Camera:
+    directory = request.config.getoption("--pictures")
+    return Camera(None if directory is None else Path(directory))
+
+
+@pytest.fixture(scope="session")
+def scene(site: Server) -> Scene:
+    """What stands on the server, made once. Tests only look at it."""
+    with Client(site.url) as client:
+        return make_scene(client)

@@ -1,0 +1,162 @@
+"""The functions of a shop and what has happened to them: what pictures show and tests look at."""
+
+import io
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from quiltfn.sdk import Backoff, Client
+
+THUMBNAIL = '''
+import json, sys, time
+
+def handler(event):
+    """Makes a thumbnail; the third picture of an order is broken."""
+    print(f"reading {event['key']}", file=sys.stderr)
+    time.sleep(0.012)
+    return {"key": event["key"], "width": 320, "height": 240}
+'''
+PILLOW = "Metadata-Version: 2.4\nName: pillow\nVersion: 11.2.1\n"
+FILES = {
+    "thumbs.py": THUMBNAIL,
+    "README": "The shop's pictures\n",
+    "pillow-11.2.1.dist-info/METADATA": PILLOW,
+    "pillow-11.2.1.dist-info/RECORD": "",
+}
+SUITE = r"""printf '\033[1mtests/checkout\033[0m\n'
+for name in adds_an_item applies_a_voucher 'keeps the basket after a login'; do
+  printf '  \033[32m✓\033[0m %s \033[2m(%d ms)\033[0m\n' "$name" "${#name}"
+done
+printf '  \033[31m✕ refuses an empty basket\033[0m\n'
+printf '    \033[33mexpected 422, got 500\033[0m at basket.py:41\n\n'
+printf '\033[42;30m 3 passed \033[0m \033[41;97m 1 failed \033[0m in \033[1m0.4 s\033[0m\n'
+echo 'basket service answered slowly' >&2
+exit 1
+"""
+HANDLERS = {
+    "send-invoice": ("E-mails the invoice of an order", 'read -r order; echo "sent $order"'),
+    "checkout-tests": ("Runs the tests of the checkout", SUITE),
+    "price-feed": ("Reads the suppliers' prices", "sleep 0.02; echo '{\"prices\": 1204}'"),
+    "charge-card": (
+        "Charges a card; the provider is not always there",
+        'case $QUILT_PAYLOAD in *declined*) echo "card declined by issuer" >&2; exit 4;; esac\n'
+        "echo '{\"charged\": true}'",
+    ),
+    "nightly-report": (
+        "Counts the orders of a day",
+        'for hour in 0 6 12 18; do echo "hour $hour: $((hour * 7 + 40)) orders"; done',
+    ),
+    "search-index": ("Keeps the search index fresh", "sleep ${QUILT_PAYLOAD:-0}; echo indexed"),
+}
+CUPS = [f"orders/{number}/cup.jpg" for number in (16, 17, 18)]
+ENVIRONMENT = {"SHOP_REGION": "eu-west", "MAIL_FROM": "shop@example.com"}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What was made. `functions`: ids by name. `calls`: the path of a call's page behind #/, by
+    what it shows.
+    """
+
+    functions: Mapping[str, str]
+    calls: Mapping[str, str]
+
+
+def archive_of(files: Mapping[str, str]) -> bytes:
+    """A tar archive with these files."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return packed.getvalue()
+
+
+def make_scene(client: Client) -> Scene:
+    functions = _functions(client)
+    _schedules(client)
+    return Scene(functions, _calls(client, functions))
+
+
+def _functions(client: Client) -> dict[str, str]:
+    made = {}
+    with tempfile.TemporaryDirectory() as directory:
+        archive = Path(directory, "shop.tar")
+        archive.write_bytes(archive_of(FILES))
+        image = client.runtimes.upload_image(archive)
+    client.runtimes.add(name="shop", kind="python", image=image.digest, environment=ENVIRONMENT)
+    made["make-thumbnail"] = client.functions.create(
+        name="make-thumbnail",
+        description="Makes a thumbnail of an uploaded picture",
+        handler="thumbs:handler",
+        runtime="shop",
+        max_instances=8,
+    ).function_id
+    for name, (description, handler) in HANDLERS.items():
+        made[name] = client.functions.create(
+            name=name, description=description, handler=handler, environment=ENVIRONMENT
+        ).function_id
+    for name in made:
+        client.functions.set_record_policy(name, keep_input="all")
+        client.functions.deploy(name)
+    return made
+
+
+def _schedules(client: Client) -> None:
+    schedules = client.schedules
+    schedules.create(
+        name="nightly", function="nightly-report", cron="0 3 * * *", timezone="Europe/Paris"
+    )
+    schedules.create(name="prices", function="price-feed", every_seconds=900, overlap="skip")
+    schedules.create(
+        name="weekly-index",
+        function="search-index",
+        cron="30 4 * * 1",
+        timezone="America/New_York",
+        missed="run_once",
+        enabled=False,
+    )
+    for name in ("nightly", "prices"):
+        record = client.schedules.run(name)
+        client.functions.wait(record.function_id, record.invocation_id)
+
+
+def _calls(client: Client, functions: Mapping[str, str]) -> dict[str, str]:
+    functions_of, calls = client.functions, {}
+
+    def keep(what: str, name: str, invocation_id: str) -> None:
+        calls[what] = f"functions/{functions[name]}/invocations/{invocation_id}"
+
+    def invoke(name: str, payload: object, timeout_seconds: int | None = None) -> str:
+        record = functions_of.invoke(name, payload, timeout_seconds=timeout_seconds)
+        return record.invocation_id
+
+    # Of calls that come together, the second one finds no instance that is ready.
+    with ThreadPoolExecutor(3) as together:
+        cups = together.map(lambda key: functions_of.invoke("make-thumbnail", {"key": key}), CUPS)
+        cold = next(one.invocation_id for one in cups if one.cold_start)
+    keep("cold", "make-thumbnail", cold)
+    for number in range(6):
+        invoke("make-thumbnail", {"key": f"orders/{number}/plate.jpg"})
+        invoke("send-invoice", f"order-{number}")
+    keep("success", "send-invoice", invoke("send-invoice", "order-1207"))
+    keep("coloured", "checkout-tests", invoke("checkout-tests", None))
+    keep("timeout", "search-index", invoke("search-index", "5", timeout_seconds=1))
+    keep("failed", "charge-card", invoke("charge-card", {"card": "declined"}))
+    functions_of.set_async_policy(
+        "charge-card",
+        max_attempts=3,
+        backoff_seconds=Backoff(first=0.2, factor=1.5, most=1, jitter=0),
+    )
+    retried = functions_of.submit("charge-card", {"order": 1208, "card": "declined"})
+    functions_of.wait("charge-card", retried.invocation_id)
+    keep("retried", "charge-card", retried.invocation_id)
+    invoke("charge-card", {"order": 1209})
+    later = functions_of.submit("search-index", "0", not_before=timedelta(hours=1))
+    keep("queued", "search-index", later.invocation_id)
+    return calls

@@ -1,0 +1,39 @@
+"""Every page, in light and in dark: axe reads it, and pictures are taken where somebody asks."""
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from browser.accessibility import grave_findings
+from browser.pictures import Camera
+from browser.scene import Scene
+
+# Name of a page → its path behind #/, where {} are a call or function of the scene.
+PAGES: dict[str, Callable[[Scene], str]] = {
+    "functions": lambda _: "",
+    "call-cold": lambda scene: scene.calls["cold"],
+    "call-coloured": lambda scene: scene.calls["coloured"],
+    "call-retried": lambda scene: scene.calls["retried"],
+    "call-queued": lambda scene: scene.calls["queued"],
+    "call-timeout": lambda scene: scene.calls["timeout"],
+    "invocations": lambda _: "invocations",
+    "schedules": lambda _: "schedules",
+    "schedule": lambda _: "schedules/nightly",
+    "new-schedule": lambda _: "new-schedule",
+    "runtimes": lambda _: "runtimes",
+    "runtime": lambda _: "runtimes/shop",
+}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_keeps_people_from_using_it(
+    open_page: Callable[..., Page], scene: Scene, camera: Camera, name: str, scheme: str
+) -> None:
+    page = open_page(color_scheme=scheme)
+    page.goto(f"/ui/#/{PAGES[name](scene)}")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.get_by_role("main").locator("[aria-busy=true]")).to_have_count(0)
+    camera.take(page, f"{name}-{scheme}")
+    assert grave_findings(page) == []

@@ -1,0 +1,231 @@
+"""The page of one call: where its time went, what it wrote, and what can be done with it."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from browser.scene import Scene
+from browser.wire import Wire
+from e2e.server import Function, Server
+
+
+@pytest.fixture
+def function(site: Server) -> Callable[..., Function]:
+    """Makes functions. They stay: a page that is still open would miss one that is gone."""
+    return site.deploy
+
+
+def page_of(function: Function, invocation_id: str) -> str:
+    return f"/ui/#/functions/{function.id}/invocations/{invocation_id}"
+
+
+def running(function: Function) -> str:
+    """The id of a call of the function that has begun."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        for one, record in function.records().items():
+            if record["status"] == "running":
+                return one
+    raise AssertionError("nothing runs")
+
+
+def output_of(page: Page) -> Locator:
+    return page.get_by_role("region", name="Output", exact=True)
+
+
+def status(page: Page) -> Locator:
+    return page.locator(".title").get_by_role("status")
+
+
+def test_a_cold_start_is_explained(page: Page, scene: Scene) -> None:
+    page.goto(f"/ui/#/{scene.calls['cold']}")
+    expect(page.get_by_text("Cold: others stood, and all of them were busy.")).to_be_visible()
+    phases = page.get_by_role("table", name="Phases").get_by_role("row")
+    expect(phases).to_have_count(5)
+    expect(phases.nth(3)).to_contain_text(re.compile(r"ran.*the handler.*ms", re.S))
+    expect(page.get_by_role("region", name="Input")).to_contain_text("/cup.jpg")
+    expect(page.get_by_role("region", name="Around it")).to_contain_text("SHOP_REGION")
+    expect(page.get_by_role("main")).not_to_contain_text("eu-west")
+
+
+def test_attempts_are_listed(page: Page, scene: Scene) -> None:
+    page.goto(f"/ui/#/{scene.calls['retried']}")
+    rows = page.get_by_role("region", name="Attempts").get_by_role("row")
+    expect(rows).to_have_count(4)
+    expect(rows.nth(3)).to_contain_text("failed")
+    expect(page.get_by_role("region", name="Error output")).to_have_text("card declined by issuer")
+
+
+def test_output_is_coloured_and_searched(page: Page, scene: Scene) -> None:
+    page.goto(f"/ui/#/{scene.calls['coloured']}")
+    output = output_of(page)
+    expect(output.locator(".fg2").first).to_have_text("✓")
+    find = page.get_by_label("Find in output", exact=True)
+    page.keyboard.press("/")
+    expect(find).to_be_focused()
+    find.fill("✓ A")
+    expect(output.locator("mark")).to_have_count(4)  # two places, each across two colours
+    find.press("Enter")
+    expect(page.get_by_text("2 of 2")).to_be_visible()
+    expect(output.locator("mark.current").last).to_have_text(" a")
+    find.fill("nowhere")
+    expect(page.get_by_text("none", exact=True)).to_be_visible()
+
+
+def test_output_is_saved_byte_for_byte(
+    page: Page, function: Callable[..., Function], tmp_path: Path
+) -> None:
+    one = function(r"printf 'caf\351 \033[31mred\033[0m\n'")
+    record = one.invoke()
+    page.goto(page_of(one, record["invocation_id"]))
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Download").click()
+    saved.value.save_as(tmp_path / "output")
+    assert (tmp_path / "output").read_bytes() == b"caf\xe9 \033[31mred\033[0m\n"
+    assert saved.value.suggested_filename.endswith("-stdout.txt")
+
+
+def test_a_call_is_seen_while_it_runs(
+    page: Page, site: Server, function: Callable[..., Function]
+) -> None:
+    one = function("for part in one two three; do echo part $part; sleep 0.7; done; echo end >&2")
+    call = site.later(one.invoke)
+    page.goto(page_of(one, running(one)))
+    expect(output_of(page)).to_have_text("part one")
+    expect(status(page)).to_contain_text("running")
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    call.result()
+    expect(output_of(page)).to_have_text("part onepart twopart three")
+    expect(status(page)).to_contain_text("success")
+    expect(page.get_by_role("region", name="Error output")).to_have_text("end")
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    expect(page.get_by_role("table", name="Phases")).to_be_visible()
+
+
+def test_what_was_written_while_the_wire_was_cut_is_there_once(
+    open_page: Callable[..., Page],
+    site: Server,
+    wire: Wire,
+    function: Callable[..., Function],
+    expected: list[str],
+) -> None:
+    expected += ["ERR_"]
+    one = function("for part in 1 2 3 4 5 6; do echo part $part; sleep 0.5; done")
+    call = site.later(one.invoke)
+    page = open_page(f"http://127.0.0.1:{wire.port}")
+    page.goto(page_of(one, running(one)))
+    expect(output_of(page)).to_contain_text("part 2")
+    wire.cut()
+    page.wait_for_timeout(700)
+    wire.mend()
+    call.result()
+    expect(status(page)).to_contain_text("success", timeout=10_000)
+    expect(output_of(page)).to_have_text("".join(f"part {n}" for n in range(1, 7)))
+
+
+def test_a_running_call_is_cancelled(
+    page: Page, site: Server, function: Callable[..., Function]
+) -> None:
+    one = function("echo begun; sleep 20")
+    call = site.later(one.try_invoke)
+    page.goto(page_of(one, running(one)))
+    expect(output_of(page)).to_have_text("begun")
+    page.get_by_role("button", name="Cancel").click()
+    expect(status(page)).to_contain_text("cancelled")
+    expect(output_of(page)).to_have_text("begun")
+    assert call.result().json()["status"] == "cancelled"
+
+
+def test_a_queued_call_says_when_it_is_due(page: Page, scene: Scene) -> None:
+    page.goto(f"/ui/#/{scene.calls['queued']}")
+    expect(page.get_by_role("region", name="In the queue")).to_contain_text(
+        re.compile("It is due in 5[0-9] min")
+    )
+
+
+def test_a_call_is_replayed_with_another_input_on_another_version(
+    page: Page, site: Server, function: Callable[..., Function]
+) -> None:
+    one = function('echo "one $QUILT_PAYLOAD"')
+    site.call("PUT", f"{one.path}/record-policy", {"keep_input": "all"})
+    record = one.invoke("cup")
+    site.call("PUT", one.path, {"handler": 'echo "two $QUILT_PAYLOAD"'})
+    page.goto(page_of(one, record["invocation_id"]))
+    expect(output_of(page)).to_have_text("one cup")
+    page.get_by_role("button", name="Replay").click()
+    dialog = page.get_by_role("dialog", name="Replay")
+    expect(dialog.get_by_label("Payload")).to_have_value("cup")
+    dialog.get_by_role("button", name="Replay").click()
+    expect(output_of(page)).to_have_text("two cup")
+    page.get_by_role("link", name=record["invocation_id"]).click()
+    expect(output_of(page)).to_have_text("one cup")
+    page.get_by_role("button", name="Replay").click()
+    dialog.get_by_label("Payload").fill("plate")
+    dialog.get_by_label("Version").select_option("version 1")
+    page.keyboard.press("Control+Enter")
+    expect(output_of(page)).to_have_text("one plate")
+    expect(page.locator(".facts")).to_contain_text("version 1")
+
+
+def test_an_input_that_was_not_kept_can_be_kept_from_now_on(
+    page: Page, site: Server, function: Callable[..., Function], expected: list[str]
+) -> None:
+    expected += ["404"]
+    one = function("cat")
+    record = one.invoke("x")
+    page.goto(page_of(one, record["invocation_id"]))
+    expect(page.get_by_text("It was not kept.")).to_be_visible()
+    page.get_by_role("button", name="Keep inputs from now on").click()
+    expect(page.get_by_text("are kept from now on")).to_be_visible()
+    assert site.call("GET", f"{one.path}/record-policy").json() == {"keep_input": "all"}
+
+
+def test_a_link_to_a_call_is_copied(open_page: Callable[..., Page], scene: Scene) -> None:
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    page.goto(f"/ui/#/{scene.calls['success']}")
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.get_by_text("The link is copied.")).to_be_visible()
+    assert page.evaluate("() => navigator.clipboard.readText()") == page.url
+
+
+def test_a_call_that_is_not_there_is_told_in_the_servers_words(
+    page: Page, function: Callable[..., Function], expected: list[str]
+) -> None:
+    expected += ["404"]
+    one = function("true")
+    page.goto(page_of(one, "01999999-0000-7000-8000-000000000001"))
+    expect(page.get_by_role("alert")).to_contain_text("no invocation with this id")
+
+
+def test_a_long_output_is_shown_in_parts_and_found_as_a_whole(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("seq 1 5000; echo needle; seq 1 100")
+    page.goto(page_of(one, one.invoke()["invocation_id"]))
+    output = output_of(page)
+    expect(output.locator("> div")).to_have_count(1000)
+    page.get_by_role("button", name="Show later lines").click()
+    expect(output.locator("> div").first).to_have_text("1001")
+    page.get_by_label("Find in output", exact=True).fill("needle")
+    expect(output.locator("mark.current")).to_be_in_viewport()
+    page.get_by_role("button", name="Show earlier lines").click()
+    expect(output.locator("> div")).to_have_count(1000)
+
+
+def test_the_keyboard_alone_replays_a_call(page: Page, scene: Scene) -> None:
+    page.goto(f"/ui/#/{scene.calls['success']}")
+    expect(page.get_by_role("button", name="Replay")).to_be_visible()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("() => document.activeElement.textContent") == "Replay …":
+            break
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="Replay")
+    expect(dialog.get_by_label("Payload")).to_have_value(json.dumps("order-1207").strip('"'))
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)

@@ -1,0 +1,109 @@
+"""The calls of all functions: filtered, without end, as they come."""
+
+import re
+from collections.abc import Callable
+from concurrent.futures import wait
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from browser.scene import Scene
+from e2e.server import Function, Server
+
+MANY = 420
+
+
+@pytest.fixture(scope="module")
+def busy(site: Server) -> Function:
+    """A function with several pages of calls."""
+    one = site.deploy("exit $QUILT_PAYLOAD", name="busy-one", max_instances=4)
+    wait([site.later(one.invoke, str(int(n % 10 == 0))) for n in range(MANY)])
+    return one
+
+
+def rows(page: Page) -> Locator:
+    return page.get_by_role("table", name="Invocations").locator(".body [role=row]")
+
+
+def count(page: Page) -> Locator:
+    return page.locator(".bar").first.get_by_role("status")
+
+
+def test_they_are_fetched_as_they_are_read(page: Page, busy: Function) -> None:
+    page.goto(f"/ui/#/invocations?function={busy.id}")
+    expect(count(page)).to_have_text("100 so far")
+    expect(page.get_by_label("Function", exact=True)).to_have_value("busy-one")
+    assert rows(page).count() < 60
+    for _ in range(12):
+        page.keyboard.press("End")
+        page.mouse.wheel(0, 30_000)
+        page.wait_for_timeout(100)
+    expect(count(page)).to_have_text(str(MANY))
+    assert rows(page).count() < 60
+    expect(page.get_by_role("table", name="Invocations")).to_have_attribute(
+        "aria-rowcount", str(MANY + 1)
+    )
+
+
+def test_filters_are_in_the_address(page: Page, busy: Function) -> None:
+    page.goto("/ui/#/invocations")
+    page.get_by_label("Function", exact=True).fill("busy-one")
+    page.get_by_label("Status").select_option("failed")
+    expect(count(page)).to_have_text(str(MANY // 10))
+    expect(page).to_have_url(re.compile(rf"#/invocations\?function={busy.id}&status=failed$"))
+    page.reload()
+    expect(count(page)).to_have_text(str(MANY // 10))
+    page.get_by_label("Start").select_option("cold starts")
+    expect(page).to_have_url(re.compile("start=cold"))
+    page.get_by_label("took at least").fill("999999")
+    expect(page.get_by_text("No call fits.")).to_be_visible()
+    page.get_by_role("button", name="Clear").click()
+    expect(page).to_have_url(re.compile("#/invocations$"))
+    expect(rows(page).first).to_be_visible()
+
+
+def test_a_call_from_outside_comes_on_top_by_itself(page: Page, busy: Function) -> None:
+    page.goto(f"/ui/#/invocations?function={busy.id}")
+    expect(rows(page).first).to_be_visible()
+    expect(page.get_by_text("Live", exact=True)).to_be_attached()
+    made = busy.invoke("0")["invocation_id"]
+    expect(rows(page).first).to_contain_text(made)
+
+
+def test_who_reads_further_down_is_not_moved(page: Page, busy: Function) -> None:
+    page.goto(f"/ui/#/invocations?function={busy.id}")
+    expect(rows(page).first).to_be_visible()
+    expect(page.get_by_text("Live", exact=True)).to_be_attached()
+    page.mouse.wheel(0, 2000)
+    page.wait_for_timeout(200)
+    before = rows(page).nth(10).locator(".mono").inner_text()
+    made = busy.invoke("0")["invocation_id"]
+    newer = page.get_by_role("button", name="1 newer call")
+    expect(newer).to_be_visible()
+    assert rows(page).nth(10).locator(".mono").inner_text() == before
+    newer.click()
+    expect(rows(page).first).to_contain_text(made)
+
+
+def test_with_the_keyboard_to_a_call(page: Page, scene: Scene) -> None:
+    function = scene.functions["send-invoice"]
+    page.goto(f"/ui/#/invocations?function={function}")
+    expect(rows(page)).to_have_count(7)
+    rows(page).first.get_by_role("link").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Call of send-invoice")).to_be_visible()
+    page.go_back()
+    expect(rows(page)).to_have_count(7)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_wider_than_the_window(
+    open_page: Callable[..., Page], scene: Scene, width: int
+) -> None:
+    page = open_page(viewport={"width": width, "height": 844})
+    for path in ["invocations", "schedules", "runtimes", *scene.calls.values()]:
+        page.goto(f"/ui/#/{path}")
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.locator("[aria-busy=true]")).to_have_count(0)
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width, path

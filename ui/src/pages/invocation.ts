@@ -1,0 +1,249 @@
+// One call: where its time went, what it was given and wrote, and what can be done with it.
+import { useSignal } from "@preact/signals";
+import { call, get, type Refused } from "../api.ts";
+import { html } from "../html.ts";
+import type { PageProps } from "../pages.ts";
+import { visible } from "../parts/ansi.ts";
+import { Attempts } from "../parts/attempts.ts";
+import { callPath, isOver, useCall } from "../parts/call.ts";
+import { useFetched, Waiting } from "../parts/fetched.ts";
+import { duration, exact } from "../parts/format.ts";
+import { Names } from "../parts/names.ts";
+import { Notice } from "../parts/notice.ts";
+import { OutputReader } from "../parts/output_reader.ts";
+import { Printable } from "../parts/printable.ts";
+import { Replay } from "../parts/replay.ts";
+import { Status } from "../parts/status.ts";
+import { Ago, Ahead } from "../parts/time.ts";
+import { useTitle } from "../parts/title.ts";
+import { toast, toastError } from "../parts/toast.ts";
+import { Waterfall } from "../parts/waterfall.ts";
+import { href } from "../router.ts";
+import { now } from "../store.ts";
+import type { Invocation, InvocationInput, Timeline } from "../wire.ts";
+
+const FROM: Record<string, string> = {
+  sync: "a caller who waited",
+  async: "a caller who queued it",
+  schedule: "a schedule",
+  url: "a request to the function's URL",
+  redrive: "a dead letter that was queued again",
+  replay: "a replay",
+  destination: "the end of another call",
+};
+
+/** Who calls a server that has no keys. */
+const OPEN = "open";
+
+const linkOf = (functionId: string, id: string) =>
+  href(["functions", functionId, "invocations", id]);
+
+function Facts({ of, timeline }: { of: Invocation; timeline: Timeline | null }) {
+  const isRunning = of.status === "running" && of.started_at !== null;
+  return html`<p class="facts">
+      ${of.started_at !== null && html`<span>began <b><${Ago} at=${of.started_at} /></b></span>`}
+      ${
+    isRunning
+      ? html`<span>for <b class="num">${
+        duration(1000 * Math.max(0, Math.round(now.value - (of.started_at ?? 0))))
+      }</b></span>`
+      : of.duration_ms !== null &&
+        html`<span>took <b class="num">${duration(of.duration_ms)}</b></span>`
+  }
+      ${of.exit_code !== null && html`<span>exit code <b class="num">${of.exit_code}</b></span>`}
+      ${timeline?.version && html`<span>version <b class="num">${timeline.version}</b></span>`}
+      ${
+    timeline?.source && html`<span>by <b>${FROM[timeline.source] ?? timeline.source}</b></span>`
+  }
+      <span>on <b>${of.execution_node_id}</b></span>
+      <span class="mono small">${of.invocation_id}</span></p>`;
+}
+
+/** Where the time went, or what it waits for. */
+function Times({ of, timeline }: { of: Invocation; timeline: Timeline | null }) {
+  const due = timeline?.due_at ?? null;
+  if (of.status === "queued") {
+    return html`
+      <section class="card" aria-labelledby="times">
+        <header>
+          <h2 id="times">In the queue</h2>
+        </header>
+        <p class="inside">${due !== null && due > now.value
+          ? html`It is due <b><${Ahead} at=${due} /></b>, at ${exact(due)}.`
+          : html`It waits for an instance${
+            due !== null && html`, since <b><${Ago} at=${due} /></b>`
+          }.`}</p>
+      </section>
+    `;
+  }
+  if (!timeline || timeline.phases.length === 0) return null;
+  return html`
+    <section class="card" aria-labelledby="times">
+      <header>
+        <h2 id="times">Where the time went</h2>
+      </header>
+      <div class="inside">
+        <${Waterfall} timeline=${timeline} />
+      </div>
+    </section>
+  `;
+}
+
+function Input(
+  { functionId, of, onReplay }: { functionId: string; of: Invocation; onReplay: () => void },
+) {
+  const path = callPath(functionId, of.invocation_id);
+  const { value, problem } = useFetched(
+    (signal) => get<InvocationInput>(`${path}/input`, {}, signal),
+    [path],
+  );
+  const given = value.value;
+  const isMissing = problem.value?.status === 404;
+  async function keep() {
+    try {
+      await call("PUT", `api/functions/${functionId}/record-policy`, {
+        body: { keep_input: "all" },
+      });
+      toast("The inputs of all calls are kept from now on.");
+    } catch (error) {
+      toastError(error as Refused);
+    }
+  }
+  const names = Object.keys(given?.environment ?? {});
+  return html`<section class="card" aria-labelledby="input"><header><h2 id="input">Input</h2>
+      ${
+    given && html`<button class="button push" type="button" onClick=${onReplay}>Replay …</button>`
+  }</header>
+    ${
+    given
+      ? html`${
+        given.payload === null
+          ? html`<p class="inside muted">It was given no payload.</p>`
+          : html`<${Printable} text=${given.payload} label="Payload" />`
+      }
+        <dl class="pairs"><dt>From</dt><dd>${
+        given.caller === OPEN ? "anybody: the server has no keys" : given.caller
+      }</dd>
+          ${
+        names.length > 0 &&
+        html`
+          <dt>In place of the function's</dt>
+          <dd>
+            <${Names} of=${names} />
+          </dd>
+        `
+      }</dl>`
+      : isMissing
+      ? html`
+        <div class="inside">
+          <p class="muted">It was not kept.</p>
+          <p><button class="button" type="button" onClick=${keep}>Keep inputs from now on</button></p>
+        </div>
+      `
+      : problem.value?.status === 403
+      ? html`<p class="inside muted">Only keys with scope write see what a call was given.</p>`
+      : problem.value
+      ? html`<${Notice} of=${problem.value} />`
+      : html`<${Waiting} />`
+  }</section>`;
+}
+
+/** What it ran with, what caused it, and what it caused. */
+function Around({ of, timeline }: { of: Invocation; timeline: Timeline }) {
+  const { environment_names: names = [], children = [] } = timeline;
+  const parent = timeline.parent_invocation_id;
+  const origin = timeline.origin_invocation_id;
+  return html`
+    <section class="card after" aria-labelledby="around">
+      <header>
+        <h2 id="around">Around it</h2>
+      </header>
+      <dl class="pairs"><dt>Environment</dt><dd><${Names} of=${names} /></dd>
+          ${origin &&
+            html`
+              <dt>Repeats</dt>
+              <dd><a class="mono small" href=${linkOf(of.function_id, origin)}>${origin}</a></dd>
+            `}
+          ${parent && html`
+            <dt>Caused by</dt>
+            <dd class="mono small">${parent}</dd>
+          `}
+          ${children.length > 0 &&
+            html`
+              <dt>It caused</dt>
+              <dd>
+                <ul class="plain">${children.map((one) =>
+                  html`<li key=${one.invocation_id}><${Status} of=${one.status} isQuiet />
+          <a href=${linkOf(one.function_id, one.invocation_id)}>${one.function_name}</a></li>`
+                )}</ul>
+              </dd>
+            `}</dl>
+    </section>
+  `;
+}
+
+function Share() {
+  const copy = () =>
+    navigator.clipboard.writeText(location.href).then(
+      () => toast("The link is copied."),
+      toastError,
+    );
+  return html`<button class="button" type="button" onClick=${copy}>Copy link</button>`;
+}
+
+export default function InvocationPage(
+  { function_id: id = "", invocation_id: callId = "" }: PageProps,
+) {
+  const { record, timeline, written, problem, again } = useCall(id, callId);
+  const isReplayed = useSignal(false);
+  const isCancelling = useSignal(false);
+  const one = record.value;
+  useTitle(one ? `${one.status}, ${one.function_name}` : "Invocation");
+  if (problem.value && !one) return html`<${Notice} of=${problem.value} onRetry=${again} />`;
+  if (!one) return html`<${Waiting} />`;
+  const isLive = !isOver(one.status);
+  const times = timeline.value;
+  const path = callPath(id, callId);
+
+  async function cancel() {
+    isCancelling.value = true;
+    try {
+      record.value = await call<Invocation>("POST", `${path}/cancel`);
+      await again();
+    } catch (error) {
+      toastError(error as Refused);
+    }
+    isCancelling.value = false;
+  }
+  const shown = { isLive, path, fileName: `${one.function_name}-${one.invocation_id}` };
+  return html`
+    <p class="crumbs"><a href="#/">Functions</a> / <a href=${href(["functions", id])}>${one
+      .function_name}</a> / invocation</p>
+        <div
+      class="title"><h1>Call of ${one.function_name}</h1><span role="status"><${Status} of=${one
+        .status} /></span>
+          ${one.cold_start && html`<span class="cold">cold</span>`}
+          <span class="actions">${isLive &&
+            html`<button class="button danger" type="button" disabled=${isCancelling.value} onClick=${cancel}>Cancel</button>`}<${Share} /></span></div>
+        <${Facts} of=${one} timeline=${times} />
+        ${one.error_message && html`<p class="notice">${visible(one.error_message)}</p>`}
+        <div class="sided">
+      <div><${Times} of=${one} timeline=${times} />
+            <${Attempts} of=${times?.attempts ?? []} />
+            ${one.status !== "queued" &&
+              html`<${OutputReader} stream="stdout" title="Output" text=${written.value.stdout} ...${shown} />
+          ${
+                (isLive || written.value.stderr) &&
+                html`<${OutputReader} stream="stderr" title="Error output" text=${written.value.stderr} ...${shown} />`
+              }`}</div>
+      <div><${Input} functionId=${id} of=${one} onReplay=${() => {
+        isReplayed.value = true;
+      }} />
+            ${times && html`<${Around} of=${one} timeline=${times} />`}</div>
+    </div>
+        ${isReplayed.value &&
+          html`<${Replay} functionId=${id} invocationId=${callId} onClose=${() => {
+            isReplayed.value = false;
+          }} />`}
+  `;
+}

@@ -1,0 +1,217 @@
+// The calls of all functions, newest first, as they come.
+import { signal, useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { html } from "../html.ts";
+import { visible } from "../parts/ansi.ts";
+import { Endless } from "../parts/endless.ts";
+import { Waiting } from "../parts/fetched.ts";
+import { count, counted, duration } from "../parts/format.ts";
+import { type Column, List } from "../parts/list.ts";
+import { Notice } from "../parts/notice.ts";
+import { Status } from "../parts/status.ts";
+import { Ago, Ahead } from "../parts/time.ts";
+import { href, note, route } from "../router.ts";
+import { functions, now, onEvent, onRefetch } from "../store.ts";
+import type { InvocationSummary, InvocationSummaryPage } from "../wire.ts";
+
+const COLUMNS: Column[] = [
+  { name: "Function" },
+  { name: "Began", class: "right" },
+  { name: "Took", class: "right" },
+  { name: "Start", class: "wide" },
+  { name: "Source", class: "wide" },
+  { name: "Version", class: "right wide" },
+  { name: "Invocation", class: "wide" },
+];
+const WIDTHS = "minmax(12rem, 1fr) 6.5rem 5.5rem 3rem 5.5rem 3.5rem 9.5rem";
+const STATUSES = [
+  ...["queued", "running", "success", "failed", "timeout", "oom", "cancelled", "error"],
+  "interrupted",
+];
+const SOURCES = ["sync", "async", "schedule", "url", "redrive", "replay", "destination"];
+const PERIODS: Record<string, number> = { "1h": 3600, "24h": 86_400, "7d": 7 * 86_400 };
+const CALLS = /^(invocation\.|calls$)/;
+const LOOKED_AT_EVERY_MS = 500;
+
+/** What is asked for, as the page's address has it. */
+const filters = {
+  function: signal(""),
+  status: signal(""),
+  start: signal(""),
+  source: signal(""),
+  slow: signal(""),
+  since: signal(""),
+};
+type Filter = keyof typeof filters;
+const NAMES = Object.keys(filters) as Filter[];
+
+const values = (): Record<Filter, string> =>
+  Object.fromEntries(NAMES.map((name) => [name, filters[name].value])) as Record<Filter, string>;
+
+/** The query of the route. `now`: Unix seconds. */
+export function queryOf(of: Record<Filter, string>, now: number) {
+  const period = PERIODS[of.since];
+  return {
+    function_id: of.function || null,
+    status: of.status || null,
+    cold_start: of.start === "" ? null : of.start === "cold",
+    source: of.source || null,
+    min_duration_ms: /^\d{1,9}$/.test(of.slow) ? Number(of.slow) : null,
+    from: period ? Math.floor(now - period) : null,
+  };
+}
+
+const said = (one: InvocationSummary): string =>
+  one.attempt > 1 ? `${one.status}, attempt ${one.attempt}` : one.status;
+
+function Row({ one, tabindex }: { one: InvocationSummary; tabindex: number }) {
+  const to = href(["functions", one.function_id, "invocations", one.invocation_id]);
+  return html`
+    <span role="cell" class="name"><${Status} of=${one.status} isQuiet />
+          <div><a href=${to} tabindex=${tabindex}>${one.function_name}</a
+            ><small>${visible(one.error_message ?? said(one))}</small></div></span>
+    <span role="cell" class="num small right">${one.started_at === null && one.due_at !== null &&
+        one.due_at > now.value
+      ? html`<${Ahead} at=${one.due_at} />`
+      : html`<${Ago} at=${one.started_at ?? one.due_at} />`}</span>
+    <span role="cell" class="num small right">${duration(one.duration_ms)}</span>
+    <span role="cell" class="small wide">${one.started_at !== null &&
+      (one.cold_start
+        ? html`<span class="cold">cold</span>`
+        : html`<span class="muted">warm</span>`)}</span>
+    <span role="cell" class="small muted wide">${one.source}</span>
+    <span role="cell" class="num small muted right wide">${one.version !== null &&
+      `v${one.version}`}</span>
+    <span role="cell" class="mono small muted wide clip">${one.invocation_id}</span>
+  `;
+}
+
+function Pick(
+  { label, of, options }: { label: string; of: Filter; options: [value: string, said: string][] },
+) {
+  return html`
+    <select class="pick" aria-label=${label} value=${filters[of].value}
+      onChange=${(event: Event) => {
+        filters[of].value = (event.target as HTMLSelectElement).value;
+      }}>${options.map(([one, said]) =>
+        html`<option value=${one} key=${one}>${said}</option>`
+      )}</select>
+  `;
+}
+
+const same = (all: string[]): [string, string][] => all.map((one) => [one, one]);
+
+function FunctionPick() {
+  const text = useSignal<string | null>(null);
+  const chosen = functions.value.get(filters.function.value)?.name ?? filters.function.value;
+  function choose(event: Event) {
+    const wanted = (event.target as HTMLInputElement).value;
+    text.value = wanted;
+    const found = [...functions.value.values()].find((one) => one.name === wanted);
+    if (found || wanted === "") {
+      filters.function.value = found?.id ?? "";
+      text.value = null;
+    }
+  }
+  return html`
+    <input class="pick" type="search" aria-label="Function" placeholder="Any function"
+      list="known-functions" value=${text.value ?? chosen} autocomplete="off" spellcheck=${false}
+      onInput=${choose} /><datalist id="known-functions">${[...functions.value.values()].map((
+        one,
+      ) => html`<option value=${one.name} key=${one.id} />`)}</datalist>
+  `;
+}
+
+function Filters() {
+  const isAny = NAMES.some((name) => filters[name].value !== "");
+  return html`<div class="bar" role="group" aria-label="Filters"><${FunctionPick} />
+    <${Pick} label="Status" of="status" options=${[["", "Any status"], ...same(STATUSES)]} />
+    <${Pick} label="Start" of="start" options=${[["", "Cold or warm"], ["cold", "cold starts"], [
+    "warm",
+    "warm calls",
+  ]]} />
+    <${Pick} label="Source" of="source" options=${[["", "Any source"], ...same(SOURCES)]} />
+    <${Pick} label="Time" of="since" options=${[["", "Any time"], ["1h", "the last hour"], [
+    "24h",
+    "the last 24 hours",
+  ], ["7d", "the last 7 days"]]} />
+    <label class="pick slow"><span>took at least</span><input type="number" min="0" max="999999999"
+      value=${filters.slow.value} onInput=${(event: Event) => {
+    filters.slow.value = (event.target as HTMLInputElement).value;
+  }} /> ms</label>
+    ${
+    isAny && html`<button class="button quiet" type="button" onClick=${clear}>Clear</button>`
+  }</div>`;
+}
+
+function clear() {
+  for (const name of NAMES) filters[name].value = "";
+}
+
+export default function Invocations() {
+  useEffect(() => {
+    const query = route.peek().query;
+    for (const name of NAMES) filters[name].value = query.get(name) ?? "";
+  }, []);
+  const wanted = values();
+  const key = JSON.stringify(wanted);
+  const list = useSignal<Endless<InvocationSummary, InvocationSummaryPage> | null>(null);
+  useEffect(() => {
+    note(wanted);
+    const isAtTop = () => scrollY < 200;
+    const mine = list.value = new Endless<InvocationSummary, InvocationSummaryPage>(
+      "api/invocations",
+      queryOf(wanted, Date.now() / 1000),
+      (one) => one.invocation_id,
+      (page) => ({ items: page.invocations, next: page.next_cursor }),
+    );
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const look = () => {
+      timer ||= setTimeout(() => {
+        timer = undefined;
+        mine.look(isAtTop);
+      }, LOOKED_AT_EVERY_MS);
+    };
+    const forget = [onEvent((one) => CALLS.test(one.type) && look()), onRefetch(look)];
+    return () => {
+      clearTimeout(timer);
+      mine.end();
+      for (const one of forget) one();
+    };
+  }, [key]);
+  const shown = list.value;
+  const items = shown?.items.value ?? [];
+  const isWhole = shown?.isWhole.value ?? false;
+  const held = shown?.held.value.length ?? 0;
+  const isFiltered = NAMES.some((name) => wanted[name] !== "");
+  return html`
+    <div
+      class="bar"><h1>Invocations</h1><span class="muted num" role="status">${shown &&
+        `${count(items.length)}${isWhole ? "" : " so far"}`}</span>${held > 0 &&
+        html`<button class="button push" type="button" onClick=${() => {
+          shown?.show();
+          scrollTo(0, 0);
+        }}>${counted(held, "newer call")}</button>`}</div>
+        <${Filters} />
+        ${shown?.problem.value &&
+          html`<${Notice} of=${shown.problem.value} onRetry=${() => shown.more()} />`}
+        ${items.length > 0
+          ? html`
+            <${List} label="Invocations" widths=${WIDTHS} columns=${COLUMNS} items=${items}
+              isOpen=${!isWhole}
+              onEnd=${() => shown?.more()} keyOf=${(one: InvocationSummary) => one.invocation_id}
+              cells=${(one: InvocationSummary, tabindex: number) =>
+                html`<${Row} one=${one} tabindex=${tabindex} />`} />
+          `
+          : shown?.isBusy.value
+          ? html`<${Waiting} />`
+          : shown && !shown.problem.value &&
+            html`<p class="empty">${
+              isFiltered
+                ? isWhole ? "No call fits." : html`None of the newest calls fits.
+            <button class="button" type="button" onClick=${() =>
+                  shown.more()}>Look further back</button>`
+                : html`No calls yet. <code>quiltfn invoke FUNCTION</code>`
+            }</p>`}
+  `;
+}

@@ -1,0 +1,66 @@
+// All runtimes: what functions are run by.
+import { html } from "../html.ts";
+import { get } from "../api.ts";
+import { Copy } from "../parts/copy.ts";
+import { useFetched, Waiting } from "../parts/fetched.ts";
+import { count } from "../parts/format.ts";
+import { type Column, List } from "../parts/list.ts";
+import { Notice } from "../parts/notice.ts";
+import { Belongs } from "../parts/runtime.ts";
+import { Ago } from "../parts/time.ts";
+import { href } from "../router.ts";
+import type { Runtime, RuntimeList } from "../wire.ts";
+
+const COLUMNS: Column[] = [
+  { name: "Name" },
+  { name: "Files", class: "wide" },
+  { name: "Isolation", class: "wide" },
+  { name: "Network", class: "wide" },
+  { name: "Belongs to" },
+  { name: "Made", class: "right" },
+];
+
+const WIDTHS = "minmax(12rem, 1fr) 8rem 6rem 6rem 7rem 6rem";
+
+function Row({ one, tabindex }: { one: Runtime; tabindex: number }) {
+  return html`
+    <span role="cell" class="name"><div><a href=${href(["runtimes", one.name])}
+          tabindex=${tabindex}>${one.name}</a><small>${one.kind}</small></div></span>
+    <span role="cell" class="small muted wide clip">${one.image === null
+      ? "the host's own"
+      : html`<code>${one.image.slice(0, 12)}</code>`}</span>
+    <span role="cell" class="small wide">${one.isolation}</span>
+    <span role="cell" class="small wide">${one.network}</span>
+    <span role="cell" class="small"><${Belongs} of=${one} /></span>
+    <span role="cell" class="num small right">${!one.built_in &&
+      html`<${Ago} at=${one.created_at} />`}</span>
+  `;
+}
+
+export default function Runtimes() {
+  const { value, problem, again } = useFetched(
+    (signal) => get<RuntimeList>("api/runtimes", {}, signal),
+    [],
+  );
+  const all = value.value?.runtimes;
+  const isOwn = all?.some((one) => !one.built_in);
+  return html`<div class="bar"><h1>Runtimes</h1><span class="muted num" role="status">${
+    all && count(all.length)
+  }</span></div>
+    ${problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`}
+    ${
+    all
+      ? html`
+        <${List} label="Runtimes" widths=${WIDTHS} columns=${COLUMNS} items=${all}
+          keyOf=${(one: Runtime) => one.id || one.name} cells=${(one: Runtime, tabindex: number) =>
+            html`<${Row} one=${one} tabindex=${tabindex} />`} />
+                ${!isOwn && html`
+                  <div class="empty teach">
+                    <p>A runtime of your own brings files and packages:</p>
+                    <${Copy} text="quiltfn runtimes add etl --kind python --dir ./etl" />
+                  </div>
+                `}
+      `
+      : !problem.value && html`<${Waiting} />`
+  }`;
+}

@@ -1,0 +1,111 @@
+// All schedules: what runs by the clock, when next, and what came of it last.
+import { computed, signal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { pages } from "../api.ts";
+import { html } from "../html.ts";
+import { Copy } from "../parts/copy.ts";
+import { useFetched, Waiting } from "../parts/fetched.ts";
+import { count } from "../parts/format.ts";
+import { type Column, List } from "../parts/list.ts";
+import { Notice } from "../parts/notice.ts";
+import { Outcome, When } from "../parts/schedule.ts";
+import { fits, Search } from "../parts/search.ts";
+import { Status } from "../parts/status.ts";
+import { Ago, Ahead } from "../parts/time.ts";
+import { href, note, route } from "../router.ts";
+import { onEvent } from "../store.ts";
+import type { Schedule, SchedulePage } from "../wire.ts";
+
+const COLUMNS: Column[] = [
+  { name: "Name" },
+  { name: "When" },
+  { name: "Next run" },
+  { name: "Last run", class: "wide" },
+  { name: "Runs", class: "right wide" },
+];
+
+const WIDTHS = "minmax(12rem, 1fr) minmax(10rem, 15rem) 7rem 12rem 8rem";
+
+const text = signal("");
+
+async function all(signal: AbortSignal): Promise<Schedule[]> {
+  const found: Schedule[] = [];
+  for await (const page of pages<SchedulePage>("api/schedules", { limit: 200 }, signal)) {
+    found.push(...page.schedules);
+  }
+  return found;
+}
+
+function Row({ one, tabindex }: { one: Schedule; tabindex: number }) {
+  return html`
+    <span role="cell" class="name"><${Status} of=${one.enabled ? "active" : "paused"} isQuiet />
+          <div><a href=${href(["schedules", one.name])} tabindex=${tabindex}>${one.name}</a
+            ><small>${one.function}</small></div></span>
+    <span role="cell" class="clip"><${When} of=${one} /></span>
+    <span role="cell" class="small num">${one.enabled
+      ? html`<${Ahead} at=${one.next_runs[0]} />`
+      : html`<span class="muted">paused</span>`}</span>
+    <span role="cell" class="small clip wide">${one.last_run
+      ? html`<${Outcome} of=${one.last_run} /> <span class="muted"><${Ago} at=${one.last_run.due_at} /></span>`
+      : html`<span class="muted">never</span>`}</span>
+    <span role="cell" class="num small right wide">${count(
+      one.fired_count,
+    )}${one.missed_count > 0 && html`
+      <span class="some">${count(one.missed_count)} missed</span>
+    `}</span>
+  `;
+}
+
+function Empty() {
+  return html`
+    <div class="card empty teach">
+      <h2>No schedules yet</h2>
+      <p>A schedule runs a function by a cron expression or at an interval.</p>
+      <p><a class="button primary" href="#/new-schedule">Make one here</a></p>
+      <p>or in a terminal:</p>
+      <${Copy} text="quiltfn schedules create nightly --function hello --cron '0 3 * * *'" />
+    </div>
+  `;
+}
+
+const query = computed(() => text.value.trim());
+
+export default function Schedules() {
+  const { value, problem, again } = useFetched(all, []);
+  useEffect(() => {
+    text.value = route.peek().query.get("q") ?? "";
+    return onEvent((one) => {
+      if (one.type === "schedule.fired") again();
+    });
+  }, []);
+  useEffect(() => note({ q: query.value }), [query.value]);
+  const whole = value.value;
+  const shown = whole?.filter((one) => fits(query.value, one.name, one.function)) ?? [];
+  return html`
+    <div
+      class="bar"><h1>Schedules</h1><span class="muted num" role="status">${whole &&
+        (shown.length === whole.length
+          ? count(whole.length)
+          : `${count(shown.length)} of ${
+            count(whole.length)
+          }`)}</span><a class="button primary push" href="#/new-schedule">New schedule</a></div>
+        ${problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`}
+        ${whole && whole.length > 0 &&
+          html`
+            <div class="bar">
+              <${Search} text=${text} label="Search by name or function" />
+            </div>
+          `}
+        ${shown.length > 0
+          ? html`
+            <${List} label="Schedules" widths=${WIDTHS} columns=${COLUMNS} items=${shown}
+              keyOf=${(one: Schedule) => one.id} cells=${(one: Schedule, tabindex: number) =>
+                html`<${Row} one=${one} tabindex=${tabindex} />`} />
+          `
+          : whole && whole.length > 0
+          ? html`<p class="empty">No schedule fits.</p>`
+          : whole
+          ? html`<${Empty} />`
+          : !problem.value && html`<${Waiting} />`}
+  `;
+}

@@ -1,0 +1,69 @@
+import assert from "node:assert/strict";
+import "./page.ts";
+import { bars } from "../src/parts/attempts.ts";
+import { Written } from "../src/parts/call.ts";
+import { interval } from "../src/parts/schedule.ts";
+import { parseVariables, variablesText } from "../src/parts/schedule_form.ts";
+import { queryOf } from "../src/pages/invocations.ts";
+
+const NONE = { function: "", status: "", start: "", source: "", slow: "", since: "" };
+
+Deno.test("filters become the query of the route, and what is empty is left out", () => {
+  assert.ok(Object.values(queryOf(NONE, 1000)).every((one) => one === null));
+  const all = { ...NONE, function: "f1", status: "failed", start: "warm", slow: "20", since: "1h" };
+  assert.deepEqual(queryOf(all, 10_000), {
+    function_id: "f1",
+    status: "failed",
+    cold_start: false,
+    source: null,
+    min_duration_ms: 20,
+    from: 6400,
+  });
+  assert.equal(queryOf({ ...NONE, slow: "-3" }, 0).min_duration_ms, null);
+});
+
+Deno.test("output in chunks is one text, also where a chunk ends within a character", () => {
+  const written = new Written();
+  written.add({ offset: 0, text: "a" });
+  written.add({ offset: 1, base64: btoa("\u00e2\u0082") });
+  written.add({ offset: 3, base64: btoa("\u00ac!") });
+  assert.equal(written.text, "a€!");
+});
+
+Deno.test("a further attempt writes from its beginning", () => {
+  const written = new Written();
+  written.add({ offset: 0, text: "first" });
+  written.add({ offset: 0, text: "second" });
+  assert.equal(written.text, "second");
+});
+
+Deno.test("an interval is said in the unit that fits", () => {
+  assert.deepEqual([1, 90, 900, 7200, 86_400].map(interval), [
+    "1 s",
+    "90 s",
+    "15 min",
+    "2 h",
+    "1 d",
+  ]);
+});
+
+Deno.test("variables are lines, and a value may have an equals sign", () => {
+  assert.deepEqual(parseVariables("A=1\n\n B=x=y\n"), { A: "1", B: "x=y" });
+  assert.equal(parseVariables(" \n"), null);
+  assert.throws(() => parseVariables("A"), /“A” is no NAME=value/);
+  assert.equal(variablesText({ A: "1", B: "x=y" }), "A=1\nB=x=y");
+});
+
+Deno.test("attempts stand where they began, and the last one ends the line", () => {
+  const one = { status: "failed", cold_start: false, version: 1, execution_node_id: "n" };
+  const all = [
+    { ...one, attempt: 1, started_at_ms: 1000, duration_ms: 100 },
+    { ...one, attempt: 2, started_at_ms: null, duration_ms: null },
+    { ...one, attempt: 3, started_at_ms: 1900, duration_ms: 100 },
+  ];
+  assert.deepEqual(bars(all), [
+    { after: 0, from: 0, width: 10 },
+    { after: null, from: 0, width: 0 },
+    { after: 900, from: 90, width: 10 },
+  ]);
+});

@@ -1,0 +1,50 @@
+import assert from "node:assert/strict";
+import { findAll, layOut, marked, rowAt } from "../src/parts/output_text.ts";
+
+const read = (text: string) => layOut(text).text;
+
+Deno.test("what is searched is what is read: colours are gone, controls have their names", () => {
+  assert.equal(read("\u001b[31mred\u001b[0m line\nnext"), "red line\nnext\n");
+  assert.equal(read("a\u202eb"), "a⟨U+202E⟩b\n");
+});
+
+Deno.test("a line of a megabyte is many rows and one line", () => {
+  const whole = layOut("x".repeat(1 << 20) + "\nshort");
+  assert.equal(whole.rows.length, 1025);
+  assert.equal(whole.text.split("\n").length, 3);
+  assert.equal(rowAt(whole.rows, whole.text.indexOf("short")), 1024);
+});
+
+Deno.test("what is found is found whatever the case, and also where a row ends", () => {
+  const whole = layOut("x".repeat(1022) + "NEEDLE" + "x".repeat(100_000));
+  assert.deepEqual(findAll(whole, "needle"), [1022]);
+  const rows = whole.rows.slice(0, 2).map((row) =>
+    marked(row, [1022], 6, 1022).map((one) => [one.text.length, one.mark])
+  );
+  assert.deepEqual(rows, [[[1022, ""], [2, "current"]], [[4, "current"], [1020, ""]]]);
+});
+
+Deno.test("what is typed is text and no pattern", () => {
+  assert.deepEqual(findAll(layOut("a.b aXb a.b"), "a.b"), [0, 8]);
+  assert.deepEqual(findAll(layOut("(["), "(["), [0]);
+  assert.deepEqual(findAll(layOut("abc"), ""), []);
+});
+
+Deno.test("a mark keeps the colours of what it is in", () => {
+  const whole = layOut("\u001b[32mgreen\u001b[0m plain");
+  const [row] = whole.rows;
+  assert.ok(row);
+  const cut = marked(row, findAll(whole, "en pl"), 5, undefined);
+  assert.deepEqual(cut.map((one) => [one.text, one.name, one.mark]), [
+    ["gre", "fg2", ""],
+    ["en", "fg2", "found"],
+    [" pl", "", "found"],
+    ["ain", "", ""],
+  ]);
+});
+
+Deno.test("ten thousand places are enough", () =>
+  assert.equal(findAll(layOut("a".repeat(50_000)), "a").length, 10_000));
+
+Deno.test("what has no glyph has a name, of the second set of controls as well", () =>
+  assert.equal(read("a\u009b31mb\u2028c\ufeffd"), "a⟨U+009B⟩31mb⟨U+2028⟩c⟨U+FEFF⟩d\n"));
