@@ -118,9 +118,10 @@ async def first_of(
     """The first functions of the list, at most `count`, with their positions. `entries`: the
     tenant's, oldest first. Others have their turn meanwhile.
     """
-    is_by_age = query.sort is FunctionSort.CREATED_AT
-    if is_by_age and query.order is Order.DESCENDING:
+    is_by_age, is_reversed = query.sort is FunctionSort.CREATED_AT, query.order is Order.DESCENDING
+    if is_by_age and is_reversed:
         entries = entries[::-1]
+    first_in = heapq.nlargest if is_reversed else heapq.nsmallest
     found: list[tuple[Position, Entry]] = []
     for start in range(0, len(entries), AT_A_TIME):
         for entry in entries[start : start + AT_A_TIME]:
@@ -128,10 +129,9 @@ async def first_of(
                 position = position_of(entry, query.sort)
                 if query.is_behind(position):
                     found.append((position, entry))
-        if is_by_age and len(found) >= count:
-            return found[:count]
+        if not is_by_age:  # in every step, so that none is long
+            found = first_in(count, found, key=itemgetter(0))
+        elif len(found) >= count:
+            break
         await asyncio.sleep(0)
-    if is_by_age:
-        return found
-    pick = heapq.nsmallest if query.order is Order.ASCENDING else heapq.nlargest
-    return pick(count, found, key=itemgetter(0))
+    return found[:count]

@@ -638,3 +638,31 @@ async def test_what_is_replayed_counts_as_a_body_that_was_sent(api: Api, mode: s
     bodies.release(room, "default")
     await api.good("POST", replay, {"mode": mode})
     assert bodies.held == 0
+
+
+# What is loaded ------------------------------------------------------------------------------
+
+
+async def test_output_is_loaded_once_for_the_answer_and_never_to_wait_cancel_or_list_attempts(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record may have megabytes of output."""
+    function = await api.function()
+    queued = await api.submit(function)
+    await api.ended(function, queued["invocation_id"])
+    loaded: list[str] = []
+    get = api.harness.journal.get
+
+    async def counted(function_id: str, invocation_id: str) -> Any:
+        loaded.append(invocation_id)
+        return await get(function_id, invocation_id)
+
+    monkeypatch.setattr(api.harness.journal, "get", counted)
+    path = f"{function}/invocations/{queued['invocation_id']}"
+    assert (await api.good("GET", f"{path}?wait_seconds=5"))["stdout"] == "hello\n"
+    assert len(loaded) == 1
+    await api.refused(409, "POST", f"{path}/cancel")
+    assert len((await api.good("GET", f"{path}/attempts"))["attempts"]) == 1
+    assert (await api.good("GET", f"{path}/timeline"))["status"] == "success"
+    await api.good("GET", f"{path}/input")
+    assert len(loaded) == 1

@@ -17,6 +17,8 @@ DEBUGGING = [
     "that the next call is a cold start, not that something is broken.",
     "GET /api/functions/<id>/invocations?limit=5: read status, exit_code and stderr of the last "
     "calls.",
+    "GET /api/invocations?status=failed&from=<unix>: the calls of all functions that failed since "
+    "then, without their output.",
     "GET /api/functions/<id>/invocations/<invocation_id>/timeline: where the time of a slow call "
     "went, and why it was cold.",
     "GET /api/functions/<id>/invocations/<invocation_id>/output?stream=stderr: all that is kept of "
