@@ -6,10 +6,10 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,7 +19,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from quiltfn.api import tracing
 from quiltfn.api.app import make_app
+from quiltfn.api.request import Request
+from quiltfn.api.response import Response
+from quiltfn.api.route import Route
+from quiltfn.api.tracing import traced as traced_app
 from quiltfn.clock import SystemClock
+from quiltfn.model.access import Scope
 from quiltfn.observe import log, metrics, otlp, trace
 from quiltfn.observe.trace import Answered
 from quiltfn.settings import Settings
@@ -173,6 +178,28 @@ async def test_health_and_metrics_have_no_spans(traced: Traced, collector: Colle
     }
 
 
+async def test_a_stranger_does_not_decide_what_is_sent() -> None:
+    """A call that needs no key: its trace begins here, and a share of those is sent."""
+    over: list[trace.Traced] = []
+    clock = SystemClock()
+    tracer = trace.Tracer(clock.unix, clock.now, 0.0, over.append)
+    open_call = Route(handler=make_app, scope=None, is_invoke=True)  # type: ignore[arg-type]
+    keyed_call = Route(handler=make_app, scope=Scope.INVOKE, is_invoke=True)  # type: ignore[arg-type]
+    told: list[str] = []
+
+    async def app(request: Request) -> Response:
+        told.append(request.headers["traceparent"])
+        return Response()
+
+    for route in (open_call, keyed_call):
+        ways = ("/x", route)
+        await traced_app(app, lambda _, ways=ways: ways, tracer)(  # type: ignore[misc]
+            request_of("POST", "/x", {"traceparent": HEADER})
+        )
+    assert len(over) == 1
+    assert [TRACE in one for one in told] == [False, True]
+
+
 async def test_accepted_work_links_to_its_request_and_has_its_attempts_and_delivery(
     traced: Traced, collector: Collector
 ) -> None:
@@ -211,6 +238,34 @@ async def test_accepted_work_links_to_its_request_and_has_its_attempts_and_deliv
     assert (deliver.links[0].trace_id.hex(), deliver.links[0].span_id.hex()) == ids(caused)[:2]
     (attempt,) = await got(collector, "attempt told")
     assert ids(attempt)[::2] == ids(caused)[:2]
+
+
+@pytest.mark.parametrize(("status", "code"), [(204, "UNSET"), (410, "ERROR")])
+async def test_a_receiver_of_a_callback_is_told_of_the_span_of_the_try(
+    traced: Traced, collector: Collector, status: int, code: str
+) -> None:
+    told: list[str] = []
+
+    async def post(_url: str, headers: Mapping[str, str], _body: bytes) -> int:
+        told.append(headers["traceparent"])
+        return status
+
+    async def aclose() -> None:
+        """There is nothing to close."""
+
+    traced.harness.services.deliveries._sender = SimpleNamespace(post=post, aclose=aclose)
+    entry = await traced.harness.active()
+    hook = {"url": "https://hook.example/x", "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+    path = f"/api/functions/{entry.function.id}/async-policy"
+    assert (await traced.client.put(path, json={"on_success": hook})).status_code == 200
+    record = await traced.invoke(prefer="respond-async")
+    (deliver,), (root,) = await got(collector, "deliver"), await got(collector, "accept f")
+    work = record["invocation_id"].replace("-", "")
+    assert ids(deliver)[::2] == (work, ids(root)[1])
+    assert told == [f"00-{work}-{ids(deliver)[1]}-01"]
+    assert deliver.kind == Span.SPAN_KIND_CLIENT
+    assert values(deliver.attributes)["quiltfn.http_status"] == status
+    assert deliver.status.code == getattr(Status, f"STATUS_CODE_{code}")
 
 
 async def test_work_that_is_cancelled_while_it_waits_has_a_span_that_says_so(

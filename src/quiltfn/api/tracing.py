@@ -17,15 +17,17 @@ def traced(
     app: Application, route_of: Callable[[Request], tuple[str, Route] | None], tracer: Tracer
 ) -> Application:
     """The same application, whose requests have a span each: those of routes that need a key, but
-    for the metrics, which are asked for all the time. What reads a request's `traceparent` finds
-    that span in it, so all that is done for the request belongs to it.
+    for the metrics, which are asked for all the time, and all calls. What reads a request's
+    `traceparent` finds that span in it, so all that is done for the request belongs to it. A call
+    that needs no key begins a trace: strangers do not decide how much is sent.
     """
 
     async def respond(request: Request) -> Response:
         found = route_of(request)
-        if found is None or found[1].scope is None or found[0] == METRICS:
+        if found is None or not _is_traced(*found):
             return await app(request)
-        trace = tracer.request(request.headers.get(HEADER))
+        has_key = found[1].scope is not None
+        trace = tracer.request(request.headers.get(HEADER) if has_key else None)
         request.headers[HEADER] = trace.context.traceparent
         token = current.set(trace.context)
         try:
@@ -37,6 +39,10 @@ def traced(
         return response
 
     return respond
+
+
+def _is_traced(path: str, route: Route) -> bool:
+    return route.is_invoke or (route.scope is not None and path != METRICS)
 
 
 def _answered(request: Request, path: str, response: Response) -> Answered:

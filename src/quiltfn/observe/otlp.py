@@ -41,7 +41,7 @@ TRACES, LOGS, METRICS = "traces", "logs", "metrics"
 TRACED_MAX, LINES_MAX = 8192, 2048
 TEXT_MAX = 4096
 # Calls and requests in one message: a few hundred spans.
-TRACED_AT_ONCE, LINES_AT_ONCE = 100, 500
+TRACED_AT_ONCE, LINES_AT_ONCE = 200, 500
 SEND_EVERY_S = 1.0
 # For how long the thread may keep the interpreter to itself while calls want it: with Python's own
 # 5 ms the slowest calls of a hundred waited three times as long.
