@@ -27,6 +27,18 @@ export const PAGES: Page[] = [
     load: () => import("./pages/new.ts"),
   },
   {
+    pattern: "functions/:function_id",
+    title: "Function",
+    under: "Functions",
+    load: () => import("./pages/function.ts"),
+  },
+  {
+    pattern: "functions/:function_id/:section",
+    title: "Function",
+    under: "Functions",
+    load: () => import("./pages/function.ts"),
+  },
+  {
     pattern: "functions/:function_id/invocations/:invocation_id",
     title: "Invocation",
     under: "Invocations",

@@ -22,6 +22,15 @@ const HEIGHT = TOP + CALLS + GAP + LATENCY + FOOT;
 const BOTTOM = TOP + CALLS, FLOOR = HEIGHT - FOOT;
 const LABEL_PX = 90;
 
+/** Seconds since 1970 as the clocks of the reader count them, so that midnight is a whole day. */
+const local = (unix: number): number => unix - 60 * new Date(unix * 1000).getTimezoneOffset();
+
+const DAY_S = 86_400;
+
+function day(unix: number): string {
+  return new Date(unix * 1000).toLocaleDateString("en-GB", { weekday: "short", day: "numeric" });
+}
+
 function clock(unix: number, seconds = false): string {
   const at = new Date(unix * 1000);
   const two = (n: number) => String(n).padStart(2, "0");
@@ -48,7 +57,10 @@ export function words(data: Series, n: number): string {
   if (data.cold[n]) said.push(`${data.cold[n]} cold`);
   const [p50, p99] = [data.p50[n], data.p99[n]];
   if (p50 != null) said.push(`p50 ${duration(p50)}`, `p99 ${duration(p99)}`);
-  return `${clock(data.at[n] ?? 0, true)}: ${said.join(", ")}`;
+  const at = data.at[n] ?? 0;
+  const isLong = (data.at.at(-1) ?? 0) - (data.at[0] ?? 0) >= DAY_S;
+  const moment = isLong ? `${day(at)} ${clock(at)}` : clock(at, true);
+  return `${moment}: ${said.join(", ")}`;
 }
 
 function Trace({ values, name, x, y }: {
@@ -111,8 +123,10 @@ function Axes({ data, width, x, y, most, top }: {
     )
   }${
     at.map((unix, n) =>
-      unix % every === 0 && x(n) < width - 24 &&
-      html`<text x=${x(n)} y=${HEIGHT - 6} class="tick middle">${clock(unix)}</text>`
+      local(unix) % every === 0 && x(n) < width - 24 &&
+      html`<text x=${x(n)} y=${HEIGHT - 6} class="tick middle">${
+        every < DAY_S ? clock(unix) : day(unix)
+      }</text>`
     )
   }</g>`;
 }

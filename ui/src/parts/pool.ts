@@ -30,7 +30,7 @@ export function PoolBar(
       Array.from({ length: all }, (_, n) => html`<i class=${standing[n] ?? ""} key=${n} />`)
     }</span>`
     : html`<span class="rail">${
-      KINDS.map((kind) =>
+      KINDS.filter((kind) => counts[`${kind}_count`] > 0).map((kind) =>
         html`<i class=${kind} key=${kind} style=${{
           width: `${100 * counts[`${kind}_count`] / all}%`,
         }} />`

@@ -1,0 +1,82 @@
+// What the server says of the fields that it takes, from its own description: beside each field of a
+// form stands what it means, and the browser knows its bounds.
+import { signal } from "@preact/signals";
+import { get } from "./api.ts";
+
+/** What is said of a field; of one that may be null, of the part that is not null. */
+export interface Field {
+  about: string;
+  type: string;
+  isNullable: boolean;
+  minimum: number | undefined;
+  maximum: number | undefined;
+  maxLength: number | undefined;
+  options: readonly string[] | undefined;
+  example: unknown;
+}
+
+interface Schema {
+  description?: string;
+  type?: string;
+  minimum?: number;
+  maximum?: number;
+  maxLength?: number;
+  enum?: string[];
+  items?: Schema;
+  examples?: unknown[];
+  anyOf?: Schema[];
+}
+
+export interface Description {
+  components: { schemas: Record<string, { properties?: Record<string, Schema> }> };
+}
+
+/** The server's description of its API; null until it is there. */
+export const described = signal<Description | null>(null);
+let asked = false;
+
+/** Fetches the description, once. */
+export function describe(): void {
+  if (asked) return;
+  asked = true;
+  get<Description>("openapi.json").then((found) => {
+    described.value = found;
+  }, () => {
+    asked = false;
+  });
+}
+
+/** What `from` says of a field of a shape; empty where it says nothing. */
+export function fieldOf(from: Description | null, shape: string, name: string): Field {
+  const whole: Schema = from?.components.schemas[shape]?.properties?.[name] ?? {};
+  const parts = whole.anyOf ?? [whole];
+  const own = parts.find((one) => one.type !== "null") ?? {};
+  return {
+    about: own.description ?? "",
+    type: own.type ?? "string",
+    isNullable: parts.length > 1,
+    minimum: own.minimum,
+    maximum: own.maximum,
+    maxLength: own.maxLength,
+    options: own.enum ?? own.items?.enum,
+    example: own.examples?.[0],
+  };
+}
+
+/** What differs in `now` from `before`. */
+export function changesOf<T extends object>(before: T, now: T): Partial<T> {
+  const changes: Partial<T> = {};
+  for (const name of Object.keys(now) as (keyof T)[]) {
+    if (!isSame(before[name], now[name])) changes[name] = now[name];
+  }
+  return changes;
+}
+
+function isSame(a: unknown, b: unknown): boolean {
+  if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return a === b;
+  const keys = Object.keys(a);
+  return keys.length === Object.keys(b).length &&
+    keys.every((key) =>
+      isSame((a as Record<string, unknown>)[key], (b as Record<string, unknown>)[key])
+    );
+}

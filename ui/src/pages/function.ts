@@ -1,0 +1,199 @@
+// One function: what it is and does now, and in sections all that can be done with it.
+import { type Signal, useSignal } from "@preact/signals";
+import type { ComponentType } from "preact";
+import { useEffect } from "preact/hooks";
+import { poolOf } from "../activity.ts";
+import { call, get, type Refused } from "../api.ts";
+import { html } from "../html.ts";
+import type { PageProps } from "../pages.ts";
+import { confirm } from "../parts/confirm.ts";
+import { counted } from "../parts/format.ts";
+import { Notice } from "../parts/notice.ts";
+import { PoolBar } from "../parts/pool.ts";
+import { Status } from "../parts/status.ts";
+import { Ago } from "../parts/time.ts";
+import { useTitle } from "../parts/title.ts";
+import { toast, toastError } from "../parts/toast.ts";
+import { go, href } from "../router.ts";
+import { may } from "../scope.ts";
+import { functions, onEvent, onRefetch, put } from "../store.ts";
+import type { Function, Pool } from "../wire.ts";
+import { Async } from "./function/async.ts";
+import { Network } from "./function/network.ts";
+import { Overview } from "./function/overview.ts";
+import { Scaling } from "./function/scaling.ts";
+import { Schedules } from "./function/schedules.ts";
+import { Settings } from "./function/settings.ts";
+import { Versions } from "./function/versions.ts";
+
+/** What a section gets. */
+export interface SectionProps {
+  one: Function;
+}
+
+const SECTIONS: Record<string, [title: string, section: ComponentType<SectionProps>]> = {
+  "": ["Overview", Overview],
+  settings: ["Settings", Settings],
+  versions: ["Versions", Versions],
+  scaling: ["Scaling", Scaling],
+  async: ["Async", Async],
+  schedules: ["Schedules", Schedules],
+  network: ["Network", Network],
+};
+
+/** The function as it is now. `isGone`: it was deleted, or there never was one. */
+function useFunction(id: string): {
+  one: Function | null;
+  isGone: boolean;
+  problem: Signal<Refused | null>;
+} {
+  const problem = useSignal<Refused | null>(null);
+  const last = useSignal<Function | null>(null);
+  const isGone = useSignal(false);
+  const listed = functions.value.get(id);
+  useEffect(() => {
+    // The list of all may still be on its way, and it says nothing of pools.
+    const fetchAgain = async () => {
+      try {
+        const [one, pool] = await Promise.all([
+          get<Function>(`api/functions/${encodeURIComponent(id)}`),
+          get<Pool>(`api/functions/${encodeURIComponent(id)}/pool`),
+        ]);
+        last.value = one;
+        put(id, one);
+        poolOf(id).value = pool;
+        problem.value = null;
+      } catch (error) {
+        problem.value = error as Refused;
+        if (problem.value.status === 404) isGone.value = true;
+      }
+    };
+    fetchAgain();
+    const endEvents = onEvent((event) => {
+      if (event.function_id === id && event.type === "function.deleted") isGone.value = true;
+    });
+    const endRefetch = onRefetch(fetchAgain);
+    return () => {
+      endEvents();
+      endRefetch();
+    };
+  }, [id]);
+  return { one: listed ?? last.value, isGone: isGone.value, problem };
+}
+
+/** Does what a button says, and tells how it went. */
+async function act(one: Function, verb: "deploy" | "pause" | "resume"): Promise<void> {
+  const path = `api/functions/${one.id}`;
+  try {
+    await call("POST", `${path}/${verb}`);
+    const now = await get<Function>(path);
+    put(one.id, now);
+    if (now.state === "error") throw new Error(now.error_message ?? `${now.name} is in error.`);
+    const back = { pause: "resume", resume: "pause", deploy: null }[verb] as "pause" | null;
+    toast(`${now.name} is ${now.state}.`, back ? { undo: () => act(now, back) } : {});
+  } catch (error) {
+    toastError(error);
+  }
+}
+
+async function remove(one: Function): Promise<void> {
+  const isSure = await confirm({
+    title: `Delete ${one.name}?`,
+    text: `Its ${counted(one.current_version, "version")}, records and queued work go with it. ` +
+      "Calls that run have 5 seconds to end.",
+    verb: "Delete",
+  });
+  if (!isSure) return;
+  try {
+    await call("DELETE", `api/functions/${one.id}`);
+    put(one.id, null);
+    go("#/");
+    toast(`${one.name} was deleted.`);
+  } catch (error) {
+    toastError(error);
+  }
+}
+
+function Actions({ one }: { one: Function }) {
+  const doing = useSignal(false);
+  if (!may("write")) return null;
+  const isBusy = doing.value || one.state === "deploying";
+  const button = (verb: "deploy" | "pause" | "resume", isFirst: boolean) =>
+    html`
+      <button class=${`button ${isFirst ? "primary" : ""}`} type="button" aria-disabled=${isBusy}
+        onClick=${async () => {
+          if (isBusy) return;
+          doing.value = true;
+          await act(one, verb);
+          doing.value = false;
+        }}>${verb.charAt(0).toUpperCase() + verb.slice(1)}</button>
+    `;
+  return html`
+    <div
+      class="actions">${one.state === "paused"
+        ? button("resume", true)
+        : one.state === "active"
+        ? html`${button("pause", false)}${button("deploy", false)}`
+        : button("deploy", true)}<button class="button" type="button" onClick=${() =>
+        remove(one)}>Delete</button></div>
+  `;
+}
+
+function Facts({ one }: { one: Function }) {
+  return html`
+    <p class="facts"><span>${one.runtime}</span><span>version <b>${one.current_version}</b></span
+      ><span><b>${one.memory_limit_mb}</b> MiB</span><span><b>${one
+        .timeout_seconds}</b> s at most</span
+      ><span>${one.last_invoked_at === null
+        ? "never called"
+        : html`${
+          counted(one.invocation_count, "call")
+        }, the last <${Ago} at=${one.last_invoked_at} />`}</span></p>
+  `;
+}
+
+function PoolStrip({ one }: { one: Function }) {
+  const counts = poolOf(one.id).value;
+  return html`
+    <section class="card strip" aria-label="Pool"><h2>Pool</h2>
+      <${PoolBar} counts=${counts} most=${one.max_instances} isBig />
+      <span class="legend num"><span class="key busy"><b>${counts.busy_count}</b> busy</span
+        ><span class="key ready"><b>${counts.ready_count}</b> ready</span
+        ><span class="key warming"><b>${counts.warming_count}</b> warming</span
+        ><span>of ${one.min_instances} to ${one.max_instances}</span></span></section>
+  `;
+}
+
+function Tabs({ id, at }: { id: string; at: string }) {
+  return html`<nav class="tabs" aria-label="Sections of the function">${
+    Object.entries(SECTIONS).map(([name, [title]]) =>
+      html`<a href=${href(["functions", id, ...(name ? [name] : [])])} key=${name} aria-current=${
+        name === at ? "page" : null
+      }>${title}</a>`
+    )
+  }</nav>`;
+}
+
+export default function FunctionPage({ function_id: id = "", section = "" }: PageProps) {
+  const { one, isGone, problem } = useFunction(id);
+  const found = SECTIONS[section];
+  useTitle(one ? `${one.name}${section && found ? `, ${found[0]}` : ""}` : "Function");
+  if (isGone || !found) {
+    return html`<p class="empty">There is no such ${found ? "function" : "page"}. <a href="#/"
+      >All functions</a></p>`;
+  }
+  if (!one) return problem.value && html`<${Notice} of=${problem.value} />`;
+  const Section = found[1];
+  return html`
+    <p class="crumbs"><a href="#/">Functions</a> / <span>${one.name}</span></p>
+    <div
+      class="title"><h1>${one.name}</h1><span role="status"><${Status} of=${one
+        .state} /></span><${Actions} one=${one} /></div>
+    ${one.description && html`<p class="about muted">${one.description}</p>`}
+    <${Facts} one=${one} />
+    ${one.error_message && html`<${Notice} of=${new Error(one.error_message)} />`}
+    <${PoolStrip} one=${one} />
+    <${Tabs} id=${id} at=${section} />
+    <${Section} one=${one} key=${id} />
+  `;
+}

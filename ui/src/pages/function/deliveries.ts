@@ -1,0 +1,91 @@
+// The ends of accepted work on their way to the destinations that the policy names.
+import { useEffect } from "preact/hooks";
+import { call } from "../../api.ts";
+import { html } from "../../html.ts";
+import { counted, exact } from "../../parts/format.ts";
+import { Notice } from "../../parts/notice.ts";
+import { Ago } from "../../parts/time.ts";
+import { toast, toastError } from "../../parts/toast.ts";
+import { href } from "../../router.ts";
+import { may } from "../../scope.ts";
+import { onEvent } from "../../store.ts";
+import type { Delivery, Function } from "../../wire.ts";
+import { More, usePaged } from "./paged.ts";
+
+const LOOKED_AT_EVERY_MS = 5_000; // tries make no events
+
+function Row({ of, onRetry }: { of: Delivery; onRetry: () => void }) {
+  const to = href(["functions", of.function_id, "invocations", of.invocation_id]);
+  const next = of.next_attempt_at;
+  return html`
+    <tr>
+      <td><b class=${of.status === "failed" ? "some" : ""}>${of.status}</b></td>
+      <td><a
+        href=${to}>${of.policy_field === "on_success" ? "success" : "failure"}</a></td>
+      <td class="num small">${counted(of.attempts, "try", "tries")}${of.http_status !== null &&
+        html`<span class="muted">, HTTP ${of.http_status}</span>`}</td>
+      <td
+        class="small wide">${of.error_message}</td>
+      <td class="small num wide">${next !== null
+        ? `next ${exact(next)}`
+        : html`<${Ago} at=${of.ended_at} />`}</td>
+      <td class="right">${may("write") && of.status === "failed" &&
+        html`
+          <button class="button" type="button" onClick=${onRetry}
+            aria-label=${`Retry ${of.delivery_id}`}>Retry</button>
+        `}</td>
+    </tr>
+  `;
+}
+
+export function Deliveries({ one }: { one: Function }) {
+  const path = `api/functions/${one.id}/deliveries`;
+  const list = usePaged<Delivery>(path, "deliveries", [one.id]);
+  const { all, problem } = list;
+  const isOpen = all?.some((each) => each.status === "waiting") ?? false;
+  useEffect(() => {
+    const end = onEvent((event) => {
+      if (event.function_id === one.id && event.type === "invocation.ended") list.more();
+    });
+    const timer = isOpen ? setInterval(() => list.more(), LOOKED_AT_EVERY_MS) : undefined;
+    return () => {
+      end();
+      clearInterval(timer);
+    };
+  }, [one.id, isOpen]);
+  async function retry(of: Delivery) {
+    try {
+      await call("POST", `${path}/${of.delivery_id}/retry`);
+      await list.more();
+      toast("It is tried again.");
+    } catch (error) {
+      toastError(error);
+    }
+  }
+  return html`<section class="card after" aria-labelledby="deliveries"><header><h2 id="deliveries"
+    >Deliveries</h2></header>${
+    problem && html`<${Notice} of=${problem} onRetry=${() => list.more()} />`
+  }${
+    all && (all.length === 0 ? html`<p class="empty">Nothing was sent to a destination.</p>` : html`
+      <div class="scrolls">
+        <table class="table">
+          <thead>
+            <tr>
+              <th>Status</th>
+              <th>Of a</th>
+              <th>After</th>
+              <th class="wide">Why</th>
+              <th class="wide">When</th>
+              <th><span class="hidden-visually">What can be
+              done</span></th>
+            </tr>
+          </thead>
+          <tbody>${all.map((each) =>
+            html`<${Row} of=${each} key=${each.delivery_id} onRetry=${() => retry(each)} />`
+          )}</tbody>
+        </table>
+      </div>
+      <${More} of=${list} />
+    `)
+  }</section>`;
+}

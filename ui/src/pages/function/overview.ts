@@ -1,0 +1,185 @@
+// What a function does now: a call by hand, its calls over time, and the latest ones.
+import { useEffect, useRef } from "preact/hooks";
+import { useSignal } from "@preact/signals";
+import { get } from "../../api.ts";
+import { html } from "../../html.ts";
+import { Chart, ChartLegend } from "../../parts/chart.ts";
+import { useFetched } from "../../parts/fetched.ts";
+import { count, duration, percent } from "../../parts/format.ts";
+import { Notice } from "../../parts/notice.ts";
+import { Status } from "../../parts/status.ts";
+import { Ago } from "../../parts/time.ts";
+import { href, note, route } from "../../router.ts";
+import { may } from "../../scope.ts";
+import { filled, type Period, PERIODS, queryOf, sums } from "../../series.ts";
+import { type Happened, onEvent } from "../../store.ts";
+import type { Function, InvocationSummary, InvocationSummaryPage, Series } from "../../wire.ts";
+import { TryIt } from "./try.ts";
+
+const CALLS = /^(invocation\.|calls$)/;
+const LATEST = 15;
+
+/** Does something when calls of a function began or ended: at once, and then not more often than this. */
+function useCalls(id: string, everyMs: number, isMeant: RegExp, act: () => void): void {
+  const hear = useRef(act);
+  hear.current = act;
+  useEffect(() => {
+    let waiting: ReturnType<typeof setTimeout> | undefined;
+    let isOwed = false;
+    const done = () => {
+      waiting = undefined;
+      if (isOwed) begin();
+    };
+    const begin = () => {
+      isOwed = false;
+      waiting = setTimeout(done, everyMs);
+      hear.current();
+    };
+    const end = onEvent((event: Happened) => {
+      if (event.function_id !== id || !isMeant.test(event.type)) return;
+      if (waiting === undefined) begin();
+      else isOwed = true;
+    });
+    return () => {
+      end();
+      clearTimeout(waiting);
+    };
+  }, [id]);
+}
+
+const names = Object.keys(PERIODS) as Period[];
+const SAID: Record<Period, string> = { hour: "Last hour", day: "Last day", week: "Last week" };
+const AFRESH_MS = 30_000; // time goes on also where nobody calls
+
+function OverTime({ id }: { id: string }) {
+  const wanted = route.peek().query.get("period") as Period;
+  const period = useSignal<Period>(names.includes(wanted) ? wanted : "hour");
+  const { value, problem, again } = useFetched(
+    (signal) =>
+      get<Series>(`api/functions/${id}/series`, queryOf(period.peek(), Date.now() / 1000), signal),
+    [id, period.value],
+  );
+  useCalls(id, 2_000, /^(invocation\.ended|calls)$/, again);
+  useEffect(() => {
+    const timer = setInterval(again, AFRESH_MS);
+    return () => clearInterval(timer);
+  }, [id]);
+  const data = value.value;
+  return html`
+    <section class="card"
+      aria-labelledby="over-time"><header class="wraps"><h2 id="over-time">${SAID[
+        period.value
+      ]}</h2><div class="chips push" role="group" aria-label="Period">${names.map((one) =>
+        html`
+          <button class="chip" type="button" key=${one} aria-pressed=${one === period.value}
+            onClick=${() => {
+              period.value = one;
+              note({ period: one === "hour" ? null : one });
+            }}>${one}</button>
+        `
+      )}</div></header>
+      ${problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`}
+      ${data && html`
+        <${Figures} data=${data} />
+        <div class="inside charted">
+          ${data.points.length === 0
+            ? html`<p class="empty">No call ended in this time.</p>`
+            : html`
+              <${ChartLegend} />
+              <${Chart} data=${filled(data)} />
+            `}
+        </div>
+      `}</section>
+  `;
+}
+
+function Figures({ data }: { data: Series }) {
+  const { calls, errors, cold, slowest } = sums(data);
+  const all = [
+    ["Calls", count(calls)],
+    ["Errors", percent(errors, calls)],
+    ["Cold starts", percent(cold, calls)],
+    ["Highest p99", duration(slowest)],
+  ];
+  return html`<div class="figures num">${
+    all.map(([name, value]) =>
+      html`
+        <dl key=${name}>
+          <dt>${name}</dt>
+          <dd>${value}</dd>
+        </dl>
+      `
+    )
+  }</div>`;
+}
+
+function Call({ of }: { of: InvocationSummary }) {
+  const to = href(["functions", of.function_id, "invocations", of.invocation_id]);
+  return html`
+    <tr>
+      <td>
+        <${Status} of=${of.status} />
+      </td>
+      <td class="num"><a href=${to}><${Ago}
+        at=${of.started_at ?? of.due_at} /></a></td>
+      <td class="num right">${duration(of.duration_ms)}</td>
+      <td class="wide">${of.cold_start
+        ? html`<span class="cold">cold</span>`
+        : html`<span class="muted">warm</span>`}</td>
+      <td class="wide muted">${of.source}</td>
+      <td class="wide num muted">${of.version === null ? "" : `v${of.version}`}</td>
+      <td class="wide mono muted small">${of.invocation_id}</td>
+    </tr>
+  `;
+}
+
+function Latest({ one }: { one: Function }) {
+  const { value, problem, again } = useFetched(
+    (signal) =>
+      get<InvocationSummaryPage>("api/invocations", {
+        function_id: one.id,
+        limit: LATEST,
+      }, signal),
+    [one.id],
+  );
+  useCalls(one.id, 500, CALLS, again);
+  const found = value.value?.invocations;
+  return html`
+    <section class="card" aria-labelledby="latest"><header><h2 id="latest">Latest calls</h2>
+      <a class="push" href=${href(["invocations"], { function: one.id })}>All of them</a></header>
+      ${problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`}
+      ${found &&
+        (found.length === 0
+          ? html`<p class="empty">It has not been called.${
+            one.state === "pending" ? " Deploy it first." : ""
+          }</p>`
+          : html`
+            <div class="scrolls">
+              <table class="table">
+                <thead>
+                  <tr>
+                    <th>Status</th>
+                    <th>Began</th>
+                    <th class="right">Took</th>
+                    <th class="wide">Start</th>
+                    <th class="wide">Source</th>
+                    <th class="wide">Version</th>
+                    <th class="wide">Id</th>
+                  </tr>
+                </thead>
+                <tbody>${found.map((each) =>
+                  html`<${Call} of=${each} key=${each.invocation_id} />`
+                )}</tbody>
+              </table>
+            </div>
+          `)}</section>
+  `;
+}
+
+export function Overview({ one }: { one: Function }) {
+  return html`
+    <div class=${may("invoke") ? "grid" : "after"}>${may("invoke") &&
+      html`<${TryIt} one=${one} />`}<${OverTime} id=${one.id} /></div>
+    <${Latest} one=${one} />
+  `;
+}

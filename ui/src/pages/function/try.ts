@@ -1,0 +1,164 @@
+// The box in which a function is called by hand.
+import { useSignal } from "@preact/signals";
+import { html } from "../../html.ts";
+import { counted, duration } from "../../parts/format.ts";
+import { CTRL_ENTER } from "../../parts/keys.ts";
+import { Notice } from "../../parts/notice.ts";
+import { Output } from "../../parts/output.ts";
+import { Status } from "../../parts/status.ts";
+import { toastError } from "../../parts/toast.ts";
+import { Variables } from "../../parts/variables.ts";
+import { coldSentence } from "../../parts/waterfall.ts";
+import { href } from "../../router.ts";
+import { now } from "../../store.ts";
+import { cancel, history, type Mode, type Run, start, type Trial, trialOf } from "../../trying.ts";
+import type { Function } from "../../wire.ts";
+
+const MODES: [Mode, string][] = [
+  ["stream", "Watch: output as it comes"],
+  ["sync", "Wait for the answer"],
+  ["async", "Queue it"],
+];
+const SHOWN_CHARACTERS = 60;
+
+const valueOf = (event: Event): string => (event.target as HTMLInputElement).value;
+
+/** Whether a payload looks like JSON and is none: it is then sent as text. */
+export function isBrokenJson(payload: string): boolean {
+  if (!/^\s*[{[]/.test(payload)) return false;
+  try {
+    JSON.parse(payload);
+    return false;
+  } catch {
+    return true;
+  }
+}
+
+function Payload({ id, trial }: { id: string; trial: Trial }) {
+  const earlier = history(id);
+  const text = trial.payload.value;
+  return html`
+    <div class="field"><label for="payload">Payload</label>
+      <textarea id="payload" rows="4" spellcheck="false" value=${text}
+        placeholder="Text, often JSON; may be empty" aria-describedby="payload-about"
+        onInput=${(event: Event) => {
+          trial.payload.value = valueOf(event);
+        }} />
+      <small id="payload-about" class="muted">${isBrokenJson(text)
+        ? "This is no valid JSON: it is sent as text."
+        : ""}</small></div>
+    ${earlier.length > 0 && html`
+      <div class="field"><label for="earlier">Sent earlier</label><select class="text mono" id="earlier"
+        value="" onChange=${(event: Event) => {
+          const chosen = earlier[Number(valueOf(event))];
+          if (chosen !== undefined) trial.payload.value = chosen;
+          (event.target as HTMLSelectElement).value = "";
+        }}><option value="">${counted(earlier.length, "payload")} of this tab</option>${earlier.map(
+          (one, n) =>
+            html`<option value=${n} key=${n}>${
+              one.replace(/\s+/g, " ").slice(0, SHOWN_CHARACTERS)
+            }</option>`,
+        )}</select></div>
+    `}
+  `;
+}
+
+function How({ trial }: { trial: Trial }) {
+  const variables = trial.variables.value;
+  return html`
+    <div class="field"><label for="mode">How</label><select class="text" id="mode" value=${trial
+      .mode}
+      onChange=${(event: Event) => {
+        trial.mode.value = valueOf(event) as Mode;
+      }}>${MODES.map(([mode, said]) =>
+        html`<option value=${mode} key=${mode} selected=${
+          mode === trial.mode.value
+        }>${said}</option>`
+      )}</select></div>
+    <details open=${variables.length > 0}>
+      <summary>Environment variables of this call${variables.length > 0
+        ? `: ${variables.length}`
+        : ""}</summary>
+      <${Variables} of=${variables} label="Environment variables of this call" onChange=${(
+        all: Trial["variables"]["value"],
+      ) => {
+        trial.variables.value = all;
+      }} />
+    </details>
+  `;
+}
+
+/** How far the call is, in a line; and why its start was cold. */
+function Outcome({ one, run }: { one: Function; run: Run }) {
+  const { record, timeline } = run;
+  const seconds = Math.max(0, Math.round(now.value - run.began / 1000));
+  const status = run.isOver ? record?.status : record?.status ?? "running";
+  const id = record?.invocation_id ?? run.id;
+  return html`
+    <div class="outcome" role="status">${status && html`<${Status} of=${status} />`}${run.isOver
+      ? record &&
+        html`<span class="num">${duration(record.duration_ms)}</span>${
+          record.exit_code !== null && html`<span class="num muted">exit ${record.exit_code}</span>`
+        }`
+      : html`<span class="num muted">${seconds} s</span>`}${record?.cold_start &&
+      html`<span class="cold">cold</span>`}${id &&
+      html`<a href=${href(["functions", one.id, "invocations", id])}>This call</a>`}</div>
+    ${run.problem && html`<${Notice} of=${run.problem} />`}
+    ${record?.error_message && html`<p class="small">${record.error_message}</p>`}
+    ${timeline?.cold_start && html`<p class="small muted">${coldSentence(timeline)}</p>`}
+  `;
+}
+
+function Written({ run }: { run: Run }) {
+  const { stdout, stderr } = run;
+  if (stdout || stderr) {
+    return html`${stdout && html`<${Output} text=${stdout} label="Output" />`}${
+      stderr && html`<${Output} text=${stderr} label="Error output" isError />`
+    }`;
+  }
+  return html`<div class="output waiting">${
+    run.problem ? "" : run.isOver ? "It wrote nothing." : "Nothing yet."
+  }</div>`;
+}
+
+export function TryIt({ one }: { one: Function }) {
+  const trial = trialOf(one.id);
+  const run = trial.run.value;
+  const isRunning = run !== null && !run.isOver;
+  const stopping = useSignal(false);
+  const begin = () => {
+    stopping.value = false;
+    start(one.id, trial);
+  };
+  async function stop() {
+    stopping.value = true;
+    await cancel(one.id, trial).catch(toastError);
+  }
+  function keys(event: KeyboardEvent) {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      begin();
+    } else if (event.key === "Escape" && isRunning) {
+      event.preventDefault();
+      stop();
+    }
+  }
+  return html`
+    <section class="card column" aria-labelledby="try"
+      onKeyDown=${keys}><header><h2 id="try">Try it</h2
+      ><span class="push" /> ${isRunning &&
+        html`
+          <button class="button" type="button"
+            onClick=${stop}>${stopping.value
+              ? "Cancelling …"
+              : "Cancel"} <kbd class="wide" aria-hidden="true">Esc</kbd></button>
+        `}<button class="button primary" type="button"
+          aria-disabled=${isRunning} onClick=${begin}>Call <kbd class="wide"
+          aria-hidden="true">${CTRL_ENTER}</kbd></button></header>
+      <div class="inside"><${Payload} id=${one.id} trial=${trial} /><${How} trial=${trial} />
+        ${run && html`<${Outcome} one=${one} run=${run} />`}</div>
+      ${run
+        ? html`<${Written} run=${run} />`
+        : html`<div class="output waiting">What it writes appears here.</div>`}</section>
+  `;
+}

@@ -1,0 +1,188 @@
+// The URL at which a function is reached over plain HTTP; there is none before somebody sets it.
+import { useSignal } from "@preact/signals";
+import { call, get, Refused, root } from "../../api.ts";
+import { html } from "../../html.ts";
+import { confirm } from "../../parts/confirm.ts";
+import { Copy } from "../../parts/copy.ts";
+import { Described } from "../../parts/described.ts";
+import { useFetched } from "../../parts/fetched.ts";
+import { Notice } from "../../parts/notice.ts";
+import { toast, toastError } from "../../parts/toast.ts";
+import { may } from "../../scope.ts";
+import type { CorsRule, Function, FunctionUrl, NewFunctionUrl, WebhookRule } from "../../wire.ts";
+
+const SHAPE = "NewFunctionUrl";
+const NEW: NewFunctionUrl = {
+  auth: "key",
+  webhook: null,
+  cors: null,
+  methods: null,
+  stream: false,
+};
+
+/** Where it is, seen from this page. */
+function whole({ path, host }: FunctionUrl): string {
+  const base = root();
+  return host === null ? new URL(path.slice(1), base).href : `${base.protocol}//${host}${path}`;
+}
+
+function Webhook({ of, isReadOnly, onValue }: {
+  of: WebhookRule;
+  isReadOnly: boolean;
+  onValue: (to: WebhookRule) => void;
+}) {
+  return html`
+    <div class="columns">
+      <${Described} shape="WebhookRule" name="scheme" label="Scheme"
+        value=${of.scheme} isReadOnly=${isReadOnly} onValue=${(scheme: "standard") =>
+          onValue({ ...of, scheme })} />
+      <${Described} shape="WebhookRule" name="secret" label="Secret" value=${of.secret} isMono
+        isReadOnly=${isReadOnly} onValue=${(secret: string) => onValue({ ...of, secret })} />
+    </div>
+  `;
+}
+
+function Cors({ of, isReadOnly, onValue }: {
+  of: CorsRule;
+  isReadOnly: boolean;
+  onValue: (to: CorsRule) => void;
+}) {
+  const words = (
+    name: "allow_origins" | "allow_methods" | "allow_headers" | "expose_headers",
+    label: string,
+  ) =>
+    html`
+      <${Described} shape="CorsRule" name=${name} label=${label} value=${of[name] ?? []}
+        isReadOnly=${isReadOnly} onValue=${(all: string[]) => onValue({ ...of, [name]: all })} />
+    `;
+  const field = (
+    name: "allow_credentials" | "max_age_seconds",
+    label: string,
+    missing: boolean | number,
+  ) =>
+    html`
+      <${Described} shape="CorsRule" name=${name} label=${label} value=${of[name] ?? missing}
+        isReadOnly=${isReadOnly} onValue=${(value: unknown) => onValue({ ...of, [name]: value })} />
+    `;
+  return html`<div class="columns">${words("allow_origins", "Origins")}${
+    words("allow_methods", "Methods of other origins")
+  }${words("allow_headers", "Headers they send")}${words("expose_headers", "Headers they read")}${
+    field("max_age_seconds", "Remembered for", 0)
+  }${field("allow_credentials", "With credentials", false)}</div>`;
+}
+
+function Form({ of, change, isReadOnly }: {
+  of: NewFunctionUrl;
+  change: (part: Partial<NewFunctionUrl>) => void;
+  isReadOnly: boolean;
+}) {
+  const { auth = "key", webhook, cors, methods, stream = false } = of;
+  return html`
+    <div class="columns">
+      <${Described} shape=${SHAPE} name="auth" label="Who may call" value=${auth}
+        isReadOnly=${isReadOnly} onValue=${(chosen: "key" | "none" | "webhook") =>
+          change({
+            auth: chosen,
+            webhook: chosen === "webhook" ? { scheme: "standard", secret: "" } : null,
+          })} />
+      <${Described} shape=${SHAPE} name="methods" label="Methods" value=${methods ?? []}
+        isReadOnly=${isReadOnly}
+        onValue=${(all: string[]) => change({ methods: all.length > 0 ? all : null })} />
+      <${Described} shape=${SHAPE} name="stream" label="Stream the answer" value=${stream}
+        isReadOnly=${isReadOnly} onValue=${(to: boolean) => change({ stream: to })} />
+    </div>
+    ${webhook && html`
+      <${Webhook} of=${webhook} isReadOnly=${isReadOnly}
+        onValue=${(to: WebhookRule) => change({ webhook: to })} />
+    `}
+    <div class="field"><label class="check"><input type="checkbox" checked=${cors != null}
+      disabled=${isReadOnly} onChange=${() =>
+        change({ cors: cors ? null : { allow_origins: ["*"] } })} /> Pages of other origins may call
+      (CORS)</label></div>
+    ${cors && html`
+      <${Cors} of=${cors} isReadOnly=${isReadOnly}
+        onValue=${(to: CorsRule) => change({ cors: to })} />
+    `}
+  `;
+}
+
+export function Url({ one }: { one: Function }) {
+  const path = `api/functions/${one.id}/url`;
+  const { value, problem, again } = useFetched(
+    async (signal) => {
+      try {
+        return { url: await get<FunctionUrl>(path, {}, signal) };
+      } catch (error) {
+        if (error instanceof Refused && error.status === 404) return { url: null };
+        throw error;
+      }
+    },
+    [one.id, one.name],
+  );
+  const draft = useSignal<NewFunctionUrl | null>(null);
+  const failed = useSignal<Error | null>(null);
+  const isReadOnly = !may("write");
+  const found = value.value;
+  if (!found) return problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`;
+  const { url } = found;
+  async function save(event: Event) {
+    event.preventDefault();
+    const body = draft.peek();
+    if (!body) return;
+    failed.value = null;
+    try {
+      await call("PUT", path, { body });
+      await again();
+      draft.value = null;
+      toast(url ? "The URL was changed." : `${one.name} has a URL.`);
+    } catch (error) {
+      failed.value = error as Error;
+    }
+  }
+  async function remove() {
+    const isSure = await confirm({
+      title: `Remove the URL of ${one.name}?`,
+      text: "Nobody reaches the function there any more. Calls over the API go on.",
+      verb: "Remove",
+    });
+    if (!isSure) return;
+    try {
+      await call("DELETE", path);
+      draft.value = null;
+      await again();
+    } catch (error) {
+      toastError(error);
+    }
+  }
+  const { path: _path, host: _host, ...rules } = url ?? { ...NEW, path: "", host: null };
+  const shown = draft.value ?? (url ? rules as NewFunctionUrl : null);
+  return html`
+    <form class="card" aria-labelledby="url" onSubmit=${save}>
+      <header><h2 id="url">URL</h2>${!isReadOnly &&
+        html`<div class="actions">${
+          url && html`<button class="button" type="button" onClick=${remove}>Remove</button>`
+        }${
+          shown
+            ? html`<button class="button primary" type="submit" aria-disabled=${
+              draft.value === null
+            }>Save</button>`
+            : html`<button class="button" type="button" onClick=${() => {
+              draft.value = NEW;
+            }}>Give it a URL</button>`
+        }</div>`}</header>
+      <div class="inside">${url && html`
+        <p class="field">
+          <${Copy} text=${whole(url)} label="URL" />
+        </p>
+      `}
+      ${failed.value && html`<${Notice} of=${failed.value} />`}
+      ${shown
+        ? html`<${Form} of=${shown} isReadOnly=${isReadOnly} change=${(
+          part: Partial<NewFunctionUrl>,
+        ) => {
+          draft.value = { ...shown, ...part };
+        }} />`
+        : html`<p class="muted">It has no URL: it is called over the API alone.</p>`}</div>
+    </form>
+  `;
+}

@@ -1,0 +1,191 @@
+// All versions of a function: what each has changed, how two differ, and the way back.
+import { useSignal } from "@preact/signals";
+import { get } from "../../api.ts";
+import { type Difference, differences, summary } from "../../comparing.ts";
+import { html } from "../../html.ts";
+import { Code } from "../../parts/code.ts";
+import { useFetched } from "../../parts/fetched.ts";
+import { Notice } from "../../parts/notice.ts";
+import { Ago } from "../../parts/time.ts";
+import { toastError } from "../../parts/toast.ts";
+import { note, route } from "../../router.ts";
+import { may } from "../../scope.ts";
+import type { Function, RuntimeList, Version } from "../../wire.ts";
+import { More, usePaged } from "./paged.ts";
+import { rollback } from "./settings.ts";
+
+function Row({ of, before, isCurrent, isCompared, onCompare, onRollback }: {
+  of: Version;
+  before: Version | undefined;
+  isCurrent: boolean;
+  isCompared: boolean;
+  onCompare: () => void;
+  onRollback: () => void;
+}) {
+  return html`
+    <tr class=${isCompared ? "marked" : ""}>
+      <td class="num"><b>v${of.version}</b>${isCurrent && html`
+        <span class="badge">serves</span>
+      `}</td>
+      <td class="num small">
+        <${Ago} at=${of.created_at} />
+      </td>
+      <td class="small">${summary(before, of) ||
+        html`<span class="muted">the first that is shown</span>`}</td>
+      <td class="small muted wide">${of.runtime}</td>
+      <td class="right">
+        <div class="actions"
+        ><button class="button" type="button" onClick=${onCompare}
+          aria-label=${`Compare version ${of.version}`}>Compare</button>${may("write") &&
+            !isCurrent &&
+            html`
+              <button class="button" type="button" onClick=${onRollback}
+                aria-label=${`Roll back to version ${of.version}`}>Roll back</button>
+            `}</div>
+      </td>
+    </tr>
+  `;
+}
+
+function Table({ of }: { of: readonly Difference[] }) {
+  if (of.length === 0) {
+    return html`<p class="inside muted">Besides the handler nothing differs.</p>`;
+  }
+  const cell = (text: string | null) => text ?? html`<span class="muted">–</span>`;
+  return html`
+    <div class="scrolls">
+      <table class="table">
+        <thead>
+          <tr>
+            <th>What</th>
+            <th>Before</th>
+            <th>After</th>
+          </tr>
+        </thead>
+        <tbody>${of.map(({ name, before, after }) =>
+          html`
+            <tr key=${name}>
+              <td>${name}</td>
+              <td>${cell(before)}</td>
+              <td>${cell(after)}</td>
+            </tr>
+          `
+        )}</tbody>
+      </table>
+    </div>
+  `;
+}
+
+function Pick({ label, all, value, onValue }: {
+  label: string;
+  all: readonly Version[];
+  value: number;
+  onValue: (version: number) => void;
+}) {
+  return html`
+    <label
+      class="pick">${label} <select class="text" value=${value} onChange=${(
+        event: Event,
+      ) => onValue(Number((event.target as HTMLSelectElement).value))}>${all.map(({ version }) =>
+        html`<option value=${version} key=${version} selected=${
+          version === value
+        }>v${version}</option>`
+      )}</select></label>
+  `;
+}
+
+function Comparison({ all, from, to, onChange }: {
+  all: readonly Version[];
+  from: Version;
+  to: Version;
+  onChange: (from: number, to: number) => void;
+}) {
+  const { value } = useFetched((signal) => get<RuntimeList>("api/runtimes", {}, signal), []);
+  const kind = value.value?.runtimes.find((one) => one.name === to.runtime)?.kind ?? "shell";
+  return html`
+    <section class="card after" aria-labelledby="comparison">
+      <header class="wraps"
+      >
+        <h2 id="comparison">What differs</h2>
+        <${Pick} label="from" all=${all} value=${from.version} onValue=${(n: number) =>
+          onChange(n, to.version)} />
+        <${Pick} label="to" all=${all} value=${to.version} onValue=${(n: number) =>
+          onChange(from.version, n)} />
+      </header>
+      <${Table} of=${differences(from, to)} />
+      <div class="code-head small muted">${from.handler === to.handler
+        ? "The handler is the same"
+        : "Handler"}</div>
+      <${Code} text=${to.handler} before=${from.handler} language=${kind}
+        label="Handler, with what differs"
+        key=${`${from.version}-${to.version}`} />
+    </section>
+  `;
+}
+
+export function Versions({ one }: { one: Function }) {
+  const list = usePaged<Version>(`api/functions/${one.id}/versions`, "versions", [
+    one.id,
+    one.current_version,
+    one.updated_at,
+  ]);
+  const { all, problem } = list;
+  const query = route.peek().query;
+  const from = useSignal(Number(query.get("from")));
+  const to = useSignal(Number(query.get("to")));
+  const isBusy = useSignal(false);
+  function compare(first: number, second: number) {
+    from.value = first;
+    to.value = second;
+    note({ from: first, to: second });
+  }
+  /** With what serves; and what serves, with what was before it. */
+  function compareOne(n: number) {
+    const of = all?.[n];
+    if (!of) return;
+    const other = of.version === one.current_version ? all[n + 1] ?? of : null;
+    compare(other?.version ?? one.current_version, of.version);
+  }
+  async function back(version: number) {
+    if (isBusy.peek()) return;
+    isBusy.value = true;
+    await rollback(one, version).catch(toastError);
+    isBusy.value = false;
+  }
+  const numbered = new Map(all?.map((each) => [each.version, each]));
+  const [first, second] = [numbered.get(from.value), numbered.get(to.value)];
+  return html`
+    ${problem && html`<${Notice} of=${problem} onRetry=${() => list.more()} />`}
+    ${all && html`
+      <section class="card" aria-labelledby="versions">
+        <header><h2 id="versions">Versions</h2
+            ><span class="muted small wide">A version never changes. A roll-back makes an earlier one serve again.</span
+            ></header>
+        <div class="scrolls">
+          <table class="table">
+            <thead>
+              <tr>
+                <th>Version</th>
+                <th>Made</th>
+                <th>Changed</th>
+                <th class="wide">Runtime</th>
+                <th><span class="hidden-visually">What can be done</span></th>
+              </tr>
+            </thead>
+            <tbody>${all.map((each, n) =>
+              html`
+                <${Row} of=${each} before=${all[n + 1]} key=${each.version}
+                  isCurrent=${each.version === one.current_version}
+                  isCompared=${each === first || each === second} onCompare=${() => compareOne(n)}
+                  onRollback=${() => back(each.version)} />
+              `
+            )}</tbody>
+          </table>
+        </div>
+        <${More} of=${list} />
+      </section>
+    `}
+    ${all && first && second &&
+      html`<${Comparison} all=${all} from=${first} to=${second} onChange=${compare} />`}
+  `;
+}

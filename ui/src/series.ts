@@ -1,0 +1,52 @@
+// What the calls of a function came to over time, as the chart takes it.
+import type { Series as Chart } from "./parts/chart.ts";
+import type { Series } from "./wire.ts";
+
+/** How much time is shown, and how many seconds of it are one point. */
+export const PERIODS = {
+  hour: { seconds: 3600, step: 60 },
+  day: { seconds: 86_400, step: 3600 },
+  week: { seconds: 604_800, step: 3600 },
+} as const;
+export type Period = keyof typeof PERIODS;
+
+/** From the first to the last point of what `now` (Unix seconds) shows of a period. */
+export function queryOf(period: Period, now: number): { from: number; to: number; step: number } {
+  const { seconds, step } = PERIODS[period];
+  const to = (Math.floor(now / step) + 1) * step;
+  return { from: to - seconds, to, step };
+}
+
+/** A point for every step: where no call ended there are no calls, and no time that they took. */
+export function filled({ start, end, step_seconds: step, points }: Series): Chart {
+  const known = new Map(points.map((one) => [one.start, one]));
+  const at = Array.from({ length: Math.round((end - start) / step) }, (_, n) => start + n * step);
+  const all = at.map((one) => known.get(one));
+  return {
+    at,
+    calls: all.map((one) => one?.calls ?? 0),
+    failed: all.map((one) => one?.errors ?? 0),
+    cold: all.map((one) => one?.cold_starts ?? 0),
+    p50: all.map((one) => one?.p50_ms ?? null),
+    p99: all.map((one) => one?.p99_ms ?? null),
+  };
+}
+
+export interface Sums {
+  calls: number;
+  errors: number;
+  cold: number;
+  /** The largest p99 of all points, in milliseconds; null without calls. */
+  slowest: number | null;
+}
+
+export function sums({ points }: Series): Sums {
+  const whole: Sums = { calls: 0, errors: 0, cold: 0, slowest: null };
+  for (const one of points) {
+    whole.calls += one.calls;
+    whole.errors += one.errors;
+    whole.cold += one.cold_starts;
+    if (one.p99_ms !== null) whole.slowest = Math.max(whole.slowest ?? 0, one.p99_ms);
+  }
+  return whole;
+}

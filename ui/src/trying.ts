@@ -1,0 +1,211 @@
+// Calls that are made by hand: what was last sent to a function, and what comes of it. It is kept while
+// the tab is open, so that a look at another page loses nothing, and goes with the key.
+import { effect, type Signal, signal } from "@preact/signals";
+import { call, get, needsKey, Refused, send } from "./api.ts";
+import { eventsOf } from "./stream.ts";
+import type { ErrorBody, Invocation, Timeline } from "./wire.ts";
+
+/** stream: output as it comes; sync: the answer as a whole; async: queued. */
+export type Mode = "stream" | "sync" | "async";
+export type Variable = readonly [name: string, value: string];
+
+/** One call, as far as it is. */
+export interface Run {
+  mode: Mode;
+  /** Milliseconds since 1970. */
+  began: number;
+  isOver: boolean;
+  id: string | null;
+  stdout: string;
+  stderr: string;
+  record: Invocation | null;
+  /** Says why a start was cold. */
+  timeline: Timeline | null;
+  problem: Error | null;
+}
+
+export interface Trial {
+  payload: Signal<string>;
+  variables: Signal<readonly Variable[]>;
+  mode: Signal<Mode>;
+  run: Signal<Run | null>;
+}
+
+const DRAWN_EVERY_MS = 100;
+const KEPT = "quiltfn.payloads.";
+const KEPT_MOST = 20;
+const KEPT_MOST_CHARACTERS = 200_000;
+
+const trials = new Map<string, Trial>();
+
+/** The trial of a function, by its id. */
+export function trialOf(id: string): Trial {
+  const known = trials.get(id);
+  if (known) return known;
+  const made: Trial = {
+    payload: signal(history(id)[0] ?? ""),
+    variables: signal([]),
+    mode: signal("stream"),
+    run: signal(null),
+  };
+  trials.set(id, made);
+  return made;
+}
+
+/** The payloads that were sent to a function from this tab, newest first. */
+export function history(id: string): string[] {
+  const kept: unknown = JSON.parse(sessionStorage.getItem(KEPT + id) ?? "[]");
+  return Array.isArray(kept) ? kept.filter((one) => typeof one === "string") : [];
+}
+
+/** `known` with one more payload in front: each once, and not more than is kept. */
+export function withPayload(known: readonly string[], payload: string): string[] {
+  const all = [payload, ...known.filter((one) => one !== payload)].slice(0, KEPT_MOST);
+  let size = 0;
+  return all.filter((one) => (size += one.length) <= KEPT_MOST_CHARACTERS);
+}
+
+function keep(id: string, payload: string): void {
+  if (payload === "") return;
+  try {
+    sessionStorage.setItem(KEPT + id, JSON.stringify(withPayload(history(id), payload)));
+  } catch {
+    // The storage is full: what is kept stays as it is.
+  }
+}
+
+effect(() => {
+  if (!needsKey.value) return;
+  trials.clear();
+  const all = Object.keys(globalThis.sessionStorage ?? {});
+  for (const key of all) if (key.startsWith(KEPT)) sessionStorage.removeItem(key);
+});
+
+const leaving = new WeakMap<Trial, AbortController>();
+
+/** Calls the function, unless a call of the trial is under way. */
+export async function start(id: string, trial: Trial): Promise<void> {
+  if (trial.run.peek()?.isOver === false) return;
+  const mode = trial.mode.peek();
+  const abort = new AbortController();
+  leaving.set(trial, abort);
+  trial.run.value = {
+    mode,
+    began: Date.now(),
+    isOver: false,
+    id: null,
+    stdout: "",
+    stderr: "",
+    record: null,
+    timeline: null,
+    problem: null,
+  };
+  keep(id, trial.payload.peek());
+  try {
+    await RUNNERS[mode](id, trial, abort.signal);
+  } catch (error) {
+    const isOurs = abort.signal.aborted;
+    change(trial, { problem: isOurs ? new Error("The call was cancelled.") : error as Error });
+  }
+  const record = trial.run.peek()?.record;
+  change(trial, { isOver: true });
+  if (!record) return;
+  const path = `api/functions/${id}/invocations/${record.invocation_id}/timeline`;
+  // Without it the answer is there all the same, only not why its start was cold.
+  change(trial, { timeline: await get<Timeline>(path).catch(() => null) });
+}
+
+/** Ends the call that is under way. Its record, where there is one, then says `cancelled`. */
+export async function cancel(id: string, trial: Trial): Promise<void> {
+  const run = trial.run.peek();
+  if (!run || run.isOver) return;
+  if (run.id === null) return leaving.get(trial)?.abort();
+  try {
+    await call("POST", `api/functions/${id}/invocations/${run.id}/cancel`);
+  } catch (error) {
+    if (!(error instanceof Refused && error.status === 409)) throw error; // it has just ended
+  }
+}
+
+function change(trial: Trial, part: Partial<Run>): void {
+  const run = trial.run.peek();
+  if (run) trial.run.value = { ...run, ...part };
+}
+
+function ended(trial: Trial, record: Invocation): void {
+  const { invocation_id: id, stdout, stderr } = record;
+  change(trial, { id, record, stdout, stderr });
+}
+
+function bodyOf(trial: Trial) {
+  const environment = Object.fromEntries(trial.variables.peek().filter(([name]) => name !== ""));
+  return {
+    payload: trial.payload.peek() || null,
+    ...(Object.keys(environment).length > 0 && { environment }),
+  };
+}
+
+// Who closes the page has seen enough: the call then ends as well.
+const WITH_US = { "X-On-Disconnect": "cancel" };
+
+const RUNNERS: Record<Mode, (id: string, trial: Trial, signal: AbortSignal) => Promise<void>> = {
+  async sync(id, trial, signal) {
+    const body = bodyOf(trial);
+    const options = { body, signal, headers: WITH_US };
+    ended(trial, await call<Invocation>("POST", `api/functions/${id}/invoke`, options));
+  },
+  async stream(id, trial, signal) {
+    const headers = { ...WITH_US, Accept: "text/event-stream" };
+    const options = { body: bodyOf(trial), signal, headers };
+    const response = await send("POST", `api/functions/${id}/invoke`, options);
+    await follow(response, trial);
+  },
+  async async(id, trial, signal) {
+    const options = { body: bodyOf(trial), signal, query: { mode: "async" } };
+    let record = await call<Invocation>("POST", `api/functions/${id}/invoke`, options);
+    const path = `api/functions/${id}/invocations/${record.invocation_id}`;
+    change(trial, { id: record.invocation_id, record });
+    while (record.ended_at === null) {
+      record = await get<Invocation>(path, { wait_seconds: 20 }, signal);
+      change(trial, { record });
+    }
+    ended(trial, record);
+  },
+};
+
+/** The data of the events stdout and stderr. */
+interface Chunk {
+  text?: string;
+  base64?: string;
+}
+
+async function follow(response: Response, trial: Trial): Promise<void> {
+  const texts = { stdout: "", stderr: "" };
+  const decoders = { stdout: new TextDecoder(), stderr: new TextDecoder() };
+  let drawing: ReturnType<typeof setTimeout> | undefined;
+  const draw = () => {
+    drawing = undefined;
+    change(trial, texts);
+  };
+  try {
+    for await (const { event, data } of eventsOf(response)) {
+      const told = JSON.parse(data);
+      if (event === "started") change(trial, { id: told.invocation_id });
+      if (event === "stdout" || event === "stderr") {
+        texts[event] += textOf(told, decoders[event]);
+        drawing ??= setTimeout(draw, DRAWN_EVERY_MS);
+      }
+      if (event === "error") throw new Refused(503, told as ErrorBody);
+      if (event === "end") return ended(trial, told as Invocation);
+    }
+    throw new Refused(0, { error: "The connection was lost: the call has ended with it." });
+  } finally {
+    clearTimeout(drawing);
+  }
+}
+
+function textOf({ text, base64 }: Chunk, decoder: TextDecoder): string {
+  if (text !== undefined) return text;
+  const bytes = Uint8Array.from(atob(base64 ?? ""), (one) => one.charCodeAt(0));
+  return decoder.decode(bytes, { stream: true });
+}

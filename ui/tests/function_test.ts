@@ -1,0 +1,156 @@
+import assert from "node:assert/strict";
+import { renderToString } from "preact-render-to-string";
+import { answered } from "./page.ts";
+import { differences, summary } from "../src/comparing.ts";
+import { changesOf, described, fieldOf } from "../src/fields.ts";
+import { html } from "../src/html.ts";
+import { withImage } from "../src/pages/function/files.ts";
+import { isBrokenJson } from "../src/pages/function/try.ts";
+import { Described, taken, wordsOf } from "../src/parts/described.ts";
+import { words } from "../src/parts/chart.ts";
+import { may } from "../src/scope.ts";
+import { filled, queryOf, sums } from "../src/series.ts";
+import { server } from "../src/store.ts";
+import { cancel, start, trialOf, withPayload } from "../src/trying.ts";
+import type { Series, SystemInfo, Version } from "../src/wire.ts";
+
+const version: Version = {
+  ...{ id: "v", function_id: "f", version: 1, handler: "echo", runtime: "shell" },
+  ...{ environment: { A: "1", B: "1" }, created_at: 0, is_active: true, description: null },
+  ...{ working_directory: null, memory_limit_mb: 256, cpu_limit_percent: 100 },
+  ...{ timeout_seconds: 30, cleanup_on_exit: true, image_digest: "host:1" },
+};
+const point = { errors: 1, statuses: { failed: 1 }, cold_starts: 1, p50_ms: 2, p99_ms: 9 };
+const series: Series = {
+  ...{ function_id: "f", start: 120, end: 300, step_seconds: 60 },
+  points: [{ start: 180, calls: 4, ...point }],
+};
+
+Deno.test("versions differ in what is told of them, of variables never the values", () => {
+  const after = { ...version, memory_limit_mb: 512, environment: { B: "2", C: "secret" } };
+  assert.deepEqual(differences(version, after), [
+    { name: "Memory", before: "256 MiB", after: "512 MiB" },
+    { name: "Variable A", before: "set", after: null },
+    { name: "Variable B", before: "set", after: "another value" },
+    { name: "Variable C", before: null, after: "set" },
+  ]);
+  assert.equal(summary(version, { ...version, handler: "date" }), "Handler");
+  assert.equal(summary(version, version), "nothing");
+});
+
+Deno.test("only what was changed is sent", () => {
+  const before = { a: 1, b: { X: "1" } as Record<string, string>, c: null };
+  assert.deepEqual(changesOf(before, { a: 1, b: { X: "1" }, c: null }), {});
+  assert.deepEqual(changesOf(before, { a: 2, b: { Y: "1" }, c: null }), { a: 2, b: { Y: "1" } });
+});
+
+Deno.test("a field has the server's words and bounds", () => {
+  const number = { type: "integer", minimum: 1, maximum: 9, description: "how many, or null" };
+  described.value = {
+    components: {
+      schemas: { Some: { properties: { most: { anyOf: [number, { type: "null" }] } } } },
+    },
+  };
+  const field = fieldOf(described.value, "Some", "most");
+  assert.deepEqual([field.about, field.maximum, field.isNullable], ["how many, or null", 9, true]);
+  const shown = renderToString(
+    html`<${Described} shape="Some" name="most" label="Most" value=${3} onValue=${() => {}} />`,
+  );
+  assert.match(shown, /max="9"/);
+  assert.match(shown, /how many, or null/);
+  assert.deepEqual([taken("", field), taken("7", field)], [null, 7]);
+  assert.deepEqual(wordsOf(" GET,  POST "), ["GET", "POST"]);
+  described.value = null;
+});
+
+Deno.test("a series has a point for every step, and no time where no call ended", () => {
+  const chart = filled(series);
+  assert.deepEqual([chart.at, chart.calls], [[120, 180, 240], [0, 4, 0]]);
+  assert.deepEqual(chart.p99, [null, 9, null]);
+  assert.deepEqual(sums(series), { calls: 4, errors: 1, cold: 1, slowest: 9 });
+  assert.deepEqual(queryOf("hour", 7230), { from: 3660, to: 7260, step: 60 });
+  const days = { ...chart, at: [0, 172_800, 345_600] };
+  assert.match(words(days, 1), /Sat.* 3.*: 4 calls/);
+});
+
+Deno.test("a payload is kept once, newest first, and not without bound", () => {
+  assert.deepEqual(withPayload(["a", "b"], "b"), ["b", "a"]);
+  const many = Array.from({ length: 40 }, (_, n) => `${n}`);
+  assert.equal(withPayload(many, "new").length, 20);
+  assert.deepEqual(withPayload(["x".repeat(150_000)], "y".repeat(150_000)).length, 1);
+});
+
+Deno.test("broken JSON is noticed, other text is not", () => {
+  assert.deepEqual(['{"a":', "[1]", "plain", ""].map(isBrokenJson), [true, false, false, false]);
+});
+
+Deno.test("a scope includes those below it; without a key nothing is offered", () => {
+  const as = (scope: string | null) => {
+    server.value = { scope } as SystemInfo;
+    return [may("invoke"), may("write")];
+  };
+  assert.deepEqual([as("read"), as("invoke"), as("operator"), as(null)], [
+    [false, false],
+    [true, false],
+    [true, true],
+    [false, false],
+  ]);
+  server.value = null;
+});
+
+Deno.test("other files leave a runtime as it was besides", () => {
+  const own = { name: "r", kind: "custom", command: ["/run"], environment: { A: "1" } };
+  const rules = { isolation: "gvisor", network: "egress", writable_paths: ["/x"], shared: false };
+  const before = { ...own, ...rules, id: "1", image: "sha256:1", image_digest: "sha256:1" };
+  const made = withImage({ ...before, built_in: false, created_at: 0 }, "sha256:2");
+  assert.deepEqual(made, {
+    ...own,
+    image: "sha256:2",
+    isolation: "gvisor",
+    network: "egress",
+    writable_paths: ["/x"],
+  });
+});
+
+const record = { invocation_id: "i", stdout: "hello", stderr: "", status: "success" };
+const wanted = { payload: "p", variables: [["A", "1"], ["", ""]] as const };
+
+Deno.test("a call that is waited for sends payload and variables, and has its record", async () => {
+  const trial = trialOf("sync");
+  trial.mode.value = "sync";
+  trial.payload.value = wanted.payload;
+  trial.variables.value = wanted.variables;
+  const sent = await answered(
+    [[200, record], [200, { cold_start: false }]],
+    () => start("sync", trial),
+  );
+  assert.equal(sent[0]?.body, '{"payload":"p","environment":{"A":"1"}}');
+  assert.equal(sent[0]?.headers.get("x-on-disconnect"), "cancel");
+  assert.deepEqual([trial.run.value?.isOver, trial.run.value?.stdout], [true, "hello"]);
+});
+
+Deno.test("what the server refuses is told in its words", async () => {
+  const trial = trialOf("refused");
+  await answered(
+    [[409, { error: "it is paused", error_code: "FUNCTION_NOT_ACTIVE" }]],
+    () => start("refused", trial),
+  );
+  assert.equal(trial.run.value?.problem?.message, "it is paused");
+});
+
+Deno.test("queued work that is cancelled is cancelled there", async () => {
+  const trial = trialOf("queued");
+  trial.mode.value = "async";
+  const queued = { ...record, status: "queued", ended_at: null };
+  const sent = await answered(
+    [[202, queued], [200, { ...queued, ended_at: 1, status: "cancelled" }], [200, {}], [200, {}]],
+    async () => {
+      const whole = start("queued", trial);
+      while (trial.run.peek()?.id !== "i") await new Promise((done) => setTimeout(done));
+      await cancel("queued", trial);
+      await whole;
+    },
+  );
+  assert.equal(sent[0]?.path, "api/functions/queued/invoke?mode=async");
+  assert.equal(trial.run.value?.record?.status, "cancelled");
+});
