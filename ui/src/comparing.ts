@@ -1,4 +1,5 @@
 // How two versions of a function differ.
+import { visible } from "./parts/ansi.ts";
 import type { Version } from "./wire.ts";
 
 /** A field that two versions have in different ways, as text; null: there is nothing. */
@@ -26,7 +27,7 @@ function said(field: Plain, value: unknown, unit: string): string | null {
   if (value === null || value === "") return null;
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (field === "image_digest") return String(value).slice(0, DIGEST_SHOWN);
-  return `${value}${unit}`;
+  return visible(`${value}${unit}`);
 }
 
 /** What differs besides the handler. Of variables the names are told, and whether values differ. */

@@ -2,6 +2,7 @@
 // the tab is open, so that a look at another page loses nothing, and goes with the key.
 import { effect, type Signal, signal } from "@preact/signals";
 import { call, get, needsKey, Refused, send } from "./api.ts";
+import { Written } from "./parts/call.ts";
 import { eventsOf } from "./stream.ts";
 import type { ErrorBody, Invocation, Timeline } from "./wire.ts";
 
@@ -173,26 +174,19 @@ const RUNNERS: Record<Mode, (id: string, trial: Trial, signal: AbortSignal) => P
   },
 };
 
-/** The data of the events stdout and stderr. */
-interface Chunk {
-  text?: string;
-  base64?: string;
-}
-
 async function follow(response: Response, trial: Trial): Promise<void> {
-  const texts = { stdout: "", stderr: "" };
-  const decoders = { stdout: new TextDecoder(), stderr: new TextDecoder() };
+  const streams = { stdout: new Written(), stderr: new Written() };
   let drawing: ReturnType<typeof setTimeout> | undefined;
   const draw = () => {
     drawing = undefined;
-    change(trial, texts);
+    change(trial, { stdout: streams.stdout.text, stderr: streams.stderr.text });
   };
   try {
     for await (const { event, data } of eventsOf(response)) {
       const told = JSON.parse(data);
       if (event === "started") change(trial, { id: told.invocation_id });
       if (event === "stdout" || event === "stderr") {
-        texts[event] += textOf(told, decoders[event]);
+        streams[event].add(told);
         drawing ??= setTimeout(draw, DRAWN_EVERY_MS);
       }
       if (event === "error") throw new Refused(503, told as ErrorBody);
@@ -202,10 +196,4 @@ async function follow(response: Response, trial: Trial): Promise<void> {
   } finally {
     clearTimeout(drawing);
   }
-}
-
-function textOf({ text, base64 }: Chunk, decoder: TextDecoder): string {
-  if (text !== undefined) return text;
-  const bytes = Uint8Array.from(atob(base64 ?? ""), (one) => one.charCodeAt(0));
-  return decoder.decode(bytes, { stream: true });
 }

@@ -10,9 +10,9 @@ import { Described, taken, wordsOf } from "../src/parts/described.ts";
 import { words } from "../src/parts/chart.ts";
 import { may } from "../src/scope.ts";
 import { filled, queryOf, sums } from "../src/series.ts";
-import { server } from "../src/store.ts";
+import { who } from "../src/store.ts";
 import { cancel, start, trialOf, withPayload } from "../src/trying.ts";
-import type { Series, SystemInfo, Version } from "../src/wire.ts";
+import type { Series, Version, Whoami } from "../src/wire.ts";
 
 const version: Version = {
   ...{ id: "v", function_id: "f", version: 1, handler: "echo", runtime: "shell" },
@@ -86,7 +86,7 @@ Deno.test("broken JSON is noticed, other text is not", () => {
 
 Deno.test("a scope includes those below it; without a key nothing is offered", () => {
   const as = (scope: string | null) => {
-    server.value = { scope } as SystemInfo;
+    who.value = scope === null ? null : { scope } as Whoami;
     return [may("invoke"), may("write")];
   };
   assert.deepEqual([as("read"), as("invoke"), as("operator"), as(null)], [
@@ -95,7 +95,7 @@ Deno.test("a scope includes those below it; without a key nothing is offered", (
     [true, true],
     [false, false],
   ]);
-  server.value = null;
+  who.value = null;
 });
 
 Deno.test("other files leave a runtime as it was besides", () => {

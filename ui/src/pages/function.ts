@@ -1,12 +1,15 @@
 // One function: what it is and does now, and in sections all that can be done with it.
 import { type Signal, useSignal } from "@preact/signals";
 import type { ComponentType } from "preact";
-import { useEffect } from "preact/hooks";
 import { poolOf } from "../activity.ts";
 import { call, get, type Refused } from "../api.ts";
+import { functionOf, show } from "../current.ts";
+import { useEvents } from "../hearing.ts";
 import { html } from "../html.ts";
 import type { PageProps } from "../pages.ts";
+import { visible } from "../parts/ansi.ts";
 import { confirm } from "../parts/confirm.ts";
+import { useFetched, Waiting } from "../parts/fetched.ts";
 import { counted } from "../parts/format.ts";
 import { Notice } from "../parts/notice.ts";
 import { PoolBar } from "../parts/pool.ts";
@@ -16,7 +19,7 @@ import { useTitle } from "../parts/title.ts";
 import { toast, toastError } from "../parts/toast.ts";
 import { go, href } from "../router.ts";
 import { may } from "../scope.ts";
-import { functions, onEvent, onRefetch, put } from "../store.ts";
+import { put } from "../store.ts";
 import type { Function, Pool } from "../wire.ts";
 import { Async } from "./function/async.ts";
 import { Network } from "./function/network.ts";
@@ -31,6 +34,7 @@ export interface SectionProps {
   one: Function;
 }
 
+const COUNTED_EVERY_MS = 2_000;
 const SECTIONS: Record<string, [title: string, section: ComponentType<SectionProps>]> = {
   "": ["Overview", Overview],
   settings: ["Settings", Settings],
@@ -47,38 +51,27 @@ function useFunction(id: string): {
   isGone: boolean;
   problem: Signal<Refused | null>;
 } {
-  const problem = useSignal<Refused | null>(null);
-  const last = useSignal<Function | null>(null);
   const isGone = useSignal(false);
-  const listed = functions.value.get(id);
-  useEffect(() => {
-    // The list of all may still be on its way, and it says nothing of pools.
-    const fetchAgain = async () => {
-      try {
-        const [one, pool] = await Promise.all([
-          get<Function>(`api/functions/${encodeURIComponent(id)}`),
-          get<Pool>(`api/functions/${encodeURIComponent(id)}/pool`),
-        ]);
-        last.value = one;
-        put(id, one);
-        poolOf(id).value = pool;
-        problem.value = null;
-      } catch (error) {
-        problem.value = error as Refused;
-        if (problem.value.status === 404) isGone.value = true;
-      }
-    };
-    fetchAgain();
-    const endEvents = onEvent((event) => {
-      if (event.function_id === id && event.type === "function.deleted") isGone.value = true;
-    });
-    const endRefetch = onRefetch(fetchAgain);
-    return () => {
-      endEvents();
-      endRefetch();
-    };
+  const path = `api/functions/${encodeURIComponent(id)}`;
+  const { problem, again } = useFetched(async (signal) => {
+    const [one, pool] = await Promise.all([
+      get<Function>(path, {}, signal),
+      get<Pool>(`${path}/pool`, {}, signal),
+    ]);
+    show(one);
+    poolOf(id).value = pool;
+    return one;
   }, [id]);
-  return { one: listed ?? last.value, isGone: isGone.value, problem };
+  useEvents(id, /^function\.(?!deleted)/, 0, again);
+  useEvents(id, /^(invocation\.ended|calls)$/, COUNTED_EVERY_MS, again);
+  useEvents(id, /^function\.deleted$/, 0, () => {
+    isGone.value = true;
+  });
+  return {
+    one: functionOf(id).value,
+    isGone: isGone.value || problem.value?.status === 404,
+    problem,
+  };
 }
 
 /** Does what a button says, and tells how it went. */
@@ -87,7 +80,7 @@ async function act(one: Function, verb: "deploy" | "pause" | "resume"): Promise<
   try {
     await call("POST", `${path}/${verb}`);
     const now = await get<Function>(path);
-    put(one.id, now);
+    show(now);
     if (now.state === "error") throw new Error(now.error_message ?? `${now.name} is in error.`);
     const back = { pause: "resume", resume: "pause", deploy: null }[verb] as "pause" | null;
     toast(`${now.name} is ${now.state}.`, back ? { undo: () => act(now, back) } : {});
@@ -182,16 +175,16 @@ export default function FunctionPage({ function_id: id = "", section = "" }: Pag
     return html`<p class="empty">There is no such ${found ? "function" : "page"}. <a href="#/"
       >All functions</a></p>`;
   }
-  if (!one) return problem.value && html`<${Notice} of=${problem.value} />`;
+  if (!one) return problem.value ? html`<${Notice} of=${problem.value} />` : html`<${Waiting} />`;
   const Section = found[1];
   return html`
     <p class="crumbs"><a href="#/">Functions</a> / <span>${one.name}</span></p>
     <div
       class="title"><h1>${one.name}</h1><span role="status"><${Status} of=${one
         .state} /></span><${Actions} one=${one} /></div>
-    ${one.description && html`<p class="about muted">${one.description}</p>`}
+    ${one.description && html`<p class="about muted">${visible(one.description)}</p>`}
     <${Facts} one=${one} />
-    ${one.error_message && html`<${Notice} of=${new Error(one.error_message)} />`}
+    ${one.error_message && html`<${Notice} of=${new Error(visible(one.error_message))} />`}
     <${PoolStrip} one=${one} />
     <${Tabs} id=${id} at=${section} />
     <${Section} one=${one} key=${id} />

@@ -4,7 +4,7 @@ import { useEffect } from "preact/hooks";
 import { call, get } from "../../api.ts";
 import { html } from "../../html.ts";
 import { Described } from "../../parts/described.ts";
-import { useFetched } from "../../parts/fetched.ts";
+import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { Notice } from "../../parts/notice.ts";
 import { toast } from "../../parts/toast.ts";
 import { may } from "../../scope.ts";
@@ -180,12 +180,14 @@ function Records({ one }: { one: Function }) {
         <h2 id="records"
         >What is kept of calls</h2>
       </header>
-      <div class="inside">${error && html`<${Notice} of=${error} />`}${kept && html`
-        <div class="columns">
-          <${Described} shape="RecordPolicy" name="keep_input" label="Inputs" value=${kept}
-            isReadOnly=${!may("write")} onValue=${keep} />
-        </div>
-      `}</div>
+      <div class="inside">${error && html`<${Notice} of=${error} />`}${!kept
+        ? html`<${Waiting} />`
+        : html`
+          <div class="columns">
+            <${Described} shape="RecordPolicy" name="keep_input" label="Inputs" value=${kept}
+              isReadOnly=${!may("write")} onValue=${keep} />
+          </div>
+        `}</div>
     </section>
   `;
 }

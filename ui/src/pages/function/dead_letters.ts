@@ -2,7 +2,9 @@
 import { useSignal } from "@preact/signals";
 import { call } from "../../api.ts";
 import { html } from "../../html.ts";
+import { visible } from "../../parts/ansi.ts";
 import { confirm } from "../../parts/confirm.ts";
+import { Waiting } from "../../parts/fetched.ts";
 import { counted } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
 import { Status } from "../../parts/status.ts";
@@ -35,7 +37,7 @@ function Row({ of, id, onRedrive, onDrop }: {
         at=${of.died_at} /></a></td>
       <td class="num small">${counted(of.attempts, "attempt")}<span
         class="muted wide">, ${WHY[of.reason] ?? of.reason}</span></td>
-      <td class="small wide">${of.error_message}</td>
+      <td class="small wide">${visible(of.error_message ?? "")}</td>
       <td class="right">
         <div class="actions">${may("write") && html`
           <button class="button" type="button" onClick=${onRedrive}
@@ -92,8 +94,9 @@ export function DeadLetters({ one, count, again }: {
         all !== null && all.length > 0 &&
         html`<button class="button push" type="button" onClick=${() =>
           redrive({ all: true })}>Redrive all</button>`}</header>${problem &&
-        html`<${Notice} of=${problem} onRetry=${() => list.more()} />`}${all &&
-        (all.length === 0 ? html`<p class="empty">Nothing was given up.</p>` : html`
+        html`<${Notice} of=${problem} onRetry=${() => list.more()} />`}${!all
+        ? html`<${Waiting} />`
+        : (all.length === 0 ? html`<p class="empty">Nothing was given up.</p>` : html`
           <div class="scrolls">
             <table class="table">
               <thead>

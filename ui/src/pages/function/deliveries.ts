@@ -2,6 +2,8 @@
 import { useEffect } from "preact/hooks";
 import { call } from "../../api.ts";
 import { html } from "../../html.ts";
+import { visible } from "../../parts/ansi.ts";
+import { Waiting } from "../../parts/fetched.ts";
 import { counted, exact } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
 import { Ago } from "../../parts/time.ts";
@@ -25,7 +27,7 @@ function Row({ of, onRetry }: { of: Delivery; onRetry: () => void }) {
       <td class="num small">${counted(of.attempts, "try", "tries")}${of.http_status !== null &&
         html`<span class="muted">, HTTP ${of.http_status}</span>`}</td>
       <td
-        class="small wide">${of.error_message}</td>
+        class="small wide">${visible(of.error_message ?? "")}</td>
       <td class="small num wide">${next !== null
         ? `next ${exact(next)}`
         : html`<${Ago} at=${of.ended_at} />`}</td>
@@ -66,26 +68,28 @@ export function Deliveries({ one }: { one: Function }) {
     >Deliveries</h2></header>${
     problem && html`<${Notice} of=${problem} onRetry=${() => list.more()} />`
   }${
-    all && (all.length === 0 ? html`<p class="empty">Nothing was sent to a destination.</p>` : html`
-      <div class="scrolls">
-        <table class="table">
-          <thead>
-            <tr>
-              <th>Status</th>
-              <th>Of a</th>
-              <th>After</th>
-              <th class="wide">Why</th>
-              <th class="wide">When</th>
-              <th><span class="hidden-visually">What can be
-              done</span></th>
-            </tr>
-          </thead>
-          <tbody>${all.map((each) =>
-            html`<${Row} of=${each} key=${each.delivery_id} onRetry=${() => retry(each)} />`
-          )}</tbody>
-        </table>
-      </div>
-      <${More} of=${list} />
-    `)
+    !all
+      ? html`<${Waiting} />`
+      : (all.length === 0 ? html`<p class="empty">Nothing was sent to a destination.</p>` : html`
+        <div class="scrolls">
+          <table class="table">
+            <thead>
+              <tr>
+                <th>Status</th>
+                <th>Of a</th>
+                <th>After</th>
+                <th class="wide">Why</th>
+                <th class="wide">When</th>
+                <th><span class="hidden-visually">What can be
+                done</span></th>
+              </tr>
+            </thead>
+            <tbody>${all.map((each) =>
+              html`<${Row} of=${each} key=${each.delivery_id} onRetry=${() => retry(each)} />`
+            )}</tbody>
+          </table>
+        </div>
+        <${More} of=${list} />
+      `)
   }</section>`;
 }

@@ -2,6 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { call, get } from "../../api.ts";
 import { html } from "../../html.ts";
+import { visible } from "../../parts/ansi.ts";
 import { confirm } from "../../parts/confirm.ts";
 import { useFetched } from "../../parts/fetched.ts";
 import { bytes, counted } from "../../parts/format.ts";
@@ -101,8 +102,9 @@ export function Files({ one, runtime, isReadOnly }: {
         found.files.map((file) =>
           html`
             <li
-              key=${file.path}><span class="mono">${file
-                .path}</span><span class="muted num small">${bytes(file.size_bytes)}</span></li>
+              key=${file.path}><span class="mono">${visible(
+                file.path,
+              )}</span><span class="muted num small">${bytes(file.size_bytes)}</span></li>
           `
         )
       }${found.next_cursor && html`<li class="muted">and more</li>`}${

@@ -1,8 +1,8 @@
 // Who reaches a function, and what it reaches.
 import { get } from "../../api.ts";
 import { html } from "../../html.ts";
-import { useFetched } from "../../parts/fetched.ts";
-import { count } from "../../parts/format.ts";
+import { useFetched, Waiting } from "../../parts/fetched.ts";
+import { counted } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
 import type { Egress, Function } from "../../wire.ts";
 import { Url } from "./url.ts";
@@ -21,19 +21,43 @@ export function Network({ one }: { one: Function }) {
   return html`
     <${Url} one=${one} />
     ${problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`}
-    ${egress && html`
-      <section class="card after" aria-labelledby="egress">
-        <header>
-          <h2 id="egress">Outgoing
-            connections</h2>
-        </header>
-        <div class="inside">
-          <p>${NETWORKS[egress.network] ?? egress.network}</p>
-          <p class="muted">${egress.network === "none"
-            ? ""
-            : `${count(egress.blocked_count)} attempts to reach others were refused.`}</p>
-        </div>
-      </section>
+    <section class="card after" aria-labelledby="egress">
+      <header><h2 id="egress">Outgoing connections</h2></header>
+      ${egress ? html`<${Outgoing} of=${egress} />` : html`<${Waiting} />`}
+    </section>
+  `;
+}
+
+function Outgoing({ of }: { of: Egress }) {
+  const refused = of.blocked_destinations ?? [];
+  return html`
+    <div class="inside"><p>${NETWORKS[of.network] ?? of.network}</p>
+      ${of.network !== "none" &&
+        html`<p class="muted">${counted(of.blocked_count, "attempt")} to reach others ${
+          of.blocked_count === 1 ? "was" : "were"
+        } refused.</p>`}</div>
+    ${refused.length > 0 && html`
+      <div class="scrolls">
+        <table class="table">
+          <thead>
+            <tr>
+              <th>Refused address</th>
+              <th>Port</th>
+              <th>Protocol</th>
+            </tr>
+          </thead>
+          <tbody>${refused.map(({ address, port, protocol }) =>
+            html`
+              <tr key=${`${address} ${port} ${protocol}`}>
+                <td class="mono small">${address}</td>
+                <td
+                  class="num small">${port}</td>
+                <td class="small">${protocol}</td>
+              </tr>
+            `
+          )}</tbody>
+        </table>
+      </div>
     `}
   `;
 }

@@ -1,10 +1,11 @@
 // What a function does now: a call by hand, its calls over time, and the latest ones.
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { get } from "../../api.ts";
+import { useEvents } from "../../hearing.ts";
 import { html } from "../../html.ts";
 import { Chart, ChartLegend } from "../../parts/chart.ts";
-import { useFetched } from "../../parts/fetched.ts";
+import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { count, duration, percent } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
 import { Status } from "../../parts/status.ts";
@@ -12,40 +13,12 @@ import { Ago } from "../../parts/time.ts";
 import { href, note, route } from "../../router.ts";
 import { may } from "../../scope.ts";
 import { filled, type Period, PERIODS, queryOf, sums } from "../../series.ts";
-import { type Happened, onEvent } from "../../store.ts";
 import type { Function, InvocationSummary, InvocationSummaryPage, Series } from "../../wire.ts";
 import { TryIt } from "./try.ts";
 
 const CALLS = /^(invocation\.|calls$)/;
+const ENDS = /^(invocation\.ended|calls)$/;
 const LATEST = 15;
-
-/** Does something when calls of a function began or ended: at once, and then not more often than this. */
-function useCalls(id: string, everyMs: number, isMeant: RegExp, act: () => void): void {
-  const hear = useRef(act);
-  hear.current = act;
-  useEffect(() => {
-    let waiting: ReturnType<typeof setTimeout> | undefined;
-    let isOwed = false;
-    const done = () => {
-      waiting = undefined;
-      if (isOwed) begin();
-    };
-    const begin = () => {
-      isOwed = false;
-      waiting = setTimeout(done, everyMs);
-      hear.current();
-    };
-    const end = onEvent((event: Happened) => {
-      if (event.function_id !== id || !isMeant.test(event.type)) return;
-      if (waiting === undefined) begin();
-      else isOwed = true;
-    });
-    return () => {
-      end();
-      clearTimeout(waiting);
-    };
-  }, [id]);
-}
 
 const names = Object.keys(PERIODS) as Period[];
 const SAID: Record<Period, string> = { hour: "Last hour", day: "Last day", week: "Last week" };
@@ -59,7 +32,7 @@ function OverTime({ id }: { id: string }) {
       get<Series>(`api/functions/${id}/series`, queryOf(period.peek(), Date.now() / 1000), signal),
     [id, period.value],
   );
-  useCalls(id, 2_000, /^(invocation\.ended|calls)$/, again);
+  useEvents(id, ENDS, 2_000, again);
   useEffect(() => {
     const timer = setInterval(again, AFRESH_MS);
     return () => clearInterval(timer);
@@ -79,7 +52,7 @@ function OverTime({ id }: { id: string }) {
         `
       )}</div></header>
       ${problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`}
-      ${data && html`
+      ${!data ? html`<${Waiting} />` : html`
         <${Figures} data=${data} />
         <div class="inside charted">
           ${data.points.length === 0
@@ -142,14 +115,15 @@ function Latest({ one }: { one: Function }) {
       }, signal),
     [one.id],
   );
-  useCalls(one.id, 500, CALLS, again);
+  useEvents(one.id, CALLS, 500, again);
   const found = value.value?.invocations;
   return html`
     <section class="card" aria-labelledby="latest"><header><h2 id="latest">Latest calls</h2>
       <a class="push" href=${href(["invocations"], { function: one.id })}>All of them</a></header>
       ${problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`}
-      ${found &&
-        (found.length === 0
+      ${!found
+        ? html`<${Waiting} />`
+        : (found.length === 0
           ? html`<p class="empty">It has not been called.${
             one.state === "pending" ? " Deploy it first." : ""
           }</p>`

@@ -6,7 +6,7 @@ import { Described } from "../../parts/described.ts";
 import { Notice } from "../../parts/notice.ts";
 import { toast } from "../../parts/toast.ts";
 import { may } from "../../scope.ts";
-import { put } from "../../store.ts";
+import { show } from "../../current.ts";
 import type { Function, PoolTarget } from "../../wire.ts";
 
 const targetOf = ({ min_instances, max_instances }: PoolTarget): PoolTarget => ({
@@ -18,7 +18,7 @@ async function scale(one: Function, target: PoolTarget): Promise<void> {
   const path = `api/elasticity/functions/${one.id}/pool-target`;
   const headers = { "X-Tenant-Id": one.tenant_id };
   await call("POST", path, { body: target, headers });
-  put(one.id, await get<Function>(`api/functions/${one.id}`));
+  show(await get<Function>(`api/functions/${one.id}`));
   const { min_instances: least, max_instances: most } = target;
   toast(`${one.name} has ${least} to ${most} instances.`, {
     undo: () => scale({ ...one, ...target }, targetOf(one)),

@@ -4,6 +4,7 @@ import { useEffect } from "preact/hooks";
 import { call, pages, type Refused } from "../../api.ts";
 import { html } from "../../html.ts";
 import { Copy } from "../../parts/copy.ts";
+import { Waiting } from "../../parts/fetched.ts";
 import { exact } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
 import { Status } from "../../parts/status.ts";
@@ -102,8 +103,9 @@ export function Schedules({ one }: { one: Function }) {
   const { all, problem, again } = useSchedules(one.name);
   return html`
     ${problem && html`<${Notice} of=${problem} onRetry=${again} />`}
-    ${all &&
-      html`<section class="card" aria-labelledby="schedules"><header><h2 id="schedules">Schedules</h2
+    ${!all
+      ? html`<${Waiting} />`
+      : html`<section class="card" aria-labelledby="schedules"><header><h2 id="schedules">Schedules</h2
       >${
         may("write") &&
         html`<a class="button push" href=${

@@ -11,7 +11,7 @@ import { Notice } from "../../parts/notice.ts";
 import { toast, toastError } from "../../parts/toast.ts";
 import { Variables } from "../../parts/variables.ts";
 import { may } from "../../scope.ts";
-import { put } from "../../store.ts";
+import { show } from "../../current.ts";
 import type { Variable } from "../../trying.ts";
 import type { Function, FunctionChanges, Runtime, RuntimeList } from "../../wire.ts";
 import { Files } from "./files.ts";
@@ -44,7 +44,7 @@ function asked(before: Draft, now: Draft): FunctionChanges {
 export async function rollback(one: Function, version: number): Promise<void> {
   const path = `api/functions/${one.id}`;
   const now = await call<Function>("POST", `${path}/rollback`, { body: { version } });
-  put(one.id, now);
+  show(now);
   // A rollback that cannot start leaves the version that served.
   if (now.current_version !== version) throw new Error(now.error_message ?? `Still v${version}.`);
   toast(`Version ${version} of ${now.name} serves.`, {
@@ -62,7 +62,7 @@ export async function settle(
   if (isDeployed && now.state !== "active") {
     now = await call<Function>("POST", `api/functions/${now.id}/deploy`);
   }
-  put(now.id, now);
+  show(now);
   if (now.error_message) throw new Error(now.error_message);
   toast(`Version ${now.current_version} of ${now.name} is ${isDeployed ? now.state : "saved"}.`, {
     undo: () => rollback(now, before.current_version),

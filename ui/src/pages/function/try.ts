@@ -1,6 +1,7 @@
 // The box in which a function is called by hand.
 import { useSignal } from "@preact/signals";
 import { html } from "../../html.ts";
+import { visible } from "../../parts/ansi.ts";
 import { counted, duration } from "../../parts/format.ts";
 import { CTRL_ENTER } from "../../parts/keys.ts";
 import { Notice } from "../../parts/notice.ts";
@@ -104,7 +105,7 @@ function Outcome({ one, run }: { one: Function; run: Run }) {
       html`<span class="cold">cold</span>`}${id &&
       html`<a href=${href(["functions", one.id, "invocations", id])}>This call</a>`}</div>
     ${run.problem && html`<${Notice} of=${run.problem} />`}
-    ${record?.error_message && html`<p class="small">${record.error_message}</p>`}
+    ${record?.error_message && html`<p class="small">${visible(record.error_message)}</p>`}
     ${timeline?.cold_start && html`<p class="small muted">${coldSentence(timeline)}</p>`}
   `;
 }

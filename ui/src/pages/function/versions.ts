@@ -4,7 +4,7 @@ import { get } from "../../api.ts";
 import { type Difference, differences, summary } from "../../comparing.ts";
 import { html } from "../../html.ts";
 import { Code } from "../../parts/code.ts";
-import { useFetched } from "../../parts/fetched.ts";
+import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { Notice } from "../../parts/notice.ts";
 import { Ago } from "../../parts/time.ts";
 import { toastError } from "../../parts/toast.ts";
@@ -156,7 +156,7 @@ export function Versions({ one }: { one: Function }) {
   const [first, second] = [numbered.get(from.value), numbered.get(to.value)];
   return html`
     ${problem && html`<${Notice} of=${problem} onRetry=${() => list.more()} />`}
-    ${all && html`
+    ${!all ? html`<${Waiting} />` : html`
       <section class="card" aria-labelledby="versions">
         <header><h2 id="versions">Versions</h2
             ><span class="muted small wide">A version never changes. A roll-back makes an earlier one serve again.</span

@@ -1,0 +1,32 @@
+// Listens to what happens to one function.
+import { useEffect, useRef } from "preact/hooks";
+import { type Happened, onEvent } from "./store.ts";
+
+/** Acts when something of these types happens to a function: at once, and then once in so many
+ * milliseconds while it goes on.
+ */
+export function useEvents(id: string, types: RegExp, everyMs: number, act: () => void): void {
+  const hear = useRef(act);
+  hear.current = act;
+  useEffect(() => {
+    let waiting: ReturnType<typeof setTimeout> | undefined;
+    let isOwed = false;
+    function begin() {
+      isOwed = false;
+      waiting = setTimeout(() => {
+        waiting = undefined;
+        if (isOwed) begin();
+      }, everyMs);
+      hear.current();
+    }
+    const end = onEvent((event: Happened) => {
+      if (event.function_id !== id || !types.test(event.type)) return;
+      if (waiting === undefined) begin();
+      else isOwed = true;
+    });
+    return () => {
+      end();
+      clearTimeout(waiting);
+    };
+  }, [id]);
+}
