@@ -19,13 +19,15 @@ CHILDREN_MAX = 100
 class CallTimeline(msgspec.Struct, frozen=True, kw_only=True):
     """One call. `record`: without its output. `timeline`: up to now, if it is under way; None if
     none was kept. `attempts`: first to last, with the one that is under way. `children`: the newest
-    calls that it has caused, oldest first. `variables`: the names of what was set for it.
+    calls that it has caused, oldest first. `parent_function_id`: whose call caused it, if that is
+    known. `variables`: the names of what was set for it.
     """
 
     record: Invocation
     timeline: Timeline | None
     attempts: Sequence[Attempt]
     children: Sequence[Invocation]
+    parent_function_id: str | None
     variables: Sequence[str]
 
 
@@ -35,6 +37,9 @@ async def call_timeline(work: Work, entry: Entry, invocation_id: str) -> CallTim
     record = await work.outline(entry, invocation_id)
     attempts = list(await work.attempts_at(record))
     children = await work.journal.children(function.tenant_id, invocation_id, CHILDREN_MAX)
+    parent_id, parent_function_id = record.parent_invocation_id, None
+    if parent_id is not None:
+        parent_function_id = await work.journal.function_of(function.tenant_id, parent_id)
     given = await work.store.input_variables(invocation_id)
     version = await _version_of(work, entry, record)
     # Last, and nothing is waited for from here on: the call may end meanwhile.
@@ -50,6 +55,7 @@ async def call_timeline(work: Work, entry: Entry, invocation_id: str) -> CallTim
         timeline=timeline,
         attempts=attempts,
         children=children,
+        parent_function_id=parent_function_id,
         variables=_names(version, given),
     )
 

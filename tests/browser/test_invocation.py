@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from browser.scene import Scene
 from browser.wire import Wire
-from e2e.server import Function, Server
+from e2e.server import Function, Server, until
 
 
 @pytest.fixture
@@ -26,12 +25,10 @@ def page_of(function: Function, invocation_id: str) -> str:
 
 def running(function: Function) -> str:
     """The id of a call of the function that has begun."""
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        for one, record in function.records().items():
-            if record["status"] == "running":
-                return one
-    raise AssertionError("nothing runs")
+    found = until(
+        lambda: [one for one, r in function.records().items() if r["status"] == "running"]
+    )
+    return str(found[0])
 
 
 def output_of(page: Page) -> Locator:
@@ -215,6 +212,22 @@ def test_a_long_output_is_shown_in_parts_and_found_as_a_whole(
     expect(output.locator("mark.current")).to_be_in_viewport()
     page.get_by_role("button", name="Show earlier lines").click()
     expect(output.locator("> div")).to_have_count(1000)
+
+
+def test_what_a_call_caused_leads_there_and_back(
+    page: Page, site: Server, function: Callable[..., Function]
+) -> None:
+    after, one = function("echo told"), function("exit 3")
+    name = site.call("GET", after.path).json()["name"]
+    site.call("PUT", f"{one.path}/async-policy", {"on_failure": {"function": name}})
+    queued = site.call("POST", f"{one.path}/invoke?mode=async", {}).json()["invocation_id"]
+    until(lambda: [r for r in after.records().values() if r["status"] == "success"])
+    page.goto(page_of(one, queued))
+    around = page.get_by_role("region", name="Around it")
+    around.get_by_role("link", name=name).click()
+    expect(output_of(page)).to_have_text("told")
+    around.get_by_role("link", name=queued).click()
+    expect(page.get_by_text("the handler exited with code 3")).to_be_visible()
 
 
 def test_the_keyboard_alone_replays_a_call(page: Page, scene: Scene) -> None:

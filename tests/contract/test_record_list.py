@@ -169,6 +169,23 @@ async def test_calls_that_a_call_has_caused_are_found_stored_or_not(
     ]
 
 
+async def test_the_function_of_a_call_is_known_to_its_tenant_stored_or_not(
+    store: SqliteStore, journal: SpoolJournal
+) -> None:
+    function = await a_stored_function(store)
+    first, second = done(a_call(function)), done(a_call(function))
+    await kept(journal, [first])
+    await journal.synced()
+    await kept(journal, [second])
+    for one in (first, second):
+        assert await journal.function_of(TENANT, one.invocation_id) == function.id
+        assert await journal.function_of("other", one.invocation_id) is None
+    await journal.synced()
+    await store.delete(function.id)
+    assert await journal.function_of(TENANT, first.invocation_id) is None
+    await store.wait_swept()
+
+
 @pytest.mark.parametrize(
     ("statement", "index", "is_covering"),
     [

@@ -61,7 +61,7 @@ def test_a_timeline_has_its_keys_and_adds_up_to_the_time_of_the_call(tenant: Api
         "phases",
         "total_microseconds",
         *("status", "accepted_at_ms", "version", "source", "due_at"),
-        *("parent_invocation_id", "origin_invocation_id", "children"),
+        *("parent_invocation_id", "parent_function_id", "origin_invocation_id", "children"),
         *("environment_names", "attempts"),
     ]
     assert [one["name"] for one in told["phases"]] == PHASES
@@ -112,7 +112,9 @@ def test_it_tells_every_attempt_and_what_came_of_the_call(tenant: Api) -> None:
     assert second["started_at_ms"] - first["started_at_ms"] >= 200
     (child,) = found["children"]
     assert (child["function_id"], child["source"]) == (after, "destination")
-    assert timeline(tenant, child)["parent_invocation_id"] == record["invocation_id"]
+    told_of_child = timeline(tenant, child)
+    assert told_of_child["parent_invocation_id"] == record["invocation_id"]
+    assert told_of_child["parent_function_id"] == function_id
 
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "the-longer-way"}], ids=str)

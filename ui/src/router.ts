@@ -52,7 +52,10 @@ export function go(to: string): void {
 
 /** Notes the state of a page in its address, such as a filter; the page stays, history as well. */
 export function note(query: Record<string, string | number | null>): void {
-  const to = href(route.peek().parts, query);
+  const { parts } = route.peek();
+  // The reader may be on the way to another page, which has not been heard of yet.
+  if (parse(location.hash).parts.join("/") !== parts.join("/")) return;
+  const to = href(parts, query);
   if (to !== location.hash) history.replaceState(null, "", to);
 }
 

@@ -64,7 +64,12 @@ function Loaded({ page, parameters }: { page: Page; parameters: PageProps }) {
 
 function Navigation({ here }: { here: Page | undefined }) {
   const current = here?.nav ?? here?.under;
-  return html`<nav aria-label="Pages">${
+  const nav = useRef<HTMLElement>(null);
+  useEffect(() => {
+    const at = nav.current?.querySelector<HTMLElement>("[aria-current]");
+    if (at) nav.current?.scrollTo({ left: at.offsetLeft - nav.current.offsetLeft });
+  }, [current]);
+  return html`<nav aria-label="Pages" ref=${nav}>${
     PAGES.filter((one) => one.nav).map((one) =>
       html`<a href=${`#/${one.pattern}`} aria-current=${
         one.nav === current ? "page" : null

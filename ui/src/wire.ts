@@ -740,6 +740,7 @@ export interface Timeline {
   source?: string | null;
   due_at?: number | null;
   parent_invocation_id?: string | null;
+  parent_function_id?: string | null;
   origin_invocation_id?: string | null;
   children?: InvocationSummary[];
   environment_names?: string[];

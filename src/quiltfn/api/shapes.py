@@ -169,6 +169,7 @@ def timeline(found: CallTimeline) -> wire.Timeline:
         total_microseconds=0 if kept is None else kept.total,
         accepted_at_ms=made_at_ms(record.invocation_id),
         children=[invocation_summary(one) for one in found.children],
+        parent_function_id=found.parent_function_id,
         environment_names=list(found.variables),
         attempts=[timed_attempt(one) for one in found.attempts],
     )

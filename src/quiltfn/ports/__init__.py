@@ -516,6 +516,9 @@ class Journal(Protocol):
         output.
         """
 
+    async def function_of(self, tenant_id: str, invocation_id: str) -> str | None:
+        """The id of the function that a call of the tenant is of; None where either is gone."""
+
 
 class Retention(Protocol):
     """Removes records, oldest first; none of a running call, none of the last minute."""

@@ -296,6 +296,14 @@ class SpoolJournal:
         found = {one.invocation_id: one for one in stored} | fresh
         return sorted(found.values(), key=lambda one: one.invocation_id)[-most:]
 
+    async def function_of(self, tenant_id: str, invocation_id: str) -> str | None:
+        fresh = self._unstored(invocation_id)
+        if fresh is not None:
+            return fresh.function_id if fresh.tenant_id == tenant_id else None
+        return await self._database.read(
+            lambda connection: record_list.function_of(connection, tenant_id, invocation_id)
+        )
+
     def _look_for_lost(self) -> bool:
         """Whether the segments have all that the last server wrote; a notice says what they lack.
 

@@ -90,6 +90,12 @@ def children(connection: Connection, tenant_id: str, parent_id: str, most: int) 
     return list(records.among(connection, ids).values())
 
 
+def function_of(connection: Connection, tenant_id: str, invocation_id: str) -> str | None:
+    """The id of the function that a call of the tenant is of."""
+    wanted = {"invocation_id": invocation_id, "tenant_id": tenant_id}
+    return connection.exec_driver_sql(SQL["function_of_invocation"], wanted).scalar()
+
+
 def _matching(
     connection: Connection, query: InvocationQuery, before: str, most: int
 ) -> tuple[list[str], str]:

@@ -158,6 +158,11 @@ SELECT invocation_id FROM invocation INDEXED BY invocation_children
    AND EXISTS (SELECT 1 FROM function WHERE id = invocation.function_id)
  ORDER BY invocation_id DESC LIMIT :most;
 
+-- function_of_invocation: whose call it is, if that function still is there
+SELECT function_id FROM invocation
+ WHERE invocation_id = :invocation_id AND tenant_id = :tenant_id
+   AND EXISTS (SELECT 1 FROM function WHERE id = invocation.function_id);
+
 -- rowid_of_invocation: the number by which SQLite opens a part of a record's row
 SELECT rowid FROM invocation WHERE invocation_id = ? AND function_id = ?;
 

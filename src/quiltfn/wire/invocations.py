@@ -111,6 +111,9 @@ DueAt = Annotated[
     int, about("since when an asynchronous call may run, in Unix seconds, or null", None)
 ]
 ParentId = Annotated[str, about("the id of the call that caused this one, or null", None)]
+ParentFunctionId = Annotated[
+    str, about("the id of the function of the call that caused this one, or null", None)
+]
 OriginId = Annotated[str, about("the id of the call that this one repeats, or null", None)]
 
 
@@ -229,6 +232,7 @@ class Timeline(Struct, kw_only=True, frozen=True):
     source: Source | None = None
     due_at: DueAt | None = None
     parent_invocation_id: ParentId | None = None
+    parent_function_id: ParentFunctionId | None = None
     origin_invocation_id: OriginId | None = None
     children: list[InvocationSummary] = []
     environment_names: EnvironmentNames = []

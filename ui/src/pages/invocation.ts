@@ -152,6 +152,7 @@ function Input(
 function Around({ of, timeline }: { of: Invocation; timeline: Timeline }) {
   const { environment_names: names = [], children = [] } = timeline;
   const parent = timeline.parent_invocation_id;
+  const parentFunction = timeline.parent_function_id;
   const origin = timeline.origin_invocation_id;
   return html`
     <section class="card after" aria-labelledby="around">
@@ -166,7 +167,9 @@ function Around({ of, timeline }: { of: Invocation; timeline: Timeline }) {
             `}
           ${parent && html`
             <dt>Caused by</dt>
-            <dd class="mono small">${parent}</dd>
+            <dd class="mono small">${parentFunction
+              ? html`<a href=${linkOf(parentFunction, parent)}>${parent}</a>`
+              : parent}</dd>
           `}
           ${children.length > 0 &&
             html`

@@ -104,19 +104,21 @@ const same = (all: string[]): [string, string][] => all.map((one) => [one, one])
 function FunctionPick() {
   const text = useSignal<string | null>(null);
   const chosen = functions.value.get(filters.function.value)?.name ?? filters.function.value;
-  function choose(event: Event) {
-    const wanted = (event.target as HTMLInputElement).value;
-    text.value = wanted;
+  const wanted = text.value;
+  // A name may be typed before the functions are there.
+  useEffect(() => {
+    if (wanted === null) return;
     const found = [...functions.value.values()].find((one) => one.name === wanted);
-    if (found || wanted === "") {
-      filters.function.value = found?.id ?? "";
-      text.value = null;
-    }
-  }
+    if (!found && wanted !== "") return;
+    filters.function.value = found?.id ?? "";
+    text.value = null;
+  }, [wanted, functions.value]);
   return html`
     <input class="pick" type="search" aria-label="Function" placeholder="Any function"
       list="known-functions" value=${text.value ?? chosen} autocomplete="off" spellcheck=${false}
-      onInput=${choose} /><datalist id="known-functions">${[...functions.value.values()].map((
+      onInput=${(event: Event) => {
+        text.value = (event.target as HTMLInputElement).value;
+      }} /><datalist id="known-functions">${[...functions.value.values()].map((
         one,
       ) => html`<option value=${one.name} key=${one.id} />`)}</datalist>
   `;
