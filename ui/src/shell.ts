@@ -127,8 +127,11 @@ export function Shell() {
     <header class="top">
       <${Brand} />
       <${Navigation} here=${found?.page} />
-      <span class="line" data-state=${connection.value} role="status"
-      ><span class="wide">${SAID[connection.value]}</span></span>
+      ${!needsKey.value &&
+        html`
+          <span class="line" data-state=${connection.value} role="status"
+          ><span class="wide">${SAID[connection.value]}</span></span>
+        `}
       <${Account} />
       <${ThemeSwitch} />
     </header>

@@ -132,6 +132,7 @@ export default function New() {
     draft.value = { ...draft.peek(), ...part };
   };
   const isBusy = step.value !== null && step.value !== "done" && problem.value === null;
+  const verb = step.value === "done" ? "Deploy and call again" : "Create, deploy and call";
   async function go(event?: Event) {
     event?.preventDefault();
     if (isBusy) return;
@@ -175,7 +176,7 @@ export default function New() {
     }}>
       <p class="crumbs"><a href="#/">Functions</a> / new</p>
       <div class="title"><h1>New function</h1><button class="button primary push" type="submit"
-          disabled=${isBusy}>${isBusy ? "Working …" : "Create, deploy and call"} <kbd class="wide"
+          disabled=${isBusy}>${isBusy ? "Working …" : verb} <kbd class="wide"
           aria-hidden="true">${CTRL_ENTER}</kbd></button></div>
       <section class=${`card drop ${
         isOver.value ? "over" : ""
