@@ -12,6 +12,7 @@ from browser.scene import Scene
 # Name of a page → its path behind #/, where {} are a call or function of the scene.
 PAGES: dict[str, Callable[[Scene], str]] = {
     "functions": lambda _: "",
+    "new-function": lambda _: "functions/new",
     "call-cold": lambda scene: scene.calls["cold"],
     "call-coloured": lambda scene: scene.calls["coloured"],
     "call-retried": lambda scene: scene.calls["retried"],

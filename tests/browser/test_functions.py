@@ -1,0 +1,187 @@
+"""The page of all functions: what it shows, how it follows what happens, and with how many."""
+
+import re
+import sqlite3
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from e2e.server import Server
+from spec.api_client import new_name
+
+MANY = 10_000
+SLOWEST_MS = 200
+# Everything that a press of a key or a button leads to, until it is on the screen.
+NOTE_DELAYS = """
+window.delays = [];
+new PerformanceObserver((list) => {
+    for (const one of list.getEntries()) window.delays.push([one.name, one.duration]);
+}).observe({ type: "event", durationThreshold: 16 });
+"""
+
+
+def table(page: Page) -> Locator:
+    return page.get_by_role("table", name="Functions")
+
+
+def row_of(page: Page, name: str) -> Locator:
+    return table(page).get_by_role("row").filter(has=page.get_by_role("link", name=name))
+
+
+def test_a_call_from_outside_is_seen_in_its_row(page: Page, site: Server) -> None:
+    name = new_name()
+    function = site.deploy("sleep 1; exit 1", name=name)
+    page.goto("/ui/")
+    row = row_of(page, name)
+    expect(row).to_contain_text("never")
+    expect(page.get_by_text("Live", exact=True)).to_be_attached()
+    running = site.later(function.invoke)
+    expect(row.get_by_role("img", name="1 busy")).to_be_visible()
+    running.result()
+    expect(row.get_by_role("img", name="0 busy, 1 ready")).to_be_visible()
+    expect(row).to_contain_text("1 / min")
+    expect(row).to_contain_text("now")
+    page.reload()
+    expect(row.get_by_role("img", name="0 busy, 1 ready")).to_be_visible()
+    expect(row.get_by_title("1 error in 1 call of the last hour").first).to_have_text("100 %")
+    expect(row.get_by_title("1 error in 1 call of the last hour").last).to_contain_text("1.0")
+
+
+def test_changes_of_functions_are_seen_without_a_reload(page: Page, site: Server) -> None:
+    page.goto("/ui/")
+    expect(page.get_by_text("Live", exact=True)).to_be_attached()
+    name = new_name()
+    function = site.create("echo hello", name=name)
+    row = row_of(page, name)
+    expect(row).to_contain_text("not deployed")
+    function.deploy()
+    expect(row.get_by_text("active")).to_be_attached()
+    function.delete()
+    expect(row).to_have_count(0)
+
+
+def test_a_search_and_a_state_are_kept_in_the_address(page: Page, site: Server) -> None:
+    word = new_name()
+    site.deploy("echo", name=f"{word}-one")
+    site.create("echo", name=f"{word}-two", description="the second")
+    page.goto("/ui/")
+    expect(table(page)).to_be_visible()
+    page.keyboard.press("/")
+    page.keyboard.type(f"SECOND {word}")
+    expect(table(page).get_by_role("link")).to_have_text([f"{word}-two"])
+    page.keyboard.press("Escape")
+    page.get_by_role("searchbox").fill(word)
+    page.get_by_role("button", name="active").click()
+    expect(table(page).get_by_role("link")).to_have_text([f"{word}-one"])
+    page.reload()
+    expect(table(page).get_by_role("link")).to_have_text([f"{word}-one"])
+    page.get_by_role("searchbox").fill("nobody has this name")
+    page.get_by_role("button", name="Show all").click()
+    expect(page.get_by_role("searchbox")).to_have_value("")
+    expect(row_of(page, f"{word}-two")).to_be_visible()
+
+
+def test_it_is_sorted_by_what_is_pressed(page: Page, site: Server) -> None:
+    word = new_name()
+    for letter in "bac":
+        site.create("echo", name=f"{word}-{letter}")
+    page.goto(f"/ui/#/?q={word}")
+    names = table(page).get_by_role("link")
+    expect(names).to_have_count(3)
+    page.get_by_role("button", name="Name").click()
+    expect(names).to_have_text([f"{word}-{letter}" for letter in "abc"])
+    expect(page.get_by_role("columnheader", name="Name")).to_have_attribute(
+        "aria-sort", "ascending"
+    )
+    page.get_by_role("button", name="Name").click()
+    expect(names).to_have_text([f"{word}-{letter}" for letter in "cba"])
+
+
+def test_the_keyboard_alone_goes_through_the_rows(page: Page, site: Server) -> None:
+    word = new_name()
+    for letter in "abc":
+        site.create("echo", name=f"{word}-{letter}")
+    page.goto(f"/ui/#/?q={word}&sort=name&order=asc")
+    names = table(page).get_by_role("link")
+    expect(names).to_have_count(3)
+    # One stop of Tab for the whole list; from there the arrows go on.
+    assert [names.nth(n).get_attribute("tabindex") for n in range(3)] == ["0", "-1", "-1"]
+    names.first.focus()
+    page.keyboard.press("ArrowDown")
+    expect(names.nth(1)).to_be_focused()
+    page.keyboard.press("End")
+    expect(names.nth(2)).to_be_focused()
+    page.keyboard.press("k")
+    expect(names.nth(1)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("#/functions/"))
+
+
+def test_a_server_without_functions_teaches_how_to_make_one(
+    another: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    empty = another().start()
+    page = open_page(empty.url, permissions=["clipboard-read", "clipboard-write"])
+    page.goto("/ui/")
+    expect(page.get_by_role("heading", name="No functions yet")).to_be_visible()
+    page.get_by_role("button", name="Copy the command").first.click()
+    copied = page.evaluate("() => navigator.clipboard.readText()")
+    assert copied == "quiltfn functions create hello --handler 'echo hello'"
+    page.get_by_role("link", name="Write one here").click()
+    expect(page.get_by_role("heading", name="New function")).to_be_visible()
+
+
+def multiply(server: Server, functions: int) -> None:
+    """Puts so many functions into the database of a server that has one and does not run."""
+    with sqlite3.connect(server.data_dir / "quiltfn.db") as database:
+        for table, own in (("function", ("id", "name")), ("version", ("id", "function_id"))):
+            columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+            number = "printf('01a00000-0000-7000-8000-%012d', n)"
+            given = {own[0]: number, own[1]: number}
+            if table == "function":
+                given["name"] = "printf('job-%05d', n)"
+            values = ", ".join(given.get(one, one) for one in columns)
+            database.execute(
+                f"WITH RECURSIVE more(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM more "
+                f"WHERE n < {functions - 1}) INSERT INTO {table} ({', '.join(columns)}) "
+                f"SELECT {values} FROM {table}, more"
+            )
+    database.close()
+
+
+@pytest.fixture
+def crowded(another: Callable[..., Server]) -> Server:
+    """A server with ten thousand functions."""
+    server = another(f"--tenant-functions {MANY}").start()
+    server.create("echo hello", name="the-first")
+    server.stop()
+    multiply(server, MANY)
+    return server.start()
+
+
+def test_ten_thousand_functions_can_be_worked_with(
+    crowded: Server, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(crowded.url)
+    page.add_init_script(NOTE_DELAYS)
+    page.goto("/ui/#/?sort=name&order=asc")
+    expect(table(page)).to_have_attribute("aria-rowcount", str(MANY + 1), timeout=30_000)
+    rows = table(page).get_by_role("rowgroup").last.get_by_role("row")
+    assert rows.count() < 60, "only those in sight are in the document"
+    page.keyboard.press("/")
+    page.keyboard.type("job-0777", delay=20)
+    expect(rows).to_have_count(10)
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="pending").click()
+    page.get_by_role("button", name="Name").click()
+    page.get_by_role("button", name="Name").click()
+    rows.get_by_role("link").first.focus()
+    page.keyboard.press("End")
+    expect(page.get_by_role("link", name="the-first")).to_be_focused()
+    page.keyboard.press("Home")
+    expect(page.get_by_role("link", name="job-00001")).to_be_focused()
+    page.wait_for_timeout(300)
+    delays = page.evaluate("() => window.delays")
+    assert delays, "something was measured"
+    assert max(ms for _, ms in delays) <= SLOWEST_MS, sorted(delays, key=lambda one: -one[1])[:5]

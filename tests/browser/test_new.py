@@ -1,0 +1,116 @@
+"""The page that makes a function: from code to its first answer."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import FilePayload, Page, expect
+
+from e2e.server import Server
+from spec.api_client import new_name
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Page]) -> Page:
+    """One with a clipboard."""
+    return open_page(permissions=["clipboard-read", "clipboard-write"])
+
+
+def write(page: Page, code: str) -> None:
+    """Pastes into the editor in place of what is there."""
+    expect(page.locator("q-code .cm-content")).to_be_visible()
+    page.evaluate("(code) => navigator.clipboard.writeText(code)", code)
+    page.get_by_role("textbox", name="Code").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.press("Control+v")
+
+
+def make(page: Page) -> None:
+    page.get_by_role("button", name="Create, deploy and call").click()
+
+
+CODE = {
+    "python": "def handler(event, context):\n    return [event['n'] + 1]\n",
+    "node": "export const handler = (event) => [event.n + 1];\n",
+    "shell": "sed 's/.*:\\(.*\\)}/[\\1+1]/'",
+}
+
+
+@pytest.mark.parametrize("language", CODE)
+def test_code_becomes_a_function_with_an_answer(page: Page, site: Server, language: str) -> None:
+    name = new_name()
+    page.goto("/ui/#/functions/new")
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Language").select_option(language)
+    write(page, CODE[language])
+    page.get_by_label("Payload of the first call").fill('{"n":1}')
+    make(page)
+    answer = page.get_by_role("region", name="First answer")
+    expect(answer).to_contain_text("success", timeout=20_000)
+    expect(page.get_by_label("Output", exact=True)).to_have_text(
+        "[1+1]" if language == "shell" else "[2]"
+    )
+    expect(page.get_by_role("list", name="Progress").get_by_text("call done")).to_be_attached()
+    made = site.call("GET", f"/api/functions/by-name/{name}").json()
+    assert made["state"] == "active"
+    assert made["runtime"] == ("shell" if language == "shell" else name)
+    page.get_by_role("link", name=f"Go to {name}").click()
+    expect(page).to_have_url(re.compile(f"#/functions/{made['id']}$"))
+
+
+def test_files_that_are_dropped_are_the_image(page: Page, site: Server) -> None:
+    name = new_name()
+    code = b"import other\n\n\ndef handler(event):\n    return other.word()\n"
+    word = b"def word():\n    return open('/app/word.txt').read()\n"
+    files: list[FilePayload] = [
+        {"name": f"{name}.py", "mimeType": "text/x-python", "buffer": code},
+        {"name": "other.py", "mimeType": "text/x-python", "buffer": word},
+        {"name": "word.txt", "mimeType": "text/plain", "buffer": b"out of a file"},
+        {"name": "unwanted.bin", "mimeType": "application/octet-stream", "buffer": b"\0"},
+    ]
+    page.goto("/ui/#/functions/new")
+    page.get_by_label("Choose files").set_input_files(files)
+    expect(page.get_by_label("Name")).to_have_value(name)
+    expect(page.locator("q-code .cm-content")).to_contain_text("import other")
+    page.get_by_role("button", name="Leave out unwanted.bin").click()
+    make(page)
+    expect(page.get_by_label("Output", exact=True)).to_have_text("out of a file", timeout=20_000)
+    runtime = site.call("GET", f"/api/runtimes/{name}").json()
+    assert runtime["kind"] == "python"
+
+
+def test_what_is_wrong_is_said_and_only_the_rest_is_done_again(
+    page: Page, site: Server, expected: list[str]
+) -> None:
+    expected += ["409"]
+    taken, name = new_name(), new_name()
+    site.create("echo", name=taken)
+    page.goto("/ui/#/functions/new")
+    page.get_by_label("Name").fill(taken)
+    write(page, "import nothing_of_this_name\n")
+    make(page)
+    expect(page.get_by_role("alert")).to_contain_text(taken)
+    page.get_by_label("Name").fill(name)
+    make(page)
+    expect(page.get_by_role("alert")).to_contain_text("nothing_of_this_name", timeout=20_000)
+    write(page, "def handler(event):\n    return 'mended'\n")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_label("Output", exact=True)).to_have_text("mended", timeout=20_000)
+    assert page.get_by_role("alert").count() == 0
+    made = site.call("GET", f"/api/functions/by-name/{name}").json()
+    assert made["current_version"] == 2
+
+
+def test_a_runtime_of_the_same_name_is_not_replaced(page: Page, site: Server) -> None:
+    name = new_name()
+    there = {"name": name, "kind": "shell"}
+    assert site.call("POST", "/api/runtimes", there).status_code == 201
+    page.goto("/ui/#/functions/new")
+    page.get_by_label("Name").fill(name)
+    make(page)
+    expect(page.get_by_role("region", name="First answer")).to_contain_text(
+        "success", timeout=20_000
+    )
+    assert site.call("GET", f"/api/runtimes/{name}").json()["kind"] == "shell"
+    made = site.call("GET", f"/api/functions/by-name/{name}").json()
+    assert made["runtime"] == f"{name}-2"

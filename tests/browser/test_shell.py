@@ -1,0 +1,215 @@
+"""What is around every page: its connection, the key, the theme, the proxy in front."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from browser.wire import Wire
+from e2e.server import Server, short_dir, until
+from spec.api_client import make_key, new_name
+from spec.proxy import NGINX, free_port
+
+
+def line(page: Page, state: str, timeout_s: float = 5) -> None:
+    expect(page.locator(".line")).to_have_attribute("data-state", state, timeout=timeout_s * 1000)
+
+
+def test_a_lost_connection_is_shown_and_heals_with_what_was_missed(
+    open_page: Callable[..., Page], wire: Wire, site: Server, expected: list[str]
+) -> None:
+    expected += ["ERR_"]
+    page = open_page(f"http://127.0.0.1:{wire.port}")
+    page.goto("/ui/")
+    line(page, "live")
+    wire.cut()
+    line(page, "lost")
+    name = new_name()
+    site.create("echo hello", name=name)
+    wire.mend()
+    line(page, "live", 15)
+    expect(page.get_by_role("link", name=name)).to_be_visible()
+
+
+def test_a_stream_that_is_silent_for_too_long_is_given_up(
+    open_page: Callable[..., Page], wire: Wire, expected: list[str]
+) -> None:
+    expected += ["ERR_"]
+    page = open_page(f"http://127.0.0.1:{wire.port}")
+    page.clock.install()
+    page.goto("/ui/")
+    line(page, "live")
+    wire.stall()
+    page.clock.fast_forward(41_000)
+    line(page, "lost")
+    wire.mend()
+    page.clock.fast_forward(10_000)
+    line(page, "live")
+
+
+def test_where_streams_are_eaten_the_page_asks_every_two_seconds(
+    open_page: Callable[..., Page], site: Server
+) -> None:
+    page = open_page()
+    page.route("**/api/events*", lambda _route: None)  # it is never answered
+    page.clock.install()
+    page.goto("/ui/")
+    for _ in range(3):
+        page.wait_for_timeout(100)
+        page.clock.fast_forward(7_000)
+    line(page, "polling")
+    name = new_name()
+    site.create("echo hello", name=name)
+    page.clock.fast_forward(20_000)
+    expect(page.get_by_role("link", name=name)).to_be_visible()
+
+
+def test_a_hidden_tab_gives_its_stream_back_and_takes_it_up_when_seen(
+    page: Page, site: Server
+) -> None:
+    hide = """(isHidden) => {
+        Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    page.clock.install()
+    page.goto("/ui/")
+    line(page, "live")
+    page.evaluate(hide, True)
+    page.clock.fast_forward(6_000)
+    line(page, "paused")
+    name = new_name()
+    site.create("echo hello", name=name)
+    page.evaluate(hide, False)
+    line(page, "live")
+    expect(page.get_by_role("link", name=name)).to_be_visible()
+
+
+# The key -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locked(another: Callable[..., Server]) -> tuple[Server, str]:
+    """A server with keys, and one of them."""
+    server = another()
+    key = make_key(server.data_dir, "--scope", "write")["key"]
+    return server.start(), key
+
+
+def test_a_key_is_asked_for_kept_by_the_tab_and_never_in_an_address(
+    locked: tuple[Server, str], open_page: Callable[..., Page], expected: list[str]
+) -> None:
+    expected += ["401"]
+    server, key = locked
+    page = open_page(server.url)
+    asked: list[str] = []
+    page.on("request", lambda one: asked.append(one.url))
+    page.goto("/ui/")
+    field = page.get_by_label("API key")
+    expect(field).to_be_focused()
+    field.fill("quilt_sk_of_nobody")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).not_to_be_empty()
+    field.fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Functions", exact=True)).to_be_visible()
+    line(page, "live")
+    page.reload()
+    line(page, "live")
+    assert not [url for url in asked if key in url]
+    assert page.context.cookies() == []
+    assert page.evaluate("() => JSON.stringify(localStorage)").find(key) == -1
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("API key")).to_be_visible()
+    assert page.evaluate("() => sessionStorage.length") == 0
+
+
+# Looks ---------------------------------------------------------------------------------------
+
+
+def test_the_theme_is_the_system_s_until_another_is_chosen(open_page: Callable[..., Page]) -> None:
+    page = open_page(color_scheme="dark")
+    page.goto("/ui/")
+    ground = "() => getComputedStyle(document.documentElement).backgroundColor"
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    dark = page.evaluate(ground)
+    page.get_by_role("button", name="Light or dark").click()
+    light = page.evaluate(ground)
+    assert dark != light
+    page.reload()
+    assert page.evaluate(ground) == light
+
+
+def test_an_address_that_is_no_page_says_so(page: Page) -> None:
+    page.goto("/ui/#/nowhere/at/all")
+    expect(page.get_by_text("There is no such page.")).to_be_visible()
+    page.get_by_role("link", name="All functions", exact=True).click()
+    expect(page.get_by_role("heading", name="Functions", exact=True)).to_be_visible()
+
+
+def test_the_skip_link_leads_to_the_content(page: Page) -> None:
+    page.goto("/ui/")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="To the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+
+
+# A proxy in front ----------------------------------------------------------------------------
+
+BELOW_A_PATH = """
+daemon off; worker_processes 1; pid ROOT/pid; error_log ROOT/error;
+events { worker_connections 64; }
+http {
+    access_log off; gzip on; gzip_proxied any; gzip_types *;
+    client_body_temp_path ROOT/body; proxy_temp_path ROOT/proxy; fastcgi_temp_path ROOT/fastcgi;
+    uwsgi_temp_path ROOT/uwsgi; scgi_temp_path ROOT/scgi;
+    server {
+        listen 127.0.0.1:PORT;
+        location /deep/below/ {
+            proxy_pass http://SERVER/;
+            proxy_http_version 1.1;
+            proxy_set_header Host $http_host;
+        }
+    }
+}
+"""
+
+
+@pytest.fixture
+def below(site: Server) -> Iterator[str]:
+    """Where an nginx shows the server, below a path of its own and with compression."""
+    if not Path(NGINX).exists():
+        pytest.skip(f"needs {NGINX}")
+    with short_dir() as root:
+        port = free_port()
+        text = BELOW_A_PATH.replace("ROOT", str(root)).replace("PORT", str(port))
+        text = text.replace("SERVER", urlsplit(site.url).netloc)
+        (root / "nginx.conf").write_text(text)
+        process = subprocess.Popen([NGINX, "-e", "stderr", "-c", str(root / "nginx.conf")])
+        try:
+            until((root / "pid").exists)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.kill(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+def test_it_works_below_the_path_of_a_proxy_that_compresses(
+    below: str, open_page: Callable[..., Page], site: Server
+) -> None:
+    name = new_name()
+    function = site.deploy("echo hello", name=name)
+    page = open_page(below)
+    page.goto("/deep/below/")
+    assert page.url.startswith(f"{below}/deep/below/ui/")
+    line(page, "live")
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name))
+    expect(row).to_be_visible()
+    function.invoke()
+    expect(row).to_contain_text("1 / min")
