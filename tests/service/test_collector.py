@@ -151,4 +151,5 @@ async def test_negative_control_two_more_steps_of_the_api_are_noticed(
         return body
 
     monkeypatch.setattr(Request, "take_body", twice)
-    assert await python_calls_of_the_api(harness, connection, "g") >= before + 2
+    # What is called once in a while makes a few hundredths.
+    assert await python_calls_of_the_api(harness, connection, "g") >= round(before) + 2

@@ -482,6 +482,23 @@ async def test_what_waits_for_a_slow_collector_is_bounded_and_counted(
     assert len([one for one in collector.spans if one.name == "handler"]) == 10
 
 
+async def test_lines_that_wait_are_bounded_in_number_and_length(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(otlp, "SEND_EVERY_S", 3600.0)
+    given = Settings(otlp_endpoint=collector.url)
+    before = dropped("logs", "full")
+    async with open_telemetry(given, FACTS, SystemClock(), None) as telemetry:
+        assert telemetry.sender is not None
+        for number in range(otlp.LINES_MAX + 10):
+            telemetry.sender.put_line({"event": "x" * 100_000, "level": "info", "number": number})
+    assert dropped("logs", "full") == before + 10
+    assert len(collector.logs) == otlp.LINES_MAX
+    assert {len(one.body.string_value) for one in collector.logs} == {otlp.TEXT_MAX}
+    # What was first is kept: it says how it began.
+    assert values(collector.logs[0].attributes)["number"] == 0
+
+
 # Settings ----------------------------------------------------------------------------------
 
 
