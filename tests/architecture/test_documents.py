@@ -30,6 +30,19 @@ def test_files_that_documents_name_exist(path: Path) -> None:
         assert (ROOT / name).exists(), f"{path.name} names {name}"
 
 
+def test_pictures_are_few_small_shown_and_can_be_taken_again() -> None:
+    pictures = {Path(name) for name in TRACKED if name.startswith("docs/pictures/")}
+    shown = {
+        (path.parent / target).resolve().relative_to(ROOT)
+        for path in DOCUMENTS
+        for target in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", path.read_text())
+    }
+    taken = re.findall(r'name="(\w+)"', (ROOT / "tests/browser/screenshots.py").read_text())
+    assert pictures == shown == {Path(f"docs/pictures/{one}.png") for one in taken}
+    assert 0 < len(pictures) <= 6
+    assert all((ROOT / one).stat().st_size <= 120_000 for one in pictures)
+
+
 def test_no_file_names_a_machine_path_or_a_registry_host() -> None:
     # Written in pieces, so that this file itself is clean.
     hosts = ["pypi" + "\\.org", "python" + "hosted"]

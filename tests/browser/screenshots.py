@@ -1,11 +1,14 @@
 """The pictures of the documents: `scripts/screenshots` takes them."""
 
 import argparse
-from collections.abc import Callable
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from browser.chromium import launched
 from browser.scene import Scene, make_scene
@@ -28,13 +31,44 @@ class Picture:
 
 
 ALL = (
-    Picture(name="functions", path=lambda _: ""),
+    Picture(name="functions", path=lambda _: "", height=600),
+    Picture(
+        name="function",
+        path=lambda scene: f"functions/{scene.functions['make-thumbnail']}",
+        height=800,
+    ),
     Picture(name="call", path=lambda scene: scene.calls["cold"], scheme="dark"),
-    Picture(name="output", path=lambda scene: scene.calls["coloured"], height=800),
-    Picture(name="invocations", path=lambda _: "invocations"),
+    Picture(name="output", path=lambda scene: scene.calls["coloured"], height=860),
+    Picture(name="invocations", path=lambda _: "invocations", height=640),
     Picture(name="schedules", path=lambda _: "schedules", scheme="dark", height=480),
-    Picture(name="phone", path=lambda scene: scene.calls["retried"], width=390, height=844),
 )
+
+
+SEEN_MS = 2_500  # what moves is seen to have moved
+CUSTOMERS_S = 20.0  # for which there were customers before the first picture
+BUSY = ("make-thumbnail", "make-thumbnail", "make-thumbnail", "send-invoice", "price-feed")
+
+
+@contextmanager
+def customers(url: str) -> Iterator[None]:
+    """The shop is open: some of its functions are called now and then."""
+    closed, chance = threading.Event(), random.Random(7)
+
+    def shop() -> None:
+        with Client(url) as client:
+            while not closed.wait(chance.expovariate(6)):
+                client.functions.invoke(chance.choice(BUSY), {"key": "orders/20/plate.jpg"})
+
+    threads = [threading.Thread(target=shop) for _ in range(3)]
+    for one in threads:
+        one.start()
+    try:
+        closed.wait(CUSTOMERS_S)
+        yield
+    finally:
+        closed.set()
+        for one in threads:
+            one.join()
 
 
 def settled(page: Page) -> None:
@@ -49,23 +83,28 @@ def take_all(directory: Path) -> None:
     with watched() as server, launched() as browser:
         with Client(server.start().url) as client:
             scene = make_scene(client)
-        for one in ALL:
-            context = browser.new_context(
-                base_url=server.url,
-                viewport={"width": one.width, "height": one.height},
-                color_scheme="dark" if one.scheme == "dark" else "light",
-                locale="en-GB",
-                timezone_id="Europe/Paris",
-            )
-            page = context.new_page()
-            page.goto(f"/ui/#/{one.path(scene)}")
-            settled(page)
-            target = directory / f"{one.name}.png"
-            page.screenshot(path=target, animations="disabled")
-            size = target.stat().st_size
-            assert size <= LARGEST_BYTES, f"{target} has {size} bytes, more than {LARGEST_BYTES}"
-            print(f"{target.name}: {size:,} bytes")
-            context.close()
+        with customers(server.url):
+            for one in ALL:
+                take(browser, server.url, scene, one, directory / f"{one.name}.png")
+
+
+def take(browser: Browser, url: str, scene: Scene, one: Picture, target: Path) -> None:
+    context = browser.new_context(
+        base_url=url,
+        viewport={"width": one.width, "height": one.height},
+        color_scheme="dark" if one.scheme == "dark" else "light",
+        locale="en-GB",
+        timezone_id="Europe/Paris",
+    )
+    page = context.new_page()
+    page.goto(f"/ui/#/{one.path(scene)}")
+    settled(page)
+    page.wait_for_timeout(SEEN_MS)
+    page.screenshot(path=target, animations="disabled")
+    context.close()
+    size = target.stat().st_size
+    assert size <= LARGEST_BYTES, f"{target} has {size} bytes, more than {LARGEST_BYTES}"
+    print(f"{target.name}: {size:,} bytes")
 
 
 def main() -> None:
