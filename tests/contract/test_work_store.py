@@ -466,8 +466,12 @@ async def test_inputs_are_encrypted_where_a_key_is_set(
     assert await sealed.input(plain) is not None
     assert not found_on_disk(tmp_path, b"a secret that nobody", b"hunter2hunter2")
     assert found_on_disk(tmp_path, call.encode())  # It looks where the input is.
+    assert await sealed.input_variables(call) == ["PASSWORD"]
+    assert await sealed.input_variables(empty) == []
+    assert await sealed.input_variables("nobody") == ()
     for other in (None, RecordKey(b"j" * 32)):
         wrong = SqlWork(store.database, cipher=other)
+        assert await wrong.input_variables(call) == ()
         with pytest.raises(Unprocessable, match="encrypted"):
             await wrong.input(call)
         with pytest.raises(Unprocessable, match="encrypted"):

@@ -34,6 +34,7 @@ COMMANDS = {
     "queue": "work",
     "dev": "dev",
     "events": "events",
+    "audit": "audit",
     "whoami": "server",
     "instances": "server",
     "stats": "stats",

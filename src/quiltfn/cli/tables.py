@@ -7,6 +7,7 @@ from quiltfn.cli import show
 from quiltfn.sdk import (
     AsyncPolicy,
     Attempt,
+    AuditPage,
     DeadLetterPage,
     DeliveryPage,
     Destination,
@@ -318,6 +319,27 @@ def _latency(milliseconds: float | None) -> str:
     if milliseconds is None:
         return "-"
     return f"{milliseconds:.3g} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
+
+
+def audit(page: AuditPage) -> None:
+    if not page.entries and not page.next_cursor:
+        show.note("no entries")
+        return
+    rows = (
+        (
+            show.when(one.at),
+            one.action,
+            one.object_id or "-",
+            one.error_code or "done",
+            one.credential,
+            one.address,
+        )
+        for one in page.entries
+    )
+    columns = ("AT", "ACTION", "OBJECT", "RESULT", "CREDENTIAL", "FROM")
+    show.table(columns, rows, drop=("FROM", "CREDENTIAL"))
+    if page.next_cursor:
+        show.note(f"there are more: --cursor {page.next_cursor}")
 
 
 def whoami(one: Whoami) -> None:

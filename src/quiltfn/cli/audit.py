@@ -1,0 +1,44 @@
+"""`quiltfn audit`: who changed what, or was refused it."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from quiltfn.cli import tables
+from quiltfn.cli.options import Cursor, Limit
+from quiltfn.cli.parsing import Option
+from quiltfn.cli.session import Connection
+from quiltfn.cli.stats import start_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """Which entries are listed."""
+
+    action: Annotated[
+        str | None, Option(help="Only this, such as function.create, or all of its kind: function.")
+    ] = None
+    credential: Annotated[
+        str | None, Option(metavar="ID", help="Only what this key or token did.")
+    ] = None
+    object_id: Annotated[
+        str | None, Option(("--object",), metavar="ID", help="Only what was done to this.")
+    ] = None
+    since: Annotated[
+        str | None, Option(metavar="AGE", help="Only what was done in the last 90s, 10m, 2h or 1d.")
+    ] = None
+
+
+def audit(
+    wanted: AuditOptions, *, limit: Limit = None, cursor: Cursor = None, connection: Connection
+) -> None:
+    """List who changed what, or was refused it, newest first; needs scope admin."""
+    with connection.session() as at:
+        found = at.client.system.list_audit_entries(
+            action=wanted.action,
+            credential=wanted.credential,
+            object_id=wanted.object_id,
+            since=start_of(wanted.since),
+            page_size=limit,
+            cursor=cursor,
+        )
+        at.show(found.first(), tables.audit)
