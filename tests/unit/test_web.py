@@ -5,34 +5,19 @@ import os
 import runpy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from quiltfn.api import web
 from quiltfn.api.request import Headers
-from quiltfn.api.web import WebFile, has_tag, takes_gzip
+from quiltfn.api.web import WebFile, has_tag
+from quiltfn.model.errors import NotFound
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKED = WebFile.of("main-ABCDEF12.js", gzip.compress(b"code"), is_packed=True)
 PLAIN = WebFile.of("index.html", b"<!doctype html>", is_packed=False)
-
-
-@pytest.mark.parametrize(
-    ("accepted", "taken"),
-    [
-        ("gzip", True),
-        ("br, GZIP;q=0.5", True),
-        ("deflate, gzip;q=1.0", True),
-        ("", False),
-        ("identity", False),
-        ("gzip;q=0", False),
-        ("gzip;q=0.000", False),
-        ("notgzip", False),
-    ],
-)
-def test_who_takes_gzip(accepted: str, taken: bool) -> None:
-    assert takes_gzip(accepted) is taken
 
 
 def test_a_packed_file_goes_out_as_the_client_can_read_it() -> None:
@@ -65,6 +50,14 @@ def test_what_a_page_may_do_is_said_with_every_file() -> None:
     assert "default-src 'none'" in policy
     assert "require-trusted-types-for 'script'" in policy
     assert "unsafe" not in policy
+
+
+async def test_where_it_was_not_built_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "files", dict)
+    asked: Any = SimpleNamespace(headers=Headers(), parameters={"file": "main.js"})
+    for handler in (web.get_dashboard, web.get_dashboard_file):
+        with pytest.raises(NotFound, match="the dashboard was not built"):
+            await handler(asked)
 
 
 # The build -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from importlib import resources
 
+from quiltfn.api.compression import wants_gzip
 from quiltfn.api.request import Headers
 from quiltfn.api.response import Header, Response
 from quiltfn.api.route import RequestContext, RouteServices
@@ -69,7 +70,7 @@ class WebFile:
         """What a client with these headers gets: the file, or that it has it already."""
         content, encoding = self.content, ""
         if self.is_packed:
-            if takes_gzip(headers.get("accept-encoding", "")):
+            if "accept-encoding" in headers and wants_gzip(headers):
                 encoding = "gzip"
             else:
                 content = gzip.decompress(content)
@@ -82,15 +83,6 @@ class WebFile:
             answer.headers.append(("content-encoding", encoding))
         answer.body = content
         return answer
-
-
-def takes_gzip(accept_encoding: str) -> bool:
-    """Whether a client said that it takes gzip (RFC 9110, 12.5.3)."""
-    for part in accept_encoding.lower().split(","):
-        name, _, weight = part.partition(";")
-        if name.strip() in ("gzip", "x-gzip"):
-            return re.fullmatch(r"q=0(\.0*)?", weight.strip()) is None
-    return False
 
 
 def has_tag(if_none_match: str, tag: str) -> bool:
