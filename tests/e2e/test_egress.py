@@ -311,6 +311,13 @@ def test_what_was_refused_is_counted_for_the_function_and_for_the_server(server:
     assert "egress was refused" in line
     assert "6" in line
 
+    def used() -> list[int]:
+        rows = server.call("GET", "/api/usage?by=function").json()["rows"]
+        mine = [one for one in rows if one["function_id"] == function.id]
+        return [one["egress_refused"] for one in mine if one["egress_refused"]]
+
+    assert until(used, 30) == [6]
+
 
 def log_lines(server: Server) -> list[str]:
     return [one for one in server.log.read_text().splitlines() if "egress" in one]

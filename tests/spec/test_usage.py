@@ -71,6 +71,23 @@ def test_usage_outlives_the_function_and_no_other_tenant_sees_it(tenant: Api, ke
     assert (row["function_id"], row["function_name"], row["calls"]) == (function_id, None, 1)
 
 
+def test_stats_come_in_pages_that_lead_to_the_next(tenant: Api) -> None:
+    functions = [tenant.active() for _ in range(3)]
+    for one in functions:
+        tenant.invoke(one)
+        stats_of(tenant, one, 1)
+    path, seen = f"{STATS}?window=600&limit=2", []
+    while path:
+        answer = tenant("GET", path)
+        assert answer.status_code == 200, answer.text
+        seen += [one["function_id"] for one in answer.json()["functions"]]
+        link = answer.headers.get("link")
+        assert (answer.json()["next_cursor"] is None) == (link is None)
+        path = link.partition(">")[0].removeprefix("<") if link else ""
+    assert seen == functions
+    tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{STATS}?limit=10001")
+
+
 def test_queued_work_counts(tenant: Api) -> None:
     function_id = tenant.active()
     queued = tenant.good("POST", f"{of(function_id)}/invoke?mode=async", {}, 202)

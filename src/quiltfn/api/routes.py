@@ -488,6 +488,12 @@ WINDOW = Parameter(
     schema={"type": "integer", "minimum": stats.WINDOW_MIN_S, "maximum": stats.WINDOW_MAX_S},
     example=3600,
 )
+STATS_LIMIT = Parameter(
+    name="limit",
+    about="the largest number of functions of the page",
+    schema={"type": "integer", "minimum": 1, "maximum": stats.FUNCTIONS_MAX},
+    example=50,
+)
 MOMENT = {"type": "integer", "minimum": 0, "maximum": stats.UNIX_MAX}
 FROM = Parameter(
     name="from", about="what ended at this time or later, in Unix seconds", schema=MOMENT
@@ -515,7 +521,7 @@ STATS = Route(
     handler=stats.list_function_stats,
     scope=READ,
     answer=wire.FunctionStatsPage,
-    parameters=(WINDOW, CURSOR),
+    parameters=(WINDOW, STATS_LIMIT, CURSOR),
 )
 SERIES = Route(
     handler=stats.get_function_series,

@@ -52,6 +52,7 @@ async def list_function_stats(context: RequestContext[StatsServices]) -> Respons
     services, query = context.services, context.query
     given = query.get("window", str(WINDOW_DEFAULT_S))
     window = parse.integer(given, "window", WINDOW_MIN_S, WINDOW_MAX_S)
+    limit = parse.integer(query.get("limit", str(FUNCTIONS_MAX)), "limit", 1, FUNCTIONS_MAX)
     after = from_cursor(query.get("cursor"), BEFORE_EVERY_ID)
     async with pages.reserved(context):
         since = int(services.clock.unix()) - window
@@ -63,7 +64,7 @@ async def list_function_stats(context: RequestContext[StatsServices]) -> Respons
                 if function_id > after and one.calls:
                     yield function_id, _function_stats(function_id, one)
 
-        return await pages.page_response(context, "functions", entries(), FUNCTIONS_MAX)
+        return await pages.page_response(context, "functions", entries(), limit)
 
 
 async def get_function_series(context: RequestContext[StatsServices]) -> Response:

@@ -409,14 +409,14 @@ def get_egress(function: str) -> Flow[Egress]:
 
 
 def list_stats(
-    *, window_seconds: int | None = None, cursor: str | None = None
+    *, window_seconds: int | None = None, page_size: int | None = None, cursor: str | None = None
 ) -> Listing[FunctionStatsPage, FunctionStats]:
     """What the calls of each function came to in the last seconds (3600 by default); functions
     without calls are left out.
     """
 
     def page_after(after: str | None) -> Flow[FunctionStatsPage]:
-        wanted = query(window=window_seconds, cursor=after)
+        wanted = query(window=window_seconds, limit=page_size, cursor=after)
         return ask(get(f"{BASE}/stats{wanted}", FunctionStatsPage))
 
     return Listing(page_after, lambda page: page.functions, cursor)
