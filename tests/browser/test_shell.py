@@ -67,6 +67,9 @@ def test_where_streams_are_eaten_the_page_asks_every_two_seconds(
     site.create("echo hello", name=name)
     page.clock.fast_forward(20_000)
     expect(page.get_by_role("link", name=name)).to_be_visible()
+    page.unroute("**/api/events*")
+    page.clock.fast_forward(61_000)
+    line(page, "live")
 
 
 def test_a_hidden_tab_gives_its_stream_back_and_takes_it_up_when_seen(

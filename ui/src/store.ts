@@ -1,6 +1,6 @@
 // What the page knows of the server, and how it stays true: it is fetched once, events change it, and
 // after a gap it is fetched again.
-import { effect, type Signal, signal } from "@preact/signals";
+import { effect, type Signal, signal, untracked } from "@preact/signals";
 import { credential, get, needsKey, pages, Refused, urlOf } from "./api.ts";
 import { type Connection, Following } from "./stream.ts";
 import type { Function, FunctionSummary, FunctionSummaryPage, Whoami } from "./wire.ts";
@@ -138,7 +138,7 @@ export function start(): void {
       },
       onGap: refetch,
     });
-    if (!isOut) refetch();
+    if (!isOut) untracked(refetch);
   });
 }
 

@@ -67,6 +67,7 @@ const HIDDEN_MS = 5_000; // a tab that nobody sees gives its connection back: a 
 const FIRST_MS = 6_000; // a proxy that holds back so long what a stream begins with eats streams
 const POLL_MS = 2_000;
 const EATEN_MOST = 2;
+const AGAIN_MS = 60_000; // after so long without events it is tried again whether they come
 const REFUSED = [403, 404];
 
 /** Follows a stream for as long as the page is seen, and heals by itself. */
@@ -74,6 +75,7 @@ export class Following {
   #last: string | undefined;
   #tries = 0;
   #eaten = 0;
+  #polledSince = 0;
   #missed = false;
   #abort: AbortController | undefined;
   #wake: () => void = () => {};
@@ -105,9 +107,7 @@ export class Following {
         this.follower.onState("paused");
         await this.#pause(600_000);
       } else if (this.#eaten >= EATEN_MOST) {
-        this.follower.onState("polling");
-        this.follower.onGap();
-        await this.#pause(POLL_MS);
+        await this.#poll();
       } else {
         await this.#once().catch(() => {});
         if (!this.#ended && !document.hidden && this.#eaten < EATEN_MOST) {
@@ -118,6 +118,16 @@ export class Following {
         }
       }
     }
+  }
+
+  async #poll(): Promise<void> {
+    this.#polledSince ||= Date.now();
+    this.follower.onState("polling");
+    this.follower.onGap();
+    await this.#pause(POLL_MS);
+    if (Date.now() - this.#polledSince < AGAIN_MS) return;
+    this.#polledSince = 0;
+    this.#eaten = EATEN_MOST - 1;
   }
 
   #pause(ms: number): Promise<void> {
