@@ -46,11 +46,14 @@ class Health:
         journal: Journal,
         data_dir: Path,
         why_no_sandbox: Callable[[], Awaitable[str | None]],
+        started_at: int,
     ) -> None:
-        """`why_no_sandbox`: why no sandbox can be made at the moment; None if one can."""
+        """`why_no_sandbox`: why no sandbox can be made at the moment; None if one can.
+        `started_at`: when the server started, in Unix seconds.
+        """
         self.machine, self._why_no_sandbox = machine, why_no_sandbox
         self._store, self._journal, self._data_dir = store, journal, data_dir
-        self.draining = False
+        self.started_at, self.draining = started_at, False
 
     @property
     def durability(self) -> str:

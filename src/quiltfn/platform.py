@@ -176,13 +176,25 @@ async def open_platform(
             stats=stats,
             urls=urls,
             quotas=quotas,
-            health=Health(node.machine, opened, journal, settings.data_dir, stock.why_not),
+            health=_health(node, opened, journal, settings, stock, clock),
             limits=api_limits(settings),
             budgets=parts.budgets,
             tracer=telemetry.tracer,
         )
         _run_until_closed(stack, telemetry.send_metrics(partial(refresh_metrics, services)))
         yield Platform(services, opened, journal, pools, services.health, work, dispatcher)
+
+
+def _health(
+    node: Node,
+    store: SqliteStore,
+    journal: SpoolJournal,
+    chosen: Settings,
+    stock: StockedSandboxes,
+    clock: ResumableClock,
+) -> Health:
+    started_at = int(clock.unix())
+    return Health(node.machine, store, journal, chosen.data_dir, stock.why_not, started_at)
 
 
 async def restored_quotas(chosen: Settings, parts: CallParts) -> tuple[Admission, SqlStats, Quotas]:

@@ -16,6 +16,8 @@ from browser.scene import Scene, make_scene
 from browser.wire import Wire, wire_to
 from e2e.server import Server, watched
 from quiltfn.sdk import Client
+from spec.api_client import Api, make_key
+from spec.conftest import Keyed
 
 WINDOW: ViewportSize = {"width": 1280, "height": 900}
 SEEN_AS: dict[str, Any] = {
@@ -78,6 +80,27 @@ def open_page(
         yield lambda url=site.url, **more: stack.enter_context(
             watched_page(chromium, url, expected, **more)
         )
+
+
+@pytest.fixture(scope="session")
+def keyed() -> Iterator[Keyed]:
+    """A server that asks for keys; shared: take a tenant of your own."""
+    with watched() as server:
+        key = make_key(server.data_dir, "--tenant", "default", "--scope", "operator")["key"]
+        server.start()
+        yield Keyed(server, "", Api(server.url, key))
+
+
+@pytest.fixture
+def open_as(open_page: Callable[..., Page], keyed: Keyed) -> Callable[..., Page]:
+    """Opens pages of the server that asks for keys, signed in with a key."""
+
+    def opened(key: str, **more: Any) -> Page:
+        page = open_page(keyed.server.url, **more)
+        page.add_init_script(f"sessionStorage.setItem('quiltfn.key', '{key}')")
+        return page
+
+    return opened
 
 
 @pytest.fixture

@@ -24,6 +24,10 @@ PAGES: dict[str, Callable[[Scene], str]] = {
     "new-schedule": lambda _: "new-schedule",
     "runtimes": lambda _: "runtimes",
     "runtime": lambda _: "runtimes/shop",
+    "usage-open": lambda _: "usage",
+    "keys-open": lambda _: "keys",
+    "audit-open": lambda _: "audit",
+    "node-open": lambda _: "node",
 }
 
 

@@ -102,7 +102,8 @@ def test_nothing_is_wider_than_the_window(
     open_page: Callable[..., Page], scene: Scene, width: int
 ) -> None:
     page = open_page(viewport={"width": width, "height": 844})
-    for path in ["invocations", "schedules", "runtimes", *scene.calls.values()]:
+    administration = ("usage", "keys", "audit", "node")
+    for path in ["invocations", "schedules", "runtimes", *administration, *scene.calls.values()]:
         page.goto(f"/ui/#/{path}")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         expect(page.locator("[aria-busy=true]")).to_have_count(0)

@@ -55,6 +55,12 @@ def test_calls_are_in_stats_series_and_usage(tenant: Api) -> None:
     whole = tenant.good("GET", f"{USAGE}?step=day")
     assert [one["function_id"] for one in whole["rows"]] == [None]
     assert whole["rows"][0]["calls"] == 5
+    at_once = tenant.good("GET", f"{USAGE}?step=all&by=function")
+    used = {one["function_id"]: (one["start"], one["calls"]) for one in at_once["rows"]}
+    assert used == {good: (at_once["start"], 3), bad: (at_once["start"], 2)}
+    assert at_once["start"] % 3600 == 0
+    (all_of_it,) = tenant.good("GET", f"{USAGE}?step=all")["rows"]
+    assert (all_of_it["function_id"], all_of_it["calls"]) == (None, 5)
 
 
 def test_usage_outlives_the_function_and_no_other_tenant_sees_it(tenant: Api, keyed: Keyed) -> None:

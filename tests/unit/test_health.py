@@ -28,8 +28,8 @@ async def test_a_removed_data_directory_is_told(tmp_path: Path) -> None:
     )
     store: Any = SimpleNamespace(ping=ping, condition=lambda: (True, "whole"))
     journal: Any = SimpleNamespace(is_strict=False)
-    there = await Health(machine, store, journal, tmp_path, none).report()
-    gone = await Health(machine, store, journal, tmp_path / "gone", none).report()
+    there = await Health(machine, store, journal, tmp_path, none, 0).report()
+    gone = await Health(machine, store, journal, tmp_path / "gone", none, 0).report()
     assert cast("str", there["checks"]["disk"]["reason"]).endswith("MiB free")
     assert not gone["ready"]
     assert not gone["checks"]["disk"]["ok"]

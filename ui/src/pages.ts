@@ -80,4 +80,28 @@ export const PAGES: Page[] = [
     under: "Runtimes",
     load: () => import("./pages/runtime.ts"),
   },
+  {
+    pattern: "usage",
+    title: "Usage",
+    nav: "Usage",
+    load: () => import("./pages/usage.ts"),
+  },
+  {
+    pattern: "keys",
+    title: "Keys",
+    nav: "Keys",
+    load: () => import("./pages/keys.ts"),
+  },
+  {
+    pattern: "audit",
+    title: "Audit",
+    nav: "Audit",
+    load: () => import("./pages/audit.ts"),
+  },
+  {
+    pattern: "node",
+    title: "Node",
+    nav: "Node",
+    load: () => import("./pages/node.ts"),
+  },
 ];

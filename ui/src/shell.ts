@@ -7,6 +7,7 @@ import { html } from "./html.ts";
 import { type Page, type PageProps, PAGES } from "./pages.ts";
 import { Confirm } from "./parts/confirm.ts";
 import { Notice } from "./parts/notice.ts";
+import { isHelpOpen, Shortcuts } from "./parts/shortcuts.ts";
 import { ThemeSwitch } from "./parts/theme.ts";
 import { Toasts } from "./parts/toast.ts";
 import { match, path, route } from "./router.ts";
@@ -111,8 +112,13 @@ export function Shell() {
   useEffect(() => {
     const keys = (event: KeyboardEvent) => {
       const target = event.target as HTMLElement;
-      if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
-      if (target.closest("input, textarea, select, q-code, [contenteditable]")) return;
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (target.closest("input, textarea, select, q-code, [contenteditable], dialog")) return;
+      if (event.key === "?") {
+        event.preventDefault();
+        isHelpOpen.value = true;
+      }
+      if (event.key !== "/") return;
       const search = document.querySelector<HTMLInputElement>("main input[type=search]");
       if (!search) return;
       event.preventDefault();
@@ -133,6 +139,10 @@ export function Shell() {
           ><span class="wide">${SAID[connection.value]}</span></span>
         `}
       <${Account} />
+      <button class="button icon wide" type="button" aria-label="Keyboard" title="Keyboard (?)"
+        onClick=${() => {
+          isHelpOpen.value = true;
+        }}>?</button>
       <${ThemeSwitch} />
     </header>
     <main ref=${main} tabindex="-1">${needsKey.value ? html`<${SignIn} />` : found
@@ -144,5 +154,6 @@ export function Shell() {
       : html`<p class="empty">There is no such page. <a href="#/">All functions</a></p>`}</main>
     <${Toasts} />
     <${Confirm} />
+    <${Shortcuts} />
   `;
 }

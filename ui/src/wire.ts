@@ -716,6 +716,7 @@ export interface SystemInfo {
   memory: Record<string, number>;
   tenant_id?: string | null;
   scope?: string | null;
+  started_at?: number | null;
 }
 
 export interface TimedAttempt {

@@ -510,7 +510,9 @@ STATS_STEP = Parameter(
     example=60,
 )
 USAGE_STEP = Parameter(
-    name="step", about="by hours or, by default, days of UTC", schema={"enum": list(USAGE_STEPS)}
+    name="step",
+    about="by hours or, by default, days of UTC; all: the whole time at once",
+    schema={"enum": list(USAGE_STEPS)},
 )
 BY = Parameter(
     name="by",

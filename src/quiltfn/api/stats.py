@@ -31,7 +31,9 @@ UNIX_MAX = 4_102_444_800  # the year 2100
 # 400 days of hours, and eight days of five minutes.
 USAGE_STRETCHES_MAX, USAGE_ROWS_MAX, POINTS_MAX = 9600, 10_000, 2400
 FUNCTIONS_MAX = 10_000
-STEP_S = {"hour": HOUR_S, "day": DAY_S}
+# `all` begins and ends with an hour, and has one stretch: all that is kept is within it.
+STEP_S = {"hour": HOUR_S, "day": DAY_S, "all": HOUR_S}
+ALL_S = UNIX_MAX
 # Who asks for the last hour must not be refused because a moment has passed since.
 LATE_S = MINUTE_S
 
@@ -94,9 +96,9 @@ async def get_function_series(context: RequestContext[StatsServices]) -> Respons
 
 
 async def get_usage(context: RequestContext[StatsServices]) -> Response:
-    """Show what the tenant's calls used, by hours or days of UTC: how many ended and how, memory
-    limit times duration, measured processor time, refused connections, and asynchronous calls that
-    were accepted. Functions that were deleted count.
+    """Show what the tenant's calls used, by hours or days of UTC or in all of the time: how many
+    ended and how, memory limit times duration, measured processor time, refused connections, and
+    asynchronous calls that were accepted. Functions that were deleted count.
     """
     services, query = context.services, context.query
     step = parse.one_of(query.get("step", "day"), "step", USAGE_STEPS, "hour")
@@ -104,13 +106,18 @@ async def get_usage(context: RequestContext[StatsServices]) -> Response:
     if by is not None:
         parse.one_of(by, "by", ("function",), "function")
     step_s, now = STEP_S[step], int(services.clock.unix())
-    start, end = _span(context, now, 30 * DAY_S if step == "day" else DAY_S)
+    start, end = _span(context, now, DAY_S if step == "hour" else 30 * DAY_S)
     start, end = floor_to(step_s, start), floor_to(step_s, end - 1) + step_s
     if (end - start) // step_s > USAGE_STRETCHES_MAX:
-        expected = f"at most {USAGE_STRETCHES_MAX} {step}s before to"
+        unit = "hour" if step == "all" else step
+        expected = f"at most {USAGE_STRETCHES_MAX} {unit}s before to"
         raise Unprocessable.field("from", expected, start, end - USAGE_STRETCHES_MAX * step_s)
     async with pages.reserved(context):
-        found = await services.stats.usage(context.tenant_id, (start, end), step_s)
+        found = await services.stats.usage(
+            context.tenant_id, (start, end), ALL_S if step == "all" else step_s
+        )
+        if step == "all":
+            found = {key._replace(start=start): one for key, one in found.items()}
         sums = found if by is not None else _without_functions(found)
         if len(sums) > USAGE_ROWS_MAX:
             expected = f"later, or by left out: there are {len(sums)} rows, at most"

@@ -151,6 +151,7 @@ async def get_system_info(context: RequestContext[SystemServices]) -> Response:
             },
             tenant_id=context.tenant_id,
             scope=context.caller.scope,
+            started_at=services.health.started_at,
         )
     )
 

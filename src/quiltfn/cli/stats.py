@@ -7,6 +7,7 @@ from quiltfn.cli import tables
 from quiltfn.cli.options import seconds_of
 from quiltfn.cli.parsing import Option
 from quiltfn.cli.session import Connection, NameOrId, Output
+from quiltfn.wire.stats import USAGE_STEPS
 
 Since = Annotated[str | None, Option(metavar="AGE", help="How far back, such as 30m, 12h or 7d.")]
 
@@ -48,7 +49,8 @@ def series(
 def usage(
     since: Since = None,
     step: Annotated[
-        str | None, Option(choices=("hour", "day"), help="By hours or days of UTC (else day).")
+        str | None,
+        Option(choices=USAGE_STEPS, help="By hours or days of UTC (else day), or all at once."),
     ] = None,
     by: Annotated[
         str | None, Option(choices=("function",), help="function: a row for each function.")

@@ -226,6 +226,8 @@ def info(one: SystemInfo) -> None:
         ("OCI runtime", one.oci_runtime),
         ("durability", one.durability),
     ]
+    if one.started_at is not None:
+        rows.append(("started", show.when(one.started_at)))
     if one.tenant_id is not None:
         rows += [("your tenant", one.tenant_id), ("your scope", one.scope)]
     rows += [(kind, path) for kind, path in one.interpreters.items()]

@@ -102,8 +102,8 @@ def get_usage(
     step: str | None = None,
     by: str | None = None,
 ) -> Flow[Usage]:
-    """What the tenant's calls used. `start` and `end` in Unix seconds. `step`: "hour" or "day", the
-    default. `by`: "function" for a row for each function.
+    """What the tenant's calls used. `start` and `end` in Unix seconds. `step`: "hour", "day",
+    the default, or "all" for the whole time at once. `by`: "function" for a row for each function.
     """
     wanted = query(**{"from": start, "to": end, "step": step, "by": by})
     return ask(get(f"/api/usage{wanted}", Usage))

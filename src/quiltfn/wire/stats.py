@@ -9,7 +9,7 @@ from quiltfn.wire.fields import about
 from quiltfn.wire.functions import FunctionId, FunctionName, NextCursor, TenantId
 
 STEPS = (10, 60, 300, 3600)
-USAGE_STEPS = ("hour", "day")
+USAGE_STEPS = ("hour", "day", "all")
 
 Calls = Annotated[int, about("how many calls ended", 1200)]
 Errors = Annotated[int, about("how many of them ended in another way than success", 3)]
@@ -30,7 +30,7 @@ Statuses = Annotated[
 Start = Annotated[int, about("where it begins, in Unix seconds", 1760000000)]
 End = Annotated[int, about("where it ends, in Unix seconds", 1760003600)]
 StepSeconds = Annotated[int, about("how many seconds a point stands for", 60, unit="s")]
-StepName = Annotated[str, about("hour or day, in UTC", "day")]
+StepName = Annotated[str, about("hour or day, in UTC, or all: one stretch", "day")]
 GbSeconds = Annotated[
     float,
     about("memory limit times duration of every attempt, in GB (1024 MiB) and seconds", 41.7),
@@ -102,7 +102,7 @@ class UsageSums(Struct, kw_only=True, frozen=True):
 
 
 class UsageRow(UsageSums, kw_only=True, frozen=True):
-    """What calls used from `start` on, for an hour or a day.
+    """What calls used from `start` on, for an hour, a day or all of the time.
 
     `function_id`: null for all functions together, and for those that are no longer told apart.
     `function_name`: null for a function that was deleted as well.

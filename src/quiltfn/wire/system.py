@@ -31,6 +31,7 @@ CheckReason = Annotated[str, about("what the check found", "it can be written to
 HealthStatus = Annotated[str, about("ok or unavailable", "ok")]
 IsReady = Annotated[bool, about("whether the server takes calls", True)]
 TransportKind = Annotated[str, about("tls, cleartext or loopback", "loopback")]
+StartedAt = Annotated[int, about("when the server started, in Unix seconds", 1760000000)]
 CallersTenant = Annotated[str, about("the tenant of the caller", "default")]
 CallersScope = Annotated[str, about("what the caller's key may do", "write")]
 CallersCredential = Annotated[
@@ -88,7 +89,7 @@ class SystemInfo(Struct, kw_only=True, frozen=True):
     """The server and its machine. `interpreters`: the paths of those that runtimes can use.
     `memory`: what all instances together may hold (`budget_mib`) and what counts now (`held_mib`).
     `durability`: strict where the record of a call is synced before its answer, else relaxed.
-    `tenant_id` and `scope`: those of the credential that asked.
+    `tenant_id` and `scope`: those of the credential that asked. `started_at` in Unix seconds.
     """
 
     version: ServerVersion
@@ -102,6 +103,7 @@ class SystemInfo(Struct, kw_only=True, frozen=True):
     memory: Memory
     tenant_id: CallersTenant | None = None
     scope: CallersScope | None = None
+    started_at: StartedAt | None = None
 
 
 class Whoami(Struct, kw_only=True, frozen=True):

@@ -5,7 +5,12 @@ const KEPT_MS = 60_000;
 
 export async function download(path: string, query: Query, name: string): Promise<void> {
   const response = await send("GET", path, { query });
-  const url = URL.createObjectURL(await response.blob());
+  save(await response.blob(), name);
+}
+
+/** Saves what the page itself has made. */
+export function save(content: Blob, name: string): void {
+  const url = URL.createObjectURL(content);
   const link = document.createElement("a");
   link.href = url;
   link.download = name;

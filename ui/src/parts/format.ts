@@ -27,6 +27,12 @@ export function counted(n: number, one: string, many = `${one}s`): string {
   return `${count(n)} ${n === 1 ? one : many}`;
 }
 
+/** An amount that is no count, such as GB-seconds: three digits that say something. */
+export function amount(n: number): string {
+  if (n >= 99.95) return count(Math.round(n));
+  return n > 0 && n < 0.001 ? "< 0.001" : String(Number(n.toPrecision(n < 1 ? 2 : 3)));
+}
+
 export function percent(part: number, whole: number): string {
   if (!whole) return "–";
   const share = (100 * part) / whole;

@@ -1,0 +1,82 @@
+"""The machine, as an operator sees it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from browser.accessibility import grave_findings
+from browser.pictures import Camera
+from quiltfn import __version__
+from spec.api_client import Api, new_name
+from spec.conftest import Keyed
+
+OpenAs = Callable[..., Page]
+
+
+@pytest.fixture
+def busy(keyed: Keyed) -> tuple[Api, str]:
+    """An operator whose function has an instance; the name of the function."""
+    tenant, name = new_name(), new_name()
+    api = keyed.caller(tenant, "operator")
+    function_id = api.active(name=name)
+    api.invoke(function_id)
+    return api, name
+
+
+def test_an_operator_sees_the_machine(open_as: OpenAs, keyed: Keyed, busy: tuple[Api, str]) -> None:
+    _, name = busy
+    page = open_as(keyed.operator.key)
+    page.goto("/ui/#/node")
+    expect(page.locator(".facts")).to_contain_text(f"version {__version__}")
+    expect(page.locator(".facts")).to_contain_text(re.compile(r"started (now|\d+ (s|min) ago)"))
+    health = page.get_by_role("region", name="Health")
+    expect(health).to_contain_text("ready")
+    expect(health).to_contain_text(re.compile(r"disk.*MiB free"))
+    memory = page.get_by_role("region", name="Memory")
+    expect(memory.get_by_role("img")).to_have_attribute(
+        "aria-label", re.compile(r"[\d.]+ [KM]iB of [\d.]+ GiB are held")
+    )
+    row = page.get_by_role("table", name="Instances").get_by_role("row").filter(has_text=name)
+    expect(row).to_contain_text("ready")
+    expect(row).to_contain_text(re.compile(r"[KM]iB"))
+    protections = page.get_by_role("region", name="Protections in force")
+    expect(protections).to_contain_text("seccomp")
+    findings = page.get_by_role("region", name="What the doctor finds")
+    findings.get_by_role("button", name="All").click()
+    expect(findings).to_contain_text("control groups")
+
+
+def test_instances_are_found_and_sorted(
+    open_as: OpenAs, keyed: Keyed, busy: tuple[Api, str]
+) -> None:
+    _, name = busy
+    page = open_as(keyed.operator.key)
+    page.goto("/ui/#/node")
+    table = page.get_by_role("table", name="Instances")
+    page.get_by_role("searchbox").fill(name)
+    expect(table.locator("[data-n]")).to_have_count(1)
+    page.get_by_role("searchbox").fill("nobody has this")
+    expect(page.get_by_text("No instance fits.")).to_be_visible()
+    page.get_by_role("searchbox").fill("")
+    table.get_by_role("button", name="Memory").click()
+    expect(table.get_by_role("columnheader", name="Memory")).to_have_attribute(
+        "aria-sort", "descending"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_keeps_people_from_using_it(
+    open_as: OpenAs, keyed: Keyed, busy: tuple[Api, str], camera: Camera, scheme: Any
+) -> None:
+    page = open_as(keyed.operator.key, color_scheme=scheme)
+    page.goto("/ui/#/node")
+    page.get_by_role("searchbox").fill(busy[1])
+    expect(page.get_by_role("table", name="Instances")).to_contain_text(busy[1])
+    page.get_by_role("button", name="All", exact=True).click()
+    camera.take(page, f"node-{scheme}")
+    assert grave_findings(page) == []

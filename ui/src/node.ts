@@ -1,0 +1,48 @@
+// What the page of the node works out: who holds the memory, and what comes first of what was found.
+import type { Part } from "./parts/rail.ts";
+import type { Finding, Instance, InstanceList } from "./wire.ts";
+
+const ALONE_MOST = 120; // instances that get a part of their own
+const KINDS = ["busy", "ready", "warming"] as const;
+type Kind = typeof KINDS[number];
+
+/** States as the picture tells them apart: what comes and goes is warming. */
+export function kindOf(state: string): Kind {
+  return state === "busy" ? "busy" : state === "ready" || state === "parked" ? "ready" : "warming";
+}
+
+const byKind = (instances: readonly Instance[], kind: Kind): Instance[] =>
+  instances.filter((one) => kindOf(one.state) === kind);
+const sum = (instances: readonly Instance[]): number =>
+  instances.reduce((sum, one) => sum + one.memory_mib, 0);
+
+/** The memory budget in parts: instances, each by itself while they are few, then the stock, then
+ * what is held beyond those that the list names.
+ */
+export function memoryParts(list: InstanceList): Part[] {
+  const { instances, memory } = list;
+  const isMany = instances.length > ALONE_MOST;
+  const parts = KINDS.flatMap((kind): Part[] => {
+    const some = byKind(instances, kind);
+    if (isMany) return [{ kind, size: sum(some), title: `${some.length} ${kind}` }];
+    return some.map((one) => ({ kind, size: one.memory_mib, title: one.function_name }));
+  });
+  const stock = memory["prewarmed_mib"] ?? 0;
+  const others = (memory["held_mib"] ?? 0) - stock - sum(instances);
+  parts.push({ kind: "stock", size: stock, title: "prewarmed" });
+  if (others > 1) parts.push({ kind: "other", size: others, title: "others" });
+  return parts;
+}
+
+/** How many instances there are of each kind. */
+export function countsOf(list: InstanceList): Record<Kind, number> {
+  const counts = { busy: 0, ready: 0, warming: 0 };
+  for (const one of list.instances) counts[kindOf(one.state)]++;
+  return counts;
+}
+
+const RANKS: Record<string, number> = { NO: 0, warn: 1, ok: 2 };
+
+/** Worst first, otherwise as they came. */
+export const worstFirst = (findings: readonly Finding[]): Finding[] =>
+  [...findings].sort((a, b) => (RANKS[a.level] ?? 0) - (RANKS[b.level] ?? 0));

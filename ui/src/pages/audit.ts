@@ -1,0 +1,259 @@
+// Who changed what, and who was refused: newest first, back to the first entry that is kept.
+import { signal, useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { get } from "../api.ts";
+import { type Filter, FILTERS, madeAt, placeOf, queryOf, TIMES, type Wanted } from "../audit.ts";
+import { html } from "../html.ts";
+import { visible } from "../parts/ansi.ts";
+import { Dialog } from "../parts/dialog.ts";
+import { Endless } from "../parts/endless.ts";
+import { Waiting } from "../parts/fetched.ts";
+import { count, counted, exact } from "../parts/format.ts";
+import { type Column, List } from "../parts/list.ts";
+import { Problem } from "../parts/problem.ts";
+import { Status } from "../parts/status.ts";
+import { Ago } from "../parts/time.ts";
+import { go, href, note, route } from "../router.ts";
+import { functions, onEvent, onRefetch } from "../store.ts";
+import type { AuditEntry, AuditPage, Key, KeyList } from "../wire.ts";
+
+const COLUMNS: Column[] = [
+  { name: "Action" },
+  { name: "Object" },
+  { name: "Who", class: "wide" },
+  { name: "Answer", class: "right wide" },
+  { name: "From", class: "wide" },
+  { name: "When", class: "right" },
+];
+const WIDTHS = "minmax(12rem, 1fr) minmax(8rem, 1fr) minmax(8rem, 12rem) 4.5rem 8.5rem 6rem";
+const LOOKED_AT_EVERY_MS = 1_000;
+
+type Log = Endless<AuditEntry, AuditPage>;
+const filters = Object.fromEntries(FILTERS.map((name) => [name, signal("")])) as Record<
+  Filter,
+  ReturnType<typeof signal<string>>
+>;
+/** Keys by their id, for their labels. */
+const keys = signal<ReadonlyMap<string, Key>>(new Map());
+
+const values = (): Wanted =>
+  Object.fromEntries(FILTERS.map((name) => [name, filters[name].value])) as Wanted;
+
+function whoOf(id: string): string {
+  const key = keys.value.get(id);
+  return key ? key.label ? visible(key.label) : key.prefix : visible(id);
+}
+
+function Subject({ of }: { of: AuditEntry }) {
+  const { object_id: id } = of;
+  if (id === null) return html`<span class="muted">–</span>`;
+  const place = placeOf(of.action, id, functions.value);
+  const name = functions.value.get(id)?.name ?? keys.value.get(id)?.prefix ?? visible(id);
+  return place
+    ? html`<a class="above" href=${place} title=${id}>${name}</a>`
+    : html`<span title=${id}>${name}</span>`;
+}
+
+function Row({ one, tabindex }: { one: AuditEntry; tabindex: number }) {
+  const isGood = one.status < 400;
+  return html`
+    <span role="cell" class="name"><${Status} of=${isGood ? "success" : "failed"} isQuiet />
+      <div><a href=${href(["audit"], {
+        ...values(),
+        entry: one.id,
+      })} tabindex=${tabindex}>${visible(one.action)}</a>${one.error_code &&
+        html`<small>${visible(one.error_code)}</small>`}</div></span>
+    <span role="cell" class="small clip"><${Subject} of=${one} /></span>
+    <span role="cell" class="small clip wide" title=${one.credential}>${whoOf(
+      one.credential,
+    )}</span>
+    <span role="cell" class=${`num small right wide ${isGood ? "muted" : "some"}`}>${one
+      .status}</span>
+    <span role="cell" class="num small muted wide clip">${visible(one.address)}</span>
+    <span role="cell" class="num small right"><${Ago} at=${one.at} /></span>
+  `;
+}
+
+function Entry({ of }: { of: AuditEntry }) {
+  const only = (filter: Partial<Wanted>) => href(["audit"], filter);
+  return html`
+    <${Dialog} title=${visible(of.action)} onClose=${() => go(href(["audit"], { ...values() }))}>
+      <dl class="pairs">
+        <dt>Answer</dt>
+        <dd class="num">${of.status}${of.error_code && ` ${visible(of.error_code)}`}</dd>
+        <dt>When</dt>
+        <dd><time dateTime=${new Date(of.at * 1000).toISOString()}>${exact(
+          of.at,
+        )}</time>, <${Ago} at=${of.at} /></dd>
+        <dt>Object</dt>
+        <dd><${Subject} of=${of} />${of.object_id !== null &&
+          html`
+            <small class="mono">${visible(of.object_id)}</small><a class="small"
+              href=${only({ object: of.object_id })}>All that was done to it</a>
+          `}</dd>
+        <dt>Who</dt>
+        <dd>${whoOf(of.credential)}<small class="mono">${visible(of.credential)}</small
+          ><a class="small" href=${only({ who: of.credential })}>All that it did</a></dd>
+        <dt>Tenant</dt>
+        <dd>${of.tenant_id}</dd>
+        <dt>Address</dt>
+        <dd class="mono">${visible(of.address)}</dd>
+        <dt>Request</dt>
+        <dd class="mono">${visible(of.request_id)}</dd>
+        <dt>Entry</dt>
+        <dd class="mono">${of.id}</dd>
+      </dl>
+      </${Dialog}>
+  `;
+}
+
+/** The entry that the address names: of those that are shown, or fetched by the time in its id. */
+function Chosen({ id, items }: { id: string; items: readonly AuditEntry[] }) {
+  const fetched = useSignal<AuditEntry | null>(null);
+  const found = items.find((one) => one.id === id) ?? fetched.value;
+  const isMissing = !found;
+  useEffect(() => {
+    const at = madeAt(id);
+    if (!isMissing || at === null) return;
+    get<AuditPage>("api/audit", { from: at, to: at + 2, limit: 1000 }).then((page) => {
+      fetched.value = page.entries.find((one) => one.id === id) ?? null;
+    }, () => {});
+  }, [id, isMissing]);
+  return found && found.id === id ? html`<${Entry} of=${found} />` : null;
+}
+
+/** A text that is taken when the reader is done with it. */
+function Typed({ label, of, suggestions }: {
+  label: string;
+  of: Filter;
+  suggestions: readonly string[];
+}) {
+  return html`
+    <input class="pick" type="search" aria-label=${label} placeholder=${label}
+      value=${filters[of].value} list=${`known-${of}`} autocomplete="off" spellcheck=${false}
+      onChange=${(event: Event) => {
+        filters[of].value = (event.target as HTMLInputElement).value.trim();
+      }} /><datalist id=${`known-${of}`}>${suggestions.map((one) =>
+        html`<option value=${one} key=${one} />`
+      )}</datalist>
+  `;
+}
+
+function Pick({ label, of, options }: {
+  label: string;
+  of: Filter;
+  options: readonly [value: string, said: string][];
+}) {
+  return html`
+    <select class="pick" aria-label=${label} value=${filters[of].value}
+      onChange=${(event: Event) => {
+        filters[of].value = (event.target as HTMLSelectElement).value;
+      }}>${options.map(([one, said]) =>
+        html`<option value=${one} key=${one}>${said}</option>`
+      )}</select>
+  `;
+}
+
+function Filters({ actions }: { actions: readonly string[] }) {
+  const who = filters.who.value;
+  const known = [...keys.value.values()].map((one): [string, string] => [
+    one.id,
+    one.label ? `${visible(one.label)} (${one.prefix})` : one.prefix,
+  ]);
+  if (who && !keys.value.has(who)) known.unshift([who, visible(who)]);
+  const times = Object.entries(TIMES).map(([value, [said]]): [string, string] => [value, said]);
+  const isAny = FILTERS.some((name) => filters[name].value !== "");
+  return html`<div class="bar" role="group" aria-label="Filters">
+    <${Typed} label="Any action" of="action" suggestions=${actions} />
+    <${Pick} label="Who" of="who" options=${[["", "Anybody"], ...known]} />
+    <${Typed} label="Any object, by its id" of="object" suggestions=${[]} />
+    <${Pick} label="Time" of="since" options=${[["", "Any time"], ...times]} />
+    ${
+    isAny && html`<button class="button quiet" type="button" onClick=${() => {
+      for (const name of FILTERS) filters[name].value = "";
+    }}>Clear</button>`
+  }</div>`;
+}
+
+function learnKeys(): void {
+  get<KeyList>("api/keys").then((found) => {
+    keys.value = new Map(found.keys.map((one) => [one.id, one]));
+  }, () => {}); // then they go by their ids
+}
+
+/** Those that were seen, and what they are kinds of. */
+function actionsIn(items: readonly AuditEntry[]): string[] {
+  const all = items.flatMap((one) => [one.action, one.action.split(".")[0] ?? ""]);
+  return [...new Set(all)].sort();
+}
+
+export default function Audit() {
+  const list = useSignal<Log | null>(null);
+  const here = route.value;
+  const taken = useRef<unknown>(null);
+  if (taken.current !== here) { // the address was followed: it says what is asked for
+    taken.current = here;
+    for (const name of FILTERS) filters[name].value = here.query.get(name) ?? "";
+  }
+  const wanted = values();
+  const key = JSON.stringify(wanted);
+  useEffect(() => {
+    note({ ...wanted, entry: route.peek().query.get("entry") });
+    const mine = list.value = new Endless<AuditEntry, AuditPage>(
+      "api/audit",
+      queryOf(wanted, Date.now() / 1000),
+      (one) => one.id,
+      (page) => ({ items: page.entries, next: page.next_cursor }),
+    );
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const look = () => {
+      timer ||= setTimeout(() => {
+        timer = undefined;
+        if (mine.problem.peek() === null) mine.look(() => scrollY < 200);
+      }, LOOKED_AT_EVERY_MS);
+    };
+    const forget = [onEvent((one) => one.type.startsWith("function.") && look()), onRefetch(look)];
+    return () => {
+      clearTimeout(timer);
+      mine.end();
+      for (const one of forget) one();
+    };
+  }, [key]);
+  const shown = list.value;
+  const items = shown?.items.value ?? [];
+  const isWhole = shown?.isWhole.value ?? false;
+  const held = shown?.held.value.length ?? 0;
+  const problem = shown?.problem.value;
+  const isBarred = problem?.status === 403;
+  useEffect(() => {
+    if (isWhole || items.length > 0) learnKeys();
+  }, [isWhole || items.length > 0]);
+  const entry = here.query.get("entry");
+  return html`
+    <div
+      class="bar"><h1>Audit</h1><span class="muted num" role="status">${shown && !problem &&
+        `${count(items.length)}${isWhole ? "" : " so far"}`}</span>${held > 0 &&
+        html`<button class="button push" type="button" onClick=${() => {
+          shown?.show();
+          scrollTo(0, 0);
+        }}>${counted(held, "newer entry", "newer entries")}</button>`}</div>
+    ${!isBarred && html`<${Filters} actions=${actionsIn(items)} />`}
+    ${problem && html`<${Problem} of=${problem} onRetry=${() => shown?.more()} />`}
+    ${items.length > 0
+      ? html`
+        <${List} label="Audit log" widths=${WIDTHS} columns=${COLUMNS} items=${items}
+          isOpen=${!isWhole} onEnd=${() => shown?.more()} keyOf=${(one: AuditEntry) => one.id}
+          cells=${(one: AuditEntry, tabindex: number) =>
+            html`<${Row} one=${one} tabindex=${tabindex} />`} />
+      `
+      : shown?.isBusy.value
+      ? html`<${Waiting} />`
+      : shown && !problem &&
+        html`<p class="empty">${
+          isWhole ? "Nothing was done that fits." : html`Nothing of the newest fits.
+          <button class="button" type="button" onClick=${() =>
+            shown.more()}>Look further back</button>`
+        }</p>`}
+    ${entry && html`<${Chosen} id=${entry} items=${items} key=${entry} />`}
+  `;
+}

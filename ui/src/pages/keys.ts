@@ -1,0 +1,266 @@
+// The tenant's API keys: who may do what, until when; made and revoked here.
+import { signal, useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { call, credential, get, type Refused } from "../api.ts";
+import { html } from "../html.ts";
+import { visible } from "../parts/ansi.ts";
+import { Choice } from "../parts/choice.ts";
+import { confirm } from "../parts/confirm.ts";
+import { Copy } from "../parts/copy.ts";
+import { Dialog } from "../parts/dialog.ts";
+import { useFetched, Waiting } from "../parts/fetched.ts";
+import { Select, Text } from "../parts/form.ts";
+import { count } from "../parts/format.ts";
+import { type Column, List } from "../parts/list.ts";
+import { Notice } from "../parts/notice.ts";
+import { Problem } from "../parts/problem.ts";
+import { fits, Search } from "../parts/search.ts";
+import { Status } from "../parts/status.ts";
+import { Ago, Ahead } from "../parts/time.ts";
+import { toast, toastError } from "../parts/toast.ts";
+import { href, note, route } from "../router.ts";
+import { load, now, signOut } from "../store.ts";
+import type { CreatedKey, Key, KeyList, NewKey, Whoami } from "../wire.ts";
+
+const SCOPES: readonly [scope: string, may: string][] = [
+  ["read", "sees functions and calls"],
+  ["invoke", "calls functions"],
+  ["write", "makes and changes functions"],
+  ["admin", "keys and the audit log"],
+  ["operator", "all tenants and the machine"],
+];
+const DAY_S = 86_400;
+const EXPIRIES: readonly [seconds: string, said: string][] = [
+  [`${DAY_S}`, "in a day"],
+  [`${7 * DAY_S}`, "in a week"],
+  [`${30 * DAY_S}`, "in 30 days"],
+  [`${90 * DAY_S}`, "in 90 days"],
+  [`${365 * DAY_S}`, "in a year"],
+  ["", "never"],
+];
+const STATES = ["valid", "expired", "revoked"] as const;
+type State = typeof STATES[number];
+const COLUMNS: Column[] = [
+  { name: "Key" },
+  { name: "Scope" },
+  { name: "Tenant", class: "wide" },
+  { name: "Made", class: "right wide" },
+  { name: "Ends", class: "right wide" },
+  { name: "State", class: "right" },
+];
+const WIDTHS = "minmax(14rem, 1fr) 6rem 8rem 6.5rem 6.5rem 8.5rem";
+
+const text = signal("");
+const only = signal("");
+
+export function stateOf(one: Key, now: number): State {
+  if (one.revoked_at !== null) return "revoked";
+  return one.expires_at !== null && one.expires_at <= now ? "expired" : "valid";
+}
+
+/** Scopes that a caller of this scope can give. */
+export function scopesBelow(scope: string | null | undefined): readonly [string, string][] {
+  return SCOPES.slice(0, SCOPES.findIndex(([one]) => one === scope) + 1);
+}
+
+interface Known {
+  keys: Key[];
+  me: Whoami;
+}
+
+async function ask(signal: AbortSignal): Promise<Known> {
+  const { keys } = await get<KeyList>("api/keys", {}, signal);
+  return { keys: keys.reverse(), me: await get<Whoami>("api/whoami", {}, signal) };
+}
+
+/** The form of a new key. The first key of a server is an operator's: another would lock it. */
+function Making({ me, onMade, onClose }: {
+  me: Whoami;
+  onMade: (made: CreatedKey) => void;
+  onClose: () => void;
+}) {
+  const isFirst = !me.needs_credential;
+  const label = useSignal("");
+  const scope = useSignal(isFirst ? "operator" : "write");
+  const expires = useSignal(isFirst ? "" : `${30 * DAY_S}`);
+  const tenant = useSignal(me.tenant_id);
+  const problem = useSignal<Refused | null>(null);
+  const isBusy = useSignal(false);
+  const scopes = scopesBelow(me.scope).map(([one, may]) => [one, `${one}: ${may}`] as const);
+  async function make(event: Event) {
+    event.preventDefault();
+    isBusy.value = true;
+    problem.value = null;
+    const body: NewKey = {
+      scope: scope.value as NonNullable<NewKey["scope"]>,
+      expires_seconds: expires.value ? Number(expires.value) : null,
+      label: label.value.trim() || null,
+      ...(tenant.value !== me.tenant_id && { tenant: tenant.value }),
+    };
+    try {
+      onMade(await call<CreatedKey>("POST", "api/keys", { body }));
+    } catch (error) {
+      problem.value = error as Refused;
+    }
+    isBusy.value = false;
+  }
+  return html`
+    <form class="card form making" aria-label="New key" onSubmit=${make}>
+      <header><h2>New key</h2></header>
+      <div class="inside columns">
+        <${Text} label="Label" value=${label} maxlength=${100} placeholder="nightly build"
+          about="what it is for" />
+        <${Select} label="Scope" value=${scope}
+          options=${isFirst
+            ? scopes.slice(-1)
+            : scopes} about="each may what those before it may" />
+        <${Select} label="Ends" value=${expires} options=${EXPIRIES} />
+        ${me.scope === "operator" && !isFirst &&
+          html`<${Text} label="Tenant" value=${tenant} isRequired maxlength=${64} />`}
+      </div>
+      ${isFirst && html`<p class="inside muted">Nobody needs a key here so far. From this one on
+        every request does; this tab goes on with it.</p>`}
+      ${problem.value && html`<${Notice} of=${problem.value} />`}
+      <footer class="actions"><button class="button primary" type="submit"
+        disabled=${isBusy.value}>Make key</button><button class="button" type="button"
+        onClick=${onClose}>Cancel</button></footer>
+    </form>
+  `;
+}
+
+function Made({ one, onClose }: { one: CreatedKey; onClose: () => void }) {
+  return html`
+    <${Dialog} title="The new key" onClose=${onClose} close="I have it">
+      <p>It is shown this once and is stored nowhere. Copy it now.</p>
+      <p class="secret">
+        <${Copy} text=${one.key} label="key" />
+      </p>
+      <p class="muted small">${[
+        one.label && visible(one.label),
+        one.scope,
+        `tenant ${one.tenant_id}`,
+      ].filter(Boolean).join(", ")}</p>
+      </${Dialog}>
+  `;
+}
+
+async function revoke(one: Key, isMine: boolean, again: () => Promise<void>): Promise<void> {
+  const name = one.label ? visible(one.label) : one.prefix;
+  const isSure = await confirm({
+    title: `Revoke ${name}?`,
+    text: isMine
+      ? "It is the key of this tab: you are signed out. It cannot be taken back."
+      : "Whoever uses it is refused within a second. It cannot be taken back.",
+    verb: "Revoke",
+  });
+  if (!isSure) return;
+  try {
+    await call("DELETE", `api/keys/${encodeURIComponent(one.id)}`);
+    toast(`${name} is revoked.`);
+    if (isMine) signOut();
+    else await again();
+  } catch (error) {
+    toastError(error);
+  }
+}
+
+function Row({ one, tabindex, me, again }: {
+  one: Key;
+  tabindex: number;
+  me: Whoami;
+  again: () => Promise<void>;
+}) {
+  const state = stateOf(one, now.value);
+  const isMine = one.id === me.credential;
+  const glyph = state === "valid" ? "active" : state === "revoked" ? "cancelled" : "timeout";
+  const ends = state === "valid"
+    ? html`<${Ahead} at=${one.expires_at} />`
+    : html`<${Ago} at=${one.revoked_at ?? one.expires_at} />`;
+  return html`
+    <span role="cell" class="name"><${Status} of=${glyph} isQuiet />
+      <div><a href=${href(["audit"], { who: one.id })} tabindex=${tabindex}
+        title="What it has done">${one.label ? visible(one.label) : one.prefix}</a
+        ><small><span class="mono">${one.label ? one.prefix : ""}</span>${isMine &&
+          " the key of this tab"}</small></div></span>
+    <span role="cell">${one.scope}<span class="narrow muted small">, ${ends}</span></span>
+    <span role="cell" class="small muted wide clip">${one.tenant_id}</span>
+    <span role="cell" class="num small right wide"><${Ago} at=${one.created_at} /></span>
+    <span role="cell" class="num small right wide">${ends}</span>
+    <span role="cell" class="right">${state === "valid"
+      ? html`
+        <button class="button above" type="button" aria-label=${`Revoke ${
+          one.label ? visible(one.label) : one.prefix
+        }`}
+          onClick=${() => revoke(one, isMine, again)}>Revoke</button>
+      `
+      : html`<span class="muted small">${state}</span>`}</span>
+  `;
+}
+
+export default function Keys() {
+  const { value, problem, again } = useFetched(ask, []);
+  const isMaking = useSignal(false);
+  const made = useSignal<CreatedKey | null>(null);
+  useEffect(() => {
+    const query = route.peek().query;
+    text.value = query.get("q") ?? "";
+    only.value = query.get("state") ?? "";
+  }, []);
+  useEffect(() => note({ q: text.value, state: only.value }), [text.value, only.value]);
+  async function taken(one: CreatedKey) {
+    made.value = one;
+    isMaking.value = false;
+    if (value.value && !value.value.me.needs_credential) {
+      credential.set(one.key);
+      await load();
+    }
+    await again();
+  }
+  const known = value.value;
+  const all = known?.keys ?? [];
+  const shown = all.filter((one) =>
+    (!only.value || stateOf(one, now.value) === only.value) &&
+    fits(text.value, one.label, one.prefix, one.id, one.scope, one.tenant_id)
+  );
+  return html`
+    <div
+      class="bar"><h1>Keys</h1><span class="muted num" role="status">${known &&
+        (shown.length === all.length
+          ? count(all.length)
+          : `${count(shown.length)} of ${count(all.length)}`)}</span>${known && !isMaking.value &&
+        html`<button class="button primary push" type="button" onClick=${() => {
+          isMaking.value = true;
+        }}>New key</button>`}</div>
+    ${problem.value && html`<${Problem} of=${problem.value} onRetry=${again} />`}
+    ${isMaking.value && known && html`<${Making} me=${known.me} onMade=${taken} onClose=${() => {
+      isMaking.value = false;
+    }} />`}
+    ${all.length > 0 && html`
+      <div class="bar">
+        <${Search} text=${text}
+          label="Search by label, prefix or scope" />
+        <${Choice} label="State" options=${STATES}
+          chosen=${only} />
+      </div>
+    `}
+    ${known && shown.length > 0
+      ? html`
+        <${List} label="Keys" columns=${COLUMNS} widths=${WIDTHS} items=${shown}
+          keyOf=${(one: Key) => one.id} cells=${(one: Key, tabindex: number) =>
+            html`<${Row} one=${one} tabindex=${tabindex} me=${known.me} again=${again} />`} />
+      `
+      : known && all.length > 0
+      ? html`<p class="empty">No key fits.</p>`
+      : known
+      ? html`
+        <div class="card empty teach">
+          <h2>No keys yet</h2>
+          <p>Until there is one, everybody who reaches this server may do everything.</p>
+        </div>
+      `
+      : !problem.value && html`<${Waiting} />`}
+    ${made.value && html`<${Made} one=${made.value} onClose=${() => {
+      made.value = null;
+    }} />`}
+  `;
+}

@@ -1,0 +1,276 @@
+// The machine, for operators: whether it can work, who holds its memory, and what protects it.
+import { signal, useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { get } from "../api.ts";
+import { html } from "../html.ts";
+import { useFetched, Waiting } from "../parts/fetched.ts";
+import { bytes, count, counted, duration, percent } from "../parts/format.ts";
+import { type Column, List } from "../parts/list.ts";
+import { Problem } from "../parts/problem.ts";
+import { Rail } from "../parts/rail.ts";
+import { fits, Search } from "../parts/search.ts";
+import { Status } from "../parts/status.ts";
+import { Ago } from "../parts/time.ts";
+import { countsOf, memoryParts, worstFirst } from "../node.ts";
+import { href } from "../router.ts";
+import { who } from "../store.ts";
+import type { DoctorReport, Finding, Health, Instance, InstanceList, SystemInfo } from "../wire.ts";
+
+const MIB = 1024 * 1024;
+const INSTANCES_EVERY_MS = 2_000;
+const REST_EVERY_MS = 30_000;
+const COLUMNS: Column[] = [
+  { name: "Function", sort: "name" },
+  { name: "State", sort: "state" },
+  { name: "Memory", class: "right", sort: "memory" },
+  { name: "Age", class: "right wide", sort: "age" },
+  { name: "In this state", class: "right wide", sort: "since" },
+  { name: "Started because", class: "wide" },
+  { name: "Tenant", class: "wide" },
+];
+const WIDTHS = "minmax(12rem, 1fr) 7rem 6.5rem 6.5rem 7rem 8rem 7rem";
+const SORTS: Record<string, (one: Instance) => string | number> = {
+  name: (one) => one.function_name.toLowerCase(),
+  state: (one) => one.state,
+  memory: (one) => one.memory_mib,
+  age: (one) => one.age_seconds,
+  since: (one) => one.state_seconds,
+};
+const LEVELS: Record<string, [glyph: string, said: string]> = {
+  ok: ["success", "fine"],
+  warn: ["timeout", "to look at"],
+  NO: ["failed", "missing"],
+};
+const text = signal("");
+
+interface Machine {
+  doctor: DoctorReport;
+  info: SystemInfo;
+  health: Health;
+}
+
+async function askMachine(signal: AbortSignal): Promise<Machine> {
+  // It is the one that only operators may ask: the others are not asked where it is refused.
+  const doctor = await get<DoctorReport>("api/system/doctor", {}, signal);
+  const [info, health] = await Promise.all([
+    get<SystemInfo>("api/system/info", {}, signal),
+    get<Health>("api/functions/health", {}, signal),
+  ]);
+  return { doctor, info, health };
+}
+
+/** Asks again every so often while the page can be seen. */
+function useAgain(again: () => void, every_ms: number): void {
+  useEffect(() => {
+    const timer = setInterval(() => {
+      if (document.visibilityState === "visible") again();
+    }, every_ms);
+    return () => clearInterval(timer);
+  }, []);
+}
+
+function Facts({ of: { info, health } }: { of: Machine }) {
+  const said: [string, unknown][] = [
+    ["node", info.node_id],
+    ["version", info.version],
+    ["started", html`<${Ago} at=${info.started_at} />`],
+    ["requests by", health.transport],
+    ["durability", info.durability],
+    ["control groups", info.cgroup_mode],
+  ];
+  return html`<p class="facts">${
+    said.map(([name, value]) => html`<span key=${name}>${name} <b>${value}</b></span>`)
+  }</p>`;
+}
+
+function Checks({ of }: { of: Health }) {
+  return html`
+    <section class="card" aria-labelledby="checks">
+      <header><h2 id="checks">Health</h2>
+        <span class="push"><${Status} of=${of.ready ? "success" : "failed"} isQuiet /> ${of.ready
+          ? "ready"
+          : "not ready"}</span></header>
+      <ul class="checks">${Object.entries(of.checks).map(([name, one]) =>
+        html`
+          <li
+            key=${name}><${Status} of=${one.ok ? "success" : "failed"} isQuiet /><span>${name
+              .replaceAll("_", " ")}</span><span class="muted">${one.reason}</span></li>
+        `
+      )}</ul>
+    </section>
+  `;
+}
+
+function Memory({ of }: { of: InstanceList }) {
+  const counts = countsOf(of);
+  const budget = of.memory["budget_mib"] ?? 0;
+  const held = of.memory["held_mib"] ?? 0;
+  const said = `${bytes(held * MIB)} of ${bytes(budget * MIB)} are held, ${percent(held, budget)}`;
+  const keys: [string, string][] = [
+    ["busy", `${count(counts.busy)} busy`],
+    ["ready", `${count(counts.ready)} ready`],
+    ["warming", `${count(counts.warming)} coming or going`],
+    ["stock", `${count(of.prewarmed_count)} prewarmed`],
+  ];
+  const waiting: [string, number][] = [
+    ["Instances", of.total_count],
+    ["Prewarmed", of.prewarmed_count],
+    ["Calls that wait", of.waiting_calls],
+    ["Queued work", of.queued_calls],
+  ];
+  return html`
+    <section class="card" aria-labelledby="memory">
+      <header><h2 id="memory">Memory</h2>
+        <span class="push num">${said}</span></header>
+      <div class="inside">
+        <${Rail} parts=${memoryParts(of)} whole=${budget || 1} said=${said} />
+        <p class="legend">${keys.map(([kind, words]) =>
+          html`<span class=${`key ${kind}`} key=${kind}>${words}</span>`
+        )}</p>
+      </div>
+      <dl class="figures last">${waiting.map(([name, n]) =>
+        html`
+          <div key=${name}>
+            <dt>${name}</dt>
+            <dd class="num">${count(n)}</dd>
+          </div>
+        `
+      )}</dl>
+    </section>
+  `;
+}
+
+function Findings({ of }: { of: readonly Finding[] }) {
+  const isAll = useSignal(false);
+  const sorted = worstFirst(of);
+  const bad = sorted.filter((one) => one.level !== "ok");
+  const shown = isAll.value ? sorted : bad;
+  return html`
+    <section class="card after"
+      aria-labelledby="findings"><header><h2 id="findings">What the doctor finds</h2>
+        <span class="push muted num">${bad.length === 0
+          ? `${of.length} things looked at, all fine`
+          : `${bad.length} of ${of.length} to look at`}</span><button class="button" type="button" aria-pressed=${isAll
+          .value} onClick=${() => {
+          isAll.value = !isAll.value;
+        }}>${isAll.value ? "Only these" : "All"}</button></header>
+        ${shown.length > 0 && html`<ul class="checks">${
+          shown.map((one) => {
+            const [glyph, word] = LEVELS[one.level] ?? ["failed", one.level];
+            return html`
+              <li
+                key=${one
+                  .name}><span title=${word}><${Status} of=${glyph} isQuiet /></span><span>${one
+                  .sentence}</span>
+                      <span class="muted">${one.advice}</span></li>
+            `;
+          })
+        }</ul>`}</section>
+  `;
+}
+
+function Protections({ of }: { of: Record<string, string> }) {
+  return html`
+    <section class="card after" aria-labelledby="protections">
+      <header>
+        <h2 id="protections">Protections in force</h2>
+      </header>
+      <dl class="pairs">${Object.entries(of).map(([name, value]) =>
+        html`
+          <dt key=${name}>${name.replaceAll("_", " ")}</dt>
+          <dd>${value}</dd>
+        `
+      )}</dl>
+    </section>
+  `;
+}
+
+function Row({ one, tabindex }: { one: Instance; tabindex: number }) {
+  return html`
+    <span role="cell"
+      class="name"><div>${one.function_name && one.tenant_id === who.value?.tenant_id
+        ? html`<a href=${
+          href(["functions", one.function_id])
+        } tabindex=${tabindex}>${one.function_name}</a>`
+        : html`<span>${one.function_name || "deleted function"}</span>`}<small>number ${one
+        .number}, version ${one.version}</small></div></span>
+    <span role="cell"><${Status} of=${one.state} /></span>
+    <span role="cell" class="num small right">${bytes(one.memory_mib * MIB)}</span>
+    <span role="cell" class="num small right wide">${duration(one.age_seconds * 1000)}</span>
+    <span role="cell" class="num small right wide">${duration(one.state_seconds * 1000)}</span>
+    <span role="cell" class="small muted wide">${one.start_reason.replaceAll("_", " ")}</span>
+    <span role="cell" class="small muted wide clip">${one.tenant_id}</span>
+  `;
+}
+
+function Instances({ of }: { of: InstanceList }) {
+  const sorted = useSignal({ by: "age", isDown: true });
+  const { by, isDown } = sorted.value;
+  const value = SORTS[by] as (one: Instance) => string | number;
+  const found = of.instances.filter((one) =>
+    fits(text.value, one.function_name, one.state, one.tenant_id)
+  );
+  found.sort((a, b) => {
+    const [left, right] = [value(a), value(b)];
+    return (left < right ? -1 : left > right ? 1 : 0) * (isDown ? -1 : 1);
+  });
+  const rest = of.total_count - of.instances.length;
+  return html`<div class="bar after"><h2>Instances</h2><span class="muted num">${
+    count(of.total_count)
+  }${rest > 0 ? `, the oldest ${count(of.instances.length)} of them here` : ""}</span></div>
+    ${
+    of.instances.length > 0 && html`
+      <div class="bar">
+        <${Search} text=${text}
+          label="Search by function, state or tenant" />
+      </div>
+    `
+  }
+    ${
+    found.length > 0
+      ? html`
+        <${List} label="Instances" columns=${COLUMNS} widths=${WIDTHS} items=${found}
+          sorted=${sorted.value} onSort=${(chosen: string) => {
+            sorted.value = { by: chosen, isDown: chosen === by ? !isDown : chosen !== "name" };
+          }} keyOf=${(one: Instance) => `${one.function_id} ${one.number}`}
+          cells=${(one: Instance, tabindex: number) =>
+            html`<${Row} one=${one} tabindex=${tabindex} />`} />
+      `
+      : html`<p class="card empty">${
+        of.instances.length > 0
+          ? "No instance fits."
+          : `No instance at the moment${
+            of.prewarmed_count
+              ? `; ${counted(of.prewarmed_count, "sandbox", "sandboxes")} prewarmed`
+              : ""
+          }.`
+      }</p>`
+  }`;
+}
+
+function Board({ of }: { of: Machine }) {
+  const { value, problem, again } = useFetched(
+    (signal) => get<InstanceList>("api/instances", {}, signal),
+    [],
+  );
+  useAgain(again, INSTANCES_EVERY_MS);
+  const list = value.value;
+  return html`<${Facts} of=${of} />
+    ${problem.value && html`<${Problem} of=${problem.value} onRetry=${again} />`}
+    <div class="grid">${list && html`<${Memory} of=${list} />`}<${Checks} of=${of.health} /></div>
+    <${Findings} of=${of.doctor.findings} />
+    ${list && html`<${Instances} of=${list} />`}
+    <${Protections} of=${of.doctor.protections} />`;
+}
+
+export default function Node() {
+  const { value, problem, again } = useFetched(askMachine, []);
+  useAgain(() => value.peek() && again(), REST_EVERY_MS);
+  return html`
+    <div class="bar">
+      <h1>Node</h1>
+    </div>
+    ${problem.value && html`<${Problem} of=${problem.value} onRetry=${again} />`}
+    ${value.value ? html`<${Board} of=${value.value} />` : !problem.value && html`<${Waiting} />`}
+  `;
+}

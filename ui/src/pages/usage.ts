@@ -1,0 +1,285 @@
+// What the tenant's calls used: over time, by function, and beside what it may use.
+import { signal, useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { get } from "../api.ts";
+import { html } from "../html.ts";
+import { Frames } from "../parts/bars.ts";
+import { Choice } from "../parts/choice.ts";
+import { save } from "../parts/download.ts";
+import { useFetched, Waiting } from "../parts/fetched.ts";
+import { amount, bytes, count, percent } from "../parts/format.ts";
+import { type Column, List } from "../parts/list.ts";
+import { Problem } from "../parts/problem.ts";
+import { Rail } from "../parts/rail.ts";
+import { href, note, route } from "../router.ts";
+import { functions, who } from "../store.ts";
+import {
+  type Bars,
+  barsOf,
+  csvOf,
+  errorsOf,
+  type Limit,
+  nameOf,
+  type Period,
+  PERIODS,
+  shareOf,
+  type Span,
+  spanOf,
+} from "../usage.ts";
+import type { Quota, SystemInfo, Usage, UsageRow, UsageSums } from "../wire.ts";
+
+interface Shown {
+  span: Span;
+  bars: Bars;
+  total: UsageSums;
+  rows: UsageRow[];
+  /** GB-seconds of this day of UTC, which a limit is for. */
+  today: number;
+  /** null: only operators see it, others see the limits alone. */
+  quota: Quota | null;
+  limits: Record<string, number>;
+}
+
+const COLUMNS: Column[] = [
+  { name: "Function", sort: "name" },
+  { name: "Calls", class: "right", sort: "calls" },
+  { name: "Errors", class: "right wide", sort: "errors" },
+  { name: "Cold starts", class: "right wide", sort: "cold" },
+  { name: "GB-seconds", class: "right", sort: "memory" },
+  { name: "CPU-seconds", class: "right wide", sort: "cpu" },
+  { name: "Of all GB-seconds", class: "wide" },
+];
+const WIDTHS = "minmax(12rem, 1fr) 6rem 5rem 6rem 7rem 7rem 9rem";
+const SORTS: Record<string, (one: UsageRow) => string | number> = {
+  name: (one) => nameOf(one).toLowerCase(),
+  calls: (one) => one.calls,
+  errors: errorsOf,
+  cold: (one) => one.cold_starts,
+  memory: (one) => one.gb_seconds,
+  cpu: (one) => one.cpu_seconds,
+};
+const period = signal("");
+const isPeriod = (text: string): text is Period => (PERIODS as string[]).includes(text);
+
+async function ask(of: Period, signal: AbortSignal): Promise<Shown> {
+  const span = spanOf(of, Date.now() / 1000);
+  const { from, to, step } = span;
+  const me = who.peek();
+  const today = spanOf("month", Date.now() / 1000);
+  const [over, by, day, info, quota] = await Promise.all([
+    get<Usage>("api/usage", { from, to, step }, signal),
+    get<Usage>("api/usage", { from, to, step: "all", by: "function" }, signal),
+    get<Usage>("api/usage", { from: today.to - today.step_s, to: today.to, step: "day" }, signal),
+    get<SystemInfo>("api/system/info", {}, signal),
+    me?.scope === "operator"
+      ? get<Quota>(`api/tenants/${encodeURIComponent(me.tenant_id)}/quota`, {}, signal)
+      : null,
+  ]);
+  const bars = barsOf(over.rows, span);
+  return {
+    ...{ span, bars, quota, limits: info.limits, total: over.total, rows: by.rows },
+    today: day.total.gb_seconds,
+  };
+}
+
+const date = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+const dateOfUtc = new Intl.DateTimeFormat("en-GB", {
+  day: "numeric",
+  month: "short",
+  timeZone: "UTC",
+});
+const clock = (at: Date): string => `${String(at.getHours()).padStart(2, "0")}:00`;
+
+function Chart({ of }: { of: Shown }) {
+  const { span, bars } = of;
+  const isDays = span.step === "day";
+  const times = bars.at.map((unix) => new Date(unix * 1000));
+  const names = times.map((at) =>
+    isDays ? `${dateOfUtc.format(at)} (UTC)` : `${date.format(at)}, ${clock(at)}`
+  );
+  function label(n: number): string {
+    const at = times[n] as Date;
+    if (isDays) return dateOfUtc.format(at);
+    return bars.at.length <= 24 ? clock(at) : at.getHours() === 0 ? date.format(at) : "";
+  }
+  const values = (value: (one: UsageSums) => number) =>
+    bars.rows.map((one) => one === null ? 0 : value(one));
+  const frames = [
+    {
+      name: "Calls",
+      values: values((one) => one.calls),
+      bad: values(errorsOf),
+      said: count,
+    },
+    { name: "GB-seconds", values: values((one) => one.gb_seconds), said: amount },
+    { name: "CPU-seconds", values: values((one) => one.cpu_seconds), said: amount },
+  ];
+  return html`<${Frames} frames=${frames} at=${names} label=${label} />`;
+}
+
+function Totals({ of }: { of: UsageSums }) {
+  const said: [string, string, string][] = [
+    ["Calls", count(of.calls), `${count(of.queued)} of them accepted to run later`],
+    ["Errors", count(errorsOf(of)), percent(errorsOf(of), of.calls)],
+    ["GB-seconds", amount(of.gb_seconds), "memory limit × duration"],
+    ["CPU-seconds", amount(of.cpu_seconds), "measured"],
+  ];
+  return html`<dl class="figures">${
+    said.map(([name, figure, about]) =>
+      html`
+        <div key=${name}>
+          <dt>${name}</dt>
+          <dd class="num">${figure}</dd>
+          <dd class="about">${about}</dd>
+        </div>
+      `
+    )
+  }</dl>`;
+}
+
+/** Limits that hold for the tenant; what of them is used is known in full to operators alone. */
+function limitsOf({ quota, today, limits: of }: Shown): Limit[] {
+  const used = quota?.used;
+  return [
+    {
+      name: "GB-seconds today (UTC)",
+      used: used?.gb_seconds_today ?? today,
+      limit: quota?.gb_seconds_per_day ?? of["tenant_gb_seconds_per_day"] ?? 0,
+      said: amount,
+    },
+    {
+      name: "Functions",
+      used: used?.functions ?? functions.value.size,
+      limit: quota?.functions ?? of["tenant_functions"] ?? 0,
+      said: count,
+    },
+    {
+      name: "Calls at once",
+      used: used?.calls_in_flight ?? null,
+      limit: quota?.calls_in_flight ?? of["tenant_calls_in_flight"] ?? 0,
+      said: count,
+    },
+    {
+      name: "Calls a second",
+      used: null,
+      limit: quota?.calls_per_second ?? of["tenant_calls_per_second"] ?? 0,
+      said: count,
+    },
+    {
+      name: "Images of runtimes",
+      used: used?.image_bytes ?? null,
+      limit: quota?.image_bytes ?? of["tenant_image_bytes"] ?? 0,
+      said: bytes,
+    },
+  ];
+}
+
+function Limits({ of }: { of: Shown }) {
+  return html`
+    <section class="card after" aria-labelledby="limits">
+      <header>
+        <h2 id="limits">Limits of ${who.value?.tenant_id ?? "the tenant"}</h2>
+      </header>
+      <dl class="limits">${limitsOf(of).map((one) => {
+        const share = shareOf(one);
+        const most = one.limit === 0 ? "no limit" : one.said(one.limit);
+        const said = one.used === null
+          ? one.limit === 0 ? most : `at most ${most}`
+          : one.limit === 0
+          ? `${one.said(one.used)}, ${most}`
+          : `${one.said(one.used)} of ${most}`;
+        const kind = share !== null && share >= 0.9 ? "full" : "used";
+        return html`<div key=${one.name}><dt>${one.name}</dt><dd class="num">${said}</dd>${
+          share !== null && html`
+            <dd>
+              <${Rail} parts=${[{ kind, size: share }]} whole=${1}
+                said=${percent(one.used ?? 0, one.limit)} />
+            </dd>
+          `
+        }</div>`;
+      })}</dl>
+    </section>
+  `;
+}
+
+function Row({ one, tabindex, whole }: { one: UsageRow; tabindex: number; whole: number }) {
+  const name = nameOf(one);
+  const errors = errorsOf(one);
+  return html`
+    <span role="cell" class="name"><div>${one.function_name !== null && one.function_id !== null
+      ? html`<a href=${href(["functions", one.function_id])} tabindex=${tabindex}>${name}</a>`
+      : html`<span class="muted">${name}</span>`}${one.function_name === null && one.function_id &&
+      html`<small class="mono">${one.function_id}</small>`}</div></span>
+    <span role="cell" class="num right">${count(one.calls)}<span class="narrow muted small"
+      > ${one.calls === 1 ? "call" : "calls"}</span></span>
+    <span role="cell" class=${`num right wide ${errors ? "some" : ""}`}>${count(errors)}</span>
+    <span role="cell" class="num right wide">${count(one.cold_starts)}</span>
+    <span role="cell" class="num right">${amount(one.gb_seconds)}<span class="narrow muted small"
+      > GB-s</span></span>
+    <span role="cell" class="num right wide">${amount(one.cpu_seconds)}</span>
+    <span role="cell" class="wide"><${Rail} parts=${[{ kind: "used", size: one.gb_seconds }]}
+      whole=${whole || 1} said=${percent(one.gb_seconds, whole)} /></span>
+  `;
+}
+
+function Table({ of }: { of: Shown }) {
+  const sorted = useSignal({ by: "memory", isDown: true });
+  const { by, isDown } = sorted.value;
+  const value = SORTS[by] as (one: UsageRow) => string | number;
+  const keyed = of.rows.map((one) => ({ one, key: value(one) }));
+  keyed.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0) * (isDown ? -1 : 1));
+  const whole = of.total.gb_seconds;
+  const file = () =>
+    save(
+      new Blob([csvOf(keyed.map(({ one }) => one), of.span)], { type: "text/csv" }),
+      `usage-${new Date(of.span.from * 1000).toISOString().slice(0, 10)}.csv`,
+    );
+  return html`
+    <div
+      class="bar after"><h2>By function</h2><span class="muted num">${count(
+        of.rows.length,
+      )}</span><button class="button push" type="button" onClick=${file}>Download as CSV</button></div>
+    <${List} label="Usage by function" columns=${COLUMNS} widths=${WIDTHS}
+      items=${keyed.map(({ one }) => one)} sorted=${sorted.value} onSort=${(chosen: string) => {
+        sorted.value = { by: chosen, isDown: chosen === by ? !isDown : chosen !== "name" };
+      }} keyOf=${(one: UsageRow) => one.function_id ?? ""} cells=${(
+        one: UsageRow,
+        tabindex: number,
+      ) => html`<${Row} one=${one} tabindex=${tabindex} whole=${whole} />`} />
+  `;
+}
+
+export default function UsagePage() {
+  useEffect(() => {
+    const wanted = route.peek().query.get("period") ?? "";
+    period.value = isPeriod(wanted) ? wanted : "";
+  }, []);
+  const shown: Period = isPeriod(period.value) ? period.value : "day";
+  const isKnown = who.value !== null; // who asks, and so whether the quota can be seen
+  useEffect(() => note({ period: period.value }), [period.value]);
+  const { value, problem, again } = useFetched(
+    (signal) => isKnown ? ask(shown, signal) : Promise.resolve(null),
+    [shown, isKnown],
+  );
+  const found = value.value;
+  return html`
+    <div class="bar">
+      <h1>Usage</h1>
+      <${Choice} label="Time" options=${PERIODS} chosen=${period}
+        usual="day" />
+    </div>
+    ${problem.value && html`<${Problem} of=${problem.value} onRetry=${again} />`}
+    ${found
+      ? html`
+        <section class="card" aria-label="Together">
+          <${Totals} of=${found.total} />
+          <div class="inside">${found.total.calls > 0
+            ? html`<${Chart} of=${found} />`
+            : html`<p class="empty">Nothing was called in this time.</p>`}</div>
+        </section>
+        <${Limits} of=${found} />
+        ${found.rows.length > 0 && html`<${Table} of=${found} />`}
+      `
+      : !problem.value && html`<${Waiting} />`}
+  `;
+}

@@ -1,0 +1,92 @@
+// What the page of usage works out: which time it shows, bars without gaps, and the file of the table.
+import type { UsageRow, UsageSums } from "./wire.ts";
+
+export type Period = "day" | "week" | "month";
+
+const HOUR_S = 3600;
+const DAY_S = 24 * HOUR_S;
+const LENGTHS: Record<Period, { step: "hour" | "day"; steps: number }> = {
+  day: { step: "hour", steps: 24 },
+  week: { step: "hour", steps: 7 * 24 },
+  month: { step: "day", steps: 30 },
+};
+export const PERIODS = Object.keys(LENGTHS) as Period[];
+
+/** What the API is asked for; `step_s`: the length of a bar in seconds. */
+export interface Span {
+  from: number;
+  to: number;
+  step: "hour" | "day";
+  step_s: number;
+}
+
+/** The hours or days that end with the one that `now`, in Unix seconds, is in. Days are those of UTC. */
+export function spanOf(period: Period, now: number): Span {
+  const { step, steps } = LENGTHS[period];
+  const step_s = step === "hour" ? HOUR_S : DAY_S;
+  const to = (Math.floor(now / step_s) + 1) * step_s;
+  return { from: to - steps * step_s, to, step, step_s };
+}
+
+export interface Bars {
+  /** Unix seconds at which each bar begins. */
+  at: number[];
+  rows: (UsageSums | null)[];
+}
+
+/** A bar for every step, also for those in which nothing was used. */
+export function barsOf(rows: readonly UsageRow[], span: Span): Bars {
+  const byStart = new Map(rows.map((one) => [one.start, one]));
+  const count = Math.round((span.to - span.from) / span.step_s);
+  const at = Array.from({ length: count }, (_, n) => span.from + n * span.step_s);
+  return { at, rows: at.map((start) => byStart.get(start) ?? null) };
+}
+
+export const errorsOf = (one: UsageSums): number => one.calls - (one.statuses["success"] ?? 0);
+
+/** What a row is called: a function that was deleted has no name any more. */
+export function nameOf(one: UsageRow): string {
+  if (one.function_name !== null) return one.function_name;
+  return one.function_id === null ? "functions that are no longer told apart" : "deleted function";
+}
+
+const COLUMNS: [name: string, value: (one: UsageRow) => string | number | null][] = [
+  ["function_id", (one) => one.function_id],
+  ["function_name", (one) => one.function_name],
+  ["calls", (one) => one.calls],
+  ["errors", errorsOf],
+  ["cold_starts", (one) => one.cold_starts],
+  ["queued", (one) => one.queued],
+  ["gb_seconds", (one) => one.gb_seconds],
+  ["cpu_seconds", (one) => one.cpu_seconds],
+  ["egress_refused", (one) => one.egress_refused],
+];
+
+const iso = (unix: number): string => new Date(unix * 1000).toISOString();
+const quoted = (value: string | number | null): string =>
+  /[",\r\n]/.test(String(value ?? ""))
+    ? `"${String(value).replaceAll('"', '""')}"`
+    : `${value ?? ""}`;
+
+/** The table as RFC 4180 has it, with the time that it is about in every row. */
+export function csvOf(rows: readonly UsageRow[], span: Span): string {
+  const head = ["from", "to", ...COLUMNS.map(([name]) => name)];
+  const lines = rows.map((one) => [
+    iso(span.from),
+    iso(span.to),
+    ...COLUMNS.map(([, value]) => value(one)),
+  ]);
+  return [head, ...lines].map((line) => `${line.map(quoted).join(",")}\r\n`).join("");
+}
+
+/** How much of a limit is used. `used` null: it is not known; `limit` 0: there is none. */
+export interface Limit {
+  name: string;
+  used: number | null;
+  limit: number;
+  said: (n: number) => string;
+}
+
+/** From 0 to 1; null where there is nothing to compare. */
+export const shareOf = ({ used, limit }: Limit): number | null =>
+  used === null || limit === 0 ? null : Math.min(1, used / limit);
