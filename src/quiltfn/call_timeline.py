@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from quiltfn.catalog import Entry
-from quiltfn.model.invocation import Invocation
+from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.timeline import Timeline
 from quiltfn.model.version import Version
 from quiltfn.ports.work import Attempt
@@ -33,6 +33,14 @@ class CallTimeline(msgspec.Struct, frozen=True, kw_only=True):
 
 async def call_timeline(work: Work, entry: Entry, invocation_id: str) -> CallTimeline:
     """What is known of a call of the function. Raises `NotFound`."""
+    found = await _look(work, entry, invocation_id)
+    if found.timeline is None and found.record.status is Status.RUNNING:
+        # It has ended while this looked at it; or it runs on another node, and is looked at twice.
+        found = await _look(work, entry, invocation_id)
+    return found
+
+
+async def _look(work: Work, entry: Entry, invocation_id: str) -> CallTimeline:
     function = entry.function
     record = await work.outline(entry, invocation_id)
     attempts = list(await work.attempts_at(record))

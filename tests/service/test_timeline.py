@@ -1,13 +1,14 @@
 """Where the time of a call went and why it was cold, over the pools and the journal."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from manual_clock import ManualClock
+from quiltfn.call_timeline import call_timeline
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.invocation import Invocation, Status
@@ -163,3 +164,21 @@ async def test_it_survives_a_restart(tmp_path: Path) -> None:
         record = await server.invoke(entry)
     async with open_harness(tmp_path) as server:
         assert await server.records(entry) == [record]
+
+
+async def test_a_call_that_ends_while_it_is_looked_at_is_told_as_it_is_then(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await server.active("sleep 0.05")
+    call = await server.running(entry)
+    (running,) = await server.records(entry)
+    variables = server.work.store.input_variables
+
+    async def after_its_end(invocation_id: str) -> Sequence[str]:
+        await call
+        return await variables(invocation_id)
+
+    monkeypatch.setattr(server.work.store, "input_variables", after_its_end)
+    found = await call_timeline(server.work, entry, running.invocation_id)
+    assert (found.record.status, found.timeline is None) == (Status.SUCCESS, False)
+    assert [one.status for one in found.attempts] == [Status.SUCCESS]
