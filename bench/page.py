@@ -108,9 +108,9 @@ WHAT = """
   the start of a Python that does nothing that is. That is some 10 ms where nothing else runs; on a busy machine
   both grow, and then the second row is the one to compare (2026-11-26: 35 ms, at a load of 9).
 - **Live output**: from the moment at which a handler writes a line to the moment at which a reader has it; the handler writes
-  every 10 ms. The guest waits up to 2 ms for more output. The readers share the two cores with the server.
-- **By its URL**: what the same call takes longer by `/fn/…` than by `POST …/invoke`, in pairs, both on kept connections. **First byte**: from
-  the request to the first bytes of a Python generator's answer.
+  every 10 ms. The guest sends 500 times a second at most. The readers share the two cores with the server.
+- **By its URL**: what the same call, with the same payload, takes longer by `/fn/…` than by `POST …/invoke`, in pairs, both on kept
+  connections. **First byte**: from the request to the first bytes of a Python generator's answer.
 - **Keep-alive**: the server's own policy code on Azure's trace of 2019, no server; at the idle time of a fixed 300 s;
   the spread is over three ways to count. [More](keep-alive.md).
 """

@@ -1,9 +1,10 @@
-"""A function by its URL against an invoke of the same function, call by call in turns; and how long
-the first byte of a streamed answer takes.
+"""A function by its URL against an invoke of the same function with the same payload, call by call
+in turns; and how long the first byte of a streamed answer takes.
 """
 
 from __future__ import annotations
 
+import json
 import socket
 import statistics
 import time
@@ -51,9 +52,13 @@ def main() -> None:
 def python(client: httpx.Client, name: str, source: bytes) -> str:
     headers = {"content-type": "application/x-tar"}
     sent = client.post("/api/runtimes/images", content=tar_of("mod.py", source), headers=headers)
-    body = {"name": name, "kind": "python", "image": sent.raise_for_status().json()["digest"]}
+    body = {
+        "name": f"bench-{name}",
+        "kind": "python",
+        "image": sent.raise_for_status().json()["digest"],
+    }
     client.post("/api/runtimes", json=body).raise_for_status()
-    fields = {"handler": "mod:handler", "runtime": name, "min_instances": 2}
+    fields = {"handler": "mod:handler", "runtime": body["name"], "min_instances": 2}
     return harness.deployed(client, name=name, **fields)
 
 
@@ -75,8 +80,9 @@ def in_turns(
     """Microseconds of a call by the URL and of an invoke, on one connection each, the order of the
     two changing from pair to pair.
     """
-    invoke = request(f"POST /api/functions/{function}/invoke", "application/json", b"{}")
     url = request(f"POST /fn/default/{name}", "text/plain", b"{}")
+    body = json.dumps({"payload": payload_of(client, function, url)}).encode()
+    invoke = request(f"POST /api/functions/{function}/invoke", "application/json", body)
     with opened(client) as one, opened(client) as other:
         for _ in range(20):
             timed(one, url)
@@ -88,6 +94,17 @@ def in_turns(
             else:
                 took = timed(other, invoke)
                 yield timed(one, url), took
+
+
+def payload_of(client: httpx.Client, function: str, url: bytes) -> str:
+    """What the handler is given by such a request."""
+    base = f"/api/functions/{function}"
+    client.put(f"{base}/record-policy", json={"keep_input": "all"}).raise_for_status()
+    with opened(client) as one:
+        timed(one, url)
+    newest = client.get(f"{base}/invocations?limit=1").json()["invocations"][0]["invocation_id"]
+    client.put(f"{base}/record-policy", json={"keep_input": "async"}).raise_for_status()
+    return str(client.get(f"{base}/invocations/{newest}/input").json()["payload"])
 
 
 def request(line: str, kind: str, body: bytes) -> bytes:

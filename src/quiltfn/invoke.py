@@ -316,8 +316,7 @@ class Invoker:
             payload=request.payload,
             traceparent=self._traceparent(call),
         )
-        if request.environment:
-            variables = _with_own(variables, version, request)
+        variables = _with_own(variables, version, request) if request.environment else variables
         record = self._record(
             call.entry,
             request,
@@ -344,6 +343,7 @@ class Invoker:
                 timeout_s=timeout,
                 long_output=request.long_output,
                 output=call.output,
+                is_followed=request.on_start is not None,
             )
         )
         if request.judge is not None:

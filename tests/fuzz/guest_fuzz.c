@@ -284,7 +284,7 @@ static void call_target(const uint8_t *data, size_t size)
     uint64_t flags = number(frame.at + 12, 4), env_bytes = number(frame.at + 16, 4);
     size_t rest = frame.left - CALL_HEAD;
     unsigned char *head = own_copy(frame.at, CALL_HEAD);
-    bool expected = flags <= 3 && env_bytes <= 256 * 1024 && env_bytes <= rest &&
+    bool expected = flags <= 7 && env_bytes <= 256 * 1024 && env_bytes <= rest &&
                     ((flags & 1) != 0 || env_bytes == rest);
     taken = parse_call_head(head, frame.left, &call);
     free(head);
@@ -293,7 +293,8 @@ static void call_target(const uint8_t *data, size_t size)
         return;
     check(call.nonce == number(frame.at, 8) && call.timeout_ms == number(frame.at + 8, 4) &&
               call.env_bytes == env_bytes && call.payload_bytes == rest - env_bytes &&
-              call.has_payload == (flags & 1) && call.env_replaces == (flags >> 1 & 1),
+              call.has_payload == (flags & 1) && call.env_replaces == (flags >> 1 & 1) &&
+              call.followed == (flags >> 2 & 1),
           "a field of a CALL frame is another one");
     struct view from = {frame.at + CALL_HEAD, call.env_bytes};
     unsigned char *env = own_copy(from.at, from.left);

@@ -188,6 +188,7 @@ if __name__ != "__main__":
             *,
             timeout_ms: int = 10_000,
             env_replaces: bool = False,
+            is_followed: bool = False,
         ) -> None:
             self.nonce += 1
             self.socket.sendall(
@@ -197,6 +198,7 @@ if __name__ != "__main__":
                     environment=environment or {},
                     payload=payload,
                     env_replaces=env_replaces,
+                    is_followed=is_followed,
                 )
             )
 

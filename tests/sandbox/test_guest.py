@@ -122,6 +122,32 @@ def test_the_standard_streams_can_be_opened_again_by_name(bare_guest):
     assert bare_guest.answer().stdout == b"payload"
 
 
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_output_that_somebody_follows_is_sent_at_once(bare_guest, is_followed):
+    """The handler says when it wrote; the control is a call that nobody follows."""
+    script = "printf '%s\\n' $(date +%s%N); sleep 0.02"
+    delays = []
+    for _ in range(20):
+        bare_guest.send_call({"SCRIPT": script}, is_followed=is_followed)
+        first = bare_guest.next()
+        delays.append(time.time_ns() - int(first.data))
+        while not isinstance(bare_guest.next(), Clean):
+            pass
+    shortest = min(delays) / 1e6
+    assert shortest < 1.5 if is_followed else shortest > 1.8
+
+
+def test_a_flood_that_somebody_follows_is_sent_in_few_pieces(bare_guest):
+    script = "i=0; while [ $i -lt 20000 ]; do echo x; i=$((i+1)); done"
+    began = time.monotonic()
+    bare_guest.send_call({"SCRIPT": script}, is_followed=True)
+    answer = bare_guest.answer()
+    assert answer.stdout == b"x\n" * 20_000
+    took_ms = (time.monotonic() - began) * 1000
+    pieces = sum(isinstance(one, Output) for one in answer.events)
+    assert pieces <= took_ms / 2 + 12
+
+
 # ----------------------------------------------------------------------- payload and environment
 
 
@@ -501,7 +527,7 @@ CALL_VIOLATIONS = {
     "a late preparation": encode_prepare(argv=["/bin/true"], environment={}),
     "a short head": host_frame("C", b"\0" * 19),
     "a frame too long": struct.pack("<B3xI", ord("C"), CALL_MAX + 1),
-    "an unknown flag": call_frame(4, 4, blobs()),
+    "an unknown flag": call_frame(8, 4, blobs()),
     "an environment longer than the frame": call_frame(1, 5, blobs()),
     "an environment longer than allowed": call_frame(1, 256 * 1024 + 1, b"\0" * 300_000),
     "an environment with bytes left over": call_frame(1, 5, blobs() + b"\0"),

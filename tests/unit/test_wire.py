@@ -210,22 +210,23 @@ def test_a_specialise_frame_reads_back(argv, cwd, environment, flags):
     u32,
     st.dictionaries(names, strings, max_size=5),
     st.none() | st.binary(max_size=100),
-    st.booleans(),
+    st.tuples(st.booleans(), st.booleans()),
 )
-def test_a_call_frame_reads_back(nonce, timeout_ms, environment, payload, env_replaces):
+def test_a_call_frame_reads_back(nonce, timeout_ms, environment, payload, flags):
     reader = Reader(
         encode_call(
             nonce=nonce,
             timeout_ms=timeout_ms,
             environment=environment,
             payload=payload,
-            env_replaces=env_replaces,
+            env_replaces=flags[0],
+            is_followed=flags[1],
         ),
         "C",
     )
     assert reader.number("Q") == nonce
     assert reader.number("I") == timeout_ms
-    assert reader.number("I") == (payload is not None) + 2 * env_replaces
+    assert reader.number("I") == (payload is not None) + 2 * flags[0] + 4 * flags[1]
     env_bytes = reader.number("I")
     before = reader.at
     assert reader.blobs() == [f"{name}={value}" for name, value in environment.items()]

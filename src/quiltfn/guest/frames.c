@@ -105,8 +105,9 @@ bool parse_call_head(const unsigned char *at, size_t frame_length, struct call *
     call->timeout_ms = get32(at + 8);
     call->has_payload = (flags & HAS_PAYLOAD) != 0;
     call->env_replaces = (flags & ENV_REPLACES) != 0;
+    call->followed = (flags & FOLLOWED) != 0;
     call->env_bytes = get32(at + 16);
-    if ((flags & ~(HAS_PAYLOAD | ENV_REPLACES)) != 0 || call->env_bytes > ENV_MAX)
+    if ((flags & ~(HAS_PAYLOAD | ENV_REPLACES | FOLLOWED)) != 0 || call->env_bytes > ENV_MAX)
         return false;
     if (call->env_bytes > frame_length - CALL_HEAD)
         return false;

@@ -31,6 +31,7 @@ struct call {
     uint32_t timeout_ms;
     bool has_payload;
     bool env_replaces;
+    bool followed;
     size_t env_bytes;
     size_t payload_bytes;
     char **env;

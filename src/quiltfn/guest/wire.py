@@ -52,6 +52,7 @@ SHELL: Final = 8
 FRESH: Final = 16
 HAS_PAYLOAD: Final = 1
 ENV_REPLACES: Final = 2
+FOLLOWED: Final = 4
 
 # The kind is read with its three zero bytes as one number, so that a set one matches nothing.
 _HEADER: Final = Struct("<II")
@@ -210,8 +211,9 @@ def encode_call(
     environment: Mapping[str, str],
     payload: bytes | None = None,
     env_replaces: bool = False,
+    is_followed: bool = False,
 ) -> bytes:
-    """The frame that runs the handler once.
+    """The frame that runs the handler once. `is_followed`: somebody waits for its output.
 
     `environment` is added to the specialised one, with names that do not occur there, or with
     `env_replaces` is the whole. Without a payload the handler reads from /dev/null.
@@ -228,6 +230,7 @@ def encode_call(
     if length > CALL_MAX:
         raise FrameTooLong(f"a call frame of {length} bytes, at most {CALL_MAX}")
     flags = (HAS_PAYLOAD if payload is not None else 0) | (ENV_REPLACES if env_replaces else 0)
+    flags |= FOLLOWED if is_followed else 0
     head = _CALL.pack(CALL, length, nonce, timeout_ms, flags, len(env))
     return b"".join((head, env, payload or b""))
 

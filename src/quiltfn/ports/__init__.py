@@ -66,7 +66,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     `environment`: variables for this call. They are added to the version's own, or, with
     `replaces_environment`, are all there is. `timeout_s`: seconds from the hand-over. `long_output`
     None: there is room for all of it. `output`: gets the output while the handler runs; after the
-    call it has what the result has.
+    call it has what the result has. `is_followed`: somebody waits for output from its begin on.
     """
 
     payload: bytes | None
@@ -75,6 +75,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     long_output: LongOutput | None = None
     output: OutputLog = msgspec.field(default_factory=OutputLog)
+    is_followed: bool = False
 
 
 class SandboxRefused(Exception):

@@ -190,6 +190,7 @@ class GuestSandbox(asyncio.Protocol):
             environment=call.environment,
             payload=call.payload,
             env_replaces=call.replaces_environment,
+            is_followed=call.is_followed,
         )
         self._output, self._long_output = call.output, call.long_output
         self._output_bytes, self._room_bytes = 0, SHORT_OUTPUT_BYTES
