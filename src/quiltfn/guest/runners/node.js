@@ -348,8 +348,8 @@ async function run(handler, call, resultFd) {
         const result = await outcome(handler, event, new Context(call.variables));
         if (isIterator(result)) {
             for await (const part of result) {
-                write(resultFd, encode(part));
-                if (!isText(part)) write(resultFd, '\n');
+                // In one write: what somebody follows is sent as it is written.
+                write(resultFd, isText(part) ? part : `${encode(part)}\n`);
             }
         }
         // A rejected promise that nobody waits for is noticed now, before the result is written.
