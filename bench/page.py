@@ -55,6 +55,7 @@ def main() -> None:
         ("command", command),
         ("accepted", accepted),
         ("stream", stream),
+        ("page_speed", page_speed),
         ("url", url),
     ):
         file = harness.RESULTS / f"{name}.json"
@@ -111,6 +112,9 @@ WHAT = """
   every 10 ms. The guest sends 500 times a second at most. The readers share the two cores with the server.
 - **By its URL**: what the same call, with the same payload, takes longer by `/fn/…` than by `POST …/invoke`, in pairs, both on kept
   connections. **First byte**: from the request to the first bytes of a Python generator's answer.
+- **Dashboard**: in a headless Chromium that knows nothing of the server, on the same two cores; from an action to the frame in which what
+  it leads to can be seen: filtering and sorting, opening a function, reading on in the calls. The warm call is `echo hello` with the list
+  of functions open, over the same with no page, in turns of a second: where the spread is wide, the machine was not quiet.
 - **Keep-alive**: the server's own policy code on Azure's trace of 2019, no server; at the idle time of a fixed 300 s;
   the spread is over three ways to count. [More](keep-alive.md).
 """
@@ -276,6 +280,18 @@ def size(figures: dict[str, Any]) -> list[Row]:
         Row(f"{name}: warm call over an empty server", "x", 1.05, 1.0, over),
         Row(f"{name}: lists and stats, p99", "ms", 10, 3, [max(slowest)]),
         Row(f"{name}: start to ready", "s", 2.5, 0.8, starts),
+    ]
+
+
+def page_speed(figures: dict[str, Any]) -> list[Row]:
+    name = f"dashboard, {figures['functions']:,} functions, {figures['records']:,} records"
+    rounds = figures["rounds"]
+    over = [one["beside_p50_us"] / one["alone_p50_us"] for one in rounds]
+    slowest = [max(one["interactions_ms"].values()) for one in rounds]
+    return [
+        Row(f"{name}: first paint", "ms", 200, 100, [one["first_paint_ms"] for one in rounds]),
+        Row(f"{name}: slowest interaction", "ms", 200, 100, slowest),
+        Row(f"{name}: warm call beside it, p50", "x", 1.05, 1.0, over),
     ]
 
 
