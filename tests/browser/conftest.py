@@ -14,7 +14,7 @@ from browser.chromium import Complaints, launched, why_no_browser
 from browser.pictures import Camera
 from browser.scene import Scene, make_scene
 from browser.wire import Wire, wire_to
-from e2e.server import Server, watched
+from e2e.server import Function, Server, watched
 from quiltfn.sdk import Client
 from spec.api_client import Api, make_key
 from spec.conftest import Keyed
@@ -72,10 +72,25 @@ def watched_page(browser: Browser, url: str, expected: list[str], **more: Any) -
 
 
 @pytest.fixture
+def deployed(site: Server) -> Iterator[Callable[..., Function]]:
+    """Deploys functions, which are deleted once no page is open any more."""
+    made: list[Function] = []
+
+    def deploy(handler: str, **fields: Any) -> Function:
+        made.append(site.deploy(handler, **fields))
+        return made[-1]
+
+    yield deploy
+    for one in made:
+        one.delete()
+
+
+@pytest.fixture
 def open_page(
-    chromium: Browser, site: Server, expected: list[str]
+    chromium: Browser, site: Server, expected: list[str], deployed: Callable[..., Function]
 ) -> Iterator[Callable[..., Page]]:
     """Opens pages, each in a context of its own, with the options of `Browser.new_context`."""
+    assert deployed  # so that they are deleted later
     with ExitStack() as stack:
         yield lambda url=site.url, **more: stack.enter_context(
             watched_page(chromium, url, expected, **more)

@@ -14,9 +14,8 @@ from e2e.server import Function, Server, until
 
 
 @pytest.fixture
-def function(site: Server) -> Callable[..., Function]:
-    """Makes functions. They stay: a page that is still open would miss one that is gone."""
-    return site.deploy
+def function(deployed: Callable[..., Function]) -> Callable[..., Function]:
+    return deployed
 
 
 def page_of(function: Function, invocation_id: str) -> str:

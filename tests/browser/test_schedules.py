@@ -1,7 +1,7 @@
 """Schedules: listed, made, changed, run and deleted."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -11,8 +11,8 @@ from e2e.server import Function, Server
 
 
 @pytest.fixture
-def function(site: Server) -> Function:
-    return site.deploy('echo "ran with $QUILT_PAYLOAD"')
+def function(deployed: Callable[..., Function]) -> Function:
+    return deployed('echo "ran with $QUILT_PAYLOAD"')
 
 
 @pytest.fixture
