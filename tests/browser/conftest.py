@@ -90,7 +90,7 @@ def open_page(
     chromium: Browser, site: Server, expected: list[str], deployed: Callable[..., Function]
 ) -> Iterator[Callable[..., Page]]:
     """Opens pages, each in a context of its own, with the options of `Browser.new_context`."""
-    assert deployed  # so that they are deleted later
+    del deployed  # it is asked for so that it ends later
     with ExitStack() as stack:
         yield lambda url=site.url, **more: stack.enter_context(
             watched_page(chromium, url, expected, **more)

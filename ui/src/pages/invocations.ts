@@ -1,6 +1,6 @@
 // The calls of all functions, newest first, as they come.
 import { signal, useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useEffect, useMemo } from "preact/hooks";
 import { html } from "../html.ts";
 import { visible } from "../parts/ansi.ts";
 import { Endless } from "../parts/endless.ts";
@@ -151,7 +151,8 @@ function clear() {
 }
 
 export default function Invocations() {
-  useEffect(() => {
+  // At once, not in an effect: whoever is quick to choose something must not lose it.
+  useMemo(() => {
     const query = route.peek().query;
     for (const name of NAMES) filters[name].value = query.get(name) ?? "";
   }, []);
