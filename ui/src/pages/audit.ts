@@ -128,11 +128,16 @@ function Typed({ label, of, suggestions }: {
   of: Filter;
   suggestions: readonly string[];
 }) {
+  const draft = useSignal<string | null>(null); // what is typed outlives a list that comes
   return html`
     <input class="pick" type="search" aria-label=${label} placeholder=${label}
-      value=${filters[of].value} list=${`known-${of}`} autocomplete="off" spellcheck=${false}
-      onChange=${(event: Event) => {
+      value=${draft.value ??
+        filters[of].value} list=${`known-${of}`} autocomplete="off" spellcheck=${false}
+      onInput=${(event: Event) => {
+        draft.value = (event.target as HTMLInputElement).value;
+      }} onChange=${(event: Event) => {
         filters[of].value = (event.target as HTMLInputElement).value.trim();
+        draft.value = null;
       }} /><datalist id=${`known-${of}`}>${suggestions.map((one) =>
         html`<option value=${one} key=${one} />`
       )}</datalist>
