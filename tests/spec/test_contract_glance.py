@@ -255,6 +255,6 @@ def test_the_command_line_looks_around(open_server: Server, anybody: Api) -> Non
     changed = told("audit", "--action", "function", "--object", function_id, "--since", "10m")
     assert "function.deploy" in changed
     assert "function.create" in changed
-    assert "no entries" in told("audit", "--credential", "nobody")
+    assert "no entries" in told("audit", "--credential", "none-such")
     assert "no files" in told("runtimes", "files", "shell")
     assert "no packages" in told("runtimes", "packages", "shell")

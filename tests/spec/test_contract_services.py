@@ -292,7 +292,7 @@ def test_metrics_have_bounded_labels(tenant: Api, keyed: Keyed) -> None:
     for private in (function_id, "metric-name", "metric-path", tenant_id):
         assert private not in answer.text
     labels = set(re.findall(r'(\w+)="', answer.text))
-    assert labels <= {"status", "start", "code", "state", "version", "le"}
+    assert labels <= {"status", "start", "code", "state", "version", "le", "reason", "signal"}
     assert "quiltfn_invocations_total" in answer.text
 
 
