@@ -13,6 +13,15 @@ from browser.scene import Scene
 PAGES: dict[str, Callable[[Scene], str]] = {
     "functions": lambda _: "",
     "new-function": lambda _: "functions/new",
+    "function": lambda scene: f"functions/{scene.functions['make-thumbnail']}",
+    "function-settings": lambda scene: f"functions/{scene.functions['charge-card']}/settings",
+    "function-versions": lambda scene: (
+        f"functions/{scene.functions['charge-card']}/versions?from=1&to=1"
+    ),
+    "function-scaling": lambda scene: f"functions/{scene.functions['charge-card']}/scaling",
+    "function-async": lambda scene: f"functions/{scene.functions['charge-card']}/async",
+    "function-schedules": lambda scene: f"functions/{scene.functions['price-feed']}/schedules",
+    "function-network": lambda scene: f"functions/{scene.functions['charge-card']}/network",
     "call-cold": lambda scene: scene.calls["cold"],
     "call-coloured": lambda scene: scene.calls["coloured"],
     "call-retried": lambda scene: scene.calls["retried"],

@@ -127,19 +127,19 @@ function Policy({ one, policy, again }: {
           draft.value === null
         }>Save</button></div>`}</header>
       <div class="inside">${problem.value && html`<${Notice} of=${problem.value} />`}
-      <div class="columns">${FIELDS.map(([name, label]) =>
+      <div class="settings">${FIELDS.map(([name, label]) =>
         html`
           <${Described} shape=${SHAPE} name=${name} label=${label} value=${shown[name]} key=${name}
             isReadOnly=${isReadOnly} onValue=${(value: unknown) => change({ [name]: value })} />
         `
-      )}</div><div class="columns">${WAITS.map(([name, label]) =>
+      )}</div><div class="settings">${WAITS.map(([name, label]) =>
         html`
           <${Described} shape="Backoff" name=${name} label=${label} key=${name}
             value=${shown.backoff_seconds[name] ?? null} isReadOnly=${isReadOnly} onValue=${(
               value: number,
             ) => change({ backoff_seconds: { ...shown.backoff_seconds, [name]: value } })} />
         `
-      )}</div><div class="columns">${([["on_success", "After a success"], [
+      )}</div><div class="settings">${([["on_success", "After a success"], [
         "on_failure",
         "After it was given up",
       ]] as const).map((
@@ -183,7 +183,7 @@ function Records({ one }: { one: Function }) {
       <div class="inside">${error && html`<${Notice} of=${error} />`}${!kept
         ? html`<${Waiting} />`
         : html`
-          <div class="columns">
+          <div class="settings">
             <${Described} shape="RecordPolicy" name="keep_input" label="Inputs" value=${kept}
               isReadOnly=${!may("write")} onValue=${keep} />
           </div>

@@ -59,7 +59,7 @@ export function Scaling({ one }: { one: Function }) {
             aria-disabled=${!isChanged}>Save</button>
         `}</header>
       <div class="inside">${problem.value && html`<${Notice} of=${problem.value} />`}
-        <div class="columns">${field("min_instances", "At least")}${field(
+        <div class="settings">${field("min_instances", "At least")}${field(
           "max_instances",
           "At most",
         )}</div>

@@ -80,7 +80,7 @@ function Limits({ draft, change, isReadOnly }: {
         isReadOnly=${isReadOnly} onValue=${(value: unknown) =>
           change({ [name]: value })} ...${more} />
     `;
-  return html`<div class="columns">${field("memory_limit_mb", "Memory")}${
+  return html`<div class="settings">${field("memory_limit_mb", "Memory")}${
     field("cpu_limit_percent", "Processor")
   }${field("timeout_seconds", "Timeout")}${
     field("working_directory", "Working directory", { isMono: true })
@@ -99,7 +99,7 @@ function What({ draft, change, isReadOnly, runtimes }: {
   const options = names.includes(draft.runtime) ? names : [draft.runtime, ...names];
   return html`
     <div class="inside">
-      <div class="columns">
+      <div class="settings">
       <${Described} shape=${SHAPE} name="name" label="Name" value=${draft
         .name} isReadOnly=${isReadOnly}
         onValue=${(name: string) => change({ name })} />

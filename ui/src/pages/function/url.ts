@@ -32,7 +32,7 @@ function Webhook({ of, isReadOnly, onValue }: {
   onValue: (to: WebhookRule) => void;
 }) {
   return html`
-    <div class="columns">
+    <div class="settings">
       <${Described} shape="WebhookRule" name="scheme" label="Scheme"
         value=${of.scheme} isReadOnly=${isReadOnly} onValue=${(scheme: "standard") =>
           onValue({ ...of, scheme })} />
@@ -64,7 +64,7 @@ function Cors({ of, isReadOnly, onValue }: {
       <${Described} shape="CorsRule" name=${name} label=${label} value=${of[name] ?? missing}
         isReadOnly=${isReadOnly} onValue=${(value: unknown) => onValue({ ...of, [name]: value })} />
     `;
-  return html`<div class="columns">${words("allow_origins", "Origins")}${
+  return html`<div class="settings">${words("allow_origins", "Origins")}${
     words("allow_methods", "Methods of other origins")
   }${words("allow_headers", "Headers they send")}${words("expose_headers", "Headers they read")}${
     field("max_age_seconds", "Remembered for", 0)
@@ -78,7 +78,7 @@ function Form({ of, change, isReadOnly }: {
 }) {
   const { auth = "key", webhook, cors, methods, stream = false } = of;
   return html`
-    <div class="columns">
+    <div class="settings">
       <${Described} shape=${SHAPE} name="auth" label="Who may call" value=${auth}
         isReadOnly=${isReadOnly} onValue=${(chosen: "key" | "none" | "webhook") =>
           change({

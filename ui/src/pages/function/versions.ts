@@ -84,7 +84,7 @@ function Pick({ label, all, value, onValue }: {
 }) {
   return html`
     <label
-      class="pick">${label} <select class="text" value=${value} onChange=${(
+      class="chosen-version">${label} <select class="text" value=${value} onChange=${(
         event: Event,
       ) => onValue(Number((event.target as HTMLSelectElement).value))}>${all.map(({ version }) =>
         html`<option value=${version} key=${version} selected=${

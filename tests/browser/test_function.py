@@ -1,0 +1,363 @@
+"""The page of a function: seen live, called, changed, and brought back to what it was."""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from browser.scene import archive_of
+from e2e.server import Function, Server, until
+from timeouts import scaled
+
+SLOW = "for n in 1 2 3 4 5 6 7 8 9; do echo step $n; sleep 1; done"
+SEEN_WITHIN_S = 0.3
+TRIES = 5
+
+
+@pytest.fixture
+def function(site: Server) -> Callable[..., Function]:
+    """Makes functions, with names of their own."""
+    return site.deploy
+
+
+def open_at(page: Page, function: Function, section: str = "") -> None:
+    page.goto(f"/ui/#/functions/{function.id}{section and '/' + section}")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+def name_of(function: Function) -> str:
+    return str(function.server.call("GET", function.path).json()["name"])
+
+
+def state(page: Page) -> Locator:
+    return page.locator(".title").get_by_role("status")
+
+
+def region(page: Page, name: str) -> Locator:
+    return page.get_by_role("region", name=name, exact=True)
+
+
+def tab_to(page: Page, wanted: Locator) -> None:
+    """Goes on with the tabulator until the element has the focus."""
+    expect(wanted).to_be_visible()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if wanted.evaluate("(one) => one === document.activeElement"):
+            return
+    raise AssertionError(f"the tabulator does not lead to {wanted}")
+
+
+def test_from_code_to_a_rollback_without_a_mouse(page: Page, site: Server) -> None:
+    page.goto("/ui/#/functions/new")
+    tab_to(page, page.get_by_label("Name"))
+    page.keyboard.type("typed-here")
+    tab_to(page, page.get_by_label("Language"))
+    page.keyboard.type("Shell")
+    page.keyboard.press("Control+Enter")
+    tab_to(page, page.get_by_role("link", name="Go to typed-here"))
+    page.keyboard.press("Enter")
+    tab_to(page, page.get_by_label("Payload"))
+    page.keyboard.type("you")
+    page.keyboard.press("Control+Enter")
+    expect(region(page, "Output")).to_have_text("hello, you")
+    tab_to(page, page.get_by_role("link", name="Settings"))
+    page.keyboard.press("Enter")
+    tab_to(page, page.get_by_label("Timeout"))
+    page.keyboard.press("Control+A")
+    page.keyboard.type("12")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text("Version 2 of typed-here is active.")).to_be_visible()
+    tab_to(page, page.get_by_role("link", name="Versions"))
+    page.keyboard.press("Enter")
+    tab_to(page, page.get_by_role("button", name="Roll back to version 1"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Version 1 of typed-here serves.")).to_be_visible()
+    made = site.call("GET", "/api/functions/by-name/typed-here").json()
+    assert (made["current_version"], made["timeout_seconds"]) == (1, 30)
+
+
+def test_output_is_seen_as_it_comes_and_escape_cancels(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    slow = function(SLOW)
+    open_at(page, slow)
+    page.get_by_label("Payload").fill('{"a": 1')
+    expect(page.get_by_text("This is no valid JSON")).to_be_visible()
+    page.keyboard.press("Control+Enter")
+    expect(region(page, "Output")).to_contain_text("step 2")
+    expect(region(page, "Try it").get_by_role("status")).to_contain_text("running")
+    page.keyboard.press("Escape")
+    expect(region(page, "Try it").get_by_role("status")).to_contain_text("cancelled")
+    assert [one["status"] for one in slow.records().values()] == ["cancelled"]
+    # What was sent is there again, and one look elsewhere loses nothing.
+    page.get_by_role("link", name="Scaling").click()
+    page.get_by_role("link", name="Overview").click()
+    expect(region(page, "Output")).to_contain_text("step 2")
+    expect(page.get_by_label("Sent earlier")).to_contain_text('{"a": 1')
+
+
+@pytest.mark.parametrize("mode", ["Wait for the answer", "Queue it"])
+def test_a_call_has_variables_and_says_how_it_began(
+    page: Page, function: Callable[..., Function], mode: str
+) -> None:
+    greeting = function('echo "$GREETING, $(cat)"; sleep 0.2', max_instances=2)
+    busy = greeting.server.later(greeting.invoke, "first")
+    open_at(page, greeting)
+    page.get_by_label("Payload").fill("reader")
+    page.get_by_label("How").select_option(mode)
+    page.get_by_text("Environment variables of this call").click()
+    page.get_by_role("button", name="Add a variable").click()
+    page.get_by_label("Name of variable 1").fill("GREETING")
+    page.get_by_label("Value of GREETING").fill("good day")
+    page.get_by_role("button", name=re.compile("^Call")).click()
+    expect(region(page, "Output")).to_have_text("good day, reader")
+    outcome = region(page, "Try it").get_by_role("status")
+    expect(outcome).to_contain_text(re.compile(r"success.*ms.*exit 0", re.S))
+    link = outcome.get_by_role("link", name="This call").get_attribute("href")
+    assert str(link).rsplit("/", 1)[1] in greeting.records()
+    busy.result()
+
+
+def test_a_cold_start_says_why(page: Page, function: Callable[..., Function]) -> None:
+    one = function("echo done", max_instances=2)
+    with_one_busy = one.server.later(one.invoke, "x", environment={"A": "1"})
+    with_one_busy.result()
+    one.server.call("POST", f"{one.path}/pause")
+    one.server.call("POST", f"{one.path}/resume")
+    one.server.call("PUT", one.path, {"handler": "sleep 1; echo done", "max_instances": 2})
+    busy = one.server.later(one.invoke)
+    until(lambda: "running" in [each["status"] for each in one.records().values()])
+    open_at(page, one)
+    page.get_by_role("button", name=re.compile("^Call")).click()
+    expect(page.get_by_text("Cold: others stood, and all of them were busy.")).to_be_visible()
+    busy.result()
+
+
+def test_it_is_paused_resumed_and_deleted(page: Page, function: Callable[..., Function]) -> None:
+    one = function("echo hi")
+    open_at(page, one)
+    page.get_by_role("button", name="Pause").click()
+    expect(state(page)).to_contain_text("paused")
+    page.get_by_role("button", name="Undo").click()
+    expect(state(page)).to_contain_text("active")
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Resume").click()
+    expect(state(page)).to_contain_text("active")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert one.server.call("GET", one.path).status_code == 200
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("was deleted.")).to_be_visible()
+    assert one.server.call("GET", one.path).status_code == 404
+
+
+def test_what_others_do_is_seen_at_once(page: Page, function: Callable[..., Function]) -> None:
+    """The quickest of some tries: what else runs on the machine is no delay of the page."""
+    one = function("echo hi")
+    open_at(page, one)
+    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    took: list[float] = []
+    for verb, wanted in [("pause", "paused"), ("resume", "active")] * TRIES:
+        assert one.server.call("POST", f"{one.path}/{verb}").status_code == 200
+        since = time.monotonic()
+        state(page).get_by_text(wanted).wait_for(timeout=scaled(5) * 1000)
+        took.append(time.monotonic() - since)
+    assert min(took) < SEEN_WITHIN_S, took
+
+
+def test_a_call_of_somebody_else_is_in_the_list_and_the_sums(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("exit 3")
+    open_at(page, one)
+    expect(page.get_by_text("It has not been called.")).to_be_visible()
+    record = one.invoke()
+    row = region(page, "Latest calls").get_by_role("row").nth(1)
+    expect(row).to_contain_text("failed")
+    expect(row).to_contain_text(record["invocation_id"])
+    expect(region(page, "Last hour")).to_contain_text("100 %")
+    page.get_by_role("button", name="week").click()
+    expect(region(page, "Last week").get_by_role("img")).to_have_attribute(
+        "aria-label", re.compile("1 call, 1 failed")
+    )
+    assert page.url.endswith("?period=week")
+
+
+def test_an_update_is_deployed_and_can_be_taken_back(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("echo old", environment={"OLD": "1"})
+    open_at(page, one, "settings")
+    expect(page.get_by_text("MiB, a whole number from 256")).to_be_visible()
+    page.get_by_label("Memory").fill("300")
+    page.get_by_role("button", name="Remove OLD").click()
+    page.get_by_role("button", name="Save and deploy").click()
+    expect(page.get_by_text(re.compile("Version 2 of .* is active"))).to_be_visible()
+    now = one.server.call("GET", one.path).json()
+    assert (now["memory_limit_mb"], now["environment"], now["handler"]) == (300, {}, "echo old")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_text(re.compile("Version 1 of .* serves"))).to_be_visible()
+    expect(page.get_by_label("Memory")).to_have_value("256")
+
+
+def test_what_cannot_be_saved_is_said_and_stays_in_the_form(
+    page: Page, function: Callable[..., Function], expected: list[str]
+) -> None:
+    expected += ["422"]
+    one = function("echo old")
+    open_at(page, one, "settings")
+    page.get_by_label("Working directory").fill("/proc/1")
+    page.get_by_role("button", name="Save and deploy").click()
+    expect(page.get_by_role("alert")).to_contain_text("working_directory")
+    expect(page.get_by_label("Working directory")).to_have_value("/proc/1")
+    page.get_by_role("button", name="Discard").click()
+    expect(page.get_by_label("Working directory")).to_have_value("")
+
+
+def test_versions_are_compared(page: Page, function: Callable[..., Function]) -> None:
+    one = function("echo old", environment={"A": "1", "B": "secret"})
+    changes = {"handler": "echo new", "environment": {"A": "2"}, "memory_limit_mb": 512}
+    one.server.call("PUT", one.path, changes)
+    open_at(page, one, "versions")
+    page.get_by_role("button", name="Compare version 2").click()
+    differs = region(page, "What differs")
+    expect(differs.get_by_role("row", name=re.compile("Memory"))).to_contain_text("512 MiB")
+    expect(differs.get_by_role("row", name=re.compile("Variable A"))).to_contain_text("another")
+    expect(differs.get_by_role("row", name=re.compile("Variable B"))).to_contain_text("–")
+    expect(differs.locator(".cm-changedLine")).to_have_text("echo new")
+    expect(page.get_by_role("main")).not_to_contain_text("secret")
+    assert page.url.endswith("?from=1&to=2")
+
+
+def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: Path) -> None:
+    kind = "application/x-tar"
+    old = archive_of({"main.py": "def handler(event): return 'old'\n"})
+    image = site.http.post("/api/runtimes/images", content=old, headers={"content-type": kind})
+    runtime = {"name": "replaced", "kind": "python", "image": image.json()["digest"]}
+    assert site.call("POST", "/api/runtimes", runtime).status_code == 201
+    one = site.deploy("main:handler", runtime="replaced")
+    file = tmp_path / "main.py"
+    file.write_text("def handler(event): return 'new'\n")
+    open_at(page, one, "settings")
+    expect(page.get_by_role("list", name="Files of the image")).to_contain_text("main.py")
+    page.get_by_label("Replace the files").set_input_files(file)
+    page.get_by_role("button", name="Replace and deploy").click()
+    expect(page.get_by_text(re.compile("Version 2 of .* is active"))).to_be_visible()
+    assert "new" in one.invoke()["stdout"]
+
+
+def test_instances_are_set_at_once(page: Page, function: Callable[..., Function]) -> None:
+    one = function("echo hi")
+    open_at(page, one, "scaling")
+    page.get_by_label("At least").fill("2")
+    page.get_by_label("At most").fill("3")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text(re.compile("has 2 to 3 instances"))).to_be_visible()
+    expect(page.get_by_role("img", name="2 ready, 0 warming, of 3 at most")).to_be_visible()
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_label("At most")).to_have_value("5")
+    assert one.server.call("GET", one.path).json()["current_version"] == 1
+
+
+def test_dead_letters_are_redriven_and_dropped(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("exit 1")
+    for _ in range(2):
+        one.server.call("POST", f"{one.path}/invoke?mode=async")
+    dead = f"{one.path}/dead-letters"
+    until(lambda: len(one.server.call("GET", dead).json()["dead_letters"]) == 2)
+    open_at(page, one, "async")
+    rows = region(page, "Dead letters").get_by_role("row")
+    expect(rows).to_have_count(3)
+    rows.nth(1).get_by_role("button", name="Drop").click()
+    page.get_by_role("dialog").get_by_role("button", name="Drop").click()
+    expect(rows).to_have_count(2)
+    page.get_by_role("button", name="Redrive all").click()
+    expect(page.get_by_text("1 call queued again.")).to_be_visible()
+    until(lambda: len(one.records()) == 3)
+
+
+def test_the_policy_of_accepted_work_is_set(page: Page, function: Callable[..., Function]) -> None:
+    one, told = function("echo hi"), function("cat")
+    open_at(page, one, "async")
+    policy = page.get_by_role("form", name="How accepted work is run")
+    policy.get_by_label("Attempts").fill("4")
+    policy.get_by_label("oom").uncheck()
+    policy.get_by_role("group", name="After a success").get_by_label("Tell").select_option(
+        "a function"
+    )
+    policy.get_by_label("Function").fill(name_of(told))
+    policy.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("The policy was saved.")).to_be_visible()
+    stored = one.server.call("GET", f"{one.path}/async-policy").json()
+    assert stored["max_attempts"] == 4
+    assert stored["retry_on"] == ["failed", "timeout", "error", "interrupted"]
+    assert stored["on_success"] == {"function": name_of(told)}
+    one.server.call("POST", f"{one.path}/invoke?mode=async")
+    expect(region(page, "Deliveries")).to_contain_text("delivered", timeout=scaled(20) * 1000)
+    page.get_by_label("Inputs").select_option("all")
+    expect(page.get_by_text("What is kept was changed.")).to_be_visible()
+    assert one.server.call("GET", f"{one.path}/record-policy").json() == {"keep_input": "all"}
+
+
+def test_its_schedules_are_run_and_turned_off(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("echo hi")
+    body = {"name": "of-function", "function": name_of(one), "cron": "0 3 * * *"}
+    assert one.server.call("POST", "/api/schedules", body).status_code == 201
+    open_at(page, one, "schedules")
+    page.get_by_role("button", name="Run of-function now").click()
+    until(lambda: len(one.records()) == 1)
+    page.get_by_role("button", name="Turn of-function off").click()
+    expect(page.get_by_role("button", name="Turn of-function on")).to_be_visible()
+    assert one.server.call("GET", "/api/schedules/of-function").json()["enabled"] is False
+    one.server.call("DELETE", "/api/schedules/of-function")
+
+
+def test_it_gets_a_url_and_loses_it(page: Page, function: Callable[..., Function]) -> None:
+    one = function("echo over http")
+    open_at(page, one, "network")
+    page.get_by_role("button", name="Give it a URL").click()
+    page.get_by_label("Who may call").select_option("none")
+    page.get_by_label("Methods", exact=True).fill("GET, HEAD")
+    page.get_by_label("Methods", exact=True).press("Enter")
+    expect(page.get_by_text(re.compile("has a URL"))).to_be_visible()
+    url = page.get_by_text(f"{one.server.url}/fn/")
+    assert "over http" in one.server.http.get(str(url.text_content())).text
+    assert one.server.http.post(str(url.text_content())).status_code == 405
+    page.get_by_role("button", name="Remove").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(page.get_by_text("It has no URL")).to_be_visible()
+
+
+def test_a_key_is_offered_what_it_may(
+    server: Server, open_page: Callable[..., Page], expected: list[str]
+) -> None:
+    one = server.deploy("echo hi", environment={"TOKEN": "secret"})
+    one.server.call("POST", f"{one.path}/invoke?mode=async")
+    admin = server.call("POST", "/api/keys", {"scope": "operator"}).json()["key"]
+    server.http.headers["X-Api-Key"] = admin
+    keys = {
+        scope: server.call("POST", "/api/keys", {"scope": scope}).json()["key"]
+        for scope in ("read", "invoke")
+    }
+    offered = {}
+    for scope, key in keys.items():
+        page = open_page(server.url)
+        page.add_init_script(f"sessionStorage.setItem('quiltfn.key', '{key}')")
+        found = set()
+        for section in ("", "settings", "versions", "scaling", "async", "schedules", "network"):
+            open_at(page, one, section)
+            expect(page.get_by_role("main").locator("[aria-busy=true]")).to_have_count(0)
+            found |= set(page.get_by_role("main").get_by_role("button").all_inner_texts())
+        assert "secret" not in page.content()
+        offered[scope] = {" ".join(text.split()) for text in found}
+    looking = {"hour", "day", "week", "Compare"}
+    assert offered["read"] <= looking | {"Copy"}
+    assert offered["invoke"] - offered["read"] == {"Call Ctrl ↵"}
