@@ -253,13 +253,13 @@ def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: P
 def test_instances_are_set_at_once(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo hi")
     open_at(page, one, "scaling")
-    page.get_by_label("At least").fill("2")
-    page.get_by_label("At most").fill("3")
+    page.get_by_label("At least", exact=True).fill("2")
+    page.get_by_label("At most", exact=True).fill("3")
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text(re.compile("has 2 to 3 instances"))).to_be_visible()
     expect(page.get_by_role("img", name="2 ready, 0 warming, of 3 at most")).to_be_visible()
     page.get_by_role("button", name="Undo").click()
-    expect(page.get_by_label("At most")).to_have_value("5")
+    expect(page.get_by_label("At most", exact=True)).to_have_value("5")
     assert one.server.call("GET", one.path).json()["current_version"] == 1
 
 

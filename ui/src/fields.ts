@@ -2,6 +2,7 @@
 // form stands what it means, and the browser knows its bounds.
 import { signal } from "@preact/signals";
 import { get } from "./api.ts";
+import { toastError } from "./parts/toast.ts";
 
 /** What is said of a field; of one that may be null, of the part that is not null. */
 export interface Field {
@@ -41,8 +42,9 @@ export function describe(): void {
   asked = true;
   get<Description>("openapi.json").then((found) => {
     described.value = found;
-  }, () => {
+  }, (error) => {
     asked = false;
+    toastError(error);
   });
 }
 

@@ -37,6 +37,11 @@ export function Described(props: DescribedProps) {
   const { shape, name, label, value, isReadOnly = false } = props;
   const id = useId();
   useEffect(describe, []);
+  // How a value is typed is not known before.
+  if (described.value === null) {
+    return html`<div class="field"><span class="label">${label}</span><span class="text"
+      aria-busy="true" /></div>`;
+  }
   const field = fieldOf(described.value, shape, name);
   const tell = props.onValue as (value: Value) => void;
   const about = `${id}-about`;

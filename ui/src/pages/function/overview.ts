@@ -19,6 +19,7 @@ import { TryIt } from "./try.ts";
 const CALLS = /^(invocation\.|calls$)/;
 const ENDS = /^(invocation\.ended|calls)$/;
 const LATEST = 15;
+const COUNTED_AFTER_MS = 300; // a call is counted a moment after its end was told
 
 const names = Object.keys(PERIODS) as Period[];
 const SAID: Record<Period, string> = { hour: "Last hour", day: "Last day", week: "Last week" };
@@ -32,7 +33,7 @@ function OverTime({ id }: { id: string }) {
       get<Series>(`api/functions/${id}/series`, queryOf(period.peek(), Date.now() / 1000), signal),
     [id, period.value],
   );
-  useEvents(id, ENDS, 2_000, again);
+  useEvents(id, ENDS, 2_000, () => setTimeout(again, COUNTED_AFTER_MS));
   useEffect(() => {
     const timer = setInterval(again, AFRESH_MS);
     return () => clearInterval(timer);
