@@ -15,6 +15,7 @@ from timeouts import scaled
 SLOW = "for n in 1 2 3 4 5 6 7 8 9; do echo step $n; sleep 1; done"
 SEEN_WITHIN_S = 0.3
 TRIES = 5
+SECTIONS = ("", "settings", "versions", "scaling", "async", "schedules", "network")
 
 
 @pytest.fixture
@@ -227,7 +228,7 @@ def test_versions_are_compared(page: Page, function: Callable[..., Function]) ->
     differs = region(page, "What differs")
     expect(differs.get_by_role("row", name=re.compile("Memory"))).to_contain_text("512 MiB")
     expect(differs.get_by_role("row", name=re.compile("Variable A"))).to_contain_text("another")
-    expect(differs.get_by_role("row", name=re.compile("Variable B"))).to_contain_text("–")
+    expect(differs.get_by_role("row", name=re.compile("Variable B"))).to_contain_text("\u2013")
     expect(differs.locator(".cm-changedLine")).to_have_text("echo new")
     expect(page.get_by_role("main")).not_to_contain_text("secret")
     assert page.url.endswith("?from=1&to=2")
@@ -336,10 +337,22 @@ def test_it_gets_a_url_and_loses_it(page: Page, function: Callable[..., Function
     expect(page.get_by_text("It has no URL")).to_be_visible()
 
 
-def test_a_key_is_offered_what_it_may(
-    server: Server, open_page: Callable[..., Page], expected: list[str]
+def test_no_section_is_wider_than_a_telephone(
+    open_page: Callable[..., Page], function: Callable[..., Function]
 ) -> None:
-    one = server.deploy("echo hi", environment={"TOKEN": "secret"})
+    one = function("exit 1", name="w" * 64, description="W" * 1024)
+    one.server.call("PUT", one.path, {"handler": f"echo {'w' * 500}; exit 1"})
+    one.server.call("POST", f"{one.path}/invoke?mode=async")
+    page = open_page(viewport={"width": 390, "height": 844})
+    for section in (*SECTIONS, "versions?from=1&to=2"):
+        open_at(page, one, section)
+        expect(page.get_by_role("main").locator("[aria-busy=true]")).to_have_count(0)
+        width = page.evaluate("() => document.documentElement.scrollWidth")
+        assert width <= 390, f"{section}: {width}"
+
+
+def test_a_key_is_offered_what_it_may(server: Server, open_page: Callable[..., Page]) -> None:
+    one = server.deploy("echo hi", environment={"WORD": "hidden-from-readers"})
     one.server.call("POST", f"{one.path}/invoke?mode=async")
     admin = server.call("POST", "/api/keys", {"scope": "operator"}).json()["key"]
     server.http.headers["X-Api-Key"] = admin
@@ -352,11 +365,11 @@ def test_a_key_is_offered_what_it_may(
         page = open_page(server.url)
         page.add_init_script(f"sessionStorage.setItem('quiltfn.key', '{key}')")
         found = set()
-        for section in ("", "settings", "versions", "scaling", "async", "schedules", "network"):
+        for section in SECTIONS:
             open_at(page, one, section)
             expect(page.get_by_role("main").locator("[aria-busy=true]")).to_have_count(0)
             found |= set(page.get_by_role("main").get_by_role("button").all_inner_texts())
-        assert "secret" not in page.content()
+        assert "hidden-from-readers" not in page.content()
         offered[scope] = {" ".join(text.split()) for text in found}
     looking = {"hour", "day", "week", "Compare"}
     assert offered["read"] <= looking | {"Copy"}
