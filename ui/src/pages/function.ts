@@ -1,6 +1,7 @@
 // One function: what it is and does now, and in sections all that can be done with it.
 import { type Signal, useSignal } from "@preact/signals";
 import type { ComponentType } from "preact";
+import { useEffect, useRef } from "preact/hooks";
 import { poolOf } from "../activity.ts";
 import { call, get, type Refused } from "../api.ts";
 import { functionOf, show } from "../current.ts";
@@ -35,6 +36,7 @@ export interface SectionProps {
 }
 
 const COUNTED_EVERY_MS = 2_000;
+const TAB_BEFORE_PX = 80;
 const SECTIONS: Record<string, [title: string, section: ComponentType<SectionProps>]> = {
   "": ["Overview", Overview],
   settings: ["Settings", Settings],
@@ -158,7 +160,15 @@ function PoolStrip({ one }: { one: Function }) {
 }
 
 function Tabs({ id, at }: { id: string; at: string }) {
-  return html`<nav class="tabs" aria-label="Sections of the function">${
+  const row = useRef<HTMLElement>(null);
+  // On a telephone the section that is open would else be out of sight.
+  useEffect(() => {
+    const open = row.current?.querySelector<HTMLElement>("[aria-current]");
+    if (row.current && open) {
+      row.current.scrollLeft = open.offsetLeft - row.current.offsetLeft - TAB_BEFORE_PX;
+    }
+  }, [at]);
+  return html`<nav class="tabs" ref=${row} aria-label="Sections of the function">${
     Object.entries(SECTIONS).map(([name, [title]]) =>
       html`<a href=${href(["functions", id, ...(name ? [name] : [])])} key=${name} aria-current=${
         name === at ? "page" : null

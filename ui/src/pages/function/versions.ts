@@ -31,7 +31,7 @@ function Row({ of, before, isCurrent, isCompared, onCompare, onRollback }: {
         <${Ago} at=${of.created_at} />
       </td>
       <td class="small">${summary(before, of) ||
-        html`<span class="muted">the first that is shown</span>`}</td>
+        html`<span class="muted">${of.version === 1 ? "the first" : "–"}</span>`}</td>
       <td class="small muted wide">${of.runtime}</td>
       <td class="right">
         <div class="actions"
