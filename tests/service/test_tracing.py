@@ -200,6 +200,23 @@ async def test_a_stranger_does_not_decide_what_is_sent() -> None:
     assert [TRACE in one for one in told] == [False, True]
 
 
+async def test_a_stranger_does_not_decide_how_much_a_span_holds() -> None:
+    """Thousands may wait for a collector."""
+    over: list[trace.Traced] = []
+    clock = SystemClock()
+    tracer = trace.Tracer(clock.unix, clock.now, 1.0, over.append)
+    route = Route(handler=make_app, scope=None, is_invoke=True)  # type: ignore[arg-type]
+
+    async def app(_: Request) -> Response:
+        return Response(status=401)
+
+    for length in (100, 10_000):
+        request = request_of("POST", "/" + "x" * (length - 1), {})
+        await traced_app(app, lambda _: ("/x", route), tracer)(request)
+    paths = [str(span.attributes["url.path"]) for one in over for span in one.spans()]
+    assert [len(one) for one in paths] == [100, 512]
+
+
 async def test_accepted_work_links_to_its_request_and_has_its_attempts_and_delivery(
     traced: Traced, collector: Collector
 ) -> None:

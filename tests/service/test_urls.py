@@ -437,8 +437,9 @@ async def test_a_cloud_event_that_is_none_is_refused(web: Web) -> None:
     kind = {"content-type": "application/cloudevents+json"}
     answer = await web("POST", "/fn/f", content=json.dumps(event), headers=kind)
     assert answer.text == "t\n"
-    answer = await web("POST", "/fn/f", content=json.dumps({**event, "id": ""}), headers=kind)
-    assert (answer.status_code, web.harness.sandboxes.calls) == (400, 1)
+    for wrong in ({"id": ""}, {"datacontenttype": "a\0b"}, {"datacontenttype": "\u20ac"}):
+        answer = await web("POST", "/fn/f", content=json.dumps(event | wrong), headers=kind)
+        assert (answer.status_code, web.harness.sandboxes.calls) == (400, 1)
 
 
 async def test_a_stream_is_what_the_handler_writes(web: Web) -> None:

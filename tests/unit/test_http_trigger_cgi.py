@@ -211,6 +211,17 @@ def test_whatever_is_decided_early_is_decided_right(output: bytes, size: int) ->
     assert part is None or part == whole
 
 
+def test_no_more_fields_are_looked_at_than_an_answer_can_have() -> None:
+    """Output that comes by pieces is looked at from its begin at each one."""
+    fields = b"X-A: b\n" * 200
+    begun = block_of(fields[:-1], is_whole=False)
+    assert begun is not None
+    assert begun.head is None
+    with pytest.raises(BadAnswer):
+        block_of(b"Content-Type: a/b\n" + fields[:-1], is_whole=False)
+    assert block_of(b"X-A: b\n" * 50, is_whole=False) is None
+
+
 def test_a_cloud_event_is_given_in_binary_mode() -> None:
     event = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": {"a": 1}}
     headers = {"content-type": "application/cloudevents+json"}

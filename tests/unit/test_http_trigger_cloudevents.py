@@ -96,6 +96,8 @@ RIGHT = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
         {"nested": {"a": 1}},
         {"data": 1, "data_base64": "AA=="},
         {"data_base64": 5},
+        {"datacontenttype": 5},
+        *({"datacontenttype": f"text/plain{one}"} for one in ("\0", "\n", "\r", "\x7f", "\u20ac")),
     ],
     ids=str,
 )
@@ -112,6 +114,23 @@ def test_what_is_no_event_is_refused(change: dict[str, Any]) -> None:
 def test_a_structured_request_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
         cloudevents.read({"content-type": "application/cloudevents+json"}, body)
+
+
+MANY = b"[" + b",".join([b"{}"] * 60_000) + b"]"
+
+
+def test_a_request_makes_no_more_values_than_the_api_takes_in_a_body() -> None:
+    """Python needs some 200 bytes for a value, and anybody may send one."""
+    structured = {"content-type": "application/cloudevents+json"}
+    begin = json.dumps(RIGHT).encode().removesuffix(b"}")
+    with pytest.raises(BadRequest, match="50000 values"):
+        cloudevents.read(structured, begin + b', "data": ' + MANY + b"}")
+    as_text = json.dumps(MANY.decode()).encode()
+    assert cloudevents.read(structured, begin + b', "data": ' + as_text + b"}")
+    binary = {f"ce-{name}": value for name, value in RIGHT.items()}
+    event = cloudevents.read(binary | {"content-type": "application/json"}, MANY)
+    assert event is not None
+    assert base64.b64decode(event["data_base64"]) == MANY
 
 
 def test_a_binary_request_without_an_attribute_is_refused() -> None:

@@ -288,6 +288,21 @@ def test_what_is_ours_to_say_is_dropped() -> None:
         assert sent == ([] if own_host else [("content-security-policy", SANDBOX)])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("X-Accel-Redirect", "x-accel-buffering", "X-Sendfile", "X-Sendfile2"),
+        *("X-LIGHTTPD-send-file", "X-LIGHTTPD-send-tempfile", "X-Reproxy-URL", "X-Reproxy-File"),
+    ],
+)
+@pytest.mark.parametrize("own_host", [True, False])
+def test_a_handler_gives_no_orders_to_a_proxy(name: str, own_host: bool) -> None:
+    """A proxy would send a file of its own, or what is behind another address."""
+    head = head_of(200, [(name, "/internal"), ("X-Accelerated", "kept")])
+    sent = sent_headers(head, "/fn/a/b", has_own_host=own_host)
+    assert [one for one, _ in sent if one.startswith("x-")] == ["x-accelerated"]
+
+
 def test_what_the_handler_calls_its_connection_s_is_dropped_too() -> None:
     head = head_of(200, [("Connection", "close, X-Hop"), ("X-Hop", "1"), ("X-Kept", "2")])
     assert sent_headers(head, "/fn/a/b", has_own_host=True) == [("x-kept", "2")]

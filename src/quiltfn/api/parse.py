@@ -9,16 +9,12 @@ from urllib.parse import urlencode
 import msgspec
 
 from quiltfn.model.errors import BadRequest, Unprocessable, truncate
+from quiltfn.model.json_size import has_more_values
 from quiltfn.wire.check import NO_LIMITS, Invalid, checked
 
 DEPTH_MAX = 32
-# Python needs some 200 bytes for a value that is two bytes of JSON, so they are counted before they
-# are made, in every body that is long enough for it to matter.
 VALUES_MAX = 50_000
-COUNTED_FROM_BYTES = 64 * 1024
 T = TypeVar("T", bound=msgspec.Struct)
-
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
 class NotOneText(ValueError):
@@ -80,24 +76,8 @@ def boolean(text: str, name: str) -> bool:
 
 
 def _check_count(body: bytes) -> None:
-    if len(body) <= COUNTED_FROM_BYTES:
-        return
-    if body.count(b'"') + _separators(body, 0, len(body)) <= VALUES_MAX:
-        return  # even if none of them stood within a string
-    count, at = 0, 0
-    for string in _STRING.finditer(body):
-        count += 1 + _separators(body, at, string.start())
-        at = string.end()
-        if count > VALUES_MAX:
-            break
-    else:
-        count += _separators(body, at, len(body))
-    if count > VALUES_MAX:
+    if has_more_values(body, VALUES_MAX):
         raise NotOneText(f"it holds more than {VALUES_MAX} values")
-
-
-def _separators(body: bytes, start: int, end: int) -> int:
-    return sum(body.count(mark, start, end) for mark in (b",", b"[", b"{"))
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from quiltfn.observe.trace import Answered, Tracer, Value, current
 
 HEADER = "traceparent"
 METRICS = "/metrics"
+# Strangers say how long a path is, and thousands of spans may wait for a collector.
+PATH_MAX = 512
 ACCEPTED, SERVER_ERROR = 202, 500
 IDS = {"quiltfn.request_id": "x-request-id", "faas.invocation_id": "x-invocation-id"}
 
@@ -50,7 +52,7 @@ def _answered(request: Request, path: str, response: Response) -> Answered:
     attributes: dict[str, Value] = {
         "http.request.method": request.method,
         "http.route": path,
-        "url.path": request.path,
+        "url.path": request.path[:PATH_MAX],
         "http.response.status_code": response.status,
     }
     for name, header in IDS.items():

@@ -2,7 +2,7 @@
 
 Rule 1: what would change how this server's own bytes are read is refused: names and values that are
 no HTTP, statuses without a body of their own. Rule 2: what is this server's to say is dropped: the
-connection, the length, its ids, cookies and powers over the whole host.
+connection, the length, its ids, cookies and powers over the whole host, orders to a proxy.
 """
 
 import re
@@ -42,6 +42,9 @@ OF_THE_HOST = frozenset(
         "strict-transport-security",
     }
 )
+# By these a proxy in front of this server is told to send something else in place of the answer,
+# such as a file of its own or what is behind another address.
+OF_THE_PROXY = ("x-accel-", "x-sendfile", "x-lighttpd-send", "x-reproxy-")
 SET_COOKIE = "set-cookie"
 SANDBOX = "sandbox allow-scripts allow-forms"
 TEXT, JSON, OCTETS = "text/plain; charset=utf-8", "application/json", "application/octet-stream"
@@ -115,7 +118,7 @@ def sent_headers(head: Head, prefix: str, *, has_own_host: bool) -> list[Field]:
     for name, value in head.headers:
         if name == SET_COOKIE:
             found.append((name, cookie_of(value, prefix)))
-        elif name not in dropped or name == "content-type":
+        elif name == "content-type" or not (name in dropped or name.startswith(OF_THE_PROXY)):
             found.append((name, value))
     if not has_own_host:
         # The handler's own policy holds as well: a browser enforces each of several.

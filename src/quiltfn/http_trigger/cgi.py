@@ -10,7 +10,14 @@ import msgspec
 
 from quiltfn import __version__
 from quiltfn.http_trigger import cloudevents
-from quiltfn.http_trigger.answer import TEXT, BadAnswer, HandlerAnswer, Head, head_of
+from quiltfn.http_trigger.answer import (
+    HEADERS_MAX,
+    TEXT,
+    BadAnswer,
+    HandlerAnswer,
+    Head,
+    head_of,
+)
 from quiltfn.http_trigger.call import Field, HttpCall
 from quiltfn.model.errors import BadRequest
 from quiltfn.model.version import MASK
@@ -109,6 +116,9 @@ def block_of(output: bytes, *, is_whole: bool) -> Block | None:
         field = FIELD.fullmatch(line)
         if field is None or at > BLOCK_MAX_BYTES:
             return Block(None, 0)
+        if len(fields) > HEADERS_MAX:
+            # No answer can have them. Of output that comes by pieces they are all read at each one.
+            return Block(_head(fields), 0) if known else Block(None, 0)
         name = field[1].decode().lower()
         known = known or name in CGI_FIELDS
         fields.append((name, field[2].decode("utf-8", "replace")))

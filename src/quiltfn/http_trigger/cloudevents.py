@@ -15,6 +15,7 @@ import msgspec
 
 from quiltfn.http_trigger.call import Field
 from quiltfn.model.errors import BadRequest
+from quiltfn.model.json_size import has_more_values
 
 VERSION = "1.0"
 REQUIRED = ("specversion", "id", "source", "type")
@@ -24,6 +25,10 @@ MARK = "ce-"
 NAME = re.compile("[a-z0-9]{1,64}")
 # Printable ASCII but space, double quote and percent (HTTP binding, 3.1.3.2).
 PLAIN = "".join(chr(one) for one in range(0x21, 0x7F) if chr(one) not in '"%')
+# A media type is ASCII (RFC 2045, 5.1). As a header or a variable it can hold no control character.
+MEDIA_TYPE = re.compile("[\\t -~]*")
+# What anybody may send is made into values, up to so many.
+VALUES_MAX = 50_000
 OF_THE_BODY = ("data", "data_base64", "datacontenttype")
 
 Event = dict[str, Any]
@@ -41,6 +46,8 @@ def is_binary(headers: Mapping[str, str]) -> bool:
 def read(headers: Mapping[str, str], body: bytes) -> Event | None:
     """The event that a request carries; None: it carries none. Raises `BadRequest`."""
     if is_structured(headers):
+        if has_more_values(body, VALUES_MAX):
+            raise BadRequest(f"the CloudEvent holds more than {VALUES_MAX} values")
         try:
             event = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -64,10 +71,11 @@ def read(headers: Mapping[str, str], body: bytes) -> Event | None:
 
 
 def _data_of(kind: str | None, body: bytes) -> Event:
-    """A body as `data`, where it is JSON or text, else as `data_base64`."""
+    """A body as `data`, where it is JSON of not too many values or text, else as `data_base64`."""
     plain = (kind or "").partition(";")[0].strip().lower()
     try:
-        if plain == "application/json" or plain.endswith("+json"):
+        is_json = plain == "application/json" or plain.endswith("+json")
+        if is_json and not has_more_values(body, VALUES_MAX):
             return {"data": msgspec.json.decode(body)}
         if plain.startswith("text/"):
             return {"data": body.decode()}
@@ -97,6 +105,9 @@ def problem_of(event: Event) -> str | None:
             return f"{name} must be a text, a whole number, true or false"
     if "data" in event and "data_base64" in event:
         return "it has data and data_base64"
+    kind = event.get("datacontenttype")
+    if kind is not None and not (isinstance(kind, str) and MEDIA_TYPE.fullmatch(kind)):
+        return "datacontenttype must be a media type"
     if not isinstance(event.get("data_base64", ""), str):
         return "data_base64 must be a text"
     return None
@@ -118,7 +129,7 @@ def message_of(event: Event, *, is_binary: bool) -> tuple[list[Field], bytes]:
     ]
     body, default = body_of(event)
     kind = event.get("datacontenttype") or default
-    return [*fields, ("content-type", str(kind))], body
+    return [*fields, ("content-type", kind)], body
 
 
 def body_of(event: Event) -> tuple[bytes, str]:
@@ -131,7 +142,7 @@ def body_of(event: Event) -> tuple[bytes, str]:
     data = event.get("data")
     if data is None:
         return b"", "application/json"
-    kind = str(event.get("datacontenttype") or "application/json").partition(";")[0].strip()
+    kind = (event.get("datacontenttype") or "application/json").partition(";")[0].strip()
     if isinstance(data, str) and not (kind == "application/json" or kind.endswith("+json")):
         return data.encode(), kind
     return msgspec.json.encode(data), "application/json"
