@@ -16,6 +16,11 @@ from spec.api_client import make_key, new_name
 from spec.proxy import NGINX, free_port
 
 
+def found(name: str) -> str:
+    """The list of functions with one alone: of many, only those in sight are in the page."""
+    return f"/ui/#/?q={name}"
+
+
 def line(page: Page, state: str, timeout_s: float = 5) -> None:
     expect(page.locator(".line")).to_have_attribute("data-state", state, timeout=timeout_s * 1000)
 
@@ -24,12 +29,12 @@ def test_a_lost_connection_is_shown_and_heals_with_what_was_missed(
     open_page: Callable[..., Page], wire: Wire, site: Server, expected: list[str]
 ) -> None:
     expected += ["ERR_"]
+    name = new_name()
     page = open_page(f"http://127.0.0.1:{wire.port}")
-    page.goto("/ui/")
+    page.goto(found(name))
     line(page, "live")
     wire.cut()
     line(page, "lost")
-    name = new_name()
     site.create("echo hello", name=name)
     wire.mend()
     line(page, "live", 15)
@@ -58,12 +63,12 @@ def test_where_streams_are_eaten_the_page_asks_every_two_seconds(
     page = open_page()
     page.route("**/api/events*", lambda _route: None)  # it is never answered
     page.clock.install()
-    page.goto("/ui/")
+    name = new_name()
+    page.goto(found(name))
     for _ in range(3):
         page.wait_for_timeout(100)
         page.clock.fast_forward(7_000)
     line(page, "polling")
-    name = new_name()
     site.create("echo hello", name=name)
     page.clock.fast_forward(20_000)
     expect(page.get_by_role("link", name=name)).to_be_visible()
@@ -80,12 +85,12 @@ def test_a_hidden_tab_gives_its_stream_back_and_takes_it_up_when_seen(
         document.dispatchEvent(new Event("visibilitychange"));
     }"""
     page.clock.install()
-    page.goto("/ui/")
+    name = new_name()
+    page.goto(found(name))
     line(page, "live")
     page.evaluate(hide, True)
     page.clock.fast_forward(6_000)
     line(page, "paused")
-    name = new_name()
     site.create("echo hello", name=name)
     page.evaluate(hide, False)
     line(page, "live")
@@ -212,6 +217,7 @@ def test_it_works_below_the_path_of_a_proxy_that_compresses(
     page.goto("/deep/below/")
     assert page.url.startswith(f"{below}/deep/below/ui/")
     line(page, "live")
+    page.get_by_role("searchbox").fill(name)
     row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name))
     expect(row).to_be_visible()
     function.invoke()

@@ -1,6 +1,6 @@
 // All functions, as they are now.
 import { computed, signal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useEffect, useMemo } from "preact/hooks";
 import {
   BUCKETS,
   lastCallOf,
@@ -146,7 +146,8 @@ function Empty() {
 
 export default function Functions() {
   useEffect(watchActivity, []);
-  useEffect(() => {
+  // At once, not in an effect: whoever is quick to choose something must not lose it.
+  useMemo(() => {
     const query = route.peek().query;
     text.value = query.get("q") ?? "";
     state.value = query.get("state") ?? "";

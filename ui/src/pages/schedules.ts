@@ -1,6 +1,6 @@
 // All schedules: what runs by the clock, when next, and what came of it last.
 import { computed, signal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useEffect, useMemo } from "preact/hooks";
 import { pages } from "../api.ts";
 import { html } from "../html.ts";
 import { Copy } from "../parts/copy.ts";
@@ -72,8 +72,9 @@ const query = computed(() => text.value.trim());
 
 export default function Schedules() {
   const { value, problem, again } = useFetched(all, []);
+  // At once, not in an effect: whoever is quick to type something must not lose it.
+  useMemo(() => text.value = route.peek().query.get("q") ?? "", []);
   useEffect(() => {
-    text.value = route.peek().query.get("q") ?? "";
     return onEvent((one) => {
       if (one.type === "schedule.fired") again();
     });
