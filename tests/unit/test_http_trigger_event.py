@@ -2,6 +2,7 @@
 
 import base64
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -286,6 +287,45 @@ def test_what_is_ours_to_say_is_dropped() -> None:
     for own_host in (True, False):
         sent = sent_headers(head_of(200, fields), "/fn/a/b", has_own_host=own_host)
         assert sent == ([] if own_host else [("content-security-policy", SANDBOX)])
+
+
+MANY = json.dumps([{}] * 60_000).encode()
+
+
+@pytest.mark.parametrize(
+    ("result", "kind", "body"),
+    [
+        (MANY, "application/json", MANY),
+        (b'{"rows": ' + MANY + b"}", "application/json", b'{"rows": ' + MANY + b"}"),
+        (b'{"statusCode": 200, "body": ' + MANY + b"}", "application/json", MANY),
+        (b'{"statusCode": 200, "body": "x", "more": ' + MANY + b"}", "application/json", b"x"),
+        (b'{"statusCode": 200, "body": null, "more": ' + MANY + b"}", "application/json", b""),
+        (MANY + b"]", "text/plain; charset=utf-8", MANY + b"]"),
+        (MANY + b"\xff", "application/octet-stream", MANY + b"\xff"),
+    ],
+    ids=range(7),
+)
+def test_a_result_of_many_values_is_answered_without_making_them(
+    result: bytes, kind: str, body: bytes
+) -> None:
+    tracemalloc.start()
+    try:
+        answer = answer_of(result)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (answer.head.status, answer.body) == (200, body)
+    assert answer.head.headers == [("content-type", kind)]
+    assert most < 3 * len(result) + 100_000, "made, they take 64 bytes each and more"
+
+
+def test_a_head_of_many_values_is_no_answer() -> None:
+    for name in (b"headers", b"cookies", b"statusCode"):
+        with pytest.raises(BadAnswer, match="values"):
+            answer_of(b'{"statusCode": 200, "' + name + b'": ' + MANY + b"}")
+    event = b'{"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": '
+    with pytest.raises(BadAnswer, match="CloudEvent"):
+        answer_of(event + MANY + b"}")
 
 
 @pytest.mark.parametrize(

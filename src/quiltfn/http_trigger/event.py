@@ -26,6 +26,7 @@ from quiltfn.http_trigger.answer import (
 )
 from quiltfn.http_trigger.call import Field, HttpCall
 from quiltfn.model.errors import BadRequest
+from quiltfn.model.json_size import has_more_values
 
 # Types whose bodies are text, besides text/*, *+json and *+xml.
 TEXT_TYPES = frozenset(
@@ -42,6 +43,8 @@ TEXT_TYPES = frozenset(
     }
 )
 PAIRS_MAX = 1000
+# Of a result with more values only those are made that say how it is answered.
+VALUES_MAX = 50_000
 _encode = msgspec.json.Encoder().encode
 
 
@@ -126,6 +129,8 @@ def answer_of(result: bytes, *, is_binary_event: bool = False) -> HandlerAnswer:
     """
     if not result:
         return HandlerAnswer(Head(200, [("content-type", TEXT)]), b"")
+    if has_more_values(result, VALUES_MAX):
+        return _answer_of_many(result)
     try:
         value = msgspec.json.decode(result)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -141,6 +146,52 @@ def answer_of(result: bytes, *, is_binary_event: bool = False) -> HandlerAnswer:
             raise BadAnswer(str(error)) from None
         return HandlerAnswer(head_of(200, fields), body)
     return HandlerAnswer(Head(200, [("content-type", JSON)]), result)
+
+
+NOTHING = msgspec.Raw()
+
+
+class _Outline(msgspec.Struct):
+    """What says how a result is answered, still encoded; empty: it is not there."""
+
+    statusCode: msgspec.Raw = NOTHING
+    headers: msgspec.Raw = NOTHING
+    cookies: msgspec.Raw = NOTHING
+    isBase64Encoded: msgspec.Raw = NOTHING
+    body: msgspec.Raw = NOTHING
+    specversion: msgspec.Raw = NOTHING
+
+
+def _answer_of_many(result: bytes) -> HandlerAnswer:
+    """As `answer_of`, of a result of so many values that to make them would take a second and
+    hundreds of megabytes: a body that is no text is sent as the handler has written it.
+    """
+    try:
+        result.decode()
+        msgspec.json.decode(result, type=msgspec.Raw)  # checks it, and makes nothing of it
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return HandlerAnswer(Head(200, [("content-type", _kind_of(result))]), result)
+    plain = HandlerAnswer(Head(200, [("content-type", JSON)]), result)
+    try:
+        outline = msgspec.json.decode(result, type=_Outline)
+    except msgspec.ValidationError:  # no object
+        return plain
+    value: dict[str, Any] = {}
+    for name, text in msgspec.structs.asdict(outline).items():
+        if not bytes(text) or (name == "body" and not bytes(text).startswith(b'"')):
+            continue
+        if has_more_values(bytes(text), VALUES_MAX):
+            raise BadAnswer(f"{name} holds more than {VALUES_MAX} values")
+        value[name] = msgspec.json.decode(text)
+    if "statusCode" not in value:
+        if value.get("specversion") == cloudevents.VERSION:
+            raise BadAnswer(f"a CloudEvent that is answered holds more than {VALUES_MAX} values")
+        return plain
+    answer = _answer(value)
+    body = bytes(outline.body)
+    if "body" in value or body in (b"", b"null"):
+        return answer
+    return msgspec.structs.replace(answer, body=body)
 
 
 def _kind_of(result: bytes) -> str:
