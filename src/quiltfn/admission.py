@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from quiltfn.model.errors import RateLimited
-from quiltfn.model.stats import DAY_S, MIB_PER_GB
+from quiltfn.model.stats import DAY_S, gb_seconds_of
 from quiltfn.model.tenant_quota import TenantLimits
 from quiltfn.ports import Clock
 
@@ -33,7 +33,7 @@ class DayUse:
 
     @property
     def gb_seconds(self) -> float:
-        return self.mib_ms / MIB_PER_GB / 1000
+        return gb_seconds_of(self.mib_ms)
 
 
 class InFlight(msgspec.Struct, eq=False):

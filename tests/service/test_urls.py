@@ -14,7 +14,9 @@ import httpx
 import pytest
 
 from quiltfn.access import make_key
+from quiltfn.api import budgets
 from quiltfn.api.app import make_app
+from quiltfn.api.call_response import LONG_OUTPUT_BYTES
 from quiltfn.model.access import Scope
 from quiltfn.model.function import NewFunction
 from quiltfn.model.version import VersionSpec
@@ -356,6 +358,25 @@ async def test_what_is_not_available_is_503_for_strangers(web: Web) -> None:
     assert "paused" not in answer.text
     answer = await web("GET", "/fn/keyed", headers=key)
     assert (answer.status_code, answer.json()["error_code"]) == (409, "FUNCTION_NOT_ACTIVE")
+
+
+async def test_a_long_answer_without_room_names_the_call_that_ran(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await web.key("default")
+    function = await web.function()
+    await web.url(function, key)
+    body = b"x" * (LONG_OUTPUT_BYTES + 1)
+    assert (await web("POST", "/fn/f", content=body, headers=key)).content == body
+    monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 0.05)
+    async with web.harness.services.budgets.responses.reserve(1 << 30, "another"):
+        answer = await web("POST", "/fn/f", content=body, headers=key)
+    assert (answer.status_code, answer.json()["error_code"]) == (503, "CAPACITY_FULL")
+    record = await web.record(function, key)
+    assert (record["invocation_id"], record["status"]) == (
+        answer.headers["x-invocation-id"],
+        "success",
+    )
 
 
 async def test_no_header_takes_the_place_of_a_variable(web: Web) -> None:

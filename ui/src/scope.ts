@@ -1,9 +1,11 @@
 // What the key of this tab may do. Nobody is offered a button that the server would refuse.
 import { who } from "./store.ts";
 
-const SCOPES = ["read", "invoke", "write", "admin", "operator"];
+/** Each includes the ones before it. */
+export const SCOPES = ["read", "invoke", "write", "admin", "operator"] as const;
+export type Scope = typeof SCOPES[number];
 
 /** Whether the caller has a scope, or one that includes it. */
-export function may(scope: "invoke" | "write" | "admin" | "operator"): boolean {
-  return SCOPES.indexOf(who.value?.scope ?? "") >= SCOPES.indexOf(scope);
+export function may(scope: Scope): boolean {
+  return SCOPES.findIndex((one) => one === who.value?.scope) >= SCOPES.indexOf(scope);
 }

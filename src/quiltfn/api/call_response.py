@@ -1,5 +1,8 @@
 """The response to a call that has ended, with the memory that a long one takes."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from quiltfn.api import shapes
 from quiltfn.api.response import Header, Response, json_response
 from quiltfn.api.route import RequestContext, S
@@ -22,10 +25,21 @@ async def call_response(context: RequestContext[S], record: Invocation) -> Respo
         headers.append(("server-timing", record.timeline.server_timing()))
     if len(record.stdout) + len(record.stderr) <= LONG_OUTPUT_BYTES:
         return json_response(shapes.invocation(record), headers=headers)
+    size = text_size(record.stdout) + text_size(record.stderr)
+    async with long_response(context, record, size):
+        return json_response(shapes.invocation(record), headers=headers)
+
+
+@asynccontextmanager
+async def long_response(
+    context: RequestContext[S], record: Invocation, size: int
+) -> AsyncIterator[None]:
+    """The memory of a long response to a call. Raises `CapacityFull` with the id of the record: the
+    call was executed.
+    """
     try:
-        size = text_size(record.stdout) + text_size(record.stderr)
         async with context.services.budgets.responses.reserve(size, context.tenant_id):
-            return json_response(shapes.invocation(record), headers=headers)
+            yield
     except CapacityFull as error:
         error.with_record(record.invocation_id, executed=True)
         raise

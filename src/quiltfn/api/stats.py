@@ -1,6 +1,7 @@
 """The routes over call statistics: by function, over time, and as usage."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ UNIX_MAX = 4_102_444_800  # the year 2100
 # 400 days of hours, and eight days of five minutes.
 USAGE_STRETCHES_MAX, USAGE_ROWS_MAX, POINTS_MAX = 9600, 10_000, 2400
 FUNCTIONS_MAX = 10_000
-# `all` begins and ends with an hour, and has one stretch: all that is kept is within it.
+# With `all`, the time begins and ends with an hour, and one stretch of ALL_S has all of it.
 STEP_S = {"hour": HOUR_S, "day": DAY_S, "all": HOUR_S}
 ALL_S = UNIX_MAX
 # Who asks for the last hour must not be refused because a moment has passed since.
@@ -176,31 +177,26 @@ def _step(context: RequestContext[StatsServices], now: int, start: int, end: int
 
 
 def _function_stats(function_id: str, one: CallStats) -> wire.FunctionStats:
-    median, high = one.percentiles_ms(0.5, 0.99)
-    return wire.FunctionStats(
-        function_id=function_id,
-        calls=one.count,
-        errors=one.errors,
-        cold_starts=one.cold_starts,
-        p50_ms=median,
-        p99_ms=high,
-    )
+    return wire.FunctionStats(function_id=function_id, **_told(one))
 
 
 def _point(start: int, one: CallStats) -> wire.SeriesPoint:
+    return wire.SeriesPoint(start=start, statuses=one.calls, **_told(one))
+
+
+def _told(one: CallStats) -> dict[str, Any]:
+    """What lists and series tell of calls alike."""
     median, high = one.percentiles_ms(0.5, 0.99)
-    return wire.SeriesPoint(
-        start=start,
-        calls=one.count,
-        errors=one.errors,
-        statuses=one.calls,
-        cold_starts=one.cold_starts,
-        p50_ms=median,
-        p99_ms=high,
-    )
+    return {
+        "calls": one.count,
+        "errors": one.errors,
+        "cold_starts": one.cold_starts,
+        "p50_ms": median,
+        "p99_ms": high,
+    }
 
 
-def _without_functions(found: Any) -> dict[Stretch, CallStats]:
+def _without_functions(found: Mapping[Stretch, CallStats]) -> dict[Stretch, CallStats]:
     sums: dict[Stretch, CallStats] = {}
     for key, one in found.items():
         sums.setdefault(key._replace(function_id=ANY_FUNCTION), CallStats()).add(one)
@@ -213,10 +209,8 @@ def _usage_row(
     function_id = key.function_id or None
     name = None
     if function_id is not None:
-        try:
+        with suppress(NotFound):  # it was deleted
             name = context.services.catalog.by_id(context.tenant_id, function_id).function.name
-        except NotFound:  # it was deleted
-            name = None
     return wire.UsageRow(start=key.start, function_id=function_id, function_name=name, **_used(one))
 
 

@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 
 from quiltfn.api.budgets import CallOutputBudget
-from quiltfn.api.call_response import LONG_OUTPUT_BYTES
+from quiltfn.api.call_response import LONG_OUTPUT_BYTES, long_response
 from quiltfn.api.failures import failure
 from quiltfn.api.functions import FunctionServices
 from quiltfn.api.guards import check_credentials, check_origin
@@ -227,9 +227,8 @@ def _request(
             f"the headers and the function's variables take more than the {ENVIRONMENT_MAX_BYTES} "
             "bytes that a handler is given"
         )
-    payload = call.body
     return make(
-        payload=payload, environment=variables, adds_environment=True, may_write=True
+        payload=call.body, environment=variables, adds_environment=True, may_write=True
     ), judge
 
 
@@ -271,7 +270,9 @@ def _call(context: RequestContext[UrlCallServices], asked: UrlRequest, body: byt
 async def _respond(
     context: RequestContext[UrlCallServices], asked: UrlRequest, record: Invocation, judge: Judge
 ) -> Response:
-    """The answer of a call that is over. Raises `HandlerFailed` and `HandlerTimedOut`."""
+    """The answer of a call that is over. Raises `HandlerFailed`, `HandlerTimedOut` and
+    `CapacityFull`.
+    """
     answer = judge.answer
     if record.status is not Status.SUCCESS or answer is None:
         raise failed(record)
@@ -283,8 +284,7 @@ async def _respond(
     if context.caller is not NOBODY and record.timeline is not None:
         response.headers.append(("server-timing", record.timeline.server_timing()))
     if len(answer.body) > LONG_OUTPUT_BYTES:
-        responses = context.services.budgets.responses
-        async with responses.reserve(len(answer.body), context.tenant_id):
+        async with long_response(context, record, len(answer.body)):
             return response
     return response
 

@@ -91,7 +91,7 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
 
     @property
     def gb_seconds(self) -> float:
-        return self.mib_ms / MIB_PER_GB / 1000
+        return gb_seconds_of(self.mib_ms)
 
     def percentiles_ms(self, *shares: float) -> list[float | None]:
         """The latencies that these shares of the calls did not exceed, in milliseconds, within 5 %.
@@ -115,6 +115,11 @@ class Stretch(NamedTuple):
     step_s: int
     start: int
     function_id: str
+
+
+def gb_seconds_of(mib_ms: int) -> float:
+    """GB-seconds (of 1024 MiB) that are so many MiB times milliseconds."""
+    return mib_ms / MIB_PER_GB / 1000
 
 
 def latency_us(record: Invocation) -> int | None:
@@ -161,11 +166,7 @@ def folded(stats: Iterable[tuple[Stretch, CallStats]], step_s: int) -> dict[Stre
     sums: dict[Stretch, CallStats] = {}
     for key, one in stats:
         into = Stretch(key.tenant_id, step_s, floor_to(step_s, key.start), key.function_id)
-        if into in sums:
-            sums[into].add(one)
-        else:
-            sums[into] = CallStats()
-            sums[into].add(one)
+        sums.setdefault(into, CallStats()).add(one)
     return sums
 
 

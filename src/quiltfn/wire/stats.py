@@ -8,7 +8,6 @@ from quiltfn.wire.constraints import Between
 from quiltfn.wire.fields import about
 from quiltfn.wire.functions import FunctionId, FunctionName, NextCursor, TenantId
 
-STEPS = (10, 60, 300, 3600)
 USAGE_STEPS = ("hour", "day", "all")
 
 Calls = Annotated[int, about("how many calls ended", 1200)]

@@ -19,16 +19,17 @@ import { Status } from "../parts/status.ts";
 import { Ago, Ahead } from "../parts/time.ts";
 import { toast, toastError } from "../parts/toast.ts";
 import { href, note, route } from "../router.ts";
+import { type Scope, SCOPES } from "../scope.ts";
 import { load, now, signOut } from "../store.ts";
 import type { CreatedKey, Key, KeyList, NewKey, Whoami } from "../wire.ts";
 
-const SCOPES: readonly [scope: string, may: string][] = [
-  ["read", "sees functions and calls"],
-  ["invoke", "calls functions"],
-  ["write", "makes and changes functions"],
-  ["admin", "keys and the audit log"],
-  ["operator", "all tenants and the machine"],
-];
+const MAY: Record<Scope, string> = {
+  read: "sees functions and calls",
+  invoke: "calls functions",
+  write: "makes and changes functions",
+  admin: "keys and the audit log",
+  operator: "all tenants and the machine",
+};
 const DAY_S = 86_400;
 const EXPIRIES: readonly [seconds: string, said: string][] = [
   [`${DAY_S}`, "in a day"],
@@ -60,7 +61,8 @@ export function stateOf(one: Key, now: number): State {
 
 /** Scopes that a caller of this scope can give. */
 export function scopesBelow(scope: string | null | undefined): readonly [string, string][] {
-  return SCOPES.slice(0, SCOPES.findIndex(([one]) => one === scope) + 1);
+  const given = SCOPES.slice(0, SCOPES.findIndex((one) => one === scope) + 1);
+  return given.map((one) => [one, MAY[one]]);
 }
 
 interface Known {
