@@ -29,7 +29,7 @@ from quiltfn.model.stats import (
 )
 from quiltfn.store import SpoolJournal, SqliteStore, SqlStats, SqlWork
 from quiltfn.store.directory import SPOOLS
-from quiltfn.store.stats import FOLD_ROWS
+from quiltfn.store.stats import FOLD_ROWS, READ_ROWS
 
 ENDED = 1_760_000_101  # as `done` says
 NEVER_S = 3600.0
@@ -218,6 +218,17 @@ async def test_no_tenant_sees_another_s(
     assert {key.function_id for key in await stats.usage("umbrella", WHOLE, HOUR_S)} == {other.id}
     assert await stats.of_function("umbrella", function.id, WHOLE, FINEST_S) == []
     assert sorted(await stats.tenants()) == ["default", "umbrella"]
+
+
+async def test_a_reader_of_usage_holds_no_more_than_was_asked_for(stats: SqlStats) -> None:
+    """A tenant may have hundreds of thousands of rows, each of which takes 0.7 KB in memory."""
+    functions = [f"{number:05}" for number in range(3 * READ_ROWS)]
+    await fill(stats, [ENDED], functions)
+    some = await stats.usage("default", WHOLE, HOUR_S, most=100)
+    assert 100 < len(some) <= 100 + READ_ROWS
+    assert len(await stats.usage("default", WHOLE, HOUR_S)) == len(functions)
+    (together,) = (await stats.usage("default", WHOLE, HOUR_S, by_function=False, most=1)).items()
+    assert (together[0].function_id, together[1].count) == (ANY_FUNCTION, len(functions))
 
 
 # --- folding, and what is given up --------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The routes over call statistics: by function, over time, and as usage."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,6 @@ from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import NotFound, Unprocessable
 from quiltfn.model.stats import (
-    ANY_FUNCTION,
     DAY_S,
     HOUR_S,
     KEPT_S,
@@ -114,17 +113,20 @@ async def get_usage(context: RequestContext[StatsServices]) -> Response:
         expected = f"at most {USAGE_STRETCHES_MAX} {unit}s before to"
         raise Unprocessable.field("from", expected, start, end - USAGE_STRETCHES_MAX * step_s)
     async with pages.reserved(context):
-        found = await services.stats.usage(
-            context.tenant_id, (start, end), ALL_S if step == "all" else step_s
+        sums = await services.stats.usage(
+            context.tenant_id,
+            (start, end),
+            ALL_S if step == "all" else step_s,
+            by_function=by is not None,
+            most=USAGE_ROWS_MAX,
         )
-        if step == "all":
-            found = {key._replace(start=start): one for key, one in found.items()}
-        sums = found if by is not None else _without_functions(found)
         if len(sums) > USAGE_ROWS_MAX:
-            expected = f"later, or by left out: there are {len(sums)} rows, at most"
-            raise Unprocessable.field("from", f"{expected} {USAGE_ROWS_MAX}", start, end - step_s)
+            expected = f"later, or by left out: there are more than {USAGE_ROWS_MAX} rows"
+            raise Unprocessable.field("from", expected, start, end - step_s)
+        if step == "all":
+            sums = {key._replace(start=start): one for key, one in sums.items()}
         total = CallStats()
-        for one in found.values():
+        for one in sums.values():
             total.add(one)
         return json_response(
             wire.Usage(
@@ -194,13 +196,6 @@ def _told(one: CallStats) -> dict[str, Any]:
         "p50_ms": median,
         "p99_ms": high,
     }
-
-
-def _without_functions(found: Mapping[Stretch, CallStats]) -> dict[Stretch, CallStats]:
-    sums: dict[Stretch, CallStats] = {}
-    for key, one in found.items():
-        sums.setdefault(key._replace(function_id=ANY_FUNCTION), CallStats()).add(one)
-    return sums
 
 
 def _usage_row(

@@ -27,10 +27,18 @@ class StatsStore(Protocol):
         """
 
     async def usage(
-        self, tenant_id: str, span: tuple[int, int], step_s: int
+        self,
+        tenant_id: str,
+        span: tuple[int, int],
+        step_s: int,
+        *,
+        by_function: bool = True,
+        most: int | None = None,
     ) -> Mapping[Stretch, CallStats]:
         """What the calls of each function came to by hours or days that start within `span`. The
-        function id is empty where functions are no longer told apart.
+        function id is empty where functions are no longer told apart, and everywhere without
+        `by_function`. `most`: of how many statistics it is enough to know that there are more; then
+        some of them are returned, not many more than that.
         """
 
     async def tenants(self) -> Sequence[str]:

@@ -144,17 +144,24 @@ class SqlStats:
         return sums
 
     async def usage(
-        self, tenant_id: str, span: tuple[int, int], step_s: int
+        self,
+        tenant_id: str,
+        span: tuple[int, int],
+        step_s: int,
+        *,
+        by_function: bool = True,
+        most: int | None = None,
     ) -> Mapping[Stretch, CallStats]:
         """As the port says."""
         sums: Sums = {}
 
         def key(start: int, function_id: str) -> Stretch:
-            return Stretch(tenant_id, step_s, floor_to(step_s, start), function_id)
+            whose = function_id if by_function else ANY_FUNCTION
+            return Stretch(tenant_id, step_s, floor_to(step_s, start), whose)
 
         async with self._folding:
             for step in STEPS:
-                await self._add_up(sums, key, tenant_id, step, span)
+                await self._add_up(sums, key, tenant_id, step, span, most)
         return sums
 
     async def _add_up(
@@ -164,9 +171,11 @@ class SqlStats:
         tenant_id: str,
         step_s: int,
         span: tuple[int, int],
+        most: int | None = None,
     ) -> None:
         """Adds a tenant's statistics of a step that start within `span` to `sums`, some at a time.
-        `key`: what they are added to, from their start and their function.
+        `key`: what they are added to, from their start and their function. `most`: it stops where
+        `sums` has more.
         """
         whose = {"tenant_id": tenant_id, "step_s": step_s, "before": span[1], "most": READ_ROWS}
         start, function_id = span[0] - 1, AFTER_EVERY_ID
@@ -185,7 +194,7 @@ class SqlStats:
             return (len(rows), *rows[-1][:2]) if rows else (0, start, function_id)
 
         count = READ_ROWS
-        while count == READ_ROWS:
+        while count == READ_ROWS and (most is None or len(sums) <= most):
             count, start, function_id = await self._database.read(read)
 
     async def tenants(self) -> Sequence[str]:
