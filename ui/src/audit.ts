@@ -32,7 +32,7 @@ export function madeAt(id: string): number | null {
 
 const OF_FUNCTIONS = new Set([
   ...["function", "async_policy", "record_policy", "dead_letters", "dead_letter", "invocation"],
-  ...["delivery", "elasticity"],
+  ...["delivery", "elasticity", "url"],
 ]);
 
 /** The page of what an entry is about. `known`: the functions that there are, by id. */

@@ -1,5 +1,6 @@
 // What the calls of a function came to over time, as the chart takes it.
 import type { Series as Chart } from "./parts/chart.ts";
+import { everyStep, spanUpTo } from "./spans.ts";
 import type { Series } from "./wire.ts";
 
 /** How much time is shown, and how many seconds of it are one point. */
@@ -13,15 +14,12 @@ export type Period = keyof typeof PERIODS;
 /** From the first to the last point of what `now` (Unix seconds) shows of a period. */
 export function queryOf(period: Period, now: number): { from: number; to: number; step: number } {
   const { seconds, step } = PERIODS[period];
-  const to = (Math.floor(now / step) + 1) * step;
-  return { from: to - seconds, to, step };
+  return { ...spanUpTo(now, step, seconds), step };
 }
 
 /** A point for every step: where no call ended there are no calls, and no time that they took. */
 export function filled({ start, end, step_seconds: step, points }: Series): Chart {
-  const known = new Map(points.map((one) => [one.start, one]));
-  const at = Array.from({ length: Math.round((end - start) / step) }, (_, n) => start + n * step);
-  const all = at.map((one) => known.get(one));
+  const { at, rows: all } = everyStep(points, { from: start, to: end }, step);
   return {
     at,
     calls: all.map((one) => one?.calls ?? 0),

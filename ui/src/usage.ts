@@ -1,4 +1,5 @@
 // What the page of usage works out: which time it shows, bars without gaps, and the file of the table.
+import { everyStep, type Span as Time, spanUpTo } from "./spans.ts";
 import type { UsageRow, UsageSums } from "./wire.ts";
 
 export type Period = "day" | "week" | "month";
@@ -13,9 +14,7 @@ const LENGTHS: Record<Period, { step: "hour" | "day"; steps: number }> = {
 export const PERIODS = Object.keys(LENGTHS) as Period[];
 
 /** What the API is asked for; `step_s`: the length of a bar in seconds. */
-export interface Span {
-  from: number;
-  to: number;
+export interface Span extends Time {
   step: "hour" | "day";
   step_s: number;
 }
@@ -24,8 +23,7 @@ export interface Span {
 export function spanOf(period: Period, now: number): Span {
   const { step, steps } = LENGTHS[period];
   const step_s = step === "hour" ? HOUR_S : DAY_S;
-  const to = (Math.floor(now / step_s) + 1) * step_s;
-  return { from: to - steps * step_s, to, step, step_s };
+  return { ...spanUpTo(now, step_s, steps * step_s), step, step_s };
 }
 
 export interface Bars {
@@ -36,10 +34,7 @@ export interface Bars {
 
 /** A bar for every step, also for those in which nothing was used. */
 export function barsOf(rows: readonly UsageRow[], span: Span): Bars {
-  const byStart = new Map(rows.map((one) => [one.start, one]));
-  const count = Math.round((span.to - span.from) / span.step_s);
-  const at = Array.from({ length: count }, (_, n) => span.from + n * span.step_s);
-  return { at, rows: at.map((start) => byStart.get(start) ?? null) };
+  return everyStep(rows, span, span.step_s);
 }
 
 export const errorsOf = (one: UsageSums): number => one.calls - (one.statuses["success"] ?? 0);

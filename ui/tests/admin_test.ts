@@ -96,6 +96,7 @@ Deno.test("an object leads to its page, if it has one", () => {
   const known = new Map([["f1", {}]]);
   assert.equal(placeOf("function.update", "f1", known), "#/functions/f1");
   assert.equal(placeOf("invocation.cancel", "f1", known), "#/functions/f1");
+  assert.equal(placeOf("url.set", "f1", known), "#/functions/f1");
   assert.equal(placeOf("function.delete", "gone", known), null);
   assert.equal(placeOf("runtime.add", "a/b", known), "#/runtimes/a%2Fb");
   assert.equal(placeOf("runtime.remove", "shop", known), null);

@@ -97,7 +97,7 @@ def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) ->
         outcomes.carry_out(connection, [record for record in kept if record.outcome is not None])
         gone = [record for record in ended.values() if record.function_id not in there]
         kept += stats.not_counted(connection, gone)
-        stats.add_up(sums, stats.add_ended(connection, kept))
+        stats.add_all(sums, stats.add_ended(connection, kept))
     return sums
 
 

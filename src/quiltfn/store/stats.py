@@ -186,11 +186,7 @@ class SqlStats:
             look = whose | {"start": start, "function_id": function_id}
             rows = driver.execute(SQL["stats_of_tenant"], look).fetchall()
             for at, whose_calls, text in rows:
-                into, one = key(at, whose_calls), decode(text)
-                if into in sums:
-                    sums[into].add(one)
-                else:
-                    sums[into] = one
+                add_one(sums, key(at, whose_calls), decode(text))
             return (len(rows), *rows[-1][:2]) if rows else (0, start, function_id)
 
         count = READ_ROWS
@@ -226,12 +222,17 @@ def read_rows(statement: str, values: Mapping[str, Any], connection: Connection)
     return [(Stretch(*row[:4]), decode(row[4])) for row in rows]
 
 
-def add_up(sums: Sums, more: Mapping[Stretch, CallStats]) -> None:
+def add_one(sums: dict[K, CallStats], key: K, one: CallStats) -> None:
+    """Adds `one` to what `sums` has at `key`; where that is nothing, `one` itself is there then."""
+    if key in sums:
+        sums[key].add(one)
+    else:
+        sums[key] = one
+
+
+def add_all(sums: Sums, more: Sums) -> None:
     for key, one in more.items():
-        if key in sums:
-            sums[key].add(one)
-        else:
-            sums[key] = one
+        add_one(sums, key, one)
 
 
 def prune_some(connection: Connection, now: int, bound: StorageLimit) -> int:
