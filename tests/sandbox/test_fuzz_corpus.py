@@ -170,7 +170,7 @@ PARSER_MISTAKES: list[tuple[Callable[..., None], ModuleType, str, str]] = [
     (targets.json_body, parse, "except RecursionError:", "except ZeroDivisionError:"),
     (targets.json_body, parse, "len(result) != len(pairs)", "len(result) > len(pairs)"),
     (targets.json_body, parse, ", parse_constant=_no_constant", ""),
-    (targets.long_json_body, parse, "BYTES = 64 * 1024", "BYTES = 1 << 30"),
+    (targets.long_json_body, parse, "if has_more_values(body, VALUES_MAX):", "if not body:"),
     (targets.json_body, parse, "DEPTH_MAX = 32", "DEPTH_MAX = 33"),
     (targets.long_json_body, parse, "VALUES_MAX = 50_000", "VALUES_MAX = 40_000"),
 ]  # fmt: skip
