@@ -102,6 +102,32 @@ def test_usage_ends_with_the_whole(fake: Fake, capsys: Captured, by: str | None)
     assert last[-6:] == ["5", "1", "41.7", "12.9", "3", "2"]
 
 
+def test_a_little_usage_does_not_read_as_none(fake: Fake, capsys: Captured) -> None:
+    little = SUMS | {"gb_seconds": 0.0693, "cpu_seconds": 0.00612}
+    told = {"start": 0, "end": 1, "step": "all", "total": little}
+    row = {"start": 0, "function_id": None, "function_name": None, **little}
+    fake.answers["GET", "/api/usage"] = (200, told | {"rows": [row]})
+    assert run(["usage"]) == 0
+    assert lines(capsys)[-1][-4:-2] == ["0.069", "0.0061"]
+
+
+@pytest.mark.parametrize("host", [None, "fn.example.com"])
+def test_a_url_is_told_whole_where_it_is_known(
+    fake: Fake, capsys: Captured, host: str | None
+) -> None:
+    rule = {"auth": "key", "webhook": None, "cors": None, "methods": None, "stream": False}
+    one = {"function_id": ID, "path": "/fn/default/hello", "host": host, **rule}
+    fake.answers["GET", f"/{ID}/url"] = (200, one)
+    assert run(["url", "show", "hello", "--url", "http://far.example:81"]) == 0
+    told = {row[0]: row[1] for row in lines(capsys)}
+    if host is None:
+        assert told["url"] == "http://far.example:81/fn/default/hello"
+        assert "host" not in told
+    else:
+        assert (told["path"], told["host"]) == ("/fn/default/hello", host)
+        assert "url" not in told
+
+
 def test_nothing_is_told_as_that(fake: Fake, capsys: Captured) -> None:
     fake.answers["GET", "/stats"] = (200, {"functions": [], "next_cursor": None})
     assert run(["stats"]) == 0

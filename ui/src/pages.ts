@@ -21,6 +21,12 @@ export const PAGES: Page[] = [
     load: () => import("./pages/functions.ts"),
   },
   {
+    pattern: "functions",
+    title: "Functions",
+    under: "Functions",
+    load: () => import("./pages/functions.ts"),
+  },
+  {
     pattern: "functions/new",
     title: "New function",
     under: "Functions",

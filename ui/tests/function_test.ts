@@ -6,7 +6,7 @@ import { changesOf, described, fieldOf } from "../src/fields.ts";
 import { html } from "../src/html.ts";
 import { withImage } from "../src/pages/function/files.ts";
 import { isBrokenJson } from "../src/pages/function/try.ts";
-import { Described, taken, wordsOf } from "../src/parts/described.ts";
+import { aboutEmpty, Described, taken, wordsOf } from "../src/parts/described.ts";
 import { words } from "../src/parts/chart.ts";
 import { may } from "../src/scope.ts";
 import { filled, queryOf, sums } from "../src/series.ts";
@@ -44,6 +44,12 @@ Deno.test("only what was changed is sent", () => {
   assert.deepEqual(changesOf(before, { a: 2, b: { Y: "1" }, c: null }), { a: 2, b: { Y: "1" } });
 });
 
+Deno.test("a form speaks of what is left empty, where the API speaks of null", () => {
+  assert.equal(aboutEmpty("a name, or null; may be long"), "a name; may be empty; may be long");
+  assert.equal(aboutEmpty("the methods; null: any"), "the methods; empty: any");
+  assert.equal(aboutEmpty("nullable words stay"), "nullable words stay");
+});
+
 Deno.test("a field has the server's words and bounds", () => {
   const number = { type: "integer", minimum: 1, maximum: 9, description: "how many, or null" };
   described.value = {
@@ -57,7 +63,7 @@ Deno.test("a field has the server's words and bounds", () => {
     html`<${Described} shape="Some" name="most" label="Most" value=${3} onValue=${() => {}} />`,
   );
   assert.match(shown, /max="9"/);
-  assert.match(shown, /how many, or null/);
+  assert.match(shown, /how many; may be empty/);
   assert.deepEqual([taken("", field), taken("7", field)], [null, 7]);
   assert.deepEqual(wordsOf(" GET,  POST "), ["GET", "POST"]);
   described.value = null;

@@ -26,6 +26,9 @@ Deno.test("every page belongs to a place in the navigation, and no address is gi
   assert.equal(new Set(PAGES.map((one) => one.pattern)).size, PAGES.length);
 });
 
+Deno.test("the functions are also where their address without an id leads", () =>
+  assert.equal(PAGES.find((one) => match(one.pattern, ["functions"]))?.title, "Functions"));
+
 Deno.test("a page with a fixed word comes before one that takes any", () => {
   for (const [n, one] of PAGES.entries()) {
     const earlier = PAGES.slice(0, n).find((other) => match(other.pattern, one.pattern.split("/")));

@@ -218,7 +218,7 @@ class Taken:
                     dest=self.key,
                     action="store_false",
                     default=self.default,
-                    help=f"the opposite of {self.names[0]}",
+                    help=f"The opposite of {self.names[0]}.",
                 )
         else:
             choices = [one.value for one in self.kind] if issubclass(self.kind, Enum) else None

@@ -286,8 +286,8 @@ def usage(one: Usage) -> None:
         cells = (
             sums.calls,
             sums.calls - sums.statuses.get("success", 0),
-            f"{sums.gb_seconds:.1f}",
-            f"{sums.cpu_seconds:.1f}",
+            _amount(sums.gb_seconds),
+            _amount(sums.cpu_seconds),
             sums.queued,
             sums.egress_refused,
         )
@@ -300,6 +300,11 @@ def usage(one: Usage) -> None:
     columns = ("CALLS", "ERRORS", "GB-SECONDS", "CPU-SECONDS", "QUEUED", "REFUSED")
     head = ("FROM", "FUNCTION") if by_function else ("FROM",)
     show.table((*head, *columns), [*rows, used("", "in all", one.total)], drop=("REFUSED",))
+
+
+def _amount(seconds: float) -> str:
+    """Two digits of what is less than one: a first call does not read as if it had used nothing."""
+    return f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}"
 
 
 def quota(one: Quota) -> None:

@@ -1,5 +1,6 @@
 """`quiltfn url …`: functions behind plain HTTP."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,14 +72,16 @@ def set_url(
     if given.get("auth", fields.get("auth")) != fields.get("auth", given.get("auth")):
         raise BadParameter("--scheme goes with --auth webhook")
     with connection.session(name_or_id) as at:
-        at.show(at.client.functions.set_url(name_or_id, **(fields | given)), told)
+        at.show(
+            at.client.functions.set_url(name_or_id, **(fields | given)), told_at(at.client.base_url)
+        )
 
 
 @app.command("show")
 def show_url(name_or_id: NameOrId, connection: Connection) -> None:
     """Show how a function is called over plain HTTP."""
     with connection.session(name_or_id) as at:
-        at.show(at.client.functions.get_url(name_or_id), told)
+        at.show(at.client.functions.get_url(name_or_id), told_at(at.client.base_url))
 
 
 @app.command("delete")
@@ -89,9 +92,17 @@ def delete_url(name_or_id: NameOrId, connection: Connection) -> None:
         at.show(gone, lambda _: show.say("it has no URL any more"), {"deleted": True})
 
 
-def told(one: FunctionUrl) -> None:
-    """The URL as a table."""
-    rows = [("path", one.path), ("host", one.host or "that of the API"), ("auth", one.auth)]
+def told_at(server: str) -> Callable[[FunctionUrl], None]:
+    """What prints a URL of the server at this address."""
+    return lambda one: told(one, server)
+
+
+def told(one: FunctionUrl, server: str) -> None:
+    """The URL as a table, whole where it is at the address of the API."""
+    where = [("url", f"{server.rstrip('/')}{one.path}")]
+    if one.host is not None:
+        where = [("path", one.path), ("host", one.host)]
+    rows = [*where, ("auth", one.auth)]
     if one.webhook is not None:
         rows.append(("webhook", f"{one.webhook.scheme}, secret {one.webhook.secret}"))
     rows.append(("methods", ", ".join(one.methods) if one.methods else "any"))

@@ -39,12 +39,12 @@ const COUNTED_EVERY_MS = 2_000;
 const TAB_BEFORE_PX = 80;
 const SECTIONS: Record<string, [title: string, section: ComponentType<SectionProps>]> = {
   "": ["Overview", Overview],
-  settings: ["Settings", Settings],
+  settings: ["Code and settings", Settings],
   versions: ["Versions", Versions],
   scaling: ["Scaling", Scaling],
   async: ["Async", Async],
   schedules: ["Schedules", Schedules],
-  network: ["Network", Network],
+  network: ["URL and network", Network],
 };
 
 /** The function as it is now. `isGone`: it was deleted, or there never was one. */
@@ -136,7 +136,9 @@ function Actions({ one }: { one: Function }) {
 
 function Facts({ one }: { one: Function }) {
   return html`
-    <p class="facts"><span>${one.runtime}</span><span>version <b>${one.current_version}</b></span
+    <p
+      class="facts"><span>runtime <a href=${href(["runtimes", one.runtime])}>${one
+        .runtime}</a></span><span>version <b>${one.current_version}</b></span
       ><span><b>${one.memory_limit_mb}</b> MiB</span><span><b>${one
         .timeout_seconds}</b> s at most</span
       ><span>${one.last_invoked_at === null

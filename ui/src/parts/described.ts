@@ -28,6 +28,11 @@ export function taken(
   return field.type === "integer" || field.type === "number" ? Number(text) : text;
 }
 
+/** What the API says of a field, for a form: there null is a field that is left empty. */
+export function aboutEmpty(about: string): string {
+  return about.replace(/,? or null\b/, "; may be empty").replace(/\bnull:/, "empty:");
+}
+
 /** A list that was typed: its words are parted by commas or spaces. */
 export function wordsOf(text: string): string[] {
   return text.split(/[\s,]+/).filter(Boolean);
@@ -46,7 +51,7 @@ export function Described(props: DescribedProps) {
   const tell = props.onValue as (value: Value) => void;
   const about = `${id}-about`;
   const shared = { id, disabled: isReadOnly, "aria-describedby": about };
-  const hint = html`<small id=${about} class="muted">${field.about}</small>`;
+  const hint = html`<small id=${about} class="muted">${aboutEmpty(field.about)}</small>`;
   if (typeof value === "boolean") {
     return html`
       <div class="field"><label class="check"><input type="checkbox" ...${shared} checked=${value}
@@ -103,7 +108,6 @@ function Control({ name, label, value, options, isMono, field, shared, tell }: C
   return html`
     <input class=${`text ${isMono ? "mono" : ""}`} ...${shared} ...${bounds} name=${name}
       type=${isNumber ? "number" : "text"} value=${value ?? ""} required=${!field.isNullable}
-      placeholder=${field.isNullable ? "null" : ""}
       autocomplete="off" spellcheck=${false} onInput=${typed} />
   `;
 }
