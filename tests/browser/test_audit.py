@@ -85,7 +85,7 @@ def test_an_entry_has_a_link_of_its_own(open_as: OpenAs, keyed: Keyed) -> None:
     link = page.url
     page.keyboard.press("Escape")
     expect(entry).to_have_count(0)
-    assert "entry=" not in page.url
+    expect(page).not_to_have_url(re.compile("entry="))
     # Where it is not among the entries that are shown, it is fetched.
     page.goto(link.replace("#/audit?", "#/audit?action=key&"))
     expect(entry).to_contain_text("403 FORBIDDEN")

@@ -52,10 +52,11 @@ def test_it_adds_up(open_as: OpenAs, used: tuple[Api, str]) -> None:
     row = page.get_by_role("row").filter(has=page.get_by_role("link", name="fails"))
     expect(row).to_contain_text("2")
     page.get_by_role("button", name="week").click()
-    assert page.url.endswith("?period=week")
+    expect(page).to_have_url(re.compile(r"\?period=week$"))
     expect(figure(page, "Calls")).to_have_text("5")
     page.get_by_role("button", name="month").click()
     expect(page.locator(".frames")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"\?period=month$"))
     page.reload()
     expect(page.get_by_role("button", name="month")).to_have_attribute("aria-pressed", "true")
 

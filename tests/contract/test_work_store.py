@@ -75,6 +75,20 @@ async def test_accepted_work_is_claimed_once_with_what_its_caller_gave(
     assert await queue.load() == []
 
 
+async def test_a_record_is_stored_as_its_end_says_also_where_its_function_was_renamed(
+    queue: SqlWork, journal: SpoolJournal, function: Function
+) -> None:
+    await queue.accept(a_piece(function))
+    (record,) = await claimed(queue, function)
+    ended = replace(done(begun(record)), function_name="renamed", outcome=WorkOutcome())
+    journal.closed(ended)
+    for _ in range(2):  # from memory, and from the database
+        found = await journal.get(function.id, record.invocation_id)
+        assert found is not None
+        assert found.function_name == "renamed"
+        await journal.synced()
+
+
 async def test_what_many_give_at_once_is_accepted_together(
     queue: SqlWork, function: Function, store: SqliteStore
 ) -> None:

@@ -155,13 +155,21 @@ class StoryState:
         """Functions and their records, of a moment in which no call ended."""
         listed = self.good("GET", FUNCTIONS)["functions"]
         while True:
-            records = {
-                one.id: self.good("GET", f"{one.path}/invocations?limit=1000")["invocations"]
-                for one in self.live.values()
-            }
+            records = {one.id: self._records(one.path) for one in self.live.values()}
             before, listed = listed, self.good("GET", FUNCTIONS)["functions"]
             if listed == before:
                 return {one["id"]: one for one in listed}, records
+
+    def _records(self, path: str) -> list[Any]:
+        """All records of a function, page by page: a page may end early on a busy machine."""
+        found: list[Any] = []
+        more = ""
+        while True:
+            page = self.good("GET", f"{path}/invocations?limit=1000{more}")
+            found += page["invocations"]
+            if page["next_cursor"] is None:
+                return found
+            more = f"&cursor={page['next_cursor']}"
 
     def current(self, function: KnownFunction) -> dict[str, Any]:
         """The function as a GET shows it; a deployment may have ended meanwhile."""
@@ -206,7 +214,7 @@ class StoryState:
         for number, answer in function.answers.items():
             assert number in found, f"{answer} was acknowledged and is no record"
             kept = {name: found[number][name] for name in answer}
-            assert kept == answer, "the record is another than the one that was acknowledged"
+            assert kept == answer, f"{kept} is another than the one that was acknowledged: {answer}"
         pending = sum(one.function is function for one in self.under)
         strange = found.keys() - function.answers.keys() - function.works.keys()
         assert len(strange) <= pending + function.unanswered, f"nobody made all of these: {found}"

@@ -17,6 +17,7 @@ WITH record (
 SELECT *, :epoch, :record_bytes + length(stdout) + length(stderr) FROM record
  WHERE EXISTS (SELECT 1 FROM function WHERE id = record.function_id)
     ON CONFLICT (invocation_id) DO UPDATE SET
+       function_name = excluded.function_name,
        execution_node_id = excluded.execution_node_id, status = excluded.status,
        started_at = excluded.started_at, ended_at = excluded.ended_at,
        duration_ms = excluded.duration_ms, exit_code = excluded.exit_code, stdout = excluded.stdout,
