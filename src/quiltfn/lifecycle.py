@@ -179,9 +179,7 @@ class Lifecycle:
         failed update. Raises `NotFound`.
         """
         async with self._changing(entry) as current:
-            version = await self._store.version(current.function.id, number)
-            if version is None:
-                raise NotFound(f"the function has no version {number}")
+            version = await self.version(current, number)
             function = msgspec.structs.replace(
                 current.function, updated_at=int(self._clock.unix()), error_message=None
             )
@@ -262,6 +260,15 @@ class Lifecycle:
     ) -> Page[Version]:
         """Some versions, newest first, behind the one with the id `after`."""
         return await self._store.versions(entry.function.id, after, limit)
+
+    async def version(self, entry: Entry, number: int) -> Version:
+        """One version. Raises `NotFound`."""
+        if number == entry.version.number:
+            return entry.version
+        version = await self._store.version(entry.function.id, number)
+        if version is None:
+            raise NotFound(f"the function has no version {number}")
+        return version
 
     # One operation at a time -----------------------------------------------------------------
 

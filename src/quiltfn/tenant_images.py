@@ -107,6 +107,10 @@ class TenantImages:
         """As `Images.files`; the caller has found that the tenant may see the image."""
         return await self._images.files(digest, after, count) if self._images.hold(digest) else ()
 
+    async def read(self, digest: str, path: str, most: int) -> bytes | None:
+        """As `Images.read`, likewise."""
+        return await self._images.read(digest, path, most) if self._images.hold(digest) else None
+
     async def packages(self, digest: str) -> tuple[Sequence[Package], bool]:
         """As `Images.packages`, likewise."""
         return await self._images.packages(digest) if self._images.hold(digest) else ((), True)

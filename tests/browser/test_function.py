@@ -133,7 +133,7 @@ def test_a_cold_start_says_why(page: Page, function: Callable[..., Function]) ->
     until(lambda: "running" in [each["status"] for each in one.records().values()])
     open_at(page, one)
     page.get_by_role("button", name=re.compile("^Call")).click()
-    expect(page.get_by_text("Cold: others stood, and all of them were busy.")).to_be_visible()
+    expect(page.get_by_text("Cold: every instance was busy.")).to_be_visible()
     busy.result()
 
 
@@ -185,7 +185,7 @@ def test_a_call_of_somebody_else_is_in_the_list_and_the_sums(
     expect(region(page, "Last week").get_by_role("img")).to_have_attribute(
         "aria-label", re.compile("1 call, 1 failed")
     )
-    assert page.url.endswith("?period=week")
+    expect(page).to_have_url(re.compile(r"\?period=week$"))
 
 
 def test_an_update_is_deployed_and_can_be_taken_back(
@@ -231,7 +231,7 @@ def test_versions_are_compared(page: Page, function: Callable[..., Function]) ->
     expect(differs.get_by_role("row", name=re.compile("Variable B"))).to_contain_text("\u2013")
     expect(differs.locator(".cm-changedLine")).to_have_text("echo new")
     expect(page.get_by_role("main")).not_to_contain_text("secret")
-    assert page.url.endswith("?from=1&to=2")
+    expect(page).to_have_url(re.compile(r"\?from=1&to=2$"))
 
 
 def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: Path) -> None:
@@ -244,11 +244,37 @@ def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: P
     file = tmp_path / "main.py"
     file.write_text("def handler(event): return 'new'\n")
     open_at(page, one, "settings")
-    expect(page.get_by_role("list", name="Files of the image")).to_contain_text("main.py")
+    expect(page.get_by_role("list", name="Files of this version")).to_contain_text("main.py")
     page.get_by_label("Replace the files").set_input_files(file)
     page.get_by_role("button", name="Replace and deploy").click()
     expect(page.get_by_text(re.compile("Version 2 of .* is active"))).to_be_visible()
     assert "new" in one.invoke()["stdout"]
+
+
+def test_the_code_is_read_changed_and_compared(page: Page, site: Server) -> None:
+    kind = "application/x-tar"
+    files = {"main.py": "from lib.more import word\n\n\ndef handler(event): return word\n"}
+    files["lib/more.py"] = "word = 'first'\n"
+    image = site.http.post(
+        "/api/runtimes/images", content=archive_of(files), headers={"content-type": kind}
+    )
+    runtime = {"name": "edited", "kind": "python", "image": image.json()["digest"]}
+    assert site.call("POST", "/api/runtimes", runtime).status_code == 201
+    one = site.deploy("main:handler", runtime="edited")
+    open_at(page, one, "settings")
+    page.get_by_role("button", name="lib/more.py").click()
+    code = page.locator(".open-file .cm-content")
+    expect(code).to_contain_text("word = 'first'")
+    code.fill("word = 'second'\n")
+    page.get_by_role("button", name="Save this file and deploy").click()
+    expect(page.get_by_text(re.compile("Version 2 of .* is active"))).to_be_visible()
+    assert "second" in one.invoke()["stdout"]
+    open_at(page, one, "versions")
+    page.get_by_role("button", name="Compare version 2").click()
+    shown = page.get_by_role("region", name="What differs")
+    expect(shown).to_contain_text("lib/more.py")
+    expect(shown.locator("q-code", has_text="second")).to_contain_text("first")
+    expect(shown).not_to_contain_text("main.py")
 
 
 def test_instances_are_set_at_once(page: Page, function: Callable[..., Function]) -> None:

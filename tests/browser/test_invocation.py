@@ -40,7 +40,7 @@ def status(page: Page) -> Locator:
 
 def test_a_cold_start_is_explained(page: Page, scene: Scene) -> None:
     page.goto(f"/ui/#/{scene.calls['cold']}")
-    expect(page.get_by_text("Cold: others stood, and all of them were busy.")).to_be_visible()
+    expect(page.get_by_text("Cold: every instance was busy.")).to_be_visible()
     phases = page.get_by_role("table", name="Phases").get_by_role("row")
     expect(phases).to_have_count(5)
     expect(phases.nth(3)).to_contain_text(re.compile(r"ran.*the handler.*ms", re.S))

@@ -230,6 +230,46 @@ def test_calls_octets_and_short_answers_are_never_compressed(tenant: Api) -> Non
         assert body
 
 
+def test_the_files_of_a_version_are_those_it_was_made_with(
+    tenant: Api, open_server: Server, anybody: Api
+) -> None:
+    kind = {"Content-Type": "application/x-tar"}
+
+    def runtime(of: Api, name: str, files: dict[str, str]) -> None:
+        image = of("POST", "/api/runtimes/images", content=archive(files), headers=kind).json()
+        of.good(
+            "POST", "/api/runtimes", {"name": name, "kind": "shell", "image": image["digest"]}, 201
+        )
+
+    runtime(tenant, "of-versions", {"main.sh": "echo one", "lib/a b": "x" * 1000})
+    function_id = tenant.create("sh main.sh", runtime="of-versions")
+    tenant.good("DELETE", "/api/runtimes/of-versions", status=204)
+    runtime(tenant, "of-versions", {"main.sh": "echo two"})
+    tenant.good("PUT", of(function_id), {"runtime": "of-versions"})
+    first, second = (f"{of(function_id)}/versions/{number}/files" for number in (1, 2))
+    paths = [one["path"] for one in tenant.good("GET", first)["files"]]
+    assert paths == ["lib/a b", "main.sh"]
+    assert tenant("GET", f"{first}/main.sh").content == b"echo one"
+    assert tenant("GET", f"{second}/main.sh").content == b"echo two"
+    part = tenant("GET", f"{first}/lib/a%20b", headers={"Range": "bytes=990-"})
+    assert (part.status_code, part.content) == (206, b"x" * 10)
+    assert part.headers["content-range"] == "bytes 990-999/1000"
+    for gone in ("lib", "lib/", "none", "../main.sh", "%2e%2e/main.sh", "main.sh/x", "a" * 300):
+        tenant.refused("NOT_FOUND", 404, "GET", f"{first}/{gone}")
+    tenant.refused("NOT_FOUND", 404, "GET", f"{of(function_id)}/versions/3/files")
+    tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{of(function_id)}/versions/x/files")
+    plain = tenant.create("echo")
+    assert tenant.good("GET", f"{of(plain)}/versions/1/files")["files"] == []
+    tenant.refused("NOT_FOUND", 404, "GET", f"{of(plain)}/versions/1/files/main.sh")
+
+    runtime(anybody, "of-cli", {"main.sh": "echo from the command line"})
+    anybody.create("sh main.sh", runtime="of-cli", name="with-files")
+    to = ("with-files", "--url", open_server.url)
+    assert "main.sh" in quiltfn("functions", "files", *to).stdout
+    shown = quiltfn("functions", "file", "with-files", "main.sh", *to[1:]).stdout
+    assert shown == "echo from the command line"
+
+
 # The command line --------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from quiltfn.images import contents
 from quiltfn.images.contents import files_of, packages_of
+from quiltfn.model.errors import Unprocessable
 from quiltfn.model.image import ImageFile, Package, PackageKind
 
 PYTHON, NODE = PackageKind.PYTHON, PackageKind.NODE
@@ -54,6 +55,23 @@ def test_a_file_is_told_with_its_size_and_a_link_is_not_followed(tmp_path: Path)
         ImageFile(path="file", size_bytes=0, is_link=True),
         ImageFile(path="run", size_bytes=5, is_executable=True),
     ]
+
+
+@pytest.mark.parametrize(
+    "path", ["file", "directory/secret/file", "a/../run", "run/", "", "socket", "a"]
+)
+def test_no_path_leads_out_of_an_image_or_to_what_is_no_file(tmp_path: Path, path: str) -> None:
+    root, outside = tmp_path / "image", tmp_path / "outside"
+    write(outside, "secret/file", "secret")
+    write(root, "run", "12345")
+    write(root, "a/b")
+    (root / "directory").symlink_to(outside)
+    (root / "file").symlink_to(outside / "secret" / "file")
+    os.mkfifo(root / "socket")
+    assert contents.read(root, path, 100) is None
+    assert contents.read(root, "run", 5) == b"12345"  # the control: the image is there
+    with pytest.raises(Unprocessable):
+        contents.read(root, "run", 4)
 
 
 def test_packages_say_what_they_are(tmp_path: Path) -> None:

@@ -221,6 +221,10 @@ class SomeImages:
         assert digest in self.digests
         return [one for one in [ImageFile(path="a", size_bytes=MIB)] if one.path > after][:count]
 
+    async def read(self, digest: str, path: str, most: int) -> bytes | None:
+        assert digest in self.digests
+        return b"x" * min(MIB, most) if path == "a" else None
+
     async def packages(self, digest: str) -> tuple[list[Package], bool]:
         assert digest in self.digests
         return [], True

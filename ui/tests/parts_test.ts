@@ -87,7 +87,7 @@ Deno.test("phases stand one behind the other and fill the whole", () => {
     75,
   ]]);
   const text = renderToString(html`<${Waterfall} timeline=${timeline} />`);
-  assert.match(text, /all of them were busy/);
+  assert.match(text, /every instance was busy/);
   assert.equal(some(text, /<i class/), 2);
 });
 

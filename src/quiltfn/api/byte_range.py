@@ -4,6 +4,7 @@ import re
 
 from quiltfn.model.errors import RangeNotSatisfiable
 
+OCTETS = "application/octet-stream"
 ONE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from quiltfn import wire
 from quiltfn.api import event_stream, pages, parse, shapes
 from quiltfn.api.budgets import CallOutputBudget
-from quiltfn.api.byte_range import part_of
+from quiltfn.api.byte_range import OCTETS, part_of
 from quiltfn.api.call_response import call_response, truncated
 from quiltfn.api.guards import check_connection
 from quiltfn.api.live_call import cancelled_if_lost, stream_call
@@ -24,8 +24,6 @@ from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.model.output import STREAMS
 from quiltfn.model.pool import sum_counts
 from quiltfn.ports import Journal, Pools
-
-OCTETS = "application/octet-stream"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,11 @@ from quiltfn.api import (
     system,
     url_calls,
     urls,
+    version_files,
     web,
     work,
 )
+from quiltfn.api.byte_range import OCTETS
 from quiltfn.api.event_stream import EVENT_STREAM
 from quiltfn.api.route import ANY_METHOD, Handler, Parameter, Route
 from quiltfn.function_list import FunctionSort, Order
@@ -335,7 +337,7 @@ OUTPUT = Route(
     handler=functions.get_invocation_output,
     scope=READ,
     answer=str,
-    texts=(functions.OCTETS,),
+    texts=(OCTETS,),
     also={206: bytes},
     parameters=(STREAM, RANGE),
     codes=("RANGE_NOT_SATISFIABLE",),
@@ -458,6 +460,22 @@ VERSIONS = Route(
     scope=READ,
     answer=wire.VersionPage,
     parameters=(LIMIT, CURSOR),
+)
+VERSION_FILES = Route(
+    handler=version_files.list_version_files,
+    scope=READ,
+    answer=wire.RuntimeFilePage,
+    parameters=(LIMIT, CURSOR),
+)
+VERSION_FILE = Route(
+    handler=version_files.get_version_file,
+    scope=WRITE,
+    answer=str,
+    texts=(OCTETS,),
+    also={206: bytes},
+    parameters=(RANGE,),
+    codes=("RANGE_NOT_SATISFIABLE",),
+    headers=("accept-ranges", "content-range"),
 )
 ROLLBACK = Route(
     handler=functions.rollback_function,
@@ -766,6 +784,8 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     (FUNCTION + "/dead-letters/{invocation_id}", {"DELETE": DROP}),
     (FUNCTION + "/queue", {"GET": QUEUE}),
     (FUNCTION + "/versions", {"GET": VERSIONS}),
+    (FUNCTION + "/versions/{version}/files", {"GET": VERSION_FILES}),
+    (FUNCTION + "/versions/{version}/files/{path:path}", {"GET": VERSION_FILE}),
     (FUNCTION + "/rollback", {"POST": ROLLBACK}),
     (FUNCTION + "/pool", {"GET": POOL}),
     (FUNCTION + "/egress", {"GET": EGRESS}),

@@ -1,25 +1,22 @@
 """The routes over runtimes: what each does, parse being done: call a verb, render."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quiltfn import wire
-from quiltfn.api import pages, parse, shapes
+from quiltfn.api import parse, shapes
 from quiltfn.api.response import Response, json_response
-from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.api.route import RequestContext
+from quiltfn.api.version_files import ImageFileServices, file_page
 from quiltfn.model.access import Scope
-from quiltfn.model.cursors import no_cursor, text_of
-from quiltfn.model.image import Archive, ImageFile
+from quiltfn.model.image import Archive
 from quiltfn.runtimes import OwnedRuntime, Runtimes
-from quiltfn.tenant_images import TenantImages
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuntimeServices(RouteServices):
+class RuntimeServices(ImageFileServices):
     """What the routes of runtimes and their images take."""
 
     runtimes: Runtimes
-    tenant_images: TenantImages
 
 
 async def list_runtimes(context: RequestContext[RuntimeServices]) -> Response:
@@ -76,18 +73,8 @@ async def list_runtime_files(context: RequestContext[RuntimeServices]) -> Respon
     """List the files that a runtime has at /app, in the order of their paths. A runtime without an
     image has none of its own.
     """
-    limit, cursor = pages.limit_of(context), context.query.get("cursor")
-    after = "" if cursor is None else text_of(cursor)
-    if cursor is not None and not after:
-        raise no_cursor(cursor)
-    services = context.services
-    image = services.runtimes.get(context.tenant_id, context.parameters["name"]).runtime.image
-    async with pages.reserved(context):
-        found: Sequence[ImageFile] = ()
-        if image is not None:
-            found = await services.tenant_images.files(image, after, limit + 1)
-        shown = ((one.path, shapes.runtime_file(one)) for one in found)
-        return await pages.page_response(context, "files", shown, limit)
+    named = context.services.runtimes.get(context.tenant_id, context.parameters["name"])
+    return await file_page(context, named.runtime.image)
 
 
 async def list_runtime_packages(context: RequestContext[RuntimeServices]) -> Response:

@@ -18,6 +18,7 @@ from quiltfn.api.schedules import ScheduleServices
 from quiltfn.api.stats import StatsServices
 from quiltfn.api.system import AuditServices, KeyServices, MetricServices, SystemServices
 from quiltfn.api.url_calls import UrlCallServices
+from quiltfn.api.version_files import VersionFileServices
 from quiltfn.api.web import WebServices
 from quiltfn.health import Health
 from quiltfn.observe.trace import Tracer
@@ -47,6 +48,7 @@ class Services(
     DeliveryServices,
     ElasticityServices,
     RuntimeServices,
+    VersionFileServices,
     ScheduleServices,
     StatsServices,
     QuotaServices,

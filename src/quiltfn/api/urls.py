@@ -27,7 +27,9 @@ async def get_function_url(context: RequestContext[UrlServices]) -> Response:
     entry = context.entry()
     url = context.services.urls.of(entry.function.id)
     if url is None:
-        raise NotFound("the function has no URL", hint="PUT one: it has none until then")
+        raise NotFound(
+            "the function has no URL", hint="PUT …/url gives it one, as does quiltfn url set"
+        )
     return _shown(context, entry, url)
 
 

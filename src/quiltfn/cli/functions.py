@@ -144,6 +144,43 @@ def versions(
         at.show(found.first(), tables.versions)
 
 
+OfVersion = Annotated[int | None, Option(help="A version; else the one that serves.")]
+
+
+@app.command()
+def files(
+    name_or_id: NameOrId,
+    *,
+    version: OfVersion = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    connection: Connection,
+) -> None:
+    """List the files that a function has at /app."""
+    with connection.session(name_or_id) as at:
+        functions = at.client.functions
+        number = version or functions.get(name_or_id).current_version
+        found = functions.list_version_files(name_or_id, number, page_size=limit, cursor=cursor)
+        at.show(found.first(), tables.runtime_files)
+
+
+@app.command("file")
+def print_file(
+    name_or_id: NameOrId,
+    path: Annotated[str, Argument(help="A path that `files` lists.")],
+    *,
+    version: OfVersion = None,
+    connection: Connection,
+) -> None:
+    """Print a file that a function has at /app, byte for byte."""
+    with connection.session(name_or_id) as at:
+        functions = at.client.functions
+        number = version or functions.get(name_or_id).current_version
+        content = functions.get_version_file(name_or_id, number, path)
+        said = {"path": path, "version": number, **_as_text(content)}
+        at.print(content, show.encoded(said), lambda one: show.write_bytes(sys.stdout, one))
+
+
 @app.command()
 def pool(name_or_id: NameOrId, connection: Connection) -> None:
     """Count a function's instances by state."""

@@ -4,6 +4,7 @@ Who uploaded an image chose every name and byte in it. So no link is followed, n
 files is opened, and of a file only its beginning is read.
 """
 
+import errno
 import json
 import os
 import stat
@@ -12,6 +13,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from quiltfn.model.errors import Unprocessable
 from quiltfn.model.image import ImageFile, Package, PackageKind
 
 # Of a file that describes a package so much is read, and so many characters of a name are told.
@@ -20,6 +22,8 @@ HEAD_BYTES, NAME_MAX = 64 * 1024, 200
 PACKAGES_MAX, ENTRIES_MAX = 2000, 200_000
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DIST_INFO = ".dist-info"
+# A part of the path is not there, no directory, a link, too long, or a socket.
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
 
 def files_of(root: Path, after: str, count: int) -> list[ImageFile]:
@@ -44,6 +48,46 @@ def _files(where: Path, parts: tuple[str, ...], behind: tuple[str, ...]) -> Iter
                 is_link=is_link,
                 is_executable=not is_link and bool(status.st_mode & 0o100),
             )
+
+
+def read(root: Path, path: str, most: int) -> bytes | None:
+    """A regular file below `root`; None where there is none by this path, which leads through no
+    link. Raises `Unprocessable` if it has more than `most` bytes. Blocks.
+    """
+    descriptor = _opened(root, path.split("/"))
+    if descriptor is None:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        if status.st_size > most:
+            raise Unprocessable(f"the file has {status.st_size} bytes; at most {most} are shown")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(descriptor)
+
+
+def _opened(root: Path, parts: list[str]) -> int | None:
+    """A descriptor of a file; each directory is opened from the one before, so no link is followed
+    even if somebody lays one meanwhile.
+    """
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        return None
+    where = os.open(root, READ | os.O_DIRECTORY)
+    try:
+        for part in parts[:-1]:
+            below = os.open(part, READ | os.O_DIRECTORY, dir_fd=where)
+            os.close(where)
+            where = below
+        return os.open(parts[-1], READ, dir_fd=where)
+    except OSError as error:
+        if error.errno in NO_FILE:
+            return None
+        raise
+    finally:
+        os.close(where)
 
 
 def packages_of(root: Path) -> tuple[list[Package], bool]:

@@ -102,6 +102,11 @@ class ImageDirectory:
                 root = self._path / digest
                 return await asyncio.to_thread(contents.files_of, root, after, count)
 
+    async def read(self, digest: str, path: str, most: int) -> bytes | None:
+        with _translate_errors("the image cannot be read"):
+            async with self._reading:
+                return await asyncio.to_thread(contents.read, self._path / digest, path, most)
+
     async def packages(self, digest: str) -> tuple[Sequence[Package], bool]:
         with _translate_errors("the image cannot be read"):
             async with self._reading:

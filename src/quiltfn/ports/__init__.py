@@ -688,6 +688,11 @@ class Images(Protocol):
         those behind the path `after`. Raises `StoreUnavailable`.
         """
 
+    async def read(self, digest: str, path: str, most: int) -> bytes | None:
+        """A file of an image that is there, by its path; None where there is no such file, or only
+        a link. Raises `StoreUnavailable`, and `Unprocessable` if it has more than `most` bytes.
+        """
+
     async def packages(self, digest: str) -> tuple[Sequence[Package], bool]:
         """The packages of an image that is there, and whether these are all. Raises
         `StoreUnavailable`.

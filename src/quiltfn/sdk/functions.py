@@ -35,6 +35,7 @@ from quiltfn.sdk.request import (
     stream,
 )
 from quiltfn.sdk.urls import UrlMethods
+from quiltfn.sdk.version_files import VersionFileMethods
 from quiltfn.sdk.work import WorkMethods
 from quiltfn.wire import (
     CreatedFunction,
@@ -436,7 +437,7 @@ def get_series(
     return on(function, lambda one: get(f"{BASE}/{segment(one)}/series{wanted}", Series))
 
 
-class FunctionMethods(WorkMethods, UrlMethods):
+class FunctionMethods(WorkMethods, UrlMethods, VersionFileMethods):
     """What both clients can do with functions."""
 
     create = Method(create_function)

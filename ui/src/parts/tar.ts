@@ -4,6 +4,7 @@ export interface File {
   /** Its path in the image, such as `app.py`. */
   path: string;
   content: Uint8Array;
+  isExecutable?: boolean;
 }
 
 const BLOCK = 512;
@@ -25,13 +26,13 @@ export function tar(files: readonly File[]): Uint8Array<ArrayBuffer> {
   return archive;
 }
 
-function header({ path, content }: File): Uint8Array {
+function header({ path, content, isExecutable }: File): Uint8Array {
   const block = new Uint8Array(BLOCK);
   const put = (text: string, at: number) => block.set(new TextEncoder().encode(text), at);
   const octal = (n: number, digits: number) => n.toString(8).padStart(digits, "0");
   const [prefix, name] = split(path);
   put(name, 0);
-  put(`${octal(0o644, 7)}\0${octal(0, 7)}\0${octal(0, 7)}\0`, 100);
+  put(`${octal(isExecutable ? 0o755 : 0o644, 7)}\0${octal(0, 7)}\0${octal(0, 7)}\0`, 100);
   put(`${octal(content.length, 11)}\0${octal(MTIME, 11)}\0        0`, 124);
   put("ustar\x0000", 257);
   put(prefix, 345);

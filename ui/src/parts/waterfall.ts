@@ -17,7 +17,7 @@ const PHASES: Record<string, [kind: string, about: string]> = {
 const REASONS: Record<string, string> = {
   first: "no instance had stood since the server's start or the last deploy. A minimum of one " +
     "instance avoids it.",
-  scaled_out: "others stood, and all of them were busy. A larger minimum avoids it.",
+  scaled_out: "every instance was busy. A larger minimum avoids it.",
   updated:
     "the last instance had another version's content. With a maximum of two or more, old and " +
     "new fit side by side.",

@@ -1,19 +1,26 @@
 // The files that a function's runtime has: other ones make a new image, and a new version of the function.
 import { useSignal } from "@preact/signals";
-import { call, get } from "../../api.ts";
+import { call } from "../../api.ts";
 import { html } from "../../html.ts";
 import { visible } from "../../parts/ansi.ts";
+import { Code } from "../../parts/code.ts";
 import { confirm } from "../../parts/confirm.ts";
-import { useFetched } from "../../parts/fetched.ts";
+import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { bytes, counted } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
-import { tar } from "../../parts/tar.ts";
+import { type File as ImageFile, tar } from "../../parts/tar.ts";
 import { toastError } from "../../parts/toast.ts";
 import { functions } from "../../store.ts";
-import type { Function, Image, NewRuntime, Runtime, RuntimeFilePage } from "../../wire.ts";
+import type { Function, Image, NewRuntime, Runtime } from "../../wire.ts";
+import {
+  languageOf,
+  listFiles,
+  type Listing,
+  readFile,
+  textOf,
+  whyNotEdited,
+} from "../../version_files.ts";
 import { settle } from "./settings.ts";
-
-const LISTED = 100;
 
 /** The runtime with another image; what it has besides stays as it is. */
 export function withImage(of: Runtime, image: string): NewRuntime {
@@ -31,11 +38,18 @@ export function withImage(of: Runtime, image: string): NewRuntime {
   };
 }
 
-async function replace(one: Function, runtime: Runtime, list: readonly File[]): Promise<void> {
-  const files = await Promise.all(list.map(async (file) => ({
+async function uploaded(list: readonly File[]): Promise<ImageFile[]> {
+  return await Promise.all(list.map(async (file) => ({
     path: file.webkitRelativePath || file.name,
     content: new Uint8Array(await file.arrayBuffer()),
   })));
+}
+
+async function replace(
+  one: Function,
+  runtime: Runtime,
+  files: readonly ImageFile[],
+): Promise<void> {
   const image = await call<Image>("POST", "api/runtimes/images", {
     body: tar(files),
     type: "application/x-tar",
@@ -45,23 +59,97 @@ async function replace(one: Function, runtime: Runtime, list: readonly File[]): 
   await settle(one, await call<Function>("PUT", `api/functions/${one.id}`, { body }), true);
 }
 
-async function isAgreed(one: Function, runtime: Runtime, list: readonly File[]): Promise<boolean> {
+/** What other functions have of it, as a sentence; empty where there are none. */
+function shared(one: Function, runtime: Runtime): string {
   const others = [...functions.peek().values()].filter((other) =>
     other.runtime === runtime.name && other.id !== one.id
   );
-  const shared = others.length === 0
-    ? ""
-    : ` ${
-      counted(others.length, "other function")
-    } with this runtime will have them from the next ` +
-      "update on.";
+  if (others.length === 0) return "";
+  const who = counted(others.length, "other function");
+  return ` ${who} with this runtime will have them from the next update on.`;
+}
+
+async function isAgreed(one: Function, runtime: Runtime, list: readonly File[]): Promise<boolean> {
   return await confirm({
     title: `Replace the files of ${runtime.name}?`,
     text: `${counted(list.length, "file")} will be all that the image has: ` +
       `${list.slice(0, 5).map((file) => file.name).join(", ")}${list.length > 5 ? ", …" : ""}.` +
-      `${shared} Earlier versions keep theirs.`,
+      `${shared(one, runtime)} Earlier versions keep theirs.`,
     verb: "Replace and deploy",
   });
+}
+
+/** One file, to read and, where that can be, to change. */
+function OpenFile({ one, runtime, listing, path, isReadOnly, onClose }: {
+  one: Function;
+  runtime: Runtime;
+  listing: Listing;
+  path: string;
+  isReadOnly: boolean;
+  onClose: () => void;
+}) {
+  const draft = useSignal<string | null>(null);
+  const isBusy = useSignal(false);
+  const { value, problem, again } = useFetched(
+    async (signal) => ({ text: textOf(await readFile(one.id, one.current_version, path, signal)) }),
+    [one.id, one.current_version, path],
+  );
+  const text = value.value?.text;
+  const why = whyNotEdited(listing);
+  const isEditable = !isReadOnly && why === null && typeof text === "string";
+  const isChanged = isEditable && draft.value !== null && draft.value !== text;
+  async function save() {
+    const changed = draft.peek();
+    if (isBusy.peek() || !isChanged || changed === null) return;
+    const others = shared(one, runtime);
+    const question = {
+      title: `Change ${path}?`,
+      text: `A new version gets the changed files.${others}`,
+      verb: "Save and deploy",
+    };
+    if (others && !(await confirm(question))) return;
+    isBusy.value = true;
+    try {
+      const files = await Promise.all(listing.files.map(async (file) => ({
+        path: file.path,
+        isExecutable: file.is_executable,
+        content: file.path === path
+          ? new TextEncoder().encode(changed)
+          : await readFile(one.id, one.current_version, file.path),
+      })));
+      await replace(one, runtime, files);
+    } catch (error) {
+      toastError(error);
+    } finally {
+      isBusy.value = false;
+    }
+  }
+  return html`
+    <div class="open-file" onKeyDown=${(event: KeyboardEvent) => {
+      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+      event.preventDefault();
+      event.stopPropagation(); // the form around it has a Save of its own
+      save();
+    }}>
+      <div class="code-head small"><span class="mono">${visible(path)}</span>
+        <div class="push actions">${isChanged && html`
+          <button class="button primary" type="button" aria-disabled=${isBusy.value}
+            onClick=${save}>${isBusy.value ? "Working …" : "Save this file and deploy"}</button>
+        `}<button class="button" type="button" onClick=${onClose}>Close</button></div></div>
+      ${problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`}
+      ${!isReadOnly && why && html`<p class="inside muted">It can be read here. ${why}</p>`}
+      ${value.value === null
+        ? !problem.value && html`<${Waiting} />`
+        : text === null
+        ? html`<p class="inside muted">It is no text, or too long to be shown.</p>`
+        : html`
+          <${Code} text=${text} language=${languageOf(path)} label=${visible(path)}
+            key=${`${one.current_version} ${path}`} ...${isEditable
+              ? { onText: (changed: string) => draft.value = changed }
+              : {}} />
+        `}
+    </div>
+  `;
 }
 
 export function Files({ one, runtime, isReadOnly }: {
@@ -70,10 +158,10 @@ export function Files({ one, runtime, isReadOnly }: {
   isReadOnly: boolean;
 }) {
   const isBusy = useSignal(false);
+  const opened = useSignal<string | null>(null);
   const { value, problem, again } = useFetched(
-    (signal) =>
-      get<RuntimeFilePage>(`api/runtimes/${runtime.name}/files`, { limit: LISTED }, signal),
-    [runtime.name, runtime.image_digest, one.current_version],
+    (signal) => listFiles(one.id, one.current_version, signal),
+    [one.id, one.current_version],
   );
   async function chosen(event: Event) {
     const field = event.target as HTMLInputElement;
@@ -81,13 +169,14 @@ export function Files({ one, runtime, isReadOnly }: {
     field.value = "";
     if (list.length === 0 || !(await isAgreed(one, runtime, list))) return;
     isBusy.value = true;
-    await replace(one, runtime, list).catch(toastError);
+    await uploaded(list).then((files) => replace(one, runtime, files)).catch(toastError);
     isBusy.value = false;
   }
   const found = value.value;
+  const path = opened.value;
   return html`
     <div
-      class="code-head small"><span class="muted">Files of the runtime's image</span>${!isReadOnly &&
+      class="code-head small"><span class="muted">Files of this version</span>${!isReadOnly &&
         html`
           <label
             class="push link">${isBusy.value
@@ -98,17 +187,29 @@ export function Files({ one, runtime, isReadOnly }: {
         `}</div>
     ${problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`}
     ${found &&
-      html`<ul class="files" aria-label="Files of the image">${
+      html`<ul class="files" aria-label="Files of this version">${
         found.files.map((file) =>
           html`
             <li
-              key=${file.path}><span class="mono">${visible(
-                file.path,
-              )}</span><span class="muted num small">${bytes(file.size_bytes)}</span></li>
+              key=${file.path}>${isReadOnly || file.is_link
+                ? html`<span class="mono">${visible(file.path)}</span>`
+                : html`
+                  <button class="link mono" type="button" aria-expanded=${path === file.path}
+                    onClick=${() => {
+                      opened.value = path === file.path ? null : file.path;
+                    }}>${visible(file.path)}</button>
+                `}<span class="muted num small">${bytes(file.size_bytes)}</span></li>
           `
         )
-      }${found.next_cursor && html`<li class="muted">and more</li>`}${
+      }${!found.isWhole && html`<li class="muted">and more</li>`}${
         found.files.length === 0 && html`<li class="muted">It has no files.</li>`
       }</ul>`}
+    ${found && path !== null && found.files.some((file) => file.path === path) &&
+      html`
+        <${OpenFile} one=${one} runtime=${runtime} listing=${found} path=${path}
+          isReadOnly=${isReadOnly} onClose=${() => {
+            opened.value = null;
+          }} key=${path} />
+      `}
   `;
 }

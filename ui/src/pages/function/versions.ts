@@ -11,6 +11,7 @@ import { toastError } from "../../parts/toast.ts";
 import { note, route } from "../../router.ts";
 import { may } from "../../scope.ts";
 import type { Function, RuntimeList, Version } from "../../wire.ts";
+import { FileDifferences } from "./file_differences.ts";
 import { More, usePaged } from "./paged.ts";
 import { rollback } from "./settings.ts";
 
@@ -94,7 +95,8 @@ function Pick({ label, all, value, onValue }: {
   `;
 }
 
-function Comparison({ all, from, to, onChange }: {
+function Comparison({ id, all, from, to, onChange }: {
+  id: string;
   all: readonly Version[];
   from: Version;
   to: Version;
@@ -119,6 +121,8 @@ function Comparison({ all, from, to, onChange }: {
       <${Code} text=${to.handler} before=${from.handler} language=${kind}
         label="Handler, with what differs"
         key=${`${from.version}-${to.version}`} />
+      ${from.image_digest !== to.image_digest && may("write") &&
+        html`<${FileDifferences} id=${id} from=${from.version} to=${to.version} />`}
     </section>
   `;
 }
@@ -186,6 +190,6 @@ export function Versions({ one }: { one: Function }) {
       </section>
     `}
     ${all && first && second &&
-      html`<${Comparison} all=${all} from=${first} to=${second} onChange=${compare} />`}
+      html`<${Comparison} id=${one.id} all=${all} from=${first} to=${second} onChange=${compare} />`}
   `;
 }

@@ -1,0 +1,84 @@
+"""The files of a version: those that its image has at /app, which a version never changes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from quiltfn.api import pages, parse, shapes
+from quiltfn.api.byte_range import OCTETS, part_of
+from quiltfn.api.response import Response
+from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.lifecycle import Lifecycle
+from quiltfn.model.cursors import no_cursor, text_of
+from quiltfn.model.errors import NotFound
+from quiltfn.model.image import ImageFile
+from quiltfn.tenant_images import TenantImages
+
+VERSION_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFileServices(RouteServices):
+    """What lists of the files of images take."""
+
+    tenant_images: TenantImages
+
+
+S = TypeVar("S", bound=ImageFileServices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionFileServices(ImageFileServices):
+    """What the routes of a version's files take."""
+
+    lifecycle: Lifecycle
+
+
+async def file_page(context: RequestContext[S], image: str | None) -> Response:
+    """A page of the files of an image, which the caller may see; without an image there are none.
+    Raises `Unprocessable`.
+    """
+    limit, cursor = pages.limit_of(context), context.query.get("cursor")
+    after = "" if cursor is None else text_of(cursor)
+    if cursor is not None and not after:
+        raise no_cursor(cursor)
+    async with pages.reserved(context):
+        found: Sequence[ImageFile] = ()
+        if image is not None:
+            found = await context.services.tenant_images.files(image, after, limit + 1)
+        shown = ((one.path, shapes.runtime_file(one)) for one in found)
+        return await pages.page_response(context, "files", shown, limit)
+
+
+async def list_version_files(context: RequestContext[VersionFileServices]) -> Response:
+    """List the files that a version of a function has at /app, in the order of their paths. A
+    version whose runtime has no image has none.
+    """
+    return await file_page(context, await _image_of(context))
+
+
+async def get_version_file(context: RequestContext[VersionFileServices]) -> Response:
+    """Read a file of a version, as it was uploaded: the code that runs. A link is not followed; it
+    is no file here. `Range` asks for a part.
+    """
+    image, path = await _image_of(context), context.parameters["path"]
+    async with pages.reserved(context):
+        most = context.services.limits.page_max
+        content = None
+        if image is not None:
+            content = await context.services.tenant_images.read(image, path, most)
+        if content is None:
+            raise NotFound("the version has no file with this path")
+        headers = [("content-type", OCTETS), ("accept-ranges", "bytes")]
+        part = part_of(len(content), context.headers.get("range"))
+        if part is None:
+            return Response(headers=headers, body=content)
+        start, end = part
+        headers.append(("content-range", f"bytes {start}-{end - 1}/{len(content)}"))
+        return Response(status=206, headers=headers, body=content[start:end])
+
+
+async def _image_of(context: RequestContext[VersionFileServices]) -> str | None:
+    number = parse.integer(context.parameters["version"], "version", 1, VERSION_MAX)
+    version = await context.services.lifecycle.version(context.entry(), number)
+    return version.spec.runtime_snapshot.image

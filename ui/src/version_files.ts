@@ -1,0 +1,116 @@
+// The files of a function's versions: listed, read, and told apart.
+import { get, send } from "./api.ts";
+import type { RuntimeFile, RuntimeFilePage } from "./wire.ts";
+
+const LISTED = 100;
+/** What is shown and edited here: so many bytes of one file, and of all files together. */
+const TEXT_MAX_BYTES = 256 * 1024, EDITED_MAX_BYTES = 4 * 1024 * 1024;
+/** Files of the same size are read to see whether they differ, so many of them. */
+const READ_MAX = 40;
+
+export interface Listing {
+  files: readonly RuntimeFile[];
+  /** Whether there are no more. */
+  isWhole: boolean;
+}
+
+/** A file that two versions do not have alike; null: one of them has none by this path. */
+export interface ChangedFile {
+  path: string;
+  before: RuntimeFile | null;
+  after: RuntimeFile | null;
+}
+
+const filesOf = (id: string, version: number) => `api/functions/${id}/versions/${version}/files`;
+
+export async function listFiles(
+  id: string,
+  version: number,
+  signal?: AbortSignal,
+): Promise<Listing> {
+  const page = await get<RuntimeFilePage>(filesOf(id, version), { limit: LISTED }, signal);
+  return { files: page.files, isWhole: page.next_cursor === null };
+}
+
+export async function readFile(
+  id: string,
+  version: number,
+  path: string,
+  signal?: AbortSignal,
+): Promise<Uint8Array> {
+  const encoded = path.split("/").map(encodeURIComponent).join("/");
+  const options = signal ? { signal } : {};
+  const response = await send("GET", `${filesOf(id, version)}/${encoded}`, options);
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+/** What a file says; null where it is no text, or too long to be shown. */
+export function textOf(content: Uint8Array): string | null {
+  if (content.length > TEXT_MAX_BYTES || content.includes(0)) return null;
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(content);
+  } catch {
+    return null;
+  }
+}
+
+/** Why the files cannot be edited here; null: they can. An edit sends all of them again. */
+export function whyNotEdited({ files, isWhole }: Listing): string | null {
+  if (!isWhole) return `There are more than ${LISTED} files. Upload them instead.`;
+  if (files.some((one) => one.is_link)) return "There are links among the files.";
+  const size = files.reduce((sum, one) => sum + one.size_bytes, 0);
+  return size > EDITED_MAX_BYTES ? "The files are too large. Upload them instead." : null;
+}
+
+/** The language of a file, by its name. */
+export function languageOf(path: string): string {
+  if (/\.py$/i.test(path)) return "python";
+  return /\.[cm]?[jt]s$/i.test(path) ? "node" : "shell";
+}
+
+/** Files that differ for sure, and those that only a look into them can tell. */
+export function compare(
+  before: readonly RuntimeFile[],
+  after: readonly RuntimeFile[],
+): { changed: ChangedFile[]; alike: ChangedFile[] } {
+  const old = new Map(before.map((one) => [one.path, one]));
+  const now = new Map(after.map((one) => [one.path, one]));
+  const changed: ChangedFile[] = [];
+  const alike: ChangedFile[] = [];
+  for (const path of [...new Set([...old.keys(), ...now.keys()])].sort()) {
+    const one = { path, before: old.get(path) ?? null, after: now.get(path) ?? null };
+    const differs = one.before?.size_bytes !== one.after?.size_bytes ||
+      one.before?.is_link !== one.after?.is_link ||
+      one.before?.is_executable !== one.after?.is_executable;
+    (differs ? changed : alike).push(one);
+  }
+  return { changed, alike };
+}
+
+/** The files in which two versions differ, in the order of their paths, and whether that is sure. */
+export async function changesOf(
+  id: string,
+  from: number,
+  to: number,
+  signal: AbortSignal,
+): Promise<{ changed: ChangedFile[]; isSure: boolean }> {
+  const [before, after] = await Promise.all([
+    listFiles(id, from, signal),
+    listFiles(id, to, signal),
+  ]);
+  const { changed, alike } = compare(before.files, after.files);
+  const readable = alike.filter((one) =>
+    !one.before?.is_link && (one.before?.size_bytes ?? 0) <= TEXT_MAX_BYTES
+  );
+  for (const one of readable.slice(0, READ_MAX)) {
+    const [old, now] = await Promise.all([
+      readFile(id, from, one.path, signal),
+      readFile(id, to, one.path, signal),
+    ]);
+    if (old.some((byte, n) => byte !== now[n])) changed.push(one);
+  }
+  changed.sort((a, b) => (a.path < b.path ? -1 : 1));
+  const isSure = before.isWhole && after.isWhole && readable.length <= READ_MAX &&
+    readable.length === alike.length;
+  return { changed, isSure };
+}

@@ -1,0 +1,51 @@
+import assert from "node:assert/strict";
+import { compare, languageOf, textOf, whyNotEdited } from "../src/version_files.ts";
+
+const file = (path: string, size_bytes = 1, more = {}) => ({
+  ...{ path, size_bytes, is_link: false, is_executable: false },
+  ...more,
+});
+
+Deno.test("files are told apart by path, size and kind, and others need a look", () => {
+  const before = [file("a"), file("b", 2), file("c"), file("d"), file("e")];
+  const after = [
+    file("a"),
+    file("b", 3),
+    file("d", 1, { is_executable: true }),
+    file("f"),
+    file("e"),
+  ];
+  const { changed, alike } = compare(before, after);
+  assert.deepEqual(changed.map((one) => one.path), ["b", "c", "d", "f"]);
+  assert.deepEqual(changed[1]?.after, null);
+  assert.deepEqual(changed[3]?.before, null);
+  assert.deepEqual(alike.map((one) => one.path), ["a", "e"]);
+});
+
+Deno.test("what is no text is not shown as text", () => {
+  const encoded = new TextEncoder().encode("größer\n");
+  assert.deepEqual(textOf(encoded), "größer\n");
+  assert.deepEqual(textOf(new Uint8Array([0xff, 0x41])), null);
+  assert.deepEqual(textOf(new Uint8Array([0x41, 0x00])), null);
+  assert.deepEqual(textOf(new Uint8Array(256 * 1024 + 1).fill(0x41)), null);
+});
+
+Deno.test("an edit sends every file, so not where they are too many, too large or links", () => {
+  const listing = (files: ReturnType<typeof file>[], isWhole = true) => ({ files, isWhole });
+  assert.deepEqual(whyNotEdited(listing([file("a"), file("b")])), null);
+  for (
+    const one of [
+      listing([file("a")], false),
+      listing([file("a", 5_000_000)]),
+      listing([file("a", 0, { is_link: true })]),
+    ]
+  ) {
+    assert.deepEqual(typeof whyNotEdited(one), "string");
+  }
+});
+
+Deno.test("the language of a file is told by its name", () => {
+  assert.deepEqual(["a.py", "b/c.MJS", "d.ts", "run"].map(languageOf), [
+    ...["python", "node", "node", "shell"],
+  ]);
+});
