@@ -118,9 +118,11 @@ function Comparison({ id, all, from, to, onChange }: {
       <div class="code-head small muted">${from.handler === to.handler
         ? "The handler is the same"
         : "Handler"}</div>
-      <${Code} text=${to.handler} before=${from.handler} language=${kind}
-        label="Handler, with what differs"
-        key=${`${from.version}-${to.version}`} />
+      ${from.handler !== to.handler && html`
+        <${Code} text=${to.handler} before=${from.handler} language=${kind}
+          label="Handler, with what differs"
+          key=${`${from.version}-${to.version}`} />
+      `}
       ${from.image_digest !== to.image_digest && may("write") &&
         html`<${FileDifferences} id=${id} from=${from.version} to=${to.version} />`}
     </section>
