@@ -5,7 +5,7 @@ import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -43,6 +43,7 @@ from quiltfn.observe import metrics
 from quiltfn.observe.trace import Tracer
 from quiltfn.ports import Call, Clock, Journal, Lease, LongOutput, PendingLease, Pools
 
+T = TypeVar("T")
 MISTAKE = "the server made a mistake; its log has more"
 CANCELLED = "the call was cancelled"
 
@@ -145,7 +146,7 @@ class Invoker:
         # was never run. It must not raise or wait.
         self.on_closed: list[Callable[[Invocation], None]] = []
         self._listeners: defaultdict[str, list[Listener]] = defaultdict(list)
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._idle = asyncio.Event()
 
@@ -486,14 +487,14 @@ class Invoker:
         entry.counters.error_count += record.status is not Status.SUCCESS
         entry.counters.last_invoked_at = record.started_at or record.ended_at
 
-    def in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    def in_background(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Does work that goes on if whoever asked for it goes away."""
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._forget)
         return task
 
-    def _forget(self, task: "asyncio.Task[None]") -> None:
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
         self._background.discard(task)
         if not task.cancelled():
             task.exception()  # marks it as seen: perhaps nobody is there any more to be told

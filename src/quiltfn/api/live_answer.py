@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from quiltfn.api.budgets import CallOutputBudget
-from quiltfn.api.failures import log_bug
+from quiltfn.api.live_call import begin_call
 from quiltfn.api.live_output import NOWHERE, RECORD_SLICE_BYTES, OutputReader
 from quiltfn.api.response import CutShort
 from quiltfn.api.route import RequestContext
@@ -22,7 +22,7 @@ from quiltfn.http_trigger.answer import BadAnswer
 from quiltfn.http_trigger.prelude import PRELUDE_MAX_BYTES, Begin, begin_of
 from quiltfn.ids import new_id
 from quiltfn.invoke import Request, RunningCall
-from quiltfn.model.errors import HandlerFailed, Internal
+from quiltfn.model.errors import HandlerFailed
 from quiltfn.model.invocation import Invocation, Status
 
 STDOUT = "stdout"
@@ -79,12 +79,11 @@ class LiveReader:
 
 @dataclass(frozen=True, slots=True)
 class LiveAnswer:
-    """An answer that has begun. `ended`: gets the record of the call once that is over."""
+    """An answer that has begun."""
 
     begin: Begin
     reader: LiveReader
-    call: "asyncio.Task[None]"
-    ended: list[Invocation]
+    call: "asyncio.Task[Invocation]"
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         """The rest of it. Raises `CutShort` if the call does not succeed."""
@@ -92,12 +91,17 @@ class LiveAnswer:
             async for piece in self.reader.live_pieces():
                 yield piece
             await asyncio.wait({self.call})
-            if not self.ended or self.ended[0].status is not Status.SUCCESS:
+            if not self._has_succeeded():
                 raise CutShort
             async for piece in self.reader.pieces():
                 yield piece
         finally:
             self.reader.close()
+
+    def _has_succeeded(self) -> bool:
+        if self.call.cancelled() or self.call.exception() is not None:
+            return False
+        return self.call.result().status is Status.SUCCESS
 
 
 async def stream_answer(
@@ -111,14 +115,11 @@ async def stream_answer(
     """Runs the call: its answer once that has begun, or the record if the call ended before. It
     goes on if the client goes away. Raises as `Invoker.invoke` does, and `HandlerFailed`.
     """
-    begun: asyncio.Future[RunningCall] = asyncio.get_running_loop().create_future()
-    request = msgspec.structs.replace(request, on_start=begun.set_result, invocation_id=new_id())
-    ended: list[Invocation] = []
-    work = _run(context, entry, request, output, ended)
-    call = context.services.invoker.in_background(work)
-    await asyncio.wait({call, begun}, return_when=asyncio.FIRST_COMPLETED)
-    if begun.done():
-        reader = LiveReader(context, begun.result())
+    request = msgspec.structs.replace(request, invocation_id=new_id())
+    watched = begin_call(context, entry, request, output)
+    running = await watched.handed_over()
+    if running is not None:
+        reader = LiveReader(context, running)
         try:
             begin = await reader.wait_for_begin(is_shell=is_shell)
         except BadAnswer as bad:
@@ -127,30 +128,7 @@ async def stream_answer(
             error.with_record(reader.invocation_id, executed=True)
             raise error from None
         if begin is not None:
-            return LiveAnswer(begin, reader, call, ended)
+            return LiveAnswer(begin, reader, watched.call)
         reader.close()
-    await asyncio.wait({call})
-    call.result()  # raises why it has no record of an ordinary end
-    return ended[0]
-
-
-async def _run(
-    context: RequestContext[Any],
-    entry: Entry,
-    request: Request,
-    output: CallOutputBudget,
-    ended: list[Invocation],
-) -> None:
-    """The call, and what it holds until its end. `ended`: gets its record."""
-    services, tenant_id = context.services, context.tenant_id
-    reserved_bytes, context.reserved_bytes = context.reserved_bytes, 0  # of long bodies
-    try:
-        with services.admission.call(tenant_id), output:
-            record = await services.invoker.invoke(entry, request)
-            await services.work.keep_input(record, request, context.caller.credential)
-            ended.append(record)
-    except Internal:
-        log_bug(context.request, context.request_id)
-        raise
-    finally:
-        services.budgets.bodies.release(reserved_bytes, tenant_id)
+    await asyncio.wait({watched.call})
+    return watched.call.result()  # raises why it has no record of an ordinary end

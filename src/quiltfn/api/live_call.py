@@ -5,7 +5,7 @@ caller.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,6 +19,7 @@ from quiltfn.api.route import RequestContext
 from quiltfn.catalog import Entry
 from quiltfn.invoke import Request, RunningCall
 from quiltfn.model.errors import Internal, QuiltfnError
+from quiltfn.model.invocation import Invocation
 
 ON_DISCONNECT = ("continue", "cancel")
 LEFT = "its caller went away"
@@ -55,6 +56,32 @@ async def _cancel(context: RequestContext[Any], entry: Entry, request: Request) 
     await context.services.invoker.cancel(entry.function.id, request.invocation_id, LEFT)
 
 
+class WatchedCall(NamedTuple):
+    """A call that goes on if the client goes away. `begun`: gets the call once its handler has it.
+    `call`: has the record of its end.
+    """
+
+    begun: "asyncio.Future[RunningCall]"
+    call: "asyncio.Task[Invocation]"
+
+    async def handed_over(self) -> RunningCall | None:
+        """The call once its handler has it; None if it ended without."""
+        either: tuple[asyncio.Future[Any], ...] = (self.call, self.begun)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return self.begun.result() if self.begun.done() else None
+
+
+def begin_call(
+    context: RequestContext[Any], entry: Entry, request: Request, output: CallOutputBudget
+) -> WatchedCall:
+    """Begins a call that somebody watches. It holds the budgets of the request until its end."""
+    begun: asyncio.Future[RunningCall] = asyncio.get_running_loop().create_future()
+    request = msgspec.structs.replace(request, on_start=begun.set_result)
+    reserved, context.reserved_bytes = context.reserved_bytes, 0
+    work = _run(context, entry, request, output, reserved)
+    return WatchedCall(begun, context.services.invoker.in_background(work))
+
+
 async def stream_call(
     context: RequestContext[Any], entry: Entry, request: Request, output: CallOutputBudget
 ) -> Response:
@@ -64,13 +91,11 @@ async def stream_call(
     invoker = context.services.invoker
     with event_stream.opened(context) as stream:
         cancels = ends_with_caller(context)
-        begun: asyncio.Future[RunningCall] = asyncio.get_running_loop().create_future()
-        request = msgspec.structs.replace(request, on_start=begun.set_result)
-        reserved, context.reserved_bytes = context.reserved_bytes, 0
-        call = invoker.in_background(_run(context, entry, request, output, reserved))
+        watched = begin_call(context, entry, request, output)
+        call = watched.call
         async with cancelled_if_lost(context, entry, request):
-            await asyncio.wait({call, begun}, return_when=asyncio.FIRST_COMPLETED)
-        if not begun.done():
+            running = await watched.handed_over()
+        if running is None:
             call.result()  # raises why it was not started
 
         def end_with_client() -> None:
@@ -78,7 +103,7 @@ async def stream_call(
                 invoker.in_background(_cancel(context, entry, request))
 
         return stream.response(
-            _events(context, entry, request, begun.result() if begun.done() else None, call),
+            _events(context, entry, request, running, call),
             [("x-invocation-id", request.invocation_id or "")],
             on_close=end_with_client,
         )
@@ -90,13 +115,14 @@ async def _run(
     request: Request,
     output: CallOutputBudget,
     reserved_bytes: int,
-) -> None:
+) -> Invocation:
     """The call, and what it holds until its end. `reserved_bytes`: of the budget of long bodies."""
     services, tenant_id = context.services, context.tenant_id
     try:
         with services.admission.call(tenant_id), output:
-            record = await services.invoker.invoke(entry, request)
+            record: Invocation = await services.invoker.invoke(entry, request)
             await services.work.keep_input(record, request, context.caller.credential)
+            return record
     except Internal:
         log_bug(context.request, context.request_id)
         raise
@@ -109,7 +135,7 @@ async def _events(
     entry: Entry,
     request: Request,
     running: RunningCall | None,
-    call: "asyncio.Task[None]",
+    call: "asyncio.Task[Invocation]",
 ) -> Events:
     """From `started` to `end`, or to an `error` where the call has no ordinary end."""
     journal, one = context.services.journal, request.invocation_id
