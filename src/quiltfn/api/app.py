@@ -65,7 +65,7 @@ def make_app(services: Services, routes: RouteTable = ROUTES) -> Application:
     audit_log = AuditLog(services.audit, services.clock)
     compression = Compression(services.budgets.responses)
     make = partial(Endpoint, services, documents, audit_log, compression)
-    app = App([(path, make(ways)) for path, ways in table], services.urls.host)
+    app = App([make(path, ways) for path, ways in table], services.urls.host)
     return app if services.tracer is None else traced(app, app.route_of, services.tracer)
 
 
@@ -74,8 +74,8 @@ class App:
     where the URLs of functions are and nothing else is, if that is a host of its own.
     """
 
-    def __init__(self, endpoints: "Iterable[tuple[str, Endpoint]]", url_host: str = "") -> None:
-        self._endpoints = [(path, path_pattern(path), endpoint) for path, endpoint in endpoints]
+    def __init__(self, endpoints: "Iterable[Endpoint]", url_host: str = "") -> None:
+        self._endpoints = [(path_pattern(endpoint.path), endpoint) for endpoint in endpoints]
         self._url_host = url_host
         self._find_remembered = lru_cache(maxsize=1024)(self._find)
 
@@ -93,14 +93,17 @@ class App:
 
     def route_of(self, request: Request) -> tuple[str, Route] | None:
         """The route that answers a request, with its path as it is in the table."""
-        for path, pattern, endpoint in self._endpoints:
-            if pattern.fullmatch(request.path) is not None:
-                route = endpoint.route(request.method)
-                return None if route is None else (path, route)
-        return None
+        path = request.path
+        find = self._find_remembered if len(path) <= REMEMBERED_PATH else self._find
+        found = find(path)
+        if found is None:
+            return None
+        endpoint, _ = found
+        route = endpoint.route(request.method)
+        return None if route is None else (endpoint.path, route)
 
     def _find(self, path: str) -> "tuple[Endpoint, Mapping[str, str]] | None":
-        for _, pattern, endpoint in self._endpoints:
+        for pattern, endpoint in self._endpoints:
             match = pattern.fullmatch(path)
             if match is not None:
                 return endpoint, MappingProxyType(match.groupdict())
@@ -129,8 +132,10 @@ class Endpoint:
         documents: HelpDocuments,
         audit_log: AuditLog,
         compression: Compression,
+        path: str,
         routes: Mapping[str, Route],
     ) -> None:
+        self.path = path
         self._services, self._help, self._audit_log = services, documents, audit_log
         self._compression = compression
         self._routes = dict(routes)
