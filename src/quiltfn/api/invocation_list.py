@@ -7,14 +7,13 @@ from typing import Any
 from quiltfn.api import pages, parse, shapes
 from quiltfn.api.response import Response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.api.work import UNIX_MAX
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.invocation import Source, Status
 from quiltfn.ports import InvocationQuery, Journal
+from quiltfn.wire.functions import VERSION_NUMBER_MAX
 
 OUTPUTS = ("full", "none")
 DURATION_MAX_MS = 999_999_999
-VERSION_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +76,10 @@ def _filters(query: Mapping[str, str]) -> dict[str, Any]:
     if "source" in query:
         found["source"] = Source(parse.one_of(query["source"], "source", tuple(Source), "async"))
     if "version" in query:
-        found["version"] = parse.integer(query["version"], "version", 1, VERSION_MAX)
+        found["version"] = parse.integer(query["version"], "version", 1, VERSION_NUMBER_MAX)
     for name, field in (("from", "since"), ("to", "until")):
         if name in query:
-            found[field] = parse.integer(query[name], name, 0, UNIX_MAX)
-    if found.get("since", 0) > found.get("until", UNIX_MAX):
+            found[field] = parse.integer(query[name], name, 0, parse.UNIX_MAX)
+    if found.get("since", 0) > found.get("until", parse.UNIX_MAX):
         raise Unprocessable.field("from", "at or before to", query["from"])
     return found

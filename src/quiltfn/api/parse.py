@@ -14,6 +14,7 @@ from quiltfn.wire.check import NO_LIMITS, Invalid, checked
 
 DEPTH_MAX = 32
 VALUES_MAX = 50_000
+UNIX_MAX = 4_102_444_800  # the year 2100
 T = TypeVar("T", bound=msgspec.Struct)
 
 

@@ -12,6 +12,7 @@ from quiltfn.api import (
     live_call,
     logs,
     pages,
+    parse,
     quotas,
     runtimes,
     schedules,
@@ -34,6 +35,7 @@ from quiltfn.model.image import Archive
 from quiltfn.model.invocation import Source, Status
 from quiltfn.model.output import STREAMS
 from quiltfn.model.stats import STEPS
+from quiltfn.wire.functions import VERSION_NUMBER_MAX
 from quiltfn.wire.stats import USAGE_STEPS
 
 READ, INVOKE, WRITE, ADMIN = Scope.READ, Scope.INVOKE, Scope.WRITE, Scope.ADMIN
@@ -42,6 +44,8 @@ FUNCTION = "/api/functions/{function_id}"
 TARGET = "/functions/{function_id}/pool-target"
 CALL_BY_ID, CALL_BY_NAME = FUNCTION + "/invoke", "/api/functions/invoke/{name}"
 
+# A time in Unix seconds.
+MOMENT = {"type": "integer", "minimum": 0, "maximum": parse.UNIX_MAX}
 LIMIT = Parameter(
     name="limit",
     about="the largest number of entries of the page",
@@ -102,17 +106,17 @@ SOURCE = Parameter(
 VERSION = Parameter(
     name="version",
     about="only calls that this version ran",
-    schema={"type": "integer", "minimum": 1, "maximum": invocation_list.VERSION_MAX},
+    schema={"type": "integer", "minimum": 1, "maximum": VERSION_NUMBER_MAX},
 )
 SINCE = Parameter(
     name="from",
     about="only calls that were accepted at this time or later, in Unix seconds",
-    schema={"type": "integer", "minimum": 0, "maximum": work.UNIX_MAX},
+    schema=MOMENT,
 )
 UNTIL = Parameter(
     name="to",
     about="only calls that were accepted before this time, in Unix seconds",
-    schema={"type": "integer", "minimum": 0, "maximum": work.UNIX_MAX},
+    schema=MOMENT,
 )
 OF_ONE = Parameter(name="function_id", about="only calls of this function")
 FUNCTION_OF_INSTANCES = Parameter(name="function_id", about="only instances of this function")
@@ -219,7 +223,7 @@ NOT_BEFORE = Parameter(
     name="not_before",
     about="of an asynchronous call: start it at this time at the earliest, in Unix seconds, at "
     "most a year from now",
-    schema={"type": "integer", "minimum": 0, "maximum": work.UNIX_MAX},
+    schema=MOMENT,
 )
 WAIT = Parameter(
     name="wait_seconds",
@@ -512,7 +516,6 @@ STATS_LIMIT = Parameter(
     schema={"type": "integer", "minimum": 1, "maximum": stats.FUNCTIONS_MAX},
     example=50,
 )
-MOMENT = {"type": "integer", "minimum": 0, "maximum": stats.UNIX_MAX}
 FROM = Parameter(
     name="from", about="what ended at this time or later, in Unix seconds", schema=MOMENT
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from quiltfn import wire
 from quiltfn.api import pages, parse
+from quiltfn.api.parse import UNIX_MAX
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
@@ -27,7 +28,6 @@ from quiltfn.ports.stats import StatsStore
 from quiltfn.wire.stats import USAGE_STEPS
 
 WINDOW_MIN_S, WINDOW_MAX_S, WINDOW_DEFAULT_S = MINUTE_S, DAY_S, HOUR_S
-UNIX_MAX = 4_102_444_800  # the year 2100
 # 400 days of hours, and eight days of five minutes.
 USAGE_STRETCHES_MAX, USAGE_ROWS_MAX, POINTS_MAX = 9600, 10_000, 2400
 FUNCTIONS_MAX = 10_000

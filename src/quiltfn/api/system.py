@@ -15,7 +15,6 @@ from quiltfn.api import help as help_documents
 from quiltfn.api import parse, shapes
 from quiltfn.api.response import JSON, Response, json_response, text_response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.api.work import UNIX_MAX
 from quiltfn.health import Health
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import Forbidden, StoreUnavailable, Unprocessable
@@ -280,7 +279,7 @@ async def list_audit_entries(context: RequestContext[AuditServices]) -> Response
     limit = parse.integer(context.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
     query = context.query
     since, until = (
-        parse.integer(query[name], name, 0, UNIX_MAX) if name in query else None
+        parse.integer(query[name], name, 0, parse.UNIX_MAX) if name in query else None
         for name in ("from", "to")
     )
     if since is not None and until is not None and since > until:

@@ -13,8 +13,7 @@ from quiltfn.model.cursors import no_cursor, text_of
 from quiltfn.model.errors import NotFound
 from quiltfn.model.image import ImageFile
 from quiltfn.tenant_images import TenantImages
-
-VERSION_MAX = 2**31 - 1
+from quiltfn.wire.functions import VERSION_NUMBER_MAX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +78,6 @@ async def get_version_file(context: RequestContext[VersionFileServices]) -> Resp
 
 
 async def _image_of(context: RequestContext[VersionFileServices]) -> str | None:
-    number = parse.integer(context.parameters["version"], "version", 1, VERSION_MAX)
+    number = parse.integer(context.parameters["version"], "version", 1, VERSION_NUMBER_MAX)
     version = await context.services.lifecycle.version(context.entry(), number)
     return version.spec.runtime_snapshot.image

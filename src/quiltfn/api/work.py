@@ -26,7 +26,6 @@ from quiltfn.work import Replay, Work
 RESPOND_ASYNC = "respond-async"
 DELAY_MAX_S = 365 * 86_400
 WAIT_MAX_S = 60
-UNIX_MAX = 4_102_444_800  # the year 2100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ def _due_at_ms(context: RequestContext[W]) -> int | None:
     if not_before is None:
         return None
     now = clock.unix()
-    latest = min(UNIX_MAX, int(now) + DELAY_MAX_S)
+    latest = min(parse.UNIX_MAX, int(now) + DELAY_MAX_S)
     if not (not_before.isascii() and not_before.isdigit() and int(not_before[:11]) <= latest):
         expected = f"Unix seconds, a whole number up to {latest} (a year from now)"
         raise Unprocessable.field("not_before", expected, not_before, int(now) + 3600)
