@@ -43,8 +43,6 @@ EVERY_S = 0.25
 ONE_BY_ONE = 6
 POSITION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
-Told = Callable[[], Mapping[str, Any]]
-
 
 class _Kept(msgspec.Struct, frozen=True, gc=False):
     """An event in a ring. `at` in monotonic seconds."""
@@ -68,7 +66,7 @@ class _Ring:
         self.touched = now
         self.readers = 0
         self.changed = asyncio.Event()
-        self.counts: dict[tuple[EventType, str], bytes] = {}  # as they were told last
+        self.counts: dict[str, bytes] = {}  # of instances, by function, as they were told last
 
     @property
     def first(self) -> int:
@@ -166,26 +164,13 @@ class Events:
 
     def pool_changed(self, tenant_id: str, function_id: str) -> None:
         """The instances of a function changed. They are counted a moment later."""
-        if not self._rings or tenant_id not in self._rings:
-            return
-
-        def told() -> Mapping[str, Any]:
-            pool = msgspec.to_builtins(self._pool_counts(function_id))
-            return {"function_id": function_id, **pool}
-
-        key = (EventType.POOL, function_id)
-        if key not in self._waiting:
-            self._waiting.add(key)
-            self._later(self._end_wait, tenant_id, key, told)
+        if self._rings and tenant_id in self._rings:
+            self._later_once(EventType.POOL, self._tell_pool, tenant_id, function_id)
 
     def queue_changed(self, tenant_id: str, function_id: str) -> None:
         """Accepted work of a function arrived, or an attempt at it began or ended."""
-        if not self._rings or tenant_id not in self._rings:
-            return
-        key = (EventType.QUEUE, function_id)
-        if key not in self._waiting:
-            self._waiting.add(key)
-            self._later(self._count_queue, tenant_id, function_id)
+        if self._rings and tenant_id in self._rings:
+            self._later_once(EventType.QUEUE, self._count_queue, tenant_id, function_id)
 
     def work_changed(self, record: Invocation) -> None:
         """As `queue_changed`, of the record of an attempt; other calls have no queue."""
@@ -304,18 +289,30 @@ class Events:
             self._tell(tenant_id, EventType.CALLS, function_id, rest.told(function_id))
             self._later(self._end_burst, tenant_id, function_id)
 
-    def _end_wait(self, tenant_id: str, key: tuple[EventType, str], counts: Told) -> None:
-        self._waiting.discard(key)
+    def _later_once(
+        self, kind: EventType, then: Callable[[str, str], None], tenant_id: str, function_id: str
+    ) -> None:
+        """Calls `then` a moment later, once however many changes of the kind come until it has
+        taken the function out of `_waiting`.
+        """
+        key = (kind, function_id)
+        if key not in self._waiting:
+            self._waiting.add(key)
+            self._later(then, tenant_id, function_id)
+
+    def _tell_pool(self, tenant_id: str, function_id: str) -> None:
+        """Tells of the instances of a function, if there are others than those told last."""
+        self._waiting.discard((EventType.POOL, function_id))
         ring = self._rings.get(tenant_id)
         if ring is None:
             return
-        told = counts()
+        told = {"function_id": function_id, **msgspec.to_builtins(self._pool_counts(function_id))}
         data = msgspec.json.encode(told)
-        if ring.counts.get(key) != data:
-            ring.counts[key] = data
+        if ring.counts.get(function_id) != data:
+            ring.counts[function_id] = data
             if len(ring.counts) > COUNTS_KEPT:  # functions come and go
                 del ring.counts[next(iter(ring.counts))]
-            self._tell(tenant_id, *key, told)
+            self._tell(tenant_id, EventType.POOL, function_id, told)
 
     def _count_queue(self, tenant_id: str, function_id: str) -> None:
         task = asyncio.ensure_future(self._tell_queue(tenant_id, function_id))
