@@ -6,7 +6,7 @@ import { type Filter, FILTERS, madeAt, placeOf, queryOf, TIMES, type Wanted } fr
 import { html } from "../html.ts";
 import { visible } from "../parts/ansi.ts";
 import { Dialog } from "../parts/dialog.ts";
-import { Endless } from "../parts/endless.ts";
+import { Endless, useEndless } from "../parts/endless.ts";
 import { Waiting } from "../parts/fetched.ts";
 import { count, counted, exact } from "../parts/format.ts";
 import { type Column, List } from "../parts/list.ts";
@@ -14,7 +14,7 @@ import { Problem } from "../parts/problem.ts";
 import { Status } from "../parts/status.ts";
 import { Ago } from "../parts/time.ts";
 import { go, href, note, route } from "../router.ts";
-import { functions, onEvent, onRefetch } from "../store.ts";
+import { functions } from "../store.ts";
 import type { AuditEntry, AuditPage, Key, KeyList } from "../wire.ts";
 
 const COLUMNS: Column[] = [
@@ -28,7 +28,6 @@ const COLUMNS: Column[] = [
 const WIDTHS = "minmax(12rem, 1fr) minmax(8rem, 1fr) minmax(8rem, 12rem) 4.5rem 8.5rem 6rem";
 const LOOKED_AT_EVERY_MS = 1_000;
 
-type Log = Endless<AuditEntry, AuditPage>;
 const filters = Object.fromEntries(FILTERS.map((name) => [name, signal("")])) as Record<
   Filter,
   ReturnType<typeof signal<string>>
@@ -193,7 +192,6 @@ function actionsIn(items: readonly AuditEntry[]): string[] {
 }
 
 export default function Audit() {
-  const list = useSignal<Log | null>(null);
   const here = route.value;
   const taken = useRef<unknown>(null);
   if (taken.current !== here) { // the address was followed: it says what is asked for
@@ -202,29 +200,20 @@ export default function Audit() {
   }
   const wanted = values();
   const key = JSON.stringify(wanted);
-  useEffect(() => {
-    note({ ...wanted, entry: route.peek().query.get("entry") });
-    const mine = list.value = new Endless<AuditEntry, AuditPage>(
-      "api/audit",
-      queryOf(wanted, Date.now() / 1000),
-      (one) => one.id,
-      (page) => ({ items: page.entries, next: page.next_cursor }),
-    );
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const look = () => {
-      timer ||= setTimeout(() => {
-        timer = undefined;
-        if (mine.problem.peek() === null) mine.look(() => scrollY < 200);
-      }, LOOKED_AT_EVERY_MS);
-    };
-    const forget = [onEvent((one) => one.type.startsWith("function.") && look()), onRefetch(look)];
-    return () => {
-      clearTimeout(timer);
-      mine.end();
-      for (const one of forget) one();
-    };
-  }, [key]);
-  const shown = list.value;
+  const shown = useEndless(key, {
+    open: () => {
+      note({ ...wanted, entry: route.peek().query.get("entry") });
+      return new Endless<AuditEntry, AuditPage>(
+        "api/audit",
+        queryOf(wanted, Date.now() / 1000),
+        (one) => one.id,
+        (page) => ({ items: page.entries, next: page.next_cursor }),
+      );
+    },
+    isNews: (one) => one.type.startsWith("function."),
+    everyMs: LOOKED_AT_EVERY_MS,
+    mayLook: (list) => list.problem.peek() === null,
+  });
   const items = shown?.items.value ?? [];
   const isWhole = shown?.isWhole.value ?? false;
   const held = shown?.held.value.length ?? 0;

@@ -3,7 +3,7 @@ import { signal, useSignal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
 import { html } from "../html.ts";
 import { visible } from "../parts/ansi.ts";
-import { Endless } from "../parts/endless.ts";
+import { Endless, useEndless } from "../parts/endless.ts";
 import { Waiting } from "../parts/fetched.ts";
 import { count, counted, duration } from "../parts/format.ts";
 import { type Column, List } from "../parts/list.ts";
@@ -11,7 +11,7 @@ import { Notice } from "../parts/notice.ts";
 import { Status } from "../parts/status.ts";
 import { Ago, Ahead } from "../parts/time.ts";
 import { href, note, route } from "../router.ts";
-import { functions, now, onEvent, onRefetch } from "../store.ts";
+import { functions, now } from "../store.ts";
 import type { InvocationSummary, InvocationSummaryPage } from "../wire.ts";
 
 const COLUMNS: Column[] = [
@@ -158,31 +158,19 @@ export default function Invocations() {
   }, []);
   const wanted = values();
   const key = JSON.stringify(wanted);
-  const list = useSignal<Endless<InvocationSummary, InvocationSummaryPage> | null>(null);
-  useEffect(() => {
-    note(wanted);
-    const isAtTop = () => scrollY < 200;
-    const mine = list.value = new Endless<InvocationSummary, InvocationSummaryPage>(
-      "api/invocations",
-      queryOf(wanted, Date.now() / 1000),
-      (one) => one.invocation_id,
-      (page) => ({ items: page.invocations, next: page.next_cursor }),
-    );
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const look = () => {
-      timer ||= setTimeout(() => {
-        timer = undefined;
-        mine.look(isAtTop);
-      }, LOOKED_AT_EVERY_MS);
-    };
-    const forget = [onEvent((one) => CALLS.test(one.type) && look()), onRefetch(look)];
-    return () => {
-      clearTimeout(timer);
-      mine.end();
-      for (const one of forget) one();
-    };
-  }, [key]);
-  const shown = list.value;
+  const shown = useEndless(key, {
+    open: () => {
+      note(wanted);
+      return new Endless<InvocationSummary, InvocationSummaryPage>(
+        "api/invocations",
+        queryOf(wanted, Date.now() / 1000),
+        (one) => one.invocation_id,
+        (page) => ({ items: page.invocations, next: page.next_cursor }),
+      );
+    },
+    isNews: (one) => CALLS.test(one.type),
+    everyMs: LOOKED_AT_EVERY_MS,
+  });
   const items = shown?.items.value ?? [];
   const isWhole = shown?.isWhole.value ?? false;
   const held = shown?.held.value.length ?? 0;

@@ -1,6 +1,8 @@
 // A list that is fetched page by page as it is read, and whose newest end stays true.
-import { signal } from "@preact/signals";
+import { signal, useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
 import { get, type Query, type Refused } from "../api.ts";
+import { type Happened, onEvent, onRefetch } from "../store.ts";
 
 export interface EndlessPage<T> {
   items: T[];
@@ -108,4 +110,39 @@ export class Endless<T, P> {
     const signal = this.#abort.signal;
     return this.pageOf(await get<P>(this.path, { ...this.query, ...more }, signal));
   }
+}
+
+export interface Watching<T, P> {
+  /** Begins the list anew. */
+  open: () => Endless<T, P>;
+  /** Whether there may be newer items after what has happened. */
+  isNews: (one: Happened) => boolean;
+  /** They are looked for so often at most. */
+  everyMs: number;
+  mayLook?: (list: Endless<T, P>) => boolean;
+}
+
+/** A list that is begun anew when `key` changes, and follows what happens; null until it is there. */
+export function useEndless<T, P>(
+  key: string,
+  { open, isNews, everyMs, mayLook }: Watching<T, P>,
+): Endless<T, P> | null {
+  const list = useSignal<Endless<T, P> | null>(null);
+  useEffect(() => {
+    const mine = list.value = open();
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const look = () => {
+      timer ||= setTimeout(() => {
+        timer = undefined;
+        if (mayLook?.(mine) ?? true) mine.look(() => scrollY < 200);
+      }, everyMs);
+    };
+    const forget = [onEvent((one) => isNews(one) && look()), onRefetch(look)];
+    return () => {
+      clearTimeout(timer);
+      mine.end();
+      for (const one of forget) one();
+    };
+  }, [key]);
+  return list.value;
 }
