@@ -33,6 +33,8 @@ def test_a_lost_connection_is_shown_and_heals_with_what_was_missed(
     page = open_page(f"http://127.0.0.1:{wire.port}")
     page.goto(found(name))
     line(page, "live")
+    # Its code has come: what is cut is the stream alone.
+    expect(page.get_by_role("heading", name="Functions", exact=True)).to_be_visible()
     wire.cut()
     line(page, "lost")
     site.create("echo hello", name=name)
