@@ -142,6 +142,16 @@ CALLS: list[tuple[Call, str, str]] = [
         f"{BASE}/{ID}/invocations/i1/output?stream=stdout",
     ),
     (lambda at: at.functions.list_versions(ID).first(), "GET", f"{BASE}/{ID}/versions"),
+    (
+        lambda at: at.functions.list_version_files(ID, 2).first(),
+        "GET",
+        f"{BASE}/{ID}/versions/2/files",
+    ),
+    (
+        lambda at: at.functions.get_version_file(ID, 2, "lib/a b/.."),
+        "GET",
+        f"{BASE}/{ID}/versions/2/files/lib/a%20b/%2E%2E",
+    ),
     (lambda at: at.functions.rollback(ID, 1), "POST", f"{BASE}/{ID}/rollback"),
     (
         lambda at: at.functions.get_invocation_logs(ID, "i1", stream="stderr", tail=5),
@@ -329,7 +339,8 @@ def test_every_route_of_the_api_can_be_called() -> None:
 
 
 def pattern(path: str) -> str:
-    return re.sub(r"{\w+}", "[^/]+", path.replace(".", r"\."))
+    path = path.replace(".", r"\.")
+    return re.sub(r"{\w+}", "[^/]+", re.sub(r"{\w+:path}", ".+", path))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """The files of a function's versions: part of `client.functions`."""
 
-from urllib.parse import quote
-
 from quiltfn.sdk.methods import Listing, Method, PagedMethod
 from quiltfn.sdk.named_function import BASE, on
 from quiltfn.sdk.request import Flow, Request, get, query, segment
@@ -22,11 +20,12 @@ def list_version_files(
 
 def get_version_file(function: str, version: int, path: str) -> Flow[bytes]:
     """A file of a version, by the path that the list of its files has."""
+    inside = "/".join(segment(part) for part in path.split("/"))
     return on(
         function,
         lambda one: Request(
             method="GET",
-            path=f"{_files(one, version)}/{quote(path)}",
+            path=f"{_files(one, version)}/{inside}",
             read=bytes,
             is_repeatable=True,
         ),
