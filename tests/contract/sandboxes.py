@@ -28,7 +28,6 @@ from timeouts import scaled
 CRUN = "/usr/bin/crun"
 RELAY = """
 import signal, socket, sys
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 given = dict(one[2:].split("=", 1) for one in sys.argv[2:])
 with socket.socket(fileno=int(sys.argv[1])) as test:
     socket.send_fds(test, [b"here you are"], [int(given["channel"])])

@@ -27,9 +27,9 @@ from quiltfn.operator.serve import GUEST, program_paths
 from timeouts import scaled
 
 RUNSC = "/usr/bin/runsc"
+# SIGTERM keeps its default: a handler in Python that comes just before `recv` waits is not run.
 STAND_IN = r"""
 import contextlib, json, os, signal, socket, sys, time
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 given = dict(one[2:].split("=", 1) for one in sys.argv[2:])
 channel = socket.socket(fileno=int(given["channel"]))
 test = socket.socket(fileno=int(sys.argv[1]))
