@@ -6,6 +6,7 @@ scale or delete the function that uses it up.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -63,6 +64,8 @@ class Admission:
         self._in_flight: defaultdict[str, int] = defaultdict(int)
         self._buckets: dict[str, _Bucket] = {}
         self._days: dict[str, DayUse] = {}
+        # Told of a tenant whose use of today is needed and not known; `know_use` says it.
+        self.on_unknown_use: Callable[[str], None] = lambda _: None
 
     def limits_of(self, tenant_id: str) -> TenantLimits:
         """The limits that hold for the tenant."""
@@ -109,28 +112,37 @@ class Admission:
         """What the tenant's images may count."""
         return self.limits_of(tenant_id).image_bytes
 
-    def used_today(self, tenant_id: str) -> DayUse:
-        """What the tenant's calls have used today, as far as that was counted."""
-        today = int(self._clock.unix()) // DAY_S
+    def used_today(self, tenant_id: str) -> DayUse | None:
+        """What the tenant's calls have used today; None: that was not counted."""
         use = self._days.get(tenant_id)
-        return use if use is not None and use.day == today else DayUse(today, 0)
+        return use if use is not None and use.day == self._today() else None
+
+    def know_use(self, tenant_id: str, use: DayUse) -> None:
+        """What the tenant's calls have used on a day; `use` is added to it from now on."""
+        self._days[tenant_id] = use
 
     def use(self, tenant_id: str, day: int, mib_ms: int) -> None:
-        """Counts what calls that ended on that day have used."""
+        """Counts what calls that ended on that day have used, if it is the day that is known. What
+        was used on another one is asked for by its first call: a clock may be set either way.
+        """
         use = self._days.get(tenant_id)
-        if use is None or use.day < day:
-            self._days[tenant_id] = DayUse(day, mib_ms)
-        elif use.day == day:
+        if use is not None and use.day == day:
             use.mib_ms += mib_ms
 
     def forget_use(self, tenant_id: str) -> None:
         self._days.pop(tenant_id, None)
 
+    def _today(self) -> int:
+        return int(self._clock.unix()) // DAY_S
+
     def _check_day(self, tenant_id: str, most: float) -> None:
-        used = self._days.get(tenant_id)
-        now = int(self._clock.unix())
-        if used is None or used.day != now // DAY_S or used.gb_seconds < most:
+        used = self.used_today(tenant_id)
+        if used is None:
+            self.on_unknown_use(tenant_id)
             return
+        if used.gb_seconds < most:
+            return
+        now = int(self._clock.unix())
         raise RateLimited(
             f"the tenant's calls have used {used.gb_seconds:.1f} GB-seconds today, and "
             f"{most:g} are its limit of a day (UTC)",

@@ -1,14 +1,17 @@
 """Quotas of tenants, and how much of a day's GB-seconds each has used.
 
-The use is counted where a limit needs it, from what commits add to the statistics of calls. So it
-is what the statistics have, also after a restart, and costs a call nothing.
+The use is counted where a limit needs it: at the day's first call from the statistics of calls,
+and then from what commits add to these. So it is what the statistics have, also after a restart
+and once a clock was set, and costs a call nothing.
 """
 
+import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Mapping
 
-from quiltfn.admission import Admission
-from quiltfn.model.errors import CapacityFull
+from quiltfn.admission import Admission, DayUse
+from quiltfn.model.errors import CapacityFull, StoreUnavailable
 from quiltfn.model.stats import DAY_S, CallStats, Stretch
 from quiltfn.model.tenant_quota import TenantQuota
 from quiltfn.ports import Clock
@@ -29,7 +32,8 @@ class Quotas:
         self._store, self._stats = store, stats
         self._admission, self._clock = admission, clock
         self._quotas: dict[str, TenantQuota] = {}
-        self._counted: set[str] = set()  # The tenants whose use of today is in memory.
+        self._counting: dict[str, asyncio.Task[None]] = {}  # By tenant.
+        admission.on_unknown_use = self._count_soon
 
     async def restore(self) -> None:
         """Loads quotas, and what was used today where a limit needs it. Called at the start."""
@@ -58,16 +62,14 @@ class Quotas:
         await self._store.save(tenant_id, kept)
         self._hold(tenant_id, kept)
         if not self._is_limited(tenant_id):
-            self._counted.discard(tenant_id)
             self._admission.forget_use(tenant_id)
-        elif tenant_id not in self._counted:
+        elif self._admission.used_today(tenant_id) is None:
             await self._count(tenant_id)
 
     async def gb_seconds_today(self, tenant_id: str) -> float:
         """What the tenant's calls have used today."""
-        if tenant_id in self._counted:
-            return self._admission.used_today(tenant_id).gb_seconds
-        return sum(one.gb_seconds for one in (await self._today(tenant_id)).values())
+        known = self._admission.used_today(tenant_id)
+        return (known or await self._today(tenant_id)).gb_seconds
 
     def counted(self, sums: Mapping[Stretch, CallStats]) -> None:
         """Is told what a commit added to the statistics."""
@@ -75,12 +77,14 @@ class Quotas:
         for key, one in sums.items():
             used[key.tenant_id, key.start // DAY_S] += one.mib_ms
         for (tenant_id, day), mib_ms in used.items():
-            if tenant_id in self._counted:
-                self._admission.use(tenant_id, day, mib_ms)
-            elif self._is_limited(tenant_id) and tenant_id not in self._quotas:
-                # The first calls of a tenant since the start, so all that it has used today.
-                self._counted.add(tenant_id)
-                self._admission.use(tenant_id, day, mib_ms)
+            self._admission.use(tenant_id, day, mib_ms)
+
+    async def aclose(self) -> None:
+        """Counts no more."""
+        tasks = list(self._counting.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _hold(self, tenant_id: str, quota: TenantQuota | None) -> None:
         self._quotas.pop(tenant_id, None)
@@ -93,15 +97,24 @@ class Quotas:
     def _is_limited(self, tenant_id: str) -> bool:
         return bool(self._admission.limits_of(tenant_id).gb_seconds_per_day)
 
+    def _count_soon(self, tenant_id: str) -> None:
+        if tenant_id not in self._counting:
+            task = asyncio.ensure_future(self._count_if_possible(tenant_id))
+            self._counting[tenant_id] = task
+            task.add_done_callback(lambda _: self._counting.pop(tenant_id))
+
+    async def _count_if_possible(self, tenant_id: str) -> None:
+        with contextlib.suppress(StoreUnavailable):  # the next call asks again
+            await self._count(tenant_id)
+
     async def _count(self, tenant_id: str) -> None:
         """Begins to count what the tenant uses: so far from the statistics, then from commits."""
         used = await self._today(tenant_id)
-        self._counted.add(tenant_id)
-        self._admission.forget_use(tenant_id)
-        for key, one in used.items():
-            self._admission.use(tenant_id, key.start // DAY_S, one.mib_ms)
+        if self._is_limited(tenant_id):
+            self._admission.know_use(tenant_id, used)
 
-    async def _today(self, tenant_id: str) -> Mapping[Stretch, CallStats]:
+    async def _today(self, tenant_id: str) -> DayUse:
         now = int(self._clock.unix())
         start = now - now % DAY_S
-        return await self._stats.usage(tenant_id, (start, start + DAY_S), DAY_S)
+        used = await self._stats.usage(tenant_id, (start, start + DAY_S), DAY_S, by_function=False)
+        return DayUse(start // DAY_S, sum(one.mib_ms for one in used.values()))

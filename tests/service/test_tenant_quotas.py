@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from quiltfn.catalog import Entry
 from quiltfn.model.errors import RateLimited
 from quiltfn.model.stats import DAY_S, FINEST_S, floor_to
 from quiltfn.model.tenant_quota import TenantQuota
-from service.platform_harness import TENANT, Harness, open_harness
+from service.platform_harness import TENANT, Harness, open_harness, until
 
 
 async def used_today(harness: Harness) -> float:
@@ -73,6 +74,64 @@ async def test_a_day_s_gb_seconds_end_with_it_and_survive_a_restart(tmp_path: Pa
         assert await used_today(harness) == 0
 
 
+async def test_a_clock_that_is_set_and_set_back_gives_nobody_a_day_s_use_again(
+    tmp_path: Path,
+) -> None:
+    """With and without a start of the server while the clock is wrong."""
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
+        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=2))
+        await used_for(harness, entry, 3)
+        await refused(harness)
+        for days in (1, -9):
+            harness.clock.time += days * DAY_S
+            with harness.services.admission.call(TENANT):
+                await used_for(harness, entry, 1)
+            harness.clock.time -= days * DAY_S
+            await refused(harness)
+            assert await used_today(harness) == pytest.approx(3, rel=0.1)
+        clock = harness.clock
+        clock.time += DAY_S
+    async with open_harness(tmp_path, clock) as harness:
+        assert await used_today(harness) == pytest.approx(1, rel=0.1)
+        with harness.services.admission.call(TENANT):
+            pass
+        clock.time -= DAY_S
+        await refused(harness)
+
+
+async def test_what_ends_behind_midnight_counts_for_the_new_day(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
+        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=2))
+        harness.clock.time += DAY_S - harness.clock.time % DAY_S - 1
+        await used_for(harness, entry, 4)
+        await refused(harness)
+        assert await used_today(harness) == pytest.approx(4, rel=0.1)
+
+
+async def used_for(harness: Harness, entry: Entry, seconds: int) -> None:
+    """A call that takes so long, until it is counted."""
+    call = await harness.running(entry)
+    harness.clock.time += seconds
+    await call
+    await harness.journal.synced()
+
+
+async def refused(harness: Harness) -> None:
+    """Soon, and then every call is."""
+
+    def is_refused() -> bool:
+        try:
+            with harness.services.admission.call(TENANT):
+                return False
+        except RateLimited:
+            return True
+
+    await until(is_refused)
+    assert is_refused()
+
+
 async def test_a_limit_set_later_counts_what_was_used_before_it(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as harness:
         entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
@@ -96,8 +155,7 @@ async def test_the_setting_limits_every_tenant_also_after_a_restart(tmp_path: Pa
         harness.clock.time += 2
         await call
         await harness.journal.synced()
-        with pytest.raises(RateLimited):
-            harness.services.admission.call(TENANT)
+        await refused(harness)
         # A quota of its own lifts it.
         await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=0))
         with harness.services.admission.call(TENANT):
