@@ -206,8 +206,8 @@ async def restored_quotas(chosen: Settings, parts: CallParts) -> tuple[Admission
     bound = StorageLimit(tenant=chosen.tenant_stats_bytes, all=chosen.stats_bytes)
     stats = SqlStats(database, parts.clock, bound)
     quotas = Quotas(SqlQuotas(database), stats, admission, parts.clock)
-    await quotas.restore()
     parts.journal.on_counted.append(quotas.counted)
+    await quotas.restore()
     return admission, stats, quotas
 
 

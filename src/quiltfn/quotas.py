@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from quiltfn.admission import Admission, DayUse
 from quiltfn.model.errors import CapacityFull, StoreUnavailable
-from quiltfn.model.stats import DAY_S, CallStats, Stretch
+from quiltfn.model.stats import DAY_S, FINEST_S, MINUTE_S, CallStats, Stretch, floor_to
 from quiltfn.model.tenant_quota import TenantQuota
 from quiltfn.ports import Clock
 from quiltfn.ports.quotas import QuotaStore
@@ -21,6 +22,17 @@ from quiltfn.ports.stats import StatsStore
 # They are all in memory, a few hundred bytes each.
 QUOTAS_MAX = 100_000
 NONE = TenantQuota()
+
+
+@dataclass(eq=False, slots=True)
+class _Count:
+    """What a tenant used is being read. `border`: from when on that is in the order of commits.
+    `is_outdated`: a commit has added to what is read without an order.
+    """
+
+    tenant_id: str
+    border: int
+    is_outdated: bool = False
 
 
 class Quotas:
@@ -33,6 +45,7 @@ class Quotas:
         self._admission, self._clock = admission, clock
         self._quotas: dict[str, TenantQuota] = {}
         self._counting: dict[str, asyncio.Task[None]] = {}  # By tenant.
+        self._counts: set[_Count] = set()
         admission.on_unknown_use = self._count_soon
 
     async def restore(self) -> None:
@@ -76,6 +89,9 @@ class Quotas:
         used: defaultdict[tuple[str, int], int] = defaultdict(int)
         for key, one in sums.items():
             used[key.tenant_id, key.start // DAY_S] += one.mib_ms
+            for count in self._counts:
+                if key.tenant_id == count.tenant_id and key.start < count.border:
+                    count.is_outdated = True
         for (tenant_id, day), mib_ms in used.items():
             self._admission.use(tenant_id, day, mib_ms)
 
@@ -108,13 +124,31 @@ class Quotas:
             await self._count(tenant_id)
 
     async def _count(self, tenant_id: str) -> None:
-        """Begins to count what the tenant uses: so far from the statistics, then from commits."""
-        used = await self._today(tenant_id)
-        if self._is_limited(tenant_id):
-            self._admission.know_use(tenant_id, used)
+        """Begins to count what the tenant uses: so far from the statistics, then from commits.
 
-    async def _today(self, tenant_id: str) -> DayUse:
-        now = int(self._clock.unix())
-        start = now - now % DAY_S
-        used = await self._stats.usage(tenant_id, (start, start + DAY_S), DAY_S, by_function=False)
+        Commits go on meanwhile. Nearly all of them are of the last minute, and that is read in
+        their order. After one that is of an earlier time everything is read again.
+        """
+        is_known = False
+        while not is_known and self._is_limited(tenant_id):
+            border = floor_to(FINEST_S, int(self._clock.unix()) - MINUTE_S)
+            count = _Count(tenant_id, border)
+            self._counts.add(count)
+            try:
+                used = await self._today(tenant_id, border)
+            finally:
+                self._counts.remove(count)
+            is_known = not count.is_outdated
+            if is_known and self._is_limited(tenant_id):
+                self._admission.know_use(tenant_id, used)
+
+    async def _today(self, tenant_id: str, in_order_from: int | None = None) -> DayUse:
+        start = floor_to(DAY_S, int(self._clock.unix()))
+        used = await self._stats.usage(
+            tenant_id,
+            (start, start + DAY_S),
+            DAY_S,
+            by_function=False,
+            in_order_from=in_order_from,
+        )
         return DayUse(start // DAY_S, sum(one.mib_ms for one in used.values()))

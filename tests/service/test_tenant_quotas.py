@@ -1,7 +1,9 @@
 """Quotas of tenants and statistics, on a platform with fake sandboxes."""
 
 import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +11,7 @@ from quiltfn.catalog import Entry
 from quiltfn.model.errors import RateLimited
 from quiltfn.model.stats import DAY_S, FINEST_S, floor_to
 from quiltfn.model.tenant_quota import TenantQuota
+from quiltfn.store.spool import Spool
 from service.platform_harness import TENANT, Harness, open_harness, until
 
 
@@ -221,3 +224,102 @@ async def test_what_was_used_is_stored_at_the_end_of_the_server(tmp_path: Path) 
         sums = await harness.services.stats.usage(TENANT, (start, start + 2 * DAY_S), DAY_S)
         assert sum(one.cpu_us for one in sums.values()) == 1234
         assert sum(one.count for one in sums.values()) == 1
+
+
+class Reads:
+    """Stands before the reads of the store. `before`, `after`: what happens around the first."""
+
+    def __init__(self, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.harness, self.done = harness, 0
+        self._read = harness.store.database.read
+        monkeypatch.setattr(harness.store.database, "read", self.read)
+
+    async def before(self) -> None:
+        pass
+
+    async def after(self) -> None:
+        pass
+
+    async def read(self, work: Any) -> Any:
+        if self.done == 0:
+            await self.before()
+        found = await self._read(work)
+        self.done += 1
+        await self.after()
+        return found
+
+
+async def ended_call(harness: Harness, entry: Entry, seconds: float = 1) -> None:
+    """A call that took so long; its record is not committed yet."""
+    call = await harness.running(entry)
+    harness.clock.time += seconds
+    await call
+
+
+async def counted_and_stored(harness: Harness) -> tuple[float, float]:
+    """The GB-seconds of today as the limit goes by, and as the statistics have them."""
+    counted = await used_today(harness)
+    day = floor_to(DAY_S, int(harness.clock.time))
+    found = await harness.services.stats.usage(TENANT, (day, day + DAY_S), DAY_S)
+    return counted, sum(one.gb_seconds for one in found.values())
+
+
+@pytest.mark.parametrize("late_s", [0, 300])
+async def test_a_commit_while_a_new_limit_s_use_is_read_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late_s: int
+) -> None:
+    """`late_s`: how long the record has waited for its commit, as where the store was refusing."""
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
+        await ended_call(harness, entry)
+        await harness.journal.synced()
+        if late_s:
+            await ended_call(harness, entry)
+            harness.clock.time += late_s
+        reads = Reads(harness, monkeypatch)
+
+        async def after() -> None:
+            if reads.done == 4:  # one of each step
+                if not late_s:
+                    await ended_call(harness, entry)
+                await harness.journal.synced()
+
+        monkeypatch.setattr(reads, "after", after)
+        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=100))
+        counted, stored = await counted_and_stored(harness)
+        assert reads.done >= 4
+        assert counted == stored == pytest.approx(2, rel=0.1)
+
+
+async def test_a_commit_that_was_read_and_is_told_of_later_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
+        committed, may_tell = threading.Event(), threading.Event()
+        clear = Spool.clear
+
+        def late(spool: Spool) -> None:
+            """In the writer's thread, between a commit and the news of it."""
+            committed.set()
+            may_tell.wait(10)
+            clear(spool)
+
+        await harness.journal.synced()
+        reads = Reads(harness, monkeypatch)
+
+        async def before() -> None:
+            await ended_call(harness, entry)
+            monkeypatch.setattr(Spool, "clear", late)
+            harness.tasks.append(asyncio.ensure_future(harness.journal.synced()))
+            await until(committed.is_set, 10_000)
+
+        async def after() -> None:
+            if reads.done == 4:
+                may_tell.set()
+
+        monkeypatch.setattr(reads, "before", before)
+        monkeypatch.setattr(reads, "after", after)
+        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=100))
+        counted, stored = await counted_and_stored(harness)
+        assert counted == stored == pytest.approx(1, rel=0.1)

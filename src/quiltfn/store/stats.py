@@ -9,6 +9,7 @@ the tenant stays right.
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -151,9 +152,14 @@ class SqlStats:
         *,
         by_function: bool = True,
         most: int | None = None,
+        in_order_from: int | None = None,
     ) -> Mapping[Stretch, CallStats]:
-        """As the port says."""
+        """As the port says: the writer's thread takes commits and this read in turn, and their
+        results come back in the same order.
+        """
         sums: Sums = {}
+        start, end = span
+        border = end if in_order_from is None else min(end, max(start, in_order_from))
 
         def key(start: int, function_id: str) -> Stretch:
             whose = function_id if by_function else ANY_FUNCTION
@@ -161,7 +167,12 @@ class SqlStats:
 
         async with self._folding:
             for step in STEPS:
-                await self._add_up(sums, key, tenant_id, step, span, most)
+                until = border if step == FINEST_S else end
+                await self._add_up(sums, key, tenant_id, step, (start, until), most)
+            if border < end:
+                rest = _Slices(tenant_id, FINEST_S, (border, end))
+                # It changes nothing, so that a full disk is no reason to refuse it.
+                add_all(sums, await self._database.write(partial(rest.all, key), frees=True))
         return sums
 
     async def _add_up(
@@ -177,21 +188,9 @@ class SqlStats:
         `key`: what they are added to, from their start and their function. `most`: it stops where
         `sums` has more.
         """
-        whose = {"tenant_id": tenant_id, "step_s": step_s, "before": span[1], "most": READ_ROWS}
-        start, function_id = span[0] - 1, AFTER_EVERY_ID
-
-        def read(connection: Connection) -> tuple[int, int, str]:
-            driver = connection.connection.driver_connection
-            assert driver is not None
-            look = whose | {"start": start, "function_id": function_id}
-            rows = driver.execute(SQL["stats_of_tenant"], look).fetchall()
-            for at, whose_calls, text in rows:
-                add_one(sums, key(at, whose_calls), decode(text))
-            return (len(rows), *rows[-1][:2]) if rows else (0, start, function_id)
-
-        count = READ_ROWS
-        while count == READ_ROWS and (most is None or len(sums) <= most):
-            count, start, function_id = await self._database.read(read)
+        slices = _Slices(tenant_id, step_s, span)
+        while not slices.is_done and (most is None or len(sums) <= most):
+            await self._database.read(lambda connection: slices.add_some(connection, sums, key))
 
     async def tenants(self) -> Sequence[str]:
         """As the port says."""
@@ -214,6 +213,37 @@ class SqlStats:
             )
 
 
+class _Slices:
+    """A tenant's statistics of a step that start within `span`, by start, some at a time."""
+
+    def __init__(self, tenant_id: str, step_s: int, span: tuple[int, int]) -> None:
+        self._whose = {"tenant_id": tenant_id, "step_s": step_s, "before": span[1]}
+        self._after = span[0] - 1, AFTER_EVERY_ID
+        self.is_done = False
+
+    def add_some(
+        self, connection: Connection, sums: dict[K, CallStats], key: Callable[[int, str], K]
+    ) -> None:
+        """Adds the next `READ_ROWS` to `sums`. `key`: as `SqlStats._add_up` says."""
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        start, function_id = self._after
+        look = self._whose | {"start": start, "function_id": function_id, "most": READ_ROWS}
+        rows = driver.execute(SQL["stats_of_tenant"], look).fetchall()
+        for at, whose_calls, text in rows:
+            add_one(sums, key(at, whose_calls), decode(text))
+        self.is_done = len(rows) < READ_ROWS
+        if rows:
+            self._after = rows[-1][:2]
+
+    def all(self, key: Callable[[int, str], K], connection: Connection) -> dict[K, CallStats]:
+        """All of them, added up."""
+        sums: dict[K, CallStats] = {}
+        while not self.is_done:
+            self.add_some(connection, sums, key)
+        return sums
+
+
 def read_rows(statement: str, values: Mapping[str, Any], connection: Connection) -> list[Row]:
     # Without SQLAlchemy, whose rows would take half of the time.
     driver = connection.connection.driver_connection
@@ -231,6 +261,7 @@ def add_one(sums: dict[K, CallStats], key: K, one: CallStats) -> None:
 
 
 def add_all(sums: Sums, more: Sums) -> None:
+    """Adds `more` to `sums`."""
     for key, one in more.items():
         add_one(sums, key, one)
 
