@@ -39,7 +39,8 @@ KEPT_S, KEPT_EVENTS, KEPT_BYTES = 60.0, 2000, 512 * 1024
 COUNTS_KEPT = 20_000
 # How often the counts of a function and sums of its calls are told at most.
 EVERY_S = 0.25
-# So many starts and ends of a function's calls are told one by one in that time.
+# So many starts and ends of a function's calls are told one by one in that time; none of them after
+# a time in which more were summed up.
 ONE_BY_ONE = 6
 POSITION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
@@ -94,9 +95,10 @@ class _Ring:
 class _Burst:
     """The calls of a function in the time since the last sum of them was told."""
 
-    def __init__(self) -> None:
-        self.told = 0
+    def __init__(self, told: int = 0) -> None:
+        self.told = told
         self.rest: CallSummary | None = None
+        self.pool_changed = False  # its instances are told with the sum: one packet, not two
 
     def summary(self) -> CallSummary | None:
         """What this one more is added to; None: it is told by itself."""
@@ -164,7 +166,12 @@ class Events:
 
     def pool_changed(self, tenant_id: str, function_id: str) -> None:
         """The instances of a function changed. They are counted a moment later."""
-        if self._rings and tenant_id in self._rings:
+        if not self._rings or tenant_id not in self._rings:
+            return
+        burst = self._bursts.get(function_id)
+        if burst is not None:
+            burst.pool_changed = True
+        else:
             self._later_once(EventType.POOL, self._tell_pool, tenant_id, function_id)
 
     def queue_changed(self, tenant_id: str, function_id: str) -> None:
@@ -283,11 +290,15 @@ class Events:
         return burst
 
     def _end_burst(self, tenant_id: str, function_id: str) -> None:
-        rest = self._bursts.pop(function_id).rest
+        burst = self._bursts.pop(function_id)
+        rest = burst.rest
         if rest is not None:
-            self._bursts[function_id] = _Burst()
+            told = ONE_BY_ONE if rest.count > ONE_BY_ONE else 0
+            self._bursts[function_id] = _Burst(told)
             self._tell(tenant_id, EventType.CALLS, function_id, rest.told(function_id))
             self._later(self._end_burst, tenant_id, function_id)
+        if burst.pool_changed:
+            self._tell_pool(tenant_id, function_id)
 
     def _later_once(
         self, kind: EventType, then: Callable[[str, str], None], tenant_id: str, function_id: str

@@ -189,6 +189,41 @@ async def test_where_calls_are_many_they_are_summed_up(events: Events) -> None:
     assert [one.type for one in await some(reader, 1)] == [EventType.INVOCATION_STARTED]
 
 
+async def test_while_calls_stay_many_none_is_told_by_itself(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVERY_S", 0.2)
+    reader = events.reader(TENANT)
+
+    def many() -> None:
+        for _ in range(2 * ONE_BY_ONE + 1):
+            events.call_started(a_call(FUNCTION))
+
+    many()
+    found = await some(reader, ONE_BY_ONE + 1)
+    assert (found[-1].type, data(found[-1])["started"]) == ("calls", ONE_BY_ONE + 1)
+    many()
+    (summed,) = await some(reader, 1)
+    assert (summed.type, data(summed)["started"]) == ("calls", 2 * ONE_BY_ONE + 1)
+    # Few are summed up once more, and are told one by one from then on.
+    events.call_started(a_call(FUNCTION))
+    (summed,) = await some(reader, 1)
+    assert (summed.type, data(summed)["started"]) == ("calls", 1)
+    events.call_started(a_call(FUNCTION))
+    assert [one.type for one in await some(reader, 1)] == [EventType.INVOCATION_STARTED]
+
+
+async def test_instances_are_told_with_the_sum_of_calls(events: Events) -> None:
+    reader = events.reader(TENANT)
+    events.call_started(a_call(FUNCTION))
+    for _ in range(10):
+        events.pool_changed(TENANT, FUNCTION.id)
+    assert events._waiting == set(), "it has no timer of its own"
+    started, pool = await some(reader, 2)
+    assert (started.type, pool.type) == (EventType.INVOCATION_STARTED, EventType.POOL)
+    assert await nothing_more(reader)
+
+
 async def test_counts_are_told_a_moment_later_once_and_only_where_they_changed(
     events: Events,
 ) -> None:

@@ -1,6 +1,6 @@
 // What the page knows of the server, and how it stays true: it is fetched once, events change it, and
 // after a gap it is fetched again.
-import { effect, type Signal, signal, untracked } from "@preact/signals";
+import { batch, effect, type Signal, signal, untracked } from "@preact/signals";
 import { credential, get, needsKey, pages, Refused, urlOf } from "./api.ts";
 import { type Connection, Following } from "./stream.ts";
 import type { Function, FunctionSummary, FunctionSummaryPage, Whoami } from "./wire.ts";
@@ -13,7 +13,7 @@ export interface Happened {
   [field: string]: unknown;
 }
 
-/** The time, in Unix seconds, to the second. */
+/** The time, in Unix seconds, to the second; it stands still while nobody sees the page. */
 export const now = signal(Date.now() / 1000);
 export const connection = signal<Connection>("lost");
 /** Who the caller is and what the server offers; null until it is known. */
@@ -86,9 +86,25 @@ export function put(id: string, one: FunctionSummary | null): void {
   functions.value = next;
 }
 
+const TOGETHER_MS = 50; // the page is drawn once for what happens in so long
+let happened: Happened[] = [];
+let drawing: ReturnType<typeof setTimeout> | undefined;
+
+/** The first event is told at once, those that follow closely are told together. */
 function heard(type: string, data: unknown): void {
-  const one: Happened = { ...(data as object), type };
-  if (CHANGED.test(type) && one.function_id) change(type, one.function_id);
+  happened.push({ ...(data as object), type });
+  if (drawing === undefined) tell();
+}
+
+function tell(): void {
+  drawing = happened.length > 0 ? setTimeout(tell, TOGETHER_MS) : undefined;
+  const all = happened;
+  happened = [];
+  batch(() => all.forEach(tellOf));
+}
+
+function tellOf(one: Happened): void {
+  if (CHANGED.test(one.type) && one.function_id) change(one.type, one.function_id);
   for (const listener of listeners) listener(one);
 }
 
@@ -124,9 +140,11 @@ function refetch(): void {
 
 /** Begins to follow the server, again after each sign-in. */
 export function start(): void {
-  setInterval(() => {
-    now.value = Date.now() / 1000;
-  }, 1000);
+  const tick = () => {
+    if (!document.hidden) now.value = Date.now() / 1000;
+  };
+  setInterval(tick, 1000);
+  document.addEventListener("visibilitychange", tick);
   let following: Following | null = null;
   effect(() => {
     const isOut = needsKey.value;

@@ -69,6 +69,11 @@ class CallSummary(msgspec.Struct, kw_only=True):
     duration_ms: int = 0
     longest_ms: int = 0
 
+    @property
+    def count(self) -> int:
+        """How many starts and ends."""
+        return self.started + self.ended.total()
+
     def add_start(self, record: Invocation) -> None:
         self.started += 1
         self.cold_starts += record.cold_start
