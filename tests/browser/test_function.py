@@ -1,6 +1,7 @@
 """The page of a function: seen live, called, changed, and brought back to what it was."""
 
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from browser.pictures import Camera
 from browser.scene import archive_of
 from e2e.server import Function, Server, until
 from timeouts import scaled
@@ -361,6 +363,53 @@ def test_it_gets_a_url_and_loses_it(page: Page, function: Callable[..., Function
     page.get_by_role("button", name="Remove").click()
     page.get_by_role("dialog").get_by_role("button", name="Remove").click()
     expect(page.get_by_text("It has no URL")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["standard", "github", "stripe"])
+def test_a_webhook_gets_a_secret_and_a_delivery_to_try_it(
+    page: Page, function: Callable[..., Function], camera: Camera, scheme: str
+) -> None:
+    one = function("echo delivered")
+    open_at(page, one, "network")
+    page.get_by_role("button", name="Give it a URL").click()
+    page.get_by_label("Who may call").select_option("webhook")
+    page.get_by_label("Scheme").select_option(scheme)
+    page.get_by_role("button", name="Generate").click()
+    secret = page.get_by_label("Secret").input_value()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text(re.compile("has a URL"))).to_be_visible()
+    page.reload()
+    expect(page.get_by_label("Secret")).to_have_value("")
+    expect(page.get_by_label("Secret")).to_have_attribute("type", "password")
+    page.get_by_role("button", name="Reveal").click()
+    expect(page.get_by_label("Secret")).to_have_value(secret)
+    line = page.get_by_text("curl -i")
+    camera.take(page, f"webhook-{scheme}")
+    assert "delivered" in delivered(str(line.text_content()))
+    forged = str(line.text_content()).replace('--data-binary "$body"', "--data-binary forged")
+    assert "401" in delivered(forged)
+
+
+def test_another_setting_of_a_url_leaves_its_secret(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("echo delivered")
+    rule = {"scheme": "github", "secret": "a secret of sixteen bytes or more"}
+    one.server.call("PUT", f"{one.path}/url", {"auth": "webhook", "webhook": rule})
+    open_at(page, one, "network")
+    page.get_by_label("Methods", exact=True).fill("POST")
+    page.get_by_label("Methods", exact=True).press("Enter")
+    expect(page.get_by_text("The URL was changed.")).to_be_visible()
+    shown = one.server.call("GET", f"{one.path}/url?reveal=true").json()
+    assert (shown["methods"], shown["webhook"]) == (["POST"], rule)
+
+
+def delivered(line: str) -> str:
+    """What a line for a shell, as the page shows it, is answered."""
+    asked = subprocess.run(
+        ["sh", "-c", line], check=True, capture_output=True, text=True, timeout=scaled(30)
+    )
+    return asked.stdout
 
 
 def test_no_section_is_wider_than_a_telephone(

@@ -155,17 +155,39 @@ async def test_what_is_no_url_is_refused_by_its_field(web: Web, url: Any, field:
     assert (await web("GET", f"/api/functions/{function}/url")).status_code == 404
 
 
-async def test_secrets_are_shown_to_those_who_may_write(web: Web) -> None:
+async def test_secrets_are_shown_on_request_to_those_who_may_write(web: Web) -> None:
     write, read = await web.key(), await web.key(scope=Scope.READ)
     function = await web.function()
-    assert (await web.url(function, write, **GITHUB))["webhook"]["secret"] == SECRET
+    masked = {"scheme": "github", "secret": "***"}
+    assert (await web.url(function, write, **GITHUB))["webhook"] == masked
     path = f"/api/functions/{function}/url"
-    shown = (await web("GET", path, headers=read)).json()
-    assert shown["webhook"] == {"scheme": "github", "secret": "***"}
-    assert (await web("GET", path, headers=write)).json()["webhook"]["secret"] == SECRET
+    for key in (read, write):
+        assert (await web("GET", path, headers=key)).json()["webhook"] == masked
+    reveal = f"{path}?reveal=true"
+    assert (await web("GET", reveal, headers=write)).json()["webhook"]["secret"] == SECRET
+    refused = await web("GET", reveal, headers=read)
+    assert refused.status_code == 403
+    assert SECRET not in refused.text
+    assert (await web("GET", f"{path}?reveal=1", headers=write)).status_code == 422
     for method in ("PUT", "DELETE"):
         body: dict[str, Any] = {"json": {}} if method == "PUT" else {}
         assert (await web(method, path, headers=read, **body)).status_code == 403
+
+
+async def test_a_secret_that_is_left_out_stays_as_it_is(web: Web) -> None:
+    write = await web.key()
+    function = await web.function()
+    path = f"/api/functions/{function}/url"
+    kept = {"auth": "webhook", "webhook": {"scheme": "github"}}
+    assert (await web("PUT", path, headers=write, json=kept)).status_code == 422
+    await web.url(function, write, **GITHUB)
+    await web.url(function, write, methods=["POST"], **kept)
+    shown = (await web("GET", f"{path}?reveal=true", headers=write)).json()
+    assert (shown["methods"], shown["webhook"]["secret"]) == (["POST"], SECRET)
+    stripe = {"auth": "webhook", "webhook": {"scheme": "stripe", "secret": None}}
+    refused = await web("PUT", path, headers=write, json=stripe)
+    assert refused.status_code == 422, "it is none of that scheme"
+    assert refused.json()["error"].startswith("webhook.secret must be"), refused.text
 
 
 async def test_changes_of_urls_are_audited_without_their_secrets(web: Web) -> None:

@@ -232,6 +232,7 @@ CALLS: list[tuple[Call, str, str]] = [
         f"{BASE}/{ID}/record-policy",
     ),
     (lambda at: at.functions.get_url(ID), "GET", f"{BASE}/{ID}/url"),
+    (lambda at: at.functions.get_url(ID, reveal=True), "GET", f"{BASE}/{ID}/url?reveal=true"),
     (lambda at: at.functions.set_url(ID, auth="none"), "PUT", f"{BASE}/{ID}/url"),
     (lambda at: at.functions.delete_url(ID), "DELETE", f"{BASE}/{ID}/url"),
     (

@@ -804,7 +804,7 @@ export interface VersionPage {
 
 export interface WebhookRule {
   scheme: "standard" | "github" | "stripe";
-  secret: string;
+  secret?: string | null;
 }
 
 export interface Whoami {

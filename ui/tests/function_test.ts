@@ -10,6 +10,7 @@ import { aboutEmpty, Described, taken, wordsOf } from "../src/parts/described.ts
 import { words } from "../src/parts/chart.ts";
 import { may } from "../src/scope.ts";
 import { filled, queryOf, sums } from "../src/series.ts";
+import { newSecret, testDelivery } from "../src/signing.ts";
 import { who } from "../src/store.ts";
 import { cancel, start, trialOf, withPayload } from "../src/trying.ts";
 import type { Series, Version, Whoami } from "../src/wire.ts";
@@ -159,4 +160,19 @@ Deno.test("queued work that is cancelled is cancelled there", async () => {
   );
   assert.equal(sent[0]?.path, "api/functions/queued/invoke?mode=async");
   assert.equal(trial.run.value?.record?.status, "cancelled");
+});
+
+Deno.test("a secret is 32 random bytes as its scheme writes them", () => {
+  assert.match(newSecret("github"), /^[0-9a-f]{64}$/);
+  assert.match(newSecret("stripe"), /^whsec_[0-9a-f]{64}$/);
+  const standard = newSecret("standard");
+  assert.match(standard, /^whsec_/);
+  assert.equal(atob(standard.slice(6)).length, 32);
+  assert.notEqual(newSecret("github"), newSecret("github"));
+});
+
+Deno.test("a test delivery quotes the secret for the shell, and there is none for what is no key", () => {
+  const line = testDelivery("github", "it's $(date)", "http://x.test/fn/a") ?? "";
+  assert.ok(line.includes(`-hmac 'it'\\''s $(date)'`), line);
+  assert.equal(testDelivery("standard", "whsec_*", "http://x.test/fn/a"), null);
 });

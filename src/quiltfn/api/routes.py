@@ -195,6 +195,11 @@ FOLLOW_EVENTS = Parameter(
     schema={"type": "boolean"},
     example=True,
 )
+REVEAL = Parameter(
+    name="reveal",
+    about="true: with the secret of webhooks, which needs scope write",
+    schema={"type": "boolean"},
+)
 OF_FUNCTION = Parameter(name="function_id", about="only what happens to this function")
 EVENT_TYPES = Parameter(
     name="types",
@@ -433,7 +438,9 @@ REDRIVE = Route(
 )
 DROP = Route(handler=work.delete_dead_letter, scope=WRITE, status=204, action="dead_letter.delete")
 QUEUE = Route(handler=work.get_function_queue, scope=READ, answer=wire.FunctionQueue)
-GET_URL = Route(handler=urls.get_function_url, scope=READ, answer=wire.FunctionUrl)
+GET_URL = Route(
+    handler=urls.get_function_url, scope=READ, answer=wire.FunctionUrl, parameters=(REVEAL,)
+)
 SET_URL = Route(
     handler=urls.set_function_url,
     scope=WRITE,

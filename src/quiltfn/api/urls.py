@@ -6,10 +6,12 @@ from typing import Any
 import msgspec
 
 from quiltfn import wire
+from quiltfn.api import parse
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.catalog import Entry
-from quiltfn.model.errors import NotFound
+from quiltfn.model.access import Scope
+from quiltfn.model.errors import NotFound, Unprocessable
 from quiltfn.model.url import Auth, Cors, FunctionUrl, Scheme, Webhook, path_of
 from quiltfn.model.version import MASK
 from quiltfn.urls import Urls
@@ -23,14 +25,19 @@ class UrlServices(RouteServices):
 
 
 async def get_function_url(context: RequestContext[UrlServices]) -> Response:
-    """Show how a function is reached over plain HTTP."""
+    """Show how a function is reached over plain HTTP. The secret of its webhooks reads *** unless
+    reveal is true, which needs scope write.
+    """
+    is_revealed = parse.boolean(context.query.get("reveal", "false"), "reveal")
+    if is_revealed:
+        context.caller.must_have(Scope.WRITE)
     entry = context.entry()
     url = context.services.urls.of(entry.function.id)
     if url is None:
         raise NotFound(
             "the function has no URL", hint="PUT …/url gives it one, as does quiltfn url set"
         )
-    return _shown(context, entry, url)
+    return _shown(context, entry, url, is_revealed=is_revealed)
 
 
 async def set_function_url(context: RequestContext[UrlServices]) -> Response:
@@ -38,12 +45,10 @@ async def set_function_url(context: RequestContext[UrlServices]) -> Response:
     before. It applies to calls from now on.
     """
     entry, body = context.entry(), context.body
-    webhook, cors = body.webhook, body.cors
+    cors = body.cors
     url = FunctionUrl(
         auth=Auth(body.auth),
-        webhook=None
-        if webhook is None
-        else Webhook(scheme=Scheme(webhook.scheme), secret=webhook.secret),
+        webhook=_webhook(body.webhook, context.services.urls.of(entry.function.id)),
         cors=None if cors is None else Cors(**_fields(cors)),
         methods=body.methods,
         stream=body.stream,
@@ -59,14 +64,34 @@ async def delete_function_url(context: RequestContext[UrlServices]) -> Response:
     return Response(status=204)
 
 
-def _shown(context: RequestContext[UrlServices], entry: Entry, url: FunctionUrl) -> Response:
+def _webhook(given: wire.WebhookRule | None, before: FunctionUrl | None) -> Webhook | None:
+    """What is set. Without a secret it has the one of before; raises `Unprocessable` if there was
+    none.
+    """
+    if given is None:
+        return None
+    kept = None if before is None or before.webhook is None else before.webhook.secret
+    secret = kept if given.secret is None else given.secret
+    if secret is None:
+        expected = "given: the URL has no secret yet"
+        raise Unprocessable.field("webhook.secret", expected, None, "a-long-random-text")
+    return Webhook(scheme=Scheme(given.scheme), secret=secret)
+
+
+def _shown(
+    context: RequestContext[UrlServices],
+    entry: Entry,
+    url: FunctionUrl,
+    *,
+    is_revealed: bool = False,
+) -> Response:
     function, webhook, cors = entry.function, url.webhook, url.cors
     shown = wire.FunctionUrl(
         auth=url.auth,
         webhook=None
         if webhook is None
         else wire.WebhookRule(
-            scheme=webhook.scheme, secret=webhook.secret if context.sees_values else MASK
+            scheme=webhook.scheme, secret=webhook.secret if is_revealed else MASK
         ),
         cors=None if cors is None else wire.CorsRule(**_fields(cors)),
         methods=None if url.methods is None else list(url.methods),

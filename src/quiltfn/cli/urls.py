@@ -26,10 +26,14 @@ class UrlOptions:
     ] = None
     scheme: Annotated[
         str | None,
-        Option(choices=SCHEMES, help="How webhooks are signed; with --secret-file."),
+        Option(choices=SCHEMES, help="How webhooks are signed."),
     ] = None
     secret_file: Annotated[
-        Path | None, Option(metavar="PATH", help="The file with the secret of webhooks.")
+        Path | None,
+        Option(
+            metavar="PATH",
+            help="The file with the secret of webhooks. Without it the secret stays as it is.",
+        ),
     ] = None
     cors_origin: Annotated[
         list[str] | None,
@@ -42,11 +46,12 @@ class UrlOptions:
         found: dict[str, Any] = {}
         if self.method:
             found["methods"] = [one.upper() for one in self.method]
-        if (self.scheme is None) != (self.secret_file is None):
-            raise BadParameter("give --scheme and --secret-file together")
-        if self.scheme is not None and self.secret_file is not None:
+        if self.scheme is None and self.secret_file is not None:
+            raise BadParameter("give --scheme with --secret-file")
+        if self.scheme is not None:
+            secret = None if self.secret_file is None else _read(self.secret_file)
             found["auth"] = "webhook"
-            found["webhook"] = WebhookRule(scheme=self.scheme, secret=_read(self.secret_file))
+            found["webhook"] = WebhookRule(scheme=self.scheme, secret=secret)
         if self.cors_origin:
             found["cors"] = CorsRule(
                 allow_origins=self.cors_origin, allow_credentials=self.cors_credentials
@@ -78,10 +83,16 @@ def set_url(
 
 
 @app.command("show")
-def show_url(name_or_id: NameOrId, connection: Connection) -> None:
+def show_url(
+    name_or_id: NameOrId,
+    *,
+    reveal: Annotated[bool, Option(help="Show the secret of webhooks too.")] = False,
+    connection: Connection,
+) -> None:
     """Show how a function is called over plain HTTP."""
     with connection.session(name_or_id) as at:
-        at.show(at.client.functions.get_url(name_or_id), told_at(at.client.base_url))
+        found = at.client.functions.get_url(name_or_id, reveal=reveal)
+        at.show(found, told_at(at.client.base_url))
 
 
 @app.command("delete")

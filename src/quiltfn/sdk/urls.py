@@ -2,13 +2,17 @@
 
 from quiltfn.sdk.methods import Method, with_name_and_fields_of
 from quiltfn.sdk.named_function import BASE, on
-from quiltfn.sdk.request import Flow, delete, get, put, segment
+from quiltfn.sdk.request import Flow, delete, get, put, query, segment
 from quiltfn.wire import FunctionUrl, NewFunctionUrl
 
 
-def get_url(function: str) -> Flow[FunctionUrl]:
-    """How a function is reached over plain HTTP. Raises NotFoundError if it is not."""
-    return on(function, lambda one: get(f"{BASE}/{segment(one)}/url", FunctionUrl))
+def get_url(function: str, *, reveal: bool = False) -> Flow[FunctionUrl]:
+    """How a function is reached over plain HTTP. Raises NotFoundError if it is not.
+
+    `reveal`: with the secret of its webhooks, which needs scope write; otherwise it reads ***.
+    """
+    wanted = f"/url{query(reveal=reveal or None)}"
+    return on(function, lambda one: get(f"{BASE}/{segment(one)}{wanted}", FunctionUrl))
 
 
 @with_name_and_fields_of(NewFunctionUrl)

@@ -76,7 +76,8 @@ WebhookSecret = Annotated[
     str,
     about(
         "what calls are signed with: of standard, whsec_ and 24 to 64 bytes in base64; of github, "
-        "16 to 256 bytes; of stripe, the endpoint's whsec_…; reads *** below scope write",
+        "16 to 256 bytes; of stripe, the endpoint's whsec_…; left out or null: that which the URL "
+        "has; reads *** unless it is asked for",
         "a-long-random-text",
         Bytes(1, SECRET_MAX_BYTES),
     ),
@@ -146,7 +147,7 @@ class WebhookRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True)
     """The signature that a call must have."""
 
     scheme: WebhookScheme
-    secret: WebhookSecret
+    secret: WebhookSecret | None = None
 
 
 class CorsRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -187,7 +188,7 @@ class NewFunctionUrl(Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tr
 
 
 class FunctionUrl(Struct, kw_only=True, frozen=True):
-    """How a function is reached over plain HTTP. Below scope write the secret reads ***."""
+    """How a function is reached over plain HTTP. The secret reads *** unless it is asked for."""
 
     auth: UrlAuth
     webhook: WebhookRule | None

@@ -8,6 +8,7 @@ import { Described } from "../../parts/described.ts";
 import { useFetched } from "../../parts/fetched.ts";
 import { Notice } from "../../parts/notice.ts";
 import { toast, toastError } from "../../parts/toast.ts";
+import { Webhook } from "../../parts/webhook.ts";
 import { may } from "../../scope.ts";
 import type { CorsRule, Function, FunctionUrl, NewFunctionUrl, WebhookRule } from "../../wire.ts";
 
@@ -24,22 +25,6 @@ const NEW: NewFunctionUrl = {
 function whole({ path, host }: FunctionUrl): string {
   const base = root();
   return host === null ? new URL(path.slice(1), base).href : `${base.protocol}//${host}${path}`;
-}
-
-function Webhook({ of, isReadOnly, onValue }: {
-  of: WebhookRule;
-  isReadOnly: boolean;
-  onValue: (to: WebhookRule) => void;
-}) {
-  return html`
-    <div class="settings">
-      <${Described} shape="WebhookRule" name="scheme" label="Scheme"
-        value=${of.scheme} isReadOnly=${isReadOnly} onValue=${(scheme: "standard") =>
-          onValue({ ...of, scheme })} />
-      <${Described} shape="WebhookRule" name="secret" label="Secret" value=${of.secret} isMono
-        isReadOnly=${isReadOnly} onValue=${(secret: string) => onValue({ ...of, secret })} />
-    </div>
-  `;
 }
 
 function Cors({ of, isReadOnly, onValue }: {
@@ -71,11 +56,19 @@ function Cors({ of, isReadOnly, onValue }: {
   }${field("allow_credentials", "With credentials", false)}</div>`;
 }
 
-function Form({ of, change, isReadOnly }: {
+/** What is saved as a draft: without the mask, the secret stays as it is. */
+function rulesOf({ path: _path, host: _host, webhook, ...rules }: FunctionUrl): NewFunctionUrl {
+  return { ...rules, webhook: webhook && { ...webhook, secret: null } } as NewFunctionUrl;
+}
+
+function Form({ of, url, change, isReadOnly, onReveal }: {
   of: NewFunctionUrl;
+  url: FunctionUrl | null;
   change: (part: Partial<NewFunctionUrl>) => void;
   isReadOnly: boolean;
+  onReveal: () => Promise<string>;
 }) {
+  const kept = url?.webhook?.scheme ?? null;
   const { auth = "key", webhook, cors, methods, stream = false } = of;
   return html`
     <div class="settings">
@@ -83,7 +76,9 @@ function Form({ of, change, isReadOnly }: {
         isReadOnly=${isReadOnly} onValue=${(chosen: "key" | "none" | "webhook") =>
           change({
             auth: chosen,
-            webhook: chosen === "webhook" ? { scheme: "standard", secret: "" } : null,
+            webhook: chosen === "webhook"
+              ? { scheme: kept ?? "standard", secret: kept ? null : "" }
+              : null,
           })} />
       <${Described} shape=${SHAPE} name="methods" label="Methods" value=${methods ?? []}
         isReadOnly=${isReadOnly}
@@ -92,8 +87,8 @@ function Form({ of, change, isReadOnly }: {
         isReadOnly=${isReadOnly} onValue=${(to: boolean) => change({ stream: to })} />
     </div>
     ${webhook && html`
-      <${Webhook} of=${webhook} isReadOnly=${isReadOnly}
-        onValue=${(to: WebhookRule) => change({ webhook: to })} />
+      <${Webhook} of=${webhook} kept=${kept} url=${url && whole(url)} isReadOnly=${isReadOnly}
+        onReveal=${onReveal} onValue=${(to: WebhookRule) => change({ webhook: to })} />
     `}
     <div class="field"><label class="check"><input type="checkbox" checked=${cors != null}
       disabled=${isReadOnly} onChange=${() =>
@@ -154,8 +149,10 @@ export function Url({ one }: { one: Function }) {
       toastError(error);
     }
   }
-  const { path: _path, host: _host, ...rules } = url ?? { ...NEW, path: "", host: null };
-  const shown = draft.value ?? (url ? rules as NewFunctionUrl : null);
+  async function reveal(): Promise<string> {
+    return (await get<FunctionUrl>(path, { reveal: true })).webhook?.secret ?? "";
+  }
+  const shown = draft.value ?? (url ? rulesOf(url) : null);
   return html`
     <form class="card" aria-labelledby="url" onSubmit=${save}>
       <header><h2 id="url">URL</h2>${!isReadOnly &&
@@ -177,11 +174,14 @@ export function Url({ one }: { one: Function }) {
       `}
       ${failed.value && html`<${Notice} of=${failed.value} />`}
       ${shown
-        ? html`<${Form} of=${shown} isReadOnly=${isReadOnly} change=${(
-          part: Partial<NewFunctionUrl>,
-        ) => {
-          draft.value = { ...shown, ...part };
-        }} />`
+        ? html`
+          <${Form} of=${shown} url=${url} onReveal=${reveal} isReadOnly=${isReadOnly}
+            change=${(
+              part: Partial<NewFunctionUrl>,
+            ) => {
+              draft.value = { ...shown, ...part };
+            }} />
+        `
         : html`<p class="muted">It has no URL: it is called over the API alone.</p>`}</div>
     </form>
   `;
