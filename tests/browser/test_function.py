@@ -215,7 +215,7 @@ def test_what_cannot_be_saved_is_said_and_stays_in_the_form(
     open_at(page, one, "settings")
     page.get_by_label("Working directory").fill("/proc/1")
     page.get_by_role("button", name="Save and deploy").click()
-    expect(page.get_by_role("alert")).to_contain_text("working_directory")
+    expect(page.get_by_role("alert")).to_contain_text("Working directory must be outside")
     expect(page.get_by_label("Working directory")).to_have_value("/proc/1")
     page.get_by_role("button", name="Discard").click()
     expect(page.get_by_label("Working directory")).to_have_value("")
@@ -410,6 +410,53 @@ def delivered(line: str) -> str:
         ["sh", "-c", line], check=True, capture_output=True, text=True, timeout=scaled(30)
     )
     return asked.stdout
+
+
+def test_a_new_url_is_not_saved_before_it_is_asked_for(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("echo 1")
+    open_at(page, one, "network")
+    sent: list[str] = []
+    page.on("request", lambda asked: sent.append(asked.method))
+    page.get_by_role("button", name="Give it a URL").click()
+    page.get_by_label("Who may call").select_option("webhook")
+    expect(page.get_by_label("Secret")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("It has no URL")).to_be_visible()
+    assert "PUT" not in sent
+
+
+def test_what_is_refused_is_said_beside_its_field(
+    page: Page, function: Callable[..., Function], camera: Camera, expected: list[str]
+) -> None:
+    expected.append("status of 422")
+    one = function("echo 1")
+    open_at(page, one, "settings")
+    page.get_by_label("Working directory").fill("no/absolute/path")
+    page.keyboard.press("Control+Enter")
+    field = page.get_by_label("Working directory")
+    expect(page.get_by_role("alert")).to_have_text(re.compile("^Working directory must be "))
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(field).to_be_focused()
+    camera.take(page, "refused")
+    field.fill("/tmp")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text("Version 2 of")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_field_within_a_part_of_a_form_shows_its_refusal(
+    page: Page, function: Callable[..., Function], expected: list[str]
+) -> None:
+    expected.append("status of 422")
+    one = function("echo 1")
+    open_at(page, one, "network")
+    page.get_by_role("button", name="Give it a URL").click()
+    page.get_by_label("Pages of other origins").check()
+    page.get_by_label("Origins", exact=True).fill("app.example.com")
+    page.get_by_label("Origins", exact=True).press("Enter")
+    expect(page.get_by_role("alert")).to_have_text(re.compile("^Origins must be origins"))
 
 
 def test_no_section_is_wider_than_a_telephone(

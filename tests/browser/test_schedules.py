@@ -80,7 +80,7 @@ def test_what_the_server_refuses_is_said_beside_the_form(
     expect(page.get_by_role("alert")).to_contain_text("function")
     page.get_by_label("Environment").fill("no equals sign")
     page.get_by_role("button", name="Make schedule").click()
-    expect(page.get_by_role("alert")).to_contain_text("“no equals sign” is no NAME=value")
+    expect(page.get_by_role("alert")).to_contain_text("“no equals sign” is not")
     expect(page.get_by_label("Name", exact=True)).to_have_value("wrong")
 
 

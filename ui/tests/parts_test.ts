@@ -17,6 +17,7 @@ import { Ago } from "../src/parts/time.ts";
 import { dismiss, toast, toasts } from "../src/parts/toast.ts";
 import { coldSentence, lanes, Waterfall } from "../src/parts/waterfall.ts";
 import { Refused } from "../src/api.ts";
+import { fieldIn, saidOf } from "../src/parts/failing.ts";
 
 const some = (text: string, pattern: RegExp) => text.match(new RegExp(pattern, "g"))?.length ?? 0;
 
@@ -157,4 +158,23 @@ Deno.test("a question is answered once, and a second one answers the first with 
   asked.value?.answer(true);
   assert.deepEqual([await first, await second], [false, true]);
   assert.equal(asked.value, null);
+});
+
+Deno.test("a refusal is said of the field that it names, by its label", () => {
+  const refused = (error: string, received?: unknown, status = 422) =>
+    new Refused(status, { error, details: { received } });
+  const memory = refused("memory_limit_mb must be a whole number from 128 to 512", 5);
+  assert.equal(fieldIn(memory), "memory_limit_mb");
+  assert.equal(
+    saidOf(memory, "memory_limit_mb", "Memory"),
+    "Memory must be a whole number from 128 to 512, not 5",
+  );
+  assert.equal(saidOf(memory, "name", "Name"), null);
+  const nested = refused("environment.A-B must be a string");
+  assert.equal(saidOf(nested, "environment", "Variables"), "Variables (A-B) must be a string");
+  assert.equal(saidOf(refused("cors.x is required"), "cors.x", "Origins"), "Origins is required");
+  for (const other of ["stray is not a field of this request", "The store is closed."]) {
+    assert.equal(fieldIn(refused(other)), null);
+  }
+  assert.equal(fieldIn(refused("name must be free", null, 409)), null);
 });

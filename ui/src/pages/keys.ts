@@ -12,7 +12,7 @@ import { useFetched, Waiting } from "../parts/fetched.ts";
 import { Select, Text } from "../parts/form.ts";
 import { count } from "../parts/format.ts";
 import { type Column, List } from "../parts/list.ts";
-import { Notice } from "../parts/notice.ts";
+import { Form } from "../parts/failing.ts";
 import { Problem } from "../parts/problem.ts";
 import { fits, Search } from "../parts/search.ts";
 import { Status } from "../parts/status.ts";
@@ -108,21 +108,24 @@ function Making({ me, onMade, onClose }: {
   }
   return html`
     <form class="card form making" aria-label="New key" onSubmit=${make}>
-      <header><h2>New key</h2></header>
+      <header>
+        <h2>New key</h2>
+      </header>
+      <${Form} of=${problem.value}>
       <div class="inside columns">
-        <${Text} label="Label" value=${label} maxlength=${100} placeholder="nightly build"
+        <${Text} label="Label" name="label" value=${label} maxlength=${100} placeholder="nightly build"
           about="what it is for" />
-        <${Select} label="Scope" value=${scope}
+        <${Select} label="Scope" name="scope" value=${scope}
           options=${isFirst
             ? scopes.slice(-1)
             : scopes} about="each may what those before it may" />
-        <${Select} label="Ends" value=${expires} options=${EXPIRIES} />
+        <${Select} label="Ends" name="expires_seconds" value=${expires} options=${EXPIRIES} />
         ${me.scope === "operator" && !isFirst &&
-          html`<${Text} label="Tenant" value=${tenant} isRequired maxlength=${64} />`}
+          html`<${Text} label="Tenant" name="tenant" value=${tenant} isRequired maxlength=${64} />`}
       </div>
       ${isFirst && html`<p class="inside muted">Nobody needs a key here so far. From this one on
         every request does; this tab goes on with it.</p>`}
-      ${problem.value && html`<${Notice} of=${problem.value} />`}
+      </${Form}>
       <footer class="actions"><button class="button primary" type="submit"
         disabled=${isBusy.value}>Make key</button><button class="button" type="button"
         onClick=${onClose}>Cancel</button></footer>

@@ -13,10 +13,10 @@ import {
   type Step,
   stepsOf,
 } from "../making.ts";
+import { fieldIn, Form, Unnamed, WrongOf } from "../parts/failing.ts";
 import { Code } from "../parts/code.ts";
 import { bytes, duration } from "../parts/format.ts";
 import { CTRL_ENTER } from "../parts/keys.ts";
-import { Notice } from "../parts/notice.ts";
 import { Output } from "../parts/output.ts";
 import { Status } from "../parts/status.ts";
 import { Steps } from "../parts/steps.ts";
@@ -40,6 +40,7 @@ function Identity({ draft, change }: { draft: Draft; change: (part: Partial<Draf
           <input class="text" id="name" required pattern=${NAME} maxlength="64" placeholder="my-function"
             autocomplete="off" spellcheck=${false} value=${draft.name} aria-describedby="name-about"
             onInput=${(event: Event) => change({ name: valueOf(event) })} />
+          <${WrongOf} path="name" label="Name" of="name" />
           <small id="name-about" class="muted">letters, digits, dots, dashes, underscores</small></div>
       <div class="field"><label for="language">Language</label><select class="text" id="language"
           value=${draft.language} onChange=${choose}>${Object.entries(LANGUAGES).map((
@@ -109,8 +110,10 @@ function Progress({ draft, step, problem }: {
     : step.value === "done"
     ? names.length
     : names.indexOf(step.value);
-  return html`<${Steps} names=${names} at=${at} isBroken=${problem.value !== null} />
-    ${problem.value && html`<${Notice} of=${problem.value} />`}`;
+  return html`
+    <${Steps} names=${names} at=${at} isBroken=${problem.value !== null} />
+    <${Unnamed} />
+  `;
 }
 
 export default function New() {
@@ -158,7 +161,7 @@ export default function New() {
     field.value = "";
   }
   useEffect(() => {
-    if (step.value === "done" || problem.value) {
+    if (step.value === "done" || problem.value && fieldIn(problem.value) === null) {
       result.current?.scrollIntoView({ block: "nearest" });
     }
   }, [step.value, problem.value]);
@@ -174,36 +177,41 @@ export default function New() {
         (event.currentTarget as HTMLFormElement).requestSubmit();
       }
     }}>
-      <p class="crumbs"><a href="#/">Functions</a> / new</p>
-      <div class="title"><h1>New function</h1><button class="button primary push" type="submit"
+      <${Form} of=${problem.value} isApart>
+        <p class="crumbs"><a href="#/">Functions</a> / new</p>
+        <div class="title"><h1>New function</h1><button class="button primary push" type="submit"
           disabled=${isBusy}>${isBusy ? "Working …" : verb} <kbd class="wide"
           aria-hidden="true">${CTRL_ENTER}</kbd></button></div>
-      <section class=${`card drop ${
-        isOver.value ? "over" : ""
-      }`} aria-label="Code" onDragOver=${over}
-        onDragLeave=${() => {
-          isOver.value = false;
-        }} onDrop=${dropped}>
-        <${Identity} draft=${now} change=${change} />
-        <div
-          class="code-head small muted"><span class="mono">${mainFile(
-            now.language,
-            now.code,
-          )}</span><label class="push link">Choose files<input type="file" multiple class="hidden-visually"
+        <section class=${`card drop ${
+          isOver.value ? "over" : ""
+        }`} aria-label="Code" onDragOver=${over}
+          onDragLeave=${() => {
+            isOver.value = false;
+          }} onDrop=${dropped}>
+          <${Identity} draft=${now} change=${change} />
+          <div
+            class="code-head small muted"><span class="mono">${mainFile(
+              now.language,
+              now.code,
+            )}</span><label class="push link">Choose files<input type="file" multiple class="hidden-visually"
             onChange=${chosen} /></label><span class="wide">or drop them here</span></div>
-        <${Code} text=${now.code} language=${now.language} label="Code" onText=${(code: string) =>
-          change({ code })} />
-        <${Files} files=${now.files} change=${(files: readonly ImageFile[]) => change({ files })} />
-      </section>
-      <section class="card after">
-        <div class="inside field"><label for="payload">Payload of the first call</label>
+          <${Code} text=${now.code} language=${now.language} label="Code" onText=${(code: string) =>
+            change({ code })} />
+          <${WrongOf} path="handler" label="Code" />
+          <${Files} files=${now.files} change=${(files: readonly ImageFile[]) =>
+            change({ files })} />
+        </section>
+        <section class="card after">
+          <div class="inside field"><label for="payload">Payload of the first call</label>
           <textarea id="payload" rows="2" spellcheck=${false} value=${now
             .payload} placeholder="Text, often JSON; may be empty"
-            onInput=${(event: Event) => change({ payload: valueOf(event) })} /></div>
-      </section>
-      <div ref=${result}><${Progress} draft=${now} step=${step} problem=${problem} />
+            onInput=${(event: Event) => change({ payload: valueOf(event) })} />
+          <${WrongOf} path="payload" label="Payload of the first call" of="payload" /></div>
+        </section>
+        <div ref=${result}><${Progress} draft=${now} step=${step} problem=${problem} />
         ${answer.value &&
           html`<${Answer} of=${answer.value} name=${now.name} id=${making.current.functionId} />`}</div>
-    </form>
+        </${Form}>
+        </form>
   `;
 }

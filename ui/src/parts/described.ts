@@ -3,6 +3,7 @@
 import { useEffect, useId } from "preact/hooks";
 import { describe, described, type Field, fieldOf } from "../fields.ts";
 import { html } from "../html.ts";
+import { useFailure, Wrong } from "./failing.ts";
 
 type Value = string | number | boolean | readonly string[] | null;
 
@@ -10,6 +11,8 @@ export interface DescribedProps {
   /** The shape of the API that has the field, such as FunctionChanges, and its name there. */
   shape: string;
   name: string;
+  /** The field that the shape is, where it is within another, such as cors. */
+  within?: string;
   label: string;
   value: Value;
   onValue: (value: never) => void;
@@ -41,6 +44,7 @@ export function wordsOf(text: string): string[] {
 export function Described(props: DescribedProps) {
   const { shape, name, label, value, isReadOnly = false } = props;
   const id = useId();
+  const said = useFailure(props.within ? `${props.within}.${name}` : name, label, id);
   useEffect(describe, []);
   // How a value is typed is not known before.
   if (described.value === null) {
@@ -50,8 +54,14 @@ export function Described(props: DescribedProps) {
   const field = fieldOf(described.value, shape, name);
   const tell = props.onValue as (value: Value) => void;
   const about = `${id}-about`;
-  const shared = { id, disabled: isReadOnly, "aria-describedby": about };
-  const hint = html`<small id=${about} class="muted">${aboutEmpty(field.about)}</small>`;
+  const shared = {
+    ...{ id, disabled: isReadOnly, "aria-describedby": said ? `${id}-wrong ${about}` : about },
+    ...(said && { "aria-invalid": true }),
+  };
+  const hint = html`
+    <${Wrong} said=${said} id=${`${id}-wrong`} /><small id=${about}
+      class="muted">${aboutEmpty(field.about)}</small>
+  `;
   if (typeof value === "boolean") {
     return html`
       <div class="field"><label class="check"><input type="checkbox" ...${shared} checked=${value}

@@ -7,6 +7,7 @@ import { go, href } from "../router.ts";
 import type { Invocation, InvocationInput, VersionPage } from "../wire.ts";
 import { callPath } from "./call.ts";
 import { useFetched, Waiting } from "./fetched.ts";
+import { Form as Failing } from "./failing.ts";
 import { Area, Select } from "./form.ts";
 import { Notice } from "./notice.ts";
 
@@ -86,17 +87,25 @@ function Form(
       `version ${one.version}${one.is_active ? ", the current one" : ""}`,
     ] as const
   );
-  return html`<form onSubmit=${run} onKeyDown=${(event: KeyboardEvent) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run(event);
-  }}>
-    <${Area} label="Payload" value=${payload} rows=${8} about=${
-    isChanged ? "Changed; the call that it comes from keeps its own" : "As it was given"
-  } />
-    <${Select} label="Version" value=${version} options=${[["", "the current one"], ...numbers]} />
-    <${Select} label="Run it" value=${mode} options=${MODES} />
-    ${problem.value && html`<${Notice} of=${problem.value} />`}
-    <div class="actions"><button class="button" type="button" onClick=${onCancel}>Close</button>
-      <button class="button primary" type="submit" disabled=${isBusy.value}>${
-    isBusy.value ? "Running …" : "Replay"
-  }</button></div></form>`;
+  return html`
+    <form onSubmit=${run} onKeyDown=${(event: KeyboardEvent) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run(event);
+    }}>
+      <${Failing} of=${problem.value}>
+        <${Area} label="Payload" name="payload" value=${payload} rows=${8}
+          about=${isChanged
+            ? "Changed; the call that it comes from keeps its own"
+            : "As it was given"} />
+        <${Select} label="Version" name="version" value=${version} options=${[[
+          "",
+          "the current one",
+        ], ...numbers]} />
+        <${Select} label="Run it" name="mode" value=${mode} options=${MODES} />
+        </${Failing}>
+        <div class="actions"><button class="button" type="button" onClick=${onCancel}>Close</button>
+          <button class="button primary" type="submit" disabled=${isBusy.value}>${isBusy.value
+            ? "Running …"
+            : "Replay"}</button></div>
+        </form>
+  `;
 }

@@ -5,7 +5,7 @@ import { call, Refused } from "../api.ts";
 import { html } from "../html.ts";
 import { functions } from "../store.ts";
 import type { NewSchedule, Schedule } from "../wire.ts";
-import { Notice } from "./notice.ts";
+import { Form } from "./failing.ts";
 import { Area, Field, Select, Text } from "./form.ts";
 
 const USUAL = [
@@ -28,7 +28,11 @@ export function parseVariables(text: string): Record<string, string> | null {
   for (const line of text.split("\n")) {
     if (line.trim() === "") continue;
     const at = line.indexOf("=");
-    if (at < 1) throw new Refused(422, { error: `environment: “${line}” is no NAME=value` });
+    if (at < 1) {
+      throw new Refused(422, {
+        error: `environment must be NAME=value in each line; “${line}” is not`,
+      });
+    }
     found[line.slice(0, at).trim()] = line.slice(at + 1);
   }
   return Object.keys(found).length ? found : null;
@@ -95,45 +99,50 @@ export function ScheduleForm(
     }
     isBusy.value = false;
   }
-  return html`<form class="card form" onSubmit=${save} aria-label=${
-    of ? `Edit ${of.name}` : "New schedule"
-  }>
-    <div class="inside columns">
-      ${
-    !of && html`
-      <${Text} label="Name" value=${form.name} isRequired maxlength=${64}
-        placeholder="nightly" about="Letters, digits, dots and dashes; unique among your schedules" />
-    `
-  }
-      <${Text} label="Function" value=${form.function} isRequired suggestions=${
-    [...functions.value.values()].map((one) => one.name)
-  } about="What it runs" />
-    </div>
-    <div class="inside columns">
-      <${TimeFields} kind=${form.kind} cron=${form.cron} every=${form.every} timezone=${form.timezone} />
-    </div>
-    <div class="inside columns">
-      <${Select} label="While one still runs" value=${form.overlap} options=${OVERLAPS} />
-      <${Select} label="What was missed, such as during a restart" value=${form.missed} options=${MISSED} />
-      <${Text} label="Jitter in seconds" value=${form.jitter} type="number" min=${0} max=${86_400}
-        about="Each run is up to so much later" />
-    </div>
-    <div class="inside columns">
-      <${Area} label="Payload" value=${form.payload} placeholder='{"key": "value"}'
-        about="What each run is given; empty: nothing" />
-      <${Area} label="Environment" value=${form.environment} placeholder="NAME=value"
-        about="Variables in place of the function's, a line each" />
-    </div>
-    ${
-    problem.value && html`
-      <div class="inside">
-        <${Notice} of=${problem.value} />
-      </div>
-    `
-  }
-    <footer class="inside actions"><button class="button primary" type="submit" disabled=${isBusy.value}>${
-    of ? "Save" : "Make schedule"
-  }</button><button class="button" type="button" onClick=${onCancel}>Cancel</button></footer></form>`;
+  return html`
+    <form class="card form" onSubmit=${save} aria-label=${of ? `Edit ${of.name}` : "New schedule"}>
+      <${Form} of=${problem.value}>
+        <div class="inside columns">
+          ${!of && html`
+            <${Text} label="Name" name="name" value=${form.name} isRequired maxlength=${64}
+              placeholder="nightly" about="Letters, digits, dots and dashes; unique among your schedules" />
+          `}
+          <${Text} label="Function" name="function" value=${form
+            .function} isRequired suggestions=${[...functions.value.values()].map((one) =>
+              one.name
+            )} about="What it runs" />
+        </div>
+        <div class="inside columns">
+          <${TimeFields} kind=${form.kind} cron=${form.cron} every=${form.every} timezone=${form
+            .timezone} />
+        </div>
+        <div class="inside columns">
+          <${Select} label="While one still runs" name="overlap" value=${form.overlap}
+            options=${OVERLAPS} />
+          <${Select} label="What was missed, such as during a restart" name="missed" value=${form
+            .missed}
+            options=${MISSED} />
+          <${Text} label="Jitter in seconds" name="jitter_seconds" value=${form
+            .jitter} type="number"
+            min=${0} max=${86_400}
+            about="Each run is up to so much later" />
+        </div>
+        <div class="inside columns">
+          <${Area} label="Payload" name="payload" value=${form
+            .payload} placeholder='{"key": "value"}'
+            about="What each run is given; empty: nothing" />
+          <${Area} label="Environment" name="environment" value=${form
+            .environment} placeholder="NAME=value"
+            about="Variables in place of the function's, a line each" />
+        </div>
+        </${Form}>
+        <footer
+          class="inside actions"><button class="button primary" type="submit" disabled=${isBusy
+            .value}>${of
+            ? "Save"
+            : "Make schedule"}</button><button class="button" type="button" onClick=${onCancel}>Cancel</button></footer>
+        </form>
+  `;
 }
 
 /** When it is due: a cron expression in a zone, or an interval. */
@@ -154,13 +163,15 @@ function TimeFields({ kind, cron, every, timezone }: Record<string, Signal<strin
     ${
     isCron
       ? html`
-        <${Text} label="Cron expression" value=${cron} isRequired isMono
+        <${Text} label="Cron expression" name="cron" value=${cron} isRequired isMono
           suggestions=${USUAL.map(([expression]) => expression)}
           about=${means ?? "Minute, hour, day of month, month, day of week"} />
-        <${Text} label="Time zone" value=${timezone} isRequired suggestions=${zones} />
+        <${Text} label="Time zone" name="timezone" value=${timezone} isRequired
+          suggestions=${zones} />
       `
       : html`
-        <${Text} label="Seconds from one run to the next" value=${every} type="number"
+        <${Text} label="Seconds from one run to the next" name="every_seconds" value=${every}
+          type="number"
           min=${1}
           max=${31_622_400} isRequired />
       `

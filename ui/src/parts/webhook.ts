@@ -5,6 +5,7 @@ import { html } from "../html.ts";
 import { newSecret, type Scheme, SENDERS, testDelivery } from "../signing.ts";
 import type { WebhookRule } from "../wire.ts";
 import { Copy } from "./copy.ts";
+import { useFailure, Wrong } from "./failing.ts";
 import { Described } from "./described.ts";
 import { toastError } from "./toast.ts";
 
@@ -54,7 +55,7 @@ export function Webhook({ of, kept, url, isReadOnly, onValue, onReveal }: Props)
   }
   return html`
     <div class="settings">
-      <${Described} shape="WebhookRule" name="scheme" label="Scheme" value=${scheme}
+      <${Described} shape="WebhookRule" within="webhook" name="scheme" label="Scheme" value=${scheme}
         isReadOnly=${isReadOnly} onValue=${choose} />
       ${!isReadOnly && html`
         <${Secret} value=${known} isKept=${secret === null} isShown=${isShown.value}
@@ -84,17 +85,21 @@ function Secret({ value, isKept, isShown, onText, onToggle, onGenerate }: {
   onGenerate: () => void;
 }) {
   const id = useId();
+  const said = useFailure("webhook.secret", "Secret", id);
   return html`
     <div class="field wide-field"><label for=${id}>Secret</label>
       <div class="joined"><input class="text mono" id=${id} type=${isShown ? "text" : "password"}
           value=${value ?? ""} placeholder=${isKept ? DOTS : ""} required=${!isKept}
-          autocomplete="off" spellcheck=${false} aria-describedby=${`${id}-about`}
+          autocomplete="off" spellcheck=${false} aria-describedby=${`${id}-wrong ${id}-about`} aria-invalid=${said
+            ? true
+            : null}
           onInput=${(event: Event) => onText((event.target as HTMLInputElement).value)} />
         ${(isKept || value) && html`
           <button class="button" type="button" aria-pressed=${isShown}
             onClick=${onToggle}>${isShown ? "Hide" : "Reveal"}</button>
         `}
         <button class="button" type="button" onClick=${onGenerate}>Generate</button></div>
+      <${Wrong} said=${said} id=${`${id}-wrong`} />
       <small class="muted" id=${`${id}-about`}>${isKept
         ? "It has one. Another one that is typed here takes its place."
         : "Generate one, or paste that of the sender."}</small></div>

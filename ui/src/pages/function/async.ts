@@ -5,6 +5,7 @@ import { call, get } from "../../api.ts";
 import { html } from "../../html.ts";
 import { Described } from "../../parts/described.ts";
 import { useFetched, Waiting } from "../../parts/fetched.ts";
+import { Form } from "../../parts/failing.ts";
 import { Notice } from "../../parts/notice.ts";
 import { toast } from "../../parts/toast.ts";
 import { may } from "../../scope.ts";
@@ -76,7 +77,8 @@ function Told({ name, label, of, isReadOnly, onValue }: {
   const kind = of === null ? 0 : of.url != null ? 2 : 1;
   const field = (which: keyof Destination, said: string) =>
     html`
-      <${Described} shape="NewDestination" name=${which} label=${said} value=${of?.[which] ?? null}
+      <${Described} shape="NewDestination" within=${name} name=${which} label=${said}
+        value=${of?.[which] ?? null}
         isReadOnly=${isReadOnly} isMono onValue=${(value: string | null) =>
           onValue({ ...of, [which]: value ?? "" })} />
     `;
@@ -126,32 +128,40 @@ function Policy({ one, policy, again }: {
       class="button primary" type="submit" aria-disabled=${
           draft.value === null
         }>Save</button></div>`}</header>
-      <div class="inside">${problem.value && html`<${Notice} of=${problem.value} />`}
-      <div class="settings">${FIELDS.map(([name, label]) =>
-        html`
-          <${Described} shape=${SHAPE} name=${name} label=${label} value=${shown[name]} key=${name}
-            isReadOnly=${isReadOnly} onValue=${(value: unknown) => change({ [name]: value })} />
-        `
-      )}</div><div class="settings">${WAITS.map(([name, label]) =>
-        html`
-          <${Described} shape="Backoff" name=${name} label=${label} key=${name}
-            value=${shown.backoff_seconds[name] ?? null} isReadOnly=${isReadOnly} onValue=${(
-              value: number,
-            ) => change({ backoff_seconds: { ...shown.backoff_seconds, [name]: value } })} />
-        `
-      )}</div><div class="settings">${([["on_success", "After a success"], [
-        "on_failure",
-        "After it was given up",
-      ]] as const).map((
-        [name, label],
-      ) =>
-        html`
-          <${Told} name=${name} label=${label} of=${shown[name]} key=${name}
-            isReadOnly=${isReadOnly}
-            onValue=${(to: Destination | null) => change({ [name]: to })} />
-        `
-      )}</div></div>
-    </form>
+      <div class="inside">
+        <${Form} of=${problem.value}>
+          <div class="settings">${FIELDS.map(([name, label]) =>
+            html`
+              <${Described} shape=${SHAPE} name=${name} label=${label} value=${shown[
+                name
+              ]} key=${name}
+                isReadOnly=${isReadOnly} onValue=${(value: unknown) => change({ [name]: value })} />
+            `
+          )}</div>
+          <div class="settings">${WAITS.map(([name, label]) =>
+            html`
+              <${Described} shape="Backoff" within="backoff_seconds" name=${name} label=${label}
+                key=${name}
+                value=${shown.backoff_seconds[name] ?? null} isReadOnly=${isReadOnly} onValue=${(
+                  value: number,
+                ) => change({ backoff_seconds: { ...shown.backoff_seconds, [name]: value } })} />
+            `
+          )}</div>
+          <div class="settings">${([["on_success", "After a success"], [
+            "on_failure",
+            "After it was given up",
+          ]] as const).map((
+            [name, label],
+          ) =>
+            html`
+              <${Told} name=${name} label=${label} of=${shown[name]} key=${name}
+                isReadOnly=${isReadOnly}
+                onValue=${(to: Destination | null) => change({ [name]: to })} />
+            `
+          )}</div>
+          </${Form}>
+          </div>
+          </form>
   `;
 }
 

@@ -3,7 +3,7 @@ import { useSignal } from "@preact/signals";
 import { call, get } from "../../api.ts";
 import { html } from "../../html.ts";
 import { Described } from "../../parts/described.ts";
-import { Notice } from "../../parts/notice.ts";
+import { Form } from "../../parts/failing.ts";
 import { toast } from "../../parts/toast.ts";
 import { may } from "../../scope.ts";
 import { show } from "../../current.ts";
@@ -58,14 +58,18 @@ export function Scaling({ one }: { one: Function }) {
           <button class="button primary push" type="submit"
             aria-disabled=${!isChanged}>Save</button>
         `}</header>
-      <div class="inside">${problem.value && html`<${Notice} of=${problem.value} />`}
-        <div class="settings">${field("min_instances", "At least")}${field(
-          "max_instances",
-          "At most",
-        )}</div>
-        <p class="muted small">It takes effect at once and makes no version. What nobody has called for the time that the
+      <div class="inside">
+        <${Form} of=${problem.value}>
+          <div class="settings">${field("min_instances", "At least")}${field(
+            "max_instances",
+            "At most",
+          )}</div>
+          </${Form}>
+          <p
+            class="muted small">It takes effect at once and makes no version. What nobody has called for the time that the
           server allows (its setting <code>idle_s</code>) ends, down to the smallest number; one instance that stands costs
-          ${one.memory_limit_mb} MiB at most, and saves the first call its cold start.</p></div>
-    </form>
+          ${one.memory_limit_mb} MiB at most, and saves the first call its cold start.</p>
+          </div>
+          </form>
   `;
 }

@@ -7,7 +7,7 @@ import { Code } from "../../parts/code.ts";
 import { Described } from "../../parts/described.ts";
 import { useFetched } from "../../parts/fetched.ts";
 import { CTRL_ENTER } from "../../parts/keys.ts";
-import { Notice } from "../../parts/notice.ts";
+import { fieldIn, Form, WrongOf } from "../../parts/failing.ts";
 import { toast, toastError } from "../../parts/toast.ts";
 import { Variables } from "../../parts/variables.ts";
 import { may } from "../../scope.ts";
@@ -114,6 +114,7 @@ function What({ draft, change, isReadOnly, runtimes }: {
           value=${draft.handler} isReadOnly=${isReadOnly} isMono
           onValue=${(handler: string) => change({ handler })} />
       `}</div>
+      ${kind === "shell" && html`<${WrongOf} path="handler" label="Handler" />`}
     </div>
     ${kind === "shell" && html`
       <div class="code-head small muted">Handler: a shell script</div>
@@ -155,7 +156,7 @@ export function Settings({ one }: { one: Function }) {
       await settle(one, now, isDeployed);
     } catch (error) {
       problem.value = error as Error;
-      toastError(error);
+      if (fieldIn(problem.value) === null) toastError(error);
     } finally {
       isBusy.value = false;
     }
@@ -173,7 +174,7 @@ export function Settings({ one }: { one: Function }) {
         <${Save} one=${one} isChanged=${isChanged} isBusy=${isBusy.value}
           base=${base.value} onSave=${() => save(false)} onDrop=${() => renew(one)} />
       `}
-      ${problem.value && html`<${Notice} of=${problem.value} />`}
+      <${Form} of=${problem.value}>
       <section class="card" aria-labelledby="code"><header><h2 id="code">Code</h2></header>
         <${What} draft=${draft
           .value} change=${change} isReadOnly=${isReadOnly} runtimes=${runtimes} />
@@ -184,10 +185,12 @@ export function Settings({ one }: { one: Function }) {
           label="Environment variables" ...${isReadOnly ? {} : {
             onChange: (variables: readonly Variable[]) => change({ variables }),
           }} />${isReadOnly && draft.value.variables.length === 0 &&
-            html`<p class="muted">There are none.</p>`}</div></section>
+            html`<p class="muted">There are none.</p>`}<${WrongOf} path="environment"
+            label="Environment variables" /></div></section>
       <section class="card after" aria-labelledby="limits"><header><h2 id="limits">Limits</h2></header>
         <div class="inside"><${Limits} draft=${draft.value} change=${change}
           isReadOnly=${isReadOnly} /></div></section>
+      </${Form}>
     </form>
   `;
 }

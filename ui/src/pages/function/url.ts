@@ -6,6 +6,7 @@ import { confirm } from "../../parts/confirm.ts";
 import { Copy } from "../../parts/copy.ts";
 import { Described } from "../../parts/described.ts";
 import { useFetched } from "../../parts/fetched.ts";
+import { Form } from "../../parts/failing.ts";
 import { Notice } from "../../parts/notice.ts";
 import { toast, toastError } from "../../parts/toast.ts";
 import { Webhook } from "../../parts/webhook.ts";
@@ -37,7 +38,8 @@ function Cors({ of, isReadOnly, onValue }: {
     label: string,
   ) =>
     html`
-      <${Described} shape="CorsRule" name=${name} label=${label} value=${of[name] ?? []}
+      <${Described} shape="CorsRule" within="cors" name=${name} label=${label} value=${of[name] ??
+        []}
         isReadOnly=${isReadOnly} onValue=${(all: string[]) => onValue({ ...of, [name]: all })} />
     `;
   const field = (
@@ -46,7 +48,8 @@ function Cors({ of, isReadOnly, onValue }: {
     missing: boolean | number,
   ) =>
     html`
-      <${Described} shape="CorsRule" name=${name} label=${label} value=${of[name] ?? missing}
+      <${Described} shape="CorsRule" within="cors" name=${name} label=${label} value=${of[name] ??
+        missing}
         isReadOnly=${isReadOnly} onValue=${(value: unknown) => onValue({ ...of, [name]: value })} />
     `;
   return html`<div class="settings">${words("allow_origins", "Origins")}${
@@ -61,7 +64,7 @@ function rulesOf({ path: _path, host: _host, webhook, ...rules }: FunctionUrl): 
   return { ...rules, webhook: webhook && { ...webhook, secret: null } } as NewFunctionUrl;
 }
 
-function Form({ of, url, change, isReadOnly, onReveal }: {
+function Rules({ of, url, change, isReadOnly, onReveal }: {
   of: NewFunctionUrl;
   url: FunctionUrl | null;
   change: (part: Partial<NewFunctionUrl>) => void;
@@ -128,7 +131,7 @@ export function Url({ one }: { one: Function }) {
     try {
       await call("PUT", path, { body });
       await again();
-      draft.value = null;
+      if (draft.peek() === body) draft.value = null;
       toast(url ? "The URL was changed." : `${one.name} has a URL.`);
     } catch (error) {
       failed.value = error as Error;
@@ -159,30 +162,30 @@ export function Url({ one }: { one: Function }) {
         html`<div class="actions">${
           url && html`<button class="button" type="button" onClick=${remove}>Remove</button>`
         }${
+          // Each is a button of its own: one that became the other while it is pressed would save.
           shown
-            ? html`<button class="button primary" type="submit" aria-disabled=${
+            ? html`<button class="button primary" type="submit" key="save" aria-disabled=${
               draft.value === null
             }>Save</button>`
-            : html`<button class="button" type="button" onClick=${() => {
+            : html`<button class="button" type="button" key="give" onClick=${() => {
               draft.value = NEW;
-            }}>Give it a URL</button>`
-        }</div>`}</header>
+            }}>Give it a URL</button>`}</div>`}</header>
       <div class="inside">${url && html`
         <p class="field">
           <${Copy} text=${whole(url)} label="URL" />
         </p>
       `}
-      ${failed.value && html`<${Notice} of=${failed.value} />`}
+      <${Form} of=${failed.value}>
       ${shown
         ? html`
-          <${Form} of=${shown} url=${url} onReveal=${reveal} isReadOnly=${isReadOnly}
+          <${Rules} of=${shown} url=${url} onReveal=${reveal} isReadOnly=${isReadOnly}
             change=${(
               part: Partial<NewFunctionUrl>,
             ) => {
               draft.value = { ...shown, ...part };
             }} />
         `
-        : html`<p class="muted">It has no URL: it is called over the API alone.</p>`}</div>
+        : html`<p class="muted">It has no URL: it is called over the API alone.</p>`}</${Form}></div>
     </form>
   `;
 }
