@@ -24,6 +24,7 @@ from quiltfn.sdk.keys import KeyMethods
 from quiltfn.sdk.methods import Listing
 from quiltfn.sdk.runtimes import RuntimeMethods
 from quiltfn.sdk.system import SystemMethods
+from quiltfn.wire import keys
 from quiltfn.wire.fields import fields_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -212,10 +213,24 @@ def kind(annotation: Any) -> str:
     return re.sub(r"\b[a-z_]+\.(?:[a-z_]+\.)*", "", text)
 
 
+# What the dashboard offers of words that have an order, each from its one place.
+LISTS = {
+    "SCOPES": keys.SCOPES,
+    "STATUSES": tuple(invocation.Status),
+    "SOURCES": tuple(invocation.Source),
+}
+
+
 def page_types() -> str:
-    """ui/src/wire.ts: every shape of the API, for the type checker of the dashboard."""
+    """ui/src/wire.ts: every shape of the API and its lists of words, for the dashboard."""
     shapes = openapi.document(ROUTES, {})["components"]["schemas"]
-    lines = ["// Every shape of the API. Made by scripts/generate.py of src/quiltfn/wire.", ""]
+    lines = [
+        "// Every shape of the API, and its lists of words. Made by scripts/generate.py.",
+        "",
+    ]
+    for name, words in LISTS.items():
+        listed = ", ".join(json.dumps(str(one)) for one in words)
+        lines += [f"export const {name} = [{listed}] as const;", ""]
     for name in sorted(shapes):
         shape = shapes[name]
         lines.append(f"export interface {name} {{")

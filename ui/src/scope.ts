@@ -1,8 +1,8 @@
 // What the key of this tab may do. Nobody is offered a button that the server would refuse.
 import { who } from "./store.ts";
+import { SCOPES } from "./wire.ts";
 
 /** Each includes the ones before it. */
-export const SCOPES = ["read", "invoke", "write", "admin", "operator"] as const;
 export type Scope = typeof SCOPES[number];
 
 /** Whether the caller has a scope, or one that includes it. */

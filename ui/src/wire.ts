@@ -1,4 +1,10 @@
-// Every shape of the API. Made by scripts/generate.py of src/quiltfn/wire.
+// Every shape of the API, and its lists of words. Made by scripts/generate.py.
+
+export const SCOPES = ["read", "invoke", "write", "admin", "operator"] as const;
+
+export const STATUSES = ["queued", "running", "success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"] as const;
+
+export const SOURCES = ["sync", "async", "schedule", "url", "redrive", "replay", "destination"] as const;
 
 export interface AsyncPolicy {
   max_attempts: number;

@@ -12,7 +12,7 @@ import { Status } from "../parts/status.ts";
 import { Ago, Ahead } from "../parts/time.ts";
 import { href, note, route } from "../router.ts";
 import { functions, now } from "../store.ts";
-import type { InvocationSummary, InvocationSummaryPage } from "../wire.ts";
+import { type InvocationSummary, type InvocationSummaryPage, SOURCES, STATUSES } from "../wire.ts";
 
 const COLUMNS: Column[] = [
   { name: "Function" },
@@ -24,11 +24,6 @@ const COLUMNS: Column[] = [
   { name: "Invocation", class: "wide" },
 ];
 const WIDTHS = "minmax(12rem, 1fr) 6.5rem 5.5rem 3rem 5.5rem 3.5rem 9.5rem";
-const STATUSES = [
-  ...["queued", "running", "success", "failed", "timeout", "oom", "cancelled", "error"],
-  "interrupted",
-];
-const SOURCES = ["sync", "async", "schedule", "url", "redrive", "replay", "destination"];
 const PERIODS: Record<string, number> = { "1h": 3600, "24h": 86_400, "7d": 7 * 86_400 };
 const CALLS = /^(invocation\.|calls$)/;
 const LOOKED_AT_EVERY_MS = 500;
@@ -99,7 +94,7 @@ function Pick(
   `;
 }
 
-const same = (all: string[]): [string, string][] => all.map((one) => [one, one]);
+const same = (all: readonly string[]): [string, string][] => all.map((one) => [one, one]);
 
 function FunctionPick() {
   const text = useSignal<string | null>(null);

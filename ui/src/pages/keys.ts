@@ -19,9 +19,16 @@ import { Status } from "../parts/status.ts";
 import { Ago, Ahead } from "../parts/time.ts";
 import { toast, toastError } from "../parts/toast.ts";
 import { href, note, route } from "../router.ts";
-import { type Scope, SCOPES } from "../scope.ts";
+import type { Scope } from "../scope.ts";
 import { load, now, signOut } from "../store.ts";
-import type { CreatedKey, Key, KeyList, NewKey, Whoami } from "../wire.ts";
+import {
+  type CreatedKey,
+  type Key,
+  type KeyList,
+  type NewKey,
+  SCOPES,
+  type Whoami,
+} from "../wire.ts";
 
 const MAY: Record<Scope, string> = {
   read: "sees functions and calls",
