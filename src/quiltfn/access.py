@@ -114,6 +114,13 @@ class Access:
         key = self._by_id.get(caller.credential)
         return key is not None and key.is_valid(now)
 
+    def knows(self, tenant_id: str) -> bool:
+        """Whether the tenant has a valid key, or is that of callers who need none."""
+        if self.is_open:
+            return tenant_id == ANYBODY.tenant_id
+        now = int(self._clock.unix())
+        return any(key.tenant_id == tenant_id and key.is_valid(now) for key in self._by_id.values())
+
     def _caller(self, secret: str) -> Caller | None:
         prefix = prefix_of(secret)
         if prefix is None:

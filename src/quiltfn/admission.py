@@ -87,11 +87,31 @@ class Admission:
                 retry_after=1,
             )
         if limits.gb_seconds_per_day:
-            self._check_day(tenant_id, limits.gb_seconds_per_day)
+            refusal = self.day_refusal(tenant_id)
+            if refusal is not None:
+                raise refusal
         if limits.calls_per_second:
             self._take_token(tenant_id, limits.calls_per_second)
         self._in_flight[tenant_id] += 1
         return InFlight(self._in_flight, tenant_id)
+
+    def day_refusal(self, tenant_id: str) -> RateLimited | None:
+        """Why no call of the tenant begins before tomorrow, whoever wants it; None: they do."""
+        most = self.limits_of(tenant_id).gb_seconds_per_day
+        if not most:
+            return None
+        used = self.used_today(tenant_id)
+        if used is None:
+            self.on_unknown_use(tenant_id)
+            return None
+        if used.gb_seconds < most:
+            return None
+        now = int(self._clock.unix())
+        return RateLimited(
+            f"the tenant's calls have used {used.gb_seconds:.1f} GB-seconds today, and "
+            f"{most:g} are its limit of a day (UTC)",
+            retry_after=DAY_S - now % DAY_S,
+        )
 
     def check_functions(self, tenant_id: str, count: int) -> None:
         """Whether the tenant, which has `count` functions, may have one more. Raises
@@ -134,20 +154,6 @@ class Admission:
 
     def _today(self) -> int:
         return int(self._clock.unix()) // DAY_S
-
-    def _check_day(self, tenant_id: str, most: float) -> None:
-        used = self.used_today(tenant_id)
-        if used is None:
-            self.on_unknown_use(tenant_id)
-            return
-        if used.gb_seconds < most:
-            return
-        now = int(self._clock.unix())
-        raise RateLimited(
-            f"the tenant's calls have used {used.gb_seconds:.1f} GB-seconds today, and "
-            f"{most:g} are its limit of a day (UTC)",
-            retry_after=DAY_S - now % DAY_S,
-        )
 
     def _take_token(self, tenant_id: str, rate: float) -> None:
         now = self._clock.now()

@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
+from quiltfn.admission import Admission
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.claims import Backlog, Claims
 from quiltfn.ids import new_id
@@ -65,6 +66,7 @@ class Dispatcher:
     pools: Pools
     invoker: Invoker
     policies: Policies
+    admission: Admission
     journal: Journal
     clock: Clock
     long_output: Callable[[str], AbstractContextManager[LongOutput]]
@@ -269,6 +271,9 @@ class Dispatcher:
         if due is None or due > self._now_ms():
             self._consider(backlog)
             return False
+        if self.admission.day_refusal(backlog.tenant_id) is not None:
+            self._hold_back(backlog)
+            return False
         headroom = self.pools.headroom(function_id)
         room = headroom.total - backlog.launched
         count = may_start(self._load(backlog, due, room), room)
@@ -288,6 +293,13 @@ class Dispatcher:
         if self._claims.wants_more(backlog, size, self._now_ms()):
             self._claim_some(backlog, size)
         return True
+
+    def _hold_back(self, backlog: Backlog) -> None:
+        """The tenant has used up its day: what is due waits until tomorrow or for another quota."""
+        if backlog.held:
+            self._spawn(self._put_back(backlog, self._claims.take_all(backlog)))
+        else:
+            self._block(backlog)
 
     def _load(self, backlog: Backlog, due_ms: int, room: int) -> Load:
         in_line = 0

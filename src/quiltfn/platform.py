@@ -143,7 +143,7 @@ async def open_platform(
         catalog = Catalog(settings.functions_max_bytes)
         parts = CallParts(opened, catalog, pools, journal, invoker, clock, budgets(settings))
         admission, stats, quotas = await restored_quotas(settings, parts)
-        work, dispatcher, deliveries, schedules = await work_of(parts, settings, node)
+        work, dispatcher, deliveries, schedules = await work_of(parts, admission, settings, node)
         meter = Metering(pools, stats, clock)
         _end(stack, quotas.aclose, meter.store, invoker.aclose)
         _end(stack, dispatcher.join, pools.aclose, dispatcher.stop)
@@ -233,7 +233,7 @@ async def restored_lifecycle(
 
 
 async def work_of(
-    parts: CallParts, chosen: Settings, node: Node
+    parts: CallParts, admission: Admission, chosen: Settings, node: Node
 ) -> tuple[Work, Dispatcher, Deliveries, Schedules]:
     """What callers do with accepted work, what runs it, what tells its end to destinations, and
     what gives more of it when it is due.
@@ -246,6 +246,7 @@ async def work_of(
         pools=parts.pools,
         invoker=parts.invoker,
         policies=policies,
+        admission=admission,
         journal=parts.journal,
         clock=parts.clock,
         long_output=partial(CallOutputBudget, parts.budgets.outputs),
@@ -265,6 +266,7 @@ async def work_of(
         SqlSchedules(parts.store.database, queue.accept_in),
         parts.catalog,
         work,
+        admission,
         chosen.tenant_schedules,
     )
     return work, dispatcher, deliveries_of(parts, queue, work, chosen), schedules

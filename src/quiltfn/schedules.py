@@ -11,7 +11,9 @@ from typing import Any
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
+from quiltfn.admission import Admission
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.ids import new_id
 from quiltfn.invoke import check
@@ -43,8 +45,16 @@ BY_SCHEDULE = Cause(source=Source.SCHEDULE)
 class Schedules:
     """The schedules of all tenants. `most`: how many a tenant may have."""
 
-    def __init__(self, store: ScheduleStore, catalog: Catalog, work: Work, most: int) -> None:
+    def __init__(
+        self,
+        store: ScheduleStore,
+        catalog: Catalog,
+        work: Work,
+        admission: Admission,
+        most: int,
+    ) -> None:
         self._store, self._catalog, self._work, self._most = store, catalog, work, most
+        self._admission = admission
         self._clock: Clock = work.clock
         self._journal: Journal = work.journal
         self._changed = asyncio.Event()
@@ -208,17 +218,21 @@ class Schedules:
         decision = decide(schedule, now_ms)
         if decision is None:
             return None
-        work, refusal = None, None
-        if decision.run_tick_ms is not None:
-            try:
-                work = self._prepared(schedule)
-            except (ShuttingDown, StoreUnavailable):
-                raise
-            except QuiltfnError as error:
-                refusal = str(error)
-        return Firing(
-            schedule=schedule, decision=decision, work=work, refusal=refusal, now=now_ms // 1000
+        firing = Firing(
+            schedule=schedule, decision=decision, work=None, refusal=None, now=now_ms // 1000
         )
+        if decision.run_tick_ms is None:
+            return firing
+        used_up = self._admission.day_refusal(schedule.tenant_id)
+        if used_up is not None:
+            # It would run tomorrow, with all the others of today.
+            return replace(firing, refusal=str(used_up), unrun=RunOutcome.SKIPPED)
+        try:
+            return replace(firing, work=self._prepared(schedule))
+        except (ShuttingDown, StoreUnavailable):
+            raise
+        except QuiltfnError as error:
+            return replace(firing, refusal=str(error))
 
     def _prepared(self, schedule: Schedule) -> AcceptedWork:
         """What a tick that is due becomes: work that is due at once. A tick's time is of the wall

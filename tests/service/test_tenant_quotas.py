@@ -9,8 +9,12 @@ import pytest
 
 from quiltfn.catalog import Entry
 from quiltfn.model.errors import RateLimited
+from quiltfn.model.invocation import Invocation, Status
+from quiltfn.model.schedule import Missed, Schedule
 from quiltfn.model.stats import DAY_S, FINEST_S, floor_to
 from quiltfn.model.tenant_quota import TenantQuota
+from quiltfn.model.work import AsyncPolicy, Destination
+from quiltfn.ports.work import Input
 from quiltfn.store.spool import Spool
 from service.platform_harness import TENANT, Harness, open_harness, until
 
@@ -323,3 +327,115 @@ async def test_a_commit_that_was_read_and_is_told_of_later_is_counted_once(
         await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=100))
         counted, stored = await counted_and_stored(harness)
         assert counted == stored == pytest.approx(1, rel=0.1)
+
+
+async def use_up(harness: Harness, entry: Entry) -> None:
+    """The tenant has used up its day."""
+    await ended_call(harness, entry)
+    await harness.journal.synced()
+    await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=0.5))
+    assert harness.services.admission.day_refusal(TENANT) is not None
+
+
+async def final(harness: Harness, entry: Entry, invocation_id: str) -> Invocation:
+    await harness.work.wait(entry, invocation_id, 10)
+    return await harness.work.record(entry, invocation_id)
+
+
+async def queued_call(harness: Harness, entry: Entry) -> str:
+    return (await harness.work.accept(entry, Input(may_write=True))).invocation_id
+
+
+async def looked(harness: Harness) -> None:
+    """Once the dispatcher has looked at what waits, twice."""
+    for _ in range(2):
+        harness.dispatcher._look_again()
+        await until(lambda: not harness.dispatcher._is_pumping)
+        await until(lambda: not harness.dispatcher._tasks)
+
+
+@pytest.mark.parametrize("end", ["day", "quota"])
+async def test_queued_work_waits_while_the_day_is_used_up(tmp_path: Path, end: str) -> None:
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
+        policy = AsyncPolicy(max_age_seconds=2 * DAY_S)
+        await harness.work.policies.set_policy(entry.function.id, policy)
+        await use_up(harness, entry)
+        calls = harness.sandboxes.calls
+        waits = await queued_call(harness, entry)
+        await looked(harness)
+        assert (await harness.work.record(entry, waits)).status is Status.QUEUED
+        assert harness.sandboxes.calls == calls
+        if end == "quota":
+            await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=10))
+        else:
+            harness.pass_time(DAY_S - int(harness.clock.time) % DAY_S)
+        assert (await final(harness, entry, waits)).status is Status.SUCCESS
+
+
+async def test_queued_work_that_waited_too_long_for_the_next_day_is_a_dead_letter(
+    tmp_path: Path,
+) -> None:
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
+        policy = AsyncPolicy(max_age_seconds=60)
+        await harness.work.policies.set_policy(entry.function.id, policy)
+        await use_up(harness, entry)
+        calls = harness.sandboxes.calls
+        waits = await queued_call(harness, entry)
+        harness.pass_time(DAY_S)
+        assert (await final(harness, entry, waits)).status is Status.ERROR
+        (dead,) = (await harness.work.dead_letters(entry, 10, None)).items
+        assert (dead.invocation_id, dead.reason) == (waits, "age")
+        assert harness.sandboxes.calls == calls
+
+
+async def test_a_tick_is_skipped_with_the_reason_while_the_day_is_used_up(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
+        schedules = harness.services.schedules
+        hourly = Schedule(
+            id="",
+            tenant_id="",
+            function_id="",
+            name="n",
+            every_seconds=3600,
+            missed=Missed.RUN_ONCE,
+        )
+        await schedules.create(TENANT, "f", hourly)
+        await use_up(harness, entry)
+        harness.clock.time += 3600
+        await schedules.fire_due()
+        (run,) = (await schedules.runs(TENANT, "n", None, 10)).items
+        assert (run.outcome, run.missed, run.invocation_id) == ("skipped", 0, None)
+        assert "GB-seconds today" in (run.reason or "")
+        assert (await schedules.get(TENANT, "n")).schedule.skipped_count == 1
+        # Nothing is made up for, and other ticks run once there is room again.
+        await harness.services.quotas.set(TENANT, TenantQuota())
+        await schedules.fire_due()
+        harness.clock.time += 3600
+        await schedules.fire_due()
+        runs = (await schedules.runs(TENANT, "n", None, 10)).items
+        assert [one.outcome for one in runs] == ["accepted", "skipped"]
+
+
+async def test_work_for_a_destination_waits_while_the_day_is_used_up(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
+        target = await harness.active(name="told")
+        policy = AsyncPolicy(on_success=Destination(function="told"))
+        await harness.work.policies.set_policy(entry.function.id, policy)
+        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=1e-9))
+        first = await queued_call(harness, entry)
+        harness.sandboxes.may_end.clear()
+        await until(lambda: harness.pools.counts(entry.function.id).busy)
+        harness.clock.time += 1
+        harness.sandboxes.may_end.set()
+        assert (await final(harness, entry, first)).status is Status.SUCCESS
+
+        await until(lambda: target.function.id in harness.dispatcher._backlogs)
+        await looked(harness)
+        waits = await harness.records(target)
+        assert [one.status for one in waits] == [Status.QUEUED]
+        await harness.services.quotas.set(TENANT, TenantQuota())
+        assert (await final(harness, target, waits[0].invocation_id)).status is Status.SUCCESS

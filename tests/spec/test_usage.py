@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from spec.api_client import Api, is_error, make_key, new_name, of
 from spec.conftest import Keyed
 
 pytestmark = pytest.mark.sandbox
+SCOPED = ("read", "admin")
 STATS, USAGE = "/api/functions/stats", "/api/usage"
 BURN = "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done"
 
@@ -232,8 +234,26 @@ def test_a_quota_that_is_none_changes_nothing(
     assert keyed.operator.good("GET", path)["own"] == []
 
 
-def test_only_an_operator_sees_a_quota(tenant: Api, keyed: Keyed) -> None:
-    for method in ("GET", "PUT", "DELETE"):
-        is_error(tenant(method, "/api/tenants/default/quota", {}), "FORBIDDEN", 403)
+def test_only_an_operator_sets_a_quota_and_sees_another_s(keyed: Keyed) -> None:
+    name = new_name()
+    path, reader, admin = f"/api/tenants/{name}/quota", *map(partial(keyed.caller, name), SCOPED)
+    for caller in (reader, admin):
+        assert caller.good("GET", path)["tenant_id"] == name
+        for other in ("default", new_name()):  # one that there is, and one that there is not
+            is_error(caller("GET", f"/api/tenants/{other}/quota"), "FORBIDDEN", 403)
+        for method in ("PUT", "DELETE"):
+            is_error(caller(method, path, {}), "FORBIDDEN", 403)
     told = keyed.operator.refused("UNPROCESSABLE_ENTITY", 422, "GET", "/api/tenants/a b/quota")
     assert told["error"].startswith("tenant must be")
+
+
+def test_a_quota_says_whether_anybody_has_used_the_name(keyed: Keyed) -> None:
+    name = new_name()
+    path = f"/api/tenants/{name}/quota"
+    assert keyed.operator.good("PUT", path, {"functions": 5})["known"] is False
+    key = keyed.key(name, "read")
+    until(lambda: keyed.operator.good("GET", path)["known"])
+    assert Api(keyed.server.url, key["key"]).good("GET", path)["functions"] == 5
+    keyed.operator.good("DELETE", f"/api/keys/{key['id']}", status=204)
+    until(lambda: not keyed.operator.good("GET", path)["known"])
+    keyed.operator.good("DELETE", path, status=204)

@@ -1,5 +1,6 @@
 """`quiltfn stats`, `series`, `usage` and `quota` against the fake."""
 
+import json
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from unit.canned_server import FUNCTION, ID, Fake, answered_by
 Captured = pytest.CaptureFixture[str]
 SUMS = {
     "calls": 5,
+    "errors": 1,
     "statuses": {"success": 4, "failed": 1},
     "cold_starts": 1,
     "gb_seconds": 41.66,
@@ -22,17 +24,18 @@ LIMITS = {
     "calls_in_flight": 50,
     "calls_per_second": 0.0,
     "functions": 10_000,
-    "image_bytes": 0,
+    "image_bytes": 5 * 1024**3,
     "gb_seconds_per_day": 3600.0,
 }
 QUOTA = {
     "tenant_id": "acme",
+    "known": True,
     **LIMITS,
     "own": ["calls_in_flight", "gb_seconds_per_day"],
     "used": {
         "calls_in_flight": 2,
         "functions": 7,
-        "image_bytes": 0,
+        "image_bytes": 3 * 1024**2,
         "gb_seconds_today": 12.5,
     },
 }
@@ -55,7 +58,7 @@ def test_stats_are_told_by_name(fake: Fake, capsys: Captured) -> None:
     counts = {"calls": 12, "errors": 3, "cold_starts": 1, "p50_ms": 1.234, "p99_ms": 1530.4}
     page = {"functions": [{"function_id": ID, **counts}], "next_cursor": None}
     fake.answers["GET", "/stats"] = (200, page)
-    assert run(["stats", "--window", "10m"]) == 0
+    assert run(["stats", "--since", "10m"]) == 0
     head, row = lines(capsys)
     assert head == ["NAME", "CALLS", "ERRORS", "COLD", "P50", "P99"]
     assert row == ["hello", "12", "3", "1", "1.23", "ms", "1530", "ms"]
@@ -64,7 +67,7 @@ def test_stats_are_told_by_name(fake: Fake, capsys: Captured) -> None:
 
 
 def test_a_time_that_is_none_is_refused_before_anything_is_asked(fake: Fake) -> None:
-    assert run(["stats", "--window", "soon"]) == 2
+    assert run(["stats", "--since", "soon"]) == 2
     assert run(["usage", "--since", "5"]) == 2
     assert fake.asked == []
 
@@ -128,6 +131,29 @@ def test_a_url_is_told_whole_where_it_is_known(
         assert "url" not in told
 
 
+def test_stats_of_one_function(fake: Fake, capsys: Captured) -> None:
+    counts = {"errors": 3, "cold_starts": 1, "p50_ms": 1.234, "p99_ms": 1530.4}
+    both = [{"function_id": one, "calls": 12, **counts} for one in ("another", ID)]
+    fake.answers["GET", "/stats"] = (200, {"functions": both, "next_cursor": None})
+    fake.answers["GET", "/by-name/hello"] = fake.answers["GET", f"/{ID}"] = (200, FUNCTION)
+    for given in ("hello", ID):
+        assert run(["stats", given]) == 0
+        _, *rows = lines(capsys)
+        assert [row[:2] for row in rows] == [["hello", "12"]]
+    assert run(["stats", "hello", "-o", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [one["function_id"] for one in told["functions"]] == [ID]
+
+
+def test_a_quota_without_a_tenant_is_one_s_own(fake: Fake, capsys: Captured) -> None:
+    who = {"tenant_id": "acme", "scope": "read", "credential": "c", "expires_at": None}
+    server = {"needs_credential": True, "version": "0", "node_id": "n1", "offers": []}
+    fake.answers["GET", "/api/whoami"] = (200, who | server)
+    fake.answers["GET", OF_ACME] = (200, QUOTA)
+    assert run(["quota", "show"]) == 0
+    assert "calls in flight 50 2 acme" in [" ".join(row) for row in lines(capsys)]
+
+
 def test_nothing_is_told_as_that(fake: Fake, capsys: Captured) -> None:
     fake.answers["GET", "/stats"] = (200, {"functions": [], "next_cursor": None})
     assert run(["stats"]) == 0
@@ -142,10 +168,15 @@ def test_a_quota_is_shown_set_and_taken_away(fake: Fake, capsys: Captured) -> No
     found = [" ".join(row) for row in lines(capsys)]
     assert "calls in flight 50 2 acme" in found
     assert "calls per second - server" in found
+    assert "image bytes 5.0 GiB 3.0 MiB server" in found
     assert "gb seconds per day 3600 12.5 acme" in found
     words = "--calls-in-flight 50 --gb-seconds-per-day 3600"
     assert run(["quota", "set", "acme", *words.split()]) == 0
     assert fake.body == {"calls_in_flight": 50, "gb_seconds_per_day": 3600.0}
+    assert "is the name right" not in capsys.readouterr().err
+    fake.answers["PUT", OF_ACME] = (200, QUOTA | {"known": False})
+    assert run(["quota", "set", "acme", *words.split()]) == 0
+    assert "acme has no key, no function and no calls yet" in capsys.readouterr().err
     assert run(["quota", "set", "acme"]) == 2
     capsys.readouterr()
     assert run(["quota", "remove", "acme"]) == 0

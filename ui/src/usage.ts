@@ -37,8 +37,6 @@ export function barsOf(rows: readonly UsageRow[], span: Span): Bars {
   return everyStep(rows, span, span.step_s);
 }
 
-export const errorsOf = (one: UsageSums): number => one.calls - (one.statuses["success"] ?? 0);
-
 /** What a row is called: a function that was deleted has no name any more. */
 export function nameOf(one: UsageRow): string {
   if (one.function_name !== null) return one.function_name;
@@ -49,7 +47,7 @@ const COLUMNS: [name: string, value: (one: UsageRow) => string | number | null][
   ["function_id", (one) => one.function_id],
   ["function_name", (one) => one.function_name],
   ["calls", (one) => one.calls],
-  ["errors", errorsOf],
+  ["errors", (one) => one.errors],
   ["cold_starts", (one) => one.cold_starts],
   ["queued", (one) => one.queued],
   ["gb_seconds", (one) => one.gb_seconds],

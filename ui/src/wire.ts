@@ -546,6 +546,7 @@ export interface PoolTarget {
 
 export interface Quota {
   tenant_id: string;
+  known: boolean;
   calls_in_flight: number;
   calls_per_second: number;
   functions: number;
@@ -764,6 +765,7 @@ export interface Usage {
 
 export interface UsageRow {
   calls: number;
+  errors: number;
   statuses: Record<string, number>;
   cold_starts: number;
   gb_seconds: number;
@@ -777,6 +779,7 @@ export interface UsageRow {
 
 export interface UsageSums {
   calls: number;
+  errors: number;
   statuses: Record<string, number>;
   cold_starts: number;
   gb_seconds: number;

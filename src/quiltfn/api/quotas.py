@@ -1,4 +1,4 @@
-"""The routes over quotas of tenants, for operators."""
+"""The routes over quotas of tenants: operators set them, and a tenant sees its own."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,9 @@ from quiltfn.admission import Admission
 from quiltfn.api import shapes
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.model.access import check_tenant
+from quiltfn.model.access import Scope, check_tenant
 from quiltfn.model.tenant_quota import TenantQuota, own_limits
+from quiltfn.ports.stats import StatsStore
 from quiltfn.quotas import NONE, Quotas
 from quiltfn.tenant_images import TenantImages
 
@@ -21,17 +22,25 @@ class QuotaServices(RouteServices):
 
     admission: Admission
     quotas: Quotas
+    stats: StatsStore
     tenant_images: TenantImages
 
 
 async def get_tenant_quota(context: RequestContext[QuotaServices]) -> Response:
-    """Show the limits of a tenant, which of them its quota names, and how much it has used."""
-    return await _shown(context, _tenant(context))
+    """Show the limits of a tenant, which of them its quota names, and how much it has used. Another
+    tenant's need scope operator.
+    """
+    tenant_id = _tenant(context)
+    if tenant_id != context.tenant_id:
+        context.caller.must_have(Scope.OPERATOR)
+    return await _shown(context, tenant_id)
 
 
 async def set_tenant_quota(context: RequestContext[QuotaServices]) -> Response:
     """Set the quota of a tenant. It holds for the next request. What is left out is as the server's
     settings have it. What the tenant has already stays: a lower limit refuses only what is new.
+    A tenant exists once it has a key, a function or calls; its quota may be set before, and known
+    is false then.
     """
     tenant_id = _tenant(context)
     await context.services.quotas.set(
@@ -64,7 +73,18 @@ async def _shown(context: RequestContext[QuotaServices], tenant_id: str) -> Resp
         wire.Quota,
         services.admission.limits_of(tenant_id),
         tenant_id=tenant_id,
+        known=await _is_known(context, tenant_id),
         own=list(own_limits(services.quotas.of(tenant_id))),
         used=used,
     )
     return json_response(answer)
+
+
+async def _is_known(context: RequestContext[QuotaServices], tenant_id: str) -> bool:
+    services = context.services
+    return (
+        tenant_id == context.tenant_id
+        or bool(services.catalog.count(tenant_id))
+        or services.access.knows(tenant_id)
+        or tenant_id in await services.stats.tenants()
+    )

@@ -565,7 +565,7 @@ USAGE = Route(
     answer=wire.Usage,
     parameters=(FROM, TO, USAGE_STEP, BY),
 )
-QUOTA = Route(handler=quotas.get_tenant_quota, scope=OPERATOR, answer=wire.Quota)
+QUOTA = Route(handler=quotas.get_tenant_quota, scope=READ, answer=wire.Quota)
 SET_QUOTA = Route(
     handler=quotas.set_tenant_quota,
     scope=OPERATOR,

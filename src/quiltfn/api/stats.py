@@ -31,9 +31,7 @@ WINDOW_MIN_S, WINDOW_MAX_S, WINDOW_DEFAULT_S = MINUTE_S, DAY_S, HOUR_S
 # 400 days of hours, and eight days of five minutes.
 USAGE_STRETCHES_MAX, USAGE_ROWS_MAX, POINTS_MAX = 9600, 10_000, 2400
 FUNCTIONS_MAX = 10_000
-# With `all`, the time begins and ends with an hour, and one stretch of ALL_S has all of it.
-STEP_S = {"hour": HOUR_S, "day": DAY_S, "all": HOUR_S}
-ALL_S = UNIX_MAX
+STEP_S = {"hour": HOUR_S, "day": DAY_S}
 # Who asks for the last hour must not be refused because a moment has passed since.
 LATE_S = MINUTE_S
 
@@ -105,26 +103,25 @@ async def get_usage(context: RequestContext[StatsServices]) -> Response:
     by = query.get("by")
     if by is not None:
         parse.one_of(by, "by", ("function",), "function")
-    step_s, now = STEP_S[step], int(services.clock.unix())
+    step_s, now = STEP_S.get(step), int(services.clock.unix())
     start, end = _span(context, now, DAY_S if step == "hour" else 30 * DAY_S)
-    start, end = floor_to(step_s, start), floor_to(step_s, end - 1) + step_s
-    if (end - start) // step_s > USAGE_STRETCHES_MAX:
-        unit = "hour" if step == "all" else step
+    unit_s = step_s or HOUR_S  # All of the time begins and ends with an hour.
+    start, end = floor_to(unit_s, start), floor_to(unit_s, end - 1) + unit_s
+    if (end - start) // unit_s > USAGE_STRETCHES_MAX:
+        unit = "hour" if step_s is None else step
         expected = f"at most {USAGE_STRETCHES_MAX} {unit}s before to"
-        raise Unprocessable.field("from", expected, start, end - USAGE_STRETCHES_MAX * step_s)
+        raise Unprocessable.field("from", expected, start, end - USAGE_STRETCHES_MAX * unit_s)
     async with pages.reserved(context):
         sums = await services.stats.usage(
             context.tenant_id,
             (start, end),
-            ALL_S if step == "all" else step_s,
+            step_s,
             by_function=by is not None,
             most=USAGE_ROWS_MAX,
         )
         if len(sums) > USAGE_ROWS_MAX:
             expected = f"later, or by left out: there are more than {USAGE_ROWS_MAX} rows"
-            raise Unprocessable.field("from", expected, start, end - step_s)
-        if step == "all":
-            sums = {key._replace(start=start): one for key, one in sums.items()}
+            raise Unprocessable.field("from", expected, start, end - unit_s)
         total = CallStats()
         for one in sums.values():
             total.add(one)
@@ -212,6 +209,7 @@ def _usage_row(
 def _used(one: CallStats) -> dict[str, Any]:
     return {
         "calls": one.count,
+        "errors": one.errors,
         "statuses": one.calls,
         "cold_starts": one.cold_starts,
         "gb_seconds": round(one.gb_seconds, 6),

@@ -51,7 +51,9 @@ class Option(Struct, frozen=True):
 
 
 class Argument(Struct, frozen=True):
-    """The help text of a positional argument, and what it must be."""
+    """The help text of a positional argument, and what it must be. One with a default may be left
+    out.
+    """
 
     help: str = ""
     metavar: str | None = None
@@ -208,7 +210,8 @@ class Taken:
         told = about.help.replace("%", "%%")
         if isinstance(about, Argument):
             metavar = about.metavar or self.name.upper()
-            parser.add_argument(self.key, metavar=metavar, type=self._read, help=told)
+            nargs = None if self.is_required else "?"
+            parser.add_argument(self.key, metavar=metavar, type=self._read, nargs=nargs, help=told)
         elif self.kind is bool:
             yes = {"action": "store_true", "default": self.default, "help": told}
             parser.add_argument(*self.names, dest=self.key, **yes)

@@ -1,4 +1,4 @@
-"""`quiltfn quota …`: the limits of tenants, for operators."""
+"""`quiltfn quota …`: the limits of tenants, which operators set."""
 
 from typing import Annotated, Any
 
@@ -10,17 +10,24 @@ from quiltfn.wire import NewQuota
 
 app = Group(
     name="quota",
-    help="Show and set the limits of a tenant; needs an operator's key.",
+    help="Show the limits of a tenant, and set them with an operator's key.",
 )
 
 Tenant = Annotated[str, Argument(help="The tenant.")]
 
 
 @app.command("show")
-def show_quota(tenant: Tenant, connection: Connection) -> None:
-    """Show the limits of a tenant, and how much of them it has used."""
+def show_quota(
+    tenant: Annotated[str | None, Argument(help="The tenant; without it, your own.")] = None,
+    *,
+    connection: Connection,
+) -> None:
+    """Show the limits of a tenant, and how much of them it has used. Another tenant's need an
+    operator's key.
+    """
     with connection.session() as at:
-        at.show(at.client.quotas.get(tenant), tables.quota)
+        name = tenant or at.client.system.whoami().tenant_id
+        at.show(at.client.quotas.get(name), tables.quota)
 
 
 @app.command("set")
@@ -36,7 +43,9 @@ def set_quota(
             "name at least one limit; --help lists them", f"quiltfn quota remove {tenant}"
         )
     with connection.session() as at:
-        at.show(at.client.quotas.set(tenant, **fields), tables.quota)
+        made = at.show(at.client.quotas.set(tenant, **fields), tables.quota)
+        if not made.known:
+            show.note(f"{tenant} has no key, no function and no calls yet: is the name right?")
 
 
 @app.command()

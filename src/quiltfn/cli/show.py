@@ -108,7 +108,7 @@ def amount(count: int, one: str, several: str | None = None) -> str:
 
 def size(count: int) -> str:
     """A number of bytes in a suitable unit."""
-    for unit, factor in (("MiB", 1024 * 1024), ("KiB", 1024)):
+    for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return amount(count, "byte")

@@ -3,25 +3,36 @@
 import time
 from typing import Annotated
 
-from quiltfn.cli import tables
+from quiltfn.cli import show, tables
 from quiltfn.cli.options import seconds_of
-from quiltfn.cli.parsing import Option
+from quiltfn.cli.parsing import Argument, Option
 from quiltfn.cli.session import Connection, NameOrId, Output
-from quiltfn.wire.stats import USAGE_STEPS
+from quiltfn.wire.stats import USAGE_STEPS, FunctionStatsPage
 
 Since = Annotated[str | None, Option(metavar="AGE", help="How far back, such as 30m, 12h or 7d.")]
 
 
 def stats(
-    window: Annotated[
-        str, Option(metavar="AGE", help="Of the last so long, from 1m to 24h.")
+    name_or_id: Annotated[
+        str | None, Argument(metavar="NAME_OR_ID", help="One function; without it, all.")
+    ] = None,
+    since: Annotated[
+        str, Option(metavar="AGE", help="How far back, from 1m to 24h, such as 30m.")
     ] = "1h",
     *,
     connection: Connection,
 ) -> None:
     """Show what the calls of each function came to: how many, how many in error, how long."""
-    with connection.session() as at:
-        seconds = seconds_of("--window", window)
+    seconds = seconds_of("--since", since)
+    with connection.session(name_or_id) as at:
+        if name_or_id is not None:
+            function = at.client.functions.get(name_or_id)
+            found = at.client.functions.list_stats(window_seconds=seconds)
+            mine = [one for one in found if one.function_id == function.id]
+            page = FunctionStatsPage(functions=mine, next_cursor=None)
+            names = {function.id: function.name}
+            at.print(page, show.encoded(page), lambda one: tables.function_stats(one, names))
+            return
         page = at.show(
             at.client.functions.list_stats(window_seconds=seconds).first(), lambda _: None
         )

@@ -231,7 +231,7 @@ def info(one: SystemInfo) -> None:
     if one.tenant_id is not None:
         rows += [("your tenant", one.tenant_id), ("your scope", one.scope)]
     rows += [(kind, path) for kind, path in one.interpreters.items()]
-    rows += [(_words(name), f"{value:.15g}") for name, value in one.limits.items()]
+    rows += [(_words(name), _limit(name, value)) for name, value in one.limits.items()]
     rows += [(f"memory {_words(name)}", f"{value:.15g}") for name, value in one.memory.items()]
     rows += [(_words(name), seen) for name, seen in one.protections.items()]
     show.table(None, rows)
@@ -285,7 +285,7 @@ def usage(one: Usage) -> None:
     def used(whose: str, start: str, sums: UsageSums) -> tuple[object, ...]:
         cells = (
             sums.calls,
-            sums.calls - sums.statuses.get("success", 0),
+            sums.errors,
             _amount(sums.gb_seconds),
             _amount(sums.cpu_seconds),
             sums.queued,
@@ -313,13 +313,19 @@ def quota(one: Quota) -> None:
     rows = [
         (
             _words(name),
-            f"{getattr(one, name):.15g}" if getattr(one, name) or name == "image_bytes" else "-",
-            f"{used[name]:.10g}" if name in used else "",
+            _limit(name, getattr(one, name))
+            if getattr(one, name) or name == "image_bytes"
+            else "-",
+            _limit(name, used[name]) if name in used else "",
             one.tenant_id if name in one.own else "server",
         )
         for name in NewQuota.__struct_fields__
     ]
     show.table(("LIMIT", "MOST", "USED", "SET FOR"), rows)
+
+
+def _limit(name: str, value: float) -> str:
+    return show.size(int(value)) if name.endswith("_bytes") else f"{value:.15g}"
 
 
 def _latency(milliseconds: float | None) -> str:

@@ -36,7 +36,8 @@ class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
 
 class Firing(msgspec.Struct, frozen=True, kw_only=True):
     """A decision on a schedule as it was read, to be carried out. `work`: what is accepted if a
-    tick is run; None: it cannot be, and `refusal` says why. Times in Unix seconds.
+    tick is run; None: it cannot be, and `refusal` says why, `unrun` what became of the tick.
+    Times in Unix seconds.
     """
 
     schedule: Schedule
@@ -44,6 +45,7 @@ class Firing(msgspec.Struct, frozen=True, kw_only=True):
     work: AcceptedWork | None
     refusal: str | None
     now: int
+    unrun: RunOutcome = RunOutcome.MISSED
 
 
 class ScheduleStore(Protocol):

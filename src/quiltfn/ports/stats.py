@@ -30,18 +30,18 @@ class StatsStore(Protocol):
         self,
         tenant_id: str,
         span: tuple[int, int],
-        step_s: int,
+        step_s: int | None,
         *,
         by_function: bool = True,
         most: int | None = None,
         in_order_from: int | None = None,
     ) -> Mapping[Stretch, CallStats]:
-        """What the calls of each function came to by hours or days that start within `span`. The
-        function id is empty where functions are no longer told apart, and everywhere without
-        `by_function`. `most`: of how many statistics it is enough to know that there are more; then
-        some of them are returned, not many more than that. `in_order_from`: what ended from then on
-        is read last and between two commits. When this returns, who is told of commits knows of
-        every commit before that and of none behind it.
+        """What the calls of each function came to by hours or days that start within `span`; with
+        `step_s` None, in all of it. The function id is empty where functions are no longer told
+        apart, and everywhere without `by_function`. `most`: of how many statistics it is enough to
+        know that there are more; then some of them are returned, not many more than that.
+        `in_order_from`: what ended from then on is read last and between two commits. When this
+        returns, who is told of commits knows of every commit before that and of none behind it.
         """
 
     async def tenants(self) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""`client.quotas`: the limits of tenants, for operators."""
+"""`client.quotas`: the limits of tenants, which operators set."""
 
 from quiltfn.sdk.methods import Method, OfAsyncClient, OfClient, with_name_and_fields_of
 from quiltfn.sdk.request import Flow, ask, delete, get, put, segment

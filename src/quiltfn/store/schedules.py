@@ -208,7 +208,7 @@ class SqlSchedules:
         """What becomes of the tick that is to be run; its work is accepted if it is."""
         schedule = firing.schedule
         if firing.work is None:
-            return RunOutcome.MISSED, firing.refusal
+            return firing.unrun, firing.refusal
         if schedule.overlap is not Overlap.ALLOW and not _is_over(connection, schedule.id):
             if schedule.overlap is Overlap.SKIP:
                 return RunOutcome.SKIPPED, NOT_OVER

@@ -148,7 +148,7 @@ class SqlStats:
         self,
         tenant_id: str,
         span: tuple[int, int],
-        step_s: int,
+        step_s: int | None,
         *,
         by_function: bool = True,
         most: int | None = None,
@@ -161,9 +161,11 @@ class SqlStats:
         start, end = span
         border = end if in_order_from is None else min(end, max(start, in_order_from))
 
-        def key(start: int, function_id: str) -> Stretch:
+        def key(at: int, function_id: str) -> Stretch:
             whose = function_id if by_function else ANY_FUNCTION
-            return Stretch(tenant_id, step_s, floor_to(step_s, start), whose)
+            if step_s is None:
+                return Stretch(tenant_id, end - start, start, whose)
+            return Stretch(tenant_id, step_s, floor_to(step_s, at), whose)
 
         async with self._folding:
             for step in STEPS:

@@ -107,7 +107,7 @@ Enabled = Annotated[bool, about("whether it runs the function when it is due", T
 ScheduleId = Annotated[str, about("the schedule's id", "01999999-0000-7000-8000-000000000001")]
 NextRuns = Annotated[list[int], about("when it is due next, in Unix seconds", [1760000000])]
 MissedCount = Annotated[int, about("how many could not run when they were due", 0)]
-SkippedCount = Annotated[int, about("how many were skipped because of overlap", 0)]
+SkippedCount = Annotated[int, about("how many were skipped, because of overlap or a quota", 0)]
 FiredCount = Annotated[int, about("how many runs there were", 3)]
 RunResult = Annotated[
     str,

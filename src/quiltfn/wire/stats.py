@@ -92,6 +92,7 @@ class UsageSums(Struct, kw_only=True, frozen=True):
     """What calls used."""
 
     calls: Calls
+    errors: Errors
     statuses: Statuses
     cold_starts: ColdStarts
     gb_seconds: GbSeconds
@@ -165,6 +166,13 @@ OwnLimits = Annotated[
     list[str],
     about("which of the limits are the tenant's own; the others are the server's", ["functions"]),
 ]
+TenantKnown = Annotated[
+    bool,
+    about(
+        "whether the tenant has a key, a function or calls; false: nobody has used the name yet",
+        True,
+    ),
+]
 InFlightNow = Annotated[int, about("calls that run or wait now", 3)]
 FunctionsNow = Annotated[int, about("functions now", 12)]
 ImageBytesNow = Annotated[int, about("what images count now", 1048576)]
@@ -196,6 +204,7 @@ class Quota(Struct, kw_only=True, frozen=True):
     """The limits that hold for a tenant. `own`: which of them its quota names."""
 
     tenant_id: TenantId
+    known: TenantKnown
     calls_in_flight: CallsInFlight
     calls_per_second: CallsPerSecond
     functions: FunctionsMax

@@ -17,7 +17,6 @@ import {
   type Bars,
   barsOf,
   csvOf,
-  errorsOf,
   type Limit,
   nameOf,
   type Period,
@@ -53,7 +52,7 @@ const WIDTHS = "minmax(12rem, 1fr) 6rem 5rem 6rem 7rem 7rem 9rem";
 const SORTS: Record<string, (one: UsageRow) => string | number> = {
   name: (one) => nameOf(one).toLowerCase(),
   calls: (one) => one.calls,
-  errors: errorsOf,
+  errors: (one) => one.errors,
   cold: (one) => one.cold_starts,
   memory: (one) => one.gb_seconds,
   cpu: (one) => one.cpu_seconds,
@@ -108,7 +107,7 @@ function Chart({ of }: { of: Shown }) {
     {
       name: "Calls",
       values: values((one) => one.calls),
-      bad: values(errorsOf),
+      bad: values((one) => one.errors),
       said: count,
     },
     { name: "GB-seconds", values: values((one) => one.gb_seconds), said: amount },
@@ -120,7 +119,7 @@ function Chart({ of }: { of: Shown }) {
 function Totals({ of }: { of: UsageSums }) {
   const said: [string, string, string][] = [
     ["Calls", count(of.calls), `${count(of.queued)} of them accepted to run later`],
-    ["Errors", count(errorsOf(of)), percent(errorsOf(of), of.calls)],
+    ["Errors", count(of.errors), percent(of.errors, of.calls)],
     ["GB-seconds", amount(of.gb_seconds), "memory limit × duration"],
     ["CPU-seconds", amount(of.cpu_seconds), "measured"],
   ];
@@ -204,7 +203,7 @@ function Limits({ of }: { of: Shown }) {
 
 function Row({ one, tabindex, whole }: { one: UsageRow; tabindex: number; whole: number }) {
   const name = nameOf(one);
-  const errors = errorsOf(one);
+  const errors = one.errors;
   return html`
     <span role="cell" class="name"><div>${one.function_name !== null && one.function_id !== null
       ? html`<a href=${href(["functions", one.function_id])} tabindex=${tabindex}>${name}</a>`
