@@ -167,7 +167,7 @@ class Settings:
     bodies_max_bytes: int = setting(
         64 * MIB,
         "bodies longer than 16 KiB of calls that arrive, wait or run, all together; a tenant has "
-        "half",
+        "half, and callers of its URLs without a credential a quarter",
         low=MIB,
         high=64 * 1024 * MIB,
     )

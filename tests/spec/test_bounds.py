@@ -267,6 +267,33 @@ def test_long_bodies_have_room_in_bytes_and_short_calls_go_on(
     assert quick.invoke("x" * (4 * MIB))["status"] == "success"  # all of the room came back
 
 
+@pytest.mark.parametrize("whose", ["strangers", "own"])
+def test_unfinished_bodies_of_strangers_leave_room_for_a_tenant_s_own_calls(
+    another: Callable[..., Server], whose: str
+) -> None:
+    """With those of the tenant's own calls there is none: the room that strangers fill is small."""
+    server = another("--bodies-max-bytes 8388608").start()
+    function = server.deploy("cat")
+    api = Api(server.url)
+    api.good("PUT", f"{function.path}/url", {"auth": "none"})
+    name = api.good("GET", function.path)["name"]
+    path = f"/fn/{name}" if whose == "strangers" else f"{function.path}/invoke"
+    head = {"Content-Type": "application/json", "Content-Length": str(MIB)}
+
+    def is_full() -> bool:
+        """With one more that is not finished."""
+        connect(server.url, 20).send(request("POST", path, head, b" " * (MIB - 100)))
+        answer = httpx.post(server.url + path, json={"payload": "x" * MIB}, timeout=20)
+        return answer.status_code == 429
+
+    until(is_full)
+    answer = function.try_invoke("x" * (MIB + MIB // 2))
+    if whose == "own":
+        is_error(answer, "RATE_LIMITED", 429)
+    else:
+        assert answer.status_code == 200
+
+
 def pages_of(api: Api, path: str, name: str) -> list[list[dict[str, Any]]]:
     """Every page of a list, by its cursors; each within its bytes unless it is one entry alone."""
     found, cursor = [], None

@@ -47,6 +47,29 @@ def test_bodies_of_one_tenant_leave_half_to_others() -> None:
     budget.reserve(MANAGEMENT_BYTES // 2, "b", is_call=False)
 
 
+def test_strangers_leave_a_tenant_half_of_what_it_has() -> None:
+    budget = BodyBudget(400)
+    budget.reserve(100, "a", is_call=True, is_stranger=True)
+    with pytest.raises(RateLimited, match="without a credential"):
+        budget.reserve(1, "a", is_call=True, is_stranger=True)
+    budget.reserve(100, "a", is_call=True)
+    with pytest.raises(RateLimited, match="of the tenant's bodies"):
+        budget.reserve(1, "a", is_call=True)
+    budget.release(100, "a", is_stranger=True)
+    budget.reserve(100, "a", is_call=True)  # what strangers do not use is the tenant's
+    budget.release(200, "a")
+    assert (budget.held, budget._held_of, budget._strangers) == (0, {}, {})
+
+
+def test_strangers_of_many_tenants_leave_half_of_all() -> None:
+    budget = BodyBudget(400)
+    for tenant in "ab":
+        budget.reserve(100, tenant, is_call=True, is_stranger=True)
+    with pytest.raises(RateLimited, match="without a credential"):
+        budget.reserve(1, "c", is_call=True, is_stranger=True)
+    budget.reserve(200, "c", is_call=True)
+
+
 async def test_a_long_answer_waits_for_those_before_it() -> None:
     budget, order = ResponseBudget(100), []
 

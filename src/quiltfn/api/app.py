@@ -177,7 +177,9 @@ class Endpoint:
         finally:
             if context.reserved_bytes:
                 bodies = self._services.budgets.bodies
-                bodies.release(context.reserved_bytes, context.tenant_id)
+                bodies.release(
+                    context.reserved_bytes, context.tenant_id, is_stranger=context.is_stranger
+                )
         if route is not None and not route.is_invoke and route is not self._any_method:
             await self._compression.apply(response, request.headers)
         if response.status >= 400 or (route is not None and route.action is not None):
@@ -268,7 +270,12 @@ class Endpoint:
         if size > SHORT_BYTES:
             more = size - context.reserved_bytes
             bodies = self._services.budgets.bodies
-            bodies.reserve(more, context.tenant_id, is_call=route.is_invoke)
+            bodies.reserve(
+                more,
+                context.tenant_id,
+                is_call=route.is_invoke,
+                is_stranger=context.is_stranger,
+            )
             context.reserved_bytes = size
 
     async def _execute_once(

@@ -27,19 +27,28 @@ SHORTER_OR_LATER = "send it again once other requests are done, or a shorter bod
 
 
 class BodyBudget:
-    """The bytes of all long bodies whose requests are not answered yet. One tenant may use half."""
+    """The bytes of all long bodies whose requests are not answered yet. One tenant may use half.
+
+    Strangers, who call public URLs without a credential, may use half of that, and half of
+    everything together: whatever they send, callers with a key have the other half.
+    """
 
     def __init__(self, most: int = 64 * MIB) -> None:
         self._most = most
         self.held = 0
         self._held_of: Counter[str] = Counter()
+        self._strangers: Counter[str] = Counter()  # Of `_held_of`, what strangers have sent.
 
-    def reserve(self, size: int, tenant_id: str, *, is_call: bool) -> None:
-        """Reserves `size` more bytes, until `release`. Raises `RateLimited` if the tenant would
-        have more than half, and `CapacityFull` if there are not so many left.
+    def reserve(
+        self, size: int, tenant_id: str, *, is_call: bool, is_stranger: bool = False
+    ) -> None:
+        """Reserves `size` more bytes, until `release`. Raises `RateLimited` if the tenant, or its
+        strangers, would have more than they may, and `CapacityFull` if there are not so many left.
         """
         most = self._most if is_call else self._most + MANAGEMENT_BYTES
         has = self._held_of[tenant_id]
+        if is_stranger:
+            self._check_strangers(size, tenant_id)
         if has + size > most // 2:
             raise RateLimited(
                 f"the server holds {has} bytes of the tenant's bodies and takes {most // 2}",
@@ -54,10 +63,23 @@ class BodyBudget:
             )
         self.held += size
         _count(self._held_of, tenant_id, size)
+        if is_stranger:
+            _count(self._strangers, tenant_id, size)
 
-    def release(self, size: int, tenant_id: str) -> None:
+    def release(self, size: int, tenant_id: str, *, is_stranger: bool = False) -> None:
         self.held -= size
         _count(self._held_of, tenant_id, -size)
+        if is_stranger:
+            _count(self._strangers, tenant_id, -size)
+
+    def _check_strangers(self, size: int, tenant_id: str) -> None:
+        of_tenant, of_all = self._strangers.get(tenant_id, 0), self._strangers.total()
+        if of_tenant + size > self._most // 4 or of_all + size > self._most // 2:
+            raise RateLimited(
+                "the server holds as many bytes of bodies without a credential as it takes",
+                hint=SHORTER_OR_LATER,
+                retry_after=1,
+            )
 
 
 class ResponseBudget:

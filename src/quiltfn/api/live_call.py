@@ -127,7 +127,7 @@ async def _run(
         log_bug(context.request, context.request_id)
         raise
     finally:
-        services.budgets.bodies.release(reserved_bytes, tenant_id)
+        services.budgets.bodies.release(reserved_bytes, tenant_id, is_stranger=context.is_stranger)
 
 
 async def _events(

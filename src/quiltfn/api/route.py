@@ -93,6 +93,11 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
         return self.caller.scope.includes(Scope.WRITE)
 
     @property
+    def is_stranger(self) -> bool:
+        """Whether the caller has no credential: it calls a public URL."""
+        return self.caller is NOBODY
+
+    @property
     def action(self) -> str | None:
         """Its name in the audit log, if it is there to change something."""
         return self.route.action if self.route is not None else None
