@@ -2,9 +2,11 @@
 and given up as is promised.
 """
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -376,3 +378,52 @@ async def test_what_is_remembered_of_deleted_functions_calls_is_forgotten_in_tim
 def test_how_long_each_step_is_kept() -> None:
     days = {step: KEPT_S[step] / DAY_S for step in STEPS}
     assert days == {10: 1 / 24, 60: 1, 300: 8, 3600: 400}
+
+
+async def test_a_reader_of_very_much_keeps_no_other_tenant_waiting(
+    stats: SqlStats, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither another one's reader nor the folding of its rows; its own are as they were."""
+    old = floor_to(HOUR_S, ENDED) - 2 * HOUR_S
+    for tenant in ("much", "little"):
+        sums = {
+            Stretch(tenant, FINEST_S, old + 10 * at, "f"): CallStats(calls={"success": 1})
+            for at in range(12)
+        }
+        await stats.add(sums)
+    half_way, go_on, read = asyncio.Event(), asyncio.Event(), store.database.read
+
+    async def slow(work: Any) -> Any:
+        found = await read(work)
+        if asyncio.current_task() is reader and not half_way.is_set():
+            half_way.set()
+            await go_on.wait()
+        return found
+
+    monkeypatch.setattr(store.database, "read", slow)
+    reader = asyncio.ensure_future(stats.usage("much", WHOLE, DAY_S))
+    async with asyncio.timeout(10):
+        await half_way.wait()
+        assert (await stats.of_tenant("little", 0))["f"].count == 12
+        await prune_all(stats)
+        monkeypatch.undo()
+        steps = {
+            tenant: {key.step_s for key in await rows_of(store, tenant)}
+            for tenant in ("much", "little")
+        }
+        assert steps == {"much": {FINEST_S}, "little": {MINUTE_S}}
+        go_on.set()
+        (one,) = (await reader).values()
+        assert one.count == 12
+        await prune_all(stats)
+        assert {key.step_s for key in await rows_of(store, "much")} == {MINUTE_S}
+
+
+async def rows_of(store: SqliteStore, tenant_id: str) -> list[Stretch]:
+    found = await store.database.read(
+        lambda connection: connection.exec_driver_sql(
+            "SELECT tenant_id, step_s, start, function_id FROM call_stats WHERE tenant_id = ?",
+            (tenant_id,),
+        ).all()
+    )
+    return [Stretch(*row) for row in found]

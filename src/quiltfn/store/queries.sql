@@ -153,10 +153,6 @@ SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
    AND tenant_id = :tenant_id
  ORDER BY start;
 
--- stats_by_age: the oldest statistics of a step that start before a moment
-SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
- WHERE step_s = :step_s AND start < :before ORDER BY start LIMIT :most;
-
 -- oldest_stats_of_tenant: of a tenant, those of the shortest step first, and the oldest of these
 SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
  WHERE tenant_id = :tenant_id AND step_s = :step_s AND function_id > :function_id

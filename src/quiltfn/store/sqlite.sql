@@ -184,3 +184,9 @@ UPDATE idempotent_answer SET body = x''
 INSERT INTO change (number, kind, tenant_id, object_id)
 SELECT coalesce(max(number), 0) + 1, :kind, :tenant_id, :object_id FROM change
 RETURNING number;
+
+-- stats_by_age: the oldest statistics of a step that start before a moment, but those of tenants
+-- that are read (a JSON array)
+SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
+ WHERE step_s = :step_s AND start < :before
+   AND tenant_id NOT IN (SELECT value FROM json_each(:read)) ORDER BY start LIMIT :most;

@@ -8,7 +8,10 @@ the tenant stays right.
 """
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence, Set
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -115,8 +118,10 @@ class SqlStats:
 
     def __init__(self, database: Database, clock: Clock, bound: StorageLimit) -> None:
         self._database, self._clock, self._bound = database, clock, bound
-        # Nothing is folded while a reader of many rows, which reads them in slices, is half-way.
+        # Nothing of a tenant is folded while a reader of its rows, who reads them in slices, is
+        # half-way. A step of folding is short, and who begins to read waits for its end.
         self._folding = asyncio.Lock()
+        self._reading: Counter[str] = Counter()
 
     async def of_function(
         self, tenant_id: str, function_id: str, span: tuple[int, int], step_s: int
@@ -138,7 +143,7 @@ class SqlStats:
     async def of_tenant(self, tenant_id: str, since: int) -> Mapping[str, CallStats]:
         """As the port says."""
         sums: dict[str, CallStats] = {}
-        async with self._folding:
+        async with self._unfolded(tenant_id):
             for step in STEPS:
                 span = floor_to(step, since), FOREVER  # from the stretch that `since` is in
                 await self._add_up(sums, lambda _, function_id: function_id, tenant_id, step, span)
@@ -167,7 +172,7 @@ class SqlStats:
                 return Stretch(tenant_id, end - start, start, whose)
             return Stretch(tenant_id, step_s, floor_to(step_s, at), whose)
 
-        async with self._folding:
+        async with self._unfolded(tenant_id):
             for step in STEPS:
                 until = border if step == FINEST_S else end
                 await self._add_up(sums, key, tenant_id, step, (start, until), most)
@@ -210,9 +215,22 @@ class SqlStats:
         """One short step of folding and removing; returns how many rows it handled."""
         now = int(self._clock.trusted())
         async with self._folding:
+            read = frozenset(self._reading)
             return await self._database.write(
-                lambda connection: prune_some(connection, now, self._bound), frees=True
+                lambda connection: prune_some(connection, now, self._bound, read), frees=True
             )
+
+    @asynccontextmanager
+    async def _unfolded(self, tenant_id: str) -> AsyncIterator[None]:
+        """Nothing of the tenant is folded until the block ends."""
+        async with self._folding:
+            self._reading[tenant_id] += 1
+        try:
+            yield
+        finally:
+            self._reading[tenant_id] -= 1
+            if not self._reading[tenant_id]:
+                del self._reading[tenant_id]
 
 
 class _Slices:
@@ -268,17 +286,23 @@ def add_all(sums: Sums, more: Sums) -> None:
         add_one(sums, key, one)
 
 
-def prune_some(connection: Connection, now: int, bound: StorageLimit) -> int:
-    """Folds or removes some rows that are old, and some of tenants that have too many."""
+def prune_some(
+    connection: Connection, now: int, bound: StorageLimit, read: Set[str] = frozenset()
+) -> int:
+    """Folds or removes some rows that are old, and some of tenants that have too many. `read`: the
+    tenants whose rows stay as they are for now.
+    """
     old = {"before": now - REMEMBERED_S, "most": FOLD_ROWS}
     handled: int = connection.exec_driver_sql(SQL["forget_counted"], old).rowcount
     for step in STEPS:
         look = {"step_s": step, "before": folded_before(step, now), "most": FOLD_ROWS}
-        some = read_rows("stats_by_age", look, connection)
+        some = read_rows("stats_by_age", look | {"read": json.dumps(sorted(read))}, connection)
         if some:
             move(connection, some, next_step(step))
             return handled + len(some)
     for surplus in usage.surpluses(connection, usage.STATS, bound):
+        if surplus.tenant_id in read:
+            continue
         most = min(FOLD_ROWS, surplus.rows + 1)
         handled += give_up(connection, surplus.tenant_id, most)
     return handled
