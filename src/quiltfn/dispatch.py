@@ -36,7 +36,7 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import CallEvent, Invocation, WorkOutcome
-from quiltfn.model.version import Version
+from quiltfn.model.version import Version, no_version
 from quiltfn.model.work import outcome
 from quiltfn.observe import metrics
 from quiltfn.policies import Policies
@@ -402,7 +402,7 @@ class Dispatcher:
         if key not in self._versions:
             version = await self.functions.version(*key)
             if version is None:
-                raise Unprocessable(f"the function has no version {number}")
+                raise Unprocessable(no_version(number))
             while len(self._versions) >= VERSIONS_MAX:
                 del self._versions[next(iter(self._versions))]
             self._versions[key] = version

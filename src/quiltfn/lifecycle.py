@@ -36,7 +36,7 @@ from quiltfn.model.function import (
 from quiltfn.model.invocation import ExitKind
 from quiltfn.model.pool import PoolLimits
 from quiltfn.model.quota import UNBOUNDED
-from quiltfn.model.version import HostLimits, Version, VersionSpec
+from quiltfn.model.version import HostLimits, Version, VersionSpec, no_version
 from quiltfn.ports import (
     Clock,
     FunctionCounters,
@@ -267,7 +267,7 @@ class Lifecycle:
             return entry.version
         version = await self._store.version(entry.function.id, number)
         if version is None:
-            raise NotFound(f"the function has no version {number}")
+            raise NotFound(no_version(number))
         return version
 
     # One operation at a time -----------------------------------------------------------------

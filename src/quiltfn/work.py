@@ -24,6 +24,7 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import FINAL, Invocation, Source, Status
+from quiltfn.model.version import no_version
 from quiltfn.observe import metrics
 from quiltfn.observe.trace import Tracer
 from quiltfn.policies import Policies
@@ -303,7 +304,7 @@ class Work:
         if run.version is not None and run.version != entry.version.number:
             version = await self.functions.version(entry.function.id, run.version)
             if version is None:
-                raise NotFound(f"the function has no version {run.version}")
+                raise NotFound(no_version(run.version))
         number = None if version is None else version.number
         given = msgspec.structs.replace(
             given,

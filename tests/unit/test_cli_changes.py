@@ -237,7 +237,7 @@ def test_info_is_told(fake: Fake, capsys: Captured) -> None:
     assert run(["info"]) == 0
     rows = [row.split() for row in capsys.readouterr().out.splitlines()]
     assert ["node", "n1"] in rows
-    assert ["body", "bytes", "1048576"] in rows
+    assert ["body", "bytes", "1.0", "MiB"] in rows
     assert ["your", "tenant", "acme"] in rows
     assert ["your", "scope", "read"] in rows
 

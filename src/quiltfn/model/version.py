@@ -19,6 +19,11 @@ MASK = "***"
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+def no_version(number: int) -> str:
+    """What a caller is told who names a version that there is not."""
+    return f"the function has no version {number}"
+
+
 class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What one function may ask of this machine. Memory in MiB; one core is 100 percent."""
 

@@ -16,10 +16,9 @@ from quiltfn.model.cursors import (
 from quiltfn.ports import AuditQuery, Page
 from quiltfn.store import batches, tables
 from quiltfn.store.database import Database
+from quiltfn.store.record_list import STEP_ENTRIES, STEPS_S
 
 audit = tables.audit
-# Entries that are looked at in one step, and for how long further steps are begun.
-STEP_ENTRIES, STEPS_S = 20_000, 0.1
 FREES = (".delete", ".revoke", ".remove")
 
 
