@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from browser.pictures import Camera
 from browser.scene import Scene
 from browser.wire import Wire
 from e2e.server import Function, Server, until
@@ -241,3 +242,22 @@ def test_the_keyboard_alone_replays_a_call(page: Page, scene: Scene) -> None:
     expect(dialog.get_by_label("Payload")).to_have_value(json.dumps("order-1207").strip('"'))
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
+
+
+def test_why_a_call_failed_is_said_with_its_limits(
+    page: Page, function: Callable[..., Function], camera: Camera
+) -> None:
+    slow = function("sleep 60", timeout_seconds=1)
+    slow.server.call("POST", f"{slow.path}/invoke")
+    page.goto(page_of(slow, next(iter(slow.records()))))
+    why = page.get_by_role("region", name="Why it ended so")
+    expect(why).to_contain_text("the function's timeout is 1 s")
+    broken = function("echo no such order >&2; exit 4")
+    broken.server.call("PUT", f"{broken.path}/async-policy", {"max_attempts": 1})
+    broken.server.call("POST", f"{broken.path}/invoke?mode=async")
+    call = until(lambda: [i for i, r in broken.records().items() if r["status"] == "failed"])[0]
+    page.goto(page_of(broken, call))
+    expect(why).to_contain_text("The handler exited with code 4.")
+    expect(why).to_contain_text("attempt 1 of 1: it was given up and is a dead letter")
+    expect(why).to_contain_text("no such order")
+    camera.take(page, "why")

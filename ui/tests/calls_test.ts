@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import "./page.ts";
+import { lastLines, nextOf, whyOf } from "../src/why.ts";
 import { bars } from "../src/parts/attempts.ts";
 import { Written } from "../src/parts/call.ts";
 import { interval } from "../src/parts/schedule.ts";
@@ -66,4 +67,39 @@ Deno.test("attempts stand where they began, and the last one ends the line", () 
     { after: null, from: 0, width: 0 },
     { after: 900, from: 90, width: 10 },
   ]);
+});
+
+Deno.test("why a call did not succeed is a sentence with the limits of its version", () => {
+  const limits = { memory_limit_mb: 256, timeout_seconds: 2 };
+  const of = { status: "timeout", exit_code: null, duration_ms: 2_000, error_message: "deadline" };
+  assert.match(
+    whyOf(of, limits) ?? "",
+    /^It ran for 2.00 s, into its deadline.* timeout is 2 s\.$/,
+  );
+  assert.doesNotMatch(whyOf(of, null) ?? "", /timeout is/);
+  assert.match(whyOf({ ...of, status: "oom" }, limits) ?? "", /limit of 256 MiB and was killed/);
+  const failed = { ...of, status: "failed", exit_code: 137 };
+  const signalled = { ...failed, error_message: "the handler was killed by signal 9" };
+  assert.equal(whyOf(signalled, null), "The handler was killed by signal 9 (SIGKILL).");
+  // An exit code of its own above 128 is no signal.
+  const exited = { ...failed, error_message: "the handler exited with code 137" };
+  assert.equal(whyOf(exited, null), "The handler exited with code 137.");
+  const value = { ...failed, exit_code: 1, error_message: "the handler returned 9 bytes" };
+  assert.equal(whyOf(value, null), "the handler returned 9 bytes");
+  const none = { ...of, status: "error", error_message: "no sandbox" };
+  assert.equal(whyOf(none, null), "The platform could not run it: no sandbox.");
+  assert.equal(lastLines("a\nb\nc\nd\n"), "b\nc\nd");
+});
+
+Deno.test("what comes after an attempt is said of accepted work alone", () => {
+  const attempts = [{ attempt: 1, status: "failed" }];
+  const of = { status: "queued", source: "async", attempts, most: 3, due: "noon", isDead: false };
+  assert.equal(nextOf(of), "After attempt 1 of 3 (failed) it is tried again, at noon.");
+  assert.match(nextOf({ ...of, status: "failed", isDead: true }) ?? "", /dead letter/);
+  assert.equal(
+    nextOf({ ...of, status: "failed" }),
+    "That was attempt 1 of 3: it is not tried again.",
+  );
+  assert.equal(nextOf({ ...of, source: "sync" }), null);
+  assert.equal(nextOf({ ...of, status: "success" }), null);
 });

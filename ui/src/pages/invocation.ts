@@ -18,6 +18,8 @@ import { Ago, Ahead } from "../parts/time.ts";
 import { useTitle } from "../parts/title.ts";
 import { toast, toastError } from "../parts/toast.ts";
 import { Waterfall } from "../parts/waterfall.ts";
+import { Why } from "../parts/why.ts";
+import { may } from "../scope.ts";
 import { href } from "../router.ts";
 import { now } from "../store.ts";
 import type { Invocation, InvocationInput, Timeline } from "../wire.ts";
@@ -137,7 +139,15 @@ function Input(
       ? html`
         <div class="inside">
           <p class="muted">It was not kept.</p>
-          <p><button class="button" type="button" onClick=${keep}>Keep inputs from now on</button></p>
+          <p class="muted small">Of calls that somebody waits for, also by the URL, inputs are kept where
+            <code>keep_input</code> is <code>all</code>: see <a href=${href([
+              "functions",
+              functionId,
+              "async",
+            ])}>what is kept of calls</a>.</p>
+          ${may("write") && html`
+            <p><button class="button" type="button" onClick=${keep}>Keep inputs from now on</button></p>
+          `}
         </div>
       `
       : problem.value?.status === 403
@@ -229,7 +239,9 @@ export default function InvocationPage(
           <span class="actions">${isLive &&
             html`<button class="button danger" type="button" disabled=${isCancelling.value} onClick=${cancel}>Cancel</button>`}<${Share} /></span></div>
         <${Facts} of=${one} timeline=${times} />
-        ${one.error_message && html`<p class="notice">${visible(one.error_message)}</p>`}
+        ${times && one.status !== "success" && one.status !== "running"
+          ? html`<${Why} of=${one} times=${times} />`
+          : one.error_message && html`<p class="notice">${visible(one.error_message)}</p>`}
         <div class="sided">
       <div><${Times} of=${one} timeline=${times} />
             <${Attempts} of=${times?.attempts ?? []} />
