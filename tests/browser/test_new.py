@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import FilePayload, Page, expect
 
+from browser.pictures import Camera
 from e2e.server import Server
 from spec.api_client import new_name
 
@@ -34,6 +35,44 @@ CODE = {
     "node": "export const handler = (event) => [event.n + 1];\n",
     "shell": "sed 's/.*:\\(.*\\)}/[\\1+1]/'",
 }
+
+
+HELLO, PAGE, WEBHOOK = "Answer a call", "Web page", "Webhook receiver"
+ANSWERS = {
+    ("python", HELLO): '{"hello": "world"}',
+    ("python", PAGE): "hello, Ada",
+    ("python", WEBHOOK): "received",
+    ("node", HELLO): '{"hello":"world"}',
+    ("node", PAGE): "hello, Ada",
+    ("node", WEBHOOK): "received",
+    ("shell", HELLO): "hello, world",
+    ("shell", PAGE): "hello from /",
+    ("shell", WEBHOOK): "received 19 bytes",
+}
+
+
+@pytest.mark.parametrize(("language", "template"), ANSWERS)
+def test_each_template_answers_its_first_call_and_a_request(
+    page: Page, site: Server, camera: Camera, language: str, template: str
+) -> None:
+    name = new_name()
+    page.goto("/ui/#/functions/new")
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Language").select_option(language)
+    begin = page.get_by_label("Begin with")
+    begin.select_option(str(begin.get_by_text(template).text_content()))
+    camera.take(page, f"new-{language}")
+    make(page)
+    answer = page.get_by_role("region", name="First answer")
+    expect(answer).to_contain_text("success", timeout=20_000)
+    expect(page.get_by_label("Output", exact=True)).to_contain_text(ANSWERS[language, template])
+    if template == HELLO:
+        return
+    made = site.call("GET", f"/api/functions/by-name/{name}").json()
+    site.call("PUT", f"/api/functions/{made['id']}/url", {"auth": "none"})
+    response = site.http.post(f"{site.url}/fn/default/{name}?name=Ada", json={"action": "opened"})
+    assert response.status_code == (202 if template == WEBHOOK else 200), response.text
+    assert ("received" if template == WEBHOOK else "hello") in response.text
 
 
 @pytest.mark.parametrize("language", CODE)

@@ -28,7 +28,6 @@ export interface LanguageFacts {
   file: string;
   handler: string;
   endings: readonly string[];
-  start: string;
 }
 
 export const LANGUAGES: Record<Language, LanguageFacts> = {
@@ -37,32 +36,18 @@ export const LANGUAGES: Record<Language, LanguageFacts> = {
     file: "main.py",
     handler: "main:handler",
     endings: [".py"],
-    start: `def handler(event, context):
-    """Runs once for each call. What it returns is the answer."""
-    name = event or "world"
-    return {"hello": name}
-`,
   },
   node: {
     title: "Node",
     file: "main.mjs",
     handler: "main:handler",
     endings: [".mjs", ".js", ".cjs"],
-    start: `/** Runs once for each call. What it returns is the answer. */
-export async function handler(event) {
-  return { hello: event ?? "world" };
-}
-`,
   },
   shell: {
     title: "Shell",
     file: "main.sh",
     handler: "",
     endings: [".sh", ".bash"],
-    start: `# Runs once for each call. Standard input is the payload, what it prints is the answer.
-read -r name
-echo "hello, \${name:-world}"
-`,
   },
 };
 

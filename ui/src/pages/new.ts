@@ -22,6 +22,7 @@ import { Status } from "../parts/status.ts";
 import { Steps } from "../parts/steps.ts";
 import type { File as ImageFile } from "../parts/tar.ts";
 import { href } from "../router.ts";
+import { templateOf, TEMPLATES } from "../templates.ts";
 import type { Invocation } from "../wire.ts";
 
 const NAME = "[A-Za-z0-9]([A-Za-z0-9._\\-]{0,62}[A-Za-z0-9])?";
@@ -29,10 +30,16 @@ const FIRST: Language = "python";
 const valueOf = (event: Event): string => (event.target as HTMLInputElement).value;
 
 function Identity({ draft, change }: { draft: Draft; change: (part: Partial<Draft>) => void }) {
+  const template = templateOf(draft);
   function choose(event: Event) {
     const language = valueOf(event) as Language;
-    const isUntouched = draft.code === LANGUAGES[draft.language].start;
-    change({ language, ...(isUntouched && { code: LANGUAGES[language].start }) });
+    const at = TEMPLATES[draft.language].findIndex((one) => one === template);
+    const same = at < 0 ? undefined : TEMPLATES[language][at];
+    change({ language, ...(same && { code: same.code, payload: same.payload }) });
+  }
+  function begin(event: Event) {
+    const chosen = TEMPLATES[draft.language].find((one) => one.title === valueOf(event));
+    if (chosen) change({ code: chosen.code, payload: chosen.payload });
   }
   return html`
     <div class="inside pair">
@@ -50,6 +57,14 @@ function Identity({ draft, change }: { draft: Draft; change: (part: Partial<Draf
               one === draft.language
             }>${title}</option>`
           )}</select></div>
+      <div class="field"><label for="template">Begin with</label><select class="text" id="template"
+          value=${template?.title ?? ""} onChange=${begin}>${!template &&
+            html`<option value="" selected>Code of your own</option>`}${TEMPLATES[draft.language]
+            .map(({ title }) =>
+              html`<option value=${title} key=${title} selected=${
+                title === template?.title
+              }>${title}</option>`
+            )}</select></div>
     </div>
   `;
 }
@@ -120,9 +135,9 @@ export default function New() {
   const draft = useSignal<Draft>({
     name: "",
     language: FIRST,
-    code: LANGUAGES[FIRST].start,
+    code: TEMPLATES[FIRST][0].code,
     files: [],
-    payload: "",
+    payload: TEMPLATES[FIRST][0].payload,
   });
   const step = useSignal<Step | "done" | null>(null);
   const problem = useSignal<Error | null>(null);
