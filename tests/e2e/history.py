@@ -29,6 +29,16 @@ class Call:
     codes: Counter[str] = field(default_factory=Counter)
 
 
+def is_spent(status: int, body: Record | None) -> bool:
+    """Whether a key has this answer for good, since its first request ended with the server."""
+    return (
+        status == 503
+        and body is not None
+        and body["error_code"] == "SHUTTING_DOWN"
+        and body["retry_after"] is None
+    )
+
+
 @dataclass
 class Owned:
     """A function that one client changes. `sent`: descriptions that were never acknowledged."""

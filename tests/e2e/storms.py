@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from e2e.history import Call, History, Owned, Seen, Verdict, judge
+from e2e.history import Call, History, Owned, Seen, Verdict, is_spent, judge
 from e2e.rebooting import MISTAKES
 from e2e.server import Server, watched
 from e2e.test_clock import Jump
@@ -40,15 +40,19 @@ from e2e.work_history import WorkVerdict, judge_work
 from e2e.work_load import WITNESSED, WorkLoad, pages, witness
 from quiltfn.launcher import syscalls
 
-CLIENTS = 4
-PAUSE_S = 0.01
-AWAY_S = 0.05  # before a client asks again that nobody could serve
+CALLERS, QUEUERS = 10, 14  # clients that call, and those that queue calls
+INSTANCES = 8
+PAUSE_S = 0.005
+BETWEEN_S = 1.0, 7.0  # blows that take the server away
+# Before a client asks again whose call could not be served, and whose call nobody answered, unless
+# a server has started by then.
+REFUSED_S, AWAY_S = 0.2, 1.0
 # `_IOR('X', 125, __u32)`, and the flag to drop what is in the journal, as a cut of power does.
 EXT4_SHUTDOWN, WITHOUT_JOURNAL = 0x8004587D, 2
 # A power cut may cost 50 ms where durability is relaxed, and the time that the disk takes to sync.
 # What it did cost is printed.
 RELAXED_S = 0.5
-DISK_MIB = 192
+DISK_MIB = 512  # an hour of records; its image is sparse
 HERE = Path(__file__).parent
 OPTIONS = "--prewarmed 1"
 
@@ -61,12 +65,15 @@ class Load:
     history: History = field(default_factory=History)
     codes: Counter[str] = field(default_factory=Counter)
     called: str = ""
+    is_served: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
+    _kept: threading.local = field(default_factory=threading.local)
 
     def start(self, seed: int) -> None:
-        self.called = self.server.deploy(WITNESSED, max_instances=CLIENTS).id
-        for number in range(CLIENTS):
+        self.called = self.server.deploy(WITNESSED, max_instances=INSTANCES).id
+        self.is_served.set()
+        for number in range(CALLERS):
             one = threading.Thread(target=self._live, args=(number, random.Random(seed + number)))
             one.start()
             self._threads.append(one)
@@ -89,8 +96,7 @@ class Load:
             elif kind < 0.4 or pending:
                 again = pending.pop(0) if pending and dice.random() < 0.9 else None
                 call = again or self._new_call(f"c{number}-{turn}", f"key-{number}-{turn}")
-                self._call(call)
-                if not call.answers or dice.random() < 0.1:
+                if self._call(call) or dice.random() < 0.1:
                     pending = [*pending, call][-20:]
             else:
                 self._call(self._new_call(f"c{number}-{turn}", None))
@@ -100,13 +106,15 @@ class Load:
         self.history.calls.append(call)
         return call
 
-    def _call(self, call: Call) -> None:
+    def _call(self, call: Call) -> bool:
+        """Whether its answer is still to come."""
         headers = {} if call.key is None else {"Idempotency-Key": call.key}
         path = f"/api/functions/{call.function}/invoke"
         status, body = self.ask("POST", path, {"payload": call.token}, headers)
         call.codes[self._name(status, body)] += 1
         if status == 200:
             call.answers.append((time.monotonic(), body))
+        return not call.answers and not is_spent(status, body)
 
     def _change(self, owned: list[Owned], name: str, dice: random.Random) -> None:
         kind = dice.random()
@@ -138,7 +146,7 @@ class Load:
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
         """Status and body; 0 where there was no answer."""
-        connection = http.client.HTTPConnection(self.server.url.removeprefix("http://"), timeout=20)
+        connection = self._connection()
         data = None if body is None else json.dumps(body)
         given = {"content-type": "application/json"} if data else {}
         try:
@@ -147,13 +155,24 @@ class Load:
             text = answer.read()
             told = (answer.status, json.loads(text) if text else None)
         except (OSError, http.client.HTTPException):
-            told = (0, None)
-        finally:
             connection.close()
-        if told[0] in (0, 503):
-            time.sleep(AWAY_S)
+            told = (0, None)
+        if told[0] == 503:
+            time.sleep(REFUSED_S)
+        elif told[0] == 0:
+            self.is_served.wait(AWAY_S)
         self.codes[f"{method} {self._name(*told)}"] += 1
         return told
+
+    def _connection(self) -> http.client.HTTPConnection:
+        """The thread's own to the server that runs now, which may be another than before."""
+        address = self.server.url.removeprefix("http://")
+        kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
+        if kept is None or f"{kept.host}:{kept.port}" != address:
+            if kept is not None:
+                kept.close()
+            kept = self._kept.connection = http.client.HTTPConnection(address, timeout=20)
+        return kept
 
     @staticmethod
     def _name(status: int, body: Any) -> str:
@@ -180,7 +199,9 @@ def look(load: Load) -> Seen:
 
 @dataclass
 class Storm:
-    """`cuts`: when power was cut, and when all was dead. `blows`: what was done, counted."""
+    """`cuts`: when power was cut, and when all was dead. `blows`: what was done, counted. `kills`:
+    how often every process of ours ended, and `away_s`: how long nothing answered.
+    """
 
     server: Server
     load: Load
@@ -188,14 +209,25 @@ class Storm:
     cuts: list[tuple[float, float]] = field(default_factory=list)
     blows: Counter[str] = field(default_factory=Counter)
     slowest_start_s: float = 0.0
+    kills: int = 0
+    away_s: float = 0.0
+    _killed_at: float = 0.0
 
     def start_again(self) -> None:
         began = time.monotonic()
         self.server.start()
-        self.slowest_start_s = max(self.slowest_start_s, time.monotonic() - began)
+        self.load.is_served.set()
+        now = time.monotonic()
+        self.slowest_start_s = max(self.slowest_start_s, now - began)
+        self.away_s += now - self._killed_at
+
+    def is_killed(self) -> None:
+        self.kills, self._killed_at = self.kills + 1, time.monotonic()
+        self.load.is_served.clear()
 
     def kill(self) -> None:
         """One of our processes, or both; what is left ends by itself."""
+        self.is_killed()
         whom = self.dice.choice(("server", "launcher", "both"))
         self.blows[f"kill -9 of {whom}"] += 1
         with contextlib.suppress(ProcessLookupError):
@@ -208,7 +240,7 @@ class Storm:
 
 def kill_storm(storm: Storm, until: float) -> None:
     while time.monotonic() < until:
-        time.sleep(storm.dice.uniform(1.0, 5.0))
+        time.sleep(storm.dice.uniform(*BETWEEN_S))
         storm.kill()
         storm.start_again()
 
@@ -216,8 +248,9 @@ def kill_storm(storm: Storm, until: float) -> None:
 def power_storm(storm: Storm, until: float) -> None:
     device = storm.server.disk  # type: ignore[attr-defined]
     while time.monotonic() < until:
-        time.sleep(storm.dice.uniform(1.0, 6.0))
+        time.sleep(storm.dice.uniform(*BETWEEN_S))
         cut = device.cut()
+        storm.is_killed()
         storm.blows["power cut"] += 1
         storm.server.kill_server()
         storm.server.kill_launcher()
@@ -232,10 +265,10 @@ def power_storm(storm: Storm, until: float) -> None:
 def disk_storm(storm: Storm, until: float) -> None:
     filler = storm.server.disk.path / "filler"  # type: ignore[attr-defined]
     while time.monotonic() < until:
-        time.sleep(storm.dice.uniform(0.5, 2.0))
+        time.sleep(storm.dice.uniform(1.0, 5.0))
         fill(filler)
         storm.blows["disk full"] += 1
-        time.sleep(storm.dice.uniform(0.5, 3.0))
+        time.sleep(storm.dice.uniform(0.5, 2.0))
         if storm.dice.random() < 0.4:
             storm.kill()
             storm.start_again()  # with not a byte free
@@ -264,14 +297,16 @@ def clock_storm(storm: Storm, until: float) -> None:
 
 def fill(path: Path) -> None:
     """Takes every byte that an ordinary user can have."""
-    size = 1 << 20
+    size, taken = 1 << 20, 0
     with path.open("wb", buffering=0) as file:
         os.chmod(path, 0o666)
         while size:
             try:
-                file.write(bytes(size))
+                os.posix_fallocate(file.fileno(), taken, size)
             except OSError:
                 size >>= 1
+            else:
+                taken += size
 
 
 @dataclass
@@ -385,12 +420,16 @@ class Report:
         blows = ", ".join(f"{what} {count}" for what, count in sorted(storm.blows.items()))
         codes = ", ".join(f"{what} {count}" for what, count in sorted(load.codes.items()))
         keyed = sum(call.key is not None for call in load.history.calls)
+        sync, work = load.history.acknowledged(), self.work
+        up_s = self.seconds - storm.away_s
         return (
-            f"{self.kind}, {self.seconds:.0f} s: {blows}; "
-            f"slowest start {storm.slowest_start_s:.1f} s\n"
-            f"  {len(load.history.calls)} calls, {keyed} of them with a key, "
-            f"{load.history.acknowledged()} answers acknowledged\n  {codes}\n  {self.verdict}\n"
-            f"  {self.work}\n  {self.work_verdict}"
+            f"{self.kind}, {self.seconds:.0f} s: {sync} sync, {work.accepted} accepted, "
+            f"{work.cancels} cancels, {work.redrives} redrives, {work.ticks} ticks, "
+            f"{storm.kills} kills\n"
+            f"  a second, of {up_s:.0f} with a server: {sync / up_s:.0f} sync, "
+            f"{work.accepted / up_s:.0f} accepted; slowest start {storm.slowest_start_s:.1f} s\n"
+            f"  {blows}\n  {len(load.history.calls)} calls, {keyed} with a key, "
+            f"{work.attempts} attempts\n  {codes}\n  {self.verdict}\n  {self.work_verdict}"
         )
 
 
@@ -414,8 +453,10 @@ def play(kind: str, seconds: float, seed: int, mistake: str | None = None) -> Re
         storm = Storm(server, load, random.Random(seed))
         load.start(seed)
         try:
-            work.start(seed, load.called, CLIENTS)
-            storm_of(storm, time.monotonic() + seconds)
+            work.start(seed, load.called, QUEUERS)
+            began = time.monotonic()
+            storm_of(storm, began + seconds)
+            seconds = time.monotonic() - began
         finally:
             load.stop()
             work.stop()

@@ -36,7 +36,7 @@ def test_what_was_acknowledged_outlives_a_storm(kind: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lost 0, changed 0, run twice 0, never final 0" in done.stdout
     assert "accepted and lost 0, changed 0, run twice 0, ended without a run 0" in done.stdout
-    accepted = re.search(r"(\d+) calls accepted", done.stdout)
+    accepted = re.search(r" (\d+) accepted,", done.stdout)
     assert accepted is not None
     assert int(accepted[1]) > 0
 

@@ -41,15 +41,17 @@ class Rule(StrEnum):
 class Job:
     """Work with a payload, `token`, that no other has. `sent`: how many requests asked for it.
 
-    `key`: the Idempotency-Key of each of them, where they had one. `accepted`: the ids of the
-    answers. `told`: final records that a client got. `cancelled`: when the answer to a request to
-    cancel was read, by the id; None: there was no answer.
+    `key`: the Idempotency-Key of each of them, where they had one; `is_spent`: it is answered for
+    good, and not with an id. `accepted`: the ids of the answers. `told`: final records that a
+    client got. `cancelled`: when the answer to a request to cancel was read, by the id; None: there
+    was no answer.
     """
 
     token: str
     function: str
     key: str | None = None
     sent: int = 0
+    is_spent: bool = False
     accepted: set[str] = field(default_factory=set)
     told: list[Record] = field(default_factory=list)
     cancelled: dict[str, float | None] = field(default_factory=dict)
@@ -150,7 +152,7 @@ def judge_work(history: WorkHistory, runs: Iterable[Run], seen: WorkSeen) -> Wor
     dead = {one for letters in seen.dead_letters.values() for one in letters}
     asked = {one for redrive in history.redrives for one in redrive.dead}
     for job in history.jobs:
-        _judge_job(job, ids_of[job.token] | job.accepted, asked, seen, verdict)
+        _judge_job(job, ids_of[job.token] | job.accepted, asked, dead, seen, verdict)
         _judge_cancellations(job, runs_of, seen, verdict)
     for invocation_id, record in seen.records.items():
         most = history.max_attempts[record["function_id"]]
@@ -169,20 +171,24 @@ def judge_work(history: WorkHistory, runs: Iterable[Run], seen: WorkSeen) -> Wor
 
 
 def _judge_job(
-    job: Job, ids: set[str], asked: set[str], seen: WorkSeen, verdict: WorkVerdict
+    job: Job,
+    ids: set[str],
+    asked: set[str],
+    dead: set[str],
+    seen: WorkSeen,
+    verdict: WorkVerdict,
 ) -> None:
-    """`ids`: of all with this payload. Each request made one at most, and each redrive of one made
-    exactly one.
+    """`ids`: of all with this payload, `asked`: of all that were to be run again. Each request made
+    one at most, and each redrive of one made exactly one.
     """
-    for one in job.accepted - set(seen.records):
+    for one in job.accepted - seen.records.keys():
         verdict.note(Rule.LOST, f"{job.token}: {one}")
     again = len(ids & asked)
     made = min(job.sent, 1) if job.key is not None else job.sent
     if len(ids) > made + again:
         rule = Rule.REDRIVE_DOUBLED if again else Rule.TWICE
         verdict.note(rule, f"{job.token}, sent {job.sent}, redriven {again}: {sorted(ids)}")
-    letters = {one for some in seen.dead_letters.values() for one in some}
-    gone = (ids & asked & set(seen.records)) - letters
+    gone = (ids & asked & seen.records.keys()) - dead
     if gone and len(ids) < 1 + len(gone):
         verdict.note(Rule.REDRIVE_LOST, f"{job.token}: {sorted(gone)} left nothing behind")
     for told in job.told:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from e2e.history import FINAL
+from e2e.history import FINAL, is_spent
 from e2e.server import CRUN, Server, short_dir
 from e2e.work_history import Job, Record, Redrive, Run, Schedule, WorkHistory, WorkSeen
 from timeouts import scaled
@@ -33,7 +33,7 @@ echo "$QUILT_INVOCATION_ID $QUILT_DEADLINE_MS $up $QUILT_PAYLOAD" > /dev/witness
 case $QUILT_PAYLOAD in
     bad*) exit 1;;
     flaky*) case $QUILT_DEADLINE_MS in *[13579]) exit 1;; esac;;
-    slow*) sleep 0.3;;
+    slow*) sleep 0.2;;
 esac
 printf %s "$QUILT_PAYLOAD"
 """
@@ -104,9 +104,9 @@ def uptime() -> float:
 
 # The clients --------------------------------------------------------------------------------------
 
-PAUSE_S = 0.01
+PAUSE_S = 0.005
 WAITING_MAX = 300  # of a function, before a client that sees it takes a break
-KINDS = ("ok",) * 6 + ("bad", "flaky", "flaky", "slow")
+KINDS = ("ok",) * 13 + ("bad",) * 2 + ("flaky",) * 4 + ("slow",)
 # Their work is over this long after the storm, or it counts as never final.
 OVER_S = 120.0
 ONCE = {"max_attempts": 1}
@@ -157,14 +157,17 @@ class WorkLoad:
         for one in self._threads:
             one.join()
 
-    def __str__(self) -> str:
-        jobs, redrives = self.history.jobs, self.history.redrives
-        cancelled = sum(at is not None for job in jobs for at in job.cancelled.values())
-        redriven = sum(len(one.made or ()) for one in redrives)
-        return (
-            f"{sum(len(job.accepted) for job in jobs)} calls accepted, {cancelled} cancelled, "
-            f"{redriven} redriven; {self.attempts} attempts, {self.ticks} ticks"
-        )
+    @property
+    def accepted(self) -> int:
+        return sum(len(job.accepted) for job in self.history.jobs)
+
+    @property
+    def cancels(self) -> int:
+        return sum(at is not None for job in self.history.jobs for at in job.cancelled.values())
+
+    @property
+    def redrives(self) -> int:
+        return sum(len(one.made or ()) for one in self.history.redrives)
 
     def _live(self, number: int, dice: random.Random) -> None:
         functions = list(self.history.max_attempts)
@@ -176,8 +179,9 @@ class WorkLoad:
             if turn % 20 == 0:
                 self._take_a_break(dice.choice(functions))
             kind = dice.random()
-            if kind < 0.75 or not mine:
-                again = [job for job in mine if job.key and (not job.accepted or kind < 0.02)]
+            if kind < 0.8 or not mine:
+                keyed = [job for job in mine if job.key and not job.is_spent]
+                again = [job for job in keyed if not job.accepted or kind < 0.02]
                 if again:
                     job = again[0]
                 else:
@@ -187,10 +191,10 @@ class WorkLoad:
                     self.history.jobs.append(job)
                     mine = [*mine, job][-20:]
                 self._give(job, "&delay_seconds=1" if dice.random() < 0.2 else "")
-            elif kind < 0.85:
+            elif kind < 0.88:
                 self._cancel(dice.choice(mine[-3:]))
             elif kind < 0.96:
-                self._wait(dice.choice(mine))
+                self._look_at(dice.choice(mine), 1 if dice.random() < 0.2 else 0)
             else:
                 self._redrive(dice.choice(functions), dice)
 
@@ -209,6 +213,7 @@ class WorkLoad:
         status, body = self.ask("POST", path, {"payload": job.token}, headers)
         if status == 202:
             job.accepted.add(body["invocation_id"])
+        job.is_spent = is_spent(status, body)
 
     def _cancel(self, job: Job) -> None:
         for one in job.accepted:
@@ -219,9 +224,9 @@ class WorkLoad:
                 job.cancelled[one] = uptime()
                 job.told.append(body)
 
-    def _wait(self, job: Job) -> None:
+    def _look_at(self, job: Job, wait_s: int) -> None:
         for one in job.accepted:
-            path = f"/api/functions/{job.function}/invocations/{one}?wait_seconds=1"
+            path = f"/api/functions/{job.function}/invocations/{one}?wait_seconds={wait_s}"
             status, body = self.ask("GET", path)
             if status == 200 and body["status"] in FINAL:
                 job.told.append(body)
