@@ -48,8 +48,8 @@ def map_body(context: Any, body: Any) -> Any:  # noqa: ARG001
 
 
 @schemathesis.hook
-def map_query(context: Any, query: Any) -> Any:
-    """As `map_body`, of what waits, is put off, or never ends."""
+def map_query(context: Any, query: Any) -> Any:  # noqa: ARG001
+    """As `map_body`, of what waits or is put off."""
     if not isinstance(query, dict):
         return query
     for name, (most, high) in QUERY_CAPS.items():
@@ -59,9 +59,14 @@ def map_query(context: Any, query: Any) -> Any:
     value = whole(query.get("not_before"))
     if value is not None and PAST_S < value <= YEAR_2100:
         query["not_before"] = PAST_S
-    if context.operation.path in ENDLESS and str(query.get("follow")).lower() == "true":
-        query["follow"] = False
     return query
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, kwargs: Any) -> None:  # noqa: ARG001
+    """Asks no stream to go on, nor by the document's own example, which no map is applied to."""
+    if case.operation.path in ENDLESS and str(case.query.get("follow")).lower() == "true":
+        case.query["follow"] = False
 
 
 def whole(value: Any) -> int | None:
