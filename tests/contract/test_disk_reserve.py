@@ -43,6 +43,7 @@ from quiltfn.store import (
 )
 from quiltfn.store.disk_reserve import RESERVE_BYTES, DiskFull, DiskReserve, is_full
 from quiltfn.store.spool import to_line
+from quiltfn.store.stats import Sums
 
 LATER = 4_000_000_000
 
@@ -181,6 +182,8 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
             await journal.aclose()
         assert (tmp_path / "journal-a.spool").stat().st_size > 0
         journal = SpoolJournal(store.database, tmp_path, ManualClock(), retry_after_s=0.05)
+        told: list[Sums] = []
+        journal.on_counted.append(told.append)
         await journal.start()
         refused = replace(a_call(function), status=Status.ERROR, started_at=None)
         journal.closed(refused)  # A sandbox could not be made: that has a record without a start.
@@ -191,6 +194,8 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
         return journal.problem is None
 
     await eventually(is_well)
+    # Who counts with the commits, as quotas do, is told of what the last server left as well.
+    assert sum(one.count for sums in told for one in sums.values()) == 2
     later = a_call(function)
     journal.opened(later)
     journal.closed(done(later))

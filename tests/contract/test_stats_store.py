@@ -176,13 +176,14 @@ async def test_calls_that_a_crash_left_running_count_as_interrupted(
     store: SqliteStore, stats: SqlStats, function: Function, tmp_path: Path
 ) -> None:
     async with opened_journal(store, tmp_path) as journal:
-        for _ in range(3):
-            journal.opened(a_call(function))
+        for is_cold in (True, False, True):
+            journal.opened(replace(a_call(function), cold_start=is_cold))
         await journal.synced()
     await restart(store)
     async with opened_journal(store, tmp_path):
         one = await of_all_time(stats, function)
     assert one.calls == {Status.INTERRUPTED.value: 3}
+    assert one.cold_starts == 2
     async with opened_journal(store, tmp_path):
         assert (await of_all_time(stats, function)).count == 3
 

@@ -28,7 +28,7 @@ from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.disk_reserve import REFUSED, DiskFull
 from quiltfn.store.nodes import Boot
 from quiltfn.store.spool import Spool, latest
-from quiltfn.store.stats import Sums
+from quiltfn.store.stats import Sums, add_all
 
 # With the commit itself a record is on disk within 50 ms.
 COMMIT_AFTER_S = 0.04
@@ -76,7 +76,7 @@ class SpoolJournal:
         self._failure: StoreUnavailable | None = None
         # Each is told what a commit added to the statistics of calls. It must not raise or wait.
         self.on_counted: list[Callable[[Sums], None]] = []
-        self._left_to_do: Work[None] | None = None  # What the start could not do on a full disk.
+        self._left_to_do: Work[Sums] | None = None  # What the start could not do on a full disk.
         self._is_recovered = asyncio.Event()  # It was done.
         self._boot: Boot
 
@@ -103,10 +103,11 @@ class SpoolJournal:
             boot, now = self._boot, int(self._clock.unix())
             start = work_recovery.StartTime(now, int(self._clock.trusted() * 1000))
 
-            def work(connection: Connection) -> None:
-                records.upsert(connection, list(left.values()), boot.epoch - 1)
+            def work(connection: Connection) -> Sums:
+                sums = records.upsert(connection, list(left.values()), boot.epoch - 1)
                 work_recovery.recover(connection, boot, start, is_spool_whole=is_whole)
                 records.interrupt(connection, boot, now)
+                return sums
 
             try:
                 await self._database.write(work)
@@ -121,7 +122,7 @@ class SpoolJournal:
             raise
 
     def _put_off(
-        self, work: Work[None], left: dict[str, Invocation], now: int, error: DiskFull
+        self, work: Work[Sums], left: dict[str, Invocation], now: int, error: DiskFull
     ) -> None:
         """On a full disk the server starts all the same. What the last one left stays in the
         segments and is shown from memory. New calls are refused until it is stored.
@@ -382,8 +383,9 @@ class SpoolJournal:
             left_to_do = self._left_to_do
 
             def work(connection: Connection) -> Sums:
-                left_to_do(connection)
-                return records.upsert(connection, batch, epoch)
+                sums = left_to_do(connection)
+                add_all(sums, records.upsert(connection, batch, epoch))
+                return sums
 
             self._tell(await self._database.write(work, self._other.clear, frees=True))
             self._left_to_do = None

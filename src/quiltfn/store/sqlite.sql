@@ -74,7 +74,7 @@ DELETE FROM input
 -- itself SQLite groups along the other index and reads every record there is. The first condition on
 -- the status is that of the partial index, without which SQLite does not use it.
 SELECT function_id, max(tenant_id) AS tenant_id, count(*) AS calls, count(*) AS errors,
-       max(coalesce(started_at, :now)) AS last
+       sum(cold_start) AS cold_starts, max(coalesce(started_at, :now)) AS last
   FROM invocation INDEXED BY invocation_open
  WHERE status IN ('queued', 'running') AND status = 'running'
    AND epoch < :epoch AND (:alone OR execution_node_id = :node)

@@ -76,7 +76,7 @@ def add_interrupted(connection: Connection, left: Iterable[RowMapping], now: int
     start = floor_to(FINEST_S, now)
     sums = {
         Stretch(row["tenant_id"], FINEST_S, start, row["function_id"]): CallStats(
-            calls={Status.INTERRUPTED.value: row["calls"]}
+            calls={Status.INTERRUPTED.value: row["calls"]}, cold_starts=row["cold_starts"]
         )
         for row in left
     }
