@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import requests
 import structlog
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
@@ -26,6 +31,7 @@ from quiltfn.api.tracing import traced as traced_app
 from quiltfn.clock import SystemClock
 from quiltfn.model.access import Scope
 from quiltfn.observe import log, metrics, otlp, trace
+from quiltfn.observe.otlp_answers import session
 from quiltfn.observe.trace import Answered
 from quiltfn.settings import Settings
 from quiltfn.telemetry import CannotSend, headers_of, open_telemetry
@@ -416,8 +422,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(otlp, "FLUSH_S", 0.5)
 
 
-async def more_dropped(before: float) -> None:
-    await until(lambda: dropped("traces", "failed") > before, turns=20_000)
+async def more_dropped(before: float, signal: str = "traces") -> None:
+    await until(lambda: dropped(signal, "failed") > before, turns=20_000)
 
 
 def complaints(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -514,6 +520,66 @@ async def test_lines_that_wait_are_bounded_in_number_and_length(
     assert {len(one.body.string_value) for one in collector.logs} == {otlp.TEXT_MAX}
     # What was first is kept: it says how it began.
     assert values(collector.logs[0].attributes)["number"] == 0
+
+
+@contextmanager
+def answering(*parts: bytes, pause_s: float = 0.0) -> Iterator[tuple[str, list[int]]]:
+    """What takes connections and answers with the last part again and again, for as long as
+    somebody reads. Its URL, and how many bytes each connection took.
+    """
+    taken: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):  # closed at the end
+                while True:
+                    connection, _ = listening.accept()
+                    taken.append(0)
+                    with connection, suppress(OSError):
+                        connection.recv(1 << 16)
+                        for part in (*parts[:-1], *itertools.repeat(parts[-1], 1000)):
+                            connection.sendall(part)
+                            taken[-1] += len(part)
+                            time.sleep(pause_s)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", taken
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_an_answer_without_an_end_is_not_read_to_it() -> None:
+    chunk = b"10000\r\n%b\r\n" % bytes(65_536)
+    with answering(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", chunk) as (url, taken):
+        with session(5.0) as one:
+            assert one.post(url, b"spans", timeout=5.0).status_code == 200
+        with suppress(requests.RequestException):  # the control
+            requests.post(url, b"spans", timeout=5.0)
+    # The kernel's buffers take some of it.
+    assert taken[0] < 16 * 1024 * 1024 < 60 * 1024 * 1024 < taken[1]
+
+
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for() -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n"
+    with answering(head, b"x", pause_s=0.05) as (url, taken), session(0.2) as one:
+        assert one.post(url, b"spans", timeout=5.0).status_code == 200
+    assert taken[0] < len(head) + 500
+
+
+async def test_an_answer_that_leads_elsewhere_takes_nothing(
+    collector: Collector, said: list[dict[str, Any]]
+) -> None:
+    collector.status = 302
+    before = dropped("logs", "failed")
+    given = Settings(otlp_endpoint=collector.url)
+    async with open_telemetry(given, FACTS, SystemClock(), None) as telemetry:
+        assert telemetry.sender is not None
+        telemetry.sender.put_line({"event": "x", "level": "info"})
+        await more_dropped(before, "logs")
+    assert "302" in complaints(said)[0]["reason"]
 
 
 # Settings ----------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
 from quiltfn.observe import metrics
+from quiltfn.observe.otlp_answers import session
 from quiltfn.observe.trace import Kind, Span, SpanContext, Traced
 
 TRACES, LOGS, METRICS = "traces", "logs", "metrics"
@@ -117,9 +118,11 @@ class Sender:
             "compression": Compression.NoCompression,
             "certificate_file": paths.cafile or paths.capath,
         }
-        self._spans_out = OTLPSpanExporter(target.url(TRACES), **more)
-        self._logs_out = OTLPLogExporter(target.url(LOGS), **more)
-        self._metrics_out = OTLPMetricExporter(target.url(METRICS), **more)
+        self._spans_out = OTLPSpanExporter(target.url(TRACES), session=session(TIMEOUT_S), **more)
+        self._logs_out = OTLPLogExporter(target.url(LOGS), session=session(TIMEOUT_S), **more)
+        self._metrics_out = OTLPMetricExporter(
+            target.url(METRICS), session=session(TIMEOUT_S), **more
+        )
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="otlp", daemon=True)
 
