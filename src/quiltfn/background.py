@@ -1,6 +1,10 @@
 """The background tasks of a server, with their settings."""
 
-from collections.abc import Coroutine
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+
+import structlog
 
 from quiltfn.clock import ResumableClock
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
@@ -30,6 +34,24 @@ from quiltfn.store import (
 )
 from quiltfn.tenant_images import TenantImages
 
+Task = Callable[[], Coroutine[None, None, None]]
+# After a mistake of ours.
+AGAIN_S = 10.0
+
+_log = structlog.get_logger("quiltfn.background")
+
+
+async def keep_running(task: Task) -> None:
+    """Runs it to its end. A mistake of ours must not end it for as long as the server runs, with
+    nobody noticing: it is logged, and the task is begun again.
+    """
+    while True:
+        try:
+            return await task()
+        except Exception:
+            _log.exception("a background task has failed; it is begun again")
+            await asyncio.sleep(AGAIN_S)
+
 
 def inputs_bound(chosen: Settings) -> StorageLimit:
     """The bytes of what callers gave to calls."""
@@ -43,7 +65,7 @@ def background_tasks(
     warm_stock: WarmStock,
     stats: SqlStats,
     clock: ResumableClock,
-) -> tuple[Coroutine[None, None, None], ...]:
+) -> tuple[Task, ...]:
     """Everything that runs beside calls to follow the clock and to remove what has expired."""
     database = store.database
     keep_s = chosen.keep_invocations_days * DAY_S
@@ -61,20 +83,30 @@ def background_tasks(
         return int(clock.trusted() - keep_s) if keep_s else None
 
     retention: Retention = SqlRetention(database, clock)
+    prunes = (
+        lambda: retention.prune_some(keep),
+        stats.prune_some,
+        SqlInputRetention(database, inputs_bound(chosen)).prune_some,
+        SqlAuditRetention(database, audit_limit).prune_some,
+        lambda: deliveries.prune_some(oldest_kept(), int(clock.unix())),
+    )
     return (
-        follow_wall_clock(clock, SqlClockStore(database)),
-        reclaim_disk(SqlDiskSpace(database), clock),
-        prune_expired(
+        partial(follow_wall_clock, clock, SqlClockStore(database)),
+        partial(reclaim_disk, SqlDiskSpace(database), clock),
+        partial(
+            prune_expired,
             SqlAudit(database),
             SqlOperations(database),
             SqlIdempotencyStore(database),
             clock,
             chosen.audit_days,
         ),
-        prune_until_done(lambda: retention.prune_some(keep), clock),
-        prune_until_done(stats.prune_some, clock),
-        prune_until_done(SqlInputRetention(database, inputs_bound(chosen)).prune_some, clock),
-        prune_until_done(SqlAuditRetention(database, audit_limit).prune_some, clock),
-        prune_until_done(lambda: deliveries.prune_some(oldest_kept(), int(clock.unix())), clock),
-        collect_images(tenant_images, SqlRuntimes(database), warm_stock, chosen.image_grace_s),
+        *(partial(prune_until_done, one, clock) for one in prunes),
+        partial(
+            collect_images,
+            tenant_images,
+            SqlRuntimes(database),
+            warm_stock,
+            chosen.image_grace_s,
+        ),
     )

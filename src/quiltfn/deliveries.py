@@ -351,8 +351,9 @@ class Deliveries:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if self._sender is not None:
-            await self._sender.aclose()
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            await sender.aclose()
 
     def _now_ms(self) -> int:
         """Trusted time: a wall clock that is set makes no delivery late and none too old."""

@@ -6,7 +6,7 @@ which they need each other and close backwards; where opening fails, what was op
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from quiltfn.api.errors import error_body
 from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.services import Services
 from quiltfn.api.system import refresh_metrics
-from quiltfn.background import background_tasks, inputs_bound
+from quiltfn.background import Task, background_tasks, inputs_bound, keep_running
 from quiltfn.bounds import api_limits, budgets, image_limits, tenant_limits
 from quiltfn.catalog import Catalog
 from quiltfn.clock import ResumableClock
@@ -77,6 +77,7 @@ from quiltfn.work import Work
 
 UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
 DIED = ShuttingDown("the server ended while the first call with this key was running")
+STORE_AGAIN_S = 1.0
 
 # Opens the sandboxes of this machine, which count in the memory given.
 OpenSandboxes = Callable[[Memory], AbstractAsyncContextManager[StockedSandboxes]]
@@ -142,18 +143,17 @@ async def open_platform(
         invoker = Invoker(pools, journal, clock, node.machine.node_id, telemetry.tracer)
         catalog = Catalog(settings.functions_max_bytes)
         parts = CallParts(opened, catalog, pools, journal, invoker, clock, budgets(settings))
-        admission, stats, quotas = await restored_quotas(settings, parts)
+        admission, stats, quotas = await restored_quotas(settings, parts, stack)
         work, dispatcher, deliveries, schedules = await work_of(parts, admission, settings, node)
         meter = Metering(pools, stats, clock)
-        _end(stack, quotas.aclose, meter.store, invoker.aclose)
-        _end(stack, dispatcher.join, pools.aclose, dispatcher.stop)
+        _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
         tenant_images = await restored_tenant_images(settings, opened, clock, admission)
         runtimes = await restored_runtimes(settings, node.machine, opened, tenant_images, clock)
         lifecycle, elasticity, urls = await restored_lifecycle(parts, settings, node, runtimes)
         await dispatcher.start()
-        own = reap(pools), access.keep_fresh(), deliveries.run(), schedules.run(), meter.run()
+        own = partial(reap, pools), access.keep_fresh, deliveries.run, schedules.run, meter.run
         kept = background_tasks(settings, opened, tenant_images, stock, stats, clock)
-        _run_until_closed(stack, *own, run_recovered(journal, dispatcher), *kept)
+        _run_until_closed(stack, *own, partial(run_recovered, journal, dispatcher), *kept)
         services = Services(
             clock=clock,
             access=access,
@@ -182,7 +182,8 @@ async def open_platform(
             budgets=parts.budgets,
             tracer=telemetry.tracer,
         )
-        _run_until_closed(stack, telemetry.send_metrics(partial(refresh_metrics, services)))
+        refresh = partial(refresh_metrics, services)
+        _run_until_closed(stack, partial(telemetry.send_metrics, refresh))
         yield Platform(services, opened, journal, pools, services.health, work, dispatcher)
 
 
@@ -198,7 +199,9 @@ def _health(
     return Health(node.machine, store, journal, chosen.data_dir, stock.why_not, started_at)
 
 
-async def restored_quotas(chosen: Settings, parts: CallParts) -> tuple[Admission, SqlStats, Quotas]:
+async def restored_quotas(
+    chosen: Settings, parts: CallParts, stack: AsyncExitStack
+) -> tuple[Admission, SqlStats, Quotas]:
     """What admits calls, the statistics of calls, and the quotas, which are told of every commit
     because they are counted by it.
     """
@@ -208,6 +211,7 @@ async def restored_quotas(chosen: Settings, parts: CallParts) -> tuple[Admission
     quotas = Quotas(SqlQuotas(database), stats, admission, parts.clock)
     parts.journal.on_counted.append(quotas.counted)
     await quotas.restore()
+    stack.push_async_callback(quotas.aclose)
     return admission, stats, quotas
 
 
@@ -289,8 +293,13 @@ def deliveries_of(parts: CallParts, queue: SqlWork, work: Work, chosen: Settings
 
 async def run_recovered(journal: SpoolJournal, dispatcher: Dispatcher) -> None:
     """After a start on a full disk: work that the last server had claimed waits again later."""
-    if await journal.recovered():
-        await dispatcher.start()
+    if not await journal.recovered():
+        return
+    while True:
+        try:
+            return await dispatcher.start()
+        except StoreUnavailable:
+            await asyncio.sleep(STORE_AGAIN_S)
 
 
 def connected_events(
@@ -321,8 +330,9 @@ def _end(stack: AsyncExitStack, *closes: Callable[[], Awaitable[None]]) -> None:
         stack.push_async_callback(close)
 
 
-def _run_until_closed(stack: AsyncExitStack, *work: Coroutine[None, None, None]) -> None:
-    stack.push_async_callback(_end_all, [asyncio.ensure_future(one) for one in work])
+def _run_until_closed(stack: AsyncExitStack, *tasks: Task) -> None:
+    running = [asyncio.ensure_future(keep_running(one)) for one in tasks]
+    stack.push_async_callback(_end_all, running)
 
 
 async def _end_all(tasks: list[asyncio.Task[None]]) -> None:

@@ -1,0 +1,57 @@
+"""What runs beside calls goes on after a mistake of ours, and after a store that refused."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+
+from quiltfn import background, platform
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.store import SqlStats
+from service.platform_harness import open_harness
+
+
+async def test_a_background_task_that_fails_is_logged_and_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "AGAIN_S", 0.0)
+    again, tries = asyncio.Event(), 0
+
+    async def damaged(_self: SqlStats) -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise ValueError("a row that nobody understands")
+        again.set()
+        return 0
+
+    monkeypatch.setattr(SqlStats, "prune_some", damaged)
+    with structlog.testing.capture_logs() as lines:
+        async with open_harness(tmp_path), asyncio.timeout(10):
+            await again.wait()
+    assert [one["event"] for one in lines if one["log_level"] == "error"] == [
+        "a background task has failed; it is begun again"
+    ]
+
+
+async def test_work_that_a_full_disk_put_off_waits_again_though_the_store_refuses_at_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(platform, "STORE_AGAIN_S", 0.0)
+    tries = 0
+
+    async def recovered() -> bool:
+        return tries == 0  # as the journal, which says it once
+
+    async def start() -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise StoreUnavailable("it is busy")
+
+    parts: Any = SimpleNamespace(recovered=recovered, start=start)
+    await platform.run_recovered(parts, parts)
+    assert tries == 3
