@@ -230,15 +230,13 @@ class Deliveries:
         """One try, and the note of what became of it."""
         policy, started = self._work.policies.policy_of(delivery.function_id), self._clock.now()
         target: Destination | None = getattr(policy, delivery.policy_field)
-        if target is None:
-            after = self._failed(delivery, "the policy names no destination any more")
-        elif target.function is not None:
-            tried = await self._accept(delivery, target.function)
-            if tried is None:
-                return
-            after = tried
-        else:
-            after = await self._post(delivery, target)
+        try:
+            after = await self._try(delivery, target)
+        except Exception:  # As without descriptors, or a mistake of ours: it must not stay claimed.
+            _log.exception("a delivery could not be sent; it is tried again", delivery=delivery.id)
+            after = self._again(delivery, "the server could not send it")
+        if after is None:
+            return
         is_call = target is not None and target.function is not None
         if self._tracer is not None:
             self._tracer.delivery_tried(after, started, to_function=is_call)
@@ -254,6 +252,14 @@ class Deliveries:
                 delivery=delivery.id,
                 reason=after.error_message,
             )
+
+    async def _try(self, delivery: Delivery, target: Destination | None) -> Delivery | None:
+        """What to note of the try. None: the server is ending."""
+        if target is None:
+            return self._failed(delivery, "the policy names no destination any more")
+        if target.function is not None:
+            return await self._accept(delivery, target.function)
+        return await self._post(delivery, target)
 
     async def _accept(self, delivery: Delivery, name: str) -> Delivery | None:
         """Gives it to a function; returns what to note, as delivered where that is noted already.

@@ -210,6 +210,32 @@ async def test_what_is_not_taken_is_tried_again_with_the_same_id(world: World) -
     assert len({body for _, _, body in world.sender.posts}) == 1
 
 
+async def test_what_cannot_be_sent_for_any_reason_is_tried_again(world: World) -> None:
+    """As the first one of a server that has no descriptors: it cannot even load what sends."""
+    failures: list[Exception] = [OSError(24, "Too many open files"), RuntimeError("no thread")]
+
+    def opener() -> Sender:
+        if failures:
+            raise failures.pop()
+        return world.sender
+
+    replies: list[int | Exception] = [MemoryError(), 200]
+
+    async def reply(_url: str) -> int:
+        turn = replies.pop(0)
+        if isinstance(turn, Exception):
+            raise turn
+        return turn
+
+    world.sender.reply = reply
+    world.deliveries = world.made(opener)
+    function = await world.function("f", TO_URL)
+    async with world.running():
+        delivery_id = await world.end_call(function)
+        one = await world.until(function, delivery_id, status="delivered")
+    assert (one.attempts, one.error_message) == (4, None)
+
+
 async def test_410_and_age_end_the_tries_and_a_failed_one_can_be_sent_again(world: World) -> None:
     async def gone(_url: str) -> int:
         return 410
