@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import Connection
 
 from contract.pieces import NOW_MS, a_piece
 from contract.stores import a_call, a_stored_function, done, opened_journal, restart, rows
@@ -186,6 +187,37 @@ async def test_calls_that_a_crash_left_running_count_as_interrupted(
     assert one.cold_starts == 2
     async with opened_journal(store, tmp_path):
         assert (await of_all_time(stats, function)).count == 3
+
+
+@pytest.mark.parametrize("damage", [b"garbage", b"", b"\x97\x80"])
+async def test_damaged_statistics_keep_no_record_from_being_stored(
+    store: SqliteStore,
+    stats: SqlStats,
+    function: Function,
+    clock: ManualClock,
+    tmp_path: Path,
+    damage: bytes,
+) -> None:
+    async with opened_journal(store, tmp_path) as journal:
+        journal.closed(done(a_call(function)))
+        await journal.synced()
+
+        def spoil(connection: Connection) -> None:
+            changed = connection.exec_driver_sql("UPDATE call_stats SET stats = ?", (damage,))
+            assert changed.rowcount == 1
+
+        await store.database.write(spoil)
+        assert (await of_all_time(stats, function)).count == 0
+        call = a_call(function)
+        journal.closed(done(call))
+        await journal.synced()
+        assert await journal.get(function.id, call.invocation_id) == done(call)
+        assert (await of_all_time(stats, function)).count == 1
+        await store.database.write(spoil)
+        clock.time += KEPT_S[FINEST_S] + DAY_S
+        while await stats.prune_some():
+            pass
+        assert (await of_all_time(stats, function)).count == 0
 
 
 async def test_accepted_work_counts_when_it_is_queued_and_when_it_is_cancelled(

@@ -52,7 +52,21 @@ Row = tuple[Stretch, CallStats]
 Sums = dict[Stretch, CallStats]
 
 encode = msgspec.msgpack.encode
-decode = msgspec.msgpack.Decoder(CallStats).decode
+_decode = msgspec.msgpack.Decoder(CallStats).decode
+
+
+def decode(text: bytes) -> CallStats:
+    """The statistics of a row. If they are damaged there are none: the transaction that adds to
+    them stores records of calls, which must not wait for it.
+    """
+    try:
+        return _decode(text)
+    except msgspec.DecodeError as error:
+        import structlog  # noqa: PLC0415 - which commands on keys need not load
+
+        log = structlog.get_logger("quiltfn.store")
+        log.error("statistics in the database are damaged and count as none", reason=str(error))
+        return CallStats()
 
 
 def add_ended(connection: Connection, ended: Iterable[Invocation]) -> Sums:
