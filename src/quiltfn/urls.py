@@ -12,7 +12,7 @@ import msgspec
 
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.model.function import Function
-from quiltfn.model.url import SHORT_TENANT, FunctionUrl
+from quiltfn.model.url import SHORT_TENANT, FunctionUrl, Refusal, Refusals
 from quiltfn.ports.urls import UrlStore
 
 
@@ -33,6 +33,8 @@ class Urls:
     def __init__(self, store: UrlStore, catalog: Catalog, host: str = "") -> None:
         self._store, self._catalog, self.host = store, catalog, host.lower()
         self._by_function: dict[str, FunctionUrl] = {}
+        # Of those whose URL refused a call since the start.
+        self._refusals: dict[str, Refusals] = {}
         # How many URLs each tenant has.
         self._tenants: Counter[str] = Counter()
 
@@ -43,6 +45,15 @@ class Urls:
 
     def of(self, function_id: str) -> FunctionUrl | None:
         return self._by_function.get(function_id)
+
+    def refusals(self, function_id: str) -> Refusals:
+        """What the function's URL refused since the start, or since it got one."""
+        return self._refusals.get(function_id) or Refusals()
+
+    def refused(self, function_id: str, reason: Refusal, now: float) -> None:
+        """Counts a call that was refused, if the function has a URL."""
+        if function_id in self._by_function:
+            self._refusals.setdefault(function_id, Refusals()).add(reason, now)
 
     async def set(self, entry: Entry, url: FunctionUrl | None) -> None:
         """Replaces the URL of a function; None: it has none. Raises `NotFound` if the function was
@@ -79,5 +90,7 @@ class Urls:
         if url is not None:
             self._by_function[function_id] = url
             self._tenants[tenant_id] += 1
+        else:
+            self._refusals.pop(function_id, None)
         if not self._tenants[tenant_id]:
             del self._tenants[tenant_id]

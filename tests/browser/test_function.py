@@ -360,6 +360,12 @@ def test_it_gets_a_url_and_loses_it(page: Page, function: Callable[..., Function
     url = page.get_by_text(f"{one.server.url}/fn/")
     assert "over http" in one.server.http.get(str(url.text_content())).text
     assert one.server.http.post(str(url.text_content())).status_code == 405
+    page.reload()
+    expect(page.get_by_text("Refused since the server started: 1 by method")).to_be_visible()
+    # What it shows of refusals is not among what it sends.
+    page.get_by_label("Stream the answer").check()
+    page.get_by_role("button", name="Save").last.click()
+    expect(page.get_by_text("The URL was changed.")).to_be_visible()
     page.get_by_role("button", name="Remove").click()
     page.get_by_role("dialog").get_by_role("button", name="Remove").click()
     expect(page.get_by_text("It has no URL")).to_be_visible()

@@ -20,6 +20,7 @@ from quiltfn.api.call_response import LONG_OUTPUT_BYTES
 from quiltfn.model.access import Scope
 from quiltfn.model.function import NewFunction
 from quiltfn.model.version import VersionSpec
+from quiltfn.observe import metrics
 from service.in_process import InProcess
 from service.platform_harness import Harness, open_harness
 
@@ -265,6 +266,75 @@ async def test_who_can_sign_may_call(web: Web) -> None:
         refused = await web("POST", "/fn/f", content=content, headers=headers)
         assert refused.status_code == 401
     assert web.harness.sandboxes.calls == calls, "the function was not called"
+
+
+async def refused_by(web: Web, function: str, key: dict[str, str]) -> dict[str, int]:
+    shown = await web("GET", f"/api/functions/{function}/url", headers=key)
+    assert (shown.json()["last_refused_at"] is None) == (shown.json()["refused"] == {})
+    return shown.json()["refused"]
+
+
+def refused_calls(reason: str) -> float:
+    name = "quiltfn_url_refused_calls_total"
+    return metrics.registry.get_sample_value(name, {"reason": reason}) or 0.0
+
+
+async def test_refused_calls_are_counted_by_why_and_good_ones_are_not(web: Web) -> None:
+    function, key = await web.function(), await web.key()
+    stripe = {"scheme": "stripe", "secret": f"whsec_{SECRET}"}
+    await web.url(function, key, auth="webhook", webhook=stripe, methods=["POST"])
+    before = refused_calls("signature"), refused_calls("time")
+
+    def signed(unix: int, body: bytes) -> dict[str, str]:
+        text = b"%d.%b" % (unix, body)
+        digest = hmac.new(stripe["secret"].encode(), text, hashlib.sha256).hexdigest()
+        return {"Stripe-Signature": f"t={unix},v1={digest}"}
+
+    now = int(web.harness.clock.unix())
+    good = signed(now, b"a")
+    assert (await web("POST", "/fn/f", content=b"a", headers=good)).status_code == 200
+    assert await refused_by(web, function, key) == {}
+    for content, headers, status in (
+        (b"b", good, 401),
+        (b"a", {}, 401),
+        (b"a", signed(now - 301, b"a"), 401),
+        (b"a" * (8 << 20), good, 413),
+    ):
+        answer = await web("POST", "/fn/f", content=content, headers=headers)
+        assert answer.status_code == status
+    assert (await web("GET", "/fn/f", headers=signed(now, b""))).status_code == 405
+    assert await refused_by(web, function, key) == {
+        "signature": 2,
+        "time": 1,
+        "size": 1,
+        "method": 1,
+    }
+    assert (refused_calls("signature"), refused_calls("time")) == (before[0] + 2, before[1] + 1)
+    await web.url(function, key)
+    assert (await web("POST", "/fn/f")).status_code == 401
+    assert (await refused_by(web, function, key))["credential"] == 1
+
+
+async def test_refusals_take_no_memory_for_what_does_not_exist_or_is_gone(web: Web) -> None:
+    function, key = await web.function(), await web.key()
+    urls = web.harness.services.urls
+    for n in range(10):
+        assert (await web("POST", f"/fn/missing-{n}")).status_code == 401
+    assert (await web("POST", "/fn/f")).status_code == 401, "it has no URL"
+    assert urls._refusals == {}
+    await web.url(function, key)
+    for _ in range(10):
+        assert (await web("POST", "/fn/f")).status_code == 401
+    assert await refused_by(web, function, key) == {"credential": 10}
+    await web("DELETE", f"/api/functions/{function}/url", headers=key)
+    assert urls._refusals == {}
+
+
+async def test_a_call_that_failed_has_a_record_and_is_not_counted(web: Web) -> None:
+    function = await web.function(handler="exit 1")
+    await web.url(function, {}, auth="none")
+    assert (await web("POST", "/fn/f")).status_code == 502
+    assert await refused_by(web, function, {}) == {}
 
 
 async def test_the_long_form_means_the_same_whatever_functions_of_default_are_called(

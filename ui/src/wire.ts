@@ -284,6 +284,8 @@ export interface FunctionUrl {
   stream: boolean;
   path: string;
   host: string | null;
+  refused?: Record<string, number>;
+  last_refused_at?: number | null;
 }
 
 export interface Health {

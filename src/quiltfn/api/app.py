@@ -356,6 +356,8 @@ class Endpoint:
 def _failure(context: RequestContext[Services], error: QuiltfnError) -> Response:
     """A refusal or a failure, as far as it is for this caller."""
     route = context.route
+    if route is not None and route.on_refused is not None:
+        route.on_refused(context, error)
     if route is not None and route.admit is not None and context.caller is NOBODY:
         error = for_strangers(error)
     return failure(error, context.request_id)

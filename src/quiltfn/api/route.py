@@ -12,6 +12,7 @@ from quiltfn.api.request import NO_PARAMETERS, Headers, Request
 from quiltfn.api.response import Response
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.model.access import Caller, Scope
+from quiltfn.model.errors import QuiltfnError
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
 
 MIB = 1024 * 1024
@@ -132,6 +133,7 @@ class Route:
     `streams`: the content types of a body that is no JSON and is handed on as it arrives.
     `admit`: of a route without `scope`: says who asks and for what, before the body is read; raises
     what it refuses. The body is then any bytes, whatever the method, and stays in `raw_body`.
+    `on_refused`: is told what such a route refuses or fails with.
     """
 
     handler: Handler
@@ -150,6 +152,7 @@ class Route:
     action: str | None = None
     streams: tuple[str, ...] = ()
     admit: Callable[[RequestContext[Any]], Awaitable[Any]] | None = None
+    on_refused: Callable[[RequestContext[Any], QuiltfnError], None] | None = None
 
     @property
     def about(self) -> str:

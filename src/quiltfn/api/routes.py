@@ -453,6 +453,7 @@ CALL_URL = Route(
     handler=url_calls.invoke_function_url,
     scope=None,
     admit=url_calls.admit,
+    on_refused=url_calls.count_refusal,
     answer=str,
     is_invoke=True,
     texts=("*/*",),

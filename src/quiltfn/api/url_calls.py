@@ -26,16 +26,21 @@ from quiltfn.http_trigger.answer import BadAnswer, HandlerAnswer, Head, sent_hea
 from quiltfn.http_trigger.call import HttpCall, forwarded, passed_on
 from quiltfn.http_trigger.event import answer_of, event_of
 from quiltfn.http_trigger.target import Target, check_path, target_of
-from quiltfn.http_trigger.webhook import is_signed
+from quiltfn.http_trigger.webhook import is_signed, is_untimely
 from quiltfn.invoke import Request
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.errors import (
+    BadRequest,
+    CapacityFull,
+    Forbidden,
+    FunctionNotActive,
     HandlerFailed,
     HandlerTimedOut,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
     QuiltfnError,
+    RateLimited,
     Unauthorized,
 )
 from quiltfn.model.invocation import (
@@ -46,13 +51,25 @@ from quiltfn.model.invocation import (
     Status,
 )
 from quiltfn.model.runtime import Kind
-from quiltfn.model.url import Auth, FunctionUrl
+from quiltfn.model.url import Auth, FunctionUrl, Refusal
 from quiltfn.model.version import ENVIRONMENT_MAX_BYTES, VersionSpec
+from quiltfn.observe import metrics
 from quiltfn.ports import Clock
 from quiltfn.urls import Found
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 UNSIGNED = "the signature of this call is missing, wrong or too old"
+# What is counted of a call that was refused. What is not here has a record, or is the server's.
+REASONS: dict[type[QuiltfnError], Refusal] = {
+    Unauthorized: Refusal.CREDENTIAL,
+    Forbidden: Refusal.CREDENTIAL,
+    MethodNotAllowed: Refusal.METHOD,
+    BadRequest: Refusal.REQUEST,
+    PayloadTooLarge: Refusal.SIZE,
+    FunctionNotActive: Refusal.STATE,
+    RateLimited: Refusal.LIMIT,
+    CapacityFull: Refusal.LIMIT,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +165,23 @@ async def _identify(context: RequestContext[UrlCallServices]) -> Caller:
     return await access.identify(request.headers, request.client)
 
 
+def count_refusal(context: RequestContext[UrlCallServices], error: QuiltfnError) -> None:
+    """Counts a call that was refused, where there is the URL that it was for. A call that went well
+    never comes here.
+    """
+    services = context.services
+    reason, target = REASONS.get(type(error)), target_of(context.request.raw_path)
+    found = None if target is None else services.urls.find(target.first, target.second)
+    if reason is None or found is None or error.invocation_id is not None:
+        return
+    now, webhook = services.clock.unix(), found.url.webhook
+    if reason is Refusal.CREDENTIAL and webhook is not None:
+        is_late = is_untimely(webhook, context.headers, now)
+        reason = Refusal.TIME if is_late else Refusal.SIGNATURE
+    services.urls.refused(found.entry.function.id, reason, now)
+    metrics.count_url_refusal(reason)
+
+
 # --- the call ----------------------------------------------------------------------------------
 
 
@@ -196,6 +230,7 @@ def _is_allowed(method: str, url: FunctionUrl) -> bool:
 def _wrong_method(context: RequestContext[UrlCallServices], url: FunctionUrl) -> Response:
     allowed = ", ".join(METHODS if url.methods is None else url.methods)
     error = MethodNotAllowed(f"{context.request.method} is not one of: {allowed}")
+    count_refusal(context, error)
     response = failure(error, context.request_id)
     response.headers.append(("allow", allowed))
     return response

@@ -86,6 +86,7 @@ def _shown(
     is_revealed: bool = False,
 ) -> Response:
     function, webhook, cors = entry.function, url.webhook, url.cors
+    refusals = context.services.urls.refusals(function.id)
     shown = wire.FunctionUrl(
         auth=url.auth,
         webhook=None
@@ -98,6 +99,8 @@ def _shown(
         stream=url.stream,
         path=path_of(function.tenant_id, function.name),
         host=context.services.urls.host or None,
+        refused={reason.value: count for reason, count in refusals.counts.items()},
+        last_refused_at=refusals.last_at,
     )
     return json_response(shown)
 

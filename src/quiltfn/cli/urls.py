@@ -119,7 +119,11 @@ def told(one: FunctionUrl, server: str) -> None:
     rows.append(("methods", ", ".join(one.methods) if one.methods else "any"))
     if one.cors is not None:
         rows.append(("origins", ", ".join(one.cors.allow_origins)))
-    show.table(None, [*rows, ("stream", "yes" if one.stream else "no")])
+    rows.append(("stream", "yes" if one.stream else "no"))
+    if one.refused:
+        counts = ", ".join(f"{count} {reason}" for reason, count in one.refused.items())
+        rows.append(("refused", f"{counts}; the last {show.when(one.last_refused_at)}"))
+    show.table(None, rows)
 
 
 def _read(path: Path) -> str:

@@ -29,6 +29,19 @@ def is_signed(webhook: Webhook, headers: Headers, body: bytes, now: float) -> bo
     return CHECKS[webhook.scheme](webhook.secret, headers, body, now)
 
 
+def is_untimely(webhook: Webhook, headers: Headers, now: float) -> bool:
+    """Whether the request says when it was signed, and that is not within five minutes of `now`. It
+    is the sender's word alone.
+    """
+    times: list[str] = []
+    if webhook.scheme is Scheme.STANDARD:
+        times = [headers.get("webhook-timestamp", "")]
+    elif webhook.scheme is Scheme.STRIPE:
+        fields = [one.strip() for one in headers.get("stripe-signature", "").split(",")]
+        times = [one[2:] for one in fields if one.startswith("t=")]
+    return len(times) == 1 and times[0].isdigit() and not _is_recent(times[0], now)
+
+
 def _standard(secret: str, headers: Headers, body: bytes, now: float) -> bool:
     message, time, given = (
         headers.get(f"webhook-{name}") for name in ("id", "timestamp", "signature")

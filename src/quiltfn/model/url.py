@@ -36,6 +36,31 @@ class Scheme(StrEnum):
     STRIPE = "stripe"
 
 
+class Refusal(StrEnum):
+    """Why a call of a URL did not get as far as a record."""
+
+    CREDENTIAL = "credential"
+    SIGNATURE = "signature"
+    TIME = "time"
+    METHOD = "method"
+    REQUEST = "request"
+    SIZE = "size"
+    STATE = "state"
+    LIMIT = "limit"
+
+
+class Refusals:
+    """How many calls of a URL were refused, by why. `last_at`: the last one, in Unix seconds."""
+
+    def __init__(self) -> None:
+        self.counts: dict[Refusal, int] = {}
+        self.last_at: int | None = None
+
+    def add(self, reason: Refusal, now: float) -> None:
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        self.last_at = int(now)
+
+
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     """The signature that a call must have."""
 

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.pool import PoolCounts, sum_counts
+from quiltfn.model.url import Refusal
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (
@@ -80,6 +81,14 @@ registry.register(_duration)
 _refused = Counter(
     "quiltfn_refused_requests", "Requests that were refused, by code.", ("code",), registry=registry
 )
+_refused_by_urls = Counter(
+    "quiltfn_url_refused_calls",
+    "Calls of functions' URLs that were refused, by why.",
+    ("reason",),
+    registry=registry,
+)
+for _refusal in Refusal:
+    _refused_by_urls.labels(_refusal)
 _blocked = Counter(
     "quiltfn_egress_blocked",
     "Attempts of handlers to reach what their network refuses, counted when an instance ends.",
@@ -181,6 +190,11 @@ def count_eviction() -> None:
 def count_refusal(code: str) -> None:
     """A request was refused with an error code."""
     _refused.labels(code).inc()
+
+
+def count_url_refusal(reason: Refusal) -> None:
+    """A URL refused a call."""
+    _refused_by_urls.labels(reason).inc()
 
 
 def count_exported(signal: str, count: int) -> None:

@@ -142,6 +142,18 @@ UrlHost = Annotated[
     about("the host that URLs have of their own; null: that of the API", "fn.example.com"),
 ]
 
+UrlRefused = Annotated[
+    dict[str, int],
+    about(
+        "calls that were refused since the server started, by why: credential, signature, time (of "
+        "a signature, too far away), method, request, size, state (of the function) or limit",
+        {"signature": 3},
+    ),
+]
+LastRefusedAt = Annotated[
+    int, about("when the last call was refused, in Unix seconds; null: none was", 1760000000)
+]
+
 
 class WebhookRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """The signature that a call must have."""
@@ -197,3 +209,5 @@ class FunctionUrl(Struct, kw_only=True, frozen=True):
     stream: UrlStream
     path: UrlPath
     host: UrlHost | None
+    refused: UrlRefused = {}
+    last_refused_at: LastRefusedAt | None = None

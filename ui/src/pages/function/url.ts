@@ -4,10 +4,12 @@ import { call, get, Refused, root } from "../../api.ts";
 import { html } from "../../html.ts";
 import { confirm } from "../../parts/confirm.ts";
 import { Copy } from "../../parts/copy.ts";
+import { count } from "../../parts/format.ts";
 import { Described } from "../../parts/described.ts";
 import { useFetched } from "../../parts/fetched.ts";
 import { Form } from "../../parts/failing.ts";
 import { Notice } from "../../parts/notice.ts";
+import { Ago } from "../../parts/time.ts";
 import { toast, toastError } from "../../parts/toast.ts";
 import { Webhook } from "../../parts/webhook.ts";
 import { may } from "../../scope.ts";
@@ -60,7 +62,9 @@ function Cors({ of, isReadOnly, onValue }: {
 }
 
 /** What is saved as a draft: without the mask, the secret stays as it is. */
-function rulesOf({ path: _path, host: _host, webhook, ...rules }: FunctionUrl): NewFunctionUrl {
+function rulesOf(url: FunctionUrl): NewFunctionUrl {
+  const { path: _path, host: _host, refused: _refused, last_refused_at: _last, ...more } = url;
+  const { webhook, ...rules } = more;
   return { ...rules, webhook: webhook && { ...webhook, secret: null } } as NewFunctionUrl;
 }
 
@@ -101,6 +105,15 @@ function Rules({ of, url, change, isReadOnly, onReveal }: {
       <${Cors} of=${cors} isReadOnly=${isReadOnly}
         onValue=${(to: CorsRule) => change({ cors: to })} />
     `}
+  `;
+}
+
+function Refusals({ of: { refused = {}, last_refused_at: last } }: { of: FunctionUrl }) {
+  if (last == null) return null;
+  const counts = Object.entries(refused).map(([why, many]) => `${count(many)} by ${why}`);
+  return html`
+    <p class="muted small">Refused since the server started: ${counts.join(", ")}; the last one
+      ${" "}<${Ago} at=${last} />.</p>
   `;
 }
 
@@ -174,6 +187,7 @@ export function Url({ one }: { one: Function }) {
         <p class="field">
           <${Copy} text=${whole(url)} label="URL" />
         </p>
+        <${Refusals} of=${url} />
       `}
       <${Form} of=${failed.value}>
       ${shown
