@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -15,6 +16,7 @@ from e2e.server import Function, Server, until
 from timeouts import scaled
 
 SLOW = "for n in 1 2 3 4 5 6 7 8 9; do echo step $n; sleep 1; done"
+LIST_FETCHES = 6
 SEEN_WITHIN_S = 0.3
 TRIES = 5
 SECTIONS = ("", "settings", "versions", "scaling", "async", "schedules", "network")
@@ -188,6 +190,24 @@ def test_a_call_of_somebody_else_is_in_the_list_and_the_sums(
         "aria-label", re.compile("1 call, 1 failed")
     )
     expect(page).to_have_url(re.compile(r"\?period=week$"))
+
+
+def test_the_chart_follows_calls_as_often_as_the_list(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("true")
+    open_at(page, one)
+    expect(page.get_by_text("It has not been called.")).to_be_visible()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(urlsplit(request.url).path))
+    deadline = time.monotonic() + scaled(20)
+    while asked.count("/api/invocations") < LIST_FETCHES:
+        assert time.monotonic() < deadline, asked
+        one.invoke()
+        page.wait_for_timeout(50)  # in which the page's requests are heard of
+    assert 2 * asked.count(f"{one.path}/series") >= LIST_FETCHES, asked
+    calls = one.server.call("GET", one.path).json()["invocation_count"]
+    expect(region(page, "Last hour").locator("dl").first).to_contain_text(str(calls))
 
 
 def test_an_update_is_deployed_and_can_be_taken_back(

@@ -3,21 +3,23 @@ import { useEffect, useRef } from "preact/hooks";
 import { type Happened, onEvent } from "./store.ts";
 
 /** Acts when something of these types happens to a function: at once, and then once in so many
- * milliseconds while it goes on.
+ * milliseconds while it goes on, but never before the last act is over.
  */
-export function useEvents(id: string, types: RegExp, everyMs: number, act: () => void): void {
+export function useEvents(id: string, types: RegExp, everyMs: number, act: () => unknown): void {
   const hear = useRef(act);
   hear.current = act;
   useEffect(() => {
     let waiting: ReturnType<typeof setTimeout> | undefined;
     let isOwed = false;
+    let isOver = false;
     function begin() {
       isOwed = false;
-      waiting = setTimeout(() => {
+      const done = hear.current();
+      waiting = setTimeout(async () => {
+        await done;
         waiting = undefined;
-        if (isOwed) begin();
+        if (isOwed && !isOver) begin();
       }, everyMs);
-      hear.current();
     }
     const end = onEvent((event: Happened) => {
       if (event.function_id !== id || !types.test(event.type)) return;
@@ -25,6 +27,7 @@ export function useEvents(id: string, types: RegExp, everyMs: number, act: () =>
       else isOwed = true;
     });
     return () => {
+      isOver = true;
       end();
       clearTimeout(waiting);
     };
