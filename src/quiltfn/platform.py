@@ -17,7 +17,7 @@ from quiltfn.access import Access
 from quiltfn.admission import Admission
 from quiltfn.api.budgets import Budgets, CallOutputBudget
 from quiltfn.api.errors import error_body
-from quiltfn.api.idempotency import Idempotency
+from quiltfn.api.idempotency import NAMES_RECORD, Idempotency
 from quiltfn.api.services import Services
 from quiltfn.api.system import refresh_metrics
 from quiltfn.background import Task, background_tasks, inputs_bound, keep_running
@@ -76,7 +76,9 @@ from quiltfn.urls import Urls
 from quiltfn.work import Work
 
 UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
-DIED = ShuttingDown("the server ended while the first call with this key was running")
+DIED = ShuttingDown(
+    "the server ended while the first call with this key was running", hint=NAMES_RECORD
+)
 STORE_AGAIN_S = 1.0
 
 # Opens the sandboxes of this machine, which count in the memory given.

@@ -132,14 +132,18 @@ class Schedules:
         stored = await self.get(tenant_id, name)
         return await self._store.runs(stored.schedule.id, before_ms, limit)
 
-    async def run_now(self, tenant_id: str, name: str, caller: str) -> Invocation:
+    async def run_now(
+        self, tenant_id: str, name: str, caller: str, invocation_id: str | None = None
+    ) -> Invocation:
         """Queues a run at once, whether or not an earlier one is over or the schedule is enabled.
-        Its next tick stays. Raises `NotFound`, and as `Work.accept` does.
+        Its next tick stays. `invocation_id`: of the run; None for any. Raises `NotFound`, and as
+        `Work.accept` does.
         """
         schedule = (await self.get(tenant_id, name)).schedule
         given = msgspec.structs.replace(input_of(schedule), caller=caller)
         entry = self._catalog.get(schedule.function_id)
-        work = self._work.prepared(entry, given, cause=BY_SCHEDULE)
+        cause = msgspec.structs.replace(BY_SCHEDULE, invocation_id=invocation_id)
+        work = self._work.prepared(entry, given, cause=cause)
         await self._store.run_now(schedule, work, self._now_ms())
         self._fired(schedule, work)
         return work.record

@@ -96,7 +96,8 @@ BY_CALLER = Cause()
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """How a call is run again. `version`: None for the current one. `caller`: who asked.
     `traceparent`: None for that of the call that is repeated.
-    `payload`: in place of the kept one; UNSET for the kept one.
+    `payload`: in place of the kept one; UNSET for the kept one. `invocation_id`: of the new call;
+    None for any.
     """
 
     version: int | None
@@ -104,6 +105,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     caller: str
     traceparent: str | None = None
     payload: bytes | msgspec.UnsetType | None = msgspec.UNSET
+    invocation_id: str | None = None
 
 
 class Redriven(msgspec.Struct, frozen=True, kw_only=True):
@@ -315,13 +317,16 @@ class Work:
         if run.payload is not msgspec.UNSET:
             given = msgspec.structs.replace(given, payload=run.payload)
         if run.is_async:
-            cause = Cause(source=Source.REPLAY, origin_id=origin_id)
+            cause = Cause(
+                source=Source.REPLAY, origin_id=origin_id, invocation_id=run.invocation_id
+            )
             return await self.accept(entry, given, cause=cause)
         request = msgspec.structs.replace(
             request_of(given),
             version=version,
             source=Source.REPLAY,
             origin_invocation_id=origin_id,
+            invocation_id=run.invocation_id,
             long_output=output,
         )
         record = await self.invoker.invoke(entry, request)

@@ -84,7 +84,8 @@ from quiltfn.store import SqlIdempotencyStore, SqliteStore
 async def main():
     async with SqliteStore.open(pathlib.Path(sys.argv[1])) as store:
         request = msgspec.json.decode(sys.argv[2], type=IdempotentRequest)
-        assert await SqlIdempotencyStore(store.database).reserve(request, int(sys.argv[3])) is None
+        answers, headers = SqlIdempotencyStore(store.database), {"x-invocation-id": "one"}
+        assert await answers.reserve(request, int(sys.argv[3]), headers=headers) is None
         os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(main())
 """
@@ -110,7 +111,7 @@ async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(
         assert await answers.reserve(REQUEST, NOW) == StoredResponse(
             body_digest="d1",
             status=503,
-            headers={"content-type": "application/json"},
+            headers={"x-invocation-id": "one"},
             body=INTERRUPTED,
         )
         kept = await answers.reserve(answered, NOW)

@@ -11,7 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.stores import restart
 from quiltfn.api.app import make_app
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.store import SqlIdempotencyStore
 from service.in_process import InProcess
 from service.platform_harness import Harness, open_harness, until
 
@@ -192,6 +195,84 @@ async def test_a_key_queues_a_call_once(api: Api) -> None:
         path, body = f"{function}/invoke{query}", {"payload": payload}
         refusal = await api.refused(422, "POST", path, body, headers=headers)
         assert "another body or query" in refusal["details"]["expected"]
+
+
+async def dies_before_it_answers(
+    api: Api, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any, headers: Any
+) -> httpx.Response:
+    """What a client gets that asks again once the server has started again: its first request was
+    carried out, and the server was killed before it had stored the answer.
+    """
+
+    async def killed(*_: object, **__: object) -> None:
+        raise StoreUnavailable("killed")
+
+    idempotency = api.harness.services.idempotency
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlIdempotencyStore, "complete", killed)
+        assert (await api(method, path, body, headers=headers)).status_code == 503
+    idempotency._unstored.clear()
+    await restart(api.harness.store)
+    await SqlIdempotencyStore(api.harness.store.database).start(b'{"error_code":"SHUTTING_DOWN"}')
+    return await api(method, path, body, headers=headers)
+
+
+KEYED = {"Idempotency-Key": "k"}
+
+
+@pytest.mark.parametrize("how", ["by id", "by name", "replay", "schedule"])
+async def test_a_key_tells_of_work_that_was_accepted_before_a_kill(
+    api: Api, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    function = await api.function()
+    await api.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
+    origin = await api.submit(function, "x")
+    await api.ended(function, origin["invocation_id"])
+    schedule = {"name": "s", "function": "f", "every_seconds": 3600, "enabled": False}
+    await api.good("POST", "/api/schedules", schedule)
+    await api.good("POST", f"{function}/pause")
+    path, body = {
+        "by id": (f"{function}/invoke", {"payload": "x"}),
+        "by name": ("/api/functions/invoke/f", {"payload": "x"}),
+        "replay": (
+            f"{function}/invocations/{origin['invocation_id']}/replay",
+            {"mode": "async"},
+        ),
+        "schedule": ("/api/schedules/s/run", None),
+    }[how]
+    headers = KEYED | (ASYNC if how.startswith("by") else {})
+    again = await dies_before_it_answers(api, monkeypatch, "POST", path, body, headers)
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (202, "true")
+    (queued,) = (await api.good("GET", f"{function}/invocations?status=queued"))["invocations"]
+    assert again.json()["invocation_id"] == queued["invocation_id"]
+    assert again.headers["location"].endswith(queued["invocation_id"])
+
+
+async def test_a_key_names_the_record_of_a_call_whose_answer_was_lost(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = await api.function()
+    path = f"{function}/invoke"
+    again = await dies_before_it_answers(api, monkeypatch, "POST", path, {}, KEYED)
+    assert (again.status_code, again.json()) == (503, {"error_code": "SHUTTING_DOWN"})
+    (record,) = (await api.good("GET", f"{function}/invocations"))["invocations"]
+    assert again.headers["x-invocation-id"] == record["invocation_id"]
+
+
+async def test_a_key_of_work_that_was_not_accepted_is_not_said_to_be(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed(*_: object, **__: object) -> None:
+        error = StoreUnavailable("killed")
+        error.executed = True
+        raise error
+
+    function = await api.function()
+    monkeypatch.setattr(api.harness.services.work.store, "accept", killed)
+    path, headers = f"{function}/invoke", KEYED | ASYNC
+    again = await dies_before_it_answers(api, monkeypatch, "POST", path, {}, headers)
+    assert (again.status_code, "location" in again.headers) == (503, False)
+    assert (await api.good("GET", f"{function}/invocations"))["invocations"] == []
 
 
 # Policies ------------------------------------------------------------------------------------

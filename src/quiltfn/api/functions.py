@@ -117,8 +117,7 @@ def invoke_function(context: RequestContext[FunctionServices]) -> Awaitable[Resp
 
 def invoke_function_by_name(context: RequestContext[FunctionServices]) -> Awaitable[Response]:
     """Call a function by its name and wait for its end."""
-    entry = context.services.catalog.by_name(context.tenant_id, context.parameters["name"])
-    return _invoke(context, entry)
+    return _invoke(context, context.entry_by_name())
 
 
 def _request(
@@ -147,14 +146,15 @@ async def _invoke(context: RequestContext[FunctionServices], entry: Entry) -> Re
     tenant_id = context.tenant_id
     output = CallOutputBudget(services.budgets.outputs, tenant_id)
     if "accept" in headers and event_stream.wants_events(headers):
-        return await stream_call(context, entry, _request(context, output, new_id()), output)
+        request = _request(context, output, context.invocation_id or new_id())
+        return await stream_call(context, entry, request, output)
     with services.admission.call(tenant_id), output:
         if "x-on-disconnect" in headers:
-            request = _request(context, output, new_id())
+            request = _request(context, output, context.invocation_id or new_id())
             async with cancelled_if_lost(context, entry, request):
                 record = await services.invoker.invoke(entry, request)
         else:
-            request = _request(context, output)
+            request = _request(context, output, context.invocation_id)
             record = await services.invoker.invoke(entry, request)
         await services.work.keep_input(record, request, context.caller.credential)
         return await call_response(context, record)

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from weakref import WeakValueDictionary
 
@@ -16,7 +16,9 @@ from quiltfn.ports import Clock, IdempotencyStore
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 LOST_STATUS = 503
-
+INVOCATION_ID = "x-invocation-id"
+NAMES_RECORD = "x-invocation-id names its record, where it was an invocation"
+REPLAYED = ("idempotency-replayed", "true")
 
 # Responses that the store did not take are kept in memory up to so many bytes; beyond that, only
 # that there was one.
@@ -61,21 +63,22 @@ class Idempotency:
         request: IdempotentRequest,
         execute: Callable[[], Awaitable[Response]],
         budget: AbstractAsyncContextManager[None] | None = None,
+        invocation_id: str | None = None,
     ) -> Response:
         """The first request's response, or the stored one. Raises `Conflict` while the first one
         still runs, `Unprocessable` for another body or query, and `StoreUnavailable` if the key
         could not be reserved or, with `executed`, if the response could not be stored: a repetition
         will get that. `budget`: the memory in which a stored response is loaded, since it may be
-        long.
+        long. `invocation_id`: of the call that this begins; a repetition is told, whatever happens.
         """
         name = (request.tenant_id, request.method, request.path, request.key)
         turn = self._turns.setdefault(name, asyncio.Lock())
         async with turn, budget or nullcontext():
-            stored = await self._take(name, request)
+            stored = await self._take(name, request, _lost_headers(invocation_id))
         if stored is not None:
             return stored
         # Until more is known, and if we are cancelled: nobody knows how far it came.
-        unstored: _Unstored | None = _Unstored(request, self._without_body({}))
+        unstored: _Unstored | None = _Unstored(request, self._without_body(invocation_id))
         try:
             response = await execute()
             unstored = _Unstored(request, _kept(response) if response.executed else None)
@@ -94,8 +97,12 @@ class Idempotency:
         """Tells the store once more what it did not take. The next start answers for the rest."""
         await self._store_again(None)
 
-    async def _take(self, name: KeyName, request: IdempotentRequest) -> Response | None:
-        """Reserves the key (None), or returns the response to its first request."""
+    async def _take(
+        self, name: KeyName, request: IdempotentRequest, lost: dict[str, str]
+    ) -> Response | None:
+        """Reserves the key (None), or returns the response to its first request. `lost`: the
+        headers of what is stored in its place if this server dies.
+        """
         running = self._running.get(name)
         if running is not None:
             check_body(running, request)
@@ -104,7 +111,7 @@ class Idempotency:
         if error is not None:
             raise error
         now, made_at = int(self._clock.trusted()), int(self._clock.timestamp())
-        kept = await self._responses.reserve(request, now, made_at)
+        kept = await self._responses.reserve(request, now, made_at, lost)
         if kept is None:
             self._running[name] = request.body_digest
             return None
@@ -113,7 +120,8 @@ class Idempotency:
             raise still_runs()
         if not kept.body:
             raise gone(kept)
-        headers = [*kept.headers.items(), ("idempotency-replayed", "true")]
+        # A key that was reserved by an earlier version has no headers if its response was lost.
+        headers = [*(kept.headers or _lost_headers(None)).items(), REPLAYED]
         return Response(status=kept.status, headers=headers, body=kept.body)
 
     async def _store(self, end: _Unstored) -> StoreUnavailable | None:
@@ -149,13 +157,18 @@ class Idempotency:
         waiting = sum(len(one.response.body) for one in self._unstored.values() if one.response)
         if waiting + len(end.response.body) <= UNSTORED_MAX_BYTES:
             return end
-        return _Unstored(end.request, self._without_body(end.response.headers))
+        return _Unstored(end.request, self._without_body(end.response.headers.get(INVOCATION_ID)))
 
-    def _without_body(self, headers: Mapping[str, str]) -> _Kept:
-        kept = {"content-type": "application/json"}
-        if "x-invocation-id" in headers:
-            kept["x-invocation-id"] = headers["x-invocation-id"]
-        return _Kept(LOST_STATUS, kept, self._lost)
+    def _without_body(self, invocation_id: str | None) -> _Kept:
+        return _Kept(LOST_STATUS, _lost_headers(invocation_id), self._lost)
+
+
+def _lost_headers(invocation_id: str | None) -> dict[str, str]:
+    """Those of what is answered in place of a response that was lost."""
+    headers = {"content-type": "application/json"}
+    if invocation_id is not None:
+        headers[INVOCATION_ID] = invocation_id
+    return headers
 
 
 def _kept(response: Response) -> _Kept:
@@ -176,7 +189,7 @@ def _not_stored(response: Response, error: StoreUnavailable) -> StoreUnavailable
         f"this was done, but its answer could not be kept for repetitions: {error}", retry_after=1
     )
     told.executed = True
-    invocation_id = response.header("x-invocation-id")
+    invocation_id = response.header(INVOCATION_ID)
     if invocation_id is not None:
         told.with_record(invocation_id, executed=True)
     return told
@@ -197,9 +210,9 @@ def gone(kept: StoredResponse) -> Conflict:
     """The first call was made, but its answer had to make room for later ones."""
     error = Conflict(
         "the first call with this Idempotency-Key was executed; its answer is not kept any longer",
-        hint="x-invocation-id names its record, where it was an invocation",
+        hint=NAMES_RECORD,
     )
-    error.invocation_id = kept.headers.get("x-invocation-id")
+    error.invocation_id = kept.headers.get(INVOCATION_ID)
     return error
 
 

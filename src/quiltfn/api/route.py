@@ -64,6 +64,7 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
     nowhere else. `parameters`: what the path names; `query`: its parameters. `body`: as the shape
     that the route declares; where the route takes a stream, its chunks while they arrive; where the
     route admits by itself, what its `admit` has found.
+    `invocation_id`: of the call that a request with an Idempotency-Key begins; its handler uses it.
     `raw_body`: until it is parsed. `reserved_bytes`: of the budget of long bodies. `is_executed`:
     the route's own work was begun.
     """
@@ -81,12 +82,17 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
     query: Mapping[str, str] = NO_PARAMETERS
     body: Any = None
     raw_body: bytes | None = None
+    invocation_id: str | None = None
     reserved_bytes: int = 0
     is_executed: bool = False
 
     def entry(self) -> Entry:
         """The function that the path names by id."""
         return self.services.catalog.by_id(self.tenant_id, self.parameters["function_id"])
+
+    def entry_by_name(self) -> Entry:
+        """The function that the path names."""
+        return self.services.catalog.by_name(self.tenant_id, self.parameters["name"])
 
     @property
     def sees_values(self) -> bool:
@@ -105,6 +111,7 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
 
 
 Handler = Callable[[RequestContext[Any]], Awaitable[Response]]
+Found = Callable[[RequestContext[Any], str], Awaitable[Response | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +140,8 @@ class Route:
     `streams`: the content types of a body that is no JSON and is handed on as it arrives.
     `admit`: of a route without `scope`: says who asks and for what, before the body is read; raises
     what it refuses. The body is then any bytes, whatever the method, and stays in `raw_body`.
+    `found`: of a route that begins a call, under the id that the context has: what a repetition
+    gets whose first response was lost, if that call was accepted. It may raise `NotFound`.
     `on_refused`: is told what such a route refuses or fails with.
     """
 
@@ -152,6 +161,7 @@ class Route:
     action: str | None = None
     streams: tuple[str, ...] = ()
     admit: Callable[[RequestContext[Any]], Awaitable[Any]] | None = None
+    found: Found | None = None
     on_refused: Callable[[RequestContext[Any], QuiltfnError], None] | None = None
 
     @property

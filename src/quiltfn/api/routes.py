@@ -26,7 +26,7 @@ from quiltfn.api import (
 )
 from quiltfn.api.byte_range import OCTETS
 from quiltfn.api.event_stream import EVENT_STREAM
-from quiltfn.api.route import ANY_METHOD, Handler, Parameter, Route
+from quiltfn.api.route import ANY_METHOD, Found, Handler, Parameter, Route
 from quiltfn.function_list import FunctionSort, Order
 from quiltfn.model.access import Scope
 from quiltfn.model.delivery import DeliveryStatus
@@ -305,7 +305,7 @@ RESUME = Route(
 )
 
 
-def invoking(handler: Handler) -> Route:
+def invoking(handler: Handler, found: Found) -> Route:
     return Route(
         handler=handler,
         scope=INVOKE,
@@ -319,6 +319,7 @@ def invoking(handler: Handler) -> Route:
         codes=(*PLACED, "CONFLICT"),
         also={202: wire.Invocation},
         headers=("x-invocation-id", "server-timing", "x-output-truncated"),
+        found=found,
     )
 
 
@@ -400,6 +401,7 @@ REPLAY = Route(
     also={202: wire.Invocation},
     headers=("x-invocation-id", "server-timing", "x-output-truncated"),
     action="invocation.replay",
+    found=work.accepted_by_id,
 )
 GET_ASYNC_POLICY = Route(handler=work.get_async_policy, scope=READ, answer=wire.AsyncPolicy)
 SET_ASYNC_POLICY = Route(
@@ -698,6 +700,7 @@ RUN_SCHEDULE = Route(
     codes=("CAPACITY_FULL", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE", "CONFLICT"),
     headers=("x-invocation-id", "location"),
     action="schedule.run",
+    found=schedules.accepted_run,
 )
 SCHEDULE_RUNS = Route(
     handler=schedules.list_schedule_runs,
@@ -742,8 +745,8 @@ HEALTH = document(system.get_health, wire.Health)
 # Fixed words come before {function_id}; the first path that fits wins. Invoking comes first of all:
 # it is asked for most.
 ROUTES: list[tuple[str, dict[str, Route]]] = [
-    (CALL_BY_ID, {"POST": invoking(functions.invoke_function)}),
-    (CALL_BY_NAME, {"POST": invoking(functions.invoke_function_by_name)}),
+    (CALL_BY_ID, {"POST": invoking(functions.invoke_function, work.accepted_by_id)}),
+    (CALL_BY_NAME, {"POST": invoking(functions.invoke_function_by_name, work.accepted_by_name)}),
     ("/fn/{path:path}", {ANY_METHOD: CALL_URL}),
     (
         "/health",

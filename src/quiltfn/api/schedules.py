@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 from quiltfn import wire
-from quiltfn.admission import Admission
 from quiltfn.api import pages, shapes
 from quiltfn.api.response import Response, json_response
-from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.api.work import accepted
+from quiltfn.api.route import RequestContext
+from quiltfn.api.work import WorkServices, accepted, accepted_before
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import Unprocessable
 from quiltfn.ports.schedules import StoredSchedule
@@ -15,10 +14,9 @@ from quiltfn.schedules import Schedules
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleServices(RouteServices):
+class ScheduleServices(WorkServices):
     """What the routes of schedules take."""
 
-    admission: Admission
     schedules: Schedules
 
 
@@ -80,9 +78,22 @@ async def invoke_schedule(context: RequestContext[ScheduleServices]) -> Response
     services = context.services
     with services.admission.call(context.tenant_id):
         record = await services.schedules.run_now(
-            context.tenant_id, context.parameters["name"], context.caller.credential
+            context.tenant_id,
+            context.parameters["name"],
+            context.caller.credential,
+            context.invocation_id,
         )
     return accepted(record)
+
+
+async def accepted_run(
+    context: RequestContext[ScheduleServices], invocation_id: str
+) -> Response | None:
+    """202 for the run that an earlier request for this schedule has queued."""
+    services = context.services
+    stored = await services.schedules.get(context.tenant_id, context.parameters["name"])
+    entry = services.catalog.get(stored.schedule.function_id)
+    return await accepted_before(context, entry, invocation_id)
 
 
 async def list_schedule_runs(context: RequestContext[ScheduleServices]) -> Response:

@@ -21,7 +21,7 @@ from quiltfn.model.version import MASK
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination, RecordPolicy
 from quiltfn.ports.work import Input
 from quiltfn.wire.work import MODES
-from quiltfn.work import Replay, Work
+from quiltfn.work import Cause, Replay, Work
 
 RESPOND_ASYNC = "respond-async"
 DELAY_MAX_S = 365 * 86_400
@@ -74,9 +74,30 @@ async def accept_call(context: RequestContext[W], entry: Entry) -> Response:
         may_write=context.sees_values,
         traceparent=context.headers.get("traceparent"),
     )
+    cause = Cause(invocation_id=context.invocation_id)
     with services.admission.call(context.tenant_id):
-        record = await services.work.accept(entry, given, due_at_ms=_due_at_ms(context))
+        record = await services.work.accept(entry, given, _due_at_ms(context), cause)
     return accepted(record)
+
+
+async def accepted_before(
+    context: RequestContext[W], entry: Entry, invocation_id: str
+) -> Response | None:
+    """202 for a call of the function that was queued under this id, without its output; None if
+    none was. Raises `NotFound` if there is no such call.
+    """
+    record = await context.services.work.outline(entry, invocation_id)
+    return None if record.due_at is None else accepted(record)
+
+
+async def accepted_by_id(context: RequestContext[W], invocation_id: str) -> Response | None:
+    """202 for the call that an earlier request for this function has queued."""
+    return await accepted_before(context, context.entry(), invocation_id)
+
+
+async def accepted_by_name(context: RequestContext[W], invocation_id: str) -> Response | None:
+    """202 for the call that an earlier request for the function of this name has queued."""
+    return await accepted_before(context, context.entry_by_name(), invocation_id)
 
 
 def _due_at_ms(context: RequestContext[W]) -> int | None:
@@ -260,6 +281,7 @@ async def replay_invocation(context: RequestContext[WorkServices]) -> Response:
         caller=context.caller.credential,
         traceparent=context.headers.get("traceparent"),
         payload=body.payload.encode() if isinstance(body.payload, str) else body.payload,
+        invocation_id=context.invocation_id,
     )
     output = CallOutputBudget(services.budgets.outputs, context.tenant_id)
 

@@ -1,6 +1,11 @@
 """A request with an `Idempotency-Key`, and the stored response to its first call."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class IdempotentRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from quiltfn.model.audit import AuditEntry
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.counts import Headroom
 from quiltfn.model.function import Function
-from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
+from quiltfn.model.idempotency import NO_HEADERS, IdempotentRequest, StoredResponse
 from quiltfn.model.image import Archive, Image, ImageFile, Package, TenantImage
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Source, Status
@@ -561,12 +561,17 @@ class IdempotencyStore(Protocol):
     """The first answer to each request with an `Idempotency-Key`, kept for 24 hours."""
 
     async def reserve(
-        self, request: IdempotentRequest, now: int, made_at: int | None = None
+        self,
+        request: IdempotentRequest,
+        now: int,
+        made_at: int | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> StoredResponse | None:
         """Reserves the key for a first call (None: go ahead) or returns what is there, in one step.
 
         It is on disk before this returns, so a crash cannot let the call run twice. `now`: trusted
         time; `made_at`: time stamp of the row, if another. A call that still runs keeps its key.
+        `headers`: of what is answered in its place if the server ends before it.
         """
 
     async def complete(

@@ -10,12 +10,13 @@ A row is made before its call runs and completed after it:
 """
 
 import time
+from collections.abc import Mapping
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, tuple_, update
 
 from quiltfn.model.errors import CapacityFull, RateLimited
-from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
+from quiltfn.model.idempotency import NO_HEADERS, IdempotentRequest, StoredResponse
 from quiltfn.model.retention import StorageLimit
 from quiltfn.store import batches, tables, usage
 from quiltfn.store.database import Database
@@ -25,7 +26,6 @@ from quiltfn.store.sql import SQL
 # A step removes at least some, so that nobody is refused because the machine is busy.
 KEPT_S, STEP_S, LEAST = 24 * 3600, 0.002, 16
 INTERRUPTED_STATUS = 503
-INTERRUPTED_HEADERS = {"content-type": "application/json"}
 
 answer = tables.idempotent_answer
 NO_BOUND = StorageLimit()
@@ -47,11 +47,7 @@ class SqlIdempotencyStore:
         a tool beside a server.
         """
         left = update(answer).where(self._is_left())
-        values = {
-            "status": INTERRUPTED_STATUS,
-            "headers": INTERRUPTED_HEADERS,
-            "body": interrupted,
-        }
+        values = {"status": INTERRUPTED_STATUS, "body": interrupted}
         self._interrupted = interrupted
 
         def stored() -> None:
@@ -67,11 +63,15 @@ class SqlIdempotencyStore:
         return and_(answer.c.status.is_(None), mine)
 
     async def reserve(
-        self, request: IdempotentRequest, now: int, made_at: int | None = None
+        self,
+        request: IdempotentRequest,
+        now: int,
+        made_at: int | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> StoredResponse | None:
         expired = delete(answer).where(at(request), is_expired(now))
         stamp = now if made_at is None else made_at
-        row = tables.row_of(request) | {"headers": {}, "body": b"", "made_at": stamp}
+        row = tables.row_of(request) | {"headers": dict(headers), "body": b"", "made_at": stamp}
         row |= tables.owned_by(self._database.boot)
 
         def work(connection: Connection) -> StoredResponse | RateLimited | CapacityFull | None:
@@ -99,12 +99,7 @@ class SqlIdempotencyStore:
         if self._interrupted is None or found.status is not None:
             return found
         if connection.execute(select(answer.c.key).where(at(request), self._is_left())).first():
-            return msgspec.structs.replace(
-                found,
-                status=INTERRUPTED_STATUS,
-                headers=INTERRUPTED_HEADERS,
-                body=self._interrupted,
-            )
+            return msgspec.structs.replace(found, status=INTERRUPTED_STATUS, body=self._interrupted)
         return found
 
     async def complete(
