@@ -306,10 +306,26 @@ def test_instances_are_set_at_once(page: Page, function: Callable[..., Function]
     page.get_by_label("At most", exact=True).fill("3")
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text(re.compile("has 2 to 3 instances"))).to_be_visible()
-    expect(page.get_by_role("img", name="2 ready, 0 warming, of 3 at most")).to_be_visible()
+    expect(
+        page.get_by_role("img", name="2 ready, 0 warming, 0 parked, of 3 at most")
+    ).to_be_visible()
     page.get_by_role("button", name="Undo").click()
     expect(page.get_by_label("At most", exact=True)).to_have_value("5")
     assert one.server.call("GET", one.path).json()["current_version"] == 1
+
+
+def test_an_instance_that_is_kept_for_a_rollback_is_parked_not_warming(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("echo hi")
+    open_at(page, one)
+    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    one.server.call("PUT", one.path, {"handler": "echo two"})
+    pool, shown = region(page, "Pool"), "0 busy, 1 ready, 0 warming, 1 parked, of 5 at most"
+    expect(pool.get_by_role("img", name=shown)).to_be_visible()
+    page.reload()
+    expect(pool.get_by_role("img", name=shown)).to_be_visible()
+    expect(pool.get_by_title("kept for a rollback").last).to_have_text("1 parked")
 
 
 def test_dead_letters_are_redriven_and_dropped(

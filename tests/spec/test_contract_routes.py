@@ -116,8 +116,20 @@ def test_list_by_text_and_in_brief(tenant: Api) -> None:
 def test_pools_are_those_that_are_not_empty(tenant: Api, keyed: Keyed) -> None:
     tenant.create()
     active = tenant.active()
-    assert tenant.good("GET", f"{FUNCTIONS}/pools") == {"pools": [tenant.pool(active)]}
+    listed = tenant.pool(active) | {"parked_count": 0}
+    assert tenant.good("GET", f"{FUNCTIONS}/pools") == {"pools": [listed]}
     assert keyed.caller(new_name()).good("GET", f"{FUNCTIONS}/pools") == {"pools": []}
+
+
+def test_pools_of_one_function_tell_the_parked_ones_apart(tenant: Api, keyed: Keyed) -> None:
+    other, one = tenant.active(), tenant.active("echo 1")
+    tenant.good("PUT", of(one), {"handler": "echo 2"})
+    (pool,) = tenant.good("GET", f"{FUNCTIONS}/pools?function_id={one}")["pools"]
+    assert pool == tenant.pool(one) | {"parked_count": 1}
+    assert (pool["warming_count"], pool["ready_count"]) == (1, 1)
+    path = f"{FUNCTIONS}/pools?function_id={other}"
+    assert [each["function_id"] for each in tenant.good("GET", path)["pools"]] == [other]
+    keyed.caller(new_name()).refused("NOT_FOUND", 404, "GET", path)
 
 
 def test_get_by_id_and_by_percent_encoded_name(tenant: Api) -> None:

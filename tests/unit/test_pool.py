@@ -257,9 +257,10 @@ def test_never_more_instances_than_the_maximum_whatever_they_are_doing() -> None
 
 
 def test_counts_are_the_five_states_and_their_sum() -> None:
-    one = PoolCounts(warming=1, ready=2, busy=3, recycling=4, terminating=5)
+    one = PoolCounts(warming=1, ready=2, busy=3, recycling=4, terminating=5, parked=1)
     assert one.total == 15
     assert sum_counts([one, one, PoolCounts()]).total == 30
+    assert sum_counts([one, one]).parked == 2
 
 
 def test_an_event_that_cannot_be_is_a_bug_and_says_what_happened_before() -> None:

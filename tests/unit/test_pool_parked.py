@@ -28,7 +28,7 @@ def after_an_update(**limits: float) -> PoolSimulation:
 
 
 def test_a_kept_instance_counts_as_warming() -> None:
-    assert after_an_update().pool.counts() == PoolCounts(warming=1, ready=1)
+    assert after_an_update().pool.counts() == PoolCounts(warming=1, ready=1, parked=1)
 
 
 def test_the_first_call_after_a_rollback_is_warm() -> None:
@@ -126,7 +126,7 @@ def a_parked_one(**limits: float) -> PoolSimulation:
 
 
 def test_a_parked_one_counts_as_warming() -> None:
-    assert a_parked_one().pool.counts() == PoolCounts(warming=1)
+    assert a_parked_one().pool.counts() == PoolCounts(warming=1, parked=1)
 
 
 def test_the_next_call_gets_it_at_once_and_cold_since_it_was_evicted() -> None:

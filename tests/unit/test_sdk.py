@@ -106,6 +106,7 @@ CALLS: list[tuple[Call, str, str]] = [
         f"{BASE}?view=brief&sort=invocation_count",
     ),
     (lambda at: at.functions.list_pools(), "GET", f"{BASE}/pools"),
+    (lambda at: at.functions.list_pools(ID), "GET", f"{BASE}/pools?function_id={ID}"),
     (lambda at: at.functions.get(ID), "GET", f"{BASE}/{ID}"),
     (lambda at: at.functions.get("a"), "GET", f"{BASE}/by-name/a"),
     (lambda at: at.functions.update(ID, handler="c"), "PUT", f"{BASE}/{ID}"),

@@ -47,6 +47,7 @@ export function countsOf(one: Happened): Counts {
     busy_count: number("busy") + number("recycling"),
     ready_count: number("ready"),
     warming_count: number("warming"),
+    parked_count: number("parked"),
   };
 }
 

@@ -402,6 +402,15 @@ export interface KeyList {
   keys: Key[];
 }
 
+export interface ListedPool {
+  function_id: string;
+  warming_count: number;
+  ready_count: number;
+  busy_count: number;
+  total_count: number;
+  parked_count: number;
+}
+
 export interface Liveness {
   status?: string;
 }
@@ -523,7 +532,7 @@ export interface Pool {
 }
 
 export interface PoolList {
-  pools: Pool[];
+  pools: ListedPool[];
 }
 
 export interface PoolStats {

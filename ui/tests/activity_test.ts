@@ -17,6 +17,19 @@ Deno.test("calls stay in sight for a minute", () => {
 });
 
 Deno.test("an instance that is being cleaned is busy", () => {
-  const told = { type: "pool", warming: 1, ready: 2, busy: 3, recycling: 4, terminating: 5 };
-  assert.deepEqual(countsOf(told), { busy_count: 7, ready_count: 2, warming_count: 1 });
+  const told = {
+    type: "pool",
+    warming: 1,
+    ready: 2,
+    busy: 3,
+    recycling: 4,
+    terminating: 5,
+    parked: 1,
+  };
+  assert.deepEqual(countsOf(told), {
+    busy_count: 7,
+    ready_count: 2,
+    warming_count: 1,
+    parked_count: 1,
+  });
 });

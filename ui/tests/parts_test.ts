@@ -31,20 +31,31 @@ Deno.test("a status has its word and a glyph, also where the word is only read a
 });
 
 Deno.test("a pool has a cell for each instance and says it in words", () => {
-  const counts = { busy_count: 2, ready_count: 1, warming_count: 0 };
+  const counts = { busy_count: 2, ready_count: 1, warming_count: 0, parked_count: 0 };
   const text = renderToString(html`<${PoolBar} counts=${counts} most=${5} />`);
   assert.deepEqual([some(text, /<i /), some(text, /class="busy"/)], [5, 2]);
-  assert.match(text, /aria-label="2 busy, 1 ready, 0 warming, of 5 at most"/);
+  assert.match(text, /aria-label="2 busy, 1 ready, 0 warming, 0 parked, of 5 at most"/);
+});
+
+Deno.test("a parked instance is not one that is warming, though it counts as one", () => {
+  const counts = { busy_count: 0, ready_count: 1, warming_count: 3, parked_count: 2 };
+  for (const most of [5, 100]) {
+    const text = renderToString(html`<${PoolBar} counts=${counts} most=${most} />`);
+    assert.match(text, /aria-label="0 busy, 1 ready, 1 warming, 2 parked, of/);
+    if (most === 5) {
+      assert.deepEqual([some(text, /"warming"/), some(text, /"parked"/)], [1, 2]);
+    } else assert.match(text, /class="parked" style="width:\s?2%/);
+  }
 });
 
 Deno.test("a large pool is a rail in proportion", () => {
-  const counts = { busy_count: 50, ready_count: 25, warming_count: 0 };
+  const counts = { busy_count: 50, ready_count: 25, warming_count: 0, parked_count: 0 };
   const text = renderToString(html`<${PoolBar} counts=${counts} most=${100} />`);
   assert.match(text, /class="busy" style="width:\s?50%/);
 });
 
 Deno.test("an instance above the limit, as while a limit is lowered, is shown as well", () => {
-  const counts = { busy_count: 3, ready_count: 0, warming_count: 0 };
+  const counts = { busy_count: 3, ready_count: 0, warming_count: 0, parked_count: 0 };
   assert.equal(some(renderToString(html`<${PoolBar} counts=${counts} most=${1} />`), /<i /), 3);
 });
 

@@ -50,10 +50,13 @@ async def list_functions(context: RequestContext[FunctionListServices]) -> Respo
 
 async def list_function_pools(context: RequestContext[FunctionListServices]) -> Response:
     """Count the instances of each function that has some, in any state."""
-    services = context.services
+    services, wanted = context.services, context.query.get("function_id")
+    if wanted is not None:
+        services.catalog.by_id(context.tenant_id, wanted)
     pools = [
-        shapes.pool(one, services.pools.counts(one))
+        shapes.listed_pool(one, services.pools.counts(one))
         for one in services.catalog.owned(context.tenant_id, services.pools.occupied())
+        if wanted in (None, one)
     ]
     return json_response(wire.PoolList(pools=pools))
 

@@ -580,7 +580,12 @@ SET_QUOTA = Route(
 DELETE_QUOTA = Route(
     handler=quotas.delete_tenant_quota, scope=OPERATOR, status=204, action="quota.delete"
 )
-POOLS = Route(handler=function_list.list_function_pools, scope=READ, answer=wire.PoolList)
+POOLS = Route(
+    handler=function_list.list_function_pools,
+    scope=READ,
+    answer=wire.PoolList,
+    parameters=(FUNCTION_OF_INSTANCES,),
+)
 POOL_STATS = Route(handler=functions.get_pool_stats, scope=READ, answer=wire.PoolStats)
 TARGETS = Route(
     handler=elasticity.set_pool_target,

@@ -190,6 +190,10 @@ def pool(function_id: str, counts: PoolCounts) -> wire.Pool:
     )
 
 
+def listed_pool(function_id: str, counts: PoolCounts) -> wire.ListedPool:
+    return gathered(wire.ListedPool, pool(function_id, counts), parked_count=counts.parked)
+
+
 def pool_stats(counts: PoolCounts) -> wire.PoolStats:
     states = ("warming", "ready", "busy", "recycling", "terminating")
     numbers = {"total": counts.total} | {state: getattr(counts, state) for state in states}

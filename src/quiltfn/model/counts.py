@@ -9,13 +9,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PoolCounts:
-    """How many instances are in each of the five states; the API shows exactly these."""
+    """How many instances are in each of the five states; the API shows exactly these. `parked`: how
+    many of those that are warming are parked.
+    """
 
     warming: int = 0
     ready: int = 0
     busy: int = 0
     recycling: int = 0
     terminating: int = 0
+    parked: int = 0
 
     @property
     def total(self) -> int:
@@ -40,6 +43,6 @@ def sum_counts(counts: Iterable[PoolCounts]) -> PoolCounts:
     """The sum over several pools, state by state."""
     total = Counter[str]()
     for one in counts:
-        for name in ("warming", "ready", "busy", "recycling", "terminating"):
+        for name in ("warming", "ready", "busy", "recycling", "terminating", "parked"):
             total[name] += getattr(one, name)
     return PoolCounts(**total)

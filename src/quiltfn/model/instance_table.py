@@ -92,6 +92,7 @@ class InstanceTable:
             busy=self.count(S.BUSY),
             recycling=self.count(S.RECYCLING),
             terminating=self.count(S.TERMINATING),
+            parked=self.count(S.PARKED),
         )
 
     def in_state(self, state: InstanceState, digest: str | None = None) -> list[Instance]:

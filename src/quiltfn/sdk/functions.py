@@ -51,6 +51,7 @@ from quiltfn.wire import (
     FunctionSummaryPage,
     Invocation,
     InvocationPage,
+    ListedPool,
     NewFunction,
     PauseResult,
     Pool,
@@ -393,9 +394,13 @@ def get_pool(function: str) -> Flow[Pool]:
     return on(function, lambda one: get(f"{BASE}/{segment(one)}/pool", Pool))
 
 
-def list_pools() -> Flow[list[Pool]]:
-    """The instances of each function that has some, by state."""
-    found = yield from ask(get(f"{BASE}/pools", PoolList))
+def list_pools(function: str | None = None) -> Flow[list[ListedPool]]:
+    """The instances of each function that has some, by state; or of this one alone, if it has."""
+
+    def of(function_id: str | None) -> Request[PoolList]:
+        return get(f"{BASE}/pools{query(function_id=function_id)}", PoolList)
+
+    found = yield from ask(of(None)) if function is None else on(function, of)
     return found.pools
 
 

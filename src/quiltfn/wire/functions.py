@@ -404,10 +404,18 @@ class Pool(Struct, kw_only=True, frozen=True):
     total_count: InstanceCount
 
 
+class ListedPool(Pool, kw_only=True, frozen=True):
+    """One function's instances, as in the list of pools. `parked_count`: how many of those that are
+    warming are parked, which is kept for a rollback or for the next start.
+    """
+
+    parked_count: InstanceCount
+
+
 class PoolList(Struct, kw_only=True, frozen=True):
     """The pools that are not empty, oldest function first."""
 
-    pools: list[Pool]
+    pools: list[ListedPool]
 
 
 class PoolStats(Struct, kw_only=True, frozen=True):

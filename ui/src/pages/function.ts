@@ -13,7 +13,7 @@ import { confirm } from "../parts/confirm.ts";
 import { useFetched, Waiting } from "../parts/fetched.ts";
 import { counted } from "../parts/format.ts";
 import { Notice } from "../parts/notice.ts";
-import { PoolBar } from "../parts/pool.ts";
+import { byKind, KINDS, NO_INSTANCES, PoolBar } from "../parts/pool.ts";
 import { Status } from "../parts/status.ts";
 import { Ago } from "../parts/time.ts";
 import { useTitle } from "../parts/title.ts";
@@ -21,7 +21,7 @@ import { toast, toastError } from "../parts/toast.ts";
 import { go, href } from "../router.ts";
 import { may } from "../scope.ts";
 import { put } from "../store.ts";
-import type { Function, Pool } from "../wire.ts";
+import type { Function, PoolList } from "../wire.ts";
 import { Async } from "./function/async.ts";
 import { Network } from "./function/network.ts";
 import { Overview } from "./function/overview.ts";
@@ -56,12 +56,12 @@ function useFunction(id: string): {
   const isGone = useSignal(false);
   const path = `api/functions/${encodeURIComponent(id)}`;
   const { problem, again } = useFetched(async (signal) => {
-    const [one, pool] = await Promise.all([
+    const [one, { pools }] = await Promise.all([
       get<Function>(path, {}, signal),
-      get<Pool>(`${path}/pool`, {}, signal),
+      get<PoolList>("api/functions/pools", { function_id: id }, signal),
     ]);
     show(one);
-    poolOf(id).value = pool;
+    poolOf(id).value = pools[0] ?? NO_INSTANCES;
     return one;
   }, [id]);
   useEvents(id, /^function\.(?!deleted)/, 0, again);
@@ -154,10 +154,11 @@ function PoolStrip({ one }: { one: Function }) {
   return html`
     <section class="card strip" aria-label="Pool"><h2>Pool</h2>
       <${PoolBar} counts=${counts} most=${one.max_instances} isBig />
-      <span class="legend num"><span class="key busy"><b>${counts.busy_count}</b> busy</span
-        ><span class="key ready"><b>${counts.ready_count}</b> ready</span
-        ><span class="key warming"><b>${counts.warming_count}</b> warming</span
-        ><span>of ${one.min_instances} to ${one.max_instances}</span></span></section>
+      <span class="legend num">${Object.entries(byKind(counts)).map(([kind, many]) =>
+        html`<span class=${`key ${kind}`} key=${kind} title=${
+          KINDS[kind as keyof typeof KINDS]
+        }><b>${many}</b> ${kind}</span>`
+      )}<span>of ${one.min_instances} to ${one.max_instances}</span></span></section>
   `;
 }
 
