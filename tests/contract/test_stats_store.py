@@ -220,6 +220,25 @@ async def test_damaged_statistics_keep_no_record_from_being_stored(
         assert (await of_all_time(stats, function)).count == 0
 
 
+async def test_a_wall_clock_that_is_far_behind_removes_no_statistics(
+    store: SqliteStore, function: Function
+) -> None:
+    class Behind(ManualClock):
+        def unix(self) -> float:
+            return self.time - 500 * DAY_S
+
+        def trusted(self) -> float:
+            return self.time
+
+    clock = Behind()
+    stats, start = SqlStats(store.database, clock, StorageLimit()), int(clock.unix())
+    used = CallStats(queued=1)
+    await stats.add({Stretch(function.tenant_id, FINEST_S, start, function.id): used})
+    while await stats.prune_some():
+        pass
+    assert (await of_all_time(stats, function)).queued == 1
+
+
 async def test_accepted_work_counts_when_it_is_queued_and_when_it_is_cancelled(
     store: SqliteStore, stats: SqlStats, function: Function
 ) -> None:

@@ -29,7 +29,9 @@ class Metering:
             await self.store()
 
     async def store(self) -> None:
-        """Stores what was read. What cannot be stored now is kept for the next time."""
+        """Stores what was read. What cannot be stored now is kept for the next time: one sum for
+        each function, however long that lasts.
+        """
         start = floor_to(FINEST_S, int(self._clock.unix()))
         for (tenant_id, function_id), used in self._pools.take_use().items():
             key = Stretch(tenant_id, FINEST_S, start, function_id)
@@ -39,4 +41,6 @@ class Metering:
             try:
                 await self._stats.add(taken)
             except StoreUnavailable:
-                self._unstored = taken
+                for key, used in taken.items():
+                    latest = key._replace(start=start)
+                    self._unstored.setdefault(latest, CallStats()).add(used)

@@ -227,7 +227,8 @@ class SqlStats:
 
     async def prune_some(self) -> int:
         """One short step of folding and removing; returns how many rows it handled."""
-        now = int(self._clock.trusted())
+        # Rows have the time of the wall clock: while that is behind, new ones are not old.
+        now = int(min(self._clock.trusted(), self._clock.unix()))
         async with self._folding:
             read = frozenset(self._reading)
             return await self._database.write(
