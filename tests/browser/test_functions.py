@@ -48,6 +48,23 @@ def test_a_call_from_outside_is_seen_in_its_row(page: Page, site: Server) -> Non
     expect(row.get_by_title("1 error in 1 call of the last hour").last).to_contain_text("1.0")
 
 
+def test_statistics_that_cannot_be_fetched_are_told_until_they_are(
+    page: Page, site: Server, expected: list[str]
+) -> None:
+    expected.append(r"status of 503 .*/pools")
+    site.create("echo", name=new_name())
+    answer = {"error": "no pools today", "error_code": "STORE_UNAVAILABLE"}
+    page.route(
+        re.compile("/api/functions/pools"),
+        lambda route: route.fulfill(status=503, json=answer),
+        times=1,
+    )
+    page.goto("/ui/")
+    expect(page.get_by_text("no pools today")).to_be_visible()
+    page.get_by_role("button", name=re.compile("again", re.IGNORECASE)).click()
+    expect(page.get_by_text("no pools today")).to_have_count(0)
+
+
 def test_changes_of_functions_are_seen_without_a_reload(page: Page, site: Server) -> None:
     name = new_name()
     page.goto(f"/ui/#/?q={name}")

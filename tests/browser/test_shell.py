@@ -1,6 +1,7 @@
 """What is around every page: its connection, the key, the theme, the proxy in front."""
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from browser.wire import Wire
 from e2e.server import Server, short_dir, until
@@ -224,3 +225,57 @@ def test_it_works_below_the_path_of_a_proxy_that_compresses(
     expect(row).to_be_visible()
     function.invoke()
     expect(row).to_contain_text("1 / min")
+
+
+def answer_with_another_main(route: Route) -> None:
+    """As a server that was upgraded names the main part of its dashboard."""
+    if route.request.is_navigation_request():
+        route.continue_()
+    else:
+        index = route.fetch().text()
+        assert 'src="main-' in index
+        route.fulfill(body=index.replace('src="main-', 'src="main-of-now-'))
+
+
+def test_after_an_upgrade_of_the_server_the_page_loads_itself_again(
+    page: Page, expected: list[str]
+) -> None:
+    expected.append(r"status of 404 .*/schedules-")
+    page.goto("/ui/")
+    expect(page.get_by_text("Live", exact=True)).to_be_attached()
+    page.evaluate("window.isBefore = true")
+    # Its parts are gone, and the dashboard of now has another main part.
+    page.route(re.compile(r"/schedules-.*js$"), lambda route: route.fulfill(status=404), times=1)
+    page.route(re.compile("/ui/$"), answer_with_another_main)
+    page.get_by_role("link", name="Schedules").click()
+    expect(page.get_by_role("heading", name="Schedules", exact=True)).to_be_visible()
+    assert page.evaluate("window.isBefore") is None, "it was not loaded again"
+
+
+def test_the_page_loads_itself_again_once_only(page: Page, expected: list[str]) -> None:
+    expected.append(r"status of 404 .*/schedules-")
+    page.goto("/ui/")
+    expect(page.get_by_text("Live", exact=True)).to_be_attached()
+    loads: list[str] = []
+    page.on("load", lambda _: loads.append("load"))
+    page.route(re.compile(r"/schedules-.*js$"), lambda route: route.fulfill(status=404))
+    page.route(re.compile("/ui/$"), answer_with_another_main)
+    page.get_by_role("link", name="Schedules").click()
+    expect(page.get_by_text("A part of the page could not be fetched")).to_be_visible()
+    assert len(loads) == 1
+
+
+@pytest.mark.parametrize("index", [None, "<!doctype html><h1>Sign in</h1>"])
+def test_a_part_that_is_missing_without_an_upgrade_is_told(
+    page: Page, expected: list[str], index: str | None
+) -> None:
+    expected.append(r"status of 404 .*/schedules-")
+    page.goto("/ui/")
+    expect(page.get_by_text("Live", exact=True)).to_be_attached()
+    page.evaluate("window.isBefore = true")
+    page.route(re.compile(r"/schedules-.*js$"), lambda route: route.fulfill(status=404))
+    if index is not None:
+        page.route(re.compile("/ui/$"), lambda route: route.fulfill(body=index))
+    page.get_by_role("link", name="Schedules").click()
+    expect(page.get_by_text("A part of the page could not be fetched")).to_be_visible()
+    assert page.evaluate("window.isBefore") is True

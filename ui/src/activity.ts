@@ -1,7 +1,8 @@
 // What functions are doing: their pools, their calls of the last minute and when the last one was, from
 // events; a signal a function, so that an event redraws one row and nothing else.
+import { signal } from "@preact/signals";
 import { type Counts, NO_INSTANCES } from "./parts/pool.ts";
-import { get, pages } from "./api.ts";
+import { get, pages, type Refused } from "./api.ts";
 import { byId, type Happened, onEvent, onRefetch } from "./store.ts";
 import type { FunctionStats, FunctionStatsPage, PoolList } from "./wire.ts";
 
@@ -118,6 +119,20 @@ async function fetchPools(): Promise<void> {
   for (const id of ids) standing.add(id);
 }
 
+/** Why pools or statistics could not be fetched the last time. */
+export const activityProblem = signal<Refused | null>(null);
+
+async function fetchAll(...wanted: (() => Promise<void>)[]): Promise<void> {
+  try {
+    await Promise.all(wanted.map((one) => one()));
+    activityProblem.value = null;
+  } catch (error) {
+    activityProblem.value = error as Refused;
+  }
+}
+
+export const fetchActivity = (): Promise<void> => fetchAll(fetchPools, fetchMinute, fetchHour);
+
 /** Keeps pools and statistics fresh until the function that it gives back is called: they are fetched now,
  * after a gap, and soon after calls; while nothing is called nothing is fetched.
  */
@@ -125,21 +140,18 @@ export function watchActivity(): () => void {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const hour = () => {
     timer = undefined;
-    fetchHour().catch(() => {});
-  };
-  const all = () => {
-    fetchPools().catch(() => {});
-    fetchMinute().catch(() => {});
-    hour();
+    // What failed before is over only when all of it is there.
+    if (activityProblem.peek()) fetchActivity();
+    else fetchAll(fetchHour);
   };
   const ends = [
-    onRefetch(all),
+    onRefetch(fetchActivity),
     onEvent((one) => {
       const isEnd = one.type === "invocation.ended" || one.type === "calls";
       if (isEnd) timer ??= setTimeout(hour, STALE_MS);
     }),
   ];
-  all();
+  fetchActivity();
   return () => {
     clearTimeout(timer);
     for (const end of ends) end();

@@ -43,6 +43,24 @@ class Boundary extends Component<{ children?: unknown }, { error: Error | null }
   }
 }
 
+const RELOADED = "quiltfn.reloaded", RELOADED_BEFORE_MS = 60_000;
+const MAIN = /<script type="module" src="([^"]+)"/; // as ui/index.html has it
+
+/** Loads the whole page again if the server was upgraded and parts of this one are gone. Says whether it
+ * does: not twice in a minute, as where servers of two versions answer by turns.
+ */
+async function reloadIfOutdated(): Promise<boolean> {
+  if (Date.now() - Number(sessionStorage.getItem(RELOADED)) < RELOADED_BEFORE_MS) return false;
+  const response = await fetch(document.baseURI, { cache: "no-store" });
+  if (!response.ok) return false;
+  const main = MAIN.exec(await response.text())?.[1];
+  const own = document.querySelector("script[type=module][src]")?.getAttribute("src");
+  if (main === undefined || main === own) return false;
+  sessionStorage.setItem(RELOADED, String(Date.now()));
+  location.reload();
+  return true;
+}
+
 /** A page whose code is fetched first. */
 function Loaded({ page, parameters }: { page: Page; parameters: PageProps }) {
   const ready = useSignal<ComponentType<PageProps> | null>(null);
@@ -50,8 +68,8 @@ function Loaded({ page, parameters }: { page: Page; parameters: PageProps }) {
   useEffect(() => {
     page.load().then((found) => {
       ready.value = found.default;
-    }, (error) => {
-      problem.value = error;
+    }, async (error) => {
+      if (!await reloadIfOutdated().catch(() => false)) problem.value = error;
     });
   }, []);
   if (problem.value) {

@@ -2,7 +2,9 @@
 import { computed, signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
 import {
+  activityProblem,
   BUCKETS,
+  fetchActivity,
   lastCallOf,
   minuteAt,
   minuteOf,
@@ -170,6 +172,8 @@ export default function Functions() {
         : `${count(all.length)} of ${count(whole)}`}${areAllLoaded.value ? "" : " …"}</span>
           <a class="button primary push" href="#/functions/new">New function</a></div>
         ${problem.value && html`<${Notice} of=${problem.value} onRetry=${load} />`}
+        ${!problem.value && activityProblem.value &&
+          html`<${Notice} of=${activityProblem.value} onRetry=${fetchActivity} />`}
         ${(whole > 0 || q || only) &&
           html`
             <div class="bar">
