@@ -20,7 +20,7 @@ class CallTimeline(msgspec.Struct, frozen=True, kw_only=True):
     """One call. `record`: without its output. `timeline`: up to now, if it is under way; None if
     none was kept. `attempts`: first to last, with the one that is under way. `children`: the newest
     calls that it has caused, oldest first. `parent_function_id`: whose call caused it, if that is
-    known. `variables`: the names of what was set for it.
+    known. `variables`: the names of what was set for it. `has_input`: whether its input is kept.
     """
 
     record: Invocation
@@ -29,6 +29,7 @@ class CallTimeline(msgspec.Struct, frozen=True, kw_only=True):
     children: Sequence[Invocation]
     parent_function_id: str | None
     variables: Sequence[str]
+    has_input: bool
 
 
 async def call_timeline(work: Work, entry: Entry, invocation_id: str) -> CallTimeline:
@@ -48,7 +49,8 @@ async def _look(work: Work, entry: Entry, invocation_id: str) -> CallTimeline:
     parent_id, parent_function_id = record.parent_invocation_id, None
     if parent_id is not None:
         parent_function_id = await work.journal.function_of(function.tenant_id, parent_id)
-    given = await work.store.input_variables(invocation_id)
+    kept = await work.store.input_variables(invocation_id)
+    given = kept or ()
     version = await _version_of(work, entry, record)
     # Last, and nothing is waited for from here on: the call may end meanwhile.
     progress = work.invoker.progress(function.id, invocation_id)
@@ -65,6 +67,7 @@ async def _look(work: Work, entry: Entry, invocation_id: str) -> CallTimeline:
         children=children,
         parent_function_id=parent_function_id,
         variables=_names(version, given),
+        has_input=kept is not None,
     )
 
 

@@ -26,9 +26,8 @@ SEEN_AS: dict[str, Any] = {
     "color_scheme": "light",
     "viewport": WINDOW,
 }
-# That the input of a call is not kept, and that a function has no URL, is what the API answers with
-# this status.
-USUAL = [r"status of 404 .*/(input|url)\)$"]
+# That a function has no URL is what the API answers with this status.
+USUAL = [r"status of 404 .*/url\)$"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

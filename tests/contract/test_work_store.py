@@ -482,7 +482,7 @@ async def test_inputs_are_encrypted_where_a_key_is_set(
     assert found_on_disk(tmp_path, call.encode())  # It looks where the input is.
     assert await sealed.input_variables(call) == ["PASSWORD"]
     assert await sealed.input_variables(empty) == []
-    assert await sealed.input_variables("nobody") == ()
+    assert await sealed.input_variables("nobody") is None
     for other in (None, RecordKey(b"j" * 32)):
         wrong = SqlWork(store.database, cipher=other)
         assert await wrong.input_variables(call) == ()

@@ -174,7 +174,7 @@ async def test_a_call_that_ends_while_it_is_looked_at_is_told_as_it_is_then(
     (running,) = await server.records(entry)
     variables = server.work.store.input_variables
 
-    async def after_its_end(invocation_id: str) -> Sequence[str]:
+    async def after_its_end(invocation_id: str) -> Sequence[str] | None:
         await call
         return await variables(invocation_id)
 

@@ -62,7 +62,7 @@ def test_a_timeline_has_its_keys_and_adds_up_to_the_time_of_the_call(tenant: Api
         "total_microseconds",
         *("status", "accepted_at_ms", "version", "source", "due_at"),
         *("parent_invocation_id", "parent_function_id", "origin_invocation_id", "children"),
-        *("environment_names", "attempts"),
+        *("environment_names", "attempts", "has_input"),
     ]
     assert [one["name"] for one in told["phases"]] == PHASES
     parts = phases(told)
@@ -72,6 +72,7 @@ def test_a_timeline_has_its_keys_and_adds_up_to_the_time_of_the_call(tenant: Api
     assert told["total_microseconds"] / 1000 <= took_ms
     assert parts["recorded"] > 0
     assert (told["status"], told["version"], told["source"]) == ("success", 1, "sync")
+    assert told["has_input"] is False
     (attempt,) = told["attempts"]
     waited_ms = attempt["started_at_ms"] - told["accepted_at_ms"]
     assert 0 <= waited_ms <= sum(parts[one] for one in PHASES[:3]) / 1000 + 2
@@ -87,6 +88,7 @@ def test_it_names_the_variables_and_tells_no_value(tenant: Api) -> None:
     tenant.good("PUT", of(function_id), {"environment": {"LATER": "hidden-3"}})
     told = timeline(tenant, record)
     assert told["environment_names"] == ["OF_CALL", "OF_VERSION"]
+    assert told["has_input"] is True
     assert "hidden" not in str(told)
 
 

@@ -764,6 +764,7 @@ export interface Timeline {
   children?: InvocationSummary[];
   environment_names?: string[];
   attempts?: TimedAttempt[];
+  has_input?: boolean;
 }
 
 export interface Usage {

@@ -172,6 +172,7 @@ def timeline(found: CallTimeline) -> wire.Timeline:
         parent_function_id=found.parent_function_id,
         environment_names=list(found.variables),
         attempts=[timed_attempt(one) for one in found.attempts],
+        has_input=found.has_input,
     )
 
 

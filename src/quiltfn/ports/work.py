@@ -159,9 +159,9 @@ class WorkStore(Protocol):
         """What the caller gave, where it was kept. Raises `Unprocessable` where it is encrypted
         and the key is another."""
 
-    async def input_variables(self, invocation_id: str) -> Sequence[str]:
-        """The names of the variables that the caller gave; none where they are not kept, or are
-        encrypted with another key.
+    async def input_variables(self, invocation_id: str) -> Sequence[str] | None:
+        """The names of the variables that the caller gave; none where they are encrypted with
+        another key, and None where the input is not kept.
         """
 
     async def dead_input(self, function_id: str, invocation_id: str) -> Input | None:

@@ -318,14 +318,14 @@ class SqlWork:
         """As the port says."""
         return await self._input(invocation_id)
 
-    async def input_variables(self, invocation_id: str) -> Sequence[str]:
+    async def input_variables(self, invocation_id: str) -> Sequence[str] | None:
         """As the port says."""
         table = tables.input_table.c
         columns = (table.invocation_id, table.environment, table.is_encrypted)
         query = select(*columns).where(table.invocation_id == invocation_id)
         row = await self._database.read(lambda c: c.execute(query).mappings().one_or_none())
         try:
-            return () if row is None else sorted(read_environment(row, self._cipher) or ())
+            return None if row is None else sorted(read_environment(row, self._cipher) or ())
         except Unprocessable:
             return ()
 

@@ -49,6 +49,8 @@ EnvironmentNames = Annotated[
     ),
 ]
 
+HasInput = Annotated[bool, about("whether what the call was given is kept", True)]
+
 
 class NewInvocation(
     Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True
@@ -237,3 +239,4 @@ class Timeline(Struct, kw_only=True, frozen=True):
     children: list[InvocationSummary] = []
     environment_names: EnvironmentNames = []
     attempts: list[TimedAttempt] = []
+    has_input: HasInput = False

@@ -92,15 +92,20 @@ function Times({ of, timeline }: { of: Invocation; timeline: Timeline | null }) 
 }
 
 function Input(
-  { functionId, of, onReplay }: { functionId: string; of: Invocation; onReplay: () => void },
+  { functionId, of, isKept, onReplay }: {
+    functionId: string;
+    of: Invocation;
+    isKept: boolean | undefined;
+    onReplay: () => void;
+  },
 ) {
   const path = callPath(functionId, of.invocation_id);
   const { value, problem } = useFetched(
-    (signal) => get<InvocationInput>(`${path}/input`, {}, signal),
-    [path],
+    (signal) => isKept ? get<InvocationInput>(`${path}/input`, {}, signal) : Promise.resolve(null),
+    [path, isKept],
   );
   const given = value.value;
-  const isMissing = problem.value?.status === 404;
+  const isMissing = isKept === false || problem.value?.status === 404;
   async function keep() {
     try {
       await call("PUT", `api/functions/${functionId}/record-policy`, {
@@ -251,7 +256,7 @@ export default function InvocationPage(
                 (isLive || written.value.stderr) &&
                 html`<${OutputReader} stream="stderr" title="Error output" text=${written.value.stderr} ...${shown} />`
               }`}</div>
-      <div><${Input} functionId=${id} of=${one} onReplay=${() => {
+      <div><${Input} functionId=${id} of=${one} isKept=${times?.has_input} onReplay=${() => {
         isReplayed.value = true;
       }} />
             ${times && html`<${Around} of=${one} timeline=${times} />`}</div>
