@@ -251,12 +251,7 @@ async def test_a_start_on_a_full_disk_puts_off_the_ends_of_keyed_calls_and_opera
         got = [await operations.get("t", "o"), await operations.add(replace(left, action_id="b"))]
         return await answers.reserve(request, LATER), got
 
-    interrupted = StoredResponse(
-        body_digest="d",
-        status=503,
-        headers={"content-type": "application/json"},
-        body=b"interrupted",
-    )
+    interrupted = StoredResponse(body_digest="d", status=503, headers={}, body=b"interrupted")
     fresh = replace(request, key="of this start")
     for one in (fresh, fresh):  # A key of this start is running, whatever is put off.
         running = await answers.reserve(one, LATER)

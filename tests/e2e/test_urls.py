@@ -158,14 +158,13 @@ def streaming(server: Server, kind: str, source: str | None = None) -> Function:
 def test_a_stream_is_seen_while_it_is_written(shared: Server, kind: str) -> None:
     path = at_url(shared, streaming(shared, kind), stream=True)
     ask(shared, "GET", path)
-    began, seen = time.monotonic(), []
+    seen = []
     with httpx.stream("GET", shared.url + path, timeout=60) as answer:
         assert (answer.status_code, answer.headers["x-a"]) == (201, "b")
         for piece in answer.iter_raw():
-            seen.append((time.monotonic() - began, piece))
+            seen.append((time.monotonic(), piece))
     assert b"".join(piece for _, piece in seen) == b"0\n1\n2\n"
-    assert seen[0][0] < scaled(0.3), "the first is there before the second is written"
-    assert seen[-1][0] > 0.7
+    assert seen[-1][0] - seen[0][0] > 0.4, "the first is there before the last is written"
 
 
 def test_a_stream_that_fails_ends_without_its_end(shared: Server) -> None:
