@@ -86,8 +86,11 @@ async def test_nothing_is_reachable_before_a_url_is_set_and_after_it_is_gone(web
     for _ in range(2):
         assert (await web("POST", "/fn/f", headers=key)).status_code == 404
         assert (await web("GET", path, headers=key)).status_code == 404
+        shown = await web("GET", f"/api/functions/{function}", headers=key)
+        assert "x-function-url" not in shown.headers
         told = await web.url(function, key, auth="none")
-        assert told["path"] == "/fn/default/f"
+        shown = await web("GET", f"/api/functions/{function}", headers=key)
+        assert told["path"] == shown.headers["x-function-url"] == "/fn/default/f"
         for url in ("/fn/f", "/fn/default/f"):
             answer = await web("POST", url, content=b"hello")
             assert (answer.status_code, answer.content) == (200, b"hello")

@@ -23,7 +23,9 @@ from quiltfn.model.errors import NotFound, PreconditionFailed, Unprocessable
 from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.model.output import STREAMS
 from quiltfn.model.pool import sum_counts
+from quiltfn.model.url import path_of
 from quiltfn.ports import Journal, Pools
+from quiltfn.urls import Urls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class FunctionServices(WorkServices):
     journal: Journal
     lifecycle: Lifecycle
     pools: Pools
+    urls: Urls
 
 
 async def create_function(context: RequestContext[FunctionServices]) -> Response:
@@ -50,9 +53,14 @@ async def create_function(context: RequestContext[FunctionServices]) -> Response
 
 async def get_function(context: RequestContext[FunctionServices]) -> Response:
     """Show one function. Send its ETag as If-Match with an update that must not overwrite another
-    change.
+    change. x-function-url is its path over plain HTTP, if it has a URL.
     """
-    return _shown(context, context.entry())
+    entry = context.entry()
+    response = _shown(context, entry)
+    if context.services.urls.of(entry.function.id) is not None:
+        path = path_of(context.tenant_id, entry.function.name)
+        response.headers.append(("x-function-url", path))
+    return response
 
 
 async def get_function_by_name(context: RequestContext[FunctionServices]) -> Response:

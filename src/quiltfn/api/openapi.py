@@ -43,6 +43,10 @@ OWN_HEADERS = {
         "description": "The id of the call's record.",
         "schema": {"type": "string"},
     },
+    "x-function-url": {
+        "description": "The path of the function's URL; there is none before one is set.",
+        "schema": {"type": "string"},
+    },
     "server-timing": {
         "description": "Where the time went: dur is milliseconds; as in the call's timeline.",
         "schema": {"type": "string"},

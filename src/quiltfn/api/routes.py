@@ -271,7 +271,12 @@ LIST = Route(
     answer=wire.FunctionPage | wire.FunctionSummaryPage,
     parameters=(LIMIT, CURSOR, STATE, CLUSTER, TEXT, SORT, ORDER, VIEW),
 )
-GET = Route(handler=functions.get_function, scope=READ, answer=wire.Function)
+GET = Route(
+    handler=functions.get_function,
+    scope=READ,
+    answer=wire.Function,
+    headers=("x-function-url",),
+)
 UPDATE = Route(
     handler=functions.update_function,
     scope=WRITE,

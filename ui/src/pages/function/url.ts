@@ -1,6 +1,6 @@
 // The URL at which a function is reached over plain HTTP; there is none before somebody sets it.
 import { useSignal } from "@preact/signals";
-import { call, get, Refused, root } from "../../api.ts";
+import { call, get, root, send } from "../../api.ts";
 import { html } from "../../html.ts";
 import { confirm } from "../../parts/confirm.ts";
 import { Copy } from "../../parts/copy.ts";
@@ -121,12 +121,9 @@ export function Url({ one }: { one: Function }) {
   const path = `api/functions/${one.id}/url`;
   const { value, problem, again } = useFetched(
     async (signal) => {
-      try {
-        return { url: await get<FunctionUrl>(path, {}, signal) };
-      } catch (error) {
-        if (error instanceof Refused && error.status === 404) return { url: null };
-        throw error;
-      }
+      const { headers } = await send("GET", `api/functions/${one.id}`, { signal });
+      const isThere = headers.has("x-function-url");
+      return { url: isThere ? await get<FunctionUrl>(path, {}, signal) : null };
     },
     [one.id, one.name],
   );
