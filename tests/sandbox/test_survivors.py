@@ -465,7 +465,8 @@ def test_a_runner_of_somebody_elses_that_is_signalled_is_given_up(
         small(bare_guest, IGNORING * ignores + FORKING.replace(loop, "        " + sends))
         bare_guest.send_call()
         _, end = output_and_end(bare_guest)
-        assert (end.kind, end.code) == (ExitKind.EXITED, 1)
+        # Whether the signal comes before the runner has told of the call's end is not decided here.
+        assert (end.kind, end.code) in {(ExitKind.EXITED, 1), (ExitKind.KILLED, int(number))}
         with pytest.raises(EOFError):
             bare_guest.next()
 

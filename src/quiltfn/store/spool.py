@@ -9,6 +9,7 @@ There is one `write` for each record and no sync. The page cache survives `kill 
 lose what was written since the last group commit.
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -74,7 +75,8 @@ class Spool:
         if written != len(line):
             self._is_torn = True
             self._cut()
-            raise OSError(f"only {written} of {len(line)} bytes could be written")
+            told = f"No space left on device: {written} of {len(line)} bytes could be written"
+            raise OSError(errno.ENOSPC, told)
         if self.size == 0:
             self._holds(self.path.name, True)
         self.size += written
