@@ -37,7 +37,6 @@ from service.test_callbacks import ranges_of, receiver
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 URL = "https://hook.example/x"
-Reply = int | CallbackFailed
 SOON_S = 10.0
 
 
@@ -191,16 +190,22 @@ async def test_a_receiver_gets_a_signed_message_of_the_record(world: World) -> N
         Webhook(SECRET).verify(body.replace(b"success", b"failure"), headers)
 
 
-async def test_what_is_not_taken_is_tried_again_with_the_same_id(world: World) -> None:
-    replies: list[Reply] = [500, CallbackFailed("no connection could be made"), 302, 200]
+def in_turn(*replies: int | Exception) -> Callable[[str], Awaitable[int]]:
+    """A receiver that answers with each of these once, or fails with it."""
+    left = list(replies)
 
     async def reply(_url: str) -> int:
-        turn = replies.pop(0)
-        if isinstance(turn, CallbackFailed):
+        turn = left.pop(0)
+        if isinstance(turn, Exception):
             raise turn
         return turn
 
-    world.sender.reply = reply
+    return reply
+
+
+async def test_what_is_not_taken_is_tried_again_with_the_same_id(world: World) -> None:
+    failed = CallbackFailed("no connection could be made")
+    world.sender.reply = in_turn(500, failed, 302, 200)
     function = await world.function("f", TO_URL)
     async with world.running():
         delivery_id = await world.end_call(function)
@@ -219,15 +224,7 @@ async def test_what_cannot_be_sent_for_any_reason_is_tried_again(world: World) -
             raise failures.pop()
         return world.sender
 
-    replies: list[int | Exception] = [MemoryError(), 200]
-
-    async def reply(_url: str) -> int:
-        turn = replies.pop(0)
-        if isinstance(turn, Exception):
-            raise turn
-        return turn
-
-    world.sender.reply = reply
+    world.sender.reply = in_turn(MemoryError(), 200)
     world.deliveries = world.made(opener)
     function = await world.function("f", TO_URL)
     async with world.running():

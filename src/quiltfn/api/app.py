@@ -399,7 +399,7 @@ def _log_request(context: RequestContext[Services], response: Response) -> None:
         path=context.path,
         status=response.status,
         request_id=context.request_id,
-        invocation_id=response.header("x-invocation-id"),
+        invocation_id=response.header(INVOCATION_ID),
     )
 
 

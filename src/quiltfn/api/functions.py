@@ -65,8 +65,7 @@ async def get_function(context: RequestContext[FunctionServices]) -> Response:
 
 async def get_function_by_name(context: RequestContext[FunctionServices]) -> Response:
     """Show one function by its name."""
-    catalog = context.services.catalog
-    return _shown(context, catalog.by_name(context.tenant_id, context.parameters["name"]))
+    return _shown(context, context.entry_by_name())
 
 
 async def update_function(context: RequestContext[FunctionServices]) -> Response:
