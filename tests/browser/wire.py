@@ -29,8 +29,7 @@ class Wire:
 
         def now() -> None:
             self._is_cut = True
-            for one in self._writers:
-                one.transport.abort()
+            self._abort()
 
         self._do(now)
 
@@ -71,24 +70,32 @@ class Wire:
         await self._closed.wait()
         listener.close()
         self._passes.set()
+        # In a loop: a connection may have been accepted whose task has not yet begun.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            self._abort()
+            await asyncio.wait(tasks, timeout=0.01)
+        await asyncio.sleep(0)  # the loop's next round closes what was aborted in this one
+
+    def _abort(self) -> None:
         for one in self._writers:
             one.transport.abort()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*others, return_exceptions=True)
 
     async def _accept(self, reader: Reader, writer: Writer) -> None:
-        if self._is_cut:
-            writer.transport.abort()
-            return
-        server_reader, server_writer = await asyncio.open_connection(*self._server_address)
-        ends = {writer, server_writer}
-        self._writers |= ends
+        ends = {writer}
+        self._writers.add(writer)
         try:
+            if self._is_cut:
+                return
+            server_reader, server_writer = await asyncio.open_connection(*self._server_address)
+            ends.add(server_writer)
+            self._writers.add(server_writer)
             await asyncio.gather(
                 self._pass_on(reader, server_writer), self._pass_on(server_reader, writer)
             )
         finally:
             self._writers -= ends
+            for one in ends:
+                one.transport.abort()
 
     async def _pass_on(self, reader: Reader, writer: Writer) -> None:
         with suppress(OSError):
