@@ -1,109 +1,85 @@
 """A wire between a browser and a server that a test can cut, stall and mend."""
 
-import asyncio
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import TypeAlias
-
-Reader: TypeAlias = asyncio.StreamReader
-Writer: TypeAlias = asyncio.StreamWriter
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from threading import Event, Lock, Thread
 
 
 class Wire:
-    """Passes bytes on, in a thread of its own. `port`: where the browser finds it."""
-
-    port: int
+    """Passes bytes on, in threads of its own. `port`: where the browser finds it."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server_address = (host, port)
-        self._writers: set[Writer] = set()
+        self._lock = Lock()
+        self._connections: set[socket.socket] = set()  # both ends of what passes
         self._is_cut = False
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._passes = Event()
+        self._passes.set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = Thread(target=self._accept)
         self._thread.start()
-        self._started.wait()
 
     def cut(self) -> None:
         """Ends every connection and refuses new ones, until `mend`."""
-
-        def now() -> None:
+        with self._lock:
             self._is_cut = True
-            self._abort()
-
-        self._do(now)
+            for one in self._connections:
+                _end(one)
 
     def stall(self) -> None:
         """Connections stay and nothing passes, as behind a router that forgot them."""
-        self._do(self._passes.clear)
+        self._passes.clear()
 
     def mend(self) -> None:
         """Everything passes again, what was held back too."""
-
-        def now() -> None:
-            self._is_cut = False
-            self._passes.set()
-
-        self._do(now)
+        self._is_cut = False
+        self._passes.set()
 
     def close(self) -> None:
-        self._do(self._closed.set)
+        self.cut()
+        self._passes.set()
+        _end(self._listener)
         self._thread.join()
 
-    def _do(self, act: Callable[[], None]) -> None:
-        done = threading.Event()
+    def _accept(self) -> None:
+        threads: list[Thread] = []
+        with self._listener, suppress(OSError):  # it is ended
+            while True:
+                threads.append(Thread(target=self._serve, args=[self._listener.accept()[0]]))
+                threads[-1].start()
+        for one in threads:
+            one.join()
 
-        def now() -> None:
-            act()
-            done.set()
+    def _serve(self, client: socket.socket) -> None:
+        with ExitStack() as stack:
+            stack.enter_context(client)
+            with self._lock:
+                if self._is_cut:
+                    return
+                server = stack.enter_context(socket.create_connection(self._server_address))
+                self._connections |= {client, server}
+            answers = Thread(target=self._pass_on, args=[server, client])
+            answers.start()
+            self._pass_on(client, server)
+            answers.join()
+            with self._lock:
+                self._connections -= {client, server}
 
-        self._loop.call_soon_threadsafe(now)
-        done.wait()
-
-    async def _run(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._passes, self._closed = asyncio.Event(), asyncio.Event()
-        self._passes.set()
-        listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = listener.sockets[0].getsockname()[1]
-        self._started.set()
-        await self._closed.wait()
-        listener.close()
-        self._passes.set()
-        # In a loop: a connection may have been accepted whose task has not yet begun.
-        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-            self._abort()
-            await asyncio.wait(tasks, timeout=0.01)
-        await asyncio.sleep(0)  # the loop's next round closes what was aborted in this one
-
-    def _abort(self) -> None:
-        for one in self._writers:
-            one.transport.abort()
-
-    async def _accept(self, reader: Reader, writer: Writer) -> None:
-        ends = {writer}
-        self._writers.add(writer)
-        try:
-            if self._is_cut:
-                return
-            server_reader, server_writer = await asyncio.open_connection(*self._server_address)
-            ends.add(server_writer)
-            self._writers.add(server_writer)
-            await asyncio.gather(
-                self._pass_on(reader, server_writer), self._pass_on(server_reader, writer)
-            )
-        finally:
-            self._writers -= ends
-            for one in ends:
-                one.transport.abort()
-
-    async def _pass_on(self, reader: Reader, writer: Writer) -> None:
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
-            while data := await reader.read(65536):
-                await self._passes.wait()
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+            while data := source.recv(65536):
+                self._passes.wait()
+                target.sendall(data)
+        _end(source)
+        _end(target)
+
+
+def _end(connection: socket.socket) -> None:
+    """Wakes whoever waits for it. What was written before still arrives."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
