@@ -1,0 +1,113 @@
+"""The PostgreSQL that tests use is a real one that a test can stop, kill, freeze and get rid of."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+import postgresql
+from contract.stores import child_environment
+from e2e.server import is_alive, short_dir, until
+from postgresql import Cluster
+
+# A process with a cluster of its own, which it tells of.
+STARTS_ONE = """
+import time, postgresql
+with postgresql.started() as cluster:
+    print(cluster.process.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with postgresql.started() as one:
+        yield one
+
+
+def answer(url: str, statement: str = "SELECT current_user, current_database()") -> object:
+    with psycopg.connect(url, autocommit=True, connect_timeout=2) as connection:
+        got = connection.execute(statement)
+        return got.fetchone() if got.description else None
+
+
+def test_a_database_belongs_to_an_ordinary_role_by_socket_and_by_tcp(cluster):
+    url = cluster.create("a")
+    assert answer(url) == (postgresql.ROLE, "a")
+    assert answer(cluster.tcp_url("a")) == (postgresql.ROLE, "a")
+    is_super = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
+    assert answer(url, is_super) == (False,)
+    answer(url, "CREATE TABLE t (n int)")  # it may make tables
+    with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+        answer(cluster.tcp_url("a", None))
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        answer(cluster.tcp_url("a", "wrong"))
+
+
+def test_what_was_committed_survives_stop_and_kill(cluster):
+    url = cluster.create("a")
+    answer(url, "CREATE TABLE t AS SELECT 7 AS n")
+    cluster.stop()
+    with pytest.raises(psycopg.OperationalError):
+        answer(url)
+    cluster.start()
+    answer(url, "INSERT INTO t VALUES (8)")
+    cluster.kill()
+    with pytest.raises(psycopg.OperationalError):
+        answer(url)
+    cluster.start()
+    assert answer(url, "SELECT sum(n) FROM t") == (15,)
+
+
+def test_a_frozen_one_keeps_connections_and_answers_nothing(cluster):
+    with psycopg.connect(cluster.create("a"), autocommit=True) as connection:
+        connection.execute("SET statement_timeout = 0")
+        with cluster.frozen():
+            with pytest.raises(psycopg.OperationalError, match="timeout"):
+                answer(cluster.url("a"))
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+        assert cluster.disconnect("a")
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+
+
+def test_a_database_of_a_directory_is_made_once_out_of_a_template(tmp_path):
+    filled = []
+
+    def fill(url: str) -> None:
+        filled.append(url)
+        answer(url, "CREATE TABLE made (n int)")
+
+    one, same, other = (postgresql.database_of(tmp_path / name, fill) for name in "aab")
+    assert one == same != other
+    assert len(filled) == 1
+    answer(one, "INSERT INTO made VALUES (1)")
+    assert answer(same, "SELECT count(*) FROM made") == (1,)
+    assert answer(other, "SELECT count(*) FROM made") == (0,)
+    with psycopg.connect(one):  # a connection that was left open keeps nothing
+        postgresql.drop_databases()
+    assert answer(postgresql.database_of(tmp_path / "a", fill), "SELECT count(*) FROM made") == (0,)
+    postgresql.drop_databases()
+
+
+def test_text_is_not_sorted_by_its_bytes(cluster):
+    order = "SELECT string_agg(x, '' ORDER BY x) FROM unnest(ARRAY['a', 'B', 'c']) x"
+    assert answer(cluster.create("a"), order) == ("aBc",)
+
+
+def test_it_ends_with_tests_that_are_killed():
+    if postgresql.why_not():
+        pytest.skip(str(postgresql.why_not()))
+    with short_dir() as directory:  # it has no time to remove its files
+        environment = {**child_environment(), "TMPDIR": str(directory)}
+        with subprocess.Popen(
+            [sys.executable, "-c", STARTS_ONE], stdout=subprocess.PIPE, env=environment
+        ) as tests:
+            assert tests.stdout is not None
+            pid = int(tests.stdout.readline())
+            assert is_alive(pid)
+            tests.send_signal(signal.SIGKILL)
+        until(lambda: not is_alive(pid))

@@ -1,0 +1,288 @@
+"""A private PostgreSQL for tests: in a temporary directory, under an unprivileged uid, ended by
+itself, even if the tests are killed.
+
+It listens on a Unix socket, where anybody may be anybody, and on a port of 127.0.0.1, where the
+password is asked for. Databases belong to an ordinary role. They sort text by a language's rules,
+as those of most installations do, so that no query can rely on the order of bytes unsaid.
+"""
+
+import atexit
+import contextlib
+import functools
+import hashlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from timeouts import scaled
+
+INSTALLED = Path("/usr/lib/postgresql")
+ROLE, PASSWORD = "quiltfn", "a pass/word: of@the?tests%20"
+START_S, STOP_S = 30.0, 30.0  # before `scaled`
+# A database that is killed keeps what it wrote, since the machine goes on: no need to sync.
+OPTIONS = (
+    "fsync=off",
+    "full_page_writes=off",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "shared_buffers=32MB",
+    "max_connections=60",
+    "listen_addresses=127.0.0.1",
+    "log_line_prefix=%m [%p] %d ",
+)
+
+
+def programs() -> Path | None:
+    """Where the programs of the newest installed PostgreSQL are."""
+    found = [one for one in INSTALLED.glob("*/bin") if (one / "initdb").exists()]
+    return max(found, key=lambda one: int(one.parent.name), default=None)
+
+
+def why_not() -> str | None:
+    """Why PostgreSQL cannot be started here, if it cannot."""
+    if programs() is None:
+        return f"needs PostgreSQL in {INSTALLED}, which scripts/setup --test installs"
+    return None
+
+
+class Cluster:
+    """One PostgreSQL with any number of databases. Start it in the main thread: it ends with the
+    thread that started it.
+    """
+
+    def __init__(self, directory: Path, programs: Path) -> None:
+        """`directory`: an empty one that every user may enter."""
+        self.directory, self._programs = directory, programs
+        self.data, self.sockets, self.log = (
+            directory / name for name in ("data", "sockets", "log")
+        )
+        self.port = _free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._user = _user()
+        for one in (self.data, self.sockets):
+            one.mkdir(mode=0o700 if one == self.data else 0o755)
+            os.chown(one, self._user.pw_uid, self._user.pw_gid)
+        self._initdb()
+
+    # Life ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        settings = [*OPTIONS, f"port={self.port}", f"unix_socket_directories={self.sockets}"]
+        options = [word for one in settings for word in ("-c", one)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                # Where the tests are killed, the kernel tells it to stop.
+                self._as_user("--pdeathsig=INT", "postgres", "-D", str(self.data), *options),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+            )
+        end = time.monotonic() + scaled(START_S)
+        while True:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                return psycopg.connect(self.admin_url()).close()
+            except psycopg.OperationalError:
+                assert time.monotonic() < end, self.log.read_text()
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Ends it, and every connection to it, in good order. Harmless when repeated."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Ends all its processes at once, as a crash of PostgreSQL does."""
+        self._end(signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """None of its processes runs meanwhile: connections stay and nothing is answered."""
+        processes = self.processes()
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in processes:
+                os.kill(pid, signal.SIGCONT)
+
+    def processes(self) -> list[int]:
+        """The postmaster and its children."""
+        assert self.process is not None
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [pid, *map(int, children.split())]
+
+    # Databases -------------------------------------------------------------------------------
+
+    def url(self, name: str) -> str:
+        """The database by the Unix socket, without a password."""
+        return f"postgresql://{ROLE}@/{name}?host={quote(str(self.sockets), '')}&port={self.port}"
+
+    def tcp_url(self, name: str, password: str | None = PASSWORD) -> str:
+        """The database by TCP."""
+        secret = "" if password is None else ":" + quote(password, "")
+        return f"postgresql://{ROLE}{secret}@127.0.0.1:{self.port}/{name}"
+
+    def admin_url(self, name: str = "postgres") -> str:
+        """The database as the superuser."""
+        return self.url(name).replace(f"//{ROLE}@", "//postgres@")
+
+    def run(
+        self, statement: str | sql.Composed, database: str = "postgres"
+    ) -> list[tuple[object, ...]]:
+        """Runs a statement as the superuser, outside of a transaction; returns its rows."""
+        with psycopg.connect(self.admin_url(database), autocommit=True) as connection:
+            answer = connection.execute(statement)
+            return answer.fetchall() if answer.description else []
+
+    def create(self, name: str, template: str = "template1") -> str:
+        """Makes a database, empty or a copy of another one that nobody uses; returns its URL."""
+        words = map(sql.Identifier, (name, ROLE, template))
+        self.run(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(*words))
+        return self.url(name)
+
+    def drop(self, name: str) -> None:
+        """Ends what uses a database and removes it, if it is there."""
+        self.run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def disconnect(self, name: str) -> int:
+        """Ends every connection to a database; returns how many there were."""
+        who = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}"
+        return len(self.run(sql.SQL(who).format(sql.Literal(name))))
+
+    # -----------------------------------------------------------------------------------------
+
+    def _initdb(self) -> None:
+        secret = self.directory / "password"
+        secret.write_text(PASSWORD)
+        os.chown(secret, self._user.pw_uid, self._user.pw_gid)
+        options = (
+            *("--username=postgres", "--auth-local=trust", "--auth-host=scram-sha-256"),
+            *("--encoding=UTF8", "--locale=C.UTF-8"),
+            *("--locale-provider=icu", "--icu-locale=en-US", "--no-sync", f"--pwfile={secret}"),
+        )
+        command = self._as_user("--", "initdb", "-D", str(self.data), *options)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+        assert done.returncode == 0, done.stdout + done.stderr
+        secret.unlink()
+
+    def _as_user(self, option: str, program: str, *arguments: str) -> list[str]:
+        """A command line under the uid of PostgreSQL, which refuses to run as root."""
+        user = self._user
+        become = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+        identity = become if os.geteuid() == 0 else []
+        return ["setpriv", *identity, option, str(self._programs / program), *arguments]
+
+    def _end(self, number: signal.Signals) -> None:
+        if self.process is None:
+            return
+        for pid in self.processes() if number == signal.SIGKILL else [self.process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        self.process.wait(scaled(STOP_S))
+        self.process = None
+
+
+@contextlib.contextmanager
+def started() -> Iterator[Cluster]:
+    """A cluster of a test's own, to be stopped and killed as it likes; skips where there is none.
+
+    Nothing of it is left afterwards.
+    """
+    where = programs()
+    if where is None:
+        pytest.skip(why_not() or "")
+    directory = Path(tempfile.mkdtemp(prefix="quiltfn-postgresql-"))
+    directory.chmod(0o755)
+    try:
+        cluster = Cluster(directory, where)
+        cluster.start()
+        try:
+            words = sql.Identifier(ROLE), sql.Literal(PASSWORD)
+            cluster.run(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(*words))
+            yield cluster
+        finally:
+            cluster.stop()
+    finally:
+        shutil.rmtree(directory)
+
+
+# One that the tests of a process share -------------------------------------------------------
+
+_databases: list[str] = []
+
+
+def running() -> Cluster:
+    """The cluster that all tests of this process share; skips where there is none."""
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    return _running()
+
+
+@functools.cache
+def _running() -> Cluster:
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(started())
+
+
+def database_of(path: Path, fill: Callable[[str], None] | None = None) -> str:
+    """The URL of the database that belongs to a directory; made when it is first asked for, and
+    then removed by `drop_databases`.
+
+    `fill` is given the URL of an empty database once in this process: every database is a copy of
+    what it made there.
+    """
+    cluster = running()
+    name = "of_" + hashlib.sha256(os.fspath(path).encode()).hexdigest()[:24]
+    if name not in _databases:
+        template = "template1" if fill is None else _template(fill)
+        cluster.create(name, template)
+        _databases.append(name)
+    return cluster.url(name)
+
+
+@functools.cache
+def _template(fill: Callable[[str], None]) -> str:
+    name = f"template_{id(fill):x}"
+    fill(running().create(name))
+    return name
+
+
+def drop_databases() -> None:
+    """Removes what `database_of` made."""
+    while _databases:
+        running().drop(_databases.pop())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _user() -> pwd.struct_passwd:
+    """Whom PostgreSQL runs as."""
+    if os.geteuid() != 0:
+        return pwd.getpwuid(os.geteuid())
+    try:
+        return pwd.getpwnam("postgres")  # Debian's package makes it
+    except KeyError:
+        return pwd.getpwnam("nobody")
