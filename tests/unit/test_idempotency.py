@@ -3,9 +3,9 @@
 import pytest
 
 from manual_clock import ManualClock
-from quiltfn.api.idempotency import Idempotency
+from quiltfn.api.idempotency import Find, Idempotency
 from quiltfn.api.response import Response
-from quiltfn.model.errors import Conflict
+from quiltfn.model.errors import Conflict, NotFound
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 
 REQUEST = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
@@ -49,6 +49,49 @@ async def test_a_kept_answer_is_given_again() -> None:
     kept = StoredResponse(body_digest="d", status=200, body=b"{}")
     answer = await Idempotency(Kept(kept), ManualClock()).run(REQUEST, never)  # type: ignore[arg-type]
     assert (answer.status, answer.body) == (200, b"{}")
+
+
+async def accepted(invocation_id: str) -> Response:
+    return Response(status=202, body=invocation_id.encode())
+
+
+async def not_accepted(_: str) -> None:
+    return None
+
+
+async def no_such_call(_: str) -> None:
+    raise NotFound("there is no such call")
+
+
+async def not_asked(_: str) -> Response:
+    raise AssertionError("the response was not lost")
+
+
+LOST = StoredResponse(body_digest="d", status=503, headers={"x-invocation-id": "i"}, body=b"{}")
+
+
+async def test_in_place_of_a_lost_response_is_that_of_the_call_that_was_accepted() -> None:
+    keyed = Idempotency(Kept(LOST), ManualClock())  # type: ignore[arg-type]
+    answer = await keyed.run(REQUEST, never, find=accepted)
+    assert (answer.status, answer.body) == (202, b"i")
+    assert answer.header("idempotency-replayed") == "true"
+
+
+@pytest.mark.parametrize("find", [None, not_accepted, no_such_call])
+async def test_of_a_lost_response_without_such_a_call_the_id_is_told(find: Find | None) -> None:
+    keyed = Idempotency(Kept(LOST), ManualClock())  # type: ignore[arg-type]
+    answer = await keyed.run(REQUEST, never, find=find)
+    assert (answer.status, answer.body, answer.header("x-invocation-id")) == (503, b"{}", "i")
+    assert answer.header("content-type") == "application/json"
+    assert answer.header("idempotency-replayed") == "true"
+
+
+async def test_a_response_that_only_looks_lost_is_given_again() -> None:
+    headers = {"x-invocation-id": "i", "content-type": "application/json"}
+    failed = StoredResponse(body_digest="d", status=503, headers=headers, body=b"{}")
+    keyed = Idempotency(Kept(failed), ManualClock())  # type: ignore[arg-type]
+    answer = await keyed.run(REQUEST, never, find=not_asked)
+    assert (answer.status, answer.header("x-invocation-id")) == (503, "i")
 
 
 async def test_what_is_kept_is_the_response_without_the_id_of_its_request() -> None:

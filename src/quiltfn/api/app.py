@@ -4,7 +4,6 @@ A connection (`connection.py`) hands every request to `App` and sends the `Respo
 back. Whatever is to see every request, such as a tracer, is a function around that call.
 """
 
-import contextlib
 import re
 from collections.abc import Awaitable, Iterable, Mapping
 from functools import lru_cache, partial
@@ -22,7 +21,7 @@ from quiltfn.api.errors import for_strangers
 from quiltfn.api.failures import bug, failure, log_bug
 from quiltfn.api.guards import check_connection, check_credentials, check_origin, is_for_host
 from quiltfn.api.help import HelpDocuments
-from quiltfn.api.idempotency import INVOCATION_ID, LOST_STATUS, REPLAYED, idempotent_request
+from quiltfn.api.idempotency import INVOCATION_ID, idempotent_request
 from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import Response, encode
 from quiltfn.api.route import (
@@ -298,16 +297,15 @@ class Endpoint:
         raw, path = context.raw_body or b"", request.path
         keyed = idempotent_request(tenant_id, request.method, path, key, raw, request.query)
         del raw
-        budget = self._services.budgets.stored_response(tenant_id)
+        budget, find = self._services.budgets.stored_response(tenant_id), None
         if route.found is not None:
-            context.invocation_id = new_id()
+            context.invocation_id, find = new_id(), partial(route.found, context)
         try:
-            response = await self._services.idempotency.run(
-                keyed, execute, budget, context.invocation_id
+            return await self._services.idempotency.run(
+                keyed, execute, budget, context.invocation_id, find
             )
         finally:
             responses.add_unsent(-unstored)
-        return await _found(context, route, response) or response
 
     async def _execute(
         self, context: RequestContext[Services], request: Request, route: Route
@@ -357,25 +355,6 @@ class Endpoint:
             error.executed = response.executed
             return failure(error, context.request_id)
         return response
-
-
-async def _found(
-    context: RequestContext[Services], route: Route, response: Response
-) -> Response | None:
-    """In place of a repeated response that was lost: that of the call that was accepted all the
-    same.
-    """
-    if route.found is None or response.status != LOST_STATUS or REPLAYED not in response.headers:
-        return None
-    invocation_id = response.header(INVOCATION_ID)
-    if invocation_id is None:  # an earlier version kept none
-        return None
-    with contextlib.suppress(NotFound):
-        found = await route.found(context, invocation_id)
-        if found is not None:
-            found.headers.append(REPLAYED)
-        return found
-    return None
 
 
 def _failure(context: RequestContext[Services], error: QuiltfnError) -> Response:

@@ -1,22 +1,22 @@
 """The first response to a request with an `Idempotency-Key` is the response to all repetitions."""
 
 import asyncio
+import contextlib
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from weakref import WeakValueDictionary
 
 import msgspec
 
-from quiltfn.api.response import Response
-from quiltfn.model.errors import Conflict, StoreUnavailable, Unprocessable
-from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
+from quiltfn.api.response import JSON, Response
+from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable, Unprocessable
+from quiltfn.model.idempotency import LOST_STATUS, IdempotentRequest, StoredResponse
 from quiltfn.ports import Clock, IdempotencyStore
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
-LOST_STATUS = 503
 INVOCATION_ID = "x-invocation-id"
+CONTENT_TYPE = "content-type"
 NAMES_RECORD = "x-invocation-id names its record, where it was an invocation"
 REPLAYED = ("idempotency-replayed", "true")
 
@@ -25,6 +25,8 @@ REPLAYED = ("idempotency-replayed", "true")
 UNSTORED_MAX_BYTES = 16 * 1024 * 1024
 # Identifies a request without its body.
 KeyName = tuple[str, str, str, str]
+# Gives the response of the call with an id, if that was accepted. It may raise `NotFound`.
+Find = Callable[[str], Awaitable[Response | None]]
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -62,21 +64,23 @@ class Idempotency:
         self,
         request: IdempotentRequest,
         execute: Callable[[], Awaitable[Response]],
-        budget: AbstractAsyncContextManager[None] | None = None,
+        budget: contextlib.AbstractAsyncContextManager[None] | None = None,
         invocation_id: str | None = None,
+        find: Find | None = None,
     ) -> Response:
         """The first request's response, or the stored one. Raises `Conflict` while the first one
         still runs, `Unprocessable` for another body or query, and `StoreUnavailable` if the key
         could not be reserved or, with `executed`, if the response could not be stored: a repetition
         will get that. `budget`: the memory in which a stored response is loaded, since it may be
         long. `invocation_id`: of the call that this begins; a repetition is told, whatever happens.
+        `find`: what a repetition gets where the first response was lost, by the id of that call.
         """
         name = (request.tenant_id, request.method, request.path, request.key)
         turn = self._turns.setdefault(name, asyncio.Lock())
-        async with turn, budget or nullcontext():
-            stored = await self._take(name, request, _lost_headers(invocation_id))
-        if stored is not None:
-            return stored
+        async with turn, budget or contextlib.nullcontext():
+            kept = await self._take(name, request, _names_call(invocation_id))
+        if kept is not None:
+            return await _found(kept, find) or _repeated(kept)
         # Until more is known, and if we are cancelled: nobody knows how far it came.
         unstored: _Unstored | None = _Unstored(request, self._without_body(invocation_id))
         try:
@@ -98,10 +102,10 @@ class Idempotency:
         await self._store_again(None)
 
     async def _take(
-        self, name: KeyName, request: IdempotentRequest, lost: dict[str, str]
-    ) -> Response | None:
-        """Reserves the key (None), or returns the response to its first request. `lost`: the
-        headers of what is stored in its place if this server dies.
+        self, name: KeyName, request: IdempotentRequest, headers: dict[str, str]
+    ) -> StoredResponse | None:
+        """Reserves the key (None), or returns the response to its first request. `headers`: of what
+        is stored in its place if this server dies.
         """
         running = self._running.get(name)
         if running is not None:
@@ -111,7 +115,7 @@ class Idempotency:
         if error is not None:
             raise error
         now, made_at = int(self._clock.trusted()), int(self._clock.timestamp())
-        kept = await self._responses.reserve(request, now, made_at, lost)
+        kept = await self._responses.reserve(request, now, made_at, headers)
         if kept is None:
             self._running[name] = request.body_digest
             return None
@@ -120,9 +124,7 @@ class Idempotency:
             raise still_runs()
         if not kept.body:
             raise gone(kept)
-        # A key that was reserved by an earlier version has no headers if its response was lost.
-        headers = [*(kept.headers or _lost_headers(None)).items(), REPLAYED]
-        return Response(status=kept.status, headers=headers, body=kept.body)
+        return kept
 
     async def _store(self, end: _Unstored) -> StoreUnavailable | None:
         """Tells the store; returns why it does not take it, if so."""
@@ -160,15 +162,39 @@ class Idempotency:
         return _Unstored(end.request, self._without_body(end.response.headers.get(INVOCATION_ID)))
 
     def _without_body(self, invocation_id: str | None) -> _Kept:
-        return _Kept(LOST_STATUS, _lost_headers(invocation_id), self._lost)
+        return _Kept(LOST_STATUS, _names_call(invocation_id), self._lost)
 
 
-def _lost_headers(invocation_id: str | None) -> dict[str, str]:
-    """Those of what is answered in place of a response that was lost."""
-    headers = {"content-type": "application/json"}
-    if invocation_id is not None:
-        headers[INVOCATION_ID] = invocation_id
-    return headers
+def _names_call(invocation_id: str | None) -> dict[str, str]:
+    """The headers that are kept with a key until there is a response, and in its place if it is
+    lost. They have no content type, which every response has: see `_is_lost`.
+    """
+    return {} if invocation_id is None else {INVOCATION_ID: invocation_id}
+
+
+def _is_lost(kept: StoredResponse) -> bool:
+    """Whether what is kept is in place of a response."""
+    return CONTENT_TYPE not in kept.headers
+
+
+async def _found(kept: StoredResponse, find: Find | None) -> Response | None:
+    """In place of a response that was lost: that of the call that was accepted all the same."""
+    invocation_id = kept.headers.get(INVOCATION_ID)  # an earlier version kept none
+    if find is None or invocation_id is None or not _is_lost(kept):
+        return None
+    with contextlib.suppress(NotFound):
+        found = await find(invocation_id)
+        if found is not None:
+            found.headers.append(REPLAYED)
+        return found
+    return None
+
+
+def _repeated(kept: StoredResponse) -> Response:
+    """What is kept, as it is sent."""
+    assert kept.status is not None
+    headers = {CONTENT_TYPE: JSON, **kept.headers}  # of a lost one the body is JSON as well
+    return Response(status=kept.status, headers=[*headers.items(), REPLAYED], body=kept.body)
 
 
 def _kept(response: Response) -> _Kept:

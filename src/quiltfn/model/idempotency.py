@@ -5,6 +5,8 @@ from types import MappingProxyType
 
 import msgspec
 
+# Of what is answered in place of a response that was lost.
+LOST_STATUS = 503
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 

@@ -16,7 +16,12 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, tuple_, update
 
 from quiltfn.model.errors import CapacityFull, RateLimited
-from quiltfn.model.idempotency import NO_HEADERS, IdempotentRequest, StoredResponse
+from quiltfn.model.idempotency import (
+    LOST_STATUS,
+    NO_HEADERS,
+    IdempotentRequest,
+    StoredResponse,
+)
 from quiltfn.model.retention import StorageLimit
 from quiltfn.store import batches, tables, usage
 from quiltfn.store.database import Database
@@ -25,7 +30,6 @@ from quiltfn.store.sql import SQL
 
 # A step removes at least some, so that nobody is refused because the machine is busy.
 KEPT_S, STEP_S, LEAST = 24 * 3600, 0.002, 16
-INTERRUPTED_STATUS = 503
 
 answer = tables.idempotent_answer
 NO_BOUND = StorageLimit()
@@ -47,7 +51,7 @@ class SqlIdempotencyStore:
         a tool beside a server.
         """
         left = update(answer).where(self._is_left())
-        values = {"status": INTERRUPTED_STATUS, "body": interrupted}
+        values = {"status": LOST_STATUS, "body": interrupted}
         self._interrupted = interrupted
 
         def stored() -> None:
@@ -99,7 +103,7 @@ class SqlIdempotencyStore:
         if self._interrupted is None or found.status is not None:
             return found
         if connection.execute(select(answer.c.key).where(at(request), self._is_left())).first():
-            return msgspec.structs.replace(found, status=INTERRUPTED_STATUS, body=self._interrupted)
+            return msgspec.structs.replace(found, status=LOST_STATUS, body=self._interrupted)
         return found
 
     async def complete(
