@@ -127,12 +127,10 @@ def invoke_function_by_name(context: RequestContext[FunctionServices]) -> Awaita
     return _invoke(context, context.entry_by_name())
 
 
-def _request(
-    context: RequestContext[FunctionServices],
-    output: CallOutputBudget,
-    invocation_id: str | None = None,
-) -> Request:
-    """The call that the body describes. The body is not kept, because the call may wait long."""
+def _request(context: RequestContext[FunctionServices], output: CallOutputBudget) -> Request:
+    """The call that the body describes, under an id. The body is not kept, because the call may
+    wait long.
+    """
     body, context.body = context.body or wire.NewInvocation(), None
     return Request(
         payload=None if body.payload is None else body.payload.encode(),
@@ -141,7 +139,7 @@ def _request(
         traceparent=context.headers.get("traceparent"),
         may_write=context.sees_values,
         long_output=output,
-        invocation_id=invocation_id,
+        invocation_id=context.invocation_id or new_id(),
     )
 
 
@@ -153,15 +151,13 @@ async def _invoke(context: RequestContext[FunctionServices], entry: Entry) -> Re
     tenant_id = context.tenant_id
     output = CallOutputBudget(services.budgets.outputs, tenant_id)
     if "accept" in headers and event_stream.wants_events(headers):
-        request = _request(context, output, context.invocation_id or new_id())
-        return await stream_call(context, entry, request, output)
+        return await stream_call(context, entry, _request(context, output), output)
     with services.admission.call(tenant_id), output:
+        request = _request(context, output)
         if "x-on-disconnect" in headers:
-            request = _request(context, output, context.invocation_id or new_id())
             async with cancelled_if_lost(context, entry, request):
                 record = await services.invoker.invoke(entry, request)
         else:
-            request = _request(context, output, context.invocation_id)
             record = await services.invoker.invoke(entry, request)
         await services.work.keep_input(record, request, context.caller.credential)
         return await call_response(context, record)
