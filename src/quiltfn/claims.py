@@ -78,8 +78,8 @@ class Claims:
         return is_due and not (self._is_strict or backlog.claim) and len(backlog.held) * 2 < size
 
     async def claim(self, backlog: Backlog, size: int, now_ms: int) -> Sequence[Invocation]:
-        """Takes a slice; returns the records of what was too old. Raises `StoreUnavailable`, and
-        then nothing was taken.
+        """Takes a slice; returns the records of what was ended instead. Raises `StoreUnavailable`,
+        and then nothing was taken.
         """
         # What arrives meanwhile is noted in its place.
         before, backlog.next_due_ms = backlog.next_due_ms, None
@@ -110,28 +110,31 @@ class Claims:
         self, backlog: Backlog, works: Sequence[ClaimedWork], not_before_ms: int = 0
     ) -> None:
         """Releases work that was not begun. It is not claimed again by this node before that time.
-        Raises `StoreUnavailable`, and then it is held as before.
+        Raises `StoreUnavailable`, and then what was not released by then is held as before.
         """
+        left = list(works)
         try:
-            await self._release(one.record.invocation_id for one in works)
+            while left:
+                some = left[:RELEASED_AT_ONCE]
+                await self._release(some)
+                del left[: len(some)]
+                for work in some:
+                    backlog.waits_until(max(work.due_at_ms, not_before_ms))
         except StoreUnavailable:
-            for work in works:
+            for work in left:
                 self._hold(backlog, work)
             raise
-        for work in works:
-            backlog.waits_until(max(work.due_at_ms, not_before_ms))
 
-    async def release_all(self, lines: Iterable[Backlog]) -> None:
+    async def release_all(self, backlogs: Iterable[Backlog]) -> None:
         """Puts everything back at the end. Raises `StoreUnavailable`; the next start does it then,
         if what was not begun can be told by then.
         """
-        works = [work for backlog in lines for work in self.take_all(backlog)]
-        await self._release(one.record.invocation_id for one in works)
+        works = [work for backlog in backlogs for work in self.take_all(backlog)]
+        for start in range(0, len(works), RELEASED_AT_ONCE):
+            await self._release(works[start : start + RELEASED_AT_ONCE])
 
-    async def _release(self, invocation_ids: Iterable[str]) -> None:
-        ids = list(invocation_ids)
-        for start in range(0, len(ids), RELEASED_AT_ONCE):
-            await self._store.release(ids[start : start + RELEASED_AT_ONCE])
+    async def _release(self, works: Sequence[ClaimedWork]) -> None:
+        await self._store.release([one.record.invocation_id for one in works])
 
     def _hold(self, backlog: Backlog, work: ClaimedWork) -> None:
         backlog.held[work.record.invocation_id] = work

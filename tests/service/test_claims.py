@@ -1,0 +1,162 @@
+"""What is claimed and not begun, on a real store: held, put back, and nowhere twice."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.pieces import NOW_MS, an_accepted
+from contract.stores import a_stored_function
+from manual_clock import ManualClock
+from quiltfn import claims as module
+from quiltfn.claims import Backlog, Claims
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.function import Function
+from quiltfn.store import SqliteStore, SqlWork
+
+
+class Taken:
+    """A function's work in a store, and what is claimed of it."""
+
+    def __init__(self, store: SqliteStore, function: Function) -> None:
+        self.queue, self.function = SqlWork(store.database), function
+        self.claims = self.made()
+        self.backlog = Backlog(function.id, function.tenant_id)
+
+    def made(self, *, is_strict: bool = False) -> Claims:
+        return Claims(self.queue, ManualClock(), is_strict=is_strict)
+
+    async def accept(self, count: int, **given: Any) -> list[str]:
+        return [await an_accepted(self.queue, self.function, **given) for _ in range(count)]
+
+    async def claim(self, size: int = 10) -> None:
+        assert await self.claims.claim(self.backlog, size, NOW_MS) == []
+
+    async def waiting(self) -> list[str]:
+        """The ids of what nobody has claimed; it is claimed by this."""
+        claim = await self.queue.claim(self.function.id, 100, NOW_MS, is_begun=False)
+        return [one.record.invocation_id for one in claim.work]
+
+
+@pytest.fixture
+async def taken(tmp_path: Path) -> AsyncIterator[Taken]:
+    async with SqliteStore.open(tmp_path) as store:
+        yield Taken(store, await a_stored_function(store))
+
+
+def fail_once(taken: Taken, monkeypatch: pytest.MonkeyPatch, name: str, after: int = 0) -> None:
+    """The store takes so many requests of a kind and not the next."""
+    asked, real = 0, getattr(taken.queue, name)
+
+    async def fails(*given: Any, **more: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == after + 1:
+            raise StoreUnavailable
+        return await real(*given, **more)
+
+    monkeypatch.setattr(taken.queue, name, fails)
+
+
+async def test_what_was_put_back_before_the_store_failed_is_not_held_as_well(
+    taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up in the middle of a pause: no piece is begun here and claimed again."""
+    monkeypatch.setattr(module, "RELEASED_AT_ONCE", 2)
+    ids = await taken.accept(5)
+    await taken.claim()
+    fail_once(taken, monkeypatch, "release", after=1)
+    with pytest.raises(StoreUnavailable):
+        await taken.claims.put_back(taken.backlog, taken.claims.take_all(taken.backlog))
+    assert taken.backlog.next_due_ms == NOW_MS  # some of it waits
+    held = list(taken.backlog.held)
+    assert (held, await taken.waiting()) == (ids[2:], ids[:2])
+
+
+async def test_a_claim_that_failed_leaves_what_was_known_to_wait(
+    taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await taken.accept(1)
+    taken.backlog.waits_until(NOW_MS)
+    fail_once(taken, monkeypatch, "claim")
+    with pytest.raises(StoreUnavailable):
+        await taken.claims.claim(taken.backlog, 10, NOW_MS)
+    assert taken.backlog.next_due_ms == NOW_MS
+    await taken.claim()
+    assert list(taken.backlog.held) == ids
+    assert taken.backlog.next_due_ms is None
+
+
+async def test_what_arrives_while_work_is_claimed_is_remembered(
+    taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await taken.accept(1)
+    taken.backlog.waits_until(NOW_MS)
+    real = taken.queue.claim
+
+    async def arrives(*given: Any, **more: Any) -> Any:
+        found = await real(*given, **more)
+        taken.backlog.waits_until(NOW_MS + 5)
+        return found
+
+    monkeypatch.setattr(taken.queue, "claim", arrives)
+    await taken.claim()
+    assert taken.backlog.next_due_ms == NOW_MS + 5
+
+
+async def test_what_is_put_back_is_not_looked_at_before_the_time_that_is_asked(
+    taken: Taken,
+) -> None:
+    await taken.accept(1)
+    await taken.claim()
+    works = taken.claims.take_all(taken.backlog)
+    await taken.claims.put_back(taken.backlog, works, NOW_MS + 1000)
+    assert taken.backlog.next_due_ms == NOW_MS + 1000
+
+
+async def test_beyond_so_many_bytes_one_piece_is_claimed_at_a_time(
+    taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HELD_MAX_BYTES", 1000)
+    await taken.accept(2, payload=bytes(600))
+    await taken.claim(1)
+    assert taken.claims.slice_size(taken.backlog, 3) > 1
+    await taken.claim(1)
+    assert taken.claims.slice_size(taken.backlog, 3) == 1
+    taken.claims.take(taken.backlog)
+    assert taken.claims.slice_size(taken.backlog, 3) > 1
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+async def test_work_is_claimed_ahead_before_the_last_is_used_up_and_never_where_it_is_strict(
+    taken: Taken, is_strict: bool
+) -> None:
+    claims, backlog = taken.made(is_strict=is_strict), taken.backlog
+    await taken.accept(4)
+    await claims.claim(backlog, 4, NOW_MS)
+    backlog.waits_until(NOW_MS)
+    wanted = []
+    while backlog.held:
+        wanted.append(claims.wants_more(backlog, 4, NOW_MS))
+        claims.take(backlog)
+    assert wanted == [False, False, False, not is_strict]
+    assert not claims.wants_more(backlog, 4, NOW_MS - 1)  # what waits is not due
+    assert claims.slice_size(backlog, 3) == 3 if is_strict else claims.slice_size(backlog, 3) > 3
+
+
+async def test_with_a_strict_journal_what_is_claimed_counts_as_begun(
+    taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    real = taken.queue.claim
+
+    async def seen(*given: Any, is_begun: bool) -> Any:
+        asked.append(is_begun)
+        return await real(*given, is_begun=is_begun)
+
+    monkeypatch.setattr(taken.queue, "claim", seen)
+    for is_strict in (False, True):
+        await taken.accept(1)
+        await taken.made(is_strict=is_strict).claim(taken.backlog, 1, NOW_MS)
+    assert asked == [False, True]
