@@ -94,7 +94,7 @@ It has no table of its own: each change is one statement (`src/quiltfn/store/del
 |---|---|---|
 | waiting | It is being sent, or will be tried again. | taken → delivered; given up → failed |
 | delivered | The receiver took it; its body is not kept. | the end |
-| failed | Nothing is tried any more, and the list says why. | retried on request → waiting |
+| failed | It is tried no more; the list says why. | retried, if its content is kept → waiting |
 """
 MACHINES = (
     ("Function", function.DESCRIPTIONS, function.NEXT),

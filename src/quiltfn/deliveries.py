@@ -45,6 +45,7 @@ from quiltfn.work import Cause, Work
 AT_ONCE, OF_TENANT, OF_HOST = 32, 16, 4
 STORE_AGAIN_S = 1.0
 GONE = 410
+NOT_KEPT = "what was to be sent had to make room for other deliveries and is not kept"
 # Nobody has to be told of these again: they will be the same at the next try.
 FOR_GOOD = (NotFound, Unprocessable, FunctionNotActive)
 USER_AGENT = "quiltfn"
@@ -96,7 +97,7 @@ class Deliveries:
 
     async def retry(self, entry: Entry, delivery_id: str) -> Delivery:
         """Makes a delivery due at once, and for another day. Raises `NotFound`, and `Conflict` for
-        one that was delivered.
+        one that was delivered, or whose content had to make room.
         """
         now_ms = self._now_ms()
         function = entry.function
@@ -105,6 +106,9 @@ class Deliveries:
             raise NotFound("the function has no delivery with this id")
         if found.status is DeliveryStatus.DELIVERED:
             raise Conflict("it was delivered", details={"state": found.status})
+        if found.status is DeliveryStatus.FAILED:
+            hint = "GET …/invocations/<invocation_id> has the record of the call"
+            raise Conflict(NOT_KEPT, hint=hint, details={"state": found.status})
         self._note(function.id, function.tenant_id, now_ms)
         return found
 

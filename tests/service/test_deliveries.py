@@ -25,6 +25,7 @@ from quiltfn.model.delivery import CHAIN_MAX, Delivery
 from quiltfn.model.errors import Conflict, NotFound
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import WorkOutcome
+from quiltfn.model.retention import StorageLimit
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination
 from quiltfn.policies import Policies
 from quiltfn.ports import FunctionCounters
@@ -251,6 +252,21 @@ async def test_410_and_age_end_the_tries_and_a_failed_one_can_be_sent_again(worl
             await world.deliveries.retry(world.entry(function), delivery_id)
         with pytest.raises(NotFound):
             await world.deliveries.retry(world.entry(function), an_id())
+
+
+async def test_what_had_to_make_room_is_not_sent_without_its_content(world: World) -> None:
+    """Its receiver would take an empty message for the end of the call."""
+    function = await world.function("f", TO_URL)
+    delivery_id = await world.end_call(function)
+    await world.journal.synced()
+    tight = SqlDeliveries(world.store.database, world.work_store, StorageLimit(tenant=1))
+    assert await tight.prune_some(None, int(world.clock.unix())) == 1
+    with pytest.raises(Conflict, match="had to make room"):
+        await world.deliveries.retry(world.entry(function), delivery_id)
+    async with world.running():
+        other = await world.end_call(function)
+        await world.until(function, other, status="delivered")
+    assert [headers["webhook-id"] for _, headers, _ in world.sender.posts] == [other]
 
 
 def test_the_tries_go_on_for_a_day_and_not_longer() -> None:

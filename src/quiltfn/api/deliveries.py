@@ -35,7 +35,7 @@ async def list_deliveries(context: RequestContext[DeliveryServices]) -> Response
 
 async def retry_delivery(context: RequestContext[DeliveryServices]) -> Response:
     """Send a delivery that failed, or that waits for its next try, at once; it is tried for another
-    day then.
+    day then. One that was delivered, or whose content had to make room for others, stays as it is.
     """
     found = await context.services.deliveries.retry(
         context.entry(), context.parameters["delivery_id"]

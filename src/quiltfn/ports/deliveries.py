@@ -63,7 +63,7 @@ class DeliveryStore(Protocol):
         self, function_id: str, delivery_id: str, now_ms: int, expires_at_ms: int
     ) -> Delivery | None:
         """Makes one due at once that is not delivered; None: the function has none of that id. One
-        that is delivered is returned as it is.
+        that is delivered, or whose body had to make room, is returned as it is.
         """
 
 

@@ -168,9 +168,10 @@ class SqlDeliveries:
     ) -> Delivery | None:
         """As the port says. One that is being sent stays as it is."""
         this = (one.function_id == function_id, one.id == delivery_id)
+        has_body = func.length(one.body) > 0  # else it had to make room: see `_give_up`
         change = (
             update(table)
-            .where(*this, one.status != DeliveryStatus.DELIVERED, one.epoch == 0)
+            .where(*this, one.status != DeliveryStatus.DELIVERED, one.epoch == 0, has_body)
             .values(
                 status=DeliveryStatus.WAITING,
                 due_at_ms=now_ms,
