@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from quiltfn import wire
+from quiltfn.model import callback, schedule
+from quiltfn.model.work import RETRYABLE, AsyncPolicy, RecordPolicy
+from quiltfn.wire import schedules, work
 from quiltfn.wire.check import Invalid, checked
 from quiltfn.wire.work import IDS_MAX, QUEUED_MAX
 
@@ -62,3 +66,18 @@ def test_a_policy_that_is_refused(fields: dict[str, Any], message: str) -> None:
 def test_ids_that_are_refused(ids: list[str]) -> None:
     with pytest.raises(Invalid, match="invocation_ids must be a list of 1 to 1000 ids of calls"):
         checked({"invocation_ids": ids}, wire.Redrive)
+
+
+def test_what_the_wire_takes_is_what_the_model_knows() -> None:
+    """`wire` knows nobody, so these are written on both sides."""
+    assert tuple(RETRYABLE) == work.RETRYABLE
+    assert RecordPolicy().keep_input in work.KEEP_INPUT
+    assert work.URL_MAX_BYTES == callback.URL_MAX_CHARS
+    assert tuple(schedule.Overlap) == schedules.OVERLAPS
+    assert tuple(schedule.Missed) == schedules.MISSED
+
+
+def test_a_policy_that_says_nothing_is_the_default_of_the_model() -> None:
+    default = msgspec.json.decode(msgspec.json.encode(AsyncPolicy()))
+    default["backoff_seconds"] = default.pop("backoff")
+    assert msgspec.to_builtins(wire.NewAsyncPolicy()) == default

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from quiltfn.model.invocation import Invocation
-from quiltfn.model.work import Backoff
+from quiltfn.model.work import Backoff, policy_field
 
 # The wait between tries of a callback, and for how long it is tried: some seventeen times.
 BACKOFF = Backoff(first=5.0, factor=3.0, most=7200.0, jitter=0.2)
@@ -63,7 +63,7 @@ def delivery_of(record: Invocation) -> Delivery:
         tenant_id=record.tenant_id,
         function_id=record.function_id,
         invocation_id=record.invocation_id,
-        policy_field="on_success" if record.status == "success" else "on_failure",
+        policy_field=policy_field(record.status),
         status=DeliveryStatus.WAITING,
         body=body_of(record),
         due_at_ms=now_ms,

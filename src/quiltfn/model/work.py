@@ -83,10 +83,15 @@ def outcome(
         dead: str | None = OUT_OF_ATTEMPTS if ended.attempt >= policy.max_attempts else TOO_OLD
     else:
         dead = None if ended.status in (Status.SUCCESS, Status.CANCELLED) else OUT_OF_ATTEMPTS
-    target = policy.on_success if ended.status is Status.SUCCESS else policy.on_failure
+    target: Destination | None = getattr(policy, policy_field(ended.status))
     if target is None or ended.status is Status.CANCELLED:
         return WorkOutcome(dead_letter=dead, decided_at_ms=now_ms)
     return WorkOutcome(dead_letter=dead, destination_id=new_id(), decided_at_ms=now_ms)
+
+
+def policy_field(status: Status) -> str:
+    """The field of a policy that says where work is told of that ended with this status."""
+    return "on_success" if status is Status.SUCCESS else "on_failure"
 
 
 def outcome_of_expired(policy: AsyncPolicy, now_ms: int, new_id: Callable[[], str]) -> WorkOutcome:
